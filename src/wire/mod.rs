@@ -1,4 +1,13 @@
 //! What a message says: the MongoDB wire protocol, read from hostile bytes.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
+pub mod bson_scan;
+pub mod error_reply;
 pub mod header;
+pub mod hello;
+pub mod message_scan;
 pub mod op_msg;
+pub mod reply;
+pub mod request;
+pub mod short_text;

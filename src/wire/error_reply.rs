@@ -1,0 +1,62 @@
+//! Error replies of the gateway's own, in the form that a driver expects for its request.
+//!
+//! Spec: mongodb/specifications `source/message/OP_MSG.md`; MongoDB wire protocol § `OP_REPLY`.
+
+use bson::rawdoc;
+
+use crate::wire::header::{HEADER_BYTES, Header, OpCode};
+use crate::wire::op_msg;
+
+/// A command error: what a driver shows as code, name and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandError {
+    /// MongoDB's number.
+    pub code: i32,
+    /// MongoDB's name for it.
+    pub code_name: &'static str,
+    /// A sentence for the client's operator; holds no values from a document and no paths of ours.
+    pub message: String,
+}
+
+impl CommandError {
+    /// The reply to `request`, complete with header: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
+    pub fn reply_to(&self, request: &Header) -> Vec<u8> {
+        let body =
+            rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
+        if request.op_code != OpCode::QUERY {
+            return op_msg::encode(request.request_id, request.request_id, &body);
+        }
+        // Flags: AwaitCapable, as mongod sets it; cursor 0; starting from 0; one document.
+        let reply = [&8_i32.to_le_bytes()[..], &[0; 12], &1_i32.to_le_bytes(), body.as_bytes()].concat();
+        let length = u32::try_from(HEADER_BYTES + reply.len()).unwrap_or(u32::MAX);
+        let header =
+            Header { length, request_id: request.request_id, response_to: request.request_id, op_code: OpCode::REPLY };
+        [&header.to_bytes(), reply.as_slice()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::message_scan::MessageScan;
+    use crate::wire::reply::ReplyFacts;
+
+    #[test]
+    fn the_reply_has_the_form_of_its_request_and_says_code_and_name() {
+        let error = CommandError { code: 6, code_name: "HostUnreachable", message: "no route to mongod".to_owned() };
+        for (asked, answered) in
+            [(OpCode::MSG, OpCode::MSG), (OpCode::QUERY, OpCode::REPLY), (OpCode(2012), OpCode::MSG)]
+        {
+            let request = Header { length: 100, request_id: 77, response_to: 0, op_code: asked };
+            let reply = error.reply_to(&request);
+            let header = Header::parse(*reply.first_chunk().unwrap()).unwrap();
+            assert_eq!((header.response_to, header.op_code), (77, answered));
+            assert_eq!(header.length as usize, reply.len());
+            let (mut scan, mut facts) = (MessageScan::new(&header), ReplyFacts::default());
+            scan.advance(&reply[HEADER_BYTES..], &mut facts);
+            assert!(!scan.is_malformed());
+            assert_eq!((facts.ok(), facts.code()), (Some(false), Some(6)));
+            assert_eq!(facts.code_name(), Some(b"HostUnreachable".as_slice()));
+        }
+    }
+}

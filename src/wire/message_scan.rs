@@ -1,0 +1,429 @@
+//! Reads the body of one message as it streams by: flags, sections, and the top-level elements of the command.
+//!
+//! Nothing is copied or held here; what the elements mean is up to a [`Fields`] (a request's or a reply's). A scan that
+//! fails stays failed until its message ends: boundaries come from the header, so the next message is not affected.
+//!
+//! Spec: MongoDB wire protocol § `OP_MSG`, § `OP_QUERY`, § `OP_REPLY`.
+
+use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed, cstring, kind};
+use crate::wire::header::{HEADER_BYTES, Header, OpCode};
+
+/// Takes what a scan finds.
+pub trait Fields {
+    /// Flag bits of an `OP_MSG`; not called for the legacy messages, whose flags mean other things.
+    fn flags(&mut self, flags: u32);
+    /// The full collection name of an `OP_QUERY`, without its NUL.
+    fn query_namespace(&mut self, namespace: &[u8]);
+    /// A top-level element of the command document.
+    fn element(&mut self, element: &Element<'_>);
+}
+
+/// Flag bits of `OP_MSG`.
+pub mod flag {
+    /// A CRC-32C follows the sections.
+    pub const CHECKSUM_PRESENT: u32 = 1;
+    /// In a request: no reply is wanted. In a reply: another one follows unasked.
+    pub const MORE_TO_COME: u32 = 1 << 1;
+    /// The client can take several replies to this request.
+    pub const EXHAUST_ALLOWED: u32 = 1 << 16;
+    /// Bits that a receiver must refuse when it does not know them.
+    pub const REQUIRED: u32 = 0xFFFF;
+}
+
+/// What lies ahead in the message.
+#[derive(Debug, Clone, Copy)]
+enum Ahead {
+    Flags,
+    QueryHead,
+    ReplyHead,
+    Section,
+    Sequence,
+    /// Bytes of a document sequence, or of anything that is not looked at.
+    Skip(u32),
+    Command(DocumentScan),
+    /// The command inside a `$query` wrapper; the rest of the message is not looked at.
+    Wrapped(DocumentScan),
+    Checksum,
+    /// Not understood: all the rest passes unread.
+    Unread,
+}
+
+/// A scan through one message.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageScan {
+    op_code: OpCode,
+    ahead: Ahead,
+    /// Bytes of the message not consumed yet.
+    left: u32,
+    commands: u32,
+    checksum_bytes: u32,
+    malformed: bool,
+}
+
+impl MessageScan {
+    /// Starts behind the header.
+    pub fn new(header: &Header) -> Self {
+        let ahead = match header.op_code {
+            OpCode::MSG => Ahead::Flags,
+            OpCode::QUERY => Ahead::QueryHead,
+            OpCode::REPLY => Ahead::ReplyHead,
+            _ => Ahead::Unread,
+        };
+        Self {
+            op_code: header.op_code,
+            ahead,
+            left: header.length.saturating_sub(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX)),
+            commands: 0,
+            checksum_bytes: 0,
+            malformed: matches!(ahead, Ahead::Unread),
+        }
+    }
+
+    /// Bytes of the message not consumed yet; 0 when it is complete.
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// Whether something in it was not understood (so far).
+    pub fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
+    /// Reads on in `input`, which starts where the last call stopped, and returns how many bytes are done with.
+    ///
+    /// Bytes of the next message are not touched. What is not consumed although it belongs to this message is at most
+    /// `bson_scan::KEPT_BYTES_MAX` and must be presented again with more behind it.
+    pub fn advance(&mut self, input: &[u8], fields: &mut impl Fields) -> usize {
+        let mut at = 0;
+        while self.left > 0 {
+            let rest = input.get(at..).unwrap_or_default();
+            let rest = rest.get(..self.left as usize).unwrap_or(rest);
+            if rest.is_empty() {
+                break;
+            }
+            let step = self.step(rest, fields).unwrap_or_else(|Malformed| {
+                self.give_up();
+                Some(0)
+            });
+            let Some(step) = step else {
+                // A message that is wholly here and still asks for more declares lengths beyond its end.
+                if rest.len() == self.left as usize {
+                    self.give_up();
+                    continue;
+                }
+                break;
+            };
+            at += step;
+            self.left -= u32::try_from(step).unwrap_or(self.left);
+        }
+        if self.left == 0 && !self.is_finished() {
+            self.give_up();
+        }
+        at
+    }
+
+    fn give_up(&mut self) {
+        self.malformed = true;
+        self.ahead = Ahead::Unread;
+    }
+
+    /// Whether the message may end here: every section closed, exactly one command, the checksum where one was promised.
+    fn is_finished(&self) -> bool {
+        match self.ahead {
+            Ahead::Unread => true,
+            Ahead::Checksum => self.commands == 1,
+            Ahead::Section | Ahead::Skip(0) if self.op_code == OpCode::MSG => {
+                self.commands == 1 && self.checksum_bytes == 0
+            }
+            Ahead::Section | Ahead::Skip(0) => true,
+            _ => false,
+        }
+    }
+
+    /// Takes the next piece of `rest`; `None` when it has not arrived whole.
+    fn step(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+        match &mut self.ahead {
+            Ahead::Flags => Ok(self.msg_flags(rest, fields)?.then_some(4)),
+            Ahead::QueryHead => self.query_head(rest, fields),
+            Ahead::ReplyHead => Ok(self.reply_head(rest)),
+            Ahead::Section => self.section(rest),
+            Ahead::Sequence => self.sequence(rest),
+            Ahead::Skip(0) => {
+                self.ahead = Ahead::Section;
+                Ok(Some(0))
+            }
+            Ahead::Skip(bytes) => {
+                let step = rest.len().min(*bytes as usize);
+                *bytes -= u32::try_from(step).unwrap_or(*bytes);
+                Ok(Some(step))
+            }
+            Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, fields),
+            Ahead::Checksum => Err(Malformed),
+            Ahead::Unread => Ok(Some(rest.len())),
+        }
+    }
+
+    fn msg_flags(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<bool, Malformed> {
+        let Some(bits) = rest.first_chunk() else { return Ok(false) };
+        let bits = u32::from_le_bytes(*bits);
+        fields.flags(bits);
+        if bits & flag::REQUIRED & !(flag::CHECKSUM_PRESENT | flag::MORE_TO_COME) != 0 {
+            return Err(Malformed);
+        }
+        if bits & flag::CHECKSUM_PRESENT != 0 {
+            self.checksum_bytes = 4;
+        }
+        self.ahead = Ahead::Section;
+        Ok(true)
+    }
+
+    /// Flags, full collection name, how many to skip and to return; the query document follows.
+    fn query_head(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+        let Some(after) = rest.get(4..) else { return Ok(None) };
+        let Some((namespace, after)) = cstring(after)? else { return Ok(None) };
+        if after.len() < 8 {
+            return Ok(None);
+        }
+        fields.query_namespace(namespace);
+        self.ahead = Ahead::Command(DocumentScan::default());
+        Ok(Some(4 + namespace.len() + 1 + 8))
+    }
+
+    /// Flags, cursor id, starting point, number of documents; the first of them is what a command answered.
+    fn reply_head(&mut self, rest: &[u8]) -> Option<usize> {
+        let count = rest.get(16..20)?.first_chunk()?;
+        self.ahead =
+            if i32::from_le_bytes(*count) > 0 { Ahead::Command(DocumentScan::default()) } else { Ahead::Skip(0) };
+        Some(20)
+    }
+
+    fn section(&mut self, rest: &[u8]) -> Result<Option<usize>, Malformed> {
+        if self.op_code != OpCode::MSG {
+            // A projection behind a query, more documents in a reply: nothing that is needed.
+            return Ok(Some(rest.len()));
+        }
+        if self.left == self.checksum_bytes {
+            if rest.len() < 4 {
+                return Ok(None);
+            }
+            self.ahead = Ahead::Checksum;
+            return Ok(Some(4));
+        }
+        match rest.first() {
+            Some(0) if self.commands == 0 => {
+                self.commands = 1;
+                self.ahead = Ahead::Command(DocumentScan::default());
+                Ok(Some(1))
+            }
+            Some(1) => {
+                self.ahead = Ahead::Sequence;
+                Ok(Some(1))
+            }
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Size and identifier of a document sequence; its documents are stepped over.
+    fn sequence(&mut self, rest: &[u8]) -> Result<Option<usize>, Malformed> {
+        let Some((size, after)) = rest.split_first_chunk() else { return Ok(None) };
+        let size = u32::try_from(i32::from_le_bytes(*size)).map_err(|_| Malformed)?;
+        let Some((identifier, _)) = cstring(after)? else { return Ok(None) };
+        let head = u32::try_from(4 + identifier.len() + 1).map_err(|_| Malformed)?;
+        if size < head || size > self.left.saturating_sub(self.checksum_bytes) {
+            return Err(Malformed);
+        }
+        self.ahead = Ahead::Skip(size - head);
+        Ok(Some(head as usize))
+    }
+
+    fn command(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+        let (scan, wrapped) = match &mut self.ahead {
+            Ahead::Command(scan) => (scan, false),
+            Ahead::Wrapped(scan) => (scan, true),
+            _ => return Err(Malformed),
+        };
+        let (used, found) = scan.next(rest)?;
+        // `left` counts from the end of what was consumed.
+        if u64::from(scan.left()) + used as u64 + u64::from(self.checksum_bytes) > u64::from(self.left) {
+            return Err(Malformed);
+        }
+        match found {
+            Found::NeedMore => return Ok((used > 0).then_some(used)),
+            Found::End => self.ahead = if wrapped { Ahead::Unread } else { Ahead::Section },
+            Found::Element(element) => {
+                if self.op_code == OpCode::QUERY && !wrapped && is_wrapper(&element) {
+                    self.ahead = Ahead::Wrapped(DocumentScan::default());
+                    return Ok(Some(1 + element.name.len() + 1));
+                }
+                fields.element(&element);
+            }
+        }
+        Ok(Some(used))
+    }
+}
+
+/// Whether an `OP_QUERY` carries its command one level down, as old drivers do to add options beside it.
+fn is_wrapper(element: &Element<'_>) -> bool {
+    element.index == 0 && element.kind == kind::DOCUMENT && matches!(element.name, b"$query" | b"query")
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Document, doc};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::reply::ReplyFacts;
+    use crate::wire::request::RequestFacts;
+
+    fn header(length: usize, op_code: OpCode) -> Header {
+        Header { length: u32::try_from(length).unwrap(), request_id: 7, response_to: 0, op_code }
+    }
+
+    fn bytes_of(document: &Document) -> Vec<u8> {
+        bson::serialize_to_vec(document).unwrap()
+    }
+
+    fn body_section(document: &Document) -> Vec<u8> {
+        [vec![0], bytes_of(document)].concat()
+    }
+
+    fn sequence_section(identifier: &str, documents: &[Document]) -> Vec<u8> {
+        let documents: Vec<u8> = documents.iter().flat_map(bytes_of).collect();
+        let size = i32::try_from(4 + identifier.len() + 1 + documents.len()).unwrap();
+        [&[1][..], &size.to_le_bytes(), identifier.as_bytes(), &[0], &documents].concat()
+    }
+
+    fn msg_body(flags: u32, sections: &[Vec<u8>]) -> Vec<u8> {
+        [flags.to_le_bytes().to_vec(), sections.concat()].concat()
+    }
+
+    fn query_body(namespace: &str, document: &Document) -> Vec<u8> {
+        [&[0; 4][..], namespace.as_bytes(), &[0], &[0; 4], &(-1_i32).to_le_bytes(), &bytes_of(document)].concat()
+    }
+
+    /// Scans `body` in pieces of `cut` bytes, as a relay does that keeps what was not consumed.
+    fn scan<F: Fields + Default>(op_code: OpCode, body: &[u8], cut: usize) -> (F, bool) {
+        let mut scan = MessageScan::new(&header(HEADER_BYTES + body.len(), op_code));
+        let (mut facts, mut start, mut end) = (F::default(), 0, 0);
+        loop {
+            start += scan.advance(&body[start..end], &mut facts);
+            if scan.left() == 0 {
+                assert_eq!(start, body.len());
+                return (facts, scan.is_malformed());
+            }
+            assert!(end < body.len(), "asks for more than the message has");
+            end = (end + cut).min(body.len());
+        }
+    }
+
+    fn check_request(op_code: OpCode, body: &[u8], command: Option<&str>, database: Option<&str>) {
+        for cut in [1, 3, 64, body.len().max(1)] {
+            let (facts, malformed): (RequestFacts, bool) = scan(op_code, body, cut);
+            assert!(!malformed);
+            assert_eq!(facts.command(), command.map(str::as_bytes));
+            assert_eq!(facts.database().map(|d| d.to_text().into_owned()).as_deref(), database);
+        }
+    }
+
+    fn check_malformed(op_code: OpCode, body: &[u8]) {
+        for cut in [1, body.len().max(1)] {
+            assert!(scan::<RequestFacts>(op_code, body, cut).1, "taken: {body:?}");
+        }
+    }
+
+    #[test]
+    fn requests_tell_their_command_in_every_form() {
+        let find = doc! { "find": "orders", "filter": { "$db": "vault" }, "$db": "shop" };
+        check_request(OpCode::MSG, &msg_body(0, &[body_section(&find)]), Some("find"), Some("shop"));
+        let insert = doc! { "insert": "orders", "$db": "shop" };
+        let documents = sequence_section("documents", &[doc! { "ping": 1, "$db": "no" }, doc! {}]);
+        let orders = [[body_section(&insert), documents.clone()], [documents, body_section(&insert)]];
+        for sections in orders {
+            check_request(OpCode::MSG, &msg_body(2, &sections), Some("insert"), Some("shop"));
+            let with_checksum = [msg_body(1, &sections), vec![1, 2, 3, 4]].concat();
+            check_request(OpCode::MSG, &with_checksum, Some("insert"), Some("shop"));
+        }
+        let hello = doc! { "isMaster": 1, "client": { "x": "y".repeat(900) } };
+        check_request(OpCode::QUERY, &query_body("admin.$cmd", &hello), Some("isMaster"), Some("admin"));
+        for wrapper in ["$query", "query"] {
+            let wrapped = query_body("shop.$cmd", &doc! { wrapper: hello.clone(), "$readPreference": {} });
+            check_request(OpCode::QUERY, &wrapped, Some("isMaster"), Some("shop"));
+        }
+        check_request(OpCode::QUERY, &query_body("shop.orders", &doc! { "shutdown": 1 }), None, Some("shop"));
+    }
+
+    #[test]
+    fn what_mongod_would_refuse_is_malformed_and_passes_whole() {
+        let ping = body_section(&doc! { "ping": 1, "$db": "admin" });
+        check_malformed(OpCode::MSG, &[]);
+        check_malformed(OpCode::MSG, &msg_body(0, &[]));
+        check_malformed(OpCode::MSG, &msg_body(4, std::slice::from_ref(&ping)));
+        check_malformed(OpCode::MSG, &msg_body(0, &[ping.clone(), ping.clone()]));
+        check_malformed(OpCode::MSG, &msg_body(0, &[sequence_section("documents", &[])]));
+        check_malformed(OpCode::MSG, &msg_body(0, &[ping.clone(), vec![9]]));
+        check_malformed(OpCode::MSG, &msg_body(1, std::slice::from_ref(&ping)));
+        for size in [0, 3, -1, 1000_i32] {
+            check_malformed(
+                OpCode::MSG,
+                &msg_body(0, &[ping.clone(), [&[1][..], &size.to_le_bytes(), b"a\0"].concat()]),
+            );
+        }
+        check_malformed(OpCode::MSG, &msg_body(0, &[ping.clone(), [&[1][..], &8_i32.to_le_bytes(), b"abcd"].concat()]));
+        check_malformed(OpCode::MSG, &msg_body(0, &[[&[0][..], &500_i32.to_le_bytes(), &[0]].concat()]));
+        check_malformed(OpCode(2002), b"whatever");
+        check_malformed(OpCode::QUERY, b"\0\0\0\0no end");
+    }
+
+    #[test]
+    fn replies_tell_their_outcome_in_both_forms() {
+        let big = doc! { "cursor": { "firstBatch": ["x".repeat(70_000)] }, "ok": 1.0 };
+        let failed = doc! { "ok": 0, "errmsg": "no", "code": 13, "codeName": "Unauthorized" };
+        let op_reply = |d: &Document| [&[8, 0, 0, 0][..], &[0; 12], &1_i32.to_le_bytes(), &bytes_of(d)].concat();
+        for cut in [1, 1000, 100_000] {
+            for (op_code, body) in [(OpCode::MSG, msg_body(2, &[body_section(&big)])), (OpCode::REPLY, op_reply(&big))]
+            {
+                let (facts, malformed): (ReplyFacts, bool) = scan(op_code, &body, cut);
+                assert!(!malformed);
+                assert_eq!(facts.ok(), Some(true));
+                assert_eq!(facts.more_to_come(), op_code == OpCode::MSG);
+            }
+            let bodies = [(OpCode::MSG, msg_body(0, &[body_section(&failed)])), (OpCode::REPLY, op_reply(&failed))];
+            for (op_code, body) in bodies {
+                let (facts, _): (ReplyFacts, bool) = scan(op_code, &body, cut);
+                assert_eq!((facts.ok(), facts.code()), (Some(false), Some(13)));
+                assert_eq!(facts.code_name(), Some(b"Unauthorized".as_slice()));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_of_any_bytes_gives_one_reading(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            op_code in prop::sample::select(vec![1, 2004, 2013]),
+            cut in 1_usize..50,
+        ) {
+            let (whole, whole_malformed): (RequestFacts, bool) = scan(OpCode(op_code), &bytes, bytes.len().max(1));
+            let (pieces, pieces_malformed): (RequestFacts, bool) = scan(OpCode(op_code), &bytes, cut);
+            prop_assert_eq!(whole.command(), pieces.command());
+            prop_assert_eq!(whole_malformed, pieces_malformed);
+        }
+
+        #[test]
+        fn sections_in_any_order_and_cut_give_the_same_command(
+            before in 0_usize..3, after in 0_usize..3, size in 0_usize..3000, checksum: bool, cut in 1_usize..4000,
+        ) {
+            let filler = sequence_section("documents", &[doc! { "t": "x".repeat(size) }]);
+            let body = body_section(&doc! { "insert": "orders", "ordered": true, "$db": "shop" });
+            let sections: Vec<Vec<u8>> =
+                (0..before).map(|_| filler.clone()).chain([body]).chain((0..after).map(|_| filler.clone())).collect();
+            let mut message = msg_body(u32::from(checksum), &sections);
+            message.extend(std::iter::repeat_n(0xAB, usize::from(checksum) * 4));
+            let (facts, malformed): (RequestFacts, bool) = scan(OpCode::MSG, &message, cut);
+            prop_assert!(!malformed);
+            prop_assert_eq!(facts.command(), Some(b"insert".as_slice()));
+            prop_assert_eq!(facts.first_value().unwrap().as_bytes(), b"orders");
+        }
+    }
+}

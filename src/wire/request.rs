@@ -1,0 +1,98 @@
+//! What a request says of itself: which command, on which database and collection, and whether it wants an answer.
+
+use crate::wire::bson_scan::Element;
+use crate::wire::message_scan::{Fields, flag};
+use crate::wire::short_text::ShortText;
+
+/// Longest command name that is kept; mongod's longest has 53 bytes.
+const COMMAND_BYTES_MAX: usize = 64;
+/// Longest database name that mongod takes.
+const DATABASE_BYTES_MAX: usize = 64;
+/// Longest `database.collection` that mongod takes.
+const NAMESPACE_BYTES_MAX: usize = 255;
+
+/// The facts of one request, filled while it streams by.
+#[derive(Debug, Clone, Default)]
+pub struct RequestFacts {
+    flags: u32,
+    is_query: bool,
+    is_command_query: bool,
+    named: bool,
+    command: Option<ShortText<COMMAND_BYTES_MAX>>,
+    database: Option<ShortText<DATABASE_BYTES_MAX>>,
+    first_value: Option<ShortText<NAMESPACE_BYTES_MAX>>,
+    collection_field: Option<ShortText<NAMESPACE_BYTES_MAX>>,
+}
+
+impl RequestFacts {
+    /// Forgets everything, for the next message.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether the command's name has been seen; [`RequestFacts::command`] does not change any more then.
+    pub fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// The command: the first element's name, as written. `None` while unseen, for names of over 64 bytes, and for an
+    /// `OP_QUERY` that is not a command.
+    pub fn command(&self) -> Option<&[u8]> {
+        self.command.as_ref().map(ShortText::as_bytes)
+    }
+
+    /// `$db`, or the database of an `OP_QUERY`.
+    pub fn database(&self) -> Option<&ShortText<DATABASE_BYTES_MAX>> {
+        self.database.as_ref()
+    }
+
+    /// The first element's value where it is a string: the collection (or the full namespace) of most commands.
+    pub fn first_value(&self) -> Option<&ShortText<NAMESPACE_BYTES_MAX>> {
+        self.first_value.as_ref()
+    }
+
+    /// The value of a field called `collection` where it is a string: the collection of `getMore`.
+    pub fn collection_field(&self) -> Option<&ShortText<NAMESPACE_BYTES_MAX>> {
+        self.collection_field.as_ref()
+    }
+
+    /// Whether the sender wants no reply at all, not even an error.
+    pub fn more_to_come(&self) -> bool {
+        self.flags & flag::MORE_TO_COME != 0
+    }
+
+    /// Whether the sender takes several replies to this one request.
+    pub fn exhaust_allowed(&self) -> bool {
+        self.flags & flag::EXHAUST_ALLOWED != 0
+    }
+}
+
+impl Fields for RequestFacts {
+    fn flags(&mut self, flags: u32) {
+        self.flags = flags;
+    }
+
+    fn query_namespace(&mut self, namespace: &[u8]) {
+        self.is_query = true;
+        let mut parts = namespace.splitn(2, |b| *b == b'.');
+        self.database = parts.next().and_then(ShortText::new);
+        self.is_command_query = parts.next() == Some(b"$cmd");
+        self.named = !self.is_command_query;
+    }
+
+    fn element(&mut self, element: &Element<'_>) {
+        if element.index == 0 {
+            self.named = true;
+            if !self.is_query || self.is_command_query {
+                self.command = ShortText::new(element.name);
+                self.first_value = element.string().and_then(ShortText::new);
+            }
+            return;
+        }
+        match element.name {
+            b"$db" if !self.is_query => self.database = element.string().and_then(ShortText::new),
+            b"collection" => self.collection_field = element.string().and_then(ShortText::new),
+            _ => {}
+        }
+    }
+}
