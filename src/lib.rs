@@ -1,4 +1,4 @@
-//! mongate: a MongoDB gateway that takes the plain wire protocol from clients beside it and carries it over mutual TLS
+//! mongate: a `MongoDB` gateway that takes the plain wire protocol from clients beside it and carries it over mutual TLS
 //! to mongod, measuring every command on the way.
 
 pub mod config;

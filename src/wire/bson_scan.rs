@@ -166,22 +166,22 @@ impl DocumentScan {
         };
         self.left -= head;
         self.index += 1;
-        let consumed = match value {
-            Some(value) => {
-                self.left -= value_bytes;
-                head_bytes + value.len()
-            }
-            None => {
-                self.skip = value_bytes;
-                head_bytes
-            }
+        let consumed = if let Some(value) = value {
+            self.left -= value_bytes;
+            head_bytes + value.len()
+        } else {
+            self.skip = value_bytes;
+            head_bytes
         };
         Ok(Some((consumed, Element { index, kind, name, value })))
     }
 }
 
+/// A name and what follows its NUL.
+type NameAndRest<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits a NUL-terminated name off `bytes`; `None` when its NUL has not arrived.
-pub(super) fn cstring(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
+pub(super) fn cstring(bytes: &[u8]) -> Result<Option<NameAndRest<'_>>, Malformed> {
     let window = bytes.get(..=NAME_BYTES_MAX).unwrap_or(bytes);
     match window.iter().position(|b| *b == 0) {
         Some(end) => Ok(bytes.split_at_checked(end).and_then(|(name, rest)| Some((name, rest.get(1..)?)))),

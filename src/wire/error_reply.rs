@@ -1,6 +1,6 @@
 //! Error replies of the gateway's own, in the form that a driver expects for its request.
 //!
-//! Spec: mongodb/specifications `source/message/OP_MSG.md`; MongoDB wire protocol § `OP_REPLY`.
+//! Spec: mongodb/specifications `source/message/OP_MSG.md`; `MongoDB` wire protocol § `OP_REPLY`.
 
 use bson::rawdoc;
 
@@ -10,9 +10,9 @@ use crate::wire::op_msg;
 /// A command error: what a driver shows as code, name and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandError {
-    /// MongoDB's number.
+    /// `MongoDB`'s number.
     pub code: i32,
-    /// MongoDB's name for it.
+    /// `MongoDB`'s name for it.
     pub code_name: &'static str,
     /// A sentence for the client's operator; holds no values from a document and no paths of ours.
     pub message: String,

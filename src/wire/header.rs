@@ -1,6 +1,6 @@
 //! The 16 bytes that every message starts with.
 //!
-//! Spec: MongoDB wire protocol § Standard Message Header. All integers are little-endian.
+//! Spec: `MongoDB` wire protocol § Standard Message Header. All integers are little-endian.
 
 /// Bytes of a message header.
 pub const HEADER_BYTES: usize = 16;
@@ -10,7 +10,7 @@ pub const MESSAGE_BYTES_MAX: u32 = 48_000_000;
 
 /// Operation codes that the gateway tells apart.
 ///
-/// Spec: MongoDB wire protocol § Opcodes.
+/// Spec: `MongoDB` wire protocol § Opcodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpCode(pub i32);
 

@@ -1,7 +1,7 @@
 //! Takes `compression` out of a client's hello, so that mongod agrees to none and all traffic stays readable.
 //!
 //! Works on one complete message; everything but the one field is kept byte for byte.
-//! Spec: mongodb/specifications `source/compression/OP_COMPRESSED.md` § MongoDB Handshake Amendment.
+//! Spec: mongodb/specifications `source/compression/OP_COMPRESSED.md` § `MongoDB` Handshake Amendment.
 
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};

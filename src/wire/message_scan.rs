@@ -3,7 +3,7 @@
 //! Nothing is copied or held here; what the elements mean is up to a [`Fields`] (a request's or a reply's). A scan that
 //! fails stays failed until its message ends: boundaries come from the header, so the next message is not affected.
 //!
-//! Spec: MongoDB wire protocol § `OP_MSG`, § `OP_QUERY`, § `OP_REPLY`.
+//! Spec: `MongoDB` wire protocol § `OP_MSG`, § `OP_QUERY`, § `OP_REPLY`.
 
 use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
@@ -130,12 +130,11 @@ impl MessageScan {
     /// Whether the message may end here: every section closed, exactly one command, the checksum where one was promised.
     fn is_finished(&self) -> bool {
         match self.ahead {
-            Ahead::Unread => true,
             Ahead::Checksum => self.commands == 1,
             Ahead::Section | Ahead::Skip(0) if self.op_code == OpCode::MSG => {
                 self.commands == 1 && self.checksum_bytes == 0
             }
-            Ahead::Section | Ahead::Skip(0) => true,
+            Ahead::Section | Ahead::Skip(0) | Ahead::Unread => true,
             _ => false,
         }
     }
@@ -253,7 +252,7 @@ impl MessageScan {
             Found::Element(element) => {
                 if self.op_code == OpCode::QUERY && !wrapped && is_wrapper(&element) {
                     self.ahead = Ahead::Wrapped(DocumentScan::default());
-                    return Ok(Some(1 + element.name.len() + 1));
+                    return Ok(Some(used - element.value.map_or(0, <[u8]>::len)));
                 }
                 fields.element(&element);
             }

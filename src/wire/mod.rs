@@ -1,4 +1,4 @@
-//! What a message says: the MongoDB wire protocol, read from hostile bytes.
+//! What a message says: the `MongoDB` wire protocol, read from hostile bytes.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 

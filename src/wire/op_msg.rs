@@ -1,6 +1,6 @@
 //! `OP_MSG`: flags, sections, checksum.
 //!
-//! Spec: MongoDB wire protocol § `OP_MSG`; mongodb/specifications `source/message/OP_MSG.md`.
+//! Spec: `MongoDB` wire protocol § `OP_MSG`; mongodb/specifications `source/message/OP_MSG.md`.
 
 use bson::RawDocumentBuf;
 

@@ -4,7 +4,7 @@ use crate::wire::bson_scan::Element;
 use crate::wire::message_scan::{Fields, flag};
 use crate::wire::short_text::ShortText;
 
-/// Longest code name that is kept; MongoDB's longest has 54 bytes.
+/// Longest code name that is kept; `MongoDB`'s longest has 54 bytes.
 const CODE_NAME_BYTES_MAX: usize = 64;
 
 /// The facts of one reply, filled while it streams by.
