@@ -1,0 +1,532 @@
+//! Every command that a MongoDB server of the 6.0 line knows, and those of other versions that drivers and shells send.
+//!
+//! Read from mongod's own list of commands. A name that is not here is [`OTHER`]: whatever a client invents, the number
+//! of command names that the gateway tells apart stays [`COMMANDS`]. Names are compared byte for byte, as mongod does;
+//! case counts.
+
+use std::fmt;
+
+use self::Class::{Admin, AdminRead, Auth, Cluster, Ddl, Handshake, Legacy, Read, Session, UserAdmin, Wrapper, Write};
+use self::CollectionAt::{Field, First, FirstFullNamespace, None as Nowhere};
+
+/// A command of the table, or [`OTHER`]; small enough to be kept per open request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommandId(u16);
+
+/// How many different [`CommandId`]s exist, [`OTHER`] included: the length of a table indexed by them.
+pub const COMMANDS: usize = ROWS.len() + 1;
+
+/// What an unknown command name counts as.
+#[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
+pub const OTHER: CommandId = CommandId(ROWS.len() as u16);
+
+/// One command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Command {
+    /// Its place in tables.
+    pub id: CommandId,
+    /// The name as MongoDB documents it.
+    pub name: &'static str,
+    /// Other names that mongod takes for it.
+    pub aliases: &'static [&'static str],
+    /// What kind of thing it does.
+    pub class: Class,
+    /// Where its body names the collection.
+    pub collection: CollectionAt,
+}
+
+/// What kind of thing a command does; each command has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// What drivers and shells need to talk at all; changes nothing, reads no data.
+    Handshake,
+    /// Proves who the client is.
+    Auth,
+    /// Begins, keeps and ends sessions and transactions; reaches no namespace.
+    Session,
+    /// Reads data or what describes it. `aggregate` and `mapReduce` stand here although their body may ask for writes.
+    Read,
+    /// Writes documents.
+    Write,
+    /// Makes, changes and drops collections, views, indexes and databases.
+    Ddl,
+    /// Is what the command inside it is: `explain`.
+    Wrapper,
+    /// Reads the server's own state.
+    AdminRead,
+    /// Changes the server's own state, or looks at what others do.
+    Admin,
+    /// Users and roles.
+    UserAdmin,
+    /// Replication, sharding, and what servers say among themselves.
+    Cluster,
+    /// Taken out of MongoDB; a 6.0 server answers `CommandNotFound` to nearly all of them.
+    Legacy,
+}
+
+/// Where a command's body names its collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CollectionAt {
+    /// Nowhere: the command has none, reaches a whole database or server, or names it inside arguments of its own.
+    None,
+    /// The value of the first element is the collection in `$db`. Not always a string: `aggregate: 1` is a database.
+    First,
+    /// The value of the first element is `database.collection`, whatever `$db` says.
+    FirstFullNamespace,
+    /// A top-level field of this name. For `filemd5` it is a prefix: the collection is `<root>.chunks`.
+    Field(&'static str),
+}
+
+/// The command of this name or alias, compared byte for byte.
+pub fn find(name: &[u8]) -> Option<&'static Command> {
+    let found = INDEX.binary_search_by(|entry| order(entry.0.as_bytes()).cmp(&order(name))).ok()?;
+    let CommandId(row) = INDEX.get(found)?.1;
+    TABLE.get(usize::from(row))
+}
+
+/// All commands of the table, in its order.
+pub fn all() -> &'static [Command] {
+    &TABLE
+}
+
+impl CommandId {
+    /// `0 <= index < COMMANDS`.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// The command's canonical name, `other` for [`OTHER`].
+    pub fn name(self) -> &'static str {
+        self.command().map_or("other", |command| command.name)
+    }
+
+    /// The row of the table; none for [`OTHER`].
+    pub fn command(self) -> Option<&'static Command> {
+        TABLE.get(self.index())
+    }
+}
+
+impl fmt::Debug for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Names are ordered by length first: most comparisons of a search then end at one number.
+fn order(name: &[u8]) -> (usize, &[u8]) {
+    (name.len(), name)
+}
+
+/// The rows with their ids.
+static TABLE: [Command; ROWS.len()] = {
+    let mut table = ROWS;
+    let mut at = 0;
+    while at < table.len() {
+        table[at].id = id_of(at);
+        at += 1;
+    }
+    table
+};
+
+/// Every name and alias with the row it means, in [`order`]; sorted while the compiler runs.
+static INDEX: [(&str, CommandId); NAMES] = sorted_index();
+
+/// Names and aliases together.
+const NAMES: usize = {
+    let mut names = 0;
+    let mut at = 0;
+    while at < ROWS.len() {
+        names += 1 + ROWS[at].aliases.len();
+        at += 1;
+    }
+    names
+};
+
+const fn sorted_index() -> [(&'static str, CommandId); NAMES] {
+    let mut index = [("", OTHER); NAMES];
+    let mut filled = 0;
+    let mut row = 0;
+    while row < ROWS.len() {
+        insert(&mut index, &mut filled, (ROWS[row].name, id_of(row)));
+        let mut alias = 0;
+        while alias < ROWS[row].aliases.len() {
+            insert(&mut index, &mut filled, (ROWS[row].aliases[alias], id_of(row)));
+            alias += 1;
+        }
+        row += 1;
+    }
+    index
+}
+
+const fn insert(index: &mut [(&'static str, CommandId); NAMES], filled: &mut usize, entry: (&'static str, CommandId)) {
+    let mut at = *filled;
+    while at > 0 && is_before(entry.0.as_bytes(), index[at - 1].0.as_bytes()) {
+        index[at] = index[at - 1];
+        at -= 1;
+    }
+    index[at] = entry;
+    *filled += 1;
+}
+
+/// [`order`] as a question that can be asked while compiling.
+const fn is_before(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return left.len() < right.len();
+    }
+    let mut at = 0;
+    while at < left.len() {
+        if left[at] != right[at] {
+            return left[at] < right[at];
+        }
+        at += 1;
+    }
+    false
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
+const fn id_of(row: usize) -> CommandId {
+    CommandId(row as u16)
+}
+
+const fn row(name: &'static str, aliases: &'static [&'static str], class: Class, collection: CollectionAt) -> Command {
+    Command { id: CommandId(0), name, aliases, class, collection }
+}
+
+/// The table as people read it, by class; ids are places in it.
+#[rustfmt::skip]
+const ROWS: [Command; 262] = [
+    row("atlasVersion", &[], Handshake, Nowhere),
+    row("availableQueryOptions", &["availablequeryoptions"], Handshake, Nowhere),
+    row("buildInfo", &["buildinfo"], Handshake, Nowhere),
+    row("connectionStatus", &[], Handshake, Nowhere),
+    row("driverOIDTest", &[], Handshake, Nowhere),
+    row("features", &[], Handshake, Nowhere),
+    row("hello", &[], Handshake, Nowhere),
+    row("isMaster", &["ismaster"], Handshake, Nowhere),
+    row("listCommands", &[], Handshake, Nowhere),
+    row("ping", &[], Handshake, Nowhere),
+    row("whatsmyuri", &[], Handshake, Nowhere),
+
+    row("authenticate", &[], Auth, Nowhere),
+    row("getnonce", &[], Auth, Nowhere),
+    row("logout", &[], Auth, Nowhere),
+    row("saslContinue", &[], Auth, Nowhere),
+    row("saslStart", &[], Auth, Nowhere),
+
+    row("abortTransaction", &[], Session, Nowhere),
+    row("commitTransaction", &[], Session, Nowhere),
+    row("endSessions", &[], Session, Nowhere),
+    row("refreshSessions", &[], Session, Nowhere),
+    row("startSession", &[], Session, Nowhere),
+
+    row("aggregate", &[], Read, First),
+    row("collStats", &["collstats"], Read, First),
+    row("count", &[], Read, First),
+    row("dataSize", &["datasize"], Read, FirstFullNamespace),
+    row("dbHash", &["dbhash"], Read, Nowhere),
+    row("dbStats", &["dbstats"], Read, Nowhere),
+    row("distinct", &[], Read, First),
+    row("filemd5", &[], Read, Field("root")),
+    row("find", &[], Read, First),
+    row("getMore", &[], Read, Field("collection")),
+    row("killCursors", &[], Read, First),
+    row("listCollections", &[], Read, Nowhere),
+    row("listDatabases", &[], Read, Nowhere),
+    row("listIndexes", &[], Read, First),
+    row("listSearchIndexes", &[], Read, First),
+    row("mapReduce", &["mapreduce"], Read, First),
+    row("planCacheClear", &[], Read, First),
+    row("planCacheClearFilters", &[], Read, First),
+    row("planCacheListFilters", &[], Read, First),
+    row("planCacheSetFilter", &[], Read, First),
+    row("validate", &[], Read, First),
+
+    row("bulkWrite", &[], Write, Nowhere),
+    row("delete", &[], Write, First),
+    row("findAndModify", &["findandmodify"], Write, First),
+    row("insert", &[], Write, First),
+    row("update", &[], Write, First),
+
+    row("cloneCollectionAsCapped", &[], Ddl, First),
+    row("collMod", &[], Ddl, First),
+    row("compact", &[], Ddl, First),
+    row("compactStructuredEncryptionData", &[], Ddl, First),
+    row("convertToCapped", &[], Ddl, First),
+    row("create", &[], Ddl, First),
+    row("createIndexes", &[], Ddl, First),
+    row("createSearchIndexes", &[], Ddl, First),
+    row("drop", &[], Ddl, First),
+    row("dropDatabase", &[], Ddl, Nowhere),
+    row("dropIndexes", &["deleteIndexes"], Ddl, First),
+    row("dropSearchIndex", &[], Ddl, First),
+    row("reIndex", &[], Ddl, First),
+    row("renameCollection", &[], Ddl, FirstFullNamespace),
+    row("setIndexCommitQuorum", &[], Ddl, First),
+    row("updateSearchIndex", &[], Ddl, First),
+
+    row("explain", &[], Wrapper, Nowhere),
+
+    row("connPoolStats", &[], AdminRead, Nowhere),
+    row("connPoolSync", &["connpoolsync"], AdminRead, Nowhere),
+    row("getClusterParameter", &[], AdminRead, Nowhere),
+    row("getCmdLineOpts", &[], AdminRead, Nowhere),
+    row("getDefaultRWConcern", &[], AdminRead, Nowhere),
+    row("getDiagnosticData", &[], AdminRead, Nowhere),
+    row("getFreeMonitoringStatus", &[], AdminRead, Nowhere),
+    row("getLog", &[], AdminRead, Nowhere),
+    row("getParameter", &[], AdminRead, Nowhere),
+    row("hostInfo", &[], AdminRead, Nowhere),
+    row("lockInfo", &[], AdminRead, Nowhere),
+    row("serverStatus", &[], AdminRead, Nowhere),
+    row("top", &[], AdminRead, Nowhere),
+
+    row("analyze", &[], Admin, First),
+    row("appendOplogNote", &[], Admin, Nowhere),
+    row("autoSplitVector", &[], Admin, FirstFullNamespace),
+    row("currentOp", &[], Admin, Nowhere),
+    row("dbCheck", &[], Admin, First),
+    row("dropConnections", &[], Admin, Nowhere),
+    row("fsync", &[], Admin, Nowhere),
+    row("fsyncUnlock", &[], Admin, Nowhere),
+    row("invalidateUserCache", &[], Admin, Nowhere),
+    row("killAllSessions", &[], Admin, Nowhere),
+    row("killAllSessionsByPattern", &[], Admin, Nowhere),
+    row("killOp", &[], Admin, Nowhere),
+    row("killSessions", &[], Admin, Nowhere),
+    row("logRotate", &[], Admin, Nowhere),
+    row("profile", &[], Admin, Nowhere),
+    row("rotateCertificates", &[], Admin, Nowhere),
+    row("setClusterParameter", &[], Admin, Nowhere),
+    row("setDefaultRWConcern", &[], Admin, Nowhere),
+    row("setFeatureCompatibilityVersion", &[], Admin, Nowhere),
+    row("setFreeMonitoring", &[], Admin, Nowhere),
+    row("setParameter", &[], Admin, Nowhere),
+    row("setProfilingFilterGlobally", &[], Admin, Nowhere),
+    row("setUserWriteBlockMode", &[], Admin, Nowhere),
+    row("shutdown", &[], Admin, Nowhere),
+    row("splitVector", &[], Admin, FirstFullNamespace),
+    row("startRecordingTraffic", &[], Admin, Nowhere),
+    row("stopRecordingTraffic", &[], Admin, Nowhere),
+    row("validateDBMetadata", &[], Admin, Nowhere),
+    row("waitForFailPoint", &[], Admin, Nowhere),
+
+    row("createRole", &[], UserAdmin, Nowhere),
+    row("createUser", &[], UserAdmin, Nowhere),
+    row("dropAllRolesFromDatabase", &[], UserAdmin, Nowhere),
+    row("dropAllUsersFromDatabase", &[], UserAdmin, Nowhere),
+    row("dropRole", &[], UserAdmin, Nowhere),
+    row("dropUser", &[], UserAdmin, Nowhere),
+    row("grantPrivilegesToRole", &[], UserAdmin, Nowhere),
+    row("grantRolesToRole", &[], UserAdmin, Nowhere),
+    row("grantRolesToUser", &[], UserAdmin, Nowhere),
+    row("revokePrivilegesFromRole", &[], UserAdmin, Nowhere),
+    row("revokeRolesFromRole", &[], UserAdmin, Nowhere),
+    row("revokeRolesFromUser", &[], UserAdmin, Nowhere),
+    row("rolesInfo", &[], UserAdmin, Nowhere),
+    row("updateRole", &[], UserAdmin, Nowhere),
+    row("updateUser", &[], UserAdmin, Nowhere),
+    row("usersInfo", &[], UserAdmin, Nowhere),
+
+    row("abortShardSplit", &[], Cluster, Nowhere),
+    row("applyOps", &[], Cluster, Nowhere),
+    row("checkShardingIndex", &[], Cluster, FirstFullNamespace),
+    row("cleanupOrphaned", &[], Cluster, FirstFullNamespace),
+    row("clusterAbortTransaction", &[], Cluster, Nowhere),
+    row("clusterAggregate", &[], Cluster, First),
+    row("clusterCommitTransaction", &[], Cluster, Nowhere),
+    row("clusterDelete", &[], Cluster, First),
+    row("clusterFind", &[], Cluster, First),
+    row("clusterGetMore", &[], Cluster, Field("collection")),
+    row("clusterInsert", &[], Cluster, First),
+    row("clusterUpdate", &[], Cluster, First),
+    row("commitShardSplit", &[], Cluster, Nowhere),
+    row("coordinateCommitTransaction", &[], Cluster, Nowhere),
+    row("donorAbortMigration", &[], Cluster, Nowhere),
+    row("donorForgetMigration", &[], Cluster, Nowhere),
+    row("donorStartMigration", &[], Cluster, Nowhere),
+    row("doTxn", &[], Cluster, Nowhere),
+    row("enableSharding", &[], Cluster, FirstFullNamespace),
+    row("flushRouterConfig", &["flushrouterconfig"], Cluster, Nowhere),
+    row("forgetShardSplit", &[], Cluster, Nowhere),
+    row("getDatabaseVersion", &[], Cluster, Nowhere),
+    row("getShardMap", &[], Cluster, Nowhere),
+    row("getShardVersion", &[], Cluster, FirstFullNamespace),
+    row("internalRenameIfOptionsAndIndexesMatch", &[], Cluster, Nowhere),
+    row("mergeChunks", &[], Cluster, FirstFullNamespace),
+    row("moveChunk", &[], Cluster, FirstFullNamespace),
+    row("prepareTransaction", &[], Cluster, Nowhere),
+    row("recipientForgetMigration", &[], Cluster, Nowhere),
+    row("recipientSyncData", &[], Cluster, Nowhere),
+    row("recipientVoteImportedFiles", &[], Cluster, Nowhere),
+    row("replSetAbortPrimaryCatchUp", &[], Cluster, Nowhere),
+    row("replSetFreeze", &[], Cluster, Nowhere),
+    row("replSetGetConfig", &[], Cluster, Nowhere),
+    row("replSetGetRBID", &[], Cluster, Nowhere),
+    row("replSetGetStatus", &[], Cluster, Nowhere),
+    row("replSetHeartbeat", &[], Cluster, Nowhere),
+    row("replSetInitiate", &[], Cluster, Nowhere),
+    row("replSetMaintenance", &[], Cluster, Nowhere),
+    row("replSetReconfig", &[], Cluster, Nowhere),
+    row("replSetRequestVotes", &[], Cluster, Nowhere),
+    row("replSetResizeOplog", &[], Cluster, Nowhere),
+    row("replSetStepDown", &[], Cluster, Nowhere),
+    row("replSetStepUp", &[], Cluster, Nowhere),
+    row("replSetSyncFrom", &[], Cluster, Nowhere),
+    row("replSetUpdatePosition", &[], Cluster, Nowhere),
+    row("setShardVersion", &[], Cluster, FirstFullNamespace),
+    row("shardCollection", &[], Cluster, FirstFullNamespace),
+    row("shardingState", &[], Cluster, Nowhere),
+    row("splitChunk", &[], Cluster, FirstFullNamespace),
+    row("voteCommitIndexBuild", &[], Cluster, Nowhere),
+    row("_addShard", &[], Cluster, FirstFullNamespace),
+    row("_configsvrAbortReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_configsvrAddShard", &[], Cluster, FirstFullNamespace),
+    row("_configsvrAddShardToZone", &[], Cluster, FirstFullNamespace),
+    row("_configsvrBalancerCollectionStatus", &[], Cluster, FirstFullNamespace),
+    row("_configsvrBalancerStart", &[], Cluster, FirstFullNamespace),
+    row("_configsvrBalancerStatus", &[], Cluster, FirstFullNamespace),
+    row("_configsvrBalancerStop", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCleanupReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_configsvrClearJumboFlag", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCollMod", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCommitChunkMigration", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCommitChunksMerge", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCommitChunkSplit", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCommitMovePrimary", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCommitReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_configsvrConfigureCollectionBalancing", &[], Cluster, FirstFullNamespace),
+    row("_configsvrCreateDatabase", &[], Cluster, FirstFullNamespace),
+    row("_configsvrEnsureChunkVersionIsGreaterThan", &[], Cluster, FirstFullNamespace),
+    row("_configsvrMoveChunk", &[], Cluster, FirstFullNamespace),
+    row("_configsvrMoveRange", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRefineCollectionShardKey", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRemoveChunks", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRemoveShard", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRemoveShardFromZone", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRemoveTags", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRenameCollectionMetadata", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRepairShardedCollectionChunksHistory", &[], Cluster, FirstFullNamespace),
+    row("_configsvrReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_configsvrRunRestore", &[], Cluster, FirstFullNamespace),
+    row("_configsvrSetAllowMigrations", &[], Cluster, FirstFullNamespace),
+    row("_configsvrSetClusterParameter", &[], Cluster, FirstFullNamespace),
+    row("_configsvrSetUserWriteBlockMode", &[], Cluster, FirstFullNamespace),
+    row("_configsvrUpdateZoneKeyRange", &[], Cluster, FirstFullNamespace),
+    row("_flushDatabaseCacheUpdates", &[], Cluster, FirstFullNamespace),
+    row("_flushDatabaseCacheUpdatesWithWriteConcern", &[], Cluster, FirstFullNamespace),
+    row("_flushReshardingStateChange", &[], Cluster, FirstFullNamespace),
+    row("_flushRoutingTableCacheUpdates", &[], Cluster, FirstFullNamespace),
+    row("_flushRoutingTableCacheUpdatesWithWriteConcern", &[], Cluster, FirstFullNamespace),
+    row("_getNextSessionMods", &[], Cluster, FirstFullNamespace),
+    row("_getUserCacheGeneration", &[], Cluster, FirstFullNamespace),
+    row("_isSelf", &[], Cluster, Nowhere),
+    row("_killOperations", &[], Cluster, FirstFullNamespace),
+    row("_mergeAuthzCollections", &[], Cluster, FirstFullNamespace),
+    row("_migrateClone", &[], Cluster, FirstFullNamespace),
+    row("_recvChunkAbort", &[], Cluster, FirstFullNamespace),
+    row("_recvChunkCommit", &[], Cluster, FirstFullNamespace),
+    row("_recvChunkReleaseCritSec", &[], Cluster, FirstFullNamespace),
+    row("_recvChunkStart", &[], Cluster, FirstFullNamespace),
+    row("_recvChunkStatus", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrAbortReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCleanupReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCloneCatalogData", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCollMod", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCollModParticipant", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCommitReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCompactStructuredEncryptionData", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCreateCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrCreateCollectionParticipant", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrDropCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrDropCollectionIfUUIDNotMatching", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrDropCollectionParticipant", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrDropDatabase", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrDropDatabaseParticipant", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrDropIndexes", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrGetStatsForBalancing", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrJoinMigrations", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrMovePrimary", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrMoveRange", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrParticipantBlock", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrRefineCollectionShardKey", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrRenameCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrRenameCollectionParticipant", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrRenameCollectionParticipantUnblock", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrReshardCollection", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrReshardingOperationTime", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrSetAllowMigrations", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrSetClusterParameter", &[], Cluster, FirstFullNamespace),
+    row("_shardsvrSetUserWriteBlockMode", &[], Cluster, FirstFullNamespace),
+    row("_transferMods", &[], Cluster, FirstFullNamespace),
+
+    row("clone", &[], Legacy, Nowhere),
+    row("cloneCollection", &[], Legacy, FirstFullNamespace),
+    row("copydb", &[], Legacy, Nowhere),
+    row("eval", &[], Legacy, Nowhere),
+    row("geoNear", &[], Legacy, First),
+    row("geoSearch", &[], Legacy, First),
+    row("getLastError", &["getlasterror"], Legacy, Nowhere),
+    row("group", &[], Legacy, Nowhere),
+    row("parallelCollectionScan", &[], Legacy, First),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_is_sorted_without_a_name_twice() {
+        for pair in INDEX.windows(2) {
+            assert!(order(pair[0].0.as_bytes()) < order(pair[1].0.as_bytes()), "{} and {}", pair[0].0, pair[1].0);
+        }
+    }
+
+    #[test]
+    fn every_name_and_alias_finds_its_own_row() {
+        for (at, command) in all().iter().enumerate() {
+            assert_eq!(command.id.index(), at);
+            assert_eq!(command.id.name(), command.name);
+            for name in [command.name].iter().chain(command.aliases) {
+                assert_eq!(find(name.as_bytes()), Some(command), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_compared_byte_for_byte() {
+        let cases: [&[u8]; 9] =
+            [b"", b"Find", b"FIND", b"find ", b"find\0", b"fin", b"ISMASTER", b"fi\xffd", &[b'a'; 100_000]];
+        for name in cases {
+            assert_eq!(find(name), None, "{:?}", &name[..name.len().min(20)]);
+        }
+    }
+
+    #[test]
+    fn commands_stand_where_mongod_reads_them() {
+        let cases: [(&[u8], &str, Class, CollectionAt); 12] = [
+            (b"find", "find", Read, First),
+            (b"ismaster", "isMaster", Handshake, Nowhere),
+            (b"findandmodify", "findAndModify", Write, First),
+            (b"getMore", "getMore", Read, Field("collection")),
+            (b"renameCollection", "renameCollection", Ddl, FirstFullNamespace),
+            (b"deleteIndexes", "dropIndexes", Ddl, First),
+            (b"bulkWrite", "bulkWrite", Write, Nowhere),
+            (b"abortTransaction", "abortTransaction", Session, Nowhere),
+            (b"killAllSessions", "killAllSessions", Admin, Nowhere),
+            (b"explain", "explain", Wrapper, Nowhere),
+            (b"_isSelf", "_isSelf", Cluster, Nowhere),
+            (b"eval", "eval", Legacy, Nowhere),
+        ];
+        for (name, canonical, class, collection) in cases {
+            let command = find(name).unwrap();
+            assert_eq!((command.name, command.class, command.collection), (canonical, class, collection));
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_is_other_and_fits_into_the_same_tables() {
+        assert_eq!(OTHER.name(), "other");
+        assert_eq!(OTHER.command(), None);
+        assert_eq!(OTHER.index() + 1, COMMANDS);
+    }
+}
