@@ -3,4 +3,8 @@
 
 pub mod command;
 pub mod config;
+pub mod lifecycle;
+pub mod listener;
+pub mod relay;
+pub mod telemetry;
 pub mod wire;

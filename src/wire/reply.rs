@@ -12,7 +12,7 @@ const CODE_NAME_BYTES_MAX: usize = 64;
 pub struct ReplyFacts {
     flags: u32,
     ok: Option<bool>,
-    code: Option<i64>,
+    code: Option<i32>,
     code_name: Option<ShortText<CODE_NAME_BYTES_MAX>>,
 }
 
@@ -28,7 +28,7 @@ impl ReplyFacts {
     }
 
     /// The error code.
-    pub fn code(&self) -> Option<i64> {
+    pub fn code(&self) -> Option<i32> {
         self.code
     }
 
@@ -53,7 +53,7 @@ impl Fields for ReplyFacts {
     fn element(&mut self, element: &Element<'_>) {
         match element.name {
             b"ok" => self.ok = element.number().map(|n| n != 0),
-            b"code" => self.code = element.number(),
+            b"code" => self.code = element.number().and_then(|code| i32::try_from(code).ok()),
             b"codeName" => self.code_name = element.string().and_then(ShortText::new),
             _ => {}
         }

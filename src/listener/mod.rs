@@ -1,0 +1,140 @@
+//! Where clients arrive: sockets, their limits, and what a client says first.
+//!
+//! [`Listener::accept`] never fails. It knows nothing of upstreams: it hands over an [`Arrival`], and says no to a client
+//! when told to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::{ListenAddress, ListenerConfig};
+
+mod client_stream;
+mod limits;
+mod opening;
+mod refusal;
+mod socket;
+
+pub use client_stream::{ClientAddress, ClientStream};
+pub use limits::{Place, Places};
+pub use opening::{OPENING_DEADLINE, Opening, read_opening};
+pub use refusal::{last_words, refuse, refuse_http, refuse_tls};
+pub use socket::{BindError, BoundSocket, bind};
+
+use socket::SocketFile;
+
+/// First and longest pause when the system has no descriptor or memory for another connection.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A client that has just connected.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Non-blocking, not registered with any runtime yet, so that any worker can serve it.
+    pub socket: Socket,
+    /// Where it comes from.
+    pub address: ClientAddress,
+    /// Its place among `max_connections`; `None` when all were taken, and the client is to be told so.
+    pub place: Option<Place>,
+}
+
+/// A listening socket and the places of its connections.
+#[derive(Debug)]
+pub struct Listener {
+    name: String,
+    address: ListenAddress,
+    acceptor: Acceptor,
+    _file: Option<SocketFile>,
+    places: Places,
+}
+
+#[derive(Debug)]
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Takes over a bound socket; must be called inside the runtime that will accept.
+    pub fn new(config: &ListenerConfig, bound: BoundSocket) -> io::Result<Self> {
+        let BoundSocket { socket, address, file } = bound;
+        let acceptor = match address {
+            ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
+            ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
+        };
+        let places = Places::new(config.max_connections);
+        Ok(Self { name: config.name.clone(), address, acceptor, _file: file, places })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// Its connections, counted.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Waits for the next client.
+    ///
+    /// What concerns one connection only is skipped. When the system is out of descriptors or memory it waits, longer
+    /// each time, says so once, and says so again when it is over. Cancel safe.
+    pub async fn accept(&self) -> Arrival {
+        let mut pause = None;
+        loop {
+            match self.try_accept().await {
+                Ok(arrival) => {
+                    if pause.is_some() {
+                        tracing::warn!(listener = self.name, "accepting connections again");
+                    }
+                    return arrival;
+                }
+                Err(error) if is_exhaustion(&error) => {
+                    if pause.is_none() {
+                        tracing::error!(
+                            listener = self.name,
+                            %error,
+                            remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
+                            "cannot accept connections: the system has no room for another one"
+                        );
+                    }
+                    let wait = pause.map_or(BACK_OFF.0, |last: Duration| (last * 2).min(BACK_OFF.1));
+                    tokio::time::sleep(wait).await;
+                    pause = Some(wait);
+                }
+                Err(error) => {
+                    tracing::debug!(listener = self.name, %error, "a connection ended before it was accepted")
+                }
+            }
+        }
+    }
+
+    /// The socket is taken out of this runtime again: the worker that serves it registers it with its own.
+    async fn try_accept(&self) -> io::Result<Arrival> {
+        let (socket, address) = match &self.acceptor {
+            Acceptor::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // A client of a dual-stack socket is shown, and matched, as the IPv4 client that it is.
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                (Socket::from(stream.into_std()?), ClientAddress::Tcp(address))
+            }
+            Acceptor::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                (Socket::from(stream.into_std()?), ClientAddress::Unix)
+            }
+        };
+        Ok(Arrival { socket, address, place: self.places.take() })
+    }
+}
+
+/// Whether the machine, and not this one connection, is the trouble.
+fn is_exhaustion(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOBUFS: i32 = 105;
+    const ENOMEM: i32 = 12;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+}

@@ -1,0 +1,192 @@
+//! Binds listening sockets, TCP and unix, with the options that they need.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::{ListenAddress, ListenerConfig};
+
+/// Connections that the kernel completes while we are busy; Linux caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Why a listener could not be bound; fault: the operator's.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken, not ours, or not permitted.
+    #[error("listener.{listener}.address: cannot listen on {address}: {}", remedy(source))]
+    Address {
+        /// Name of the listener.
+        listener: String,
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that is no socket stands where the unix socket should be.
+    #[error("listener.{listener}.address: {} exists and is not a socket; remove it or choose another path", path.display())]
+    NotASocket {
+        /// Name of the listener.
+        listener: String,
+        /// Where it stands.
+        path: PathBuf,
+    },
+    /// Another process serves this unix socket.
+    #[error("listener.{listener}.address: another process listens on {}; stop it or choose another path", path.display())]
+    SocketInUse {
+        /// Name of the listener.
+        listener: String,
+        /// The socket.
+        path: PathBuf,
+    },
+}
+
+fn remedy(error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there: stop it, or set another address",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 and foreign directories need permission",
+        io::ErrorKind::NotFound => "; the directory does not exist: create it first",
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+/// A listening socket, and its file if it has one, which goes when this is dropped.
+#[derive(Debug)]
+pub struct BoundSocket {
+    /// Non-blocking.
+    pub socket: Socket,
+    /// With the port that was given where port 0 was asked for.
+    pub address: ListenAddress,
+    pub(super) file: Option<SocketFile>,
+}
+
+/// The file of a unix socket; removed when dropped.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Binds what `config` asks for and starts to listen.
+pub fn bind(config: &ListenerConfig) -> Result<BoundSocket, BindError> {
+    let failed =
+        |source| BindError::Address { listener: config.name.clone(), address: config.address.to_string(), source };
+    match &config.address {
+        ListenAddress::Tcp(address) => bind_tcp(*address).map_err(failed),
+        ListenAddress::Unix(path) => {
+            remove_stale(path, &config.name)?;
+            bind_unix(path, config.socket_permissions).map_err(failed)
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(BoundSocket { socket, address: ListenAddress::Tcp(bound), file: None })
+}
+
+fn bind_unix(path: &Path, permissions: u32) -> io::Result<BoundSocket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile(path.to_owned());
+    // Before `listen`: nobody can connect until the mode is right.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions))?;
+    socket.listen(BACKLOG)?;
+    Ok(BoundSocket { socket, address: ListenAddress::Unix(path.to_owned()), file: Some(file) })
+}
+
+/// Removes the socket file of a process that is gone; leaves anything else alone.
+fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NotASocket { listener: listener.to_owned(), path: path.to_owned() });
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            let _ = std::fs::remove_file(path);
+            Ok(())
+        }
+        _ => Err(BindError::SocketInUse { listener: listener.to_owned(), path: path.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn config(address: ListenAddress) -> ListenerConfig {
+        ListenerConfig {
+            name: "orders".to_owned(),
+            address,
+            upstream: "orders".to_owned(),
+            max_connections: 1,
+            allow_remote_plaintext: false,
+            socket_permissions: 0o640,
+            idle_timeout: None,
+            max_lifetime: None,
+            tcp_keepalive: None,
+        }
+    }
+
+    fn unix(path: &Path) -> ListenerConfig {
+        config(ListenAddress::Unix(path.to_owned()))
+    }
+
+    #[test]
+    fn a_unix_socket_has_its_mode_and_goes_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mongodb-27017.sock");
+        let bound = bind(&unix(&path)).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_living_one_or_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let living = UnixListener::bind(&path).unwrap();
+        assert!(matches!(bind(&unix(&path)), Err(BindError::SocketInUse { .. })));
+        drop(living);
+        assert!(path.exists(), "the standard library leaves the file behind");
+        drop(bind(&unix(&path)).unwrap());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&unix(&path)), Err(BindError::NotASocket { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_taken_port_is_named_with_a_remedy() {
+        let first = bind(&config(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))).unwrap();
+        let error = bind(&config(first.address.clone())).unwrap_err().to_string();
+        assert!(error.contains("listener.orders.address") && error.contains("another process"), "{error}");
+    }
+
+    #[test]
+    fn ipv6_loopback_is_bound() {
+        let bound = bind(&config(ListenAddress::Tcp("[::1]:0".parse().unwrap()))).unwrap();
+        let ListenAddress::Tcp(address) = bound.address else { panic!("asked for TCP") };
+        std::net::TcpStream::connect(address).unwrap();
+    }
+}

@@ -1,0 +1,90 @@
+//! How a relay ended, and who ended it.
+
+use std::fmt;
+use std::io;
+
+/// A side of the gateway, or the gateway itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that connected to us.
+    Client,
+    /// mongod.
+    Upstream,
+    /// Us.
+    Gateway,
+}
+
+/// Why a relay ended. An ordinary end is not an error.
+#[derive(Debug)]
+pub enum EndReason {
+    /// Closed in order, between messages.
+    Closed,
+    /// Closed, or said nothing more, in the middle of a message or with requests unanswered.
+    Interrupted,
+    /// The socket failed.
+    Socket(io::Error),
+    /// What upstream sent was not TLS as it had been agreed on.
+    Tls(rustls::Error),
+    /// The client sent `OP_COMPRESSED`.
+    Compressed,
+    /// The gateway drains, and no command was in flight.
+    Drained,
+    /// The gateway stops, whatever was in flight.
+    Stopped,
+    /// Nothing moved for `idle_timeout`.
+    Idle,
+    /// `max_lifetime` is over, and no command was in flight.
+    Lifetime,
+}
+
+/// How a relay ended, with what passed through it.
+#[derive(Debug)]
+pub struct RelayEnd {
+    /// Who ended it.
+    pub ended_by: Side,
+    /// Why.
+    pub reason: EndReason,
+    /// Plaintext bytes read from the client.
+    pub to_upstream_bytes: u64,
+    /// Plaintext bytes read from upstream.
+    pub to_client_bytes: u64,
+    /// Requests that went upstream whole.
+    pub commands: u64,
+    /// Replies that said `ok: 0`.
+    pub errors: u64,
+    /// Requests that had no reply at the end.
+    pub unanswered: usize,
+}
+
+impl RelayEnd {
+    /// Whether somebody broke the protocol, rather than just ending the conversation.
+    pub fn is_protocol_error(&self) -> bool {
+        matches!(self.reason, EndReason::Compressed | EndReason::Tls(_))
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Gateway => "gateway",
+        })
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Socket(error) => write!(f, "socket failed: {error}"),
+            Self::Tls(error) => write!(f, "TLS failed: {error}"),
+            Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
+            Self::Drained => f.write_str("drained"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Idle => f.write_str("idle_timeout"),
+            Self::Lifetime => f.write_str("max_lifetime"),
+        }
+    }
+}

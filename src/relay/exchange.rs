@@ -1,0 +1,123 @@
+//! Open requests: which replies are still to come, and to what.
+//!
+//! A MongoDB connection is serial, so the queue nearly always holds one request; a client that pipelines may have up to
+//! [`OPEN_MAX`]. Requests with `moreToCome` are never answered and do not stand here.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use crate::command::table::CommandId;
+use crate::wire::header::Header;
+
+/// Open requests of one connection; at the limit the client is not read until replies come. Drivers have one.
+pub(super) const OPEN_MAX: usize = 1024;
+
+/// A request that waits for its reply.
+#[derive(Debug)]
+pub(super) struct Open {
+    /// What the next reply's `responseTo` will be.
+    pub(super) expected_response_to: i32,
+    pub(super) command: CommandId,
+    /// When it had gone upstream whole.
+    pub(super) started: Instant,
+    /// Whether it allowed a stream of replies.
+    pub(super) exhaust_allowed: bool,
+    /// Whether a reply has come and said that more will follow unasked.
+    pub(super) streaming: bool,
+    /// `database.collection` for the debug log; only kept when that is on.
+    pub(super) namespace: Option<Box<str>>,
+}
+
+/// The open requests of one connection, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    open: VecDeque<Open>,
+}
+
+impl Exchange {
+    pub(super) fn push(&mut self, request: Open) {
+        self.open.push_back(request);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.open.len() >= OPEN_MAX
+    }
+
+    /// Whether nothing but a monitor's stream of replies, which never ends by itself, is under way.
+    pub(super) fn is_idle(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
+        self.open.iter().all(|request| request.exhaust_allowed && is_monitor(request.command))
+    }
+
+    /// How many requests wait.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Finds the request that a complete reply answers, and hands it to `answered`.
+    ///
+    /// A reply with `moreToCome` keeps its request open: the next one names this reply's id. Requests before the
+    /// answered one got no reply and are dropped; a reply to nothing that is known is nobody's (`false`).
+    pub(super) fn answer(&mut self, reply: &Header, more_to_come: bool, answered: impl FnOnce(&Open)) -> bool {
+        let Some(position) = self.open.iter().position(|r| r.expected_response_to == reply.response_to) else {
+            return false;
+        };
+        self.open.drain(..position);
+        if let Some(request) = self.open.front_mut() {
+            answered(request);
+            request.expected_response_to = reply.request_id;
+            request.streaming = true;
+        }
+        if !more_to_come {
+            self.open.pop_front();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::table::OTHER;
+    use crate::wire::header::OpCode;
+
+    fn open(request_id: i32) -> Open {
+        Open {
+            expected_response_to: request_id,
+            command: OTHER,
+            started: Instant::now(),
+            exhaust_allowed: false,
+            streaming: false,
+            namespace: None,
+        }
+    }
+
+    fn reply(request_id: i32, response_to: i32) -> Header {
+        Header { length: 100, request_id, response_to, op_code: OpCode::MSG }
+    }
+
+    /// Pushes requests 1..=3, applies (reply id, responseTo, moreToCome), and tells how many are left open.
+    fn check(replies: &[(i32, i32, bool)], left: usize) {
+        let mut exchange = Exchange::default();
+        (1..=3).for_each(|id| exchange.push(open(id)));
+        for (id, response_to, more) in replies {
+            exchange.answer(&reply(*id, *response_to), *more, |_| {});
+        }
+        assert_eq!(exchange.len(), left, "{replies:?}");
+    }
+
+    #[test]
+    fn replies_close_their_request_and_what_was_left_unanswered_before_it() {
+        check(&[(90, 1, false)], 2);
+        check(&[(90, 1, false), (91, 2, false), (92, 3, false)], 0);
+        check(&[(90, 3, false)], 0);
+        check(&[(90, 77, false)], 3);
+    }
+
+    #[test]
+    fn a_stream_goes_on_from_reply_to_reply() {
+        check(&[(90, 1, true), (91, 90, true), (92, 91, true)], 3);
+        check(&[(90, 1, true), (91, 90, false)], 2);
+        check(&[(90, 1, true), (91, 1, false)], 3);
+    }
+}

@@ -1,0 +1,387 @@
+//! Moves bytes both ways: plaintext at the client's socket, TLS at upstream's.
+//!
+//! What arrives is read into the worker's shared buffers, understood there, and written out at once. A connection keeps
+//! only what could not be written or not be understood yet; a side that does not take its bytes stops the other side
+//! from being read.
+
+use std::future::poll_fn;
+use std::io;
+use std::io::{Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConnection;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+use crate::relay::end::{EndReason, Side};
+use crate::relay::exchange::Exchange;
+use crate::relay::record::Record;
+use crate::relay::replies::Replies;
+use crate::relay::requests::{Compressed, Requests};
+use crate::relay::scratch::{READ_BYTES, Scratch, with_scratch};
+use crate::telemetry::metrics::Direction;
+use crate::wire::error_reply::CommandError;
+
+/// How long a refused client may take to read why.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Who ended the conversation, and why.
+pub(super) type End = (Side, EndReason);
+
+/// Both sides of one connection and everything between them.
+pub(super) struct Pump<C, U> {
+    client: C,
+    socket: U,
+    tls: ClientConnection,
+    requests: Requests,
+    replies: Replies,
+    pub(super) exchange: Exchange,
+    pub(super) record: Record,
+    /// Read from the client, not let go yet.
+    kept_requests: Vec<u8>,
+    /// Read from upstream, not understood yet.
+    kept_replies: Vec<u8>,
+    /// Understood, but not taken by the client's socket yet.
+    unsent: Vec<u8>,
+    client_done: bool,
+    upstream_done: bool,
+    /// The client's end has been passed on.
+    upstream_told: bool,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
+    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, record: Record) -> Self {
+        // The pump itself stops reading when records wait to be sent, so that a limit would only split writes.
+        tls.set_buffer_limit(None);
+        Self {
+            client,
+            socket,
+            tls,
+            requests: Requests::new(),
+            replies: Replies::new(),
+            exchange: Exchange::default(),
+            record,
+            kept_requests: Vec::new(),
+            kept_replies: Vec::new(),
+            unsent: Vec::new(),
+            client_done: false,
+            upstream_done: false,
+            upstream_told: false,
+        }
+    }
+
+    /// Takes what has been read from the client already, before anything else.
+    pub(super) fn begin(&mut self, first_bytes: &[u8]) -> Result<(), End> {
+        self.record.bytes(Direction::ToUpstream, first_bytes.len());
+        self.take_requests(first_bytes)
+    }
+
+    /// Moves what can be moved; ready when the conversation has ended.
+    ///
+    /// Cancel safe between calls. Each read and write counts against the task's budget, so a busy connection gives way.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+        self.end_reached().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Whether nothing would be cut short by ending now: whole messages on both sides, and no command in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.is_between()
+            && self.kept_requests.is_empty()
+            && self.replies.is_between()
+            && self.unsent.is_empty()
+            && self.exchange.is_idle(Record::is_monitor)
+    }
+
+    /// Says goodbye on both sides: at once where nothing is owed, within [`LAST_WORDS_DEADLINE`] where the client is
+    /// still to read why it was refused.
+    pub(super) async fn finish(&mut self, reason: &EndReason) {
+        if matches!(reason, EndReason::Compressed) {
+            let words = std::mem::take(&mut self.unsent);
+            let _ = timeout(LAST_WORDS_DEADLINE, last_words(&mut self.client, &words)).await;
+        }
+        if !matches!(reason, EndReason::Stopped) {
+            poll_fn(|cx| {
+                self.say_goodbye(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    /// As far as the sockets take it now; what they do not take is no loss.
+    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        self.tls.send_close_notify();
+        let _ = self.flush_upstream(cx);
+        let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+        let _ = Pin::new(&mut self.client).poll_shutdown(cx);
+    }
+
+    /// One attempt at everything; whether anything moved.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = self.flush_client(cx)?;
+        moved |= self.flush_upstream(cx)?;
+        moved |= self.read_client(cx)?;
+        moved |= self.read_upstream(cx)?;
+        moved |= self.tell_upstream(cx)?;
+        Ok(moved)
+    }
+
+    fn end_reached(&self) -> Option<End> {
+        if self.upstream_done && self.unsent.is_empty() {
+            let whole = self.replies.is_between() && self.kept_replies.is_empty();
+            let reason = if whole && self.exchange.is_idle(Record::is_monitor) {
+                EndReason::Closed
+            } else {
+                EndReason::Interrupted
+            };
+            let by = if self.client_done { Side::Client } else { Side::Upstream };
+            return Some((by, reason));
+        }
+        if self.client_done && self.upstream_told && self.exchange.len() == 0 && self.unsent.is_empty() {
+            let whole = self.requests.is_between() && self.kept_requests.is_empty();
+            return Some((Side::Client, if whole { EndReason::Closed } else { EndReason::Interrupted }));
+        }
+        None
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.client_done || self.tls.wants_write() || self.exchange.is_full() {
+            return Ok(false);
+        }
+        let moved = with_scratch(|scratch| {
+            let input = match kept_and_read(&self.kept_requests, &mut self.client, &mut scratch.plain, cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
+                Poll::Ready(Ok(input)) => input,
+            };
+            let arrived = input.len() - self.kept_requests.len();
+            if arrived == 0 {
+                self.client_done = true;
+                return Ok(true);
+            }
+            self.record.bytes(Direction::ToUpstream, arrived);
+            self.take_requests(input)?;
+            Ok(true)
+        })?;
+        if moved {
+            self.flush_upstream(cx)?;
+        }
+        Ok(moved)
+    }
+
+    /// Reads the requests in `input` and seals what may go.
+    fn take_requests(&mut self, input: &[u8]) -> Result<(), End> {
+        let mut writer = self.tls.writer();
+        let mut sealed = Ok(());
+        let settled = self.requests.read(
+            input,
+            &mut |bytes| {
+                if sealed.is_ok() {
+                    sealed = writer.write_all(bytes);
+                }
+            },
+            &mut self.exchange,
+            &mut self.record,
+        );
+        sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+        match settled {
+            Ok(settled) => {
+                keep(&mut self.kept_requests, input.get(settled..).unwrap_or_default());
+                Ok(())
+            }
+            Err(Compressed(header)) => {
+                let refusal = CommandError {
+                    code: 17,
+                    code_name: "ProtocolError",
+                    message: "mongate does not take OP_COMPRESSED: compression was not negotiated in hello; remove \
+                              `compressors` from the connection string"
+                        .to_owned(),
+                };
+                self.unsent.extend_from_slice(&refusal.reply_to(&header));
+                Err((Side::Client, EndReason::Compressed))
+            }
+        }
+    }
+
+    fn read_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.upstream_done || !self.unsent.is_empty() {
+            return Ok(false);
+        }
+        with_scratch(|scratch| {
+            let Scratch { plain, sealed } = scratch;
+            let sealed = match kept_and_read(&[], &mut self.socket, sealed, cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(error)) => return Err((Side::Upstream, EndReason::Socket(error))),
+                Poll::Ready(Ok(sealed)) => sealed,
+            };
+            // mongod never says goodbye in TLS; whether the end is in order is judged by message boundaries.
+            self.upstream_done = sealed.is_empty();
+            let kept = self.kept_replies.len();
+            plain[..kept].copy_from_slice(&self.kept_replies);
+            let arrived = self.unseal(sealed, &mut plain[kept..])?;
+            self.record.bytes(Direction::ToClient, arrived);
+            self.give_replies(&plain[..kept + arrived], cx)?;
+            Ok(true)
+        })
+    }
+
+    /// Decrypts `sealed` into `plain` and returns how many bytes of plaintext there are.
+    fn unseal(&mut self, mut sealed: &[u8], plain: &mut [u8]) -> Result<usize, End> {
+        let mut filled = 0;
+        while !sealed.is_empty() {
+            self.tls.read_tls(&mut sealed).map_err(|error| (Side::Upstream, EndReason::Socket(error)))?;
+            let state = self.tls.process_new_packets().map_err(|error| (Side::Upstream, EndReason::Tls(error)))?;
+            let mut reader = self.tls.reader();
+            let mut waiting = state.plaintext_bytes_to_read();
+            while waiting > 0 {
+                let read = reader.read(&mut plain[filled..]).map_err(|e| (Side::Gateway, EndReason::Socket(e)))?;
+                filled += read;
+                waiting = waiting.saturating_sub(read);
+            }
+            if state.peer_has_closed() {
+                self.upstream_done = true;
+                break;
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Reads the replies in `input` and writes them to the client.
+    fn give_replies(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+        let settled = self.replies.read(input, &mut self.exchange, &mut self.record);
+        let (mut ready, rest) = input.split_at(settled);
+        while !ready.is_empty() {
+            match Pin::new(&mut self.client).poll_write(cx, ready) {
+                Poll::Ready(Ok(written)) => ready = &ready[written..],
+                Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
+                Poll::Pending => break,
+            }
+        }
+        keep(&mut self.unsent, ready);
+        keep(&mut self.kept_replies, rest);
+        Ok(())
+    }
+
+    fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut written = 0;
+        while written < self.unsent.len() {
+            match Pin::new(&mut self.client).poll_write(cx, &self.unsent[written..]) {
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
+                Poll::Pending => break,
+            }
+        }
+        if written == self.unsent.len() {
+            self.unsent = Vec::new();
+        } else {
+            self.unsent.drain(..written);
+        }
+        Ok(written > 0)
+    }
+
+    fn flush_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Blocking { socket: &mut self.socket, cx }) {
+                Ok(0) => break,
+                Ok(_) => moved = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err((Side::Upstream, EndReason::Socket(error))),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Passes the client's end on: mongod stops working on what nobody waits for, as it does for a direct client.
+    fn tell_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.client_done || self.upstream_told {
+            return Ok(false);
+        }
+        self.tls.send_close_notify();
+        self.flush_upstream(cx)?;
+        if self.tls.wants_write() {
+            return Ok(false);
+        }
+        match Pin::new(&mut self.socket).poll_shutdown(cx) {
+            Poll::Pending => Ok(false),
+            // A socket that is gone already shows on the next read.
+            Poll::Ready(_) => {
+                self.upstream_told = true;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// Writes `words`, closes our side, and reads until the client has closed its own, so that it gets to read them.
+async fn last_words<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) -> io::Result<()> {
+    client.write_all(words).await?;
+    client.shutdown().await?;
+    tokio::io::copy(client, &mut tokio::io::sink()).await.map(|_| ())
+}
+
+/// Puts `kept` at the front of `buffer` and reads behind it; what is there then, or `kept` alone at the end.
+fn kept_and_read<'b>(
+    kept: &[u8],
+    socket: &mut (impl AsyncRead + Unpin),
+    buffer: &'b mut [u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<&'b [u8]>> {
+    let end = buffer.len().min(kept.len() + READ_BYTES);
+    let mut read = ReadBuf::new(&mut buffer[..end]);
+    read.put_slice(kept);
+    match Pin::new(socket).poll_read(cx, &mut read) {
+        Poll::Ready(Ok(())) => {
+            let filled = read.filled().len();
+            Poll::Ready(Ok(&buffer[..filled]))
+        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// Keeps `rest` for later; gives the memory back when there is none.
+fn keep(kept: &mut Vec<u8>, rest: &[u8]) {
+    if rest.is_empty() {
+        *kept = Vec::new();
+    } else {
+        kept.clear();
+        kept.extend_from_slice(rest);
+    }
+}
+
+/// A socket in the blocking clothes that rustls writes to.
+struct Blocking<'a, 'b, U> {
+    socket: &'a mut U,
+    cx: &'a mut Context<'b>,
+}
+
+impl<U: AsyncWrite + Unpin> Write for Blocking<'_, '_, U> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        ready(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        ready(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        ready(Pin::new(&mut *self.socket).poll_flush(self.cx))
+    }
+}
+
+fn ready<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}

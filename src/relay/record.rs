@@ -1,0 +1,83 @@
+//! What one connection adds to the measurements, and what its log line will say.
+
+use std::sync::Arc;
+
+use crate::command::table::CommandId;
+use crate::relay::exchange::Open;
+use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
+use crate::wire::reply::ReplyFacts;
+
+/// Counts for one connection; every count goes to its listener's metrics as well.
+pub struct Record {
+    metrics: Arc<ListenerMetrics>,
+    /// Whether the debug log is on; asked once per connection.
+    debug: bool,
+    pub(super) to_upstream_bytes: u64,
+    pub(super) to_client_bytes: u64,
+    pub(super) commands: u64,
+    pub(super) errors: u64,
+}
+
+impl Record {
+    /// Starts at zero.
+    pub fn new(metrics: Arc<ListenerMetrics>) -> Self {
+        let debug = tracing::enabled!(tracing::Level::DEBUG);
+        Self { metrics, debug, to_upstream_bytes: 0, to_client_bytes: 0, commands: 0, errors: 0 }
+    }
+
+    /// Whether a request's namespace will be logged.
+    pub(super) fn wants_namespaces(&self) -> bool {
+        self.debug
+    }
+
+    /// Whether this command is what monitors send: its stream of replies goes on for ever.
+    pub(super) fn is_monitor(command: CommandId) -> bool {
+        matches!(command.name(), "hello" | "isMaster")
+    }
+
+    pub(super) fn bytes(&mut self, direction: Direction, count: usize) {
+        let total = match direction {
+            Direction::ToUpstream => &mut self.to_upstream_bytes,
+            Direction::ToClient => &mut self.to_client_bytes,
+        };
+        *total += count as u64;
+        self.metrics.count_bytes(direction, count as u64);
+    }
+
+    /// A message, or all from here on, was passed on without being understood.
+    pub(super) fn unparsed(&mut self, direction: Direction) {
+        self.metrics.count_unparsed_message(direction);
+    }
+
+    /// A request that wants no reply has gone upstream.
+    pub(super) fn unacknowledged(&mut self, command: CommandId) {
+        self.commands += 1;
+        self.metrics.count_command(command, CommandOutcome::Unacknowledged);
+    }
+
+    /// A reply is complete. Further replies of a stream are not commands of their own.
+    pub(super) fn answered(&mut self, request: &Open, reply: &ReplyFacts) {
+        if request.streaming {
+            return;
+        }
+        self.commands += 1;
+        let duration = request.started.elapsed();
+        if reply.ok() == Some(false) {
+            self.errors += 1;
+            self.metrics.count_command(request.command, CommandOutcome::Error(duration));
+            self.metrics.count_command_error(reply.code(), reply.code_name());
+        } else {
+            self.metrics.count_command(request.command, CommandOutcome::Ok(duration));
+        }
+        if self.debug {
+            tracing::debug!(
+                command = request.command.name(),
+                namespace = request.namespace.as_deref().unwrap_or_default(),
+                ok = reply.ok(),
+                code = reply.code(),
+                duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+                "command"
+            );
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Upstream's side of the conversation: reads replies as they pass, and says which request each of them answers.
+//!
+//! Replies are never held or changed. What cannot be understood is counted and passes byte for byte.
+
+use crate::relay::exchange::Exchange;
+use crate::relay::record::Record;
+use crate::telemetry::metrics::Direction;
+use crate::wire::header::{HEADER_BYTES, Header};
+use crate::wire::message_scan::MessageScan;
+use crate::wire::reply::ReplyFacts;
+
+enum State {
+    Between,
+    Message { header: Header, scan: MessageScan },
+    Unframed,
+}
+
+/// Reads the replies of one connection.
+pub(super) struct Replies {
+    state: State,
+    facts: ReplyFacts,
+}
+
+impl Replies {
+    pub(super) fn new() -> Self {
+        Self { state: State::Between, facts: ReplyFacts::default() }
+    }
+
+    /// Whether the client has been given whole messages only.
+    pub(super) fn is_between(&self) -> bool {
+        matches!(self.state, State::Between)
+    }
+
+    /// Reads `input` and returns how many of its bytes may go to the client.
+    ///
+    /// The rest, less than a header or what a scan keeps, stands at the front of the next call's input.
+    pub(super) fn read(&mut self, input: &[u8], exchange: &mut Exchange, record: &mut Record) -> usize {
+        let mut at = 0;
+        loop {
+            match &mut self.state {
+                State::Between => {
+                    let Some(head) = input.get(at..).and_then(<[u8]>::first_chunk) else { return at };
+                    let Ok(header) = Header::parse(*head) else {
+                        record.unparsed(Direction::ToClient);
+                        self.state = State::Unframed;
+                        continue;
+                    };
+                    at += HEADER_BYTES;
+                    self.facts.clear();
+                    self.state = State::Message { header, scan: MessageScan::new(&header) };
+                }
+                State::Message { header, scan } => {
+                    at += scan.advance(&input[at..], &mut self.facts);
+                    if scan.left() > 0 {
+                        return at;
+                    }
+                    if scan.is_malformed() {
+                        record.unparsed(Direction::ToClient);
+                    }
+                    let facts = &self.facts;
+                    let known =
+                        exchange.answer(header, facts.more_to_come(), |request| record.answered(request, facts));
+                    if !known {
+                        record.unparsed(Direction::ToClient);
+                    }
+                    self.state = State::Between;
+                }
+                State::Unframed => return input.len(),
+            }
+        }
+    }
+}

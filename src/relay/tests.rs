@@ -1,0 +1,357 @@
+//! The relay between a scripted client and a scripted mongod, over pipes in memory and real TLS.
+
+use std::sync::Arc;
+
+use bson::{Document, doc, rawdoc};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
+
+use super::*;
+use crate::lifecycle::drain::Drain;
+use crate::telemetry::metrics::ListenerMetrics;
+use crate::wire::header::{HEADER_BYTES, Header, OpCode};
+use crate::wire::op_msg;
+
+/// Bytes that a pipe holds before its writer has to wait: a small socket buffer.
+const PIPE_BYTES: usize = 16 * 1024;
+
+struct Scene {
+    client: DuplexStream,
+    upstream: server::TlsStream<DuplexStream>,
+    relay: Relay<DuplexStream, DuplexStream>,
+    drain: Drain,
+}
+
+const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
+
+async fn scene(limits: Limits) -> Scene {
+    let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
+    let (gateway_socket, server_socket) = tokio::io::duplex(PIPE_BYTES);
+    let (connector, acceptor) = tls_pair();
+    let name = ServerName::try_from("localhost").unwrap();
+    let (ours, theirs) = tokio::join!(connector.connect(name, gateway_socket), acceptor.accept(server_socket));
+    let (socket, tls) = ours.unwrap().into_inner();
+    let record = Record::new(Arc::new(ListenerMetrics::new("test")));
+    let relay = Relay::new(gateway_client, socket, tls, record, limits);
+    Scene { client, upstream: theirs.unwrap(), relay, drain: Drain::new() }
+}
+
+fn tls_pair() -> (TlsConnector, TlsAcceptor) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let certificate = CertificateDer::from(made.cert.der().to_vec());
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    (TlsConnector::from(Arc::new(client)), TlsAcceptor::from(Arc::new(server)))
+}
+
+fn request(id: i32, body: &Document) -> Vec<u8> {
+    op_msg::encode(id, 0, &bson::RawDocumentBuf::try_from(body).unwrap())
+}
+
+fn reply(id: i32, response_to: i32) -> Vec<u8> {
+    op_msg::encode(id, response_to, &rawdoc! { "ok": 1.0 })
+}
+
+fn with_flags(mut message: Vec<u8>, flags: u32) -> Vec<u8> {
+    message[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&flags.to_le_bytes());
+    message
+}
+
+async fn read_message(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
+    let mut head = [0; HEADER_BYTES];
+    from.read_exact(&mut head).await.unwrap();
+    let header = Header::parse(head).unwrap();
+    let mut message = head.to_vec();
+    message.resize(header.length as usize, 0);
+    from.read_exact(&mut message[HEADER_BYTES..]).await.unwrap();
+    message
+}
+
+/// Runs the relay beside `script`, which plays client and mongod; gives the relay's end.
+async fn play<F: Future<Output = T>, T>(
+    scene: Scene,
+    script: impl FnOnce(DuplexStream, server::TlsStream<DuplexStream>, Drain) -> F,
+) -> (RelayEnd, T) {
+    let Scene { client, upstream, relay, drain } = scene;
+    let watch = drain.watch();
+    tokio::join!(relay.run(&[], watch), script(client, upstream, drain))
+}
+
+fn is(end: &RelayEnd, by: Side, reason: &str) {
+    assert_eq!((end.ended_by, end.reason.to_string().split(':').next().unwrap()), (by, reason), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_round_trip_reaches_both_sides_to_the_byte() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+        let asked = request(5, &doc! { "find": "orders", "$db": "shop" });
+        client.write_all(&asked).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, asked);
+        upstream.write_all(&reply(90, 5)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 5));
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+    assert_eq!((end.commands, end.errors, end.unanswered), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn large_messages_stream_both_ways_through_small_pipes() {
+    let big = "x".repeat(5_000_000);
+    let (end, ()) = play(scene(OFF).await, |client, upstream, _drain| async move {
+        let asked = request(5, &doc! { "insert": "orders", "documents": [{ "t": &big }], "$db": "shop" });
+        let answered = op_msg::encode(90, 5, &rawdoc! { "cursor": { "firstBatch": [big.as_str()] }, "ok": 1.0 });
+        let (mut client_reads, mut client_writes) = tokio::io::split(client);
+        let (asked_copy, answered_copy) = (asked.clone(), answered.clone());
+        let talk = async move {
+            client_writes.write_all(&asked).await.unwrap();
+            client_writes
+        };
+        let serve = async move {
+            let mut upstream = upstream;
+            assert!(read_message(&mut upstream).await == asked_copy);
+            upstream.write_all(&answered).await.unwrap();
+            upstream
+        };
+        let listen = async move {
+            assert!(read_message(&mut client_reads).await == answered_copy);
+            client_reads
+        };
+        let _keep = tokio::join!(talk, serve, listen);
+    })
+    .await;
+    assert_eq!((end.commands, end.unanswered), (1, 0));
+}
+
+#[tokio::test]
+async fn hello_loses_its_compression_however_it_is_cut() {
+    for cut in [1, 17, 40, 1000] {
+        let (_, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+            let hello = request(5, &doc! { "hello": 1, "compression": ["zstd", "zlib"], "$db": "admin" });
+            for piece in hello.chunks(cut) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(read_message(&mut upstream).await, request(5, &doc! { "hello": 1, "$db": "admin" }));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn unacknowledged_requests_wait_for_nothing_and_the_next_stays_in_step() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+        let insert = with_flags(request(1, &doc! { "insert": "c", "documents": [{}], "$db": "s" }), 2);
+        let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
+        client.write_all(&[insert.clone(), ping.clone()].concat()).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, insert);
+        assert_eq!(read_message(&mut upstream).await, ping);
+        upstream.write_all(&reply(90, 2)).await.unwrap();
+        read_message(&mut client).await;
+    })
+    .await;
+    assert_eq!((end.commands, end.unanswered), (2, 0));
+}
+
+#[tokio::test]
+async fn a_stream_of_replies_counts_once_and_does_not_stop_a_drain() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
+        let hello = with_flags(request(500, &doc! { "hello": 1, "maxAwaitTimeMS": 10_000, "$db": "admin" }), 1 << 16);
+        client.write_all(&hello).await.unwrap();
+        read_message(&mut upstream).await;
+        for (id, response_to) in [(450, 500), (451, 450), (452, 451)] {
+            upstream.write_all(&with_flags(reply(id, response_to), 2)).await.unwrap();
+            read_message(&mut client).await;
+        }
+        drain.begin();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Gateway, "drained");
+    assert_eq!(end.commands, 1);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_command_in_flight() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
+        let insert = request(1, &doc! { "insert": "c", "$db": "s" });
+        let (first, second) = insert.split_at(20);
+        client.write_all(first).await.unwrap();
+        tokio::task::yield_now().await;
+        drain.begin();
+        client.write_all(second).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, insert);
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 1));
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Gateway, "drained");
+}
+
+#[tokio::test]
+async fn a_stop_cuts_whatever_is_in_flight() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
+        client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        read_message(&mut upstream).await;
+        drain.begin();
+        drain.stop();
+    })
+    .await;
+    is(&end, Side::Gateway, "stopped");
+    assert_eq!(end.unanswered, 1);
+}
+
+#[tokio::test]
+async fn replies_reach_a_client_that_has_closed_its_side() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+        client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        client.shutdown().await.unwrap();
+        read_message(&mut upstream).await;
+        assert_eq!(upstream.read(&mut [0; 1]).await.unwrap(), 0, "mongod learns of it at once");
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 1));
+        drop(upstream);
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+}
+
+#[tokio::test]
+async fn an_upstream_that_goes_between_messages_closes_and_in_a_message_interrupts() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+        client.write_all(&request(1, &doc! { "ping": 1, "$db": "s" })).await.unwrap();
+        read_message(&mut upstream).await;
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        read_message(&mut client).await;
+        // Without close_notify, as mongod does.
+        drop(upstream);
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Upstream, "closed");
+
+    for cut in [0, 3, 16, 25] {
+        let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+            client.write_all(&request(1, &doc! { "ping": 1, "$db": "s" })).await.unwrap();
+            read_message(&mut upstream).await;
+            upstream.write_all(&reply(90, 1)[..cut]).await.unwrap();
+            upstream.flush().await.unwrap();
+            drop(upstream);
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.len() <= cut, "nothing is made up");
+        })
+        .await;
+        is(&end, Side::Upstream, "interrupted");
+    }
+}
+
+#[tokio::test]
+async fn op_compressed_is_refused_in_words() {
+    let (end, ()) = play(scene(OFF).await, |mut client, _upstream, _drain| async move {
+        let header = Header { length: 40, request_id: 8, response_to: 0, op_code: OpCode::COMPRESSED };
+        client.write_all(&[&header.to_bytes()[..], &[0; 24]].concat()).await.unwrap();
+        let answer = read_message(&mut client).await;
+        assert!(String::from_utf8_lossy(&answer).contains("ProtocolError"));
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Client, "sent OP_COMPRESSED, which was not negotiated");
+}
+
+#[tokio::test]
+async fn a_stream_without_boundaries_passes_byte_for_byte() {
+    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+        let garbage = [vec![7, 0, 0, 0], vec![0xAA; 100]].concat();
+        client.write_all(&garbage).await.unwrap();
+        let mut arrived = vec![0; garbage.len()];
+        upstream.read_exact(&mut arrived).await.unwrap();
+        assert_eq!(arrived, garbage);
+        upstream.write_all(&[3; 50]).await.unwrap();
+        client.read_exact(&mut [0; 50]).await.unwrap();
+    })
+    .await;
+    assert_eq!((end.to_upstream_bytes, end.to_client_bytes), (104, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_ends_at_its_timeout_and_a_waiting_one_does_not() {
+    let limits = Limits { idle_timeout: Some(Duration::from_secs(60)), max_lifetime: None };
+    let begin = Instant::now();
+    let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
+        client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        read_message(&mut upstream).await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        read_message(&mut client).await;
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Gateway, "idle_timeout");
+    let lasted = begin.elapsed().as_secs();
+    assert!((360..=361).contains(&lasted), "{lasted} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_past_its_lifetime_ends_when_its_command_is_answered() {
+    let limits = Limits { idle_timeout: None, max_lifetime: Some(Duration::from_secs(60)) };
+    let begin = Instant::now();
+    let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
+        client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        read_message(&mut upstream).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        read_message(&mut client).await;
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Gateway, "max_lifetime");
+    assert_eq!(begin.elapsed().as_secs(), 100);
+}
+
+#[tokio::test]
+async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
+    let (end, ()) = play(scene(OFF).await, |client, mut upstream, _drain| async move {
+        let count = i32::try_from(exchange::OPEN_MAX).unwrap() + 500;
+        let (mut reads, mut writes) = tokio::io::split(client);
+        let ask = async move {
+            for id in 1..=count {
+                writes.write_all(&request(id, &doc! { "ping": 1, "$db": "admin" })).await.unwrap();
+            }
+            writes
+        };
+        let answer = async move {
+            for id in 1..=count {
+                read_message(&mut upstream).await;
+                upstream.write_all(&reply(100_000 + id, id)).await.unwrap();
+            }
+            upstream
+        };
+        let listen = async move {
+            for id in 1..=count {
+                assert_eq!(read_message(&mut reads).await, reply(100_000 + id, id));
+            }
+            reads
+        };
+        let _keep = tokio::join!(ask, answer, listen);
+    })
+    .await;
+    assert_eq!(end.unanswered, 0);
+    assert_eq!(end.commands, exchange::OPEN_MAX as u64 + 500);
+}
