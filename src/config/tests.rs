@@ -1,5 +1,6 @@
 //! The configuration as a whole: what is accepted, what is refused and in which words, and that nothing panics.
 
+mod documents;
 mod hostile;
 
 use std::io::Write;
