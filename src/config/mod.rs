@@ -1,10 +1,134 @@
 //! What the operator may set: one TOML file, the environment above it, checked as a whole before anything starts.
+//!
+//! Reads the file through figment and nothing else; certificates, sockets and names are not touched here. Every problem
+//! is found in one reading, each with its key, its origin and a remedy. Unknown keys are problems: a misspelt key would
+//! otherwise be a default that nobody chose.
 
+mod check;
+mod environment;
+mod error;
+mod raw;
 mod sections;
 mod values;
 
-pub use sections::{
-    AdminConfig, Config, ListenerConfig, LogConfig, LogFormat, LogLevel, TlsVersion, UpstreamConfig, UpstreamTlsConfig,
-    Verify,
-};
-pub use values::{HostPort, ListenAddress};
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+
+use figment::Figment;
+use figment::Profile;
+use figment::Provider;
+use figment::error::Kind;
+use figment::providers::Format;
+use figment::providers::Toml;
+use figment::value::Dict;
+
+pub use error::ConfigError;
+pub use error::Origin;
+pub use error::Problem;
+pub use sections::AdminConfig;
+pub use sections::Config;
+pub use sections::ListenerConfig;
+pub use sections::LogConfig;
+pub use sections::LogFormat;
+pub use sections::LogLevel;
+pub use sections::TlsVersion;
+pub use sections::UpstreamConfig;
+pub use sections::UpstreamTlsConfig;
+pub use sections::Verify;
+pub use values::HostPort;
+pub use values::HostPortError;
+pub use values::ListenAddress;
+pub use values::ListenAddressError;
+
+/// Where the file is looked for when none is named, in this order.
+const USUAL_PLACES: [&str; 2] = ["config.toml", "/etc/mongate/config.toml"];
+
+/// A configuration, and the file that it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// Checked as a whole.
+    pub config: Config,
+    /// As it was named or found; relative to the working directory, or absolute.
+    pub file: PathBuf,
+}
+
+impl Config {
+    /// Reads `named`, or the first of the usual places that exists, and the process's environment above it.
+    ///
+    /// Blocks for as long as reading the file takes.
+    pub fn load(named: Option<&Path>) -> Result<Loaded, ConfigError> {
+        let file = find(named)?;
+        let config = read(Toml::file_exact(&file), &file, std::env::vars_os())?;
+        Ok(Loaded { config, file })
+    }
+
+    /// Reads `text` as if it stood in `file`, with `environment` above it; no file is opened.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        read(Toml::string(text), file, environment)
+    }
+}
+
+fn find(named: Option<&Path>) -> Result<PathBuf, ConfigError> {
+    let places: Vec<PathBuf> = match named {
+        Some(file) => vec![file.to_owned()],
+        None => USUAL_PLACES.map(PathBuf::from).into(),
+    };
+    // A place that may not be looked at counts as found: reading it then says why it cannot be read.
+    match places.iter().find(|place| place.try_exists().unwrap_or(true)) {
+        Some(file) => Ok(file.clone()),
+        None => Err(ConfigError::NotFound { looked_for: places.iter().map(|place| absolute(place)).collect() }),
+    }
+}
+
+/// Without asking whether anything is there; a path that cannot be made absolute stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn read(
+    toml: impl Provider,
+    file: &Path,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Config, ConfigError> {
+    let (variables, problems) = environment::variables(environment);
+    // One provider for each variable, so that figment remembers which value came from which.
+    let figment = variables.into_iter().fold(Figment::from(toml), Figment::merge);
+    let mut profiles = figment.data().map_err(|error| not_toml(file, error))?;
+    let values: Dict = profiles.remove(&Profile::Default).unwrap_or_default();
+
+    let journal = raw::Journal::new(&figment, file, problems);
+    let directory = absolute(file).parent().map(Path::to_owned).unwrap_or_default();
+    let config = check::check(raw::Section::top(&journal, values), &directory);
+    match (config, journal.into_problems()) {
+        (Some(config), problems) if problems.is_empty() => Ok(config),
+        (_, problems) => Err(ConfigError::Invalid { file: file.to_owned(), problems }),
+    }
+}
+
+/// figment hands on the TOML reader's words as text: a place, four lines that show the source, and what is wrong.
+///
+/// The source is not repeated, as nobody knows yet whether it holds a secret.
+fn not_toml(file: &Path, error: figment::Error) -> ConfigError {
+    let Kind::Message(text) = error.kind else {
+        return ConfigError::Unreadable { file: file.to_owned(), reason: error.to_string() };
+    };
+    let mut lines = text.lines();
+    let Some((line, column)) = lines.next().and_then(place) else {
+        return ConfigError::Unreadable { file: file.to_owned(), reason: text.trim().to_owned() };
+    };
+    let sentence = lines.skip(3).collect::<Vec<_>>().join("; ");
+    ConfigError::Syntax { file: file.to_owned(), line, column, sentence }
+}
+
+fn place(heading: &str) -> Option<(usize, usize)> {
+    let (line, column) = heading.strip_prefix("TOML parse error at line ")?.split_once(", column ")?;
+    Some((line.parse().ok()?, column.parse().ok()?))
+}

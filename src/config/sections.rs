@@ -1,4 +1,6 @@
 //! The checked sections: what the rest of the gateway is built from, one struct per table of the file.
+//!
+//! Nothing here needs checking again; whoever is built from a section relies on the bounds written beside its fields.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,20 +10,20 @@ use std::time::Duration;
 
 use super::values::{HostPort, ListenAddress};
 
-/// The whole configuration after checking; every path is absolute or relative to the working directory.
+/// The whole configuration after checking; every path is absolute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Threads that carry connections, each with a runtime of its own. Default: the number of cores.
+    /// Threads that carry connections, each with a runtime of its own. Default: the number of cores; 1 to 1024.
     pub workers: NonZeroUsize,
-    /// How long a drain waits for commands in flight before connections are cut. Default: 30 s.
+    /// How long a drain waits for commands in flight before connections are cut. Default: 30 s; 0 to 1 h.
     pub drain_timeout: Duration,
     /// The administration port.
     pub admin: AdminConfig,
     /// Where log lines go and how they look.
     pub log: LogConfig,
-    /// Upstreams by name; every listener names one of them.
+    /// Upstreams by name; at least one, and every listener names one of them.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
-    /// Listeners by name; at least one.
+    /// Listeners by name; at least one, no two with the same address.
     pub listeners: BTreeMap<String, ListenerConfig>,
 }
 
@@ -87,7 +89,7 @@ pub struct UpstreamTlsConfig {
     pub private_key_file: PathBuf,
     /// The authorities that a server certificate may come from, PEM. Required.
     pub ca_file: PathBuf,
-    /// SNI, and the name that is verified. Default: the host of the address.
+    /// SNI, and the name that is verified; a DNS name or an IP address. Default: the host of the address.
     pub server_name: Option<String>,
     /// Default: full.
     pub verify: Verify,
@@ -118,7 +120,7 @@ pub enum TlsVersion {
 pub struct ListenerConfig {
     /// The NAME of the table.
     pub name: String,
-    /// Where clients connect. Required. Port 0 takes a free one.
+    /// Where clients connect. Required. Port 0 takes a free one; a unix socket's path has at most 107 bytes.
     pub address: ListenAddress,
     /// Name of the upstream that this listener leads to. Required; must exist.
     pub upstream: String,
@@ -126,12 +128,13 @@ pub struct ListenerConfig {
     pub max_connections: usize,
     /// Needed for an address other than loopback. Default: false.
     pub allow_remote_plaintext: bool,
-    /// Mode of a unix socket's file, as `"0660"`. Default: 0700, as mongod's `filePermissions`.
+    /// Mode of a unix socket's file, written `"0660"`. Default: 0700, as mongod's `filePermissions`; at most 0777.
     pub socket_permissions: u32,
-    /// Close a connection on which nothing moved for so long. Default: off.
+    /// Close a connection on which nothing moved for so long. Default: off; 1 s to 30 days.
     pub idle_timeout: Option<Duration>,
-    /// Close a connection that is so old, when no command is in flight. Default: off.
+    /// Close a connection that is so old, when no command is in flight. Default: off; 1 s to 30 days.
     pub max_lifetime: Option<Duration>,
-    /// TCP keepalive: idle time before the first probe, towards clients and upstream. Default: 2 min; "off" is `None`.
+    /// TCP keepalive: idle time before the first probe, towards clients and upstream; "off" is `None`. Default: 2 min; 1 s
+    /// to 9 h.
     pub tcp_keepalive: Option<Duration>,
 }

@@ -1,0 +1,255 @@
+//! The configuration as a whole: what is accepted, what is refused and in which words, and that nothing panics.
+
+mod documents;
+mod hostile;
+
+use std::io::Write;
+
+use super::*;
+
+/// What every configuration must say; cases add lines to it or put others in the place of its own.
+const LEAST: &str = r#"
+[upstream.orders]
+address = "mongo:27017"
+tls.certificate_file = "client.pem"
+tls.ca_file = "/etc/ca.pem"
+[listener.orders]
+address = "127.0.0.1:27017"
+upstream = "orders"
+"#;
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    Config::parse(text, Path::new("/etc/mongate/config.toml"), environment)
+}
+
+fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    match parse(text, environment) {
+        Err(ConfigError::Invalid { problems, .. }) => problems.iter().map(Problem::to_string).collect(),
+        other => panic!("{other:?} is no list of problems; it comes from {text}"),
+    }
+}
+
+/// `LEAST` with `line` in the table `listener.orders` gives exactly one problem, which contains `expected`.
+fn check_listener(line: &str, expected: &str) {
+    let key = line.split_once(" = ").unwrap().0;
+    let (start, listener) = LEAST.split_once("[listener.orders]").unwrap();
+    let others = listener.lines().filter(|other| !other.starts_with(key)).collect::<Vec<_>>().join("\n");
+    check_one(&format!("{start}[listener.orders]{others}\n{line}"), expected);
+}
+
+/// `LEAST` with `old` replaced gives exactly one problem, which contains `expected`.
+fn check_replaced(old: &str, new: &str, expected: &str) {
+    assert!(LEAST.contains(old), "{old}");
+    check_one(&LEAST.replace(old, new), expected);
+}
+
+fn check_one(text: &str, expected: &str) {
+    let problems = problems(text, &[]);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(problems[0].contains(expected), "{:?} does not contain {expected:?}", problems[0]);
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let config = parse(LEAST, &[]).unwrap();
+    assert_eq!(config.workers, std::thread::available_parallelism().unwrap());
+    assert_eq!(config.admin.address, "127.0.0.1:9717".parse().unwrap());
+    let upstream = &config.upstreams["orders"];
+    assert_eq!((upstream.name.as_str(), upstream.address.to_string().as_str()), ("orders", "mongo:27017"));
+    assert_eq!(upstream.tls.private_key_file, upstream.tls.certificate_file);
+    let listener = &config.listeners["orders"];
+    assert_eq!((listener.max_connections, listener.socket_permissions), (10_000, 0o700));
+    assert_eq!((listener.idle_timeout, listener.max_lifetime), (None, None));
+}
+
+#[test]
+fn relative_paths_begin_where_the_file_is_also_those_of_the_environment() {
+    let key = ("MONGATE_UPSTREAM__ORDERS__TLS__PRIVATE_KEY_FILE", "keys/client.key");
+    let socket = ("MONGATE_LISTENER__ORDERS__ADDRESS", "unix:run/m.sock");
+    let config = parse(LEAST, &[key, socket]).unwrap();
+    let tls = &config.upstreams["orders"].tls;
+    assert_eq!(tls.certificate_file, Path::new("/etc/mongate/client.pem"));
+    assert_eq!(tls.private_key_file, Path::new("/etc/mongate/keys/client.key"));
+    assert_eq!(tls.ca_file, Path::new("/etc/ca.pem"));
+    assert_eq!(config.listeners["orders"].address, ListenAddress::Unix("/etc/mongate/run/m.sock".into()));
+}
+
+#[test]
+fn a_variable_is_taken_as_the_text_that_it_is() {
+    let environment = [
+        ("MONGATE_WORKERS", "7"),
+        ("MONGATE_UPSTREAM__ORDERS__TLS__MIN_VERSION", "1.3"),
+        ("MONGATE_UPSTREAM__ORDERS__TLS__CA_FILE", "1001"),
+        ("MONGATE_LISTENER__ORDERS__SOCKET_PERMISSIONS", "0660"),
+        ("MONGATE_LISTENER__ORDERS__ALLOW_REMOTE_PLAINTEXT", "true"),
+        ("MONGATE_LISTENER__ORDERS__TCP_KEEPALIVE", "off"),
+    ];
+    let config = parse(LEAST, &environment).unwrap();
+    let (tls, listener) = (&config.upstreams["orders"].tls, &config.listeners["orders"]);
+    assert_eq!(config.workers.get(), 7);
+    assert_eq!((tls.min_version, tls.ca_file.as_path()), (TlsVersion::V1_3, Path::new("/etc/mongate/1001")));
+    assert_eq!((listener.socket_permissions, listener.allow_remote_plaintext), (0o660, true));
+    assert_eq!(listener.tcp_keepalive, None);
+}
+
+#[test]
+fn tables_may_come_from_the_environment_alone() {
+    let environment = [
+        ("MONGATE_UPSTREAM__A__ADDRESS", "mongo:1"),
+        ("MONGATE_UPSTREAM__A__TLS__CERTIFICATE_FILE", "c"),
+        ("MONGATE_UPSTREAM__A__TLS__CA_FILE", "a"),
+        ("MONGATE_LISTENER__B__ADDRESS", "[::1]:0"),
+        ("MONGATE_LISTENER__B__UPSTREAM", "a"),
+    ];
+    assert_eq!(parse("", &environment).unwrap().listeners["b"].upstream, "a");
+}
+
+#[test]
+fn a_problem_names_the_variable_that_it_came_from() {
+    let environment = [("MONGATE_WORKERS", "none"), ("MONGATE_LISTENER__ORDRES__ADDRESS", "127.0.0.1:1")];
+    let problems = problems(LEAST, &environment);
+    assert_eq!(
+        problems,
+        [
+            "listener.ordres.upstream (environment variable MONGATE_LISTENER__ORDRES__ADDRESS): is missing; name the \
+             upstream that this listener leads to, as in upstream = \"orders\" (the file has no such table: is the \
+             variable's name spelt right?)",
+            "workers = \"none\" (environment variable MONGATE_WORKERS): must be a whole number from 1 to 1024",
+        ]
+    );
+}
+
+#[test]
+fn what_a_listener_cannot_have_is_refused() {
+    check_listener("address = \"0.0.0.0:27017\"", "allow_remote_plaintext = true");
+    check_listener("address = \"localhost:27017\"", "write \"127.0.0.1:27017\"");
+    check_listener("address = \"127.0.0.1:9717\"", "is the same as admin.address");
+    check_listener("address = \"\"", "is empty");
+    check_listener("address = 27017", "must be text in quotes");
+    check_listener("address = \"unix:/run/a\\u0000b\"", "must name a file");
+    check_listener(&format!("address = \"unix:/{}\"", "x".repeat(107)), "108 bytes; the system takes at most 107");
+    check_listener("upstream = \"order\"", "did you mean \"orders\"?");
+    check_listener("upstream = \"stock\"", "there are \"orders\"");
+    check_listener("upstream = [\"orders\"]", "= [ an array ] (config.toml): must be text");
+    check_listener("max_connections = 0", "from 1 to 1000000");
+    check_listener("max_connections = -1", "from 1 to 1000000");
+    check_listener("max_connections = 9223372036854775807", "from 1 to 1000000");
+    check_listener("max_connections = 1.5", "= 1.5 (config.toml): must be a whole number");
+    check_listener("max_connections = \"10\"", "without quotes");
+    check_listener("allow_remote_plaintext = \"true\"", "without quotes");
+    check_listener("allow_remote_plaintext = 1", "must be true or false");
+    check_listener("socket_permissions = 0o660", "in quotes");
+    check_listener("socket_permissions = \"0888\"", "octal");
+    check_listener("socket_permissions = \"1777\"", "octal");
+    check_listener("socket_permissions = \"rw-rw----\"", "octal");
+    check_listener("idle_timeout = \"0s\"", "from 1s to 30days");
+    check_listener("idle_timeout = \"-5s\"", "from 1s to 30days");
+    check_listener("idle_timeout = 1979-05-27", "= a date (config.toml)");
+    check_listener("max_lifetime = false", "or \"off\"");
+    check_listener("tcp_keepalive = \"10h\"", "from 1s to 9h");
+    check_listener("foo = { }", "the keys of [listener.orders] are address, upstream,");
+    check_listener("adress = \"127.0.0.1:27017\"", "did you mean address?");
+    check_listener("verify = \"full\"", "it belongs in [upstream.NAME.tls]");
+}
+
+#[test]
+fn what_an_upstream_cannot_have_is_refused() {
+    check_replaced(
+        "mongo:27017",
+        "mongodb://user:secret@mongo",
+        "= \"mongodb://…\" (config.toml): is a connection string",
+    );
+    check_replaced("mongo:27017", "mongo", "has no port; write \"mongo:27017\"");
+    check_replaced("mongo:27017", "mongo:65536", "from 1 to 65535");
+    check_replaced("\"client.pem\"", "\"\"", "is empty");
+    check_replaced("\"client.pem\"", "\"a\\u0000b\"", "control characters");
+    check_replaced("\"client.pem\"", "\"-----BEGIN PRIVATE KEY-----\\nx\"", "= \"…\" (config.toml): holds PEM text");
+    check_replaced("tls.ca_file", "tls.verify = false\ntls.ca_file", "text in quotes: \"full\" or \"chain\"");
+    check_replaced("tls.ca_file", "tls.min_version = 1.2\ntls.ca_file", "text in quotes: \"1.2\" or \"1.3\"");
+    check_replaced("tls.ca_file", "tls.server_name = \"a b\"\ntls.ca_file", "must be a DNS name");
+    check_replaced("tls.ca_file", "connect_timeout = \"99ms\"\ntls.ca_file", "from 100ms to 5m");
+    check_replaced("tls.ca_file", "connect_timeout = 5\ntls.ca_file", "= 5 (config.toml): must be text in quotes");
+    check_replaced("tls.ca_file = \"/etc/ca.pem\"", "", "tls.ca_file (config.toml): is missing");
+    check_replaced("[upstream.orders]", "[upstream]\nport = 27017\n[upstream.orders]", "outside of a named table");
+    check_replaced("[upstream.orders]", "[log]\nlevel = \"warning\"\n[upstream.orders]", "did you mean \"warn\"?");
+    check_replaced("[upstream.orders]", "[log]\nworkers = 2\n[upstream.orders]", "at the top, above all tables");
+    check_replaced("[upstream.orders]", "admin = 9717\n[upstream.orders]", "begun by a line [admin]");
+    check_replaced("[upstream.orders]", "admin.address = \"unix:/x\"\n[upstream.orders]", "cannot be a unix socket");
+}
+
+#[test]
+fn a_table_of_the_wrong_kind_is_one_problem() {
+    let check = |text: &str, expected: &[&str]| {
+        let problems = problems(text, &[]);
+        let keys: Vec<&str> = problems.iter().map(|problem| problem.split(' ').next().unwrap()).collect();
+        assert_eq!(keys, expected, "{text}");
+    };
+    check("", &["listener", "upstream"]);
+    check("upstream = \"x\"\nlistener = 1", &["listener", "upstream"]);
+    check("[[upstream]]\n[[listener]]", &["listener", "upstream"]);
+    check("[upstream]\n[listener]", &["listener", "upstream"]);
+    check("[upstream.a]\naddress = \"a:1\"\ntls = true\n[listener]", &["listener", "upstream.a.tls"]);
+}
+
+#[test]
+fn a_name_that_no_variable_could_reach_is_refused() {
+    let check = |name: &str, allowed: bool| {
+        let text = LEAST.replace("[listener.orders]", &format!("[listener.{name:?}]"));
+        assert_eq!(parse(&text, &[]).is_ok(), allowed, "{name}");
+    };
+    check("orders-2_b", true);
+    check("7", true);
+    check(&"x".repeat(64), true);
+    check(&"x".repeat(65), false);
+    check("Orders", false);
+    check("", false);
+    check("a__b", false);
+    check("a_", false);
+    check("a.b", false);
+    check("ä", false);
+}
+
+#[test]
+fn two_listeners_cannot_have_one_address_unless_its_port_is_0() {
+    let second = |address: &str| format!("[listener.second]\naddress = \"{address}\"\nupstream = \"orders\"\n");
+    check_one(&(LEAST.to_owned() + &second("127.0.0.1:27017")), "is the same as listener.orders.address");
+    let text = LEAST.replace("127.0.0.1:27017", "127.0.0.1:0") + &second("127.0.0.1:0");
+    assert!(parse(&text, &[]).is_ok());
+}
+
+#[test]
+fn a_file_that_is_not_toml_has_a_place_and_repeats_nothing() {
+    let check = |text: &str, place: (usize, usize), expected: &str| {
+        let Err(ConfigError::Syntax { line, column, sentence, .. }) = parse(text, &[]) else { panic!("{text}") };
+        assert_eq!((line, column), place, "{text}");
+        assert!(sentence.contains(expected), "{sentence:?}");
+    };
+    check("workers = 4\ndrain_timeout = 5s", (2, 18), "expected newline");
+    check("[upstream.a]\naddress = \"a\"\naddress = \"b\"", (3, 1), "duplicate key `address` in table `upstream.a`");
+    check("[upstream.a]\n[upstream.a]", (2, 1), "duplicate key");
+    check("workers = 99999999999999999999", (1, 11), "number too large");
+    let error = parse("password = \"hunter2", &[]).unwrap_err().to_string();
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_file_is_read_from_where_it_was_named() {
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    file.write_all(LEAST.as_bytes()).unwrap();
+    let loaded = Config::load(Some(file.path())).unwrap();
+    assert_eq!(loaded.file, file.path());
+    let certificate = &loaded.config.upstreams["orders"].tls.certificate_file;
+    assert_eq!(*certificate, file.path().with_file_name("client.pem"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = Config::load(Some(directory.path())).unwrap_err();
+    assert!(matches!(&error, ConfigError::Unreadable { reason, .. } if reason.contains("directory")), "{error}");
+
+    let file = directory.path().join("mongate.toml");
+    let error = Config::load(Some(&file)).unwrap_err();
+    assert_eq!(error.to_string(), format!("no configuration file at {}; --config FILE names another", file.display()));
+}

@@ -1,0 +1,140 @@
+//! What config.toml and docs/configuration.md say is what the code does.
+
+use super::super::raw::SCHEMA;
+use super::*;
+
+const FILE: &str = include_str!("../../../config.toml");
+const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+/// The parts of config.toml that have no default.
+const NEEDED: &str = r#"
+[upstream.orders]
+address = "127.0.0.1:27018"
+[upstream.orders.tls]
+certificate_file = "certs/out/client.pem"
+ca_file = "certs/out/ca.pem"
+[listener.orders]
+address = "127.0.0.1:27017"
+upstream = "orders"
+"#;
+
+/// config.toml with the keys that it shows behind a `#` made keys.
+fn uncommented() -> String {
+    let is_key = |rest: &str| {
+        let key = rest.split(" = ").next().unwrap_or_default();
+        rest.contains(" = ") && SCHEMA.iter().any(|(_, keys)| keys.contains(&key))
+    };
+    let lines = FILE.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line));
+    lines.map(|line| line.to_owned() + "\n").collect()
+}
+
+fn blocks<'a>(page: &'a str, fence: &str) -> Vec<&'a str> {
+    let opened = page.split(fence).skip(1);
+    opened.map(|rest| rest.split_once("```").expect("every block is closed").0).collect()
+}
+
+/// The rows of `docs/configuration.md` below the heading of `table`, as cells.
+fn rows(table: &str) -> Vec<Vec<&'static str>> {
+    let heading = if table.is_empty() { "## The top of the file".to_owned() } else { format!("## `[{table}]`") };
+    let (_, section) = PAGE.split_once(&heading).unwrap_or_else(|| panic!("the page has no {heading}"));
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_file_shows_the_defaults() {
+    assert_eq!(parse(FILE, &[]).unwrap(), parse(NEEDED, &[]).unwrap());
+}
+
+#[test]
+fn the_file_shows_every_key_with_one_comment() {
+    let text = uncommented();
+    let config = parse(&text, &[]).unwrap();
+    assert_eq!(config.upstreams["orders"].tls.server_name.as_deref(), Some("mongo.example"));
+
+    let shown = Toml::string(&text).data().unwrap().remove(&Profile::Default).unwrap();
+    let shown = figment::value::Value::from(shown);
+    for (table, keys) in SCHEMA {
+        for key in *keys {
+            let path = error::joined(&table.replace("NAME", "orders"), key);
+            assert!(shown.find_ref(&path).is_some(), "config.toml does not show {path}");
+        }
+    }
+    for line in text.lines().filter(|line| line.contains(" = ")) {
+        assert!(line.starts_with('#') || line.contains("  # "), "no comment: {line}");
+    }
+}
+
+#[test]
+fn the_page_has_every_key_under_its_table_and_no_other() {
+    for (table, keys) in SCHEMA {
+        let is_table = |key: &str| SCHEMA.iter().any(|(other, _)| other.starts_with(&error::joined(table, key)));
+        let expected: Vec<String> = keys.iter().filter(|key| !is_table(key)).map(|key| format!("`{key}`")).collect();
+        let shown: Vec<&str> = rows(table).iter().map(|row| row[0]).collect();
+        assert_eq!(shown, expected, "[{table}]");
+    }
+}
+
+#[test]
+fn the_page_has_the_defaults() {
+    let mut lines = Vec::new();
+    for (table, _) in SCHEMA {
+        let named = table.replace("NAME", "orders");
+        if !named.is_empty() {
+            lines.push(format!("[{named}]"));
+        }
+        for row in rows(table) {
+            let [key, _, default, _] = row[..] else { panic!("not four cells: {row:?}") };
+            let key = key.trim_matches('`');
+            match default.strip_prefix('`').and_then(|default| default.strip_suffix('`')) {
+                Some("certificate_file") => assert_eq!(key, "private_key_file"),
+                Some(value) => lines.push(format!("{key} = {value}")),
+                None if default == "required" => lines.push(needed(&named, key).to_owned()),
+                None => assert!(["workers", "server_name"].contains(&key), "{key} has no value"),
+            }
+        }
+    }
+    let text = lines.join("\n");
+    assert_eq!(parse(&text, &[]).unwrap(), parse(NEEDED, &[]).unwrap(), "{text}");
+}
+
+fn needed(table: &str, key: &str) -> &'static str {
+    let (_, lines) = NEEDED.split_once(&format!("[{table}]\n")).unwrap_or_default();
+    let line = lines.lines().take_while(|line| !line.starts_with('[')).find(|line| line.starts_with(key));
+    line.unwrap_or_else(|| panic!("{table}.{key} is not required"))
+}
+
+#[test]
+fn the_page_shows_configurations_that_work() {
+    let blocks = blocks(PAGE, "```toml\n");
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        parse(block, &[]).unwrap_or_else(|error| panic!("{error}\n{block}"));
+    }
+}
+
+#[test]
+fn the_page_shows_variables_that_work() {
+    let (_, section) = PAGE.split_once("## The environment").unwrap();
+    let variables: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("| `MONGATE_")?.split_once("` |")).collect();
+    assert!(!variables.is_empty());
+    for (variable, key) in variables {
+        let (name, value) = variable.split_once('=').unwrap();
+        let config = parse(NEEDED, &[(&format!("MONGATE_{name}"), value)]);
+        assert!(config.is_ok(), "{variable}: {config:?}");
+        assert_eq!(key.trim_matches([' ', '|', '`']), name.to_lowercase().replace("__", "."));
+    }
+}
+
+#[test]
+fn the_page_shows_errors_as_they_are() {
+    let file = Path::new("config.toml");
+    let wrong = blocks(PAGE, "```toml wrong\n")[0];
+    let environment = [("MONGATE_LOG_LEVEL".into(), "debug".into())];
+    let shown = blocks(PAGE, "```text\n");
+    assert_eq!(Config::parse(wrong, file, environment).unwrap_err().to_string(), shown[0].trim_end());
+    let syntax = Config::parse("\n\n\naddress = mongo", file, []).unwrap_err();
+    assert_eq!(syntax.to_string(), shown[1].trim_end());
+}
