@@ -119,9 +119,10 @@ fn order(name: &[u8]) -> (usize, &[u8]) {
 
 /// The rows with their ids.
 static TABLE: [Command; ROWS.len()] = {
-    let mut table = ROWS;
+    let mut table = [row("", &[], Legacy, Nowhere); ROWS.len()];
     let mut at = 0;
     while at < table.len() {
+        table[at] = ROWS[at];
         table[at].id = id_of(at);
         at += 1;
     }
@@ -194,7 +195,7 @@ const fn row(name: &'static str, aliases: &'static [&'static str], class: Class,
 
 /// The table as people read it, by class; ids are places in it.
 #[rustfmt::skip]
-const ROWS: [Command; 262] = [
+const ROWS: &[Command] = &[
     row("atlasVersion", &[], Handshake, Nowhere),
     row("availableQueryOptions", &["availablequeryoptions"], Handshake, Nowhere),
     row("buildInfo", &["buildinfo"], Handshake, Nowhere),
@@ -495,7 +496,7 @@ mod tests {
     #[test]
     fn names_are_compared_byte_for_byte() {
         let cases: [&[u8]; 9] =
-            [b"", b"Find", b"FIND", b"find ", b"find\0", b"fin", b"ISMASTER", b"fi\xffd", &[b'a'; 100_000]];
+            [b"", b"Find", b"FIND", b"find ", b"find\0", b"fin", b"ISMASTER", b"fi\xffd", &[b'a'; 10_000]];
         for name in cases {
             assert_eq!(find(name), None, "{:?}", &name[..name.len().min(20)]);
         }
