@@ -3,5 +3,6 @@
 
 pub mod command;
 pub mod config;
+pub mod lifecycle;
 pub mod telemetry;
 pub mod wire;
