@@ -33,8 +33,8 @@ impl Tasks {
         let watched = async move {
             if let Err(panic) = caught(future).await {
                 panics.fetch_add(1, Ordering::Relaxed);
-                let message = panic_message(panic.as_ref());
-                tracing::error!(task = name, message, "a task panicked; the others go on, please report this");
+                let panic = panic_message(panic.as_ref());
+                tracing::error!(task = name, panic, "a task panicked; the others go on, please report this");
             }
         };
         #[expect(clippy::disallowed_methods, reason = "this is the tracked spawn that the others are to use")]

@@ -3,4 +3,6 @@
 //! Counts and writes what it is told. Never looks at traffic, never decides, and no name from the wire becomes a label.
 
 mod code_names;
+pub mod logs;
 pub mod metrics;
+pub mod repeats;
