@@ -1,6 +1,9 @@
 //! Whether the process should be sent traffic: named conditions, all of which must hold.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use super::drain::{DrainWatch, Stage};
 
@@ -17,8 +20,8 @@ pub struct Condition {
     index: usize,
 }
 
-/// What holds and what does not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What holds and what does not; for people as text, for machines as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadinessReport {
     /// Whether every condition holds.
     pub ready: bool,
@@ -27,7 +30,7 @@ pub struct ReadinessReport {
 }
 
 /// One condition of a report.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConditionReport {
     /// Such as `upstream orders`.
     pub name: String,
@@ -82,6 +85,20 @@ impl Condition {
     }
 }
 
+impl fmt::Display for ReadinessReport {
+    /// One line for the verdict and one for each condition; no control character of a detail gets through.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.ready { "ready" } else { "not ready" })?;
+        for condition in &self.conditions {
+            let mark = if condition.ok { "ok    " } else { "FAILED" };
+            let separator = if condition.detail.is_empty() { "" } else { ": " };
+            let line = format!("{mark} {}{separator}{}", condition.name, condition.detail);
+            write!(f, "\n{}", line.replace(char::is_control, " "))?;
+        }
+        Ok(())
+    }
+}
+
 /// A list that is only ever replaced field by field is whole even after a panic.
 fn locked(conditions: &Mutex<Vec<ConditionReport>>) -> MutexGuard<'_, Vec<ConditionReport>> {
     conditions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,6 +148,19 @@ mod tests {
             &readiness,
             false,
             &[("serving", false, "draining: commands in flight finish, new connections are not taken")],
+        );
+    }
+
+    #[test]
+    fn a_report_reads_as_one_line_per_condition() {
+        let readiness = Readiness::new(Drain::new().watch());
+        readiness.add("upstream orders").fail("certificate of CN=\nok     forged\u{1b}[2J is not trusted");
+        readiness.add("upstream stock").hold("");
+        assert_eq!(
+            readiness.report().to_string(),
+            "not ready\nok     serving\n\
+             FAILED upstream orders: certificate of CN= ok     forged [2J is not trusted\n\
+             ok     upstream stock"
         );
     }
 }

@@ -138,6 +138,14 @@ impl Metrics {
         Ok(installed)
     }
 
+    /// The metrics of a recorder that nobody has installed, for tests of whoever shows them.
+    #[cfg(test)]
+    pub(crate) fn of_no_recorder() -> Self {
+        let recorder = prometheus().unwrap().build_recorder();
+        metrics::with_local_recorder(&recorder, describe);
+        Self { handle: recorder.handle() }
+    }
+
     /// All series in Prometheus's text form, version 0.0.4.
     pub fn render(&self) -> String {
         self.handle.render()
