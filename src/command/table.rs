@@ -78,10 +78,21 @@ pub enum CollectionAt {
 }
 
 /// The command of this name or alias, compared byte for byte.
+///
+/// Asked for every message: hashes the name and compares it with one other as a rule, a handful at most. A name
+/// that is longer than all of ours is not looked at.
 pub fn find(name: &[u8]) -> Option<&'static Command> {
-    let found = INDEX.binary_search_by(|entry| order(entry.0.as_bytes()).cmp(&order(name))).ok()?;
-    let CommandId(row) = INDEX.get(found)?.1;
-    TABLE.get(usize::from(row))
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    let mut slot = slot_of(name);
+    while let Some((known, CommandId(row))) = SLOTS[slot] {
+        if known.as_bytes() == name {
+            return TABLE.get(usize::from(row));
+        }
+        slot = after(slot);
+    }
+    None
 }
 
 /// All commands of the table, in its order.
@@ -112,76 +123,72 @@ impl fmt::Debug for CommandId {
     }
 }
 
-/// Names are ordered by length first: most comparisons of a search then end at one number.
-fn order(name: &[u8]) -> (usize, &[u8]) {
-    (name.len(), name)
-}
-
 /// The rows with their ids.
 static TABLE: [Command; ROWS.len()] = {
-    let mut table = ROWS;
+    let mut table = [row("", &[], Legacy, Nowhere); ROWS.len()];
     let mut at = 0;
     while at < table.len() {
+        table[at] = ROWS[at];
         table[at].id = id_of(at);
         at += 1;
     }
     table
 };
 
-/// Every name and alias with the row it means, in [`order`]; sorted while the compiler runs.
-static INDEX: [(&str, CommandId); NAMES] = sorted_index();
-
-/// Names and aliases together.
-const NAMES: usize = {
-    let mut names = 0;
-    let mut at = 0;
-    while at < ROWS.len() {
-        names += 1 + ROWS[at].aliases.len();
-        at += 1;
-    }
-    names
-};
-
-const fn sorted_index() -> [(&'static str, CommandId); NAMES] {
-    let mut index = [("", OTHER); NAMES];
-    let mut filled = 0;
+/// A hash table of every name and alias, filled while the compiler runs; a taken slot gives way to the next one.
+static SLOTS: [Option<(&str, CommandId)>; SLOT_COUNT] = {
+    let mut slots = [None; SLOT_COUNT];
     let mut row = 0;
     while row < ROWS.len() {
-        insert(&mut index, &mut filled, (ROWS[row].name, id_of(row)));
+        put(&mut slots, ROWS[row].name, id_of(row));
         let mut alias = 0;
         while alias < ROWS[row].aliases.len() {
-            insert(&mut index, &mut filled, (ROWS[row].aliases[alias], id_of(row)));
+            put(&mut slots, ROWS[row].aliases[alias], id_of(row));
             alias += 1;
         }
         row += 1;
     }
-    index
+    slots
+};
+
+/// A power of two, and nearly four times the names, so that few of them share a slot.
+const SLOT_COUNT: usize = 1024;
+
+const fn put(slots: &mut [Option<(&'static str, CommandId)>; SLOT_COUNT], name: &'static str, id: CommandId) {
+    let mut slot = slot_of(name.as_bytes());
+    while slots[slot].is_some() {
+        slot = after(slot);
+    }
+    slots[slot] = Some((name, id));
 }
 
-const fn insert(index: &mut [(&'static str, CommandId); NAMES], filled: &mut usize, entry: (&'static str, CommandId)) {
-    let mut at = *filled;
-    while at > 0 && is_before(entry.0.as_bytes(), index[at - 1].0.as_bytes()) {
-        index[at] = index[at - 1];
-        at -= 1;
-    }
-    index[at] = entry;
-    *filled += 1;
-}
-
-/// [`order`] as a question that can be asked while compiling.
-const fn is_before(left: &[u8], right: &[u8]) -> bool {
-    if left.len() != right.len() {
-        return left.len() < right.len();
-    }
+/// FNV-1a: a few bytes are hashed faster than a stronger function gets ready, and nobody but us fills the table.
+const fn slot_of(name: &[u8]) -> usize {
+    let mut hash: u32 = 0x811c_9dc5;
     let mut at = 0;
-    while at < left.len() {
-        if left[at] != right[at] {
-            return left[at] < right[at];
-        }
+    while at < name.len() {
+        hash = (hash ^ name[at] as u32).wrapping_mul(0x0100_0193);
         at += 1;
     }
-    false
+    // The high bits are the better mixed ones.
+    (hash ^ (hash >> 16)) as usize & (SLOT_COUNT - 1)
 }
+
+const fn after(slot: usize) -> usize {
+    (slot + 1) & (SLOT_COUNT - 1)
+}
+
+const NAME_BYTES_MAX: usize = {
+    let mut longest = 0;
+    let mut row = 0;
+    while row < ROWS.len() {
+        if ROWS[row].name.len() > longest {
+            longest = ROWS[row].name.len();
+        }
+        row += 1;
+    }
+    longest
+};
 
 #[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
 const fn id_of(row: usize) -> CommandId {
@@ -194,7 +201,7 @@ const fn row(name: &'static str, aliases: &'static [&'static str], class: Class,
 
 /// The table as people read it, by class; ids are places in it.
 #[rustfmt::skip]
-const ROWS: [Command; 262] = [
+const ROWS: &[Command] = &[
     row("atlasVersion", &[], Handshake, Nowhere),
     row("availableQueryOptions", &["availablequeryoptions"], Handshake, Nowhere),
     row("buildInfo", &["buildinfo"], Handshake, Nowhere),
@@ -475,10 +482,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn index_is_sorted_without_a_name_twice() {
-        for pair in INDEX.windows(2) {
-            assert!(order(pair[0].0.as_bytes()) < order(pair[1].0.as_bytes()), "{} and {}", pair[0].0, pair[1].0);
+    fn no_name_stands_twice_and_none_is_longer_than_it_may_be() {
+        let names =
+            || all().iter().flat_map(|command| [command.name].into_iter().chain(command.aliases.iter().copied()));
+        assert_eq!(names().collect::<std::collections::BTreeSet<_>>().len(), names().count());
+        assert!(names().all(|name| name.len() <= NAME_BYTES_MAX));
+    }
+
+    #[test]
+    fn no_name_known_or_not_is_compared_with_many() {
+        let mut longest_run = 0;
+        for start in 0..SLOT_COUNT {
+            let run = (0..SLOT_COUNT).take_while(|step| SLOTS[(start + step) % SLOT_COUNT].is_some()).count();
+            longest_run = longest_run.max(run);
         }
+        assert!(longest_run <= 6, "{longest_run}");
     }
 
     #[test]
@@ -495,7 +513,7 @@ mod tests {
     #[test]
     fn names_are_compared_byte_for_byte() {
         let cases: [&[u8]; 9] =
-            [b"", b"Find", b"FIND", b"find ", b"find\0", b"fin", b"ISMASTER", b"fi\xffd", &[b'a'; 100_000]];
+            [b"", b"Find", b"FIND", b"find ", b"find\0", b"fin", b"ISMASTER", b"fi\xffd", &[b'a'; 10_000]];
         for name in cases {
             assert_eq!(find(name), None, "{:?}", &name[..name.len().min(20)]);
         }

@@ -1,0 +1,85 @@
+//! What stands under each path. Reads its sources, changes nothing, does not look at request bodies.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::lifecycle::readiness::Readiness;
+use crate::telemetry::metrics::Metrics;
+
+/// A snapshot of the gateway for `/status`; called once per request, and must not block.
+pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What the paths show.
+pub struct Sources {
+    /// `/metrics`.
+    pub metrics: Metrics,
+    /// `/readyz`.
+    pub readiness: Readiness,
+    /// `/status`.
+    pub status: StatusSource,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const INDEX: &str = "mongate administration\n\
+    \n\
+    /livez    the process runs\n\
+    /readyz   whether to send traffic here, and what is wrong\n\
+    /metrics  for Prometheus\n\
+    /status   listeners, upstreams, certificates, connections, as JSON\n";
+
+/// The whole answer to a request's head.
+pub(super) fn respond<B>(sources: &Sources, request: &Request<B>) -> Response<Full<Bytes>> {
+    let page: fn(&Sources, &Request<B>) -> Response<Full<Bytes>> = match request.uri().path() {
+        "/" => |_, _| answer(StatusCode::OK, TEXT, INDEX),
+        "/livez" => |_, _| answer(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => readyz,
+        "/metrics" => |sources, _| answer(StatusCode::OK, PROMETHEUS, sources.metrics.render()),
+        "/status" => |sources, _| answer(StatusCode::OK, JSON, json(&(sources.status)())),
+        _ => return answer(StatusCode::NOT_FOUND, TEXT, "no such path; / lists them\n"),
+    };
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return only_reading();
+    }
+    // hyper leaves the body away for HEAD, and keeps its length.
+    page(sources, request)
+}
+
+fn readyz<B>(sources: &Sources, request: &Request<B>) -> Response<Full<Bytes>> {
+    let report = sources.readiness.report();
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if accepts_json(request) {
+        answer(status, JSON, json(&report))
+    } else {
+        answer(status, TEXT, format!("{report}\n"))
+    }
+}
+
+fn accepts_json<B>(request: &Request<B>) -> bool {
+    request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(JSON))
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // Strings and numbers under string keys: nothing that could fail.
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+fn only_reading() -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "nothing here changes anything; use GET\n");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

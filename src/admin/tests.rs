@@ -1,0 +1,301 @@
+//! Real sockets on port 0, with well-behaved clients and others.
+
+use std::net::Ipv4Addr;
+
+use hyper::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::lifecycle::drain::Drain;
+use crate::lifecycle::readiness::Readiness;
+use crate::telemetry::metrics::Metrics;
+
+/// Longer than anything here takes, shorter than a person's patience.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// More than fits into the socket buffers of both ends.
+const STATUS_BYTES: usize = 16 * 1024 * 1024;
+
+struct Running {
+    address: SocketAddr,
+    drain: Drain,
+    readiness: Readiness,
+    serving: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(limits: Limits) -> Self {
+        let drain = Drain::new();
+        let readiness = Readiness::new(drain.watch());
+        let sources = Sources {
+            metrics: Metrics::of_no_recorder(),
+            readiness: readiness.clone(),
+            status: Arc::new(|| serde_json::json!({"connections": 3, "padding": "x".repeat(STATUS_BYTES)})),
+        };
+        let mut server = bind(&AdminConfig { address: (Ipv4Addr::LOCALHOST, 0).into() }, sources).unwrap();
+        server.limits = limits;
+        let address = server.address();
+        #[expect(clippy::disallowed_methods, reason = "the test looks at the end of this very task")]
+        let serving = tokio::spawn(server.serve(drain.watch()));
+        Self { address, drain, readiness, serving }
+    }
+
+    /// Sends `request`, and reads until the server closes.
+    async fn exchange(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // A server that has heard enough may close before it has read all.
+        let _ = stream.write_all(request).await;
+        read_to_end(&mut stream).await
+    }
+
+    async fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String, String) {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        let answer = self.exchange(request.as_bytes()).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    async fn is_alive(&self) {
+        assert_eq!(self.request("GET", "/livez", "").await.2, "ok\n");
+    }
+
+    async fn stop(self) {
+        self.drain.stop();
+        tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset after the answer is as good an end as any.
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn every_path_answers_with_its_type() {
+    let running = Running::start(LIMITS);
+    let cases = [
+        ("GET", "/", 200, "text/plain", "/readyz"),
+        ("GET", "/livez", 200, "text/plain", "ok\n"),
+        ("GET", "/livez?verbose", 200, "text/plain", "ok\n"),
+        ("GET", "/readyz", 200, "text/plain", "ready\nok     serving\n"),
+        ("GET", "/metrics", 200, "text/plain; version=0.0.4", "mongate_build_info"),
+        ("GET", "/status", 200, "application/json", "\"connections\": 3"),
+        ("GET", "/livez/", 404, "text/plain", "no such path"),
+        ("POST", "/quit", 404, "text/plain", "no such path"),
+        ("POST", "/status", 405, "text/plain", "use GET"),
+        ("DELETE", "/", 405, "text/plain", "use GET"),
+    ];
+    for (method, path, status, content_type, part) in cases {
+        let (found, head, body) = running.request(method, path, "").await;
+        assert_eq!(found, status, "{method} {path}");
+        assert!(head.contains(&format!("content-type: {content_type}")), "{method} {path}: {head}");
+        assert!(body.contains(part), "{method} {path}: {body}");
+        assert_eq!(head.contains("allow: get, head"), status == 405, "{method} {path}: {head}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn head_tells_the_length_and_sends_no_body() {
+    let running = Running::start(LIMITS);
+    let (status, head, body) = running.request("HEAD", "/livez", "").await;
+    assert_eq!((status, body.as_str()), (200, ""));
+    assert!(head.contains("content-length: 3"), "{head}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn readyz_says_what_is_wrong_as_text_and_as_json() {
+    let running = Running::start(LIMITS);
+    running.readiness.add("upstream orders").fail("mongod refused our client certificate");
+
+    let (status, _, body) = running.request("GET", "/readyz", "").await;
+    assert_eq!(status, 503);
+    assert_eq!(body, "not ready\nok     serving\nFAILED upstream orders: mongod refused our client certificate\n");
+
+    let (status, head, body) = running.request("GET", "/readyz", "Accept: application/json\r\n").await;
+    assert_eq!(status, 503);
+    assert!(head.contains("content-type: application/json"));
+    let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(report["ready"], false);
+    assert_eq!(report["conditions"][1]["name"], "upstream orders");
+    assert_eq!(report["conditions"][1]["detail"], "mongod refused our client certificate");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_told_and_only_a_stop_ends_the_port() {
+    let running = Running::start(LIMITS);
+    running.drain.begin();
+    assert_eq!(running.request("GET", "/readyz", "").await.0, 503);
+    running.is_alive().await;
+
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    let address = running.address;
+    running.stop().await;
+    assert_eq!(read_to_end(&mut idle).await, "");
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn one_connection_carries_several_requests() {
+    let running = Running::start(LIMITS);
+    let two = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(running.exchange(two).await.matches("200 OK").count(), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_sends_a_head_too_slowly_is_cut_off() {
+    let running = Running::start(Limits { head_timeout: Duration::from_millis(300), ..LIMITS });
+    for head in ["", "G", "GET /livez HTTP/1.1\r\nHost: x\r\n"] {
+        let answer = running.exchange(head.as_bytes()).await;
+        assert!(!answer.contains("200"), "{head:?}: {answer}");
+    }
+    // The same between two requests.
+    let answer = running.exchange(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.contains("200 OK"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_does_not_live_for_ever() {
+    let limits = Limits { age_max: Duration::from_millis(300), ..LIMITS };
+    let running = Running::start(limits);
+    assert_eq!(running.exchange(b"").await, "");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_the_answer_is_cut_off() {
+    let short = Duration::from_millis(300);
+    let running = Running::start(Limits { connections_max: 1, age_max: short, grace: short, ..LIMITS });
+    let mut deaf = TcpStream::connect(running.address).await.unwrap();
+    deaf.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    // There is room for one: this waits until the other is gone.
+    running.is_alive().await;
+    assert!(read_to_end(&mut deaf).await.len() < STATUS_BYTES);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_huge_heads_and_bodies_harm_nobody() {
+    let running = Running::start(LIMITS);
+    let huge_header = [b"GET /livez HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; 1024 * 1024]].concat();
+    let many_headers = [b"GET /livez HTTP/1.1\r\n".to_vec(), b"A: b\r\n".repeat(1000)].concat();
+    let huge_path = [b"GET /".to_vec(), vec![b'a'; 200_000]].concat();
+    // A MongoDB message, a TLS hello, and noise.
+    let mongo = [&[58u8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xdd, 7, 0, 0][..], &[0; 42]].concat();
+    let tls = [&[0x16, 3, 1, 2, 0, 1][..], &[7; 512]].concat();
+    let noise: Vec<u8> = (0..20_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    for hostile in [huge_header, many_headers, huge_path, mongo, tls, noise] {
+        let answer = running.exchange(&hostile).await;
+        assert!(!answer.contains("200 OK"), "{answer}");
+        running.is_alive().await;
+    }
+
+    let promised = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000000\r\n\r\nonly this";
+    assert!(running.exchange(promised).await.contains("ok\n"));
+    let upload = [b"POST /status HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n".to_vec(), vec![0; 3_000_000]];
+    running.exchange(&upload.concat()).await;
+    running.is_alive().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_hundred_clients_at_once_are_all_answered() {
+    let running = Running::start(LIMITS);
+    let mut streams = Vec::new();
+    for _ in 0..100 {
+        streams.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    for stream in &mut streams {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    }
+    for stream in &mut streams {
+        assert!(read_to_end(stream).await.ends_with("ok\n"));
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn idle_clients_hold_the_others_up_only_until_their_time_is_over() {
+    let running = Running::start(Limits { connections_max: 2, head_timeout: Duration::from_millis(300), ..LIMITS });
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        idle.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    running.is_alive().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named_with_a_remedy() {
+    let running = Running::start(LIMITS);
+    let sources = Sources {
+        metrics: Metrics::of_no_recorder(),
+        readiness: running.readiness.clone(),
+        status: Arc::new(|| serde_json::Value::Null),
+    };
+    let error = bind(&AdminConfig { address: running.address }, sources).err().unwrap();
+    assert!(matches!(error, BindError::InUse { .. }));
+    let sentence = error.to_string();
+    assert!(sentence.contains(&running.address.to_string()) && sentence.contains("admin.address"), "{sentence}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn healthcheck_brings_the_report_of_a_gateway_ready_or_not() {
+    let running = Running::start(LIMITS);
+    let report = healthcheck(running.address, PATIENCE).await.unwrap();
+    assert_eq!(report, running.readiness.report());
+    assert!(report.ready);
+
+    running.readiness.add("upstream orders").fail("connection refused");
+    let report = healthcheck(running.address, PATIENCE).await.unwrap();
+    assert_eq!(report, running.readiness.report());
+    assert!(!report.ready);
+
+    let address = running.address;
+    running.stop().await;
+    let error = healthcheck(address, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, HealthError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn healthcheck_does_not_trust_what_answers() {
+    /// Answers one client with `answer`, and closes if `answer` is not empty.
+    async fn other_server(answer: Vec<u8>) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Tasks::new().spawn("other server", async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if answer.is_empty() {
+                // Reads until the client gives up, and never answers.
+                read_to_end(&mut stream).await;
+            }
+            let _ = stream.write_all(&answer).await;
+        });
+        address
+    }
+    let short = Duration::from_millis(100);
+
+    let silent = other_server(Vec::new()).await;
+    let error = healthcheck(silent, short).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{silent} did not answer within 100ms"));
+
+    let other_page = other_server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec()).await;
+    let error = healthcheck(other_page, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, HealthError::NotMongate { status: StatusCode::OK, .. }), "{error}");
+
+    let endless = [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'['; 2 * 1024 * 1024]].concat();
+    let noise = b"\x16\x03\x01 no HTTP at all\r\n\r\n".to_vec();
+    for answer in [endless, noise] {
+        let error = healthcheck(other_server(answer).await, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, HealthError::NotHttp { .. }), "{error}");
+    }
+}
