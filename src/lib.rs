@@ -2,4 +2,5 @@
 //! to mongod, measuring every command on the way.
 
 pub mod config;
+pub mod identity;
 pub mod wire;
