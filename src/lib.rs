@@ -3,4 +3,5 @@
 
 pub mod config;
 pub mod identity;
+pub mod tls;
 pub mod wire;
