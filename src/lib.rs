@@ -4,4 +4,5 @@
 pub mod config;
 pub mod identity;
 pub mod tls;
+pub mod upstream;
 pub mod wire;
