@@ -58,7 +58,7 @@ pub struct MaterialError {
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// Not there, not permitted, and what else a file system says.
-    #[error("the file cannot be read: {}", .0.kind())]
+    #[error("{}", unreadable(.0))]
     Unreadable(#[source] io::Error),
     /// A directory, a pipe, a device.
     #[error("this is not a file")]
@@ -352,10 +352,232 @@ fn labels(blocks: &[Block<'_>]) -> Vec<String> {
     blocks.iter().take(5).map(|block| crate::identity::printable(&block.label)).collect()
 }
 
+fn unreadable(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::NotFound => "the file does not exist".to_owned(),
+        kind => format!("the file cannot be read: {kind}"),
+    }
+}
+
 fn held(labels: &[String]) -> String {
     if labels.is_empty() { "it has no PEM block".to_owned() } else { format!("it has: {}", labels.join(", ")) }
 }
 
 fn elsewhere(position: Option<usize>) -> String {
     position.map(|position| format!(", but to certificate {position} of that file")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+
+    use super::super::test_pki::{Authority, Folder, Pair, der_children, der_parts, pem};
+    use super::*;
+
+    /// Reads `certificate` and `key` from two files; without a key, everything from one.
+    fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
+        let folder = Folder::new();
+        let authority = Authority::new("Acme CA");
+        let mut upstream = folder.upstream(1, &authority.issue("unused", &[]), &authority.pem);
+        upstream.tls.certificate_file = folder.write("c.pem", certificate);
+        upstream.tls.private_key_file = match key {
+            Some(key) => folder.write("k.pem", key),
+            None => upstream.tls.certificate_file.clone(),
+        };
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let folder = format!("{}/", folder.path().display());
+        Credentials::read("orders", &upstream.tls, &provider).map_err(|error| {
+            assert!(!error.remedy().is_empty());
+            error.to_string().replace(&folder, "")
+        })
+    }
+
+    fn read_authorities(ca: impl AsRef<[u8]>) -> Result<Authorities, String> {
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &Authority::new("Acme CA").issue("unused", &[]), "");
+        upstream.tls.ca_file = folder.write("ca.pem", ca);
+        let folder = format!("{}/", folder.path().display());
+        Authorities::read("orders", &upstream.tls).map_err(|error| error.to_string().replace(&folder, ""))
+    }
+
+    fn client() -> Pair {
+        Authority::new("Acme CA").issue("svc-a", &[])
+    }
+
+    fn self_signed(key: &KeyPair) -> String {
+        rcgen::CertificateParams::default().self_signed(key).unwrap().pem()
+    }
+
+    /// What stands in a PKCS#8 envelope.
+    fn inner_key(pkcs8: &[u8]) -> &[u8] {
+        der_parts(der_children(der_parts(pkcs8).0)[2]).0
+    }
+
+    #[test]
+    fn certificate_and_key_are_found_in_any_order_and_with_anything_around() {
+        let Pair { certificate_pem, key_pem, .. } = client();
+        let authority = Authority::new("Acme CA").pem;
+        let encrypted = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x,y\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        for (certificate, key) in [
+            (format!("{certificate_pem}{key_pem}"), None),
+            (format!("{key_pem}{certificate_pem}"), None),
+            (format!("{certificate_pem}{authority}{key_pem}"), None),
+            (format!("{certificate_pem}{key_pem}").replace('\n', "\r\n"), None),
+            (format!("Bag Attributes\n  name: ü\n{parameters}{key_pem}subject=x\n{certificate_pem}"), None),
+            (certificate_pem.clone(), Some(key_pem.as_str())),
+            (format!("{certificate_pem}{encrypted}"), Some(key_pem.as_str())),
+            (format!("{certificate_pem}{authority}"), Some(key_pem.as_str())),
+        ] {
+            let credentials = read(&certificate, key).unwrap();
+            assert_eq!(credentials.certificate.subject.as_str(), "CN=svc-a,O=Acme");
+            assert_eq!(credentials.chain.len(), certificate.matches("BEGIN CERTIFICATE").count() - 1);
+            assert_eq!(credentials.certified_key.cert.len(), credentials.chain.len() + 1);
+        }
+        assert!(read(format!("{certificate_pem}\u{fffd}{key_pem}").replace('\u{fffd}', "\r"), None).is_ok());
+    }
+
+    #[test]
+    fn keys_are_read_in_all_three_forms() {
+        let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let p256 = KeyPair::generate().unwrap();
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        for (pair, key) in [
+            (&rsa, rsa.serialize_pem()),
+            (&rsa, pem("RSA PRIVATE KEY", inner_key(rsa.serialized_der()))),
+            (&p256, p256.serialize_pem()),
+            (&p256, pem("EC PRIVATE KEY", inner_key(p256.serialized_der()))),
+            (&p384, pem("EC PRIVATE KEY", inner_key(p384.serialized_der()))),
+            (&ed25519, ed25519.serialize_pem()),
+        ] {
+            read(self_signed(pair), Some(&key)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_version_1_certificate_is_compared_with_its_key() {
+        let authority = Authority::new("Acme CA");
+        let client = authority.issue_version_1("old");
+        let credentials = read(client.combined(), None).unwrap();
+        assert_eq!(credentials.certificate.version, 1);
+        let wrong = read(&client.certificate_pem, Some(&authority.issue("other", &[]).key_pem)).unwrap_err();
+        assert_eq!(
+            wrong,
+            "upstream.orders.tls.private_key_file: k.pem: the private key does not belong to the certificate in c.pem"
+        );
+    }
+
+    #[test]
+    fn every_bad_file_has_its_own_sentence() {
+        let Pair { certificate_pem, key_pem, key_der, der } = client();
+        let authority = Authority::new("Acme CA").pem;
+        let encrypted = pem("ENCRYPTED PRIVATE KEY", &key_der);
+        let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let torn = &certificate_pem[..certificate_pem.len() / 2];
+        let request = pem("CERTIFICATE REQUEST", &der);
+        let one = "upstream.orders.tls.certificate_file: c.pem: ";
+        let two = "upstream.orders.tls.private_key_file: k.pem: ";
+        for (certificate, key, start, expected) in [
+            (String::new(), None, one, "the file holds no certificate (it has no PEM block)"),
+            ("hello".to_owned(), None, one, "the file holds no certificate (it has no PEM block)"),
+            (key_pem.clone(), None, one, "the file holds no certificate (it has: PRIVATE KEY)"),
+            (request, None, one, "the file holds no certificate (it has: CERTIFICATE REQUEST)"),
+            (certificate_pem.clone(), None, one, "the file holds no private key (it has: CERTIFICATE)"),
+            (torn.to_owned(), None, one, "block 1 of the file, CERTIFICATE, is damaged"),
+            (pem("CERTIFICATE", b"junk"), None, one, "block 1 of the file, CERTIFICATE, is damaged"),
+            (format!("{key_pem}{torn}"), None, one, "block 2 of the file, CERTIFICATE, is damaged"),
+            ("-----BEGIN CERTIFICATE".to_owned(), None, one, "block 1 of the file, without a label, is damaged"),
+            (certificate_pem.replace("MII", "M!I"), None, one, "block 1 of the file, CERTIFICATE, is damaged"),
+            (
+                format!("{certificate_pem}{key_pem}{key_pem}"),
+                None,
+                one,
+                "the file holds 2 private keys, and only one can belong to the certificate",
+            ),
+            (format!("{certificate_pem}{encrypted}"), None, one, "the private key is encrypted"),
+            (certificate_pem.clone(), Some(encrypted.as_str()), two, "the private key is encrypted"),
+            (certificate_pem.clone(), Some(legacy), two, "the private key is encrypted"),
+            (certificate_pem.clone(), Some(""), two, "the file holds no private key (it has no PEM block)"),
+            (
+                certificate_pem.clone(),
+                Some(certificate_pem.as_str()),
+                two,
+                "the file holds no private key (it has: CERTIFICATE)",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(pem("PRIVATE KEY", b"junk").as_str()),
+                two,
+                "the private key is of a kind or size that is not supported",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(client().key_pem.as_str()),
+                two,
+                "the private key does not belong to the certificate in c.pem",
+            ),
+            (
+                format!("{authority}{certificate_pem}"),
+                Some(key_pem.as_str()),
+                two,
+                "the private key does not belong to the certificate in c.pem, but to certificate 2 of that file",
+            ),
+            ("x".repeat(1024 * 1024 + 1), None, one, "the file is larger than 1 MiB, which no certificate or key is"),
+        ] {
+            assert_eq!(read(&certificate, key).unwrap_err(), format!("{start}{expected}"));
+        }
+        assert_eq!(read(&der, None).unwrap_err(), format!("{one}the file is binary (DER or PKCS#12), not PEM text"));
+    }
+
+    #[test]
+    fn what_is_no_readable_file_is_told_apart() {
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &client(), "");
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let mut check = |file: PathBuf, expected: &str, remedy: &str| {
+            upstream.tls.certificate_file = file;
+            let error = Credentials::read("orders", &upstream.tls, &provider).unwrap_err();
+            assert_eq!(error.problem.to_string(), expected);
+            assert!(error.remedy().starts_with(remedy), "{}", error.remedy());
+        };
+        check(folder.path().join("absent.pem"), "the file does not exist", "check the path");
+        check(folder.path().to_owned(), "this is not a file", "name a PEM file");
+        check(PathBuf::from("/dev/zero"), "this is not a file", "name a PEM file");
+        check(folder.write("x", "").join("y"), "the file cannot be read: not a directory", "let the user");
+    }
+
+    #[test]
+    fn authorities_are_certificates_that_may_sign_or_stand_for_themselves() {
+        let acme = Authority::new("Acme CA");
+        let leaf = acme.issue("mongod", &["mongo"]).certificate_pem;
+        let pinned = self_signed(&KeyPair::generate().unwrap());
+        let old = acme.issue_version_1("old root").certificate_pem;
+        for (ca, count) in [
+            (acme.pem.clone(), 1),
+            (format!("{}{}", acme.pem, Authority::new("Other CA").pem), 2),
+            (format!("{leaf}{}", acme.pem), 1),
+            (pinned, 1),
+            (old, 1),
+        ] {
+            let authorities = read_authorities(ca).unwrap();
+            assert_eq!((authorities.roots.len(), authorities.certificates.len()), (count, count));
+        }
+    }
+
+    #[test]
+    fn files_without_an_authority_are_refused() {
+        let client = client();
+        let start = "upstream.orders.tls.ca_file: ca.pem: ";
+        for (ca, expected) in [
+            (String::new(), "the file holds no certificate (it has no PEM block)"),
+            (client.key_pem, "the file holds no certificate (it has: PRIVATE KEY)"),
+            (
+                client.certificate_pem,
+                "no certificate of the file is that of an authority; the first is that of CN=svc-a,O=Acme",
+            ),
+        ] {
+            assert_eq!(read_authorities(ca).unwrap_err(), format!("{start}{expected}"));
+        }
+    }
 }

@@ -4,6 +4,8 @@
 
 mod client;
 mod material;
+#[cfg(test)]
+pub(crate) mod test_pki;
 
 pub use client::{CertificateRequest, ClientTls, ClientTlsError, Witness, parse_server_name};
 pub use material::{Authorities, Credentials, MaterialError, Problem};
