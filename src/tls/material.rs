@@ -470,7 +470,7 @@ mod tests {
 
     #[test]
     fn every_bad_file_has_its_own_sentence() {
-        let Pair { certificate_pem, key_pem, key_der, der } = client();
+        let Pair { certificate_pem, key_pem, key_der, der, .. } = client();
         let authority = Authority::new("Acme CA").pem;
         let encrypted = pem("ENCRYPTED PRIVATE KEY", &key_der);
         let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";

@@ -25,6 +25,7 @@ pub(crate) struct Pair {
     pub(crate) key_pem: String,
     pub(crate) key_der: Vec<u8>,
     pub(crate) der: CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
@@ -53,7 +54,7 @@ impl Authority {
         Pair::new(certificate.der().clone(), &key)
     }
 
-    /// An authority below this one, and its certificate.
+    /// An authority below this one.
     pub(crate) fn intermediate(&self, common_name: &str) -> Self {
         let mut params = named(common_name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -84,11 +85,20 @@ impl Pair {
             key_pem: key.serialize_pem(),
             key_der: key.serialize_der(),
             der,
+            chain: Vec::new(),
         }
     }
 
+    /// The certificate, those that are sent with it, and the key, in one text.
     pub(crate) fn combined(&self) -> String {
-        format!("{}{}", self.certificate_pem, self.key_pem)
+        let chain: String = self.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+        format!("{}{chain}{}", self.certificate_pem, self.key_pem)
+    }
+
+    /// Sends the certificate of `authority` too.
+    pub(crate) fn chained(mut self, authority: &Authority) -> Self {
+        self.chain.push(authority.der.clone());
+        self
     }
 
     /// A server with this certificate; with `clients`, one that takes only their certificates.
@@ -111,7 +121,7 @@ impl Pair {
             None => builder.with_no_client_auth(),
         };
         let key = rustls::sign::CertifiedKey::new(
-            vec![self.der.clone()],
+            std::iter::once(&self.der).chain(&self.chain).cloned().collect(),
             rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap(),
         );
         Arc::new(builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key))))
@@ -174,7 +184,7 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
 /// The content of the first DER value, and what follows it.
 pub(crate) fn der_parts(der: &[u8]) -> (&[u8], &[u8]) {
     let (header, length) = match der[1] {
-        short @ 0..0x80 => (2, usize::from(short)),
+        short @ 0..=0x7f => (2, usize::from(short)),
         0x81 => (3, usize::from(der[2])),
         _ => (4, usize::from(u16::from_be_bytes([der[2], der[3]]))),
     };

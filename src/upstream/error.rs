@@ -210,6 +210,8 @@ impl CertificateRefusal {
             // rustls does not read it far enough to say more.
             _ if certificate.is_some_and(|facts| facts.version == 1) => Self::Version1,
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            // An authority of the right name with another key; without a certificate it would be the handshake's own.
+            CertificateError::BadSignature if certificate.is_some() => Self::UnknownIssuer,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => match certificate {
                 Some(facts) if facts.dns_names.is_empty() && facts.addresses.is_empty() => Self::NoNames,
                 _ => Self::NameMismatch,
@@ -325,5 +327,7 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateRequired
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
+            // A certificate, or the proof that we have its key, with a wrong signature.
+            | AlertDescription::DecryptError
     )
 }

@@ -12,6 +12,8 @@ mod exchange;
 mod health;
 mod probe;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
