@@ -4,8 +4,11 @@
 pub mod admin;
 pub mod command;
 pub mod config;
+pub mod identity;
 pub mod lifecycle;
 pub mod listener;
 pub mod relay;
 pub mod telemetry;
+pub mod tls;
+pub mod upstream;
 pub mod wire;

@@ -1,0 +1,247 @@
+//! What a certificate says about itself.
+//!
+//! Refuses to judge: no signature is checked here, and dates are only reported.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::distinguished_name::DistinguishedName;
+
+/// Bytes of one certificate; TLS carries no larger chain in one message, and real ones have 1 to 4 KiB.
+const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that are no X.509 certificate, or a larger one than is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an X.509 certificate that can be read")]
+pub struct MalformedCertificate;
+
+/// The fields of a certificate that somebody here asks for.
+///
+/// Names are text from the certificate and may hold anything; show them through [`super::printable`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Who it is for.
+    pub subject: DistinguishedName,
+    /// Who signed it.
+    pub issuer: DistinguishedName,
+    /// DNS names of the subject alternative name, as written, wildcards included.
+    pub dns_names: Vec<String>,
+    /// Addresses of the subject alternative name.
+    pub addresses: Vec<IpAddr>,
+    /// URIs of the subject alternative name; a SPIFFE id is one.
+    pub uris: Vec<String>,
+    /// Start of validity, in whole seconds.
+    pub not_before: SystemTime,
+    /// End of validity, in whole seconds.
+    pub not_after: SystemTime,
+    /// 1, 2 or 3.
+    pub version: u32,
+    /// `serverAuth`, `clientAuth` and their like, or numbers; `None` without the extension, which allows every use.
+    pub extended_key_usages: Option<Vec<String>>,
+    /// Whether the basic constraints say so; a version 1 certificate cannot.
+    pub is_ca: bool,
+    /// Serial number in hex, as OpenSSL prints it.
+    pub serial: String,
+    /// The bits of the public key, without its algorithm.
+    pub public_key: Vec<u8>,
+}
+
+impl CertificateFacts {
+    /// Reads a certificate from its DER.
+    ///
+    /// Takes at most 64 KiB. An extension that cannot be read counts as absent: rustls refuses such a certificate where
+    /// it matters.
+    pub fn from_der(der: &[u8]) -> Result<Self, MalformedCertificate> {
+        if der.len() > CERTIFICATE_BYTES_MAX {
+            return Err(MalformedCertificate);
+        }
+        match X509Certificate::from_der(der) {
+            Ok(([], certificate)) => Ok(Self::from_parsed(&certificate)),
+            _ => Err(MalformedCertificate),
+        }
+    }
+
+    fn from_parsed(certificate: &X509Certificate<'_>) -> Self {
+        let mut facts = Self {
+            subject: DistinguishedName::from_parsed(certificate.subject()),
+            issuer: DistinguishedName::from_parsed(certificate.issuer()),
+            dns_names: Vec::new(),
+            addresses: Vec::new(),
+            uris: Vec::new(),
+            not_before: system_time(certificate.validity().not_before),
+            not_after: system_time(certificate.validity().not_after),
+            version: certificate.version().0.saturating_add(1),
+            extended_key_usages: None,
+            is_ca: certificate.is_ca(),
+            serial: certificate.raw_serial_as_string(),
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+        };
+        if let Ok(Some(names)) = certificate.subject_alternative_name() {
+            for name in &names.value.general_names {
+                facts.push_name(name);
+            }
+        }
+        if let Ok(Some(usage)) = certificate.extended_key_usage() {
+            facts.extended_key_usages = Some(usage_names(usage.value));
+        }
+        facts
+    }
+
+    /// DNS names, addresses and URIs together, in that order, fit for a sentence.
+    pub fn names(&self) -> Vec<String> {
+        let dns = self.dns_names.iter().map(|name| super::printable(name));
+        let addresses = self.addresses.iter().map(IpAddr::to_string);
+        let uris = self.uris.iter().map(|uri| super::printable(uri));
+        dns.chain(addresses).chain(uris).collect()
+    }
+
+    /// Whether subject and issuer are the same name.
+    pub fn is_self_issued(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// Whether the extended key usage permits `usage`: it names it, names any, or is absent.
+    pub fn allows(&self, usage: &str) -> bool {
+        let Some(usages) = &self.extended_key_usages else { return true };
+        usages.iter().any(|named| named == usage || named == "anyExtendedKeyUsage")
+    }
+
+    fn push_name(&mut self, name: &GeneralName<'_>) {
+        match name {
+            GeneralName::DNSName(dns) => self.dns_names.push((*dns).to_owned()),
+            GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
+            GeneralName::IPAddress(bytes) => self.addresses.extend(address(bytes)),
+            _ => {}
+        }
+    }
+}
+
+/// The key bits of a DER `SubjectPublicKeyInfo`; `None` if it is not one.
+pub fn public_key_bits(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, parsed) = SubjectPublicKeyInfo::from_der(der).ok()?;
+    Some(parsed.subject_public_key.data.to_vec())
+}
+
+/// `2027-03-01 12:00:00 UTC`; times before 1970 show as its first second, those after 9999 as its last.
+pub fn date_text(time: SystemTime) -> String {
+    let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND_OF_9999);
+    let text = humantime::format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string();
+    format!("{} UTC", text.replace('T', " ").trim_end_matches('Z'))
+}
+
+/// humantime panics beyond.
+const LAST_SECOND_OF_9999: u64 = 253_402_300_799;
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
+        return Some(bytes.into());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+fn system_time(time: ASN1Time) -> SystemTime {
+    let seconds = time.timestamp();
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let moved = if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+    moved.unwrap_or(UNIX_EPOCH)
+}
+
+fn usage_names(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
+    let known = [
+        (usage.any, "anyExtendedKeyUsage"),
+        (usage.server_auth, "serverAuth"),
+        (usage.client_auth, "clientAuth"),
+        (usage.code_signing, "codeSigning"),
+        (usage.email_protection, "emailProtection"),
+        (usage.time_stamping, "timeStamping"),
+        (usage.ocsp_signing, "OCSPSigning"),
+    ];
+    let named = known.into_iter().filter(|(set, _)| *set).map(|(_, name)| name.to_owned());
+    named.chain(usage.other.iter().map(x509_parser::asn1_rs::Oid::to_id_string)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut params = CertificateParams::new(vec!["mongo.mongo".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI("spiffe://cluster.local/ns/a/sa/b".try_into().unwrap()));
+        params.subject_alt_names.push(SanType::IpAddress("::1".parse().unwrap()));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Acme");
+        params.distinguished_name.push(DnType::CommonName, "mongod");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = rcgen::date_time_ymd(2024, 1, 2);
+        params.not_after = rcgen::date_time_ymd(2051, 3, 4);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.serial_number = Some(vec![0x4a, 0x01].into());
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn the_fields_of_a_certificate_are_read() {
+        let facts = CertificateFacts::from_der(&sample()).unwrap();
+        assert_eq!(facts.subject.as_str(), "CN=mongod,O=Acme");
+        assert!(facts.is_self_issued());
+        assert_eq!(facts.names(), ["mongo.mongo", "127.0.0.1", "::1", "spiffe://cluster.local/ns/a/sa/b"]);
+        assert_eq!(date_text(facts.not_before), "2024-01-02 00:00:00 UTC");
+        assert_eq!(date_text(facts.not_after), "2051-03-04 00:00:00 UTC");
+        assert_eq!((facts.version, facts.is_ca, facts.serial.as_str()), (3, true, "4a:01"));
+        assert!(facts.allows("serverAuth") && !facts.allows("clientAuth"));
+    }
+
+    #[test]
+    fn the_key_of_a_certificate_is_that_of_its_key_pair() {
+        let key = KeyPair::generate().unwrap();
+        let der = CertificateParams::default().self_signed(&key).unwrap().der().to_vec();
+        let facts = CertificateFacts::from_der(&der).unwrap();
+        let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
+        assert_eq!(public_key_bits(&spki), Some(facts.public_key));
+    }
+
+    #[test]
+    fn dates_beyond_what_can_be_written_are_clamped() {
+        assert_eq!(date_text(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date_text(UNIX_EPOCH + Duration::from_secs(LAST_SECOND_OF_9999 + 1)), "9999-12-31 23:59:59 UTC");
+    }
+
+    #[test]
+    fn bytes_behind_a_certificate_and_giants_are_refused() {
+        let mut trailing = sample();
+        trailing.push(0);
+        for der in [trailing, vec![0x30; CERTIFICATE_BYTES_MAX + 1], Vec::new()] {
+            assert_eq!(CertificateFacts::from_der(&der), Err(MalformedCertificate));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_facts_or_an_error(der in proptest::collection::vec(any::<u8>(), 0..500)) {
+            let _ = CertificateFacts::from_der(&der);
+            let _ = public_key_bits(&der);
+        }
+
+        #[test]
+        fn a_damaged_certificate_gives_facts_or_an_error(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut der = sample();
+            for (place, byte) in damage {
+                let index = place.index(der.len());
+                der[index] = byte;
+            }
+            let _ = CertificateFacts::from_der(&der);
+        }
+    }
+}

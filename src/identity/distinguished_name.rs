@@ -1,0 +1,439 @@
+//! Subjects and issuers as text, letter for letter as mongod writes them for users of `$external`.
+//!
+//! It is RFC 2253 with mongod's habits, each of them tried on a mongod 6.0.5 with OpenSSL 3:
+//! - the last name of the certificate comes first, and so does the last part of a name with several parts;
+//! - types have OpenSSL's short names (`emailAddress`, `street`), unknown ones their number;
+//! - every byte from 0x80 on is written `\C3`, upper case; control characters stand as they are;
+//! - a space at the end is escaped only if the text before it, escapes included, has two characters or more: `CN=a `;
+//! - the bytes of a value are taken as UTF-8, whatever their declared type. If they are none (`BMPString` and
+//!   `T61String` with letters beyond ASCII), mongod refuses the connection;
+//! - characters are mapped as RFC 4518 § 2.2 says: controls and invisible marks vanish, tabs, line ends and other spaces
+//!   become a space.
+//!
+//! One habit is left out: mongod also brings text into Unicode's normal form KC, which a certificate made in this
+//! century has anyway.
+//!
+//! Refuses to read names back: nobody needs to.
+
+use std::fmt;
+use std::fmt::Write as _;
+
+use x509_parser::asn1_rs::{FromDer, Tag};
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+
+/// A distinguished name in mongod's form.
+///
+/// The text is printable ASCII, unless the name is one that mongod refuses: then it may hold control characters, and
+/// `Display` shows it through [`printable`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DistinguishedName {
+    text: String,
+    readable_by_mongod: bool,
+}
+
+impl DistinguishedName {
+    /// Reads the DER of a `Name`: the sequence with its header, nothing behind it. `None` if it is not one.
+    pub fn from_der(der: &[u8]) -> Option<Self> {
+        match X509Name::from_der(der) {
+            Ok(([], name)) => Some(Self::from_parsed(&name)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_parsed(name: &X509Name<'_>) -> Self {
+        let mut parsed = Self { text: String::new(), readable_by_mongod: true };
+        let rdns: Vec<_> = name.iter_rdn().collect();
+        for (index, rdn) in rdns.into_iter().rev().enumerate() {
+            let attributes: Vec<_> = rdn.iter().collect();
+            for (part, attribute) in attributes.into_iter().rev().enumerate() {
+                match (index, part) {
+                    (0, 0) => {}
+                    (_, 0) => parsed.text.push(','),
+                    _ => parsed.text.push('+'),
+                }
+                parsed.push(attribute);
+            }
+        }
+        parsed
+    }
+
+    /// The text; empty for an empty name.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the name has no part; mongod knows no user for such a certificate.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Whether mongod takes a client with this subject: every value must be UTF-8 as it stands in the certificate.
+    pub fn is_readable_by_mongod(&self) -> bool {
+        self.readable_by_mongod
+    }
+
+    fn push(&mut self, attribute: &AttributeTypeAndValue<'_>) {
+        let oid = attribute.attr_type().to_id_string();
+        self.text.push_str(short_name(&oid).unwrap_or(&oid));
+        self.text.push('=');
+        let value = attribute.as_slice();
+        // OpenSSL keeps the count of unused bits apart from a bit string's bytes.
+        let value = match attribute.attr_value().tag() {
+            Tag::BitString => value.get(1..).unwrap_or_default(),
+            _ => value,
+        };
+        if let Ok(value) = std::str::from_utf8(value) {
+            let mapped: String = value.chars().filter_map(mapped).collect();
+            push_escaped(&mut self.text, mapped.as_bytes());
+        } else {
+            self.readable_by_mongod = false;
+            push_escaped(&mut self.text, value);
+        }
+    }
+}
+
+impl fmt::Display for DistinguishedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.text))
+    }
+}
+
+/// `text` with control characters written as `\u{1b}`, so that a name out of a certificate cannot move a cursor or start
+/// a new line in a log.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Spec: RFC 4518 § 2.2 Map, without case folding, which mongod does not ask for. `None` maps to nothing.
+fn mapped(character: char) -> Option<char> {
+    let space = matches!(character,
+        '\u{9}'..='\u{d}' | '\u{85}' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{2028}' | '\u{2029}'
+        | '\u{202f}' | '\u{205f}' | '\u{3000}');
+    let nothing = matches!(character,
+        '\u{ad}' | '\u{34f}' | '\u{6dd}' | '\u{70f}' | '\u{1806}' | '\u{180b}'..='\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2063}' | '\u{206a}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}');
+    match character {
+        _ if space => Some(' '),
+        _ if nothing || character.is_control() => None,
+        _ => Some(character),
+    }
+}
+
+fn push_escaped(text: &mut String, value: &[u8]) {
+    let start = text.len();
+    for (index, &byte) in value.iter().enumerate() {
+        let leading = index == 0 && matches!(byte, b' ' | b'#');
+        if byte >= 0x80 {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\{byte:02X}");
+        } else {
+            if leading || b",+\"\\<>;".contains(&byte) {
+                text.push('\\');
+            }
+            text.push(char::from(byte));
+        }
+    }
+    // Not for a single escaped space, nor, by mongod's count, behind a single character.
+    if text.len() - start > 2 && text.ends_with(' ') {
+        text.pop();
+        text.push_str("\\ ");
+    }
+}
+
+/// OpenSSL's short name of an attribute type, as far as certificates use them; `None` lets the number stand.
+fn short_name(oid: &str) -> Option<&'static str> {
+    if let Some(number) = oid.strip_prefix("2.5.4.") {
+        let number: usize = number.parse().ok()?;
+        return match number {
+            65 => Some("pseudonym"),
+            72 => Some("role"),
+            97 => Some("organizationIdentifier"),
+            98 => Some("c3"),
+            99 => Some("n3"),
+            100 => Some("dnsName"),
+            _ => X520_NAMES.get(number.checked_sub(3)?).copied(),
+        };
+    }
+    OTHER_NAMES.iter().find(|(number, _)| *number == oid).map(|(_, name)| *name)
+}
+
+/// 2.5.4.3 and upwards, without a gap.
+const X520_NAMES: [&str; 52] = [
+    "CN",
+    "SN",
+    "serialNumber",
+    "C",
+    "L",
+    "ST",
+    "street",
+    "O",
+    "OU",
+    "title",
+    "description",
+    "searchGuide",
+    "businessCategory",
+    "postalAddress",
+    "postalCode",
+    "postOfficeBox",
+    "physicalDeliveryOfficeName",
+    "telephoneNumber",
+    "telexNumber",
+    "teletexTerminalIdentifier",
+    "facsimileTelephoneNumber",
+    "x121Address",
+    "internationaliSDNNumber",
+    "registeredAddress",
+    "destinationIndicator",
+    "preferredDeliveryMethod",
+    "presentationAddress",
+    "supportedApplicationContext",
+    "member",
+    "owner",
+    "roleOccupant",
+    "seeAlso",
+    "userPassword",
+    "userCertificate",
+    "cACertificate",
+    "authorityRevocationList",
+    "certificateRevocationList",
+    "crossCertificatePair",
+    "name",
+    "GN",
+    "initials",
+    "generationQualifier",
+    "x500UniqueIdentifier",
+    "dnQualifier",
+    "enhancedSearchGuide",
+    "protocolInformation",
+    "distinguishedName",
+    "uniqueMember",
+    "houseIdentifier",
+    "supportedAlgorithms",
+    "deltaRevocationList",
+    "dmdName",
+];
+
+const OTHER_NAMES: [(&str, &str); 23] = [
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("0.9.2342.19200300.100.1.3", "mail"),
+    ("0.9.2342.19200300.100.1.4", "info"),
+    ("0.9.2342.19200300.100.1.8", "userClass"),
+    ("0.9.2342.19200300.100.1.9", "host"),
+    ("0.9.2342.19200300.100.1.10", "manager"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("0.9.2342.19200300.100.1.37", "associatedDomain"),
+    ("0.9.2342.19200300.100.1.40", "personalTitle"),
+    ("0.9.2342.19200300.100.1.44", "uid"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+    ("1.2.840.113549.1.9.2", "unstructuredName"),
+    ("1.2.840.113549.1.9.7", "challengePassword"),
+    ("1.2.840.113549.1.9.8", "unstructuredAddress"),
+    ("1.2.840.113549.1.9.20", "friendlyName"),
+    ("1.3.6.1.4.1.311.20.2.3", "msUPN"),
+    ("1.3.6.1.4.1.311.60.2.1.1", "jurisdictionL"),
+    ("1.3.6.1.4.1.311.60.2.1.2", "jurisdictionST"),
+    ("1.3.6.1.4.1.311.60.2.1.3", "jurisdictionC"),
+    ("1.2.643.3.131.1.1", "INN"),
+    ("1.2.643.100.1", "OGRN"),
+    ("1.2.643.100.3", "SNILS"),
+    ("1.2.643.100.5", "OGRNIP"),
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UTF8: u8 = 0x0c;
+
+    fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+        let mut der = vec![tag];
+        match u8::try_from(content.len()) {
+            Ok(length) if length < 0x80 => der.push(length),
+            Ok(length) => der.extend([0x81, length]),
+            Err(_) => {
+                der.push(0x82);
+                der.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
+            }
+        }
+        der.extend_from_slice(content);
+        der
+    }
+
+    fn oid(dotted: &str) -> Vec<u8> {
+        let numbers: Vec<u64> = dotted.split('.').map(|number| number.parse().unwrap()).collect();
+        let mut content = Vec::new();
+        for number in std::iter::once(numbers[0] * 40 + numbers[1]).chain(numbers[2..].iter().copied()) {
+            let mut septets = vec![(number & 0x7f) as u8];
+            let mut rest = number >> 7;
+            while rest > 0 {
+                septets.push(0x80 | (rest & 0x7f) as u8);
+                rest >>= 7;
+            }
+            content.extend(septets.iter().rev());
+        }
+        tlv(6, &content)
+    }
+
+    fn attribute(kind: &str, tag: u8, value: &[u8]) -> Vec<u8> {
+        tlv(0x30, &[oid(kind), tlv(tag, value)].concat())
+    }
+
+    fn name(rdns: &[&[Vec<u8>]]) -> Vec<u8> {
+        let sets: Vec<Vec<u8>> = rdns.iter().map(|rdn| tlv(0x31, &rdn.concat())).collect();
+        tlv(0x30, &sets.concat())
+    }
+
+    fn common_name(value: &[u8]) -> DistinguishedName {
+        DistinguishedName::from_der(&name(&[&[attribute("2.5.4.3", UTF8, value)]])).unwrap()
+    }
+
+    #[track_caller]
+    fn check_common_name(value: &str, expected: &str) {
+        assert_eq!(common_name(value.as_bytes()).as_str(), expected, "{value:?}");
+    }
+
+    #[test]
+    fn values_are_escaped_as_mongod_escapes_them() {
+        // Every line was read from the answer of a mongod 6.0.5 to a client with that common name.
+        for (value, expected) in [
+            ("svc-a", "CN=svc-a"),
+            (" lead", "CN=\\ lead"),
+            ("trail ", "CN=trail\\ "),
+            ("#hash", "CN=\\#hash"),
+            ("a#b c=d", "CN=a#b c=d"),
+            ("  two  ", "CN=\\  two \\ "),
+            ("", "CN="),
+            (" ", "CN=\\ "),
+            ("  ", "CN=\\ \\ "),
+            ("   ", "CN=\\  \\ "),
+            ("#", "CN=\\#"),
+            ("# ", "CN=\\#\\ "),
+            (" #", "CN=\\ #"),
+            ("a ", "CN=a "),
+            ("a  ", "CN=a \\ "),
+            (", ", "CN=\\,\\ "),
+            ("\\ ", "CN=\\\\\\ "),
+            (" ;", "CN=\\ \\;"),
+            ("a\\b", "CN=a\\\\b"),
+            ("q\"+\\<>;,=", "CN=q\\\"\\+\\\\\\<\\>\\;\\,="),
+            ("Zürich €𝄞", "CN=Z\\C3\\BCrich \\E2\\82\\AC\\F0\\9D\\84\\9E"),
+            ("é ", "CN=\\C3\\A9\\ "),
+            ("nul\0byte", "CN=nulbyte"),
+            ("ctl\u{1}\u{1f}\u{7f}\ttab\nnl", "CN=ctl tab nl"),
+            ("\u{b}\u{c}x", "CN=\\  x"),
+            ("a\u{a0}", "CN=a "),
+            ("a\u{3000}b", "CN=a b"),
+            ("a\u{2028}b", "CN=a b"),
+            ("a\u{ad}b", "CN=ab"),
+            ("a\u{200b}b", "CN=ab"),
+            ("a\u{200e}b", "CN=ab"),
+            ("x\u{7f} ", "CN=x "),
+            ("\u{fffd}", "CN=\\EF\\BF\\BD"),
+            ("a/b@c'd`e~!$%&()*:?[]^_{|}", "CN=a/b@c'd`e~!$%&()*:?[]^_{|}"),
+        ] {
+            check_common_name(value, expected);
+        }
+    }
+
+    #[test]
+    fn names_come_last_first_and_so_do_their_parts() {
+        let plain = name(&[
+            &[attribute("2.5.4.6", 0x13, b"US")],
+            &[attribute("2.5.4.8", UTF8, b"NY, Inc")],
+            &[attribute("2.5.4.10", UTF8, b"Acme")],
+            &[attribute("2.5.4.11", UTF8, b"apps")],
+            &[attribute("2.5.4.3", UTF8, b"svc-a")],
+        ]);
+        let parts = name(&[
+            &[attribute("2.5.4.10", UTF8, b"a")],
+            &[
+                attribute("2.5.4.3", UTF8, b"multi"),
+                attribute("2.5.4.11", UTF8, b"x"),
+                attribute("1.2.840.113549.1.9.1", 0x16, b"a@b.c"),
+            ],
+        ]);
+        for (der, expected) in [
+            (plain, "CN=svc-a,OU=apps,O=Acme,ST=NY\\, Inc,C=US"),
+            (parts, "emailAddress=a@b.c+OU=x+CN=multi,O=a"),
+            (name(&[]), ""),
+        ] {
+            assert_eq!(DistinguishedName::from_der(&der).unwrap().as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn types_have_the_short_names_of_openssl_or_their_number() {
+        for (kind, expected) in [
+            ("2.5.4.2", "2.5.4.2=v"),
+            ("2.5.4.3", "CN=v"),
+            ("2.5.4.4", "SN=v"),
+            ("2.5.4.5", "serialNumber=v"),
+            ("2.5.4.7", "L=v"),
+            ("2.5.4.9", "street=v"),
+            ("2.5.4.12", "title=v"),
+            ("2.5.4.17", "postalCode=v"),
+            ("2.5.4.41", "name=v"),
+            ("2.5.4.42", "GN=v"),
+            ("2.5.4.46", "dnQualifier=v"),
+            ("2.5.4.54", "dmdName=v"),
+            ("2.5.4.55", "2.5.4.55=v"),
+            ("2.5.4.65", "pseudonym=v"),
+            ("2.5.4.97", "organizationIdentifier=v"),
+            ("2.5.4.200", "2.5.4.200=v"),
+            ("0.9.2342.19200300.100.1.1", "UID=v"),
+            ("0.9.2342.19200300.100.1.25", "DC=v"),
+            ("1.3.6.1.4.1.311.60.2.1.3", "jurisdictionC=v"),
+            ("1.2.3.4.5", "1.2.3.4.5=v"),
+        ] {
+            let der = name(&[&[attribute(kind, UTF8, b"v")]]);
+            assert_eq!(DistinguishedName::from_der(&der).unwrap().as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_no_utf8_is_shown_and_known_to_be_refused() {
+        let bmp: Vec<u8> = "Zürich".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for (tag, value, text, readable) in [
+            (0x14, b"Z\xfcrich".as_slice(), "CN=Z\\FCrich", false),
+            (0x1e, bmp.as_slice(), "CN=\0Z\0\\FC\0r\0i\0c\0h", false),
+            (0x03, b"\0abc".as_slice(), "CN=abc", true),
+            (0x13, b"plain".as_slice(), "CN=plain", true),
+        ] {
+            let parsed = DistinguishedName::from_der(&name(&[&[attribute("2.5.4.3", tag, value)]])).unwrap();
+            assert_eq!((parsed.as_str(), parsed.is_readable_by_mongod()), (text, readable));
+        }
+    }
+
+    #[test]
+    fn what_is_shown_holds_no_control_character() {
+        assert_eq!(common_name(b"a\x1b[2J\n\xff").to_string(), "CN=a\\u{1b}[2J\\u{a}\\FF");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_name_or_none(der in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = DistinguishedName::from_der(&der);
+        }
+
+        #[test]
+        fn any_text_gives_printable_ascii(value: String) {
+            prop_assert!(common_name(value.as_bytes()).as_str().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+        }
+
+        #[test]
+        fn any_value_gives_ascii(value in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(common_name(&value).as_str().is_ascii());
+        }
+    }
+}

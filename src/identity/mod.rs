@@ -1,0 +1,9 @@
+//! Who somebody is, read from what a certificate says.
+//!
+//! Pure: bytes in, facts out. Whether a certificate is to be trusted is decided by rustls, never here.
+
+mod certificate;
+mod distinguished_name;
+
+pub use certificate::{CertificateFacts, MalformedCertificate, date_text, public_key_bits};
+pub use distinguished_name::{DistinguishedName, printable};

@@ -1,0 +1,226 @@
+//! Certificates, files and servers for the tests of this crate; nothing of it is in a build.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SigningKey as _};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+
+use crate::config::{HostPort, TlsVersion, UpstreamConfig, UpstreamTlsConfig, Verify};
+
+/// Somebody who signs.
+pub(crate) struct Authority {
+    pub(crate) pem: String,
+    der: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key.
+pub(crate) struct Pair {
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+    pub(crate) key_der: Vec<u8>,
+    pub(crate) der: CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Authority {
+    pub(crate) fn new(common_name: &str) -> Self {
+        let mut params = named(common_name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+    }
+
+    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> Pair {
+        self.issue_with(common_name, names, |_| {})
+    }
+
+    pub(crate) fn issue_with(
+        &self,
+        common_name: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
+        let mut params = named(common_name, names);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Pair::new(certificate.der().clone(), &key)
+    }
+
+    /// An authority below this one.
+    pub(crate) fn intermediate(&self, common_name: &str) -> Self {
+        let mut params = named(common_name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+    }
+
+    /// As `openssl x509 -req` makes it: without version, names and extensions.
+    pub(crate) fn issue_version_1(&self, common_name: &str) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let version_3 = named(common_name, &[]).signed_by(&key, &self.issuer).unwrap();
+        let (certificate, _) = der_parts(version_3.der());
+        let fields = der_children(der_parts(certificate).0);
+        let (algorithm, kept) = (fields[2], &fields[1..7]);
+        let signed = der_sequence(&kept.concat());
+        let signature = self.issuer.key().sign(&signed).unwrap();
+        let bits = der_value(0x03, &[&[0], signature.as_slice()].concat());
+        let der = der_sequence(&[signed.as_slice(), algorithm, &bits].concat());
+        Pair::new(CertificateDer::from(der), &key)
+    }
+}
+
+impl Pair {
+    fn new(der: CertificateDer<'static>, key: &KeyPair) -> Self {
+        Self {
+            certificate_pem: pem("CERTIFICATE", &der),
+            key_pem: key.serialize_pem(),
+            key_der: key.serialize_der(),
+            der,
+            chain: Vec::new(),
+        }
+    }
+
+    /// The certificate, those that are sent with it, and the key, in one text.
+    pub(crate) fn combined(&self) -> String {
+        let chain: String = self.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+        format!("{}{chain}{}", self.certificate_pem, self.key_pem)
+    }
+
+    /// Sends the certificate of `authority` too.
+    pub(crate) fn chained(mut self, authority: &Authority) -> Self {
+        self.chain.push(authority.der.clone());
+        self
+    }
+
+    /// A server with this certificate; with `clients`, one that takes only their certificates.
+    pub(crate) fn server(
+        &self,
+        clients: Option<&Authority>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap();
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
+        let builder = match clients {
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.der.clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let key = rustls::sign::CertifiedKey::new(
+            std::iter::once(&self.der).chain(&self.chain).cloned().collect(),
+            rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap(),
+        );
+        Arc::new(builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key))))
+    }
+}
+
+/// A folder that goes with the value.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// An upstream `orders` with these credentials and this authority.
+    pub(crate) fn upstream(&self, port: u16, client: &Pair, authority: &str) -> UpstreamConfig {
+        let certificate_file = self.write("client.pem", client.combined());
+        UpstreamConfig {
+            name: "orders".to_owned(),
+            address: HostPort { host: "127.0.0.1".to_owned(), port },
+            connect_timeout: Duration::from_secs(10),
+            tls: UpstreamTlsConfig {
+                private_key_file: certificate_file.clone(),
+                certificate_file,
+                ca_file: self.write("ca.pem", authority),
+                server_name: None,
+                verify: Verify::Full,
+                min_version: TlsVersion::V1_2,
+            },
+        }
+    }
+}
+
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for (index, group) in der.chunks(3).enumerate() {
+        if index % 16 == 0 {
+            text.push('\n');
+        }
+        let bits = group.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for position in 0..4 {
+            let index = (bits >> (18 - 6 * position)) as usize & 63;
+            text.push(if position <= group.len() { char::from(ALPHABET[index]) } else { '=' });
+        }
+    }
+    format!("-----BEGIN {label}-----{text}\n-----END {label}-----\n")
+}
+
+/// The content of the first DER value, and what follows it.
+pub(crate) fn der_parts(der: &[u8]) -> (&[u8], &[u8]) {
+    let (header, length) = match der[1] {
+        short @ 0..=0x7f => (2, usize::from(short)),
+        0x81 => (3, usize::from(der[2])),
+        _ => (4, usize::from(u16::from_be_bytes([der[2], der[3]]))),
+    };
+    (&der[header..header + length], &der[header + length..])
+}
+
+/// The DER values that stand one behind the other in `content`, headers included.
+pub(crate) fn der_children(mut content: &[u8]) -> Vec<&[u8]> {
+    let mut children = Vec::new();
+    while !content.is_empty() {
+        let (_, rest) = der_parts(content);
+        children.push(&content[..content.len() - rest.len()]);
+        content = rest;
+    }
+    children
+}
+
+fn der_sequence(content: &[u8]) -> Vec<u8> {
+    der_value(0x30, content)
+}
+
+fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let header = match (high, low) {
+        (0, 0..0x80) => vec![tag, low],
+        (0, _) => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    [header.as_slice(), content].concat()
+}
+
+fn named(common_name: &str, names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Acme");
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+}

@@ -1,0 +1,333 @@
+//! Why no connection could be made, told from what sockets and rustls report.
+//!
+//! The words for it are in `target.rs`.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError, Error as TlsError};
+
+use super::exchange::ExchangeError;
+use super::target::Target;
+use crate::identity::CertificateFacts;
+use crate::tls::{CertificateRequest, ClientTls};
+
+/// What [`ConnectError::reason`] can be: the values of a metric's label.
+pub const REASONS: [&str; 14] = [
+    "not_resolvable",
+    "unreachable",
+    "timed_out",
+    "server_certificate_unknown_issuer",
+    "server_certificate_name_mismatch",
+    "server_certificate_no_names",
+    "server_certificate_expired",
+    "server_certificate_not_yet_valid",
+    "server_certificate_version_1",
+    "server_certificate_invalid",
+    "not_tls",
+    "handshake_failed",
+    "client_certificate_refused",
+    "ping_failed",
+];
+
+/// A connection that could not be made.
+///
+/// `Display` is fit for a client: it names peer, cause and certificate subjects, but no file. [`Self::remedy`] is for
+/// the operator.
+#[derive(Debug)]
+pub struct ConnectError {
+    target: Arc<Target>,
+    address: Option<SocketAddr>,
+    failure: Box<Failure>,
+}
+
+/// What failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The name has no address, or the resolver gave no answer.
+    NotResolvable {
+        /// From the system's resolver.
+        cause: io::Error,
+    },
+    /// No address took a TCP connection.
+    Unreachable {
+        /// Every address with its own cause.
+        attempts: Vec<(SocketAddr, io::Error)>,
+    },
+    /// The time for one connection was up.
+    TimedOut {
+        /// What was under way.
+        phase: Phase,
+        /// The time for everything together.
+        limit: Duration,
+    },
+    /// We refused the server's certificate.
+    ServerCertificate {
+        /// Why.
+        refusal: CertificateRefusal,
+        /// The certificate, if it could be read.
+        certificate: Option<Box<CertificateFacts>>,
+    },
+    /// What answers does not speak TLS.
+    NotTls {
+        /// From the handshake: closed without an answer, or something that is no TLS record.
+        cause: io::Error,
+    },
+    /// The handshake failed in another way.
+    Handshake {
+        /// From rustls or the socket.
+        cause: io::Error,
+    },
+    /// The server closed right after the handshake, or sent an alert about our certificate.
+    ClientCertificateRefused {
+        /// The alert; mongod sends none.
+        alert: Option<AlertDescription>,
+        /// Whose certificates the server said it accepts.
+        request: Option<CertificateRequest>,
+    },
+    /// A command of our own got no good answer on the finished connection.
+    Proof {
+        /// Why.
+        cause: ExchangeError,
+    },
+}
+
+/// Steps of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Name lookup.
+    Resolve,
+    /// TCP.
+    Connect,
+    /// TLS.
+    Handshake,
+    /// Commands of our own.
+    Proof,
+}
+
+/// Why a server's certificate was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CertificateRefusal {
+    /// No chain to one of our authorities.
+    UnknownIssuer,
+    /// It has names, but not the one that we asked for.
+    NameMismatch,
+    /// It has no names but the subject's common name, which does not count.
+    NoNames,
+    /// After its time.
+    Expired,
+    /// Before its time.
+    NotYetValid,
+    /// X.509 version 1, which has no names at all.
+    Version1,
+    /// Anything else that rustls dislikes.
+    Invalid(CertificateError),
+}
+
+impl ConnectError {
+    pub(super) fn new(target: Arc<Target>, address: Option<SocketAddr>, failure: Failure) -> Self {
+        Self { target, address, failure: Box::new(failure) }
+    }
+
+    /// What failed.
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
+    /// The address that it failed with, if it came to one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// One of [`REASONS`].
+    pub fn reason(&self) -> &'static str {
+        match self.failure() {
+            Failure::NotResolvable { .. } => "not_resolvable",
+            Failure::Unreachable { .. } => "unreachable",
+            Failure::TimedOut { .. } => "timed_out",
+            Failure::ServerCertificate { refusal, .. } => refusal.reason(),
+            Failure::NotTls { .. } => "not_tls",
+            Failure::Handshake { .. } => "handshake_failed",
+            Failure::ClientCertificateRefused { .. } => "client_certificate_refused",
+            Failure::Proof { .. } => "ping_failed",
+        }
+    }
+
+    /// Code and name of the command error that a client gets.
+    pub fn client_code(&self) -> (i32, &'static str) {
+        match self.failure() {
+            Failure::NotResolvable { .. }
+            | Failure::Unreachable { .. }
+            | Failure::TimedOut { .. }
+            | Failure::Proof { .. } => (6, "HostUnreachable"),
+            Failure::ServerCertificate { .. }
+            | Failure::NotTls { .. }
+            | Failure::Handshake { .. }
+            | Failure::ClientCertificateRefused { .. } => (141, "SSLHandshakeFailed"),
+        }
+    }
+
+    /// What to do about it, for the operator: names files and configuration keys.
+    pub fn remedy(&self) -> String {
+        self.target.remedy(self.failure())
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.target.write_sentence(f, self.address, self.failure())
+    }
+}
+
+impl StdError for ConnectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self.failure() {
+            Failure::NotResolvable { cause } | Failure::NotTls { cause } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl CertificateRefusal {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownIssuer => "server_certificate_unknown_issuer",
+            Self::NameMismatch => "server_certificate_name_mismatch",
+            Self::NoNames => "server_certificate_no_names",
+            Self::Expired => "server_certificate_expired",
+            Self::NotYetValid => "server_certificate_not_yet_valid",
+            Self::Version1 => "server_certificate_version_1",
+            Self::Invalid(_) => "server_certificate_invalid",
+        }
+    }
+
+    fn of(cause: CertificateError, certificate: Option<&CertificateFacts>) -> Self {
+        match cause {
+            // rustls does not read it far enough to say more.
+            _ if certificate.is_some_and(|facts| facts.version == 1) => Self::Version1,
+            CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            // An authority of the right name with another key; without a certificate it would be the handshake's own.
+            CertificateError::BadSignature if certificate.is_some() => Self::UnknownIssuer,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => match certificate {
+                Some(facts) if facts.dns_names.is_empty() && facts.addresses.is_empty() => Self::NoNames,
+                _ => Self::NameMismatch,
+            },
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            other => Self::Invalid(other),
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "the name lookup for",
+            Self::Connect => "the TCP connection to",
+            Self::Handshake => "the TLS handshake with",
+            Self::Proof => "the first command to",
+        })
+    }
+}
+
+impl Failure {
+    /// A TCP connection that took too long is one more unreachable address.
+    pub(super) fn at(self, address: SocketAddr) -> Self {
+        match self {
+            Self::TimedOut { .. } => Self::Unreachable { attempts: vec![(address, io::ErrorKind::TimedOut.into())] },
+            other => other,
+        }
+    }
+
+    /// How far the connection came.
+    fn progress(&self) -> u8 {
+        match self {
+            Self::NotResolvable { .. } | Self::Unreachable { .. } => 0,
+            Self::NotTls { .. } | Self::TimedOut { .. } => 1,
+            Self::Handshake { .. } | Self::ServerCertificate { .. } => 2,
+            Self::ClientCertificateRefused { .. } | Self::Proof { .. } => 3,
+        }
+    }
+}
+
+/// One failure for all addresses: that of the address where the connection came furthest.
+///
+/// If none took a TCP connection, it names all of them. `failures` has one entry per address that was tried.
+pub(super) fn most_telling(failures: Vec<(SocketAddr, Failure)>, limit: Duration) -> (Option<SocketAddr>, Failure) {
+    let mut attempts = Vec::new();
+    let mut furthest: Option<(SocketAddr, Failure)> = None;
+    for (address, failure) in failures {
+        match failure {
+            Failure::Unreachable { attempts: of_address } => attempts.extend(of_address),
+            failure if furthest.as_ref().is_some_and(|(_, known)| known.progress() >= failure.progress()) => {}
+            failure => furthest = Some((address, failure)),
+        }
+    }
+    if let Some((address, failure)) = furthest {
+        return (Some(address), failure);
+    }
+    if !attempts.is_empty() && attempts.iter().all(|(_, cause)| cause.kind() == io::ErrorKind::TimedOut) {
+        return (None, Failure::TimedOut { phase: Phase::Connect, limit });
+    }
+    (None, Failure::Unreachable { attempts })
+}
+
+/// What a failed handshake means.
+pub(super) fn of_handshake(cause: io::Error, tls: &ClientTls) -> Failure {
+    match tls_error(&cause) {
+        Some(TlsError::InvalidCertificate(refused)) => {
+            let certificate = tls.witness.take_refused().into_iter().next();
+            let refusal = CertificateRefusal::of(refused.clone(), certificate.as_ref());
+            Failure::ServerCertificate { refusal, certificate: certificate.map(Box::new) }
+        }
+        Some(TlsError::InvalidMessage(_)) => Failure::NotTls { cause },
+        Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
+            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.witness.request() }
+        }
+        // A mongod without TLS closes, and resets if it had not read all of our hello.
+        None if is_closed(&cause) => Failure::NotTls { cause },
+        _ => Failure::Handshake { cause },
+    }
+}
+
+/// What a command of our own that failed right after the handshake means.
+pub(super) fn of_proof(cause: ExchangeError, tls: &ClientTls) -> Failure {
+    let ExchangeError::Closed(broken) = &cause else { return Failure::Proof { cause } };
+    match tls_error(broken) {
+        Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
+            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.witness.request() }
+        }
+        None if is_closed(broken) => Failure::ClientCertificateRefused { alert: None, request: tls.witness.request() },
+        _ => Failure::Proof { cause },
+    }
+}
+
+fn tls_error(cause: &io::Error) -> Option<&TlsError> {
+    cause.get_ref()?.downcast_ref()
+}
+
+fn is_closed(cause: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(cause.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            // A certificate, or the proof that we have its key, with a wrong signature.
+            | AlertDescription::DecryptError
+    )
+}

@@ -1,0 +1,199 @@
+//! Where bytes leave: one proven mutual-TLS connection to one mongod or mongos.
+//!
+//! A connection is proven when mongod has answered a `ping` on it. mongod judges a client certificate only after the TLS
+//! handshake and then closes without a word, so the handshake alone proves nothing; and it must not be `hello`, because
+//! the client's own hello has to be the first of its connection.
+//!
+//! Refuses to retry, to pool, and to log: it returns what happened, once, with all there is to say about it.
+
+mod dial;
+mod error;
+mod exchange;
+mod health;
+mod probe;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::rawdoc;
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::config::UpstreamConfig;
+use crate::tls::{ClientTls, ClientTlsError};
+
+pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
+pub use exchange::ExchangeError;
+pub use health::{HealthSnapshot, UpstreamHealth};
+pub use probe::{Probe, Role, ServerFacts, probe};
+
+use target::Target;
+
+/// Makes connections to one upstream.
+///
+/// Shared by all workers: connecting takes `&self`, and what is shared behind it (the TLS sessions to resume) is locked
+/// only within a handshake.
+#[derive(Debug)]
+pub struct Connector {
+    target: Arc<Target>,
+    tls: ClientTls,
+    tcp_keepalive: Option<Duration>,
+}
+
+/// A proven connection: nothing is on its way in either direction, and no client's byte was sent on it.
+///
+/// Dropping it closes the socket.
+#[derive(Debug)]
+pub struct UpstreamStream {
+    /// The socket and its TLS session; `into_inner` takes them apart.
+    pub tls: TlsStream<TcpStream>,
+    /// The address, of those that the name has, that answered.
+    pub address: SocketAddr,
+    /// What was agreed on.
+    pub handshake: HandshakeFacts,
+}
+
+/// What a handshake agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandshakeFacts {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// Name of the cipher suite, as IANA writes it.
+    pub cipher_suite: &'static str,
+    /// Name of the key exchange group; `None` where a resumed session needed none.
+    pub key_exchange: Option<&'static str>,
+    /// Whether an earlier session was taken up, in which case no certificate travelled.
+    pub resumed: bool,
+    /// Of the TLS handshake alone.
+    pub duration: Duration,
+}
+
+impl Connector {
+    /// Reads the files of `upstream` and prepares its connections.
+    ///
+    /// `tcp_keepalive` is the idle time before the first keepalive probe; `None` leaves keepalive off.
+    pub fn new(upstream: &UpstreamConfig, tcp_keepalive: Option<Duration>) -> Result<Self, ClientTlsError> {
+        let tls = ClientTls::load(upstream)?;
+        let target = Arc::new(Target::new(upstream, &tls));
+        Ok(Self { target, tls, tcp_keepalive })
+    }
+
+    /// What the connector was made from: certificates, authorities, and what handshakes showed.
+    pub fn tls(&self) -> &ClientTls {
+        &self.tls
+    }
+
+    /// Name of the upstream in the configuration.
+    pub fn upstream(&self) -> &str {
+        &self.target.upstream
+    }
+
+    /// Opens a connection and proves it: name lookup, TCP, TLS and a `ping`, all within `connect_timeout`.
+    ///
+    /// The addresses of the name are tried in turn, each with an equal share of the time that is left.
+    /// Cancel safe: dropping the future closes what was opened.
+    pub async fn connect(&self) -> Result<UpstreamStream, ConnectError> {
+        self.connect_by(Instant::now() + self.target.connect_timeout).await
+    }
+
+    async fn connect_by(&self, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
+        let addresses = self.resolve_by(deadline).await?;
+        self.connect_to_any(&addresses, deadline).await
+    }
+
+    /// Looks the upstream's name up, within `connect_timeout`.
+    pub async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        self.resolve_by(Instant::now() + self.target.connect_timeout).await
+    }
+
+    async fn resolve_by(&self, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
+        let lookup = dial::resolve(&self.target.address);
+        self.within(deadline, Phase::Resolve, lookup).await.map_err(|failure| self.error(None, failure))
+    }
+
+    async fn connect_to_any(
+        &self,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<UpstreamStream, ConnectError> {
+        let mut failures = Vec::new();
+        for (index, &address) in addresses.iter().enumerate() {
+            let now = Instant::now();
+            let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            let share = now + deadline.saturating_duration_since(now) / left;
+            match self.connect_to(address, share).await {
+                Ok(stream) => return Ok(stream),
+                Err(failure) => failures.push((address, failure)),
+            }
+        }
+        let (address, failure) = error::most_telling(failures, self.target.connect_timeout);
+        Err(self.error(address, failure))
+    }
+
+    async fn connect_to(&self, address: SocketAddr, deadline: Instant) -> Result<UpstreamStream, Failure> {
+        let tcp = dial::tcp(address, self.tcp_keepalive);
+        let tcp = self.within(deadline, Phase::Connect, tcp).await.map_err(|failure| failure.at(address))?;
+        let started = Instant::now();
+        let mut tls = self.within(deadline, Phase::Handshake, self.handshake(tcp)).await?;
+        let handshake = HandshakeFacts::of(&tls, started.elapsed());
+        self.within(deadline, Phase::Proof, self.prove(&mut tls)).await?;
+        Ok(UpstreamStream { tls, address, handshake })
+    }
+
+    async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+        let connector = TlsConnector::from(Arc::clone(&self.tls.config));
+        let handshake = connector.connect(self.tls.server_name.clone(), tcp);
+        handshake.await.map_err(|cause| error::of_handshake(cause, &self.tls))
+    }
+
+    async fn prove(&self, tls: &mut TlsStream<TcpStream>) -> Result<(), Failure> {
+        let ping = rawdoc! { "ping": 1, "$db": "admin" };
+        let answer = exchange::ask(tls, &ping).await;
+        answer.map(|_| ()).map_err(|cause| error::of_proof(cause, &self.tls))
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Instant,
+        phase: Phase,
+        step: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let limit = self.target.connect_timeout;
+        tokio::time::timeout_at(deadline, step).await.unwrap_or(Err(Failure::TimedOut { phase, limit }))
+    }
+
+    fn error(&self, address: Option<SocketAddr>, failure: Failure) -> ConnectError {
+        ConnectError::new(Arc::clone(&self.target), address, failure)
+    }
+}
+
+impl HandshakeFacts {
+    fn of(tls: &TlsStream<TcpStream>, duration: Duration) -> Self {
+        let session = tls.get_ref().1;
+        Self {
+            version: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "unknown",
+            },
+            // rustls has names of its own for the suites of TLS 1.3.
+            cipher_suite: match session.negotiated_cipher_suite().map(|suite| suite.suite()) {
+                Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
+                Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
+                Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
+                Some(suite) => suite.as_str().unwrap_or("unknown"),
+                None => "unknown",
+            },
+            key_exchange: session.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
+            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            duration,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Who answers at an upstream: `hello` and `buildInfo` on a connection that no client will use.
+
+use std::fmt;
+
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use tokio::time::Instant;
+
+use super::exchange::{self, ExchangeError};
+use super::{ConnectError, Connector, Failure, Phase, UpstreamStream};
+
+/// mongod's code for a command that it does not know.
+const COMMAND_NOT_FOUND: i32 = 59;
+
+/// What a probe found.
+#[derive(Debug)]
+pub struct Probe {
+    /// The connection; dropping it closes it.
+    pub stream: UpstreamStream,
+    /// What mongod said about itself.
+    pub server: ServerFacts,
+}
+
+/// What mongod says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// As `6.0.5`; `None` if `buildInfo` is not allowed without authentication.
+    pub version: Option<String>,
+    /// Its part in the deployment.
+    pub role: Role,
+    /// Name of its replica set.
+    pub set_name: Option<String>,
+    /// Newest wire protocol version that it speaks.
+    pub max_wire_version: i32,
+}
+
+/// Part of a server in its deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A mongod of its own.
+    Standalone,
+    /// The writable member of a replica set.
+    Primary,
+    /// A readable member of a replica set.
+    Secondary,
+    /// A router.
+    Mongos,
+    /// A member that is none of these: starting, recovering, arbiter, not yet initiated.
+    Other,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Standalone => "standalone",
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+            Self::Mongos => "mongos",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// Connects, and asks the server who it is; all within `connect_timeout`.
+///
+/// Cancel safe: dropping the future closes what was opened.
+pub async fn probe(connector: &Connector) -> Result<Probe, ConnectError> {
+    let deadline = Instant::now() + connector.target.connect_timeout;
+    let mut stream = connector.connect_by(deadline).await?;
+    let address = stream.address;
+    let questions = ask_server(&mut stream);
+    let server = connector.within(deadline, Phase::Proof, questions).await;
+    let server = server.map_err(|failure| connector.error(Some(address), failure))?;
+    Ok(Probe { stream, server })
+}
+
+async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, Failure> {
+    let failed = |cause| Failure::Proof { cause };
+    let hello = hello(stream).await.map_err(failed)?;
+    let build_info = match exchange::ask(&mut stream.tls, &rawdoc! { "buildInfo": 1, "$db": "admin" }).await {
+        Ok(reply) => Some(reply),
+        Err(ExchangeError::Refused { .. }) => None,
+        Err(cause) => return Err(failed(cause)),
+    };
+    let version = build_info.and_then(|reply| reply.get_str("version").ok().map(crate::identity::printable));
+    Ok(ServerFacts {
+        version,
+        role: role(&hello),
+        set_name: hello.get_str("setName").ok().map(crate::identity::printable),
+        max_wire_version: hello.get_i32("maxWireVersion").unwrap_or(0),
+    })
+}
+
+async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, ExchangeError> {
+    match exchange::ask(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
+        // Before 4.4.2 it has only its old name.
+        Err(ExchangeError::Refused { code: COMMAND_NOT_FOUND, .. }) => {
+            exchange::ask(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
+        }
+        answer => answer,
+    }
+}
+
+fn role(hello: &RawDocument) -> Role {
+    let says = |key| hello.get_bool(key).unwrap_or(false);
+    if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        return Role::Mongos;
+    }
+    if hello.get_str("setName").is_err() {
+        return if says("isreplicaset") { Role::Other } else { Role::Standalone };
+    }
+    match () {
+        () if says("isWritablePrimary") || says("ismaster") => Role::Primary,
+        () if says("secondary") => Role::Secondary,
+        () => Role::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_read_from_hello() {
+        for (hello, expected) in [
+            (rawdoc! { "isWritablePrimary": true }, Role::Standalone),
+            (rawdoc! { "isWritablePrimary": true, "setName": "rs0" }, Role::Primary),
+            (rawdoc! { "ismaster": true, "setName": "rs0" }, Role::Primary),
+            (rawdoc! { "isWritablePrimary": false, "secondary": true, "setName": "rs0" }, Role::Secondary),
+            (rawdoc! { "isWritablePrimary": false, "secondary": false, "setName": "rs0" }, Role::Other),
+            (rawdoc! { "isWritablePrimary": false, "isreplicaset": true }, Role::Other),
+            (rawdoc! { "isWritablePrimary": true, "msg": "isdbgrid" }, Role::Mongos),
+            (rawdoc! {}, Role::Standalone),
+        ] {
+            assert_eq!(role(&hello), expected, "{hello:?}");
+        }
+    }
+}

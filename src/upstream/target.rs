@@ -1,0 +1,272 @@
+//! The words for a failed connection: a sentence that may reach a client, and a remedy for the operator's log.
+//!
+//! The sentence names peer, cause and certificate subjects, and no file of this host; the remedy names files and
+//! configuration keys.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rustls::Error as TlsError;
+
+use super::error::{CertificateRefusal, Failure, Phase};
+use crate::config::{HostPort, UpstreamConfig};
+use crate::identity::{CertificateFacts, DistinguishedName, date_text};
+use crate::tls::{CertificateRequest, ClientTls};
+
+/// The parts of the configuration that sentences name.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) upstream: String,
+    pub(super) address: HostPort,
+    pub(super) connect_timeout: Duration,
+    server_name: String,
+    certificate_file: PathBuf,
+    ca_file: PathBuf,
+    certificate: CertificateFacts,
+    /// Of our certificate and of those sent with it.
+    issuers: Vec<DistinguishedName>,
+    authorities: Vec<DistinguishedName>,
+}
+
+impl Target {
+    pub(super) fn new(upstream: &UpstreamConfig, tls: &ClientTls) -> Self {
+        let credentials = &tls.credentials;
+        let ours = std::iter::once(&credentials.certificate).chain(&credentials.chain);
+        Self {
+            upstream: upstream.name.clone(),
+            address: upstream.address.clone(),
+            connect_timeout: upstream.connect_timeout,
+            server_name: tls.server_name.to_str().into_owned(),
+            certificate_file: upstream.tls.certificate_file.clone(),
+            ca_file: upstream.tls.ca_file.clone(),
+            certificate: credentials.certificate.clone(),
+            issuers: ours.map(|facts| facts.issuer.clone()).collect(),
+            authorities: tls.authorities.certificates.iter().map(|facts| facts.subject.clone()).collect(),
+        }
+    }
+
+    pub(super) fn write_sentence(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        address: Option<SocketAddr>,
+        failure: &Failure,
+    ) -> fmt::Result {
+        let peer = self.peer(address);
+        match failure {
+            Failure::NotResolvable { .. } => write!(f, "the name {} cannot be resolved", self.address.host),
+            Failure::Unreachable { attempts } => {
+                write!(f, "{} cannot be reached: ", self.address)?;
+                let causes: Vec<_> =
+                    attempts.iter().map(|(address, cause)| format!("{address}: {}", cause.kind())).collect();
+                f.write_str(&causes.join(", "))
+            }
+            Failure::TimedOut { phase, limit } => {
+                write!(f, "{phase} {peer} was not done within {}", humantime::format_duration(*limit))
+            }
+            Failure::ServerCertificate { refusal, certificate } => {
+                write!(f, "the certificate of {peer} was refused: ")?;
+                self.write_refusal(f, refusal, certificate.as_deref())
+            }
+            Failure::NotTls { cause } if cause.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<TlsError>) => {
+                write!(f, "{peer} does not speak TLS: it answered with something else")
+            }
+            Failure::NotTls { .. } => {
+                write!(f, "{peer} does not speak TLS: it closed the connection instead of an answer")
+            }
+            Failure::Handshake { cause } => write!(f, "the TLS handshake with {peer} failed: {cause}"),
+            Failure::ClientCertificateRefused { alert, .. } => {
+                let subject = &self.certificate.subject;
+                write!(f, "mongod at {peer} refused our client certificate (subject {subject})")?;
+                alert.map_or(Ok(()), |alert| write!(f, ": alert {alert:?}"))
+            }
+            Failure::Proof { cause } => write!(f, "{peer} does not answer as a mongod: {cause}"),
+        }
+    }
+
+    /// What to do about it, for the operator: names files and configuration keys.
+    pub(super) fn remedy(&self, failure: &Failure) -> String {
+        let key = |name: &str| format!("upstream.{}.{name}", self.upstream);
+        match failure {
+            Failure::NotResolvable { .. } => {
+                format!("check {} and the name service of this host", key("address"))
+            }
+            Failure::Unreachable { .. } => format!(
+                "check that mongod runs and listens there (net.bindIp, net.port), that no firewall is between, and {}",
+                key("address")
+            ),
+            Failure::TimedOut { phase: Phase::Resolve, .. } => {
+                format!("check the name service of this host, or raise {}", key("connect_timeout"))
+            }
+            Failure::TimedOut { phase: Phase::Connect, .. } => {
+                format!("check routes and firewalls to {}, or raise {}", self.address, key("connect_timeout"))
+            }
+            Failure::TimedOut { .. } => format!(
+                "something accepts connections at {} and does not answer: check that it is mongod and not overloaded, or raise {}",
+                self.address,
+                key("connect_timeout")
+            ),
+            Failure::ServerCertificate { refusal, certificate } => {
+                self.server_certificate_remedy(refusal, certificate.as_deref())
+            }
+            Failure::NotTls { .. } => format!(
+                "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), and that it is not at its connection limit (net.maxIncomingConnections)",
+                key("address")
+            ),
+            Failure::Handshake { .. } => format!(
+                "check that both sides share a TLS version ({}, and net.tls.disabledProtocols of mongod), and look into mongod's log",
+                key("tls.min_version")
+            ),
+            Failure::ClientCertificateRefused { request, .. } => self.client_certificate_remedy(request.as_ref()),
+            Failure::Proof { .. } => {
+                format!("check that {} is a mongod or mongos, and look into its log", self.address)
+            }
+        }
+    }
+
+    /// The name as configured, and the address that it stood for where that is more.
+    fn peer(&self, address: Option<SocketAddr>) -> String {
+        let name = &self.address;
+        match address {
+            Some(address) if address.to_string() != name.to_string() => format!("{name} ({address})"),
+            _ => name.to_string(),
+        }
+    }
+
+    fn write_refusal(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        refusal: &CertificateRefusal,
+        certificate: Option<&CertificateFacts>,
+    ) -> fmt::Result {
+        let subject = certificate.map(|facts| facts.subject.to_string()).unwrap_or_default();
+        let date = |pick: fn(&CertificateFacts) -> SystemTime| {
+            certificate.map(|facts| date_text(pick(facts))).unwrap_or_default()
+        };
+        match refusal {
+            CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => {
+                let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
+                write!(
+                    f,
+                    "it names {issuer} as its issuer, but our authority of that name did not sign it (subject {subject})"
+                )
+            }
+            CertificateRefusal::UnknownIssuer => {
+                let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
+                write!(f, "it comes from {issuer}, which is not among our authorities (subject {subject})")
+            }
+            CertificateRefusal::NameMismatch => {
+                let names = certificate.map(CertificateFacts::names).unwrap_or_default().join(", ");
+                write!(f, "it is for {names}, not for {} (subject {subject})", self.server_name)
+            }
+            CertificateRefusal::NoNames => {
+                write!(
+                    f,
+                    "it has no subject alternative name, so it is not for {} (subject {subject})",
+                    self.server_name
+                )
+            }
+            CertificateRefusal::Expired => {
+                write!(f, "it expired on {} (subject {subject})", date(|facts| facts.not_after))
+            }
+            CertificateRefusal::NotYetValid => {
+                write!(f, "it is not valid before {} (subject {subject})", date(|facts| facts.not_before))
+            }
+            CertificateRefusal::Version1 => {
+                write!(f, "it is an X.509 version 1 certificate, which has no names (subject {subject})")
+            }
+            CertificateRefusal::Invalid(cause) => write!(f, "{cause} (subject {subject})"),
+        }
+    }
+
+    fn knows_issuer_of(&self, certificate: Option<&CertificateFacts>) -> bool {
+        certificate.is_some_and(|facts| self.authorities.contains(&facts.issuer))
+    }
+
+    fn server_certificate_remedy(
+        &self,
+        refusal: &CertificateRefusal,
+        certificate: Option<&CertificateFacts>,
+    ) -> String {
+        let key = |name: &str| format!("upstream.{}.tls.{name}", self.upstream);
+        match refusal {
+            CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => format!(
+                "the authority was made anew under its old name: bring {} ({}) up to date with mongod's",
+                key("ca_file"),
+                self.ca_file.display(),
+            ),
+            CertificateRefusal::UnknownIssuer => format!(
+                "put the authority that signed it into {} ({}), which has now: {}; if intermediates are missing, mongod must send them",
+                key("ca_file"),
+                self.ca_file.display(),
+                listed(&self.authorities),
+            ),
+            CertificateRefusal::NameMismatch => {
+                let first = certificate.and_then(|facts| facts.names().into_iter().next()).unwrap_or_default();
+                format!(
+                    "set {} to one of its names (as \"{first}\"), or give mongod a certificate with the name {}; verify = \"chain\" leaves names unchecked",
+                    key("server_name"),
+                    self.server_name
+                )
+            }
+            CertificateRefusal::NoNames | CertificateRefusal::Version1 => format!(
+                "give mongod a certificate with subjectAltName {} (with openssl x509 -req, names and version 3 need -extfile)",
+                self.server_name
+            ),
+            CertificateRefusal::Expired => {
+                "renew mongod's certificate (net.tls.certificateKeyFile); if it is new already, restart mongod or run rotateCertificates".to_owned()
+            }
+            CertificateRefusal::NotYetValid => "check the clocks of this host and of the authority".to_owned(),
+            CertificateRefusal::Invalid(_) => {
+                "give mongod a certificate that a TLS server may use (serverAuth, a current signature algorithm)".to_owned()
+            }
+        }
+    }
+
+    fn client_certificate_remedy(&self, request: Option<&CertificateRequest>) -> String {
+        let certificate = &self.certificate;
+        let mut remedy = Vec::new();
+        if !certificate.allows("clientAuth") {
+            remedy.push(
+                "the certificate may not be used by clients: issue it with extendedKeyUsage clientAuth".to_owned(),
+            );
+        }
+        if certificate.not_after < SystemTime::now() {
+            remedy.push(format!("the certificate expired on {}: renew it", date_text(certificate.not_after)));
+        }
+        if !certificate.subject.is_readable_by_mongod() {
+            remedy.push("mongod cannot read the subject: issue it with UTF8String values".to_owned());
+        }
+        let accepted = request.map(|request| request.authorities.as_slice()).unwrap_or_default();
+        if !accepted.is_empty() && !self.issuers.iter().any(|issuer| accepted.contains(issuer)) {
+            remedy.push(format!(
+                "mongod accepts certificates of {}, ours comes from {}: use a certificate of the former, or add the latter to mongod's net.tls.CAFile",
+                listed(accepted),
+                certificate.issuer
+            ));
+        }
+        if remedy.is_empty() {
+            remedy.push(format!(
+                "check that mongod's net.tls.CAFile has the issuer {} and that its net.tls.CRLFile does not name the certificate",
+                certificate.issuer
+            ));
+        }
+        remedy.push(format!(
+            "the certificate is {}, and mongod's log has the reason under id 23255 or 23256",
+            self.certificate_file.display()
+        ));
+        remedy.join("; ")
+    }
+}
+
+/// The first few of `names`, for a sentence.
+fn listed(names: &[DistinguishedName]) -> String {
+    const SHOWN_MAX: usize = 5;
+    let shown = names.iter().take(SHOWN_MAX).map(ToString::to_string).collect::<Vec<_>>().join(" | ");
+    match names.len().checked_sub(SHOWN_MAX) {
+        Some(more @ 1..) => format!("{shown} and {more} more"),
+        _ => shown,
+    }
+}

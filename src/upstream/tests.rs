@@ -1,0 +1,502 @@
+//! Every way in which a connection can fail, against servers inside the test.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, rawdoc};
+use rcgen::ExtendedKeyUsagePurpose;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::config::{HostPort, TlsVersion, Verify};
+use crate::tls::test_pki::{Authority, Folder, Pair};
+use crate::wire::header::Header;
+use crate::wire::op_msg::encode;
+
+const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
+const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+
+/// What a server does with a connection.
+enum Behaviour {
+    /// TLS, then answers to the commands of a mongod.
+    Mongod,
+    /// TLS, then these bytes in answer to whatever comes, then the end.
+    Answer(Vec<u8>),
+    /// TLS, then nothing, ever.
+    Silent,
+    /// TLS, then the end without a word, as mongod does with a client certificate it dislikes.
+    CloseAfterHandshake,
+    /// No TLS: these bytes, then the end.
+    Plain(&'static [u8]),
+    /// No TLS, no answer.
+    PlainSilent,
+}
+
+struct Scene {
+    folder: Folder,
+    authority: Authority,
+    server: Pair,
+    client: Pair,
+    clients: Option<Authority>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    behaviour: Behaviour,
+    change: fn(&mut UpstreamConfig),
+}
+
+impl Scene {
+    fn new() -> Self {
+        let authority = Authority::new("Acme CA");
+        Self {
+            folder: Folder::new(),
+            server: authority.issue("mongod", &["127.0.0.1", "mongo.test"]),
+            client: authority.issue("svc-a", &[]),
+            authority,
+            clients: None,
+            versions: BOTH,
+            behaviour: Behaviour::Mongod,
+            change: |_| {},
+        }
+    }
+
+    /// A connector to a server that listens, and the server.
+    async fn start(self) -> (Connector, Server) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut upstream = self.folder.upstream(address.port(), &self.client, &self.authority.pem);
+        (self.change)(&mut upstream);
+        let connector = Connector::new(&upstream, Some(Duration::from_mins(2))).unwrap();
+        let config = self.server.server(self.clients.as_ref(), self.versions);
+        (connector, Server { listener, address, config, behaviour: self.behaviour })
+    }
+
+    async fn connect(self) -> Result<UpstreamStream, ConnectError> {
+        let (connector, server) = self.start().await;
+        server.during(connector.connect()).await
+    }
+
+    async fn fail(self) -> ConnectError {
+        self.connect().await.unwrap_err()
+    }
+}
+
+struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: Arc<ServerConfig>,
+    behaviour: Behaviour,
+}
+
+impl Server {
+    /// Serves one connection after the other for as long as `client` runs.
+    async fn during<T>(&self, client: impl Future<Output = T>) -> T {
+        tokio::select! {
+            result = client => result,
+            () = self.serve() => unreachable!("serves for ever"),
+        }
+    }
+
+    async fn serve(&self) {
+        loop {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            // How it ends is the client's to judge.
+            let _ = self.serve_one(tcp).await;
+        }
+    }
+
+    async fn serve_one(&self, mut tcp: TcpStream) -> io::Result<()> {
+        match self.behaviour {
+            Behaviour::Plain(answer) => return tcp.write_all(answer).await,
+            Behaviour::PlainSilent => return std::future::pending().await,
+            _ => {}
+        }
+        let mut tls = TlsAcceptor::from(Arc::clone(&self.config)).accept(tcp).await?;
+        match &self.behaviour {
+            Behaviour::CloseAfterHandshake => return Ok(()),
+            Behaviour::Silent => return std::future::pending().await,
+            _ => {}
+        }
+        loop {
+            let mut head = [0; 16];
+            tls.read_exact(&mut head).await?;
+            let header = Header::parse(head).unwrap();
+            let mut rest = vec![0; header.length as usize - 16];
+            tls.read_exact(&mut rest).await?;
+            let answer = match &self.behaviour {
+                Behaviour::Answer(bytes) => bytes.clone(),
+                _ => encode(9, header.request_id, &answer_of(&rest[5..])),
+            };
+            tls.write_all(&answer).await?;
+            tls.flush().await?;
+            if matches!(self.behaviour, Behaviour::Answer(_)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn answer_of(body: &[u8]) -> RawDocumentBuf {
+    let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
+    let (command, _) = body.iter().next().unwrap().unwrap();
+    match command.as_str() {
+        "ping" => rawdoc! { "ok": 1.0 },
+        "hello" => rawdoc! { "isWritablePrimary": true, "setName": "rs0", "maxWireVersion": 17, "ok": 1.0 },
+        "buildInfo" => rawdoc! { "version": "6.0.5", "ok": 1.0 },
+        other => rawdoc! { "ok": 0.0, "errmsg": format!("no such command: {other}"), "code": 59 },
+    }
+}
+
+fn short(upstream: &mut UpstreamConfig) {
+    upstream.connect_timeout = Duration::from_millis(300);
+}
+
+#[track_caller]
+fn check(error: &ConnectError, reason: &str, code: i32, sentence: &str, remedy: &str) {
+    assert_eq!((error.reason(), error.client_code().0), (reason, code));
+    assert!(REASONS.contains(&error.reason()));
+    assert!(error.to_string().contains(sentence), "sentence: {error}");
+    assert!(!error.to_string().contains(".pem"), "a client would read a path: {error}");
+    assert!(error.remedy().contains(remedy), "remedy: {}", error.remedy());
+}
+
+#[tokio::test]
+async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
+    for (versions, version, suite) in [
+        (BOTH, "TLSv1.3", "TLS_AES_256_GCM_SHA384"),
+        (ONLY_13, "TLSv1.3", "TLS_AES_256_GCM_SHA384"),
+        (ONLY_12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+    ] {
+        let clients = Some(Authority::new("unused"));
+        let mut scene = Scene { versions, ..Scene::new() };
+        scene.clients = clients.map(|_| Authority::new("Clients CA"));
+        scene.client = scene.clients.as_ref().unwrap().issue("svc-a", &[]);
+        let (connector, server) = scene.start().await;
+        let first = server.during(connector.connect()).await.unwrap();
+        let second = server.during(connector.connect()).await.unwrap();
+        assert_eq!((first.handshake.version, first.handshake.cipher_suite), (version, suite));
+        assert_eq!(first.handshake.key_exchange, Some("X25519"));
+        assert_eq!(first.address, server.address);
+        assert_eq!((first.handshake.resumed, second.handshake.resumed), (false, true), "{version}");
+        let request = connector.tls().witness.request().unwrap();
+        assert_eq!(request.authorities[0].as_str(), "CN=Clients CA,O=Acme");
+    }
+}
+
+#[tokio::test]
+async fn a_version_1_client_certificate_is_sent() {
+    let mut scene = Scene::new();
+    scene.client = scene.authority.issue_version_1("old");
+    let (connector, server) = scene.start().await;
+    // The server does not ask for it; that it is loaded at all is what rustls's usual way refuses.
+    server.during(connector.connect()).await.unwrap();
+    assert_eq!(connector.tls().credentials.certificate.version, 1);
+}
+
+#[tokio::test]
+async fn the_name_is_checked_unless_only_the_chain_is() {
+    for (change, accepted) in [
+        ((|_| {}) as fn(&mut UpstreamConfig), true),
+        (|upstream| upstream.tls.server_name = Some("mongo.test".to_owned()), true),
+        (|upstream| upstream.tls.server_name = Some("mongo.test.".to_owned()), true),
+        (|upstream| upstream.tls.server_name = Some("other.test".to_owned()), false),
+        (
+            |upstream| {
+                upstream.tls.server_name = Some("other.test".to_owned());
+                upstream.tls.verify = Verify::Chain;
+            },
+            true,
+        ),
+    ] {
+        assert_eq!(Scene { change, ..Scene::new() }.connect().await.is_ok(), accepted);
+    }
+}
+
+#[tokio::test]
+async fn a_chain_is_checked_whatever_the_mode() {
+    let mut scene = Scene { change: |upstream| upstream.tls.verify = Verify::Chain, ..Scene::new() };
+    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, "it comes from CN=Other CA,O=Acme", "ca_file");
+}
+
+#[tokio::test]
+async fn intermediates_lead_to_an_authority_if_they_are_sent() {
+    let mut scene = Scene::new();
+    let below = scene.authority.intermediate("Acme Servers");
+    scene.server = below.issue("mongod", &["127.0.0.1"]).chained(&below);
+    assert!(scene.connect().await.is_ok());
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.intermediate("Acme Servers").issue("mongod", &["127.0.0.1"]);
+    let sentence = "it comes from CN=Acme Servers,O=Acme, which is not among our authorities";
+    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "mongod must send them");
+
+    let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+    let below = scene.authority.intermediate("Acme Clients");
+    scene.client = below.issue("svc-a", &[]).chained(&below);
+    scene.clients = Some(Authority::new("Acme CA"));
+    let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
+    // The server names our root among those that it accepts, so the remedy must not say that it does not.
+    check(&scene.fail().await, "client_certificate_refused", 141, sentence, "check that mongod's net.tls.CAFile has");
+}
+
+#[tokio::test]
+async fn refused_server_certificates_are_named() {
+    let mut scene = Scene::new();
+    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    check(
+        &scene.fail().await,
+        "server_certificate_unknown_issuer",
+        141,
+        "it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)",
+        "which has now: CN=Acme CA,O=Acme",
+    );
+
+    let mut scene = Scene::new();
+    scene.server = Authority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
+    let sentence = "our authority of that name did not sign it";
+    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "up to date");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue("mongod", &["db-1.test", "10.0.0.1"]);
+    let sentence = "it is for db-1.test, 10.0.0.1, not for 127.0.0.1 (subject CN=mongod,O=Acme)";
+    check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "(as \"db-1.test\")");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue("mongo.test", &[]);
+    check(
+        &scene.fail().await,
+        "server_certificate_no_names",
+        141,
+        "no subject alternative name",
+        "subjectAltName 127.0.0.1",
+    );
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue_version_1("mongod");
+    check(&scene.fail().await, "server_certificate_version_1", 141, "version 1 certificate", "-extfile");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
+        params.not_after = rcgen::date_time_ymd(2024, 2, 1);
+    });
+    let sentence = "it expired on 2024-02-01 00:00:00 UTC (subject CN=mongod,O=Acme)";
+    check(&scene.fail().await, "server_certificate_expired", 141, sentence, "rotateCertificates");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+    });
+    let sentence = "it is not valid before 2090-01-01 00:00:00 UTC";
+    check(&scene.fail().await, "server_certificate_not_yet_valid", 141, sentence, "clocks");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    check(&scene.fail().await, "server_certificate_invalid", 141, "(subject CN=mongod,O=Acme)", "serverAuth");
+}
+
+#[tokio::test]
+async fn a_refused_client_certificate_is_named() {
+    // mongod closes without a word after the handshake.
+    for versions in [ONLY_12, ONLY_13] {
+        let scene = Scene { versions, behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+        let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
+        check(
+            &scene.fail().await,
+            "client_certificate_refused",
+            141,
+            sentence,
+            "net.tls.CAFile has the issuer CN=Acme CA",
+        );
+    }
+    // Others send an alert, within the handshake or after it.
+    for versions in [ONLY_12, ONLY_13] {
+        let scene = Scene { versions, clients: Some(Authority::new("Clients CA")), ..Scene::new() };
+        let sentence = "refused our client certificate (subject CN=svc-a,O=Acme): alert";
+        let remedy = "mongod accepts certificates of CN=Clients CA,O=Acme, ours comes from CN=Acme CA,O=Acme";
+        check(&scene.fail().await, "client_certificate_refused", 141, sentence, remedy);
+    }
+}
+
+#[tokio::test]
+async fn what_our_own_certificate_lacks_is_said_first() {
+    let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+    scene.client = scene.authority.issue_with("svc-a", &[], |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_after = rcgen::date_time_ymd(2024, 2, 1);
+    });
+    let remedy = scene.fail().await.remedy();
+    assert!(remedy.contains("extendedKeyUsage clientAuth"), "{remedy}");
+    assert!(remedy.contains("expired on 2024-02-01"), "{remedy}");
+}
+
+#[tokio::test]
+async fn what_does_not_speak_tls_is_told_apart() {
+    for (answer, sentence) in [
+        (b"".as_slice(), "does not speak TLS: it closed the connection instead of an answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), "does not speak TLS: it answered with something else"),
+        (b"\x00\x00\x00\x00garbage".as_slice(), "does not speak TLS: it answered with something else"),
+    ] {
+        let scene = Scene { behaviour: Behaviour::Plain(answer), ..Scene::new() };
+        check(&scene.fail().await, "not_tls", 141, sentence, "requireTLS");
+    }
+}
+
+#[tokio::test]
+async fn no_common_version_is_a_failed_handshake() {
+    let change: fn(&mut UpstreamConfig) = |upstream| upstream.tls.min_version = TlsVersion::V1_3;
+    let scene = Scene { versions: ONLY_12, change, ..Scene::new() };
+    check(&scene.fail().await, "handshake_failed", 141, "the TLS handshake with 127.0.0.1:", "tls.min_version");
+}
+
+#[tokio::test]
+async fn silence_ends_at_the_deadline() {
+    for (behaviour, phase) in [
+        (Behaviour::PlainSilent, "the TLS handshake with 127.0.0.1:"),
+        (Behaviour::Silent, "the first command to 127.0.0.1:"),
+    ] {
+        let scene = Scene { behaviour, change: short, ..Scene::new() };
+        let error = scene.fail().await;
+        check(&error, "timed_out", 6, phase, "does not answer");
+        assert!(error.to_string().ends_with("was not done within 300ms"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_no_mongod_gives_are_refused() {
+    let ok = |request_id, response_to| encode(request_id, response_to, &rawdoc! { "ok": 1.0 });
+    let mut flagged = ok(9, 1);
+    flagged[16] = 2;
+    let mut torn = ok(9, 1);
+    torn.truncate(30);
+    let mut long = ok(9, 1);
+    long[..4].copy_from_slice(&70_000_u32.to_le_bytes());
+    let mut impossible = ok(9, 1);
+    impossible[..4].copy_from_slice(&(-1_i32).to_le_bytes());
+    let mut document = ok(9, 1);
+    document[21] = 99;
+    let refused =
+        encode(9, 1, &rawdoc! { "ok": 0.0, "errmsg": "not\nnow", "code": 91, "codeName": "ShutdownInProgress" });
+    for (answer, sentence) in [
+        (refused, "the answer is error 91 (ShutdownInProgress): not\\u{a}now"),
+        (encode(9, 1, &rawdoc! {}), "the answer is error 0 (): "),
+        (ok(9, 2), "no OP_MSG in reply to ours"),
+        (flagged, "flags or sections that were not asked for"),
+        (torn, "the connection was closed within the answer"),
+        (long, "longer than 64 KiB"),
+        (impossible, "an impossible message length"),
+        (document, "no valid document"),
+    ] {
+        let scene = Scene { behaviour: Behaviour::Answer(answer), ..Scene::new() };
+        check(&scene.fail().await, "ping_failed", 6, sentence, "mongod or mongos");
+    }
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_unreachable() {
+    let closed = closed_port();
+    let change: fn(&mut UpstreamConfig) = |_| {};
+    let (connector, _server) = Scene { change, ..Scene::new() }.start().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let addresses = [closed.local_addr().unwrap(), "127.0.0.2:1".parse().unwrap()];
+    let error = connector.connect_to_any(&addresses, deadline).await.unwrap_err();
+    let sentence = format!("{}: connection refused, 127.0.0.2:1: connection refused", addresses[0]);
+    check(&error, "unreachable", 6, &sentence, "net.bindIp");
+}
+
+#[tokio::test]
+async fn a_name_without_address_is_not_resolvable() {
+    let change: fn(&mut UpstreamConfig) =
+        |upstream| upstream.address = HostPort { host: "no-such-host.invalid".to_owned(), port: 27017 };
+    let error = Scene { change, ..Scene::new() }.fail().await;
+    check(&error, "not_resolvable", 6, "the name no-such-host.invalid cannot be resolved", "upstream.orders.address");
+}
+
+#[tokio::test]
+async fn addresses_are_tried_in_turn_until_one_answers() {
+    let closed = closed_port();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (connector, server) = Scene { change: short, ..Scene::new() }.start().await;
+    let addresses = [closed.local_addr().unwrap(), silent.local_addr().unwrap(), server.address];
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let stream = server.during(connector.connect_to_any(&addresses, deadline)).await.unwrap();
+    assert_eq!(stream.address, server.address);
+}
+
+#[tokio::test]
+async fn of_several_addresses_the_one_that_came_furthest_is_reported() {
+    let closed = closed_port();
+    let mut scene = Scene::new();
+    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    let (connector, server) = scene.start().await;
+    let addresses = [server.address, closed.local_addr().unwrap()];
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let error = server.during(connector.connect_to_any(&addresses, deadline)).await.unwrap_err();
+    assert_eq!(error.address(), Some(server.address));
+    assert_eq!(error.reason(), "server_certificate_unknown_issuer");
+}
+
+#[test]
+fn addresses_that_all_took_too_long_are_a_timeout() {
+    let limit = Duration::from_secs(5);
+    let timed_out = || Failure::TimedOut { phase: Phase::Connect, limit };
+    let addresses: [SocketAddr; 2] = ["10.0.0.1:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap()];
+    let failures = addresses.map(|address| (address, timed_out().at(address)));
+    let (address, failure) = error::most_telling(failures.into(), limit);
+    assert!(address.is_none());
+    assert!(matches!(failure, Failure::TimedOut { phase: Phase::Connect, .. }));
+}
+
+#[tokio::test]
+async fn a_probe_asks_who_is_there() {
+    let (connector, server) = Scene::new().start().await;
+    let found = server.during(probe(&connector)).await.unwrap();
+    let expected = ServerFacts {
+        version: Some("6.0.5".to_owned()),
+        role: Role::Primary,
+        set_name: Some("rs0".to_owned()),
+        max_wire_version: 17,
+    };
+    assert_eq!(found.server, expected);
+}
+
+#[tokio::test]
+async fn a_dropped_attempt_closes_its_socket() {
+    let (connector, server) = Scene { behaviour: Behaviour::PlainSilent, ..Scene::new() }.start().await;
+    let attempt = connector.connect();
+    let accepted = async {
+        let (mut tcp, _) = server.listener.accept().await.unwrap();
+        tcp.read_u8().await.unwrap();
+        tcp
+    };
+    let mut tcp = tokio::select! {
+        _ = attempt => unreachable!("nobody answers"),
+        tcp = accepted => tcp,
+    };
+    let mut rest = Vec::new();
+    // Ends only because the other side is closed.
+    let _ = tcp.read_to_end(&mut rest).await;
+}
+
+#[test]
+fn a_connector_is_shared_by_workers() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>(_: &T) {}
+    shared::<Connector>();
+    shared::<UpstreamHealth>();
+    sent::<Option<UpstreamStream>>(&None);
+}
+
+/// A port that refuses connections for as long as the socket lives.
+fn closed_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
