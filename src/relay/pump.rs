@@ -49,6 +49,8 @@ pub(super) struct Pump<C, U> {
     upstream_done: bool,
     /// The client's end has been passed on.
     upstream_told: bool,
+    /// Why upstream takes nothing any more. What it has sent before that is still read, to its end.
+    upstream_deaf: Option<io::Error>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
@@ -69,6 +71,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             client_done: false,
             upstream_done: false,
             upstream_told: false,
+            upstream_deaf: None,
         }
     }
 
@@ -120,7 +123,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// As far as the sockets take it now; what they do not take is no loss.
     fn say_goodbye(&mut self, cx: &mut Context<'_>) {
         self.tls.send_close_notify();
-        let _ = self.flush_upstream(cx);
+        self.flush_upstream(cx);
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
         let _ = Pin::new(&mut self.client).poll_shutdown(cx);
     }
@@ -128,25 +131,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// One attempt at everything; whether anything moved.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = self.flush_client(cx)?;
-        moved |= self.flush_upstream(cx)?;
+        moved |= self.flush_upstream(cx);
         moved |= self.read_client(cx)?;
         moved |= self.read_upstream(cx)?;
-        moved |= self.tell_upstream(cx)?;
+        moved |= self.tell_upstream(cx);
         Ok(moved)
     }
 
-    fn end_reached(&self) -> Option<End> {
-        if self.upstream_done && self.unsent.is_empty() {
-            let whole = self.replies.is_between() && self.kept_replies.is_empty();
-            let reason = if whole && self.exchange.is_idle(Record::is_monitor) {
-                EndReason::Closed
-            } else {
-                EndReason::Interrupted
-            };
-            let by = if self.client_done { Side::Client } else { Side::Upstream };
-            return Some((by, reason));
+    fn end_reached(&mut self) -> Option<End> {
+        if !self.unsent.is_empty() {
+            return None;
         }
-        if self.client_done && self.upstream_told && self.exchange.len() == 0 && self.unsent.is_empty() {
+        if self.upstream_done {
+            let whole = self.replies.is_between() && self.kept_replies.is_empty();
+            return Some(match self.upstream_deaf.take() {
+                _ if self.client_done => (Side::Client, EndReason::Closed),
+                Some(error) => (Side::Upstream, EndReason::Socket(error)),
+                None if whole && self.exchange.is_idle(Record::is_monitor) => (Side::Upstream, EndReason::Closed),
+                None => (Side::Upstream, EndReason::Interrupted),
+            });
+        }
+        if self.client_done && self.upstream_told && self.exchange.len() == 0 {
             let whole = self.requests.is_between() && self.kept_requests.is_empty();
             return Some((Side::Client, if whole { EndReason::Closed } else { EndReason::Interrupted }));
         }
@@ -173,7 +178,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Ok(true)
         })?;
         if moved {
-            self.flush_upstream(cx)?;
+            self.flush_upstream(cx);
         }
         Ok(moved)
     }
@@ -288,37 +293,32 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         Ok(written > 0)
     }
 
-    fn flush_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn flush_upstream(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while self.tls.wants_write() {
+        while self.tls.wants_write() && self.upstream_deaf.is_none() {
             match self.tls.write_tls(&mut Blocking { socket: &mut self.socket, cx }) {
                 Ok(0) => break,
                 Ok(_) => moved = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err((Side::Upstream, EndReason::Socket(error))),
+                Err(error) => self.upstream_deaf = Some(error),
             }
         }
-        Ok(moved)
+        moved
     }
 
     /// Passes the client's end on: mongod stops working on what nobody waits for, as it does for a direct client.
-    fn tell_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn tell_upstream(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.client_done || self.upstream_told {
-            return Ok(false);
+            return false;
         }
         self.tls.send_close_notify();
-        self.flush_upstream(cx)?;
-        if self.tls.wants_write() {
-            return Ok(false);
+        self.flush_upstream(cx);
+        if self.tls.wants_write() && self.upstream_deaf.is_none() {
+            return false;
         }
-        match Pin::new(&mut self.socket).poll_shutdown(cx) {
-            Poll::Pending => Ok(false),
-            // A socket that is gone already shows on the next read.
-            Poll::Ready(_) => {
-                self.upstream_told = true;
-                Ok(true)
-            }
-        }
+        // A socket that is gone already shows on the next read.
+        self.upstream_told = Pin::new(&mut self.socket).poll_shutdown(cx).is_ready();
+        self.upstream_told
     }
 }
 

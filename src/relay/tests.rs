@@ -125,6 +125,7 @@ async fn large_messages_stream_both_ways_through_small_pipes() {
             let mut upstream = upstream;
             assert!(read_message(&mut upstream).await == asked_copy);
             upstream.write_all(&answered).await.unwrap();
+            upstream.flush().await.unwrap();
             upstream
         };
         let listen = async move {
@@ -205,11 +206,12 @@ async fn a_drain_waits_for_the_command_in_flight() {
 
 #[tokio::test]
 async fn a_stop_cuts_whatever_is_in_flight() {
-    let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
+    let (end, _kept_open) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
         client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
         read_message(&mut upstream).await;
         drain.begin();
         drain.stop();
+        (client, upstream)
     })
     .await;
     is(&end, Side::Gateway, "stopped");
@@ -264,12 +266,13 @@ async fn an_upstream_that_goes_between_messages_closes_and_in_a_message_interrup
 
 #[tokio::test]
 async fn op_compressed_is_refused_in_words() {
-    let (end, ()) = play(scene(OFF).await, |mut client, _upstream, _drain| async move {
+    let (end, _kept_open) = play(scene(OFF).await, |mut client, upstream, _drain| async move {
         let header = Header { length: 40, request_id: 8, response_to: 0, op_code: OpCode::COMPRESSED };
         client.write_all(&[&header.to_bytes()[..], &[0; 24]].concat()).await.unwrap();
         let answer = read_message(&mut client).await;
         assert!(String::from_utf8_lossy(&answer).contains("ProtocolError"));
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        upstream
     })
     .await;
     is(&end, Side::Client, "sent OP_COMPRESSED, which was not negotiated");
@@ -340,6 +343,7 @@ async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
             for id in 1..=count {
                 read_message(&mut upstream).await;
                 upstream.write_all(&reply(100_000 + id, id)).await.unwrap();
+                upstream.flush().await.unwrap();
             }
             upstream
         };
