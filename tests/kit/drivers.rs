@@ -61,16 +61,19 @@ fn node_program(program: &str) -> anyhow::Result<Command> {
     let pinned = ["package.json", "package-lock.json"].map(|name| scripts().join(name));
     let name = format!("node-{}", fingerprint(&[&pinned[0], &pinned[1]])?);
     let installed = provision::once(&name, |workshop| {
+        let place = workshop.join("place");
+        fs::create_dir(&place)?;
         for file in &pinned {
-            fs::copy(file, workshop.join(file.file_name().context("a file without a name")?))?;
+            fs::copy(file, place.join(file.file_name().context("a file without a name")?))?;
         }
         let mut install = Command::new(npm);
         // No scripts of packages: all that is needed is JavaScript.
         install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional", "--loglevel=error"]);
-        install.current_dir(workshop).env("npm_config_update_notifier", "false");
+        install.current_dir(&place).env("npm_config_update_notifier", "false");
         process::run("npm ci", install, INSTALL_TIMEOUT)?;
-        Ok(workshop.join("node_modules"))
-    })?;
+        Ok(place)
+    })?
+    .join("node_modules");
     let mut command = Command::new(node);
     command.env("NODE_PATH", &installed).env_remove("NODE_OPTIONS");
     if program == "mongosh" {

@@ -163,6 +163,17 @@ impl Mongod {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The connection string of a driver that reaches it without a gateway.
+    pub fn uri(&self) -> anyhow::Result<String> {
+        let address = self.address();
+        if self.options.transport == Transport::Plain {
+            return Ok(format!("mongodb://{address}/?directConnection=true"));
+        }
+        let (ca, client) = (self.pki.ca_file(), self.client.combined(First::Certificate)?);
+        let files = format!("tlsCAFile={}&tlsCertificateKeyFile={}", ca.display(), client.display());
+        Ok(format!("mongodb://{address}/?directConnection=true&tls=true&{files}"))
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port

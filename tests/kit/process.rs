@@ -22,7 +22,9 @@ use anyhow::Context;
 use anyhow::bail;
 
 /// How many of the last lines of a child are shown when its test fails.
-const LINES_SHOWN_MAX: usize = 60;
+const LINES_SHOWN_MAX: usize = 20;
+/// And how much of each: mongod's lines are long.
+const SHOWN_LENGTH_MAX: usize = 400;
 
 /// A running child; dropping it kills it and waits for it.
 #[derive(Debug)]
@@ -149,7 +151,10 @@ impl Process {
         let state = self.output.lock();
         let first = state.lines.len().saturating_sub(LINES_SHOWN_MAX);
         let lines = state.lines.iter().skip(first);
-        lines.fold(String::new(), |text, line| text + "  " + &self.name + " | " + &line.text + "\n")
+        lines.fold(String::new(), |all, line| {
+            let text: String = line.text.chars().take(SHOWN_LENGTH_MAX).collect();
+            all + "  " + &self.name + " | " + &text + "\n"
+        })
     }
 }
 
