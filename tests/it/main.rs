@@ -10,3 +10,4 @@ mod kit;
 mod drivers;
 mod kit_itself;
 mod rust_script;
+mod wire_rows;

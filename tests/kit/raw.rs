@@ -140,9 +140,11 @@ impl Reply {
             OP_REPLY => 36,
             other => bail!("a reply with operation code {other}"),
         };
-        // Replies echo what they were sent, valid UTF-8 or not.
         let document = bson::RawDocumentBuf::from_bytes(document_at(&bytes, first_document)?.to_vec())?;
-        let document = Document::try_from(document.as_ref()).unwrap_or_else(|_| doc! { "unreadable": true });
+        // Replies echo what they were sent, valid UTF-8 or not; the code is there all the same.
+        let code = document.get_i32("code").ok();
+        let document =
+            Document::try_from(document.as_ref()).unwrap_or_else(|_| doc! { "unreadable": true, "code": code });
         Ok(Self {
             request_id: word(4)?,
             response_to: word(8)?,
