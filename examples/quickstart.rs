@@ -6,7 +6,7 @@
 //! cargo run --release --example quickstart -- --once    # ends after the proof
 //! ```
 //! Certificates, data and configuration live in temporary directories, which go when it ends.
-#![expect(clippy::print_stdout, reason = "an example speaks to its reader")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example speaks to its reader")]
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("\nquickstart: {error:#}");
+            eprintln!("\nquickstart: {error:#}");
             ExitCode::FAILURE
         }
     }

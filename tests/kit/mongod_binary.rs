@@ -8,8 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -34,15 +33,12 @@ const FETCH_TIMEOUT: Duration = Duration::from_mins(5);
 ///
 /// In this order: `MONGATE_TEST_MONGOD`, `mongod` on the `PATH`, the copy under `target/kit`, the wheel.
 pub fn locate() -> anyhow::Result<PathBuf> {
-    static FOUND: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = found.as_ref() {
-        return Ok(path.clone());
-    }
-    let path = search()?;
-    prove_it_runs(&path)?;
-    *found = Some(path.clone());
-    Ok(path)
+    // A failure is kept too: a fetch that cannot succeed is not tried again by every test.
+    static FOUND: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+        let proven = search().and_then(|path| prove_it_runs(&path).map(|()| path));
+        proven.map_err(|error| format!("{error:#}"))
+    });
+    FOUND.clone().map_err(anyhow::Error::msg)
 }
 
 fn search() -> anyhow::Result<PathBuf> {
@@ -89,10 +85,9 @@ fn prove_it_runs(path: &Path) -> anyhow::Result<()> {
     let mut version = Command::new(path);
     version.arg("--version");
     let proof = process::run("mongod --version", version, Duration::from_secs(30));
-    proof.map(drop).with_context(|| {
-        format!(
-            "{} does not run here; if a shared library is missing, install it (Debian and Ubuntu: apt-get install libcurl4)",
-            path.display()
-        )
+    proof.map(drop).map_err(|error| {
+        let missing_library = format!("{error:#}").contains("shared librar");
+        let remedy = if missing_library { "; on Debian and Ubuntu: apt-get install libcurl4" } else { "" };
+        error.context(format!("{} does not run here{remedy}", path.display()))
     })
 }
