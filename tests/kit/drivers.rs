@@ -18,7 +18,7 @@ use super::provision;
 /// mongosh is large, and a mirror may be slow.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(400);
 
-/// The command that runs a Python program with PyMongo at hand; the program's path and arguments are for the caller.
+/// The command that runs a Python program with `PyMongo` at hand; the program's path and arguments are for the caller.
 pub fn python() -> Option<Command> {
     provision::or_skip("PyMongo", try_python())
 }

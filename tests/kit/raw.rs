@@ -1,4 +1,4 @@
-//! MongoDB's wire, byte by byte: messages well formed and not, sent in plain or over mutual TLS, and what comes back.
+//! The wire, byte by byte: messages well formed and not, sent in plain or over mutual TLS, and what comes back.
 //!
 //! Written apart from the gateway's own wire code on purpose: a mistake there must not hide itself here.
 
