@@ -1,0 +1,188 @@
+//! Unmodified drivers: the same script over TLS to mongod and through the gateway in plain gives the same results, and
+//! the gateway counts exactly the commands that the driver says it sent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+
+use crate::kit::drivers;
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::{Mongod, MongodOptions, Role};
+use crate::kit::process;
+use crate::rust_script;
+use crate::rust_script::Outcome;
+
+/// A script takes a few seconds; a busy machine may need many.
+const SCRIPT_TIMEOUT: Duration = Duration::from_mins(3);
+/// Steps that need a replica set.
+const REPLICA_SET_STEPS: [&str; 2] = ["change_stream", "transaction"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_driver_sees_no_difference() {
+    let Some(mongod) = Mongod::shared_replica_set() else { return };
+    let gateway = Gateway::to(&mongod);
+    let direct = rust_script::run(&mongod.uri().unwrap(), "rust_direct").await.unwrap();
+    let through = rust_script::run(&format!("{}/?directConnection=true", gateway.uri()), "rust_gateway").await.unwrap();
+    check(&direct, &through, &["exhaust"]);
+    check_counted(&gateway, &through);
+}
+
+#[test]
+fn pymongo_sees_no_difference() {
+    compare("python", python, "directConnection=true", &[]);
+}
+
+#[test]
+fn the_node_driver_sees_no_difference_even_when_it_asks_for_compression() {
+    compare("node", node, "directConnection=true&compressors=zlib", &["exhaust"]);
+}
+
+#[test]
+fn mongosh_sees_no_difference() {
+    compare("mongosh", mongosh, "directConnection=true", &["concurrent", "exhaust", "gridfs"]);
+}
+
+#[test]
+fn pymongo_needs_nothing_but_the_address() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let Some(outcome) = python(&gateway.uri(), "python_plain") else { return };
+    check_steps(&outcome, &REPLICA_SET_STEPS);
+    check_counted(&gateway, &outcome);
+}
+
+#[test]
+fn pymongo_reaches_a_unix_socket() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", directory.path().join("mongodb-27017.sock").display());
+    let gateway = Gateway::start(&GatewayOptions { listener_address: Some(socket), ..GatewayOptions::to(&mongod) });
+    let Some(outcome) = python(&gateway.uri(), "python_unix") else { return };
+    check_steps(&outcome, &REPLICA_SET_STEPS);
+    check_counted(&gateway, &outcome);
+}
+
+#[tokio::test]
+async fn a_retryable_write_outlives_its_connection() {
+    let test_commands = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
+    let options = MongodOptions { role: Role::ReplicaSet, arguments: test_commands, ..MongodOptions::default() };
+    let Some(mongod) = Mongod::start(options) else { return };
+    let gateway = Gateway::to(&mongod);
+    let client = Client::with_uri_str(format!("{}/?directConnection=true", gateway.uri())).await.unwrap();
+    let collection = client.database("retry").collection::<Document>("c");
+    collection.insert_one(doc! { "_id": 0 }).await.unwrap();
+    for (command, closes) in [("insert", true), ("find", true), ("insert", false)] {
+        // mongod drops the connection on the next such command, or answers that it is shutting down.
+        let failure = if closes {
+            doc! { "failCommands": [command], "closeConnection": true }
+        } else {
+            doc! { "failCommands": [command], "errorCode": 11_600, "errorLabels": ["RetryableWriteError"] }
+        };
+        let point =
+            doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": failure, "$db": "admin" };
+        mongod.run(&point).unwrap();
+        if command == "find" {
+            assert!(collection.find_one(doc! { "_id": 0 }).await.unwrap().is_some());
+        } else {
+            collection.insert_one(doc! { "closes": closes }).await.unwrap();
+        }
+    }
+    // Each write happened once, although it was sent twice.
+    assert_eq!(collection.count_documents(doc! {}).await.unwrap(), 3);
+}
+
+/// Runs a script in both ways; the gateway is in front of a replica set of one.
+fn compare(name: &str, script: fn(&str, &str) -> Option<Outcome>, parameters: &str, left_out: &[&str]) {
+    let Some(mongod) = Mongod::shared_replica_set() else { return };
+    let gateway = Gateway::to(&mongod);
+    let direct = format!("{}&{parameters}", mongod.uri().unwrap().replace("directConnection=true&", ""));
+    let Some(direct) = script(&direct, &format!("{name}_direct")) else { return };
+    let through = format!("{}/?{parameters}", gateway.uri());
+    let Some(through) = script(&through, &format!("{name}_gateway")) else { return };
+    check(&direct, &through, left_out);
+    check_counted(&gateway, &through);
+    let silent = [("command", "insert"), ("outcome", "unacknowledged")];
+    assert!(is_count(gateway.metric("mongate_commands_total", &silent), 101));
+}
+
+fn python(uri: &str, database: &str) -> Option<Outcome> {
+    let mut command = drivers::python()?;
+    command.arg(drivers::scripts().join("script.py")).args([uri, database]);
+    Some(outcome_of("script.py", command))
+}
+
+fn node(uri: &str, database: &str) -> Option<Outcome> {
+    let mut command = drivers::node()?;
+    command.arg(drivers::scripts().join("script.mjs")).args([uri, database]);
+    Some(outcome_of("script.mjs", command))
+}
+
+fn mongosh(uri: &str, database: &str) -> Option<Outcome> {
+    let mut command = drivers::mongosh()?;
+    command.env("URI", uri).env("DATABASE", database).args(["--quiet", "--norc", uri, "--file"]);
+    command.arg(drivers::scripts().join("script.mongosh.js"));
+    Some(outcome_of("script.mongosh.js", command))
+}
+
+fn outcome_of(name: &str, command: Command) -> Outcome {
+    let output = process::run(name, command, SCRIPT_TIMEOUT).unwrap();
+    let mut outcome = Outcome::default();
+    for line in output.lines() {
+        if step_of(line) == "commands" {
+            let mut counts: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            counts.remove("step");
+            outcome.commands = counts.into_iter().map(|(name, count)| (name, count.as_u64().unwrap())).collect();
+        } else {
+            outcome.lines.push(line.to_owned());
+        }
+    }
+    outcome
+}
+
+fn check(direct: &Outcome, through: &Outcome, left_out: &[&str]) {
+    assert_eq!(direct.lines, through.lines, "with the gateway between, results differ");
+    check_steps(through, left_out);
+}
+
+/// Every step of the script was taken, but those that this driver or this mongod leaves out.
+fn check_steps(outcome: &Outcome, left_out: &[&str]) {
+    let expected = fs::read_to_string(drivers::scripts().join("expected.jsonl")).unwrap();
+    let expected: Vec<_> = expected.lines().filter(|line| !left_out.contains(&step_of(line).as_str())).collect();
+    assert_eq!(outcome.lines, expected);
+}
+
+fn check_counted(gateway: &Gateway, outcome: &Outcome) {
+    for (command, count) in &outcome.commands {
+        let label = match command.as_str() {
+            // Monitors say it too, and tell no listener.
+            "hello" => continue,
+            "noSuchCommand" => "other",
+            known => known,
+        };
+        let counted =
+            gateway.await_metric("mongate_commands_total", &[("listener", "test"), ("command", label)], |counted| {
+                is_count(counted, *count)
+            });
+        assert!(is_count(counted, *count), "the driver sent {command} {count} times, the gateway counted {counted}");
+    }
+    if outcome.commands.contains_key("noSuchCommand") {
+        let refused = [("command", "other"), ("outcome", "error")];
+        assert!(is_count(gateway.metric("mongate_commands_total", &refused), 1));
+        let not_found = [("listener", "test"), ("code_name", "CursorNotFound")];
+        assert!(is_count(gateway.metric("mongate_command_errors_total", &not_found), 1));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a test are small")]
+fn is_count(value: f64, count: u64) -> bool {
+    (value - count as f64).abs() < 0.5
+}
+
+fn step_of(line: &str) -> String {
+    let facts: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not a step: {line}"));
+    facts["step"].as_str().unwrap().to_owned()
+}

@@ -1,0 +1,13 @@
+//! Black-box tests: the gateway's binary between real clients and a real mongod that requires client certificates.
+//!
+//! Set `MONGATE_TEST_MONGOD` to use a mongod of your own, and `MONGATE_TEST_REQUIRE=1` to fail where one is missing.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+#![allow(unreachable_pub, reason = "modules of one program show each other what they share")]
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod drivers;
+mod kit_itself;
+mod rust_script;
+mod wire_rows;

@@ -1,0 +1,279 @@
+//! A throwaway PKI in a directory of its own: two authorities, and certificates good and bad in each way that matters.
+//!
+//! Made by rcgen in milliseconds; nothing here is ever written into the repository. What rcgen cannot make is missing:
+//! X.509 v1, encrypted keys, PKCS#1 and SEC1 forms.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tempfile::TempDir;
+
+/// The names that every good server certificate carries.
+pub const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Two authorities and the directory that all files of this PKI are written to; dropping it removes them.
+#[derive(Debug)]
+pub struct Pki {
+    directory: TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+    stranger: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What a certificate is to be; the default is a good client certificate.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// `CN`; beside it stands `O=mongate kit` and, as mongod requires of clients, an `OU` that differs from the server's.
+    pub common_name: &'static str,
+    /// DNS names and IP addresses; those that start with `spiffe://` become URI names.
+    pub names: Vec<&'static str>,
+    /// Extended key usage.
+    pub usage: Usage,
+    /// When it holds.
+    pub validity: Validity,
+    /// Its key.
+    pub key: KeyKind,
+    /// Who signed it.
+    pub issuer: SignedBy,
+}
+
+/// Extended key usage of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// `serverAuth`.
+    Server,
+    /// `clientAuth`.
+    Client,
+    /// Both.
+    Both,
+    /// No such extension: good for everything.
+    Unrestricted,
+}
+
+/// When a certificate holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// Now and for decades.
+    Current,
+    /// In the year 2020 only.
+    Expired,
+    /// From the year 2090 on.
+    NotYet,
+    /// From an hour ago, and for so long from now.
+    For(Duration),
+}
+
+/// Kinds of key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA with 2,048 bits; takes a moment to make.
+    Rsa,
+}
+
+/// Who signed a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignedBy {
+    /// The authority that both sides trust.
+    Authority,
+    /// The one that neither trusts.
+    Stranger,
+    /// Itself.
+    Itself,
+}
+
+/// Which half of a combined file comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// Certificate, then key.
+    Certificate,
+    /// Key, then certificate.
+    Key,
+}
+
+/// A certificate with its key (PKCS#8), and the directory to write them to.
+#[derive(Debug)]
+pub struct Issued {
+    directory: PathBuf,
+    file_stem: String,
+    /// PEM.
+    pub certificate_pem: String,
+    /// PEM.
+    pub key_pem: String,
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            common_name: "client",
+            names: Vec::new(),
+            usage: Usage::Client,
+            validity: Validity::Current,
+            key: KeyKind::P256,
+            issuer: SignedBy::Authority,
+        }
+    }
+}
+
+impl Wanted {
+    /// A good server certificate for this machine's loopback names.
+    pub fn server() -> Self {
+        Self { common_name: "mongod", names: SERVER_NAMES.to_vec(), usage: Usage::Both, ..Self::default() }
+    }
+}
+
+impl Pki {
+    /// Makes both authorities and writes their certificates.
+    pub fn new() -> anyhow::Result<Self> {
+        Self::in_directory(tempfile::Builder::new().prefix("mongate-kit-pki-").tempdir()?)
+    }
+
+    /// The same in a directory that the caller chose.
+    pub fn in_directory(directory: TempDir) -> anyhow::Result<Self> {
+        let pki = Self { directory, authority: authority("kit authority")?, stranger: authority("kit stranger")? };
+        fs::write(pki.ca_file(), pki.authority.pem())?;
+        fs::write(pki.stranger_ca_file(), pki.stranger.pem())?;
+        Ok(pki)
+    }
+
+    /// Where all files of this PKI are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The authority that both sides trust, PEM.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory().join("ca.pem")
+    }
+
+    /// The authority that neither side trusts, PEM.
+    pub fn stranger_ca_file(&self) -> PathBuf {
+        self.directory().join("stranger-ca.pem")
+    }
+
+    /// The authority that both sides trust.
+    pub fn ca_der(&self) -> CertificateDer<'static> {
+        self.authority.der().clone()
+    }
+
+    /// Makes a certificate; `file_stem` names its files once they are asked for, and must be new.
+    pub fn issue(&self, file_stem: &str, wanted: &Wanted) -> anyhow::Result<Issued> {
+        let key = generate_key(wanted.key)?;
+        let params = wanted.params()?;
+        let certificate = match wanted.issuer {
+            SignedBy::Authority => params.signed_by(&key, &self.authority)?,
+            SignedBy::Stranger => params.signed_by(&key, &self.stranger)?,
+            SignedBy::Itself => params.self_signed(&key)?,
+        };
+        Ok(Issued {
+            directory: self.directory().to_owned(),
+            file_stem: file_stem.to_owned(),
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            key: key.serialize_der(),
+        })
+    }
+}
+
+impl Issued {
+    /// Writes certificate and key into one file, as mongod's `certificateKeyFile`.
+    pub fn combined(&self, first: First) -> anyhow::Result<PathBuf> {
+        let (name, text) = match first {
+            First::Certificate => ("combined", format!("{}{}", self.certificate_pem, self.key_pem)),
+            First::Key => ("key-first", format!("{}{}", self.key_pem, self.certificate_pem)),
+        };
+        self.write(name, &text)
+    }
+
+    /// Writes certificate and key into two files, in this order.
+    pub fn split(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+        Ok((self.write("certificate", &self.certificate_pem)?, self.write("key", &self.key_pem)?))
+    }
+
+    /// Certificate and key as rustls takes them.
+    pub fn der(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        (self.certificate.clone(), PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone())))
+    }
+
+    fn write(&self, form: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join(format!("{}-{form}.pem", self.file_stem));
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
+
+impl Wanted {
+    fn params(&self) -> anyhow::Result<CertificateParams> {
+        let mut params = CertificateParams::default();
+        let unit = if self.usage == Usage::Client { "clients" } else { "servers" };
+        params.distinguished_name = distinguished_name(self.common_name, unit);
+        for name in &self.names {
+            params.subject_alt_names.push(alternative_name(name)?);
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match self.usage {
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Unrestricted => Vec::new(),
+        };
+        (params.not_before, params.not_after) = match self.validity {
+            Validity::Current => (date_time_ymd(2020, 1, 1), date_time_ymd(2090, 1, 1)),
+            Validity::Expired => (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1)),
+            Validity::NotYet => (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1)),
+            Validity::For(time) => {
+                let now = SystemTime::now();
+                ((now - Duration::from_hours(1)).into(), (now + time).into())
+            }
+        };
+        params.use_authority_key_identifier_extension = true;
+        Ok(params)
+    }
+}
+
+fn authority(common_name: &str) -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = distinguished_name(common_name, "authorities");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2090, 1, 1));
+    Ok(CertifiedIssuer::self_signed(params, generate_key(KeyKind::P256)?)?)
+}
+
+fn distinguished_name(common_name: &str, unit: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "mongate kit");
+    name.push(DnType::OrganizationalUnitName, unit);
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn alternative_name(name: &str) -> anyhow::Result<SanType> {
+    Ok(match name.parse() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) if name.starts_with("spiffe://") => SanType::URI(name.try_into()?),
+        Err(_) => SanType::DnsName(name.try_into()?),
+    })
+}
+
+fn generate_key(kind: KeyKind) -> anyhow::Result<KeyPair> {
+    Ok(KeyPair::generate_for(match kind {
+        KeyKind::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+        KeyKind::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        KeyKind::Ed25519 => &rcgen::PKCS_ED25519,
+        KeyKind::Rsa => &rcgen::PKCS_RSA_SHA256,
+    })?)
+}

@@ -1,0 +1,316 @@
+//! The gateway's own binary, started as an operator starts it: a configuration file, a process, a log, an exit code.
+//!
+//! It takes free ports, and its log (JSON) says which: `listening` with `listener` and `address` for each listener,
+//! `admin listening` with `address`, then `started`.
+
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::certificates::{First, Issued, Pki};
+use super::http;
+use super::mongod::Mongod;
+use super::process::{Line, Process};
+use super::raw::Connection;
+
+/// Starting takes milliseconds; a busy machine may need long.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at something that cannot be waited for; never a substitute for looking.
+const PACE: Duration = Duration::from_millis(10);
+
+/// How a gateway is to be: one upstream and one listener, both named `test`.
+///
+/// The texts are TOML lines that are added to their tables.
+#[derive(Debug, Clone, Default)]
+pub struct GatewayOptions {
+    /// Before the first table.
+    pub top: String,
+    /// `upstream.test.address`.
+    pub upstream_address: String,
+    /// Into `[upstream.test]`.
+    pub upstream: String,
+    /// All of `[upstream.test.tls]`.
+    pub upstream_tls: String,
+    /// `listener.test.address`; the default is a free port on 127.0.0.1.
+    pub listener_address: Option<String>,
+    /// Into `[listener.test]`.
+    pub listener: String,
+    /// After everything.
+    pub tables: String,
+    /// `log.level`; the default is `info`.
+    pub log_level: Option<&'static str>,
+    /// Environment of the process, beside what every process has.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A running gateway; dropping it kills it.
+#[derive(Debug)]
+pub struct Gateway {
+    // In this order: the process goes before its directory.
+    process: Process,
+    directory: TempDir,
+    address: String,
+    admin_address: String,
+}
+
+/// One line of `/metrics`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// With `_bucket`, `_sum`, `_count` where it is a histogram's.
+    pub name: String,
+    /// In the order of the line.
+    pub labels: Vec<(String, String)>,
+    /// Its value.
+    pub value: f64,
+}
+
+impl GatewayOptions {
+    /// Leads to this mongod, with the client certificate that the kit made for it.
+    pub fn to(mongod: &Mongod) -> Self {
+        let mut options = Self { upstream_address: mongod.address(), ..Self::default() };
+        options.credentials(&mongod.pki, &mongod.client);
+        options
+    }
+
+    /// Shows this certificate instead.
+    pub fn credentials(&mut self, pki: &Pki, client: &Issued) {
+        let file = client.combined(First::Certificate).expect("the PKI's directory is writable");
+        self.upstream_tls =
+            format!("certificate_file = '{}'\nca_file = '{}'\n", file.display(), pki.ca_file().display());
+    }
+
+    /// The configuration file's text.
+    pub fn configuration(&self) -> String {
+        let mut text = self.top.clone();
+        let level = self.log_level.unwrap_or("info");
+        let listener = self.listener_address.as_deref().unwrap_or("127.0.0.1:0");
+        let parts = [
+            format!("\n[admin]\naddress = \"127.0.0.1:0\"\n\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n"),
+            format!("\n[upstream.test]\naddress = \"{}\"\n{}", self.upstream_address, self.upstream),
+            format!("\n[upstream.test.tls]\n{}", self.upstream_tls),
+            format!(
+                "\n[listener.test]\naddress = {listener:?}\nupstream = \"test\"\n{}\n{}",
+                self.listener, self.tables
+            ),
+        ];
+        text.extend(parts);
+        text
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway to `mongod` and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn to(mongod: &Mongod) -> Self {
+        Self::start(&GatewayOptions::to(mongod))
+    }
+
+    /// Starts a gateway and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(options: &GatewayOptions) -> Self {
+        Self::try_start(options).expect("the gateway starts")
+    }
+
+    /// Starts a gateway and waits until it serves, or says why it does not.
+    pub fn try_start(options: &GatewayOptions) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("mongate-kit-gateway-").tempdir()?;
+        let file = directory.path().join("config.toml");
+        fs::write(&file, options.configuration())?;
+        let mut command = command()?;
+        command.arg("run").arg("--config").arg(&file);
+        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+        let process = Process::start("mongate", command)?;
+        let mut gateway = Self { process, directory, address: String::new(), admin_address: String::new() };
+        gateway.address = gateway.logged_address("listening")?;
+        gateway.admin_address = gateway.logged_address("admin listening")?;
+        gateway.wait_for_log(START_TIMEOUT, |event| event["message"] == "started")?;
+        Ok(gateway)
+    }
+
+    /// What clients connect to: `127.0.0.1:port`, or `unix:/path`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The connection string that an application would use.
+    pub fn uri(&self) -> String {
+        match self.address.strip_prefix("unix:") {
+            Some(path) => format!("mongodb://{}", path.replace('/', "%2F")),
+            None => format!("mongodb://{}", self.address),
+        }
+    }
+
+    /// The administration port: `127.0.0.1:port`.
+    pub fn admin_address(&self) -> &str {
+        &self.admin_address
+    }
+
+    /// Where its configuration file is, and nothing else.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A connection of raw bytes.
+    pub fn connect(&self) -> anyhow::Result<Connection> {
+        match self.address.strip_prefix("unix:") {
+            Some(path) => Connection::unix(Path::new(path)),
+            None => Connection::plain(&self.address),
+        }
+    }
+
+    /// Asks the administration port.
+    pub fn get(&self, path: &str) -> anyhow::Result<http::Answer> {
+        http::get(&self.admin_address, path)
+    }
+
+    /// All samples of `/metrics`.
+    ///
+    /// # Panics
+    /// When the administration port does not answer as Prometheus expects.
+    pub fn metrics(&self) -> Vec<Sample> {
+        let answer = self.get("/metrics").expect("the administration port answers");
+        answer.body.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(parse_sample).collect()
+    }
+
+    /// The sum of the samples of this name that carry all these labels; 0 where there is none.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().iter().filter(|sample| sample.is(name, labels)).map(|sample| sample.value).sum()
+    }
+
+    /// Looks at a metric until `accept` takes it, and returns it; at the deadline it returns what there is.
+    ///
+    /// The gateway counts when it has done something, and the client may have its answer a moment before.
+    pub fn await_metric(&self, name: &str, labels: &[(&str, &str)], accept: impl Fn(f64) -> bool) -> f64 {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let value = self.metric(name, labels);
+            if accept(value) || Instant::now() > deadline {
+                return value;
+            }
+            std::thread::park_timeout(PACE);
+        }
+    }
+
+    /// Every event logged so far, its fields lifted to the top; lines that are no JSON come as `{"raw": line}`.
+    pub fn log(&self) -> Vec<Value> {
+        self.process.lines().iter().map(event).collect()
+    }
+
+    /// Waits for an event, those already logged included.
+    pub fn wait_for_log(&self, timeout: Duration, accept: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        self.process.wait_for_line(timeout, |line| Some(event(line)).filter(&accept))
+    }
+
+    /// Asks it to drain and end.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.process.signal(libc::SIGTERM)
+    }
+
+    /// Sends any signal.
+    pub fn signal(&self, signal: i32) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        self.process.wait(timeout)
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory_kib(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+    }
+
+    fn logged_address(&self, message: &str) -> anyhow::Result<String> {
+        let logged = self.wait_for_log(START_TIMEOUT, |event| event["message"] == message)?;
+        Ok(logged["address"].as_str().context("an address that is no text")?.to_owned())
+    }
+}
+
+impl Sample {
+    /// Whether it has this name and all these labels.
+    pub fn is(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+        let carries = |wanted: &(&str, &str)| self.labels.iter().any(|(name, value)| (&**name, &**value) == *wanted);
+        self.name == name && labels.iter().all(carries)
+    }
+
+    /// The value of a label, empty where it is absent.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.iter().find(|(label, _)| label == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// Runs the gateway's binary to its end and returns exit code, standard output and all that it wrote.
+pub fn run_to_end(arguments: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
+    let mut command = command()?;
+    command.args(arguments);
+    let mut process = Process::start("mongate", command)?;
+    let status = process.wait(START_TIMEOUT)?;
+    let mut all = String::new();
+    for line in process.lines() {
+        writeln!(all, "{}", line.text)?;
+    }
+    Ok((status.code(), process.stdout(), all))
+}
+
+/// The gateway's binary without any `MONGATE_` of our own environment, which it would take for configuration.
+fn command() -> anyhow::Result<Command> {
+    let mut command = Command::new(binary()?);
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"MONGATE_")) {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+/// `MONGATE_TEST_BINARY`, to try one that was built elsewhere; else what cargo built for this test.
+fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(named) = env::var_os("MONGATE_TEST_BINARY").filter(|named| !named.is_empty()) {
+        return Ok(PathBuf::from(named));
+    }
+    // An example has no such variable: it runs the gateway inside itself.
+    match option_env!("CARGO_BIN_EXE_mongate") {
+        Some(built) => Ok(PathBuf::from(built)),
+        None => bail!("cargo built no mongate beside this program"),
+    }
+}
+
+fn event(line: &Line) -> Value {
+    let Ok(Value::Object(mut event)) = serde_json::from_str(&line.text) else {
+        return serde_json::json!({ "raw": line.text });
+    };
+    if let Some(Value::Object(fields)) = event.remove("fields") {
+        event.extend(fields);
+    }
+    Value::Object(event)
+}
+
+fn parse_sample(line: &str) -> Sample {
+    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line}"));
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    let value = value.parse().unwrap_or_else(|_| panic!("not a number: {line}"));
+    Sample { name: name.to_owned(), labels: parse_labels(labels.trim_end_matches('}')), value }
+}
+
+/// `a="b",c="d"`; values of the gateway hold neither quotes nor backslashes.
+fn parse_labels(text: &str) -> Vec<(String, String)> {
+    let pairs = text.split("\",").filter_map(|pair| pair.split_once("=\""));
+    pairs.map(|(name, value)| (name.to_owned(), value.trim_end_matches('"').to_owned())).collect()
+}

@@ -1,0 +1,280 @@
+//! A real mongod in a directory of its own, which takes nothing but mutual TLS unless told otherwise.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bson::{Document, doc};
+use tempfile::TempDir;
+
+use super::certificates::{First, Issued, Pki, Wanted};
+use super::mongod_binary;
+use super::ports;
+use super::process::Process;
+use super::provision;
+use super::raw::Connection;
+
+/// Starting takes about a second; a busy machine may need many.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// Programs may race for a free port; none loses so often.
+const PORT_ATTEMPTS_MAX: usize = 5;
+/// mongod's exit code when it cannot listen.
+const EXIT_ADDRESS_IN_USE: i32 = 48;
+
+/// How a mongod is to be; the default takes mutual TLS only and is no member of a replica set.
+#[derive(Debug, Clone)]
+pub struct MongodOptions {
+    /// How clients reach it.
+    pub transport: Transport,
+    /// Standalone, or the only member of a replica set: that knows transactions, retryable writes and change streams.
+    pub role: Role,
+    /// The server certificate.
+    pub certificate: Wanted,
+    /// `--tlsDisabledProtocols`, such as `TLS1_3`.
+    pub disabled_protocols: Option<&'static str>,
+    /// Any other arguments.
+    pub arguments: Vec<String>,
+}
+
+/// How clients reach a mongod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS with a client certificate.
+    MutualTls,
+    /// TLS; a client certificate may be absent, but not bad.
+    Tls,
+    /// Plain TCP.
+    Plain,
+}
+
+/// What a mongod is to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// On its own.
+    Standalone,
+    /// Primary of the replica set `kit`, alone in it.
+    ReplicaSet,
+}
+
+/// A running mongod; dropping it kills it and removes its data.
+#[derive(Debug)]
+pub struct Mongod {
+    // In this order: the process goes before its directory.
+    process: Option<Process>,
+    directory: TempDir,
+    options: MongodOptions,
+    port: u16,
+    /// The PKI of this mongod; issue further certificates from it.
+    pub pki: Pki,
+    /// A client certificate that it takes.
+    pub client: Issued,
+}
+
+impl Default for MongodOptions {
+    fn default() -> Self {
+        Self {
+            transport: Transport::MutualTls,
+            role: Role::Standalone,
+            certificate: Wanted::server(),
+            disabled_protocols: None,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+impl Mongod {
+    /// Starts a mongod and waits until it answers; `None` where no mongod can be had, see [`provision::or_skip`].
+    ///
+    /// # Panics
+    /// When a mongod is there but does not start.
+    pub fn start(options: MongodOptions) -> Option<Self> {
+        provision::or_skip("a real mongod", mongod_binary::locate())?;
+        Some(Self::try_start(options).expect("mongod starts"))
+    }
+
+    /// A standalone mongod that tests which run at the same time share; the last user ends it. Use a database of your own.
+    pub fn shared_standalone() -> Option<Arc<Self>> {
+        static SHARED: Shared = Shared::new();
+        SHARED.take(Role::Standalone)
+    }
+
+    /// The same as the only member of a replica set. Its hello names its own address: connect with `directConnection=true`.
+    pub fn shared_replica_set() -> Option<Arc<Self>> {
+        static SHARED: Shared = Shared::new();
+        SHARED.take(Role::ReplicaSet)
+    }
+
+    /// Starts a mongod and waits until it answers.
+    pub fn try_start(options: MongodOptions) -> anyhow::Result<Self> {
+        let pki = Pki::new()?;
+        let client = pki.issue("client", &Wanted::default())?;
+        let directory = tempfile::Builder::new().prefix("mongate-kit-mongod-").tempdir()?;
+        pki.issue("server", &options.certificate)?.combined(First::Certificate)?;
+        let mut mongod = Self { process: None, directory, options, port: 0, pki, client };
+        for _ in 0..PORT_ATTEMPTS_MAX {
+            mongod.port = ports::free()?;
+            if mongod.launch()? {
+                mongod.become_ready()?;
+                return Ok(mongod);
+            }
+        }
+        bail!("every port that was free a moment before was taken")
+    }
+
+    /// Starts it again on its port and with its data, after [`Mongod::stop`] or [`Mongod::kill`].
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        if !self.launch()? {
+            bail!("port {} was taken meanwhile", self.port);
+        }
+        if self.options.role == Role::ReplicaSet {
+            self.await_primary()?;
+        }
+        Ok(())
+    }
+
+    /// Shuts it down in order (`SIGTERM`) and waits for its end.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.signal(libc::SIGTERM)?;
+            process.wait(START_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    /// Kills it (`SIGKILL`) and waits for its end.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Stops its threads where they are: it takes connections and answers nothing, as a machine that hangs.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.process.as_ref().context("mongod does not run")?.signal(libc::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Mongod::freeze`].
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.process.as_ref().context("mongod does not run")?.signal(libc::SIGCONT)
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The connection string of a driver that reaches it without a gateway.
+    pub fn uri(&self) -> anyhow::Result<String> {
+        let address = self.address();
+        if self.options.transport == Transport::Plain {
+            return Ok(format!("mongodb://{address}/?directConnection=true"));
+        }
+        let (ca, client) = (self.pki.ca_file(), self.client.combined(First::Certificate)?);
+        let files = format!("tlsCAFile={}&tlsCertificateKeyFile={}", ca.display(), client.display());
+        Ok(format!("mongodb://{address}/?directConnection=true&tls=true&{files}"))
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection of raw bytes, over TLS where that is what it takes.
+    pub fn connect(&self) -> anyhow::Result<Connection> {
+        match self.options.transport {
+            Transport::Plain => Connection::plain(&self.address()),
+            Transport::MutualTls | Transport::Tls => Connection::tls(&self.address(), &self.pki, &self.client),
+        }
+    }
+
+    /// Runs one command over a connection of its own; `command` names its `$db`.
+    pub fn run(&self, command: &Document) -> anyhow::Result<Document> {
+        self.connect()?.run(command)
+    }
+
+    /// What it wrote to its log, one JSON object a line.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::stdout).unwrap_or_default()
+    }
+
+    /// Starts the process and waits until it listens; `false` where the port is taken.
+    fn launch(&mut self) -> anyhow::Result<bool> {
+        let mut process = Process::start("mongod", self.command()?)?;
+        let listens = process.wait_for_line(START_TIMEOUT, |line| {
+            line.text.contains("\"msg\":\"Waiting for connections\"").then_some(())
+        });
+        if let Err(error) = listens {
+            let ended = process.wait(Duration::ZERO).ok().and_then(|status| status.code());
+            return if ended == Some(EXIT_ADDRESS_IN_USE) { Ok(false) } else { Err(error) };
+        }
+        self.process = Some(process);
+        Ok(true)
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new(mongod_binary::locate()?);
+        command.arg("--dbpath").arg(self.directory.path());
+        command.args(["--port", &self.port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);
+        command.args(["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]);
+        if self.options.transport != Transport::Plain {
+            command.args(["--tlsMode", "requireTLS", "--tlsCAFile"]).arg(self.pki.ca_file());
+            command.arg("--tlsCertificateKeyFile").arg(self.pki.directory().join("server-combined.pem"));
+        }
+        if self.options.transport == Transport::Tls {
+            command.arg("--tlsAllowConnectionsWithoutCertificates");
+        }
+        if let Some(protocols) = self.options.disabled_protocols {
+            command.args(["--tlsDisabledProtocols", protocols]);
+        }
+        if self.options.role == Role::ReplicaSet {
+            command.args(["--replSet", "kit"]);
+        }
+        command.args(&self.options.arguments);
+        Ok(command)
+    }
+
+    fn become_ready(&self) -> anyhow::Result<()> {
+        self.run(&doc! { "ping": 1, "$db": "admin" })?;
+        if self.options.role == Role::ReplicaSet {
+            let members = vec![doc! { "_id": 0, "host": self.address() }];
+            let set = doc! { "_id": "kit", "members": members, "writeConcernMajorityJournalDefault": false };
+            self.run(&doc! { "replSetInitiate": set, "$db": "admin" })?;
+            self.await_primary()?;
+        }
+        Ok(())
+    }
+
+    /// mongod itself says when its role changes: a hello that knows the last state is answered with the next one.
+    fn await_primary(&self) -> anyhow::Result<()> {
+        let mut connection = self.connect()?;
+        let mut hello = doc! { "hello": 1, "$db": "admin" };
+        for _ in 0..20 {
+            let reply = connection.run(&hello)?;
+            if reply.get_bool("isWritablePrimary").unwrap_or(false) {
+                return Ok(());
+            }
+            hello.insert("topologyVersion", reply.get_document("topologyVersion")?.clone());
+            hello.insert("maxAwaitTimeMS", 5_000);
+        }
+        bail!("mongod does not become primary")
+    }
+}
+
+/// A mongod for as long as somebody uses it.
+struct Shared(Mutex<Weak<Mongod>>);
+
+impl Shared {
+    const fn new() -> Self {
+        Self(Mutex::new(Weak::new()))
+    }
+
+    fn take(&self, role: Role) -> Option<Arc<Mongod>> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = current.upgrade() {
+            return Some(running);
+        }
+        let started = Arc::new(Mongod::start(MongodOptions { role, ..MongodOptions::default() })?);
+        *current = Arc::downgrade(&started);
+        Some(started)
+    }
+}

