@@ -4,6 +4,8 @@
 pub mod admin;
 pub mod command;
 pub mod config;
+pub mod connection;
+pub mod gateway;
 pub mod identity;
 pub mod lifecycle;
 pub mod listener;

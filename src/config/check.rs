@@ -105,7 +105,8 @@ fn upstream(name: String, mut section: Section<'_>, directory: &Path) -> Option<
     let connect_timeout = section
         .or("connect_timeout", Duration::from_secs(5), |given| duration(given, Duration::from_millis(100), 5 * MINUTE));
     let tls = upstream_tls(section.table("tls"), directory);
-    Some(UpstreamConfig { name, address: address?, connect_timeout, tls: tls? })
+    let tcp_keepalive = keepalive(&mut section);
+    Some(UpstreamConfig { name, address: address?, connect_timeout, tcp_keepalive, tls: tls? })
 }
 
 fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsConfig> {
@@ -159,8 +160,7 @@ fn listener(
     let socket_permissions = section.or("socket_permissions", 0o700, permissions);
     let idle_timeout = section.or("idle_timeout", None, |given| duration_or_off(given, MONTH));
     let max_lifetime = section.or("max_lifetime", None, |given| duration_or_off(given, MONTH));
-    // Linux keeps this time in seconds and takes at most 32767 of them.
-    let tcp_keepalive = section.or("tcp_keepalive", Some(2 * MINUTE), |given| duration_or_off(given, 9 * HOUR));
+    let tcp_keepalive = keepalive(&mut section);
     Some(ListenerConfig {
         name,
         address: address?,
@@ -172,6 +172,11 @@ fn listener(
         max_lifetime,
         tcp_keepalive,
     })
+}
+
+/// The same for both sides. Linux keeps this time in seconds and takes at most 32767 of them.
+fn keepalive(section: &mut Section<'_>) -> Option<Duration> {
+    section.or("tcp_keepalive", Some(2 * MINUTE), |given| duration_or_off(given, 9 * HOUR))
 }
 
 /// The addresses that are spoken for, and by which key.

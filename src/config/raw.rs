@@ -20,7 +20,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
     ("", &["workers", "drain_timeout", "admin", "log", "upstream", "listener"]),
     ("admin", &["address"]),
     ("log", &["format", "level"]),
-    ("upstream.NAME", &["address", "connect_timeout", "tls"]),
+    ("upstream.NAME", &["address", "connect_timeout", "tcp_keepalive", "tls"]),
     ("upstream.NAME.tls", &["certificate_file", "private_key_file", "ca_file", "server_name", "verify", "min_version"]),
     (
         "listener.NAME",

@@ -76,6 +76,8 @@ pub struct UpstreamConfig {
     pub address: HostPort,
     /// Name lookup, TCP, TLS and proof of one connection together. Default: 5 s; 100 ms to 5 min.
     pub connect_timeout: Duration,
+    /// Idle time before the first keepalive probe towards mongod. `None` is off. Default: 2 min; 1 s to 9 h.
+    pub tcp_keepalive: Option<Duration>,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTlsConfig,
 }
@@ -134,7 +136,6 @@ pub struct ListenerConfig {
     pub idle_timeout: Option<Duration>,
     /// Close a connection that is so old, when no command is in flight. Default: off; 1 s to 30 days.
     pub max_lifetime: Option<Duration>,
-    /// TCP keepalive: idle time before the first probe, towards clients and upstream; "off" is `None`. Default: 2 min; 1 s
-    /// to 9 h.
+    /// Idle time before the first keepalive probe towards a client; `None` is off. Default: 2 min; 1 s to 9 h.
     pub tcp_keepalive: Option<Duration>,
 }

@@ -5,12 +5,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Socket;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, ListenerConfig};
+use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 
 mod client_stream;
 mod limits;
@@ -29,6 +31,9 @@ use socket::SocketFile;
 /// First and longest pause when the system has no descriptor or memory for another connection.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// Clients above `max_connections` that are told so at one time, a few seconds each; more are closed without a word.
+const REFUSALS_MAX: usize = 256;
+
 /// A client that has just connected.
 #[derive(Debug)]
 pub struct Arrival {
@@ -36,18 +41,28 @@ pub struct Arrival {
     pub socket: Socket,
     /// Where it comes from.
     pub address: ClientAddress,
-    /// Its place among `max_connections`; `None` when all were taken, and the client is to be told so.
-    pub place: Option<Place>,
+    /// Its place, or that there was none.
+    pub standing: Standing,
+}
+
+/// Whether there is room for a client.
+#[derive(Debug)]
+pub enum Standing {
+    /// It has one of the `max_connections` places.
+    Seated(Place),
+    /// All were taken: it is to be told so, and leaves again.
+    Full(Place),
 }
 
 /// A listening socket and the places of its connections.
-#[derive(Debug)]
 pub struct Listener {
     name: String,
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
     places: Places,
+    refusals: Places,
+    metrics: Arc<ListenerMetrics>,
 }
 
 #[derive(Debug)]
@@ -58,14 +73,15 @@ enum Acceptor {
 
 impl Listener {
     /// Takes over a bound socket; must be called inside the runtime that will accept.
-    pub fn new(config: &ListenerConfig, bound: BoundSocket) -> io::Result<Self> {
+    pub fn new(config: &ListenerConfig, bound: BoundSocket, metrics: Arc<ListenerMetrics>) -> io::Result<Self> {
         let BoundSocket { socket, address, file } = bound;
         let acceptor = match address {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
         let places = Places::new(config.max_connections);
-        Ok(Self { name: config.name.clone(), address, acceptor, _file: file, places })
+        let refusals = Places::new(REFUSALS_MAX);
+        Ok(Self { name: config.name.clone(), address, acceptor, _file: file, places, refusals, metrics })
     }
 
     /// Where it listens, with the real port.
@@ -86,11 +102,15 @@ impl Listener {
         let mut pause = None;
         loop {
             match self.try_accept().await {
-                Ok(arrival) => {
+                Ok((socket, address)) => {
                     if pause.is_some() {
                         tracing::warn!(listener = self.name, "accepting connections again");
                     }
-                    return arrival;
+                    pause = None;
+                    if let Some(standing) = self.standing() {
+                        return Arrival { socket, address, standing };
+                    }
+                    self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }
                 Err(error) if is_exhaustion(&error) => {
                     if pause.is_none() {
@@ -113,8 +133,8 @@ impl Listener {
     }
 
     /// The socket is taken out of this runtime again: the worker that serves it registers it with its own.
-    async fn try_accept(&self) -> io::Result<Arrival> {
-        let (socket, address) = match &self.acceptor {
+    async fn try_accept(&self) -> io::Result<(Socket, ClientAddress)> {
+        Ok(match &self.acceptor {
             Acceptor::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // A client of a dual-stack socket is shown, and matched, as the IPv4 client that it is.
@@ -125,8 +145,12 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 (Socket::from(stream.into_std()?), ClientAddress::Unix)
             }
-        };
-        Ok(Arrival { socket, address, place: self.places.take() })
+        })
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let seated = self.places.take().map(Standing::Seated);
+        seated.or_else(|| self.refusals.take().map(Standing::Full))
     }
 }
 

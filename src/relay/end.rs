@@ -57,9 +57,14 @@ pub struct RelayEnd {
 }
 
 impl RelayEnd {
-    /// Whether somebody broke the protocol, rather than just ending the conversation.
+    /// Whether nothing was cut short.
+    pub fn is_orderly(&self) -> bool {
+        matches!(self.reason, EndReason::Closed | EndReason::Drained | EndReason::Idle | EndReason::Lifetime)
+    }
+
+    /// Whether the client broke the protocol, rather than just ending the conversation.
     pub fn is_protocol_error(&self) -> bool {
-        matches!(self.reason, EndReason::Compressed | EndReason::Tls(_))
+        matches!(self.reason, EndReason::Compressed)
     }
 }
 

@@ -67,7 +67,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Carries the conversation until it ends, and tells how it did.
     ///
     /// When dropped, both sockets close at once.
-    pub async fn run(mut self, first_bytes: &[u8], drain: DrainWatch) -> RelayEnd {
+    pub async fn run(mut self, first_bytes: &[u8], drain: &DrainWatch) -> RelayEnd {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut registered = false;
         let begun = self.pump.begin(first_bytes);

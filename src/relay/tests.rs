@@ -88,7 +88,7 @@ async fn play<F: Future<Output = T>, T>(
 ) -> (RelayEnd, T) {
     let Scene { client, upstream, relay, drain } = scene;
     let watch = drain.watch();
-    tokio::join!(relay.run(&[], watch), script(client, upstream, drain))
+    tokio::join!(relay.run(&[], &watch), script(client, upstream, drain))
 }
 
 fn is(end: &RelayEnd, by: Side, reason: &str) {

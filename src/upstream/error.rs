@@ -331,3 +331,16 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
             | AlertDescription::DecryptError
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_metrics_lists_every_reason() {
+        let page = include_str!("../../docs/metrics.md");
+        for reason in REASONS {
+            assert!(page.contains(&format!("`{reason}`")), "{reason} is not in docs/metrics.md");
+        }
+    }
+}

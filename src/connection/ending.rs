@@ -1,0 +1,94 @@
+//! How a connection ended: one value that feeds its metric and its log line.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Route;
+use crate::listener::ClientAddress;
+use crate::relay::{RelayEnd, Side};
+use crate::telemetry::metrics::ConnectionOutcome;
+use crate::upstream::ConnectError;
+
+/// How a connection ended, as its log line and its metric tell it.
+pub(super) enum Ending {
+    /// The socket could not be used at all.
+    Unusable(io::Error),
+    /// Not a byte came.
+    Probe,
+    /// What came was not MongoDB's protocol.
+    Foreign(&'static str),
+    /// All places of the listener were taken.
+    Full,
+    /// The process ends, and the client had not asked for anything.
+    Draining,
+    /// There was no upstream to put it on.
+    NoUpstream(ConnectError),
+    /// It was carried.
+    Carried(SocketAddr, RelayEnd),
+}
+
+impl Ending {
+    pub(super) fn outcome(&self) -> ConnectionOutcome {
+        match self {
+            Self::Probe | Self::Draining => ConnectionOutcome::Probe,
+            Self::Foreign(_) => ConnectionOutcome::ProtocolError,
+            Self::Full => ConnectionOutcome::Rejected,
+            Self::NoUpstream(_) => ConnectionOutcome::UpstreamFailed,
+            Self::Unusable(_) => ConnectionOutcome::Completed,
+            Self::Carried(_, end) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
+            Self::Carried(_, end) if end.ended_by == Side::Upstream && !end.is_orderly() => {
+                ConnectionOutcome::UpstreamFailed
+            }
+            Self::Carried(..) => ConnectionOutcome::Completed,
+        }
+    }
+
+    /// One line; below info for what nobody needs to read.
+    pub(super) fn log(&self, route: &Route, client: ClientAddress, duration: Duration) {
+        let listener = &route.listener;
+        let outcome = self.outcome().label();
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        match self {
+            Self::Probe | Self::Draining | Self::Unusable(_) => {
+                tracing::debug!(listener, %client, outcome, reason = %self, duration_ms, "connection closed");
+            }
+            Self::Carried(upstream, end) => tracing::info!(
+                listener,
+                %client,
+                %upstream,
+                outcome,
+                ended_by = %end.ended_by,
+                reason = %self,
+                commands = end.commands,
+                errors = end.errors,
+                unanswered = end.unanswered,
+                to_upstream_bytes = end.to_upstream_bytes,
+                to_client_bytes = end.to_client_bytes,
+                duration_ms,
+                "connection closed"
+            ),
+            Self::Foreign(_) | Self::Full => {
+                tracing::warn!(listener, %client, outcome, reason = %self, duration_ms, "connection refused");
+            }
+            Self::NoUpstream(_) => {
+                tracing::info!(listener, %client, outcome, reason = %self, duration_ms, "connection refused");
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable(error) => write!(f, "socket failed: {error}"),
+            Self::Probe => f.write_str("sent nothing"),
+            Self::Foreign(what) => f.write_str(what),
+            Self::Full => f.write_str("max_connections reached"),
+            Self::Draining => f.write_str("drained"),
+            Self::NoUpstream(error) => f.write_str(error.reason()),
+            Self::Carried(_, end) => write!(f, "{}", end.reason),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The story of one connection: who arrives is heard, led to an upstream, carried, and written down.
+
+mod ending;
+mod route;
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::listener;
+use crate::listener::{Arrival, ClientStream, Opening, Place, Standing};
+use crate::relay::{Record, Relay};
+use crate::upstream::{ConnectError, UpstreamStream};
+use crate::wire::error_reply::CommandError;
+use crate::wire::header::Header;
+
+pub use route::{Route, Upstream};
+
+use ending::Ending;
+
+/// Serves one client from its arrival to its end, and writes one line about it.
+///
+/// Never fails: whatever happens is the connection's outcome. When dropped, both sockets close at once.
+pub async fn serve(arrival: Arrival, route: Arc<Route>) {
+    let mut open = route.metrics.open_connection();
+    let (client, started) = (arrival.address, Instant::now());
+    let ending = tell(arrival, &route).await;
+    open.set_outcome(ending.outcome());
+    ending.log(&route, client, started.elapsed());
+}
+
+/// The story itself.
+async fn tell(arrival: Arrival, route: &Route) -> Ending {
+    let Arrival { socket, address, standing } = arrival;
+    let mut client = match ClientStream::register(socket, address, route.tcp_keepalive) {
+        Ok(client) => client,
+        Err(error) => return Ending::Unusable(error),
+    };
+    let opening = tokio::select! {
+        // What has been said counts, even when the drain begins in the same moment.
+        biased;
+        opening = listener::read_opening(&mut client) => opening,
+        () = route.drain.draining() => return Ending::Draining,
+    };
+    let (header, first_bytes) = match recognised(opening, &mut client).await {
+        Ok(message) => message,
+        Err(ending) => return ending,
+    };
+    let refuse = async |client: &mut ClientStream, error: &CommandError| {
+        listener::refuse(client, &header, first_bytes.len(), error).await;
+    };
+    let place = match standing {
+        Standing::Seated(place) => place,
+        Standing::Full(_place) => {
+            refuse(&mut client, &full(route)).await;
+            return Ending::Full;
+        }
+    };
+    let upstream = match route.upstream.connect().await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            refuse(&mut client, &unreachable(&error)).await;
+            return Ending::NoUpstream(error);
+        }
+    };
+    carry(client, upstream, &first_bytes, route, place).await
+}
+
+/// Sorts out what is not MongoDB's protocol, with an answer where one is understood.
+async fn recognised(opening: Opening, client: &mut ClientStream) -> Result<(Header, Vec<u8>), Ending> {
+    Err(match opening {
+        Opening::Message(header, first_bytes) => return Ok((header, first_bytes)),
+        Opening::Tls => {
+            listener::refuse_tls(client).await;
+            Ending::Foreign("TLS on a plaintext port: the client must not set tls=true, the gateway adds TLS itself")
+        }
+        Opening::Http => {
+            listener::refuse_http(client).await;
+            Ending::Foreign("HTTP: a browser or health check is pointed at the MongoDB port")
+        }
+        Opening::Unknown => Ending::Foreign("not the MongoDB wire protocol"),
+        Opening::Unfinished => Ending::Foreign("an incomplete first message"),
+        Opening::Nothing => Ending::Probe,
+        Opening::Failed(error) => Ending::Unusable(error),
+    })
+}
+
+async fn carry(
+    client: ClientStream,
+    upstream: UpstreamStream,
+    first_bytes: &[u8],
+    route: &Route,
+    _place: Place,
+) -> Ending {
+    let address = upstream.address;
+    let (socket, tls) = upstream.tls.into_inner();
+    let record = Record::new(Arc::clone(&route.metrics));
+    let relay = Relay::new(client, socket, tls, record, route.limits);
+    Ending::Carried(address, relay.run(first_bytes, &route.drain).await)
+}
+
+fn full(route: &Route) -> CommandError {
+    let Route { listener, places, .. } = route;
+    CommandError {
+        code: 6,
+        code_name: "HostUnreachable",
+        message: format!("mongate: listener {listener} has all of its {places} connections in use (max_connections)"),
+    }
+}
+
+fn unreachable(error: &ConnectError) -> CommandError {
+    let (code, code_name) = error.client_code();
+    CommandError { code, code_name, message: format!("mongate: {error}") }
+}

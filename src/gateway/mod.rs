@@ -1,0 +1,218 @@
+//! Assembly: reads what the configuration names, binds everything, and runs it until the process is told to end.
+//!
+//! The only place that knows everybody. Each part is given its own section of the configuration and nothing else.
+
+mod background;
+mod status;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::admin;
+use crate::admin::{AdminServer, Sources};
+use crate::config::{Config, ListenAddress};
+use crate::connection::{Route, Upstream};
+use crate::lifecycle::drain::{Drain, DrainWatch};
+use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::tasks::Tasks;
+use crate::listener;
+use crate::listener::{BindError, BoundSocket, Listener};
+use crate::relay::Limits;
+use crate::telemetry::metrics::{CertificateRole, ListenerMetrics, Metrics, UpstreamMetrics, set_certificate_expiry};
+use crate::telemetry::repeats::Repeats;
+use crate::tls::ClientTlsError;
+use crate::upstream::{Connector, REASONS, UpstreamHealth};
+
+use status::Status;
+use worker::Workers;
+
+/// How long the cutting of connections may take once the drain is over.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates, keys or names that the configuration points to cannot be used; all of them.
+    #[error("{}", lines(.0))]
+    Tls(Vec<ClientTlsError>),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listener(#[from] BindError),
+    /// The administration port cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] admin::BindError),
+    /// The system gives no thread or no runtime.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+}
+
+fn lines(errors: &[ClientTlsError]) -> String {
+    errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
+}
+
+/// Everything bound, nothing served yet; clients that connect wait in the system's queue.
+pub struct BoundGateway {
+    listeners: Vec<(Listener, Arc<Route>)>,
+    upstreams: Vec<Arc<Upstream>>,
+    admin: AdminServer,
+    metrics: Metrics,
+    workers: Workers,
+    drain: Drain,
+    drain_timeout: Duration,
+}
+
+impl BoundGateway {
+    /// Loads certificates, binds every listener and the administration port, and starts the workers.
+    ///
+    /// `metrics` must be installed before. Must be called inside the runtime that [`BoundGateway::run`] will be on: one
+    /// that carries no MongoDB traffic itself.
+    pub fn bind(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
+        let drain = Drain::new();
+        let readiness = Readiness::new(drain.watch());
+        let upstreams = upstreams(config, &readiness)?;
+        let mut listeners = Vec::new();
+        for section in config.listeners.values() {
+            let bound = listener::bind(section)?;
+            listeners.push(open_listener(section, bound, &upstreams, &drain.watch())?);
+        }
+        let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
+        let upstreams: Vec<_> = upstreams.into_values().collect();
+        let status = Status::new(&listeners, &upstreams, &workers, &readiness);
+        let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
+        let admin = admin::bind(&config.admin, sources)?;
+        Ok(Self { listeners, upstreams, admin, metrics, workers, drain, drain_timeout: config.drain_timeout })
+    }
+
+    /// Name and address of every listener, with real ports.
+    pub fn listeners(&self) -> impl Iterator<Item = (&str, &ListenAddress)> {
+        self.listeners.iter().map(|(listener, route)| (route.listener.as_str(), listener.address()))
+    }
+
+    /// The administration port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Serves until `drain` resolves, then lets commands in flight finish for at most `drain_timeout`; `stop` ends that
+    /// at once. Neither is polled again after it has resolved.
+    ///
+    /// When dropped, connections are cut without a word.
+    pub async fn run(self, drain: impl Future<Output = ()>, stop: impl Future<Output = ()>) {
+        let Self { listeners, upstreams, admin, metrics, workers, drain: stage, drain_timeout } = self;
+        announce(&listeners, admin.address());
+        let own = Tasks::new();
+        own.spawn("administration", admin.serve(stage.watch()));
+        own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
+        for upstream in upstreams {
+            own.spawn("upstream probe", background::probe(upstream, stage.watch()));
+        }
+        for (listener, route) in listeners {
+            own.spawn("accept", accept(listener, route, workers.hand()));
+        }
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "started");
+
+        drain.await;
+        stage.begin();
+        let connections = workers.connections();
+        tracing::info!(connections = connections.len(), timeout = %humantime::format_duration(drain_timeout), "draining");
+        connections.close();
+        tokio::select! {
+            // Done is better than cut.
+            biased;
+            () = connections.wait() => {}
+            () = stop => tracing::warn!(connections = connections.len(), "stopped at once by a second signal"),
+            () = tokio::time::sleep(drain_timeout) => {
+                tracing::warn!(connections = connections.len(), "drain_timeout is over: connections are cut");
+            }
+        }
+        stage.stop();
+        own.close();
+        let _ = tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(connections.wait(), own.wait()) }).await;
+        tracing::info!("stopped");
+    }
+}
+
+fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
+    let (mut made, mut errors) = (BTreeMap::new(), Vec::new());
+    for (name, section) in &config.upstreams {
+        match Connector::new(section, section.tcp_keepalive) {
+            Ok(connector) => {
+                tell_expiry(name, &connector);
+                let upstream = Upstream {
+                    connector,
+                    health: UpstreamHealth::default(),
+                    metrics: UpstreamMetrics::new(name, &REASONS),
+                    condition: readiness.add(&format!("upstream {name}")),
+                    failed: tokio::sync::Notify::new(),
+                    repeats: Repeats::new(),
+                };
+                made.insert(name.clone(), Arc::new(upstream));
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(made) } else { Err(StartError::Tls(errors)) }
+}
+
+/// Of several certificates the one that ends first counts.
+fn tell_expiry(upstream: &str, connector: &Connector) {
+    let tls = connector.tls();
+    let seconds = |time: std::time::SystemTime| {
+        time.duration_since(UNIX_EPOCH).ok().and_then(|age| i64::try_from(age.as_secs()).ok()).unwrap_or_default()
+    };
+    let chain = std::iter::once(&tls.credentials.certificate).chain(&tls.credentials.chain);
+    if let Some(first) = chain.map(|certificate| seconds(certificate.not_after)).min() {
+        set_certificate_expiry(CertificateRole::UpstreamClient, upstream, first);
+    }
+    if let Some(first) = tls.authorities.certificates.iter().map(|certificate| seconds(certificate.not_after)).min() {
+        set_certificate_expiry(CertificateRole::UpstreamCa, upstream, first);
+    }
+}
+
+fn open_listener(
+    section: &crate::config::ListenerConfig,
+    bound: BoundSocket,
+    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    drain: &DrainWatch,
+) -> Result<(Listener, Arc<Route>), StartError> {
+    let Some(upstream) = upstreams.get(&section.upstream) else {
+        // The configuration has been checked: every listener names an upstream that exists.
+        return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
+    };
+    let metrics = Arc::new(ListenerMetrics::new(&section.name));
+    let listener = Listener::new(section, bound, Arc::clone(&metrics)).map_err(StartError::Worker)?;
+    let route = Route {
+        listener: section.name.clone(),
+        places: section.max_connections,
+        tcp_keepalive: section.tcp_keepalive,
+        limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
+        metrics,
+        upstream: Arc::clone(upstream),
+        drain: drain.clone(),
+    };
+    Ok((listener, Arc::new(route)))
+}
+
+fn announce(listeners: &[(Listener, Arc<Route>)], admin: SocketAddr) {
+    for (listener, route) in listeners {
+        let upstream = route.upstream.connector.upstream();
+        tracing::info!(listener = route.listener, address = %listener.address(), upstream, "listening");
+    }
+    tracing::info!(address = %admin, "admin listening");
+}
+
+/// Takes clients in until the drain begins; the listening socket closes then, and a unix socket's file goes.
+async fn accept(listener: Listener, route: Arc<Route>, workers: worker::Hand) {
+    loop {
+        tokio::select! {
+            // Nobody is let in once the drain has begun.
+            biased;
+            () = route.drain.draining() => return,
+            arrival = listener.accept() => workers.give(arrival, &route).await,
+        }
+    }
+}

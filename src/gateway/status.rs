@@ -1,0 +1,110 @@
+//! The snapshot behind `/status`: what is bound, where it leads, how it is.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::connection::{Route, Upstream};
+use crate::identity::{CertificateFacts, printable};
+use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::tasks::Tasks;
+use crate::listener::{Listener, Places};
+
+use super::worker::Workers;
+
+/// What the snapshot is taken from.
+pub(super) struct Status {
+    started: Instant,
+    workers: usize,
+    listeners: Vec<(String, Places, Arc<Route>)>,
+    upstreams: Vec<Arc<Upstream>>,
+    connections: Tasks,
+    readiness: Readiness,
+}
+
+impl Status {
+    pub(super) fn new(
+        listeners: &[(Listener, Arc<Route>)],
+        upstreams: &[Arc<Upstream>],
+        workers: &Workers,
+        readiness: &Readiness,
+    ) -> Self {
+        let listener = |(listener, route): &(Listener, Arc<Route>)| {
+            (listener.address().to_string(), listener.places().clone(), Arc::clone(route))
+        };
+        Self {
+            started: Instant::now(),
+            workers: workers.count(),
+            listeners: listeners.iter().map(listener).collect(),
+            upstreams: upstreams.to_vec(),
+            connections: workers.connections(),
+            readiness: readiness.clone(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Value {
+        let listeners = self.listeners.iter().map(|(address, places, route)| {
+            json!({
+                "name": route.listener,
+                "address": address,
+                "upstream": route.upstream.connector.upstream(),
+                "mode": "plaintext",
+                "connections": places.taken(),
+                "max_connections": places.limit(),
+            })
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "ready": self.readiness.report().ready,
+            "workers": self.workers,
+            "panics": self.connections.panics(),
+            "listeners": listeners.collect::<Vec<_>>(),
+            "upstreams": self.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn describe(upstream: &Upstream) -> Value {
+    let tls = upstream.connector.tls();
+    let health = upstream.health.snapshot();
+    let chain = std::iter::once(&tls.credentials.certificate).chain(&tls.credentials.chain);
+    let seconds = |age: Duration| age.as_secs();
+    json!({
+        "name": upstream.connector.upstream(),
+        "address": upstream.connector.address().to_string(),
+        "problem": health.complaint(super::background::PROBE_AGE_MAX),
+        "last_success_seconds_ago": health.succeeded.map(seconds),
+        "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
+            "seconds_ago": seconds(*age),
+            "error": sentence,
+        })),
+        "server": health.server.as_ref().map(|server| json!({
+            "version": server.version,
+            "role": server.role.to_string(),
+            "set_name": server.set_name,
+            "max_wire_version": server.max_wire_version,
+        })),
+        "certificates": {
+            "client": chain.map(certificate).collect::<Vec<_>>(),
+            "ca": tls.authorities.certificates.iter().map(certificate).collect::<Vec<_>>(),
+        },
+    })
+}
+
+fn certificate(facts: &CertificateFacts) -> Value {
+    json!({
+        "subject": printable(&facts.subject.to_string()),
+        "issuer": printable(&facts.issuer.to_string()),
+        "serial": facts.serial,
+        "not_before": date(facts.not_before),
+        "not_after": date(facts.not_after),
+        "uris": facts.uris.iter().map(|uri| printable(uri)).collect::<Vec<_>>(),
+    })
+}
+
+fn date(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
