@@ -24,7 +24,7 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 /// A distinguished name in mongod's form.
 ///
 /// The text is printable ASCII, unless the name is one that mongod refuses: then it may hold control characters, and
-/// `Display` shows it through [`printable`].
+/// `Display` shows it through [`printable`], and an empty name as `(no name)`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DistinguishedName {
     text: String,
@@ -108,7 +108,7 @@ impl DistinguishedName {
 
 impl fmt::Display for DistinguishedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.text))
+        if self.is_empty() { f.write_str("(no name)") } else { f.write_str(&printable(&self.text)) }
     }
 }
 

@@ -13,6 +13,8 @@ mod health;
 mod probe;
 mod target;
 #[cfg(test)]
+pub(crate) mod test_server;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
