@@ -2,6 +2,8 @@
 //! to mongod, measuring every command on the way.
 
 pub mod admin;
+pub mod check;
+pub mod cli;
 pub mod command;
 pub mod config;
 pub mod connection;

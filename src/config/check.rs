@@ -3,7 +3,6 @@
 //! Opens no file and looks up no name; certificates are read by whoever uses them.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::path::PathBuf;
@@ -66,7 +65,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
 }
 
 fn admin(mut section: Section<'_>, taken: &mut Taken) -> AdminConfig {
-    let default = SocketAddr::from(([127, 0, 0, 1], 9717));
+    let default = AdminConfig::DEFAULT_ADDRESS;
     let address = section.or("address", default, |given| match listen_address(given)? {
         ListenAddress::Tcp(address) => Ok(address),
         ListenAddress::Unix(_) => {

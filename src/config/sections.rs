@@ -3,7 +3,7 @@
 //! Nothing here needs checking again; whoever is built from a section relies on the bounds written beside its fields.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +32,11 @@ pub struct Config {
 pub struct AdminConfig {
     /// Default: `127.0.0.1:9717`. Port 0 takes a free one.
     pub address: SocketAddr,
+}
+
+impl AdminConfig {
+    /// Where administration listens unless the operator says otherwise, and where `healthcheck` asks.
+    pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9717);
 }
 
 /// `[log]`.

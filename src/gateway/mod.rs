@@ -18,6 +18,7 @@ use crate::config::{Config, ListenAddress};
 use crate::connection::{Route, Upstream};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
 use crate::listener::{BindError, BoundSocket, Listener};
@@ -97,11 +98,11 @@ impl BoundGateway {
         self.admin.address()
     }
 
-    /// Serves until `drain` resolves, then lets commands in flight finish for at most `drain_timeout`; `stop` ends that
-    /// at once. Neither is polled again after it has resolved.
+    /// Serves until the first event, then lets commands in flight finish for at most `drain_timeout`, unless a
+    /// [`SignalEvent::Stop`] ends that at once.
     ///
-    /// When dropped, connections are cut without a word.
-    pub async fn run(self, drain: impl Future<Output = ()>, stop: impl Future<Output = ()>) {
+    /// When dropped, listeners and background work end; connections go on until the process does.
+    pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
         let Self { listeners, upstreams, admin, metrics, workers, drain: stage, drain_timeout } = self;
         announce(&listeners, admin.address());
         let own = Tasks::new();
@@ -115,7 +116,9 @@ impl BoundGateway {
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "started");
 
-        drain.await;
+        if next_event().await == SignalEvent::Stop {
+            stage.stop();
+        }
         stage.begin();
         let connections = workers.connections();
         tracing::info!(connections = connections.len(), timeout = %humantime::format_duration(drain_timeout), "draining");
@@ -124,7 +127,9 @@ impl BoundGateway {
             // Done is better than cut.
             biased;
             () = connections.wait() => {}
-            () = stop => tracing::warn!(connections = connections.len(), "stopped at once by a second signal"),
+            () = told_to_stop(&mut next_event) => {
+                tracing::warn!(connections = connections.len(), "stopped at once by a second signal");
+            }
             () = tokio::time::sleep(drain_timeout) => {
                 tracing::warn!(connections = connections.len(), "drain_timeout is over: connections are cut");
             }
@@ -203,6 +208,10 @@ fn announce(listeners: &[(Listener, Arc<Route>)], admin: SocketAddr) {
         tracing::info!(listener = route.listener, address = %listener.address(), upstream, "listening");
     }
     tracing::info!(address = %admin, "admin listening");
+}
+
+async fn told_to_stop(next_event: &mut impl AsyncFnMut() -> SignalEvent) {
+    while next_event().await != SignalEvent::Stop {}
 }
 
 /// Takes clients in until the drain begins; the listening socket closes then, and a unix socket's file goes.

@@ -128,11 +128,15 @@ pub fn public_key_bits(der: &[u8]) -> Option<Vec<u8>> {
     Some(parsed.subject_public_key.data.to_vec())
 }
 
-/// `2027-03-01 12:00:00 UTC`; times before 1970 show as its first second, those after 9999 as its last.
-pub fn date_text(time: SystemTime) -> String {
+/// `2027-03-01T12:00:00Z`, for machines; times before 1970 show as its first second, those after 9999 as its last.
+pub fn rfc3339(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND_OF_9999);
-    let text = humantime::format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string();
-    format!("{} UTC", text.replace('T', " ").trim_end_matches('Z'))
+    humantime::format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+/// `2027-03-01 12:00:00 UTC`, for people; bounded as [`rfc3339`].
+pub fn date_text(time: SystemTime) -> String {
+    rfc3339(time).replace('T', " ").replace('Z', " UTC")
 }
 
 /// humantime panics beyond.

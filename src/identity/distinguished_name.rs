@@ -24,11 +24,13 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 /// A distinguished name in mongod's form.
 ///
 /// The text is printable ASCII, unless the name is one that mongod refuses: then it may hold control characters, and
-/// `Display` shows it through [`printable`].
+/// `Display` shows it through [`printable`], and an empty name as `(no name)`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DistinguishedName {
     text: String,
     readable_by_mongod: bool,
+    /// Sorted.
+    organization: Vec<String>,
 }
 
 impl DistinguishedName {
@@ -41,7 +43,7 @@ impl DistinguishedName {
     }
 
     pub(super) fn from_parsed(name: &X509Name<'_>) -> Self {
-        let mut parsed = Self { text: String::new(), readable_by_mongod: true };
+        let mut parsed = Self { text: String::new(), readable_by_mongod: true, organization: Vec::new() };
         let rdns: Vec<_> = name.iter_rdn().collect();
         for (index, rdn) in rdns.into_iter().rev().enumerate() {
             let attributes: Vec<_> = rdn.iter().collect();
@@ -54,6 +56,7 @@ impl DistinguishedName {
                 parsed.push(attribute);
             }
         }
+        parsed.organization.sort_unstable();
         parsed
     }
 
@@ -72,7 +75,14 @@ impl DistinguishedName {
         self.readable_by_mongod
     }
 
+    /// Whether mongod, where it tells members of its cluster by certificate, takes `self` and `other` for members of
+    /// one: same organizations, units and domain components, and at least one of them.
+    pub fn is_of_same_cluster(&self, other: &Self) -> bool {
+        !self.organization.is_empty() && self.organization == other.organization
+    }
+
     fn push(&mut self, attribute: &AttributeTypeAndValue<'_>) {
+        let start = self.text.len();
         let oid = attribute.attr_type().to_id_string();
         self.text.push_str(short_name(&oid).unwrap_or(&oid));
         self.text.push('=');
@@ -89,12 +99,16 @@ impl DistinguishedName {
             self.readable_by_mongod = false;
             push_escaped(&mut self.text, value);
         }
+        let written = self.text.get(start..).unwrap_or_default();
+        if ["O=", "OU=", "DC="].iter().any(|kind| written.starts_with(kind)) {
+            self.organization.push(written.to_owned());
+        }
     }
 }
 
 impl fmt::Display for DistinguishedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.text))
+        if self.is_empty() { f.write_str("(no name)") } else { f.write_str(&printable(&self.text)) }
     }
 }
 
@@ -413,6 +427,26 @@ mod tests {
             let parsed = DistinguishedName::from_der(&name(&[&[attribute("2.5.4.3", tag, value)]])).unwrap();
             assert_eq!((parsed.as_str(), parsed.is_readable_by_mongod()), (text, readable));
         }
+    }
+
+    #[test]
+    fn members_of_a_cluster_share_organization_unit_and_domain() {
+        let subject = |values: &[(&str, &str)]| {
+            let rdns: Vec<_> = values.iter().map(|(kind, value)| [attribute(kind, UTF8, value.as_bytes())]).collect();
+            let rdns: Vec<&[Vec<u8>]> = rdns.iter().map(<[_; 1]>::as_slice).collect();
+            DistinguishedName::from_der(&name(&rdns)).unwrap()
+        };
+        let [cn, o, ou] = ["2.5.4.3", "2.5.4.10", "2.5.4.11"];
+        let server = subject(&[(o, "Acme"), (ou, "db"), (cn, "mongod")]);
+        for (client, expected) in [
+            (subject(&[(ou, "db"), (o, "Acme"), (cn, "gateway")]), true),
+            (subject(&[(o, "Acme"), (ou, "apps"), (cn, "gateway")]), false),
+            (subject(&[(o, "Acme"), (cn, "gateway")]), false),
+            (subject(&[(cn, "mongod")]), false),
+        ] {
+            assert_eq!(server.is_of_same_cluster(&client), expected, "{client}");
+        }
+        assert!(!subject(&[(cn, "a")]).is_of_same_cluster(&subject(&[(cn, "b")])));
     }
 
     #[test]

@@ -5,5 +5,5 @@
 mod certificate;
 mod distinguished_name;
 
-pub use certificate::{CertificateFacts, MalformedCertificate, date_text, public_key_bits};
+pub use certificate::{CertificateFacts, MalformedCertificate, date_text, public_key_bits, rfc3339};
 pub use distinguished_name::{DistinguishedName, printable};

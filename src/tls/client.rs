@@ -72,7 +72,7 @@ impl ClientTls {
     /// Reads the files of an upstream and makes its configuration.
     pub fn load(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let credentials = Credentials::read(&upstream.name, &upstream.tls, &provider)?;
+        let credentials = Credentials::read(&upstream.name, &upstream.tls)?;
         let authorities = Authorities::read(&upstream.name, &upstream.tls)?;
         let server_name = parse_server_name(upstream)?;
         let witness = Arc::new(Witness::default());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
@@ -119,7 +119,7 @@ pub enum Problem {
 
 impl Credentials {
     /// Reads the certificate and key of `upstream.NAME.tls`.
-    pub fn read(upstream: &str, config: &UpstreamTlsConfig, provider: &CryptoProvider) -> Result<Self, MaterialError> {
+    pub fn read(upstream: &str, config: &UpstreamTlsConfig) -> Result<Self, MaterialError> {
         let certificate_source = Source::new(upstream, "certificate_file", &config.certificate_file);
         // Where one file holds both, the operator may never have written the other key.
         let key_source = if config.private_key_file == config.certificate_file {
@@ -128,7 +128,7 @@ impl Credentials {
             Source::new(upstream, "private_key_file", &config.private_key_file)
         };
         let certificates = certificate_source.certificates()?;
-        let signing_key = key_source.private_key(provider)?;
+        let signing_key = key_source.private_key()?;
         let wrong_key = |position| {
             let certificate_file = config.certificate_file.clone();
             key_source.error(Problem::WrongKey { certificate_file, position })
@@ -261,7 +261,7 @@ impl<'a> Source<'a> {
         Ok(certificates)
     }
 
-    fn private_key(&self, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, MaterialError> {
+    fn private_key(&self) -> Result<Arc<dyn SigningKey>, MaterialError> {
         let text = self.read()?;
         let blocks = self.blocks(&text)?;
         let keys: Vec<_> =
@@ -280,7 +280,7 @@ impl<'a> Source<'a> {
             Some(rustls_pemfile::Item::Sec1Key(der)) => PrivateKeyDer::from(der),
             _ => return Err(self.damaged(index + 1, &block.label)),
         };
-        provider.key_provider.load_private_key(der).map_err(|cause| self.error(Problem::UnsupportedKey(cause)))
+        any_supported_type(&der).map_err(|cause| self.error(Problem::UnsupportedKey(cause)))
     }
 
     fn read(&self) -> Result<String, MaterialError> {
@@ -384,9 +384,8 @@ mod tests {
             Some(key) => folder.write("k.pem", key),
             None => upstream.tls.certificate_file.clone(),
         };
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
         let folder = format!("{}/", folder.path().display());
-        Credentials::read("orders", &upstream.tls, &provider).map_err(|error| {
+        Credentials::read("orders", &upstream.tls).map_err(|error| {
             assert!(!error.remedy().is_empty());
             error.to_string().replace(&folder, "")
         })
@@ -534,10 +533,9 @@ mod tests {
     fn what_is_no_readable_file_is_told_apart() {
         let folder = Folder::new();
         let mut upstream = folder.upstream(1, &client(), "");
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
         let mut check = |file: PathBuf, expected: &str, remedy: &str| {
             upstream.tls.certificate_file = file;
-            let error = Credentials::read("orders", &upstream.tls, &provider).unwrap_err();
+            let error = Credentials::read("orders", &upstream.tls).unwrap_err();
             assert_eq!(error.problem.to_string(), expected);
             assert!(error.remedy().starts_with(remedy), "{}", error.remedy());
         };

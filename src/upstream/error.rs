@@ -133,6 +133,10 @@ impl ConnectError {
         Self { target, address, failure: Box::new(failure) }
     }
 
+    pub(super) fn into_failure(self) -> Failure {
+        *self.failure
+    }
+
     /// What failed.
     pub fn failure(&self) -> &Failure {
         &self.failure

@@ -13,6 +13,8 @@ mod health;
 mod probe;
 mod target;
 #[cfg(test)]
+pub(crate) mod test_server;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
@@ -26,13 +28,13 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::UpstreamConfig;
+use crate::config::{HostPort, UpstreamConfig};
 use crate::tls::{ClientTls, ClientTlsError};
 
 pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
 pub use exchange::ExchangeError;
 pub use health::{HealthSnapshot, UpstreamHealth};
-pub use probe::{Probe, Role, ServerFacts, probe};
+pub use probe::{Probe, Role, ServerFacts, identify, probe};
 
 use target::Target;
 
@@ -95,6 +97,16 @@ impl Connector {
         &self.target.upstream
     }
 
+    /// Where it is, as configured.
+    pub fn address(&self) -> &HostPort {
+        &self.target.address
+    }
+
+    /// Time for one connection, all steps together.
+    pub fn connect_timeout(&self) -> Duration {
+        self.target.connect_timeout
+    }
+
     /// Opens a connection and proves it: name lookup, TCP, TLS and a `ping`, all within `connect_timeout`.
     ///
     /// The addresses of the name are tried in turn, each with an equal share of the time that is left.
@@ -104,18 +116,50 @@ impl Connector {
     }
 
     async fn connect_by(&self, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
-        let addresses = self.resolve_by(deadline).await?;
+        let addresses = self.resolve(deadline).await?;
         self.connect_to_any(&addresses, deadline).await
     }
 
-    /// Looks the upstream's name up, within `connect_timeout`.
-    pub async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        self.resolve_by(Instant::now() + self.target.connect_timeout).await
-    }
-
-    async fn resolve_by(&self, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
+    /// First step: looks the upstream's name up. Never empty.
+    pub async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
         let lookup = dial::resolve(&self.target.address);
         self.within(deadline, Phase::Resolve, lookup).await.map_err(|failure| self.error(None, failure))
+    }
+
+    /// Second step: opens a TCP connection to one of the addresses.
+    pub async fn dial(&self, address: SocketAddr, deadline: Instant) -> Result<TcpStream, ConnectError> {
+        let tcp = self.within(deadline, Phase::Connect, dial::tcp(address, self.tcp_keepalive)).await;
+        tcp.map_err(|failure| self.error(Some(address), failure.at(address)))
+    }
+
+    /// Third step: TLS, with our certificate. Proves nothing about it yet.
+    pub async fn handshake(
+        &self,
+        address: SocketAddr,
+        tcp: TcpStream,
+        deadline: Instant,
+    ) -> Result<UpstreamStream, ConnectError> {
+        let started = Instant::now();
+        let connector = TlsConnector::from(Arc::clone(&self.tls.config));
+        let handshake = async {
+            let tls = connector.connect(self.tls.server_name.clone(), tcp).await;
+            tls.map_err(|cause| error::of_handshake(cause, &self.tls))
+        };
+        let tls = self.within(deadline, Phase::Handshake, handshake).await;
+        let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
+        let handshake = HandshakeFacts::of(&tls, started.elapsed());
+        Ok(UpstreamStream { tls, address, handshake })
+    }
+
+    /// Fourth step: proves the connection with a `ping`.
+    pub async fn prove(&self, stream: &mut UpstreamStream, deadline: Instant) -> Result<(), ConnectError> {
+        let ping = rawdoc! { "ping": 1, "$db": "admin" };
+        let proof = async {
+            let answer = exchange::ask(&mut stream.tls, &ping).await;
+            answer.map_err(|cause| error::of_proof(cause, &self.tls))
+        };
+        let proof = self.within(deadline, Phase::Proof, proof).await;
+        proof.map(|_| ()).map_err(|failure| self.error(Some(stream.address), failure))
     }
 
     async fn connect_to_any(
@@ -130,33 +174,18 @@ impl Connector {
             let share = now + deadline.saturating_duration_since(now) / left;
             match self.connect_to(address, share).await {
                 Ok(stream) => return Ok(stream),
-                Err(failure) => failures.push((address, failure)),
+                Err(error) => failures.push((address, error.into_failure())),
             }
         }
         let (address, failure) = error::most_telling(failures, self.target.connect_timeout);
         Err(self.error(address, failure))
     }
 
-    async fn connect_to(&self, address: SocketAddr, deadline: Instant) -> Result<UpstreamStream, Failure> {
-        let tcp = dial::tcp(address, self.tcp_keepalive);
-        let tcp = self.within(deadline, Phase::Connect, tcp).await.map_err(|failure| failure.at(address))?;
-        let started = Instant::now();
-        let mut tls = self.within(deadline, Phase::Handshake, self.handshake(tcp)).await?;
-        let handshake = HandshakeFacts::of(&tls, started.elapsed());
-        self.within(deadline, Phase::Proof, self.prove(&mut tls)).await?;
-        Ok(UpstreamStream { tls, address, handshake })
-    }
-
-    async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
-        let connector = TlsConnector::from(Arc::clone(&self.tls.config));
-        let handshake = connector.connect(self.tls.server_name.clone(), tcp);
-        handshake.await.map_err(|cause| error::of_handshake(cause, &self.tls))
-    }
-
-    async fn prove(&self, tls: &mut TlsStream<TcpStream>) -> Result<(), Failure> {
-        let ping = rawdoc! { "ping": 1, "$db": "admin" };
-        let answer = exchange::ask(tls, &ping).await;
-        answer.map(|_| ()).map_err(|cause| error::of_proof(cause, &self.tls))
+    async fn connect_to(&self, address: SocketAddr, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
+        let tcp = self.dial(address, deadline).await?;
+        let mut stream = self.handshake(address, tcp, deadline).await?;
+        self.prove(&mut stream, deadline).await?;
+        Ok(stream)
     }
 
     async fn within<T>(

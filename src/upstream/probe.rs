@@ -66,11 +66,19 @@ impl fmt::Display for Role {
 pub async fn probe(connector: &Connector) -> Result<Probe, ConnectError> {
     let deadline = Instant::now() + connector.target.connect_timeout;
     let mut stream = connector.connect_by(deadline).await?;
-    let address = stream.address;
-    let questions = ask_server(&mut stream);
-    let server = connector.within(deadline, Phase::Proof, questions).await;
-    let server = server.map_err(|failure| connector.error(Some(address), failure))?;
+    let server = identify(connector, &mut stream, deadline).await?;
     Ok(Probe { stream, server })
+}
+
+/// Asks the server of a proven connection who it is; no client can be put on it afterwards.
+pub async fn identify(
+    connector: &Connector,
+    stream: &mut UpstreamStream,
+    deadline: Instant,
+) -> Result<ServerFacts, ConnectError> {
+    let address = stream.address;
+    let server = connector.within(deadline, Phase::Proof, ask_server(stream)).await;
+    server.map_err(|failure| connector.error(Some(address), failure))
 }
 
 async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, Failure> {

@@ -59,9 +59,16 @@ impl Target {
             Failure::NotResolvable { .. } => write!(f, "the name {} cannot be resolved", self.address.host),
             Failure::Unreachable { attempts } => {
                 write!(f, "{} cannot be reached: ", self.address)?;
-                let causes: Vec<_> =
-                    attempts.iter().map(|(address, cause)| format!("{address}: {}", cause.kind())).collect();
-                f.write_str(&causes.join(", "))
+                for (index, (address, cause)) in attempts.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", " };
+                    let cause = cause.kind();
+                    if address.to_string() == self.address.to_string() {
+                        write!(f, "{separator}{cause}")?;
+                    } else {
+                        write!(f, "{separator}{address}: {cause}")?;
+                    }
+                }
+                Ok(())
             }
             Failure::TimedOut { phase, limit } => {
                 write!(f, "{phase} {peer} was not done within {}", humantime::format_duration(*limit))
@@ -74,7 +81,7 @@ impl Target {
                 write!(f, "{peer} does not speak TLS: it answered with something else")
             }
             Failure::NotTls { .. } => {
-                write!(f, "{peer} does not speak TLS: it closed the connection instead of an answer")
+                write!(f, "{peer} does not speak TLS with us: it closed the connection instead of answering our hello")
             }
             Failure::Handshake { cause } => write!(f, "the TLS handshake with {peer} failed: {cause}"),
             Failure::ClientCertificateRefused { alert, .. } => {
@@ -112,8 +119,9 @@ impl Target {
                 self.server_certificate_remedy(refusal, certificate.as_deref())
             }
             Failure::NotTls { .. } => format!(
-                "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), and that it is not at its connection limit (net.maxIncomingConnections)",
-                key("address")
+                "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), that both sides share a TLS version ({}, and net.tls.disabledProtocols), and that mongod is not at its connection limit (net.maxIncomingConnections)",
+                key("address"),
+                key("tls.min_version")
             ),
             Failure::Handshake { .. } => format!(
                 "check that both sides share a TLS version ({}, and net.tls.disabledProtocols of mongod), and look into mongod's log",
@@ -249,7 +257,7 @@ impl Target {
         }
         if remedy.is_empty() {
             remedy.push(format!(
-                "check that mongod's net.tls.CAFile has the issuer {} and that its net.tls.CRLFile does not name the certificate",
+                "check that mongod's net.tls.CAFile has {} itself, not another of that name, and that its net.tls.CRLFile does not name the certificate",
                 certificate.issuer
             ));
         }

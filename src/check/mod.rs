@@ -1,0 +1,56 @@
+//! The doctor behind `mongate check`: looks at every file and every handshake, and says what it saw.
+//!
+//! Works on a configuration that was already read and checked as such. Refuses to change anything, and to stop at the
+//! first problem.
+
+mod connection;
+mod files;
+mod report;
+
+use std::time::SystemTime;
+
+use crate::config::{Config, UpstreamConfig};
+
+pub use report::{
+    CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, Report, ServerReport, Severity, Status, Step,
+    UpstreamReport, Verdict,
+};
+
+/// How far a check goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Files only.
+    Offline,
+    /// And a handshake with every address of every upstream.
+    Online,
+}
+
+/// Checks every upstream of `config`, one after the other.
+///
+/// Every connection is bounded by the upstream's `connect_timeout`. Cancel safe.
+pub async fn check(config: &Config, reach: Reach) -> Report {
+    let now = SystemTime::now();
+    let mut report = Report::default();
+    for upstream in config.upstreams.values() {
+        let checked = check_upstream(upstream, reach, now, &mut report.findings).await;
+        report.upstreams.push(checked);
+    }
+    report.conclude();
+    report
+}
+
+async fn check_upstream(
+    upstream: &UpstreamConfig,
+    reach: Reach,
+    now: SystemTime,
+    findings: &mut Vec<Finding>,
+) -> UpstreamReport {
+    let mut checked = files::check(upstream, now, findings);
+    if reach == Reach::Online {
+        checked.connections = connection::check(upstream, now, findings).await;
+    }
+    checked
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+//! What a check found: for people as text, for machines as JSON.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::identity::{CertificateFacts, date_text, rfc3339};
+
+/// A certificate that ends sooner is worth a warning: renewals by hand take weeks.
+const SOON: Duration = Duration::from_hours(30 * 24);
+
+/// Everything that a check found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// One per upstream, by name.
+    pub upstreams: Vec<UpstreamReport>,
+    /// What is wrong or worth knowing, in the order in which it was met.
+    pub findings: Vec<Finding>,
+}
+
+/// What a report comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing is in the way.
+    #[default]
+    Ready,
+    /// An upstream refused us, was refused by us, or cannot be reached.
+    Refused,
+    /// Files or keys cannot be used.
+    BadConfiguration,
+}
+
+/// One upstream.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpstreamReport {
+    /// As configured.
+    pub name: String,
+    /// As configured.
+    pub address: String,
+    /// Our certificate, if it could be read.
+    pub certificate: Option<CertificateReport>,
+    /// The authorities that we trust.
+    pub authorities: Vec<CertificateReport>,
+    /// What was looked at without a connection.
+    pub files: Vec<Step>,
+    /// One per address of the name; none without a connection, or one without address if the name has none.
+    pub connections: Vec<ConnectionReport>,
+}
+
+/// One connection, as far as it came.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ConnectionReport {
+    /// Where it went.
+    pub address: Option<String>,
+    /// What happened, in order; the last one failed if one did.
+    pub steps: Vec<Step>,
+    /// What the handshake agreed on.
+    pub handshake: Option<HandshakeReport>,
+    /// What the server showed, accepted or not.
+    pub server_certificate: Option<CertificateReport>,
+    /// What the server says it is.
+    pub server: Option<ServerReport>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Its name, from a closed set.
+    pub name: &'static str,
+    /// How it went.
+    pub status: Status,
+    /// What was seen; the first line is enough for the hurried.
+    pub lines: Vec<String>,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// As it should.
+    Ok,
+    /// There is a finding about it.
+    Warning,
+    /// Not at all; there is a finding about it.
+    Failed,
+}
+
+/// Something wrong, or worth knowing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where to look for the cause.
+    pub kind: Kind,
+    /// Name of the upstream.
+    pub upstream: String,
+    /// What is the case.
+    pub sentence: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Works, but look at it.
+    Warning,
+    /// Does not work.
+    Error,
+}
+
+/// Where the cause of a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// In our files or keys.
+    Configuration,
+    /// Between us and the upstream.
+    Upstream,
+}
+
+/// What a handshake agreed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HandshakeReport {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// As IANA names it.
+    pub cipher_suite: &'static str,
+    /// Key exchange group.
+    pub key_exchange: Option<&'static str>,
+    /// Whether a second connection could take the session up; `None` if that was not tried.
+    pub resumable: Option<bool>,
+}
+
+/// What mongod says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerReport {
+    /// As `6.0.5`.
+    pub version: Option<String>,
+    /// `standalone`, `primary`, `secondary`, `mongos` or `other`.
+    pub role: String,
+    /// Of its replica set.
+    pub set_name: Option<String>,
+}
+
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CertificateReport {
+    /// As mongod writes it.
+    pub subject: String,
+    /// As mongod writes it.
+    pub issuer: String,
+    /// DNS names, addresses, URIs.
+    pub names: Vec<String>,
+    /// Start of validity, by RFC 3339.
+    pub not_before: String,
+    /// End of validity, by RFC 3339.
+    pub not_after: String,
+    /// In hex.
+    pub serial: String,
+    /// 1 to 3.
+    pub version: u32,
+}
+
+impl Report {
+    /// 0 if nothing is in the way, 78 if files or keys cannot be used, 69 if an upstream is not reachable or refused.
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            Verdict::Ready => 0,
+            Verdict::Refused => 69,
+            Verdict::BadConfiguration => 78,
+        }
+    }
+
+    /// The whole report as one JSON object, over several lines.
+    pub fn to_json(&self) -> String {
+        // Strings and numbers only: nothing in it can fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    pub(super) fn conclude(&mut self) {
+        let has =
+            |kind| self.findings.iter().any(|finding| finding.kind == kind && finding.severity == Severity::Error);
+        self.verdict = match () {
+            () if has(Kind::Configuration) => Verdict::BadConfiguration,
+            () if has(Kind::Upstream) => Verdict::Refused,
+            () => Verdict::Ready,
+        };
+    }
+}
+
+impl Step {
+    pub(super) fn done(name: &'static str) -> Self {
+        Self { name, status: Status::Ok, lines: Vec::new() }
+    }
+
+    pub(super) fn ok(name: &'static str, line: impl Into<String>) -> Self {
+        Self { name, status: Status::Ok, lines: vec![line.into()] }
+    }
+
+    pub(super) fn warning(name: &'static str, line: impl Into<String>) -> Self {
+        Self { name, status: Status::Warning, lines: vec![line.into()] }
+    }
+
+    pub(super) fn failed(name: &'static str, line: impl Into<String>) -> Self {
+        Self { name, status: Status::Failed, lines: vec![line.into()] }
+    }
+
+    pub(super) fn and(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+}
+
+impl From<&CertificateFacts> for CertificateReport {
+    fn from(facts: &CertificateFacts) -> Self {
+        Self {
+            subject: facts.subject.to_string(),
+            issuer: facts.issuer.to_string(),
+            names: facts.names(),
+            not_before: rfc3339(facts.not_before),
+            not_after: rfc3339(facts.not_after),
+            serial: facts.serial.clone(),
+            version: facts.version,
+        }
+    }
+}
+
+/// What the dates of a certificate mean today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Validity {
+    NotYet,
+    Current,
+    EndsSoon,
+    Expired,
+}
+
+impl Validity {
+    pub(super) fn of(facts: &CertificateFacts, now: SystemTime) -> Self {
+        match () {
+            () if now < facts.not_before => Self::NotYet,
+            () if now > facts.not_after => Self::Expired,
+            () if now + SOON > facts.not_after => Self::EndsSoon,
+            () => Self::Current,
+        }
+    }
+}
+
+/// `expires 2027-01-01 00:00:00 UTC (in 41 days)`.
+pub(super) fn expiry(facts: &CertificateFacts, now: SystemTime) -> String {
+    const DAY_SECONDS: u64 = 24 * 60 * 60;
+    let date = date_text(facts.not_after);
+    let days = |distance: Duration| match distance.as_secs() / DAY_SECONDS {
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    };
+    match facts.not_after.duration_since(now) {
+        Ok(left) => format!("expires {date} (in {})", days(left)),
+        Err(past) => format!("expired {date} ({} ago)", days(past.duration())),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for upstream in &self.upstreams {
+            write_upstream(f, upstream)?;
+        }
+        if !self.findings.is_empty() {
+            writeln!(f, "findings")?;
+        }
+        for finding in &self.findings {
+            let severity = match finding.severity {
+                Severity::Warning => "warning",
+                Severity::Error => "error",
+            };
+            writeln!(f, "  {severity:<8}{}: {}", finding.upstream, finding.sentence)?;
+            writeln!(f, "          -> {}", finding.remedy)?;
+        }
+        if !self.findings.is_empty() {
+            writeln!(f)?;
+        }
+        write_verdict(f, self)
+    }
+}
+
+fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &UpstreamReport) -> fmt::Result {
+    writeln!(f, "upstream {} at {}", upstream.name, upstream.address)?;
+    writeln!(f, "  files")?;
+    upstream.files.iter().try_for_each(|step| write_step(f, step))?;
+    for connection in &upstream.connections {
+        match &connection.address {
+            Some(address) => writeln!(f, "  connection to {address}")?,
+            None => writeln!(f, "  connection")?,
+        }
+        connection.steps.iter().try_for_each(|step| write_step(f, step))?;
+    }
+    writeln!(f)
+}
+
+fn write_step(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
+    let status = match step.status {
+        Status::Ok => "ok",
+        Status::Warning => "look",
+        Status::Failed => "FAILED",
+    };
+    let mut lines = step.lines.iter();
+    match lines.next() {
+        Some(line) => writeln!(f, "    {status:<8}{:<24}{line}", step.name)?,
+        None => writeln!(f, "    {status:<8}{}", step.name)?,
+    }
+    lines.try_for_each(|line| writeln!(f, "{:36}{line}", ""))
+}
+
+fn write_verdict(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
+    let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let verdict = match report.verdict {
+        Verdict::Ready => "ready",
+        Verdict::Refused => "no connection to every upstream",
+        Verdict::BadConfiguration => "the configuration cannot be used",
+    };
+    write!(f, "verdict: {verdict}")?;
+    match (errors, warnings) {
+        (0, 0) => writeln!(f),
+        _ => writeln!(f, " ({}, {})", plural(errors, "error"), plural(warnings, "warning")),
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

@@ -1,0 +1,246 @@
+//! Whole checks against servers inside the test, and the texts that come out.
+
+use std::time::Duration;
+
+use rcgen::ExtendedKeyUsagePurpose;
+
+use super::*;
+use crate::config::{AdminConfig, LogConfig, LogFormat, LogLevel, Verify};
+use crate::tls::test_pki::Authority;
+use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
+
+fn config(upstream: UpstreamConfig) -> Config {
+    Config {
+        workers: std::num::NonZeroUsize::MIN,
+        drain_timeout: Duration::from_secs(1),
+        admin: AdminConfig { address: ([127, 0, 0, 1], 0).into() },
+        log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
+        upstreams: [(upstream.name.clone(), upstream)].into(),
+        listeners: [].into(),
+    }
+}
+
+/// A scene whose client is of another organization than its server.
+fn scene() -> Scene {
+    let mut scene = Scene::new();
+    let clients = Authority::new("Clients CA");
+    scene.client = clients.issue_with("svc-a", &[], |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "svc-a");
+    });
+    scene.clients = Some(clients);
+    scene
+}
+
+async fn run(scene: Scene) -> Report {
+    let (upstream, server) = scene.listen().await;
+    // A key that others may read is a finding of its own.
+    restrict(&upstream);
+    server.during(check(&config(upstream), Reach::Online)).await
+}
+
+fn restrict(upstream: &UpstreamConfig) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&upstream.tls.private_key_file, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+/// The text of a report without what differs from run to run: addresses, folders, durations, dates.
+fn steady(report: &Report) -> String {
+    let upstream = &report.upstreams[0];
+    let text = report.to_string().replace(&upstream.address, "HOST:PORT");
+    let lines = text.lines().map(|line| {
+        let line = line.split(" ms").next().unwrap_or_default();
+        let line = match (line.find("expires "), line.find("full handshake")) {
+            (Some(start), _) => format!("{}expires ...", &line[..start]),
+            (_, Some(start)) => format!("{}full handshake", &line[..start]),
+            _ => line.to_owned(),
+        };
+        line.trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn sentences(report: &Report) -> Vec<String> {
+    report
+        .findings
+        .iter()
+        .map(|finding| format!("{:?} {:?}: {}", finding.severity, finding.kind, finding.sentence))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_good_upstream_is_shown_step_by_step() {
+    let report = run(scene()).await;
+    let expected = "\
+upstream orders at HOST:PORT
+  files
+    ok      our certificate         CN=svc-a from CN=Clients CA,O=Acme
+                                    expires ...
+    ok      our private key         belongs to the certificate
+    ok      authority               CN=Acme CA,O=Acme
+                                    expires ...
+    ok      server name             127.0.0.1
+  connection to HOST:PORT
+    ok      TCP connected
+    ok      hello exchanged         TLSv1.3, TLS_AES_256_GCM_SHA384, X25519
+    ok      server certificate      CN=mongod,O=Acme
+                                    names mongo.test, 127.0.0.1
+                                    from CN=Acme CA,O=Acme
+                                    expires ...
+                                    accepted: signed by CN=Acme CA,O=Acme of our ca_file, and 127.0.0.1 is among its names
+    ok      certificate requested   from CN=Clients CA,O=Acme
+    ok      our certificate sent    CN=svc-a from CN=Clients CA,O=Acme
+                                    expires ...
+    ok      finished                full handshake
+    ok      ping                    answered: mongod takes our certificate
+    ok      hello                   mongod 6.0.5, primary of replica set rs0
+    ok      second connection       takes the session up again
+
+verdict: ready";
+    assert_eq!(steady(&report), expected);
+    assert_eq!(report.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn a_refused_server_certificate_is_shown_all_the_same() {
+    let mut scene = scene();
+    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    let report = run(scene).await;
+    let text = steady(&report);
+    let (_, connection) = text.split_once("  connection to HOST:PORT\n").unwrap();
+    let expected = "    ok      TCP connected
+    ok      hello exchanged
+    FAILED  server certificate      the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)
+                                    subject CN=mongod,O=Acme
+                                    names 127.0.0.1
+                                    from CN=Other CA,O=Acme
+                                    expires ...
+
+findings
+  error   orders: the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)
+          -> put the authority that signed it into upstream.orders.tls.ca_file (";
+    assert!(connection.starts_with(expected), "{connection}");
+    assert!(connection.ends_with("verdict: no connection to every upstream (1 error, 0 warnings)"), "{connection}");
+    assert_eq!(report.exit_code(), 69);
+    let shown = report.upstreams[0].connections[0].server_certificate.as_ref().unwrap();
+    assert_eq!(shown.issuer, "CN=Other CA,O=Acme");
+}
+
+#[tokio::test]
+async fn a_refused_client_certificate_fails_at_the_ping() {
+    let report = run(Scene { behaviour: Behaviour::CloseAfterHandshake, ..scene() }).await;
+    let steps = &report.upstreams[0].connections[0].steps;
+    let names: Vec<_> = steps.iter().map(|step| (step.name, step.status)).collect();
+    let expected = [
+        ("TCP connected", Status::Ok),
+        ("hello exchanged", Status::Ok),
+        ("server certificate", Status::Ok),
+        ("certificate requested", Status::Ok),
+        ("our certificate sent", Status::Ok),
+        ("finished", Status::Ok),
+        ("ping", Status::Failed),
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(report.exit_code(), 69);
+}
+
+#[tokio::test]
+async fn a_refusal_within_the_handshake_is_shown_too() {
+    let mut scene = Scene { versions: ONLY_12, ..scene() };
+    scene.clients = Some(Authority::new("Clients CA"));
+    let report = run(scene).await;
+    let step = report.upstreams[0].connections[0].steps.last().unwrap();
+    assert_eq!((step.name, step.status), ("finished", Status::Failed));
+    assert!(step.lines[0].contains("refused our client certificate (subject CN=svc-a): alert"), "{step:?}");
+}
+
+#[tokio::test]
+async fn what_is_doubtful_about_a_working_upstream_is_a_warning() {
+    let mut scene = Scene::new();
+    scene.change = |upstream| upstream.tls.verify = Verify::Chain;
+    scene.server = scene.authority.issue_with("mongod", &["db.test"], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_hours(10 * 24)).into();
+    });
+    let report = run(scene).await;
+    let found = sentences(&report);
+    let [names, soon, member, request] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!(names, "Warning Configuration: every server with a certificate of these authorities is accepted");
+    assert!(soon.starts_with("Warning Upstream: the certificate of 127.0.0.1:"), "{soon}");
+    assert!(soon.ends_with("(in 9 days)"), "{soon}");
+    assert!(
+        member.starts_with("Warning Upstream: our certificate CN=svc-a,O=Acme has the organization of"),
+        "{member}"
+    );
+    assert!(request.ends_with(" does not ask for client certificates"), "{request}");
+    assert_eq!((report.verdict, report.exit_code()), (Verdict::Ready, 0));
+}
+
+#[tokio::test]
+async fn bad_files_are_all_found_and_keep_from_connecting() {
+    let (mut upstream, _server) = Scene::new().listen().await;
+    upstream.tls.private_key_file = upstream.tls.ca_file.clone();
+    upstream.tls.server_name = Some("not a name".to_owned());
+    upstream.tls.ca_file.set_extension("absent");
+    let report = check(&config(upstream), Reach::Online).await;
+    let found = sentences(&report);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for (sentence, expected) in found.iter().zip([
+        "the file holds no private key (it has: CERTIFICATE)",
+        "the file does not exist",
+        "\"not a name\" is neither a DNS name nor an IP address",
+    ]) {
+        assert!(sentence.ends_with(expected), "{sentence}");
+    }
+    assert!(report.upstreams[0].connections.is_empty());
+    assert_eq!(report.exit_code(), 78);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
+    let mut scene = Scene::new();
+    let below = scene.authority.intermediate("Acme Clients");
+    let unrelated = Authority::new("Unrelated");
+    scene.client = below
+        .issue_with("svc-a", &[], |params| {
+            params.not_after = rcgen::date_time_ymd(2024, 2, 1);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        })
+        .chained(&unrelated);
+    let (upstream, _server) = scene.listen().await;
+    let report = check(&config(upstream), Reach::Offline).await;
+    let found = sentences(&report);
+    let [expired, usage, chain, readable] = found.as_slice() else { panic!("{found:#?}") };
+    assert!(
+        expired.starts_with("Error Configuration: our certificate CN=svc-a,O=Acme expired 2024-02-01"),
+        "{expired}"
+    );
+    assert!(usage.ends_with("is for serverAuth only, and mongod refuses it"), "{usage}");
+    assert!(chain.contains("is that of CN=Unrelated,O=Acme, not that of CN=Acme Clients,O=Acme"), "{chain}");
+    assert!(readable.starts_with("Warning Configuration: every user of this host may open"), "{readable}");
+    assert_eq!(report.exit_code(), 78);
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_found() {
+    let (upstream, server) = scene().listen().await;
+    restrict(&upstream);
+    drop(server.listener);
+    let report = check(&config(upstream), Reach::Online).await;
+    assert_eq!(report.exit_code(), 69);
+    assert!(report.findings[0].sentence.ends_with(" cannot be reached: connection refused"));
+}
+
+#[tokio::test]
+async fn the_json_form_has_what_a_machine_asks_for() {
+    let report = run(scene()).await;
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert_eq!(json["verdict"], "ready");
+    let connection = &json["upstreams"][0]["connections"][0];
+    assert_eq!(connection["handshake"]["version"], "TLSv1.3");
+    assert_eq!(connection["handshake"]["resumable"], true);
+    assert_eq!(connection["server_certificate"]["subject"], "CN=mongod,O=Acme");
+    assert_eq!(connection["server"]["role"], "primary");
+    assert_eq!(connection["steps"][0]["status"], "ok");
+    let not_after = json["upstreams"][0]["certificate"]["not_after"].as_str().unwrap();
+    assert!(humantime::parse_rfc3339(not_after).is_ok(), "{not_after}");
+}

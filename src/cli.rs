@@ -1,0 +1,176 @@
+//! The command line: what each command does, what it prints, and how it exits.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Builder;
+
+use crate::admin;
+use crate::check;
+use crate::check::Reach;
+use crate::config::{AdminConfig, Config, Loaded};
+use crate::gateway::{BoundGateway, StartError};
+use crate::lifecycle::signals::Signals;
+use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
+
+/// Bad configuration, or files that it names; `EX_CONFIG` of sysexits.h.
+const EXIT_CONFIGURATION: u8 = 78;
+
+/// Anything else that keeps a command from its work.
+const EXIT_FAILED: u8 = 1;
+
+/// How long `healthcheck` waits for an answer.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// MongoDB gateway: plain wire protocol in, mutual TLS out.
+///
+/// Runs beside MongoDB clients, takes plain MongoDB wire protocol from them on loopback or a unix socket, and carries it
+/// over mutual TLS to a mongod or mongos that requires client certificates. Applications need no certificate, no TLS
+/// options and no new driver: mongodb://127.0.0.1:27017 is enough.
+#[derive(Debug, Parser)]
+#[command(name = "mongate", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Every key of the configuration can be overridden by a variable, with two underscores between levels:
+  MONGATE_LOG__LEVEL=debug mongate run
+  MONGATE_UPSTREAM__ORDERS__ADDRESS=mongo.example:27017 mongate check
+
+Exit codes: 0 done, 1 failed, 69 an upstream refused (check), 78 bad configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT
+    ///
+    /// Logs to stderr. The first SIGTERM or SIGINT stops accepting, lets commands in flight finish, and closes idle
+    /// connections, for at most drain_timeout; a second one stops at once.
+    Run(ConfigFile),
+    /// Check files, certificates and upstreams, and say what to mend
+    ///
+    /// Reads everything that the configuration names, then connects to each upstream and shows the mutual handshake step
+    /// by step, and what mongod says of itself. Every finding comes with a remedy. Exits with 0, with 78 when the
+    /// configuration or a file is at fault, with 69 when an upstream refused or was not reached.
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Look at the configuration and its files only; connect to nothing
+        #[arg(long)]
+        offline: bool,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a running gateway whether it is ready; for images without curl
+    ///
+    /// Asks /readyz of the administration port and prints what it says. Exits with 0 when ready, with 1 when not, or when
+    /// nobody answers.
+    Healthcheck {
+        /// Administration port to ask; default: admin.address of the configuration, or 127.0.0.1:9717
+        #[arg(long, value_name = "IP:PORT")]
+        address: Option<SocketAddr>,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file; default: config.toml in the working directory, then /etc/mongate/config.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(ConfigFile { config }) => run(config),
+        Command::Check { config, offline, json } => check(config, offline, json),
+        Command::Healthcheck { address, config } => healthcheck(address, config),
+    }
+}
+
+fn run(file: Option<PathBuf>) -> ExitCode {
+    let Loaded { config, file } = match Config::load(file.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+    };
+    if let Err(error) = logs::install(config.log) {
+        return complain(EXIT_FAILED, &error);
+    }
+    tracing::info!(file = %file.display(), "configuration read");
+    match serve(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let exit = match error.downcast_ref::<StartError>() {
+                Some(StartError::Tls(_)) => EXIT_CONFIGURATION,
+                _ => EXIT_FAILED,
+            };
+            complain(exit, &format!("{error:#}"))
+        }
+    }
+}
+
+/// Binds and runs the gateway on this thread; the workers have threads of their own.
+fn serve(config: &Config) -> anyhow::Result<()> {
+    let metrics = Metrics::install()?;
+    in_runtime(async {
+        let mut signals = Signals::install()?;
+        let gateway = BoundGateway::bind(config, metrics)?;
+        gateway.run(async || signals.next().await).await;
+        Ok(())
+    })?
+}
+
+fn check(file: ConfigFile, offline: bool, json: bool) -> ExitCode {
+    let config = match Config::load(file.config.as_deref()) {
+        Ok(loaded) => loaded.config,
+        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+    };
+    let reach = if offline { Reach::Offline } else { Reach::Online };
+    match in_runtime(check::check(&config, reach)) {
+        Ok(report) => {
+            let text = if json { report.to_json() } else { report.to_string() };
+            let _ = writeln!(io::stdout(), "{}", text.trim_end());
+            ExitCode::from(report.exit_code())
+        }
+        Err(error) => complain(EXIT_FAILED, &error),
+    }
+}
+
+fn healthcheck(address: Option<SocketAddr>, file: ConfigFile) -> ExitCode {
+    let address = match (address, Config::load(file.config.as_deref())) {
+        (Some(address), _) => address,
+        (None, Ok(loaded)) => loaded.config.admin.address,
+        (None, Err(error)) if file.config.is_some() => return complain(EXIT_CONFIGURATION, &error),
+        (None, Err(_)) => AdminConfig::DEFAULT_ADDRESS,
+    };
+    let asked = match in_runtime(admin::healthcheck(address, HEALTHCHECK_TIMEOUT)) {
+        Ok(asked) => asked,
+        Err(error) => return complain(EXIT_FAILED, &error),
+    };
+    match asked {
+        Ok(report) => {
+            let _ = writeln!(io::stdout(), "{report}");
+            if report.ready { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+        }
+        Err(error) => complain(EXIT_FAILED, &error),
+    }
+}
+
+/// Runs what needs sockets or timers on this thread.
+fn in_runtime<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    Ok(Builder::new_current_thread().enable_all().build()?.block_on(work))
+}
+
+fn complain(exit: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "mongate: {error}");
+    ExitCode::from(exit)
+}

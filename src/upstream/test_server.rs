@@ -1,0 +1,160 @@
+//! Servers inside a test: TLS as rustls speaks it, and as much of a mongod as a connection needs to be proven.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, rawdoc};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::{ConnectError, Connector, UpstreamStream};
+use crate::config::UpstreamConfig;
+use crate::tls::test_pki::{Authority, Folder, Pair};
+use crate::wire::header::Header;
+use crate::wire::op_msg::encode;
+
+pub(crate) const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+pub(crate) const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
+pub(crate) const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+
+/// What a server does with a connection.
+pub(crate) enum Behaviour {
+    /// TLS, then answers to the commands of a mongod.
+    Mongod,
+    /// TLS, then these bytes in answer to whatever comes, then the end.
+    Answer(Vec<u8>),
+    /// TLS, then nothing, ever.
+    Silent,
+    /// TLS, then the end without a word, as mongod does with a client certificate it dislikes.
+    CloseAfterHandshake,
+    /// No TLS: these bytes, then the end.
+    Plain(&'static [u8]),
+    /// No TLS, no answer.
+    PlainSilent,
+}
+
+/// What a test is about: an upstream `orders` and the server behind it.
+pub(crate) struct Scene {
+    pub(crate) folder: Folder,
+    pub(crate) authority: Authority,
+    pub(crate) server: Pair,
+    pub(crate) client: Pair,
+    pub(crate) clients: Option<Authority>,
+    pub(crate) versions: &'static [&'static SupportedProtocolVersion],
+    pub(crate) behaviour: Behaviour,
+    pub(crate) change: fn(&mut UpstreamConfig),
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let authority = Authority::new("Acme CA");
+        Self {
+            folder: Folder::new(),
+            server: authority.issue("mongod", &["127.0.0.1", "mongo.test"]),
+            client: authority.issue("svc-a", &[]),
+            authority,
+            clients: None,
+            versions: BOTH,
+            behaviour: Behaviour::Mongod,
+            change: |_| {},
+        }
+    }
+
+    /// The upstream's configuration, and the server that it leads to.
+    pub(crate) async fn listen(self) -> (UpstreamConfig, Server) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut upstream = self.folder.upstream(address.port(), &self.client, &self.authority.pem);
+        (self.change)(&mut upstream);
+        let config = self.server.server(self.clients.as_ref(), self.versions);
+        (upstream, Server { listener, address, config, behaviour: self.behaviour, _files: self.folder })
+    }
+
+    /// A connector, and the server that it leads to.
+    pub(crate) async fn start(self) -> (Connector, Server) {
+        let (upstream, server) = self.listen().await;
+        (Connector::new(&upstream, Some(Duration::from_mins(2))).unwrap(), server)
+    }
+
+    pub(crate) async fn connect(self) -> Result<UpstreamStream, ConnectError> {
+        let (connector, server) = self.start().await;
+        server.during(connector.connect()).await
+    }
+
+    pub(crate) async fn fail(self) -> ConnectError {
+        self.connect().await.unwrap_err()
+    }
+}
+
+/// A server that listens.
+pub(crate) struct Server {
+    pub(crate) listener: TcpListener,
+    pub(crate) address: SocketAddr,
+    config: Arc<ServerConfig>,
+    behaviour: Behaviour,
+    _files: Folder,
+}
+
+impl Server {
+    /// Serves one connection after the other for as long as `client` runs.
+    pub(crate) async fn during<T>(&self, client: impl Future<Output = T>) -> T {
+        tokio::select! {
+            result = client => result,
+            () = Box::pin(self.serve()) => unreachable!("serves for ever"),
+        }
+    }
+
+    async fn serve(&self) {
+        loop {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            // How it ends is the client's to judge.
+            let _ = self.serve_one(tcp).await;
+        }
+    }
+
+    async fn serve_one(&self, mut tcp: TcpStream) -> io::Result<()> {
+        match self.behaviour {
+            Behaviour::Plain(answer) => return tcp.write_all(answer).await,
+            Behaviour::PlainSilent => return std::future::pending().await,
+            _ => {}
+        }
+        let mut tls = TlsAcceptor::from(Arc::clone(&self.config)).accept(tcp).await?;
+        match &self.behaviour {
+            Behaviour::CloseAfterHandshake => return Ok(()),
+            Behaviour::Silent => return std::future::pending().await,
+            _ => {}
+        }
+        loop {
+            let mut head = [0; 16];
+            tls.read_exact(&mut head).await?;
+            let header = Header::parse(head).unwrap();
+            let mut rest = vec![0; header.length as usize - 16];
+            tls.read_exact(&mut rest).await?;
+            let answer = match &self.behaviour {
+                Behaviour::Answer(bytes) => bytes.clone(),
+                _ => encode(9, header.request_id, &answer_of(&rest[5..])),
+            };
+            tls.write_all(&answer).await?;
+            tls.flush().await?;
+            if matches!(self.behaviour, Behaviour::Answer(_)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn answer_of(body: &[u8]) -> RawDocumentBuf {
+    let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
+    let (command, _) = body.iter().next().unwrap().unwrap();
+    match command.as_str() {
+        "ping" => rawdoc! { "ok": 1.0 },
+        "hello" => rawdoc! { "isWritablePrimary": true, "setName": "rs0", "maxWireVersion": 17, "ok": 1.0 },
+        "buildInfo" => rawdoc! { "version": "6.0.5", "ok": 1.0 },
+        other => rawdoc! { "ok": 0.0, "errmsg": format!("no such command: {other}"), "code": 59 },
+    }
+}
