@@ -7,6 +7,10 @@ use crate::relay::exchange::Open;
 use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
 use crate::wire::reply::ReplyFacts;
 
+/// What mongod answers to a monitor's waiting hello when its client has closed: the ordinary end of every monitor, not an
+/// error to count.
+const CLIENT_DISCONNECT: i32 = 279;
+
 /// Counts for one connection; every count goes to its listener's metrics as well.
 pub struct Record {
     metrics: Arc<ListenerMetrics>,
@@ -57,7 +61,8 @@ impl Record {
 
     /// A reply is complete. Further replies of a stream are not commands of their own.
     pub(super) fn answered(&mut self, request: &Open, reply: &ReplyFacts) {
-        if request.streaming {
+        let gone = Self::is_monitor(request.command) && reply.code() == Some(CLIENT_DISCONNECT);
+        if request.streaming || gone {
             return;
         }
         self.commands += 1;
