@@ -1,14 +1,18 @@
 //! Malformed and unusual bytes: whatever mongod does with them when it is asked directly, it does through the gateway.
 //!
-//! Nothing here is what a driver sends. Two things are the gateway's own: compressed messages, and HTTP.
+//! Nothing here is what a driver sends, and each of it may come at any moment: as the first thing on a connection, after
+//! a hello, or in one piece with the message before. Some things are the gateway's own: compressed messages, HTTP, and
+//! a first length that cannot be.
 
 use bson::{Document, doc};
 
-use crate::kit::gateway::Gateway;
+use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::Mongod;
+use crate::kit::ports;
 use crate::kit::raw::{
-    self, CHECKSUM_PRESENT, Connection, EXHAUST_ALLOWED, MORE_TO_COME, OP_GET_MORE, OP_MSG, OP_QUERY, OP_REPLY,
-    Received, body_section, op_msg, op_msg_with_checksum, op_query, sequence_section, sequence_section_claiming,
+    self, CHECKSUM_PRESENT, Connection, EXHAUST_ALLOWED, MORE_TO_COME, OP_COMPRESSED, OP_GET_MORE, OP_MSG, OP_QUERY,
+    OP_REPLY, Received, body_section, op_msg, op_msg_with_checksum, op_query, sequence_section,
+    sequence_section_claiming,
 };
 
 /// Request id of what a row sends, and of the ping after it.
@@ -26,6 +30,17 @@ enum Expected {
     Silence,
     /// It closes the connection without a word.
     Closed,
+}
+
+/// When on a connection a row is sent.
+#[derive(Debug, Clone, Copy)]
+enum Position {
+    /// It opens the connection.
+    First,
+    /// A hello and a ping have been answered.
+    AfterHello,
+    /// In one piece with a ping that is not answered yet.
+    BehindPing,
 }
 
 struct Row {
@@ -266,12 +281,29 @@ fn a_compressed_message_is_refused_by_the_gateway_itself() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let payload = [&[0; 4][..], &body_section(&ping())].concat();
-    let mut connection = gateway.connect().unwrap();
-    connection.send(&raw::op_compressed(ROW, OP_MSG, &payload)).unwrap();
-    let reply = connection.reply().unwrap();
-    assert_eq!(reply.response_to, ROW);
-    assert!(reply.code().is_some(), "{:?}", reply.document);
-    assert!(matches!(connection.receive().unwrap(), Received::Closed(_)));
+    let messages = [
+        raw::op_compressed(ROW, OP_MSG, &payload),
+        // Compressed twice, of an operation that is none, and with no room for its own head.
+        raw::op_compressed(ROW, OP_COMPRESSED, &payload),
+        raw::op_compressed(ROW, 4711, &[]),
+        raw::message(OP_COMPRESSED, ROW, &[]),
+        // More is announced than ever comes.
+        raw::with_length(48_000_000, OP_COMPRESSED, ROW, &payload),
+    ];
+    for (bytes, position) in messages.iter().flat_map(|bytes| Position::ALL.map(|position| (bytes, position))) {
+        let mut connection = gateway.connect().unwrap();
+        let bytes = position.reach(&mut connection, bytes);
+        connection.send(&bytes).unwrap();
+        let mut reply = connection.reply().unwrap();
+        if reply.response_to == PING {
+            reply = connection.reply().unwrap();
+        }
+        assert_eq!((reply.response_to, reply.code()), (ROW, Some(17)), "{position:?}: {}", reply.document);
+        assert!(matches!(connection.receive().unwrap(), Received::Closed(_)));
+    }
+    let refused = [("listener", "test"), ("outcome", "protocol_error")];
+    let count = gateway.await_metric("mongate_connections_total", &refused, |count| count > 14.5);
+    assert!((14.5..15.5).contains(&count), "{count} of 15 counted");
     assert_alive(&gateway);
 }
 
@@ -286,19 +318,38 @@ fn http_is_answered_by_the_gateway_itself() {
     assert_alive(&gateway);
 }
 
-/// Sends each row to mongod and through the gateway; both must do what is expected, in the same words.
+#[test]
+fn a_first_length_that_cannot_be_costs_no_upstream_connection() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    // Nobody listens there: a connection that was tried would be counted as failed.
+    let nowhere = format!("127.0.0.1:{}", ports::free().unwrap());
+    let gateway = Gateway::start(&GatewayOptions { upstream_address: nowhere, ..GatewayOptions::to(&mongod) });
+    for length in [0, 15, -1, i32::MIN, 48_000_001, i32::MAX] {
+        let mut connection = gateway.connect().unwrap();
+        connection.send(&raw::with_length(length, OP_MSG, ROW, &[0; 40])).unwrap();
+        assert!(matches!(connection.receive().unwrap(), Received::Closed(bytes) if bytes.is_empty()));
+    }
+    let counted = |outcome| [("listener", "test"), ("outcome", outcome)];
+    let refused = gateway.await_metric("mongate_connections_total", &counted("protocol_error"), |count| count > 5.5);
+    assert!((5.5..6.5).contains(&refused), "{refused} of 6 counted");
+    assert!(gateway.metric("mongate_connections_total", &counted("upstream_failed")) < 0.5);
+}
+
+/// Sends each row to mongod and through the gateway, at each moment of a connection; both must do what is expected, in
+/// the same words.
 fn check(rows: Vec<Row>) {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let mut wrong = Vec::new();
-    for row in rows {
-        let direct = row.observe(&mut mongod.connect().unwrap());
+    for (row, position) in rows.iter().flat_map(|row| Position::ALL.map(|position| (row, position))) {
+        let name = format!("{} ({position:?})", row.name);
+        let direct = row.observe(position, &mut mongod.connect().unwrap());
         if !direct.is(row.expected) {
-            wrong.push(format!("{}: expected {:?}, mongod itself gives {direct:?}", row.name, row.expected));
+            wrong.push(format!("{name}: expected {:?}, mongod itself gives {direct:?}", row.expected));
         }
-        let through = row.observe(&mut gateway.connect().unwrap());
+        let through = row.observe(position, &mut gateway.connect().unwrap());
         if through != direct {
-            wrong.push(format!("{}: mongod gives {direct:?}, the gateway {through:?}", row.name));
+            wrong.push(format!("{name}: mongod gives {direct:?}, the gateway {through:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -315,9 +366,13 @@ impl Row {
         Self { name: name.into(), bytes, expected }
     }
 
-    fn observe(&self, connection: &mut Connection) -> Seen {
+    fn observe(&self, position: Position, connection: &mut Connection) -> Seen {
+        let bytes = position.reach(connection, &self.bytes);
         // A peer that closes early may do so while it is written to; what it did is read below.
-        let _ = connection.send(&self.bytes);
+        let _ = connection.send(&bytes);
+        if matches!(position, Position::BehindPing) && !is_pong(&connection.receive()) {
+            return Seen::Neither("the ping before it was not answered".to_owned());
+        }
         if self.expected == Expected::Silence {
             return Self::observe_silence(connection);
         }
@@ -338,6 +393,23 @@ impl Row {
     }
 }
 
+impl Position {
+    const ALL: [Self; 3] = [Self::First, Self::AfterHello, Self::BehindPing];
+
+    /// Brings the connection to this point and returns what to send from there.
+    fn reach(self, connection: &mut Connection, bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Self::First => bytes.to_vec(),
+            Self::AfterHello => {
+                connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+                connection.run(&ping()).unwrap();
+                bytes.to_vec()
+            }
+            Self::BehindPing => [&op_msg(PING, 0, &[body_section(&ping())])[..], bytes].concat(),
+        }
+    }
+}
+
 impl Seen {
     fn is(&self, expected: Expected) -> bool {
         match (self, expected) {
@@ -353,7 +425,11 @@ impl Seen {
 /// Whether the next message is the answer to a ping sent now.
 fn answers_ping(connection: &mut Connection) -> bool {
     let _ = connection.send(&op_msg(PING, 0, &[body_section(&ping())]));
-    matches!(connection.receive(), Ok(Received::Reply(reply)) if reply.response_to == PING && reply.code().is_none())
+    is_pong(&connection.receive())
+}
+
+fn is_pong(received: &anyhow::Result<Received>) -> bool {
+    matches!(received, Ok(Received::Reply(reply)) if reply.response_to == PING && reply.code().is_none())
 }
 
 fn ping() -> Document {
