@@ -371,8 +371,8 @@ fn elsewhere(position: Option<usize>) -> String {
 mod tests {
     use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
-    use super::super::test_pki::{Authority, Folder, Pair, der_children, der_parts, pem};
     use super::*;
+    use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, pem};
 
     /// Reads `certificate` and `key` from two files; without a key, everything from one.
     fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
