@@ -31,7 +31,7 @@ const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// Runs beside MongoDB clients, takes plain MongoDB wire protocol from them on loopback or a unix socket, and carries it
 /// over mutual TLS to a mongod or mongos that requires client certificates. Applications need no certificate, no TLS
-/// options and no new driver: mongodb://127.0.0.1:27017 is enough.
+/// options and no new driver.
 #[derive(Debug, Parser)]
 #[command(name = "mongate", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -51,7 +51,7 @@ enum Command {
     /// Serve until SIGTERM or SIGINT
     ///
     /// Logs to stderr. The first SIGTERM or SIGINT stops accepting, lets commands in flight finish, and closes idle
-    /// connections, for at most drain_timeout; a second one stops at once.
+    /// connections, for at most `drain_timeout`; a second one stops at once.
     Run(ConfigFile),
     /// Check files, certificates and upstreams, and say what to mend
     ///
@@ -70,7 +70,7 @@ enum Command {
     },
     /// Ask a running gateway whether it is ready; for images without curl
     ///
-    /// Asks /readyz of the administration port and prints what it says. Exits with 0 when ready, with 1 when not, or when
+    /// Asks `/readyz` of the administration port and prints what it says. Exits with 0 when ready, with 1 when not, or when
     /// nobody answers.
     Healthcheck {
         /// Administration port to ask; default: admin.address of the configuration, or 127.0.0.1:9717
@@ -91,14 +91,14 @@ struct ConfigFile {
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(ConfigFile { config }) => run(config),
-        Command::Check { config, offline, json } => check(config, offline, json),
-        Command::Healthcheck { address, config } => healthcheck(address, config),
+        Command::Run(config) => run(&config),
+        Command::Check { config, offline, json } => check(&config, offline, json),
+        Command::Healthcheck { address, config } => healthcheck(address, &config),
     }
 }
 
-fn run(file: Option<PathBuf>) -> ExitCode {
-    let Loaded { config, file } = match Config::load(file.as_deref()) {
+fn run(file: &ConfigFile) -> ExitCode {
+    let Loaded { config, file } = match Config::load(file.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(error) => return complain(EXIT_CONFIGURATION, &error),
     };
@@ -129,7 +129,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     })?
 }
 
-fn check(file: ConfigFile, offline: bool, json: bool) -> ExitCode {
+fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
     let config = match Config::load(file.config.as_deref()) {
         Ok(loaded) => loaded.config,
         Err(error) => return complain(EXIT_CONFIGURATION, &error),
@@ -145,7 +145,7 @@ fn check(file: ConfigFile, offline: bool, json: bool) -> ExitCode {
     }
 }
 
-fn healthcheck(address: Option<SocketAddr>, file: ConfigFile) -> ExitCode {
+fn healthcheck(address: Option<SocketAddr>, file: &ConfigFile) -> ExitCode {
     let address = match (address, Config::load(file.config.as_deref())) {
         (Some(address), _) => address,
         (None, Ok(loaded)) => loaded.config.admin.address,

@@ -12,7 +12,7 @@ use super::report::{
 };
 use crate::config::{UpstreamConfig, Verify};
 use crate::identity::CertificateFacts;
-use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, ServerFacts, UpstreamStream, identify};
+use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
 /// goes on to the next.
@@ -220,11 +220,12 @@ impl<'a> Talk<'a> {
 
     fn server(&mut self, server: ServerFacts) {
         let version = server.version.as_deref().unwrap_or("of unknown version");
-        let part = match (&server.set_name, server.role.to_string()) {
-            (Some(set_name), role) => format!("{role} of replica set {set_name}"),
-            (None, role) => role,
+        let line = match (server.role, &server.set_name) {
+            (Role::Mongos, _) => format!("mongos {version}"),
+            (role, Some(set_name)) => format!("mongod {version}, {role} of replica set {set_name}"),
+            (role, None) => format!("mongod {version}, {role}"),
         };
-        self.report.steps.push(Step::ok("hello", format!("mongod {version}, {part}")));
+        self.report.steps.push(Step::ok("hello", line));
         let ServerFacts { version, role, set_name, .. } = server;
         self.report.server = Some(ServerReport { version, role: role.to_string(), set_name });
     }

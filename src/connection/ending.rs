@@ -36,12 +36,11 @@ impl Ending {
             Self::Foreign(_) => ConnectionOutcome::ProtocolError,
             Self::Full => ConnectionOutcome::Rejected,
             Self::NoUpstream(_) => ConnectionOutcome::UpstreamFailed,
-            Self::Unusable(_) => ConnectionOutcome::Completed,
             Self::Carried(_, end) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
             Self::Carried(_, end) if end.ended_by == Side::Upstream && !end.is_orderly() => {
                 ConnectionOutcome::UpstreamFailed
             }
-            Self::Carried(..) => ConnectionOutcome::Completed,
+            Self::Carried(..) | Self::Unusable(_) => ConnectionOutcome::Completed,
         }
     }
 

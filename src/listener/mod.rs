@@ -126,7 +126,7 @@ impl Listener {
                     pause = Some(wait);
                 }
                 Err(error) => {
-                    tracing::debug!(listener = self.name, %error, "a connection ended before it was accepted")
+                    tracing::debug!(listener = self.name, %error, "a connection ended before it was accepted");
                 }
             }
         }

@@ -40,10 +40,8 @@ pub enum Opening {
 fn recognise(bytes: &[u8]) -> Option<Opening> {
     const METHODS: [&[u8]; 8] = [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
     // A handshake record of any TLS version. Read as a length it is over 65,536 and odd: no first message is like that.
-    if let [0x16, 0x03, minor, ..] = bytes {
-        if *minor <= 4 {
-            return Some(Opening::Tls);
-        }
+    if matches!(bytes, [0x16, 0x03, 0..=4, ..]) {
+        return Some(Opening::Tls);
     }
     if METHODS.iter().any(|method| bytes.starts_with(method)) {
         return Some(Opening::Http);

@@ -37,7 +37,7 @@ pub struct Limits {
 }
 
 /// Where no limit lies ahead any more, only events wake the task; the timer is set this far off.
-const LATER: Duration = Duration::from_secs(24 * 3600);
+const LATER: Duration = Duration::from_hours(24);
 
 /// One conversation, ready to be carried.
 pub struct Relay<C, U> {

@@ -53,13 +53,13 @@ impl Requests {
         matches!(self.state, State::Between)
     }
 
-    /// Reads `input`, hands to `send` what may go upstream, and returns how many bytes of the input that settled.
+    /// Reads `input`, hands to `pass` what may go upstream, and returns how many bytes of the input that settled.
     ///
     /// The rest, at most [`HELD_BYTES_MAX`] and what a scan keeps, stands at the front of the next call's input.
     pub(super) fn read(
         &mut self,
         input: &[u8],
-        send: &mut impl FnMut(&[u8]),
+        pass: &mut impl FnMut(&[u8]),
         exchange: &mut Exchange,
         record: &mut Record,
     ) -> Result<usize, Compressed> {
@@ -77,7 +77,7 @@ impl Requests {
                         continue;
                     };
                     if header.op_code == OpCode::COMPRESSED {
-                        send(&input[sent..at]);
+                        pass(&input[sent..at]);
                         return Err(Compressed(header));
                     }
                     at += HEADER_BYTES;
@@ -90,12 +90,11 @@ impl Requests {
                     if scan.left() > 0 {
                         break;
                     }
-                    if !*released {
-                        if let Some(rewritten) = hello::without_compression(&input[start..at]) {
-                            send(&input[sent..start]);
-                            send(&rewritten);
-                            sent = at;
-                        }
+                    let rewritten = if *released { None } else { hello::without_compression(&input[start..at]) };
+                    if let Some(rewritten) = rewritten {
+                        pass(&input[sent..start]);
+                        pass(&rewritten);
+                        sent = at;
                     }
                     let (header, malformed) = (*header, scan.is_malformed());
                     self.settle(header, malformed, exchange, record);
@@ -112,7 +111,7 @@ impl Requests {
             State::Message { .. } | State::Between => start.max(sent),
         };
         if may_go > sent {
-            send(&input[sent..may_go]);
+            pass(&input[sent..may_go]);
         }
         self.scanned = at - may_go;
         Ok(may_go)

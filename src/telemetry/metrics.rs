@@ -540,7 +540,7 @@ mod tests {
                 r#"mongate_bytes_total{listener="orders",direction="to_client"} 5"#,
                 r#"mongate_unparsed_messages_total{listener="orders",direction="to_client"} 1"#,
                 r#"mongate_upstream_handshakes_total{upstream="shop",outcome="ok"} 1"#,
-                r#"mongate_upstream_handshakes_total{upstream="shop",outcome="certificate_refused"} 1"#,
+                r#"mongate_upstream_handshakes_total{upstream="shop",outcome="client_certificate_refused"} 1"#,
                 r#"mongate_upstream_handshake_duration_seconds_count{upstream="shop"} 1"#,
                 r#"mongate_certificate_expiry_timestamp_seconds{role="upstream_client",name="shop"} 1900000000"#,
                 concat!(r#"mongate_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

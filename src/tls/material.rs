@@ -369,10 +369,11 @@ fn elsewhere(position: Option<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
-    use super::super::test_pki::{Authority, Folder, Pair, der_children, der_parts, pem};
     use super::*;
+    use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, pem};
 
     /// Reads `certificate` and `key` from two files; without a key, everything from one.
     fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
@@ -576,6 +577,24 @@ mod tests {
             ),
         ] {
             assert_eq!(read_authorities(ca).unwrap_err(), format!("{start}{expected}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_cut_into_blocks_or_refused(
+            pieces in proptest::collection::vec(
+                prop::sample::select(vec![
+                    "-----BEGIN ", "-----END ", "-----", "CERTIFICATE", "PRIVATE KEY", "\n", "\r", "é", "MIIB", "Proc-Type: 4,ENCRYPTED",
+                ]),
+                0..40,
+            ),
+        ) {
+            let text = pieces.concat();
+            let source = Source::new("orders", "ca_file", Path::new("ca.pem"));
+            for block in source.blocks(&text).into_iter().flatten() {
+                let _ = (decode(&block), block.is_encrypted());
+            }
         }
     }
 }

@@ -153,6 +153,7 @@ impl Folder {
             name: "orders".to_owned(),
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
+            tcp_keepalive: None,
             tls: UpstreamTlsConfig {
                 private_key_file: certificate_file.clone(),
                 certificate_file,
