@@ -129,9 +129,9 @@ fn the_table_names_only_modules_that_exist_and_has_no_cycle() {
         if free.is_empty() {
             break;
         }
-        free.iter().for_each(|module| {
-            left.remove(module);
-        });
+        for module in free {
+            left.remove(&module);
+        }
     }
     assert!(left.is_empty(), "these import each other: {:?}", left.keys());
 }
