@@ -129,9 +129,7 @@ fn the_table_names_only_modules_that_exist_and_has_no_cycle() {
         if free.is_empty() {
             break;
         }
-        for module in free {
-            left.remove(&module);
-        }
+        left.retain(|module, _| !free.contains(module));
     }
     assert!(left.is_empty(), "these import each other: {:?}", left.keys());
 }

@@ -72,7 +72,7 @@ impl Upstream {
                 reason = error.reason(),
                 %error,
                 remedy = error.remedy(),
-                repeats = suppressed,
+                suppressed,
                 "cannot connect to upstream"
             );
         }
