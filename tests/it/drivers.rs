@@ -13,6 +13,7 @@ use crate::kit::drivers;
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions, Role};
 use crate::kit::process;
+use crate::kit::scratch;
 use crate::rust_script;
 use crate::rust_script::Outcome;
 
@@ -58,7 +59,7 @@ fn pymongo_needs_nothing_but_the_address() {
 #[test]
 fn pymongo_reaches_a_unix_socket() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch::directory("socket").unwrap();
     let socket = format!("unix:{}", directory.path().join("mongodb-27017.sock").display());
     let gateway = Gateway::start(&GatewayOptions { listener_address: Some(socket), ..GatewayOptions::to(&mongod) });
     let Some(outcome) = python(&gateway.uri(), "python_unix") else { return };

@@ -15,6 +15,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::{NamedTempFile, TempDir};
 
+use super::scratch;
+
 /// The names that every good server certificate carries.
 pub const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
@@ -138,7 +140,7 @@ impl Wanted {
 impl Pki {
     /// Makes both authorities and writes their certificates.
     pub fn new() -> anyhow::Result<Self> {
-        Self::in_directory(tempfile::Builder::new().prefix("mongate-kit-pki-").tempdir()?)
+        Self::in_directory(scratch::directory("pki")?)
     }
 
     /// The same in a directory that the caller chose.

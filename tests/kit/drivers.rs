@@ -46,7 +46,7 @@ fn try_python() -> anyhow::Result<Command> {
         let packages = workshop.join("packages");
         let mut install = Command::new(&python);
         install.args(["-m", "pip", "install", "--quiet", "--no-compile", "--requirement"]).arg(&requirements);
-        install.arg("--target").arg(&packages);
+        install.arg("--target").arg(&packages).env("TMPDIR", workshop);
         process::run("pip install", install, INSTALL_TIMEOUT)?;
         Ok(packages)
     })?;
@@ -69,13 +69,15 @@ fn node_program(program: &str) -> anyhow::Result<Command> {
         let mut install = Command::new(npm);
         // No scripts of packages: all that is needed is JavaScript.
         install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional", "--loglevel=error"]);
-        install.current_dir(&place).env("npm_config_update_notifier", "false");
+        install.current_dir(&place).env("npm_config_update_notifier", "false").env("TMPDIR", workshop);
         process::run("npm ci", install, INSTALL_TIMEOUT)?;
         Ok(place)
     })?
     .join("node_modules");
     let mut command = Command::new(node);
     command.env("NODE_PATH", &installed).env_remove("NODE_OPTIONS");
+    // Else mongosh keeps its compiled self in the system's directory for temporary files.
+    command.env("NODE_COMPILE_CACHE", provision::kit_directory()?.join("node-compile-cache"));
     if program == "mongosh" {
         command.arg(installed.join("mongosh/bin/mongosh.js"));
         // Its settings, history and logs go where they leave nothing in the user's home.

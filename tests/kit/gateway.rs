@@ -19,6 +19,7 @@ use super::http;
 use super::mongod::Mongod;
 use super::process::{Line, Process};
 use super::raw::Connection;
+use super::scratch;
 
 /// Starting takes milliseconds; a busy machine may need long.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -124,7 +125,7 @@ impl Gateway {
 
     /// Starts a gateway and waits until it serves, or says why it does not.
     pub fn try_start(options: &GatewayOptions) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("mongate-kit-gateway-").tempdir()?;
+        let directory = scratch::directory("gateway")?;
         let file = directory.path().join("config.toml");
         fs::write(&file, options.configuration())?;
         let mut command = command()?;

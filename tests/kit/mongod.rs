@@ -15,6 +15,7 @@ use super::ports;
 use super::process::Process;
 use super::provision;
 use super::raw::Connection;
+use super::scratch;
 
 /// Starting takes about a second; a busy machine may need many.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -110,7 +111,7 @@ impl Mongod {
     pub fn try_start(options: MongodOptions) -> anyhow::Result<Self> {
         let pki = Pki::new()?;
         let client = pki.issue("client", &Wanted::default())?;
-        let directory = tempfile::Builder::new().prefix("mongate-kit-mongod-").tempdir()?;
+        let directory = scratch::directory("mongod")?;
         pki.issue("server", &options.certificate)?.combined(First::Certificate)?;
         let mut mongod = Self { process: None, directory, options, port: 0, pki, client };
         for _ in 0..PORT_ATTEMPTS_MAX {

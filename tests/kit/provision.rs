@@ -49,10 +49,15 @@ pub fn once(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<PathBuf>) -> 
     if wanted.exists() {
         return Ok(wanted);
     }
-    let workshop = tempfile::Builder::new().prefix("making-").tempdir_in(&kit)?;
-    let product = make(workshop.path())?;
-    fs::rename(&product, &wanted).with_context(|| format!("cannot move {} into place", product.display()))?;
-    Ok(wanted)
+    // Nobody else makes it now: what stands there is of a program that was ended in the middle.
+    let workshop = kit.join(format!("{name}.making"));
+    let _ = fs::remove_dir_all(&workshop);
+    fs::create_dir(&workshop).with_context(|| format!("cannot make {}", workshop.display()))?;
+    let result = make(&workshop).and_then(|product| {
+        fs::rename(&product, &wanted).with_context(|| format!("cannot move {} into place", product.display()))
+    });
+    let _ = fs::remove_dir_all(&workshop);
+    result.map(|()| wanted)
 }
 
 fn is_set(variable: &str) -> bool {
