@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example speaks to its reader")]
 
 use std::fs;
+use std::future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bson::{Document, doc};
 use clap::Parser;
+use mongate::config::Config;
+use mongate::gateway::BoundGateway;
+use mongate::telemetry::metrics::Metrics;
 use mongodb::Client;
 use mongodb::options::ClientOptions;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +43,7 @@ struct Arguments {
     /// End after the proof instead of serving until Ctrl-C
     #[arg(long)]
     once: bool,
-    /// Port on 127.0.0.1 that the gateway takes
+    /// Port on 127.0.0.1 that the gateway takes; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 27017)]
     port: u16,
 }
@@ -87,25 +91,41 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     say("configuration", &file.display().to_string());
     println!();
     for line in text.lines() {
-        println!("      {line}");
+        println!("{}", format!("      {line}").trim_end());
     }
     println!();
 
-    let gateway = seam::start(&text, &mongod).await?;
-    say("gateway", &format!("{}, plain MongoDB in, mutual TLS out", gateway.address));
+    // No environment: what is shown is what counts.
+    let config = Config::parse(&text, &file, [])?;
+    let gateway = BoundGateway::bind(&config, Metrics::install()?)?;
+    let address = gateway.listeners().map(|(_, address)| address.to_string()).next().context("no listener")?;
+    let admin = gateway.admin_address();
+    say("gateway", &format!("{address}, plain MongoDB in, mutual TLS out"));
+    say("administration", &format!("http://{admin}/metrics, /status, /readyz, /livez"));
     println!();
 
-    say("without TLS", &format!("mongod refuses: {}", prove_that_plain_fails(&mongod).await?));
-    say("through mongate", &prove_that_the_gateway_works(gateway.address).await?);
-    if let Some(admin) = gateway.admin {
-        show_metrics(admin).await?;
+    tokio::select! {
+        // It never hears that it should end; dropping it ends it.
+        () = gateway.run(async || future::pending().await) => Ok(()),
+        result = prove_and_serve(arguments, &mongod, &address, admin) => result,
     }
+}
+
+async fn prove_and_serve(
+    arguments: &Arguments,
+    mongod: &Mongod,
+    address: &str,
+    admin: SocketAddr,
+) -> anyhow::Result<()> {
+    say("without TLS", &format!("mongod refuses: {}", prove_that_plain_fails(mongod).await?));
+    say("through mongate", &prove_that_the_gateway_works(address).await?);
+    show_metrics(admin).await?;
     if arguments.once {
         println!("\n  it works");
         return Ok(());
     }
-    suggest(gateway.address, gateway.admin);
-    std::future::pending().await
+    suggest(address, admin);
+    future::pending().await
 }
 
 fn say(what: &str, how: &str) {
@@ -121,7 +141,8 @@ fn refuse_taken_port(port: u16) -> anyhow::Result<()> {
 }
 
 fn write_configuration(mongod: &Mongod, port: u16) -> anyhow::Result<(PathBuf, String)> {
-    let admin_port = if TcpListener::bind((Ipv4Addr::LOCALHOST, ADMIN_PORT)).is_ok() { ADMIN_PORT } else { 0 };
+    let usual = port != 0 && TcpListener::bind((Ipv4Addr::LOCALHOST, ADMIN_PORT)).is_ok();
+    let admin_port = if usual { ADMIN_PORT } else { 0 };
     let certificate = mongod.client.combined(First::Certificate)?;
     let directory = mongod.pki.directory();
     let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -162,7 +183,7 @@ async fn prove_that_plain_fails(mongod: &Mongod) -> anyhow::Result<String> {
     Ok(cause.unwrap_or(&text).to_owned())
 }
 
-async fn prove_that_the_gateway_works(address: SocketAddr) -> anyhow::Result<String> {
+async fn prove_that_the_gateway_works(address: &str) -> anyhow::Result<String> {
     let client = Client::with_uri_str(format!("mongodb://{address}")).await?;
     let orders = client.database("shop").collection::<Document>("orders");
     let some = ["bread", "tea", "salt"].map(|item| doc! { "item": item, "paid": item == "tea" });
@@ -173,80 +194,26 @@ async fn prove_that_the_gateway_works(address: SocketAddr) -> anyhow::Result<Str
     Ok(format!("inserted {inserted} documents, found {}", found.get_str("item")?))
 }
 
+/// Every command that was counted, the driver's own ones included, in the words of the metrics page.
 async fn show_metrics(admin: SocketAddr) -> anyhow::Result<()> {
     let answer = tokio::task::spawn_blocking(move || http::get(&admin.to_string(), "/metrics")).await??;
-    let counted = |line: &&str| {
-        line.starts_with("mongate_commands_total") && (line.contains("\"insert\"") || line.contains("\"find\""))
-    };
-    for line in answer.body.lines().filter(counted) {
-        say("counted", line);
+    let counted = |line: &&str| line.starts_with("mongate_commands_total{") && !line.ends_with(" 0");
+    let mut lines: Vec<_> = answer.body.lines().filter(counted).collect();
+    lines.sort_unstable();
+    say("counted", &format!("http://{admin}/metrics says\n"));
+    for line in lines {
+        println!("      {line}");
     }
     Ok(())
 }
 
-fn suggest(address: SocketAddr, admin: Option<SocketAddr>) {
+fn suggest(address: &str, admin: SocketAddr) {
     println!("\n  Now yours, with no key, certificate or TLS option:\n");
     println!("      mongosh mongodb://{address}/shop");
     println!(
         "      python3 -c 'import pymongo; print(list(pymongo.MongoClient(\"mongodb://{address}\").shop.orders.find()))'"
     );
-    if let Some(admin) = admin {
-        println!("      curl http://{admin}/metrics");
-        println!("      curl http://{admin}/status");
-    }
+    println!("      curl http://{admin}/metrics");
+    println!("      curl http://{admin}/status");
     println!("\n  serving until Ctrl-C");
-}
-
-/// SEAM. Until the library has its gateway, this is a pipe into TLS: no metrics, no admin port. To be replaced by
-/// `Config::parse(&text, &file, [])`, `Gateway::bind(config)` and what that returns.
-mod seam {
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-
-    use anyhow::Context;
-    use rustls::pki_types::ServerName;
-    use rustls::{ClientConfig, RootCertStore};
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio_rustls::TlsConnector;
-
-    use super::kit::mongod::Mongod;
-
-    pub(super) struct Running {
-        pub(super) address: SocketAddr,
-        pub(super) admin: Option<SocketAddr>,
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "goes with the seam")]
-    pub(super) async fn start(text: &str, mongod: &Mongod) -> anyhow::Result<Running> {
-        let address = text.split("[listener.quickstart]\naddress = \"").nth(1).and_then(|rest| rest.split('"').next());
-        let listener = TcpListener::bind(address.context("no address")?).await?;
-        let (upstream, connector) = (mongod.address(), connector(mongod)?);
-        let running = Running { address: listener.local_addr()?, admin: None };
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (upstream, connector) = (upstream.clone(), connector.clone());
-                tokio::spawn(pipe(client, upstream, connector));
-            }
-        });
-        Ok(running)
-    }
-
-    async fn pipe(mut client: TcpStream, upstream: String, connector: TlsConnector) -> anyhow::Result<()> {
-        let socket = TcpStream::connect(upstream).await?;
-        let mut upstream = connector.connect(ServerName::try_from("127.0.0.1")?, socket).await?;
-        tokio::io::copy_bidirectional(&mut client, &mut upstream).await?;
-        Ok(())
-    }
-
-    fn connector(mongod: &Mongod) -> anyhow::Result<TlsConnector> {
-        let mut roots = RootCertStore::empty();
-        roots.add(mongod.pki.ca_der())?;
-        let (certificate, key) = mongod.client.der();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)?;
-        Ok(TlsConnector::from(Arc::new(config)))
-    }
 }

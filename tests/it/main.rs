@@ -9,6 +9,7 @@ mod kit;
 
 mod drivers;
 mod kit_itself;
+mod quickstart;
 mod rust_script;
 mod wire_own;
 mod wire_rows;
