@@ -131,6 +131,7 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
     fn config(address: ListenAddress) -> ListenerConfig {
@@ -168,7 +169,8 @@ mod tests {
         let path = folder.path().join("s.sock");
         let living = UnixListener::bind(&path).unwrap();
         assert!(matches!(bind(&unix(&path)), Err(BindError::SocketInUse { .. })));
-        drop(living);
+        // Dropping alone may come too late: a process that another test starts holds a copy of it until it runs.
+        Socket::from(living).shutdown(Shutdown::Both).unwrap();
         assert!(path.exists(), "the standard library leaves the file behind");
         drop(bind(&unix(&path)).unwrap());
         std::fs::write(&path, "precious").unwrap();
