@@ -47,11 +47,17 @@ fn mongosh_sees_no_difference() {
     compare("mongosh", mongosh, "directConnection=true", &["concurrent", "exhaust", "gridfs"]);
 }
 
+/// What all of this is for: `mongodb://127.0.0.1:PORT` and nothing else leads an unmodified application to a mongod that
+/// takes mutual TLS only, and every command of it is counted by its name.
 #[test]
 fn pymongo_needs_nothing_but_the_address() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
+    assert_eq!(gateway.uri(), format!("mongodb://{}", gateway.address()));
     let Some(outcome) = python(&gateway.uri(), "python_plain") else { return };
+    for command in ["insert", "find", "getMore", "update", "delete", "aggregate", "endSessions"] {
+        assert!(outcome.commands.contains_key(command), "the script sent no {command}");
+    }
     check_steps(&outcome, &REPLICA_SET_STEPS);
     check_counted(&gateway, &outcome);
 }
