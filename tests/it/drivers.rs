@@ -79,7 +79,9 @@ async fn a_retryable_write_outlives_its_connection() {
     let options = MongodOptions { role: Role::ReplicaSet, arguments: test_commands, ..MongodOptions::default() };
     let Some(mongod) = Mongod::start(options) else { return };
     let gateway = Gateway::to(&mongod);
-    let client = Client::with_uri_str(format!("{}/?directConnection=true", gateway.uri())).await.unwrap();
+    // After "shutting down" a driver waits for its next heartbeat, whether a gateway is between or not.
+    let parameters = "directConnection=true&heartbeatFrequencyMS=500";
+    let client = Client::with_uri_str(format!("{}/?{parameters}", gateway.uri())).await.unwrap();
     let collection = client.database("retry").collection::<Document>("c");
     collection.insert_one(doc! { "_id": 0 }).await.unwrap();
     for (command, closes) in [("insert", true), ("find", true), ("insert", false)] {
