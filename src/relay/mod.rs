@@ -66,11 +66,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     /// Carries the conversation until it ends, and tells how it did.
     ///
+    /// `first_bytes` have been read from the client already; their memory is given back at once.
     /// When dropped, both sockets close at once.
-    pub async fn run(mut self, first_bytes: &[u8], drain: &DrainWatch) -> RelayEnd {
+    pub async fn run(&mut self, first_bytes: Vec<u8>, drain: &DrainWatch) -> RelayEnd {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut registered = false;
-        let begun = self.pump.begin(first_bytes);
+        let begun = self.pump.begin(&first_bytes);
+        drop(first_bytes);
         let end = match begun {
             Err(end) => end,
             Ok(()) => {
@@ -135,7 +137,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         None
     }
 
-    async fn finish(mut self, (ended_by, reason): End) -> RelayEnd {
+    async fn finish(&mut self, (ended_by, reason): End) -> RelayEnd {
         self.pump.finish(&reason).await;
         let Pump { record, exchange, .. } = &self.pump;
         RelayEnd {

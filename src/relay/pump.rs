@@ -101,6 +101,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.kept_requests.is_empty()
             && self.replies.is_between()
             && self.unsent.is_empty()
+            // An unacknowledged write is only safe once it has left.
+            && !self.tls.wants_write()
             && self.exchange.is_idle(Record::is_monitor)
     }
 
@@ -249,6 +251,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             let mut waiting = state.plaintext_bytes_to_read();
             while waiting > 0 {
                 let read = reader.read(&mut plain[filled..]).map_err(|e| (Side::Gateway, EndReason::Socket(e)))?;
+                if read == 0 {
+                    break;
+                }
                 filled += read;
                 waiting = waiting.saturating_sub(read);
             }

@@ -86,9 +86,9 @@ async fn play<F: Future<Output = T>, T>(
     scene: Scene,
     script: impl FnOnce(DuplexStream, server::TlsStream<DuplexStream>, Drain) -> F,
 ) -> (RelayEnd, T) {
-    let Scene { client, upstream, relay, drain } = scene;
+    let Scene { client, upstream, mut relay, drain } = scene;
     let watch = drain.watch();
-    tokio::join!(relay.run(&[], &watch), script(client, upstream, drain))
+    tokio::join!(relay.run(Vec::new(), &watch), script(client, upstream, drain))
 }
 
 fn is(end: &RelayEnd, by: Side, reason: &str) {
