@@ -27,6 +27,8 @@ pub enum EndReason {
     Tls(rustls::Error),
     /// The client sent `OP_COMPRESSED`.
     Compressed,
+    /// Upstream closed after the client had sent what is no message of the protocol.
+    NotUnderstood,
     /// The gateway drains, and no command was in flight.
     Drained,
     /// The gateway stops, whatever was in flight.
@@ -64,7 +66,7 @@ impl RelayEnd {
 
     /// Whether the client broke the protocol, rather than just ending the conversation.
     pub fn is_protocol_error(&self) -> bool {
-        matches!(self.reason, EndReason::Compressed)
+        matches!(self.reason, EndReason::Compressed | EndReason::NotUnderstood)
     }
 }
 
@@ -86,6 +88,7 @@ impl fmt::Display for EndReason {
             Self::Socket(error) => write!(f, "socket failed: {error}"),
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
+            Self::NotUnderstood => f.write_str("closed on a message that is not MongoDB's protocol"),
             Self::Drained => f.write_str("drained"),
             Self::Stopped => f.write_str("stopped"),
             Self::Idle => f.write_str("idle_timeout"),

@@ -139,6 +139,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     async fn finish(&mut self, (ended_by, reason): End) -> RelayEnd {
         self.pump.finish(&reason).await;
+        // mongod closes on what it cannot read, in order or by a reset; the fault is the client's, not its own.
+        let refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
+        let reason = if refused { EndReason::NotUnderstood } else { reason };
         let Pump { record, exchange, .. } = &self.pump;
         RelayEnd {
             ended_by,

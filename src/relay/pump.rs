@@ -106,6 +106,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.exchange.is_idle(Record::is_monitor)
     }
 
+    /// Whether what the client said last is what the protocol allows.
+    pub(super) fn client_is_understood(&self) -> bool {
+        self.requests.is_understood()
+    }
+
     /// Says goodbye on both sides: at once where nothing is owed, within [`LAST_WORDS_DEADLINE`] where the client is
     /// still to read why it was refused.
     pub(super) async fn finish(&mut self, reason: &EndReason) {

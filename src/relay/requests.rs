@@ -39,18 +39,29 @@ enum State {
 pub(super) struct Requests {
     state: State,
     facts: RequestFacts,
+    /// Whether the last complete message was understood.
+    understood: bool,
     /// Bytes at the front of the next input that have been read but not let go.
     scanned: usize,
 }
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: RequestFacts::default(), scanned: 0 }
+        Self { state: State::Between, facts: RequestFacts::default(), understood: true, scanned: 0 }
     }
 
     /// Whether the client is not in the middle of a request.
     pub(super) fn is_between(&self) -> bool {
         matches!(self.state, State::Between)
+    }
+
+    /// Whether what the client said last is what the protocol allows, as far as it can be read.
+    pub(super) fn is_understood(&self) -> bool {
+        match &self.state {
+            State::Between => self.understood,
+            State::Message { scan, .. } => !scan.is_malformed(),
+            State::Unframed => false,
+        }
     }
 
     /// Reads `input`, hands to `pass` what may go upstream, and returns how many bytes of the input that settled.
@@ -97,6 +108,7 @@ impl Requests {
                         sent = at;
                     }
                     let (header, malformed) = (*header, scan.is_malformed());
+                    self.understood = !malformed;
                     self.settle(header, malformed, exchange, record);
                     self.state = State::Between;
                 }

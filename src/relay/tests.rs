@@ -23,6 +23,8 @@ struct Scene {
     drain: Drain,
 }
 
+const NOT_UNDERSTOOD: &str = "closed on a message that is not MongoDB's protocol";
+
 const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 
 async fn scene(limits: Limits) -> Scene {
@@ -136,6 +138,24 @@ async fn large_messages_stream_both_ways_through_small_pipes() {
     }))
     .await;
     assert_eq!((end.commands, end.unanswered), (1, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_upstream_closes_on_is_at_fault_itself() {
+    let good = request(5, &doc! { "ping": 1, "$db": "admin" });
+    let unknown = [&good[..12], &4711_i32.to_le_bytes(), &good[16..]].concat();
+    let broken = [with_flags(good.clone(), 4), unknown, vec![0; 20]];
+    for (message, reason) in broken.iter().map(|broken| (broken, NOT_UNDERSTOOD)).chain([(&good, "interrupted")]) {
+        let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
+            client.write_all(message).await.unwrap();
+            upstream.read_exact(&mut vec![0; message.len()]).await.unwrap();
+            drop(upstream);
+            assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+        })
+        .await;
+        is(&end, Side::Upstream, reason);
+        assert_eq!(end.is_protocol_error(), reason == NOT_UNDERSTOOD);
+    }
 }
 
 #[tokio::test]

@@ -10,4 +10,6 @@ mod kit;
 mod drivers;
 mod kit_itself;
 mod rust_script;
+mod wire_own;
 mod wire_rows;
+mod wire_seen;

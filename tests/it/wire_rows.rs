@@ -1,47 +1,15 @@
 //! Malformed and unusual bytes: whatever mongod does with them when it is asked directly, it does through the gateway.
 //!
-//! Nothing here is what a driver sends. Two things are the gateway's own: compressed messages, and HTTP.
+//! Nothing here is what a driver sends, and each of it may come at any moment: as the first thing on a connection, after
+//! a hello, or in one piece with the message before.
 
 use bson::{Document, doc};
 
-use crate::kit::gateway::Gateway;
-use crate::kit::mongod::Mongod;
 use crate::kit::raw::{
-    self, CHECKSUM_PRESENT, Connection, EXHAUST_ALLOWED, MORE_TO_COME, OP_GET_MORE, OP_MSG, OP_QUERY, OP_REPLY,
-    Received, body_section, op_msg, op_msg_with_checksum, op_query, sequence_section, sequence_section_claiming,
+    self, CHECKSUM_PRESENT, EXHAUST_ALLOWED, MORE_TO_COME, OP_GET_MORE, OP_MSG, OP_QUERY, OP_REPLY, body_section,
+    op_msg, op_msg_with_checksum, op_query, sequence_section, sequence_section_claiming,
 };
-
-/// Request id of what a row sends, and of the ping after it.
-const ROW: i32 = 77;
-const PING: i32 = 78;
-
-/// What mongod does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expected {
-    /// It answers without an error, and the connection stays in use.
-    Ok,
-    /// It answers with this error code, and the connection stays in use.
-    Code(i32),
-    /// It answers nothing, and the connection stays in use.
-    Silence,
-    /// It closes the connection without a word.
-    Closed,
-}
-
-struct Row {
-    name: String,
-    bytes: Vec<u8>,
-    expected: Expected,
-}
-
-/// What was seen of one row.
-#[derive(Debug, PartialEq)]
-enum Seen {
-    Reply { op_code: i32, flags: u32, code: Option<i32>, message: String, usable: bool },
-    Silence,
-    Closed { bytes_before: usize },
-    Neither(String),
-}
+use crate::wire_seen::{Expected, ROW, Row, check, ping};
 
 #[test]
 fn lengths_and_opcodes() {
@@ -68,7 +36,7 @@ fn lengths_and_opcodes() {
     for op_code in [OP_REPLY, 1000, 2001, 2002, 2003, 2006, 2007, 2008, 2010, 2011, -1, 4711] {
         rows.push(Row::new(format!("operation code {op_code}"), bare(op_code), Expected::Closed));
     }
-    check(rows);
+    check(&rows);
 }
 
 #[test]
@@ -90,7 +58,7 @@ fn flags_and_checksums() {
     for bit in 2..16 {
         rows.push(Row::new(format!("required flag {bit}"), op_msg(ROW, 1 << bit, &ping), Expected::Closed));
     }
-    check(rows);
+    check(&rows);
 }
 
 #[test]
@@ -103,7 +71,7 @@ fn sections() {
     let one = |sections: &[&[u8]]| op_msg(ROW, 0, &[sections.concat()]);
     let in_body_too = body_section(&doc! { "insert": "c", "documents": [{ "n": 1 }], "$db": "wire_rows" });
     let dotted = one(&[&insert("c"), &documents("documents"), &documents("documents.a")]);
-    check(vec![
+    check(&[
         Row::new("the sequence after the body", one(&[&insert("after"), &documents("documents")]), Expected::Ok),
         Row::new("the sequence before the body", one(&[&documents("documents"), &insert("before")]), Expected::Ok),
         Row::new("an empty sequence", one(&[&insert("c"), &sequence_section("documents", &[])]), Expected::Code(16)),
@@ -151,7 +119,7 @@ fn commands_that_are_none() {
     let command = |command: &Document| op_msg(ROW, 0, &[body_section(command)]);
     let deep = (0..220).fold(doc! { "n": 1 }, |inner, _| doc! { "n": inner });
     let deep = op_msg(ROW, 0, &[body_section(&doc! { "find": "c", "filter": deep, "$db": "wire_rows" })]);
-    check(vec![
+    check(&[
         Row::new("an unknown command", command(&doc! { "noSuchCommand": 1, "$db": "admin" }), Expected::Code(59)),
         Row::new("an empty document", command(&doc! {}), Expected::Code(40_571)),
         Row::new("no $db", command(&doc! { "ping": 1 }), Expected::Code(40_571)),
@@ -177,7 +145,7 @@ fn bytes_that_are_no_bson() {
         let body = [b"\x10ping\0\x01\0\0\0", element, b"\x02$db\0\x06\0\0\0admin\0", &[0]].concat();
         with(i32::try_from(4 + body.len()).unwrap(), &body)
     };
-    check(vec![
+    check(&[
         Row::new("well formed, but unknown to ping", element(b"\x08b\0\x01"), Expected::Code(40_415)),
         Row::new("one byte too few claimed", with(length - 1, rest), Expected::Code(22)),
         Row::new("one byte too many claimed", with(length + 1, rest), Expected::Code(22)),
@@ -201,7 +169,7 @@ fn bytes_that_are_no_bson() {
 fn what_wants_no_reply_gets_none() {
     let silent = |sections: &[Vec<u8>]| op_msg(ROW, MORE_TO_COME, sections);
     let garbage = raw_body(&[9; 30]);
-    check(vec![
+    check(&[
         Row::new("ping", silent(&[body_section(&ping())]), Expected::Silence),
         Row::new("find", silent(&[body_section(&doc! { "find": "c", "$db": "wire_rows" })]), Expected::Silence),
         Row::new("an unknown command", silent(&[body_section(&doc! { "none": 1, "$db": "admin" })]), Expected::Silence),
@@ -225,7 +193,7 @@ fn what_wants_no_reply_gets_none() {
 fn old_queries() {
     let query = |namespace: &str, count: i32, query: &Document| op_query(ROW, namespace, count, query);
     let hello = doc! { "ismaster": 1 };
-    check(vec![
+    check(&[
         Row::new("ismaster", query("admin.$cmd", -1, &hello), Expected::Ok),
         Row::new("ismaster that wants one document", query("admin.$cmd", 1, &hello), Expected::Ok),
         Row::new("hello on any database", query("test.$cmd", -1, &doc! { "hello": 1 }), Expected::Ok),
@@ -254,110 +222,11 @@ fn messages_at_their_limits() {
     assert_eq!(largest.len(), 48_000_000);
     let many = sequence_section("documents", &vec![doc! {}; 100_001]);
     let insert = body_section(&doc! { "insert": "many", "$db": "wire_rows" });
-    check(vec![
+    check(&[
         Row::new("the largest message", largest, Expected::Ok),
         Row::new("a body above its limit", op_msg(ROW, 0, &[body_section(&too_large)]), Expected::Code(10_334)),
         Row::new("too many documents", op_msg(ROW, 0, &[insert, many]), Expected::Code(16)),
     ]);
-}
-
-#[test]
-fn a_compressed_message_is_refused_by_the_gateway_itself() {
-    let Some(mongod) = Mongod::shared_standalone() else { return };
-    let gateway = Gateway::to(&mongod);
-    let payload = [&[0; 4][..], &body_section(&ping())].concat();
-    let mut connection = gateway.connect().unwrap();
-    connection.send(&raw::op_compressed(ROW, OP_MSG, &payload)).unwrap();
-    let reply = connection.reply().unwrap();
-    assert_eq!(reply.response_to, ROW);
-    assert!(reply.code().is_some(), "{:?}", reply.document);
-    assert!(matches!(connection.receive().unwrap(), Received::Closed(_)));
-    assert_alive(&gateway);
-}
-
-#[test]
-fn http_is_answered_by_the_gateway_itself() {
-    let Some(mongod) = Mongod::shared_standalone() else { return };
-    let gateway = Gateway::to(&mongod);
-    let mut connection = gateway.connect().unwrap();
-    connection.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let Received::Closed(answer) = connection.receive().unwrap() else { panic!("a reply to HTTP") };
-    assert!(answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
-    assert_alive(&gateway);
-}
-
-/// Sends each row to mongod and through the gateway; both must do what is expected, in the same words.
-fn check(rows: Vec<Row>) {
-    let Some(mongod) = Mongod::shared_standalone() else { return };
-    let gateway = Gateway::to(&mongod);
-    let mut wrong = Vec::new();
-    for row in rows {
-        let direct = row.observe(&mut mongod.connect().unwrap());
-        if !direct.is(row.expected) {
-            wrong.push(format!("{}: expected {:?}, mongod itself gives {direct:?}", row.name, row.expected));
-        }
-        let through = row.observe(&mut gateway.connect().unwrap());
-        if through != direct {
-            wrong.push(format!("{}: mongod gives {direct:?}, the gateway {through:?}", row.name));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_alive(&gateway);
-}
-
-fn assert_alive(gateway: &Gateway) {
-    assert_eq!(gateway.get("/livez").unwrap().status, 200);
-    gateway.connect().unwrap().run(&ping()).unwrap();
-}
-
-impl Row {
-    fn new(name: impl Into<String>, bytes: Vec<u8>, expected: Expected) -> Self {
-        Self { name: name.into(), bytes, expected }
-    }
-
-    fn observe(&self, connection: &mut Connection) -> Seen {
-        // A peer that closes early may do so while it is written to; what it did is read below.
-        let _ = connection.send(&self.bytes);
-        if self.expected == Expected::Silence {
-            return Self::observe_silence(connection);
-        }
-        match connection.receive() {
-            Err(error) => Seen::Neither(format!("{error:#}")),
-            Ok(Received::Closed(bytes)) => Seen::Closed { bytes_before: bytes.len() },
-            Ok(Received::Reply(reply)) => {
-                assert_eq!(reply.response_to, ROW, "{}", self.name);
-                let message = reply.document.get_str("errmsg").unwrap_or_default().to_owned();
-                let (op_code, flags, code) = (reply.op_code, reply.flags, reply.code());
-                Seen::Reply { op_code, flags, code, message, usable: answers_ping(connection) }
-            }
-        }
-    }
-
-    fn observe_silence(connection: &mut Connection) -> Seen {
-        if answers_ping(connection) { Seen::Silence } else { Seen::Closed { bytes_before: 0 } }
-    }
-}
-
-impl Seen {
-    fn is(&self, expected: Expected) -> bool {
-        match (self, expected) {
-            (Self::Reply { code, usable: true, .. }, Expected::Ok) => code.is_none(),
-            (Self::Reply { code, usable: true, .. }, Expected::Code(wanted)) => *code == Some(wanted),
-            (Self::Silence, Expected::Silence) => true,
-            (Self::Closed { bytes_before }, Expected::Closed) => *bytes_before == 0,
-            _ => false,
-        }
-    }
-}
-
-/// Whether the next message is the answer to a ping sent now.
-fn answers_ping(connection: &mut Connection) -> bool {
-    let _ = connection.send(&op_msg(PING, 0, &[body_section(&ping())]));
-    matches!(connection.receive(), Ok(Received::Reply(reply)) if reply.response_to == PING && reply.code().is_none())
-}
-
-fn ping() -> Document {
-    doc! { "ping": 1, "$db": "admin" }
 }
 
 /// Section kind 0 with any bytes.

@@ -4,6 +4,7 @@
 //! X.509 v1, encrypted keys, PKCS#1 and SEC1 forms.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 /// The names that every good server certificate carries.
 pub const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -208,9 +209,12 @@ impl Issued {
         (self.certificate.clone(), PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone())))
     }
 
+    /// The file is there as a whole or not at all: tests share a PKI, and another one's gateway may be reading it.
     fn write(&self, form: &str, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.directory.join(format!("{}-{form}.pem", self.file_stem));
-        fs::write(&path, text)?;
+        let mut file = NamedTempFile::new_in(&self.directory)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(&path)?;
         Ok(path)
     }
 }

@@ -1,0 +1,95 @@
+//! What the gateway answers or closes itself, whatever mongod would do: compressed messages, HTTP, a first length that
+//! cannot be; and whose fault it is when mongod closes.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::Mongod;
+use crate::kit::ports;
+use crate::kit::raw::{self, OP_COMPRESSED, OP_MSG, Received, body_section};
+use crate::wire_seen::{PING, Position, ROW, assert_alive, ping};
+
+#[test]
+fn a_compressed_message_is_refused_by_the_gateway_itself() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let payload = [&[0; 4][..], &body_section(&ping())].concat();
+    let messages = [
+        raw::op_compressed(ROW, OP_MSG, &payload),
+        // Compressed twice, of an operation that is none, and with no room for its own head.
+        raw::op_compressed(ROW, OP_COMPRESSED, &payload),
+        raw::op_compressed(ROW, 4711, &[]),
+        raw::message(OP_COMPRESSED, ROW, &[]),
+        // More is announced than ever comes.
+        raw::with_length(48_000_000, OP_COMPRESSED, ROW, &payload),
+    ];
+    for (bytes, position) in messages.iter().flat_map(|bytes| Position::ALL.map(|position| (bytes, position))) {
+        let mut connection = gateway.connect().unwrap();
+        position.send(&mut connection, bytes).unwrap();
+        let mut reply = connection.reply().unwrap();
+        if reply.response_to == PING {
+            reply = connection.reply().unwrap();
+        }
+        assert_eq!((reply.response_to, reply.code()), (ROW, Some(17)), "{position:?}: {}", reply.document);
+        assert!(matches!(connection.receive().unwrap(), Received::Closed(_)));
+    }
+    let refused = [("listener", "test"), ("outcome", "protocol_error")];
+    let count = gateway.await_metric("mongate_connections_total", &refused, |count| count > 14.5);
+    assert!((14.5..15.5).contains(&count), "{count} of 15 counted");
+    assert_alive(&gateway);
+}
+
+#[test]
+fn http_is_answered_by_the_gateway_itself() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let mut connection = gateway.connect().unwrap();
+    connection.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let Received::Closed(answer) = connection.receive().unwrap() else { panic!("a reply to HTTP") };
+    assert!(answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
+    assert_alive(&gateway);
+}
+
+#[test]
+fn a_first_length_that_cannot_be_costs_no_upstream_connection() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    // Nobody listens there: a connection that was tried would be counted as failed.
+    let nowhere = format!("127.0.0.1:{}", ports::free().unwrap());
+    let gateway = Gateway::start(&GatewayOptions { upstream_address: nowhere, ..GatewayOptions::to(&mongod) });
+    for length in [0, 15, -1, i32::MIN, 48_000_001, i32::MAX] {
+        let mut connection = gateway.connect().unwrap();
+        connection.send(&raw::with_length(length, OP_MSG, ROW, &[0; 40])).unwrap();
+        assert!(matches!(connection.receive().unwrap(), Received::Closed(bytes) if bytes.is_empty()));
+    }
+    let counted = |outcome| [("listener", "test"), ("outcome", outcome)];
+    let refused = gateway.await_metric("mongate_connections_total", &counted("protocol_error"), |count| count > 5.5);
+    assert!((5.5..6.5).contains(&refused), "{refused} of 6 counted");
+    assert!(gateway.metric("mongate_connections_total", &counted("upstream_failed")) < 0.5);
+}
+
+#[test]
+fn what_mongod_closes_on_is_counted_as_the_clients_fault() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let ping = [&[0; 4][..], &body_section(&ping())].concat();
+    let messages = [
+        raw::with_length(0, OP_MSG, ROW, &ping),
+        raw::message(OP_MSG, ROW, &[]),
+        raw::message(4711, ROW, &ping),
+        raw::message(OP_MSG, ROW, &[&(1_u32 << 2).to_le_bytes()[..], &ping[4..]].concat()),
+    ];
+    for bytes in &messages {
+        let mut connection = gateway.connect().unwrap();
+        Position::AfterHello.send(&mut connection, bytes).unwrap();
+        assert!(matches!(connection.receive().unwrap(), Received::Closed(_)));
+    }
+    let counted = |outcome| [("listener", "test"), ("outcome", outcome)];
+    let refused = gateway.await_metric("mongate_connections_total", &counted("protocol_error"), |count| count > 3.5);
+    assert!((3.5..4.5).contains(&refused), "{refused} of 4 counted");
+    assert!(gateway.metric("mongate_connections_total", &counted("upstream_failed")) < 0.5);
+    let fault = |event: &Value| event["outcome"] == "protocol_error" && event["ended_by"] == "upstream";
+    let logged = gateway.wait_for_log(Duration::from_secs(10), fault).unwrap();
+    assert!(logged["reason"].as_str().unwrap().contains("MongoDB's protocol"), "{logged}");
+}
