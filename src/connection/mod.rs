@@ -68,6 +68,9 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
     let address = upstream.address;
     let mut relay = join(client, upstream, route);
     let end = relay.run(first_bytes, &route.drain).await;
+    if !end.last_words.is_empty() {
+        listener::last_words(relay.client(), &end.last_words).await;
+    }
     drop(place);
     Ending::Carried(address, end)
 }
