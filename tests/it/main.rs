@@ -8,6 +8,8 @@
 mod kit;
 
 mod drivers;
+mod failures;
 mod kit_itself;
+mod reports;
 mod rust_script;
 mod wire_rows;
