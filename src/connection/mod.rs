@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 use crate::listener;
 use crate::listener::{Arrival, ClientStream, Opening, Place, Standing};
-use crate::relay::{Record, Relay};
+use crate::relay::{Record, Relay, Side};
 use crate::upstream::{ConnectError, UpstreamStream};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
 pub use route::{Route, Upstream};
 
-use ending::Ending;
+use ending::{Ending, Foreign};
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -72,14 +72,14 @@ async fn recognised(opening: Opening, client: &mut ClientStream) -> Result<(Head
         Opening::Message(header, first_bytes) => return Ok((header, first_bytes)),
         Opening::Tls => {
             listener::refuse_tls(client).await;
-            Ending::Foreign("TLS on a plaintext port: the client must not set tls=true, the gateway adds TLS itself")
+            Ending::Foreign(Foreign::Tls)
         }
         Opening::Http => {
             listener::refuse_http(client).await;
-            Ending::Foreign("HTTP: a browser or health check is pointed at the MongoDB port")
+            Ending::Foreign(Foreign::Http)
         }
-        Opening::Unknown => Ending::Foreign("not the MongoDB wire protocol"),
-        Opening::Unfinished => Ending::Foreign("an incomplete first message"),
+        Opening::Unknown => Ending::Foreign(Foreign::Unknown),
+        Opening::Unfinished => Ending::Foreign(Foreign::Unfinished),
         Opening::Nothing => Ending::Probe,
         Opening::Failed(error) => Ending::Unusable(error),
     })
@@ -96,7 +96,11 @@ async fn carry(
     let (socket, tls) = upstream.tls.into_inner();
     let record = Record::new(Arc::clone(&route.metrics));
     let relay = Relay::new(client, socket, tls, record, route.limits);
-    Ending::Carried(address, relay.run(first_bytes, &route.drain).await)
+    let end = relay.run(first_bytes, &route.drain).await;
+    if end.ended_by == Side::Upstream {
+        route.upstream.note_loss(address, &end);
+    }
+    Ending::Carried(address, end)
 }
 
 fn full(route: &Route) -> CommandError {
