@@ -1,15 +1,17 @@
 //! No connection to mongod: the driver's message names the cause, the log has it with a remedy, a metric counts it, and
 //! nobody waits longer than they must.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bson::doc;
+use serde_json::Value;
 
 use crate::kit::certificates::{SignedBy, Usage, Validity, Wanted};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions, Transport};
 use crate::kit::ports;
-use crate::kit::raw::{OP_REPLY, Received, op_query};
+use crate::kit::raw::{OP_REPLY, Received, body_section, op_msg, op_query};
 use crate::kit::waiting::until;
 use crate::reports;
 use crate::reports::{LOG_TIMEOUT, Reported, is_at_least_one, is_zero};
@@ -91,6 +93,57 @@ async fn a_mongod_that_does_not_answer_costs_connect_timeout_and_no_more() {
     mongod.thaw().unwrap();
     gateway.connect().unwrap().run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
     until("the gateway is ready", || (gateway.get("/readyz").unwrap().status == 200).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up() {
+    let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
+    mongod.run(&doc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "killed" }).unwrap();
+    let gateway = Gateway::to(&mongod);
+    let uri = reports::uri(&gateway);
+    let slow = doc! { "find": "c", "filter": { "$where": "sleep(60000) || true" }, "$db": "killed" };
+    let mut raw = gateway.connect().unwrap();
+    raw.send(&op_msg(1, 0, &[body_section(&slow)])).unwrap();
+    let python = thread::spawn({
+        let (slow, uri) = (slow.clone(), uri.clone());
+        move || reports::of_pymongo(&slow, &[uri])
+    });
+    let killing = tokio::task::spawn_blocking(move || {
+        until("all three run", || (slow_finds(&mongod) == 3 || python.is_finished()).then_some(()));
+        mongod.kill();
+        (mongod, python.join().unwrap())
+    });
+    let (rust, killed) = tokio::join!(reports::of_rust(&slow, &uri), killing);
+    let (mut mongod, python) = killed.unwrap();
+
+    assert!(matches!(raw.receive().unwrap(), Received::Closed(rest) if rest.is_empty()));
+    assert!(rust.kind.starts_with("Io("), "{rust:?}");
+    assert!(python.is_none_or(|reported| reported[0].kind == "AutoReconnect"));
+    let lost = |event: &Value| event["outcome"] == "upstream_failed" && event["unanswered"] == 1;
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, lost).unwrap();
+    assert_eq!(
+        (&logged["message"], &logged["ended_by"]),
+        (&"connection closed".into(), &"upstream".into()),
+        "{logged}"
+    );
+    let told = |event: &Value| event["message"] == "upstream lost in the middle of a command";
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, told).unwrap();
+    assert_eq!((&logged["level"], &logged["upstream"]), (&"WARN".into(), &"test".into()));
+    assert!(logged["remedy"].as_str().unwrap().contains("mongod's log"), "{logged}");
+    assert_eq!(gateway.log().iter().filter(|event| told(event)).count(), 1, "once, and not for each connection");
+    let counted = gateway.metric("mongate_connections_total", &[("outcome", "upstream_failed")]);
+    assert!(is_at_least_one(counted));
+    assert!(is_zero(gateway.metric("mongate_commands_total", &[("command", "find")])), "no find was answered");
+
+    let refused = gateway.connect().unwrap().command(&ping()).unwrap();
+    assert!(refused.get_str("errmsg").unwrap().contains("connection refused"), "{refused}");
+    mongod.restart().unwrap();
+    gateway.connect().unwrap().run(&ping()).unwrap();
+}
+
+fn slow_finds(mongod: &Mongod) -> usize {
+    let running = mongod.run(&doc! { "currentOp": 1, "ns": "killed.c", "op": "query", "$db": "admin" }).unwrap();
+    running.get_array("inprog").unwrap().len()
 }
 
 fn nobody_listens(mongod: &Mongod) -> Row {
