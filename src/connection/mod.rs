@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use crate::listener;
 use crate::listener::{Arrival, ClientStream, Opening, Standing};
-use crate::relay::{Record, Relay};
+use crate::relay::{Record, Relay, Side};
 use crate::upstream::{ConnectError, UpstreamStream};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
 pub use route::{Route, Upstream};
 
-use ending::Ending;
+use ending::{Ending, Foreign};
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -68,6 +68,9 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
     let address = upstream.address;
     let mut relay = join(client, upstream, route);
     let end = relay.run(first_bytes, &route.drain).await;
+    if end.ended_by == Side::Upstream && !end.is_protocol_error() {
+        route.upstream.note_loss(address, &end);
+    }
     if !end.last_words.is_empty() {
         listener::last_words(relay.client(), &end.last_words).await;
     }
@@ -81,14 +84,14 @@ async fn recognised(opening: Opening, client: &mut ClientStream) -> Result<(Head
         Opening::Message(header, first_bytes) => return Ok((header, first_bytes)),
         Opening::Tls => {
             listener::refuse_tls(client).await;
-            Ending::Foreign("TLS on a plaintext port: the client must not set tls=true, the gateway adds TLS itself")
+            Ending::Foreign(Foreign::Tls)
         }
         Opening::Http => {
             listener::refuse_http(client).await;
-            Ending::Foreign("HTTP: a browser or health check is pointed at the MongoDB port")
+            Ending::Foreign(Foreign::Http)
         }
-        Opening::Unknown => Ending::Foreign("not the MongoDB wire protocol"),
-        Opening::Unfinished => Ending::Foreign("an incomplete first message"),
+        Opening::Unknown => Ending::Foreign(Foreign::Unknown),
+        Opening::Unfinished => Ending::Foreign(Foreign::Unfinished),
         Opening::Nothing => Ending::Probe,
         Opening::Failed(error) => Ending::Unusable(error),
     })

@@ -90,10 +90,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.end_reached().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Whether nothing would be cut short by ending now: whole messages on both sides, and no command in flight.
+    /// Whether nothing would be cut short by ending now: no command in flight, no message half passed on.
+    ///
+    /// A request of which nothing has gone upstream yet is no reason to wait: its client may never finish it.
     pub(super) fn is_idle(&self) -> bool {
-        self.requests.is_between()
-            && self.kept_requests.is_empty()
+        !self.requests.is_under_way()
             && self.replies.is_between()
             && self.unsent.is_empty()
             // An unacknowledged write is only safe once it has left.
@@ -269,6 +270,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let (mut ready, rest) = input.split_at(settled);
         while !ready.is_empty() {
             match Pin::new(&mut self.client).poll_write(cx, ready) {
+                Poll::Ready(Ok(0)) => return Err((Side::Client, EndReason::Socket(io::ErrorKind::WriteZero.into()))),
                 Poll::Ready(Ok(written)) => ready = &ready[written..],
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
                 Poll::Pending => break,
@@ -283,6 +285,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let mut written = 0;
         while written < self.unsent.len() {
             match Pin::new(&mut self.client).poll_write(cx, &self.unsent[written..]) {
+                Poll::Ready(Ok(0)) => return Err((Side::Client, EndReason::Socket(io::ErrorKind::WriteZero.into()))),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
                 Poll::Pending => break,

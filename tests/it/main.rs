@@ -8,7 +8,10 @@
 mod kit;
 
 mod drivers;
+mod failures;
 mod kit_itself;
+mod refusals;
+mod reports;
 mod rust_script;
 mod wire_own;
 mod wire_rows;

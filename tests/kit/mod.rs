@@ -15,3 +15,4 @@ pub mod ports;
 pub mod process;
 pub mod provision;
 pub mod raw;
+pub mod waiting;
