@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 use crate::admin;
 use crate::check;
 use crate::check::Reach;
-use crate::config::{AdminConfig, Config, Loaded};
+use crate::config::{AdminConfig, Config, ConfigError, Loaded};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::signals::Signals;
 use crate::telemetry::logs;
@@ -146,11 +146,9 @@ fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
 }
 
 fn healthcheck(address: Option<SocketAddr>, file: &ConfigFile) -> ExitCode {
-    let address = match (address, Config::load(file.config.as_deref())) {
-        (Some(address), _) => address,
-        (None, Ok(loaded)) => loaded.config.admin.address,
-        (None, Err(error)) if file.config.is_some() => return complain(EXIT_CONFIGURATION, &error),
-        (None, Err(_)) => AdminConfig::DEFAULT_ADDRESS,
+    let address = match address.map_or_else(|| admin_address(file), Ok) {
+        Ok(address) => address,
+        Err(error) => return complain(EXIT_CONFIGURATION, &error),
     };
     let asked = match in_runtime(admin::healthcheck(address, HEALTHCHECK_TIMEOUT)) {
         Ok(asked) => asked,
@@ -165,9 +163,22 @@ fn healthcheck(address: Option<SocketAddr>, file: &ConfigFile) -> ExitCode {
     }
 }
 
+/// Where the gateway of this configuration answers; the default where there is no configuration at all.
+fn admin_address(file: &ConfigFile) -> Result<SocketAddr, ConfigError> {
+    match Config::load(file.config.as_deref()) {
+        Ok(loaded) => Ok(loaded.config.admin.address),
+        Err(ConfigError::NotFound { .. }) if file.config.is_none() => Ok(AdminConfig::DEFAULT_ADDRESS),
+        Err(error) => Err(error),
+    }
+}
+
 /// Runs what needs sockets or timers on this thread.
 fn in_runtime<T>(work: impl Future<Output = T>) -> io::Result<T> {
-    Ok(Builder::new_current_thread().enable_all().build()?.block_on(work))
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A name lookup that hangs in the system's resolver must not keep the process.
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 fn complain(exit: u8, error: &dyn std::fmt::Display) -> ExitCode {

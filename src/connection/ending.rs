@@ -18,7 +18,7 @@ pub(super) enum Ending {
     /// Not a byte came.
     Probe,
     /// What came was not MongoDB's protocol.
-    Foreign(&'static str),
+    Foreign(Foreign),
     /// All places of the listener were taken.
     Full,
     /// The process ends, and the client had not asked for anything.
@@ -27,6 +27,19 @@ pub(super) enum Ending {
     NoUpstream(ConnectError),
     /// It was carried.
     Carried(SocketAddr, RelayEnd),
+}
+
+/// What came instead of MongoDB's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Foreign {
+    /// A TLS handshake.
+    Tls,
+    /// An HTTP request.
+    Http,
+    /// Something else.
+    Unknown,
+    /// Too little to tell.
+    Unfinished,
 }
 
 impl Ending {
@@ -45,9 +58,12 @@ impl Ending {
     }
 
     /// One line; below info for what nobody needs to read.
+    ///
+    /// What is wrong with an upstream is not told here but once for all its connections.
     pub(super) fn log(&self, route: &Route, client: ClientAddress, duration: Duration) {
         let listener = &route.listener;
         let outcome = self.outcome().label();
+        let remedy = self.remedy(listener);
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         match self {
             Self::Probe | Self::Draining | Self::Unusable(_) => {
@@ -60,6 +76,7 @@ impl Ending {
                 outcome,
                 ended_by = %end.ended_by,
                 reason = %self,
+                remedy,
                 commands = end.commands,
                 errors = end.errors,
                 unanswered = end.unanswered,
@@ -69,12 +86,47 @@ impl Ending {
                 "connection closed"
             ),
             Self::Foreign(_) | Self::Full => {
-                tracing::warn!(listener, %client, outcome, reason = %self, duration_ms, "connection refused");
+                tracing::warn!(listener, %client, outcome, reason = %self, remedy, duration_ms, "connection refused");
             }
             Self::NoUpstream(_) => {
                 tracing::info!(listener, %client, outcome, reason = %self, duration_ms, "connection refused");
             }
         }
+    }
+
+    /// What to do about a client that could not be served.
+    fn remedy(&self, listener: &str) -> Option<String> {
+        match self {
+            Self::Foreign(foreign) => Some(foreign.remedy().to_owned()),
+            Self::Full => Some(format!(
+                "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
+            )),
+            Self::Carried(_, end) if end.is_protocol_error() => {
+                Some("take `compressors` out of the client's connection string".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Foreign {
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Tls => "take tls=true out of the client's connection string: the gateway adds TLS itself",
+            Self::Http => "point the browser or health check at the administration port",
+            Self::Unknown | Self::Unfinished => "find out who this client is: only MongoDB clients belong here",
+        }
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls => "TLS on a plaintext port",
+            Self::Http => "HTTP on the MongoDB port",
+            Self::Unknown => "not the MongoDB wire protocol",
+            Self::Unfinished => "an incomplete first message",
+        })
     }
 }
 
@@ -83,7 +135,7 @@ impl fmt::Display for Ending {
         match self {
             Self::Unusable(error) => write!(f, "socket failed: {error}"),
             Self::Probe => f.write_str("sent nothing"),
-            Self::Foreign(what) => f.write_str(what),
+            Self::Foreign(foreign) => write!(f, "{foreign}"),
             Self::Full => f.write_str("max_connections reached"),
             Self::Draining => f.write_str("drained"),
             Self::NoUpstream(error) => f.write_str(error.reason()),

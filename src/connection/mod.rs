@@ -5,18 +5,19 @@ mod route;
 
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::listener;
-use crate::listener::{Arrival, ClientStream, Opening, Place, Standing};
-use crate::relay::{Record, Relay};
+use crate::listener::{Arrival, ClientStream, Opening, Standing};
+use crate::relay::{Record, Relay, Side};
 use crate::upstream::{ConnectError, UpstreamStream};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
 pub use route::{Route, Upstream};
 
-use ending::Ending;
+use ending::{Ending, Foreign};
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -52,18 +53,29 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
     let place = match standing {
         Standing::Seated(place) => place,
         Standing::Full(_place) => {
-            refuse(&mut client, &full(route)).await;
+            Box::pin(refuse(&mut client, &full(route))).await;
             return Ending::Full;
         }
     };
-    let upstream = match route.upstream.connect().await {
+    // In boxes of their own: what connecting needs is gone when bytes flow, and a connection lives for hours.
+    let upstream = match Box::pin(route.upstream.connect()).await {
         Ok(upstream) => upstream,
         Err(error) => {
-            refuse(&mut client, &unreachable(&error)).await;
+            Box::pin(refuse(&mut client, &unreachable(&error))).await;
             return Ending::NoUpstream(error);
         }
     };
-    carry(client, upstream, &first_bytes, route, place).await
+    let address = upstream.address;
+    let mut relay = join(client, upstream, route);
+    let end = relay.run(first_bytes, &route.drain).await;
+    if end.ended_by == Side::Upstream && !end.is_protocol_error() {
+        route.upstream.note_loss(address, &end);
+    }
+    if !end.last_words.is_empty() {
+        listener::last_words(relay.client(), &end.last_words).await;
+    }
+    drop(place);
+    Ending::Carried(address, end)
 }
 
 /// Sorts out what is not MongoDB's protocol, with an answer where one is understood.
@@ -72,31 +84,24 @@ async fn recognised(opening: Opening, client: &mut ClientStream) -> Result<(Head
         Opening::Message(header, first_bytes) => return Ok((header, first_bytes)),
         Opening::Tls => {
             listener::refuse_tls(client).await;
-            Ending::Foreign("TLS on a plaintext port: the client must not set tls=true, the gateway adds TLS itself")
+            Ending::Foreign(Foreign::Tls)
         }
         Opening::Http => {
             listener::refuse_http(client).await;
-            Ending::Foreign("HTTP: a browser or health check is pointed at the MongoDB port")
+            Ending::Foreign(Foreign::Http)
         }
-        Opening::Unknown => Ending::Foreign("not the MongoDB wire protocol"),
-        Opening::Unfinished => Ending::Foreign("an incomplete first message"),
+        Opening::Unknown => Ending::Foreign(Foreign::Unknown),
+        Opening::Unfinished => Ending::Foreign(Foreign::Unfinished),
         Opening::Nothing => Ending::Probe,
         Opening::Failed(error) => Ending::Unusable(error),
     })
 }
 
-async fn carry(
-    client: ClientStream,
-    upstream: UpstreamStream,
-    first_bytes: &[u8],
-    route: &Route,
-    _place: Place,
-) -> Ending {
-    let address = upstream.address;
+/// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
+fn join(client: ClientStream, upstream: UpstreamStream, route: &Route) -> Box<Relay<ClientStream, TcpStream>> {
     let (socket, tls) = upstream.tls.into_inner();
     let record = Record::new(Arc::clone(&route.metrics));
-    let relay = Relay::new(client, socket, tls, record, route.limits);
-    Ending::Carried(address, relay.run(first_bytes, &route.drain).await)
+    Box::new(Relay::new(client, socket, tls, record, route.limits))
 }
 
 fn full(route: &Route) -> CommandError {
@@ -111,4 +116,19 @@ fn full(route: &Route) -> CommandError {
 fn unreachable(error: &ConnectError) -> CommandError {
     let (code, code_name) = error.client_code();
     CommandError { code, code_name, message: format!("mongate: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_keeps_its_future_small() {
+        let bytes = future_bytes(serve) + size_of::<Relay<ClientStream, TcpStream>>();
+        assert!((1_000..6_000).contains(&bytes), "{bytes} bytes for every open connection");
+    }
 }

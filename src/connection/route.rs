@@ -1,5 +1,6 @@
 //! Where a listener's connections go, and what they share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::readiness::Condition;
-use crate::relay::Limits;
+use crate::relay::{Limits, RelayEnd};
 use crate::telemetry::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::upstream::{ConnectError, Connector, UpstreamHealth, UpstreamStream};
@@ -40,7 +41,7 @@ pub struct Upstream {
     pub metrics: UpstreamMetrics,
     /// Its part in readiness: fails with the first connection that cannot be made, holds again when a probe succeeds.
     pub condition: Condition,
-    /// Wakes the probe when a connection could not be made.
+    /// Wakes the probe when a connection could not be made, or was ended by upstream.
     pub failed: Notify,
     /// Keeps a failure that comes with every client from filling the log.
     pub repeats: Repeats<&'static str>,
@@ -74,6 +75,24 @@ impl Upstream {
                 remedy = error.remedy(),
                 suppressed,
                 "cannot connect to upstream"
+            );
+        }
+    }
+
+    /// Has an upstream that ended a connection looked at, and logs it where that cut something short.
+    pub fn note_loss(&self, address: SocketAddr, end: &RelayEnd) {
+        self.failed.notify_one();
+        if end.is_orderly() {
+            return;
+        }
+        if let Verdict::Log { suppressed } = self.repeats.note("lost", std::time::Instant::now()) {
+            tracing::warn!(
+                upstream = self.connector.upstream(),
+                %address,
+                reason = %end.reason,
+                remedy = "look into mongod's log for why it ended; if nothing stands there, check the network between",
+                suppressed,
+                "upstream lost in the middle of a command"
             );
         }
     }

@@ -101,7 +101,7 @@ impl BoundGateway {
     /// Serves until the first event, then lets commands in flight finish for at most `drain_timeout`, unless a
     /// [`SignalEvent::Stop`] ends that at once.
     ///
-    /// When dropped, listeners and background work end; connections go on until the process does.
+    /// When dropped, everything goes on until its runtime, and with the workers the process, ends.
     pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
         let Self { listeners, upstreams, admin, metrics, workers, drain: stage, drain_timeout } = self;
         announce(&listeners, admin.address());

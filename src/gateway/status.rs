@@ -1,13 +1,13 @@
 //! The snapshot behind `/status`: what is bound, where it leads, how it is.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::connection::{Route, Upstream};
-use crate::identity::{CertificateFacts, printable};
+use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{Listener, Places};
@@ -99,12 +99,8 @@ fn certificate(facts: &CertificateFacts) -> Value {
         "subject": printable(&facts.subject.to_string()),
         "issuer": printable(&facts.issuer.to_string()),
         "serial": facts.serial,
-        "not_before": date(facts.not_before),
-        "not_after": date(facts.not_after),
+        "not_before": rfc3339(facts.not_before),
+        "not_after": rfc3339(facts.not_after),
         "uris": facts.uris.iter().map(|uri| printable(uri)).collect::<Vec<_>>(),
     })
-}
-
-fn date(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -18,6 +18,9 @@ use crate::listener::Arrival;
 /// Arrivals on their way to one worker. A worker takes them in microseconds; when it does not, accepting waits.
 const ON_THE_WAY_MAX: usize = 1024;
 
+/// Name lookups at one time, each on a thread of its own; when the resolver is slow, more of them wait in turn.
+const LOOKUP_THREADS_MAX: usize = 16;
+
 /// All workers.
 pub(super) struct Workers {
     workers: Arc<[Worker]>,
@@ -72,13 +75,15 @@ impl Hand {
         worker.load.fetch_add(1, Ordering::Relaxed);
         let load = Load(Arc::clone(&worker.load));
         if worker.arrivals.send((arrival, Arc::clone(route), load)).await.is_err() {
+            // Never the lightest again, so that nobody else is given to it.
+            worker.load.store(usize::MAX / 2, Ordering::Relaxed);
             tracing::error!(listener = route.listener, "a worker is gone; its connection is dropped");
         }
     }
 }
 
 fn start_worker(index: usize, connections: Tasks, drain: DrainWatch) -> io::Result<Worker> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUP_THREADS_MAX).build()?;
     let (arrivals, mut inbox) = mpsc::channel::<(Arrival, Arc<Route>, Load)>(ON_THE_WAY_MAX);
     let load = Arc::<AtomicUsize>::default();
     let work = async move {

@@ -11,6 +11,9 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Between keepalive probes; the system's default finds a dead peer after eleven minutes only.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
@@ -48,7 +51,8 @@ impl ClientStream {
             ClientAddress::Tcp(_) => {
                 socket.set_tcp_nodelay(true)?;
                 if let Some(time) = keepalive {
-                    SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
+                    SockRef::from(&socket)
+                        .set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(KEEPALIVE_INTERVAL))?;
                 }
                 TcpStream::from_std(socket.into()).map(Self::Tcp)
             }

@@ -39,8 +39,8 @@ pub enum Opening {
 /// What the first bytes are, as soon as they tell; `None` while they could still become several things.
 fn recognise(bytes: &[u8]) -> Option<Opening> {
     const METHODS: [&[u8]; 8] = [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
-    // A handshake record of any TLS version. Read as a length it is over 65,536 and odd: no first message is like that.
-    if matches!(bytes, [0x16, 0x03, 0..=4, ..]) {
+    // A handshake record of any TLS version. Read as a message length it is over 66,000: no driver opens with that.
+    if matches!(bytes, [0x16, 0x03, 1..=4, ..]) {
         return Some(Opening::Tls);
     }
     if METHODS.iter().any(|method| bytes.starts_with(method)) {
@@ -103,6 +103,8 @@ mod tests {
     async fn what_speaks_is_recognised_by_its_first_bytes() {
         let hello = [58, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xDD, 7, 0, 0, 0, 0, 0, 0];
         check(&hello, "Message").await;
+        // A message of 790 bytes starts as SSL 3.0 did.
+        check(&[&[0x16, 0x03, 0, 0][..], &hello[4..]].concat(), "Message").await;
         check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "Tls").await;
         check(b"GET / HTTP/1.1\r\n", "Http").await;
         check(b"POST /x HTTP/1.1\r\n", "Http").await;

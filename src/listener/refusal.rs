@@ -36,23 +36,28 @@ where
     let rest = u64::from(request.length).saturating_sub(received as u64);
     let _ = timeout(REFUSAL_DEADLINE, async {
         discard(client, rest).await?;
-        last_words(client, &answer).await
+        say_and_close(client, &answer).await
     })
     .await;
 }
 
 /// Tells a TLS client that this port does not speak TLS.
 pub async fn refuse_tls<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) {
-    let _ = timeout(REFUSAL_DEADLINE, last_words(client, &TLS_ALERT)).await;
+    last_words(client, &TLS_ALERT).await;
 }
 
 /// Tells an HTTP client that this port does not speak HTTP.
 pub async fn refuse_http<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) {
-    let _ = timeout(REFUSAL_DEADLINE, last_words(client, HTTP_ANSWER.as_bytes())).await;
+    last_words(client, HTTP_ANSWER.as_bytes()).await;
 }
 
-/// Writes `words`, closes our side, and waits until the client has closed its own.
-pub async fn last_words<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) -> io::Result<()> {
+/// Writes `words` and ends the connection so that the client gets to read them. Gives up quietly after a few seconds.
+pub async fn last_words<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) {
+    let _ = timeout(REFUSAL_DEADLINE, say_and_close(client, words)).await;
+}
+
+/// Closing with unread bytes would reset the connection and take the words with it: reads until the client has closed.
+async fn say_and_close<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) -> io::Result<()> {
     client.write_all(words).await?;
     client.shutdown().await?;
     discard(client, DISCARD_BYTES_MAX).await

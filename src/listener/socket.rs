@@ -17,14 +17,14 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address is taken, not ours, or not permitted.
-    #[error("listener.{listener}.address: cannot listen on {address}: {}", remedy(source))]
+    #[error("listener.{listener}.address: cannot listen on {address}: {}", remedy(cause))]
     Address {
         /// Name of the listener.
         listener: String,
         /// As configured.
         address: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file that is no socket stands where the unix socket should be.
     #[error("listener.{listener}.address: {} exists and is not a socket; remove it or choose another path", path.display())]
@@ -78,7 +78,7 @@ impl Drop for SocketFile {
 /// Binds what `config` asks for and starts to listen.
 pub fn bind(config: &ListenerConfig) -> Result<BoundSocket, BindError> {
     let failed =
-        |source| BindError::Address { listener: config.name.clone(), address: config.address.to_string(), source };
+        |cause| BindError::Address { listener: config.name.clone(), address: config.address.to_string(), cause };
     match &config.address {
         ListenAddress::Tcp(address) => bind_tcp(*address).map_err(failed),
         ListenAddress::Unix(path) => {

@@ -56,6 +56,8 @@ pub struct RelayEnd {
     pub errors: u64,
     /// Requests that had no reply at the end.
     pub unanswered: usize,
+    /// What the client is still to be told, before its side closes; empty where nothing is.
+    pub last_words: Vec<u8>,
 }
 
 impl RelayEnd {

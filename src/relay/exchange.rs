@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::command::table::CommandId;
 use crate::wire::header::Header;
 
-/// Open requests of one connection; at the limit the client is not read until replies come. Drivers have one.
+/// Open requests of one connection; at the limit the client is not read until replies come. What one read brings is still
+/// taken, so that there may be a few thousand more. Drivers have one.
 pub(super) const OPEN_MAX: usize = 1024;
 
 /// A request that waits for its reply.

@@ -21,6 +21,7 @@ mod record;
 mod replies;
 mod requests;
 mod scratch;
+mod sockets;
 
 pub use end::{EndReason, RelayEnd, Side};
 pub use record::Record;
@@ -66,11 +67,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     /// Carries the conversation until it ends, and tells how it did.
     ///
+    /// `first_bytes` have been read from the client already; their memory is given back at once.
     /// When dropped, both sockets close at once.
-    pub async fn run(mut self, first_bytes: &[u8], drain: &DrainWatch) -> RelayEnd {
+    pub async fn run(&mut self, first_bytes: Vec<u8>, drain: &DrainWatch) -> RelayEnd {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut registered = false;
-        let begun = self.pump.begin(first_bytes);
+        let begun = self.pump.begin(&first_bytes);
+        drop(first_bytes);
         let end = match begun {
             Err(end) => end,
             Ok(()) => {
@@ -91,6 +94,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             }
         };
         self.finish(end).await
+    }
+
+    /// The client's socket, for the words that a [`RelayEnd`] leaves to be said.
+    pub fn client(&mut self) -> &mut C {
+        self.pump.client()
     }
 
     fn limit_reached(&mut self, stage: Stage, cx: &mut Context<'_>) -> Poll<End> {
@@ -135,8 +143,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         None
     }
 
-    async fn finish(mut self, (ended_by, reason): End) -> RelayEnd {
-        self.pump.finish(&reason).await;
+    async fn finish(&mut self, (ended_by, reason): End) -> RelayEnd {
+        let last_words = if matches!(reason, EndReason::Compressed) { self.pump.take_last_words() } else { Vec::new() };
+        if !matches!(reason, EndReason::Stopped) {
+            poll_fn(|cx| {
+                self.pump.leave_upstream(cx);
+                if last_words.is_empty() {
+                    self.pump.leave_client(cx);
+                }
+                Poll::Ready(())
+            })
+            .await;
+        }
         // mongod closes on what it cannot read, in order or by a reset; the fault is the client's, not its own.
         let refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
         let reason = if refused { EndReason::NotUnderstood } else { reason };
@@ -149,6 +167,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             commands: record.commands,
             errors: record.errors,
             unanswered: exchange.len(),
+            last_words,
         }
     }
 }

@@ -4,28 +4,23 @@
 //! only what could not be written or not be understood yet; a side that does not take its bytes stops the other side
 //! from being read.
 
-use std::future::poll_fn;
 use std::io;
 use std::io::{Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustls::ClientConnection;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::relay::end::{EndReason, Side};
 use crate::relay::exchange::Exchange;
 use crate::relay::record::Record;
 use crate::relay::replies::Replies;
 use crate::relay::requests::{Compressed, Requests};
-use crate::relay::scratch::{READ_BYTES, Scratch, with_scratch};
+use crate::relay::scratch::{Scratch, with_scratch};
+use crate::relay::sockets::{Blocking, keep, kept_and_read};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
-
-/// How long a refused client may take to read why.
-const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Who ended the conversation, and why.
 pub(super) type End = (Side, EndReason);
@@ -95,12 +90,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.end_reached().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Whether nothing would be cut short by ending now: whole messages on both sides, and no command in flight.
+    /// Whether nothing would be cut short by ending now: no command in flight, no message half passed on.
+    ///
+    /// A request of which nothing has gone upstream yet is no reason to wait: its client may never finish it.
     pub(super) fn is_idle(&self) -> bool {
-        self.requests.is_between()
-            && self.kept_requests.is_empty()
+        !self.requests.is_under_way()
             && self.replies.is_between()
             && self.unsent.is_empty()
+            // An unacknowledged write is only safe once it has left.
+            && !self.tls.wants_write()
             && self.exchange.is_idle(Record::is_monitor)
     }
 
@@ -109,27 +107,25 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.requests.is_understood()
     }
 
-    /// Says goodbye on both sides: at once where nothing is owed, within [`LAST_WORDS_DEADLINE`] where the client is
-    /// still to read why it was refused.
-    pub(super) async fn finish(&mut self, reason: &EndReason) {
-        if matches!(reason, EndReason::Compressed) {
-            let words = std::mem::take(&mut self.unsent);
-            let _ = timeout(LAST_WORDS_DEADLINE, last_words(&mut self.client, &words)).await;
-        }
-        if !matches!(reason, EndReason::Stopped) {
-            poll_fn(|cx| {
-                self.say_goodbye(cx);
-                Poll::Ready(())
-            })
-            .await;
-        }
+    /// What the client is still to read, and was not written.
+    pub(super) fn take_last_words(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unsent)
     }
 
-    /// As far as the sockets take it now; what they do not take is no loss.
-    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+    /// The client's socket.
+    pub(super) fn client(&mut self) -> &mut C {
+        &mut self.client
+    }
+
+    /// Says goodbye to upstream, as far as its socket takes it now; what it does not take is no loss.
+    pub(super) fn leave_upstream(&mut self, cx: &mut Context<'_>) {
         self.tls.send_close_notify();
         self.flush_upstream(cx);
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+    }
+
+    /// Tells the client that nothing more comes.
+    pub(super) fn leave_client(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.client).poll_shutdown(cx);
     }
 
@@ -254,6 +250,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             let mut waiting = state.plaintext_bytes_to_read();
             while waiting > 0 {
                 let read = reader.read(&mut plain[filled..]).map_err(|e| (Side::Gateway, EndReason::Socket(e)))?;
+                if read == 0 {
+                    break;
+                }
                 filled += read;
                 waiting = waiting.saturating_sub(read);
             }
@@ -271,6 +270,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let (mut ready, rest) = input.split_at(settled);
         while !ready.is_empty() {
             match Pin::new(&mut self.client).poll_write(cx, ready) {
+                Poll::Ready(Ok(0)) => return Err((Side::Client, EndReason::Socket(io::ErrorKind::WriteZero.into()))),
                 Poll::Ready(Ok(written)) => ready = &ready[written..],
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
                 Poll::Pending => break,
@@ -285,6 +285,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let mut written = 0;
         while written < self.unsent.len() {
             match Pin::new(&mut self.client).poll_write(cx, &self.unsent[written..]) {
+                Poll::Ready(Ok(0)) => return Err((Side::Client, EndReason::Socket(io::ErrorKind::WriteZero.into()))),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
                 Poll::Pending => break,
@@ -324,69 +325,5 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         // A socket that is gone already shows on the next read.
         self.upstream_told = Pin::new(&mut self.socket).poll_shutdown(cx).is_ready();
         self.upstream_told
-    }
-}
-
-/// Writes `words`, closes our side, and reads until the client has closed its own, so that it gets to read them.
-async fn last_words<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) -> io::Result<()> {
-    client.write_all(words).await?;
-    client.shutdown().await?;
-    tokio::io::copy(client, &mut tokio::io::sink()).await.map(|_| ())
-}
-
-/// Puts `kept` at the front of `buffer` and reads behind it; what is there then, or `kept` alone at the end.
-fn kept_and_read<'b>(
-    kept: &[u8],
-    socket: &mut (impl AsyncRead + Unpin),
-    buffer: &'b mut [u8],
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<&'b [u8]>> {
-    let end = buffer.len().min(kept.len() + READ_BYTES);
-    let mut read = ReadBuf::new(&mut buffer[..end]);
-    read.put_slice(kept);
-    match Pin::new(socket).poll_read(cx, &mut read) {
-        Poll::Ready(Ok(())) => {
-            let filled = read.filled().len();
-            Poll::Ready(Ok(&buffer[..filled]))
-        }
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        Poll::Pending => Poll::Pending,
-    }
-}
-
-/// Keeps `rest` for later; gives the memory back when there is none.
-fn keep(kept: &mut Vec<u8>, rest: &[u8]) {
-    if rest.is_empty() {
-        *kept = Vec::new();
-    } else {
-        kept.clear();
-        kept.extend_from_slice(rest);
-    }
-}
-
-/// A socket in the blocking clothes that rustls writes to.
-struct Blocking<'a, 'b, U> {
-    socket: &'a mut U,
-    cx: &'a mut Context<'b>,
-}
-
-impl<U: AsyncWrite + Unpin> Write for Blocking<'_, '_, U> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        ready(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        ready(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        ready(Pin::new(&mut *self.socket).poll_flush(self.cx))
-    }
-}
-
-fn ready<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(result) => result,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }

@@ -55,6 +55,11 @@ impl Requests {
         matches!(self.state, State::Between)
     }
 
+    /// Whether a part of the current request has gone upstream, and the rest has not.
+    pub(super) fn is_under_way(&self) -> bool {
+        matches!(self.state, State::Message { released: true, .. })
+    }
+
     /// Whether what the client said last is what the protocol allows, as far as it can be read.
     pub(super) fn is_understood(&self) -> bool {
         match &self.state {

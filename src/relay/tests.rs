@@ -88,9 +88,9 @@ async fn play<F: Future<Output = T>, T>(
     scene: Scene,
     script: impl FnOnce(DuplexStream, server::TlsStream<DuplexStream>, Drain) -> F,
 ) -> (RelayEnd, T) {
-    let Scene { client, upstream, relay, drain } = scene;
+    let Scene { client, upstream, mut relay, drain } = scene;
     let watch = drain.watch();
-    tokio::join!(relay.run(&[], &watch), script(client, upstream, drain))
+    tokio::join!(relay.run(Vec::new(), &watch), script(client, upstream, drain))
 }
 
 fn is(end: &RelayEnd, by: Side, reason: &str) {
@@ -209,19 +209,53 @@ async fn a_stream_of_replies_counts_once_and_does_not_stop_a_drain() {
 #[tokio::test]
 async fn a_drain_waits_for_the_command_in_flight() {
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
-        let insert = request(1, &doc! { "insert": "c", "$db": "s" });
-        let (first, second) = insert.split_at(20);
+        let insert = request(1, &doc! { "insert": "c", "documents": [{ "text": "x".repeat(1000) }], "$db": "s" });
+        let (first, second) = insert.split_at(500);
         client.write_all(first).await.unwrap();
-        tokio::task::yield_now().await;
+        let mut arrived = vec![0; 400];
+        upstream.read_exact(&mut arrived).await.unwrap();
         drain.begin();
         client.write_all(second).await.unwrap();
-        assert_eq!(read_message(&mut upstream).await, insert);
+        arrived.resize(insert.len(), 0);
+        upstream.read_exact(&mut arrived[400..]).await.unwrap();
+        assert_eq!(arrived, insert);
         upstream.write_all(&reply(90, 1)).await.unwrap();
         assert_eq!(read_message(&mut client).await, reply(90, 1));
         assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
     })
     .await;
     is(&end, Side::Gateway, "drained");
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_request_that_has_barely_begun() {
+    for begun in [3, 18] {
+        let (end, _kept_open) = play(scene(OFF).await, |mut client, upstream, drain| async move {
+            client.write_all(&request(1, &doc! { "hello": 1, "$db": "s" })[..begun]).await.unwrap();
+            tokio::task::yield_now().await;
+            drain.begin();
+            assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+            (client, upstream)
+        })
+        .await;
+        is(&end, Side::Gateway, "drained");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_an_unacknowledged_write_has_left() {
+    let big = "x".repeat(60_000);
+    let (end, arrived) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
+        let insert = with_flags(request(1, &doc! { "insert": "c", "documents": [{ "t": &big }], "$db": "s" }), 2);
+        client.write_all(&insert).await.unwrap();
+        drain.begin();
+        let mut arrived = Vec::new();
+        upstream.read_to_end(&mut arrived).await.unwrap();
+        arrived == insert
+    })
+    .await;
+    is(&end, Side::Gateway, "drained");
+    assert!(arrived, "all of it");
 }
 
 #[tokio::test]
@@ -289,13 +323,13 @@ async fn op_compressed_is_refused_in_words() {
     let (end, _kept_open) = play(scene(OFF).await, |mut client, upstream, _drain| async move {
         let header = Header { length: 40, request_id: 8, response_to: 0, op_code: OpCode::COMPRESSED };
         client.write_all(&[&header.to_bytes()[..], &[0; 24]].concat()).await.unwrap();
-        let answer = read_message(&mut client).await;
-        assert!(String::from_utf8_lossy(&answer).contains("ProtocolError"));
-        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
-        upstream
+        (client, upstream)
     })
     .await;
     is(&end, Side::Client, "sent OP_COMPRESSED, which was not negotiated");
+    let answer = Header::parse(*end.last_words.first_chunk().unwrap()).unwrap();
+    assert_eq!((answer.response_to, answer.length as usize), (8, end.last_words.len()));
+    assert!(String::from_utf8_lossy(&end.last_words).contains("ProtocolError"));
 }
 
 #[tokio::test]

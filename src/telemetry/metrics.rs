@@ -100,7 +100,7 @@ const FAMILIES: [Family; 11] = [
         name: UPSTREAM_HANDSHAKE_DURATION,
         kind: Kind::Histogram,
         unit: Unit::Seconds,
-        help: "Time of a successful attempt from its first TLS byte to the answered proof.",
+        help: "Time of a successful TLS handshake, without name lookup, TCP and proof.",
     },
     Family {
         name: CERTIFICATE_EXPIRY,
@@ -181,9 +181,9 @@ fn describe() {
 pub enum ConnectionOutcome {
     /// It carried traffic, or could have; either side closed it, or the gateway did for its age or at the end.
     Completed,
-    /// The client sent no byte.
+    /// The client sent no byte, or none before a drain.
     Probe,
-    /// The gateway did not take it: full, or draining.
+    /// The gateway did not take it: `max_connections` was reached.
     Rejected,
     /// There was no upstream to put it on, or the upstream was lost.
     UpstreamFailed,
@@ -262,7 +262,7 @@ impl ListenerMetrics {
         OpenConnection { metrics: Arc::clone(self), outcome: ConnectionOutcome::Completed }
     }
 
-    /// Counts bytes that were written in `direction`; call it per piece, not per message.
+    /// Counts bytes that go in `direction`; call it per piece, not per message.
     pub fn count_bytes(&self, direction: Direction, bytes: u64) {
         self.bytes[direction as usize].increment(bytes);
     }

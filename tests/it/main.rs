@@ -8,8 +8,11 @@
 mod kit;
 
 mod drivers;
+mod failures;
 mod kit_itself;
 mod quickstart;
+mod refusals;
+mod reports;
 mod rust_script;
 mod wire_own;
 mod wire_rows;

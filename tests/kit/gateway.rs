@@ -49,6 +49,8 @@ pub struct GatewayOptions {
     pub log_level: Option<&'static str>,
     /// Environment of the process, beside what every process has.
     pub environment: Vec<(String, String)>,
+    /// How many descriptors the process may have open; the default is what this program may.
+    pub descriptors_max: Option<u32>,
 }
 
 /// A running gateway; dropping it kills it.
@@ -128,7 +130,10 @@ impl Gateway {
         let directory = scratch::directory("gateway")?;
         let file = directory.path().join("config.toml");
         fs::write(&file, options.configuration())?;
-        let mut command = command()?;
+        let mut command = match options.descriptors_max {
+            Some(limit) => limited(limit)?,
+            None => command()?,
+        };
         command.arg("run").arg("--config").arg(&file);
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::start("mongate", command)?;
@@ -230,14 +235,28 @@ impl Gateway {
 
     /// Resident memory in KiB.
     pub fn memory_kib(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most resident memory, in KiB, since the start or [`Gateway::forget_peak_memory`].
+    pub fn peak_memory_kib(&self) -> anyhow::Result<u64> {
+        self.status_kib("VmHWM:")
+    }
+
+    /// Lets the peak begin anew at what is resident now.
+    pub fn forget_peak_memory(&self) -> anyhow::Result<()> {
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5")?)
     }
 
     /// Open file descriptors.
     pub fn descriptors(&self) -> anyhow::Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+    }
+
+    fn status_kib(&self, field: &str) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     fn logged_address(&self, message: &str) -> anyhow::Result<String> {
@@ -279,6 +298,17 @@ fn command() -> anyhow::Result<Command> {
         command.env_remove(name);
     }
     Ok(command)
+}
+
+/// The same with a limit of open descriptors, by way of the shell: setting one from here would need unsafe code.
+fn limited(descriptors_max: u32) -> anyhow::Result<Command> {
+    let gateway = command()?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &descriptors_max.to_string()]).arg(gateway.get_program());
+    for (name, _) in gateway.get_envs() {
+        shell.env_remove(name);
+    }
+    Ok(shell)
 }
 
 /// `MONGATE_TEST_BINARY`, to try one that was built elsewhere; else what cargo built for this test.

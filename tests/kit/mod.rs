@@ -16,3 +16,4 @@ pub mod process;
 pub mod provision;
 pub mod raw;
 pub mod scratch;
+pub mod waiting;

@@ -1,0 +1,157 @@
+//! Who is refused at the door, and why: no place left, TLS, HTTP, garbage; and who only knocks, which is no trouble.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use bson::{Document, doc};
+use serde_json::Value;
+
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::http;
+use crate::kit::mongod::Mongod;
+use crate::kit::raw::{Connection, Received, body_section, op_msg};
+use crate::kit::waiting::until;
+use crate::reports;
+use crate::reports::{LOG_TIMEOUT, is_zero};
+
+/// What is not a MongoDB client.
+struct Row {
+    sends: &'static [u8],
+    /// Parts of what the log says.
+    reason: &'static str,
+    remedy: &'static str,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_above_max_connections_is_told_so_and_served_when_another_leaves() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway =
+        Gateway::start(&GatewayOptions { listener: "max_connections = 2\n".to_owned(), ..GatewayOptions::to(&mongod) });
+    let mut first = seated(&gateway);
+    let mut second = seated(&gateway);
+
+    let mut third = gateway.connect().unwrap();
+    let refusal = third.command(&ping()).unwrap();
+    assert_eq!((refusal.get_i32("code").unwrap(), refusal.get_str("codeName").unwrap()), (6, "HostUnreachable"));
+    assert!(refusal.get_str("errmsg").unwrap().contains("max_connections"), "{refusal}");
+    assert!(matches!(third.receive().unwrap(), Received::Closed(rest) if rest.is_empty()));
+
+    let uri = reports::uri(&gateway);
+    let rust = reports::of_rust(&ping(), &uri).await;
+    let python = reports::of_pymongo(&ping(), std::slice::from_ref(&uri)).unwrap_or_default();
+    for reported in python.iter().chain([&rust]) {
+        let says = "listener test has all of its 2 connections in use (max_connections)";
+        assert!(reported.message.contains(says), "{}", reported.message);
+        assert!(reported.seconds < reports::ANSWER_SECONDS_MAX, "waited {} s", reported.seconds);
+    }
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "rejected").unwrap();
+    assert_eq!((&logged["level"], &logged["message"]), (&"WARN".into(), &"connection refused".into()));
+    check_says(&logged, "max_connections reached", "listener.test.max_connections");
+    assert!(outcome(&gateway, "rejected") > 2.5, "the raw one, and each driver");
+
+    first.run(&ping()).unwrap();
+    second.run(&ping()).unwrap();
+    drop(first);
+    until("the place is free", || gateway.connect().unwrap().run(&ping()).ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_speaks_tls_to_the_port_is_named() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let uri = format!("{}&tls=true&tlsInsecure=true", reports::uri(&gateway));
+    let rust = reports::of_rust(&ping(), &uri).await;
+    assert!(rust.message.to_lowercase().contains("handshakefailure"), "{}", rust.message);
+    if let Some(python) = reports::of_pymongo(&ping(), &[uri]) {
+        assert!(python[0].message.to_lowercase().contains("handshake failure"), "{}", python[0].message);
+        assert!(python[0].seconds < reports::ANSWER_SECONDS_MAX, "waited {} s", python[0].seconds);
+    }
+    assert!(rust.seconds < reports::ANSWER_SECONDS_MAX, "waited {} s", rust.seconds);
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "protocol_error").unwrap();
+    assert_eq!(logged["level"], "WARN");
+    check_says(&logged, "TLS on a plaintext port", "tls=true");
+    assert!(outcome(&gateway, "protocol_error") > 1.5, "both drivers");
+}
+
+#[test]
+fn http_is_answered_in_http_and_named() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let answer = http::get(gateway.address(), "/metrics").unwrap();
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.contains("MongoDB wire protocol, not HTTP"), "{}", answer.body);
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "protocol_error").unwrap();
+    assert_eq!(logged["level"], "WARN");
+    check_says(&logged, "HTTP", "administration port");
+    gateway.await_metric("mongate_connections_total", &[("outcome", "protocol_error")], |count| !is_zero(count));
+    assert!(!is_zero(outcome(&gateway, "protocol_error")));
+}
+
+#[test]
+fn garbage_is_named_and_closed() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let rows = [
+        Row { sends: b"SSH-2.0-OpenSSH_9.2p1\r\n", reason: "not the MongoDB wire protocol", remedy: "only MongoDB" },
+        Row { sends: &[0; 64], reason: "not the MongoDB wire protocol", remedy: "only MongoDB" },
+        Row { sends: &[0xFF; 4096], reason: "not the MongoDB wire protocol", remedy: "only MongoDB" },
+        Row { sends: &[58, 0, 0], reason: "an incomplete first message", remedy: "only MongoDB" },
+    ];
+    for row in &rows {
+        let gateway = Gateway::to(&mongod);
+        let mut stream = TcpStream::connect(gateway.address()).unwrap();
+        stream.write_all(row.sends).unwrap();
+        drop(stream);
+        let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "protocol_error").unwrap();
+        assert_eq!(logged["level"], "WARN");
+        check_says(&logged, row.reason, row.remedy);
+        gateway.connect().unwrap().run(&ping()).unwrap();
+        assert!(!is_zero(outcome(&gateway, "protocol_error")));
+    }
+}
+
+#[test]
+fn a_probe_without_a_byte_costs_nothing_and_is_not_logged() {
+    const PROBES: u32 = 50;
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    for level in ["info", "debug"] {
+        let gateway = Gateway::start(&GatewayOptions { log_level: Some(level), ..GatewayOptions::to(&mongod) });
+        until("the gateway is ready", || (gateway.get("/readyz").unwrap().status == 200).then_some(()));
+        let handshakes = || gateway.metric("mongate_upstream_handshakes_total", &[]);
+        let (before, lines) = (handshakes(), gateway.log().len());
+        for _ in 0..PROBES {
+            drop(TcpStream::connect(gateway.address()).unwrap());
+        }
+        let all = |count: f64| (count - f64::from(PROBES)).abs() < 0.5;
+        let labels = [("listener", "test"), ("outcome", "probe")];
+        let counted = gateway.await_metric("mongate_connections_total", &labels, all);
+        assert!(all(counted), "{counted} of {PROBES} were counted as probes");
+        // The check in the background may have run meanwhile: that is one.
+        assert!(handshakes() < before + 1.5, "probes were led to mongod");
+        let logged: Vec<_> = gateway.log().split_off(lines);
+        assert!(logged.iter().all(|event| event["level"] == "DEBUG"), "{logged:?}");
+        assert_eq!(logged.iter().filter(|event| event["outcome"] == "probe").count() > 0, level == "debug");
+        gateway.connect().unwrap().run(&ping()).unwrap();
+    }
+}
+
+/// A connection that has a place, as it has been answered.
+fn seated(gateway: &Gateway) -> Connection {
+    let mut connection = gateway.connect().unwrap();
+    connection.send(&op_msg(1, 0, &[body_section(&ping())])).unwrap();
+    assert_eq!(connection.reply().unwrap().code(), None);
+    connection
+}
+
+fn ping() -> Document {
+    doc! { "ping": 1, "$db": "admin" }
+}
+
+fn outcome(gateway: &Gateway, outcome: &str) -> f64 {
+    gateway.metric("mongate_connections_total", &[("listener", "test"), ("outcome", outcome)])
+}
+
+fn check_says(event: &Value, reason: &str, remedy: &str) {
+    assert!(event["reason"].as_str().unwrap().contains(reason), "{event}");
+    assert!(event["remedy"].as_str().is_some_and(|text| text.contains(remedy)), "{event}");
+    assert!(event["client"].as_str().is_some_and(|client| client.starts_with("127.0.0.1:")), "{event}");
+}
