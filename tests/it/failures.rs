@@ -116,7 +116,7 @@ async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up()
     let (rust, killed) = tokio::join!(reports::of_rust(&slow, &uri), killing);
     let (mut mongod, python) = killed.unwrap();
 
-    assert!(matches!(raw.receive().unwrap(), Received::Closed(rest) if rest.is_empty()));
+    assert!(matches!(raw.receive().unwrap(), Received::Closed(left) if left.is_empty()));
     assert!(rust.kind.starts_with("Io("), "{rust:?}");
     assert!(python.is_none_or(|reported| reported[0].kind == "AutoReconnect"));
     let lost = |event: &Value| event["outcome"] == "upstream_failed" && event["unanswered"] == 1;

@@ -10,6 +10,7 @@ mod kit;
 mod drivers;
 mod failures;
 mod kit_itself;
+mod listeners;
 mod refusals;
 mod reports;
 mod rust_script;
