@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, ListenerConfig};
 use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
+use crate::telemetry::repeats::{Repeats, Verdict};
 
 mod client_stream;
 mod limits;
@@ -63,6 +64,7 @@ pub struct Listener {
     places: Places,
     refusals: Places,
     metrics: Arc<ListenerMetrics>,
+    exhaustions: Repeats<()>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,8 @@ impl Listener {
         };
         let places = Places::new(config.max_connections);
         let refusals = Places::new(REFUSALS_MAX);
-        Ok(Self { name: config.name.clone(), address, acceptor, _file: file, places, refusals, metrics })
+        let (name, exhaustions) = (config.name.clone(), Repeats::new());
+        Ok(Self { name, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
     }
 
     /// Where it listens, with the real port.
@@ -97,16 +100,17 @@ impl Listener {
     /// Waits for the next client.
     ///
     /// What concerns one connection only is skipped. When the system is out of descriptors or memory it waits, longer
-    /// each time, says so once, and says so again when it is over. Cancel safe.
+    /// each time, and says so once, and when it is over. Cancel safe.
     pub async fn accept(&self) -> Arrival {
         let mut pause = None;
+        let mut told = false;
         loop {
             match self.try_accept().await {
                 Ok((socket, address)) => {
-                    if pause.is_some() {
+                    if told {
                         tracing::warn!(listener = self.name, "accepting connections again");
                     }
-                    pause = None;
+                    (pause, told) = (None, false);
                     if let Some(standing) = self.standing() {
                         return Arrival { socket, address, standing };
                     }
@@ -114,12 +118,7 @@ impl Listener {
                 }
                 Err(error) if is_exhaustion(&error) => {
                     if pause.is_none() {
-                        tracing::error!(
-                            listener = self.name,
-                            %error,
-                            remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
-                            "cannot accept connections: the system has no room for another one"
-                        );
+                        told = self.tell_exhaustion(&error);
                     }
                     let wait = pause.map_or(BACK_OFF.0, |last: Duration| (last * 2).min(BACK_OFF.1));
                     tokio::time::sleep(wait).await;
@@ -130,6 +129,20 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Says that nobody can be let in, unless that was said a moment ago: while connections come and go at the limit,
+    /// there is room for one and then none again all the time.
+    fn tell_exhaustion(&self, error: &io::Error) -> bool {
+        let Verdict::Log { suppressed } = self.exhaustions.note((), std::time::Instant::now()) else { return false };
+        tracing::error!(
+            listener = self.name,
+            %error,
+            remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
+            repeats = suppressed,
+            "cannot accept connections: the system has no room for another one"
+        );
+        true
     }
 
     /// The socket is taken out of this runtime again: the worker that serves it registers it with its own.

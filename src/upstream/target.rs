@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -61,7 +62,7 @@ impl Target {
                 write!(f, "{} cannot be reached: ", self.address)?;
                 for (index, (address, cause)) in attempts.iter().enumerate() {
                     let separator = if index == 0 { "" } else { ", " };
-                    let cause = cause.kind();
+                    let cause = in_words(cause);
                     if address.to_string() == self.address.to_string() {
                         write!(f, "{separator}{cause}")?;
                     } else {
@@ -99,6 +100,10 @@ impl Target {
         match failure {
             Failure::NotResolvable { .. } => {
                 format!("check {} and the name service of this host", key("address"))
+            }
+            Failure::Unreachable { attempts } if attempts.iter().any(|(_, cause)| is_out_of_descriptors(cause)) => {
+                "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections: a client takes two"
+                    .to_owned()
             }
             Failure::Unreachable { .. } => format!(
                 "check that mongod runs and listens there (net.bindIp, net.port), that no firewall is between, and {}",
@@ -267,6 +272,22 @@ impl Target {
         ));
         remedy.join("; ")
     }
+}
+
+/// Why an address was not reached; whose fault it is where it is ours.
+fn in_words(cause: &io::Error) -> String {
+    if is_out_of_descriptors(cause) {
+        "the gateway has too many open files".to_owned()
+    } else {
+        cause.kind().to_string()
+    }
+}
+
+/// The standard library has no kind for it.
+fn is_out_of_descriptors(cause: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(cause.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// The first few of `names`, for a sentence.

@@ -15,6 +15,7 @@ use crate::kit::raw::{OP_REPLY, Received, body_section, op_msg, op_query};
 use crate::kit::waiting::until;
 use crate::reports;
 use crate::reports::{LOG_TIMEOUT, Reported, is_at_least_one, is_zero};
+use crate::slow;
 
 const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
 const TLS_FAILED: (i32, &str) = (141, "SSLHandshakeFailed");
@@ -98,10 +99,10 @@ async fn a_mongod_that_does_not_answer_costs_connect_timeout_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up() {
     let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
-    mongod.run(&doc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "killed" }).unwrap();
+    slow::prepare(&mongod, "killed");
     let gateway = Gateway::to(&mongod);
     let uri = reports::uri(&gateway);
-    let slow = doc! { "find": "c", "filter": { "$where": "sleep(60000) || true" }, "$db": "killed" };
+    let slow = slow::find("killed", 60_000);
     let mut raw = gateway.connect().unwrap();
     raw.send(&op_msg(1, 0, &[body_section(&slow)])).unwrap();
     let python = thread::spawn({
@@ -109,14 +110,14 @@ async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up()
         move || reports::of_pymongo(&slow, &[uri])
     });
     let killing = tokio::task::spawn_blocking(move || {
-        until("all three run", || (slow_finds(&mongod) == 3 || python.is_finished()).then_some(()));
+        until("all three run", || (slow::running(&mongod, "killed") == 3 || python.is_finished()).then_some(()));
         mongod.kill();
         (mongod, python.join().unwrap())
     });
     let (rust, killed) = tokio::join!(reports::of_rust(&slow, &uri), killing);
     let (mut mongod, python) = killed.unwrap();
 
-    assert!(matches!(raw.receive().unwrap(), Received::Closed(rest) if rest.is_empty()));
+    assert!(matches!(raw.receive().unwrap(), Received::Closed(left) if left.is_empty()));
     assert!(rust.kind.starts_with("Io("), "{rust:?}");
     assert!(python.is_none_or(|reported| reported[0].kind == "AutoReconnect"));
     let lost = |event: &Value| event["outcome"] == "upstream_failed" && event["unanswered"] == 1;
@@ -139,11 +140,6 @@ async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up()
     assert!(refused.get_str("errmsg").unwrap().contains("connection refused"), "{refused}");
     mongod.restart().unwrap();
     gateway.connect().unwrap().run(&ping()).unwrap();
-}
-
-fn slow_finds(mongod: &Mongod) -> usize {
-    let running = mongod.run(&doc! { "currentOp": 1, "ns": "killed.c", "op": "query", "$db": "admin" }).unwrap();
-    running.get_array("inprog").unwrap().len()
 }
 
 fn nobody_listens(mongod: &Mongod) -> Row {

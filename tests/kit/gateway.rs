@@ -117,6 +117,15 @@ impl Gateway {
         Self::start(&GatewayOptions::to(mongod))
     }
 
+    /// Starts a gateway that is not to serve, and returns its exit code and all that it wrote.
+    pub fn start_in_vain(options: &GatewayOptions) -> anyhow::Result<(Option<i32>, String)> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), options.configuration())?;
+        let path = file.path().to_str().context("a path that is no text")?;
+        let (code, _, all) = run_to_end(&["run", "--config", path])?;
+        Ok((code, all))
+    }
+
     /// Starts a gateway and waits until it serves.
     ///
     /// # Panics
@@ -246,6 +255,16 @@ impl Gateway {
     /// Lets the peak begin anew at what is resident now.
     pub fn forget_peak_memory(&self) -> anyhow::Result<()> {
         Ok(fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5")?)
+    }
+
+    /// Processor time so far, to a hundredth of a second.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
+        let fields = stat.rsplit_once(") ").context("no name in it")?.1.split(' ').skip(11).take(2);
+        let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+        // Linux shows it in hundredths on every architecture.
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// Open file descriptors.

@@ -1,0 +1,188 @@
+//! Where clients connect: every kind of address, what stands in the way of one, and a system that has no descriptor left.
+
+use std::fs;
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bson::{Document, doc};
+use serde_json::Value;
+
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::Mongod;
+use crate::kit::provision;
+use crate::kit::raw::{body_section, op_msg};
+use crate::kit::waiting::{until, until_steady};
+use crate::reports;
+use crate::reports::LOG_TIMEOUT;
+
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+const EXIT_CANNOT_START: Option<i32> = Some(1);
+const EXIT_CONFIGURATION: Option<i32> = Some(78);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv4_is_reached_by_drivers() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    check_reached(&Gateway::to(&mongod), "127.0.0.1:").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_is_reached_by_drivers() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let here = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).map_err(anyhow::Error::from);
+    let Some(_) = provision::or_skip("IPv6", here) else { return };
+    check_reached(&start(&mongod, "[::1]:0", ""), "[::1]:").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_reached_by_drivers_has_its_mode_and_goes_with_the_gateway() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    for (configured, mode) in [("", 0o700), ("socket_permissions = \"0666\"\n", 0o666)] {
+        let path = directory.path().join("mongodb-27017.sock");
+        let mut gateway = start(&mongod, &unix(&path), configured);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
+        check_reached(&gateway, "unix").await;
+        gateway.terminate().unwrap();
+        assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
+        assert!(!path.exists(), "the socket's file outlived the gateway");
+    }
+}
+
+#[test]
+fn the_socket_of_a_killed_gateway_is_taken_over() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
+    drop(start(&mongod, &unix(&path), ""));
+    assert!(path.exists(), "a killed process removes nothing");
+    let gateway = start(&mongod, &unix(&path), "");
+    gateway.connect().unwrap().run(&ping()).unwrap();
+}
+
+#[test]
+fn what_is_in_use_is_left_alone_and_named() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
+    let first = start(&mongod, &unix(&path), "");
+    let remedy = "another process listens on";
+    check_in_vain(&mongod, &unix(&path), EXIT_CANNOT_START, &["listener.test.address", remedy, path.to_str().unwrap()]);
+    first.connect().unwrap().run(&ping()).unwrap();
+    drop(first);
+
+    // Not a gateway, but alive; and a file that somebody may need.
+    let other = directory.path().join("other.sock");
+    let living = UnixListener::bind(&other).unwrap();
+    check_in_vain(&mongod, &unix(&other), EXIT_CANNOT_START, &["listener.test.address", remedy]);
+    drop(living);
+    let precious = directory.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    check_in_vain(&mongod, &unix(&precious), EXIT_CANNOT_START, &["is not a socket", "choose another path"]);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let says = ["listener.test.address", &address, "another process listens there: stop it"];
+    check_in_vain(&mongod, &address, EXIT_CANNOT_START, &says);
+    let missing = unix(&directory.path().join("missing/s.sock"));
+    check_in_vain(&mongod, &missing, EXIT_CANNOT_START, &["listener.test.address", "create it first"]);
+}
+
+#[test]
+fn plaintext_beyond_loopback_must_be_allowed() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let says = ["listener.test", "allow_remote_plaintext"];
+    check_in_vain(&mongod, "0.0.0.0:0", EXIT_CONFIGURATION, &says);
+    check_in_vain(&mongod, "[::]:0", EXIT_CONFIGURATION, &says);
+    let gateway = start(&mongod, "0.0.0.0:0", "allow_remote_plaintext = true\n");
+    let port = gateway.address().rsplit_once(':').unwrap().1;
+    TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+}
+
+#[test]
+fn without_descriptors_accepting_waits_says_so_once_and_goes_on_when_there_are_some() {
+    const DESCRIPTORS_MAX: u32 = 64;
+    const CLIENTS: u32 = DESCRIPTORS_MAX + 16;
+    /// As long as accepting is tried again a few times.
+    const A_WHILE: Duration = Duration::from_millis(700);
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let options = GatewayOptions {
+        descriptors_max: Some(DESCRIPTORS_MAX),
+        log_level: Some("debug"),
+        ..GatewayOptions::to(&mongod)
+    };
+    let gateway = Gateway::start(&options);
+    let mut served = gateway.connect().unwrap();
+    served.run(&ping()).unwrap();
+
+    let mut silent: Vec<_> = (0..CLIENTS).map(|_| gateway.connect().unwrap()).collect();
+    let out = |event: &Value| event["message"].as_str().unwrap_or_default().starts_with("cannot accept connections");
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, out).unwrap();
+    assert_eq!((&logged["level"], &logged["listener"]), (&"ERROR".into(), &"test".into()));
+    assert!(logged["remedy"].as_str().unwrap().contains("ulimit -n"), "{logged}");
+    let (before, started) = (gateway.processor_time().unwrap(), Instant::now());
+    until_steady("the gateway writes nothing more", A_WHILE, || gateway.log().len());
+    let busy = gateway.processor_time().unwrap() - before;
+    assert!(busy < started.elapsed() / 3, "accepting in vain kept the processor busy for {busy:?}");
+    served.run(&ping()).unwrap();
+    // Not simply the limit: this program may have been given descriptors above it, and gives them on.
+    let all = gateway.descriptors().unwrap();
+
+    // One that was let in and now wants to be served needs a descriptor towards mongod.
+    silent[0].send(&op_msg(1, 0, &[body_section(&ping())])).unwrap();
+    let refusal = silent[0].reply().unwrap().document;
+    assert_eq!(refusal.get_i32("code").unwrap(), 6, "{refusal}");
+    assert!(refusal.get_str("errmsg").unwrap().contains("oo many open files"), "{refusal}");
+    let failed = |event: &Value| event["message"] == "cannot connect to upstream";
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
+    assert!(logged["remedy"].as_str().unwrap().contains("ulimit -n"), "{logged}");
+
+    // Room for one and then none again, several times over: the same news, not told again and again.
+    for gone in 1..=5 {
+        silent.remove(1);
+        let probes = || gateway.log().iter().filter(|event| event["outcome"] == "probe").count();
+        until("it is gone", || (probes() == gone).then_some(()));
+        until("another one has its place", || (gateway.descriptors().unwrap() == all).then_some(()));
+    }
+    silent.clear();
+    gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "accepting connections again").unwrap();
+    gateway.connect().unwrap().run(&ping()).unwrap();
+    until("the gateway is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
+    let told = u32::try_from(gateway.log().iter().filter(|event| out(event)).count()).unwrap();
+    assert!(told <= 1 + started.elapsed().as_secs() as u32 / 10, "said {told} times in {:?}", started.elapsed());
+}
+
+/// Both drivers run a command, and the log says where they came from.
+async fn check_reached(gateway: &Gateway, client: &str) {
+    let uri = reports::uri(gateway);
+    let rust = reports::of_rust(&ping(), &uri).await;
+    let python = reports::of_pymongo(&ping(), &[uri]).unwrap_or_default();
+    assert!(python.iter().chain([&rust]).all(|reported| reported.kind.is_empty()), "{rust:?} {python:?}");
+    let closed = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection closed").unwrap();
+    assert!(closed["client"].as_str().unwrap().starts_with(client), "{closed}");
+    assert_eq!(closed["outcome"], "completed", "{closed}");
+}
+
+fn check_in_vain(mongod: &Mongod, address: &str, code: Option<i32>, says: &[&str]) {
+    let options = GatewayOptions { listener_address: Some(address.to_owned()), ..GatewayOptions::to(mongod) };
+    let (exit, wrote) = Gateway::start_in_vain(&options).unwrap();
+    assert_eq!(exit, code, "{wrote}");
+    assert!(says.iter().all(|part| wrote.contains(part)), "{address}: {wrote}");
+}
+
+fn start(mongod: &Mongod, address: &str, listener: &str) -> Gateway {
+    let mut options = GatewayOptions { listener_address: Some(address.to_owned()), ..GatewayOptions::to(mongod) };
+    listener.clone_into(&mut options.listener);
+    Gateway::start(&options)
+}
+
+fn unix(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
+
+fn ping() -> Document {
+    doc! { "ping": 1, "$db": "admin" }
+}
