@@ -14,6 +14,7 @@ use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::Mongod;
 use crate::kit::provision;
 use crate::kit::raw::{body_section, op_msg};
+use crate::kit::scratch;
 use crate::kit::waiting::{until, until_steady};
 use crate::reports;
 use crate::reports::LOG_TIMEOUT;
@@ -39,7 +40,7 @@ async fn ipv6_is_reached_by_drivers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_is_reached_by_drivers_has_its_mode_and_goes_with_the_gateway() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch::directory("socket").unwrap();
     for (configured, mode) in [("", 0o700), ("socket_permissions = \"0666\"\n", 0o666)] {
         let path = directory.path().join("mongodb-27017.sock");
         let mut gateway = start(&mongod, &unix(&path), configured);
@@ -54,7 +55,7 @@ async fn a_unix_socket_is_reached_by_drivers_has_its_mode_and_goes_with_the_gate
 #[test]
 fn the_socket_of_a_killed_gateway_is_taken_over() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch::directory("socket").unwrap();
     let path = directory.path().join("s.sock");
     drop(start(&mongod, &unix(&path), ""));
     assert!(path.exists(), "a killed process removes nothing");
@@ -65,7 +66,7 @@ fn the_socket_of_a_killed_gateway_is_taken_over() {
 #[test]
 fn what_is_in_use_is_left_alone_and_named() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch::directory("socket").unwrap();
     let path = directory.path().join("s.sock");
     let first = start(&mongod, &unix(&path), "");
     let remedy = "another process listens on";
