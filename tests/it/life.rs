@@ -182,7 +182,7 @@ fn max_lifetime_closes_between_two_commands() {
     let started = Instant::now();
     send(&mut waiting, &slow::find("max_lifetime", 1_800));
     until("the busy one is closed", || busy.command(&ping()).err());
-    assert!(started.elapsed() >= Duration::from_millis(1_000), "closed after {:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_secs(1), "closed after {:?}", started.elapsed());
     waiting.reply().unwrap();
     assert_closed(&mut waiting);
     assert_closed_by(&gateway, "max_lifetime");

@@ -7,6 +7,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod command_line;
 mod drivers;
 mod failures;
 mod kit_itself;
