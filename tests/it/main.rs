@@ -13,6 +13,7 @@ mod failures;
 mod kit_itself;
 mod life;
 mod listeners;
+mod load;
 mod refusals;
 mod reports;
 mod rust_script;
