@@ -1,6 +1,6 @@
 //! Many connections, large messages and slow peers: memory and descriptors stay bounded, and everything arrives whole.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -140,29 +140,43 @@ fn mongod_stops_working_for_a_client_that_is_gone() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "gone");
     let gateway = Gateway::to(&mongod);
-    let endings: [(&str, fn(TcpStream) -> Option<TcpStream>); 3] = [
-        ("closes", |_| None),
-        ("resets", |stream| {
-            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-            None
-        }),
-        ("closes one half", |stream| {
-            stream.shutdown(Shutdown::Write).unwrap();
-            Some(stream)
-        }),
-    ];
-    for (name, end) in endings {
+    for end in ["closes", "resets", "closes its half"] {
         let mut stream = TcpStream::connect(gateway.address()).unwrap();
         stream.write_all(&op_msg(1, 0, &[body_section(&slow::find("gone", 120_000))])).unwrap();
         slow::await_running(&mongod, "gone", 1);
-        let left = end(stream);
-        until(&format!("mongod is done with a client that {name}"), || {
+        let left = match end {
+            "closes its half" => {
+                stream.shutdown(Shutdown::Write).unwrap();
+                Some(stream)
+            }
+            _ => {
+                let linger = (end == "resets").then_some(Duration::ZERO);
+                SockRef::from(&stream).set_linger(linger).unwrap();
+                None
+            }
+        };
+        until(&format!("mongod is done with a client that {end}"), || {
             (slow::running(&mongod, "gone") == 0).then_some(())
         });
         drop(left);
     }
     gateway.await_metric("mongate_connections_active", &[], |count| count < 0.5);
     gateway.connect().unwrap().run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
+}
+
+#[test]
+fn a_client_that_closes_its_half_still_gets_the_answer() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(gateway.address()).unwrap();
+        stream.write_all(&op_msg(7, 0, &[body_section(&doc! { "ping": 1, "$db": "admin" })])).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let word = |at: usize| answer.get(at..at + 4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap()));
+        assert_eq!((word(0), word(8)), (i32::try_from(answer.len()).ok(), Some(7)), "{answer:?}");
+    }
 }
 
 /// The connection, after it has carried a command.
@@ -195,7 +209,7 @@ fn check_found(reply: &Reply) {
 
 /// A document of a megabyte whose every byte depends on its number.
 fn large(number: usize) -> Document {
-    let bytes = (0..MEGABYTE).map(|at| (at.wrapping_mul(31) >> (number % 7)) as u8 ^ number as u8).collect();
+    let bytes = (0..MEGABYTE).map(|at| (at * 31 + number).to_le_bytes()[number % 2]).collect();
     doc! { "_id": i32::try_from(number).unwrap(), "pad": Binary { subtype: BinarySubtype::Generic, bytes } }
 }
 

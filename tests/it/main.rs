@@ -17,5 +17,6 @@ mod load;
 mod refusals;
 mod reports;
 mod rust_script;
+mod seen;
 mod slow;
 mod wire_rows;
