@@ -144,21 +144,19 @@ fn mongod_stops_working_for_a_client_that_is_gone() {
         let mut stream = TcpStream::connect(gateway.address()).unwrap();
         stream.write_all(&op_msg(1, 0, &[body_section(&slow::find("gone", 120_000))])).unwrap();
         slow::await_running(&mongod, "gone", 1);
-        let left = match end {
-            "closes its half" => {
-                stream.shutdown(Shutdown::Write).unwrap();
-                Some(stream)
-            }
-            _ => {
-                let linger = (end == "resets").then_some(Duration::ZERO);
-                SockRef::from(&stream).set_linger(linger).unwrap();
-                None
-            }
-        };
+        let mut half_open = None;
+        if end == "closes its half" {
+            stream.shutdown(Shutdown::Write).unwrap();
+            half_open = Some(stream);
+        } else {
+            let linger = (end == "resets").then_some(Duration::ZERO);
+            SockRef::from(&stream).set_linger(linger).unwrap();
+            drop(stream);
+        }
         until(&format!("mongod is done with a client that {end}"), || {
             (slow::running(&mongod, "gone") == 0).then_some(())
         });
-        drop(left);
+        drop(half_open);
     }
     gateway.await_metric("mongate_connections_active", &[], |count| count < 0.5);
     gateway.connect().unwrap().run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
