@@ -7,15 +7,18 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod command_line;
 mod drivers;
 mod failures;
 mod kit_itself;
 mod life;
 mod listeners;
+mod load;
 mod quickstart;
 mod refusals;
 mod reports;
 mod rust_script;
+mod seen;
 mod slow;
 mod wire_own;
 mod wire_rows;

@@ -121,8 +121,10 @@ impl Gateway {
     pub fn start_in_vain(options: &GatewayOptions) -> anyhow::Result<(Option<i32>, String)> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), options.configuration())?;
-        let path = file.path().to_str().context("a path that is no text")?;
-        let (code, _, all) = run_to_end(&["run", "--config", path])?;
+        let mut command = command()?;
+        command.arg("run").arg("--config").arg(file.path());
+        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+        let (code, _, all) = finish(command)?;
         Ok((code, all))
     }
 
@@ -301,6 +303,10 @@ impl Sample {
 pub fn run_to_end(arguments: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
     let mut command = command()?;
     command.args(arguments);
+    finish(command)
+}
+
+fn finish(command: Command) -> anyhow::Result<(Option<i32>, String, String)> {
     let mut process = Process::start("mongate", command)?;
     let status = process.wait(START_TIMEOUT)?;
     let mut all = String::new();

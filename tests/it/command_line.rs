@@ -1,0 +1,220 @@
+//! The commands that an operator types: what they print, and with which code they exit.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use crate::kit::certificates::{SignedBy, Wanted};
+use crate::kit::gateway::{Gateway, GatewayOptions, run_to_end};
+use crate::kit::mongod::Mongod;
+use crate::kit::ports;
+use crate::kit::waiting::until;
+
+/// One `mongate check`.
+struct Row {
+    name: &'static str,
+    options: GatewayOptions,
+    exit: i32,
+    /// Of the report as JSON.
+    verdict: &'static str,
+    /// Parts of the report as text.
+    says: Vec<&'static str>,
+    /// The same without a connection.
+    offline: (i32, &'static str),
+}
+
+#[test]
+fn check_shows_the_handshake_and_names_what_is_wrong() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let Some(replica_set) = Mongod::shared_replica_set() else { return };
+    let good = (0, "ready");
+    let bad_files = (78, "bad_configuration");
+    let stranger = mongod.pki.stranger_ca_file();
+    let mut other_authority = GatewayOptions::to(&mongod);
+    let ours = mongod.pki.ca_file();
+    other_authority.upstream_tls =
+        other_authority.upstream_tls.replace(ours.to_str().unwrap(), stranger.to_str().unwrap());
+    let mut refused = GatewayOptions::to(&mongod);
+    let wanted = Wanted { issuer: SignedBy::Stranger, ..Wanted::default() };
+    refused.credentials(&mongod.pki, &mongod.pki.issue("check-refused", &wanted).unwrap());
+    let mut missing = GatewayOptions::to(&mongod);
+    missing.upstream_tls = "certificate_file = \"no-such.pem\"\nca_file = \"nor-this.pem\"\n".to_owned();
+    let mut other_key = GatewayOptions::to(&mongod);
+    let (_, key) = mongod.pki.issue("check-other-key", &Wanted::default()).unwrap().split().unwrap();
+    writeln!(other_key.upstream_tls, "private_key_file = '{}'", key.display()).unwrap();
+    let nobody = format!("127.0.0.1:{}", ports::free().unwrap());
+
+    for row in [
+        Row {
+            name: "all is well",
+            options: GatewayOptions::to(&mongod),
+            exit: 0,
+            verdict: "ready",
+            says: vec![
+                "ok      hello exchanged         TLSv1.3, TLS_AES_256_GCM_SHA384",
+                "ok      server certificate      CN=mongod,OU=servers,O=mongate kit",
+                "accepted: signed by CN=kit authority,OU=authorities,O=mongate kit of our ca_file",
+                "ok      certificate requested   from CN=kit authority",
+                "ok      our certificate sent    CN=client,OU=clients,O=mongate kit",
+                "ok      finished                full handshake",
+                "ok      hello                   mongod ",
+                "standalone",
+                "ok      second connection       takes the session up again",
+                "verdict: ready",
+            ],
+            offline: good,
+        },
+        Row {
+            name: "a replica set",
+            options: GatewayOptions::to(&replica_set),
+            exit: 0,
+            verdict: "ready",
+            says: vec!["primary of replica set kit"],
+            offline: good,
+        },
+        Row {
+            name: "an authority that we do not know",
+            options: other_authority,
+            exit: 69,
+            verdict: "refused",
+            says: vec![
+                "FAILED  server certificate",
+                "CN=kit authority",
+                "-> put the authority that signed it into upstream.test.tls.ca_file",
+            ],
+            offline: good,
+        },
+        Row {
+            name: "a certificate that mongod refuses",
+            options: refused,
+            exit: 69,
+            verdict: "refused",
+            says: vec!["refused our client certificate (subject CN=client", "-> mongod accepts certificates of"],
+            offline: good,
+        },
+        Row {
+            name: "nobody there",
+            options: GatewayOptions { upstream_address: nobody, ..GatewayOptions::to(&mongod) },
+            exit: 69,
+            verdict: "refused",
+            says: vec!["FAILED  TCP connected", "connection refused", "-> check that mongod runs and listens there"],
+            offline: good,
+        },
+        Row {
+            name: "files that are not there",
+            options: missing,
+            exit: 78,
+            verdict: "bad_configuration",
+            says: vec!["no-such.pem", "nor-this.pem"],
+            offline: bad_files,
+        },
+        Row {
+            name: "the key of another certificate",
+            options: other_key,
+            exit: 78,
+            verdict: "bad_configuration",
+            says: vec!["check-other-key-key.pem"],
+            offline: bad_files,
+        },
+    ] {
+        check(&row);
+    }
+}
+
+#[test]
+fn bad_configuration_is_named_key_by_key_by_run_and_check() {
+    let options = GatewayOptions {
+        upstream_address: "mongo.example".to_owned(),
+        upstream: "conect_timeout = \"5s\"\n".to_owned(),
+        listener: "max_connections = 0\n".to_owned(),
+        ..GatewayOptions::default()
+    };
+    let file = configuration(&options);
+    for command in ["run", "check"] {
+        let (exit, _, wrote) = run_to_end(&[command, "--config", file.path().to_str().unwrap()]).unwrap();
+        assert_eq!(exit, Some(78), "{wrote}");
+        let keys = ["upstream.test.address", "conect_timeout", "connect_timeout", "listener.test.max_connections"];
+        assert!(keys.iter().all(|key| wrote.contains(key)), "{command}: {wrote}");
+    }
+    let (exit, _, wrote) = run_to_end(&["run", "--config", "/no/such/file.toml"]).unwrap();
+    assert!(exit == Some(78) && wrote.contains("/no/such/file.toml"), "{exit:?} {wrote}");
+}
+
+#[test]
+fn run_exits_with_78_for_files_and_1_for_a_port_that_is_taken() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let mut missing = GatewayOptions::to(&mongod);
+    missing.upstream_tls = missing.upstream_tls.replace("certificate_file = '", "certificate_file = '/no/such");
+    let (exit, wrote) = Gateway::start_in_vain(&missing).unwrap();
+    assert!(exit == Some(78) && wrote.contains("/no/such"), "{exit:?} {wrote}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let environment = vec![("MONGATE_ADMIN__ADDRESS".to_owned(), address.clone())];
+    let (exit, wrote) = Gateway::start_in_vain(&GatewayOptions { environment, ..GatewayOptions::to(&mongod) }).unwrap();
+    assert_eq!(exit, Some(1), "{wrote}");
+    assert!(wrote.contains(&address) && wrote.contains("admin.address"), "{wrote}");
+}
+
+#[test]
+fn healthcheck_says_what_readyz_says() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let ask = |gateway: &Gateway| run_to_end(&["healthcheck", "--address", gateway.admin_address()]).unwrap();
+    let ready = until("the gateway is ready", || Some(ask(&gateway)).filter(|(exit, ..)| *exit == Some(0)));
+    assert!(
+        ready.1.starts_with("ready\n") && ready.1.contains("upstream test: standalone at 127.0.0.1"),
+        "{}",
+        ready.1
+    );
+
+    let nobody = format!("127.0.0.1:{}", ports::free().unwrap());
+    let lost = Gateway::start(&GatewayOptions { upstream_address: nobody, ..GatewayOptions::to(&mongod) });
+    let told = |answer: &(_, String, _)| answer.1.contains("cannot be reached: connection refused");
+    let (exit, said, _) = until("the gateway knows", || Some(ask(&lost)).filter(told));
+    assert_eq!(exit, Some(1));
+    assert!(said.starts_with("not ready\n") && said.contains("FAILED upstream test"), "{said}");
+
+    let file = configuration(&GatewayOptions::to(&mongod));
+    let by_file = ["healthcheck", "--address", lost.admin_address(), "--config", file.path().to_str().unwrap()];
+    assert_eq!(run_to_end(&by_file).unwrap().0, Some(1), "the address is stronger than the file");
+    let address = lost.admin_address().to_owned();
+    drop(lost);
+    let (exit, _, wrote) = run_to_end(&["healthcheck", "--address", &address]).unwrap();
+    assert!(exit == Some(1) && wrote.contains(&format!("nothing answers on {address}")), "{exit:?} {wrote}");
+}
+
+fn check(row: &Row) {
+    let file = configuration(&row.options);
+    let run = |more: &[&str]| {
+        let (exit, out, all) =
+            run_to_end(&[&["check", "--config", file.path().to_str().unwrap()], more].concat()).unwrap();
+        (exit.unwrap(), out, all)
+    };
+    let (exit, out, all) = run(&[]);
+    assert_eq!(exit, row.exit, "{}: {all}", row.name);
+    assert!(row.says.iter().all(|part| out.contains(part)), "{}: {out}", row.name);
+    let (exit, out, _) = run(&["--json"]);
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{}: no JSON: {out}", row.name));
+    assert_eq!((exit, report["verdict"].as_str()), (row.exit, Some(row.verdict)), "{}: {out}", row.name);
+    let findings = report["findings"].as_array().unwrap();
+    let errors: Vec<_> = findings.iter().filter(|finding| finding["severity"] == "error").collect();
+    assert_eq!(errors.is_empty(), row.exit == 0, "{}: {out}", row.name);
+    assert!(
+        findings.iter().all(|finding| finding["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty())),
+        "{out}"
+    );
+
+    let (exit, out, _) = run(&["--offline", "--json"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((exit, report["verdict"].as_str().unwrap()), row.offline, "{}: {out}", row.name);
+    assert!(report["upstreams"][0]["connections"].as_array().unwrap().is_empty(), "{}: {out}", row.name);
+}
+
+fn configuration(options: &GatewayOptions) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), options.configuration()).unwrap();
+    file
+}

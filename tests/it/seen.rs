@@ -1,0 +1,233 @@
+//! What a gateway shows of itself: the administration port, one line per connection, and never a word of a document.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use serde_json::Value;
+
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::http;
+use crate::kit::mongod::{Mongod, MongodOptions};
+use crate::kit::raw::{self, OP_MSG, Received, body_section, op_msg, sequence_section};
+use crate::kit::waiting::until;
+use crate::reports;
+use crate::reports::LOG_TIMEOUT;
+
+/// Stands in documents, filters, comments and wherever else a client can put a secret; never in a name.
+const CANARY: &str = "Xq7CanaryWv3";
+
+#[test]
+fn the_administration_port_tells_what_is_there() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let open: Vec<_> = (0..3)
+        .map(|_| {
+            let mut connection = gateway.connect().unwrap();
+            connection.run(&ping()).unwrap();
+            connection
+        })
+        .collect();
+    assert_eq!(gateway.get("/livez").unwrap().body, "ok\n");
+    until("the gateway is ready", || (gateway.get("/readyz").unwrap().status == 200).then_some(()));
+    let ready = gateway.get("/readyz").unwrap().body;
+    assert_eq!(ready, format!("ready\nok     serving\nok     upstream test: standalone at {}\n", mongod.address()));
+    assert_eq!(gateway.get("/no-such-page").unwrap().status, 404);
+
+    let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
+    assert_eq!((&status["version"], &status["ready"]), (&env!("CARGO_PKG_VERSION").into(), &true.into()), "{status}");
+    let listener = &status["listeners"][0];
+    assert_eq!((&listener["name"], &listener["upstream"]), (&"test".into(), &"test".into()), "{status}");
+    assert_eq!((&listener["address"], &listener["connections"]), (&gateway.address().into(), &3.into()), "{status}");
+    let upstream = &status["upstreams"][0];
+    assert_eq!((&upstream["address"], &upstream["problem"]), (&mongod.address().into(), &Value::Null), "{status}");
+    assert_eq!(upstream["server"]["role"], "standalone", "{status}");
+    let certificates = &upstream["certificates"];
+    assert_eq!(certificates["client"][0]["subject"], "CN=client,OU=clients,O=mongate kit", "{status}");
+    assert_eq!(certificates["client"][0]["not_after"], "2090-01-01T00:00:00Z", "{status}");
+    assert_eq!(certificates["ca"][0]["subject"], "CN=kit authority,OU=authorities,O=mongate kit", "{status}");
+
+    check_metrics(&gateway);
+    drop(open);
+    let active = gateway.await_metric("mongate_connections_active", &[("listener", "test")], |count| count < 0.5);
+    assert!(active < 0.5, "{active} connections are left");
+}
+
+#[test]
+fn readiness_follows_mongod() {
+    let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
+    let gateway = Gateway::to(&mongod);
+    let status = |wanted| {
+        until(&format!("/readyz answers {wanted}"), || {
+            let answer = gateway.get("/readyz").unwrap();
+            (answer.status == wanted).then_some(answer.body)
+        })
+    };
+    status(200);
+    let mut client = gateway.connect().unwrap();
+    client.run(&ping()).unwrap();
+    mongod.stop().unwrap();
+    let sentence = format!("{} cannot be reached: connection refused", mongod.address());
+    let body = status(503);
+    assert_eq!(body, format!("not ready\nok     serving\nFAILED upstream test: {sentence}\n"));
+    let shown: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
+    assert_eq!((&shown["ready"], &shown["upstreams"][0]["problem"]), (&false.into(), &sentence.into()), "{shown}");
+    assert!(matches!(client.receive().unwrap(), Received::Closed(left) if left.is_empty()));
+    assert_eq!(gateway.get("/livez").unwrap().status, 200, "a restart would not help");
+    mongod.restart().unwrap();
+    status(200);
+    gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "upstream is back").unwrap();
+}
+
+#[test]
+fn a_connection_is_one_line_with_all_there_is_to_know() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    let mut stream = TcpStream::connect(gateway.address()).unwrap();
+    let client = stream.local_addr().unwrap().to_string();
+    let commands = [doc! { "hello": 1, "$db": "admin" }, ping(), doc! { "noSuchCommand": 1, "$db": "admin" }];
+    let (mut sent, mut received) = (0, 0);
+    for command in &commands {
+        let message = op_msg(1, 0, &[body_section(command)]);
+        stream.write_all(&message).unwrap();
+        sent += message.len();
+        received += read_message(&mut stream);
+    }
+    // Nothing comes back for this one, and it counts all the same.
+    let silent = op_msg(2, raw::MORE_TO_COME, &[body_section(&ping())]);
+    stream.write_all(&silent).unwrap();
+    sent += silent.len();
+    drop(stream);
+
+    let line = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection closed").unwrap();
+    let expected = serde_json::json!({
+        "level": "INFO", "listener": "test", "client": client, "upstream": mongod.address(), "outcome": "completed",
+        "ended_by": "client", "reason": "closed", "commands": 4, "errors": 1, "unanswered": 0,
+        "to_upstream_bytes": sent, "to_client_bytes": received,
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[field], value, "{field} of {line}");
+    }
+    assert!(line["duration_ms"].is_u64(), "{line}");
+    assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+    let counted = |direction| gateway.metric("mongate_bytes_total", &[("direction", direction)]).to_bits();
+    assert_eq!(counted("to_upstream"), f64::from(u32::try_from(sent).unwrap()).to_bits());
+    assert_eq!(counted("to_client"), f64::from(u32::try_from(received).unwrap()).to_bits());
+    let of_client = gateway.log().iter().filter(|event| event["client"] == client.as_str()).count();
+    assert_eq!(of_client, 1, "one line, and one only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_document_is_ever_logged_or_shown() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    for level in ["debug", "trace"] {
+        let gateway = Gateway::start(&GatewayOptions { log_level: Some(level), ..GatewayOptions::to(&mongod) });
+        driver_with_secrets(&reports::uri(&gateway), level).await;
+        bytes_with_secrets(&gateway);
+        assert!(http::get(gateway.address(), &format!("/{CANARY}")).unwrap().status == 400);
+        for path in ["/metrics", "/status", "/readyz"] {
+            assert!(!gateway.get(path).unwrap().body.contains(CANARY), "{path} shows it");
+        }
+        let closed = until("all connections are closed", || {
+            let log = gateway.log();
+            (gateway.metric("mongate_connections_active", &[]) < 0.5).then_some(log)
+        });
+        let commands = closed.iter().filter(|event| event["message"] == "command").count();
+        assert!(commands > 10, "{commands} commands are in the log: is this what is to be looked through?");
+        for event in &closed {
+            assert!(!event.to_string().contains(CANARY), "{event}");
+        }
+    }
+}
+
+async fn driver_with_secrets(uri: &str, name: &str) {
+    let client = Client::with_uri_str(uri).await.unwrap();
+    let collection = client.database("seen").collection::<Document>(name);
+    let secret = doc! { "_id": CANARY, CANARY: CANARY, "deep": { CANARY: [CANARY] } };
+    collection.insert_one(&secret).await.unwrap();
+    // mongod quotes the key in its answer.
+    let twice = collection.insert_one(&secret).await.unwrap_err();
+    assert!(twice.to_string().contains(CANARY), "{twice}");
+    collection.find_one(doc! { "_id": CANARY }).comment(bson::Bson::from(CANARY)).await.unwrap().unwrap();
+    collection.find_one(doc! { "$where": CANARY }).await.unwrap_err();
+    collection.update_one(doc! { "_id": CANARY }, doc! { "$set": { CANARY: 1 } }).await.unwrap();
+    collection.aggregate([doc! { "$match": { CANARY: CANARY } }, doc! { "$limit": 1 }]).await.unwrap();
+    collection.aggregate([doc! { format!("${CANARY}"): CANARY }]).await.unwrap_err();
+    collection.distinct(CANARY, doc! { CANARY: CANARY }).await.unwrap();
+    let admin = client.database("admin");
+    admin.run_command(doc! { CANARY: CANARY }).await.unwrap_err();
+    admin.run_command(doc! { "saslStart": 1, "mechanism": CANARY, "payload": CANARY }).await.unwrap_err();
+    admin.run_command(doc! { "explain": { "find": "c", "filter": { CANARY: CANARY } } }).await.unwrap();
+    collection.delete_one(doc! { "_id": CANARY }).await.unwrap();
+    client.shutdown().immediate(true).await;
+}
+
+/// What no driver sends: each on a connection of its own, whatever becomes of it.
+fn bytes_with_secrets(gateway: &Gateway) {
+    let body = body_section(&doc! { "insert": "c", "$db": "seen" });
+    let secret = doc! { CANARY: CANARY };
+    let bytes = [
+        op_msg(1, 0, &[body.clone(), sequence_section(CANARY, std::slice::from_ref(&secret))]),
+        op_msg(1, 0, &[body, vec![99], raw::encode(&secret)]),
+        raw::message(OP_MSG, 1, CANARY.repeat(100).as_bytes()),
+        raw::message(4711, 1, CANARY.as_bytes()),
+        raw::op_compressed(1, OP_MSG, CANARY.as_bytes()),
+        raw::op_query(1, "seen.$cmd", -1, &secret),
+        CANARY.repeat(100).into_bytes(),
+        CANARY.as_bytes()[..5].to_vec(),
+    ];
+    for bytes in bytes {
+        let mut stream = TcpStream::connect(gateway.address()).unwrap();
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+/// Every family has its explanation, and what has happened is in them.
+fn check_metrics(gateway: &Gateway) {
+    let text = gateway.get("/metrics").unwrap().body;
+    for family in [
+        "mongate_connections_active",
+        "mongate_connections_total",
+        "mongate_commands_total",
+        "mongate_command_duration_seconds",
+        "mongate_bytes_total",
+        "mongate_upstream_handshakes_total",
+        "mongate_upstream_handshake_duration_seconds",
+        "mongate_certificate_expiry_timestamp_seconds",
+        "mongate_build_info",
+    ] {
+        assert!(text.contains(&format!("# HELP {family} ")), "{family} has no help");
+        assert!(text.contains(&format!("# TYPE {family} ")), "{family} has no type");
+    }
+    let is = |name: &str, labels: &[(&str, &str)], wanted: f64| {
+        let value = gateway.await_metric(name, labels, |value| (value - wanted).abs() < 0.5);
+        assert!((value - wanted).abs() < 0.5, "{name} {labels:?} is {value}, not {wanted}");
+    };
+    let pings = [("listener", "test"), ("command", "ping")];
+    is("mongate_connections_active", &[("listener", "test")], 3.0);
+    is("mongate_commands_total", &[pings[0], pings[1], ("outcome", "ok")], 3.0);
+    is("mongate_command_duration_seconds_count", &pings, 3.0);
+    is("mongate_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    // 2090-01-01, for certificate and authority alike.
+    for role in ["upstream_client", "upstream_ca"] {
+        is("mongate_certificate_expiry_timestamp_seconds", &[("role", role), ("name", "test")], 3_786_912_000.0);
+    }
+    let handshakes = gateway.metric("mongate_upstream_handshakes_total", &[("upstream", "test"), ("outcome", "ok")]);
+    assert!(handshakes > 3.5, "three clients and the check behind readiness, not {handshakes}");
+}
+
+/// Reads one message and returns its length.
+fn read_message(stream: &mut TcpStream) -> usize {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let length = usize::try_from(i32::from_le_bytes(length)).unwrap();
+    stream.read_exact(&mut vec![0; length - 4]).unwrap();
+    length
+}
+
+fn ping() -> Document {
+    doc! { "ping": 1, "$db": "admin" }
+}
