@@ -14,6 +14,7 @@ use crate::check;
 use crate::check::Reach;
 use crate::config::{AdminConfig, Config, ConfigError, Loaded};
 use crate::gateway::{BoundGateway, StartError};
+use crate::lifecycle::descriptors;
 use crate::lifecycle::signals::Signals;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
@@ -23,6 +24,9 @@ const EXIT_CONFIGURATION: u8 = 78;
 
 /// Anything else that keeps a command from its work.
 const EXIT_FAILED: u8 = 1;
+
+/// Descriptors that are not connections: listeners, administration, runtimes, and name lookups.
+const DESCRIPTORS_BESIDES: usize = 256;
 
 /// How long `healthcheck` waits for an answer.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,6 +124,7 @@ fn run(file: &ConfigFile) -> ExitCode {
 
 /// Binds and runs the gateway on this thread; the workers have threads of their own.
 fn serve(config: &Config) -> anyhow::Result<()> {
+    mind_descriptors(config);
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
@@ -127,6 +132,20 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         gateway.run(async || signals.next().await).await;
         Ok(())
     })?
+}
+
+/// A listener's places are worth what the system lets us open: two descriptors for each connection.
+fn mind_descriptors(config: &Config) {
+    let places: usize = config.listeners.values().map(|listener| listener.max_connections).sum();
+    let wanted = places.saturating_mul(2).saturating_add(DESCRIPTORS_BESIDES);
+    if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < wanted as u64) {
+        tracing::warn!(
+            limit,
+            wanted,
+            remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
+            "the limit of open files is below what max_connections needs"
+        );
+    }
 }
 
 fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {

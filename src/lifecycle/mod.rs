@@ -2,6 +2,7 @@
 //!
 //! Decides nothing about connections: it tells them the stage, and waits for their tasks.
 
+pub mod descriptors;
 pub mod drain;
 pub mod readiness;
 pub mod signals;
