@@ -10,9 +10,10 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
 use socket2::SockRef;
 
-use crate::kit::gateway::Gateway;
+use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions};
 use crate::kit::raw::{Connection, Reply, body_section, op_msg, sequence_section};
+use crate::kit::scratch;
 use crate::kit::waiting::{until, until_steady};
 use crate::slow;
 
@@ -81,7 +82,10 @@ fn a_client_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
     let mut direct = mongod.connect().unwrap();
     direct.send(&insert("slow_client", LARGEST_REPLY)).unwrap();
     direct.reply().unwrap();
-    let gateway = Gateway::to(&mongod);
+    // A unix socket: the kernel keeps up to 32 MB of what a TCP client has not read, where it is configured to.
+    let directory = scratch::directory("slow-client").unwrap();
+    let socket = format!("unix:{}", directory.path().join("s.sock").display());
+    let gateway = Gateway::start(&GatewayOptions { listener_address: Some(socket), ..GatewayOptions::to(&mongod) });
     let mut connection = gateway.connect().unwrap();
     connection.send(&find("slow_client", 1)).unwrap();
     check_found(&connection.reply().unwrap());
