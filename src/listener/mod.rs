@@ -139,7 +139,7 @@ impl Listener {
             listener = self.name,
             %error,
             remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
-            repeats = suppressed,
+            suppressed,
             "cannot accept connections: the system has no room for another one"
         );
         true
