@@ -138,3 +138,14 @@ fn the_page_shows_errors_as_they_are() {
     let syntax = Config::parse("\n\n\naddress = mongo", file, []).unwrap_err();
     assert_eq!(syntax.to_string(), shown[1].trim_end());
 }
+
+#[test]
+fn what_is_shown_elsewhere_is_a_configuration_too() {
+    let front_page = include_str!("../../../README.md");
+    let compose = include_str!("../../../compose/mongate.toml");
+    let shown = blocks(front_page, "```toml\n");
+    assert!(!shown.is_empty(), "the front page shows a configuration");
+    for text in shown.into_iter().chain([compose]) {
+        Config::parse(text, Path::new("config.toml"), []).unwrap_or_else(|error| panic!("{error}\nin\n{text}"));
+    }
+}
