@@ -38,7 +38,8 @@ pub fn directory(purpose: &str) -> anyhow::Result<TempDir> {
 fn make_root() -> anyhow::Result<Root> {
     let directory = tempfile::Builder::new().prefix("mongate-kit-").tempdir()?;
     let mut janitor = Command::new("sh");
-    janitor.args(["-c", JANITOR, "janitor"]).arg(directory.path());
+    // Not where the tests were started: that folder may be gone before this ends.
+    janitor.current_dir("/").args(["-c", JANITOR, "janitor"]).arg(directory.path());
     // In a group of its own: the Ctrl-C that ends us must not end it.
     janitor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     let janitor = janitor.spawn().context("cannot start sh")?;
