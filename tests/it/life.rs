@@ -84,7 +84,7 @@ fn drain_with_slow_commands(mut gateway: Gateway, mongod: &Mongod) -> Gateway {
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "draining").unwrap();
 
     idle.iter_mut().for_each(assert_closed);
-    assert!(slow::running(mongod, "drain_slow") > 0, "idle connections close before the others are done");
+    assert_eq!(slow::running(mongod, "drain_slow"), SLOW, "idle connections close before the others are done");
     let ready = gateway.get("/readyz").unwrap();
     assert!(ready.status == 503 && ready.body.contains("draining"), "{}", ready.body);
     assert_eq!(gateway.get("/livez").unwrap().status, 200);
