@@ -64,8 +64,9 @@ impl Upstream {
     /// Measures a failure, and logs it unless the same was logged a moment ago.
     pub fn note_failure(&self, error: &ConnectError) {
         self.metrics.count_failed_handshake(error.reason());
-        self.health.record_failure(error.to_string());
-        self.condition.fail(&error.to_string());
+        let sentence = error.to_string();
+        self.condition.fail(&sentence);
+        self.health.record_failure(sentence);
         self.failed.notify_one();
         if let Verdict::Log { suppressed } = self.repeats.note(error.reason(), std::time::Instant::now()) {
             tracing::warn!(

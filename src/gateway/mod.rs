@@ -166,15 +166,14 @@ fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, 
 /// Of several certificates the one that ends first counts.
 fn tell_expiry(upstream: &str, connector: &Connector) {
     let tls = connector.tls();
-    let seconds = |time: std::time::SystemTime| {
-        time.duration_since(UNIX_EPOCH).ok().and_then(|age| i64::try_from(age.as_secs()).ok()).unwrap_or_default()
-    };
-    let chain = std::iter::once(&tls.credentials.certificate).chain(&tls.credentials.chain);
-    if let Some(first) = chain.map(|certificate| seconds(certificate.not_after)).min() {
-        set_certificate_expiry(CertificateRole::UpstreamClient, upstream, first);
-    }
-    if let Some(first) = tls.authorities.certificates.iter().map(|certificate| seconds(certificate.not_after)).min() {
-        set_certificate_expiry(CertificateRole::UpstreamCa, upstream, first);
+    let ends = [
+        (CertificateRole::UpstreamClient, tls.credentials.certificates().map(|own| own.not_after).min()),
+        (CertificateRole::UpstreamCa, tls.authorities.certificates.iter().map(|authority| authority.not_after).min()),
+    ];
+    for (role, end) in ends {
+        let Some(end) = end else { continue };
+        let age = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+        set_certificate_expiry(role, upstream, i64::try_from(age.as_secs()).unwrap_or_default());
     }
 }
 

@@ -70,7 +70,6 @@ impl Status {
 fn describe(upstream: &Upstream) -> Value {
     let tls = upstream.connector.tls();
     let health = upstream.health.snapshot();
-    let chain = std::iter::once(&tls.credentials.certificate).chain(&tls.credentials.chain);
     let seconds = |age: Duration| age.as_secs();
     json!({
         "name": upstream.connector.upstream(),
@@ -88,7 +87,7 @@ fn describe(upstream: &Upstream) -> Value {
             "max_wire_version": server.max_wire_version,
         })),
         "certificates": {
-            "client": chain.map(certificate).collect::<Vec<_>>(),
+            "client": tls.credentials.certificates().map(certificate).collect::<Vec<_>>(),
             "ca": tls.authorities.certificates.iter().map(certificate).collect::<Vec<_>>(),
         },
     })

@@ -23,7 +23,7 @@ mod socket;
 
 pub use client_stream::{ClientAddress, ClientStream};
 pub use limits::{Place, Places};
-pub use opening::{OPENING_DEADLINE, Opening, read_opening};
+pub use opening::{Opening, read_opening};
 pub use refusal::{last_words, refuse, refuse_http, refuse_tls};
 pub use socket::{BindError, BoundSocket, bind};
 

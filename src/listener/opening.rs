@@ -12,7 +12,7 @@ use crate::wire::header::{HEADER_BYTES, Header};
 
 /// How long a client may take for its first header. A driver sends its hello at once; what stays silent so long is not
 /// one, and would hold a place of `max_connections` for nothing.
-pub const OPENING_DEADLINE: Duration = Duration::from_secs(30);
+const OPENING_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Read at once, so that a usual hello takes one system call.
 const OPENING_BYTES_MAX: usize = 2048;
@@ -52,7 +52,7 @@ fn recognise(bytes: &[u8]) -> Option<Opening> {
     }
 }
 
-/// Reads the first bytes of a client, within [`OPENING_DEADLINE`].
+/// Reads the first bytes of a client, within 30 s.
 ///
 /// When this is dropped, the bytes read so far are lost.
 pub async fn read_opening(client: &mut (impl AsyncRead + Unpin)) -> Opening {

@@ -118,6 +118,11 @@ pub enum Problem {
 }
 
 impl Credentials {
+    /// Our certificate, then those sent with it.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateFacts> {
+        std::iter::once(&self.certificate).chain(&self.chain)
+    }
+
     /// Reads the certificate and key of `upstream.NAME.tls`.
     pub fn read(upstream: &str, config: &UpstreamTlsConfig) -> Result<Self, MaterialError> {
         let certificate_source = Source::new(upstream, "certificate_file", &config.certificate_file);

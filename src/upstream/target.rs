@@ -35,7 +35,7 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn new(upstream: &UpstreamConfig, tls: &ClientTls) -> Self {
         let credentials = &tls.credentials;
-        let ours = std::iter::once(&credentials.certificate).chain(&credentials.chain);
+        let ours = credentials.certificates();
         Self {
             upstream: upstream.name.clone(),
             address: upstream.address.clone(),
