@@ -23,7 +23,7 @@ pub(super) async fn check(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> Vec<ConnectionReport> {
-    let Ok(connector) = Connector::new(upstream, None) else { return Vec::new() };
+    let Ok(connector) = Connector::new(upstream) else { return Vec::new() };
     let known = findings.len();
     let mut talk = Talk::new(&connector, upstream, now, findings);
     let addresses = connector.resolve(talk.deadline()).await;
@@ -32,7 +32,7 @@ pub(super) async fn check(
     let mut connected = false;
     for &address in &addresses {
         // One of its own for each, so that no session of one address is taken up at another.
-        let Ok(connector) = Connector::new(upstream, None) else { break };
+        let Ok(connector) = Connector::new(upstream) else { break };
         let mut talk = Talk::new(&connector, upstream, now, findings);
         talk.report.address = Some(address.to_string());
         talk.resolved(&addresses);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::report::{CertificateReport, Finding, Kind, Severity, Status, Step, UpstreamReport, Validity, expiry};
@@ -36,7 +37,8 @@ struct Files<'a> {
 
 impl Files<'_> {
     fn credentials(&mut self) -> Option<CertificateReport> {
-        let credentials = match Credentials::read(&self.upstream.name, &self.upstream.tls) {
+        let paths = self.upstream.tls.files()?;
+        let credentials = match Credentials::read(&self.upstream.name, paths) {
             Ok(credentials) => credentials,
             Err(error) => {
                 self.unusable("our certificate", &error);
@@ -51,14 +53,13 @@ impl Files<'_> {
         self.judged(step, |files| {
             files.judge_dates(certificate, "our certificate", Severity::Error);
             files.judge_certificate(certificate);
-            files.judge_chain(&credentials);
+            files.judge_chain(&credentials, &paths.certificate_file);
         });
-        self.private_key();
+        self.private_key(&paths.private_key_file);
         Some(certificate.into())
     }
 
-    fn private_key(&mut self) {
-        let file = &self.upstream.tls.private_key_file;
+    fn private_key(&mut self, file: &Path) {
         self.judged(Step::ok("our private key", "belongs to the certificate"), |files| {
             let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
             if mode & OTHERS != 0 {
@@ -69,7 +70,8 @@ impl Files<'_> {
     }
 
     fn authorities(&mut self) -> Vec<CertificateReport> {
-        let authorities = match Authorities::read(&self.upstream.name, &self.upstream.tls) {
+        let Some(files) = self.upstream.tls.files() else { return Vec::new() };
+        let authorities = match Authorities::read(&self.upstream.name, files) {
             Ok(authorities) => authorities.certificates,
             Err(error) => {
                 self.unusable("authorities", &error);
@@ -145,14 +147,14 @@ impl Files<'_> {
         }
     }
 
-    fn judge_chain(&mut self, credentials: &Credentials) {
+    fn judge_chain(&mut self, credentials: &Credentials, file: &Path) {
         let mut previous = &credentials.certificate;
         for (index, next) in credentials.chain.iter().enumerate() {
             if previous.issuer != next.subject {
                 let sentence = format!(
                     "certificate {} of {} is that of {}, not that of {} who issued the one before it",
                     index + 2,
-                    self.upstream.tls.certificate_file.display(),
+                    file.display(),
                     next.subject,
                     previous.issuer
                 );

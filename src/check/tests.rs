@@ -5,8 +5,8 @@ use std::time::Duration;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
-use crate::config::{AdminConfig, LogConfig, LogFormat, LogLevel, Verify};
-use crate::tls::test_pki::Authority;
+use crate::config::{AdminConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, Verify};
+use crate::tls::test_pki::{Authority, files_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
 fn config(upstream: UpstreamConfig) -> Config {
@@ -14,6 +14,10 @@ fn config(upstream: UpstreamConfig) -> Config {
         workers: std::num::NonZeroUsize::MIN,
         drain_timeout: Duration::from_secs(1),
         admin: AdminConfig { address: ([127, 0, 0, 1], 0).into() },
+        trust_domain: None,
+        trust_domain_aliases: Vec::new(),
+        metrics: MetricsConfig::default(),
+        identities: Vec::new(),
         log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
         upstreams: [(upstream.name.clone(), upstream)].into(),
         listeners: [].into(),
@@ -41,7 +45,8 @@ async fn run(scene: Scene) -> Report {
 
 fn restrict(upstream: &UpstreamConfig) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&upstream.tls.private_key_file, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&upstream.tls.files().unwrap().private_key_file, PermissionsExt::from_mode(0o600))
+        .unwrap();
 }
 
 /// The text of a report without what differs from run to run: addresses, folders, durations, dates.
@@ -178,9 +183,10 @@ async fn what_is_doubtful_about_a_working_upstream_is_a_warning() {
 #[tokio::test]
 async fn bad_files_are_all_found_and_keep_from_connecting() {
     let (mut upstream, _server) = Scene::new().listen().await;
-    upstream.tls.private_key_file = upstream.tls.ca_file.clone();
+    let files = files_of(&mut upstream);
+    files.private_key_file = files.ca_file.clone();
+    files.ca_file.set_extension("absent");
     upstream.tls.server_name = Some("not a name".to_owned());
-    upstream.tls.ca_file.set_extension("absent");
     let report = check(&config(upstream), Reach::Online).await;
     let found = sentences(&report);
     assert_eq!(found.len(), 3, "{found:#?}");

@@ -17,25 +17,88 @@ use super::error::shown;
 
 /// Every table and its keys; `NAME` stands for a name that the operator chose, the first entry for the top of the file.
 pub(super) const SCHEMA: &[(&str, &[&str])] = &[
-    ("", &["workers", "drain_timeout", "admin", "log", "upstream", "listener"]),
+    (
+        "",
+        &[
+            "workers",
+            "drain_timeout",
+            "trust_domain",
+            "trust_domain_aliases",
+            "admin",
+            "log",
+            "metrics",
+            "upstream",
+            "listener",
+            "identity",
+        ],
+    ),
     ("admin", &["address"]),
     ("log", &["format", "level"]),
-    ("upstream.NAME", &["address", "connect_timeout", "tcp_keepalive", "tls"]),
-    ("upstream.NAME.tls", &["certificate_file", "private_key_file", "ca_file", "server_name", "verify", "min_version"]),
+    ("metrics", &["principals"]),
+    (
+        "upstream.NAME",
+        &[
+            "address",
+            "connect_timeout",
+            "tcp_keepalive",
+            "warm_connections",
+            "warm_connections_max",
+            "certificate_recycle_after",
+            "tls",
+        ],
+    ),
+    (
+        "upstream.NAME.tls",
+        &[
+            "certificate_file",
+            "private_key_file",
+            "private_key_password_file",
+            "spiffe_socket",
+            "ca_file",
+            "crl_file",
+            "server_name",
+            "verify",
+            "server_identities",
+            "legacy_certificates",
+            "min_version",
+        ],
+    ),
     (
         "listener.NAME",
         &[
             "address",
             "upstream",
+            "mode",
+            "principal",
+            "proxy_protocol",
+            "proxy_trusted",
+            "proxy_identity_tlv",
             "max_connections",
             "allow_remote_plaintext",
             "socket_permissions",
             "idle_timeout",
             "max_lifetime",
             "tcp_keepalive",
+            "tls",
         ],
     ),
+    (
+        "listener.NAME.tls",
+        &[
+            "certificate_file",
+            "private_key_file",
+            "private_key_password_file",
+            "ca_file",
+            "crl_file",
+            "legacy_certificates",
+            "min_version",
+        ],
+    ),
+    (ENTRY_OF_IDENTITY, &["principal", "sources", "uids"]),
 ];
+
+/// One of the tables under `[[identity]]`. No variable can have such a path.
+const ENTRY_OF_IDENTITY: &str = "[identity]";
 
 /// The candidate that `given` was most likely meant to be, if any is near.
 pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -188,6 +251,50 @@ impl<'a> Section<'a> {
         Self { origin, is_table, ..section }
     }
 
+    /// Whether anything stands under `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Notes that `key` stands where it cannot, and takes it away.
+    pub(super) fn misplaced(&mut self, key: &str, sentence: &str) {
+        if let Some(value) = self.take(key) {
+            let origin = self.journal.origin(&value);
+            self.journal.note(joined(&self.path, key), None, origin, sentence.to_owned());
+        }
+    }
+
+    /// Notes that `key` is missing.
+    pub(super) fn missing(&self, key: &str, what: &str) {
+        if self.is_table {
+            self.note_missing(key, what);
+        }
+    }
+
+    /// The tables `[[identity]]`, in their order.
+    pub(super) fn identities(&mut self) -> Vec<Section<'a>> {
+        const WRONG: &str = "must be tables, each begun by a line [[identity]]; no variable can hold them";
+        let Some(value) = self.take("identity") else { return Vec::new() };
+        let origin = self.journal.origin(&value);
+        let Value::Array(_, entries) = value else {
+            self.journal.note("identity".to_owned(), Some(shown(&value)), origin, WRONG.to_owned());
+            return Vec::new();
+        };
+        let entry = |(index, value)| match value {
+            Value::Dict(_, values) => {
+                // Counted from 1, as people do.
+                let path = format!("identity[{}]", index + 1);
+                Some(Self::open(self.journal, path, ENTRY_OF_IDENTITY.to_owned(), values))
+            }
+            value => {
+                let origin = self.journal.origin(&value);
+                self.journal.note("identity".to_owned(), Some(shown(&value)), origin, WRONG.to_owned());
+                None
+            }
+        };
+        entries.into_iter().enumerate().filter_map(entry).collect()
+    }
+
     /// The tables below `key` by their names; that there is none is a problem.
     ///
     /// A name with a problem is noted, and its table read all the same.
@@ -289,6 +396,35 @@ impl Given<'_> {
         let hint = if quotes { ", without quotes" } else { "" };
         let number = number.filter(|number| (min..=max).contains(number));
         number.ok_or_else(|| format!("must be a whole number from {min} to {max}{hint}"))
+    }
+
+    /// A list of texts, none of them empty; a variable has them with commas between.
+    ///
+    /// `what` says what one of them should be, with an example in quotes.
+    pub(super) fn texts(&self, what: &str) -> Result<Vec<&str>, String> {
+        let wrong = || format!("must be a list of texts in quotes, each {what}");
+        let texts: Option<Vec<&str>> = match (self.value, self.origin) {
+            (Value::Array(_, entries), _) => entries.iter().map(Value::as_str).collect(),
+            (Value::String(_, text), Origin::Variable(_)) if text.is_empty() => Some(Vec::new()),
+            (Value::String(_, text), Origin::Variable(_)) => Some(text.split(',').map(str::trim).collect()),
+            _ => None,
+        };
+        texts.filter(|texts| texts.iter().all(|text| !text.is_empty())).ok_or_else(wrong)
+    }
+
+    /// A list of whole numbers that fit; a variable has them with commas between.
+    pub(super) fn numbers(&self) -> Result<Vec<u32>, String> {
+        let numbers: Option<Vec<u32>> = match (self.value, self.origin) {
+            (Value::Array(_, entries), _) => {
+                let number = |value: &Value| value.to_i128().and_then(|number| u32::try_from(number).ok());
+                entries.iter().map(number).collect()
+            }
+            (Value::String(_, text), Origin::Variable(_)) => {
+                text.split(',').map(|text| text.trim().parse().ok()).collect()
+            }
+            _ => None,
+        };
+        numbers.ok_or_else(|| format!("must be a list of whole numbers from 0 to {}, as in [1001]", u32::MAX))
     }
 
     /// `true` or `false`.

@@ -8,6 +8,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::values::{HostPort, ListenAddress};
 
 /// The whole configuration after checking; every path is absolute.
@@ -21,6 +23,14 @@ pub struct Config {
     pub admin: AdminConfig,
     /// Where log lines go and how they look.
     pub log: LogConfig,
+    /// What metrics show beyond their fixed labels.
+    pub metrics: MetricsConfig,
+    /// Our own trust domain, as `cluster.local`. `None`: that of the SPIFFE id in our upstream client certificate.
+    pub trust_domain: Option<String>,
+    /// Trust domains that count as our own.
+    pub trust_domain_aliases: Vec<String>,
+    /// Who sources are that show no certificate, in the order of the file.
+    pub identities: Vec<IdentityConfig>,
     /// Upstreams by name; at least one, and every listener names one of them.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
     /// Listeners by name; at least one, no two with the same address.
@@ -72,6 +82,25 @@ pub enum LogLevel {
     Trace,
 }
 
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetricsConfig {
+    /// Principals that metrics name, exact or with a `*` at one end; all others count as `other`. Default: none, and no
+    /// such label.
+    pub principals: Vec<String>,
+}
+
+/// One `[[identity]]`: who a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// A SPIFFE id without `spiffe://`, or a distinguished name.
+    pub principal: String,
+    /// Addresses that it is for; with `uids`, never both empty.
+    pub sources: Vec<IpNet>,
+    /// Users of this machine that it is for, when they connect through a unix socket.
+    pub uids: Vec<u32>,
+}
+
 /// `[upstream.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
@@ -83,6 +112,13 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// Idle time before the first keepalive probe towards mongod. `None` is off. Default: 2 min; 1 s to 9 h.
     pub tcp_keepalive: Option<Duration>,
+    /// Spare connections kept ready; 0 is off. Default: 2; at most 1,000.
+    pub warm_connections: usize,
+    /// As many as that when many clients come. Default: 16, or `warm_connections` where that is more; at most 1,000 and
+    /// never below `warm_connections`.
+    pub warm_connections_max: usize,
+    /// By when connections made with replaced certificates are gone. Default: 10 min; 1 s to 24 h.
+    pub certificate_recycle_after: Duration,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTlsConfig,
 }
@@ -90,18 +126,63 @@ pub struct UpstreamConfig {
 /// `[upstream.NAME.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTlsConfig {
-    /// Our certificate, then its chain, PEM; may also hold the key. Required.
-    pub certificate_file: PathBuf,
-    /// The key, PEM. Default: `certificate_file`.
-    pub private_key_file: PathBuf,
-    /// The authorities that a server certificate may come from, PEM. Required.
-    pub ca_file: PathBuf,
+    /// Where our certificate and the authorities come from. Required.
+    pub source: MaterialSource,
     /// SNI, and the name that is verified; a DNS name or an IP address. Default: the host of the address.
     pub server_name: Option<String>,
     /// Default: full.
     pub verify: Verify,
+    /// URIs of which a server certificate must have one, instead of the name. Default: none.
+    pub server_identities: Vec<String>,
+    /// Whether server certificates of X.509 version 1, and those with a common name only, are taken. Default: false.
+    pub legacy_certificates: bool,
     /// Default: 1.2.
     pub min_version: TlsVersion,
+}
+
+impl UpstreamTlsConfig {
+    /// The files of our certificate, unless it comes from elsewhere.
+    pub fn files(&self) -> Option<&TlsFiles> {
+        match &self.source {
+            MaterialSource::Files(files) => Some(files),
+            MaterialSource::WorkloadApi(_) => None,
+        }
+    }
+}
+
+/// Where certificates and keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MaterialSource {
+    /// PEM files.
+    Files(TlsFiles),
+    /// The SPIFFE Workload API: `spiffe_socket`.
+    WorkloadApi(WorkloadApi),
+}
+
+/// The PEM files of one side of TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate, then its chain; may also hold the key. Required.
+    pub certificate_file: PathBuf,
+    /// The key. Default: `certificate_file`.
+    pub private_key_file: PathBuf,
+    /// What the key is encrypted with, where it is.
+    pub private_key_password_file: Option<PathBuf>,
+    /// The authorities that the other side's certificate may come from. Required.
+    pub ca_file: PathBuf,
+    /// Revocation lists of these authorities.
+    pub crl_file: Option<PathBuf>,
+}
+
+/// An agent that hands out certificates, as SPIRE's does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApi {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// The authorities that mongod's certificate may come from. Default: those that the agent names.
+    pub ca_file: Option<PathBuf>,
+    /// Revocation lists of the authorities.
+    pub crl_file: Option<PathBuf>,
 }
 
 /// `verify`: what of a server certificate is checked.
@@ -122,6 +203,50 @@ pub enum TlsVersion {
     V1_3,
 }
 
+/// `mode`: what a listener takes, as in a mesh's `PeerAuthentication`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Clients without TLS.
+    Plaintext,
+    /// Clients with mutual TLS, and clients without TLS.
+    Permissive,
+    /// Clients with mutual TLS.
+    Strict,
+}
+
+impl Mode {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Permissive => "permissive",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// `proxy_protocol`: whether connections begin with a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None does.
+    Off,
+    /// Those of trusted sources may.
+    Optional,
+    /// All do, and come from trusted sources.
+    Required,
+}
+
+/// `[listener.NAME.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTlsConfig {
+    /// What clients are shown, and the authorities that their certificates may come from.
+    pub files: TlsFiles,
+    /// Default: 1.2.
+    pub min_version: TlsVersion,
+    /// Whether client certificates of X.509 version 1 are taken. Default: false.
+    pub legacy_certificates: bool,
+}
+
 /// `[listener.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
@@ -131,9 +256,22 @@ pub struct ListenerConfig {
     pub address: ListenAddress,
     /// Name of the upstream that this listener leads to. Required; must exist.
     pub upstream: String,
+    /// Default: plaintext.
+    pub mode: Mode,
+    /// `[listener.NAME.tls]`; there unless the mode is plaintext.
+    pub tls: Option<ListenerTlsConfig>,
+    /// Who a client of this listener is, where nothing better says so.
+    pub principal: Option<String>,
+    /// Default: off.
+    pub proxy_protocol: ProxyProtocol,
+    /// Sources that may send a PROXY header; not empty unless `proxy_protocol` is off or the address a unix socket, whose
+    /// file's mode decides.
+    pub proxy_trusted: Vec<IpNet>,
+    /// Type of the TLV that holds a client's SPIFFE id, beside 0xD0.
+    pub proxy_identity_tlv: Option<u8>,
     /// Connections at one time; the one above gets an error. Default: 10,000; 1 to 1,000,000.
     pub max_connections: usize,
-    /// Needed for an address other than loopback. Default: false.
+    /// Needed for an address other than loopback, unless the mode is strict. Default: false.
     pub allow_remote_plaintext: bool,
     /// Mode of a unix socket's file, written `"0660"`. Default: 0700, as mongod's `filePermissions`; at most 0777.
     pub socket_permissions: u32,

@@ -57,7 +57,10 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.admin.address, "127.0.0.1:9717".parse().unwrap());
     let upstream = &config.upstreams["orders"];
     assert_eq!((upstream.name.as_str(), upstream.address.to_string().as_str()), ("orders", "mongo:27017"));
-    assert_eq!(upstream.tls.private_key_file, upstream.tls.certificate_file);
+    let files = upstream.tls.files().unwrap();
+    assert_eq!(files.private_key_file, files.certificate_file);
+    assert_eq!((upstream.warm_connections, upstream.warm_connections_max), (2, 16));
+    assert_eq!(upstream.certificate_recycle_after, std::time::Duration::from_mins(10));
     let listener = &config.listeners["orders"];
     assert_eq!((listener.max_connections, listener.socket_permissions), (10_000, 0o700));
     assert_eq!((listener.idle_timeout, listener.max_lifetime), (None, None));
@@ -68,7 +71,7 @@ fn relative_paths_begin_where_the_file_is_also_those_of_the_environment() {
     let key = ("MONGATE_UPSTREAM__ORDERS__TLS__PRIVATE_KEY_FILE", "keys/client.key");
     let socket = ("MONGATE_LISTENER__ORDERS__ADDRESS", "unix:run/m.sock");
     let config = parse(LEAST, &[key, socket]).unwrap();
-    let tls = &config.upstreams["orders"].tls;
+    let tls = config.upstreams["orders"].tls.files().unwrap();
     assert_eq!(tls.certificate_file, Path::new("/etc/mongate/client.pem"));
     assert_eq!(tls.private_key_file, Path::new("/etc/mongate/keys/client.key"));
     assert_eq!(tls.ca_file, Path::new("/etc/ca.pem"));
@@ -88,7 +91,10 @@ fn a_variable_is_taken_as_the_text_that_it_is() {
     let config = parse(LEAST, &environment).unwrap();
     let (tls, listener) = (&config.upstreams["orders"].tls, &config.listeners["orders"]);
     assert_eq!(config.workers.get(), 7);
-    assert_eq!((tls.min_version, tls.ca_file.as_path()), (TlsVersion::V1_3, Path::new("/etc/mongate/1001")));
+    assert_eq!(
+        (tls.min_version, tls.files().unwrap().ca_file.as_path()),
+        (TlsVersion::V1_3, Path::new("/etc/mongate/1001"))
+    );
     assert_eq!((listener.socket_permissions, listener.allow_remote_plaintext), (0o660, true));
     assert_eq!(listener.tcp_keepalive, None);
 }
@@ -239,7 +245,7 @@ fn a_file_is_read_from_where_it_was_named() {
     file.write_all(LEAST.as_bytes()).unwrap();
     let loaded = Config::load(Some(file.path())).unwrap();
     assert_eq!(loaded.file, file.path());
-    let certificate = &loaded.config.upstreams["orders"].tls.certificate_file;
+    let certificate = &loaded.config.upstreams["orders"].tls.files().unwrap().certificate_file;
     assert_eq!(*certificate, file.path().with_file_name("client.pem"));
 }
 
@@ -252,4 +258,75 @@ fn a_file_that_cannot_be_read_is_named() {
     let file = directory.path().join("mongate.toml");
     let error = Config::load(Some(&file)).unwrap_err();
     assert_eq!(error.to_string(), format!("no configuration file at {}; --config FILE names another", file.display()));
+}
+
+#[test]
+fn who_clients_are_is_read_from_the_file_and_the_environment() {
+    let text = format!(
+        "trust_domain = \"cluster.local\"\ntrust_domain_aliases = [\"old.local\"]\n{LEAST}mode = \"permissive\"\n\
+         proxy_protocol = \"optional\"\nproxy_trusted = [\"10.0.0.0/8\", \"::1\"]\nproxy_identity_tlv = 0xE4\n\
+         tls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n\
+         [[identity]]\nprincipal = \"cluster.local/ns/a/sa/b\"\nsources = [\"10.1.3.0/24\"]\nuids = [0, 1001]\n"
+    );
+    let environment = [("MONGATE_METRICS__PRINCIPALS", "a/b, c/*"), ("MONGATE_TRUST_DOMAIN_ALIASES", "x,y.z")];
+    let config = parse(&text, &environment).unwrap();
+    assert_eq!(config.trust_domain.as_deref(), Some("cluster.local"));
+    assert_eq!(config.trust_domain_aliases, ["x", "y.z"]);
+    assert_eq!(config.metrics.principals, ["a/b", "c/*"]);
+    let listener = &config.listeners["orders"];
+    assert_eq!((listener.mode, listener.proxy_protocol), (Mode::Permissive, ProxyProtocol::Optional));
+    let trusted: Vec<_> = listener.proxy_trusted.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (trusted, listener.proxy_identity_tlv),
+        (vec!["10.0.0.0/8".to_owned(), "::1/128".to_owned()], Some(0xE4))
+    );
+    assert_eq!(listener.tls.as_ref().unwrap().files.ca_file, Path::new("/etc/mongate/mesh.pem"));
+    let identity = &config.identities[0];
+    assert_eq!((identity.principal.as_str(), identity.uids.as_slice()), ("cluster.local/ns/a/sa/b", &[0, 1001][..]));
+}
+
+#[test]
+fn who_clients_are_can_be_wrong_in_many_ways() {
+    check_listener("mode = \"mtls\"", "must be \"plaintext\", \"permissive\" or \"strict\"");
+    check_listener("principal = \"spiffe://a/b\"", "is written without its scheme: \"a/b\"");
+    check_listener("principal = \"a/*\"", "must be a SPIFFE id");
+    check_listener("proxy_protocol = \"required\"", "proxy_trusted (config.toml): is missing; name the proxies");
+    check_listener("proxy_trusted = [\"10.0.0.1/8\"]", "the network is \"10.0.0.0/8\"");
+    check_listener("proxy_trusted = [\"mongo\"]", "which is no IP address or network");
+    check_listener("proxy_trusted = \"10.0.0.0/8\"", "must be a list of texts in quotes");
+    check_listener("proxy_identity_tlv = 0x22", "from 224 to 247");
+    check_listener("tls.ca_file = \"a.pem\"", "listener.orders.tls (config.toml): is not used in mode = \"plaintext\"");
+    let strict = problems(&format!("{LEAST}mode = \"strict\"\n"), &[]);
+    assert_eq!(strict.len(), 2, "{strict:?}");
+    assert!(
+        strict[0].contains("listener.orders.tls.ca_file (config.toml): is missing; name the PEM file"),
+        "{strict:?}"
+    );
+
+    check_one(&format!("trust_domain = \"spiffe://a\"\n{LEAST}"), "must be a trust domain");
+    check_one(&format!("trust_domain = \"Cluster.Local\"\n{LEAST}"), "must be a trust domain");
+    check_one(&format!("trust_domain_aliases = [\"a b\"]\n{LEAST}"), "which is no trust domain");
+    check_one(&format!("identity = 1\n{LEAST}"), "must be tables, each begun by a line [[identity]]");
+    let entry = "[[identity]]\nprincipal = \"a/b\"\n";
+    check_one(&format!("{LEAST}{entry}"), "identity[1].sources (config.toml): is missing; say for whom");
+    check_one(&format!("{LEAST}{entry}uids = [-1]\n"), "must be a list of whole numbers");
+    check_one(&format!("{LEAST}{entry}source = []\nuids = [1]\n"), "did you mean sources?");
+}
+
+#[test]
+fn our_certificate_comes_from_files_or_from_an_agent() {
+    let agent = |line: &str| {
+        LEAST.replace("tls.certificate_file = \"client.pem\"", line).replace("tls.ca_file = \"/etc/ca.pem\"", "")
+    };
+    let config = parse(&agent("tls.spiffe_socket = \"unix:///run/agent.sock\""), &[]).unwrap();
+    let expected = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
+    assert_eq!(config.upstreams["orders"].tls.source, MaterialSource::WorkloadApi(expected));
+    check_one(&agent("tls.spiffe_socket = \"tcp:127.0.0.1:1\""), "the agent's unix socket");
+    let both = "tls.certificate_file = \"client.pem\"\ntls.spiffe_socket = \"unix:/a\"";
+    check_one(&agent(both), "certificate_file (config.toml): stands beside spiffe_socket");
+    check_replaced(
+        "address = \"mongo:27017\"",
+        "address = \"mongo:27017\"\nwarm_connections_max = 1",
+        "is below warm_connections = 2",
+    );
 }

@@ -11,6 +11,7 @@ use crate::lifecycle::readiness::Condition;
 use crate::relay::{Limits, RelayEnd};
 use crate::telemetry::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
+use crate::tls::ClientTls;
 use crate::upstream::{ConnectError, Connector, UpstreamHealth, UpstreamStream};
 
 /// What a listener leads to, and what its connections share.
@@ -59,6 +60,13 @@ impl Upstream {
             Err(error) => self.note_failure(error),
         }
         result
+    }
+
+    /// Makes all further connections with `tls`.
+    pub fn renew(&self, tls: ClientTls) {
+        self.connector.renew(tls);
+        // Readiness is to tell of the new set, not of the old one.
+        self.failed.notify_one();
     }
 
     /// Measures a failure, and logs it unless the same was logged a moment ago.

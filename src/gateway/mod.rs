@@ -144,7 +144,7 @@ impl BoundGateway {
 fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
     let (mut made, mut errors) = (BTreeMap::new(), Vec::new());
     for (name, section) in &config.upstreams {
-        match Connector::new(section, section.tcp_keepalive) {
+        match Connector::new(section) {
             Ok(connector) => {
                 tell_expiry(name, &connector);
                 let upstream = Upstream {

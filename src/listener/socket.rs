@@ -131,6 +131,7 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Mode, ProxyProtocol};
     use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
@@ -139,6 +140,12 @@ mod tests {
             name: "orders".to_owned(),
             address,
             upstream: "orders".to_owned(),
+            mode: Mode::Plaintext,
+            tls: None,
+            principal: None,
+            proxy_protocol: ProxyProtocol::Off,
+            proxy_trusted: Vec::new(),
+            proxy_identity_tlv: None,
             max_connections: 1,
             allow_remote_plaintext: false,
             socket_permissions: 0o640,

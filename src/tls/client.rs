@@ -44,6 +44,12 @@ pub enum ClientTlsError {
     /// A file that cannot be used.
     #[error(transparent)]
     Material(#[from] MaterialError),
+    /// They come from elsewhere.
+    #[error("upstream.{upstream}.tls: the certificate comes from the SPIFFE Workload API, not from files")]
+    NoFiles {
+        /// Name of the upstream.
+        upstream: String,
+    },
     /// A name that no certificate can have.
     #[error("{key}: {value:?} is neither a DNS name nor an IP address")]
     ServerName {
@@ -62,6 +68,7 @@ impl ClientTlsError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Material(error) => error.remedy(),
+            Self::NoFiles { .. } => "set certificate_file and ca_file in its table".to_owned(),
             Self::ServerName { .. } => "set server_name to a name that stands in mongod's certificate".to_owned(),
             Self::Unusable(_) => "this is a defect of mongate: please report it".to_owned(),
         }
@@ -72,8 +79,10 @@ impl ClientTls {
     /// Reads the files of an upstream and makes its configuration.
     pub fn load(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let credentials = Credentials::read(&upstream.name, &upstream.tls)?;
-        let authorities = Authorities::read(&upstream.name, &upstream.tls)?;
+        let no_files = || ClientTlsError::NoFiles { upstream: upstream.name.clone() };
+        let files = upstream.tls.files().ok_or_else(no_files)?;
+        let credentials = Credentials::read(&upstream.name, files)?;
+        let authorities = Authorities::read(&upstream.name, files)?;
         let server_name = parse_server_name(upstream)?;
         let witness = Arc::new(Witness::default());
         let verifier = Verifier {

@@ -15,7 +15,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
-use crate::config::UpstreamTlsConfig;
+use crate::config::TlsFiles;
 use crate::identity::{CertificateFacts, public_key_bits};
 
 /// Bytes of a PEM file: a bundle of all public authorities has a quarter of it.
@@ -124,18 +124,18 @@ impl Credentials {
     }
 
     /// Reads the certificate and key of `upstream.NAME.tls`.
-    pub fn read(upstream: &str, config: &UpstreamTlsConfig) -> Result<Self, MaterialError> {
-        let certificate_source = Source::new(upstream, "certificate_file", &config.certificate_file);
+    pub fn read(upstream: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
+        let certificate_source = Source::new(upstream, "certificate_file", &files.certificate_file);
         // Where one file holds both, the operator may never have written the other key.
-        let key_source = if config.private_key_file == config.certificate_file {
+        let key_source = if files.private_key_file == files.certificate_file {
             certificate_source.clone()
         } else {
-            Source::new(upstream, "private_key_file", &config.private_key_file)
+            Source::new(upstream, "private_key_file", &files.private_key_file)
         };
         let certificates = certificate_source.certificates()?;
         let signing_key = key_source.private_key()?;
         let wrong_key = |position| {
-            let certificate_file = config.certificate_file.clone();
+            let certificate_file = files.certificate_file.clone();
             key_source.error(Problem::WrongKey { certificate_file, position })
         };
         match certificates.iter().position(|(_, facts)| is_pair(facts, signing_key.as_ref())) {
@@ -157,8 +157,8 @@ impl Authorities {
     ///
     /// Takes certificates that may sign others (version 1 cannot say so and is taken), and self-issued ones, which lets a
     /// server's own certificate stand for itself. Others in the file are passed over: rustls would let them sign.
-    pub fn read(upstream: &str, config: &UpstreamTlsConfig) -> Result<Self, MaterialError> {
-        let source = Source::new(upstream, "ca_file", &config.ca_file);
+    pub fn read(upstream: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
+        let source = Source::new(upstream, "ca_file", &files.ca_file);
         let mut roots = RootCertStore::empty();
         let mut taken = Vec::new();
         let mut first_subject = None;
@@ -378,20 +378,21 @@ mod tests {
     use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
     use super::*;
-    use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, pem};
+    use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, files_of, pem};
 
     /// Reads `certificate` and `key` from two files; without a key, everything from one.
     fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
         let folder = Folder::new();
         let authority = Authority::new("Acme CA");
         let mut upstream = folder.upstream(1, &authority.issue("unused", &[]), &authority.pem);
-        upstream.tls.certificate_file = folder.write("c.pem", certificate);
-        upstream.tls.private_key_file = match key {
+        let files = files_of(&mut upstream);
+        files.certificate_file = folder.write("c.pem", certificate);
+        files.private_key_file = match key {
             Some(key) => folder.write("k.pem", key),
-            None => upstream.tls.certificate_file.clone(),
+            None => files.certificate_file.clone(),
         };
         let folder = format!("{}/", folder.path().display());
-        Credentials::read("orders", &upstream.tls).map_err(|error| {
+        Credentials::read("orders", files).map_err(|error| {
             assert!(!error.remedy().is_empty());
             error.to_string().replace(&folder, "")
         })
@@ -400,9 +401,10 @@ mod tests {
     fn read_authorities(ca: impl AsRef<[u8]>) -> Result<Authorities, String> {
         let folder = Folder::new();
         let mut upstream = folder.upstream(1, &Authority::new("Acme CA").issue("unused", &[]), "");
-        upstream.tls.ca_file = folder.write("ca.pem", ca);
+        let files = files_of(&mut upstream);
+        files.ca_file = folder.write("ca.pem", ca);
         let folder = format!("{}/", folder.path().display());
-        Authorities::read("orders", &upstream.tls).map_err(|error| error.to_string().replace(&folder, ""))
+        Authorities::read("orders", files).map_err(|error| error.to_string().replace(&folder, ""))
     }
 
     fn client() -> Pair {
@@ -540,8 +542,9 @@ mod tests {
         let folder = Folder::new();
         let mut upstream = folder.upstream(1, &client(), "");
         let mut check = |file: PathBuf, expected: &str, remedy: &str| {
-            upstream.tls.certificate_file = file;
-            let error = Credentials::read("orders", &upstream.tls).unwrap_err();
+            let files = files_of(&mut upstream);
+            files.certificate_file = file;
+            let error = Credentials::read("orders", files).unwrap_err();
             assert_eq!(error.problem.to_string(), expected);
             assert!(error.remedy().starts_with(remedy), "{}", error.remedy());
         };

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
-use crate::config::{HostPort, TlsVersion, UpstreamConfig, UpstreamTlsConfig, Verify};
+use crate::config::{HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig, Verify};
 
 /// Somebody who signs.
 pub(crate) struct Authority {
@@ -153,16 +153,33 @@ impl Folder {
             name: "orders".to_owned(),
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
-            tcp_keepalive: None,
+            tcp_keepalive: Some(Duration::from_mins(2)),
+            warm_connections: 0,
+            warm_connections_max: 0,
+            certificate_recycle_after: Duration::from_mins(10),
             tls: UpstreamTlsConfig {
-                private_key_file: certificate_file.clone(),
-                certificate_file,
-                ca_file: self.write("ca.pem", authority),
+                source: MaterialSource::Files(TlsFiles {
+                    private_key_file: certificate_file.clone(),
+                    certificate_file,
+                    private_key_password_file: None,
+                    ca_file: self.write("ca.pem", authority),
+                    crl_file: None,
+                }),
                 server_name: None,
                 verify: Verify::Full,
+                server_identities: Vec::new(),
+                legacy_certificates: false,
                 min_version: TlsVersion::V1_2,
             },
         }
+    }
+}
+
+/// The files of `upstream`, to be changed.
+pub(crate) fn files_of(upstream: &mut UpstreamConfig) -> &mut TlsFiles {
+    match &mut upstream.tls.source {
+        MaterialSource::Files(files) => files,
+        MaterialSource::WorkloadApi(_) => unreachable!("the test's upstream has files"),
     }
 }
 

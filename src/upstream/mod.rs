@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bson::rawdoc;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
@@ -44,9 +45,15 @@ use target::Target;
 /// only within a handshake.
 #[derive(Debug)]
 pub struct Connector {
+    config: UpstreamConfig,
+    current: ArcSwap<Current>,
+}
+
+/// One set of certificates, and what is said about connections made with it.
+#[derive(Debug)]
+struct Current {
+    tls: Arc<ClientTls>,
     target: Arc<Target>,
-    tls: ClientTls,
-    tcp_keepalive: Option<Duration>,
 }
 
 /// A proven connection: nothing is on its way in either direction, and no client's byte was sent on it.
@@ -56,6 +63,8 @@ pub struct Connector {
 pub struct UpstreamStream {
     /// The socket and its TLS session; `into_inner` takes them apart.
     pub tls: TlsStream<TcpStream>,
+    /// The certificates that it was made with.
+    pub made_with: Arc<ClientTls>,
     /// The address, of those that the name has, that answered.
     pub address: SocketAddr,
     /// What was agreed on.
@@ -79,32 +88,37 @@ pub struct HandshakeFacts {
 
 impl Connector {
     /// Reads the files of `upstream` and prepares its connections.
-    ///
-    /// `tcp_keepalive` is the idle time before the first keepalive probe; `None` leaves keepalive off.
-    pub fn new(upstream: &UpstreamConfig, tcp_keepalive: Option<Duration>) -> Result<Self, ClientTlsError> {
+    pub fn new(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
         let tls = ClientTls::load(upstream)?;
-        let target = Arc::new(Target::new(upstream, &tls));
-        Ok(Self { target, tls, tcp_keepalive })
+        let current = ArcSwap::from_pointee(Current::new(upstream, tls));
+        Ok(Self { config: upstream.clone(), current })
     }
 
-    /// What the connector was made from: certificates, authorities, and what handshakes showed.
-    pub fn tls(&self) -> &ClientTls {
-        &self.tls
+    /// What connections are made with now: certificates, authorities, and what handshakes showed.
+    pub fn tls(&self) -> Arc<ClientTls> {
+        Arc::clone(&self.current.load().tls)
+    }
+
+    /// Makes all further connections with `tls`; those that are there already stay as they are.
+    ///
+    /// A connection that is being made may still be of the old set: see [`UpstreamStream::made_with`].
+    pub fn renew(&self, tls: ClientTls) {
+        self.current.store(Arc::new(Current::new(&self.config, tls)));
     }
 
     /// Name of the upstream in the configuration.
     pub fn upstream(&self) -> &str {
-        &self.target.upstream
+        &self.config.name
     }
 
     /// Where it is, as configured.
     pub fn address(&self) -> &HostPort {
-        &self.target.address
+        &self.config.address
     }
 
     /// Time for one connection, all steps together.
     pub fn connect_timeout(&self) -> Duration {
-        self.target.connect_timeout
+        self.config.connect_timeout
     }
 
     /// Opens a connection and proves it: name lookup, TCP, TLS and a `ping`, all within `connect_timeout`.
@@ -112,7 +126,7 @@ impl Connector {
     /// The addresses of the name are tried in turn, each with an equal share of the time that is left.
     /// Cancel safe: dropping the future closes what was opened.
     pub async fn connect(&self) -> Result<UpstreamStream, ConnectError> {
-        self.connect_by(Instant::now() + self.target.connect_timeout).await
+        self.connect_by(Instant::now() + self.config.connect_timeout).await
     }
 
     async fn connect_by(&self, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
@@ -122,13 +136,13 @@ impl Connector {
 
     /// First step: looks the upstream's name up. Never empty.
     pub async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let lookup = dial::resolve(&self.target.address);
+        let lookup = dial::resolve(&self.config.address);
         self.within(deadline, Phase::Resolve, lookup).await.map_err(|failure| self.error(None, failure))
     }
 
     /// Second step: opens a TCP connection to one of the addresses.
     pub async fn dial(&self, address: SocketAddr, deadline: Instant) -> Result<TcpStream, ConnectError> {
-        let tcp = self.within(deadline, Phase::Connect, dial::tcp(address, self.tcp_keepalive)).await;
+        let tcp = self.within(deadline, Phase::Connect, dial::tcp(address, self.config.tcp_keepalive)).await;
         tcp.map_err(|failure| self.error(Some(address), failure.at(address)))
     }
 
@@ -140,15 +154,16 @@ impl Connector {
         deadline: Instant,
     ) -> Result<UpstreamStream, ConnectError> {
         let started = Instant::now();
-        let connector = TlsConnector::from(Arc::clone(&self.tls.config));
+        let made_with = self.tls();
+        let connector = TlsConnector::from(Arc::clone(&made_with.config));
         let handshake = async {
-            let tls = connector.connect(self.tls.server_name.clone(), tcp).await;
-            tls.map_err(|cause| error::of_handshake(cause, &self.tls))
+            let tls = connector.connect(made_with.server_name.clone(), tcp).await;
+            tls.map_err(|cause| error::of_handshake(cause, &made_with))
         };
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
         let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
         let handshake = HandshakeFacts::of(&tls, started.elapsed());
-        Ok(UpstreamStream { tls, address, handshake })
+        Ok(UpstreamStream { tls, made_with, address, handshake })
     }
 
     /// Fourth step: proves the connection with a `ping`.
@@ -156,7 +171,7 @@ impl Connector {
         let ping = rawdoc! { "ping": 1, "$db": "admin" };
         let proof = async {
             let answer = exchange::ask(&mut stream.tls, &ping).await;
-            answer.map_err(|cause| error::of_proof(cause, &self.tls))
+            answer.map_err(|cause| error::of_proof(cause, &stream.made_with))
         };
         let proof = self.within(deadline, Phase::Proof, proof).await;
         proof.map(|_| ()).map_err(|failure| self.error(Some(stream.address), failure))
@@ -177,7 +192,7 @@ impl Connector {
                 Err(error) => failures.push((address, error.into_failure())),
             }
         }
-        let (address, failure) = error::most_telling(failures, self.target.connect_timeout);
+        let (address, failure) = error::most_telling(failures, self.config.connect_timeout);
         Err(self.error(address, failure))
     }
 
@@ -194,12 +209,19 @@ impl Connector {
         phase: Phase,
         step: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let limit = self.target.connect_timeout;
+        let limit = self.config.connect_timeout;
         tokio::time::timeout_at(deadline, step).await.unwrap_or(Err(Failure::TimedOut { phase, limit }))
     }
 
     fn error(&self, address: Option<SocketAddr>, failure: Failure) -> ConnectError {
-        ConnectError::new(Arc::clone(&self.target), address, failure)
+        ConnectError::new(Arc::clone(&self.current.load().target), address, failure)
+    }
+}
+
+impl Current {
+    fn new(upstream: &UpstreamConfig, tls: ClientTls) -> Self {
+        let target = Arc::new(Target::new(upstream, &tls));
+        Self { tls: Arc::new(tls), target }
     }
 }
 

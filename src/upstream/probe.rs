@@ -64,7 +64,7 @@ impl fmt::Display for Role {
 ///
 /// Cancel safe: dropping the future closes what was opened.
 pub async fn probe(connector: &Connector) -> Result<Probe, ConnectError> {
-    let deadline = Instant::now() + connector.target.connect_timeout;
+    let deadline = Instant::now() + connector.config.connect_timeout;
     let mut stream = connector.connect_by(deadline).await?;
     let server = identify(connector, &mut stream, deadline).await?;
     Ok(Probe { stream, server })

@@ -7,13 +7,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::Error as TlsError;
 
 use super::error::{CertificateRefusal, Failure, Phase};
-use crate::config::{HostPort, UpstreamConfig};
+use crate::config::{HostPort, MaterialSource, UpstreamConfig};
 use crate::identity::{CertificateFacts, DistinguishedName, date_text};
 use crate::tls::{CertificateRequest, ClientTls};
 
@@ -22,10 +21,9 @@ use crate::tls::{CertificateRequest, ClientTls};
 pub(super) struct Target {
     pub(super) upstream: String,
     pub(super) address: HostPort,
-    pub(super) connect_timeout: Duration,
     server_name: String,
-    certificate_file: PathBuf,
-    ca_file: PathBuf,
+    certificate_place: String,
+    authorities_place: String,
     certificate: CertificateFacts,
     /// Of our certificate and of those sent with it.
     issuers: Vec<DistinguishedName>,
@@ -36,13 +34,22 @@ impl Target {
     pub(super) fn new(upstream: &UpstreamConfig, tls: &ClientTls) -> Self {
         let credentials = &tls.credentials;
         let ours = credentials.certificates();
+        let (certificate_place, authorities_place) = match &upstream.tls.source {
+            MaterialSource::Files(files) => {
+                (files.certificate_file.display().to_string(), files.ca_file.display().to_string())
+            }
+            MaterialSource::WorkloadApi(agent) => {
+                let socket = format!("unix:{}", agent.socket.display());
+                let authorities = agent.ca_file.as_ref().map(|file| file.display().to_string());
+                (socket.clone(), authorities.unwrap_or(socket))
+            }
+        };
         Self {
             upstream: upstream.name.clone(),
             address: upstream.address.clone(),
-            connect_timeout: upstream.connect_timeout,
             server_name: tls.server_name.to_str().into_owned(),
-            certificate_file: upstream.tls.certificate_file.clone(),
-            ca_file: upstream.tls.ca_file.clone(),
+            certificate_place,
+            authorities_place,
             certificate: credentials.certificate.clone(),
             issuers: ours.map(|facts| facts.issuer.clone()).collect(),
             authorities: tls.authorities.certificates.iter().map(|facts| facts.subject.clone()).collect(),
@@ -208,12 +215,12 @@ impl Target {
             CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => format!(
                 "the authority was made anew under its old name: bring {} ({}) up to date with mongod's",
                 key("ca_file"),
-                self.ca_file.display(),
+                self.authorities_place,
             ),
             CertificateRefusal::UnknownIssuer => format!(
                 "put the authority that signed it into {} ({}), which has now: {}; if intermediates are missing, mongod must send them",
                 key("ca_file"),
-                self.ca_file.display(),
+                self.authorities_place,
                 listed(&self.authorities),
             ),
             CertificateRefusal::NameMismatch => {
@@ -268,7 +275,7 @@ impl Target {
         }
         remedy.push(format!(
             "the certificate is {}, and mongod's log has the reason under id 23255 or 23256",
-            self.certificate_file.display()
+            self.certificate_place
         ));
         remedy.join("; ")
     }

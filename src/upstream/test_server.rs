@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::{RawDocumentBuf, rawdoc};
 use rustls::version::{TLS12, TLS13};
@@ -78,7 +77,7 @@ impl Scene {
     /// A connector, and the server that it leads to.
     pub(crate) async fn start(self) -> (Connector, Server) {
         let (upstream, server) = self.listen().await;
-        (Connector::new(&upstream, Some(Duration::from_mins(2))).unwrap(), server)
+        (Connector::new(&upstream).unwrap(), server)
     }
 
     pub(crate) async fn connect(self) -> Result<UpstreamStream, ConnectError> {

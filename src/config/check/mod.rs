@@ -1,0 +1,131 @@
+//! From tables to the checked [`Config`]: defaults, bounds, and what one section says about another.
+//!
+//! Opens no file and looks up no name; certificates are read by whoever uses them.
+
+mod listener;
+mod readers;
+mod upstream;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use super::raw::Section;
+use super::sections::AdminConfig;
+use super::sections::Config;
+use super::sections::IdentityConfig;
+use super::sections::LogConfig;
+use super::sections::LogFormat;
+use super::sections::LogLevel;
+use super::sections::MetricsConfig;
+use super::values::ListenAddress;
+
+/// More threads than any machine has use for.
+const WORKERS_MAX: usize = 1024;
+
+/// Reads the whole file; relative paths begin at `directory`.
+///
+/// `None` or a configuration with placeholders if any problem was noted in the sections' journal.
+pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
+    let mut taken = Taken::default();
+    let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
+    let drain_timeout = top
+        .or("drain_timeout", Duration::from_secs(30), |given| readers::duration(given, Duration::ZERO, readers::HOUR));
+    let trust_domain = top.optional("trust_domain", readers::trust_domain);
+    let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), readers::trust_domains);
+    let admin = admin(top.table("admin"), &mut taken);
+    let log = log(top.table("log"));
+    let metrics = metrics(top.table("metrics"));
+
+    let upstreams = top.named_tables("upstream");
+    let names: Vec<String> = upstreams.iter().map(|(name, _)| name.clone()).collect();
+    let upstreams: Vec<_> =
+        upstreams.into_iter().map(|(name, section)| upstream::upstream(name, section, directory)).collect();
+    let listeners = top.named_tables("listener").into_iter();
+    let listeners: Vec<_> =
+        listeners.map(|(name, section)| listener::listener(name, section, &names, directory, &mut taken)).collect();
+    let identities: Vec<_> = top.identities().into_iter().map(identity).collect();
+
+    Some(Config {
+        workers,
+        drain_timeout,
+        trust_domain,
+        trust_domain_aliases,
+        admin,
+        log,
+        metrics,
+        identities: identities.into_iter().collect::<Option<_>>()?,
+        upstreams: upstreams.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
+        listeners: listeners.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
+    })
+}
+
+fn admin(mut section: Section<'_>, taken: &mut Taken) -> AdminConfig {
+    let default = AdminConfig::DEFAULT_ADDRESS;
+    let address = section.or("address", default, |given| match readers::listen_address(given)? {
+        ListenAddress::Tcp(address) => Ok(address),
+        ListenAddress::Unix(_) => {
+            Err("must be an IP address and port, as in \"127.0.0.1:9717\"; it cannot be a unix socket".to_owned())
+        }
+    });
+    // The default is taken too: a listener cannot have it.
+    taken.insert("admin.address", &ListenAddress::Tcp(address));
+    AdminConfig { address }
+}
+
+fn log(mut section: Section<'_>) -> LogConfig {
+    const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const LEVELS: &[(&str, LogLevel)] = &[
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    LogConfig {
+        format: section.or("format", LogFormat::Text, |given| readers::choice(given, FORMATS)),
+        level: section.or("level", LogLevel::Info, |given| readers::choice(given, LEVELS)),
+    }
+}
+
+fn metrics(mut section: Section<'_>) -> MetricsConfig {
+    MetricsConfig { principals: section.or("principals", Vec::new(), readers::principal_patterns) }
+}
+
+fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
+    let what = "say who it is, as in principal = \"cluster.local/ns/shop/sa/cart\"";
+    let principal = section.required("principal", what, readers::principal);
+    if !section.has("sources") && !section.has("uids") {
+        section.missing("sources", "say for whom it is, as in sources = [\"10.1.3.0/24\"] or uids = [1001]");
+    }
+    let sources = section.or("sources", Vec::new(), readers::networks);
+    let uids = section.or("uids", Vec::new(), readers::uids);
+    Some(IdentityConfig { principal: principal?, sources, uids })
+}
+
+/// The addresses that are spoken for, and by which key.
+#[derive(Default)]
+struct Taken(Vec<(ListenAddress, String)>);
+
+impl Taken {
+    fn claim(&mut self, key: &str, address: &ListenAddress) -> Result<(), String> {
+        let first = self.0.iter().find(|(taken, _)| taken == address).map(|(_, key)| key.clone());
+        self.insert(key, address);
+        first.map_or(Ok(()), |first| Err(format!("is the same as {first}; each needs an address of its own")))
+    }
+
+    fn insert(&mut self, key: &str, address: &ListenAddress) {
+        // Port 0 is a different free port for each.
+        if !matches!(address, ListenAddress::Tcp(tcp) if tcp.port() == 0) {
+            self.0.push((address.clone(), key.to_owned()));
+        }
+    }
+}
+
+fn cores() -> NonZeroUsize {
+    at_least_one(std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_MAX))
+}
+
+fn at_least_one(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
+}
