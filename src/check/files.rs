@@ -14,7 +14,8 @@ use crate::tls::{Authorities, Credentials, MaterialError, parse_server_name};
 const OTHERS: u32 = 0o007;
 
 pub(super) fn check(upstream: &UpstreamConfig, now: SystemTime, findings: &mut Vec<Finding>) -> UpstreamReport {
-    let mut files = Files { upstream, now, findings, steps: Vec::new() };
+    let section = format!("upstream.{}.tls", upstream.name);
+    let mut files = Files { upstream, section, now, findings, steps: Vec::new() };
     let certificate = files.credentials();
     let authorities = files.authorities();
     files.names();
@@ -30,6 +31,8 @@ pub(super) fn check(upstream: &UpstreamConfig, now: SystemTime, findings: &mut V
 
 struct Files<'a> {
     upstream: &'a UpstreamConfig,
+    /// Path of the table that names the files.
+    section: String,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
     steps: Vec<Step>,
@@ -38,7 +41,7 @@ struct Files<'a> {
 impl Files<'_> {
     fn credentials(&mut self) -> Option<CertificateReport> {
         let paths = self.upstream.tls.files()?;
-        let credentials = match Credentials::read(&self.upstream.name, paths) {
+        let credentials = match Credentials::read(&self.section, paths) {
             Ok(credentials) => credentials,
             Err(error) => {
                 self.unusable("our certificate", &error);
@@ -71,7 +74,7 @@ impl Files<'_> {
 
     fn authorities(&mut self) -> Vec<CertificateReport> {
         let Some(files) = self.upstream.tls.files() else { return Vec::new() };
-        let authorities = match Authorities::read(&self.upstream.name, files) {
+        let authorities = match Authorities::read(&self.section, files) {
             Ok(authorities) => authorities.certificates,
             Err(error) => {
                 self.unusable("authorities", &error);

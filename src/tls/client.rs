@@ -16,7 +16,9 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::material::{Authorities, Credentials, MaterialError};
+use super::authorities::Authorities;
+use super::credentials::Credentials;
+use super::problem::MaterialError;
 use crate::config::{TlsVersion, UpstreamConfig, Verify};
 use crate::identity::{CertificateFacts, DistinguishedName};
 
@@ -79,10 +81,11 @@ impl ClientTls {
     /// Reads the files of an upstream and makes its configuration.
     pub fn load(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let section = format!("upstream.{}.tls", upstream.name);
         let no_files = || ClientTlsError::NoFiles { upstream: upstream.name.clone() };
         let files = upstream.tls.files().ok_or_else(no_files)?;
-        let credentials = Credentials::read(&upstream.name, files)?;
-        let authorities = Authorities::read(&upstream.name, files)?;
+        let credentials = Credentials::read(&section, files)?;
+        let authorities = Authorities::read(&section, files)?;
         let server_name = parse_server_name(upstream)?;
         let witness = Arc::new(Witness::default());
         let verifier = Verifier {

@@ -2,10 +2,15 @@
 //!
 //! Everything that touches a private key is in here; nothing here opens a connection.
 
+mod authorities;
 mod client;
-mod material;
+mod credentials;
+mod pem;
+mod problem;
 #[cfg(test)]
 pub(crate) mod test_pki;
 
+pub use authorities::Authorities;
 pub use client::{CertificateRequest, ClientTls, ClientTlsError, Witness, parse_server_name};
-pub use material::{Authorities, Credentials, MaterialError, Problem};
+pub use credentials::Credentials;
+pub use problem::{MaterialError, Problem};
