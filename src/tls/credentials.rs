@@ -3,14 +3,22 @@
 //! Whether a certificate is expired is not decided here: it would keep the gateway from starting with a certificate that
 //! is about to be replaced.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::pem::Source;
-use super::problem::{MaterialError, Problem};
+use super::problem::{Location, MaterialError, Problem};
 use crate::config::TlsFiles;
 use crate::identity::{CertificateFacts, public_key_bits};
+
+/// Permission to read for those who are neither owner nor group. The group may: Kubernetes gives it to `fsGroup`.
+const READ_BY_OTHERS: u32 = 0o004;
 
 /// Our certificate, its chain and its key, known to belong together.
 #[derive(Debug, Clone)]
@@ -21,7 +29,25 @@ pub struct Credentials {
     pub certificate: CertificateFacts,
     /// What follows it in the file, in that order.
     pub chain: Vec<CertificateFacts>,
+    /// Where certificate and chain come from.
+    pub location: Location,
+    /// How the key is kept.
+    pub key: KeyKeeping,
 }
+
+/// How a private key is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyKeeping {
+    /// Where it comes from.
+    pub location: Location,
+    /// Whether every user of this host may read its file.
+    pub is_open: bool,
+    /// Where a password comes from that the key has no need of.
+    pub idle_password: Option<Location>,
+}
+
+/// A certificate, and what it says.
+type Certificate = (CertificateDer<'static>, CertificateFacts);
 
 impl Credentials {
     /// Our certificate, then those sent with it.
@@ -38,29 +64,112 @@ impl Credentials {
         } else {
             Source::new(section, "private_key_file", &files.private_key_file)
         };
-        let certificates = certificate_source.certificates()?;
-        let signing_key = key_source.private_key()?;
-        let wrong_key = |position| {
-            let certificate_file = files.certificate_file.clone();
-            key_source.error(Problem::WrongKey { certificate_file, position })
-        };
-        match certificates.iter().position(|(_, facts)| is_pair(facts, signing_key.as_ref())) {
-            Some(0) => {}
-            Some(index) => return Err(wrong_key(Some(index + 1))),
-            None => return Err(wrong_key(None)),
-        }
-        let (chain, facts): (Vec<_>, Vec<_>) = certificates.into_iter().unzip();
-        let mut facts = facts.into_iter();
-        // Never empty: a certificate matched the key.
-        let Some(certificate) = facts.next() else { return Err(wrong_key(None)) };
-        let certified_key = Arc::new(CertifiedKey::new(chain, signing_key));
-        Ok(Self { certified_key, certificate, chain: facts.collect() })
+        let password = files
+            .private_key_password_file
+            .as_ref()
+            .map(|file| Source::new(section, "private_key_password_file", file));
+        let certificates = certificate_source.certificates().map_err(|error| exchanged(error, &key_source))?;
+        let signing_key = key_source.private_key(password.as_ref())?;
+        let authority = || owner_in(&Source::new(section, "ca_file", &files.ca_file), signing_key.as_ref());
+        pair(&certificates, signing_key.as_ref(), &certificate_source.location())
+            .map_err(|problem| key_source.error(authority().filter(|_| is_foreign(&problem)).unwrap_or(problem)))?;
+        let idle_password = password.filter(|_| !key_source.is_encrypted()).map(|source| source.location());
+        let is_open = is_read_by_others(&files.private_key_file);
+        let key = KeyKeeping { location: key_source.location(), is_open, idle_password };
+        Ok(Self::assembled(certificates, signing_key, certificate_source.location(), key))
     }
+
+    /// Takes what came in another way than by files: DER, our own certificate first. `key` is the path of the configuration
+    /// key that names where it came from.
+    ///
+    /// The same checks as for files: readable certificates, a key that is supported, and belongs to the first.
+    pub fn from_parts(
+        key: &str,
+        chain: Vec<CertificateDer<'static>>,
+        private_key: &PrivateKeyDer<'static>,
+    ) -> Result<Self, MaterialError> {
+        let location = Location { key: key.to_owned(), file: None };
+        let error = |problem| MaterialError { location: location.clone(), problem };
+        let certificates = read_facts(chain).map_err(error)?;
+        let signing_key = any_supported_type(private_key).map_err(|cause| error(Problem::UnsupportedKey(cause)))?;
+        pair(&certificates, signing_key.as_ref(), &location).map_err(error)?;
+        let key = KeyKeeping { location: location.clone(), is_open: false, idle_password: None };
+        Ok(Self::assembled(certificates, signing_key, location, key))
+    }
+
+    /// Whether both are the same certificates in the same order. The key is then the same too: it belongs to the first.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.certified_key.cert == other.certified_key.cert
+    }
+
+    /// `certificates` is not empty.
+    fn assembled(
+        certificates: Vec<Certificate>,
+        signing_key: Arc<dyn SigningKey>,
+        location: Location,
+        key: KeyKeeping,
+    ) -> Self {
+        let (chain, mut facts): (Vec<_>, Vec<_>) = certificates.into_iter().unzip();
+        let certificate = facts.remove(0);
+        let certified_key = Arc::new(CertifiedKey::new(chain, signing_key));
+        Self { certified_key, certificate, chain: facts, location, key }
+    }
+}
+
+/// Reads DER certificates; none is a problem.
+pub(super) fn read_facts(chain: Vec<CertificateDer<'static>>) -> Result<Vec<Certificate>, Problem> {
+    let mut certificates = Vec::with_capacity(chain.len());
+    for (index, der) in chain.into_iter().enumerate() {
+        let Ok(facts) = CertificateFacts::from_der(&der) else {
+            return Err(Problem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() });
+        };
+        certificates.push((der, facts));
+    }
+    if certificates.is_empty() { Err(Problem::NoCertificate { holds: Vec::new() }) } else { Ok(certificates) }
+}
+
+/// Whether `key` belongs to the first of `certificates`, which come from `location`.
+fn pair(certificates: &[Certificate], key: &dyn SigningKey, location: &Location) -> Result<(), Problem> {
+    let position = match certificates.iter().position(|(_, facts)| is_pair(facts, key)) {
+        Some(0) => return Ok(()),
+        Some(index) => Some(index + 1),
+        None => None,
+    };
+    Err(Problem::WrongKey { certificate: location.place(), position })
+}
+
+/// A key that belongs to no certificate of our file.
+fn is_foreign(problem: &Problem) -> bool {
+    matches!(problem, Problem::WrongKey { position: None, .. })
+}
+
+/// The authority whose key somebody gave us.
+fn owner_in(ca_source: &Source<'_>, key: &dyn SigningKey) -> Option<Problem> {
+    let authorities = ca_source.certificates().ok()?;
+    let (_, owner) = authorities.iter().find(|(_, facts)| is_pair(facts, key))?;
+    Some(Problem::AuthorityKey { subject: owner.subject.to_string() })
+}
+
+/// Says it better where the file without a certificate has the key instead, and the key's file the certificate.
+fn exchanged(error: MaterialError, key_source: &Source<'_>) -> MaterialError {
+    let holds_key = match &error.problem {
+        Problem::NoCertificate { holds } => holds.iter().any(|label| label.ends_with("PRIVATE KEY")),
+        _ => false,
+    };
+    if holds_key && key_source.certificates().is_ok() {
+        let key_file = key_source.file().to_owned();
+        return MaterialError { problem: Problem::Exchanged { key_file }, ..error };
+    }
+    error
 }
 
 fn is_pair(certificate: &CertificateFacts, key: &dyn SigningKey) -> bool {
     // Compared by hand: rustls's own comparison does not read version 1 certificates.
     key.public_key().and_then(|spki| public_key_bits(&spki)).is_some_and(|bits| bits == certificate.public_key)
+}
+
+fn is_read_by_others(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & READ_BY_OTHERS != 0)
 }
 
 #[cfg(test)]
@@ -185,9 +294,24 @@ mod tests {
                 one,
                 "the file holds 2 private keys, and only one can belong to the certificate",
             ),
-            (format!("{certificate_pem}{encrypted}"), None, one, "the private key is encrypted"),
-            (certificate_pem.clone(), Some(encrypted.as_str()), two, "the private key is encrypted"),
-            (certificate_pem.clone(), Some(legacy), two, "the private key is encrypted"),
+            (
+                format!("{certificate_pem}{encrypted}"),
+                None,
+                one,
+                "the private key is encrypted, and no private_key_password_file is named",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(encrypted.as_str()),
+                two,
+                "the private key is encrypted, and no private_key_password_file is named",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(legacy),
+                two,
+                "the private key is encrypted in OpenSSL's old form (Proc-Type: 4,ENCRYPTED), which is not read",
+            ),
             (certificate_pem.clone(), Some(""), two, "the file holds no private key (it has no PEM block)"),
             (
                 certificate_pem.clone(),
