@@ -1,5 +1,6 @@
 //! The story of one connection: who arrives is heard, led to an upstream, carried, and written down.
 
+mod carrying;
 mod ending;
 mod route;
 
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use crate::listener;
 use crate::listener::{Arrival, ClientStream, Opening, Standing};
 use crate::relay::{Record, Relay, Side};
-use crate::upstream::{ConnectError, UpstreamStream};
+use crate::upstream::{ConnectError, Link};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
@@ -65,9 +66,9 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
             return Ending::NoUpstream(error);
         }
     };
-    let address = upstream.address;
+    let mut address = upstream.address;
     let mut relay = join(client, upstream, route);
-    let end = relay.run(first_bytes, &route.drain).await;
+    let end = carrying::carry(&mut relay, first_bytes, &mut address, route).await;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         route.upstream.note_loss(address, &end);
     }
@@ -98,10 +99,9 @@ async fn recognised(opening: Opening, client: &mut ClientStream) -> Result<(Head
 }
 
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
-fn join(client: ClientStream, upstream: UpstreamStream, route: &Route) -> Box<Relay<ClientStream, TcpStream>> {
-    let (socket, tls) = upstream.tls.into_inner();
+fn join(client: ClientStream, upstream: Link, route: &Route) -> Box<Relay<ClientStream, TcpStream>> {
     let record = Record::new(Arc::clone(&route.metrics));
-    Box::new(Relay::new(client, socket, tls, record, route.limits))
+    Box::new(Relay::new(client, carrying::side(upstream), record, route.limits))
 }
 
 fn full(route: &Route) -> CommandError {

@@ -24,9 +24,8 @@ use crate::listener;
 use crate::listener::{BindError, BoundSocket, Listener};
 use crate::relay::Limits;
 use crate::telemetry::metrics::{CertificateRole, ListenerMetrics, Metrics, UpstreamMetrics, set_certificate_expiry};
-use crate::telemetry::repeats::Repeats;
 use crate::tls::ClientTlsError;
-use crate::upstream::{Connector, REASONS, UpstreamHealth};
+use crate::upstream::{Connector, REASONS, Shelf};
 
 use status::Status;
 use worker::Workers;
@@ -109,6 +108,9 @@ impl BoundGateway {
         own.spawn("administration", admin.serve(stage.watch()));
         own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
         for upstream in upstreams {
+            if upstream.shelf.is_on() {
+                own.spawn("spare connections", background::keep_warm(Arc::clone(&upstream), stage.watch()));
+            }
             own.spawn("upstream probe", background::probe(upstream, stage.watch()));
         }
         for (listener, route) in listeners {
@@ -147,14 +149,13 @@ fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, 
         match Connector::new(section) {
             Ok(connector) => {
                 tell_expiry(name, &connector);
-                let upstream = Upstream {
+                let upstream = Upstream::new(
                     connector,
-                    health: UpstreamHealth::default(),
-                    metrics: UpstreamMetrics::new(name, &REASONS),
-                    condition: readiness.add(&format!("upstream {name}")),
-                    failed: tokio::sync::Notify::new(),
-                    repeats: Repeats::new(),
-                };
+                    UpstreamMetrics::new(name, &REASONS),
+                    readiness.add(&format!("upstream {name}")),
+                    Shelf::new(section.warm_connections, section.warm_connections_max),
+                    section.certificate_recycle_after,
+                );
                 made.insert(name.clone(), Arc::new(upstream));
             }
             Err(error) => errors.push(error),

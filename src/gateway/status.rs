@@ -70,11 +70,13 @@ impl Status {
 fn describe(upstream: &Upstream) -> Value {
     let tls = upstream.connector.tls();
     let health = upstream.health.snapshot();
+    let (ready, target) = upstream.shelf.level();
     let seconds = |age: Duration| age.as_secs();
     json!({
         "name": upstream.connector.upstream(),
         "address": upstream.connector.address().to_string(),
         "problem": health.complaint(super::background::PROBE_AGE_MAX),
+        "warm_connections": { "ready": ready, "target": target },
         "last_success_seconds_ago": health.succeeded.map(seconds),
         "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
             "seconds_ago": seconds(*age),

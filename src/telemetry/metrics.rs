@@ -22,6 +22,8 @@ const BYTES: &str = "mongate_bytes_total";
 const UNPARSED_MESSAGES: &str = "mongate_unparsed_messages_total";
 const UPSTREAM_HANDSHAKES: &str = "mongate_upstream_handshakes_total";
 const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_seconds";
+const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
+const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
 const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
 const BUILD: &str = "mongate_build_info";
 
@@ -47,7 +49,7 @@ enum Kind {
     Histogram,
 }
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 13] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: Kind::Gauge,
@@ -101,6 +103,18 @@ const FAMILIES: [Family; 11] = [
         kind: Kind::Histogram,
         unit: Unit::Seconds,
         help: "Time of a successful TLS handshake, without name lookup, TCP and proof.",
+    },
+    Family {
+        name: UPSTREAM_WARM_CONNECTIONS,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Proven connections to an upstream that wait for a client.",
+    },
+    Family {
+        name: UPSTREAM_RECYCLED,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Connections that left a replaced certificate set, by how.",
     },
     Family {
         name: CERTIFICATE_EXPIRY,
@@ -337,11 +351,23 @@ impl Drop for OpenConnection {
     }
 }
 
+/// How a connection left a certificate set that is no longer in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recycling {
+    /// Its upstream connection was exchanged; the client did not notice.
+    Moved,
+    /// It was closed.
+    Closed,
+}
+
 /// The handles of one upstream.
 pub struct UpstreamMetrics {
     /// By outcome: `ok`, and each reason that there is.
     handshakes: Vec<(&'static str, Counter)>,
     handshake_duration: Histogram,
+    warm_connections: Gauge,
+    /// By [`Recycling`].
+    recycled: [Counter; 2],
 }
 
 impl UpstreamMetrics {
@@ -352,7 +378,20 @@ impl UpstreamMetrics {
         Self {
             handshakes: std::iter::once("ok").chain(reasons.iter().copied()).map(outcome).collect(),
             handshake_duration: histogram!(UPSTREAM_HANDSHAKE_DURATION, "upstream" => upstream.to_owned()),
+            warm_connections: gauge!(UPSTREAM_WARM_CONNECTIONS, "upstream" => upstream.to_owned()),
+            recycled: [Recycling::Moved, Recycling::Closed]
+                .map(|how| counter!(UPSTREAM_RECYCLED, "upstream" => upstream.to_owned(), "how" => how.label())),
         }
+    }
+
+    /// Says how many connections wait for a client.
+    pub fn set_warm_connections(&self, count: usize) {
+        self.warm_connections.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+
+    /// Counts a connection that left a replaced certificate set.
+    pub fn count_recycled(&self, how: Recycling) {
+        self.recycled[how as usize].increment(1);
     }
 
     /// Counts an attempt that gave a proven connection after this time.
@@ -403,6 +442,15 @@ impl ConnectionOutcome {
             Self::Rejected => "rejected",
             Self::UpstreamFailed => "upstream_failed",
             Self::ProtocolError => "protocol_error",
+        }
+    }
+}
+
+impl Recycling {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::Closed => "closed",
         }
     }
 }
@@ -531,6 +579,8 @@ mod tests {
             let upstream = UpstreamMetrics::new("shop", &["client_certificate_refused"]);
             upstream.count_handshake(Duration::from_millis(2));
             upstream.count_failed_handshake("client_certificate_refused");
+            upstream.set_warm_connections(2);
+            upstream.count_recycled(Recycling::Closed);
             set_certificate_expiry(CertificateRole::UpstreamClient, "shop", 1_900_000_000);
         });
         check(
@@ -542,6 +592,9 @@ mod tests {
                 r#"mongate_upstream_handshakes_total{upstream="shop",outcome="ok"} 1"#,
                 r#"mongate_upstream_handshakes_total{upstream="shop",outcome="client_certificate_refused"} 1"#,
                 r#"mongate_upstream_handshake_duration_seconds_count{upstream="shop"} 1"#,
+                r#"mongate_upstream_warm_connections{upstream="shop"} 2"#,
+                r#"mongate_upstream_recycled_total{upstream="shop",how="moved"} 0"#,
+                r#"mongate_upstream_recycled_total{upstream="shop",how="closed"} 1"#,
                 r#"mongate_certificate_expiry_timestamp_seconds{role="upstream_client",name="shop"} 1900000000"#,
                 concat!(r#"mongate_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
             ],
@@ -552,6 +605,7 @@ mod tests {
     fn a_variant_is_its_own_index() {
         assert!(ConnectionOutcome::ALL.iter().enumerate().all(|(at, outcome)| *outcome as usize == at));
         assert_eq!([Direction::ToUpstream as usize, Direction::ToClient as usize], [0, 1]);
+        assert_eq!([Recycling::Moved as usize, Recycling::Closed as usize], [0, 1]);
     }
 
     #[test]
