@@ -18,6 +18,7 @@ use crate::telemetry::repeats::{Repeats, Verdict};
 mod client_stream;
 mod limits;
 mod opening;
+mod proxy_header;
 mod refusal;
 mod socket;
 
