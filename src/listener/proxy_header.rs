@@ -1,6 +1,6 @@
 //! The PROXY header that a proxy sends ahead of a client's bytes: where it ends, and what it says.
 //!
-//! Spec: HAProxy, The PROXY protocol, versions 1 and 2. The `ppp` crate reads headers; where one ends is decided here, so
+//! Spec: The PROXY protocol, versions 1 and 2 (`doc/proxy-protocol.txt` of `HAProxy`). The `ppp` crate reads headers; where one ends is decided here, so
 //! that no byte behind it is touched and nothing longer than [`HEADER_BYTES_MAX`] is ever collected.
 //!
 //! Refuses to trust: whether this source may send a header is decided by whoever reads it.
@@ -15,7 +15,7 @@ use crate::identity::ProxyIdentity;
 
 /// Bytes of a whole header of version 2. The standard allows 64 KiB; addresses take 216 at most, and a certificate's
 /// names some hundred.
-pub const HEADER_BYTES_MAX: usize = 4096;
+pub(super) const HEADER_BYTES_MAX: usize = 4096;
 
 /// Bytes of a whole header of version 1, line end included; the standard's own limit.
 const V1_BYTES_MAX: usize = 107;
@@ -75,7 +75,7 @@ pub enum ProxyHeaderError {
 
 /// How much of some first bytes is a PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
+pub(super) enum Measure {
     /// They begin as something else.
     Absent,
     /// More bytes are needed to tell.
@@ -85,7 +85,7 @@ pub enum Measure {
 }
 
 /// Finds the end of the header that `bytes` begin with; looks at no more bytes than a header can have.
-pub fn measure(bytes: &[u8]) -> Result<Measure, ProxyHeaderError> {
+pub(super) fn measure(bytes: &[u8]) -> Result<Measure, ProxyHeaderError> {
     if starts_alike(bytes, V2_START) {
         let Some(length) = bytes.get(V2_FIXED_BYTES - 2..V2_FIXED_BYTES) else { return Ok(Measure::Undecided) };
         let whole = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)) + V2_FIXED_BYTES;
@@ -106,12 +106,12 @@ pub fn measure(bytes: &[u8]) -> Result<Measure, ProxyHeaderError> {
 }
 
 /// Whether `bytes` are the beginning of a PROXY header, for a listener that expects none.
-pub fn is_proxy_header(bytes: &[u8]) -> bool {
+pub(super) fn is_proxy_header(bytes: &[u8]) -> bool {
     bytes.starts_with(V1_START) || bytes.starts_with(V2_START)
 }
 
 /// Reads a whole header, as [`measure`] found it. `identity_type` is a type of TLV that carries a SPIFFE id beside 0xD0.
-pub fn parse(header: &[u8], identity_type: Option<u8>) -> Result<ProxyHeader, ProxyHeaderError> {
+pub(super) fn parse(header: &[u8], identity_type: Option<u8>) -> Result<ProxyHeader, ProxyHeaderError> {
     if header.starts_with(V2_START) {
         return parse_v2(header, identity_type);
     }

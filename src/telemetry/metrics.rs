@@ -316,9 +316,8 @@ impl ListenerMetrics {
             connections: ConnectionOutcome::ALL.map(outcome),
             handshakes: ClientHandshake::ALL.map(handshake),
             bytes: ways.map(|way| counter!(BYTES, with(&labels, "direction", way.label()))),
-            unparsed_messages: ways.map(
-                |way| counter!(UNPARSED_MESSAGES, "listener" => listener.to_owned(), "direction" => way.label()),
-            ),
+            unparsed_messages: ways
+                .map(|way| counter!(UNPARSED_MESSAGES, "listener" => listener.to_owned(), "direction" => way.label())),
             commands: std::iter::repeat_with(OnceLock::new).take(COMMANDS).collect(),
             command_errors: std::iter::repeat_with(OnceLock::new).take(CODE_NAMES).collect(),
             labels,
