@@ -7,13 +7,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
+use super::door::Door;
+use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::readiness::Condition;
 use crate::lifecycle::renewal::Renewal;
 use crate::relay::{Limits, RelayEnd};
 use crate::telemetry::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{ConnectError, Connector, IntroductionError, Link, Shelf, UpstreamHealth, UpstreamStream};
 
 /// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
@@ -29,12 +31,37 @@ pub struct Route {
     pub tcp_keepalive: Option<Duration>,
     /// Idle and lifetime limits.
     pub limits: Limits,
-    /// The listener's measurements.
+    /// Who is let in, and as whom.
+    pub door: Door,
+    /// The listener's measurements; of commands, errors and bytes those of all principals that are not listed.
     pub metrics: Arc<ListenerMetrics>,
+    /// The principals that the operator wants to see in metrics, in the order of the configuration.
+    pub listed: Vec<ListedPrincipal>,
     /// Where it leads.
     pub upstream: Arc<Upstream>,
     /// Ends connections when the process ends.
     pub drain: DrainWatch,
+}
+
+/// A principal, or several, with measurements of its own.
+pub struct ListedPrincipal {
+    /// Who counts as this one.
+    pub pattern: PrincipalPattern,
+    /// What it does.
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+impl Route {
+    /// TLS clients that arrive from now on are shown `tls`; connections that are open go on.
+    pub fn renew_tls(&self, tls: ServerTls) {
+        self.door.renew_tls(tls);
+    }
+
+    /// Where the commands of `principal` are counted; asked once per connection.
+    pub(super) fn metrics_of(&self, principal: Option<&Principal>) -> &Arc<ListenerMetrics> {
+        let listed = principal.and_then(|who| self.listed.iter().find(|listed| listed.pattern.matches(who)));
+        listed.map_or(&self.metrics, |listed| &listed.metrics)
+    }
 }
 
 /// An upstream and what is known about it; shared by its listeners and the background probe.

@@ -14,6 +14,9 @@ use crate::listener::{Listener, Places};
 
 use super::worker::Workers;
 
+/// Principals that are shown of one listener, those with the most connections: a page, not a dump.
+const PRINCIPALS_MAX: usize = 100;
+
 /// What the snapshot is taken from.
 pub(super) struct Status {
     started: Instant,
@@ -46,13 +49,23 @@ impl Status {
 
     pub(super) fn snapshot(&self) -> Value {
         let listeners = self.listeners.iter().map(|(address, places, route)| {
+            let present = route.door.present().largest(PRINCIPALS_MAX);
             json!({
                 "name": route.listener,
                 "address": address,
                 "upstream": route.upstream.connector.upstream(),
-                "mode": "plaintext",
+                "mode": route.door.mode().as_str(),
                 "connections": places.taken(),
                 "max_connections": places.limit(),
+                "principals": present.principals.iter().map(|(who, connections)| json!({
+                    "principal": printable(who.principal.as_str()),
+                    "source": who.source.label(),
+                    "connections": connections,
+                })).collect::<Vec<_>>(),
+                "other_principals": {
+                    "principals": present.more_principals,
+                    "connections": present.more_connections,
+                },
             })
         });
         json!({
