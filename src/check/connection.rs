@@ -179,8 +179,14 @@ impl<'a> Talk<'a> {
 
     fn why_named(&self, leaf: &CertificateFacts) -> String {
         let expected = &self.connector.tls().server_name;
+        if !self.upstream.tls.server_identities.is_empty() {
+            return "and one of its URIs is one of server_identities".to_owned();
+        }
         if self.upstream.tls.verify == Verify::Chain {
             return "its names are not checked (verify = \"chain\")".to_owned();
+        }
+        if leaf.names().is_empty() {
+            return format!("and its common name covers {} (legacy_certificates)", expected.to_str());
         }
         let wildcard = match expected {
             ServerName::DnsName(name) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use super::credentials::read_facts;
+use super::credentials::{Certificate, read_facts};
 use super::pem::Source;
 use super::problem::{Location, MaterialError, Problem};
 use crate::config::TlsFiles;
@@ -32,8 +32,21 @@ impl Authorities {
     ///
     /// Takes certificates that may sign others (version 1 cannot say so and is taken), and self-issued ones, which lets a
     /// server's own certificate stand for itself. Others in the file are passed over: rustls would let them sign.
+    ///
+    /// Our own certificate does not count, unless it is its own issuer: it is there by mistake.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
-        Self::read_file(section, &files.ca_file).map_err(|error| own_certificate(error, section, files))
+        let source = Source::new(section, "ca_file", &files.ca_file);
+        let mut certificates = source.certificates()?;
+        let own = Source::new(section, "certificate_file", &files.certificate_file).certificates().unwrap_or_default();
+        let is_own = |(der, facts): &Certificate| {
+            own.first().is_some_and(|(own, _)| own == der) && !facts.is_ca && !facts.is_self_issued()
+        };
+        if certificates.first().is_some_and(is_own) && certificates.iter().all(|(_, facts)| !facts.is_ca) {
+            let subject = certificates.swap_remove(0).1.subject.to_string();
+            return Err(source.error(Problem::OwnCertificate { subject }));
+        }
+        certificates.retain(|certificate| !is_own(certificate));
+        Self::taken(certificates, source.location())
     }
 
     /// Reads `ca_file` where our own certificate comes from elsewhere.
@@ -58,10 +71,7 @@ impl Authorities {
         self.certificates.iter().find(|authority| authority.subject == certificate.issuer)
     }
 
-    fn taken(
-        certificates: Vec<(CertificateDer<'static>, CertificateFacts)>,
-        location: Location,
-    ) -> Result<Self, MaterialError> {
+    fn taken(certificates: Vec<Certificate>, location: Location) -> Result<Self, MaterialError> {
         let mut roots = RootCertStore::empty();
         let (mut taken, mut ders) = (Vec::new(), Vec::new());
         let mut first_subject = None;
@@ -84,28 +94,12 @@ impl Authorities {
     }
 }
 
-/// Says it better where the certificate in the authorities' file is our own.
-fn own_certificate(error: MaterialError, section: &str, files: &TlsFiles) -> MaterialError {
-    if !matches!(error.problem, Problem::NoAuthority { .. }) {
-        return error;
-    }
-    let first = |key, file| Source::new(section, key, file).certificates().ok()?.into_iter().next();
-    let ours = first("certificate_file", &files.certificate_file);
-    match first("ca_file", &files.ca_file) {
-        Some((der, facts)) if ours.is_some_and(|(own, _)| own == der) => {
-            let subject = facts.subject.to_string();
-            MaterialError { problem: Problem::OwnCertificate { subject }, ..error }
-        }
-        _ => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::KeyPair;
 
     use super::*;
-    use crate::tls::test_pki::{Authority, Folder, files_of};
+    use crate::tls::test_pki::{Authority, Folder, Pair, files_of};
 
     fn read_authorities(ca: impl AsRef<[u8]>) -> Result<Authorities, String> {
         let folder = Folder::new();
@@ -136,6 +130,24 @@ mod tests {
             let authorities = read_authorities(ca).unwrap();
             assert_eq!((authorities.roots.len(), authorities.certificates.len()), (count, count));
         }
+    }
+
+    #[test]
+    fn our_own_certificate_of_version_1_is_no_authority_unless_it_is_its_own_issuer() {
+        let acme = Authority::new("Acme CA");
+        let (client, own) = (acme.issue_version_1("svc-a"), Authority::new_version_1("svc-a"));
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &client, &client.combined());
+        let error = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap_err();
+        assert_eq!(
+            error.problem.to_string(),
+            "this is our own certificate (CN=svc-a,O=Acme), not that of an authority"
+        );
+        let mut upstream = folder.upstream(1, &client, &format!("{}{}", client.certificate_pem, acme.pem));
+        let authorities = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap();
+        assert_eq!(authorities.certificates.len(), 1);
+        let mut upstream = folder.upstream(1, &Pair::new(own.der().clone(), own.key()), &own.pem);
+        assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
     }
 
     #[test]

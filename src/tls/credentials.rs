@@ -47,7 +47,7 @@ pub struct KeyKeeping {
 }
 
 /// A certificate, and what it says.
-type Certificate = (CertificateDer<'static>, CertificateFacts);
+pub(super) type Certificate = (CertificateDer<'static>, CertificateFacts);
 
 impl Credentials {
     /// Our certificate, then those sent with it.
@@ -423,7 +423,7 @@ mod tests {
             (
                 &pem("ENCRYPTED PRIVATE KEY", &pbes1),
                 Some("sesame"),
-                "as DES, RC2",
+                "as DES, RC2 or Camellia",
                 "openssl pkcs8 -topk8 -v2 aes-256-cbc",
             ),
             (&pem("ENCRYPTED PRIVATE KEY", b"junk"), Some("sesame"), "or damaged", "openssl pkcs8"),

@@ -212,6 +212,9 @@ impl Target {
                 let version = certificate.map_or(1, |facts| facts.version);
                 write!(f, "it is an X.509 version {version} certificate, which has no names (subject {subject})")
             }
+            CertificateRefusal::Authority => {
+                write!(f, "it is that of an authority (CA:TRUE), which may not be a server's too (subject {subject})")
+            }
             CertificateRefusal::Invalid(cause) if let Some(rejection) = Rejection::of(cause) => {
                 write!(f, "{rejection} (subject {subject})")
             }
@@ -276,6 +279,13 @@ impl Target {
                 "renew mongod's certificate (net.tls.certificateKeyFile); if it is new already, restart mongod or run rotateCertificates".to_owned()
             }
             CertificateRefusal::NotYetValid => "check the clocks of this host and of the authority".to_owned(),
+            CertificateRefusal::Authority => format!(
+                "issue a certificate for the server with it: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -out NEW \
+                 -extfile <(echo subjectAltName={}); or, where it stands in {} itself, set {} = true",
+                alternative_name(&self.server_name),
+                key("ca_file"),
+                key("legacy_certificates")
+            ),
             CertificateRefusal::Invalid(_) => {
                 "give mongod a certificate that a TLS server may use (serverAuth, a current signature algorithm)".to_owned()
             }
