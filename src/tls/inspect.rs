@@ -281,9 +281,11 @@ mod tests {
     use crate::tls::read_revocation_lists;
     use crate::tls::test_pki::{Authority, Folder, Pair};
 
+    /// The start of 2030.
+    const NOW_SECONDS: u64 = 1_893_456_000;
+
     fn now() -> SystemTime {
-        // 2030.
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000)
+        SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_SECONDS)
     }
 
     fn files(folder: &Folder, pair: &Pair, authorities: &str) -> TlsFiles {
