@@ -36,17 +36,18 @@ impl Authorities {
     /// Our own certificate does not count, unless it is its own issuer: it is there by mistake.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
         let source = Source::new(section, "ca_file", &files.ca_file);
-        let mut certificates = source.certificates()?;
+        let certificates = source.certificates()?;
         let own = Source::new(section, "certificate_file", &files.certificate_file).certificates().unwrap_or_default();
         let is_own = |(der, facts): &Certificate| {
             own.first().is_some_and(|(own, _)| own == der) && !facts.is_ca && !facts.is_self_issued()
         };
-        if certificates.first().is_some_and(is_own) && certificates.iter().all(|(_, facts)| !facts.is_ca) {
-            let subject = certificates.swap_remove(0).1.subject.to_string();
-            return Err(source.error(Problem::OwnCertificate { subject }));
-        }
-        certificates.retain(|certificate| !is_own(certificate));
-        Self::taken(certificates, source.location())
+        let (mistaken, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_own);
+        Self::taken(others, source.location()).map_err(|error| match (&error.problem, mistaken.first()) {
+            (Problem::NoAuthority { .. }, Some((_, own))) => {
+                source.error(Problem::OwnCertificate { subject: own.subject.to_string() })
+            }
+            _ => error,
+        })
     }
 
     /// Reads `ca_file` where our own certificate comes from elsewhere.
@@ -146,6 +147,9 @@ mod tests {
         let mut upstream = folder.upstream(1, &client, &format!("{}{}", client.certificate_pem, acme.pem));
         let authorities = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap();
         assert_eq!(authorities.certificates.len(), 1);
+        let old_root = Authority::new_version_1("Old CA").pem;
+        let mut upstream = folder.upstream(1, &client, &format!("{}{old_root}", client.certificate_pem));
+        assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
         let mut upstream = folder.upstream(1, &Pair::new(own.der().clone(), own.key()), &own.pem);
         assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
     }
