@@ -256,7 +256,7 @@ impl Target {
                 )
             }
             CertificateRefusal::NoNames | CertificateRefusal::Version1 => format!(
-                "issue it anew with its name, as X.509 version 3: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -out NEW \
+                "issue it anew with its name, as X.509 version 3: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
                  -extfile <(echo subjectAltName={}); or set {} = true to take this kind of certificate",
                 alternative_name(&self.server_name),
                 key("legacy_certificates")
@@ -280,7 +280,7 @@ impl Target {
             }
             CertificateRefusal::NotYetValid => "check the clocks of this host and of the authority".to_owned(),
             CertificateRefusal::Authority => format!(
-                "issue a certificate for the server with it: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -out NEW \
+                "issue a certificate for the server with it: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
                  -extfile <(echo subjectAltName={}); or, where it stands in {} itself, set {} = true",
                 alternative_name(&self.server_name),
                 key("ca_file"),
