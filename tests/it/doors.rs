@@ -204,6 +204,11 @@ fn both_versions_of_tls_are_spoken_and_each_first_byte_decides() {
         // Larger than what TLS takes at once.
         let large = doc! { "ping": 1, "comment": "x".repeat(5_000_000), "$db": "admin" };
         client.run(&large).unwrap();
+        let reply = client.run(&eight_megabytes()).unwrap();
+        assert_eq!(reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap().len(), 8);
+        // It says no goodbye in TLS, and has ended in order all the same.
+        drop(client);
+        assert_eq!((&known(&mesh.gateway, CART, "certificate")["reason"]), "closed");
         mesh.gateway.connect().unwrap().run(&ping()).unwrap();
 
         let config = client_config(&mesh.pki, None, &[version]).unwrap();
@@ -471,6 +476,12 @@ fn check_status(gateway: &Gateway, principal: &str, source: &str, connections: u
 /// The user that runs this, as the file system knows.
 fn owner(path: &Path) -> u32 {
     std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap())
+}
+
+/// A command that is answered with eight documents of a megabyte.
+fn eight_megabytes() -> Document {
+    let documents = doc! { "$map": { "input": [0, 1, 2, 3, 4, 5, 6, 7], "in": { "number": "$$this", "text": "x".repeat(1_000_000) } } };
+    doc! { "aggregate": 1, "pipeline": [{ "$documents": documents }], "cursor": {}, "$db": "admin" }
 }
 
 fn ping() -> Document {
