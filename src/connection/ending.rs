@@ -208,7 +208,9 @@ fn handshake_remedy(failure: &HandshakeFailure, listener: &str) -> String {
 impl Foreign {
     fn remedy(self, listener: &str) -> String {
         match self {
-            Self::Tls => "take tls=true out of the client's connection string: the gateway adds TLS itself".to_owned(),
+            Self::Tls => format!(
+                "take tls=true out of the client's connection string: the gateway adds TLS itself; or set listener.{listener}.mode to \"permissive\""
+            ),
             Self::Http => "point the browser or health check at the administration port".to_owned(),
             Self::Proxy => format!(
                 "have the proxy send no PROXY header, or set listener.{listener}.proxy_protocol and proxy_trusted"
@@ -255,6 +257,60 @@ impl fmt::Display for Ending {
             Self::Draining => f.write_str("drained"),
             Self::NoUpstream(error) => f.write_str(error.reason()),
             Self::Carried(_, end) => write!(f, "{}", end.reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{IdentityRefusal, SpiffeIdError};
+    use crate::listener::ProxyRefusal;
+    use crate::telemetry::metrics::ClientHandshake;
+
+    fn refused() -> Vec<Ending> {
+        let foreign = [Foreign::Tls, Foreign::Http, Foreign::Proxy, Foreign::Unknown, Foreign::Unfinished];
+        let not_spiffe = IdentityRefusal::NotSpiffe { shown: "x".to_owned(), cause: SpiffeIdError::NoPath };
+        let refusals = [
+            Refusal::NotTls,
+            Refusal::NoCertificate,
+            Refusal::UnreadableCertificate,
+            Refusal::Identity(not_spiffe),
+            Refusal::Identity(IdentityRefusal::NoTrustDomain { domain: "td".to_owned() }),
+            Refusal::Proxy(ProxyRefusal::Untrusted),
+            Refusal::Proxy(ProxyRefusal::Missing),
+        ];
+        let more = [Ending::BadProxy(ProxyHeaderError::TooLong), Ending::Full];
+        foreign.map(Ending::Foreign).into_iter().chain(refusals.map(Ending::Refused)).chain(more).collect()
+    }
+
+    #[test]
+    fn the_page_lists_every_kind_of_refusal() {
+        let page = include_str!("../../docs/identity.md");
+        let listed =
+            |kind: &str| page.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{kind}`")));
+        let refused = refused();
+        let handshakes = ClientHandshake::ALL.into_iter().filter(|outcome| *outcome != ClientHandshake::Ok);
+        for kind in refused.iter().map(Ending::kind).chain(handshakes.map(ClientHandshake::label)) {
+            assert!(listed(kind), "{kind} is not on the page");
+        }
+    }
+
+    #[test]
+    fn every_refusal_says_what_to_do_and_names_the_key_of_its_listener() {
+        for ending in refused() {
+            let remedy = ending.remedy("orders").unwrap();
+            assert!(!remedy.contains("listener.") || remedy.contains("listener.orders."), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_tells_the_client_which_listener_it_met_and_has_one_code() {
+        for ending in refused() {
+            let Ending::Refused(refusal) = ending else { continue };
+            let error = refusal.command_error("orders");
+            assert_eq!((error.code, error.code_name), (13, "Unauthorized"));
+            assert!(error.message.starts_with("mongate: listener orders"), "{}", error.message);
         }
     }
 }

@@ -10,11 +10,12 @@ mod route;
 
 use std::sync::Arc;
 
+use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::listener;
-use crate::listener::{Arrival, ClientSocket, ClientStream, Standing};
+use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Standing};
 use crate::relay::{Record, Relay, Side};
 use crate::upstream::{ConnectError, Link};
 use crate::wire::error_reply::CommandError;
@@ -41,20 +42,9 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 /// The story itself.
 async fn tell(arrival: Arrival, route: &Route, caller: &mut Caller) -> Ending {
     let Arrival { socket, address, standing } = arrival;
-    let socket = match ClientSocket::register(socket, address, route.tcp_keepalive) {
-        Ok(socket) => socket,
-        Err(error) => return Ending::Unusable(error),
-    };
     // In boxes of their own, here and below: what is needed before bytes flow is gone then, and a connection lives for
     // hours.
-    let hearing = Box::pin(listener::hear(socket, address, &route.door.proxy, route.door.server_config()));
-    let heard = tokio::select! {
-        // What has been said counts, even when the drain begins in the same moment.
-        biased;
-        heard = hearing => heard,
-        () = route.drain.draining() => return Ending::Draining,
-    };
-    let Admitted { mut client, header, first_bytes } = match Box::pin(door::admit(heard, route, caller)).await {
+    let Admitted { mut client, header, first_bytes } = match Box::pin(welcome(socket, address, route, caller)).await {
         Ok(admitted) => admitted,
         Err(ending) => return ending,
     };
@@ -88,6 +78,23 @@ async fn tell(arrival: Arrival, route: &Route, caller: &mut Caller) -> Ending {
     Ending::Carried(address, end)
 }
 
+/// Hears a client out to its first message, and lets it in if it may.
+async fn welcome(
+    socket: Socket,
+    address: ClientAddress,
+    route: &Route,
+    caller: &mut Caller,
+) -> Result<Admitted, Ending> {
+    let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::Unusable)?;
+    let heard = tokio::select! {
+        // What has been said counts, even when the drain begins in the same moment.
+        biased;
+        heard = listener::hear(socket, address, &route.door.proxy, route.door.server_config()) => heard,
+        () = route.drain.draining() => return Err(Ending::Draining),
+    };
+    door::admit(heard, route, caller).await
+}
+
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
 fn join(client: ClientStream, upstream: Link, route: &Route, caller: &Caller) -> Box<Relay<ClientStream, TcpStream>> {
     let record = Record::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
@@ -119,6 +126,7 @@ mod tests {
     #[test]
     fn a_connection_keeps_its_future_small() {
         let bytes = future_bytes(serve) + size_of::<Relay<ClientStream, TcpStream>>();
+
         assert!((1_000..6_000).contains(&bytes), "{bytes} bytes for every open connection");
     }
 }

@@ -156,7 +156,11 @@ async fn hear_tls(
         Ok(stream) => {
             let tls = handshake::shown(&stream);
             let mut client = ClientStream::Tls(Box::new(stream));
-            let opening = read_opening(&mut client, Vec::with_capacity(OPENING_BYTES_MAX), deadline).await;
+            let opening = match read_opening(&mut client, Vec::with_capacity(OPENING_BYTES_MAX), deadline).await {
+                // Nothing that is understood comes in two coats, or behind a header that belongs in front of TLS.
+                Opening::Tls(_) | Opening::Proxy => Opening::Unknown,
+                opening => opening,
+            };
             (Some(client), tls, opening)
         }
         Err((failure, socket)) => (socket.map(ClientStream::Plain), ClientTls::Plaintext, Opening::Handshake(failure)),

@@ -52,6 +52,18 @@ fn rows(table: &str) -> Vec<Vec<&'static str>> {
 }
 
 #[test]
+fn the_examples_of_the_page_on_identity_are_configurations() {
+    let page = include_str!("../../../docs/identity.md");
+    let upstream = NEEDED.split_once("[listener.orders]").unwrap().0;
+    let blocks = blocks(page, "```toml\n");
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        // Keys at the top stand above all tables.
+        parse(&format!("{block}{upstream}"), &[]).unwrap();
+    }
+}
+
+#[test]
 fn the_file_shows_the_defaults() {
     assert_eq!(parse(FILE, &[]).unwrap(), parse(NEEDED, &[]).unwrap());
 }
