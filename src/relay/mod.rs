@@ -248,9 +248,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                     return None;
                 }
                 let UpstreamSide { socket, tls, generation } = *offer;
-                self.pump.exchange_upstream(socket, tls, cx);
+                let exchanged = self.pump.exchange_upstream(socket, tls, cx);
                 (self.generation, self.leaving) = (generation, None);
-                Some(Event::Moved)
+                Some(exchanged.map_or_else(Event::End, |()| Event::Moved))
             }
         }
     }

@@ -187,9 +187,65 @@ async fn who_cannot_be_moved_is_closed_when_quiet() {
     for opening in [vec![ping.clone()], vec![hello.clone(), authenticates], vec![speculates], vec![waits.clone()]] {
         assert_eq!(closed_after(opening, 0).await, 1);
     }
-    // A monitor's stream of replies never ends by itself.
-    let monitor = with_flags(waits, 1 << 16);
-    assert_eq!(closed_after(vec![monitor], 2).await, 1);
+    // A stream of replies never ends by itself, and this one cannot begin anew.
+    let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
+    let renewal = Renewal::new(WINDOW);
+    let script = async {
+        for (message, flags) in [(hello, 0), (with_flags(waits, 1 << 16), 2)] {
+            client.write_all(&message).await.unwrap();
+            read_message(&mut old).await;
+            old.write_all(&with_flags(reply(90, 1), flags)).await.unwrap();
+            read_message(&mut client).await;
+        }
+        renewal.begin(1);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    };
+    let ((end, _), ()) = tokio::join!(carry(relay, &drain, &renewal, async || unreachable!()), script);
+    is(&end, Side::Gateway, "certificate renewed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_keeps_its_stream_of_replies() {
+    let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
+    let renewal = Renewal::new(WINDOW);
+    let (side, mut new) = upstream(1).await;
+    let mut side = Some(side);
+    let process = bson::oid::ObjectId::from_bytes([7; 12]);
+    let topology = doc! { "processId": process, "counter": 6_i64 };
+    let waits = doc! { "hello": 1, "maxAwaitTimeMS": 10_000, "topologyVersion": topology, "$db": "admin" };
+    let script = async {
+        client.write_all(&request(1, &hello())).await.unwrap();
+        read_message(&mut old).await;
+        old.write_all(&reply(449, 1)).await.unwrap();
+        read_message(&mut client).await;
+        let waits = with_flags(request(500, &waits), 1 << 16);
+        client.write_all(&waits).await.unwrap();
+        assert_eq!(read_message(&mut old).await, waits);
+        for (id, response_to) in [(450, 500), (451, 450)] {
+            old.write_all(&with_flags(reply(id, response_to), 2)).await.unwrap();
+            read_message(&mut client).await;
+        }
+        renewal.begin(1);
+        // The same question, but for an id that no mongod has.
+        let asked = read_message(&mut new).await;
+        let changed: Vec<_> = asked.iter().zip(&waits).filter(|(asked, waits)| asked != waits).collect();
+        assert_eq!((asked.len(), changed), (waits.len(), vec![(&0xF8, &7)]));
+        assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
+        // The first answer there is the next one in the client's stream; cut, as it may arrive.
+        let (first, second) = (with_flags(reply(90, 500), 2), with_flags(reply(91, 90), 2));
+        for piece in [&first[..9], &first[9..], &second[..]] {
+            new.write_all(piece).await.unwrap();
+            new.flush().await.unwrap();
+            pause(1).await;
+        }
+        assert_eq!(read_message(&mut client).await, with_flags(reply(90, 451), 2));
+        assert_eq!(read_message(&mut client).await, second);
+        drop(client);
+        drop(new);
+    };
+    let ((end, moved), ()) = tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script);
+    assert_eq!((moved, end.commands), (1, 2));
+    is(&end, Side::Client, "closed");
 }
 
 #[tokio::test(start_paused = true)]
