@@ -60,9 +60,10 @@ impl Exchange {
     }
 
     /// Whether everything that went upstream is answered, or known to be done: nothing that comes next could overtake it.
-    /// A stream of replies has been answered as often as it has.
+    /// One stream of replies may be under way, as it can begin anew.
     pub(super) fn is_settled(&self) -> bool {
-        self.open.iter().all(|request| request.streaming) && self.unacknowledged == self.done
+        let streams = self.open.iter().filter(|request| request.exhaust_allowed).take(1).count();
+        self.open.len() == streams && self.unacknowledged == self.done
     }
 
     /// The stream of replies goes on with answers to `request_id`.

@@ -85,8 +85,8 @@ impl<U> Leaving<U> {
                     return Step::Ask;
                 }
                 Replacement::Offered(_) if facts.at_boundary => return Step::Move,
-                // A client that never finishes its message would stay for ever.
-                _ if late && quiet && facts.is_idle && !facts.is_whole => return Step::Close,
+                // Unacknowledged writes never stop, or a message is never finished: they would stay for ever.
+                _ if late && facts.is_idle && !facts.at_boundary && (facts.is_whole || quiet) => return Step::Close,
                 _ => return Step::Wait,
             }
         }
@@ -149,7 +149,8 @@ mod tests {
         let steps = [(0, 2999, Step::Wait), (0, 3000, Step::Ask), (9999, 10_000, Step::Ask)];
         check(|_| {}, true, &steps);
         check(|_| {}, false, &[(0, 3000, Step::Wait), (0, 60_000, Step::Wait)]);
-        check(|facts| facts.at_boundary = false, false, &[(0, 60_000, Step::Wait)]);
+        let busy = |facts: &mut Facts| (facts.at_boundary, facts.is_idle) = (false, false);
+        check(busy, false, &[(0, 60_000, Step::Wait)]);
     }
 
     #[test]
@@ -175,7 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn half_a_message_is_waited_for_unless_it_never_comes() {
+    fn what_never_comes_to_a_boundary_is_closed_in_the_end() {
+        let unacknowledged = |facts: &mut Facts| facts.at_boundary = false;
+        check(unacknowledged, false, &[(0, 9999, Step::Wait), (9999, 10_000, Step::Close)]);
         let half = |facts: &mut Facts| (facts.at_boundary, facts.is_whole) = (false, false);
         check(half, false, &[(0, 9999, Step::Wait), (9999, 10_000, Step::Wait), (9999, 11_499, Step::Close)]);
     }

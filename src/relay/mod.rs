@@ -128,10 +128,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.pump.client()
     }
 
-    /// The client's own hello, with which the connection to be offered has to be introduced; `None` when it is too late
-    /// to change.
-    pub fn hello(&self) -> Option<&[u8]> {
-        self.pump.hello()
+    /// The client's own hello, which the connection to be offered has to have answered; empty where the client sent none,
+    /// and `None` when it is too late to change.
+    pub fn introduction(&self) -> Option<&[u8]> {
+        self.pump.introduction()
     }
 
     /// Takes an upstream connection on which mongod has answered the hello; it is used from the next moment on at which

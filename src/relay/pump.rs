@@ -108,10 +108,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Whether another upstream connection could take this one's place without anybody noticing, now or after the command
-    /// in flight: nothing of the client's lives in it, and its hello can be repeated.
+    /// in flight: nothing of the client's lives in it, but for what can be told again.
     pub(super) fn can_move(&self) -> bool {
         let streaming = self.exchange.is_streaming(Record::is_monitor);
-        self.requests.hello().is_some() && (!streaming || self.requests.stream().is_some())
+        self.requests.introduction().is_some() && (!streaming || self.requests.stream().is_some())
     }
 
     /// Whether this is the moment: all that was asked is answered, and nothing more has been read from either side.
@@ -136,8 +136,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// The hello that introduces the client on another connection.
-    pub(super) fn hello(&self) -> Option<&[u8]> {
-        self.requests.hello()
+    pub(super) fn introduction(&self) -> Option<&[u8]> {
+        self.requests.introduction()
     }
 
     /// The client stays on this upstream connection for good.

@@ -178,7 +178,7 @@ mod tests {
     async fn the_oldest_comes_first_and_is_still_in_use() {
         let (connector, server) = Scene::new().start().await;
         server
-            .during(async {
+            .during(Box::pin(async {
                 let shelf = Shelf::new(2, 16);
                 let mut ports = Vec::new();
                 for _ in 0..2 {
@@ -192,7 +192,7 @@ mod tests {
                     link.introduce(&hello("hello")).await.unwrap();
                 }
                 assert!(shelf.take(0).is_none());
-            })
+            }))
             .await;
     }
 
@@ -202,7 +202,7 @@ mod tests {
         let (connector, server) = Scene::new().start().await;
         let closed = [gone.during(link(&gone_connector)).await, gone.during(link(&gone_connector)).await];
         server
-            .during(async {
+            .during(Box::pin(async {
                 let shelf = Shelf::new(2, 16);
                 let [first, second] = closed;
                 first.socket.readable().await.unwrap();
@@ -215,7 +215,7 @@ mod tests {
                 shelf.put(second).unwrap();
                 shelf.put(link(&connector).await).unwrap();
                 assert_eq!((shelf.sweep(0), shelf.level().0), (1, 1));
-            })
+            }))
             .await;
     }
 
@@ -223,7 +223,7 @@ mod tests {
     async fn what_is_of_another_set_or_too_old_is_closed() {
         let (connector, server) = Scene::new().start().await;
         server
-            .during(async {
+            .during(Box::pin(async {
                 let shelf = Shelf::new(2, 16);
                 shelf.put(link(&connector).await).unwrap();
                 assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
@@ -237,7 +237,7 @@ mod tests {
                 assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
                 tokio::time::advance(Duration::from_secs(2)).await;
                 assert!(shelf.take(0).is_none());
-            })
+            }))
             .await;
     }
 
@@ -245,7 +245,11 @@ mod tests {
     async fn the_target_follows_the_demand_within_its_bounds() {
         let shelf = Shelf::new(2, 5);
         assert_eq!((shelf.level(), shelf.missing()), ((0, 2), 2));
-        let ask = |times| (0..times).for_each(|_| assert!(shelf.take(0).is_none()));
+        let ask = |times: usize| {
+            for _ in 0..times {
+                assert!(shelf.take(0).is_none());
+            }
+        };
         for (times, target) in [(1, 2), (2, 3), (40, 5)] {
             ask(times);
             assert_eq!(shelf.level().1, target);
@@ -271,14 +275,14 @@ mod tests {
         use super::super::IntroductionError;
         let (connector, server) = Scene::new().start().await;
         let broken = server
-            .during(async {
+            .during(Box::pin(async {
                 let mut other = link(&connector).await;
                 let refused = other.introduce(&hello("unknown")).await;
                 assert!(matches!(refused, Err(IntroductionError::Refused)), "{refused:?}");
                 let nonsense = link(&connector).await.introduce(b"x").await;
                 assert!(matches!(nonsense, Err(IntroductionError::Refused)), "{nonsense:?}");
                 link(&connector).await
-            })
+            }))
             .await;
         let mut broken = broken;
         let broke = broken.introduce(&hello("hello")).await;
