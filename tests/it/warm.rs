@@ -80,6 +80,7 @@ fn a_burst_beyond_the_spares_is_served_and_the_next_one_finds_more() {
     let gateway = with(&mongod, "warm_connections_max = 8\n");
     await_spares(&gateway, SPARES);
     assert_eq!(level(&gateway).1, 2);
+    let other_descriptors = gateway.descriptors().unwrap() - 2;
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| gateway.connect().unwrap().run(&ping()).unwrap());
@@ -87,9 +88,12 @@ fn a_burst_beyond_the_spares_is_served_and_the_next_one_finds_more() {
     });
     let grown = until("the target grows with the demand", || Some(level(&gateway).1).filter(|target| *target > 2));
     assert!(grown <= 8, "{grown} are more than warm_connections_max");
-    until("there are as many as there should be", || {
+    let ready = until("there are as many as there should be", || {
         let (ready, target) = level(&gateway);
-        (ready == target).then_some(())
+        (ready == target).then_some(usize::try_from(ready).unwrap())
+    });
+    until("nothing is open but what waits", || {
+        (gateway.descriptors().unwrap() <= other_descriptors + ready).then_some(())
     });
 }
 
