@@ -233,7 +233,7 @@ mod tests {
 
                 shelf.put(link(&connector).await).unwrap();
                 tokio::time::pause();
-                tokio::time::advance(AGE_MAX - Duration::from_secs(1)).await;
+                tokio::time::advance(AGE_MAX.saturating_sub(Duration::from_secs(1))).await;
                 assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
                 tokio::time::advance(Duration::from_secs(2)).await;
                 assert!(shelf.take(0).is_none());
