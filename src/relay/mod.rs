@@ -1,7 +1,8 @@
 //! Where bytes flow: one client, one upstream connection, one task that moves both directions.
 //!
 //! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, makes up no replies once
-//! bytes have gone upstream, and changes nothing but the hello.
+//! bytes have gone upstream, and changes nothing but the hello; and, where a
+//! monitor's stream of replies begins anew on another connection, the number that says what its first reply answers.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
