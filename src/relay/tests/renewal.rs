@@ -128,7 +128,7 @@ async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
         client.write_all(&request(2, &doc! { "find": "c", "$db": "s" })).await.unwrap();
         read_message(&mut old).await;
         renewal.begin(1);
-        pause(6000).await;
+        pause(1000).await;
         // It has a cursor now, and no command in flight.
         let opened = rawdoc! { "cursor": { "firstBatch": [], "id": 7_i64, "ns": "s.c" }, "ok": 1.0 };
         old.write_all(&op_msg::encode(91, 2, &opened)).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
         read_message(&mut client).await;
         // mongod sees a goodbye.
         assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(began.elapsed().as_secs(), 8);
+        assert_eq!(began.elapsed().as_secs(), 3);
         assert!(comes_from(&ask(&mut client, 4, &doc! { "ping": 1, "$db": "admin" }).await, "new"));
         drop(client);
     };
@@ -151,7 +151,7 @@ async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_holds_nobody_back_beyond_the_window() {
+async fn a_cursor_holds_nobody_back_for_more_than_half_of_the_window() {
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);
     let (side, _new) = upstream(1).await;
@@ -165,7 +165,7 @@ async fn a_cursor_holds_nobody_back_beyond_the_window() {
         renewal.begin(1);
         let began = Instant::now();
         assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(began.elapsed().as_secs(), WINDOW.as_secs());
+        assert_eq!(began.elapsed().as_secs(), WINDOW.as_secs() / 2);
         drop(client);
     };
     let ((_, moved), ()) = tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script);
