@@ -45,7 +45,7 @@ pub(super) async fn carry(
             }
         };
         match turn {
-            Turn::Renew => making = relay.hello().map(<[u8]>::to_vec).map(|hello| make(route, hello)),
+            Turn::Renew => making = relay.introduction().map(<[u8]>::to_vec).map(|hello| make(route, hello)),
             Turn::Moved => {
                 *address = next_address;
                 upstream.metrics.count_recycled(Recycling::Moved);

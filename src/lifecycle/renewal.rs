@@ -30,6 +30,9 @@ pub struct RenewalWatch {
 pub struct Schedule {
     /// Its turn: in the first half of the window, where no two connections have the same.
     pub due: Instant,
+    /// Half a window later: no two have the same here either, so that those which waited for something do not all come
+    /// at the end.
+    pub patience: Instant,
     /// The end of the window: from here on it waits for nothing but the command in flight.
     pub deadline: Instant,
 }
@@ -100,7 +103,8 @@ impl RenewalWatch {
         let thousandth = ((place.wrapping_mul(GOLDEN_STEP) >> 32) * 1000) >> 32;
         let half = self.shared.window / 2;
         let thousandth = u32::try_from(thousandth).unwrap_or_default();
-        Schedule { due: began + half * thousandth / 1000, deadline: began + self.shared.window }
+        let due = began + half * thousandth / 1000;
+        Schedule { due, patience: due + half, deadline: began + self.shared.window }
     }
 }
 
@@ -137,6 +141,9 @@ mod tests {
         assert!(turns.iter().all(|turn| turn.deadline == now + Duration::from_secs(10)));
         turns.sort_by_key(|turn| turn.due);
         assert!(turns[0].due >= now && turns[31].due <= now + Duration::from_secs(5));
+        assert!(
+            turns.iter().all(|turn| turn.patience >= now + Duration::from_secs(5) && turn.patience < turn.deadline)
+        );
         // Evenly would be 156 ms apart.
         assert!(turns.windows(2).all(|pair| pair[1].due - pair[0].due < Duration::from_millis(400)));
         assert!(turns.windows(2).all(|pair| pair[1].due > pair[0].due));

@@ -44,6 +44,9 @@ pub(super) struct Exchange {
     /// answer stands for all that went before it. Both wrap around together.
     unacknowledged: u32,
     done: u32,
+    /// After a stream of replies was begun anew elsewhere: what its first reply answers there, and what it answers for
+    /// the client.
+    renamed: Option<(i32, i32)>,
 }
 
 impl Exchange {
@@ -57,8 +60,26 @@ impl Exchange {
     }
 
     /// Whether everything that went upstream is answered, or known to be done: nothing that comes next could overtake it.
+    /// One stream of replies may be under way, as it can begin anew.
     pub(super) fn is_settled(&self) -> bool {
-        self.open.is_empty() && self.unacknowledged == self.done
+        let streams = self.open.iter().filter(|request| request.exhaust_allowed).take(1).count();
+        self.open.len() == streams && self.unacknowledged == self.done
+    }
+
+    /// The stream of replies goes on with answers to `request_id`.
+    pub(super) fn restart_stream(&mut self, request_id: i32) {
+        self.renamed = self.open.front().map(|request| (request_id, request.expected_response_to));
+    }
+
+    /// What a reply answers, for the client: `response_to` as it came, but for the first after a new beginning.
+    pub(super) fn answered(&mut self, response_to: i32) -> i32 {
+        match self.renamed {
+            Some((there, here)) if there == response_to => {
+                self.renamed = None;
+                here
+            }
+            _ => response_to,
+        }
     }
 
     /// Whether a monitor's stream of replies is all that is under way.

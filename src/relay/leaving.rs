@@ -23,6 +23,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// A connection on its way to the new set.
 pub(super) struct Leaving<U> {
     due: Instant,
+    patience: Instant,
     deadline: Instant,
     retry: Duration,
     replacement: Replacement<U>,
@@ -65,16 +66,16 @@ pub(super) enum Step {
 
 impl<U> Leaving<U> {
     pub(super) fn new(schedule: Schedule) -> Self {
-        let Schedule { due, deadline } = schedule;
-        Self { due, deadline, retry: RETRY.0, replacement: Replacement::None }
+        let Schedule { due, patience, deadline } = schedule;
+        Self { due, patience, deadline, retry: RETRY.0, replacement: Replacement::None }
     }
 
     /// Asked again whenever the task wakes.
     pub(super) fn step(&mut self, facts: &Facts, now: Instant) -> Step {
         let late = now >= self.deadline;
         // Cursors and transactions belong to mongod's sessions, so that an exchange does not hurt them; it waits for them
-        // only as long as it has time.
-        if now < self.due || (facts.holds_something && !late) {
+        // only as long as it has time. A pool ends most of them through other connections, which is not seen here.
+        if now < self.due || (facts.holds_something && now < self.patience) {
             return Step::Wait;
         }
         let quiet = now >= facts.moved + QUIET;
@@ -85,8 +86,8 @@ impl<U> Leaving<U> {
                     return Step::Ask;
                 }
                 Replacement::Offered(_) if facts.at_boundary => return Step::Move,
-                // A client that never finishes its message would stay for ever.
-                _ if late && quiet && facts.is_idle && !facts.is_whole => return Step::Close,
+                // Unacknowledged writes never stop, or a message is never finished: they would stay for ever.
+                _ if late && facts.is_idle && !facts.at_boundary && (facts.is_whole || quiet) => return Step::Close,
                 _ => return Step::Wait,
             }
         }
@@ -95,7 +96,7 @@ impl<U> Leaving<U> {
 
     /// When to look again though nothing happens; `None` leaves it to events.
     pub(super) fn next_look(&self, facts: &Facts, now: Instant) -> Option<Instant> {
-        [self.due, self.deadline, facts.moved + QUIET].into_iter().filter(|at| *at > now).min()
+        [self.due, self.patience, self.deadline, facts.moved + QUIET].into_iter().filter(|at| *at > now).min()
     }
 
     pub(super) fn offer(&mut self, offer: UpstreamSide<U>) {
@@ -121,13 +122,14 @@ impl<U> Leaving<U> {
 mod tests {
     use super::*;
 
-    /// Window of ten seconds, turn after three; the look is after so many milliseconds.
+    /// Window of ten seconds, turn after three, patience until eight; the look is after so many milliseconds.
     #[track_caller]
     fn check(change: impl Fn(&mut Facts), replaced: bool, steps: &[(u64, u64, Step)]) {
         let began = Instant::now();
         let after = |ms| began + Duration::from_millis(ms);
         for (moved, now, step) in steps {
-            let mut leaving: Leaving<()> = Leaving::new(Schedule { due: after(3000), deadline: after(10_000) });
+            let schedule = Schedule { due: after(3000), patience: after(8000), deadline: after(10_000) };
+            let mut leaving: Leaving<()> = Leaving::new(schedule);
             if !replaced {
                 leaving.replacement = Replacement::Asked;
             }
@@ -149,7 +151,8 @@ mod tests {
         let steps = [(0, 2999, Step::Wait), (0, 3000, Step::Ask), (9999, 10_000, Step::Ask)];
         check(|_| {}, true, &steps);
         check(|_| {}, false, &[(0, 3000, Step::Wait), (0, 60_000, Step::Wait)]);
-        check(|facts| facts.at_boundary = false, false, &[(0, 60_000, Step::Wait)]);
+        let busy = |facts: &mut Facts| (facts.at_boundary, facts.is_idle) = (false, false);
+        check(busy, false, &[(0, 60_000, Step::Wait)]);
     }
 
     #[test]
@@ -167,15 +170,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_holds_it_back_until_the_deadline() {
+    fn what_is_open_holds_it_back_as_long_as_there_is_patience() {
         let open = |facts: &mut Facts| facts.holds_something = true;
-        check(open, true, &[(0, 9999, Step::Wait), (0, 10_000, Step::Ask)]);
+        check(open, true, &[(0, 7999, Step::Wait), (0, 8000, Step::Ask)]);
         let tied = |facts: &mut Facts| (facts.can_move, facts.holds_something) = (false, true);
-        check(tied, true, &[(0, 9999, Step::Wait), (0, 10_000, Step::Close)]);
+        let steps =
+            [(0, 7999, Step::Wait), (0, 8000, Step::Close), (7999, 8000, Step::Wait), (9999, 10_000, Step::Close)];
+        check(tied, true, &steps);
     }
 
     #[test]
-    fn half_a_message_is_waited_for_unless_it_never_comes() {
+    fn what_never_comes_to_a_boundary_is_closed_in_the_end() {
+        let unacknowledged = |facts: &mut Facts| facts.at_boundary = false;
+        check(unacknowledged, false, &[(0, 9999, Step::Wait), (9999, 10_000, Step::Close)]);
         let half = |facts: &mut Facts| (facts.at_boundary, facts.is_whole) = (false, false);
         check(half, false, &[(0, 9999, Step::Wait), (9999, 10_000, Step::Wait), (9999, 11_499, Step::Close)]);
     }
@@ -183,7 +190,7 @@ mod tests {
     #[test]
     fn an_exchange_that_did_not_come_about_is_tried_again_after_ever_longer_pauses() {
         let began = Instant::now();
-        let mut leaving: Leaving<()> = Leaving::new(Schedule { due: began, deadline: began + QUIET });
+        let mut leaving: Leaving<()> = Leaving::new(Schedule { due: began, patience: began, deadline: began + QUIET });
         let mut pauses = Vec::new();
         for _ in 0..7 {
             leaving.postpone(began);

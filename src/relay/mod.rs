@@ -1,7 +1,8 @@
 //! Where bytes flow: one client, one upstream connection, one task that moves both directions.
 //!
 //! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, makes up no replies once
-//! bytes have gone upstream, and changes nothing but the hello.
+//! bytes have gone upstream, and changes nothing but the hello; and, where a
+//! monitor's stream of replies begins anew on another connection, the number that says what its first reply answers.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -128,10 +129,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.pump.client()
     }
 
-    /// The client's own hello, with which the connection to be offered has to be introduced; `None` when it is too late
-    /// to change.
-    pub fn hello(&self) -> Option<&[u8]> {
-        self.pump.hello()
+    /// The client's own hello, which the connection to be offered has to have answered; empty where the client sent none,
+    /// and `None` when it is too late to change.
+    pub fn introduction(&self) -> Option<&[u8]> {
+        self.pump.introduction()
     }
 
     /// Takes an upstream connection on which mongod has answered the hello; it is used from the next moment on at which
@@ -248,9 +249,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                     return None;
                 }
                 let UpstreamSide { socket, tls, generation } = *offer;
-                self.pump.exchange_upstream(socket, tls, cx);
+                let exchanged = self.pump.exchange_upstream(socket, tls, cx);
                 (self.generation, self.leaving) = (generation, None);
-                Some(Event::Moved)
+                Some(exchanged.map_or_else(Event::End, |()| Event::Moved))
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::relay::scratch::{Scratch, with_scratch};
 use crate::relay::sockets::{Blocking, keep, kept_and_read};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
+use crate::wire::header::Header;
 
 /// Who ended the conversation, and why.
 pub(super) type End = (Side, EndReason);
@@ -107,9 +108,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Whether another upstream connection could take this one's place without anybody noticing, now or after the command
-    /// in flight: nothing of the client's lives in it, and its hello can be repeated.
+    /// in flight: nothing of the client's lives in it, but for what can be told again.
     pub(super) fn can_move(&self) -> bool {
-        self.requests.hello().is_some() && !self.exchange.is_streaming(Record::is_monitor)
+        let streaming = self.exchange.is_streaming(Record::is_monitor);
+        self.requests.introduction().is_some() && (!streaming || self.requests.stream().is_some())
     }
 
     /// Whether this is the moment: all that was asked is answered, and nothing more has been read from either side.
@@ -134,8 +136,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// The hello that introduces the client on another connection.
-    pub(super) fn hello(&self) -> Option<&[u8]> {
-        self.requests.hello()
+    pub(super) fn introduction(&self) -> Option<&[u8]> {
+        self.requests.introduction()
     }
 
     /// The client stays on this upstream connection for good.
@@ -144,11 +146,28 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Goes on over another upstream connection, and says goodbye on the old one. Only at a boundary.
-    pub(super) fn exchange_upstream(&mut self, socket: U, tls: ClientConnection, cx: &mut Context<'_>) {
+    ///
+    /// A stream of replies begins anew there: the client gets the next one sooner than otherwise.
+    pub(super) fn exchange_upstream(
+        &mut self,
+        socket: U,
+        tls: ClientConnection,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
         self.leave_upstream(cx);
         self.socket = socket;
         self.tls = tls;
         self.tls.set_buffer_limit(None);
+        if self.exchange.is_streaming(Record::is_monitor)
+            && let Some(hello) = self.requests.stream()
+        {
+            let header = hello.first_chunk().and_then(|head| Header::parse(*head).ok());
+            self.exchange.restart_stream(header.map_or(0, |header| header.request_id));
+            let sealed = self.tls.writer().write_all(hello);
+            sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+            self.flush_upstream(cx);
+        }
+        Ok(())
     }
 
     /// Whether what the client said last is what the protocol allows.
@@ -286,7 +305,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             plain[..kept].copy_from_slice(&self.kept_replies);
             let arrived = self.unseal(sealed, &mut plain[kept..])?;
             self.record.bytes(Direction::ToClient, arrived);
-            self.give_replies(&plain[..kept + arrived], cx)?;
+            self.give_replies(&mut plain[..kept + arrived], cx)?;
             Ok(true)
         })
     }
@@ -316,7 +335,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Reads the replies in `input` and writes them to the client.
-    fn give_replies(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+    fn give_replies(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         let settled = self.replies.read(input, &mut self.exchange, &mut self.record);
         let (ready, rest) = input.split_at(settled);
         let written = self.write_client(ready, cx)?;

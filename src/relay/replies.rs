@@ -1,6 +1,6 @@
 //! Upstream's side of the conversation: reads replies as they pass, and says which request each of them answers.
 //!
-//! Replies are never held or changed. What cannot be understood is counted and passes byte for byte.
+//! Replies are never held, and but for one number never changed. What cannot be understood is counted and passes byte for byte.
 
 use crate::relay::exchange::Exchange;
 use crate::relay::holds::Holds;
@@ -40,18 +40,26 @@ impl Replies {
 
     /// Reads `input` and returns how many of its bytes may go to the client.
     ///
+    /// Where a stream of replies was begun anew on another connection, its first reply is made to answer what the client
+    /// waits for; nothing else is changed.
+    ///
     /// The rest, less than a header or what a scan keeps, stands at the front of the next call's input.
-    pub(super) fn read(&mut self, input: &[u8], exchange: &mut Exchange, record: &mut Record) -> usize {
+    pub(super) fn read(&mut self, input: &mut [u8], exchange: &mut Exchange, record: &mut Record) -> usize {
         let mut at = 0;
         loop {
             match &mut self.state {
                 State::Between => {
-                    let Some(head) = input.get(at..).and_then(<[u8]>::first_chunk) else { return at };
-                    let Ok(header) = Header::parse(*head) else {
+                    let Some(head) = input.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else { return at };
+                    let Ok(mut header) = Header::parse(*head) else {
                         record.unparsed(Direction::ToClient);
                         self.state = State::Unframed;
                         continue;
                     };
+                    let answered = exchange.answered(header.response_to);
+                    if answered != header.response_to {
+                        header.response_to = answered;
+                        *head = header.to_bytes();
+                    }
                     at += HEADER_BYTES;
                     self.facts.clear();
                     self.state = State::Message { header, scan: MessageScan::new(&header) };

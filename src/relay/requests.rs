@@ -13,7 +13,7 @@ use crate::relay::record::Record;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
-use crate::wire::message_scan::MessageScan;
+use crate::wire::message_scan::{MessageScan, flag};
 use crate::wire::request::RequestFacts;
 
 /// The longest message that is held back, header included. A hello has a few kilobytes at most.
@@ -46,11 +46,19 @@ pub(super) struct Requests {
     understood: bool,
     /// Bytes at the front of the next input that have been read but not let go.
     scanned: usize,
-    /// The client's hello as it went upstream, where that was its first request and can be repeated elsewhere.
-    hello: Option<Box<[u8]>>,
-    begun: bool,
-    /// Whether something of the client's may live in the mongod connection itself.
-    anchored: bool,
+    introduction: Introduction,
+    /// The hello that a monitor's stream of replies answers, as it can begin the stream anew elsewhere.
+    stream: Option<Box<[u8]>>,
+}
+
+/// What mongod has been told of the client, and another connection would have to be told.
+enum Introduction {
+    /// Nothing yet: there was no hello.
+    Unneeded,
+    /// The first hello as it went upstream.
+    Hello(Box<[u8]>),
+    /// Something that cannot be repeated: the client stays on this connection.
+    Unrepeatable,
 }
 
 impl Requests {
@@ -60,21 +68,29 @@ impl Requests {
             facts: RequestFacts::default(),
             understood: true,
             scanned: 0,
-            hello: None,
-            begun: false,
-            anchored: false,
+            introduction: Introduction::Unneeded,
+            stream: None,
         }
     }
 
-    /// What makes another mongod connection the client's own; `None` where nothing can.
-    pub(super) fn hello(&self) -> Option<&[u8]> {
-        self.hello.as_deref().filter(|_| !self.anchored)
+    /// The message that makes another mongod connection the client's own, empty where none is needed; `None` where
+    /// nothing can.
+    pub(super) fn introduction(&self) -> Option<&[u8]> {
+        match &self.introduction {
+            Introduction::Unneeded => Some(&[]),
+            Introduction::Hello(message) => Some(message),
+            Introduction::Unrepeatable => None,
+        }
+    }
+
+    /// What begins the client's stream of replies anew on another connection.
+    pub(super) fn stream(&self) -> Option<&[u8]> {
+        self.stream.as_deref()
     }
 
     /// The client can have no other mongod connection than this one.
     pub(super) fn anchor(&mut self) {
-        self.anchored = true;
-        self.hello = None;
+        self.introduction = Introduction::Unrepeatable;
     }
 
     /// Whether the client is not in the middle of a request.
@@ -135,10 +151,13 @@ impl Requests {
                     }
                     let rewritten = if *released { None } else { hello::without_compression(&input[start..at]) };
                     let (header, malformed, released) = (*header, scan.is_malformed(), *released);
-                    if !self.begun && !released {
-                        self.hello = repeatable(rewritten.as_deref().unwrap_or(&input[start..at]), &self.facts);
+                    if !released {
+                        let message = rewritten.as_deref().unwrap_or(&input[start..at]);
+                        if matches!(self.introduction, Introduction::Unneeded) {
+                            self.introduction = introduction(message, &self.facts);
+                        }
+                        self.stream = if self.facts.exhaust_allowed() { begins_anew(&header, message) } else { None };
                     }
-                    self.begun = true;
                     if let Some(rewritten) = rewritten {
                         pass(&input[sent..start]);
                         pass(&rewritten);
@@ -202,11 +221,32 @@ fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> bool 
     header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_hello)
 }
 
-/// The message, if it is a hello that any connection would answer at once and alike.
-fn repeatable(message: &[u8], facts: &RequestFacts) -> Option<Box<[u8]>> {
-    let is_hello = facts.command().is_some_and(hello::is_hello);
-    let at_once = !facts.waits() && !facts.exhaust_allowed() && !facts.more_to_come();
-    (is_hello && at_once && message.len() <= HELLO_BYTES_MAX).then(|| message.into())
+/// What a first hello tells mongod: it can be repeated where any connection would answer it at once and alike.
+fn introduction(message: &[u8], facts: &RequestFacts) -> Introduction {
+    let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
+    match facts.command() {
+        Some(command) if !hello::is_hello(command) => Introduction::Unneeded,
+        Some(_) if !waits && message.len() <= HELLO_BYTES_MAX => Introduction::Hello(message.into()),
+        _ => Introduction::Unrepeatable,
+    }
+}
+
+/// A monitor's hello, changed so that mongod answers it at once: a monitor counts on an answer within some seconds, and
+/// part of them is over. mongod waits only as long as the topology is the one that the client knows, which it tells by
+/// the id of its process first.
+///
+/// `None` where it names none, and where a checksum would not allow a reply to be changed later.
+fn begins_anew(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
+    const PROCESS_ID: &[u8] = b"\x07processId\0";
+    const OBJECT_ID_BYTES: usize = 12;
+    let flags = u32::from_le_bytes(*message.get(HEADER_BYTES..)?.first_chunk()?);
+    if header.op_code != OpCode::MSG || flags & flag::CHECKSUM_PRESENT != 0 || message.len() > HELLO_BYTES_MAX {
+        return None;
+    }
+    let at = message.windows(PROCESS_ID.len()).position(|bytes| bytes == PROCESS_ID)?;
+    let mut message: Box<[u8]> = message.into();
+    *message.get_mut(at + PROCESS_ID.len() + OBJECT_ID_BYTES - 1)? ^= 0xFF;
+    Some(message)
 }
 
 /// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
@@ -214,7 +254,8 @@ fn repeatable(message: &[u8], facts: &RequestFacts) -> Option<Box<[u8]>> {
 fn ties(header: &Header, facts: &RequestFacts) -> bool {
     match facts.command() {
         Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
-        Some(command) if hello::is_hello(command) => facts.speculates(),
+        // A hello that was too long to be held was not kept either.
+        Some(command) if hello::is_hello(command) => facts.speculates() || header.length as usize > HELD_BYTES_MAX,
         _ => header.op_code != OpCode::MSG,
     }
 }

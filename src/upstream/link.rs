@@ -51,9 +51,12 @@ impl Link {
 
     /// Repeats a client's `hello`, which mongod has answered elsewhere already, and drops the answer.
     ///
-    /// `hello` is a complete message that asks for one answer. Bounded in memory, not in time. Not cancel safe: where
+    /// `hello` is a complete message that asks for one answer; where it is empty, nothing is said. Bounded in memory, not in time. Not cancel safe: where
     /// this was dropped or failed, the connection must not be used.
     pub async fn introduce(&mut self, hello: &[u8]) -> Result<(), IntroductionError> {
+        if hello.is_empty() {
+            return Ok(());
+        }
         let request =
             hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(IntroductionError::Refused)?;
         self.tls.writer().write_all(hello)?;

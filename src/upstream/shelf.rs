@@ -163,3 +163,129 @@ impl Spare {
         let _ = self.tls.write_tls(&mut self.socket);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Connector;
+    use super::super::test_server::Scene;
+    use super::*;
+
+    async fn link(connector: &Connector) -> Link {
+        Link::new(connector.connect().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_oldest_comes_first_and_is_still_in_use() {
+        let (connector, server) = Scene::new().start().await;
+        server
+            .during(Box::pin(async {
+                let shelf = Shelf::new(2, 16);
+                let mut ports = Vec::new();
+                for _ in 0..2 {
+                    let link = link(&connector).await;
+                    ports.push(link.socket.local_addr().unwrap());
+                    shelf.put(link).unwrap();
+                }
+                for port in ports {
+                    let mut link = shelf.take(0).unwrap();
+                    assert_eq!(link.socket.local_addr().unwrap(), port);
+                    link.introduce(&hello("hello")).await.unwrap();
+                }
+                assert!(shelf.take(0).is_none());
+            }))
+            .await;
+    }
+
+    #[tokio::test]
+    async fn what_mongod_closed_is_skipped_and_swept() {
+        let (gone_connector, gone) = Scene::new().start().await;
+        let (connector, server) = Scene::new().start().await;
+        let closed = [gone.during(link(&gone_connector)).await, gone.during(link(&gone_connector)).await];
+        server
+            .during(Box::pin(async {
+                let shelf = Shelf::new(2, 16);
+                let [first, second] = closed;
+                first.socket.readable().await.unwrap();
+                second.socket.readable().await.unwrap();
+                shelf.put(first).unwrap();
+                shelf.put(link(&connector).await).unwrap();
+                assert!(shelf.take(0).is_some());
+                assert_eq!(shelf.level().0, 0);
+
+                shelf.put(second).unwrap();
+                shelf.put(link(&connector).await).unwrap();
+                assert_eq!((shelf.sweep(0), shelf.level().0), (1, 1));
+            }))
+            .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_of_another_set_or_too_old_is_closed() {
+        let (connector, server) = Scene::new().start().await;
+        server
+            .during(Box::pin(async {
+                let shelf = Shelf::new(2, 16);
+                shelf.put(link(&connector).await).unwrap();
+                assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
+                assert_eq!((shelf.sweep(1), shelf.level().0), (0, 0));
+                shelf.put(link(&connector).await).unwrap();
+                assert!(shelf.take(1).is_none());
+
+                shelf.put(link(&connector).await).unwrap();
+                tokio::time::pause();
+                tokio::time::advance(AGE_MAX.saturating_sub(Duration::from_secs(1))).await;
+                assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
+                tokio::time::advance(Duration::from_secs(2)).await;
+                assert!(shelf.take(0).is_none());
+            }))
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_target_follows_the_demand_within_its_bounds() {
+        let shelf = Shelf::new(2, 5);
+        assert_eq!((shelf.level(), shelf.missing()), ((0, 2), 2));
+        let ask = |times: usize| {
+            for _ in 0..times {
+                assert!(shelf.take(0).is_none());
+            }
+        };
+        for (times, target) in [(1, 2), (2, 3), (40, 5)] {
+            ask(times);
+            assert_eq!(shelf.level().1, target);
+        }
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(shelf.level().1, 2);
+    }
+
+    #[tokio::test]
+    async fn a_shelf_that_is_off_wants_nothing() {
+        let shelf = Shelf::new(0, 16);
+        assert!(!shelf.is_on() && shelf.take(0).is_none());
+        assert_eq!((shelf.level(), shelf.missing()), ((0, 0), 0));
+    }
+
+    fn hello(command: &str) -> Vec<u8> {
+        let body = bson::doc! { command: 1, "$db": "admin" };
+        crate::wire::op_msg::encode(77, 0, &bson::RawDocumentBuf::try_from(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_is_not_taken_is_told_apart_from_a_connection_that_broke() {
+        use super::super::IntroductionError;
+        let (connector, server) = Scene::new().start().await;
+        let broken = server
+            .during(Box::pin(async {
+                let mut other = link(&connector).await;
+                let refused = other.introduce(&hello("unknown")).await;
+                assert!(matches!(refused, Err(IntroductionError::Refused)), "{refused:?}");
+                let nonsense = link(&connector).await.introduce(b"x").await;
+                assert!(matches!(nonsense, Err(IntroductionError::Refused)), "{nonsense:?}");
+                link(&connector).await
+            }))
+            .await;
+        let mut broken = broken;
+        let broke = broken.introduce(&hello("hello")).await;
+        assert!(matches!(broke, Err(IntroductionError::Broken(_))), "{broke:?}");
+    }
+}

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bson::{RawDocumentBuf, rawdoc};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -100,7 +102,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves one connection after the other for as long as `client` runs.
+    /// Serves all connections for as long as `client` runs; then they close.
     pub(crate) async fn during<T>(&self, client: impl Future<Output = T>) -> T {
         tokio::select! {
             result = client => result,
@@ -109,10 +111,13 @@ impl Server {
     }
 
     async fn serve(&self) {
+        let mut open = FuturesUnordered::new();
         loop {
-            let (tcp, _) = self.listener.accept().await.unwrap();
-            // How it ends is the client's to judge.
-            let _ = self.serve_one(tcp).await;
+            tokio::select! {
+                accepted = self.listener.accept() => open.push(self.serve_one(accepted.unwrap().0)),
+                // How it ends is the client's to judge.
+                Some(_) = open.next() => {}
+            }
         }
     }
 

@@ -21,6 +21,7 @@ mod reports;
 mod rust_script;
 mod seen;
 mod slow;
+mod warm;
 mod wire_own;
 mod wire_rows;
 mod wire_seen;

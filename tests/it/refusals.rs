@@ -114,7 +114,10 @@ fn a_probe_without_a_byte_costs_nothing_and_is_not_logged() {
     const PROBES: u32 = 50;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     for level in ["info", "debug"] {
-        let gateway = Gateway::start(&GatewayOptions { log_level: Some(level), ..GatewayOptions::to(&mongod) });
+        // Without spares, so that every handshake is somebody's doing.
+        let upstream = "warm_connections = 0\n".to_owned();
+        let options = GatewayOptions { log_level: Some(level), upstream, ..GatewayOptions::to(&mongod) };
+        let gateway = Gateway::start(&options);
         until("the gateway is ready", || (gateway.get("/readyz").unwrap().status == 200).then_some(()));
         let handshakes = || gateway.metric("mongate_upstream_handshakes_total", &[]);
         let (before, lines) = (handshakes(), gateway.log().len());

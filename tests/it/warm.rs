@@ -1,0 +1,139 @@
+//! Spare connections: a new client finds one ready, whatever became of the ones before.
+
+use std::thread;
+
+use bson::{Document, doc};
+
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::{Mongod, MongodOptions};
+use crate::kit::raw::Connection;
+use crate::kit::waiting::until;
+use crate::slow;
+
+/// The default.
+const SPARES: f64 = 2.0;
+const GAUGE: &str = "mongate_upstream_warm_connections";
+
+#[test]
+fn a_new_client_takes_a_connection_that_was_there_before_and_another_one_is_made() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    // More than the least, when they come fast.
+    let enough = |count: f64| count > SPARES - 0.5;
+    for _ in 0..5 {
+        assert!(enough(gateway.await_metric(GAUGE, &[], enough)));
+        // mongod numbers its connections as they come.
+        let newest = number(&mut mongod.connect().unwrap());
+        assert!(number(&mut gateway.connect().unwrap()) < newest, "its connection is a new one");
+    }
+}
+
+#[test]
+fn without_spares_every_client_gets_a_connection_of_its_own() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = with(&mongod, "warm_connections = 0\n");
+    let newest = number(&mut mongod.connect().unwrap());
+    assert!(number(&mut gateway.connect().unwrap()) > newest);
+    assert!(gateway.metric(GAUGE, &[]).abs() < 0.5);
+    assert_eq!(level(&gateway), (0, 0));
+}
+
+#[test]
+fn spares_die_with_mongod_and_come_back_with_it() {
+    let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
+    let gateway = Gateway::to(&mongod);
+    await_spares(&gateway, SPARES);
+    for kills in [true, false] {
+        if kills {
+            mongod.kill();
+        } else {
+            mongod.stop().unwrap();
+        }
+        await_spares(&gateway, 0.0);
+        mongod.restart().unwrap();
+        // The next client works, whether spares are back or not.
+        gateway.connect().unwrap().run(&ping()).unwrap();
+        let enough = |count: f64| count > SPARES - 0.5;
+        assert!(enough(gateway.await_metric(GAUGE, &[], enough)));
+        let newest = number(&mut mongod.connect().unwrap());
+        assert!(number(&mut gateway.connect().unwrap()) < newest);
+    }
+}
+
+#[test]
+fn a_spare_that_mongod_closes_is_replaced_before_a_client_meets_it() {
+    let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
+    let gateway = with(&mongod, "warm_connections = 3\n");
+    await_spares(&gateway, 3.0);
+    mongod.kill();
+    mongod.restart().unwrap();
+    // At once: the sweep may not have seen it yet.
+    for _ in 0..3 {
+        gateway.connect().unwrap().run(&ping()).unwrap();
+    }
+}
+
+#[test]
+fn a_burst_beyond_the_spares_is_served_and_the_next_one_finds_more() {
+    const CLIENTS: usize = 40;
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = with(&mongod, "warm_connections_max = 8\n");
+    await_spares(&gateway, SPARES);
+    assert_eq!(level(&gateway).1, 2);
+    let other_descriptors = gateway.descriptors().unwrap() - 2;
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| gateway.connect().unwrap().run(&ping()).unwrap());
+        }
+    });
+    let grown = until("the target grows with the demand", || Some(level(&gateway).1).filter(|target| *target > 2));
+    assert!(grown <= 8, "{grown} are more than warm_connections_max");
+    let ready = until("there are as many as there should be", || {
+        let (ready, target) = level(&gateway);
+        (ready == target).then_some(usize::try_from(ready).unwrap())
+    });
+    until("nothing is open but what waits", || {
+        (gateway.descriptors().unwrap() <= other_descriptors + ready).then_some(())
+    });
+}
+
+#[test]
+fn a_drain_closes_the_spares_and_does_not_wait_for_them() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    slow::prepare(&mongod, "warm_drain");
+    let gateway = Gateway::to(&mongod);
+    await_spares(&gateway, SPARES);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| gateway.connect().unwrap().command(&slow::find("warm_drain", 3_000)));
+        slow::await_running(&mongod, "warm_drain", 1);
+        gateway.terminate().unwrap();
+        await_spares(&gateway, 0.0);
+        waiting.join().unwrap().unwrap();
+    });
+}
+
+fn with(mongod: &Mongod, upstream: &str) -> Gateway {
+    Gateway::start(&GatewayOptions { upstream: upstream.to_owned(), ..GatewayOptions::to(mongod) })
+}
+
+fn await_spares(gateway: &Gateway, wanted: f64) {
+    let is_wanted = |count: f64| (count - wanted).abs() < 0.5;
+    until(&format!("there are {wanted} spares"), || is_wanted(gateway.metric(GAUGE, &[])).then_some(()));
+}
+
+/// What `/status` says of the spares: how many there are, and how many there should be.
+fn level(gateway: &Gateway) -> (u64, u64) {
+    let status: serde_json::Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
+    let warm = &status["upstreams"][0]["warm_connections"];
+    (warm["ready"].as_u64().unwrap(), warm["target"].as_u64().unwrap())
+}
+
+/// mongod's number of this connection.
+fn number(connection: &mut Connection) -> i64 {
+    let hello = connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+    hello.get_i32("connectionId").map(i64::from).or_else(|_| hello.get_i64("connectionId")).unwrap()
+}
+
+fn ping() -> Document {
+    doc! { "ping": 1, "$db": "admin" }
+}
