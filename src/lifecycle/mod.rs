@@ -4,6 +4,7 @@
 
 pub mod descriptors;
 pub mod drain;
+pub mod file_watch;
 pub mod readiness;
 pub mod signals;
 pub mod tasks;
