@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::lifecycle::drain::DrainWatch;
-use crate::lifecycle::readiness::Condition;
 use crate::relay::{Limits, RelayEnd};
 use crate::telemetry::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
@@ -36,12 +35,10 @@ pub struct Route {
 pub struct Upstream {
     /// Makes its connections.
     pub connector: Connector,
-    /// What the last attempts showed.
+    /// What the last attempts showed; readiness and `/status` read it.
     pub health: UpstreamHealth,
     /// Its measurements.
     pub metrics: UpstreamMetrics,
-    /// Its part in readiness: fails with the first connection that cannot be made, holds again when a probe succeeds.
-    pub condition: Condition,
     /// Wakes the probe when a connection could not be made, or was ended by upstream.
     pub failed: Notify,
     /// Keeps a failure that comes with every client from filling the log.
@@ -72,9 +69,7 @@ impl Upstream {
     /// Measures a failure, and logs it unless the same was logged a moment ago.
     pub fn note_failure(&self, error: &ConnectError) {
         self.metrics.count_failed_handshake(error.reason());
-        let sentence = error.to_string();
-        self.condition.fail(&sentence);
-        self.health.record_failure(sentence);
+        self.health.record_failure(error.to_string());
         self.failed.notify_one();
         if let Verdict::Log { suppressed } = self.repeats.note(error.reason(), std::time::Instant::now()) {
             tracing::warn!(

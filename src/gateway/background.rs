@@ -56,8 +56,7 @@ async fn probe_once(upstream: &Upstream) -> bool {
     match upstream::probe(&upstream.connector).await {
         Ok(Probe { stream, server }) => {
             upstream.metrics.count_handshake(stream.handshake.duration);
-            upstream.condition.hold(&format!("{} at {}", server.role, stream.address));
-            upstream.health.record_ok(Some(server));
+            upstream.health.record_ok(Some((stream.address, server)));
             true
         }
         Err(error) => {

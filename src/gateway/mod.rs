@@ -17,7 +17,7 @@ use crate::admin::{AdminServer, Sources};
 use crate::config::{Config, ListenAddress};
 use crate::connection::{Route, Upstream};
 use crate::lifecycle::drain::{Drain, DrainWatch};
-use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
@@ -74,7 +74,7 @@ impl BoundGateway {
     pub fn bind(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
-        let upstreams = upstreams(config, &readiness)?;
+        let upstreams = upstreams(config)?;
         let mut listeners = Vec::new();
         for section in config.listeners.values() {
             let bound = listener::bind(section)?;
@@ -82,6 +82,11 @@ impl BoundGateway {
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
+        for upstream in &upstreams {
+            let name = format!("upstream {}", upstream.connector.upstream());
+            let upstream = Arc::clone(upstream);
+            readiness.add(&name, move || condition(&upstream));
+        }
         let status = Status::new(&listeners, &upstreams, &workers, &readiness);
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
@@ -141,7 +146,7 @@ impl BoundGateway {
     }
 }
 
-fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
+fn upstreams(config: &Config) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
     let (mut made, mut errors) = (BTreeMap::new(), Vec::new());
     for (name, section) in &config.upstreams {
         match Connector::new(section) {
@@ -151,7 +156,6 @@ fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, 
                     connector,
                     health: UpstreamHealth::default(),
                     metrics: UpstreamMetrics::new(name, &REASONS),
-                    condition: readiness.add(&format!("upstream {name}")),
                     failed: tokio::sync::Notify::new(),
                     repeats: Repeats::new(),
                 };
@@ -161,6 +165,16 @@ fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, 
         }
     }
     if errors.is_empty() { Ok(made) } else { Err(StartError::Tls(errors)) }
+}
+
+/// What readiness says of an upstream.
+fn condition(upstream: &Upstream) -> ConditionState {
+    let health = upstream.health.snapshot();
+    match (health.complaint(background::PROBE_AGE_MAX), health.server) {
+        (Some(sentence), _) => ConditionState::Fails(sentence),
+        (None, Some((address, server))) => ConditionState::Holds(format!("{} at {address}", server.role)),
+        (None, None) => ConditionState::Holds(String::new()),
+    }
 }
 
 /// Of several certificates the one that ends first counts.

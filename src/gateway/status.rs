@@ -80,7 +80,7 @@ fn describe(upstream: &Upstream) -> Value {
             "seconds_ago": seconds(*age),
             "error": sentence,
         })),
-        "server": health.server.as_ref().map(|server| json!({
+        "server": health.server.as_ref().map(|(_, server)| json!({
             "version": server.version,
             "role": server.role.to_string(),
             "set_name": server.set_name,
