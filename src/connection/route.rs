@@ -41,6 +41,8 @@ pub struct Upstream {
     pub metrics: UpstreamMetrics,
     /// Wakes the probe when a connection could not be made, or was ended by upstream.
     pub failed: Notify,
+    /// Wakes the probe when connections are made with other certificates.
+    pub renewed: Notify,
     /// Keeps a failure that comes with every client from filling the log.
     pub repeats: Repeats<&'static str>,
 }
@@ -63,7 +65,7 @@ impl Upstream {
     pub fn renew(&self, tls: ClientTls) {
         self.connector.renew(tls);
         // Readiness is to tell of the new set, not of the old one.
-        self.failed.notify_one();
+        self.renewed.notify_one();
     }
 
     /// Measures a failure, and logs it unless the same was logged a moment ago.

@@ -3,6 +3,9 @@
 //! The only place that knows everybody. Each part is given its own section of the configuration and nothing else.
 
 mod background;
+mod expiry;
+mod owner;
+mod rotation;
 mod status;
 mod worker;
 
@@ -10,11 +13,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, ListenAddress, UpstreamConfig};
 use crate::connection::{Route, Upstream};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
@@ -23,11 +28,14 @@ use crate::lifecycle::tasks::Tasks;
 use crate::listener;
 use crate::listener::{BindError, BoundSocket, Listener};
 use crate::relay::Limits;
-use crate::telemetry::metrics::{CertificateRole, ListenerMetrics, Metrics, UpstreamMetrics, set_certificate_expiry};
+use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::telemetry::repeats::Repeats;
 use crate::tls::ClientTlsError;
 use crate::upstream::{Connector, REASONS, UpstreamHealth};
 
+use expiry::Expiry;
+use owner::Owner;
+use rotation::{ReloadRecord, Rotation, Source};
 use status::Status;
 use worker::Workers;
 
@@ -61,6 +69,8 @@ pub struct BoundGateway {
     upstreams: Vec<Arc<Upstream>>,
     admin: AdminServer,
     metrics: Metrics,
+    expiry: Arc<Expiry>,
+    rotation: Rotation,
     workers: Workers,
     drain: Drain,
     drain_timeout: Duration,
@@ -82,15 +92,25 @@ impl BoundGateway {
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
+        let owners: Vec<_> = upstreams.iter().map(|upstream| Owner::Upstream(Arc::clone(upstream))).collect();
+        let expiry = Arc::new(Expiry::new(owners));
+        expiry.look(SystemTime::now());
+        let mut rotation = Rotation::new(Arc::clone(&expiry));
+        let mut reloads = BTreeMap::new();
         for upstream in &upstreams {
-            let name = format!("upstream {}", upstream.connector.upstream());
+            let section = config.upstreams.get(upstream.connector.upstream());
+            let source = section.and_then(|section| Source::of_upstream(upstream, section));
+            let reload = source.map(|source| rotation.add(source));
+            let title = Owner::Upstream(Arc::clone(upstream)).title();
+            reloads.extend(reload.clone().map(|reload| (title.clone(), reload)));
             let upstream = Arc::clone(upstream);
-            readiness.add(&name, move || condition(&upstream));
+            readiness.add(&title, move || condition(&upstream, reload.as_deref()));
         }
-        let status = Status::new(&listeners, &upstreams, &workers, &readiness);
+        let status = Status::new(&listeners, &upstreams, reloads, &workers, &readiness);
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
-        Ok(Self { listeners, upstreams, admin, metrics, workers, drain, drain_timeout: config.drain_timeout })
+        let drain_timeout = config.drain_timeout;
+        Ok(Self { listeners, upstreams, admin, metrics, expiry, rotation, workers, drain, drain_timeout })
     }
 
     /// Name and address of every listener, with real ports.
@@ -103,16 +123,21 @@ impl BoundGateway {
         self.admin.address()
     }
 
-    /// Serves until the first event, then lets commands in flight finish for at most `drain_timeout`, unless a
+    /// Serves until the first event that is no [`SignalEvent::Reload`], then lets commands in flight finish for at most `drain_timeout`, unless a
     /// [`SignalEvent::Stop`] ends that at once.
     ///
     /// When dropped, everything goes on until its runtime, and with the workers the process, ends.
     pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
-        let Self { listeners, upstreams, admin, metrics, workers, drain: stage, drain_timeout } = self;
+        let Self { listeners, upstreams, admin, metrics, expiry, rotation, workers, drain: stage, drain_timeout } =
+            self;
         announce(&listeners, admin.address());
         let own = Tasks::new();
         own.spawn("administration", admin.serve(stage.watch()));
         own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
+        let reload = rotation.reload();
+        own.spawn("certificate renewal", rotation.run(stage.watch()));
+        let watch = stage.watch();
+        own.spawn("certificate expiry", async move { expiry.watch(watch).await });
         for upstream in upstreams {
             own.spawn("upstream probe", background::probe(upstream, stage.watch()));
         }
@@ -121,8 +146,15 @@ impl BoundGateway {
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "started");
 
-        if next_event().await == SignalEvent::Stop {
-            stage.stop();
+        loop {
+            match next_event().await {
+                SignalEvent::Reload => reload.ask(),
+                SignalEvent::Drain => break,
+                SignalEvent::Stop => {
+                    stage.stop();
+                    break;
+                }
+            }
         }
         stage.begin();
         let connections = workers.connections();
@@ -149,45 +181,36 @@ impl BoundGateway {
 fn upstreams(config: &Config) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
     let (mut made, mut errors) = (BTreeMap::new(), Vec::new());
     for (name, section) in &config.upstreams {
-        match Connector::new(section) {
-            Ok(connector) => {
-                tell_expiry(name, &connector);
-                let upstream = Upstream {
-                    connector,
-                    health: UpstreamHealth::default(),
-                    metrics: UpstreamMetrics::new(name, &REASONS),
-                    failed: tokio::sync::Notify::new(),
-                    repeats: Repeats::new(),
-                };
-                made.insert(name.clone(), Arc::new(upstream));
-            }
+        match open_upstream(section) {
+            Ok(upstream) => drop(made.insert(name.clone(), Arc::new(upstream))),
             Err(error) => errors.push(error),
         }
     }
     if errors.is_empty() { Ok(made) } else { Err(StartError::Tls(errors)) }
 }
 
-/// What readiness says of an upstream.
-fn condition(upstream: &Upstream) -> ConditionState {
-    let health = upstream.health.snapshot();
-    match (health.complaint(background::PROBE_AGE_MAX), health.server) {
-        (Some(sentence), _) => ConditionState::Fails(sentence),
-        (None, Some((address, server))) => ConditionState::Holds(format!("{} at {address}", server.role)),
-        (None, None) => ConditionState::Holds(String::new()),
-    }
+fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, ClientTlsError> {
+    Ok(Upstream {
+        connector: Connector::new(section)?,
+        health: UpstreamHealth::default(),
+        metrics: UpstreamMetrics::new(&section.name, &REASONS),
+        failed: Notify::new(),
+        renewed: Notify::new(),
+        repeats: Repeats::new(),
+    })
 }
 
-/// Of several certificates the one that ends first counts.
-fn tell_expiry(upstream: &str, connector: &Connector) {
-    let tls = connector.tls();
-    let ends = [
-        (CertificateRole::UpstreamClient, tls.credentials.certificates().map(|own| own.not_after).min()),
-        (CertificateRole::UpstreamCa, tls.authorities.certificates.iter().map(|authority| authority.not_after).min()),
-    ];
-    for (role, end) in ends {
-        let Some(end) = end else { continue };
-        let age = end.duration_since(UNIX_EPOCH).unwrap_or_default();
-        set_certificate_expiry(role, upstream, i64::try_from(age.as_secs()).unwrap_or_default());
+/// What readiness says of an upstream. Files that cannot be used are no reason to send clients elsewhere while the last
+/// good set is in use: every gateway that shares them would say so at once.
+fn condition(upstream: &Upstream, reload: Option<&ReloadRecord>) -> ConditionState {
+    let health = upstream.health.snapshot();
+    if let Some(sentence) = health.complaint(background::PROBE_AGE_MAX) {
+        return ConditionState::Fails(sentence);
+    }
+    let server = health.server.map(|(address, server)| format!("{} at {address}", server.role)).unwrap_or_default();
+    match reload.and_then(ReloadRecord::problem) {
+        None => ConditionState::Holds(server),
+        Some(problem) => ConditionState::Warns(format!("{server}; certificates not renewed: {problem}")),
     }
 }
 

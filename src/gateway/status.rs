@@ -1,5 +1,6 @@
 //! The snapshot behind `/status`: what is bound, where it leads, how it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{Listener, Places};
 
+use super::owner::Owner;
+use super::rotation::ReloadRecord;
 use super::worker::Workers;
 
 /// What the snapshot is taken from.
@@ -20,6 +23,8 @@ pub(super) struct Status {
     workers: usize,
     listeners: Vec<(String, Places, Arc<Route>)>,
     upstreams: Vec<Arc<Upstream>>,
+    /// By the title of their owner.
+    reloads: BTreeMap<String, Arc<ReloadRecord>>,
     connections: Tasks,
     readiness: Readiness,
 }
@@ -28,6 +33,7 @@ impl Status {
     pub(super) fn new(
         listeners: &[(Listener, Arc<Route>)],
         upstreams: &[Arc<Upstream>],
+        reloads: BTreeMap<String, Arc<ReloadRecord>>,
         workers: &Workers,
         readiness: &Readiness,
     ) -> Self {
@@ -39,6 +45,7 @@ impl Status {
             workers: workers.count(),
             listeners: listeners.iter().map(listener).collect(),
             upstreams: upstreams.to_vec(),
+            reloads,
             connections: workers.connections(),
             readiness: readiness.clone(),
         }
@@ -62,35 +69,40 @@ impl Status {
             "workers": self.workers,
             "panics": self.connections.panics(),
             "listeners": listeners.collect::<Vec<_>>(),
-            "upstreams": self.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
+            "upstreams": self.upstreams.iter().map(|upstream| self.describe(upstream)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn describe(&self, upstream: &Arc<Upstream>) -> Value {
+        let owner = Owner::Upstream(Arc::clone(upstream));
+        let health = upstream.health.snapshot();
+        let seconds = |age: Duration| age.as_secs();
+        json!({
+            "name": upstream.connector.upstream(),
+            "address": upstream.connector.address().to_string(),
+            "problem": health.complaint(super::background::PROBE_AGE_MAX),
+            "last_success_seconds_ago": health.succeeded.map(seconds),
+            "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
+                "seconds_ago": seconds(*age),
+                "error": sentence,
+            })),
+            "server": health.server.as_ref().map(|(_, server)| json!({
+                "version": server.version,
+                "role": server.role.to_string(),
+                "set_name": server.set_name,
+                "max_wire_version": server.max_wire_version,
+            })),
+            "certificates": certificates(&owner),
+            "reload": self.reloads.get(&owner.title()).map(|reload| reload.to_json()),
         })
     }
 }
 
-fn describe(upstream: &Upstream) -> Value {
-    let tls = upstream.connector.tls();
-    let health = upstream.health.snapshot();
-    let seconds = |age: Duration| age.as_secs();
-    json!({
-        "name": upstream.connector.upstream(),
-        "address": upstream.connector.address().to_string(),
-        "problem": health.complaint(super::background::PROBE_AGE_MAX),
-        "last_success_seconds_ago": health.succeeded.map(seconds),
-        "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
-            "seconds_ago": seconds(*age),
-            "error": sentence,
-        })),
-        "server": health.server.as_ref().map(|(_, server)| json!({
-            "version": server.version,
-            "role": server.role.to_string(),
-            "set_name": server.set_name,
-            "max_wire_version": server.max_wire_version,
-        })),
-        "certificates": {
-            "client": tls.credentials.certificates().map(certificate).collect::<Vec<_>>(),
-            "ca": tls.authorities.certificates.iter().map(certificate).collect::<Vec<_>>(),
-        },
-    })
+fn certificates(owner: &Owner) -> Value {
+    let set = owner.set();
+    let [own, authorities] =
+        [&set.own, &set.authorities].map(|facts| facts.iter().map(certificate).collect::<Vec<_>>());
+    json!({ owner.own_key(): own, "ca": authorities })
 }
 
 fn certificate(facts: &CertificateFacts) -> Value {

@@ -30,6 +30,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{HostPort, UpstreamConfig};
+use crate::identity::CertificateFacts;
 use crate::tls::{ClientTls, ClientTlsError};
 
 pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
@@ -222,6 +223,14 @@ impl Current {
     fn new(upstream: &UpstreamConfig, tls: ClientTls) -> Self {
         let target = Arc::new(Target::new(upstream, &tls));
         Self { tls: Arc::new(tls), target }
+    }
+}
+
+impl UpstreamStream {
+    /// The certificate that the server showed, in this handshake or in the one whose session was taken up.
+    pub fn server_certificate(&self) -> Option<CertificateFacts> {
+        let leaf = self.tls.get_ref().1.peer_certificates()?.first()?;
+        CertificateFacts::from_der(leaf).ok()
     }
 }
 
