@@ -17,6 +17,7 @@ mod load;
 mod quickstart;
 mod refusals;
 mod reports;
+mod rotation;
 mod rust_script;
 mod seen;
 mod slow;

@@ -16,4 +16,5 @@ pub mod process;
 pub mod provision;
 pub mod raw;
 pub mod scratch;
+pub mod secret;
 pub mod waiting;
