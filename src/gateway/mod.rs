@@ -3,6 +3,7 @@
 //! The only place that knows everybody. Each part is given its own section of the configuration and nothing else.
 
 mod background;
+mod certificates;
 mod expiry;
 mod owner;
 mod rotation;
@@ -13,29 +14,27 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use tokio::sync::Notify;
+use std::time::Duration;
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
-use crate::config::{Config, ListenAddress, UpstreamConfig};
-use crate::connection::{Route, Upstream};
+use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, UpstreamConfig};
+use crate::connection::{Door, ListedPrincipal, Route, Upstream};
+use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
-use crate::listener::{BindError, BoundSocket, Listener};
+use crate::listener::{BindError, Listener, ProxyRules};
 use crate::relay::Limits;
 use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
-use crate::telemetry::repeats::Repeats;
-use crate::tls::ClientTlsError;
-use crate::upstream::{Connector, REASONS, UpstreamHealth};
+use crate::tls::{ClientTlsError, ServerTls, ServerTlsError};
+use crate::upstream::{Connector, REASONS, Shelf};
 
-use expiry::Expiry;
+use certificates::Certificates;
 use owner::Owner;
-use rotation::{ReloadRecord, Rotation, Source};
+use rotation::ReloadRecord;
 use status::Status;
 use worker::Workers;
 
@@ -48,6 +47,9 @@ pub enum StartError {
     /// Certificates, keys or names that the configuration points to cannot be used; all of them.
     #[error("{}", lines(.0))]
     Tls(Vec<ClientTlsError>),
+    /// The same of what listeners show and trust.
+    #[error("{}", listener_lines(.0))]
+    ListenerTls(Vec<ServerTlsError>),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listener(#[from] BindError),
@@ -63,14 +65,17 @@ fn lines(errors: &[ClientTlsError]) -> String {
     errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
 }
 
+fn listener_lines(errors: &[ServerTlsError]) -> String {
+    errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
+}
+
 /// Everything bound, nothing served yet; clients that connect wait in the system's queue.
 pub struct BoundGateway {
     listeners: Vec<(Listener, Arc<Route>)>,
     upstreams: Vec<Arc<Upstream>>,
     admin: AdminServer,
     metrics: Metrics,
-    expiry: Arc<Expiry>,
-    rotation: Rotation,
+    certificates: Certificates,
     workers: Workers,
     drain: Drain,
     drain_timeout: Duration,
@@ -85,32 +90,28 @@ impl BoundGateway {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
         let upstreams = upstreams(config)?;
+        let doors = doors(config, &upstreams)?;
         let mut listeners = Vec::new();
-        for section in config.listeners.values() {
-            let bound = listener::bind(section)?;
-            listeners.push(open_listener(section, bound, &upstreams, &drain.watch())?);
+        for (section, door) in config.listeners.values().zip(doors) {
+            listeners.push(open_listener(config, section, door, &upstreams, &drain.watch())?);
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
-        let owners: Vec<_> = upstreams.iter().map(|upstream| Owner::Upstream(Arc::clone(upstream))).collect();
-        let expiry = Arc::new(Expiry::new(owners));
-        expiry.look(SystemTime::now());
-        let mut rotation = Rotation::new(Arc::clone(&expiry));
-        let mut reloads = BTreeMap::new();
+        let certificates = Certificates::new(config, &upstreams, &listeners);
         for upstream in &upstreams {
-            let section = config.upstreams.get(upstream.connector.upstream());
-            let source = section.and_then(|section| Source::of_upstream(upstream, section));
-            let reload = source.map(|source| rotation.add(source));
             let title = Owner::Upstream(Arc::clone(upstream)).title();
-            reloads.extend(reload.clone().map(|reload| (title.clone(), reload)));
-            let upstream = Arc::clone(upstream);
-            readiness.add(&title, move || condition(&upstream, reload.as_deref()));
+            let (upstream, record) = (Arc::clone(upstream), certificates.record(&title));
+            readiness.add(&title, move || condition(&upstream, record.as_deref()));
         }
-        let status = Status::new(&listeners, &upstreams, reloads, &workers, &readiness);
+        for owner in listeners.iter().filter_map(|(_, route)| Owner::listener_of(route)) {
+            let record = certificates.record(&owner.title());
+            readiness.add(&owner.title(), move || listener_condition(record.as_deref()));
+        }
+        let status = Status::new(&listeners, &upstreams, certificates.records(), &workers, &readiness);
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
         let drain_timeout = config.drain_timeout;
-        Ok(Self { listeners, upstreams, admin, metrics, expiry, rotation, workers, drain, drain_timeout })
+        Ok(Self { listeners, upstreams, admin, metrics, certificates, workers, drain, drain_timeout })
     }
 
     /// Name and address of every listener, with real ports.
@@ -123,22 +124,21 @@ impl BoundGateway {
         self.admin.address()
     }
 
-    /// Serves until the first event that is no [`SignalEvent::Reload`], then lets commands in flight finish for at most `drain_timeout`, unless a
-    /// [`SignalEvent::Stop`] ends that at once.
+    /// Serves until the first event that is no [`SignalEvent::Reload`], then lets commands in flight finish for at most
+    /// `drain_timeout`, unless a [`SignalEvent::Stop`] ends that at once.
     ///
     /// When dropped, everything goes on until its runtime, and with the workers the process, ends.
     pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
-        let Self { listeners, upstreams, admin, metrics, expiry, rotation, workers, drain: stage, drain_timeout } =
-            self;
+        let Self { listeners, upstreams, admin, metrics, certificates, workers, drain: stage, drain_timeout } = self;
         announce(&listeners, admin.address());
         let own = Tasks::new();
         own.spawn("administration", admin.serve(stage.watch()));
         own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
-        let reload = rotation.reload();
-        own.spawn("certificate renewal", rotation.run(stage.watch()));
-        let watch = stage.watch();
-        own.spawn("certificate expiry", async move { expiry.watch(watch).await });
+        let reload = certificates.run(&own, &stage.watch());
         for upstream in upstreams {
+            if upstream.shelf.is_on() {
+                own.spawn("spare connections", background::keep_warm(Arc::clone(&upstream), stage.watch()));
+            }
             own.spawn("upstream probe", background::probe(upstream, stage.watch()));
         }
         for (listener, route) in listeners {
@@ -190,14 +190,12 @@ fn upstreams(config: &Config) -> Result<BTreeMap<String, Arc<Upstream>>, StartEr
 }
 
 fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, ClientTlsError> {
-    Ok(Upstream {
-        connector: Connector::new(section)?,
-        health: UpstreamHealth::default(),
-        metrics: UpstreamMetrics::new(&section.name, &REASONS),
-        failed: Notify::new(),
-        renewed: Notify::new(),
-        repeats: Repeats::new(),
-    })
+    Ok(Upstream::new(
+        Connector::new(section)?,
+        UpstreamMetrics::new(&section.name, &REASONS),
+        Shelf::new(section.warm_connections, section.warm_connections_max),
+        section.certificate_recycle_after,
+    ))
 }
 
 /// What readiness says of an upstream. Files that cannot be used are no reason to send clients elsewhere while the last
@@ -214,9 +212,58 @@ fn condition(upstream: &Upstream, reload: Option<&ReloadRecord>) -> ConditionSta
     }
 }
 
+/// What readiness says of a listener that shows certificates. It is bound, or there would be no report.
+fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
+    match reload.and_then(ReloadRecord::problem) {
+        None => ConditionState::Holds(String::new()),
+        Some(problem) => ConditionState::Warns(format!("certificates not renewed: {problem}")),
+    }
+}
+
+/// The doors of all listeners in their order: their certificates, and who their clients can be.
+fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
+    let own: Vec<_> = upstreams.values().map(|upstream| upstream.connector.tls()).collect();
+    let own = own.iter().filter_map(|tls| tls.credentials.certificates().next());
+    let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
+    let known: Vec<_> = config.identities.iter().map(known_source).collect();
+    let (mut doors, mut errors) = (Vec::new(), Vec::new());
+    for section in config.listeners.values() {
+        match section.tls.as_ref().map(|tls| ServerTls::load(&section.name, tls)).transpose() {
+            Ok(tls) => {
+                let identities = Identities::new(domains.clone(), &known, section.principal.as_deref());
+                doors.push(Door::new(section.mode, tls, ProxyRules::new(section), identities));
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(doors) } else { Err(StartError::ListenerTls(errors)) }
+}
+
+fn known_source(identity: &IdentityConfig) -> KnownSource {
+    let IdentityConfig { principal, sources, uids } = identity.clone();
+    KnownSource { principal, sources, uids }
+}
+
+/// The handles of the listener itself, and those of each principal that is listed.
+fn measurements(config: &Config, listener: &str) -> (Arc<ListenerMetrics>, Vec<ListedPrincipal>) {
+    let listed = |text: &String| {
+        let pattern = PrincipalPattern::new(text);
+        let metrics = Arc::new(ListenerMetrics::of_principal(listener, pattern.as_str()));
+        ListedPrincipal { pattern, metrics }
+    };
+    let listed: Vec<_> = config.metrics.principals.iter().map(listed).collect();
+    let all = if listed.is_empty() {
+        ListenerMetrics::new(listener)
+    } else {
+        ListenerMetrics::of_principal(listener, "other")
+    };
+    (Arc::new(all), listed)
+}
+
 fn open_listener(
-    section: &crate::config::ListenerConfig,
-    bound: BoundSocket,
+    config: &Config,
+    section: &ListenerConfig,
+    door: Door,
     upstreams: &BTreeMap<String, Arc<Upstream>>,
     drain: &DrainWatch,
 ) -> Result<(Listener, Arc<Route>), StartError> {
@@ -224,14 +271,17 @@ fn open_listener(
         // The configuration has been checked: every listener names an upstream that exists.
         return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
     };
-    let metrics = Arc::new(ListenerMetrics::new(&section.name));
+    let bound = listener::bind(section)?;
+    let (metrics, listed) = measurements(config, &section.name);
     let listener = Listener::new(section, bound, Arc::clone(&metrics)).map_err(StartError::Worker)?;
     let route = Route {
         listener: section.name.clone(),
         places: section.max_connections,
         tcp_keepalive: section.tcp_keepalive,
         limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
+        door,
         metrics,
+        listed,
         upstream: Arc::clone(upstream),
         drain: drain.clone(),
     };

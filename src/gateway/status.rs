@@ -13,9 +13,12 @@ use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{Listener, Places};
 
-use super::owner::Owner;
+use super::owner::{ListFacts, Owner};
 use super::rotation::ReloadRecord;
 use super::worker::Workers;
+
+/// Principals that are shown of one listener, those with the most connections: a page, not a dump.
+const PRINCIPALS_MAX: usize = 100;
 
 /// What the snapshot is taken from.
 pub(super) struct Status {
@@ -33,7 +36,7 @@ impl Status {
     pub(super) fn new(
         listeners: &[(Listener, Arc<Route>)],
         upstreams: &[Arc<Upstream>],
-        reloads: BTreeMap<String, Arc<ReloadRecord>>,
+        reloads: &BTreeMap<String, Arc<ReloadRecord>>,
         workers: &Workers,
         readiness: &Readiness,
     ) -> Self {
@@ -45,7 +48,7 @@ impl Status {
             workers: workers.count(),
             listeners: listeners.iter().map(listener).collect(),
             upstreams: upstreams.to_vec(),
-            reloads,
+            reloads: reloads.clone(),
             connections: workers.connections(),
             readiness: readiness.clone(),
         }
@@ -53,13 +56,26 @@ impl Status {
 
     pub(super) fn snapshot(&self) -> Value {
         let listeners = self.listeners.iter().map(|(address, places, route)| {
+            let owner = Owner::listener_of(route);
+            let present = route.door.present().largest(PRINCIPALS_MAX);
             json!({
                 "name": route.listener,
                 "address": address,
                 "upstream": route.upstream.connector.upstream(),
-                "mode": "plaintext",
+                "mode": route.door.mode().as_str(),
                 "connections": places.taken(),
                 "max_connections": places.limit(),
+                "principals": present.principals.iter().map(|(who, connections)| json!({
+                    "principal": printable(who.principal.as_str()),
+                    "source": who.source.label(),
+                    "connections": connections,
+                })).collect::<Vec<_>>(),
+                "other_principals": {
+                    "principals": present.more_principals,
+                    "connections": present.more_connections,
+                },
+                "certificates": owner.as_ref().map(certificates),
+                "reload": owner.and_then(|owner| self.reload(&owner)),
             })
         });
         json!({
@@ -76,11 +92,13 @@ impl Status {
     fn describe(&self, upstream: &Arc<Upstream>) -> Value {
         let owner = Owner::Upstream(Arc::clone(upstream));
         let health = upstream.health.snapshot();
+        let (ready, target) = upstream.shelf.level();
         let seconds = |age: Duration| age.as_secs();
         json!({
             "name": upstream.connector.upstream(),
             "address": upstream.connector.address().to_string(),
             "problem": health.complaint(super::background::PROBE_AGE_MAX),
+            "warm_connections": { "ready": ready, "target": target },
             "last_success_seconds_ago": health.succeeded.map(seconds),
             "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
                 "seconds_ago": seconds(*age),
@@ -93,8 +111,12 @@ impl Status {
                 "max_wire_version": server.max_wire_version,
             })),
             "certificates": certificates(&owner),
-            "reload": self.reloads.get(&owner.title()).map(|reload| reload.to_json()),
+            "reload": self.reload(&owner),
         })
+    }
+
+    fn reload(&self, owner: &Owner) -> Option<Value> {
+        self.reloads.get(&owner.title()).map(|reload| reload.to_json())
     }
 }
 
@@ -102,7 +124,20 @@ fn certificates(owner: &Owner) -> Value {
     let set = owner.set();
     let [own, authorities] =
         [&set.own, &set.authorities].map(|facts| facts.iter().map(certificate).collect::<Vec<_>>());
-    json!({ owner.own_key(): own, "ca": authorities })
+    json!({
+        owner.own_key(): own,
+        "ca": authorities,
+        "revocation_lists": set.lists.iter().map(revocation_list).collect::<Vec<_>>(),
+    })
+}
+
+fn revocation_list(list: &ListFacts) -> Value {
+    json!({
+        "issuer": printable(&list.issuer.to_string()),
+        "revoked": list.revoked,
+        "this_update": rfc3339(list.this_update),
+        "next_update": list.next_update.map(rfc3339),
+    })
 }
 
 fn certificate(facts: &CertificateFacts) -> Value {

@@ -131,6 +131,7 @@ impl Rotating {
             Outcome::Renewed(changed) => {
                 metrics.count_ok();
                 tracing::info!(upstream, listener, changed, "certificates renewed");
+                owner.tell_findings(SystemTime::now());
             }
             Outcome::Failed(Failure { sentence, remedy }) => {
                 metrics.count_failed();
@@ -180,6 +181,15 @@ fn difference(old: &CertificateSet, new: &CertificateSet) -> String {
     }
     if old.authorities != new.authorities {
         parts.push(format!("authorities {} -> {}", old.authorities.len(), new.authorities.len()));
+    }
+    if old.lists != new.lists {
+        let lists = new.lists.iter().map(|list| {
+            let due = list.next_update.map(|due| format!(", next {}", date_text(due))).unwrap_or_default();
+            format!("{} of {}{due}", date_text(list.this_update), printable(list.issuer.as_str()))
+        });
+        let lists: Vec<_> = lists.collect();
+        let lists = if lists.is_empty() { "none".to_owned() } else { lists.join(" and ") };
+        parts.push(format!("revocation lists: {lists}"));
     }
     if parts.is_empty() { "certificates with the same content".to_owned() } else { parts.join("; ") }
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{TlsFiles, UpstreamConfig};
-use crate::connection::Upstream;
+use crate::config::{ListenerTlsConfig, TlsFiles, UpstreamConfig};
+use crate::connection::{Route, Upstream};
 use crate::gateway::owner::{CertificateSet, Owner};
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, ServerTls};
 
 use super::reading::{Candidate, Failure, Source};
 
@@ -14,26 +14,38 @@ impl Source {
     /// Of an upstream; `None` if its certificates do not come from files.
     pub(in crate::gateway) fn of_upstream(upstream: &Arc<Upstream>, section: &UpstreamConfig) -> Option<Self> {
         let files = paths(section.tls.files()?);
-        let (owner, section) = (Owner::Upstream(Arc::clone(upstream)), section.clone());
-        let upstream = Arc::clone(upstream);
+        let (upstream, section) = (Arc::clone(upstream), section.clone());
+        let owner = Owner::Upstream(Arc::clone(&upstream));
         let load = move || {
             let tls = ClientTls::load(&section)
                 .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
             let upstream = Arc::clone(&upstream);
             Ok(Candidate {
                 set: CertificateSet::from(&tls),
-                is_in_use: is_same(&tls, &upstream.connector.tls()),
+                is_in_use: tls.is_same_material(&upstream.connector.tls()),
                 commit: Box::new(move || upstream.renew(tls)),
             })
         };
         Some(Self { owner, files, load: Arc::new(load) })
     }
-}
 
-/// The key need not be compared: one that belongs to the same certificate is the same.
-fn is_same(new: &ClientTls, in_use: &ClientTls) -> bool {
-    new.credentials.certified_key.cert == in_use.credentials.certified_key.cert
-        && new.authorities.certificates == in_use.authorities.certificates
+    /// Of a listener that speaks TLS.
+    pub(in crate::gateway) fn of_listener(route: &Arc<Route>, section: &ListenerTlsConfig) -> Self {
+        let files = paths(&section.files);
+        let (route, section) = (Arc::clone(route), section.clone());
+        let owner = Owner::Listener(Arc::clone(&route));
+        let load = move || {
+            let tls = ServerTls::load(&route.listener, &section)
+                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let route = Arc::clone(&route);
+            Ok(Candidate {
+                set: CertificateSet::from(&tls),
+                is_in_use: route.door.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
+                commit: Box::new(move || route.renew_tls(tls)),
+            })
+        };
+        Self { owner, files, load: Arc::new(load) }
+    }
 }
 
 fn paths(files: &TlsFiles) -> Vec<PathBuf> {
