@@ -10,12 +10,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
+use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
 
-use crate::kit::certificates::{Issued, SignedBy, Validity, Wanted};
+use crate::kit::certificates::{Issued, Pki, SignedBy, Usage, Validity, Wanted};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions};
-use crate::kit::raw::Connection;
+use crate::kit::raw::{Connection, client_config, shown_certificate};
 use crate::kit::secret::{Content, Secret};
 use crate::kit::waiting::until;
 use crate::reports::LOG_TIMEOUT;
@@ -29,13 +30,21 @@ fn rotation_under_load_fails_no_operation() {
     let [first, second, third] = ["load-1", "load-2", "load-3"].map(|name| known_client(&mongod, name));
     let content = |client: &Issued| Content::of(&mongod.pki, client);
     let secret = Secret::of_kubernetes(&content(&first)).unwrap();
-    let gateway = start(&mongod, &secret);
+    let mut options = options(&mongod, &secret);
+    options.upstream = "certificate_recycle_after = '4s'\n".to_owned();
+    let gateway = Gateway::start(&options);
     let load = Load::start(&gateway, 32);
+    let mut idle = gateway.connect().unwrap();
+    idle.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     load.await_operations(500);
     assert_eq!(name_of(&gateway), subject("load-1"));
 
     secret.turn("..1", &content(&second)).unwrap();
     await_name(&gateway, "load-2");
+    // Half of the load keeps its connections, and none of them may notice that what is beneath it was exchanged.
+    let moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], |moved| moved > 16.5);
+    assert!(moved > 16.5, "{moved} connections of the old certificate were moved");
+    assert_eq!(name_on(&mut idle), subject("load-2"));
     load.await_operations(500);
     secret.turn("..2", &content(&third)).unwrap();
     await_name(&gateway, "load-3");
@@ -180,10 +189,62 @@ fn sighup_reads_at_once_and_always_answers() {
 }
 
 #[test]
+fn a_listener_follows_its_files_too() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let pki = Pki::new().unwrap();
+    let [first, second] = ["door-1", "door-2"].map(|name| pki.issue(name, &Wanted::server()).unwrap());
+    let cart = pki.issue("cart", &Wanted { common_name: "cart", ..Wanted::default() }).unwrap();
+    let secret = Secret::plain(&Content::of(&pki, &first)).unwrap();
+    let list = pki.revoke("door", &[]).unwrap();
+    let tables = format!("[listener.test.tls]\n{}crl_file = '{}'\n", secret.configuration(), list.display());
+    let listener = "mode = 'strict'\n".to_owned();
+    let gateway = Gateway::start(&GatewayOptions { listener, tables, ..GatewayOptions::to(&mongod) });
+    let config = client_config(&pki, Some(&cart), &[&TLS12, &TLS13]).unwrap();
+    let connect = || Connection::tls_with(gateway.address(), &[], Arc::clone(&config));
+    let ping = doc! { "ping": 1, "$db": "admin" };
+    let mut old = connect().unwrap();
+    old.run(&ping).unwrap();
+    assert_eq!(shown_certificate(gateway.address(), &config).unwrap(), first.der().0);
+
+    let begun = Instant::now();
+    secret.rename_over(&Content::of(&pki, &second)).unwrap();
+    let is_second = || (shown_certificate(gateway.address(), &config).unwrap() == second.der().0).then_some(());
+    until("clients are shown the new certificate", is_second);
+    assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());
+    connect().unwrap().run(&ping).unwrap();
+
+    pki.revoke("door", &[&cart]).unwrap();
+    until("the client is refused", || connect().unwrap().run(&ping).is_err().then_some(()));
+    old.run(&ping).unwrap();
+    let renewed = |event: &Value| event["message"] == "certificates renewed" && event["listener"] == "test";
+    let changed: Vec<_> = gateway.log().into_iter().filter(renewed).map(|event| event["changed"].to_string()).collect();
+    assert_eq!(changed.len(), 2, "{changed:?}");
+    assert!(changed[1].contains("revocation lists: "), "{changed:?}");
+    let shown = listener_of(&gateway);
+    assert_eq!(shown["certificates"]["revocation_lists"][0]["revoked"], 1, "{shown}");
+    assert_eq!(shown["certificates"]["server"][0]["subject"], "CN=mongod,OU=servers,O=mongate kit", "{shown}");
+    for role in ["listener", "listener_ca"] {
+        let labels = [("role", role), ("name", "test")];
+        assert!(gateway.metric("mongate_certificate_expiry_timestamp_seconds", &labels) > 3.7e9, "{role}");
+    }
+
+    fs::write(secret.key_file(), "garbage").unwrap();
+    gateway.signal(libc::SIGHUP).unwrap();
+    let failed = |event: &Value| is_failure(event) && event["listener"] == "test";
+    gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
+    until("readiness tells of it", || {
+        readyz(&gateway).1.contains("\nWARN   listener test: certificates not").then_some(())
+    });
+    assert!(listener_of(&gateway)["reload"]["problem"].as_str().is_some_and(|text| text.contains("private key")));
+    assert_eq!(shown_certificate(gateway.address(), &config).unwrap(), second.der().0);
+    old.run(&ping).unwrap();
+}
+
+#[test]
 fn a_certificate_with_the_organization_of_mongods_is_warned_of() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     // The kit gives servers, and what may be both, an OU of their own.
-    let wanted = Wanted { usage: crate::kit::certificates::Usage::Both, common_name: "member", ..Wanted::default() };
+    let wanted = Wanted { usage: Usage::Both, common_name: "member", ..Wanted::default() };
     let member = mongod.pki.issue("rotation-member", &wanted).unwrap();
     let secret = Secret::plain(&Content::of(&mongod.pki, &member)).unwrap();
     let gateway = start(&mongod, &secret);
@@ -247,7 +308,12 @@ impl Load {
 fn operate(connection: &mut Option<Connection>, address: &str, id: &str) -> anyhow::Result<()> {
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(Connection::plain(address)?),
+        None => {
+            let connection = connection.insert(Connection::plain(address)?);
+            // As drivers begin.
+            connection.run(&doc! { "hello": 1, "$db": "admin" })?;
+            connection
+        }
     };
     connection.run(&doc! { "insert": "load", "documents": [{ "name": id }], "$db": "rotation" })?;
     let found = connection.run(&doc! { "find": "load", "limit": 1, "$db": "rotation" })?;
@@ -256,7 +322,11 @@ fn operate(connection: &mut Option<Connection>, address: &str, id: &str) -> anyh
 }
 
 fn start(mongod: &Mongod, secret: &Secret) -> Gateway {
-    Gateway::start(&GatewayOptions { upstream_tls: secret.configuration(), ..GatewayOptions::to(mongod) })
+    Gateway::start(&options(mongod, secret))
+}
+
+fn options(mongod: &Mongod, secret: &Secret) -> GatewayOptions {
+    GatewayOptions { upstream_tls: secret.configuration(), ..GatewayOptions::to(mongod) }
 }
 
 /// A client certificate whose subject mongod has a user for.
@@ -273,7 +343,11 @@ fn subject(common_name: &str) -> String {
 
 /// Who a new connection through the gateway is to mongod.
 fn name_of(gateway: &Gateway) -> String {
-    let mut connection = gateway.connect().unwrap();
+    name_on(&mut gateway.connect().unwrap())
+}
+
+/// The same of a connection that is there.
+fn name_on(connection: &mut Connection) -> String {
     let authenticate = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
     let answer: Document = connection.run(&authenticate).unwrap();
     answer.get_str("user").unwrap().to_owned()
@@ -329,6 +403,11 @@ fn is_failure(event: &Value) -> bool {
 fn readyz(gateway: &Gateway) -> (u16, String) {
     let answer = gateway.get("/readyz").unwrap();
     (answer.status, answer.body)
+}
+
+fn listener_of(gateway: &Gateway) -> Value {
+    let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
+    status["listeners"][0].clone()
 }
 
 fn reload(gateway: &Gateway) -> Value {
