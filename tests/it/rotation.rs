@@ -306,14 +306,13 @@ impl Load {
 }
 
 fn operate(connection: &mut Option<Connection>, address: &str, id: &str) -> anyhow::Result<()> {
-    let connection = match connection {
-        Some(connection) => connection,
-        None => {
-            let connection = connection.insert(Connection::plain(address)?);
-            // As drivers begin.
-            connection.run(&doc! { "hello": 1, "$db": "admin" })?;
-            connection
-        }
+    let connection = if let Some(connection) = connection {
+        connection
+    } else {
+        let connection = connection.insert(Connection::plain(address)?);
+        // As drivers begin.
+        connection.run(&doc! { "hello": 1, "$db": "admin" })?;
+        connection
     };
     connection.run(&doc! { "insert": "load", "documents": [{ "name": id }], "$db": "rotation" })?;
     let found = connection.run(&doc! { "find": "load", "limit": 1, "$db": "rotation" })?;
