@@ -18,3 +18,4 @@ pub mod raw;
 pub mod scratch;
 pub mod secret;
 pub mod waiting;
+pub mod workload_api;
