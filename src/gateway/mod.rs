@@ -223,7 +223,7 @@ fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
 fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
     let own: Vec<_> = upstreams.values().map(|upstream| upstream.connector.tls()).collect();
-    let own = own.iter().filter_map(|tls| tls.credentials.certificates().next());
+    let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
     let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
     let known: Vec<_> = config.identities.iter().map(known_source).collect();
     let (mut doors, mut errors) = (Vec::new(), Vec::new());

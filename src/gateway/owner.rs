@@ -84,7 +84,9 @@ impl Owner {
     /// What is in use now.
     pub(super) fn set(&self) -> CertificateSet {
         match self {
-            Self::Upstream(upstream) => CertificateSet::from(&*upstream.connector.tls()),
+            Self::Upstream(upstream) => {
+                upstream.connector.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into())
+            }
             Self::Listener(route) => route.door.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
         }
     }
@@ -100,7 +102,7 @@ impl Owner {
     /// Logs what is doubtful about the set in use; its end is told in its own time.
     pub(super) fn tell_findings(&self, now: SystemTime) {
         let findings = match self {
-            Self::Upstream(upstream) => upstream.connector.tls().findings(now),
+            Self::Upstream(upstream) => upstream.connector.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
             Self::Listener(route) => route.door.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
         };
         let (upstream, listener) = (self.upstream(), self.listener());

@@ -22,7 +22,7 @@ impl Source {
             let upstream = Arc::clone(&upstream);
             Ok(Candidate {
                 set: CertificateSet::from(&tls),
-                is_in_use: tls.is_same_material(&upstream.connector.tls()),
+                is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
                 commit: Box::new(move || upstream.renew(tls)),
             })
         };

@@ -62,7 +62,7 @@ impl Scene {
 
     #[track_caller]
     fn check_in_use(&self, name: &str) {
-        let tls = self.upstream.connector.tls();
+        let tls = self.upstream.connector.tls().unwrap();
         assert_eq!(tls.credentials.certificate.subject.as_str(), format!("CN={name},O=Acme"));
     }
 }
