@@ -1,4 +1,4 @@
-//! Whatever watches over certificates, built together: how they follow their files, and when they end.
+//! Whatever watches over certificates, built together: how they follow their files and agents, and when they end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use crate::listener::Listener;
 
 use super::expiry::Expiry;
 use super::owner::Owner;
-use super::rotation::{Reload, ReloadRecord, Rotation, Source};
+use super::rotation::{Follower, Reload, ReloadRecord, Rotation, Source};
 
 /// Everything that minds the certificates in use.
 pub(super) struct Certificates {
     expiry: Arc<Expiry>,
     rotation: Rotation,
+    followers: Vec<Follower>,
     records: BTreeMap<String, Arc<ReloadRecord>>,
 }
 
@@ -46,7 +47,15 @@ impl Certificates {
         for source in upstreams.iter().filter_map(of_upstream).chain(routes().filter_map(of_listener)) {
             records.insert(source.owner.title(), rotation.add(source));
         }
-        Self { expiry, rotation, records }
+        let mut followers = Vec::new();
+        for upstream in upstreams {
+            let Some(section) = config.upstreams.get(upstream.connector.upstream()) else { continue };
+            if let Some((follower, record)) = rotation.add_agent(upstream, section) {
+                records.insert(Owner::Upstream(Arc::clone(upstream)).title(), record);
+                followers.push(follower);
+            }
+        }
+        Self { expiry, rotation, followers, records }
     }
 
     /// What is known about renewals, by the title of the owner.
@@ -63,6 +72,9 @@ impl Certificates {
     pub(super) fn run(self, tasks: &Tasks, drain: &DrainWatch) -> Reload {
         let reload = self.rotation.reload();
         tasks.spawn("certificate renewal", self.rotation.run(drain.clone()));
+        for follower in self.followers {
+            tasks.spawn("workload api", follower.run(drain.clone()));
+        }
         let (expiry, drain) = (self.expiry, drain.clone());
         tasks.spawn("certificate expiry", async move { expiry.watch(drain).await });
         reload

@@ -5,6 +5,7 @@
 //! other; when the wait is over, the operator reads why, once, and the last good set stays. Nobody is asked to change
 //! anything: the files alone decide.
 
+mod follower;
 mod reading;
 mod record;
 mod rotating;
@@ -20,6 +21,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::UpstreamConfig;
+use crate::connection::Upstream;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::{FileWatch, Hints, WatchError};
 use crate::telemetry::metrics::ReloadMetrics;
@@ -27,6 +30,7 @@ use crate::telemetry::metrics::ReloadMetrics;
 use super::expiry::Expiry;
 use rotating::{Outcome, Rotating};
 
+pub(super) use follower::Follower;
 pub(super) use reading::Source;
 pub(super) use record::ReloadRecord;
 
@@ -81,6 +85,22 @@ impl Rotation {
         let record = Arc::<ReloadRecord>::default();
         self.sets.push(Rotating::new(source, Arc::clone(&record)));
         record
+    }
+
+    /// Adds an upstream whose set comes from an agent, with the files beside it, and returns who follows the agent and what
+    /// is known about its renewal. `None` where the set comes from files.
+    pub(super) fn add_agent(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        section: &UpstreamConfig,
+    ) -> Option<(Follower, Arc<ReloadRecord>)> {
+        let record = Arc::<ReloadRecord>::default();
+        let (expiry, metrics) = (Arc::clone(&self.expiry), self.metrics.clone());
+        let follower = Follower::new(upstream, section, expiry, Arc::clone(&record), metrics)?;
+        if let Some(source) = Source::beside_agent(upstream, section, follower.handed_out()) {
+            self.sets.push(Rotating::new(source, Arc::clone(&record)));
+        }
+        Some((follower, record))
     }
 
     /// The means to ask for a look at all files.

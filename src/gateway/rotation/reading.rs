@@ -35,6 +35,13 @@ pub(in crate::gateway) struct Candidate {
     pub(in crate::gateway) commit: Box<dyn FnOnce() + Send>,
 }
 
+impl Candidate {
+    /// Nothing that could replace anything.
+    pub(super) fn nothing() -> Self {
+        Self { set: CertificateSet::default(), is_in_use: true, commit: Box::new(|| {}) }
+    }
+}
+
 /// Why a set cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::gateway) struct Failure {

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{ListenerTlsConfig, TlsFiles, UpstreamConfig};
+use crate::config::{ListenerTlsConfig, MaterialSource, TlsFiles, UpstreamConfig};
 use crate::connection::{Route, Upstream};
 use crate::gateway::owner::{CertificateSet, Owner};
 use crate::tls::{ClientTls, ServerTls};
 
+use super::follower::HandedOut;
 use super::reading::{Candidate, Failure, Source};
 
 impl Source {
@@ -24,6 +25,39 @@ impl Source {
                 set: CertificateSet::from(&tls),
                 is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
                 commit: Box::new(move || upstream.renew(tls)),
+            })
+        };
+        Some(Self { owner, files, load: Arc::new(load) })
+    }
+
+    /// Of the files beside an agent; `None` if there are none, or no agent.
+    pub(super) fn beside_agent(
+        upstream: &Arc<Upstream>,
+        section: &UpstreamConfig,
+        handed_out: &HandedOut,
+    ) -> Option<Self> {
+        let MaterialSource::WorkloadApi(agent) = &section.tls.source else { return None };
+        let files: Vec<_> = agent.ca_file.iter().chain(&agent.crl_file).cloned().collect();
+        if files.is_empty() {
+            return None;
+        }
+        let (upstream, section, agent) = (Arc::clone(upstream), section.clone(), agent.clone());
+        let (owner, handed_out) = (Owner::Upstream(Arc::clone(&upstream)), handed_out.clone());
+        let load = move || {
+            // Whoever takes the first set reads the files as they are then.
+            let Some(set) = handed_out.latest() else { return Ok(Candidate::nothing()) };
+            let tls = ClientTls::from_workload(&section, &agent, &set)
+                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let (upstream, handed_out) = (Arc::clone(&upstream), handed_out.clone());
+            Ok(Candidate {
+                set: CertificateSet::from(&tls),
+                is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
+                commit: Box::new(move || {
+                    // A set that came meanwhile was put to use with the files as they are now, or newer.
+                    if handed_out.is_latest(&set) {
+                        upstream.renew(tls);
+                    }
+                }),
             })
         };
         Some(Self { owner, files, load: Arc::new(load) })
