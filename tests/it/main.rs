@@ -25,3 +25,4 @@ mod slow;
 mod wire_own;
 mod wire_rows;
 mod wire_seen;
+mod workload_api;

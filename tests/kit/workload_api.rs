@@ -74,10 +74,10 @@ pub struct Svid {
     pub spiffe_id: String,
     /// DER, the certificate first and its issuers behind it.
     #[prost(bytes = "vec", tag = "2")]
-    pub x509_svid: Vec<u8>,
+    pub chain: Vec<u8>,
     /// PKCS#8, DER.
     #[prost(bytes = "vec", tag = "3")]
-    pub x509_svid_key: Vec<u8>,
+    pub key: Vec<u8>,
     /// The authorities of its trust domain, DER, one behind the other.
     #[prost(bytes = "vec", tag = "4")]
     pub bundle: Vec<u8>,
@@ -103,8 +103,8 @@ impl Set {
         let (certificate, key) = issued.der();
         let svid = Svid {
             spiffe_id: spiffe_id.to_owned(),
-            x509_svid: certificate.to_vec(),
-            x509_svid_key: key.secret_der().to_vec(),
+            chain: certificate.to_vec(),
+            key: key.secret_der().to_vec(),
             bundle: pki.ca_der().to_vec(),
             hint: String::new(),
         };
