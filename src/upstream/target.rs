@@ -44,7 +44,8 @@ impl Target {
             MaterialSource::WorkloadApi(agent) => {
                 let socket = format!("unix:{}", agent.socket.display());
                 let authorities = agent.ca_file.as_ref().map(|file| file.display().to_string());
-                (socket.clone(), authorities.unwrap_or(socket))
+                let handed_out = || format!("not set, so that those of the agent at {socket} count");
+                (socket.clone(), authorities.unwrap_or_else(handed_out))
             }
         };
         Self {
