@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::lifecycle::drain::Drain;
-use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::telemetry::metrics::Metrics;
 
 /// Longer than anything here takes, shorter than a person's patience.
@@ -111,7 +111,9 @@ async fn head_tells_the_length_and_sends_no_body() {
 #[tokio::test]
 async fn readyz_says_what_is_wrong_as_text_and_as_json() {
     let running = Running::start(LIMITS);
-    running.readiness.add("upstream orders").fail("mongod refused our client certificate");
+    running
+        .readiness
+        .add("upstream orders", || ConditionState::Fails("mongod refused our client certificate".to_owned()));
 
     let (status, _, body) = running.request("GET", "/readyz", "").await;
     assert_eq!(status, 503);
@@ -255,7 +257,7 @@ async fn healthcheck_brings_the_report_of_a_gateway_ready_or_not() {
     assert_eq!(report, running.readiness.report());
     assert!(report.ready);
 
-    running.readiness.add("upstream orders").fail("connection refused");
+    running.readiness.add("upstream orders", || ConditionState::Fails("connection refused".to_owned()));
     let report = healthcheck(running.address, PATIENCE).await.unwrap();
     assert_eq!(report, running.readiness.report());
     assert!(!report.ready);

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 use super::door::Door;
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
-use crate::lifecycle::readiness::Condition;
 use crate::lifecycle::renewal::Renewal;
 use crate::relay::{Limits, RelayEnd};
 use crate::telemetry::metrics::{ListenerMetrics, UpstreamMetrics};
@@ -68,14 +67,14 @@ impl Route {
 pub struct Upstream {
     /// Makes its connections.
     pub connector: Connector,
-    /// What the last attempts showed.
+    /// What the last attempts showed; readiness and `/status` read it.
     pub health: UpstreamHealth,
     /// Its measurements.
     pub metrics: UpstreamMetrics,
-    /// Its part in readiness: fails with the first connection that cannot be made, holds again when a probe succeeds.
-    pub condition: Condition,
     /// Wakes the probe when a connection could not be made, or was ended by upstream.
     pub failed: Notify,
+    /// Wakes the probe when connections are made with other certificates.
+    pub renewed: Notify,
     /// Wakes whoever waits for the upstream to be well again, each time that a connection was made.
     pub succeeded: Notify,
     /// Keeps a failure that comes with every client from filling the log.
@@ -99,19 +98,13 @@ impl Upstream {
     /// An upstream of which nothing is known yet.
     ///
     /// `recycle_after` is by when connections of replaced certificates are gone.
-    pub fn new(
-        connector: Connector,
-        metrics: UpstreamMetrics,
-        condition: Condition,
-        shelf: Shelf,
-        recycle_after: Duration,
-    ) -> Self {
+    pub fn new(connector: Connector, metrics: UpstreamMetrics, shelf: Shelf, recycle_after: Duration) -> Self {
         Self {
             connector,
             health: UpstreamHealth::default(),
             metrics,
-            condition,
             failed: Notify::new(),
+            renewed: Notify::new(),
             succeeded: Notify::new(),
             repeats: Repeats::new(),
             shelf,
@@ -165,7 +158,7 @@ impl Upstream {
         // The spares are of the old set.
         self.shelf.wake();
         // Readiness is to tell of the new set, not of the old one.
-        self.failed.notify_one();
+        self.renewed.notify_one();
     }
 
     /// Measures a connection that was made and proven.
@@ -183,9 +176,7 @@ impl Upstream {
     /// Measures a failure, and logs it unless the same was logged a moment ago.
     pub fn note_failure(&self, error: &ConnectError) {
         self.metrics.count_failed_handshake(error.reason());
-        let sentence = error.to_string();
-        self.condition.fail(&sentence);
-        self.health.record_failure(sentence);
+        self.health.record_failure(error.to_string());
         self.failed.notify_one();
         if let Verdict::Log { suppressed } = self.repeats.note(error.reason(), std::time::Instant::now()) {
             tracing::warn!(

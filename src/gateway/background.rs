@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::connection::Upstream;
+use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::ClientTls;
 use crate::upstream;
-use crate::upstream::Probe;
+use crate::upstream::{Probe, UpstreamStream};
 
 /// How often a well upstream is asked: readiness is never older than this and one `connect_timeout`.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -36,11 +38,12 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Asks `upstream` for its hello over a connection of its own, again and again, until the drain begins.
 pub(super) async fn probe(upstream: Arc<Upstream>, drain: DrainWatch) {
     let mut well = None;
+    let mut membership = Membership::default();
     loop {
         let now_well = tokio::select! {
             biased;
             () = drain.draining() => return,
-            well = probe_once(&upstream) => well,
+            well = probe_once(&upstream, &mut membership) => well,
         };
         if now_well && well == Some(false) {
             tracing::info!(upstream = upstream.connector.upstream(), "upstream is back");
@@ -57,23 +60,52 @@ pub(super) async fn probe(upstream: Arc<Upstream>, drain: DrainWatch) {
         };
         tokio::select! {
             () = drain.draining() => return,
+            // What the old certificates met says nothing of the new ones.
+            () = upstream.renewed.notified() => {}
             () = pause => {}
         }
     }
 }
 
-async fn probe_once(upstream: &Upstream) -> bool {
+async fn probe_once(upstream: &Upstream, membership: &mut Membership) -> bool {
     match upstream::probe(&upstream.connector).await {
         Ok(Probe { stream, server }) => {
             upstream.note_success(&stream);
-            upstream.condition.hold(&format!("{} at {}", server.role, stream.address));
-            upstream.health.record_ok(Some(server));
+            membership.mind(upstream, &stream);
+            upstream.health.record_ok(Some((stream.address, server)));
             true
         }
         Err(error) => {
             upstream.note_failure(&error);
             false
         }
+    }
+}
+
+/// Whether our certificate would make us a member of mongod's cluster; said once for each set of ours.
+#[derive(Default)]
+struct Membership {
+    told: Option<Arc<ClientTls>>,
+}
+
+impl Membership {
+    fn mind(&mut self, upstream: &Upstream, stream: &UpstreamStream) {
+        let ours = &stream.made_with;
+        if self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, ours)) {
+            return;
+        }
+        let Some(theirs) = stream.server_certificate() else { return };
+        if theirs.subject.is_of_same_cluster(&ours.credentials.certificate.subject) {
+            tracing::warn!(
+                upstream = upstream.connector.upstream(),
+                subject = printable(ours.credentials.certificate.subject.as_str()),
+                server_subject = printable(theirs.subject.as_str()),
+                remedy = "use a client certificate whose O, OU or DC differs from those of mongod's certificate",
+                "the client certificate has the organization of mongod's own: a mongod with X.509 cluster \
+                 authentication takes every client of this gateway for a member of its cluster, which may do everything"
+            );
+        }
+        self.told = Some(Arc::clone(ours));
     }
 }
 

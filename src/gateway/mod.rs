@@ -3,6 +3,10 @@
 //! The only place that knows everybody. Each part is given its own section of the configuration and nothing else.
 
 mod background;
+mod certificates;
+mod expiry;
+mod owner;
+mod rotation;
 mod status;
 mod worker;
 
@@ -10,24 +14,27 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
-use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig};
+use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, UpstreamConfig};
 use crate::connection::{Door, ListedPrincipal, Route, Upstream};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
-use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
 use crate::listener::{BindError, Listener, ProxyRules};
 use crate::relay::Limits;
-use crate::telemetry::metrics::{CertificateRole, ListenerMetrics, Metrics, UpstreamMetrics, set_certificate_expiry};
+use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::tls::{ClientTlsError, ServerTls, ServerTlsError};
 use crate::upstream::{Connector, REASONS, Shelf};
 
+use certificates::Certificates;
+use owner::Owner;
+use rotation::ReloadRecord;
 use status::Status;
 use worker::Workers;
 
@@ -68,6 +75,7 @@ pub struct BoundGateway {
     upstreams: Vec<Arc<Upstream>>,
     admin: AdminServer,
     metrics: Metrics,
+    certificates: Certificates,
     workers: Workers,
     drain: Drain,
     drain_timeout: Duration,
@@ -81,7 +89,7 @@ impl BoundGateway {
     pub fn bind(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
-        let upstreams = upstreams(config, &readiness)?;
+        let upstreams = upstreams(config)?;
         let doors = doors(config, &upstreams)?;
         let mut listeners = Vec::new();
         for (section, door) in config.listeners.values().zip(doors) {
@@ -89,10 +97,21 @@ impl BoundGateway {
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
-        let status = Status::new(&listeners, &upstreams, &workers, &readiness);
+        let certificates = Certificates::new(config, &upstreams, &listeners);
+        for upstream in &upstreams {
+            let title = Owner::Upstream(Arc::clone(upstream)).title();
+            let (upstream, record) = (Arc::clone(upstream), certificates.record(&title));
+            readiness.add(&title, move || condition(&upstream, record.as_deref()));
+        }
+        for owner in listeners.iter().filter_map(|(_, route)| Owner::listener_of(route)) {
+            let record = certificates.record(&owner.title());
+            readiness.add(&owner.title(), move || listener_condition(record.as_deref()));
+        }
+        let status = Status::new(&listeners, &upstreams, certificates.records(), &workers, &readiness);
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
-        Ok(Self { listeners, upstreams, admin, metrics, workers, drain, drain_timeout: config.drain_timeout })
+        let drain_timeout = config.drain_timeout;
+        Ok(Self { listeners, upstreams, admin, metrics, certificates, workers, drain, drain_timeout })
     }
 
     /// Name and address of every listener, with real ports.
@@ -105,16 +124,17 @@ impl BoundGateway {
         self.admin.address()
     }
 
-    /// Serves until the first event, then lets commands in flight finish for at most `drain_timeout`, unless a
-    /// [`SignalEvent::Stop`] ends that at once.
+    /// Serves until the first event that is no [`SignalEvent::Reload`], then lets commands in flight finish for at most
+    /// `drain_timeout`, unless a [`SignalEvent::Stop`] ends that at once.
     ///
     /// When dropped, everything goes on until its runtime, and with the workers the process, ends.
     pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
-        let Self { listeners, upstreams, admin, metrics, workers, drain: stage, drain_timeout } = self;
+        let Self { listeners, upstreams, admin, metrics, certificates, workers, drain: stage, drain_timeout } = self;
         announce(&listeners, admin.address());
         let own = Tasks::new();
         own.spawn("administration", admin.serve(stage.watch()));
         own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
+        let reload = certificates.run(&own, &stage.watch());
         for upstream in upstreams {
             if upstream.shelf.is_on() {
                 own.spawn("spare connections", background::keep_warm(Arc::clone(&upstream), stage.watch()));
@@ -126,8 +146,15 @@ impl BoundGateway {
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "started");
 
-        if next_event().await == SignalEvent::Stop {
-            stage.stop();
+        loop {
+            match next_event().await {
+                SignalEvent::Reload => reload.ask(),
+                SignalEvent::Drain => break,
+                SignalEvent::Stop => {
+                    stage.stop();
+                    break;
+                }
+            }
         }
         stage.begin();
         let connections = workers.connections();
@@ -151,45 +178,52 @@ impl BoundGateway {
     }
 }
 
-fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
+fn upstreams(config: &Config) -> Result<BTreeMap<String, Arc<Upstream>>, StartError> {
     let (mut made, mut errors) = (BTreeMap::new(), Vec::new());
     for (name, section) in &config.upstreams {
-        match Connector::new(section) {
-            Ok(connector) => {
-                tell_expiry(name, &connector);
-                let upstream = Upstream::new(
-                    connector,
-                    UpstreamMetrics::new(name, &REASONS),
-                    readiness.add(&format!("upstream {name}")),
-                    Shelf::new(section.warm_connections, section.warm_connections_max),
-                    section.certificate_recycle_after,
-                );
-                made.insert(name.clone(), Arc::new(upstream));
-            }
+        match open_upstream(section) {
+            Ok(upstream) => drop(made.insert(name.clone(), Arc::new(upstream))),
             Err(error) => errors.push(error),
         }
     }
     if errors.is_empty() { Ok(made) } else { Err(StartError::Tls(errors)) }
 }
 
-/// Of several certificates the one that ends first counts.
-fn tell_expiry(upstream: &str, connector: &Connector) {
-    let tls = connector.tls();
-    let ends = [
-        (CertificateRole::UpstreamClient, tls.credentials.certificates().map(|own| own.not_after).min()),
-        (CertificateRole::UpstreamCa, tls.authorities.certificates.iter().map(|authority| authority.not_after).min()),
-    ];
-    for (role, end) in ends {
-        let Some(end) = end else { continue };
-        let age = end.duration_since(UNIX_EPOCH).unwrap_or_default();
-        set_certificate_expiry(role, upstream, i64::try_from(age.as_secs()).unwrap_or_default());
+fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, ClientTlsError> {
+    Ok(Upstream::new(
+        Connector::new(section)?,
+        UpstreamMetrics::new(&section.name, &REASONS),
+        Shelf::new(section.warm_connections, section.warm_connections_max),
+        section.certificate_recycle_after,
+    ))
+}
+
+/// What readiness says of an upstream. Files that cannot be used are no reason to send clients elsewhere while the last
+/// good set is in use: every gateway that shares them would say so at once.
+fn condition(upstream: &Upstream, reload: Option<&ReloadRecord>) -> ConditionState {
+    let health = upstream.health.snapshot();
+    if let Some(sentence) = health.complaint(background::PROBE_AGE_MAX) {
+        return ConditionState::Fails(sentence);
+    }
+    let server = health.server.map(|(address, server)| format!("{} at {address}", server.role)).unwrap_or_default();
+    match reload.and_then(ReloadRecord::problem) {
+        None => ConditionState::Holds(server),
+        Some(problem) => ConditionState::Warns(format!("{server}; certificates not renewed: {problem}")),
+    }
+}
+
+/// What readiness says of a listener that shows certificates. It is bound, or there would be no report.
+fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
+    match reload.and_then(ReloadRecord::problem) {
+        None => ConditionState::Holds(String::new()),
+        Some(problem) => ConditionState::Warns(format!("certificates not renewed: {problem}")),
     }
 }
 
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
 fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
     let own: Vec<_> = upstreams.values().map(|upstream| upstream.connector.tls()).collect();
-    let own = own.iter().filter_map(|tls| tls.credentials.certificates().next());
+    let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
     let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
     let known: Vec<_> = config.identities.iter().map(known_source).collect();
     let (mut doors, mut errors) = (Vec::new(), Vec::new());

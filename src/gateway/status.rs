@@ -1,5 +1,6 @@
 //! The snapshot behind `/status`: what is bound, where it leads, how it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{Listener, Places};
 
+use super::owner::{ListFacts, Owner};
+use super::rotation::ReloadRecord;
 use super::worker::Workers;
 
 /// Principals that are shown of one listener, those with the most connections: a page, not a dump.
@@ -23,6 +26,8 @@ pub(super) struct Status {
     workers: usize,
     listeners: Vec<(String, Places, Arc<Route>)>,
     upstreams: Vec<Arc<Upstream>>,
+    /// By the title of their owner.
+    reloads: BTreeMap<String, Arc<ReloadRecord>>,
     connections: Tasks,
     readiness: Readiness,
 }
@@ -31,6 +36,7 @@ impl Status {
     pub(super) fn new(
         listeners: &[(Listener, Arc<Route>)],
         upstreams: &[Arc<Upstream>],
+        reloads: &BTreeMap<String, Arc<ReloadRecord>>,
         workers: &Workers,
         readiness: &Readiness,
     ) -> Self {
@@ -42,6 +48,7 @@ impl Status {
             workers: workers.count(),
             listeners: listeners.iter().map(listener).collect(),
             upstreams: upstreams.to_vec(),
+            reloads: reloads.clone(),
             connections: workers.connections(),
             readiness: readiness.clone(),
         }
@@ -49,6 +56,7 @@ impl Status {
 
     pub(super) fn snapshot(&self) -> Value {
         let listeners = self.listeners.iter().map(|(address, places, route)| {
+            let owner = Owner::listener_of(route);
             let present = route.door.present().largest(PRINCIPALS_MAX);
             json!({
                 "name": route.listener,
@@ -66,6 +74,8 @@ impl Status {
                     "principals": present.more_principals,
                     "connections": present.more_connections,
                 },
+                "certificates": owner.as_ref().map(certificates),
+                "reload": owner.and_then(|owner| self.reload(&owner)),
             })
         });
         json!({
@@ -75,36 +85,58 @@ impl Status {
             "workers": self.workers,
             "panics": self.connections.panics(),
             "listeners": listeners.collect::<Vec<_>>(),
-            "upstreams": self.upstreams.iter().map(|upstream| describe(upstream)).collect::<Vec<_>>(),
+            "upstreams": self.upstreams.iter().map(|upstream| self.describe(upstream)).collect::<Vec<_>>(),
         })
+    }
+
+    fn describe(&self, upstream: &Arc<Upstream>) -> Value {
+        let owner = Owner::Upstream(Arc::clone(upstream));
+        let health = upstream.health.snapshot();
+        let (ready, target) = upstream.shelf.level();
+        let seconds = |age: Duration| age.as_secs();
+        json!({
+            "name": upstream.connector.upstream(),
+            "address": upstream.connector.address().to_string(),
+            "problem": health.complaint(super::background::PROBE_AGE_MAX),
+            "warm_connections": { "ready": ready, "target": target },
+            "last_success_seconds_ago": health.succeeded.map(seconds),
+            "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
+                "seconds_ago": seconds(*age),
+                "error": sentence,
+            })),
+            "server": health.server.as_ref().map(|(_, server)| json!({
+                "version": server.version,
+                "role": server.role.to_string(),
+                "set_name": server.set_name,
+                "max_wire_version": server.max_wire_version,
+            })),
+            "certificates": certificates(&owner),
+            "reload": self.reload(&owner),
+        })
+    }
+
+    fn reload(&self, owner: &Owner) -> Option<Value> {
+        self.reloads.get(&owner.title()).map(|reload| reload.to_json())
     }
 }
 
-fn describe(upstream: &Upstream) -> Value {
-    let tls = upstream.connector.tls();
-    let health = upstream.health.snapshot();
-    let (ready, target) = upstream.shelf.level();
-    let seconds = |age: Duration| age.as_secs();
+fn certificates(owner: &Owner) -> Value {
+    let set = owner.set();
+    let [own, authorities] =
+        [&set.own, &set.authorities].map(|facts| facts.iter().map(certificate).collect::<Vec<_>>());
     json!({
-        "name": upstream.connector.upstream(),
-        "address": upstream.connector.address().to_string(),
-        "problem": health.complaint(super::background::PROBE_AGE_MAX),
-        "warm_connections": { "ready": ready, "target": target },
-        "last_success_seconds_ago": health.succeeded.map(seconds),
-        "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
-            "seconds_ago": seconds(*age),
-            "error": sentence,
-        })),
-        "server": health.server.as_ref().map(|server| json!({
-            "version": server.version,
-            "role": server.role.to_string(),
-            "set_name": server.set_name,
-            "max_wire_version": server.max_wire_version,
-        })),
-        "certificates": {
-            "client": tls.credentials.certificates().map(certificate).collect::<Vec<_>>(),
-            "ca": tls.authorities.certificates.iter().map(certificate).collect::<Vec<_>>(),
-        },
+        owner.own_key(): own,
+        "ca": authorities,
+        "revocation_lists": set.lists.iter().map(revocation_list).collect::<Vec<_>>(),
+    })
+}
+
+fn revocation_list(list: &ListFacts) -> Value {
+    json!({
+        "issuer": printable(&list.issuer.to_string()),
+        "revoked": list.revoked,
+        "this_update": rfc3339(list.this_update),
+        "next_update": list.next_update.map(rfc3339),
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod descriptors;
 pub mod drain;
+pub mod file_watch;
 pub mod readiness;
 pub mod renewal;
 pub mod signals;

@@ -1,7 +1,9 @@
 //! Whether the process should be sent traffic: named conditions, all of which must hold.
+//!
+//! Keeps no state of theirs: whoever knows about a condition is asked when somebody wants a report.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +13,23 @@ use super::drain::{DrainWatch, Stage};
 #[derive(Clone)]
 pub struct Readiness {
     drain: DrainWatch,
-    conditions: Arc<Mutex<Vec<ConditionReport>>>,
+    conditions: Arc<Mutex<Vec<Condition>>>,
 }
 
-/// One condition, in the hands of whoever knows about it. Stays part of the report when dropped.
-pub struct Condition {
-    conditions: Arc<Mutex<Vec<ConditionReport>>>,
-    index: usize,
+struct Condition {
+    name: String,
+    state: Box<dyn Fn() -> ConditionState + Send + Sync>,
+}
+
+/// How a condition is, with a sentence for the operator: what is well, or what is wrong and what to do. May be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConditionState {
+    /// It holds.
+    Holds(String),
+    /// It holds, and somebody should look after it.
+    Warns(String),
+    /// It does not hold.
+    Fails(String),
 }
 
 /// What holds and what does not; for people as text, for machines as JSON.
@@ -36,7 +48,10 @@ pub struct ConditionReport {
     pub name: String,
     /// Whether it holds.
     pub ok: bool,
-    /// A sentence for the operator: what is wrong and what to do, or what is well. May be empty.
+    /// Whether it holds, and somebody should look after it. Older gateways do not say.
+    #[serde(default)]
+    pub warning: bool,
+    /// The sentence of its state.
     pub detail: String,
 }
 
@@ -46,42 +61,36 @@ impl Readiness {
         Self { drain, conditions: Arc::default() }
     }
 
-    /// Adds a condition that does not hold until it is said to.
-    pub fn add(&self, name: &str) -> Condition {
-        let mut conditions = locked(&self.conditions);
-        conditions.push(ConditionReport { name: name.to_owned(), ok: false, detail: "not checked yet".to_owned() });
-        Condition { conditions: Arc::clone(&self.conditions), index: conditions.len() - 1 }
+    /// Adds a condition. `state` is called for every report: it must neither block nor ask for a report itself.
+    pub fn add(&self, name: &str, state: impl Fn() -> ConditionState + Send + Sync + 'static) {
+        let condition = Condition { name: name.to_owned(), state: Box::new(state) };
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).push(condition);
     }
 
     /// All conditions as of now.
     pub fn report(&self) -> ReadinessReport {
-        let (ok, detail) = match self.drain.stage() {
-            Stage::Serving => (true, ""),
-            Stage::Draining => (false, "draining: commands in flight finish, new connections are not taken"),
-            Stage::Stopped => (false, "stopped"),
+        let serving = match self.drain.stage() {
+            Stage::Serving => ConditionState::Holds(String::new()),
+            Stage::Draining => {
+                ConditionState::Fails("draining: commands in flight finish, new connections are not taken".to_owned())
+            }
+            Stage::Stopped => ConditionState::Fails("stopped".to_owned()),
         };
-        let serving = ConditionReport { name: "serving".to_owned(), ok, detail: detail.to_owned() };
-        let conditions: Vec<_> = std::iter::once(serving).chain(locked(&self.conditions).iter().cloned()).collect();
-        ReadinessReport { ready: conditions.iter().all(|condition| condition.ok), conditions }
+        let mut reports = vec![ConditionReport::new("serving", serving)];
+        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.extend(conditions.iter().map(|condition| ConditionReport::new(&condition.name, (condition.state)())));
+        ReadinessReport { ready: reports.iter().all(|report| report.ok), conditions: reports }
     }
 }
 
-impl Condition {
-    /// Says that it holds.
-    pub fn hold(&self, detail: &str) {
-        self.set(true, detail);
-    }
-
-    /// Says that it does not hold, and why.
-    pub fn fail(&self, detail: &str) {
-        self.set(false, detail);
-    }
-
-    fn set(&self, ok: bool, detail: &str) {
-        if let Some(condition) = locked(&self.conditions).get_mut(self.index) {
-            condition.ok = ok;
-            detail.clone_into(&mut condition.detail);
-        }
+impl ConditionReport {
+    fn new(name: &str, state: ConditionState) -> Self {
+        let (ok, warning, detail) = match state {
+            ConditionState::Holds(detail) => (true, false, detail),
+            ConditionState::Warns(detail) => (true, true, detail),
+            ConditionState::Fails(detail) => (false, false, detail),
+        };
+        Self { name: name.to_owned(), ok, warning, detail }
     }
 }
 
@@ -90,7 +99,11 @@ impl fmt::Display for ReadinessReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.ready { "ready" } else { "not ready" })?;
         for condition in &self.conditions {
-            let mark = if condition.ok { "ok    " } else { "FAILED" };
+            let mark = match condition {
+                ConditionReport { ok: false, .. } => "FAILED",
+                ConditionReport { warning: true, .. } => "WARN  ",
+                _ => "ok    ",
+            };
             let separator = if condition.detail.is_empty() { "" } else { ": " };
             let line = format!("{mark} {}{separator}{}", condition.name, condition.detail);
             write!(f, "\n{}", line.replace(char::is_control, " "))?;
@@ -99,44 +112,59 @@ impl fmt::Display for ReadinessReport {
     }
 }
 
-/// A list that is only ever replaced field by field is whole even after a panic.
-fn locked(conditions: &Mutex<Vec<ConditionReport>>) -> MutexGuard<'_, Vec<ConditionReport>> {
-    conditions.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lifecycle::drain::Drain;
 
-    fn check(readiness: &Readiness, ready: bool, conditions: &[(&str, bool, &str)]) {
+    fn check(readiness: &Readiness, ready: bool, conditions: &[(&str, bool, bool, &str)]) {
         let report = readiness.report();
-        let found: Vec<_> = report.conditions.iter().map(|c| (c.name.as_str(), c.ok, c.detail.as_str())).collect();
+        let found: Vec<_> =
+            report.conditions.iter().map(|c| (c.name.as_str(), c.ok, c.warning, c.detail.as_str())).collect();
         assert_eq!((report.ready, found.as_slice()), (ready, conditions));
     }
 
     #[test]
     fn every_condition_must_hold() {
         let readiness = Readiness::new(Drain::new().watch());
-        check(&readiness, true, &[("serving", true, "")]);
+        check(&readiness, true, &[("serving", true, false, "")]);
 
-        let orders = readiness.add("upstream orders");
-        let stock = readiness.add("upstream stock");
-        orders.hold("mongod 6.0.5, standalone");
+        let orders = Arc::new(Mutex::new(ConditionState::Holds("mongod 6.0.5, standalone".to_owned())));
+        let asked = Arc::clone(&orders);
+        readiness.add("upstream orders", move || asked.lock().unwrap().clone());
+        readiness.add("upstream stock", || ConditionState::Fails("connection refused".to_owned()));
         check(
             &readiness,
             false,
             &[
-                ("serving", true, ""),
-                ("upstream orders", true, "mongod 6.0.5, standalone"),
-                ("upstream stock", false, "not checked yet"),
+                ("serving", true, false, ""),
+                ("upstream orders", true, false, "mongod 6.0.5, standalone"),
+                ("upstream stock", false, false, "connection refused"),
             ],
         );
 
-        stock.hold("");
-        assert!(readiness.report().ready);
-        orders.fail("connection refused");
-        assert!(!readiness.clone().report().ready);
+        *orders.lock().unwrap() = ConditionState::Fails("gone".to_owned());
+        assert_eq!(readiness.clone().report().conditions[1].detail, "gone");
+    }
+
+    #[test]
+    fn a_warning_holds() {
+        let readiness = Readiness::new(Drain::new().watch());
+        readiness.add("upstream orders", || ConditionState::Warns("an old certificate is in use".to_owned()));
+        check(
+            &readiness,
+            true,
+            &[("serving", true, false, ""), ("upstream orders", true, true, "an old certificate is in use")],
+        );
+        let text = readiness.report().to_string();
+        assert_eq!(text, "ready\nok     serving\nWARN   upstream orders: an old certificate is in use");
+    }
+
+    #[test]
+    fn a_report_of_an_older_gateway_can_be_read() {
+        let older = r#"{"ready": true, "conditions": [{"name": "serving", "ok": true, "detail": ""}]}"#;
+        let report: ReadinessReport = serde_json::from_str(older).unwrap();
+        assert_eq!(report, Readiness::new(Drain::new().watch()).report());
     }
 
     #[test]
@@ -144,18 +172,16 @@ mod tests {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
         drain.begin();
-        check(
-            &readiness,
-            false,
-            &[("serving", false, "draining: commands in flight finish, new connections are not taken")],
-        );
+        let sentence = "draining: commands in flight finish, new connections are not taken";
+        check(&readiness, false, &[("serving", false, false, sentence)]);
     }
 
     #[test]
     fn a_report_reads_as_one_line_per_condition() {
         let readiness = Readiness::new(Drain::new().watch());
-        readiness.add("upstream orders").fail("certificate of CN=\nok     forged\u{1b}[2J is not trusted");
-        readiness.add("upstream stock").hold("");
+        let forged = "certificate of CN=\nok     forged\u{1b}[2J is not trusted";
+        readiness.add("upstream orders", || ConditionState::Fails(forged.to_owned()));
+        readiness.add("upstream stock", || ConditionState::Holds(String::new()));
         assert_eq!(
             readiness.report().to_string(),
             "not ready\nok     serving\n\

@@ -11,6 +11,8 @@ pub enum SignalEvent {
     Drain,
     /// End now: every further one.
     Stop,
+    /// Read again what has changed: SIGHUP. Does not count among the others.
+    Reload,
 }
 
 /// The signals of the process.
@@ -34,25 +36,21 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal that asks for something. SIGHUP is logged and asks for nothing. Cancel safe.
+    /// Waits for the next signal that asks for something. Cancel safe.
     pub async fn next(&mut self) -> SignalEvent {
-        loop {
-            // No order among them: each branch only receives, so none can lose a signal.
-            let name = tokio::select! {
-                _ = self.terminate.recv() => "SIGTERM",
-                _ = self.interrupt.recv() => "SIGINT",
-                _ = self.hangup.recv() => {
-                    tracing::info!(signal = "SIGHUP", "nothing to reload in this version");
-                    continue;
-                }
-            };
-            let event = std::mem::replace(&mut self.next_event, SignalEvent::Stop);
-            match event {
-                SignalEvent::Drain => tracing::info!(signal = name, "draining; a second signal stops at once"),
-                SignalEvent::Stop => tracing::warn!(signal = name, "stopping at once"),
-            }
-            return event;
+        // No order among them: each branch only receives, so none can lose a signal.
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => return SignalEvent::Reload,
+        };
+        let event = std::mem::replace(&mut self.next_event, SignalEvent::Stop);
+        if event == SignalEvent::Drain {
+            tracing::info!(signal = name, "draining; a second signal stops at once");
+        } else {
+            tracing::warn!(signal = name, "stopping at once");
         }
+        event
     }
 }
 
@@ -69,13 +67,15 @@ mod tests {
     #[tokio::test]
     async fn the_first_signal_drains_the_second_stops_and_hangup_does_neither() {
         let mut signals = Signals::install().unwrap();
-        send("HUP");
-        send("TERM");
-        assert_eq!(signals.next().await, SignalEvent::Drain);
-        send("HUP");
-        send("INT");
-        assert_eq!(signals.next().await, SignalEvent::Stop);
-        send("TERM");
-        assert_eq!(signals.next().await, SignalEvent::Stop);
+        for (signal, expected) in [
+            ("HUP", SignalEvent::Reload),
+            ("TERM", SignalEvent::Drain),
+            ("HUP", SignalEvent::Reload),
+            ("INT", SignalEvent::Stop),
+            ("TERM", SignalEvent::Stop),
+        ] {
+            send(signal);
+            assert_eq!(signals.next().await, expected, "{signal}");
+        }
     }
 }

@@ -26,6 +26,7 @@ const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_s
 const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
 const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
 const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
+const RELOADS: &str = "mongate_reloads_total";
 const BUILD: &str = "mongate_build_info";
 
 /// Upper bounds in seconds. A command answered from memory beside the server takes some 100 µs, one that sorts without
@@ -50,7 +51,7 @@ enum Kind {
     Histogram,
 }
 
-const FAMILIES: [Family; 14] = [
+const FAMILIES: [Family; 15] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: Kind::Gauge,
@@ -128,6 +129,12 @@ const FAMILIES: [Family; 14] = [
         kind: Kind::Gauge,
         unit: Unit::Seconds,
         help: "When the certificate in use ends, in seconds since 1970.",
+    },
+    Family {
+        name: RELOADS,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Certificate sets that changed in their files and were taken into use, or could not be.",
     },
     Family { name: BUILD, kind: Kind::Gauge, unit: Unit::Count, help: "Always 1; the version is in the label." },
 ];
@@ -481,6 +488,10 @@ pub enum CertificateRole {
     UpstreamClient,
     /// Verifies an upstream.
     UpstreamCa,
+    /// Shown to the clients of a listener.
+    Listener,
+    /// Verifies the clients of a listener.
+    ListenerCa,
 }
 
 /// Says when the certificate of `role` for the upstream or listener `name` ends, in seconds since 1970.
@@ -490,6 +501,31 @@ pub fn set_certificate_expiry(role: CertificateRole, name: &str, not_after_secon
     #[expect(clippy::cast_precision_loss, reason = "exact for the next 200 million years")]
     let seconds = not_after_seconds as f64;
     gauge!(CERTIFICATE_EXPIRY, "role" => role.label(), "name" => name.to_owned()).set(seconds);
+}
+
+/// The handles that count renewals of certificates.
+#[derive(Clone)]
+pub struct ReloadMetrics {
+    ok: Counter,
+    failed: Counter,
+}
+
+impl ReloadMetrics {
+    /// Looks the handles up in the recorder of this moment.
+    #[expect(clippy::new_without_default, reason = "a handle is looked up on purpose")]
+    pub fn new() -> Self {
+        Self { ok: counter!(RELOADS, "outcome" => "ok"), failed: counter!(RELOADS, "outcome" => "failed") }
+    }
+
+    /// A changed set is in use.
+    pub fn count_ok(&self) {
+        self.ok.increment(1);
+    }
+
+    /// A changed set cannot be used; the one before it stays.
+    pub fn count_failed(&self) {
+        self.failed.increment(1);
+    }
 }
 
 impl ConnectionOutcome {
@@ -573,10 +609,13 @@ impl Direction {
 }
 
 impl CertificateRole {
-    fn label(self) -> &'static str {
+    /// The word in labels and log lines.
+    pub fn label(self) -> &'static str {
         match self {
             Self::UpstreamClient => "upstream_client",
             Self::UpstreamCa => "upstream_ca",
+            Self::Listener => "listener",
+            Self::ListenerCa => "listener_ca",
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct MaterialFinding {
     pub concern: Concern,
     /// Where that comes from.
     pub location: Location,
+    /// Whether it is that a certificate ends or has ended, which grows worse with time.
+    pub is_of_end: bool,
     /// What is the case.
     pub sentence: String,
     /// What to do about it.
@@ -154,18 +156,20 @@ struct Found<'a> {
 impl Found<'_> {
     fn push(&mut self, severity: Severity, sentence: String, remedy: impl Into<String>) {
         let (concern, location) = (self.concern, self.location.clone());
-        self.findings.push(MaterialFinding { severity, concern, location, sentence, remedy: remedy.into() });
+        let remedy = remedy.into();
+        self.findings.push(MaterialFinding { severity, concern, location, is_of_end: false, sentence, remedy });
     }
 
     fn dates(&mut self, facts: &CertificateFacts, whose: &str, severity: Severity, now: SystemTime) {
         let subject = &facts.subject;
         match facts.validity(now) {
             Validity::Current => {}
-            Validity::EndsSoon => {
-                self.push(Severity::Warning, format!("{whose} {subject} {}", facts.expiry_text(now)), "renew it");
-            }
-            Validity::Expired => {
+            validity @ (Validity::EndsSoon | Validity::Expired) => {
+                let severity = if validity == Validity::Expired { severity } else { Severity::Warning };
                 self.push(severity, format!("{whose} {subject} {}", facts.expiry_text(now)), "renew it");
+                if let Some(finding) = self.findings.last_mut() {
+                    finding.is_of_end = true;
+                }
             }
             Validity::NotYet => {
                 let sentence = format!("{whose} {subject} is not valid before {}", date_text(facts.not_before));

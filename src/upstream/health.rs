@@ -1,5 +1,6 @@
 //! What is known about an upstream right now: what readiness reads and whoever connects writes.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub struct UpstreamHealth {
 struct State {
     succeeded: Option<Instant>,
     failed: Option<(Instant, String)>,
-    server: Option<ServerFacts>,
+    server: Option<(SocketAddr, ServerFacts)>,
 }
 
 /// The state of an upstream at one moment; ages, not dates.
@@ -29,13 +30,13 @@ pub struct HealthSnapshot {
     pub succeeded: Option<Duration>,
     /// Age of the last failure, and its sentence.
     pub failed: Option<(Duration, String)>,
-    /// What mongod last said about itself.
-    pub server: Option<ServerFacts>,
+    /// What mongod last said about itself, and at which of its addresses.
+    pub server: Option<(SocketAddr, ServerFacts)>,
 }
 
 impl UpstreamHealth {
-    /// A proven connection was made; `server` is known if it was asked.
-    pub fn record_ok(&self, server: Option<ServerFacts>) {
+    /// A proven connection was made; `server`, and the address that it answered at, is known if it was asked.
+    pub fn record_ok(&self, server: Option<(SocketAddr, ServerFacts)>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.succeeded = Some(Instant::now());
         if server.is_some() {

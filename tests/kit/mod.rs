@@ -16,4 +16,6 @@ pub mod process;
 pub mod provision;
 pub mod raw;
 pub mod scratch;
+pub mod secret;
 pub mod waiting;
+pub mod workload_api;

@@ -135,6 +135,17 @@ impl Mongod {
         Ok(())
     }
 
+    /// Gives the running server another certificate; connections that are there keep theirs.
+    pub fn renew(&self, server: &Issued) -> anyhow::Result<()> {
+        let file = server.combined(First::Certificate)?;
+        let configured = self.server_file();
+        if file != configured {
+            std::fs::rename(file, configured)?;
+        }
+        self.run(&doc! { "rotateCertificates": 1, "$db": "admin" })?;
+        Ok(())
+    }
+
     /// Shuts it down in order (`SIGTERM`) and waits for its end.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(mut process) = self.process.take() {
@@ -212,6 +223,10 @@ impl Mongod {
         Ok(true)
     }
 
+    fn server_file(&self) -> std::path::PathBuf {
+        self.pki.directory().join("server-combined.pem")
+    }
+
     fn command(&self) -> anyhow::Result<Command> {
         let mut command = Command::new(mongod_binary::locate()?);
         command.arg("--dbpath").arg(self.directory.path());
@@ -219,7 +234,7 @@ impl Mongod {
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]);
         if self.options.transport != Transport::Plain {
             command.args(["--tlsMode", "requireTLS", "--tlsCAFile"]).arg(self.pki.ca_file());
-            command.arg("--tlsCertificateKeyFile").arg(self.pki.directory().join("server-combined.pem"));
+            command.arg("--tlsCertificateKeyFile").arg(self.server_file());
         }
         if self.options.transport == Transport::Tls {
             command.arg("--tlsAllowConnectionsWithoutCertificates");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bson::{Document, doc};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use super::certificates::{Issued, Pki};
@@ -299,6 +299,19 @@ impl Connection {
 /// mongod ends TLS without a farewell and TCP with a reset where bytes are left unread.
 fn is_end(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+/// The certificate that a server shows, whatever it thinks of ours.
+pub fn shown_certificate(address: &str, config: &Arc<ClientConfig>) -> anyhow::Result<CertificateDer<'static>> {
+    let mut socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let mut session = ClientConnection::new(Arc::clone(config), ServerName::try_from(host.to_owned())?)?;
+    while session.is_handshaking() {
+        session.complete_io(&mut socket)?;
+    }
+    let shown = session.peer_certificates().and_then(<[_]>::first).context("a server without a certificate")?;
+    Ok(shown.clone().into_owned())
 }
 
 /// TLS for a client that trusts `pki`'s authority and shows a certificate, or none.

@@ -1,0 +1,141 @@
+//! Who has certificates: an upstream or a listener, seen alike by whatever watches over them.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::connection::{Route, Upstream};
+use crate::identity::{CertificateFacts, DistinguishedName};
+use crate::telemetry::metrics::CertificateRole;
+use crate::tls::{ClientTls, MaterialFinding, RevocationList, ServerTls, Severity};
+
+/// An upstream, or a listener that speaks TLS.
+#[derive(Clone)]
+pub(super) enum Owner {
+    /// Shows a certificate to mongod.
+    Upstream(Arc<Upstream>),
+    /// Shows one to its clients.
+    Listener(Arc<Route>),
+}
+
+/// The certificates of one owner, to be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct CertificateSet {
+    /// The owner's certificate, then its chain; not empty, unless the owner has none yet.
+    pub(super) own: Vec<CertificateFacts>,
+    /// Those that the other side's certificate may come from.
+    pub(super) authorities: Vec<CertificateFacts>,
+    /// What they have taken back.
+    pub(super) lists: Vec<ListFacts>,
+}
+
+/// One revocation list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListFacts {
+    /// Whose certificates it is about.
+    pub(super) issuer: DistinguishedName,
+    /// How many it names.
+    pub(super) revoked: usize,
+    /// When it was made.
+    pub(super) this_update: SystemTime,
+    /// When the next one is due, if it says so.
+    pub(super) next_update: Option<SystemTime>,
+}
+
+impl Owner {
+    /// A listener that speaks TLS; `None` for others.
+    pub(super) fn listener_of(route: &Arc<Route>) -> Option<Self> {
+        route.door.tls().map(|_| Self::Listener(Arc::clone(route)))
+    }
+
+    /// As it is named in sentences: `upstream orders`.
+    pub(super) fn title(&self) -> String {
+        match self {
+            Self::Upstream(_) => format!("upstream {}", self.name()),
+            Self::Listener(_) => format!("listener {}", self.name()),
+        }
+    }
+
+    /// Its name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Upstream(upstream) => upstream.connector.upstream(),
+            Self::Listener(route) => &route.listener,
+        }
+    }
+
+    /// Its name, if it is an upstream: for the field of log lines.
+    pub(super) fn upstream(&self) -> Option<&str> {
+        matches!(self, Self::Upstream(_)).then(|| self.name())
+    }
+
+    /// Its name, if it is a listener.
+    pub(super) fn listener(&self) -> Option<&str> {
+        matches!(self, Self::Listener(_)).then(|| self.name())
+    }
+
+    /// What its own certificates are called in `/status`.
+    pub(super) fn own_key(&self) -> &'static str {
+        match self {
+            Self::Upstream(_) => "client",
+            Self::Listener(_) => "server",
+        }
+    }
+
+    /// What is in use now.
+    pub(super) fn set(&self) -> CertificateSet {
+        match self {
+            Self::Upstream(upstream) => {
+                upstream.connector.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into())
+            }
+            Self::Listener(route) => route.door.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
+        }
+    }
+
+    /// The roles of its own certificates and of its authorities.
+    pub(super) fn roles(&self) -> [CertificateRole; 2] {
+        match self {
+            Self::Upstream(_) => [CertificateRole::UpstreamClient, CertificateRole::UpstreamCa],
+            Self::Listener(_) => [CertificateRole::Listener, CertificateRole::ListenerCa],
+        }
+    }
+
+    /// Logs what is doubtful about the set in use; its end is told in its own time.
+    pub(super) fn tell_findings(&self, now: SystemTime) {
+        let findings = match self {
+            Self::Upstream(upstream) => upstream.connector.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
+            Self::Listener(route) => route.door.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
+        };
+        let (upstream, listener) = (self.upstream(), self.listener());
+        for finding in findings.into_iter().filter(|finding| finding.severity > Severity::Note && !finding.is_of_end) {
+            let MaterialFinding { location, sentence, remedy, .. } = finding;
+            tracing::warn!(upstream, listener, %location, finding = sentence, remedy, "doubtful certificates");
+        }
+    }
+}
+
+impl From<&ClientTls> for CertificateSet {
+    fn from(tls: &ClientTls) -> Self {
+        Self {
+            own: tls.credentials.certificates().cloned().collect(),
+            authorities: tls.authorities.certificates.clone(),
+            lists: tls.revocation_lists.iter().map(ListFacts::from).collect(),
+        }
+    }
+}
+
+impl From<&ServerTls> for CertificateSet {
+    fn from(tls: &ServerTls) -> Self {
+        Self {
+            own: tls.credentials.certificates().cloned().collect(),
+            authorities: tls.authorities.certificates.clone(),
+            lists: tls.revocation_lists.iter().map(ListFacts::from).collect(),
+        }
+    }
+}
+
+impl From<&RevocationList> for ListFacts {
+    fn from(list: &RevocationList) -> Self {
+        let RevocationList { issuer, this_update, next_update, .. } = list;
+        Self { issuer: issuer.clone(), revoked: list.len(), this_update: *this_update, next_update: *next_update }
+    }
+}

@@ -1,0 +1,89 @@
+//! How the files of each kind of owner become a set.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{ListenerTlsConfig, MaterialSource, TlsFiles, UpstreamConfig};
+use crate::connection::{Route, Upstream};
+use crate::gateway::owner::{CertificateSet, Owner};
+use crate::tls::{ClientTls, ServerTls};
+
+use super::follower::HandedOut;
+use super::reading::{Candidate, Failure, Source};
+
+impl Source {
+    /// Of an upstream; `None` if its certificates do not come from files.
+    pub(in crate::gateway) fn of_upstream(upstream: &Arc<Upstream>, section: &UpstreamConfig) -> Option<Self> {
+        let files = paths(section.tls.files()?);
+        let (upstream, section) = (Arc::clone(upstream), section.clone());
+        let owner = Owner::Upstream(Arc::clone(&upstream));
+        let load = move || {
+            let tls = ClientTls::load(&section)
+                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let upstream = Arc::clone(&upstream);
+            Ok(Candidate {
+                set: CertificateSet::from(&tls),
+                is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
+                commit: Box::new(move || upstream.renew(tls)),
+            })
+        };
+        Some(Self { owner, files, load: Arc::new(load) })
+    }
+
+    /// Of the files beside an agent; `None` if there are none, or no agent.
+    pub(super) fn beside_agent(
+        upstream: &Arc<Upstream>,
+        section: &UpstreamConfig,
+        handed_out: &HandedOut,
+    ) -> Option<Self> {
+        let MaterialSource::WorkloadApi(agent) = &section.tls.source else { return None };
+        let files: Vec<_> = agent.ca_file.iter().chain(&agent.crl_file).cloned().collect();
+        if files.is_empty() {
+            return None;
+        }
+        let (upstream, section, agent) = (Arc::clone(upstream), section.clone(), agent.clone());
+        let (owner, handed_out) = (Owner::Upstream(Arc::clone(&upstream)), handed_out.clone());
+        let load = move || {
+            // Whoever takes the first set reads the files as they are then.
+            let Some(set) = handed_out.latest() else { return Ok(Candidate::nothing()) };
+            let tls = ClientTls::from_workload(&section, &agent, &set)
+                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let (upstream, handed_out) = (Arc::clone(&upstream), handed_out.clone());
+            Ok(Candidate {
+                set: CertificateSet::from(&tls),
+                is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
+                commit: Box::new(move || {
+                    // A set that came meanwhile was put to use with the files as they are now, or newer.
+                    if handed_out.is_latest(&set) {
+                        upstream.renew(tls);
+                    }
+                }),
+            })
+        };
+        Some(Self { owner, files, load: Arc::new(load) })
+    }
+
+    /// Of a listener that speaks TLS.
+    pub(in crate::gateway) fn of_listener(route: &Arc<Route>, section: &ListenerTlsConfig) -> Self {
+        let files = paths(&section.files);
+        let (route, section) = (Arc::clone(route), section.clone());
+        let owner = Owner::Listener(Arc::clone(&route));
+        let load = move || {
+            let tls = ServerTls::load(&route.listener, &section)
+                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let route = Arc::clone(&route);
+            Ok(Candidate {
+                set: CertificateSet::from(&tls),
+                is_in_use: route.door.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
+                commit: Box::new(move || route.renew_tls(tls)),
+            })
+        };
+        Self { owner, files, load: Arc::new(load) }
+    }
+}
+
+fn paths(files: &TlsFiles) -> Vec<PathBuf> {
+    let TlsFiles { certificate_file, private_key_file, private_key_password_file, ca_file, crl_file } = files;
+    let always = [certificate_file, private_key_file, ca_file].into_iter();
+    always.chain(private_key_password_file).chain(crl_file).cloned().collect()
+}
