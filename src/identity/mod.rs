@@ -2,6 +2,7 @@
 //!
 //! Pure: bytes in, facts out. Whether a certificate is to be trusted is decided by rustls, never here.
 
+mod algorithms;
 mod certificate;
 mod distinguished_name;
 
