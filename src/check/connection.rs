@@ -8,10 +8,9 @@ use tokio::time::Instant;
 
 use super::report::{
     CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
-    Validity, expiry,
 };
 use crate::config::{UpstreamConfig, Verify};
-use crate::identity::CertificateFacts;
+use crate::identity::{CertificateFacts, Validity};
 use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
@@ -142,9 +141,9 @@ impl<'a> Talk<'a> {
         let mut step = Step::ok("server certificate", leaf.subject.to_string());
         step.lines.extend(described(leaf, self.now).into_iter().skip(1));
         step.lines.push(format!("accepted: {}, {}", self.why_trusted(leaf, above), self.why_named(leaf)));
-        if Validity::of(leaf, self.now) == Validity::EndsSoon {
+        if leaf.validity(self.now) == Validity::EndsSoon {
             step.status = Status::Warning;
-            let sentence = format!("the certificate of {} {}", self.place(), expiry(leaf, self.now));
+            let sentence = format!("the certificate of {} {}", self.place(), leaf.expiry_text(self.now));
             self.find(Severity::Warning, sentence, "renew mongod's certificate".to_owned());
         }
         let ours = &self.connector.tls().credentials.certificate.subject;
@@ -215,7 +214,7 @@ impl<'a> Talk<'a> {
         self.report.steps.push(Step::ok("certificate requested", line));
         let ours = &self.connector.tls().credentials.certificate;
         let sent = format!("{} from {}", ours.subject, ours.issuer);
-        self.report.steps.push(Step::ok("our certificate sent", sent).and(expiry(ours, self.now)));
+        self.report.steps.push(Step::ok("our certificate sent", sent).and(ours.expiry_text(self.now)));
     }
 
     fn server(&mut self, server: ServerFacts) {
@@ -274,7 +273,7 @@ impl<'a> Talk<'a> {
 fn described(facts: &CertificateFacts, now: SystemTime) -> Vec<String> {
     let names = facts.names();
     let names = if names.is_empty() { "no names".to_owned() } else { format!("names {}", names.join(", ")) };
-    vec![format!("subject {}", facts.subject), names, format!("from {}", facts.issuer), expiry(facts, now)]
+    vec![format!("subject {}", facts.subject), names, format!("from {}", facts.issuer), facts.expiry_text(now)]
 }
 
 fn agreed(facts: &HandshakeFacts) -> HandshakeReport {

@@ -1,14 +1,10 @@
 //! What a check found: for people as text, for machines as JSON.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::identity::{CertificateFacts, date_text, rfc3339};
-
-/// A certificate that ends sooner is worth a warning: renewals by hand take weeks.
-const SOON: Duration = Duration::from_hours(30 * 24);
+use crate::identity::{CertificateFacts, rfc3339};
 
 /// Everything that a check found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -228,40 +224,6 @@ impl From<&CertificateFacts> for CertificateReport {
             serial: facts.serial.clone(),
             version: facts.version,
         }
-    }
-}
-
-/// What the dates of a certificate mean today.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Validity {
-    NotYet,
-    Current,
-    EndsSoon,
-    Expired,
-}
-
-impl Validity {
-    pub(super) fn of(facts: &CertificateFacts, now: SystemTime) -> Self {
-        match () {
-            () if now < facts.not_before => Self::NotYet,
-            () if now > facts.not_after => Self::Expired,
-            () if now + SOON > facts.not_after => Self::EndsSoon,
-            () => Self::Current,
-        }
-    }
-}
-
-/// `expires 2027-01-01 00:00:00 UTC (in 41 days)`.
-pub(super) fn expiry(facts: &CertificateFacts, now: SystemTime) -> String {
-    const DAY_SECONDS: u64 = 24 * 60 * 60;
-    let date = date_text(facts.not_after);
-    let days = |distance: Duration| match distance.as_secs() / DAY_SECONDS {
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    };
-    match facts.not_after.duration_since(now) {
-        Ok(left) => format!("expires {date} (in {})", days(left)),
-        Err(past) => format!("expired {date} ({} ago)", days(past.duration())),
     }
 }
 

@@ -81,6 +81,7 @@ upstream orders at HOST:PORT
   files
     ok      our certificate         CN=svc-a from CN=Clients CA,O=Acme
                                     expires ...
+                                    note: the chain ends below CN=Clients CA,O=Acme, who is not among our authorities either: mongod must have that certificate itself
     ok      our private key         belongs to the certificate
     ok      authority               CN=Acme CA,O=Acme
                                     expires ...

@@ -119,6 +119,30 @@ impl CertificateFacts {
         usages.iter().any(|named| named == usage || named == "anyExtendedKeyUsage")
     }
 
+    /// Where `now` lies in its time.
+    pub fn validity(&self, now: SystemTime) -> Validity {
+        match () {
+            () if now < self.not_before => Validity::NotYet,
+            () if now > self.not_after => Validity::Expired,
+            () if now + SOON > self.not_after => Validity::EndsSoon,
+            () => Validity::Current,
+        }
+    }
+
+    /// `expires 2027-01-01 00:00:00 UTC (in 41 days)`.
+    pub fn expiry_text(&self, now: SystemTime) -> String {
+        const DAY_SECONDS: u64 = 24 * 60 * 60;
+        let date = date_text(self.not_after);
+        let days = |distance: Duration| match distance.as_secs() / DAY_SECONDS {
+            1 => "1 day".to_owned(),
+            days => format!("{days} days"),
+        };
+        match self.not_after.duration_since(now) {
+            Ok(left) => format!("expires {date} (in {})", days(left)),
+            Err(past) => format!("expired {date} ({} ago)", days(past.duration())),
+        }
+    }
+
     fn push_name(&mut self, name: &GeneralName<'_>) {
         match name {
             GeneralName::DNSName(dns) => self.dns_names.push((*dns).to_owned()),
@@ -128,6 +152,22 @@ impl CertificateFacts {
         }
     }
 }
+
+/// Where a moment lies in a certificate's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// Before it.
+    NotYet,
+    /// Within it.
+    Current,
+    /// In its last 30 days: renewals by hand take weeks.
+    EndsSoon,
+    /// After it.
+    Expired,
+}
+
+/// See [`Validity::EndsSoon`].
+const SOON: Duration = Duration::from_hours(30 * 24);
 
 /// The key bits of a DER `SubjectPublicKeyInfo`; `None` if it is not one.
 pub fn public_key_bits(der: &[u8]) -> Option<Vec<u8>> {
@@ -156,7 +196,8 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
+/// A time of a certificate or a revocation list; before what the clock can say, 1970.
+pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = time.timestamp();
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let moved = if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };

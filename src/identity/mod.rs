@@ -6,5 +6,6 @@ mod algorithms;
 mod certificate;
 mod distinguished_name;
 
-pub use certificate::{CertificateFacts, MalformedCertificate, date_text, public_key_bits, rfc3339};
+pub(crate) use certificate::system_time;
+pub use certificate::{CertificateFacts, MalformedCertificate, Validity, date_text, public_key_bits, rfc3339};
 pub use distinguished_name::{DistinguishedName, printable};

@@ -5,20 +5,30 @@
 //!
 //! Refuses to skip verification: every mode checks the chain.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 
-use super::material::{Authorities, Credentials, MaterialError};
+use super::authorities::Authorities;
+use super::common_name;
+use super::credentials::Credentials;
+use super::inspect::{MaterialFinding, Side, revocation_findings};
+use super::path::Purpose;
+use super::problem::MaterialError;
+use super::rejection::Rejection;
+use super::revocation::{RevocationList, read_revocation_lists};
+use super::trust::Trust;
+use super::witness::Witness;
 use crate::config::{TlsVersion, UpstreamConfig, Verify};
-use crate::identity::{CertificateFacts, DistinguishedName};
+use crate::identity::CertificateFacts;
 
 /// Sessions kept for resumption. All go to one upstream; TLS 1.3 uses each ticket once.
 const RESUMPTION_SESSIONS: usize = 256;
@@ -34,6 +44,8 @@ pub struct ClientTls {
     pub credentials: Credentials,
     /// Whom we trust.
     pub authorities: Authorities,
+    /// What the authorities have taken back.
+    pub revocation_lists: Arc<[RevocationList]>,
     /// What handshakes showed.
     pub witness: Arc<Witness>,
 }
@@ -78,23 +90,63 @@ impl ClientTlsError {
 impl ClientTls {
     /// Reads the files of an upstream and makes its configuration.
     pub fn load(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let section = section_of(upstream);
         let no_files = || ClientTlsError::NoFiles { upstream: upstream.name.clone() };
         let files = upstream.tls.files().ok_or_else(no_files)?;
-        let credentials = Credentials::read(&upstream.name, files)?;
-        let authorities = Authorities::read(&upstream.name, files)?;
+        let credentials = Credentials::read(&section, files)?;
+        let authorities = Authorities::read(&section, files)?;
+        let revocation_lists = read_revocation_lists(&section, files.crl_file.as_deref())?;
+        Self::assemble(upstream, credentials, authorities, revocation_lists)
+    }
+
+    /// Makes a configuration from material that is read already, whatever the configured source is.
+    pub fn assemble(
+        upstream: &UpstreamConfig,
+        credentials: Credentials,
+        authorities: Authorities,
+        revocation_lists: Vec<RevocationList>,
+    ) -> Result<Self, ClientTlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let server_name = parse_server_name(upstream)?;
         let witness = Arc::new(Witness::default());
-        let verifier = Verifier {
-            roots: Arc::clone(&authorities.roots),
+        let revocation_lists: Arc<[_]> = revocation_lists.into();
+        let trust = Trust {
+            authorities: authorities.clone(),
+            revocation_lists: Arc::clone(&revocation_lists),
             algorithms: provider.signature_verification_algorithms,
+            purpose: Purpose::Server,
+            takes_legacy: upstream.tls.legacy_certificates,
+        };
+        let verifier = Verifier {
+            trust,
             verify: upstream.tls.verify,
+            identities: upstream.tls.server_identities.iter().map(|uri| normal_form(uri)).collect(),
             witness: Arc::clone(&witness),
         };
         let resolver = Resolver { key: Arc::clone(&credentials.certified_key), witness: Arc::clone(&witness) };
         let config = client_config(provider, upstream.tls.min_version, verifier, resolver)?;
-        Ok(Self { config: Arc::new(config), server_name, credentials, authorities, witness })
+        Ok(Self { config: Arc::new(config), server_name, credentials, authorities, revocation_lists, witness })
     }
+
+    /// What is doubtful about all of it.
+    pub fn findings(&self, now: SystemTime) -> Vec<MaterialFinding> {
+        let mut findings = self.credentials.findings(Side::Upstream, Some(&self.authorities), now);
+        findings.extend(self.authorities.findings(now));
+        findings.extend(revocation_findings(&self.revocation_lists, &self.authorities, now));
+        findings
+    }
+
+    /// Whether both were made from the same certificates, key and revocation lists, so that one need not replace the other.
+    pub fn is_same_material(&self, other: &Self) -> bool {
+        self.credentials.is_same(&other.credentials)
+            && self.authorities.der == other.authorities.der
+            && self.revocation_lists == other.revocation_lists
+    }
+}
+
+/// The path of the table of an upstream's certificates.
+fn section_of(upstream: &UpstreamConfig) -> String {
+    format!("upstream.{}.tls", upstream.name)
 }
 
 /// The name that an upstream's certificate must have: `server_name`, or else the host of the address.
@@ -112,67 +164,28 @@ pub fn parse_server_name(upstream: &UpstreamConfig) -> Result<ServerName<'static
     })
 }
 
-/// What the latest handshakes of one upstream showed that rustls does not tell in its errors.
-///
-/// For sentences, never for decisions: with several handshakes at once it holds what the last of them showed. Touched
-/// once per full handshake.
-#[derive(Debug, Default)]
-pub struct Witness {
-    refused: Mutex<Vec<CertificateDer<'static>>>,
-    requested: Mutex<Option<Vec<Vec<u8>>>>,
-}
-
-/// A server's request for our certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateRequest {
-    /// The authorities whose certificates it says it accepts; empty leaves it open.
-    pub authorities: Vec<DistinguishedName>,
-}
-
-impl Witness {
-    /// The server certificate that was refused last and what was sent with it, and forgets it.
-    pub fn take_refused(&self) -> Vec<CertificateFacts> {
-        let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
-        refused.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect()
-    }
-
-    /// The last request for our certificate, if a server made one.
-    pub fn request(&self) -> Option<CertificateRequest> {
-        let requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = requested.as_ref()?;
-        let authorities = names.iter().filter_map(|der| DistinguishedName::from_der(der)).collect();
-        Some(CertificateRequest { authorities })
-    }
-
-    fn record_refused(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
-        let chain = std::iter::once(end_entity).chain(intermediates);
-        let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = chain;
-    }
-
-    fn record_request(&self, authorities: &[&[u8]]) {
-        let authorities = authorities.iter().map(|name| name.to_vec()).collect();
-        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = Some(authorities);
-    }
-}
-
 fn client_config(
     provider: Arc<CryptoProvider>,
     min_version: TlsVersion,
     verifier: Verifier,
     resolver: Resolver,
 ) -> Result<ClientConfig, rustls::Error> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match min_version {
-        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::V1_3 => &[&rustls::version::TLS13],
-    };
     let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)?
+        .with_protocol_versions(versions_from(min_version))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(resolver));
     config.resumption = Resumption::in_memory_sessions(RESUMPTION_SESSIONS);
     Ok(config)
+}
+
+/// All versions that are not older than `oldest`.
+pub(super) fn versions_from(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+    match oldest {
+        TlsVersion::V1_2 => &ALL,
+        TlsVersion::V1_3 => &ALL[..1],
+    }
 }
 
 /// Always our one certificate, whatever the server asks for, as OpenSSL does: mongod then says what it dislikes in its
@@ -194,12 +207,14 @@ impl ResolvesClientCert for Resolver {
     }
 }
 
-/// Chain, dates and purpose always; the name unless `verify = "chain"`.
+/// Chain, dates, purpose and revocation always; then one of the identities where some are configured, else the name
+/// unless `verify = "chain"`.
 #[derive(Debug)]
 struct Verifier {
-    roots: Arc<RootCertStore>,
-    algorithms: WebPkiSupportedAlgorithms,
+    trust: Trust,
     verify: Verify,
+    /// In their normal form.
+    identities: Vec<String>,
     witness: Arc<Witness>,
 }
 
@@ -211,13 +226,48 @@ impl Verifier {
         server_name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        self.trust.judge(end_entity, intermediates, now, || {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            let (roots, algorithms) = (&self.trust.authorities.roots, self.trust.algorithms.all);
+            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)
+        })?;
         match self.verify {
-            Verify::Full => verify_server_name(&certificate, server_name),
+            _ if !self.identities.is_empty() => self.check_identity(end_entity),
+            Verify::Full => self.check_name(end_entity, server_name),
             Verify::Chain => Ok(()),
         }
+    }
+
+    fn check_identity(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let uris = CertificateFacts::from_der(end_entity).map(|facts| facts.uris).unwrap_or_default();
+        if uris.iter().any(|uri| self.identities.contains(&normal_form(uri))) {
+            return Ok(());
+        }
+        Err(CertificateError::from(Rejection::Identity).into())
+    }
+
+    fn check_name(&self, end_entity: &CertificateDer<'_>, server_name: &ServerName<'_>) -> Result<(), rustls::Error> {
+        if !self.trust.takes_legacy || !common_name::is_all_there_is(end_entity) {
+            return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
+        }
+        if common_name::is_for(end_entity, server_name) {
+            return Ok(());
+        }
+        Err(CertificateError::from(Rejection::CommonName).into())
+    }
+}
+
+/// A SPIFFE id with scheme and trust domain in lower case; any other URI as it is.
+///
+/// Spec: SPIFFE-ID § 2.
+fn normal_form(uri: &str) -> String {
+    const SCHEME: &str = "spiffe://";
+    match uri.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => {
+            let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            format!("{SCHEME}{}{path}", domain.to_ascii_lowercase())
+        }
+        _ => uri.to_owned(),
     }
 }
 
@@ -241,7 +291,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        self.trust.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -250,10 +300,10 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        self.trust.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.trust.algorithms.supported_schemes()
     }
 }

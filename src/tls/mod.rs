@@ -2,10 +2,31 @@
 //!
 //! Everything that touches a private key is in here; nothing here opens a connection.
 
+mod authorities;
 mod client;
-mod material;
+mod common_name;
+mod credentials;
+mod inspect;
+mod path;
+mod pem;
+mod problem;
+mod refusal;
+mod rejection;
+mod revocation;
+mod server;
+mod signed;
 #[cfg(test)]
 pub(crate) mod test_pki;
+mod trust;
+mod witness;
 
-pub use client::{CertificateRequest, ClientTls, ClientTlsError, Witness, parse_server_name};
-pub use material::{Authorities, Credentials, MaterialError, Problem};
+pub use authorities::Authorities;
+pub use client::{ClientTls, ClientTlsError, parse_server_name};
+pub use credentials::{Credentials, KeyKeeping};
+pub use inspect::{Concern, MaterialFinding, Severity, Side, revocation_findings};
+pub use problem::{Location, MaterialError, Problem};
+pub use refusal::ClientCertificateRefusal;
+pub use rejection::Rejection;
+pub use revocation::{RevocationList, UnusableList, read_revocation_lists};
+pub use server::{ServerTls, ServerTlsError};
+pub use witness::{CertificateRequest, Witness};

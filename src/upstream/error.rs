@@ -14,18 +14,20 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use super::exchange::ExchangeError;
 use super::target::Target;
 use crate::identity::CertificateFacts;
-use crate::tls::{CertificateRequest, ClientTls};
+use crate::tls::{CertificateRequest, ClientTls, Rejection};
 
 /// What [`ConnectError::reason`] can be: the values of a metric's label.
-pub const REASONS: [&str; 14] = [
+pub const REASONS: [&str; 16] = [
     "not_resolvable",
     "unreachable",
     "timed_out",
     "server_certificate_unknown_issuer",
     "server_certificate_name_mismatch",
     "server_certificate_no_names",
+    "server_certificate_identity_mismatch",
     "server_certificate_expired",
     "server_certificate_not_yet_valid",
+    "server_certificate_revoked",
     "server_certificate_version_1",
     "server_certificate_invalid",
     "not_tls",
@@ -118,11 +120,17 @@ pub enum CertificateRefusal {
     NameMismatch,
     /// It has no names but the subject's common name, which does not count.
     NoNames,
+    /// It has no names but the subject's common name, which counts here and is another.
+    CommonNameMismatch,
+    /// None of its URIs is one of those that are accepted.
+    IdentityMismatch,
     /// After its time.
     Expired,
     /// Before its time.
     NotYetValid,
-    /// X.509 version 1, which has no names at all.
+    /// Its authority took it back, or the certificate of an issuer.
+    Revoked,
+    /// X.509 version 1 or 2, which has no names at all.
     Version1,
     /// Anything else that rustls dislikes.
     Invalid(CertificateError),
@@ -200,28 +208,35 @@ impl CertificateRefusal {
     fn reason(&self) -> &'static str {
         match self {
             Self::UnknownIssuer => "server_certificate_unknown_issuer",
-            Self::NameMismatch => "server_certificate_name_mismatch",
+            Self::NameMismatch | Self::CommonNameMismatch => "server_certificate_name_mismatch",
+            Self::IdentityMismatch => "server_certificate_identity_mismatch",
             Self::NoNames => "server_certificate_no_names",
             Self::Expired => "server_certificate_expired",
             Self::NotYetValid => "server_certificate_not_yet_valid",
+            Self::Revoked => "server_certificate_revoked",
             Self::Version1 => "server_certificate_version_1",
             Self::Invalid(_) => "server_certificate_invalid",
         }
     }
 
     fn of(cause: CertificateError, certificate: Option<&CertificateFacts>) -> Self {
+        match Rejection::of(&cause) {
+            Some(Rejection::Version(_)) => return Self::Version1,
+            Some(Rejection::CommonName) => return Self::CommonNameMismatch,
+            Some(Rejection::Identity) => return Self::IdentityMismatch,
+            Some(Rejection::Issuer(_)) | None => {}
+        }
         match cause {
-            // rustls does not read it far enough to say more.
-            _ if certificate.is_some_and(|facts| facts.version == 1) => Self::Version1,
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             // An authority of the right name with another key; without a certificate it would be the handshake's own.
             CertificateError::BadSignature if certificate.is_some() => Self::UnknownIssuer,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => match certificate {
-                Some(facts) if facts.dns_names.is_empty() && facts.addresses.is_empty() => Self::NoNames,
+                Some(facts) if facts.names().is_empty() => Self::NoNames,
                 _ => Self::NameMismatch,
             },
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::Revoked => Self::Revoked,
             other => Self::Invalid(other),
         }
     }

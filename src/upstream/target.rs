@@ -6,15 +6,15 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use rustls::Error as TlsError;
 
 use super::error::{CertificateRefusal, Failure, Phase};
 use crate::config::{HostPort, MaterialSource, UpstreamConfig};
-use crate::identity::{CertificateFacts, DistinguishedName, date_text};
-use crate::tls::{CertificateRequest, ClientTls};
+use crate::identity::{CertificateFacts, DistinguishedName, date_text, printable};
+use crate::tls::{CertificateRequest, ClientTls, Rejection};
 
 /// The parts of the configuration that sentences name.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(super) struct Target {
     server_name: String,
     certificate_place: String,
     authorities_place: String,
+    identities: Vec<String>,
     certificate: CertificateFacts,
     /// Of our certificate and of those sent with it.
     issuers: Vec<DistinguishedName>,
@@ -50,6 +51,7 @@ impl Target {
             server_name: tls.server_name.to_str().into_owned(),
             certificate_place,
             authorities_place,
+            identities: upstream.tls.server_identities.clone(),
             certificate: credentials.certificate.clone(),
             issuers: ours.map(|facts| facts.issuer.clone()).collect(),
             authorities: tls.authorities.certificates.iter().map(|facts| facts.subject.clone()).collect(),
@@ -194,8 +196,24 @@ impl Target {
             CertificateRefusal::NotYetValid => {
                 write!(f, "it is not valid before {} (subject {subject})", date(|facts| facts.not_before))
             }
+            CertificateRefusal::CommonNameMismatch => write!(
+                f,
+                "it has no subject alternative name, and its common name is not {} (subject {subject})",
+                self.server_name
+            ),
+            CertificateRefusal::IdentityMismatch => match certificate.map(uris).unwrap_or_default() {
+                none if none.is_empty() => write!(f, "it has no URI among its names (subject {subject})"),
+                uris => write!(f, "it is for {uris}, which is not accepted (subject {subject})"),
+            },
+            CertificateRefusal::Revoked => {
+                write!(f, "it is revoked, or the certificate of an issuer is (subject {subject})")
+            }
             CertificateRefusal::Version1 => {
-                write!(f, "it is an X.509 version 1 certificate, which has no names (subject {subject})")
+                let version = certificate.map_or(1, |facts| facts.version);
+                write!(f, "it is an X.509 version {version} certificate, which has no names (subject {subject})")
+            }
+            CertificateRefusal::Invalid(cause) if let Some(rejection) = Rejection::of(cause) => {
+                write!(f, "{rejection} (subject {subject})")
             }
             CertificateRefusal::Invalid(cause) => write!(f, "{cause} (subject {subject})"),
         }
@@ -225,6 +243,9 @@ impl Target {
             ),
             CertificateRefusal::NameMismatch => {
                 let first = certificate.and_then(|facts| facts.names().into_iter().next()).unwrap_or_default();
+                if first.contains("://") {
+                    return format!("set {} to [\"{first}\"], or give mongod a certificate with the name {}", key("server_identities"), self.server_name);
+                }
                 format!(
                     "set {} to one of its names (as \"{first}\"), or give mongod a certificate with the name {}; verify = \"chain\" leaves names unchecked",
                     key("server_name"),
@@ -232,8 +253,24 @@ impl Target {
                 )
             }
             CertificateRefusal::NoNames | CertificateRefusal::Version1 => format!(
-                "give mongod a certificate with subjectAltName {} (with openssl x509 -req, names and version 3 need -extfile)",
+                "issue it anew with its name, as X.509 version 3: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -out NEW \
+                 -extfile <(echo subjectAltName={}); or set {} = true to take this kind of certificate",
+                alternative_name(&self.server_name),
+                key("legacy_certificates")
+            ),
+            CertificateRefusal::CommonNameMismatch => format!(
+                "set {} to its common name, or issue it anew for {}; verify = \"chain\" leaves names unchecked",
+                key("server_name"),
                 self.server_name
+            ),
+            CertificateRefusal::IdentityMismatch => format!(
+                "add one of its URIs to {}, or give mongod a certificate with one of: {}",
+                key("server_identities"),
+                self.identities.join(", ")
+            ),
+            CertificateRefusal::Revoked => format!(
+                "give mongod a new certificate (net.tls.certificateKeyFile), or bring {} up to date",
+                key("crl_file")
             ),
             CertificateRefusal::Expired => {
                 "renew mongod's certificate (net.tls.certificateKeyFile); if it is new already, restart mongod or run rotateCertificates".to_owned()
@@ -279,6 +316,17 @@ impl Target {
         ));
         remedy.join("; ")
     }
+}
+
+/// URIs among the names of a certificate, for a sentence.
+fn uris(certificate: &CertificateFacts) -> String {
+    certificate.uris.iter().map(|uri| printable(uri)).collect::<Vec<_>>().join(", ")
+}
+
+/// As openssl takes it.
+fn alternative_name(name: &str) -> String {
+    let kind = if name.parse::<IpAddr>().is_ok() { "IP" } else { "DNS" };
+    format!("{kind}:{name}")
 }
 
 /// Why an address was not reached; whose fault it is where it is ours.

@@ -136,12 +136,18 @@ async fn refused_server_certificates_are_named() {
         "server_certificate_no_names",
         141,
         "no subject alternative name",
-        "subjectAltName 127.0.0.1",
+        "-extfile <(echo subjectAltName=IP:127.0.0.1); or set upstream.orders.tls.legacy_certificates = true",
     );
 
     let mut scene = Scene::new();
     scene.server = scene.authority.issue_version_1("mongod");
-    check(&scene.fail().await, "server_certificate_version_1", 141, "version 1 certificate", "-extfile");
+    check(
+        &scene.fail().await,
+        "server_certificate_version_1",
+        141,
+        "X.509 version 1 certificate",
+        "legacy_certificates = true",
+    );
 
     let mut scene = Scene::new();
     scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {

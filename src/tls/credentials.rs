@@ -1,0 +1,363 @@
+//! Our certificate, its chain and its key, known to belong together.
+//!
+//! Whether a certificate is expired is not decided here: it would keep the gateway from starting with a certificate that
+//! is about to be replaced.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+
+use super::pem::Source;
+use super::problem::{Location, MaterialError, Problem};
+use crate::config::TlsFiles;
+use crate::identity::{CertificateFacts, public_key_bits};
+
+/// Permission to read for those who are neither owner nor group. The group may: Kubernetes gives it to `fsGroup`.
+const READ_BY_OTHERS: u32 = 0o004;
+
+/// Our certificate, its chain and its key, known to belong together.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// What the handshake sends and signs with.
+    pub certified_key: Arc<CertifiedKey>,
+    /// Our certificate.
+    pub certificate: CertificateFacts,
+    /// What follows it in the file, in that order.
+    pub chain: Vec<CertificateFacts>,
+    /// Where certificate and chain come from.
+    pub location: Location,
+    /// How the key is kept.
+    pub key: KeyKeeping,
+}
+
+/// How a private key is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyKeeping {
+    /// Where it comes from.
+    pub location: Location,
+    /// Whether every user of this host may read its file.
+    pub is_open: bool,
+    /// Where a password comes from that the key has no need of.
+    pub idle_password: Option<Location>,
+}
+
+/// A certificate, and what it says.
+type Certificate = (CertificateDer<'static>, CertificateFacts);
+
+impl Credentials {
+    /// Our certificate, then those sent with it.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateFacts> {
+        std::iter::once(&self.certificate).chain(&self.chain)
+    }
+
+    /// Reads certificate and key. `section` is the path of the table that names them, as `upstream.orders.tls`.
+    pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
+        let certificate_source = Source::new(section, "certificate_file", &files.certificate_file);
+        // Where one file holds both, the operator may never have written the other key.
+        let key_source = if files.private_key_file == files.certificate_file {
+            certificate_source.clone()
+        } else {
+            Source::new(section, "private_key_file", &files.private_key_file)
+        };
+        let password = files
+            .private_key_password_file
+            .as_ref()
+            .map(|file| Source::new(section, "private_key_password_file", file));
+        let certificates = certificate_source.certificates().map_err(|error| exchanged(error, &key_source))?;
+        let signing_key = key_source.private_key(password.as_ref())?;
+        let authority = || owner_in(&Source::new(section, "ca_file", &files.ca_file), signing_key.as_ref());
+        pair(&certificates, signing_key.as_ref(), &certificate_source.location())
+            .map_err(|problem| key_source.error(authority().filter(|_| is_foreign(&problem)).unwrap_or(problem)))?;
+        let idle_password = password.filter(|_| !key_source.is_encrypted()).map(|source| source.location());
+        let is_open = is_read_by_others(&files.private_key_file);
+        let key = KeyKeeping { location: key_source.location(), is_open, idle_password };
+        Ok(Self::assembled(certificates, signing_key, certificate_source.location(), key))
+    }
+
+    /// Takes what came in another way than by files: DER, our own certificate first. `key` is the path of the configuration
+    /// key that names where it came from.
+    ///
+    /// The same checks as for files: readable certificates, a key that is supported, and belongs to the first.
+    pub fn from_parts(
+        key: &str,
+        chain: Vec<CertificateDer<'static>>,
+        private_key: &PrivateKeyDer<'static>,
+    ) -> Result<Self, MaterialError> {
+        let location = Location { key: key.to_owned(), file: None };
+        let error = |problem| MaterialError { location: location.clone(), problem };
+        let certificates = read_facts(chain).map_err(error)?;
+        let signing_key = any_supported_type(private_key).map_err(|cause| error(Problem::UnsupportedKey(cause)))?;
+        pair(&certificates, signing_key.as_ref(), &location).map_err(error)?;
+        let key = KeyKeeping { location: location.clone(), is_open: false, idle_password: None };
+        Ok(Self::assembled(certificates, signing_key, location, key))
+    }
+
+    /// Whether both are the same certificates in the same order. The key is then the same too: it belongs to the first.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.certified_key.cert == other.certified_key.cert
+    }
+
+    /// `certificates` is not empty.
+    fn assembled(
+        certificates: Vec<Certificate>,
+        signing_key: Arc<dyn SigningKey>,
+        location: Location,
+        key: KeyKeeping,
+    ) -> Self {
+        let (chain, mut facts): (Vec<_>, Vec<_>) = certificates.into_iter().unzip();
+        let certificate = facts.remove(0);
+        let certified_key = Arc::new(CertifiedKey::new(chain, signing_key));
+        Self { certified_key, certificate, chain: facts, location, key }
+    }
+}
+
+/// Reads DER certificates; none is a problem.
+pub(super) fn read_facts(chain: Vec<CertificateDer<'static>>) -> Result<Vec<Certificate>, Problem> {
+    let mut certificates = Vec::with_capacity(chain.len());
+    for (index, der) in chain.into_iter().enumerate() {
+        let Ok(facts) = CertificateFacts::from_der(&der) else {
+            return Err(Problem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() });
+        };
+        certificates.push((der, facts));
+    }
+    if certificates.is_empty() { Err(Problem::NoCertificate { holds: Vec::new() }) } else { Ok(certificates) }
+}
+
+/// Whether `key` belongs to the first of `certificates`, which come from `location`.
+fn pair(certificates: &[Certificate], key: &dyn SigningKey, location: &Location) -> Result<(), Problem> {
+    let position = match certificates.iter().position(|(_, facts)| is_pair(facts, key)) {
+        Some(0) => return Ok(()),
+        Some(index) => Some(index + 1),
+        None => None,
+    };
+    Err(Problem::WrongKey { certificate: location.place(), position })
+}
+
+/// A key that belongs to no certificate of our file.
+fn is_foreign(problem: &Problem) -> bool {
+    matches!(problem, Problem::WrongKey { position: None, .. })
+}
+
+/// The authority whose key somebody gave us.
+fn owner_in(ca_source: &Source<'_>, key: &dyn SigningKey) -> Option<Problem> {
+    let authorities = ca_source.certificates().ok()?;
+    let (_, owner) = authorities.iter().find(|(_, facts)| is_pair(facts, key))?;
+    Some(Problem::AuthorityKey { subject: owner.subject.to_string() })
+}
+
+/// Says it better where the file without a certificate has the key instead, and the key's file the certificate.
+fn exchanged(error: MaterialError, key_source: &Source<'_>) -> MaterialError {
+    let holds_key = match &error.problem {
+        Problem::NoCertificate { holds } => holds.iter().any(|label| label.ends_with("PRIVATE KEY")),
+        _ => false,
+    };
+    if holds_key && key_source.certificates().is_ok() {
+        let key_file = key_source.file().to_owned();
+        return MaterialError { problem: Problem::Exchanged { key_file }, ..error };
+    }
+    error
+}
+
+fn is_pair(certificate: &CertificateFacts, key: &dyn SigningKey) -> bool {
+    // Compared by hand: rustls's own comparison does not read version 1 certificates.
+    key.public_key().and_then(|spki| public_key_bits(&spki)).is_some_and(|bits| bits == certificate.public_key)
+}
+
+fn is_read_by_others(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & READ_BY_OTHERS != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+
+    use super::*;
+    use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, files_of, pem};
+
+    /// Reads `certificate` and `key` from two files; without a key, everything from one.
+    fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
+        let folder = Folder::new();
+        let authority = Authority::new("Acme CA");
+        let mut upstream = folder.upstream(1, &authority.issue("unused", &[]), &authority.pem);
+        let files = files_of(&mut upstream);
+        files.certificate_file = folder.write("c.pem", certificate);
+        files.private_key_file = match key {
+            Some(key) => folder.write("k.pem", key),
+            None => files.certificate_file.clone(),
+        };
+        let folder = format!("{}/", folder.path().display());
+        Credentials::read("upstream.orders.tls", files).map_err(|error| {
+            assert!(!error.remedy().is_empty());
+            error.to_string().replace(&folder, "")
+        })
+    }
+
+    fn client() -> Pair {
+        Authority::new("Acme CA").issue("svc-a", &[])
+    }
+
+    fn self_signed(key: &KeyPair) -> String {
+        rcgen::CertificateParams::default().self_signed(key).unwrap().pem()
+    }
+
+    /// What stands in a PKCS#8 envelope.
+    fn inner_key(pkcs8: &[u8]) -> &[u8] {
+        der_parts(der_children(der_parts(pkcs8).0)[2]).0
+    }
+
+    #[test]
+    fn certificate_and_key_are_found_in_any_order_and_with_anything_around() {
+        let Pair { certificate_pem, key_pem, .. } = client();
+        let authority = Authority::new("Acme CA").pem;
+        let encrypted = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x,y\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        for (certificate, key) in [
+            (format!("{certificate_pem}{key_pem}"), None),
+            (format!("{key_pem}{certificate_pem}"), None),
+            (format!("{certificate_pem}{authority}{key_pem}"), None),
+            (format!("{certificate_pem}{key_pem}").replace('\n', "\r\n"), None),
+            (format!("Bag Attributes\n  name: ü\n{parameters}{key_pem}subject=x\n{certificate_pem}"), None),
+            (certificate_pem.clone(), Some(key_pem.as_str())),
+            (format!("{certificate_pem}{encrypted}"), Some(key_pem.as_str())),
+            (format!("{certificate_pem}{authority}"), Some(key_pem.as_str())),
+        ] {
+            let credentials = read(&certificate, key).unwrap();
+            assert_eq!(credentials.certificate.subject.as_str(), "CN=svc-a,O=Acme");
+            assert_eq!(credentials.chain.len(), certificate.matches("BEGIN CERTIFICATE").count() - 1);
+            assert_eq!(credentials.certified_key.cert.len(), credentials.chain.len() + 1);
+        }
+        assert!(read(format!("{certificate_pem}\u{fffd}{key_pem}").replace('\u{fffd}', "\r"), None).is_ok());
+    }
+
+    #[test]
+    fn keys_are_read_in_all_three_forms() {
+        let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let p256 = KeyPair::generate().unwrap();
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        for (pair, key) in [
+            (&rsa, rsa.serialize_pem()),
+            (&rsa, pem("RSA PRIVATE KEY", inner_key(rsa.serialized_der()))),
+            (&p256, p256.serialize_pem()),
+            (&p256, pem("EC PRIVATE KEY", inner_key(p256.serialized_der()))),
+            (&p384, pem("EC PRIVATE KEY", inner_key(p384.serialized_der()))),
+            (&ed25519, ed25519.serialize_pem()),
+        ] {
+            read(self_signed(pair), Some(&key)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_version_1_certificate_is_compared_with_its_key() {
+        let authority = Authority::new("Acme CA");
+        let client = authority.issue_version_1("old");
+        let credentials = read(client.combined(), None).unwrap();
+        assert_eq!(credentials.certificate.version, 1);
+        let wrong = read(&client.certificate_pem, Some(&authority.issue("other", &[]).key_pem)).unwrap_err();
+        assert_eq!(
+            wrong,
+            "upstream.orders.tls.private_key_file: k.pem: the private key does not belong to the certificate in c.pem"
+        );
+    }
+
+    #[test]
+    fn every_bad_file_has_its_own_sentence() {
+        let Pair { certificate_pem, key_pem, key_der, der, .. } = client();
+        let authority = Authority::new("Acme CA").pem;
+        let encrypted = pem("ENCRYPTED PRIVATE KEY", &key_der);
+        let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let torn = &certificate_pem[..certificate_pem.len() / 2];
+        let request = pem("CERTIFICATE REQUEST", &der);
+        let one = "upstream.orders.tls.certificate_file: c.pem: ";
+        let two = "upstream.orders.tls.private_key_file: k.pem: ";
+        for (certificate, key, start, expected) in [
+            (String::new(), None, one, "the file holds no certificate (it has no PEM block)"),
+            ("hello".to_owned(), None, one, "the file holds no certificate (it has no PEM block)"),
+            (key_pem.clone(), None, one, "the file holds no certificate (it has: PRIVATE KEY)"),
+            (request, None, one, "the file holds no certificate (it has: CERTIFICATE REQUEST)"),
+            (certificate_pem.clone(), None, one, "the file holds no private key (it has: CERTIFICATE)"),
+            (torn.to_owned(), None, one, "block 1 of the file, CERTIFICATE, is damaged"),
+            (pem("CERTIFICATE", b"junk"), None, one, "block 1 of the file, CERTIFICATE, is damaged"),
+            (format!("{key_pem}{torn}"), None, one, "block 2 of the file, CERTIFICATE, is damaged"),
+            ("-----BEGIN CERTIFICATE".to_owned(), None, one, "block 1 of the file, without a label, is damaged"),
+            (certificate_pem.replace("MII", "M!I"), None, one, "block 1 of the file, CERTIFICATE, is damaged"),
+            (
+                format!("{certificate_pem}{key_pem}{key_pem}"),
+                None,
+                one,
+                "the file holds 2 private keys, and only one can belong to the certificate",
+            ),
+            (
+                format!("{certificate_pem}{encrypted}"),
+                None,
+                one,
+                "the private key is encrypted, and no private_key_password_file is named",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(encrypted.as_str()),
+                two,
+                "the private key is encrypted, and no private_key_password_file is named",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(legacy),
+                two,
+                "the private key is encrypted in OpenSSL's old form (Proc-Type: 4,ENCRYPTED), which is not read",
+            ),
+            (certificate_pem.clone(), Some(""), two, "the file holds no private key (it has no PEM block)"),
+            (
+                certificate_pem.clone(),
+                Some(certificate_pem.as_str()),
+                two,
+                "the file holds no private key (it has: CERTIFICATE)",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(pem("PRIVATE KEY", b"junk").as_str()),
+                two,
+                "the private key is of a kind or size that is not supported",
+            ),
+            (
+                certificate_pem.clone(),
+                Some(client().key_pem.as_str()),
+                two,
+                "the private key does not belong to the certificate in c.pem",
+            ),
+            (
+                format!("{authority}{certificate_pem}"),
+                Some(key_pem.as_str()),
+                two,
+                "the private key does not belong to the certificate in c.pem, but to certificate 2 of that file",
+            ),
+            ("x".repeat(1024 * 1024 + 1), None, one, "the file is larger than 1 MiB, which no certificate or key is"),
+        ] {
+            assert_eq!(read(&certificate, key).unwrap_err(), format!("{start}{expected}"));
+        }
+        assert_eq!(read(&der, None).unwrap_err(), format!("{one}the file is binary (DER or PKCS#12), not PEM text"));
+    }
+
+    #[test]
+    fn what_is_no_readable_file_is_told_apart() {
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &client(), "");
+        let mut check = |file: PathBuf, expected: &str, remedy: &str| {
+            let files = files_of(&mut upstream);
+            files.certificate_file = file;
+            let error = Credentials::read("upstream.orders.tls", files).unwrap_err();
+            assert_eq!(error.problem.to_string(), expected);
+            assert!(error.remedy().starts_with(remedy), "{}", error.remedy());
+        };
+        check(folder.path().join("absent.pem"), "the file does not exist", "check the path");
+        check(folder.path().to_owned(), "this is not a file", "name a PEM file");
+        check(PathBuf::from("/dev/zero"), "this is not a file", "name a PEM file");
+        check(folder.write("x", "").join("y"), "the file cannot be read: not a directory", "let the user");
+    }
+}

@@ -1,0 +1,287 @@
+//! PEM files to certificates, keys and revocation lists.
+//!
+//! What holds a key or a password is wiped when it is dropped.
+//! The only file that reads PEM, and the only one that uses rustls-pemfile. Refuses to judge what it has read.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use pkcs8::{EncryptedPrivateKeyInfoRef, pkcs5};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::SigningKey;
+use rustls_pemfile::Item;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::problem::{Location, MaterialError, Problem};
+use super::revocation::RevocationList;
+use crate::identity::CertificateFacts;
+
+/// Of a PEM file: a bundle of all public authorities has a quarter of it.
+const FILE_MEBIBYTES_MAX: u64 = 1;
+
+/// Of a file with revocation lists: a hundred thousand entries in one.
+const LISTS_MEBIBYTES_MAX: u64 = 16;
+
+/// A file, and the configuration key that named it.
+#[derive(Clone)]
+pub(super) struct Source<'a> {
+    key: String,
+    file: &'a Path,
+}
+
+/// One `BEGIN` to `END`.
+struct Block<'a> {
+    label: String,
+    text: &'a str,
+}
+
+impl<'a> Source<'a> {
+    /// The `key` of the table whose path is `section`, as `upstream.orders.tls`.
+    pub(super) fn new(section: &str, key: &str, file: &'a Path) -> Self {
+        Self { key: format!("{section}.{key}"), file }
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        self.file
+    }
+
+    /// For sentences.
+    pub(super) fn location(&self) -> Location {
+        Location { key: self.key.clone(), file: Some(self.file.to_owned()) }
+    }
+
+    pub(super) fn error(&self, problem: Problem) -> MaterialError {
+        MaterialError { location: self.location(), problem }
+    }
+
+    pub(super) fn damaged(&self, position: usize, label: &str) -> MaterialError {
+        self.error(Problem::Damaged { position, label: label.to_owned() })
+    }
+
+    pub(super) fn certificates(&self) -> Result<Vec<(CertificateDer<'static>, CertificateFacts)>, MaterialError> {
+        let text = self.read()?;
+        let blocks = self.blocks(&text)?;
+        let mut certificates = Vec::new();
+        for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.label == "CERTIFICATE") {
+            let damaged = || self.damaged(index + 1, &block.label);
+            let Some(Item::X509Certificate(der)) = decode(block.text) else { return Err(damaged()) };
+            let facts = CertificateFacts::from_der(&der).map_err(|_| damaged())?;
+            certificates.push((der, facts));
+        }
+        if certificates.is_empty() {
+            return Err(self.error(Problem::NoCertificate { holds: labels(&blocks) }));
+        }
+        Ok(certificates)
+    }
+
+    /// The one private key, decrypted if need be with the password in the file that `password` names.
+    pub(super) fn private_key(&self, password: Option<&Source<'_>>) -> Result<Arc<dyn SigningKey>, MaterialError> {
+        let text = self.read()?;
+        let blocks = self.blocks(&text)?;
+        let keys: Vec<_> =
+            blocks.iter().enumerate().filter(|(_, block)| block.label.ends_with("PRIVATE KEY")).collect();
+        let (index, block) = match keys.as_slice() {
+            [] => return Err(self.error(Problem::NoPrivateKey { holds: labels(&blocks) })),
+            [key] => *key,
+            _ => return Err(self.error(Problem::SeveralPrivateKeys { count: keys.len() })),
+        };
+        let damaged = || self.damaged(index + 1, &block.label);
+        let mut der = match block.encryption() {
+            Encryption::None => key_of(block).ok_or_else(damaged)?,
+            Encryption::Traditional => return Err(self.error(Problem::EncryptedTraditionally)),
+            Encryption::Pkcs8 => {
+                let password = password.ok_or_else(|| self.error(Problem::Encrypted))?;
+                self.decrypt(&block.encrypted().ok_or_else(damaged)?, password)?
+            }
+        };
+        let key = any_supported_type(&der).map_err(|cause| self.error(Problem::UnsupportedKey(cause)));
+        der.zeroize();
+        key
+    }
+
+    /// Whether its private key is under a password.
+    pub(super) fn is_encrypted(&self) -> bool {
+        let Ok(text) = self.read() else { return false };
+        let blocks = self.blocks(&text).unwrap_or_default();
+        blocks.iter().any(|block| block.encryption() != Encryption::None)
+    }
+
+    fn decrypt(&self, der: &[u8], password: &Source<'_>) -> Result<PrivateKeyDer<'static>, MaterialError> {
+        let wrong = || self.error(Problem::WrongPassword { password_file: password.file.to_owned() });
+        let key = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| self.error(Problem::UnsupportedEncryption))?;
+        let document = key.decrypt(password.password()?.as_slice()).map_err(|cause| match cause {
+            pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::DecryptFailed) | pkcs8::Error::Asn1(_) => wrong(),
+            _ => self.error(Problem::UnsupportedEncryption),
+        })?;
+        // A wrong password may by chance leave something with the right padding.
+        pkcs8::PrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|_| wrong())?;
+        Ok(PrivatePkcs8KeyDer::from(document.as_bytes().to_vec()).into())
+    }
+
+    /// What stands in the file, without one line end.
+    fn password(&self) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
+        let mut password = self.bytes(FILE_MEBIBYTES_MAX)?;
+        for line_end in [b'\n', b'\r'] {
+            if password.last() == Some(&line_end) {
+                password.pop();
+            }
+        }
+        if password.is_empty() { Err(self.error(Problem::EmptyPassword)) } else { Ok(password) }
+    }
+
+    /// The revocation lists of the file, each with its DER.
+    pub(super) fn revocation_lists(&self) -> Result<Vec<RevocationList>, MaterialError> {
+        let text = self.text(LISTS_MEBIBYTES_MAX)?;
+        let blocks = self.blocks(&text)?;
+        let mut lists = Vec::new();
+        for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.label == "X509 CRL") {
+            let Some(Item::Crl(der)) = decode(block.text) else { return Err(self.damaged(index + 1, &block.label)) };
+            let list = RevocationList::from_der(&der, self.location())
+                .map_err(|unusable| self.error(Problem::RevocationList { position: index + 1, unusable }))?;
+            lists.push(list);
+        }
+        if lists.is_empty() {
+            return Err(self.error(Problem::NoRevocationList { holds: labels(&blocks) }));
+        }
+        Ok(lists)
+    }
+
+    fn read(&self) -> Result<Zeroizing<String>, MaterialError> {
+        self.text(FILE_MEBIBYTES_MAX)
+    }
+
+    fn text(&self, mebibytes_max: u64) -> Result<Zeroizing<String>, MaterialError> {
+        let mut bytes = self.bytes(mebibytes_max)?;
+        // Both binary forms start with a sequence; text around PEM blocks may be in any encoding.
+        if bytes.first() == Some(&0x30) && !bytes.windows(10).any(|window| window == b"-----BEGIN") {
+            return Err(self.error(Problem::Binary));
+        }
+        let text = String::from_utf8(std::mem::take(&mut *bytes))
+            .unwrap_or_else(|error| String::from_utf8_lossy(&Zeroizing::new(error.into_bytes())).into_owned());
+        Ok(Zeroizing::new(text))
+    }
+
+    fn bytes(&self, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
+        let unreadable = |cause| self.error(Problem::Unreadable(cause));
+        // Asked before opening: opening a pipe waits for its writer.
+        let metadata = fs::metadata(self.file).map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(self.error(Problem::NotAFile));
+        }
+        let bytes_max = mebibytes_max * 1024 * 1024;
+        let too_large = || self.error(Problem::TooLarge { mebibytes: mebibytes_max });
+        if metadata.len() > bytes_max {
+            return Err(too_large());
+        }
+        // Room for all of it: growing would leave copies behind.
+        let length = usize::try_from(metadata.len()).unwrap_or_default();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+        let file = fs::File::open(self.file).map_err(unreadable)?;
+        file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
+    }
+
+    /// Cuts a file at its `BEGIN` and `END` lines. What stands between blocks is ignored, as OpenSSL does; a block of an
+    /// unknown kind, or under a passphrase, does not spoil the others.
+    fn blocks<'t>(&self, text: &'t str) -> Result<Vec<Block<'t>>, MaterialError> {
+        let mut blocks = Vec::new();
+        let mut rest = text;
+        while let Some((start, label)) = next_begin(rest) {
+            let end_line = format!("-----END {label}-----");
+            let Some(length) = rest.get(start..).and_then(|block| block.find(&end_line)) else {
+                return Err(self.damaged(blocks.len() + 1, label));
+            };
+            let (block, after) = rest.split_at(start + length + end_line.len());
+            blocks.push(Block { label: label.to_owned(), text: block.get(start..).unwrap_or_default() });
+            rest = after;
+        }
+        Ok(blocks)
+    }
+}
+
+/// How a block is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encryption {
+    None,
+    Pkcs8,
+    /// With `Proc-Type: 4,ENCRYPTED`: RFC 1421, with OpenSSL's own derivation of the key.
+    Traditional,
+}
+
+impl Block<'_> {
+    fn encryption(&self) -> Encryption {
+        let has_header = |line: &str| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
+        match self.label.as_str() {
+            ENCRYPTED => Encryption::Pkcs8,
+            _ if self.text.lines().any(has_header) => Encryption::Traditional,
+            _ => Encryption::None,
+        }
+    }
+
+    /// The DER of an encrypted block. rustls-pemfile passes over that label, so the block is shown to it under another.
+    fn encrypted(&self) -> Option<Vec<u8>> {
+        match decode(&self.text.replace(ENCRYPTED, "PRIVATE KEY"))? {
+            Item::Pkcs8Key(der) => Some(der.secret_pkcs8_der().to_vec()),
+            _ => None,
+        }
+    }
+}
+
+const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+
+fn key_of(block: &Block<'_>) -> Option<PrivateKeyDer<'static>> {
+    match decode(block.text)? {
+        Item::Pkcs8Key(der) => Some(der.into()),
+        Item::Pkcs1Key(der) => Some(der.into()),
+        Item::Sec1Key(der) => Some(der.into()),
+        _ => None,
+    }
+}
+
+/// Where the next `-----BEGIN LABEL-----` starts, and its label.
+fn next_begin(text: &str) -> Option<(usize, &str)> {
+    const BEGIN: &str = "-----BEGIN ";
+    let start = text.find(BEGIN)?;
+    let label = text.get(start + BEGIN.len()..)?;
+    let end = label.find('\n').unwrap_or(label.len());
+    let label = label.get(..end)?.trim_end().strip_suffix("-----").unwrap_or("without a label");
+    Some((start, label))
+}
+
+fn decode(block: &str) -> Option<Item> {
+    let (item, _) = rustls_pemfile::read_one_from_slice(block.as_bytes()).ok()??;
+    Some(item)
+}
+
+fn labels(blocks: &[Block<'_>]) -> Vec<String> {
+    // Enough for a sentence.
+    blocks.iter().take(5).map(|block| crate::identity::printable(&block.label)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_cut_into_blocks_or_refused(
+            pieces in proptest::collection::vec(
+                prop::sample::select(vec![
+                    "-----BEGIN ", "-----END ", "-----", "CERTIFICATE", "PRIVATE KEY", "\n", "\r", "é", "MIIB", "Proc-Type: 4,ENCRYPTED",
+                ]),
+                0..40,
+            ),
+        ) {
+            let text = pieces.concat();
+            let source = Source::new("upstream.orders.tls", "ca_file", Path::new("ca.pem"));
+            for block in source.blocks(&text).into_iter().flatten() {
+                let _ = (decode(block.text), block.encryption(), block.encrypted());
+            }
+        }
+    }
+}
