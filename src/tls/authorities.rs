@@ -33,7 +33,10 @@ impl Authorities {
     /// Takes certificates that may sign others (version 1 cannot say so and is taken), and self-issued ones, which lets a
     /// server's own certificate stand for itself. Others in the file are passed over: rustls would let them sign.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
-        Self::read_file(section, &files.ca_file).map_err(|error| own_certificate(error, section, files))
+        if let Some(problem) = own_certificate(section, files) {
+            return Err(Source::new(section, "ca_file", &files.ca_file).error(problem));
+        }
+        Self::read_file(section, &files.ca_file)
     }
 
     /// Reads `ca_file` where our own certificate comes from elsewhere.
@@ -84,20 +87,15 @@ impl Authorities {
     }
 }
 
-/// Says it better where the certificate in the authorities' file is our own.
-fn own_certificate(error: MaterialError, section: &str, files: &TlsFiles) -> MaterialError {
-    if !matches!(error.problem, Problem::NoAuthority { .. }) {
-        return error;
-    }
+/// Our own certificate, where it is all that the authorities' file holds and stands for nobody else: an error then, whether
+/// the certificate says that it is no authority, or cannot say so for being of version 1.
+fn own_certificate(section: &str, files: &TlsFiles) -> Option<Problem> {
     let first = |key, file| Source::new(section, key, file).certificates().ok()?.into_iter().next();
-    let ours = first("certificate_file", &files.certificate_file);
-    match first("ca_file", &files.ca_file) {
-        Some((der, facts)) if ours.is_some_and(|(own, _)| own == der) => {
-            let subject = facts.subject.to_string();
-            MaterialError { problem: Problem::OwnCertificate { subject }, ..error }
-        }
-        _ => error,
-    }
+    let (own, facts) = first("certificate_file", &files.certificate_file)?;
+    let named = Source::new(section, "ca_file", &files.ca_file).certificates().ok()?;
+    let is_alone = matches!(named.as_slice(), [(only, _)] if *only == own);
+    let subject = facts.subject.to_string();
+    (is_alone && !facts.is_ca && !facts.is_self_issued()).then_some(Problem::OwnCertificate { subject })
 }
 
 #[cfg(test)]
@@ -151,6 +149,19 @@ mod tests {
             ),
         ] {
             assert_eq!(read_authorities(ca).unwrap_err(), format!("{start}{expected}"));
+        }
+    }
+
+    #[test]
+    fn our_own_certificate_is_no_authority_even_where_its_version_cannot_say_so() {
+        let acme = Authority::new("Acme CA");
+        for own in [acme.issue("svc-a", &[]), acme.issue_version_1("svc-a")] {
+            let folder = Folder::new();
+            let upstream = folder.upstream(1, &own, &own.certificate_pem);
+            let error = Authorities::read("upstream.orders.tls", upstream.tls.files().unwrap()).unwrap_err();
+            assert!(matches!(&error.problem, Problem::OwnCertificate { subject } if subject == "CN=svc-a,O=Acme"));
+            let beside = folder.upstream(1, &own, &format!("{}{}", own.certificate_pem, acme.pem));
+            assert!(Authorities::read("upstream.orders.tls", beside.tls.files().unwrap()).is_ok());
         }
     }
 }
