@@ -3,17 +3,20 @@
 //! Works on a configuration that was already read and checked as such. Refuses to change anything, and to stop at the
 //! first problem.
 
+mod chain;
 mod connection;
 mod files;
+mod material;
 mod report;
+mod text;
 
 use std::time::SystemTime;
 
 use crate::config::{Config, UpstreamConfig};
 
 pub use report::{
-    CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, Report, ServerReport, Severity, Status, Step,
-    UpstreamReport, Verdict,
+    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport, Report,
+    RevocationListReport, ServerReport, Severity, Status, Step, UpstreamReport, Verdict,
 };
 
 /// How far a check goes.
@@ -25,7 +28,7 @@ pub enum Reach {
     Online,
 }
 
-/// Checks every upstream of `config`, one after the other.
+/// Checks every upstream of `config`, one after the other, and the files of every listener with TLS.
 ///
 /// Every connection is bounded by the upstream's `connect_timeout`. Cancel safe.
 pub async fn check(config: &Config, reach: Reach) -> Report {
@@ -34,6 +37,11 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
     for upstream in config.upstreams.values() {
         let checked = check_upstream(upstream, reach, now, &mut report.findings).await;
         report.upstreams.push(checked);
+    }
+    for listener in config.listeners.values() {
+        if let Some(tls) = &listener.tls {
+            report.listeners.push(files::check_listener(listener, tls, now, &mut report.findings));
+        }
     }
     report.conclude();
     report
@@ -45,7 +53,7 @@ async fn check_upstream(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let mut checked = files::check(upstream, now, findings);
+    let mut checked = files::check_upstream(upstream, now, findings);
     if reach == Reach::Online {
         checked.connections = connection::check(upstream, now, findings).await;
     }

@@ -1,0 +1,79 @@
+//! A chain of certificates, from the one at its end up to its authority, and how it is drawn.
+//!
+//! By names alone: signatures were checked where the chain was used, or are for the other side to check.
+
+use std::time::SystemTime;
+
+use crate::identity::{CertificateFacts, DistinguishedName};
+
+/// What a certificate's issuer is looked for in.
+pub(super) struct Above<'a> {
+    /// What is sent with the certificate.
+    pub(super) sent: &'a [CertificateFacts],
+    /// What those are, in words.
+    pub(super) sent_as: &'static str,
+    /// The certificates of `ca_file`.
+    pub(super) authorities: &'a [CertificateFacts],
+}
+
+/// A chain as far as it is known.
+pub(super) struct Chain<'a> {
+    /// The first one is the certificate itself; each other one stands with where it was found.
+    pub(super) links: Vec<(&'a CertificateFacts, &'static str)>,
+    /// Who issued the last one, if that one was found nowhere.
+    missing: Option<&'a DistinguishedName>,
+}
+
+impl<'a> Chain<'a> {
+    /// Climbs from `certificate` as far as issuers are found.
+    pub(super) fn climb(certificate: &'a CertificateFacts, above: &Above<'a>) -> Self {
+        let mut chain = Self { links: vec![(certificate, "")], missing: None };
+        let mut current = certificate;
+        // Names may lead in a circle: none is passed twice.
+        for _ in 0..above.sent.len() + above.authorities.len() {
+            if current.is_self_issued() {
+                return chain;
+            }
+            let Some(link) = above.issuer_of(current) else { break };
+            chain.links.push(link);
+            current = link.0;
+        }
+        chain.missing = Some(&current.issuer).filter(|_| !current.is_self_issued());
+        chain
+    }
+
+    /// One certificate below the other, each further to the right; `now` is for their expiry.
+    pub(super) fn lines(&self, now: SystemTime) -> Vec<String> {
+        let indent = |depth: usize| "   ".repeat(depth);
+        let branch = |depth: usize| format!("{}└─ ", indent(depth.saturating_sub(1)));
+        let mut lines = Vec::new();
+        for (depth, (certificate, found_in)) in self.links.iter().enumerate() {
+            let subject = certificate.subject.to_string();
+            lines.push(if depth == 0 { subject } else { format!("{}{subject} ({found_in})", branch(depth)) });
+            lines.extend(described(certificate, now).map(|line| format!("{}{line}", indent(depth))));
+        }
+        if let Some(missing) = self.missing {
+            lines.push(format!("{}{missing} (unknown here)", branch(self.links.len())));
+        }
+        lines
+    }
+}
+
+impl<'a> Above<'a> {
+    /// Authorities first: a chain may end there, whatever is sent.
+    fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
+        let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
+        let authority = self.authorities.iter().find(named).map(|facts| (facts, "in ca_file"));
+        authority.or_else(|| self.sent.iter().find(named).map(|facts| (facts, self.sent_as)))
+    }
+}
+
+fn described(facts: &CertificateFacts, now: SystemTime) -> [String; 2] {
+    let usage = match &facts.extended_key_usages {
+        _ if facts.is_ca => "an authority".to_owned(),
+        Some(usages) => format!("for {}", usages.join(", ")),
+        None => "for any use".to_owned(),
+    };
+    let (key, version, signature) = (&facts.key, facts.version, &facts.signature);
+    [format!("{key}, X.509 version {version}, {usage}, signed with {signature}"), facts.expiry_text(now)]
+}
