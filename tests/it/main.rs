@@ -15,6 +15,7 @@ mod life;
 mod listeners;
 mod load;
 mod quickstart;
+mod recipe;
 mod refusals;
 mod reports;
 mod rust_script;
