@@ -14,6 +14,7 @@ mod kit_itself;
 mod life;
 mod listeners;
 mod load;
+mod matrix;
 mod quickstart;
 mod recipe;
 mod refusals;
