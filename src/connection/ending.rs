@@ -5,10 +5,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tracing::field::display;
+
 use super::Route;
-use crate::listener::ClientAddress;
+use super::caller::Caller;
+use super::refusal::Refusal;
+use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
+use crate::telemetry::repeats::Verdict;
 use crate::upstream::ConnectError;
 
 /// How a connection ended, as its log line and its metric tell it.
@@ -19,6 +24,12 @@ pub(super) enum Ending {
     Probe,
     /// What came was not MongoDB's protocol.
     Foreign(Foreign),
+    /// It came with a PROXY header that is not taken.
+    BadProxy(ProxyHeaderError),
+    /// TLS came to nothing.
+    Handshake(HandshakeFailure),
+    /// The client is not one that this listener takes.
+    Refused(Refusal),
     /// All places of the listener were taken.
     Full,
     /// The process ends, and the client had not asked for anything.
@@ -36,6 +47,8 @@ pub(super) enum Foreign {
     Tls,
     /// An HTTP request.
     Http,
+    /// A PROXY header where none is expected.
+    Proxy,
     /// Something else.
     Unknown,
     /// Too little to tell.
@@ -43,11 +56,28 @@ pub(super) enum Foreign {
 }
 
 impl Ending {
+    /// The end of a client that did not get to a message, or not to one that counts.
+    pub(super) fn of_opening(opening: Opening) -> Self {
+        match opening {
+            Opening::Nothing => Self::Probe,
+            Opening::Failed(error) => Self::Unusable(error),
+            Opening::BadProxy(error) => Self::BadProxy(error),
+            Opening::Handshake(failure) => Self::Handshake(failure),
+            Opening::Tls(_) => Self::Foreign(Foreign::Tls),
+            Opening::Http => Self::Foreign(Foreign::Http),
+            Opening::Proxy => Self::Foreign(Foreign::Proxy),
+            Opening::Unknown => Self::Foreign(Foreign::Unknown),
+            Opening::Unfinished | Opening::Message(..) => Self::Foreign(Foreign::Unfinished),
+        }
+    }
+
     pub(super) fn outcome(&self) -> ConnectionOutcome {
         match self {
             Self::Probe | Self::Draining => ConnectionOutcome::Probe,
-            Self::Foreign(_) => ConnectionOutcome::ProtocolError,
-            Self::Full => ConnectionOutcome::Rejected,
+            Self::Handshake(HandshakeFailure::Certificate(_)) | Self::Full | Self::Refused(_) => {
+                ConnectionOutcome::Rejected
+            }
+            Self::Foreign(_) | Self::BadProxy(_) | Self::Handshake(_) => ConnectionOutcome::ProtocolError,
             Self::NoUpstream(_) => ConnectionOutcome::UpstreamFailed,
             Self::Carried(_, end) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
             Self::Carried(_, end) if end.ended_by == Side::Upstream && !end.is_orderly() => {
@@ -59,24 +89,34 @@ impl Ending {
 
     /// One line; below info for what nobody needs to read.
     ///
-    /// What is wrong with an upstream is not told here but once for all its connections.
-    pub(super) fn log(&self, route: &Route, client: ClientAddress, duration: Duration) {
+    /// What is wrong with an upstream is not told here but once for all its connections. A refusal is a warning, but only
+    /// now and then where it repeats.
+    pub(super) fn log(&self, route: &Route, caller: &Caller, duration: Duration) {
         let listener = &route.listener;
         let outcome = self.outcome().label();
-        let remedy = self.remedy(listener);
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let (client, proxy, user) = (caller.address(), caller.proxy().map(display), caller.user());
+        let (uid, gid, pid) = (user.map(|u| u.uid), user.map(|u| u.gid), user.and_then(|u| u.pid));
+        let principal = caller.who().map(|who| who.principal.as_str());
+        let principal_source = caller.who().map(|who| who.source.label());
         match self {
             Self::Probe | Self::Draining | Self::Unusable(_) => {
-                tracing::debug!(listener, %client, outcome, reason = %self, duration_ms, "connection closed");
+                tracing::debug!(listener, %client, proxy, outcome, reason = %self, duration_ms, "connection closed");
             }
             Self::Carried(upstream, end) => tracing::info!(
                 listener,
                 %client,
+                proxy,
+                uid,
+                gid,
+                pid,
+                principal,
+                principal_source,
                 %upstream,
                 outcome,
                 ended_by = %end.ended_by,
                 reason = %self,
-                remedy,
+                remedy = self.remedy(listener),
                 commands = end.commands,
                 errors = end.errors,
                 unanswered = end.unanswered,
@@ -85,19 +125,62 @@ impl Ending {
                 duration_ms,
                 "connection closed"
             ),
-            Self::Foreign(_) | Self::Full => {
-                tracing::warn!(listener, %client, outcome, reason = %self, remedy, duration_ms, "connection refused");
+            Self::NoUpstream(_) => tracing::info!(
+                listener,
+                %client,
+                proxy,
+                principal,
+                principal_source,
+                outcome,
+                reason = %self,
+                duration_ms,
+                "connection refused"
+            ),
+            Self::Foreign(_) | Self::BadProxy(_) | Self::Handshake(_) | Self::Refused(_) | Self::Full => {
+                let kind = self.kind();
+                let verdict = route.door.refused.note(kind, std::time::Instant::now());
+                if let Verdict::Log { suppressed } = verdict {
+                    tracing::warn!(
+                        listener,
+                        %client,
+                        proxy,
+                        uid,
+                        gid,
+                        pid,
+                        principal,
+                        outcome,
+                        kind,
+                        reason = %self,
+                        remedy = self.remedy(listener),
+                        duration_ms,
+                        suppressed,
+                        "connection refused"
+                    );
+                } else {
+                    tracing::debug!(listener, %client, proxy, outcome, kind, reason = %self, duration_ms, "connection refused");
+                }
             }
-            Self::NoUpstream(_) => {
-                tracing::info!(listener, %client, outcome, reason = %self, duration_ms, "connection refused");
-            }
+        }
+    }
+
+    /// The word that tells refusals apart, from a closed set.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Foreign(foreign) => foreign.label(),
+            Self::BadProxy(_) => "bad_proxy_header",
+            Self::Handshake(failure) => failure.outcome().label(),
+            Self::Refused(refusal) => refusal.label(),
+            _ => "max_connections",
         }
     }
 
     /// What to do about a client that could not be served.
     fn remedy(&self, listener: &str) -> Option<String> {
         match self {
-            Self::Foreign(foreign) => Some(foreign.remedy().to_owned()),
+            Self::Foreign(foreign) => Some(foreign.remedy(listener)),
+            Self::BadProxy(_) => Some("look at what the proxy in front of this listener sends".to_owned()),
+            Self::Handshake(failure) => Some(handshake_remedy(failure, listener)),
+            Self::Refused(refusal) => Some(refusal.remedy(listener)),
             Self::Full => Some(format!(
                 "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
             )),
@@ -109,12 +192,40 @@ impl Ending {
     }
 }
 
+fn handshake_remedy(failure: &HandshakeFailure, listener: &str) -> String {
+    match failure {
+        HandshakeFailure::Certificate(refusal) => refusal.remedy().to_owned(),
+        HandshakeFailure::Alert(_) => format!(
+            "give the client the authority of listener.{listener}.tls.certificate_file as its tlsCAFile, and have it connect by a name of that certificate"
+        ),
+        HandshakeFailure::Protocol(_) => "find out what this client speaks; a driver needs TLS 1.2 or 1.3".to_owned(),
+        HandshakeFailure::Closed | HandshakeFailure::TimedOut => {
+            "find out who this client is: drivers finish what they begin".to_owned()
+        }
+    }
+}
+
 impl Foreign {
-    fn remedy(self) -> &'static str {
+    fn remedy(self, listener: &str) -> String {
         match self {
-            Self::Tls => "take tls=true out of the client's connection string: the gateway adds TLS itself",
-            Self::Http => "point the browser or health check at the administration port",
-            Self::Unknown | Self::Unfinished => "find out who this client is: only MongoDB clients belong here",
+            Self::Tls => "take tls=true out of the client's connection string: the gateway adds TLS itself".to_owned(),
+            Self::Http => "point the browser or health check at the administration port".to_owned(),
+            Self::Proxy => format!(
+                "have the proxy send no PROXY header, or set listener.{listener}.proxy_protocol and proxy_trusted"
+            ),
+            Self::Unknown | Self::Unfinished => {
+                "find out who this client is: only MongoDB clients belong here".to_owned()
+            }
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Proxy => "proxy_header",
+            Self::Unknown => "not_mongodb",
+            Self::Unfinished => "unfinished",
         }
     }
 }
@@ -124,6 +235,7 @@ impl fmt::Display for Foreign {
         f.write_str(match self {
             Self::Tls => "TLS on a plaintext port",
             Self::Http => "HTTP on the MongoDB port",
+            Self::Proxy => "PROXY protocol on a listener that does not expect it",
             Self::Unknown => "not the MongoDB wire protocol",
             Self::Unfinished => "an incomplete first message",
         })
@@ -136,6 +248,9 @@ impl fmt::Display for Ending {
             Self::Unusable(error) => write!(f, "socket failed: {error}"),
             Self::Probe => f.write_str("sent nothing"),
             Self::Foreign(foreign) => write!(f, "{foreign}"),
+            Self::BadProxy(error) => write!(f, "{error}"),
+            Self::Handshake(failure) => write!(f, "{failure}"),
+            Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Full => f.write_str("max_connections reached"),
             Self::Draining => f.write_str("drained"),
             Self::NoUpstream(error) => f.write_str(error.reason()),

@@ -1,6 +1,11 @@
-//! The story of one connection: who arrives is heard, led to an upstream, carried, and written down.
+//! The story of one connection: who arrives is heard, let in, led to an upstream, carried, and written down.
 
+mod caller;
+mod carrying;
+mod door;
 mod ending;
+mod present;
+mod refusal;
 mod route;
 
 use std::sync::Arc;
@@ -9,42 +14,48 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::listener;
-use crate::listener::{Arrival, ClientStream, Opening, Standing};
+use crate::listener::{Arrival, ClientSocket, ClientStream, Standing};
 use crate::relay::{Record, Relay, Side};
-use crate::upstream::{ConnectError, UpstreamStream};
+use crate::upstream::{ConnectError, Link};
 use crate::wire::error_reply::CommandError;
-use crate::wire::header::Header;
 
-pub use route::{Route, Upstream};
+pub use door::Door;
+pub use present::{Largest, Present};
+pub use route::{ListedPrincipal, Route, Upstream};
 
-use ending::{Ending, Foreign};
+use caller::Caller;
+use door::Admitted;
+use ending::Ending;
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
 /// Never fails: whatever happens is the connection's outcome. When dropped, both sockets close at once.
 pub async fn serve(arrival: Arrival, route: Arc<Route>) {
     let mut open = route.metrics.open_connection();
-    let (client, started) = (arrival.address, Instant::now());
-    let ending = tell(arrival, &route).await;
+    let (mut caller, started) = (Caller::new(arrival.address), Instant::now());
+    let ending = tell(arrival, &route, &mut caller).await;
     open.set_outcome(ending.outcome());
-    ending.log(&route, client, started.elapsed());
+    ending.log(&route, &caller, started.elapsed());
 }
 
 /// The story itself.
-async fn tell(arrival: Arrival, route: &Route) -> Ending {
+async fn tell(arrival: Arrival, route: &Route, caller: &mut Caller) -> Ending {
     let Arrival { socket, address, standing } = arrival;
-    let mut client = match ClientStream::register(socket, address, route.tcp_keepalive) {
-        Ok(client) => client,
+    let socket = match ClientSocket::register(socket, address, route.tcp_keepalive) {
+        Ok(socket) => socket,
         Err(error) => return Ending::Unusable(error),
     };
-    let opening = tokio::select! {
+    // In boxes of their own, here and below: what is needed before bytes flow is gone then, and a connection lives for
+    // hours.
+    let hearing = Box::pin(listener::hear(socket, address, &route.door.proxy, route.door.server_config()));
+    let heard = tokio::select! {
         // What has been said counts, even when the drain begins in the same moment.
         biased;
-        opening = listener::read_opening(&mut client) => opening,
+        heard = hearing => heard,
         () = route.drain.draining() => return Ending::Draining,
     };
-    let (header, first_bytes) = match recognised(opening, &mut client).await {
-        Ok(message) => message,
+    let Admitted { mut client, header, first_bytes } = match Box::pin(door::admit(heard, route, caller)).await {
+        Ok(admitted) => admitted,
         Err(ending) => return ending,
     };
     let refuse = async |client: &mut ClientStream, error: &CommandError| {
@@ -57,7 +68,6 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
             return Ending::Full;
         }
     };
-    // In boxes of their own: what connecting needs is gone when bytes flow, and a connection lives for hours.
     let upstream = match Box::pin(route.upstream.connect()).await {
         Ok(upstream) => upstream,
         Err(error) => {
@@ -65,9 +75,9 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
             return Ending::NoUpstream(error);
         }
     };
-    let address = upstream.address;
-    let mut relay = join(client, upstream, route);
-    let end = relay.run(first_bytes, &route.drain).await;
+    let mut address = upstream.address;
+    let mut relay = join(client, upstream, route, caller);
+    let end = carrying::carry(&mut relay, first_bytes, &mut address, route).await;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         route.upstream.note_loss(address, &end);
     }
@@ -78,30 +88,10 @@ async fn tell(arrival: Arrival, route: &Route) -> Ending {
     Ending::Carried(address, end)
 }
 
-/// Sorts out what is not MongoDB's protocol, with an answer where one is understood.
-async fn recognised(opening: Opening, client: &mut ClientStream) -> Result<(Header, Vec<u8>), Ending> {
-    Err(match opening {
-        Opening::Message(header, first_bytes) => return Ok((header, first_bytes)),
-        Opening::Tls => {
-            listener::refuse_tls(client).await;
-            Ending::Foreign(Foreign::Tls)
-        }
-        Opening::Http => {
-            listener::refuse_http(client).await;
-            Ending::Foreign(Foreign::Http)
-        }
-        Opening::Unknown => Ending::Foreign(Foreign::Unknown),
-        Opening::Unfinished => Ending::Foreign(Foreign::Unfinished),
-        Opening::Nothing => Ending::Probe,
-        Opening::Failed(error) => Ending::Unusable(error),
-    })
-}
-
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
-fn join(client: ClientStream, upstream: UpstreamStream, route: &Route) -> Box<Relay<ClientStream, TcpStream>> {
-    let (socket, tls) = upstream.tls.into_inner();
-    let record = Record::new(Arc::clone(&route.metrics));
-    Box::new(Relay::new(client, socket, tls, record, route.limits))
+fn join(client: ClientStream, upstream: Link, route: &Route, caller: &Caller) -> Box<Relay<ClientStream, TcpStream>> {
+    let record = Record::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
+    Box::new(Relay::new(client, carrying::side(upstream), record, route.limits))
 }
 
 fn full(route: &Route) -> CommandError {

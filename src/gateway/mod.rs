@@ -14,19 +14,19 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
-use crate::config::{Config, ListenAddress};
-use crate::connection::{Route, Upstream};
+use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig};
+use crate::connection::{Door, ListedPrincipal, Route, Upstream};
+use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
-use crate::listener::{BindError, BoundSocket, Listener};
+use crate::listener::{BindError, Listener, ProxyRules};
 use crate::relay::Limits;
 use crate::telemetry::metrics::{CertificateRole, ListenerMetrics, Metrics, UpstreamMetrics, set_certificate_expiry};
-use crate::telemetry::repeats::Repeats;
-use crate::tls::ClientTlsError;
-use crate::upstream::{Connector, REASONS, UpstreamHealth};
+use crate::tls::{ClientTlsError, ServerTls, ServerTlsError};
+use crate::upstream::{Connector, REASONS, Shelf};
 
 use status::Status;
 use worker::Workers;
@@ -40,6 +40,9 @@ pub enum StartError {
     /// Certificates, keys or names that the configuration points to cannot be used; all of them.
     #[error("{}", lines(.0))]
     Tls(Vec<ClientTlsError>),
+    /// The same of what listeners show and trust.
+    #[error("{}", listener_lines(.0))]
+    ListenerTls(Vec<ServerTlsError>),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listener(#[from] BindError),
@@ -52,6 +55,10 @@ pub enum StartError {
 }
 
 fn lines(errors: &[ClientTlsError]) -> String {
+    errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
+}
+
+fn listener_lines(errors: &[ServerTlsError]) -> String {
     errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
 }
 
@@ -75,10 +82,10 @@ impl BoundGateway {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
         let upstreams = upstreams(config, &readiness)?;
+        let doors = doors(config, &upstreams)?;
         let mut listeners = Vec::new();
-        for section in config.listeners.values() {
-            let bound = listener::bind(section)?;
-            listeners.push(open_listener(section, bound, &upstreams, &drain.watch())?);
+        for (section, door) in config.listeners.values().zip(doors) {
+            listeners.push(open_listener(config, section, door, &upstreams, &drain.watch())?);
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
@@ -109,6 +116,9 @@ impl BoundGateway {
         own.spawn("administration", admin.serve(stage.watch()));
         own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
         for upstream in upstreams {
+            if upstream.shelf.is_on() {
+                own.spawn("spare connections", background::keep_warm(Arc::clone(&upstream), stage.watch()));
+            }
             own.spawn("upstream probe", background::probe(upstream, stage.watch()));
         }
         for (listener, route) in listeners {
@@ -147,14 +157,13 @@ fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, 
         match Connector::new(section) {
             Ok(connector) => {
                 tell_expiry(name, &connector);
-                let upstream = Upstream {
+                let upstream = Upstream::new(
                     connector,
-                    health: UpstreamHealth::default(),
-                    metrics: UpstreamMetrics::new(name, &REASONS),
-                    condition: readiness.add(&format!("upstream {name}")),
-                    failed: tokio::sync::Notify::new(),
-                    repeats: Repeats::new(),
-                };
+                    UpstreamMetrics::new(name, &REASONS),
+                    readiness.add(&format!("upstream {name}")),
+                    Shelf::new(section.warm_connections, section.warm_connections_max),
+                    section.certificate_recycle_after,
+                );
                 made.insert(name.clone(), Arc::new(upstream));
             }
             Err(error) => errors.push(error),
@@ -177,9 +186,50 @@ fn tell_expiry(upstream: &str, connector: &Connector) {
     }
 }
 
+/// The doors of all listeners in their order: their certificates, and who their clients can be.
+fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
+    let own: Vec<_> = upstreams.values().map(|upstream| upstream.connector.tls()).collect();
+    let own = own.iter().filter_map(|tls| tls.credentials.certificates().next());
+    let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
+    let known: Vec<_> = config.identities.iter().map(known_source).collect();
+    let (mut doors, mut errors) = (Vec::new(), Vec::new());
+    for section in config.listeners.values() {
+        match section.tls.as_ref().map(|tls| ServerTls::load(&section.name, tls)).transpose() {
+            Ok(tls) => {
+                let identities = Identities::new(domains.clone(), &known, section.principal.as_deref());
+                doors.push(Door::new(section.mode, tls, ProxyRules::new(section), identities));
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(doors) } else { Err(StartError::ListenerTls(errors)) }
+}
+
+fn known_source(identity: &IdentityConfig) -> KnownSource {
+    let IdentityConfig { principal, sources, uids } = identity.clone();
+    KnownSource { principal, sources, uids }
+}
+
+/// The handles of the listener itself, and those of each principal that is listed.
+fn measurements(config: &Config, listener: &str) -> (Arc<ListenerMetrics>, Vec<ListedPrincipal>) {
+    let listed = |text: &String| {
+        let pattern = PrincipalPattern::new(text);
+        let metrics = Arc::new(ListenerMetrics::of_principal(listener, pattern.as_str()));
+        ListedPrincipal { pattern, metrics }
+    };
+    let listed: Vec<_> = config.metrics.principals.iter().map(listed).collect();
+    let all = if listed.is_empty() {
+        ListenerMetrics::new(listener)
+    } else {
+        ListenerMetrics::of_principal(listener, "other")
+    };
+    (Arc::new(all), listed)
+}
+
 fn open_listener(
-    section: &crate::config::ListenerConfig,
-    bound: BoundSocket,
+    config: &Config,
+    section: &ListenerConfig,
+    door: Door,
     upstreams: &BTreeMap<String, Arc<Upstream>>,
     drain: &DrainWatch,
 ) -> Result<(Listener, Arc<Route>), StartError> {
@@ -187,14 +237,17 @@ fn open_listener(
         // The configuration has been checked: every listener names an upstream that exists.
         return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
     };
-    let metrics = Arc::new(ListenerMetrics::new(&section.name));
+    let bound = listener::bind(section)?;
+    let (metrics, listed) = measurements(config, &section.name);
     let listener = Listener::new(section, bound, Arc::clone(&metrics)).map_err(StartError::Worker)?;
     let route = Route {
         listener: section.name.clone(),
         places: section.max_connections,
         tcp_keepalive: section.tcp_keepalive,
         limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
+        door,
         metrics,
+        listed,
         upstream: Arc::clone(upstream),
         drain: drain.clone(),
     };

@@ -14,6 +14,9 @@ use crate::listener::{Listener, Places};
 
 use super::worker::Workers;
 
+/// Principals that are shown of one listener, those with the most connections: a page, not a dump.
+const PRINCIPALS_MAX: usize = 100;
+
 /// What the snapshot is taken from.
 pub(super) struct Status {
     started: Instant,
@@ -46,13 +49,23 @@ impl Status {
 
     pub(super) fn snapshot(&self) -> Value {
         let listeners = self.listeners.iter().map(|(address, places, route)| {
+            let present = route.door.present().largest(PRINCIPALS_MAX);
             json!({
                 "name": route.listener,
                 "address": address,
                 "upstream": route.upstream.connector.upstream(),
-                "mode": "plaintext",
+                "mode": route.door.mode().as_str(),
                 "connections": places.taken(),
                 "max_connections": places.limit(),
+                "principals": present.principals.iter().map(|(who, connections)| json!({
+                    "principal": printable(who.principal.as_str()),
+                    "source": who.source.label(),
+                    "connections": connections,
+                })).collect::<Vec<_>>(),
+                "other_principals": {
+                    "principals": present.more_principals,
+                    "connections": present.more_connections,
+                },
             })
         });
         json!({
@@ -70,11 +83,13 @@ impl Status {
 fn describe(upstream: &Upstream) -> Value {
     let tls = upstream.connector.tls();
     let health = upstream.health.snapshot();
+    let (ready, target) = upstream.shelf.level();
     let seconds = |age: Duration| age.as_secs();
     json!({
         "name": upstream.connector.upstream(),
         "address": upstream.connector.address().to_string(),
         "problem": health.complaint(super::background::PROBE_AGE_MAX),
+        "warm_connections": { "ready": ready, "target": target },
         "last_success_seconds_ago": health.succeeded.map(seconds),
         "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
             "seconds_ago": seconds(*age),

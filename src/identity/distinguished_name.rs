@@ -60,6 +60,14 @@ impl DistinguishedName {
         parsed
     }
 
+    /// The text of a name that has a common name and nothing else.
+    pub(super) fn text_of_common_name(value: &str) -> String {
+        let mut text = "CN=".to_owned();
+        let mapped: String = value.chars().filter_map(mapped).collect();
+        push_escaped(&mut text, mapped.as_bytes());
+        text
+    }
+
     /// The text; empty for an empty name.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -1,4 +1,4 @@
-//! A client's socket, TCP or unix, behind one type.
+//! A client's stream: TCP or unix, with or without TLS, behind one type.
 
 use std::fmt;
 use std::io;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// Between keepalive probes; the system's default finds a dead peer after eleven minutes only.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -32,16 +33,52 @@ impl fmt::Display for ClientAddress {
     }
 }
 
-/// An accepted client, registered with the runtime of the worker that serves it.
+/// Who is at the other end of a unix socket, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerUser {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Process that connected; it may have given the socket on.
+    pub pid: Option<i32>,
+}
+
+/// An accepted client's socket, registered with the runtime of the worker that serves it.
 #[derive(Debug)]
-pub enum ClientStream {
+pub enum ClientSocket {
     /// Over the network.
     Tcp(TcpStream),
     /// Through a socket file.
     Unix(UnixStream),
 }
 
-impl ClientStream {
+/// What is spoken on a client's socket.
+#[derive(Debug)]
+pub enum ClientStream {
+    /// MongoDB's protocol, as it is.
+    Plain(ClientSocket),
+    /// The same in TLS; in a box, as most connections are without.
+    Tls(Box<TlsStream<Prefixed<ClientSocket>>>),
+}
+
+/// A stream of which the first bytes have been read already.
+#[derive(Debug)]
+pub struct Prefixed<S> {
+    /// Empty, and without memory, once it has been read.
+    prefix: Vec<u8>,
+    taken: usize,
+    stream: S,
+}
+
+impl ClientSocket {
+    /// Who is at the other end, where that can be known.
+    pub fn peer_user(&self) -> Option<PeerUser> {
+        let Self::Unix(stream) = self else { return None };
+        let peer = stream.peer_cred().ok()?;
+        Some(PeerUser { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() })
+    }
+
     /// Registers an accepted, non-blocking socket with the current runtime.
     ///
     /// Fails when the kernel refuses the registration or an option.
@@ -60,7 +97,7 @@ impl ClientStream {
     }
 }
 
-impl AsyncRead for ClientStream {
+impl AsyncRead for ClientSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -69,7 +106,7 @@ impl AsyncRead for ClientStream {
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl AsyncWrite for ClientSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -89,5 +126,113 @@ impl AsyncWrite for ClientStream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer).map(end_without_goodbye),
+        }
+    }
+}
+
+/// Many drivers close without TLS's goodbye; whether something is missing is judged by message boundaries.
+fn end_without_goodbye(read: io::Result<()>) -> io::Result<()> {
+    read.or_else(|error| if error.kind() == io::ErrorKind::UnexpectedEof { Ok(()) } else { Err(error) })
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl<S> Prefixed<S> {
+    /// `stream`, before which `prefix` is read.
+    pub fn new(prefix: Vec<u8>, stream: S) -> Self {
+        Self { prefix, taken: 0, stream }
+    }
+
+    /// The stream; what is left of the prefix is lost.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let rest = this.prefix.get(this.taken..).unwrap_or_default();
+        if rest.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        }
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        this.taken += count;
+        if this.taken == this.prefix.len() {
+            (this.prefix, this.taken) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_prefix_is_read_first_and_its_memory_given_back() {
+        let (mut client, gateway) = tokio::io::duplex(64);
+        client.write_all(b" and the rest").await.unwrap();
+        drop(client);
+        let mut stream = Prefixed::new(b"first".to_vec(), gateway);
+        let mut start = [0; 3];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!((&start, stream.prefix.len()), (b"fir", 5));
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((rest.as_str(), stream.prefix.capacity()), ("st and the rest", 0));
+    }
+
+    #[tokio::test]
+    async fn the_kernel_says_who_is_at_the_other_end_of_a_unix_socket() {
+        let (_client, gateway) = UnixStream::pair().unwrap();
+        let peer = ClientSocket::Unix(gateway).peer_user().unwrap();
+        assert_eq!(peer.pid, Some(i32::try_from(std::process::id()).unwrap()));
     }
 }

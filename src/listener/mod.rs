@@ -1,7 +1,7 @@
 //! Where clients arrive: sockets, their limits, and what a client says first.
 //!
-//! [`Listener::accept`] never fails. It knows nothing of upstreams: it hands over an [`Arrival`], and says no to a client
-//! when told to.
+//! [`Listener::accept`] never fails. It knows nothing of upstreams: it hands over an [`Arrival`], hears what a client shows
+//! before its first message, and says no to it when told to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,14 +16,18 @@ use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
 
 mod client_stream;
+mod handshake;
 mod limits;
 mod opening;
+mod proxy_header;
 mod refusal;
 mod socket;
 
-pub use client_stream::{ClientAddress, ClientStream};
+pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
+pub use handshake::{ClientTls, HandshakeFailure};
 pub use limits::{Place, Places};
-pub use opening::{Opening, read_opening};
+pub use opening::{Heard, Opening, ProxyRefusal, ProxyRules, hear};
+pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{last_words, refuse, refuse_http, refuse_tls};
 pub use socket::{BindError, BoundSocket, bind};
 

@@ -1,13 +1,23 @@
-//! The first bytes of a client: is this MongoDB at all?
+//! What a client begins with: a PROXY header, TLS, and the first bytes of its first message.
 //!
-//! Nothing is done for a client before it has said something, so that probes cost nothing.
+//! Nothing is done for a client before it has said something, so that probes cost nothing, and all that comes before its
+//! first message has one deadline. Nothing is answered here: whoever asked decides what to say.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
+use super::client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser};
+use super::handshake;
+use super::handshake::{ClientTls, HandshakeFailure};
+use super::proxy_header;
+use super::proxy_header::{Measure, ProxyHeader, ProxyHeaderError};
+use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::wire::header::{HEADER_BYTES, Header};
 
 /// How long a client may take for its first header. A driver sends its hello at once; what stays silent so long is not
@@ -22,10 +32,16 @@ const OPENING_BYTES_MAX: usize = 2048;
 pub enum Opening {
     /// A MongoDB message starts here: its header, and everything read so far.
     Message(Header, Vec<u8>),
-    /// A TLS handshake record.
-    Tls,
+    /// A TLS handshake record, and everything read so far.
+    Tls(Vec<u8>),
     /// An HTTP request.
     Http,
+    /// A PROXY header where none is expected.
+    Proxy,
+    /// A PROXY header that is not taken.
+    BadProxy(ProxyHeaderError),
+    /// TLS that came to nothing.
+    Handshake(HandshakeFailure),
     /// Something else, or a header with a length that cannot be.
     Unknown,
     /// Not a single byte, then the end: a probe.
@@ -36,15 +52,178 @@ pub enum Opening {
     Failed(io::Error),
 }
 
+/// Everything that a client showed before its first message.
+#[derive(Debug)]
+pub struct Heard {
+    /// For the answer, and the rest of the conversation. `None` when time was over in the middle of a handshake.
+    pub client: Option<ClientStream>,
+    /// Who is at the other end of its unix socket.
+    pub user: Option<PeerUser>,
+    /// Its PROXY header; or that it should have sent one, or should not.
+    pub proxy: Result<Option<ProxyHeader>, ProxyRefusal>,
+    /// What it showed in TLS.
+    pub tls: ClientTls,
+    /// What it opened with, inside of TLS where there is TLS.
+    pub opening: Opening,
+}
+
+/// Who may, and who must, send a PROXY header to a listener.
+#[derive(Debug, Clone)]
+pub struct ProxyRules {
+    protocol: ProxyProtocol,
+    trusted: Vec<IpNet>,
+    identity_tlv: Option<u8>,
+}
+
+/// Why a client is refused for its PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyRefusal {
+    /// It sent one, or was to send one, and is not among `proxy_trusted`.
+    Untrusted,
+    /// It sent none where one is required.
+    Missing,
+}
+
+impl ProxyRules {
+    /// The listener's.
+    pub fn new(config: &ListenerConfig) -> Self {
+        Self {
+            protocol: config.proxy_protocol,
+            trusted: config.proxy_trusted.clone(),
+            identity_tlv: config.proxy_identity_tlv,
+        }
+    }
+
+    /// A unix socket is reached only by those whom its file's mode lets in.
+    fn trust(&self, source: ClientAddress) -> bool {
+        match source {
+            ClientAddress::Unix => true,
+            ClientAddress::Tcp(address) => self.trusted.iter().any(|network| network.contains(&address.ip())),
+        }
+    }
+
+    fn judge(&self, source: ClientAddress, header: Option<ProxyHeader>) -> Result<Option<ProxyHeader>, ProxyRefusal> {
+        let concerned = header.is_some() || self.protocol == ProxyProtocol::Required;
+        if concerned && !self.trust(source) {
+            return Err(ProxyRefusal::Untrusted);
+        }
+        if header.is_none() && self.protocol == ProxyProtocol::Required {
+            return Err(ProxyRefusal::Missing);
+        }
+        Ok(header)
+    }
+}
+
+/// Hears a client from `source` out to the header of its first message, within 30 s.
+///
+/// With `tls`, a client that begins TLS shakes hands first, unless it is refused for its PROXY header. When this is
+/// dropped, the client is closed.
+pub async fn hear(
+    mut socket: ClientSocket,
+    source: ClientAddress,
+    rules: &ProxyRules,
+    tls: Option<Arc<ServerConfig>>,
+) -> Heard {
+    let deadline = Instant::now() + OPENING_DEADLINE;
+    let user = socket.peer_user();
+    let mut bytes = Vec::with_capacity(OPENING_BYTES_MAX);
+    let header = match rules.protocol {
+        ProxyProtocol::Off => Ok(None),
+        _ => read_proxy_header(&mut socket, &mut bytes, rules.identity_tlv, deadline).await,
+    };
+    let (proxy, opening) = match header {
+        Ok(header) => (rules.judge(source, header), read_opening(&mut socket, bytes, deadline).await),
+        Err(opening) => (Ok(None), opening),
+    };
+    match (opening, tls, &proxy) {
+        (Opening::Tls(bytes), Some(config), Ok(_)) => {
+            let (client, tls, opening) = hear_tls(config, bytes, socket, deadline).await;
+            Heard { client, user, proxy, tls, opening }
+        }
+        (opening, _, _) => {
+            Heard { client: Some(ClientStream::Plain(socket)), user, proxy, tls: ClientTls::Plaintext, opening }
+        }
+    }
+}
+
+async fn hear_tls(
+    config: Arc<ServerConfig>,
+    read: Vec<u8>,
+    socket: ClientSocket,
+    deadline: Instant,
+) -> (Option<ClientStream>, ClientTls, Opening) {
+    match handshake::accept(config, read, socket, deadline).await {
+        Ok(stream) => {
+            let tls = handshake::shown(&stream);
+            let mut client = ClientStream::Tls(Box::new(stream));
+            let opening = read_opening(&mut client, Vec::with_capacity(OPENING_BYTES_MAX), deadline).await;
+            (Some(client), tls, opening)
+        }
+        Err((failure, socket)) => (socket.map(ClientStream::Plain), ClientTls::Plaintext, Opening::Handshake(failure)),
+    }
+}
+
+/// Takes the PROXY header off the front of `bytes`, reading as many as are needed to see whether there is one.
+async fn read_proxy_header(
+    client: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+    identity_tlv: Option<u8>,
+    deadline: Instant,
+) -> Result<Option<ProxyHeader>, Opening> {
+    loop {
+        match proxy_header::measure(bytes).map_err(Opening::BadProxy)? {
+            Measure::Absent => return Ok(None),
+            Measure::Whole(length) => {
+                let header: Vec<u8> = bytes.drain(..length).collect();
+                return proxy_header::parse(&header, identity_tlv).map(Some).map_err(Opening::BadProxy);
+            }
+            Measure::Undecided => read_more(client, bytes, deadline).await?,
+        }
+    }
+}
+
+/// Reads until the first bytes tell what they are; `bytes` have been read already.
+async fn read_opening(client: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>, deadline: Instant) -> Opening {
+    loop {
+        match recognise(&bytes) {
+            Some(Opening::Message(header, _)) => return Opening::Message(header, bytes),
+            Some(Opening::Tls(_)) => return Opening::Tls(bytes),
+            Some(other) => return other,
+            None => {}
+        }
+        if let Err(end) = read_more(client, &mut bytes, deadline).await {
+            return end;
+        }
+    }
+}
+
+/// Appends what comes next, or says how the opening ended instead.
+async fn read_more(
+    client: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+    deadline: Instant,
+) -> Result<(), Opening> {
+    match timeout_at(deadline, client.read_buf(bytes)).await {
+        Ok(Ok(0)) | Err(_) if bytes.is_empty() => Err(Opening::Nothing),
+        Ok(Ok(0)) | Err(_) => Err(Opening::Unfinished),
+        Ok(Err(error)) if bytes.is_empty() && error.kind() == io::ErrorKind::ConnectionReset => Err(Opening::Nothing),
+        Ok(Err(error)) => Err(Opening::Failed(error)),
+        Ok(Ok(_)) => Ok(()),
+    }
+}
+
 /// What the first bytes are, as soon as they tell; `None` while they could still become several things.
 fn recognise(bytes: &[u8]) -> Option<Opening> {
     const METHODS: [&[u8]; 8] = [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
     // A handshake record of any TLS version. Read as a message length it is over 66,000: no driver opens with that.
     if matches!(bytes, [0x16, 0x03, 1..=4, ..]) {
-        return Some(Opening::Tls);
+        return Some(Opening::Tls(Vec::new()));
     }
     if METHODS.iter().any(|method| bytes.starts_with(method)) {
         return Some(Opening::Http);
+    }
+    if proxy_header::is_proxy_header(bytes) {
+        return Some(Opening::Proxy);
     }
     match Header::parse(*bytes.first_chunk::<HEADER_BYTES>()?) {
         Ok(header) => Some(Opening::Message(header, Vec::new())),
@@ -52,36 +231,29 @@ fn recognise(bytes: &[u8]) -> Option<Opening> {
     }
 }
 
-/// Reads the first bytes of a client, within 30 s.
-///
-/// When this is dropped, the bytes read so far are lost.
-pub async fn read_opening(client: &mut (impl AsyncRead + Unpin)) -> Opening {
-    let mut bytes = Vec::with_capacity(OPENING_BYTES_MAX);
-    let deadline = Instant::now() + OPENING_DEADLINE;
-    loop {
-        match timeout_at(deadline, client.read_buf(&mut bytes)).await {
-            Ok(Ok(0)) | Err(_) if bytes.is_empty() => return Opening::Nothing,
-            Ok(Ok(0)) | Err(_) => return Opening::Unfinished,
-            Ok(Err(error)) if bytes.is_empty() && error.kind() == io::ErrorKind::ConnectionReset => {
-                return Opening::Nothing;
-            }
-            Ok(Err(error)) => return Opening::Failed(error),
-            Ok(Ok(_)) => {}
-        }
-        match recognise(&bytes) {
-            Some(Opening::Message(header, _)) => return Opening::Message(header, bytes),
-            Some(other) => return other,
-            None => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
 
-    async fn opening_of(bytes: &[u8], cut: usize) -> String {
+    use super::super::proxy_header::tests::v2;
+    use super::*;
+
+    const HELLO: [u8; 20] = [58, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xDD, 7, 0, 0, 0, 0, 0, 0];
+
+    /// The name of the variant.
+    fn kind(opening: &Opening) -> String {
+        format!("{opening:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()
+    }
+
+    /// Protocol, source, what is sent, and what is heard of header and opening.
+    type Case<'a> = (ProxyProtocol, ClientAddress, &'a [u8], (&'a str, &'a str));
+
+    fn soon() -> Instant {
+        Instant::now() + OPENING_DEADLINE
+    }
+
+    async fn opening_of(bytes: &[u8], cut: usize) -> Opening {
         let (mut client, mut gateway) = tokio::io::duplex(4096);
         let bytes = bytes.to_vec();
         let write = async move {
@@ -89,36 +261,116 @@ mod tests {
                 let _ = client.write_all(piece).await;
             }
         };
-        let (opening, ()) = tokio::join!(read_opening(&mut gateway), write);
-        format!("{opening:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()
+        tokio::join!(read_opening(&mut gateway, Vec::new(), soon()), write).0
     }
 
     async fn check(bytes: &[u8], expected: &str) {
         for cut in [1, 5, 4096] {
-            assert_eq!(opening_of(bytes, cut).await, expected, "{bytes:?} in pieces of {cut}");
+            let opening = opening_of(bytes, cut).await;
+            assert_eq!(kind(&opening), expected, "{bytes:?} in pieces of {cut}");
+            if let Opening::Message(_, read) | Opening::Tls(read) = opening {
+                assert!(bytes.starts_with(&read), "what was read is handed on");
+            }
         }
     }
 
     #[tokio::test]
     async fn what_speaks_is_recognised_by_its_first_bytes() {
-        let hello = [58, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xDD, 7, 0, 0, 0, 0, 0, 0];
-        check(&hello, "Message").await;
+        check(&HELLO, "Message").await;
         // A message of 790 bytes starts as SSL 3.0 did.
-        check(&[&[0x16, 0x03, 0, 0][..], &hello[4..]].concat(), "Message").await;
+        check(&[&[0x16, 0x03, 0, 0][..], &HELLO[4..]].concat(), "Message").await;
         check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "Tls").await;
         check(b"GET / HTTP/1.1\r\n", "Http").await;
         check(b"POST /x HTTP/1.1\r\n", "Http").await;
+        check(b"PROXY TCP4 127.0.0.1", "Proxy").await;
+        check(b"\r\n\r\n\0\r\nQUIT\n", "Proxy").await;
         check(b"SSH-2.0-OpenSSH_9.2p1\r\n", "Unknown").await;
         check(&[0; 16], "Unknown").await;
-        check(&hello[..15], "Unfinished").await;
+        check(&HELLO[..15], "Unfinished").await;
         check(&[], "Nothing").await;
+    }
+
+    /// What a listener hears that takes PROXY headers from 10.0.0.0/8, of a client at `from` that sends `bytes` and closes.
+    async fn check_proxy(protocol: ProxyProtocol, from: ClientAddress, bytes: &[u8], expected: (&str, &str)) {
+        let rules = ProxyRules { protocol, trusted: vec!["10.0.0.0/8".parse().unwrap()], identity_tlv: None };
+        for cut in [1, 7, 8192] {
+            let (mut client, gateway) = UnixStream::pair().unwrap();
+            let write = async {
+                for piece in bytes.chunks(cut) {
+                    let _ = client.write_all(piece).await;
+                    tokio::task::yield_now().await;
+                }
+                let _ = client.shutdown().await;
+            };
+            let (heard, ()) = tokio::join!(hear(ClientSocket::Unix(gateway), from, &rules, None), write);
+            let header = match heard.proxy {
+                Ok(Some(header)) => format!("{:?}", header.source),
+                Ok(None) => "none".to_owned(),
+                Err(refusal) => format!("{refusal:?}"),
+            };
+            assert_eq!(
+                (header.as_str(), kind(&heard.opening).as_str()),
+                expected,
+                "{protocol:?} {from} {bytes:?}, {cut}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn proxy_headers_are_taken_from_trusted_sources_only() {
+        use ProxyProtocol::{Off, Optional, Required};
+        let trusted = ClientAddress::Tcp("10.0.0.9:4000".parse().unwrap());
+        let stranger = ClientAddress::Tcp("192.0.2.1:4000".parse().unwrap());
+        let header = b"PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n".as_slice();
+        let said = |more: &[u8]| [header, more].concat();
+        let client = "Client(10.1.3.7:8080)";
+        let local = [v2(0x20, 0, &[], &[]), HELLO.to_vec()].concat();
+        let tls = b"\x16\x03\x01\x02\x00\x01";
+        let cases: [Case<'_>; 23] = [
+            (Off, trusted, &said(&HELLO), ("none", "Proxy")),
+            (Off, trusted, &HELLO, ("none", "Message")),
+            (Optional, trusted, &said(&HELLO), (client, "Message")),
+            (Optional, trusted, &said(tls), (client, "Tls")),
+            (Optional, trusted, &said(b"GET / HTTP/1.1\r\n"), (client, "Http")),
+            (Optional, trusted, header, (client, "Nothing")),
+            (Optional, trusted, &HELLO, ("none", "Message")),
+            (Optional, trusted, &local, ("Proxy", "Message")),
+            (Optional, trusted, &[], ("none", "Nothing")),
+            (Optional, trusted, &header[..20], ("none", "Unfinished")),
+            (Optional, trusted, b"PROXY TCP4 nonsense\r\n", ("none", "BadProxy")),
+            (Optional, trusted, &[b"PROXY ".as_slice(), &[b'x'; 200]].concat(), ("none", "BadProxy")),
+            (Optional, stranger, &said(&HELLO), ("Untrusted", "Message")),
+            (Optional, stranger, &HELLO, ("none", "Message")),
+            (Optional, ClientAddress::Unix, &said(&HELLO), (client, "Message")),
+            (Required, trusted, &said(&HELLO), (client, "Message")),
+            (Required, trusted, &HELLO, ("Missing", "Message")),
+            (Required, trusted, tls, ("Missing", "Tls")),
+            (Required, trusted, &[], ("Missing", "Nothing")),
+            (Required, stranger, &said(&HELLO), ("Untrusted", "Message")),
+            (Required, stranger, &HELLO, ("Untrusted", "Message")),
+            (Required, stranger, &[], ("Untrusted", "Nothing")),
+            (Required, ClientAddress::Unix, &HELLO, ("Missing", "Message")),
+        ];
+        for (protocol, from, bytes, expected) in cases {
+            // A probe has no header to miss.
+            let expected = if bytes.is_empty() { ("none", expected.1) } else { expected };
+            check_proxy(protocol, from, bytes, expected).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_at_the_deadline() {
         let (mut client, mut gateway) = tokio::io::duplex(64);
-        assert!(matches!(read_opening(&mut gateway).await, Opening::Nothing));
+        assert!(matches!(read_opening(&mut gateway, Vec::new(), soon()).await, Opening::Nothing));
         client.write_all(&[58, 0, 0]).await.unwrap();
-        assert!(matches!(read_opening(&mut gateway).await, Opening::Unfinished));
+        assert!(matches!(read_opening(&mut gateway, Vec::new(), soon()).await, Opening::Unfinished));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_proxy_header_and_then_silence_ends_at_the_deadline() {
+        let (mut client, mut gateway) = tokio::io::duplex(64);
+        client.write_all(b"PROXY TCP4 10.1").await.unwrap();
+        let end = read_proxy_header(&mut gateway, &mut Vec::new(), None, soon()).await;
+        assert!(matches!(end, Err(Opening::Unfinished)));
     }
 }

@@ -37,6 +37,8 @@ pub enum EndReason {
     Idle,
     /// `max_lifetime` is over, and no command was in flight.
     Lifetime,
+    /// Its upstream connection was made with a certificate set that is no longer in use.
+    Recycled,
 }
 
 /// How a relay ended, with what passed through it.
@@ -63,7 +65,10 @@ pub struct RelayEnd {
 impl RelayEnd {
     /// Whether nothing was cut short.
     pub fn is_orderly(&self) -> bool {
-        matches!(self.reason, EndReason::Closed | EndReason::Drained | EndReason::Idle | EndReason::Lifetime)
+        matches!(
+            self.reason,
+            EndReason::Closed | EndReason::Drained | EndReason::Idle | EndReason::Lifetime | EndReason::Recycled
+        )
     }
 
     /// Whether the client broke the protocol, rather than just ending the conversation.
@@ -95,6 +100,7 @@ impl fmt::Display for EndReason {
             Self::Stopped => f.write_str("stopped"),
             Self::Idle => f.write_str("idle_timeout"),
             Self::Lifetime => f.write_str("max_lifetime"),
+            Self::Recycled => f.write_str("certificate renewed"),
         }
     }
 }

@@ -28,17 +28,42 @@ pub(super) struct Open {
     pub(super) streaming: bool,
     /// `database.collection` for the debug log; only kept when that is on.
     pub(super) namespace: Option<Box<str>>,
+    /// The cursor that it reads or kills.
+    pub(super) cursor: Option<i64>,
+    /// The transaction that it belongs to.
+    pub(super) transaction: Option<u64>,
+    /// Unacknowledged requests that went before it, as [`Exchange::push`] finds them.
+    pub(super) behind: u32,
 }
 
 /// The open requests of one connection, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
     open: VecDeque<Open>,
+    /// Requests that want no reply, and how many of them are known to be done: mongod takes one after the other, so an
+    /// answer stands for all that went before it. Both wrap around together.
+    unacknowledged: u32,
+    done: u32,
 }
 
 impl Exchange {
     pub(super) fn push(&mut self, request: Open) {
-        self.open.push_back(request);
+        self.open.push_back(Open { behind: self.unacknowledged, ..request });
+    }
+
+    /// A request that wants no reply has gone upstream.
+    pub(super) fn push_unacknowledged(&mut self) {
+        self.unacknowledged = self.unacknowledged.wrapping_add(1);
+    }
+
+    /// Whether everything that went upstream is answered, or known to be done: nothing that comes next could overtake it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty() && self.unacknowledged == self.done
+    }
+
+    /// Whether a monitor's stream of replies is all that is under way.
+    pub(super) fn is_streaming(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
+        !self.open.is_empty() && self.is_idle(is_monitor)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -66,6 +91,7 @@ impl Exchange {
         self.open.drain(..position);
         if let Some(request) = self.open.front_mut() {
             answered(request);
+            self.done = request.behind;
             request.expected_response_to = reply.request_id;
             request.streaming = true;
         }
@@ -77,12 +103,12 @@ impl Exchange {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::command::table::OTHER;
     use crate::wire::header::OpCode;
 
-    fn open(request_id: i32) -> Open {
+    pub(in crate::relay) fn open(request_id: i32) -> Open {
         Open {
             expected_response_to: request_id,
             command: OTHER,
@@ -90,6 +116,9 @@ mod tests {
             exhaust_allowed: false,
             streaming: false,
             namespace: None,
+            cursor: None,
+            transaction: None,
+            behind: 0,
         }
     }
 
@@ -120,5 +149,20 @@ mod tests {
         check(&[(90, 1, true), (91, 90, true), (92, 91, true)], 3);
         check(&[(90, 1, true), (91, 90, false)], 2);
         check(&[(90, 1, true), (91, 1, false)], 3);
+    }
+
+    #[test]
+    fn an_answer_stands_for_the_unacknowledged_before_it_and_not_for_those_behind() {
+        let mut exchange = Exchange::default();
+        assert!(exchange.is_settled());
+        exchange.push_unacknowledged();
+        exchange.push(open(1));
+        exchange.push_unacknowledged();
+        exchange.answer(&reply(90, 1), false, |_| {});
+        assert!(!exchange.is_settled());
+        exchange.push(open(2));
+        assert!(!exchange.is_settled());
+        exchange.answer(&reply(91, 2), false, |_| {});
+        assert!(exchange.is_settled());
     }
 }

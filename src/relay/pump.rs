@@ -26,6 +26,7 @@ use crate::wire::error_reply::CommandError;
 pub(super) type End = (Side, EndReason);
 
 /// Both sides of one connection and everything between them.
+#[expect(clippy::struct_excessive_bools, reason = "each side is done, told or flushed on its own")]
 pub(super) struct Pump<C, U> {
     client: C,
     socket: U,
@@ -40,6 +41,8 @@ pub(super) struct Pump<C, U> {
     kept_replies: Vec<u8>,
     /// Understood, but not taken by the client's socket yet.
     unsent: Vec<u8>,
+    /// What was written may still lie in the client's TLS session.
+    unflushed: bool,
     client_done: bool,
     upstream_done: bool,
     /// The client's end has been passed on.
@@ -63,6 +66,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             kept_requests: Vec::new(),
             kept_replies: Vec::new(),
             unsent: Vec::new(),
+            unflushed: false,
             client_done: false,
             upstream_done: false,
             upstream_told: false,
@@ -96,10 +100,55 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     pub(super) fn is_idle(&self) -> bool {
         !self.requests.is_under_way()
             && self.replies.is_between()
-            && self.unsent.is_empty()
+            && self.client_has_all()
             // An unacknowledged write is only safe once it has left.
             && !self.tls.wants_write()
             && self.exchange.is_idle(Record::is_monitor)
+    }
+
+    /// Whether another upstream connection could take this one's place without anybody noticing, now or after the command
+    /// in flight: nothing of the client's lives in it, and its hello can be repeated.
+    pub(super) fn can_move(&self) -> bool {
+        self.requests.hello().is_some() && !self.exchange.is_streaming(Record::is_monitor)
+    }
+
+    /// Whether this is the moment: all that was asked is answered, and nothing more has been read from either side.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.is_idle()
+            && self.is_whole()
+            && self.kept_replies.is_empty()
+            && self.exchange.is_settled()
+            && !self.client_done
+            && !self.upstream_done
+            && self.upstream_deaf.is_none()
+    }
+
+    /// Whether the client is not in the middle of a message.
+    pub(super) fn is_whole(&self) -> bool {
+        self.requests.is_between() && self.kept_requests.is_empty()
+    }
+
+    /// Whether the client has cursors or transactions open.
+    pub(super) fn holds_something(&self) -> bool {
+        !self.replies.holds().is_empty()
+    }
+
+    /// The hello that introduces the client on another connection.
+    pub(super) fn hello(&self) -> Option<&[u8]> {
+        self.requests.hello()
+    }
+
+    /// The client stays on this upstream connection for good.
+    pub(super) fn anchor(&mut self) {
+        self.requests.anchor();
+    }
+
+    /// Goes on over another upstream connection, and says goodbye on the old one. Only at a boundary.
+    pub(super) fn exchange_upstream(&mut self, socket: U, tls: ClientConnection, cx: &mut Context<'_>) {
+        self.leave_upstream(cx);
+        self.socket = socket;
+        self.tls = tls;
+        self.tls.set_buffer_limit(None);
     }
 
     /// Whether what the client said last is what the protocol allows.
@@ -140,7 +189,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     fn end_reached(&mut self) -> Option<End> {
-        if !self.unsent.is_empty() {
+        if !self.client_has_all() {
             return None;
         }
         if self.upstream_done {
@@ -166,10 +215,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let moved = with_scratch(|scratch| {
             let input = match kept_and_read(&self.kept_requests, &mut self.client, &mut scratch.plain, cx) {
                 Poll::Pending => return Ok(false),
+                // A TLS client that leaves without a goodbye, as many do: message boundaries tell whether it was in order.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => &[],
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
                 Poll::Ready(Ok(input)) => input,
             };
-            let arrived = input.len() - self.kept_requests.len();
+            let arrived = input.len().saturating_sub(self.kept_requests.len());
             if arrived == 0 {
                 self.client_done = true;
                 return Ok(true);
@@ -219,7 +270,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     fn read_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.upstream_done || !self.unsent.is_empty() {
+        if self.upstream_done || !self.client_has_all() {
             return Ok(false);
         }
         with_scratch(|scratch| {
@@ -267,36 +318,53 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Reads the replies in `input` and writes them to the client.
     fn give_replies(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
         let settled = self.replies.read(input, &mut self.exchange, &mut self.record);
-        let (mut ready, rest) = input.split_at(settled);
-        while !ready.is_empty() {
-            match Pin::new(&mut self.client).poll_write(cx, ready) {
-                Poll::Ready(Ok(0)) => return Err((Side::Client, EndReason::Socket(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(written)) => ready = &ready[written..],
-                Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
-                Poll::Pending => break,
-            }
-        }
-        keep(&mut self.unsent, ready);
+        let (ready, rest) = input.split_at(settled);
+        let written = self.write_client(ready, cx)?;
+        keep(&mut self.unsent, &ready[written..]);
         keep(&mut self.kept_replies, rest);
         Ok(())
     }
 
     fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut written = 0;
-        while written < self.unsent.len() {
-            match Pin::new(&mut self.client).poll_write(cx, &self.unsent[written..]) {
-                Poll::Ready(Ok(0)) => return Err((Side::Client, EndReason::Socket(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(count)) => written += count,
-                Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
-                Poll::Pending => break,
-            }
+        if self.client_has_all() {
+            return Ok(false);
         }
-        if written == self.unsent.len() {
-            self.unsent = Vec::new();
-        } else {
+        let unsent = std::mem::take(&mut self.unsent);
+        let written = self.write_client(&unsent, cx)?;
+        if written < unsent.len() {
+            self.unsent = unsent;
             self.unsent.drain(..written);
         }
         Ok(written > 0)
+    }
+
+    /// Whether all that is understood has left for the client.
+    fn client_has_all(&self) -> bool {
+        self.unsent.is_empty() && !self.unflushed
+    }
+
+    /// Writes what the client takes of `ready`, and flushes it: a TLS session may keep what its socket does not take.
+    ///
+    /// Flushing costs a plaintext socket nothing.
+    fn write_client(&mut self, ready: &[u8], cx: &mut Context<'_>) -> Result<usize, End> {
+        let failed = |error| (Side::Client, EndReason::Socket(error));
+        let mut written = 0;
+        while written < ready.len() {
+            match Pin::new(&mut self.client).poll_write(cx, &ready[written..]) {
+                Poll::Ready(Ok(0)) => return Err(failed(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => return Err(failed(error)),
+                Poll::Pending => break,
+            }
+        }
+        self.unflushed |= written > 0;
+        if self.unflushed {
+            match Pin::new(&mut self.client).poll_flush(cx) {
+                Poll::Ready(flushed) => self.unflushed = flushed.map(|()| false).map_err(failed)?,
+                Poll::Pending => {}
+            }
+        }
+        Ok(written)
     }
 
     fn flush_upstream(&mut self, cx: &mut Context<'_>) -> bool {

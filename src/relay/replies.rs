@@ -3,6 +3,7 @@
 //! Replies are never held or changed. What cannot be understood is counted and passes byte for byte.
 
 use crate::relay::exchange::Exchange;
+use crate::relay::holds::Holds;
 use crate::relay::record::Record;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header};
@@ -19,11 +20,17 @@ enum State {
 pub(super) struct Replies {
     state: State,
     facts: ReplyFacts,
+    holds: Holds,
 }
 
 impl Replies {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: ReplyFacts::default() }
+        Self { state: State::Between, facts: ReplyFacts::default(), holds: Holds::default() }
+    }
+
+    /// What the client has open in mongod.
+    pub(super) fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     /// Whether the client has been given whole messages only.
@@ -57,9 +64,11 @@ impl Replies {
                     if scan.is_malformed() {
                         record.unparsed(Direction::ToClient);
                     }
-                    let facts = &self.facts;
-                    let known =
-                        exchange.answer(header, facts.more_to_come(), |request| record.answered(request, facts));
+                    let (facts, holds) = (&self.facts, &mut self.holds);
+                    let known = exchange.answer(header, facts.more_to_come(), |request| {
+                        record.answered(request, facts);
+                        holds.settle(request, facts);
+                    });
                     if !known {
                         record.unparsed(Direction::ToClient);
                     }

@@ -19,6 +19,9 @@ use crate::wire::request::RequestFacts;
 /// The longest message that is held back, header included. A hello has a few kilobytes at most.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 
+/// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
+const HELLO_BYTES_MAX: usize = 4096;
+
 /// The client sent `OP_COMPRESSED`, which no hello allowed it to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Compressed(pub(super) Header);
@@ -43,11 +46,35 @@ pub(super) struct Requests {
     understood: bool,
     /// Bytes at the front of the next input that have been read but not let go.
     scanned: usize,
+    /// The client's hello as it went upstream, where that was its first request and can be repeated elsewhere.
+    hello: Option<Box<[u8]>>,
+    begun: bool,
+    /// Whether something of the client's may live in the mongod connection itself.
+    anchored: bool,
 }
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: RequestFacts::default(), understood: true, scanned: 0 }
+        Self {
+            state: State::Between,
+            facts: RequestFacts::default(),
+            understood: true,
+            scanned: 0,
+            hello: None,
+            begun: false,
+            anchored: false,
+        }
+    }
+
+    /// What makes another mongod connection the client's own; `None` where nothing can.
+    pub(super) fn hello(&self) -> Option<&[u8]> {
+        self.hello.as_deref().filter(|_| !self.anchored)
+    }
+
+    /// The client can have no other mongod connection than this one.
+    pub(super) fn anchor(&mut self) {
+        self.anchored = true;
+        self.hello = None;
     }
 
     /// Whether the client is not in the middle of a request.
@@ -107,13 +134,20 @@ impl Requests {
                         break;
                     }
                     let rewritten = if *released { None } else { hello::without_compression(&input[start..at]) };
+                    let (header, malformed, released) = (*header, scan.is_malformed(), *released);
+                    if !self.begun && !released {
+                        self.hello = repeatable(rewritten.as_deref().unwrap_or(&input[start..at]), &self.facts);
+                    }
+                    self.begun = true;
                     if let Some(rewritten) = rewritten {
                         pass(&input[sent..start]);
                         pass(&rewritten);
                         sent = at;
                     }
-                    let (header, malformed) = (*header, scan.is_malformed());
                     self.understood = !malformed;
+                    if malformed || ties(&header, &self.facts) {
+                        self.anchor();
+                    }
                     self.settle(header, malformed, exchange, record);
                     self.state = State::Between;
                 }
@@ -143,6 +177,7 @@ impl Requests {
         let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
         if !is_answered(&header, facts) {
+            exchange.push_unacknowledged();
             record.unacknowledged(id);
             return;
         }
@@ -154,6 +189,9 @@ impl Requests {
             exhaust_allowed: facts.exhaust_allowed(),
             streaming: false,
             namespace,
+            cursor: facts.cursor(),
+            transaction: facts.transaction(),
+            behind: 0,
         });
     }
 }
@@ -162,6 +200,23 @@ impl Requests {
 fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> bool {
     let is_hello = facts.command().is_some_and(hello::is_hello);
     header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_hello)
+}
+
+/// The message, if it is a hello that any connection would answer at once and alike.
+fn repeatable(message: &[u8], facts: &RequestFacts) -> Option<Box<[u8]>> {
+    let is_hello = facts.command().is_some_and(hello::is_hello);
+    let at_once = !facts.waits() && !facts.exhaust_allowed() && !facts.more_to_come();
+    (is_hello && at_once && message.len() <= HELLO_BYTES_MAX).then(|| message.into())
+}
+
+/// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
+/// the legacy messages, how its last write went.
+fn ties(header: &Header, facts: &RequestFacts) -> bool {
+    match facts.command() {
+        Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
+        Some(command) if hello::is_hello(command) => facts.speculates(),
+        _ => header.op_code != OpCode::MSG,
+    }
 }
 
 /// Whether mongod will answer: of the legacy messages it answers two.

@@ -9,9 +9,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
 use super::*;
 use crate::lifecycle::drain::Drain;
+use crate::lifecycle::renewal::Renewal;
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
+
+mod flushing;
+mod renewal;
 
 /// Bytes that a pipe holds before its writer has to wait: a small socket buffer.
 const PIPE_BYTES: usize = 16 * 1024;
@@ -29,14 +33,28 @@ const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
+    let (side, upstream) = upstream(0).await;
+    let relay = Relay::new(gateway_client, side, record(), limits);
+    Scene { client, upstream, relay, drain: Drain::new() }
+}
+
+fn record() -> Record {
+    Record::new(Arc::new(ListenerMetrics::new("test")))
+}
+
+/// A mongod, and the relay's side of a connection to it.
+async fn upstream(generation: u64) -> (UpstreamSide<DuplexStream>, server::TlsStream<DuplexStream>) {
     let (gateway_socket, server_socket) = tokio::io::duplex(PIPE_BYTES);
     let (connector, acceptor) = tls_pair();
     let name = ServerName::try_from("localhost").unwrap();
     let (ours, theirs) = tokio::join!(connector.connect(name, gateway_socket), acceptor.accept(server_socket));
-    let (socket, tls) = ours.unwrap().into_inner();
-    let record = Record::new(Arc::new(ListenerMetrics::new("test")));
-    let relay = Relay::new(gateway_client, socket, tls, record, limits);
-    Scene { client, upstream: theirs.unwrap(), relay, drain: Drain::new() }
+    let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+    // As the proof of a connection does: nothing of the handshake is on its way any more.
+    theirs.write_all(b"!").await.unwrap();
+    theirs.flush().await.unwrap();
+    ours.read_u8().await.unwrap();
+    let (socket, tls) = ours.into_inner();
+    (UpstreamSide { socket, tls, generation }, theirs)
 }
 
 fn tls_pair() -> (TlsConnector, TlsAcceptor) {
@@ -90,7 +108,14 @@ async fn play<F: Future<Output = T>, T>(
 ) -> (RelayEnd, T) {
     let Scene { client, upstream, mut relay, drain } = scene;
     let watch = drain.watch();
-    tokio::join!(relay.run(Vec::new(), &watch), script(client, upstream, drain))
+    let renewal = Renewal::new(Duration::from_mins(10)).watch();
+    let carried = async {
+        match relay.run(Vec::new(), &watch, &renewal).await {
+            Turn::Ended(end) => end,
+            turn => unreachable!("nothing is renewed: {turn:?}"),
+        }
+    };
+    tokio::join!(carried, script(client, upstream, drain))
 }
 
 fn is(end: &RelayEnd, by: Side, reason: &str) {

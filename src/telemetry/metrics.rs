@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, Label, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::code_names::{CODE_NAMES, CodeName};
@@ -20,8 +20,11 @@ const COMMAND_DURATION: &str = "mongate_command_duration_seconds";
 const COMMAND_ERRORS: &str = "mongate_command_errors_total";
 const BYTES: &str = "mongate_bytes_total";
 const UNPARSED_MESSAGES: &str = "mongate_unparsed_messages_total";
+const CLIENT_HANDSHAKES: &str = "mongate_client_handshakes_total";
 const UPSTREAM_HANDSHAKES: &str = "mongate_upstream_handshakes_total";
 const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_seconds";
+const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
+const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
 const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
 const BUILD: &str = "mongate_build_info";
 
@@ -47,7 +50,7 @@ enum Kind {
     Histogram,
 }
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 14] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: Kind::Gauge,
@@ -91,6 +94,12 @@ const FAMILIES: [Family; 11] = [
         help: "Messages that could not be understood and were passed on as they were.",
     },
     Family {
+        name: CLIENT_HANDSHAKES,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "TLS handshakes with clients, and clients without TLS where it is required, by outcome.",
+    },
+    Family {
         name: UPSTREAM_HANDSHAKES,
         kind: Kind::Counter,
         unit: Unit::Count,
@@ -101,6 +110,18 @@ const FAMILIES: [Family; 11] = [
         kind: Kind::Histogram,
         unit: Unit::Seconds,
         help: "Time of a successful TLS handshake, without name lookup, TCP and proof.",
+    },
+    Family {
+        name: UPSTREAM_WARM_CONNECTIONS,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Proven connections to an upstream that wait for a client.",
+    },
+    Family {
+        name: UPSTREAM_RECYCLED,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Connections that left a replaced certificate set, by how.",
     },
     Family {
         name: CERTIFICATE_EXPIRY,
@@ -183,12 +204,45 @@ pub enum ConnectionOutcome {
     Completed,
     /// The client sent no byte, or none before a drain.
     Probe,
-    /// The gateway did not take it: `max_connections` was reached.
+    /// The gateway did not take it: `max_connections` was reached, or the client is not one that its listener takes.
     Rejected,
     /// There was no upstream to put it on, or the upstream was lost.
     UpstreamFailed,
     /// What the client sent is not MongoDB's protocol, or a part of it that is refused.
     ProtocolError,
+}
+
+/// What came of a client's TLS handshake, the judgement on its certificate included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientHandshake {
+    /// The client is let in.
+    Ok,
+    /// It showed no certificate.
+    NoCertificate,
+    /// Its certificate comes from no authority of the listener.
+    UnknownCa,
+    /// Its certificate has ended.
+    Expired,
+    /// Its certificate has not begun.
+    NotYetValid,
+    /// Its authority has revoked the certificate.
+    Revoked,
+    /// Its certificate is not for clients.
+    WrongUsage,
+    /// Its certificate, or the proof that it owns it, is not acceptable otherwise.
+    Invalid,
+    /// Its SPIFFE id is none.
+    InvalidSpiffeId,
+    /// Its SPIFFE id is of another trust domain.
+    ForeignTrustDomain,
+    /// It spoke no TLS where TLS is required.
+    NotTls,
+    /// It does not accept the listener's certificate.
+    RefusedByClient,
+    /// What it sent is no TLS that is spoken here, or it closed.
+    Failed,
+    /// It did not finish in time.
+    TimedOut,
 }
 
 /// Which way bytes go.
@@ -215,7 +269,8 @@ pub enum CommandOutcome {
 
 /// The handles of one listener; shared by all its connections on all workers.
 pub struct ListenerMetrics {
-    listener: String,
+    /// `listener`, and `principal` where the operator lists any.
+    labels: Vec<Label>,
     connections_active: Gauge,
     /// By [`ConnectionOutcome`].
     connections: [Counter; 5],
@@ -223,6 +278,8 @@ pub struct ListenerMetrics {
     bytes: [Counter; 2],
     /// By [`Direction`].
     unparsed_messages: [Counter; 2],
+    /// By [`ClientHandshake`].
+    handshakes: [Counter; ClientHandshake::ALL.len()],
     /// By [`CommandId`]; most commands are never seen and cost no series.
     commands: Box<[OnceLock<CommandMetrics>]>,
     /// By [`CodeName`]; as above.
@@ -240,19 +297,30 @@ struct CommandMetrics {
 impl ListenerMetrics {
     /// Looks the handles up in the recorder of this moment.
     pub fn new(listener: &str) -> Self {
+        Self::with_labels(listener, vec![Label::new("listener", listener.to_owned())])
+    }
+
+    /// The same, with commands, errors and bytes counted for one principal of those that the operator listed, or for
+    /// `other`. What concerns connections and handshakes is counted for the listener as a whole.
+    pub fn of_principal(listener: &str, principal: &str) -> Self {
+        let label = |name, value: &str| Label::new(name, value.to_owned());
+        Self::with_labels(listener, vec![label("listener", listener), label("principal", principal)])
+    }
+
+    fn with_labels(listener: &str, labels: Vec<Label>) -> Self {
         let outcome = |outcome: ConnectionOutcome| counter!(CONNECTIONS, "listener" => listener.to_owned(), "outcome" => outcome.label());
-        let both = |name: &'static str| {
-            [Direction::ToUpstream, Direction::ToClient]
-                .map(|way| counter!(name, "listener" => listener.to_owned(), "direction" => way.label()))
-        };
+        let handshake = |outcome: ClientHandshake| counter!(CLIENT_HANDSHAKES, "listener" => listener.to_owned(), "outcome" => outcome.label());
+        let ways = [Direction::ToUpstream, Direction::ToClient];
         Self {
-            listener: listener.to_owned(),
             connections_active: gauge!(CONNECTIONS_ACTIVE, "listener" => listener.to_owned()),
             connections: ConnectionOutcome::ALL.map(outcome),
-            bytes: both(BYTES),
-            unparsed_messages: both(UNPARSED_MESSAGES),
+            handshakes: ClientHandshake::ALL.map(handshake),
+            bytes: ways.map(|way| counter!(BYTES, with(&labels, "direction", way.label()))),
+            unparsed_messages: ways
+                .map(|way| counter!(UNPARSED_MESSAGES, "listener" => listener.to_owned(), "direction" => way.label())),
             commands: std::iter::repeat_with(OnceLock::new).take(COMMANDS).collect(),
             command_errors: std::iter::repeat_with(OnceLock::new).take(CODE_NAMES).collect(),
+            labels,
         }
     }
 
@@ -260,6 +328,11 @@ impl ListenerMetrics {
     pub fn open_connection(self: &Arc<Self>) -> OpenConnection {
         self.connections_active.increment(1.0);
         OpenConnection { metrics: Arc::clone(self), outcome: ConnectionOutcome::Completed }
+    }
+
+    /// Counts what came of a client's handshake.
+    pub fn count_handshake(&self, outcome: ClientHandshake) {
+        self.handshakes[outcome as usize].increment(1);
     }
 
     /// Counts bytes that go in `direction`; call it per piece, not per message.
@@ -293,28 +366,31 @@ impl ListenerMetrics {
     pub fn count_command_error(&self, code: Option<i32>, code_name: Option<&[u8]>) {
         let code_name = CodeName::of(code, code_name);
         self.command_errors[code_name.index()]
-            .get_or_init(
-                || counter!(COMMAND_ERRORS, "listener" => self.listener.clone(), "code_name" => code_name.label()),
-            )
+            .get_or_init(|| counter!(COMMAND_ERRORS, with(&self.labels, "code_name", code_name.label())))
             .increment(1);
     }
 
     fn command(&self, command: CommandId) -> &CommandMetrics {
-        self.commands[command.index()].get_or_init(|| CommandMetrics::new(&self.listener, command.name()))
+        self.commands[command.index()].get_or_init(|| CommandMetrics::new(&self.labels, command.name()))
     }
 }
 
 impl CommandMetrics {
-    fn new(listener: &str, command: &'static str) -> Self {
-        let outcome = |outcome: &'static str| counter!(COMMANDS_TOTAL, "listener" => listener.to_owned(), "command" => command, "outcome" => outcome);
+    fn new(labels: &[Label], command: &'static str) -> Self {
+        let labels = with(labels, "command", command);
+        let outcome = |outcome| counter!(COMMANDS_TOTAL, with(&labels, "outcome", outcome));
         Self {
             ok: outcome("ok"),
             error: outcome("error"),
             denied: outcome("denied"),
             unacknowledged: outcome("unacknowledged"),
-            duration: histogram!(COMMAND_DURATION, "listener" => listener.to_owned(), "command" => command),
+            duration: histogram!(COMMAND_DURATION, labels),
         }
     }
+}
+
+fn with(labels: &[Label], name: &'static str, value: &'static str) -> Vec<Label> {
+    labels.iter().cloned().chain([Label::from_static_parts(name, value)]).collect()
 }
 
 /// One open client connection. Counts its outcome when dropped, also when its task is cancelled or panics.
@@ -337,11 +413,23 @@ impl Drop for OpenConnection {
     }
 }
 
+/// How a connection left a certificate set that is no longer in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recycling {
+    /// Its upstream connection was exchanged; the client did not notice.
+    Moved,
+    /// It was closed.
+    Closed,
+}
+
 /// The handles of one upstream.
 pub struct UpstreamMetrics {
     /// By outcome: `ok`, and each reason that there is.
     handshakes: Vec<(&'static str, Counter)>,
     handshake_duration: Histogram,
+    warm_connections: Gauge,
+    /// By [`Recycling`].
+    recycled: [Counter; 2],
 }
 
 impl UpstreamMetrics {
@@ -352,7 +440,20 @@ impl UpstreamMetrics {
         Self {
             handshakes: std::iter::once("ok").chain(reasons.iter().copied()).map(outcome).collect(),
             handshake_duration: histogram!(UPSTREAM_HANDSHAKE_DURATION, "upstream" => upstream.to_owned()),
+            warm_connections: gauge!(UPSTREAM_WARM_CONNECTIONS, "upstream" => upstream.to_owned()),
+            recycled: [Recycling::Moved, Recycling::Closed]
+                .map(|how| counter!(UPSTREAM_RECYCLED, "upstream" => upstream.to_owned(), "how" => how.label())),
         }
+    }
+
+    /// Says how many connections wait for a client.
+    pub fn set_warm_connections(&self, count: usize) {
+        self.warm_connections.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+
+    /// Counts a connection that left a replaced certificate set.
+    pub fn count_recycled(&self, how: Recycling) {
+        self.recycled[how as usize].increment(1);
     }
 
     /// Counts an attempt that gave a proven connection after this time.
@@ -404,6 +505,60 @@ impl ConnectionOutcome {
             Self::UpstreamFailed => "upstream_failed",
             Self::ProtocolError => "protocol_error",
         }
+    }
+}
+
+impl Recycling {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl ClientHandshake {
+    /// In the order of their declaration, so that a variant is its own index.
+    pub const ALL: [Self; 14] = [
+        Self::Ok,
+        Self::NoCertificate,
+        Self::UnknownCa,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::Revoked,
+        Self::WrongUsage,
+        Self::Invalid,
+        Self::InvalidSpiffeId,
+        Self::ForeignTrustDomain,
+        Self::NotTls,
+        Self::RefusedByClient,
+        Self::Failed,
+        Self::TimedOut,
+    ];
+
+    /// The word in labels and log lines.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NoCertificate => "no_certificate",
+            Self::UnknownCa => "unknown_ca",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
+            Self::WrongUsage => "wrong_usage",
+            Self::Invalid => "invalid",
+            Self::InvalidSpiffeId => "invalid_spiffe_id",
+            Self::ForeignTrustDomain => "foreign_trust_domain",
+            Self::NotTls => "not_tls",
+            Self::RefusedByClient => "refused_by_client",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+        }
+    }
+
+    /// The outcome of that word; [`Self::Invalid`] for a word that is none.
+    pub fn of_label(label: &str) -> Self {
+        Self::ALL.into_iter().find(|outcome| outcome.label() == label).unwrap_or(Self::Invalid)
     }
 }
 
@@ -531,6 +686,8 @@ mod tests {
             let upstream = UpstreamMetrics::new("shop", &["client_certificate_refused"]);
             upstream.count_handshake(Duration::from_millis(2));
             upstream.count_failed_handshake("client_certificate_refused");
+            upstream.set_warm_connections(2);
+            upstream.count_recycled(Recycling::Closed);
             set_certificate_expiry(CertificateRole::UpstreamClient, "shop", 1_900_000_000);
         });
         check(
@@ -542,6 +699,9 @@ mod tests {
                 r#"mongate_upstream_handshakes_total{upstream="shop",outcome="ok"} 1"#,
                 r#"mongate_upstream_handshakes_total{upstream="shop",outcome="client_certificate_refused"} 1"#,
                 r#"mongate_upstream_handshake_duration_seconds_count{upstream="shop"} 1"#,
+                r#"mongate_upstream_warm_connections{upstream="shop"} 2"#,
+                r#"mongate_upstream_recycled_total{upstream="shop",how="moved"} 0"#,
+                r#"mongate_upstream_recycled_total{upstream="shop",how="closed"} 1"#,
                 r#"mongate_certificate_expiry_timestamp_seconds{role="upstream_client",name="shop"} 1900000000"#,
                 concat!(r#"mongate_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
             ],
@@ -549,9 +709,48 @@ mod tests {
     }
 
     #[test]
+    fn a_listed_principal_has_series_of_its_own_for_what_it_does() {
+        let text = rendered(|| {
+            let shop = Arc::new(ListenerMetrics::of_principal("orders", "cluster.local/ns/shop/*"));
+            let other = Arc::new(ListenerMetrics::of_principal("orders", "other"));
+            for metrics in [&shop, &other] {
+                metrics.count_command(find(b"find").unwrap().id, CommandOutcome::Ok(Duration::from_micros(300)));
+                metrics.count_command_error(Some(11000), None);
+                metrics.count_bytes(Direction::ToClient, 5);
+                metrics.count_handshake(ClientHandshake::Revoked);
+                drop(metrics.open_connection());
+            }
+        });
+        check(
+            &text,
+            &[
+                r#"mongate_commands_total{listener="orders",principal="cluster.local/ns/shop/*",command="find",outcome="ok"} 1"#,
+                r#"mongate_commands_total{listener="orders",principal="other",command="find",outcome="ok"} 1"#,
+                r#"mongate_command_duration_seconds_count{listener="orders",principal="other",command="find"} 1"#,
+                r#"mongate_command_errors_total{listener="orders",principal="other",code_name="DuplicateKey"} 1"#,
+                r#"mongate_bytes_total{listener="orders",principal="other",direction="to_client"} 5"#,
+                r#"mongate_client_handshakes_total{listener="orders",outcome="revoked"} 2"#,
+                r#"mongate_connections_total{listener="orders",outcome="completed"} 2"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn the_page_lists_every_outcome_of_a_clients_handshake() {
+        let page = include_str!("../../docs/metrics.md");
+        let row = page.lines().find(|line| line.starts_with("| `outcome` of a client's handshake |")).unwrap();
+        for outcome in ClientHandshake::ALL {
+            assert!(row.contains(&format!("`{}`", outcome.label())), "{} is not on the page", outcome.label());
+            assert_eq!(ClientHandshake::of_label(outcome.label()), outcome);
+        }
+    }
+
+    #[test]
     fn a_variant_is_its_own_index() {
         assert!(ConnectionOutcome::ALL.iter().enumerate().all(|(at, outcome)| *outcome as usize == at));
+        assert!(ClientHandshake::ALL.iter().enumerate().all(|(at, outcome)| *outcome as usize == at));
         assert_eq!([Direction::ToUpstream as usize, Direction::ToClient as usize], [0, 1]);
+        assert_eq!([Recycling::Moved as usize, Recycling::Closed as usize], [0, 1]);
     }
 
     #[test]

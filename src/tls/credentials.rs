@@ -125,7 +125,7 @@ pub(super) fn read_facts(chain: Vec<CertificateDer<'static>>) -> Result<Vec<Cert
         };
         certificates.push((der, facts));
     }
-    if certificates.is_empty() { Err(Problem::NoCertificate { holds: Vec::new() }) } else { Ok(certificates) }
+    if certificates.is_empty() { Err(Problem::Nothing) } else { Ok(certificates) }
 }
 
 /// Whether `key` belongs to the first of `certificates`, which come from `location`.
@@ -176,9 +176,15 @@ fn is_read_by_others(file: &Path) -> bool {
 mod tests {
     use std::path::PathBuf;
 
+    use pkcs8::EncryptedPrivateKeyInfoRef;
+    use pkcs8::der::Encode as _;
+    use pkcs8::der::asn1::OctetStringRef;
+    use pkcs8::pkcs5::pbes2::{EncryptionScheme, Kdf, Parameters, Pbkdf2Params, Pbkdf2Prf, Salt, ScryptParams};
+    use pkcs8::pkcs5::scrypt::Params;
     use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
     use super::*;
+    use crate::tls::Authorities;
     use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, files_of, pem};
 
     /// Reads `certificate` and `key` from two files; without a key, everything from one.
@@ -342,6 +348,143 @@ mod tests {
             assert_eq!(read(&certificate, key).unwrap_err(), format!("{start}{expected}"));
         }
         assert_eq!(read(&der, None).unwrap_err(), format!("{one}the file is binary (DER or PKCS#12), not PEM text"));
+    }
+
+    /// Reads a certificate and an encrypted key, with this content of a password file, if there is one.
+    fn read_encrypted(certificate: &str, key: &str, password: Option<&str>) -> Result<Credentials, MaterialError> {
+        let folder = Folder::new();
+        let files = TlsFiles {
+            certificate_file: folder.write("c.pem", certificate),
+            private_key_file: folder.write("k.pem", key),
+            private_key_password_file: password.map(|text| folder.write("password", text)),
+            ca_file: folder.path().join("ca.pem"),
+            crl_file: None,
+        };
+        Credentials::read("upstream.orders.tls", &files)
+    }
+
+    fn encrypted(key: &[u8], kdf: Kdf, encryption: EncryptionScheme) -> String {
+        let parameters = Parameters { kdf, encryption };
+        let data = parameters.encrypt("sesame", key).unwrap();
+        let info = EncryptedPrivateKeyInfoRef {
+            encryption_algorithm: parameters.into(),
+            encrypted_data: OctetStringRef::new(&data).unwrap(),
+        };
+        pem("ENCRYPTED PRIVATE KEY", &info.to_der().unwrap())
+    }
+
+    fn pbkdf2(prf: Pbkdf2Prf) -> Kdf {
+        Pbkdf2Params { salt: Salt::new([7; 8]).unwrap(), iteration_count: 2048, key_length: None, prf }.into()
+    }
+
+    #[test]
+    fn a_key_under_a_password_is_read_whatever_wrote_it() {
+        let Pair { certificate_pem, key_der, .. } = client();
+        let scrypt = ScryptParams::from_params_and_salt(Params::new(4, 8, 1).unwrap(), &[7; 16]).unwrap();
+        for key in [
+            // OpenSSL 3 and 1.1; 1.0.2 with -v2; PKCS#8 of others.
+            encrypted(&key_der, pbkdf2(Pbkdf2Prf::HmacWithSha256), EncryptionScheme::Aes256Cbc { iv: [9; 16] }),
+            encrypted(&key_der, pbkdf2(Pbkdf2Prf::HmacWithSha1), EncryptionScheme::DesEde3Cbc { iv: [9; 8] }),
+            encrypted(&key_der, pbkdf2(Pbkdf2Prf::HmacWithSha512), EncryptionScheme::Aes128Cbc { iv: [9; 16] }),
+            encrypted(&key_der, scrypt.into(), EncryptionScheme::Aes192Cbc { iv: [9; 16] }),
+        ] {
+            for password in ["sesame", "sesame\n", "sesame\r\n"] {
+                let credentials = read_encrypted(&certificate_pem, &key, Some(password)).unwrap();
+                assert_eq!(credentials.certificate.subject.as_str(), "CN=svc-a,O=Acme");
+                assert_eq!(credentials.key.idle_password, None);
+            }
+            for password in ["sesam", "sesame\n\n", "sesame ", "0sesame", "Sesame"] {
+                let error = read_encrypted(&certificate_pem, &key, Some(password)).unwrap_err();
+                assert!(matches!(error.problem, Problem::WrongPassword { .. }), "{password:?}: {error}");
+                assert!(!format!("{error:?} {error} {}", error.remedy()).contains("esam"), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_encrypted_key_is_told_apart() {
+        let Pair { certificate_pem, key_der, key_pem, .. } = client();
+        let kdf = pbkdf2(Pbkdf2Prf::HmacWithSha256);
+        let key = encrypted(&key_der, kdf.clone(), EncryptionScheme::Aes256Cbc { iv: [9; 16] });
+        let garbage = encrypted(b"no key at all", kdf, EncryptionScheme::Aes256Cbc { iv: [9; 16] });
+        // pbeWithMD5AndDES-CBC, the default of OpenSSL before 1.1.
+        let pbes1 = [
+            &[0x30, 0x2f, 0x30, 0x1b, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05, 0x03][..],
+            &[0x30, 0x0e, 0x04, 0x08, 1, 2, 3, 4, 5, 6, 7, 8, 0x02, 0x02, 0x08, 0x00, 0x04, 0x10],
+            &[0; 16],
+        ]
+        .concat();
+        let traditional = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        for (key, password, sentence, remedy) in [
+            (&key, None, "no private_key_password_file is named", "upstream.orders.tls.private_key_password_file"),
+            (&key, Some(""), "the file is empty, where a password was expected", "write the password into"),
+            (&key, Some("\n"), "the file is empty, where a password was expected", "write the password into"),
+            (&garbage, Some("sesame"), "is not that of the private key", "write the right password"),
+            (
+                &pem("ENCRYPTED PRIVATE KEY", &pbes1),
+                Some("sesame"),
+                "as DES, RC2",
+                "openssl pkcs8 -topk8 -v2 aes-256-cbc",
+            ),
+            (&pem("ENCRYPTED PRIVATE KEY", b"junk"), Some("sesame"), "or damaged", "openssl pkcs8"),
+            (&traditional.to_owned(), Some("sesame"), "Proc-Type: 4,ENCRYPTED", "openssl pkcs8 -topk8 -v2 aes-256-cbc"),
+        ] {
+            let error = read_encrypted(&certificate_pem, key, password).unwrap_err();
+            assert!(error.to_string().contains(sentence), "{error}");
+            assert!(error.remedy().contains(remedy), "{}", error.remedy());
+        }
+        let needless = read_encrypted(&certificate_pem, &key_pem, Some("sesame")).unwrap();
+        let place = needless.key.idle_password.unwrap();
+        assert_eq!(place.key, "upstream.orders.tls.private_key_password_file");
+    }
+
+    #[test]
+    fn files_in_each_others_place_are_recognised() {
+        let acme = Authority::new("Acme CA");
+        let client = acme.issue("svc-a", &[]);
+        let folder = Folder::new();
+        let file = |name, content: &str| folder.write(name, content);
+        let (certificate, key) = (file("c.pem", &client.certificate_pem), file("k.pem", &client.key_pem));
+        let (ca, ca_key) = (file("ca.pem", &acme.pem), file("ca.key", &acme.key().serialize_pem()));
+        let both = file("both.pem", &client.combined());
+        let read = |certificate_file: &PathBuf, private_key_file: &PathBuf, ca_file: &PathBuf| {
+            let files = TlsFiles {
+                certificate_file: certificate_file.clone(),
+                private_key_file: private_key_file.clone(),
+                private_key_password_file: None,
+                ca_file: ca_file.clone(),
+                crl_file: None,
+            };
+            let error = match Credentials::read("listener.shop.tls", &files) {
+                Err(error) => error,
+                Ok(_) => Authorities::read("listener.shop.tls", &files).unwrap_err(),
+            };
+            error.to_string().replace(&format!("{}/", folder.path().display()), "")
+        };
+        for (found, expected) in [
+            (
+                read(&key, &certificate, &ca),
+                "listener.shop.tls.certificate_file: k.pem: the file holds a private key and no certificate, and c.pem holds the certificate: they are exchanged",
+            ),
+            (
+                read(&certificate, &ca_key, &ca),
+                "listener.shop.tls.private_key_file: ca.key: the private key belongs to the certificate in ca_file (CN=Acme CA,O=Acme): it is the authority's, not our own",
+            ),
+            (
+                read(&both, &both, &both),
+                "listener.shop.tls.ca_file: both.pem: this is our own certificate (CN=svc-a,O=Acme), not that of an authority",
+            ),
+            (
+                read(&both, &both, &certificate),
+                "listener.shop.tls.ca_file: c.pem: this is our own certificate (CN=svc-a,O=Acme), not that of an authority",
+            ),
+            (
+                read(&both, &both, &key),
+                "listener.shop.tls.ca_file: k.pem: the file holds no certificate (it has: PRIVATE KEY)",
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -269,3 +269,159 @@ impl Found<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::ExtendedKeyUsagePurpose;
+
+    use super::*;
+    use crate::config::TlsFiles;
+    use crate::tls::read_revocation_lists;
+    use crate::tls::test_pki::{Authority, Folder, Pair};
+
+    fn now() -> SystemTime {
+        // 2030.
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000)
+    }
+
+    fn files(folder: &Folder, pair: &Pair, authorities: &str) -> TlsFiles {
+        let certificate_file = folder.write("own.pem", pair.combined());
+        std::fs::set_permissions(&certificate_file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        TlsFiles {
+            private_key_file: certificate_file.clone(),
+            certificate_file,
+            private_key_password_file: None,
+            ca_file: folder.write("ca.pem", authorities),
+            crl_file: None,
+        }
+    }
+
+    fn told(findings: &[MaterialFinding]) -> Vec<(Severity, String)> {
+        assert!(findings.iter().all(|finding| !finding.remedy.is_empty()));
+        findings.iter().map(|finding| (finding.severity, finding.sentence.clone())).collect()
+    }
+
+    #[track_caller]
+    fn check(side: Side, pair: &Pair, authority: &Authority, expected: &[(Severity, &str)]) {
+        let folder = Folder::new();
+        let files = files(&folder, pair, &authority.pem);
+        let authorities = Authorities::read("upstream.orders.tls", &files).unwrap();
+        let credentials = Credentials::read("upstream.orders.tls", &files).unwrap();
+        let found = told(&credentials.findings(side, Some(&authorities), now()));
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for ((severity, sentence), (expected_severity, part)) in found.iter().zip(expected) {
+            assert!(severity == expected_severity && sentence.contains(part), "{severity:?} {sentence}");
+        }
+    }
+
+    #[test]
+    fn what_is_doubtful_about_a_certificate_is_found() {
+        use Severity::{Error, Note, Warning};
+        let acme = Authority::new("Acme CA");
+        let below = acme.intermediate("Below");
+        let made = |change: fn(&mut rcgen::CertificateParams)| acme.issue_with("svc-a", &["a.test"], change);
+        for (side, pair, expected) in [
+            (Side::Upstream, acme.issue("svc-a", &[]), &[][..]),
+            (Side::Upstream, acme.issue_version_1("svc-a"), &[]),
+            (Side::Upstream, below.issue("svc-a", &[]).chained(&below), &[]),
+            (
+                Side::Upstream,
+                made(|params| params.not_after = rcgen::date_time_ymd(2029, 12, 22)),
+                &[(Error, "our certificate CN=svc-a,O=Acme expired 2029-12-22 00:00:00 UTC (10 days ago)")],
+            ),
+            (
+                Side::Upstream,
+                made(|params| params.not_after = rcgen::date_time_ymd(2030, 1, 11)),
+                &[(Warning, "our certificate CN=svc-a,O=Acme expires 2030-01-11 00:00:00 UTC (in 10 days)")],
+            ),
+            (
+                Side::Listener,
+                made(|params| params.not_before = rcgen::date_time_ymd(2031, 1, 1)),
+                &[(Error, "is not valid before 2031-01-01")],
+            ),
+            (
+                Side::Upstream,
+                made(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+                &[(Error, "is for serverAuth only, and mongod refuses it")],
+            ),
+            (
+                Side::Listener,
+                made(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
+                &[(Error, "is for clientAuth only, and clients refuse it")],
+            ),
+            (Side::Listener, acme.issue_version_1("gateway"), &[(Warning, "has no subject alternative name")]),
+            (
+                Side::Upstream,
+                below.issue("svc-a", &[]),
+                &[(Note, "the chain ends below CN=Below,O=Acme, who is not among our authorities either: mongod must")],
+            ),
+            (
+                Side::Upstream,
+                below.issue("svc-a", &[]).chained(&acme).chained(&below),
+                &[(Warning, "certificate 2 of ")],
+            ),
+        ] {
+            check(side, &pair, &acme, expected);
+        }
+    }
+
+    #[test]
+    fn a_key_that_everyone_may_read_is_found_and_one_of_the_group_is_not() {
+        let (folder, acme) = (Folder::new(), Authority::new("Acme CA"));
+        let files = files(&folder, &acme.issue("svc-a", &[]), &acme.pem);
+        for (mode, count) in [(0o600, 0), (0o640, 0), (0o644, 1), (0o604, 1)] {
+            std::fs::set_permissions(&files.private_key_file, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .unwrap();
+            let findings =
+                Credentials::read("upstream.orders.tls", &files).unwrap().findings(Side::Upstream, None, now());
+            assert_eq!(findings.len(), count, "{mode:o} {findings:?}");
+            assert!(findings.iter().all(|finding| finding.remedy.starts_with("chmod o= ")));
+        }
+    }
+
+    #[test]
+    fn an_authority_past_its_time_matters_less_while_another_counts() {
+        let folder = Folder::new();
+        let old = Authority::new_with("Old CA", |params| params.not_after = rcgen::date_time_ymd(2029, 1, 1));
+        let pair = old.issue("svc-a", &[]);
+        let both = format!("{}{}", old.pem, Authority::new("New CA").pem);
+        for (text, severity) in [(&old.pem, Severity::Error), (&both, Severity::Warning)] {
+            let authorities = Authorities::read("upstream.orders.tls", &files(&folder, &pair, text)).unwrap();
+            let findings = authorities.findings(now());
+            assert_eq!(findings.len(), 1);
+            assert_eq!((findings[0].severity, findings[0].concern), (severity, Concern::Authority(0)));
+        }
+    }
+
+    #[test]
+    fn lists_that_are_old_or_without_effect_are_found() {
+        let (folder, acme) = (Folder::new(), Authority::new("Acme CA"));
+        let files = files(&folder, &acme.issue("svc-a", &[]), &acme.pem);
+        let authorities = Authorities::read("upstream.orders.tls", &files).unwrap();
+        for (text, expected) in [
+            (acme.revocation_list(&[], 2031), None),
+            (acme.revocation_list(&[], 2029), Some((Severity::Warning, "should have been replaced on 2029-01-01"))),
+            (
+                Authority::new("Acme CA").revocation_list(&[], 2031),
+                Some((Severity::Warning, "is not signed by our authority of that name")),
+            ),
+            (
+                Authority::new("Other CA").revocation_list(&[], 2031),
+                Some((Severity::Note, "the revocation list is that of CN=Other CA,O=Acme, who is not among")),
+            ),
+        ] {
+            let file = folder.write("crl.pem", text);
+            let lists = read_revocation_lists("upstream.orders.tls", Some(&file)).unwrap();
+            let found = told(&revocation_findings(&lists, &authorities, now()));
+            match (found.as_slice(), expected) {
+                ([], None) => {}
+                ([(severity, sentence)], Some((expected, part))) => {
+                    assert!(*severity == expected && sentence.contains(part), "{sentence}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -17,6 +17,8 @@ mod server;
 mod signed;
 #[cfg(test)]
 pub(crate) mod test_pki;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod witness;
 

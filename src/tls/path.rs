@@ -173,6 +173,10 @@ impl<'a> Node<'a> {
         if self.place == Place::Ours && self.version() < 3 && self.x509.extensions().is_empty() {
             return Ok(());
         }
+        // An authority that nobody here knows: that it cannot say what it is matters less.
+        if self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw() {
+            return Err(CertificateError::UnknownIssuer);
+        }
         if self.version() != 3 || self.x509.extensions().iter().any(|extension| !is_understood(extension)) {
             return Err(forbidden());
         }
@@ -199,5 +203,241 @@ fn is_understood(extension: &X509Extension<'_>) -> bool {
         | ParsedExtension::ExtendedKeyUsage(_)
         | ParsedExtension::SubjectAlternativeName(_) => true,
         _ => !extension.critical,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+        KeyUsagePurpose, NameConstraints,
+    };
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::tls::test_pki::{Authority, Pair, der_children, der_parts, signed};
+
+    /// 2030, when everything that rcgen makes by default is valid.
+    const NOW: u64 = 1_893_456_000;
+
+    fn way(
+        end_entity: &CertificateDer<'_>,
+        sent: &[&CertificateDer<'static>],
+        ours: &[&CertificateDer<'static>],
+    ) -> Result<(), CertificateError> {
+        let sent: Vec<_> = sent.iter().map(|der| (*der).clone()).collect();
+        let ours: Vec<_> = ours.iter().map(|der| (*der).clone()).collect();
+        let ground = Ground {
+            intermediates: &sent,
+            authorities: &ours,
+            algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
+            purpose: Purpose::Server,
+            now: UnixTime::since_unix_epoch(Duration::from_secs(NOW)),
+        };
+        verify(end_entity, &ground)
+    }
+
+    fn expired(params: &mut CertificateParams) {
+        params.not_after = rcgen::date_time_ymd(2024, 2, 1);
+    }
+
+    fn early(params: &mut CertificateParams) {
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+    }
+
+    fn is_forbidden(result: &Result<(), CertificateError>) -> bool {
+        matches!(result, Err(error) if matches!(Rejection::of(error), Some(Rejection::Issuer(_))))
+    }
+
+    #[test]
+    fn a_way_is_found_whatever_the_order_of_what_was_sent() {
+        let root = Authority::new("Acme CA");
+        let old_root = Authority::new_version_1("Old CA");
+        let upper = root.intermediate("Upper");
+        let lower = upper.intermediate_with("Lower", |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        });
+        let other = Authority::new("Other CA");
+        let namesake = Authority::new("Upper");
+        for (issuer, sent, ours) in [
+            (&root, vec![], vec![&root]),
+            (&root, vec![], vec![&other, &root]),
+            (&root, vec![&root], vec![&root]),
+            (&old_root, vec![], vec![&old_root]),
+            (&upper, vec![&upper], vec![&root]),
+            (&upper, vec![&upper], vec![&upper]),
+            (&lower, vec![&upper, &lower], vec![&root]),
+            (&lower, vec![&other, &namesake, &lower, &upper, &root], vec![&other, &root]),
+        ] {
+            let sent: Vec<_> = sent.into_iter().map(Authority::der).collect();
+            let ours: Vec<_> = ours.into_iter().map(Authority::der).collect();
+            assert_eq!(way(&issuer.issue_version_1("mongo").der, &sent, &ours), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_ours_needs_no_issuer() {
+        let own = Authority::new_version_1("mongo");
+        assert_eq!(way(own.der(), &[], &[own.der()]), Ok(()));
+        let other = Authority::new_version_1("mongo");
+        assert_eq!(way(other.der(), &[other.der()], &[own.der()]), Err(CertificateError::BadSignature));
+    }
+
+    #[test]
+    fn without_a_way_it_is_refused() {
+        let root = Authority::new("Acme CA");
+        let upper = root.intermediate("Upper");
+        let leaf = root.issue_version_1("mongo").der;
+        let below = upper.issue_version_1("mongo").der;
+        for (end_entity, sent, ours) in [
+            (&leaf, vec![], vec![]),
+            (&leaf, vec![root.der()], vec![]),
+            (&below, vec![], vec![root.der()]),
+            (&below, vec![upper.der()], vec![Authority::new("Other CA").der()]),
+        ] {
+            assert_eq!(way(end_entity, &sent, &ours), Err(CertificateError::UnknownIssuer));
+        }
+        let anew = Authority::new("Acme CA");
+        assert_eq!(way(&leaf, &[], &[anew.der()]), Err(CertificateError::BadSignature));
+    }
+
+    #[test]
+    fn dates_count_at_every_step() {
+        let is_expired = |result| matches!(result, Err(CertificateError::ExpiredContext { .. }));
+        let root = Authority::new("Acme CA");
+        let upper = root.intermediate_with("Upper", expired);
+        let old = Authority::new_with("Acme CA", expired);
+        let key = KeyPair::generate().unwrap();
+        assert!(is_expired(way(&root.issue_version_1_for(&key, "mongo", expired).der, &[], &[root.der()])));
+        assert!(is_expired(way(&upper.issue_version_1("mongo").der, &[upper.der()], &[root.der()])));
+        assert!(is_expired(way(&old.issue_version_1("mongo").der, &[], &[old.der()])));
+        let result = way(&root.issue_version_1_for(&key, "mongo", early).der, &[], &[root.der()]);
+        assert!(matches!(result, Err(CertificateError::NotValidYetContext { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn who_may_not_sign_is_no_issuer() {
+        let root = Authority::new("Acme CA");
+        let flat_root = Authority::new_with("Flat CA", |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        });
+        let critical = |params: &mut CertificateParams| {
+            let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+            extension.set_criticality(true);
+            params.custom_extensions = vec![extension];
+        };
+        let constrained = |params: &mut CertificateParams| {
+            params.name_constraints = Some(NameConstraints {
+                permitted_subtrees: vec![GeneralSubtree::DnsName("example".to_owned())],
+                excluded_subtrees: Vec::new(),
+            });
+        };
+        for (case, issuer) in [
+            ("a server", root.intermediate_with("I", |params| params.is_ca = IsCa::NoCa)),
+            ("says that it is none", root.intermediate_with("I", |params| params.is_ca = IsCa::ExplicitNoCa)),
+            (
+                "only for lists",
+                root.intermediate_with("I", |params| params.key_usages = vec![KeyUsagePurpose::CrlSign]),
+            ),
+            (
+                "only for clients",
+                root.intermediate_with("I", |params| {
+                    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                }),
+            ),
+            ("critical", root.intermediate_with("I", critical)),
+            ("constrained", root.intermediate_with("I", constrained)),
+            ("too deep", flat_root.intermediate("I")),
+        ] {
+            let leaf = issuer.issue_version_1("mongo").der;
+            let result = way(&leaf, &[issuer.der()], &[root.der(), flat_root.der()]);
+            assert!(is_forbidden(&result), "{case}: {result:?}");
+        }
+        let old = Authority::new_version_1("Old");
+        let result = way(&old.issue_version_1("mongo").der, &[old.der()], &[root.der()]);
+        assert_eq!(result, Err(CertificateError::UnknownIssuer));
+        let middle = Authority::new("Middle");
+        let old = root.issue_version_1_for(middle.key(), "Middle", |_| {}).der;
+        let result = way(&middle.issue_version_1("mongo").der, &[&old], &[root.der()]);
+        assert!(is_forbidden(&result), "{result:?}");
+        let pinned = Authority::new_with("pinned", |params| params.is_ca = IsCa::NoCa);
+        let result = way(&pinned.issue_version_1("mongo").der, &[], &[pinned.der()]);
+        assert!(is_forbidden(&result), "{result:?}");
+    }
+
+    #[test]
+    fn what_is_not_of_version_1_or_2_is_not_judged() {
+        let root = Authority::new("Acme CA");
+        let version_3 = root.issue("mongo", &["mongo.example"]).der;
+        assert_eq!(way(&version_3, &[], &[root.der()]), Err(CertificateError::BadEncoding));
+        let fields = der_children(der_parts(der_parts(&version_3).0).0);
+        let with_extensions = signed(&fields[1..].concat(), fields[2], root.key());
+        assert_eq!(way(&with_extensions.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
+    }
+
+    #[test]
+    fn weak_signatures_and_keys_do_not_count() {
+        let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let old = read(include_str!("test_certificates/old-ca.pem"));
+        let small = read(include_str!("test_certificates/small-ca.pem"));
+        assert_eq!(way(&read(include_str!("test_certificates/sha256-leaf.pem")), &[], &[&old]), Ok(()));
+        for leaf in [include_str!("test_certificates/sha1-leaf.pem"), include_str!("test_certificates/md5-leaf.pem")] {
+            let result = way(&read(leaf), &[], &[&old]);
+            assert!(matches!(result, Err(CertificateError::UnsupportedSignatureAlgorithmContext { .. })), "{result:?}");
+        }
+        let result = way(&read(include_str!("test_certificates/small-leaf.pem")), &[], &[&small]);
+        assert_eq!(result, Err(CertificateError::BadSignature), "signed by 1024 bits");
+    }
+
+    #[test]
+    fn many_issuers_of_one_name_cost_a_bounded_number_of_signatures() {
+        let root = Authority::new("Acme CA");
+        let mut crowd: Vec<_> = (0..SIGNATURES_MAX).map(|_| Authority::new("Upper")).collect();
+        let upper = root.intermediate("Upper");
+        let leaf = upper.issue_version_1("mongo").der;
+        crowd.push(upper);
+        let sent: Vec<_> = crowd.iter().map(Authority::der).collect();
+        assert_eq!(way(&leaf, &sent, &[root.der()]), Err(CertificateError::BadSignature));
+        assert_eq!(way(&leaf, &sent[2..], &[root.der()]), Ok(()));
+    }
+
+    #[test]
+    fn a_long_way_is_given_up() {
+        let root = Authority::new("Acme CA");
+        let mut chain = vec![root.intermediate("1")];
+        for number in 2..=INTERMEDIATES_MAX + 1 {
+            let below = chain[chain.len() - 1].intermediate(&number.to_string());
+            chain.push(below);
+        }
+        let sent: Vec<_> = chain.iter().map(Authority::der).collect();
+        let (last, long_enough) = (&chain[chain.len() - 1], &chain[chain.len() - 2]);
+        assert_eq!(way(&long_enough.issue_version_1("mongo").der, &sent, &[root.der()]), Ok(()));
+        let result = way(&last.issue_version_1("mongo").der, &sent, &[root.der()]);
+        assert_eq!(result, Err(CertificateError::UnknownIssuer));
+    }
+
+    #[test]
+    fn the_algorithm_inside_must_be_the_one_outside() {
+        let root = Authority::new("Acme CA");
+        let Pair { der, .. } = root.issue_version_1("mongo");
+        let parts = der_children(der_parts(&der).0);
+        let p384_sha384 = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
+        let content = der_parts(parts[0]).0;
+        let swapped = signed(content, &p384_sha384, root.key());
+        assert_eq!(way(&swapped.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_certificate_has_no_way(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
+            let root = Authority::new("Acme CA");
+            let mut der = root.issue_version_1("mongo").der.to_vec();
+            let index = place.index(der.len());
+            der[index] ^= change;
+            prop_assert!(way(&der.into(), &[], &[root.der()]).is_err());
+        }
     }
 }

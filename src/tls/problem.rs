@@ -77,6 +77,9 @@ pub enum Problem {
         /// What stands after `BEGIN`.
         label: String,
     },
+    /// Nothing, where certificates come in another way than by a file.
+    #[error("there is no certificate")]
+    Nothing,
     /// No `CERTIFICATE` block.
     #[error("the file holds no certificate ({})", held(.holds))]
     NoCertificate {
@@ -182,6 +185,7 @@ impl MaterialError {
             Problem::Damaged { .. } => {
                 format!("write {file} anew from its source; openssl x509, pkey or crl shows whether it is whole")
             }
+            Problem::Nothing => format!("look at what {key} leads to"),
             Problem::NoCertificate { .. } => format!("put the certificate in PEM form (BEGIN CERTIFICATE) into {file}"),
             Problem::NoPrivateKey { .. } => {
                 format!("put the key in PEM form into {file}, or name its file in private_key_file")

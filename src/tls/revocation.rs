@@ -175,3 +175,137 @@ pub fn read_revocation_lists(section: &str, crl_file: Option<&Path>) -> Result<V
 fn parsed<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::date_text;
+    use crate::tls::test_pki::{Authority, Folder, der_children, der_parts, pem, signed};
+
+    fn read(text: &str) -> Result<Vec<RevocationList>, String> {
+        let folder = Folder::new();
+        let file = folder.write("crl.pem", text);
+        read_revocation_lists("upstream.orders.tls", Some(&file)).map_err(|error| {
+            assert!(!error.remedy().is_empty());
+            error.to_string().replace(&format!("{}/", folder.path().display()), "")
+        })
+    }
+
+    fn is_revoked(lists: &[RevocationList], chain: &[&CertificateDer<'_>], authorities: &[&Authority]) -> bool {
+        let authorities: Vec<_> = authorities.iter().map(|authority| authority.der().clone()).collect();
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        check(lists, chain, &authorities, algorithms) == Err(CertificateError::Revoked)
+    }
+
+    #[test]
+    fn what_a_list_names_is_revoked_and_nothing_else() {
+        let acme = Authority::new("Acme CA");
+        let (good, bad) = (acme.issue("mongo", &["mongo"]).der, acme.issue("mongo", &["mongo"]).der);
+        let old = acme.issue_version_1("mongo").der;
+        for text in [
+            acme.revocation_list(&[&bad, &old], 2090),
+            acme.revocation_list(&[&bad, &old], 2025),
+            acme.revocation_list_version_1(&[&bad, &old], 2090),
+            format!("{}{}", acme.revocation_list(&[&bad], 2090), acme.revocation_list(&[&old], 2090)),
+        ] {
+            let lists = read(&text).unwrap();
+            let revoked = [&good, &bad, &old].map(|der| is_revoked(&lists, &[der], &[&acme]));
+            assert_eq!(revoked, [false, true, true], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_counts_only_with_the_signature_of_the_issuer() {
+        let acme = Authority::new("Acme CA");
+        let bad = acme.issue("mongo", &[]).der;
+        let (anew, other) = (Authority::new("Acme CA"), Authority::new("Other CA"));
+        let stranger = read(&anew.revocation_list(&[&bad], 2090)).unwrap();
+        assert!(!is_revoked(&stranger, &[&bad], &[&acme, &anew].map(|_| &acme)));
+        let elsewhere = read(&other.revocation_list(&[&bad], 2090)).unwrap();
+        assert!(!is_revoked(&elsewhere, &[&bad], &[&acme, &other]));
+        let both =
+            read(&format!("{}{}", anew.revocation_list(&[], 2090), acme.revocation_list(&[&bad], 2090))).unwrap();
+        assert!(is_revoked(&both, &[&bad], &[&anew, &acme]));
+    }
+
+    #[test]
+    fn an_intermediate_is_looked_up_too_and_may_have_a_list() {
+        let acme = Authority::new("Acme CA");
+        let upper = acme.intermediate("Upper");
+        let leaf = upper.issue("mongo", &[]).der;
+        let of_root = read(&acme.revocation_list(&[upper.der()], 2090)).unwrap();
+        assert!(is_revoked(&of_root, &[&leaf, upper.der()], &[&acme]));
+        let of_upper = read(&upper.revocation_list(&[&leaf], 2090)).unwrap();
+        assert!(is_revoked(&of_upper, &[&leaf, upper.der()], &[&acme]));
+    }
+
+    #[test]
+    fn a_list_says_whose_it_is_and_when_the_next_is_due() {
+        let acme = Authority::new("Acme CA");
+        let lists = read(&acme.revocation_list(&[acme.der()], 2031)).unwrap();
+        let [list] = lists.as_slice() else { panic!("{lists:?}") };
+        assert_eq!((list.issuer.as_str(), list.len()), ("CN=Acme CA,O=Acme", 1));
+        assert_eq!(list.next_update.map(date_text).as_deref(), Some("2031-01-01 00:00:00 UTC"));
+        let empty = read(&acme.revocation_list_version_1(&[], 2031)).unwrap();
+        assert!(empty[0].is_empty());
+    }
+
+    /// A list with these extensions, each an object identifier, whether it is critical, and its value.
+    fn list_with(extension: &[u8]) -> String {
+        let acme = Authority::new("Acme CA");
+        let list = acme.revocation_list(&[acme.der()], 2090);
+        let der = {
+            use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
+            CertificateRevocationListDer::from_pem_slice(list.as_bytes()).unwrap()
+        };
+        let fields = der_children(der_parts(der_parts(&der).0).0);
+        let kept = fields.iter().filter(|field| field[0] != 0xa0).copied().collect::<Vec<_>>().concat();
+        let length = u8::try_from(extension.len()).unwrap();
+        let extensions = [&[0xa0, length + 2, 0x30, length], extension].concat();
+        pem("X509 CRL", &signed(&[kept, extensions].concat(), fields[1], acme.key()))
+    }
+
+    #[test]
+    fn lists_that_would_be_read_wrongly_are_refused() {
+        let delta = [0x30, 0x0d, 0x06, 0x03, 0x55, 0x1d, 0x1b, 0x01, 0x01, 0xff, 0x04, 0x03, 0x02, 0x01, 0x01];
+        let indirect =
+            [0x30, 0x0f, 0x06, 0x03, 0x55, 0x1d, 0x1c, 0x01, 0x01, 0xff, 0x04, 0x05, 0x30, 0x03, 0x84, 0x01, 0xff];
+        let unknown = [0x30, 0x0c, 0x06, 0x03, 0x2a, 0x03, 0x04, 0x01, 0x01, 0xff, 0x04, 0x02, 0x05, 0x00];
+        let harmless = [0x30, 0x09, 0x06, 0x03, 0x2a, 0x03, 0x04, 0x04, 0x02, 0x05, 0x00];
+        assert_eq!(read(&list_with(&harmless)).map(|lists| lists.len()), Ok(1));
+        let start = "upstream.orders.tls.crl_file: crl.pem: ";
+        let certificate = Authority::new("Acme CA").pem;
+        for (text, expected) in [
+            (list_with(&delta), "block 1 of the file, X509 CRL, is a delta list, which is not read"),
+            (list_with(&indirect), "block 1 of the file, X509 CRL, is an indirect list, which is not read"),
+            (list_with(&unknown), "block 1 of the file, X509 CRL, has a critical extension that is not known"),
+            (pem("X509 CRL", b"junk"), "block 1 of the file, X509 CRL, is damaged"),
+            (certificate, "the file holds no revocation list (it has: CERTIFICATE)"),
+            (String::new(), "the file holds no revocation list (it has no PEM block)"),
+        ] {
+            assert_eq!(read(&text), Err(format!("{start}{expected}")));
+        }
+    }
+
+    #[test]
+    fn a_list_with_an_entry_that_cannot_be_read_is_not_an_empty_one() {
+        let acme = Authority::new("Acme CA");
+        let list = acme.revocation_list_version_1(&[acme.der()], 2090);
+        let der = {
+            use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
+            CertificateRevocationListDer::from_pem_slice(list.as_bytes()).unwrap()
+        };
+        let mut fields: Vec<Vec<u8>> =
+            der_children(der_parts(der_parts(&der).0).0).into_iter().map(<[u8]>::to_vec).collect();
+        let algorithm = fields[0].clone();
+        let entries = fields.last_mut().unwrap();
+        // The number of the first entry becomes a string.
+        let at = entries.iter().position(|byte| *byte == INTEGER).unwrap();
+        entries[at] = 0x04;
+        let odd = pem("X509 CRL", &signed(&fields.concat(), &algorithm, acme.key()));
+        assert_eq!(
+            read(&odd),
+            Err("upstream.orders.tls.crl_file: crl.pem: block 1 of the file, X509 CRL, is damaged".to_owned())
+        );
+    }
+}

@@ -30,11 +30,27 @@ pub(crate) struct Pair {
 
 impl Authority {
     pub(crate) fn new(common_name: &str) -> Self {
-        let mut params = named(common_name, &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self::new_with(common_name, |_| {})
+    }
+
+    pub(crate) fn new_with(common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = authority_params(common_name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+        Self::of(certificate.der().clone(), params, key)
+    }
+
+    /// As `openssl x509 -req -signkey` makes it: an authority that does not say that it is one.
+    pub(crate) fn new_version_1(common_name: &str) -> Self {
+        let mut authority = Self::new(common_name);
+        authority.der = version_1(&authority.der, authority.issuer.key());
+        authority.pem = pem("CERTIFICATE", &authority.der);
+        authority
+    }
+
+    fn of(der: CertificateDer<'static>, params: CertificateParams, key: KeyPair) -> Self {
+        Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> Pair {
@@ -47,39 +63,119 @@ impl Authority {
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
     ) -> Pair {
+        self.issue_for(&KeyPair::generate().unwrap(), common_name, names, change)
+    }
+
+    pub(crate) fn issue_for(
+        &self,
+        key: &KeyPair,
+        common_name: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
         let mut params = named(common_name, names);
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Pair::new(certificate.der().clone(), &key)
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
+        Pair::new(certificate.der().clone(), key)
     }
 
     /// An authority below this one.
     pub(crate) fn intermediate(&self, common_name: &str) -> Self {
-        let mut params = named(common_name, &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.intermediate_with(common_name, |_| {})
+    }
+
+    pub(crate) fn intermediate_with(&self, common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = authority_params(common_name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+        Self::of(certificate.der().clone(), params, key)
     }
 
     /// As `openssl x509 -req` makes it: without version, names and extensions.
     pub(crate) fn issue_version_1(&self, common_name: &str) -> Pair {
-        let key = KeyPair::generate().unwrap();
-        let version_3 = named(common_name, &[]).signed_by(&key, &self.issuer).unwrap();
-        let (certificate, _) = der_parts(version_3.der());
-        let fields = der_children(der_parts(certificate).0);
-        let (algorithm, kept) = (fields[2], &fields[1..7]);
-        let signed = der_sequence(&kept.concat());
-        let signature = self.issuer.key().sign(&signed).unwrap();
-        let bits = der_value(0x03, &[&[0], signature.as_slice()].concat());
-        let der = der_sequence(&[signed.as_slice(), algorithm, &bits].concat());
-        Pair::new(CertificateDer::from(der), &key)
+        self.issue_version_1_for(&KeyPair::generate().unwrap(), common_name, |_| {})
+    }
+
+    pub(crate) fn issue_version_1_for(
+        &self,
+        key: &KeyPair,
+        common_name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
+        let pair = self.issue_for(key, common_name, &[], change);
+        let der = version_1(&pair.der, self.issuer.key());
+        Pair::new(der, key)
+    }
+
+    pub(crate) fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
+    /// A revocation list with the numbers of `revoked`, due anew in the year `until`.
+    pub(crate) fn revocation_list(&self, revoked: &[&CertificateDer<'_>], until: i32) -> String {
+        let revoked_certs = revoked.iter().map(|der| rcgen::RevokedCertParams {
+            serial_number: serial(der).into(),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(until, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// As `openssl ca -gencrl` makes it: of version 1, without extensions.
+    pub(crate) fn revocation_list_version_1(&self, revoked: &[&CertificateDer<'_>], until: i32) -> String {
+        use rustls::pki_types::CertificateRevocationListDer;
+        let list = self.revocation_list(revoked, until);
+        let list = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).unwrap();
+        let fields = der_children(der_parts(der_parts(&list).0).0);
+        let kept: Vec<&[u8]> = fields[1..].iter().copied().filter(|field| field[0] != 0xa0).collect();
+        pem("X509 CRL", &signed(&kept.concat(), fields[1], self.issuer.key()))
     }
 }
 
+/// Takes a certificate down to version 1, and signs it anew with `issuer`.
+pub(crate) fn version_1(version_3: &CertificateDer<'_>, issuer: &KeyPair) -> CertificateDer<'static> {
+    let (certificate, _) = der_parts(version_3);
+    let fields = der_children(der_parts(certificate).0);
+    signed(&fields[1..7].concat(), fields[2], issuer).into()
+}
+
+/// `fields` as a sequence, signed with `key`.
+pub(crate) fn signed(fields: &[u8], algorithm: &[u8], key: &KeyPair) -> Vec<u8> {
+    let data = der_sequence(fields);
+    let signature = key.sign(&data).unwrap();
+    let bits = der_value(0x03, &[&[0], signature.as_slice()].concat());
+    der_sequence(&[data.as_slice(), algorithm, &bits].concat())
+}
+
+/// The number of a certificate.
+fn serial(der: &CertificateDer<'_>) -> Vec<u8> {
+    let fields = der_children(der_parts(der_parts(der).0).0);
+    let field = fields.into_iter().find(|field| field[0] == 0x02).unwrap();
+    der_parts(field).0.to_vec()
+}
+
+fn authority_params(common_name: &str) -> CertificateParams {
+    let mut params = named(common_name, &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
 impl Pair {
-    fn new(der: CertificateDer<'static>, key: &KeyPair) -> Self {
+    pub(crate) fn new(der: CertificateDer<'static>, key: &KeyPair) -> Self {
         Self {
             certificate_pem: pem("CERTIFICATE", &der),
             key_pem: key.serialize_pem(),
@@ -108,7 +204,6 @@ impl Pair {
         versions: &[&'static SupportedProtocolVersion],
     ) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap();
         let builder =
             ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
         let builder = match clients {
@@ -120,11 +215,16 @@ impl Pair {
             }
             None => builder.with_no_client_auth(),
         };
-        let key = rustls::sign::CertifiedKey::new(
+        Arc::new(builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(self.certified_key()))))
+    }
+
+    /// What a handshake sends and signs with, whatever the certificate's version.
+    pub(crate) fn certified_key(&self) -> rustls::sign::CertifiedKey {
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap();
+        rustls::sign::CertifiedKey::new(
             std::iter::once(&self.der).chain(&self.chain).cloned().collect(),
             rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap(),
-        );
-        Arc::new(builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key))))
+        )
     }
 }
 

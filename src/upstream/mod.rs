@@ -4,13 +4,16 @@
 //! handshake and then closes without a word, so the handshake alone proves nothing; and it must not be `hello`, because
 //! the client's own hello has to be the first of its connection.
 //!
-//! Refuses to retry, to pool, and to log: it returns what happened, once, with all there is to say about it.
+//! Refuses to retry, to share a connection among clients, and to log: it returns what happened, once, with all there is to say about it.
 
+mod demand;
 mod dial;
 mod error;
 mod exchange;
 mod health;
+mod link;
 mod probe;
+mod shelf;
 mod target;
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -19,6 +22,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,7 +39,9 @@ use crate::tls::{ClientTls, ClientTlsError};
 pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
 pub use exchange::ExchangeError;
 pub use health::{HealthSnapshot, UpstreamHealth};
+pub use link::{IntroductionError, Link};
 pub use probe::{Probe, Role, ServerFacts, identify, probe};
+pub use shelf::Shelf;
 
 use target::Target;
 
@@ -47,6 +53,7 @@ use target::Target;
 pub struct Connector {
     config: UpstreamConfig,
     current: ArcSwap<Current>,
+    generations: AtomicU64,
 }
 
 /// One set of certificates, and what is said about connections made with it.
@@ -54,6 +61,7 @@ pub struct Connector {
 struct Current {
     tls: Arc<ClientTls>,
     target: Arc<Target>,
+    generation: u64,
 }
 
 /// A proven connection: nothing is on its way in either direction, and no client's byte was sent on it.
@@ -65,6 +73,8 @@ pub struct UpstreamStream {
     pub tls: TlsStream<TcpStream>,
     /// The certificates that it was made with.
     pub made_with: Arc<ClientTls>,
+    /// Which set of certificates that was, counted from 0.
+    pub generation: u64,
     /// The address, of those that the name has, that answered.
     pub address: SocketAddr,
     /// What was agreed on.
@@ -90,8 +100,8 @@ impl Connector {
     /// Reads the files of `upstream` and prepares its connections.
     pub fn new(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
         let tls = ClientTls::load(upstream)?;
-        let current = ArcSwap::from_pointee(Current::new(upstream, tls));
-        Ok(Self { config: upstream.clone(), current })
+        let current = ArcSwap::from_pointee(Current::new(upstream, tls, 0));
+        Ok(Self { config: upstream.clone(), current, generations: AtomicU64::new(0) })
     }
 
     /// What connections are made with now: certificates, authorities, and what handshakes showed.
@@ -103,7 +113,13 @@ impl Connector {
     ///
     /// A connection that is being made may still be of the old set: see [`UpstreamStream::made_with`].
     pub fn renew(&self, tls: ClientTls) {
-        self.current.store(Arc::new(Current::new(&self.config, tls)));
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        self.current.store(Arc::new(Current::new(&self.config, tls, generation)));
+    }
+
+    /// Which set of certificates connections are made with now, counted from 0.
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation
     }
 
     /// Name of the upstream in the configuration.
@@ -154,7 +170,8 @@ impl Connector {
         deadline: Instant,
     ) -> Result<UpstreamStream, ConnectError> {
         let started = Instant::now();
-        let made_with = self.tls();
+        let current = self.current.load_full();
+        let (made_with, generation) = (Arc::clone(&current.tls), current.generation);
         let connector = TlsConnector::from(Arc::clone(&made_with.config));
         let handshake = async {
             let tls = connector.connect(made_with.server_name.clone(), tcp).await;
@@ -163,7 +180,7 @@ impl Connector {
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
         let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
         let handshake = HandshakeFacts::of(&tls, started.elapsed());
-        Ok(UpstreamStream { tls, made_with, address, handshake })
+        Ok(UpstreamStream { tls, made_with, generation, address, handshake })
     }
 
     /// Fourth step: proves the connection with a `ping`.
@@ -219,9 +236,9 @@ impl Connector {
 }
 
 impl Current {
-    fn new(upstream: &UpstreamConfig, tls: ClientTls) -> Self {
+    fn new(upstream: &UpstreamConfig, tls: ClientTls, generation: u64) -> Self {
         let target = Arc::new(Target::new(upstream, &tls));
-        Self { tls: Arc::new(tls), target }
+        Self { tls: Arc::new(tls), target, generation }
     }
 }
 

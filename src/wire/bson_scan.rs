@@ -138,11 +138,28 @@ impl DocumentScan {
         self.left
     }
 
-    fn step_over(&mut self, rest: &[u8]) -> usize {
-        let step = self.skip.min(u32::try_from(rest.len()).unwrap_or(u32::MAX));
+    /// Goes back to the start of the value of the embedded document that [`DocumentScan::next`] has just found: the
+    /// caller reads it with a scan of its own and says with [`DocumentScan::pass`] how far it has come. Returns how many
+    /// of the bytes that were reported as done with are to be presented again.
+    pub fn enter(&mut self, element: &Element<'_>) -> usize {
+        let Some(value) = element.value else { return 0 };
+        let length = u32::try_from(value.len()).unwrap_or_default();
+        self.left += length;
+        self.skip = length;
+        value.len()
+    }
+
+    /// Steps over `bytes` of the current value, which the caller has read; returns what of the value is left.
+    pub fn pass(&mut self, bytes: usize) -> u32 {
+        let step = self.skip.min(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.skip -= step;
         self.left -= step;
-        step as usize
+        self.skip
+    }
+
+    fn step_over(&mut self, rest: &[u8]) -> usize {
+        let before = self.skip;
+        (before - self.pass(rest.len())) as usize
     }
 
     /// Reads type, name and a short value at the start of `rest`; `None` when it does not hold all of them yet.

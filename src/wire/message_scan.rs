@@ -10,12 +10,17 @@ use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 
 /// Takes what a scan finds.
 pub trait Fields {
+    /// Whether [`Fields::cursor`] is wanted; what is not wanted costs nothing.
+    const WANTS_CURSOR: bool = false;
+
     /// Flag bits of an `OP_MSG`; not called for the legacy messages, whose flags mean other things.
     fn flags(&mut self, flags: u32);
     /// The full collection name of an `OP_QUERY`, without its NUL.
     fn query_namespace(&mut self, namespace: &[u8]);
     /// A top-level element of the command document.
     fn element(&mut self, element: &Element<'_>);
+    /// The id of the cursor that a reply speaks of; 0 when it is exhausted.
+    fn cursor(&mut self, _id: i64) {}
 }
 
 /// Flag bits of `OP_MSG`.
@@ -41,6 +46,11 @@ enum Ahead {
     /// Bytes of a document sequence, or of anything that is not looked at.
     Skip(u32),
     Command(DocumentScan),
+    /// The `cursor` document of a reply; the outer scan stands at its start and steps over it meanwhile.
+    Cursor {
+        outer: DocumentScan,
+        inner: DocumentScan,
+    },
     /// The command inside a `$query` wrapper; the rest of the message is not looked at.
     Wrapped(DocumentScan),
     Checksum,
@@ -144,7 +154,7 @@ impl MessageScan {
         match &mut self.ahead {
             Ahead::Flags => Ok(self.msg_flags(rest, fields)?.then_some(4)),
             Ahead::QueryHead => self.query_head(rest, fields),
-            Ahead::ReplyHead => Ok(self.reply_head(rest)),
+            Ahead::ReplyHead => Ok(self.reply_head(rest, fields)),
             Ahead::Section => self.section(rest),
             Ahead::Sequence => self.sequence(rest),
             Ahead::Skip(0) => {
@@ -157,6 +167,7 @@ impl MessageScan {
                 Ok(Some(step))
             }
             Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, fields),
+            Ahead::Cursor { .. } => Ok(self.cursor(rest, fields)),
             Ahead::Checksum => Err(Malformed),
             Ahead::Unread => Ok(Some(rest.len())),
         }
@@ -189,8 +200,9 @@ impl MessageScan {
     }
 
     /// Flags, cursor id, starting point, number of documents; the first of them is what a command answered.
-    fn reply_head(&mut self, rest: &[u8]) -> Option<usize> {
+    fn reply_head(&mut self, rest: &[u8], fields: &mut impl Fields) -> Option<usize> {
         let count = rest.get(16..20)?.first_chunk()?;
+        fields.cursor(i64::from_le_bytes(*rest.get(4..)?.first_chunk()?));
         self.ahead =
             if i32::from_le_bytes(*count) > 0 { Ahead::Command(DocumentScan::default()) } else { Ahead::Skip(0) };
         Some(20)
@@ -255,13 +267,43 @@ impl MessageScan {
                     return Ok(Some(used - element.value.map_or(0, <[u8]>::len)));
                 }
                 fields.element(&element);
+                if is_cursor(&element, fields) {
+                    let mut outer = *scan;
+                    let again = outer.enter(&element);
+                    self.ahead = Ahead::Cursor { outer, inner: DocumentScan::default() };
+                    return Ok(Some(used - again));
+                }
             }
         }
         Ok(Some(used))
     }
+
+    /// Looks for the id in the `cursor` document of a reply, behind a batch of any length; the rest is stepped over.
+    fn cursor(&mut self, rest: &[u8], fields: &mut impl Fields) -> Option<usize> {
+        let Ahead::Cursor { outer, inner } = &mut self.ahead else { return None };
+        let value = rest.get(..outer.pass(0) as usize).unwrap_or(rest);
+        let (used, found) = inner.next(value).unwrap_or((0, Found::End));
+        let left = outer.pass(used);
+        match found {
+            // What never arrives although the value is wholly here makes no cursor; mongod sends no such thing.
+            Found::NeedMore if used == 0 && value.len() < left as usize => return None,
+            Found::NeedMore if left > 0 && used > 0 => {}
+            Found::Element(element) if element.name != b"id" => {}
+            Found::Element(element) => {
+                fields.cursor(element.number().unwrap_or_default());
+                self.ahead = Ahead::Command(*outer);
+            }
+            Found::NeedMore | Found::End => self.ahead = Ahead::Command(*outer),
+        }
+        Some(used)
+    }
 }
 
 /// Whether an `OP_QUERY` carries its command one level down, as old drivers do to add options beside it.
+fn is_cursor<F: Fields>(element: &Element<'_>, _: &F) -> bool {
+    F::WANTS_CURSOR && element.kind == kind::DOCUMENT && element.name == b"cursor"
+}
+
 fn is_wrapper(element: &Element<'_>) -> bool {
     element.index == 0 && element.kind == kind::DOCUMENT && matches!(element.name, b"$query" | b"query")
 }
@@ -394,6 +436,71 @@ mod tests {
                 assert_eq!(facts.code_name(), Some(b"Unauthorized".as_slice()));
             }
         }
+    }
+
+    #[test]
+    fn the_cursor_of_a_reply_is_found_behind_a_batch_of_any_length() {
+        let batch = |length: usize| vec![doc! { "id": 9_i64, "text": "x".repeat(length) }];
+        let behind =
+            |id: i64, length| doc! { "cursor": { "firstBatch": batch(length), "id": id, "ns": "s.c" }, "ok": 1.0 };
+        let before = doc! { "cursor": { "id": 7_i64, "nextBatch": batch(3000) }, "ok": 1.0, "x": 1 };
+        for (reply, cursor) in [
+            (behind(7, 0), Some(7)),
+            (behind(-7, 300), Some(-7)),
+            (behind(7, 100_000), Some(7)),
+            (behind(0, 600), Some(0)),
+            (before, Some(7)),
+            (doc! { "cursor": { "ns": "s.c" }, "ok": 1.0 }, None),
+            (doc! { "cursor": {}, "ok": 1.0 }, None),
+            (doc! { "cursor": 3, "cursors": { "id": 3_i64 }, "id": 3_i64, "ok": 1.0 }, None),
+            (doc! { "value": { "cursor": { "id": 3_i64 } }, "ok": 1.0 }, None),
+        ] {
+            for cut in [1, 7, 1000, 200_000] {
+                for checksum in [false, true] {
+                    let mut body = msg_body(u32::from(checksum), &[body_section(&reply)]);
+                    body.extend(std::iter::repeat_n(0xAB, usize::from(checksum) * 4));
+                    let (facts, malformed): (ReplyFacts, bool) = scan(OpCode::MSG, &body, cut);
+                    assert!(!malformed, "{reply}");
+                    assert_eq!((facts.cursor(), facts.ok()), (cursor, Some(true)), "{reply} in pieces of {cut}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_is_no_document_inside_hides_nothing_behind_it() {
+        let mut body = msg_body(0, &[body_section(&doc! { "cursor": { "ab": 1, "id": 7_i64 }, "ok": 1.0 })]);
+        let at = body.windows(3).position(|bytes| bytes == b"ab\0").unwrap();
+        for kind in [0, 0x03, 0x55] {
+            body[at - 1] = kind;
+            for cut in [1, 1000] {
+                let (facts, malformed): (ReplyFacts, bool) = scan(OpCode::MSG, &body, cut);
+                assert_eq!((facts.cursor(), facts.ok(), malformed), (None, Some(true), false));
+            }
+        }
+    }
+
+    #[test]
+    fn requests_tell_cursor_transaction_and_what_a_hello_asks_for() {
+        let session =
+            |n: u8| doc! { "id": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![n; 16] } };
+        let facts = |command: Document| {
+            let body = msg_body(0, &[body_section(&command)]);
+            scan::<RequestFacts>(OpCode::MSG, &body, 5).0
+        };
+        assert_eq!(facts(doc! { "getMore": 7_i64, "collection": "c" }).cursor(), Some(7));
+        assert_eq!(facts(doc! { "killCursors": "c", "cursors": [8_i64, 9_i64] }).cursor(), Some(8));
+        assert_eq!(facts(doc! { "find": "c", "filter": { "cursors": [8_i64] } }).cursor(), None);
+        let inside =
+            |n| facts(doc! { "insert": "c", "lsid": session(n), "autocommit": false, "$db": "s" }).transaction();
+        assert!(inside(1).is_some());
+        assert_eq!(inside(1), inside(1));
+        assert_ne!(inside(1), inside(2));
+        assert_eq!(facts(doc! { "insert": "c", "lsid": session(1) }).transaction(), None);
+        let hello = facts(doc! { "hello": 1, "maxAwaitTimeMS": 10, "speculativeAuthenticate": {} });
+        assert!(hello.waits() && hello.speculates());
+        let hello = facts(doc! { "hello": 1, "client": { "topologyVersion": 1 } });
+        assert!(!hello.waits() && !hello.speculates());
     }
 
     proptest! {

@@ -14,6 +14,7 @@ pub struct ReplyFacts {
     ok: Option<bool>,
     code: Option<i32>,
     code_name: Option<ShortText<CODE_NAME_BYTES_MAX>>,
+    cursor: Option<i64>,
 }
 
 impl ReplyFacts {
@@ -37,6 +38,11 @@ impl ReplyFacts {
         self.code_name.as_ref().map(ShortText::as_bytes)
     }
 
+    /// The id of the cursor that the reply speaks of; 0 when that is exhausted.
+    pub fn cursor(&self) -> Option<i64> {
+        self.cursor
+    }
+
     /// Whether another reply follows without a request.
     pub fn more_to_come(&self) -> bool {
         self.flags & flag::MORE_TO_COME != 0
@@ -44,6 +50,8 @@ impl ReplyFacts {
 }
 
 impl Fields for ReplyFacts {
+    const WANTS_CURSOR: bool = true;
+
     fn flags(&mut self, flags: u32) {
         self.flags = flags;
     }
@@ -57,5 +65,9 @@ impl Fields for ReplyFacts {
             b"codeName" => self.code_name = element.string().and_then(ShortText::new),
             _ => {}
         }
+    }
+
+    fn cursor(&mut self, id: i64) {
+        self.cursor = Some(id);
     }
 }

@@ -1,6 +1,6 @@
 //! What a request says of itself: which command, on which database and collection, and whether it wants an answer.
 
-use crate::wire::bson_scan::Element;
+use crate::wire::bson_scan::{DocumentScan, Element, Found, kind};
 use crate::wire::message_scan::{Fields, flag};
 use crate::wire::short_text::ShortText;
 
@@ -13,6 +13,7 @@ const NAMESPACE_BYTES_MAX: usize = 255;
 
 /// The facts of one request, filled while it streams by.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each was said or not said by the message")]
 pub struct RequestFacts {
     flags: u32,
     is_query: bool,
@@ -22,6 +23,11 @@ pub struct RequestFacts {
     database: Option<ShortText<DATABASE_BYTES_MAX>>,
     first_value: Option<ShortText<NAMESPACE_BYTES_MAX>>,
     collection_field: Option<ShortText<NAMESPACE_BYTES_MAX>>,
+    cursor: Option<i64>,
+    session: Option<u64>,
+    in_transaction: bool,
+    waits: bool,
+    speculates: bool,
 }
 
 impl RequestFacts {
@@ -56,6 +62,26 @@ impl RequestFacts {
         self.collection_field.as_ref()
     }
 
+    /// The cursor that a `getMore` reads on, or the first that a `killCursors` ends.
+    pub fn cursor(&self) -> Option<i64> {
+        self.cursor
+    }
+
+    /// Tells the session of a command in a transaction from others; `None` outside of one.
+    pub fn transaction(&self) -> Option<u64> {
+        if self.in_transaction { self.session.or(Some(0)) } else { None }
+    }
+
+    /// Whether the server may take its time with the answer, as it does with a monitor's hello.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Whether a hello brings the first step of an authentication.
+    pub fn speculates(&self) -> bool {
+        self.speculates
+    }
+
     /// Whether the sender wants no reply at all, not even an error.
     pub fn more_to_come(&self) -> bool {
         self.flags & flag::MORE_TO_COME != 0
@@ -86,13 +112,36 @@ impl Fields for RequestFacts {
             if !self.is_query || self.is_command_query {
                 self.command = ShortText::new(element.name);
                 self.first_value = element.string().and_then(ShortText::new);
+                if element.name == b"getMore" {
+                    self.cursor = element.number();
+                }
             }
             return;
         }
         match element.name {
             b"$db" if !self.is_query => self.database = element.string().and_then(ShortText::new),
             b"collection" => self.collection_field = element.string().and_then(ShortText::new),
+            b"cursors" => self.cursor = first_number(element),
+            b"lsid" => self.session = element.value.and_then(distinctive),
+            b"autocommit" => self.in_transaction = element.number() == Some(0),
+            b"maxAwaitTimeMS" | b"topologyVersion" => self.waits = true,
+            b"speculativeAuthenticate" => self.speculates = true,
             _ => {}
         }
     }
+}
+
+/// The first number of a short array.
+fn first_number(element: &Element<'_>) -> Option<i64> {
+    let array = element.value.filter(|_| element.kind == kind::ARRAY)?;
+    match DocumentScan::default().next(array) {
+        Ok((_, Found::Element(first))) => first.number(),
+        _ => None,
+    }
+}
+
+/// Eight bytes of a session's id, which is a random UUID: enough to tell the few sessions of a connection apart.
+fn distinctive(session: &[u8]) -> Option<u64> {
+    let (_, tail) = session.split_last_chunk::<9>()?;
+    tail.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }

@@ -8,6 +8,7 @@
 mod kit;
 
 mod command_line;
+mod doors;
 mod drivers;
 mod failures;
 mod kit_itself;

@@ -6,11 +6,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::{NamedTempFile, TempDir};
@@ -115,6 +117,7 @@ pub struct Issued {
     pub key_pem: String,
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
+    serial: u64,
 }
 
 impl Default for Wanted {
@@ -173,8 +176,11 @@ impl Pki {
 
     /// Makes a certificate; `file_stem` names its files once they are asked for, and must be new.
     pub fn issue(&self, file_stem: &str, wanted: &Wanted) -> anyhow::Result<Issued> {
+        static SERIALS: AtomicU64 = AtomicU64::new(1);
         let key = generate_key(wanted.key)?;
-        let params = wanted.params()?;
+        let mut params = wanted.params()?;
+        let serial = SERIALS.fetch_add(1, Ordering::Relaxed);
+        params.serial_number = Some(SerialNumber::from(serial));
         let certificate = match wanted.issuer {
             SignedBy::Authority => params.signed_by(&key, &self.authority)?,
             SignedBy::Stranger => params.signed_by(&key, &self.stranger)?,
@@ -187,7 +193,30 @@ impl Pki {
             key_pem: key.serialize_pem(),
             certificate: certificate.der().clone(),
             key: key.serialize_der(),
+            serial,
         })
+    }
+
+    /// Writes the list of what the authority has taken back.
+    pub fn revoke(&self, file_stem: &str, revoked: &[&Issued]) -> anyhow::Result<PathBuf> {
+        let yesterday = SystemTime::now() - Duration::from_hours(24);
+        let entry = |issued: &&Issued| RevokedCertParams {
+            serial_number: SerialNumber::from(issued.serial),
+            revocation_time: yesterday.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: yesterday.into(),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = self.directory().join(format!("{file_stem}-crl.pem"));
+        fs::write(&path, list.signed_by(&self.authority)?.pem()?)?;
+        Ok(path)
     }
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use bson::{Document, doc};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use super::certificates::{Issued, Pki};
 
@@ -215,11 +215,17 @@ impl Connection {
 
     /// Connects over TLS and shows `client`'s certificate.
     pub fn tls(address: &str, pki: &Pki, client: &Issued) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        Self::tls_with(address, &[], client_config(pki, Some(client), ALL_VERSIONS)?)
+    }
+
+    /// Connects, sends `prefix`, and begins TLS.
+    pub fn tls_with(address: &str, prefix: &[u8], config: Arc<ClientConfig>) -> anyhow::Result<Self> {
+        let mut socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         socket.set_nodelay(true)?;
+        socket.write_all(prefix)?;
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned())?;
-        let session = ClientConnection::new(client_config(pki, client)?, name)?;
+        let session = ClientConnection::new(config, name)?;
         Self::over(StreamOwned::new(session, socket))
     }
 
@@ -295,13 +301,19 @@ fn is_end(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
-fn client_config(pki: &Pki, client: &Issued) -> anyhow::Result<Arc<ClientConfig>> {
+/// TLS for a client that trusts `pki`'s authority and shows a certificate, or none.
+pub fn client_config(
+    pki: &Pki,
+    client: Option<&Issued>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(pki.ca_der())?;
-    let (certificate, key) = client.der();
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![certificate], key)?;
-    Ok(Arc::new(config))
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)?
+        .with_root_certificates(roots);
+    Ok(Arc::new(match client.map(Issued::der) {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key)?,
+        None => builder.with_no_client_auth(),
+    }))
 }

@@ -1,0 +1,146 @@
+//! The door of a listener: who is let in, as whom, and what those are told who are not.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+
+use super::Route;
+use super::caller::Caller;
+use super::ending::{Ending, Foreign};
+use super::present::Present;
+use super::refusal::Refusal;
+use crate::config::Mode;
+use crate::identity::{ClientFacts, Identified, Identities};
+use crate::listener;
+use crate::listener::{ClientStream, ClientTls, Heard, Opening, ProxyRules};
+use crate::telemetry::metrics::ClientHandshake;
+use crate::telemetry::repeats::Repeats;
+use crate::tls::ServerTls;
+use crate::wire::header::Header;
+
+/// What decides who is let in; shared by the connections of one listener.
+pub struct Door {
+    mode: Mode,
+    tls: ArcSwapOption<ServerTls>,
+    /// Who may send PROXY headers.
+    pub(super) proxy: ProxyRules,
+    identities: Identities,
+    /// Who is in.
+    pub(super) present: Arc<Present>,
+    /// Keeps refusals from filling the log, by their label: clients try again and again, and ports are scanned.
+    pub(super) refused: Repeats<&'static str>,
+}
+
+/// A client that is let in, with what it has said.
+pub(super) struct Admitted {
+    pub(super) client: ClientStream,
+    /// Of its first message.
+    pub(super) header: Header,
+    /// Of its first message; the header and whatever came with it.
+    pub(super) first_bytes: Vec<u8>,
+}
+
+impl Door {
+    /// `tls` is there unless `mode` is plaintext.
+    pub fn new(mode: Mode, tls: Option<ServerTls>, proxy: ProxyRules, identities: Identities) -> Self {
+        Self {
+            mode,
+            tls: ArcSwapOption::from_pointee(tls),
+            proxy,
+            identities,
+            present: Arc::default(),
+            refused: Repeats::new(),
+        }
+    }
+
+    /// What the listener takes.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What TLS clients are shown now; `None` where none are taken.
+    pub fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.load_full()
+    }
+
+    pub(super) fn server_config(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.load().as_ref().map(|tls| Arc::clone(&tls.config))
+    }
+
+    /// Who is in now.
+    pub fn present(&self) -> &Present {
+        &self.present
+    }
+
+    /// Connections that begin from now on use `tls`; those that are open go on.
+    pub(super) fn renew_tls(&self, tls: ServerTls) {
+        self.tls.store(Some(Arc::new(tls)));
+    }
+
+    fn judge(&self, tls: &ClientTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Refusal> {
+        let certificate = match tls {
+            ClientTls::Plaintext if self.mode == Mode::Strict => return Err(Refusal::NotTls),
+            ClientTls::Plaintext => None,
+            ClientTls::Anonymous => return Err(Refusal::NoCertificate),
+            ClientTls::Unreadable => return Err(Refusal::UnreadableCertificate),
+            ClientTls::Certificate(shown) => Some(&**shown),
+        };
+        self.identities.identify(&ClientFacts { certificate, ..facts }).map_err(Refusal::Identity)
+    }
+}
+
+/// Lets a client in, or answers it with the reason why not.
+///
+/// Gives up on an answer after a few seconds. What is learnt of the client is added to `caller`.
+pub(super) async fn admit(heard: Heard, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
+    let Heard { client, user, proxy, tls, opening } = heard;
+    let facts = caller.add(user, proxy.as_ref().ok().and_then(Option::as_ref));
+    let verdict = match &proxy {
+        Ok(_) => route.door.judge(&tls, facts),
+        Err(refusal) => Err(Refusal::Proxy(*refusal)),
+    };
+    count_handshake(route, &tls, &opening, &verdict);
+    let Some(mut client) = client else { return Err(Ending::of_opening(opening)) };
+    let refused = match (opening, verdict) {
+        (Opening::Message(header, first_bytes), Ok(who)) => {
+            if let Some(who) = who {
+                caller.enter(who, &route.door.present);
+            }
+            return Ok(Admitted { client, header, first_bytes });
+        }
+        (Opening::Message(header, first_bytes), Err(refusal)) => {
+            let error = refusal.command_error(&route.listener);
+            listener::refuse(&mut client, &header, first_bytes.len(), &error).await;
+            return Err(Ending::Refused(refusal));
+        }
+        // The client of an untrusted proxy gets no handshake.
+        (Opening::Tls(_), Err(refusal @ Refusal::Proxy(_))) => {
+            listener::refuse_tls(&mut client).await;
+            return Err(Ending::Refused(refusal));
+        }
+        (other, _) => Ending::of_opening(other),
+    };
+    match &refused {
+        Ending::Foreign(Foreign::Tls) => listener::refuse_tls(&mut client).await,
+        Ending::Foreign(Foreign::Http) => listener::refuse_http(&mut client).await,
+        // The alert has been written already.
+        Ending::Handshake(_) => listener::last_words(&mut client, b"").await,
+        _ => {}
+    }
+    Err(refused)
+}
+
+/// Counts handshakes, whatever came after them, and clients that began none where they should have.
+fn count_handshake(route: &Route, tls: &ClientTls, opening: &Opening, verdict: &Result<Option<Identified>, Refusal>) {
+    let outcome = match (opening, tls, verdict) {
+        (Opening::Handshake(failure), ..) => Some(failure.outcome()),
+        (Opening::Message(..), ClientTls::Plaintext, Err(Refusal::NotTls)) => Some(ClientHandshake::NotTls),
+        (_, ClientTls::Plaintext, _) => None,
+        (_, _, Ok(_)) => Some(ClientHandshake::Ok),
+        (_, _, Err(refusal)) => refusal.handshake(),
+    };
+    if let Some(outcome) = outcome {
+        route.metrics.count_handshake(outcome);
+    }
+}

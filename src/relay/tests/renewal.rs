@@ -1,0 +1,297 @@
+//! Connections that leave a replaced certificate set, by the paused clock.
+
+use std::cell::Cell;
+
+use super::*;
+
+const WINDOW: Duration = Duration::from_secs(10);
+
+type Server = server::TlsStream<DuplexStream>;
+
+/// Carries the relay to its end, and offers what `make` makes whenever it asks; tells how often it moved.
+async fn carry(
+    mut relay: Relay<DuplexStream, DuplexStream>,
+    drain: &Drain,
+    renewal: &Renewal,
+    mut make: impl AsyncFnMut() -> Option<UpstreamSide<DuplexStream>>,
+) -> (RelayEnd, u32) {
+    let (drain, renewal) = (drain.watch(), renewal.watch());
+    let mut moved = 0;
+    loop {
+        match relay.run(Vec::new(), &drain, &renewal).await {
+            Turn::Ended(end) => return (end, moved),
+            Turn::Moved => moved += 1,
+            Turn::Renew => match make().await {
+                Some(side) => relay.offer(side),
+                None => relay.postpone(),
+            },
+        }
+    }
+}
+
+/// A mongod that answers everything with `ok: 1` and its own name, until its connection closes; tells how many.
+async fn answer_all(mut server: Server, name: &str, seen: &Cell<u32>) {
+    let mut head = [0; HEADER_BYTES];
+    while server.read_exact(&mut head).await.is_ok() {
+        let header = Header::parse(head).unwrap();
+        let mut rest = vec![0; header.length as usize - HEADER_BYTES];
+        server.read_exact(&mut rest).await.unwrap();
+        seen.set(seen.get() + 1);
+        let answer = op_msg::encode(90, header.request_id, &rawdoc! { "name": name, "ok": 1.0 });
+        server.write_all(&answer).await.unwrap();
+        server.flush().await.unwrap();
+    }
+}
+
+fn hello() -> Document {
+    doc! { "hello": 1, "client": { "driver": { "name": "test" } }, "$db": "admin" }
+}
+
+async fn ask(client: &mut DuplexStream, id: i32, command: &Document) -> Vec<u8> {
+    client.write_all(&request(id, command)).await.unwrap();
+    let reply = read_message(client).await;
+    assert_eq!(Header::parse(*reply.first_chunk().unwrap()).unwrap().response_to, id);
+    reply
+}
+
+fn comes_from(reply: &[u8], name: &str) -> bool {
+    reply.windows(name.len()).any(|bytes| bytes == name.as_bytes())
+}
+
+async fn pause(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_client_is_moved_beneath_its_commands_and_loses_none() {
+    let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
+    let (renewal, old_seen, new_seen) = (Renewal::new(WINDOW), Cell::new(0), Cell::new(0));
+    let (side, new) = upstream(1).await;
+    let mut side = Some(side);
+    let script = async {
+        ask(&mut client, 1, &hello()).await;
+        renewal.begin(1);
+        // Several come before and after the move; none of them waits.
+        let mut names = Vec::new();
+        for id in 2..200 {
+            let reply = ask(&mut client, id, &doc! { "ping": 1, "$db": "admin" }).await;
+            names.push(comes_from(&reply, "new"));
+            pause(100).await;
+        }
+        assert!(names.is_sorted(), "once moved it stays");
+        assert!(names[50], "by the middle of the window");
+        drop(client);
+    };
+    let ((end, moved), (), (), ()) = tokio::join!(
+        carry(relay, &drain, &renewal, async || side.take()),
+        script,
+        answer_all(old, "old", &old_seen),
+        answer_all(new, "new", &new_seen),
+    );
+    is(&end, Side::Client, "closed");
+    assert_eq!((moved, end.commands, end.unanswered), (1, 199, 0));
+    assert_eq!(old_seen.get() + new_seen.get(), 199);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
+    let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
+    let renewal = Renewal::new(WINDOW);
+    let (side, new) = upstream(1).await;
+    let mut side = Some(side);
+    let (new_seen, began) = (Cell::new(0), Instant::now());
+    let script = async {
+        client.write_all(&request(1, &hello())).await.unwrap();
+        read_message(&mut old).await;
+        old.write_all(&reply(90, 1)).await.unwrap();
+        read_message(&mut client).await;
+        client.write_all(&request(2, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        read_message(&mut old).await;
+        renewal.begin(1);
+        pause(6000).await;
+        // It has a cursor now, and no command in flight.
+        let opened = rawdoc! { "cursor": { "firstBatch": [], "id": 7_i64, "ns": "s.c" }, "ok": 1.0 };
+        old.write_all(&op_msg::encode(91, 2, &opened)).await.unwrap();
+        read_message(&mut client).await;
+        pause(2000).await;
+        client.write_all(&request(3, &doc! { "getMore": 7_i64, "collection": "c", "$db": "s" })).await.unwrap();
+        read_message(&mut old).await;
+        let exhausted = rawdoc! { "cursor": { "nextBatch": [], "id": 0_i64, "ns": "s.c" }, "ok": 1.0 };
+        old.write_all(&op_msg::encode(92, 3, &exhausted)).await.unwrap();
+        read_message(&mut client).await;
+        // mongod sees a goodbye.
+        assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), 8);
+        assert!(comes_from(&ask(&mut client, 4, &doc! { "ping": 1, "$db": "admin" }).await, "new"));
+        drop(client);
+    };
+    let ((end, moved), (), ()) =
+        tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script, answer_all(new, "new", &new_seen),);
+    assert_eq!((moved, end.commands, end.unanswered), (1, 4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_holds_nobody_back_beyond_the_window() {
+    let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
+    let renewal = Renewal::new(WINDOW);
+    let (side, _new) = upstream(1).await;
+    let mut side = Some(side);
+    let script = async {
+        client.write_all(&request(1, &hello())).await.unwrap();
+        read_message(&mut old).await;
+        let opened = rawdoc! { "cursor": { "firstBatch": [], "id": 7_i64, "ns": "s.c" }, "ok": 1.0 };
+        old.write_all(&op_msg::encode(91, 1, &opened)).await.unwrap();
+        read_message(&mut client).await;
+        renewal.begin(1);
+        let began = Instant::now();
+        assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), WINDOW.as_secs());
+        drop(client);
+    };
+    let ((_, moved), ()) = tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script);
+    assert_eq!(moved, 1);
+}
+
+/// Plays `opening` (each answered with `ok: 1` and these flags), renews, and tells after how many seconds the gateway
+/// closes; no other connection is to be asked for.
+async fn closed_after(opening: Vec<Vec<u8>>, flags: u32) -> u64 {
+    let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
+    let renewal = Renewal::new(WINDOW);
+    let script = async {
+        for message in opening {
+            client.write_all(&message).await.unwrap();
+            let header = Header::parse(*read_message(&mut old).await.first_chunk().unwrap()).unwrap();
+            old.write_all(&with_flags(reply(90, header.request_id), flags)).await.unwrap();
+            read_message(&mut client).await;
+        }
+        renewal.begin(1);
+        let began = Instant::now();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        began.elapsed().as_secs()
+    };
+    let ((end, moved), seconds) =
+        tokio::join!(carry(relay, &drain, &renewal, async || unreachable!("nothing to move")), script);
+    is(&end, Side::Gateway, "certificate renewed");
+    assert!(end.is_orderly());
+    assert_eq!(moved, 0);
+    seconds
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_moved_is_closed_when_quiet() {
+    let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
+    let hello = request(1, &hello());
+    let authenticates = request(2, &doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "$db": "admin" });
+    let speculates = request(1, &doc! { "hello": 1, "speculativeAuthenticate": { "saslStart": 1 }, "$db": "admin" });
+    let waits = request(1, &doc! { "hello": 1, "maxAwaitTimeMS": 1000, "$db": "admin" });
+    for opening in [vec![ping.clone()], vec![hello.clone(), authenticates], vec![speculates], vec![waits.clone()]] {
+        assert_eq!(closed_after(opening, 0).await, 1);
+    }
+    // A monitor's stream of replies never ends by itself.
+    let monitor = with_flags(waits, 1 << 16);
+    assert_eq!(closed_after(vec![monitor], 2).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_moved_and_is_never_quiet_is_closed_between_two_commands_at_the_end() {
+    let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
+    let (renewal, seen) = (Renewal::new(WINDOW), Cell::new(0));
+    let script = async {
+        ask(&mut client, 1, &doc! { "ping": 1, "$db": "admin" }).await;
+        renewal.begin(1);
+        let began = Instant::now();
+        let mut asked = 1;
+        // Answered at once, so that it is closed in the pause between.
+        loop {
+            pause(70).await;
+            asked += 1;
+            if client.write_all(&request(asked, &doc! { "ping": 1, "$db": "admin" })).await.is_err() {
+                break;
+            }
+            read_message(&mut client).await;
+        }
+        let lasted = began.elapsed();
+        assert!(lasted >= WINDOW && lasted < WINDOW + Duration::from_millis(200), "{lasted:?}");
+    };
+    let ((end, _), (), ()) =
+        tokio::join!(carry(relay, &drain, &renewal, async || None), script, answer_all(old, "old", &seen));
+    is(&end, Side::Gateway, "certificate renewed");
+    assert_eq!(end.unanswered, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_another_connection_the_old_one_stays_in_use_and_it_is_tried_again() {
+    let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
+    let (renewal, old_seen, new_seen, tries) = (Renewal::new(WINDOW), Cell::new(0), Cell::new(0), Cell::new(0));
+    let (side, new) = upstream(1).await;
+    let mut side = Some(side);
+    let make = async || {
+        tries.set(tries.get() + 1);
+        match tries.get() {
+            // None, then one that mongod has closed already.
+            1 | 2 => None,
+            3 => Some(upstream(1).await.0),
+            _ => side.take(),
+        }
+    };
+    let script = async {
+        ask(&mut client, 1, &hello()).await;
+        renewal.begin(1);
+        let mut id = 1;
+        while new_seen.get() == 0 {
+            id += 1;
+            ask(&mut client, id, &doc! { "ping": 1, "$db": "admin" }).await;
+            pause(50).await;
+        }
+        drop(client);
+    };
+    let ((end, moved), (), (), ()) = tokio::join!(
+        carry(relay, &drain, &renewal, make),
+        script,
+        answer_all(old, "old", &old_seen),
+        answer_all(new, "new", &new_seen),
+    );
+    is(&end, Side::Client, "closed");
+    assert_eq!((moved, tries.get(), end.unanswered), (1, 4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_renewal_moves_a_second_time() {
+    let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
+    let (renewal, seen) = (Renewal::new(WINDOW), Cell::new(0));
+    let ((first, second), (third, fourth)) = (upstream(1).await, upstream(2).await);
+    let mut sides = vec![third, first];
+    let script = async {
+        ask(&mut client, 1, &hello()).await;
+        for (id, name) in [(2, "second"), (3, "third")] {
+            renewal.begin(u64::try_from(id).unwrap() - 1);
+            pause(10_000).await;
+            assert!(comes_from(&ask(&mut client, id, &doc! { "ping": 1, "$db": "admin" }).await, name));
+        }
+        drop(client);
+    };
+    let ((_, moved), (), (), (), ()) = tokio::join!(
+        carry(relay, &drain, &renewal, async || sides.pop()),
+        script,
+        answer_all(old, "first", &seen),
+        answer_all(second, "second", &seen),
+        answer_all(fourth, "third", &seen),
+    );
+    assert_eq!(moved, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_renewal() {
+    let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
+    let (renewal, seen) = (Renewal::new(WINDOW), Cell::new(0));
+    let script = async {
+        ask(&mut client, 1, &hello()).await;
+        renewal.begin(1);
+        pause(1).await;
+        drain.begin();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    };
+    let ((end, _), (), ()) =
+        tokio::join!(carry(relay, &drain, &renewal, async || None), script, answer_all(old, "old", &seen));
+    is(&end, Side::Gateway, "drained");
+}

@@ -1,0 +1,445 @@
+//! Handshakes of both sides, without sockets: what is taken, what is refused, and how that is told.
+
+use std::io;
+use std::sync::Arc;
+
+use rcgen::{
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    PKCS_RSA_SHA256, SanType,
+};
+use rustls::server::ClientHello;
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::test_pki::{Authority, Folder, Pair, files_of};
+use super::*;
+use crate::config::{ListenerTlsConfig, TlsVersion, UpstreamConfig, Verify};
+
+const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
+
+/// What both sides of a handshake, with a byte each way after it, came to.
+struct Outcome {
+    client: io::Result<HandshakeKind>,
+    server: io::Result<HandshakeKind>,
+}
+
+async fn meet(client: &ClientTls, server: Arc<ServerConfig>) -> Outcome {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let talk = async {
+        let mut stream =
+            TlsConnector::from(Arc::clone(&client.config)).connect(client.server_name.clone(), near).await?;
+        stream.write_all(b"?").await?;
+        stream.read_u8().await?;
+        Ok(stream.get_ref().1.handshake_kind().unwrap())
+    };
+    let answer = async {
+        let mut stream = TlsAcceptor::from(server).accept(far).await?;
+        stream.read_u8().await?;
+        stream.write_all(b"!").await?;
+        let kind = stream.get_ref().1.handshake_kind().unwrap();
+        // The other side closes first, with whatever it has to say.
+        let _ = stream.shutdown().await;
+        Ok(kind)
+    };
+    let (client, server) = tokio::join!(talk, answer);
+    Outcome { client, server }
+}
+
+fn tls_error(failed: &io::Error) -> &Error {
+    failed.get_ref().and_then(|cause| cause.downcast_ref()).unwrap()
+}
+
+/// An upstream with a good client certificate of `authority`.
+fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut UpstreamConfig)) -> ClientTls {
+    let mut upstream = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
+    upstream.tls.server_name = Some("mongo.test".to_owned());
+    change(&mut upstream);
+    ClientTls::load(&upstream).unwrap()
+}
+
+fn legacy(upstream: &mut UpstreamConfig) {
+    upstream.tls.legacy_certificates = true;
+}
+
+/// What `client` says about a server with this certificate, in both versions of TLS.
+#[track_caller]
+fn refusal(client: &ClientTls, server: &Pair) -> CertificateError {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let [older, newer] = VERSIONS.map(|versions| {
+        let outcome = runtime.block_on(meet(client, server.server(None, versions)));
+        match tls_error(&outcome.client.unwrap_err()) {
+            Error::InvalidCertificate(cause) => cause.clone(),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(format!("{older:?}"), format!("{newer:?}"));
+    newer
+}
+
+#[tokio::test]
+async fn old_servers_are_taken_with_every_kind_of_key_in_both_versions() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    for kind in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+        let key = KeyPair::generate_for(kind).unwrap();
+        let old = authority.issue_version_1_for(&key, "mongo.test", |_| {});
+        let nameless = authority.issue_for(&key, "mongo.test", &[], |_| {});
+        for (server, verify) in
+            [(&old, Verify::Full), (&old, Verify::Chain), (&nameless, Verify::Full), (&nameless, Verify::Chain)]
+        {
+            let client = upstream(&folder, &authority, |upstream| {
+                legacy(upstream);
+                upstream.tls.verify = verify;
+            });
+            for versions in VERSIONS {
+                let outcome = meet(&client, server.server(Some(&authority), versions)).await;
+                assert_eq!(outcome.client.unwrap(), HandshakeKind::Full);
+                outcome.server.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
+    #[derive(Debug)]
+    struct Thief(Arc<CertifiedKey>);
+    impl rustls::server::ResolvesServerCert for Thief {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+    }
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let client = upstream(&folder, &authority, legacy);
+    let victim = authority.issue_version_1("mongo.test");
+    for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_RSA_SHA256, &PKCS_ED25519] {
+        let key = rustls::pki_types::PrivateKeyDer::try_from(KeyPair::generate_for(kind).unwrap().serialize_der());
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key.unwrap()).unwrap();
+        let thief = Thief(Arc::new(CertifiedKey::new(vec![victim.der.clone()], key)));
+        for versions in VERSIONS {
+            let mut config = Arc::unwrap_or_clone(victim.server(None, versions));
+            config.cert_resolver = Arc::new(Thief(Arc::clone(&thief.0)));
+            let outcome = meet(&client, Arc::new(config)).await;
+            let failed = outcome.client.unwrap_err();
+            assert!(matches!(tls_error(&failed), Error::InvalidCertificate(_)), "{failed:?}");
+        }
+    }
+}
+
+#[test]
+fn without_the_key_old_servers_are_told_apart() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let strict = upstream(&folder, &authority, |_| {});
+    let old = authority.issue_version_1("mongo.test");
+    assert_eq!(Rejection::of(&refusal(&strict, &old)), Some(&Rejection::Version(1)));
+    let nameless = authority.issue("mongo.test", &[]);
+    assert!(matches!(refusal(&strict, &nameless), CertificateError::NotValidForNameContext { .. }));
+}
+
+#[test]
+fn old_servers_are_verified_for_real() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let client = upstream(&folder, &authority, legacy);
+    let key = KeyPair::generate().unwrap();
+    let common_name = Some(&Rejection::CommonName);
+    assert_eq!(Rejection::of(&refusal(&client, &authority.issue_version_1("other.test"))), common_name);
+    assert_eq!(Rejection::of(&refusal(&client, &authority.issue("other.test", &[]))), common_name);
+    // The common name would do, but it does not count beside names.
+    let named = authority.issue("mongo.test", &["other.test"]);
+    assert!(matches!(refusal(&client, &named), CertificateError::NotValidForNameContext { .. }));
+    let expired = authority.issue_version_1_for(&key, "mongo.test", |params| {
+        params.not_after = rcgen::date_time_ymd(2024, 2, 1);
+    });
+    assert!(matches!(refusal(&client, &expired), CertificateError::ExpiredContext { .. }));
+    let foreign = Authority::new("Other CA").issue_version_1("mongo.test");
+    assert_eq!(refusal(&client, &foreign), CertificateError::UnknownIssuer);
+    let forged = Authority::new("Acme CA").issue_version_1("mongo.test");
+    assert_eq!(refusal(&client, &forged), CertificateError::BadSignature);
+}
+
+#[tokio::test]
+async fn a_server_may_stand_in_the_file_of_authorities_itself() {
+    let folder = Folder::new();
+    let key = KeyPair::generate().unwrap();
+    let textbook = Authority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
+    let authority_too = Authority::new("mongo.test");
+    let old = Authority::new_version_1("mongo.test");
+    for (server, modern_takes_it) in [(&textbook, false), (&authority_too, false), (&old, false)] {
+        let pair = Pair::new(server.der().clone(), server.key());
+        let client = upstream(&folder, server, legacy);
+        for versions in VERSIONS {
+            meet(&client, pair.server(None, versions)).await.client.unwrap();
+        }
+        let strict = upstream(&folder, server, |_| {});
+        assert_eq!(meet(&strict, pair.server(None, VERSIONS[1])).await.client.is_ok(), modern_takes_it);
+    }
+    // Nobody else gets in by such a certificate.
+    let client = upstream(&folder, &old, legacy);
+    let impostor = Pair::new(Authority::new_version_1("mongo.test").der().clone(), &key);
+    assert!(meet(&client, impostor.server(None, VERSIONS[1])).await.client.is_err());
+}
+
+#[tokio::test]
+async fn identities_count_instead_of_names() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let server = authority.issue_with("", &["elsewhere.test"], |params| {
+        for uri in ["https://mongo.test/x", "spiffe://cluster.local/ns/mongo/sa/mongod"] {
+            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        }
+    });
+    for (accepted, verify, expected) in [
+        (vec!["spiffe://cluster.local/ns/mongo/sa/mongod"], Verify::Full, true),
+        (vec!["SPIFFE://Cluster.Local/ns/mongo/sa/mongod"], Verify::Full, true),
+        (vec!["spiffe://a.test/b", "https://mongo.test/x"], Verify::Full, true),
+        (vec!["spiffe://cluster.local/ns/mongo/sa/Mongod"], Verify::Full, false),
+        (vec!["spiffe://cluster.local/ns/mongo/sa"], Verify::Full, false),
+        (vec!["spiffe://cluster.local/ns/mongo/sa/mongod/"], Verify::Chain, false),
+        (vec!["spiffe://other.local/ns/mongo/sa/mongod"], Verify::Chain, false),
+    ] {
+        let client = upstream(&folder, &authority, |upstream| {
+            upstream.tls.server_identities = accepted.iter().map(|uri| (*uri).to_owned()).collect();
+            upstream.tls.verify = verify;
+        });
+        let outcome = meet(&client, server.server(None, VERSIONS[1])).await;
+        assert_eq!(outcome.client.is_ok(), expected, "{accepted:?}");
+    }
+    let client = upstream(&folder, &authority, |upstream| {
+        upstream.tls.server_identities = vec!["spiffe://cluster.local/x".to_owned()];
+    });
+    let named = authority.issue("mongod", &["mongo.test"]);
+    let runtime = std::thread::spawn(move || refusal(&client, &named)).join().unwrap();
+    assert_eq!(Rejection::of(&runtime), Some(&Rejection::Identity));
+}
+
+#[test]
+fn a_revoked_server_is_refused_of_whatever_version() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (modern, old) = (authority.issue("mongod", &["mongo.test"]), authority.issue_version_1("mongo.test"));
+    let list = folder.write("crl.pem", authority.revocation_list(&[&modern.der, &old.der], 2025));
+    let client = upstream(&folder, &authority, |upstream| {
+        legacy(upstream);
+        files_of(upstream).crl_file = Some(list);
+    });
+    for server in [&modern, &old] {
+        assert_eq!(refusal(&client, server), CertificateError::Revoked);
+    }
+    let findings = client.findings(std::time::SystemTime::now());
+    assert!(findings.iter().any(|finding| finding.concern == Concern::RevocationList(0)), "{findings:?}");
+}
+
+/// A listener whose clients come from `clients`.
+fn listener(folder: &Folder, clients: &Authority, change: impl FnOnce(&mut ListenerTlsConfig)) -> ServerTls {
+    let own = Authority::new("Gateway CA").issue("mongate", &["mongo.test"]);
+    let mut scratch = folder.upstream(1, &own, &clients.pem);
+    let mut files = files_of(&mut scratch).clone();
+    files.certificate_file = folder.write("own.pem", own.combined());
+    files.private_key_file = files.certificate_file.clone();
+    let mut listener = ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false };
+    change(&mut listener);
+    ServerTls::load("shop", &listener).unwrap()
+}
+
+/// What a client is that trusts every server and shows this certificate, or none.
+fn visitor(shown: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> rustls::ClientConfig {
+    #[derive(Debug)]
+    struct Trusting;
+    impl rustls::client::danger::ServerCertVerifier for Trusting {
+        fn verify_server_cert(
+            &self,
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &[rustls::pki_types::CertificateDer<'_>],
+            _: &rustls::pki_types::ServerName<'_>,
+            _: &[u8],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            let provider = rustls::crypto::aws_lc_rs::default_provider();
+            provider.signature_verification_algorithms.supported_schemes()
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting));
+    match shown {
+        Some(pair) => {
+            builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair.certified_key())))
+        }
+        None => builder.with_no_client_auth(),
+    }
+}
+
+/// Lets a client with this certificate visit, in both versions of TLS.
+async fn visit(server: &ServerTls, shown: Option<&Pair>) -> [Outcome; 2] {
+    let mut outcomes = Vec::new();
+    for versions in VERSIONS {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let config = Arc::new(visitor(shown, versions));
+        let name = rustls::pki_types::ServerName::try_from("mongo.test").unwrap();
+        let client = async {
+            let mut stream = TlsConnector::from(config).connect(name, near).await?;
+            stream.write_all(b"?").await?;
+            stream.read_u8().await?;
+            Ok(stream.get_ref().1.handshake_kind().unwrap())
+        };
+        let accept = async {
+            let mut stream = TlsAcceptor::from(Arc::clone(&server.config)).accept(far).await?;
+            stream.read_u8().await?;
+            stream.write_all(b"!").await?;
+            Ok(stream.get_ref().1.handshake_kind().unwrap())
+        };
+        let (client, server) = tokio::join!(client, accept);
+        outcomes.push(Outcome { client, server });
+    }
+    outcomes.try_into().ok().unwrap()
+}
+
+#[tokio::test]
+async fn clients_are_taken_with_a_good_certificate_or_none() {
+    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    let server = listener(&folder, &clients, |_| {});
+    let good = clients.issue_with("cart", &[], |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    for shown in [Some(&good), Some(&clients.issue("cart", &[])), None] {
+        for outcome in visit(&server, shown).await {
+            outcome.client.unwrap();
+            outcome.server.unwrap();
+        }
+    }
+    let lenient = listener(&folder, &clients, |listener| listener.legacy_certificates = true);
+    for outcome in visit(&lenient, Some(&clients.issue_version_1("cart"))).await {
+        outcome.server.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_bad_certificate_of_a_client_has_its_alert_and_its_label() {
+    use AlertDescription as Alert;
+    use ClientCertificateRefusal as Refusal;
+    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    let revoked = clients.issue("cart", &[]);
+    let list = clients.revocation_list(&[&revoked.der], 2090);
+    let server = listener(&folder, &clients, |listener| {
+        listener.files.crl_file = Some(folder.write("crl.pem", list));
+    });
+    let made = |change: fn(&mut rcgen::CertificateParams)| clients.issue_with("cart", &[], change);
+    for (shown, refusal, alert) in [
+        (Authority::new("Other CA").issue("cart", &[]), Refusal::UnknownAuthority, Alert::UnknownCA),
+        (
+            made(|params| params.not_after = rcgen::date_time_ymd(2024, 2, 1)),
+            Refusal::Expired,
+            Alert::CertificateExpired,
+        ),
+        (
+            made(|params| params.not_before = rcgen::date_time_ymd(2090, 1, 1)),
+            Refusal::NotYetValid,
+            Alert::CertificateExpired,
+        ),
+        (revoked, Refusal::Revoked, Alert::CertificateRevoked),
+        (
+            made(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+            Refusal::WrongUsage,
+            Alert::UnsupportedCertificate,
+        ),
+        (clients.issue_version_1("cart"), Refusal::Invalid, Alert::CertificateUnknown),
+    ] {
+        let outcomes = visit(&server, Some(&shown)).await;
+        assert_eq!(server.witness.take_refused()[0].subject.as_str(), "CN=cart,O=Acme");
+        for outcome in outcomes {
+            let failed = outcome.server.unwrap_err();
+            assert_eq!(ClientCertificateRefusal::of(&failed), Some(refusal), "{failed:?}");
+            let told = outcome.client.unwrap_err();
+            assert!(matches!(tls_error(&told), Error::AlertReceived(got) if *got == alert), "{told:?}");
+        }
+    }
+    assert_eq!(Refusal::ALL.map(Refusal::label), Refusal::LABELS);
+    assert_eq!(Refusal::of(&io::ErrorKind::UnexpectedEof.into()), None);
+}
+
+#[tokio::test]
+async fn no_session_of_a_client_is_taken_up_again() {
+    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    let server = listener(&folder, &clients, |_| {});
+    let good = clients.issue("cart", &[]);
+    for versions in VERSIONS {
+        let config = Arc::new(visitor(Some(&good), versions));
+        for _ in 0..2 {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let name = rustls::pki_types::ServerName::try_from("mongo.test").unwrap();
+            let client = async {
+                let mut stream = TlsConnector::from(Arc::clone(&config)).connect(name, near).await.unwrap();
+                stream.read_u8().await.unwrap();
+            };
+            let accept = async {
+                let mut stream = TlsAcceptor::from(Arc::clone(&server.config)).accept(far).await.unwrap();
+                stream.write_all(b"!").await.unwrap();
+                stream.get_ref().1.handshake_kind().unwrap()
+            };
+            let ((), kind) = tokio::join!(client, accept);
+            // Without a session there is nothing to resume; TLS 1.3 may still ask for another key share.
+            assert_ne!(kind, HandshakeKind::Resumed);
+        }
+    }
+}
+
+#[test]
+fn the_same_files_are_the_same_material_and_a_new_one_is_not() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let pair = authority.issue("svc-a", &[]);
+    let mut config = folder.upstream(1, &pair, &authority.pem);
+    let first = ClientTls::load(&config).unwrap();
+    assert!(first.is_same_material(&ClientTls::load(&config).unwrap()));
+    files_of(&mut config).crl_file = Some(folder.write("crl.pem", authority.revocation_list(&[], 2090)));
+    assert!(!first.is_same_material(&ClientTls::load(&config).unwrap()), "a list came");
+    let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, Authority::new("Other").pem));
+    assert!(!first.is_same_material(&ClientTls::load(&config).unwrap()), "an authority came");
+    let config = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
+    assert!(!first.is_same_material(&ClientTls::load(&config).unwrap()), "another certificate");
+}
+
+#[tokio::test]
+async fn material_that_came_in_another_way_is_as_good() {
+    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let pair = authority.issue("svc-a", &[]);
+    let upstream = folder.upstream(1, &pair, &authority.pem);
+    let key = |der: &[u8]| rustls::pki_types::PrivateKeyDer::try_from(der.to_vec()).unwrap();
+    let place = "upstream.orders.tls.spiffe_socket";
+    let credentials = Credentials::from_parts(place, vec![pair.der.clone()], &key(&pair.key_der)).unwrap();
+    let authorities = Authorities::from_certificates(place, vec![authority.der().clone()]).unwrap();
+    let tls = ClientTls::assemble(&upstream, credentials, authorities, Vec::new()).unwrap();
+    assert!(tls.is_same_material(&ClientTls::load(&upstream).unwrap()));
+    let server = authority.issue("mongod", &["127.0.0.1"]);
+    meet(&tls, server.server(Some(&authority), VERSIONS[1])).await.client.unwrap();
+
+    let other = authority.issue("svc-b", &[]);
+    let wrong = Credentials::from_parts(place, vec![pair.der.clone()], &key(&other.key_der)).unwrap_err();
+    let sentence = "the private key does not belong to the certificate in upstream.orders.tls.spiffe_socket";
+    assert_eq!(wrong.to_string(), format!("{place}: {sentence}"));
+    let none = Credentials::from_parts(place, Vec::new(), &key(&pair.key_der)).unwrap_err();
+    assert_eq!(none.to_string(), format!("{place}: there is no certificate"));
+    let none = Authorities::from_certificates(place, vec![pair.der]).unwrap_err();
+    assert!(none.to_string().contains("no certificate of the file is that of an authority"), "{none}");
+}

@@ -1,0 +1,165 @@
+//! Spare connections of one upstream: proven, never used by a client, ready for the next one.
+//!
+//! They belong to no runtime while they wait, so that any worker can take one. Whoever fills the shelf is somebody else;
+//! it only says how many are missing.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConnection;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::demand::Demand;
+use super::{HandshakeFacts, Link};
+
+/// The oldest that a spare gets: below the 350 s after which load balancers of the large clouds forget a silent
+/// connection.
+const AGE_MAX: Duration = Duration::from_mins(4);
+
+/// The spares of one upstream, shared by all workers. Locked for a few assignments.
+#[derive(Debug)]
+pub struct Shelf {
+    least: usize,
+    most: usize,
+    state: Mutex<State>,
+    /// Wakes whoever fills the shelf.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Oldest first.
+    spares: VecDeque<Spare>,
+    demand: Demand,
+}
+
+/// A connection that waits.
+#[derive(Debug)]
+struct Spare {
+    socket: TcpStream,
+    tls: ClientConnection,
+    address: SocketAddr,
+    handshake: HandshakeFacts,
+    generation: u64,
+    made: Instant,
+}
+
+impl Shelf {
+    /// Holds at least `least` spares, and up to `most` where they are asked for; `least` 0 holds none at all.
+    pub fn new(least: usize, most: usize) -> Self {
+        let state = State { spares: VecDeque::new(), demand: Demand::new(Instant::now()) };
+        Self { least, most: most.max(least), state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Whether there are to be spares.
+    pub fn is_on(&self) -> bool {
+        self.least > 0
+    }
+
+    /// The oldest spare that is still good, registered with the runtime of the calling worker; what is not good is
+    /// closed. Counts as demand either way.
+    ///
+    /// The oldest, so that as few as possible come of age unused; the limit of age keeps it from being too old.
+    pub fn take(&self, generation: u64) -> Option<Link> {
+        if !self.is_on() {
+            return None;
+        }
+        let now = Instant::now();
+        self.locked().demand.note(now);
+        self.changed.notify_one();
+        loop {
+            let spare = self.locked().spares.pop_front()?;
+            if !spare.is_good(generation, now) {
+                spare.close();
+            } else if let Ok(link) = spare.register() {
+                return Some(link);
+            }
+        }
+    }
+
+    /// Takes a fresh connection in; fails when the system does not let go of the socket.
+    pub fn put(&self, link: Link) -> io::Result<()> {
+        let Link { socket, tls, address, handshake, generation } = link;
+        let spare = Spare { socket: socket.into_std()?, tls, address, handshake, generation, made: Instant::now() };
+        self.locked().spares.push_back(spare);
+        Ok(())
+    }
+
+    /// Closes what is too old, of another generation, or closed by mongod, and returns how many of the last there were.
+    pub fn sweep(&self, generation: u64) -> usize {
+        let (now, count) = (Instant::now(), self.locked().spares.len());
+        let mut lost = 0;
+        // One at a time, so that a client that comes meanwhile finds the others.
+        for _ in 0..count {
+            let Some(spare) = self.locked().spares.pop_front() else { break };
+            if spare.is_good(generation, now) {
+                self.locked().spares.push_back(spare);
+            } else {
+                lost += usize::from(!spare.is_silent());
+                spare.close();
+            }
+        }
+        lost
+    }
+
+    /// How many are missing now.
+    pub fn missing(&self) -> usize {
+        let (ready, target) = self.level();
+        target.saturating_sub(ready)
+    }
+
+    /// How many there are, and how many there should be: as many as were asked for in the busiest second of the last
+    /// minute, within the bounds.
+    pub fn level(&self) -> (usize, usize) {
+        let mut state = self.locked();
+        let target = if self.is_on() { state.demand.peak(Instant::now()).clamp(self.least, self.most) } else { 0 };
+        (state.spares.len(), target)
+    }
+
+    /// Resolves when one was taken, or [`wake`](Self::wake) was called, since the last time. Cancel safe; for one waiter.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Has whoever fills the shelf look at it.
+    pub fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Closes all of them.
+    pub fn clear(&self) {
+        let spares = std::mem::take(&mut self.locked().spares);
+        spares.into_iter().for_each(Spare::close);
+    }
+
+    /// A list of connections is whole after a panic too.
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Spare {
+    fn is_good(&self, generation: u64, now: Instant) -> bool {
+        self.generation == generation && now.saturating_duration_since(self.made) < AGE_MAX && self.is_silent()
+    }
+
+    /// Whether the connection is open and brings nothing: mongod says nothing that was not asked for.
+    fn is_silent(&self) -> bool {
+        matches!(self.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn register(self) -> io::Result<Link> {
+        let Self { socket, tls, address, handshake, generation, .. } = self;
+        Ok(Link { socket: tokio::net::TcpStream::from_std(socket)?, tls, address, handshake, generation })
+    }
+
+    /// With a goodbye, as far as the socket takes it.
+    fn close(mut self) {
+        self.tls.send_close_notify();
+        let _ = self.tls.write_tls(&mut self.socket);
+    }
+}

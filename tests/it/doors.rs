@@ -1,0 +1,484 @@
+//! Who comes in, and as whom: mutual TLS as in a mesh, PROXY headers, unix sockets and addresses; and what those are told
+//! who do not.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+
+use bson::{Document, doc};
+use rustls::version::{TLS12, TLS13};
+use serde_json::Value;
+
+use crate::kit::certificates::{First, Issued, Pki, SignedBy, Usage, Validity, Wanted};
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::Mongod;
+use crate::kit::raw::{Connection, Received, body_section, client_config, op_msg};
+use crate::kit::scratch;
+use crate::reports;
+use crate::reports::{LOG_TIMEOUT, Reported, is_at_least_one, is_zero};
+
+const CART: &str = "cluster.local/ns/shop/sa/cart";
+
+/// A mesh: its authority, and a gateway at its edge.
+struct Mesh {
+    pki: Pki,
+    gateway: Gateway,
+    revoked: Issued,
+}
+
+/// A client, what it must be told, and what the gateway says of it.
+struct Row {
+    name: &'static str,
+    wanted: Wanted,
+    /// What both drivers must print; of TLS alerts each has words of its own.
+    told: Option<&'static str>,
+    kind: &'static str,
+    outcome: &'static str,
+    remedy: &'static str,
+}
+
+impl Mesh {
+    fn new(mongod: &Mongod, mode: &str) -> Self {
+        let pki = Pki::new().unwrap();
+        let server = pki.issue("gateway", &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
+        let revoked = pki.issue("revoked", &workload("revoked", CART_URI)).unwrap();
+        let list = pki.revoke("mesh", &[&revoked]).unwrap();
+        let tables = format!(
+            "[listener.test.tls]\ncertificate_file = '{}'\nca_file = '{}'\ncrl_file = '{}'\n",
+            server.display(),
+            pki.ca_file().display(),
+            list.display()
+        );
+        let options = GatewayOptions {
+            top: "trust_domain = 'cluster.local'\ntrust_domain_aliases = ['old.local']\n".to_owned(),
+            listener: format!("mode = '{mode}'\n"),
+            tables,
+            ..GatewayOptions::to(mongod)
+        };
+        Self { pki, gateway: Gateway::start(&options), revoked }
+    }
+
+    /// What an application would connect with.
+    fn uri(&self, client: Option<&Issued>) -> String {
+        let mut uri = format!("{}&tls=true&tlsCAFile={}", reports::uri(&self.gateway), self.pki.ca_file().display());
+        if let Some(client) = client {
+            let file = client.combined(First::Certificate).unwrap();
+            uri.push_str(&format!("&tlsCertificateKeyFile={}", file.display()));
+        }
+        uri
+    }
+
+    /// A refusal of this kind in the log and in both metrics.
+    fn check_refused(&self, kind: &str, outcome: &str, remedy: &str) {
+        let logged = self.gateway.wait_for_log(LOG_TIMEOUT, |event| event["kind"] == kind).unwrap();
+        assert_eq!((&logged["level"], &logged["outcome"]), (&"WARN".into(), &outcome.into()), "{logged}");
+        assert!(logged["remedy"].as_str().unwrap().contains(remedy), "{logged}");
+        let labels = [("listener", "test"), ("outcome", kind)];
+        let counted = self.gateway.await_metric("mongate_client_handshakes_total", &labels, is_at_least_one);
+        assert!(is_at_least_one(counted), "{kind} was not counted");
+        let labels = [("listener", "test"), ("outcome", outcome)];
+        let counted = self.gateway.await_metric("mongate_connections_total", &labels, is_at_least_one);
+        assert!(is_at_least_one(counted), "{outcome} was not counted");
+    }
+}
+
+const CART_URI: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+
+fn workload(common_name: &'static str, uri: &'static str) -> Wanted {
+    Wanted { common_name, names: vec![uri], ..Wanted::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_the_mesh_pass_and_plaintext_passes_only_where_it_may() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    for mode in ["permissive", "strict"] {
+        let mesh = Mesh::new(&mongod, mode);
+        let cart = mesh.pki.issue("cart", &workload("cart", CART_URI)).unwrap();
+        check_served(&both(&mesh.uri(Some(&cart))).await);
+        check_known(&mesh.gateway, CART, "certificate");
+        let former = workload("former", "spiffe://old.local/ns/shop/sa/cart");
+        let former = mesh.pki.issue("former", &former).unwrap();
+        check_served(&both(&mesh.uri(Some(&former))).await);
+        check_known(&mesh.gateway, "old.local/ns/shop/sa/cart", "certificate");
+        let named = mesh.pki.issue("named", &Wanted { common_name: "named", ..Wanted::default() }).unwrap();
+        check_served(&both(&mesh.uri(Some(&named))).await);
+        check_known(&mesh.gateway, "CN=named,OU=clients,O=mongate kit", "certificate");
+        assert!(is_at_least_one(mesh.gateway.metric("mongate_client_handshakes_total", &[("outcome", "ok")])));
+
+        let plain = both(&reports::uri(&mesh.gateway)).await;
+        if mode == "permissive" {
+            check_served(&plain);
+        } else {
+            check_told("plaintext", &plain, Some("listener test requires mutual TLS (mode = \"strict\")"));
+            mesh.check_refused("not_tls", "rejected", "tls=true");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_of_the_mesh_is_told_so_and_told_apart() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let mesh = Mesh::new(&mongod, "strict");
+    let nobody = both(&mesh.uri(None)).await;
+    check_told("no certificate", &nobody, Some("listener test requires a client certificate"));
+    mesh.check_refused("no_certificate", "rejected", "listener.test.tls.ca_file");
+    let revoked = both(&mesh.uri(Some(&mesh.revoked))).await;
+    check_told("revoked", &revoked, None);
+    mesh.check_refused("revoked", "rejected", "new certificate");
+    let cart = || workload("cart", CART_URI);
+    let rows = [
+        Row {
+            name: "foreign trust domain",
+            wanted: workload("cart", "spiffe://other.local/ns/shop/sa/cart"),
+            told: Some("of the trust domain other.local, which is not this gateway's"),
+            kind: "foreign_trust_domain",
+            outcome: "rejected",
+            remedy: "trust_domain_aliases",
+        },
+        Row {
+            name: "no SPIFFE id",
+            wanted: workload("cart", "spiffe://Cluster.local/ns/shop/sa/cart"),
+            told: Some("is no SPIFFE id: its trust domain has \"C\""),
+            kind: "invalid_spiffe_id",
+            outcome: "rejected",
+            remedy: "spiffe://trust-domain/path",
+        },
+        Row {
+            name: "two SPIFFE ids",
+            wanted: Wanted { names: vec![CART_URI, "spiffe://cluster.local/ns/shop/sa/pay"], ..Wanted::default() },
+            told: Some("2 URI names"),
+            kind: "invalid_spiffe_id",
+            outcome: "rejected",
+            remedy: "SPIFFE",
+        },
+        Row {
+            name: "unknown authority",
+            wanted: Wanted { issuer: SignedBy::Stranger, ..cart() },
+            told: None,
+            kind: "unknown_ca",
+            outcome: "rejected",
+            remedy: "ca_file",
+        },
+        Row {
+            name: "expired",
+            wanted: Wanted { validity: Validity::Expired, ..cart() },
+            told: None,
+            kind: "expired",
+            outcome: "rejected",
+            remedy: "renew",
+        },
+        Row {
+            name: "not yet valid",
+            wanted: Wanted { validity: Validity::NotYet, ..cart() },
+            told: None,
+            kind: "not_yet_valid",
+            outcome: "rejected",
+            remedy: "clocks",
+        },
+        Row {
+            name: "for servers",
+            wanted: Wanted { usage: Usage::Server, ..cart() },
+            told: None,
+            kind: "wrong_usage",
+            outcome: "rejected",
+            remedy: "clientAuth",
+        },
+    ];
+    for (index, row) in rows.iter().enumerate() {
+        let client = mesh.pki.issue(&format!("row-{index}"), &row.wanted).unwrap();
+        check_told(row.name, &both(&mesh.uri(Some(&client))).await, row.told);
+        mesh.check_refused(row.kind, row.outcome, row.remedy);
+    }
+    // And a client that does not trust the gateway.
+    let doubting = format!("{}&tls=true&tlsCAFile={}", reports::uri(&mesh.gateway), mongod.pki.ca_file().display());
+    check_told("doubting", &both(&doubting).await, None);
+    mesh.check_refused("refused_by_client", "protocol_error", "tlsCAFile");
+}
+
+#[test]
+fn both_versions_of_tls_are_spoken_and_each_first_byte_decides() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let mesh = Mesh::new(&mongod, "permissive");
+    let cart = mesh.pki.issue("cart", &workload("cart", CART_URI)).unwrap();
+    for version in [&TLS12, &TLS13] {
+        let config = client_config(&mesh.pki, Some(&cart), &[version]).unwrap();
+        let mut client = Connection::tls_with(mesh.gateway.address(), &[], config).unwrap();
+        client.run(&ping()).unwrap();
+        // Larger than what TLS takes at once.
+        let large = doc! { "ping": 1, "comment": "x".repeat(5_000_000), "$db": "admin" };
+        client.run(&large).unwrap();
+        mesh.gateway.connect().unwrap().run(&ping()).unwrap();
+
+        let config = client_config(&mesh.pki, None, &[version]).unwrap();
+        let mut anonymous = Connection::tls_with(mesh.gateway.address(), &[], config).unwrap();
+        let refusal = anonymous.command(&ping()).unwrap();
+        assert_eq!((refusal.get_i32("code").unwrap(), refusal.get_str("codeName").unwrap()), (13, "Unauthorized"));
+        assert!(matches!(anonymous.receive().unwrap(), Received::Closed(rest) if rest.is_empty()));
+    }
+}
+
+#[test]
+fn garbage_in_tls_is_answered_with_an_alert_and_named() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let mesh = Mesh::new(&mongod, "strict");
+    let mut stream = TcpStream::connect(mesh.gateway.address()).unwrap();
+    stream.write_all(&[&[0x16, 3, 1, 0xFF, 0xFF][..], &[9; 500]].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.first(), Some(&0x15), "{answer:?}");
+    drop(stream);
+    mesh.check_refused("failed", "protocol_error", "TLS 1.2 or 1.3");
+
+    // A handshake and nothing more is a probe; the client closes without a goodbye.
+    let cart = mesh.pki.issue("cart", &workload("cart", CART_URI)).unwrap();
+    let config = client_config(&mesh.pki, Some(&cart), &[&TLS12]).unwrap();
+    let mut client = Connection::tls_with(mesh.gateway.address(), &[], config).unwrap();
+    client.send(&[]).unwrap();
+    drop(client);
+    let probes = mesh.gateway.await_metric("mongate_connections_total", &[("outcome", "probe")], is_at_least_one);
+    assert!(is_at_least_one(probes));
+}
+
+#[test]
+fn a_port_scan_does_not_fill_the_log() {
+    const KNOCKS: usize = 50;
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::to(&mongod);
+    for _ in 0..KNOCKS {
+        TcpStream::connect(gateway.address()).unwrap().write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n").unwrap();
+    }
+    let all = |count: f64| count > KNOCKS as f64 - 0.5;
+    gateway.await_metric("mongate_connections_total", &[("outcome", "protocol_error")], all);
+    let told = gateway.log().iter().filter(|event| event["kind"] == "not_mongodb").count();
+    assert!((1..=3).contains(&told), "said {told} times");
+}
+
+#[test]
+fn a_trusted_proxy_says_where_and_who_its_client_is() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = behind_a_proxy(&mongod, "optional", "127.0.0.0/8");
+    let version_1 = b"PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n";
+    let rows: [(&[u8], &str, &str, &str); 5] = [
+        (version_1, "10.1.3.7:8080", "narrow", "address"),
+        (&proxied(&[]), "10.1.3.7:8080", "narrow", "address"),
+        (&proxied(&[(0xD0, CART_URI.as_bytes())]), "10.1.3.7:8080", CART, "proxy"),
+        (&proxied(&[(0xE4, CART.as_bytes())]), "10.1.3.7:8080", CART, "proxy"),
+        (&proxied(&[(0x20, b"\x07\0\0\0\0\x22\0\x04cart")]), "10.1.3.7:8080", "CN=cart", "proxy"),
+    ];
+    for (header, client, principal, source) in rows {
+        for cut in [1, 4096] {
+            let mut connection = gateway.connect().unwrap();
+            let bytes = [header, &op_msg(1, 0, &[body_section(&ping())])].concat();
+            bytes.chunks(cut).for_each(|piece| connection.send(piece).unwrap());
+            assert_eq!(connection.reply().unwrap().code(), None);
+        }
+        let logged = known(&gateway, principal, source);
+        assert_eq!(logged["client"], client, "{logged}");
+        assert!(logged["proxy"].as_str().unwrap().starts_with("127.0.0.1:"), "{logged}");
+    }
+    // Its own health check, and a client that comes directly.
+    for header in [local(), Vec::new()] {
+        let mut connection = gateway.connect().unwrap();
+        connection.send(&header).unwrap();
+        connection.run(&ping()).unwrap();
+        drop(connection);
+        let logged = known(&gateway, "anybody", "listener");
+        assert!(logged["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{logged}");
+        assert_eq!(logged["proxy"], Value::Null);
+    }
+}
+
+#[test]
+fn what_a_proxy_may_not_say_is_refused() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let header = b"PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n".as_slice();
+    let foreign = proxied(&[(0xD0, b"spiffe://other.local/ns/shop/sa/cart")]);
+    let invalid = proxied(&[(0xD0, b"cart")]);
+    let oversized = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xFF\xFF".as_slice(), &[0; 8000]].concat();
+    let rows: [(&str, &str, &[u8], &str, &str, Option<&str>); 8] = [
+        ("off", "127.0.0.0/8", header, "proxy_header", "protocol_error", None),
+        ("optional", "10.0.0.0/8", header, "proxy_untrusted", "rejected", Some("from its trusted proxies only")),
+        ("required", "10.0.0.0/8", &[], "proxy_untrusted", "rejected", Some("from its trusted proxies only")),
+        ("required", "127.0.0.0/8", &[], "proxy_missing", "rejected", Some("with a PROXY header")),
+        ("required", "127.0.0.0/8", &foreign, "foreign_trust_domain", "rejected", Some("other.local")),
+        ("required", "127.0.0.0/8", &invalid, "invalid_spiffe_id", "rejected", Some("cart is no SPIFFE id")),
+        ("optional", "127.0.0.0/8", b"PROXY TCP4 1.2.3.4\r\n", "bad_proxy_header", "protocol_error", None),
+        ("optional", "127.0.0.0/8", &oversized, "bad_proxy_header", "protocol_error", None),
+    ];
+    for (protocol, trusted, header, kind, outcome, told) in rows {
+        let gateway = behind_a_proxy(&mongod, protocol, trusted);
+        let mut connection = gateway.connect().unwrap();
+        let _ = connection.send(&[header, &op_msg(1, 0, &[body_section(&ping())])].concat());
+        match (told, connection.receive().unwrap()) {
+            (Some(told), Received::Reply(reply)) => {
+                assert_eq!(reply.code(), Some(13));
+                assert!(reply.document.get_str("errmsg").unwrap().contains(told), "{}", reply.document);
+            }
+            (None, Received::Closed(_)) => {}
+            (_, received) => panic!("{kind}: {received:?}"),
+        }
+        let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["kind"] == kind).unwrap();
+        assert_eq!((&logged["level"], &logged["outcome"]), (&"WARN".into(), &outcome.into()), "{logged}");
+        assert!(logged["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{logged}");
+    }
+}
+
+#[test]
+fn a_probe_is_a_probe_where_a_proxy_header_is_required_too() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = behind_a_proxy(&mongod, "required", "127.0.0.0/8");
+    drop(TcpStream::connect(gateway.address()).unwrap());
+    let mut health_check = TcpStream::connect(gateway.address()).unwrap();
+    health_check.write_all(&local()).unwrap();
+    health_check.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(health_check.read(&mut [0]).unwrap(), 0);
+    let both = |count: f64| count > 1.5;
+    assert!(both(gateway.await_metric("mongate_connections_total", &[("outcome", "probe")], both)));
+    assert!(gateway.log().iter().all(|event| event["message"] != "connection refused"));
+}
+
+#[test]
+fn tls_may_follow_a_proxy_header_and_its_certificate_counts() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let pki = Pki::new().unwrap();
+    let server = pki.issue("gateway", &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
+    let options = GatewayOptions {
+        top: "trust_domain = 'cluster.local'\n".to_owned(),
+        listener: "mode = 'strict'\nproxy_protocol = 'required'\nproxy_trusted = ['127.0.0.1']\n".to_owned(),
+        tables: format!(
+            "[listener.test.tls]\ncertificate_file = '{}'\nca_file = '{}'\n",
+            server.display(),
+            pki.ca_file().display()
+        ),
+        ..GatewayOptions::to(&mongod)
+    };
+    let gateway = Gateway::start(&options);
+    let cart = pki.issue("cart", &workload("cart", CART_URI)).unwrap();
+    let config = client_config(&pki, Some(&cart), &[&TLS13]).unwrap();
+    let header = proxied(&[(0xD0, b"spiffe://other.local/x")]);
+    let mut client = Connection::tls_with(gateway.address(), &header, config).unwrap();
+    client.run(&ping()).unwrap();
+    check_status(&gateway, CART, "certificate", 1);
+    drop(client);
+    assert_eq!(known(&gateway, CART, "certificate")["client"], "10.1.3.7:8080");
+}
+
+#[test]
+fn a_unix_socket_says_which_user_calls() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let directory = scratch::directory("socket").unwrap();
+    let path = directory.path().join("s.sock");
+    let uid = owner(directory.path());
+    let options = GatewayOptions {
+        listener_address: Some(format!("unix:{}", path.display())),
+        listener: "principal = 'anybody'\n".to_owned(),
+        tables: format!("[[identity]]\nprincipal = '{CART}'\nuids = [{uid}]\n"),
+        ..GatewayOptions::to(&mongod)
+    };
+    let gateway = Gateway::start(&options);
+    gateway.connect().unwrap().run(&ping()).unwrap();
+    let logged = known(&gateway, CART, "unix_socket");
+    assert_eq!((&logged["client"], &logged["uid"]), (&"unix".into(), &uid.into()), "{logged}");
+    assert_eq!(logged["pid"], std::process::id(), "{logged}");
+}
+
+#[test]
+fn an_address_says_who_calls_and_metrics_name_those_who_are_listed() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let options = GatewayOptions {
+        top: "[metrics]\nprincipals = ['cluster.local/ns/shop/*']\n".to_owned(),
+        tables: format!("[[identity]]\nprincipal = '{CART}'\nsources = ['127.0.0.0/8']\n"),
+        ..GatewayOptions::to(&mongod)
+    };
+    let gateway = Gateway::start(&options);
+    let mut connection = gateway.connect().unwrap();
+    connection.run(&ping()).unwrap();
+    check_status(&gateway, CART, "address", 1);
+    drop(connection);
+    known(&gateway, CART, "address");
+    let shop = ("principal", "cluster.local/ns/shop/*");
+    assert!(is_at_least_one(gateway.metric("mongate_commands_total", &[("command", "ping"), shop])));
+    assert!(is_at_least_one(gateway.metric("mongate_bytes_total", &[("direction", "to_client"), shop])));
+    assert!(is_zero(gateway.metric("mongate_bytes_total", &[("principal", "other")])));
+    assert!(
+        gateway
+            .metrics()
+            .iter()
+            .all(|sample| sample.name != "mongate_bytes_total" || !sample.label("principal").is_empty())
+    );
+}
+
+/// A gateway that takes PROXY headers; a client at 10.1.3.0/24 is `narrow`, any other `anybody`.
+fn behind_a_proxy(mongod: &Mongod, protocol: &str, trusted: &str) -> Gateway {
+    let options = GatewayOptions {
+        top: "trust_domain = 'cluster.local'\n".to_owned(),
+        listener: format!(
+            "proxy_protocol = '{protocol}'\nproxy_trusted = ['{trusted}']\nproxy_identity_tlv = 0xE4\nprincipal = 'anybody'\n"
+        ),
+        tables: "[[identity]]\nprincipal = 'narrow'\nsources = ['10.1.3.0/24']\n".to_owned(),
+        ..GatewayOptions::to(mongod)
+    };
+    Gateway::start(&options)
+}
+
+/// A PROXY header of version 2 for a client at 10.1.3.7:8080, with these values.
+fn proxied(values: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut body = vec![10, 1, 3, 7, 10, 0, 0, 1, 0x1F, 0x90, 0x69, 0x89];
+    for (kind, value) in values {
+        body.push(*kind);
+        body.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(*value);
+    }
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
+/// What a proxy sends ahead of its own health check.
+fn local() -> Vec<u8> {
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec()
+}
+
+/// What both drivers say of a ping.
+async fn both(uri: &str) -> Vec<Reported> {
+    let rust = reports::of_rust(&ping(), uri).await;
+    let python = reports::of_pymongo(&ping(), &[uri.to_owned()]).unwrap_or_default();
+    [rust].into_iter().chain(python).collect()
+}
+
+fn check_served(reported: &[Reported]) {
+    assert!(reported.iter().all(|reported| reported.kind.is_empty()), "{reported:?}");
+}
+
+fn check_told(name: &str, reported: &[Reported], told: Option<&str>) {
+    for reported in reported {
+        println!("{name}: {}: {}", reported.kind, reported.message);
+        assert!(!reported.kind.is_empty(), "{name} was served");
+        assert!(told.is_none_or(|told| reported.message.contains(told)), "{name}: {}", reported.message);
+        assert!(reported.seconds < reports::ANSWER_SECONDS_MAX, "{name}: waited {} s", reported.seconds);
+    }
+}
+
+fn check_known(gateway: &Gateway, principal: &str, source: &str) {
+    known(gateway, principal, source);
+}
+
+/// The line of a connection of this principal.
+fn known(gateway: &Gateway, principal: &str, source: &str) -> Value {
+    let is = |event: &Value| event["principal"] == principal && event["principal_source"] == source;
+    gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection closed" && is(event)).unwrap()
+}
+
+/// What `/status` shows of who is connected.
+fn check_status(gateway: &Gateway, principal: &str, source: &str, connections: u64) {
+    let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
+    let expected = serde_json::json!([{ "principal": principal, "source": source, "connections": connections }]);
+    assert_eq!(status["listeners"][0]["principals"], expected, "{status}");
+}
+
+/// The user that runs this, as the file system knows.
+fn owner(path: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap())
+}
+
+fn ping() -> Document {
+    doc! { "ping": 1, "$db": "admin" }
+}
