@@ -68,7 +68,8 @@ impl<'a> Above<'a> {
     }
 }
 
-fn described(facts: &CertificateFacts, now: SystemTime) -> [String; 2] {
+/// What a certificate is and until when.
+pub(super) fn described(facts: &CertificateFacts, now: SystemTime) -> [String; 2] {
     let usage = match &facts.extended_key_usages {
         _ if facts.is_ca => "an authority".to_owned(),
         Some(usages) => format!("for {}", usages.join(", ")),
@@ -76,4 +77,58 @@ fn described(facts: &CertificateFacts, now: SystemTime) -> [String; 2] {
     };
     let (key, version, signature) = (&facts.key, facts.version, &facts.signature);
     [format!("{key}, X.509 version {version}, {usage}, signed with {signature}"), facts.expiry_text(now)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::tls::test_pki::{Authority, Pair};
+
+    fn facts(der: &[u8]) -> CertificateFacts {
+        CertificateFacts::from_der(der).unwrap()
+    }
+
+    fn sent(pair: &Pair) -> Vec<CertificateFacts> {
+        pair.chain.iter().map(|der| facts(der)).collect()
+    }
+
+    #[track_caller]
+    fn check(pair: &Pair, authorities: &[CertificateFacts], expected: &[&str]) {
+        let (leaf, sent) = (facts(&pair.der), sent(pair));
+        let chain = Chain::climb(&leaf, &Above { sent: &sent, sent_as: "sent", authorities });
+        let lines = chain.lines(UNIX_EPOCH);
+        let subjects: Vec<_> = lines.iter().filter(|line| line.contains("CN=")).collect();
+        assert_eq!(subjects, expected);
+    }
+
+    #[test]
+    fn a_chain_ends_where_it_is_trusted_or_where_nobody_knows_more() {
+        let root = Authority::new("Root");
+        let middle = root.intermediate("Middle");
+        let ours = [facts(&root.der)];
+        let pair = || middle.issue("leaf", &[]);
+        let ends = |last: &'static str| ["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (sent)", last];
+        check(&pair().chained(&middle), &ours, &ends("   └─ CN=Root,O=Acme (in ca_file)"));
+        check(&pair().chained(&middle).chained(&root), &[], &ends("   └─ CN=Root,O=Acme (sent)"));
+        check(&pair().chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (unknown here)"));
+        check(&pair(), &ours, &["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (unknown here)"]);
+        // The order of the file is another matter.
+        check(&pair().chained(&root).chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (sent)"));
+    }
+
+    #[test]
+    fn names_that_lead_in_a_circle_end_all_the_same() {
+        let (left, right) = (Authority::new("Left"), Authority::new("Right"));
+        let (left_by_right, right_by_left) = (right.intermediate("Left"), left.intermediate("Right"));
+        let pair = left.issue("leaf", &[]).chained(&left_by_right).chained(&right_by_left);
+        let expected = [
+            "CN=leaf,O=Acme",
+            "└─ CN=Left,O=Acme (sent)",
+            "   └─ CN=Right,O=Acme (sent)",
+            "      └─ CN=Left,O=Acme (unknown here)",
+        ];
+        check(&pair, &[], &expected);
+    }
 }

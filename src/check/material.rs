@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
-use super::chain::{Above, Chain};
+use super::chain::{Above, Chain, described};
 use super::report::{
     About, CertificateReport, Finding, Kind, MaterialReport, RevocationListReport, Severity, Status, Step,
 };
@@ -79,7 +79,7 @@ impl<'a> Desk<'a> {
         let above = Above { sent: &credentials.chain, sent_as: "in certificate_file", authorities };
         let chain = Chain::climb(certificate, &above);
         report.certificate = Some(certificate.into());
-        report.chain = chain.links.iter().map(|(facts, _)| CertificateReport::from(*facts)).collect();
+        report.chain = chain.links.iter().skip(1).map(|(facts, _)| CertificateReport::from(*facts)).collect();
         let names = certificate.names().join(", ");
         let names = Some(format!("names {names}")).filter(|_| !names.is_empty());
         let lines = chain.lines(self.now).into_iter().chain(names).collect();
@@ -94,8 +94,8 @@ impl<'a> Desk<'a> {
     fn authorities(&mut self, authorities: &Authorities, report: &mut MaterialReport) {
         let found = authorities.findings(self.now);
         for (index, authority) in authorities.certificates.iter().enumerate() {
-            let step = Step::ok("authority", authority.subject.to_string()).and(authority.expiry_text(self.now));
-            self.judged(step, &found, Concern::Authority(index));
+            let lines = [authority.subject.to_string()].into_iter().chain(described(authority, self.now)).collect();
+            self.judged(Step { name: "authority", status: Status::Ok, lines }, &found, Concern::Authority(index));
         }
         report.authorities = authorities.certificates.iter().map(CertificateReport::from).collect();
     }
@@ -155,10 +155,11 @@ fn entries(list: &RevocationList) -> String {
     }
 }
 
-/// `in 3 days`, `1 day ago`.
+/// `in 3 days`, `1 day ago`, `less than a day ago`.
 fn distance(time: SystemTime, now: SystemTime) -> String {
     const DAY: Duration = Duration::from_hours(24);
     let days = |distance: Duration| match distance.as_secs() / DAY.as_secs() {
+        0 => "less than a day".to_owned(),
         1 => "1 day".to_owned(),
         days => format!("{days} days"),
     };

@@ -72,7 +72,7 @@ pub struct ListenerReport {
 pub struct MaterialReport {
     /// Our certificate, if it could be read.
     pub certificate: Option<CertificateReport>,
-    /// From our certificate up to its authority, as far as it is known here.
+    /// The certificates above ours, up to its authority, as far as they are known here.
     pub chain: Vec<CertificateReport>,
     /// The authorities that we trust.
     pub authorities: Vec<CertificateReport>,

@@ -5,8 +5,11 @@ use std::time::Duration;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
-use crate::config::{AdminConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, Verify};
-use crate::tls::test_pki::{Authority, files_of};
+use crate::config::{
+    AdminConfig, ListenAddress, ListenerConfig, ListenerTlsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, Mode,
+    ProxyProtocol, TlsFiles, TlsVersion, Verify,
+};
+use crate::tls::test_pki::{Authority, Folder, files_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
 fn config(upstream: UpstreamConfig) -> Config {
@@ -100,6 +103,7 @@ upstream orders at HOST:PORT
     ok      our private key         belongs to the certificate; FILE has mode 0600
     ok      user in $external       CN=svc-a
     ok      authority               CN=Acme CA,O=Acme
+                                    ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                     expires ...
     ok      server name             127.0.0.1
   connection to HOST:PORT
@@ -268,6 +272,85 @@ async fn the_json_form_has_what_a_machine_asks_for() {
     assert_eq!(connection["server_certificate"]["subject"], "CN=mongod,O=Acme");
     assert_eq!(connection["server"]["role"], "primary");
     assert_eq!(connection["steps"][0]["status"], "ok");
+    let upstream = &json["upstreams"][0];
+    assert_eq!(
+        (&upstream["external_user"], &upstream["certificate"]["key"]),
+        (&"CN=svc-a".into(), &"ECDSA P-256".into())
+    );
     let not_after = json["upstreams"][0]["certificate"]["not_after"].as_str().unwrap();
     assert!(humantime::parse_rfc3339(not_after).is_ok(), "{not_after}");
+}
+
+#[tokio::test]
+async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
+    let folder = Folder::new();
+    let mesh = Authority::new("Mesh CA");
+    let intermediate = mesh.intermediate("Mesh intermediate");
+    let pair = intermediate.issue("mongate", &["localhost"]).chained(&intermediate);
+    let revoked = mesh.issue("former", &[]);
+    let certificate_file = folder.write("gateway.pem", pair.combined());
+    let files = TlsFiles {
+        private_key_file: certificate_file.clone(),
+        certificate_file,
+        private_key_password_file: None,
+        ca_file: folder.write("mesh-ca.pem", &mesh.pem),
+        crl_file: Some(folder.write("mesh-crl.pem", mesh.revocation_list(&[&revoked.der], 2025))),
+    };
+    let (upstream, _server) = scene().listen().await;
+    restrict(&upstream);
+    let mut config = config(upstream);
+    config.listeners = [("mesh".to_owned(), listener(files))].into();
+    let report = check(&config, Reach::Offline).await;
+
+    let text = steady(&report);
+    let (_, shown) = text.split_once("listener mesh at 127.0.0.1:27017, strict\n").unwrap();
+    let expected = "  files
+    ok      our certificate         CN=mongate,O=Acme
+                                    ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
+                                    expires ...
+                                    └─ CN=Mesh intermediate,O=Acme (in certificate_file)
+                                       ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                       expires ...
+                                       └─ CN=Mesh CA,O=Acme (in ca_file)
+                                          ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                          expires ...
+                                    names localhost
+    look    our private key         belongs to the certificate; FILE has mode 0644
+    ok      authority               CN=Mesh CA,O=Acme
+                                    ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                    expires ...
+    look    revocation list         of CN=Mesh CA,O=Acme, 1 certificate revoked
+                                    made 2024-01-01 00:00:00 UTC (";
+    assert!(shown.starts_with(expected), "{shown}");
+    let [readable, old] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert!([readable, old].iter().all(|finding| finding.about == About::Listener("mesh".to_owned())));
+    assert!(shown.contains("warning listener mesh: every user of this host may open the private key"), "{shown}");
+    assert!(old.sentence.contains("should have been replaced on 2025-"), "{old:?}");
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    let listener = &json["listeners"][0];
+    assert_eq!((&listener["mode"], &listener["chain"][1]["subject"]), (&"strict".into(), &"CN=Mesh CA,O=Acme".into()));
+    assert_eq!(
+        (&listener["revocation_lists"][0]["entries"], &json["findings"][0]["listener"]),
+        (&1.into(), &"mesh".into())
+    );
+}
+
+fn listener(files: TlsFiles) -> ListenerConfig {
+    ListenerConfig {
+        name: "mesh".to_owned(),
+        address: ListenAddress::Tcp(([127, 0, 0, 1], 27017).into()),
+        upstream: "orders".to_owned(),
+        mode: Mode::Strict,
+        tls: Some(ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false }),
+        principal: None,
+        proxy_protocol: ProxyProtocol::Off,
+        proxy_trusted: Vec::new(),
+        proxy_identity_tlv: None,
+        max_connections: 1,
+        allow_remote_plaintext: false,
+        socket_permissions: 0o700,
+        idle_timeout: None,
+        max_lifetime: None,
+        tcp_keepalive: None,
+    }
 }

@@ -15,7 +15,7 @@ use crate::config::{HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConf
 /// Somebody who signs.
 pub(crate) struct Authority {
     pub(crate) pem: String,
-    der: CertificateDer<'static>,
+    pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Pair {
     pub(crate) key_pem: String,
     pub(crate) key_der: Vec<u8>,
     pub(crate) der: CertificateDer<'static>,
-    chain: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
