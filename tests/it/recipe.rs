@@ -80,26 +80,24 @@ fn the_recipes_own_way_out_needs_no_legacy_certificates() {
 fn check_writes_the_user_as_mongod_does() {
     let Some(scene) = Scene::new() else { return };
     let options = scene.options("legacy_certificates = true\n");
-    let (exit, said) = options.check(&["--json", "--offline"]).unwrap();
-    assert_eq!(exit, Some(0), "{said}");
-    let report: Value = serde_json::from_str(&said).unwrap();
-    let user = report["upstreams"][0]["external_user"].as_str().unwrap();
-    let address = "emailAddress=orders@acme.example,CN=orders,OU=Applications,O=Acme,L=Berlin,ST=Berlin,C=DE";
-    assert_eq!(user, address);
+    let user = external_user(&options);
+    let expected = "emailAddress=orders@acme.example,CN=orders,OU=Applications,O=Acme,L=Berlin,ST=Berlin,C=DE";
+    assert_eq!((user.as_str(), mongods_user(&options).as_str()), (expected, expected));
 
     let gateway = Gateway::start(&options);
     let mut connection = gateway.connect().unwrap();
     let login = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
-    let unknown = connection.command(&login).unwrap();
-    let said = unknown.get_str("errmsg").unwrap();
-    assert!(said.contains(&format!("\"{user}\"")), "mongod looks for another user: {said}");
     let roles = vec![doc! { "role": "read", "db": "recipe" }];
-    connection.run(&doc! { "createUser": user, "roles": roles, "$db": "$external" }).unwrap();
+    connection.run(&doc! { "createUser": &user, "roles": roles, "$db": "$external" }).unwrap();
     let mut connection = gateway.connect().unwrap();
     connection.run(&login).unwrap();
     let status = connection.run(&doc! { "connectionStatus": 1, "$db": "admin" }).unwrap();
     let users = status.get_document("authInfo").unwrap().get_array("authenticatedUsers").unwrap();
-    assert_eq!(users.first().and_then(|user| user.as_document()?.get_str("user").ok()), Some(user), "{status}");
+    assert_eq!(
+        users.first().and_then(|user| user.as_document()?.get_str("user").ok()),
+        Some(user.as_str()),
+        "{status}"
+    );
 }
 
 #[test]
@@ -342,6 +340,51 @@ fn keys_under_a_password_are_read_and_what_is_wrong_with_them_is_said() {
     let command = said[start..].lines().next().unwrap().replace("NEW", "converted.key");
     workshop.run(&format!("{command} -passin file:client.password -passout pass:\"$(cat client.password)\""));
     check("client.crt", "converted.key", right, 0, "verdict: ready");
+}
+
+/// Subjects as openssl takes them, each with a twist of its own.
+const SUBJECTS: [&str; 9] = [
+    "/DC=example/DC=acme/O=Acme/CN=orders",
+    r#"/O=Acme, Inc./CN=orders \+ "more""#,
+    "/O=Acme/CN=#orders",
+    "/O= Acme /CN=orders ",
+    r"/O=Ac;me<>\\/CN=ord=ers",
+    "/O=Größe/CN=注文",
+    "/O=Acme/OU=one+OU=two/CN=orders+UID=4711",
+    "/C=DE/street=Hauptstr. 1/O=Acme/title=Dr/GN=Ada/SN=L/serialNumber=17/CN=orders",
+    "/O=Acme/CN=orders/emailAddress=a@acme.example/emailAddress=b@acme.example",
+];
+
+#[test]
+fn check_writes_every_subject_as_mongod_does() {
+    let Some(scene) = Scene::new() else { return };
+    for subject in SUBJECTS {
+        scene.workshop.run(&format!(
+            "openssl req -new -utf8 -multivalue-rdn -key client.key -out subject.csr -subj '{subject}'
+             openssl x509 -req -days 365 -in subject.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out subject.crt"
+        ));
+        let options = scene.options_of("certificate_file = 'subject.crt'\nprivate_key_file = 'client.key'");
+        let user = external_user(&options);
+        assert_eq!(mongods_user(&options), user, "{subject}");
+    }
+}
+
+/// What `mongate check` says.
+fn external_user(options: &GatewayOptions) -> String {
+    let (exit, said) = options.check(&["--json", "--offline"]).unwrap();
+    assert_eq!(exit, Some(0), "{said}");
+    let report: Value = serde_json::from_str(&said).unwrap();
+    report["upstreams"][0]["external_user"].as_str().unwrap().to_owned()
+}
+
+/// Whom mongod looks for when somebody authenticates with this certificate and names nobody.
+fn mongods_user(options: &GatewayOptions) -> String {
+    let login = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
+    let refused = Gateway::start(options).connect().unwrap().command(&login).unwrap();
+    let said = refused.get_str("errmsg").unwrap();
+    let user =
+        said.strip_prefix("Could not find user \"").and_then(|rest| rest.strip_suffix("\" for db \"$external\""));
+    user.unwrap_or_else(|| panic!("mongod says: {said}")).to_owned()
 }
 
 impl Scene {
