@@ -55,7 +55,7 @@ impl Workshop {
 
     /// Signs `name.csr` without extensions into `name.crt`, which is X.509 version 1 then, and says so where it is not.
     ///
-    /// `openssl x509 -req` does that up to release 3.1; from 3.2 on it takes `req -x509v1` and no extensions by default.
+    /// `openssl x509 -req` of release 3.0 does that by itself; of newer ones, `req` has an option for it.
     ///
     /// # Panics
     /// When what comes out is not version 1.
