@@ -15,7 +15,7 @@ use crate::config::{HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConf
 /// Somebody who signs.
 pub(crate) struct Authority {
     pub(crate) pem: String,
-    der: CertificateDer<'static>,
+    pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 

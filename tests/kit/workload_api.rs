@@ -243,10 +243,7 @@ impl ServerStreamingService<Nothing> for Endpoint {
 type State = Option<(watch::Receiver<Script>, usize)>;
 
 /// The next message of a stream and what is left of it; `None` once it is over.
-async fn next_answer(
-    mut script: watch::Receiver<Script>,
-    generation: usize,
-) -> Option<(Result<Set, Status>, State)> {
+async fn next_answer(mut script: watch::Receiver<Script>, generation: usize) -> Option<(Result<Set, Status>, State)> {
     loop {
         script.changed().await.ok()?;
         let current = script.borrow_and_update().clone();
