@@ -1,6 +1,7 @@
 //! The mutual handshake with every address of an upstream, step by step.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
@@ -9,8 +10,9 @@ use tokio::time::Instant;
 use super::report::{
     CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
 };
-use crate::config::{UpstreamConfig, Verify};
+use crate::config::{MaterialSource, UpstreamConfig, Verify};
 use crate::identity::{CertificateFacts, Validity};
+use crate::tls::{ClientTls, WorkloadSet};
 use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
@@ -19,20 +21,21 @@ use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, Se
 /// Silent where no connector can be made: the files that keep it from being made are findings already.
 pub(super) async fn check(
     upstream: &UpstreamConfig,
+    set: Option<&WorkloadSet>,
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> Vec<ConnectionReport> {
-    let Ok(connector) = Connector::new(upstream) else { return Vec::new() };
+    let Some((connector, tls)) = connect_with(upstream, set) else { return Vec::new() };
     let known = findings.len();
-    let mut talk = Talk::new(&connector, upstream, now, findings);
+    let mut talk = Talk::new(&connector, tls, upstream, now, findings);
     let addresses = connector.resolve(talk.deadline()).await;
     let Some(addresses) = talk.expect("name resolved", addresses) else { return vec![talk.report] };
     let mut reports = Vec::new();
     let mut connected = false;
     for &address in &addresses {
         // One of its own for each, so that no session of one address is taken up at another.
-        let Ok(connector) = Connector::new(upstream) else { break };
-        let mut talk = Talk::new(&connector, upstream, now, findings);
+        let Some((connector, tls)) = connect_with(upstream, set) else { break };
+        let mut talk = Talk::new(&connector, tls, upstream, now, findings);
         talk.report.address = Some(address.to_string());
         talk.resolved(&addresses);
         connected |= talk.run(address).await.is_some();
@@ -44,9 +47,21 @@ pub(super) async fn check(
     reports
 }
 
+/// With the certificates that it is to use; `None` where there are none.
+fn connect_with(upstream: &UpstreamConfig, set: Option<&WorkloadSet>) -> Option<(Connector, Arc<ClientTls>)> {
+    let connector = Connector::new(upstream).ok()?;
+    if let (MaterialSource::WorkloadApi(agent), Some(set)) = (&upstream.tls.source, set) {
+        connector.renew(ClientTls::from_workload(upstream, agent, set).ok()?);
+    }
+    let tls = connector.tls()?;
+    Some((connector, tls))
+}
+
 /// One connection and what is written down about it. `None` from a step ends it; the reason is in the report by then.
 struct Talk<'a> {
     connector: &'a Connector,
+    /// What the connector uses.
+    tls: Arc<ClientTls>,
     upstream: &'a UpstreamConfig,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
@@ -56,11 +71,12 @@ struct Talk<'a> {
 impl<'a> Talk<'a> {
     fn new(
         connector: &'a Connector,
+        tls: Arc<ClientTls>,
         upstream: &'a UpstreamConfig,
         now: SystemTime,
         findings: &'a mut Vec<Finding>,
     ) -> Self {
-        Self { connector, upstream, now, findings, report: ConnectionReport::default() }
+        Self { connector, tls, upstream, now, findings, report: ConnectionReport::default() }
     }
 
     async fn run(&mut self, address: SocketAddr) -> Option<()> {
@@ -78,7 +94,7 @@ impl<'a> Talk<'a> {
         self.handshake_done(&stream);
         let proof = self.connector.prove(&mut stream, deadline).await;
         self.expect("ping", proof)?;
-        let asked = self.connector.tls().witness.request().is_some();
+        let asked = self.tls.witness.request().is_some();
         let line = if asked { "answered: mongod takes our certificate" } else { "answered" };
         self.report.steps.push(Step::ok("ping", line));
         let server = identify(self.connector, &mut stream, self.deadline()).await;
@@ -146,7 +162,7 @@ impl<'a> Talk<'a> {
             let sentence = format!("the certificate of {} {}", self.place(), leaf.expiry_text(self.now));
             self.find(Severity::Warning, sentence, "renew mongod's certificate".to_owned());
         }
-        let ours = &self.connector.tls().credentials.certificate.subject;
+        let ours = &self.tls.credentials.certificate.subject;
         if leaf.subject.is_of_same_cluster(ours) {
             step.status = Status::Warning;
             let sentence = format!(
@@ -162,7 +178,7 @@ impl<'a> Talk<'a> {
 
     /// By names alone: rustls has checked the signatures.
     fn why_trusted(&self, leaf: &CertificateFacts, above: &[CertificateFacts]) -> String {
-        let authorities = &self.connector.tls().authorities;
+        let authorities = &self.tls.authorities;
         let mut current = leaf;
         let mut through = String::new();
         // No chain is longer than what was sent.
@@ -178,7 +194,7 @@ impl<'a> Talk<'a> {
     }
 
     fn why_named(&self, leaf: &CertificateFacts) -> String {
-        let expected = &self.connector.tls().server_name;
+        let expected = &self.tls.server_name;
         if self.upstream.tls.verify == Verify::Chain {
             return "its names are not checked (verify = \"chain\")".to_owned();
         }
@@ -199,7 +215,7 @@ impl<'a> Talk<'a> {
 
     /// What the server asked for and what it got.
     fn certificates_of_client(&mut self) {
-        let Some(request) = self.connector.tls().witness.request() else {
+        let Some(request) = self.tls.witness.request() else {
             self.report.steps.push(Step::warning("certificate requested", "no: mongod asks its clients for none"));
             let sentence = format!("{} does not ask for client certificates", self.place());
             let remedy = "set net.tls.CAFile in mongod's configuration; without it, everyone may connect".to_owned();
@@ -212,7 +228,7 @@ impl<'a> Talk<'a> {
             accepted => format!("from {}", accepted.join(" | ")),
         };
         self.report.steps.push(Step::ok("certificate requested", line));
-        let ours = &self.connector.tls().credentials.certificate;
+        let ours = &self.tls.credentials.certificate;
         let sent = format!("{} from {}", ours.subject, ours.issuer);
         self.report.steps.push(Step::ok("our certificate sent", sent).and(ours.expiry_text(self.now)));
     }

@@ -47,7 +47,7 @@ async fn check_upstream(
 ) -> UpstreamReport {
     let mut checked = files::check(upstream, now, findings);
     if reach == Reach::Online {
-        checked.connections = connection::check(upstream, now, findings).await;
+        checked.connections = connection::check(upstream, None, now, findings).await;
     }
     checked
 }

@@ -34,4 +34,4 @@ pub use rejection::Rejection;
 pub use revocation::{RevocationList, UnusableList, read_revocation_lists};
 pub use server::{ServerTls, ServerTlsError};
 pub use witness::{CertificateRequest, Witness};
-pub use workload::{WorkloadError, WorkloadProblem, WorkloadSet, WorkloadUpdates};
+pub use workload::{WorkloadError, WorkloadProblem, WorkloadSet, WorkloadUpdates, check_beside_agent};

@@ -18,7 +18,7 @@ use spiffe::transport::{Endpoint, TransportError};
 use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Context};
 
 use super::authorities::Authorities;
-use super::client::{ClientTls, ClientTlsError, section_of};
+use super::client::{ClientTls, ClientTlsError, parse_server_name, section_of};
 use super::credentials::Credentials;
 use super::revocation::read_revocation_lists;
 use crate::config::{UpstreamConfig, WorkloadApi};
@@ -149,6 +149,18 @@ impl ClientTls {
         let revocation_lists = read_revocation_lists(&section, agent.crl_file.as_deref())?;
         Self::assemble(upstream, credentials, authorities, revocation_lists)
     }
+}
+
+/// Whether what is configured beside an agent can be used: the server's name, `ca_file` and `crl_file`. Blocks for as
+/// long as a file system takes to answer.
+pub fn check_beside_agent(upstream: &UpstreamConfig, agent: &WorkloadApi) -> Result<(), ClientTlsError> {
+    let section = section_of(upstream);
+    parse_server_name(upstream)?;
+    if let Some(ca_file) = &agent.ca_file {
+        Authorities::read_file(&section, ca_file)?;
+    }
+    read_revocation_lists(&section, agent.crl_file.as_deref())?;
+    Ok(())
 }
 
 impl WorkloadSet {
