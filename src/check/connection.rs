@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::report::{
     CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
 };
-use crate::config::{MaterialSource, UpstreamConfig, Verify};
+use crate::config::{MaterialSource, UpstreamConfig, Verify, WorkloadApi};
 use crate::identity::{CertificateFacts, Validity};
 use crate::tls::{ClientTls, WorkloadSet};
 use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
@@ -184,16 +184,26 @@ impl<'a> Talk<'a> {
         // No chain is longer than what was sent.
         for _ in 0..=above.len() {
             if let Some(authority) = authorities.issuer_of(current) {
-                return format!("{through}signed by {} of our ca_file", authority.subject);
+                return format!("{through}signed by {} of our {}", authority.subject, self.authorities_place());
             }
             let Some(issuer) = above.iter().find(|facts| facts.subject == current.issuer) else { break };
             through = format!("{through}through {}, ", issuer.subject);
             current = issuer;
         }
-        "its chain ends at our ca_file".to_owned()
+        format!("its chain ends at our {}", self.authorities_place())
+    }
+
+    fn authorities_place(&self) -> &'static str {
+        match &self.upstream.tls.source {
+            MaterialSource::WorkloadApi(WorkloadApi { ca_file: None, .. }) => "agent",
+            _ => "ca_file",
+        }
     }
 
     fn why_named(&self, leaf: &CertificateFacts) -> String {
+        if !self.upstream.tls.server_identities.is_empty() {
+            return format!("and {} is among server_identities", leaf.uris.join(", "));
+        }
         let expected = &self.tls.server_name;
         if self.upstream.tls.verify == Verify::Chain {
             return "its names are not checked (verify = \"chain\")".to_owned();

@@ -3,14 +3,22 @@
 use std::time::SystemTime;
 
 use super::report::{CertificateReport, Finding, Kind, Severity, Status, Step, UpstreamReport};
-use crate::config::{TlsFiles, UpstreamConfig, Verify};
+use crate::config::{MaterialSource, TlsFiles, UpstreamConfig, Verify, WorkloadApi};
 use crate::identity::date_text;
 use crate::tls::{
-    self, Authorities, Concern, Credentials, MaterialError, MaterialFinding, RevocationList, Side, parse_server_name,
-    read_revocation_lists, revocation_findings,
+    self, Authorities, ClientTlsError, Concern, Credentials, MaterialFinding, RevocationList, Side, WorkloadError,
+    WorkloadSet, parse_server_name, read_revocation_lists, revocation_findings,
 };
 
-pub(super) fn check(upstream: &UpstreamConfig, now: SystemTime, findings: &mut Vec<Finding>) -> UpstreamReport {
+/// What an agent answered, if it was asked.
+pub(super) type HandedOut = Option<Result<WorkloadSet, WorkloadError>>;
+
+pub(super) fn check(
+    upstream: &UpstreamConfig,
+    handed_out: &HandedOut,
+    now: SystemTime,
+    findings: &mut Vec<Finding>,
+) -> UpstreamReport {
     let mut report = UpstreamReport {
         name: upstream.name.clone(),
         address: upstream.address.to_string(),
@@ -20,12 +28,32 @@ pub(super) fn check(upstream: &UpstreamConfig, now: SystemTime, findings: &mut V
         connections: Vec::new(),
     };
     let mut files = Files { upstream, now, findings, steps: Vec::new() };
-    if let Some(paths) = upstream.tls.files() {
-        (report.certificate, report.authorities) = files.material(paths);
-    }
+    let material = match &upstream.tls.source {
+        MaterialSource::Files(paths) => Material::read(upstream, paths),
+        MaterialSource::WorkloadApi(agent) => files.agent(agent, handed_out),
+    };
+    (report.certificate, report.authorities) = files.material(material);
     files.names();
     report.files = files.steps;
     report
+}
+
+/// Certificates as far as they could be had; `None` is not known.
+struct Material {
+    credentials: Option<Result<Credentials, ClientTlsError>>,
+    authorities: Option<Result<Authorities, ClientTlsError>>,
+    lists: Result<Vec<RevocationList>, ClientTlsError>,
+}
+
+impl Material {
+    fn read(upstream: &UpstreamConfig, paths: &TlsFiles) -> Self {
+        let section = format!("upstream.{}.tls", upstream.name);
+        Self {
+            credentials: Some(Credentials::read(&section, paths).map_err(ClientTlsError::from)),
+            authorities: Some(Authorities::read(&section, paths).map_err(ClientTlsError::from)),
+            lists: read_revocation_lists(&section, paths.crl_file.as_deref()).map_err(ClientTlsError::from),
+        }
+    }
 }
 
 struct Files<'a> {
@@ -36,30 +64,61 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn material(&mut self, paths: &TlsFiles) -> (Option<CertificateReport>, Vec<CertificateReport>) {
-        let section = format!("upstream.{}.tls", self.upstream.name);
-        let credentials = Credentials::read(&section, paths);
-        let authorities = Authorities::read(&section, paths);
-        let lists = read_revocation_lists(&section, paths.crl_file.as_deref());
+    fn material(&mut self, material: Material) -> (Option<CertificateReport>, Vec<CertificateReport>) {
+        let Material { credentials, authorities, lists } = material;
+        let known = authorities.as_ref().and_then(|authorities| authorities.as_ref().ok());
         let mut certificate = None;
         match &credentials {
-            Ok(credentials) => {
-                self.credentials(credentials, authorities.as_ref().ok());
+            Some(Ok(credentials)) => {
+                self.credentials(credentials, known);
                 certificate = Some(CertificateReport::from(&credentials.certificate));
             }
-            Err(error) => self.unusable("our certificate", error),
+            Some(Err(error)) => self.unusable("our certificate", error),
+            None => {}
         }
         match &authorities {
-            Ok(authorities) => self.authorities(authorities),
-            Err(error) => self.unusable("authorities", error),
+            Some(Ok(authorities)) => self.authorities(authorities),
+            Some(Err(error)) => self.unusable("authorities", error),
+            None => {}
         }
-        match (&lists, &authorities) {
-            (Ok(lists), Ok(authorities)) => self.revocation_lists(lists, authorities),
-            (Ok(_), Err(_)) => {}
+        match (&lists, known) {
+            (Ok(lists), Some(authorities)) => self.revocation_lists(lists, authorities),
+            (Ok(_), None) => {}
             (Err(error), _) => self.unusable("revocation lists", error),
         }
-        let authorities = authorities.map(|authorities| authorities.certificates).unwrap_or_default();
-        (certificate, authorities.iter().map(CertificateReport::from).collect())
+        (certificate, known.iter().flat_map(|known| &known.certificates).map(CertificateReport::from).collect())
+    }
+
+    /// What there is from an agent and from the files beside it.
+    fn agent(&mut self, agent: &WorkloadApi, handed_out: &HandedOut) -> Material {
+        let set = match handed_out {
+            Some(Ok(set)) => {
+                let id = set.spiffe_id().unwrap_or_default();
+                self.steps.push(Step::ok("workload api", format!("{id} from unix:{}", agent.socket.display())));
+                Some(set)
+            }
+            Some(Err(error)) => {
+                self.steps.push(Step::failed("workload api", error.to_string()));
+                // Nothing is wrong with the configuration as such: agents start and are told of workloads at any time.
+                self.find_of(Kind::Upstream, Severity::Error, error.to_string(), error.remedy());
+                None
+            }
+            None => {
+                let line = format!("unix:{} is not asked without a connection", agent.socket.display());
+                self.steps.push(Step::ok("workload api", line));
+                None
+            }
+        };
+        let section = format!("upstream.{}.tls", self.upstream.name);
+        let authorities = match &agent.ca_file {
+            Some(ca_file) => Some(Authorities::read_file(&section, ca_file).map_err(ClientTlsError::from)),
+            None => set.map(|set| set.authorities(self.upstream)),
+        };
+        Material {
+            credentials: set.map(|set| set.credentials(self.upstream)),
+            authorities,
+            lists: read_revocation_lists(&section, agent.crl_file.as_deref()).map_err(ClientTlsError::from),
+        }
     }
 
     fn credentials(&mut self, credentials: &Credentials, authorities: Option<&Authorities>) {
@@ -137,13 +196,17 @@ impl Files<'_> {
         self.steps.push(step);
     }
 
-    fn unusable(&mut self, name: &'static str, error: &MaterialError) {
+    fn unusable(&mut self, name: &'static str, error: &ClientTlsError) {
         self.steps.push(Step::failed(name, error.to_string()));
         self.find(Severity::Error, error.to_string(), error.remedy());
     }
 
     fn find(&mut self, severity: Severity, sentence: String, remedy: String) {
+        self.find_of(Kind::Configuration, severity, sentence, remedy);
+    }
+
+    fn find_of(&mut self, kind: Kind, severity: Severity, sentence: String, remedy: String) {
         let upstream = self.upstream.name.clone();
-        self.findings.push(Finding { severity, kind: Kind::Configuration, upstream, sentence, remedy });
+        self.findings.push(Finding { severity, kind, upstream, sentence, remedy });
     }
 }
