@@ -5,6 +5,7 @@
 use std::time::SystemTime;
 
 use crate::identity::{CertificateFacts, DistinguishedName};
+use crate::tls::Authorities;
 
 /// What a certificate's issuer is looked for in.
 pub(super) struct Above<'a> {
@@ -12,8 +13,8 @@ pub(super) struct Above<'a> {
     pub(super) sent: &'a [CertificateFacts],
     /// What those are, in words.
     pub(super) sent_as: &'static str,
-    /// The certificates of `ca_file`.
-    pub(super) authorities: &'a [CertificateFacts],
+    /// Ours.
+    pub(super) authorities: Option<&'a Authorities>,
 }
 
 /// A chain as far as it is known.
@@ -30,7 +31,7 @@ impl<'a> Chain<'a> {
         let mut chain = Self { links: vec![(certificate, "")], missing: None };
         let mut current = certificate;
         // Names may lead in a circle: none is passed twice.
-        for _ in 0..above.sent.len() + above.authorities.len() {
+        for _ in 0..above.sent.len() + above.authorities().len() {
             if current.is_self_issued() {
                 return chain;
             }
@@ -60,10 +61,16 @@ impl<'a> Chain<'a> {
 }
 
 impl<'a> Above<'a> {
+    fn authorities(&self) -> &'a [CertificateFacts] {
+        self.authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default()
+    }
+
     /// Authorities first: a chain may end there, whatever is sent.
     fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
         let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
-        let authority = self.authorities.iter().find(named).map(|facts| (facts, "in ca_file"));
+        let is_file = self.authorities.is_some_and(|authorities| authorities.location.file.is_some());
+        let found_in = if is_file { "of our ca_file" } else { "of our agent" };
+        let authority = self.authorities().iter().find(named).map(|facts| (facts, found_in));
         authority.or_else(|| self.sent.iter().find(named).map(|facts| (facts, self.sent_as)))
     }
 }
@@ -95,9 +102,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(pair: &Pair, authorities: &[CertificateFacts], expected: &[&str]) {
+    fn check(pair: &Pair, ours: &[&Authority], expected: &[&str]) {
         let (leaf, sent) = (facts(&pair.der), sent(pair));
-        let chain = Chain::climb(&leaf, &Above { sent: &sent, sent_as: "sent", authorities });
+        let ours = ours.iter().map(|authority| authority.der.clone()).collect();
+        let authorities = Authorities::from_certificates("key", ours).ok();
+        let chain = Chain::climb(&leaf, &Above { sent: &sent, sent_as: "sent", authorities: authorities.as_ref() });
         let lines = chain.lines(UNIX_EPOCH);
         let subjects: Vec<_> = lines.iter().filter(|line| line.contains("CN=")).collect();
         assert_eq!(subjects, expected);
@@ -107,13 +116,12 @@ mod tests {
     fn a_chain_ends_where_it_is_trusted_or_where_nobody_knows_more() {
         let root = Authority::new("Root");
         let middle = root.intermediate("Middle");
-        let ours = [facts(&root.der)];
         let pair = || middle.issue("leaf", &[]);
         let ends = |last: &'static str| ["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (sent)", last];
-        check(&pair().chained(&middle), &ours, &ends("   └─ CN=Root,O=Acme (in ca_file)"));
+        check(&pair().chained(&middle), &[&root], &ends("   └─ CN=Root,O=Acme (of our agent)"));
         check(&pair().chained(&middle).chained(&root), &[], &ends("   └─ CN=Root,O=Acme (sent)"));
         check(&pair().chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (unknown here)"));
-        check(&pair(), &ours, &["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (unknown here)"]);
+        check(&pair(), &[&root], &["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (unknown here)"]);
         // The order of the file is another matter.
         check(&pair().chained(&root).chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (sent)"));
     }

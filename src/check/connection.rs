@@ -1,6 +1,7 @@
 //! The mutual handshake with every address of an upstream, step by step.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
@@ -10,8 +11,9 @@ use super::chain::{Above, Chain};
 use super::report::{
     About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
 };
-use crate::config::{UpstreamConfig, Verify};
+use crate::config::{MaterialSource, UpstreamConfig, Verify};
 use crate::identity::{CertificateFacts, Validity};
+use crate::tls::{Authorities, ClientTls, WorkloadSet};
 use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
@@ -20,20 +22,21 @@ use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, Se
 /// Silent where no connector can be made: the files that keep it from being made are findings already.
 pub(super) async fn check(
     upstream: &UpstreamConfig,
+    set: Option<&WorkloadSet>,
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> Vec<ConnectionReport> {
-    let Ok(connector) = Connector::new(upstream) else { return Vec::new() };
+    let Some((connector, tls)) = connect_with(upstream, set) else { return Vec::new() };
     let known = findings.len();
-    let mut talk = Talk::new(&connector, upstream, now, findings);
+    let mut talk = Talk::new(&connector, tls, upstream, now, findings);
     let addresses = connector.resolve(talk.deadline()).await;
     let Some(addresses) = talk.expect("name resolved", addresses) else { return vec![talk.report] };
     let mut reports = Vec::new();
     let mut connected = false;
     for &address in &addresses {
         // One of its own for each, so that no session of one address is taken up at another.
-        let Ok(connector) = Connector::new(upstream) else { break };
-        let mut talk = Talk::new(&connector, upstream, now, findings);
+        let Some((connector, tls)) = connect_with(upstream, set) else { break };
+        let mut talk = Talk::new(&connector, tls, upstream, now, findings);
         talk.report.address = Some(address.to_string());
         talk.resolved(&addresses);
         connected |= talk.run(address).await.is_some();
@@ -45,9 +48,21 @@ pub(super) async fn check(
     reports
 }
 
+/// With the certificates that it is to use; `None` where there are none.
+fn connect_with(upstream: &UpstreamConfig, set: Option<&WorkloadSet>) -> Option<(Connector, Arc<ClientTls>)> {
+    let connector = Connector::new(upstream).ok()?;
+    if let (MaterialSource::WorkloadApi(agent), Some(set)) = (&upstream.tls.source, set) {
+        connector.renew(ClientTls::from_workload(upstream, agent, set).ok()?);
+    }
+    let tls = connector.tls()?;
+    Some((connector, tls))
+}
+
 /// One connection and what is written down about it. `None` from a step ends it; the reason is in the report by then.
 struct Talk<'a> {
     connector: &'a Connector,
+    /// What the connector uses.
+    tls: Arc<ClientTls>,
     upstream: &'a UpstreamConfig,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
@@ -57,11 +72,12 @@ struct Talk<'a> {
 impl<'a> Talk<'a> {
     fn new(
         connector: &'a Connector,
+        tls: Arc<ClientTls>,
         upstream: &'a UpstreamConfig,
         now: SystemTime,
         findings: &'a mut Vec<Finding>,
     ) -> Self {
-        Self { connector, upstream, now, findings, report: ConnectionReport::default() }
+        Self { connector, tls, upstream, now, findings, report: ConnectionReport::default() }
     }
 
     async fn run(&mut self, address: SocketAddr) -> Option<()> {
@@ -79,7 +95,7 @@ impl<'a> Talk<'a> {
         self.handshake_done(&stream);
         let proof = self.connector.prove(&mut stream, deadline).await;
         self.expect("ping", proof)?;
-        let asked = self.connector.tls().witness.request().is_some();
+        let asked = self.tls.witness.request().is_some();
         let line = if asked { "answered: mongod takes our certificate" } else { "answered" };
         self.report.steps.push(Step::ok("ping", line));
         let server = identify(self.connector, &mut stream, self.deadline()).await;
@@ -109,8 +125,7 @@ impl<'a> Talk<'a> {
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
                 if let Some(facts) = certificate {
-                    let tls = self.connector.tls();
-                    let lines = chain_of(facts, &[], &tls.authorities.certificates).lines(self.now);
+                    let lines = chain_of(facts, &[], &self.tls.authorities).lines(self.now);
                     if let Some(step) = self.report.steps.last_mut() {
                         step.lines.extend(lines.into_iter().chain([names_line(facts)]));
                     }
@@ -143,8 +158,9 @@ impl<'a> Talk<'a> {
     }
 
     fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts]) {
-        let tls = self.connector.tls();
-        let chain = chain_of(leaf, above, &tls.authorities.certificates);
+        // Not of `self`: findings are added while it is looked at.
+        let tls = Arc::clone(&self.tls);
+        let chain = chain_of(leaf, above, &tls.authorities);
         let accepted = format!("accepted: {}, {}", why_trusted(&chain), self.why_named(leaf));
         let lines = chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).collect();
         let mut step = Step { name: "server certificate", status: Status::Ok, lines };
@@ -169,7 +185,7 @@ impl<'a> Talk<'a> {
     }
 
     fn why_named(&self, leaf: &CertificateFacts) -> String {
-        let expected = &self.connector.tls().server_name;
+        let expected = &self.tls.server_name;
         let name = expected.to_str();
         if !self.upstream.tls.server_identities.is_empty() {
             return format!("and {} is among server_identities", leaf.uris.join(", "));
@@ -197,7 +213,7 @@ impl<'a> Talk<'a> {
 
     /// What the server asked for and what it got.
     fn certificates_of_client(&mut self) {
-        let Some(request) = self.connector.tls().witness.request() else {
+        let Some(request) = self.tls.witness.request() else {
             self.report.steps.push(Step::warning("certificate requested", "no: mongod asks its clients for none"));
             let sentence = format!("{} does not ask for client certificates", self.place());
             let remedy = "set net.tls.CAFile in mongod's configuration; without it, everyone may connect".to_owned();
@@ -210,7 +226,7 @@ impl<'a> Talk<'a> {
             accepted => format!("from {}", accepted.join(" | ")),
         };
         self.report.steps.push(Step::ok("certificate requested", line));
-        let ours = &self.connector.tls().credentials.certificate;
+        let ours = &self.tls.credentials.certificate;
         let sent = format!("{} from {}", ours.subject, ours.issuer);
         self.report.steps.push(Step::ok("our certificate sent", sent).and(ours.expiry_text(self.now)));
     }
@@ -271,12 +287,8 @@ impl<'a> Talk<'a> {
 /// How certificates that come with a server's are called.
 const SENT: &str = "sent by mongod";
 
-fn chain_of<'a>(
-    leaf: &'a CertificateFacts,
-    sent: &'a [CertificateFacts],
-    authorities: &'a [CertificateFacts],
-) -> Chain<'a> {
-    Chain::climb(leaf, &Above { sent, sent_as: SENT, authorities })
+fn chain_of<'a>(leaf: &'a CertificateFacts, sent: &'a [CertificateFacts], authorities: &'a Authorities) -> Chain<'a> {
+    Chain::climb(leaf, &Above { sent, sent_as: SENT, authorities: Some(authorities) })
 }
 
 /// By names alone: rustls has checked the signatures.
@@ -285,8 +297,8 @@ fn why_trusted(chain: &Chain<'_>) -> String {
     let sent = above().take_while(|(_, found_in)| *found_in == SENT);
     let through = sent.fold(String::new(), |all, (facts, _)| format!("{all}through {}, ", facts.subject));
     match above().find(|(_, found_in)| *found_in != SENT) {
-        Some((authority, _)) => format!("{through}signed by {} of our ca_file", authority.subject),
-        None => "its chain ends at our ca_file".to_owned(),
+        Some((authority, found)) => format!("{through}signed by {} {found}", authority.subject),
+        None => "it is one of our authorities itself".to_owned(),
     }
 }
 

@@ -2,26 +2,28 @@
 
 use std::time::SystemTime;
 
-use super::material::Desk;
-use super::report::{About, Finding, ListenerReport, MaterialReport, Severity, Step, UpstreamReport};
-use crate::config::{ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify};
-use crate::tls::{Side, parse_server_name};
+use super::material::{Desk, Material};
+use super::report::{About, Finding, Kind, ListenerReport, Severity, Step, UpstreamReport};
+use crate::config::{ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi};
+use crate::tls::{
+    Authorities, ClientTlsError, Side, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
+};
+
+/// What an agent answered, if it was asked.
+pub(super) type HandedOut = Option<Result<WorkloadSet, WorkloadError>>;
 
 pub(super) fn check_upstream(
     upstream: &UpstreamConfig,
+    handed_out: &HandedOut,
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let about = About::Upstream(upstream.name.clone());
-    let mut desk = Desk::new(about, format!("upstream.{}.tls", upstream.name), Side::Upstream, now, findings);
+    let mut desk = Desk::new(About::Upstream(upstream.name.clone()), Side::Upstream, now, findings);
     let material = match &upstream.tls.source {
-        MaterialSource::Files(files) => desk.material(files),
-        MaterialSource::WorkloadApi(agent) => {
-            let socket = agent.socket.display();
-            desk.steps.push(Step::ok("our certificate", format!("from the SPIFFE Workload API at {socket}")));
-            MaterialReport::default()
-        }
+        MaterialSource::Files(files) => Material::read(&section_of(upstream), files),
+        MaterialSource::WorkloadApi(agent) => of_agent(upstream, agent, handed_out, &mut desk),
     };
+    let material = desk.material(&material);
     names(upstream, &mut desk);
     UpstreamReport {
         name: upstream.name.clone(),
@@ -40,15 +42,50 @@ pub(super) fn check_listener(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> ListenerReport {
-    let about = About::Listener(listener.name.clone());
-    let mut desk = Desk::new(about, format!("listener.{}.tls", listener.name), Side::Listener, now, findings);
-    let material = desk.material(&tls.files);
+    let mut desk = Desk::new(About::Listener(listener.name.clone()), Side::Listener, now, findings);
+    let material = desk.material(&Material::read(&format!("listener.{}.tls", listener.name), &tls.files));
     ListenerReport {
         name: listener.name.clone(),
         address: listener.address.to_string(),
         mode: listener.mode.as_str(),
         material,
         files: desk.steps,
+    }
+}
+
+fn section_of(upstream: &UpstreamConfig) -> String {
+    format!("upstream.{}.tls", upstream.name)
+}
+
+/// What there is from an agent and from the files beside it.
+fn of_agent(upstream: &UpstreamConfig, agent: &WorkloadApi, handed_out: &HandedOut, desk: &mut Desk<'_>) -> Material {
+    let set = match handed_out {
+        Some(Ok(set)) => {
+            let id = set.spiffe_id().unwrap_or_default();
+            desk.steps.push(Step::ok("workload api", format!("{id} from unix:{}", agent.socket.display())));
+            Some(set)
+        }
+        Some(Err(error)) => {
+            desk.steps.push(Step::failed("workload api", error.to_string()));
+            // Nothing is wrong with the configuration as such: agents start and are told of workloads at any time.
+            desk.find_of(Kind::Upstream, Severity::Error, error.to_string(), error.remedy());
+            None
+        }
+        None => {
+            let line = format!("unix:{} is not asked without a connection", agent.socket.display());
+            desk.steps.push(Step::ok("workload api", line));
+            None
+        }
+    };
+    let section = section_of(upstream);
+    let authorities = match &agent.ca_file {
+        Some(ca_file) => Some(Authorities::read_file(&section, ca_file).map_err(ClientTlsError::from)),
+        None => set.map(|set| set.authorities(upstream)),
+    };
+    Material {
+        credentials: set.map(|set| set.credentials(upstream)),
+        authorities,
+        lists: read_revocation_lists(&section, agent.crl_file.as_deref()).map_err(ClientTlsError::from),
     }
 }
 

@@ -13,9 +13,27 @@ use super::report::{
 use crate::config::TlsFiles;
 use crate::identity::date_text;
 use crate::tls::{
-    self, Authorities, Concern, Credentials, MaterialError, MaterialFinding, RevocationList, Side,
+    self, Authorities, ClientTlsError, Concern, Credentials, KeyKeeping, MaterialFinding, RevocationList, Side,
     read_revocation_lists, revocation_findings,
 };
+
+/// Certificates, key and lists of one table as far as they could be had; `None` is not known.
+pub(super) struct Material {
+    pub(super) credentials: Option<Result<Credentials, ClientTlsError>>,
+    pub(super) authorities: Option<Result<Authorities, ClientTlsError>>,
+    pub(super) lists: Result<Vec<RevocationList>, ClientTlsError>,
+}
+
+impl Material {
+    /// Reads the files of a table, whose path is `section`.
+    pub(super) fn read(section: &str, files: &TlsFiles) -> Self {
+        Self {
+            credentials: Some(Credentials::read(section, files).map_err(ClientTlsError::from)),
+            authorities: Some(Authorities::read(section, files).map_err(ClientTlsError::from)),
+            lists: read_revocation_lists(section, files.crl_file.as_deref()).map_err(ClientTlsError::from),
+        }
+    }
+}
 
 /// Where what is seen and found about one table is collected.
 pub(super) struct Desk<'a> {
@@ -24,45 +42,43 @@ pub(super) struct Desk<'a> {
     /// The user in `$external` that mongod takes our certificate for, byte for byte as mongod writes it.
     pub(super) external_user: Option<String>,
     about: About,
-    /// Path of the table.
-    section: String,
     side: Side,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(
-        about: About,
-        section: String,
-        side: Side,
-        now: SystemTime,
-        findings: &'a mut Vec<Finding>,
-    ) -> Self {
-        Self { steps: Vec::new(), external_user: None, about, section, side, now, findings }
+    pub(super) fn new(about: About, side: Side, now: SystemTime, findings: &'a mut Vec<Finding>) -> Self {
+        Self { steps: Vec::new(), external_user: None, about, side, now, findings }
     }
 
-    /// Looks at all files, whatever is wrong with one of them.
-    pub(super) fn material(&mut self, files: &TlsFiles) -> MaterialReport {
+    /// Looks at everything, whatever is wrong with one of them.
+    pub(super) fn material(&mut self, material: &Material) -> MaterialReport {
         let mut report = MaterialReport::default();
-        let authorities = Authorities::read(&self.section, files);
-        match Credentials::read(&self.section, files) {
-            Ok(credentials) => self.credentials(&credentials, authorities.as_ref().ok(), files, &mut report),
-            Err(error) => self.unusable("our certificate", &error),
+        let known = material.authorities.as_ref().and_then(|authorities| authorities.as_ref().ok());
+        match &material.credentials {
+            Some(Ok(credentials)) => self.credentials(credentials, known, &mut report),
+            Some(Err(error)) => self.unusable("our certificate", error),
+            None => {}
         }
-        match &authorities {
-            Ok(authorities) => self.authorities(authorities, &mut report),
-            Err(error) => self.unusable("authorities", error),
+        match &material.authorities {
+            Some(Ok(authorities)) => self.authorities(authorities, &mut report),
+            Some(Err(error)) => self.unusable("authorities", error),
+            None => {}
         }
-        match read_revocation_lists(&self.section, files.crl_file.as_deref()) {
-            Ok(lists) => self.revocation_lists(&lists, authorities.as_ref().ok(), &mut report),
-            Err(error) => self.unusable("revocation lists", &error),
+        match &material.lists {
+            Ok(lists) => self.revocation_lists(lists, known, &mut report),
+            Err(error) => self.unusable("revocation lists", error),
         }
         report
     }
 
     pub(super) fn find(&mut self, severity: Severity, sentence: String, remedy: String) {
-        let (kind, about) = (Kind::Configuration, self.about.clone());
+        self.find_of(Kind::Configuration, severity, sentence, remedy);
+    }
+
+    pub(super) fn find_of(&mut self, kind: Kind, severity: Severity, sentence: String, remedy: String) {
+        let about = self.about.clone();
         self.findings.push(Finding { severity, kind, about, sentence, remedy });
     }
 
@@ -70,13 +86,11 @@ impl<'a> Desk<'a> {
         &mut self,
         credentials: &Credentials,
         authorities: Option<&Authorities>,
-        files: &TlsFiles,
         report: &mut MaterialReport,
     ) {
         let found = credentials.findings(self.side, authorities, self.now);
         let certificate = &credentials.certificate;
-        let authorities = authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default();
-        let above = Above { sent: &credentials.chain, sent_as: "in certificate_file", authorities };
+        let above = Above { sent: &credentials.chain, sent_as: "sent with it", authorities };
         let chain = Chain::climb(certificate, &above);
         report.certificate = Some(certificate.into());
         report.chain = chain.links.iter().skip(1).map(|(facts, _)| CertificateReport::from(*facts)).collect();
@@ -84,7 +98,7 @@ impl<'a> Desk<'a> {
         let names = Some(format!("names {names}")).filter(|_| !names.is_empty());
         let lines = chain.lines(self.now).into_iter().chain(names).collect();
         self.judged(Step { name: "our certificate", status: Status::Ok, lines }, &found, Concern::Certificate);
-        self.judged(Step::ok("our private key", key_line(files)), &found, Concern::PrivateKey);
+        self.judged(Step::ok("our private key", key_line(&credentials.key)), &found, Concern::PrivateKey);
         if self.side == Side::Upstream && !certificate.subject.is_empty() {
             self.external_user = Some(certificate.subject.as_str().to_owned());
             self.steps.push(Step::ok("user in $external", certificate.subject.to_string()));
@@ -136,16 +150,16 @@ impl<'a> Desk<'a> {
         self.steps.push(step);
     }
 
-    fn unusable(&mut self, name: &'static str, error: &MaterialError) {
+    fn unusable(&mut self, name: &'static str, error: &ClientTlsError) {
         self.steps.push(Step::failed(name, error.to_string()));
         self.find(Severity::Error, error.to_string(), error.remedy());
     }
 }
 
-fn key_line(files: &TlsFiles) -> String {
-    let mode = fs::metadata(&files.private_key_file).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
-    let password = if files.private_key_password_file.is_some() { ", read with its password" } else { "" };
-    format!("belongs to the certificate; {} has mode {mode:04o}{password}", files.private_key_file.display())
+fn key_line(key: &KeyKeeping) -> String {
+    let Some(file) = &key.location.file else { return "belongs to the certificate".to_owned() };
+    let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+    format!("belongs to the certificate; {} has mode {mode:04o}", file.display())
 }
 
 fn entries(list: &RevocationList) -> String {

@@ -10,9 +10,10 @@ mod material;
 mod report;
 mod text;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, UpstreamConfig};
+use crate::config::{Config, MaterialSource, UpstreamConfig, WorkloadApi};
+use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
     About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport, Report,
@@ -22,7 +23,7 @@ pub use report::{
 /// How far a check goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Files only.
+    /// Files only; no agent is asked either.
     Offline,
     /// And a handshake with every address of every upstream.
     Online,
@@ -53,11 +54,20 @@ async fn check_upstream(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let mut checked = files::check_upstream(upstream, now, findings);
+    let handed_out = match (&upstream.tls.source, reach) {
+        (MaterialSource::WorkloadApi(agent), Reach::Online) => Some(ask(agent, upstream.connect_timeout).await),
+        _ => None,
+    };
+    let mut checked = files::check_upstream(upstream, &handed_out, now, findings);
     if reach == Reach::Online {
-        checked.connections = connection::check(upstream, now, findings).await;
+        let set = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
+        checked.connections = connection::check(upstream, set, now, findings).await;
     }
     checked
+}
+
+async fn ask(agent: &WorkloadApi, limit: Duration) -> Result<WorkloadSet, WorkloadError> {
+    WorkloadUpdates::ask(&agent.socket, limit).await?.next().await
 }
 
 #[cfg(test)]

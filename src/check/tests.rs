@@ -112,7 +112,7 @@ upstream orders at HOST:PORT
     ok      server certificate      CN=mongod,O=Acme
                                     ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
-                                    └─ CN=Acme CA,O=Acme (in ca_file)
+                                    └─ CN=Acme CA,O=Acme (of our ca_file)
                                        ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                        expires ...
                                     names mongo.test, 127.0.0.1
@@ -308,10 +308,10 @@ async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
     ok      our certificate         CN=mongate,O=Acme
                                     ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
-                                    └─ CN=Mesh intermediate,O=Acme (in certificate_file)
+                                    └─ CN=Mesh intermediate,O=Acme (sent with it)
                                        ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                        expires ...
-                                       └─ CN=Mesh CA,O=Acme (in ca_file)
+                                       └─ CN=Mesh CA,O=Acme (of our ca_file)
                                           ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                           expires ...
                                     names localhost

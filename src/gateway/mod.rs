@@ -174,7 +174,7 @@ fn upstreams(config: &Config, readiness: &Readiness) -> Result<BTreeMap<String, 
 
 /// Of several certificates the one that ends first counts.
 fn tell_expiry(upstream: &str, connector: &Connector) {
-    let tls = connector.tls();
+    let Some(tls) = connector.tls() else { return };
     let ends = [
         (CertificateRole::UpstreamClient, tls.credentials.certificates().map(|own| own.not_after).min()),
         (CertificateRole::UpstreamCa, tls.authorities.certificates.iter().map(|authority| authority.not_after).min()),
@@ -189,7 +189,7 @@ fn tell_expiry(upstream: &str, connector: &Connector) {
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
 fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
     let own: Vec<_> = upstreams.values().map(|upstream| upstream.connector.tls()).collect();
-    let own = own.iter().filter_map(|tls| tls.credentials.certificates().next());
+    let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
     let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
     let known: Vec<_> = config.identities.iter().map(known_source).collect();
     let (mut doors, mut errors) = (Vec::new(), Vec::new());

@@ -102,8 +102,8 @@ fn describe(upstream: &Upstream) -> Value {
             "max_wire_version": server.max_wire_version,
         })),
         "certificates": {
-            "client": tls.credentials.certificates().map(certificate).collect::<Vec<_>>(),
-            "ca": tls.authorities.certificates.iter().map(certificate).collect::<Vec<_>>(),
+            "client": tls.iter().flat_map(|tls| tls.credentials.certificates()).map(certificate).collect::<Vec<_>>(),
+            "ca": tls.iter().flat_map(|tls| &tls.authorities.certificates).map(certificate).collect::<Vec<_>>(),
         },
     })
 }

@@ -27,6 +27,7 @@ use super::rejection::Rejection;
 use super::revocation::{RevocationList, read_revocation_lists};
 use super::trust::Trust;
 use super::witness::Witness;
+use super::workload::WorkloadError;
 use crate::config::{TlsVersion, UpstreamConfig, Verify};
 use crate::identity::CertificateFacts;
 
@@ -56,6 +57,9 @@ pub enum ClientTlsError {
     /// A file that cannot be used.
     #[error(transparent)]
     Material(#[from] MaterialError),
+    /// An agent that gives nothing, or nothing of use.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
     /// They come from elsewhere.
     #[error("upstream.{upstream}.tls: the certificate comes from the SPIFFE Workload API, not from files")]
     NoFiles {
@@ -80,6 +84,7 @@ impl ClientTlsError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Material(error) => error.remedy(),
+            Self::Workload(error) => error.remedy(),
             Self::NoFiles { .. } => "set certificate_file and ca_file in its table".to_owned(),
             Self::ServerName { .. } => "set server_name to a name that stands in mongod's certificate".to_owned(),
             Self::Unusable(_) => "this is a defect of mongate: please report it".to_owned(),
@@ -145,7 +150,7 @@ impl ClientTls {
 }
 
 /// The path of the table of an upstream's certificates.
-fn section_of(upstream: &UpstreamConfig) -> String {
+pub(super) fn section_of(upstream: &UpstreamConfig) -> String {
     format!("upstream.{}.tls", upstream.name)
 }
 

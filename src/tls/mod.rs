@@ -1,6 +1,7 @@
 //! Key material and what rustls is built from.
 //!
-//! Everything that touches a private key is in here; nothing here opens a connection.
+//! Everything that touches a private key is in here. Nothing here opens a connection, but to the agent on this machine
+//! that hands out certificates.
 
 mod authorities;
 mod client;
@@ -21,6 +22,7 @@ pub(crate) mod test_pki;
 mod tests;
 mod trust;
 mod witness;
+mod workload;
 
 pub use authorities::Authorities;
 pub use client::{ClientTls, ClientTlsError, parse_server_name};
@@ -32,3 +34,4 @@ pub use rejection::Rejection;
 pub use revocation::{RevocationList, UnusableList, read_revocation_lists};
 pub use server::{ServerTls, ServerTlsError};
 pub use witness::{CertificateRequest, Witness};
+pub use workload::{WorkloadError, WorkloadProblem, WorkloadSet, WorkloadUpdates, check_beside_agent};

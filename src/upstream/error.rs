@@ -14,10 +14,11 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use super::exchange::ExchangeError;
 use super::target::Target;
 use crate::identity::CertificateFacts;
-use crate::tls::{CertificateRequest, ClientTls, Rejection};
+use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
 
 /// What [`ConnectError::reason`] can be: the values of a metric's label.
-pub const REASONS: [&str; 16] = [
+pub const REASONS: [&str; 17] = [
+    "no_certificate",
     "not_resolvable",
     "unreachable",
     "timed_out",
@@ -50,6 +51,11 @@ pub struct ConnectError {
 /// What failed.
 #[derive(Debug)]
 pub enum Failure {
+    /// There is none to show yet: the SPIFFE Workload API has given none.
+    NoCertificate {
+        /// Why, if it is known.
+        cause: Option<Arc<ClientTlsError>>,
+    },
     /// The name has no address, or the resolver gave no answer.
     NotResolvable {
         /// From the system's resolver.
@@ -158,6 +164,7 @@ impl ConnectError {
     /// One of [`REASONS`].
     pub fn reason(&self) -> &'static str {
         match self.failure() {
+            Failure::NoCertificate { .. } => "no_certificate",
             Failure::NotResolvable { .. } => "not_resolvable",
             Failure::Unreachable { .. } => "unreachable",
             Failure::TimedOut { .. } => "timed_out",
@@ -172,7 +179,9 @@ impl ConnectError {
     /// Code and name of the command error that a client gets.
     pub fn client_code(&self) -> (i32, &'static str) {
         match self.failure() {
-            Failure::NotResolvable { .. }
+            // Drivers try again after this one, and there may be a certificate soon.
+            Failure::NoCertificate { .. }
+            | Failure::NotResolvable { .. }
             | Failure::Unreachable { .. }
             | Failure::TimedOut { .. }
             | Failure::Proof { .. } => (6, "HostUnreachable"),
@@ -265,7 +274,7 @@ impl Failure {
     /// How far the connection came.
     fn progress(&self) -> u8 {
         match self {
-            Self::NotResolvable { .. } | Self::Unreachable { .. } => 0,
+            Self::NoCertificate { .. } | Self::NotResolvable { .. } | Self::Unreachable { .. } => 0,
             Self::NotTls { .. } | Self::TimedOut { .. } => 1,
             Self::Handshake { .. } | Self::ServerCertificate { .. } => 2,
             Self::ClientCertificateRefused { .. } | Self::Proof { .. } => 3,

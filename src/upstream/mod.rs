@@ -29,12 +29,13 @@ use arc_swap::ArcSwap;
 use bson::rawdoc;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{HostPort, UpstreamConfig};
-use crate::tls::{ClientTls, ClientTlsError};
+use crate::config::{HostPort, MaterialSource, UpstreamConfig};
+use crate::tls::{ClientTls, ClientTlsError, check_beside_agent};
 
 pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
 pub use exchange::ExchangeError;
@@ -54,14 +55,27 @@ pub struct Connector {
     config: UpstreamConfig,
     current: ArcSwap<Current>,
     generations: AtomicU64,
+    first_set: watch::Sender<FirstSet>,
 }
 
 /// One set of certificates, and what is said about connections made with it.
 #[derive(Debug)]
 struct Current {
-    tls: Arc<ClientTls>,
+    /// `None` until the first set is there.
+    tls: Option<Arc<ClientTls>>,
     target: Arc<Target>,
     generation: u64,
+}
+
+/// What is known about the first set of certificates, where it does not come from files.
+#[derive(Debug)]
+enum FirstSet {
+    /// It was asked for.
+    Awaited,
+    /// It could not be had.
+    Failed(Arc<ClientTlsError>),
+    /// It came, and perhaps others since.
+    There,
 }
 
 /// A proven connection: nothing is on its way in either direction, and no client's byte was sent on it.
@@ -98,15 +112,26 @@ pub struct HandshakeFacts {
 
 impl Connector {
     /// Reads the files of `upstream` and prepares its connections.
+    ///
+    /// Where certificates come from the SPIFFE Workload API there are none yet: [`Connector::renew`] brings them.
     pub fn new(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
-        let tls = ClientTls::load(upstream)?;
+        let (tls, first_set) = match &upstream.tls.source {
+            MaterialSource::Files(_) => (Some(ClientTls::load(upstream)?), FirstSet::There),
+            MaterialSource::WorkloadApi(agent) => {
+                check_beside_agent(upstream, agent)?;
+                (None, FirstSet::Awaited)
+            }
+        };
         let current = ArcSwap::from_pointee(Current::new(upstream, tls, 0));
-        Ok(Self { config: upstream.clone(), current, generations: AtomicU64::new(0) })
+        let (generations, first_set) = (AtomicU64::new(0), watch::Sender::new(first_set));
+        Ok(Self { config: upstream.clone(), current, generations, first_set })
     }
 
     /// What connections are made with now: certificates, authorities, and what handshakes showed.
-    pub fn tls(&self) -> Arc<ClientTls> {
-        Arc::clone(&self.current.load().tls)
+    ///
+    /// `None` as long as the SPIFFE Workload API has given nothing.
+    pub fn tls(&self) -> Option<Arc<ClientTls>> {
+        self.current.load().tls.clone()
     }
 
     /// Makes all further connections with `tls`; those that are there already stay as they are.
@@ -114,12 +139,25 @@ impl Connector {
     /// A connection that is being made may still be of the old set: see [`UpstreamStream::made_with`].
     pub fn renew(&self, tls: ClientTls) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        self.current.store(Arc::new(Current::new(&self.config, tls, generation)));
+        self.current.store(Arc::new(Current::new(&self.config, Some(tls), generation)));
+        self.first_set.send_replace(FirstSet::There);
     }
 
     /// Which set of certificates connections are made with now, counted from 0.
     pub fn generation(&self) -> u64 {
         self.current.load().generation
+    }
+
+    /// Says why the first set of certificates could not be had; without it, connections wait for one. Changes nothing
+    /// once there is a set.
+    pub fn lacks(&self, cause: Arc<ClientTlsError>) {
+        self.first_set.send_if_modified(|known| {
+            let lacking = !matches!(known, FirstSet::There);
+            if lacking {
+                *known = FirstSet::Failed(cause);
+            }
+            lacking
+        });
     }
 
     /// Name of the upstream in the configuration.
@@ -146,6 +184,7 @@ impl Connector {
     }
 
     async fn connect_by(&self, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
+        self.certificates(deadline).await?;
         let addresses = self.resolve(deadline).await?;
         self.connect_to_any(&addresses, deadline).await
     }
@@ -170,8 +209,7 @@ impl Connector {
         deadline: Instant,
     ) -> Result<UpstreamStream, ConnectError> {
         let started = Instant::now();
-        let current = self.current.load_full();
-        let (made_with, generation) = (Arc::clone(&current.tls), current.generation);
+        let (made_with, generation) = self.certificates(deadline).await?;
         let connector = TlsConnector::from(Arc::clone(&made_with.config));
         let handshake = async {
             let tls = connector.connect(made_with.server_name.clone(), tcp).await;
@@ -192,6 +230,26 @@ impl Connector {
         };
         let proof = self.within(deadline, Phase::Proof, proof).await;
         proof.map(|_| ()).map_err(|failure| self.error(Some(stream.address), failure))
+    }
+
+    /// The current set and its generation. While the first one is being asked for, waits for that.
+    async fn certificates(&self, deadline: Instant) -> Result<(Arc<ClientTls>, u64), ConnectError> {
+        if let Some(current) = self.current_set() {
+            return Ok(current);
+        }
+        let mut first_set = self.first_set.subscribe();
+        let asked = first_set.wait_for(|known| !matches!(known, FirstSet::Awaited));
+        let cause = match tokio::time::timeout_at(deadline, asked).await {
+            Ok(Ok(known)) => known.cause(),
+            _ => None,
+        };
+        // It may have come meanwhile.
+        self.current_set().ok_or_else(|| self.error(None, Failure::NoCertificate { cause }))
+    }
+
+    fn current_set(&self) -> Option<(Arc<ClientTls>, u64)> {
+        let current = self.current.load();
+        Some((Arc::clone(current.tls.as_ref()?), current.generation))
     }
 
     async fn connect_to_any(
@@ -236,9 +294,18 @@ impl Connector {
 }
 
 impl Current {
-    fn new(upstream: &UpstreamConfig, tls: ClientTls, generation: u64) -> Self {
-        let target = Arc::new(Target::new(upstream, &tls));
-        Self { tls: Arc::new(tls), target, generation }
+    fn new(upstream: &UpstreamConfig, tls: Option<ClientTls>, generation: u64) -> Self {
+        let target = Arc::new(Target::new(upstream, tls.as_ref()));
+        Self { tls: tls.map(Arc::new), target, generation }
+    }
+}
+
+impl FirstSet {
+    fn cause(&self) -> Option<Arc<ClientTlsError>> {
+        match self {
+            Self::Failed(cause) => Some(Arc::clone(cause)),
+            Self::Awaited | Self::There => None,
+        }
     }
 }
 

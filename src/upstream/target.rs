@@ -14,7 +14,7 @@ use rustls::Error as TlsError;
 use super::error::{CertificateRefusal, Failure, Phase};
 use crate::config::{HostPort, MaterialSource, UpstreamConfig};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
-use crate::tls::{CertificateRequest, ClientTls, Rejection};
+use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
 
 /// The parts of the configuration that sentences name.
 #[derive(Debug)]
@@ -25,16 +25,18 @@ pub(super) struct Target {
     certificate_place: String,
     authorities_place: String,
     identities: Vec<String>,
-    certificate: CertificateFacts,
+    /// `None` as long as there is none.
+    certificate: Option<CertificateFacts>,
     /// Of our certificate and of those sent with it.
     issuers: Vec<DistinguishedName>,
     authorities: Vec<DistinguishedName>,
 }
 
 impl Target {
-    pub(super) fn new(upstream: &UpstreamConfig, tls: &ClientTls) -> Self {
-        let credentials = &tls.credentials;
-        let ours = credentials.certificates();
+    pub(super) fn new(upstream: &UpstreamConfig, tls: Option<&ClientTls>) -> Self {
+        let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
+        let authorities = tls.into_iter().flat_map(|tls| &tls.authorities.certificates);
+        let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
         let (certificate_place, authorities_place) = match &upstream.tls.source {
             MaterialSource::Files(files) => {
                 (files.certificate_file.display().to_string(), files.ca_file.display().to_string())
@@ -48,13 +50,13 @@ impl Target {
         Self {
             upstream: upstream.name.clone(),
             address: upstream.address.clone(),
-            server_name: tls.server_name.to_str().into_owned(),
+            server_name: server_name.strip_suffix('.').unwrap_or(server_name).to_owned(),
             certificate_place,
             authorities_place,
             identities: upstream.tls.server_identities.clone(),
-            certificate: credentials.certificate.clone(),
-            issuers: ours.map(|facts| facts.issuer.clone()).collect(),
-            authorities: tls.authorities.certificates.iter().map(|facts| facts.subject.clone()).collect(),
+            certificate: ours().next().cloned(),
+            issuers: ours().map(|facts| facts.issuer.clone()).collect(),
+            authorities: authorities.map(|facts| facts.subject.clone()).collect(),
         }
     }
 
@@ -66,6 +68,14 @@ impl Target {
     ) -> fmt::Result {
         let peer = self.peer(address);
         match failure {
+            Failure::NoCertificate { cause } => {
+                write!(f, "there is no certificate to show to {peer} yet: ")?;
+                match cause.as_deref() {
+                    None => write!(f, "the SPIFFE Workload API has not answered"),
+                    Some(ClientTlsError::Workload(cause)) => write!(f, "{cause}"),
+                    Some(_) => write!(f, "the one that the SPIFFE Workload API gave cannot be used"),
+                }
+            }
             Failure::NotResolvable { .. } => write!(f, "the name {} cannot be resolved", self.address.host),
             Failure::Unreachable { attempts } => {
                 write!(f, "{} cannot be reached: ", self.address)?;
@@ -95,8 +105,10 @@ impl Target {
             }
             Failure::Handshake { cause } => write!(f, "the TLS handshake with {peer} failed: {cause}"),
             Failure::ClientCertificateRefused { alert, .. } => {
-                let subject = &self.certificate.subject;
-                write!(f, "mongod at {peer} refused our client certificate (subject {subject})")?;
+                write!(f, "mongod at {peer} refused our client certificate")?;
+                if let Some(certificate) = &self.certificate {
+                    write!(f, " (subject {})", certificate.subject)?;
+                }
                 alert.map_or(Ok(()), |alert| write!(f, ": alert {alert:?}"))
             }
             Failure::Proof { cause } => write!(f, "{peer} does not answer as a mongod: {cause}"),
@@ -107,6 +119,13 @@ impl Target {
     pub(super) fn remedy(&self, failure: &Failure) -> String {
         let key = |name: &str| format!("upstream.{}.{name}", self.upstream);
         match failure {
+            Failure::NoCertificate { cause: None } => {
+                format!("look into the agent at {}, or raise {}", self.certificate_place, key("connect_timeout"))
+            }
+            Failure::NoCertificate { cause: Some(cause) } => match **cause {
+                ClientTlsError::Workload(_) => cause.remedy(),
+                _ => format!("{cause}; {}", cause.remedy()),
+            },
             Failure::NotResolvable { .. } => {
                 format!("check {} and the name service of this host", key("address"))
             }
@@ -291,7 +310,8 @@ impl Target {
     }
 
     fn client_certificate_remedy(&self, request: Option<&CertificateRequest>) -> String {
-        let certificate = &self.certificate;
+        // A server refuses what it was shown.
+        let Some(certificate) = &self.certificate else { return String::new() };
         let mut remedy = Vec::new();
         if !certificate.allows("clientAuth") {
             remedy.push(

@@ -10,8 +10,9 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene};
 use super::*;
-use crate::config::{HostPort, TlsVersion, Verify};
+use crate::config::{HostPort, MaterialSource, TlsVersion, Verify, WorkloadApi};
 use crate::tls::test_pki::Authority;
+use crate::tls::{WorkloadError, WorkloadProblem};
 use crate::wire::op_msg::encode;
 
 fn short(upstream: &mut UpstreamConfig) {
@@ -45,7 +46,7 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
         assert_eq!(first.handshake.key_exchange, Some("X25519"));
         assert_eq!(first.address, server.address);
         assert_eq!((first.handshake.resumed, second.handshake.resumed), (false, true), "{version}");
-        let request = connector.tls().witness.request().unwrap();
+        let request = connector.tls().unwrap().witness.request().unwrap();
         assert_eq!(request.authorities[0].as_str(), "CN=Clients CA,O=Acme");
     }
 }
@@ -57,7 +58,7 @@ async fn a_version_1_client_certificate_is_sent() {
     let (connector, server) = scene.start().await;
     // The server does not ask for it; that it is loaded at all is what rustls's usual way refuses.
     server.during(connector.connect()).await.unwrap();
-    assert_eq!(connector.tls().credentials.certificate.version, 1);
+    assert_eq!(connector.tls().unwrap().credentials.certificate.version, 1);
 }
 
 #[tokio::test]
@@ -361,4 +362,35 @@ fn closed_port() -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     socket
+}
+
+#[tokio::test]
+async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes_its_reason() {
+    let (mut upstream, server) = Scene::new().listen().await;
+    let with_files = upstream.clone();
+    let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
+    upstream.tls.source = MaterialSource::WorkloadApi(agent);
+    let set = || ClientTls::load(&with_files).unwrap();
+
+    short(&mut upstream);
+    let unanswered = Connector::new(&upstream).unwrap().connect().await.unwrap_err();
+    let sentence = "yet: the SPIFFE Workload API has not answered";
+    check(&unanswered, "no_certificate", 6, sentence, "look into the agent at unix:/run/agent.sock");
+
+    upstream.connect_timeout = Duration::from_secs(20);
+    let connector = Connector::new(&upstream).unwrap();
+    let problem = WorkloadProblem::Denied { message: "no identity issued".to_owned() };
+    let denied = Arc::new(WorkloadError { socket: "/run/agent.sock".into(), problem }.into());
+    let (error, ()) = tokio::join!(connector.connect(), async { connector.lacks(Arc::clone(&denied)) });
+    let sentence = "the SPIFFE Workload API at unix:/run/agent.sock has no certificate for this process";
+    check(&error.unwrap_err(), "no_certificate", 6, sentence, "register this process");
+
+    connector.renew(set());
+    server.during(connector.connect()).await.unwrap();
+    connector.lacks(denied);
+    server.during(connector.connect()).await.unwrap();
+
+    let connector = Connector::new(&upstream).unwrap();
+    let connected = async { tokio::join!(connector.connect(), async { connector.renew(set()) }) };
+    server.during(connected).await.0.unwrap();
 }

@@ -258,6 +258,8 @@ impl Wanted {
         for name in &self.names {
             params.subject_alt_names.push(alternative_name(name)?);
         }
+        // As SPIRE does, and its clients ask for.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match self.usage {
             Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],

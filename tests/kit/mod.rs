@@ -18,3 +18,4 @@ pub mod provision;
 pub mod raw;
 pub mod scratch;
 pub mod waiting;
+pub mod workload_api;
