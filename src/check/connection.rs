@@ -194,7 +194,7 @@ impl<'a> Talk<'a> {
             return "its names are not checked (verify = \"chain\")".to_owned();
         }
         if leaf.names().is_empty() {
-            return format!("and its common name is {name} (legacy_certificates)");
+            return format!("and its common name covers {name} (legacy_certificates)");
         }
         let wildcard = match expected {
             ServerName::DnsName(name) => {

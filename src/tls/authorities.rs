@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use super::credentials::read_facts;
+use super::credentials::{Certificate, read_facts};
 use super::pem::Source;
 use super::problem::{Location, MaterialError, Problem};
 use crate::config::TlsFiles;
@@ -32,11 +32,22 @@ impl Authorities {
     ///
     /// Takes certificates that may sign others (version 1 cannot say so and is taken), and self-issued ones, which lets a
     /// server's own certificate stand for itself. Others in the file are passed over: rustls would let them sign.
+    ///
+    /// Our own certificate does not count, unless it is its own issuer: it is there by mistake.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
-        if let Some(problem) = own_certificate(section, files) {
-            return Err(Source::new(section, "ca_file", &files.ca_file).error(problem));
-        }
-        Self::read_file(section, &files.ca_file)
+        let source = Source::new(section, "ca_file", &files.ca_file);
+        let certificates = source.certificates()?;
+        let own = Source::new(section, "certificate_file", &files.certificate_file).certificates().unwrap_or_default();
+        let is_own = |(der, facts): &Certificate| {
+            own.first().is_some_and(|(own, _)| own == der) && !facts.is_ca && !facts.is_self_issued()
+        };
+        let (mistaken, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_own);
+        Self::taken(others, source.location()).map_err(|error| match (&error.problem, mistaken.first()) {
+            (Problem::NoAuthority { .. }, Some((_, own))) => {
+                source.error(Problem::OwnCertificate { subject: own.subject.to_string() })
+            }
+            _ => error,
+        })
     }
 
     /// Reads `ca_file` where our own certificate comes from elsewhere.
@@ -61,10 +72,7 @@ impl Authorities {
         self.certificates.iter().find(|authority| authority.subject == certificate.issuer)
     }
 
-    fn taken(
-        certificates: Vec<(CertificateDer<'static>, CertificateFacts)>,
-        location: Location,
-    ) -> Result<Self, MaterialError> {
+    fn taken(certificates: Vec<Certificate>, location: Location) -> Result<Self, MaterialError> {
         let mut roots = RootCertStore::empty();
         let (mut taken, mut ders) = (Vec::new(), Vec::new());
         let mut first_subject = None;
@@ -87,23 +95,12 @@ impl Authorities {
     }
 }
 
-/// Our own certificate, where it is all that the authorities' file holds and stands for nobody else: an error then, whether
-/// the certificate says that it is no authority, or cannot say so for being of version 1.
-fn own_certificate(section: &str, files: &TlsFiles) -> Option<Problem> {
-    let first = |key, file| Source::new(section, key, file).certificates().ok()?.into_iter().next();
-    let (own, facts) = first("certificate_file", &files.certificate_file)?;
-    let named = Source::new(section, "ca_file", &files.ca_file).certificates().ok()?;
-    let is_alone = matches!(named.as_slice(), [(only, _)] if *only == own);
-    let subject = facts.subject.to_string();
-    (is_alone && !facts.is_ca && !facts.is_self_issued()).then_some(Problem::OwnCertificate { subject })
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::KeyPair;
 
     use super::*;
-    use crate::tls::test_pki::{Authority, Folder, files_of};
+    use crate::tls::test_pki::{Authority, Folder, Pair, files_of};
 
     fn read_authorities(ca: impl AsRef<[u8]>) -> Result<Authorities, String> {
         let folder = Folder::new();
@@ -137,6 +134,27 @@ mod tests {
     }
 
     #[test]
+    fn our_own_certificate_of_version_1_is_no_authority_unless_it_is_its_own_issuer() {
+        let acme = Authority::new("Acme CA");
+        let (client, own) = (acme.issue_version_1("svc-a"), Authority::new_version_1("svc-a"));
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &client, &client.combined());
+        let error = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap_err();
+        assert_eq!(
+            error.problem.to_string(),
+            "this is our own certificate (CN=svc-a,O=Acme), not that of an authority"
+        );
+        let mut upstream = folder.upstream(1, &client, &format!("{}{}", client.certificate_pem, acme.pem));
+        let authorities = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap();
+        assert_eq!(authorities.certificates.len(), 1);
+        let old_root = Authority::new_version_1("Old CA").pem;
+        let mut upstream = folder.upstream(1, &client, &format!("{}{old_root}", client.certificate_pem));
+        assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
+        let mut upstream = folder.upstream(1, &Pair::new(own.der().clone(), own.key()), &own.pem);
+        assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
+    }
+
+    #[test]
     fn files_without_an_authority_are_refused() {
         let client = Authority::new("Acme CA").issue("svc-a", &[]);
         let start = "upstream.orders.tls.ca_file: ca.pem: ";
@@ -149,19 +167,6 @@ mod tests {
             ),
         ] {
             assert_eq!(read_authorities(ca).unwrap_err(), format!("{start}{expected}"));
-        }
-    }
-
-    #[test]
-    fn our_own_certificate_is_no_authority_even_where_its_version_cannot_say_so() {
-        let acme = Authority::new("Acme CA");
-        for own in [acme.issue("svc-a", &[]), acme.issue_version_1("svc-a")] {
-            let folder = Folder::new();
-            let upstream = folder.upstream(1, &own, &own.certificate_pem);
-            let error = Authorities::read("upstream.orders.tls", upstream.tls.files().unwrap()).unwrap_err();
-            assert!(matches!(&error.problem, Problem::OwnCertificate { subject } if subject == "CN=svc-a,O=Acme"));
-            let beside = folder.upstream(1, &own, &format!("{}{}", own.certificate_pem, acme.pem));
-            assert!(Authorities::read("upstream.orders.tls", beside.tls.files().unwrap()).is_ok());
         }
     }
 }

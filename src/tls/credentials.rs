@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
-use super::pem::Source;
+use super::pem::{PrivateKey, Source};
 use super::problem::{Location, MaterialError, Problem};
 use crate::config::TlsFiles;
 use crate::identity::{CertificateFacts, public_key_bits};
@@ -47,7 +47,7 @@ pub struct KeyKeeping {
 }
 
 /// A certificate, and what it says.
-type Certificate = (CertificateDer<'static>, CertificateFacts);
+pub(super) type Certificate = (CertificateDer<'static>, CertificateFacts);
 
 impl Credentials {
     /// Our certificate, then those sent with it.
@@ -69,11 +69,11 @@ impl Credentials {
             .as_ref()
             .map(|file| Source::new(section, "private_key_password_file", file));
         let certificates = certificate_source.certificates().map_err(|error| exchanged(error, &key_source))?;
-        let signing_key = key_source.private_key(password.as_ref())?;
+        let PrivateKey { signing_key, was_encrypted } = key_source.private_key(password.as_ref())?;
         let authority = || owner_in(&Source::new(section, "ca_file", &files.ca_file), signing_key.as_ref());
         pair(&certificates, signing_key.as_ref(), &certificate_source.location())
             .map_err(|problem| key_source.error(authority().filter(|_| is_foreign(&problem)).unwrap_or(problem)))?;
-        let idle_password = password.filter(|_| !key_source.is_encrypted()).map(|source| source.location());
+        let idle_password = password.filter(|_| !was_encrypted).map(|source| source.location());
         let is_open = is_read_by_others(&files.private_key_file);
         let key = KeyKeeping { location: key_source.location(), is_open, idle_password };
         Ok(Self::assembled(certificates, signing_key, certificate_source.location(), key))
@@ -423,7 +423,7 @@ mod tests {
             (
                 &pem("ENCRYPTED PRIVATE KEY", &pbes1),
                 Some("sesame"),
-                "as DES, RC2",
+                "as DES, RC2 or Camellia",
                 "openssl pkcs8 -topk8 -v2 aes-256-cbc",
             ),
             (&pem("ENCRYPTED PRIVATE KEY", b"junk"), Some("sesame"), "or damaged", "openssl pkcs8"),

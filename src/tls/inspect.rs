@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 use super::authorities::Authorities;
 use super::credentials::Credentials;
@@ -107,6 +108,9 @@ impl Authorities {
         for (index, authority) in self.certificates.iter().enumerate() {
             found.concern = Concern::Authority(index);
             found.dates(authority, "the authority", severity, now);
+            if let Some(bits) = self.der.get(index).and_then(rsa_bits).filter(|bits| *bits < RSA_BITS_MIN) {
+                found.small_key(authority, bits);
+            }
         }
         found.findings
     }
@@ -126,6 +130,18 @@ pub fn revocation_findings(
         findings.append(&mut found.findings);
     }
     findings
+}
+
+/// Signatures with smaller keys are refused.
+const RSA_BITS_MIN: usize = 2048;
+
+/// Bits of the key of a certificate, if it is one of RSA.
+fn rsa_bits(der: &CertificateDer<'_>) -> Option<usize> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+        _ => None,
+    }
 }
 
 /// Findings as they are made, and what they are about.
@@ -156,6 +172,13 @@ impl Found<'_> {
                 self.push(severity, sentence, "check the clocks of this host and of the authority");
             }
         }
+    }
+
+    fn small_key(&mut self, authority: &CertificateFacts, bits: usize) {
+        let subject = &authority.subject;
+        let sentence =
+            format!("the authority {subject} has an RSA key of {bits} bits, and what it has signed is refused");
+        self.push(Severity::Warning, sentence, format!("make a new authority with {RSA_BITS_MIN} bits or more"));
     }
 
     fn certificate(&mut self, certificate: &CertificateFacts, side: Side) {
@@ -281,9 +304,11 @@ mod tests {
     use crate::tls::read_revocation_lists;
     use crate::tls::test_pki::{Authority, Folder, Pair};
 
+    /// The start of 2030.
+    const NOW_SECONDS: u64 = 1_893_456_000;
+
     fn now() -> SystemTime {
-        // 2030.
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000)
+        SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_SECONDS)
     }
 
     fn files(folder: &Folder, pair: &Pair, authorities: &str) -> TlsFiles {
@@ -392,6 +417,19 @@ mod tests {
             let findings = authorities.findings(now());
             assert_eq!(findings.len(), 1);
             assert_eq!((findings[0].severity, findings[0].concern), (severity, Concern::Authority(0)));
+        }
+    }
+
+    #[test]
+    fn an_authority_with_a_small_key_is_found() {
+        use rustls::pki_types::pem::PemObject as _;
+        for (text, count) in
+            [(include_str!("test_certificates/small-ca.pem"), 1), (include_str!("test_certificates/old-ca.pem"), 0)]
+        {
+            let der = CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+            let findings = Authorities::from_certificates("x", vec![der]).unwrap().findings(now());
+            let small = findings.iter().filter(|finding| finding.sentence.contains("an RSA key of 1024 bits"));
+            assert_eq!((small.count(), findings.len()), (count, count), "{findings:?}");
         }
     }
 

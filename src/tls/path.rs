@@ -439,5 +439,16 @@ mod tests {
             der[index] ^= change;
             prop_assert!(way(&der.into(), &[], &[root.der()]).is_err());
         }
+
+        #[test]
+        fn a_changed_issuer_leads_nowhere(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
+            let root = Authority::new("Acme CA");
+            let upper = root.intermediate("Upper");
+            let leaf = upper.issue_version_1("mongo").der;
+            let mut der = upper.der().to_vec();
+            let index = place.index(der.len());
+            der[index] ^= change;
+            prop_assert!(way(&leaf, &[&der.into()], &[root.der()]).is_err());
+        }
     }
 }

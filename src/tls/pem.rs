@@ -32,6 +32,12 @@ pub(super) struct Source<'a> {
     file: &'a Path,
 }
 
+/// A key that can sign.
+pub(super) struct PrivateKey {
+    pub(super) signing_key: Arc<dyn SigningKey>,
+    pub(super) was_encrypted: bool,
+}
+
 /// One `BEGIN` to `END`.
 struct Block<'a> {
     label: String,
@@ -78,7 +84,7 @@ impl<'a> Source<'a> {
     }
 
     /// The one private key, decrypted if need be with the password in the file that `password` names.
-    pub(super) fn private_key(&self, password: Option<&Source<'_>>) -> Result<Arc<dyn SigningKey>, MaterialError> {
+    pub(super) fn private_key(&self, password: Option<&Source<'_>>) -> Result<PrivateKey, MaterialError> {
         let text = self.read()?;
         let blocks = self.blocks(&text)?;
         let keys: Vec<_> =
@@ -89,7 +95,8 @@ impl<'a> Source<'a> {
             _ => return Err(self.error(Problem::SeveralPrivateKeys { count: keys.len() })),
         };
         let damaged = || self.damaged(index + 1, &block.label);
-        let mut der = match block.encryption() {
+        let encryption = block.encryption();
+        let mut der = match encryption {
             Encryption::None => key_of(block).ok_or_else(damaged)?,
             Encryption::Traditional => return Err(self.error(Problem::EncryptedTraditionally)),
             Encryption::Pkcs8 => {
@@ -99,14 +106,7 @@ impl<'a> Source<'a> {
         };
         let key = any_supported_type(&der).map_err(|cause| self.error(Problem::UnsupportedKey(cause)));
         der.zeroize();
-        key
-    }
-
-    /// Whether its private key is under a password.
-    pub(super) fn is_encrypted(&self) -> bool {
-        let Ok(text) = self.read() else { return false };
-        let blocks = self.blocks(&text).unwrap_or_default();
-        blocks.iter().any(|block| block.encryption() != Encryption::None)
+        Ok(PrivateKey { signing_key: key?, was_encrypted: encryption != Encryption::None })
     }
 
     fn decrypt(&self, der: &[u8], password: &Source<'_>) -> Result<PrivateKeyDer<'static>, MaterialError> {

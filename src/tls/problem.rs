@@ -111,7 +111,7 @@ pub enum Problem {
     #[error("the private key is encrypted in OpenSSL's old form (Proc-Type: 4,ENCRYPTED), which is not read")]
     EncryptedTraditionally,
     /// PBES1, DES, RC2, or a damaged block.
-    #[error("the private key is encrypted in a way that is not read (as DES, RC2 or another of PBES1), or damaged")]
+    #[error("the private key is encrypted in a way that is not read (as DES, RC2 or Camellia), or damaged")]
     UnsupportedEncryption,
     /// What comes out is no key.
     #[error("the password in {} is not that of the private key", password_file.display())]

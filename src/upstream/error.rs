@@ -138,6 +138,8 @@ pub enum CertificateRefusal {
     Revoked,
     /// X.509 version 1 or 2, which has no names at all.
     Version1,
+    /// It is that of an authority, which may not be a server's.
+    Authority,
     /// Anything else that rustls dislikes.
     Invalid(CertificateError),
 }
@@ -224,7 +226,7 @@ impl CertificateRefusal {
             Self::NotYetValid => "server_certificate_not_yet_valid",
             Self::Revoked => "server_certificate_revoked",
             Self::Version1 => "server_certificate_version_1",
-            Self::Invalid(_) => "server_certificate_invalid",
+            Self::Authority | Self::Invalid(_) => "server_certificate_invalid",
         }
     }
 
@@ -246,6 +248,7 @@ impl CertificateRefusal {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
             CertificateError::Revoked => Self::Revoked,
+            CertificateError::Other(_) if certificate.is_some_and(|facts| facts.is_ca) => Self::Authority,
             other => Self::Invalid(other),
         }
     }

@@ -235,6 +235,9 @@ impl Target {
                 let version = certificate.map_or(1, |facts| facts.version);
                 write!(f, "it is an X.509 version {version} certificate, which has no names (subject {subject})")
             }
+            CertificateRefusal::Authority => {
+                write!(f, "it is that of an authority (CA:TRUE), which may not be a server's too (subject {subject})")
+            }
             CertificateRefusal::Invalid(cause) if let Some(rejection) = Rejection::of(cause) => {
                 write!(f, "{rejection} (subject {subject})")
             }
@@ -276,7 +279,7 @@ impl Target {
                 )
             }
             CertificateRefusal::NoNames | CertificateRefusal::Version1 => format!(
-                "issue it anew with its name, as X.509 version 3: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -out NEW \
+                "issue it anew with its name, as X.509 version 3: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
                  -extfile <(echo subjectAltName={}); or set {} = true to take this kind of certificate",
                 alternative_name(&self.server_name),
                 key("legacy_certificates")
@@ -303,6 +306,13 @@ impl Target {
                 "renew mongod's certificate (net.tls.certificateKeyFile); if it is new already, restart mongod or run rotateCertificates".to_owned()
             }
             CertificateRefusal::NotYetValid => "check the clocks of this host and of the authority".to_owned(),
+            CertificateRefusal::Authority => format!(
+                "issue a certificate for the server with it: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
+                 -extfile <(echo subjectAltName={}); or, where it stands in {} itself, set {} = true",
+                alternative_name(&self.server_name),
+                key("ca_file"),
+                key("legacy_certificates")
+            ),
             CertificateRefusal::Invalid(_) => {
                 "give mongod a certificate that a TLS server may use (serverAuth, a current signature algorithm)".to_owned()
             }

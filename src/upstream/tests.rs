@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene};
 use super::*;
 use crate::config::{HostPort, MaterialSource, TlsVersion, Verify, WorkloadApi};
-use crate::tls::test_pki::Authority;
+use crate::tls::test_pki::{Authority, Pair, files_of};
 use crate::tls::{WorkloadError, WorkloadProblem};
 use crate::wire::op_msg::encode;
 
@@ -139,6 +139,38 @@ async fn refused_server_certificates_are_named() {
         "no subject alternative name",
         "-extfile <(echo subjectAltName=IP:127.0.0.1); or set upstream.orders.tls.legacy_certificates = true",
     );
+
+    let mut scene = Scene::new();
+    scene.server = Pair::new(scene.authority.der().clone(), scene.authority.key());
+    check(&scene.fail().await, "server_certificate_invalid", 141, "that of an authority", "legacy_certificates = true");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue_with("", &["mongod"], |params| {
+        params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.test/mongod".try_into().unwrap())];
+    });
+    let remedy = "set upstream.orders.tls.server_identities to [\"spiffe://acme.test/mongod\"]";
+    check(&scene.fail().await, "server_certificate_name_mismatch", 141, "it is for spiffe://acme.test/mongod", remedy);
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue("mongod", &["127.0.0.1"]);
+    scene.change = |upstream| upstream.tls.server_identities = vec!["spiffe://acme.test/mongod".to_owned()];
+    let sentence = "it has no URI among its names";
+    check(&scene.fail().await, "server_certificate_identity_mismatch", 141, sentence, "spiffe://acme.test/mongod");
+
+    let mut scene = Scene::new();
+    scene.server = scene.authority.issue("mongod", &[]);
+    scene.change = |upstream| upstream.tls.legacy_certificates = true;
+    let sentence = "its common name is not 127.0.0.1";
+    check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "to its common name");
+
+    let mut scene = Scene::new();
+    let list = scene.folder.write("crl.pem", scene.authority.revocation_list(&[&scene.server.der], 2090));
+    assert!(list.ends_with("crl.pem"));
+    scene.change = |upstream| {
+        let files = files_of(upstream);
+        files.crl_file = Some(files.ca_file.with_file_name("crl.pem"));
+    };
+    check(&scene.fail().await, "server_certificate_revoked", 141, "it is revoked", "upstream.orders.tls.crl_file");
 
     let mut scene = Scene::new();
     scene.server = scene.authority.issue_version_1("mongod");
