@@ -16,6 +16,7 @@ mod life;
 mod listeners;
 mod load;
 mod matrix;
+mod mistakes;
 mod quickstart;
 mod recipe;
 mod refusals;

@@ -42,7 +42,7 @@ enum Form {
 struct Row {
     name: &'static str,
     table: &'static str,
-    /// The end of the metric's label `server_certificate_…` of a refusal; none where it is accepted.
+    /// Part of the sentence of the refusal; none where it is accepted.
     refused: fn(Form) -> Option<&'static str>,
 }
 
