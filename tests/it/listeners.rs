@@ -113,6 +113,8 @@ fn without_descriptors_accepting_waits_says_so_once_and_goes_on_when_there_are_s
     let options = GatewayOptions {
         descriptors_max: Some(DESCRIPTORS_MAX),
         log_level: Some("debug"),
+        // A spare connection would need no descriptor any more.
+        upstream: "warm_connections = 0\n".to_owned(),
         ..GatewayOptions::to(&mongod)
     };
     let gateway = Gateway::start(&options);
