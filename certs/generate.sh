@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Makes a certificate authority, a server certificate and client certificates for trying things out.
+# Makes two certificate authorities, server certificates and client certificates for trying things out.
 #
-# Not for production: the authority's key lies unencrypted beside what it signs. Needs bash and openssl, nothing else.
+# Not for production: the authorities' keys lie unencrypted beside what they sign. Needs bash and openssl, nothing else.
 # Written for bash 3.2 and for LibreSSL too, so that a Mac's own tools are enough.
 set -euo pipefail
 
 default_out="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/out"
 default_names="localhost,127.0.0.1,::1,mongo"
 default_spiffe_id="spiffe://cluster.local/ns/shop/sa/orders"
+# Where the gateway's clients find it: beside them.
+gateway_names="localhost,127.0.0.1,::1"
 # The authority outlives everything it signs, so that an expired leaf is always just that.
 authority_days=3650
 # What a complete set consists of. ca.pem is moved into place last: where it is, the others are.
-files="ca.key server.pem client.pem client.crt client.key spiffe-client.pem ca.pem"
+files="ca.key crl.pem server.pem client.pem client.crt client.key spiffe-client.pem"
+files="$files mesh-ca.key mesh-ca.pem mesh-crl.pem mesh-client.pem gateway.pem gateway.key ca.pem"
 
 usage() {
     cat <<END
@@ -23,21 +26,29 @@ Options:
   --out DIR        where the files go [default: certs/out]
   --names LIST     DNS names and IP addresses of the server certificate, comma-separated
                    [default: $default_names]
-  --spiffe-id URI  the URI of spiffe-client.pem
+  --spiffe-id URI  the URI of spiffe-client.pem and mesh-client.pem
                    [default: $default_spiffe_id]
-  --days N         days until server and client certificates expire, 1 to $authority_days [default: 365]
+  --days N         days until everything but the authorities expires, 1 to $authority_days [default: 365]
   --key-type TYPE  rsa2048, rsa4096, p256, p384 or ed25519 [default: p256]
   --force          replace a set that is there already, authority included
   --if-missing     succeed without doing anything if a complete set is there already
   -h, --help       this text
 
-Files:
+Files towards mongod:
   ca.pem             the authority: mongod's --tlsCAFile, the gateway's ca_file
   ca.key             its key; only needed to sign more
+  crl.pem            its revocation list, with nothing in it yet: the gateway's crl_file
   server.pem         certificate and key in one file: mongod's --tlsCertificateKeyFile
   client.pem         certificate and key in one file: the gateway's certificate_file
   client.crt, .key   the same two, apart: certificate_file and private_key_file
   spiffe-client.pem  another client, certificate and key in one file, with a SPIFFE URI as its name
+
+Files towards clients of a listener with TLS:
+  mesh-ca.pem        the authority of the mesh: the listener's ca_file, a client's tlsCAFile
+  mesh-ca.key        its key; only needed to sign more
+  mesh-crl.pem       its revocation list, with nothing in it yet: the listener's crl_file
+  gateway.pem, .key  certificate and key in one file, and the key apart: the listener's certificate_file
+  mesh-client.pem    certificate and key in one file, with a SPIFFE URI as its name: a client's tlsCertificateKeyFile
 
 Every file that holds a key has mode 0600. Exit status: 0 made (or there already, with --if-missing),
 1 not made, 2 wrong options.
@@ -152,7 +163,7 @@ make_key() {
     esac
 }
 
-# One section per kind of certificate. Without such a section openssl would sign version 1, which rustls refuses.
+# One section per kind of certificate. Without such a section openssl would sign version 1, which says nothing of its use.
 write_extensions() {
     # Only TLS 1.2 with RSA key exchange encrypts with a certificate's key; other keys cannot.
     local leaf_usage=digitalSignature
@@ -175,6 +186,13 @@ extendedKeyUsage = serverAuth,clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 subjectAltName = $subject_alt_names
+[gateway]
+basicConstraints = critical,CA:FALSE
+keyUsage = critical,$leaf_usage
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = $(alt_names "$gateway_names")
 [client]
 basicConstraints = critical,CA:FALSE
 keyUsage = critical,$leaf_usage
@@ -188,31 +206,54 @@ extendedKeyUsage = clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 subjectAltName = URI:$spiffe_id
+[workload]
+basicConstraints = critical,CA:FALSE
+keyUsage = critical,$leaf_usage
+# Both, as a mesh issues them: a workload calls and is called.
+extendedKeyUsage = serverAuth,clientAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = URI:$spiffe_id
+[list]
+database = $work/index.txt
+crlnumber = $work/crlnumber
+default_md = sha256
+[list_extensions]
+authorityKeyIdentifier = keyid
 END
 }
 
+# make_authority FILE CN -> FILE.key and FILE.pem
 make_authority() {
-    make_key "$work/ca.key"
-    tool req -x509 -new -key "$work/ca.key" -out "$work/ca.pem" -days $authority_days \
-        -subj "/O=mongate development/CN=mongate development CA" -config "$work/openssl.cnf" -extensions authority
+    make_key "$work/$1.key"
+    tool req -x509 -new -key "$work/$1.key" -out "$work/$1.pem" -days $authority_days \
+        -subj "/O=mongate development/CN=$2" -config "$work/openssl.cnf" -extensions authority
 }
 
-# make_leaf FILE SECTION OU CN -> FILE.key, FILE.crt and both in FILE.pem
+# make_list AUTHORITY FILE -> a list of nothing, to show its form
+make_list() {
+    : >"$work/index.txt"
+    echo 01 >"$work/crlnumber"
+    tool ca -gencrl -config "$work/openssl.cnf" -name list -crlexts list_extensions -crldays "$days" \
+        -cert "$work/$1.pem" -keyfile "$work/$1.key" -out "$work/$2"
+}
+
+# make_leaf AUTHORITY FILE SECTION OU CN -> FILE.key, FILE.crt and both in FILE.pem
 make_leaf() {
-    local base=$work/$1
+    local authority=$work/$1 base=$work/$2
     make_key "$base.key"
     # Servers and clients differ in OU: mongod takes a client whose O, OU and DC are its own for a cluster member.
-    tool req -new -key "$base.key" -out "$base.csr" -subj "/O=mongate development/OU=$3/CN=$4" -config "$work/openssl.cnf"
-    tool x509 -req -in "$base.csr" -out "$base.crt" -days "$days" -CA "$work/ca.pem" -CAkey "$work/ca.key" \
-        -set_serial "0x$(openssl rand -hex 16)" -extfile "$work/openssl.cnf" -extensions "$2"
-    tool verify -CAfile "$work/ca.pem" "$base.crt"
+    tool req -new -key "$base.key" -out "$base.csr" -subj "/O=mongate development/OU=$4/CN=$5" -config "$work/openssl.cnf"
+    tool x509 -req -in "$base.csr" -out "$base.crt" -days "$days" -CA "$authority.pem" -CAkey "$authority.key" \
+        -set_serial "0x$(openssl rand -hex 16)" -extfile "$work/openssl.cnf" -extensions "$3"
+    tool verify -CAfile "$authority.pem" "$base.crt"
     cat "$base.crt" "$base.key" >"$base.pem"
 }
 
 put_in_place() {
     local file
     for file in $files; do
-        case $file in ca.pem | *.crt) chmod 0644 "$work/$file" ;; *) chmod 0600 "$work/$file" ;; esac
+        case $file in *ca.pem | *crl.pem | *.crt) chmod 0644 "$work/$file" ;; *) chmod 0600 "$work/$file" ;; esac
         mv -f "$work/$file" "$out/$file"
     done
 }
@@ -221,8 +262,9 @@ report() {
     local expiry
     expiry=$(openssl x509 -in "$out/client.crt" -noout -enddate)
     cat <<END
-Made in $out ($key_type keys; server and clients expire ${expiry#notAfter=}):
-  ca.pem  ca.key  server.pem  client.pem  client.crt  client.key  spiffe-client.pem
+Made in $out ($key_type keys; all but the authorities expire ${expiry#notAfter=}):
+  ca.pem  ca.key  crl.pem  server.pem  client.pem  client.crt  client.key  spiffe-client.pem
+  mesh-ca.pem  mesh-ca.key  mesh-crl.pem  mesh-client.pem  gateway.pem  gateway.key
 Server names: $names
 A mongod that requires client certificates:
   mongod --tlsMode requireTLS --tlsCertificateKeyFile '$out/server.pem' --tlsCAFile '$out/ca.pem' --dbpath DIR
@@ -241,9 +283,14 @@ mkdir -p "$out" || fail "cannot create $out; choose another folder with --out"
 work=$(mktemp -d "$out/.new.XXXXXX") || fail "cannot write into $out; choose another folder with --out"
 trap 'rm -rf "$work"' EXIT
 write_extensions
-make_authority
-make_leaf server server servers mongod
-make_leaf client client clients client
-make_leaf spiffe-client spiffe clients spiffe-client
+make_authority ca "mongate development CA"
+make_leaf ca server server servers mongod
+make_leaf ca client client clients client
+make_leaf ca spiffe-client spiffe clients spiffe-client
+make_list ca crl.pem
+make_authority mesh-ca "mongate development mesh CA"
+make_leaf mesh-ca gateway gateway gateways mongate
+make_leaf mesh-ca mesh-client workload workloads orders
+make_list mesh-ca mesh-crl.pem
 put_in_place
 report

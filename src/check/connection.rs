@@ -7,12 +7,13 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
+use super::chain::{Above, Chain};
 use super::report::{
-    CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
+    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
 };
-use crate::config::{MaterialSource, UpstreamConfig, Verify, WorkloadApi};
+use crate::config::{MaterialSource, UpstreamConfig, Verify};
 use crate::identity::{CertificateFacts, Validity};
-use crate::tls::{ClientTls, WorkloadSet};
+use crate::tls::{Authorities, ClientTls, WorkloadSet};
 use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
@@ -123,8 +124,11 @@ impl<'a> Talk<'a> {
                 self.report.steps.push(Step::done("hello exchanged"));
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
-                if let (Some(facts), Some(step)) = (certificate, self.report.steps.last_mut()) {
-                    step.lines.extend(described(facts, self.now));
+                if let Some(facts) = certificate {
+                    let lines = chain_of(facts, &[], &self.tls.authorities).lines(self.now);
+                    if let Some(step) = self.report.steps.last_mut() {
+                        step.lines.extend(lines.into_iter().chain([names_line(facts)]));
+                    }
                 }
             }
             Failure::ClientCertificateRefused { .. } => {
@@ -154,20 +158,24 @@ impl<'a> Talk<'a> {
     }
 
     fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts]) {
-        let mut step = Step::ok("server certificate", leaf.subject.to_string());
-        step.lines.extend(described(leaf, self.now).into_iter().skip(1));
-        step.lines.push(format!("accepted: {}, {}", self.why_trusted(leaf, above), self.why_named(leaf)));
+        // Not of `self`: findings are added while it is looked at.
+        let tls = Arc::clone(&self.tls);
+        let chain = chain_of(leaf, above, &tls.authorities);
+        let accepted = format!("accepted: {}, {}", why_trusted(&chain), self.why_named(leaf));
+        let lines = chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).collect();
+        let mut step = Step { name: "server certificate", status: Status::Ok, lines };
         if leaf.validity(self.now) == Validity::EndsSoon {
             step.status = Status::Warning;
             let sentence = format!("the certificate of {} {}", self.place(), leaf.expiry_text(self.now));
             self.find(Severity::Warning, sentence, "renew mongod's certificate".to_owned());
         }
-        let ours = &self.tls.credentials.certificate.subject;
+        let ours = &tls.credentials.certificate.subject;
         if leaf.subject.is_of_same_cluster(ours) {
             step.status = Status::Warning;
             let sentence = format!(
-                "our certificate {ours} has the organization of mongod's own: with security.clusterAuthMode x509, whoever \
-                 authenticates with it is a member of the cluster and may do everything"
+                "OUR CERTIFICATE MAY BE THAT OF A CLUSTER MEMBER: {ours} has the O, OU and DC of mongod's own, and a mongod \
+                 with security.clusterAuthMode x509 takes whoever authenticates with it for a member of its cluster, which \
+                 may do everything"
             );
             let remedy = "issue it with another O, OU or DC than mongod's certificate has".to_owned();
             self.find(Severity::Warning, sentence, remedy);
@@ -176,40 +184,17 @@ impl<'a> Talk<'a> {
         self.report.steps.push(step);
     }
 
-    /// By names alone: rustls has checked the signatures.
-    fn why_trusted(&self, leaf: &CertificateFacts, above: &[CertificateFacts]) -> String {
-        let authorities = &self.tls.authorities;
-        let mut current = leaf;
-        let mut through = String::new();
-        // No chain is longer than what was sent.
-        for _ in 0..=above.len() {
-            if let Some(authority) = authorities.issuer_of(current) {
-                return format!("{through}signed by {} of our {}", authority.subject, self.authorities_place());
-            }
-            let Some(issuer) = above.iter().find(|facts| facts.subject == current.issuer) else { break };
-            through = format!("{through}through {}, ", issuer.subject);
-            current = issuer;
-        }
-        format!("its chain ends at our {}", self.authorities_place())
-    }
-
-    fn authorities_place(&self) -> &'static str {
-        match &self.upstream.tls.source {
-            MaterialSource::WorkloadApi(WorkloadApi { ca_file: None, .. }) => "agent",
-            _ => "ca_file",
-        }
-    }
-
     fn why_named(&self, leaf: &CertificateFacts) -> String {
+        let expected = &self.tls.server_name;
+        let name = expected.to_str();
         if !self.upstream.tls.server_identities.is_empty() {
             return format!("and {} is among server_identities", leaf.uris.join(", "));
         }
-        let expected = &self.tls.server_name;
         if self.upstream.tls.verify == Verify::Chain {
             return "its names are not checked (verify = \"chain\")".to_owned();
         }
         if leaf.names().is_empty() {
-            return format!("and its common name covers {} (legacy_certificates)", expected.to_str());
+            return format!("and its common name covers {name} (legacy_certificates)");
         }
         let wildcard = match expected {
             ServerName::DnsName(name) => {
@@ -221,8 +206,8 @@ impl<'a> Talk<'a> {
             _ => None,
         };
         match wildcard {
-            Some(pattern) => format!("and {pattern} covers {}", expected.to_str()),
-            None => format!("and {} is among its names", expected.to_str()),
+            Some(pattern) => format!("and {pattern} covers {name}"),
+            None => format!("and {name} is among its names"),
         }
     }
 
@@ -286,8 +271,8 @@ impl<'a> Talk<'a> {
     }
 
     fn find(&mut self, severity: Severity, sentence: String, remedy: String) {
-        let upstream = self.upstream.name.clone();
-        let finding = Finding { severity, kind: Kind::Upstream, upstream, sentence, remedy };
+        let about = About::Upstream(self.upstream.name.clone());
+        let finding = Finding { severity, kind: Kind::Upstream, about, sentence, remedy };
         // Several addresses may have the same thing to say.
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
@@ -299,10 +284,29 @@ impl<'a> Talk<'a> {
     }
 }
 
-fn described(facts: &CertificateFacts, now: SystemTime) -> Vec<String> {
-    let names = facts.names();
-    let names = if names.is_empty() { "no names".to_owned() } else { format!("names {}", names.join(", ")) };
-    vec![format!("subject {}", facts.subject), names, format!("from {}", facts.issuer), facts.expiry_text(now)]
+/// How certificates that come with a server's are called.
+const SENT: &str = "sent by mongod";
+
+fn chain_of<'a>(leaf: &'a CertificateFacts, sent: &'a [CertificateFacts], authorities: &'a Authorities) -> Chain<'a> {
+    Chain::climb(leaf, &Above { sent, sent_as: SENT, authorities: Some(authorities) })
+}
+
+/// By names alone: rustls has checked the signatures.
+fn why_trusted(chain: &Chain<'_>) -> String {
+    let above = || chain.links.iter().skip(1);
+    let sent = above().take_while(|(_, found_in)| *found_in == SENT);
+    let through = sent.fold(String::new(), |all, (facts, _)| format!("{all}through {}, ", facts.subject));
+    match above().find(|(_, found_in)| *found_in != SENT) {
+        Some((authority, found)) => format!("{through}signed by {} {found}", authority.subject),
+        None => "it is one of our authorities itself".to_owned(),
+    }
+}
+
+fn names_line(facts: &CertificateFacts) -> String {
+    match facts.names() {
+        none if none.is_empty() => "no names but the common name".to_owned(),
+        names => format!("names {}", names.join(", ")),
+    }
 }
 
 fn agreed(facts: &HandshakeFacts) -> HandshakeReport {

@@ -3,9 +3,12 @@
 //! Works on a configuration that was already read and checked as such. Refuses to change anything, and to stop at the
 //! first problem.
 
+mod chain;
 mod connection;
 mod files;
+mod material;
 mod report;
+mod text;
 
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +16,8 @@ use crate::config::{Config, MaterialSource, UpstreamConfig, WorkloadApi};
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
-    CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, Report, ServerReport, Severity, Status, Step,
-    UpstreamReport, Verdict,
+    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport, Report,
+    RevocationListReport, ServerReport, Severity, Status, Step, UpstreamReport, Verdict,
 };
 
 /// How far a check goes.
@@ -26,7 +29,7 @@ pub enum Reach {
     Online,
 }
 
-/// Checks every upstream of `config`, one after the other.
+/// Checks every upstream of `config`, one after the other, and the files of every listener with TLS.
 ///
 /// Every connection is bounded by the upstream's `connect_timeout`. Cancel safe.
 pub async fn check(config: &Config, reach: Reach) -> Report {
@@ -35,6 +38,11 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
     for upstream in config.upstreams.values() {
         let checked = check_upstream(upstream, reach, now, &mut report.findings).await;
         report.upstreams.push(checked);
+    }
+    for listener in config.listeners.values() {
+        if let Some(tls) = &listener.tls {
+            report.listeners.push(files::check_listener(listener, tls, now, &mut report.findings));
+        }
     }
     report.conclude();
     report
@@ -50,7 +58,7 @@ async fn check_upstream(
         (MaterialSource::WorkloadApi(agent), Reach::Online) => Some(ask(agent, upstream.connect_timeout).await),
         _ => None,
     };
-    let mut checked = files::check(upstream, &handed_out, now, findings);
+    let mut checked = files::check_upstream(upstream, &handed_out, now, findings);
     if reach == Reach::Online {
         let set = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
         checked.connections = connection::check(upstream, set, now, findings).await;

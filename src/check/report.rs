@@ -1,10 +1,9 @@
-//! What a check found: for people as text, for machines as JSON.
-
-use std::fmt;
+//! What a check found, in the form that machines read; [`super::text`] has the one for people.
 
 use serde::Serialize;
 
 use crate::identity::{CertificateFacts, rfc3339};
+use crate::tls::RevocationList;
 
 /// Everything that a check found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -13,6 +12,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// One per upstream, by name.
     pub upstreams: Vec<UpstreamReport>,
+    /// One per listener with TLS, by name.
+    pub listeners: Vec<ListenerReport>,
     /// What is wrong or worth knowing, in the order in which it was met.
     pub findings: Vec<Finding>,
 }
@@ -37,14 +38,46 @@ pub struct UpstreamReport {
     pub name: String,
     /// As configured.
     pub address: String,
-    /// Our certificate, if it could be read.
-    pub certificate: Option<CertificateReport>,
-    /// The authorities that we trust.
-    pub authorities: Vec<CertificateReport>,
+    /// What our files hold.
+    #[serde(flatten)]
+    pub material: MaterialReport,
+    /// The user in `$external` that mongod takes our certificate for.
+    pub external_user: Option<String>,
+    /// URIs of which mongod's certificate must have one.
+    pub server_identities: Vec<String>,
     /// What was looked at without a connection.
     pub files: Vec<Step>,
     /// One per address of the name; none without a connection, or one without address if the name has none.
     pub connections: Vec<ConnectionReport>,
+}
+
+/// One listener with TLS.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerReport {
+    /// As configured.
+    pub name: String,
+    /// As configured.
+    pub address: String,
+    /// `permissive` or `strict`.
+    pub mode: &'static str,
+    /// What our files hold.
+    #[serde(flatten)]
+    pub material: MaterialReport,
+    /// What was looked at.
+    pub files: Vec<Step>,
+}
+
+/// What the files of one table hold.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct MaterialReport {
+    /// Our certificate, if it could be read.
+    pub certificate: Option<CertificateReport>,
+    /// The certificates above ours, up to its authority, as far as they are known here.
+    pub chain: Vec<CertificateReport>,
+    /// The authorities that we trust.
+    pub authorities: Vec<CertificateReport>,
+    /// What they have taken back.
+    pub revocation_lists: Vec<RevocationListReport>,
 }
 
 /// One connection, as far as it came.
@@ -74,7 +107,7 @@ pub struct Step {
 }
 
 /// How a step went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// As it should.
@@ -92,12 +125,23 @@ pub struct Finding {
     pub severity: Severity,
     /// Where to look for the cause.
     pub kind: Kind,
-    /// Name of the upstream.
-    pub upstream: String,
+    /// What it is about: `upstream` or `listener`, with its name.
+    #[serde(flatten)]
+    pub about: About,
     /// What is the case.
     pub sentence: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+/// What a finding is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// The upstream of this name.
+    Upstream(String),
+    /// The listener of this name.
+    Listener(String),
 }
 
 /// How bad a finding is.
@@ -161,6 +205,25 @@ pub struct CertificateReport {
     pub serial: String,
     /// 1 to 3.
     pub version: u32,
+    /// As `RSA 2048` or `ECDSA P-256`.
+    pub key: String,
+    /// As `RSA and SHA-256`.
+    pub signature: String,
+    /// `serverAuth`, `clientAuth` and their like; `None` allows every use.
+    pub extended_key_usages: Option<Vec<String>>,
+}
+
+/// A revocation list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RevocationListReport {
+    /// Whose certificates it is about.
+    pub issuer: String,
+    /// When it was made, by RFC 3339.
+    pub this_update: String,
+    /// When the next one is due, by RFC 3339, if it says so.
+    pub next_update: Option<String>,
+    /// How many certificates it names.
+    pub entries: usize,
 }
 
 impl Report {
@@ -213,6 +276,16 @@ impl Step {
     }
 }
 
+impl Severity {
+    /// What a finding makes of the step that it is about.
+    pub(super) fn status(self) -> Status {
+        match self {
+            Self::Warning => Status::Warning,
+            Self::Error => Status::Failed,
+        }
+    }
+}
+
 impl From<&CertificateFacts> for CertificateReport {
     fn from(facts: &CertificateFacts) -> Self {
         Self {
@@ -223,76 +296,20 @@ impl From<&CertificateFacts> for CertificateReport {
             not_after: rfc3339(facts.not_after),
             serial: facts.serial.clone(),
             version: facts.version,
+            key: facts.key.clone(),
+            signature: facts.signature.clone(),
+            extended_key_usages: facts.extended_key_usages.clone(),
         }
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for upstream in &self.upstreams {
-            write_upstream(f, upstream)?;
+impl From<&RevocationList> for RevocationListReport {
+    fn from(list: &RevocationList) -> Self {
+        Self {
+            issuer: list.issuer.to_string(),
+            this_update: rfc3339(list.this_update),
+            next_update: list.next_update.map(rfc3339),
+            entries: list.len(),
         }
-        if !self.findings.is_empty() {
-            writeln!(f, "findings")?;
-        }
-        for finding in &self.findings {
-            let severity = match finding.severity {
-                Severity::Warning => "warning",
-                Severity::Error => "error",
-            };
-            writeln!(f, "  {severity:<8}{}: {}", finding.upstream, finding.sentence)?;
-            writeln!(f, "          -> {}", finding.remedy)?;
-        }
-        if !self.findings.is_empty() {
-            writeln!(f)?;
-        }
-        write_verdict(f, self)
     }
-}
-
-fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &UpstreamReport) -> fmt::Result {
-    writeln!(f, "upstream {} at {}", upstream.name, upstream.address)?;
-    writeln!(f, "  files")?;
-    upstream.files.iter().try_for_each(|step| write_step(f, step))?;
-    for connection in &upstream.connections {
-        match &connection.address {
-            Some(address) => writeln!(f, "  connection to {address}")?,
-            None => writeln!(f, "  connection")?,
-        }
-        connection.steps.iter().try_for_each(|step| write_step(f, step))?;
-    }
-    writeln!(f)
-}
-
-fn write_step(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
-    let status = match step.status {
-        Status::Ok => "ok",
-        Status::Warning => "look",
-        Status::Failed => "FAILED",
-    };
-    let mut lines = step.lines.iter();
-    match lines.next() {
-        Some(line) => writeln!(f, "    {status:<8}{:<24}{line}", step.name)?,
-        None => writeln!(f, "    {status:<8}{}", step.name)?,
-    }
-    lines.try_for_each(|line| writeln!(f, "{:36}{line}", ""))
-}
-
-fn write_verdict(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
-    let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    let verdict = match report.verdict {
-        Verdict::Ready => "ready",
-        Verdict::Refused => "no connection to every upstream",
-        Verdict::BadConfiguration => "the configuration cannot be used",
-    };
-    write!(f, "verdict: {verdict}")?;
-    match (errors, warnings) {
-        (0, 0) => writeln!(f),
-        _ => writeln!(f, " ({}, {})", plural(errors, "error"), plural(warnings, "warning")),
-    }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -5,8 +5,11 @@ use std::time::Duration;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
-use crate::config::{AdminConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, Verify};
-use crate::tls::test_pki::{Authority, files_of};
+use crate::config::{
+    AdminConfig, ListenAddress, ListenerConfig, ListenerTlsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, Mode,
+    ProxyProtocol, TlsFiles, TlsVersion, Verify,
+};
+use crate::tls::test_pki::{Authority, Folder, files_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
 fn config(upstream: UpstreamConfig) -> Config {
@@ -53,6 +56,7 @@ fn restrict(upstream: &UpstreamConfig) {
 fn steady(report: &Report) -> String {
     let upstream = &report.upstreams[0];
     let text = report.to_string().replace(&upstream.address, "HOST:PORT");
+    let text = without_paths(&text);
     let lines = text.lines().map(|line| {
         let line = line.split(" ms").next().unwrap_or_default();
         let line = match (line.find("expires "), line.find("full handshake")) {
@@ -63,6 +67,18 @@ fn steady(report: &Report) -> String {
         line.trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The same with `FILE` where a file of the temporary folder stood.
+fn without_paths(text: &str) -> String {
+    let folder = std::env::temp_dir().display().to_string();
+    let mut parts = text.split(&folder);
+    let mut steady = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        steady.push_str("FILE");
+        steady.push_str(&part[part.find([' ', ';', ')', '\n']).unwrap_or(part.len())..]);
+    }
+    steady
 }
 
 fn sentences(report: &Report) -> Vec<String> {
@@ -79,20 +95,27 @@ async fn a_good_upstream_is_shown_step_by_step() {
     let expected = "\
 upstream orders at HOST:PORT
   files
-    ok      our certificate         CN=svc-a from CN=Clients CA,O=Acme
+    ok      our certificate         CN=svc-a
+                                    ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
+                                    └─ CN=Clients CA,O=Acme (unknown here)
                                     note: the chain ends below CN=Clients CA,O=Acme, who is not among our authorities either: mongod must have that certificate itself
-    ok      our private key         belongs to the certificate
+    ok      our private key         belongs to the certificate; FILE has mode 0600
+    ok      user in $external       CN=svc-a
     ok      authority               CN=Acme CA,O=Acme
+                                    ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                     expires ...
     ok      server name             127.0.0.1
   connection to HOST:PORT
     ok      TCP connected
     ok      hello exchanged         TLSv1.3, TLS_AES_256_GCM_SHA384, X25519
     ok      server certificate      CN=mongod,O=Acme
-                                    names mongo.test, 127.0.0.1
-                                    from CN=Acme CA,O=Acme
+                                    ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
+                                    └─ CN=Acme CA,O=Acme (of our ca_file)
+                                       ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                       expires ...
+                                    names mongo.test, 127.0.0.1
                                     accepted: signed by CN=Acme CA,O=Acme of our ca_file, and 127.0.0.1 is among its names
     ok      certificate requested   from CN=Clients CA,O=Acme
     ok      our certificate sent    CN=svc-a from CN=Clients CA,O=Acme
@@ -117,10 +140,11 @@ async fn a_refused_server_certificate_is_shown_all_the_same() {
     let expected = "    ok      TCP connected
     ok      hello exchanged
     FAILED  server certificate      the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)
-                                    subject CN=mongod,O=Acme
-                                    names 127.0.0.1
-                                    from CN=Other CA,O=Acme
+                                    CN=mongod,O=Acme
+                                    ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
+                                    └─ CN=Other CA,O=Acme (unknown here)
+                                    names 127.0.0.1
 
 findings
   error   orders: the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)
@@ -174,7 +198,7 @@ async fn what_is_doubtful_about_a_working_upstream_is_a_warning() {
     assert!(soon.starts_with("Warning Upstream: the certificate of 127.0.0.1:"), "{soon}");
     assert!(soon.ends_with("(in 9 days)"), "{soon}");
     assert!(
-        member.starts_with("Warning Upstream: our certificate CN=svc-a,O=Acme has the organization of"),
+        member.starts_with("Warning Upstream: OUR CERTIFICATE MAY BE THAT OF A CLUSTER MEMBER: CN=svc-a"),
         "{member}"
     );
     assert!(request.ends_with(" does not ask for client certificates"), "{request}");
@@ -248,6 +272,85 @@ async fn the_json_form_has_what_a_machine_asks_for() {
     assert_eq!(connection["server_certificate"]["subject"], "CN=mongod,O=Acme");
     assert_eq!(connection["server"]["role"], "primary");
     assert_eq!(connection["steps"][0]["status"], "ok");
+    let upstream = &json["upstreams"][0];
+    assert_eq!(
+        (&upstream["external_user"], &upstream["certificate"]["key"]),
+        (&"CN=svc-a".into(), &"ECDSA P-256".into())
+    );
     let not_after = json["upstreams"][0]["certificate"]["not_after"].as_str().unwrap();
     assert!(humantime::parse_rfc3339(not_after).is_ok(), "{not_after}");
+}
+
+#[tokio::test]
+async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
+    let folder = Folder::new();
+    let mesh = Authority::new("Mesh CA");
+    let intermediate = mesh.intermediate("Mesh intermediate");
+    let pair = intermediate.issue("mongate", &["localhost"]).chained(&intermediate);
+    let revoked = mesh.issue("former", &[]);
+    let certificate_file = folder.write("gateway.pem", pair.combined());
+    let files = TlsFiles {
+        private_key_file: certificate_file.clone(),
+        certificate_file,
+        private_key_password_file: None,
+        ca_file: folder.write("mesh-ca.pem", &mesh.pem),
+        crl_file: Some(folder.write("mesh-crl.pem", mesh.revocation_list(&[&revoked.der], 2025))),
+    };
+    let (upstream, _server) = scene().listen().await;
+    restrict(&upstream);
+    let mut config = config(upstream);
+    config.listeners = [("mesh".to_owned(), listener(files))].into();
+    let report = check(&config, Reach::Offline).await;
+
+    let text = steady(&report);
+    let (_, shown) = text.split_once("listener mesh at 127.0.0.1:27017, strict\n").unwrap();
+    let expected = "  files
+    ok      our certificate         CN=mongate,O=Acme
+                                    ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
+                                    expires ...
+                                    └─ CN=Mesh intermediate,O=Acme (sent with it)
+                                       ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                       expires ...
+                                       └─ CN=Mesh CA,O=Acme (of our ca_file)
+                                          ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                          expires ...
+                                    names localhost
+    look    our private key         belongs to the certificate; FILE has mode 0644
+    ok      authority               CN=Mesh CA,O=Acme
+                                    ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
+                                    expires ...
+    look    revocation list         of CN=Mesh CA,O=Acme, 1 certificate revoked
+                                    made 2024-01-01 00:00:00 UTC (";
+    assert!(shown.starts_with(expected), "{shown}");
+    let [readable, old] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert!([readable, old].iter().all(|finding| finding.about == About::Listener("mesh".to_owned())));
+    assert!(shown.contains("warning listener mesh: every user of this host may open the private key"), "{shown}");
+    assert!(old.sentence.contains("should have been replaced on 2025-"), "{old:?}");
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    let listener = &json["listeners"][0];
+    assert_eq!((&listener["mode"], &listener["chain"][1]["subject"]), (&"strict".into(), &"CN=Mesh CA,O=Acme".into()));
+    assert_eq!(
+        (&listener["revocation_lists"][0]["entries"], &json["findings"][0]["listener"]),
+        (&1.into(), &"mesh".into())
+    );
+}
+
+fn listener(files: TlsFiles) -> ListenerConfig {
+    ListenerConfig {
+        name: "mesh".to_owned(),
+        address: ListenAddress::Tcp(([127, 0, 0, 1], 27017).into()),
+        upstream: "orders".to_owned(),
+        mode: Mode::Strict,
+        tls: Some(ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false }),
+        principal: None,
+        proxy_protocol: ProxyProtocol::Off,
+        proxy_trusted: Vec::new(),
+        proxy_identity_tlv: None,
+        max_connections: 1,
+        allow_remote_plaintext: false,
+        socket_permissions: 0o700,
+        idle_timeout: None,
+        max_lifetime: None,
+        tcp_keepalive: None,
+    }
 }

@@ -11,6 +11,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::algorithms::{key_text, signature_text};
 use super::distinguished_name::DistinguishedName;
 
 /// Bytes of one certificate; TLS carries no larger chain in one message, and real ones have 1 to 4 KiB.
@@ -50,6 +51,10 @@ pub struct CertificateFacts {
     pub serial: String,
     /// The bits of the public key, without its algorithm.
     pub public_key: Vec<u8>,
+    /// What the public key is, as `RSA 2048` or `ECDSA P-256`.
+    pub key: String,
+    /// What it is signed with, as `RSA and SHA-256`.
+    pub signature: String,
 }
 
 impl CertificateFacts {
@@ -81,6 +86,8 @@ impl CertificateFacts {
             is_ca: certificate.is_ca(),
             serial: certificate.raw_serial_as_string(),
             public_key: certificate.public_key().subject_public_key.data.to_vec(),
+            key: key_text(certificate.public_key()),
+            signature: signature_text(&certificate.signature_algorithm),
         };
         if let Ok(Some(names)) = certificate.subject_alternative_name() {
             for name in &names.value.general_names {
@@ -244,6 +251,21 @@ mod tests {
         assert_eq!(date_text(facts.not_after), "2051-03-04 00:00:00 UTC");
         assert_eq!((facts.version, facts.is_ca, facts.serial.as_str()), (3, true, "4a:01"));
         assert!(facts.allows("serverAuth") && !facts.allows("clientAuth"));
+    }
+
+    #[test]
+    fn keys_and_signatures_are_called_by_their_names() {
+        for (algorithm, key, signature) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "ECDSA P-256", "ECDSA and SHA-256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "ECDSA P-384", "ECDSA and SHA-384"),
+            (&rcgen::PKCS_ED25519, "Ed25519", "Ed25519"),
+            (&rcgen::PKCS_RSA_SHA256, "RSA 2048", "RSA and SHA-256"),
+        ] {
+            let pair = KeyPair::generate_for(algorithm).unwrap();
+            let der = CertificateParams::default().self_signed(&pair).unwrap().der().to_vec();
+            let facts = CertificateFacts::from_der(&der).unwrap();
+            assert_eq!((facts.key.as_str(), facts.signature.as_str()), (key, signature));
+        }
     }
 
     #[test]

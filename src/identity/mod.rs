@@ -3,6 +3,7 @@
 //! Pure: bytes and facts in, facts and decisions out. Whether a certificate is to be trusted is decided by rustls, never
 //! here.
 
+mod algorithms;
 mod certificate;
 mod distinguished_name;
 mod principal;

@@ -25,7 +25,7 @@ pub(crate) struct Pair {
     pub(crate) key_pem: String,
     pub(crate) key_der: Vec<u8>,
     pub(crate) der: CertificateDer<'static>,
-    chain: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {

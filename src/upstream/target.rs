@@ -13,7 +13,7 @@ use rustls::Error as TlsError;
 
 use super::error::{CertificateRefusal, Failure, Phase};
 use crate::config::{HostPort, MaterialSource, UpstreamConfig};
-use crate::identity::{CertificateFacts, DistinguishedName, date_text, printable};
+use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
 use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
 
 /// The parts of the configuration that sentences name.
@@ -187,17 +187,15 @@ impl Target {
         let date = |pick: fn(&CertificateFacts) -> SystemTime| {
             certificate.map(|facts| date_text(pick(facts))).unwrap_or_default()
         };
+        let issuer = || certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
         match refusal {
-            CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => {
-                let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
-                write!(
-                    f,
-                    "it names {issuer} as its issuer, but our authority of that name did not sign it (subject {subject})"
-                )
-            }
+            CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => write!(
+                f,
+                "it names {} as its issuer, but our authority of that name did not sign it (subject {subject})",
+                issuer()
+            ),
             CertificateRefusal::UnknownIssuer => {
-                let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
-                write!(f, "it comes from {issuer}, which is not among our authorities (subject {subject})")
+                write!(f, "it comes from {}, which is not among our authorities (subject {subject})", issuer())
             }
             CertificateRefusal::NameMismatch => {
                 let names = certificate.map(CertificateFacts::names).unwrap_or_default().join(", ");
@@ -209,6 +207,12 @@ impl Target {
                     "it has no subject alternative name, so it is not for {} (subject {subject})",
                     self.server_name
                 )
+            }
+            CertificateRefusal::Expired if is_current(certificate) => {
+                write!(f, "the certificate of {}, or of one above it, has expired (subject {subject})", issuer())
+            }
+            CertificateRefusal::NotYetValid if is_current(certificate) => {
+                write!(f, "the certificate of {}, or of one above it, is not valid yet (subject {subject})", issuer())
             }
             CertificateRefusal::Expired => {
                 write!(f, "it expired on {} (subject {subject})", date(|facts| facts.not_after))
@@ -295,6 +299,10 @@ impl Target {
                 "give mongod a new certificate (net.tls.certificateKeyFile), or bring {} up to date",
                 key("crl_file")
             ),
+            CertificateRefusal::Expired if is_current(certificate) => format!(
+                "renew the certificate of the authority: with the same key and name, what it has signed stays good; then bring {} up to date, and mongod's files",
+                key("ca_file")
+            ),
             CertificateRefusal::Expired => {
                 "renew mongod's certificate (net.tls.certificateKeyFile); if it is new already, restart mongod or run rotateCertificates".to_owned()
             }
@@ -347,6 +355,11 @@ impl Target {
         ));
         remedy.join("; ")
     }
+}
+
+/// Whether its dates are in order, so that it must be those of a certificate above it that are not.
+fn is_current(certificate: Option<&CertificateFacts>) -> bool {
+    certificate.is_some_and(|facts| matches!(facts.validity(SystemTime::now()), Validity::Current | Validity::EndsSoon))
 }
 
 /// URIs among the names of a certificate, for a sentence.

@@ -299,11 +299,11 @@ impl MessageScan {
     }
 }
 
-/// Whether an `OP_QUERY` carries its command one level down, as old drivers do to add options beside it.
 fn is_cursor<F: Fields>(element: &Element<'_>, _: &F) -> bool {
     F::WANTS_CURSOR && element.kind == kind::DOCUMENT && element.name == b"cursor"
 }
 
+/// Whether an `OP_QUERY` carries its command one level down, as old drivers do to add options beside it.
 fn is_wrapper(element: &Element<'_>) -> bool {
     element.index == 0 && element.kind == kind::DOCUMENT && matches!(element.name, b"$query" | b"query")
 }

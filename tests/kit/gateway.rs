@@ -89,6 +89,17 @@ impl GatewayOptions {
             format!("certificate_file = '{}'\nca_file = '{}'\n", file.display(), pki.ca_file().display());
     }
 
+    /// Runs `mongate check` on this configuration, with these arguments too, and returns exit code and standard output.
+    pub fn check(&self, more: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), self.configuration())?;
+        let mut command = command()?;
+        command.arg("check").arg("--config").arg(file.path()).args(more);
+        let (code, out, all) = finish(command)?;
+        // What is said of the configuration itself is no report, and stands elsewhere.
+        Ok((code, if out.is_empty() { all } else { out }))
+    }
+
     /// The configuration file's text.
     pub fn configuration(&self) -> String {
         let mut text = self.top.clone();

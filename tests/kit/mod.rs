@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod http;
 pub mod mongod;
 pub mod mongod_binary;
+pub mod openssl;
 pub mod ports;
 pub mod process;
 pub mod provision;

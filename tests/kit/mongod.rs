@@ -1,5 +1,6 @@
 //! A real mongod in a directory of its own, which takes nothing but mutual TLS unless told otherwise.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError, Weak};
@@ -33,10 +34,21 @@ pub struct MongodOptions {
     pub role: Role,
     /// The server certificate.
     pub certificate: Wanted,
+    /// Files of somebody else's making, instead of `certificate` and of the kit's authority.
+    pub files: Option<ServerFiles>,
     /// `--tlsDisabledProtocols`, such as `TLS1_3`.
     pub disabled_protocols: Option<&'static str>,
     /// Any other arguments.
     pub arguments: Vec<String>,
+}
+
+/// What a mongod is given to speak TLS with.
+#[derive(Debug, Clone)]
+pub struct ServerFiles {
+    /// `--tlsCertificateKeyFile`.
+    pub certificate_key: PathBuf,
+    /// `--tlsCAFile`.
+    pub ca: PathBuf,
 }
 
 /// How clients reach a mongod.
@@ -79,6 +91,7 @@ impl Default for MongodOptions {
             transport: Transport::MutualTls,
             role: Role::Standalone,
             certificate: Wanted::server(),
+            files: None,
             disabled_protocols: None,
             arguments: Vec::new(),
         }
@@ -223,8 +236,8 @@ impl Mongod {
         Ok(true)
     }
 
-    fn server_file(&self) -> std::path::PathBuf {
-        self.pki.directory().join("server-combined.pem")
+    fn server_file(&self) -> PathBuf {
+        self.server_files().certificate_key
     }
 
     fn command(&self) -> anyhow::Result<Command> {
@@ -233,8 +246,9 @@ impl Mongod {
         command.args(["--port", &self.port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]);
         if self.options.transport != Transport::Plain {
-            command.args(["--tlsMode", "requireTLS", "--tlsCAFile"]).arg(self.pki.ca_file());
-            command.arg("--tlsCertificateKeyFile").arg(self.server_file());
+            let files = self.server_files();
+            command.args(["--tlsMode", "requireTLS", "--tlsCAFile"]).arg(files.ca);
+            command.arg("--tlsCertificateKeyFile").arg(files.certificate_key);
         }
         if self.options.transport == Transport::Tls {
             command.arg("--tlsAllowConnectionsWithoutCertificates");
@@ -249,7 +263,18 @@ impl Mongod {
         Ok(command)
     }
 
+    fn server_files(&self) -> ServerFiles {
+        self.options.files.clone().unwrap_or_else(|| ServerFiles {
+            certificate_key: self.pki.directory().join("server-combined.pem"),
+            ca: self.pki.ca_file(),
+        })
+    }
+
     fn become_ready(&self) -> anyhow::Result<()> {
+        if self.options.files.is_some() {
+            // It listens. The kit's own client is no client of its authority.
+            return Ok(());
+        }
         self.run(&doc! { "ping": 1, "$db": "admin" })?;
         if self.options.role == Role::ReplicaSet {
             let members = vec![doc! { "_id": 0, "host": self.address() }];

@@ -1,0 +1,86 @@
+//! A report as text for people.
+
+use std::fmt;
+
+use super::report::{About, Finding, Report, Severity, Status, Step, Verdict};
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for upstream in &self.upstreams {
+            writeln!(f, "upstream {} at {}", upstream.name, upstream.address)?;
+            write_steps(f, "files", &upstream.files)?;
+            for connection in &upstream.connections {
+                match &connection.address {
+                    Some(address) => write_steps(f, &format!("connection to {address}"), &connection.steps)?,
+                    None => write_steps(f, "connection", &connection.steps)?,
+                }
+            }
+            writeln!(f)?;
+        }
+        for listener in &self.listeners {
+            writeln!(f, "listener {} at {}, {}", listener.name, listener.address, listener.mode)?;
+            write_steps(f, "files", &listener.files)?;
+            writeln!(f)?;
+        }
+        write_findings(f, &self.findings)?;
+        write_verdict(f, self)
+    }
+}
+
+fn write_steps(f: &mut fmt::Formatter<'_>, title: &str, steps: &[Step]) -> fmt::Result {
+    writeln!(f, "  {title}")?;
+    steps.iter().try_for_each(|step| write_step(f, step))
+}
+
+fn write_step(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
+    let status = match step.status {
+        Status::Ok => "ok",
+        Status::Warning => "look",
+        Status::Failed => "FAILED",
+    };
+    let mut lines = step.lines.iter();
+    match lines.next() {
+        Some(line) => writeln!(f, "    {status:<8}{:<24}{line}", step.name)?,
+        None => writeln!(f, "    {status:<8}{}", step.name)?,
+    }
+    lines.try_for_each(|line| writeln!(f, "{:36}{line}", ""))
+}
+
+fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Result {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "findings")?;
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let about = match &finding.about {
+            About::Upstream(name) => name.clone(),
+            About::Listener(name) => format!("listener {name}"),
+        };
+        writeln!(f, "  {severity:<8}{about}: {}", finding.sentence)?;
+        writeln!(f, "          -> {}", finding.remedy)?;
+    }
+    writeln!(f)
+}
+
+fn write_verdict(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
+    let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let verdict = match report.verdict {
+        Verdict::Ready => "ready",
+        Verdict::Refused => "no connection to every upstream",
+        Verdict::BadConfiguration => "the configuration cannot be used",
+    };
+    write!(f, "verdict: {verdict}")?;
+    match (errors, warnings) {
+        (0, 0) => writeln!(f),
+        _ => writeln!(f, " ({}, {})", plural(errors, "error"), plural(warnings, "warning")),
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
