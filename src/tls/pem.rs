@@ -23,7 +23,7 @@ use crate::identity::CertificateFacts;
 const FILE_MEBIBYTES_MAX: u64 = 1;
 
 /// Of a file with revocation lists: a hundred thousand entries in one.
-const LISTS_MEBIBYTES_MAX: u64 = 16;
+pub(super) const LISTS_MEBIBYTES_MAX: u64 = 16;
 
 /// A file, and the configuration key that named it.
 #[derive(Clone)]
@@ -165,23 +165,7 @@ impl<'a> Source<'a> {
     }
 
     fn bytes(&self, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
-        let unreadable = |cause| self.error(Problem::Unreadable(cause));
-        // Asked before opening: opening a pipe waits for its writer.
-        let metadata = fs::metadata(self.file).map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(self.error(Problem::NotAFile));
-        }
-        let bytes_max = mebibytes_max * 1024 * 1024;
-        let too_large = || self.error(Problem::TooLarge { mebibytes: mebibytes_max });
-        if metadata.len() > bytes_max {
-            return Err(too_large());
-        }
-        // Room for all of it: growing would leave copies behind.
-        let length = usize::try_from(metadata.len()).unwrap_or_default();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
-        let file = fs::File::open(self.file).map_err(unreadable)?;
-        file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
+        read_file(self.file, mebibytes_max).map_err(|problem| self.error(problem))
     }
 
     /// Cuts a file at its `BEGIN` and `END` lines. What stands between blocks is ignored, as OpenSSL does; a block of an
@@ -209,6 +193,26 @@ enum Encryption {
     Pkcs8,
     /// With `Proc-Type: 4,ENCRYPTED`: RFC 1421, with OpenSSL's own derivation of the key.
     Traditional,
+}
+
+/// All of a file that has at most `mebibytes_max`; wiped when it is dropped.
+pub(super) fn read_file(file: &Path, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    // Asked before opening: opening a pipe waits for its writer.
+    let metadata = fs::metadata(file).map_err(Problem::Unreadable)?;
+    if !metadata.is_file() {
+        return Err(Problem::NotAFile);
+    }
+    let bytes_max = mebibytes_max * 1024 * 1024;
+    let too_large = Problem::TooLarge { mebibytes: mebibytes_max };
+    if metadata.len() > bytes_max {
+        return Err(too_large);
+    }
+    // Room for all of it: growing would leave copies behind.
+    let length = usize::try_from(metadata.len()).unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+    let file = fs::File::open(file).map_err(Problem::Unreadable)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(Problem::Unreadable)?;
+    if bytes.len() as u64 > bytes_max { Err(too_large) } else { Ok(bytes) }
 }
 
 impl Block<'_> {

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use crate::gateway::owner::{CertificateSet, Owner};
 use crate::identity::{CertificateFacts, date_text, printable};
 use crate::telemetry::metrics::ReloadMetrics;
+use crate::tls::Fingerprint;
 
-use super::reading::{Candidate, Failure, Fingerprint, Found, Reader, Reading, Source};
+use super::reading::{Candidate, Failure, Found, Reader, Reading, Source};
 use super::record::ReloadRecord;
 
 /// When files that cannot be used are looked at again, from the first time that they could not; and at each event.
