@@ -34,14 +34,16 @@ fn a_thousand_connections_leave_nothing_behind() {
     let upstream = "warm_connections = 0\n".to_owned();
     let gateway = Gateway::start(&GatewayOptions { upstream, ..GatewayOptions::to(&mongod) });
     let batch = || {
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let open: Vec<_> = (0..BATCH / 2).map(|_| gateway.connect().unwrap()).collect();
-                    open.into_iter().map(served).collect::<Vec<_>>()
-                });
-            }
+        // The whole batch is open at one time, each time alike: memory follows the most that there ever were.
+        let open_and_serve = || {
+            let open: Vec<_> = (0..BATCH / 2).map(|_| gateway.connect().unwrap()).collect();
+            open.into_iter().map(served).collect::<Vec<_>>()
+        };
+        let halves: Vec<_> = thread::scope(|scope| {
+            let halves = [scope.spawn(open_and_serve), scope.spawn(open_and_serve)];
+            halves.into_iter().map(|half| half.join().unwrap()).collect()
         });
+        drop(halves);
         gateway.await_metric("mongate_connections_active", &[], |count| count < 0.5);
     };
     batch();
