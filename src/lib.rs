@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod identity;
 pub mod lifecycle;
 pub mod listener;
+pub mod policy;
 pub mod relay;
 pub mod telemetry;
 pub mod tls;

@@ -14,6 +14,7 @@ use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
 fn config(upstream: UpstreamConfig) -> Config {
     Config {
+        policy: None,
         workers: std::num::NonZeroUsize::MIN,
         drain_timeout: Duration::from_secs(1),
         admin: AdminConfig { address: ([127, 0, 0, 1], 0).into() },

@@ -57,6 +57,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         identities: identities.into_iter().collect::<Option<_>>()?,
         upstreams: upstreams.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
         listeners: listeners.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
+        policy: None,
     })
 }
 
