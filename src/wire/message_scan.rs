@@ -5,6 +5,8 @@
 //!
 //! Spec: `MongoDB` wire protocol § `OP_MSG`, § `OP_QUERY`, § `OP_REPLY`.
 
+use std::ops::Range;
+
 use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 
@@ -19,12 +21,16 @@ pub trait Fields {
     fn query_namespace(&mut self, namespace: &[u8]);
     /// A top-level element of the command document.
     fn element(&mut self, element: &Element<'_>);
+    /// A document sequence begins.
+    fn sequence(&mut self, _identifier: &[u8]) {}
     /// The id of the cursor that a reply speaks of; 0 when it is exhausted.
     fn cursor(&mut self, _id: i64) {}
 }
 
 /// Flag bits of `OP_MSG`.
 pub mod flag {
+    /// All that this version of the protocol knows.
+    pub const KNOWN: u32 = CHECKSUM_PRESENT | MORE_TO_COME | EXHAUST_ALLOWED;
     /// A CRC-32C follows the sections.
     pub const CHECKSUM_PRESENT: u32 = 1;
     /// In a request: no reply is wanted. In a reply: another one follows unasked.
@@ -63,8 +69,12 @@ enum Ahead {
 pub struct MessageScan {
     op_code: OpCode,
     ahead: Ahead,
+    /// Bytes of the whole message, header included.
+    length: u32,
     /// Bytes of the message not consumed yet.
     left: u32,
+    /// Where the body of an `OP_MSG` starts and ends in the message; the end is 0 while it is being read.
+    body: (u32, u32),
     commands: u32,
     checksum_bytes: u32,
     malformed: bool,
@@ -82,7 +92,9 @@ impl MessageScan {
         Self {
             op_code: header.op_code,
             ahead,
+            length: header.length,
             left: header.length.saturating_sub(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX)),
+            body: (0, 0),
             commands: 0,
             checksum_bytes: 0,
             malformed: matches!(ahead, Ahead::Unread),
@@ -92,6 +104,22 @@ impl MessageScan {
     /// Bytes of the message not consumed yet; 0 when it is complete.
     pub fn left(&self) -> u32 {
         self.left
+    }
+
+    /// Where the body of an `OP_MSG` stands, counted from the first byte of the message, once all of it has been read.
+    pub fn body(&self) -> Option<Range<usize>> {
+        let (start, end) = self.body;
+        (end > 0).then_some(start as usize..end as usize)
+    }
+
+    /// Where that body will end, as it declares itself; `None` before it has begun, and behind it.
+    pub fn body_end(&self) -> Option<usize> {
+        match &self.ahead {
+            Ahead::Command(scan) if self.op_code == OpCode::MSG && scan.left() > 0 => {
+                Some((self.length - self.left) as usize + scan.left() as usize)
+            }
+            _ => None,
+        }
     }
 
     /// Whether something in it was not understood (so far).
@@ -156,7 +184,7 @@ impl MessageScan {
             Ahead::QueryHead => self.query_head(rest, fields),
             Ahead::ReplyHead => Ok(self.reply_head(rest, fields)),
             Ahead::Section => self.section(rest),
-            Ahead::Sequence => self.sequence(rest),
+            Ahead::Sequence => self.sequence(rest, fields),
             Ahead::Skip(0) => {
                 self.ahead = Ahead::Section;
                 Ok(Some(0))
@@ -223,6 +251,7 @@ impl MessageScan {
         match rest.first() {
             Some(0) if self.commands == 0 => {
                 self.commands = 1;
+                self.body.0 = self.length - self.left + 1;
                 self.ahead = Ahead::Command(DocumentScan::default());
                 Ok(Some(1))
             }
@@ -235,7 +264,7 @@ impl MessageScan {
     }
 
     /// Size and identifier of a document sequence; its documents are stepped over.
-    fn sequence(&mut self, rest: &[u8]) -> Result<Option<usize>, Malformed> {
+    fn sequence(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
         let Some((size, after)) = rest.split_first_chunk() else { return Ok(None) };
         let size = u32::try_from(i32::from_le_bytes(*size)).map_err(|_| Malformed)?;
         let Some((identifier, _)) = cstring(after)? else { return Ok(None) };
@@ -243,6 +272,7 @@ impl MessageScan {
         if size < head || size > self.left.saturating_sub(self.checksum_bytes) {
             return Err(Malformed);
         }
+        fields.sequence(identifier);
         self.ahead = Ahead::Skip(size - head);
         Ok(Some(head as usize))
     }
@@ -260,7 +290,10 @@ impl MessageScan {
         }
         match found {
             Found::NeedMore => return Ok((used > 0).then_some(used)),
-            Found::End => self.ahead = if wrapped { Ahead::Unread } else { Ahead::Section },
+            Found::End => {
+                self.body.1 = self.length - self.left + u32::try_from(used).unwrap_or_default();
+                self.ahead = if wrapped { Ahead::Unread } else { Ahead::Section };
+            }
             Found::Element(element) => {
                 if self.op_code == OpCode::QUERY && !wrapped && is_wrapper(&element) {
                     self.ahead = Ahead::Wrapped(DocumentScan::default());
@@ -370,6 +403,28 @@ mod tests {
     fn check_malformed(op_code: OpCode, body: &[u8]) {
         for cut in [1, body.len().max(1)] {
             assert!(scan::<RequestFacts>(op_code, body, cut).1, "taken: {body:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_is_found_wherever_it_stands_and_however_it_arrives() {
+        let document = doc! { "update": "orders", "ordered": true, "$db": "shop" };
+        let sequence = [&[1][..], &13_i32.to_le_bytes(), b"updates\0", &[0]].concat();
+        let body = body_section(&document);
+        for sections in [[body.clone(), sequence.clone()], [sequence, body.clone()]] {
+            let payload = [vec![0; 4], sections.concat()].concat();
+            let header = header(HEADER_BYTES + payload.len(), OpCode::MSG);
+            let start = HEADER_BYTES + payload.windows(body.len()).position(|b| b == body).unwrap() + 1;
+            let expected = start..start + body.len() - 1;
+            let (mut scan, mut facts, mut at, mut announced) =
+                (MessageScan::new(&header), RequestFacts::default(), 0, None);
+            for end in 1..=payload.len() {
+                at += scan.advance(&payload[at..end], &mut facts);
+                announced = announced.or(scan.body_end());
+                assert_eq!(scan.body().is_some(), end >= expected.end - HEADER_BYTES, "{end}");
+            }
+            assert_eq!((scan.body(), announced), (Some(expected.clone()), Some(expected.end)));
+            assert_eq!(facts.sequences().collect::<Vec<_>>(), [b"updates"]);
         }
     }
 

@@ -8,6 +8,7 @@ pub mod header;
 pub mod hello;
 pub mod message_scan;
 pub mod op_msg;
+pub mod op_query;
 pub mod reply;
 pub mod request;
 pub mod short_text;

@@ -4,7 +4,9 @@
 
 use bson::RawDocumentBuf;
 
+use crate::wire::bson_scan::cstring;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
+use crate::wire::message_scan::flag;
 
 /// A complete `OP_MSG` with one body section, no flags and no checksum.
 ///
@@ -16,4 +18,26 @@ pub fn encode(request_id: i32, response_to: i32, body: &RawDocumentBuf) -> Vec<u
     message.extend_from_slice(&[0, 0, 0, 0, 0]);
     message.extend_from_slice(body.as_bytes());
     message
+}
+
+/// The document sequences of a complete `OP_MSG`, each with its identifier and its documents one after the other.
+///
+/// `None` where a section does not add up. The documents are not looked at.
+pub fn sequences(message: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let body = message.get(HEADER_BYTES..)?;
+    let (flags, sections) = body.split_first_chunk()?;
+    let checksum_bytes = if u32::from_le_bytes(*flags) & flag::CHECKSUM_PRESENT != 0 { 4 } else { 0 };
+    let mut rest = sections.get(..sections.len().checked_sub(checksum_bytes)?)?;
+    let mut found = Vec::new();
+    while let Some((kind, section)) = rest.split_first() {
+        let size = u32::from_le_bytes(*section.first_chunk()?) as usize;
+        let (section, behind) = section.split_at_checked(size)?;
+        match kind {
+            0 => {}
+            1 => found.push(cstring(section.get(4..)?).ok()??),
+            _ => return None,
+        }
+        rest = behind;
+    }
+    Some(found)
 }

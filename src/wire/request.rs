@@ -11,6 +11,13 @@ const DATABASE_BYTES_MAX: usize = 64;
 /// Longest `database.collection` that mongod takes.
 const NAMESPACE_BYTES_MAX: usize = 255;
 
+/// Longest identifier of a document sequence that a command has.
+const SEQUENCE_BYTES_MAX: usize = 16;
+/// Document sequences that one message may have.
+///
+/// Spec: mongodb/specifications `source/message/OP_MSG.md`; mongod closes on a third.
+const SEQUENCES_MAX: usize = 2;
+
 /// The facts of one request, filled while it streams by.
 #[derive(Debug, Clone, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each was said or not said by the message")]
@@ -28,6 +35,8 @@ pub struct RequestFacts {
     in_transaction: bool,
     waits: bool,
     speculates: bool,
+    sequences: [Option<ShortText<SEQUENCE_BYTES_MAX>>; SEQUENCES_MAX],
+    has_odd_sequence: bool,
 }
 
 impl RequestFacts {
@@ -82,6 +91,21 @@ impl RequestFacts {
         self.speculates
     }
 
+    /// The identifiers of its document sequences so far, of those that any command could take.
+    pub fn sequences(&self) -> impl Iterator<Item = &[u8]> {
+        self.sequences.iter().flatten().map(ShortText::as_bytes)
+    }
+
+    /// Whether it has a document sequence that no command takes: one more than there may be, or with a long identifier.
+    pub fn has_odd_sequence(&self) -> bool {
+        self.has_odd_sequence
+    }
+
+    /// Whether it has a flag that the protocol does not know.
+    pub fn has_unknown_flag(&self) -> bool {
+        self.flags & !flag::KNOWN != 0
+    }
+
     /// Whether the sender wants no reply at all, not even an error.
     pub fn more_to_come(&self) -> bool {
         self.flags & flag::MORE_TO_COME != 0
@@ -104,6 +128,14 @@ impl Fields for RequestFacts {
         self.database = parts.next().and_then(ShortText::new);
         self.is_command_query = parts.next() == Some(b"$cmd");
         self.named = !self.is_command_query;
+    }
+
+    fn sequence(&mut self, identifier: &[u8]) {
+        let place = self.sequences.iter_mut().find(|place| place.is_none());
+        match (place, ShortText::new(identifier)) {
+            (Some(place), Some(identifier)) => *place = Some(identifier),
+            _ => self.has_odd_sequence = true,
+        }
     }
 
     fn element(&mut self, element: &Element<'_>) {
