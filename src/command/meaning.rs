@@ -113,6 +113,14 @@ pub enum Unclear {
     NotBson,
     /// There is no command of this name in the table.
     UnknownCommand,
+    /// A flag bit that the protocol does not have.
+    UnknownFlag,
+    /// A document sequence that the command does not take, or a third one.
+    UnknownSequence,
+    /// Longer than any such command is.
+    TooLong,
+    /// An `OP_QUERY` that is not a hello.
+    OldQuery,
 }
 
 impl fmt::Display for Unclear {
@@ -120,6 +128,10 @@ impl fmt::Display for Unclear {
         f.write_str(match self {
             Self::NotBson => "its body is not readable BSON",
             Self::UnknownCommand => "there is no such command",
+            Self::UnknownFlag => "it has a flag that the protocol does not know",
+            Self::UnknownSequence => "it has a document sequence that the command does not take",
+            Self::TooLong => "it is longer than a command may be",
+            Self::OldQuery => "an OP_QUERY may only be a hello; use a driver of MongoDB 3.6 or later",
         })
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::listener;
 use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Standing};
-use crate::relay::{Record, Relay, Side};
+use crate::relay::{Guard, Record, Relay, Side};
 use crate::upstream::{ConnectError, Link};
 use crate::wire::error_reply::CommandError;
 
@@ -98,7 +98,7 @@ async fn welcome(
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
 fn join(client: ClientStream, upstream: Link, route: &Route, caller: &Caller) -> Box<Relay<ClientStream, TcpStream>> {
     let record = Record::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
-    Box::new(Relay::new(client, carrying::side(upstream), record, route.limits))
+    Box::new(Relay::new(client, carrying::side(upstream), record, Guard::off(), route.limits))
 }
 
 fn full(route: &Route) -> CommandError {

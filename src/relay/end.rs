@@ -27,6 +27,10 @@ pub enum EndReason {
     Tls(rustls::Error),
     /// The client sent `OP_COMPRESSED`.
     Compressed,
+    /// The client sent what the policy in force cannot judge and nobody can answer; none of it went upstream whole.
+    Unjudged(&'static str),
+    /// A long message of the client's, held for the policy, did not arrive in time.
+    TooSlow,
     /// Upstream closed after the client had sent what is no message of the protocol.
     NotUnderstood,
     /// The gateway drains, and no command was in flight.
@@ -56,6 +60,8 @@ pub struct RelayEnd {
     pub commands: u64,
     /// Replies that said `ok: 0`.
     pub errors: u64,
+    /// Requests that the policy refused.
+    pub denied: u64,
     /// Requests that had no reply at the end.
     pub unanswered: usize,
     /// What the client is still to be told, before its side closes; empty where nothing is.
@@ -73,7 +79,10 @@ impl RelayEnd {
 
     /// Whether the client broke the protocol, rather than just ending the conversation.
     pub fn is_protocol_error(&self) -> bool {
-        matches!(self.reason, EndReason::Compressed | EndReason::NotUnderstood)
+        matches!(
+            self.reason,
+            EndReason::Compressed | EndReason::Unjudged(_) | EndReason::TooSlow | EndReason::NotUnderstood
+        )
     }
 }
 
@@ -95,6 +104,10 @@ impl fmt::Display for EndReason {
             Self::Socket(error) => write!(f, "socket failed: {error}"),
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
+            Self::Unjudged(why) => write!(f, "sent {why}, which the policy in force cannot judge"),
+            Self::TooSlow => {
+                f.write_str("took longer than a minute to send a command that the policy has to see whole")
+            }
             Self::NotUnderstood => f.write_str("closed on a message that is not MongoDB's protocol"),
             Self::Drained => f.write_str("drained"),
             Self::Stopped => f.write_str("stopped"),

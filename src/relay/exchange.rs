@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
+use crate::command::table;
 use crate::command::table::CommandId;
 use crate::wire::header::Header;
 
@@ -34,6 +35,8 @@ pub(super) struct Open {
     pub(super) transaction: Option<u64>,
     /// Unacknowledged requests that went before it, as [`Exchange::push`] finds them.
     pub(super) behind: u32,
+    /// Of a request that did not go upstream, what the client is to read when it is its turn.
+    pub(super) refusal: Option<Box<[u8]>>,
 }
 
 /// The open requests of one connection, oldest first.
@@ -47,11 +50,43 @@ pub(super) struct Exchange {
     /// After a stream of replies was begun anew elsewhere: what its first reply answers there, and what it answers for
     /// the client.
     renamed: Option<(i32, i32)>,
+    /// Answers of the gateway's own whose turn it is.
+    due: Vec<u8>,
 }
 
 impl Exchange {
     pub(super) fn push(&mut self, request: Open) {
         self.open.push_back(Open { behind: self.unacknowledged, ..request });
+    }
+
+    /// A request was refused: `reply` is its answer, in its turn behind those that are still to come.
+    pub(super) fn push_refusal(&mut self, reply: Vec<u8>) {
+        if self.open.is_empty() {
+            self.due.extend_from_slice(&reply);
+            return;
+        }
+        self.push(Open {
+            expected_response_to: 0,
+            command: table::OTHER,
+            started: Instant::now(),
+            exhaust_allowed: false,
+            streaming: false,
+            namespace: None,
+            cursor: None,
+            transaction: None,
+            behind: 0,
+            refusal: Some(reply.into()),
+        });
+    }
+
+    /// Whether there are answers of the gateway's own whose turn it is; they go between two messages.
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Those answers.
+    pub(super) fn take_due(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.due)
     }
 
     /// A request that wants no reply has gone upstream.
@@ -106,10 +141,12 @@ impl Exchange {
     /// A reply with `moreToCome` keeps its request open: the next one names this reply's id. Requests before the
     /// answered one got no reply and are dropped; a reply to nothing that is known is nobody's (`false`).
     pub(super) fn answer(&mut self, reply: &Header, more_to_come: bool, answered: impl FnOnce(&Open)) -> bool {
-        let Some(position) = self.open.iter().position(|r| r.expected_response_to == reply.response_to) else {
+        let is_answered = |r: &Open| r.refusal.is_none() && r.expected_response_to == reply.response_to;
+        let Some(position) = self.open.iter().position(is_answered) else {
             return false;
         };
-        self.open.drain(..position);
+        let passed_over = self.open.drain(..position).filter_map(|request| request.refusal);
+        self.due.extend(passed_over.flat_map(<[u8]>::into_vec));
         if let Some(request) = self.open.front_mut() {
             answered(request);
             self.done = request.behind;
@@ -118,6 +155,10 @@ impl Exchange {
         }
         if !more_to_come {
             self.open.pop_front();
+            while let Some(refusal) = self.open.front_mut().and_then(|next| next.refusal.take()) {
+                self.due.extend_from_slice(&refusal);
+                self.open.pop_front();
+            }
         }
         true
     }
@@ -140,6 +181,7 @@ pub(super) mod tests {
             cursor: None,
             transaction: None,
             behind: 0,
+            refusal: None,
         }
     }
 
@@ -163,6 +205,27 @@ pub(super) mod tests {
         check(&[(90, 1, false), (91, 2, false), (92, 3, false)], 0);
         check(&[(90, 3, false)], 0);
         check(&[(90, 77, false)], 3);
+    }
+
+    #[test]
+    fn a_refusal_waits_for_its_turn() {
+        let mut exchange = Exchange::default();
+        exchange.push_refusal(b"a".to_vec());
+        assert_eq!(exchange.take_due(), b"a");
+        exchange.push(open(1));
+        exchange.push_refusal(b"b".to_vec());
+        exchange.push_refusal(b"c".to_vec());
+        exchange.push(open(2));
+        exchange.push_refusal(b"d".to_vec());
+        assert!(!exchange.has_due());
+        // A refusal has no id of mongod's: an answer to 0 is nobody's.
+        assert!(!exchange.answer(&reply(89, 0), false, |_| {}));
+        exchange.answer(&reply(90, 1), true, |_| {});
+        assert!(!exchange.has_due());
+        exchange.answer(&reply(91, 90), false, |_| {});
+        assert_eq!(exchange.take_due(), b"bc");
+        exchange.answer(&reply(92, 2), false, |_| {});
+        assert_eq!((exchange.take_due(), exchange.len()), (b"d".to_vec(), 0));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Where bytes flow: one client, one upstream connection, one task that moves both directions.
 //!
-//! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, makes up no replies once
-//! bytes have gone upstream, and changes nothing but the hello; and, where a
-//! monitor's stream of replies begins anew on another connection, the number that says what its first reply answers.
+//! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, but has its guard ask the
+//! policy; makes up no replies to what has gone upstream; and changes nothing but the hello; and, where a monitor's stream
+//! of replies begins anew on another connection, the number that says what its first reply answers.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,8 +16,12 @@ use tokio::time::{Instant, Sleep};
 use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::renewal::RenewalWatch;
 
+mod cursors;
+mod desk;
 mod end;
 mod exchange;
+mod guard;
+mod holding;
 mod holds;
 mod leaving;
 mod pump;
@@ -27,9 +31,14 @@ mod requests;
 mod scratch;
 mod sockets;
 
+pub use cursors::CursorBook;
 pub use end::{EndReason, RelayEnd, Side};
+pub use guard::{Authority, Finding, Guard, Orders, place_of};
+pub use holding::Holding;
 pub use record::Record;
 
+use desk::Desk;
+use exchange::Exchange;
 use leaving::{Facts, Leaving, Step};
 use pump::{End, Pump};
 
@@ -90,12 +99,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Joins `client` and `upstream`.
     ///
     /// Neither side may have bytes waiting outside its socket, but for `first_bytes` given to [`Relay::run`].
-    pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, limits: Limits) -> Self {
+    pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, guard: Guard, limits: Limits) -> Self {
         let UpstreamSide { socket, tls, generation } = upstream;
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         Self {
-            pump: Pump::new(client, socket, tls, record),
+            pump: Pump::new(client, socket, tls, Desk { exchange: Exchange::default(), record, guard }),
             opened,
             limits,
             last_moved: (0, opened),
@@ -190,11 +199,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Looks at the time limits and at a renewal; costs an atomic load where there is neither.
     fn time_reached(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Event> {
         let is_old = renewal.generation() > self.generation;
-        if self.timer.is_none() && !is_old {
+        let held_until = self.pump.held_until();
+        if self.timer.is_none() && !is_old && held_until.is_none() {
             return None;
         }
         let now = Instant::now();
-        let moved = self.pump.record.to_upstream_bytes + self.pump.record.to_client_bytes;
+        if held_until.is_some_and(|due| due <= now) {
+            return Some(Event::End((Side::Client, EndReason::TooSlow)));
+        }
+        let moved = self.pump.desk.record.to_upstream_bytes + self.pump.desk.record.to_client_bytes;
         if moved != self.last_moved.0 {
             self.last_moved = (moved, now);
         }
@@ -209,7 +222,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             leave_look = self.leaving.as_ref().and_then(|leaving| leaving.next_look(&self.facts(), now));
         }
         // What is due but kept by a command in flight is looked at again when its reply wakes this task.
-        let limits = [self.idle_due(), self.lifetime_due()].into_iter().flatten().filter(|due| *due > now);
+        let limits = [self.idle_due(), self.lifetime_due(), held_until].into_iter().flatten().filter(|due| *due > now);
         let next = limits.chain(leave_look).min().unwrap_or(now + LATER);
         self.wake_at(next, cx);
         None
@@ -293,7 +306,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         // mongod closes on what it cannot read, in order or by a reset; the fault is the client's, not its own.
         let refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
         let reason = if refused { EndReason::NotUnderstood } else { reason };
-        let Pump { record, exchange, .. } = &self.pump;
+        self.pump.desk.guard.end();
+        let Desk { record, exchange, .. } = &self.pump.desk;
         RelayEnd {
             ended_by,
             reason,
@@ -301,6 +315,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             to_client_bytes: record.to_client_bytes,
             commands: record.commands,
             errors: record.errors,
+            denied: record.denied,
             unanswered: exchange.len(),
             last_words,
         }

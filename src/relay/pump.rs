@@ -11,17 +11,23 @@ use std::task::{Context, Poll};
 
 use rustls::ClientConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
+use crate::relay::desk::Desk;
 use crate::relay::end::{EndReason, Side};
-use crate::relay::exchange::Exchange;
+use crate::relay::guard::Unjudged;
 use crate::relay::record::Record;
 use crate::relay::replies::Replies;
-use crate::relay::requests::{Compressed, Requests};
-use crate::relay::scratch::{Scratch, with_scratch};
+use crate::relay::requests::{Halt, Requests};
+use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_scratch};
 use crate::relay::sockets::{Blocking, keep, kept_and_read};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
+
+/// A client that does not take its answers is not read: what mongod sends is bounded otherwise, and is less than this; what
+/// the gateway itself answers is not.
+const UNSENT_BYTES_MAX: usize = 2 * PLAIN_BYTES;
 
 /// Who ended the conversation, and why.
 pub(super) type End = (Side, EndReason);
@@ -34,8 +40,7 @@ pub(super) struct Pump<C, U> {
     tls: ClientConnection,
     requests: Requests,
     replies: Replies,
-    pub(super) exchange: Exchange,
-    pub(super) record: Record,
+    pub(super) desk: Desk,
     /// Read from the client, not let go yet.
     kept_requests: Vec<u8>,
     /// Read from upstream, not understood yet.
@@ -53,7 +58,7 @@ pub(super) struct Pump<C, U> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, record: Record) -> Self {
+    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, desk: Desk) -> Self {
         // The pump itself stops reading when records wait to be sent, so that a limit would only split writes.
         tls.set_buffer_limit(None);
         Self {
@@ -62,8 +67,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             tls,
             requests: Requests::new(),
             replies: Replies::new(),
-            exchange: Exchange::default(),
-            record,
+            desk,
             kept_requests: Vec::new(),
             kept_replies: Vec::new(),
             unsent: Vec::new(),
@@ -77,7 +81,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Takes what has been read from the client already, before anything else.
     pub(super) fn begin(&mut self, first_bytes: &[u8]) -> Result<(), End> {
-        self.record.bytes(Direction::ToUpstream, first_bytes.len());
+        self.desk.record.bytes(Direction::ToUpstream, first_bytes.len());
         self.take_requests(first_bytes)
     }
 
@@ -104,13 +108,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.client_has_all()
             // An unacknowledged write is only safe once it has left.
             && !self.tls.wants_write()
-            && self.exchange.is_idle(Record::is_monitor)
+            && self.desk.exchange.is_idle(Record::is_monitor)
     }
 
     /// Whether another upstream connection could take this one's place without anybody noticing, now or after the command
     /// in flight: nothing of the client's lives in it, but for what can be told again.
     pub(super) fn can_move(&self) -> bool {
-        let streaming = self.exchange.is_streaming(Record::is_monitor);
+        let streaming = self.desk.exchange.is_streaming(Record::is_monitor);
         self.requests.introduction().is_some() && (!streaming || self.requests.stream().is_some())
     }
 
@@ -119,7 +123,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.is_idle()
             && self.is_whole()
             && self.kept_replies.is_empty()
-            && self.exchange.is_settled()
+            && self.desk.exchange.is_settled()
             && !self.client_done
             && !self.upstream_done
             && self.upstream_deaf.is_none()
@@ -128,6 +132,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Whether the client is not in the middle of a message.
     pub(super) fn is_whole(&self) -> bool {
         self.requests.is_between() && self.kept_requests.is_empty()
+    }
+
+    /// By when what the client has begun to say has to be here; `None` unless it is held.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.requests.held_until()
     }
 
     /// Whether the client has cursors or transactions open.
@@ -158,11 +167,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.socket = socket;
         self.tls = tls;
         self.tls.set_buffer_limit(None);
-        if self.exchange.is_streaming(Record::is_monitor)
+        if self.desk.exchange.is_streaming(Record::is_monitor)
             && let Some(hello) = self.requests.stream()
         {
             let header = hello.first_chunk().and_then(|head| Header::parse(*head).ok());
-            self.exchange.restart_stream(header.map_or(0, |header| header.request_id));
+            self.desk.exchange.restart_stream(header.map_or(0, |header| header.request_id));
             let sealed = self.tls.writer().write_all(hello);
             sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
             self.flush_upstream(cx);
@@ -216,11 +225,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             return Some(match self.upstream_deaf.take() {
                 _ if self.client_done => (Side::Client, EndReason::Closed),
                 Some(error) => (Side::Upstream, EndReason::Socket(error)),
-                None if whole && self.exchange.is_idle(Record::is_monitor) => (Side::Upstream, EndReason::Closed),
+                None if whole && self.desk.exchange.is_idle(Record::is_monitor) => (Side::Upstream, EndReason::Closed),
                 None => (Side::Upstream, EndReason::Interrupted),
             });
         }
-        if self.client_done && self.upstream_told && self.exchange.len() == 0 {
+        if self.client_done && self.upstream_told && self.desk.exchange.len() == 0 {
             let whole = self.requests.is_between() && self.kept_requests.is_empty();
             return Some((Side::Client, if whole { EndReason::Closed } else { EndReason::Interrupted }));
         }
@@ -228,7 +237,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.client_done || self.tls.wants_write() || self.exchange.is_full() {
+        let is_full = self.desk.exchange.is_full() || self.unsent.len() > UNSENT_BYTES_MAX;
+        if self.client_done || self.tls.wants_write() || is_full || self.requests.poll_ready(cx).is_pending() {
             return Ok(false);
         }
         let moved = with_scratch(|scratch| {
@@ -244,7 +254,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 self.client_done = true;
                 return Ok(true);
             }
-            self.record.bytes(Direction::ToUpstream, arrived);
+            self.desk.record.bytes(Direction::ToUpstream, arrived);
             self.take_requests(input)?;
             Ok(true)
         })?;
@@ -265,16 +275,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                     sealed = writer.write_all(bytes);
                 }
             },
-            &mut self.exchange,
-            &mut self.record,
+            &mut self.desk,
         );
         sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
         match settled {
             Ok(settled) => {
                 keep(&mut self.kept_requests, input.get(settled..).unwrap_or_default());
+                self.say_what_is_due();
                 Ok(())
             }
-            Err(Compressed(header)) => {
+            Err(Halt::Compressed(header)) => {
                 let refusal = CommandError {
                     code: 17,
                     code_name: "ProtocolError",
@@ -285,6 +295,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 self.unsent.extend_from_slice(&refusal.reply_to(&header));
                 Err((Side::Client, EndReason::Compressed))
             }
+            Err(Halt::Unjudged(Unjudged(why))) => Err((Side::Client, EndReason::Unjudged(why))),
+        }
+    }
+
+    /// Puts answers of the gateway's own behind what the client is still to get, where a message may begin.
+    fn say_what_is_due(&mut self) {
+        if self.desk.exchange.has_due() && self.replies.is_between() {
+            self.unsent.extend_from_slice(&self.desk.exchange.take_due());
         }
     }
 
@@ -304,7 +322,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             let kept = self.kept_replies.len();
             plain[..kept].copy_from_slice(&self.kept_replies);
             let arrived = self.unseal(sealed, &mut plain[kept..])?;
-            self.record.bytes(Direction::ToClient, arrived);
+            self.desk.record.bytes(Direction::ToClient, arrived);
             self.give_replies(&mut plain[..kept + arrived], cx)?;
             Ok(true)
         })
@@ -335,13 +353,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Reads the replies in `input` and writes them to the client.
-    fn give_replies(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
-        let settled = self.replies.read(input, &mut self.exchange, &mut self.record);
-        let (ready, rest) = input.split_at(settled);
-        let written = self.write_client(ready, cx)?;
-        keep(&mut self.unsent, &ready[written..]);
-        keep(&mut self.kept_replies, rest);
-        Ok(())
+    fn give_replies(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
+        loop {
+            let settled = self.replies.read(input, &mut self.desk);
+            let (ready, rest) = input.split_at_mut(settled);
+            if self.unsent.is_empty() {
+                let written = self.write_client(ready, cx)?;
+                keep(&mut self.unsent, &ready[written..]);
+            } else {
+                self.unsent.extend_from_slice(ready);
+            }
+            if !self.desk.exchange.has_due() {
+                keep(&mut self.kept_replies, rest);
+                return Ok(());
+            }
+            self.say_what_is_due();
+            input = rest;
+        }
     }
 
     fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {

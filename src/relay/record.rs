@@ -20,13 +20,14 @@ pub struct Record {
     pub(super) to_client_bytes: u64,
     pub(super) commands: u64,
     pub(super) errors: u64,
+    pub(super) denied: u64,
 }
 
 impl Record {
     /// Starts at zero.
     pub fn new(metrics: Arc<ListenerMetrics>) -> Self {
         let debug = tracing::enabled!(tracing::Level::DEBUG);
-        Self { metrics, debug, to_upstream_bytes: 0, to_client_bytes: 0, commands: 0, errors: 0 }
+        Self { metrics, debug, to_upstream_bytes: 0, to_client_bytes: 0, commands: 0, errors: 0, denied: 0 }
     }
 
     /// Whether a request's namespace will be logged.
@@ -57,6 +58,12 @@ impl Record {
     pub(super) fn unacknowledged(&mut self, command: CommandId) {
         self.commands += 1;
         self.metrics.count_command(command, CommandOutcome::Unacknowledged);
+    }
+
+    /// A request was refused, and did not go upstream.
+    pub(super) fn denied(&mut self, command: CommandId) {
+        self.denied += 1;
+        self.metrics.count_command(command, CommandOutcome::Denied);
     }
 
     /// A reply is complete. Further replies of a stream are not commands of their own.

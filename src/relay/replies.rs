@@ -2,9 +2,8 @@
 //!
 //! Replies are never held, and but for one number never changed. What cannot be understood is counted and passes byte for byte.
 
-use crate::relay::exchange::Exchange;
+use crate::relay::desk::Desk;
 use crate::relay::holds::Holds;
-use crate::relay::record::Record;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
@@ -43,8 +42,10 @@ impl Replies {
     /// Where a stream of replies was begun anew on another connection, its first reply is made to answer what the client
     /// waits for; nothing else is changed.
     ///
-    /// The rest, less than a header or what a scan keeps, stands at the front of the next call's input.
-    pub(super) fn read(&mut self, input: &mut [u8], exchange: &mut Exchange, record: &mut Record) -> usize {
+    /// The rest, less than a header or what a scan keeps, stands at the front of the next call's input; or everything
+    /// behind a reply that is followed by an answer of the gateway's own ([`Exchange::has_due`]).
+    pub(super) fn read(&mut self, input: &mut [u8], desk: &mut Desk) -> usize {
+        let Desk { exchange, record, guard } = desk;
         let mut at = 0;
         loop {
             match &mut self.state {
@@ -76,11 +77,15 @@ impl Replies {
                     let known = exchange.answer(header, facts.more_to_come(), |request| {
                         record.answered(request, facts);
                         holds.settle(request, facts);
+                        guard.settle(request, facts);
                     });
                     if !known {
                         record.unparsed(Direction::ToClient);
                     }
                     self.state = State::Between;
+                    if exchange.has_due() {
+                        return at;
+                    }
                 }
                 State::Unframed => return input.len(),
             }

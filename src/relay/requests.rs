@@ -4,13 +4,18 @@
 //! way. What cannot be understood is counted and passes byte for byte; a stream that has lost its message boundaries
 //! passes unread from there on.
 
+use std::task::{Context, Poll};
+
 use tokio::time::Instant;
 
 use crate::command::table;
 use crate::command::table::CollectionAt;
-use crate::relay::exchange::{Exchange, Open};
-use crate::relay::record::Record;
+use crate::relay::desk::Desk;
+use crate::relay::exchange::Open;
+use crate::relay::guard::{Look, Unjudged};
+use crate::relay::holding::{Ask, Share};
 use crate::telemetry::metrics::Direction;
+use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
 use crate::wire::message_scan::{MessageScan, flag};
@@ -22,9 +27,14 @@ pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 /// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
 const HELLO_BYTES_MAX: usize = 4096;
 
-/// The client sent `OP_COMPRESSED`, which no hello allowed it to.
+/// What the client sent ends the conversation.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Compressed(pub(super) Header);
+pub(super) enum Halt {
+    /// `OP_COMPRESSED`, which no hello allowed it to.
+    Compressed(Header),
+    /// What a policy cannot judge, and nobody can answer.
+    Unjudged(Unjudged),
+}
 
 /// Where in the stream the reader stands.
 enum State {
@@ -32,7 +42,15 @@ enum State {
     Message {
         header: Header,
         scan: MessageScan,
+        /// Whether it may go upstream as far as the policy is concerned.
+        judged: bool,
+        /// Whether it goes upstream as it comes.
         released: bool,
+    },
+    /// A request that was refused is read to its end. The reply goes to the client then, unless it wants none.
+    Refused {
+        left: usize,
+        reply: Option<Vec<u8>>,
     },
     /// A length that cannot be: nobody knows where the next message starts.
     Unframed,
@@ -46,9 +64,22 @@ pub(super) struct Requests {
     understood: bool,
     /// Bytes at the front of the next input that have been read but not let go.
     scanned: usize,
+    /// The beginning of a long message, while the policy cannot judge it yet.
+    held: Option<Box<Held>>,
+    ask: Ask,
     introduction: Introduction,
     /// The hello that a monitor's stream of replies answers, as it can begin the stream anew elsewhere.
     stream: Option<Box<[u8]>>,
+}
+
+/// The beginning of a message that is too long to wait at the front of the input.
+struct Held {
+    bytes: Vec<u8>,
+    /// How much of it has been scanned.
+    scanned: usize,
+    /// How much of it is to be here before it can be judged.
+    wanted: usize,
+    share: Share,
 }
 
 /// What mongod has been told of the client, and another connection would have to be told.
@@ -61,6 +92,60 @@ enum Introduction {
     Unrepeatable,
 }
 
+/// One reading of an input: `sent <= start <= at <= input.len()`, but for a message that is released, of which `start` is
+/// no longer of interest.
+struct Walk<'i, P> {
+    input: &'i [u8],
+    /// What is before has been read.
+    at: usize,
+    /// What is before is settled: it has gone upstream, or will not.
+    sent: usize,
+    /// Where the current message starts.
+    start: usize,
+    pass: &'i mut P,
+}
+
+impl<'i, P: FnMut(&[u8])> Walk<'i, P> {
+    /// The current message as far as it has been read.
+    fn message(&self) -> &'i [u8] {
+        &self.input[self.start..self.at]
+    }
+
+    /// Lets go what is before `end`.
+    fn pass_to(&mut self, end: usize) {
+        if end > self.sent {
+            (self.pass)(&self.input[self.sent..end]);
+            self.sent = end;
+        }
+    }
+
+    /// Lets go what is before the current message, and nothing of it.
+    fn drop_message(&mut self) {
+        self.pass_to(self.start);
+        self.sent = self.at;
+    }
+
+    /// All is read; there is nothing to go on with.
+    fn all(&mut self) -> bool {
+        self.at = self.input.len();
+        false
+    }
+}
+
+impl Held {
+    /// Takes what is wanted of `input`; grows with what comes, as a length is only a claim.
+    fn take(&mut self, input: &[u8]) -> usize {
+        let taken = input.len().min(self.wanted - self.bytes.len());
+        let room = self.bytes.capacity() - self.bytes.len();
+        if room < taken {
+            let more = (self.bytes.len().max(taken)).min(self.wanted - self.bytes.len());
+            self.bytes.reserve_exact(more);
+        }
+        self.bytes.extend_from_slice(&input[..taken]);
+        taken
+    }
+}
+
 impl Requests {
     pub(super) fn new() -> Self {
         Self {
@@ -68,6 +153,8 @@ impl Requests {
             facts: RequestFacts::default(),
             understood: true,
             scanned: 0,
+            held: None,
+            ask: Ask::default(),
             introduction: Introduction::Unneeded,
             stream: None,
         }
@@ -108,87 +195,182 @@ impl Requests {
         match &self.state {
             State::Between => self.understood,
             State::Message { scan, .. } => !scan.is_malformed(),
+            State::Refused { .. } => true,
             State::Unframed => false,
         }
+    }
+
+    /// Whether the client can be read: its long message need not wait for a share of what may be held.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ask.poll(cx)
+    }
+
+    /// By when what is held has to be here.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.held.as_ref().map(|held| held.share.due)
     }
 
     /// Reads `input`, hands to `pass` what may go upstream, and returns how many bytes of the input that settled.
     ///
     /// The rest, at most [`HELD_BYTES_MAX`] and what a scan keeps, stands at the front of the next call's input.
-    pub(super) fn read(
-        &mut self,
-        input: &[u8],
-        pass: &mut impl FnMut(&[u8]),
-        exchange: &mut Exchange,
-        record: &mut Record,
-    ) -> Result<usize, Compressed> {
-        let mut at = self.scanned;
-        // `input[..sent]` is settled; the current message starts at `start`, or before the input when it is released.
-        let (mut sent, mut start) = (0, 0);
-        loop {
-            match &mut self.state {
-                State::Between => {
-                    start = at;
-                    let Some(head) = input.get(at..).and_then(<[u8]>::first_chunk) else { break };
-                    let Ok(header) = Header::parse(*head) else {
-                        record.unparsed(Direction::ToUpstream);
-                        self.state = State::Unframed;
-                        continue;
-                    };
-                    if header.op_code == OpCode::COMPRESSED {
-                        pass(&input[sent..at]);
-                        return Err(Compressed(header));
-                    }
-                    at += HEADER_BYTES;
-                    self.facts.clear();
-                    self.state = State::Message { header, scan: MessageScan::new(&header), released: false };
+    pub(super) fn read(&mut self, input: &[u8], pass: &mut impl FnMut(&[u8]), desk: &mut Desk) -> Result<usize, Halt> {
+        let mut walk = Walk { input, at: self.scanned, sent: 0, start: 0, pass };
+        if self.held.is_some() {
+            self.go_on_holding(&mut walk, desk);
+        }
+        while match self.state {
+            State::Between => self.begin(&mut walk, desk)?,
+            State::Message { .. } => self.go_on(&mut walk, desk)?,
+            State::Refused { .. } => self.drop_refused(&mut walk, desk),
+            State::Unframed => walk.all(),
+        } {}
+        match &self.state {
+            State::Message { released: true, .. } | State::Unframed => walk.pass_to(walk.at),
+            State::Message { .. } | State::Between | State::Refused { .. } => walk.pass_to(walk.start),
+        }
+        self.scanned = walk.at - walk.sent;
+        Ok(walk.sent)
+    }
+
+    /// A message begins, if its header is here. Whether to go on.
+    fn begin(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
+        walk.start = walk.at;
+        let Some(head) = walk.input.get(walk.at..).and_then(<[u8]>::first_chunk) else { return Ok(false) };
+        let Ok(header) = Header::parse(*head) else {
+            desk.record.unparsed(Direction::ToUpstream);
+            desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;
+            self.state = State::Unframed;
+            return Ok(true);
+        };
+        if header.op_code == OpCode::COMPRESSED {
+            walk.pass_to(walk.start);
+            return Err(Halt::Compressed(header));
+        }
+        let guarded = desk.guard.begin(&header).map_err(Halt::Unjudged)?;
+        walk.at += HEADER_BYTES;
+        self.facts.clear();
+        self.state = State::Message { header, scan: MessageScan::new(&header), judged: !guarded, released: false };
+        Ok(true)
+    }
+
+    /// Reads on in a message. Whether to go on.
+    fn go_on(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
+        let State::Message { header, scan, judged, released } = &mut self.state else { return Ok(false) };
+        walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
+        if !*judged {
+            match desk.guard.look(walk.message(), header, scan, &self.facts) {
+                Look::Pass => *judged = true,
+                Look::Refuse(error) => {
+                    walk.drop_message();
+                    self.refuse(&error, desk);
+                    return Ok(true);
                 }
-                State::Message { header, scan, released } => {
-                    at += scan.advance(&input[at..], &mut self.facts);
-                    *released = *released || may_leave(header, scan, &self.facts);
-                    if scan.left() > 0 {
-                        break;
-                    }
-                    let rewritten = if *released { None } else { hello::without_compression(&input[start..at]) };
-                    let (header, malformed, released) = (*header, scan.is_malformed(), *released);
-                    if !released {
-                        let message = rewritten.as_deref().unwrap_or(&input[start..at]);
-                        if matches!(self.introduction, Introduction::Unneeded) {
-                            self.introduction = introduction(message, &self.facts);
-                        }
-                        self.stream = if self.facts.exhaust_allowed() { begins_anew(&header, message) } else { None };
-                    }
-                    if let Some(rewritten) = rewritten {
-                        pass(&input[sent..start]);
-                        pass(&rewritten);
-                        sent = at;
-                    }
-                    self.understood = !malformed;
-                    if malformed || ties(&header, &self.facts) {
-                        self.anchor();
-                    }
-                    self.settle(header, malformed, exchange, record);
-                    self.state = State::Between;
-                }
-                State::Unframed => {
-                    at = input.len();
-                    break;
-                }
+                Look::Later(Some(wanted)) if wanted > HELD_BYTES_MAX => return Ok(self.hold(wanted, walk, desk)),
+                Look::Later(_) => return Ok(false),
             }
         }
-        let may_go = match &self.state {
-            State::Message { released: true, .. } | State::Unframed => at,
-            State::Message { .. } | State::Between => start.max(sent),
-        };
-        if may_go > sent {
-            pass(&input[sent..may_go]);
+        *released = *released || may_leave(header, scan, &self.facts);
+        if *released {
+            desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
         }
-        self.scanned = at - may_go;
-        Ok(may_go)
+        if scan.left() > 0 {
+            return Ok(false);
+        }
+        let (header, malformed, released) = (*header, scan.is_malformed(), *released);
+        if !released {
+            self.let_go(&header, walk);
+        }
+        self.understood = !malformed;
+        if malformed || ties(&header, &self.facts) {
+            self.anchor();
+        }
+        self.settle(header, malformed, desk);
+        self.state = State::Between;
+        Ok(true)
+    }
+
+    /// A message that was held until it is whole, as a hello is, leaves; it may be changed on its way.
+    fn let_go(&mut self, header: &Header, walk: &mut Walk<'_, impl FnMut(&[u8])>) {
+        let rewritten = hello::without_compression(walk.message());
+        let message = rewritten.as_deref().unwrap_or(walk.message());
+        if matches!(self.introduction, Introduction::Unneeded) {
+            self.introduction = introduction(message, &self.facts);
+        }
+        self.stream = if self.facts.exhaust_allowed() { begins_anew(header, message) } else { None };
+        if let Some(rewritten) = rewritten {
+            walk.drop_message();
+            (walk.pass)(&rewritten);
+        }
+    }
+
+    /// Takes a long message out of the input, to be judged when `wanted` bytes of it are here. Whether to go on: not while
+    /// there is no room for it.
+    fn hold(&mut self, wanted: usize, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> bool {
+        let Some(share) = desk.guard.holding().and_then(|holding| self.ask.share(holding, wanted)) else {
+            return false;
+        };
+        let scanned = walk.message().len();
+        walk.at = walk.start;
+        walk.pass_to(walk.start);
+        self.held = Some(Box::new(Held { bytes: Vec::new(), scanned, wanted, share }));
+        self.go_on_holding(walk, desk);
+        self.held.is_none()
+    }
+
+    /// Takes what is wanted of the message that is held, and has it judged when that is all here.
+    fn go_on_holding(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) {
+        let (Some(held), State::Message { header, scan, judged, released }) = (&mut self.held, &mut self.state) else {
+            return;
+        };
+        walk.at += held.take(&walk.input[walk.at..]);
+        walk.start = walk.at;
+        walk.sent = walk.at;
+        if held.bytes.len() < held.wanted {
+            return;
+        }
+        held.scanned += scan.advance(&held.bytes[held.scanned..], &mut self.facts);
+        // A body that asks for more than it has declared.
+        scan.give_up_on(held.bytes.len() - held.scanned);
+        let look = desk.guard.look(&held.bytes, header, scan, &self.facts);
+        let held = self.held.take();
+        if let Look::Refuse(error) = look {
+            self.refuse(&error, desk);
+        } else {
+            (walk.pass)(held.as_ref().map_or(&[], |held| &held.bytes));
+            (*judged, *released) = (true, true);
+        }
+    }
+
+    /// The request does not go upstream: the rest of it is read and dropped, and its answer is `error`.
+    fn refuse(&mut self, error: &CommandError, desk: &mut Desk) {
+        let State::Message { header, scan, .. } = &self.state else { return };
+        let command = self.facts.command().and_then(table::find);
+        desk.record.denied(command.map_or(table::OTHER, |command| command.id));
+        // Who wants no reply would take this one for that of his next request.
+        let reply = is_answered(header, &self.facts).then(|| error.reply_to(header));
+        self.state = State::Refused { left: scan.left() as usize, reply };
+    }
+
+    /// Reads a refused request to its end. Whether to go on.
+    fn drop_refused(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> bool {
+        let State::Refused { left, reply } = &mut self.state else { return false };
+        let step = (*left).min(walk.input.len() - walk.at);
+        walk.at += step;
+        walk.sent = walk.at;
+        *left -= step;
+        if *left > 0 {
+            return false;
+        }
+        if let Some(reply) = reply.take() {
+            desk.exchange.push_refusal(reply);
+        }
+        self.state = State::Between;
+        true
     }
 
     /// A request is complete: it is counted, and waits for its reply if it wants one.
-    fn settle(&self, header: Header, malformed: bool, exchange: &mut Exchange, record: &mut Record) {
+    fn settle(&self, header: Header, malformed: bool, desk: &mut Desk) {
+        let Desk { exchange, record, .. } = desk;
         if malformed {
             record.unparsed(Direction::ToUpstream);
         }
@@ -211,6 +393,7 @@ impl Requests {
             cursor: facts.cursor(),
             transaction: facts.transaction(),
             behind: 0,
+            refusal: None,
         });
     }
 }

@@ -15,7 +15,7 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 const TLS_RECORD_BYTES_MAX: usize = 16 * 1024 + 2048;
 
 /// Room for what a connection kept, and one read behind it.
-const PLAIN_BYTES: usize = HELD_BYTES_MAX + KEPT_BYTES_MAX + READ_BYTES + TLS_RECORD_BYTES_MAX;
+pub(super) const PLAIN_BYTES: usize = HELD_BYTES_MAX + KEPT_BYTES_MAX + READ_BYTES + TLS_RECORD_BYTES_MAX;
 
 /// The buffers of one worker.
 pub(super) struct Scratch {

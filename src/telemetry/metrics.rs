@@ -26,6 +26,7 @@ const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_s
 const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
 const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
 const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
+pub(super) const POLICY_DECISIONS: &str = "mongate_policy_decisions_total";
 const RELOADS: &str = "mongate_reloads_total";
 const BUILD: &str = "mongate_build_info";
 
@@ -51,7 +52,7 @@ enum Kind {
     Histogram,
 }
 
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 16] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: Kind::Gauge,
@@ -131,10 +132,16 @@ const FAMILIES: [Family; 15] = [
         help: "When the certificate in use ends, in seconds since 1970.",
     },
     Family {
+        name: POLICY_DECISIONS,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "What the policy decided on commands, by the rule that did.",
+    },
+    Family {
         name: RELOADS,
         kind: Kind::Counter,
         unit: Unit::Count,
-        help: "Certificate sets that changed in their files and were taken into use, or could not be.",
+        help: "Certificate sets and policies that changed in their files and were taken into use, or could not be.",
     },
     Family { name: BUILD, kind: Kind::Gauge, unit: Unit::Count, help: "Always 1; the version is in the label." },
 ];

@@ -5,4 +5,5 @@
 mod code_names;
 pub mod logs;
 pub mod metrics;
+pub mod policy_metrics;
 pub mod repeats;

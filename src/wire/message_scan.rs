@@ -160,6 +160,15 @@ impl MessageScan {
         at
     }
 
+    /// Passes over `bytes` that [`MessageScan::advance`] has left, as nothing that comes behind them is to be waited for;
+    /// the message is malformed then. Does nothing for none.
+    pub fn give_up_on(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.give_up();
+            self.left = self.left.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
+    }
+
     fn give_up(&mut self) {
         self.malformed = true;
         self.ahead = Ahead::Unread;

@@ -65,16 +65,16 @@ mod tests {
     fn a_command_is_read_and_anything_beside_it_is_not() {
         let hello = doc! { "isMaster": 1 };
         for to_return in [1, -1] {
-            check("admin.$cmd", (0, to_return), &[hello.clone()], Some("admin isMaster"));
+            check("admin.$cmd", (0, to_return), std::slice::from_ref(&hello), Some("admin isMaster"));
         }
         for wrapper in ["$query", "query"] {
             check("admin.$cmd", (0, -1), &[doc! { wrapper: hello.clone() }], Some("admin isMaster"));
         }
-        check("admin.$cmd", (0, 0), &[hello.clone()], None);
-        check("admin.$cmd", (1, -1), &[hello.clone()], None);
+        check("admin.$cmd", (0, 0), std::slice::from_ref(&hello), None);
+        check("admin.$cmd", (1, -1), std::slice::from_ref(&hello), None);
         check("admin.$cmd", (0, -1), &[hello.clone(), doc! { "x": 1 }], None);
         check("admin.$cmd", (0, -1), &[doc! {}], None);
-        check("admin.orders", (0, -1), &[hello.clone()], None);
+        check("admin.orders", (0, -1), std::slice::from_ref(&hello), None);
         check("admin.$cmd.sys.inprog", (0, -1), &[hello], None);
     }
 }
