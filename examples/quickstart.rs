@@ -97,7 +97,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
 
     // No environment: what is shown is what counts.
     let config = Config::parse(&text, &file, [])?;
-    let gateway = BoundGateway::bind(&config, Metrics::install()?)?;
+    let gateway = BoundGateway::bind(&config, None, Metrics::install()?)?;
     let address = gateway.listeners().map(|(_, address)| address.to_string()).next().context("no listener")?;
     let admin = gateway.admin_address();
     say("gateway", &format!("{address}, plain MongoDB in, mutual TLS out"));

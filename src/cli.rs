@@ -102,19 +102,19 @@ pub fn main() -> ExitCode {
 }
 
 fn run(file: &ConfigFile) -> ExitCode {
-    let Loaded { config, file } = match Config::load(file.config.as_deref()) {
+    let loaded = match Config::load(file.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(error) => return complain(EXIT_CONFIGURATION, &error),
     };
-    if let Err(error) = logs::install(config.log) {
+    if let Err(error) = logs::install(loaded.config.log) {
         return complain(EXIT_FAILED, &error);
     }
-    tracing::info!(file = %file.display(), "configuration read");
-    match serve(&config) {
+    tracing::info!(file = %loaded.file.display(), "configuration read");
+    match serve(&loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let exit = match error.downcast_ref::<StartError>() {
-                Some(StartError::Tls(_)) => EXIT_CONFIGURATION,
+                Some(StartError::Tls(_) | StartError::Policy(_)) => EXIT_CONFIGURATION,
                 _ => EXIT_FAILED,
             };
             complain(exit, &format!("{error:#}"))
@@ -123,12 +123,13 @@ fn run(file: &ConfigFile) -> ExitCode {
 }
 
 /// Binds and runs the gateway on this thread; the workers have threads of their own.
-fn serve(config: &Config) -> anyhow::Result<()> {
+fn serve(loaded: &Loaded) -> anyhow::Result<()> {
+    let Loaded { config, file } = loaded;
     mind_descriptors(config);
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
-        let gateway = BoundGateway::bind(config, metrics)?;
+        let gateway = BoundGateway::bind(config, Some(file), metrics)?;
         gateway.run(async || signals.next().await).await;
         Ok(())
     })?

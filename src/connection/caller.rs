@@ -1,5 +1,6 @@
 //! What is known about one client, for the line that is written about it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::present::{Presence, Present};
@@ -58,6 +59,14 @@ impl Caller {
         self.address
     }
 
+    /// Where the client is, as far as rules may rely on it: not where only a proxy is known.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        match self.address {
+            ClientAddress::Tcp(address) if self.proxy() != Some(self.address) => Some(address.ip()),
+            _ => None,
+        }
+    }
+
     /// Whom the client's bytes came through.
     pub(super) fn proxy(&self) -> Option<ClientAddress> {
         self.more.as_ref()?.proxy
@@ -95,6 +104,7 @@ mod tests {
         let facts = caller.add(user, header.as_ref());
         let proxy = caller.proxy().map(|proxy| format!(" by {proxy}")).unwrap_or_default();
         let told = format!("{}{proxy}, uid {:?}, address {:?}", caller.address(), facts.uid, facts.address);
+        assert_eq!(caller.source(), facts.address);
         assert_eq!(told, expected);
     }
 

@@ -11,7 +11,7 @@ use super::Route;
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
-use crate::relay::{RelayEnd, Side};
+use crate::relay::{EndReason, RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
 use crate::telemetry::repeats::Verdict;
 use crate::upstream::ConnectError;
@@ -119,6 +119,7 @@ impl Ending {
                 remedy = self.remedy(listener),
                 commands = end.commands,
                 errors = end.errors,
+                denied = end.denied,
                 unanswered = end.unanswered,
                 to_upstream_bytes = end.to_upstream_bytes,
                 to_client_bytes = end.to_client_bytes,
@@ -184,11 +185,21 @@ impl Ending {
             Self::Full => Some(format!(
                 "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
             )),
-            Self::Carried(_, end) if end.is_protocol_error() => {
-                Some("take `compressors` out of the client's connection string".to_owned())
-            }
+            Self::Carried(_, end) => carried_remedy(&end.reason).map(str::to_owned),
             _ => None,
         }
+    }
+}
+
+fn carried_remedy(reason: &EndReason) -> Option<&'static str> {
+    match reason {
+        EndReason::Compressed => Some("take `compressors` out of the client's connection string"),
+        EndReason::Unjudged(_) => {
+            Some("use a driver of MongoDB 3.6 or later; with enforcement = \"dry-run\" it would pass")
+        }
+        EndReason::TooSlow => Some("send fewer documents at a time, or look at the network between client and gateway"),
+        EndReason::NotUnderstood => Some("look at what the client sends; mongod does not take it either"),
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ mod caller;
 mod carrying;
 mod door;
 mod ending;
+mod policing;
 mod present;
 mod refusal;
 mod route;
@@ -21,12 +22,14 @@ use crate::upstream::{ConnectError, Link};
 use crate::wire::error_reply::CommandError;
 
 pub use door::Door;
+pub use policing::{Loaded, Policing, PolicyInForce};
 pub use present::{Largest, Present};
 pub use route::{ListedPrincipal, Route, Upstream};
 
 use caller::Caller;
 use door::Admitted;
 use ending::Ending;
+use policing::Constable;
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -40,7 +43,7 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 }
 
 /// The story itself.
-async fn tell(arrival: Arrival, route: &Route, caller: &mut Caller) -> Ending {
+async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
     let Arrival { socket, address, standing } = arrival;
     // In boxes of their own, here and below: what is needed before bytes flow is gone then, and a connection lives for
     // hours.
@@ -96,9 +99,21 @@ async fn welcome(
 }
 
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
-fn join(client: ClientStream, upstream: Link, route: &Route, caller: &Caller) -> Box<Relay<ClientStream, TcpStream>> {
+fn join(
+    client: ClientStream,
+    upstream: Link,
+    route: &Arc<Route>,
+    caller: &Caller,
+) -> Box<Relay<ClientStream, TcpStream>> {
     let record = Record::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
-    Box::new(Relay::new(client, carrying::side(upstream), record, Guard::off(), route.limits))
+    let constable = Constable {
+        route: Arc::clone(route),
+        client: caller.address(),
+        who: caller.who().cloned(),
+        source: caller.source(),
+    };
+    let guard = Guard::new(Box::new(constable));
+    Box::new(Relay::new(client, carrying::side(upstream), record, guard, route.limits))
 }
 
 fn full(route: &Route) -> CommandError {

@@ -8,10 +8,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::door::Door;
+use super::policing::Policing;
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::renewal::Renewal;
-use crate::relay::{Limits, RelayEnd};
+use crate::relay::{CursorBook, Limits, RelayEnd};
 use crate::telemetry::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::tls::{ClientTls, ServerTls};
@@ -36,6 +37,8 @@ pub struct Route {
     pub metrics: Arc<ListenerMetrics>,
     /// The principals that the operator wants to see in metrics, in the order of the configuration.
     pub listed: Vec<ListedPrincipal>,
+    /// What its connections may do.
+    pub policing: Policing,
     /// Where it leads.
     pub upstream: Arc<Upstream>,
     /// Ends connections when the process ends.
@@ -83,6 +86,8 @@ pub struct Upstream {
     pub shelf: Shelf,
     /// Has connections of replaced certificates go.
     pub renewal: Renewal,
+    /// Which of its cursors was given to whom.
+    pub cursors: Arc<CursorBook>,
     replacements: Semaphore,
 }
 
@@ -109,6 +114,7 @@ impl Upstream {
             repeats: Repeats::new(),
             shelf,
             renewal: Renewal::new(recycle_after),
+            cursors: Arc::default(),
             replacements: Semaphore::new(REPLACEMENTS_MAX),
         }
     }

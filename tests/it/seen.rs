@@ -32,7 +32,8 @@ fn the_administration_port_tells_what_is_there() {
     assert_eq!(gateway.get("/livez").unwrap().body, "ok\n");
     until("the gateway is ready", || (gateway.get("/readyz").unwrap().status == 200).then_some(()));
     let ready = gateway.get("/readyz").unwrap().body;
-    assert_eq!(ready, format!("ready\nok     serving\nok     upstream test: standalone at {}\n", mongod.address()));
+    let upstream = format!("upstream test: standalone at {}", mongod.address());
+    assert_eq!(ready, format!("ready\nok     serving\nok     {upstream}\nok     policy: none in force\n"));
     assert_eq!(gateway.get("/no-such-page").unwrap().status, 404);
 
     let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
@@ -70,7 +71,10 @@ fn readiness_follows_mongod() {
     mongod.stop().unwrap();
     let sentence = format!("{} cannot be reached: connection refused", mongod.address());
     let body = status(503);
-    assert_eq!(body, format!("not ready\nok     serving\nFAILED upstream test: {sentence}\n"));
+    assert_eq!(
+        body,
+        format!("not ready\nok     serving\nFAILED upstream test: {sentence}\nok     policy: none in force\n")
+    );
     let shown: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
     assert_eq!((&shown["ready"], &shown["upstreams"][0]["problem"]), (&false.into(), &sentence.into()), "{shown}");
     assert!(matches!(client.receive().unwrap(), Received::Closed(left) if left.is_empty()));

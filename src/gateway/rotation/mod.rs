@@ -56,6 +56,11 @@ impl Reload {
     pub(super) fn ask(&self) {
         self.0.notify_one();
     }
+
+    /// Resolves when somebody has asked. Cancel safe.
+    pub(super) async fn asked(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// Whether changes are told, or only found at the next look.
@@ -129,7 +134,7 @@ impl Rotation {
             asked = tokio::select! {
                 // Who asks wants an answer, also when something has changed in the same moment.
                 biased;
-                () = self.asked.0.notified() => true,
+                () = self.asked.asked() => true,
                 () = self.hints.next() => false,
                 () = sleep_until(again.map_or(latest, |again| again.min(latest))) => false,
             };
@@ -194,7 +199,7 @@ fn tell_all(outcomes: &[Outcome]) {
     let renewed = count(|outcome| matches!(outcome, Outcome::Renewed(_)));
     let failed = count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::StillFailed));
     let unchanged = outcomes.len() - renewed - failed;
-    let message = "certificate files read again; the configuration file is not, which takes a restart";
+    let message = "certificate files read again";
     if failed > 0 {
         tracing::warn!(signal = "SIGHUP", renewed, unchanged, failed, "{message}");
     } else {

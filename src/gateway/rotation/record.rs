@@ -43,24 +43,24 @@ impl ReloadRecord {
     }
 
     /// A new set is in use.
-    pub(super) fn renewed(&self) {
+    pub(in crate::gateway) fn renewed(&self) {
         self.change(|state| {
             *state = State { succeeded: Some(Instant::now()), failed: state.failed.take(), ..State::default() };
         });
     }
 
     /// The files are those of the set in use.
-    pub(super) fn well(&self) {
+    pub(in crate::gateway) fn well(&self) {
         self.change(|state| (state.is_failing, state.is_pending) = (false, false));
     }
 
     /// The files cannot be used, which may be only for now.
-    pub(super) fn pending(&self) {
+    pub(in crate::gateway) fn pending(&self) {
         self.change(|state| state.is_pending = true);
     }
 
     /// The files cannot be used.
-    pub(super) fn failed(&self, sentence: &str) {
+    pub(in crate::gateway) fn failed(&self, sentence: &str) {
         self.change(|state| {
             state.failed = Some((Instant::now(), sentence.to_owned()));
             (state.is_failing, state.is_pending) = (true, false);

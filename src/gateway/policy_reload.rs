@@ -1,0 +1,193 @@
+//! How the policy follows the configuration file, under live traffic.
+//!
+//! Only `[policy]` is taken from a file that has changed; all other changes wait for a restart, and the log says so. All or
+//! nothing: a file that cannot be used as a whole leaves the last good policy in force.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::config::{Config, PolicyConfig};
+use crate::connection::PolicyInForce;
+use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::file_watch::{FileWatch, Hints};
+use crate::policy::{Policy, PolicyProblem};
+use crate::telemetry::metrics::ReloadMetrics;
+use crate::tls::Fingerprint;
+
+use super::rotation::{Reload, ReloadRecord};
+
+/// Network and overlay file systems tell of no change, or not of each.
+const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+
+/// A file counts when it is the same after this time: half a file may be a valid policy, without its last rules.
+const SETTLED: Duration = Duration::from_millis(300);
+
+/// Compiles the policy of a configuration, and logs what is doubtful about it.
+pub(super) fn compile(config: Option<&PolicyConfig>) -> Result<Option<Policy>, Vec<PolicyProblem>> {
+    let Some(config) = config else { return Ok(None) };
+    let policy = Policy::compile(config)?;
+    for PolicyProblem { key, sentence } in policy.warnings() {
+        tracing::warn!(key, "policy: {sentence}");
+    }
+    Ok(Some(policy))
+}
+
+/// Follows one configuration file.
+pub(super) struct PolicyFollower {
+    file: PathBuf,
+    /// As it is in use; of it, only the policy changes.
+    config: Config,
+    in_force: Arc<PolicyInForce>,
+    record: Arc<ReloadRecord>,
+    metrics: ReloadMetrics,
+    asked: Reload,
+    hints: Hints,
+    known: Option<Fingerprint>,
+    needs_restart: bool,
+}
+
+impl PolicyFollower {
+    pub(super) fn new(file: &Path, config: &Config, in_force: &Arc<PolicyInForce>) -> Self {
+        Self {
+            file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
+            config: config.clone(),
+            in_force: Arc::clone(in_force),
+            record: Arc::default(),
+            metrics: ReloadMetrics::new(),
+            asked: Reload::default(),
+            hints: Hints::new(),
+            known: None,
+            needs_restart: false,
+        }
+    }
+
+    /// What is known about reloading.
+    pub(super) fn record(&self) -> Arc<ReloadRecord> {
+        Arc::clone(&self.record)
+    }
+
+    /// The means to ask for a look at the file.
+    pub(super) fn reload(&self) -> Reload {
+        self.asked.clone()
+    }
+
+    /// Follows the file until the drain begins.
+    pub(super) async fn run(mut self, drain: DrainWatch) {
+        tokio::select! {
+            () = self.follow() => {}
+            () = drain.draining() => {}
+        }
+    }
+
+    /// The first look catches what has changed since the start.
+    async fn follow(&mut self) {
+        let mut asked = false;
+        loop {
+            let _watch = self.look(asked).await;
+            asked = tokio::select! {
+                // Who asks wants an answer, also when something has changed in the same moment.
+                biased;
+                () = self.asked.asked() => true,
+                () = self.hints.next() => false,
+                () = sleep(LOOK_INTERVAL) => false,
+            };
+        }
+    }
+
+    /// Reads the file once it stands still. The watch is to be held until the next look.
+    async fn look(&mut self, asked: bool) -> Option<FileWatch> {
+        let (watch, mut fingerprint) = self.fingerprint().await?;
+        if self.known == Some(fingerprint) && !asked {
+            return watch;
+        }
+        loop {
+            sleep(SETTLED).await;
+            let (_, again) = self.fingerprint().await?;
+            if again == fingerprint {
+                break;
+            }
+            fingerprint = again;
+        }
+        let is_first = self.known.replace(fingerprint).is_none();
+        let file = self.file.clone();
+        let read = spawn_blocking(move || Config::load(Some(&file)).map(|loaded| loaded.config)).await.ok()?;
+        match read {
+            Ok(config) => self.take(config, asked, is_first),
+            Err(error) => self.fail(&error.to_string()),
+        }
+        watch
+    }
+
+    /// Watches the way to the file and reads it.
+    async fn fingerprint(&self) -> Option<(Option<FileWatch>, Fingerprint)> {
+        let (hints, file) = (self.hints.clone(), self.file.clone());
+        let read = spawn_blocking(move || {
+            // Before the file is read: what changes meanwhile is a new hint.
+            let watch = hints.watch(std::slice::from_ref(&file)).ok();
+            (watch, Fingerprint::of(&[file]))
+        });
+        read.await.ok()
+    }
+
+    fn take(&mut self, config: Config, asked: bool, is_first: bool) {
+        let policy = config.policy.clone();
+        let others = Config { policy: self.config.policy.clone(), ..config };
+        if others != self.config && !self.needs_restart {
+            self.needs_restart = true;
+            tracing::warn!(
+                file = %self.file.display(),
+                remedy = "restart the gateway for them; a changed [policy] is in force without",
+                "the configuration file has changes outside of [policy]"
+            );
+        }
+        if policy == self.config.policy {
+            self.record.well();
+            if asked && !is_first {
+                tracing::info!(file = %self.file.display(), "the policy is unchanged");
+            }
+            return;
+        }
+        match compile(policy.as_ref()) {
+            Ok(compiled) => {
+                self.config.policy = policy;
+                self.in_force.replace(compiled);
+                self.record.renewed();
+                self.metrics.count_ok();
+                tell(&self.in_force);
+            }
+            Err(problems) => self.fail(&sentences(&problems)),
+        }
+    }
+
+    fn fail(&self, sentence: &str) {
+        self.record.failed(sentence);
+        self.metrics.count_failed();
+        tracing::error!(
+            file = %self.file.display(),
+            error = sentence,
+            remedy = "correct the file (`mongate check --offline` shows the same); the last good policy stays in force",
+            "the changed configuration file cannot be used"
+        );
+    }
+}
+
+/// All problems in one text, a line each.
+pub(super) fn sentences(problems: &[PolicyProblem]) -> String {
+    let line = |problem: &PolicyProblem| format!("{} {}", problem.key, problem.sentence);
+    problems.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Says which policy is in force now.
+pub(super) fn tell(in_force: &PolicyInForce) {
+    if let Some(loaded) = in_force.current() {
+        let policy = &loaded.policy;
+        let (rules, dry_run) = (policy.rule_names().len(), policy.is_dry_run());
+        tracing::info!(rules, dry_run, fingerprint = policy.fingerprint(), "policy in force");
+    } else {
+        tracing::info!("no policy in force: every command passes");
+    }
+}
