@@ -105,9 +105,7 @@ impl fmt::Display for EndReason {
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(why) => write!(f, "sent {why}, which the policy in force cannot judge"),
-            Self::TooSlow => {
-                f.write_str("took longer than a minute to send a command that the policy has to see whole")
-            }
+            Self::TooSlow => f.write_str("took too long to send a command that the policy has to see whole"),
             Self::NotUnderstood => f.write_str("closed on a message that is not MongoDB's protocol"),
             Self::Drained => f.write_str("drained"),
             Self::Stopped => f.write_str("stopped"),

@@ -201,7 +201,7 @@ impl Guard {
         let Some(orders) = &self.orders else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
             (None, Some(id)) => orders.cursors.give(id, &orders.caller),
-            (Some(id), None) if request.command.name() == "getMore" && reply.ok().is_some() => {
+            (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
                 orders.cursors.forget(id);
             }
             _ => {}

@@ -14,9 +14,11 @@ use tokio::time::Instant;
 /// For the whole process: room for 16 of the largest bodies at one time.
 const BUDGET_KIB: usize = 256 * 1024;
 
-/// A body that is held has arrived within this time, or its connection ends: the others wait for its share. The largest
-/// needs 280 KB/s.
-pub(super) const HELD_TIME_MAX: Duration = Duration::from_mins(1);
+/// A body that is held has arrived within this time, and a second more for each of its mebibytes, or its connection ends:
+/// the others wait for its share.
+const HELD_TIME: Duration = Duration::from_secs(10);
+
+const MEBIBYTE: usize = 1024 * 1024;
 
 /// The budget; clones are the same one.
 #[derive(Clone)]
@@ -25,6 +27,14 @@ pub struct Holding(Arc<Semaphore>);
 impl Default for Holding {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(BUDGET_KIB)))
+    }
+}
+
+#[cfg(test)]
+impl Holding {
+    pub(super) fn take_everything(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(BUDGET_KIB).unwrap_or(u32::MAX);
+        Arc::clone(&self.0).try_acquire_many_owned(all).expect("nothing is held yet")
     }
 }
 
@@ -47,7 +57,8 @@ pub(super) struct Ask {
 impl Ask {
     /// A share for `bytes` if there is one now; otherwise [`Ask::poll`] tells when. Those who asked first come first.
     pub(super) fn share(&mut self, holding: &Holding, bytes: usize) -> Option<Share> {
-        let due = Instant::now() + HELD_TIME_MAX;
+        let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
+        let due = Instant::now() + HELD_TIME + Duration::from_secs(1) * mebibytes;
         if let Some(permit) = self.granted.take() {
             return Some(Share { _permit: permit, due });
         }

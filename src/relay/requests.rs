@@ -24,6 +24,9 @@ use crate::wire::request::RequestFacts;
 /// The longest message that is held back, header included. A hello has a few kilobytes at most.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 
+/// What the policy has to see whole and is longer is held apart, against the budget for that; header included.
+const WAITING_BYTES_MAX: usize = 16 * 1024;
+
 /// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
 const HELLO_BYTES_MAX: usize = 4096;
 
@@ -265,7 +268,9 @@ impl Requests {
                     self.refuse(&error, desk);
                     return Ok(true);
                 }
-                Look::Later(Some(wanted)) if wanted > HELD_BYTES_MAX => return Ok(self.hold(wanted, walk, desk)),
+                Look::Later(Some(wanted)) if wanted > WAITING_BYTES_MAX && !is_hello(&self.facts) => {
+                    return Ok(self.hold(wanted, walk, desk));
+                }
                 Look::Later(_) => return Ok(false),
             }
         }
@@ -400,8 +405,12 @@ impl Requests {
 
 /// Whether the bytes of a message that is still arriving may go upstream.
 fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> bool {
-    let is_hello = facts.command().is_some_and(hello::is_hello);
-    header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_hello)
+    header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_hello(facts))
+}
+
+/// Whether it is to be changed on its way, and waits for that until it is whole.
+fn is_hello(facts: &RequestFacts) -> bool {
+    facts.command().is_some_and(hello::is_hello)
 }
 
 /// What a first hello tells mongod: it can be repeated where any connection would answer it at once and alike.

@@ -15,6 +15,7 @@ use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
 
 mod flushing;
+mod guarded;
 mod renewal;
 
 /// Bytes that a pipe holds before its writer has to wait: a small socket buffer.

@@ -1,0 +1,372 @@
+//! The relay with a policy in force: one collection, `shop.secret`, that nobody may touch.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
+use crate::policy::{CallerFacts, Policy};
+use crate::relay::guard::Authority;
+use crate::telemetry::policy_metrics::PolicyMetrics;
+
+/// The policy of a test, which may change while it runs.
+#[derive(Default)]
+struct Law {
+    version: AtomicU64,
+    orders: Mutex<Option<Orders>>,
+    told: Mutex<Vec<String>>,
+}
+
+struct Court(Arc<Law>);
+
+impl Authority for Court {
+    fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    fn orders(&self) -> Option<Orders> {
+        self.0.orders.lock().unwrap().clone()
+    }
+
+    fn tell(&self, finding: &Finding<'_>) {
+        let Finding { rule, decision, command, namespace, count, .. } = finding;
+        let command = command.unwrap_or("?");
+        self.0.told.lock().unwrap().push(format!("{} {rule} {command} {namespace} {count}", decision.label()));
+    }
+}
+
+impl Law {
+    fn enact(&self, enforcement: Enforcement, denied: Option<&str>) {
+        let one = |value: &str| Values { any: Some(vec![value.to_owned()]), not: None };
+        let rule = |collection: &str| RuleConfig {
+            name: "no-secrets".to_owned(),
+            action: Action::Deny,
+            dry_run: false,
+            from: None,
+            to: Some(vec![ToConfig { collections: one(collection), databases: one("shop"), ..ToConfig::default() }]),
+        };
+        let rules = denied.map(rule).into_iter().collect();
+        let config = PolicyConfig { enforcement, deny_javascript: false, rules };
+        let policy = Arc::new(Policy::compile(&config).unwrap());
+        let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
+        let metrics = Arc::new(PolicyMetrics::new("test", []));
+        let (cursors, caller, holding) = (Arc::default(), Arc::from(""), Holding::default());
+        *self.orders.lock().unwrap() = Some(Orders { policy, view, metrics, cursors, caller, holding });
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+async fn guarded(enforcement: Enforcement) -> (Scene, Arc<Law>) {
+    let law = Arc::new(Law::default());
+    law.enact(enforcement, Some("secret"));
+    let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
+    let (side, upstream) = upstream(0).await;
+    let guard = Guard::new(Box::new(Court(Arc::clone(&law))));
+    let relay = Relay::new(gateway_client, side, record(), guard, OFF);
+    (Scene { client, upstream, relay, drain: Drain::new() }, law)
+}
+
+fn find(id: i32, collection: &str) -> Vec<u8> {
+    request(id, &doc! { "find": collection, "$db": "shop" })
+}
+
+fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
+    request(id, &doc! { "insert": collection, "documents": [{ "t": "x".repeat(bytes) }], "$db": "shop" })
+}
+
+fn with_response_to(mut message: Vec<u8>, response_to: i32) -> Vec<u8> {
+    message[8..12].copy_from_slice(&response_to.to_le_bytes());
+    message
+}
+
+/// What answers `response_to` and was refused.
+async fn read_refusal(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
+    let message = read_message(client).await;
+    let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
+    assert_eq!((header.response_to, header.op_code), (response_to, OpCode::MSG));
+    let document = bson::deserialize_from_slice::<Document>(&message[HEADER_BYTES + 5..]).unwrap();
+    assert_eq!(document.get_i32("code").unwrap(), 13, "{document}");
+    document
+}
+
+#[tokio::test]
+async fn a_refused_command_is_answered_and_the_next_one_passes_however_they_are_cut() {
+    for cut in [1, 7, 16, 21, 40, 100_000] {
+        let (scene, law) = guarded(Enforcement::Enforce).await;
+        let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+            let asked = [find(1, "secret"), find(2, "orders"), find(3, "secret")].concat();
+            for piece in asked.chunks(cut) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let refusal = read_refusal(&mut client, 1).await;
+            let sentence = "not authorized on shop to execute command find (mongate policy: rule \"no-secrets\")";
+            assert_eq!(refusal.get_str("errmsg").unwrap(), sentence);
+            assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
+            upstream.write_all(&reply(90, 2)).await.unwrap();
+            assert_eq!(read_message(&mut client).await, reply(90, 2));
+            read_refusal(&mut client, 3).await;
+        })
+        .await;
+        is(&end, Side::Client, "closed");
+        assert_eq!((end.commands, end.denied), (1, 2));
+        let told = law.told.lock().unwrap().clone();
+        assert_eq!(told, ["deny no-secrets find shop.secret 1", "deny no-secrets ?  2"]);
+    }
+}
+
+#[tokio::test]
+async fn refusals_come_in_their_turn_behind_replies_that_are_under_way() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let asked = [find(1, "orders"), find(2, "secret"), find(3, "orders"), find(4, "secret"), find(5, "orders")];
+        client.write_all(&asked.concat()).await.unwrap();
+        for id in [1, 3, 5] {
+            assert_eq!(read_message(&mut upstream).await, find(id, "orders"));
+        }
+        let replies = [reply(91, 1), reply(92, 3), reply(93, 5)].concat();
+        // In the middle of a reply nobody else may speak.
+        let (first, second) = replies.split_at(20);
+        upstream.write_all(first).await.unwrap();
+        upstream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+        upstream.write_all(second).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(91, 1));
+        read_refusal(&mut client, 2).await;
+        assert_eq!(read_message(&mut client).await, reply(92, 3));
+        read_refusal(&mut client, 4).await;
+        assert_eq!(read_message(&mut client).await, reply(93, 5));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_request_that_wants_no_reply_gets_none() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let silent = with_flags(insert(1, "secret", 100_000), 2);
+        let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
+        let writing = async {
+            client.write_all(&[silent, ping.clone()].concat()).await.unwrap();
+            client
+        };
+        let (mut client, arrived) = tokio::join!(writing, read_message(&mut upstream));
+        assert_eq!(arrived, ping);
+        upstream.write_all(&reply(90, 2)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 2));
+    })
+    .await;
+    assert_eq!((end.commands, end.denied, end.unanswered), (1, 1, 0));
+    assert_eq!(*law.told.lock().unwrap(), ["deny no-secrets insert shop.secret 1"]);
+}
+
+/// Where the sections of a message stand must not matter, nor how long it is.
+#[tokio::test]
+async fn long_messages_are_held_until_they_are_judged_and_pass_or_go_whole() {
+    let sequence = |bytes: usize| {
+        let document = bson::serialize_to_vec(&doc! { "t": "x".repeat(bytes) }).unwrap();
+        let size = i32::try_from(4 + 10 + document.len()).unwrap();
+        [&[1][..], &size.to_le_bytes(), b"documents\0", &document].concat()
+    };
+    let body = |collection: &str| {
+        [vec![0], bson::serialize_to_vec(&doc! { "insert": collection, "$db": "shop" }).unwrap()].concat()
+    };
+    let message = |sections: &[Vec<u8>]| {
+        let payload = [&[0; 4][..], &sections.concat()].concat();
+        let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap();
+        [&Header { length, request_id: 1, response_to: 0, op_code: OpCode::MSG }.to_bytes()[..], &payload].concat()
+    };
+    let all = |collection: &str| {
+        [
+            insert(1, collection, 70_000),
+            insert(1, collection, 300_000),
+            message(&[body(collection), sequence(300_000)]),
+            message(&[sequence(300_000), body(collection)]),
+            message(&[sequence(100), body(collection)]),
+        ]
+    };
+    for (allowed, refused) in all("orders").into_iter().zip(all("secret")) {
+        let (scene, _law) = guarded(Enforcement::Enforce).await;
+        let (end, ()) = Box::pin(play(scene, |mut client, mut upstream, _drain| async move {
+            let asked = [refused, allowed.clone()].concat();
+            let writing = async {
+                let (mut reads, mut writes) = tokio::io::split(client);
+                let (_, refusal) =
+                    tokio::join!(async { writes.write_all(&asked).await.unwrap() }, read_refusal(&mut reads, 1));
+                assert!(refusal.get_str("errmsg").unwrap().contains("no-secrets"), "{refusal}");
+                reads.unsplit(writes)
+            };
+            let (client_again, arrived) = tokio::join!(writing, read_message(&mut upstream));
+            assert!(arrived == allowed);
+            client = {
+                upstream.write_all(&reply(90, 1)).await.unwrap();
+                client_again
+            };
+            assert_eq!(read_message(&mut client).await, reply(90, 1));
+        }))
+        .await;
+        assert_eq!((end.commands, end.denied), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_judged_does_not_reach_upstream() {
+    let good = find(1, "orders");
+    let not_bson = {
+        let mut message = good.clone();
+        let last = message.len() - 1;
+        message[last] = 1;
+        message
+    };
+    let unknown_flag = with_flags(good.clone(), 1 << 17);
+    for message in [not_bson, unknown_flag] {
+        let (scene, _law) = guarded(Enforcement::Enforce).await;
+        let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+            client.write_all(&[message, find(2, "orders")].concat()).await.unwrap();
+            let refusal = read_refusal(&mut client, 1).await;
+            assert!(refusal.get_str("errmsg").unwrap().contains("cannot be judged"), "{refusal}");
+            assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
+        })
+        .await;
+        assert_eq!(end.denied, 1);
+    }
+    let legacy = [&good[..12], &2002_i32.to_le_bytes(), &good[16..]].concat();
+    for message in [legacy, with_response_to(good.clone(), 7), vec![0; 20]] {
+        let (scene, law) = guarded(Enforcement::Enforce).await;
+        let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+            client.write_all(&message).await.unwrap();
+            assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+            (client, upstream)
+        })
+        .await;
+        assert!(matches!(end.reason, EndReason::Unjudged(_)) && end.is_protocol_error(), "{end:?}");
+        assert_eq!(*law.told.lock().unwrap(), ["deny (not understood) ?  1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_goes_on_otherwise_than_it_began_is_cut_short() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let body = [vec![0], bson::serialize_to_vec(&doc! { "insert": "orders", "$db": "shop" }).unwrap()].concat();
+        let foreign = [&[1][..], &12_i32.to_le_bytes(), b"filter\0", &[0]].concat();
+        let length = u32::try_from(HEADER_BYTES + 4 + body.len() + foreign.len()).unwrap();
+        let header = Header { length, request_id: 1, response_to: 0, op_code: OpCode::MSG };
+        let begun = [&header.to_bytes()[..], &[0; 4], &body].concat();
+        client.write_all(&begun).await.unwrap();
+        upstream.read_exact(&mut vec![0; begun.len()]).await.unwrap();
+        client.write_all(&foreign).await.unwrap();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+        assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
+    })
+    .await;
+    assert!(matches!(end.reason, EndReason::Unjudged(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn in_a_dry_run_everything_passes_and_is_told() {
+    let (scene, law) = guarded(Enforcement::DryRun).await;
+    let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
+        let asked = [find(1, "secret"), with_flags(find(2, "orders"), 1 << 17), with_response_to(find(3, "orders"), 7)];
+        for message in asked {
+            client.write_all(&message).await.unwrap();
+            assert_eq!(read_message(&mut upstream).await, message);
+        }
+        client.write_all(&[0; 20]).await.unwrap();
+        upstream.read_exact(&mut [0; 20]).await.unwrap();
+        (client, upstream)
+    })
+    .await;
+    assert_eq!((end.commands, end.denied), (3, 0));
+    let told = law.told.lock().unwrap().clone();
+    let expected = ["would_deny no-secrets find shop.secret 1", "would_deny (not understood) find shop 1"];
+    assert_eq!(told[..2], expected);
+    assert_eq!(told[2..], ["would_deny (not understood) ?  3"]);
+}
+
+#[tokio::test]
+async fn a_new_policy_counts_from_the_next_message_on() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        client.write_all(&find(1, "secret")).await.unwrap();
+        read_refusal(&mut client, 1).await;
+        law.enact(Enforcement::Enforce, Some("orders"));
+        client.write_all(&[find(2, "orders"), find(3, "secret")].concat()).await.unwrap();
+        read_refusal(&mut client, 2).await;
+        assert_eq!(read_message(&mut upstream).await, find(3, "secret"));
+        *law.orders.lock().unwrap() = None;
+        law.version.fetch_add(1, Ordering::Release);
+        client.write_all(&find(4, "orders")).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, find(4, "orders"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cursor_is_for_whom_it_was_given() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let get_more =
+        |id: i32, cursor: i64| request(id, &doc! { "getMore": cursor, "collection": "orders", "$db": "shop" });
+    let opened = op_msg::encode(
+        90,
+        1,
+        &rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.orders" }, "ok": 1.0 },
+    );
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        client.write_all(&find(1, "orders")).await.unwrap();
+        read_message(&mut upstream).await;
+        upstream.write_all(&opened).await.unwrap();
+        read_message(&mut client).await;
+        client.write_all(&get_more(2, 77)).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, get_more(2, 77));
+        upstream.write_all(&reply(91, 2)).await.unwrap();
+        read_message(&mut client).await;
+        // That was the end of it, and another one belongs to somebody else.
+        law.orders.lock().unwrap().as_ref().unwrap().cursors.give(78, &Arc::from("cart"));
+        client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
+        let unknown = read_message(&mut client).await;
+        let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
+        assert_eq!(unknown.get_str("codeName").unwrap(), "CursorNotFound");
+        read_refusal(&mut client, 4).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_that_does_not_arrive_ends_the_connection() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let started = Instant::now();
+    let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+        client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    assert!(matches!(end.reason, EndReason::TooSlow), "{end:?}");
+    // Ten seconds, and one for its only mebibyte.
+    assert_eq!(started.elapsed().as_secs(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_waits_for_its_share_of_what_may_be_held() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let everything = holding.take_everything();
+    let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let long = insert(1, "orders", 100_000);
+        let arriving = async {
+            // Time passes when there is nothing else to do.
+            let early = tokio::time::timeout(Duration::from_mins(5), upstream.read(&mut [0; 1])).await;
+            assert!(early.is_err(), "{early:?}");
+            drop(everything);
+            read_message(&mut upstream).await
+        };
+        let (written, arrived) = tokio::join!(client.write_all(&long), arriving);
+        written.unwrap();
+        assert!(arrived == long);
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        read_message(&mut client).await;
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+}
