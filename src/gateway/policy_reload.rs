@@ -136,8 +136,8 @@ impl PolicyFollower {
     fn take(&mut self, config: Config, asked: bool, is_first: bool) {
         let policy = config.policy.clone();
         let others = Config { policy: self.config.policy.clone(), ..config };
-        if others != self.config && !self.needs_restart {
-            self.needs_restart = true;
+        let is_told = std::mem::replace(&mut self.needs_restart, others != self.config);
+        if self.needs_restart && !is_told {
             tracing::warn!(
                 file = %self.file.display(),
                 remedy = "restart the gateway for them; a changed [policy] is in force without",
