@@ -65,8 +65,8 @@ pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &Ground<'_>) -> Re
     climb.above(&certificate, 0)
 }
 
-/// Judges `end_entity`, which is of version 3 and itself among the authorities: `openssl req -x509` makes such a
-/// certificate, an authority and a server in one, which webpki refuses for a server's.
+/// Judges `end_entity`, which is of version 3 and itself among the authorities, so that it needs no other: webpki would let
+/// it sign. `openssl req -x509` makes one that is an authority and a server at once, which webpki refuses for a server's.
 pub(super) fn verify_own(
     end_entity: &CertificateDer<'_>,
     facts: &CertificateFacts,
@@ -169,12 +169,13 @@ impl<'a> Node<'a> {
             let name = DistinguishedName::from_der(self.x509.subject().as_raw());
             name.map_or(CertificateError::BadEncoding, |name| Rejection::Issuer(name).into())
         };
-        // Version 1 cannot say so; that it is among ours says it.
-        if self.place == Place::Ours && self.version() < 3 && self.x509.extensions().is_empty() {
+        let is_old_root = self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw();
+        // Version 1 cannot say so; that it is among ours says it of a root, and of others only that we know them.
+        if is_old_root && self.place == Place::Ours && self.x509.extensions().is_empty() {
             return Ok(());
         }
         // An authority that nobody here knows: that it cannot say what it is matters less.
-        if self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw() {
+        if is_old_root {
             return Err(CertificateError::UnknownIssuer);
         }
         if self.version() != 3 || self.x509.extensions().iter().any(|extension| !is_understood(extension)) {

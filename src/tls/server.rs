@@ -14,7 +14,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 
 use super::authorities::Authorities;
 use super::client::versions_from;
@@ -112,24 +114,32 @@ impl ServerTls {
 
 #[derive(Debug)]
 struct Verifier {
-    /// What judges certificates of version 3; knows no revocation lists.
-    modern: Arc<dyn ClientCertVerifier>,
+    /// What judges certificates of version 3; knows no revocation lists. `None` where nobody may sign any.
+    modern: Option<Arc<dyn ClientCertVerifier>>,
+    /// Whose certificates clients are asked for.
+    subjects: Vec<DistinguishedName>,
     trust: Trust,
     witness: Arc<Witness>,
 }
 
 impl Verifier {
     fn new(trust: Trust, witness: &Arc<Witness>, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
-        let roots = Arc::clone(&trust.authorities.roots);
-        let modern =
-            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).allow_unauthenticated().build()?;
-        Ok(Self { modern, trust, witness: Arc::clone(witness) })
+        let roots = &trust.authorities.roots;
+        let modern = if roots.is_empty() {
+            None
+        } else {
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
+            Some(builder.allow_unauthenticated().build()?)
+        };
+        let mut all = RootCertStore::empty();
+        all.add_parsable_certificates(trust.authorities.der.iter().cloned());
+        Ok(Self { modern, subjects: all.subjects(), trust, witness: Arc::clone(witness) })
     }
 }
 
 impl ClientCertVerifier for Verifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.modern.root_hint_subjects()
+        &self.subjects
     }
 
     fn client_auth_mandatory(&self) -> bool {
@@ -142,7 +152,10 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let modern = || self.modern.verify_client_cert(end_entity, intermediates, now).map(|_| ());
+        let modern = || match &self.modern {
+            Some(modern) => modern.verify_client_cert(end_entity, intermediates, now).map(|_| ()),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
         self.trust
             .judge(end_entity, intermediates, now, modern)
             .inspect_err(|_| self.witness.record_refused(end_entity, intermediates))?;
