@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
@@ -22,6 +23,8 @@ use crate::identity::{CertificateFacts, DistinguishedName};
 
 /// Authorities between a certificate and one of ours. Real chains have one or two.
 const INTERMEDIATES_MAX: u32 = 6;
+
+const NAME_CONSTRAINTS: Oid<'static> = oid!(2.5.29.30);
 
 /// Signatures that are checked for one certificate, however many authorities of one name a peer sends.
 const SIGNATURES_MAX: u32 = 32;
@@ -84,6 +87,35 @@ pub(super) fn verify_own(
 /// Whether `certificate` itself is among `authorities`.
 pub(super) fn is_ours(certificate: &CertificateDer<'_>, authorities: &[CertificateDer<'static>]) -> bool {
     authorities.iter().any(|authority| authority.as_ref() == certificate.as_ref())
+}
+
+/// An authority with name constraints that may be on the way from `end_entity` up; by names alone, so that it may find one too
+/// many and misses none.
+pub(super) fn constrained_issuer(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    authorities: &[CertificateDer<'static>],
+) -> Option<DistinguishedName> {
+    if is_ours(end_entity, authorities) {
+        return None;
+    }
+    let (_, certificate) = X509Certificate::from_der(end_entity).ok()?;
+    let all = intermediates.iter().chain(authorities);
+    let all: Vec<_> = all.filter_map(|der| X509Certificate::from_der(der).ok()).map(|(_, parsed)| parsed).collect();
+    let mut names = vec![certificate.issuer().as_raw()];
+    let mut climbed = 0;
+    while let Some(name) = names.get(climbed).copied() {
+        climbed += 1;
+        for issuer in all.iter().filter(|issuer| issuer.subject().as_raw() == name) {
+            if issuer.extensions().iter().any(|extension| extension.oid == NAME_CONSTRAINTS) {
+                return DistinguishedName::from_der(name);
+            }
+            if !names.contains(&issuer.issuer().as_raw()) {
+                names.push(issuer.issuer().as_raw());
+            }
+        }
+    }
+    None
 }
 
 /// Where a certificate comes from.

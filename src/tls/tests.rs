@@ -202,6 +202,28 @@ fn a_server_that_stands_for_itself_signs_nobody_else() {
     }
 }
 
+#[test]
+fn a_common_name_does_not_count_where_an_authority_has_name_constraints() {
+    let (folder, root) = (Folder::new(), Authority::new("Acme CA"));
+    let limits = |params: &mut rcgen::CertificateParams| {
+        let within = rcgen::GeneralSubtree::DnsName("example".to_owned());
+        params.name_constraints =
+            Some(rcgen::NameConstraints { permitted_subtrees: vec![within], excluded_subtrees: Vec::new() });
+    };
+    let limited_root = Authority::new_with("Limited CA", limits);
+    let limited = root.intermediate_with("Limited", limits);
+    let below = limited.intermediate("Below");
+    let (to_root, to_limited) = (upstream(&folder, &root, legacy), upstream(&folder, &limited_root, legacy));
+    for (client, server) in [
+        (&to_root, limited.issue("mongo.test", &[]).chained(&limited)),
+        (&to_root, below.issue("mongo.test", &[]).chained(&below).chained(&limited)),
+        (&to_limited, limited_root.issue("mongo.test", &[])),
+    ] {
+        let refused = refusal(client, &server);
+        assert!(matches!(Rejection::of(&refused), Some(Rejection::Issuer(_))), "{refused:?}");
+    }
+}
+
 #[tokio::test]
 async fn identities_count_instead_of_names() {
     let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
