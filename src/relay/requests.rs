@@ -220,6 +220,9 @@ impl Requests {
         let mut walk = Walk { input, at: self.scanned, sent: 0, start: 0, pass };
         if self.held.is_some() {
             self.go_on_holding(&mut walk, desk);
+            if self.held.is_some() {
+                return Ok(walk.sent);
+            }
         }
         while match self.state {
             State::Between => self.begin(&mut walk, desk)?,
@@ -239,6 +242,7 @@ impl Requests {
     fn begin(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
         walk.start = walk.at;
         let Some(head) = walk.input.get(walk.at..).and_then(<[u8]>::first_chunk) else { return Ok(false) };
+        desk.guard.follow();
         let Ok(header) = Header::parse(*head) else {
             desk.record.unparsed(Direction::ToUpstream);
             desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;
