@@ -130,9 +130,9 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
 fn many_rules_are_looked_through_in_reasonable_time() {
     let start = std::time::Instant::now();
     let entry = |n: usize| format!("from = [{{ principals = [\"td/a\"] }}]\nto = [{{ collections = [\"c{n}\"] }}]");
-    let rules: String = (0..2_000).map(|n| rule(&format!("r{n}"), "deny", &entry(n))).collect();
+    let rules: String = (0..500).map(|n| rule(&format!("r{n}"), "deny", &entry(n))).collect();
     assert_eq!(warnings(&rules), Vec::<String>::new());
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
 #[test]
