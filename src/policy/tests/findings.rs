@@ -118,6 +118,10 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
         ("deny", "to = [{ commands = [\"find\"] }]"),
         Some("policy.rule[2]"),
     );
+    // Commands without a collection are not refused by the first rule, and let pass by the second.
+    let any = "to = [{ databases = [\"shop\"], collections = [\"*\"] }]";
+    check(("deny", any), ("allow", any), None);
+    check(("deny", any), ("deny", any), Some("policy.rule[2]"));
     // What is named is more than what is only not excluded.
     check(("deny", ""), ("deny", "to = [{ commands = [\"ping\"] }]"), None);
     check(("deny", "to = [{ commands = [\"*\"] }]"), ("deny", "to = [{ commands = [\"@session\"] }]"), None);
