@@ -7,6 +7,7 @@
 mod body;
 mod cases;
 mod explain;
+mod istio;
 mod question;
 mod trace;
 mod tree;
@@ -14,5 +15,6 @@ mod tree;
 pub use body::BodyError;
 pub use cases::{CaseOutcome, Cases, CasesError, Outcome};
 pub use explain::{CallerReport, CommandReport, Decision, ExplainError, Explanation, ReachReport, Reviewed};
+pub use istio::{ImportError, Imported, import};
 pub use question::{Body, Caller, QuestionError, Wanted};
 pub use trace::{Part, PlaceTrace, RuleTrace};
