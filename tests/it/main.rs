@@ -17,6 +17,7 @@ mod listeners;
 mod load;
 mod matrix;
 mod mistakes;
+mod policy_tools;
 mod quickstart;
 mod recipe;
 mod refusals;
