@@ -185,8 +185,8 @@ pub(super) fn sentences(problems: &[PolicyProblem]) -> String {
 pub(super) fn tell(in_force: &PolicyInForce) {
     if let Some(loaded) = in_force.current() {
         let policy = &loaded.policy;
-        let (rules, dry_run) = (policy.rule_names().len(), policy.is_dry_run());
-        tracing::info!(rules, dry_run, fingerprint = policy.fingerprint(), "policy in force");
+        let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
+        tracing::info!(rules, enforced, fingerprint = policy.fingerprint(), "policy in force");
     } else {
         tracing::info!("no policy in force: every command passes");
     }

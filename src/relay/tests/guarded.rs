@@ -191,7 +191,7 @@ async fn long_messages_are_held_until_they_are_judged_and_pass_or_go_whole() {
             let asked = [refused, allowed.clone()].concat();
             let writing = async {
                 let (mut reads, mut writes) = tokio::io::split(client);
-                let (_, refusal) =
+                let ((), refusal) =
                     tokio::join!(async { writes.write_all(&asked).await.unwrap() }, read_refusal(&mut reads, 1));
                 assert!(refusal.get_str("errmsg").unwrap().contains("no-secrets"), "{refusal}");
                 reads.unsplit(writes)
