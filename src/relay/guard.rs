@@ -355,7 +355,7 @@ fn odd(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> Option<Uncl
         return Some(Unclear::UnknownFlag);
     }
     if has_foreign_sequence(facts) {
-        return Some(Unclear::UnknownSequence);
+        return Some(Unclear::Sequence);
     }
     // It changes on its way, and waits for that.
     let is_hello = facts.command().is_some_and(hello::is_hello);
