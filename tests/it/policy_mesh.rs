@@ -26,7 +26,8 @@ const RULE: &str = "
     from = [{ principals = ['cluster.local/ns/full/sa/sleep'] }]
     to = [{ commands = ['find'], databases = ['mesh'], collections = ['orders'] }]
 ";
-const REFUSED: &str = "not authorized on mesh to execute command find (mongate policy: rule \"full-sleep-may-not-read\")";
+const REFUSED: &str =
+    "not authorized on mesh to execute command find (mongate policy: rule \"full-sleep-may-not-read\")";
 
 /// What a driver reports: of a find in `orders`, and of one in `menu` after it.
 #[derive(Debug, Default, Deserialize)]
@@ -69,7 +70,8 @@ enum Becomes {
 async fn each_workload_of_a_mesh_reads_what_it_may_and_hears_why_not() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     for collection in ["orders", "menu"] {
-        let documents = [doc! { "_id": 1 }, doc! { "_id": 2 }].map(|found| doc! { "q": &found, "u": &found, "upsert": true });
+        let documents =
+            [doc! { "_id": 1 }, doc! { "_id": 2 }].map(|found| doc! { "q": &found, "u": &found, "upsert": true });
         mongod.run(&doc! { "update": collection, "updates": documents.to_vec(), "$db": "mesh" }).unwrap();
     }
     let pki = Pki::new().unwrap();
@@ -108,7 +110,8 @@ async fn each_workload_of_a_mesh_reads_what_it_may_and_hears_why_not() {
 
 /// A listener of a mesh, with the rule of the issue.
 fn edge(mongod: &Mongod, pki: &Pki, mode: &str) -> Gateway {
-    let server = pki.issue(&format!("gateway-{mode}"), &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
+    let server =
+        pki.issue(&format!("gateway-{mode}"), &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
     let (server, ca) = (server.display(), pki.ca_file());
     let tls = format!("[listener.test.tls]\ncertificate_file = '{server}'\nca_file = '{}'\n", ca.display());
     Gateway::start(&GatewayOptions {
@@ -132,7 +135,10 @@ fn scripts(uri: &str) -> Vec<(&'static str, Command)> {
         commands.push(("the Node driver", node));
     }
     if let Some(mut mongosh) = drivers::mongosh() {
-        mongosh.env("DATABASE", "mesh").args(["--quiet", "--norc", uri, "--file"]).arg(script("refused.mongosh.js"));
+        mongosh
+            .env("DATABASE", "mesh")
+            .args(["--quiet", "--norc", &format!("{uri}&maxPoolSize=1"), "--file"])
+            .arg(script("refused.mongosh.js"));
         commands.push(("mongosh", mongosh));
     }
     commands

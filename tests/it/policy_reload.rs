@@ -1,6 +1,7 @@
 //! A policy that changes under live connections: the next command of each follows it; and what cannot be used changes nothing.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use bson::{Document, doc};
@@ -59,7 +60,14 @@ fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
     let scene = Scene::new(&mongod, &deny("orders"));
     let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
     check(&mut connections, "orders");
-    let ways: [(&str, Put); 4] = [("menu", rename_over), ("orders", write_in_place), ("menu", by_pieces), ("orders", remove_and_write)];
+    let ways: [(&str, Put); 6] = [
+        ("menu", rename_over),
+        ("orders", write_in_place),
+        ("menu", by_pieces),
+        ("orders", remove_and_write),
+        ("menu", turn_link),
+        ("orders", turn_link),
+    ];
     for (reloads, (denied, put)) in (1_u32..).zip(ways) {
         let before = scene.status()["fingerprint"].clone();
         scene.put(put, &deny(denied));
@@ -72,14 +80,14 @@ fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
     // A way that needs somebody to say so where the system tells of no changes; and saying so of nothing.
     scene.put(rename_over, &deny("menu"));
     scene.gateway.signal(libc::SIGHUP).unwrap();
-    scene.reloads("ok", 5.0);
+    scene.reloads("ok", 7.0);
     check(&mut connections, "menu");
     until("SIGHUP is answered where nothing has changed", || {
         scene.gateway.signal(libc::SIGHUP).unwrap();
         (scene.told("the policy is unchanged") > 0).then_some(())
     });
-    scene.reloads("ok", 5.0);
-    assert_eq!(scene.told("policy in force"), 6, "at the start, and for each change");
+    scene.reloads("ok", 7.0);
+    assert_eq!(scene.told("policy in force"), 8, "at the start, and for each change");
     scene.reloads("failed", 0.0);
 }
 
@@ -97,7 +105,7 @@ fn a_policy_comes_and_goes_under_live_connections() {
     scene.put(rename_over, &format!("[policy]\nenforcement = 'dry-run'\n{}", deny("orders")));
     scene.reloads("ok", 2.0);
     check(&mut connections, "neither");
-    assert_eq!(scene.status()["dry_run"], true);
+    assert_eq!(scene.status()["enforced"], false);
     scene.put(rename_over, "");
     scene.reloads("ok", 3.0);
     check(&mut connections, "neither");
@@ -127,7 +135,9 @@ fn what_cannot_be_used_leaves_the_last_good_policy_in_force() {
         let problem = status["reload"]["problem"].as_str().unwrap().to_owned();
         assert!(problem.contains(says), "{says} is not in {problem}");
         let logged = |event: &Value| {
-            event["level"] == "ERROR" && event["error"].as_str().is_some_and(|error| error.contains(says)) && event["remedy"].is_string()
+            event["level"] == "ERROR"
+                && event["error"].as_str().is_some_and(|error| error.contains(says))
+                && event["remedy"].is_string()
         };
         scene.gateway.wait_for_log(LOG_TIMEOUT, logged).unwrap();
         let ready = scene.gateway.get("/readyz").unwrap();
@@ -212,6 +222,14 @@ fn by_pieces(file: &Path, text: &str) {
 fn remove_and_write(file: &Path, text: &str) {
     fs::remove_file(file).unwrap();
     fs::write(file, text).unwrap();
+}
+
+/// As the kubelet: what a link leads to changes, and the link is renamed over the old one.
+fn turn_link(file: &Path, text: &str) {
+    let (target, aside) = (file.with_extension(text.len().to_string()), file.with_extension("link"));
+    fs::write(&target, text).unwrap();
+    symlink(&target, &aside).unwrap();
+    fs::rename(aside, file).unwrap();
 }
 
 fn ping() -> Document {

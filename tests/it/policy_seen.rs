@@ -56,8 +56,13 @@ fn a_refused_client_reads_what_it_may_not_do_and_why() {
             "find",
             "it runs JavaScript, and deny_javascript is set",
         ),
-        (doc! { SECRET: "x", "$db": "refused" }, "refused", "(unknown)", "it cannot be judged, there is no such command"),
-        (doc! { "find": 7, "$db": "refused" }, "refused", "find", "it cannot be judged, it names a collection as no collection can be named"),
+        (doc! { SECRET: "x", "$db": "refused" }, "refused", "(unknown)", "cannot be judged, there is no such command"),
+        (
+            doc! { "find": 7, "$db": "refused" },
+            "refused",
+            "find",
+            "cannot be judged, it names a collection as no collection can be named",
+        ),
     ];
     let mut connection = gateway.connect().unwrap();
     for (id, (command, database, name, why)) in (1..).zip(rows) {
@@ -72,7 +77,11 @@ fn a_refused_client_reads_what_it_may_not_do_and_why() {
     connection.send(&raw::op_query(99, "refused.$cmd", -1, &doc! { "find": "orders" })).unwrap();
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 99, Some(13)));
-    assert!(reply.document.get_str("errmsg").unwrap().contains("an OP_QUERY may only be a hello"), "{}", reply.document);
+    assert!(
+        reply.document.get_str("errmsg").unwrap().contains("an OP_QUERY may only be a hello"),
+        "{}",
+        reply.document
+    );
     connection.run(&ping()).unwrap();
 }
 
@@ -101,9 +110,20 @@ fn a_refused_insert_that_wants_no_answer_gets_none_and_the_ping_after_it_is_in_s
 fn a_refusal_waits_for_the_replies_before_it() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "refused_slow");
-    let gateway = start(&mongod, &format!("{RULES}\n[[policy.rule]]\nname = 'slow'\naction = 'allow'\nto = [{{ databases = ['refused_slow'] }}]\n"));
+    let gateway = start(
+        &mongod,
+        &format!(
+            "{RULES}\n[[policy.rule]]\nname = 'slow'\naction = 'allow'\nto = [{{ databases = ['refused_slow'] }}]\n"
+        ),
+    );
     let mut connection = gateway.connect().unwrap();
-    let asked = [(1, slow::find("refused_slow", 500)), (2, find("orders")), (3, ping()), (4, find("orders")), (5, find("menu"))];
+    let asked = [
+        (1, slow::find("refused_slow", 500)),
+        (2, find("orders")),
+        (3, ping()),
+        (4, find("orders")),
+        (5, find("menu")),
+    ];
     let messages: Vec<_> = asked.iter().map(|(id, command)| op_msg(*id, 0, &[body_section(command)])).collect();
     connection.send(&messages.concat()).unwrap();
     let answered: Vec<_> = asked.iter().map(|_| connection.reply().unwrap()).collect();
@@ -119,11 +139,17 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
         let mut connection = gateway.connect().unwrap();
         for _ in 0..5 {
             refuse(&mut connection, &find("orders"));
-            refuse(&mut connection, &doc! { "insert": "c", "documents": [{ SECRET: SECRET }], "comment": SECRET, "$db": "other" });
+            refuse(
+                &mut connection,
+                &doc! { "insert": "c", "documents": [{ SECRET: SECRET }], "comment": SECRET, "$db": "other" },
+            );
         }
         refuse(&mut connection, &doc! { SECRET: SECRET, "$db": "refused" });
         refuse(&mut connection, &doc! { "find": "orders", "filter": { SECRET: 1 }, SECRET: SECRET, "$db": "refused" });
-        refuse(&mut connection, &doc! { "aggregate": "menu", "pipeline": [{ format!("${SECRET}"): SECRET }], "cursor": {}, "$db": "refused" });
+        refuse(
+            &mut connection,
+            &doc! { "aggregate": "menu", "pipeline": [{ format!("${SECRET}"): SECRET }], "cursor": {}, "$db": "refused" },
+        );
         connection.run(&find("menu")).unwrap();
         drop(connection);
         until("its line is written", || {
@@ -145,7 +171,9 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
 
     let log = gateway.log();
     assert!(!log.iter().any(|event| event.to_string().contains(SECRET)), "a value is in the log");
-    let told = |rule: &str, message: &str| log.iter().filter(|event| event["rule"] == rule && event["message"] == message).cloned().collect::<Vec<_>>();
+    let told = |rule: &str, message: &str| {
+        log.iter().filter(|event| event["rule"] == rule && event["message"] == message).cloned().collect::<Vec<_>>()
+    };
     for (rule, command, namespace, count) in
         [("full-sleep-may-not-read", "find", "refused.orders", 6), ("(no allow rule)", "insert", "other.c", 5)]
     {
@@ -153,7 +181,8 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
         assert_eq!(first.len(), 2, "once for each connection: {first:?}");
         for line in first {
             let expected = ("WARN", SLEEP, "test", command, namespace);
-            let seen = ["level", "principal", "listener", "command", "namespace"].map(|field| line[field].as_str().unwrap_or_default());
+            let seen = ["level", "principal", "listener", "command", "namespace"]
+                .map(|field| line[field].as_str().unwrap_or_default());
             assert_eq!(seen, [expected.0, expected.1, expected.2, expected.3, expected.4], "{line}");
         }
         let last = told(rule, "decisions of this rule on the connection, in all");
@@ -188,7 +217,9 @@ fn a_dry_run_lets_everything_pass_and_tells_what_it_would_refuse() {
                 ("(not understood)", decision, 1.0),
             ],
         );
-        let would = |event: &Value| event["message"] == "command would be refused" && event["rule"] == "full-sleep-may-not-read";
+        let would = |event: &Value| {
+            event["message"] == "command would be refused" && event["rule"] == "full-sleep-may-not-read"
+        };
         let line = gateway.wait_for_log(LOG_TIMEOUT, would).unwrap();
         let seen = ["level", "principal", "command", "namespace"].map(|field| line[field].as_str().unwrap_or_default());
         assert_eq!(seen, ["WARN", SLEEP, "find", "refused.orders"], "{line}");
@@ -201,7 +232,9 @@ fn what_no_policy_can_judge_passes_in_a_dry_run() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, &format!("[policy]\nenforcement = 'dry-run'\n{RULES}"));
     let mut connection = gateway.connect().unwrap();
-    connection.send(&raw::message(raw::OP_GET_MORE, 7, &[&[0; 4][..], b"test.c\0", &[0; 4], &[1; 8]].concat())).unwrap();
+    connection
+        .send(&raw::message(raw::OP_GET_MORE, 7, &[&[0; 4][..], b"test.c\0", &[0; 4], &[1; 8]].concat()))
+        .unwrap();
     assert_eq!(connection.reply().unwrap().code(), Some(5_739_101), "mongod's own answer");
     connection.send(&raw::op_query(8, "admin.$cmd", -1, &doc! { "ping": 1 })).unwrap();
     assert_eq!(connection.reply().unwrap().code(), Some(352), "mongod's own answer");

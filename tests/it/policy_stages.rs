@@ -24,7 +24,8 @@ fn lookup(from: impl Into<Bson>) -> Document {
 }
 
 fn graph(from: &str) -> Document {
-    let search = doc! { "from": from, "startWith": "$_id", "connectFromField": "_id", "connectToField": "_id", "as": "found" };
+    let search =
+        doc! { "from": from, "startWith": "$_id", "connectFromField": "_id", "connectToField": "_id", "as": "found" };
     doc! { "$graphLookup": search }
 }
 
@@ -58,7 +59,10 @@ fn reading() -> Vec<Row> {
         reads("$unionWith without a collection of one's own", &on("shop", 1, [documents(), union("private")])),
         reads("without a collection, and with another kind of one", &on("shop", 1.0, [documents(), union("private")])),
         reads("without a collection, and with a long one", &on("shop", 1_i64, [documents(), union("private")])),
-        refused("explain of $lookup", &explain(doc! { "aggregate": "orders", "pipeline": [lookup("private")], "cursor": {} })),
+        refused(
+            "explain of $lookup",
+            &explain(doc! { "aggregate": "orders", "pipeline": [lookup("private")], "cursor": {} }),
+        ),
         passes("$lookup where one may", &orders(lookup("few"))),
         passes("$unionWith where one may", &orders(union("orders"))),
     ]
@@ -91,7 +95,8 @@ fn malformed() -> Vec<Row> {
     let first = orders(doc! { "$facet": { "a1": [union("private")], "a2": [{ "$limit": 1 }] } });
     let twice = |stage: Document| on("shop", "orders", [stage]);
     let froms = doc! { "$lookup": { "from": "orders", "fro2": "private", "pipeline": [], "as": "found" } };
-    let pipelines = doc! { "$lookup": { "from": "orders", "pipeline": [], "pipelin2": [union("private")], "as": "found" } };
+    let pipelines =
+        doc! { "$lookup": { "from": "orders", "pipeline": [], "pipelin2": [union("private")], "as": "found" } };
     let graphs = doc! { "$graphLookup": { "from": "orders", "fro2": "private", "startWith": "$_id", "connectFromField": "_id", "connectToField": "_id", "as": "found" } };
     let merges = doc! { "$merge": { "into": "mine", "int2": "private" } };
     let unions = union(doc! { "coll": "orders", "col2": "private" });
@@ -109,9 +114,15 @@ fn malformed() -> Vec<Row> {
         garbled("an array whose keys are no numbers", &indices, &[("\u{3}1\0", "\u{3}x\0")]),
         refused("a stage of two", &orders(doc! { "$limit": 1, "$unionWith": "private" })),
         refused("a stage of none", &orders(doc! {})),
-        refused("a pipeline that is a document", &doc! { "aggregate": "orders", "pipeline": { "0": union("private") }, "cursor": {}, "$db": "shop" }),
+        refused(
+            "a pipeline that is a document",
+            &doc! { "aggregate": "orders", "pipeline": { "0": union("private") }, "cursor": {}, "$db": "shop" },
+        ),
         refused("no pipeline", &doc! { "aggregate": "orders", "cursor": {}, "$db": "shop" }),
-        refused("a stage that is a text", &doc! { "aggregate": "orders", "pipeline": ["$count"], "cursor": {}, "$db": "shop" }),
+        refused(
+            "a stage that is a text",
+            &doc! { "aggregate": "orders", "pipeline": ["$count"], "cursor": {}, "$db": "shop" },
+        ),
         refused("a symbol in $unionWith", &orders(union(Bson::Symbol("private".to_owned())))),
         refused("a symbol in $lookup", &orders(lookup(Bson::Symbol("private".to_owned())))),
         refused("a stage of some later version", &orders(doc! { "$joinEverything": "private" })),
@@ -131,7 +142,10 @@ fn writing() -> Vec<Row> {
         refused("$merge into what is denied, the long way", &merge(doc! { "into": { "coll": "private" } })),
         refused("$merge whose pipeline joins", &merge(doc! { "into": "mine", "whenMatched": [lookup("private")] })),
         refused("$out behind a forbidden union", &on("shop", "orders", [union("private"), doc! { "$out": "mine" }])),
-        refused("$merge out of another database", &on("vault", "secret", [doc! { "$merge": { "into": { "db": "shop", "coll": "mine" } } }])),
+        refused(
+            "$merge out of another database",
+            &on("vault", "secret", [doc! { "$merge": { "into": { "db": "shop", "coll": "mine" } } }]),
+        ),
         passes("$out where one may", &orders(doc! { "$out": "out" })),
         passes("$merge where one may", &merge(doc! { "into": { "db": "shop", "coll": "merged" } })),
     ]
@@ -169,12 +183,18 @@ fn showing() -> Vec<Row> {
         refused("$mergeCursors", &orders(doc! { "$mergeCursors": {} })),
         refused("$_internalInhibitOptimization", &orders(doc! { "$_internalInhibitOptimization": {} })),
         refused("$_unpackBucket", &on("shop", "orders", [doc! { "$_unpackBucket": { "timeField": "t" } }])),
-        refused("$setVariableFromSubPipeline", &orders(doc! { "$setVariableFromSubPipeline": { "setVariable": "$$x", "pipeline": [] } })),
+        refused(
+            "$setVariableFromSubPipeline",
+            &orders(doc! { "$setVariableFromSubPipeline": { "setVariable": "$$x", "pipeline": [] } }),
+        ),
         refused("$queue", &orders(doc! { "$queue": [] })),
         refused("$backupCursor", &admin(doc! { "$backupCursor": {} })),
         reads("$indexStats", &on("shop", "private", [doc! { "$indexStats": {} }])),
         refused("$collStats", &on("vault", "secret", [doc! { "$collStats": { "count": {} } }])),
         refused("$planCacheStats", &on("vault", "secret", [doc! { "$planCacheStats": {} }])),
-        reads("$indexStats in a union", &orders(union(doc! { "coll": "private", "pipeline": [{ "$indexStats": {} }] }))),
+        reads(
+            "$indexStats in a union",
+            &orders(union(doc! { "coll": "private", "pipeline": [{ "$indexStats": {} }] })),
+        ),
     ]
 }

@@ -96,7 +96,8 @@ impl Vault {
         let before = mongod.run(&ping()).unwrap().get_timestamp("operationTime").unwrap();
         fill(&mongod);
         let owner = format!("[listener.owner]\naddress = '127.0.0.1:0'\nupstream = 'test'\nprincipal = '{OWNER}'\n");
-        let rule = format!("[[policy.rule]]\nname = 'owner'\naction = 'allow'\nfrom = [{{ principals = ['{OWNER}'] }}]\n");
+        let rule =
+            format!("[[policy.rule]]\nname = 'owner'\naction = 'allow'\nfrom = [{{ principals = ['{OWNER}'] }}]\n");
         let options = GatewayOptions {
             listener: format!("principal = '{SHOP}'\n"),
             tables: [owner, rule, policy.to_owned()].concat(),
@@ -110,7 +111,8 @@ impl Vault {
         let [private, named] = ["private", CANARY].map(|name| uuid(&mongod, name));
         let (cursor, listing) = (cursor(owner.run(&find).unwrap()), cursor(owner.run(&list).unwrap()));
         let mut busy = mongod.connect().unwrap();
-        let slow = doc! { "find": "secret", "filter": { "$where": "sleep(600000)" }, "comment": CANARY, "$db": "vault" };
+        let slow =
+            doc! { "find": "secret", "filter": { "$where": "sleep(600000)" }, "comment": CANARY, "$db": "vault" };
         busy.send(&op_msg(1, 0, &[body_section(&slow)])).unwrap();
         let leads = Leads { cursor, listing, private, named, before };
         Some(Self { mongod, gateway, leads, owner, _busy: busy })
@@ -156,7 +158,8 @@ impl Vault {
     /// Everything that the caller may not write: each collection's documents, indexes and options.
     fn snapshot(&self) -> Vec<Document> {
         let all = self.mongod.run(&doc! { "listDatabases": 1, "$db": "admin" }).unwrap();
-        let names = all.get_array("databases").unwrap().iter().map(|one| one.as_document().unwrap().get_str("name").unwrap());
+        let names =
+            all.get_array("databases").unwrap().iter().map(|one| one.as_document().unwrap().get_str("name").unwrap());
         let mut seen = Vec::new();
         // What mongod keeps for itself changes all the time.
         for database in names.filter(|name| !matches!(*name, "local" | "config")) {
@@ -189,7 +192,9 @@ impl Vault {
 
 fn is_refusal(reply: &Reply) -> bool {
     let said = reply.document.get_str("errmsg").unwrap_or_default();
-    let words = said.starts_with("not authorized on ") && said.contains(" to execute command ") && said.contains("(mongate policy: ");
+    let words = said.starts_with("not authorized on ")
+        && said.contains(" to execute command ")
+        && said.contains("(mongate policy: ");
     reply.response_to == ROW && reply.code() == Some(13) && words
 }
 
@@ -246,7 +251,9 @@ fn fill(mongod: &Mongod) {
 fn uuid(mongod: &Mongod, collection: &str) -> bson::Binary {
     let command = doc! { "listCollections": 1, "filter": { "name": collection }, "$db": "shop" };
     let listed = first_batch(mongod, &command).remove(0);
-    let Some(Bson::Binary(uuid)) = listed.get_document("info").unwrap().get("uuid").cloned() else { panic!("{listed}") };
+    let Some(Bson::Binary(uuid)) = listed.get_document("info").unwrap().get("uuid").cloned() else {
+        panic!("{listed}")
+    };
     assert_eq!(uuid.subtype, BinarySubtype::Uuid);
     uuid
 }
