@@ -11,14 +11,17 @@ use super::unclear::Unclear;
 pub(super) fn check(fields: &Fields<'_>) -> Result<(), Unclear> {
     for element in fields.iter().skip(1) {
         let name = key(element);
-        if name.starts_with('$') && !matches!(name, "$db" | "$readPreference" | "$clusterTime" | "$comment") {
-            return Err(Unclear::UnknownDollarArgument);
-        }
-        if let Some(internal) = INTERNAL.iter().find(|internal| **internal == name) {
-            return Err(Unclear::InternalArgument(internal));
-        }
-        if name == "lsid" {
-            session(element)?;
+        match name {
+            "$db" | "$readPreference" | "$clusterTime" | "$comment" => {}
+            "lsid" => session(element)?,
+            _ if name.starts_with('$') => return Err(Unclear::UnknownDollarArgument),
+            // Shorter than any of those are most arguments that there are.
+            _ if name.len() < INTERNAL_BYTES_MIN => {}
+            _ => {
+                if let Some(internal) = INTERNAL.iter().find(|internal| **internal == name) {
+                    return Err(Unclear::InternalArgument(internal));
+                }
+            }
         }
     }
     Ok(())
@@ -57,3 +60,5 @@ const INTERNAL: &[&str] = &[
     "use44SortKeys",
     "useNewUpsert",
 ];
+
+const INTERNAL_BYTES_MIN: usize = "exchange".len();

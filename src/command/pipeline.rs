@@ -164,7 +164,7 @@ impl<'a> Walk<'a, '_> {
     fn read_from(&mut self, from: &RawElement<'a>, own: &'a str, form: Unclear) -> Result<&'a str, Unclear> {
         let (database, collection) = match strict::text(from) {
             Some(collection) => (own, collection),
-            None => named(from, None, form)?,
+            None => named(from, &["db", "coll"], None, form)?,
         };
         self.reaches.add_collection(database, collection, Read)?;
         Ok(database)
@@ -182,7 +182,7 @@ impl<'a> Walk<'a, '_> {
     fn out(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
         let (database, collection) = match strict::text(spec) {
             Some(collection) => (database, collection),
-            None => named(spec, None, Unclear::Stage("$out"))?,
+            None => named(spec, &["db", "coll", "timeseries"], None, Unclear::Stage("$out"))?,
         };
         self.reaches.add_collection(database, collection, Write)
     }
@@ -199,7 +199,7 @@ impl<'a> Walk<'a, '_> {
         let into = spec.get("into").ok_or(FORM)?;
         let (database, collection) = match strict::text(into) {
             Some(collection) => (database, collection),
-            None => named(into, Some(database), FORM)?,
+            None => named(into, &["db", "coll"], Some(database), FORM)?,
         };
         self.reaches.add_collection(database, collection, Write)?;
         match spec.get("whenMatched").map(|when| (strict::array(when), strict::text(when))) {
@@ -246,11 +246,15 @@ fn one_stage<'a>(stage: &RawElement<'a>) -> Result<(&'a str, RawElement<'a>), Un
     }
 }
 
-/// Database and collection of `{db, coll}`; without `db` the `default`, where there is one.
-fn named<'a>(element: &RawElement<'a>, default: Option<&'a str>, form: Unclear) -> Result<(&'a str, &'a str), Unclear> {
+/// Database and collection of `{db, coll}` with these `keys`; without `db` the `default`, where there is one.
+fn named<'a>(
+    element: &RawElement<'a>,
+    keys: &[&str],
+    default: Option<&'a str>,
+    form: Unclear,
+) -> Result<(&'a str, &'a str), Unclear> {
     let fields = Fields::of(strict::document(element).ok_or(form)?)?;
-    // `timeseries` is how `$out` makes a collection of that kind.
-    if !fields.are_among(&["db", "coll", "timeseries"]) {
+    if !fields.are_among(keys) {
         return Err(form);
     }
     let database = match fields.get("db") {

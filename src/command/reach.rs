@@ -38,7 +38,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "dbCheck" => db_check(reader),
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
-        "enableSharding" => enable_sharding(reader),
+        "enableSharding" | "getDatabaseVersion" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "dropDatabase" | "listCollections" | "profile" => {
             reader.reaches.add(Place::WholeDatabase(reader.database), reader.command.class)
@@ -241,7 +241,8 @@ fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-fn enable_sharding(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+/// The first value is a database, whatever `$db` says.
+fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let name = strict::text(reader.command_value()?).ok_or(Unclear::DatabaseName)?;
     reader.reaches.add(Place::Database(names::database(name)?), Cluster)
 }

@@ -317,6 +317,10 @@ fn a_stage_of_another_form_is_refused() {
         (stage(rawdoc! { "$lookup": { "from": { "db": "vault" } } }), "CollectionName"),
         (stage(rawdoc! { "$lookup": { "from": { "coll": "secret" } } }), r#"Stage("$lookup")"#),
         (stage(rawdoc! { "$lookup": { "from": { "db": 1, "coll": "secret" } } }), "DatabaseName"),
+        (
+            stage(rawdoc! { "$lookup": { "from": { "db": "local", "coll": "oplog.rs", "timeseries": 1 } } }),
+            r#"Stage("$lookup")"#,
+        ),
         (stage(rawdoc! { "$lookup": { "from": "a", "_internalUnwind": {} } }), r#"Stage("$lookup")"#),
         (stage(rawdoc! { "$lookup": { "from": "a", "pipeline": { "0": { "$match": {} } } } }), "Pipeline"),
         (stage(rawdoc! { "$lookup": { "pipeline": [{ "$unionWith": "secret" }] } }), r#"Stage("$lookup")"#),
@@ -535,6 +539,7 @@ fn commands_that_name_several_collections_reach_all_of_them() {
         (rawdoc! { "moveChunk": "vault.secret", "$db": "admin" }, "Cluster vault.secret"),
         (rawdoc! { "getShardVersion": "vault.secret", "$db": "admin" }, "Cluster vault.secret"),
         (rawdoc! { "enableSharding": "vault", "$db": "admin" }, "Cluster vault"),
+        (rawdoc! { "getDatabaseVersion": "vault", "$db": "admin" }, "Cluster vault"),
         (rawdoc! { "dropDatabase": 1, "$db": "shop" }, "Ddl shop.*"),
         (
             rawdoc! { "applyOps": [
