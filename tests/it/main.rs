@@ -17,6 +17,7 @@ mod listeners;
 mod load;
 mod matrix;
 mod mistakes;
+mod policy_commands;
 mod policy_drivers;
 mod policy_load;
 mod policy_mesh;

@@ -66,12 +66,12 @@ fn with_leave_for_everything_the_same_rows_read_it() {
     let Some(vault) = Vault::new(EVERYTHING) else { return };
     let mut wrong = Vec::new();
     for row in policy_rows::all(&vault.leads) {
-        let sees = |connection: Connection| holds_canary(&answer(connection, &row.bytes));
-        let through = || sees(vault.gateway.connect().unwrap());
+        let reveals = |connection: Connection| holds_canary(&answer(connection, &row.bytes));
+        let through = || reveals(vault.gateway.connect().unwrap());
         let (seen, wanted) = match row.elsewhere {
             Elsewhere::Unsent => continue,
             Elsewhere::Reads => (vec![through()], vec![true]),
-            Elsewhere::MongodReads => (vec![through(), sees(vault.mongod.connect().unwrap())], vec![false, true]),
+            Elsewhere::MongodReads => (vec![through(), reveals(vault.mongod.connect().unwrap())], vec![false, true]),
         };
         if seen != wanted {
             wrong.push(format!("{}: through the gateway, and of mongod itself: {seen:?}, not {wanted:?}", row.name));
