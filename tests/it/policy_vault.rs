@@ -5,7 +5,7 @@
 //! in what mongod writes down of commands, and in an operation that is open all the time.
 
 use bson::spec::BinarySubtype;
-use bson::{Bson, Document, doc};
+use bson::{Binary, Bson, Document, doc};
 
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions, Role};
@@ -47,8 +47,10 @@ fn nothing_of_the_vault_ever_comes_back_or_changes() {
     let (before, process) = (vault.snapshot(), vault.process());
     let mut wrong = Vec::new();
     for row in policy_rows::all(&vault.leads) {
-        if let Err(what) = vault.attempt(&row) {
-            wrong.push(format!("{}: {what}", row.name));
+        for delivery in [Delivery::Alone, Delivery::BehindPing, Delivery::InPieces] {
+            if let Err(what) = vault.attempt(&row, delivery) {
+                wrong.push(format!("{} ({delivery:?}): {what}", row.name));
+            }
         }
         if vault.mongod.run(&ping()).is_err() {
             wrong.push(format!("{}: mongod fell over", row.name));
@@ -78,6 +80,62 @@ fn with_leave_for_everything_the_same_rows_read_it() {
         }
     }
     assert!(wrong.is_empty(), "{} rows prove nothing:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn each_statement_of_a_transaction_is_judged_and_a_cursor_is_read_from_any_connection_of_its_caller() {
+    let Some(vault) = Vault::new(SHOP_ONLY) else { return };
+    let mut connection = vault.gateway.connect().unwrap();
+    let id = Binary { subtype: BinarySubtype::Uuid, bytes: vec![9; 16] };
+    let within = |mut command: Document, database: &str| {
+        command.extend(doc! { "lsid": { "id": id.clone() }, "txnNumber": 1_i64, "autocommit": false, "$db": database });
+        command
+    };
+    let first = doc! { "insert": "orders", "documents": [{ "_id": 99 }], "startTransaction": true };
+    connection.run(&within(first, "shop")).unwrap();
+    for (command, database) in [
+        (doc! { "find": "secret" }, "vault"),
+        (doc! { "insert": "private", "documents": [{ "_id": 99 }] }, "shop"),
+        (doc! { "aggregate": "orders", "pipeline": [{ "$unionWith": "private" }], "cursor": {} }, "shop"),
+    ] {
+        let refused = connection.command(&within(command, database)).unwrap();
+        assert_eq!(refused.get_i32("code").ok(), Some(13), "{refused}");
+    }
+    // mongod has not heard of them, and the transaction goes on.
+    connection.run(&within(doc! { "find": "orders" }, "shop")).unwrap();
+    connection.run(&within(doc! { "commitTransaction": 1 }, "admin")).unwrap();
+    let count = vault.mongod.run(&doc! { "count": "orders", "query": { "_id": 99 }, "$db": "shop" }).unwrap();
+    assert_eq!(count.get_i32("n").unwrap(), 1);
+
+    let found = connection.run(&doc! { "find": "orders", "batchSize": 1, "$db": "shop" }).unwrap();
+    let cursor = found.get_document("cursor").unwrap().get_i64("id").unwrap();
+    let mut other = vault.gateway.connect().unwrap();
+    let more = doc! { "getMore": cursor, "collection": "orders", "batchSize": 1, "$db": "shop" };
+    other.run(&more).unwrap();
+    let killed = other.run(&doc! { "killCursors": "orders", "cursors": [cursor], "$db": "shop" }).unwrap();
+    assert_eq!(killed.get_array("cursorsKilled").unwrap().len(), 1, "{killed}");
+    assert_eq!(connection.command(&more).unwrap().get_i32("code").ok(), Some(43));
+}
+
+/// How a row arrives.
+#[derive(Debug, Clone, Copy)]
+enum Delivery {
+    Alone,
+    /// In one piece with a ping that is not answered yet.
+    BehindPing,
+    /// A few bytes at a time.
+    InPieces,
+}
+
+impl Delivery {
+    /// A peer that closes early may do so while it is written to; what it did is read later.
+    fn send(self, connection: &mut Connection, bytes: &[u8]) {
+        let _ = match self {
+            Self::Alone => connection.send(bytes),
+            Self::BehindPing => connection.send(&[&op_msg(PING, 0, &[body_section(&ping())])[..], bytes].concat()),
+            Self::InPieces => bytes.chunks(11).try_for_each(|piece| connection.send(piece)),
+        };
+    }
 }
 
 struct Vault {
@@ -119,10 +177,15 @@ impl Vault {
     }
 
     /// Sends a row on a connection of its own, and then a ping.
-    fn attempt(&self, row: &Row) -> Result<(), String> {
+    fn attempt(&self, row: &Row, delivery: Delivery) -> Result<(), String> {
         let mut connection = self.gateway.connect().unwrap();
         connection.run(&ping()).unwrap();
-        let _ = connection.send(&row.bytes);
+        delivery.send(&mut connection, &row.bytes);
+        // What ends the connection may end it before that.
+        if matches!(delivery, Delivery::BehindPing) && row.verdict != Verdict::Closed {
+            let pong = connection.reply().map_err(|error| format!("{error:#}"))?;
+            assert_eq!((pong.response_to, pong.code()), (PING, None), "{}", row.name);
+        }
         let mut heard = Vec::new();
         if !matches!(row.verdict, Verdict::Silent | Verdict::Closed) {
             heard.push(connection.reply().map_err(|error| format!("{error:#}"))?);
@@ -130,7 +193,7 @@ impl Vault {
         // A connection that has ended may refuse to be written to.
         let _ = connection.send(&op_msg(PING, 0, &[body_section(&ping())]));
         let mut rest = Vec::new();
-        while heard.last().is_none_or(|reply| reply.response_to != PING) {
+        while row.verdict == Verdict::Closed || heard.last().is_none_or(|reply| reply.response_to != PING) {
             match connection.receive().map_err(|error| format!("{error:#}"))? {
                 Received::Reply(reply) => heard.push(*reply),
                 Received::Closed(bytes) => {
@@ -248,7 +311,7 @@ fn fill(mongod: &Mongod) {
     }
 }
 
-fn uuid(mongod: &Mongod, collection: &str) -> bson::Binary {
+fn uuid(mongod: &Mongod, collection: &str) -> Binary {
     let command = doc! { "listCollections": 1, "filter": { "name": collection }, "$db": "shop" };
     let listed = first_batch(mongod, &command).remove(0);
     let Some(Bson::Binary(uuid)) = listed.get_document("info").unwrap().get("uuid").cloned() else {
