@@ -202,7 +202,7 @@ fn to_covers(by: &To, by_action: Action, to: &To, action: Action) -> bool {
     commands_cover(by, to, by_action, action)
         && (by.databases.ask_for_all() || keys_cover_any(&by.databases, &to.databases))
         && not_covers(&by.databases, &to.databases)
-        && collections_cover(by, by_action, to)
+        && collections_cover(by, by_action, to, action)
         && not_covers(&by.collections, &to.collections)
         && (by_action != Action::Allow || windows_cover(by, to))
 }
@@ -234,12 +234,12 @@ fn may_have_window_on_server(database: &Pattern) -> bool {
 }
 
 /// A `deny` that asks for any collection does not match commands without one, while an `allow` does.
-fn collections_cover(by: &To, by_action: Action, to: &To) -> bool {
+fn collections_cover(by: &To, by_action: Action, to: &To, action: Action) -> bool {
     match &by.collections.any {
         None => true,
         Some(_) if by_action == Action::Allow && by.collections.ask_for_all() => true,
         Some(_) => {
-            let needs_collection = by_action == Action::Allow || !to.collections.ask_for_all();
+            let needs_collection = by_action == action || !to.collections.ask_for_all();
             needs_collection && keys_cover_any(&by.collections, &to.collections)
         }
     }
@@ -255,10 +255,6 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
     // What belongs to the handshake is matched only where it is named; an allow is never asked for it.
     let handshake =
         action == Action::Allow || words.unwrap_or(&nothing).name_no_more_handshake_than(by_words.unwrap_or(&nothing));
-    // As `explain` a deny matches what it would not by the command inside.
-    let explains = words.is_some_and(Words::name_explain);
-    let explained =
-        action == Action::Allow || !explains || by_words.is_none_or(|words| words.all || words.name_explain());
     let not_taken_away = match (&by.not_commands, &to.not_commands) {
         (None, _) => true,
         (Some(by_not), Some(not)) => by_action == action && by_not.are_within(not) && (!by_not.all || not.all),
@@ -270,11 +266,11 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
                     && names_only(by_not)
                     && !words.names.meets(&by_not.names)
                     && !by_not.name_explain()
-                    && !explains
+                    && !words.name_explain()
             })
         }
     };
-    chosen && handshake && explained && not_taken_away
+    chosen && handshake && not_taken_away
 }
 
 /// For keys whose fact may be missing.

@@ -93,3 +93,48 @@ fn meaning(text: &str) -> Meaning<'_> {
         cursors: SmallVec::new(),
     }
 }
+
+const PAGE: &str = include_str!("../../docs/policy.md");
+
+#[test]
+fn the_examples_of_the_page_are_policies_without_doubts() {
+    let blocks: Vec<&str> = PAGE.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        assert_eq!(policy(block).warnings(), [], "{block}");
+    }
+}
+
+#[test]
+fn the_page_has_every_class_with_its_commands() {
+    let classes = [
+        ("@read", Class::Read),
+        ("@write", Class::Write),
+        ("@ddl", Class::Ddl),
+        ("@session", Class::Session),
+        ("@admin-read", Class::AdminRead),
+        ("@admin", Class::Admin),
+        ("@user-admin", Class::UserAdmin),
+    ];
+    for (word, class) in classes {
+        let (_, row) = PAGE.split_once(&format!("| `{word}` | ")).unwrap();
+        let row = row.lines().next().unwrap().trim_end_matches(" |").split(';').next().unwrap();
+        let shown: Vec<&str> = row.split(", ").map(|name| name.trim_matches('`')).collect();
+        let commands = table::all().iter().filter(|command| command.class == class);
+        assert_eq!(shown, commands.map(|command| command.name).collect::<Vec<_>>(), "{word}");
+    }
+}
+
+#[test]
+fn the_page_shows_what_refused_clients_read_and_what_metrics_have() {
+    let rules = "[[policy.rule]]\nname = \"full-sleep-may-not-read\"\naction = \"deny\"\n";
+    let policy = policy(rules);
+    for grounds in [Grounds::Rule(RuleId(0)), Grounds::NoAllowRule, Grounds::JavaScript] {
+        let sentence =
+            Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
+        assert!(PAGE.contains(&format!("\n{sentence}\n")), "{sentence}");
+    }
+    for grounds in Grounds::BESIDE_RULES {
+        assert!(PAGE.contains(&format!("\n| `{}` | ", policy.label(grounds))), "{grounds:?}");
+    }
+}

@@ -122,14 +122,18 @@ impl Guard {
         Self { authority: None, version: 0, orders: None, told: Vec::new() }
     }
 
-    /// A message begins: takes the policy of this moment, and says whether there is one to look at it.
-    pub(super) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
+    /// Takes the policy of this moment, for the message that comes.
+    pub(super) fn follow(&mut self) {
         if let Some(authority) = &self.authority {
             let version = authority.version();
             if version != self.version {
                 (self.version, self.orders) = (version, authority.orders());
             }
         }
+    }
+
+    /// A message begins: says whether there is a policy to look at it.
+    pub(super) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
         if self.orders.is_none() {
             return Ok(false);
         }

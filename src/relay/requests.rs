@@ -220,6 +220,9 @@ impl Requests {
         let mut walk = Walk { input, at: self.scanned, sent: 0, start: 0, pass };
         if self.held.is_some() {
             self.go_on_holding(&mut walk, desk);
+            if self.held.is_some() {
+                return Ok(walk.sent);
+            }
         }
         if self.held.is_some() {
             // All of the input is taken, and there is nothing to look at yet.
@@ -244,6 +247,7 @@ impl Requests {
     fn begin(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
         walk.start = walk.at;
         let Some(head) = walk.input.get(walk.at..).and_then(<[u8]>::first_chunk) else { return Ok(false) };
+        desk.guard.follow();
         let Ok(header) = Header::parse(*head) else {
             desk.record.unparsed(Direction::ToUpstream);
             desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;

@@ -118,6 +118,10 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
         ("deny", "to = [{ commands = [\"find\"] }]"),
         Some("policy.rule[2]"),
     );
+    // Commands without a collection are not refused by the first rule, and let pass by the second.
+    let any = "to = [{ databases = [\"shop\"], collections = [\"*\"] }]";
+    check(("deny", any), ("allow", any), None);
+    check(("deny", any), ("deny", any), Some("policy.rule[2]"));
     // What is named is more than what is only not excluded.
     check(("deny", ""), ("deny", "to = [{ commands = [\"ping\"] }]"), None);
     check(("deny", "to = [{ commands = [\"*\"] }]"), ("deny", "to = [{ commands = [\"@session\"] }]"), None);
@@ -130,9 +134,9 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
 fn many_rules_are_looked_through_in_reasonable_time() {
     let start = std::time::Instant::now();
     let entry = |n: usize| format!("from = [{{ principals = [\"td/a\"] }}]\nto = [{{ collections = [\"c{n}\"] }}]");
-    let rules: String = (0..2_000).map(|n| rule(&format!("r{n}"), "deny", &entry(n))).collect();
+    let rules: String = (0..500).map(|n| rule(&format!("r{n}"), "deny", &entry(n))).collect();
     assert_eq!(warnings(&rules), Vec::<String>::new());
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
 #[test]

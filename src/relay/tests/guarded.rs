@@ -266,7 +266,7 @@ async fn a_message_that_goes_on_otherwise_than_it_began_is_cut_short() {
 #[tokio::test]
 async fn in_a_dry_run_everything_passes_and_is_told() {
     let (scene, law) = guarded(Enforcement::DryRun).await;
-    let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
+    let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let asked = [find(1, "secret"), with_flags(find(2, "orders"), 1 << 17), with_response_to(find(3, "orders"), 7)];
         for message in asked {
             client.write_all(&message).await.unwrap();
@@ -274,10 +274,9 @@ async fn in_a_dry_run_everything_passes_and_is_told() {
         }
         client.write_all(&[0; 20]).await.unwrap();
         upstream.read_exact(&mut [0; 20]).await.unwrap();
-        (client, upstream)
     })
     .await;
-    assert_eq!((end.commands, end.denied), (3, 0));
+    assert_eq!((end.unanswered, end.denied), (3, 0));
     let told = law.told.lock().unwrap().clone();
     let expected = ["would_deny no-secrets find shop.secret 1", "would_deny (not understood) find shop 1"];
     assert_eq!(told[..2], expected);
@@ -307,11 +306,11 @@ async fn a_cursor_is_for_whom_it_was_given() {
     let (scene, law) = guarded(Enforcement::Enforce).await;
     let get_more =
         |id: i32, cursor: i64| request(id, &doc! { "getMore": cursor, "collection": "orders", "$db": "shop" });
-    let opened = op_msg::encode(
-        90,
-        1,
-        &rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.orders" }, "ok": 1.0 },
-    );
+    let cursor = |id: i32, response_to: i32, cursor: i64| {
+        let body = rawdoc! { "cursor": { "firstBatch": [], "id": cursor, "ns": "shop.orders" }, "ok": 1.0 };
+        op_msg::encode(id, response_to, &body)
+    };
+    let (opened, ended) = (cursor(90, 1, 77), cursor(91, 2, 0));
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         client.write_all(&find(1, "orders")).await.unwrap();
         read_message(&mut upstream).await;
@@ -319,7 +318,7 @@ async fn a_cursor_is_for_whom_it_was_given() {
         read_message(&mut client).await;
         client.write_all(&get_more(2, 77)).await.unwrap();
         assert_eq!(read_message(&mut upstream).await, get_more(2, 77));
-        upstream.write_all(&reply(91, 2)).await.unwrap();
+        upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // That was the end of it, and another one belongs to somebody else.
         law.orders.lock().unwrap().as_ref().unwrap().cursors.give(78, &Arc::from("cart"));
