@@ -224,11 +224,6 @@ impl Requests {
                 return Ok(walk.sent);
             }
         }
-        if self.held.is_some() {
-            // All of the input is taken, and there is nothing to look at yet.
-            self.scanned = 0;
-            return Ok(walk.sent);
-        }
         while match self.state {
             State::Between => self.begin(&mut walk, desk)?,
             State::Message { .. } => self.go_on(&mut walk, desk)?,
