@@ -360,7 +360,7 @@ fn limited(descriptors_max: u32) -> anyhow::Result<Command> {
 }
 
 /// `MONGATE_TEST_BINARY`, to try one that was built elsewhere; else what cargo built for this test.
-fn binary() -> anyhow::Result<PathBuf> {
+pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(named) = env::var_os("MONGATE_TEST_BINARY").filter(|named| !named.is_empty()) {
         return Ok(PathBuf::from(named));
     }
