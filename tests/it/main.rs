@@ -26,7 +26,6 @@ mod policy_rows;
 mod policy_seen;
 mod policy_stages;
 mod policy_tools;
-mod policy_tools;
 mod policy_vault;
 mod quickstart;
 mod recipe;
