@@ -1,4 +1,5 @@
-//! A policy that changes under live connections: the next command of each follows it; and what cannot be used changes nothing.
+//! A policy that changes under live connections: the next command of each follows it; and what cannot be used changes
+//! nothing, or is refused at the start.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -22,10 +23,14 @@ struct Scene {
     options: GatewayOptions,
 }
 
+fn options(mongod: &Mongod, policy: &str) -> GatewayOptions {
+    let listener = "principal = 'cluster.local/ns/shop/sa/cart'\n".to_owned();
+    GatewayOptions { listener, tables: policy.to_owned(), ..GatewayOptions::to(mongod) }
+}
+
 impl Scene {
     fn new(mongod: &Mongod, policy: &str) -> Self {
-        let listener = "principal = 'cluster.local/ns/shop/sa/cart'\n".to_owned();
-        let options = GatewayOptions { listener, tables: policy.to_owned(), ..GatewayOptions::to(mongod) };
+        let options = options(mongod, policy);
         Self { gateway: Gateway::start(&options), options }
     }
 
@@ -180,6 +185,34 @@ fn changes_outside_of_the_policy_are_told_and_wait_for_a_restart() {
     scene.reloads("ok", 1.0);
     check(&mut connections, "menu");
     scene.gateway.connect().unwrap().run(&ping()).unwrap();
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_keeps_the_gateway_from_starting() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let rule = |lines: &str| format!("[[policy.rule]]\nname = 'r'\n{lines}\n");
+    let deny = |to: &str| rule(&format!("action = 'deny'\nto = [{{ {to} }}]"));
+    let rows = [
+        (rule("action = 'refuse'"), "policy.rule[1].action"),
+        (rule(""), "policy.rule[1].action"),
+        ("[[policy.rule]]\naction = 'deny'\n".to_owned(), "policy.rule[1].name"),
+        ([rule("action = 'deny'"), rule("action = 'allow'")].concat(), "policy.rule[2].name"),
+        (deny("commands = ['fnid']"), "policy.rule[1].to[1].commands"),
+        (deny("commands = ['@raed']"), "policy.rule[1].to[1].commands"),
+        (deny("comands = ['find']"), "policy.rule[1].to[1].comands"),
+        (rule("action = 'deny'\nfrom = [{ listeners = ['tset'] }]"), "policy.rule[1].from[1].listeners"),
+        ("[policy]\nenforcement = 'perhaps'\n".to_owned(), "policy.enforcement"),
+    ];
+    for (policy, key) in rows {
+        let (code, wrote) = Gateway::start_in_vain(&options(&mongod, &policy)).unwrap();
+        assert_eq!(code, Some(78), "{policy}: {wrote}");
+        assert!(wrote.contains(key), "{key} is not in: {wrote}");
+    }
+    let somebody = rule("action = 'deny'\nfrom = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]");
+    let nobody = GatewayOptions { listener: String::new(), ..options(&mongod, &somebody) };
+    let (code, wrote) = Gateway::start_in_vain(&nobody).unwrap();
+    assert_eq!(code, Some(78), "{wrote}");
+    assert!(wrote.contains("policy.rule[1].from[1].principals"), "{wrote}");
 }
 
 /// One rule that denies one collection.

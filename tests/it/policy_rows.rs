@@ -133,6 +133,11 @@ fn framing() -> Vec<Row> {
     reply[8] = 5;
     let mut wrong = raw::op_msg_with_checksum(ROW, 0, std::slice::from_ref(&secret));
     *wrong.last_mut().unwrap() ^= 1;
+    let long = sequence_section("documents", &vec![doc! { "text": "x".repeat(1_000) }; 200]);
+    let mine = body_section(&doc! { "insert": "long", "$db": "shop" });
+    let ended =
+        |name: &str, behind: &[u8]| sent(name, Verdict::Closed, op_msg(ROW, 0, &[[&mine, &long, behind].concat()]));
+    let long_silent = op_msg(ROW, raw::MORE_TO_COME, &[insert.clone(), long.clone()]);
     let silent = |command: &Document| op_msg(ROW, raw::MORE_TO_COME, &[body_section(command)]);
     vec![
         refused("two bodies, the second of them allowed", &[&secret, &orders]),
@@ -150,6 +155,10 @@ fn framing() -> Vec<Row> {
         flagged("an unknown flag that must be understood", 2),
         flagged("an unknown flag that need not be understood", 17),
         flagged("a stream of replies", 16),
+        ended("a second body behind more than is held", &secret),
+        ended("another command's sequence behind more than is held", &shadow("updates", doc! {})),
+        ended("bytes behind more than is held", &[9]),
+        sent("a long insert that wants no reply", Verdict::Silent, long_silent),
         sent("a checksum", Verdict::Refused, raw::op_msg_with_checksum(ROW, 0, std::slice::from_ref(&secret))),
         sent("a wrong checksum", Verdict::Refused, wrong),
         sent("a request that claims to be a reply", Verdict::Closed, reply),

@@ -251,30 +251,64 @@ fn what_no_policy_can_judge_passes_in_a_dry_run() {
 }
 
 #[test]
-fn a_policy_that_cannot_be_used_keeps_the_gateway_from_starting() {
+fn javascript_is_refused_wherever_it_runs_and_not_where_it_is_only_stored() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let rule = |lines: &str| format!("[[policy.rule]]\nname = 'r'\n{lines}\n");
-    let deny = |to: &str| rule(&format!("action = 'deny'\nto = [{{ {to} }}]"));
+    let gateway = start(&mongod, "[policy]\ndeny_javascript = true\n");
+    let function = doc! { "$function": { "body": "function () { return 1 }", "args": [], "lang": "js" } };
+    let deep = doc! { "$expr": { "$eq": [1, { "$add": [1, &function] }] } };
+    let accumulator = doc! {
+        "init": "function () {}", "accumulate": "function () {}", "accumulateArgs": [], "merge": "function () {}", "lang": "js"
+    };
+    let lookup = doc! { "$lookup": { "from": "menu", "pipeline": [{ "$match": &deep }], "as": "found" } };
+    let group = doc! { "$group": { "_id": 1, "n": { "$accumulator": accumulator } } };
+    let aggregate = |stage: Document| doc! { "aggregate": "menu", "pipeline": [stage], "cursor": {}, "$db": "refused" };
+    let statement = doc! { "q": { "$or": [{ "n": 1 }, { "$where": "true" }] }, "limit": 0 };
+    let by_sequence = op_msg(
+        1,
+        0,
+        &[
+            body_section(&doc! { "delete": "menu", "$db": "refused" }),
+            sequence_section("deletes", &[doc! { "q": { "n": 1 }, "limit": 0 }, statement.clone()]),
+        ],
+    );
+    let sent = |command: &Document| op_msg(1, 0, &[body_section(command)]);
+    let stored = doc! { "insert": "c", "documents": [{ "text": { "$where": 1 } }], "$db": "silent_javascript" };
     let rows = [
-        (rule("action = 'refuse'"), "policy.rule[1].action"),
-        (rule(""), "policy.rule[1].action"),
-        ("[[policy.rule]]\naction = 'deny'\n".to_owned(), "policy.rule[1].name"),
-        ([rule("action = 'deny'"), rule("action = 'allow'")].concat(), "policy.rule[2].name"),
-        (deny("commands = ['fnid']"), "policy.rule[1].to[1].commands"),
-        (deny("commands = ['@raed']"), "policy.rule[1].to[1].commands"),
-        (deny("comands = ['find']"), "policy.rule[1].to[1].comands"),
-        (rule("action = 'deny'\nfrom = [{ listeners = ['tset'] }]"), "policy.rule[1].from[1].listeners"),
-        ("[policy]\nenforcement = 'perhaps'\n".to_owned(), "policy.enforcement"),
+        (sent(&doc! { "find": "menu", "filter": &deep, "$db": "refused" }), true),
+        (sent(&doc! { "count": "menu", "query": { "$where": "true" }, "$db": "refused" }), true),
+        (sent(&aggregate(lookup)), true),
+        (sent(&aggregate(group)), true),
+        (sent(&doc! { "mapReduce": "menu", "map": "", "reduce": "", "out": { "inline": 1 }, "$db": "refused" }), true),
+        (sent(&doc! { "explain": { "delete": "menu", "deletes": [statement] }, "$db": "refused" }), true),
+        (by_sequence, true),
+        (sent(&doc! { "find": "menu", "filter": { "text": "$where" }, "$db": "refused" }), false),
+        (sent(&stored), false),
     ];
-    for (policy, key) in rows {
-        let (code, wrote) = Gateway::start_in_vain(&options(&mongod, &policy)).unwrap();
-        assert_eq!(code, Some(78), "{policy}: {wrote}");
-        assert!(wrote.contains(key), "{key} is not in: {wrote}");
+    let mut connection = gateway.connect().unwrap();
+    for (bytes, is_refused) in rows {
+        connection.send(&bytes).unwrap();
+        let reply = connection.reply().unwrap();
+        assert_eq!(reply.code() == Some(13), is_refused, "{}", reply.document);
     }
-    let nobody = GatewayOptions { listener: String::new(), ..options(&mongod, RULES) };
-    let (code, wrote) = Gateway::start_in_vain(&nobody).unwrap();
-    assert_eq!(code, Some(78), "{wrote}");
-    assert!(wrote.contains("policy.rule[1].from[1].principals"), "{wrote}");
+    check_decisions(&gateway, &[("(deny_javascript)", "deny", 7.0)]);
+}
+
+#[test]
+fn an_audit_rule_counts_and_tells_and_refuses_nothing() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let audit = "[[policy.rule]]\nname = 'who-reads'\naction = 'audit'\nto = [{ commands = ['@read'], databases = ['refused'] }]\n";
+    let gateway = start(&mongod, &format!("{RULES}{audit}"));
+    let mut connection = gateway.connect().unwrap();
+    for _ in 0..3 {
+        connection.run(&find("menu")).unwrap();
+    }
+    refuse(&mut connection, &find("orders"));
+    check_decisions(&gateway, &[("who-reads", "audit", 4.0), ("everything-else", "allow", 3.0)]);
+    let line = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "command audited").unwrap();
+    assert_eq!(
+        (&line["rule"], &line["level"], &line["command"]),
+        (&"who-reads".into(), &"INFO".into(), &"find".into())
+    );
 }
 
 fn find(collection: &str) -> Document {
