@@ -125,7 +125,7 @@ fn run(file: &ConfigFile) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let exit = match error.downcast_ref::<StartError>() {
-                Some(StartError::Tls(_) | StartError::Policy(_)) => EXIT_CONFIGURATION,
+                Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => EXIT_CONFIGURATION,
                 _ => EXIT_FAILED,
             };
             complain(exit, &format!("{error:#}"))
