@@ -72,6 +72,43 @@ fn large_inserts_arrive_whole_or_not_at_all_and_leave_no_memory_behind() {
 }
 
 #[test]
+fn what_is_as_long_as_it_may_be_is_judged_and_what_is_longer_is_answered() {
+    /// mongod's own limit of a body.
+    const BODY_MAX: usize = 16_793_600;
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = Gateway::start(&options(&mongod));
+    let padded = |command: Document, bytes: usize| {
+        let mut command = command;
+        command.insert("comment", "");
+        let missing = bytes - body_section(&command).len() + 1;
+        command.insert("comment", "x".repeat(missing));
+        op_msg(1, 0, &[body_section(&command)])
+    };
+    let ping = |bytes| padded(ping(), bytes);
+    let closed = |bytes| padded(doc! { "find": "closed", "$db": "policy_long" }, bytes);
+    let behind = |collection: &str, documents: usize| {
+        let body = body_section(&doc! { "insert": collection, "$db": "policy_long" });
+        op_msg(1, 0, &[sequence_section("documents", &vec![doc! { "text": "x".repeat(1_000_000) }; documents]), body])
+    };
+    let rows = [
+        ("the longest body", ping(BODY_MAX), None),
+        ("a body that is too long", ping(BODY_MAX + 1), Some(10_334)),
+        ("a body that nobody takes", ping(BODY_MAX + 1_000_000), Some(13)),
+        ("the longest body, refused", closed(BODY_MAX), Some(13)),
+        ("a body behind a long sequence", behind("open", 12), None),
+        ("a body behind a long sequence, refused", behind("closed", 12), Some(13)),
+        ("a body behind a sequence that nobody holds", behind("open", 20), Some(13)),
+    ];
+    let mut connection = gateway.connect().unwrap();
+    for (name, bytes, code) in rows {
+        connection.send(&bytes).unwrap();
+        let reply = connection.reply().unwrap();
+        assert_eq!((reply.response_to, reply.code()), (1, code), "{name}: {}", reply.document);
+        connection.run(&self::ping()).unwrap();
+    }
+}
+
+#[test]
 fn clients_in_the_middle_of_large_bodies_keep_nobody_waiting_but_each_other() {
     // Sixteen of the largest bodies are all that is held at one time.
     const HALVES: usize = 40;
