@@ -270,7 +270,16 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
             })
         }
     };
-    chosen && handshake && not_taken_away
+    chosen && handshake && not_taken_away && sessions_cover(by, by_action, to, action)
+}
+
+/// A `deny` for some places matches sessions, which have none, only where it names them.
+fn sessions_cover(by: &To, by_action: Action, to: &To, action: Action) -> bool {
+    let names = |to: &To| to.commands.as_ref().is_some_and(Words::name_sessions);
+    let all = |to: &To| to.commands.as_ref().is_none_or(|words| words.all);
+    let may_match = names(to) || (all(to) && (action == Action::Allow || !to.asks_for_places()));
+    let by_names = by.commands.as_ref().is_some_and(|words| !words.all);
+    by_action == Action::Allow || !by.asks_for_places() || by_names || !may_match
 }
 
 /// For keys whose fact may be missing.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::command::table::Class;
 use crate::config::{Action, FromConfig, RuleConfig, ToConfig};
 use crate::identity::Principal;
 
@@ -140,6 +141,11 @@ impl To {
         }
     }
 
+    /// Whether it is about some databases or collections and not about others.
+    pub(super) fn asks_for_places(&self) -> bool {
+        [&self.databases, &self.collections].iter().any(|key| key.any.is_some() || !key.not.is_empty())
+    }
+
     /// An empty list matches nothing, also where the key would not be asked.
     pub(super) fn is_dead(&self) -> bool {
         let no_command = self.commands.as_ref().is_some_and(Words::is_empty);
@@ -150,7 +156,8 @@ impl To {
     ///
     /// Of an `explain`, the command inside counts. Beside that `explain` itself can be named, always for the stricter
     /// answer: by a `deny`, and in the `not_commands` of an `allow`. What belongs to the handshake must be named, and no
-    /// `allow` is asked for it.
+    /// `allow` is asked for it. A `deny` for some places means the end of a session or transaction, which has no place,
+    /// only if it names it.
     pub(super) fn is_about(&self, asked: &Asked, action: Action) -> bool {
         let named_as = |words: &Words| asked.explained && words.name_explain();
         let named = self
@@ -160,7 +167,8 @@ impl To {
         let chosen = if asked.is_handshake() {
             named && action != Action::Allow
         } else {
-            named || self.commands.as_ref().is_none_or(|words| words.all)
+            let is_meant = action == Action::Allow || asked.class != Class::Session || !self.asks_for_places();
+            named || (is_meant && self.commands.as_ref().is_none_or(|words| words.all))
         };
         let taken_away = self
             .not_commands

@@ -12,7 +12,7 @@ use crate::slow;
 
 const SLEEP: &str = "cluster.local/ns/full/sa/sleep";
 /// Stands in what is refused; never in a name.
-const SECRET: &str = "Zk4SecretPn9";
+const SECRET: &str = "Zk4SecretWq9";
 /// The example of the issue, beside rules of the other kinds.
 const RULES: &str = "
     [[policy.rule]]

@@ -94,9 +94,12 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
         ("allow", orders),
         Some("policy.rule[2] \"second\" decides nothing: all that it matches is let pass"),
     );
+    // A commit has no place: the first rule leaves it to the second.
+    check(("deny", shop), ("allow", orders), None);
+    let finds = "to = [{ commands = [\"find\"], databases = [\"shop\"], collections = [\"orders\"] }]";
     check(
         ("deny", shop),
-        ("allow", orders),
+        ("allow", finds),
         Some("policy.rule[2] \"second\" lets nothing pass: all that it matches is refused by policy.rule[1]"),
     );
     check(("allow", shop), ("deny", orders), None);

@@ -94,6 +94,10 @@ fn commands(entry: &ToConfig, action: Action, meaning: &Meaning<'_>, class: Clas
     if HANDSHAKE.contains(&meaning.command.name) && !meaning.explained {
         return named && !allow;
     }
+    let limits = |values: &Values| values.any.is_some() || values.not.as_ref().is_some_and(|not| !not.is_empty());
+    if class == Class::Session && !allow && (limits(&entry.databases) || limits(&entry.collections)) {
+        return named;
+    }
     named || any.is_none_or(|any| any.iter().any(|value| value == "*"))
 }
 
