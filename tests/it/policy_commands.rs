@@ -116,6 +116,11 @@ fn commands() -> Vec<Row> {
         reads("a hash of each collection", &vault(doc! { "dbHash": 1 })),
         refused("a hash of one collection", &shop(doc! { "dbhash": 1, "collections": ["private"] })),
         refused("a hash of a file", &vault(doc! { "filemd5": 1, "root": "secret" })),
+        refused("a hash of a file of what is denied", &shop(doc! { "filemd5": 1, "root": "private" })),
+        refused(
+            "a find that is resumed",
+            &shop(doc! { "find": "orders", "$_resumeAfter": {}, "$_requestResumeToken": true }),
+        ),
         reads("listCollections", &vault(doc! { "listCollections": 1 })),
         reads("listCollections where one is denied", &shop(doc! { "listCollections": 1 })),
         reads("listIndexes", &shop(doc! { "listIndexes": "private" })),

@@ -101,10 +101,12 @@ fn what_is_as_long_as_it_may_be_is_judged_and_what_is_longer_is_answered() {
     ];
     let mut connection = gateway.connect().unwrap();
     for (name, bytes, code) in rows {
-        connection.send(&bytes).unwrap();
-        let reply = connection.reply().unwrap();
-        assert_eq!((reply.response_to, reply.code()), (1, code), "{name}: {}", reply.document);
-        connection.run(&self::ping()).unwrap();
+        // With the next one in the same piece.
+        let next = op_msg(2, 0, &[body_section(&self::ping())]);
+        connection.send(&[bytes, next].concat()).unwrap();
+        let answers = [connection.reply().unwrap(), connection.reply().unwrap()];
+        let [first, second] = answers.map(|reply| (reply.response_to, reply.code()));
+        assert_eq!((first, second), ((1, code), (2, None)), "{name}");
     }
 }
 

@@ -23,9 +23,8 @@ fn lookup(from: impl Into<Bson>) -> Document {
     doc! { "$lookup": { "from": from.into(), "pipeline": [], "as": "found" } }
 }
 
-fn graph(from: &str) -> Document {
-    let search =
-        doc! { "from": from, "startWith": "$_id", "connectFromField": "_id", "connectToField": "_id", "as": "found" };
+fn graph(from: impl Into<Bson>) -> Document {
+    let search = doc! { "from": from.into(), "startWith": "$_id", "connectFromField": "_id", "connectToField": "_id", "as": "found" };
     doc! { "$graphLookup": search }
 }
 
@@ -52,7 +51,9 @@ fn reading() -> Vec<Row> {
         refused("$lookup in the configuration", &orders(lookup(doc! { "db": "config", "coll": "cache.chunks.x" }))),
         refused("$lookup in another database", &orders(lookup(doc! { "db": "vault", "coll": "secret" }))),
         reads("$graphLookup", &orders(graph("private"))),
+        refused("$graphLookup in the oplog", &orders(graph(oplog()))),
         reads("$unionWith", &orders(union("private"))),
+        refused("$unionWith in another database", &orders(union(doc! { "db": "vault", "coll": "secret" }))),
         reads("$unionWith, as a document", &orders(union(doc! { "coll": "private" }))),
         reads("$unionWith with a pipeline", &orders(union(doc! { "coll": "private", "pipeline": [{ "$limit": 3 }] }))),
         reads("$lookup without a collection of one's own", &on("shop", 1, [documents(), lookup("private")])),
@@ -62,6 +63,14 @@ fn reading() -> Vec<Row> {
         refused(
             "explain of $lookup",
             &explain(doc! { "aggregate": "orders", "pipeline": [lookup("private")], "cursor": {} }),
+        ),
+        refused(
+            "a join that is only explained",
+            &doc! { "aggregate": "orders", "pipeline": [lookup("private")], "explain": true, "$db": "shop" },
+        ),
+        refused(
+            "$changeStream behind a join",
+            &on("shop", "orders", [lookup("private"), doc! { "$changeStream": {} }]),
         ),
         passes("$lookup where one may", &orders(lookup("few"))),
         passes("$unionWith where one may", &orders(union("orders"))),
@@ -136,6 +145,12 @@ fn writing() -> Vec<Row> {
     vec![
         refused("$out over what is denied", &orders(doc! { "$out": "private" })),
         refused("$out into another database", &orders(doc! { "$out": { "db": "vault", "coll": "mine" } })),
+        refused(
+            "$out into another database, as a time series",
+            &orders(doc! { "$out": { "db": "vault", "coll": "mine", "timeseries": { "timeField": "t" } } }),
+        ),
+        refused("$out into what is behind a time series", &orders(doc! { "$out": "system.buckets.private" })),
+        refused("$out into the views", &orders(doc! { "$out": "system.views" })),
         refused("$out into a new database", &orders(doc! { "$out": { "db": "elsewhere", "coll": "mine" } })),
         refused("$merge into what is denied", &orders(doc! { "$merge": "private" })),
         refused("$merge into another database", &merge(doc! { "into": { "db": "vault", "coll": "secret" } })),

@@ -31,8 +31,7 @@ const SHOP_ONLY: &str = "
     name = 'private-is-private'
     action = 'deny'
     from = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]
-    # Commands of sessions are in no database, so that only their names keep them out of a rule.
-    to = [{ not_commands = ['@session'], databases = ['shop'], collections = ['private', 'Vq7CanaryHt2'] }]
+    to = [{ databases = ['shop'], collections = ['private', 'Vq7CanaryHt2'] }]
 ";
 /// The same where nothing is forbidden.
 const EVERYTHING: &str = "
