@@ -3,16 +3,18 @@
 use bson::raw::RawElement;
 
 use super::strict::{self, Fields, key};
+use super::table::Command;
 use super::unclear::Unclear;
 
 /// Refuses what no driver sends: unknown arguments with `$`, those of servers among themselves, and a borrowed session.
 ///
 /// Arguments that a command does not know and that are not listed here pass; mongod refuses them, or they mean nothing.
-pub(super) fn check(fields: &Fields<'_>) -> Result<(), Unclear> {
+pub(super) fn check(command: &Command, fields: &Fields<'_>) -> Result<(), Unclear> {
     for element in fields.iter().skip(1) {
         let name = key(element);
         match name {
             "$db" | "$readPreference" | "$clusterTime" | "$comment" => {}
+            "$all" | "$ownOps" if command.name == "currentOp" => {}
             "lsid" => session(element)?,
             _ if name.starts_with('$') => return Err(Unclear::UnknownDollarArgument),
             // Shorter than any of those are most arguments that there are.

@@ -24,7 +24,7 @@ pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclea
     let fields = Fields::of_command(request.body)?;
     let command = command_of(&fields)?;
     let database = database_of(&fields, request.database)?;
-    arguments::check(&fields)?;
+    arguments::check(command, &fields)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
         let inner = explained(&fields, database)?;
@@ -158,6 +158,6 @@ fn explained<'a>(outer: &Fields<'a>, database: &str) -> Result<Fields<'a>, Uncle
     if !can_be || !stands_here {
         return Err(Unclear::Explain);
     }
-    arguments::check(&inner)?;
+    arguments::check(command_of(&inner)?, &inner)?;
     Ok(inner)
 }

@@ -410,6 +410,7 @@ fn windows_onto_others_reach_what_they_show() {
         ),
         (rawdoc! { "aggregate": 1, "pipeline": [{ "$listClusterCatalog": {} }], "$db": "admin" }, "Read admin, Read *"),
         (rawdoc! { "currentOp": 1, "$db": "admin" }, "Admin *"),
+        (rawdoc! { "currentOp": 1, "$all": true, "$ownOps": false, "$db": "admin" }, "Admin *"),
         (rawdoc! { "top": 1, "$db": "admin" }, "AdminRead *"),
         (rawdoc! { "getLog": "global", "$db": "admin" }, "AdminRead *"),
         (rawdoc! { "lockInfo": 1, "$db": "admin" }, "AdminRead *"),
