@@ -396,16 +396,11 @@ impl Requests {
         }
         let namespace = record.wants_namespaces().then(|| namespace(command.map(|c| c.collection), facts));
         exchange.push(Open {
-            expected_response_to: header.request_id,
-            command: id,
-            started: Instant::now(),
             exhaust_allowed: facts.exhaust_allowed(),
-            streaming: false,
             namespace,
             cursor: facts.cursor(),
             transaction: facts.transaction(),
-            behind: 0,
-            refusal: None,
+            ..Open::new(header.request_id, id)
         });
     }
 }
