@@ -46,6 +46,7 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
     let line = rules_line(policy);
     report.steps.push(match warnings.len() {
         0 => Step::ok("compiled", line),
+        1 => Step::warning("compiled", format!("{line}; 1 warning")),
         count => Step::warning("compiled", format!("{line}; {count} warnings")),
     });
     if policy.deny_javascript {
