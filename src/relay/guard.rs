@@ -180,6 +180,8 @@ impl Guard {
                 }
             }
             (None, Some(end)) if end > BODY_BYTES_MAX + HELD_BYTES_MAX => self.refuse_unclear(Unclear::TooLong, facts),
+            // How much of it is wanted depends on the command: it may be more than the body.
+            (None, Some(_)) if !facts.is_named() => Look::Later(None),
             (None, Some(end)) => Look::Later(Some(end)),
             // A sequence stands before the body. No driver does that; it is held as a body is, and no longer.
             (None, None) if facts.sequences().next().is_some() => match header.length as usize {
@@ -188,6 +190,21 @@ impl Guard {
             },
             (None, None) => Look::Later(None),
         }
+    }
+
+    /// Looks at a request of which all that was asked for is here: if that does not suffice, nobody can be sure of it.
+    pub(super) fn decide(
+        &mut self,
+        message: &[u8],
+        header: &Header,
+        scan: &MessageScan,
+        facts: &RequestFacts,
+    ) -> Result<(), CommandError> {
+        let look = match self.look(message, header, scan, facts) {
+            Look::Later(_) => self.refuse_unclear(Unclear::NotBson, facts),
+            look => look,
+        };
+        if let Look::Refuse(error) = look { Err(error) } else { Ok(()) }
     }
 
     /// Whether what comes behind a body that was judged is still what was judged. Some of the message has gone upstream, so

@@ -344,7 +344,7 @@ impl Requests {
         held.scanned += scanned;
         // A body that asks for more than it has declared.
         scan.give_up_on(held.bytes().len() - held.scanned);
-        if let Look::Refuse(error) = desk.guard.look(held.bytes(), header, scan, &self.facts) {
+        if let Err(error) = desk.guard.decide(held.bytes(), header, scan, &self.facts) {
             self.held = None;
             self.refuse(&error, desk);
         } else {

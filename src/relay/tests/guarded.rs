@@ -369,3 +369,49 @@ async fn a_long_message_waits_for_its_share_of_what_may_be_held() {
     .await;
     is(&end, Side::Client, "closed");
 }
+
+/// A sequence section of one document.
+fn sequence(identifier: &str, document: &Document) -> Vec<u8> {
+    let document = bson::serialize_to_vec(document).unwrap();
+    let size = i32::try_from(4 + identifier.len() + 1 + document.len()).unwrap();
+    [&[1][..], &size.to_le_bytes(), identifier.as_bytes(), &[0], &document].concat()
+}
+
+/// `message` with more sections behind its body.
+fn with_sections(message: &[u8], sections: &[Vec<u8>]) -> Vec<u8> {
+    let mut message = [message, &sections.concat()].concat();
+    let length = u32::try_from(message.len()).unwrap();
+    message[..4].copy_from_slice(&length.to_le_bytes());
+    message
+}
+
+/// Where a body is long and its name is not here yet, nobody knows that what counts comes behind it.
+#[tokio::test]
+async fn a_long_command_whose_meaning_stands_in_its_sequences_is_judged_by_them_however_it_is_cut() {
+    let body = request(1, &doc! { "bulkWrite": 1, "comment": "x".repeat(20_000), "$db": "admin" });
+    let operations = |collection: &str| {
+        let place = doc! { "ns": format!("shop.{collection}") };
+        [sequence("ops", &doc! { "delete": 0, "filter": {} }), sequence("nsInfo", &place)]
+    };
+    let (refused, allowed) =
+        (&with_sections(&body, &operations("secret")), &with_sections(&body, &operations("orders")));
+    for cut in [16, 21, 25, 30, 37, 40, 10_000, 20_060] {
+        let (scene, _law) = guarded(Enforcement::Enforce).await;
+        let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+            for (message, is_refused) in [(refused, true), (allowed, false)] {
+                let (first, second) = message.split_at(cut);
+                client.write_all(first).await.unwrap();
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                client.write_all(second).await.unwrap();
+                if is_refused {
+                    read_refusal(&mut client, 1).await;
+                } else {
+                    assert!(read_message(&mut upstream).await == *message, "cut at {cut}");
+                }
+            }
+        })
+        .await;
+    }
+}
