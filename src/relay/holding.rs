@@ -123,7 +123,7 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// A share for `bytes` if there is one now; otherwise [`Ask::poll`] tells when. Those who asked first come first.
+    /// A share for `bytes` if there is one now; otherwise [`Ask::poll_granted`] tells when. Those who asked first come first.
     pub(super) fn share(&mut self, holding: &Holding, bytes: usize) -> Option<Share> {
         let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
         let due = Instant::now() + HELD_TIME + Duration::from_secs(1) * mebibytes;
@@ -138,11 +138,16 @@ impl Ask {
         None
     }
 
-    /// Whether nothing is being waited for.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(waiting) = &mut self.waiting else { return Poll::Ready(()) };
-        let Poll::Ready(permit) = waiting.as_mut().poll(cx) else { return Poll::Pending };
+    /// Whether a share is being waited for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Whether the share that was waited for has come just now; it is to be asked for again at once.
+    pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(waiting) = &mut self.waiting else { return false };
+        let Poll::Ready(permit) = waiting.as_mut().poll(cx) else { return false };
         (self.waiting, self.granted) = (None, permit.ok());
-        Poll::Ready(())
+        true
     }
 }

@@ -211,6 +211,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let mut moved = self.flush_client(cx)?;
         moved |= self.flush_upstream(cx);
         moved |= self.let_held_go(cx)?;
+        moved |= self.take_share(cx)?;
         moved |= self.read_client(cx)?;
         moved |= self.read_upstream(cx)?;
         moved |= self.tell_upstream(cx);
@@ -239,12 +240,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_full = self.desk.exchange.is_full() || self.unsent.len() > UNSENT_BYTES_MAX;
-        if self.requests.is_leaving()
-            || self.client_done
-            || self.tls.wants_write()
-            || is_full
-            || self.requests.poll_ready(cx).is_pending()
-        {
+        let is_busy = self.requests.is_leaving() || self.requests.is_waiting();
+        if is_busy || self.client_done || self.tls.wants_write() || is_full {
             return Ok(false);
         }
         let moved = with_scratch(|scratch| {
@@ -284,6 +281,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             self.take_requests(&behind)?;
         }
         self.flush_upstream(cx);
+        Ok(true)
+    }
+
+    /// Goes on with a long message that has waited for its share of what may be held. Whatever the client does: others wait
+    /// for what it was given, so that its time begins.
+    fn take_share(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.requests.poll_granted(cx) {
+            return Ok(false);
+        }
+        let begun = std::mem::take(&mut self.kept_requests);
+        self.take_requests(&begun)?;
         Ok(true)
     }
 

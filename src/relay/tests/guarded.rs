@@ -415,3 +415,22 @@ async fn a_long_command_whose_meaning_stands_in_its_sequences_is_judged_by_them_
         .await;
     }
 }
+
+/// What is granted to a client that says nothing more, or reads nothing, is not there for the others.
+#[tokio::test(start_paused = true)]
+async fn a_share_that_was_waited_for_counts_from_when_it_came() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let everything = holding.take_everything();
+    let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+        client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        drop(everything);
+        let end = tokio::time::timeout(Duration::from_mins(5), client.read(&mut [0; 16])).await;
+        assert_eq!(end.unwrap().unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    assert!(matches!(end.reason, EndReason::TooSlow), "{end:?}");
+    drop(holding.take_everything());
+}
