@@ -134,9 +134,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.requests.is_between() && self.kept_requests.is_empty()
     }
 
-    /// By when what the client has begun to say has to be here; `None` unless it is held.
+    /// By when what is held of the client's has to be here, or to have left.
     pub(super) fn held_until(&self) -> Option<Instant> {
         self.requests.held_until()
+    }
+
+    /// Who has let that time pass.
+    pub(super) fn held_too_long(&self) -> End {
+        if self.requests.is_leaving() {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "it took too long to take a long command");
+            return (Side::Upstream, EndReason::Socket(error));
+        }
+        (Side::Client, EndReason::TooSlow)
     }
 
     /// Whether the client has cursors or transactions open.

@@ -190,9 +190,9 @@ impl Requests {
         self.ask.poll_granted(cx)
     }
 
-    /// By when what is held has to be here.
+    /// By when what is held has to be here, or to have left.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        self.held.as_ref().and_then(|held| held.due())
+        self.held.as_ref().map(|held| held.due())
     }
 
     /// Whether a message that was held is on its way out; nothing else is read meanwhile.

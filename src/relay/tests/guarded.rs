@@ -434,3 +434,21 @@ async fn a_share_that_was_waited_for_counts_from_when_it_came() {
     assert!(matches!(end.reason, EndReason::TooSlow), "{end:?}");
     drop(holding.take_everything());
 }
+
+/// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken: both are up to the client.
+#[tokio::test(start_paused = true)]
+async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let started = Instant::now();
+    let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+        client.write_all(&insert(1, "orders", 1_000_000)).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_mins(5), client.read(&mut [0; 16])).await;
+        assert_eq!(end.unwrap().unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    is(&end, Side::Upstream, "socket failed");
+    assert_eq!(started.elapsed().as_secs(), 11);
+    drop(holding.take_everything());
+}
