@@ -279,9 +279,7 @@ impl Requests {
             }
         }
         *released = *released || may_leave(header, scan, &self.facts);
-        if *released {
-            desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
-        }
+        desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
         if scan.left() > 0 {
             return Ok(false);
         }

@@ -452,3 +452,23 @@ async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
     assert_eq!(started.elapsed().as_secs(), 11);
     drop(holding.take_everything());
 }
+
+/// A hello is not on its way before it is whole, so that what stands behind its body is nothing else.
+#[tokio::test]
+async fn a_hello_goes_on_as_it_began() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
+        let hello = request(1, &doc! { "hello": 1, "$db": "admin" });
+        let whole = with_sections(&hello, &[sequence("documents", &doc! {})]);
+        client.write_all(&whole[..hello.len()]).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        client.write_all(&whole[hello.len()..]).await.unwrap();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+        assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    assert!(matches!(end.reason, EndReason::Unjudged(_)), "{end:?}");
+}
