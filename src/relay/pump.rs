@@ -403,7 +403,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             } else {
                 self.unsent.extend_from_slice(ready);
             }
-            if !self.desk.exchange.has_due() {
+            // In the middle of a reply, all is read that there is.
+            if !self.desk.exchange.has_due() || !self.replies.is_between() {
                 keep(&mut self.kept_replies, rest);
                 return Ok(());
             }

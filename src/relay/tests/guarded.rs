@@ -472,3 +472,31 @@ async fn a_hello_goes_on_as_it_began() {
     .await;
     assert!(matches!(end.reason, EndReason::Unjudged(_)), "{end:?}");
 }
+
+#[tokio::test]
+async fn a_refusal_waits_for_the_end_of_a_reply_that_nobody_asked_for() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let unasked = reply(90, 77);
+        let (first, rest) = unasked.split_at(20);
+        let (second, third) = rest.split_at(3);
+        upstream.write_all(first).await.unwrap();
+        upstream.flush().await.unwrap();
+        let mut begun = vec![0; first.len()];
+        client.read_exact(&mut begun).await.unwrap();
+        client.write_all(&find(1, "secret")).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        for piece in [second, third] {
+            upstream.write_all(piece).await.unwrap();
+            upstream.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut end = vec![0; rest.len()];
+        client.read_exact(&mut end).await.unwrap();
+        assert_eq!([begun, end].concat(), unasked);
+        read_refusal(&mut client, 1).await;
+    })
+    .await;
+}
