@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const BUDGET_KIB: usize = 256 * 1024;
 
 /// A body that is held has arrived within this time, and a second more for each of its mebibytes, or its connection ends:
-/// the others wait for its share.
+/// the others wait for its share. It has as long again to leave.
 const HELD_TIME: Duration = Duration::from_secs(10);
 
 const MEBIBYTE: usize = 1024 * 1024;
@@ -91,14 +91,15 @@ impl Held {
         self.filled == self.memory.len()
     }
 
-    /// By when it has to be here.
-    pub(super) fn due(&self) -> Option<Instant> {
-        (!self.is_whole()).then_some(self.share.due)
+    /// By when it has to be here, or to have left.
+    pub(super) fn due(&self) -> Instant {
+        self.share.due
     }
 
     /// It may leave.
     pub(super) fn let_go(&mut self) {
         self.left = Some(0);
+        self.share.due = due(self.memory.len());
     }
 
     /// Whether it is on its way out.
@@ -115,6 +116,12 @@ impl Held {
     }
 }
 
+/// By when so many bytes have come or gone.
+fn due(bytes: usize) -> Instant {
+    let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
+    Instant::now() + HELD_TIME + Duration::from_secs(1) * mebibytes
+}
+
 /// Where one connection stands with the budget.
 #[derive(Default)]
 pub(super) struct Ask {
@@ -123,10 +130,9 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// A share for `bytes` if there is one now; otherwise [`Ask::poll`] tells when. Those who asked first come first.
+    /// A share for `bytes` if there is one now; otherwise [`Ask::poll_granted`] tells when. Those who asked first come first.
     pub(super) fn share(&mut self, holding: &Holding, bytes: usize) -> Option<Share> {
-        let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
-        let due = Instant::now() + HELD_TIME + Duration::from_secs(1) * mebibytes;
+        let due = due(bytes);
         if let Some(permit) = self.granted.take() {
             return Some(Share { _permit: permit, due });
         }
@@ -138,11 +144,16 @@ impl Ask {
         None
     }
 
-    /// Whether nothing is being waited for.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(waiting) = &mut self.waiting else { return Poll::Ready(()) };
-        let Poll::Ready(permit) = waiting.as_mut().poll(cx) else { return Poll::Pending };
+    /// Whether a share is being waited for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Whether the share that was waited for has come just now; it is to be asked for again at once.
+    pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(waiting) = &mut self.waiting else { return false };
+        let Poll::Ready(permit) = waiting.as_mut().poll(cx) else { return false };
         (self.waiting, self.granted) = (None, permit.ok());
-        Poll::Ready(())
+        true
     }
 }

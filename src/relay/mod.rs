@@ -226,7 +226,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
         let now = Instant::now();
         if held_until.is_some_and(|due| due <= now) {
-            return Some(Event::End((Side::Client, EndReason::TooSlow)));
+            return Some(Event::End(self.pump.held_too_long()));
         }
         let moved = self.pump.desk.record.to_upstream_bytes + self.pump.desk.record.to_client_bytes;
         if moved != self.last_moved.0 {

@@ -134,9 +134,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.requests.is_between() && self.kept_requests.is_empty()
     }
 
-    /// By when what the client has begun to say has to be here; `None` unless it is held.
+    /// By when what is held of the client's has to be here, or to have left.
     pub(super) fn held_until(&self) -> Option<Instant> {
         self.requests.held_until()
+    }
+
+    /// Who has let that time pass.
+    pub(super) fn held_too_long(&self) -> End {
+        if self.requests.is_leaving() {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "it took too long to take a long command");
+            return (Side::Upstream, EndReason::Socket(error));
+        }
+        (Side::Client, EndReason::TooSlow)
     }
 
     /// Whether the client has cursors or transactions open.
@@ -211,6 +220,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let mut moved = self.flush_client(cx)?;
         moved |= self.flush_upstream(cx);
         moved |= self.let_held_go(cx)?;
+        moved |= self.take_share(cx)?;
         moved |= self.read_client(cx)?;
         moved |= self.read_upstream(cx)?;
         moved |= self.tell_upstream(cx);
@@ -239,12 +249,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_full = self.desk.exchange.is_full() || self.unsent.len() > UNSENT_BYTES_MAX;
-        if self.requests.is_leaving()
-            || self.client_done
-            || self.tls.wants_write()
-            || is_full
-            || self.requests.poll_ready(cx).is_pending()
-        {
+        let is_busy = self.requests.is_leaving() || self.requests.is_waiting();
+        if is_busy || self.client_done || self.tls.wants_write() || is_full {
             return Ok(false);
         }
         let moved = with_scratch(|scratch| {
@@ -284,6 +290,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             self.take_requests(&behind)?;
         }
         self.flush_upstream(cx);
+        Ok(true)
+    }
+
+    /// Goes on with a long message that has waited for its share of what may be held. Whatever the client does: others wait
+    /// for what it was given, so that its time begins.
+    fn take_share(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.requests.poll_granted(cx) {
+            return Ok(false);
+        }
+        let begun = std::mem::take(&mut self.kept_requests);
+        self.take_requests(&begun)?;
         Ok(true)
     }
 
@@ -386,7 +403,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             } else {
                 self.unsent.extend_from_slice(ready);
             }
-            if !self.desk.exchange.has_due() {
+            // In the middle of a reply, all is read that there is.
+            if !self.desk.exchange.has_due() || !self.replies.is_between() {
                 keep(&mut self.kept_replies, rest);
                 return Ok(());
             }

@@ -4,7 +4,7 @@
 //! way. What cannot be understood is counted and passes byte for byte; a stream that has lost its message boundaries
 //! passes unread from there on.
 
-use std::task::{Context, Poll};
+use std::task::Context;
 
 use tokio::time::Instant;
 
@@ -179,14 +179,20 @@ impl Requests {
         }
     }
 
-    /// Whether the client can be read: its long message need not wait for a share of what may be held.
-    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.ask.poll(cx)
+    /// Whether a long message waits for a share of what may be held; nothing else is read meanwhile.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.ask.is_waiting()
     }
 
-    /// By when what is held has to be here.
+    /// Whether that share has come just now: what stands at the front of the next input is to be read at once, since the
+    /// share counts from here on.
+    pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.ask.poll_granted(cx)
+    }
+
+    /// By when what is held has to be here, or to have left.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        self.held.as_ref().and_then(|held| held.due())
+        self.held.as_ref().map(|held| held.due())
     }
 
     /// Whether a message that was held is on its way out; nothing else is read meanwhile.
@@ -273,9 +279,7 @@ impl Requests {
             }
         }
         *released = *released || may_leave(header, scan, &self.facts);
-        if *released {
-            desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
-        }
+        desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
         if scan.left() > 0 {
             return Ok(false);
         }

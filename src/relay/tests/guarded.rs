@@ -415,3 +415,88 @@ async fn a_long_command_whose_meaning_stands_in_its_sequences_is_judged_by_them_
         .await;
     }
 }
+
+/// What is granted to a client that says nothing more, or reads nothing, is not there for the others.
+#[tokio::test(start_paused = true)]
+async fn a_share_that_was_waited_for_counts_from_when_it_came() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let everything = holding.take_everything();
+    let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+        client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        drop(everything);
+        let end = tokio::time::timeout(Duration::from_mins(5), client.read(&mut [0; 16])).await;
+        assert_eq!(end.unwrap().unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    assert!(matches!(end.reason, EndReason::TooSlow), "{end:?}");
+    drop(holding.take_everything());
+}
+
+/// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken: both are up to the client.
+#[tokio::test(start_paused = true)]
+async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let started = Instant::now();
+    let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+        client.write_all(&insert(1, "orders", 1_000_000)).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_mins(5), client.read(&mut [0; 16])).await;
+        assert_eq!(end.unwrap().unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    is(&end, Side::Upstream, "socket failed");
+    assert_eq!(started.elapsed().as_secs(), 11);
+    drop(holding.take_everything());
+}
+
+/// A hello is not on its way before it is whole, so that what stands behind its body is nothing else.
+#[tokio::test]
+async fn a_hello_goes_on_as_it_began() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
+        let hello = request(1, &doc! { "hello": 1, "$db": "admin" });
+        let whole = with_sections(&hello, &[sequence("documents", &doc! {})]);
+        client.write_all(&whole[..hello.len()]).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        client.write_all(&whole[hello.len()..]).await.unwrap();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+        assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
+        (client, upstream)
+    })
+    .await;
+    assert!(matches!(end.reason, EndReason::Unjudged(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_the_end_of_a_reply_that_nobody_asked_for() {
+    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let unasked = reply(90, 77);
+        let (first, rest) = unasked.split_at(20);
+        let (second, third) = rest.split_at(3);
+        upstream.write_all(first).await.unwrap();
+        upstream.flush().await.unwrap();
+        let mut begun = vec![0; first.len()];
+        client.read_exact(&mut begun).await.unwrap();
+        client.write_all(&find(1, "secret")).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        for piece in [second, third] {
+            upstream.write_all(piece).await.unwrap();
+            upstream.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut end = vec![0; rest.len()];
+        client.read_exact(&mut end).await.unwrap();
+        assert_eq!([begun, end].concat(), unasked);
+        read_refusal(&mut client, 1).await;
+    })
+    .await;
+}
