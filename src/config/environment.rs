@@ -18,6 +18,7 @@ use super::error::Problem;
 use super::error::joined;
 use super::error::shortened;
 use super::raw::SCHEMA;
+use super::raw::is_repeated;
 use super::raw::nearest;
 
 const PREFIX: &str = "MONGATE_";
@@ -135,8 +136,9 @@ fn matches(pattern: &str, table: &[String]) -> bool {
 /// Every key as a variable's name, with the second level of `path` in the place of `NAME`.
 fn names_near(path: &[String]) -> Vec<String> {
     let name = path.get(1).map_or("NAME", String::as_str);
-    let tables = SCHEMA.iter().flat_map(|(table, keys)| keys.iter().map(move |key| joined(table, key)));
-    let keys = tables.filter(|key| !is_table(&key.split('.').map(str::to_owned).collect::<Vec<_>>()));
+    let tables = SCHEMA.iter().filter(|(table, _)| !is_repeated(table));
+    let keys = tables.flat_map(|(table, keys)| keys.iter().map(move |key| joined(table, key)));
+    let keys = keys.filter(|key| !is_table(&key.split('.').map(str::to_owned).collect::<Vec<_>>()));
     keys.map(|key| key.replace("NAME", name).replace('.', "__").to_ascii_uppercase()).collect()
 }
 

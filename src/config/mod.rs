@@ -10,6 +10,7 @@ mod error;
 mod raw;
 mod sections;
 mod values;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ pub use values::HostPort;
 pub use values::HostPortError;
 pub use values::ListenAddress;
 pub use values::ListenAddressError;
+pub use warnings::Warning;
 
 /// Where the file is looked for when none is named, in this order.
 const USUAL_PLACES: [&str; 2] = ["config.toml", "/etc/mongate/config.toml"];

@@ -30,6 +30,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "upstream",
             "listener",
             "identity",
+            "policy",
         ],
     ),
     ("admin", &["address"]),
@@ -94,11 +95,35 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "min_version",
         ],
     ),
-    (ENTRY_OF_IDENTITY, &["principal", "sources", "uids"]),
+    ("[identity]", &["principal", "sources", "uids"]),
+    ("policy", &["enforcement", "deny_javascript", "rule"]),
+    ("[policy.rule]", &["name", "action", "dry_run", "from", "to"]),
+    (
+        "[policy.rule.from]",
+        &[
+            "principals",
+            "not_principals",
+            "namespaces",
+            "not_namespaces",
+            "sources",
+            "not_sources",
+            "listeners",
+            "not_listeners",
+        ],
+    ),
+    ("[policy.rule.to]", &["commands", "not_commands", "databases", "not_databases", "collections", "not_collections"]),
 ];
 
-/// One of the tables under `[[identity]]`. No variable can have such a path.
-const ENTRY_OF_IDENTITY: &str = "[identity]";
+/// Whether a table of the schema is one of many without a name, as those under `[[identity]]` are; no variable reaches
+/// into them.
+pub(super) fn is_repeated(table: &str) -> bool {
+    table.starts_with('[')
+}
+
+/// The table `key` inside of `table`, as the schema writes repeated ones.
+pub(super) fn repeated(table: &str, key: &str) -> String {
+    format!("[{}]", joined(table.trim_matches(['[', ']']), key))
+}
 
 /// The candidate that `given` was most likely meant to be, if any is near.
 pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -200,7 +225,8 @@ impl<'a> Section<'a> {
         } else if self.path.is_empty() {
             format!("at the top stand {}", known.join(", "))
         } else {
-            format!("the keys of [{}] are {}", self.path, known.join(", "))
+            let table = if is_repeated(&self.pattern) { &self.pattern } else { &self.path };
+            format!("the keys of [{table}] are {}", known.join(", "))
         }
     }
 
@@ -271,28 +297,40 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The tables `[[identity]]`, in their order.
-    pub(super) fn identities(&mut self) -> Vec<Section<'a>> {
-        const WRONG: &str = "must be tables, each begun by a line [[identity]]; no variable can hold them";
-        let Some(value) = self.take("identity") else { return Vec::new() };
-        let origin = self.journal.origin(&value);
+    /// The tables `[[key]]`, in their order; `None` where there is no such key.
+    ///
+    /// What is no table is noted, with `wrong` as the sentence, and left out.
+    pub(super) fn repeated_tables(&mut self, key: &str, wrong: &str) -> Option<Vec<Section<'a>>> {
+        let value = self.take(key)?;
+        let (path, pattern) = (joined(&self.path, key), repeated(&self.pattern, key));
         let Value::Array(_, entries) = value else {
-            self.journal.note("identity".to_owned(), Some(shown(&value)), origin, WRONG.to_owned());
-            return Vec::new();
+            self.note_wrong(path, &value, wrong);
+            return None;
         };
-        let entry = |(index, value)| match value {
-            Value::Dict(_, values) => {
-                // Counted from 1, as people do.
-                let path = format!("identity[{}]", index + 1);
-                Some(Self::open(self.journal, path, ENTRY_OF_IDENTITY.to_owned(), values))
+        let entry = |(index, value)| {
+            // Counted from 1, as people do.
+            let path = format!("{path}[{}]", index + 1);
+            if let Value::Dict(_, values) = value {
+                return Some(Self::open(self.journal, path, pattern.clone(), values));
             }
-            value => {
-                let origin = self.journal.origin(&value);
-                self.journal.note("identity".to_owned(), Some(shown(&value)), origin, WRONG.to_owned());
-                None
-            }
+            self.note_wrong(path, &value, wrong);
+            None
         };
-        entries.into_iter().enumerate().filter_map(entry).collect()
+        Some(entries.into_iter().enumerate().filter_map(entry).collect())
+    }
+
+    fn note_wrong(&self, path: String, value: &Value, wrong: &str) {
+        self.journal.note(path, Some(shown(value)), self.journal.origin(value), wrong.to_owned());
+    }
+
+    /// Where it stands, as the operator knows it: `policy.rule[2]`.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Notes what is wrong with `key` in the light of others; its value has been read.
+    pub(super) fn note(&self, key: &str, sentence: String) {
+        self.journal.note(joined(&self.path, key), None, self.origin.clone(), sentence);
     }
 
     /// The tables below `key` by their names; that there is none is a problem.

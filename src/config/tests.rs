@@ -2,6 +2,7 @@
 
 mod documents;
 mod hostile;
+mod rules;
 
 use std::io::Write;
 

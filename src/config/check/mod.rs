@@ -3,6 +3,7 @@
 //! Opens no file and looks up no name; certificates are read by whoever uses them.
 
 mod listener;
+pub(super) mod policy;
 mod readers;
 mod upstream;
 
@@ -10,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use self::policy::Principals;
 use super::raw::Section;
 use super::sections::AdminConfig;
 use super::sections::Config;
@@ -27,6 +29,7 @@ const WORKERS_MAX: usize = 1024;
 ///
 /// `None` or a configuration with placeholders if any problem was noted in the sections' journal.
 pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
+    const IDENTITY: &str = "must be tables, each begun by a line [[identity]]; no variable can hold them";
     let mut taken = Taken::default();
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
@@ -41,10 +44,22 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let names: Vec<String> = upstreams.iter().map(|(name, _)| name.clone()).collect();
     let upstreams: Vec<_> =
         upstreams.into_iter().map(|(name, section)| upstream::upstream(name, section, directory)).collect();
-    let listeners = top.named_tables("listener").into_iter();
-    let listeners: Vec<_> =
-        listeners.map(|(name, section)| listener::listener(name, section, &names, directory, &mut taken)).collect();
-    let identities: Vec<_> = top.identities().into_iter().map(identity).collect();
+    let listeners = top.named_tables("listener");
+    let listener_names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
+    let listeners: Vec<_> = listeners
+        .into_iter()
+        .map(|(name, section)| listener::listener(name, section, &names, directory, &mut taken))
+        .collect();
+    let identities = top.repeated_tables("identity", IDENTITY).unwrap_or_default();
+    let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();
+    let whole: Option<Vec<_>> = listeners.iter().map(Option::as_ref).collect();
+    // Where a listener has problems of its own, nobody knows yet who its clients can be.
+    let known = whole.zip(identities.as_deref()).map(|(listeners, known)| Principals::of(listeners, known));
+    let surroundings = policy::Surroundings {
+        listeners: &listener_names,
+        principals: known.is_none_or(|known| known != Principals::Only(Vec::new())),
+    };
+    let policy = policy::policy(top.table("policy"), &surroundings);
 
     Some(Config {
         workers,
@@ -54,10 +69,10 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         admin,
         log,
         metrics,
-        identities: identities.into_iter().collect::<Option<_>>()?,
+        identities: identities?,
         upstreams: upstreams.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
         listeners: listeners.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
-        policy: None,
+        policy,
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::error::quoted;
 use crate::config::raw::Given;
 use crate::config::raw::Section;
 use crate::config::raw::nearest;
@@ -143,6 +144,59 @@ pub(super) fn principal_patterns(given: &Given<'_>) -> Result<Vec<String>, Strin
         !inner.contains(|c: char| c.is_control() || c == '*') && !text.starts_with("spiffe://")
     };
     if texts.iter().all(fits) { Ok(owned(&texts)) } else { Err(format!("must be a list, each {what}")) }
+}
+
+/// Values of a rule: each exact, `prefix*`, `*suffix`, or `*`; `what` says what one of them is, with examples in quotes.
+pub(super) fn patterns(given: &Given<'_>, what: &str) -> Result<Vec<String>, String> {
+    Ok(owned(&pattern_texts(given, what)?))
+}
+
+fn pattern_texts<'a>(given: &'a Given<'_>, what: &str) -> Result<Vec<&'a str>, String> {
+    let texts = given.texts(what)?;
+    let misplaced = |text: &&&str| {
+        let inner = text.strip_suffix('*').or_else(|| text.strip_prefix('*')).unwrap_or(text);
+        inner.contains('*')
+    };
+    if let Some(wrong) = texts.iter().find(misplaced) {
+        let shown = quoted(wrong);
+        return Err(format!(
+            "has {shown}; a \"*\" may stand once, at the end (\"prefix*\") or at the beginning (\"*suffix\"), or alone"
+        ));
+    }
+    match texts.iter().find(|text| text.contains('\0')) {
+        Some(wrong) => Err(format!("has {}, which can never match: no name has a NUL", quoted(wrong))),
+        None => Ok(texts),
+    }
+}
+
+/// Principals of a rule; `spiffe://` before them is taken off.
+pub(super) fn rule_principals(given: &Given<'_>) -> Result<Vec<String>, String> {
+    let what = "a principal, as in \"cluster.local/ns/shop/sa/orders\" or \"cluster.local/ns/shop/*\"";
+    let texts = pattern_texts(given, what)?;
+    let taken_off = |text: &str| match text.strip_prefix("spiffe://") {
+        // Anybody who is somebody would be more than it says.
+        Some("" | "*") => Err(format!(
+            "has {}, which names no trust domain; write \"TRUST-DOMAIN/*\" for all SPIFFE ids of one, or \"*\" for every \
+             principal",
+            quoted(text)
+        )),
+        Some(rest) => Ok(rest.to_owned()),
+        None => Ok(text.to_owned()),
+    };
+    texts.into_iter().map(taken_off).collect()
+}
+
+/// Databases of a rule.
+pub(super) fn databases(given: &Given<'_>) -> Result<Vec<String>, String> {
+    let texts = pattern_texts(given, "a database, as in \"shop\" or \"shop-*\"")?;
+    match texts.iter().find(|text| text.contains('.')) {
+        Some(wrong) => Err(format!(
+            "has {}, which can never match: a database's name has no dot; collections stand in the key collections, without \
+             their database",
+            quoted(wrong)
+        )),
+        None => Ok(owned(&texts)),
+    }
 }
 
 /// A trust domain's name.

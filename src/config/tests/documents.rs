@@ -1,6 +1,6 @@
 //! What config.toml and docs/configuration.md say is what the code does.
 
-use super::super::raw::SCHEMA;
+use super::super::raw::{SCHEMA, is_repeated, repeated};
 use super::*;
 
 const FILE: &str = include_str!("../../../config.toml");
@@ -35,7 +35,8 @@ fn with_everything() -> String {
 }
 
 /// Tables that are there only when somebody wants them.
-const OPTIONAL: [&str; 2] = ["listener.NAME.tls", "[identity]"];
+const OPTIONAL: [&str; 5] =
+    ["listener.NAME.tls", "[identity]", "[policy.rule]", "[policy.rule.from]", "[policy.rule.to]"];
 
 fn blocks<'a>(page: &'a str, fence: &str) -> Vec<&'a str> {
     let opened = page.split(fence).skip(1);
@@ -73,18 +74,29 @@ fn the_file_shows_every_key_with_one_comment() {
     let config = parse(&with_everything(), &[]).unwrap();
     assert_eq!(config.upstreams["orders"].tls.server_name.as_deref(), Some("mongo.example"));
     assert_eq!((config.identities.len(), config.listeners["orders"].tls.is_some()), (1, true));
+    let rule = &config.policy.as_ref().unwrap().rules[0];
+    assert_eq!((rule.from.as_ref().unwrap().len(), rule.to.as_ref().unwrap().len()), (1, 1));
+    assert_eq!(config.warnings(), []);
 
-    let text = uncommented().replace("# [[", "[[").replace("# [", "[").replace("[[identity]]", "[\"[identity]\"]");
+    // Repeated tables are made tables at the top, with a name that has no dot.
+    let flat = |table: &str| table.trim_matches(['[', ']']).replace('.', "/");
+    let mut text = uncommented().replace("# [[", "[[").replace("# [", "[");
+    for (table, _) in SCHEMA.iter().filter(|(table, _)| is_repeated(table)) {
+        text = text.replace(&format!("[{table}]"), &format!("[\"{}\"]", flat(table)));
+    }
     let shown = Toml::string(&text).data().unwrap().remove(&Profile::Default).unwrap();
     let shown = figment::value::Value::from(shown);
     for (table, keys) in SCHEMA {
         for key in *keys {
-            // `[[identity]]` has been made a table of that name.
-            let key = if *key == "identity" { "[identity]" } else { key };
-            let table = table.replace("NAME", "orders");
-            let path = format!("{table}.{key}");
-            let path = path.trim_start_matches('.');
-            assert!(shown.find_ref(path).is_some(), "config.toml does not show {path}");
+            let inner = repeated(table, key);
+            let path = if SCHEMA.iter().any(|(table, _)| *table == inner) {
+                flat(&inner)
+            } else if is_repeated(table) {
+                format!("{}.{key}", flat(table))
+            } else {
+                error::joined(&table.replace("NAME", "orders"), key)
+            };
+            assert!(shown.find_ref(&path).is_some(), "config.toml does not show {path}");
         }
     }
     for line in text.lines().filter(|line| line.contains(" = ")) {
@@ -95,7 +107,7 @@ fn the_file_shows_every_key_with_one_comment() {
 #[test]
 fn the_page_has_every_key_under_its_table_and_no_other() {
     for (table, keys) in SCHEMA {
-        let below = |key: &str| [error::joined(table, key), format!("[{key}]")];
+        let below = |key: &str| [error::joined(table, key), repeated(table, key)];
         let is_table =
             |key: &str| SCHEMA.iter().any(|(other, _)| below(key).iter().any(|below| other.starts_with(below)));
         let expected: Vec<String> = keys.iter().filter(|key| !is_table(key)).map(|key| format!("`{key}`")).collect();
@@ -140,7 +152,7 @@ fn needed(table: &str, key: &str) -> &'static str {
 #[test]
 fn the_page_shows_configurations_that_work() {
     let blocks = blocks(PAGE, "```toml\n");
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     for block in blocks {
         parse(block, &[]).unwrap_or_else(|error| panic!("{error}\n{block}"));
     }

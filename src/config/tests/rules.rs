@@ -1,0 +1,217 @@
+//! `[policy]`: what is accepted, what is refused and in which words, what is doubted.
+
+use super::*;
+
+/// A listener whose clients can be somebody.
+fn strict() -> String {
+    LEAST.to_owned() + "mode = \"strict\"\ntls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n"
+}
+
+const RULE: &str = "[[policy.rule]]\nname = \"r\"\naction = \"deny\"\n";
+
+/// A deny rule with `lines` more in its table gives exactly one problem, which contains `expected`.
+fn check_rule(lines: &str, expected: &str) {
+    check_one(&format!("{}{RULE}{lines}\n", strict()), expected);
+}
+
+fn values(any: &[&str]) -> Values {
+    Values { any: Some(any.iter().map(|&text| text.to_owned()).collect()), not: None }
+}
+
+#[test]
+fn there_is_a_policy_only_where_there_is_something_to_decide() {
+    let check = |text: &str, environment: &[(&str, &str)], expected: bool| {
+        let config = parse(&format!("{LEAST}{text}"), environment).unwrap();
+        assert_eq!(config.policy.is_some(), expected, "{text}");
+    };
+    check("", &[], false);
+    check("[policy]\n", &[], false);
+    check("[policy]\nenforcement = \"dry-run\"\ndeny_javascript = false\nrule = []\n", &[], false);
+    check("[policy]\ndeny_javascript = true\n", &[], true);
+    check("", &[("MONGATE_POLICY__DENY_JAVASCRIPT", "true")], true);
+    check("", &[("MONGATE_POLICY__ENFORCEMENT", "dry-run")], false);
+    check(RULE, &[], true);
+}
+
+#[test]
+fn a_rule_is_read_as_it_is_written() {
+    let text = format!(
+        "{}[policy]\nenforcement = \"dry-run\"\n[[policy.rule]]\nname = \"Reads.1_a-b\"\naction = \"allow\"\ndry_run = true\n\
+         from = [{{ principals = [\"spiffe://td/ns/a/*\", \"*\", \"CN=x,O=y\"], not_namespaces = [\"*-test\"] }}, \
+         {{ sources = [\"10.0.0.0/8\"], not_sources = [\"10.1.0.1\"], listeners = [\"ord*\"] }}]\n\
+         to = [{{ commands = [\"find\", \"@read\", \"*\"], databases = [] }}]\n\
+         [[policy.rule]]\nname = \"none\"\naction = \"audit\"\nfrom = []\n[[policy.rule.to]]\ncollections = [\"a.b*\"]\n",
+        strict()
+    );
+    let policy = parse(&text, &[]).unwrap().policy.unwrap();
+    assert_eq!((policy.enforcement, policy.deny_javascript), (Enforcement::DryRun, false));
+    let first = RuleConfig {
+        name: "Reads.1_a-b".to_owned(),
+        action: Action::Allow,
+        dry_run: true,
+        from: Some(vec![
+            FromConfig {
+                principals: values(&["td/ns/a/*", "*", "CN=x,O=y"]),
+                namespaces: Values { any: None, not: values(&["*-test"]).any },
+                ..FromConfig::default()
+            },
+            FromConfig {
+                sources: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+                not_sources: Some(vec!["10.1.0.1/32".parse().unwrap()]),
+                listeners: values(&["ord*"]),
+                ..FromConfig::default()
+            },
+        ]),
+        to: Some(vec![ToConfig {
+            commands: values(&["find", "@read", "*"]),
+            databases: values(&[]),
+            ..ToConfig::default()
+        }]),
+    };
+    let second = RuleConfig {
+        name: "none".to_owned(),
+        action: Action::Audit,
+        dry_run: false,
+        from: Some(Vec::new()),
+        to: Some(vec![ToConfig { collections: values(&["a.b*"]), ..ToConfig::default() }]),
+    };
+    assert_eq!(policy.rules, [first, second]);
+    let enforced = parse(&text, &[("MONGATE_POLICY__ENFORCEMENT", "enforce")]).unwrap().policy.unwrap();
+    assert_eq!((enforced.enforcement, enforced.rules.len()), (Enforcement::Enforce, 2));
+}
+
+#[test]
+fn what_a_rule_cannot_have_is_refused() {
+    let check_start =
+        |rule: &str, expected: &str| check_one(&format!("{}[[policy.rule]]\n{rule}\n", strict()), expected);
+    check_start("action = \"deny\"", "policy.rule[1].name (config.toml): is missing; every rule has a name");
+    check_start("name = \"r\"", "policy.rule[1].action (config.toml): is missing; say what the rule does");
+    check_start("name = \"a b\"\naction = \"deny\"", "name = \"a b\" (config.toml): must be a name of letters");
+    check_start("name = \"\"\naction = \"deny\"", "is empty");
+    check_start("name = \"(no rule)\"\naction = \"deny\"", "must be a name of letters");
+    check_start(&format!("name = \"{}\"\naction = \"deny\"", "x".repeat(129)), "has 129 bytes; at most 128");
+    check_start("name = \"r\"\naction = \"refuse\"", "must be \"deny\", \"allow\" or \"audit\"");
+    check_start("name = \"r\"\naction = \"denyy\"", "did you mean \"deny\"?");
+    check_rule("dry_run = \"true\"", "policy.rule[1].dry_run = \"true\" (config.toml): must be true or false");
+    check_rule("dryrun = true", "policy.rule[1].dryrun (config.toml): is not a known key; did you mean dry_run?");
+    check_rule("principals = []", "it belongs in [metrics] or in [[policy.rule.from]]");
+    check_rule("qqq = []", "the keys of [[policy.rule]] are name, action");
+    check_rule("from = {}", "policy.rule[1].from = { a table } (config.toml): must be a list of tables, as in from");
+    check_rule("to = [\"find\"]", "policy.rule[1].to[1] = \"find\" (config.toml): must be a list of tables, as in to");
+    check_rule(
+        "from = [{ principal = [\"a/b\"] }]",
+        "from[1].principal (config.toml): is not a known key; did you mean",
+    );
+    check_rule(
+        "from = [{}, { commands = [] }]",
+        "from[2].commands (config.toml): is not a known key; it belongs in [[",
+    );
+    check_rule("to = [{ commands = \"find\" }]", "to[1].commands = \"find\" (config.toml): must be a list of texts");
+    check_rule("to = [{ databases = [\"\"] }]", "must be a list of texts in quotes, each a database");
+    check_rule("to = [{ databases = [1] }]", "must be a list of texts in quotes");
+    check_rule("to = [{ databases = [\"a*b\"] }]", "has \"a*b\"; a \"*\" may stand once, at the end");
+    check_rule("to = [{ databases = [\"*a*\"] }]", "has \"*a*\"; a \"*\" may stand once");
+    check_rule("to = [{ collections = [\"**\"] }]", "has \"**\"; a \"*\" may stand once");
+    check_rule("to = [{ databases = [\"shop.orders\"] }]", "a database's name has no dot");
+    check_rule("to = [{ not_collections = [\"a\\u0000\"] }]", "has \"a\\0\", which can never match");
+    check_rule("from = [{ principals = [\"cluster.local/ns/*/sa/x\"] }]", "may stand once");
+    check_rule("from = [{ principals = [\"spiffe://*\"] }]", "names no trust domain; write \"TRUST-DOMAIN/*\"");
+    check_rule("from = [{ sources = [\"10.0.0.1/8\"] }]", "the network is \"10.0.0.0/8\"");
+    check_rule("from = [{ listeners = [\"order\"] }]", "which is no listener; did you mean \"orders\"?");
+    check_rule("from = [{ not_listeners = [\"stock\"] }]", "which is no listener; there are \"orders\"");
+    check_rule(RULE, "policy.rule[2].name = \"r\" (config.toml): is the name of policy.rule[1] too");
+    check_one(&format!("{LEAST}[policy]\nrule = {{}}\n"), "each begun by a line [[policy.rule]]");
+    check_one(&format!("{LEAST}[policy]\nenforcement = \"off\"\n"), "must be \"enforce\" or \"dry-run\"");
+    check_one(&format!("{LEAST}[policy]\nenforce = true\n"), "did you mean enforcement?");
+    check_one(&format!("{LEAST}[policy.rule]\nname = \"r\"\n"), "each begun by a line [[policy.rule]]");
+    check_one(&format!("policy = 1\n{LEAST}"), "begun by a line [policy]");
+}
+
+#[test]
+fn all_problems_of_a_policy_are_told_at_once() {
+    let text = format!(
+        "{}{RULE}from = [{{ principals = [\"a*b\"], listeners = [\"x\"] }}]\nto = [{{ databases = [\"a.b\"] }}, 7]\n{RULE}",
+        strict()
+    );
+    let problems = problems(&text, &[]);
+    let keys: Vec<&str> = problems.iter().map(|problem| problem.split(' ').next().unwrap()).collect();
+    assert_eq!(
+        keys,
+        [
+            "policy.rule[1].from[1].listeners",
+            "policy.rule[1].from[1].principals",
+            "policy.rule[1].to[1].databases",
+            "policy.rule[1].to[2]",
+            "policy.rule[2].name",
+        ]
+    );
+}
+
+#[test]
+fn the_environment_holds_no_rules() {
+    let check = |variable: &str, expected: &str| {
+        let problems = problems(LEAST, &[(variable, "deny")]);
+        assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
+    };
+    check("MONGATE_POLICY__RULE", "no variable can hold them");
+    check("MONGATE_POLICY__RULE__NAME", "is not a known key");
+    check("MONGATE_POLICY__ENFORCMENT", "did you mean MONGATE_POLICY__ENFORCEMENT?");
+    check("MONGATE_POLICY", "is a table; set its keys one by one, as in MONGATE_POLICY__ENFORCEMENT");
+}
+
+#[test]
+fn a_rule_that_names_who_clients_are_needs_something_that_can_say_so() {
+    const NOBODY: &str = "nothing in this configuration can say so";
+    for key in ["principals", "not_principals", "namespaces", "not_namespaces"] {
+        let rule = format!("{RULE}from = [{{ {key} = [\"a/b\"] }}]\n");
+        check_one(&format!("{LEAST}{rule}"), NOBODY);
+        check_one(&format!("{LEAST}{rule}"), &format!("policy.rule[1].from[1].{key}"));
+        let established = [
+            "mode = \"permissive\"\ntls.certificate_file = \"a\"\ntls.ca_file = \"b\"\n",
+            "proxy_protocol = \"optional\"\nproxy_trusted = [\"::1\"]\n",
+            "principal = \"a/b\"\n",
+            "[[identity]]\nprincipal = \"a/b\"\nuids = [1]\n",
+        ];
+        for way in established {
+            parse(&format!("{LEAST}{way}{rule}"), &[]).unwrap();
+        }
+    }
+    parse(&format!("{LEAST}{RULE}from = [{{ sources = [\"::1\"], listeners = [\"orders\"] }}]\n"), &[]).unwrap();
+    // Where a listener has a problem of its own, that one is told alone.
+    let text = LEAST.replace("127.0.0.1:27017", "127.0.0.1") + RULE + "from = [{ principals = [\"a/b\"] }]\n";
+    check_one(&text, "has no port");
+}
+
+#[test]
+fn a_rule_that_the_rest_makes_useless_is_doubted() {
+    let check = |text: &str, expected: &[(&str, &str)]| {
+        let warnings = parse(text, &[]).unwrap().warnings();
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        for (warning, (key, sentence)) in warnings.iter().zip(expected) {
+            assert_eq!(warning.key, format!("policy.rule[1].from[1].{key}"));
+            assert!(warning.sentence.contains(sentence), "{warning:?}");
+        }
+    };
+    let rule = |from: &str| format!("{RULE}from = [{{ {from} }}]\n");
+    let named = format!("{LEAST}principal = \"td/x\"\n[[identity]]\nprincipal = \"td/y\"\nuids = [1]\n");
+    check(&format!("{named}{}", rule("principals = [\"td/x\", \"td/y\", \"td/z*\", \"*\"]")), &[]);
+    check(
+        &format!("{named}{}", rule("principals = [\"td/z\"]")),
+        &[("principals", "has \"td/z\", whom no client can be")],
+    );
+    check(
+        &format!("{named}{}", rule("not_principals = [\"td/z\", \"CN=x\"]")),
+        &[("not_principals", "has \"td/z\""), ("not_principals", "has \"CN=x\"")],
+    );
+    let domain = format!("trust_domain = \"td\"\ntrust_domain_aliases = [\"old\"]\n{}", strict());
+    check(&format!("{domain}{}", rule("principals = [\"td/x\", \"old/x\", \"CN=a/b\", \"x\", \"other/*\"]")), &[]);
+    check(
+        &format!("{domain}{}", rule("principals = [\"other/x\"]")),
+        &[("principals", "the trust domain \"other\" is neither trust_domain nor one of trust_domain_aliases")],
+    );
+    check(&format!("{}{}", strict(), rule("principals = [\"other/x\"]")), &[]);
+    check(
+        &format!("{LEAST}{}", rule("listeners = [\"ord*\", \"*x\"]")),
+        &[("listeners", "has \"*x\", which fits the name of no listener")],
+    );
+}

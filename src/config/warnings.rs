@@ -1,0 +1,89 @@
+//! What is allowed and likely a mistake: rules that the rest of the configuration makes useless.
+//!
+//! Only what is certain is said; whether a rule is useless beside other rules is for the policy to say.
+
+use super::check::policy::Principals;
+use super::error::quoted;
+use super::sections::Config;
+use super::sections::FromConfig;
+
+/// Something that is allowed and likely a mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where in the configuration: `policy.rule[2].from[1].principals`.
+    pub key: String,
+    /// What is doubtful, and what to do; reads on from the key.
+    pub sentence: String,
+}
+
+impl Config {
+    /// What is allowed and likely a mistake, in the order of the file.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let Some(policy) = &self.policy else { return Vec::new() };
+        let principals = Principals::of(self.listeners.values(), &self.identities);
+        let mut warnings = Vec::new();
+        for (rule_at, rule) in policy.rules.iter().enumerate() {
+            for (at, entry) in rule.from.iter().flatten().enumerate() {
+                let path = format!("policy.rule[{}].from[{}]", rule_at + 1, at + 1);
+                self.look_at_principals(entry, &path, &principals, &mut warnings);
+                self.look_at_listeners(entry, &path, &mut warnings);
+            }
+        }
+        warnings
+    }
+
+    fn look_at_principals(&self, entry: &FromConfig, path: &str, known: &Principals, warnings: &mut Vec<Warning>) {
+        for (key, list) in [("principals", &entry.principals.any), ("not_principals", &entry.principals.not)] {
+            for text in list.iter().flatten().filter(|text| !text.contains('*')) {
+                if let Some(sentence) = self.doubt(text, known) {
+                    warnings.push(Warning { key: format!("{path}.{key}"), sentence });
+                }
+            }
+        }
+    }
+
+    fn doubt(&self, principal: &str, known: &Principals) -> Option<String> {
+        let shown = quoted(principal);
+        match known {
+            Principals::Only(named) if named.iter().any(|named| named == principal) => None,
+            Principals::Only(_) => Some(format!(
+                "has {shown}, whom no client can be: principals come only from [[identity]] and listeners here, and none \
+                 of them is that one"
+            )),
+            Principals::Any => {
+                let ours = self.trust_domain.as_ref()?;
+                let named = |text: &str| {
+                    let by_identity = self.identities.iter().map(|identity| Some(&identity.principal));
+                    let by_listener = self.listeners.values().map(|listener| listener.principal.as_ref());
+                    by_identity.chain(by_listener).flatten().any(|named| named == text)
+                };
+                // A distinguished name has an equals sign before any slash.
+                let (domain, _) = principal.split_once('/')?;
+                let foreign = domain != ours && !self.trust_domain_aliases.iter().any(|alias| alias == domain);
+                (foreign && !domain.contains('=') && !named(principal)).then(|| {
+                    format!(
+                        "has {shown}, whom no client can be: the trust domain {} is neither trust_domain nor one of \
+                         trust_domain_aliases",
+                        quoted(domain)
+                    )
+                })
+            }
+        }
+    }
+
+    fn look_at_listeners(&self, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
+        for (key, list) in [("listeners", &entry.listeners.any), ("not_listeners", &entry.listeners.not)] {
+            for text in list.iter().flatten() {
+                let matches = |name: &String| match (text.strip_suffix('*'), text.strip_prefix('*')) {
+                    (Some(prefix), _) => name.starts_with(prefix),
+                    (None, Some(suffix)) => name.ends_with(suffix),
+                    (None, None) => name == text,
+                };
+                if !self.listeners.keys().any(matches) {
+                    let sentence = format!("has {}, which fits the name of no listener", quoted(text));
+                    warnings.push(Warning { key: format!("{path}.{key}"), sentence });
+                }
+            }
+        }
+    }
+}
