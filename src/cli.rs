@@ -1,5 +1,7 @@
 //! The command line: what each command does, what it prints, and how it exits.
 
+mod policy;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ use crate::lifecycle::descriptors;
 use crate::lifecycle::signals::Signals;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+
+use self::policy::PolicyCommand;
 
 /// Bad configuration, or files that it names; `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIGURATION: u8 = 78;
@@ -48,7 +52,8 @@ Every key of the configuration can be overridden by a variable, with two undersc
   MONGATE_LOG__LEVEL=debug mongate run
   MONGATE_UPSTREAM__ORDERS__ADDRESS=mongo.example:27017 mongate check
 
-Exit codes: 0 done, 1 failed, 69 an upstream refused (check), 78 bad configuration.";
+Exit codes: 0 done, 1 failed, 69 an upstream refused (check), 77 a command is denied (policy explain), 78 bad
+configuration, 65 unreadable input (policy).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -71,6 +76,11 @@ enum Command {
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Ask the policy what it decides and why, test it, or make one of Istio's documents
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
     },
     /// Ask a running gateway whether it is ready; for images without curl
     ///
@@ -97,6 +107,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(config) => run(&config),
         Command::Check { config, offline, json } => check(&config, offline, json),
+        Command::Policy { command } => policy::run(command),
         Command::Healthcheck { address, config } => healthcheck(address, &config),
     }
 }
@@ -114,7 +125,7 @@ fn run(file: &ConfigFile) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let exit = match error.downcast_ref::<StartError>() {
-                Some(StartError::Tls(_) | StartError::Policy(_)) => EXIT_CONFIGURATION,
+                Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => EXIT_CONFIGURATION,
                 _ => EXIT_FAILED,
             };
             complain(exit, &format!("{error:#}"))

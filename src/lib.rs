@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod listener;
 pub mod policy;
 pub mod relay;
+pub mod review;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

@@ -7,6 +7,7 @@ mod chain;
 mod connection;
 mod files;
 mod material;
+mod policy;
 mod report;
 mod text;
 
@@ -16,8 +17,8 @@ use crate::config::{Config, MaterialSource, UpstreamConfig, WorkloadApi};
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
-    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport, Report,
-    RevocationListReport, ServerReport, Severity, Status, Step, UpstreamReport, Verdict,
+    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport,
+    PolicyReport, Report, RevocationListReport, ServerReport, Severity, Status, Step, UpstreamReport, Verdict,
 };
 
 /// How far a check goes.
@@ -29,7 +30,7 @@ pub enum Reach {
     Online,
 }
 
-/// Checks every upstream of `config`, one after the other, and the files of every listener with TLS.
+/// Checks every upstream of `config`, one after the other, the files of every listener with TLS, and the policy.
 ///
 /// Every connection is bounded by the upstream's `connect_timeout`. Cancel safe.
 pub async fn check(config: &Config, reach: Reach) -> Report {
@@ -44,6 +45,7 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
             report.listeners.push(files::check_listener(listener, tls, now, &mut report.findings));
         }
     }
+    report.policy = config.policy.as_ref().map(|policy| policy::check(config, policy, &mut report.findings));
     report.conclude();
     report
 }

@@ -14,6 +14,8 @@ pub struct Report {
     pub upstreams: Vec<UpstreamReport>,
     /// One per listener with TLS, by name.
     pub listeners: Vec<ListenerReport>,
+    /// The policy, if there is one.
+    pub policy: Option<PolicyReport>,
     /// What is wrong or worth knowing, in the order in which it was met.
     pub findings: Vec<Finding>,
 }
@@ -65,6 +67,19 @@ pub struct ListenerReport {
     pub material: MaterialReport,
     /// What was looked at.
     pub files: Vec<Step>,
+}
+
+/// The policy.
+#[derive(Debug, Clone, Serialize)]
+pub struct PolicyReport {
+    /// `enforce` or `dry-run`.
+    pub enforcement: &'static str,
+    /// How many rules it has.
+    pub rules: usize,
+    /// Tells it from others, as `/status` does; `None` if it cannot be used.
+    pub fingerprint: Option<String>,
+    /// What was looked at.
+    pub steps: Vec<Step>,
 }
 
 /// What the files of one table hold.
@@ -125,7 +140,7 @@ pub struct Finding {
     pub severity: Severity,
     /// Where to look for the cause.
     pub kind: Kind,
-    /// What it is about: `upstream` or `listener`, with its name.
+    /// What it is about: `upstream` or `listener` with its name, or `policy` with a key.
     #[serde(flatten)]
     pub about: About,
     /// What is the case.
@@ -142,6 +157,8 @@ pub enum About {
     Upstream(String),
     /// The listener of this name.
     Listener(String),
+    /// This key of the policy, as `policy.rule[2].to[1].commands`; counted from 1.
+    Policy(String),
 }
 
 /// How bad a finding is.

@@ -22,6 +22,11 @@ impl fmt::Display for Report {
             write_steps(f, "files", &listener.files)?;
             writeln!(f)?;
         }
+        if let Some(policy) = &self.policy {
+            writeln!(f, "policy, {}", policy.enforcement)?;
+            write_steps(f, "rules", &policy.steps)?;
+            writeln!(f)?;
+        }
         write_findings(f, &self.findings)?;
         write_verdict(f, self)
     }
@@ -59,6 +64,12 @@ fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Resu
         let about = match &finding.about {
             About::Upstream(name) => name.clone(),
             About::Listener(name) => format!("listener {name}"),
+            // Its sentence reads on from the key.
+            About::Policy(key) => {
+                writeln!(f, "  {severity:<8}{key} {}", finding.sentence)?;
+                writeln!(f, "          -> {}", finding.remedy)?;
+                continue;
+            }
         };
         writeln!(f, "  {severity:<8}{about}: {}", finding.sentence)?;
         writeln!(f, "          -> {}", finding.remedy)?;

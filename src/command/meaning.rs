@@ -1,9 +1,6 @@
 //! What a command means: which command it is, and every place that it reaches.
 //!
-//! Reads a whole command body, strictly: what is not understood is [`Unclear`], never a guess. Decides nothing; who may
-//! do what is for the policy.
-
-use std::fmt;
+//! The types only; [`read`](super::read) finds them. Decides nothing: who may do what is for the policy.
 
 use bson::RawDocument;
 use smallvec::SmallVec;
@@ -28,7 +25,7 @@ pub struct Meaning<'a> {
 }
 
 /// One place that a command reaches, and what it does there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reach<'a> {
     /// Where.
     pub place: Place<'a>,
@@ -38,7 +35,7 @@ pub struct Reach<'a> {
 }
 
 /// Where a command reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place<'a> {
     /// Into no namespace at all: sessions and transactions.
     Nowhere,
@@ -68,7 +65,7 @@ pub enum Place<'a> {
 }
 
 /// What a [`Place::Window`] shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shows {
     /// Every collection of its database.
     Database,
@@ -103,40 +100,7 @@ pub struct Request<'a> {
     pub sequences: &'a [Sequence<'a>],
 }
 
-/// Why a command is not understood.
-///
-/// As text it completes the sentence "the gateway cannot judge this command: ..."; it repeats no values and no names but
-/// those of the command table and of the stages and arguments that this gateway knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unclear {
-    /// The bytes are not a BSON document, or not one that can be read without guessing.
-    NotBson,
-    /// There is no command of this name in the table.
-    UnknownCommand,
-    /// A flag bit that the protocol does not have.
-    UnknownFlag,
-    /// A document sequence that the command does not take, or a third one.
-    UnknownSequence,
-    /// Longer than any such command is.
-    TooLong,
-    /// An `OP_QUERY` that is not a hello.
-    OldQuery,
-}
-
-impl fmt::Display for Unclear {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotBson => "its body is not readable BSON",
-            Self::UnknownCommand => "there is no such command",
-            Self::UnknownFlag => "it has a flag that the protocol does not know",
-            Self::UnknownSequence => "it has a document sequence that the command does not take",
-            Self::TooLong => "it is longer than a command may be",
-            Self::OldQuery => "an OP_QUERY may only be a hello; use a driver of MongoDB 3.6 or later",
-        })
-    }
-}
-
-/// Whether the meaning of `command` stands in its document sequences too, so that [`read`] has to have them.
+/// Whether the meaning of `command` stands in its document sequences too, so that [`read`](super::read) has to have them.
 pub fn needs_sequences(command: &Command, look: Look) -> bool {
     match command.name {
         "bulkWrite" => true,
@@ -154,14 +118,4 @@ pub fn sequences_of(command: &Command) -> &'static [&'static str] {
         "bulkWrite" => &["ops", "nsInfo"],
         _ => &[],
     }
-}
-
-/// Reads what `request` means.
-///
-/// Allocates nothing unless it reaches more than two places. The cost is bounded by the length of the body.
-///
-/// Spec: the MongoDB manual § Database Commands, § Aggregation Stages; what mongod takes beyond them was tried.
-pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclear> {
-    let _ = (request, look);
-    Err(Unclear::UnknownCommand)
 }

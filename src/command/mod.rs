@@ -2,9 +2,32 @@
 //!
 //! Pure: takes names and bytes, returns facts. Which commands a client may send is not decided here.
 
-mod meaning;
-pub mod table;
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
-pub use meaning::{
-    Look, Meaning, Place, Reach, Request, Sequence, Shows, Unclear, needs_sequences, read, sequences_of,
-};
+mod arguments;
+mod javascript;
+mod meaning;
+mod names;
+mod pipeline;
+mod reach;
+mod reaches;
+mod read;
+mod statements;
+mod strict;
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        reason = "filled while the compiler runs; at run time a hash is masked to the number of slots"
+    )
+)]
+pub mod table;
+mod unclear;
+mod users;
+
+#[cfg(test)]
+mod tests;
+
+pub use meaning::{Look, Meaning, Place, Reach, Request, Sequence, Shows, needs_sequences, sequences_of};
+pub use read::read;
+pub use unclear::Unclear;

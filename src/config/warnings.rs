@@ -26,6 +26,7 @@ impl Config {
             for (at, entry) in rule.from.iter().flatten().enumerate() {
                 let path = format!("policy.rule[{}].from[{}]", rule_at + 1, at + 1);
                 self.look_at_principals(entry, &path, &principals, &mut warnings);
+                Self::look_at_namespaces(entry, &path, &principals, &mut warnings);
                 self.look_at_listeners(entry, &path, &mut warnings);
             }
         }
@@ -38,6 +39,22 @@ impl Config {
                 if let Some(sentence) = self.doubt(text, known) {
                     warnings.push(Warning { key: format!("{path}.{key}"), sentence });
                 }
+            }
+        }
+    }
+
+    /// Only where all principals are known; a certificate may have any namespace.
+    fn look_at_namespaces(entry: &FromConfig, path: &str, known: &Principals, warnings: &mut Vec<Warning>) {
+        let Principals::Only(named) = known else { return };
+        let has = |namespace: &str| named.iter().any(|principal| namespace_of(principal) == Some(namespace));
+        for (key, list) in [("namespaces", &entry.namespaces.any), ("not_namespaces", &entry.namespaces.not)] {
+            for text in list.iter().flatten().filter(|text| !text.contains('*') && !has(text)) {
+                let sentence = format!(
+                    "has {}, which no client can be of: principals come only from [[identity]] and listeners here, and \
+                     none of them is of that namespace",
+                    quoted(text)
+                );
+                warnings.push(Warning { key: format!("{path}.{key}"), sentence });
             }
         }
     }
@@ -85,5 +102,14 @@ impl Config {
                 }
             }
         }
+    }
+}
+
+/// The namespace of a principal that is a SPIFFE id of Kubernetes.
+fn namespace_of(principal: &str) -> Option<&str> {
+    let mut segments = principal.split('/').skip(1);
+    match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
+        (Some("ns"), Some(namespace), Some("sa"), Some(_), None) => Some(namespace),
+        _ => None,
     }
 }

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::Route;
 use super::route::NoReplacement;
+use super::welcome::Welcome;
 use crate::listener::ClientStream;
 use crate::relay::{EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
@@ -21,11 +22,13 @@ pub(super) async fn carry(
     mut first_bytes: Vec<u8>,
     address: &mut SocketAddr,
     route: &Route,
+    mut welcome: Welcome,
 ) -> RelayEnd {
     let upstream = &route.upstream;
     let renewal = upstream.renewal.watch();
     let mut making = None;
     let mut next_address = *address;
+    let has_certificate = relay.client().certificates().is_some();
     loop {
         let turn = tokio::select! {
             // The conversation comes first; a connection that was made can wait.
@@ -40,6 +43,12 @@ pub(super) async fn carry(
                     }
                     Err(NoReplacement::NotNow) => relay.postpone(),
                     Err(NoReplacement::Never) => relay.give_up_moving(),
+                }
+                continue;
+            }
+            () = welcome.doubt(), if has_certificate => {
+                if let Some(dismissal) = welcome.judge(relay.client(), &route.door) {
+                    relay.dismiss(dismissal);
                 }
                 continue;
             }

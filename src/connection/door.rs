@@ -1,6 +1,7 @@
 //! The door of a listener: who is let in, as whom, and what those are told who are not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
@@ -12,6 +13,7 @@ use super::present::Present;
 use super::refusal::Refusal;
 use crate::config::Mode;
 use crate::identity::{ClientFacts, Identified, Identities};
+use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::listener;
 use crate::listener::{ClientStream, ClientTls, Heard, Opening, ProxyRules};
 use crate::telemetry::metrics::ClientHandshake;
@@ -23,6 +25,8 @@ use crate::wire::header::Header;
 pub struct Door {
     mode: Mode,
     tls: ArcSwapOption<ServerTls>,
+    /// Tells those who are in that they are judged by something else.
+    renewal: Renewal,
     /// Who may send PROXY headers.
     pub(super) proxy: ProxyRules,
     identities: Identities,
@@ -47,6 +51,7 @@ impl Door {
         Self {
             mode,
             tls: ArcSwapOption::from_pointee(tls),
+            renewal: Renewal::new(Duration::ZERO),
             proxy,
             identities,
             present: Arc::default(),
@@ -73,9 +78,18 @@ impl Door {
         &self.present
     }
 
-    /// Connections that begin from now on use `tls`; those that are open go on.
+    /// Connections that begin from now on use `tls`; clients that are in and would not be let in by it have to go.
     pub(super) fn renew_tls(&self, tls: ServerTls) {
-        self.tls.store(Some(Arc::new(tls)));
+        let tls = Arc::new(tls);
+        let old = self.tls.swap(Some(Arc::clone(&tls)));
+        // To judge thousands again takes seconds in all.
+        if old.is_none_or(|old| !old.judges_alike(&tls)) {
+            self.renewal.begin(self.renewal.watch().generation() + 1);
+        }
+    }
+
+    pub(super) fn renewals(&self) -> RenewalWatch {
+        self.renewal.watch()
     }
 
     fn judge(&self, tls: &ClientTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Refusal> {

@@ -8,6 +8,7 @@ mod policing;
 mod present;
 mod refusal;
 mod route;
+mod welcome;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use caller::Caller;
 use door::Admitted;
 use ending::Ending;
 use policing::Constable;
+use welcome::Welcome;
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -45,9 +47,10 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 /// The story itself.
 async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
     let Arrival { socket, address, standing } = arrival;
+    let welcome = Welcome::new(&route.door);
     // In boxes of their own, here and below: what is needed before bytes flow is gone then, and a connection lives for
     // hours.
-    let Admitted { mut client, header, first_bytes } = match Box::pin(welcome(socket, address, route, caller)).await {
+    let Admitted { mut client, header, first_bytes } = match Box::pin(hear(socket, address, route, caller)).await {
         Ok(admitted) => admitted,
         Err(ending) => return ending,
     };
@@ -70,7 +73,7 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
     };
     let mut address = upstream.address;
     let mut relay = join(client, upstream, route, caller);
-    let end = carrying::carry(&mut relay, first_bytes, &mut address, route).await;
+    let end = carrying::carry(&mut relay, first_bytes, &mut address, route, welcome).await;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         route.upstream.note_loss(address, &end);
     }
@@ -82,12 +85,7 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
 }
 
 /// Hears a client out to its first message, and lets it in if it may.
-async fn welcome(
-    socket: Socket,
-    address: ClientAddress,
-    route: &Route,
-    caller: &mut Caller,
-) -> Result<Admitted, Ending> {
+async fn hear(socket: Socket, address: ClientAddress, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
     let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::Unusable)?;
     let heard = tokio::select! {
         // What has been said counts, even when the drain begins in the same moment.

@@ -54,7 +54,7 @@ pub struct ListedPrincipal {
 }
 
 impl Route {
-    /// TLS clients that arrive from now on are shown `tls`; connections that are open go on.
+    /// TLS clients that arrive from now on are shown `tls`; those that are in and would not be let in by it have to go.
     pub fn renew_tls(&self, tls: ServerTls) {
         self.door.renew_tls(tls);
     }

@@ -99,7 +99,7 @@ impl BoundGateway {
     /// The policy follows `file`, where one is given: the one that `config` was read from.
     pub fn bind(config: &Config, file: Option<&Path>, metrics: Metrics) -> Result<Self, StartError> {
         let drain = Drain::new();
-        let policy = policy_reload::compile(config.policy.as_ref()).map_err(StartError::Policy)?;
+        let policy = policy_reload::compile(config).map_err(StartError::Policy)?;
         let policy = Arc::new(PolicyInForce::new(policy));
         let follower = file.map(|file| PolicyFollower::new(file, config, &policy));
         let readiness = Readiness::new(drain.watch());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::config::{Config, PolicyConfig};
+use crate::config::Config;
 use crate::connection::PolicyInForce;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::{FileWatch, Hints};
@@ -27,9 +27,12 @@ const LOOK_INTERVAL: Duration = Duration::from_mins(1);
 const SETTLED: Duration = Duration::from_millis(300);
 
 /// Compiles the policy of a configuration, and logs what is doubtful about it.
-pub(super) fn compile(config: Option<&PolicyConfig>) -> Result<Option<Policy>, Vec<PolicyProblem>> {
-    let Some(config) = config else { return Ok(None) };
-    let policy = Policy::compile(config)?;
+pub(super) fn compile(config: &Config) -> Result<Option<Policy>, Vec<PolicyProblem>> {
+    let Some(rules) = &config.policy else { return Ok(None) };
+    let policy = Policy::compile(rules)?;
+    for warning in config.warnings() {
+        tracing::warn!(key = warning.key, "policy: {}", warning.sentence);
+    }
     for PolicyProblem { key, sentence } in policy.warnings() {
         tracing::warn!(key, "policy: {sentence}");
     }
@@ -134,8 +137,7 @@ impl PolicyFollower {
     }
 
     fn take(&mut self, config: Config, asked: bool, is_first: bool) {
-        let policy = config.policy.clone();
-        let others = Config { policy: self.config.policy.clone(), ..config };
+        let others = Config { policy: self.config.policy.clone(), ..config.clone() };
         let is_told = std::mem::replace(&mut self.needs_restart, others != self.config);
         if self.needs_restart && !is_told {
             tracing::warn!(
@@ -144,16 +146,16 @@ impl PolicyFollower {
                 "the configuration file has changes outside of [policy]"
             );
         }
-        if policy == self.config.policy {
+        if config.policy == self.config.policy {
             self.record.well();
             if asked && !is_first {
                 tracing::info!(file = %self.file.display(), "the policy is unchanged");
             }
             return;
         }
-        match compile(policy.as_ref()) {
+        match compile(&config) {
             Ok(compiled) => {
-                self.config.policy = policy;
+                self.config.policy = config.policy;
                 self.in_force.replace(compiled);
                 self.record.renewed();
                 self.metrics.count_ok();
@@ -185,8 +187,8 @@ pub(super) fn sentences(problems: &[PolicyProblem]) -> String {
 pub(super) fn tell(in_force: &PolicyInForce) {
     if let Some(loaded) = in_force.current() {
         let policy = &loaded.policy;
-        let (rules, dry_run) = (policy.rule_names().len(), policy.is_dry_run());
-        tracing::info!(rules, dry_run, fingerprint = policy.fingerprint(), "policy in force");
+        let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
+        tracing::info!(rules, enforced, fingerprint = policy.fingerprint(), "policy in force");
     } else {
         tracing::info!("no policy in force: every command passes");
     }

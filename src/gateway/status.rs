@@ -49,7 +49,7 @@ impl PolicyStatus {
         let policy = current.as_ref().map(|loaded| &loaded.policy);
         json!({
             "in_force": policy.is_some(),
-            "dry_run": policy.map(|policy| policy.is_dry_run()),
+            "enforced": policy.map(|policy| policy.enforces()),
             "rules": policy.map(|policy| policy.rule_names().len()),
             "fingerprint": policy.map(|policy| policy.fingerprint()),
             "loaded": current.as_ref().map(|loaded| humantime::format_rfc3339_seconds(loaded.since).to_string()),

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
 use x509_parser::prelude::FromDer;
@@ -16,6 +17,9 @@ use super::distinguished_name::DistinguishedName;
 
 /// Bytes of one certificate; TLS carries no larger chain in one message, and real ones have 1 to 4 KiB.
 const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
+
+/// Of a URI among the names.
+const URI_TAG: u32 = 6;
 
 /// Bytes that are no X.509 certificate, or a larger one than is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,19 +64,19 @@ pub struct CertificateFacts {
 impl CertificateFacts {
     /// Reads a certificate from its DER.
     ///
-    /// Takes at most 64 KiB. An extension that cannot be read counts as absent: rustls refuses such a certificate where
-    /// it matters.
+    /// Takes at most 64 KiB, and no names that cannot be read: who shows them would be taken for one who has none. Any other
+    /// extension that cannot be read counts as absent: rustls refuses such a certificate where it matters.
     pub fn from_der(der: &[u8]) -> Result<Self, MalformedCertificate> {
         if der.len() > CERTIFICATE_BYTES_MAX {
             return Err(MalformedCertificate);
         }
         match X509Certificate::from_der(der) {
-            Ok(([], certificate)) => Ok(Self::from_parsed(&certificate)),
+            Ok(([], certificate)) => Self::from_parsed(&certificate),
             _ => Err(MalformedCertificate),
         }
     }
 
-    fn from_parsed(certificate: &X509Certificate<'_>) -> Self {
+    fn from_parsed(certificate: &X509Certificate<'_>) -> Result<Self, MalformedCertificate> {
         let mut facts = Self {
             subject: DistinguishedName::from_parsed(certificate.subject()),
             issuer: DistinguishedName::from_parsed(certificate.issuer()),
@@ -89,15 +93,15 @@ impl CertificateFacts {
             key: key_text(certificate.public_key()),
             signature: signature_text(&certificate.signature_algorithm),
         };
-        if let Ok(Some(names)) = certificate.subject_alternative_name() {
+        if let Some(names) = certificate.subject_alternative_name().map_err(|_| MalformedCertificate)? {
             for name in &names.value.general_names {
-                facts.push_name(name);
+                facts.push_name(name)?;
             }
         }
         if let Ok(Some(usage)) = certificate.extended_key_usage() {
             facts.extended_key_usages = Some(usage_names(usage.value));
         }
-        facts
+        Ok(facts)
     }
 
     /// DNS names, addresses and URIs together, in that order, fit for a sentence.
@@ -143,13 +147,15 @@ impl CertificateFacts {
         }
     }
 
-    fn push_name(&mut self, name: &GeneralName<'_>) {
+    fn push_name(&mut self, name: &GeneralName<'_>) -> Result<(), MalformedCertificate> {
         match name {
             GeneralName::DNSName(dns) => self.dns_names.push((*dns).to_owned()),
             GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
             GeneralName::IPAddress(bytes) => self.addresses.extend(address(bytes)),
+            GeneralName::Invalid(Tag(URI_TAG), _) => return Err(MalformedCertificate),
             _ => {}
         }
+        Ok(())
     }
 }
 
@@ -289,6 +295,26 @@ mod tests {
         trailing.push(0);
         for der in [trailing, vec![0x30; CERTIFICATE_BYTES_MAX + 1], Vec::new()] {
             assert_eq!(CertificateFacts::from_der(&der), Err(MalformedCertificate));
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_read_are_not_passed_over() {
+        let with_names = |content: &[u8]| {
+            let mut params = CertificateParams::default();
+            params.custom_extensions =
+                vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec())];
+            let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+            CertificateFacts::from_der(&der).map(|facts| facts.uris)
+        };
+        assert_eq!(with_names(b"\x30\x0f\x86\x0dspiffe://td/x"), Ok(vec!["spiffe://td/x".to_owned()]));
+        for content in [
+            b"\x30\x0f\x86\x0dspiffe://td/\xff".as_slice(),
+            b"\x30\x12\x86\x0dspiffe://td/x\x86\x01\xff",
+            b"\x30\x20\x86\x0dspiffe://td/x",
+            b"\x05\x00",
+        ] {
+            assert_eq!(with_names(content), Err(MalformedCertificate), "{content:?}");
         }
     }
 

@@ -3,23 +3,55 @@
 //! Pure: takes facts and meanings, returns judgements; counts nothing and logs nothing. What is not understood is never
 //! guessed at: whoever reads a command says that it is [`Unclear`], and the policy says what follows.
 
+mod analysis;
+mod fingerprint;
+mod index;
+mod pattern;
+mod rule;
+mod view;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use smallvec::SmallVec;
 
-use crate::command::{Look, Meaning, Unclear};
-use crate::config::PolicyConfig;
+use crate::command::Unclear;
+use crate::config::{Action, Enforcement, PolicyConfig};
 use crate::identity::Principal;
+
+use rule::Rule;
+use view::{Frame, Outlook};
 
 /// A rule's place in the configuration, from 0; also its place in tables of counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId(pub u32);
 
+impl RuleId {
+    /// As a place in tables.
+    fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
 /// The compiled rules.
 #[derive(Debug)]
 pub struct Policy {
     names: Vec<String>,
+    rules: Arc<[Rule]>,
+    frame: Frame,
+    /// Rules that are about certain principals only, by these; in their order.
+    by_principal: HashMap<String, Vec<RuleId>>,
+    /// All others, in their order.
+    by_anything: Vec<RuleId>,
+    /// What callers share whom the same rules are about, for as long as one of them is there.
+    outlooks: Mutex<HashMap<Vec<RuleId>, Weak<Outlook>>>,
+    fingerprint: String,
 }
 
 /// What is wrong with a policy; the gateway does not take it.
@@ -43,9 +75,9 @@ pub struct CallerFacts<'a> {
 }
 
 /// A policy as it looks from one caller.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct View {
-    look: Look,
+    outlook: Arc<Outlook>,
 }
 
 /// Why something passes or not.
@@ -92,7 +124,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Why.
     pub grounds: Grounds,
-    /// Which of the meaning's reaches decided, where one did: the first of the strictest.
+    /// Which of the meaning's reaches decided, where one did: the first of the strictest. Beside a
+    /// [`Note::WouldDeny`] it is the one that would be refused.
     pub reach: Option<usize>,
     /// What else is to be counted.
     pub notes: SmallVec<[(Note, Grounds); 2]>,
@@ -101,7 +134,33 @@ pub struct Judgement {
 impl Policy {
     /// Compiles checked configuration; finds what only the table of commands can tell, all of it at once.
     pub fn compile(config: &PolicyConfig) -> Result<Self, Vec<PolicyProblem>> {
-        Ok(Self { names: config.rules.iter().map(|rule| rule.name.clone()).collect() })
+        let mut problems = Vec::new();
+        let path = |at: usize| format!("policy.rule[{}]", at + 1);
+        let rules: Arc<[Rule]> =
+            config.rules.iter().enumerate().map(|(at, rule)| Rule::compile(rule, &path(at), &mut problems)).collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (mut by_principal, mut by_anything) = (HashMap::<String, Vec<RuleId>>::new(), Vec::new());
+        for (id, rule) in ids().zip(&*rules) {
+            match rule.exact_principals() {
+                None => by_anything.push(id),
+                Some(names) => {
+                    for name in names {
+                        by_principal.entry(name.to_owned()).or_default().push(id);
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            names: rules.iter().map(|rule| rule.name.clone()).collect(),
+            frame: frame(config, &rules),
+            fingerprint: fingerprint::of(config, &rules),
+            rules,
+            by_principal,
+            by_anything,
+            outlooks: Mutex::new(HashMap::new()),
+        })
     }
 
     /// The names of the rules, in the order of their [`RuleId`]s.
@@ -109,30 +168,52 @@ impl Policy {
         &self.names
     }
 
-    /// Whether any rule looks at where a client is.
+    /// What a rule does, and whether it is a dry run; `None` for a rule of another policy.
+    pub fn action(&self, id: RuleId) -> Option<(Action, bool)> {
+        self.rules.get(id.index()).map(|rule| (rule.action, rule.dry_run))
+    }
+
+    /// Whether anything is ever refused: not in a dry run, and not where all rules are dry runs or audits.
+    pub fn enforces(&self) -> bool {
+        self.frame.enforces
+    }
+
+    /// Whether any rule looks at the addresses of clients. Where none does, clients of one listener and one principal have
+    /// one view.
     pub fn uses_sources(&self) -> bool {
-        true
+        self.rules.iter().any(Rule::uses_sources)
     }
 
-    /// Whether nothing is refused.
-    pub fn is_dry_run(&self) -> bool {
-        false
-    }
-
-    /// Tells policies apart, on any machine.
+    /// Tells policies apart: 64 hexadecimal digits, the same on every machine for rules that mean the same in the same
+    /// order under the same names.
     pub fn fingerprint(&self) -> &str {
-        ""
+        &self.fingerprint
     }
 
-    /// What is doubtful about it.
+    /// Rules that can never match, and rules that decide nothing beside others; only what is certain.
     pub fn warnings(&self) -> Vec<PolicyProblem> {
-        Vec::new()
+        analysis::warnings(&self.rules)
     }
 
-    /// The policy as it looks from `caller`. Costs a look at every rule; judging does not.
+    /// The policy as it looks from `caller`. Costs a look at the rules that are about its principal and at those that are
+    /// not about certain principals; judging does not. Views that the same rules make share their memory.
     pub fn view(&self, caller: &CallerFacts<'_>) -> View {
-        let _ = caller;
-        View { look: Look::default() }
+        let named = caller.principal.and_then(|principal| self.by_principal.get(principal.as_str()));
+        let candidates = self.by_anything.iter().chain(named.into_iter().flatten());
+        let is_about = |id: &RuleId| self.rules.get(id.index()).is_some_and(|rule| rule.is_about(caller));
+        let mut about: Vec<RuleId> = candidates.copied().filter(is_about).collect();
+        about.sort_unstable();
+
+        // A thread that died with the lock has at most left out its own entry.
+        let mut outlooks = self.outlooks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outlook) = outlooks.get(&about).and_then(Weak::upgrade) {
+            return View { outlook };
+        }
+        // Whenever there is something new, what nobody uses any more makes room for it.
+        outlooks.retain(|_, outlook| outlook.strong_count() > 0);
+        let outlook = Arc::new(Outlook::new(self.frame, &self.rules, about.clone()));
+        outlooks.insert(about, Arc::downgrade(&outlook));
+        View { outlook }
     }
 
     /// The name of `grounds` in metrics: a rule's own, or one of a closed set that no rule can have.
@@ -142,6 +223,24 @@ impl Policy {
             other => other.label(),
         }
     }
+}
+
+fn frame(config: &PolicyConfig, rules: &[Rule]) -> Frame {
+    let any = |action: Action, dry_run: bool| rules.iter().any(|rule| rule.action == action && rule.dry_run == dry_run);
+    let needs_allow = any(Action::Allow, false);
+    let refuses = config.deny_javascript || needs_allow || any(Action::Deny, false);
+    Frame {
+        enforces: config.enforcement == Enforcement::Enforce && refuses,
+        deny_javascript: config.deny_javascript,
+        needs_allow,
+        would_need_allow: needs_allow || any(Action::Allow, true),
+        has_dry_runs: any(Action::Allow, true) || any(Action::Deny, true),
+    }
+}
+
+/// Of rules in their order; the configuration takes far fewer than there are.
+fn ids() -> impl Iterator<Item = RuleId> {
+    (0..u32::MAX).map(RuleId)
 }
 
 impl Grounds {
@@ -160,24 +259,6 @@ impl Grounds {
             Self::Unclear => "(not understood)",
             Self::Cursor => "(cursor)",
         }
-    }
-}
-
-impl View {
-    /// What has to be known of a command to judge it.
-    pub fn look(&self) -> Look {
-        self.look
-    }
-
-    /// Judges a command. Allocates nothing unless several rules take note of it.
-    pub fn judge(&self, meaning: &Meaning<'_>) -> Judgement {
-        let _ = meaning;
-        Judgement { verdict: Verdict::Pass, grounds: Grounds::NoRule, reach: None, notes: SmallVec::new() }
-    }
-
-    /// Judges what was refused on `grounds` of no rule: [`Grounds::Unclear`], [`Grounds::Cursor`]. Passes in a dry run.
-    pub fn refuse(&self, grounds: Grounds) -> Judgement {
-        Judgement { verdict: Verdict::Refuse, grounds, reach: None, notes: SmallVec::new() }
     }
 }
 

@@ -43,6 +43,8 @@ pub enum EndReason {
     Lifetime,
     /// Its upstream connection was made with a certificate set that is no longer in use.
     Recycled,
+    /// Whoever accepted the client does not any more.
+    Dismissed,
 }
 
 /// How a relay ended, with what passed through it.
@@ -73,7 +75,12 @@ impl RelayEnd {
     pub fn is_orderly(&self) -> bool {
         matches!(
             self.reason,
-            EndReason::Closed | EndReason::Drained | EndReason::Idle | EndReason::Lifetime | EndReason::Recycled
+            EndReason::Closed
+                | EndReason::Drained
+                | EndReason::Idle
+                | EndReason::Lifetime
+                | EndReason::Recycled
+                | EndReason::Dismissed
         )
     }
 
@@ -112,6 +119,7 @@ impl fmt::Display for EndReason {
             Self::Idle => f.write_str("idle_timeout"),
             Self::Lifetime => f.write_str("max_lifetime"),
             Self::Recycled => f.write_str("certificate renewed"),
+            Self::Dismissed => f.write_str("client certificate no longer accepted"),
         }
     }
 }

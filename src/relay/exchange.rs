@@ -39,6 +39,24 @@ pub(super) struct Open {
     pub(super) refusal: Option<Box<[u8]>>,
 }
 
+impl Open {
+    /// A request that is complete now.
+    pub(super) fn new(request_id: i32, command: CommandId) -> Self {
+        Self {
+            expected_response_to: request_id,
+            command,
+            started: Instant::now(),
+            exhaust_allowed: false,
+            streaming: false,
+            namespace: None,
+            cursor: None,
+            transaction: None,
+            behind: 0,
+            refusal: None,
+        }
+    }
+}
+
 /// The open requests of one connection, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
@@ -65,18 +83,7 @@ impl Exchange {
             self.due.extend_from_slice(&reply);
             return;
         }
-        self.push(Open {
-            expected_response_to: 0,
-            command: table::OTHER,
-            started: Instant::now(),
-            exhaust_allowed: false,
-            streaming: false,
-            namespace: None,
-            cursor: None,
-            transaction: None,
-            behind: 0,
-            refusal: Some(reply.into()),
-        });
+        self.push(Open { refusal: Some(reply.into()), ..Open::new(0, table::OTHER) });
     }
 
     /// Whether there are answers of the gateway's own whose turn it is; they go between two messages.
@@ -171,18 +178,7 @@ pub(super) mod tests {
     use crate::wire::header::OpCode;
 
     pub(in crate::relay) fn open(request_id: i32) -> Open {
-        Open {
-            expected_response_to: request_id,
-            command: OTHER,
-            started: Instant::now(),
-            exhaust_allowed: false,
-            streaming: false,
-            namespace: None,
-            cursor: None,
-            transaction: None,
-            behind: 0,
-            refusal: None,
-        }
+        Open::new(request_id, OTHER)
     }
 
     fn reply(request_id: i32, response_to: i32) -> Header {

@@ -122,14 +122,18 @@ impl Guard {
         Self { authority: None, version: 0, orders: None, told: Vec::new() }
     }
 
-    /// A message begins: takes the policy of this moment, and says whether there is one to look at it.
-    pub(super) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
+    /// Takes the policy of this moment, for the message that comes.
+    pub(super) fn follow(&mut self) {
         if let Some(authority) = &self.authority {
             let version = authority.version();
             if version != self.version {
                 (self.version, self.orders) = (version, authority.orders());
             }
         }
+    }
+
+    /// A message begins: says whether there is a policy to look at it.
+    pub(super) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
         if self.orders.is_none() {
             return Ok(false);
         }
@@ -176,6 +180,8 @@ impl Guard {
                 }
             }
             (None, Some(end)) if end > BODY_BYTES_MAX + HELD_BYTES_MAX => self.refuse_unclear(Unclear::TooLong, facts),
+            // How much of it is wanted depends on the command: it may be more than the body.
+            (None, Some(_)) if !facts.is_named() => Look::Later(None),
             (None, Some(end)) => Look::Later(Some(end)),
             // A sequence stands before the body. No driver does that; it is held as a body is, and no longer.
             (None, None) if facts.sequences().next().is_some() => match header.length as usize {
@@ -184,6 +190,21 @@ impl Guard {
             },
             (None, None) => Look::Later(None),
         }
+    }
+
+    /// Looks at a request of which all that was asked for is here: if that does not suffice, nobody can be sure of it.
+    pub(super) fn decide(
+        &mut self,
+        message: &[u8],
+        header: &Header,
+        scan: &MessageScan,
+        facts: &RequestFacts,
+    ) -> Result<(), CommandError> {
+        let look = match self.look(message, header, scan, facts) {
+            Look::Later(_) => self.refuse_unclear(Unclear::NotBson, facts),
+            look => look,
+        };
+        if let Look::Refuse(error) = look { Err(error) } else { Ok(()) }
     }
 
     /// Whether what comes behind a body that was judged is still what was judged. Some of the message has gone upstream, so
@@ -355,7 +376,7 @@ fn odd(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> Option<Uncl
         return Some(Unclear::UnknownFlag);
     }
     if has_foreign_sequence(facts) {
-        return Some(Unclear::UnknownSequence);
+        return Some(Unclear::Sequence);
     }
     // It changes on its way, and waits for that.
     let is_hello = facts.command().is_some_and(hello::is_hello);

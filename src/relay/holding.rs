@@ -3,11 +3,13 @@
 //! A policy judges a body as a whole. Most are small and wait in what a connection keeps anyway; a larger one needs a share
 //! of one budget, and while there is none its connection is not read.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use memmap2::MmapMut;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -41,11 +43,77 @@ impl Holding {
 /// The share that one body has of the budget.
 pub(super) struct Share {
     _permit: OwnedSemaphorePermit,
-    pub(super) due: Instant,
+    due: Instant,
 }
 
 /// A share that is being waited for.
 type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
+/// The beginning of a message that the policy has to see and that is too long to wait at the front of the input: it comes
+/// whole, is judged, and leaves piece by piece, as upstream takes it.
+///
+/// In memory that the system gives as it is written to and gets back as a whole: a length is only a claim, and an allocator
+/// would keep megabytes for the next one.
+pub(super) struct Held {
+    /// As much as is wanted.
+    memory: MmapMut,
+    /// How much of that is here.
+    filled: usize,
+    /// How much of that has been scanned.
+    pub(super) scanned: usize,
+    /// How much of that has left, once it may.
+    left: Option<usize>,
+    share: Share,
+}
+
+impl Held {
+    /// For `wanted` bytes of a message, of which so many have been scanned. Fails where the system has no memory.
+    pub(super) fn new(wanted: usize, scanned: usize, share: Share) -> io::Result<Self> {
+        Ok(Self { memory: MmapMut::map_anon(wanted)?, filled: 0, scanned, left: None, share })
+    }
+
+    /// Takes what is wanted of `input`, and says how much that is.
+    pub(super) fn take(&mut self, input: &[u8]) -> usize {
+        let room = self.memory.get_mut(self.filled..).unwrap_or_default();
+        let taken = input.len().min(room.len());
+        room[..taken].copy_from_slice(&input[..taken]);
+        self.filled += taken;
+        taken
+    }
+
+    /// What is here.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.memory.get(..self.filled).unwrap_or_default()
+    }
+
+    /// Whether all that is wanted is here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.filled == self.memory.len()
+    }
+
+    /// By when it has to be here.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (!self.is_whole()).then_some(self.share.due)
+    }
+
+    /// It may leave.
+    pub(super) fn let_go(&mut self) {
+        self.left = Some(0);
+    }
+
+    /// Whether it is on its way out.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// The next piece that leaves; the last one is empty.
+    pub(super) fn next_piece(&mut self, bytes_max: usize) -> &[u8] {
+        let from = self.left.unwrap_or(self.filled);
+        let to = self.filled.min(from + bytes_max);
+        self.left = Some(to);
+        self.memory.get(from..to).unwrap_or_default()
+    }
+}
 
 /// Where one connection stands with the budget.
 #[derive(Default)]

@@ -86,6 +86,16 @@ pub struct Relay<C, U> {
     /// Of the certificate set that the upstream connection was made with.
     generation: u64,
     leaving: Option<Box<Leaving<U>>>,
+    dismissal: Option<Dismissal>,
+}
+
+/// When a client has to go that is not accepted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dismissal {
+    /// As soon as no command is in flight.
+    WhenIdle,
+    /// Whatever is in flight.
+    AtOnce,
 }
 
 /// What ends a call of [`Relay::run`], before it is told.
@@ -111,6 +121,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             timer: nearest.map(|after| Box::pin(tokio::time::sleep(after))),
             generation,
             leaving: None,
+            dismissal: None,
         }
     }
 
@@ -164,6 +175,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.pump.anchor();
     }
 
+    /// The client has to go.
+    pub fn dismiss(&mut self, dismissal: Dismissal) {
+        self.dismissal = Some(dismissal);
+    }
+
     async fn carry(&mut self, drain: &DrainWatch, renewal: &RenewalWatch) -> Event {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut renewed = pin!(renewal.newer_than(self.generation));
@@ -189,6 +205,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     }
 
     fn stage_reached(&self, stage: Stage) -> Option<EndReason> {
+        match self.dismissal {
+            Some(Dismissal::AtOnce) => return Some(EndReason::Dismissed),
+            Some(Dismissal::WhenIdle) if self.pump.is_idle() => return Some(EndReason::Dismissed),
+            _ => {}
+        }
         match stage {
             Stage::Stopped => Some(EndReason::Stopped),
             Stage::Draining if self.pump.is_idle() => Some(EndReason::Drained),

@@ -210,6 +210,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = self.flush_client(cx)?;
         moved |= self.flush_upstream(cx);
+        moved |= self.let_held_go(cx)?;
         moved |= self.read_client(cx)?;
         moved |= self.read_upstream(cx)?;
         moved |= self.tell_upstream(cx);
@@ -238,7 +239,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_full = self.desk.exchange.is_full() || self.unsent.len() > UNSENT_BYTES_MAX;
-        if self.client_done || self.tls.wants_write() || is_full || self.requests.poll_ready(cx).is_pending() {
+        if self.requests.is_leaving()
+            || self.client_done
+            || self.tls.wants_write()
+            || is_full
+            || self.requests.poll_ready(cx).is_pending()
+        {
             return Ok(false);
         }
         let moved = with_scratch(|scratch| {
@@ -262,6 +268,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             self.flush_upstream(cx);
         }
         Ok(moved)
+    }
+
+    /// Seals the next piece of a long message that the policy lets pass, when the one before has left.
+    fn let_held_go(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.requests.is_leaving() || self.tls.wants_write() {
+            return Ok(false);
+        }
+        let mut writer = self.tls.writer();
+        let mut sealed = Ok(());
+        let is_last = self.requests.let_held_go(|piece| sealed = writer.write_all(piece));
+        sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+        if is_last {
+            let behind = std::mem::take(&mut self.kept_requests);
+            self.take_requests(&behind)?;
+        }
+        self.flush_upstream(cx);
+        Ok(true)
     }
 
     /// Reads the requests in `input` and seals what may go.
@@ -429,7 +452,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Passes the client's end on: mongod stops working on what nobody waits for, as it does for a direct client.
     fn tell_upstream(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.client_done || self.upstream_told {
+        if !self.client_done || self.upstream_told || self.requests.is_leaving() {
             return false;
         }
         self.tls.send_close_notify();

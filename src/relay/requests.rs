@@ -13,7 +13,7 @@ use crate::command::table::CollectionAt;
 use crate::relay::desk::Desk;
 use crate::relay::exchange::Open;
 use crate::relay::guard::{Look, Unjudged};
-use crate::relay::holding::{Ask, Share};
+use crate::relay::holding::{Ask, Held};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
@@ -75,16 +75,6 @@ pub(super) struct Requests {
     stream: Option<Box<[u8]>>,
 }
 
-/// The beginning of a message that is too long to wait at the front of the input.
-struct Held {
-    bytes: Vec<u8>,
-    /// How much of it has been scanned.
-    scanned: usize,
-    /// How much of it is to be here before it can be judged.
-    wanted: usize,
-    share: Share,
-}
-
 /// What mongod has been told of the client, and another connection would have to be told.
 enum Introduction {
     /// Nothing yet: there was no hello.
@@ -132,20 +122,6 @@ impl<'i, P: FnMut(&[u8])> Walk<'i, P> {
     fn all(&mut self) -> bool {
         self.at = self.input.len();
         false
-    }
-}
-
-impl Held {
-    /// Takes what is wanted of `input`; grows with what comes, as a length is only a claim.
-    fn take(&mut self, input: &[u8]) -> usize {
-        let taken = input.len().min(self.wanted - self.bytes.len());
-        let room = self.bytes.capacity() - self.bytes.len();
-        if room < taken {
-            let more = (self.bytes.len().max(taken)).min(self.wanted - self.bytes.len());
-            self.bytes.reserve_exact(more);
-        }
-        self.bytes.extend_from_slice(&input[..taken]);
-        taken
     }
 }
 
@@ -210,7 +186,25 @@ impl Requests {
 
     /// By when what is held has to be here.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.share.due)
+        self.held.as_ref().and_then(|held| held.due())
+    }
+
+    /// Whether a message that was held is on its way out; nothing else is read meanwhile.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_leaving())
+    }
+
+    /// Hands to `pass` the next piece of the message that is on its way out. Whether that was the last one: what stands at
+    /// the front of the next input comes next then.
+    pub(super) fn let_held_go(&mut self, pass: impl FnOnce(&[u8])) -> bool {
+        let Some(held) = &mut self.held else { return true };
+        let piece = held.next_piece(HELD_BYTES_MAX);
+        if piece.is_empty() {
+            self.held = None;
+            return true;
+        }
+        pass(piece);
+        false
     }
 
     /// Reads `input`, hands to `pass` what may go upstream, and returns how many bytes of the input that settled.
@@ -220,6 +214,9 @@ impl Requests {
         let mut walk = Walk { input, at: self.scanned, sent: 0, start: 0, pass };
         if self.held.is_some() {
             self.go_on_holding(&mut walk, desk);
+            if self.held.is_some() {
+                return Ok(walk.sent);
+            }
         }
         while match self.state {
             State::Between => self.begin(&mut walk, desk)?,
@@ -239,6 +236,7 @@ impl Requests {
     fn begin(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
         walk.start = walk.at;
         let Some(head) = walk.input.get(walk.at..).and_then(<[u8]>::first_chunk) else { return Ok(false) };
+        desk.guard.follow();
         let Ok(header) = Header::parse(*head) else {
             desk.record.unparsed(Direction::ToUpstream);
             desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;
@@ -317,7 +315,16 @@ impl Requests {
         let scanned = walk.message().len();
         walk.at = walk.start;
         walk.pass_to(walk.start);
-        self.held = Some(Box::new(Held { bytes: Vec::new(), scanned, wanted, share }));
+        match Held::new(wanted, scanned, share) {
+            Ok(held) => self.held = Some(Box::new(held)),
+            Err(error) => {
+                // What of it has been read is dropped, the rest as it comes.
+                walk.at += scanned;
+                walk.sent = walk.at;
+                self.refuse(&no_memory(&error), desk);
+                return true;
+            }
+        }
         self.go_on_holding(walk, desk);
         self.held.is_none()
     }
@@ -330,19 +337,19 @@ impl Requests {
         walk.at += held.take(&walk.input[walk.at..]);
         walk.start = walk.at;
         walk.sent = walk.at;
-        if held.bytes.len() < held.wanted {
+        if !held.is_whole() {
             return;
         }
-        held.scanned += scan.advance(&held.bytes[held.scanned..], &mut self.facts);
+        let scanned = scan.advance(&held.bytes()[held.scanned..], &mut self.facts);
+        held.scanned += scanned;
         // A body that asks for more than it has declared.
-        scan.give_up_on(held.bytes.len() - held.scanned);
-        let look = desk.guard.look(&held.bytes, header, scan, &self.facts);
-        let held = self.held.take();
-        if let Look::Refuse(error) = look {
+        scan.give_up_on(held.bytes().len() - held.scanned);
+        if let Err(error) = desk.guard.decide(held.bytes(), header, scan, &self.facts) {
+            self.held = None;
             self.refuse(&error, desk);
         } else {
-            (walk.pass)(held.as_ref().map_or(&[], |held| &held.bytes));
             (*judged, *released) = (true, true);
+            held.let_go();
         }
     }
 
@@ -389,17 +396,21 @@ impl Requests {
         }
         let namespace = record.wants_namespaces().then(|| namespace(command.map(|c| c.collection), facts));
         exchange.push(Open {
-            expected_response_to: header.request_id,
-            command: id,
-            started: Instant::now(),
             exhaust_allowed: facts.exhaust_allowed(),
-            streaming: false,
             namespace,
             cursor: facts.cursor(),
             transaction: facts.transaction(),
-            behind: 0,
-            refusal: None,
+            ..Open::new(header.request_id, id)
         });
+    }
+}
+
+/// `MongoDB`'s own code for it.
+fn no_memory(error: &std::io::Error) -> CommandError {
+    CommandError {
+        code: 146,
+        code_name: "ExceededMemoryLimit",
+        message: format!("mongate: there is no memory to look at so long a command: {error}"),
     }
 }
 

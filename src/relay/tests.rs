@@ -412,6 +412,27 @@ async fn a_connection_past_its_lifetime_ends_when_its_command_is_answered() {
 }
 
 #[tokio::test]
+async fn a_dismissed_client_gets_the_answer_that_it_waits_for_unless_it_has_to_go_at_once() {
+    for (dismissal, is_answered) in [(Dismissal::WhenIdle, true), (Dismissal::AtOnce, false)] {
+        let mut scene = scene(OFF).await;
+        scene.relay.dismiss(dismissal);
+        scene.client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+            if is_answered {
+                read_message(&mut upstream).await;
+                upstream.write_all(&reply(90, 1)).await.unwrap();
+                upstream.flush().await.unwrap();
+                read_message(&mut client).await;
+            }
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        })
+        .await;
+        is(&end, Side::Gateway, "client certificate no longer accepted");
+        assert_eq!(end.unanswered, usize::from(!is_answered));
+    }
+}
+
+#[tokio::test]
 async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
     let (end, ()) = play(scene(OFF).await, |client, mut upstream, _drain| async move {
         let count = i32::try_from(exchange::OPEN_MAX).unwrap() + 500;

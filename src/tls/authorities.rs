@@ -17,11 +17,11 @@ use crate::identity::CertificateFacts;
 /// The certificates that a peer's chain may end at.
 #[derive(Debug, Clone)]
 pub struct Authorities {
-    /// As rustls takes them; not empty.
+    /// Those that may sign others, as rustls takes them.
     pub roots: Arc<RootCertStore>,
-    /// The same, to be read.
+    /// These and those that stand for themselves only, to be read; not empty.
     pub certificates: Vec<CertificateFacts>,
-    /// The same, as they are.
+    /// The same as they are.
     pub der: Arc<[CertificateDer<'static>]>,
     /// Where they come from.
     pub location: Location,
@@ -30,8 +30,9 @@ pub struct Authorities {
 impl Authorities {
     /// Reads the authorities of a table such as `upstream.orders.tls`, whose path is `section`.
     ///
-    /// Takes certificates that may sign others (version 1 cannot say so and is taken), and self-issued ones, which lets a
-    /// server's own certificate stand for itself. Others in the file are passed over: rustls would let them sign.
+    /// Takes certificates that may sign others: those that say so, and self-issued ones of version 1, which cannot say it.
+    /// Takes self-issued ones of version 3 that may not, and others of version 1, to stand for themselves: rustls would
+    /// let them sign. Others in the file are passed over.
     ///
     /// Our own certificate does not count, unless it is its own issuer: it is there by mistake.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
@@ -73,13 +74,14 @@ impl Authorities {
     }
 
     fn taken(certificates: Vec<Certificate>, location: Location) -> Result<Self, MaterialError> {
-        let mut roots = RootCertStore::empty();
+        let (mut roots, mut alone) = (RootCertStore::empty(), RootCertStore::empty());
         let (mut taken, mut ders) = (Vec::new(), Vec::new());
         let mut first_subject = None;
         for (index, (der, facts)) in certificates.into_iter().enumerate() {
             first_subject.get_or_insert_with(|| facts.subject.to_string());
             if facts.is_ca || facts.version < 3 || facts.is_self_issued() {
-                if roots.add(der.clone()).is_err() {
+                let place = if may_sign(&facts) { &mut roots } else { &mut alone };
+                if place.add(der.clone()).is_err() {
                     let problem = Problem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
                     return Err(MaterialError { location, problem });
                 }
@@ -93,6 +95,11 @@ impl Authorities {
         }
         Ok(Self { roots: Arc::new(roots), certificates: taken, der: ders.into(), location })
     }
+}
+
+/// As OpenSSL has it: of version 1 only a root is an authority.
+fn may_sign(facts: &CertificateFacts) -> bool {
+    facts.is_ca || (facts.version < 3 && facts.is_self_issued())
 }
 
 #[cfg(test)]
@@ -121,15 +128,18 @@ mod tests {
         let leaf = acme.issue("mongod", &["mongo"]).certificate_pem;
         let pinned = self_signed(&KeyPair::generate().unwrap());
         let old = acme.issue_version_1("old root").certificate_pem;
-        for (ca, count) in [
-            (acme.pem.clone(), 1),
-            (format!("{}{}", acme.pem, Authority::new("Other CA").pem), 2),
-            (format!("{leaf}{}", acme.pem), 1),
-            (pinned, 1),
-            (old, 1),
+        let old_root = Authority::new_version_1("Old CA").pem;
+        for (ca, signing, all) in [
+            (acme.pem.clone(), 1, 1),
+            (format!("{}{}", acme.pem, Authority::new("Other CA").pem), 2, 2),
+            (format!("{leaf}{}", acme.pem), 1, 1),
+            (format!("{}{pinned}", acme.pem), 1, 2),
+            (pinned, 0, 1),
+            (old_root, 1, 1),
+            (old, 0, 1),
         ] {
             let authorities = read_authorities(ca).unwrap();
-            assert_eq!((authorities.roots.len(), authorities.certificates.len()), (count, count));
+            assert_eq!((authorities.roots.len(), authorities.certificates.len()), (signing, all));
         }
     }
 

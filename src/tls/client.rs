@@ -21,6 +21,7 @@ use super::authorities::Authorities;
 use super::common_name;
 use super::credentials::Credentials;
 use super::inspect::{MaterialFinding, Side, revocation_findings};
+use super::path;
 use super::path::Purpose;
 use super::problem::MaterialError;
 use super::rejection::Rejection;
@@ -238,7 +239,7 @@ impl Verifier {
         })?;
         match self.verify {
             _ if !self.identities.is_empty() => self.check_identity(end_entity),
-            Verify::Full => self.check_name(end_entity, server_name),
+            Verify::Full => self.check_name(end_entity, intermediates, server_name),
             Verify::Chain => Ok(()),
         }
     }
@@ -251,14 +252,23 @@ impl Verifier {
         Err(CertificateError::from(Rejection::Identity).into())
     }
 
-    fn check_name(&self, end_entity: &CertificateDer<'_>, server_name: &ServerName<'_>) -> Result<(), rustls::Error> {
+    fn check_name(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+    ) -> Result<(), rustls::Error> {
         if !self.trust.takes_legacy || !common_name::is_all_there_is(end_entity) {
             return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
         }
-        if common_name::is_for(end_entity, server_name) {
-            return Ok(());
+        if !common_name::is_for(end_entity, server_name) {
+            return Err(CertificateError::from(Rejection::CommonName).into());
         }
-        Err(CertificateError::from(Rejection::CommonName).into())
+        // webpki holds names to these constraints, and knows no common name.
+        match path::constrained_issuer(end_entity, intermediates, &self.trust.authorities.der) {
+            Some(issuer) => Err(CertificateError::from(Rejection::Issuer(issuer)).into()),
+            None => Ok(()),
+        }
     }
 }
 

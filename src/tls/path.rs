@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
@@ -22,6 +23,8 @@ use crate::identity::{CertificateFacts, DistinguishedName};
 
 /// Authorities between a certificate and one of ours. Real chains have one or two.
 const INTERMEDIATES_MAX: u32 = 6;
+
+const NAME_CONSTRAINTS: Oid<'static> = oid!(2.5.29.30);
 
 /// Signatures that are checked for one certificate, however many authorities of one name a peer sends.
 const SIGNATURES_MAX: u32 = 32;
@@ -65,8 +68,8 @@ pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &Ground<'_>) -> Re
     climb.above(&certificate, 0)
 }
 
-/// Judges `end_entity`, which is of version 3 and itself among the authorities: `openssl req -x509` makes such a
-/// certificate, an authority and a server in one, which webpki refuses for a server's.
+/// Judges `end_entity`, which is of version 3 and itself among the authorities, so that it needs no other: webpki would let
+/// it sign. `openssl req -x509` makes one that is an authority and a server at once, which webpki refuses for a server's.
 pub(super) fn verify_own(
     end_entity: &CertificateDer<'_>,
     facts: &CertificateFacts,
@@ -84,6 +87,35 @@ pub(super) fn verify_own(
 /// Whether `certificate` itself is among `authorities`.
 pub(super) fn is_ours(certificate: &CertificateDer<'_>, authorities: &[CertificateDer<'static>]) -> bool {
     authorities.iter().any(|authority| authority.as_ref() == certificate.as_ref())
+}
+
+/// An authority with name constraints that may be on the way from `end_entity` up; by names alone, so that it may find one too
+/// many and misses none.
+pub(super) fn constrained_issuer(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    authorities: &[CertificateDer<'static>],
+) -> Option<DistinguishedName> {
+    if is_ours(end_entity, authorities) {
+        return None;
+    }
+    let (_, certificate) = X509Certificate::from_der(end_entity).ok()?;
+    let all = intermediates.iter().chain(authorities);
+    let all: Vec<_> = all.filter_map(|der| X509Certificate::from_der(der).ok()).map(|(_, parsed)| parsed).collect();
+    let mut names = vec![certificate.issuer().as_raw()];
+    let mut climbed = 0;
+    while let Some(name) = names.get(climbed).copied() {
+        climbed += 1;
+        for issuer in all.iter().filter(|issuer| issuer.subject().as_raw() == name) {
+            if issuer.extensions().iter().any(|extension| extension.oid == NAME_CONSTRAINTS) {
+                return DistinguishedName::from_der(name);
+            }
+            if !names.contains(&issuer.issuer().as_raw()) {
+                names.push(issuer.issuer().as_raw());
+            }
+        }
+    }
+    None
 }
 
 /// Where a certificate comes from.
@@ -169,12 +201,13 @@ impl<'a> Node<'a> {
             let name = DistinguishedName::from_der(self.x509.subject().as_raw());
             name.map_or(CertificateError::BadEncoding, |name| Rejection::Issuer(name).into())
         };
-        // Version 1 cannot say so; that it is among ours says it.
-        if self.place == Place::Ours && self.version() < 3 && self.x509.extensions().is_empty() {
+        let is_old_root = self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw();
+        // Version 1 cannot say so; that it is among ours says it of a root, and of others only that we know them.
+        if is_old_root && self.place == Place::Ours && self.x509.extensions().is_empty() {
             return Ok(());
         }
         // An authority that nobody here knows: that it cannot say what it is matters less.
-        if self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw() {
+        if is_old_root {
             return Err(CertificateError::UnknownIssuer);
         }
         if self.version() != 3 || self.x509.extensions().iter().any(|extension| !is_understood(extension)) {

@@ -136,7 +136,8 @@ fn without_zeros(serial: &[u8]) -> &[u8] {
 
 /// Refuses the chain if one of `lists` names one of its certificates.
 ///
-/// Looks at everything that the peer sent: a revoked certificate is refused even if the chain could do without it.
+/// Looks at everything that the peer sent: a revoked certificate is refused even if the chain could do without it, and so is
+/// what cannot be read, since it could be one.
 /// Signatures are checked only when a list names a certificate.
 pub(super) fn check(
     lists: &[RevocationList],
@@ -147,7 +148,8 @@ pub(super) fn check(
     if lists.is_empty() {
         return Ok(());
     }
-    let certificates: Vec<_> = chain.iter().filter_map(|der| parsed(der)).collect();
+    let certificates: Option<Vec<_>> = chain.iter().map(|der| parsed(der)).collect();
+    let certificates = certificates.ok_or(CertificateError::BadEncoding)?;
     let ours: Vec<_> = authorities.iter().filter_map(|der| parsed(der)).collect();
     let issuers = || certificates.iter().skip(1).chain(&ours);
     let mut signatures_left = SIGNATURES_MAX;
@@ -237,6 +239,17 @@ mod tests {
         assert!(is_revoked(&of_root, &[&leaf, upper.der()], &[&acme]));
         let of_upper = read(&upper.revocation_list(&[&leaf], 2090)).unwrap();
         assert!(is_revoked(&of_upper, &[&leaf, upper.der()], &[&acme]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_could_be_revoked() {
+        let acme = Authority::new("Acme CA");
+        let leaf = acme.issue("mongo", &[]).der;
+        let lists = read(&acme.revocation_list(&[], 2090)).unwrap();
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        let judged = |lists: &[RevocationList]| check(lists, &[&leaf, &b"junk".to_vec().into()], &[], algorithms);
+        assert_eq!(judged(&lists), Err(CertificateError::BadEncoding));
+        assert_eq!(judged(&[]), Ok(()));
     }
 
     #[test]

@@ -14,7 +14,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 
 use super::authorities::Authorities;
 use super::client::versions_from;
@@ -40,6 +42,7 @@ pub struct ServerTls {
     pub revocation_lists: Arc<[RevocationList]>,
     /// Which client certificate was refused last.
     pub witness: Arc<Witness>,
+    verifier: Arc<Verifier>,
 }
 
 /// Why no TLS configuration could be made.
@@ -82,16 +85,24 @@ impl ServerTls {
             takes_legacy: listener.legacy_certificates,
         };
         let witness = Arc::new(Witness::default());
-        let verifier = Verifier::new(trust, &witness, &provider)?;
+        let verifier = Arc::new(Verifier::new(trust, &witness, &provider)?);
         // Takes version 1 certificates, which rustls's usual way in refuses; we only show it.
         let resolver = SingleCertAndKey::from(Arc::clone(&credentials.certified_key));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions_from(listener.min_version))?
-            .with_client_cert_verifier(Arc::new(verifier))
+            .with_client_cert_verifier(Arc::clone(&verifier) as Arc<dyn ClientCertVerifier>)
             .with_cert_resolver(Arc::new(resolver));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), credentials, authorities, revocation_lists, witness })
+        Ok(Self { config: Arc::new(config), credentials, authorities, revocation_lists, witness, verifier })
+    }
+
+    /// Whether a client that showed `chain` in a handshake at `time`, its own certificate first, would get through with
+    /// what counts now.
+    pub fn would_take(&self, chain: &[CertificateDer<'_>], time: SystemTime) -> bool {
+        let Some((end_entity, intermediates)) = chain.split_first() else { return false };
+        let time = UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        self.verifier.verify_client_cert(end_entity, intermediates, time).is_ok()
     }
 
     /// What is doubtful about all of it.
@@ -104,32 +115,43 @@ impl ServerTls {
 
     /// Whether both were made from the same certificates, key and revocation lists, so that one need not replace the other.
     pub fn is_same_material(&self, other: &Self) -> bool {
-        self.credentials.is_same(&other.credentials)
-            && self.authorities.der == other.authorities.der
-            && self.revocation_lists == other.revocation_lists
+        self.credentials.is_same(&other.credentials) && self.judges_alike(other)
+    }
+
+    /// Whether both, of the same listener, take the same clients.
+    pub fn judges_alike(&self, other: &Self) -> bool {
+        self.authorities.der == other.authorities.der && self.revocation_lists == other.revocation_lists
     }
 }
 
 #[derive(Debug)]
 struct Verifier {
-    /// What judges certificates of version 3; knows no revocation lists.
-    modern: Arc<dyn ClientCertVerifier>,
+    /// What judges certificates of version 3; knows no revocation lists. `None` where nobody may sign any.
+    modern: Option<Arc<dyn ClientCertVerifier>>,
+    /// Whose certificates clients are asked for.
+    subjects: Vec<DistinguishedName>,
     trust: Trust,
     witness: Arc<Witness>,
 }
 
 impl Verifier {
     fn new(trust: Trust, witness: &Arc<Witness>, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
-        let roots = Arc::clone(&trust.authorities.roots);
-        let modern =
-            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).allow_unauthenticated().build()?;
-        Ok(Self { modern, trust, witness: Arc::clone(witness) })
+        let roots = &trust.authorities.roots;
+        let modern = if roots.is_empty() {
+            None
+        } else {
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
+            Some(builder.allow_unauthenticated().build()?)
+        };
+        let mut all = RootCertStore::empty();
+        all.add_parsable_certificates(trust.authorities.der.iter().cloned());
+        Ok(Self { modern, subjects: all.subjects(), trust, witness: Arc::clone(witness) })
     }
 }
 
 impl ClientCertVerifier for Verifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.modern.root_hint_subjects()
+        &self.subjects
     }
 
     fn client_auth_mandatory(&self) -> bool {
@@ -142,7 +164,10 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let modern = || self.modern.verify_client_cert(end_entity, intermediates, now).map(|_| ());
+        let modern = || match &self.modern {
+            Some(modern) => modern.verify_client_cert(end_entity, intermediates, now).map(|_| ()),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
         self.trust
             .judge(end_entity, intermediates, now, modern)
             .inspect_err(|_| self.witness.record_refused(end_entity, intermediates))?;

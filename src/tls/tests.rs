@@ -181,6 +181,49 @@ async fn a_server_may_stand_in_the_file_of_authorities_itself() {
     assert!(meet(&client, impostor.server(None, VERSIONS[1])).await.client.is_err());
 }
 
+#[test]
+fn a_server_that_stands_for_itself_signs_nobody_else() {
+    let folder = Folder::new();
+    let alone = Authority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
+    let (root, key_holder) = (Authority::new("Acme CA"), Authority::new("Middle"));
+    let old_leaf = root.issue_version_1_for(key_holder.key(), "Middle", |_| {});
+    for (ours, signer) in [(&alone.pem, &alone), (&old_leaf.certificate_pem, &key_holder)] {
+        let ca_file = folder.write("alone.pem", ours);
+        let client = upstream(&folder, &root, |upstream| files_of(upstream).ca_file = ca_file.clone());
+        let lenient = upstream(&folder, &root, |upstream| {
+            legacy(upstream);
+            files_of(upstream).ca_file = ca_file;
+        });
+        let forged = signer.issue("mongo.test", &["mongo.test"]);
+        assert_eq!(refusal(&client, &forged), CertificateError::UnknownIssuer);
+        assert_eq!(refusal(&lenient, &forged), CertificateError::UnknownIssuer);
+        let forged = refusal(&lenient, &signer.issue_version_1("mongo.test"));
+        assert!(matches!(Rejection::of(&forged), Some(Rejection::Issuer(_))), "{forged:?}");
+    }
+}
+
+#[test]
+fn a_common_name_does_not_count_where_an_authority_has_name_constraints() {
+    let (folder, root) = (Folder::new(), Authority::new("Acme CA"));
+    let limits = |params: &mut rcgen::CertificateParams| {
+        let within = rcgen::GeneralSubtree::DnsName("example".to_owned());
+        params.name_constraints =
+            Some(rcgen::NameConstraints { permitted_subtrees: vec![within], excluded_subtrees: Vec::new() });
+    };
+    let limited_root = Authority::new_with("Limited CA", limits);
+    let limited = root.intermediate_with("Limited", limits);
+    let below = limited.intermediate("Below");
+    let (to_root, to_limited) = (upstream(&folder, &root, legacy), upstream(&folder, &limited_root, legacy));
+    for (client, server) in [
+        (&to_root, limited.issue("mongo.test", &[]).chained(&limited)),
+        (&to_root, below.issue("mongo.test", &[]).chained(&below).chained(&limited)),
+        (&to_limited, limited_root.issue("mongo.test", &[])),
+    ] {
+        let refused = refusal(client, &server);
+        assert!(matches!(Rejection::of(&refused), Some(Rejection::Issuer(_))), "{refused:?}");
+    }
+}
+
 #[tokio::test]
 async fn identities_count_instead_of_names() {
     let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
@@ -332,6 +375,22 @@ async fn clients_are_taken_with_a_good_certificate_or_none() {
     let lenient = listener(&folder, &clients, |listener| listener.legacy_certificates = true);
     for outcome in visit(&lenient, Some(&clients.issue_version_1("cart"))).await {
         outcome.server.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stands_for_itself_signs_nobody_else() {
+    let folder = Folder::new();
+    let alone = Authority::new_with("cart", |params| params.is_ca = IsCa::NoCa);
+    let server = listener(&folder, &alone, |_| {});
+    for outcome in visit(&server, Some(&Pair::new(alone.der().clone(), alone.key()))).await {
+        outcome.client.unwrap();
+        outcome.server.unwrap();
+    }
+    let made = [alone.issue("admin", &[]), alone.issue("admin", &[]).chained(&alone)];
+    for outcome in [visit(&server, Some(&made[0])).await, visit(&server, Some(&made[1])).await].into_iter().flatten() {
+        let refusal = ClientCertificateRefusal::of(&outcome.server.unwrap_err());
+        assert_eq!(refusal, Some(ClientCertificateRefusal::UnknownAuthority));
     }
 }
 

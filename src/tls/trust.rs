@@ -44,7 +44,7 @@ impl Trust {
                 return Err(CertificateError::from(Rejection::Version(facts.version)).into());
             }
             Ok(facts) if facts.version < 3 => path::verify(end_entity, &self.ground(intermediates, now))?,
-            Ok(facts) if self.takes_legacy && path::is_ours(end_entity, &self.authorities.der) => {
+            Ok(facts) if (self.takes_legacy || !facts.is_ca) && path::is_ours(end_entity, &self.authorities.der) => {
                 path::verify_own(end_entity, &facts, &self.ground(intermediates, now))?;
             }
             _ => modern()?,

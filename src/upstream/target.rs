@@ -338,7 +338,7 @@ impl Target {
         let accepted = request.map(|request| request.authorities.as_slice()).unwrap_or_default();
         if !accepted.is_empty() && !self.issuers.iter().any(|issuer| accepted.contains(issuer)) {
             remedy.push(format!(
-                "mongod accepts certificates of {}, ours comes from {}: use a certificate of the former, or add the latter to mongod's net.tls.CAFile",
+                "mongod accepts certificates of {}, ours comes from {}: use a certificate of the former, or add the latter to mongod's net.tls.CAFile, or put its certificate behind ours in the file if one of the former signed it",
                 listed(accepted),
                 certificate.issuer
             ));

@@ -106,6 +106,11 @@ async fn intermediates_lead_to_an_authority_if_they_are_sent() {
     let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
     // The server names our root among those that it accepts, so the remedy must not say that it does not.
     check(&scene.fail().await, "client_certificate_refused", 141, sentence, "check that mongod's net.tls.CAFile has");
+
+    let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+    scene.client = scene.authority.intermediate("Acme Clients").issue("svc-a", &[]);
+    scene.clients = Some(Authority::new("Acme CA"));
+    check(&scene.fail().await, "client_certificate_refused", 141, sentence, "put its certificate behind ours");
 }
 
 #[tokio::test]

@@ -149,6 +149,13 @@ fn run_exits_with_78_for_files_and_1_for_a_port_that_is_taken() {
     missing.upstream_tls = missing.upstream_tls.replace("certificate_file = '", "certificate_file = '/no/such");
     let (exit, wrote) = Gateway::start_in_vain(&missing).unwrap();
     assert!(exit == Some(78) && wrote.contains("/no/such"), "{exit:?} {wrote}");
+    let strict = GatewayOptions {
+        listener: "mode = 'strict'\n".to_owned(),
+        tables: "[listener.test.tls]\ncertificate_file = '/no/such.pem'\nca_file = '/no/such.pem'\n".to_owned(),
+        ..GatewayOptions::to(&mongod)
+    };
+    let (exit, wrote) = Gateway::start_in_vain(&strict).unwrap();
+    assert!(exit == Some(78) && wrote.contains("/no/such.pem"), "{exit:?} {wrote}");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -118,19 +118,22 @@ fn compare(name: &str, script: fn(&str, &str) -> Option<Outcome>, parameters: &s
     assert!(is_count(gateway.metric("mongate_commands_total", &silent), 101));
 }
 
-fn python(uri: &str, database: &str) -> Option<Outcome> {
+/// Runs the script of this driver in a database; `None` where there is no such driver.
+pub fn python(uri: &str, database: &str) -> Option<Outcome> {
     let mut command = drivers::python()?;
     command.arg(drivers::scripts().join("script.py")).args([uri, database]);
     Some(outcome_of("script.py", command))
 }
 
-fn node(uri: &str, database: &str) -> Option<Outcome> {
+/// Runs the script of this driver in a database; `None` where there is no such driver.
+pub fn node(uri: &str, database: &str) -> Option<Outcome> {
     let mut command = drivers::node()?;
     command.arg(drivers::scripts().join("script.mjs")).args([uri, database]);
     Some(outcome_of("script.mjs", command))
 }
 
-fn mongosh(uri: &str, database: &str) -> Option<Outcome> {
+/// Runs the script of this driver in a database; `None` where there is no such driver.
+pub fn mongosh(uri: &str, database: &str) -> Option<Outcome> {
     let mut command = drivers::mongosh()?;
     command.env("URI", uri).env("DATABASE", database).args(["--quiet", "--norc", uri, "--file"]);
     command.arg(drivers::scripts().join("script.mongosh.js"));
@@ -159,9 +162,13 @@ fn check(direct: &Outcome, through: &Outcome, left_out: &[&str]) {
 
 /// Every step of the script was taken, but those that this driver or this mongod leaves out.
 fn check_steps(outcome: &Outcome, left_out: &[&str]) {
+    assert_eq!(outcome.lines, expected_lines(left_out));
+}
+
+/// The lines of the script's steps, but for those.
+pub fn expected_lines(left_out: &[&str]) -> Vec<String> {
     let expected = fs::read_to_string(drivers::scripts().join("expected.jsonl")).unwrap();
-    let expected: Vec<_> = expected.lines().filter(|line| !left_out.contains(&step_of(line).as_str())).collect();
-    assert_eq!(outcome.lines, expected);
+    expected.lines().filter(|line| !left_out.contains(&step_of(line).as_str())).map(str::to_owned).collect()
 }
 
 fn check_counted(gateway: &Gateway, outcome: &Outcome) {

@@ -30,7 +30,11 @@ fn the_administration_port_tells_what_is_there() {
         })
         .collect();
     assert_eq!(gateway.get("/livez").unwrap().body, "ok\n");
-    until("the gateway is ready", || (gateway.get("/readyz").unwrap().status == 200).then_some(()));
+    // A connection that was made says that it is; what it is made to, the probe finds out.
+    until("the gateway is ready and knows mongod", || {
+        let answer = gateway.get("/readyz").unwrap();
+        (answer.status == 200 && answer.body.contains("standalone")).then_some(())
+    });
     let ready = gateway.get("/readyz").unwrap().body;
     let upstream = format!("upstream test: standalone at {}", mongod.address());
     assert_eq!(ready, format!("ready\nok     serving\nok     {upstream}\nok     policy: none in force\n"));

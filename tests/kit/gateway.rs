@@ -25,6 +25,8 @@ use super::scratch;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks at something that cannot be waited for; never a substitute for looking.
 const PACE: Duration = Duration::from_millis(10);
+/// In a directory of each gateway's own.
+const CONFIGURATION_FILE: &str = "config.toml";
 
 /// How a gateway is to be: one upstream and one listener, both named `test`.
 ///
@@ -150,7 +152,7 @@ impl Gateway {
     /// Starts a gateway and waits until it serves, or says why it does not.
     pub fn try_start(options: &GatewayOptions) -> anyhow::Result<Self> {
         let directory = scratch::directory("gateway")?;
-        let file = directory.path().join("config.toml");
+        let file = directory.path().join(CONFIGURATION_FILE);
         fs::write(&file, options.configuration())?;
         let mut command = match options.descriptors_max {
             Some(limit) => limited(limit)?,
@@ -160,8 +162,8 @@ impl Gateway {
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::start("mongate", command)?;
         let mut gateway = Self { process, directory, address: String::new(), admin_address: String::new() };
-        gateway.address = gateway.logged_address("listening")?;
-        gateway.admin_address = gateway.logged_address("admin listening")?;
+        gateway.address = gateway.address_of("test")?;
+        gateway.admin_address = gateway.logged_address(|event| event["message"] == "admin listening")?;
         gateway.wait_for_log(START_TIMEOUT, |event| event["message"] == "started")?;
         Ok(gateway)
     }
@@ -174,6 +176,11 @@ impl Gateway {
     /// What clients connect to: `127.0.0.1:port`, or `unix:/path`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The address of another listener, of which the options' tables tell.
+    pub fn address_of(&self, listener: &str) -> anyhow::Result<String> {
+        self.logged_address(|event| event["message"] == "listening" && event["listener"] == listener)
     }
 
     /// The connection string that an application would use.
@@ -192,6 +199,11 @@ impl Gateway {
     /// Where its configuration file is, and nothing else.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The file that it was started with.
+    pub fn configuration_file(&self) -> PathBuf {
+        self.directory().join(CONFIGURATION_FILE)
     }
 
     /// A connection of raw bytes.
@@ -296,8 +308,8 @@ impl Gateway {
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    fn logged_address(&self, message: &str) -> anyhow::Result<String> {
-        let logged = self.wait_for_log(START_TIMEOUT, |event| event["message"] == message)?;
+    fn logged_address(&self, accept: impl Fn(&Value) -> bool) -> anyhow::Result<String> {
+        let logged = self.wait_for_log(START_TIMEOUT, accept)?;
         Ok(logged["address"].as_str().context("an address that is no text")?.to_owned())
     }
 }
@@ -353,7 +365,7 @@ fn limited(descriptors_max: u32) -> anyhow::Result<Command> {
 }
 
 /// `MONGATE_TEST_BINARY`, to try one that was built elsewhere; else what cargo built for this test.
-fn binary() -> anyhow::Result<PathBuf> {
+pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(named) = env::var_os("MONGATE_TEST_BINARY").filter(|named| !named.is_empty()) {
         return Ok(PathBuf::from(named));
     }

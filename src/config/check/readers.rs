@@ -245,7 +245,16 @@ fn network(text: &str) -> Result<IpNet, String> {
     if network.trunc() != network {
         return Err(format!("has {text:?}, with bits set behind the prefix; the network is \"{}\"", network.trunc()));
     }
-    Ok(network)
+    Ok(unmapped(network))
+}
+
+/// Of networks of IPv4 addresses that are written in IPv6, as `::ffff:10.0.0.0/104`, those addresses: clients are known by
+/// them.
+fn unmapped(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(v6) = network else { return network };
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED_BITS));
+    mapped.and_then(|(address, prefix)| IpNet::new(address.into(), prefix).ok()).unwrap_or(network)
 }
 
 /// A number of connections.
@@ -275,4 +284,19 @@ pub(super) fn socket(given: &Given<'_>, directory: &Path) -> Result<PathBuf, Str
 
 fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv4_is_one_however_it_is_written() {
+        let check = |text: &str, expected: &str| assert_eq!(network(text).unwrap().to_string(), expected, "{text}");
+        check("10.1.3.0/24", "10.1.3.0/24");
+        check("::ffff:10.0.0.0/104", "10.0.0.0/8");
+        check("::ffff:10.1.3.7", "10.1.3.7/32");
+        check("::/0", "::/0");
+        check("fd00::/8", "fd00::/8");
+    }
 }

@@ -203,6 +203,11 @@ fn a_rule_that_the_rest_makes_useless_is_doubted() {
         &format!("{named}{}", rule("not_principals = [\"td/z\", \"CN=x\"]")),
         &[("not_principals", "has \"td/z\""), ("not_principals", "has \"CN=x\"")],
     );
+    let of_namespace = named.replace("td/x", "td/ns/shop/sa/cart");
+    check(&format!("{of_namespace}{}", rule("namespaces = [\"shop\", \"x*\"]")), &[]);
+    let expected = [("namespaces", "has \"carts\", which no client can be of")];
+    check(&format!("{of_namespace}{}", rule("namespaces = [\"carts\"]")), &expected);
+    check(&format!("{}{}", strict(), rule("namespaces = [\"carts\"]")), &[]);
     let domain = format!("trust_domain = \"td\"\ntrust_domain_aliases = [\"old\"]\n{}", strict());
     check(&format!("{domain}{}", rule("principals = [\"td/x\", \"old/x\", \"CN=a/b\", \"x\", \"other/*\"]")), &[]);
     check(

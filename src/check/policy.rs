@@ -1,0 +1,75 @@
+//! What can be said about the policy before anybody asks for anything.
+
+use super::report::{About, Finding, Kind, PolicyReport, Severity, Step};
+use crate::config::{Action, Config, Enforcement, PolicyConfig};
+use crate::policy::Policy;
+
+/// Of a warning that brings none of its own.
+const REMEDY: &str = "change the rule or take it out; mongate policy explain shows what it decides";
+
+pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<Finding>) -> PolicyReport {
+    let mut report = PolicyReport {
+        enforcement: match policy.enforcement {
+            Enforcement::Enforce => "enforce",
+            Enforcement::DryRun => "dry-run",
+        },
+        rules: policy.rules.len(),
+        fingerprint: None,
+        steps: Vec::new(),
+    };
+    let mut find = |severity, key: &str, sentence: String, remedy: &str| {
+        findings.push(Finding {
+            severity,
+            kind: Kind::Configuration,
+            about: About::Policy(key.to_owned()),
+            sentence,
+            remedy: remedy.to_owned(),
+        });
+    };
+    let compiled = match Policy::compile(policy) {
+        Ok(compiled) => compiled,
+        Err(problems) => {
+            let count = problems.len();
+            report.steps.push(Step::failed("compiled", format!("{count} values cannot be used")));
+            for problem in problems {
+                find(Severity::Error, &problem.key, problem.sentence, "correct the value");
+            }
+            return report;
+        }
+    };
+    let warnings: Vec<(String, String)> = config
+        .warnings()
+        .into_iter()
+        .map(|warning| (warning.key, warning.sentence))
+        .chain(compiled.warnings().into_iter().map(|warning| (warning.key, warning.sentence)))
+        .collect();
+    let line = rules_line(policy);
+    report.steps.push(match warnings.len() {
+        0 => Step::ok("compiled", line),
+        1 => Step::warning("compiled", format!("{line}; 1 warning")),
+        count => Step::warning("compiled", format!("{line}; {count} warnings")),
+    });
+    if policy.deny_javascript {
+        report.steps.push(Step::ok("JavaScript", "is denied"));
+    }
+    report.steps.push(Step::ok("fingerprint", compiled.fingerprint()));
+    report.fingerprint = Some(compiled.fingerprint().to_owned());
+    for (key, sentence) in warnings {
+        find(Severity::Warning, &key, sentence, REMEDY);
+    }
+    if policy.enforcement == Enforcement::DryRun {
+        let sentence = "is \"dry-run\": what the rules deny passes, and is only counted and logged".to_owned();
+        let remedy = "set it to \"enforce\" when mongate_policy_decisions_total shows no would_deny that should pass";
+        find(Severity::Warning, "policy.enforcement", sentence, remedy);
+    }
+    report
+}
+
+/// As `3 rules: 1 deny, 2 allow`.
+fn rules_line(policy: &PolicyConfig) -> String {
+    let count = |action| policy.rules.iter().filter(|rule| rule.action == action).count();
+    let kinds = [(Action::Deny, "deny"), (Action::Allow, "allow"), (Action::Audit, "audit")];
+    let kinds = kinds.map(|(action, word)| (count(action), word)).into_iter().filter(|(count, _)| *count > 0);
+    let kinds: Vec<String> = kinds.map(|(count, word)| format!("{count} {word}")).collect();
+    if kinds.is_empty() { "no rules".to_owned() } else { format!("{} rules: {}", policy.rules.len(), kinds.join(", ")) }
+}

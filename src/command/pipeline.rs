@@ -1,0 +1,354 @@
+//! The grammar of pipelines: every stage that may stand in one, and the collections that it names.
+//!
+//! A list of what is known, not of what is dangerous: a stage that is not here is refused, as a later server may give it
+//! a meaning. Expressions inside stages name no collections and are not looked at.
+//!
+//! Spec: the MongoDB manual § Aggregation Stages, up to 8.0; forms tried on mongod 6.0.5.
+
+use bson::raw::{RawArray, RawElement};
+
+use super::meaning::Place;
+use super::names;
+use super::reaches::Reaches;
+use super::read::Reader;
+use super::strict::{self, Fields, key};
+use super::table::Class::{Admin, Read, Write};
+use super::unclear::Unclear;
+
+/// `aggregate`: its collection, or with the number one its database, and what the stages name.
+pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    let (target, stages) = (reader.command_value()?, reader.fields.get("pipeline"));
+    let stages = stages.and_then(strict::array).ok_or(Unclear::Pipeline)?;
+    let kind = if strict::is_one(target) {
+        reader.reaches.add(Place::Database(reader.database), Read)?;
+        Kind::OfDatabase
+    } else {
+        reader.own_collection(Read)?;
+        Kind::OfCollection
+    };
+    Walk { reaches: &mut reader.reaches }.pipeline(stages, reader.database, kind, 0)
+}
+
+/// The pipeline of a view, which is run whenever the view is read.
+pub(super) fn of_view<'a>(reader: &mut Reader<'a, '_>, stages: &'a RawArray) -> Result<(), Unclear> {
+    Walk { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Kind::Inside, 0)
+}
+
+/// A pipeline that updates documents: a few stages only, and none that reaches beyond the document.
+pub(super) fn of_update(stages: &RawArray) -> Result<(), Unclear> {
+    for stage in strict::items(stages) {
+        let (name, spec) = one_stage(&stage?)?;
+        if !matches!(name, "$addFields" | "$project" | "$replaceRoot" | "$replaceWith" | "$set" | "$unset") {
+            return Err(known(name).map_or(Unclear::UnknownStage, Unclear::StagePlace));
+        }
+        no_key_twice(&spec)?;
+    }
+    Ok(())
+}
+
+/// Where a pipeline stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It is the one of an `aggregate` on a collection.
+    OfCollection,
+    /// It is the one of an `aggregate: 1`.
+    OfDatabase,
+    /// It stands inside another pipeline, or in a view.
+    Inside,
+}
+
+struct Walk<'a, 'w> {
+    reaches: &'w mut Reaches<'a>,
+}
+
+impl<'a> Walk<'a, '_> {
+    /// `database` is where names without a database are looked for; `depth` counts the pipelines around this one.
+    fn pipeline(&mut self, stages: &'a RawArray, database: &'a str, kind: Kind, depth: usize) -> Result<(), Unclear> {
+        if depth > DEPTH_MAX {
+            return Err(Unclear::TooDeep);
+        }
+        for stage in strict::items(stages) {
+            let (name, spec) = one_stage(&stage?)?;
+            match name {
+                // A filter may ask twice for the same field.
+                "$match" => {}
+                "$lookup" => self.lookup(&spec, database, depth)?,
+                "$graphLookup" => self.graph_lookup(&spec, database)?,
+                "$unionWith" => self.union_with(&spec, database, depth)?,
+                "$facet" => self.facet(&spec, database, depth)?,
+                "$out" => self.out(&spec, database)?,
+                "$merge" => self.merge(&spec, database)?,
+                "$changeStream" => self.change_stream(&spec, database, kind)?,
+                "$listClusterCatalog" => {
+                    no_key_twice(&spec)?;
+                    let place = if database == "admin" { Place::WholeServer } else { Place::WholeDatabase(database) };
+                    self.reaches.add(place, Read)?;
+                }
+                _ if SHOWS_THE_SERVER.contains(&name) => {
+                    no_key_twice(&spec)?;
+                    self.reaches.add(Place::WholeServer, Admin)?;
+                }
+                _ if NAMES_NOTHING.contains(&name) => no_key_twice(&spec)?,
+                _ if is_internal(name) => return Err(Unclear::InternalStage),
+                _ => return Err(Unclear::UnknownStage),
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&mut self, spec: &RawElement<'a>, database: &'a str, depth: usize) -> Result<(), Unclear> {
+        const FORM: Unclear = Unclear::Stage("$lookup");
+        let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
+        if !spec.are_among(&["from", "localField", "foreignField", "as", "let", "pipeline"]) {
+            return Err(FORM);
+        }
+        let foreign = match spec.get("from") {
+            Some(from) => self.read_from(from, database, FORM)?,
+            None if makes_its_own_documents(&spec) => database,
+            None => return Err(FORM),
+        };
+        self.joined(&spec, foreign, depth)
+    }
+
+    fn union_with(&mut self, spec: &RawElement<'a>, database: &'a str, depth: usize) -> Result<(), Unclear> {
+        const FORM: Unclear = Unclear::Stage("$unionWith");
+        if let Some(collection) = strict::text(spec) {
+            return self.reaches.add_collection(database, collection, Read);
+        }
+        let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
+        if !spec.are_among(&["coll", "pipeline"]) {
+            return Err(FORM);
+        }
+        match spec.get("coll") {
+            Some(collection) => {
+                let collection = strict::text(collection).ok_or(Unclear::CollectionName)?;
+                self.reaches.add_collection(database, collection, Read)?;
+            }
+            None if makes_its_own_documents(&spec) => {}
+            None => return Err(FORM),
+        }
+        self.joined(&spec, database, depth)
+    }
+
+    /// The `pipeline` of a join, which runs in the database that it joins with.
+    fn joined(&mut self, spec: &Fields<'a>, database: &'a str, depth: usize) -> Result<(), Unclear> {
+        match spec.get("pipeline") {
+            Some(stages) => {
+                let stages = strict::array(stages).ok_or(Unclear::Pipeline)?;
+                self.pipeline(stages, database, Kind::Inside, depth + 1)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn graph_lookup(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
+        const FORM: Unclear = Unclear::Stage("$graphLookup");
+        let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
+        let known = spec.are_among(&[
+            "from",
+            "startWith",
+            "connectFromField",
+            "connectToField",
+            "as",
+            "maxDepth",
+            "depthField",
+            "restrictSearchWithMatch",
+        ]);
+        match spec.get("from") {
+            Some(from) if known => self.read_from(from, database, FORM).map(|_| ()),
+            _ => Err(FORM),
+        }
+    }
+
+    /// `from`: a name, or `{db, coll}`. Gives the database that it is in.
+    fn read_from(&mut self, from: &RawElement<'a>, own: &'a str, form: Unclear) -> Result<&'a str, Unclear> {
+        let (database, collection) = match strict::text(from) {
+            Some(collection) => (own, collection),
+            None => named(from, &["db", "coll"], None, form)?,
+        };
+        self.reaches.add_collection(database, collection, Read)?;
+        Ok(database)
+    }
+
+    fn facet(&mut self, spec: &RawElement<'a>, database: &'a str, depth: usize) -> Result<(), Unclear> {
+        let facets = strict::document(spec).ok_or(Unclear::Stage("$facet"))?;
+        for facet in Fields::of(facets)?.iter() {
+            let stages = strict::array(facet).ok_or(Unclear::Pipeline)?;
+            self.pipeline(stages, database, Kind::Inside, depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn out(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
+        let (database, collection) = match strict::text(spec) {
+            Some(collection) => (database, collection),
+            None => named(spec, &["db", "coll", "timeseries"], None, Unclear::Stage("$out"))?,
+        };
+        self.reaches.add_collection(database, collection, Write)
+    }
+
+    fn merge(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
+        const FORM: Unclear = Unclear::Stage("$merge");
+        if let Some(collection) = strict::text(spec) {
+            return self.reaches.add_collection(database, collection, Write);
+        }
+        let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
+        if !spec.are_among(&["into", "on", "let", "whenMatched", "whenNotMatched"]) {
+            return Err(FORM);
+        }
+        let into = spec.get("into").ok_or(FORM)?;
+        let (database, collection) = match strict::text(into) {
+            Some(collection) => (database, collection),
+            None => named(into, &["db", "coll"], Some(database), FORM)?,
+        };
+        self.reaches.add_collection(database, collection, Write)?;
+        match spec.get("whenMatched").map(|when| (strict::array(when), strict::text(when))) {
+            None | Some((None, Some(_))) => Ok(()),
+            Some((Some(stages), _)) => of_update(stages),
+            Some((None, None)) => Err(FORM),
+        }
+    }
+
+    /// Of the collection that is aggregated, of its database, or of everything.
+    fn change_stream(&mut self, spec: &RawElement<'a>, database: &'a str, kind: Kind) -> Result<(), Unclear> {
+        const FORM: Unclear = Unclear::Stage("$changeStream");
+        let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
+        let known = spec.are_among(&[
+            "fullDocument",
+            "fullDocumentBeforeChange",
+            "resumeAfter",
+            "startAfter",
+            "startAtOperationTime",
+            "allChangesForCluster",
+            "showExpandedEvents",
+        ]);
+        if !known {
+            return Err(FORM);
+        }
+        let all = !strict::is_off(spec.get("allChangesForCluster"));
+        match kind {
+            Kind::Inside => Err(Unclear::StagePlace("$changeStream")),
+            _ if all => self.reaches.add(Place::WholeServer, Read),
+            Kind::OfDatabase => self.reaches.add(Place::WholeDatabase(database), Read),
+            Kind::OfCollection => Ok(()),
+        }
+    }
+}
+
+/// The name and the value of a stage: a document with exactly one key.
+fn one_stage<'a>(stage: &RawElement<'a>) -> Result<(&'a str, RawElement<'a>), Unclear> {
+    let stage = strict::document(stage).ok_or(Unclear::Pipeline)?;
+    let mut elements = strict::elements(stage);
+    match (elements.next(), elements.next()) {
+        (Some(only), None) => only.map(|only| (key(&only), only)),
+        (_, Some(Err(broken))) => Err(broken),
+        _ => Err(Unclear::Pipeline),
+    }
+}
+
+/// Database and collection of `{db, coll}` with these `keys`; without `db` the `default`, where there is one.
+fn named<'a>(
+    element: &RawElement<'a>,
+    keys: &[&str],
+    default: Option<&'a str>,
+    form: Unclear,
+) -> Result<(&'a str, &'a str), Unclear> {
+    let fields = Fields::of(strict::document(element).ok_or(form)?)?;
+    if !fields.are_among(keys) {
+        return Err(form);
+    }
+    let database = match fields.get("db") {
+        Some(database) => names::database(strict::text(database).ok_or(Unclear::DatabaseName)?)?,
+        None => default.ok_or(form)?,
+    };
+    let collection = fields.get("coll").and_then(strict::text).ok_or(Unclear::CollectionName)?;
+    Ok((database, collection))
+}
+
+/// Whether a join needs no collection, because its pipeline begins with the documents that it joins.
+fn makes_its_own_documents(spec: &Fields<'_>) -> bool {
+    let stages = spec.get("pipeline").and_then(strict::array);
+    let first = stages.and_then(|stages| strict::items(stages).next()?.ok());
+    first.is_some_and(|first| matches!(one_stage(&first), Ok(("$documents", _))))
+}
+
+fn no_key_twice(spec: &RawElement<'_>) -> Result<(), Unclear> {
+    strict::document(spec).map_or(Ok(()), |spec| Fields::of(spec).map(|_| ()))
+}
+
+fn is_internal(stage: &str) -> bool {
+    const OTHERS: [&str; 7] = [
+        "$backupCursor",
+        "$backupCursorExtend",
+        "$listCatalog",
+        "$mergeCursors",
+        "$operationMetrics",
+        "$queue",
+        "$setVariableFromSubPipeline",
+    ];
+    stage.starts_with("$_") || OTHERS.contains(&stage)
+}
+
+/// The name of a stage as it stands in these tables.
+fn known(stage: &str) -> Option<&'static str> {
+    const NAMES_OTHERS: [&str; 9] = [
+        "$changeStream",
+        "$facet",
+        "$graphLookup",
+        "$listClusterCatalog",
+        "$lookup",
+        "$match",
+        "$merge",
+        "$out",
+        "$unionWith",
+    ];
+    NAMES_OTHERS.iter().chain(NAMES_NOTHING).chain(SHOWS_THE_SERVER).find(|known| **known == stage).copied()
+}
+
+/// Stages that read their input, or the collection itself, and name no other.
+const NAMES_NOTHING: &[&str] = &[
+    "$addFields",
+    "$bucket",
+    "$bucketAuto",
+    "$changeStreamSplitLargeEvent",
+    "$collStats",
+    "$count",
+    "$densify",
+    "$documents",
+    "$fill",
+    "$geoNear",
+    "$group",
+    "$indexStats",
+    "$limit",
+    "$listSearchIndexes",
+    "$planCacheStats",
+    "$project",
+    "$redact",
+    "$replaceRoot",
+    "$replaceWith",
+    "$sample",
+    "$search",
+    "$searchMeta",
+    "$set",
+    "$setWindowFields",
+    "$skip",
+    "$sort",
+    "$sortByCount",
+    "$unset",
+    "$unwind",
+    "$vectorSearch",
+];
+
+/// Stages that show what others do, wherever they do it.
+const SHOWS_THE_SERVER: &[&str] = &[
+    "$currentOp",
+    "$listLocalSessions",
+    "$listSampledQueries",
+    "$listSessions",
+    "$querySettings",
+    "$queryStats",
+    "$shardedDataDistribution",
+];
+
+/// mongod takes 20 pipelines inside each other.
+const DEPTH_MAX: usize = 32;

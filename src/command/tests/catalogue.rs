@@ -1,0 +1,929 @@
+//! Every known way around a gateway that looks at less than the whole command, as data, and what honest clients send.
+
+use bson::raw::CString;
+use bson::spec::BinarySubtype;
+use bson::{Binary, Decimal128, RawBson, RawDocumentBuf, rawdoc};
+
+use super::{Look, Request, Sequence, concatenated, read, read_body, read_with, text};
+use crate::command::table::Class;
+use crate::command::{Unclear, needs_sequences, table};
+
+#[track_caller]
+fn check(cases: &[(RawDocumentBuf, &str)]) {
+    let wrong: Vec<String> = cases
+        .iter()
+        .map(|(body, expected)| (body, text(&read_body(body)), expected))
+        .filter(|(_, found, expected)| found != *expected)
+        .map(|(body, found, expected)| format!("{body:?}\n  found    {found}\n  expected {expected}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn symbol(text: &str) -> RawBson {
+    RawBson::Symbol(text.to_owned())
+}
+
+fn code(text: &str) -> RawBson {
+    RawBson::JavaScriptCode(text.to_owned())
+}
+
+fn uuid() -> RawBson {
+    RawBson::Binary(Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] })
+}
+
+fn decimal(text: &str) -> RawBson {
+    RawBson::Decimal128(text.parse::<Decimal128>().unwrap())
+}
+
+/// `find` on `shop.orders` with one more argument.
+fn find_with(argument: &str, value: impl Into<RawBson>) -> RawDocumentBuf {
+    let mut body = rawdoc! { "find": "orders", "$db": "shop" };
+    body.append(CString::try_from(argument).unwrap(), value.into());
+    body
+}
+
+/// An `aggregate` on `shop.orders` with one stage.
+fn stage(stage: RawDocumentBuf) -> RawDocumentBuf {
+    rawdoc! { "aggregate": "orders", "pipeline": [{ "$match": {} }, stage], "cursor": {}, "$db": "shop" }
+}
+
+/// A document of one stage with one value that has a key twice; a literal would have been the same, but longer.
+fn twice(name: &str, fields: &[(&str, RawBson)]) -> RawDocumentBuf {
+    let mut spec = RawDocumentBuf::new();
+    for (key, value) in fields {
+        spec.append(CString::try_from(*key).unwrap(), value.clone());
+    }
+    let mut document = RawDocumentBuf::new();
+    document.append(CString::try_from(name).unwrap(), RawBson::Document(spec));
+    document
+}
+
+#[test]
+fn the_command_is_the_first_name_byte_for_byte() {
+    check(&[
+        (rawdoc! { "find": "orders", "$db": "shop" }, "Read shop.orders"),
+        (rawdoc! { "$db": "shop", "find": "orders" }, "UnknownCommand"),
+        (rawdoc! { "Find": "orders", "$db": "shop" }, "UnknownCommand"),
+        (rawdoc! { "FIND": "orders", "$db": "shop" }, "UnknownCommand"),
+        (rawdoc! { "find ": "orders", "$db": "shop" }, "UnknownCommand"),
+        (rawdoc! { "ping": 1, "find": "orders", "$db": "shop" }, "Handshake shop"),
+        (rawdoc! { "findandmodify": "orders", "$db": "shop" }, "Write shop.orders, Read shop.orders"),
+        (rawdoc! { "deleteIndexes": "orders", "$db": "shop" }, "Ddl shop.orders"),
+        (rawdoc! { "eval": "x", "$db": "shop" }, r#"Removed("eval")"#),
+        (rawdoc! { "getlasterror": 1, "$db": "shop" }, r#"Removed("getLastError")"#),
+        (RawDocumentBuf::new(), "NoCommand"),
+    ]);
+}
+
+#[test]
+fn commands_of_servers_among_themselves_are_refused() {
+    check(&[
+        (rawdoc! { "_isSelf": 1, "$db": "admin" }, r#"Internal("_isSelf")"#),
+        (rawdoc! { "_migrateClone": "a.b", "$db": "admin" }, r#"Internal("_migrateClone")"#),
+        (rawdoc! { "_ofTheFuture": 1, "$db": "admin" }, r#"Internal("")"#),
+        (rawdoc! { "clusterFind": "orders", "$db": "shop" }, r#"Internal("clusterFind")"#),
+        (rawdoc! { "clusterOfTheFuture": "orders", "$db": "shop" }, r#"Internal("")"#),
+        (rawdoc! { "donorStartMigration": 1, "$db": "admin" }, r#"Internal("donorStartMigration")"#),
+        (rawdoc! { "recipientSyncData": 1, "$db": "admin" }, r#"Internal("recipientSyncData")"#),
+        (rawdoc! { "commitShardSplit": 1, "$db": "admin" }, r#"Internal("commitShardSplit")"#),
+        (rawdoc! { "doTxn": [], "$db": "shop" }, r#"Internal("doTxn")"#),
+        (
+            rawdoc! { "internalRenameIfOptionsAndIndexesMatch": 1, "from": "a.b", "to": "c.d", "$db": "admin" },
+            r#"Internal("internalRenameIfOptionsAndIndexesMatch")"#,
+        ),
+    ]);
+}
+
+#[test]
+fn the_database_is_one_that_can_be() {
+    let of = |database: &str| rawdoc! { "find": "orders", "$db": database };
+    check(&[
+        (of("$external"), "Read $external.orders"),
+        (of("a$x"), "Read a$x.orders"),
+        (of(&"d".repeat(63)), &format!("Read {}.orders", "d".repeat(63))),
+        (of(&"d".repeat(64)), "DatabaseName"),
+        (of(""), "DatabaseName"),
+        (of("a.b"), "DatabaseName"),
+        (of("a b"), "DatabaseName"),
+        (of("a/b"), "DatabaseName"),
+        (of("a\\b"), "DatabaseName"),
+        (of("a\"b"), "DatabaseName"),
+        (of("shop\0vault"), "DatabaseName"),
+        (rawdoc! { "find": "orders" }, "NoDatabase"),
+        (rawdoc! { "find": "orders", "$db": symbol("shop") }, "NoDatabase"),
+        (rawdoc! { "find": "orders", "$db": 1 }, "NoDatabase"),
+    ]);
+}
+
+#[test]
+fn a_query_has_its_database_in_its_namespace_and_not_in_its_body() {
+    let cases = [
+        (rawdoc! { "isMaster": 1 }, Some("admin"), "Handshake admin"),
+        (rawdoc! { "isMaster": 1, "$db": "admin" }, Some("admin"), "NoDatabase"),
+        (rawdoc! { "isMaster": 1 }, Some("ad.min"), "DatabaseName"),
+        (rawdoc! { "isMaster": 1 }, None, "NoDatabase"),
+    ];
+    for (body, database, expected) in &cases {
+        let request = Request { body, database: *database, sequences: &[] };
+        assert_eq!(text(&read(&request, Look::default())), *expected, "{body:?}");
+    }
+}
+
+#[test]
+fn no_argument_stands_twice_and_there_are_not_endlessly_many() {
+    let mut many = rawdoc! { "find": "orders", "$db": "shop" };
+    for at in 0..126 {
+        many.append(CString::try_from(format!("a{at}")).unwrap(), 1);
+    }
+    let mut too_many = many.clone();
+    too_many.append(CString::try_from("z").unwrap(), 1);
+    let mut twice_among_many = rawdoc! { "find": "orders", "a77": 1 };
+    for element in many.iter_elements().skip(2).map(Result::unwrap) {
+        twice_among_many.append(element.key(), RawBson::try_from(element).unwrap());
+    }
+    check(&[
+        (rawdoc! { "find": "orders", "$db": "shop", "$db": "vault" }, "DuplicateKey"),
+        (rawdoc! { "find": "orders", "$db": "shop", "find": "secret" }, "DuplicateKey"),
+        (rawdoc! { "aggregate": "orders", "pipeline": [], "pipeline": [], "$db": "shop" }, "DuplicateKey"),
+        (rawdoc! { "find": "orders", "x": 1, "$db": "shop", "x": 1 }, "DuplicateKey"),
+        (many, "Read shop.orders"),
+        (too_many, "TooManyArguments"),
+        (twice_among_many, "DuplicateKey"),
+    ]);
+}
+
+#[test]
+fn a_collection_is_named_by_a_plain_string() {
+    for command in ["find", "count", "distinct", "insert", "update", "delete", "drop", "create", "aggregate"] {
+        let of = |value: RawBson| {
+            let mut body = RawDocumentBuf::new();
+            body.append(CString::try_from(command).unwrap(), value);
+            body.append(CString::try_from("pipeline").unwrap(), RawBson::Array(bson::RawArrayBuf::new()));
+            body.append(CString::try_from("$db").unwrap(), "shop");
+            body
+        };
+        check(&[
+            (of(symbol("secret")), "CollectionName"),
+            (of(uuid()), "CollectionName"),
+            (of(RawBson::Int32(2)), "CollectionName"),
+            (of(RawBson::Double(1.5)), "CollectionName"),
+            (of(RawBson::Boolean(true)), "CollectionName"),
+            (of(RawBson::Null), "CollectionName"),
+            (of(code("secret")), "CollectionName"),
+            (of(RawBson::Document(rawdoc! { "db": "vault" })), "CollectionName"),
+            (of(db_pointer()), "CollectionName"),
+            (of("".into()), "CollectionName"),
+            (of("orders\0secret".into()), "CollectionName"),
+            (of("$cmd.aggregate".into()), "CollectionName"),
+            (of(".orders".into()), "CollectionName"),
+            (of("x".repeat(254).into()), "CollectionName"),
+        ]);
+    }
+    check(&[
+        (rawdoc! { "find": "vault.secret", "$db": "shop" }, "Read shop.vault.secret"),
+        (rawdoc! { "find": "Orders", "$db": "shop" }, "Read shop.Orders"),
+    ]);
+}
+
+fn db_pointer() -> RawBson {
+    // The crate makes a pointer from bytes only.
+    let mut bytes = vec![0, 0, 0, 0, 0x0c, b'p', 0, 2, 0, 0, 0, b'x', 0];
+    bytes.extend([7; 12]);
+    bytes.push(0);
+    bytes[0] = u8::try_from(bytes.len()).unwrap();
+    let document = RawDocumentBuf::from_bytes(bytes).unwrap();
+    document.get("p").unwrap().unwrap().into()
+}
+
+#[test]
+fn names_that_are_not_utf8_are_refused() {
+    let patched = |body: &RawDocumentBuf| {
+        let mut bytes = body.as_bytes().to_vec();
+        let at = bytes.windows(2).position(|pair| pair == b"??").unwrap();
+        bytes[at] = 0xff;
+        RawDocumentBuf::from_bytes(bytes).unwrap()
+    };
+    check(&[
+        (patched(&rawdoc! { "find": "??", "$db": "shop" }), "CollectionName"),
+        (patched(&rawdoc! { "find": "orders", "$db": "??" }), "NoDatabase"),
+        (patched(&rawdoc! { "find": "orders", "??": 1, "$db": "shop" }), "NotBson"),
+        (patched(&rawdoc! { "??": "orders", "$db": "shop" }), "NotBson"),
+        (patched(&stage(rawdoc! { "$unionWith": "??" })), r#"Stage("$unionWith")"#),
+        (patched(&rawdoc! { "find": "orders", "filter": { "a": "??" }, "$db": "shop" }), "Read shop.orders"),
+    ]);
+}
+
+#[test]
+fn arguments_of_servers_are_refused_and_those_of_clients_are_not() {
+    let id = rawdoc! { "id": uuid() };
+    let mut of_another = id.clone();
+    of_another.append(CString::try_from("uid").unwrap(), 1);
+    check(&[
+        (find_with("$readPreference", rawdoc! { "mode": "nearest" }), "Read shop.orders"),
+        (find_with("$clusterTime", rawdoc! {}), "Read shop.orders"),
+        (find_with("$comment", "x"), "Read shop.orders"),
+        (find_with("lsid", id), "Read shop.orders"),
+        (find_with("lsid", of_another), "Session"),
+        (find_with("lsid", 1), "Session"),
+        (find_with("maxTimeMS", 1), "Read shop.orders"),
+        (find_with("let", rawdoc! {}), "Read shop.orders"),
+        (find_with("apiVersion", "1"), "Read shop.orders"),
+        (find_with("bypassDocumentValidation", true), "Read shop.orders"),
+        (find_with("$audit", rawdoc! {}), "UnknownDollarArgument"),
+        (find_with("$client", rawdoc! {}), "UnknownDollarArgument"),
+        (find_with("$queryOptions", rawdoc! {}), "UnknownDollarArgument"),
+        (find_with("$replData", 1), "UnknownDollarArgument"),
+        (find_with("$configServerState", 1), "UnknownDollarArgument"),
+        (find_with("$tenant", 1), "UnknownDollarArgument"),
+        (find_with("$_passthroughToShard", rawdoc! {}), "UnknownDollarArgument"),
+        (find_with("collectionUUID", uuid()), r#"InternalArgument("collectionUUID")"#),
+        (find_with("mayBypassWriteBlocking", true), r#"InternalArgument("mayBypassWriteBlocking")"#),
+        (find_with("shardVersion", rawdoc! {}), r#"InternalArgument("shardVersion")"#),
+        (find_with("databaseVersion", rawdoc! {}), r#"InternalArgument("databaseVersion")"#),
+        (find_with("fromMongos", true), r#"InternalArgument("fromMongos")"#),
+        (find_with("needsMerge", true), r#"InternalArgument("needsMerge")"#),
+        (find_with("exchange", rawdoc! {}), r#"InternalArgument("exchange")"#),
+        (find_with("isMapReduceCommand", true), r#"InternalArgument("isMapReduceCommand")"#),
+        (find_with("encryptionInformation", rawdoc! {}), r#"InternalArgument("encryptionInformation")"#),
+    ]);
+}
+
+#[test]
+fn every_stage_that_names_a_collection_reaches_it() {
+    check(&[
+        (stage(rawdoc! { "$lookup": { "from": "secret", "as": "x" } }), "Read shop.orders, Read shop.secret"),
+        (
+            stage(rawdoc! { "$lookup": { "from": "a", "as": "x", "pipeline": [{ "$unionWith": "secret" }] } }),
+            "Read shop.orders, Read shop.a, Read shop.secret",
+        ),
+        (
+            stage(rawdoc! { "$lookup": { "from": { "db": "local", "coll": "oplog.rs" }, "pipeline": [], "as": "x" } }),
+            "Read shop.orders, Read local.oplog.rs [*]",
+        ),
+        (
+            stage(
+                rawdoc! { "$lookup": { "from": { "db": "vault", "coll": "a" }, "pipeline": [{ "$unionWith": "b" }] } },
+            ),
+            "Read shop.orders, Read vault.a, Read vault.b",
+        ),
+        (stage(rawdoc! { "$lookup": { "pipeline": [{ "$documents": [] }], "as": "x" } }), "Read shop.orders"),
+        (
+            stage(rawdoc! { "$lookup": { "pipeline": [{ "$documents": [] }, { "$unionWith": "secret" }] } }),
+            "Read shop.orders, Read shop.secret",
+        ),
+        (
+            stage(rawdoc! { "$graphLookup": {
+                "from": "secret", "startWith": "$a", "connectFromField": "a", "connectToField": "b", "as": "x",
+            } }),
+            "Read shop.orders, Read shop.secret",
+        ),
+        (stage(rawdoc! { "$unionWith": "secret" }), "Read shop.orders, Read shop.secret"),
+        (
+            stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [{ "$lookup": { "from": "secret" } }] } }),
+            "Read shop.orders, Read shop.a, Read shop.secret",
+        ),
+        (
+            stage(rawdoc! { "$facet": { "one": [{ "$count": "n" }], "two": [{ "$lookup": { "from": "secret" } }] } }),
+            "Read shop.orders, Read shop.secret",
+        ),
+        (stage(rawdoc! { "$out": "secret" }), "Read shop.orders, Write shop.secret"),
+        (stage(rawdoc! { "$out": { "db": "vault", "coll": "s" } }), "Read shop.orders, Write vault.s"),
+        (
+            stage(rawdoc! { "$out": { "db": "vault", "coll": "s", "timeseries": { "timeField": "t" } } }),
+            "Read shop.orders, Write vault.s",
+        ),
+        (stage(rawdoc! { "$merge": "secret" }), "Read shop.orders, Write shop.secret"),
+        (stage(rawdoc! { "$merge": { "into": "secret" } }), "Read shop.orders, Write shop.secret"),
+        (stage(rawdoc! { "$merge": { "into": { "coll": "s" } } }), "Read shop.orders, Write shop.s"),
+        (
+            stage(rawdoc! { "$merge": { "into": { "db": "vault", "coll": "s" }, "whenMatched": "replace" } }),
+            "Read shop.orders, Write vault.s",
+        ),
+        (
+            stage(rawdoc! { "$merge": { "into": "s", "whenMatched": [{ "$set": { "a": 1 } }] } }),
+            "Read shop.orders, Write shop.s",
+        ),
+        (stage(rawdoc! { "$unionWith": "orders" }), "Read shop.orders"),
+        (stage(rawdoc! { "$unionWith": "system.profile" }), "Read shop.orders, Read shop.system.profile [shop.*]"),
+    ]);
+}
+
+#[test]
+fn a_stage_of_another_form_is_refused() {
+    check(&[
+        (stage(rawdoc! { "$lookup": "secret" }), r#"Stage("$lookup")"#),
+        (stage(rawdoc! { "$lookup": { "as": "x" } }), r#"Stage("$lookup")"#),
+        (stage(rawdoc! { "$lookup": { "from": symbol("secret") } }), r#"Stage("$lookup")"#),
+        (stage(rawdoc! { "$lookup": { "from": { "db": "vault" } } }), "CollectionName"),
+        (stage(rawdoc! { "$lookup": { "from": { "coll": "secret" } } }), r#"Stage("$lookup")"#),
+        (stage(rawdoc! { "$lookup": { "from": { "db": 1, "coll": "secret" } } }), "DatabaseName"),
+        (
+            stage(rawdoc! { "$lookup": { "from": { "db": "local", "coll": "oplog.rs", "timeseries": 1 } } }),
+            r#"Stage("$lookup")"#,
+        ),
+        (stage(rawdoc! { "$lookup": { "from": "a", "_internalUnwind": {} } }), r#"Stage("$lookup")"#),
+        (stage(rawdoc! { "$lookup": { "from": "a", "pipeline": { "0": { "$match": {} } } } }), "Pipeline"),
+        (stage(rawdoc! { "$lookup": { "pipeline": [{ "$unionWith": "secret" }] } }), r#"Stage("$lookup")"#),
+        (stage(rawdoc! { "$unionWith": { "pipeline": [] } }), r#"Stage("$unionWith")"#),
+        (stage(rawdoc! { "$unionWith": { "db": "vault", "coll": "secret" } }), r#"Stage("$unionWith")"#),
+        (stage(rawdoc! { "$unionWith": { "coll": symbol("secret") } }), "CollectionName"),
+        (stage(rawdoc! { "$graphLookup": { "startWith": 1 } }), r#"Stage("$graphLookup")"#),
+        (stage(rawdoc! { "$facet": [] }), r#"Stage("$facet")"#),
+        (stage(rawdoc! { "$facet": { "a": {} } }), "Pipeline"),
+        (stage(rawdoc! { "$out": { "coll": "secret" } }), r#"Stage("$out")"#),
+        (stage(rawdoc! { "$out": { "s3": {} } }), r#"Stage("$out")"#),
+        (stage(rawdoc! { "$merge": {} }), r#"Stage("$merge")"#),
+        (stage(rawdoc! { "$merge": { "into": { "db": "vault" } } }), "CollectionName"),
+        (
+            stage(rawdoc! { "$merge": { "into": "s", "whenMatched": [{ "$lookup": { "from": "secret" } }] } }),
+            r#"StagePlace("$lookup")"#,
+        ),
+        (stage(rawdoc! { "$changeStream": { "allowToRunOnSystemNS": true } }), r#"Stage("$changeStream")"#),
+        (stage(rawdoc! { "$match": {}, "$unionWith": "secret" }), "Pipeline"),
+        (stage(rawdoc! {}), "Pipeline"),
+        (rawdoc! { "aggregate": "orders", "pipeline": { "0": { "$match": {} } }, "$db": "shop" }, "Pipeline"),
+        (rawdoc! { "aggregate": "orders", "pipeline": ["$match"], "$db": "shop" }, "Pipeline"),
+        (rawdoc! { "aggregate": "orders", "$db": "shop" }, "Pipeline"),
+    ]);
+}
+
+#[test]
+fn a_pipeline_counts_by_its_order_whatever_its_keys_are() {
+    let mut bytes = stage(rawdoc! { "$unionWith": "secret" }).into_bytes();
+    let at = bytes.windows(3).rposition(|three| three == [0x03, b'1', 0]).unwrap();
+    bytes[at + 1] = b'0';
+    check(&[(RawDocumentBuf::from_bytes(bytes).unwrap(), "Read shop.orders, Read shop.secret")]);
+}
+
+#[test]
+fn no_key_stands_twice_in_what_a_stage_says() {
+    let text = |text: &str| RawBson::String(text.to_owned());
+    let empty = || RawBson::Array(bson::RawArrayBuf::new());
+    check(&[
+        (stage(twice("$lookup", &[("from", text("a")), ("from", text("secret")), ("as", text("x"))])), "DuplicateKey"),
+        (stage(twice("$lookup", &[("from", text("a")), ("pipeline", empty()), ("pipeline", empty())])), "DuplicateKey"),
+        (stage(twice("$graphLookup", &[("from", text("a")), ("from", text("secret"))])), "DuplicateKey"),
+        (stage(twice("$facet", &[("a", empty()), ("a", empty())])), "DuplicateKey"),
+        (stage(twice("$unionWith", &[("coll", text("a")), ("coll", text("secret"))])), "DuplicateKey"),
+        (stage(twice("$merge", &[("into", text("a")), ("into", text("secret"))])), "DuplicateKey"),
+        (stage(twice("$out", &[("db", text("a")), ("db", text("vault")), ("coll", text("x"))])), "DuplicateKey"),
+        (stage(twice("$group", &[("_id", text("a")), ("_id", text("b"))])), "DuplicateKey"),
+        (stage(twice("$match", &[("a", text("a")), ("a", text("b"))])), "Read shop.orders"),
+        (
+            stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [
+                twice("$lookup", &[("from", text("a")), ("from", text("secret"))]),
+            ] } }),
+            "DuplicateKey",
+        ),
+    ]);
+}
+
+#[test]
+fn unknown_and_internal_stages_are_refused_at_every_depth() {
+    let internal = ["$_internalAllCollectionStats", "$mergeCursors", "$_unpackBucket", "$listCatalog", "$queue"];
+    let internal = internal.into_iter().chain(["$backupCursor", "$setVariableFromSubPipeline", "$_ofTheFuture"]);
+    for (name, expected) in internal.map(|name| (name, "InternalStage")).chain([("$ofTheFuture", "UnknownStage")]) {
+        let one = twice(name, &[]);
+        check(&[
+            (stage(one.clone()), expected),
+            (stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [one.clone()] } }), expected),
+            (stage(rawdoc! { "$facet": { "a": [{ "$match": {} }, one] } }), expected),
+        ]);
+    }
+}
+
+#[test]
+fn windows_onto_others_reach_what_they_show() {
+    check(&[
+        (stage(rawdoc! { "$collStats": {} }), "Read shop.orders"),
+        (stage(rawdoc! { "$indexStats": {} }), "Read shop.orders"),
+        (stage(rawdoc! { "$planCacheStats": {} }), "Read shop.orders"),
+        (stage(rawdoc! { "$listSessions": {} }), "Read shop.orders, Admin *"),
+        (
+            rawdoc! { "aggregate": 1, "pipeline": [{ "$currentOp": { "allUsers": true } }], "$db": "admin" },
+            "Read admin, Admin *",
+        ),
+        (rawdoc! { "aggregate": 1, "pipeline": [{ "$listLocalSessions": {} }], "$db": "shop" }, "Read shop, Admin *"),
+        (
+            rawdoc! { "aggregate": 1, "pipeline": [{ "$listClusterCatalog": {} }], "$db": "shop" },
+            "Read shop, Read shop.*",
+        ),
+        (rawdoc! { "aggregate": 1, "pipeline": [{ "$listClusterCatalog": {} }], "$db": "admin" }, "Read admin, Read *"),
+        (rawdoc! { "currentOp": 1, "$db": "admin" }, "Admin *"),
+        (rawdoc! { "currentOp": 1, "$all": true, "$ownOps": false, "$db": "admin" }, "Admin *"),
+        (rawdoc! { "top": 1, "$db": "admin" }, "AdminRead *"),
+        (rawdoc! { "getLog": "global", "$db": "admin" }, "AdminRead *"),
+        (rawdoc! { "lockInfo": 1, "$db": "admin" }, "AdminRead *"),
+        (rawdoc! { "serverStatus": 1, "$db": "admin" }, "AdminRead admin"),
+        (rawdoc! { "profile": 2, "$db": "shop" }, "Admin shop.*"),
+        (rawdoc! { "listDatabases": 1, "$db": "admin" }, "Read *"),
+        (rawdoc! { "listCollections": 1, "nameOnly": true, "$db": "shop" }, "Read shop.*"),
+        (rawdoc! { "dbStats": 1, "$db": "shop" }, "Read shop"),
+        (rawdoc! { "dbHash": 1, "$db": "shop" }, "Read shop.*"),
+        (rawdoc! { "dbHash": 1, "collections": [], "$db": "shop" }, "Read shop.*"),
+        (rawdoc! { "dbhash": 1, "collections": ["a", "b"], "$db": "shop" }, "Read shop.a, Read shop.b"),
+        (rawdoc! { "dbHash": 1, "collections": "a", "$db": "shop" }, r#"Argument("collections")"#),
+        (rawdoc! { "validateDBMetadata": 1, "db": "vault", "$db": "shop" }, "Admin *"),
+        (rawdoc! { "filemd5": 1, "$db": "shop" }, "Read shop.fs.chunks"),
+        (rawdoc! { "filemd5": 1, "root": "fs", "$db": "shop" }, "Read shop.fs.chunks"),
+        (rawdoc! { "filemd5": 1, "root": "secret", "$db": "shop" }, "Read shop.*"),
+        (rawdoc! { "filemd5": 1, "root": symbol("fs"), "$db": "shop" }, "CollectionName"),
+    ]);
+}
+
+#[test]
+fn an_aggregate_of_the_database_reaches_the_database() {
+    let of = |one: RawBson| rawdoc! { "aggregate": one, "pipeline": [{ "$documents": [] }], "$db": "shop" };
+    check(&[
+        (of(RawBson::Int32(1)), "Read shop"),
+        (of(RawBson::Int64(1)), "Read shop"),
+        (of(RawBson::Double(1.0)), "Read shop"),
+        (of(decimal("1")), "Read shop"),
+        (of(decimal("1.0")), "Read shop"),
+        (of(decimal("2")), "CollectionName"),
+        (of(decimal("NaN")), "CollectionName"),
+        (of(RawBson::Int32(-1)), "CollectionName"),
+        (
+            rawdoc! { "aggregate": 1, "pipeline": [{ "$documents": [] }, { "$lookup": { "from": "secret" } }], "$db": "shop" },
+            "Read shop, Read shop.secret",
+        ),
+    ]);
+}
+
+#[test]
+fn a_change_stream_reaches_what_it_watches() {
+    let on = |target: RawBson, database: &str, spec: RawDocumentBuf| {
+        rawdoc! { "aggregate": target, "pipeline": [{ "$changeStream": spec }], "cursor": {}, "$db": database }
+    };
+    check(&[
+        (on("orders".into(), "shop", rawdoc! {}), "Read shop.orders"),
+        (on(1.into(), "shop", rawdoc! { "fullDocument": "updateLookup" }), "Read shop, Read shop.*"),
+        (on(1.into(), "admin", rawdoc! { "allChangesForCluster": true }), "Read admin, Read *"),
+        (on(1.into(), "admin", rawdoc! { "allChangesForCluster": 1 }), "Read admin, Read *"),
+        (on(1.into(), "admin", rawdoc! { "allChangesForCluster": false }), "Read admin, Read admin.*"),
+        (on("orders".into(), "shop", rawdoc! { "allChangesForCluster": true }), "Read shop.orders, Read *"),
+        (
+            stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [{ "$changeStream": {} }] } }),
+            r#"StagePlace("$changeStream")"#,
+        ),
+    ]);
+}
+
+#[test]
+fn a_view_reaches_all_that_it_shows() {
+    check(&[
+        (rawdoc! { "create": "v", "$db": "shop" }, "Ddl shop.v"),
+        (rawdoc! { "create": "v", "timeseries": { "timeField": "t" }, "$db": "shop" }, "Ddl shop.v"),
+        (rawdoc! { "create": "v", "viewOn": "secret", "$db": "shop" }, "Ddl shop.v, Read shop.secret"),
+        (
+            rawdoc! { "create": "v", "viewOn": "a", "pipeline": [{ "$lookup": {
+                "from": { "db": "local", "coll": "oplog.rs" }, "as": "x", "pipeline": [],
+            } }], "$db": "shop" },
+            "Ddl shop.v, Read shop.a, Read local.oplog.rs [*]",
+        ),
+        (
+            rawdoc! { "collMod": "v", "viewOn": "system.profile", "pipeline": [{ "$unionWith": "secret" }], "$db": "shop" },
+            "Ddl shop.v, Read shop.system.profile [shop.*], Read shop.secret",
+        ),
+        (rawdoc! { "create": "v", "viewOn": "", "pipeline": [], "$db": "shop" }, "CollectionName"),
+        (rawdoc! { "create": "v", "viewOn": "a", "pipeline": { "$match": {} }, "$db": "shop" }, "Pipeline"),
+        (
+            rawdoc! { "create": "v", "encryptedFields": { "escCollection": "esc", "fields": [] }, "$db": "shop" },
+            "Ddl shop.v, Ddl shop.esc",
+        ),
+        (rawdoc! { "compactStructuredEncryptionData": "v", "$db": "shop" }, "Ddl shop.v, Ddl shop.*"),
+    ]);
+}
+
+#[test]
+fn system_collections_are_windows() {
+    let find = |database: &str, collection: &str| rawdoc! { "find": collection, "$db": database };
+    check(&[
+        (find("shop", "system.buckets.secret"), "Read shop.system.buckets.secret, Read shop.secret"),
+        (
+            find("shop", "system.buckets.system.profile"),
+            "Read shop.system.buckets.system.profile, Read shop.system.profile [shop.*]",
+        ),
+        (find("shop", "system.buckets."), "CollectionName"),
+        (find("shop", "system.profile"), "Read shop.system.profile [shop.*]"),
+        (find("shop", "system.views"), "Read shop.system.views [shop.*]"),
+        (find("shop", "system.js"), "Read shop.system.js [shop.*]"),
+        (find("shop", "systems"), "Read shop.systems"),
+        (find("admin", "system.users"), "Read admin.system.users [*]"),
+        (find("admin", "orders"), "Read admin.orders"),
+        (find("local", "oplog.rs"), "Read local.oplog.rs [*]"),
+        (find("local", "orders"), "Read local.orders [*]"),
+        (find("config", "cache.chunks.x"), "Read config.cache.chunks.x [*]"),
+        (rawdoc! { "listCollections": 1, "$db": "local" }, "Read local.*"),
+        (rawdoc! { "insert": "system.js", "$db": "shop" }, "Write shop.system.js [shop.*]"),
+    ]);
+}
+
+#[test]
+fn commands_that_name_several_collections_reach_all_of_them() {
+    check(&[
+        (
+            rawdoc! { "renameCollection": "shop.a", "to": "vault.b.c", "$db": "admin" },
+            "Ddl shop.a, Read shop.a, Ddl vault.b.c, Write vault.b.c",
+        ),
+        (rawdoc! { "renameCollection": "shop", "to": "vault.b", "$db": "admin" }, "CollectionName"),
+        (rawdoc! { "renameCollection": "shop.a", "$db": "admin" }, r#"Argument("to")"#),
+        (
+            rawdoc! { "cloneCollectionAsCapped": "a", "toCollection": "b", "size": 1, "$db": "shop" },
+            "Read shop.a, Ddl shop.b, Write shop.b",
+        ),
+        (rawdoc! { "convertToCapped": "a", "size": 1, "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "dataSize": "vault.secret", "$db": "shop" }, "Read vault.secret"),
+        (rawdoc! { "datasize": "vault.a.b", "$db": "shop" }, "Read vault.a.b"),
+        (rawdoc! { "splitVector": "vault.secret", "$db": "shop" }, "Admin vault.secret"),
+        (rawdoc! { "checkShardingIndex": "vault.secret", "$db": "shop" }, "Cluster vault.secret"),
+        (rawdoc! { "moveChunk": "vault.secret", "$db": "admin" }, "Cluster vault.secret"),
+        (rawdoc! { "getShardVersion": "vault.secret", "$db": "admin" }, "Cluster vault.secret"),
+        (rawdoc! { "enableSharding": "vault", "$db": "admin" }, "Cluster vault"),
+        (rawdoc! { "getDatabaseVersion": "vault", "$db": "admin" }, "Cluster vault"),
+        (rawdoc! { "dropDatabase": 1, "$db": "shop" }, "Ddl shop.*"),
+        (
+            rawdoc! { "applyOps": [
+                { "op": "i", "ns": "vault.secret", "o": {} },
+                { "op": "c", "ns": "vault.$cmd", "o": { "create": "x" } },
+                { "op": "n", "ns": "" },
+            ], "$db": "shop" },
+            "Cluster *, Cluster vault.secret, Cluster vault",
+        ),
+        (rawdoc! { "applyOps": [{ "ns": symbol("vault.secret") }], "$db": "shop" }, "CollectionName"),
+    ]);
+}
+
+#[test]
+fn a_map_reduce_reaches_where_it_writes() {
+    let out = |out: RawBson| {
+        rawdoc! { "mapreduce": "orders", "map": code("m"), "reduce": code("r"), "out": out, "$db": "shop" }
+    };
+    check(&[
+        (out("secret".into()), "Read shop.orders, Write shop.secret"),
+        (out(rawdoc! { "inline": 1 }.into()), "Read shop.orders"),
+        (out(rawdoc! { "replace": "s" }.into()), "Read shop.orders, Write shop.s"),
+        (out(rawdoc! { "merge": "s", "db": "vault" }.into()), "Read shop.orders, Write vault.s"),
+        (out(rawdoc! { "db": "vault", "reduce": "s", "sharded": true }.into()), "Read shop.orders, Write vault.s"),
+        (out(rawdoc! { "inline": 1, "replace": "s" }.into()), r#"Argument("out")"#),
+        (out(rawdoc! { "merge": "s", "replace": "t" }.into()), r#"Argument("out")"#),
+        (out(rawdoc! { "normal": "s" }.into()), r#"Argument("out")"#),
+        (out(rawdoc! { "replace": "s", "replace": "t" }.into()), "DuplicateKey"),
+        (out(rawdoc! { "replace": symbol("s") }.into()), "CollectionName"),
+        (out(symbol("s")), "CollectionName"),
+        (rawdoc! { "mapReduce": "orders", "$db": "shop" }, r#"Argument("out")"#),
+    ]);
+}
+
+#[test]
+fn an_explain_is_what_it_explains() {
+    check(&[
+        (rawdoc! { "explain": { "find": "secret" }, "verbosity": "executionStats", "$db": "shop" }, "Read shop.secret"),
+        (rawdoc! { "explain": { "find": "secret", "$db": "shop" }, "$db": "shop" }, "Read shop.secret"),
+        (rawdoc! { "explain": { "find": "secret", "$db": "vault" }, "$db": "shop" }, "Explain"),
+        (rawdoc! { "explain": { "find": "secret", "$db": symbol("shop") }, "$db": "shop" }, "Explain"),
+        (rawdoc! { "explain": { "find": symbol("secret") }, "$db": "shop" }, "CollectionName"),
+        (rawdoc! { "explain": { "explain": { "find": "secret" } }, "$db": "shop" }, "Explain"),
+        (rawdoc! { "explain": { "insert": "secret" }, "$db": "shop" }, "Explain"),
+        (rawdoc! { "explain": { "nothing": "secret" }, "$db": "shop" }, "UnknownCommand"),
+        (rawdoc! { "explain": {}, "$db": "shop" }, "NoCommand"),
+        (rawdoc! { "explain": "find", "$db": "shop" }, "Explain"),
+        (rawdoc! { "explain": { "find": "a", "find": "secret" }, "$db": "shop" }, "DuplicateKey"),
+        (rawdoc! { "explain": { "find": "a", "exchange": 1 }, "$db": "shop" }, r#"InternalArgument("exchange")"#),
+        (
+            rawdoc! { "explain": { "aggregate": "a", "pipeline": [{ "$unionWith": "secret" }] }, "$db": "shop" },
+            "Read shop.a, Read shop.secret",
+        ),
+        (rawdoc! { "explain": { "delete": "a", "deletes": [] }, "$db": "shop" }, "Write shop.a"),
+    ]);
+    let body = rawdoc! { "explain": { "count": "secret" }, "$db": "shop" };
+    let meaning = read_body(&body).unwrap();
+    assert!(meaning.explained);
+    assert_eq!(meaning.command.name, "count");
+}
+
+#[test]
+fn a_pipeline_that_updates_has_only_stages_that_update() {
+    let update = |u: RawBson| rawdoc! { "update": "a", "updates": [{ "q": {}, "u": u }], "$db": "shop" };
+    let stages = |stage: RawDocumentBuf| {
+        let mut stages = bson::RawArrayBuf::new();
+        stages.push(stage);
+        RawBson::Array(stages)
+    };
+    check(&[
+        (update(rawdoc! { "$set": { "a": 1 } }.into()), "Write shop.a"),
+        (update(stages(rawdoc! { "$set": { "a": 1 } })), "Write shop.a"),
+        (update(stages(rawdoc! { "$replaceWith": "$a" })), "Write shop.a"),
+        (update(stages(rawdoc! { "$lookup": { "from": "secret" } })), r#"StagePlace("$lookup")"#),
+        (update(stages(rawdoc! { "$_internal": 1 })), "UnknownStage"),
+        (
+            rawdoc! { "findAndModify": "a", "update": [{ "$unionWith": "secret" }], "$db": "shop" },
+            r#"StagePlace("$unionWith")"#,
+        ),
+        (rawdoc! { "findAndModify": "a", "update": [{ "$unset": "x" }], "$db": "shop" }, "Write shop.a, Read shop.a"),
+    ]);
+}
+
+#[test]
+fn a_bulk_write_reaches_every_namespace_that_it_lists() {
+    let ops = |operation: RawDocumentBuf| [rawdoc! { "insert": 0, "document": { "insert": 5 } }, operation];
+    let namespaces = [rawdoc! { "ns": "shop.a" }, rawdoc! { "ns": "vault.secret" }];
+    let both = "Write shop.a, Write vault.secret";
+    let cases = [
+        (rawdoc! { "update": 1, "filter": {}, "updateMods": { "$set": {} } }, both),
+        (rawdoc! { "delete": 0, "filter": {} }, both),
+        (rawdoc! { "update": 1, "updateMods": [{ "$lookup": {} }] }, r#"StagePlace("$lookup")"#),
+        (rawdoc! { "delete": 2, "filter": {} }, r#"Argument("ops")"#),
+        (rawdoc! { "delete": (-1) }, r#"Argument("ops")"#),
+        (rawdoc! { "delete": 1.0 }, r#"Argument("ops")"#),
+        (rawdoc! { "filter": {}, "delete": 0 }, r#"Argument("ops")"#),
+        (rawdoc! { "findAndModify": 0 }, r#"Argument("ops")"#),
+        (rawdoc! {}, r#"Argument("ops")"#),
+    ];
+    let body = rawdoc! { "bulkWrite": 1, "$db": "admin" };
+    for (operation, expected) in cases {
+        let (ops, namespaces) = (concatenated(&ops(operation)), concatenated(&namespaces));
+        let sequences = [
+            Sequence { identifier: b"ops", documents: &ops },
+            Sequence { identifier: b"nsInfo", documents: &namespaces },
+        ];
+        assert_eq!(text(&read_with(&body, &sequences, false)), expected);
+    }
+    check(&[
+        (rawdoc! { "bulkWrite": 1, "ops": [], "nsInfo": [{ "ns": "shop.a" }], "$db": "admin" }, "Write shop.a"),
+        (rawdoc! { "bulkWrite": 1, "ops": [], "nsInfo": [], "$db": "admin" }, r#"Argument("nsInfo")"#),
+        (rawdoc! { "bulkWrite": 1, "ops": [], "$db": "admin" }, r#"Argument("nsInfo")"#),
+        (rawdoc! { "bulkWrite": 1, "nsInfo": [{ "ns": "shop.a" }], "$db": "admin" }, r#"Argument("ops")"#),
+        (
+            rawdoc! { "bulkWrite": 1, "ops": [], "nsInfo": [{ "ns": "shop.a", "ns": "vault.b" }], "$db": "admin" },
+            "DuplicateKey",
+        ),
+        (
+            rawdoc! { "bulkWrite": 1, "ops": [], "nsInfo": [{ "ns": "shop.a", "collectionUUID": 1 }], "$db": "admin" },
+            r#"Argument("nsInfo")"#,
+        ),
+        (
+            rawdoc! { "bulkWrite": 1, "ops": [], "nsInfo": [{ "ns": symbol("shop.a") }], "$db": "admin" },
+            "CollectionName",
+        ),
+    ]);
+}
+
+#[test]
+fn a_sequence_is_one_that_the_command_takes_and_does_not_shadow_the_body() {
+    let insert = rawdoc! { "insert": "a", "$db": "shop" };
+    let with_documents = rawdoc! { "insert": "a", "documents": [], "$db": "shop" };
+    let none: &[u8] = &[];
+    let cases: [(&RawDocumentBuf, &[&[u8]], &str); 9] = [
+        (&insert, &[b"documents"], "Write shop.a"),
+        (&insert, &[b"documents", b"documents"], "Sequence"),
+        (&insert, &[b"updates"], "Sequence"),
+        (&insert, &[b"$db"], "Sequence"),
+        (&insert, &[b"insert"], "Sequence"),
+        (&insert, &[b""], "Sequence"),
+        (&insert, &[b"documents\xff"], "Sequence"),
+        (&with_documents, &[b"documents"], "Sequence"),
+        (&rawdoc! { "find": "a", "$db": "shop" }, &[b"filter"], "Sequence"),
+    ];
+    for (body, identifiers, expected) in cases {
+        let sequences: Vec<_> = identifiers.iter().map(|identifier| Sequence { identifier, documents: none }).collect();
+        assert_eq!(text(&read_with(body, &sequences, false)), expected, "{identifiers:?}");
+    }
+}
+
+#[test]
+fn cursors_are_named_by_collection_and_number() {
+    let get_more = |id: RawBson, collection: &str| rawdoc! { "getMore": id, "collection": collection, "$db": "shop" };
+    check(&[
+        (get_more(RawBson::Int64(5), "orders"), "Read shop.orders"),
+        (get_more(RawBson::Int64(5), "$cmd.aggregate"), "Read shop"),
+        (get_more(RawBson::Int64(5), "$cmd.listCollections"), "Read shop"),
+        (get_more(RawBson::Int64(5), "$cmd"), "CollectionName"),
+        (get_more(RawBson::Int32(5), "orders"), r#"Argument("getMore")"#),
+        (rawdoc! { "getMore": 5_i64, "$db": "shop" }, r#"Argument("collection")"#),
+        (rawdoc! { "getMore": 5_i64, "collection": symbol("orders"), "$db": "shop" }, "CollectionName"),
+        (rawdoc! { "killCursors": "orders", "cursors": [1_i64, 2_i64], "$db": "shop" }, "Read shop.orders"),
+        (rawdoc! { "killCursors": "$cmd.aggregate", "cursors": [1_i64], "$db": "shop" }, "Read shop"),
+        (rawdoc! { "killCursors": "orders", "cursors": [1], "$db": "shop" }, r#"Argument("cursors")"#),
+        (rawdoc! { "killCursors": "orders", "$db": "shop" }, r#"Argument("cursors")"#),
+    ]);
+    let of = |count: i64| {
+        let mut ids = bson::RawArrayBuf::new();
+        (0..count).for_each(|id| ids.push(id));
+        rawdoc! { "killCursors": "orders", "cursors": ids, "$db": "shop" }
+    };
+    assert_eq!(read_body(&of(1000)).unwrap().cursors.as_slice(), (0..1000).collect::<Vec<_>>());
+    assert_eq!(read_body(&of(1001)), Err(Unclear::TooManyPlaces));
+    let body = get_more(RawBson::Int64(-7), "orders");
+    assert_eq!(read_body(&body).unwrap().cursors.as_slice(), [-7]);
+}
+
+#[test]
+fn sessions_reach_nowhere_and_are_ones_own() {
+    let (own, of_another) = (rawdoc! { "id": uuid() }, rawdoc! { "id": uuid(), "uid": 1 });
+    check(&[
+        (rawdoc! { "endSessions": [own.clone()], "$db": "admin" }, "Session -"),
+        (rawdoc! { "refreshSessions": [own.clone(), of_another.clone()], "$db": "admin" }, "Session"),
+        (rawdoc! { "endSessions": [of_another], "$db": "admin" }, "Session"),
+        (rawdoc! { "startSession": 1, "$db": "admin" }, "Session -"),
+        (
+            rawdoc! { "commitTransaction": 1, "lsid": own, "txnNumber": 1_i64, "autocommit": false, "$db": "admin" },
+            "Session -",
+        ),
+        (rawdoc! { "abortTransaction": 1, "$db": "admin" }, "Session -"),
+        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop"),
+        (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin shop"),
+    ]);
+}
+
+#[test]
+fn users_and_roles_reach_every_database_that_they_name() {
+    check(&[
+        (
+            rawdoc! { "createUser": "u", "pwd": "p", "roles": ["read", { "role": "read", "db": "vault" }], "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault",
+        ),
+        (
+            rawdoc! { "grantRolesToUser": "u", "roles": [{ "role": "root", "db": "admin" }], "$db": "shop" },
+            "UserAdmin shop, UserAdmin admin",
+        ),
+        (rawdoc! { "createUser": "u", "roles": [{ "role": "read" }], "$db": "shop" }, r#"Argument("roles")"#),
+        (
+            rawdoc! { "createUser": "u", "roles": [{ "role": "r", "db": "shop", "db": "vault" }], "$db": "shop" },
+            "DuplicateKey",
+        ),
+        (
+            rawdoc! { "createRole": "r", "roles": [], "privileges": [
+                { "resource": { "db": "vault", "collection": "" }, "actions": ["find"] },
+            ], "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault",
+        ),
+        (
+            rawdoc! { "updateRole": "r", "privileges": [{ "resource": { "anyResource": true } }], "$db": "shop" },
+            "UserAdmin shop, UserAdmin *",
+        ),
+        (
+            rawdoc! { "grantPrivilegesToRole": "r", "privileges": [
+                { "resource": { "db": "", "collection": "" } }, { "resource": { "cluster": true } },
+            ], "$db": "shop" },
+            "UserAdmin shop, UserAdmin *",
+        ),
+        (rawdoc! { "grantPrivilegesToRole": "r", "privileges": [{}], "$db": "shop" }, r#"Argument("privileges")"#),
+        (rawdoc! { "usersInfo": 1, "$db": "shop" }, "UserAdmin shop"),
+        (rawdoc! { "usersInfo": "u", "$db": "shop" }, "UserAdmin shop"),
+        (rawdoc! { "usersInfo": { "user": "u", "db": "vault" }, "$db": "shop" }, "UserAdmin shop, UserAdmin vault"),
+        (
+            rawdoc! { "usersInfo": ["u", { "user": "u", "db": "vault" }], "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault",
+        ),
+        (rawdoc! { "usersInfo": { "forAllDBs": true }, "$db": "shop" }, "UserAdmin shop, UserAdmin *"),
+        (rawdoc! { "rolesInfo": { "role": "r", "db": "vault" }, "$db": "shop" }, "UserAdmin shop, UserAdmin vault"),
+        (rawdoc! { "dropAllUsersFromDatabase": 1, "$db": "shop" }, "UserAdmin shop"),
+    ]);
+}
+
+#[test]
+fn what_changes_more_than_it_says_has_the_class_of_what_it_does() {
+    check(&[
+        (rawdoc! { "validate": "a", "$db": "shop" }, "Read shop.a"),
+        (rawdoc! { "validate": "a", "full": true, "repair": false, "$db": "shop" }, "Read shop.a"),
+        (rawdoc! { "validate": "a", "repair": true, "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "validate": "a", "repair": 1, "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "validate": "a", "fixMultikey": true, "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "planCacheClear": "a", "$db": "shop" }, "Admin shop.a"),
+        (rawdoc! { "planCacheSetFilter": "a", "$db": "shop" }, "Admin shop.a"),
+        (rawdoc! { "planCacheListFilters": "a", "$db": "shop" }, "Read shop.a"),
+        (rawdoc! { "dbCheck": "a", "$db": "shop" }, "Admin shop.a"),
+        (rawdoc! { "dbCheck": 1, "$db": "shop" }, "Admin shop.*"),
+        (rawdoc! { "shutdown": 1, "$db": "admin" }, "Admin admin"),
+        (rawdoc! { "replSetReconfig": {}, "$db": "admin" }, "Cluster admin"),
+    ]);
+}
+
+#[test]
+fn javascript_is_found_wherever_it_is_run_and_not_where_it_is_stored() {
+    let function = || rawdoc! { "$function": { "body": "x", "args": [], "lang": "js" } };
+    let deep = rawdoc! { "$expr": { "$and": [1, { "$eq": [1, function()] }] } };
+    let cases = [
+        (find_with("filter", rawdoc! { "a": 1 }), false),
+        (find_with("filter", rawdoc! { "$where": "x" }), true),
+        (find_with("filter", deep.clone()), true),
+        (find_with("filter", rawdoc! { "a": code("x") }), true),
+        (find_with("let", rawdoc! { "a": function() }), true),
+        (find_with("projection", rawdoc! { "a": function() }), true),
+        (stage(rawdoc! { "$match": deep.clone() }), true),
+        (stage(rawdoc! { "$group": { "_id": 1, "a": { "$accumulator": {} } } }), true),
+        (stage(rawdoc! { "$facet": { "a": [{ "$match": { "$where": "x" } }] } }), true),
+        (stage(rawdoc! { "$match": { "where": "$where" } }), false),
+        (rawdoc! { "mapReduce": "a", "out": { "inline": 1 }, "$db": "shop" }, true),
+        (rawdoc! { "insert": "a", "documents": [{ "$where": code("x") }], "$db": "shop" }, false),
+        (rawdoc! { "insert": "a", "documents": [], "x": { "$where": 1 }, "$db": "shop" }, true),
+        (rawdoc! { "update": "a", "updates": [{ "q": {}, "u": { "f": code("x") } }], "$db": "shop" }, false),
+        (rawdoc! { "update": "a", "updates": [{ "q": { "f": code("x") }, "u": {} }], "$db": "shop" }, true),
+        (
+            rawdoc! { "update": "a", "updates": [{ "q": {}, "u": [{ "$set": { "a": function() } }] }], "$db": "shop" },
+            true,
+        ),
+        (rawdoc! { "update": "a", "updates": [{ "u": { "$pull": { "a": { "$where": "x" } } } }], "$db": "shop" }, true),
+        (rawdoc! { "update": "a", "updates": [{ "arrayFilters": [{ "$where": "x" }] }], "$db": "shop" }, true),
+        (rawdoc! { "delete": "a", "deletes": [{ "q": { "$where": "x" } }], "$db": "shop" }, true),
+        (rawdoc! { "findAndModify": "a", "query": { "$where": "x" }, "$db": "shop" }, true),
+        (rawdoc! { "findAndModify": "a", "update": { "f": code("x") }, "$db": "shop" }, false),
+        (rawdoc! { "explain": { "count": "a", "query": { "$where": "x" } }, "$db": "shop" }, true),
+        (
+            rawdoc! { "bulkWrite": 1, "nsInfo": [{ "ns": "shop.a" }], "ops": [
+                { "insert": 0, "document": { "$where": code("x") } },
+            ], "$db": "admin" },
+            false,
+        ),
+        (
+            rawdoc! { "bulkWrite": 1, "nsInfo": [{ "ns": "shop.a" }], "ops": [
+                { "delete": 0, "filter": { "$where": "x" } },
+            ], "$db": "admin" },
+            true,
+        ),
+    ];
+    for (body, expected) in &cases {
+        let name = body.iter_elements().next().unwrap().unwrap().key().as_str().to_owned();
+        assert_eq!(read_with(body, &[], true).unwrap().javascript, *expected, "{body:?}");
+        assert_eq!(read_with(body, &[], false).unwrap().javascript, name == "mapReduce", "{body:?}");
+    }
+}
+
+#[test]
+fn javascript_in_a_sequence_is_found_and_a_sequence_that_is_needed_has_to_be_here() {
+    for (command, identifier) in [("update", "updates"), ("delete", "deletes")] {
+        let mut body = RawDocumentBuf::new();
+        body.append(CString::try_from(command).unwrap(), "a");
+        body.append(CString::try_from("$db").unwrap(), "shop");
+        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), Look { javascript: true }));
+        assert_eq!(read_with(&body, &[], true), Err(Unclear::Argument(identifier)));
+        assert_eq!(text(&read_with(&body, &[], false)), "Write shop.a");
+        let statements = [rawdoc! { "q": {}, "u": {} }, rawdoc! { "q": { "$where": "x" }, "u": {} }];
+        for (count, expected) in [(1, false), (2, true)] {
+            let documents = concatenated(&statements[..count]);
+            let sequences = [Sequence { identifier: identifier.as_bytes(), documents: &documents }];
+            assert_eq!(read_with(&body, &sequences, true).unwrap().javascript, expected);
+        }
+        let torn = &concatenated(&statements)[..30];
+        let sequences = [Sequence { identifier: identifier.as_bytes(), documents: torn }];
+        assert_eq!(read_with(&body, &sequences, true), Err(Unclear::NotBson));
+    }
+}
+
+#[test]
+fn what_shells_and_drivers_send_is_understood() {
+    let session = || rawdoc! { "id": uuid() };
+    check(&[
+        (
+            rawdoc! { "ismaster": 1, "helloOk": true, "client": {}, "compression": ["none"], "$db": "admin" },
+            "Handshake admin",
+        ),
+        (
+            rawdoc! { "hello": 1, "topologyVersion": {}, "maxAwaitTimeMS": 10_000_i64, "$db": "admin" },
+            "Handshake admin",
+        ),
+        (rawdoc! { "hello": "secret", "$db": "test" }, "Handshake test"),
+        (rawdoc! { "ping": 1, "lsid": session(), "$db": "admin" }, "Handshake admin"),
+        (rawdoc! { "buildInfo": 1, "apiVersion": "1", "$db": "admin" }, "Handshake admin"),
+        (rawdoc! { "connectionStatus": 1, "showPrivileges": true, "$db": "admin" }, "Handshake admin"),
+        (rawdoc! { "atlasVersion": 1, "$db": "admin" }, "Handshake admin"),
+        (rawdoc! { "getParameter": 1, "featureCompatibilityVersion": 1, "$db": "admin" }, "AdminRead admin"),
+        (rawdoc! { "getCmdLineOpts": 1, "$db": "admin" }, "AdminRead admin"),
+        (rawdoc! { "hostInfo": 1, "$db": "admin" }, "AdminRead admin"),
+        (
+            rawdoc! { "aggregate": "atlascli", "pipeline": [
+                { "$match": { "managedClusterType": "atlasCliLocalDevCluster" } }, { "$group": { "_id": 1, "n": { "$sum": 1 } } },
+            ], "cursor": {}, "lsid": session(), "$db": "admin" },
+            "Read admin.atlascli",
+        ),
+        (rawdoc! { "endSessions": [session()], "$db": "admin" }, "Session -"),
+        (
+            rawdoc! { "find": "orders", "filter": {}, "limit": 1, "singleBatch": true, "lsid": session(),
+            "$clusterTime": {}, "$readPreference": { "mode": "primary" }, "readConcern": {}, "$db": "shop" },
+            "Read shop.orders",
+        ),
+        (
+            rawdoc! { "update": "orders", "ordered": true, "lsid": session(), "txnNumber": 1_i64, "startTransaction": true,
+            "autocommit": false, "writeConcern": { "w": "majority" }, "bypassDocumentValidation": true, "$db": "shop" },
+            "Write shop.orders",
+        ),
+        (rawdoc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "$db": "admin" }, "Auth admin"),
+        (rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" }, "Auth $external"),
+    ]);
+}
+
+#[test]
+fn every_command_of_the_table_is_understood_in_its_plainest_form_or_refused_for_what_it_is() {
+    for command in table::all() {
+        for value in [RawBson::String("a.b".to_owned()), RawBson::Int32(1)] {
+            let mut body = RawDocumentBuf::new();
+            body.append(CString::try_from(command.name).unwrap(), value);
+            body.append(CString::try_from("$db").unwrap(), "shop");
+            let Ok(meaning) = read_body(&body) else { continue };
+            assert!(!meaning.reaches.is_empty(), "{}", command.name);
+            assert!(meaning.reaches.iter().all(|reach| !matches!(reach.class, Class::Wrapper | Class::Legacy)));
+            assert!(meaning.reaches.iter().any(|reach| reach.class == command.class), "{}", command.name);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A second opinion: the same facts from the decoded document, by a reader that knows nothing of the first.
+//!
+//! Written for documents that are well formed; it is the generator's business that they are.
+
+use std::collections::BTreeSet;
+
+use bson::{Bson, Document, RawDocumentBuf};
+use proptest::prelude::*;
+
+use super::generator::command;
+use super::{reach_text, read_body, read_with};
+
+/// `None`: it has to be refused.
+type Found = Option<BTreeSet<String>>;
+
+fn opinion(body: &Document) -> Found {
+    let db = body.get_str("$db").ok()?.to_owned();
+    let command = body.get_document("explain").unwrap_or(body);
+    let all_keys = body.keys().chain(command.keys());
+    if all_keys.into_iter().any(|key| key == "fromMongos" || key.starts_with("$_")) {
+        return None;
+    }
+    let mut found = BTreeSet::new();
+    let (name, value) = command.iter().next()?;
+    let own = value.as_str().map(str::to_owned);
+    let mut put = |class: &str, database: &str, collection: &str| note(&mut found, class, database, collection);
+    match name.as_str() {
+        "find" | "count" | "distinct" | "killCursors" => put("Read", &db, &own?),
+        "getMore" => put("Read", &db, command.get_str("collection").ok()?),
+        "insert" | "delete" | "update" => put("Write", &db, &own?),
+        "findandmodify" => {
+            put("Write", &db, &own.clone()?);
+            put("Read", &db, &own?);
+        }
+        "create" | "collMod" => {
+            put("Ddl", &db, &own?);
+            put("Read", &db, command.get_str("viewOn").ok()?);
+        }
+        "cloneCollectionAsCapped" => {
+            put("Read", &db, &own?);
+            put("Ddl", &db, command.get_str("toCollection").ok()?);
+            put("Write", &db, command.get_str("toCollection").ok()?);
+        }
+        "renameCollection" => {
+            for (namespace, classes) in
+                [(own?, ["Ddl", "Read"]), (command.get_str("to").ok()?.to_owned(), ["Ddl", "Write"])]
+            {
+                let dot = namespace.find('.')?;
+                for class in classes {
+                    put(class, &namespace[..dot], &namespace[dot + 1..]);
+                }
+            }
+        }
+        "dataSize" | "datasize" | "splitVector" | "moveChunk" => {
+            let namespace = own?;
+            let dot = namespace.find('.')?;
+            let class = match name.as_str() {
+                "splitVector" => "Admin",
+                "moveChunk" => "Cluster",
+                _ => "Read",
+            };
+            put(class, &namespace[..dot], &namespace[dot + 1..]);
+        }
+        "bulkWrite" => {
+            for entry in command.get_array("nsInfo").ok()? {
+                let namespace = entry.as_document()?.get_str("ns").ok()?;
+                let dot = namespace.find('.')?;
+                put("Write", &namespace[..dot], &namespace[dot + 1..]);
+            }
+        }
+        "mapReduce" => {
+            put("Read", &db, &own?);
+            match command.get("out")? {
+                Bson::String(target) => put("Write", &db, target),
+                Bson::Document(out) if out.contains_key("inline") => {}
+                Bson::Document(out) => {
+                    let database = out.get_str("db").unwrap_or(&db);
+                    let target = out.iter().find(|(key, _)| *key != "db")?.1;
+                    put("Write", database, target.as_str()?);
+                }
+                _ => return None,
+            }
+        }
+        "dbHash" => {
+            let names = command.get_array("collections").ok()?;
+            if names.is_empty() {
+                found.insert(format!("Read {db}.*"));
+            }
+            for name in names {
+                note(&mut found, "Read", &db, name.as_str()?);
+            }
+        }
+        "aggregate" => match own {
+            Some(own) => put("Read", &db, &own),
+            None => drop(found.insert(format!("Read {db}"))),
+        },
+        "listCollections" => drop(found.insert(format!("Read {db}.*"))),
+        "dropDatabase" => drop(found.insert(format!("Ddl {db}.*"))),
+        "listDatabases" => drop(found.insert("Read *".to_owned())),
+        "currentOp" => drop(found.insert("Admin *".to_owned())),
+        "dbStats" => drop(found.insert(format!("Read {db}"))),
+        "ping" => drop(found.insert(format!("Handshake {db}"))),
+        "createUser" | "createRole" => {
+            found.insert(format!("UserAdmin {db}"));
+            for entry in command.get_array("roles").into_iter().chain(command.get_array("privileges")).flatten() {
+                let Some(entry) = entry.as_document() else { continue };
+                let place = entry.get_document("resource").unwrap_or(entry);
+                found.insert(format!("UserAdmin {}", place.get_str("db").ok()?));
+            }
+        }
+        other => panic!("the generator made {other}"),
+    }
+    let stages = command.get_array("pipeline").map(Vec::as_slice).unwrap_or_default();
+    let is_whole = name == "aggregate" && command.get_str("aggregate").is_err();
+    for (index, stage) in stages.iter().enumerate() {
+        let stream = stage.as_document()?.get_document("$changeStream");
+        if let Ok(stream) = stream {
+            assert_eq!(index, 0);
+            if stream.contains_key("allChangesForCluster") {
+                found.insert("Read *".to_owned());
+            } else if is_whole {
+                found.insert(format!("Read {db}.*"));
+            }
+        } else if !walk(&mut found, stage, &db) {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// Everything in one stage, and in the stages inside of it. Whether it may be sent.
+fn walk(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
+    let stage = stage.as_document().unwrap();
+    let (name, spec) = stage.iter().next().unwrap();
+    let mut inside: (Vec<&Bson>, String) = (Vec::new(), db.to_owned());
+    let target = |value: &Bson| match value {
+        Bson::String(collection) => (db.to_owned(), collection.clone()),
+        Bson::Document(both) => (both.get_str("db").unwrap().to_owned(), both.get_str("coll").unwrap().to_owned()),
+        other => panic!("{other:?}"),
+    };
+    match name.as_str() {
+        "$listCatalog" => return false,
+        "$currentOp" => drop(found.insert("Admin *".to_owned())),
+        "$facet" => {
+            for pipeline in spec.as_document().unwrap().iter().map(|(_, pipeline)| pipeline) {
+                inside.0.extend(pipeline.as_array().unwrap());
+            }
+        }
+        "$lookup" | "$graphLookup" => {
+            let spec = spec.as_document().unwrap();
+            if let Some(from) = spec.get("from") {
+                let (database, collection) = target(from);
+                note(found, "Read", &database, &collection);
+                inside.1 = database;
+            }
+            inside.0.extend(spec.get_array("pipeline").into_iter().flatten());
+        }
+        "$unionWith" => {
+            let collection = spec.as_str().unwrap_or_else(|| spec.as_document().unwrap().get_str("coll").unwrap());
+            note(found, "Read", db, collection);
+            let spec = spec.as_document();
+            inside.0.extend(spec.into_iter().flat_map(|spec| spec.get_array("pipeline").unwrap()));
+        }
+        "$out" | "$merge" => {
+            let into = spec.as_document().and_then(|spec| spec.get("into")).unwrap_or(spec);
+            let (database, collection) = target(into);
+            note(found, "Write", &database, &collection);
+        }
+        _ => {}
+    }
+    inside.0.into_iter().all(|stage| walk(found, stage, &inside.1))
+}
+
+fn note(found: &mut BTreeSet<String>, class: &str, database: &str, collection: &str) {
+    let shows = match (database, collection.starts_with("system."), collection.starts_with("system.buckets.")) {
+        ("local" | "config", ..) | ("admin", true, _) => " [*]".to_owned(),
+        (_, true, false) => format!(" [{database}.*]"),
+        (_, true, true) => {
+            note(found, class, database, &collection["system.buckets.".len()..]);
+            String::new()
+        }
+        _ => String::new(),
+    };
+    found.insert(format!("{class} {database}.{collection}{shows}"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_readers_agree_on_every_place(body in command()) {
+        let raw = RawDocumentBuf::try_from(&body).unwrap();
+        let meaning = read_body(&raw);
+        let places = meaning.as_ref().ok().map(|meaning| meaning.reaches.iter().map(reach_text).collect::<BTreeSet<_>>());
+        prop_assert_eq!(&places, &opinion(&body), "{:?}", meaning);
+        if let Ok(meaning) = meaning {
+            prop_assert_eq!(places.unwrap().len(), meaning.reaches.len(), "a place stands twice");
+            let looked = read_with(&raw, &[], true).unwrap();
+            prop_assert_eq!(looked.reaches, meaning.reaches);
+            prop_assert_eq!(looked.javascript, meaning.command.name == "mapReduce");
+        }
+    }
+}
+
+/// So that the comparison above is not one of refusals.
+#[test]
+fn most_of_what_is_made_up_is_understood_and_much_of_it_is_forbidden() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let (mut runner, strategy) = (TestRunner::deterministic(), command());
+    let (mut understood, mut forbidden) = (0, 0);
+    for _ in 0..500 {
+        let body = strategy.new_tree(&mut runner).unwrap().current();
+        let Some(places) = opinion(&body) else { continue };
+        understood += 1;
+        forbidden += usize::from(places.iter().any(|place| place.ends_with(".secret")));
+    }
+    assert!(understood > 250, "{understood}");
+    assert!(forbidden > 50, "{forbidden}");
+}

@@ -1,0 +1,66 @@
+//! Administration of users and roles: the databases that roles and privileges name.
+
+use bson::raw::RawElement;
+
+use super::meaning::Place;
+use super::names;
+use super::read::Reader;
+use super::strict::{self, Fields};
+use super::table::Class::UserAdmin;
+use super::unclear::Unclear;
+
+/// Its own database, and every other that is named.
+pub(super) fn administer(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    reader.reaches.add(Place::Database(reader.database), UserAdmin)?;
+    if matches!(reader.command.name, "usersInfo" | "rolesInfo") {
+        asked_for(reader, reader.command_value()?)?;
+    }
+    if let Some(roles) = reader.fields.get("roles") {
+        let roles = strict::array(roles).ok_or(Unclear::Argument("roles"))?;
+        strict::items(roles).try_for_each(|role| role_or_user(reader, &role?))?;
+    }
+    if let Some(privileges) = reader.fields.get("privileges") {
+        let privileges = strict::array(privileges).ok_or(Unclear::Argument("privileges"))?;
+        strict::items(privileges).try_for_each(|privilege| self::privilege(reader, &privilege?))?;
+    }
+    Ok(())
+}
+
+/// What `usersInfo` and `rolesInfo` ask for: one or several, or all of this database, or all that there are.
+fn asked_for<'a>(reader: &mut Reader<'a, '_>, wanted: &RawElement<'a>) -> Result<(), Unclear> {
+    match strict::array(wanted) {
+        Some(several) => strict::items(several).try_for_each(|one| role_or_user(reader, &one?)),
+        None if strict::is_number(wanted) => Ok(()),
+        None => role_or_user(reader, wanted),
+    }
+}
+
+/// A name in this database, or a document that says in which.
+fn role_or_user<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
+    if strict::text(element).is_some() {
+        return Ok(());
+    }
+    let fields = Fields::of(strict::document(element).ok_or(Unclear::Argument("roles"))?)?;
+    if fields.get("forAllDBs").is_some() {
+        return reader.reaches.add(Place::WholeServer, UserAdmin);
+    }
+    let database = fields.get("db").and_then(strict::text).ok_or(Unclear::Argument("roles"))?;
+    reader.reaches.add(Place::Database(names::database(database)?), UserAdmin)
+}
+
+fn privilege<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
+    const FORM: Unclear = Unclear::Argument("privileges");
+    let privilege = Fields::of(strict::document(element).ok_or(FORM)?)?;
+    let resource = Fields::of(privilege.get("resource").and_then(strict::document).ok_or(FORM)?)?;
+    // One that names no database, or the empty one, is about all of them: `cluster`, `anyResource`, `system_buckets`.
+    let database = match resource.get("db") {
+        Some(database) => strict::text(database).ok_or(FORM)?,
+        None => "",
+    };
+    let place = if database.is_empty() || resource.get("anyResource").is_some() || resource.get("cluster").is_some() {
+        Place::WholeServer
+    } else {
+        Place::Database(names::database(database)?)
+    };
+    reader.reaches.add(place, UserAdmin)
+}

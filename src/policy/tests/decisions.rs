@@ -1,0 +1,409 @@
+//! Rules, a caller, commands, and what is to come of each.
+
+use super::*;
+
+/// `-`: passes without a rule; `allow NAME`; `deny NAME`; `no allow`; `handshake`; `javascript`; then `audit NAME` and
+/// `would GROUNDS` for each note.
+fn told(policy: &Policy, judgement: &Judgement) -> String {
+    let grounds = |grounds: Grounds| policy.label(grounds).to_owned();
+    let mut told = match (judgement.verdict, judgement.grounds) {
+        (Verdict::Pass, Grounds::NoRule) => "-".to_owned(),
+        (Verdict::Pass, why) => format!("allow {}", grounds(why)),
+        (Verdict::Refuse, why) => format!("deny {}", grounds(why)),
+    };
+    for (note, why) in &judgement.notes {
+        told += if *note == Note::Audit { ", audit " } else { ", would " };
+        told += &grounds(*why);
+    }
+    told
+}
+
+fn check_as(who: &str, rules: &str, cases: &[(&str, &str)]) {
+    let policy = policy(rules);
+    let who = principal(who);
+    let view = policy.view(&caller(who.as_ref()));
+    for (command, expected) in cases {
+        assert_eq!(told(&policy, &view.judge(&meaning(command))), *expected, "{command} under {rules}");
+    }
+}
+
+fn check(rules: &str, cases: &[(&str, &str)]) {
+    check_as("cluster.local/ns/shop/sa/cart", rules, cases);
+}
+
+/// A rule of `action`, named `r`, whose `to` has one entry with these keys.
+fn rule(action: &str, to: &str) -> String {
+    named("r", action, &format!("to = [{{ {to} }}]"))
+}
+
+fn named(name: &str, action: &str, lines: &str) -> String {
+    format!("[[policy.rule]]\nname = \"{name}\"\naction = \"{action}\"\n{lines}\n")
+}
+
+const NONE: &str = "deny (no allow rule)";
+
+#[test]
+fn deny_comes_first_then_allow_is_needed_where_there_is_any() {
+    let deny = named("d", "deny", "to = [{ collections = [\"orders\"] }]");
+    let allow = named("a", "allow", "to = [{ databases = [\"shop\"] }]");
+    let audit = named("l", "audit", "to = [{ commands = [\"@read\"] }]");
+    let cases = [("find shop.orders", "deny d"), ("find shop.carts", "-"), ("find vault.x", "-")];
+    check(&deny, &cases);
+    let cases = [("find shop.orders", "allow a"), ("find shop.carts", "allow a"), ("find vault.x", NONE)];
+    check(&allow, &cases);
+    let cases = [("find shop.orders", "deny d"), ("find shop.carts", "allow a"), ("find vault.x", NONE)];
+    check(&format!("{allow}{deny}"), &cases);
+    let cases = [("find shop.orders", "-, audit l"), ("insert shop.orders", "-")];
+    check(&audit, &cases);
+    let cases = [
+        ("find shop.orders", "deny d, audit l"),
+        ("insert shop.carts", "allow a"),
+        ("find v.x", "deny (no allow rule), audit l"),
+    ];
+    check(&format!("{allow}{deny}{audit}"), &cases);
+    // Allow rules that are about others make all need one.
+    let others = named("a", "allow", "from = [{ principals = [\"other\"] }]");
+    check(&others, &[("find shop.orders", NONE), ("ping admin", "allow (handshake)")]);
+}
+
+#[test]
+fn every_place_is_decided_and_the_strictest_answer_wins() {
+    let rules = named("d", "deny", "to = [{ databases = [\"vault\"] }]")
+        + &named("a", "allow", "to = [{ commands = [\"@read\"], databases = [\"shop\"] }]");
+    let policy = policy(&rules);
+    let view = policy.view(&caller(None));
+    let check = |command: &str, expected: &str, reach: Option<usize>| {
+        let judgement = view.judge(&meaning(command));
+        assert_eq!((told(&policy, &judgement).as_str(), judgement.reach), (expected, reach), "{command}");
+    };
+    check("aggregate shop.a, shop.b", "allow a", Some(0));
+    check("aggregate shop.a, other.b", NONE, Some(1));
+    check("aggregate other.a, shop.b, vault.c, vault.d", "deny d", Some(2));
+    check("aggregate shop.a, @write shop.b", NONE, Some(1));
+    check("aggregate shop.a, @write vault.b", "deny d", Some(1));
+}
+
+#[test]
+fn the_first_rule_that_says_so_is_named() {
+    let rules = named("first", "deny", "to = [{ databases = [\"s*\"], not_collections = [\"a\"] }]")
+        + &named("second", "deny", "to = [{ databases = [\"shop\"] }]")
+        + &named("third", "deny", "to = [{ collections = [\"a\", \"b\"] }]");
+    check(&rules, &[("find shop.b", "deny first"), ("find shop.a", "deny second"), ("find x.a", "deny third")]);
+}
+
+#[test]
+fn commands_are_names_parts_of_names_and_classes() {
+    let decide = |words: &str, denied: &[&str], passed: &[&str]| {
+        let rules = rule("deny", words);
+        for (commands, expected) in [(denied, "deny r"), (passed, "-")] {
+            check(&rules, &commands.iter().map(|command| (*command, expected)).collect::<Vec<_>>());
+        }
+    };
+    decide("commands = [\"find\"]", &["find s.a"], &["findAndModify s.a", "count s.a"]);
+    decide("commands = [\"find*\"]", &["find s.a", "findAndModify s.a"], &["count s.a"]);
+    decide("commands = [\"findandmodify\"]", &["findAndModify s.a"], &["find s.a"]);
+    decide("commands = [\"aggregate\"]", &["aggregate s.a", "aggregate s.a, @write s.b"], &["find s.a"]);
+    decide("commands = [\"@write\"]", &["insert s.a", "aggregate s.a, @write s.b"], &["aggregate s.a", "drop s.a"]);
+    decide("commands = [\"@ddl\"]", &["drop s.a", "create s.a, @read s.b"], &["insert s.a"]);
+    decide("commands = [\"@session\"]", &["endSessions -", "commitTransaction -"], &["find s.a"]);
+    decide("commands = [\"@admin-read\"]", &["serverStatus admin"], &["currentOp *", "usersInfo s"]);
+    decide("commands = [\"@admin\"]", &["currentOp *"], &["serverStatus admin", "usersInfo s"]);
+    decide("commands = [\"@user-admin\"]", &["usersInfo s"], &["currentOp *"]);
+    decide("commands = [\"@cluster\"]", &["replSetGetStatus admin"], &["currentOp *"]);
+    decide("commands = [\"@javascript\"]", &["javascript find s.a"], &["find s.a"]);
+    decide("commands = [\"*\"]", &["find s.a", "shutdown admin", "eval s", "commitTransaction -"], &[]);
+    decide("not_commands = [\"@read\"]", &["insert s.a", "aggregate s.a, @write s.b"], &["find s.a"]);
+    decide("commands = [\"@read\"], not_commands = [\"count\"]", &["find s.a"], &["count s.a"]);
+    decide("commands = []", &[], &["find s.a"]);
+    decide("not_commands = [\"*\"]", &[], &["find s.a"]);
+}
+
+#[test]
+fn an_explained_command_is_judged_as_itself_and_as_explain() {
+    check(&rule("deny", "commands = [\"find\"]"), &[("explain find s.a", "deny r"), ("explain count s.a", "-")]);
+    check(&rule("deny", "commands = [\"explain\"]"), &[("explain find s.a", "deny r"), ("find s.a", "-")]);
+    check(&rule("deny", "commands = [\"@read\"]"), &[("explain find s.a", "deny r"), ("explain update s.a", "-")]);
+    let not_explain = rule("deny", "not_commands = [\"explain\"]");
+    check(&not_explain, &[("explain find s.a", "deny r")]);
+    check(&rule("allow", "commands = [\"find\"]"), &[("explain find s.a", "allow r"), ("explain count s.a", NONE)]);
+    check(&rule("allow", "commands = [\"explain\"]"), &[("explain find s.a", NONE)]);
+    let without = rule("allow", "commands = [\"@read\"], not_commands = [\"explain\"]");
+    check(&without, &[("explain find s.a", NONE), ("find s.a", "allow r")]);
+    // Nobody has to explain a ping to be able to talk.
+    check(&rule("allow", "commands = [\"find\"]"), &[("explain ping admin", NONE)]);
+}
+
+/// For each place: whether an allow entry with these keys lets in, and whether a deny entry refuses.
+fn check_places(keys: &str, cases: &[(&str, bool, bool)]) {
+    for (place, allowed, denied) in cases {
+        let command = format!("aggregate {place}");
+        check(&rule("allow", keys), &[(&command, if *allowed { "allow r" } else { NONE })]);
+        check(&rule("deny", keys), &[(&command, if *denied { "deny r" } else { "-" })]);
+    }
+}
+
+#[test]
+fn an_allow_must_have_all_of_a_place_and_a_deny_some_of_it() {
+    const PLACES: [&str; 8] =
+        ["-", "shop", "shop.orders", "shop.*", "*", "shop.system.profile>", "local.oplog.rs>>", "vault.x"];
+    let check = |keys: &str, allowed: [u8; 8], denied: [u8; 8]| {
+        let cases: Vec<_> = (0..8).map(|at| (PLACES[at], allowed[at] == 1, denied[at] == 1)).collect();
+        check_places(keys, &cases);
+    };
+    check("", [1; 8], [1; 8]);
+    check("databases = [\"*\"]", [1; 8], [1; 8]);
+    // A collection that is not there is not refused as one.
+    check("collections = [\"*\"]", [1; 8], [1, 0, 1, 1, 1, 1, 1, 1]);
+    check("databases = [\"shop\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]);
+    check("databases = [\"sh*\", \"x\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]);
+    check("databases = [\"*op\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]);
+    check("not_databases = [\"vault\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]);
+    check("not_databases = [\"*\"]", [1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]);
+    check("collections = [\"orders\"]", [1, 0, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1, 0]);
+    let of_shop = "databases = [\"shop\"], collections = [\"orders\"]";
+    check(of_shop, [1, 0, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1, 0]);
+    check("databases = [\"shop\"], collections = [\"*\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 0, 1, 1, 1, 1, 1, 0]);
+    check("not_collections = [\"orders\"]", [1, 1, 0, 0, 0, 0, 0, 1], [1, 1, 0, 1, 1, 1, 1, 1]);
+    check("not_collections = [\"*\"]", [1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]);
+    check("databases = []", [0; 8], [0; 8]);
+    check("collections = []", [0; 8], [0; 8]);
+}
+
+#[test]
+fn a_window_is_let_in_by_all_that_it_shows_or_by_its_name() {
+    let window = |keys: &str, on_database: bool, on_server: bool| {
+        let expected = |allowed| if allowed { "allow r" } else { NONE };
+        let cases = [("find s.system.profile>", expected(on_database)), ("find local.oplog.rs>>", expected(on_server))];
+        check(&rule("allow", keys), &cases);
+    };
+    window("databases = [\"s\", \"local\"]", true, false);
+    window("databases = [\"s\", \"local\"], collections = [\"x*\"]", false, false);
+    window("collections = [\"system.profile\", \"oplog.rs\"]", true, false);
+    window("databases = [\"*\"], collections = [\"system.profile\", \"oplog.rs\"]", true, false);
+    window("databases = [\"s\", \"local\"], collections = [\"system.profile\", \"oplog.rs\"]", true, true);
+    window("databases = [\"s\", \"lo*\"], collections = [\"system.*\", \"oplog*\"]", true, true);
+    window("databases = [\"s\", \"local\"], collections = [\"sys*\", \"*s\", \"*profile\"]", false, false);
+    window("databases = [\"s\", \"local\"], not_collections = [\"x\"]", false, false);
+    window(
+        "databases = [\"s\", \"local\"], collections = [\"*\", \"oplog.rs\"], not_collections = [\"x\"]",
+        false,
+        true,
+    );
+    window("databases = [\"s\"], collections = [\"system.*\"], not_collections = [\"*profile\"]", false, false);
+    window("not_databases = [\"x\"]", true, false);
+    window("commands = [\"find\"]", true, true);
+}
+
+#[test]
+fn the_handshake_passes_unless_a_deny_names_it() {
+    let all = [
+        "hello",
+        "isMaster",
+        "ping",
+        "buildInfo",
+        "connectionStatus",
+        "endSessions",
+        "saslStart",
+        "saslContinue",
+        "authenticate",
+        "getnonce",
+        "logout",
+    ];
+    let nothing = rule("allow", "commands = [\"insert\"], databases = [\"none\"]");
+    let everything = named("d", "deny", "") + &named("e", "deny", "to = [{ commands = [\"*\"], databases = [\"*\"] }]");
+    for name in all {
+        let command = format!("{name} admin");
+        check(&nothing, &[(&command, "allow (handshake)")]);
+        check(&everything, &[(&command, "allow (handshake)")]);
+        check(&rule("deny", &format!("commands = [\"*\", \"{name}\"]")), &[(&command, "deny r")]);
+        check(&rule("audit", &format!("commands = [\"{name}\"]")), &[(&command, "allow (handshake), audit r")]);
+    }
+    check(&named("l", "audit", ""), &[("ping admin", "allow (handshake)"), ("find s.a", "-, audit l")]);
+    check(&rule("deny", "commands = [\"@session\"]"), &[("endSessions -", "deny r")]);
+    check(&rule("deny", "commands = [\"p*\"]"), &[("ping admin", "deny r")]);
+    check(&rule("deny", "commands = [\"p*\"], not_commands = [\"ping\"]"), &[("ping admin", "allow (handshake)")]);
+    check(&nothing, &[("atlasVersion admin", NONE), ("refreshSessions -", NONE), ("listCommands admin", NONE)]);
+    check_as(
+        "-",
+        &named("d", "deny", "from = [{ principals = [\"x\"] }]\nto = [{ commands = [\"ping\"] }]"),
+        &[("ping admin", "allow (handshake)")],
+    );
+}
+
+#[test]
+fn javascript_is_refused_for_everybody_where_it_is_denied() {
+    let rules = "[policy]\ndeny_javascript = true\n";
+    let cases =
+        [("javascript find s.a", "deny (deny_javascript)"), ("find s.a", "-"), ("ping admin", "allow (handshake)")];
+    check(rules, &cases);
+    let allow = format!("{rules}{}", rule("allow", "commands = [\"@javascript\", \"find\"]"));
+    check(&allow, &[("javascript find s.a", "deny (deny_javascript)"), ("find s.a", "allow r")]);
+    check(
+        &rule("allow", "commands = [\"*\"], not_commands = [\"@javascript\"]"),
+        &[("javascript find s.a", NONE), ("find s.a", "allow r")],
+    );
+}
+
+#[test]
+fn javascript_is_looked_for_only_where_a_rule_asks_for_it() {
+    let check = |rules: &str, who: &str, expected: bool| {
+        let who = principal(who);
+        assert_eq!(policy(rules).view(&caller(who.as_ref())).look().javascript, expected, "{rules}");
+    };
+    check("[policy]\ndeny_javascript = true\n", "-", true);
+    check(&rule("deny", "commands = [\"find\"]"), "-", false);
+    check(&rule("deny", "commands = [\"@javascript\"]"), "-", true);
+    check(&rule("allow", "not_commands = [\"@javascript\"]"), "-", true);
+    let of_x = named("r", "audit", "from = [{ principals = [\"x\"] }]\nto = [{ commands = [\"@javascript\"] }]");
+    check(&of_x, "-", false);
+    check(&of_x, "x", true);
+}
+
+#[test]
+fn a_dry_run_lets_everything_pass_and_notes_what_it_would_refuse() {
+    let dry = "[policy]\nenforcement = \"dry-run\"\n";
+    let rules = named("d", "deny", "to = [{ databases = [\"vault\"] }]")
+        + &named("a", "allow", "to = [{ databases = [\"shop\", \"vault\"] }]");
+    let cases = [
+        ("find shop.a", "allow a"),
+        ("find vault.a", "-, would d"),
+        ("find other.a", "-, would (no allow rule)"),
+        ("ping admin", "allow (handshake)"),
+    ];
+    check(&format!("{dry}{rules}"), &cases);
+    check(&format!("{dry}deny_javascript = true\n"), &[("javascript find s.a", "-, would (deny_javascript)")]);
+
+    let unclear = |rules: &str| {
+        let policy = policy(rules);
+        told(&policy, &policy.view(&caller(None)).refuse(Grounds::Unclear))
+    };
+    assert_eq!(unclear(&rules), "deny (not understood)");
+    assert_eq!(unclear(&format!("{dry}{rules}")), "-, would (not understood)");
+    // Nothing is in force yet, so nothing is refused for not being understood either.
+    assert_eq!(unclear(&named("d", "deny", "dry_run = true")), "-, would (not understood)");
+    assert_eq!(unclear(&named("l", "audit", "")), "-, would (not understood)");
+    assert_eq!(unclear(&(named("l", "audit", "") + &named("d", "deny", "from = []"))), "deny (not understood)");
+    assert_eq!(unclear("[policy]\ndeny_javascript = true\n"), "deny (not understood)");
+}
+
+#[test]
+fn a_rule_that_is_a_dry_run_only_notes_what_it_would_change() {
+    let dry_deny = named("dry", "deny", "dry_run = true\nto = [{ databases = [\"vault\"] }]");
+    check(&dry_deny, &[("find vault.a", "-, would dry"), ("find shop.a", "-")]);
+    let deny = named("d", "deny", "to = [{ collections = [\"x\"] }]");
+    check(
+        &format!("{dry_deny}{deny}"),
+        &[("find vault.x", "deny d"), ("find vault.a", "-, would dry"), ("find shop.x", "deny d")],
+    );
+
+    // The first allow rule of all is tried like that: what it does not let pass would be refused.
+    let dry_allow = named("dry", "allow", "dry_run = true\nto = [{ databases = [\"shop\"] }]");
+    check(
+        &dry_allow,
+        &[("find shop.a", "-"), ("find x.a", "-, would (no allow rule)"), ("ping admin", "allow (handshake)")],
+    );
+    // One more beside others lets nothing pass before it is enforced.
+    let allow = named("a", "allow", "to = [{ databases = [\"x\"] }]");
+    check(
+        &format!("{dry_allow}{allow}"),
+        &[("find shop.a", NONE), ("find x.a", "allow a"), ("find shop.a, x.a", NONE)],
+    );
+
+    let policy = policy(&(dry_deny + &allow));
+    let judgement = policy.view(&caller(None)).judge(&meaning("aggregate x.a, x.b"));
+    assert_eq!((judgement.grounds, judgement.reach), (Grounds::Rule(RuleId(1)), Some(0)));
+    let rules = named("dry", "deny", "dry_run = true\nto = [{ collections = [\"b\"] }]");
+    let judgement = super::policy(&rules).view(&caller(None)).judge(&meaning("aggregate x.a, x.b"));
+    assert_eq!(judgement.reach, Some(1), "the place that would be refused");
+}
+
+#[test]
+fn a_rule_takes_note_once_and_many_rules_take_note_each() {
+    let audits = |count: usize| {
+        (0..count).map(|n| named(&format!("l{n}"), "audit", "to = [{}, { databases = [\"a\"] }]")).collect::<String>()
+    };
+    for count in [1, 2, 3, 7, 8, 9, 70] {
+        let policy = policy(&audits(count));
+        let judgement = policy.view(&caller(None)).judge(&meaning("aggregate a.x, a.y, b.z"));
+        let mut notes = judgement.notes.to_vec();
+        notes.dedup();
+        assert_eq!(notes.len(), count);
+        assert!(notes.iter().all(|(note, _)| *note == Note::Audit));
+    }
+}
+
+#[test]
+fn who_a_rule_is_about_is_decided_by_all_that_is_known_of_a_caller() {
+    const CART: &str = "cluster.local/ns/shop/sa/cart";
+    let check = |from: &str, cases: &[(&str, Option<&str>, &str, bool)]| {
+        let policy = policy(&named("d", "deny", &format!("from = [{from}]")));
+        for (who, source, listener, expected) in cases {
+            let who = principal(who);
+            let source = source.map(|text| text.parse().unwrap());
+            let view = policy.view(&CallerFacts { principal: who.as_ref(), source, listener });
+            let judgement = view.judge(&meaning("find shop.a"));
+            assert_eq!(judgement.verdict == Verdict::Refuse, *expected, "{from} {who:?} {source:?} {listener}");
+            assert_eq!(view.rules().len(), usize::from(*expected));
+        }
+    };
+    let who = |text: &'static str, expected: bool| (text, None, "orders", expected);
+    check("{}", &[who("-", true), who(CART, true)]);
+    check("", &[who("-", false), who(CART, false)]);
+    check(&format!("{{ principals = [\"{CART}\"] }}"), &[who(CART, true), who("x", false), who("-", false)]);
+    check("{ principals = [\"spiffe://cluster.local/ns/shop/*\"] }", &[who(CART, true), who("-", false)]);
+    check("{ principals = [\"*\"] }", &[who(CART, true), who("CN=x", true), who("-", false)]);
+    check("{ not_principals = [\"*\"] }", &[who(CART, false), who("-", true)]);
+    check("{ not_principals = [\"CN=x\"] }", &[who(CART, true), who("CN=x", false), who("-", true)]);
+    check("{ principals = [] }", &[who(CART, false), who("-", false)]);
+    check("{ namespaces = [\"shop\"] }", &[who(CART, true), who("CN=x", false), who("cluster.local/x", false)]);
+    check("{ not_namespaces = [\"shop\"] }", &[who(CART, false), who("CN=x", true), who("-", true)]);
+    check("{ namespaces = [\"*\"] }", &[who(CART, true), who("CN=x", false), who("-", false)]);
+    check("{ listeners = [\"other\"] }", &[who(CART, false), ("-", None, "other", true)]);
+    check("{ not_listeners = [\"o*\"] }", &[who(CART, false), ("-", None, "other", false)]);
+    let from = |source: &'static str, expected: bool| ("-", Some(source), "orders", expected);
+    let networks = "{ sources = [\"10.0.0.0/8\", \"fd00::/8\"], not_sources = [\"10.9.0.0/16\"] }";
+    let cases = [from("10.1.0.1", true), from("::ffff:10.1.0.1", true), from("10.9.0.1", false), from("fd00::1", true)];
+    check(networks, &cases);
+    check(networks, &[from("11.0.0.1", false), who("-", false)]);
+    check("{ sources = [\"::ffff:10.0.0.0/104\"] }", &[from("10.1.0.1", true), from("11.1.0.1", false)]);
+    check("{ not_sources = [\"10.0.0.0/8\"] }", &[from("10.1.0.1", false), who("-", true)]);
+    let both = format!("{{ principals = [\"{CART}\"], listeners = [\"other\"] }}, {{ sources = [\"::1\"] }}");
+    check(&both, &[who(CART, false), (CART, None, "other", true), from("::1", true)]);
+}
+
+#[test]
+fn callers_that_the_same_rules_are_about_share_their_view() {
+    let policy = policy(
+        &(named("a", "deny", "from = [{ namespaces = [\"shop\"] }]\nto = [{ databases = [\"x\"] }]")
+            + &named("b", "audit", "")
+            + &named("c", "audit", "from = [{ namespaces = [\"else\"] }]")),
+    );
+    let (cart, stock, other) = (principal("td/ns/shop/sa/cart"), principal("td/ns/shop/sa/stock"), principal("CN=x"));
+    let view = |who: &Option<Principal>| policy.view(&caller(who.as_ref()));
+    let (first, second, third) = (view(&cart), view(&stock), view(&other));
+    assert!(Arc::ptr_eq(&first.outlook, &second.outlook));
+    assert!(!Arc::ptr_eq(&first.outlook, &third.outlook));
+    assert_eq!((first.rules(), third.rules()), (&[RuleId(0), RuleId(1)][..], &[RuleId(1)][..]));
+    drop((first, second));
+    let of_else = principal("td/ns/else/sa/x");
+    let _new = view(&of_else);
+    assert_eq!(policy.outlooks.lock().unwrap().len(), 2, "those that are still used");
+}
+
+#[test]
+fn a_refused_client_reads_who_refused_what() {
+    let policy = policy(&(named("full-sleep-may-not-read", "deny", "") + &named("a", "allow", "")));
+    let check = |grounds: Grounds, expected: &str| {
+        let sentence =
+            Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
+        assert_eq!(
+            sentence.to_string(),
+            format!("not authorized on shop to execute command find (mongate policy: {expected})")
+        );
+    };
+    check(Grounds::Rule(RuleId(0)), "rule \"full-sleep-may-not-read\"");
+    check(Grounds::NoAllowRule, "no allow rule matches");
+    check(Grounds::JavaScript, "it runs JavaScript, and deny_javascript is set");
+    check(Grounds::Cursor, "the cursor was not given to this client");
+    check(Grounds::Unclear, "cannot be judged");
+}

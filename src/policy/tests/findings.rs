@@ -1,0 +1,184 @@
+//! What is wrong with a policy, what is doubtful, and what makes two policies the same.
+
+use super::*;
+
+fn rule(name: &str, action: &str, lines: &str) -> String {
+    format!("[[policy.rule]]\nname = \"{name}\"\naction = \"{action}\"\n{lines}\n")
+}
+
+#[test]
+fn commands_that_nobody_knows_are_told_all_at_once() {
+    let rules =
+        rule("a", "deny", "to = [{ commands = [\"find\"] }, { commands = [\"fnid\"], not_commands = [\"@raed\"] }]")
+            + &rule("b", "allow", "to = [{ commands = [\"*\", \"qq*\"] }]");
+    let problems = Policy::compile(&config(&rules)).unwrap_err();
+    let told: Vec<String> = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.sentence)).collect();
+    assert_eq!(
+        told,
+        [
+            "policy.rule[1].to[2].commands: has \"fnid\", which is no command; did you mean \"find\"?",
+            "policy.rule[1].to[2].not_commands: has \"@raed\", which is no class; did you mean \"@read\"?",
+            "policy.rule[2].to[1].commands: has \"qq*\", which fits no command's name",
+        ]
+    );
+}
+
+fn warnings(rules: &str) -> Vec<String> {
+    let warnings = policy(rules).warnings();
+    warnings.into_iter().map(|warning| format!("{} {}", warning.key, warning.sentence)).collect()
+}
+
+#[test]
+fn an_entry_that_can_never_match_is_doubted() {
+    let check = |lines: &str, expected: Option<&str>| {
+        let told = warnings(&rule("r", "deny", lines));
+        match expected {
+            None => assert!(told.is_empty(), "{lines}: {told:?}"),
+            Some(expected) => {
+                assert!(told.len() == 1 && told[0].starts_with(expected), "{lines}: {told:?}");
+            }
+        }
+    };
+    check("from = []", Some("policy.rule[1].from is an empty list, so the rule is about nobody"));
+    check("to = []", Some("policy.rule[1].to is an empty list, so the rule is about nothing"));
+    check("from = [{ principals = [] }]", Some("policy.rule[1].from[1].principals is an empty list"));
+    check("from = [{}, { sources = [] }]", Some("policy.rule[1].from[2].sources is an empty list"));
+    let gone = "from = [{ principals = [\"td/a\", \"td/b*\"], not_principals = [\"td/*\"] }]";
+    check(gone, Some("policy.rule[1].from[1].principals has nothing that its not_ does not take away"));
+    check("from = [{ principals = [\"td/a\", \"CN=x\"], not_principals = [\"td/*\"] }]", None);
+    check("from = [{ not_principals = [\"*\"] }]", None);
+    check(
+        "from = [{ not_principals = [\"*\"], namespaces = [\"a\"] }]",
+        Some("policy.rule[1].from[1].namespaces asks"),
+    );
+    check("from = [{ not_listeners = [\"*\"] }]", Some("policy.rule[1].from[1].not_listeners takes every listener"));
+    let sources = "from = [{ sources = [\"10.1.0.0/16\"], not_sources = [\"10.0.0.0/8\"] }]";
+    check(sources, Some("policy.rule[1].from[1].sources has nothing"));
+    check("to = [{ commands = [] }]", Some("policy.rule[1].to[1].commands is an empty list"));
+    check("to = [{ not_commands = [\"*\"] }]", Some("policy.rule[1].to[1].not_commands takes every command"));
+    let commands = "to = [{ commands = [\"find\", \"@write\"], not_commands = [\"f*\", \"@write\"] }]";
+    check(commands, Some("policy.rule[1].to[1].commands has nothing"));
+    check("to = [{ commands = [\"find\"], not_commands = [\"@read\"] }]", None);
+    check("to = [{ collections = [] }]", Some("policy.rule[1].to[1].collections is an empty list"));
+    let databases = "to = [{ commands = [\"@read\"], databases = [\"a\"], not_databases = [\"*\"] }]";
+    check(databases, Some("policy.rule[1].to[1].databases has nothing"));
+    let databases = "to = [{ commands = [\"@read\"], not_databases = [\"*\"] }]";
+    check(databases, Some("policy.rule[1].to[1].not_databases takes every database"));
+    check("to = [{ not_databases = [\"*\"] }]", None);
+    let sessions = "to = [{ commands = [\"@session\", \"endSessions\"], databases = [\"a\"] }]";
+    check(sessions, Some("policy.rule[1].to[1].databases does nothing here"));
+    check("to = [{ commands = [\"@session\", \"find\"], databases = [\"a\"] }]", None);
+}
+
+#[test]
+fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
+    let check = |first: (&str, &str), second: (&str, &str), expected: Option<&str>| {
+        let told = warnings(&(rule("first", first.0, first.1) + &rule("second", second.0, second.1)));
+        match expected {
+            None => assert!(told.is_empty(), "{first:?} {second:?}: {told:?}"),
+            Some(expected) => assert!(told.len() == 1 && told[0].contains(expected), "{first:?} {second:?}: {told:?}"),
+        }
+    };
+    let orders = "to = [{ databases = [\"shop\"], collections = [\"orders\"] }]";
+    let shop = "to = [{ databases = [\"s*\"] }]";
+    check(
+        ("deny", shop),
+        ("deny", orders),
+        Some(
+            "policy.rule[2] \"second\" decides nothing: all that it matches is refused by policy.rule[1], \"first\" too",
+        ),
+    );
+    check(("deny", orders), ("deny", shop), Some("policy.rule[1] \"first\" decides nothing"));
+    check(
+        ("allow", shop),
+        ("allow", orders),
+        Some("policy.rule[2] \"second\" decides nothing: all that it matches is let pass"),
+    );
+    // A commit has no place: the first rule leaves it to the second.
+    check(("deny", shop), ("allow", orders), None);
+    let finds = "to = [{ commands = [\"find\"], databases = [\"shop\"], collections = [\"orders\"] }]";
+    check(
+        ("deny", shop),
+        ("allow", finds),
+        Some("policy.rule[2] \"second\" lets nothing pass: all that it matches is refused by policy.rule[1]"),
+    );
+    check(("allow", shop), ("deny", orders), None);
+    check(("audit", shop), ("audit", orders), None);
+    check(("deny", orders), ("deny", orders), Some("policy.rule[2]"));
+    check(("deny", "dry_run = true"), ("deny", orders), None);
+    check(("deny", shop), ("deny", &format!("dry_run = true\n{orders}")), Some("policy.rule[2]"));
+    let of = |who: &str, to: &str| format!("from = [{{ principals = [\"{who}\"] }}]\n{to}");
+    check(("deny", &of("td/*", shop)), ("deny", &of("td/a", orders)), Some("policy.rule[2]"));
+    check(("deny", &of("td/a", shop)), ("deny", &of("td/b", orders)), None);
+    check(("deny", &of("td/a", shop)), ("deny", &of("td/a", orders)), Some("policy.rule[2]"));
+    check(("deny", &of("*", shop)), ("deny", orders), None);
+    let not = "to = [{ databases = [\"shop\"], not_collections = [\"carts\"] }]";
+    check(("deny", not), ("deny", orders), Some("policy.rule[2]"));
+    check(("deny", not), ("deny", "to = [{ databases = [\"shop\"], collections = [\"c*\"] }]"), None);
+    check(("allow", "to = [{ commands = [\"@read\"] }]"), ("allow", "to = [{ commands = [\"find\"] }]"), None);
+    check(
+        ("deny", "to = [{ commands = [\"f*\"] }]"),
+        ("deny", "to = [{ commands = [\"find\"] }]"),
+        Some("policy.rule[2]"),
+    );
+    // Commands without a collection are not refused by the first rule, and let pass by the second.
+    let any = "to = [{ databases = [\"shop\"], collections = [\"*\"] }]";
+    check(("deny", any), ("allow", any), None);
+    check(("deny", any), ("deny", any), Some("policy.rule[2]"));
+    // What is named is more than what is only not excluded.
+    check(("deny", ""), ("deny", "to = [{ commands = [\"ping\"] }]"), None);
+    check(("deny", "to = [{ commands = [\"*\"] }]"), ("deny", "to = [{ commands = [\"@session\"] }]"), None);
+    let oplog = "to = [{ databases = [\"local\"], collections = [\"oplog.rs\"] }]";
+    check(("allow", "to = [{ databases = [\"local\"] }]"), ("allow", oplog), None);
+    check(("allow", "to = [{ commands = [\"*\"] }]"), ("allow", oplog), Some("policy.rule[2]"));
+}
+
+#[test]
+fn many_rules_are_looked_through_in_reasonable_time() {
+    let start = std::time::Instant::now();
+    let entry = |n: usize| format!("from = [{{ principals = [\"td/a\"] }}]\nto = [{{ collections = [\"c{n}\"] }}]");
+    let rules: String = (0..500).map(|n| rule(&format!("r{n}"), "deny", &entry(n))).collect();
+    assert_eq!(warnings(&rules), Vec::<String>::new());
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
+}
+
+#[test]
+fn the_fingerprint_tells_policies_apart_that_mean_something_else() {
+    let first = rule("a", "deny", "to = [{ commands = [\"findandmodify\", \"find\"], databases = [\"x\", \"y\"] }]");
+    let same = rule(
+        "a",
+        "deny",
+        "dry_run = false\nto = [{ databases = [\"y\", \"x\", \"y\"], commands = [\"find\", \"findAndModify\"] }]",
+    );
+    let fingerprint = |rules: &str| policy(rules).fingerprint().to_owned();
+    assert_eq!(fingerprint(&first), fingerprint(&same));
+    assert!(fingerprint(&first).len() == 64 && fingerprint(&first).bytes().all(|byte| byte.is_ascii_hexdigit()));
+    // The same on every machine and in every version, until the meaning of the text changes.
+    let fixed = "[policy]\ndeny_javascript = true\n";
+    assert_eq!(fingerprint(fixed), "5f0d1c30896432045baa56a0ecdc9941990eda0a284284f9933bffad4cd3d39c");
+
+    let others = [
+        rule("b", "deny", "to = [{ commands = [\"findandmodify\", \"find\"], databases = [\"x\", \"y\"] }]"),
+        rule("a", "audit", "to = [{ commands = [\"findandmodify\", \"find\"], databases = [\"x\", \"y\"] }]"),
+        rule("a", "deny", "to = [{ commands = [\"find*\"], databases = [\"x\"] }]"),
+        rule("a", "deny", "to = [{ not_commands = [\"findandmodify\", \"find\"], databases = [\"x\", \"y\"] }]"),
+        rule("a", "deny", "to = [{ commands = [\"findandmodify\", \"find\"], not_databases = [\"x\", \"y\"] }]"),
+        rule("a", "deny", "to = [{ commands = [\"findandmodify\", \"find\"] }, { databases = [\"x\", \"y\"] }]"),
+        rule("a", "deny", ""),
+        rule("a", "deny", "from = []"),
+        rule("a", "deny", "to = []"),
+        rule("a", "deny", "from = [{}]"),
+        rule("a", "deny", "from = [{ principals = [] }]"),
+        rule("a", "deny", "from = [{ principals = [\"x\"] }]"),
+        rule("a", "deny", "from = [{ namespaces = [\"x\"] }]"),
+        rule("a", "deny", "from = [{ sources = [\"::1\"] }]"),
+        rule("a", "deny", "from = [{ not_sources = [\"::1\"] }]"),
+        rule("a", "deny", "dry_run = true"),
+        format!("[policy]\nenforcement = \"dry-run\"\n{}", rule("a", "deny", "")),
+        format!("[policy]\ndeny_javascript = true\n{}", rule("a", "deny", "")),
+    ];
+    let mut seen = std::collections::BTreeSet::from([fingerprint(&first)]);
+    for other in &others {
+        assert!(seen.insert(fingerprint(other)), "{other}");
+    }
+}

@@ -1,0 +1,207 @@
+//! A table of expectations, and whether the policy meets them: the tests that users have for their own rules.
+//!
+//! All cases run, whatever the first one does. A table that cannot be read runs none.
+
+use std::fmt;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::explain::{Decision, ExplainError, Explanation, Reviewed};
+use super::question::{Body, Caller, Wanted};
+use super::tree::Node;
+
+/// A table of cases, read and complete.
+#[derive(Debug)]
+pub struct Cases(Vec<Case>);
+
+/// What came of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// How many came out as expected.
+    pub passed: usize,
+    /// How many did not.
+    pub failed: usize,
+    /// Every case in its order.
+    pub cases: Vec<CaseOutcome>,
+}
+
+/// What came of one case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaseOutcome {
+    /// Its name.
+    pub name: String,
+    /// Whether it came out as expected.
+    pub passed: bool,
+    /// What was expected, as `deny by rule "x"`.
+    pub expected: String,
+    /// What came.
+    pub got: String,
+    /// Why it came so.
+    pub because: String,
+}
+
+/// Why a table cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CasesError {
+    /// No TOML, or a key that does not belong there, with the place.
+    #[error("{0}")]
+    Toml(String),
+    /// Cases that say too much, too little, or what cannot be.
+    #[error("{}", .0.join("\n"))]
+    Cases(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTable {
+    #[serde(default)]
+    case: Vec<RawCase>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCase {
+    name: String,
+    principal: Option<String>,
+    #[serde(default)]
+    nobody: bool,
+    listener: Option<String>,
+    source: Option<IpAddr>,
+    command: Option<String>,
+    database: Option<String>,
+    collection: Option<String>,
+    body: Option<Node>,
+    expect: Expected,
+    rule: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Expected {
+    Allow,
+    Deny,
+    WouldDeny,
+}
+
+#[derive(Debug)]
+struct Case {
+    name: String,
+    caller: Caller,
+    wanted: Wanted,
+    expected: Decision,
+    rule: Option<String>,
+}
+
+impl Cases {
+    /// Reads `[[case]]` tables.
+    pub fn parse(text: &str) -> Result<Self, CasesError> {
+        let table: RawTable =
+            toml::from_str(text).map_err(|error| CasesError::Toml(error.to_string().trim_end().to_owned()))?;
+        if table.case.is_empty() {
+            return Err(CasesError::Toml("there is no [[case]] in it".to_owned()));
+        }
+        let mut problems = Vec::new();
+        let mut cases = Vec::new();
+        for (at, raw) in table.case.into_iter().enumerate() {
+            let place = format!("case[{}] {:?}", at + 1, raw.name);
+            match raw.read() {
+                Ok(case) => cases.push(case),
+                Err(sentence) => problems.push(format!("{place}: {sentence}")),
+            }
+        }
+        if problems.is_empty() { Ok(Self(cases)) } else { Err(CasesError::Cases(problems)) }
+    }
+
+    /// Puts every case to the policy.
+    pub fn run(&self, policy: &Reviewed<'_>) -> Result<Outcome, CasesError> {
+        let mut problems = Vec::new();
+        let mut cases = Vec::new();
+        for (at, case) in self.0.iter().enumerate() {
+            match policy.explain(&case.caller, &case.wanted) {
+                Ok(explanation) => cases.push(case.compare(&explanation, policy)),
+                Err(ExplainError::Question(error)) => {
+                    problems.push(format!("case[{}] {:?}: {error}", at + 1, case.name));
+                }
+                Err(ExplainError::Policy(sentence)) => return Err(CasesError::Cases(vec![sentence])),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(CasesError::Cases(problems));
+        }
+        let passed = cases.iter().filter(|case| case.passed).count();
+        Ok(Outcome { passed, failed: cases.len() - passed, cases })
+    }
+}
+
+impl RawCase {
+    fn read(self) -> Result<Case, String> {
+        let principal = match (self.principal.as_deref(), self.nobody) {
+            (Some(""), _) => return Err("principal is empty; write nobody = true for a caller without one".to_owned()),
+            (Some(text), false) => Some(text),
+            (None, true) => None,
+            (Some(_), true) => return Err("has a principal and nobody = true; one of them is right".to_owned()),
+            (None, false) => return Err("says not who asks: principal = \"...\" or nobody = true".to_owned()),
+        };
+        let body = match self.body {
+            None => None,
+            Some(Node::Text(json)) => Some(Body::parse(&json).map_err(|error| error.to_string())?),
+            Some(Node::Table(entries)) => Some(Body(entries)),
+            Some(other) => return Err(format!("body is {}; it must be a table, or JSON in a text", other.kind())),
+        };
+        Ok(Case {
+            name: self.name,
+            caller: Caller::new(principal, self.source, self.listener),
+            wanted: Wanted { command: self.command, database: self.database, collection: self.collection, body },
+            expected: match self.expect {
+                Expected::Allow => Decision::Allow,
+                Expected::Deny => Decision::Deny,
+                Expected::WouldDeny => Decision::WouldDeny,
+            },
+            rule: self.rule,
+        })
+    }
+}
+
+impl Case {
+    fn compare(&self, explanation: &Explanation, policy: &Reviewed<'_>) -> CaseOutcome {
+        let by = |decision: Decision, rule: Option<&String>| match rule {
+            Some(rule) => format!("{} by rule {rule:?}", decision.as_str()),
+            None => decision.as_str().to_owned(),
+        };
+        let rule_fits = self.rule.is_none() || self.rule == explanation.rule;
+        let because = match &self.rule {
+            Some(rule) if !policy.has_rule(rule) => format!("{}; the policy has no rule {rule:?}", explanation.because),
+            _ => explanation.because.clone(),
+        };
+        CaseOutcome {
+            name: self.name.clone(),
+            passed: self.expected == explanation.decision && rule_fits,
+            expected: by(self.expected, self.rule.as_ref()),
+            got: by(explanation.decision, explanation.rule.as_ref()),
+            because,
+        }
+    }
+}
+
+impl Outcome {
+    /// The whole of it as one JSON object, over several lines.
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and truth values only: nothing in it can fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for case in self.cases.iter().filter(|case| !case.passed) {
+            let mut lines = String::new();
+            let _ = writeln!(lines, "FAILED  {}", case.name);
+            let _ = writeln!(lines, "        expected {}", case.expected);
+            let _ = writeln!(lines, "        got      {}: {}", case.got, case.because);
+            f.write_str(&lines)?;
+        }
+        writeln!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}

@@ -1,0 +1,429 @@
+//! `AuthorizationPolicy`: who may come, rule by rule.
+//!
+//! The order of decisions is the same there and here: deny, then allow if there is any allow policy at all, and audit
+//! beside them. So each rule of a policy becomes one of ours. What needs care is what matches nothing: an allow policy
+//! that allows nothing still takes the right from everybody.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::conditions::{both, is_impossible};
+use super::fields::Fields;
+use super::{Head, selection, toml_text};
+use crate::config::{Action, FromConfig, RuleConfig, Values};
+use crate::review::tree::Node;
+
+/// As many as our names may have.
+const NAME_BYTES_MAX: usize = 128;
+
+const DRY_RUN: &str = "istio.io/dry-run";
+
+const HTTP: &str = "is about HTTP requests, which MongoDB does not have; take it out, and say in the imported rule's `to` which \
+                    commands, databases or collections were meant";
+
+const JWT: &str =
+    "is about tokens in HTTP requests, which MongoDB does not have; name principals or namespaces instead";
+
+/// One document.
+pub(super) struct Policy {
+    title: String,
+    selection: String,
+    namespace: Option<String>,
+    name: String,
+    action: Action,
+    dry_run: bool,
+    rules: Vec<Outcome>,
+}
+
+/// What becomes of one rule.
+enum Outcome {
+    /// One of ours; `None` is everybody.
+    Kept(Option<Vec<FromConfig>>),
+    /// It cannot match anything on MongoDB's port, since it ... (a verb first).
+    Dropped(String),
+}
+
+pub(super) fn read(head: &Head, document: &Fields<'_>, spec: &Fields<'_>, port: u16) -> Policy {
+    spec.only(
+        &["selector", "targetRef", "targetRefs", "rules", "action"],
+        &[("provider", "names an external authorizer (action CUSTOM), which this gateway does not ask")],
+    );
+    if head.name.is_empty() {
+        document.note("metadata.name", "is missing");
+    }
+    let action = action(spec);
+    let rules = spec.tables("rules").unwrap_or_default();
+    let rules = rules.iter().filter_map(|(path, entries)| {
+        let fields = Fields::new(spec.journal(), path, entries);
+        Rule { head, port, fields, concerns_us: true }.read()
+    });
+    Policy {
+        title: head.title(),
+        selection: selection(spec),
+        namespace: head.namespace.clone(),
+        name: head.namespace.iter().map(|namespace| format!("{namespace}.")).chain([head.name.clone()]).collect(),
+        action: action.unwrap_or(Action::Allow),
+        dry_run: dry_run(document) && action != Some(Action::Audit),
+        rules: rules.collect(),
+    }
+}
+
+/// Allow where nothing else is said.
+fn action(spec: &Fields<'_>) -> Option<Action> {
+    match spec.text("action")? {
+        "ALLOW" => Some(Action::Allow),
+        "DENY" => Some(Action::Deny),
+        "AUDIT" => Some(Action::Audit),
+        "CUSTOM" => {
+            spec.note("action", "is CUSTOM: an external authorizer decides, and this gateway asks none");
+            None
+        }
+        _ => {
+            spec.note("action", "must be ALLOW, DENY or AUDIT");
+            None
+        }
+    }
+}
+
+fn dry_run(document: &Fields<'_>) -> bool {
+    let annotations = document.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    match annotations.and_then(|annotations| annotations.get(DRY_RUN)) {
+        None => false,
+        Some(Node::Text(text)) if text == "true" => true,
+        Some(Node::Text(text)) if text == "false" => false,
+        Some(_) => {
+            document.note(&format!("metadata.annotations[\"{DRY_RUN}\"]"), "must be \"true\" or \"false\"");
+            false
+        }
+    }
+}
+
+impl Policy {
+    /// What it is about in the mesh.
+    pub(super) fn scope(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{} of namespace {namespace}", self.selection),
+            None => self.selection.clone(),
+        }
+    }
+
+    /// Its rules as TOML; `taken` are the names of all rules so far.
+    pub(super) fn into_text(self, taken: &mut BTreeSet<String>) -> String {
+        let action = match self.action {
+            Action::Allow => "ALLOW",
+            Action::Deny => "DENY",
+            Action::Audit => "AUDIT",
+        };
+        let mut text = toml_text::comment(&format!("{}, for {}: {action}", self.title, self.selection));
+        let count = self.rules.len();
+        let mut is_first = true;
+        for (at, rule) in self.rules.into_iter().enumerate() {
+            let place = format!("spec.rules[{}]", at + 1);
+            match rule {
+                Outcome::Dropped(why) => text.push_str(&toml_text::comment(&format!("{place} {why}: left out."))),
+                Outcome::Kept(from) => {
+                    if !std::mem::take(&mut is_first) {
+                        text.push('\n');
+                    }
+                    let name = if count == 1 { self.name.clone() } else { format!("{}.{}", self.name, at + 1) };
+                    let (action, dry_run) = (self.action, self.dry_run);
+                    let name = free_name(&name, taken);
+                    text.push_str(&toml_text::rule(&RuleConfig { name, action, dry_run, from, to: None }));
+                }
+            }
+        }
+        if is_first {
+            text.push_str(&Self::without_rules(self.action, self.dry_run, &free_name(&self.name, taken)));
+        }
+        text
+    }
+
+    fn without_rules(action: Action, dry_run: bool, name: &str) -> String {
+        if action != Action::Allow {
+            return toml_text::comment("It matches nothing, and so does nothing.");
+        }
+        let comment = "It allows nothing here, and by that refuses whatever no other rule allows.";
+        let rule = RuleConfig { name: name.to_owned(), action, dry_run, from: Some(Vec::new()), to: None };
+        toml_text::comment(comment) + &toml_text::rule(&rule)
+    }
+}
+
+/// `wanted` as a name may be written, short enough, and not among `taken`.
+fn free_name(wanted: &str, taken: &mut BTreeSet<String>) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let wanted: String = wanted.chars().map(allowed).collect();
+    let numbered = |number: usize| {
+        let end = if number == 1 { String::new() } else { format!("-{number}") };
+        let start = wanted.get(..NAME_BYTES_MAX - end.len()).unwrap_or(&wanted);
+        format!("{start}{end}")
+    };
+    // One more than there are taken ones, so that one of them is free.
+    let name = (1..=taken.len() + 1).map(numbered).find(|name| !taken.contains(name)).unwrap_or_default();
+    taken.insert(name.clone());
+    name
+}
+
+/// One entry of `spec.rules`.
+struct Rule<'a> {
+    head: &'a Head,
+    port: u16,
+    fields: Fields<'a>,
+    /// Whether it is for MongoDB's port at all. Of a rule that is not, nothing needs a counterpart here.
+    concerns_us: bool,
+}
+
+impl Rule<'_> {
+    /// `None` if something stands in the way, which was noted.
+    fn read(mut self) -> Option<Outcome> {
+        self.fields.only(&["from", "to", "when"], &[]);
+        self.concerns_us = self.is_for_port();
+        let from = self.fields.tables("from").map(|entries| entries.iter().map(|entry| self.source(entry)).collect());
+        let when = self.when();
+        if !self.concerns_us {
+            return Some(Outcome::Dropped(format!("is not for port {}", self.port)));
+        }
+        self.one_kind_of_address();
+        let entries: Vec<FromConfig> = from.unwrap_or_else(|| vec![FromConfig::default()]);
+        let met: Result<Vec<FromConfig>, String> =
+            entries.into_iter().map(|entry| both(entry, when.clone()?)).collect();
+        let mut met = met.map_err(|sentence| self.fields.note_here(&sentence)).ok()?;
+        met.retain(|condition| !is_impossible(condition));
+        Some(if met.is_empty() {
+            Outcome::Dropped("asks for what nobody can have at once".to_owned())
+        } else if met.contains(&FromConfig::default()) {
+            Outcome::Kept(None)
+        } else {
+            Outcome::Kept(Some(met))
+        })
+    }
+
+    /// A mesh knows two addresses of a client, this gateway one.
+    fn one_kind_of_address(&self) {
+        let sources = self.fields.get("from").into_iter().flat_map(items).filter_map(|entry| entry.get("source"));
+        let keys = sources.flat_map(|source| if let Node::Table(entries) = source { entries.as_slice() } else { &[] });
+        let whens = self.fields.get("when").into_iter().flat_map(items).filter_map(|when| when.get("key")?.text());
+        let asked: BTreeSet<&str> = keys.map(|(key, _)| key.as_str()).chain(whens).collect();
+        let any = |names: &[&str]| names.iter().any(|name| asked.contains(name));
+        if any(&["ipBlocks", "notIpBlocks", "source.ip"]) && any(&["remoteIpBlocks", "notRemoteIpBlocks", "remote.ip"])
+        {
+            self.fields.note_here(
+                "asks for the address of the connection and for that of the client behind proxies; this gateway knows one of \
+                 them: that of a PROXY header where one is trusted, else that of the connection",
+            );
+        }
+    }
+
+    fn source(&self, (path, entries): &(String, &[(String, Node)])) -> FromConfig {
+        let outer = Fields::new(self.fields.journal(), path, entries);
+        outer.only(&["source"], &[]);
+        let path = outer.path_of("source");
+        let source = Fields::new(self.fields.journal(), &path, outer.table("source").unwrap_or_default());
+        if source.is_empty() {
+            source.note_here("is empty, which Istio refuses too; leave `from` out to mean everybody");
+        }
+        self.only(
+            &source,
+            &[
+                "principals",
+                "notPrincipals",
+                "namespaces",
+                "notNamespaces",
+                "ipBlocks",
+                "notIpBlocks",
+                "remoteIpBlocks",
+                "notRemoteIpBlocks",
+                "serviceAccounts",
+                "notServiceAccounts",
+            ],
+            &["requestPrincipals", "notRequestPrincipals"].map(|key| (key, JWT)),
+        );
+        let mut principals =
+            Values { any: principals(&source, "principals"), not: principals(&source, "notPrincipals") };
+        let accounts = Values {
+            any: self.service_accounts(&source, "serviceAccounts"),
+            not: self.service_accounts(&source, "notServiceAccounts"),
+        };
+        if accounts != Values::default() {
+            if ["principals", "notPrincipals", "namespaces", "notNamespaces"]
+                .iter()
+                .any(|key| source.get(key).is_some())
+            {
+                source.note_here("has service accounts beside principals or namespaces, which Istio refuses too");
+            }
+            principals = accounts;
+        }
+        let namespaces = Values { any: patterns(&source, "namespaces"), not: patterns(&source, "notNamespaces") };
+        FromConfig {
+            principals,
+            namespaces,
+            sources: networks(&source, "ipBlocks").or(networks(&source, "remoteIpBlocks")),
+            not_sources: networks(&source, "notIpBlocks").or(networks(&source, "notRemoteIpBlocks")),
+            listeners: Values::default(),
+        }
+    }
+
+    /// `[NAMESPACE/]ACCOUNT`, in any trust domain.
+    fn service_accounts(&self, fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
+        let texts = fields.texts(key)?;
+        let pattern = |text: &str| {
+            let own = self.head.namespace.as_deref();
+            let (namespace, account) = text.split_once('/').or(own.map(|own| (own, text)))?;
+            let plain = |part: &str| !part.is_empty() && !part.contains(['*', '/']);
+            (plain(namespace) && plain(account)).then(|| format!("*/ns/{namespace}/sa/{account}"))
+        };
+        let patterns: Option<Vec<String>> = texts.iter().map(|text| pattern(text)).collect();
+        if patterns.is_none() {
+            fields.note(key, "must have NAMESPACE/ACCOUNT, or ACCOUNT where the policy has a namespace, without \"*\"");
+        }
+        patterns
+    }
+
+    /// As [`Fields::only`]; what is refused does not matter in a rule that is for other ports.
+    fn only(&self, fields: &Fields<'_>, known: &[&str], refused: &[(&str, &str)]) {
+        if self.concerns_us {
+            fields.only(known, refused);
+        } else {
+            let all: Vec<&str> = known.iter().copied().chain(refused.iter().map(|(key, _)| *key)).collect();
+            fields.only(&all, &[]);
+        }
+    }
+
+    /// Whether `when` allows MongoDB's port, and some `to` is about it.
+    fn is_for_port(&self) -> bool {
+        let whens = self.fields.get("when").into_iter().flat_map(items);
+        let mut of_port = whens.filter(|when| when.get("key").and_then(Node::text) == Some("destination.port"));
+        let mine = self.port.to_string();
+        let has = |when: &Node, key| {
+            when.get(key).map(|values| items(values).iter().any(|value| value.text() == Some(mine.as_str())))
+        };
+        let is_in_when = of_port.all(|when| has(when, "values") != Some(false) && has(when, "notValues") != Some(true));
+        let Some(entries) = self.fields.tables("to") else { return is_in_when };
+        let mut is_in_to = false;
+        for (path, entries) in entries {
+            let outer = Fields::new(self.fields.journal(), &path, entries);
+            outer.only(&["operation"], &[]);
+            let path = outer.path_of("operation");
+            let operation = Fields::new(self.fields.journal(), &path, outer.table("operation").unwrap_or_default());
+            if operation.is_empty() {
+                operation.note_here("is empty, which Istio refuses too; leave `to` out to mean everything");
+            }
+            let is_in = |key: &str| ports(&operation, key).map(|ports| ports.contains(&self.port));
+            let (wanted, unwanted) = (is_in("ports"), is_in("notPorts"));
+            let is_for_port = wanted.unwrap_or(true) && !unwanted.unwrap_or(false) && is_in_when;
+            let http = ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"].map(|key| (key, HTTP));
+            Self { concerns_us: is_for_port, ..*self }.only(&operation, &["ports", "notPorts"], &http);
+            is_in_to |= is_for_port;
+        }
+        is_in_to
+    }
+
+    /// Fails with a sentence where its conditions cannot be said at once.
+    fn when(&self) -> Result<FromConfig, String> {
+        let mut when = Ok(FromConfig::default());
+        for (path, entries) in self.fields.tables("when").unwrap_or_default() {
+            let fields = Fields::new(self.fields.journal(), &path, entries);
+            fields.only(&["key", "values", "notValues"], &[]);
+            if fields.get("values").is_none() && fields.get("notValues").is_none() {
+                fields.note_here("has neither values nor notValues");
+            }
+            let Some(key) = fields.text("key") else {
+                if fields.get("key").is_none() {
+                    fields.note("key", "is missing");
+                }
+                continue;
+            };
+            let mut caller = FromConfig::default();
+            match key {
+                "source.principal" => {
+                    caller.principals =
+                        Values { any: principals(&fields, "values"), not: principals(&fields, "notValues") };
+                }
+                "source.serviceAccount" => {
+                    let accounts = |key| self.service_accounts(&fields, key);
+                    caller.principals = Values { any: accounts("values"), not: accounts("notValues") };
+                }
+                "source.namespace" => {
+                    caller.namespaces =
+                        Values { any: patterns(&fields, "values"), not: patterns(&fields, "notValues") };
+                }
+                "source.ip" | "remote.ip" => {
+                    caller.sources = networks(&fields, "values");
+                    caller.not_sources = networks(&fields, "notValues");
+                }
+                "destination.port" => {
+                    // Read before anything else; here only what is wrong with it is of interest.
+                    let _ = (ports(&fields, "values"), ports(&fields, "notValues"));
+                }
+                other if self.concerns_us => fields.note("key", &unknown_condition(other)),
+                _ => {}
+            }
+            when = when.and_then(|when| both(when, caller));
+        }
+        when
+    }
+}
+
+fn items(node: &Node) -> &[Node] {
+    if let Node::List(items) = node { items } else { &[] }
+}
+
+fn unknown_condition(key: &str) -> String {
+    let why = match key {
+        key if key.starts_with("request.") => return format!("is {:?}, which {HTTP}", toml_text::plain(key)),
+        "destination.ip" => "which is an address of the workload itself; say `listeners` in the imported rule instead",
+        "connection.sni" => {
+            "which a client of MongoDB does not choose as it likes; say `listeners` in the imported rule instead"
+        }
+        _ => {
+            "which has no counterpart here; source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip and \
+             destination.port have"
+        }
+    };
+    format!("is {:?}, {why}", toml_text::plain(key))
+}
+
+fn principals(fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
+    let patterns = patterns(fields, key)?;
+    if patterns.iter().any(|pattern| pattern.starts_with("spiffe:")) {
+        fields
+            .note(key, "has a value that begins with spiffe:, which Istio adds itself and so never finds; take it off");
+    }
+    Some(patterns)
+}
+
+/// Exact, `prefix*`, `*suffix`, or `*`.
+fn patterns(fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
+    let texts = fields.texts(key)?;
+    let inner = |text: &str| text.strip_suffix('*').or(text.strip_prefix('*')).unwrap_or(text).contains('*');
+    if texts.iter().any(|text| inner(text)) {
+        let sentence = "has a \"*\" that is neither alone, nor at the beginning, nor at the end; Istio takes it for itself there, \
+                        and so finds nothing";
+        fields.note(key, sentence);
+    }
+    Some(texts.into_iter().map(str::to_owned).collect())
+}
+
+fn networks(fields: &Fields<'_>, key: &str) -> Option<Vec<IpNet>> {
+    let mut networks = Vec::new();
+    for text in fields.texts(key)? {
+        let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match network {
+            Some(network) => networks.push(network.trunc()),
+            None => fields.note(key, &format!("has {:?}, which is no IP address or network", toml_text::plain(text))),
+        }
+    }
+    Some(networks)
+}
+
+fn ports(fields: &Fields<'_>, key: &str) -> Option<Vec<u16>> {
+    let mut ports = Vec::new();
+    for text in fields.texts(key)? {
+        match text.parse() {
+            Ok(port) if port > 0 => ports.push(port),
+            _ => fields.note(key, &format!("has {:?}, which is not the number of a port", toml_text::plain(text))),
+        }
+    }
+    Some(ports)
+}

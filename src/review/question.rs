@@ -1,0 +1,219 @@
+//! What is asked of a policy: who sends which command, and its body, given or made up.
+//!
+//! A made-up body is the least that mongod would take for the command; where that would say too little of what the command
+//! reaches, a body has to be given.
+
+use std::net::IpAddr;
+
+use bson::{RawDocument, RawDocumentBuf};
+
+use super::body::{self, BodyError};
+use super::tree::Node;
+use crate::command::table::{self, CollectionAt, Command};
+use crate::command::{Look, Request, Unclear, read};
+use crate::config::Config;
+use crate::identity::Principal;
+
+/// Who asks for something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Who; `None` is nobody.
+    pub principal: Option<Principal>,
+    /// From where; `None` is a unix socket, and wherever it is not known.
+    pub source: Option<IpAddr>,
+    /// The name of the listener; `None` is the only one, where there is one only.
+    pub listener: Option<String>,
+}
+
+/// What is asked for; a body says more than the names, and must not contradict them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Its name or an alias.
+    pub command: Option<String>,
+    /// `$db`.
+    pub database: Option<String>,
+    /// Where the command has one.
+    pub collection: Option<String>,
+    /// The whole command.
+    pub body: Option<Body>,
+}
+
+/// The keys and values of a command, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Body(pub(super) Vec<(String, Node)>);
+
+/// Why a question cannot be put to the policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// Something is missing, or contradicts something else.
+    #[error("{0}")]
+    Incomplete(String),
+    /// The body cannot be read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+}
+
+impl Body {
+    /// Reads extended JSON, canonical or relaxed. Keys that stand twice are kept, for the policy to refuse.
+    pub fn parse(json: &str) -> Result<Self, BodyError> {
+        body::parse(json).map(Self)
+    }
+}
+
+impl Caller {
+    /// `principal` is read as the configuration's are: with or without `spiffe://`, or any other name; `None` is nobody.
+    pub fn new(principal: Option<&str>, source: Option<IpAddr>, listener: Option<String>) -> Self {
+        Self { principal: principal.map(Principal::configured), source, listener }
+    }
+
+    /// The listener's name; one that does not exist is an error, and so is none where there are several.
+    ///
+    /// `needed` says whether a rule looks at it; where none does, it may be left out.
+    pub(super) fn listener<'a>(&'a self, config: &'a Config, needed: bool) -> Result<&'a str, QuestionError> {
+        let names = || config.listeners.keys().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        match (&self.listener, config.listeners.len()) {
+            (Some(name), _) if config.listeners.contains_key(name) => Ok(name),
+            (Some(name), _) => Err(incomplete(format!("there is no listener {name:?}; there are {}", names()))),
+            (None, 1) => Ok(config.listeners.keys().next().map_or("", String::as_str)),
+            (None, _) if needed => Err(incomplete(format!("rules look at listeners; name one of {}", names()))),
+            (None, _) => Ok(""),
+        }
+    }
+}
+
+impl Wanted {
+    /// The command as it would travel.
+    pub(super) fn body(&self) -> Result<RawDocumentBuf, QuestionError> {
+        match &self.body {
+            Some(Body(entries)) => self.given(entries),
+            None => self.made_up(),
+        }
+    }
+
+    fn given(&self, entries: &[(String, Node)]) -> Result<RawDocumentBuf, QuestionError> {
+        let Some((name, first)) = entries.first() else {
+            return Err(incomplete("the body is empty; its first key is the command"));
+        };
+        let in_table = table::find(name.as_bytes());
+        if let Some(command) = &self.command
+            && command != name
+            && (in_table.is_none() || in_table != table::find(command.as_bytes()))
+        {
+            return Err(incomplete(format!("the command is {command:?}, and the body's is {name:?}")));
+        }
+        let named = entries.iter().find(|(key, _)| key == "$db").map(|(_, value)| value);
+        match (&self.database, named) {
+            (Some(database), Some(value)) if value.text() != Some(database) => {
+                return Err(incomplete(format!("the database is {database:?}, and the body's $db is another")));
+            }
+            (None, None) => return Err(incomplete("the body has no $db, and no database is named")),
+            _ => {}
+        }
+        let collection = in_table.and_then(|command| collection_of(command, first, entries));
+        if let Some(wanted) = &self.collection
+            && collection != Some(wanted)
+        {
+            let said = collection.map_or_else(|| "none".to_owned(), |collection| format!("{collection:?}"));
+            return Err(incomplete(format!("the collection is {wanted:?}, and the body names {said}")));
+        }
+        let database = self.database.iter().filter(|_| named.is_none());
+        let database = database.map(|database| ("$db".to_owned(), Node::Text(database.clone())));
+        let entries: Vec<_> = entries.iter().cloned().chain(database).collect();
+        Ok(body::document(&entries, "")?)
+    }
+
+    fn made_up(&self) -> Result<RawDocumentBuf, QuestionError> {
+        let Some(name) = self.command.as_deref() else {
+            return Err(incomplete("no command is named, and no body is given"));
+        };
+        let Some(database) = self.database.as_deref() else {
+            return Err(incomplete(format!("{name} needs a database")));
+        };
+        let database_entry = || ("$db".to_owned(), Node::Text(database.to_owned()));
+        let bare = body::document(&[(name.to_owned(), Node::Integer(1)), database_entry()], "")?;
+        let Some(command) = table::find(name.as_bytes()).filter(|_| !is_refused_by_name(&bare)) else {
+            // Judged all the same: why it is refused is what a client would read.
+            return Ok(bare);
+        };
+        let collection = self.collection.as_deref();
+        let needs = || incomplete(format!("{} needs a collection, or a body", command.name));
+        let (first, field) = match (command.collection, collection) {
+            (CollectionAt::None, None) => (first_of(command.name), None),
+            (CollectionAt::None, Some(_)) => return Err(no_place_for_collection(command)),
+            (CollectionAt::First, Some(collection)) => (Node::Text(collection.to_owned()), None),
+            (CollectionAt::FirstFullNamespace, Some(collection)) => {
+                (Node::Text(format!("{database}.{collection}")), None)
+            }
+            (CollectionAt::Field(field), Some(collection)) => {
+                (first_of(command.name), Some((field.to_owned(), Node::Text(collection.to_owned()))))
+            }
+            (_, None) => return Err(needs()),
+        };
+        let mut entries = vec![(command.name.to_owned(), first)];
+        entries.extend(field);
+        entries.extend(arguments(command.name));
+        entries.push(database_entry());
+        let document = body::document(&entries, "")?;
+        let request = Request { body: &document, database: None, sequences: &[] };
+        let unclear = read(&request, Look { javascript: true }).err();
+        match unclear {
+            None => Ok(document),
+            Some(why) => Err(incomplete(format!(
+                "what {} reaches stands in its arguments: give its body (without one, {why})",
+                command.name
+            ))),
+        }
+    }
+}
+
+/// Whether no body of this command is ever understood.
+fn is_refused_by_name(bare: &RawDocument) -> bool {
+    let request = Request { body: bare, database: None, sequences: &[] };
+    matches!(read(&request, Look::default()), Err(Unclear::UnknownCommand | Unclear::Removed(_) | Unclear::Internal(_)))
+}
+
+/// The value beside the name of a command whose collection does not stand there.
+fn first_of(command: &str) -> Node {
+    match command {
+        "getMore" => Node::Table(vec![("$numberLong".to_owned(), Node::Text("1".to_owned()))]),
+        "endSessions" | "refreshSessions" | "killSessions" => Node::List(Vec::new()),
+        _ => Node::Integer(1),
+    }
+}
+
+/// What mongod does not do without.
+fn arguments(command: &str) -> Vec<(String, Node)> {
+    let empty = Node::List(Vec::new());
+    let table = || Node::Table(Vec::new());
+    let arguments = match command {
+        "aggregate" => vec![("pipeline", empty), ("cursor", table())],
+        "insert" => vec![("documents", empty)],
+        "update" => vec![("updates", empty)],
+        "delete" => vec![("deletes", empty)],
+        "findAndModify" => vec![("remove", Node::Bool(true))],
+        "distinct" => vec![("key", Node::Text("_id".to_owned()))],
+        "createIndexes" => vec![("indexes", empty)],
+        "dropIndexes" => vec![("index", Node::Text("*".to_owned()))],
+        "killCursors" => vec![("cursors", empty)],
+        _ => Vec::new(),
+    };
+    arguments.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The collection that a body names as its own.
+fn collection_of<'a>(command: &Command, first: &'a Node, entries: &'a [(String, Node)]) -> Option<&'a str> {
+    match command.collection {
+        CollectionAt::None => None,
+        CollectionAt::First => first.text(),
+        CollectionAt::FirstFullNamespace => first.text()?.split_once('.').map(|(_, collection)| collection),
+        CollectionAt::Field(field) => entries.iter().find(|(key, _)| key == field)?.1.text(),
+    }
+}
+
+fn no_place_for_collection(command: &Command) -> QuestionError {
+    incomplete(format!("{} is not about one collection: leave it out, or give a body", command.name))
+}
+
+fn incomplete(sentence: impl Into<String>) -> QuestionError {
+    QuestionError::Incomplete(sentence.into())
+}

@@ -1,0 +1,145 @@
+//! Judging a command takes no memory: nothing on the way of a message may wait for an allocator, or fill it.
+//!
+//! A binary of its own, because the allocator that counts is the whole binary's.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bson::{RawDocumentBuf, rawdoc};
+use smallvec::{SmallVec, smallvec};
+
+use mongate::command::table;
+use mongate::command::{self, Meaning, Place, Reach, Request};
+use mongate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
+use mongate::identity::Principal;
+use mongate::policy::{CallerFacts, Note, Policy, Verdict, View};
+
+thread_local! {
+    /// Of this thread: tests run beside each other.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[expect(unsafe_code, reason = "an allocator can only be written so; this one counts, and hands on to the system's")]
+// SAFETY: every call is handed on as it came. Counting touches a cell without a destructor, and does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+fn allocations_of<T>(run: impl FnOnce() -> T) -> (usize, T) {
+    let before = ALLOCATIONS.get();
+    let result = run();
+    (ALLOCATIONS.get() - before, result)
+}
+
+const CALLER: &str = "cluster.local/ns/shop/sa/cart";
+
+fn values(text: &str) -> Values {
+    Values { any: Some(vec![text.to_owned()]), not: None }
+}
+
+fn rule(n: usize, action: Action, database: &str, collection: &str) -> RuleConfig {
+    RuleConfig {
+        name: format!("rule-{n}"),
+        action,
+        dry_run: n.is_multiple_of(5),
+        from: Some(vec![FromConfig { principals: values(CALLER), ..FromConfig::default() }]),
+        to: Some(vec![ToConfig {
+            databases: values(database),
+            collections: Values { any: Some(vec![collection.to_owned()]), not: Some(vec![format!("not-{n}")]) },
+            ..ToConfig::default()
+        }]),
+    }
+}
+
+/// `count` rules and some more: the caller may do everything in `shop`, and one rule takes note of `orders`.
+fn view(count: usize) -> View {
+    let mut rules: Vec<RuleConfig> = (1..=count)
+        .map(|n| rule(n, [Action::Deny, Action::Allow][n % 2], &format!("db-{n}"), &format!("c-{n}*")))
+        .collect();
+    rules.push(rule(1_000_001, Action::Audit, "shop", "orders"));
+    rules.push(rule(1_000_002, Action::Allow, "shop", "*"));
+    let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
+    let policy = Policy::compile(&config).expect("rules without commands");
+    let principal = Principal::configured(CALLER);
+    policy.view(&CallerFacts { principal: Some(&principal), source: None, listener: "orders" })
+}
+
+fn meaning<'a>(name: &str, place: Place<'a>) -> Meaning<'a> {
+    let command = table::find(name.as_bytes()).expect("a command of the table");
+    Meaning {
+        command,
+        explained: false,
+        database: "shop",
+        reaches: smallvec![Reach { place, class: command.class }],
+        javascript: false,
+        cursors: SmallVec::new(),
+    }
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert_eq!(allocations_of(|| Box::new(7)).0, 1);
+    assert_eq!(allocations_of(|| 7).0, 0);
+}
+
+#[test]
+fn judging_takes_no_memory_however_many_rules_there_are() {
+    let orders = Place::Collection { database: "shop", collection: "orders" };
+    let vault = Place::Collection { database: "vault", collection: "orders" };
+    for count in [0, 1, 1_000] {
+        let view = view(count);
+        let cases = [
+            (meaning("ping", Place::Database("admin")), Verdict::Pass, 0),
+            (meaning("find", orders), Verdict::Pass, 1),
+            (meaning("find", vault), Verdict::Refuse, 0),
+        ];
+        for (meaning, verdict, notes) in cases {
+            // The first of its kind works out what there is to know.
+            view.judge(&meaning);
+            let (allocations, judgement) = allocations_of(|| view.judge(&meaning));
+            let audits = judgement.notes.iter().filter(|(note, _)| *note == Note::Audit).count();
+            assert_eq!((allocations, judgement.verdict, audits), (0, verdict, notes), "{:?} {count}", meaning.command);
+        }
+    }
+}
+
+#[test]
+fn reading_and_judging_take_no_memory() {
+    let ping = rawdoc! { "ping": 1, "$db": "admin" };
+    let find = rawdoc! { "find": "orders", "filter": { "customer": 5 }, "lsid": { "id": 7 }, "$db": "shop" };
+    let aggregate =
+        rawdoc! { "aggregate": "orders", "pipeline": [{ "$match": { "a": 1 } }], "cursor": {}, "$db": "shop" };
+    let view = view(1_000);
+    for body in [&ping, &find, &aggregate] {
+        read_and_judge(&view, body);
+        let (allocations, verdict) = allocations_of(|| read_and_judge(&view, body));
+        assert_eq!((allocations, verdict), (0, Some(Verdict::Pass)), "{body:?}");
+    }
+}
+
+/// `None` where it is not understood.
+fn read_and_judge(view: &View, body: &RawDocumentBuf) -> Option<Verdict> {
+    let request = Request { body, database: None, sequences: &[] };
+    let meaning = command::read(&request, view.look()).ok()?;
+    Some(view.judge(&meaning).verdict)
+}

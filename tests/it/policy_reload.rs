@@ -1,0 +1,270 @@
+//! A policy that changes under live connections: the next command of each follows it; and what cannot be used changes
+//! nothing, or is refused at the start.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use bson::{Document, doc};
+use serde_json::Value;
+
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::Mongod;
+use crate::kit::raw::Connection;
+use crate::kit::waiting::until;
+use crate::reports::LOG_TIMEOUT;
+
+/// How a file becomes another one.
+type Put = fn(&Path, &str);
+
+/// A gateway and what its file is made of.
+struct Scene {
+    gateway: Gateway,
+    options: GatewayOptions,
+}
+
+fn options(mongod: &Mongod, policy: &str) -> GatewayOptions {
+    let listener = "principal = 'cluster.local/ns/shop/sa/cart'\n".to_owned();
+    GatewayOptions { listener, tables: policy.to_owned(), ..GatewayOptions::to(mongod) }
+}
+
+impl Scene {
+    fn new(mongod: &Mongod, policy: &str) -> Self {
+        let options = options(mongod, policy);
+        Self { gateway: Gateway::start(&options), options }
+    }
+
+    /// The configuration with another policy.
+    fn with(&self, policy: &str) -> String {
+        GatewayOptions { tables: policy.to_owned(), ..self.options.clone() }.configuration()
+    }
+
+    fn put(&self, put: Put, policy: &str) {
+        put(&self.gateway.configuration_file(), &self.with(policy));
+    }
+
+    fn status(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.gateway.get("/status").unwrap().body).unwrap();
+        status["policy"].clone()
+    }
+
+    fn reloads(&self, outcome: &str, count: f64) {
+        let is = |counted: f64| (counted - count).abs() < 0.5;
+        let counted = self.gateway.await_metric("mongate_reloads_total", &[("outcome", outcome)], is);
+        assert!(is(counted), "{counted} reloads are {outcome}, not {count}");
+    }
+
+    fn told(&self, message: &str) -> usize {
+        self.gateway.log().iter().filter(|event| event["message"] == message).count()
+    }
+}
+
+#[test]
+fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let scene = Scene::new(&mongod, &deny("orders"));
+    let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
+    check(&mut connections, "orders");
+    let ways: [(&str, Put); 6] = [
+        ("menu", rename_over),
+        ("orders", write_in_place),
+        ("menu", by_pieces),
+        ("orders", remove_and_write),
+        ("menu", turn_link),
+        ("orders", turn_link),
+    ];
+    for (reloads, (denied, put)) in (1_u32..).zip(ways) {
+        let before = scene.status()["fingerprint"].clone();
+        scene.put(put, &deny(denied));
+        scene.reloads("ok", f64::from(reloads));
+        check(&mut connections, denied);
+        let status = scene.status();
+        assert_ne!(status["fingerprint"], before, "{status}");
+        assert_eq!((&status["in_force"], &status["rules"]), (&true.into(), &1.into()), "{status}");
+    }
+    // A way that needs somebody to say so where the system tells of no changes; and saying so of nothing.
+    scene.put(rename_over, &deny("menu"));
+    scene.gateway.signal(libc::SIGHUP).unwrap();
+    scene.reloads("ok", 7.0);
+    check(&mut connections, "menu");
+    until("SIGHUP is answered where nothing has changed", || {
+        scene.gateway.signal(libc::SIGHUP).unwrap();
+        (scene.told("the policy is unchanged") > 0).then_some(())
+    });
+    scene.reloads("ok", 7.0);
+    assert_eq!(scene.told("policy in force"), 8, "at the start, and for each change");
+    scene.reloads("failed", 0.0);
+}
+
+#[test]
+fn a_policy_comes_and_goes_under_live_connections() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let scene = Scene::new(&mongod, "");
+    let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
+    check(&mut connections, "neither");
+    assert_eq!(scene.status()["in_force"], false);
+    scene.put(rename_over, &deny("orders"));
+    scene.reloads("ok", 1.0);
+    check(&mut connections, "orders");
+    // The same rules, and nothing refused any more.
+    scene.put(rename_over, &format!("[policy]\nenforcement = 'dry-run'\n{}", deny("orders")));
+    scene.reloads("ok", 2.0);
+    check(&mut connections, "neither");
+    assert_eq!(scene.status()["enforced"], false);
+    scene.put(rename_over, "");
+    scene.reloads("ok", 3.0);
+    check(&mut connections, "neither");
+    let status = scene.status();
+    assert_eq!((&status["in_force"], &status["rules"]), (&false.into(), &Value::Null), "{status}");
+}
+
+#[test]
+fn what_cannot_be_used_leaves_the_last_good_policy_in_force() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let scene = Scene::new(&mongod, &deny("orders"));
+    let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
+    let good = scene.status()["fingerprint"].clone();
+    let no_command = deny("menu").replace("'find'", "'fnid'");
+    let bad = [
+        ("x = [".to_owned(), "TOML"),
+        (scene.with("[[policy.rule]]\nname = 'r'\naction = 'refuse'\n"), "policy.rule[1].action"),
+        (scene.with(&no_command), "policy.rule[1].to[1].commands"),
+        (scene.with(&format!("{}\n[no_such_table]\n", deny("menu"))), "no_such_table"),
+    ];
+    for (failures, (text, says)) in (1_u32..).zip(bad) {
+        rename_over(&scene.gateway.configuration_file(), &text);
+        scene.reloads("failed", f64::from(failures));
+        check(&mut connections, "orders");
+        let status = scene.status();
+        assert_eq!(status["fingerprint"], good, "{status}");
+        let problem = status["reload"]["problem"].as_str().unwrap().to_owned();
+        assert!(problem.contains(says), "{says} is not in {problem}");
+        let logged = |event: &Value| {
+            event["level"] == "ERROR"
+                && event["error"].as_str().is_some_and(|error| error.contains(says))
+                && event["remedy"].is_string()
+        };
+        scene.gateway.wait_for_log(LOG_TIMEOUT, logged).unwrap();
+        let ready = scene.gateway.get("/readyz").unwrap();
+        // It serves, under the policy that it has.
+        assert_eq!(ready.status, 200, "{}", ready.body);
+        assert!(ready.body.contains("WARN   policy: 1 rule in force; not reloaded: "), "{}", ready.body);
+    }
+    scene.reloads("ok", 0.0);
+    // Healed by what was there before, which is no change; and by something new.
+    scene.put(rename_over, &deny("orders"));
+    until("the problem is over", || scene.status()["reload"]["problem"].is_null().then_some(()));
+    check(&mut connections, "orders");
+    rename_over(&scene.gateway.configuration_file(), "x = [");
+    scene.reloads("failed", 5.0);
+    scene.put(rename_over, &deny("menu"));
+    scene.reloads("ok", 1.0);
+    check(&mut connections, "menu");
+    let ready = scene.gateway.get("/readyz").unwrap().body;
+    assert!(ready.contains("ok     policy: 1 rule in force\n"), "{ready}");
+    assert!(scene.status()["reload"]["last_failure"]["error"].is_string(), "what has been is still told");
+}
+
+#[test]
+fn changes_outside_of_the_policy_are_told_and_wait_for_a_restart() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let mut scene = Scene::new(&mongod, &deny("orders"));
+    let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
+    scene.options.listener += "max_connections = 1\n";
+    scene.put(rename_over, &deny("orders"));
+    let told = "the configuration file has changes outside of [policy]";
+    let line = scene.gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == told).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert!(line["remedy"].as_str().unwrap().contains("restart"), "{line}");
+    // Three are connected, and the policy is the same one.
+    scene.gateway.connect().unwrap().run(&ping()).unwrap();
+    check(&mut connections, "orders");
+    scene.reloads("ok", 0.0);
+    // With a change of the policy beside them, that is taken.
+    scene.put(rename_over, &deny("menu"));
+    scene.reloads("ok", 1.0);
+    check(&mut connections, "menu");
+    scene.gateway.connect().unwrap().run(&ping()).unwrap();
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_keeps_the_gateway_from_starting() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let rule = |lines: &str| format!("[[policy.rule]]\nname = 'r'\n{lines}\n");
+    let deny = |to: &str| rule(&format!("action = 'deny'\nto = [{{ {to} }}]"));
+    let rows = [
+        (rule("action = 'refuse'"), "policy.rule[1].action"),
+        (rule(""), "policy.rule[1].action"),
+        ("[[policy.rule]]\naction = 'deny'\n".to_owned(), "policy.rule[1].name"),
+        ([rule("action = 'deny'"), rule("action = 'allow'")].concat(), "policy.rule[2].name"),
+        (deny("commands = ['fnid']"), "policy.rule[1].to[1].commands"),
+        (deny("commands = ['@raed']"), "policy.rule[1].to[1].commands"),
+        (deny("comands = ['find']"), "policy.rule[1].to[1].comands"),
+        (rule("action = 'deny'\nfrom = [{ listeners = ['tset'] }]"), "policy.rule[1].from[1].listeners"),
+        ("[policy]\nenforcement = 'perhaps'\n".to_owned(), "policy.enforcement"),
+    ];
+    for (policy, key) in rows {
+        let (code, wrote) = Gateway::start_in_vain(&options(&mongod, &policy)).unwrap();
+        assert_eq!(code, Some(78), "{policy}: {wrote}");
+        assert!(wrote.contains(key), "{key} is not in: {wrote}");
+    }
+    let somebody = rule("action = 'deny'\nfrom = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]");
+    let nobody = GatewayOptions { listener: String::new(), ..options(&mongod, &somebody) };
+    let (code, wrote) = Gateway::start_in_vain(&nobody).unwrap();
+    assert_eq!(code, Some(78), "{wrote}");
+    assert!(wrote.contains("policy.rule[1].from[1].principals"), "{wrote}");
+}
+
+/// One rule that denies one collection.
+fn deny(collection: &str) -> String {
+    format!(
+        "[[policy.rule]]\nname = 'not-{collection}'\naction = 'deny'\nto = [{{ commands = ['find'], databases = ['reload'], \
+         collections = ['{collection}'] }}]\n"
+    )
+}
+
+/// Of two collections, one is denied, to each connection and with its next command.
+fn check(connections: &mut [Connection], denied: &str) {
+    for connection in connections {
+        for collection in ["orders", "menu"] {
+            let reply = connection.command(&doc! { "find": collection, "$db": "reload" }).unwrap();
+            let why = format!("rule \"not-{collection}\"");
+            assert_eq!(reply.get_i32("code").ok(), (denied == collection).then_some(13), "{denied}: {reply}");
+            assert!(denied != collection || reply.get_str("errmsg").unwrap().contains(&why), "{reply}");
+        }
+    }
+}
+
+fn rename_over(file: &Path, text: &str) {
+    let aside = file.with_extension("new");
+    fs::write(&aside, text).unwrap();
+    fs::rename(aside, file).unwrap();
+}
+
+fn write_in_place(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+}
+
+/// As a slow editor: the beginning alone would be a file without any rule.
+fn by_pieces(file: &Path, text: &str) {
+    let (beginning, _) = text.split_once("[[policy.rule]]").unwrap();
+    fs::write(file, beginning).unwrap();
+    fs::write(file, text).unwrap();
+}
+
+fn remove_and_write(file: &Path, text: &str) {
+    fs::remove_file(file).unwrap();
+    fs::write(file, text).unwrap();
+}
+
+/// As the kubelet: what a link leads to changes, and the link is renamed over the old one.
+fn turn_link(file: &Path, text: &str) {
+    let (target, aside) = (file.with_extension(text.len().to_string()), file.with_extension("link"));
+    fs::write(&target, text).unwrap();
+    symlink(&target, &aside).unwrap();
+    fs::rename(aside, file).unwrap();
+}
+
+fn ping() -> Document {
+    doc! { "ping": 1, "$db": "admin" }
+}
