@@ -117,8 +117,22 @@ fn processes(id: u32) -> Vec<u32> {
     std::iter::once(id).chain(children.flat_map(processes).collect::<Vec<_>>()).collect()
 }
 
-/// Time on a processor, all threads, to the nanosecond.
+/// Time on a processor: of the threads that there are to the nanosecond, or of all that there ever were to a tick, where
+/// that is more.
 fn nanoseconds(id: u32) -> Option<u64> {
+    Some(of_threads(id)?.max(of_process(id)?))
+}
+
+fn of_process(id: u32) -> Option<u64> {
+    const TICK: u64 = 10_000_000;
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
+    let (_, fields) = text.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+    Some(ticks.sum::<u64>() * TICK)
+}
+
+fn of_threads(id: u32) -> Option<u64> {
     let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?;
     let time = |thread: fs::DirEntry| {
         let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
