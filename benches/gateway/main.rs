@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     }
     let mut out = stdout().lock();
     for missing in &scene.missing {
-        writeln!(out, "{missing} is not installed here; it was left out")?;
+        writeln!(out, "{missing} is not installed here, or does not start; it was left out")?;
     }
     write!(out, "{figures}")?;
     let file = figures.write_json()?;

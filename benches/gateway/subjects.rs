@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustls::pki_types::pem::PemObject;
@@ -17,7 +17,6 @@ use tempfile::TempDir;
 use super::kit::certificates::{Pki, Wanted};
 use super::kit::gateway::{Gateway, GatewayOptions};
 use super::kit::process::Process;
-use super::kit::waiting::until;
 use super::kit::{ports, scratch};
 use super::load::Target;
 use super::roles::ROLE;
@@ -27,6 +26,8 @@ const RULES: usize = 100;
 
 /// Starting takes milliseconds; a busy machine may need long.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at a port that is not open yet.
+const PACE: Duration = Duration::from_millis(20);
 
 /// One thing that the load can be put on.
 pub(crate) struct Subject {
@@ -252,9 +253,15 @@ impl Peer {
         };
         let mut command = Command::new(program);
         command.args(self.arguments.iter().map(filled));
-        let process = Process::start(self.name, command)?;
+        let mut process = Process::start(self.name, command)?;
         let address = format!("127.0.0.1:{port}");
-        until(self.name, || std::net::TcpStream::connect(&address).ok());
+        // One that is installed without what it needs ends at once.
+        let began = Instant::now();
+        while std::net::TcpStream::connect(&address).is_err() {
+            if process.wait(PACE).is_ok() || began.elapsed() > START_TIMEOUT {
+                return Ok(None);
+            }
+        }
         let target = Target { address, tls: None };
         Ok(Some(Subject { name: self.name, target, running: Running::Process(process) }))
     }
