@@ -168,6 +168,11 @@ impl Gateway {
         Ok(gateway)
     }
 
+    /// The process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What clients connect to: `127.0.0.1:port`, or `unix:/path`.
     pub fn address(&self) -> &str {
         &self.address

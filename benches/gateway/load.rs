@@ -1,0 +1,206 @@
+//! The load: raw `OP_MSG`, one request in flight per connection, as drivers do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use bson::{RawDocumentBuf, rawdoc};
+use hdrhistogram::Histogram;
+use mongate::wire::header::{HEADER_BYTES, Header};
+use mongate::wire::op_msg;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+/// What one operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A ping.
+    RoundTrip,
+    /// An insert of so many bytes.
+    Insert(usize),
+    /// A find whose reply has so many bytes.
+    Find(usize),
+    /// Connect, hello, ping, close.
+    Connection,
+}
+
+/// What is asked of one subject at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scenario {
+    /// As it stands in the table.
+    pub(crate) name: &'static str,
+    /// The operation.
+    pub(crate) work: Work,
+    /// Connections at one time.
+    pub(crate) connections: usize,
+}
+
+/// Where a subject is, and how it is spoken to.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// `host:port`.
+    pub(crate) address: String,
+    /// For the upstream itself.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Operations that were done.
+    pub(crate) operations: u64,
+    /// From first to last.
+    pub(crate) elapsed: Duration,
+    /// In nanoseconds, of each; of a new connection the time to its first reply.
+    pub(crate) latencies: Histogram<u64>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A connection of the load.
+pub(crate) struct Connection(Box<dyn Stream>);
+
+impl Target {
+    /// Connects.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        let socket =
+            TcpStream::connect(&self.address).await.with_context(|| format!("cannot reach {}", self.address))?;
+        socket.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return Ok(Connection(Box::new(socket))) };
+        let connector = TlsConnector::from(Arc::clone(tls));
+        Ok(Connection(Box::new(connector.connect(ServerName::try_from("localhost")?, socket).await?)))
+    }
+}
+
+impl Connection {
+    /// One request, and its whole reply read into `buffer`.
+    pub(crate) async fn ask(&mut self, request: &[u8], buffer: &mut Vec<u8>) -> anyhow::Result<()> {
+        self.0.write_all(request).await?;
+        self.0.flush().await?;
+        let mut head = [0; HEADER_BYTES];
+        self.0.read_exact(&mut head).await?;
+        let header = Header::parse(head)?;
+        buffer.resize(header.length as usize - HEADER_BYTES, 0);
+        self.0.read_exact(buffer).await?;
+        // Flags, kind, length, then `ok` or a cursor: an error says `ok: 0.0` first.
+        ensure!(!buffer[9..].starts_with(b"\x01ok\0\0\0\0\0\0\0\0\0"), "refused: {}", String::from_utf8_lossy(buffer));
+        Ok(())
+    }
+}
+
+impl Work {
+    /// The message of one operation.
+    pub(crate) fn request(self) -> Vec<u8> {
+        match self {
+            Self::RoundTrip => message(&rawdoc! { "ping": 1, "$db": "shop" }),
+            Self::Connection => message(&rawdoc! { "hello": 1, "$db": "admin" }),
+            Self::Find(bytes) => {
+                let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+                message(&rawdoc! { "find": "orders", "filter": { "bytes": bytes }, "singleBatch": true, "$db": "shop" })
+            }
+            Self::Insert(bytes) => insert(bytes),
+        }
+    }
+
+    /// Bytes of payload that it moves; 0 where that is not what counts.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::Insert(bytes) | Self::Find(bytes) => bytes,
+            Self::RoundTrip | Self::Connection => 0,
+        }
+    }
+}
+
+fn message(body: &RawDocumentBuf) -> Vec<u8> {
+    op_msg::encode(1, 0, body)
+}
+
+/// Documents of 1 MB at most in a document sequence, as drivers send them.
+fn insert(bytes: usize) -> Vec<u8> {
+    const DOCUMENT: usize = 1_000_000;
+    let body = rawdoc! { "insert": "orders", "$db": "shop" };
+    let mut documents = Vec::new();
+    let mut left = bytes;
+    while left > 0 {
+        let size = left.min(DOCUMENT);
+        documents.extend_from_slice(rawdoc! { "text": "x".repeat(size) }.as_bytes());
+        left -= size;
+    }
+    let mut sequence = vec![1];
+    sequence.extend_from_slice(&u32::try_from(4 + 10 + documents.len()).unwrap_or(u32::MAX).to_le_bytes());
+    sequence.extend_from_slice(b"documents\0");
+    sequence.extend_from_slice(&documents);
+    let mut message = message(&body);
+    message.extend_from_slice(&sequence);
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    message[..4].copy_from_slice(&length.to_le_bytes());
+    message
+}
+
+/// Asks `target` for as much as it gives within `time`; every connection does at least one operation.
+pub(crate) async fn run(target: &Target, scenario: Scenario, time: Duration) -> anyhow::Result<Outcome> {
+    let mut open = Vec::new();
+    if scenario.work != Work::Connection {
+        for _ in 0..scenario.connections {
+            let mut connection = target.connect().await?;
+            connection.ask(&Work::Connection.request(), &mut Vec::new()).await?;
+            open.push(connection);
+        }
+    }
+    let began = Instant::now();
+    let end = began + time;
+    let mut tasks = JoinSet::new();
+    for number in 0..scenario.connections {
+        let connection = open.pop();
+        let target = target.clone();
+        debug_assert!(number < scenario.connections);
+        tasks.spawn_local(async move {
+            match connection {
+                Some(connection) => talk(connection, scenario.work, end).await,
+                None => come_and_go(&target, end).await,
+            }
+        });
+    }
+    let mut latencies = histogram()?;
+    while let Some(done) = tasks.join_next().await {
+        latencies.add(done??)?;
+    }
+    Ok(Outcome { operations: latencies.len(), elapsed: began.elapsed(), latencies })
+}
+
+fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new(3)?)
+}
+
+async fn talk(mut connection: Connection, work: Work, end: Instant) -> anyhow::Result<Histogram<u64>> {
+    let (request, mut buffer, mut latencies) = (work.request(), Vec::new(), histogram()?);
+    loop {
+        let began = Instant::now();
+        connection.ask(&request, &mut buffer).await?;
+        latencies.record(u64::try_from(began.elapsed().as_nanos())?)?;
+        if Instant::now() >= end {
+            return Ok(latencies);
+        }
+    }
+}
+
+async fn come_and_go(target: &Target, end: Instant) -> anyhow::Result<Histogram<u64>> {
+    let (hello, ping) = (Work::Connection.request(), Work::RoundTrip.request());
+    let (mut buffer, mut latencies) = (Vec::new(), histogram()?);
+    loop {
+        let began = Instant::now();
+        let mut connection = target.connect().await?;
+        connection.ask(&hello, &mut buffer).await?;
+        latencies.record(u64::try_from(began.elapsed().as_nanos())?)?;
+        connection.ask(&ping, &mut buffer).await?;
+        drop(connection);
+        if Instant::now() >= end {
+            return Ok(latencies);
+        }
+    }
+}
