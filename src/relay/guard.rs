@@ -122,14 +122,15 @@ impl Guard {
         Self { authority: None, version: 0, orders: None, told: Vec::new() }
     }
 
-    /// Takes the policy of this moment, for the message that comes.
-    pub(super) fn follow(&mut self) {
-        if let Some(authority) = &self.authority {
-            let version = authority.version();
-            if version != self.version {
-                (self.version, self.orders) = (version, authority.orders());
-            }
+    /// Takes the policy of this moment, for a message of which nothing has gone upstream. Whether it is another one.
+    pub(super) fn follow(&mut self) -> bool {
+        let Some(authority) = &self.authority else { return false };
+        let version = authority.version();
+        let changed = version != self.version;
+        if changed {
+            (self.version, self.orders) = (version, authority.orders());
         }
+        changed
     }
 
     /// A message begins: says whether there is a policy to look at it.
