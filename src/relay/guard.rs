@@ -128,7 +128,10 @@ impl Guard {
         let version = authority.version();
         let changed = version != self.version;
         if changed {
-            (self.version, self.orders) = (version, authority.orders());
+            let orders = authority.orders();
+            // What was told was told of the rules of the policy before.
+            self.end();
+            (self.version, self.orders) = (version, orders);
         }
         changed
     }
@@ -235,7 +238,7 @@ impl Guard {
         self.orders.as_ref().map(|orders| &orders.holding)
     }
 
-    /// Tells how often each thing was found that was found more than once.
+    /// Tells how often each thing was found that was found more than once, and forgets all.
     pub(super) fn end(&mut self) {
         let (Some(authority), Some(orders)) = (&self.authority, &self.orders) else { return };
         for (grounds, decision, count) in self.told.drain(..).filter(|(_, _, count)| *count > 1) {
