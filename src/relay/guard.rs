@@ -122,14 +122,18 @@ impl Guard {
         Self { authority: None, version: 0, orders: None, told: Vec::new() }
     }
 
-    /// Takes the policy of this moment, for the message that comes.
-    pub(super) fn follow(&mut self) {
-        if let Some(authority) = &self.authority {
-            let version = authority.version();
-            if version != self.version {
-                (self.version, self.orders) = (version, authority.orders());
-            }
+    /// Takes the policy of this moment, for a message of which nothing has gone upstream. Whether it is another one.
+    pub(super) fn follow(&mut self) -> bool {
+        let Some(authority) = &self.authority else { return false };
+        let version = authority.version();
+        let changed = version != self.version;
+        if changed {
+            let orders = authority.orders();
+            // What was told was told of the rules of the policy before.
+            self.end();
+            (self.version, self.orders) = (version, orders);
         }
+        changed
     }
 
     /// A message begins: says whether there is a policy to look at it.
@@ -234,7 +238,7 @@ impl Guard {
         self.orders.as_ref().map(|orders| &orders.holding)
     }
 
-    /// Tells how often each thing was found that was found more than once.
+    /// Tells how often each thing was found that was found more than once, and forgets all.
     pub(super) fn end(&mut self) {
         let (Some(authority), Some(orders)) = (&self.authority, &self.orders) else { return };
         for (grounds, decision, count) in self.told.drain(..).filter(|(_, _, count)| *count > 1) {

@@ -263,6 +263,10 @@ impl Requests {
     /// Reads on in a message. Whether to go on.
     fn go_on(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
         let State::Message { header, scan, judged, released } = &mut self.state else { return Ok(false) };
+        // It may have begun long ago.
+        if !*released && desk.guard.follow() {
+            *judged = !desk.guard.begin(header).map_err(Halt::Unjudged)?;
+        }
         walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
         if !*judged {
             match desk.guard.look(walk.message(), header, scan, &self.facts) {
@@ -348,6 +352,7 @@ impl Requests {
         held.scanned += scanned;
         // A body that asks for more than it has declared.
         scan.give_up_on(held.bytes().len() - held.scanned);
+        desk.guard.follow();
         if let Err(error) = desk.guard.decide(held.bytes(), header, scan, &self.facts) {
             self.held = None;
             self.refuse(&error, desk);

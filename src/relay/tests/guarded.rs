@@ -301,6 +301,50 @@ async fn a_new_policy_counts_from_the_next_message_on() {
     .await;
 }
 
+/// The first rule of one policy is not that of the next.
+#[tokio::test]
+async fn what_a_new_policy_finds_is_told_anew() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let court = Arc::clone(&law);
+    let (_, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
+        client.write_all(&[find(1, "secret"), find(2, "secret")].concat()).await.unwrap();
+        read_refusal(&mut client, 1).await;
+        read_refusal(&mut client, 2).await;
+        law.enact(Enforcement::Enforce, Some("orders"));
+        client.write_all(&find(3, "orders")).await.unwrap();
+        read_refusal(&mut client, 3).await;
+        upstream
+    })
+    .await;
+    let told = court.told.lock().unwrap().clone();
+    let before = ["deny no-secrets find shop.secret 1", "deny no-secrets ?  2"];
+    assert_eq!(told, [before[0], before[1], "deny no-secrets find shop.orders 1"]);
+}
+
+/// Who has begun a message before a policy came has not thereby kept a right.
+#[tokio::test]
+async fn a_new_policy_counts_for_a_message_of_which_nothing_has_gone_upstream() {
+    for (begun, denied_before) in [(16, None), (30, None), (16, Some("orders")), (16_010, Some("orders"))] {
+        let (scene, law) = guarded(Enforcement::Enforce).await;
+        law.enact(Enforcement::Enforce, denied_before);
+        if denied_before.is_none() {
+            *law.orders.lock().unwrap() = None;
+        }
+        let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+            let message = insert(1, "secret", if begun > 16_000 { 20_000 } else { 10 });
+            client.write_all(&message[..begun]).await.unwrap();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            law.enact(Enforcement::Enforce, Some("secret"));
+            client.write_all(&[&message[begun..], &find(2, "orders")].concat()).await.unwrap();
+            read_refusal(&mut client, 1).await;
+            assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_cursor_is_for_whom_it_was_given() {
     let (scene, law) = guarded(Enforcement::Enforce).await;
