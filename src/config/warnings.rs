@@ -4,6 +4,7 @@
 
 use super::check::policy::Principals;
 use super::error::quoted;
+use super::sections::Action;
 use super::sections::Config;
 use super::sections::FromConfig;
 
@@ -26,6 +27,9 @@ impl Config {
             for (at, entry) in rule.from.iter().flatten().enumerate() {
                 let path = format!("policy.rule[{}].from[{}]", rule_at + 1, at + 1);
                 self.look_at_principals(entry, &path, &principals, &mut warnings);
+                if principals == Principals::Any {
+                    self.look_at_aliases(rule.action, entry, &path, &mut warnings);
+                }
                 Self::look_at_namespaces(entry, &path, &principals, &mut warnings);
                 self.look_at_listeners(entry, &path, &mut warnings);
             }
@@ -39,6 +43,36 @@ impl Config {
                 if let Some(sentence) = self.doubt(text, known) {
                     warnings.push(Warning { key: format!("{path}.{key}"), sentence });
                 }
+            }
+        }
+    }
+
+    /// A principal keeps the trust domain that it was shown with. Whom a rule is to keep away under one name of the domain
+    /// is not kept away under another.
+    fn look_at_aliases(&self, action: Action, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
+        let (key, list) = match action {
+            Action::Deny => ("principals", &entry.principals.any),
+            Action::Allow => ("not_principals", &entry.principals.not),
+            Action::Audit => return,
+        };
+        let domains = || self.trust_domain.iter().chain(&self.trust_domain_aliases);
+        let named = || list.iter().flatten();
+        for text in named().filter(|text| !text.contains('*')) {
+            let Some((_, path_of_id)) = text.split_once('/').filter(|(domain, _)| domains().any(|ours| ours == domain))
+            else {
+                continue;
+            };
+            let others = domains().map(|domain| format!("{domain}/{path_of_id}"));
+            let left_out = others.filter(|other| !named().any(|value| fits(value, other))).map(|other| quoted(&other));
+            let left_out = left_out.collect::<Vec<_>>().join(", ");
+            if !left_out.is_empty() {
+                let sentence = format!(
+                    "has {}, and not {left_out}, which the same client can be by trust_domain_aliases; add that, or \
+                     write {}",
+                    quoted(text),
+                    quoted(&format!("*/{path_of_id}"))
+                );
+                warnings.push(Warning { key: format!("{path}.{key}"), sentence });
             }
         }
     }
@@ -91,17 +125,21 @@ impl Config {
     fn look_at_listeners(&self, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
         for (key, list) in [("listeners", &entry.listeners.any), ("not_listeners", &entry.listeners.not)] {
             for text in list.iter().flatten() {
-                let matches = |name: &String| match (text.strip_suffix('*'), text.strip_prefix('*')) {
-                    (Some(prefix), _) => name.starts_with(prefix),
-                    (None, Some(suffix)) => name.ends_with(suffix),
-                    (None, None) => name == text,
-                };
-                if !self.listeners.keys().any(matches) {
+                if !self.listeners.keys().any(|name| fits(text, name)) {
                     let sentence = format!("has {}, which fits the name of no listener", quoted(text));
                     warnings.push(Warning { key: format!("{path}.{key}"), sentence });
                 }
             }
         }
+    }
+}
+
+/// Whether a value of a rule takes `name`.
+fn fits(value: &str, name: &str) -> bool {
+    match (value.strip_suffix('*'), value.strip_prefix('*')) {
+        (Some(prefix), _) => name.starts_with(prefix),
+        (None, Some(suffix)) => name.ends_with(suffix),
+        (None, None) => name == value,
     }
 }
 

@@ -266,6 +266,8 @@ impl Requests {
         // It may have begun long ago.
         if !*released && desk.guard.follow() {
             *judged = !desk.guard.begin(header).map_err(Halt::Unjudged)?;
+            // Perhaps it need not be held any more.
+            self.ask = Ask::default();
         }
         walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
         if !*judged {

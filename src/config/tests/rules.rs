@@ -215,6 +215,15 @@ fn a_rule_that_the_rest_makes_useless_is_doubted() {
         &[("principals", "the trust domain \"other\" is neither trust_domain nor one of trust_domain_aliases")],
     );
     check(&format!("{}{}", strict(), rule("principals = [\"other/x\"]")), &[]);
+    // Who is denied under one name of the trust domain is not under the other.
+    let half = [("principals", "has \"td/x\", and not \"old/x\", which the same client can be")];
+    check(&format!("{domain}{}", rule("principals = [\"td/x\"]")), &half);
+    check(&format!("{domain}{}", rule("principals = [\"old/x\", \"t*\"]")), &[]);
+    check(&format!("{domain}{}", rule("principals = [\"*/x\"], not_principals = [\"td/y\"]")), &[]);
+    let allow = |from: &str| rule(from).replace("deny", "allow");
+    check(&format!("{domain}{}", allow("principals = [\"td/x\"]")), &[]);
+    let half = [("not_principals", "or write \"*/x\"")];
+    check(&format!("{domain}{}", allow("not_principals = [\"old/x\"]")), &half);
     check(
         &format!("{LEAST}{}", rule("listeners = [\"ord*\", \"*x\"]")),
         &[("listeners", "has \"*x\", which fits the name of no listener")],

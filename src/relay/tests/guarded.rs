@@ -479,6 +479,28 @@ async fn a_share_that_was_waited_for_counts_from_when_it_came() {
     drop(holding.take_everything());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_share_goes_back_where_the_policy_has_gone_meanwhile() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let everything = holding.take_everything();
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        let long = insert(1, "secret", 100_000);
+        let arriving = async {
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            *law.orders.lock().unwrap() = None;
+            law.version.fetch_add(1, Ordering::Release);
+            drop(everything);
+            read_message(&mut upstream).await
+        };
+        let (written, arrived) = tokio::join!(client.write_all(&long), arriving);
+        written.unwrap();
+        assert!(arrived == long);
+        drop(holding.take_everything());
+    })
+    .await;
+}
+
 /// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken: both are up to the client.
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
