@@ -18,16 +18,25 @@ pub struct CursorBook {
 
 #[derive(Default)]
 struct Book {
-    owners: HashMap<i64, Arc<str>>,
+    owners: HashMap<i64, Owner>,
     /// The order in which they came; may name some that have ended since.
     order: VecDeque<i64>,
+}
+
+struct Owner {
+    caller: Arc<str>,
+    /// Of the policy by which the cursor was opened.
+    version: u64,
 }
 
 /// What the book says of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// It was given to this caller.
-    Own,
+    Own {
+        /// Of the policy by which it was opened.
+        version: u64,
+    },
     /// It was given to another one.
     Foreign,
     /// It was given to nobody, or that is forgotten.
@@ -35,10 +44,10 @@ pub(super) enum Standing {
 }
 
 impl CursorBook {
-    /// Remembers that `id` was given to `caller`.
-    pub(super) fn give(&self, id: i64, caller: &Arc<str>) {
+    /// Remembers that `id` was given to `caller`, by this version of the policy.
+    pub(super) fn give(&self, id: i64, caller: &Arc<str>, version: u64) {
         self.with(|book| {
-            if book.owners.insert(id, Arc::clone(caller)).is_none() {
+            if book.owners.insert(id, Owner { caller: Arc::clone(caller), version }).is_none() {
                 book.order.push_back(id);
             }
             while book.owners.len() > REMEMBERED_MAX
@@ -61,7 +70,7 @@ impl CursorBook {
 
     pub(super) fn standing(&self, id: i64, caller: &str) -> Standing {
         self.with(|book| match book.owners.get(&id) {
-            Some(owner) if **owner == *caller => Standing::Own,
+            Some(owner) if *owner.caller == *caller => Standing::Own { version: owner.version },
             Some(_) => Standing::Foreign,
             None => Standing::Unknown,
         })
@@ -80,8 +89,11 @@ mod tests {
     fn a_cursor_belongs_to_whom_it_was_given_until_it_ends() {
         let (book, orders, cart) = (CursorBook::default(), Arc::from("orders"), "cart");
         assert_eq!(book.standing(7, &orders), Standing::Unknown);
-        book.give(7, &orders);
-        assert_eq!((book.standing(7, &orders), book.standing(7, cart)), (Standing::Own, Standing::Foreign));
+        book.give(7, &orders, 3);
+        assert_eq!(
+            (book.standing(7, &orders), book.standing(7, cart)),
+            (Standing::Own { version: 3 }, Standing::Foreign)
+        );
         book.forget(7);
         assert_eq!(book.standing(7, &orders), Standing::Unknown);
     }
@@ -89,15 +101,15 @@ mod tests {
     #[test]
     fn the_oldest_is_forgotten_and_what_has_ended_takes_no_room() {
         let (book, caller) = (CursorBook::default(), Arc::from("orders"));
-        book.give(-1, &caller);
+        book.give(-1, &caller, 1);
         for id in 0..500_000 {
-            book.give(id, &caller);
+            book.give(id, &caller, 1);
             book.forget(id);
         }
-        assert_eq!(book.standing(-1, &caller), Standing::Own);
+        assert_eq!(book.standing(-1, &caller), Standing::Own { version: 1 });
         assert!(book.with(|book| book.order.len()) <= 2 * REMEMBERED_MAX);
-        (0..100_000).for_each(|id| book.give(id, &caller));
+        (0..100_000).for_each(|id| book.give(id, &caller, 1));
         assert_eq!(book.standing(-1, &caller), Standing::Unknown);
-        assert_eq!(book.standing(99_999, &caller), Standing::Own);
+        assert_eq!(book.standing(99_999, &caller), Standing::Own { version: 1 });
     }
 }

@@ -225,7 +225,7 @@ impl Guard {
     pub(super) fn settle(&self, request: &Open, reply: &ReplyFacts) {
         let Some(orders) = &self.orders else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
-            (None, Some(id)) => orders.cursors.give(id, &orders.caller),
+            (None, Some(id)) => orders.cursors.give(id, &orders.caller, self.version),
             (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
                 orders.cursors.forget(id);
             }
@@ -274,7 +274,7 @@ impl Guard {
         let mut judgement = orders.view.judge(&meaning);
         let mut code = UNAUTHORIZED;
         if judgement.verdict == Verdict::Pass
-            && let Some(refused) = orders.refuses_cursors(&meaning)
+            && let Some(refused) = orders.refuses_cursors(&meaning, self.version)
         {
             let notes = std::mem::take(&mut judgement.notes);
             judgement = orders.view.refuse(Grounds::Cursor);
@@ -360,13 +360,17 @@ impl Orders {
     }
 
     /// Why a command may not have the cursors that it names, if it may not.
-    fn refuses_cursors(&self, meaning: &Meaning<'_>) -> Option<(i32, &'static str)> {
+    fn refuses_cursors(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
         let reads = meaning.command.name == "getMore";
+        // A cursor of a whole database or of everything: what it shows was judged when it was opened, and cannot be told
+        // from its name. A change stream begins again by itself, and is judged anew.
+        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
         meaning.cursors.iter().find_map(|id| match self.cursors.standing(*id, &self.caller) {
             Standing::Foreign => Some(UNAUTHORIZED),
             // To end what nobody was given is no harm, and what a driver does with a cursor that has just ended.
             Standing::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            Standing::Own | Standing::Unknown => None,
+            Standing::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
+            Standing::Own { .. } | Standing::Unknown => None,
         })
     }
 }

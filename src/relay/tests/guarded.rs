@@ -365,12 +365,44 @@ async fn a_cursor_is_for_whom_it_was_given() {
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // That was the end of it, and another one belongs to somebody else.
-        law.orders.lock().unwrap().as_ref().unwrap().cursors.give(78, &Arc::from("cart"));
+        law.orders.lock().unwrap().as_ref().unwrap().cursors.give(78, &Arc::from("cart"), 1);
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
         assert_eq!(unknown.get_str("codeName").unwrap(), "CursorNotFound");
         read_refusal(&mut client, 4).await;
+    })
+    .await;
+}
+
+/// A change stream on a database goes on by a name that does not say what it shows.
+#[tokio::test]
+async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_let_it_open() {
+    let (scene, law) = guarded(Enforcement::Enforce).await;
+    let get_more = |id: i32, of: &str| request(id, &doc! { "getMore": 77_i64, "collection": of, "$db": "shop" });
+    let body = rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.$cmd.aggregate" }, "ok": 1.0 };
+    let opened = op_msg::encode(90, 1, &body);
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        client.write_all(&find(1, "orders")).await.unwrap();
+        read_message(&mut upstream).await;
+        upstream.write_all(&opened).await.unwrap();
+        read_message(&mut client).await;
+        for (id, of) in [(2, "$cmd.aggregate"), (3, "orders")] {
+            client.write_all(&get_more(id, of)).await.unwrap();
+            assert_eq!(read_message(&mut upstream).await, get_more(id, of));
+        }
+        let cursors = Arc::clone(&law.orders.lock().unwrap().as_ref().unwrap().cursors);
+        law.enact(Enforcement::Enforce, Some("secret"));
+        law.orders.lock().unwrap().as_mut().unwrap().cursors = cursors;
+        law.version.fetch_add(1, Ordering::Release);
+        upstream.write_all(&[reply(91, 2), reply(92, 3)].concat()).await.unwrap();
+        read_message(&mut client).await;
+        read_message(&mut client).await;
+        client.write_all(&[get_more(4, "$cmd.aggregate"), get_more(5, "orders")].concat()).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, get_more(5, "orders"));
+        let refused = read_message(&mut client).await;
+        let refused = bson::deserialize_from_slice::<Document>(&refused[HEADER_BYTES + 5..]).unwrap();
+        assert_eq!(refused.get_str("codeName").unwrap(), "CursorNotFound");
     })
     .await;
 }
