@@ -26,6 +26,10 @@ const LOOK_INTERVAL: Duration = Duration::from_mins(1);
 /// A file counts when it is the same after this time: half a file may be a valid policy, without its last rules.
 const SETTLED: Duration = Duration::from_millis(300);
 
+/// One that has lost rules counts when it is the same after so much longer: it may be a file that is written slowly, with
+/// the rules at its end.
+const LOSS_SETTLED: Duration = Duration::from_secs(3);
+
 /// Compiles the policy of a configuration, and logs what is doubtful about it.
 pub(super) fn compile(config: &Config) -> Result<Option<Policy>, Vec<PolicyProblem>> {
     let Some(rules) = &config.policy else { return Ok(None) };
@@ -107,17 +111,21 @@ impl PolicyFollower {
         if self.known == Some(fingerprint) && !asked {
             return watch;
         }
-        loop {
+        let read = loop {
             sleep(SETTLED).await;
+            let file = self.file.clone();
+            let read = spawn_blocking(move || Config::load(Some(&file)).map(|loaded| loaded.config)).await.ok()?;
+            if !asked && read.as_ref().is_ok_and(|config| rules(config) < rules(&self.config)) {
+                sleep(LOSS_SETTLED).await;
+            }
+            // What was read counts only if the file is what it was before.
             let (_, again) = self.fingerprint().await?;
             if again == fingerprint {
-                break;
+                break read;
             }
             fingerprint = again;
-        }
+        };
         let is_first = self.known.replace(fingerprint).is_none();
-        let file = self.file.clone();
-        let read = spawn_blocking(move || Config::load(Some(&file)).map(|loaded| loaded.config)).await.ok()?;
         match read {
             Ok(config) => self.take(config, asked, is_first),
             Err(error) => self.fail(&error.to_string()),
@@ -175,6 +183,10 @@ impl PolicyFollower {
             "the changed configuration file cannot be used"
         );
     }
+}
+
+fn rules(config: &Config) -> usize {
+    config.policy.as_ref().map_or(0, |policy| policy.rules.len())
 }
 
 /// All problems in one text, a line each.
