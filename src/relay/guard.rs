@@ -14,7 +14,7 @@ use crate::policy::{Grounds, Judgement, Note, Policy, RuleId, Sentence, Verdict,
 use crate::relay::cursors::{CursorBook, Standing};
 use crate::relay::exchange::Open;
 use crate::relay::holding::Holding;
-use crate::relay::requests::HELD_BYTES_MAX;
+use crate::relay::requests::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{Header, OpCode};
@@ -166,6 +166,10 @@ impl Guard {
         }
         if header.op_code == OpCode::QUERY {
             return if whole { self.judge_query(message, facts) } else { Look::Later(Some(header.length as usize)) };
+        }
+        // A short message waits for its end: what is wrong behind its body can still be answered then.
+        if !whole && header.length as usize <= WAITING_BYTES_MAX {
+            return Look::Later(None);
         }
         let command = facts.command().and_then(table::find);
         let look = orders.view.look();

@@ -25,7 +25,7 @@ use crate::wire::request::RequestFacts;
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// What the policy has to see whole and is longer is held apart, against the budget for that; header included.
-const WAITING_BYTES_MAX: usize = 16 * 1024;
+pub(super) const WAITING_BYTES_MAX: usize = 16 * 1024;
 
 /// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
 const HELLO_BYTES_MAX: usize = 4096;

@@ -248,14 +248,16 @@ async fn what_cannot_be_judged_does_not_reach_upstream() {
 async fn a_message_that_goes_on_otherwise_than_it_began_is_cut_short() {
     let (scene, _law) = guarded(Enforcement::Enforce).await;
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        let body = [vec![0], bson::serialize_to_vec(&doc! { "insert": "orders", "$db": "shop" }).unwrap()].concat();
-        let foreign = [&[1][..], &12_i32.to_le_bytes(), b"filter\0", &[0]].concat();
+        let body = bson::serialize_to_vec(&doc! { "insert": "orders", "$db": "shop" }).unwrap();
+        let body = [vec![0], body].concat();
+        // Too long to wait for its end.
+        let foreign = sequence("filter", &doc! { "t": "x".repeat(20_000) });
         let length = u32::try_from(HEADER_BYTES + 4 + body.len() + foreign.len()).unwrap();
         let header = Header { length, request_id: 1, response_to: 0, op_code: OpCode::MSG };
         let begun = [&header.to_bytes()[..], &[0; 4], &body].concat();
         client.write_all(&begun).await.unwrap();
         upstream.read_exact(&mut vec![0; begun.len()]).await.unwrap();
-        client.write_all(&foreign).await.unwrap();
+        client.write_all(&foreign[..40]).await.unwrap();
         assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
         assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
     })
@@ -557,12 +559,13 @@ async fn a_hello_goes_on_as_it_began() {
     let (scene, _law) = guarded(Enforcement::Enforce).await;
     let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
         let hello = request(1, &doc! { "hello": 1, "$db": "admin" });
-        let whole = with_sections(&hello, &[sequence("documents", &doc! {})]);
+        // Too long to wait for its end, and short enough to be held as a hello.
+        let whole = with_sections(&hello, &[sequence("documents", &doc! { "t": "x".repeat(20_000) })]);
         client.write_all(&whole[..hello.len()]).await.unwrap();
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
-        client.write_all(&whole[hello.len()..]).await.unwrap();
+        client.write_all(&whole[hello.len()..hello.len() + 40]).await.unwrap();
         assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
         assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
         (client, upstream)
