@@ -51,7 +51,10 @@ pub(super) async fn check(
 }
 
 /// With the certificates that it is to use; `None` where there are none.
-fn connect_with(upstream: &EndpointConfig, set: Option<&WorkloadSet>) -> Option<(Connector, Arc<ClientTls>)> {
+pub(super) fn connect_with(
+    upstream: &EndpointConfig,
+    set: Option<&WorkloadSet>,
+) -> Option<(Connector, Arc<ClientTls>)> {
     let identity = Arc::new(ClientIdentity::new(upstream).ok()?);
     if let (MaterialSource::WorkloadApi(agent), Some(set)) = (&upstream.tls.source, set) {
         identity.renew(ClientTls::from_workload(upstream, agent, set).ok()?);

@@ -41,6 +41,7 @@ pub(super) fn check_upstream(
         server_identities: upstream.tls.server_identities.clone(),
         files: desk.steps,
         connections: Vec::new(),
+        set: None,
     }
 }
 

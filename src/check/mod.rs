@@ -9,6 +9,7 @@ mod files;
 mod material;
 mod policy;
 mod report;
+mod set;
 mod text;
 
 use std::time::{Duration, SystemTime};
@@ -18,7 +19,8 @@ use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
     About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport,
-    PolicyReport, Report, RevocationListReport, ServerReport, Severity, Status, Step, UpstreamReport, Verdict,
+    MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport, Severity, Status, Step,
+    UpstreamReport, Verdict,
 };
 
 /// How far a check goes.
@@ -37,7 +39,7 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
     let now = SystemTime::now();
     let mut report = Report::default();
     for upstream in config.upstreams.values() {
-        let checked = check_upstream(upstream, reach, now, &mut report.findings).await;
+        let checked = check_upstream(config, upstream, reach, now, &mut report.findings).await;
         report.upstreams.push(checked);
     }
     for listener in config.listeners.values() {
@@ -51,6 +53,7 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
 }
 
 async fn check_upstream(
+    config: &Config,
     upstream: &UpstreamConfig,
     reach: Reach,
     now: SystemTime,
@@ -66,10 +69,13 @@ async fn check_upstream(
     let first = upstream.endpoint(listed.first().unwrap_or(&anywhere));
     let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
     if reach == Reach::Online {
-        let set = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
-        for address in listed {
-            let endpoint = upstream.endpoint(address);
-            checked.connections.extend(connection::check(&endpoint, set, now, findings).await);
+        let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
+        if upstream.deployment.has_members() {
+            let around = set::Surroundings { config, upstream, handed_out, now };
+            let (found, connections) = Box::pin(set::check(&around, listed, None, findings)).await;
+            (checked.connections, checked.set) = (connections, Some(found));
+        } else {
+            checked.connections = Box::pin(connection::check(&first, handed_out, now, findings)).await;
         }
     }
     checked

@@ -14,6 +14,7 @@ use crate::config::{HostPort, MemberAddress, ReadPreference};
 use crate::identity::Principal;
 use crate::relay::Naming;
 use crate::topology::{MemberMap, MemberName, Slot, Slots};
+use crate::upstream::{host_port, member_name};
 use crate::wire::error_reply::CommandError;
 
 /// Where a listener leads.
@@ -185,14 +186,4 @@ fn advertised(address: SocketAddr, host: Option<&str>) -> String {
         Some(host) => HostPort { host: host.to_owned(), port: address.port() }.to_string(),
         None => address.to_string(),
     }
-}
-
-/// As sets name their members; `None` for a name that no set could have.
-pub fn member_name(address: &HostPort) -> Option<MemberName> {
-    MemberName::parse(&address.to_string()).ok()
-}
-
-/// As the configuration names servers.
-pub fn host_port(name: &MemberName) -> HostPort {
-    HostPort { host: name.host().to_owned(), port: name.port() }
 }

@@ -27,7 +27,7 @@ use crate::relay::{Authentication, Guard, Naming, Record, Relay, Side, Terms};
 use crate::upstream::Link;
 use crate::wire::error_reply::CommandError;
 
-pub use destination::{Destination, Layout, host_port, member_name};
+pub use destination::{Destination, Layout};
 pub use door::Door;
 pub use line::{Line, News};
 pub use policing::{Loaded, Policing, PolicyInForce};

@@ -7,14 +7,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::member;
 use super::member::Told;
-use crate::config::{Deployment, HostPort};
-use crate::connection::{Destination, Listed, Member, Part, Roster, Route, Upstream, host_port, member_name};
+use crate::config::HostPort;
+use crate::connection::{Destination, Listed, Member, Part, Roster, Route, Upstream};
 use crate::gateway::background;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
+use crate::upstream::{host_port, tracker};
 
 /// What members say on their way here; they wait when it is more.
 const TOLD_MAX: usize = 64;
@@ -49,13 +50,8 @@ struct Said {
 
 impl SetMonitor {
     pub(super) fn new(upstream: &Arc<Upstream>, routes: Vec<Arc<Route>>, tasks: &Tasks, drain: &DrainWatch) -> Self {
-        let config = upstream.config();
-        let seeds = config.deployment.listed().iter().filter_map(member_name).collect();
-        let tracker = match &config.deployment {
-            Deployment::Sharded { .. } => SetTracker::sharded(seeds),
-            Deployment::ReplicaSet { name, .. } => SetTracker::new(name.clone(), seeds),
-            Deployment::Single(_) => SetTracker::new(None, seeds),
-        };
+        let deployment = &upstream.config().deployment;
+        let tracker = tracker(deployment, deployment.listed(), None);
         Self {
             upstream: Arc::clone(upstream),
             routes,
