@@ -14,6 +14,7 @@ mod health;
 mod link;
 mod probe;
 mod shelf;
+mod srv;
 mod target;
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -44,6 +45,7 @@ pub use health::{HealthSnapshot, UpstreamHealth};
 pub use link::{IntroductionError, Link};
 pub use probe::{Probe, Role, ServerFacts, identify, probe};
 pub use shelf::Shelf;
+pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};
 
 use target::Target;
 
