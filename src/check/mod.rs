@@ -13,7 +13,7 @@ mod text;
 
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, MaterialSource, UpstreamConfig, WorkloadApi};
+use crate::config::{Config, HostPort, MaterialSource, UpstreamConfig, WorkloadApi};
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
@@ -60,10 +60,17 @@ async fn check_upstream(
         (MaterialSource::WorkloadApi(agent), Reach::Online) => Some(ask(agent, upstream.connect_timeout).await),
         _ => None,
     };
-    let mut checked = files::check_upstream(upstream, &handed_out, now, findings);
+    let listed = upstream.deployment.listed();
+    // Whom the files are for is not known where it stands in DNS; what they hold can be looked at all the same.
+    let anywhere = HostPort { host: "localhost".to_owned(), port: 1 };
+    let first = upstream.endpoint(listed.first().unwrap_or(&anywhere));
+    let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
     if reach == Reach::Online {
         let set = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
-        checked.connections = connection::check(upstream, set, now, findings).await;
+        for address in listed {
+            let endpoint = upstream.endpoint(address);
+            checked.connections.extend(connection::check(&endpoint, set, now, findings).await);
+        }
     }
     checked
 }
