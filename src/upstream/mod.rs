@@ -17,6 +17,7 @@ mod members;
 mod monitor;
 mod probe;
 mod shelf;
+mod srv;
 mod target;
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -48,6 +49,7 @@ pub use members::{host_port, member_name, tracker};
 pub use monitor::HelloStream;
 pub use probe::{Probe, Role, ServerFacts, identify, probe};
 pub use shelf::Shelf;
+pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};
 
 use target::Target;
 
