@@ -22,7 +22,9 @@ use std::time::Duration;
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology, UpstreamConfig};
-use crate::connection::{Destination, Door, Layout, ListedPrincipal, Policing, PolicyInForce, Route, Upstream};
+use crate::connection::{
+    AddressBook, Destination, Door, Layout, ListedPrincipal, Policing, PolicyInForce, Route, Upstream,
+};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
@@ -347,6 +349,7 @@ fn open_listener(
 
 fn destination(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSocket]) -> Destination {
     match &section.topology {
+        _ if section.intercept => Destination::Intercepted(AddressBook::default()),
         Topology::Direct => Destination::Direct(upstream.config().deployment.listed().first().cloned()),
         Topology::LoadBalanced(preference) => Destination::LoadBalanced(*preference),
         Topology::Members(members) => {
