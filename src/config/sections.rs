@@ -163,6 +163,14 @@ impl Deployment {
         !matches!(self, Self::Single(_))
     }
 
+    /// The name whose records tell its servers, where they are not named here.
+    pub fn srv(&self) -> Option<&str> {
+        match self {
+            Self::ReplicaSet { seeds: Seeds::Srv(name), .. } | Self::Sharded { seeds: Seeds::Srv(name) } => Some(name),
+            _ => None,
+        }
+    }
+
     /// The servers that the configuration names; none with `srv`.
     pub fn listed(&self) -> &[HostPort] {
         match self {

@@ -17,6 +17,8 @@ pub struct Roster {
     pub is_known: bool,
     /// Name of the replica set, where it is one and known.
     pub set_name: Option<String>,
+    /// Why no member is known, where that is known.
+    pub trouble: Option<String>,
     turn: AtomicUsize,
 }
 
@@ -51,13 +53,13 @@ impl Roster {
     pub(super) fn single(member: Arc<Member>) -> Self {
         let (part, state) = (Part::Writable, MemberState::Unknown);
         let members = vec![Listed { member, part, state, hidden: false, problem: None }];
-        Self { members, is_known: true, set_name: None, turn: AtomicUsize::new(0) }
+        Self { members, is_known: true, set_name: None, trouble: None, turn: AtomicUsize::new(0) }
     }
 
     /// Of an upstream with `members`, in any order.
-    pub fn new(mut members: Vec<Listed>, is_known: bool, set_name: Option<String>) -> Self {
+    pub fn new(mut members: Vec<Listed>, is_known: bool, set_name: Option<String>, trouble: Option<String>) -> Self {
         members.sort_by_cached_key(|listed| listed.member.address.to_string());
-        Self { members, is_known, set_name, turn: AtomicUsize::new(0) }
+        Self { members, is_known, set_name, trouble, turn: AtomicUsize::new(0) }
     }
 
     /// The member of that name; case does not count.
