@@ -48,7 +48,7 @@ pub(super) fn listener(
     let deployment = upstream.as_deref().and_then(|name| upstreams.deployment(name));
     let intercept = section.or("intercept", false, |given| intercept(given, mode, address.as_ref()));
     let topology = if intercept {
-        topology::of_intercepted(&mut section)
+        Some(topology::of_intercepted(&mut section))
     } else {
         topology::topology(&mut section, address.as_ref(), deployment, taken)
     };
