@@ -1,0 +1,240 @@
+//! Changes the names of members in a reply to `hello`, so that a driver stays on the gateway.
+//!
+//! Works on one complete message that is known to answer a hello; never told by its shape. Everything but the five names
+//! is kept byte for byte, whatever it is. What cannot be read for sure is not passed on.
+
+use crate::wire::bson_elements::{DocumentBytes, WholeElement, WholeElements};
+use crate::wire::bson_scan::{Malformed, kind};
+use crate::wire::header::{HEADER_BYTES, Header, OpCode};
+use crate::wire::message_scan::flag;
+
+use super::member_map::MemberMap;
+
+/// What the client is to read instead of the members' names.
+#[derive(Debug, Clone, Copy)]
+pub enum Naming<'a> {
+    /// A gateway address for each member. Who has none is left out.
+    Members {
+        /// Who has which.
+        map: &'a MemberMap,
+        /// The address that the client has come to: what a member without one calls itself.
+        here: &'a str,
+    },
+    /// One address for the whole set: no names, and what a driver in load-balanced mode wants instead.
+    LoadBalanced {
+        /// Which mongod it is connected to: the value of an `ObjectId`.
+        service_id: [u8; 12],
+    },
+}
+
+/// The message cannot be read: nobody can say whether it names members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an answer to hello that cannot be read")]
+pub struct Unreadable;
+
+impl From<Malformed> for Unreadable {
+    fn from(_: Malformed) -> Self {
+        Self
+    }
+}
+
+/// The bytes of `flagBits`.
+const FLAGS_BYTES: usize = 4;
+/// What stands before the documents of an `OP_REPLY`: flags, cursor, starting point, and how many there are.
+const REPLY_HEAD_BYTES: usize = 20;
+
+/// BSON's type of an `ObjectId`.
+const OBJECT_ID: u8 = 0x07;
+
+/// The message with the names that clients are to read; `None` where it has nothing to be changed.
+///
+/// A checksum is verified, and made anew.
+pub fn rewrite(message: &[u8], naming: &Naming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+    let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Unreadable)?;
+    let header = Header::parse(*head).map_err(|_| Unreadable)?;
+    if header.length as usize != message.len() {
+        return Err(Unreadable);
+    }
+    let mut out = Vec::with_capacity(message.len() + 64);
+    out.extend_from_slice(head);
+    match header.op_code {
+        OpCode::MSG => rewrite_msg(message, body, naming, &mut out)?,
+        OpCode::REPLY => rewrite_reply(body, naming, &mut out)?,
+        _ => return Err(Unreadable),
+    }
+    if out == message {
+        return Ok(None);
+    }
+    let length = u32::try_from(out.len()).map_err(|_| Unreadable)?;
+    *out.first_chunk_mut().ok_or(Unreadable)? = length.to_le_bytes();
+    if header.op_code == OpCode::MSG && has_checksum(body)? {
+        let (sealed, checksum) = out.split_last_chunk_mut::<4>().ok_or(Unreadable)?;
+        *checksum = crc32c::crc32c(sealed).to_le_bytes();
+    }
+    Ok(Some(out))
+}
+
+fn has_checksum(msg_body: &[u8]) -> Result<bool, Unreadable> {
+    let flags = u32::from_le_bytes(*msg_body.first_chunk().ok_or(Unreadable)?);
+    // Bits that nobody may ignore, and that nobody here knows: what follows may be anything.
+    if flags & flag::REQUIRED & !flag::KNOWN != 0 {
+        return Err(Unreadable);
+    }
+    Ok(flags & flag::CHECKSUM_PRESENT != 0)
+}
+
+/// Appends the body with its command document rewritten; a checksum is left as it was.
+fn rewrite_msg(message: &[u8], body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    let checksum: &[u8] = if has_checksum(body)? {
+        let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Unreadable)?;
+        if crc32c::crc32c(sealed) != u32::from_le_bytes(*checksum) {
+            return Err(Unreadable);
+        }
+        checksum
+    } else {
+        &[]
+    };
+    let sections_end = body.len().checked_sub(checksum.len()).ok_or(Unreadable)?;
+    let (flags, mut rest) = body.get(..sections_end).and_then(|b| b.split_at_checked(FLAGS_BYTES)).ok_or(Unreadable)?;
+    out.extend_from_slice(flags);
+    let mut documents = 0;
+    while let Some((section_kind, behind)) = rest.split_first() {
+        let size = u32::from_le_bytes(*behind.first_chunk().ok_or(Unreadable)?) as usize;
+        let (section, behind) = behind.split_at_checked(size).ok_or(Unreadable)?;
+        out.push(*section_kind);
+        match section_kind {
+            0 => {
+                documents += 1;
+                out.extend_from_slice(&rewrite_document(section, naming)?);
+            }
+            1 => {
+                check_sequence(section)?;
+                out.extend_from_slice(section);
+            }
+            _ => return Err(Unreadable),
+        }
+        rest = behind;
+    }
+    out.extend_from_slice(checksum);
+    if documents == 1 { Ok(()) } else { Err(Unreadable) }
+}
+
+/// mongod answers hello without document sequences. One that would put members into the document is not passed on.
+fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
+    let identifier = section.get(4..).ok_or(Unreadable)?;
+    let end = identifier.iter().position(|byte| *byte == 0).ok_or(Unreadable)?;
+    let field = identifier.get(..end).unwrap_or_default().split(|byte| *byte == b'.').next();
+    if field.is_some_and(|field| Field::of(field).is_some()) { Err(Unreadable) } else { Ok(()) }
+}
+
+/// Appends the body with all of its documents rewritten.
+fn rewrite_reply(body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    let (head, mut rest) = body.split_at_checked(REPLY_HEAD_BYTES).ok_or(Unreadable)?;
+    let (_, count) = head.split_last_chunk().ok_or(Unreadable)?;
+    out.extend_from_slice(head);
+    for _ in 0..u32::try_from(i32::from_le_bytes(*count)).map_err(|_| Unreadable)? {
+        let size = u32::from_le_bytes(*rest.first_chunk().ok_or(Unreadable)?) as usize;
+        let (document, behind) = rest.split_at_checked(size).ok_or(Unreadable)?;
+        out.extend_from_slice(&rewrite_document(document, naming)?);
+        rest = behind;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(Unreadable) }
+}
+
+/// The fields that are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// `hosts`, `passives`, `arbiters`.
+    Members,
+    Primary,
+    Me,
+    ServiceId,
+}
+
+impl Field {
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"hosts" | b"passives" | b"arbiters" => Some(Self::Members),
+            b"primary" => Some(Self::Primary),
+            b"me" => Some(Self::Me),
+            b"serviceId" => Some(Self::ServiceId),
+            _ => None,
+        }
+    }
+}
+
+fn rewrite_document(document: &[u8], naming: &Naming<'_>) -> Result<Vec<u8>, Unreadable> {
+    let mut out = DocumentBytes::with_capacity(document.len() + 64);
+    match naming {
+        Naming::Members { map, here } => name_members(document, map, here, &mut out)?,
+        Naming::LoadBalanced { service_id } => put_service_id(document, service_id, &mut out)?,
+    }
+    Ok(out.finish())
+}
+
+fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut DocumentBytes) -> Result<(), Unreadable> {
+    for element in WholeElements::new(document) {
+        let element = element?;
+        match Field::of(element.name) {
+            Some(Field::Members) => {
+                out.push_value(element.kind, element.name, &name_list(&element, map)?);
+            }
+            Some(Field::Primary) => {
+                if let Some(primary) = map.advertised(element.string().ok_or(Unreadable)?) {
+                    out.push_string(element.name, primary);
+                }
+            }
+            Some(Field::Me) => {
+                let me = map.advertised(element.string().ok_or(Unreadable)?);
+                out.push_string(element.name, me.unwrap_or(here));
+            }
+            Some(Field::ServiceId) | None => out.push(element.bytes),
+        }
+    }
+    Ok(())
+}
+
+/// A list of members with their gateway addresses, as the value of an array.
+fn name_list(list: &WholeElement<'_>, map: &MemberMap) -> Result<Vec<u8>, Unreadable> {
+    if list.kind != kind::ARRAY {
+        return Err(Unreadable);
+    }
+    let mut out = DocumentBytes::with_capacity(list.value.len());
+    let mut count = 0_usize;
+    for element in WholeElements::new(list.value) {
+        if let Some(advertised) = map.advertised(element?.string().ok_or(Unreadable)?) {
+            out.push_string(count.to_string().as_bytes(), advertised);
+            count += 1;
+        }
+    }
+    Ok(out.finish())
+}
+
+/// A refusal has no use for a service.
+fn put_service_id(document: &[u8], service_id: &[u8; 12], out: &mut DocumentBytes) -> Result<(), Unreadable> {
+    let mut is_ok = false;
+    let mut is_put = false;
+    for element in WholeElements::new(document) {
+        let element = element?;
+        match Field::of(element.name) {
+            Some(Field::ServiceId) => {
+                if !is_put {
+                    out.push_value(OBJECT_ID, element.name, service_id);
+                    is_put = true;
+                }
+            }
+            Some(_) => {}
+            None => {
+                is_ok |= element.name == b"ok" && element.number().is_some_and(|ok| ok != 0);
+                out.push(element.bytes);
+            }
+        }
+    }
+    if is_ok && !is_put {
+        out.push_value(OBJECT_ID, b"serviceId", service_id);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
