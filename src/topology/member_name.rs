@@ -64,19 +64,7 @@ impl MemberName {
         if text.len() > NAME_BYTES_MAX {
             return Err(UnusableName::TooLong);
         }
-        let (host, port) = match text.strip_prefix('[') {
-            Some(bracketed) => {
-                let (address, port) = bracketed.split_once(']').ok_or(UnusableName::Brackets)?;
-                check_ipv6(address)?;
-                let port = if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or(UnusableName::Port)?) };
-                (format!("[{address}]"), port)
-            }
-            None => {
-                let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-                check_host(host)?;
-                (host.to_owned(), port)
-            }
-        };
+        let (host, port) = split(text)?;
         let port = match port {
             Some(port) => read_port(port)?,
             None => default_port.ok_or(UnusableName::Port)?,
@@ -104,6 +92,22 @@ impl fmt::Debug for MemberName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.text)
     }
+}
+
+/// Host, in brackets where it is an IPv6 address, and port.
+fn split(text: &str) -> Result<(&str, Option<&str>), UnusableName> {
+    if !text.starts_with('[') {
+        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        check_host(host)?;
+        return Ok((host, port));
+    }
+    let end = text.find(']').ok_or(UnusableName::Brackets)?;
+    let (host, behind) = text.split_at_checked(end + 1).ok_or(UnusableName::Brackets)?;
+    check_ipv6(host.get(1..end).unwrap_or_default())?;
+    if behind.is_empty() {
+        return Ok((host, None));
+    }
+    behind.strip_prefix(':').map(|port| (host, Some(port))).ok_or(UnusableName::Port)
 }
 
 fn check_host(host: &str) -> Result<(), UnusableName> {
@@ -159,7 +163,7 @@ mod tests {
         for text in ["a b:1", "a\n:1", "a\0:1", "/tmp/m.sock:1", "a,b:1", "user@a:1", "a%0a:1", "müller:1", "a]:1"] {
             check(text, Err(UnusableName::Character));
         }
-        for text in ["[mongo]:1", "[::1:1", "[]:1", "[1.2.3.4]:1"] {
+        for text in ["[mongo]:1", "[::1:1", "[]:1", "[1.2.3.4]:1", "[[::1]]:1", "[[::1]:1"] {
             check(text, Err(UnusableName::Brackets));
         }
         check("[::1%a b]:1", Err(UnusableName::Character));

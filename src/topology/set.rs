@@ -62,6 +62,7 @@ impl MemberState {
 
 /// One member that is to be monitored.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each was said or not said of it by somebody else")]
 pub struct Member {
     /// What it is called.
     pub name: MemberName,

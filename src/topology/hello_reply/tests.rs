@@ -139,7 +139,9 @@ fn names_are_changed_wherever_they_occur_in_the_document() {
     let text = |text: &[u8]| [&i32::try_from(text.len() + 1).unwrap().to_le_bytes(), text, &[0]].concat();
     let document = |elements: &[Vec<u8>]| {
         let mut out = DocumentBytes::with_capacity(0);
-        elements.iter().for_each(|element| out.push(element));
+        for element in elements {
+            out.push(element);
+        }
         out.finish()
     };
     let odd = [element(2, "x", &text(b"\xFF\xFE")), element(2, "x", &text(b"me")), vec![10, 0xC3, 0x28, 0]].concat();
