@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::listener;
 use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Standing};
-use crate::relay::{Guard, Record, Relay, Side};
+use crate::relay::{Guard, Record, Relay, Side, Terms};
 use crate::upstream::{ConnectError, Link};
 use crate::wire::error_reply::CommandError;
 
@@ -111,7 +111,8 @@ fn join(
         source: caller.source(),
     };
     let guard = Guard::new(Box::new(constable));
-    Box::new(Relay::new(client, carrying::side(upstream), record, guard, route.limits))
+    let terms = Terms { limits: route.limits, ..Terms::default() };
+    Box::new(Relay::new(client, carrying::side(upstream), record, guard, terms))
 }
 
 fn full(route: &Route) -> CommandError {

@@ -17,7 +17,7 @@ use crate::relay::desk::Desk;
 use crate::relay::end::{EndReason, Side};
 use crate::relay::guard::Unjudged;
 use crate::relay::record::Record;
-use crate::relay::replies::Replies;
+use crate::relay::replies::{Replies, Settled};
 use crate::relay::requests::{Halt, Requests};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_scratch};
 use crate::relay::sockets::{Blocking, keep, kept_and_read};
@@ -335,6 +335,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 self.unsent.extend_from_slice(&refusal.reply_to(&header));
                 Err((Side::Client, EndReason::Compressed))
             }
+            Err(Halt::Undetermined(why)) => Err((Side::Client, EndReason::Undetermined(why))),
             Err(Halt::Unjudged(Unjudged(why))) => Err((Side::Client, EndReason::Unjudged(why))),
         }
     }
@@ -395,22 +396,37 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Reads the replies in `input` and writes them to the client.
     fn give_replies(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         loop {
-            let settled = self.replies.read(input, &mut self.desk);
-            let (ready, rest) = input.split_at_mut(settled);
-            if self.unsent.is_empty() {
-                let written = self.write_client(ready, cx)?;
-                keep(&mut self.unsent, &ready[written..]);
-            } else {
-                self.unsent.extend_from_slice(ready);
+            let Settled { passed, instead, end } = self.replies.read(input, &mut self.desk);
+            let (ready, mut rest) = input.split_at_mut(passed);
+            self.give(ready, cx)?;
+            if let Some(reason) = end {
+                return Err((Side::Upstream, reason));
+            }
+            let renamed = instead.is_some();
+            if let Some((message, length)) = instead {
+                self.give(&message, cx)?;
+                rest = &mut rest[length..];
             }
             // In the middle of a reply, all is read that there is.
-            if !self.desk.exchange.has_due() || !self.replies.is_between() {
+            let is_due = self.desk.exchange.has_due() && self.replies.is_between();
+            if !renamed && !is_due {
                 keep(&mut self.kept_replies, rest);
                 return Ok(());
             }
             self.say_what_is_due();
             input = rest;
         }
+    }
+
+    /// Writes to the client what its socket takes, behind what it has not taken yet.
+    fn give(&mut self, ready: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+        if self.unsent.is_empty() {
+            let written = self.write_client(ready, cx)?;
+            keep(&mut self.unsent, &ready[written..]);
+        } else {
+            self.unsent.extend_from_slice(ready);
+        }
+        Ok(())
     }
 
     fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {

@@ -1,10 +1,12 @@
 //! What one connection adds to the measurements, and what its log line will say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::command::table::CommandId;
 use crate::relay::exchange::Open;
 use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
+use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;
 
 /// What mongod answers to a monitor's waiting hello when its client has closed: the ordinary end of every monitor, not an
@@ -54,7 +56,7 @@ impl Record {
         self.metrics.count_unparsed_message(direction);
     }
 
-    /// A request that wants no reply has gone upstream.
+    /// A request that wants no reply has gone upstream, or was taken here.
     pub(super) fn unacknowledged(&mut self, command: CommandId) {
         self.commands += 1;
         self.metrics.count_command(command, CommandOutcome::Unacknowledged);
@@ -64,6 +66,18 @@ impl Record {
     pub(super) fn denied(&mut self, command: CommandId) {
         self.denied += 1;
         self.metrics.count_command(command, CommandOutcome::Denied);
+    }
+
+    /// A request was answered here, and did not go upstream.
+    pub(super) fn answered_here(&mut self, command: CommandId, error: Option<&CommandError>) {
+        self.commands += 1;
+        let Some(error) = error else {
+            self.metrics.count_command(command, CommandOutcome::Ok(Duration::ZERO));
+            return;
+        };
+        self.errors += 1;
+        self.metrics.count_command(command, CommandOutcome::Error(Duration::ZERO));
+        self.metrics.count_command_error(Some(error.code), Some(error.code_name.as_bytes()));
     }
 
     /// A reply is complete. Further replies of a stream are not commands of their own.

@@ -35,7 +35,7 @@ const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, record(), Guard::off(), limits);
+    let relay = Relay::new(gateway_client, side, record(), Guard::off(), Terms { limits, ..Terms::default() });
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 
