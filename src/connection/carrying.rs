@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
@@ -12,7 +13,7 @@ use super::welcome::Welcome;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
-use crate::upstream::Link;
+use crate::upstream::{Link, MongoUser};
 
 /// A connection that is being made to take another one's place. Boxed, since few connections ever need one.
 type Making<'a> = Pin<Box<dyn Future<Output = Result<Link, NoReplacement>> + Send + 'a>>;
@@ -28,6 +29,8 @@ pub(super) struct Course<'a> {
     pub(super) line: &'a Line,
     /// That of mongod, also after the connection was exchanged.
     pub(super) address: SocketAddr,
+    /// The user that the gateway has authenticated it as, where it has; always the same.
+    pub(super) user: Option<Arc<MongoUser>>,
 }
 
 /// Carries the conversation to its end.
@@ -37,7 +40,7 @@ pub(super) async fn carry(
     course: &mut Course<'_>,
     mut welcome: Welcome,
 ) -> RelayEnd {
-    let Course { route, line, address } = course;
+    let Course { route, line, address, user } = course;
     let (route, line) = (*route, *line);
     let renewal = line.renewal.watch();
     let mut making = None;
@@ -52,6 +55,8 @@ pub(super) async fn carry(
             made = made(&mut making) => {
                 making = None;
                 match made {
+                    // Cursors and sessions are the old user's: what goes on has to know that it is another one now.
+                    Ok(made) if name_of(made.user.as_ref()) != name_of(user.as_ref()) => relay.give_up_moving(),
                     Ok(made) => {
                         next_address = made.address;
                         relay.offer(side(made));
@@ -92,6 +97,10 @@ pub(super) async fn carry(
             }
         }
     }
+}
+
+fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {
+    user.map(|user| user.name.as_str())
 }
 
 /// Only where a listener chooses among members.

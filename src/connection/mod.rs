@@ -42,7 +42,7 @@ use caller::Caller;
 use carrying::Course;
 use destination::{Entrance, Way};
 use door::Admitted;
-use ending::{Ending, Lost};
+use ending::{Carried, Ending, Lost};
 use policing::Constable;
 use welcome::Welcome;
 
@@ -86,10 +86,11 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             }
         };
     let Way { line, naming } = way;
-    let mut course = Course { route, line: &line, address: upstream.address };
+    let user = upstream.user.clone();
+    let mut course = Course { route, line: &line, address: upstream.address, user };
     let mut relay = join(client, upstream, naming, route, caller);
     let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
-    let address = course.address;
+    let Course { address, user, .. } = course;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         line.note_loss(address, &end);
     }
@@ -97,7 +98,7 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
         listener::last_words(relay.client(), &end.last_words).await;
     }
     drop(place);
-    Ending::Carried(address, end)
+    Ending::Carried(Carried { upstream: address, user, end })
 }
 
 /// Finds the member that a client is put on, and a connection to it.
