@@ -54,15 +54,8 @@ pub(super) async fn carry(
             turn = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => turn,
             made = made(&mut making) => {
                 making = None;
-                match made {
-                    // Cursors and sessions are the old user's: what goes on has to know that it is another one now.
-                    Ok(made) if name_of(made.user.as_ref()) != name_of(user.as_ref()) => relay.give_up_moving(),
-                    Ok(made) => {
-                        next_address = made.address;
-                        relay.offer(side(made));
-                    }
-                    Err(NoReplacement::NotNow) => relay.postpone(),
-                    Err(NoReplacement::Never) => relay.give_up_moving(),
+                if let Some(address) = offer(relay, made, user.as_ref()) {
+                    next_address = address;
                 }
                 continue;
             }
@@ -97,6 +90,27 @@ pub(super) async fn carry(
             }
         }
     }
+}
+
+/// Gives a conversation the connection that was made for it, if there is one that it can go on with, and says where that
+/// goes.
+fn offer(
+    relay: &mut Relay<ClientStream, TcpStream>,
+    made: Result<Link, NoReplacement>,
+    user: Option<&Arc<MongoUser>>,
+) -> Option<SocketAddr> {
+    match made {
+        // Cursors and sessions are the old user's: whoever has them has to know that he is another one now.
+        Ok(made) if name_of(made.user.as_ref()) != name_of(user) => relay.give_up_moving(),
+        Ok(made) => {
+            let address = made.address;
+            relay.offer(side(made));
+            return Some(address);
+        }
+        Err(NoReplacement::NotNow) => relay.postpone(),
+        Err(NoReplacement::Never) => relay.give_up_moving(),
+    }
+    None
 }
 
 fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {

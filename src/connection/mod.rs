@@ -25,7 +25,7 @@ use crate::config::Mechanism;
 use crate::listener;
 use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Standing};
 use crate::relay::{Authentication, Guard, Naming, Record, Relay, Side, Terms};
-use crate::upstream::Link;
+use crate::upstream::{Link, MongoUser};
 use crate::wire::error_reply::CommandError;
 
 pub use destination::{Destination, Layout};
@@ -77,7 +77,7 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             return Ending::Full;
         }
     };
-    let (way, upstream) =
+    let (way, upstream, user) =
         match Box::pin(lead(Entrance { slot, original: original.as_deref().copied() }, route, caller)).await {
             Ok(led) => led,
             Err(lost) => {
@@ -86,7 +86,6 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             }
         };
     let Way { line, naming } = way;
-    let user = upstream.user.clone();
     let mut course = Course { route, line: &line, address: upstream.address, user };
     let mut relay = join(client, upstream, naming, route, caller);
     let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
@@ -101,13 +100,17 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
     Ending::Carried(Carried { upstream: address, user, end })
 }
 
+/// A way, the connection at its end, and the user that this has, if the gateway authenticates.
+type Led = (Way, Link, Option<Arc<MongoUser>>);
+
 /// Finds the member that a client is put on, and a connection to it.
-async fn lead(entrance: Entrance, route: &Route, caller: &Caller) -> Result<(Way, Link), Lost> {
+async fn lead(entrance: Entrance, route: &Route, caller: &Caller) -> Result<Led, Lost> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let who = caller.who().map(|who| &who.principal);
     let way = route.destination.way(entrance, &route.upstream, who, deadline).await.map_err(Lost::Astray)?;
     let link = way.line.connect().await.map_err(Lost::Unreachable)?;
-    Ok((way, link))
+    let user = link.user.clone();
+    Ok((way, link, user))
 }
 
 /// Hears a client out to its first message, and lets it in if it may.
