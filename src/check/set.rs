@@ -45,7 +45,7 @@ pub(super) async fn check(
         asked.insert(member);
     }
     if set.members().any(|member| member.problem.is_none() && member.state != MemberState::Unknown) {
-        findings.iter_mut().skip(known).for_each(|finding| finding.severity = Severity::Warning);
+        connection::demote(findings, known);
     }
     let mut desk = Desk { around, set: &set, steps, findings };
     desk.members();

@@ -18,7 +18,7 @@ use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
-use crate::upstream::{SrvError, SrvSeeds, host_port, member_name, tracker};
+use crate::upstream::{SrvError, SrvSeeds, Users, host_port, member_name, tracker};
 
 /// What members say on their way here; they wait when it is more.
 const TOLD_MAX: usize = 64;
@@ -146,11 +146,11 @@ impl SetMonitor {
             }
         };
         let mut gone = Vec::new();
-        for line in member.lines.iter().filter(|line| line.shelf.is_on()) {
+        for line in &member.lines {
             let (sender, receiver) = oneshot::channel::<()>();
             gone.push(sender);
             let is_gone = async move { drop(receiver.await) };
-            self.tasks.spawn("spare connections", background::keep_warm(Arc::clone(line), self.drain.clone(), is_gone));
+            background::attend(line, &self.tasks, &self.drain, is_gone);
         }
         if let Some(line) = member.lines.first() {
             let (ending, receiver) = oneshot::channel::<()>();
@@ -180,11 +180,27 @@ impl SetMonitor {
         if now == self.said {
             return;
         }
+        self.expect_users();
         self.upstream.publish(self.roster());
         self.metrics.set_primary_changes(self.tracker.primary_changes());
         self.metrics.set_members(&now.members.iter().map(|(_, state)| state.name()).collect::<Vec<_>>());
         self.log(&now);
         self.said = now;
+    }
+
+    /// Tells whoever connects to a member whether it has users to authenticate as. What one was that is not heard now is the
+    /// best that is known of it.
+    fn expect_users(&self) {
+        for (name, record) in self.tracker.members() {
+            let users = match record.state {
+                MemberState::Primary | MemberState::Secondary | MemberState::Mongos => Users::Kept,
+                MemberState::Arbiter => Users::None,
+                MemberState::Other => Users::Awaited,
+                MemberState::Unknown | MemberState::WrongSet => continue,
+            };
+            let lines = self.watched.get(name).into_iter().flat_map(|watched| &watched.member.lines);
+            lines.for_each(|line| line.connector.expect_users(users));
+        }
     }
 
     /// Gives the members their addresses at the listeners; before any client is put on them.
