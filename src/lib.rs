@@ -16,5 +16,6 @@ pub mod relay;
 pub mod review;
 pub mod telemetry;
 pub mod tls;
+pub mod topology;
 pub mod upstream;
 pub mod wire;

@@ -11,17 +11,19 @@ use super::chain::{Above, Chain};
 use super::report::{
     About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
 };
-use crate::config::{MaterialSource, UpstreamConfig, Verify};
+use crate::config::{EndpointConfig, MaterialSource, Verify};
 use crate::identity::{CertificateFacts, Validity};
 use crate::tls::{Authorities, ClientTls, WorkloadSet};
-use crate::upstream::{ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify};
+use crate::upstream::{
+    ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify,
+};
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
 /// goes on to the next.
 ///
 /// Silent where no connector can be made: the files that keep it from being made are findings already.
 pub(super) async fn check(
-    upstream: &UpstreamConfig,
+    upstream: &EndpointConfig,
     set: Option<&WorkloadSet>,
     now: SystemTime,
     findings: &mut Vec<Finding>,
@@ -49,11 +51,15 @@ pub(super) async fn check(
 }
 
 /// With the certificates that it is to use; `None` where there are none.
-fn connect_with(upstream: &UpstreamConfig, set: Option<&WorkloadSet>) -> Option<(Connector, Arc<ClientTls>)> {
-    let connector = Connector::new(upstream).ok()?;
+pub(super) fn connect_with(
+    upstream: &EndpointConfig,
+    set: Option<&WorkloadSet>,
+) -> Option<(Connector, Arc<ClientTls>)> {
+    let identity = Arc::new(ClientIdentity::new(upstream).ok()?);
     if let (MaterialSource::WorkloadApi(agent), Some(set)) = (&upstream.tls.source, set) {
-        connector.renew(ClientTls::from_workload(upstream, agent, set).ok()?);
+        identity.renew(ClientTls::from_workload(upstream, agent, set).ok()?);
     }
+    let connector = Connector::new(upstream, identity).ok()?;
     let tls = connector.tls()?;
     Some((connector, tls))
 }
@@ -63,7 +69,7 @@ struct Talk<'a> {
     connector: &'a Connector,
     /// What the connector uses.
     tls: Arc<ClientTls>,
-    upstream: &'a UpstreamConfig,
+    upstream: &'a EndpointConfig,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
     report: ConnectionReport,
@@ -73,7 +79,7 @@ impl<'a> Talk<'a> {
     fn new(
         connector: &'a Connector,
         tls: Arc<ClientTls>,
-        upstream: &'a UpstreamConfig,
+        upstream: &'a EndpointConfig,
         now: SystemTime,
         findings: &'a mut Vec<Finding>,
     ) -> Self {

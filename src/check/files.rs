@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use super::material::{Desk, Material};
 use super::report::{About, Finding, Kind, ListenerReport, Severity, Step, UpstreamReport};
-use crate::config::{ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi};
+use crate::config::{
+    Deployment, EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, Seeds, UpstreamConfig, Verify,
+    WorkloadApi,
+};
 use crate::tls::{
     Authorities, ClientTlsError, Side, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
 };
@@ -13,7 +16,8 @@ use crate::tls::{
 pub(super) type HandedOut = Option<Result<WorkloadSet, WorkloadError>>;
 
 pub(super) fn check_upstream(
-    upstream: &UpstreamConfig,
+    section: &UpstreamConfig,
+    upstream: &EndpointConfig,
     handed_out: &HandedOut,
     now: SystemTime,
     findings: &mut Vec<Finding>,
@@ -27,12 +31,17 @@ pub(super) fn check_upstream(
     names(upstream, &mut desk);
     UpstreamReport {
         name: upstream.name.clone(),
-        address: upstream.address.to_string(),
+        address: match &section.deployment {
+            Deployment::ReplicaSet { seeds: Seeds::Srv(name), .. }
+            | Deployment::Sharded { seeds: Seeds::Srv(name) } => name.clone(),
+            deployment => deployment.listed().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        },
         material,
         external_user: desk.external_user,
         server_identities: upstream.tls.server_identities.clone(),
         files: desk.steps,
         connections: Vec::new(),
+        set: None,
     }
 }
 
@@ -53,12 +62,12 @@ pub(super) fn check_listener(
     }
 }
 
-fn section_of(upstream: &UpstreamConfig) -> String {
+fn section_of(upstream: &EndpointConfig) -> String {
     format!("upstream.{}.tls", upstream.name)
 }
 
 /// What there is from an agent and from the files beside it.
-fn of_agent(upstream: &UpstreamConfig, agent: &WorkloadApi, handed_out: &HandedOut, desk: &mut Desk<'_>) -> Material {
+fn of_agent(upstream: &EndpointConfig, agent: &WorkloadApi, handed_out: &HandedOut, desk: &mut Desk<'_>) -> Material {
     let set = match handed_out {
         Some(Ok(set)) => {
             let id = set.spiffe_id().unwrap_or_default();
@@ -90,7 +99,7 @@ fn of_agent(upstream: &UpstreamConfig, agent: &WorkloadApi, handed_out: &HandedO
 }
 
 /// Which server may be at the other end.
-fn names(upstream: &UpstreamConfig, desk: &mut Desk<'_>) {
+fn names(upstream: &EndpointConfig, desk: &mut Desk<'_>) {
     let name = match parse_server_name(upstream) {
         Ok(name) => name.to_str().into_owned(),
         Err(error) => {

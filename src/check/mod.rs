@@ -9,16 +9,18 @@ mod files;
 mod material;
 mod policy;
 mod report;
+mod set;
 mod text;
 
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, MaterialSource, UpstreamConfig, WorkloadApi};
+use crate::config::{Config, HostPort, MaterialSource, UpstreamConfig, WorkloadApi};
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
     About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport,
-    PolicyReport, Report, RevocationListReport, ServerReport, Severity, Status, Step, UpstreamReport, Verdict,
+    MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport, Severity, Status, Step,
+    UpstreamReport, Verdict,
 };
 
 /// How far a check goes.
@@ -37,7 +39,7 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
     let now = SystemTime::now();
     let mut report = Report::default();
     for upstream in config.upstreams.values() {
-        let checked = check_upstream(upstream, reach, now, &mut report.findings).await;
+        let checked = check_upstream(config, upstream, reach, now, &mut report.findings).await;
         report.upstreams.push(checked);
     }
     for listener in config.listeners.values() {
@@ -51,6 +53,7 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
 }
 
 async fn check_upstream(
+    config: &Config,
     upstream: &UpstreamConfig,
     reach: Reach,
     now: SystemTime,
@@ -60,10 +63,20 @@ async fn check_upstream(
         (MaterialSource::WorkloadApi(agent), Reach::Online) => Some(ask(agent, upstream.connect_timeout).await),
         _ => None,
     };
-    let mut checked = files::check_upstream(upstream, &handed_out, now, findings);
+    let listed = upstream.deployment.listed();
+    // Whom the files are for is not known where it stands in DNS; what they hold can be looked at all the same.
+    let anywhere = HostPort { host: "localhost".to_owned(), port: 1 };
+    let first = upstream.endpoint(listed.first().unwrap_or(&anywhere));
+    let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
     if reach == Reach::Online {
-        let set = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
-        checked.connections = connection::check(upstream, set, now, findings).await;
+        let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
+        if upstream.deployment.has_members() {
+            let around = set::Surroundings { config, upstream, handed_out, now };
+            let (found, connections) = Box::pin(set::check(&around, listed, None, findings)).await;
+            (checked.connections, checked.set) = (connections, Some(found));
+        } else {
+            checked.connections = Box::pin(connection::check(&first, handed_out, now, findings)).await;
+        }
     }
     checked
 }

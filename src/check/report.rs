@@ -49,8 +49,38 @@ pub struct UpstreamReport {
     pub server_identities: Vec<String>,
     /// What was looked at without a connection.
     pub files: Vec<Step>,
-    /// One per address of the name; none without a connection, or one without address if the name has none.
+    /// One per address of each server's name; none without a connection, or one without address if a name has none.
     pub connections: Vec<ConnectionReport>,
+    /// What the servers are together, where there can be several and they were asked.
+    pub set: Option<SetReport>,
+}
+
+/// A replica set or a sharded cluster.
+#[derive(Debug, Clone, Serialize)]
+pub struct SetReport {
+    /// Of the replica set, where it is one and known.
+    pub name: Option<String>,
+    /// Where there is one.
+    pub primary: Option<String>,
+    /// All that are known.
+    pub members: Vec<MemberReport>,
+    /// What was looked at.
+    pub steps: Vec<Step>,
+}
+
+/// One member.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberReport {
+    /// As its set names it.
+    pub name: String,
+    /// As `mongate_upstream_members` names it.
+    pub state: &'static str,
+    /// Whether its set does not tell clients of it.
+    pub hidden: bool,
+    /// Why it cannot be used, if it cannot.
+    pub problem: Option<String>,
+    /// What clients are told in its place, by each listener.
+    pub addresses: Vec<String>,
 }
 
 /// One listener with TLS.

@@ -6,13 +6,14 @@ use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::config::{
-    AdminConfig, ListenAddress, ListenerConfig, ListenerTlsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, Mode,
-    ProxyProtocol, TlsFiles, TlsVersion, Verify,
+    AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerTlsConfig, LogConfig, LogFormat, LogLevel,
+    MetricsConfig, Mode, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
 };
-use crate::tls::test_pki::{Authority, Folder, files_of};
+use crate::tls::test_pki::{Authority, Folder, files_of, upstream_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
-fn config(upstream: UpstreamConfig) -> Config {
+fn config(upstream: &EndpointConfig) -> Config {
+    let upstream = upstream_of(upstream);
     Config {
         policy: None,
         workers: std::num::NonZeroUsize::MIN,
@@ -44,10 +45,10 @@ async fn run(scene: Scene) -> Report {
     let (upstream, server) = scene.listen().await;
     // A key that others may read is a finding of its own.
     restrict(&upstream);
-    server.during(check(&config(upstream), Reach::Online)).await
+    server.during(check(&config(&upstream), Reach::Online)).await
 }
 
-fn restrict(upstream: &UpstreamConfig) {
+fn restrict(upstream: &EndpointConfig) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&upstream.tls.files().unwrap().private_key_file, PermissionsExt::from_mode(0o600))
         .unwrap();
@@ -213,7 +214,7 @@ async fn bad_files_are_all_found_and_keep_from_connecting() {
     files.private_key_file = files.ca_file.clone();
     files.ca_file.set_extension("absent");
     upstream.tls.server_name = Some("not a name".to_owned());
-    let report = check(&config(upstream), Reach::Online).await;
+    let report = check(&config(&upstream), Reach::Online).await;
     let found = sentences(&report);
     assert_eq!(found.len(), 3, "{found:#?}");
     for (sentence, expected) in found.iter().zip([
@@ -239,7 +240,7 @@ async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
         })
         .chained(&unrelated);
     let (upstream, _server) = scene.listen().await;
-    let report = check(&config(upstream), Reach::Offline).await;
+    let report = check(&config(&upstream), Reach::Offline).await;
     let found = sentences(&report);
     let [expired, usage, chain, readable] = found.as_slice() else { panic!("{found:#?}") };
     assert!(
@@ -257,7 +258,7 @@ async fn an_upstream_that_is_not_there_is_found() {
     let (upstream, server) = scene().listen().await;
     restrict(&upstream);
     drop(server.listener);
-    let report = check(&config(upstream), Reach::Online).await;
+    let report = check(&config(&upstream), Reach::Online).await;
     assert_eq!(report.exit_code(), 69);
     assert!(report.findings[0].sentence.ends_with(" cannot be reached: connection refused"));
 }
@@ -299,7 +300,7 @@ async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
     };
     let (upstream, _server) = scene().listen().await;
     restrict(&upstream);
-    let mut config = config(upstream);
+    let mut config = config(&upstream);
     config.listeners = [("mesh".to_owned(), listener(files))].into();
     let report = check(&config, Reach::Offline).await;
 
@@ -353,5 +354,6 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         idle_timeout: None,
         max_lifetime: None,
         tcp_keepalive: None,
+        topology: Topology::Direct,
     }
 }

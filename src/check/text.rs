@@ -15,6 +15,12 @@ impl fmt::Display for Report {
                     None => write_steps(f, "connection", &connection.steps)?,
                 }
             }
+            if let Some(set) = &upstream.set {
+                match &set.name {
+                    Some(name) => write_steps(f, &format!("replica set {name}"), &set.steps)?,
+                    None => write_steps(f, "members", &set.steps)?,
+                }
+            }
             writeln!(f)?;
         }
         for listener in &self.listeners {

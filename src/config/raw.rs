@@ -40,12 +40,18 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         "upstream.NAME",
         &[
             "address",
+            "members",
+            "srv",
+            "replica_set",
+            "sharded",
             "connect_timeout",
             "tcp_keepalive",
             "warm_connections",
             "warm_connections_max",
             "certificate_recycle_after",
             "tls",
+            "authentication",
+            "credential",
         ],
     ),
     (
@@ -64,11 +70,21 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "min_version",
         ],
     ),
+    ("upstream.NAME.authentication", &["mechanism"]),
+    (
+        "[upstream.NAME.credential]",
+        &["principals", "certificate_file", "private_key_file", "private_key_password_file"],
+    ),
     (
         "listener.NAME",
         &[
             "address",
             "upstream",
+            "topology",
+            "member_ports",
+            "member_addresses",
+            "advertise",
+            "read_preference",
             "mode",
             "principal",
             "proxy_protocol",
@@ -275,6 +291,28 @@ impl<'a> Section<'a> {
         // An absent table would be where its parent is.
         let origin = if absent { self.origin.clone() } else { section.origin.clone() };
         Self { origin, is_table, ..section }
+    }
+
+    /// What stands below `key`, where names are of the operator's choice, each as `read` understands it.
+    ///
+    /// `None` where there is no such key, or something is wrong with it.
+    pub(super) fn pairs<T>(
+        &mut self,
+        key: &str,
+        wrong: &str,
+        mut read: impl FnMut(&str, &Given<'_>) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let values = if self.has(key) { self.dict(key, wrong)? } else { return None };
+        let pair = |(name, value): (String, Value)| {
+            let origin = self.journal.origin(&value);
+            let read = read(&name, &Given { value: &value, origin: &origin });
+            let noted = |sentence| {
+                let path = joined(&joined(&self.path, key), &name);
+                self.journal.note(path, Some(shown(&value)), origin.clone(), sentence);
+            };
+            read.map_err(noted).ok()
+        };
+        values.into_iter().map(pair).collect::<Vec<_>>().into_iter().collect()
     }
 
     /// Whether anything stands under `key`.

@@ -108,13 +108,13 @@ pub struct IdentityConfig {
 pub struct UpstreamConfig {
     /// The NAME of the table.
     pub name: String,
-    /// The mongod or mongos. Required.
-    pub address: HostPort,
+    /// `address`, `members` or `srv`. Required.
+    pub deployment: Deployment,
     /// Name lookup, TCP, TLS and proof of one connection together. Default: 5 s; 100 ms to 5 min.
     pub connect_timeout: Duration,
     /// Idle time before the first keepalive probe towards mongod. `None` is off. Default: 2 min; 1 s to 9 h.
     pub tcp_keepalive: Option<Duration>,
-    /// Spare connections kept ready; 0 is off. Default: 2; at most 1,000.
+    /// Spare connections kept ready, for each member and credential; 0 is off. Default: 2; at most 1,000.
     pub warm_connections: usize,
     /// As many as that when many clients come. Default: 16, or `warm_connections` where that is more; at most 1,000 and
     /// never below `warm_connections`.
@@ -123,6 +123,113 @@ pub struct UpstreamConfig {
     pub certificate_recycle_after: Duration,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTlsConfig,
+    /// `[upstream.NAME.authentication]`; `None` where clients authenticate themselves.
+    pub authentication: Option<Mechanism>,
+    /// `[[upstream.NAME.credential]]`, in the order of the file.
+    pub credentials: Vec<CredentialConfig>,
+}
+
+/// What an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deployment {
+    /// `address`: one mongod or mongos.
+    Single(HostPort),
+    /// `members` or `srv`: a replica set.
+    ReplicaSet {
+        /// Where its members are looked for first.
+        seeds: Seeds,
+        /// `replica_set`; `None` where the TXT record of `srv` may say it.
+        name: Option<String>,
+    },
+    /// `sharded = true`: the mongos of a sharded cluster.
+    Sharded {
+        /// All of them.
+        seeds: Seeds,
+    },
+}
+
+/// The servers that an upstream is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seeds {
+    /// `members`; not empty, no two alike.
+    Members(Vec<HostPort>),
+    /// `srv`: the DNS name whose SRV and TXT records tell them.
+    Srv(String),
+}
+
+impl Deployment {
+    /// Whether there can be several servers.
+    pub fn has_members(&self) -> bool {
+        !matches!(self, Self::Single(_))
+    }
+
+    /// The servers that the configuration names; none with `srv`.
+    pub fn listed(&self) -> &[HostPort] {
+        match self {
+            Self::Single(address) => std::slice::from_ref(address),
+            Self::ReplicaSet { seeds: Seeds::Members(members), .. }
+            | Self::Sharded { seeds: Seeds::Members(members) } => members,
+            Self::ReplicaSet { .. } | Self::Sharded { .. } => &[],
+        }
+    }
+}
+
+/// `mechanism`: how the gateway authenticates the connections that it makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// With the certificate that a connection was made with.
+    MongodbX509,
+}
+
+/// One `[[upstream.NAME.credential]]`: a certificate for some callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialConfig {
+    /// For whom: exact, or with a `*` at one end; not empty.
+    pub principals: Vec<String>,
+    /// Its certificate and key, and the authorities of `[upstream.NAME.tls]`.
+    pub files: TlsFiles,
+}
+
+impl UpstreamConfig {
+    /// How one server of it is reached with the certificate of `[upstream.NAME.tls]`.
+    pub fn endpoint(&self, address: &HostPort) -> EndpointConfig {
+        EndpointConfig {
+            name: self.name.clone(),
+            certificate_section: format!("upstream.{}.tls", self.name),
+            address: address.clone(),
+            connect_timeout: self.connect_timeout,
+            tcp_keepalive: self.tcp_keepalive,
+            tls: self.tls.clone(),
+            authentication: self.authentication,
+        }
+    }
+
+    /// The same with the certificate of the credential that stands at `index` in the file.
+    pub fn endpoint_with(&self, index: usize, credential: &CredentialConfig, address: &HostPort) -> EndpointConfig {
+        let endpoint = self.endpoint(address);
+        let certificate_section = format!("upstream.{}.credential[{index}]", self.name);
+        let tls = UpstreamTlsConfig { source: MaterialSource::Files(credential.files.clone()), ..endpoint.tls };
+        EndpointConfig { certificate_section, tls, ..endpoint }
+    }
+}
+
+/// One mongod or mongos of an upstream, and how it is reached with one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Name of the upstream.
+    pub name: String,
+    /// The table that names our certificate, for sentences.
+    pub certificate_section: String,
+    /// Where the server is.
+    pub address: HostPort,
+    /// As [`UpstreamConfig::connect_timeout`].
+    pub connect_timeout: Duration,
+    /// As [`UpstreamConfig::tcp_keepalive`].
+    pub tcp_keepalive: Option<Duration>,
+    /// As [`UpstreamConfig::tls`], with the certificate in question.
+    pub tls: UpstreamTlsConfig,
+    /// As [`UpstreamConfig::authentication`].
+    pub authentication: Option<Mechanism>,
 }
 
 /// `[upstream.NAME.tls]`.
@@ -283,6 +390,52 @@ pub struct ListenerConfig {
     pub max_lifetime: Option<Duration>,
     /// Idle time before the first keepalive probe towards a client; `None` is off. Default: 2 min; 1 s to 9 h.
     pub tcp_keepalive: Option<Duration>,
+    /// How its clients see the upstream. Default: members where the upstream has members, else direct.
+    pub topology: Topology,
+}
+
+/// `topology`: how the clients of a listener see the servers of its upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topology {
+    /// As they are; the listener leads to one server.
+    Direct,
+    /// Each member has an address of the gateway's.
+    Members(MemberAddresses),
+    /// As one server, which a load balancer is in front of.
+    LoadBalanced(ReadPreference),
+}
+
+/// The addresses of the gateway that stand for members, of one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAddresses {
+    /// In order; the first is the listener's own, and no two are alike. Ports 0 take free ones.
+    pub slots: Vec<MemberAddress>,
+    /// `advertise`: the host that clients are told. `None`: that of each address.
+    pub advertise: Option<String>,
+}
+
+/// One of these addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAddress {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// The only member that it may stand for; `None`: whoever comes next.
+    pub member: Option<HostPort>,
+}
+
+/// `read_preference`: which member connections of a load-balanced listener are put on, as MongoDB names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadPreference {
+    /// The primary.
+    Primary,
+    /// The primary, or a secondary where there is none.
+    PrimaryPreferred,
+    /// A secondary.
+    Secondary,
+    /// A secondary, or the primary where there is none.
+    SecondaryPreferred,
+    /// Any of them.
+    Nearest,
 }
 
 /// `[policy]`.

@@ -3,6 +3,7 @@
 mod documents;
 mod hostile;
 mod rules;
+mod sets;
 
 use std::io::Write;
 
@@ -57,7 +58,8 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.workers, std::thread::available_parallelism().unwrap());
     assert_eq!(config.admin.address, "127.0.0.1:9717".parse().unwrap());
     let upstream = &config.upstreams["orders"];
-    assert_eq!((upstream.name.as_str(), upstream.address.to_string().as_str()), ("orders", "mongo:27017"));
+    let server = HostPort { host: "mongo".to_owned(), port: 27017 };
+    assert_eq!((upstream.name.as_str(), &upstream.deployment), ("orders", &Deployment::Single(server)));
     let files = upstream.tls.files().unwrap();
     assert_eq!(files.private_key_file, files.certificate_file);
     assert_eq!((upstream.warm_connections, upstream.warm_connections_max), (2, 16));

@@ -6,29 +6,44 @@ use std::pin::Pin;
 use tokio::net::TcpStream;
 
 use super::Route;
-use super::route::NoReplacement;
+use super::destination::Destination;
+use super::line::{Line, NoReplacement};
 use super::welcome::Welcome;
 use crate::listener::ClientStream;
-use crate::relay::{EndReason, Relay, RelayEnd, Turn, UpstreamSide};
+use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
 use crate::upstream::Link;
 
 /// A connection that is being made to take another one's place. Boxed, since few connections ever need one.
 type Making<'a> = Pin<Box<dyn Future<Output = Result<Link, NoReplacement>> + Send + 'a>>;
 
-/// Carries the conversation to its end; `address` is where it goes, also after it has changed.
+/// Resolves when new connections are put on another member. Boxed, since few connections have it.
+type Outlived<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Where a conversation goes.
+pub(super) struct Course<'a> {
+    /// What it shares with others of its listener.
+    pub(super) route: &'a Route,
+    /// Makes its connections to mongod.
+    pub(super) line: &'a Line,
+    /// That of mongod, also after the connection was exchanged.
+    pub(super) address: SocketAddr,
+}
+
+/// Carries the conversation to its end.
 pub(super) async fn carry(
     relay: &mut Relay<ClientStream, TcpStream>,
     mut first_bytes: Vec<u8>,
-    address: &mut SocketAddr,
-    route: &Route,
+    course: &mut Course<'_>,
     mut welcome: Welcome,
 ) -> RelayEnd {
-    let upstream = &route.upstream;
-    let renewal = upstream.renewal.watch();
+    let Course { route, line, address } = course;
+    let (route, line) = (*route, *line);
+    let renewal = line.renewal.watch();
     let mut making = None;
     let mut next_address = *address;
     let has_certificate = relay.client().certificates().is_some();
+    let mut outlived = outlived(route, line);
     loop {
         let turn = tokio::select! {
             // The conversation comes first; a connection that was made can wait.
@@ -37,9 +52,9 @@ pub(super) async fn carry(
             made = made(&mut making) => {
                 making = None;
                 match made {
-                    Ok(link) => {
-                        next_address = link.address;
-                        relay.offer(side(link));
+                    Ok(made) => {
+                        next_address = made.address;
+                        relay.offer(side(made));
                     }
                     Err(NoReplacement::NotNow) => relay.postpone(),
                     Err(NoReplacement::Never) => relay.give_up_moving(),
@@ -52,25 +67,44 @@ pub(super) async fn carry(
                 }
                 continue;
             }
+            () = over(&mut outlived) => {
+                relay.dismiss(Dismissal::Elsewhere);
+                outlived = None;
+                continue;
+            }
         };
         match turn {
-            Turn::Renew => making = relay.introduction().map(<[u8]>::to_vec).map(|hello| make(route, hello)),
+            Turn::Renew => making = relay.introduction().map(<[u8]>::to_vec).map(|hello| make(line, hello)),
             Turn::Moved => {
                 *address = next_address;
-                upstream.metrics.count_recycled(Recycling::Moved);
+                line.metrics.count_recycled(Recycling::Moved);
                 tracing::debug!(
-                    upstream = upstream.connector.upstream(),
+                    upstream = line.connector.upstream(),
                     %address,
                     "certificate renewed: the upstream connection was exchanged"
                 );
             }
             Turn::Ended(end) => {
                 if matches!(end.reason, EndReason::Recycled) {
-                    upstream.metrics.count_recycled(Recycling::Closed);
+                    line.metrics.count_recycled(Recycling::Closed);
                 }
                 return end;
             }
         }
+    }
+}
+
+/// Only where a listener chooses among members.
+fn outlived<'a>(route: &'a Route, line: &'a Line) -> Option<Outlived<'a>> {
+    let Destination::LoadBalanced(preference) = &route.destination else { return None };
+    Some(Box::pin(route.upstream.outlives(*preference, line)))
+}
+
+/// Cancel safe.
+async fn over(outlived: &mut Option<Outlived<'_>>) {
+    match outlived {
+        Some(outlived) => outlived.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -80,8 +114,8 @@ pub(super) fn side(link: Link) -> UpstreamSide<TcpStream> {
     UpstreamSide { socket, tls, generation }
 }
 
-fn make(route: &Route, hello: Vec<u8>) -> Making<'_> {
-    Box::pin(async move { route.upstream.replacement(&hello).await })
+fn make(line: &Line, hello: Vec<u8>) -> Making<'_> {
+    Box::pin(async move { line.replacement(&hello).await })
 }
 
 /// Cancel safe: what is being made goes on being made.

@@ -9,12 +9,14 @@ use tracing::field::display;
 
 use super::Route;
 use super::caller::Caller;
+use super::destination::Astray;
 use super::refusal::Refusal;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
 use crate::telemetry::repeats::Verdict;
 use crate::upstream::ConnectError;
+use crate::wire::error_reply::CommandError;
 
 /// How a connection ended, as its log line and its metric tell it.
 pub(super) enum Ending {
@@ -35,9 +37,31 @@ pub(super) enum Ending {
     /// The process ends, and the client had not asked for anything.
     Draining,
     /// There was no upstream to put it on.
-    NoUpstream(ConnectError),
+    NoUpstream(Lost),
     /// It was carried.
     Carried(SocketAddr, RelayEnd),
+}
+
+/// Why a client could be put on no upstream connection.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// There is no member for it.
+    Astray(Astray),
+    /// The member cannot be connected to.
+    Unreachable(ConnectError),
+}
+
+impl Lost {
+    /// What the client reads.
+    pub(super) fn command_error(&self, upstream: &str) -> CommandError {
+        match self {
+            Self::Astray(astray) => astray.command_error(upstream),
+            Self::Unreachable(error) => {
+                let (code, code_name) = error.client_code();
+                CommandError { code, code_name, message: format!("mongate: {error}") }
+            }
+        }
+    }
 }
 
 /// What came instead of MongoDB's protocol.
@@ -266,7 +290,8 @@ impl fmt::Display for Ending {
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Full => f.write_str("max_connections reached"),
             Self::Draining => f.write_str("drained"),
-            Self::NoUpstream(error) => f.write_str(error.reason()),
+            Self::NoUpstream(Lost::Astray(astray)) => write!(f, "{astray}"),
+            Self::NoUpstream(Lost::Unreachable(error)) => f.write_str(error.reason()),
             Self::Carried(_, end) => write!(f, "{}", end.reason),
         }
     }

@@ -2,12 +2,16 @@
 
 mod caller;
 mod carrying;
+mod destination;
 mod door;
 mod ending;
+mod line;
 mod policing;
 mod present;
 mod refusal;
+mod roster;
 mod route;
+mod upstream;
 mod welcome;
 
 use std::sync::Arc;
@@ -16,20 +20,27 @@ use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::config::Mechanism;
 use crate::listener;
 use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Standing};
-use crate::relay::{Guard, Record, Relay, Side};
-use crate::upstream::{ConnectError, Link};
+use crate::relay::{Authentication, Guard, Naming, Record, Relay, Side, Terms};
+use crate::upstream::Link;
 use crate::wire::error_reply::CommandError;
 
+pub use destination::{Destination, Layout};
 pub use door::Door;
+pub use line::{Line, News};
 pub use policing::{Loaded, Policing, PolicyInForce};
 pub use present::{Largest, Present};
-pub use route::{ListedPrincipal, Route, Upstream};
+pub use roster::{Listed, Part, Roster};
+pub use route::{ListedPrincipal, Route};
+pub use upstream::{Credential, Member, Upstream};
 
 use caller::Caller;
+use carrying::Course;
+use destination::Way;
 use door::Admitted;
-use ending::Ending;
+use ending::{Ending, Lost};
 use policing::Constable;
 use welcome::Welcome;
 
@@ -46,7 +57,7 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 
 /// The story itself.
 async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
-    let Arrival { socket, address, standing } = arrival;
+    let Arrival { socket, address, slot, standing } = arrival;
     let welcome = Welcome::new(&route.door);
     // In boxes of their own, here and below: what is needed before bytes flow is gone then, and a connection lives for
     // hours.
@@ -64,24 +75,35 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             return Ending::Full;
         }
     };
-    let upstream = match Box::pin(route.upstream.connect()).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            Box::pin(refuse(&mut client, &unreachable(&error))).await;
-            return Ending::NoUpstream(error);
+    let (way, upstream) = match Box::pin(lead(slot, route, caller)).await {
+        Ok(led) => led,
+        Err(lost) => {
+            Box::pin(refuse(&mut client, &lost.command_error(route.upstream.name()))).await;
+            return Ending::NoUpstream(lost);
         }
     };
-    let mut address = upstream.address;
-    let mut relay = join(client, upstream, route, caller);
-    let end = carrying::carry(&mut relay, first_bytes, &mut address, route, welcome).await;
+    let Way { line, naming } = way;
+    let mut course = Course { route, line: &line, address: upstream.address };
+    let mut relay = join(client, upstream, naming, route, caller);
+    let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
+    let address = course.address;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
-        route.upstream.note_loss(address, &end);
+        line.note_loss(address, &end);
     }
     if !end.last_words.is_empty() {
         listener::last_words(relay.client(), &end.last_words).await;
     }
     drop(place);
     Ending::Carried(address, end)
+}
+
+/// Finds the member that a client is put on, and a connection to it.
+async fn lead(slot: usize, route: &Route, caller: &Caller) -> Result<(Way, Link), Lost> {
+    let deadline = Instant::now() + route.upstream.config().connect_timeout;
+    let who = caller.who().map(|who| &who.principal);
+    let way = route.destination.way(slot, &route.upstream, who, deadline).await.map_err(Lost::Astray)?;
+    let link = way.line.connect().await.map_err(Lost::Unreachable)?;
+    Ok((way, link))
 }
 
 /// Hears a client out to its first message, and lets it in if it may.
@@ -100,6 +122,7 @@ async fn hear(socket: Socket, address: ClientAddress, route: &Route, caller: &mu
 fn join(
     client: ClientStream,
     upstream: Link,
+    naming: Naming,
     route: &Arc<Route>,
     caller: &Caller,
 ) -> Box<Relay<ClientStream, TcpStream>> {
@@ -111,7 +134,12 @@ fn join(
         source: caller.source(),
     };
     let guard = Guard::new(Box::new(constable));
-    Box::new(Relay::new(client, carrying::side(upstream), record, guard, route.limits))
+    let authentication = match route.upstream.config().authentication {
+        Some(Mechanism::MongodbX509) => Authentication::Gateway,
+        None => Authentication::Clients,
+    };
+    let terms = Terms { naming, authentication, limits: route.limits };
+    Box::new(Relay::new(client, carrying::side(upstream), record, guard, terms))
 }
 
 fn full(route: &Route) -> CommandError {
@@ -121,11 +149,6 @@ fn full(route: &Route) -> CommandError {
         code_name: "HostUnreachable",
         message: format!("mongate: listener {listener} has all of its {places} connections in use (max_connections)"),
     }
-}
-
-fn unreachable(error: &ConnectError) -> CommandError {
-    let (code, code_name) = error.client_code();
-    CommandError { code, code_name, message: format!("mongate: {error}") }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::connection::Upstream;
+use crate::connection::Line;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::telemetry::metrics::Metrics;
@@ -35,25 +35,25 @@ const SPARE_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// How often durations are folded into their histograms; each keeps 16 bytes until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks `upstream` for its hello over a connection of its own, again and again, until the drain begins.
-pub(super) async fn probe(upstream: Arc<Upstream>, drain: DrainWatch) {
+/// Asks the server of `line` for its hello over a connection of its own, again and again, until the drain begins.
+pub(super) async fn probe(line: Arc<Line>, drain: DrainWatch) {
     let mut well = None;
     let mut membership = Membership::default();
     loop {
         let now_well = tokio::select! {
             biased;
             () = drain.draining() => return,
-            well = probe_once(&upstream, &mut membership) => well,
+            well = probe_once(&line, &mut membership) => well,
         };
         if now_well && well == Some(false) {
-            tracing::info!(upstream = upstream.connector.upstream(), "upstream is back");
+            tracing::info!(upstream = line.connector.upstream(), "upstream is back");
         }
         well = Some(now_well);
         let pause = async {
             if now_well {
                 tokio::select! {
                     () = sleep(PROBE_INTERVAL) => return,
-                    () = upstream.failed.notified() => {}
+                    () = line.news.failed.notified() => {}
                 }
             }
             sleep(RETRY_INTERVAL).await;
@@ -61,22 +61,22 @@ pub(super) async fn probe(upstream: Arc<Upstream>, drain: DrainWatch) {
         tokio::select! {
             () = drain.draining() => return,
             // What the old certificates met says nothing of the new ones.
-            () = upstream.renewed.notified() => {}
+            () = line.news.renewed.notified() => {}
             () = pause => {}
         }
     }
 }
 
-async fn probe_once(upstream: &Upstream, membership: &mut Membership) -> bool {
-    match upstream::probe(&upstream.connector).await {
+async fn probe_once(line: &Line, membership: &mut Membership) -> bool {
+    match upstream::probe(&line.connector).await {
         Ok(Probe { stream, server }) => {
-            upstream.note_success(&stream);
-            membership.mind(upstream, &stream);
-            upstream.health.record_ok(Some((stream.address, server)));
+            line.note_success(&stream);
+            membership.mind(line, &stream);
+            line.news.health.record_ok(Some((stream.address, server)));
             true
         }
         Err(error) => {
-            upstream.note_failure(&error);
+            line.note_failure(&error);
             false
         }
     }
@@ -84,12 +84,13 @@ async fn probe_once(upstream: &Upstream, membership: &mut Membership) -> bool {
 
 /// Whether our certificate would make us a member of mongod's cluster; said once for each set of ours.
 #[derive(Default)]
-struct Membership {
+pub(super) struct Membership {
     told: Option<Arc<ClientTls>>,
 }
 
 impl Membership {
-    fn mind(&mut self, upstream: &Upstream, stream: &UpstreamStream) {
+    /// Looks at a connection that was just made.
+    pub(super) fn mind(&mut self, line: &Line, stream: &UpstreamStream) {
         let ours = &stream.made_with;
         if self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, ours)) {
             return;
@@ -97,7 +98,7 @@ impl Membership {
         let Some(theirs) = stream.server_certificate() else { return };
         if theirs.subject.is_of_same_cluster(&ours.credentials.certificate.subject) {
             tracing::warn!(
-                upstream = upstream.connector.upstream(),
+                upstream = line.connector.upstream(),
                 subject = printable(ours.credentials.certificate.subject.as_str()),
                 server_subject = printable(theirs.subject.as_str()),
                 remedy = "use a client certificate whose O, OU or DC differs from those of mongod's certificate",
@@ -109,36 +110,38 @@ impl Membership {
     }
 }
 
-/// Keeps as many spare connections to `upstream` as there should be, until the drain begins; then closes them.
-pub(super) async fn keep_warm(upstream: Arc<Upstream>, drain: DrainWatch) {
+/// Keeps as many spare connections on `line` as there should be, until the drain begins or `gone` resolves; then closes
+/// them.
+pub(super) async fn keep_warm(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output = ()>) {
     tokio::select! {
         // Nothing is made any more when the drain has begun.
         biased;
         () = drain.draining() => {}
-        () = fill(&upstream) => {}
+        () = gone => {}
+        () = fill(&line) => {}
     }
-    upstream.shelf.clear();
-    upstream.tell_shelf();
+    line.shelf.clear();
+    line.tell_shelf();
 }
 
-async fn fill(upstream: &Upstream) {
+async fn fill(line: &Line) {
     let mut pause = SPARE_BACK_OFF.0;
     loop {
-        if upstream.shelf.sweep(upstream.connector.generation()) > 0 {
+        if line.shelf.sweep(line.connector.identity().generation()) > 0 {
             // mongod has closed what nobody used: it may be gone.
-            upstream.failed.notify_one();
+            line.news.failed.notify_one();
         }
-        let missing = upstream.shelf.missing();
-        upstream.tell_shelf();
+        let missing = line.shelf.missing();
+        line.tell_shelf();
         if missing == 0 {
             pause = SPARE_BACK_OFF.0;
             tokio::select! {
-                () = upstream.shelf.changed() => {}
+                () = line.shelf.changed() => {}
                 () = sleep(SWEEP_INTERVAL) => {}
             }
-        } else if !make_spares(upstream, missing).await {
+        } else if !make_spares(line, missing).await {
             tokio::select! {
-                () = upstream.succeeded.notified() => {}
+                () = line.news.succeeded.notified() => {}
                 () = sleep(pause) => {}
             }
             pause = (pause * 2).min(SPARE_BACK_OFF.1);
@@ -147,13 +150,13 @@ async fn fill(upstream: &Upstream) {
 }
 
 /// Makes a few of the `missing` spares at a time; whether all of those could be made.
-async fn make_spares(upstream: &Upstream, missing: usize) -> bool {
+async fn make_spares(line: &Line, missing: usize) -> bool {
     let make = async |place: usize| {
         if place >= missing.min(SPARE_DIALS_MAX) {
             return true;
         }
-        match upstream.dial().await {
-            Ok(link) => upstream.shelf.put(link).is_ok(),
+        match line.dial().await {
+            Ok(made) => line.shelf.put(made).is_ok(),
             Err(_) => false,
         }
     };

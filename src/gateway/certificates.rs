@@ -25,8 +25,8 @@ pub(super) struct Certificates {
 impl Certificates {
     /// Minds those of all upstreams and listeners; logs what is doubtful about them and what is near its end.
     pub(super) fn new(config: &Config, upstreams: &[Arc<Upstream>], listeners: &[(Listener, Arc<Route>)]) -> Self {
-        let routes = || listeners.iter().map(|(_, route)| route);
-        let owners = upstreams.iter().map(|upstream| Owner::Upstream(Arc::clone(upstream)));
+        let routes = || super::routes(listeners);
+        let owners = upstreams.iter().flat_map(Owner::credentials_of);
         let owners: Vec<_> = owners.chain(routes().filter_map(Owner::listener_of)).collect();
         let now = SystemTime::now();
         for owner in &owners {
@@ -36,22 +36,21 @@ impl Certificates {
         expiry.look(now);
 
         let of_upstream = |upstream: &Arc<Upstream>| {
-            let section = config.upstreams.get(upstream.connector.upstream())?;
-            Source::of_upstream(upstream, section)
+            let credentials = 0..upstream.credentials().len();
+            credentials.filter_map(|credential| Source::of_upstream(upstream, credential)).collect::<Vec<_>>()
         };
         let of_listener = |route: &Arc<Route>| {
             let section = config.listeners.get(&route.listener)?.tls.as_ref()?;
             Some(Source::of_listener(route, section))
         };
         let (mut rotation, mut records) = (Rotation::new(Arc::clone(&expiry)), BTreeMap::new());
-        for source in upstreams.iter().filter_map(of_upstream).chain(routes().filter_map(of_listener)) {
+        for source in upstreams.iter().flat_map(of_upstream).chain(routes().filter_map(of_listener)) {
             records.insert(source.owner.title(), rotation.add(source));
         }
         let mut followers = Vec::new();
         for upstream in upstreams {
-            let Some(section) = config.upstreams.get(upstream.connector.upstream()) else { continue };
-            if let Some((follower, record)) = rotation.add_agent(upstream, section) {
-                records.insert(Owner::Upstream(Arc::clone(upstream)).title(), record);
+            if let Some((follower, record)) = rotation.add_agent(upstream) {
+                records.insert(Owner::Upstream(Arc::clone(upstream), 0).title(), record);
                 followers.push(follower);
             }
         }

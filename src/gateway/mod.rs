@@ -9,6 +9,7 @@ mod owner;
 mod policy_reload;
 mod rotation;
 mod status;
+mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -20,20 +21,20 @@ use std::time::Duration;
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
-use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, UpstreamConfig};
-use crate::connection::{Door, ListedPrincipal, Policing, PolicyInForce, Route, Upstream};
+use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology, UpstreamConfig};
+use crate::connection::{Destination, Door, Layout, ListedPrincipal, Policing, PolicyInForce, Route, Upstream};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
-use crate::listener::{BindError, Listener, ProxyRules};
+use crate::listener::{BindError, BoundSocket, Listener, Places, ProxyRules};
 use crate::policy::PolicyProblem;
 use crate::relay::Limits;
 use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::tls::{ClientTlsError, ServerTls, ServerTlsError};
-use crate::upstream::{Connector, REASONS, Shelf};
+use crate::upstream::REASONS;
 
 use certificates::Certificates;
 use owner::Owner;
@@ -108,17 +109,18 @@ impl BoundGateway {
         let common = Common { config, upstreams: &upstreams, policy: &policy, drain: &drain.watch() };
         let mut listeners = Vec::new();
         for (section, door) in config.listeners.values().zip(doors) {
-            listeners.push(open_listener(section, door, &common)?);
+            listeners.extend(open_listener(section, door, &common)?);
         }
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
         let certificates = Certificates::new(config, &upstreams, &listeners);
         for upstream in &upstreams {
-            let title = Owner::Upstream(Arc::clone(upstream)).title();
-            let (upstream, record) = (Arc::clone(upstream), certificates.record(&title));
-            readiness.add(&title, move || condition(&upstream, record.as_deref()));
+            let title = Owner::Upstream(Arc::clone(upstream), 0).title();
+            let records = Owner::credentials_of(upstream).filter_map(|owner| certificates.record(&owner.title()));
+            let (upstream, records) = (Arc::clone(upstream), records.collect::<Vec<_>>());
+            readiness.add(&title, move || condition(&upstream, &records));
         }
-        for owner in listeners.iter().filter_map(|(_, route)| Owner::listener_of(route)) {
+        for owner in routes(&listeners).filter_map(Owner::listener_of) {
             let record = certificates.record(&owner.title());
             readiness.add(&owner.title(), move || listener_condition(record.as_deref()));
         }
@@ -172,11 +174,8 @@ impl BoundGateway {
             reloads.push(follower.reload());
             own.spawn("policy", follower.run(stage.watch()));
         }
-        for upstream in upstreams {
-            if upstream.shelf.is_on() {
-                own.spawn("spare connections", background::keep_warm(Arc::clone(&upstream), stage.watch()));
-            }
-            own.spawn("upstream probe", background::probe(upstream, stage.watch()));
+        for upstream in &upstreams {
+            watch::watch_over(upstream, routes(&listeners), &own, &stage.watch());
         }
         for (listener, route) in listeners {
             own.spawn("accept", accept(listener, route, workers.hand()));
@@ -227,25 +226,19 @@ fn upstreams(config: &Config) -> Result<BTreeMap<String, Arc<Upstream>>, StartEr
 }
 
 fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, ClientTlsError> {
-    Ok(Upstream::new(
-        Connector::new(section)?,
-        UpstreamMetrics::new(&section.name, &REASONS),
-        Shelf::new(section.warm_connections, section.warm_connections_max),
-        section.certificate_recycle_after,
-    ))
+    Upstream::new(section, UpstreamMetrics::new(&section.name, &REASONS))
 }
 
 /// What readiness says of an upstream. Files that cannot be used are no reason to send clients elsewhere while the last
 /// good set is in use: every gateway that shares them would say so at once.
-fn condition(upstream: &Upstream, reload: Option<&ReloadRecord>) -> ConditionState {
-    let health = upstream.health.snapshot();
-    if let Some(sentence) = health.complaint(background::PROBE_AGE_MAX) {
-        return ConditionState::Fails(sentence);
-    }
-    let server = health.server.map(|(address, server)| format!("{} at {address}", server.role)).unwrap_or_default();
-    match reload.and_then(ReloadRecord::problem) {
-        None => ConditionState::Holds(server),
-        Some(problem) => ConditionState::Warns(format!("{server}; certificates not renewed: {problem}")),
+fn condition(upstream: &Upstream, reloads: &[Arc<ReloadRecord>]) -> ConditionState {
+    let state = watch::condition(upstream);
+    let problem = reloads.iter().find_map(|reload| reload.problem());
+    match (state, problem) {
+        (ConditionState::Holds(found) | ConditionState::Warns(found), Some(problem)) => {
+            ConditionState::Warns(format!("{found}; certificates not renewed: {problem}"))
+        }
+        (state, _) => state,
     }
 }
 
@@ -272,7 +265,8 @@ fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
 
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
 fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
-    let own: Vec<_> = upstreams.values().map(|upstream| upstream.connector.tls()).collect();
+    let credentials = upstreams.values().flat_map(|upstream| upstream.credentials());
+    let own: Vec<_> = credentials.map(|credential| credential.identity.tls()).collect();
     let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
     let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
     let known: Vec<_> = config.identities.iter().map(known_source).collect();
@@ -318,36 +312,62 @@ struct Common<'a> {
     drain: &'a DrainWatch,
 }
 
+/// One listener for each of its addresses, and the one route that they share.
 fn open_listener(
     section: &ListenerConfig,
     door: Door,
     common: &Common<'_>,
-) -> Result<(Listener, Arc<Route>), StartError> {
+) -> Result<Vec<(Listener, Arc<Route>)>, StartError> {
     let Some(upstream) = common.upstreams.get(&section.upstream) else {
         // The configuration has been checked: every listener names an upstream that exists.
         return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
     };
     let bound = listener::bind(section)?;
     let (metrics, listed) = measurements(common.config, &section.name);
-    let listener = Listener::new(section, bound, Arc::clone(&metrics)).map_err(StartError::Worker)?;
-    let route = Route {
+    let route = Arc::new(Route {
         listener: section.name.clone(),
         places: section.max_connections,
         tcp_keepalive: section.tcp_keepalive,
         limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
         door,
-        metrics,
+        metrics: Arc::clone(&metrics),
         listed,
         policing: Policing::new(Arc::clone(common.policy), Arc::clone(&upstream.cursors)),
         upstream: Arc::clone(upstream),
+        destination: destination(section, upstream, &bound),
         drain: common.drain.clone(),
-    };
-    Ok((listener, Arc::new(route)))
+    });
+    let places = Places::new(section.max_connections);
+    let listeners = bound.into_iter().enumerate().map(|(slot, bound)| {
+        let listener = Listener::new(section, slot, bound, places.clone(), Arc::clone(&metrics));
+        Ok((listener.map_err(StartError::Worker)?, Arc::clone(&route)))
+    });
+    listeners.collect()
+}
+
+fn destination(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSocket]) -> Destination {
+    match &section.topology {
+        Topology::Direct => Destination::Direct(upstream.config().deployment.listed().first().cloned()),
+        Topology::LoadBalanced(preference) => Destination::LoadBalanced(*preference),
+        Topology::Members(members) => {
+            let addresses = bound.iter().filter_map(|bound| match bound.address {
+                ListenAddress::Tcp(address) => Some(address),
+                ListenAddress::Unix(_) => None,
+            });
+            let addresses: Vec<_> = addresses.collect();
+            Destination::Members(Layout::new(&members.slots, members.advertise.as_deref(), &addresses))
+        }
+    }
+}
+
+/// The routes of `listeners`, each once.
+fn routes(listeners: &[(Listener, Arc<Route>)]) -> impl Iterator<Item = &Arc<Route>> {
+    listeners.iter().filter(|(listener, _)| listener.slot() == 0).map(|(_, route)| route)
 }
 
 fn announce(listeners: &[(Listener, Arc<Route>)], admin: SocketAddr) {
     for (listener, route) in listeners {
-        let upstream = route.upstream.connector.upstream();
+        let upstream = route.upstream.name();
         tracing::info!(listener = route.listener, address = %listener.address(), upstream, "listening");
     }
     tracing::info!(address = %admin, "admin listening");

@@ -11,8 +11,8 @@ use crate::tls::{ClientTls, MaterialFinding, RevocationList, ServerTls, Severity
 /// An upstream, or a listener that speaks TLS.
 #[derive(Clone)]
 pub(super) enum Owner {
-    /// Shows a certificate to mongod.
-    Upstream(Arc<Upstream>),
+    /// Shows a certificate to mongod: the credential at this place of the upstream's.
+    Upstream(Arc<Upstream>, usize),
     /// Shows one to its clients.
     Listener(Arc<Route>),
 }
@@ -50,7 +50,10 @@ impl Owner {
     /// As it is named in sentences: `upstream orders`.
     pub(super) fn title(&self) -> String {
         match self {
-            Self::Upstream(_) => format!("upstream {}", self.name()),
+            Self::Upstream(upstream, credential) => match upstream.credentials()[*credential].place() {
+                None => format!("upstream {}", self.name()),
+                Some(place) => format!("upstream {} credential {place}", self.name()),
+            },
             Self::Listener(_) => format!("listener {}", self.name()),
         }
     }
@@ -58,14 +61,14 @@ impl Owner {
     /// Its name in the configuration.
     pub(super) fn name(&self) -> &str {
         match self {
-            Self::Upstream(upstream) => upstream.connector.upstream(),
+            Self::Upstream(upstream, _) => upstream.name(),
             Self::Listener(route) => &route.listener,
         }
     }
 
     /// Its name, if it is an upstream: for the field of log lines.
     pub(super) fn upstream(&self) -> Option<&str> {
-        matches!(self, Self::Upstream(_)).then(|| self.name())
+        matches!(self, Self::Upstream(..)).then(|| self.name())
     }
 
     /// Its name, if it is a listener.
@@ -76,7 +79,7 @@ impl Owner {
     /// What its own certificates are called in `/status`.
     pub(super) fn own_key(&self) -> &'static str {
         match self {
-            Self::Upstream(_) => "client",
+            Self::Upstream(..) => "client",
             Self::Listener(_) => "server",
         }
     }
@@ -84,17 +87,36 @@ impl Owner {
     /// What is in use now.
     pub(super) fn set(&self) -> CertificateSet {
         match self {
-            Self::Upstream(upstream) => {
-                upstream.connector.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into())
-            }
+            Self::Upstream(..) => self.client_tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
             Self::Listener(route) => route.door.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
         }
+    }
+
+    /// For whom it is, if it is a credential for some.
+    pub(super) fn principals(&self) -> &[String] {
+        match self {
+            Self::Upstream(upstream, credential) => upstream.credentials()[*credential].principals(),
+            Self::Listener(_) => &[],
+        }
+    }
+
+    /// What connections to mongod are made with, if it is an upstream and has it.
+    fn client_tls(&self) -> Option<Arc<ClientTls>> {
+        match self {
+            Self::Upstream(upstream, credential) => upstream.credentials()[*credential].identity.tls(),
+            Self::Listener(_) => None,
+        }
+    }
+
+    /// Those of all credentials of an upstream.
+    pub(super) fn credentials_of(upstream: &Arc<Upstream>) -> impl Iterator<Item = Self> {
+        (0..upstream.credentials().len()).map(|credential| Self::Upstream(Arc::clone(upstream), credential))
     }
 
     /// The roles of its own certificates and of its authorities.
     pub(super) fn roles(&self) -> [CertificateRole; 2] {
         match self {
-            Self::Upstream(_) => [CertificateRole::UpstreamClient, CertificateRole::UpstreamCa],
+            Self::Upstream(..) => [CertificateRole::UpstreamClient, CertificateRole::UpstreamCa],
             Self::Listener(_) => [CertificateRole::Listener, CertificateRole::ListenerCa],
         }
     }
@@ -102,7 +124,7 @@ impl Owner {
     /// Logs what is doubtful about the set in use; its end is told in its own time.
     pub(super) fn tell_findings(&self, now: SystemTime) {
         let findings = match self {
-            Self::Upstream(upstream) => upstream.connector.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
+            Self::Upstream(..) => self.client_tls().map(|tls| tls.findings(now)).unwrap_or_default(),
             Self::Listener(route) => route.door.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
         };
         let (upstream, listener) = (self.upstream(), self.listener());

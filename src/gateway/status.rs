@@ -7,11 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connection::{PolicyInForce, Route, Upstream};
+use crate::connection::{Destination, Member, PolicyInForce, Roster, Route, Upstream};
 use crate::identity::{CertificateFacts, printable, rfc3339};
-use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{Listener, Places};
+use crate::topology::MemberState;
 
 use super::owner::{ListFacts, Owner};
 use super::rotation::ReloadRecord;
@@ -24,6 +25,7 @@ const PRINCIPALS_MAX: usize = 100;
 pub(super) struct Status {
     started: Instant,
     workers: usize,
+    /// One of each listener: its own address comes first.
     listeners: Vec<(String, Places, Arc<Route>)>,
     upstreams: Vec<Arc<Upstream>>,
     /// By the title of their owner.
@@ -72,7 +74,7 @@ impl Status {
         Self {
             started: Instant::now(),
             workers: workers.count(),
-            listeners: listeners.iter().map(listener).collect(),
+            listeners: listeners.iter().filter(|(listener, _)| listener.slot() == 0).map(listener).collect(),
             upstreams: upstreams.to_vec(),
             reloads: reloads.clone(),
             connections: workers.connections(),
@@ -92,7 +94,8 @@ impl Status {
             json!({
                 "name": route.listener,
                 "address": address,
-                "upstream": route.upstream.connector.upstream(),
+                "upstream": route.upstream.name(),
+                "members": members_of(route),
                 "mode": route.door.mode().as_str(),
                 "connections": places.taken(),
                 "max_connections": places.limit(),
@@ -122,34 +125,92 @@ impl Status {
     }
 
     fn describe(&self, upstream: &Arc<Upstream>) -> Value {
-        let owner = Owner::Upstream(Arc::clone(upstream));
-        let health = upstream.health.snapshot();
-        let (ready, target) = upstream.shelf.level();
-        let seconds = |age: Duration| age.as_secs();
-        json!({
-            "name": upstream.connector.upstream(),
-            "address": upstream.connector.address().to_string(),
-            "problem": health.complaint(super::background::PROBE_AGE_MAX),
+        let owner = Owner::Upstream(Arc::clone(upstream), 0);
+        let roster = upstream.roster();
+        let lines = || roster.members.iter().flat_map(|listed| &listed.member.lines);
+        let (ready, target) = lines()
+            .map(|line| line.shelf.level())
+            .fold((0, 0), |(ready, target), (more, wanted)| (ready + more, target + wanted));
+        let problem = match super::watch::condition(upstream) {
+            ConditionState::Fails(problem) => Some(problem),
+            ConditionState::Holds(_) | ConditionState::Warns(_) => None,
+        };
+        let mut described = json!({
+            "name": upstream.name(),
+            "problem": problem,
             "warm_connections": { "ready": ready, "target": target },
-            "last_success_seconds_ago": health.succeeded.map(seconds),
-            "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
-                "seconds_ago": seconds(*age),
-                "error": sentence,
-            })),
-            "server": health.server.as_ref().map(|(_, server)| json!({
-                "version": server.version,
-                "role": server.role.to_string(),
-                "set_name": server.set_name,
-                "max_wire_version": server.max_wire_version,
-            })),
             "certificates": certificates(&owner),
             "reload": self.reload(&owner),
-        })
+            "credentials": Owner::credentials_of(upstream).skip(1).map(|owner| json!({
+                "principals": owner.principals(),
+                "certificates": certificates(&owner),
+                "reload": self.reload(&owner),
+            })).collect::<Vec<_>>(),
+        });
+        let more = match roster.members.first() {
+            _ if upstream.config().deployment.has_members() => json!({ "set": set(&roster) }),
+            Some(listed) => server(&listed.member),
+            None => json!({}),
+        };
+        if let (Value::Object(described), Value::Object(more)) = (&mut described, more) {
+            described.extend(more);
+        }
+        described
     }
 
     fn reload(&self, owner: &Owner) -> Option<Value> {
         self.reloads.get(&owner.title()).map(|reload| reload.to_json())
     }
+}
+
+/// The gateway's addresses for members, and who is behind each.
+fn members_of(route: &Route) -> Option<Value> {
+    let Destination::Members(layout) = &route.destination else { return None };
+    let shown = layout.shown().into_iter().map(
+        |(advertised, member)| json!({ "address": &*advertised, "member": member.map(|member| member.to_string()) }),
+    );
+    Some(shown.collect())
+}
+
+/// What is known of one mongod or mongos.
+fn server(member: &Member) -> Value {
+    let health = member.news.health.snapshot();
+    let seconds = |age: Duration| age.as_secs();
+    json!({
+        "address": member.address.to_string(),
+        "last_success_seconds_ago": health.succeeded.map(seconds),
+        "last_failure": health.failed.as_ref().map(|(age, sentence)| json!({
+            "seconds_ago": seconds(*age),
+            "error": sentence,
+        })),
+        "server": health.server.as_ref().map(|(_, server)| json!({
+            "version": server.version,
+            "role": server.role.to_string(),
+            "set_name": server.set_name,
+            "max_wire_version": server.max_wire_version,
+        })),
+    })
+}
+
+/// The members of an upstream that has several.
+fn set(roster: &Roster) -> Value {
+    let primary = roster.members.iter().find(|listed| listed.state == MemberState::Primary);
+    let members = roster.members.iter().map(|listed| {
+        let health = listed.member.news.health.snapshot();
+        json!({
+            "name": listed.member.address.to_string(),
+            "state": listed.state.label(),
+            "hidden": listed.hidden,
+            "answered_seconds_ago": health.succeeded.map(|age| age.as_secs()),
+            "problem": listed.problem,
+        })
+    });
+    json!({
+        "name": roster.set_name,
+        "known": roster.is_known,
+        "primary": primary.map(|listed| listed.member.address.to_string()),
+        "members": members.collect::<Vec<_>>(),
+    })
 }
 
 fn certificates(owner: &Owner) -> Value {

@@ -46,6 +46,8 @@ pub struct Arrival {
     pub socket: Socket,
     /// Where it comes from.
     pub address: ClientAddress,
+    /// Which of the listener's addresses it came to, counted from 0.
+    pub slot: usize,
     /// Its place, or that there was none.
     pub standing: Standing,
 }
@@ -62,6 +64,7 @@ pub enum Standing {
 /// A listening socket and the places of its connections.
 pub struct Listener {
     name: String,
+    slot: usize,
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
@@ -78,22 +81,33 @@ enum Acceptor {
 }
 
 impl Listener {
-    /// Takes over a bound socket; must be called inside the runtime that will accept.
-    pub fn new(config: &ListenerConfig, bound: BoundSocket, metrics: Arc<ListenerMetrics>) -> io::Result<Self> {
+    /// Takes over the bound socket of the listener's address at `slot`; the `places` are those of all its addresses. Must be
+    /// called inside the runtime that will accept.
+    pub fn new(
+        config: &ListenerConfig,
+        slot: usize,
+        bound: BoundSocket,
+        places: Places,
+        metrics: Arc<ListenerMetrics>,
+    ) -> io::Result<Self> {
         let BoundSocket { socket, address, file } = bound;
         let acceptor = match address {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
-        let places = Places::new(config.max_connections);
         let refusals = Places::new(REFUSALS_MAX);
         let (name, exhaustions) = (config.name.clone(), Repeats::new());
-        Ok(Self { name, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
+        Ok(Self { name, slot, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> &ListenAddress {
         &self.address
+    }
+
+    /// Which of the addresses of its section it is, counted from 0.
+    pub fn slot(&self) -> usize {
+        self.slot
     }
 
     /// Its connections, counted.
@@ -116,7 +130,7 @@ impl Listener {
                     }
                     (pause, told) = (None, false);
                     if let Some(standing) = self.standing() {
-                        return Arrival { socket, address, standing };
+                        return Arrival { socket, address, slot: self.slot, standing };
                     }
                     self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{ListenAddress, ListenerConfig};
+use crate::config::{ListenAddress, ListenerConfig, Topology};
 
 /// Connections that the kernel completes while we are busy; Linux caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -75,11 +75,19 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds what `config` asks for and starts to listen.
-pub fn bind(config: &ListenerConfig) -> Result<BoundSocket, BindError> {
-    let failed =
-        |cause| BindError::Address { listener: config.name.clone(), address: config.address.to_string(), cause };
-    match &config.address {
+/// Binds what `config` asks for and starts to listen: its address, or those that stand for members, in their order.
+pub fn bind(config: &ListenerConfig) -> Result<Vec<BoundSocket>, BindError> {
+    match &config.topology {
+        Topology::Members(members) => {
+            members.slots.iter().map(|slot| bind_one(config, &ListenAddress::Tcp(slot.address))).collect()
+        }
+        Topology::Direct | Topology::LoadBalanced(_) => Ok(vec![bind_one(config, &config.address)?]),
+    }
+}
+
+fn bind_one(config: &ListenerConfig, address: &ListenAddress) -> Result<BoundSocket, BindError> {
+    let failed = |cause| BindError::Address { listener: config.name.clone(), address: address.to_string(), cause };
+    match address {
         ListenAddress::Tcp(address) => bind_tcp(*address).map_err(failed),
         ListenAddress::Unix(path) => {
             remove_stale(path, &config.name)?;
@@ -152,6 +160,7 @@ mod tests {
             idle_timeout: None,
             max_lifetime: None,
             tcp_keepalive: None,
+            topology: Topology::Direct,
         }
     }
 
@@ -188,14 +197,14 @@ mod tests {
     #[test]
     fn a_taken_port_is_named_with_a_remedy() {
         let first = bind(&config(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))).unwrap();
-        let error = bind(&config(first.address.clone())).unwrap_err().to_string();
+        let error = bind(&config(first[0].address.clone())).unwrap_err().to_string();
         assert!(error.contains("listener.orders.address") && error.contains("another process"), "{error}");
     }
 
     #[test]
     fn ipv6_loopback_is_bound() {
         let bound = bind(&config(ListenAddress::Tcp("[::1]:0".parse().unwrap()))).unwrap();
-        let ListenAddress::Tcp(address) = bound.address else { panic!("asked for TCP") };
+        let ListenAddress::Tcp(address) = bound[0].address else { panic!("asked for TCP") };
         std::net::TcpStream::connect(address).unwrap();
     }
 }

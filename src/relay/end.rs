@@ -29,10 +29,15 @@ pub enum EndReason {
     Compressed,
     /// The client sent what the policy in force cannot judge and nobody can answer; none of it went upstream whole.
     Unjudged(&'static str),
+    /// The client sent what could be an authentication and cannot be told, where the gateway has authenticated; none of it
+    /// went upstream whole.
+    Unclear(&'static str),
     /// A long message of the client's, held for the policy, did not arrive in time.
     TooSlow,
     /// Upstream closed after the client had sent what is no message of the protocol.
     NotUnderstood,
+    /// A reply of upstream's to `hello` could not be read, so that nobody knows which names stand in it.
+    UnreadableHello,
     /// The gateway drains, and no command was in flight.
     Drained,
     /// The gateway stops, whatever was in flight.
@@ -45,6 +50,8 @@ pub enum EndReason {
     Recycled,
     /// Whoever accepted the client does not any more.
     Dismissed,
+    /// Its member is not the one that connections are put on any more.
+    Outlived,
 }
 
 /// How a relay ended, with what passed through it.
@@ -81,6 +88,7 @@ impl RelayEnd {
                 | EndReason::Lifetime
                 | EndReason::Recycled
                 | EndReason::Dismissed
+                | EndReason::Outlived
         )
     }
 
@@ -88,7 +96,11 @@ impl RelayEnd {
     pub fn is_protocol_error(&self) -> bool {
         matches!(
             self.reason,
-            EndReason::Compressed | EndReason::Unjudged(_) | EndReason::TooSlow | EndReason::NotUnderstood
+            EndReason::Compressed
+                | EndReason::Unjudged(_)
+                | EndReason::Unclear(_)
+                | EndReason::TooSlow
+                | EndReason::NotUnderstood
         )
     }
 }
@@ -112,13 +124,16 @@ impl fmt::Display for EndReason {
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(why) => write!(f, "sent {why}, which the policy in force cannot judge"),
+            Self::Unclear(why) => write!(f, "sent {why}, which could be an authentication"),
             Self::TooSlow => f.write_str("took too long to send a command that the policy has to see whole"),
             Self::NotUnderstood => f.write_str("closed on a message that is not MongoDB's protocol"),
+            Self::UnreadableHello => f.write_str("upstream answered hello with what cannot be read"),
             Self::Drained => f.write_str("drained"),
             Self::Stopped => f.write_str("stopped"),
             Self::Idle => f.write_str("idle_timeout"),
             Self::Lifetime => f.write_str("max_lifetime"),
             Self::Recycled => f.write_str("certificate renewed"),
+            Self::Outlived => f.write_str("connections go to another member now"),
             Self::Dismissed => f.write_str("client certificate no longer accepted"),
         }
     }

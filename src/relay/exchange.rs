@@ -124,6 +124,12 @@ impl Exchange {
         }
     }
 
+    /// Whether `reply` answers a request that `is_asked_for` is true of.
+    pub(super) fn is_answered_by(&self, reply: &Header, is_asked_for: impl Fn(CommandId) -> bool) -> bool {
+        let is_answered = |r: &&Open| r.refusal.is_none() && r.expected_response_to == reply.response_to;
+        self.open.iter().find(is_answered).is_some_and(|request| is_asked_for(request.command))
+    }
+
     /// Whether a monitor's stream of replies is all that is under way.
     pub(super) fn is_streaming(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
         !self.open.is_empty() && self.is_idle(is_monitor)

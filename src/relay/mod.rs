@@ -1,8 +1,9 @@
 //! Where bytes flow: one client, one upstream connection, one task that moves both directions.
 //!
 //! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, but has its guard ask the
-//! policy; makes up no replies to what has gone upstream; and changes nothing but the hello; and, where a monitor's stream
-//! of replies begins anew on another connection, the number that says what its first reply answers.
+//! policy; makes up no replies to what has gone upstream; and changes nothing but the hello, and the names of members in
+//! replies to it; and, where a monitor's stream of replies begins anew on another connection, the number that says what its
+//! first reply answers.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -30,12 +31,14 @@ mod replies;
 mod requests;
 mod scratch;
 mod sockets;
+mod terms;
 
 pub use cursors::CursorBook;
 pub use end::{EndReason, RelayEnd, Side};
 pub use guard::{Authority, Finding, Guard, Orders, place_of};
 pub use holding::Holding;
 pub use record::Record;
+pub use terms::{Authentication, Naming, Terms};
 
 use desk::Desk;
 use exchange::Exchange;
@@ -43,7 +46,7 @@ use leaving::{Facts, Leaving, Step};
 use pump::{End, Pump};
 
 /// When a connection ends although both sides would go on; `None` is never.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
     /// Nothing moved, and no command in flight, for so long.
     pub idle_timeout: Option<Duration>,
@@ -89,12 +92,14 @@ pub struct Relay<C, U> {
     dismissal: Option<Dismissal>,
 }
 
-/// When a client has to go that is not accepted any more.
+/// When a client has to go, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dismissal {
-    /// As soon as no command is in flight.
+    /// As soon as no command is in flight: connections that are made now go to another member.
+    Elsewhere,
+    /// As soon as no command is in flight: it is not accepted any more.
     WhenIdle,
-    /// Whatever is in flight.
+    /// Whatever is in flight: it is not accepted any more.
     AtOnce,
 }
 
@@ -109,12 +114,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Joins `client` and `upstream`.
     ///
     /// Neither side may have bytes waiting outside its socket, but for `first_bytes` given to [`Relay::run`].
-    pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, guard: Guard, limits: Limits) -> Self {
+    pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, guard: Guard, terms: Terms) -> Self {
+        let limits = terms.limits;
         let UpstreamSide { socket, tls, generation } = upstream;
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         Self {
-            pump: Pump::new(client, socket, tls, Desk { exchange: Exchange::default(), record, guard }),
+            pump: Pump::new(client, socket, tls, Desk { exchange: Exchange::default(), record, guard }, terms),
             opened,
             limits,
             last_moved: (0, opened),
@@ -208,6 +214,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         match self.dismissal {
             Some(Dismissal::AtOnce) => return Some(EndReason::Dismissed),
             Some(Dismissal::WhenIdle) if self.pump.is_idle() => return Some(EndReason::Dismissed),
+            Some(Dismissal::Elsewhere) if self.pump.is_idle() => return Some(EndReason::Outlived),
             _ => {}
         }
         match stage {

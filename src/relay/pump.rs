@@ -7,6 +7,7 @@
 use std::io;
 use std::io::{Read, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ClientConnection;
@@ -21,7 +22,9 @@ use crate::relay::replies::Replies;
 use crate::relay::requests::{Halt, Requests};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_scratch};
 use crate::relay::sockets::{Blocking, keep, kept_and_read};
+use crate::relay::terms::Terms;
 use crate::telemetry::metrics::Direction;
+use crate::topology::Unreadable;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
@@ -58,15 +61,16 @@ pub(super) struct Pump<C, U> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, desk: Desk) -> Self {
+    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, desk: Desk, terms: Terms) -> Self {
+        let terms = Arc::new(terms);
         // The pump itself stops reading when records wait to be sent, so that a limit would only split writes.
         tls.set_buffer_limit(None);
         Self {
             client,
             socket,
             tls,
-            requests: Requests::new(),
-            replies: Replies::new(),
+            requests: Requests::new(Arc::clone(&terms)),
+            replies: Replies::new(terms),
             desk,
             kept_requests: Vec::new(),
             kept_replies: Vec::new(),
@@ -336,6 +340,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 Err((Side::Client, EndReason::Compressed))
             }
             Err(Halt::Unjudged(Unjudged(why))) => Err((Side::Client, EndReason::Unjudged(why))),
+            Err(Halt::Unclear(why)) => Err((Side::Client, EndReason::Unclear(why))),
         }
     }
 
@@ -396,12 +401,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     fn give_replies(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         loop {
             let settled = self.replies.read(input, &mut self.desk);
-            let (ready, rest) = input.split_at_mut(settled);
-            if self.unsent.is_empty() {
-                let written = self.write_client(ready, cx)?;
-                keep(&mut self.unsent, &ready[written..]);
-            } else {
-                self.unsent.extend_from_slice(ready);
+            let settled = settled.map_err(|Unreadable| (Side::Upstream, EndReason::UnreadableHello))?;
+            let (ready, mut rest) = input.split_at_mut(settled);
+            self.give_client(ready, cx)?;
+            if let Some((replaced, bytes)) = self.replies.take_replacement() {
+                self.give_client(&bytes, cx)?;
+                rest = rest.get_mut(replaced..).unwrap_or_default();
+                if !self.desk.exchange.has_due() {
+                    input = rest;
+                    continue;
+                }
             }
             // In the middle of a reply, all is read that there is.
             if !self.desk.exchange.has_due() || !self.replies.is_between() {
@@ -411,6 +420,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             self.say_what_is_due();
             input = rest;
         }
+    }
+
+    /// Writes what the client takes of `ready`, behind what it has not taken yet, and keeps the rest.
+    fn give_client(&mut self, ready: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+        if self.unsent.is_empty() {
+            let written = self.write_client(ready, cx)?;
+            keep(&mut self.unsent, &ready[written..]);
+        } else {
+            self.unsent.extend_from_slice(ready);
+        }
+        Ok(())
     }
 
     fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {

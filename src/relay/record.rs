@@ -1,6 +1,7 @@
 //! What one connection adds to the measurements, and what its log line will say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::command::table::CommandId;
 use crate::relay::exchange::Open;
@@ -64,6 +65,18 @@ impl Record {
     pub(super) fn denied(&mut self, command: CommandId) {
         self.denied += 1;
         self.metrics.count_command(command, CommandOutcome::Denied);
+    }
+
+    /// A request was answered by the gateway in mongod's place; `code` and its name where that was an error.
+    pub(super) fn answered_here(&mut self, command: CommandId, error: Option<(i32, &'static str)>) {
+        self.commands += 1;
+        let Some((code, code_name)) = error else {
+            self.metrics.count_command(command, CommandOutcome::Ok(Duration::ZERO));
+            return;
+        };
+        self.errors += 1;
+        self.metrics.count_command(command, CommandOutcome::Error(Duration::ZERO));
+        self.metrics.count_command_error(Some(code), Some(code_name.as_bytes()));
     }
 
     /// A reply is complete. Further replies of a stream are not commands of their own.

@@ -4,6 +4,7 @@
 //! way. What cannot be understood is counted and passes byte for byte; a stream that has lost its message boundaries
 //! passes unread from there on.
 
+use std::sync::Arc;
 use std::task::Context;
 
 use tokio::time::Instant;
@@ -14,8 +15,10 @@ use crate::relay::desk::Desk;
 use crate::relay::exchange::Open;
 use crate::relay::guard::{Look, Unjudged};
 use crate::relay::holding::{Ask, Held};
+use crate::relay::terms;
+use crate::relay::terms::{Handling, Terms, Treated};
 use crate::telemetry::metrics::Direction;
-use crate::wire::error_reply::CommandError;
+use crate::wire::error_reply::{CommandError, reply_to};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
 use crate::wire::message_scan::{MessageScan, flag};
@@ -37,6 +40,8 @@ pub(super) enum Halt {
     Compressed(Header),
     /// What a policy cannot judge, and nobody can answer.
     Unjudged(Unjudged),
+    /// What could be an authentication, where the gateway has authenticated.
+    Unclear(&'static str),
 }
 
 /// Where in the stream the reader stands.
@@ -70,6 +75,9 @@ pub(super) struct Requests {
     /// The beginning of a long message, while the policy cannot judge it yet.
     held: Option<Box<Held>>,
     ask: Ask,
+    terms: Arc<Terms>,
+    /// Whether a hello has been let go.
+    greeted: bool,
     introduction: Introduction,
     /// The hello that a monitor's stream of replies answers, as it can begin the stream anew elsewhere.
     stream: Option<Box<[u8]>>,
@@ -126,7 +134,7 @@ impl<'i, P: FnMut(&[u8])> Walk<'i, P> {
 }
 
 impl Requests {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(terms: Arc<Terms>) -> Self {
         Self {
             state: State::Between,
             facts: RequestFacts::default(),
@@ -134,6 +142,8 @@ impl Requests {
             scanned: 0,
             held: None,
             ask: Ask::default(),
+            terms,
+            greeted: false,
             introduction: Introduction::Unneeded,
             stream: None,
         }
@@ -246,6 +256,9 @@ impl Requests {
         let Ok(header) = Header::parse(*head) else {
             desk.record.unparsed(Direction::ToUpstream);
             desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;
+            if self.terms.authenticates() {
+                return Err(Halt::Unclear("a length that no message has"));
+            }
             self.state = State::Unframed;
             return Ok(true);
         };
@@ -270,6 +283,21 @@ impl Requests {
             self.ask = Ask::default();
         }
         walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
+        let handling = self.terms.handling(header, &self.facts);
+        let is_held = handling == Handling::Hold;
+        if self.terms.has_to_hold() && is_held {
+            if *released {
+                return Err(Halt::Unclear("a command behind what belongs to none"));
+            }
+            if header.length as usize > HELD_BYTES_MAX {
+                walk.drop_message();
+                self.refuse(&terms::too_long(), desk);
+                return Ok(true);
+            }
+        }
+        if self.terms.authenticates() && scan.is_malformed() && !*released && !is_held {
+            return Err(Halt::Unclear("a command that cannot be read"));
+        }
         if !*judged {
             match desk.guard.look(walk.message(), header, scan, &self.facts) {
                 Look::Pass => *judged = true,
@@ -278,20 +306,21 @@ impl Requests {
                     self.refuse(&error, desk);
                     return Ok(true);
                 }
-                Look::Later(Some(wanted)) if wanted > WAITING_BYTES_MAX && !is_hello(&self.facts) => {
+                Look::Later(Some(wanted)) if wanted > WAITING_BYTES_MAX && !is_held => {
                     return Ok(self.hold(wanted, walk, desk));
                 }
                 Look::Later(_) => return Ok(false),
             }
         }
-        *released = *released || may_leave(header, scan, &self.facts);
+        *released = *released || may_leave(header, scan, &self.facts, &self.terms);
         desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
         if scan.left() > 0 {
             return Ok(false);
         }
         let (header, malformed, released) = (*header, scan.is_malformed(), *released);
-        if !released {
-            self.let_go(&header, walk);
+        if !released && !self.let_go(&header, malformed, walk, desk) {
+            self.state = State::Between;
+            return Ok(true);
         }
         self.understood = !malformed;
         if malformed || ties(&header, &self.facts) {
@@ -302,9 +331,35 @@ impl Requests {
         Ok(true)
     }
 
-    /// A message that was held until it is whole, as a hello is, leaves; it may be changed on its way.
-    fn let_go(&mut self, header: &Header, walk: &mut Walk<'_, impl FnMut(&[u8])>) {
-        let rewritten = hello::without_compression(walk.message());
+    /// A message that was held until it is whole, as a hello is, leaves, and may be changed on its way; or the gateway answers
+    /// it itself. Whether it leaves.
+    fn let_go(
+        &mut self,
+        header: &Header,
+        malformed: bool,
+        walk: &mut Walk<'_, impl FnMut(&[u8])>,
+        desk: &mut Desk,
+    ) -> bool {
+        let treated = match self.terms.handling(header, &self.facts) {
+            Handling::Hold if malformed && self.terms.has_to_hold() => Treated::Refused(terms::unreadable()),
+            Handling::Hold => self.terms.treat(walk.message(), !self.greeted),
+            Handling::Stream => Treated::Passed,
+        };
+        let rewritten = match treated {
+            Treated::Passed => None,
+            Treated::Changed(message) => Some(message),
+            Treated::Answered(body) => {
+                walk.drop_message();
+                self.answer(header, reply_to(header, &body), None, desk);
+                return false;
+            }
+            Treated::Refused(error) => {
+                walk.drop_message();
+                self.answer(header, error.reply_to(header), Some((error.code, error.code_name)), desk);
+                return false;
+            }
+        };
+        self.greeted |= is_hello(&self.facts);
         let message = rewritten.as_deref().unwrap_or(walk.message());
         if matches!(self.introduction, Introduction::Unneeded) {
             self.introduction = introduction(message, &self.facts);
@@ -313,6 +368,19 @@ impl Requests {
         if let Some(rewritten) = rewritten {
             walk.drop_message();
             (walk.pass)(&rewritten);
+        }
+        true
+    }
+
+    /// The gateway answers a request itself, in its turn; who wants no reply gets none.
+    fn answer(&self, header: &Header, reply: Vec<u8>, error: Option<(i32, &'static str)>, desk: &mut Desk) {
+        let command = self.facts.command().and_then(table::find);
+        let id = command.map_or(table::OTHER, |command| command.id);
+        if is_answered(header, &self.facts) {
+            desk.record.answered_here(id, error);
+            desk.exchange.push_refusal(reply);
+        } else {
+            desk.record.unacknowledged(id);
         }
     }
 
@@ -398,7 +466,8 @@ impl Requests {
             record.unparsed(Direction::ToUpstream);
         }
         let facts = &self.facts;
-        let command = facts.command().and_then(table::find);
+        let name = if self.terms.answers_as_hello(&header, facts) { Some(&b"hello"[..]) } else { facts.command() };
+        let command = name.and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
         if !is_answered(&header, facts) {
             exchange.push_unacknowledged();
@@ -426,8 +495,12 @@ fn no_memory(error: &std::io::Error) -> CommandError {
 }
 
 /// Whether the bytes of a message that is still arriving may go upstream.
-fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> bool {
-    header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_hello(facts))
+fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts, terms: &Terms) -> bool {
+    let is_held = terms.handling(header, facts) == Handling::Hold;
+    if is_held && terms.has_to_hold() {
+        return false;
+    }
+    header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_held)
 }
 
 /// Whether it is to be changed on its way, and waits for that until it is whole.

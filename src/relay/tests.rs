@@ -10,6 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 use super::*;
 use crate::lifecycle::drain::Drain;
 use crate::lifecycle::renewal::Renewal;
+use crate::relay::terms::Terms;
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
@@ -35,7 +36,7 @@ const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, record(), Guard::off(), limits);
+    let relay = Relay::new(gateway_client, side, record(), Guard::off(), Terms { limits, ..Terms::default() });
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 

@@ -25,6 +25,8 @@ const UPSTREAM_HANDSHAKES: &str = "mongate_upstream_handshakes_total";
 const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_seconds";
 const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
 const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
+const UPSTREAM_MEMBERS: &str = "mongate_upstream_members";
+const UPSTREAM_PRIMARY_CHANGES: &str = "mongate_upstream_primary_changes_total";
 const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
 pub(super) const POLICY_DECISIONS: &str = "mongate_policy_decisions_total";
 const RELOADS: &str = "mongate_reloads_total";
@@ -52,7 +54,7 @@ enum Kind {
     Histogram,
 }
 
-const FAMILIES: [Family; 16] = [
+const FAMILIES: [Family; 18] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: Kind::Gauge,
@@ -124,6 +126,18 @@ const FAMILIES: [Family; 16] = [
         kind: Kind::Counter,
         unit: Unit::Count,
         help: "Connections that left a replaced certificate set, by how.",
+    },
+    Family {
+        name: UPSTREAM_MEMBERS,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Members of a replica set or sharded cluster that are known, by what they are.",
+    },
+    Family {
+        name: UPSTREAM_PRIMARY_CHANGES,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "How often another member has become primary.",
     },
     Family {
         name: CERTIFICATE_EXPIRY,
@@ -460,9 +474,10 @@ impl UpstreamMetrics {
         }
     }
 
-    /// Says how many connections wait for a client.
-    pub fn set_warm_connections(&self, count: usize) {
-        self.warm_connections.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    /// Says that of the connections that wait for a client, `before` are `now` so many.
+    pub fn change_warm_connections(&self, before: usize, now: usize) {
+        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        self.warm_connections.increment(number(now) - number(before));
     }
 
     /// Counts a connection that left a replaced certificate set.
@@ -485,6 +500,38 @@ impl UpstreamMetrics {
         if let Some((_, counter)) = self.handshakes.iter().find(|(known, _)| *known == outcome) {
             counter.increment(1);
         }
+    }
+}
+
+/// Handles of an upstream that has members.
+pub struct SetMetrics {
+    members: Vec<(&'static str, Gauge)>,
+    primary_changes: Counter,
+}
+
+impl SetMetrics {
+    /// Looks the handles up in the recorder of this moment; `states` are all that a member can be in.
+    pub fn new(upstream: &str, states: &[&'static str]) -> Self {
+        let gauge = |state: &&'static str| {
+            (*state, gauge!(UPSTREAM_MEMBERS, "upstream" => upstream.to_owned(), "state" => *state))
+        };
+        Self {
+            members: states.iter().map(gauge).collect(),
+            primary_changes: counter!(UPSTREAM_PRIMARY_CHANGES, "upstream" => upstream.to_owned()),
+        }
+    }
+
+    /// Says what the members are now, one state each.
+    pub fn set_members(&self, states: &[&'static str]) {
+        for (state, gauge) in &self.members {
+            let count = states.iter().filter(|is| *is == state).count();
+            gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// Counts that another member has become primary.
+    pub fn count_primary_change(&self) {
+        self.primary_changes.increment(1);
     }
 }
 
@@ -732,7 +779,8 @@ mod tests {
             let upstream = UpstreamMetrics::new("shop", &["client_certificate_refused"]);
             upstream.count_handshake(Duration::from_millis(2));
             upstream.count_failed_handshake("client_certificate_refused");
-            upstream.set_warm_connections(2);
+            upstream.change_warm_connections(0, 3);
+            upstream.change_warm_connections(3, 2);
             upstream.count_recycled(Recycling::Closed);
             set_certificate_expiry(CertificateRole::UpstreamClient, "shop", 1_900_000_000);
         });

@@ -29,7 +29,7 @@ use super::revocation::{RevocationList, read_revocation_lists};
 use super::trust::Trust;
 use super::witness::Witness;
 use super::workload::WorkloadError;
-use crate::config::{TlsVersion, UpstreamConfig, Verify};
+use crate::config::{EndpointConfig, TlsVersion, Verify};
 use crate::identity::CertificateFacts;
 
 /// Sessions kept for resumption. All go to one upstream; TLS 1.3 uses each ticket once.
@@ -95,11 +95,11 @@ impl ClientTlsError {
 
 impl ClientTls {
     /// Reads the files of an upstream and makes its configuration.
-    pub fn load(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
-        let section = section_of(upstream);
+    pub fn load(upstream: &EndpointConfig) -> Result<Self, ClientTlsError> {
         let no_files = || ClientTlsError::NoFiles { upstream: upstream.name.clone() };
         let files = upstream.tls.files().ok_or_else(no_files)?;
-        let credentials = Credentials::read(&section, files)?;
+        let credentials = Credentials::read(&upstream.certificate_section, files)?;
+        let section = section_of(upstream);
         let authorities = Authorities::read(&section, files)?;
         let revocation_lists = read_revocation_lists(&section, files.crl_file.as_deref())?;
         Self::assemble(upstream, credentials, authorities, revocation_lists)
@@ -107,7 +107,7 @@ impl ClientTls {
 
     /// Makes a configuration from material that is read already, whatever the configured source is.
     pub fn assemble(
-        upstream: &UpstreamConfig,
+        upstream: &EndpointConfig,
         credentials: Credentials,
         authorities: Authorities,
         revocation_lists: Vec<RevocationList>,
@@ -134,6 +134,12 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), server_name, credentials, authorities, revocation_lists, witness })
     }
 
+    /// The same certificates for another server of the upstream, with no session to resume.
+    pub fn for_endpoint(&self, endpoint: &EndpointConfig) -> Result<Self, ClientTlsError> {
+        let lists = self.revocation_lists.to_vec();
+        Self::assemble(endpoint, self.credentials.clone(), self.authorities.clone(), lists)
+    }
+
     /// What is doubtful about all of it.
     pub fn findings(&self, now: SystemTime) -> Vec<MaterialFinding> {
         let mut findings = self.credentials.findings(Side::Upstream, Some(&self.authorities), now);
@@ -150,15 +156,15 @@ impl ClientTls {
     }
 }
 
-/// The path of the table of an upstream's certificates.
-pub(super) fn section_of(upstream: &UpstreamConfig) -> String {
+/// The path of the table that names whom an upstream's connections trust.
+pub(super) fn section_of(upstream: &EndpointConfig) -> String {
     format!("upstream.{}.tls", upstream.name)
 }
 
 /// The name that an upstream's certificate must have: `server_name`, or else the host of the address.
 ///
 /// A dot at the end of a DNS name is left out: certificates have none.
-pub fn parse_server_name(upstream: &UpstreamConfig) -> Result<ServerName<'static>, ClientTlsError> {
+pub fn parse_server_name(upstream: &EndpointConfig) -> Result<ServerName<'static>, ClientTlsError> {
     let (key, value) = match &upstream.tls.server_name {
         Some(name) => ("tls.server_name", name),
         None => ("address", &upstream.address.host),

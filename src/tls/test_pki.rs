@@ -10,7 +10,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
-use crate::config::{HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig, Verify};
+use crate::config::{
+    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig,
+    Verify,
+};
 
 /// Somebody who signs.
 pub(crate) struct Authority {
@@ -247,16 +250,15 @@ impl Folder {
     }
 
     /// An upstream `orders` with these credentials and this authority.
-    pub(crate) fn upstream(&self, port: u16, client: &Pair, authority: &str) -> UpstreamConfig {
+    pub(crate) fn upstream(&self, port: u16, client: &Pair, authority: &str) -> EndpointConfig {
         let certificate_file = self.write("client.pem", client.combined());
-        UpstreamConfig {
+        EndpointConfig {
             name: "orders".to_owned(),
+            certificate_section: "upstream.orders.tls".to_owned(),
+            authentication: None,
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: Some(Duration::from_mins(2)),
-            warm_connections: 0,
-            warm_connections_max: 0,
-            certificate_recycle_after: Duration::from_mins(10),
             tls: UpstreamTlsConfig {
                 source: MaterialSource::Files(TlsFiles {
                     private_key_file: certificate_file.clone(),
@@ -275,8 +277,24 @@ impl Folder {
     }
 }
 
+/// An upstream that is one server.
+pub(crate) fn upstream_of(endpoint: &EndpointConfig) -> UpstreamConfig {
+    UpstreamConfig {
+        name: endpoint.name.clone(),
+        deployment: Deployment::Single(endpoint.address.clone()),
+        connect_timeout: endpoint.connect_timeout,
+        tcp_keepalive: endpoint.tcp_keepalive,
+        warm_connections: 0,
+        warm_connections_max: 0,
+        certificate_recycle_after: Duration::from_mins(10),
+        tls: endpoint.tls.clone(),
+        authentication: endpoint.authentication,
+        credentials: Vec::new(),
+    }
+}
+
 /// The files of `upstream`, to be changed.
-pub(crate) fn files_of(upstream: &mut UpstreamConfig) -> &mut TlsFiles {
+pub(crate) fn files_of(upstream: &mut EndpointConfig) -> &mut TlsFiles {
     match &mut upstream.tls.source {
         MaterialSource::Files(files) => files,
         MaterialSource::WorkloadApi(_) => unreachable!("the test's upstream has files"),

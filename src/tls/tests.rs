@@ -16,7 +16,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::test_pki::{Authority, Folder, Pair, files_of};
 use super::*;
-use crate::config::{ListenerTlsConfig, TlsVersion, UpstreamConfig, Verify};
+use crate::config::{EndpointConfig, ListenerTlsConfig, TlsVersion, Verify};
 
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
 
@@ -53,14 +53,14 @@ fn tls_error(failed: &io::Error) -> &Error {
 }
 
 /// An upstream with a good client certificate of `authority`.
-fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut UpstreamConfig)) -> ClientTls {
+fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut EndpointConfig)) -> ClientTls {
     let mut upstream = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
     upstream.tls.server_name = Some("mongo.test".to_owned());
     change(&mut upstream);
     ClientTls::load(&upstream).unwrap()
 }
 
-fn legacy(upstream: &mut UpstreamConfig) {
+fn legacy(upstream: &mut EndpointConfig) {
     upstream.tls.legacy_certificates = true;
 }
 

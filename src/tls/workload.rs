@@ -21,7 +21,7 @@ use super::authorities::Authorities;
 use super::client::{ClientTls, ClientTlsError, parse_server_name, section_of};
 use super::credentials::Credentials;
 use super::revocation::read_revocation_lists;
-use crate::config::{UpstreamConfig, WorkloadApi};
+use crate::config::{EndpointConfig, WorkloadApi};
 use crate::identity::printable;
 
 /// What an agent sends, for as long as it does.
@@ -136,7 +136,7 @@ impl ClientTls {
     /// Makes the configuration of an upstream from what its agent handed out, and from `ca_file` and `crl_file` where they
     /// are set. Blocks for as long as a file system takes to answer.
     pub fn from_workload(
-        upstream: &UpstreamConfig,
+        upstream: &EndpointConfig,
         agent: &WorkloadApi,
         set: &WorkloadSet,
     ) -> Result<Self, ClientTlsError> {
@@ -153,7 +153,7 @@ impl ClientTls {
 
 /// Whether what is configured beside an agent can be used: the server's name, `ca_file` and `crl_file`. Blocks for as
 /// long as a file system takes to answer.
-pub fn check_beside_agent(upstream: &UpstreamConfig, agent: &WorkloadApi) -> Result<(), ClientTlsError> {
+pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), ClientTlsError> {
     let section = section_of(upstream);
     parse_server_name(upstream)?;
     if let Some(ca_file) = &agent.ca_file {
@@ -170,7 +170,7 @@ impl WorkloadSet {
     }
 
     /// Our certificate, those of its issuers, and the key. Of several the first: the specification calls it the default.
-    pub fn credentials(&self, upstream: &UpstreamConfig) -> Result<Credentials, ClientTlsError> {
+    pub fn credentials(&self, upstream: &EndpointConfig) -> Result<Credentials, ClientTlsError> {
         let no_certificate = || self.error(WorkloadProblem::Malformed { message: "no certificate".to_owned() });
         let svid = self.context.default_svid().ok_or_else(no_certificate)?;
         let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into();
@@ -183,7 +183,7 @@ impl WorkloadSet {
     ///
     /// With ids of several domains the authorities of all of them stand in one list. That gives none of them more than it
     /// has: each could make a certificate of the id of its own domain, and any id of the list will do.
-    pub fn authorities(&self, upstream: &UpstreamConfig) -> Result<Authorities, ClientTlsError> {
+    pub fn authorities(&self, upstream: &EndpointConfig) -> Result<Authorities, ClientTlsError> {
         let named = upstream.tls.server_identities.iter().filter_map(|uri| SpiffeId::new(uri).ok());
         let mut trust_domains: BTreeSet<TrustDomain> = named.map(|id| id.trust_domain().clone()).collect();
         if trust_domains.is_empty() {
@@ -204,7 +204,7 @@ impl WorkloadSet {
 }
 
 /// The configuration key that names the agent.
-fn key_of(upstream: &UpstreamConfig) -> String {
+fn key_of(upstream: &EndpointConfig) -> String {
     format!("{}.spiffe_socket", section_of(upstream))
 }
 
@@ -318,7 +318,7 @@ mod tests {
         WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None }
     }
 
-    fn upstream(folder: &Folder, agent: WorkloadApi, server_identities: &[&str]) -> UpstreamConfig {
+    fn upstream(folder: &Folder, agent: WorkloadApi, server_identities: &[&str]) -> EndpointConfig {
         let unused = Authority::new("unused");
         let mut upstream = folder.upstream(1, &unused.issue("unused", &[]), &unused.pem);
         upstream.tls.source = MaterialSource::WorkloadApi(agent);

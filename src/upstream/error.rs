@@ -102,6 +102,11 @@ pub enum Failure {
         /// Why.
         cause: ExchangeError,
     },
+    /// A connection of our own, on which the server told what it is, came to an end.
+    Lost {
+        /// How.
+        cause: ExchangeError,
+    },
 }
 
 /// Steps of a connection.
@@ -163,7 +168,7 @@ impl ConnectError {
         self.address
     }
 
-    /// One of [`REASONS`].
+    /// One of [`REASONS`], or `monitor_lost`, which is no attempt to connect.
     pub fn reason(&self) -> &'static str {
         match self.failure() {
             Failure::NoCertificate { .. } => "no_certificate",
@@ -175,7 +180,13 @@ impl ConnectError {
             Failure::Handshake { .. } => "handshake_failed",
             Failure::ClientCertificateRefused { .. } => "client_certificate_refused",
             Failure::Proof { .. } => "ping_failed",
+            Failure::Lost { .. } => "monitor_lost",
         }
+    }
+
+    /// Whether a connection could not be made, in contrast to one of our own that has ended.
+    pub fn is_of_attempt(&self) -> bool {
+        !matches!(self.failure(), Failure::Lost { .. })
     }
 
     /// Code and name of the command error that a client gets.
@@ -186,7 +197,8 @@ impl ConnectError {
             | Failure::NotResolvable { .. }
             | Failure::Unreachable { .. }
             | Failure::TimedOut { .. }
-            | Failure::Proof { .. } => (6, "HostUnreachable"),
+            | Failure::Proof { .. }
+            | Failure::Lost { .. } => (6, "HostUnreachable"),
             Failure::ServerCertificate { .. }
             | Failure::NotTls { .. }
             | Failure::Handshake { .. }
@@ -280,7 +292,7 @@ impl Failure {
             Self::NoCertificate { .. } | Self::NotResolvable { .. } | Self::Unreachable { .. } => 0,
             Self::NotTls { .. } | Self::TimedOut { .. } => 1,
             Self::Handshake { .. } | Self::ServerCertificate { .. } => 2,
-            Self::ClientCertificateRefused { .. } | Self::Proof { .. } => 3,
+            Self::ClientCertificateRefused { .. } | Self::Proof { .. } | Self::Lost { .. } => 3,
         }
     }
 }

@@ -8,7 +8,7 @@ use bson::{RawBsonRef, RawDocumentBuf};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
-use crate::wire::op_msg::encode;
+use crate::wire::op_msg::encode_with;
 
 /// Replies to `ping`, `hello` and `buildInfo` have a few KiB.
 const REPLY_BYTES_MAX: u32 = 64 * 1024;
@@ -18,6 +18,9 @@ const PREFIX_BYTES: usize = 5;
 
 /// Only one request is ever under way, and a client's ids are its own from the first message on.
 const REQUEST_ID: i32 = 1;
+
+/// Flag of a reply, in the first byte of all flags.
+const MORE_TO_COME: u8 = 2;
 
 /// Text of an error that an upstream may put into our sentences, in characters.
 const ERRMSG_CHARACTERS_MAX: usize = 200;
@@ -53,20 +56,45 @@ pub(super) async fn ask<S>(stream: &mut S, command: &RawDocumentBuf) -> Result<R
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let message = encode(REQUEST_ID, 0, command);
-    stream.write_all(&message).await.map_err(ExchangeError::Closed)?;
-    stream.flush().await.map_err(ExchangeError::Closed)?;
-    let body = read_body(stream).await?;
-    accept(body)
+    send(stream, REQUEST_ID, 0, command).await?;
+    let reply = receive(stream, REQUEST_ID).await?;
+    if reply.more_to_come {
+        return Err(ExchangeError::Malformed("flags or sections that were not asked for"));
+    }
+    Ok(reply.body)
 }
 
-async fn read_body<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, ExchangeError> {
+/// Sends `command` as the request `request_id`.
+pub(super) async fn send<S>(
+    stream: &mut S,
+    request_id: i32,
+    flags: u32,
+    command: &RawDocumentBuf,
+) -> Result<(), ExchangeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let message = encode_with(flags, request_id, 0, command);
+    stream.write_all(&message).await.map_err(ExchangeError::Closed)?;
+    stream.flush().await.map_err(ExchangeError::Closed)
+}
+
+/// A reply that says `ok: 1`.
+pub(super) struct Reply {
+    pub(super) body: RawDocumentBuf,
+    pub(super) request_id: i32,
+    /// Whether another one follows unasked, which answers this one.
+    pub(super) more_to_come: bool,
+}
+
+/// Reads the reply to `expected`, a request or the reply before.
+pub(super) async fn receive<S: AsyncRead + Unpin>(stream: &mut S, expected: i32) -> Result<Reply, ExchangeError> {
     let mut head = [0; HEADER_BYTES];
     let (first, others) = head.split_at_mut(1);
     stream.read_exact(first).await.map_err(ExchangeError::Closed)?;
     stream.read_exact(others).await.map_err(ExchangeError::Torn)?;
     let header = Header::parse(head).map_err(|_| ExchangeError::Malformed("an impossible message length"))?;
-    if header.op_code != OpCode::MSG || header.response_to != REQUEST_ID {
+    if header.op_code != OpCode::MSG || header.response_to != expected {
         return Err(ExchangeError::Malformed("no OP_MSG in reply to ours"));
     }
     if header.length > REPLY_BYTES_MAX {
@@ -74,10 +102,13 @@ async fn read_body<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Exch
     }
     let mut rest = vec![0; (header.length as usize).saturating_sub(HEADER_BYTES)];
     stream.read_exact(&mut rest).await.map_err(ExchangeError::Torn)?;
-    if !rest.starts_with(&[0; PREFIX_BYTES]) {
-        return Err(ExchangeError::Malformed("flags or sections that were not asked for"));
-    }
-    Ok(rest.split_off(PREFIX_BYTES))
+    let more_to_come = match rest.first_chunk::<PREFIX_BYTES>() {
+        Some([0, 0, 0, 0, 0]) => false,
+        Some([MORE_TO_COME, 0, 0, 0, 0]) => true,
+        _ => return Err(ExchangeError::Malformed("flags or sections that were not asked for")),
+    };
+    let body = accept(rest.split_off(PREFIX_BYTES))?;
+    Ok(Reply { body, request_id: header.request_id, more_to_come })
 }
 
 fn accept(body: Vec<u8>) -> Result<RawDocumentBuf, ExchangeError> {

@@ -6,14 +6,18 @@
 //!
 //! Refuses to retry, to share a connection among clients, and to log: it returns what happened, once, with all there is to say about it.
 
+mod client_identity;
 mod demand;
 mod dial;
 mod error;
 mod exchange;
 mod health;
 mod link;
+mod members;
+mod monitor;
 mod probe;
 mod shelf;
+mod srv;
 mod target;
 #[cfg(test)]
 pub(crate) mod test_server;
@@ -22,61 +26,52 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bson::rawdoc;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{HostPort, MaterialSource, UpstreamConfig};
+use crate::config::{EndpointConfig, HostPort};
 use crate::identity::CertificateFacts;
-use crate::tls::{ClientTls, ClientTlsError, check_beside_agent};
+use crate::tls::{ClientTls, ClientTlsError, parse_server_name};
 
+pub use client_identity::{CertificateSet, ClientIdentity};
 pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
 pub use exchange::ExchangeError;
 pub use health::{HealthSnapshot, UpstreamHealth};
 pub use link::{IntroductionError, Link};
+pub use members::{host_port, member_name, tracker};
+pub use monitor::HelloStream;
 pub use probe::{Probe, Role, ServerFacts, identify, probe};
 pub use shelf::Shelf;
+pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};
 
 use target::Target;
 
-/// Makes connections to one upstream.
+/// Makes connections to one server of an upstream, with one client identity.
 ///
 /// Shared by all workers: connecting takes `&self`, and what is shared behind it (the TLS sessions to resume) is locked
 /// only within a handshake.
 #[derive(Debug)]
 pub struct Connector {
-    config: UpstreamConfig,
-    current: ArcSwap<Current>,
-    generations: AtomicU64,
-    first_set: watch::Sender<FirstSet>,
+    config: EndpointConfig,
+    identity: Arc<ClientIdentity>,
+    fitted: ArcSwap<Fitted>,
 }
 
-/// One set of certificates, and what is said about connections made with it.
+/// The current certificates as this server is shown them: with its name to verify, and the sessions to resume with it.
 #[derive(Debug)]
-struct Current {
-    /// `None` until the first set is there.
-    tls: Option<Arc<ClientTls>>,
+struct Fitted {
+    /// What they were made from; `None` until the first set is there.
+    of: Option<Arc<CertificateSet>>,
+    /// `Err` where they could not be.
+    tls: Option<Result<Arc<ClientTls>, Arc<ClientTlsError>>>,
     target: Arc<Target>,
-    generation: u64,
-}
-
-/// What is known about the first set of certificates, where it does not come from files.
-#[derive(Debug)]
-enum FirstSet {
-    /// It was asked for.
-    Awaited,
-    /// It could not be had.
-    Failed(Arc<ClientTlsError>),
-    /// It came, and perhaps others since.
-    There,
 }
 
 /// A proven connection: nothing is on its way in either direction, and no client's byte was sent on it.
@@ -112,53 +107,36 @@ pub struct HandshakeFacts {
 }
 
 impl Connector {
-    /// Reads the files of `upstream` and prepares its connections.
-    ///
-    /// Where certificates come from the SPIFFE Workload API there are none yet: [`Connector::renew`] brings them.
-    pub fn new(upstream: &UpstreamConfig) -> Result<Self, ClientTlsError> {
-        let (tls, first_set) = match &upstream.tls.source {
-            MaterialSource::Files(_) => (Some(ClientTls::load(upstream)?), FirstSet::There),
-            MaterialSource::WorkloadApi(agent) => {
-                check_beside_agent(upstream, agent)?;
-                (None, FirstSet::Awaited)
-            }
-        };
-        let current = ArcSwap::from_pointee(Current::new(upstream, tls, 0));
-        let (generations, first_set) = (AtomicU64::new(0), watch::Sender::new(first_set));
-        Ok(Self { config: upstream.clone(), current, generations, first_set })
+    /// Prepares the connections to `endpoint`; fails where its name is none that a certificate could have.
+    pub fn new(endpoint: &EndpointConfig, identity: Arc<ClientIdentity>) -> Result<Self, ClientTlsError> {
+        parse_server_name(endpoint)?;
+        let fitted = ArcSwap::from_pointee(Fitted::new(endpoint, identity.current()));
+        Ok(Self { config: endpoint.clone(), identity, fitted })
     }
 
     /// What connections are made with now: certificates, authorities, and what handshakes showed.
     ///
     /// `None` as long as the SPIFFE Workload API has given nothing.
     pub fn tls(&self) -> Option<Arc<ClientTls>> {
-        self.current.load().tls.clone()
+        self.fitted().tls.clone()?.ok()
     }
 
-    /// Makes all further connections with `tls`; those that are there already stay as they are.
-    ///
-    /// A connection that is being made may still be of the old set: see [`UpstreamStream::made_with`].
-    pub fn renew(&self, tls: ClientTls) {
-        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        self.current.store(Arc::new(Current::new(&self.config, Some(tls), generation)));
-        self.first_set.send_replace(FirstSet::There);
+    /// Who it is that connects.
+    pub fn identity(&self) -> &Arc<ClientIdentity> {
+        &self.identity
     }
 
-    /// Which set of certificates connections are made with now, counted from 0.
-    pub fn generation(&self) -> u64 {
-        self.current.load().generation
-    }
-
-    /// Says why the first set of certificates could not be had; without it, connections wait for one. Changes nothing
-    /// once there is a set.
-    pub fn lacks(&self, cause: Arc<ClientTlsError>) {
-        self.first_set.send_if_modified(|known| {
-            let lacking = !matches!(known, FirstSet::There);
-            if lacking {
-                *known = FirstSet::Failed(cause);
-            }
-            lacking
-        });
+    /// The current certificates, fitted to this server if they are not yet.
+    fn fitted(&self) -> Arc<Fitted> {
+        let (fitted, current) = (self.fitted.load_full(), self.identity.current());
+        let generation = |set: &Option<Arc<CertificateSet>>| set.as_ref().map(|set| set.generation);
+        if generation(&fitted.of) == generation(&current) {
+            return fitted;
+        }
+        // Two workers may do so at the same moment; either is good.
+        let fitted = Arc::new(Fitted::new(&self.config, current));
+        self.fitted.store(Arc::clone(&fitted));
+        fitted
     }
 
     /// Name of the upstream in the configuration.
@@ -235,22 +213,13 @@ impl Connector {
 
     /// The current set and its generation. While the first one is being asked for, waits for that.
     async fn certificates(&self, deadline: Instant) -> Result<(Arc<ClientTls>, u64), ConnectError> {
-        if let Some(current) = self.current_set() {
-            return Ok(current);
+        let set = self.identity.set_by(deadline).await;
+        let set = set.map_err(|cause| self.error(None, Failure::NoCertificate { cause }))?;
+        match &self.fitted().tls {
+            Some(Ok(tls)) => Ok((Arc::clone(tls), set.generation)),
+            Some(Err(cause)) => Err(self.error(None, Failure::NoCertificate { cause: Some(Arc::clone(cause)) })),
+            None => Err(self.error(None, Failure::NoCertificate { cause: None })),
         }
-        let mut first_set = self.first_set.subscribe();
-        let asked = first_set.wait_for(|known| !matches!(known, FirstSet::Awaited));
-        let cause = match tokio::time::timeout_at(deadline, asked).await {
-            Ok(Ok(known)) => known.cause(),
-            _ => None,
-        };
-        // It may have come meanwhile.
-        self.current_set().ok_or_else(|| self.error(None, Failure::NoCertificate { cause }))
-    }
-
-    fn current_set(&self) -> Option<(Arc<ClientTls>, u64)> {
-        let current = self.current.load();
-        Some((Arc::clone(current.tls.as_ref()?), current.generation))
     }
 
     async fn connect_to_any(
@@ -290,23 +259,16 @@ impl Connector {
     }
 
     fn error(&self, address: Option<SocketAddr>, failure: Failure) -> ConnectError {
-        ConnectError::new(Arc::clone(&self.current.load().target), address, failure)
+        ConnectError::new(Arc::clone(&self.fitted().target), address, failure)
     }
 }
 
-impl Current {
-    fn new(upstream: &UpstreamConfig, tls: Option<ClientTls>, generation: u64) -> Self {
-        let target = Arc::new(Target::new(upstream, tls.as_ref()));
-        Self { tls: tls.map(Arc::new), target, generation }
-    }
-}
-
-impl FirstSet {
-    fn cause(&self) -> Option<Arc<ClientTlsError>> {
-        match self {
-            Self::Failed(cause) => Some(Arc::clone(cause)),
-            Self::Awaited | Self::There => None,
-        }
+impl Fitted {
+    fn new(endpoint: &EndpointConfig, of: Option<Arc<CertificateSet>>) -> Self {
+        let tls = of.as_ref().map(|set| set.tls.for_endpoint(endpoint).map(Arc::new).map_err(Arc::new));
+        let known = tls.as_ref().and_then(|tls| tls.as_ref().ok());
+        let target = Arc::new(Target::new(endpoint, known.map(Arc::as_ref)));
+        Self { of, tls, target }
     }
 }
 

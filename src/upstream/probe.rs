@@ -90,15 +90,23 @@ async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, Failure>
         Err(cause) => return Err(failed(cause)),
     };
     let version = build_info.and_then(|reply| reply.get_str("version").ok().map(crate::identity::printable));
-    Ok(ServerFacts {
-        version,
-        role: role(&hello),
-        set_name: hello.get_str("setName").ok().map(crate::identity::printable),
-        max_wire_version: hello.get_i32("maxWireVersion").unwrap_or(0),
-    })
+    Ok(ServerFacts { version, ..ServerFacts::of_hello(&hello) })
 }
 
-async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, ExchangeError> {
+impl ServerFacts {
+    /// What a hello tells; that is not the version.
+    pub fn of_hello(hello: &RawDocument) -> Self {
+        Self {
+            version: None,
+            role: role(hello),
+            set_name: hello.get_str("setName").ok().map(crate::identity::printable),
+            max_wire_version: hello.get_i32("maxWireVersion").unwrap_or(0),
+        }
+    }
+}
+
+/// Its hello, by whichever name it knows the command.
+pub(super) async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, ExchangeError> {
     match exchange::ask(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
         // Before 4.4.2 it has only its old name.
         Err(ExchangeError::Refused { code: COMMAND_NOT_FOUND, .. }) => {

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use rustls::Error as TlsError;
 
 use super::error::{CertificateRefusal, Failure, Phase};
-use crate::config::{HostPort, MaterialSource, UpstreamConfig};
+use crate::config::{EndpointConfig, HostPort, MaterialSource};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
 use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
 
@@ -33,7 +33,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(upstream: &UpstreamConfig, tls: Option<&ClientTls>) -> Self {
+    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&ClientTls>) -> Self {
         let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
         let authorities = tls.into_iter().flat_map(|tls| &tls.authorities.certificates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
@@ -113,6 +113,7 @@ impl Target {
                 alert.map_or(Ok(()), |alert| write!(f, ": alert {alert:?}"))
             }
             Failure::Proof { cause } => write!(f, "{peer} does not answer as a mongod: {cause}"),
+            Failure::Lost { cause } => write!(f, "{peer} does not tell any more what it is: {cause}"),
         }
     }
 
@@ -162,7 +163,7 @@ impl Target {
                 key("tls.min_version")
             ),
             Failure::ClientCertificateRefused { request, .. } => self.client_certificate_remedy(request.as_ref()),
-            Failure::Proof { .. } => {
+            Failure::Proof { .. } | Failure::Lost { .. } => {
                 format!("check that {} is a mongod or mongos, and look into its log", self.address)
             }
         }

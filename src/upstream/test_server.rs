@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{ConnectError, Connector, UpstreamStream};
-use crate::config::UpstreamConfig;
+use super::{ClientIdentity, ConnectError, Connector, UpstreamStream};
+use crate::config::EndpointConfig;
 use crate::tls::test_pki::{Authority, Folder, Pair};
 use crate::wire::header::Header;
 use crate::wire::op_msg::encode;
@@ -48,7 +48,7 @@ pub(crate) struct Scene {
     pub(crate) clients: Option<Authority>,
     pub(crate) versions: &'static [&'static SupportedProtocolVersion],
     pub(crate) behaviour: Behaviour,
-    pub(crate) change: fn(&mut UpstreamConfig),
+    pub(crate) change: fn(&mut EndpointConfig),
 }
 
 impl Scene {
@@ -67,7 +67,7 @@ impl Scene {
     }
 
     /// The upstream's configuration, and the server that it leads to.
-    pub(crate) async fn listen(self) -> (UpstreamConfig, Server) {
+    pub(crate) async fn listen(self) -> (EndpointConfig, Server) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut upstream = self.folder.upstream(address.port(), &self.client, &self.authority.pem);
@@ -79,7 +79,7 @@ impl Scene {
     /// A connector, and the server that it leads to.
     pub(crate) async fn start(self) -> (Connector, Server) {
         let (upstream, server) = self.listen().await;
-        (Connector::new(&upstream).unwrap(), server)
+        (connector_to(&upstream), server)
     }
 
     pub(crate) async fn connect(self) -> Result<UpstreamStream, ConnectError> {
@@ -161,4 +161,9 @@ fn answer_of(body: &[u8]) -> RawDocumentBuf {
         "buildInfo" => rawdoc! { "version": "6.0.5", "ok": 1.0 },
         other => rawdoc! { "ok": 0.0, "errmsg": format!("no such command: {other}"), "code": 59 },
     }
+}
+
+/// With the certificates of its files.
+pub(crate) fn connector_to(endpoint: &EndpointConfig) -> Connector {
+    Connector::new(endpoint, Arc::new(ClientIdentity::new(endpoint).unwrap())).unwrap()
 }

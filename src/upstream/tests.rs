@@ -8,14 +8,14 @@ use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene};
+use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene, connector_to};
 use super::*;
 use crate::config::{HostPort, MaterialSource, TlsVersion, Verify, WorkloadApi};
 use crate::tls::test_pki::{Authority, Pair, files_of};
 use crate::tls::{WorkloadError, WorkloadProblem};
 use crate::wire::op_msg::encode;
 
-fn short(upstream: &mut UpstreamConfig) {
+fn short(upstream: &mut EndpointConfig) {
     upstream.connect_timeout = Duration::from_millis(300);
 }
 
@@ -64,7 +64,7 @@ async fn a_version_1_client_certificate_is_sent() {
 #[tokio::test]
 async fn the_name_is_checked_unless_only_the_chain_is() {
     for (change, accepted) in [
-        ((|_| {}) as fn(&mut UpstreamConfig), true),
+        ((|_| {}) as fn(&mut EndpointConfig), true),
         (|upstream| upstream.tls.server_name = Some("mongo.test".to_owned()), true),
         (|upstream| upstream.tls.server_name = Some("mongo.test.".to_owned()), true),
         (|upstream| upstream.tls.server_name = Some("other.test".to_owned()), false),
@@ -251,7 +251,7 @@ async fn what_does_not_speak_tls_is_told_apart() {
 
 #[tokio::test]
 async fn no_common_version_is_a_failed_handshake() {
-    let change: fn(&mut UpstreamConfig) = |upstream| upstream.tls.min_version = TlsVersion::V1_3;
+    let change: fn(&mut EndpointConfig) = |upstream| upstream.tls.min_version = TlsVersion::V1_3;
     let scene = Scene { versions: ONLY_12, change, ..Scene::new() };
     check(&scene.fail().await, "handshake_failed", 141, "the TLS handshake with 127.0.0.1:", "tls.min_version");
 }
@@ -302,7 +302,7 @@ async fn answers_that_no_mongod_gives_are_refused() {
 #[tokio::test]
 async fn a_port_where_nobody_listens_is_unreachable() {
     let closed = closed_port();
-    let change: fn(&mut UpstreamConfig) = |_| {};
+    let change: fn(&mut EndpointConfig) = |_| {};
     let (connector, _server) = Scene { change, ..Scene::new() }.start().await;
     let deadline = Instant::now() + Duration::from_secs(10);
     let addresses = [closed.local_addr().unwrap(), "127.0.0.2:1".parse().unwrap()];
@@ -313,7 +313,7 @@ async fn a_port_where_nobody_listens_is_unreachable() {
 
 #[tokio::test]
 async fn a_name_without_address_is_not_resolvable() {
-    let change: fn(&mut UpstreamConfig) =
+    let change: fn(&mut EndpointConfig) =
         |upstream| upstream.address = HostPort { host: "no-such-host.invalid".to_owned(), port: 27017 };
     let error = Scene { change, ..Scene::new() }.fail().await;
     check(&error, "not_resolvable", 6, "the name no-such-host.invalid cannot be resolved", "upstream.orders.address");
@@ -410,24 +410,24 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     let set = || ClientTls::load(&with_files).unwrap();
 
     short(&mut upstream);
-    let unanswered = Connector::new(&upstream).unwrap().connect().await.unwrap_err();
+    let unanswered = connector_to(&upstream).connect().await.unwrap_err();
     let sentence = "yet: the SPIFFE Workload API has not answered";
     check(&unanswered, "no_certificate", 6, sentence, "look into the agent at unix:/run/agent.sock");
 
     upstream.connect_timeout = Duration::from_secs(20);
-    let connector = Connector::new(&upstream).unwrap();
+    let connector = connector_to(&upstream);
     let problem = WorkloadProblem::Denied { message: "no identity issued".to_owned() };
     let denied = Arc::new(WorkloadError { socket: "/run/agent.sock".into(), problem }.into());
-    let (error, ()) = tokio::join!(connector.connect(), async { connector.lacks(Arc::clone(&denied)) });
+    let (error, ()) = tokio::join!(connector.connect(), async { connector.identity().lacks(Arc::clone(&denied)) });
     let sentence = "the SPIFFE Workload API at unix:/run/agent.sock has no certificate for this process";
     check(&error.unwrap_err(), "no_certificate", 6, sentence, "register this process");
 
-    connector.renew(set());
+    connector.identity().renew(set());
     server.during(connector.connect()).await.unwrap();
-    connector.lacks(denied);
+    connector.identity().lacks(denied);
     server.during(connector.connect()).await.unwrap();
 
-    let connector = Connector::new(&upstream).unwrap();
-    let connected = async { tokio::join!(connector.connect(), async { connector.renew(set()) }) };
+    let connector = connector_to(&upstream);
+    let connected = async { tokio::join!(connector.connect(), async { connector.identity().renew(set()) }) };
     server.during(connected).await.0.unwrap();
 }

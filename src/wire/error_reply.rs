@@ -1,8 +1,8 @@
-//! Error replies of the gateway's own, in the form that a driver expects for its request.
+//! Replies of the gateway's own, in the form that a driver expects for its request.
 //!
 //! Spec: mongodb/specifications `source/message/OP_MSG.md`; `MongoDB` wire protocol § `OP_REPLY`.
 
-use bson::rawdoc;
+use bson::{RawDocumentBuf, rawdoc};
 
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
@@ -23,16 +23,21 @@ impl CommandError {
     pub fn reply_to(&self, request: &Header) -> Vec<u8> {
         let body =
             rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
-        if request.op_code != OpCode::QUERY {
-            return op_msg::encode(request.request_id, request.request_id, &body);
-        }
-        // Flags: AwaitCapable, as mongod sets it; cursor 0; starting from 0; one document.
-        let reply = [&8_i32.to_le_bytes()[..], &[0; 12], &1_i32.to_le_bytes(), body.as_bytes()].concat();
-        let length = u32::try_from(HEADER_BYTES + reply.len()).unwrap_or(u32::MAX);
-        let header =
-            Header { length, request_id: request.request_id, response_to: request.request_id, op_code: OpCode::REPLY };
-        [&header.to_bytes(), reply.as_slice()].concat()
+        reply_to(request, &body)
     }
+}
+
+/// `body` as the reply to `request`, complete with header: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
+pub fn reply_to(request: &Header, body: &RawDocumentBuf) -> Vec<u8> {
+    if request.op_code != OpCode::QUERY {
+        return op_msg::encode(request.request_id, request.request_id, body);
+    }
+    // Flags: AwaitCapable, as mongod sets it; cursor 0; starting from 0; one document.
+    let reply = [&8_i32.to_le_bytes()[..], &[0; 12], &1_i32.to_le_bytes(), body.as_bytes()].concat();
+    let length = u32::try_from(HEADER_BYTES + reply.len()).unwrap_or(u32::MAX);
+    let header =
+        Header { length, request_id: request.request_id, response_to: request.request_id, op_code: OpCode::REPLY };
+    [&header.to_bytes(), reply.as_slice()].concat()
 }
 
 #[cfg(test)]

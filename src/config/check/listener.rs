@@ -6,22 +6,25 @@ use ipnet::IpNet;
 
 use super::Taken;
 use super::readers;
+use super::topology;
 use super::upstream;
 use crate::config::error::joined;
 use crate::config::error::quoted;
 use crate::config::raw::Given;
 use crate::config::raw::Section;
 use crate::config::raw::nearest;
+use crate::config::sections::Deployment;
 use crate::config::sections::ListenerConfig;
 use crate::config::sections::ListenerTlsConfig;
 use crate::config::sections::Mode;
 use crate::config::sections::ProxyProtocol;
+use crate::config::sections::UpstreamConfig;
 use crate::config::values::ListenAddress;
 
 pub(super) fn listener(
     name: String,
     mut section: Section<'_>,
-    upstreams: &[String],
+    upstreams: &Upstreams<'_>,
     directory: &Path,
     taken: &mut Taken,
 ) -> Option<ListenerConfig> {
@@ -38,9 +41,12 @@ pub(super) fn listener(
             taken.claim(&joined(&joined("listener", &name), "address"), &address)?;
             Ok(address)
         });
-    let example = quoted(upstreams.first().map_or("orders", String::as_str));
+    let names = upstreams.names;
+    let example = quoted(names.first().map_or("orders", String::as_str));
     let what = format!("name the upstream that this listener leads to, as in upstream = {example}");
-    let upstream = section.required("upstream", &what, |given| known_upstream(given, upstreams));
+    let upstream = section.required("upstream", &what, |given| known_upstream(given, names));
+    let deployment = upstream.as_deref().and_then(|name| upstreams.deployment(name));
+    let topology = topology::topology(&mut section, address.as_ref(), deployment, taken);
     let principal = section.optional("principal", readers::principal);
     let is_socket = matches!(address, Some(ListenAddress::Unix(_)));
     let proxy = proxy(&mut section, is_socket);
@@ -66,7 +72,22 @@ pub(super) fn listener(
         idle_timeout,
         max_lifetime,
         tcp_keepalive,
+        topology: topology?,
     })
+}
+
+/// The upstreams that a listener may lead to.
+pub(super) struct Upstreams<'a> {
+    /// Of all.
+    pub(super) names: &'a [String],
+    /// Those without a problem.
+    pub(super) read: &'a [Option<UpstreamConfig>],
+}
+
+impl Upstreams<'_> {
+    fn deployment(&self, name: &str) -> Option<&Deployment> {
+        self.read.iter().flatten().find(|upstream| upstream.name == name).map(|upstream| &upstream.deployment)
+    }
 }
 
 struct Proxy {

@@ -5,6 +5,7 @@
 mod listener;
 pub(super) mod policy;
 mod readers;
+mod topology;
 mod upstream;
 
 use std::num::NonZeroUsize;
@@ -46,9 +47,10 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         upstreams.into_iter().map(|(name, section)| upstream::upstream(name, section, directory)).collect();
     let listeners = top.named_tables("listener");
     let listener_names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
+    let known = listener::Upstreams { names: &names, read: &upstreams };
     let listeners: Vec<_> = listeners
         .into_iter()
-        .map(|(name, section)| listener::listener(name, section, &names, directory, &mut taken))
+        .map(|(name, section)| listener::listener(name, section, &known, directory, &mut taken))
         .collect();
     let identities = top.repeated_tables("identity", IDENTITY).unwrap_or_default();
     let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();

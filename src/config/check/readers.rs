@@ -13,6 +13,7 @@ use crate::config::error::quoted;
 use crate::config::raw::Given;
 use crate::config::raw::Section;
 use crate::config::raw::nearest;
+use crate::config::values::HostPort;
 use crate::config::values::ListenAddress;
 use crate::config::values::is_host;
 use crate::config::values::parse_duration;
@@ -255,6 +256,59 @@ fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };
     let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED_BITS));
     mapped.and_then(|(address, prefix)| IpNet::new(address.into(), prefix).ok()).unwrap_or(network)
+}
+
+/// The servers of an upstream; no two alike, whatever case they are written in.
+pub(super) fn members(given: &Given<'_>) -> Result<Vec<HostPort>, String> {
+    let what = "host:port, as in \"mongo-0.mongo:27017\"";
+    let mut members: Vec<HostPort> = Vec::new();
+    for text in given.texts(what)? {
+        let member: HostPort = text.parse().map_err(|error| format!("has {}, which {error}", quoted(text)))?;
+        if members.iter().any(|known| known.port == member.port && known.host.eq_ignore_ascii_case(&member.host)) {
+            return Err(format!("has {} twice", quoted(text)));
+        }
+        members.push(member);
+    }
+    if members.is_empty() { Err(format!("is empty; it must be a list, each {what}")) } else { Ok(members) }
+}
+
+/// A name that SRV records are looked for under.
+pub(super) fn srv(given: &Given<'_>) -> Result<String, String> {
+    let what = "the DNS name of a cluster without port, as in \"cluster.example.com\"";
+    let text = given.text(what)?;
+    let is_address = text.parse::<IpAddr>().is_ok();
+    if is_host(text) && !is_address { Ok(text.to_owned()) } else { Err(format!("must be {what}")) }
+}
+
+/// The name of a replica set.
+pub(super) fn replica_set(given: &Given<'_>) -> Result<String, String> {
+    let what = "the name of a replica set, as in \"rs0\"";
+    let text = given.text(what)?;
+    if text.contains(char::is_control) || text.len() > 255 {
+        Err(format!("must be {what}"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// The first and the last of a range of ports, as in `27017-27023`.
+pub(super) fn ports(given: &Given<'_>) -> Result<(u16, u16), String> {
+    let what = "a range of ports, as in \"27017-27023\"";
+    let text = given.text(what)?;
+    let range = text.split_once('-').and_then(|(first, last)| Some((port(first)?, port(last)?)));
+    range.filter(|(first, last)| first <= last).ok_or_else(|| format!("must be {what}"))
+}
+
+fn port(text: &str) -> Option<u16> {
+    text.trim().parse().ok().filter(|port| *port > 0)
+}
+
+/// A host that clients can be told.
+pub(super) fn advertised_host(given: &Given<'_>) -> Result<String, String> {
+    let what = "a DNS name or an IP address without port, as in \"gateway.local\"";
+    let text = given.text(what)?;
+    let fits = is_host(text) || text.parse::<std::net::Ipv6Addr>().is_ok();
+    if fits { Ok(text.to_ascii_lowercase()) } else { Err(format!("must be {what}")) }
 }
 
 /// A number of connections.

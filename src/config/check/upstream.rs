@@ -1,12 +1,17 @@
 //! `[upstream.NAME]` and its files.
 
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::readers;
 use crate::config::raw::Given;
 use crate::config::raw::Section;
+use crate::config::sections::CredentialConfig;
+use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
+use crate::config::sections::Mechanism;
+use crate::config::sections::Seeds;
 use crate::config::sections::TlsFiles;
 use crate::config::sections::TlsVersion;
 use crate::config::sections::UpstreamConfig;
@@ -18,14 +23,7 @@ use crate::config::sections::WorkloadApi;
 const WARM_CONNECTIONS_MAX: usize = 16;
 
 pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path) -> Option<UpstreamConfig> {
-    let address = section.required(
-        "address",
-        "write host and port of a mongod or mongos, as in address = \"mongo.example:27017\"",
-        |given| {
-            let text = given.text("host:port, as in \"mongo.example:27017\"")?;
-            text.parse().map_err(readers::sentence)
-        },
-    );
+    let deployment = deployment(&mut section);
     let connect_timeout = section.or("connect_timeout", Duration::from_secs(5), |given| {
         readers::duration(given, Duration::from_millis(100), 5 * readers::MINUTE)
     });
@@ -38,16 +36,124 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
         readers::duration(given, Duration::from_secs(1), 24 * readers::HOUR)
     });
     let tls = upstream_tls(section.table("tls"), directory);
+    let authentication = authentication(&mut section);
+    let credentials = credentials(&mut section, tls.as_ref(), directory);
     let tcp_keepalive = readers::keepalive(&mut section);
     Some(UpstreamConfig {
         name,
-        address: address?,
+        deployment: deployment?,
         connect_timeout,
         tcp_keepalive,
         warm_connections,
         warm_connections_max: warm_connections_max.unwrap_or(WARM_CONNECTIONS_MAX.max(warm_connections)),
         certificate_recycle_after,
         tls: tls?,
+        authentication,
+        credentials: credentials?,
+    })
+}
+
+/// `address`, or `members` or `srv` and what they are.
+fn deployment(section: &mut Section<'_>) -> Option<Deployment> {
+    let sharded = section.has("sharded") && section.or("sharded", false, readers::boolean);
+    if section.has("members") || section.has("srv") {
+        section.misplaced("address", "stands beside members or srv; an upstream is one server, or several: remove one");
+        return members(section, sharded);
+    }
+    section
+        .misplaced("replica_set", "stands beside address; name the members of the set in members, or in DNS with srv");
+    if sharded {
+        section.note("sharded", "is for several mongos; name them in members, or in DNS with srv".to_owned());
+    }
+    let address = section.required(
+        "address",
+        "write host and port of a mongod or mongos, as in address = \"mongo.example:27017\", or those of the members of a \
+         replica set in members",
+        |given| given.text("host:port, as in \"mongo.example:27017\"")?.parse().map_err(readers::sentence),
+    );
+    address.map(Deployment::Single)
+}
+
+fn members(section: &mut Section<'_>, sharded: bool) -> Option<Deployment> {
+    let is_srv = section.has("srv");
+    let seeds = if is_srv {
+        section.misplaced("members", "stands beside srv; the members are named here, or in DNS: remove one");
+        section.optional("srv", readers::srv).map(Seeds::Srv)
+    } else {
+        section.optional("members", readers::members).map(Seeds::Members)
+    };
+    if sharded {
+        section
+            .misplaced("replica_set", "stands beside sharded = true; mongos are members of no replica set: remove one");
+        return Some(Deployment::Sharded { seeds: seeds? });
+    }
+    let name = if is_srv {
+        section.optional("replica_set", readers::replica_set)
+    } else {
+        let what = "name the replica set that the members are of, as in replica_set = \"rs0\", or write sharded = true \
+                    where they are mongos";
+        section.required("replica_set", what, readers::replica_set)
+    };
+    Some(Deployment::ReplicaSet { seeds: seeds?, name })
+}
+
+fn authentication(section: &mut Section<'_>) -> Option<Mechanism> {
+    const MECHANISMS: &[(&str, Mechanism)] = &[("MONGODB-X509", Mechanism::MongodbX509)];
+    if !section.has("authentication") {
+        return None;
+    }
+    let what = "say how the gateway authenticates, as in mechanism = \"MONGODB-X509\"";
+    section.table("authentication").required("mechanism", what, |given| readers::choice(given, MECHANISMS))
+}
+
+fn credentials(
+    section: &mut Section<'_>,
+    tls: Option<&UpstreamTlsConfig>,
+    directory: &Path,
+) -> Option<Vec<CredentialConfig>> {
+    const CREDENTIAL: &str =
+        "must be tables, each begun by a line [[upstream.NAME.credential]]; no variable can hold them";
+    let Some(sections) = section.repeated_tables("credential", CREDENTIAL) else { return Some(Vec::new()) };
+    let authorities = tls.and_then(|tls| match &tls.source {
+        MaterialSource::Files(files) => Some((files.ca_file.clone(), files.crl_file.clone())),
+        MaterialSource::WorkloadApi(agent) => Some((agent.ca_file.clone()?, agent.crl_file.clone())),
+    });
+    if tls.is_some() && authorities.is_none() && !sections.is_empty() {
+        section.note(
+            "credential",
+            "needs ca_file in the table tls: beside certificates of files, the authorities are those of a file"
+                .to_owned(),
+        );
+    }
+    let (ca_file, crl_file) = authorities.unwrap_or_default();
+    sections.into_iter().map(|section| credential(section, &ca_file, crl_file.as_ref(), directory)).collect()
+}
+
+fn credential(
+    mut section: Section<'_>,
+    ca_file: &Path,
+    crl_file: Option<&PathBuf>,
+    directory: &Path,
+) -> Option<CredentialConfig> {
+    let file = |given: &Given<'_>| readers::file(given, directory);
+    let what = "say for whom it is, as in principals = [\"cluster.local/ns/shop/*\"]";
+    let principals = section.required("principals", what, |given| match readers::principal_patterns(given)? {
+        none if none.is_empty() => Err(format!("is empty; {what}")),
+        principals => Ok(principals),
+    });
+    let certificate_file = section.required("certificate_file", UPSTREAM.certificate, file);
+    let private_key_file = section.optional("private_key_file", file);
+    let private_key_password_file = section.optional("private_key_password_file", file);
+    let certificate_file = certificate_file?;
+    Some(CredentialConfig {
+        principals: principals?,
+        files: TlsFiles {
+            private_key_file: private_key_file.unwrap_or_else(|| certificate_file.clone()),
+            certificate_file,
+            private_key_password_file,
+            ca_file: ca_file.to_owned(),
+            crl_file: crl_file.cloned(),
+        },
     })
 }
 

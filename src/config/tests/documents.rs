@@ -29,14 +29,46 @@ fn uncommented() -> String {
 }
 
 /// What config.toml shows as another way is taken away where both ways cannot stand.
-fn with_everything() -> String {
+fn with_everything_but(others: &[&str]) -> String {
     let text = uncommented().replace("# [", "[").replace("mode = \"plaintext\"", "mode = \"strict\"");
-    text.lines().filter(|line| !line.starts_with("spiffe_socket")).map(|line| line.to_owned() + "\n").collect()
+    let is_other = |line: &&str| !others.iter().any(|key| line.starts_with(&format!("{key} = ")));
+    text.lines().filter(is_other).map(|line| line.to_owned() + "\n").collect()
+}
+
+/// An upstream of one server, and its listener.
+fn with_everything() -> String {
+    let of_sets =
+        ["members", "srv", "replica_set", "sharded", "topology", "member_ports", "member_addresses", "advertise"];
+    with_everything_but(&[&of_sets[..], &["spiffe_socket", "read_preference"]].concat())
+}
+
+#[test]
+fn the_file_shows_a_replica_set_in_the_place_of_one_server() {
+    let others = ["spiffe_socket", "srv", "sharded", "member_addresses", "read_preference"];
+    let text = with_everything_but(&others).replace("address = \"127.0.0.1:27018\"", "#");
+    let config = parse(&text, &[]).unwrap();
+    assert_eq!(config.upstreams["orders"].deployment.listed().len(), 2);
+    let Topology::Members(members) = &config.listeners["orders"].topology else { panic!("no members") };
+    assert_eq!((members.slots.len(), members.advertise.as_deref()), (7, Some("gateway.local")));
+
+    let others = ["spiffe_socket", "srv", "sharded", "member_ports", "read_preference"];
+    let text = with_everything_but(&others).replace("address = \"127.0.0.1:27018\"", "#");
+    let Topology::Members(members) = &parse(&text, &[]).unwrap().listeners["orders"].topology.clone() else {
+        panic!("no members")
+    };
+    assert_eq!(members.slots[0].member.as_ref().unwrap().to_string(), "mongo-0.mongo:27017");
 }
 
 /// Tables that are there only when somebody wants them.
-const OPTIONAL: [&str; 5] =
-    ["listener.NAME.tls", "[identity]", "[policy.rule]", "[policy.rule.from]", "[policy.rule.to]"];
+const OPTIONAL: [&str; 7] = [
+    "upstream.NAME.authentication",
+    "[upstream.NAME.credential]",
+    "listener.NAME.tls",
+    "[identity]",
+    "[policy.rule]",
+    "[policy.rule.from]",
+    "[policy.rule.to]",
+];
 
 fn blocks<'a>(page: &'a str, fence: &str) -> Vec<&'a str> {
     let opened = page.split(fence).skip(1);
@@ -65,6 +97,15 @@ fn the_examples_of_the_page_on_identity_are_configurations() {
 }
 
 #[test]
+fn the_examples_of_the_page_on_replica_sets_are_configurations() {
+    let blocks = blocks(include_str!("../../../docs/replica-sets.md"), "```toml\n");
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        parse(block, &[]).unwrap_or_else(|error| panic!("{error}\n{block}"));
+    }
+}
+
+#[test]
 fn the_file_shows_the_defaults() {
     assert_eq!(parse(FILE, &[]).unwrap(), parse(NEEDED, &[]).unwrap());
 }
@@ -79,10 +120,11 @@ fn the_file_shows_every_key_with_one_comment() {
     assert_eq!(config.warnings(), []);
 
     // Repeated tables are made tables at the top, with a name that has no dot.
-    let flat = |table: &str| table.trim_matches(['[', ']']).replace('.', "/");
+    let named = |table: &str| table.replace("NAME", "orders");
+    let flat = |table: &str| named(table).trim_matches(['[', ']']).replace('.', "/");
     let mut text = uncommented().replace("# [[", "[[").replace("# [", "[");
     for (table, _) in SCHEMA.iter().filter(|(table, _)| is_repeated(table)) {
-        text = text.replace(&format!("[{table}]"), &format!("[\"{}\"]", flat(table)));
+        text = text.replace(&format!("[{}]", named(table)), &format!("[\"{}\"]", flat(table)));
     }
     let shown = Toml::string(&text).data().unwrap().remove(&Profile::Default).unwrap();
     let shown = figment::value::Value::from(shown);
@@ -133,7 +175,16 @@ fn the_page_has_the_defaults() {
                 None if default == "required" => lines.push(needed(&named, key).to_owned()),
                 None if default == "none" => {}
                 None => {
-                    let depends = ["workers", "server_name", "trust_domain", "warm_connections_max"];
+                    let depends = [
+                        "workers",
+                        "server_name",
+                        "trust_domain",
+                        "warm_connections_max",
+                        "topology",
+                        "member_ports",
+                        "advertise",
+                        "read_preference",
+                    ];
                     assert!(depends.contains(&key), "{key} has no value");
                 }
             }

@@ -94,7 +94,10 @@ fn what_a_rule_cannot_have_is_refused() {
     check_start("name = \"r\"\naction = \"denyy\"", "did you mean \"deny\"?");
     check_rule("dry_run = \"true\"", "policy.rule[1].dry_run = \"true\" (config.toml): must be true or false");
     check_rule("dryrun = true", "policy.rule[1].dryrun (config.toml): is not a known key; did you mean dry_run?");
-    check_rule("principals = []", "it belongs in [metrics] or in [[policy.rule.from]]");
+    check_rule(
+        "principals = []",
+        "it belongs in [metrics] or in [[upstream.NAME.credential]] or in [[policy.rule.from]]",
+    );
     check_rule("qqq = []", "the keys of [[policy.rule]] are name, action");
     check_rule("from = {}", "policy.rule[1].from = { a table } (config.toml): must be a list of tables, as in from");
     check_rule("to = [\"find\"]", "policy.rule[1].to[1] = \"find\" (config.toml): must be a list of tables, as in to");

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
 
-use crate::config::{MaterialSource, UpstreamConfig, WorkloadApi};
+use crate::config::{EndpointConfig, MaterialSource, WorkloadApi};
 use crate::connection::Upstream;
 use crate::gateway::expiry::Expiry;
 use crate::gateway::owner::Owner;
@@ -16,8 +16,10 @@ use crate::lifecycle::drain::DrainWatch;
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::tls::{ClientTls, ClientTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
+use crate::upstream::ClientIdentity;
 
 use super::record::ReloadRecord;
+use super::sources::any_endpoint;
 
 /// Between a lost agent and the first look for it: agents restart within a second or two.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -28,7 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// One upstream and the agent that its certificates come from.
 pub(in crate::gateway) struct Follower {
     upstream: Arc<Upstream>,
-    section: UpstreamConfig,
+    endpoint: EndpointConfig,
     agent: WorkloadApi,
     handed_out: HandedOut,
     record: Arc<ReloadRecord>,
@@ -61,16 +63,16 @@ impl Follower {
     /// `None` where certificates come from files.
     pub(super) fn new(
         upstream: &Arc<Upstream>,
-        section: &UpstreamConfig,
         expiry: Arc<Expiry>,
         record: Arc<ReloadRecord>,
         metrics: ReloadMetrics,
     ) -> Option<Self> {
-        let MaterialSource::WorkloadApi(agent) = &section.tls.source else { return None };
+        let endpoint = any_endpoint(upstream, 0)?;
+        let MaterialSource::WorkloadApi(agent) = &endpoint.tls.source else { return None };
         Some(Self {
             upstream: Arc::clone(upstream),
-            section: section.clone(),
             agent: agent.clone(),
+            endpoint,
             handed_out: HandedOut::default(),
             record,
             metrics,
@@ -78,6 +80,11 @@ impl Follower {
             repeats: Repeats::new(),
             is_lost: false,
         })
+    }
+
+    /// What the agent is asked for.
+    fn identity(&self) -> &ClientIdentity {
+        &self.upstream.credentials()[0].identity
     }
 
     pub(super) fn handed_out(&self) -> &HandedOut {
@@ -105,7 +112,7 @@ impl Follower {
 
     /// Takes what the agent sends until it is lost. Whether it has sent anything of use.
     async fn listen(&mut self) -> bool {
-        let mut updates = match WorkloadUpdates::ask(&self.agent.socket, self.section.connect_timeout).await {
+        let mut updates = match WorkloadUpdates::ask(&self.agent.socket, self.endpoint.connect_timeout).await {
             Ok(updates) => updates,
             Err(error) => {
                 self.lose(error);
@@ -113,7 +120,7 @@ impl Follower {
             }
         };
         if std::mem::take(&mut self.is_lost) {
-            tracing::info!(upstream = self.section.name, "the SPIFFE Workload API is back");
+            tracing::info!(upstream = self.endpoint.name, "the SPIFFE Workload API is back");
         }
         let mut is_useful = false;
         loop {
@@ -134,8 +141,8 @@ impl Follower {
     /// between, so that the latest set is the one in use.
     fn take(&self, set: WorkloadSet) -> bool {
         let set = Arc::new(set);
-        let made = ClientTls::from_workload(&self.section, &self.agent, &set);
-        if made.is_ok() || set.credentials(&self.section).is_ok() {
+        let made = ClientTls::from_workload(&self.endpoint, &self.agent, &set);
+        if made.is_ok() || set.credentials(&self.endpoint).is_ok() {
             // If it is the files that are wrong, it can be used once they are right.
             self.handed_out.replace(Arc::clone(&set));
         }
@@ -150,24 +157,24 @@ impl Follower {
     }
 
     fn put_to_use(&self, tls: ClientTls, set: &WorkloadSet) {
-        let in_use = self.upstream.connector.tls();
+        let in_use = self.identity().tls();
         if in_use.as_ref().is_some_and(|in_use| tls.is_same_material(in_use)) {
             self.record.well();
             return;
         }
         let certificate = &tls.credentials.certificate;
         tracing::info!(
-            upstream = self.section.name,
+            upstream = self.endpoint.name,
             spiffe_id = set.spiffe_id(),
             subject = printable(certificate.subject.as_str()),
             serial = certificate.serial,
             not_after = date_text(certificate.not_after),
             "certificates taken from the SPIFFE Workload API"
         );
-        self.upstream.renew(tls);
+        self.upstream.renew(0, tls);
         self.record.renewed();
         let now = SystemTime::now();
-        Owner::Upstream(Arc::clone(&self.upstream)).tell_findings(now);
+        Owner::Upstream(Arc::clone(&self.upstream), 0).tell_findings(now);
         self.expiry.look(now);
         if in_use.is_some() {
             self.metrics.count_ok();
@@ -180,23 +187,23 @@ impl Follower {
         self.record.failed(&error.to_string());
         if let Verdict::Log { suppressed } = self.repeats.note("refused", std::time::Instant::now()) {
             tracing::warn!(
-                upstream = self.section.name,
+                upstream = self.endpoint.name,
                 %error,
                 remedy = error.remedy(),
                 suppressed,
                 "certificates from the SPIFFE Workload API cannot be used"
             );
         }
-        self.upstream.connector.lacks(Arc::new(error));
+        self.identity().lacks(Arc::new(error));
     }
 
     /// The agent gives nothing, or nothing more.
     fn lose(&mut self, error: WorkloadError) {
         self.is_lost = true;
-        let in_use = if self.upstream.connector.tls().is_some() { "the last certificates" } else { "none" };
+        let in_use = if self.identity().tls().is_some() { "the last certificates" } else { "none" };
         if let Verdict::Log { suppressed } = self.repeats.note("lost", std::time::Instant::now()) {
             tracing::warn!(
-                upstream = self.section.name,
+                upstream = self.endpoint.name,
                 %error,
                 remedy = error.remedy(),
                 in_use,
@@ -204,6 +211,6 @@ impl Follower {
                 "no certificates from the SPIFFE Workload API"
             );
         }
-        self.upstream.connector.lacks(Arc::new(error.into()));
+        self.identity().lacks(Arc::new(error.into()));
     }
 }

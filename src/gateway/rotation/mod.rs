@@ -21,7 +21,6 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::UpstreamConfig;
 use crate::connection::Upstream;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::{FileWatch, Hints, WatchError};
@@ -94,15 +93,11 @@ impl Rotation {
 
     /// Adds an upstream whose set comes from an agent, with the files beside it, and returns who follows the agent and what
     /// is known about its renewal. `None` where the set comes from files.
-    pub(super) fn add_agent(
-        &mut self,
-        upstream: &Arc<Upstream>,
-        section: &UpstreamConfig,
-    ) -> Option<(Follower, Arc<ReloadRecord>)> {
+    pub(super) fn add_agent(&mut self, upstream: &Arc<Upstream>) -> Option<(Follower, Arc<ReloadRecord>)> {
         let record = Arc::<ReloadRecord>::default();
         let (expiry, metrics) = (Arc::clone(&self.expiry), self.metrics.clone());
-        let follower = Follower::new(upstream, section, expiry, Arc::clone(&record), metrics)?;
-        if let Some(source) = Source::beside_agent(upstream, section, follower.handed_out()) {
+        let follower = Follower::new(upstream, expiry, Arc::clone(&record), metrics)?;
+        if let Some(source) = Source::beside_agent(upstream, follower.handed_out()) {
             self.sets.push(Rotating::new(source, Arc::clone(&record)));
         }
         Some((follower, record))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{ListenerTlsConfig, MaterialSource, TlsFiles, UpstreamConfig};
+use crate::config::{EndpointConfig, HostPort, ListenerTlsConfig, MaterialSource, TlsFiles};
 use crate::connection::{Route, Upstream};
 use crate::gateway::owner::{CertificateSet, Owner};
 use crate::tls::{ClientTls, ServerTls};
@@ -12,50 +12,48 @@ use super::follower::HandedOut;
 use super::reading::{Candidate, Failure, Source};
 
 impl Source {
-    /// Of an upstream; `None` if its certificates do not come from files.
-    pub(in crate::gateway) fn of_upstream(upstream: &Arc<Upstream>, section: &UpstreamConfig) -> Option<Self> {
-        let files = paths(section.tls.files()?);
-        let (upstream, section) = (Arc::clone(upstream), section.clone());
-        let owner = Owner::Upstream(Arc::clone(&upstream));
+    /// Of one credential of an upstream; `None` if its certificates do not come from files.
+    pub(in crate::gateway) fn of_upstream(upstream: &Arc<Upstream>, credential: usize) -> Option<Self> {
+        let endpoint = any_endpoint(upstream, credential)?;
+        let files = paths(endpoint.tls.files()?);
+        let upstream = Arc::clone(upstream);
+        let owner = Owner::Upstream(Arc::clone(&upstream), credential);
         let load = move || {
-            let tls = ClientTls::load(&section)
+            let tls = ClientTls::load(&endpoint)
                 .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
             let upstream = Arc::clone(&upstream);
             Ok(Candidate {
                 set: CertificateSet::from(&tls),
-                is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
-                commit: Box::new(move || upstream.renew(tls)),
+                is_in_use: is_in_use(&upstream, credential, &tls),
+                commit: Box::new(move || upstream.renew(credential, tls)),
             })
         };
         Some(Self { owner, files, load: Arc::new(load) })
     }
 
     /// Of the files beside an agent; `None` if there are none, or no agent.
-    pub(super) fn beside_agent(
-        upstream: &Arc<Upstream>,
-        section: &UpstreamConfig,
-        handed_out: &HandedOut,
-    ) -> Option<Self> {
-        let MaterialSource::WorkloadApi(agent) = &section.tls.source else { return None };
+    pub(super) fn beside_agent(upstream: &Arc<Upstream>, handed_out: &HandedOut) -> Option<Self> {
+        let endpoint = any_endpoint(upstream, 0)?;
+        let MaterialSource::WorkloadApi(agent) = endpoint.tls.source.clone() else { return None };
         let files: Vec<_> = agent.ca_file.iter().chain(&agent.crl_file).cloned().collect();
         if files.is_empty() {
             return None;
         }
-        let (upstream, section, agent) = (Arc::clone(upstream), section.clone(), agent.clone());
-        let (owner, handed_out) = (Owner::Upstream(Arc::clone(&upstream)), handed_out.clone());
+        let upstream = Arc::clone(upstream);
+        let (owner, handed_out) = (Owner::Upstream(Arc::clone(&upstream), 0), handed_out.clone());
         let load = move || {
             // Whoever takes the first set reads the files as they are then.
             let Some(set) = handed_out.latest() else { return Ok(Candidate::nothing()) };
-            let tls = ClientTls::from_workload(&section, &agent, &set)
+            let tls = ClientTls::from_workload(&endpoint, &agent, &set)
                 .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
             let (upstream, handed_out) = (Arc::clone(&upstream), handed_out.clone());
             Ok(Candidate {
                 set: CertificateSet::from(&tls),
-                is_in_use: upstream.connector.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
+                is_in_use: is_in_use(&upstream, 0, &tls),
                 commit: Box::new(move || {
                     // A set that came meanwhile was put to use with the files as they are now, or newer.
                     if handed_out.is_latest(&set) {
-                        upstream.renew(tls);
+                        upstream.renew(0, tls);
                     }
                 }),
             })
@@ -80,6 +78,18 @@ impl Source {
         };
         Self { owner, files, load: Arc::new(load) }
     }
+}
+
+/// How a credential reaches a server of its upstream, whichever: its files are the same for all.
+pub(super) fn any_endpoint(upstream: &Upstream, credential: usize) -> Option<EndpointConfig> {
+    let anywhere = HostPort { host: "localhost".to_owned(), port: 1 };
+    let address = upstream.config().deployment.listed().first().unwrap_or(&anywhere);
+    Some(upstream.credentials().get(credential)?.endpoint(upstream.config(), address))
+}
+
+fn is_in_use(upstream: &Upstream, credential: usize, tls: &ClientTls) -> bool {
+    let in_use = upstream.credentials().get(credential).and_then(|credential| credential.identity.tls());
+    in_use.is_some_and(|in_use| tls.is_same_material(&in_use))
 }
 
 fn paths(files: &TlsFiles) -> Vec<PathBuf> {

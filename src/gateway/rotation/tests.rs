@@ -4,10 +4,10 @@ use std::time::UNIX_EPOCH;
 
 use super::rotating::Outcome;
 use super::*;
-use crate::config::UpstreamConfig;
+use crate::config::EndpointConfig;
 use crate::connection::Upstream;
 use crate::gateway::open_upstream;
-use crate::tls::test_pki::{Authority, Folder, Pair, files_of};
+use crate::tls::test_pki::{Authority, Folder, Pair, files_of, upstream_of};
 
 struct Scene {
     folder: Folder,
@@ -23,9 +23,9 @@ impl Scene {
     fn new() -> Self {
         let (folder, authority) = (Folder::new(), Authority::new("ca"));
         let mut section = folder.upstream(1, &authority.issue("first", &[]), &authority.pem);
-        let scene = |section: &UpstreamConfig| {
-            let upstream = Arc::new(open_upstream(section).unwrap());
-            let source = Source::of_upstream(&upstream, section).unwrap();
+        let scene = |section: &EndpointConfig| {
+            let upstream = Arc::new(open_upstream(&upstream_of(section)).unwrap());
+            let source = Source::of_upstream(&upstream, 0).unwrap();
             (upstream, Rotating::new(source, Arc::default()))
         };
         let first = authority.issue("first", &[]);
@@ -62,7 +62,7 @@ impl Scene {
 
     #[track_caller]
     fn check_in_use(&self, name: &str) {
-        let tls = self.upstream.connector.tls().unwrap();
+        let tls = self.upstream.credentials()[0].identity.tls().unwrap();
         assert_eq!(tls.credentials.certificate.subject.as_str(), format!("CN={name},O=Acme"));
     }
 }

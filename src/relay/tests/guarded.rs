@@ -62,7 +62,7 @@ async fn guarded(enforcement: Enforcement) -> (Scene, Arc<Law>) {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
     let guard = Guard::new(Box::new(Court(Arc::clone(&law))));
-    let relay = Relay::new(gateway_client, side, record(), guard, OFF);
+    let relay = Relay::new(gateway_client, side, record(), guard, Terms::default());
     (Scene { client, upstream, relay, drain: Drain::new() }, law)
 }
 

@@ -1,0 +1,202 @@
+//! The members of a replica set or of a sharded cluster: each is connected to, and asked what it is; and which addresses of
+//! our listeners they will have.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::connection;
+use super::report::{About, ConnectionReport, Finding, Kind, MemberReport, SetReport, Severity, Status, Step};
+use crate::config::{Config, HostPort, MemberAddresses, Topology, UpstreamConfig};
+use crate::identity::printable;
+use crate::tls::WorkloadSet;
+use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker, Slot, Slots};
+use crate::upstream::{HelloStream, host_port, member_name, tracker};
+
+/// Everything around one upstream.
+pub(super) struct Surroundings<'a> {
+    pub(super) config: &'a Config,
+    pub(super) upstream: &'a UpstreamConfig,
+    /// From an agent, if the certificates come from one.
+    pub(super) handed_out: Option<&'a WorkloadSet>,
+    pub(super) now: SystemTime,
+}
+
+/// Asks the members, beginning with `seeds`, until all that are known have been asked.
+///
+/// That one of them cannot be connected to is a warning where another one can: the gateway goes on with the others.
+pub(super) async fn check(
+    around: &Surroundings<'_>,
+    seeds: &[HostPort],
+    set_name: Option<String>,
+    findings: &mut Vec<Finding>,
+) -> (SetReport, Vec<ConnectionReport>) {
+    let known = findings.len();
+    let mut set = tracker(&around.upstream.deployment, seeds, set_name);
+    let (mut connections, mut asked) = (Vec::new(), BTreeSet::new());
+    while let Some(member) = next(&set, &asked) {
+        connections.extend(ask(around, &member, &mut set, findings).await);
+        asked.insert(member);
+    }
+    if set.members().any(|(_, record)| record.problem.is_none() && record.state != MemberState::Unknown) {
+        findings.iter_mut().skip(known).for_each(|finding| finding.severity = Severity::Warning);
+    }
+    let mut desk = Desk { around, set: &set, steps: Vec::new(), findings };
+    desk.members();
+    let addresses = desk.addresses();
+    (desk.report(&addresses), connections)
+}
+
+fn next(set: &SetTracker, asked: &BTreeSet<MemberName>) -> Option<MemberName> {
+    set.members().map(|(name, _)| name).find(|name| !asked.contains(*name)).cloned()
+}
+
+async fn ask(
+    around: &Surroundings<'_>,
+    member: &MemberName,
+    set: &mut SetTracker,
+    findings: &mut Vec<Finding>,
+) -> Vec<ConnectionReport> {
+    let endpoint = around.upstream.endpoint(&host_port(member));
+    let reports = connection::check(&endpoint, around.handed_out, around.now, findings).await;
+    let connector = connection::connect_with(&endpoint, around.handed_out);
+    let Some((connector, _)) = connector.filter(|_| reports.iter().any(|report| report.server.is_some())) else {
+        let failed = reports.iter().flat_map(|report| &report.steps).find(|step| step.status == Status::Failed);
+        let why = failed.and_then(|step| step.lines.first().cloned());
+        set.lost(member, why.unwrap_or_else(|| "it cannot be connected to".to_owned()));
+        return reports;
+    };
+    match HelloStream::open(&connector).await {
+        Ok((_, hello)) => match HelloFacts::read(&hello) {
+            Ok(facts) => set.answered(member, &facts),
+            Err(problem) => set.lost(member, problem.to_string()),
+        },
+        Err(error) => set.lost(member, error.to_string()),
+    }
+    reports
+}
+
+/// What is written down about a set.
+struct Desk<'a> {
+    around: &'a Surroundings<'a>,
+    set: &'a SetTracker,
+    steps: Vec<Step>,
+    findings: &'a mut Vec<Finding>,
+}
+
+/// A listener's address for a member.
+type Address = (String, Option<MemberName>, String);
+
+impl Desk<'_> {
+    fn members(&mut self) {
+        for (name, record) in self.set.members() {
+            let hidden = if record.hidden { ", hidden" } else { "" };
+            let line = format!("{name} is {}{hidden}", record.state.label());
+            let step = match (&record.problem, record.state) {
+                (Some(problem), MemberState::WrongSet) => {
+                    let sentence = format!("{name} is refused: {problem}");
+                    let remedy = format!("take it out of upstream.{}.members, or mend replica_set", self.upstream());
+                    self.find(Severity::Error, About::Upstream(self.upstream()), sentence, remedy);
+                    Step::failed("member", format!("{line}: {problem}"))
+                }
+                (Some(problem), _) => Step::warning("member", format!("{line}: {problem}")),
+                (None, MemberState::Unknown | MemberState::Other) => Step::warning("member", line),
+                (None, _) => Step::ok("member", line),
+            };
+            self.steps.push(step);
+        }
+        if !self.set.is_known() {
+            let remedy = format!("name members that are reachable in upstream.{}.members", self.upstream());
+            self.find(
+                Severity::Error,
+                About::Upstream(self.upstream()),
+                "no member of the replica set could be asked for the others".to_owned(),
+                remedy,
+            );
+        } else if self.set.set_name().is_some() && self.set.primary().is_none() {
+            self.find(
+                Severity::Warning,
+                About::Upstream(self.upstream()),
+                "the replica set has no primary now: nothing can be written".to_owned(),
+                "look at rs.status() on a member".to_owned(),
+            );
+        }
+    }
+
+    /// Of all listeners of the upstream, in their order.
+    fn addresses(&mut self) -> Vec<Address> {
+        let mut addresses = Vec::new();
+        let around = self.around;
+        for listener in around.config.listeners.values().filter(|one| one.upstream == around.upstream.name) {
+            let Topology::Members(members) = &listener.topology else { continue };
+            let mut slots = Slots::new(slots(members));
+            let assigned = slots.assign(&self.set.mapped());
+            for (at, slot) in members.slots.iter().enumerate() {
+                let member = assigned.map.member_at(at).cloned();
+                addresses.push((listener.name.clone(), member, told(members, slot.address)));
+            }
+            for member in assigned.left_out {
+                self.find(
+                    Severity::Warning,
+                    About::Listener(listener.name.clone()),
+                    format!("{member} gets no address: clients are not told of it"),
+                    format!(
+                        "add a port to listener.{0}.member_ports, or the member to listener.{0}.member_addresses",
+                        listener.name
+                    ),
+                );
+            }
+        }
+        for (listener, member, address) in &addresses {
+            if let Some(member) = member {
+                self.steps.push(Step::ok("address", format!("{address} of listener {listener} stands for {member}")));
+            }
+        }
+        addresses
+    }
+
+    fn report(self, addresses: &[Address]) -> SetReport {
+        let member = |(name, record): (&MemberName, &crate::topology::MemberRecord)| MemberReport {
+            name: name.to_string(),
+            state: record.state.label(),
+            hidden: record.hidden,
+            problem: record.problem.clone(),
+            addresses: addresses
+                .iter()
+                .filter(|(_, member, _)| member.as_ref() == Some(name))
+                .map(|(_, _, address)| address.clone())
+                .collect(),
+        };
+        SetReport {
+            name: self.set.set_name().map(printable),
+            primary: self.set.primary().map(ToString::to_string),
+            members: self.set.members().map(member).collect(),
+            steps: self.steps,
+        }
+    }
+
+    fn upstream(&self) -> String {
+        self.around.upstream.name.clone()
+    }
+
+    fn find(&mut self, severity: Severity, about: About, sentence: String, remedy: String) {
+        self.findings.push(Finding { severity, kind: Kind::Upstream, about, sentence, remedy });
+    }
+}
+
+fn slots(members: &MemberAddresses) -> Vec<Slot> {
+    let slot = |slot: &crate::config::MemberAddress| {
+        let advertised: Arc<str> = told(members, slot.address).into();
+        Slot::new(&advertised, slot.member.as_ref().and_then(member_name))
+    };
+    members.slots.iter().map(slot).collect()
+}
+
+/// What clients are told of an address; which port a free one will be is not known yet.
+fn told(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
+    let host = members.advertise.clone().unwrap_or_else(|| address.ip().to_string());
+    match address.port() {
+        0 => format!("a free port of {host}"),
+        port => HostPort { host, port }.to_string(),
+    }
+}

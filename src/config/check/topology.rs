@@ -1,0 +1,196 @@
+//! How the clients of a listener see the servers of its upstream.
+
+use std::net::SocketAddr;
+
+use super::Taken;
+use super::readers;
+use crate::config::error::joined;
+use crate::config::error::quoted;
+use crate::config::raw::Given;
+use crate::config::raw::Section;
+use crate::config::sections::Deployment;
+use crate::config::sections::MemberAddress;
+use crate::config::sections::MemberAddresses;
+use crate::config::sections::ReadPreference;
+use crate::config::sections::Topology;
+use crate::config::values::HostPort;
+use crate::config::values::ListenAddress;
+
+/// A replica set has at most so many members that vote, and seldom more that do not.
+const MEMBERS_USUAL: usize = 7;
+
+/// Of the longest range of ports: a replica set has at most 50 members.
+const PORTS_MAX: u16 = 256;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Members,
+    LoadBalanced,
+    Direct,
+}
+
+/// A listener's topology; `deployment` is that of its upstream, where it is known.
+pub(super) fn topology(
+    section: &mut Section<'_>,
+    address: Option<&ListenAddress>,
+    deployment: Option<&Deployment>,
+    taken: &mut Taken,
+) -> Option<Topology> {
+    let has_members = deployment.is_some_and(Deployment::has_members);
+    let kind =
+        section.or("topology", if has_members { Kind::Members } else { Kind::Direct }, |given| kind(given, deployment));
+    if kind != Kind::Members {
+        for key in ["member_ports", "member_addresses", "advertise"] {
+            section.misplaced(key, "is only used in topology = \"members\"; remove it");
+        }
+    }
+    if kind != Kind::LoadBalanced {
+        section.misplaced("read_preference", "is only used in topology = \"load_balanced\"; remove it");
+    }
+    match kind {
+        Kind::Direct => Some(Topology::Direct),
+        Kind::LoadBalanced => {
+            Some(Topology::LoadBalanced(section.or("read_preference", ReadPreference::Primary, read_preference)))
+        }
+        Kind::Members => members(section, address?, deployment?.listed().len(), taken).map(Topology::Members),
+    }
+}
+
+fn kind(given: &Given<'_>, deployment: Option<&Deployment>) -> Result<Kind, String> {
+    const KINDS: &[(&str, Kind)] =
+        &[("members", Kind::Members), ("load_balanced", Kind::LoadBalanced), ("direct", Kind::Direct)];
+    let kind = readers::choice(given, KINDS)?;
+    match deployment {
+        Some(Deployment::Single(_)) if kind == Kind::Members => Err(
+            "needs an upstream with members; this one has one address: name its members in members, or choose \"direct\""
+                .to_owned(),
+        ),
+        _ => Ok(kind),
+    }
+}
+
+fn read_preference(given: &Given<'_>) -> Result<ReadPreference, String> {
+    const MODES: &[(&str, ReadPreference)] = &[
+        ("primary", ReadPreference::Primary),
+        ("primaryPreferred", ReadPreference::PrimaryPreferred),
+        ("secondary", ReadPreference::Secondary),
+        ("secondaryPreferred", ReadPreference::SecondaryPreferred),
+        ("nearest", ReadPreference::Nearest),
+    ];
+    readers::choice(given, MODES)
+}
+
+fn members(
+    section: &mut Section<'_>,
+    address: &ListenAddress,
+    listed: usize,
+    taken: &mut Taken,
+) -> Option<MemberAddresses> {
+    let advertise = section.optional("advertise", readers::advertised_host);
+    let ListenAddress::Tcp(own) = address else {
+        section.note(
+            "topology",
+            "must be \"load_balanced\" or \"direct\" on a unix socket: clients can only be told of members at IP addresses"
+                .to_owned(),
+        );
+        return None;
+    };
+    if own.ip().is_unspecified() && advertise.is_none() {
+        section.missing(
+            "advertise",
+            "say which host clients reach this listener at, as in advertise = \"gateway.local\": they are told the \
+             addresses of all members, and the address of all interfaces is none",
+        );
+    }
+    let slots = if section.has("member_addresses") {
+        section
+            .misplaced("member_ports", "stands beside member_addresses; members are given ports one by one: remove it");
+        named(section, *own, taken)?
+    } else {
+        in_a_row(section, *own, listed, taken)
+    };
+    if advertise.is_some() && has_twins(slots.iter().map(|slot| slot.address.port())) {
+        section.note(
+            "advertise",
+            "is one host for all members, so that each of member_addresses needs a port of its own".to_owned(),
+        );
+    }
+    Some(MemberAddresses { slots, advertise })
+}
+
+/// `member_ports`, or what it is by default.
+fn in_a_row(section: &mut Section<'_>, own: SocketAddr, listed: usize, taken: &mut Taken) -> Vec<MemberAddress> {
+    let usual = MEMBERS_USUAL.max(listed);
+    let last = own.port().saturating_add(u16::try_from(usual - 1).unwrap_or(u16::MAX));
+    let given = section.has("member_ports");
+    let range = section.or("member_ports", (own.port(), last), |given| {
+        let (first, last) = readers::ports(given)?;
+        if own.port() == 0 {
+            return Err("needs a port in address that it can begin with".to_owned());
+        }
+        if first != own.port() {
+            return Err(format!("must begin with the listener's own port, {}", own.port()));
+        }
+        if last - first >= PORTS_MAX {
+            return Err(format!("has more than {PORTS_MAX} ports"));
+        }
+        Ok((first, last))
+    });
+    if own.port() == 0 {
+        // Free ones, whichever they are.
+        return vec![MemberAddress { address: own, member: None }; usual];
+    }
+    let mut slots = Vec::new();
+    for port in range.0..=range.1 {
+        let address = SocketAddr::new(own.ip(), port);
+        let key = joined(section.path(), "member_ports");
+        if port != own.port()
+            && let Err(sentence) = taken.claim(&key, &ListenAddress::Tcp(address))
+        {
+            let hint = if given { "" } else { "; set member_ports where the ports that follow are not free" };
+            section.note("member_ports", format!("has port {port}, which {sentence}{hint}"));
+        }
+        slots.push(MemberAddress { address, member: None });
+    }
+    slots
+}
+
+/// `member_addresses`; the listener's own comes first.
+fn named(section: &mut Section<'_>, own: SocketAddr, taken: &mut Taken) -> Option<Vec<MemberAddress>> {
+    const WRONG: &str = "must be a table of members and addresses, as in \"mongo-0.mongo:27017\" = \"127.0.0.1:27017\"";
+    let key = joined(section.path(), "member_addresses");
+    let mut slots = section.pairs("member_addresses", WRONG, |member, given| {
+        let member: HostPort = member.parse().map_err(|error| format!("is no member: the name {error}"))?;
+        let ListenAddress::Tcp(address) = readers::listen_address(given)? else {
+            return Err("must be an IP address and port, as in \"127.0.0.1:27018\"".to_owned());
+        };
+        if address.ip().is_loopback() != own.ip().is_loopback() && !address.ip().is_loopback() {
+            return Err(format!("must be a loopback address, as that of the listener is ({own})"));
+        }
+        if address != own {
+            taken.claim(&joined(&key, &quoted(&member.to_string())), &ListenAddress::Tcp(address))?;
+        }
+        Ok(MemberAddress { address, member: Some(member) })
+    })?;
+    let members = slots.iter().filter_map(|slot| slot.member.as_ref());
+    if has_twins(members.map(|member| member.to_string().to_ascii_lowercase())) {
+        section.note("member_addresses", "has a member twice".to_owned());
+    }
+    let Some(first) = slots.iter().position(|slot| slot.address == own) else {
+        section.note(
+            "member_addresses",
+            format!("must give one of the members the listener's own address, {own}: clients begin there"),
+        );
+        return None;
+    };
+    if slots.iter().filter(|slot| slot.address == own).count() > 1 {
+        section.note("member_addresses", format!("gives {own} to two members; each needs an address of its own"));
+    }
+    slots.swap(0, first);
+    Some(slots)
+}
+
+fn has_twins<T: PartialEq>(values: impl Iterator<Item = T>) -> bool {
+    let values: Vec<T> = values.collect();
+    values.iter().enumerate().any(|(at, value)| values.iter().skip(at + 1).any(|other| other == value))
+}

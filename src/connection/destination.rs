@@ -1,0 +1,189 @@
+//! Where the connections of a listener go: to which member, and by which name clients know it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, timeout_at};
+
+use super::line::Line;
+use super::roster::Roster;
+use super::upstream::{Member, Upstream};
+use crate::config::{HostPort, MemberAddress, ReadPreference};
+use crate::identity::Principal;
+use crate::relay::Naming;
+use crate::topology::{MemberMap, MemberName, Slot, Slots};
+use crate::upstream::{host_port, member_name};
+use crate::wire::error_reply::CommandError;
+
+/// Where a listener leads.
+pub enum Destination {
+    /// To one server of the upstream: the one of that name, or else the only one.
+    Direct(Option<HostPort>),
+    /// To the member that each of its addresses stands for.
+    Members(Layout),
+    /// To any member that is preferred.
+    LoadBalanced(ReadPreference),
+}
+
+/// The addresses of a listener, and the members that they stand for.
+pub struct Layout {
+    slots: Mutex<Slots>,
+    names: Arc<ArcSwap<MemberMap>>,
+    /// What clients are told of each, as `host:port`.
+    advertised: Vec<Arc<str>>,
+}
+
+/// Why a client could be put on no member.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Astray {
+    /// Nobody knows the members yet.
+    Unknown,
+    /// No member is behind the address that it came to.
+    Vacant(Arc<str>),
+    /// There is no member of the kind that its listener is for.
+    NonePreferred(ReadPreference),
+    /// The member that the listener leads to is none any more.
+    Gone(HostPort),
+}
+
+/// A member that a client is put on, and how.
+pub(super) struct Way {
+    /// Who makes the connection.
+    pub(super) line: Arc<Line>,
+    /// What the client is told of the members.
+    pub(super) naming: Naming,
+}
+
+impl Destination {
+    /// The line for a client that came to the address at `slot`; waits until `deadline` for the members to be known, and
+    /// for one that is preferred. Cancel safe.
+    pub(super) async fn way(
+        &self,
+        slot: usize,
+        upstream: &Upstream,
+        who: Option<&Principal>,
+        deadline: Instant,
+    ) -> Result<Way, Astray> {
+        let mut roster = upstream.roster_watch();
+        loop {
+            let now = Arc::clone(&roster.borrow_and_update());
+            let astray = match self.member(slot, &now) {
+                Ok(member) => {
+                    let line = member.lines.get(upstream.credential_of(who)).or(member.lines.first());
+                    // A member has a line for each credential, and there is always one.
+                    let line = line.map(Arc::clone).ok_or(Astray::Unknown)?;
+                    return Ok(Way { line, naming: self.naming(slot, &member) });
+                }
+                Err(astray) => astray,
+            };
+            let may_change = !now.is_known || matches!(astray, Astray::NonePreferred(_));
+            if !may_change || timeout_at(deadline, roster.changed()).await.is_err() {
+                return Err(astray);
+            }
+        }
+    }
+
+    fn member(&self, slot: usize, roster: &Roster) -> Result<Arc<Member>, Astray> {
+        if !roster.is_known {
+            return Err(Astray::Unknown);
+        }
+        let member = match self {
+            Self::Direct(Some(name)) => roster.named(name).ok_or_else(|| Astray::Gone(name.clone()))?,
+            Self::Direct(None) => roster.members.first().map(|listed| &listed.member).ok_or(Astray::Unknown)?,
+            Self::LoadBalanced(preference) => {
+                roster.preferred(*preference).ok_or(Astray::NonePreferred(*preference))?
+            }
+            Self::Members(layout) => layout.member(slot, roster)?,
+        };
+        Ok(Arc::clone(member))
+    }
+
+    fn naming(&self, slot: usize, member: &Member) -> Naming {
+        match self {
+            Self::Direct(_) => Naming::Kept,
+            Self::Members(layout) => layout.naming(slot),
+            Self::LoadBalanced(_) => Naming::LoadBalanced { service_id: member.service_id },
+        }
+    }
+}
+
+impl Layout {
+    /// For a listener that is bound at `addresses`, in the order of `slots`.
+    pub fn new(slots: &[MemberAddress], advertise: Option<&str>, addresses: &[SocketAddr]) -> Self {
+        let advertised: Vec<Arc<str>> =
+            addresses.iter().map(|address| advertised(*address, advertise).into()).collect();
+        let named = slots.iter().map(|slot| slot.member.as_ref().and_then(member_name));
+        let slots = advertised.iter().zip(named).map(|(advertised, member)| Slot::new(advertised, member));
+        let slots = Mutex::new(Slots::new(slots.collect()));
+        Self { slots, names: Arc::default(), advertised }
+    }
+
+    /// Gives the members their addresses, and returns those that get none.
+    pub fn assign(&self, members: &[MemberName]) -> Vec<MemberName> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let assigned = slots.assign(members);
+        self.names.store(Arc::new(assigned.map));
+        assigned.left_out
+    }
+
+    /// What clients are told of each address, and the member behind it.
+    pub fn shown(&self) -> Vec<(Arc<str>, Option<MemberName>)> {
+        let names = self.names.load();
+        let shown = |(at, advertised): (usize, &Arc<str>)| (Arc::clone(advertised), names.member_at(at).cloned());
+        self.advertised.iter().enumerate().map(shown).collect()
+    }
+
+    fn member<'r>(&self, slot: usize, roster: &'r Roster) -> Result<&'r Arc<Member>, Astray> {
+        let name = self.names.load().member_at(slot).map(host_port);
+        let here = || self.advertised.get(slot).cloned().unwrap_or_default();
+        name.and_then(|name| roster.named(&name)).ok_or_else(|| Astray::Vacant(here()))
+    }
+
+    fn naming(&self, slot: usize) -> Naming {
+        let here = self.advertised.get(slot).cloned().unwrap_or_default();
+        Naming::Members { names: Arc::clone(&self.names), here }
+    }
+}
+
+impl Astray {
+    /// What a client reads.
+    pub(super) fn command_error(&self, upstream: &str) -> CommandError {
+        let message = match self {
+            Self::Unknown => {
+                format!("mongate: the members of upstream {upstream} are not known: none has answered yet")
+            }
+            Self::Vacant(here) => format!("mongate: no member of upstream {upstream} is behind {here}"),
+            Self::Gone(name) => format!("mongate: {name} is no member of upstream {upstream}"),
+            Self::NonePreferred(preference) => {
+                let kind = match preference {
+                    ReadPreference::Primary => "primary",
+                    ReadPreference::Secondary => "secondary",
+                    _ => "primary and no secondary",
+                };
+                format!("mongate: upstream {upstream} has no {kind} now")
+            }
+        };
+        CommandError { code: 6, code_name: "HostUnreachable", message }
+    }
+}
+
+impl fmt::Display for Astray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "members_unknown",
+            Self::Vacant(_) => "no_member_behind_address",
+            Self::NonePreferred(_) => "no_member_preferred",
+            Self::Gone(_) => "no_such_member",
+        })
+    }
+}
+
+/// What clients are told of an address.
+fn advertised(address: SocketAddr, host: Option<&str>) -> String {
+    match host {
+        Some(host) => HostPort { host: host.to_owned(), port: address.port() }.to_string(),
+        None => address.to_string(),
+    }
+}

@@ -1,0 +1,147 @@
+//! The connections to one member of an upstream that are made with one credential.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+
+use crate::lifecycle::renewal::Renewal;
+use crate::relay::RelayEnd;
+use crate::telemetry::metrics::UpstreamMetrics;
+use crate::telemetry::repeats::{Repeats, Verdict};
+use crate::upstream::{ConnectError, Connector, IntroductionError, Link, Shelf, UpstreamHealth, UpstreamStream};
+
+/// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
+pub(super) const REPLACEMENTS_MAX: usize = 4;
+
+/// Makes connections to one member with one credential, keeps spare ones, and says what became of them.
+pub struct Line {
+    /// Makes them.
+    pub connector: Connector,
+    /// Spare ones.
+    pub shelf: Shelf,
+    /// What is known of the member, by whatever credential.
+    pub news: Arc<News>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+    /// Has connections of replaced certificates go.
+    pub(super) renewal: Renewal,
+    pub(super) replacements: Arc<Semaphore>,
+    /// Spares as they were last counted.
+    pub(super) counted: AtomicUsize,
+}
+
+/// What is known of one member; shared by its connections and whoever watches over it.
+#[derive(Default)]
+pub struct News {
+    /// What the last attempts showed; readiness and `/status` read it.
+    pub health: UpstreamHealth,
+    /// Wakes the probe when a connection could not be made, or was ended by upstream.
+    pub failed: Notify,
+    /// Wakes the probe when connections are made with other certificates.
+    pub renewed: Notify,
+    /// Wakes whoever waits for the member to be well again, each time that a connection was made.
+    pub succeeded: Notify,
+    /// Keeps a failure that comes with every client from filling the log.
+    repeats: Repeats<&'static str>,
+}
+
+/// Why a connection of replaced certificates got no other one.
+pub(super) enum NoReplacement {
+    /// There is none now, and may be later.
+    NotNow,
+    /// mongod does not take this client's hello a second time.
+    Never,
+}
+
+impl Line {
+    /// A connection for a client: a spare one, or else one that is made now.
+    pub(super) async fn connect(&self) -> Result<Link, ConnectError> {
+        if let Some(link) = self.shelf.take(self.connector.identity().generation()) {
+            self.tell_shelf();
+            return Ok(link);
+        }
+        self.dial().await
+    }
+
+    /// Makes a proven connection; success and failure are measured, and a failure is logged with its remedy.
+    pub async fn dial(&self) -> Result<Link, ConnectError> {
+        let result = self.connector.connect().await;
+        match result {
+            Ok(stream) => {
+                self.note_success(&stream);
+                self.news.health.record_ok(None);
+                Ok(Link::new(stream))
+            }
+            Err(error) => {
+                self.note_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection on which the client that said `hello` is introduced already, to take another one's place.
+    ///
+    /// Waits while others are made. Spares are for clients that come, and nobody waits for this one.
+    pub(super) async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
+        let _permit = self.replacements.acquire().await;
+        let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
+        match timeout(self.connector.connect_timeout(), link.introduce(hello)).await {
+            Ok(Ok(())) => Ok(link),
+            Ok(Err(IntroductionError::Refused)) => Err(NoReplacement::Never),
+            Ok(Err(IntroductionError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
+        }
+    }
+
+    /// Measures a connection that was made and proven.
+    pub fn note_success(&self, stream: &UpstreamStream) {
+        self.metrics.count_handshake(stream.handshake.duration);
+        self.renewal.begin(stream.generation);
+        self.news.succeeded.notify_waiters();
+    }
+
+    /// Shows how many spares there are.
+    pub fn tell_shelf(&self) {
+        let now = self.shelf.level().0;
+        // Whoever comes second takes what the first one said as what was said before.
+        self.metrics.change_warm_connections(self.counted.swap(now, Ordering::Relaxed), now);
+    }
+
+    /// Measures a failure, and logs it unless the same was logged a moment ago.
+    pub fn note_failure(&self, error: &ConnectError) {
+        if error.is_of_attempt() {
+            self.metrics.count_failed_handshake(error.reason());
+        }
+        self.news.health.record_failure(error.to_string());
+        self.news.failed.notify_one();
+        if let Verdict::Log { suppressed } = self.news.repeats.note(error.reason(), std::time::Instant::now()) {
+            tracing::warn!(
+                upstream = self.connector.upstream(),
+                reason = error.reason(),
+                %error,
+                remedy = error.remedy(),
+                suppressed,
+                "cannot connect to upstream"
+            );
+        }
+    }
+
+    /// Has a member that ended a connection looked at, and logs it where that cut something short.
+    pub(super) fn note_loss(&self, address: SocketAddr, end: &RelayEnd) {
+        self.news.failed.notify_one();
+        if end.is_orderly() {
+            return;
+        }
+        if let Verdict::Log { suppressed } = self.news.repeats.note("lost", std::time::Instant::now()) {
+            tracing::warn!(
+                upstream = self.connector.upstream(),
+                %address,
+                reason = %end.reason,
+                remedy = "look into mongod's log for why it ended; if nothing stands there, check the network between",
+                suppressed,
+                "upstream lost in the middle of a command"
+            );
+        }
+    }
+}

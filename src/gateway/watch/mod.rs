@@ -1,0 +1,78 @@
+//! Who watches over an upstream: one server is asked now and then, the members of a set tell what they are.
+
+mod member;
+mod set;
+
+use std::sync::Arc;
+
+use crate::connection::{Part, Roster, Route, Upstream};
+use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::readiness::ConditionState;
+use crate::lifecycle::tasks::Tasks;
+
+use super::background;
+use set::SetMonitor;
+
+/// Has somebody watch over `upstream` until the drain begins, and keep its spare connections; `routes` are those of all
+/// listeners.
+pub(super) fn watch_over<'r>(
+    upstream: &Arc<Upstream>,
+    routes: impl Iterator<Item = &'r Arc<Route>>,
+    tasks: &Tasks,
+    drain: &DrainWatch,
+) {
+    if upstream.config().deployment.has_members() {
+        let routes = routes.filter(|route| Arc::ptr_eq(&route.upstream, upstream)).cloned().collect();
+        tasks.spawn("set monitor", SetMonitor::new(upstream, routes, tasks, drain).run());
+        return;
+    }
+    for listed in &upstream.roster().members {
+        for line in listed.member.lines.iter().filter(|line| line.shelf.is_on()) {
+            let keeper = background::keep_warm(Arc::clone(line), drain.clone(), std::future::pending());
+            tasks.spawn("spare connections", keeper);
+        }
+        if let Some(line) = listed.member.lines.first() {
+            tasks.spawn("upstream probe", background::probe(Arc::clone(line), drain.clone()));
+        }
+    }
+}
+
+/// What readiness says of an upstream, its certificates aside.
+pub(super) fn condition(upstream: &Upstream) -> ConditionState {
+    let roster = upstream.roster();
+    if upstream.config().deployment.has_members() {
+        return condition_of_members(&roster);
+    }
+    let Some(listed) = roster.members.first() else { return ConditionState::Fails("it has no server".to_owned()) };
+    let health = listed.member.news.health.snapshot();
+    if let Some(sentence) = health.complaint(background::PROBE_AGE_MAX) {
+        return ConditionState::Fails(sentence);
+    }
+    let server = health.server.map(|(address, server)| format!("{} at {address}", server.role));
+    ConditionState::Holds(server.unwrap_or_default())
+}
+
+/// Clients can be served as long as one member can; that others cannot is worth knowing.
+fn condition_of_members(roster: &Roster) -> ConditionState {
+    let problem = |listed: &crate::connection::Listed| {
+        let health = listed.member.news.health.snapshot();
+        health.complaint(background::PROBE_AGE_MAX)
+    };
+    let complaints: Vec<_> = roster.members.iter().filter_map(problem).collect();
+    let count = roster.members.len();
+    if complaints.len() == count {
+        let first = complaints.into_iter().next();
+        return ConditionState::Fails(first.unwrap_or_else(|| "no member is known".to_owned()));
+    }
+    let name = roster.set_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
+    let primary = roster.members.iter().find(|listed| listed.part == Part::Writable);
+    let found = match primary {
+        Some(_) if roster.set_name.is_none() => format!("{count} mongos"),
+        Some(primary) => format!("{name}{count} members, primary {}", primary.member.address),
+        None => return ConditionState::Warns(format!("{name}{count} members, no primary")),
+    };
+    match complaints.first() {
+        None => ConditionState::Holds(found),
+        Some(first) => ConditionState::Warns(format!("{found}; {} cannot be used: {first}", complaints.len())),
+    }
+}

@@ -1,0 +1,226 @@
+//! Knows who the members of an upstream are and what each of them is, and tells its listeners.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::member;
+use super::member::Told;
+use crate::config::HostPort;
+use crate::connection::{Destination, Listed, Member, Part, Roster, Route, Upstream};
+use crate::gateway::background;
+use crate::identity::printable;
+use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::tasks::Tasks;
+use crate::telemetry::metrics::SetMetrics;
+use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
+use crate::upstream::{host_port, tracker};
+
+/// What members say on their way here; they wait when it is more.
+const TOLD_MAX: usize = 64;
+
+/// Watches over the members of one upstream.
+pub(super) struct SetMonitor {
+    upstream: Arc<Upstream>,
+    routes: Vec<Arc<Route>>,
+    tasks: Tasks,
+    drain: DrainWatch,
+    tracker: SetTracker,
+    watched: HashMap<MemberName, Watched>,
+    metrics: SetMetrics,
+    /// As of the last time that it was said.
+    said: Said,
+    /// Who was primary last, also where nobody is now.
+    last_primary: Option<MemberName>,
+}
+
+/// A member, and what ends whoever listens to it and keeps its spares.
+struct Watched {
+    member: Arc<Member>,
+    _gone: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Default, PartialEq, Eq)]
+struct Said {
+    primary: Option<MemberName>,
+    members: Vec<(MemberName, MemberState)>,
+    left_out: Vec<MemberName>,
+}
+
+impl SetMonitor {
+    pub(super) fn new(upstream: &Arc<Upstream>, routes: Vec<Arc<Route>>, tasks: &Tasks, drain: &DrainWatch) -> Self {
+        let deployment = &upstream.config().deployment;
+        let tracker = tracker(deployment, deployment.listed(), None);
+        Self {
+            upstream: Arc::clone(upstream),
+            routes,
+            tasks: tasks.clone(),
+            drain: drain.clone(),
+            tracker,
+            watched: HashMap::new(),
+            metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::label)),
+            said: Said::default(),
+            last_primary: None,
+        }
+    }
+
+    /// Goes on until the drain begins.
+    pub(super) async fn run(mut self) {
+        let drain = self.drain.clone();
+        tokio::select! {
+            biased;
+            () = drain.draining() => {}
+            () = self.watch() => {}
+        }
+    }
+
+    async fn watch(&mut self) {
+        let (sender, mut told) = mpsc::channel(TOLD_MAX);
+        self.follow_members(&sender);
+        self.tell();
+        while let Some(Told { member, what }) = told.recv().await {
+            let facts = what.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string()));
+            match facts {
+                Ok(facts) => self.tracker.answered(&member, &facts),
+                Err(reason) => self.tracker.lost(&member, reason),
+            }
+            self.follow_members(&sender);
+            self.tell();
+        }
+    }
+
+    /// Has somebody listen to each member that is known now, and nobody to those that are gone.
+    fn follow_members(&mut self, sender: &mpsc::Sender<Told>) {
+        let names: Vec<MemberName> = self.tracker.members().map(|(name, _)| name.clone()).collect();
+        self.watched.retain(|name, _| names.contains(name));
+        for name in names {
+            if !self.watched.contains_key(&name)
+                && let Some(watched) = self.begin(&name, sender)
+            {
+                self.watched.insert(name, watched);
+            }
+        }
+    }
+
+    fn begin(&mut self, name: &MemberName, sender: &mpsc::Sender<Told>) -> Option<Watched> {
+        let address: HostPort = host_port(name);
+        let member = match self.upstream.member(&address) {
+            Ok(member) => Arc::new(member),
+            Err(error) => {
+                self.tracker.lost(name, error.to_string());
+                return None;
+            }
+        };
+        let mut gone = Vec::new();
+        for line in member.lines.iter().filter(|line| line.shelf.is_on()) {
+            let (sender, receiver) = oneshot::channel::<()>();
+            gone.push(sender);
+            let is_gone = async move { drop(receiver.await) };
+            self.tasks.spawn("spare connections", background::keep_warm(Arc::clone(line), self.drain.clone(), is_gone));
+        }
+        if let Some(line) = member.lines.first() {
+            let (ending, receiver) = oneshot::channel::<()>();
+            gone.push(ending);
+            let (listening, drain) =
+                (member::listen(name.clone(), Arc::clone(line), sender.clone()), self.drain.clone());
+            self.tasks.spawn("member monitor", async move {
+                tokio::select! {
+                    biased;
+                    () = drain.draining() => {}
+                    _ = receiver => {}
+                    () = listening => {}
+                }
+            });
+        }
+        Some(Watched { member, _gone: gone })
+    }
+
+    /// Tells listeners, metrics and the log what is new.
+    fn tell(&mut self) {
+        let now = Said {
+            primary: self.tracker.primary().cloned(),
+            members: self.tracker.members().map(|(name, record)| (name.clone(), record.state)).collect(),
+            left_out: self.assign(),
+        };
+        if now == self.said {
+            return;
+        }
+        self.upstream.publish(self.roster());
+        self.metrics.set_members(&now.members.iter().map(|(_, state)| state.label()).collect::<Vec<_>>());
+        self.log(&now);
+        self.said = now;
+    }
+
+    /// Gives the members their addresses at the listeners; before any client is put on them.
+    fn assign(&self) -> Vec<MemberName> {
+        let mapped = self.tracker.mapped();
+        let mut left_out = Vec::new();
+        for route in &self.routes {
+            if let Destination::Members(layout) = &route.destination {
+                left_out.extend(layout.assign(&mapped));
+            }
+        }
+        left_out
+    }
+
+    fn roster(&self) -> Roster {
+        let listed = self.tracker.members().filter_map(|(name, record)| {
+            let member = Arc::clone(&self.watched.get(name)?.member);
+            let part = match record.state {
+                MemberState::Primary | MemberState::Mongos => Part::Writable,
+                MemberState::Secondary if !record.hidden => Part::Readable,
+                _ => Part::Neither,
+            };
+            Some(Listed { member, part, state: record.state, hidden: record.hidden, problem: record.problem.clone() })
+        });
+        Roster::new(listed.collect(), self.tracker.is_known(), self.tracker.set_name().map(printable))
+    }
+
+    fn log(&mut self, now: &Said) {
+        let (upstream, before) = (self.upstream.name(), &self.said);
+        let is_new = |name: &MemberName| !before.members.iter().any(|(known, _)| known == name);
+        for (member, _) in now.members.iter().filter(|(name, _)| is_new(name)) {
+            tracing::info!(upstream, %member, "member found");
+        }
+        for (member, _) in before.members.iter().filter(|(name, _)| !now.members.iter().any(|(known, _)| known == name))
+        {
+            tracing::info!(upstream, %member, "member is no longer part of the set");
+        }
+        for (member, state) in &now.members {
+            if *state == MemberState::WrongSet && !before.members.contains(&(member.clone(), *state)) {
+                let problem = self
+                    .tracker
+                    .members()
+                    .find(|(name, _)| *name == member)
+                    .and_then(|(_, record)| record.problem.clone());
+                tracing::warn!(
+                    upstream,
+                    %member,
+                    problem,
+                    remedy = format!("check upstream.{upstream}.members and replica_set"),
+                    "member refused"
+                );
+            }
+        }
+        for member in now.left_out.iter().filter(|member| !before.left_out.contains(member)) {
+            tracing::warn!(
+                upstream,
+                %member,
+                remedy = "add a port to member_ports of its listeners, or an entry to member_addresses",
+                "no address for this member: clients are not told of it"
+            );
+        }
+        match &now.primary {
+            primary if *primary == before.primary => {}
+            Some(primary) => {
+                let last = self.last_primary.replace(primary.clone());
+                if last.is_some_and(|last| last != *primary) {
+                    self.metrics.count_primary_change();
+                }
+                tracing::info!(upstream, %primary, "primary found");
+            }
+            None => tracing::warn!(upstream, "there is no primary"),
+        }
+    }
+}
