@@ -5,8 +5,7 @@ use std::time::SystemTime;
 use super::material::{Desk, Material};
 use super::report::{About, Finding, Kind, ListenerReport, Severity, Step, UpstreamReport};
 use crate::config::{
-    Deployment, EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, Seeds, UpstreamConfig, Verify,
-    WorkloadApi,
+    EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi,
 };
 use crate::tls::{
     Authorities, ClientTlsError, Side, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
@@ -31,10 +30,9 @@ pub(super) fn check_upstream(
     names(upstream, &mut desk);
     UpstreamReport {
         name: upstream.name.clone(),
-        address: match &section.deployment {
-            Deployment::ReplicaSet { seeds: Seeds::Srv(name), .. }
-            | Deployment::Sharded { seeds: Seeds::Srv(name) } => name.clone(),
-            deployment => deployment.listed().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        address: match section.deployment.srv() {
+            Some(name) => name.to_owned(),
+            None => section.deployment.listed().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         },
         material,
         external_user: desk.external_user,

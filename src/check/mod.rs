@@ -72,7 +72,7 @@ async fn check_upstream(
         let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
         if upstream.deployment.has_members() {
             let around = set::Surroundings { config, upstream, handed_out, now };
-            let (found, connections) = Box::pin(set::check(&around, listed, None, findings)).await;
+            let (found, connections) = Box::pin(set::check(&around, findings)).await;
             (checked.connections, checked.set) = (connections, Some(found));
         } else {
             checked.connections = Box::pin(connection::check(&first, handed_out, now, findings)).await;

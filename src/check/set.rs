@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::connection;
 use super::report::{About, ConnectionReport, Finding, Kind, MemberReport, SetReport, Severity, Status, Step};
 use crate::config::{Config, HostPort, MemberAddresses, Topology, UpstreamConfig};
 use crate::identity::printable;
 use crate::tls::WorkloadSet;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker, Slot, Slots};
-use crate::upstream::{HelloStream, host_port, member_name, tracker};
+use crate::upstream::{HelloStream, host_port, member_name, seeds, tracker};
 
 /// Everything around one upstream.
 pub(super) struct Surroundings<'a> {
@@ -22,17 +24,21 @@ pub(super) struct Surroundings<'a> {
     pub(super) now: SystemTime,
 }
 
-/// Asks the members, beginning with `seeds`, until all that are known have been asked.
+/// Asks the members, beginning with those that are named here or in DNS, until all that are known have been asked.
 ///
 /// That one of them cannot be connected to is a warning where another one can: the gateway goes on with the others.
 pub(super) async fn check(
     around: &Surroundings<'_>,
-    seeds: &[HostPort],
-    set_name: Option<String>,
     findings: &mut Vec<Finding>,
 ) -> (SetReport, Vec<ConnectionReport>) {
+    let deployment = &around.upstream.deployment;
+    let mut steps = Vec::new();
+    let (named, set_name) = match deployment.srv() {
+        Some(name) => look_up(name, around.upstream, &mut steps, findings).await,
+        None => (deployment.listed().to_vec(), None),
+    };
     let known = findings.len();
-    let mut set = tracker(&around.upstream.deployment, seeds, set_name);
+    let mut set = tracker(deployment, &named, set_name);
     let (mut connections, mut asked) = (Vec::new(), BTreeSet::new());
     while let Some(member) = next(&set, &asked) {
         connections.extend(ask(around, &member, &mut set, findings).await);
@@ -41,10 +47,34 @@ pub(super) async fn check(
     if set.members().any(|(_, record)| record.problem.is_none() && record.state != MemberState::Unknown) {
         findings.iter_mut().skip(known).for_each(|finding| finding.severity = Severity::Warning);
     }
-    let mut desk = Desk { around, set: &set, steps: Vec::new(), findings };
+    let mut desk = Desk { around, set: &set, steps, findings };
     desk.members();
     let addresses = desk.addresses();
     (desk.report(&addresses), connections)
+}
+
+/// The members that DNS names, and the set's name where it says that.
+async fn look_up(
+    name: &str,
+    upstream: &UpstreamConfig,
+    steps: &mut Vec<Step>,
+    findings: &mut Vec<Finding>,
+) -> (Vec<HostPort>, Option<String>) {
+    match seeds(name, Instant::now() + upstream.connect_timeout).await {
+        Ok(found) => {
+            let members = found.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let set = found.replica_set.as_ref().map(|set| format!("; replica set {}", printable(set)));
+            steps.push(Step::ok("SRV records", members + &set.unwrap_or_default()));
+            (found.members, found.replica_set)
+        }
+        Err(error) => {
+            steps.push(Step::failed("SRV records", error.to_string()));
+            let about = About::Upstream(upstream.name.clone());
+            let (sentence, remedy) = (error.to_string(), error.remedy(&upstream.name));
+            findings.push(Finding { severity: Severity::Error, kind: Kind::Upstream, about, sentence, remedy });
+            (Vec::new(), None)
+        }
+    }
 }
 
 fn next(set: &SetTracker, asked: &BTreeSet<MemberName>) -> Option<MemberName> {

@@ -355,5 +355,6 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         max_lifetime: None,
         tcp_keepalive: None,
         topology: Topology::Direct,
+        intercept: false,
     }
 }

@@ -85,6 +85,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "member_addresses",
             "advertise",
             "read_preference",
+            "intercept",
             "mode",
             "principal",
             "proxy_protocol",

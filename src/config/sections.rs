@@ -163,6 +163,14 @@ impl Deployment {
         !matches!(self, Self::Single(_))
     }
 
+    /// The name whose records tell its servers, where they are not named here.
+    pub fn srv(&self) -> Option<&str> {
+        match self {
+            Self::ReplicaSet { seeds: Seeds::Srv(name), .. } | Self::Sharded { seeds: Seeds::Srv(name) } => Some(name),
+            _ => None,
+        }
+    }
+
     /// The servers that the configuration names; none with `srv`.
     pub fn listed(&self) -> &[HostPort] {
         match self {
@@ -392,6 +400,9 @@ pub struct ListenerConfig {
     pub tcp_keepalive: Option<Duration>,
     /// How its clients see the upstream. Default: members where the upstream has members, else direct.
     pub topology: Topology,
+    /// Takes connections that the kernel redirected to it, each for the member that it was on its way to; then the address
+    /// is TCP, the mode plaintext and the topology direct. Default: false.
+    pub intercept: bool,
 }
 
 /// `topology`: how the clients of a listener see the servers of its upstream.

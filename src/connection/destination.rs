@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, timeout_at};
 
 use super::line::Line;
+use super::redirected::AddressBook;
 use super::roster::Roster;
 use super::upstream::{Member, Upstream};
 use crate::config::{HostPort, MemberAddress, ReadPreference};
@@ -25,6 +26,17 @@ pub enum Destination {
     Members(Layout),
     /// To any member that is preferred.
     LoadBalanced(ReadPreference),
+    /// To the member that a redirected connection was on its way to.
+    Intercepted(AddressBook),
+}
+
+/// How a client came to its listener.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entrance {
+    /// Which of the listener's addresses it came to.
+    pub(super) slot: usize,
+    /// Where it was on its way to, if the kernel redirected it.
+    pub(super) original: Option<SocketAddr>,
 }
 
 /// The addresses of a listener, and the members that they stand for.
@@ -46,6 +58,10 @@ pub(super) enum Astray {
     NonePreferred(ReadPreference),
     /// The member that the listener leads to is none any more.
     Gone(HostPort),
+    /// The connection was not redirected, and its listener is for such only.
+    NotRedirected,
+    /// No member has the address that it was on its way to.
+    Elsewhere(SocketAddr),
 }
 
 /// A member that a client is put on, and how.
@@ -57,11 +73,11 @@ pub(super) struct Way {
 }
 
 impl Destination {
-    /// The line for a client that came to the address at `slot`; waits until `deadline` for the members to be known, and
+    /// The line for a client that came in by `entrance`; waits until `deadline` for the members to be known, and
     /// for one that is preferred. Cancel safe.
     pub(super) async fn way(
         &self,
-        slot: usize,
+        entrance: Entrance,
         upstream: &Upstream,
         who: Option<&Principal>,
         deadline: Instant,
@@ -69,12 +85,12 @@ impl Destination {
         let mut roster = upstream.roster_watch();
         loop {
             let now = Arc::clone(&roster.borrow_and_update());
-            let astray = match self.member(slot, &now) {
+            let astray = match self.member(entrance, &now, deadline).await {
                 Ok(member) => {
                     let line = member.lines.get(upstream.credential_of(who)).or(member.lines.first());
                     // A member has a line for each credential, and there is always one.
                     let line = line.map(Arc::clone).ok_or(Astray::Unknown)?;
-                    return Ok(Way { line, naming: self.naming(slot, &member) });
+                    return Ok(Way { line, naming: self.naming(entrance.slot, &member) });
                 }
                 Err(astray) => astray,
             };
@@ -85,7 +101,7 @@ impl Destination {
         }
     }
 
-    fn member(&self, slot: usize, roster: &Roster) -> Result<Arc<Member>, Astray> {
+    async fn member(&self, entrance: Entrance, roster: &Roster, deadline: Instant) -> Result<Arc<Member>, Astray> {
         if !roster.is_known {
             return Err(Astray::Unknown);
         }
@@ -95,14 +111,19 @@ impl Destination {
             Self::LoadBalanced(preference) => {
                 roster.preferred(*preference).ok_or(Astray::NonePreferred(*preference))?
             }
-            Self::Members(layout) => layout.member(slot, roster)?,
+            Self::Members(layout) => layout.member(entrance.slot, roster)?,
+            Self::Intercepted(book) => {
+                let original = entrance.original.ok_or(Astray::NotRedirected)?;
+                let found = book.member_at(original, roster, deadline).await;
+                return found.ok_or(Astray::Elsewhere(original));
+            }
         };
         Ok(Arc::clone(member))
     }
 
     fn naming(&self, slot: usize, member: &Member) -> Naming {
         match self {
-            Self::Direct(_) => Naming::Kept,
+            Self::Direct(_) | Self::Intercepted(_) => Naming::Kept,
             Self::Members(layout) => layout.naming(slot),
             Self::LoadBalanced(_) => Naming::LoadBalanced { service_id: member.service_id },
         }
@@ -156,6 +177,13 @@ impl Astray {
             }
             Self::Vacant(here) => format!("mongate: no member of upstream {upstream} is behind {here}"),
             Self::Gone(name) => format!("mongate: {name} is no member of upstream {upstream}"),
+            Self::NotRedirected => format!(
+                "mongate: this address takes connections to upstream {upstream} that were redirected to it; connect to the \
+                 server itself"
+            ),
+            Self::Elsewhere(original) => {
+                format!("mongate: {original} is the address of no member of upstream {upstream}")
+            }
             Self::NonePreferred(preference) => {
                 let kind = match preference {
                     ReadPreference::Primary => "primary",
@@ -169,6 +197,20 @@ impl Astray {
     }
 }
 
+impl Astray {
+    /// What the operator can do.
+    pub(super) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::NotRedirected => Some("have clients connect to the server itself, and iptables redirect them here"),
+            Self::Elsewhere(_) => Some(
+                "have iptables redirect connections to members only; if this is one, let its name be resolved here as it is for \
+                 the client",
+            ),
+            Self::Unknown | Self::Vacant(_) | Self::NonePreferred(_) | Self::Gone(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Astray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -176,6 +218,8 @@ impl fmt::Display for Astray {
             Self::Vacant(_) => "no_member_behind_address",
             Self::NonePreferred(_) => "no_member_preferred",
             Self::Gone(_) => "no_such_member",
+            Self::NotRedirected => "not_redirected",
+            Self::Elsewhere(_) => "no_member_at_original_address",
         })
     }
 }

@@ -9,7 +9,7 @@ use tracing::field::display;
 
 use super::Route;
 use super::caller::Caller;
-use super::destination::Astray;
+use super::destination::{Astray, Destination};
 use super::refusal::Refusal;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
@@ -52,6 +52,14 @@ pub(super) enum Lost {
 }
 
 impl Lost {
+    /// Where a redirected client was on its way to that is put on no member.
+    fn original(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Astray(Astray::Elsewhere(original)) => Some(*original),
+            _ => None,
+        }
+    }
+
     /// What the client reads.
     pub(super) fn command_error(&self, upstream: &str) -> CommandError {
         match self {
@@ -140,7 +148,7 @@ impl Ending {
                 outcome,
                 ended_by = %end.ended_by,
                 reason = %self,
-                remedy = self.remedy(listener),
+                remedy = self.remedy_at(route),
                 commands = end.commands,
                 errors = end.errors,
                 denied = end.denied,
@@ -150,14 +158,16 @@ impl Ending {
                 duration_ms,
                 "connection closed"
             ),
-            Self::NoUpstream(_) => tracing::info!(
+            Self::NoUpstream(lost) => tracing::info!(
                 listener,
                 %client,
                 proxy,
                 principal,
                 principal_source,
+                original = lost.original().map(display),
                 outcome,
                 reason = %self,
+                remedy = self.remedy_at(route),
                 duration_ms,
                 "connection refused"
             ),
@@ -176,7 +186,7 @@ impl Ending {
                         outcome,
                         kind,
                         reason = %self,
-                        remedy = self.remedy(listener),
+                        remedy = self.remedy_at(route),
                         duration_ms,
                         suppressed,
                         "connection refused"
@@ -199,6 +209,18 @@ impl Ending {
         }
     }
 
+    /// What the operator of that listener can do.
+    fn remedy_at(&self, route: &Route) -> Option<String> {
+        match (self, &route.destination) {
+            (Self::Foreign(Foreign::Tls), Destination::Intercepted(_)) => Some(
+                "if it is the gateway itself, leave its user out of the iptables rule that redirects; else take tls=true out of \
+                 the client's connection string: the gateway adds TLS itself"
+                    .to_owned(),
+            ),
+            _ => self.remedy(&route.listener),
+        }
+    }
+
     /// What to do about a client that could not be served.
     fn remedy(&self, listener: &str) -> Option<String> {
         match self {
@@ -210,6 +232,7 @@ impl Ending {
                 "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
             )),
             Self::Carried(_, end) => carried_remedy(&end.reason).map(str::to_owned),
+            Self::NoUpstream(Lost::Astray(astray)) => astray.remedy().map(str::to_owned),
             _ => None,
         }
     }

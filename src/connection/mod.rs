@@ -8,6 +8,7 @@ mod ending;
 mod line;
 mod policing;
 mod present;
+mod redirected;
 mod refusal;
 mod roster;
 mod route;
@@ -32,13 +33,14 @@ pub use door::Door;
 pub use line::{Line, News};
 pub use policing::{Loaded, Policing, PolicyInForce};
 pub use present::{Largest, Present};
+pub use redirected::AddressBook;
 pub use roster::{Listed, Part, Roster};
 pub use route::{ListedPrincipal, Route};
 pub use upstream::{Credential, Member, Upstream};
 
 use caller::Caller;
 use carrying::Course;
-use destination::Way;
+use destination::{Entrance, Way};
 use door::Admitted;
 use ending::{Ending, Lost};
 use policing::Constable;
@@ -57,7 +59,7 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 
 /// The story itself.
 async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
-    let Arrival { socket, address, slot, standing } = arrival;
+    let Arrival { socket, address, slot, original, standing } = arrival;
     let welcome = Welcome::new(&route.door);
     // In boxes of their own, here and below: what is needed before bytes flow is gone then, and a connection lives for
     // hours.
@@ -75,13 +77,14 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             return Ending::Full;
         }
     };
-    let (way, upstream) = match Box::pin(lead(slot, route, caller)).await {
-        Ok(led) => led,
-        Err(lost) => {
-            Box::pin(refuse(&mut client, &lost.command_error(route.upstream.name()))).await;
-            return Ending::NoUpstream(lost);
-        }
-    };
+    let (way, upstream) =
+        match Box::pin(lead(Entrance { slot, original: original.as_deref().copied() }, route, caller)).await {
+            Ok(led) => led,
+            Err(lost) => {
+                Box::pin(refuse(&mut client, &lost.command_error(route.upstream.name()))).await;
+                return Ending::NoUpstream(lost);
+            }
+        };
     let Way { line, naming } = way;
     let mut course = Course { route, line: &line, address: upstream.address };
     let mut relay = join(client, upstream, naming, route, caller);
@@ -98,10 +101,10 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
 }
 
 /// Finds the member that a client is put on, and a connection to it.
-async fn lead(slot: usize, route: &Route, caller: &Caller) -> Result<(Way, Link), Lost> {
+async fn lead(entrance: Entrance, route: &Route, caller: &Caller) -> Result<(Way, Link), Lost> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let who = caller.who().map(|who| &who.principal);
-    let way = route.destination.way(slot, &route.upstream, who, deadline).await.map_err(Lost::Astray)?;
+    let way = route.destination.way(entrance, &route.upstream, who, deadline).await.map_err(Lost::Astray)?;
     let link = way.line.connect().await.map_err(Lost::Unreachable)?;
     Ok((way, link))
 }

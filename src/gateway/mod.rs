@@ -22,7 +22,9 @@ use std::time::Duration;
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology, UpstreamConfig};
-use crate::connection::{Destination, Door, Layout, ListedPrincipal, Policing, PolicyInForce, Route, Upstream};
+use crate::connection::{
+    AddressBook, Destination, Door, Layout, ListedPrincipal, Policing, PolicyInForce, Route, Upstream,
+};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
@@ -265,8 +267,8 @@ fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
 
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
 fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
-    let credentials = upstreams.values().flat_map(|upstream| upstream.credentials());
-    let own: Vec<_> = credentials.map(|credential| credential.identity.tls()).collect();
+    let first = upstreams.values().filter_map(|upstream| upstream.credentials().first());
+    let own: Vec<_> = first.map(|credential| credential.identity.tls()).collect();
     let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
     let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
     let known: Vec<_> = config.identities.iter().map(known_source).collect();
@@ -347,6 +349,7 @@ fn open_listener(
 
 fn destination(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSocket]) -> Destination {
     match &section.topology {
+        _ if section.intercept => Destination::Intercepted(AddressBook::default()),
         Topology::Direct => Destination::Direct(upstream.config().deployment.listed().first().cloned()),
         Topology::LoadBalanced(preference) => Destination::LoadBalanced(*preference),
         Topology::Members(members) => {

@@ -208,6 +208,7 @@ fn set(roster: &Roster) -> Value {
     json!({
         "name": roster.set_name,
         "known": roster.is_known,
+        "problem": roster.trouble,
         "primary": primary.map(|listed| listed.member.address.to_string()),
         "members": members.collect::<Vec<_>>(),
     })

@@ -19,6 +19,7 @@ mod client_stream;
 mod handshake;
 mod limits;
 mod opening;
+mod original;
 mod proxy_header;
 mod refusal;
 mod socket;
@@ -31,6 +32,7 @@ pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{last_words, refuse, refuse_http, refuse_tls};
 pub use socket::{BindError, BoundSocket, bind};
 
+use original::original_destination;
 use socket::SocketFile;
 
 /// First and longest pause when the system has no descriptor or memory for another connection.
@@ -48,6 +50,9 @@ pub struct Arrival {
     pub address: ClientAddress,
     /// Which of the listener's addresses it came to, counted from 0.
     pub slot: usize,
+    /// Where it was on its way to when the kernel redirected it, on a listener that intercepts; `None` elsewhere, and for
+    /// who came there by itself. Never an address of the listener. In a box, as most connections have none.
+    pub original: Option<Box<SocketAddr>>,
     /// Its place, or that there was none.
     pub standing: Standing,
 }
@@ -65,6 +70,7 @@ pub enum Standing {
 pub struct Listener {
     name: String,
     slot: usize,
+    intercept: bool,
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
@@ -97,7 +103,8 @@ impl Listener {
         };
         let refusals = Places::new(REFUSALS_MAX);
         let (name, exhaustions) = (config.name.clone(), Repeats::new());
-        Ok(Self { name, slot, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
+        let intercept = config.intercept;
+        Ok(Self { name, slot, intercept, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
     }
 
     /// Where it listens, with the real port.
@@ -130,7 +137,8 @@ impl Listener {
                     }
                     (pause, told) = (None, false);
                     if let Some(standing) = self.standing() {
-                        return Arrival { socket, address, slot: self.slot, standing };
+                        let original = self.intercept.then(|| original_destination(&socket)).flatten().map(Box::new);
+                        return Arrival { socket, address, slot: self.slot, original, standing };
                     }
                     self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }

@@ -161,6 +161,7 @@ mod tests {
             max_lifetime: None,
             tcp_keepalive: None,
             topology: Topology::Direct,
+            intercept: false,
         }
     }
 

@@ -78,6 +78,11 @@ impl SetTracker {
         self.seeds = seeds;
     }
 
+    /// Whether anybody was named to begin with.
+    pub fn has_seeds(&self) -> bool {
+        !self.seeds.is_empty()
+    }
+
     /// A member said what it is.
     pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts) {
         if !self.members.contains_key(member) {

@@ -46,7 +46,12 @@ pub(super) fn listener(
     let what = format!("name the upstream that this listener leads to, as in upstream = {example}");
     let upstream = section.required("upstream", &what, |given| known_upstream(given, names));
     let deployment = upstream.as_deref().and_then(|name| upstreams.deployment(name));
-    let topology = topology::topology(&mut section, address.as_ref(), deployment, taken);
+    let intercept = section.or("intercept", false, |given| intercept(given, mode, address.as_ref()));
+    let topology = if intercept {
+        Some(topology::of_intercepted(&mut section))
+    } else {
+        topology::topology(&mut section, address.as_ref(), deployment, taken)
+    };
     let principal = section.optional("principal", readers::principal);
     let is_socket = matches!(address, Some(ListenAddress::Unix(_)));
     let proxy = proxy(&mut section, is_socket);
@@ -73,7 +78,28 @@ pub(super) fn listener(
         max_lifetime,
         tcp_keepalive,
         topology: topology?,
+        intercept,
     })
+}
+
+/// A listener in plaintext never carries the TLS of the gateway's own connections, so that these cannot go in a circle
+/// where they are redirected too.
+fn intercept(given: &Given<'_>, mode: Mode, address: Option<&ListenAddress>) -> Result<bool, String> {
+    let intercept = readers::boolean(given)?;
+    let sentence = match address {
+        _ if !intercept => return Ok(false),
+        _ if !cfg!(target_os = "linux") => {
+            "needs Linux, whose kernel says where a redirected connection was on its way to"
+        }
+        Some(ListenAddress::Unix(_)) => {
+            "needs an IP address and port in address; the kernel redirects connections to those only"
+        }
+        _ if mode != Mode::Plaintext => {
+            "needs mode = \"plaintext\"; clients with TLS of their own need no interception"
+        }
+        _ => return Ok(true),
+    };
+    Err(sentence.to_owned())
 }
 
 /// The upstreams that a listener may lead to.

@@ -56,6 +56,17 @@ pub(super) fn topology(
     }
 }
 
+/// That of a listener whose connections were on their way to a member: clients see the servers as they are.
+pub(super) fn of_intercepted(section: &mut Section<'_>) -> Topology {
+    for key in ["topology", "member_ports", "member_addresses", "advertise", "read_preference"] {
+        section.misplaced(
+            key,
+            "is not used with intercept = true: clients reach the members at their own addresses; remove it",
+        );
+    }
+    Topology::Direct
+}
+
 fn kind(given: &Given<'_>, deployment: Option<&Deployment>) -> Result<Kind, String> {
     const KINDS: &[(&str, Kind)] =
         &[("members", Kind::Members), ("load_balanced", Kind::LoadBalanced), ("direct", Kind::Direct)];

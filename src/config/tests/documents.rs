@@ -106,6 +106,14 @@ fn the_examples_of_the_page_on_replica_sets_are_configurations() {
 }
 
 #[test]
+fn the_example_of_the_page_on_interception_is_a_configuration() {
+    let blocks = blocks(include_str!("../../../docs/interception.md"), "```toml\n");
+    assert_eq!(blocks.len(), 1);
+    let config = parse(blocks[0], &[]).unwrap();
+    assert!(config.listeners["orders"].intercept);
+}
+
+#[test]
 fn the_file_shows_the_defaults() {
     assert_eq!(parse(FILE, &[]).unwrap(), parse(NEEDED, &[]).unwrap());
 }

@@ -107,6 +107,36 @@ fn a_topology_that_cannot_work_is_refused() {
 }
 
 #[test]
+fn a_listener_that_intercepts_has_one_address_and_no_tls() {
+    let intercepts = |text: &str| {
+        let config = parse(text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let listener = &config.listeners["orders"];
+        (listener.intercept, listener.topology.clone())
+    };
+    assert_eq!(intercepts(&listener_with("intercept = true")), (true, Topology::Direct));
+    assert_eq!(intercepts(&format!("{LEAST}intercept = true")), (true, Topology::Direct));
+    assert!(!intercepts(LEAST).0);
+    let everywhere = SET.replace("127.0.0.1:27017", "0.0.0.0:27017") + "intercept = true\n";
+    check_one(&everywhere, "would take unencrypted MongoDB traffic from other machines");
+    assert_eq!(intercepts(&(everywhere + "allow_remote_plaintext = true")), (true, Topology::Direct));
+
+    let check = |line: &str, expected: &str| check_one(&listener_with(&format!("intercept = true\n{line}")), expected);
+    check("topology = \"members\"", "listener.orders.topology (config.toml): is not used with intercept = true");
+    check("member_ports = \"27017-27019\"", "listener.orders.member_ports (config.toml): is not used with intercept");
+    check(
+        "advertise = \"gateway.local\"",
+        "listener.orders.advertise (config.toml): is not used with intercept = true",
+    );
+    check_one(
+        &(LEAST.replace("127.0.0.1:27017", "unix:/run/m.sock") + "intercept = true"),
+        "needs an IP address and port in address",
+    );
+    let tls = "tls.certificate_file = \"c.pem\"\ntls.ca_file = \"ca.pem\"";
+    check(&format!("mode = \"permissive\"\n{tls}"), "listener.orders.intercept = true (config.toml): needs mode");
+    check_one(&listener_with("intercept = \"yes\""), "must be true or false");
+}
+
+#[test]
 fn credentials_have_principals_and_the_authorities_of_their_upstream() {
     let credential =
         "[[upstream.orders.credential]]\nprincipals = [\"td/ns/shop/*\"]\ncertificate_file = \"shop.pem\"\n";

@@ -1,6 +1,7 @@
 //! Who watches over an upstream: one server is asked now and then, the members of a set tell what they are.
 
 mod member;
+mod records;
 mod set;
 
 use std::sync::Arc;
@@ -61,7 +62,7 @@ fn condition_of_members(roster: &Roster) -> ConditionState {
     let complaints: Vec<_> = roster.members.iter().filter_map(problem).collect();
     let count = roster.members.len();
     if complaints.len() == count {
-        let first = complaints.into_iter().next();
+        let first = complaints.into_iter().next().or_else(|| roster.trouble.clone());
         return ConditionState::Fails(first.unwrap_or_else(|| "no member is known".to_owned()));
     }
     let name = roster.set_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();

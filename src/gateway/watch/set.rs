@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bson::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
 
 use super::member;
 use super::member::Told;
+use super::records::{Records, next_records};
 use crate::config::HostPort;
 use crate::connection::{Destination, Listed, Member, Part, Roster, Route, Upstream};
 use crate::gateway::background;
@@ -15,7 +17,7 @@ use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
-use crate::upstream::{host_port, tracker};
+use crate::upstream::{SrvError, SrvSeeds, host_port, member_name, tracker};
 
 /// What members say on their way here; they wait when it is more.
 const TOLD_MAX: usize = 64;
@@ -29,6 +31,8 @@ pub(super) struct SetMonitor {
     tracker: SetTracker,
     watched: HashMap<MemberName, Watched>,
     metrics: SetMetrics,
+    /// Where the seeds come from DNS.
+    records: Option<Records>,
     /// As of the last time that it was said.
     said: Said,
     /// Who was primary last, also where nobody is now.
@@ -46,12 +50,15 @@ struct Said {
     primary: Option<MemberName>,
     members: Vec<(MemberName, MemberState)>,
     left_out: Vec<MemberName>,
+    /// Why nobody is known.
+    trouble: Option<String>,
 }
 
 impl SetMonitor {
     pub(super) fn new(upstream: &Arc<Upstream>, routes: Vec<Arc<Route>>, tasks: &Tasks, drain: &DrainWatch) -> Self {
         let deployment = &upstream.config().deployment;
         let tracker = tracker(deployment, deployment.listed(), None);
+        let records = deployment.srv().map(|name| Records::new(name, upstream.config().connect_timeout));
         Self {
             upstream: Arc::clone(upstream),
             routes,
@@ -60,6 +67,7 @@ impl SetMonitor {
             tracker,
             watched: HashMap::new(),
             metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::label)),
+            records,
             said: Said::default(),
             last_primary: None,
         }
@@ -79,14 +87,41 @@ impl SetMonitor {
         let (sender, mut told) = mpsc::channel(TOLD_MAX);
         self.follow_members(&sender);
         self.tell();
-        while let Some(Told { member, what }) = told.recv().await {
-            let facts = what.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string()));
-            match facts {
-                Ok(facts) => self.tracker.answered(&member, &facts),
-                Err(reason) => self.tracker.lost(&member, reason),
+        loop {
+            tokio::select! {
+                Some(Told { member, what }) = told.recv() => self.hear(&member, what),
+                found = next_records(&mut self.records) => self.take_records(found),
             }
             self.follow_members(&sender);
             self.tell();
+        }
+    }
+
+    fn hear(&mut self, member: &MemberName, what: Result<RawDocumentBuf, String>) {
+        match what.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string())) {
+            Ok(facts) => self.tracker.answered(member, &facts),
+            Err(reason) => self.tracker.lost(member, reason),
+        }
+    }
+
+    fn take_records(&mut self, found: Result<SrvSeeds, SrvError>) {
+        let deployment = &self.upstream.config().deployment;
+        let SrvSeeds { members, replica_set, .. } = match found {
+            Ok(seeds) => seeds,
+            Err(error) => {
+                let upstream = self.upstream.name();
+                tracing::warn!(upstream, %error, remedy = error.remedy(upstream), "members are not found in DNS");
+                return;
+            }
+        };
+        if self.tracker.has_seeds() {
+            self.tracker.reseed(members.iter().filter_map(member_name).collect());
+        } else {
+            self.tracker = tracker(deployment, &members, replica_set);
+        }
+        // A set tells by itself who joins it.
+        if self.tracker.set_name().is_some() && self.tracker.is_known() {
+            self.records = None;
         }
     }
 
@@ -142,6 +177,7 @@ impl SetMonitor {
             primary: self.tracker.primary().cloned(),
             members: self.tracker.members().map(|(name, record)| (name.clone(), record.state)).collect(),
             left_out: self.assign(),
+            trouble: self.records.as_ref().and_then(Records::trouble),
         };
         if now == self.said {
             return;
@@ -174,7 +210,9 @@ impl SetMonitor {
             };
             Some(Listed { member, part, state: record.state, hidden: record.hidden, problem: record.problem.clone() })
         });
-        Roster::new(listed.collect(), self.tracker.is_known(), self.tracker.set_name().map(printable))
+        let set_name = self.tracker.set_name().map(printable);
+        let trouble = self.records.as_ref().and_then(Records::trouble);
+        Roster::new(listed.collect(), self.tracker.is_known(), set_name, trouble)
     }
 
     fn log(&mut self, now: &Said) {
