@@ -234,7 +234,8 @@ impl Bench<'_> {
     fn mongodb(&mut self) -> anyhow::Result<()> {
         let Some(scene) = Scene::before_mongod(self.effort.fetch)? else { return Ok(()) };
         say_missing(&scene)?;
-        if let Some(direct) = scene.subjects.iter().find(|subject| subject.version().contains("db version")) {
+        if let Some(direct) = scene.subjects.iter().find(|subject| !subject.version().is_empty() && subject.is_direct())
+        {
             let (name, version) = ("mongod".to_owned(), direct.version().to_owned());
             self.report.subjects.push(Facts { name, version, suite: String::new() });
         }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::envoy;
 use super::kit::process::Process;
 use super::kit::{mongod_binary, ports};
-use super::report::first_line;
+use super::report;
 
 /// Starting takes milliseconds; a busy machine may need long.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ impl Peer {
                 return Ok(None);
             }
         }
-        let version = first_line(Command::new(program).arg(self.version));
+        let version = report::version(Command::new(program).arg(self.version));
         Ok(Some(Started { process, address, version }))
     }
 

@@ -181,7 +181,7 @@ impl Machine {
         let memory_kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
         Self {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            revision: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
+            revision: said(Command::new("git").args(["describe", "--always", "--dirty"])),
             processor: value("/proc/cpuinfo", "model name", ':'),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_mib: memory_kib / 1024,
@@ -193,10 +193,18 @@ impl Machine {
     }
 }
 
-/// What a program says first, on either output: as programs tell their version.
-pub(crate) fn first_line(command: &mut Command) -> String {
+/// What a program calls itself, on either output: the first word that begins as a version does.
+pub(crate) fn version(command: &mut Command) -> String {
+    let said = said(command);
+    let mut words = said.split(|sign: char| sign.is_whitespace() || sign == '/');
+    let is_version = |word: &&str| {
+        let number = word.trim_start_matches('v');
+        number.contains('.') && number.starts_with(|sign: char| sign.is_ascii_digit())
+    };
+    words.find(is_version).unwrap_or_default().to_owned()
+}
+
+fn said(command: &mut Command) -> String {
     let Ok(output) = command.output() else { return String::new() };
-    let all = [output.stdout, output.stderr].concat();
-    let all = String::from_utf8_lossy(&all);
-    all.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
 }

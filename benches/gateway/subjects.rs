@@ -23,7 +23,7 @@ use super::kit::{mongod_binary, scratch};
 use super::load::{Target, Work, message};
 use super::peers::{PEERS, Peer};
 use super::processes;
-use super::report::{Facts, first_line};
+use super::report::{self, Facts};
 use super::roles::ROLE;
 
 /// Rules that are in force while the gateway is measured beside others.
@@ -123,7 +123,7 @@ impl Scene {
         for subject in &mut subjects {
             subject.server = sealed.process_id();
         }
-        let version = first_line(Command::new(mongod_binary::locate()?).arg("--version"));
+        let version = report::version(Command::new(mongod_binary::locate()?).arg("--version"));
         let direct = upstream.direct("direct plain", false)?;
         subjects.push(Subject { server: plain.process_id(), version, ..direct });
         let kept: Vec<Box<dyn Any>> = vec![Box::new(mongods), Box::new(directory)];
@@ -154,7 +154,7 @@ impl Upstream {
         let (name, version, address, running) = match kind {
             Kind::Gateway { rules } => {
                 let gateway = self.gateway(rules)?;
-                let version = first_line(Command::new(env!("CARGO_BIN_EXE_mongate")).arg("--version"));
+                let version = report::version(Command::new(env!("CARGO_BIN_EXE_mongate")).arg("--version"));
                 ("mongate", version, gateway.address().to_owned(), Running::Gateway(gateway))
             }
             Kind::Peer(peer) => {
