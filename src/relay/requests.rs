@@ -302,7 +302,7 @@ impl Requests {
             }
         }
         if !*released {
-            match desk.terms.look(walk.message(), header, scan, &self.facts, self.greeted) {
+            match desk.terms.look(walk.message(), (header, scan), &self.facts, self.greeted) {
                 Fate::Pass => {}
                 Fate::Wait => return Ok(false),
                 Fate::Answer(answer) => {

@@ -118,8 +118,7 @@ impl Terms {
     pub(super) fn look(
         &self,
         message: &[u8],
-        header: &Header,
-        scan: &MessageScan,
+        (header, scan): (&Header, &MessageScan),
         facts: &RequestFacts,
         greeted: bool,
     ) -> Fate {
