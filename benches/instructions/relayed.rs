@@ -11,7 +11,9 @@ use mongate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, V
 use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Grounds, Policy};
-use mongate::relay::{Authority, CursorBook, Finding, Guard, Holding, Orders, Record, Relay, Turn, UpstreamSide};
+use mongate::relay::{
+    Authority, CursorBook, Finding, Guard, Holding, Orders, Record, Relay, Terms, Turn, UpstreamSide,
+};
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
 use rustls::pki_types::ServerName;
