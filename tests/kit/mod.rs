@@ -16,6 +16,7 @@ pub mod ports;
 pub mod process;
 pub mod provision;
 pub mod raw;
+pub mod replica_set;
 pub mod scratch;
 pub mod secret;
 pub mod waiting;
