@@ -108,3 +108,90 @@ impl Roster {
         fit.get(turn.checked_rem(fit.len())?).map(|listed| &listed.member)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Upstream;
+    use crate::telemetry::metrics::UpstreamMetrics;
+    use crate::tls::test_pki::{Authority, Folder, upstream_of};
+    use crate::upstream::REASONS;
+
+    /// Members at the ports 1, 2, … with these states.
+    fn roster(states: &[MemberState]) -> Roster {
+        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
+        let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
+        let listed = |(at, state): (usize, &MemberState)| {
+            let address = HostPort { host: "Mongo".to_owned(), port: u16::try_from(at + 1).unwrap() };
+            let member = Arc::new(upstream.member(&address).unwrap());
+            let part = match state {
+                MemberState::Primary => Part::Writable,
+                MemberState::Secondary => Part::Readable,
+                _ => Part::Neither,
+            };
+            Listed { member, part, state: *state, hidden: false, problem: None }
+        };
+        Roster::new(states.iter().enumerate().map(listed).collect(), true, None, None)
+    }
+
+    /// The ports of the members that four connections in a row are put on.
+    fn preferred(roster: &Roster, preference: ReadPreference) -> Vec<u16> {
+        (0..4).filter_map(|_| Some(roster.preferred(preference)?.address.port)).collect()
+    }
+
+    #[test]
+    fn connections_go_where_they_prefer_to_each_member_in_turn() {
+        use MemberState::{Arbiter, Primary, Secondary, Unknown};
+        let (whole, headless) = (roster(&[Secondary, Primary, Arbiter, Secondary]), roster(&[Secondary, Unknown]));
+        let alone = roster(&[Unknown, Primary]);
+        let check = |roster: &Roster, preference, mut expected: Vec<u16>| {
+            let mut found = preferred(roster, preference);
+            found.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{preference:?}");
+        };
+        check(&whole, ReadPreference::Primary, vec![2; 4]);
+        check(&whole, ReadPreference::PrimaryPreferred, vec![2; 4]);
+        check(&whole, ReadPreference::Secondary, vec![1, 1, 4, 4]);
+        check(&whole, ReadPreference::SecondaryPreferred, vec![1, 1, 4, 4]);
+        assert_eq!(preferred(&whole, ReadPreference::Nearest).len(), 4);
+        check(&headless, ReadPreference::Primary, vec![]);
+        check(&headless, ReadPreference::PrimaryPreferred, vec![1; 4]);
+        check(&alone, ReadPreference::Secondary, vec![]);
+        check(&alone, ReadPreference::SecondaryPreferred, vec![2; 4]);
+    }
+
+    #[test]
+    fn connections_leave_a_member_that_says_it_has_become_something_else() {
+        use MemberState::{Other, Primary, Secondary, Unknown};
+        let suits = |states: &[MemberState], preference| {
+            let roster = roster(states);
+            roster.still_suits(preference, &roster.members[0].member.news)
+        };
+        for (states, preference, expected) in [
+            (&[Primary, Secondary], ReadPreference::Primary, true),
+            (&[Secondary, Primary], ReadPreference::Primary, false),
+            (&[Secondary, Secondary], ReadPreference::Primary, false),
+            (&[Unknown, Primary], ReadPreference::Primary, true),
+            (&[Secondary, Unknown], ReadPreference::PrimaryPreferred, true),
+            (&[Secondary, Primary], ReadPreference::PrimaryPreferred, false),
+            (&[Primary, Unknown], ReadPreference::Secondary, false),
+            (&[Primary, Unknown], ReadPreference::SecondaryPreferred, true),
+            (&[Primary, Secondary], ReadPreference::SecondaryPreferred, false),
+            (&[Primary, Secondary], ReadPreference::Nearest, true),
+            (&[Other, Secondary], ReadPreference::Nearest, false),
+        ] {
+            assert_eq!(suits(states, preference), expected, "{states:?} {preference:?}");
+        }
+        let (roster, other) = (roster(&[Primary]), Arc::default());
+        assert!(roster.still_suits(ReadPreference::Primary, &other), "who has left the set is left alone");
+    }
+
+    #[test]
+    fn names_are_found_whatever_their_case() {
+        let roster = roster(&[MemberState::Primary]);
+        assert!(roster.named(&"mONGO:1".parse().unwrap()).is_some());
+        assert!(roster.named(&"mongo:2".parse().unwrap()).is_none());
+    }
+}
