@@ -10,7 +10,6 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 use super::*;
 use crate::lifecycle::drain::Drain;
 use crate::lifecycle::renewal::Renewal;
-use crate::relay::terms::Terms;
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
