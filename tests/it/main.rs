@@ -11,6 +11,7 @@ mod command_line;
 mod doors;
 mod drivers;
 mod failures;
+mod intercept;
 mod kit_itself;
 mod life;
 mod listeners;
