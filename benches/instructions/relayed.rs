@@ -12,7 +12,7 @@ use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Grounds, Policy};
 use mongate::relay::{
-    Authority, CursorBook, Finding, Guard, Holding, Limits, Orders, Record, Relay, Turn, UpstreamSide,
+    Authority, CursorBook, Finding, Guard, Holding, Orders, Record, Relay, Terms, Turn, UpstreamSide,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -64,12 +64,12 @@ impl Relayed {
             Judged::Yes => Guard::new(Box::new(Rules::new()?)),
         };
         let record = Record::new(Arc::new(ListenerMetrics::new("bench")));
-        let limits = Limits { idle_timeout: None, max_lifetime: None };
+        let terms = Terms::default();
         let side = UpstreamSide { socket, tls, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            Box::pin(carry(Relay::new(near_client, side, record, guard, limits), drain, renewal))
+            Box::pin(carry(Relay::new(near_client, side, record, guard, terms), drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::connection::Line;
+use crate::connection::{Line, Member};
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
@@ -36,15 +36,17 @@ const SPARE_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// How often durations are folded into their histograms; each keeps 16 bytes until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks the server of `line` for its hello over a connection of its own, again and again, until the drain begins.
-pub(super) async fn probe(line: Arc<Line>, drain: DrainWatch) {
+/// Asks `server` for its hello over a connection of its own, again and again, until the drain begins.
+pub(super) async fn probe(server: Arc<Member>, drain: DrainWatch) {
+    // There is one for each credential, and always that of the upstream itself.
+    let Some(line) = server.lines.first() else { return };
     let mut well = None;
     let mut membership = Membership::default();
     loop {
         let now_well = tokio::select! {
             biased;
             () = drain.draining() => return,
-            well = probe_once(&line, &mut membership) => well,
+            well = probe_once(&server, line, &mut membership) => well,
         };
         if now_well && well == Some(false) {
             tracing::info!(upstream = line.connector.upstream(), "upstream is back");
@@ -68,14 +70,14 @@ pub(super) async fn probe(line: Arc<Line>, drain: DrainWatch) {
     }
 }
 
-async fn probe_once(line: &Line, membership: &mut Membership) -> bool {
+async fn probe_once(member: &Member, line: &Line, membership: &mut Membership) -> bool {
     match upstream::probe(&line.connector).await {
         Ok(Probe { stream, server }) => {
             line.note_success(&stream);
             membership.mind(line, &stream);
             // A member that is none of these, an arbiter among them, may have no users.
             let users = if server.role == Role::Other { Users::Awaited } else { Users::Kept };
-            line.connector.expect_users(users);
+            member.lines.iter().for_each(|line| line.connector.expect_users(users));
             line.news.health.record_ok(Some((stream.address, server)));
             true
         }

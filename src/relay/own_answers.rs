@@ -2,12 +2,11 @@
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
+use crate::relay::terms::Seen;
 use crate::wire::error_reply;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{Header, OpCode};
-use crate::wire::message_scan::MessageScan;
 use crate::wire::op_query;
-use crate::wire::request::RequestFacts;
 
 /// How a client proves with a certificate who it is: the gateway has done that, with its own.
 const CERTIFICATE_MECHANISM: &str = "MONGODB-X509";
@@ -39,13 +38,8 @@ impl OwnAnswer {
 }
 
 /// The answer to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout`, of which all of `message` is here.
-pub(super) fn to_authentication(
-    message: &[u8],
-    header: &Header,
-    scan: &MessageScan,
-    facts: &RequestFacts,
-) -> OwnAnswer {
-    match facts.command() {
+pub(super) fn to_authentication(seen: &Seen<'_>) -> OwnAnswer {
+    match seen.facts.command() {
         Some(b"logout") => OwnAnswer::Done(rawdoc! { "ok": 1.0 }),
         // mongod has had no use for it since 4.0.
         Some(b"getnonce") => OwnAnswer::Failed(CommandError {
@@ -53,13 +47,14 @@ pub(super) fn to_authentication(
             code_name: "CommandNotFound",
             message: format!("no such command: 'getnonce' ({CREDENTIALS})"),
         }),
-        Some(b"authenticate") => to_authenticate(message, header, scan).unwrap_or_else(no_credentials),
+        Some(b"authenticate") => to_authenticate(seen).unwrap_or_else(no_credentials),
         _ => no_credentials(),
     }
 }
 
 /// A client that would show a certificate is taken for who the gateway says it is.
-fn to_authenticate(message: &[u8], header: &Header, scan: &MessageScan) -> Option<OwnAnswer> {
+fn to_authenticate(seen: &Seen<'_>) -> Option<OwnAnswer> {
+    let Seen { message, header, scan, .. } = *seen;
     let command = if header.op_code == OpCode::QUERY {
         op_query::command(message)?.command
     } else {

@@ -15,7 +15,7 @@ use crate::relay::exchange::Open;
 use crate::relay::guard::{Look, Unjudged};
 use crate::relay::holding::{Ask, Held};
 use crate::relay::own_answers::OwnAnswer;
-use crate::relay::terms::{Fate, Terms, may_name_members};
+use crate::relay::terms::{Fate, Seen, Terms, may_name_members};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
@@ -302,7 +302,8 @@ impl Requests {
             }
         }
         if !*released {
-            match desk.terms.look(walk.message(), header, scan, &self.facts, self.greeted) {
+            let seen = Seen { message: walk.message(), header, scan, facts: &self.facts };
+            match desk.terms.look(&seen, self.greeted) {
                 Fate::Pass => {}
                 Fate::Wait => return Ok(false),
                 Fate::Answer(answer) => {

@@ -62,6 +62,16 @@ pub enum Authentication {
     Gateway,
 }
 
+/// A request as far as it is here.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// From its start.
+    pub(super) message: &'a [u8],
+    pub(super) header: &'a Header,
+    pub(super) scan: &'a MessageScan,
+    pub(super) facts: &'a RequestFacts,
+}
+
 /// What becomes of a request as far as the terms are concerned.
 pub(super) enum Fate {
     /// It may go upstream; a hello when it is whole.
@@ -113,16 +123,10 @@ impl Terms {
         !self.are_strict() || matches!(header.op_code, OpCode::MSG | OpCode::QUERY)
     }
 
-    /// Looks at a request of which nothing has gone upstream, and `message` is here from its start; `greeted` tells whether
-    /// a hello before it has said that the client expects a load balancer.
-    pub(super) fn look(
-        &self,
-        message: &[u8],
-        header: &Header,
-        scan: &MessageScan,
-        facts: &RequestFacts,
-        greeted: bool,
-    ) -> Fate {
+    /// Looks at a request of which nothing has gone upstream; `greeted` tells whether a hello before it has said that the
+    /// client expects a load balancer.
+    pub(super) fn look(&self, seen: &Seen<'_>, greeted: bool) -> Fate {
+        let Seen { message, header, scan, facts } = *seen;
         let Some(otherwise) = self.holds_back(facts) else { return Fate::Pass };
         let is_whole = scan.left() == 0;
         let kind = Kind::of(facts);
@@ -139,7 +143,7 @@ impl Terms {
             return Fate::Wait;
         }
         match kind {
-            Kind::Authentication => Fate::Answer(own_answers::to_authentication(message, header, scan, facts)),
+            Kind::Authentication => Fate::Answer(own_answers::to_authentication(seen)),
             _ if self.withheld().load_balancing && !greeted && !facts.load_balanced() => {
                 Fate::Answer(own_answers::load_balanced_only())
             }

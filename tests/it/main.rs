@@ -45,3 +45,4 @@ mod wire_own;
 mod wire_rows;
 mod wire_seen;
 mod workload_api;
+mod x509_connect;

@@ -31,9 +31,7 @@ pub(super) fn watch_over<'r>(
         for line in &listed.member.lines {
             background::attend(line, tasks, drain, std::future::pending());
         }
-        if let Some(line) = listed.member.lines.first() {
-            tasks.spawn("upstream probe", background::probe(Arc::clone(line), drain.clone()));
-        }
+        tasks.spawn("upstream probe", background::probe(Arc::clone(&listed.member), drain.clone()));
     }
 }
 

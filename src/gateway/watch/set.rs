@@ -191,7 +191,8 @@ impl SetMonitor {
     /// Tells whoever connects to a member whether it has users to authenticate as. What one was that is not heard now is the
     /// best that is known of it.
     fn expect_users(&self) {
-        for (name, record) in self.tracker.members() {
+        for record in self.tracker.members() {
+            let name = &record.name;
             let users = match record.state {
                 MemberState::Primary | MemberState::Secondary | MemberState::Mongos => Users::Kept,
                 MemberState::Arbiter => Users::None,
