@@ -31,6 +31,7 @@ mod quickstart;
 mod recipe;
 mod refusals;
 mod replica_drivers;
+mod replica_hello;
 mod reports;
 mod rotation;
 mod rust_members;
