@@ -240,7 +240,7 @@ impl ReplicaSet {
     /// Makes the primary step down and returns the next one.
     pub fn step_down(&self) -> anyhow::Result<String> {
         let before = self.primary();
-        let step_down = doc! { "replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 4, "$db": "admin" };
+        let step_down = doc! { "replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 1, "$db": "admin" };
         // A secondary may lag when there is much to do, and another step-down may be under way.
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         while let Err(error) = self.run(&before, &step_down) {
