@@ -33,6 +33,7 @@ mod refusals;
 mod replica_drivers;
 mod replica_elections;
 mod replica_hello;
+mod replica_members;
 mod reports;
 mod rotation;
 mod rust_members;

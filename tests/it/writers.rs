@@ -58,15 +58,21 @@ enum Writers {
 #[derive(Default)]
 struct State {
     is_over: AtomicBool,
-    done: Mutex<(Vec<(i64, f64)>, Vec<String>)>,
+    done: Mutex<Done>,
+}
+
+#[derive(Default)]
+struct Done {
+    acknowledged: Vec<(i64, f64)>,
+    failures: Vec<String>,
 }
 
 impl State {
     fn take(&self, id: i64, result: Result<InsertOneResult, String>) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(_) => done.0.push((id, now())),
-            Err(failure) => done.1.push(failure),
+            Ok(_) => done.acknowledged.push((id, now())),
+            Err(failure) => done.failures.push(failure),
         }
     }
 }
@@ -109,7 +115,7 @@ impl Lane {
     /// How many writes were acknowledged.
     pub fn count(&self) -> usize {
         match &self.writers {
-            Writers::Rust { state, .. } => state.done.lock().unwrap_or_else(PoisonError::into_inner).0.len(),
+            Writers::Rust { state, .. } => state.done.lock().unwrap_or_else(PoisonError::into_inner).acknowledged.len(),
             Writers::Python { process, .. } => {
                 let count = |text: &str| serde_json::from_str::<Value>(text).ok()?["count"].as_u64();
                 let last = process.lines().iter().rev().find_map(|line| count(&line.text));
@@ -125,7 +131,8 @@ impl Lane {
             Writers::Rust { state, tasks } => {
                 state.is_over.store(true, Ordering::Relaxed);
                 tokio::time::timeout(END_TIMEOUT, tasks.join_all()).await.expect("the writers end");
-                std::mem::take(&mut *state.done.lock().unwrap_or_else(PoisonError::into_inner))
+                let done = std::mem::take(&mut *state.done.lock().unwrap_or_else(PoisonError::into_inner));
+                (done.acknowledged, done.failures)
             }
             Writers::Python { mut process, directory } => {
                 fs::write(directory.path().join(STOP), "").unwrap();
