@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use super::chain::{Above, Chain};
 use super::report::{
     About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
+    UserReport,
 };
 use crate::config::{EndpointConfig, MaterialSource, Verify};
 use crate::identity::{CertificateFacts, Validity};
 use crate::tls::{Authorities, ClientTls, WorkloadSet};
 use crate::upstream::{
-    ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, identify,
+    ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, Users,
+    identify,
 };
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
@@ -45,9 +47,16 @@ pub(super) async fn check(
         reports.push(talk.report);
     }
     if connected {
-        findings.iter_mut().skip(known).for_each(|finding| finding.severity = Severity::Warning);
+        demote(findings, known);
     }
     reports
+}
+
+/// Makes warnings of what was found since there were `known` findings: another address, or member, will do. A user that
+/// one does not know the others do not know either.
+pub(super) fn demote(findings: &mut [Finding], known: usize) {
+    let found = findings.iter_mut().skip(known).filter(|finding| finding.kind != Kind::User);
+    found.for_each(|finding| finding.severity = Severity::Warning);
 }
 
 /// With the certificates that it is to use; `None` where there are none.
@@ -107,6 +116,7 @@ impl<'a> Talk<'a> {
         let server = identify(self.connector, &mut stream, self.deadline()).await;
         let server = self.expect("hello", server)?;
         self.server(server);
+        self.user(&mut stream).await?;
         drop(stream);
         self.resumption(address).await;
         Some(())
@@ -249,6 +259,35 @@ impl<'a> Talk<'a> {
         self.report.server = Some(ServerReport { version, role: role.to_string(), set_name });
     }
 
+    /// Authenticates as the gateway does before a client gets a connection, where it does.
+    async fn user(&mut self, stream: &mut UpstreamStream) -> Option<()> {
+        if !self.connector.authenticates() {
+            return Some(());
+        }
+        if self.report.server.as_ref().is_some_and(|server| server.role == Role::Other.to_string()) {
+            self.connector.expect_users(Users::Awaited);
+        }
+        let deadline = self.deadline();
+        if let Err(error) = self.connector.authenticate(stream, deadline).await {
+            self.report.steps.push(Step::failed("authenticated", error.to_string()));
+            let kind = if error.is_of_user() { Kind::User } else { Kind::Upstream };
+            self.find_of(kind, Severity::Error, error.to_string(), error.remedy());
+            return None;
+        }
+        let Some(user) = &stream.user else {
+            let line = "not: this member has no users, as an arbiter, or one that copies its data for the first time";
+            self.report.steps.push(Step::ok("authenticated", line));
+            return Some(());
+        };
+        let roles = match user.roles.as_slice() {
+            [] => "without roles".to_owned(),
+            roles => format!("with roles {}", roles.join(", ")),
+        };
+        self.report.steps.push(Step::ok("authenticated", format!("as {}", user.name)).and(roles));
+        self.report.user = Some(UserReport { name: user.name.clone(), roles: user.roles.clone() });
+        Some(())
+    }
+
     async fn resumption(&mut self, address: SocketAddr) {
         let deadline = self.deadline();
         let second = async {
@@ -277,8 +316,12 @@ impl<'a> Talk<'a> {
     }
 
     fn find(&mut self, severity: Severity, sentence: String, remedy: String) {
+        self.find_of(Kind::Upstream, severity, sentence, remedy);
+    }
+
+    fn find_of(&mut self, kind: Kind, severity: Severity, sentence: String, remedy: String) {
         let about = About::Upstream(self.upstream.name.clone());
-        let finding = Finding { severity, kind: Kind::Upstream, about, sentence, remedy };
+        let finding = Finding { severity, kind, about, sentence, remedy };
         // Several addresses may have the same thing to say.
         if !self.findings.contains(&finding) {
             self.findings.push(finding);

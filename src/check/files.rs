@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::material::{Desk, Material};
-use super::report::{About, Finding, Kind, ListenerReport, Severity, Step, UpstreamReport};
+use super::report::{About, CredentialReport, Finding, Kind, ListenerReport, Severity, Step, UpstreamReport};
 use crate::config::{
     EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi,
 };
@@ -40,6 +40,28 @@ pub(super) fn check_upstream(
         files: desk.steps,
         connections: Vec::new(),
         set: None,
+        credentials: Vec::new(),
+    }
+}
+
+/// The certificate for some callers; its authorities are those of the upstream.
+pub(super) fn check_credential(
+    place: usize,
+    principals: &[String],
+    endpoint: &EndpointConfig,
+    now: SystemTime,
+    findings: &mut Vec<Finding>,
+) -> CredentialReport {
+    let mut desk = Desk::new(About::Upstream(endpoint.name.clone()), Side::Upstream, now, findings);
+    let material = endpoint.tls.files().map(|files| Material::read(&endpoint.certificate_section, files));
+    let material = material.map(|material| desk.material(&material)).unwrap_or_default();
+    CredentialReport {
+        place,
+        principals: principals.to_vec(),
+        material,
+        external_user: desk.external_user,
+        files: desk.steps,
+        connections: Vec::new(),
     }
 }
 

@@ -18,9 +18,9 @@ use crate::config::{Config, HostPort, MaterialSource, UpstreamConfig, WorkloadAp
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
-    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ListenerReport, MaterialReport,
-    MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport, Severity, Status, Step,
-    UpstreamReport, Verdict,
+    About, CertificateReport, ConnectionReport, CredentialReport, Finding, HandshakeReport, Kind, ListenerReport,
+    MaterialReport, MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport, Severity,
+    Status, Step, UpstreamReport, UserReport, Verdict,
 };
 
 /// How far a check goes.
@@ -78,7 +78,22 @@ async fn check_upstream(
             checked.connections = Box::pin(connection::check(&first, handed_out, now, findings)).await;
         }
     }
+    let server = server(upstream, checked.set.as_ref());
+    for (index, credential) in upstream.credentials.iter().enumerate() {
+        let endpoint = upstream.endpoint_with(index + 1, credential, server.as_ref().unwrap_or(&anywhere));
+        let mut further = files::check_credential(index + 1, &credential.principals, &endpoint, now, findings);
+        if reach == Reach::Online && server.is_some() {
+            further.connections = Box::pin(connection::check(&endpoint, None, now, findings)).await;
+        }
+        checked.credentials.push(further);
+    }
     checked
+}
+
+/// The server that shows what the further certificates are good for: the members of a set have their users in common.
+fn server(upstream: &UpstreamConfig, set: Option<&SetReport>) -> Option<HostPort> {
+    let primary = set.and_then(|set| set.primary.as_ref()?.parse().ok());
+    primary.or_else(|| upstream.deployment.listed().first().cloned())
 }
 
 async fn ask(agent: &WorkloadApi, limit: Duration) -> Result<WorkloadSet, WorkloadError> {

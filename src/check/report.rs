@@ -53,6 +53,8 @@ pub struct UpstreamReport {
     pub connections: Vec<ConnectionReport>,
     /// What the servers are together, where there can be several and they were asked.
     pub set: Option<SetReport>,
+    /// Those for some callers, in the order of the file.
+    pub credentials: Vec<CredentialReport>,
 }
 
 /// A replica set or a sharded cluster.
@@ -81,6 +83,24 @@ pub struct MemberReport {
     pub problem: Option<String>,
     /// What clients are told in its place, by each listener.
     pub addresses: Vec<String>,
+}
+
+/// One `[[upstream.NAME.credential]]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct CredentialReport {
+    /// Its place in the file, counted from 1.
+    pub place: usize,
+    /// For whom it is.
+    pub principals: Vec<String>,
+    /// What our files hold.
+    #[serde(flatten)]
+    pub material: MaterialReport,
+    /// The user in `$external` that mongod takes our certificate for.
+    pub external_user: Option<String>,
+    /// What was looked at without a connection.
+    pub files: Vec<Step>,
+    /// One per address of the name of one server; none without a connection.
+    pub connections: Vec<ConnectionReport>,
 }
 
 /// One listener with TLS.
@@ -138,6 +158,17 @@ pub struct ConnectionReport {
     pub server_certificate: Option<CertificateReport>,
     /// What the server says it is.
     pub server: Option<ServerReport>,
+    /// Whom mongod takes us for, where the gateway authenticates.
+    pub user: Option<UserReport>,
+}
+
+/// A user of MongoDB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UserReport {
+    /// In `$external`.
+    pub name: String,
+    /// As `read@shop`.
+    pub roles: Vec<String>,
 }
 
 /// One thing that was looked at.
@@ -209,6 +240,8 @@ pub enum Kind {
     Configuration,
     /// Between us and the upstream.
     Upstream,
+    /// Among the users of MongoDB: the upstream is reached, and does not take us for one.
+    User,
 }
 
 /// What a handshake agreed on.
@@ -294,7 +327,7 @@ impl Report {
             |kind| self.findings.iter().any(|finding| finding.kind == kind && finding.severity == Severity::Error);
         self.verdict = match () {
             () if has(Kind::Configuration) => Verdict::BadConfiguration,
-            () if has(Kind::Upstream) => Verdict::Refused,
+            () if has(Kind::Upstream) || has(Kind::User) => Verdict::Refused,
             () => Verdict::Ready,
         };
     }

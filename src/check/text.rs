@@ -2,24 +2,25 @@
 
 use std::fmt;
 
-use super::report::{About, Finding, Report, Severity, Status, Step, Verdict};
+use super::report::{About, ConnectionReport, Finding, Report, Severity, Status, Step, Verdict};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for upstream in &self.upstreams {
             writeln!(f, "upstream {} at {}", upstream.name, upstream.address)?;
             write_steps(f, "files", &upstream.files)?;
-            for connection in &upstream.connections {
-                match &connection.address {
-                    Some(address) => write_steps(f, &format!("connection to {address}"), &connection.steps)?,
-                    None => write_steps(f, "connection", &connection.steps)?,
-                }
-            }
+            write_connections(f, &upstream.connections, "")?;
             if let Some(set) = &upstream.set {
                 match &set.name {
                     Some(name) => write_steps(f, &format!("replica set {name}"), &set.steps)?,
                     None => write_steps(f, "members", &set.steps)?,
                 }
+            }
+            for credential in &upstream.credentials {
+                let place = credential.place;
+                let principals = credential.principals.join(", ");
+                write_steps(f, &format!("files of credential {place}, for {principals}"), &credential.files)?;
+                write_connections(f, &credential.connections, &format!(" with credential {place}"))?;
             }
             writeln!(f)?;
         }
@@ -36,6 +37,13 @@ impl fmt::Display for Report {
         write_findings(f, &self.findings)?;
         write_verdict(f, self)
     }
+}
+
+fn write_connections(f: &mut fmt::Formatter<'_>, connections: &[ConnectionReport], with: &str) -> fmt::Result {
+    connections.iter().try_for_each(|connection| match &connection.address {
+        Some(address) => write_steps(f, &format!("connection to {address}{with}"), &connection.steps),
+        None => write_steps(f, &format!("connection{with}"), &connection.steps),
+    })
 }
 
 fn write_steps(f: &mut fmt::Formatter<'_>, title: &str, steps: &[Step]) -> fmt::Result {

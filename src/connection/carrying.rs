@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
@@ -12,7 +13,7 @@ use super::welcome::Welcome;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
-use crate::upstream::Link;
+use crate::upstream::{Link, MongoUser};
 
 /// A connection that is being made to take another one's place. Boxed, since few connections ever need one.
 type Making<'a> = Pin<Box<dyn Future<Output = Result<Link, NoReplacement>> + Send + 'a>>;
@@ -28,6 +29,8 @@ pub(super) struct Course<'a> {
     pub(super) line: &'a Line,
     /// That of mongod, also after the connection was exchanged.
     pub(super) address: SocketAddr,
+    /// The user that the gateway has authenticated it as, where it has; always the same.
+    pub(super) user: Option<Arc<MongoUser>>,
 }
 
 /// Carries the conversation to its end.
@@ -37,7 +40,7 @@ pub(super) async fn carry(
     course: &mut Course<'_>,
     mut welcome: Welcome,
 ) -> RelayEnd {
-    let Course { route, line, address } = course;
+    let Course { route, line, address, user } = course;
     let (route, line) = (*route, *line);
     let renewal = line.renewal.watch();
     let mut making = None;
@@ -51,13 +54,8 @@ pub(super) async fn carry(
             turn = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => turn,
             made = made(&mut making) => {
                 making = None;
-                match made {
-                    Ok(made) => {
-                        next_address = made.address;
-                        relay.offer(side(made));
-                    }
-                    Err(NoReplacement::NotNow) => relay.postpone(),
-                    Err(NoReplacement::Never) => relay.give_up_moving(),
+                if let Some(address) = offer(relay, made, user.as_ref()) {
+                    next_address = address;
                 }
                 continue;
             }
@@ -92,6 +90,31 @@ pub(super) async fn carry(
             }
         }
     }
+}
+
+/// Gives a conversation the connection that was made for it, if there is one that it can go on with, and says where that
+/// goes.
+fn offer(
+    relay: &mut Relay<ClientStream, TcpStream>,
+    made: Result<Link, NoReplacement>,
+    user: Option<&Arc<MongoUser>>,
+) -> Option<SocketAddr> {
+    match made {
+        // Cursors and sessions are the old user's: whoever has them has to know that he is another one now.
+        Ok(made) if name_of(made.user.as_ref()) != name_of(user) => relay.give_up_moving(),
+        Ok(made) => {
+            let address = made.address;
+            relay.offer(side(made));
+            return Some(address);
+        }
+        Err(NoReplacement::NotNow) => relay.postpone(),
+        Err(NoReplacement::Never) => relay.give_up_moving(),
+    }
+    None
+}
+
+fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {
+    user.map(|user| user.name.as_str())
 }
 
 /// Only where a listener chooses among members.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::field::display;
@@ -15,7 +16,7 @@ use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
 use crate::telemetry::repeats::Verdict;
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, MongoUser};
 use crate::wire::error_reply::CommandError;
 
 /// How a connection ended, as its log line and its metric tell it.
@@ -39,7 +40,17 @@ pub(super) enum Ending {
     /// There was no upstream to put it on.
     NoUpstream(Lost),
     /// It was carried.
-    Carried(SocketAddr, RelayEnd),
+    Carried(Carried),
+}
+
+/// Where a client was carried, and how that ended.
+pub(super) struct Carried {
+    /// The address of mongod.
+    pub(super) upstream: SocketAddr,
+    /// The user that the gateway had authenticated the connection as.
+    pub(super) user: Option<Arc<MongoUser>>,
+    /// How it ended.
+    pub(super) end: RelayEnd,
 }
 
 /// Why a client could be put on no upstream connection.
@@ -111,8 +122,8 @@ impl Ending {
             }
             Self::Foreign(_) | Self::BadProxy(_) | Self::Handshake(_) => ConnectionOutcome::ProtocolError,
             Self::NoUpstream(_) => ConnectionOutcome::UpstreamFailed,
-            Self::Carried(_, end) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
-            Self::Carried(_, end) if end.ended_by == Side::Upstream && !end.is_orderly() => {
+            Self::Carried(Carried { end, .. }) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
+            Self::Carried(Carried { end, .. }) if end.ended_by == Side::Upstream && !end.is_orderly() => {
                 ConnectionOutcome::UpstreamFailed
             }
             Self::Carried(..) | Self::Unusable(_) => ConnectionOutcome::Completed,
@@ -135,7 +146,7 @@ impl Ending {
             Self::Probe | Self::Draining | Self::Unusable(_) => {
                 tracing::debug!(listener, %client, proxy, outcome, reason = %self, duration_ms, "connection closed");
             }
-            Self::Carried(upstream, end) => tracing::info!(
+            Self::Carried(Carried { upstream, user, end }) => tracing::info!(
                 listener,
                 %client,
                 proxy,
@@ -145,6 +156,8 @@ impl Ending {
                 principal,
                 principal_source,
                 %upstream,
+                user = user.as_ref().map(|user| user.name.as_str()),
+                user_source = user.as_ref().map(|_| "gateway"),
                 outcome,
                 ended_by = %end.ended_by,
                 reason = %self,
@@ -231,7 +244,7 @@ impl Ending {
             Self::Full => Some(format!(
                 "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
             )),
-            Self::Carried(_, end) => carried_remedy(&end.reason).map(str::to_owned),
+            Self::Carried(Carried { end, .. }) => carried_remedy(&end.reason).map(str::to_owned),
             Self::NoUpstream(Lost::Astray(astray)) => astray.remedy().map(str::to_owned),
             _ => None,
         }
@@ -244,6 +257,8 @@ fn carried_remedy(reason: &EndReason) -> Option<&'static str> {
         EndReason::Unjudged(_) => {
             Some("use a driver of MongoDB 3.6 or later; with enforcement = \"dry-run\" it would pass")
         }
+        EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
+        EndReason::UnreadableHello(_) => Some("look at what answers there: it is no mongod, or a very new one"),
         EndReason::TooSlow => Some("send fewer documents at a time, or look at the network between client and gateway"),
         EndReason::NotUnderstood => Some("look at what the client sends; mongod does not take it either"),
         _ => None,
@@ -315,7 +330,7 @@ impl fmt::Display for Ending {
             Self::Draining => f.write_str("drained"),
             Self::NoUpstream(Lost::Astray(astray)) => write!(f, "{astray}"),
             Self::NoUpstream(Lost::Unreachable(error)) => f.write_str(error.reason()),
-            Self::Carried(_, end) => write!(f, "{}", end.reason),
+            Self::Carried(Carried { end, .. }) => write!(f, "{}", end.reason),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::lifecycle::renewal::Renewal;
 use crate::relay::RelayEnd;
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::telemetry::repeats::{Repeats, Verdict};
-use crate::upstream::{ConnectError, Connector, IntroductionError, Link, Shelf, UpstreamHealth, UpstreamStream};
+use crate::upstream::{ConnectError, Connector, IntroductionError, Link, Shelf, UpstreamHealth, UpstreamStream, Users};
 
 /// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
 pub(super) const REPLACEMENTS_MAX: usize = 4;
@@ -30,6 +30,8 @@ pub struct Line {
     pub(super) replacements: Arc<Semaphore>,
     /// Spares as they were last counted.
     pub(super) counted: AtomicUsize,
+    /// Keeps a user that mongod does not take from filling the log; each credential has one of its own.
+    pub(super) denials: Repeats<&'static str>,
 }
 
 /// What is known of one member; shared by its connections and whoever watches over it.
@@ -94,10 +96,28 @@ impl Line {
         }
     }
 
+    /// Whether a connection that is made now may wait for a client: it has to have its user, if it is to have one.
+    pub fn may_have_spares(&self) -> bool {
+        !self.connector.authenticates() || matches!(self.connector.users(), Users::Kept | Users::Awaited)
+    }
+
+    /// Makes a spare connection; whether it could.
+    pub async fn make_spare(&self) -> bool {
+        match self.dial().await {
+            // What has no user now must not be what a client gets that comes later.
+            Ok(link) if link.user.is_none() && self.connector.authenticates() => false,
+            Ok(link) => self.shelf.put(link).is_ok(),
+            Err(_) => false,
+        }
+    }
+
     /// Measures a connection that was made and proven.
     pub fn note_success(&self, stream: &UpstreamStream) {
         self.metrics.count_handshake(stream.handshake.duration);
-        self.renewal.begin(stream.generation);
+        // Certificates that mongod knows no user for cost nobody the connection that he has either.
+        if stream.user.is_some() || !self.connector.authenticates() {
+            self.renewal.begin(stream.generation);
+        }
         self.news.succeeded.notify_waiters();
     }
 
@@ -113,9 +133,15 @@ impl Line {
         if error.is_of_attempt() {
             self.metrics.count_failed_handshake(error.reason());
         }
-        self.news.health.record_failure(error.to_string());
-        self.news.failed.notify_one();
-        if let Verdict::Log { suppressed } = self.news.repeats.note(error.reason(), std::time::Instant::now()) {
+        let repeats = if error.is_of_user() {
+            // The member is well, and serves others.
+            &self.denials
+        } else {
+            self.news.health.record_failure(error.to_string());
+            self.news.failed.notify_one();
+            &self.news.repeats
+        };
+        if let Verdict::Log { suppressed } = repeats.note(error.reason(), std::time::Instant::now()) {
             tracing::warn!(
                 upstream = self.connector.upstream(),
                 reason = error.reason(),

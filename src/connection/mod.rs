@@ -25,7 +25,7 @@ use crate::config::Mechanism;
 use crate::listener;
 use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Standing};
 use crate::relay::{Authentication, Guard, Naming, Record, Relay, Side, Terms};
-use crate::upstream::Link;
+use crate::upstream::{Link, MongoUser};
 use crate::wire::error_reply::CommandError;
 
 pub use destination::{Destination, Layout};
@@ -42,7 +42,7 @@ use caller::Caller;
 use carrying::Course;
 use destination::{Entrance, Way};
 use door::Admitted;
-use ending::{Ending, Lost};
+use ending::{Carried, Ending, Lost};
 use policing::Constable;
 use welcome::Welcome;
 
@@ -77,7 +77,7 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             return Ending::Full;
         }
     };
-    let (way, upstream) =
+    let (way, upstream, user) =
         match Box::pin(lead(Entrance { slot, original: original.as_deref().copied() }, route, caller)).await {
             Ok(led) => led,
             Err(lost) => {
@@ -86,10 +86,10 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             }
         };
     let Way { line, naming } = way;
-    let mut course = Course { route, line: &line, address: upstream.address };
+    let mut course = Course { route, line: &line, address: upstream.address, user };
     let mut relay = join(client, upstream, naming, route, caller);
     let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
-    let address = course.address;
+    let Course { address, user, .. } = course;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         line.note_loss(address, &end);
     }
@@ -97,16 +97,20 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
         listener::last_words(relay.client(), &end.last_words).await;
     }
     drop(place);
-    Ending::Carried(address, end)
+    Ending::Carried(Carried { upstream: address, user, end })
 }
 
+/// A way, the connection at its end, and the user that this has, if the gateway authenticates.
+type Led = (Way, Link, Option<Arc<MongoUser>>);
+
 /// Finds the member that a client is put on, and a connection to it.
-async fn lead(entrance: Entrance, route: &Route, caller: &Caller) -> Result<(Way, Link), Lost> {
+async fn lead(entrance: Entrance, route: &Route, caller: &Caller) -> Result<Led, Lost> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let who = caller.who().map(|who| &who.principal);
     let way = route.destination.way(entrance, &route.upstream, who, deadline).await.map_err(Lost::Astray)?;
     let link = way.line.connect().await.map_err(Lost::Unreachable)?;
-    Ok((way, link))
+    let user = link.user.clone();
+    Ok((way, link, user))
 }
 
 /// Hears a client out to its first message, and lets it in if it may.

@@ -7,6 +7,7 @@ use super::line::News;
 use super::upstream::Member;
 use crate::config::{HostPort, ReadPreference};
 use crate::topology::MemberState;
+use crate::upstream::MongoUser;
 
 /// The members of an upstream at one moment.
 #[derive(Default)]
@@ -69,6 +70,15 @@ impl Roster {
             address.port == name.port && address.host.eq_ignore_ascii_case(&name.host)
         };
         self.members.iter().find(is_named).map(|listed| &listed.member)
+    }
+
+    /// The user that mongod takes the credential at this place of the upstream's for, or why it does not; `None` as long as
+    /// nobody knows. One member that does is enough: they have their users in common.
+    pub fn user_of(&self, credential: usize) -> Option<Result<Arc<MongoUser>, String>> {
+        let lines = self.members.iter().filter_map(|listed| listed.member.lines.get(credential));
+        let seen: Vec<_> = lines.filter_map(|line| line.connector.authenticated()).collect();
+        let good = seen.iter().find(|seen| seen.user.is_ok());
+        good.or(seen.first()).map(|seen| seen.user.clone())
     }
 
     /// A member that `preference` is content with; of several, each in turn.

@@ -12,6 +12,7 @@ use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::renewal::Renewal;
 use crate::relay::CursorBook;
 use crate::telemetry::metrics::UpstreamMetrics;
+use crate::telemetry::repeats::Repeats;
 use crate::tls::{ClientTls, ClientTlsError};
 use crate::upstream::{ClientIdentity, Connector, Shelf};
 
@@ -116,6 +117,7 @@ impl Upstream {
                 renewal: credential.renewal.clone(),
                 replacements: Arc::clone(&self.replacements),
                 counted: AtomicUsize::new(0),
+                denials: Repeats::new(),
             }));
         }
         Ok(Member { address: address.clone(), lines, news, service_id: bson::oid::ObjectId::new().bytes() })

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::connection::Line;
+use crate::connection::{Line, Member};
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ClientTls;
 use crate::upstream;
-use crate::upstream::{Probe, UpstreamStream};
+use crate::upstream::{Probe, Role, UpstreamStream, Users};
 
 /// How often a well upstream is asked: readiness is never older than this and one `connect_timeout`.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,15 +36,17 @@ const SPARE_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// How often durations are folded into their histograms; each keeps 16 bytes until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks the server of `line` for its hello over a connection of its own, again and again, until the drain begins.
-pub(super) async fn probe(line: Arc<Line>, drain: DrainWatch) {
+/// Asks `server` for its hello over a connection of its own, again and again, until the drain begins.
+pub(super) async fn probe(server: Arc<Member>, drain: DrainWatch) {
+    // There is one for each credential, and always that of the upstream itself.
+    let Some(line) = server.lines.first() else { return };
     let mut well = None;
     let mut membership = Membership::default();
     loop {
         let now_well = tokio::select! {
             biased;
             () = drain.draining() => return,
-            well = probe_once(&line, &mut membership) => well,
+            well = probe_once(&server, line, &mut membership) => well,
         };
         if now_well && well == Some(false) {
             tracing::info!(upstream = line.connector.upstream(), "upstream is back");
@@ -67,11 +70,14 @@ pub(super) async fn probe(line: Arc<Line>, drain: DrainWatch) {
     }
 }
 
-async fn probe_once(line: &Line, membership: &mut Membership) -> bool {
+async fn probe_once(member: &Member, line: &Line, membership: &mut Membership) -> bool {
     match upstream::probe(&line.connector).await {
         Ok(Probe { stream, server }) => {
             line.note_success(&stream);
             membership.mind(line, &stream);
+            // A member that is none of these, an arbiter among them, may have no users.
+            let users = if server.role == Role::Other { Users::Awaited } else { Users::Kept };
+            member.lines.iter().for_each(|line| line.connector.expect_users(users));
             line.news.health.record_ok(Some((stream.address, server)));
             true
         }
@@ -110,9 +116,24 @@ impl Membership {
     }
 }
 
+/// Has somebody attend to `line` until the drain begins or `gone` resolves: keep its spare connections, and mind its user.
+pub(super) fn attend(
+    line: &Arc<Line>,
+    tasks: &Tasks,
+    drain: &DrainWatch,
+    gone: impl Future<Output = ()> + Send + 'static,
+) {
+    let (line, drain) = (Arc::clone(line), drain.clone());
+    if line.shelf.is_on() {
+        tasks.spawn("spare connections", keep_warm(line, drain, gone));
+    } else if line.connector.authenticates() {
+        tasks.spawn("user check", mind_user(line, drain, gone));
+    }
+}
+
 /// Keeps as many spare connections on `line` as there should be, until the drain begins or `gone` resolves; then closes
 /// them.
-pub(super) async fn keep_warm(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output = ()>) {
+async fn keep_warm(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output = ()>) {
     tokio::select! {
         // Nothing is made any more when the drain has begun.
         biased;
@@ -131,7 +152,7 @@ async fn fill(line: &Line) {
             // mongod has closed what nobody used: it may be gone.
             line.news.failed.notify_one();
         }
-        let missing = line.shelf.missing();
+        let missing = if line.may_have_spares() { line.shelf.missing() } else { 0 };
         line.tell_shelf();
         if missing == 0 {
             pause = SPARE_BACK_OFF.0;
@@ -151,17 +172,34 @@ async fn fill(line: &Line) {
 
 /// Makes a few of the `missing` spares at a time; whether all of those could be made.
 async fn make_spares(line: &Line, missing: usize) -> bool {
-    let make = async |place: usize| {
-        if place >= missing.min(SPARE_DIALS_MAX) {
-            return true;
-        }
-        match line.dial().await {
-            Ok(made) => line.shelf.put(made).is_ok(),
-            Err(_) => false,
-        }
-    };
+    let make = async |place: usize| place >= missing.min(SPARE_DIALS_MAX) || line.make_spare().await;
     let (first, second, third, fourth) = tokio::join!(make(0), make(1), make(2), make(3));
     first && second && third && fourth
+}
+
+/// Sees to it that somebody knows whether mongod takes the user of `line`, where no spare connections show it; until the
+/// drain begins or `gone` resolves.
+async fn mind_user(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output = ()>) {
+    let minding = async {
+        let mut tried = None;
+        loop {
+            let generation = line.connector.identity().generation();
+            let is_fresh =
+                tried.is_some_and(|(of, at): (u64, Instant)| of == generation && at.elapsed() < PROBE_INTERVAL);
+            if line.may_have_spares() && !line.connector.has_user() && !is_fresh {
+                tried = Some((generation, Instant::now()));
+                // What it came to is noted already.
+                drop(line.dial().await);
+            }
+            sleep(RETRY_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = drain.draining() => {}
+        () = gone => {}
+        () = minding => {}
+    }
 }
 
 /// Folds recorded durations together, until everything stops.

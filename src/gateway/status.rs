@@ -141,10 +141,12 @@ impl Status {
             "warm_connections": { "ready": ready, "target": target },
             "certificates": certificates(&owner),
             "reload": self.reload(&owner),
-            "credentials": Owner::credentials_of(upstream).skip(1).map(|owner| json!({
+            "user": user(upstream, &roster, 0),
+            "credentials": Owner::credentials_of(upstream).enumerate().skip(1).map(|(credential, owner)| json!({
                 "principals": owner.principals(),
                 "certificates": certificates(&owner),
                 "reload": self.reload(&owner),
+                "user": user(upstream, &roster, credential),
             })).collect::<Vec<_>>(),
         });
         let more = match roster.members.first() {
@@ -199,7 +201,7 @@ fn set(roster: &Roster) -> Value {
         let health = listed.member.news.health.snapshot();
         json!({
             "name": listed.member.address.to_string(),
-            "state": listed.state.label(),
+            "state": listed.state.name(),
             "hidden": listed.hidden,
             "answered_seconds_ago": health.succeeded.map(|age| age.as_secs()),
             "problem": listed.problem,
@@ -211,6 +213,15 @@ fn set(roster: &Roster) -> Value {
         "problem": roster.trouble,
         "primary": primary.map(|listed| listed.member.address.to_string()),
         "members": members.collect::<Vec<_>>(),
+    })
+}
+
+/// Whom mongod takes a credential for; `null` where the gateway does not authenticate, or nobody knows yet.
+fn user(upstream: &Upstream, roster: &Roster, credential: usize) -> Option<Value> {
+    upstream.config().authentication?;
+    roster.user_of(credential).map(|user| match user {
+        Ok(user) => json!({ "name": user.name, "roles": user.roles }),
+        Err(problem) => json!({ "problem": problem }),
     })
 }
 

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
+use super::authentication::{AUTHENTICATION_FAILED, USER_NOT_FOUND};
 use super::exchange::ExchangeError;
 use super::target::Target;
 use crate::identity::CertificateFacts;
 use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
 
 /// What [`ConnectError::reason`] can be: the values of a metric's label.
-pub const REASONS: [&str; 17] = [
+pub const REASONS: [&str; 20] = [
     "no_certificate",
     "not_resolvable",
     "unreachable",
@@ -35,6 +36,9 @@ pub const REASONS: [&str; 17] = [
     "handshake_failed",
     "client_certificate_refused",
     "ping_failed",
+    "authentication_failed",
+    "wrong_user",
+    "cluster_member",
 ];
 
 /// A connection that could not be made.
@@ -102,6 +106,18 @@ pub enum Failure {
         /// Why.
         cause: ExchangeError,
     },
+    /// mongod did not authenticate our certificate.
+    Authentication {
+        /// Its answer.
+        cause: ExchangeError,
+    },
+    /// mongod authenticated somebody else than the subject of our certificate.
+    WrongUser {
+        /// Who that is; nobody, one or more, as `user@database`.
+        users: Vec<String>,
+    },
+    /// Our certificate is, for mongod, that of a member of its cluster.
+    ClusterMember,
     /// A connection of our own, on which the server told what it is, came to an end.
     Lost {
         /// How.
@@ -120,6 +136,8 @@ pub enum Phase {
     Handshake,
     /// Commands of our own.
     Proof,
+    /// `authenticate`.
+    Authentication,
 }
 
 /// Why a server's certificate was refused.
@@ -180,6 +198,9 @@ impl ConnectError {
             Failure::Handshake { .. } => "handshake_failed",
             Failure::ClientCertificateRefused { .. } => "client_certificate_refused",
             Failure::Proof { .. } => "ping_failed",
+            Failure::Authentication { .. } => "authentication_failed",
+            Failure::WrongUser { .. } => "wrong_user",
+            Failure::ClusterMember => "cluster_member",
             Failure::Lost { .. } => "monitor_lost",
         }
     }
@@ -189,9 +210,22 @@ impl ConnectError {
         !matches!(self.failure(), Failure::Lost { .. })
     }
 
+    /// Whether the server is as it should be, and it is our user that is not.
+    pub fn is_of_user(&self) -> bool {
+        match self.failure() {
+            Failure::Authentication { cause } => is_final(cause),
+            Failure::WrongUser { .. } | Failure::ClusterMember => true,
+            _ => false,
+        }
+    }
+
     /// Code and name of the command error that a client gets.
     pub fn client_code(&self) -> (i32, &'static str) {
         match self.failure() {
+            Failure::Authentication { .. } if !self.is_of_user() => (6, "HostUnreachable"),
+            Failure::Authentication { .. } | Failure::WrongUser { .. } | Failure::ClusterMember => {
+                (18, "AuthenticationFailed")
+            }
             // Drivers try again after this one, and there may be a certificate soon.
             Failure::NoCertificate { .. }
             | Failure::NotResolvable { .. }
@@ -273,6 +307,7 @@ impl fmt::Display for Phase {
             Self::Connect => "the TCP connection to",
             Self::Handshake => "the TLS handshake with",
             Self::Proof => "the first command to",
+            Self::Authentication => "the authentication with",
         })
     }
 }
@@ -293,6 +328,7 @@ impl Failure {
             Self::NotTls { .. } | Self::TimedOut { .. } => 1,
             Self::Handshake { .. } | Self::ServerCertificate { .. } => 2,
             Self::ClientCertificateRefused { .. } | Self::Proof { .. } | Self::Lost { .. } => 3,
+            Self::Authentication { .. } | Self::WrongUser { .. } | Self::ClusterMember => 4,
         }
     }
 }
@@ -317,6 +353,27 @@ pub(super) fn most_telling(failures: Vec<(SocketAddr, Failure)>, limit: Duration
         return (None, Failure::TimedOut { phase: Phase::Connect, limit });
     }
     (None, Failure::Unreachable { attempts })
+}
+
+/// Whether the answer to `authenticate` will be the same the next time. A server that changes its part in the set, or that
+/// cannot reach the others, has other codes.
+fn is_final(cause: &ExchangeError) -> bool {
+    const BAD_VALUE: i32 = 2;
+    const UNAUTHORIZED: i32 = 13;
+    const PROTOCOL_ERROR: i32 = 17;
+    const COMMAND_NOT_FOUND: i32 = 59;
+    const MECHANISM_UNAVAILABLE: i32 = 334;
+    let ExchangeError::Refused { code, .. } = cause else { return false };
+    matches!(
+        *code,
+        BAD_VALUE
+            | USER_NOT_FOUND
+            | UNAUTHORIZED
+            | PROTOCOL_ERROR
+            | AUTHENTICATION_FAILED
+            | COMMAND_NOT_FOUND
+            | MECHANISM_UNAVAILABLE
+    )
 }
 
 /// What a failed handshake means.

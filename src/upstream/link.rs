@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustls::ClientConnection;
 use tokio::net::TcpStream;
 
-use super::{HandshakeFacts, UpstreamStream};
+use super::{HandshakeFacts, MongoUser, UpstreamStream};
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::reply::ReplyFacts;
@@ -28,6 +29,8 @@ pub struct Link {
     pub handshake: HandshakeFacts,
     /// Which set of certificates it was made with, counted from 0.
     pub generation: u64,
+    /// The user that it is authenticated as, where the gateway authenticates.
+    pub user: Option<Arc<MongoUser>>,
 }
 
 /// Why a client could not be introduced.
@@ -44,9 +47,9 @@ pub enum IntroductionError {
 impl Link {
     /// From a proven stream.
     pub fn new(stream: UpstreamStream) -> Self {
-        let UpstreamStream { tls, generation, address, handshake, .. } = stream;
+        let UpstreamStream { tls, generation, address, handshake, user, .. } = stream;
         let (socket, tls) = tls.into_inner();
-        Self { socket, tls, address, handshake, generation }
+        Self { socket, tls, address, handshake, generation, user }
     }
 
     /// Repeats a client's `hello`, which mongod has answered elsewhere already, and drops the answer.

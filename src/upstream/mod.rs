@@ -2,10 +2,12 @@
 //!
 //! A connection is proven when mongod has answered a `ping` on it. mongod judges a client certificate only after the TLS
 //! handshake and then closes without a word, so the handshake alone proves nothing; and it must not be `hello`, because
-//! the client's own hello has to be the first of its connection.
+//! the client's own hello has to be the first of its connection. Where the gateway authenticates, it has, before anybody
+//! gets the connection.
 //!
 //! Refuses to retry, to share a connection among clients, and to log: it returns what happened, once, with all there is to say about it.
 
+mod authentication;
 mod client_identity;
 mod demand;
 mod dial;
@@ -26,9 +28,10 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bson::rawdoc;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
@@ -40,6 +43,7 @@ use crate::config::{EndpointConfig, HostPort};
 use crate::identity::CertificateFacts;
 use crate::tls::{ClientTls, ClientTlsError, parse_server_name};
 
+pub use authentication::{Authenticated, MongoUser, Users};
 pub use client_identity::{CertificateSet, ClientIdentity};
 pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
 pub use exchange::ExchangeError;
@@ -51,6 +55,7 @@ pub use probe::{Probe, Role, ServerFacts, identify, probe};
 pub use shelf::Shelf;
 pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};
 
+use authentication::Denial;
 use target::Target;
 
 /// Makes connections to one server of an upstream, with one client identity.
@@ -62,6 +67,9 @@ pub struct Connector {
     config: EndpointConfig,
     identity: Arc<ClientIdentity>,
     fitted: ArcSwap<Fitted>,
+    /// The number of a [`Users`].
+    users: AtomicU8,
+    authenticated: ArcSwapOption<Authenticated>,
 }
 
 /// The current certificates as this server is shown them: with its name to verify, and the sessions to resume with it.
@@ -89,6 +97,8 @@ pub struct UpstreamStream {
     pub address: SocketAddr,
     /// What was agreed on.
     pub handshake: HandshakeFacts,
+    /// The user that it is authenticated as, where the gateway authenticates.
+    pub user: Option<Arc<MongoUser>>,
 }
 
 /// What a handshake agreed on.
@@ -111,7 +121,39 @@ impl Connector {
     pub fn new(endpoint: &EndpointConfig, identity: Arc<ClientIdentity>) -> Result<Self, ClientTlsError> {
         parse_server_name(endpoint)?;
         let fitted = ArcSwap::from_pointee(Fitted::new(endpoint, identity.current()));
-        Ok(Self { config: endpoint.clone(), identity, fitted })
+        Ok(Self {
+            config: endpoint.clone(),
+            identity,
+            fitted,
+            users: AtomicU8::default(),
+            authenticated: ArcSwapOption::empty(),
+        })
+    }
+
+    /// Whether connections for clients are authenticated.
+    pub fn authenticates(&self) -> bool {
+        self.config.authentication.is_some()
+    }
+
+    /// Says what the server knows of users.
+    pub fn expect_users(&self, users: Users) {
+        self.users.store(users as u8, Ordering::Relaxed);
+    }
+
+    /// What the server knows of users.
+    pub fn users(&self) -> Users {
+        Users::from_number(self.users.load(Ordering::Relaxed))
+    }
+
+    /// Whether the connections that it makes now have their user, as far as that is known.
+    pub fn has_user(&self) -> bool {
+        let generation = self.identity.generation();
+        self.authenticated.load().as_ref().is_some_and(|seen| seen.generation == generation && seen.user.is_ok())
+    }
+
+    /// What the last authentication came to; `None` before the first.
+    pub fn authenticated(&self) -> Option<Arc<Authenticated>> {
+        self.authenticated.load_full()
     }
 
     /// What connections are made with now: certificates, authorities, and what handshakes showed.
@@ -154,12 +196,18 @@ impl Connector {
         self.config.connect_timeout
     }
 
-    /// Opens a connection and proves it: name lookup, TCP, TLS and a `ping`, all within `connect_timeout`.
+    /// Opens a connection for a client and proves it: name lookup, TCP, TLS, a `ping`, and authentication where the gateway
+    /// authenticates; all within `connect_timeout`.
     ///
     /// The addresses of the name are tried in turn, each with an equal share of the time that is left.
     /// Cancel safe: dropping the future closes what was opened.
     pub async fn connect(&self) -> Result<UpstreamStream, ConnectError> {
-        self.connect_by(Instant::now() + self.config.connect_timeout).await
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let mut stream = self.connect_by(deadline).await?;
+        if self.authenticates() && self.users() != Users::None {
+            self.authenticate(&mut stream, deadline).await?;
+        }
+        Ok(stream)
     }
 
     async fn connect_by(&self, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
@@ -197,7 +245,7 @@ impl Connector {
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
         let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
         let handshake = HandshakeFacts::of(&tls, started.elapsed());
-        Ok(UpstreamStream { tls, made_with, generation, address, handshake })
+        Ok(UpstreamStream { tls, made_with, generation, address, handshake, user: None })
     }
 
     /// Fourth step: proves the connection with a `ping`.
@@ -209,6 +257,30 @@ impl Connector {
         };
         let proof = self.within(deadline, Phase::Proof, proof).await;
         proof.map(|_| ()).map_err(|failure| self.error(Some(stream.address), failure))
+    }
+
+    /// Fifth step: authenticates a proven connection with its certificate.
+    ///
+    /// Where the server may have no users yet, it stays without one if mongod does not know it: whoever asks for no more than
+    /// what the server is, as drivers do until it can be read from, is served, and mongod refuses the rest.
+    pub async fn authenticate(&self, stream: &mut UpstreamStream, deadline: Instant) -> Result<(), ConnectError> {
+        let (address, generation) = (stream.address, stream.generation);
+        let authentication = async { Ok(authentication::authenticate(stream).await) };
+        let outcome = self.within(deadline, Phase::Authentication, authentication).await;
+        let error = |failure| self.error(Some(address), failure);
+        let user = match outcome.map_err(error)? {
+            Ok(user) => Ok(Arc::new(user)),
+            Err(Denial::NoUser(_)) if self.users() == Users::Awaited => return Ok(()),
+            Err(Denial::NoUser(failure) | Denial::Other(failure)) => Err(error(failure)),
+        };
+        let seen = match &user {
+            Ok(user) => Ok(Arc::clone(user)),
+            Err(error) if error.is_of_user() => Err(error.to_string()),
+            Err(_) => return user.map(|_| ()),
+        };
+        self.authenticated.store(Some(Arc::new(Authenticated { generation, user: seen })));
+        stream.user = Some(user?);
+        Ok(())
     }
 
     /// The current set and its generation. While the first one is being asked for, waits for that.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConnection;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::demand::Demand;
-use super::{HandshakeFacts, Link};
+use super::{HandshakeFacts, Link, MongoUser};
 
 /// The oldest that a spare gets: below the 350 s after which load balancers of the large clouds forget a silent
 /// connection.
@@ -45,6 +45,7 @@ struct Spare {
     address: SocketAddr,
     handshake: HandshakeFacts,
     generation: u64,
+    user: Option<Arc<MongoUser>>,
     made: Instant,
 }
 
@@ -83,8 +84,9 @@ impl Shelf {
 
     /// Takes a fresh connection in; fails when the system does not let go of the socket.
     pub fn put(&self, link: Link) -> io::Result<()> {
-        let Link { socket, tls, address, handshake, generation } = link;
-        let spare = Spare { socket: socket.into_std()?, tls, address, handshake, generation, made: Instant::now() };
+        let Link { socket, tls, address, handshake, generation, user } = link;
+        let made = Instant::now();
+        let spare = Spare { socket: socket.into_std()?, tls, address, handshake, generation, user, made };
         self.locked().spares.push_back(spare);
         Ok(())
     }
@@ -153,8 +155,9 @@ impl Spare {
     }
 
     fn register(self) -> io::Result<Link> {
-        let Self { socket, tls, address, handshake, generation, .. } = self;
-        Ok(Link { socket: tokio::net::TcpStream::from_std(socket)?, tls, address, handshake, generation })
+        let Self { socket, tls, address, handshake, generation, user, .. } = self;
+        let socket = tokio::net::TcpStream::from_std(socket)?;
+        Ok(Link { socket, tls, address, handshake, generation, user })
     }
 
     /// With a goodbye, as far as the socket takes it.

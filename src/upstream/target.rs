@@ -11,7 +11,9 @@ use std::time::SystemTime;
 
 use rustls::Error as TlsError;
 
+use super::authentication::USER_NOT_FOUND;
 use super::error::{CertificateRefusal, Failure, Phase};
+use super::exchange::ExchangeError;
 use crate::config::{EndpointConfig, HostPort, MaterialSource};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
 use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
@@ -113,6 +115,29 @@ impl Target {
                 alert.map_or(Ok(()), |alert| write!(f, ": alert {alert:?}"))
             }
             Failure::Proof { cause } => write!(f, "{peer} does not answer as a mongod: {cause}"),
+            Failure::Authentication { cause } => {
+                write!(f, "mongod at {peer} did not authenticate upstream {} as {}: ", self.upstream, self.user())?;
+                match cause {
+                    ExchangeError::Refused { code, code_name, errmsg } => write!(f, "{errmsg} ({code_name}, {code})"),
+                    other => write!(f, "{other}"),
+                }
+            }
+            Failure::WrongUser { users } if users.is_empty() => {
+                write!(
+                    f,
+                    "mongod at {peer} says that it authenticated {}, and then that nobody is authenticated",
+                    self.user()
+                )
+            }
+            Failure::WrongUser { users } => {
+                write!(f, "mongod at {peer} authenticated {} instead of {}", users.join(" and "), self.user())
+            }
+            Failure::ClusterMember => write!(
+                f,
+                "mongod at {peer} takes the certificate of upstream {} ({}) for that of a member of its cluster, which may do everything",
+                self.upstream,
+                self.user()
+            ),
             Failure::Lost { cause } => write!(f, "{peer} does not tell any more what it is: {cause}"),
         }
     }
@@ -163,9 +188,38 @@ impl Target {
                 key("tls.min_version")
             ),
             Failure::ClientCertificateRefused { request, .. } => self.client_certificate_remedy(request.as_ref()),
+            Failure::Authentication { cause } => self.authentication_remedy(cause),
+            Failure::WrongUser { .. } => format!(
+                "look into mongod's log for how it maps certificates to users; the certificate is {}",
+                self.certificate_place
+            ),
+            Failure::ClusterMember => format!(
+                "use a certificate whose O, OU or DC differs from those of mongod's own; ours is {}",
+                self.certificate_place
+            ),
             Failure::Proof { .. } | Failure::Lost { .. } => {
                 format!("check that {} is a mongod or mongos, and look into its log", self.address)
             }
+        }
+    }
+
+    /// The user in `$external` that our certificate is for.
+    fn user(&self) -> String {
+        self.certificate.as_ref().map(|certificate| certificate.subject.to_string()).unwrap_or_default()
+    }
+
+    fn authentication_remedy(&self, cause: &ExchangeError) -> String {
+        match cause {
+            ExchangeError::Refused { code: USER_NOT_FOUND, .. } => format!(
+                "create the user: db.getSiblingDB(\"$external\").runCommand({{createUser: {}, roles: [{{role: \"read\", db: \"DATABASE\"}}]}}), with the roles that it is to have; the certificate is {}",
+                in_quotes(&self.user()),
+                self.certificate_place
+            ),
+            ExchangeError::Refused { .. } => format!(
+                "check that MONGODB-X509 is among mongod's authenticationMechanisms, and look into its log; the certificate is {}",
+                self.certificate_place
+            ),
+            _ => format!("look into the log of mongod at {}", self.address),
         }
     }
 
@@ -372,6 +426,11 @@ fn uris(certificate: &CertificateFacts) -> String {
 fn alternative_name(name: &str) -> String {
     let kind = if name.parse::<IpAddr>().is_ok() { "IP" } else { "DNS" };
     format!("{kind}:{name}")
+}
+
+/// As JavaScript has it.
+fn in_quotes(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Why an address was not reached; whose fault it is where it is ours.

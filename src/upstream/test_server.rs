@@ -27,6 +27,8 @@ pub(crate) const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
 pub(crate) enum Behaviour {
     /// TLS, then answers to the commands of a mongod.
     Mongod,
+    /// The same, but for the commands that this answers itself.
+    Says(fn(&str) -> Option<RawDocumentBuf>),
     /// TLS, then these bytes in answer to whatever comes, then the end.
     Answer(Vec<u8>),
     /// TLS, then nothing, ever.
@@ -141,6 +143,10 @@ impl Server {
             tls.read_exact(&mut rest).await?;
             let answer = match &self.behaviour {
                 Behaviour::Answer(bytes) => bytes.clone(),
+                Behaviour::Says(says) => {
+                    let answer = says(&command_of(&rest[5..])).unwrap_or_else(|| answer_of(&rest[5..]));
+                    encode(9, header.request_id, &answer)
+                }
                 _ => encode(9, header.request_id, &answer_of(&rest[5..])),
             };
             tls.write_all(&answer).await?;
@@ -152,10 +158,14 @@ impl Server {
     }
 }
 
-fn answer_of(body: &[u8]) -> RawDocumentBuf {
+fn command_of(body: &[u8]) -> String {
     let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
     let (command, _) = body.iter().next().unwrap().unwrap();
-    match command.as_str() {
+    command.as_str().to_owned()
+}
+
+fn answer_of(body: &[u8]) -> RawDocumentBuf {
+    match command_of(body).as_str() {
         "ping" => rawdoc! { "ok": 1.0 },
         "hello" => rawdoc! { "isWritablePrimary": true, "setName": "rs0", "maxWireVersion": 17, "ok": 1.0 },
         "buildInfo" => rawdoc! { "version": "6.0.5", "ok": 1.0 },

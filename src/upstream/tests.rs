@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bson::rawdoc;
+use bson::{RawDocumentBuf, rawdoc};
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene, connector_to};
 use super::*;
-use crate::config::{HostPort, MaterialSource, TlsVersion, Verify, WorkloadApi};
+use crate::config::{HostPort, MaterialSource, Mechanism, TlsVersion, Verify, WorkloadApi};
 use crate::tls::test_pki::{Authority, Pair, files_of};
 use crate::tls::{WorkloadError, WorkloadProblem};
 use crate::wire::op_msg::encode;
@@ -430,4 +430,168 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     let connector = connector_to(&upstream);
     let connected = async { tokio::join!(connector.connect(), async { connector.identity().renew(set()) }) };
     server.during(connected).await.0.unwrap();
+}
+
+/// The subject of the scene's client certificate.
+const SUBJECT: &str = "CN=svc-a,O=Acme";
+
+fn with_authentication(behaviour: fn(&str) -> Option<RawDocumentBuf>) -> Scene {
+    let change: fn(&mut EndpointConfig) = |upstream| upstream.authentication = Some(Mechanism::MongodbX509);
+    Scene { behaviour: Behaviour::Says(behaviour), change, ..Scene::new() }
+}
+
+fn users(users: &[(&str, &str)]) -> RawDocumentBuf {
+    let users: Vec<_> = users.iter().map(|(user, db)| bson::doc! { "user": *user, "db": *db }).collect();
+    let info = bson::doc! { "authenticatedUsers": users, "authenticatedUserRoles": [{ "role": "read", "db": "shop" }] };
+    RawDocumentBuf::try_from(&bson::doc! { "authInfo": info, "ok": 1.0 }).unwrap()
+}
+
+fn authenticates(command: &str) -> Option<RawDocumentBuf> {
+    match command {
+        "authenticate" => Some(rawdoc! { "dbname": "$external", "user": SUBJECT, "ok": 1.0 }),
+        "connectionStatus" => Some(users(&[(SUBJECT, "$external")])),
+        _ => None,
+    }
+}
+
+fn refuses(code: i32, name: &str, errmsg: &str) -> RawDocumentBuf {
+    rawdoc! { "ok": 0.0, "errmsg": errmsg, "code": code, "codeName": name }
+}
+
+fn has_no_user(command: &str) -> Option<RawDocumentBuf> {
+    match command {
+        "authenticate" => {
+            Some(refuses(11, "UserNotFound", "Could not find user \"CN=svc-a,O=Acme\" for db \"$external\""))
+        }
+        "connectionStatus" => Some(users(&[])),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_its_user_before_anybody_gets_it() {
+    let (connector, server) = with_authentication(authenticates).start().await;
+    assert!(connector.authenticates() && !connector.has_user());
+    let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
+    let asked = async {
+        let mut link = Link::new(connector.connect().await.unwrap());
+        // It goes on as any other: nothing of ours is on its way any more.
+        link.introduce(&hello).await.unwrap();
+        link.user.unwrap()
+    };
+    let user = server.during(Box::pin(asked)).await;
+    assert_eq!((user.name.as_str(), user.roles.as_slice()), (SUBJECT, &["read@shop".to_owned()][..]));
+    assert!(connector.has_user());
+    assert_eq!(*connector.authenticated().unwrap(), Authenticated { generation: 0, user: Ok(user) });
+}
+
+#[tokio::test]
+async fn nobody_is_authenticated_where_the_gateway_does_not() {
+    let scene = Scene { behaviour: Behaviour::Says(has_no_user), ..Scene::new() };
+    assert_eq!(scene.connect().await.unwrap().user, None);
+    // Nor a probe, nor a monitor: hello needs no user.
+    let (connector, server) = with_authentication(has_no_user).start().await;
+    assert_eq!(server.during(probe(&connector)).await.unwrap().stream.user, None);
+    assert!(server.during(Box::pin(HelloStream::open(&connector))).await.is_ok());
+    assert_eq!(connector.authenticated(), None);
+}
+
+#[tokio::test]
+async fn a_user_that_mongod_does_not_have_is_named_with_what_creates_it() {
+    let error = with_authentication(has_no_user).fail().await;
+    let remedy = "db.getSiblingDB(\"$external\").runCommand({createUser: \"CN=svc-a,O=Acme\", roles:";
+    let sentence = "did not authenticate upstream orders as CN=svc-a,O=Acme: Could not find user";
+    check(&error, "authentication_failed", 18, sentence, remedy);
+    assert!(error.is_of_user());
+    let disabled = with_authentication(|command| {
+        (command == "authenticate").then(|| refuses(2, "BadValue", "x.509 authentication is disabled."))
+    });
+    let error = disabled.fail().await;
+    check(
+        &error,
+        "authentication_failed",
+        18,
+        "x.509 authentication is disabled. (BadValue, 2)",
+        "authenticationMechanisms",
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_authenticate_just_now_is_not_the_users_fault() {
+    let steps_down = with_authentication(|command| {
+        (command == "authenticate").then(|| refuses(11602, "InterruptedDueToReplStateChange", "interrupted"))
+    });
+    let (connector, server) = steps_down.start().await;
+    let error = server.during(connector.connect()).await.unwrap_err();
+    check(&error, "authentication_failed", 6, "interrupted", "mongod's");
+    assert!(!error.is_of_user());
+    assert_eq!(connector.authenticated(), None);
+}
+
+#[tokio::test]
+async fn whoever_else_mongod_takes_us_for_nobody_gets_the_connection() {
+    let member = with_authentication(|command| match command {
+        "connectionStatus" => Some(users(&[("__system", "local")])),
+        other => authenticates(other),
+    });
+    let sentence = "takes the certificate of upstream orders (CN=svc-a,O=Acme) for that of a member of its cluster";
+    check(&member.fail().await, "cluster_member", 18, sentence, "whose O, OU or DC differs from those of mongod's own");
+    let other = with_authentication(|command| match command {
+        "connectionStatus" => Some(users(&[("CN=svc-b,O=Acme", "$external")])),
+        other => authenticates(other),
+    });
+    let sentence = "authenticated CN=svc-b,O=Acme@$external instead of CN=svc-a,O=Acme";
+    check(&other.fail().await, "wrong_user", 18, sentence, "mongod's log");
+    let nobody = with_authentication(|command| match command {
+        "connectionStatus" => Some(users(&[])),
+        other => authenticates(other),
+    });
+    check(&nobody.fail().await, "wrong_user", 18, "nobody is authenticated", "mongod's log");
+    let silent = with_authentication(|command| match command {
+        "connectionStatus" => Some(rawdoc! { "ok": 1.0 }),
+        other => authenticates(other),
+    });
+    check(&silent.fail().await, "ping_failed", 6, "connectionStatus without users", "is a mongod or mongos");
+}
+
+#[tokio::test]
+async fn a_certificate_that_can_only_be_a_members_is_told_as_such() {
+    // The server's certificate and ours have one organization.
+    let refuses = with_authentication(|command| {
+        let errmsg = "The provided certificate can only be used for cluster authentication, not client authentication.";
+        (command == "authenticate").then(|| refuses(18, "AuthenticationFailed", errmsg))
+    });
+    check(&refuses.fail().await, "cluster_member", 18, "a member of its cluster", "O, OU or DC");
+}
+
+#[tokio::test]
+async fn a_member_that_may_have_no_users_is_reached_without_one() {
+    let (connector, server) = with_authentication(has_no_user).start().await;
+    connector.expect_users(Users::Awaited);
+    let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
+    let used = async {
+        let mut link = Link::new(connector.connect().await.unwrap());
+        link.introduce(&hello).await.unwrap();
+        link.user
+    };
+    assert_eq!((server.during(Box::pin(used)).await, connector.authenticated()), (None, None));
+    connector.expect_users(Users::Kept);
+    assert!(server.during(connector.connect()).await.unwrap_err().is_of_user());
+
+    let (connector, server) = with_authentication(authenticates).start().await;
+    connector.expect_users(Users::Awaited);
+    assert!(server.during(connector.connect()).await.unwrap().user.is_some());
+    connector.expect_users(Users::None);
+    assert_eq!(server.during(connector.connect()).await.unwrap().user, None);
+}
+
+#[tokio::test]
+async fn an_authentication_that_breaks_off_is_no_fault_of_the_user() {
+    let (upstream, server) = with_authentication(authenticates).listen().await;
+    let connector = connector_to(&upstream);
+    let mut stream = server.during(connector.connect()).await.unwrap();
+    // Nobody serves it any more.
+    let broken = connector.authenticate(&mut stream, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
+    check(&broken, "ping_failed", 6, "the connection was closed instead of an answer", "is a mongod or mongos");
+    assert!(!broken.is_of_user() && connector.has_user(), "what was seen before stands");
 }

@@ -18,6 +18,8 @@ use tempfile::TempDir;
 use super::certificates::{First, Issued, Pki};
 use super::http;
 use super::mongod::Mongod;
+use super::namespace;
+use super::namespace::User;
 use super::process::{Line, Process};
 use super::raw::Connection;
 use super::replica_set::ReplicaSet;
@@ -58,6 +60,8 @@ pub struct GatewayOptions {
     pub environment: Vec<(String, String)>,
     /// How many descriptors the process may have open; the default is what this program may.
     pub descriptors_max: Option<u32>,
+    /// Whom the process runs as; the default is who this program runs as.
+    pub user: Option<User>,
 }
 
 /// A running gateway; dropping it kills it.
@@ -121,10 +125,11 @@ impl GatewayOptions {
         let mut text = self.top.clone();
         let level = self.log_level.unwrap_or("info");
         let listener = self.listener_address.as_deref().unwrap_or("127.0.0.1:0");
-        let upstream = if self.upstream_members.is_empty() {
-            format!("address = {:?}", self.upstream_address)
-        } else {
-            format!("members = {:?}", self.upstream_members)
+        let upstream = match (self.upstream_address.as_str(), self.upstream_members.as_slice()) {
+            // Where the lines for this table say it in another way.
+            ("", []) => String::new(),
+            (address, []) => format!("address = {address:?}"),
+            (_, members) => format!("members = {members:?}"),
         };
         let parts = [
             format!("\n[admin]\naddress = \"127.0.0.1:0\"\n\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n"),
@@ -177,6 +182,9 @@ impl Gateway {
             Some(limit) => limited(limit)?,
             None => command()?,
         };
+        if let Some(user) = options.user {
+            command = namespace::run_as(user, &command)?;
+        }
         command.arg("run").arg("--config").arg(&file);
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::start("mongate", command)?;

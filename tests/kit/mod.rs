@@ -11,6 +11,8 @@ pub mod gateway;
 pub mod http;
 pub mod mongod;
 pub mod mongod_binary;
+pub mod name_server;
+pub mod namespace;
 pub mod openssl;
 pub mod ports;
 pub mod process;

@@ -33,6 +33,8 @@ const SETTLE_TIMEOUT: Duration = Duration::from_mins(1);
 const PACE: Duration = Duration::from_millis(50);
 /// Programs may race for a free port; none loses so often.
 const PORT_ATTEMPTS_MAX: usize = 5;
+/// That of mongod, where it is not told another.
+const USUAL_PORT: u16 = 27_017;
 /// mongod's exit code when it cannot listen.
 const EXIT_ADDRESS_IN_USE: i32 = 48;
 /// mongod's numbers for lines of its log.
@@ -57,6 +59,9 @@ pub struct SetOptions {
     pub users: Users,
     /// Any other arguments of every member.
     pub arguments: Vec<&'static str>,
+    /// How long a primary may be silent before another one is elected. On a busy machine a short time is an election out
+    /// of nothing now and then: for tests that are about elections.
+    pub election_timeout: Duration,
 }
 
 /// How a member is to be; the default holds data, votes and may become primary.
@@ -70,6 +75,8 @@ pub struct MemberOptions {
     pub hidden: bool,
     /// Its tags.
     pub tags: Vec<(&'static str, &'static str)>,
+    /// A name of its own and MongoDB's usual port, instead of `localhost` and a free one; in a namespace that has the name.
+    pub host: Option<&'static str>,
 }
 
 /// Whether a set knows users, and how its members know each other then.
@@ -111,7 +118,13 @@ struct Member {
 
 impl Default for SetOptions {
     fn default() -> Self {
-        Self { name: "rs0", members: vec![MemberOptions::default(); 3], users: Users::Unknown, arguments: Vec::new() }
+        Self {
+            name: "rs0",
+            members: vec![MemberOptions::default(); 3],
+            users: Users::Unknown,
+            arguments: Vec::new(),
+            election_timeout: Duration::from_millis(1_500),
+        }
     }
 }
 
@@ -119,6 +132,11 @@ impl MemberOptions {
     /// A member with one tag.
     pub fn tagged(name: &'static str, value: &'static str) -> Self {
         Self { tags: vec![(name, value)], ..Self::default() }
+    }
+
+    /// A member with a name of its own.
+    pub fn at(host: &'static str) -> Self {
+        Self { host: Some(host), ..Self::default() }
     }
 
     /// An arbiter.
@@ -172,7 +190,9 @@ impl ReplicaSet {
     fn try_start(pki: Arc<Pki>, options: SetOptions) -> anyhow::Result<Self> {
         let client = pki.issue("client", &Wanted::default())?;
         let operator = pki.issue("operator", &Wanted { common_name: "operator", ..Wanted::default() })?;
-        pki.issue("server", &Wanted::server())?.combined(First::Certificate)?;
+        let mut server = Wanted::server();
+        server.names.extend(options.members.iter().filter_map(|member| member.host));
+        pki.issue("server", &server)?.combined(First::Certificate)?;
         let key_file = pki.directory().join("key-file");
         fs::write(&key_file, "bW9uZ2F0ZSBraXQ=\n")?;
         fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600))?;
@@ -208,7 +228,7 @@ impl ReplicaSet {
 
     /// A connection of raw bytes to a member; where the set knows users, as the one who may do everything.
     pub fn connect(&self, member: &str) -> anyhow::Result<Connection> {
-        let mut connection = self.try_connect(self.member(member).port)?;
+        let mut connection = self.try_connect(self.member(member))?;
         if self.options.users != Users::Unknown && !self.member(member).options.arbiter {
             connection.run(&doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" })?;
         }
@@ -392,13 +412,13 @@ impl ReplicaSet {
             "_id": self.options.name,
             "members": members,
             "writeConcernMajorityJournalDefault": false,
-            "settings": { "electionTimeoutMillis": 1_500, "heartbeatIntervalMillis": 300, "catchUpTimeoutMillis": 2_000 },
+            "settings": { "electionTimeoutMillis": i32::try_from(self.options.election_timeout.as_millis())?, "heartbeatIntervalMillis": 300, "catchUpTimeoutMillis": 2_000 },
         };
-        self.try_connect(first.port)?.run(&doc! { "replSetInitiate": set, "$db": "admin" })?;
+        self.try_connect(first)?.run(&doc! { "replSetInitiate": set, "$db": "admin" })?;
         if self.options.users != Users::Unknown {
-            let primary = self.member(&self.primary()).port;
+            let primary = self.primary();
             // The first user comes in by the localhost exception.
-            self.try_connect(primary)?.run(&create_user(&subject_of("operator"), &["root"]))?;
+            self.try_connect(self.member(&primary))?.run(&create_user(&subject_of("operator"), &["root"]))?;
         }
         if self.options.members.iter().any(|member| member.arbiter) {
             // With an arbiter mongod asks for this to be said.
@@ -414,7 +434,7 @@ impl ReplicaSet {
         let id = self.next_id;
         let mut member = Member { process: None, earlier_logs: Vec::new(), directory, options, id, port: 0 };
         for _ in 0..PORT_ATTEMPTS_MAX {
-            member.port = ports::free()?;
+            member.port = if member.options.host.is_some() { USUAL_PORT } else { ports::free()? };
             if let Some(process) = self.launch(&member)? {
                 member.process = Some(process);
                 self.members.push(member);
@@ -441,7 +461,8 @@ impl ReplicaSet {
     fn command(&self, member: &Member) -> anyhow::Result<Command> {
         let mut command = Command::new(mongod_binary::locate()?);
         command.arg("--dbpath").arg(member.directory.path());
-        command.args(["--port", &member.port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket"]);
+        let address = member.options.host.unwrap_or("127.0.0.1");
+        command.args(["--port", &member.port.to_string(), "--bind_ip", address, "--nounixsocket"]);
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false", "--setParameter", LOG_VERBOSITY]);
         command.args(["--replSet", self.options.name, "--tlsMode", "requireTLS"]);
@@ -464,14 +485,15 @@ impl ReplicaSet {
         self.pki.directory().join("server-combined.pem")
     }
 
-    fn try_connect(&self, port: u16) -> anyhow::Result<Connection> {
+    fn try_connect(&self, member: &Member) -> anyhow::Result<Connection> {
         let who = if self.options.users == Users::Unknown { &self.client } else { &self.operator };
-        Connection::tls(&format!("127.0.0.1:{port}"), &self.pki, who)
+        let address = format!("{}:{}", member.options.host.unwrap_or("127.0.0.1"), member.port);
+        Connection::tls(&address, &self.pki, who)
     }
 
     fn hello(&self, member: &Member) -> Option<Document> {
         member.process.as_ref()?;
-        self.try_connect(member.port).ok()?.run(&doc! { "hello": 1, "$db": "admin" }).ok()
+        self.try_connect(member).ok()?.run(&doc! { "hello": 1, "$db": "admin" }).ok()
     }
 
     fn is_primary(&self, member: &Member) -> bool {
@@ -515,7 +537,7 @@ impl ReplicaSet {
 
 impl Member {
     fn name(&self) -> String {
-        format!("localhost:{}", self.port)
+        format!("{}:{}", self.options.host.unwrap_or("localhost"), self.port)
     }
 
     fn configuration(&self) -> Document {

@@ -28,21 +28,35 @@ pub(super) fn watch_over<'r>(
         return;
     }
     for listed in &upstream.roster().members {
-        for line in listed.member.lines.iter().filter(|line| line.shelf.is_on()) {
-            let keeper = background::keep_warm(Arc::clone(line), drain.clone(), std::future::pending());
-            tasks.spawn("spare connections", keeper);
+        for line in &listed.member.lines {
+            background::attend(line, tasks, drain, std::future::pending());
         }
-        if let Some(line) = listed.member.lines.first() {
-            tasks.spawn("upstream probe", background::probe(Arc::clone(line), drain.clone()));
-        }
+        tasks.spawn("upstream probe", background::probe(Arc::clone(&listed.member), drain.clone()));
     }
 }
 
 /// What readiness says of an upstream, its certificates aside.
 pub(super) fn condition(upstream: &Upstream) -> ConditionState {
     let roster = upstream.roster();
+    let state = condition_of_servers(upstream, &roster);
+    let (ConditionState::Holds(found) | ConditionState::Warns(found)) = &state else { return state };
+    if upstream.config().authentication.is_none() {
+        return state;
+    }
+    let seen: Vec<_> = (0..upstream.credentials().len()).map(|credential| roster.user_of(credential)).collect();
+    let denied = || seen.iter().flatten().filter_map(|user| user.as_ref().err());
+    match denied().next() {
+        // As long as one credential is good, its callers are served.
+        None if seen.iter().flatten().any(Result::is_ok) => state,
+        None => ConditionState::Fails("no connection was authenticated yet".to_owned()),
+        Some(first) if denied().count() == seen.iter().flatten().count() => ConditionState::Fails(first.clone()),
+        Some(first) => ConditionState::Warns(format!("{found}; {first}")),
+    }
+}
+
+fn condition_of_servers(upstream: &Upstream, roster: &Roster) -> ConditionState {
     if upstream.config().deployment.has_members() {
-        return condition_of_members(&roster);
+        return condition_of_members(roster);
     }
     let Some(listed) = roster.members.first() else { return ConditionState::Fails("it has no server".to_owned()) };
     let health = listed.member.news.health.snapshot();

@@ -1,0 +1,328 @@
+//! MongoDB users without passwords: the gateway authenticates each connection with a certificate, by who the caller is,
+//! and a mongod with access control tells it whom it takes it for.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use mongodb::error::{Error, ErrorKind};
+use serde_json::Value;
+
+use crate::kit::certificates::{First, Issued, Usage, Wanted};
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod::{Mongod, MongodOptions};
+use crate::kit::raw::Connection;
+use crate::kit::secret::{Content, Secret};
+use crate::kit::waiting::{until, until_steady};
+use crate::reports::{LOG_TIMEOUT, is_at_least_one, is_zero};
+
+const AUTHENTICATION: &str = "[upstream.test.authentication]\nmechanism = \"MONGODB-X509\"\n";
+const CART: &str = "cluster.local/ns/shop/sa/cart";
+const TILL: &str = "cluster.local/ns/shop/sa/till";
+
+/// A mongod with access control; the kit's own client is its administrator.
+fn guarded(more: &[&str]) -> Option<Mongod> {
+    let arguments = ["--auth"].iter().chain(more).map(|&argument| argument.to_owned()).collect();
+    let mongod = Mongod::start(MongodOptions { arguments, ..MongodOptions::default() })?;
+    // The first user may be made by whoever comes from this machine.
+    let root =
+        doc! { "createUser": subject("client"), "roles": [{ "role": "root", "db": "admin" }], "$db": "$external" };
+    mongod.run(&root).unwrap();
+    Some(mongod)
+}
+
+fn subject(common_name: &str) -> String {
+    format!("CN={common_name},OU=clients,O=mongate kit")
+}
+
+/// Runs a command as the administrator, without a gateway.
+fn as_root(mongod: &Mongod, command: &Document) -> Document {
+    let mut connection = mongod.connect().unwrap();
+    connection.run(&doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" }).unwrap();
+    connection.run(command).unwrap()
+}
+
+fn create_user(mongod: &Mongod, common_name: &str, role: &str) {
+    let roles = if role.is_empty() { vec![] } else { vec![doc! { "role": role, "db": "shop" }] };
+    as_root(mongod, &doc! { "createUser": subject(common_name), "roles": roles, "$db": "$external" });
+}
+
+fn certificate(mongod: &Mongod, common_name: &'static str) -> Issued {
+    mongod.pki.issue(common_name, &Wanted { common_name, ..Wanted::default() }).unwrap()
+}
+
+/// `[[upstream.test.credential]]` for one principal.
+fn credential(issued: &Issued, principal: &str) -> String {
+    let file = issued.combined(First::Certificate).unwrap();
+    format!("[[upstream.test.credential]]\nprincipals = ['{principal}']\ncertificate_file = '{}'\n", file.display())
+}
+
+/// Another listener, whose clients are `principal`.
+fn listener(name: &str, principal: &str) -> String {
+    format!("[listener.{name}]\naddress = '127.0.0.1:0'\nupstream = 'test'\nprincipal = '{principal}'\n")
+}
+
+/// Shows the certificate of `common_name`.
+fn options(mongod: &Mongod, common_name: &'static str) -> GatewayOptions {
+    let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(mongod) };
+    options.credentials(&mongod.pki, &certificate(mongod, common_name));
+    options
+}
+
+fn users_of(status: &Document) -> Vec<String> {
+    let users = status.get_document("authInfo").unwrap().get_array("authenticatedUsers").unwrap();
+    let text = |user: &Document| format!("{}@{}", user.get_str("user").unwrap(), user.get_str("db").unwrap());
+    users.iter().map(|user| text(user.as_document().unwrap())).collect()
+}
+
+/// Who this connection is to mongod.
+fn users_on(connection: &mut Connection) -> Vec<String> {
+    users_of(&connection.run(&doc! { "connectionStatus": 1, "$db": "admin" }).unwrap())
+}
+
+fn user(common_name: &str) -> Vec<String> {
+    vec![format!("{}@$external", subject(common_name))]
+}
+
+fn status(gateway: &Gateway) -> Value {
+    let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
+    status["upstreams"][0].clone()
+}
+
+fn readyz(gateway: &Gateway) -> (u16, String) {
+    let answer = gateway.get("/readyz").unwrap();
+    (answer.status, answer.body)
+}
+
+fn code_of(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(error) => Some(error.code),
+        ErrorKind::Write(mongodb::error::WriteFailure::WriteError(error)) => Some(error.code),
+        ErrorKind::InsertMany(_) => None,
+        _ => None,
+    }
+}
+
+async fn client(address: &str) -> Client {
+    Client::with_uri_str(format!("mongodb://{address}/?serverSelectionTimeoutMS=15000")).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_caller_is_the_user_of_its_certificate_and_has_the_roles_of_that() {
+    let Some(mongod) = guarded(&[]) else { return };
+    for (name, role) in [("cart", "readWrite"), ("till", "read"), ("others", "")] {
+        create_user(&mongod, name, role);
+    }
+    let mut options = options(&mongod, "others");
+    for (name, principal) in [("cart", CART), ("till", TILL)] {
+        options.tables += &credential(&certificate(&mongod, name), principal);
+        options.tables += &listener(name, principal);
+    }
+    let gateway = Gateway::start(&options);
+    let address = |name: &str| gateway.address_of(name).unwrap();
+
+    let (cart, till, others) =
+        (client(&address("cart")).await, client(&address("till")).await, client(gateway.address()).await);
+    let [cart_orders, till_orders, others_orders] =
+        [&cart, &till, &others].map(|client| client.database("shop").collection::<Document>("orders"));
+    cart_orders.insert_one(doc! { "_id": 1 }).await.unwrap();
+    assert_eq!(till_orders.find_one(doc! {}).await.unwrap(), Some(doc! { "_id": 1 }));
+    for refused in [
+        till_orders.insert_one(doc! { "_id": 2 }).await.unwrap_err(),
+        others_orders.find_one(doc! {}).await.unwrap_err(),
+        cart.database("other").collection::<Document>("orders").find_one(doc! {}).await.unwrap_err(),
+    ] {
+        assert_eq!(code_of(&refused), Some(13), "{refused}");
+    }
+    for (client, name) in [(&cart, "cart"), (&till, "till"), (&others, "others")] {
+        let status = client.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap();
+        assert_eq!(users_of(&status), user(name));
+    }
+    // The certificate of the connection is told in its log line.
+    for client in [cart, till, others] {
+        client.shutdown().immediate(true).await;
+    }
+    for name in ["cart", "till"] {
+        let line = |event: &Value| event["message"] == "connection closed" && event["listener"] == name;
+        let line = gateway.wait_for_log(LOG_TIMEOUT, line).unwrap();
+        assert_eq!((&line["user"], &line["user_source"]), (&subject(name).into(), &"gateway".into()), "{line}");
+    }
+    let upstream = status(&gateway);
+    assert_eq!(upstream["user"], serde_json::json!({ "name": subject("others"), "roles": [] }));
+    let roles = |credential: usize| upstream["credentials"][credential]["user"]["roles"].clone();
+    assert_eq!((roles(0), roles(1)), (serde_json::json!(["readWrite@shop"]), serde_json::json!(["read@shop"])));
+    assert_eq!(readyz(&gateway).0, 200);
+}
+
+#[test]
+fn a_caller_stays_the_user_that_it_is_whatever_it_asks_for() {
+    let Some(mongod) = guarded(&[]) else { return };
+    create_user(&mongod, "cart", "readWrite");
+    as_root(&mongod, &doc! { "createUser": "app", "pwd": "secret", "roles": ["root"], "$db": "admin" });
+    let gateway = Gateway::start(&options(&mongod, "cart"));
+    let mut connection = gateway.connect().unwrap();
+    connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+    let external =
+        |name: &str| doc! { name: 1, "mechanism": "MONGODB-X509", "user": subject("client"), "$db": "$external" };
+    for attempt in [
+        external("authenticate"),
+        doc! { "logout": 1, "$db": "$external" },
+        doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": "n,,n=app,r=abc", "$db": "admin" },
+        external("authenticate"),
+    ] {
+        connection.command(&attempt).unwrap();
+        assert_eq!(users_on(&mut connection), user("cart"), "after {attempt}");
+    }
+}
+
+#[test]
+fn a_user_that_is_missing_is_told_to_everybody_and_missed_no_longer_than_it_is() {
+    let Some(mongod) = guarded(&[]) else { return };
+    for warm in ["", "warm_connections = 0\n"] {
+        let name: &'static str = if warm.is_empty() { "late" } else { "later" };
+        let mut options = options(&mongod, name);
+        options.upstream = warm.to_owned();
+        let (code, said) = options.check(&[]).unwrap();
+        assert_eq!(code, Some(69), "{said}");
+        assert!(said.contains("FAILED  authenticated") && said.contains("createUser: \"CN=late"), "{said}");
+        let gateway = Gateway::start(&options);
+
+        let failed = |event: &Value| event["reason"] == "authentication_failed";
+        let line = gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
+        let remedy = line["remedy"].as_str().unwrap();
+        let command = format!("runCommand({{createUser: \"{}\", roles:", subject(name));
+        assert!(remedy.contains(&command), "{line}");
+        let answer = gateway.connect().unwrap().command(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+        let sentence = format!("did not authenticate upstream test as {}: Could not find user", subject(name));
+        assert_eq!(answer.get_i32("code").unwrap(), 18);
+        assert!(answer.get_str("errmsg").unwrap().contains(&sentence), "{answer}");
+        let labels = [("upstream", "test"), ("outcome", "authentication_failed")];
+        assert!(is_at_least_one(gateway.metric("mongate_upstream_handshakes_total", &labels)));
+        let (code, text) = until("readiness tells", || Some(readyz(&gateway)).filter(|(code, _)| *code == 503));
+        assert!(text.contains(&sentence), "{code} {text}");
+        assert!(status(&gateway)["user"]["problem"].as_str().is_some_and(|problem| problem.contains(&sentence)));
+
+        create_user(&mongod, name, "read");
+        // A client need not wait until somebody has noticed.
+        assert_eq!(users_on(&mut gateway.connect().unwrap()), user(name));
+        until("readiness notices", || (readyz(&gateway).0 == 200).then_some(()));
+        let (code, said) = options.check(&[]).unwrap();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("as {}", subject(name))) && said.contains("with roles read@shop"), "{said}");
+    }
+}
+
+#[test]
+fn one_user_that_is_missing_leaves_the_others_served() {
+    let Some(mongod) = guarded(&[]) else { return };
+    create_user(&mongod, "here", "read");
+    let mut options = options(&mongod, "here");
+    options.tables += &credential(&certificate(&mongod, "missing"), CART);
+    options.tables += &listener("cart", CART);
+    let (code, said) = options.check(&[]).unwrap();
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains(&format!("files of credential 1, for {CART}")), "{said}");
+    assert!(said.contains("with credential 1") && said.contains("createUser: \"CN=missing,"), "{said}");
+    let gateway = Gateway::start(&options);
+    gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "authentication_failed").unwrap();
+    assert_eq!(users_on(&mut gateway.connect().unwrap()), user("here"));
+    let mut cart = Connection::plain(&gateway.address_of("cart").unwrap()).unwrap();
+    assert_eq!(cart.command(&doc! { "hello": 1, "$db": "admin" }).unwrap().get_i32("code").unwrap(), 18);
+    let (code, text) = until("it is well but for one", || Some(readyz(&gateway)).filter(|(code, _)| *code == 200));
+    assert!(text.contains("WARN") && text.contains("CN=missing,OU=clients"), "{code} {text}");
+}
+
+#[test]
+fn a_certificate_of_the_cluster_is_refused_with_its_reason() {
+    for more in [&["--clusterAuthMode", "x509"][..], &[]] {
+        let Some(mongod) = guarded(more) else { return };
+        let member = Wanted { common_name: "gateway", usage: Usage::Both, ..Wanted::default() };
+        let member = mongod.pki.issue("member", &member).unwrap();
+        let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(&mongod) };
+        options.credentials(&mongod.pki, &member);
+        let (code, said) = options.check(&[]).unwrap();
+        assert_eq!(code, Some(69), "{said}");
+        assert!(said.contains("for that of a member of its cluster, which may do everything"), "{said}");
+        let gateway = Gateway::start(&options);
+        let line = gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "cluster_member").unwrap();
+        assert!(line["remedy"].as_str().unwrap().contains("whose O, OU or DC differs"), "{line}");
+        for command in [doc! { "hello": 1, "$db": "admin" }, doc! { "find": "system.users", "$db": "admin" }] {
+            let answer = gateway.connect().unwrap().command(&command).unwrap();
+            assert_eq!(answer.get_i32("code").unwrap(), 18, "{answer}");
+            assert!(answer.get_str("errmsg").unwrap().contains("member of its cluster"), "{answer}");
+        }
+        assert!(is_zero(gateway.metric("mongate_upstream_warm_connections", &[])));
+        assert_eq!(readyz(&gateway).0, 503);
+    }
+}
+
+#[test]
+fn a_certificate_of_another_user_makes_new_connections_his_and_leaves_no_spare_of_the_old() {
+    let Some(mongod) = guarded(&[]) else { return };
+    let [first, second] = ["first", "second"].map(|name| {
+        create_user(&mongod, name, "read");
+        certificate(&mongod, name)
+    });
+    let unknown = certificate(&mongod, "unknown");
+    let secret = Secret::plain(&Content::of(&mongod.pki, &first)).unwrap();
+    let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(&mongod) };
+    options.upstream = "warm_connections = 3\ncertificate_recycle_after = '2s'\n".to_owned();
+    options.upstream_tls = secret.configuration();
+    let gateway = Gateway::start(&options);
+    let spares = |count: f64| count > 2.5;
+    assert!(spares(gateway.await_metric("mongate_upstream_warm_connections", &[], spares)));
+    let mut old = gateway.connect().unwrap();
+    old.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+    assert_eq!(users_on(&mut old), user("first"));
+
+    // A certificate that mongod knows no user for takes nobody's connection away.
+    secret.rename_over(&Content::of(&mongod.pki, &unknown)).unwrap();
+    gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "authentication_failed").unwrap();
+    until("no spare of the old one is left", || {
+        let answer = gateway.connect().unwrap().command(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+        (answer.get_i32("code").ok() == Some(18)).then_some(())
+    });
+    let seen =
+        until_steady("the old one outlives certificate_recycle_after", Duration::from_secs(4), || users_on(&mut old));
+    assert_eq!(seen, user("first"));
+
+    secret.rename_over(&Content::of(&mongod.pki, &second)).unwrap();
+    until("new connections are of the new user", || {
+        let mut connection = gateway.connect().unwrap();
+        let answer = connection.command(&doc! { "connectionStatus": 1, "$db": "admin" }).unwrap();
+        (answer.get_i32("code").ok() != Some(18) && users_of(&answer) == user("second")).then_some(())
+    });
+    for _ in 0..8 {
+        assert_eq!(users_on(&mut gateway.connect().unwrap()), user("second"));
+    }
+    assert!(spares(gateway.await_metric("mongate_upstream_warm_connections", &[], spares)));
+    // Nobody becomes another user in the middle of a connection: it closes in time.
+    let closed = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "closed")], |count| count > 0.5);
+    assert!(is_at_least_one(closed));
+    assert!(is_zero(gateway.metric("mongate_upstream_recycled_total", &[("how", "moved")])));
+    assert!(old.command(&doc! { "ping": 1, "$db": "admin" }).is_err());
+}
+
+#[test]
+fn a_renewed_certificate_of_the_same_user_moves_the_connections_that_are_there() {
+    let Some(mongod) = guarded(&[]) else { return };
+    create_user(&mongod, "same", "read");
+    let [first, second] = ["same-1", "same-2"]
+        .map(|stem| mongod.pki.issue(stem, &Wanted { common_name: "same", ..Wanted::default() }).unwrap());
+    let secret = Secret::plain(&Content::of(&mongod.pki, &first)).unwrap();
+    let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(&mongod) };
+    options.upstream = "certificate_recycle_after = '2s'\n".to_owned();
+    options.upstream_tls = secret.configuration();
+    let gateway = Gateway::start(&options);
+    let mut connection = gateway.connect().unwrap();
+    connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+    let id = |connection: &mut Connection| {
+        connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap().get_i32("connectionId").unwrap()
+    };
+    let before = id(&mut connection);
+    secret.rename_over(&Content::of(&mongod.pki, &second)).unwrap();
+    let moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], |count| count > 0.5);
+    assert!(is_at_least_one(moved));
+    assert_ne!(id(&mut connection), before);
+    assert_eq!(users_on(&mut connection), user("same"));
+}
