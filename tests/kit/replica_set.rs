@@ -3,7 +3,7 @@
 //! Members are named `localhost:PORT`, which a client of this machine could reach if it tried: whether one did can be
 //! told for certain, see [`ReplicaSet::strangers`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -386,17 +386,25 @@ impl ReplicaSet {
     /// certain, however short the visit was. Left out is who began TLS and then gave up, as a gateway does whose client
     /// has gone meanwhile. A connection of this very moment may be among them, whoever made it.
     pub fn strangers(&self) -> Vec<String> {
-        self.members.iter().flat_map(Member::strangers).collect()
+        self.visits().map(|visit| visit.remote).collect()
+    }
+
+    fn visits(&self) -> impl Iterator<Item = Visit> {
+        self.members.iter().flat_map(Member::strangers)
     }
 
     /// Waits a moment for what connections of this moment still have to show.
     ///
+    /// Who left without a byte does not count here: a client says hello first, and a connection that is given up while its
+    /// machine is busy says nothing.
+    ///
     /// # Panics
-    /// When a member was visited by somebody without a certificate.
+    /// When somebody without a certificate spoke to a member.
     pub fn assert_no_strangers(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let strangers = self.strangers();
+            let strangers: Vec<String> =
+                self.visits().filter(|visit| !visit.left_silently).map(|visit| visit.remote).collect();
             if strangers.is_empty() {
                 return;
             }
@@ -564,12 +572,15 @@ impl Member {
         self.earlier_logs.concat() + &current
     }
 
-    fn strangers(&self) -> Vec<String> {
+    fn strangers(&self) -> Vec<Visit> {
         let current = self.process.as_ref().map(Process::stdout).unwrap_or_default();
         let mut all = unproven(&current, false);
         // What a member that was killed had just taken, nobody can tell about.
         all.extend(self.earlier_logs.iter().flat_map(|log| unproven(log, true)));
-        all.iter().map(|remote| format!("{remote} to {}", self.name())).collect()
+        for visit in &mut all {
+            visit.remote = format!("{} to {}", visit.remote, self.name());
+        }
+        all
     }
 }
 
@@ -586,10 +597,18 @@ fn create_user(subject: &str, roles: &[&str]) -> Document {
     doc! { "createUser": subject, "roles": roles.iter().map(role).collect::<Vec<_>>(), "$db": "$external" }
 }
 
-/// The remote ends of a log's connections that were taken and showed no good certificate; only those that ended too where
-/// `ended_only`.
-fn unproven(log: &str, ended_only: bool) -> Vec<String> {
+/// A connection that showed no good certificate.
+struct Visit {
+    /// Where it came from.
+    remote: String,
+    /// Whether it ended, and mongod had nothing to say about what it had sent.
+    left_silently: bool,
+}
+
+/// A log's connections that were taken and showed no good certificate; only those that ended too where `ended_only`.
+fn unproven(log: &str, ended_only: bool) -> Vec<Visit> {
     let mut waiting = BTreeMap::new();
+    let mut spoke = BTreeSet::new();
     let mut ended = Vec::new();
     // Most lines are of another kind, and reading them as JSON takes its time.
     let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE, LOG_NETWORK_ERROR].map(|id| format!("\"id\":{id},"));
@@ -599,18 +618,25 @@ fn unproven(log: &str, ended_only: bool) -> Vec<String> {
         let connection = line["attr"]["connectionId"].as_u64();
         match line["id"].as_i64() {
             Some(LOG_ACCEPTED) => drop(waiting.insert(connection, remote)),
-            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
-            Some(LOG_NETWORK_ERROR) if line["attr"]["error"]["errmsg"] != TLS_GIVEN_UP => {}
-            _ => {
-                let context = line["ctx"].as_str().unwrap_or_default();
-                waiting.remove(&context.strip_prefix("conn").and_then(|id| id.parse().ok()));
+            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection).map(|remote| {
+                let left_silently = !spoke.contains(&connection);
+                Visit { remote, left_silently }
+            })),
+            Some(LOG_NETWORK_ERROR) if line["attr"]["error"]["errmsg"] != TLS_GIVEN_UP => {
+                spoke.insert(connection_of(&line));
             }
+            _ => drop(waiting.remove(&connection_of(&line))),
         }
     }
     if !ended_only {
-        ended.extend(waiting.into_values());
+        ended.extend(waiting.into_values().map(|remote| Visit { remote, left_silently: false }));
     }
     ended
+}
+
+/// Whose thread wrote a line.
+fn connection_of(line: &Value) -> Option<u64> {
+    line["ctx"].as_str().unwrap_or_default().strip_prefix("conn").and_then(|id| id.parse().ok())
 }
 
 fn truth(document: &Document, field: &str) -> bool {
