@@ -23,6 +23,7 @@ use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
 use crate::wire::message_scan::{MessageScan, flag};
 use crate::wire::request::RequestFacts;
+use crate::wire::sasl;
 
 /// The longest message that is held back, header included. A hello has a few kilobytes at most.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -340,7 +341,12 @@ impl Requests {
         walk: &mut Walk<'_, impl FnMut(&[u8])>,
         desk: &mut Desk,
     ) -> bool {
+        let is_between_them = self.terms.is_between_them(&self.facts);
+        if is_between_them || (self.facts.speculates() && !self.terms.authenticates()) {
+            sasl::user_of(walk.message()).into_iter().for_each(|user| desk.record.named(user));
+        }
         let treated = match self.terms.handling(header, &self.facts) {
+            _ if is_between_them => Treated::Passed,
             Handling::Hold if malformed && self.terms.has_to_hold() => Treated::Refused(terms::unreadable()),
             Handling::Hold => self.terms.treat(walk.message(), !self.greeted),
             Handling::Stream => Treated::Passed,

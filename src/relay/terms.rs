@@ -11,6 +11,7 @@ use crate::wire::error_reply::CommandError;
 use crate::wire::header::{Header, OpCode};
 use crate::wire::hello;
 use crate::wire::request::RequestFacts;
+use crate::wire::sasl;
 
 /// How a conversation through the gateway differs from one with mongod itself.
 #[derive(Default)]
@@ -80,6 +81,8 @@ impl Terms {
         match facts.command() {
             Some(command) if hello::is_hello(command) => Handling::Hold,
             Some(command) if self.authenticates() && is_authentication(command) => Handling::Hold,
+            // It is looked at, and goes on as it came.
+            Some(command) if sasl::begins(command) => Handling::Hold,
             // What stands inside decides, and is not known yet.
             Some(_) if is_wrapped(header, facts) && self.is_any() => Handling::Hold,
             _ => Handling::Stream,
@@ -104,6 +107,11 @@ impl Terms {
     /// Whether a request that is too long to be held must not go upstream.
     pub(super) fn has_to_hold(&self) -> bool {
         self.is_any()
+    }
+
+    /// Whether it begins an authentication that is the client's and mongod's affair.
+    pub(super) fn is_between_them(&self, facts: &RequestFacts) -> bool {
+        !self.authenticates() && facts.command().is_some_and(sasl::begins)
     }
 
     /// What a complete request that was held comes to; `is_first` says that no hello went before it.
