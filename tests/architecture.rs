@@ -13,7 +13,7 @@ const FORBIDDEN_IN_PURE_MODULES: [&str; 6] =
     ["tokio::", "tracing::", "metrics::", "std::fs", "std::net::Tcp", "std::thread::spawn"];
 
 /// `config` reads one file, through figment, and `std::net` addresses are plain values.
-const PURE_MODULES: [&str; 6] = ["command", "policy", "topology", "identity", "wire", "config"];
+const PURE_MODULES: [&str; 6] = ["command", "policy", "identity", "topology", "wire", "config"];
 
 struct SourceFile {
     path: PathBuf,

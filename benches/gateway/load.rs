@@ -22,8 +22,12 @@ pub(crate) enum Work {
     RoundTrip,
     /// An insert of so many bytes.
     Insert(usize),
-    /// A find whose reply has so many bytes.
+    /// A find that the fast upstream answers with so many bytes.
     Find(usize),
+    /// A find of one document by its `_id`, of a real collection.
+    Lookup,
+    /// A find whose reply has all documents of a real collection, so many bytes.
+    Batch(usize),
     /// Connect, hello, ping, close.
     Connection,
 }
@@ -37,6 +41,15 @@ pub(crate) struct Scenario {
     pub(crate) work: Work,
     /// Connections at one time.
     pub(crate) connections: usize,
+    /// Connections that are open beside them, and idle.
+    pub(crate) crowd: usize,
+}
+
+impl Scenario {
+    /// Without idle connections.
+    pub(crate) const fn new(name: &'static str, work: Work, connections: usize) -> Self {
+        Self { name, work, connections, crowd: 0 }
+    }
 }
 
 /// Where a subject is, and how it is spoken to.
@@ -44,8 +57,8 @@ pub(crate) struct Scenario {
 pub(crate) struct Target {
     /// `host:port`.
     pub(crate) address: String,
-    /// For the upstream itself.
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// For the upstream itself, with the name that its certificate has.
+    pub(crate) tls: Option<(Arc<ClientConfig>, &'static str)>,
 }
 
 /// What came of it.
@@ -71,9 +84,9 @@ impl Target {
         let socket =
             TcpStream::connect(&self.address).await.with_context(|| format!("cannot reach {}", self.address))?;
         socket.set_nodelay(true)?;
-        let Some(tls) = &self.tls else { return Ok(Connection(Box::new(socket))) };
+        let Some((tls, name)) = &self.tls else { return Ok(Connection(Box::new(socket))) };
         let connector = TlsConnector::from(Arc::clone(tls));
-        Ok(Connection(Box::new(connector.connect(ServerName::try_from("localhost")?, socket).await?)))
+        Ok(Connection(Box::new(connector.connect(ServerName::try_from(*name)?, socket).await?)))
     }
 }
 
@@ -103,6 +116,12 @@ impl Work {
                 let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
                 message(&rawdoc! { "find": "orders", "filter": { "bytes": bytes }, "singleBatch": true, "$db": "shop" })
             }
+            Self::Lookup => {
+                message(&rawdoc! { "find": "customers", "filter": { "_id": 7 }, "limit": 1, "$db": "shop" })
+            }
+            Self::Batch(_) => {
+                message(&rawdoc! { "find": "archive", "batchSize": 1000, "singleBatch": true, "$db": "shop" })
+            }
             Self::Insert(bytes) => insert(bytes),
         }
     }
@@ -110,13 +129,14 @@ impl Work {
     /// Bytes of payload that it moves; 0 where that is not what counts.
     pub(crate) fn bytes(self) -> usize {
         match self {
-            Self::Insert(bytes) | Self::Find(bytes) => bytes,
-            Self::RoundTrip | Self::Connection => 0,
+            Self::Insert(bytes) | Self::Find(bytes) | Self::Batch(bytes) => bytes,
+            Self::RoundTrip | Self::Connection | Self::Lookup => 0,
         }
     }
 }
 
-fn message(body: &RawDocumentBuf) -> Vec<u8> {
+/// Of any command; the request id is 1.
+pub(crate) fn message(body: &RawDocumentBuf) -> Vec<u8> {
     op_msg::encode(1, 0, body)
 }
 
@@ -144,21 +164,14 @@ fn insert(bytes: usize) -> Vec<u8> {
 
 /// Asks `target` for as much as it gives within `time`; every connection does at least one operation.
 pub(crate) async fn run(target: &Target, scenario: Scenario, time: Duration) -> anyhow::Result<Outcome> {
-    let mut open = Vec::new();
-    if scenario.work != Work::Connection {
-        for _ in 0..scenario.connections {
-            let mut connection = target.connect().await?;
-            connection.ask(&Work::Connection.request(), &mut Vec::new()).await?;
-            open.push(connection);
-        }
-    }
+    let wanted = if scenario.work == Work::Connection { 0 } else { scenario.connections };
+    let mut open = greet(target, wanted).await?;
     let began = Instant::now();
     let end = began + time;
     let mut tasks = JoinSet::new();
-    for number in 0..scenario.connections {
+    for _ in 0..scenario.connections {
         let connection = open.pop();
         let target = target.clone();
-        debug_assert!(number < scenario.connections);
         tasks.spawn_local(async move {
             match connection {
                 Some(connection) => talk(connection, scenario.work, end).await,
@@ -171,6 +184,17 @@ pub(crate) async fn run(target: &Target, scenario: Scenario, time: Duration) -> 
         latencies.add(done??)?;
     }
     Ok(Outcome { operations: latencies.len(), elapsed: began.elapsed(), latencies })
+}
+
+/// So many connections that have said hello.
+pub(crate) async fn greet(target: &Target, count: usize) -> anyhow::Result<Vec<Connection>> {
+    let (hello, mut buffer, mut open) = (Work::Connection.request(), Vec::new(), Vec::new());
+    for _ in 0..count {
+        let mut connection = target.connect().await?;
+        connection.ask(&hello, &mut buffer).await?;
+        open.push(connection);
+    }
+    Ok(open)
 }
 
 fn histogram() -> anyhow::Result<Histogram<u64>> {

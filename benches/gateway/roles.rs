@@ -59,7 +59,9 @@ async fn upstream(certificates: &Path) -> anyhow::Result<()> {
                 socket.set_nodelay(true)?;
                 spawn_local(async move {
                     if let Ok(stream) = acceptor.accept(socket).await {
-                        let _ = serve(stream, &answers).await;
+                        let suite = stream.get_ref().1.negotiated_cipher_suite();
+                        let suite = suite.map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();
+                        let _ = serve(stream, &answers, suite).await;
                     }
                 });
             }
@@ -67,7 +69,7 @@ async fn upstream(certificates: &Path) -> anyhow::Result<()> {
                 let (socket, _) = arrived?;
                 let answers = Arc::clone(&answers);
                 socket.set_nodelay(true)?;
-                spawn_local(async move { serve(socket, &answers).await });
+                spawn_local(async move { serve(socket, &answers, "none".to_owned()).await });
             }
         }
     }
@@ -100,11 +102,7 @@ pub(crate) const LARGE_REPLY: usize = 16 * 1024 * 1024;
 
 impl Default for Answers {
     fn default() -> Self {
-        let batch = |bytes: usize| {
-            let text = "x".repeat(bytes - 200);
-            let document = rawdoc! { "text": text };
-            answer(&rawdoc! { "cursor": { "id": 0_i64, "ns": "shop.orders", "firstBatch": [document] }, "ok": 1.0 })
-        };
+        let batch = |bytes: usize| batch_of(rawdoc! { "text": "x".repeat(bytes - 200) });
         Self {
             hello: answer(&rawdoc! {
                 "isWritablePrimary": true, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,
@@ -117,11 +115,20 @@ impl Default for Answers {
     }
 }
 
+fn batch_of(document: RawDocumentBuf) -> Vec<u8> {
+    answer(&rawdoc! { "cursor": { "id": 0_i64, "ns": "shop.orders", "firstBatch": [document] }, "ok": 1.0 })
+}
+
 fn answer(body: &RawDocumentBuf) -> Vec<u8> {
     op_msg::encode(1, 1, body)
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: &Answers) -> anyhow::Result<()> {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answers: &Answers,
+    suite: String,
+) -> anyhow::Result<()> {
+    let suite = batch_of(rawdoc! { "suite": suite });
     let mut message = Vec::new();
     loop {
         let mut head = [0; HEADER_BYTES];
@@ -129,7 +136,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: &Answer
         let header = Header::parse(head)?;
         message.resize(header.length as usize - HEADER_BYTES, 0);
         stream.read_exact(&mut message).await?;
-        let reply = answers.to(&message).context("no command")?;
+        let reply = answers.to(&message, &suite).context("no command")?;
         // The ids of a reply are those of its request, as every connection has one request in flight.
         let mut first = [0; HEADER_BYTES];
         first.copy_from_slice(&reply[..HEADER_BYTES]);
@@ -146,14 +153,15 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: &Answer
 }
 
 impl Answers {
-    fn to(&self, message: &[u8]) -> Option<&[u8]> {
+    fn to<'a>(&'a self, message: &[u8], suite: &'a [u8]) -> Option<&'a [u8]> {
         let length = u32::from_le_bytes(*message.get(5..)?.first_chunk()?) as usize;
         let body = RawDocument::from_bytes(message.get(5..5 + length)?).ok()?;
         let (name, _) = body.iter().next()?.ok()?;
         Some(match name.as_str() {
             "hello" | "isMaster" | "buildInfo" => &self.hello,
             "find" => {
-                let bytes = body.get_document("filter").ok()?.get_i32("bytes").ok()?;
+                // No bytes are asked of it: the question is how the connection is encrypted.
+                let Ok(bytes) = body.get_document("filter").ok()?.get_i32("bytes") else { return Some(suite) };
                 if usize::try_from(bytes).ok()? > SMALL_REPLY { &self.large } else { &self.small }
             }
             _ => &self.ok,

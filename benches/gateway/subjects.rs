@@ -2,40 +2,56 @@
 //!
 //! TLS 1.3 with a client certificate towards the upstream, whose chain and name are verified; plain text towards the load.
 
+use std::any::Any;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
+use bson::{RawDocument, rawdoc};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use tempfile::TempDir;
 
 use super::kit::certificates::{Pki, Wanted};
 use super::kit::gateway::{Gateway, GatewayOptions};
+use super::kit::mongod::{Mongod, MongodOptions, Transport};
 use super::kit::process::Process;
-use super::kit::{ports, scratch};
-use super::load::Target;
+use super::kit::{mongod_binary, scratch};
+use super::load::{Target, Work, message};
+use super::peers::{PEERS, Peer};
+use super::processes;
+use super::report::{self, Facts};
 use super::roles::ROLE;
 
-/// Rules that are in force while the gateway is measured.
+/// Rules that are in force while the gateway is measured beside others.
 const RULES: usize = 100;
 
 /// Starting takes milliseconds; a busy machine may need long.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two looks at a port that is not open yet.
-const PACE: Duration = Duration::from_millis(20);
 
 /// One thing that the load can be put on.
 pub(crate) struct Subject {
     /// As it stands in the table.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Where it is.
     pub(crate) target: Target,
+    /// The mongod behind it, where that is one that counts.
+    pub(crate) server: Option<u32>,
+    version: String,
+    kind: Kind,
     running: Running,
+}
+
+/// How it is started.
+#[derive(Clone, Copy)]
+enum Kind {
+    Gateway { rules: usize },
+    Peer(&'static Peer),
+    Copy,
+    Nothing,
 }
 
 enum Running {
@@ -49,57 +65,184 @@ enum Running {
 pub(crate) struct Scene {
     /// What is measured, the gateway first.
     pub(crate) subjects: Vec<Subject>,
-    /// What was not found on this machine.
+    /// Gateways that are compared with each other only.
+    pub(crate) variants: Vec<Subject>,
+    /// What was not found on this machine, or does not start.
     pub(crate) missing: Vec<&'static str>,
-    _upstream: Process,
-    _directory: TempDir,
-    _pki: Pki,
+    upstream: Upstream,
+    /// Ends with the scene, and after the subjects.
+    _kept: Vec<Box<dyn Any>>,
+}
+
+/// What all subjects lead to.
+struct Upstream {
+    /// Of the certificates.
+    folder: PathBuf,
+    /// With mutual TLS.
+    sealed: String,
+    /// Without.
+    plain: String,
+    /// Whether a peer may be fetched.
+    fetch: bool,
 }
 
 impl Scene {
-    /// Starts everything that is installed.
-    pub(crate) fn start() -> anyhow::Result<Self> {
+    /// Everything that is installed, before an upstream that answers at once.
+    pub(crate) fn before_fast_upstream(fetch: bool) -> anyhow::Result<Self> {
         let (pki, directory) = (Pki::new()?, scratch::directory("bench")?);
         let folder = directory.path().to_owned();
         write_certificates(&pki, &folder)?;
-        let (upstream, addresses) = child(&format!("upstream {}", folder.display()))?;
-        let [sealed, plain] = addresses.as_slice() else { anyhow::bail!("the upstream names no two ports") };
-        let copied = child(&format!("copy {plain}"))?;
-        let mut subjects = vec![gateway(&folder, sealed)];
-        let mut missing = Vec::new();
-        for peer in PEERS {
-            match peer.start(&folder, sealed)? {
+        let (process, addresses) = child(&format!("upstream {}", folder.display()))?;
+        let [sealed, plain] = addresses.try_into().ok().context("the upstream names no two ports")?;
+        let upstream = Upstream { folder, sealed, plain, fetch };
+        let (mut subjects, missing) = upstream.start_all()?;
+        subjects.extend(upstream.start(Kind::Copy)?);
+        subjects.push(upstream.direct("direct TLS", true)?);
+        subjects.push(upstream.direct("direct plain", false)?);
+        let mut variants = Vec::new();
+        for (name, rules) in [("1 rule", 1), ("10,000 rules", 10_000)] {
+            let variant = upstream.start(Kind::Gateway { rules })?;
+            variants.extend(variant.map(|variant| Subject { name: name.to_owned(), ..variant }));
+        }
+        let kept: Vec<Box<dyn Any>> = vec![Box::new(process), Box::new(directory), Box::new(pki)];
+        Ok(Self { subjects, variants, missing, upstream, _kept: kept })
+    }
+
+    /// Everything that is installed, before a real mongod; `None` where there is none to be had.
+    pub(crate) fn before_mongod(fetch: bool) -> anyhow::Result<Option<Self>> {
+        let transports = [Transport::MutualTls, Transport::Plain];
+        let start = |transport| Mongod::start(MongodOptions { transport, ..MongodOptions::default() });
+        let mongods: Vec<_> = transports.into_iter().filter_map(start).collect();
+        let [sealed, plain] = mongods.as_slice() else { return Ok(None) };
+        let directory = scratch::directory("bench")?;
+        let folder = directory.path().to_owned();
+        write_certificates(&sealed.pki, &folder)?;
+        let upstream = Upstream { folder, sealed: sealed.address(), plain: plain.address(), fetch };
+        let (mut subjects, missing) = upstream.start_all()?;
+        subjects.push(upstream.direct("direct TLS", true)?);
+        for subject in &mut subjects {
+            subject.server = sealed.process_id();
+        }
+        let version = report::version(Command::new(mongod_binary::locate()?).arg("--version"));
+        let direct = upstream.direct("direct plain", false)?;
+        subjects.push(Subject { server: plain.process_id(), version, ..direct });
+        let kept: Vec<Box<dyn Any>> = vec![Box::new(mongods), Box::new(directory)];
+        Ok(Some(Self { subjects, variants: Vec::new(), missing, upstream, _kept: kept }))
+    }
+
+    /// The same subject once more, in a process that has not done anything yet; `None` where there is no process.
+    pub(crate) fn again(&self, subject: &Subject) -> anyhow::Result<Option<Subject>> {
+        self.upstream.start(subject.kind)
+    }
+}
+
+impl Upstream {
+    /// The gateway, and every peer.
+    fn start_all(&self) -> anyhow::Result<(Vec<Subject>, Vec<&'static str>)> {
+        let (mut subjects, mut missing) = (Vec::new(), Vec::new());
+        subjects.extend(self.start(Kind::Gateway { rules: RULES })?);
+        for peer in &PEERS {
+            match self.start(Kind::Peer(peer))? {
                 Some(subject) => subjects.push(subject),
                 None => missing.push(peer.name),
             }
         }
-        let (process, address) = (copied.0, copied.1.first().cloned().context("the copy names no port")?);
-        let running = Running::Process(process);
-        subjects.push(Subject { name: "plain copy", target: Target { address, tls: None }, running });
-        let tls = Some(Arc::new(client_config(&folder)?));
-        let target = Target { address: sealed.clone(), tls };
-        subjects.push(Subject { name: "direct TLS", target, running: Running::Nothing });
-        let target = Target { address: plain.clone(), tls: None };
-        subjects.push(Subject { name: "direct plain", target, running: Running::Nothing });
-        Ok(Self { subjects, missing, _upstream: upstream, _directory: directory, _pki: pki })
+        Ok((subjects, missing))
+    }
+
+    fn start(&self, kind: Kind) -> anyhow::Result<Option<Subject>> {
+        let (name, version, address, running) = match kind {
+            Kind::Gateway { rules } => {
+                let gateway = self.gateway(rules)?;
+                let version = report::version(Command::new(env!("CARGO_BIN_EXE_mongate")).arg("--version"));
+                ("mongate", version, gateway.address().to_owned(), Running::Gateway(gateway))
+            }
+            Kind::Peer(peer) => {
+                let Some(started) = peer.start(&self.folder, &self.sealed, self.fetch)? else { return Ok(None) };
+                (peer.name, started.version, started.address, Running::Process(started.process))
+            }
+            Kind::Copy => {
+                let (process, addresses) = child(&format!("copy {}", self.plain))?;
+                let address = addresses.first().cloned().context("the copy names no port")?;
+                ("plain copy", "tokio, no TLS".to_owned(), address, Running::Process(process))
+            }
+            Kind::Nothing => return Ok(None),
+        };
+        let target = Target { address, tls: None };
+        Ok(Some(Subject { name: name.to_owned(), target, server: None, version, kind, running }))
+    }
+
+    fn direct(&self, name: &str, is_sealed: bool) -> anyhow::Result<Subject> {
+        let tls = if is_sealed { Some((Arc::new(client_config(&self.folder)?), "localhost")) } else { None };
+        let address = if is_sealed { &self.sealed } else { &self.plain };
+        let target = Target { address: address.clone(), tls };
+        let (version, kind, running) = (String::new(), Kind::Nothing, Running::Nothing);
+        Ok(Subject { name: name.to_owned(), target, server: None, version, kind, running })
+    }
+
+    fn gateway(&self, rules: usize) -> anyhow::Result<Gateway> {
+        // Each is another, every third refuses, and the last lets the load pass, so that none before it ends the search.
+        let rule = |number: usize| {
+            let (action, collections) = match number {
+                last if last == rules => ("allow", String::new()),
+                other if other.is_multiple_of(3) => ("deny", format!(", collections = [\"c-{other}\"]")),
+                other => ("allow", format!(", collections = [\"c-{other}\", \"d-{other}.*\"]")),
+            };
+            format!(
+                "[[policy.rule]]\nname = \"rule-{number}\"\naction = \"{action}\"\nto = [{{ databases = [\"shop\"]{collections} }}]\n"
+            )
+        };
+        Gateway::try_start(&GatewayOptions {
+            top: "workers = 2\n".to_owned(),
+            upstream_address: self.sealed.replace("127.0.0.1", "localhost"),
+            upstream_tls: format!(
+                "certificate_file = '{0}/client.pem'\nca_file = '{0}/ca.pem'\nserver_name = 'localhost'\n",
+                self.folder.display()
+            ),
+            tables: (1..=rules).map(rule).collect(),
+            log_level: Some("info"),
+            ..GatewayOptions::default()
+        })
     }
 }
 
 impl Subject {
+    /// Somebody else's, somewhere else.
+    pub(crate) fn elsewhere(name: &str, target: Target) -> Self {
+        let (version, kind, running) = (String::new(), Kind::Nothing, Running::Nothing);
+        Self { name: name.to_owned(), target, server: None, version, kind, running }
+    }
+
     /// Processor time of all its processes and threads so far; `None` where there is no process.
     pub(crate) fn processor_time(&self) -> Option<Duration> {
-        let all = processes(self.id()?);
-        Some(Duration::from_nanos(all.iter().filter_map(|id| nanoseconds(*id)).sum()))
+        self.id().map(processes::processor_time)
     }
 
     /// Resident memory of all its processes, in KiB.
     pub(crate) fn memory_kib(&self) -> Option<u64> {
-        let resident = |id: &u32| {
-            let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-            line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-        };
-        Some(processes(self.id()?).iter().filter_map(resident).sum())
+        self.id().map(processes::memory_kib)
+    }
+
+    /// Who it is, and how its connections to the fast upstream are encrypted: that one tells where it is asked.
+    pub(crate) async fn facts(&self) -> anyhow::Result<Facts> {
+        let (mut connection, mut reply) = (self.target.connect().await?, Vec::new());
+        connection.ask(&Work::Connection.request(), &mut reply).await?;
+        connection.ask(&message(&rawdoc! { "find": "orders", "filter": {}, "$db": "shop" }), &mut reply).await?;
+        let body = RawDocument::from_bytes(reply.get(5..).context("a reply without a body")?)?;
+        let batch = body.get_document("cursor")?.get_array("firstBatch")?;
+        let first = batch.into_iter().next().context("an empty batch")??;
+        let suite = first.as_document().context("no document")?.get_str("suite")?.to_owned();
+        Ok(Facts { name: self.name.clone(), version: self.version.clone(), suite })
+    }
+
+    /// What can be known of it without asking.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether the load speaks to the upstream itself.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.kind, Kind::Nothing)
     }
 
     fn id(&self) -> Option<u32> {
@@ -109,37 +252,6 @@ impl Subject {
             Running::Nothing => None,
         }
     }
-}
-
-/// A process and its children.
-fn processes(id: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    std::iter::once(id).chain(children.flat_map(processes).collect::<Vec<_>>()).collect()
-}
-
-/// Time on a processor: of the threads that there are to the nanosecond, or of all that there ever were to a tick, where
-/// that is more.
-fn nanoseconds(id: u32) -> Option<u64> {
-    Some(of_threads(id)?.max(of_process(id)?))
-}
-
-fn of_process(id: u32) -> Option<u64> {
-    const TICK: u64 = 10_000_000;
-    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
-    let (_, fields) = text.rsplit_once(')')?;
-    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
-    Some(ticks.sum::<u64>() * TICK)
-}
-
-fn of_threads(id: u32) -> Option<u64> {
-    let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?;
-    let time = |thread: fs::DirEntry| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    Some(threads.flatten().filter_map(time).sum())
 }
 
 fn child(role: &str) -> anyhow::Result<(Process, Vec<String>)> {
@@ -164,113 +276,16 @@ fn write_certificates(pki: &Pki, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn client_config(folder: &Path) -> anyhow::Result<ClientConfig> {
+/// From `ca.pem` and `client.pem` in `folder`.
+pub(crate) fn client_config(folder: &Path) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(folder.join("ca.pem"))?)?;
-    let chain = CertificateDer::pem_file_iter(folder.join("client.crt"))?.collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(folder.join("client.key"))?;
+    let file = folder.join("client.pem");
+    let chain = CertificateDer::pem_file_iter(&file)?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(&file)?;
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)?)
-}
-
-fn gateway(folder: &Path, upstream: &str) -> Subject {
-    let rule = |number: usize| {
-        format!(
-            "[[policy.rule]]\nname = \"rule-{number}\"\naction = \"allow\"\nto = [{{ databases = [\"shop\"], collections = [\"orders\", \"c{number}\"] }}]\n"
-        )
-    };
-    let options = GatewayOptions {
-        top: "workers = 2\n".to_owned(),
-        upstream_address: upstream.replace("127.0.0.1", "localhost"),
-        upstream_tls: format!(
-            "certificate_file = '{0}/client.pem'\nca_file = '{0}/ca.pem'\nserver_name = 'localhost'\n",
-            folder.display()
-        ),
-        tables: (0..RULES).map(rule).collect(),
-        log_level: Some("info"),
-        ..GatewayOptions::default()
-    };
-    let gateway = Gateway::start(&options);
-    let target = Target { address: gateway.address().to_owned(), tls: None };
-    Subject { name: "mongate", target, running: Running::Gateway(gateway) }
-}
-
-/// A proxy of somebody else's.
-struct Peer {
-    name: &'static str,
-    /// Where it may be.
-    programs: &'static [&'static str],
-    /// How it is started; `FILE` and `FOLDER` are filled in.
-    arguments: &'static [&'static str],
-    /// Its configuration; `LISTEN`, `UPSTREAM` (ports) and `FOLDER` are filled in.
-    configuration: &'static str,
-}
-
-const PEERS: [Peer; 4] = [
-    Peer {
-        name: "haproxy",
-        programs: &["haproxy", "/usr/sbin/haproxy"],
-        arguments: &["-db", "-f", "FILE"],
-        configuration: include_str!("peers/haproxy.cfg"),
-    },
-    Peer {
-        name: "nginx",
-        programs: &["nginx", "/usr/sbin/nginx"],
-        arguments: &["-p", "FOLDER", "-c", "FILE", "-e", "stderr"],
-        configuration: include_str!("peers/nginx.conf"),
-    },
-    Peer {
-        name: "stunnel",
-        programs: &["stunnel4", "stunnel"],
-        arguments: &["FILE"],
-        configuration: include_str!("peers/stunnel.conf"),
-    },
-    Peer {
-        name: "envoy",
-        programs: &["envoy"],
-        arguments: &["-c", "FILE", "--concurrency", "2", "--disable-hot-restart", "-l", "error"],
-        configuration: include_str!("peers/envoy.yaml"),
-    },
-];
-
-impl Peer {
-    fn start(&self, folder: &Path, upstream: &str) -> anyhow::Result<Option<Subject>> {
-        let Some(program) = self.programs.iter().find_map(|program| installed(program)) else { return Ok(None) };
-        let port = ports::free()?;
-        let (_, upstream_port) = upstream.rsplit_once(':').context("an address has a port")?;
-        let configuration = self
-            .configuration
-            .replace("LISTEN", &port.to_string())
-            .replace("UPSTREAM", upstream_port)
-            .replace("FOLDER", &folder.display().to_string());
-        let file = folder.join(format!("{}.yaml", self.name));
-        fs::write(&file, configuration)?;
-        let filled = |argument: &&str| {
-            argument.replace("FILE", &file.display().to_string()).replace("FOLDER", &folder.display().to_string())
-        };
-        let mut command = Command::new(program);
-        command.args(self.arguments.iter().map(filled));
-        let mut process = Process::start(self.name, command)?;
-        let address = format!("127.0.0.1:{port}");
-        // One that is installed without what it needs ends at once.
-        let began = Instant::now();
-        while std::net::TcpStream::connect(&address).is_err() {
-            if process.wait(PACE).is_ok() || began.elapsed() > START_TIMEOUT {
-                return Ok(None);
-            }
-        }
-        let target = Target { address, tls: None };
-        Ok(Some(Subject { name: self.name, target, running: Running::Process(process) }))
-    }
-}
-
-fn installed(program: &str) -> Option<PathBuf> {
-    if program.starts_with('/') {
-        return Path::new(program).exists().then(|| program.into());
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

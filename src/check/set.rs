@@ -12,7 +12,7 @@ use super::report::{About, ConnectionReport, Finding, Kind, MemberReport, SetRep
 use crate::config::{Config, HostPort, MemberAddresses, Topology, UpstreamConfig};
 use crate::identity::printable;
 use crate::tls::WorkloadSet;
-use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker, Slot, Slots};
+use crate::topology::{HelloFacts, Member, MemberName, MemberState, SetTracker, Slot, Slots};
 use crate::upstream::{HelloStream, host_port, member_name, seeds, tracker};
 
 /// Everything around one upstream.
@@ -44,7 +44,7 @@ pub(super) async fn check(
         connections.extend(ask(around, &member, &mut set, findings).await);
         asked.insert(member);
     }
-    if set.members().any(|(_, record)| record.problem.is_none() && record.state != MemberState::Unknown) {
+    if set.members().any(|member| member.problem.is_none() && member.state != MemberState::Unknown) {
         connection::demote(findings, known);
     }
     let mut desk = Desk { around, set: &set, steps, findings };
@@ -78,7 +78,7 @@ async fn look_up(
 }
 
 fn next(set: &SetTracker, asked: &BTreeSet<MemberName>) -> Option<MemberName> {
-    set.members().map(|(name, _)| name).find(|name| !asked.contains(*name)).cloned()
+    set.members().map(|member| &member.name).find(|name| !asked.contains(*name)).cloned()
 }
 
 async fn ask(
@@ -93,15 +93,15 @@ async fn ask(
     let Some((connector, _)) = connector.filter(|_| reports.iter().any(|report| report.server.is_some())) else {
         let failed = reports.iter().flat_map(|report| &report.steps).find(|step| step.status == Status::Failed);
         let why = failed.and_then(|step| step.lines.first().cloned());
-        set.lost(member, why.unwrap_or_else(|| "it cannot be connected to".to_owned()));
+        set.lost(member, why.as_deref().unwrap_or("it cannot be connected to"));
         return reports;
     };
     match HelloStream::open(&connector).await {
         Ok((_, hello)) => match HelloFacts::read(&hello) {
-            Ok(facts) => set.answered(member, &facts),
-            Err(problem) => set.lost(member, problem.to_string()),
+            Ok(facts) => drop(set.answered(member, &facts, std::time::Instant::now())),
+            Err(problem) => drop(set.lost(member, &problem.to_string())),
         },
-        Err(error) => set.lost(member, error.to_string()),
+        Err(error) => drop(set.lost(member, &error.to_string())),
     }
     reports
 }
@@ -119,9 +119,10 @@ type Address = (String, Option<MemberName>, String);
 
 impl Desk<'_> {
     fn members(&mut self) {
-        for (name, record) in self.set.members() {
+        for record in self.set.members() {
+            let name = &record.name;
             let hidden = if record.hidden { ", hidden" } else { "" };
-            let line = format!("{name} is {}{hidden}", record.state.label());
+            let line = format!("{name} is {}{hidden}", record.state.name());
             let step = match (&record.problem, record.state) {
                 (Some(problem), MemberState::WrongSet) => {
                     let sentence = format!("{name} is refused: {problem}");
@@ -135,7 +136,7 @@ impl Desk<'_> {
             };
             self.steps.push(step);
         }
-        if !self.set.is_known() {
+        if self.set.mapped().is_empty() {
             let remedy = format!("name members that are reachable in upstream.{}.members", self.upstream());
             self.find(
                 Severity::Error,
@@ -186,14 +187,14 @@ impl Desk<'_> {
     }
 
     fn report(self, addresses: &[Address]) -> SetReport {
-        let member = |(name, record): (&MemberName, &crate::topology::MemberRecord)| MemberReport {
-            name: name.to_string(),
-            state: record.state.label(),
+        let member = |record: &Member| MemberReport {
+            name: record.name.to_string(),
+            state: record.state.name(),
             hidden: record.hidden,
             problem: record.problem.clone(),
             addresses: addresses
                 .iter()
-                .filter(|(_, member, _)| member.as_ref() == Some(name))
+                .filter(|(_, member, _)| member.as_ref() == Some(&record.name))
                 .map(|(_, _, address)| address.clone())
                 .collect(),
         };
@@ -217,7 +218,7 @@ impl Desk<'_> {
 fn slots(members: &MemberAddresses) -> Vec<Slot> {
     let slot = |slot: &crate::config::MemberAddress| {
         let advertised: Arc<str> = told(members, slot.address).into();
-        Slot::new(&advertised, slot.member.as_ref().and_then(member_name))
+        Slot { advertised, reserved_for: slot.member.as_ref().and_then(member_name) }
     };
     members.slots.iter().map(slot).collect()
 }

@@ -136,8 +136,9 @@ impl Layout {
         let advertised: Vec<Arc<str>> =
             addresses.iter().map(|address| advertised(*address, advertise).into()).collect();
         let named = slots.iter().map(|slot| slot.member.as_ref().and_then(member_name));
-        let slots = advertised.iter().zip(named).map(|(advertised, member)| Slot::new(advertised, member));
-        let slots = Mutex::new(Slots::new(slots.collect()));
+        let slots = advertised.iter().zip(named);
+        let slots = slots.map(|(advertised, member)| Slot { advertised: Arc::clone(advertised), reserved_for: member });
+        let slots = Mutex::new(Slots::new(slots));
         Self { slots, names: Arc::default(), advertised }
     }
 

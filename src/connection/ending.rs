@@ -291,6 +291,8 @@ fn carried_remedy(reason: &EndReason) -> Option<&'static str> {
         EndReason::Unjudged(_) => {
             Some("use a driver of MongoDB 3.6 or later; with enforcement = \"dry-run\" it would pass")
         }
+        EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
+        EndReason::UnreadableHello(_) => Some("look at what answers there: it is no mongod, or a very new one"),
         EndReason::TooSlow => Some("send fewer documents at a time, or look at the network between client and gateway"),
         EndReason::NotUnderstood => Some("look at what the client sends; mongod does not take it either"),
         _ => None,

@@ -267,8 +267,8 @@ fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
 
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
 fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
-    let credentials = upstreams.values().flat_map(|upstream| upstream.credentials());
-    let own: Vec<_> = credentials.map(|credential| credential.identity.tls()).collect();
+    let first = upstreams.values().filter_map(|upstream| upstream.credentials().first());
+    let own: Vec<_> = first.map(|credential| credential.identity.tls()).collect();
     let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
     let domains = TrustDomains::new(config.trust_domain.as_deref(), &config.trust_domain_aliases, own);
     let known: Vec<_> = config.identities.iter().map(known_source).collect();

@@ -201,7 +201,7 @@ fn set(roster: &Roster) -> Value {
         let health = listed.member.news.health.snapshot();
         json!({
             "name": listed.member.address.to_string(),
-            "state": listed.state.label(),
+            "state": listed.state.name(),
             "hidden": listed.hidden,
             "answered_seconds_ago": health.succeeded.map(|age| age.as_secs()),
             "problem": listed.problem,

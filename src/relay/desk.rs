@@ -3,10 +3,12 @@
 use crate::relay::exchange::Exchange;
 use crate::relay::guard::Guard;
 use crate::relay::record::Record;
+use crate::relay::terms::Terms;
 
-/// What is open, what is counted, and what may pass.
+/// What is open, what is counted, what may pass, and as what.
 pub(super) struct Desk {
     pub(super) exchange: Exchange,
     pub(super) record: Record,
     pub(super) guard: Guard,
+    pub(super) terms: Terms,
 }

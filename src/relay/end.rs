@@ -31,15 +31,15 @@ pub enum EndReason {
     Compressed,
     /// The client sent what the policy in force cannot judge and nobody can answer; none of it went upstream whole.
     Unjudged(&'static str),
-    /// The client sent what could be an authentication and cannot be told, where the gateway has authenticated; none of it
-    /// went upstream whole.
-    Unclear(&'static str),
+    /// The client sent what could be a hello or an authentication, which does not go upstream as it is, and what nobody can
+    /// answer.
+    Undetermined(&'static str),
+    /// Upstream answered a hello with what cannot be read: the names of members could be in it.
+    UnreadableHello(&'static str),
     /// A long message of the client's, held for the policy, did not arrive in time.
     TooSlow,
     /// Upstream closed after the client had sent what is no message of the protocol.
     NotUnderstood,
-    /// A reply of upstream's to `hello` could not be read, so that nobody knows which names stand in it.
-    UnreadableHello,
     /// The gateway drains, and no command was in flight.
     Drained,
     /// The gateway stops, whatever was in flight.
@@ -67,9 +67,9 @@ pub struct RelayEnd {
     pub to_upstream_bytes: u64,
     /// Plaintext bytes read from upstream.
     pub to_client_bytes: u64,
-    /// Requests that went upstream whole.
+    /// Requests that went upstream whole, or were answered by the gateway itself.
     pub commands: u64,
-    /// Replies that said `ok: 0`.
+    /// Replies that said `ok: 0`, also of the gateway's own, but for what the policy refused.
     pub errors: u64,
     /// Requests that the policy refused.
     pub denied: u64,
@@ -102,7 +102,7 @@ impl RelayEnd {
             self.reason,
             EndReason::Compressed
                 | EndReason::Unjudged(_)
-                | EndReason::Unclear(_)
+                | EndReason::Undetermined(_)
                 | EndReason::TooSlow
                 | EndReason::NotUnderstood
         )
@@ -128,10 +128,10 @@ impl fmt::Display for EndReason {
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(why) => write!(f, "sent {why}, which the policy in force cannot judge"),
-            Self::Unclear(why) => write!(f, "sent {why}, which could be an authentication"),
+            Self::Undetermined(why) => write!(f, "sent {why}, which may be a hello or an authentication"),
+            Self::UnreadableHello(why) => write!(f, "answered hello with {why}"),
             Self::TooSlow => f.write_str("took too long to send a command that the policy has to see whole"),
             Self::NotUnderstood => f.write_str("closed on a message that is not MongoDB's protocol"),
-            Self::UnreadableHello => f.write_str("upstream answered hello with what cannot be read"),
             Self::Drained => f.write_str("drained"),
             Self::Stopped => f.write_str("stopped"),
             Self::Idle => f.write_str("idle_timeout"),

@@ -33,6 +33,8 @@ pub(super) struct Open {
     pub(super) cursor: Option<i64>,
     /// The transaction that it belongs to.
     pub(super) transaction: Option<u64>,
+    /// Whether its replies may name members, and are to be changed.
+    pub(super) names_members: bool,
     /// Unacknowledged requests that went before it, as [`Exchange::push`] finds them.
     pub(super) behind: u32,
     /// Of a request that did not go upstream, what the client is to read when it is its turn.
@@ -51,9 +53,15 @@ impl Open {
             namespace: None,
             cursor: None,
             transaction: None,
+            names_members: false,
             behind: 0,
             refusal: None,
         }
+    }
+
+    /// Whether a reply with this `responseTo` is one to this request.
+    fn is_answered_by(&self, response_to: i32) -> bool {
+        self.refusal.is_none() && self.expected_response_to == response_to
     }
 }
 
@@ -124,12 +132,6 @@ impl Exchange {
         }
     }
 
-    /// Whether `reply` answers a request that `is_asked_for` is true of.
-    pub(super) fn is_answered_by(&self, reply: &Header, is_asked_for: impl Fn(CommandId) -> bool) -> bool {
-        let is_answered = |r: &&Open| r.refusal.is_none() && r.expected_response_to == reply.response_to;
-        self.open.iter().find(is_answered).is_some_and(|request| is_asked_for(request.command))
-    }
-
     /// Whether a monitor's stream of replies is all that is under way.
     pub(super) fn is_streaming(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
         !self.open.is_empty() && self.is_idle(is_monitor)
@@ -149,13 +151,20 @@ impl Exchange {
         self.open.len()
     }
 
+    /// Whether the reply that begins may name members: by what it answers, or, where that is nothing, by what is open.
+    pub(super) fn names_members(&self, response_to: i32) -> bool {
+        match self.open.iter().find(|request| request.is_answered_by(response_to)) {
+            Some(request) => request.names_members,
+            None => self.open.iter().any(|request| request.names_members),
+        }
+    }
+
     /// Finds the request that a complete reply answers, and hands it to `answered`.
     ///
     /// A reply with `moreToCome` keeps its request open: the next one names this reply's id. Requests before the
     /// answered one got no reply and are dropped; a reply to nothing that is known is nobody's (`false`).
     pub(super) fn answer(&mut self, reply: &Header, more_to_come: bool, answered: impl FnOnce(&Open)) -> bool {
-        let is_answered = |r: &Open| r.refusal.is_none() && r.expected_response_to == reply.response_to;
-        let Some(position) = self.open.iter().position(is_answered) else {
+        let Some(position) = self.open.iter().position(|request| request.is_answered_by(reply.response_to)) else {
             return false;
         };
         let passed_over = self.open.drain(..position).filter_map(|request| request.refusal);

@@ -1,9 +1,9 @@
 //! Where bytes flow: one client, one upstream connection, one task that moves both directions.
 //!
 //! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, but has its guard ask the
-//! policy; makes up no replies to what has gone upstream; and changes nothing but the hello, and the names of members in
-//! replies to it; and, where a monitor's stream of replies begins anew on another connection, the number that says what its
-//! first reply answers.
+//! policy; makes up no replies to what has gone upstream; and changes nothing but the hello and, where its terms say so,
+//! the names of members in replies to one; and, where a monitor's stream of replies begins anew on another connection, the
+//! number that says what its first reply answers.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -25,6 +25,7 @@ mod guard;
 mod holding;
 mod holds;
 mod leaving;
+mod own_answers;
 mod pump;
 mod record;
 mod replies;
@@ -115,12 +116,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     ///
     /// Neither side may have bytes waiting outside its socket, but for `first_bytes` given to [`Relay::run`].
     pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, guard: Guard, terms: Terms) -> Self {
-        let limits = terms.limits;
         let UpstreamSide { socket, tls, generation } = upstream;
+        let limits = terms.limits;
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         Self {
-            pump: Pump::new(client, socket, tls, Desk { exchange: Exchange::default(), record, guard }, terms),
+            pump: Pump::new(client, socket, tls, Desk { exchange: Exchange::default(), record, guard, terms }),
             opened,
             limits,
             last_moved: (0, opened),

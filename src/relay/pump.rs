@@ -7,7 +7,6 @@
 use std::io;
 use std::io::{Read, Write};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ClientConnection;
@@ -18,13 +17,11 @@ use crate::relay::desk::Desk;
 use crate::relay::end::{EndReason, Side};
 use crate::relay::guard::Unjudged;
 use crate::relay::record::Record;
-use crate::relay::replies::Replies;
+use crate::relay::replies::{Replies, Settled};
 use crate::relay::requests::{Halt, Requests};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_scratch};
 use crate::relay::sockets::{Blocking, keep, kept_and_read};
-use crate::relay::terms::Terms;
 use crate::telemetry::metrics::Direction;
-use crate::topology::Unreadable;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
@@ -61,16 +58,15 @@ pub(super) struct Pump<C, U> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, desk: Desk, terms: Terms) -> Self {
-        let terms = Arc::new(terms);
+    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, desk: Desk) -> Self {
         // The pump itself stops reading when records wait to be sent, so that a limit would only split writes.
         tls.set_buffer_limit(None);
         Self {
             client,
             socket,
             tls,
-            requests: Requests::new(Arc::clone(&terms)),
-            replies: Replies::new(terms),
+            requests: Requests::new(),
+            replies: Replies::new(),
             desk,
             kept_requests: Vec::new(),
             kept_replies: Vec::new(),
@@ -339,8 +335,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 self.unsent.extend_from_slice(&refusal.reply_to(&header));
                 Err((Side::Client, EndReason::Compressed))
             }
+            Err(Halt::Undetermined(why)) => Err((Side::Client, EndReason::Undetermined(why))),
             Err(Halt::Unjudged(Unjudged(why))) => Err((Side::Client, EndReason::Unjudged(why))),
-            Err(Halt::Unclear(why)) => Err((Side::Client, EndReason::Unclear(why))),
         }
     }
 
@@ -400,20 +396,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Reads the replies in `input` and writes them to the client.
     fn give_replies(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         loop {
-            let settled = self.replies.read(input, &mut self.desk);
-            let settled = settled.map_err(|Unreadable| (Side::Upstream, EndReason::UnreadableHello))?;
-            let (ready, mut rest) = input.split_at_mut(settled);
-            self.give_client(ready, cx)?;
-            if let Some((replaced, bytes)) = self.replies.take_replacement() {
-                self.give_client(&bytes, cx)?;
-                rest = rest.get_mut(replaced..).unwrap_or_default();
-                if !self.desk.exchange.has_due() {
-                    input = rest;
-                    continue;
-                }
+            let Settled { passed, instead, end } = self.replies.read(input, &mut self.desk);
+            let (ready, mut rest) = input.split_at_mut(passed);
+            self.give(ready, cx)?;
+            if let Some(reason) = end {
+                return Err((Side::Upstream, reason));
+            }
+            let renamed = instead.is_some();
+            if let Some((message, length)) = instead {
+                self.give(&message, cx)?;
+                rest = &mut rest[length..];
             }
             // In the middle of a reply, all is read that there is.
-            if !self.desk.exchange.has_due() || !self.replies.is_between() {
+            let is_due = self.desk.exchange.has_due() && self.replies.is_between();
+            if !renamed && !is_due {
                 keep(&mut self.kept_replies, rest);
                 return Ok(());
             }
@@ -422,8 +418,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
     }
 
-    /// Writes what the client takes of `ready`, behind what it has not taken yet, and keeps the rest.
-    fn give_client(&mut self, ready: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+    /// Writes to the client what its socket takes, behind what it has not taken yet.
+    fn give(&mut self, ready: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
         if self.unsent.is_empty() {
             let written = self.write_client(ready, cx)?;
             keep(&mut self.unsent, &ready[written..]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::command::table::CommandId;
 use crate::relay::exchange::Open;
 use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
+use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;
 use crate::wire::sasl::SaslUser;
 
@@ -63,7 +64,7 @@ impl Record {
         self.user = Some(Box::new(user));
     }
 
-    /// A request that wants no reply has gone upstream.
+    /// A request that wants no reply has gone upstream, or was taken here.
     pub(super) fn unacknowledged(&mut self, command: CommandId) {
         self.commands += 1;
         self.metrics.count_command(command, CommandOutcome::Unacknowledged);
@@ -75,16 +76,16 @@ impl Record {
         self.metrics.count_command(command, CommandOutcome::Denied);
     }
 
-    /// A request was answered by the gateway in mongod's place; `code` and its name where that was an error.
-    pub(super) fn answered_here(&mut self, command: CommandId, error: Option<(i32, &'static str)>) {
+    /// A request was answered here, and did not go upstream.
+    pub(super) fn answered_here(&mut self, command: CommandId, error: Option<&CommandError>) {
         self.commands += 1;
-        let Some((code, code_name)) = error else {
+        let Some(error) = error else {
             self.metrics.count_command(command, CommandOutcome::Ok(Duration::ZERO));
             return;
         };
         self.errors += 1;
         self.metrics.count_command(command, CommandOutcome::Error(Duration::ZERO));
-        self.metrics.count_command_error(Some(code), Some(code_name.as_bytes()));
+        self.metrics.count_command_error(Some(error.code), Some(error.code_name.as_bytes()));
     }
 
     /// A reply is complete. Further replies of a stream are not commands of their own.

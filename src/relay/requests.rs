@@ -4,7 +4,6 @@
 //! way. What cannot be understood is counted and passes byte for byte; a stream that has lost its message boundaries
 //! passes unread from there on.
 
-use std::sync::Arc;
 use std::task::Context;
 
 use tokio::time::Instant;
@@ -15,15 +14,14 @@ use crate::relay::desk::Desk;
 use crate::relay::exchange::Open;
 use crate::relay::guard::{Look, Unjudged};
 use crate::relay::holding::{Ask, Held};
-use crate::relay::terms;
-use crate::relay::terms::{Handling, Terms, Treated};
+use crate::relay::own_answers::OwnAnswer;
+use crate::relay::terms::{Fate, Seen, Terms, may_name_members};
 use crate::telemetry::metrics::Direction;
-use crate::wire::error_reply::{CommandError, reply_to};
+use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
 use crate::wire::message_scan::{MessageScan, flag};
 use crate::wire::request::RequestFacts;
-use crate::wire::sasl;
 
 /// The longest message that is held back, header included. A hello has a few kilobytes at most.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -41,8 +39,8 @@ pub(super) enum Halt {
     Compressed(Header),
     /// What a policy cannot judge, and nobody can answer.
     Unjudged(Unjudged),
-    /// What could be an authentication, where the gateway has authenticated.
-    Unclear(&'static str),
+    /// What the terms do not let pass, and nobody can answer.
+    Undetermined(&'static str),
 }
 
 /// Where in the stream the reader stands.
@@ -56,7 +54,7 @@ enum State {
         /// Whether it goes upstream as it comes.
         released: bool,
     },
-    /// A request that was refused is read to its end. The reply goes to the client then, unless it wants none.
+    /// A request that does not go upstream is read to its end. The reply goes to the client then, unless it wants none.
     Refused {
         left: usize,
         reply: Option<Vec<u8>>,
@@ -76,12 +74,11 @@ pub(super) struct Requests {
     /// The beginning of a long message, while the policy cannot judge it yet.
     held: Option<Box<Held>>,
     ask: Ask,
-    terms: Arc<Terms>,
-    /// Whether a hello has been let go.
-    greeted: bool,
     introduction: Introduction,
     /// The hello that a monitor's stream of replies answers, as it can begin the stream anew elsewhere.
     stream: Option<Box<[u8]>>,
+    /// Whether a hello has said that the client expects a load balancer.
+    greeted: bool,
 }
 
 /// What mongod has been told of the client, and another connection would have to be told.
@@ -135,7 +132,7 @@ impl<'i, P: FnMut(&[u8])> Walk<'i, P> {
 }
 
 impl Requests {
-    pub(super) fn new(terms: Arc<Terms>) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             state: State::Between,
             facts: RequestFacts::default(),
@@ -143,10 +140,9 @@ impl Requests {
             scanned: 0,
             held: None,
             ask: Ask::default(),
-            terms,
-            greeted: false,
             introduction: Introduction::Unneeded,
             stream: None,
+            greeted: false,
         }
     }
 
@@ -257,8 +253,9 @@ impl Requests {
         let Ok(header) = Header::parse(*head) else {
             desk.record.unparsed(Direction::ToUpstream);
             desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;
-            if self.terms.authenticates() {
-                return Err(Halt::Unclear("a length that no message has"));
+            if desk.terms.are_strict() {
+                walk.pass_to(walk.start);
+                return Err(Halt::Undetermined("a length that no message has"));
             }
             self.state = State::Unframed;
             return Ok(true);
@@ -268,6 +265,10 @@ impl Requests {
             return Err(Halt::Compressed(header));
         }
         let guarded = desk.guard.begin(&header).map_err(Halt::Unjudged)?;
+        if !desk.terms.takes(&header) {
+            walk.pass_to(walk.start);
+            return Err(Halt::Undetermined("a message of a kind that no driver sends"));
+        }
         walk.at += HEADER_BYTES;
         self.facts.clear();
         self.state = State::Message { header, scan: MessageScan::new(&header), judged: !guarded, released: false };
@@ -284,21 +285,6 @@ impl Requests {
             self.ask = Ask::default();
         }
         walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
-        let handling = self.terms.handling(header, &self.facts);
-        let is_held = handling == Handling::Hold;
-        if self.terms.has_to_hold() && is_held {
-            if *released {
-                return Err(Halt::Unclear("a command behind what belongs to none"));
-            }
-            if header.length as usize > HELD_BYTES_MAX {
-                walk.drop_message();
-                self.refuse(&terms::too_long(), desk);
-                return Ok(true);
-            }
-        }
-        if self.terms.authenticates() && scan.is_malformed() && !*released && !is_held {
-            return Err(Halt::Unclear("a command that cannot be read"));
-        }
         if !*judged {
             match desk.guard.look(walk.message(), header, scan, &self.facts) {
                 Look::Pass => *judged = true,
@@ -307,24 +293,43 @@ impl Requests {
                     self.refuse(&error, desk);
                     return Ok(true);
                 }
-                Look::Later(Some(wanted)) if wanted > WAITING_BYTES_MAX && !is_held => {
+                Look::Later(Some(wanted))
+                    if wanted > WAITING_BYTES_MAX && !is_hello(&self.facts) && !is_kept(header, &self.facts, desk) =>
+                {
                     return Ok(self.hold(wanted, walk, desk));
                 }
                 Look::Later(_) => return Ok(false),
             }
         }
-        *released = *released || may_leave(header, scan, &self.facts, &self.terms);
+        if !*released {
+            let seen = Seen { message: walk.message(), header, scan, facts: &self.facts };
+            match desk.terms.look(&seen, self.greeted) {
+                Fate::Pass => {}
+                Fate::Wait => return Ok(false),
+                Fate::Answer(answer) => {
+                    walk.drop_message();
+                    self.answer(&answer, desk);
+                    return Ok(true);
+                }
+            }
+        }
+        *released = *released || may_leave(header, scan, &self.facts, &desk.terms);
         desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
         if scan.left() > 0 {
             return Ok(false);
         }
+        if !*released {
+            let seen = Seen { message: walk.message(), header, scan, facts: &self.facts };
+            desk.terms.named_in(&seen).into_iter().for_each(|user| desk.record.named(user));
+        }
         let (header, malformed, released) = (*header, scan.is_malformed(), *released);
-        if !released && !self.let_go(&header, malformed, walk, desk) {
-            self.state = State::Between;
+        if !released && let Err(answer) = self.let_go(&header, walk, &desk.terms) {
+            walk.drop_message();
+            self.answer(&answer, desk);
             return Ok(true);
         }
         self.understood = !malformed;
-        if malformed || ties(&header, &self.facts) {
+        if malformed || ties(&header, &self.facts, &desk.terms) {
             self.anchor();
         }
         self.settle(header, malformed, desk);
@@ -332,40 +337,22 @@ impl Requests {
         Ok(true)
     }
 
-    /// A message that was held until it is whole, as a hello is, leaves, and may be changed on its way; or the gateway answers
-    /// it itself. Whether it leaves.
+    /// A message that was held until it is whole, as a hello is, leaves; it may be changed on its way.
     fn let_go(
         &mut self,
         header: &Header,
-        malformed: bool,
         walk: &mut Walk<'_, impl FnMut(&[u8])>,
-        desk: &mut Desk,
-    ) -> bool {
-        let is_between_them = self.terms.is_between_them(&self.facts);
-        if is_between_them || (self.facts.speculates() && !self.terms.authenticates()) {
-            sasl::user_of(walk.message()).into_iter().for_each(|user| desk.record.named(user));
-        }
-        let treated = match self.terms.handling(header, &self.facts) {
-            _ if is_between_them => Treated::Passed,
-            Handling::Hold if malformed && self.terms.has_to_hold() => Treated::Refused(terms::unreadable()),
-            Handling::Hold => self.terms.treat(walk.message(), !self.greeted),
-            Handling::Stream => Treated::Passed,
+        terms: &Terms,
+    ) -> Result<(), OwnAnswer> {
+        let rewritten = match (hello::without(walk.message(), terms.withheld()), terms.holds_back(&self.facts)) {
+            // What begins an authentication was only looked at.
+            _ if terms.begins_authentication(&self.facts) => None,
+            (Ok(rewritten), _) => rewritten,
+            (Err(_), Some(refusal)) => return Err(refusal()),
+            // mongod says what is wrong with it.
+            (Err(_), None) => None,
         };
-        let rewritten = match treated {
-            Treated::Passed => None,
-            Treated::Changed(message) => Some(message),
-            Treated::Answered(body) => {
-                walk.drop_message();
-                self.answer(header, reply_to(header, &body), None, desk);
-                return false;
-            }
-            Treated::Refused(error) => {
-                walk.drop_message();
-                self.answer(header, error.reply_to(header), Some((error.code, error.code_name)), desk);
-                return false;
-            }
-        };
-        self.greeted |= is_hello(&self.facts);
+        self.greeted = self.greeted || self.facts.load_balanced();
         let message = rewritten.as_deref().unwrap_or(walk.message());
         if matches!(self.introduction, Introduction::Unneeded) {
             self.introduction = introduction(message, &self.facts);
@@ -375,19 +362,7 @@ impl Requests {
             walk.drop_message();
             (walk.pass)(&rewritten);
         }
-        true
-    }
-
-    /// The gateway answers a request itself, in its turn; who wants no reply gets none.
-    fn answer(&self, header: &Header, reply: Vec<u8>, error: Option<(i32, &'static str)>, desk: &mut Desk) {
-        let command = self.facts.command().and_then(table::find);
-        let id = command.map_or(table::OTHER, |command| command.id);
-        if is_answered(header, &self.facts) {
-            desk.record.answered_here(id, error);
-            desk.exchange.push_refusal(reply);
-        } else {
-            desk.record.unacknowledged(id);
-        }
+        Ok(())
     }
 
     /// Takes a long message out of the input, to be judged when `wanted` bytes of it are here. Whether to go on: not while
@@ -432,6 +407,9 @@ impl Requests {
         if let Err(error) = desk.guard.decide(held.bytes(), header, scan, &self.facts) {
             self.held = None;
             self.refuse(&error, desk);
+        } else if let Some(refusal) = desk.terms.holds_back(&self.facts) {
+            self.held = None;
+            self.answer(&refusal(), desk);
         } else {
             (*judged, *released) = (true, true);
             held.let_go();
@@ -445,6 +423,24 @@ impl Requests {
         desk.record.denied(command.map_or(table::OTHER, |command| command.id));
         // Who wants no reply would take this one for that of his next request.
         let reply = is_answered(header, &self.facts).then(|| error.reply_to(header));
+        self.state = State::Refused { left: scan.left() as usize, reply };
+    }
+
+    /// The request does not go upstream, as the gateway answers it: the rest of it is read and dropped.
+    fn answer(&mut self, answer: &OwnAnswer, desk: &mut Desk) {
+        let State::Message { header, scan, .. } = &self.state else { return };
+        if scan.is_malformed() {
+            desk.record.unparsed(Direction::ToUpstream);
+        }
+        let command = self.facts.command().and_then(table::find);
+        let id = command.map_or(table::OTHER, |command| command.id);
+        let reply = if is_answered(header, &self.facts) {
+            desk.record.answered_here(id, answer.error());
+            Some(answer.reply_to(header))
+        } else {
+            desk.record.unacknowledged(id);
+            None
+        };
         self.state = State::Refused { left: scan.left() as usize, reply };
     }
 
@@ -467,13 +463,12 @@ impl Requests {
 
     /// A request is complete: it is counted, and waits for its reply if it wants one.
     fn settle(&self, header: Header, malformed: bool, desk: &mut Desk) {
-        let Desk { exchange, record, .. } = desk;
+        let Desk { exchange, record, terms, .. } = desk;
         if malformed {
             record.unparsed(Direction::ToUpstream);
         }
         let facts = &self.facts;
-        let name = if self.terms.answers_as_hello(&header, facts) { Some(&b"hello"[..]) } else { facts.command() };
-        let command = name.and_then(table::find);
+        let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
         if !is_answered(&header, facts) {
             exchange.push_unacknowledged();
@@ -486,6 +481,7 @@ impl Requests {
             namespace,
             cursor: facts.cursor(),
             transaction: facts.transaction(),
+            names_members: terms.renames() && may_name_members(facts),
             ..Open::new(header.request_id, id)
         });
     }
@@ -502,16 +498,24 @@ fn no_memory(error: &std::io::Error) -> CommandError {
 
 /// Whether the bytes of a message that is still arriving may go upstream.
 fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts, terms: &Terms) -> bool {
-    let is_held = terms.handling(header, facts) == Handling::Hold;
-    if is_held && terms.has_to_hold() {
-        return false;
+    let cannot_be_held = header.length as usize > HELD_BYTES_MAX || scan.is_malformed();
+    if terms.begins_authentication(facts) {
+        return cannot_be_held;
     }
-    header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_held)
+    if terms.are_strict() {
+        return terms.holds_back(facts).is_none();
+    }
+    cannot_be_held || (facts.is_named() && !is_hello(facts))
 }
 
 /// Whether it is to be changed on its way, and waits for that until it is whole.
 fn is_hello(facts: &RequestFacts) -> bool {
     facts.command().is_some_and(hello::is_hello)
+}
+
+/// Whether it waits to be answered here; one that is too long for that is answered at once.
+fn is_kept(header: &Header, facts: &RequestFacts, desk: &Desk) -> bool {
+    facts.is_named() && header.length as usize <= HELD_BYTES_MAX && desk.terms.holds_back(facts).is_some()
 }
 
 /// What a first hello tells mongod: it can be repeated where any connection would answer it at once and alike.
@@ -544,11 +548,13 @@ fn begins_anew(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
 
 /// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
 /// the legacy messages, how its last write went.
-fn ties(header: &Header, facts: &RequestFacts) -> bool {
+fn ties(header: &Header, facts: &RequestFacts, terms: &Terms) -> bool {
     match facts.command() {
         Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
         // A hello that was too long to be held was not kept either.
-        Some(command) if hello::is_hello(command) => facts.speculates() || header.length as usize > HELD_BYTES_MAX,
+        Some(command) if hello::is_hello(command) => {
+            (facts.speculates() && !terms.gateway_authenticates()) || header.length as usize > HELD_BYTES_MAX
+        }
         _ => header.op_code != OpCode::MSG,
     }
 }

@@ -1,224 +1,221 @@
-//! What a conversation is told differently from what mongod says, and what the gateway says in mongod's place.
+//! What a relay keeps to, beside moving bytes: its limits, what members are called towards the client, and whose affair
+//! the authentication is.
+//!
+//! Without names of its own and with clients that authenticate themselves, all passes as it comes. Otherwise nothing goes
+//! upstream of which it is not known what it is, as it could be a hello or an authentication; that costs the common
+//! message a look at its name.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::RawDocument;
 
 use crate::relay::Limits;
-use crate::topology::{MemberMap, Names, Unreadable, rewrite};
-use crate::wire::error_reply::CommandError;
+use crate::relay::own_answers;
+use crate::relay::own_answers::OwnAnswer;
+use crate::relay::requests::HELD_BYTES_MAX;
+use crate::topology;
+use crate::topology::{MemberMap, Unreadable};
 use crate::wire::header::{Header, OpCode};
 use crate::wire::hello;
+use crate::wire::hello::Withheld;
+use crate::wire::message_scan::MessageScan;
+use crate::wire::op_query;
 use crate::wire::request::RequestFacts;
 use crate::wire::sasl;
+use crate::wire::sasl::SaslUser;
 
-/// How a conversation through the gateway differs from one with mongod itself.
-#[derive(Default)]
+/// The terms of one connection.
+#[derive(Debug, Clone, Default)]
 pub struct Terms {
-    /// What clients read in the place of members' names.
+    /// When it ends although both sides would go on.
+    pub limits: Limits,
+    /// What members are called.
     pub naming: Naming,
     /// Who authenticates.
     pub authentication: Authentication,
-    /// When it ends although both sides would go on.
-    pub limits: Limits,
 }
 
-/// What clients read in the place of members' names, in replies to `hello`.
-#[derive(Default)]
+/// What the members of the set are called towards the client.
+#[derive(Debug, Clone, Default)]
 pub enum Naming {
-    /// What mongod says.
+    /// What mongod calls them.
     #[default]
     Kept,
-    /// The gateway's addresses for the members.
+    /// By their gateway addresses.
     Members {
-        /// Who has which, at every moment.
+        /// Who has which; looked up anew for every reply.
         names: Arc<ArcSwap<MemberMap>>,
-        /// The one that the client came to, as `host:port`.
+        /// The address that the client has come to: what a member without one calls itself.
         here: Arc<str>,
     },
-    /// Nothing but what tells this member from others.
+    /// Not at all: the client takes the gateway for a load balancer.
     LoadBalanced {
-        /// An `ObjectId`.
+        /// Which mongod it is connected to.
         service_id: [u8; 12],
     },
 }
 
-/// Who authenticates to mongod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Who authenticates towards mongod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Authentication {
-    /// Clients do, or nobody.
+    /// The client, as it likes.
     #[default]
     Clients,
-    /// The gateway has, before the connection was given to the client.
+    /// The gateway has, before the client came; the client cannot.
     Gateway,
 }
 
-/// What is done with a request beside judging it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Handling {
-    /// It goes upstream as it comes.
-    Stream,
-    /// It is held until it is whole, and then [treated](Terms::treat).
-    Hold,
+/// A request as far as it is here.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// From its start.
+    pub(super) message: &'a [u8],
+    pub(super) header: &'a Header,
+    pub(super) scan: &'a MessageScan,
+    pub(super) facts: &'a RequestFacts,
 }
 
-/// What a request that was held comes to.
-pub(super) enum Treated {
-    /// It goes upstream as it is.
-    Passed,
-    /// This goes upstream in its place.
-    Changed(Vec<u8>),
-    /// It does not go upstream: the gateway answers with this document.
-    Answered(RawDocumentBuf),
-    /// It does not go upstream: the gateway answers with this error.
-    Refused(CommandError),
+impl<'a> Seen<'a> {
+    /// The command, where all of the message is here and can be read; also from the wrapper that old drivers put around it.
+    pub(super) fn command(&self) -> Option<&'a RawDocument> {
+        let Seen { message, header, scan, .. } = *self;
+        if header.op_code == OpCode::QUERY {
+            return Some(op_query::command(message)?.command);
+        }
+        RawDocument::from_bytes(message.get(scan.body()?)?).ok()
+    }
+}
+
+/// What becomes of a request as far as the terms are concerned.
+pub(super) enum Fate {
+    /// It may go upstream; a hello when it is whole.
+    Pass,
+    /// It cannot be said before more of it is here.
+    Wait,
+    /// It does not go upstream.
+    Answer(OwnAnswer),
 }
 
 impl Terms {
-    /// What is done with a request whose command is known.
-    pub(super) fn handling(&self, header: &Header, facts: &RequestFacts) -> Handling {
-        match facts.command() {
-            Some(command) if hello::is_hello(command) => Handling::Hold,
-            Some(command) if self.authenticates() && is_authentication(command) => Handling::Hold,
-            // It is looked at, and goes on as it came.
-            Some(command) if sasl::begins(command) => Handling::Hold,
-            // What stands inside decides, and is not known yet.
-            Some(_) if is_wrapped(header, facts) && self.is_any() => Handling::Hold,
-            _ => Handling::Stream,
-        }
+    /// Whether replies to hello are to be changed.
+    pub(super) fn renames(&self) -> bool {
+        !matches!(self.naming, Naming::Kept)
     }
 
-    /// Whether what cannot be understood must not go upstream, as it could be an authentication.
-    pub(super) fn authenticates(&self) -> bool {
+    /// Whether nothing may go upstream of which it is not known what it is.
+    pub(super) fn are_strict(&self) -> bool {
+        self.authentication == Authentication::Gateway || matches!(self.naming, Naming::LoadBalanced { .. })
+    }
+
+    pub(super) fn gateway_authenticates(&self) -> bool {
         self.authentication == Authentication::Gateway
     }
 
-    /// Whether replies to what was held have to be looked at: those to a wrapped command are not told apart by its name.
-    pub(super) fn answers_as_hello(&self, header: &Header, facts: &RequestFacts) -> bool {
-        self.naming.changes_replies() && is_wrapped(header, facts)
+    /// What mongod is not to read in a hello.
+    pub(super) fn withheld(&self) -> Withheld {
+        Withheld {
+            authentication: self.gateway_authenticates(),
+            load_balancing: matches!(self.naming, Naming::LoadBalanced { .. }),
+        }
     }
 
-    /// Whether anything is different at all.
-    fn is_any(&self) -> bool {
-        self.authenticates() || self.naming.changes_replies()
-    }
-
-    /// Whether a request that is too long to be held must not go upstream.
-    pub(super) fn has_to_hold(&self) -> bool {
-        self.is_any()
-    }
-
-    /// Whether it begins an authentication that is the client's and mongod's affair.
-    pub(super) fn is_between_them(&self, facts: &RequestFacts) -> bool {
-        !self.authenticates() && facts.command().is_some_and(sasl::begins)
-    }
-
-    /// What a complete request that was held comes to; `is_first` says that no hello went before it.
-    pub(super) fn treat(&self, message: &[u8], is_first: bool) -> Treated {
-        let fields = match (&self.naming, self.authentication) {
-            (Naming::LoadBalanced { .. }, Authentication::Gateway) => BALANCED_AND_AUTHENTICATED,
-            (Naming::LoadBalanced { .. }, Authentication::Clients) => &[hello::COMPRESSION, LOAD_BALANCED],
-            (_, Authentication::Gateway) => &BALANCED_AND_AUTHENTICATED[1..],
-            (_, Authentication::Clients) => &[hello::COMPRESSION],
-        };
-        if self.is_any() {
-            let Some(command) = hello::command_of(message) else { return Treated::Refused(unreadable()) };
-            let name = command.iter().next().and_then(Result::ok).map(|(name, _)| name.as_str());
-            let name = name.unwrap_or_default().as_bytes();
-            if self.authenticates() && is_authentication(name) {
-                return authenticate(name, command);
+    /// A reply to hello as the client is to read it; `None` where it stays as it is.
+    pub(super) fn rename(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+        match &self.naming {
+            Naming::Kept => Ok(None),
+            Naming::Members { names, here } => {
+                topology::rewrite(reply, &topology::Naming::Members { map: &names.load(), here })
             }
-            let is_balanced = matches!(self.naming, Naming::LoadBalanced { .. });
-            if is_balanced && is_first && hello::is_hello(name) && !matches!(command.get_bool(LOAD_BALANCED), Ok(true))
-            {
-                return Treated::Refused(not_balanced());
+            Naming::LoadBalanced { service_id } => {
+                topology::rewrite(reply, &topology::Naming::LoadBalanced { service_id: *service_id })
             }
         }
-        match hello::without(fields, message) {
-            Some(changed) => Treated::Changed(changed),
-            // What cannot be changed must have nothing that is to go.
-            None if self.is_any() && has_any(fields, message) => Treated::Refused(unreadable()),
-            None => Treated::Passed,
+    }
+
+    /// Whether a message of this kind may be looked at further.
+    pub(super) fn takes(&self, header: &Header) -> bool {
+        !self.are_strict() || matches!(header.op_code, OpCode::MSG | OpCode::QUERY)
+    }
+
+    /// Whether it begins an authentication that is the client's affair and mongod's.
+    pub(super) fn begins_authentication(&self, facts: &RequestFacts) -> bool {
+        !self.gateway_authenticates() && facts.command().is_some_and(sasl::begins)
+    }
+
+    /// Whom a complete request names that begins such a one.
+    pub(super) fn named_in(&self, seen: &Seen<'_>) -> Option<SaslUser> {
+        let begins =
+            self.begins_authentication(seen.facts) || (seen.facts.speculates() && !self.gateway_authenticates());
+        if begins { sasl::user_of(seen.command()?) } else { None }
+    }
+
+    /// Looks at a request of which nothing has gone upstream; `greeted` tells whether a hello before it has said that the
+    /// client expects a load balancer.
+    pub(super) fn look(&self, seen: &Seen<'_>, greeted: bool) -> Fate {
+        let Seen { message, header, scan, facts } = *seen;
+        let Some(otherwise) = self.holds_back(facts) else { return Fate::Pass };
+        let is_whole = scan.left() == 0;
+        let kind = Kind::of(facts);
+        if kind == Kind::Undetermined {
+            let will_stay_so = is_whole || scan.is_malformed() || message.len() > HELD_BYTES_MAX;
+            return if will_stay_so { Fate::Answer(otherwise()) } else { Fate::Wait };
+        }
+        // None of these commands has a document sequence.
+        let has_sequence = facts.has_odd_sequence() || facts.sequences().next().is_some();
+        if scan.is_malformed() || has_sequence || header.length as usize > HELD_BYTES_MAX {
+            return Fate::Answer(otherwise());
+        }
+        if !is_whole {
+            return Fate::Wait;
+        }
+        match kind {
+            Kind::Authentication => Fate::Answer(own_answers::to_authentication(seen)),
+            _ if self.withheld().load_balancing && !greeted && !facts.load_balanced() => {
+                Fate::Answer(own_answers::load_balanced_only())
+            }
+            _ => Fate::Pass,
+        }
+    }
+
+    /// Whether a request may not go upstream as it is; what it is answered with where nothing better can be said.
+    pub(super) fn holds_back(&self, facts: &RequestFacts) -> Option<fn() -> OwnAnswer> {
+        if !self.are_strict() {
+            return None;
+        }
+        match Kind::of(facts) {
+            Kind::Hello => Some(own_answers::unreadable_hello),
+            Kind::Authentication if self.gateway_authenticates() => Some(own_answers::no_credentials),
+            Kind::Undetermined => Some(own_answers::undetermined),
+            Kind::Authentication | Kind::Other => None,
         }
     }
 }
 
-/// The first is the client's word to a load balancer; the others begin an authentication, or claim to be mongod.
-const BALANCED_AND_AUTHENTICATED: &[&str] =
-    &[LOAD_BALANCED, hello::COMPRESSION, "speculativeAuthenticate", "saslSupportedMechs", "internalClient", "hostInfo"];
-
-const LOAD_BALANCED: &str = "loadBalanced";
-
-/// Commands by which a connection gets another user, or loses the one that it has.
-fn is_authentication(command: &[u8]) -> bool {
-    matches!(command, b"authenticate" | b"saslStart" | b"saslContinue" | b"getnonce" | b"logout")
+/// What a request is, as far as the terms differ about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Hello,
+    Authentication,
+    Other,
+    /// Not known, or not yet.
+    Undetermined,
 }
 
-/// Whether the command stands in the wrapper that old drivers put around it.
-fn is_wrapped(header: &Header, facts: &RequestFacts) -> bool {
-    header.op_code == OpCode::QUERY && matches!(facts.command(), Some(b"$query" | b"query"))
-}
-
-fn has_any(fields: &[&str], message: &[u8]) -> bool {
-    let has = |command: &RawDocument| fields.iter().any(|field| !matches!(command.get(field), Ok(None)));
-    hello::command_of(message).is_none_or(has)
-}
-
-/// What a client hears that wants to authenticate where the gateway has.
-fn authenticate(name: &[u8], command: &RawDocument) -> Treated {
-    let is_x509 = command.get_str("mechanism").is_ok_and(|mechanism| mechanism == "MONGODB-X509");
-    match name {
-        b"authenticate" if is_x509 => {
-            let user = command.get_str("user").unwrap_or_default();
-            Treated::Answered(rawdoc! { "dbname": "$external", "user": user, "ok": 1.0 })
-        }
-        b"logout" => Treated::Answered(rawdoc! { "ok": 1.0 }),
-        _ => Treated::Refused(CommandError {
-            code: 18,
-            code_name: "AuthenticationFailed",
-            message: "mongate: the gateway authenticates; remove the credentials from the URI".to_owned(),
-        }),
-    }
-}
-
-fn not_balanced() -> CommandError {
-    CommandError {
-        code: 20,
-        code_name: "IllegalOperation",
-        message:
-            "mongate: this address is that of a load balancer (topology = \"load_balanced\"); add loadBalanced=true to \
-                  the URI, and remove replicaSet"
-                .to_owned(),
-    }
-}
-
-/// `MongoDB`'s own code for it.
-pub(super) fn unreadable() -> CommandError {
-    CommandError { code: 22, code_name: "InvalidBSON", message: "mongate: this command cannot be read".to_owned() }
-}
-
-/// What a client hears whose hello, or whose authentication, is longer than any that there is.
-pub(super) fn too_long() -> CommandError {
-    CommandError {
-        code: 10334,
-        code_name: "BSONObjectTooLarge",
-        message: "mongate: this command is too long".to_owned(),
-    }
-}
-
-impl Naming {
-    /// Whether replies to `hello` have to be seen whole.
-    pub(super) fn changes_replies(&self) -> bool {
-        !matches!(self, Self::Kept)
-    }
-
-    /// A complete reply to `hello` as the client is to read it; `None` as it stands.
-    pub(super) fn apply(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
-        match self {
-            Self::Kept => Ok(None),
-            Self::Members { names, here } => rewrite(reply, &Names::Members { map: &names.load(), here }),
-            Self::LoadBalanced { service_id } => rewrite(reply, &Names::LoadBalanced { service_id: *service_id }),
+impl Kind {
+    fn of(facts: &RequestFacts) -> Self {
+        match facts.command() {
+            Some(command) if hello::is_hello(command) => Self::Hello,
+            Some(b"authenticate" | b"saslStart" | b"saslContinue" | b"getnonce" | b"logout") => Self::Authentication,
+            // A wrapper that was not opened: whatever mongod finds in it.
+            Some(b"$query" | b"query") if facts.is_query() => Self::Undetermined,
+            _ if !facts.is_named() => Self::Undetermined,
+            _ => Self::Other,
         }
     }
+}
+
+/// Whether the reply to a request may name members.
+pub(super) fn may_name_members(facts: &RequestFacts) -> bool {
+    matches!(Kind::of(facts), Kind::Hello | Kind::Undetermined)
 }

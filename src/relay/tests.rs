@@ -10,13 +10,14 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 use super::*;
 use crate::lifecycle::drain::Drain;
 use crate::lifecycle::renewal::Renewal;
-use crate::relay::terms::Terms;
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
 
+mod authenticating;
 mod flushing;
 mod guarded;
+mod naming;
 mod renewal;
 
 /// Bytes that a pipe holds before its writer has to wait: a small socket buffer.

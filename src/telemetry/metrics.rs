@@ -529,9 +529,9 @@ impl SetMetrics {
         }
     }
 
-    /// Counts that another member has become primary.
-    pub fn count_primary_change(&self) {
-        self.primary_changes.increment(1);
+    /// Says how often another member has become primary.
+    pub fn set_primary_changes(&self, count: u64) {
+        self.primary_changes.absolute(count);
     }
 }
 

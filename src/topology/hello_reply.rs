@@ -1,234 +1,240 @@
-//! Puts the gateway's addresses in the place of members' names, in one complete reply to `hello`.
+//! Changes the names of members in a reply to `hello`, so that a driver stays on the gateway.
 //!
-//! What is not a name stays to the byte. A reply that cannot be read is refused: names could stand in it.
-//! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md` § hello.
+//! Works on one complete message that is known to answer a hello; never told by its shape. Everything but the five names
+//! is kept byte for byte, whatever it is. What cannot be read for sure is not passed on.
 
-use bson::raw::RawBsonRef;
-use bson::{RawArray, RawArrayBuf, RawDocument};
-
-use super::member_map::MemberMap;
-use super::member_name::MemberName;
-use crate::wire::bson_scan::kind;
+use crate::wire::bson_elements::{DocumentBytes, WholeElement, WholeElements};
+use crate::wire::bson_scan::{Malformed, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::flag;
 
-/// What clients are to read in the place of members' names.
+use super::member_map::MemberMap;
+
+/// What the client is to read instead of the members' names.
 #[derive(Debug, Clone, Copy)]
-pub enum Names<'a> {
-    /// The addresses of the members; `here` is the one that the client came to.
+pub enum Naming<'a> {
+    /// A gateway address for each member. Who has none is left out.
     Members {
         /// Who has which.
         map: &'a MemberMap,
-        /// As `host:port`.
+        /// The address that the client has come to: what a member without one calls itself.
         here: &'a str,
     },
-    /// None at all, but what tells this server from others behind the load balancer.
+    /// One address for the whole set: no names, and what a driver in load-balanced mode wants instead.
     LoadBalanced {
-        /// An `ObjectId`.
+        /// Which mongod it is connected to: the value of an `ObjectId`.
         service_id: [u8; 12],
     },
 }
 
-/// A reply that cannot be read.
+/// The message cannot be read: nobody can say whether it names members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a reply to hello cannot be read")]
+#[error("an answer to hello that cannot be read")]
 pub struct Unreadable;
 
-const CHECKSUM_BYTES: usize = 4;
+impl From<Malformed> for Unreadable {
+    fn from(_: Malformed) -> Self {
+        Self
+    }
+}
 
-/// Where the documents of an `OP_REPLY` begin: flags, cursor, position and number stand before them.
+/// The bytes of `flagBits`.
+const FLAGS_BYTES: usize = 4;
+/// What stands before the documents of an `OP_REPLY`: flags, cursor, starting point, and how many there are.
 const REPLY_HEAD_BYTES: usize = 20;
 
+/// BSON's type of an `ObjectId`.
 const OBJECT_ID: u8 = 0x07;
 
-/// The message with other names, or `None` where there is nothing to change.
+/// The message with the names that clients are to read; `None` where it has nothing to be changed.
 ///
 /// A checksum is verified, and made anew.
-pub fn rewrite(message: &[u8], names: &Names<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+pub fn rewrite(message: &[u8], naming: &Naming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
     let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Unreadable)?;
     let header = Header::parse(*head).map_err(|_| Unreadable)?;
     if header.length as usize != message.len() {
         return Err(Unreadable);
     }
-    let mut has_checksum = false;
-    let rewritten = match header.op_code {
-        OpCode::MSG => {
-            let flags = u32::from_le_bytes(*body.first_chunk().ok_or(Unreadable)?);
-            has_checksum = flags & flag::CHECKSUM_PRESENT != 0;
-            let body = if has_checksum { checked(message, body)? } else { body };
-            rewrite_msg(body, names)?
-        }
-        OpCode::REPLY => rewrite_reply(body, names)?,
+    let mut out = Vec::with_capacity(message.len() + 64);
+    out.extend_from_slice(head);
+    match header.op_code {
+        OpCode::MSG => rewrite_msg(message, body, naming, &mut out)?,
+        OpCode::REPLY => rewrite_reply(body, naming, &mut out)?,
         _ => return Err(Unreadable),
-    };
-    let Some(rewritten) = rewritten else { return Ok(None) };
-    let checksum_bytes = if has_checksum { CHECKSUM_BYTES } else { 0 };
-    let length = u32::try_from(HEADER_BYTES + rewritten.len() + checksum_bytes).map_err(|_| Unreadable)?;
-    let mut out = Header { length, ..header }.to_bytes().to_vec();
-    out.extend_from_slice(&rewritten);
-    if has_checksum {
-        let checksum = crc32c::crc32c(&out);
-        out.extend_from_slice(&checksum.to_le_bytes());
+    }
+    if out == message {
+        return Ok(None);
+    }
+    let length = u32::try_from(out.len()).map_err(|_| Unreadable)?;
+    *out.first_chunk_mut().ok_or(Unreadable)? = length.to_le_bytes();
+    if header.op_code == OpCode::MSG && has_checksum(body)? {
+        let (sealed, checksum) = out.split_last_chunk_mut::<4>().ok_or(Unreadable)?;
+        *checksum = crc32c::crc32c(sealed).to_le_bytes();
     }
     Ok(Some(out))
 }
 
-/// The body without its checksum, if that is right.
-fn checked<'a>(message: &[u8], body: &'a [u8]) -> Result<&'a [u8], Unreadable> {
-    let (sealed, checksum) = message.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Unreadable)?;
-    if crc32c::crc32c(sealed) != u32::from_le_bytes(*checksum) {
+fn has_checksum(msg_body: &[u8]) -> Result<bool, Unreadable> {
+    let flags = u32::from_le_bytes(*msg_body.first_chunk().ok_or(Unreadable)?);
+    // Bits that nobody may ignore, and that nobody here knows: what follows may be anything.
+    if flags & flag::REQUIRED & !flag::KNOWN != 0 {
         return Err(Unreadable);
     }
-    body.get(..body.len().saturating_sub(CHECKSUM_BYTES)).filter(|body| body.len() >= 4).ok_or(Unreadable)
+    Ok(flags & flag::CHECKSUM_PRESENT != 0)
 }
 
-/// Flags and sections.
-fn rewrite_msg(body: &[u8], names: &Names<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
-    let (flags, mut rest) = body.split_at_checked(4).ok_or(Unreadable)?;
-    let mut out = flags.to_vec();
-    let (mut changed, mut has_body) = (false, false);
-    while !rest.is_empty() {
-        let size = u32::from_le_bytes(*rest.get(1..).and_then(<[u8]>::first_chunk).ok_or(Unreadable)?) as usize;
-        let (section, behind) = rest.split_at_checked(1 + size).ok_or(Unreadable)?;
-        let (section_kind, content) = section.split_first().ok_or(Unreadable)?;
+/// Appends the body with its command document rewritten; a checksum is left as it was.
+fn rewrite_msg(message: &[u8], body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    let checksum: &[u8] = if has_checksum(body)? {
+        let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Unreadable)?;
+        if crc32c::crc32c(sealed) != u32::from_le_bytes(*checksum) {
+            return Err(Unreadable);
+        }
+        checksum
+    } else {
+        &[]
+    };
+    let sections_end = body.len().checked_sub(checksum.len()).ok_or(Unreadable)?;
+    let (flags, mut rest) = body.get(..sections_end).and_then(|b| b.split_at_checked(FLAGS_BYTES)).ok_or(Unreadable)?;
+    out.extend_from_slice(flags);
+    let mut documents = 0;
+    while let Some((section_kind, behind)) = rest.split_first() {
+        let size = u32::from_le_bytes(*behind.first_chunk().ok_or(Unreadable)?) as usize;
+        let (section, behind) = behind.split_at_checked(size).ok_or(Unreadable)?;
         out.push(*section_kind);
         match section_kind {
-            0 if !has_body => {
-                has_body = true;
-                changed |= rewrite_document(content, names, &mut out)?;
+            0 => {
+                documents += 1;
+                out.extend_from_slice(&rewrite_document(section, naming)?);
             }
-            1 if size >= 4 => out.extend_from_slice(content),
+            1 => {
+                check_sequence(section)?;
+                out.extend_from_slice(section);
+            }
             _ => return Err(Unreadable),
         }
         rest = behind;
     }
-    if has_body { Ok(changed.then_some(out)) } else { Err(Unreadable) }
+    out.extend_from_slice(checksum);
+    if documents == 1 { Ok(()) } else { Err(Unreadable) }
 }
 
-/// An `OP_REPLY` without its header.
-fn rewrite_reply(body: &[u8], names: &Names<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+/// mongod answers hello without document sequences. One that would put members into the document is not passed on.
+fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
+    let identifier = section.get(4..).ok_or(Unreadable)?;
+    let end = identifier.iter().position(|byte| *byte == 0).ok_or(Unreadable)?;
+    let field = identifier.get(..end).unwrap_or_default().split(|byte| *byte == b'.').next();
+    if field.is_some_and(|field| Field::of(field).is_some()) { Err(Unreadable) } else { Ok(()) }
+}
+
+/// Appends the body with all of its documents rewritten.
+fn rewrite_reply(body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     let (head, mut rest) = body.split_at_checked(REPLY_HEAD_BYTES).ok_or(Unreadable)?;
-    let mut out = head.to_vec();
-    let mut changed = false;
-    while !rest.is_empty() {
+    let (_, count) = head.split_last_chunk().ok_or(Unreadable)?;
+    out.extend_from_slice(head);
+    for _ in 0..u32::try_from(i32::from_le_bytes(*count)).map_err(|_| Unreadable)? {
         let size = u32::from_le_bytes(*rest.first_chunk().ok_or(Unreadable)?) as usize;
-        let (document, behind) =
-            rest.split_at_checked(size).filter(|(document, _)| !document.is_empty()).ok_or(Unreadable)?;
-        changed |= rewrite_document(document, names, &mut out)?;
+        let (document, behind) = rest.split_at_checked(size).ok_or(Unreadable)?;
+        out.extend_from_slice(&rewrite_document(document, naming)?);
         rest = behind;
     }
-    Ok(changed.then_some(out))
+    if rest.is_empty() { Ok(()) } else { Err(Unreadable) }
 }
 
-/// Appends `document` with other names, and tells whether anything has changed.
-fn rewrite_document(bytes: &[u8], names: &Names<'_>, out: &mut Vec<u8>) -> Result<bool, Unreadable> {
-    let document = RawDocument::from_bytes(bytes).map_err(|_| Unreadable)?;
-    let start = out.len();
-    out.extend_from_slice(&[0; 4]);
-    let is_of_set = is_of_set(document)?;
-    let mut at = 4;
-    let mut changed = false;
-    for element in document.iter_elements() {
-        let element = element.map_err(|_| Unreadable)?;
-        let key = element.key().as_str();
-        let end = at + 2 + key.len() + element.size();
-        let original = bytes.get(at..end).ok_or(Unreadable)?;
-        at = end;
-        let value = element.value();
-        match (key, names) {
-            ("hosts" | "passives" | "arbiters" | "primary" | "me", _) if is_of_set => {
-                let value = value.map_err(|_| Unreadable)?;
-                changed |= rename(key, value, original, names, out)?;
+/// The fields that are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// `hosts`, `passives`, `arbiters`.
+    Members,
+    Primary,
+    Me,
+    ServiceId,
+}
+
+impl Field {
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"hosts" | b"passives" | b"arbiters" => Some(Self::Members),
+            b"primary" => Some(Self::Primary),
+            b"me" => Some(Self::Me),
+            b"serviceId" => Some(Self::ServiceId),
+            _ => None,
+        }
+    }
+}
+
+fn rewrite_document(document: &[u8], naming: &Naming<'_>) -> Result<Vec<u8>, Unreadable> {
+    let mut out = DocumentBytes::with_capacity(document.len() + 64);
+    match naming {
+        Naming::Members { map, here } => name_members(document, map, here, &mut out)?,
+        Naming::LoadBalanced { service_id } => put_service_id(document, service_id, &mut out)?,
+    }
+    Ok(out.finish())
+}
+
+fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut DocumentBytes) -> Result<(), Unreadable> {
+    for element in WholeElements::new(document) {
+        let element = element?;
+        match Field::of(element.name) {
+            Some(Field::Members) => {
+                out.push_value(element.kind, element.name, &name_list(&element, map)?);
             }
-            ("serviceId", Names::LoadBalanced { .. }) => changed = true,
-            _ => out.extend_from_slice(original),
-        }
-    }
-    if let Names::LoadBalanced { service_id } = names
-        && is_ok(document)
-    {
-        out.push(OBJECT_ID);
-        out.extend_from_slice(b"serviceId\0");
-        out.extend_from_slice(service_id);
-        changed = true;
-    }
-    out.push(0);
-    let length = u32::try_from(out.len() - start).map_err(|_| Unreadable)?;
-    let place = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut).ok_or(Unreadable)?;
-    *place = length.to_le_bytes();
-    Ok(changed)
-}
-
-/// Whether it is a member of a set that speaks; or, where a field stands twice, whether it could be.
-fn is_of_set(document: &RawDocument) -> Result<bool, Unreadable> {
-    for element in document.iter_elements() {
-        if element.map_err(|_| Unreadable)?.key().as_str() == "setName" {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn is_ok(document: &RawDocument) -> bool {
-    match document.get("ok") {
-        Ok(Some(RawBsonRef::Double(ok))) => ok != 0.0,
-        Ok(Some(RawBsonRef::Int32(ok))) => ok != 0,
-        Ok(Some(RawBsonRef::Int64(ok))) => ok != 0,
-        Ok(Some(RawBsonRef::Boolean(ok))) => ok,
-        _ => false,
-    }
-}
-
-/// Appends one field with other names, or nothing; whether that is a change.
-fn rename(
-    key: &str,
-    value: RawBsonRef<'_>,
-    original: &[u8],
-    names: &Names<'_>,
-    out: &mut Vec<u8>,
-) -> Result<bool, Unreadable> {
-    let Names::Members { map, here } = names else { return Ok(true) };
-    let advertised = |name: &str| MemberName::parse(name).ok().and_then(|member| map.advertised(&member).cloned());
-    let before = out.len();
-    match (key, value) {
-        ("primary", RawBsonRef::String(name)) => {
-            if let Some(advertised) = advertised(name) {
-                append_string(key, &advertised, out)?;
+            Some(Field::Primary) => {
+                if let Some(primary) = map.advertised(element.string().ok_or(Unreadable)?) {
+                    out.push_string(element.name, primary);
+                }
             }
+            Some(Field::Me) => {
+                let me = map.advertised(element.string().ok_or(Unreadable)?);
+                out.push_string(element.name, me.unwrap_or(here));
+            }
+            Some(Field::ServiceId) | None => out.push(element.bytes),
         }
-        ("me", RawBsonRef::String(name)) => append_string(key, advertised(name).as_deref().unwrap_or(here), out)?,
-        ("hosts" | "passives" | "arbiters", RawBsonRef::Array(array)) => append_array(key, array, advertised, out)?,
-        // No name that a driver could read.
-        _ => {}
     }
-    Ok(out.get(before..) != Some(original))
-}
-
-fn append_string(key: &str, text: &str, out: &mut Vec<u8>) -> Result<(), Unreadable> {
-    out.push(kind::STRING);
-    out.extend_from_slice(key.as_bytes());
-    out.push(0);
-    out.extend_from_slice(&u32::try_from(text.len() + 1).map_err(|_| Unreadable)?.to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-    out.push(0);
     Ok(())
 }
 
-fn append_array(
-    key: &str,
-    array: &RawArray,
-    advertised: impl Fn(&str) -> Option<std::sync::Arc<str>>,
-    out: &mut Vec<u8>,
-) -> Result<(), Unreadable> {
-    let mut renamed = RawArrayBuf::new();
-    for value in array {
-        if let Some(name) = value.map_err(|_| Unreadable)?.as_str().and_then(&advertised) {
-            renamed.push(&*name);
+/// A list of members with their gateway addresses, as the value of an array.
+fn name_list(list: &WholeElement<'_>, map: &MemberMap) -> Result<Vec<u8>, Unreadable> {
+    if list.kind != kind::ARRAY {
+        return Err(Unreadable);
+    }
+    let mut out = DocumentBytes::with_capacity(list.value.len());
+    let mut count = 0_usize;
+    for element in WholeElements::new(list.value) {
+        if let Some(advertised) = map.advertised(element?.string().ok_or(Unreadable)?) {
+            out.push_string(count.to_string().as_bytes(), advertised);
+            count += 1;
         }
     }
-    out.push(kind::ARRAY);
-    out.extend_from_slice(key.as_bytes());
-    out.push(0);
-    out.extend_from_slice(renamed.as_bytes());
+    Ok(out.finish())
+}
+
+/// A refusal has no use for a service.
+fn put_service_id(document: &[u8], service_id: &[u8; 12], out: &mut DocumentBytes) -> Result<(), Unreadable> {
+    let mut is_ok = false;
+    let mut is_put = false;
+    for element in WholeElements::new(document) {
+        let element = element?;
+        match Field::of(element.name) {
+            Some(Field::ServiceId) => {
+                if !is_put {
+                    out.push_value(OBJECT_ID, element.name, service_id);
+                    is_put = true;
+                }
+            }
+            Some(_) => {}
+            None => {
+                is_ok |= element.name == b"ok" && element.number().is_some_and(|ok| ok != 0);
+                out.push(element.bytes);
+            }
+        }
+    }
+    if is_ok && !is_put {
+        out.push_value(OBJECT_ID, b"serviceId", service_id);
+    }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

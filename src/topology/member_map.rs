@@ -1,89 +1,214 @@
-//! Which address of the gateway stands for which member, of one listener.
+//! Which member stands behind which gateway address.
+//!
+//! Applications, firewalls and people remember addresses. So a member keeps the one that it has for as long as it is in
+//! the set, and what two gateways learn of the same set in one go they put in the same order: by name.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::member_name::MemberName;
 
-/// An address of the gateway.
-#[derive(Debug, Clone)]
+/// One gateway address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// As clients are told it, `host:port`.
-    advertised: Arc<str>,
-    /// The only member that it may stand for.
-    named: Option<MemberName>,
-    /// Whom it stood for last.
-    holder: Option<MemberName>,
+    /// `host:port` as clients are told.
+    pub advertised: Arc<str>,
+    /// The only member that it is for; `None` is for any.
+    pub reserved_for: Option<MemberName>,
 }
 
-/// The addresses of one listener, and who has which.
-#[derive(Debug, Clone, Default)]
-pub struct Slots(Vec<Slot>);
-
-/// What a change of the members came to.
+/// The gateway addresses of one listener, in order, and who has which.
 #[derive(Debug)]
+pub struct Slots {
+    slots: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    slot: Slot,
+    holder: Option<MemberName>,
+    /// Who had it last.
+    former: Option<MemberName>,
+}
+
+/// What [`Slots::assign`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
-    /// Who has which address now.
+    /// Who has which address.
     pub map: MemberMap,
-    /// Members for which there is none.
+    /// Members without one, sorted.
     pub left_out: Vec<MemberName>,
 }
 
-/// Members and their addresses at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MemberMap {
-    advertised: BTreeMap<MemberName, Arc<str>>,
-    at: Vec<Option<MemberName>>,
-}
-
-impl Slot {
-    /// An address, told to clients as `advertised`; for any member, or for one only.
-    pub fn new(advertised: &Arc<str>, named: Option<MemberName>) -> Self {
-        Self { advertised: Arc::clone(advertised), named, holder: None }
-    }
-}
-
 impl Slots {
-    /// In the order in which members are given them.
-    pub fn new(slots: Vec<Slot>) -> Self {
-        Self(slots)
+    /// Addresses that nobody has yet.
+    pub fn new(slots: impl IntoIterator<Item = Slot>) -> Self {
+        Self { slots: slots.into_iter().map(|slot| Place { slot, holder: None, former: None }).collect() }
     }
 
-    /// Gives each of `members` its address: the one that it has; or else the first that nobody ever had; or else the first
-    /// of a member that has left. New members take theirs in the order of their names.
+    /// Gives each of `members` an address, as far as they go.
+    ///
+    /// A member keeps the one that it has, and one that comes back gets its old one where that is free. A new one takes the
+    /// first that nobody has had; then the first that is free. A reserved address is for its member only, and that member
+    /// takes no other.
     pub fn assign(&mut self, members: &[MemberName]) -> Assigned {
-        let mut waiting: Vec<&MemberName> =
-            members.iter().filter(|member| !self.0.iter().any(|slot| slot.holder.as_ref() == Some(member))).collect();
-        waiting.sort();
-        waiting.dedup();
-        let mut left_out = Vec::new();
-        for member in waiting {
-            let for_it = self.0.iter().position(|slot| slot.named.as_ref() == Some(member));
-            let free = |slot: &Slot| slot.named.is_none() && slot.holder.is_none();
-            let left =
-                |slot: &Slot| slot.named.is_none() && slot.holder.as_ref().is_some_and(|held| !members.contains(held));
-            let slot = for_it.or_else(|| self.0.iter().position(free)).or_else(|| self.0.iter().position(left));
-            match slot.and_then(|at| self.0.get_mut(at)) {
-                Some(slot) => slot.holder = Some(member.clone()),
-                None => left_out.push(member.clone()),
+        let mut members = members.to_vec();
+        members.sort();
+        members.dedup();
+        for place in &mut self.slots {
+            place.holder.take_if(|holder| !members.contains(holder));
+        }
+        // Whoever has a claim comes before whoever takes what is free.
+        let claims: [fn(&Place, &MemberName) -> bool; 4] = [
+            |place, member| place.slot.reserved_for.as_ref() == Some(member),
+            |place, member| place.is_for_any() && place.former.as_ref() == Some(member),
+            |place, _| place.is_for_any() && place.former.is_none(),
+            |place, _| place.is_for_any(),
+        ];
+        for claim in claims {
+            for member in &members {
+                if self.serves(member) {
+                    continue;
+                }
+                let free = self.slots.iter_mut().find(|place| place.holder.is_none() && claim(place, member));
+                if let Some(place) = free {
+                    place.holder = Some(member.clone());
+                    place.former = Some(member.clone());
+                }
             }
         }
-        let current = |slot: &Slot| slot.holder.clone().filter(|holder| members.contains(holder));
-        let at: Vec<_> = self.0.iter().map(current).collect();
-        let advertised =
-            self.0.iter().zip(&at).filter_map(|(slot, holder)| Some((holder.clone()?, Arc::clone(&slot.advertised))));
-        Assigned { map: MemberMap { advertised: advertised.collect(), at }, left_out }
+        members.retain(|member| !self.serves(member));
+        Assigned { map: self.map(), left_out: members }
     }
+
+    /// Who has which address now.
+    pub fn map(&self) -> MemberMap {
+        let taken = |(slot, place): (usize, &Place)| {
+            let advertised = Arc::clone(&place.slot.advertised);
+            place.holder.clone().map(|member| Entry { member, advertised, slot })
+        };
+        MemberMap { entries: self.slots.iter().enumerate().filter_map(taken).collect() }
+    }
+
+    /// How many addresses there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether `member` has an address.
+    fn serves(&self, member: &MemberName) -> bool {
+        self.slots.iter().any(|place| place.holder.as_ref() == Some(member))
+    }
+}
+
+impl Place {
+    fn is_for_any(&self) -> bool {
+        self.slot.reserved_for.is_none()
+    }
+}
+
+/// Who has which gateway address, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberMap {
+    /// In the order of the addresses.
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    member: MemberName,
+    advertised: Arc<str>,
+    slot: usize,
 }
 
 impl MemberMap {
-    /// What clients are told in the place of `member`.
-    pub fn advertised(&self, member: &MemberName) -> Option<&Arc<str>> {
-        self.advertised.get(member)
+    /// What clients are told instead of `name`, which is `host:port` in any case of letters. Does not allocate.
+    pub fn advertised(&self, name: &[u8]) -> Option<&str> {
+        let is_meant = |entry: &&Entry| entry.member.as_str().as_bytes().eq_ignore_ascii_case(name);
+        self.entries.iter().find(is_meant).map(|entry| &*entry.advertised)
     }
 
-    /// The member behind the address at `slot`.
+    /// The member behind an address, which is counted from 0.
     pub fn member_at(&self, slot: usize) -> Option<&MemberName> {
-        self.at.get(slot)?.as_ref()
+        self.entries.iter().find(|entry| entry.slot == slot).map(|entry| &entry.member)
+    }
+
+    /// Every member with its address, in the order of the addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &MemberName, &str)> {
+        self.entries.iter().map(|entry| (entry.slot, &entry.member, &*entry.advertised))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(host: &str) -> MemberName {
+        format!("{host}:27017").parse().unwrap()
+    }
+
+    fn slots(reserved: &[Option<&str>]) -> Slots {
+        Slots::new(
+            reserved.iter().enumerate().map(|(index, host)| Slot {
+                advertised: format!("gateway:{index}").into(),
+                reserved_for: host.map(name),
+            }),
+        )
+    }
+
+    /// Assigns the hosts of `members`, and says who has which address: `a b - c +d` with `d` left out.
+    fn assign(slots: &mut Slots, members: &str) -> String {
+        let members: Vec<MemberName> = members.split_whitespace().map(name).collect();
+        let Assigned { map, left_out } = slots.assign(&members);
+        let host = |slot| map.member_at(slot).map_or("-", MemberName::host);
+        let mut told: Vec<String> = (0..slots.len()).map(|slot| host(slot).to_owned()).collect();
+        told.extend(left_out.iter().map(|member| format!("+{}", member.host())));
+        told.join(" ")
+    }
+
+    #[test]
+    fn members_are_sorted_at_first_and_keep_their_place_then() {
+        let mut slots = slots(&[None; 4]);
+        assert_eq!(assign(&mut slots, ""), "- - - -");
+        assert_eq!(assign(&mut slots, "c b d"), "b c d -");
+        assert_eq!(assign(&mut slots, "a b c d"), "b c d a");
+        assert_eq!(assign(&mut slots, "d d c a"), "- c d a");
+        assert_eq!(assign(&mut slots, "e c d a"), "e c d a");
+        assert_eq!(assign(&mut slots, "b e c d a"), "e c d a +b");
+    }
+
+    #[test]
+    fn a_place_that_somebody_had_is_given_again_only_when_there_is_no_other() {
+        let mut slots = slots(&[None; 4]);
+        assert_eq!(assign(&mut slots, "a b c"), "a b c -");
+        assert_eq!(assign(&mut slots, "b c"), "- b c -");
+        assert_eq!(assign(&mut slots, "b c d"), "- b c d");
+        // It was away, and its place is free still.
+        assert_eq!(assign(&mut slots, "0 a b c d"), "a b c d +0");
+        assert_eq!(assign(&mut slots, "b d e f"), "e b f d");
+    }
+
+    #[test]
+    fn a_reserved_place_is_for_its_member_only() {
+        let mut slots = slots(&[Some("b"), None, Some("x")]);
+        assert_eq!(assign(&mut slots, "a b c"), "b a - +c");
+        assert_eq!(assign(&mut slots, "b c"), "b c -");
+        assert_eq!(assign(&mut slots, "a c x"), "- c x +a");
+    }
+
+    #[test]
+    fn names_are_found_in_any_case_and_nothing_else_is() {
+        let mut slots = slots(&[None; 2]);
+        let map = slots.assign(&[name("mongo-a"), name("mongo-b")]).map;
+        assert_eq!(map.advertised(b"Mongo-B:27017"), Some("gateway:1"));
+        for other in ["mongo-b", "mongo-b:27018", "xmongo-b:27017", "gateway:1", ""] {
+            assert_eq!(map.advertised(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(map.iter().map(|(slot, member, _)| (slot, member.host())).last(), Some((1, "mongo-b")));
+        assert_eq!((map.member_at(2), slots.map()), (None, map.clone()));
     }
 }

@@ -1,70 +1,182 @@
-//! The name of a member, as the configuration of its set has it.
+//! What a member is called: `host:port`, in lower case, as the set's configuration has it.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
-/// The port of a mongod that is not said.
-const PORT_USUAL: u16 = 27017;
+/// mongod's port where none is given.
+pub const DEFAULT_PORT: u16 = 27017;
 
-/// A DNS name has at most 253 bytes; with brackets, a colon and a port.
+/// The longest name in bytes: DNS allows hosts of 253.
 const NAME_BYTES_MAX: usize = 300;
 
-/// `host:port` in lower case; an IPv6 address stands in brackets. Cheap to clone.
-///
-/// Names are compared as they are written: nothing is looked up. Spec: mongodb/specifications
-/// `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md` § hostnames are normalized to lower-case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The name of one mongod or mongos. Cheap to clone; names sort as text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberName {
+    /// `host:port`, an IPv6 host in brackets.
     text: Arc<str>,
-    host_bytes: usize,
     port: u16,
 }
 
-/// A text that is no member's name.
+/// Why a text is not the name of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no host:port")]
-pub struct NotAMember;
+pub enum UnusableName {
+    /// There is no host.
+    #[error("has no host")]
+    NoHost,
+    /// There is no port, or none from 1 to 65535.
+    #[error("has no port from 1 to 65535")]
+    Port,
+    /// More than 300 bytes.
+    #[error("is longer than {NAME_BYTES_MAX} bytes")]
+    TooLong,
+    /// A character that no host has; what a path, a list or a URI has beside hosts is among them.
+    #[error("has a character that no host has")]
+    Character,
+    /// Brackets that hold no IPv6 address.
+    #[error("has brackets without an IPv6 address in them")]
+    Brackets,
+}
 
 impl MemberName {
-    /// From `host:port`, or a host alone, whose port is 27017 then.
-    pub fn parse(text: &str) -> Result<Self, NotAMember> {
-        if text.len() > NAME_BYTES_MAX || text.contains(|c: char| c.is_control() || c.is_whitespace() || c == ',') {
-            return Err(NotAMember);
-        }
-        let text = text.to_ascii_lowercase();
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                (host, port.parse().ok().filter(|port| *port > 0).ok_or(NotAMember)?)
-            }
-            Some(_) if !text.ends_with(']') => return Err(NotAMember),
-            _ => (text.as_str(), PORT_USUAL),
-        };
-        let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        if inner.unwrap_or(host).is_empty() || host.starts_with('[') != host.ends_with(']') {
-            return Err(NotAMember);
-        }
-        Ok(Self { host_bytes: host.len(), text: format!("{host}:{port}").into(), port })
+    /// Reads `host:port` or, with [`DEFAULT_PORT`], `host`.
+    pub fn with_default_port(text: &str) -> Result<Self, UnusableName> {
+        Self::read(text, Some(DEFAULT_PORT))
     }
 
-    /// The whole name.
+    /// The host, without the brackets of an IPv6 address: what is looked up, and what a certificate names.
+    pub fn host(&self) -> &str {
+        let host = self.text.rsplit_once(':').map_or(&*self.text, |(host, _)| host);
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `host:port`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Without brackets.
-    pub fn host(&self) -> &str {
-        let host = self.text.get(..self.host_bytes).unwrap_or_default();
-        host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
+    fn read(text: &str, default_port: Option<u16>) -> Result<Self, UnusableName> {
+        if text.len() > NAME_BYTES_MAX {
+            return Err(UnusableName::TooLong);
+        }
+        let (host, port) = split(text)?;
+        let port = match port {
+            Some(port) => read_port(port)?,
+            None => default_port.ok_or(UnusableName::Port)?,
+        };
+        Ok(Self { text: format!("{}:{port}", host.to_ascii_lowercase()).into(), port })
     }
+}
 
-    /// 1 to 65535.
-    pub fn port(&self) -> u16 {
-        self.port
+impl FromStr for MemberName {
+    type Err = UnusableName;
+
+    /// Reads `host:port`.
+    fn from_str(text: &str) -> Result<Self, UnusableName> {
+        Self::read(text, None)
     }
 }
 
 impl fmt::Display for MemberName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for MemberName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.text)
+    }
+}
+
+/// Host, in brackets where it is an IPv6 address, and port.
+fn split(text: &str) -> Result<(&str, Option<&str>), UnusableName> {
+    if !text.starts_with('[') {
+        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        check_host(host)?;
+        return Ok((host, port));
+    }
+    let end = text.find(']').ok_or(UnusableName::Brackets)?;
+    let (host, behind) = text.split_at_checked(end + 1).ok_or(UnusableName::Brackets)?;
+    check_ipv6(host.get(1..end).unwrap_or_default())?;
+    if behind.is_empty() {
+        return Ok((host, None));
+    }
+    behind.strip_prefix(':').map(|port| (host, Some(port))).ok_or(UnusableName::Port)
+}
+
+fn check_host(host: &str) -> Result<(), UnusableName> {
+    if host.is_empty() {
+        return Err(UnusableName::NoHost);
+    }
+    let is_usable = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if host.bytes().all(is_usable) { Ok(()) } else { Err(UnusableName::Character) }
+}
+
+/// An address, with a zone behind `%` where there is one.
+fn check_ipv6(text: &str) -> Result<(), UnusableName> {
+    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    address.parse::<std::net::Ipv6Addr>().map_err(|_| UnusableName::Brackets)?;
+    zone.map_or(Ok(()), check_host)
+}
+
+fn read_port(text: &str) -> Result<u16, UnusableName> {
+    // `parse` would take a sign.
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse().ok().filter(|port| is_number && *port != 0);
+    port.ok_or(UnusableName::Port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<(&str, &str, u16), UnusableName>) {
+        let name = text.parse::<MemberName>();
+        let parts = name.as_ref().map(|name| (name.as_str(), name.host(), name.port())).map_err(|error| *error);
+        assert_eq!(parts, expected, "{text:?}");
+    }
+
+    #[test]
+    fn a_name_has_a_host_and_a_port_and_is_in_lower_case() {
+        check("mongo-0.mongo:27017", Ok(("mongo-0.mongo:27017", "mongo-0.mongo", 27017)));
+        check("Mongo_A.Example.COM:1", Ok(("mongo_a.example.com:1", "mongo_a.example.com", 1)));
+        check("10.0.0.1:65535", Ok(("10.0.0.1:65535", "10.0.0.1", 65535)));
+        check("[2001:DB8::1]:27018", Ok(("[2001:db8::1]:27018", "2001:db8::1", 27018)));
+        check("[fe80::1%eth0]:27018", Ok(("[fe80::1%eth0]:27018", "fe80::1%eth0", 27018)));
+    }
+
+    #[test]
+    fn what_no_member_is_called_is_refused() {
+        check("", Err(UnusableName::NoHost));
+        check(":27017", Err(UnusableName::NoHost));
+        for text in ["mongo", "mongo:", "mongo:0", "mongo:65536", "mongo:+1", "mongo:1:2", "::1", "[::1]", "[::1]1"] {
+            let refused = text.parse::<MemberName>();
+            assert!(matches!(refused, Err(UnusableName::Port | UnusableName::NoHost)), "{text:?} {refused:?}");
+        }
+        for text in ["a b:1", "a\n:1", "a\0:1", "/tmp/m.sock:1", "a,b:1", "user@a:1", "a%0a:1", "müller:1", "a]:1"] {
+            check(text, Err(UnusableName::Character));
+        }
+        for text in ["[mongo]:1", "[::1:1", "[]:1", "[1.2.3.4]:1", "[[::1]]:1", "[[::1]:1"] {
+            check(text, Err(UnusableName::Brackets));
+        }
+        check("[::1%a b]:1", Err(UnusableName::Character));
+        check(&format!("{}:1", "a".repeat(300)), Err(UnusableName::TooLong));
+    }
+
+    #[test]
+    fn where_a_person_writes_it_the_port_may_be_missing() {
+        for (text, expected) in
+            [("Mongo", "mongo:27017"), ("mongo:1", "mongo:1"), ("[::1]", "[::1]:27017"), ("[::1]:1", "[::1]:1")]
+        {
+            assert_eq!(MemberName::with_default_port(text).unwrap().as_str(), expected);
+        }
+        assert_eq!(MemberName::with_default_port("mongo:x"), Err(UnusableName::Port));
     }
 }

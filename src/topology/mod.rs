@@ -1,5 +1,10 @@
-//! Replica sets as clients see them through the gateway: what members say about themselves, who they are, which address
-//! stands for which, and their names in replies to `hello`.
+//! What is known of a replica set, and what its members are called on either side of the gateway.
+//!
+//! Takes answers to `hello` and returns decisions; asks nobody, and knows no clock. Names come from mongod and are
+//! bounded; what cannot be read is refused, as a name that gets out leads a driver past the gateway.
+//!
+//! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`, reduced to
+//! what a gateway needs.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
@@ -8,11 +13,12 @@ mod hello_reply;
 mod member_map;
 mod member_name;
 mod set;
-#[cfg(test)]
-mod tests;
 
-pub use hello_facts::{HelloFacts, HelloProblem, MemberState};
-pub use hello_reply::{Names, Unreadable, rewrite};
+pub use hello_facts::{HelloFacts, NoHello, Role};
+pub use hello_reply::{Naming, Unreadable, rewrite};
 pub use member_map::{Assigned, MemberMap, Slot, Slots};
-pub use member_name::{MemberName, NotAMember};
-pub use set::{MemberRecord, SetTracker};
+pub use member_name::{DEFAULT_PORT, MemberName, UnusableName};
+pub use set::{Change, Member, MemberState, SetTracker};
+
+/// The most members that a set may have here; mongod allows 50.
+pub const MEMBERS_MAX: usize = 128;

@@ -1,237 +1,435 @@
-//! Who the members of an upstream are, from what they say.
+//! What is known of the members of one upstream: who is there, who is primary, and who is to get a gateway address.
 //!
-//! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md` § Updating the
-//! `TopologyDescription`, as far as it says who the members are and which of them is primary. It knows no clock, and asks
-//! nobody: it is told.
+//! Follows the drivers' specification, so that the gateway sees a set as its clients do; but for three things. A gateway
+//! lives longer than a driver, so that it never forgets its seeds for good: it asks them again when nobody else answers.
+//! It keeps members of another set, refused, for the operator to see. And a hidden member is there where a seed names it.
+//!
+//! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`
+//! § Updating the `TopologyDescription`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
-use super::hello_facts::{Age, HelloFacts, MemberState};
+use bson::oid::ObjectId;
+
+use super::MEMBERS_MAX;
+use super::hello_facts::{HelloFacts, Role};
 use super::member_name::MemberName;
 
-/// What is known of the members of one upstream.
-#[derive(Debug)]
-pub struct SetTracker {
-    kind: Kind,
-    members: BTreeMap<MemberName, MemberRecord>,
-    /// Of the newest primary that has spoken.
-    newest: Age,
-    /// Those that the operator named.
-    seeds: Vec<MemberName>,
+/// From this protocol on (6.0), the election tells which of two primaries is the newer one; before, the configuration.
+const ELECTIONS_ORDER_PRIMARIES: i32 = 17;
+
+/// The longest reason that is kept.
+const REASON_CHARACTERS_MAX: usize = 500;
+
+/// What a member is, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MemberState {
+    /// Takes writes.
+    Primary,
+    /// May be read from.
+    Secondary,
+    /// Votes, and has no data.
+    Arbiter,
+    /// A router of a sharded cluster.
+    Mongos,
+    /// Answers, and is nothing to be read from now.
+    Other,
+    /// Has not answered, or not since it was lost.
+    Unknown,
+    /// Belongs to something else than this upstream.
+    WrongSet,
 }
 
-#[derive(Debug)]
+impl MemberState {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Primary, Self::Secondary, Self::Arbiter, Self::Mongos, Self::Other, Self::Unknown, Self::WrongSet];
+
+    /// For metrics and the status page.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+            Self::Arbiter => "arbiter",
+            Self::Mongos => "mongos",
+            Self::Other => "other",
+            Self::Unknown => "unknown",
+            Self::WrongSet => "wrong_set",
+        }
+    }
+}
+
+/// One member that is to be monitored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each was said or not said of it by somebody else")]
+pub struct Member {
+    /// What it is called.
+    pub name: MemberName,
+    /// What it is.
+    pub state: MemberState,
+    /// Whether the set's configuration hides it from clients.
+    pub hidden: bool,
+    /// Whether the operator named it.
+    pub is_seed: bool,
+    /// Whether it is to have a gateway address.
+    pub is_mapped: bool,
+    /// Why it is not what it should be: a loss, a refusal, another set.
+    pub problem: Option<String>,
+    /// When it answered last.
+    pub answered: Option<Instant>,
+    /// Whether the set's own lists have it.
+    is_listed: bool,
+    /// Whether it belongs to something else, as far as is known; also after it was lost.
+    is_foreign: bool,
+}
+
+impl Member {
+    fn new(name: MemberName) -> Self {
+        Self {
+            name,
+            state: MemberState::Unknown,
+            hidden: false,
+            is_seed: false,
+            is_mapped: false,
+            problem: None,
+            answered: None,
+            is_listed: false,
+            is_foreign: false,
+        }
+    }
+
+    fn become_unknown(&mut self, problem: String) {
+        self.state = MemberState::Unknown;
+        self.problem = Some(problem);
+    }
+
+    fn refuse(&mut self, problem: String) {
+        self.state = MemberState::WrongSet;
+        self.is_foreign = true;
+        self.problem = Some(problem);
+    }
+}
+
+/// What an event has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// To be monitored from now on.
+    pub joined: Vec<MemberName>,
+    /// Not to be monitored any more.
+    pub left: Vec<MemberName>,
+    /// Whether [`SetTracker::mapped`] says something new.
+    pub mapped: bool,
+    /// Whether [`SetTracker::primary`] says something new.
+    pub primary: bool,
+    /// Members that are something else than before; those that joined or left do not stand here.
+    pub states: Vec<(MemberName, MemberState)>,
+}
+
+/// What the members of an upstream belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    ReplicaSet {
-        /// Once it is known.
-        name: Option<String>,
-        /// Whether a member has answered.
-        is_known: bool,
-    },
+    /// The set's name, once it is known.
+    ReplicaSet(Option<String>),
     Sharded,
 }
 
-/// One member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRecord {
-    /// What it is.
-    pub state: MemberState,
-    /// Whether its set does not tell clients of it.
-    pub hidden: bool,
-    /// Why it cannot be used, if it cannot.
-    pub problem: Option<String>,
-    /// Whether its set names it.
-    is_told: bool,
-}
-
-impl MemberRecord {
-    fn new(is_told: bool) -> Self {
-        Self { state: MemberState::Unknown, hidden: false, problem: None, is_told }
-    }
+/// The members of one upstream.
+#[derive(Debug)]
+pub struct SetTracker {
+    kind: Kind,
+    seeds: BTreeSet<MemberName>,
+    members: BTreeMap<MemberName, Member>,
+    /// Of the newest primary that was seen.
+    election_max: Option<ObjectId>,
+    set_version_max: Option<i64>,
+    last_primary: Option<(MemberName, Option<ObjectId>)>,
+    primary_changes: u64,
 }
 
 impl SetTracker {
-    /// Of a replica set that is looked for at `seeds`; `name` is the only one that counts, where it is given.
-    pub fn new(name: Option<String>, seeds: Vec<MemberName>) -> Self {
-        Self::of(Kind::ReplicaSet { name, is_known: false }, seeds)
+    /// A replica set of which `seeds` are known. Without a name, that of the first member that answers is taken.
+    pub fn new(set_name: Option<String>, seeds: impl IntoIterator<Item = MemberName>) -> Self {
+        Self::of(Kind::ReplicaSet(set_name), seeds)
     }
 
-    /// Of a sharded cluster whose mongos are `seeds`.
-    pub fn sharded(seeds: Vec<MemberName>) -> Self {
+    /// The mongos of a sharded cluster; there are no others than these.
+    pub fn sharded(seeds: impl IntoIterator<Item = MemberName>) -> Self {
         Self::of(Kind::Sharded, seeds)
     }
 
-    fn of(kind: Kind, seeds: Vec<MemberName>) -> Self {
-        let members = seeds.iter().map(|seed| (seed.clone(), MemberRecord::new(false))).collect();
-        Self { kind, members, newest: Age::default(), seeds }
-    }
-
-    /// Other mongos than before; of a replica set, more places to look at while no member is known.
-    pub fn reseed(&mut self, seeds: Vec<MemberName>) {
-        if self.is_known() && !matches!(self.kind, Kind::Sharded) {
-            return;
-        }
-        self.members.retain(|name, _| seeds.contains(name));
-        for seed in &seeds {
-            self.members.entry(seed.clone()).or_insert_with(|| MemberRecord::new(false));
-        }
-        self.seeds = seeds;
-    }
-
-    /// Whether anybody was named to begin with.
-    pub fn has_seeds(&self) -> bool {
-        !self.seeds.is_empty()
-    }
-
-    /// A member said what it is.
-    pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts) {
-        if !self.members.contains_key(member) {
-            // It was asked before it left.
-            return;
-        }
-        match &mut self.kind {
-            Kind::Sharded => self.answered_in_cluster(member, facts),
-            Kind::ReplicaSet { name, is_known } => {
-                if let Some(problem) = wrong_set(name.as_deref(), facts) {
-                    self.refuse(member, problem);
-                    return;
-                }
-                name.clone_from(&facts.set_name);
-                *is_known = true;
-                self.answered_in_set(member, facts);
-            }
-        }
-    }
-
-    fn answered_in_cluster(&mut self, member: &MemberName, facts: &HelloFacts) {
-        if facts.state == MemberState::Mongos {
-            self.set(member, MemberState::Mongos, false, None);
-        } else {
-            self.refuse(member, "it is no mongos, which sharded = true says".to_owned());
-        }
-    }
-
-    fn answered_in_set(&mut self, member: &MemberName, facts: &HelloFacts) {
-        if facts.state == MemberState::Primary {
-            if facts.age.is_stale(&self.newest) {
-                self.set(
-                    member,
-                    MemberState::Unknown,
-                    false,
-                    Some("it says that it is primary, but a newer primary has spoken".to_owned()),
-                );
-                return;
-            }
-            self.newest = facts.age;
-            self.step_down_others(member);
-        }
-        self.set(member, facts.state, facts.hidden, None);
-        self.take_names(facts);
-        let is_alias = facts.me.as_ref().is_some_and(|me| me != member);
-        if is_alias {
-            // The same member is there by its real name, unless that is hidden.
-            if let Some(me) = facts.me.as_ref().filter(|_| facts.hidden) {
-                self.members.entry(me.clone()).or_insert_with(|| MemberRecord::new(false));
-                if !self.seeds.contains(me) {
-                    self.seeds.push(me.clone());
-                }
-            }
-            self.members.remove(member);
-        }
-    }
-
-    /// A primary's word is the last one; of others, it adds while there is no primary.
-    fn take_names(&mut self, facts: &HelloFacts) {
-        let is_primary = facts.state == MemberState::Primary;
-        if facts.state == MemberState::Other || (!is_primary && self.primary().is_some()) {
-            return;
-        }
-        for name in &facts.members {
-            self.members.entry(name.clone()).or_insert_with(|| MemberRecord::new(true)).is_told = true;
-        }
-        if is_primary {
-            let seeds = &self.seeds;
-            self.members.retain(|name, record| {
-                let is_told = facts.members.contains(name);
-                record.is_told = is_told;
-                // A hidden member stays where the operator asked for it, and one that has not answered where it may be one.
-                is_told || (seeds.contains(name) && (record.hidden || record.state != MemberState::Other))
-            });
-        }
-    }
-
-    fn step_down_others(&mut self, primary: &MemberName) {
-        for (name, record) in &mut self.members {
-            if name != primary && record.state == MemberState::Primary {
-                record.state = MemberState::Unknown;
-            }
-        }
-    }
-
-    /// A member does not answer.
-    pub fn lost(&mut self, member: &MemberName, problem: String) {
-        self.set(member, MemberState::Unknown, false, Some(problem));
-    }
-
-    fn refuse(&mut self, member: &MemberName, problem: String) {
-        self.set(member, MemberState::WrongSet, false, Some(problem));
-    }
-
-    fn set(&mut self, member: &MemberName, state: MemberState, hidden: bool, problem: Option<String>) {
-        if let Some(record) = self.members.get_mut(member) {
-            // Who is hidden is so while it does not answer, too.
-            record.hidden = hidden || (record.hidden && state == MemberState::Unknown);
-            (record.state, record.problem) = (state, problem);
-        }
-    }
-
-    /// All that are to be listened to, in the order of their names.
-    pub fn members(&self) -> impl Iterator<Item = (&MemberName, &MemberRecord)> {
-        self.members.iter()
-    }
-
-    /// The primary, where there is one.
-    pub fn primary(&self) -> Option<&MemberName> {
-        self.members.iter().find(|(_, record)| record.state == MemberState::Primary).map(|(name, _)| name)
-    }
-
-    /// Those that get an address of the gateway's, in the order of their names: all that the set tells clients of, and hidden
-    /// ones that the operator named.
-    pub fn mapped(&self) -> Vec<MemberName> {
-        let is_mapped = |record: &MemberRecord| match self.kind {
-            Kind::Sharded => record.state != MemberState::WrongSet,
-            Kind::ReplicaSet { .. } => (record.is_told || record.hidden) && record.state != MemberState::WrongSet,
+    fn of(kind: Kind, seeds: impl IntoIterator<Item = MemberName>) -> Self {
+        let mut tracker = Self {
+            kind,
+            seeds: seeds.into_iter().take(MEMBERS_MAX).collect(),
+            members: BTreeMap::new(),
+            election_max: None,
+            set_version_max: None,
+            last_primary: None,
+            primary_changes: 0,
         };
-        self.members.iter().filter(|(_, record)| is_mapped(record)).map(|(name, _)| name.clone()).collect()
+        tracker.ask(tracker.seeds.clone());
+        tracker.map_members();
+        tracker
     }
 
-    /// Whether the members are known: of a set, when one of them has answered.
-    pub fn is_known(&self) -> bool {
-        match self.kind {
-            Kind::Sharded => !self.members.is_empty(),
-            Kind::ReplicaSet { is_known, .. } => is_known,
-        }
+    /// `member` has answered, at `now`. What a member says that is not in the set any more is ignored.
+    pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts, now: Instant) -> Change {
+        self.change(|tracker| {
+            let Some(known) = tracker.members.get_mut(member) else { return };
+            known.answered = Some(now);
+            match tracker.kind {
+                Kind::Sharded => note_router(known, facts),
+                Kind::ReplicaSet(_) => tracker.note_member(member, facts),
+            }
+        })
     }
 
-    /// The set's name, where it is one and known.
+    /// `member` cannot be reached, or does not answer as it should; `reason` is a sentence for the operator.
+    pub fn lost(&mut self, member: &MemberName, reason: &str) -> Change {
+        self.change(|tracker| {
+            let Some(known) = tracker.members.get_mut(member) else { return };
+            known.become_unknown(reason.chars().take(REASON_CHARACTERS_MAX).collect());
+            let is_silent = |member: &Member| matches!(member.state, MemberState::Unknown | MemberState::WrongSet);
+            if tracker.members.values().all(is_silent) {
+                tracker.ask(tracker.seeds.clone());
+            }
+        })
+    }
+
+    /// The operator, or DNS, names others than before. Those of a replica set are asked besides those that it has.
+    pub fn reseed(&mut self, seeds: impl IntoIterator<Item = MemberName>) -> Change {
+        self.change(|tracker| {
+            let seeds: BTreeSet<_> = seeds.into_iter().take(MEMBERS_MAX).collect();
+            let before = std::mem::replace(&mut tracker.seeds, seeds.clone());
+            for gone in before.difference(&seeds) {
+                tracker.members.get_mut(gone).into_iter().for_each(|member| member.is_seed = false);
+            }
+            tracker.members.retain(|_, member| member.is_seed || member.is_listed);
+            tracker.ask(seeds.difference(&before).cloned());
+        })
+    }
+
+    /// Everyone who is to be monitored, sorted by name.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// One of them.
+    pub fn member(&self, name: &MemberName) -> Option<&Member> {
+        self.members.get(name)
+    }
+
+    /// The primary, where one is known.
+    pub fn primary(&self) -> Option<&MemberName> {
+        self.members.values().find(|member| member.state == MemberState::Primary).map(|member| &member.name)
+    }
+
+    /// Who is to have a gateway address, sorted by name.
+    ///
+    /// Of a replica set those that its own lists have, whether they answer or not, and hidden members that are seeds; none
+    /// before a member has answered. Of a sharded cluster the seeds. Nobody who belongs to something else.
+    pub fn mapped(&self) -> Vec<MemberName> {
+        self.members.values().filter(|member| member.is_mapped).map(|member| member.name.clone()).collect()
+    }
+
+    /// The set's name, as the operator gave it or as it was learned.
     pub fn set_name(&self) -> Option<&str> {
         match &self.kind {
-            Kind::ReplicaSet { name, .. } => name.as_deref(),
+            Kind::ReplicaSet(name) => name.as_deref(),
             Kind::Sharded => None,
         }
     }
-}
 
-/// Why a server is no member of the set, if it is none.
-fn wrong_set(name: Option<&str>, facts: &HelloFacts) -> Option<String> {
-    match (&facts.set_name, name) {
-        (None, _) if facts.state == MemberState::Mongos => {
-            Some("it is a mongos and no member of a replica set; write sharded = true for a cluster".to_owned())
+    /// How often another primary was found than the one before, or the same after another election.
+    pub fn primary_changes(&self) -> u64 {
+        self.primary_changes
+    }
+
+    fn note_member(&mut self, name: &MemberName, facts: &HelloFacts) {
+        if let Some(problem) = self.belongs_elsewhere(facts) {
+            if let Some(member) = self.members.get_mut(name) {
+                member.refuse(problem);
+            }
+            return;
         }
-        (None, _) => Some("it is no member of a replica set, or has not been initiated".to_owned()),
-        (Some(set), Some(name)) if set != name => {
-            Some(format!("it is of the replica set {}, not {name}", set.escape_debug()))
+        if facts.role == Role::Primary {
+            if !self.accept_primary(facts) {
+                if let Some(member) = self.members.get_mut(name) {
+                    member.become_unknown("says that it is primary, and there has been a newer one".to_owned());
+                }
+                return;
+            }
+            self.follow_primary(name, facts);
+        } else if facts.role != Role::Ghost && !self.has_other_primary(name) {
+            self.add_listed(facts);
         }
-        _ => None,
+        if facts.me.as_ref().is_some_and(|me| me != name) {
+            self.drop_alias(name, facts);
+            return;
+        }
+        let Some(member) = self.members.get_mut(name) else { return };
+        if facts.role == Role::Primary && !member.is_listed {
+            member.become_unknown("says that it is primary, and is not among the members that it names".to_owned());
+            return;
+        }
+        member.become_answered(facts);
+        self.count_primary(name, facts);
+    }
+
+    /// Why what answered is no member of this set. Learns the set's name from the first that has one.
+    fn belongs_elsewhere(&mut self, facts: &HelloFacts) -> Option<String> {
+        let Kind::ReplicaSet(expected) = &mut self.kind else { return None };
+        match (&facts.set_name, facts.role) {
+            (_, Role::Mongos) => Some("is a mongos, and no member of a replica set".to_owned()),
+            (_, Role::Standalone) => Some("runs without a replica set".to_owned()),
+            (None, _) => None,
+            (Some(name), _) => match expected {
+                Some(expected) if expected == name => None,
+                Some(expected) => Some(format!("is a member of the replica set {name:?}, and not of {expected:?}")),
+                None => {
+                    *expected = Some(name.clone());
+                    None
+                }
+            },
+        }
+    }
+
+    /// Whether a primary is not older than one that has been seen.
+    fn accept_primary(&mut self, facts: &HelloFacts) -> bool {
+        let HelloFacts { election_id, set_version, max_wire_version, .. } = facts;
+        if *max_wire_version >= ELECTIONS_ORDER_PRIMARIES {
+            // What is missing is older than anything.
+            if (election_id, set_version) < (&self.election_max, &self.set_version_max) {
+                return false;
+            }
+            (self.election_max, self.set_version_max) = (*election_id, *set_version);
+            return true;
+        }
+        if set_version.is_some() && election_id.is_some() {
+            let is_older = self.election_max.is_some()
+                && (self.set_version_max > *set_version
+                    || (self.set_version_max == *set_version && self.election_max > *election_id));
+            if is_older {
+                return false;
+            }
+            self.election_max = *election_id;
+        }
+        self.set_version_max = self.set_version_max.max(*set_version);
+        true
+    }
+
+    /// A primary's lists are the truth: who is not on them goes, and nobody else is primary.
+    fn follow_primary(&mut self, name: &MemberName, facts: &HelloFacts) {
+        for member in self.members.values_mut() {
+            if member.state == MemberState::Primary && member.name != *name {
+                member.become_unknown("was primary until another one was elected".to_owned());
+            }
+            member.is_listed = false;
+        }
+        self.add_listed(facts);
+        self.members.retain(|_, member| member.is_listed || member.is_seed);
+    }
+
+    /// Adds to the set who is on a member's lists.
+    fn add_listed(&mut self, facts: &HelloFacts) {
+        for name in facts.listed() {
+            if let Some(member) = self.add(name) {
+                member.is_listed = true;
+            }
+        }
+    }
+
+    /// The member of this name, new or not; `None` beyond the limit.
+    fn add(&mut self, name: &MemberName) -> Option<&mut Member> {
+        if !self.members.contains_key(name) && self.members.len() >= 2 * MEMBERS_MAX {
+            return None;
+        }
+        Some(self.members.entry(name.clone()).or_insert_with(|| Member::new(name.clone())))
+    }
+
+    /// A member was asked by another name than its set calls it: that one counts. It is on the lists, or hidden.
+    fn drop_alias(&mut self, alias: &MemberName, facts: &HelloFacts) {
+        let is_seed = self.members.remove(alias).is_some_and(|member| member.is_seed);
+        if is_seed && facts.hidden {
+            self.ask(facts.me.clone());
+        }
+    }
+
+    /// Seeds are monitored, also those that were not any more because they were only another name for a member.
+    fn ask(&mut self, seeds: impl IntoIterator<Item = MemberName>) {
+        for name in seeds {
+            if let Some(member) = self.add(&name) {
+                member.is_seed = true;
+            }
+        }
+    }
+
+    fn has_other_primary(&self, name: &MemberName) -> bool {
+        self.primary().is_some_and(|primary| primary != name)
+    }
+
+    fn count_primary(&mut self, name: &MemberName, facts: &HelloFacts) {
+        if facts.role != Role::Primary {
+            return;
+        }
+        let primary = Some((name.clone(), facts.election_id));
+        if self.last_primary.is_some() && self.last_primary != primary {
+            self.primary_changes += 1;
+        }
+        self.last_primary = primary;
+    }
+
+    fn map_members(&mut self) {
+        let is_sharded = self.kind == Kind::Sharded;
+        for member in self.members.values_mut() {
+            let is_wanted = is_sharded || member.is_listed || (member.is_seed && member.hidden);
+            member.is_mapped = is_wanted && !member.is_foreign;
+        }
+    }
+
+    /// Does `work`, and compares.
+    fn change(&mut self, work: impl FnOnce(&mut Self)) -> Change {
+        let before: BTreeMap<_, _> = self.members.iter().map(|(name, member)| (name.clone(), member.state)).collect();
+        let (mapped, primary) = (self.mapped(), self.primary().cloned());
+        work(self);
+        self.map_members();
+        let joined = self.members.keys().filter(|name| !before.contains_key(name)).cloned().collect();
+        let left = before.keys().filter(|name| !self.members.contains_key(name)).cloned().collect();
+        let is_new = |member: &&Member| before.get(&member.name).is_some_and(|state| *state != member.state);
+        let states = self.members.values().filter(is_new).map(|member| (member.name.clone(), member.state)).collect();
+        Change { joined, left, mapped: mapped != self.mapped(), primary: primary.as_ref() != self.primary(), states }
     }
 }
+
+impl Member {
+    /// It has answered as a member of the set.
+    fn become_answered(&mut self, facts: &HelloFacts) {
+        self.hidden = facts.hidden;
+        self.is_foreign = false;
+        self.problem = None;
+        self.state = match facts.role {
+            Role::Primary => MemberState::Primary,
+            Role::Secondary => MemberState::Secondary,
+            Role::Arbiter => MemberState::Arbiter,
+            Role::Mongos => MemberState::Mongos,
+            Role::Ghost => {
+                self.problem = Some("has no valid configuration of a replica set".to_owned());
+                MemberState::Other
+            }
+            Role::Other | Role::Standalone => MemberState::Other,
+        };
+    }
+}
+
+/// What answered in the place of a mongos.
+fn note_router(member: &mut Member, facts: &HelloFacts) {
+    if facts.role == Role::Mongos {
+        member.become_answered(facts);
+    } else {
+        member.refuse("is no mongos".to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -473,13 +473,13 @@ async fn a_connection_has_its_user_before_anybody_gets_it() {
     let (connector, server) = with_authentication(authenticates).start().await;
     assert!(connector.authenticates() && !connector.has_user());
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
-    let used = async {
+    let asked = async {
         let mut link = Link::new(connector.connect().await.unwrap());
         // It goes on as any other: nothing of ours is on its way any more.
         link.introduce(&hello).await.unwrap();
         link.user.unwrap()
     };
-    let user = server.during(Box::pin(used)).await;
+    let user = server.during(Box::pin(asked)).await;
     assert_eq!((user.name.as_str(), user.roles.as_slice()), (SUBJECT, &["read@shop".to_owned()][..]));
     assert!(connector.has_user());
     assert_eq!(*connector.authenticated().unwrap(), Authenticated { generation: 0, user: Ok(user) });

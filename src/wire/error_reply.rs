@@ -1,4 +1,4 @@
-//! Replies of the gateway's own, in the form that a driver expects for its request.
+//! Replies of the gateway's own, errors mostly, in the form that a driver expects for its request.
 //!
 //! Spec: mongodb/specifications `source/message/OP_MSG.md`; `MongoDB` wire protocol § `OP_REPLY`.
 
@@ -23,12 +23,12 @@ impl CommandError {
     pub fn reply_to(&self, request: &Header) -> Vec<u8> {
         let body =
             rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
-        reply_to(request, &body)
+        reply(request, &body)
     }
 }
 
-/// `body` as the reply to `request`, complete with header: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
-pub fn reply_to(request: &Header, body: &RawDocumentBuf) -> Vec<u8> {
+/// A reply to `request` with this document, complete with header: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
+pub fn reply(request: &Header, body: &RawDocumentBuf) -> Vec<u8> {
     if request.op_code != OpCode::QUERY {
         return op_msg::encode(request.request_id, request.request_id, body);
     }

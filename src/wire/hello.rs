@@ -1,12 +1,13 @@
-//! Takes fields out of a client's hello: `compression` always, so that mongod agrees to none and all traffic stays readable;
-//! and what else the gateway does not want to be asked.
+//! Takes out of a client's hello what is between it and the gateway only: `compression`, so that mongod agrees to none
+//! and all traffic stays readable; and, where that is the gateway's own affair, what is about authentication or load
+//! balancing.
 //!
 //! Works on one complete message; everything but these fields is kept byte for byte.
-//! Spec: mongodb/specifications `source/compression/OP_COMPRESSED.md` § `MongoDB` Handshake Amendment.
+//! Spec: mongodb/specifications `source/mongodb-handshake/handshake.md`; `source/compression/OP_COMPRESSED.md`
+//! § `MongoDB` Handshake Amendment.
 
-use bson::raw::RawBsonRef;
-use bson::{RawDocument, RawDocumentBuf};
-
+use crate::wire::bson_elements::{DocumentBytes, WholeElements};
+use crate::wire::bson_scan::{Malformed, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::flag;
 
@@ -15,141 +16,118 @@ pub fn is_hello(command: &[u8]) -> bool {
     matches!(command, b"hello" | b"isMaster" | b"ismaster")
 }
 
-/// The field by which compression is negotiated.
-pub const COMPRESSION: &str = "compression";
+/// What mongod is not to hear of besides `compression`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Withheld {
+    /// How the client would authenticate, and that it claims to be a server.
+    pub authentication: bool,
+    /// `loadBalanced`.
+    pub load_balancing: bool,
+}
 
-/// The message without `fields`, or `None` when it has none of them or cannot be read.
+impl Withheld {
+    fn has(self, field: &[u8]) -> bool {
+        match field {
+            b"compression" => true,
+            b"speculativeAuthenticate" | b"saslSupportedMechs" | b"internalClient" | b"hostInfo" => self.authentication,
+            b"loadBalanced" => self.load_balancing,
+            _ => false,
+        }
+    }
+}
+
+/// The message without the fields that are withheld; `None` where it has none of them.
 ///
-/// A checksum is made anew. One that was wrong is not mended: `None`, and mongod refuses it as it would without us.
-pub fn without(fields: &[&str], message: &[u8]) -> Option<Vec<u8>> {
-    let (head, body) = message.split_first_chunk::<HEADER_BYTES>()?;
-    let header = Header::parse(*head).ok()?;
+/// A checksum is made anew. One that was wrong is not mended: the message cannot be read then.
+pub fn without(message: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
+    let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed)?;
+    let header = Header::parse(*head).map_err(|_| Malformed)?;
     let rewritten = match header.op_code {
-        OpCode::MSG => rewrite_msg(fields, message, body)?,
-        OpCode::QUERY => rewrite_query(fields, body)?,
-        _ => return None,
+        OpCode::MSG => rewrite_msg(message, body, withheld)?,
+        OpCode::QUERY => rewrite_query(body, withheld)?,
+        _ => return Err(Malformed),
     };
-    let length = u32::try_from(HEADER_BYTES + rewritten.len()).ok()?;
+    let Some(rewritten) = rewritten else { return Ok(None) };
+    let length = u32::try_from(HEADER_BYTES + rewritten.len()).map_err(|_| Malformed)?;
     let mut out = Header { length, ..header }.to_bytes().to_vec();
     out.extend_from_slice(&rewritten);
     if header.op_code == OpCode::MSG && has_checksum(&rewritten)? {
-        let sealed = out.len().checked_sub(4)?;
-        let checksum = crc32c::crc32c(out.get(..sealed)?);
-        out.truncate(sealed);
-        out.extend_from_slice(&checksum.to_le_bytes());
+        let (sealed, checksum) = out.split_last_chunk_mut::<4>().ok_or(Malformed)?;
+        *checksum = crc32c::crc32c(sealed).to_le_bytes();
     }
-    Some(out)
+    Ok(Some(out))
 }
 
-fn has_checksum(msg_body: &[u8]) -> Option<bool> {
-    Some(u32::from_le_bytes(*msg_body.first_chunk()?) & flag::CHECKSUM_PRESENT != 0)
-}
-
-/// The command of a complete request: its body, also where it stands in the `$query` wrapper of an `OP_QUERY`.
-///
-/// `None` where there is none, several, or something that cannot be read.
-pub fn command_of(message: &[u8]) -> Option<&RawDocument> {
-    let (head, body) = message.split_first_chunk::<HEADER_BYTES>()?;
-    let command = match Header::parse(*head).ok()?.op_code {
-        OpCode::MSG => {
-            let checksum_bytes = if has_checksum(body)? { 4 } else { 0 };
-            let mut rest = body.get(4..body.len().checked_sub(checksum_bytes)?)?;
-            let mut found = None;
-            while !rest.is_empty() {
-                let size = u32::from_le_bytes(*rest.get(1..)?.first_chunk()?) as usize;
-                let (section, behind) = rest.split_at_checked(1 + size)?;
-                match section.split_first()? {
-                    (0, document) if found.is_none() => found = Some(document),
-                    (1, _) if size >= 4 => {}
-                    _ => return None,
-                }
-                rest = behind;
-            }
-            RawDocument::from_bytes(found?).ok()?
-        }
-        OpCode::QUERY => {
-            let name_end = body.get(4..)?.iter().position(|b| *b == 0)?;
-            let rest = body.get(4 + name_end + 1 + 8..)?;
-            let size = u32::from_le_bytes(*rest.first_chunk()?) as usize;
-            let document = RawDocument::from_bytes(rest.get(..size)?).ok()?;
-            match document.iter().next()?.ok()? {
-                (name, RawBsonRef::Document(inner)) if matches!(name.as_str(), "$query" | "query") => inner,
-                _ => document,
-            }
-        }
-        _ => return None,
-    };
-    // Walks it once, so that later reads find no damage.
-    command.iter().all(|element| element.is_ok()).then_some(command)
+fn has_checksum(msg_body: &[u8]) -> Result<bool, Malformed> {
+    Ok(u32::from_le_bytes(*msg_body.first_chunk().ok_or(Malformed)?) & flag::CHECKSUM_PRESENT != 0)
 }
 
 /// The body of an `OP_MSG` with its command rewritten; the bytes of its checksum, if any, are left for the caller.
-fn rewrite_msg(fields: &[&str], message: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+fn rewrite_msg(message: &[u8], body: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
     let checksum_bytes = if has_checksum(body)? {
-        let (sealed, checksum) = message.split_last_chunk::<4>()?;
-        (crc32c::crc32c(sealed) == u32::from_le_bytes(*checksum)).then_some(4)?
+        let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Malformed)?;
+        (crc32c::crc32c(sealed) == u32::from_le_bytes(*checksum)).then_some(4).ok_or(Malformed)?
     } else {
         0
     };
     let mut at = 4;
-    let end = body.len().checked_sub(checksum_bytes)?;
-    while at < end {
-        let section = body.get(at..end)?;
-        let size = u32::from_le_bytes(*section.get(1..)?.first_chunk()?) as usize;
-        let section = section.get(..1 + size)?;
-        match section.split_first()? {
-            (0, document) => {
-                let document = without_fields(fields, RawDocument::from_bytes(document).ok()?)?;
-                return Some([body.get(..=at)?, document.as_bytes(), body.get(at + section.len()..)?].concat());
+    let end = body.len().checked_sub(checksum_bytes).ok_or(Malformed)?;
+    while let Some((section_kind, section)) = body.get(at..end).and_then(<[u8]>::split_first) {
+        let size = u32::from_le_bytes(*section.first_chunk().ok_or(Malformed)?) as usize;
+        let section = section.get(..size).ok_or(Malformed)?;
+        match section_kind {
+            0 => {
+                let document = without_fields(section, withheld)?;
+                let (before, behind) = (body.get(..=at), body.get(at + 1 + size..));
+                return Ok(document.map(|d| [before.unwrap_or_default(), &d, behind.unwrap_or_default()].concat()));
             }
-            (1, _) => at += section.len(),
-            _ => return None,
+            1 => at += 1 + size,
+            _ => return Err(Malformed),
         }
     }
-    None
+    Err(Malformed)
 }
 
 /// The body of an `OP_QUERY` with its command rewritten, also where it stands in a `$query` wrapper.
-fn rewrite_query(fields: &[&str], body: &[u8]) -> Option<Vec<u8>> {
-    let name_end = body.get(4..)?.iter().position(|b| *b == 0)?;
-    let head_bytes = 4 + name_end + 1 + 8;
-    let (head, rest) = body.split_at_checked(head_bytes)?;
-    let size = u32::from_le_bytes(*rest.first_chunk()?) as usize;
-    let (document, behind) = rest.split_at_checked(size)?;
-    let document = RawDocument::from_bytes(document).ok()?;
-    let (first_name, first) = document.iter().next()?.ok()?;
-    let document = match first {
-        RawBsonRef::Document(inner) if matches!(first_name.as_str(), "$query" | "query") => {
-            rewrap(document, &without_fields(fields, inner)?)?
-        }
-        _ => without_fields(fields, document)?,
+fn rewrite_query(body: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
+    let (_, after_name) = cstring(body.get(4..).ok_or(Malformed)?)?.ok_or(Malformed)?;
+    let rest = after_name.get(8..).ok_or(Malformed)?;
+    let size = u32::from_le_bytes(*rest.first_chunk().ok_or(Malformed)?) as usize;
+    let (document, behind) = rest.split_at_checked(size).ok_or(Malformed)?;
+    let first = WholeElements::new(document).next().ok_or(Malformed)??;
+    let rewritten = if first.kind == kind::DOCUMENT && matches!(first.name, b"$query" | b"query") {
+        let inner = without_fields(first.value, withheld)?;
+        inner.map(|inner| with_first(document, &inner)).transpose()?
+    } else {
+        without_fields(document, withheld)?
     };
-    Some([head, document.as_bytes(), behind].concat())
+    let head = body.get(..body.len() - rest.len()).ok_or(Malformed)?;
+    Ok(rewritten.map(|document| [head, &document, behind].concat()))
 }
 
 /// `wrapper` with `inner` as its first value.
-fn rewrap(wrapper: &RawDocument, inner: &RawDocumentBuf) -> Option<RawDocumentBuf> {
-    let mut out = RawDocumentBuf::new();
-    for (index, element) in wrapper.iter().enumerate() {
-        let (name, value) = element.ok()?;
-        if index == 0 { out.append(name, inner.clone()) } else { out.append(name, value) }
+fn with_first(wrapper: &[u8], inner: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut out = DocumentBytes::with_capacity(wrapper.len());
+    for (index, element) in WholeElements::new(wrapper).enumerate() {
+        let element = element?;
+        if index == 0 { out.push_value(element.kind, element.name, inner) } else { out.push(element.bytes) }
     }
-    Some(out)
+    Ok(out.finish())
 }
 
-/// `command` without `fields`; `None` when it has none of them.
-fn without_fields(fields: &[&str], command: &RawDocument) -> Option<RawDocumentBuf> {
-    let mut out = RawDocumentBuf::new();
+/// `command` without the fields that are withheld; `None` when it has no such field.
+fn without_fields(command: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
+    let mut out = DocumentBytes::with_capacity(command.len());
     let mut found = false;
-    for element in command {
-        let (name, value) = element.ok()?;
-        if fields.contains(&name.as_str()) {
+    for element in WholeElements::new(command) {
+        let element = element?;
+        if withheld.has(element.name) {
             found = true;
         } else {
-            out.append(name, value);
+            out.push(element.bytes);
         }
     }
-    found.then_some(out)
+    Ok(found.then(|| out.finish()))
 }
 
 #[cfg(test)]
@@ -181,20 +159,61 @@ mod tests {
         message(OpCode::QUERY, &[head, bson::serialize_to_vec(document).unwrap()].concat())
     }
 
+    fn without_compression(message: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+        without(message, Withheld::default())
+    }
+
+    #[test]
+    fn what_is_withheld_goes_wherever_it_occurs() {
+        let hello = doc! {
+            "hello": 1, "speculativeAuthenticate": { "saslStart": 1 }, "client": { "loadBalanced": true, "hostInfo": 1 },
+            "saslSupportedMechs": "a.b", "internalClient": { "maxWireVersion": 17 }, "loadBalanced": true, "hostInfo": "x",
+        };
+        let rest = |kept: &[&str]| {
+            let kept = |name: &String| ["hello", "client"].contains(&name.as_str()) || kept.contains(&name.as_str());
+            hello.clone().into_iter().filter(|(name, _)| kept(name)).collect::<Document>()
+        };
+        let own = ["speculativeAuthenticate", "saslSupportedMechs", "internalClient", "hostInfo"];
+        for (authentication, load_balancing, kept) in
+            [(true, true, &[][..]), (true, false, &["loadBalanced"]), (false, true, &own)]
+        {
+            let withheld = Withheld { authentication, load_balancing };
+            let expected = rest(kept);
+            assert_eq!(without(&msg(&hello, 1), withheld), Ok(Some(msg(&expected, 1))));
+            let wrap = |inner: &Document| query(&doc! { "$query": inner.clone(), "compression": 1 });
+            assert_eq!(without(&wrap(&hello), withheld), Ok(Some(wrap(&expected))));
+        }
+        assert_eq!(without_compression(&msg(&hello, 0)), Ok(None));
+    }
+
+    #[test]
+    fn every_occurrence_goes_and_what_is_no_text_stays() {
+        let element = |name: &[u8]| [&[8], name, &[0, 1]].concat();
+        let build = |names: &[&[u8]]| {
+            let mut out = DocumentBytes::with_capacity(0);
+            for name in names {
+                out.push(&element(name));
+            }
+            message(OpCode::MSG, &[vec![0; 5], out.finish()].concat())
+        };
+        let before = build(&[b"hello", b"compression", b"\xFF\xFE", b"compression", b"\xC3("]);
+        assert_eq!(without_compression(&before), Ok(Some(build(&[b"hello", b"\xFF\xFE", b"\xC3("]))));
+    }
+
     #[test]
     fn the_field_goes_and_everything_else_stays_to_the_byte() {
         let with =
             doc! { "hello": 1, "client": { "driver": { "name": "x" } }, "compression": ["zlib"], "$db": "admin" };
-        let gone = doc! { "hello": 1, "client": { "driver": { "name": "x" } }, "$db": "admin" };
+        let without = doc! { "hello": 1, "client": { "driver": { "name": "x" } }, "$db": "admin" };
         for flags in [0, 1, 1 << 16] {
-            assert_eq!(without(&[COMPRESSION], &msg(&with, flags)), Some(msg(&gone, flags)));
-            assert_eq!(without(&[COMPRESSION], &msg(&gone, flags)), None, "rewriting twice changes nothing");
+            assert_eq!(without_compression(&msg(&with, flags)), Ok(Some(msg(&without, flags))));
+            assert_eq!(without_compression(&msg(&without, flags)), Ok(None), "rewriting twice changes nothing");
         }
-        assert_eq!(without(&[COMPRESSION], &query(&with)), Some(query(&gone)));
+        assert_eq!(without_compression(&query(&with)), Ok(Some(query(&without))));
         for wrapper in ["$query", "query"] {
             let wrap =
                 |inner: &Document| query(&doc! { wrapper: inner.clone(), "$readPreference": { "mode": "primary" } });
-            assert_eq!(without(&[COMPRESSION], &wrap(&with)), Some(wrap(&gone)));
+            assert_eq!(without_compression(&wrap(&with)), Ok(Some(wrap(&without))));
         }
     }
 
@@ -206,17 +225,17 @@ mod tests {
             message(OpCode::MSG, &[vec![0; 4], sequence.clone(), command, sequence.clone()].concat())
         };
         let with = doc! { "hello": 1, "compression": [] };
-        assert_eq!(without(&[COMPRESSION], &build(&with)), Some(build(&doc! { "hello": 1 })));
+        assert_eq!(without_compression(&build(&with)), Ok(Some(build(&doc! { "hello": 1 }))));
     }
 
     #[test]
-    fn what_cannot_be_read_passes_as_it_is() {
+    fn what_cannot_be_read_is_told() {
         let good = msg(&doc! { "hello": 1, "compression": ["zlib"] }, 1);
         let mut wrong_checksum = good.clone();
         *wrong_checksum.last_mut().unwrap() ^= 1;
-        assert_eq!(without(&[COMPRESSION], &wrong_checksum), None);
+        assert_eq!(without_compression(&wrong_checksum), Err(Malformed));
         for end in 0..good.len() {
-            assert_eq!(without(&[COMPRESSION], &good[..end]), None);
+            assert_eq!(without_compression(&good[..end]), Err(Malformed));
         }
     }
 }

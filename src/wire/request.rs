@@ -35,6 +35,7 @@ pub struct RequestFacts {
     in_transaction: bool,
     waits: bool,
     speculates: bool,
+    load_balanced: bool,
     sequences: [Option<ShortText<SEQUENCE_BYTES_MAX>>; SEQUENCES_MAX],
     has_odd_sequence: bool,
 }
@@ -89,6 +90,16 @@ impl RequestFacts {
     /// Whether a hello brings the first step of an authentication.
     pub fn speculates(&self) -> bool {
         self.speculates
+    }
+
+    /// Whether a hello says that the client expects a load balancer.
+    pub fn load_balanced(&self) -> bool {
+        self.load_balanced
+    }
+
+    /// Whether it is an `OP_QUERY`.
+    pub fn is_query(&self) -> bool {
+        self.is_query
     }
 
     /// The identifiers of its document sequences so far, of those that any command could take.
@@ -158,6 +169,7 @@ impl Fields for RequestFacts {
             b"autocommit" => self.in_transaction = element.number() == Some(0),
             b"maxAwaitTimeMS" | b"topologyVersion" => self.waits = true,
             b"speculativeAuthenticate" => self.speculates = true,
+            b"loadBalanced" => self.load_balanced = element.number() == Some(1),
             _ => {}
         }
     }

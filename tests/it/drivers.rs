@@ -120,9 +120,14 @@ fn compare(name: &str, script: fn(&str, &str) -> Option<Outcome>, parameters: &s
 
 /// Runs the script of this driver in a database; `None` where there is no such driver.
 pub fn python(uri: &str, database: &str) -> Option<Outcome> {
+    python_with(uri, database, |command| command)
+}
+
+/// The same with a command that `wrap` has changed.
+pub fn python_with(uri: &str, database: &str, wrap: impl FnOnce(Command) -> Command) -> Option<Outcome> {
     let mut command = drivers::python()?;
     command.arg(drivers::scripts().join("script.py")).args([uri, database]);
-    Some(outcome_of("script.py", command))
+    Some(outcome_of("script.py", wrap(command)))
 }
 
 /// Runs the script of this driver in a database; `None` where there is no such driver.

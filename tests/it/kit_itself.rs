@@ -4,7 +4,10 @@ use bson::doc;
 
 use crate::kit::certificates::{KeyKind, SignedBy, Usage, Validity, Wanted};
 use crate::kit::mongod::{Mongod, MongodOptions};
+use crate::kit::raw;
 use crate::kit::raw::Connection;
+use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions, Users, subject_of};
+use crate::kit::waiting;
 
 #[test]
 fn mongod_takes_our_client_and_no_other() {
@@ -50,4 +53,83 @@ fn a_replica_set_of_one_is_primary_when_it_is_handed_out() {
     let hello = mongod.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     assert!(hello.get_bool("isWritablePrimary").unwrap());
     assert_eq!(hello.get_str("setName").unwrap(), "kit");
+}
+
+#[test]
+fn a_set_elects_loses_and_takes_members() {
+    let Some(mut set) = ReplicaSet::start(SetOptions::default()) else { return };
+    let first = set.primary();
+    let second = set.step_down().unwrap();
+    assert_ne!(first, second);
+    set.kill(&second);
+    let third = set.primary();
+    assert_ne!(second, third);
+    set.restart(&second).unwrap();
+    set.await_settled().unwrap();
+    let added = set.add(MemberOptions::tagged("region", "north")).unwrap();
+    let hello = set.run(&added, &doc! { "hello": 1, "$db": "admin" }).unwrap();
+    assert_eq!(hello.get_str("me").unwrap(), added);
+    assert_eq!(hello.get_array("hosts").unwrap().len(), 4);
+    assert_eq!(hello.get_document("tags").unwrap(), &doc! { "region": "north" });
+    let removed = set.secondary();
+    set.remove(&removed).unwrap();
+    set.await_settled().unwrap();
+    let hello = set.run_on_primary(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+    assert_eq!(hello.get_array("hosts").unwrap().len(), 3);
+    set.assert_no_strangers();
+}
+
+#[test]
+fn a_visit_to_a_member_without_a_certificate_does_not_go_unseen() {
+    let Some(set) = ReplicaSet::start(SetOptions { members: vec![MemberOptions::default()], ..SetOptions::default() })
+    else {
+        return;
+    };
+    set.assert_no_strangers();
+    let address = set.primary().replace("localhost", "127.0.0.1");
+    drop(std::net::TcpStream::connect(&address).unwrap());
+    assert_eq!(until_strangers(&set, 1), 1);
+    assert!(Connection::plain(&address).unwrap().run(&doc! { "ping": 1, "$db": "admin" }).is_err());
+    assert_eq!(until_strangers(&set, 2), 2);
+    let config = raw::client_config(&set.pki, None, rustls::ALL_VERSIONS).unwrap();
+    let answer = Connection::tls_with(&address, &[], config)
+        .and_then(|mut connection| connection.run(&doc! { "ping": 1, "$db": "admin" }));
+    assert!(answer.is_err());
+    assert_eq!(until_strangers(&set, 3), 3);
+}
+
+#[test]
+fn a_set_with_users_knows_its_own_certificates() {
+    for users in [Users::KeyFile, Users::ClusterCertificates] {
+        let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
+        let Some(set) = ReplicaSet::start(SetOptions { members, users, ..SetOptions::default() }) else { return };
+        set.create_user("reader", &["read@shop"]).unwrap();
+        let find = doc! { "find": "c", "$db": "shop" };
+        let insert = doc! { "insert": "c", "documents": [{}], "$db": "shop" };
+        let authenticate = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
+        let reader = set.pki.issue("reader", &Wanted { common_name: "reader", ..Wanted::default() }).unwrap();
+        let address = set.primary().replace("localhost", "127.0.0.1");
+        let mut connection = Connection::tls(&address, &set.pki, &reader).unwrap();
+        assert_eq!(connection.command(&find).unwrap().get_i32("code").unwrap(), 13);
+        let reply = connection.run(&authenticate).unwrap();
+        assert_eq!(reply.get_str("user").unwrap(), subject_of("reader"));
+        connection.run(&find).unwrap();
+        assert_eq!(connection.command(&insert).unwrap().get_i32("code").unwrap(), 13);
+        // The certificate of a server is one that may do everything, or nobody.
+        let server = set.pki.issue("member", &Wanted::server()).unwrap();
+        let mut connection = Connection::tls(&address, &set.pki, &server).unwrap();
+        let reply = connection.command(&authenticate).unwrap();
+        let status = connection.run(&doc! { "connectionStatus": 1, "$db": "admin" }).unwrap();
+        let known = status.get_document("authInfo").unwrap().get_array("authenticatedUsers").unwrap();
+        match users {
+            Users::ClusterCertificates => {
+                assert_eq!(known[0].as_document().unwrap().get_str("user").unwrap(), "__system");
+            }
+            _ => assert_eq!(reply.get_i32("code").unwrap(), 18, "{reply}"),
+        }
+    }
+}
+
+fn until_strangers(set: &ReplicaSet, count: usize) -> usize {
+    waiting::until("the visit is seen", || Some(set.strangers().len()).filter(|seen| *seen >= count))
 }

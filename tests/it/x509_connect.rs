@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::kit::certificates::{First, Issued, Usage, Wanted};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions};
-use crate::kit::raw::{Connection, body_section, op_msg};
+use crate::kit::raw::{Connection, body_section, op_msg, op_query};
 use crate::kit::secret::{Content, Secret};
 use crate::kit::waiting::{until, until_steady};
 use crate::reports::{LOG_TIMEOUT, is_at_least_one, is_zero};
@@ -364,5 +364,13 @@ async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
     connection.command(&start).unwrap();
     drop(connection);
     assert_eq!(line("carol")["user_mechanism"], "PLAIN");
+
+    // As drivers did of old.
+    let old = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "user": "CN=dave", "$db": "$external" };
+    let mut connection = gateway.connect().unwrap();
+    connection.send(&op_query(6, "$external.$cmd", -1, &old)).unwrap();
+    connection.reply().unwrap();
+    drop(connection);
+    assert_eq!(line("CN=dave")["user_mechanism"], "MONGODB-X509");
     assert!(!gateway.log().iter().any(|event| event.to_string().contains("secret-of")));
 }

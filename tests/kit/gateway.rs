@@ -3,6 +3,7 @@
 //! It takes free ports, and its log (JSON) says which: `listening` with `listener` and `address` for each listener,
 //! `admin listening` with `address`, then `started`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write;
 use std::fs;
@@ -17,9 +18,13 @@ use tempfile::TempDir;
 use super::certificates::{First, Issued, Pki};
 use super::http;
 use super::mongod::Mongod;
+use super::namespace;
+use super::namespace::User;
 use super::process::{Line, Process};
 use super::raw::Connection;
+use super::replica_set::ReplicaSet;
 use super::scratch;
+use super::waiting;
 
 /// Starting takes milliseconds; a busy machine may need long.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,8 +40,10 @@ const CONFIGURATION_FILE: &str = "config.toml";
 pub struct GatewayOptions {
     /// Before the first table.
     pub top: String,
-    /// `upstream.test.address`.
+    /// `upstream.test.address`, where there are no members.
     pub upstream_address: String,
+    /// `upstream.test.members`.
+    pub upstream_members: Vec<String>,
     /// Into `[upstream.test]`.
     pub upstream: String,
     /// All of `[upstream.test.tls]`.
@@ -53,6 +60,8 @@ pub struct GatewayOptions {
     pub environment: Vec<(String, String)>,
     /// How many descriptors the process may have open; the default is what this program may.
     pub descriptors_max: Option<u32>,
+    /// Whom the process runs as; the default is who this program runs as.
+    pub user: Option<User>,
 }
 
 /// A running gateway; dropping it kills it.
@@ -84,6 +93,15 @@ impl GatewayOptions {
         options
     }
 
+    /// Leads to this set, with the client certificate that the kit made for it; told of its first member only.
+    pub fn to_set(set: &ReplicaSet) -> Self {
+        let seeds = set.members().into_iter().take(1).collect();
+        let upstream = format!("replica_set = {:?}\n", set.name());
+        let mut options = Self { upstream_members: seeds, upstream, ..Self::default() };
+        options.credentials(&set.pki, &set.client);
+        options
+    }
+
     /// Shows this certificate instead.
     pub fn credentials(&mut self, pki: &Pki, client: &Issued) {
         let file = client.combined(First::Certificate).expect("the PKI's directory is writable");
@@ -107,9 +125,15 @@ impl GatewayOptions {
         let mut text = self.top.clone();
         let level = self.log_level.unwrap_or("info");
         let listener = self.listener_address.as_deref().unwrap_or("127.0.0.1:0");
+        let upstream = match (self.upstream_address.as_str(), self.upstream_members.as_slice()) {
+            // Where the lines for this table say it in another way.
+            ("", []) => String::new(),
+            (address, []) => format!("address = {address:?}"),
+            (_, members) => format!("members = {members:?}"),
+        };
         let parts = [
             format!("\n[admin]\naddress = \"127.0.0.1:0\"\n\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n"),
-            format!("\n[upstream.test]\naddress = \"{}\"\n{}", self.upstream_address, self.upstream),
+            format!("\n[upstream.test]\n{upstream}\n{}", self.upstream),
             format!("\n[upstream.test.tls]\n{}", self.upstream_tls),
             format!(
                 "\n[listener.test]\naddress = {listener:?}\nupstream = \"test\"\n{}\n{}",
@@ -158,6 +182,9 @@ impl Gateway {
             Some(limit) => limited(limit)?,
             None => command()?,
         };
+        if let Some(user) = options.user {
+            command = namespace::run_as(user, &command)?;
+        }
         command.arg("run").arg("--config").arg(&file);
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::start("mongate", command)?;
@@ -189,6 +216,47 @@ impl Gateway {
             Some(path) => format!("mongodb://{}", path.replace('/', "%2F")),
             None => format!("mongodb://{}", self.address),
         }
+    }
+
+    /// The same for who wants the whole set of that name.
+    pub fn set_uri(&self, set: &str) -> String {
+        format!("{}/?replicaSet={set}", self.uri())
+    }
+
+    /// What `/status` tells.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.get("/status")?.body)?)
+    }
+
+    /// Each member that clients of this listener are told of, and the address that stands for it.
+    pub fn members_at(&self, listener: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let status = self.status()?;
+        let listeners = status["listeners"].as_array().context("no listeners")?;
+        let shown = listeners.iter().find(|shown| shown["name"] == listener).context("no such listener")?;
+        let members = shown["members"].as_array().context("a listener without members")?.iter();
+        let pairs = members
+            .filter_map(|shown| Some((shown["member"].as_str()?.to_owned(), shown["address"].as_str()?.to_owned())));
+        Ok(pairs.collect())
+    }
+
+    /// The same, once all of these members have an address and no other has.
+    ///
+    /// # Panics
+    /// When that does not come to be.
+    pub fn await_members(&self, members: &[String]) -> BTreeMap<String, String> {
+        let wanted: BTreeSet<_> = members.iter().collect();
+        waiting::until("the gateway has an address for each member", || {
+            self.members_at("test").ok().filter(|known| known.keys().collect::<BTreeSet<_>>() == wanted)
+        })
+    }
+
+    /// Waits until the gateway knows that this member is primary.
+    ///
+    /// # Panics
+    /// When it does not come to know.
+    pub fn await_primary(&self, member: &str) {
+        let knows = |status: &Value| status["upstreams"][0]["set"]["primary"] == member;
+        waiting::until("the gateway knows the primary", || self.status().ok().filter(knows));
     }
 
     /// The administration port: `127.0.0.1:port`.

@@ -183,6 +183,11 @@ impl Mongod {
         self.process.as_ref().context("mongod does not run")?.signal(libc::SIGCONT)
     }
 
+    /// The process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bson::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
@@ -35,8 +36,6 @@ pub(super) struct SetMonitor {
     records: Option<Records>,
     /// As of the last time that it was said.
     said: Said,
-    /// Who was primary last, also where nobody is now.
-    last_primary: Option<MemberName>,
 }
 
 /// A member, and what ends whoever listens to it and keeps its spares.
@@ -66,10 +65,9 @@ impl SetMonitor {
             drain: drain.clone(),
             tracker,
             watched: HashMap::new(),
-            metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::label)),
+            metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::name)),
             records,
             said: Said::default(),
-            last_primary: None,
         }
     }
 
@@ -99,8 +97,8 @@ impl SetMonitor {
 
     fn hear(&mut self, member: &MemberName, what: Result<RawDocumentBuf, String>) {
         match what.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string())) {
-            Ok(facts) => self.tracker.answered(member, &facts),
-            Err(reason) => self.tracker.lost(member, reason),
+            Ok(facts) => drop(self.tracker.answered(member, &facts, Instant::now())),
+            Err(reason) => drop(self.tracker.lost(member, &reason)),
         }
     }
 
@@ -114,20 +112,20 @@ impl SetMonitor {
                 return;
             }
         };
-        if self.tracker.has_seeds() {
-            self.tracker.reseed(members.iter().filter_map(member_name).collect());
+        if self.tracker.members().next().is_some() {
+            self.tracker.reseed(members.iter().filter_map(member_name));
         } else {
             self.tracker = tracker(deployment, &members, replica_set);
         }
         // A set tells by itself who joins it.
-        if self.tracker.set_name().is_some() && self.tracker.is_known() {
+        if self.tracker.set_name().is_some() && !self.tracker.mapped().is_empty() {
             self.records = None;
         }
     }
 
     /// Has somebody listen to each member that is known now, and nobody to those that are gone.
     fn follow_members(&mut self, sender: &mpsc::Sender<Told>) {
-        let names: Vec<MemberName> = self.tracker.members().map(|(name, _)| name.clone()).collect();
+        let names: Vec<MemberName> = self.tracker.members().map(|member| member.name.clone()).collect();
         self.watched.retain(|name, _| names.contains(name));
         for name in names {
             if !self.watched.contains_key(&name)
@@ -143,7 +141,7 @@ impl SetMonitor {
         let member = match self.upstream.member(&address) {
             Ok(member) => Arc::new(member),
             Err(error) => {
-                self.tracker.lost(name, error.to_string());
+                self.tracker.lost(name, &error.to_string());
                 return None;
             }
         };
@@ -175,7 +173,7 @@ impl SetMonitor {
     fn tell(&mut self) {
         let now = Said {
             primary: self.tracker.primary().cloned(),
-            members: self.tracker.members().map(|(name, record)| (name.clone(), record.state)).collect(),
+            members: self.tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
             left_out: self.assign(),
             trouble: self.records.as_ref().and_then(Records::trouble),
         };
@@ -184,7 +182,8 @@ impl SetMonitor {
         }
         self.expect_users();
         self.upstream.publish(self.roster());
-        self.metrics.set_members(&now.members.iter().map(|(_, state)| state.label()).collect::<Vec<_>>());
+        self.metrics.set_primary_changes(self.tracker.primary_changes());
+        self.metrics.set_members(&now.members.iter().map(|(_, state)| state.name()).collect::<Vec<_>>());
         self.log(&now);
         self.said = now;
     }
@@ -192,7 +191,8 @@ impl SetMonitor {
     /// Tells whoever connects to a member whether it has users to authenticate as. What one was that is not heard now is the
     /// best that is known of it.
     fn expect_users(&self) {
-        for (name, record) in self.tracker.members() {
+        for record in self.tracker.members() {
+            let name = &record.name;
             let users = match record.state {
                 MemberState::Primary | MemberState::Secondary | MemberState::Mongos => Users::Kept,
                 MemberState::Arbiter => Users::None,
@@ -217,8 +217,8 @@ impl SetMonitor {
     }
 
     fn roster(&self) -> Roster {
-        let listed = self.tracker.members().filter_map(|(name, record)| {
-            let member = Arc::clone(&self.watched.get(name)?.member);
+        let listed = self.tracker.members().filter_map(|record| {
+            let member = Arc::clone(&self.watched.get(&record.name)?.member);
             let part = match record.state {
                 MemberState::Primary | MemberState::Mongos => Part::Writable,
                 MemberState::Secondary if !record.hidden => Part::Readable,
@@ -228,7 +228,7 @@ impl SetMonitor {
         });
         let set_name = self.tracker.set_name().map(printable);
         let trouble = self.records.as_ref().and_then(Records::trouble);
-        Roster::new(listed.collect(), self.tracker.is_known(), set_name, trouble)
+        Roster::new(listed.collect(), !self.tracker.mapped().is_empty(), set_name, trouble)
     }
 
     fn log(&mut self, now: &Said) {
@@ -243,11 +243,7 @@ impl SetMonitor {
         }
         for (member, state) in &now.members {
             if *state == MemberState::WrongSet && !before.members.contains(&(member.clone(), *state)) {
-                let problem = self
-                    .tracker
-                    .members()
-                    .find(|(name, _)| *name == member)
-                    .and_then(|(_, record)| record.problem.clone());
+                let problem = self.tracker.member(member).and_then(|record| record.problem.clone());
                 tracing::warn!(
                     upstream,
                     %member,
@@ -268,10 +264,6 @@ impl SetMonitor {
         match &now.primary {
             primary if *primary == before.primary => {}
             Some(primary) => {
-                let last = self.last_primary.replace(primary.clone());
-                if last.is_some_and(|last| last != *primary) {
-                    self.metrics.count_primary_change();
-                }
                 tracing::info!(upstream, %primary, "primary found");
             }
             None => tracing::warn!(upstream, "there is no primary"),

@@ -11,7 +11,7 @@ use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while it runs.
 #[derive(Default)]
-struct Law {
+pub(super) struct Law {
     version: AtomicU64,
     orders: Mutex<Option<Orders>>,
     told: Mutex<Vec<String>>,
@@ -57,12 +57,16 @@ impl Law {
 }
 
 async fn guarded(enforcement: Enforcement) -> (Scene, Arc<Law>) {
+    guarded_under(enforcement, Terms::default()).await
+}
+
+pub(super) async fn guarded_under(enforcement: Enforcement, terms: Terms) -> (Scene, Arc<Law>) {
     let law = Arc::new(Law::default());
     law.enact(enforcement, Some("secret"));
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
     let guard = Guard::new(Box::new(Court(Arc::clone(&law))));
-    let relay = Relay::new(gateway_client, side, record(), guard, Terms::default());
+    let relay = Relay::new(gateway_client, side, record(), guard, terms);
     (Scene { client, upstream, relay, drain: Drain::new() }, law)
 }
 

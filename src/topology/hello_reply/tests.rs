@@ -1,0 +1,277 @@
+//! Replies as mongod sends them, as it could, and as nobody should.
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use proptest::prelude::*;
+
+use super::*;
+use crate::topology::{MemberName, Slot, Slots};
+
+const HERE: &str = "gateway:9";
+
+fn map(members: &[(&str, &str)]) -> MemberMap {
+    let name = |text: &str| text.parse::<MemberName>().unwrap();
+    let slots = members.iter().map(|(m, a)| Slot { advertised: (*a).into(), reserved_for: Some(name(m)) });
+    Slots::new(slots).assign(&members.iter().map(|(m, _)| name(m)).collect::<Vec<_>>()).map
+}
+
+fn two() -> MemberMap {
+    map(&[("mongo-a:1", "gateway:1"), ("mongo-b:2", "gateway:2")])
+}
+
+fn bytes_of(document: &Document) -> Vec<u8> {
+    bson::serialize_to_vec(document).unwrap()
+}
+
+fn message(op_code: OpCode, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER_BYTES + body.len()).unwrap();
+    [&Header { length, request_id: 9, response_to: 5, op_code }.to_bytes(), body].concat()
+}
+
+fn msg_of(flags: u32, sections: &[u8]) -> Vec<u8> {
+    let checksum = if flags & 1 == 0 { 0 } else { 4 };
+    let mut message = message(OpCode::MSG, &[&flags.to_le_bytes(), sections, &[0; 4][..checksum]].concat());
+    if checksum > 0 {
+        let (sealed, checksum) = message.split_last_chunk_mut::<4>().unwrap();
+        *checksum = crc32c::crc32c(sealed).to_le_bytes();
+    }
+    message
+}
+
+fn msg(flags: u32, document: &Document) -> Vec<u8> {
+    msg_of(flags, &[&[0], bytes_of(document).as_slice()].concat())
+}
+
+fn op_reply(documents: &[Document]) -> Vec<u8> {
+    let count = i32::try_from(documents.len()).unwrap();
+    let documents: Vec<u8> = documents.iter().flat_map(bytes_of).collect();
+    message(OpCode::REPLY, &[&8_i32.to_le_bytes()[..], &[0; 12], &count.to_le_bytes(), &documents].concat())
+}
+
+fn named(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+    rewrite(message, &Naming::Members { map: &two(), here: HERE })
+}
+
+fn balanced(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+    rewrite(message, &Naming::LoadBalanced { service_id: [7; 12] })
+}
+
+fn real() -> Document {
+    doc! {
+        "topologyVersion": { "processId": ObjectId::from_bytes([3; 12]), "counter": 6_i64 }, "hosts": ["mongo-a:1", "mongo-c:3", "Mongo-B:2"],
+        "passives": ["mongo-b:2"], "arbiters": ["mongo-c:3"], "setName": "rs0", "setVersion": 3, "primary": "MONGO-A:1",
+        "tags": { "hosts": ["mongo-a:1"], "me": "mongo-a:1" }, "me": "mongo-b:2", "lastWrite": { "majority": 1 }, "ok": 1.0,
+    }
+}
+
+fn told() -> Document {
+    let mut told = real();
+    told.insert("hosts", vec!["gateway:1", "gateway:2"]);
+    told.insert("passives", vec!["gateway:2"]);
+    told.insert("arbiters", Vec::<Bson>::new());
+    told.insert("primary", "gateway:1");
+    told.insert("me", "gateway:2");
+    told
+}
+
+#[test]
+fn the_five_names_are_changed_and_everything_else_stays_to_the_byte() {
+    for flags in [0, 1, 2, 3, 1 << 16, 1 << 20 | 1] {
+        assert_eq!(named(&msg(flags, &real())), Ok(Some(msg(flags, &told()))), "{flags}");
+    }
+    assert_eq!(named(&op_reply(&[real()])), Ok(Some(op_reply(&[told()]))));
+    let other = doc! { "ok": 0, "x": 1 };
+    let mixed = op_reply(&[other.clone(), real(), real()]);
+    assert_eq!(named(&mixed), Ok(Some(op_reply(&[other, told(), told()]))));
+}
+
+#[test]
+fn who_has_no_address_is_left_out() {
+    let reply = |primary: &str, me: &str| {
+        msg(0, &doc! { "setName": "rs0", "primary": primary, "me": me, "hosts": ["mongo-c:3"], "ok": 1 })
+    };
+    let expected = msg(0, &doc! { "setName": "rs0", "me": HERE, "hosts": [], "ok": 1 });
+    assert_eq!(named(&reply("mongo-c:3", "mongo-c:3")), Ok(Some(expected.clone())));
+    assert_eq!(named(&reply("mongo-a:1\0", "")), Ok(Some(expected)));
+}
+
+#[test]
+fn what_names_nobody_passes_as_it_is() {
+    for document in [
+        doc! { "msg": "isdbgrid", "isWritablePrimary": true, "ok": 1.0 },
+        doc! { "isWritablePrimary": true, "ok": 1.0 },
+        doc! { "isreplicaset": true, "ok": 1.0 },
+        doc! { "ok": 0.0, "errmsg": "hosts", "code": 13 },
+        doc! { "inner": { "hosts": ["mongo-a:1"] }, "Hosts": ["mongo-a:1"], "serviceId": 1 },
+        doc! {},
+    ] {
+        for flags in [0, 1] {
+            assert_eq!(named(&msg(flags, &document)), Ok(None), "{document}");
+        }
+        assert_eq!(named(&op_reply(&[document])), Ok(None));
+    }
+    assert_eq!(named(&op_reply(&[])), Ok(None));
+}
+
+#[test]
+fn behind_one_address_there_are_no_names_but_a_service() {
+    let id = ObjectId::from_bytes([7; 12]);
+    for (before, after) in [
+        (
+            doc! { "hosts": ["a:1"], "passives": 1, "setName": "rs0", "me": "x", "primary": 1, "arbiters": [], "ok": 1.0 },
+            doc! { "setName": "rs0", "ok": 1.0, "serviceId": id },
+        ),
+        (doc! { "serviceId": ObjectId::new(), "ok": true }, doc! { "serviceId": id, "ok": true }),
+        (doc! { "msg": "isdbgrid", "ok": 1_i64 }, doc! { "msg": "isdbgrid", "ok": 1_i64, "serviceId": id }),
+    ] {
+        for flags in [0, 1] {
+            let told = msg(flags, &after);
+            assert_eq!(balanced(&msg(flags, &before)), Ok(Some(told.clone())), "{before}");
+            assert_eq!(balanced(&told), Ok(None), "a second time changes nothing");
+        }
+    }
+    assert_eq!(balanced(&msg(0, &doc! { "ok": 0.0, "code": 13 })), Ok(None));
+}
+
+#[test]
+fn names_are_changed_wherever_they_occur_in_the_document() {
+    let element = |kind: u8, name: &str, value: &[u8]| [&[kind], name.as_bytes(), &[0], value].concat();
+    let text = |text: &[u8]| [&i32::try_from(text.len() + 1).unwrap().to_le_bytes(), text, &[0]].concat();
+    let document = |elements: &[Vec<u8>]| {
+        let mut out = DocumentBytes::with_capacity(0);
+        for element in elements {
+            out.push(element);
+        }
+        out.finish()
+    };
+    let odd = [element(2, "x", &text(b"\xFF\xFE")), element(2, "x", &text(b"me")), vec![10, 0xC3, 0x28, 0]].concat();
+    let me = |name: &[u8]| element(2, "me", &text(name));
+    let before = document(&[me(b"mongo-a:1"), odd.clone(), me(b"mongo-\xFF:1"), me(b"mongo-b:2")]);
+    let after = document(&[me(b"gateway:1"), odd, me(HERE.as_bytes()), me(b"gateway:2")]);
+    let wrap = |document: &[u8]| msg_of(1, &[&[0], document].concat());
+    assert_eq!(named(&wrap(&before)), Ok(Some(wrap(&after))));
+}
+
+#[test]
+fn names_in_odd_places_are_not_passed() {
+    for document in [
+        doc! { "hosts": "mongo-a:1" },
+        doc! { "hosts": { "0": "mongo-a:1" } },
+        doc! { "hosts": ["mongo-a:1", 1] },
+        doc! { "hosts": [["mongo-a:1"]] },
+        doc! { "arbiters": [Bson::Symbol("mongo-a:1".to_owned())] },
+        doc! { "primary": { "x": "mongo-a:1" } },
+        doc! { "me": Bson::Null },
+        doc! { "me": Bson::JavaScriptCode("mongo-a:1".to_owned()) },
+    ] {
+        assert_eq!(named(&msg(0, &document)), Err(Unreadable), "{document}");
+        assert_eq!(named(&op_reply(&[doc! { "ok": 1 }, document])), Err(Unreadable));
+    }
+    let mut unended = msg(0, &doc! { "me": "mongo-a:1" });
+    let nul = unended.len() - 2;
+    unended[nul] = b'x';
+    assert_eq!(named(&unended), Err(Unreadable));
+}
+
+#[test]
+fn what_is_no_reply_is_not_passed() {
+    let document = [&[0], bytes_of(&real()).as_slice()].concat();
+    let sequence = |identifier: &str, documents: &[u8]| {
+        let size = i32::try_from(4 + identifier.len() + 1 + documents.len()).unwrap();
+        [&[1][..], &size.to_le_bytes(), identifier.as_bytes(), &[0], documents].concat()
+    };
+    let with = |sections: &[&[u8]]| msg_of(0, &sections.concat());
+    let kept = sequence("x", b"anything");
+    let told = [&[0], bytes_of(&told()).as_slice()].concat();
+    for checksum in [0, 1] {
+        let around = |document: &[u8]| msg_of(checksum, &[&kept, document, &kept].concat());
+        assert_eq!(named(&around(&document)), Ok(Some(around(&told))));
+    }
+    for hostile in [
+        with(&[]),
+        with(&[&kept]),
+        with(&[&document, &document]),
+        with(&[&document, &sequence("hosts", &[])]),
+        with(&[&document, &sequence("me.x", &[])]),
+        with(&[&document, &[2, 5, 0, 0, 0, 0]]),
+        with(&[&document, &[1, 3, 0, 0, 0]]),
+        msg_of(4, &document),
+        message(OpCode::COMPRESSED, &document),
+        message(OpCode::QUERY, &document),
+        message(OpCode::REPLY, &[&[0; 16][..], &(-1_i32).to_le_bytes()].concat()),
+        [op_reply(&[real()]), vec![0]].concat(),
+        message(OpCode::REPLY, &[&[0; 20][..], &bytes_of(&real())].concat()),
+    ] {
+        assert_eq!(named(&hostile), Err(Unreadable), "{hostile:?}");
+        assert_eq!(balanced(&hostile), Err(Unreadable), "{hostile:?}");
+    }
+}
+
+#[test]
+fn nothing_that_is_cut_or_altered_gets_through_with_a_name() {
+    for whole in [msg(0, &real()), msg(1, &real()), op_reply(&[real()])] {
+        for end in 0..whole.len() {
+            assert_eq!(named(&whole[..end]), Err(Unreadable));
+            // Also where the header says so.
+            let mut cut = whole[..end].to_vec();
+            if let Some(length) = cut.first_chunk_mut() {
+                *length = i32::try_from(end).unwrap().to_le_bytes();
+            }
+            assert_eq!(named(&cut), Err(Unreadable), "{end}");
+        }
+    }
+    let sealed = msg(1, &real());
+    for at in HEADER_BYTES..sealed.len() {
+        let mut altered = sealed.clone();
+        altered[at] ^= 1;
+        let flags_lost_the_checksum = at == HEADER_BYTES;
+        assert!(named(&altered).is_err() || flags_lost_the_checksum, "{at}");
+    }
+}
+
+/// Elements of a document, by the bson crate, without those that are changed.
+fn others(document: &[u8]) -> Vec<Vec<u8>> {
+    let elements = WholeElements::new(document).map(Result::unwrap);
+    elements.filter(|e| Field::of(e.name).is_none()).map(|e| e.bytes.to_vec()).collect()
+}
+
+fn field() -> impl Strategy<Value = (String, Bson)> {
+    let host = prop_oneof![Just("mongo-a:1"), Just("mongo-b:2"), Just("mongo-c:3"), Just("x")];
+    let hosts = prop::collection::vec(host.clone().prop_map(Bson::from), 0..4).prop_map(Bson::Array);
+    prop_oneof![
+        (prop::sample::select(vec!["hosts", "passives", "arbiters"]), hosts).prop_map(|(n, v)| (n.to_owned(), v)),
+        (prop::sample::select(vec!["me", "primary"]), host).prop_map(|(n, v)| (n.to_owned(), v.into())),
+        ("[a-z]{1,9}", "\\PC{0,700}").prop_map(|(n, v)| (n, v.into())),
+        ("[a-z]{1,9}", any::<i64>()).prop_map(|(n, v)| (n, v.into())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn all_else_is_unchanged_and_no_member_is_named(
+        fields in prop::collection::vec(field(), 0..9), checksum: bool, legacy: bool,
+    ) {
+        let document: Document = fields.into_iter().collect();
+        let wrap = |d: &Document| if legacy { op_reply(std::slice::from_ref(d)) } else { msg(u32::from(checksum), d) };
+        let before = wrap(&document);
+        let after = named(&before).unwrap().unwrap_or_else(|| before.clone());
+        let head = if legacy { HEADER_BYTES + 20 } else { HEADER_BYTES + 5 };
+        let tail = if !legacy && checksum { 4 } else { 0 };
+        let inside = &after[head..after.len() - tail];
+        prop_assert_eq!(others(inside), others(&bytes_of(&document)));
+        prop_assert!(!after.windows(6).any(|bytes| bytes == b"mongo-"));
+        // What the client is told is a set of its own, in which everyone is called what he is.
+        let same = map(&[("gateway:1", "gateway:1"), ("gateway:2", "gateway:2"), (HERE, HERE)]);
+        prop_assert_eq!(rewrite(&after, &Naming::Members { map: &same, here: HERE }), Ok(None));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(
+        bytes in prop::collection::vec(any::<u8>(), 0..200), op_code in prop::sample::select(vec![1, 2013, 2012]),
+    ) {
+        let message = message(OpCode(op_code), &bytes);
+        for told in [named(&message), balanced(&message)].into_iter().flatten().flatten() {
+            prop_assert!(Header::parse(*told.first_chunk().unwrap()).unwrap().length as usize == told.len());
+        }
+    }
+}

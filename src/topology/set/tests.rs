@@ -1,0 +1,270 @@
+//! A set as it is seen over time. The cases are those of the drivers' specification, and the gateway's own.
+
+use super::*;
+
+fn name(host: &str) -> MemberName {
+    format!("{host}:1").parse().unwrap()
+}
+
+fn names(hosts: &str) -> Vec<MemberName> {
+    hosts.split_whitespace().map(name).collect()
+}
+
+/// A member of rs0 that names `hosts`.
+fn member(role: Role, hosts: &str) -> HelloFacts {
+    HelloFacts {
+        role,
+        hidden: false,
+        set_name: Some("rs0".to_owned()),
+        set_version: None,
+        election_id: None,
+        hosts: names(hosts),
+        passives: Vec::new(),
+        arbiters: Vec::new(),
+        me: None,
+        primary: None,
+        topology_version: None,
+        max_wire_version: 17,
+    }
+}
+
+fn elected(hosts: &str, term: u8, version: i64) -> HelloFacts {
+    let mut id = [0; 12];
+    id[11] = term;
+    let election_id = Some(ObjectId::from_bytes(id));
+    HelloFacts { election_id, set_version: Some(version), ..member(Role::Primary, hosts) }
+}
+
+fn replica_set(seeds: &str) -> SetTracker {
+    SetTracker::new(Some("rs0".to_owned()), names(seeds))
+}
+
+trait Told {
+    fn hear(&mut self, host: &str, facts: &HelloFacts) -> Change;
+    fn states(&self) -> String;
+    fn mapped_hosts(&self) -> String;
+}
+
+impl Told for SetTracker {
+    fn hear(&mut self, host: &str, facts: &HelloFacts) -> Change {
+        self.answered(&name(host), facts, Instant::now())
+    }
+
+    fn states(&self) -> String {
+        let told: Vec<_> = self.members().map(|m| format!("{}={}", m.name.host(), m.state.name())).collect();
+        told.join(" ")
+    }
+
+    fn mapped_hosts(&self) -> String {
+        self.mapped().iter().map(MemberName::host).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[test]
+fn members_are_learned_from_anyone_and_the_primary_has_the_last_word() {
+    let mut set = replica_set("a");
+    assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown", ""));
+    let change = set.hear("a", &member(Role::Secondary, "a b x"));
+    assert_eq!(change.joined, names("b x"));
+    assert!(change.mapped && !change.primary);
+    assert_eq!(change.states, [(name("a"), MemberState::Secondary)]);
+    let change = set.hear("b", &HelloFacts { arbiters: names("d"), ..elected("a b", 1, 1) });
+    assert_eq!((change.joined, change.left), (names("d"), names("x")));
+    assert!(change.primary);
+    // Nobody is added any more by others than the primary.
+    let change = set.hear("a", &member(Role::Secondary, "a b y"));
+    assert_eq!(change, Change::default());
+    set.hear("d", &member(Role::Arbiter, "a b"));
+    assert_eq!(set.states(), "a=secondary b=primary d=arbiter");
+    assert_eq!(set.mapped_hosts(), "a b d");
+    assert_eq!((set.primary(), set.set_name()), (Some(&name("b")), Some("rs0")));
+    assert_eq!(set.hear("x", &elected("x", 9, 9)), Change::default(), "it is not in the set any more");
+}
+
+#[test]
+fn a_lost_member_keeps_its_address_and_a_lost_primary_is_none() {
+    let mut set = replica_set("a b");
+    set.hear("a", &elected("a b", 1, 1));
+    let change = set.lost(&name("a"), "connection refused");
+    assert!(change.primary && !change.mapped);
+    assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown b=unknown", "a b"));
+    assert_eq!(set.member(&name("a")).unwrap().problem.as_deref(), Some("connection refused"));
+    assert_eq!(set.primary(), None);
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!((set.member(&name("a")).unwrap().problem.as_deref(), set.primary_changes()), (None, 0));
+}
+
+#[test]
+fn elections_are_counted_and_the_old_primary_is_none_any_more() {
+    let mut set = replica_set("a b");
+    set.hear("a", &elected("a b", 1, 1));
+    set.hear("b", &elected("a b", 2, 1));
+    assert_eq!((set.states().as_str(), set.primary_changes()), ("a=unknown b=primary", 1));
+    // It has not heard of the election yet.
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!(set.states(), "a=unknown b=primary");
+    set.hear("a", &member(Role::Secondary, "a b"));
+    set.hear("b", &elected("a b", 2, 2));
+    assert_eq!(set.primary_changes(), 1, "a new configuration is no election");
+    set.hear("b", &elected("a b", 3, 2));
+    assert_eq!((set.states().as_str(), set.primary_changes()), ("a=secondary b=primary", 2));
+}
+
+#[track_caller]
+fn check_newer(first: &HelloFacts, second: &HelloFacts, accepted: bool) {
+    let mut set = replica_set("a b");
+    set.hear("a", first);
+    set.hear("b", second);
+    let expected = if accepted { "b" } else { "a" };
+    assert_eq!(set.primary(), Some(&name(expected)), "{first:?} {second:?}");
+}
+
+#[test]
+fn of_two_primaries_the_newer_one_counts() {
+    let newer = |version: i32, facts: HelloFacts| HelloFacts { max_wire_version: version, ..facts };
+    let nothing = || member(Role::Primary, "a b");
+    // Since 6.0 the election counts first, and what is missing is older than anything.
+    for (first, second, accepted) in [
+        (elected("a b", 1, 2), elected("a b", 2, 1), true),
+        (elected("a b", 2, 1), elected("a b", 1, 2), false),
+        (elected("a b", 2, 1), elected("a b", 2, 2), true),
+        (elected("a b", 2, 2), elected("a b", 2, 1), false),
+        (elected("a b", 1, 1), nothing(), false),
+        (nothing(), elected("a b", 1, 1), true),
+        (nothing(), nothing(), true),
+    ] {
+        check_newer(&first, &second, accepted);
+    }
+    // Before, the configuration did, and what is missing was not compared.
+    for (first, second, accepted) in [
+        (elected("a b", 1, 2), elected("a b", 2, 1), false),
+        (elected("a b", 2, 1), elected("a b", 1, 2), true),
+        (elected("a b", 2, 1), elected("a b", 1, 1), false),
+        (elected("a b", 1, 1), elected("a b", 2, 1), true),
+        (elected("a b", 1, 1), nothing(), true),
+    ] {
+        check_newer(&newer(16, first), &newer(16, second), accepted);
+    }
+}
+
+#[test]
+fn a_member_of_something_else_is_refused_until_it_is_one() {
+    let foreign = HelloFacts { set_name: Some("rs1".to_owned()), ..elected("x y", 9, 9) };
+    let alone = HelloFacts { set_name: None, ..member(Role::Standalone, "") };
+    let router = HelloFacts { set_name: None, ..member(Role::Mongos, "") };
+    for (facts, problem) in [
+        (foreign, "is a member of the replica set \"rs1\", and not of \"rs0\""),
+        (alone, "runs without a replica set"),
+        (router, "is a mongos, and no member of a replica set"),
+    ] {
+        let mut set = replica_set("a b");
+        set.hear("a", &elected("a b c", 1, 1));
+        let change = set.hear("b", &facts);
+        assert!(change.mapped, "{problem}");
+        assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=wrong_set c=unknown", "a c"));
+        assert_eq!(set.member(&name("b")).unwrap().problem.as_deref(), Some(problem));
+        // The set still lists it, and it has gone: it is not trusted before it says something else.
+        set.hear("a", &elected("a b c", 1, 1));
+        set.lost(&name("b"), "gone");
+        assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown c=unknown", "a c"));
+        set.hear("b", &member(Role::Secondary, "a b c"));
+        assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=secondary c=unknown", "a b c"));
+    }
+}
+
+#[test]
+fn the_name_of_the_set_is_learned_and_held_then() {
+    let mut set = SetTracker::new(None, names("a b"));
+    set.hear("a", &HelloFacts { set_name: None, ..member(Role::Ghost, "") });
+    assert_eq!((set.set_name(), set.states().as_str()), (None, "a=other b=unknown"));
+    assert!(set.member(&name("a")).unwrap().problem.is_some());
+    set.hear("a", &member(Role::Secondary, "a"));
+    assert_eq!(set.set_name(), Some("rs0"));
+    set.hear("b", &HelloFacts { set_name: Some("rs1".to_owned()), ..elected("b", 1, 1) });
+    assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=secondary b=wrong_set", "a"));
+}
+
+#[test]
+fn another_name_of_a_member_goes_when_its_own_is_known() {
+    let mut set = replica_set("alias");
+    let me = |host: &str| Some(name(host));
+    let change = set.hear("alias", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
+    assert_eq!((change.joined, change.left), (names("a b"), names("alias")));
+    assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown b=unknown", "a b"));
+    set.hear("a", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
+    assert_eq!((set.states().as_str(), set.primary_changes()), ("a=primary b=unknown", 0));
+    // Nobody answers any more: it may lead to members that are new.
+    assert_eq!(set.lost(&name("a"), "gone").joined, names("alias"));
+    let change = set.hear("alias", &HelloFacts { me: me("c"), ..elected("c", 2, 2) });
+    assert_eq!((change.joined, change.left), (names("c"), names("a alias b")));
+    assert!(change.mapped);
+}
+
+#[test]
+fn a_hidden_member_is_there_where_a_seed_names_it() {
+    let hidden = HelloFacts { hidden: true, ..member(Role::Other, "a b") };
+    let mut set = replica_set("a h alias");
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!(set.states(), "a=primary alias=unknown b=unknown h=unknown");
+    set.hear("h", &hidden);
+    set.hear("alias", &HelloFacts { me: Some(name("i")), ..hidden.clone() });
+    set.hear("i", &HelloFacts { me: Some(name("i")), ..hidden });
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!(set.states(), "a=primary b=unknown h=other i=other");
+    assert_eq!(set.mapped_hosts(), "a b h i");
+    assert!(set.member(&name("h")).unwrap().hidden);
+    // A seed that the set does not have, and that is not hidden, has no address.
+    let mut set = replica_set("a h");
+    set.hear("h", &member(Role::Secondary, "a b"));
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown h=secondary", "a b"));
+}
+
+#[test]
+fn a_primary_that_does_not_name_itself_is_none() {
+    let mut set = replica_set("a b");
+    set.hear("a", &elected("b", 1, 1));
+    assert_eq!((set.primary(), set.states().as_str()), (None, "a=unknown b=unknown"));
+}
+
+#[test]
+fn routers_are_the_seeds_and_each_has_to_be_one() {
+    let router = HelloFacts { set_name: None, ..member(Role::Mongos, "x") };
+    let mut cluster = SetTracker::sharded(names("b a"));
+    assert_eq!(cluster.mapped_hosts(), "a b");
+    cluster.hear("a", &router);
+    assert!(cluster.hear("b", &elected("x", 1, 1)).mapped);
+    assert_eq!((cluster.states().as_str(), cluster.mapped_hosts().as_str()), ("a=mongos b=wrong_set", "a"));
+    assert_eq!((cluster.primary(), cluster.set_name()), (None, None));
+    let change = cluster.reseed(names("a c"));
+    assert_eq!((change.joined, change.left, change.mapped), (names("c"), names("b"), true));
+    assert_eq!(cluster.states(), "a=mongos c=unknown");
+}
+
+#[test]
+fn new_seeds_of_a_set_are_asked_and_its_members_stay() {
+    let mut set = replica_set("a s");
+    set.hear("a", &elected("a b", 1, 1));
+    let change = set.reseed(names("t a"));
+    assert_eq!((change.joined, change.left, change.mapped), (names("t"), names("s"), false));
+    assert_eq!(set.reseed(names("t a")), Change::default());
+}
+
+#[test]
+fn there_is_a_limit_of_members() {
+    let mut set = replica_set("a");
+    for round in 0..10 {
+        let hosts: Vec<String> = (0..100).map(|n| format!("h{round}-{n}")).collect();
+        set.hear("a", &member(Role::Secondary, &hosts.join(" ")));
+    }
+    assert_eq!(set.members().count(), 2 * MEMBERS_MAX);
+}
+
+#[test]
+fn when_a_member_answered_last_is_known() {
+    let mut set = replica_set("a");
+    let now = Instant::now();
+    set.answered(&name("a"), &member(Role::Secondary, "a"), now);
+    set.lost(&name("a"), "gone");
+    assert_eq!(set.member(&name("a")).unwrap().answered, Some(now));
+}

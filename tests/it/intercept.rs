@@ -1,0 +1,213 @@
+//! Transparent interception: drivers that were told the members' own addresses, and the rules of the page on it, as they
+//! are written there.
+//!
+//! In network namespaces of their own, where the members have the names and the port that the page has.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use serde_json::Value;
+
+use crate::drivers;
+use crate::kit::drivers as programs;
+use crate::kit::gateway::{Gateway, GatewayOptions};
+use crate::kit::mongod_binary;
+use crate::kit::namespace;
+use crate::kit::namespace::Namespace;
+use crate::kit::raw::{Connection, body_section, op_msg};
+use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions};
+use crate::kit::waiting::until;
+use crate::rust_script::Outcome;
+
+const LOG_TIMEOUT: Duration = Duration::from_secs(20);
+/// No elections but those that are asked for.
+const CALM: Duration = Duration::from_secs(5);
+/// As on the page.
+const LISTENER: &str = "127.0.0.1:15017";
+const HOSTS: [(&str, &[&str]); 3] = [
+    ("mongo-0.mongo", &["10.217.0.1", "fd00:217::1"]),
+    ("mongo-1.mongo", &["10.217.0.2"]),
+    ("mongo-2.mongo", &["10.217.0.3"]),
+];
+
+#[test]
+fn pymongo_reaches_the_members_at_their_own_names_and_leaves_none_out() {
+    if programs::python().is_none() || !has_mongod() {
+        return;
+    }
+    namespace::inside("intercept::pymongo_reaches_the_members_at_their_own_names_and_leaves_none_out", |namespace| {
+        let set = start_set(namespace);
+        let gateway = start_gateway(&set, "");
+        redirect(namespace, &rule());
+        let uri = "mongodb://mongo-0.mongo:27017/?replicaSet=rs0";
+        let outcome = python(uri, "intercepted");
+        assert_eq!(outcome.lines, drivers::expected_lines(&[]));
+        // Nothing is rewritten: what a member says of the set is true.
+        let mut hosts = Vec::new();
+        for (host, _) in HOSTS {
+            let hello = connect(&format!("{host}:27017")).unwrap().run(&hello()).unwrap();
+            assert_eq!(hello.get_str("me").unwrap(), format!("{host}:27017"), "another member answered");
+            hosts = hello.get_array("hosts").unwrap().clone();
+        }
+        assert_eq!(hosts, ["mongo-0.mongo:27017", "mongo-1.mongo:27017", "mongo-2.mongo:27017"].map(Into::into));
+        // Plain connections all went to the gateway, and its own to the members.
+        set.assert_no_strangers();
+
+        // An election is followed as ever.
+        let primary = set.step_down().unwrap();
+        gateway.await_primary(&primary);
+        let outcome = python(uri, "intercepted_again");
+        assert_eq!(outcome.lines, drivers::expected_lines(&[]));
+    });
+}
+
+#[test]
+fn addresses_are_told_apart_also_those_of_the_other_family() {
+    if !has_mongod() {
+        return;
+    }
+    namespace::inside("intercept::addresses_are_told_apart_also_those_of_the_other_family", |namespace| {
+        let set = start_set(namespace);
+        let second =
+            "[listener.six]\naddress = \"[::1]:15017\"\nupstream = \"test\"\nintercept = true\nprincipal = \"CN=six\"";
+        let gateway = start_gateway(&set, second);
+        redirect(namespace, &rule());
+        redirect(namespace, &rule().replace("iptables", "ip6tables"));
+
+        // mongod has no such address; the gateway reaches the member that does by another one.
+        let six = connect("[fd00:217::1]:27017").unwrap().run(&hello()).unwrap();
+        assert_eq!(six.get_str("me").unwrap(), "mongo-0.mongo:27017");
+        let closed = gateway.wait_for_log(LOG_TIMEOUT, |event| event["listener"] == "six" && is_closed(event)).unwrap();
+        assert_eq!((&closed["outcome"], &closed["principal"]), (&"completed".into(), &"CN=six".into()));
+
+        // No member has this one, though every connection to that port is redirected.
+        namespace.sh("ip address add 10.217.0.9/32 dev lo").unwrap();
+        check_refused("10.217.0.9:27017", "mongate: 10.217.0.9:27017 is the address of no member of upstream test");
+        let refused = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection refused").unwrap();
+        assert_eq!(
+            (&refused["reason"], &refused["original"]),
+            (&"no_member_at_original_address".into(), &"10.217.0.9:27017".into())
+        );
+        // Who comes by himself was on the way to nobody.
+        for listener in [LISTENER, "[::1]:15017"] {
+            check_refused(
+                listener,
+                "mongate: this address takes connections to upstream test that were redirected to it",
+            );
+        }
+        let refused = |event: &Value| event["reason"] == "not_redirected";
+        let refused = gateway.wait_for_log(LOG_TIMEOUT, refused).unwrap();
+        assert!(refused["remedy"].as_str().unwrap().contains("have clients connect to the server itself"), "{refused}");
+
+        // A member that moves is found at its new address.
+        let moved: Vec<_> = HOSTS.iter().filter(|(host, _)| *host != "mongo-2.mongo").copied().collect();
+        namespace.hosts(&[&moved[..], &[("mongo-2.mongo", &["10.217.0.3", "10.217.0.9"])]].concat()).unwrap();
+        until("the new address is known", || {
+            let hello = connect("10.217.0.9:27017").ok()?.run(&hello()).ok()?;
+            assert_eq!(hello.get_str("me").unwrap(), "mongo-2.mongo:27017");
+            Some(())
+        });
+        set.assert_no_strangers();
+    });
+}
+
+/// The rule without its exception: the gateway meets itself, which must be told and must not go on and on.
+#[test]
+fn a_gateway_whose_own_connections_are_redirected_meets_itself_and_says_so() {
+    if !has_mongod() {
+        return;
+    }
+    namespace::inside(
+        "intercept::a_gateway_whose_own_connections_are_redirected_meets_itself_and_says_so",
+        |namespace| {
+            let set = start_set(namespace);
+            let everybody = rule().replace("-m owner ! --uid-owner mongate ", "");
+            assert_ne!(everybody, rule());
+            redirect(namespace, &everybody);
+            let gateway = start_gateway(&set, "");
+            let itself = |event: &Value| event["kind"] == "tls" && event["message"] == "connection refused";
+            let refused = gateway.wait_for_log(LOG_TIMEOUT, itself).unwrap();
+            let remedy = refused["remedy"].as_str().unwrap();
+            assert!(remedy.contains("leave its user out of the iptables rule"), "{remedy}");
+            until("it is not ready", || (gateway.get("/readyz").ok()?.status == 503).then_some(()));
+
+            // A client costs a connection or two, not more and more.
+            let count = || gateway.metric("mongate_connections_total", &[("listener", "test")]);
+            check_refused("mongo-0.mongo:27017", "mongate: ");
+            let (before, descriptors) = (count(), gateway.descriptors().unwrap());
+            check_refused("mongo-0.mongo:27017", "mongate: ");
+            // Its monitors try again every half second, and spares are asked for now and then.
+            assert!(count() - before < 100.0, "{before} connections, then {}", count());
+            assert!(gateway.descriptors().unwrap() < descriptors + 20);
+
+            // With the rule of the page it recovers.
+            namespace.sh(&everybody.replace(" -A ", " -D ")).unwrap();
+            namespace.sh(&rule()).unwrap();
+            until("it is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
+            connect("mongo-0.mongo:27017").unwrap().run(&hello()).unwrap();
+        },
+    );
+}
+
+/// The line of the page, as it is.
+fn rule() -> String {
+    let page = include_str!("../../docs/interception.md");
+    let lines: Vec<_> = page.lines().filter(|line| line.starts_with("iptables ")).collect();
+    let [line] = lines[..] else { panic!("not one line of iptables: {lines:?}") };
+    line.to_owned()
+}
+
+/// Sets a rule of the page. The members and this program are exempt: in life they are on other hosts.
+fn redirect(namespace: &Namespace, rule: &str) {
+    let program = rule.split(' ').next().unwrap();
+    namespace.sh(&format!("{program} -t nat -I OUTPUT -m owner --uid-owner root -j RETURN")).unwrap();
+    namespace.sh(rule).unwrap();
+}
+
+/// The script of the driver, as a client.
+fn python(uri: &str, database: &str) -> Outcome {
+    drivers::python_with(uri, database, |command| namespace::run_as(namespace::CLIENT, &command).unwrap()).unwrap()
+}
+
+/// A connection of a client.
+fn connect(address: &str) -> anyhow::Result<Connection> {
+    namespace::as_user(namespace::CLIENT, || Connection::plain(address))
+}
+
+fn has_mongod() -> bool {
+    crate::kit::provision::or_skip("a real mongod", mongod_binary::locate()).is_some()
+}
+
+fn start_set(namespace: &Namespace) -> ReplicaSet {
+    namespace.hosts(&HOSTS).unwrap();
+    let members = HOSTS.iter().map(|(host, _)| MemberOptions::at(host)).collect();
+    ReplicaSet::start(SetOptions { members, election_timeout: CALM, ..SetOptions::default() }).unwrap()
+}
+
+/// As on the page, as the user of the page.
+fn start_gateway(set: &ReplicaSet, tables: &str) -> Gateway {
+    let options = GatewayOptions {
+        listener_address: Some(LISTENER.to_owned()),
+        listener: "intercept = true\n".to_owned(),
+        tables: tables.to_owned(),
+        user: Some(namespace::GATEWAY),
+        ..GatewayOptions::to_set(set)
+    };
+    Gateway::start(&options)
+}
+
+fn check_refused(address: &str, says: &str) {
+    let mut connection = connect(address).unwrap();
+    connection.send(&op_msg(1, 0, &[body_section(&hello())])).unwrap();
+    let refusal = connection.reply().unwrap().document;
+    assert_eq!(refusal.get_i32("code").unwrap(), 6, "{refusal}");
+    assert!(refusal.get_str("errmsg").unwrap().starts_with(says), "{refusal}");
+}
+
+fn is_closed(event: &Value) -> bool {
+    event["message"] == "connection closed"
+}
+
+fn hello() -> Document {
+    doc! { "hello": 1, "$db": "admin" }
+}
