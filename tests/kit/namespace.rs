@@ -159,9 +159,10 @@ impl Namespace {
         self.replace("/etc/hosts", &text)
     }
 
-    /// Has names looked up at this name server, port 53.
-    pub fn name_server(&self, address: &str) -> anyhow::Result<()> {
-        self.replace("/etc/resolv.conf", &format!("nameserver {address}\noptions timeout:1 attempts:2\n"))
+    /// Has names looked up at this name server, port 53, or at none.
+    pub fn name_server(&self, address: Option<&str>) -> anyhow::Result<()> {
+        let line = address.map(|address| format!("nameserver {address}\n")).unwrap_or_default();
+        self.replace("/etc/resolv.conf", &format!("{line}options timeout:1 attempts:2\n"))
     }
 
     /// Has another text stand in the place of a file, for everybody inside.
