@@ -53,7 +53,8 @@ def main():
     uri, name = sys.argv[1:]
     answers = Answers()
     # Times as short as an impatient application has them.
-    times = {"connectTimeoutMS": 1000, "heartbeatFrequencyMS": 1000, "socketTimeoutMS": 3000, "localThresholdMS": 10000}
+    times = {"connectTimeoutMS": 1000, "heartbeatFrequencyMS": 1000, "socketTimeoutMS": 3000}
+    times |= {"localThresholdMS": 10000, "serverSelectionTimeoutMS": 4000}
     client = MongoClient(uri, event_listeners=[answers], **times)
     database = client[name]
     written = database.get_collection("traffic", write_concern=WriteConcern("majority"))

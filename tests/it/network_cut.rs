@@ -98,7 +98,6 @@ fn a_member_that_cannot_be_reached_is_done_without_and_is_used_again_later() {
             let there = set.run_on_primary(&count).unwrap().get_i32("n").unwrap();
             assert_eq!(usize::try_from(there).unwrap(), acknowledged.len(), "{}: acknowledged and lost", traffic.name);
         }
-        set.assert_no_strangers();
     });
 }
 

@@ -92,9 +92,11 @@ fn records_that_cannot_be_right_give_no_members_until_they_are() {
         check("there are 2 TXT records at cluster.example.test, and only one may be");
         dns.set_texts(NAME, &["replicaSet=rs0&tls=false"]);
         check("the TXT record at cluster.example.test has tls, which may not stand there");
-        namespace.name_server("127.0.0.2").unwrap();
+        namespace.name_server(Some("127.0.0.2")).unwrap();
         check("the SRV records at _mongodb._tcp.cluster.example.test");
-        namespace.name_server("127.0.0.1").unwrap();
+        namespace.name_server(None).unwrap();
+        check("cannot be looked up: this host names no name server");
+        namespace.name_server(Some("127.0.0.1")).unwrap();
 
         // Nothing needs a restart.
         dns.set_texts(NAME, &["replicaSet=rs0"]);
@@ -112,7 +114,7 @@ fn has_mongod() -> bool {
 /// A set within the domain, and a name server that knows nothing yet.
 fn start(namespace: &Namespace) -> (NameServer, ReplicaSet) {
     namespace.hosts(&HOSTS).unwrap();
-    namespace.name_server("127.0.0.1").unwrap();
+    namespace.name_server(Some("127.0.0.1")).unwrap();
     let dns = NameServer::start("127.0.0.1:53").unwrap();
     let members = HOSTS.iter().map(|(host, _)| MemberOptions::at(host)).collect();
     (dns, ReplicaSet::start(SetOptions { members, ..SetOptions::default() }).unwrap())
