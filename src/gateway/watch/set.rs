@@ -48,6 +48,8 @@ struct Watched {
 struct Said {
     primary: Option<MemberName>,
     members: Vec<(MemberName, MemberState)>,
+    /// What is wrong with each of them; `/status` shows it.
+    problems: Vec<Option<String>>,
     left_out: Vec<MemberName>,
     /// Why nobody is known.
     trouble: Option<String>,
@@ -177,6 +179,7 @@ impl SetMonitor {
         let now = Said {
             primary: self.tracker.primary().cloned(),
             members: self.tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
+            problems: self.tracker.members().map(|member| member.problem.clone()).collect(),
             left_out: self.assign(),
             trouble: self.records.as_ref().and_then(Records::trouble),
         };
