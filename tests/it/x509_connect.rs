@@ -98,7 +98,6 @@ fn code_of(error: &Error) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(error) => Some(error.code),
         ErrorKind::Write(mongodb::error::WriteFailure::WriteError(error)) => Some(error.code),
-        ErrorKind::InsertMany(_) => None,
         _ => None,
     }
 }
