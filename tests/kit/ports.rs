@@ -19,3 +19,14 @@ pub fn free() -> anyhow::Result<u16> {
     }
     anyhow::bail!("no free port between {FIRST} and {}", FIRST + COUNT)
 }
+
+/// The first of so many ports in a row on the loopback address that nothing listens on now.
+pub fn free_in_a_row(count: u16) -> anyhow::Result<u16> {
+    for _ in 0..1_000 {
+        let first = free()?;
+        if (first..first + count).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    anyhow::bail!("no {count} free ports in a row")
+}

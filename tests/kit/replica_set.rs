@@ -3,7 +3,7 @@
 //! Members are named `localhost:PORT`, which a client of this machine could reach if it tried: whether one did can be
 //! told for certain, see [`ReplicaSet::strangers`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -41,6 +41,9 @@ const EXIT_ADDRESS_IN_USE: i32 = 48;
 const LOG_ACCEPTED: i64 = 22_943;
 const LOG_ENDED: i64 = 22_944;
 const LOG_SHOWN_CERTIFICATE: i64 = 23_229;
+const LOG_NETWORK_ERROR: i64 = 22_986;
+/// What mongod calls a connection that began TLS and was then given up; one that spoke anything else has another error.
+const TLS_GIVEN_UP: &str = "stream truncated";
 /// What makes mongod say whose certificate it was shown, and as little else as can be.
 const LOG_VERBOSITY: &str =
     "logComponentVerbosity={network:{verbosity:2,asio:{verbosity:0},connectionPool:{verbosity:0}}}";
@@ -94,7 +97,7 @@ pub struct ReplicaSet {
     options: SetOptions,
     next_id: i32,
     /// The PKI of this set; issue further certificates from it.
-    pub pki: Pki,
+    pub pki: Arc<Pki>,
     /// A client certificate that it takes; where the set knows users, it is none.
     pub client: Issued,
     /// The certificate of a user who may do everything, where the set knows users.
@@ -159,8 +162,16 @@ impl ReplicaSet {
     /// # Panics
     /// When a mongod is there but the set does not come to be.
     pub fn start(options: SetOptions) -> Option<Self> {
+        Self::start_with(&Arc::new(Pki::new().expect("a directory for keys")), options)
+    }
+
+    /// The same with the PKI of another set, so that the same clients are let in.
+    ///
+    /// # Panics
+    /// As [`ReplicaSet::start`].
+    pub fn start_with(pki: &Arc<Pki>, options: SetOptions) -> Option<Self> {
         provision::or_skip("a real mongod", mongod_binary::locate())?;
-        Some(Self::try_start(options).expect("the replica set starts"))
+        Some(Self::try_start(Arc::clone(pki), options).expect("the replica set starts"))
     }
 
     /// A set of three that tests which run at the same time share; the last user ends it. Use a database of your own, and
@@ -176,8 +187,7 @@ impl ReplicaSet {
         Some(started)
     }
 
-    fn try_start(options: SetOptions) -> anyhow::Result<Self> {
-        let pki = Pki::new()?;
+    fn try_start(pki: Arc<Pki>, options: SetOptions) -> anyhow::Result<Self> {
         let client = pki.issue("client", &Wanted::default())?;
         let operator = pki.issue("operator", &Wanted { common_name: "operator", ..Wanted::default() })?;
         let mut server = Wanted::server();
@@ -260,7 +270,7 @@ impl ReplicaSet {
     /// Makes the primary step down and returns the next one.
     pub fn step_down(&self) -> anyhow::Result<String> {
         let before = self.primary();
-        let step_down = doc! { "replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 4, "$db": "admin" };
+        let step_down = doc! { "replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 1, "$db": "admin" };
         // A secondary may lag when there is much to do, and another step-down may be under way.
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         while let Err(error) = self.run(&before, &step_down) {
@@ -372,20 +382,29 @@ impl ReplicaSet {
     /// Every connection that a member took without being shown a good certificate.
     ///
     /// mongod logs each TCP connection when it takes it, whatever comes then, and each certificate that was shown and
-    /// found good. So a client that has no certificate cannot come near a member without being seen here: that is
-    /// certain, however short the visit was. A connection of this very moment may be among them, whoever made it.
+    /// found good. So a client that is not told to speak TLS cannot come near a member without being seen here: that is
+    /// certain, however short the visit was. Left out is who began TLS and then gave up, as a gateway does whose client
+    /// has gone meanwhile. A connection of this very moment may be among them, whoever made it.
     pub fn strangers(&self) -> Vec<String> {
-        self.members.iter().flat_map(Member::strangers).collect()
+        self.visits().map(|visit| visit.remote).collect()
+    }
+
+    fn visits(&self) -> impl Iterator<Item = Visit> {
+        self.members.iter().flat_map(Member::strangers)
     }
 
     /// Waits a moment for what connections of this moment still have to show.
     ///
+    /// Who left without a byte does not count here: a client says hello first, and a connection that is given up while its
+    /// machine is busy says nothing.
+    ///
     /// # Panics
-    /// When a member was visited by somebody without a certificate.
+    /// When somebody without a certificate spoke to a member.
     pub fn assert_no_strangers(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let strangers = self.strangers();
+            let strangers: Vec<String> =
+                self.visits().filter(|visit| !visit.left_silently).map(|visit| visit.remote).collect();
             if strangers.is_empty() {
                 return;
             }
@@ -553,12 +572,15 @@ impl Member {
         self.earlier_logs.concat() + &current
     }
 
-    fn strangers(&self) -> Vec<String> {
+    fn strangers(&self) -> Vec<Visit> {
         let current = self.process.as_ref().map(Process::stdout).unwrap_or_default();
         let mut all = unproven(&current, false);
         // What a member that was killed had just taken, nobody can tell about.
         all.extend(self.earlier_logs.iter().flat_map(|log| unproven(log, true)));
-        all.iter().map(|remote| format!("{remote} to {}", self.name())).collect()
+        for visit in &mut all {
+            visit.remote = format!("{} to {}", visit.remote, self.name());
+        }
+        all
     }
 }
 
@@ -575,30 +597,46 @@ fn create_user(subject: &str, roles: &[&str]) -> Document {
     doc! { "createUser": subject, "roles": roles.iter().map(role).collect::<Vec<_>>(), "$db": "$external" }
 }
 
-/// The remote ends of a log's connections that were taken and showed no good certificate; only those that ended too where
-/// `ended_only`.
-fn unproven(log: &str, ended_only: bool) -> Vec<String> {
+/// A connection that showed no good certificate.
+struct Visit {
+    /// Where it came from.
+    remote: String,
+    /// Whether it ended, and mongod had nothing to say about what it had sent.
+    left_silently: bool,
+}
+
+/// A log's connections that were taken and showed no good certificate; only those that ended too where `ended_only`.
+fn unproven(log: &str, ended_only: bool) -> Vec<Visit> {
     let mut waiting = BTreeMap::new();
+    let mut spoke = BTreeSet::new();
     let mut ended = Vec::new();
     // Most lines are of another kind, and reading them as JSON takes its time.
-    let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE].map(|id| format!("\"id\":{id},"));
+    let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE, LOG_NETWORK_ERROR].map(|id| format!("\"id\":{id},"));
     for line in log.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))) {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
         let remote = line["attr"]["remote"].as_str().unwrap_or_default().to_owned();
         let connection = line["attr"]["connectionId"].as_u64();
         match line["id"].as_i64() {
             Some(LOG_ACCEPTED) => drop(waiting.insert(connection, remote)),
-            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
-            _ => {
-                let context = line["ctx"].as_str().unwrap_or_default();
-                waiting.remove(&context.strip_prefix("conn").and_then(|id| id.parse().ok()));
+            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection).map(|remote| {
+                let left_silently = !spoke.contains(&connection);
+                Visit { remote, left_silently }
+            })),
+            Some(LOG_NETWORK_ERROR) if line["attr"]["error"]["errmsg"] != TLS_GIVEN_UP => {
+                spoke.insert(connection_of(&line));
             }
+            _ => drop(waiting.remove(&connection_of(&line))),
         }
     }
     if !ended_only {
-        ended.extend(waiting.into_values());
+        ended.extend(waiting.into_values().map(|remote| Visit { remote, left_silently: false }));
     }
     ended
+}
+
+/// Whose thread wrote a line.
+fn connection_of(line: &Value) -> Option<u64> {
+    line["ctx"].as_str().unwrap_or_default().strip_prefix("conn").and_then(|id| id.parse().ok())
 }
 
 fn truth(document: &Document, field: &str) -> bool {

@@ -1,0 +1,60 @@
+"""Eight writers that go on until a file is there: writers.py URI DATABASE STOP
+
+Each writes one document after the other, to a majority and retryably. Prints a line now and then with the count of what
+was acknowledged, and last everything: each id with the time when it was acknowledged, and every failure.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+
+from pymongo import MongoClient, WriteConcern
+from pymongo.errors import PyMongoError
+
+# Enough to see how long nothing is acknowledged, and little enough for a machine that is busy with elections.
+PACE = 0.005
+
+
+class Writers:
+    def __init__(self, collection, stop):
+        self.collection = collection
+        self.stop = stop
+        self.lock = threading.Lock()
+        self.acknowledged = []
+        self.failures = []
+
+    def write(self, worker):
+        number = 0
+        while not os.path.exists(self.stop):
+            identifier = worker * 1_000_000 + number
+            number += 1
+            try:
+                self.collection.insert_one({"_id": identifier})
+            except PyMongoError as error:
+                with self.lock:
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                continue
+            with self.lock:
+                self.acknowledged.append([identifier, time.time()])
+                count = len(self.acknowledged)
+            if count % 10 == 0:
+                print(json.dumps({"count": count}), flush=True)
+            time.sleep(PACE)
+
+
+def main():
+    uri, name, stop = sys.argv[1:]
+    with MongoClient(uri) as client:
+        collection = client[name].get_collection("writes", write_concern=WriteConcern("majority"))
+        writers = Writers(collection, stop)
+        threads = [threading.Thread(target=writers.write, args=(worker,)) for worker in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(json.dumps({"acknowledged": writers.acknowledged, "failures": writers.failures}))
+
+
+main()
