@@ -12,6 +12,7 @@ use crate::kit::certificates::{First, Issued, Usage, Wanted};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions};
 use crate::kit::raw::{Connection, body_section, op_msg, op_query};
+use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions, Users};
 use crate::kit::secret::{Content, Secret};
 use crate::kit::waiting::{until, until_steady};
 use crate::reports::{LOG_TIMEOUT, is_at_least_one, is_zero};
@@ -372,4 +373,50 @@ async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
     drop(connection);
     assert_eq!(line("CN=dave")["user_mechanism"], "MONGODB-X509");
     assert!(!gateway.log().iter().any(|event| event.to_string().contains("secret-of")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_without_users_are_reached_without_one_and_all_others_with_theirs() {
+    let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
+    let Some(set) = ReplicaSet::start(SetOptions { members, users: Users::KeyFile, ..SetOptions::default() }) else {
+        return;
+    };
+    set.create_user("client", &["readWrite@shop"]).unwrap();
+    let arbiter = &set.members()[2];
+    let of_set = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to_set(&set) };
+    let gateway = Gateway::start(&of_set);
+    let addresses = gateway.await_members(&set.members());
+    until("it is ready", || (readyz(&gateway).0 == 200).then_some(()));
+    let uri = format!("{}/?replicaSet={}&serverSelectionTimeoutMS=15000", gateway.uri(), set.name());
+    let client = Client::with_uri_str(uri).await.unwrap();
+    let orders = client.database("shop").collection::<Document>("orders");
+    orders.insert_one(doc! { "_id": 1 }).await.unwrap();
+    let status = client.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap();
+    assert_eq!(users_of(&status), user("client"));
+
+    for (member, address) in addresses {
+        let mut connection = Connection::plain(&address).unwrap();
+        let hello = connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+        let is_arbiter = member == *arbiter;
+        assert_eq!(hello.get_bool("arbiterOnly").unwrap_or(false), is_arbiter, "{hello}");
+        let expected = if is_arbiter { Vec::new() } else { user("client") };
+        assert_eq!(users_on(&mut connection), expected, "{member}");
+    }
+    assert!(is_zero(gateway.metric("mongate_upstream_handshakes_total", &[("outcome", "authentication_failed")])));
+    assert!(!readyz(&gateway).1.contains("WARN"), "{}", readyz(&gateway).1);
+    assert!(!set.log(arbiter).contains("MONGODB-X509"), "nobody asks an arbiter to authenticate");
+
+    // The same where the only server is one.
+    let address = arbiter.clone();
+    let gateway = Gateway::start(&GatewayOptions {
+        upstream_address: address,
+        upstream_members: Vec::new(),
+        upstream: String::new(),
+        ..of_set
+    });
+    let answered = until("it is known to be no member that has users", || {
+        let answer = gateway.connect().unwrap().command(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+        answer.get_bool("arbiterOnly").ok()
+    });
+    assert!(answered);
 }
