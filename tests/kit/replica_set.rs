@@ -42,8 +42,9 @@ const LOG_ACCEPTED: i64 = 22_943;
 const LOG_ENDED: i64 = 22_944;
 const LOG_SHOWN_CERTIFICATE: i64 = 23_229;
 const LOG_NETWORK_ERROR: i64 = 22_986;
-/// What mongod calls a connection that began TLS and was then given up; one that spoke anything else has another error.
-const TLS_GIVEN_UP: &str = "stream truncated";
+/// What mongod says of a connection that began TLS and was then given up, the second where that was with bytes of
+/// mongod's unread. It sends no byte to who speaks anything else, and has another error for him.
+const TLS_GIVEN_UP: [&str; 2] = ["stream truncated", "Connection reset by peer"];
 /// What makes mongod say whose certificate it was shown, and as little else as can be.
 const LOG_VERBOSITY: &str =
     "logComponentVerbosity={network:{verbosity:2,asio:{verbosity:0},connectionPool:{verbosity:0}}}";
@@ -384,7 +385,7 @@ impl ReplicaSet {
     /// mongod logs each TCP connection when it takes it, whatever comes then, and each certificate that was shown and
     /// found good. So a client that is not told to speak TLS cannot come near a member without being seen here: that is
     /// certain, however short the visit was. Left out is who began TLS and then gave up, as a gateway does whose client
-    /// has gone meanwhile. A connection of this very moment may be among them, whoever made it.
+    /// has gone meanwhile, or that is killed. A connection of this very moment may be among them, whoever made it.
     pub fn strangers(&self) -> Vec<String> {
         self.members.iter().flat_map(Member::strangers).collect()
     }
@@ -586,8 +587,8 @@ fn create_user(subject: &str, roles: &[&str]) -> Document {
     doc! { "createUser": subject, "roles": roles.iter().map(role).collect::<Vec<_>>(), "$db": "$external" }
 }
 
-/// The remote ends of a log's connections that were taken and showed no good certificate; only those that ended too where
-/// `ended_only`.
+/// The remote ends of a log's connections that were taken and showed no good certificate, and what mongod says of them;
+/// only those that ended too where `ended_only`.
 fn unproven(log: &str, ended_only: bool) -> Vec<String> {
     let mut waiting = BTreeMap::new();
     let mut ended = Vec::new();
@@ -595,16 +596,20 @@ fn unproven(log: &str, ended_only: bool) -> Vec<String> {
     let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE, LOG_NETWORK_ERROR].map(|id| format!("\"id\":{id},"));
     for line in log.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))) {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-        let remote = line["attr"]["remote"].as_str().unwrap_or_default().to_owned();
-        let connection = line["attr"]["connectionId"].as_u64();
+        let connection = line["ctx"].as_str().and_then(|context| context.strip_prefix("conn")?.parse().ok());
+        let connection = connection.or(line["attr"]["connectionId"].as_u64());
         match line["id"].as_i64() {
-            Some(LOG_ACCEPTED) => drop(waiting.insert(connection, remote)),
-            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
-            Some(LOG_NETWORK_ERROR) if line["attr"]["error"]["errmsg"] != TLS_GIVEN_UP => {}
-            _ => {
-                let context = line["ctx"].as_str().unwrap_or_default();
-                waiting.remove(&context.strip_prefix("conn").and_then(|id| id.parse().ok()));
+            Some(LOG_ACCEPTED) => {
+                let remote = line["attr"]["remote"].as_str().unwrap_or_default();
+                waiting.insert(connection, remote.to_owned());
             }
+            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
+            Some(LOG_NETWORK_ERROR) if !TLS_GIVEN_UP.map(Value::from).contains(&line["attr"]["error"]["errmsg"]) => {
+                if let Some(remote) = waiting.get_mut(&connection) {
+                    *remote = format!("{remote} ({})", line["attr"]["error"]["errmsg"]);
+                }
+            }
+            _ => drop(waiting.remove(&connection)),
         }
     }
     if !ended_only {
