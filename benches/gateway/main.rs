@@ -1,7 +1,7 @@
 //! What the gateway costs beside proxies that do not read a message: processor time, latency, throughput and memory.
 //!
-//! Every round asks every subject for everything, one after the other, so that a busy moment of the machine hits all alike;
-//! the figures are medians of the rounds. First before an upstream that answers at once, then before a real mongod.
+//! Every round asks every subject for everything, one after the other, so that a busy moment of the machine hits all alike,
+//! and begins with another subject than the round before, as what was done last is felt; the figures are medians of the rounds. First before an upstream that answers at once, then before a real mongod.
 //!
 //! | argument | does |
 //! | --- | --- |
@@ -159,6 +159,7 @@ fn main() -> anyhow::Result<()> {
         runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         chosen: arguments.values("--only").next(),
         effort,
+        turn: 0,
     };
     let elsewhere: Vec<Subject> = arguments.values("--against").map(elsewhere).collect::<anyhow::Result<_>>()?;
     if elsewhere.is_empty() {
@@ -186,6 +187,8 @@ struct Bench<'a> {
     runtime: Runtime,
     chosen: Option<&'a str>,
     effort: Effort,
+    /// Of the round, from 0: which subject is the first.
+    turn: usize,
 }
 
 /// One subject under one load.
@@ -202,6 +205,12 @@ impl Bench<'_> {
         self.chosen.is_none_or(|chosen| name.contains(chosen))
     }
 
+    /// All of them, but not always the same first.
+    fn in_turn<'s>(&self, subjects: &'s [Subject]) -> impl Iterator<Item = &'s Subject> + use<'s> {
+        let (before, after) = subjects.split_at(self.turn % subjects.len().max(1));
+        after.iter().chain(before)
+    }
+
     fn proxies(&mut self) -> anyhow::Result<()> {
         let scene = Scene::before_fast_upstream(self.effort.fetch)?;
         say_missing(&scene)?;
@@ -211,18 +220,18 @@ impl Bench<'_> {
         let (crowd, name) = self.effort.crowd;
         let alone = Scenario::new("round trip, 100", Work::RoundTrip, 100);
         let crowded = [alone, Scenario { name, crowd, ..alone }];
+        let idle = self.wants("idle");
         for round in 1..=self.effort.rounds {
+            self.turn = round - 1;
             self.round(PROXIES, &scene.subjects, &SCENARIOS)?;
             self.round(RULES, &scene.variants, &POLICY_SCENARIOS)?;
             if round <= self.effort.slow_rounds {
-                let with_process = |subject: &&Subject| subject.memory_kib().is_some();
-                let proxies = scene.subjects.iter().filter(with_process);
-                for scenario in &crowded {
-                    for subject in proxies.clone().filter(|_| self.wants(scenario.name)).collect::<Vec<_>>() {
+                for scenario in crowded.iter().filter(|scenario| self.wants(scenario.name)).collect::<Vec<_>>() {
+                    for subject in self.in_turn(&scene.subjects).filter(|subject| !subject.is_direct()) {
                         self.one(PROXIES, subject, scenario)?;
                     }
                 }
-                for subject in proxies.filter(|_| self.wants("idle")).collect::<Vec<_>>() {
+                for subject in self.in_turn(&scene.subjects).filter(|subject| !subject.is_direct() && idle) {
                     self.idle(&scene, subject)?;
                 }
             }
@@ -243,6 +252,7 @@ impl Bench<'_> {
             self.runtime.block_on(prepare(&subject.target))?;
         }
         for round in 1..=self.effort.rounds {
+            self.turn = round - 1;
             self.round(MONGODB, &scene.subjects, &MONGODB_SCENARIOS)?;
             writeln!(stderr(), "round {round} of {}, mongod", self.effort.rounds)?;
         }
@@ -255,6 +265,7 @@ impl Bench<'_> {
             self.runtime.block_on(prepare(&subject.target)).with_context(|| format!("cannot use {}", subject.name))?;
         }
         for round in 1..=self.effort.rounds {
+            self.turn = round - 1;
             self.round(MONGODB, subjects, &MONGODB_SCENARIOS)?;
             writeln!(stderr(), "round {round} of {}", self.effort.rounds)?;
         }
@@ -263,7 +274,7 @@ impl Bench<'_> {
 
     fn round(&mut self, table: &str, subjects: &[Subject], scenarios: &[Scenario]) -> anyhow::Result<()> {
         for scenario in scenarios.iter().filter(|scenario| self.wants(scenario.name)).collect::<Vec<_>>() {
-            for subject in subjects {
+            for subject in self.in_turn(subjects) {
                 if table == MONGODB && matches!(scenario.work, Work::Insert(_)) {
                     // What others have inserted.
                     self.runtime.block_on(empty(&subject.target, "orders"))?;

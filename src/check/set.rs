@@ -93,15 +93,15 @@ async fn ask(
     let Some((connector, _)) = connector.filter(|_| reports.iter().any(|report| report.server.is_some())) else {
         let failed = reports.iter().flat_map(|report| &report.steps).find(|step| step.status == Status::Failed);
         let why = failed.and_then(|step| step.lines.first().cloned());
-        set.lost(member, why.as_deref().unwrap_or("it cannot be connected to"));
+        set.lost(member, why.as_deref().unwrap_or("it cannot be connected to"), std::time::Instant::now());
         return reports;
     };
     match HelloStream::open(&connector).await {
         Ok((_, hello)) => match HelloFacts::read(&hello) {
             Ok(facts) => drop(set.answered(member, &facts, std::time::Instant::now())),
-            Err(problem) => drop(set.lost(member, &problem.to_string())),
+            Err(problem) => drop(set.lost(member, &problem.to_string(), std::time::Instant::now())),
         },
-        Err(error) => drop(set.lost(member, &error.to_string())),
+        Err(error) => drop(set.lost(member, &error.to_string(), std::time::Instant::now())),
     }
     reports
 }

@@ -26,7 +26,7 @@ pub(super) struct Course<'a> {
     /// What it shares with others of its listener.
     pub(super) route: &'a Route,
     /// Makes its connections to mongod.
-    pub(super) line: &'a Line,
+    pub(super) line: Arc<Line>,
     /// That of mongod, also after the connection was exchanged.
     pub(super) address: SocketAddr,
     /// The user that the gateway has authenticated it as, where it has; always the same.
@@ -40,11 +40,10 @@ pub(super) async fn carry(
     course: &mut Course<'_>,
     mut welcome: Welcome,
 ) -> RelayEnd {
-    let Course { route, line, address, user } = course;
-    let (route, line) = (*route, *line);
+    let (route, line) = (course.route, &*course.line);
     let renewal = line.renewal.watch();
     let mut making = None;
-    let mut next_address = *address;
+    let mut next_address = course.address;
     let has_certificate = relay.client().certificates().is_some();
     let mut outlived = outlived(route, line);
     loop {
@@ -54,7 +53,7 @@ pub(super) async fn carry(
             turn = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => turn,
             made = made(&mut making) => {
                 making = None;
-                if let Some(address) = offer(relay, made, user.as_ref()) {
+                if let Some(address) = offer(relay, made, course.user.as_ref()) {
                     next_address = address;
                 }
                 continue;
@@ -74,11 +73,11 @@ pub(super) async fn carry(
         match turn {
             Turn::Renew => making = relay.introduction().map(<[u8]>::to_vec).map(|hello| make(line, hello)),
             Turn::Moved => {
-                *address = next_address;
+                course.address = next_address;
                 line.metrics.count_recycled(Recycling::Moved);
                 tracing::debug!(
                     upstream = line.connector.upstream(),
-                    %address,
+                    address = %course.address,
                     "certificate renewed: the upstream connection was exchanged"
                 );
             }

@@ -12,6 +12,7 @@ use super::Route;
 use super::caller::Caller;
 use super::destination::{Astray, Destination};
 use super::refusal::Refusal;
+use crate::identity::printable;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
@@ -51,6 +52,34 @@ pub(super) struct Carried {
     pub(super) user: Option<Arc<MongoUser>>,
     /// How it ended.
     pub(super) end: RelayEnd,
+}
+
+/// The user of `MongoDB` that a connection had, as its log line names it.
+#[derive(Default)]
+struct ShownUser {
+    /// Nothing that could move a cursor.
+    name: Option<String>,
+    database: Option<String>,
+    mechanism: Option<String>,
+    /// `gateway`: it authenticated, and mongod confirmed it; `client`: it began to, as whom it said.
+    source: Option<&'static str>,
+}
+
+impl Carried {
+    fn user(&self) -> ShownUser {
+        if let Some(user) = &self.user {
+            let [database, mechanism] = ["$external", "MONGODB-X509"].map(|text| Some(text.to_owned()));
+            return ShownUser { name: Some(user.name.clone()), database, mechanism, source: Some("gateway") };
+        }
+        let Some(named) = &self.end.user else { return ShownUser::default() };
+        let shown = |text: &String| Some(printable(text));
+        ShownUser {
+            name: named.user.as_ref().and_then(shown),
+            database: shown(&named.database),
+            mechanism: shown(&named.mechanism),
+            source: Some("client"),
+        }
+    }
 }
 
 /// Why a client could be put on no upstream connection.
@@ -146,31 +175,36 @@ impl Ending {
             Self::Probe | Self::Draining | Self::Unusable(_) => {
                 tracing::debug!(listener, %client, proxy, outcome, reason = %self, duration_ms, "connection closed");
             }
-            Self::Carried(Carried { upstream, user, end }) => tracing::info!(
-                listener,
-                %client,
-                proxy,
-                uid,
-                gid,
-                pid,
-                principal,
-                principal_source,
-                %upstream,
-                user = user.as_ref().map(|user| user.name.as_str()),
-                user_source = user.as_ref().map(|_| "gateway"),
-                outcome,
-                ended_by = %end.ended_by,
-                reason = %self,
-                remedy = self.remedy_at(route),
-                commands = end.commands,
-                errors = end.errors,
-                denied = end.denied,
-                unanswered = end.unanswered,
-                to_upstream_bytes = end.to_upstream_bytes,
-                to_client_bytes = end.to_client_bytes,
-                duration_ms,
-                "connection closed"
-            ),
+            Self::Carried(carried) => {
+                let (Carried { upstream, end, .. }, user) = (carried, carried.user());
+                tracing::info!(
+                    listener,
+                    %client,
+                    proxy,
+                    uid,
+                    gid,
+                    pid,
+                    principal,
+                    principal_source,
+                    %upstream,
+                    user = user.name,
+                    user_database = user.database,
+                    user_mechanism = user.mechanism,
+                    user_source = user.source,
+                    outcome,
+                    ended_by = %end.ended_by,
+                    reason = %self,
+                    remedy = self.remedy_at(route),
+                    commands = end.commands,
+                    errors = end.errors,
+                    denied = end.denied,
+                    unanswered = end.unanswered,
+                    to_upstream_bytes = end.to_upstream_bytes,
+                    to_client_bytes = end.to_client_bytes,
+                    duration_ms,
+                    "connection closed"
+                );
+            }
             Self::NoUpstream(lost) => tracing::info!(
                 listener,
                 %client,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
@@ -30,6 +30,10 @@ pub struct Line {
     pub(super) replacements: Arc<Semaphore>,
     /// Spares as they were last counted.
     pub(super) counted: AtomicUsize,
+    /// Whether it is of the first credential, by which readiness and monitors judge the member.
+    pub(super) is_first: bool,
+    /// Whether the last attempt failed by what is shown to the member: that others succeed says nothing then.
+    pub(super) denied: AtomicBool,
     /// Keeps a user that mongod does not take from filling the log; each credential has one of its own.
     pub(super) denials: Repeats<&'static str>,
 }
@@ -72,6 +76,7 @@ impl Line {
         let result = self.connector.connect().await;
         match result {
             Ok(stream) => {
+                self.denied.store(false, Ordering::Relaxed);
                 self.note_success(&stream);
                 self.news.health.record_ok(None);
                 Ok(Link::new(stream))
@@ -128,12 +133,18 @@ impl Line {
         self.metrics.change_warm_connections(self.counted.swap(now, Ordering::Relaxed), now);
     }
 
+    /// Whether the last attempt failed by the certificate that was shown, or its user. Others may be served all the same.
+    pub fn is_denied(&self) -> bool {
+        self.denied.load(Ordering::Relaxed)
+    }
+
     /// Measures a failure, and logs it unless the same was logged a moment ago.
     pub fn note_failure(&self, error: &ConnectError) {
         if error.is_of_attempt() {
             self.metrics.count_failed_handshake(error.reason());
         }
-        let repeats = if error.is_of_user() {
+        self.denied.store(error.is_of_identity(), Ordering::Relaxed);
+        let repeats = if error.is_of_user() || (error.is_of_identity() && !self.is_first) {
             // The member is well, and serves others.
             &self.denials
         } else {
@@ -169,5 +180,39 @@ impl Line {
                 "upstream lost in the middle of a command"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::CredentialConfig;
+    use crate::connection::Upstream;
+    use crate::telemetry::metrics::UpstreamMetrics;
+    use crate::tls::test_pki::{files_of, upstream_of};
+    use crate::upstream::REASONS;
+    use crate::upstream::test_server::{Behaviour, Scene};
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_taken_says_nothing_of_the_member_unless_it_is_everybodys() {
+        let scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+        let (mut endpoint, server) = scene.listen().await;
+        let (principals, files) = (vec!["cluster.local/ns/shop/*".to_owned()], files_of(&mut endpoint).clone());
+        let mut section = upstream_of(&endpoint);
+        section.credentials.push(CredentialConfig { principals, files });
+        let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
+        let member = upstream.member(&endpoint.address).unwrap();
+        let [everybodys, own] = member.lines.as_slice() else { panic!("two credentials") };
+
+        let denied = server.during(Box::pin(own.dial())).await.map(|_| ()).unwrap_err();
+        assert_eq!(denied.reason(), "client_certificate_refused");
+        assert!(own.is_denied() && !everybodys.is_denied());
+        assert_eq!(member.news.health.snapshot().failed, None);
+
+        server.during(Box::pin(everybodys.dial())).await.map(|_| ()).unwrap_err();
+        assert!(everybodys.is_denied() && member.news.health.snapshot().failed.is_some());
+        // A server that is away is another matter.
+        drop(server);
+        own.dial().await.map(|_| ()).unwrap_err();
+        assert!(!own.is_denied());
     }
 }

@@ -86,18 +86,17 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
             }
         };
     let Way { line, naming } = way;
-    let mut course = Course { route, line: &line, address: upstream.address, user };
+    let mut course = Course { route, line, address: upstream.address, user };
     let mut relay = join(client, upstream, naming, route, caller);
     let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
-    let Course { address, user, .. } = course;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
-        line.note_loss(address, &end);
+        course.line.note_loss(course.address, &end);
     }
     if !end.last_words.is_empty() {
         listener::last_words(relay.client(), &end.last_words).await;
     }
     drop(place);
-    Ending::Carried(Carried { upstream: address, user, end })
+    Ending::Carried(Carried { upstream: course.address, user: course.user, end })
 }
 
 /// A way, the connection at its end, and the user that this has, if the gateway authenticates.

@@ -1,7 +1,7 @@
 //! An upstream as its listeners share it: its credentials, and the members that it has now.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -117,6 +117,8 @@ impl Upstream {
                 renewal: credential.renewal.clone(),
                 replacements: Arc::clone(&self.replacements),
                 counted: AtomicUsize::new(0),
+                is_first: lines.is_empty(),
+                denied: AtomicBool::new(false),
                 denials: Repeats::new(),
             }));
         }

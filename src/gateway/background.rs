@@ -162,7 +162,8 @@ async fn fill(line: &Line) {
             }
         } else if !make_spares(line, missing).await {
             tokio::select! {
-                () = line.news.succeeded.notified() => {}
+                // Where it is our certificate that the member does not take, others succeed all the time.
+                () = line.news.succeeded.notified(), if !line.is_denied() => {}
                 () = sleep(pause) => {}
             }
             pause = (pause * 2).min(SPARE_BACK_OFF.1);

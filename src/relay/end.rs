@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::wire::sasl::SaslUser;
+
 /// A side of the gateway, or the gateway itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -73,6 +75,8 @@ pub struct RelayEnd {
     pub denied: u64,
     /// Requests that had no reply at the end.
     pub unanswered: usize,
+    /// Whom the client named when it began to authenticate; nobody has proven that.
+    pub user: Option<Box<SaslUser>>,
     /// What the client is still to be told, before its side closes; empty where nothing is.
     pub last_words: Vec<u8>,
 }

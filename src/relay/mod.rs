@@ -336,7 +336,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
         let reason = if refused { EndReason::NotUnderstood } else { reason };
         self.pump.desk.guard.end();
-        let Desk { record, exchange, .. } = &self.pump.desk;
+        let Desk { record, exchange, .. } = &mut self.pump.desk;
         RelayEnd {
             ended_by,
             reason,
@@ -346,6 +346,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             errors: record.errors,
             denied: record.denied,
             unanswered: exchange.len(),
+            user: record.user.take(),
             last_words,
         }
     }

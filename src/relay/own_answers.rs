@@ -1,12 +1,11 @@
 //! What the gateway answers a client in mongod's stead, where the handshake is its own affair.
 
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawDocumentBuf, rawdoc};
 
 use crate::relay::terms::Seen;
 use crate::wire::error_reply;
 use crate::wire::error_reply::CommandError;
-use crate::wire::header::{Header, OpCode};
-use crate::wire::op_query;
+use crate::wire::header::Header;
 
 /// How a client proves with a certificate who it is: the gateway has done that, with its own.
 const CERTIFICATE_MECHANISM: &str = "MONGODB-X509";
@@ -54,12 +53,7 @@ pub(super) fn to_authentication(seen: &Seen<'_>) -> OwnAnswer {
 
 /// A client that would show a certificate is taken for who the gateway says it is.
 fn to_authenticate(seen: &Seen<'_>) -> Option<OwnAnswer> {
-    let Seen { message, header, scan, .. } = *seen;
-    let command = if header.op_code == OpCode::QUERY {
-        op_query::command(message)?.command
-    } else {
-        RawDocument::from_bytes(message.get(scan.body()?)?).ok()?
-    };
+    let command = seen.command()?;
     if command.get_str("mechanism").ok()? != CERTIFICATE_MECHANISM {
         return None;
     }

@@ -8,6 +8,7 @@ use crate::relay::exchange::Open;
 use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
 use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;
+use crate::wire::sasl::SaslUser;
 
 /// What mongod answers to a monitor's waiting hello when its client has closed: the ordinary end of every monitor, not an
 /// error to count.
@@ -23,13 +24,15 @@ pub struct Record {
     pub(super) commands: u64,
     pub(super) errors: u64,
     pub(super) denied: u64,
+    /// Whom the client named last when it began to authenticate.
+    pub(super) user: Option<Box<SaslUser>>,
 }
 
 impl Record {
     /// Starts at zero.
     pub fn new(metrics: Arc<ListenerMetrics>) -> Self {
         let debug = tracing::enabled!(tracing::Level::DEBUG);
-        Self { metrics, debug, to_upstream_bytes: 0, to_client_bytes: 0, commands: 0, errors: 0, denied: 0 }
+        Self { metrics, debug, to_upstream_bytes: 0, to_client_bytes: 0, commands: 0, errors: 0, denied: 0, user: None }
     }
 
     /// Whether a request's namespace will be logged.
@@ -54,6 +57,11 @@ impl Record {
     /// A message, or all from here on, was passed on without being understood.
     pub(super) fn unparsed(&mut self, direction: Direction) {
         self.metrics.count_unparsed_message(direction);
+    }
+
+    /// The client begins to authenticate.
+    pub(super) fn named(&mut self, user: SaslUser) {
+        self.user = Some(Box::new(user));
     }
 
     /// A request that wants no reply has gone upstream, or was taken here.

@@ -318,6 +318,10 @@ impl Requests {
         if scan.left() > 0 {
             return Ok(false);
         }
+        if !*released {
+            let seen = Seen { message: walk.message(), header, scan, facts: &self.facts };
+            desk.terms.named_in(&seen).into_iter().for_each(|user| desk.record.named(user));
+        }
         let (header, malformed, released) = (*header, scan.is_malformed(), *released);
         if !released && let Err(answer) = self.let_go(&header, walk, &desk.terms) {
             walk.drop_message();
@@ -341,6 +345,8 @@ impl Requests {
         terms: &Terms,
     ) -> Result<(), OwnAnswer> {
         let rewritten = match (hello::without(walk.message(), terms.withheld()), terms.holds_back(&self.facts)) {
+            // What begins an authentication was only looked at.
+            _ if terms.begins_authentication(&self.facts) => None,
             (Ok(rewritten), _) => rewritten,
             (Err(_), Some(refusal)) => return Err(refusal()),
             // mongod says what is wrong with it.
@@ -492,10 +498,14 @@ fn no_memory(error: &std::io::Error) -> CommandError {
 
 /// Whether the bytes of a message that is still arriving may go upstream.
 fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts, terms: &Terms) -> bool {
+    let cannot_be_held = header.length as usize > HELD_BYTES_MAX || scan.is_malformed();
+    if terms.begins_authentication(facts) {
+        return cannot_be_held;
+    }
     if terms.are_strict() {
         return terms.holds_back(facts).is_none();
     }
-    header.length as usize > HELD_BYTES_MAX || scan.is_malformed() || (facts.is_named() && !is_hello(facts))
+    cannot_be_held || (facts.is_named() && !is_hello(facts))
 }
 
 /// Whether it is to be changed on its way, and waits for that until it is whole.

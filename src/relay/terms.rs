@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bson::RawDocument;
 
 use crate::relay::Limits;
 use crate::relay::own_answers;
@@ -19,7 +20,10 @@ use crate::wire::header::{Header, OpCode};
 use crate::wire::hello;
 use crate::wire::hello::Withheld;
 use crate::wire::message_scan::MessageScan;
+use crate::wire::op_query;
 use crate::wire::request::RequestFacts;
+use crate::wire::sasl;
+use crate::wire::sasl::SaslUser;
 
 /// The terms of one connection.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +76,17 @@ pub(super) struct Seen<'a> {
     pub(super) facts: &'a RequestFacts,
 }
 
+impl<'a> Seen<'a> {
+    /// The command, where all of the message is here and can be read; also from the wrapper that old drivers put around it.
+    pub(super) fn command(&self) -> Option<&'a RawDocument> {
+        let Seen { message, header, scan, .. } = *self;
+        if header.op_code == OpCode::QUERY {
+            return Some(op_query::command(message)?.command);
+        }
+        RawDocument::from_bytes(message.get(scan.body()?)?).ok()
+    }
+}
+
 /// What becomes of a request as far as the terms are concerned.
 pub(super) enum Fate {
     /// It may go upstream; a hello when it is whole.
@@ -121,6 +136,18 @@ impl Terms {
     /// Whether a message of this kind may be looked at further.
     pub(super) fn takes(&self, header: &Header) -> bool {
         !self.are_strict() || matches!(header.op_code, OpCode::MSG | OpCode::QUERY)
+    }
+
+    /// Whether it begins an authentication that is the client's affair and mongod's.
+    pub(super) fn begins_authentication(&self, facts: &RequestFacts) -> bool {
+        !self.gateway_authenticates() && facts.command().is_some_and(sasl::begins)
+    }
+
+    /// Whom a complete request names that begins such a one.
+    pub(super) fn named_in(&self, seen: &Seen<'_>) -> Option<SaslUser> {
+        let begins =
+            self.begins_authentication(seen.facts) || (seen.facts.speculates() && !self.gateway_authenticates());
+        if begins { sasl::user_of(seen.command()?) } else { None }
     }
 
     /// Looks at a request of which nothing has gone upstream; `greeted` tells whether a hello before it has said that the

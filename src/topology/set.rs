@@ -8,7 +8,7 @@
 //! § Updating the `TopologyDescription`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 
@@ -21,6 +21,9 @@ const ELECTIONS_ORDER_PRIMARIES: i32 = 17;
 
 /// The longest reason that is kept.
 const REASON_CHARACTERS_MAX: usize = 500;
+
+/// How soon a seed that was only another name for a member is asked again, where no member answers.
+const ALIASES_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What a member is, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,8 +79,6 @@ pub struct Member {
     pub is_mapped: bool,
     /// Why it is not what it should be: a loss, a refusal, another set.
     pub problem: Option<String>,
-    /// When it answered last.
-    pub answered: Option<Instant>,
     /// Whether the set's own lists have it.
     is_listed: bool,
     /// Whether it belongs to something else, as far as is known; also after it was lost.
@@ -93,7 +94,6 @@ impl Member {
             is_seed: false,
             is_mapped: false,
             problem: None,
-            answered: None,
             is_listed: false,
             is_foreign: false,
         }
@@ -145,6 +145,8 @@ pub struct SetTracker {
     set_version_max: Option<i64>,
     last_primary: Option<(MemberName, Option<ObjectId>)>,
     primary_changes: u64,
+    /// When a seed was found to be only another name for a member.
+    alias_dropped: Option<Instant>,
 }
 
 impl SetTracker {
@@ -167,6 +169,7 @@ impl SetTracker {
             set_version_max: None,
             last_primary: None,
             primary_changes: 0,
+            alias_dropped: None,
         };
         tracker.ask(tracker.seeds.clone());
         tracker.map_members();
@@ -177,24 +180,30 @@ impl SetTracker {
     pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
-            known.answered = Some(now);
             match tracker.kind {
                 Kind::Sharded => note_router(known, facts),
-                Kind::ReplicaSet(_) => tracker.note_member(member, facts),
+                Kind::ReplicaSet(_) => tracker.note_member(member, facts, now),
             }
         })
     }
 
-    /// `member` cannot be reached, or does not answer as it should; `reason` is a sentence for the operator.
-    pub fn lost(&mut self, member: &MemberName, reason: &str) -> Change {
+    /// `member` cannot be reached at `now`, or does not answer as it should; `reason` is a sentence for the operator.
+    pub fn lost(&mut self, member: &MemberName, reason: &str, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             known.become_unknown(reason.chars().take(REASON_CHARACTERS_MAX).collect());
-            let is_silent = |member: &Member| matches!(member.state, MemberState::Unknown | MemberState::WrongSet);
-            if tracker.members.values().all(is_silent) {
+            // A seed that answers and leads to names that do not would come and go without end.
+            let is_tried =
+                tracker.alias_dropped.is_some_and(|at| now.saturating_duration_since(at) < ALIASES_ASKED_AGAIN_AFTER);
+            if tracker.is_silent() && !is_tried {
                 tracker.ask(tracker.seeds.clone());
             }
         })
+    }
+
+    /// Whether no member answers as it should.
+    pub fn is_silent(&self) -> bool {
+        self.members.values().all(|member| matches!(member.state, MemberState::Unknown | MemberState::WrongSet))
     }
 
     /// The operator, or DNS, names others than before. Those of a replica set are asked besides those that it has.
@@ -246,7 +255,7 @@ impl SetTracker {
         self.primary_changes
     }
 
-    fn note_member(&mut self, name: &MemberName, facts: &HelloFacts) {
+    fn note_member(&mut self, name: &MemberName, facts: &HelloFacts, now: Instant) {
         if let Some(problem) = self.belongs_elsewhere(facts) {
             if let Some(member) = self.members.get_mut(name) {
                 member.refuse(problem);
@@ -266,6 +275,7 @@ impl SetTracker {
         }
         if facts.me.as_ref().is_some_and(|me| me != name) {
             self.drop_alias(name, facts);
+            self.alias_dropped = Some(now);
             return;
         }
         let Some(member) = self.members.get_mut(name) else { return };

@@ -219,6 +219,11 @@ impl ConnectError {
         }
     }
 
+    /// Whether the server is there, and does not take our certificate or its user; it may take others.
+    pub fn is_of_identity(&self) -> bool {
+        self.is_of_user() || matches!(self.failure(), Failure::ClientCertificateRefused { .. })
+    }
+
     /// Code and name of the command error that a client gets.
     pub fn client_code(&self) -> (i32, &'static str) {
         match self.failure() {

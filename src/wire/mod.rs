@@ -12,4 +12,5 @@ pub mod op_msg;
 pub mod op_query;
 pub mod reply;
 pub mod request;
+pub mod sasl;
 pub mod short_text;

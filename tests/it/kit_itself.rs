@@ -67,9 +67,12 @@ fn a_set_elects_loses_and_takes_members() {
     set.restart(&second).unwrap();
     set.await_settled().unwrap();
     let added = set.add(MemberOptions::tagged("region", "north")).unwrap();
-    let hello = set.run(&added, &doc! { "hello": 1, "$db": "admin" }).unwrap();
+    // A member hears of a configuration from the others, one after the other.
+    let hello = waiting::until("the member knows the new configuration", || {
+        let hello = set.run(&added, &doc! { "hello": 1, "$db": "admin" }).ok()?;
+        (hello.get_array("hosts").ok()?.len() == 4).then_some(hello)
+    });
     assert_eq!(hello.get_str("me").unwrap(), added);
-    assert_eq!(hello.get_array("hosts").unwrap().len(), 4);
     assert_eq!(hello.get_document("tags").unwrap(), &doc! { "region": "north" });
     let removed = set.secondary();
     set.remove(&removed).unwrap();

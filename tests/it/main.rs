@@ -1,5 +1,8 @@
 //! Black-box tests: the gateway's binary between real clients and a real mongod that requires client certificates.
 //!
+//! Tests of interception, DNS and cut networks make network namespaces of their own, for which they need root or subordinate
+//! user ids, `ip` and `iptables`.
+//!
 //! Set `MONGATE_TEST_MONGOD` to use a mongod of your own, and `MONGATE_TEST_REQUIRE=1` to fail where one is missing.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 #![allow(unreachable_pub, reason = "modules of one program show each other what they share")]
@@ -18,6 +21,7 @@ mod listeners;
 mod load;
 mod matrix;
 mod mistakes;
+mod network_cut;
 mod policy_commands;
 mod policy_drivers;
 mod policy_load;
@@ -42,6 +46,7 @@ mod rust_members;
 mod rust_script;
 mod seen;
 mod slow;
+mod srv;
 mod warm;
 mod wire_own;
 mod wire_rows;

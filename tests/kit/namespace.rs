@@ -6,16 +6,16 @@
 //! Nothing can be fetched from in there, as there is no network but loopback: what a test needs has to be had before.
 
 use std::env;
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use tempfile::TempDir;
 
-use super::mongod_binary::on_path;
 use super::process;
 use super::process::Process;
 use super::provision;
@@ -27,6 +27,9 @@ const INSIDE: &str = "MONGATE_KIT_INSIDE_NAMESPACES";
 const TEST_TIMEOUT: Duration = Duration::from_mins(5);
 /// For one small program.
 const TOOL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most of these tests have a replica set of their own: all at once would be too much for a small machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A user of the namespaces, who is nobody elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +63,6 @@ pub fn inside(test: &str, body: impl FnOnce(&Namespace)) {
         body(&Namespace::furnish().expect("the namespaces can be furnished"));
         return;
     }
-    // Each has a replica set of its own: all at once would be too much for a small machine.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut command) = provision::or_skip("own network namespaces", unshare()) else { return };
     let program = env::current_exe().expect("this program knows where it is");
@@ -71,13 +72,14 @@ pub fn inside(test: &str, body: impl FnOnce(&Namespace)) {
     let lines: Vec<String> = inner.lines().into_iter().map(|line| line.text).collect();
     eprintln!("{}", lines.join("\n"));
     drop(inner);
-    assert!(status.unwrap().success(), "{test} failed inside of its namespaces, see above");
+    let succeeded = status.expect("it ends in time").success();
+    assert!(succeeded, "{test} failed inside of its namespaces, see above");
     // A name that is spelt wrong would be a test that nobody ran.
     assert!(lines.iter().any(|line| line.contains("1 passed")), "there is no test {test}");
 }
 
 /// The command that runs what comes behind it in new namespaces: as root itself, or else as the root of a new user
-/// namespace in which there are other users too. It dies with us either way.
+/// namespace in which there are other users too (`newuidmap` and a line in `/etc/subuid`). It dies with us either way.
 fn unshare() -> anyhow::Result<Command> {
     // Which capabilities one has changes on the way, and the kernel forgets then whom to die with.
     const DIE_WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
@@ -94,24 +96,33 @@ fn unshare() -> anyhow::Result<Command> {
         Err(reasons.join("; "))
     });
     let kind = fitting.as_ref().map_err(|reasons| anyhow::anyhow!("{reasons}"))?;
-    let mut command = Command::new("unshare");
+    let mut command = command();
     command.args(*kind).args(DIE_WITH_PARENT);
     Ok(command)
 }
 
 /// All that tests do in there.
 fn try_out(kind: &[&str]) -> anyhow::Result<()> {
-    const TRIAL: &str = "ip link set lo up && iptables -t nat -S && ip6tables -t nat -S && mount --bind /etc/hosts /etc/hosts \
-                         && setpriv --reuid 1337 --regid 1337 --clear-groups --inh-caps +dac_read_search \
-                         --ambient-caps +dac_read_search true";
-    for (tool, package) in
-        [("unshare", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2"), ("iptables", "iptables")]
-    {
-        on_path(tool).with_context(|| format!("there is no {tool} on the PATH (Debian: apt-get install {package})"))?;
-    }
-    let mut command = Command::new("unshare");
-    command.args(kind).args(["sh", "-c", TRIAL]);
+    const TRIAL: &str = r#"
+        for tool in setpriv:util-linux ip:iproute2 iptables:iptables ip6tables:iptables; do
+            command -v "${tool%:*}" >/dev/null || { echo "no ${tool%:*} (Debian: apt-get install ${tool#*:})" >&2; exit 1; }
+        done
+        ip link set lo up
+        iptables -t nat -S
+        ip6tables -t nat -S
+        mount --bind /etc/hosts /etc/hosts
+        setpriv --reuid 1337 --regid 1337 --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search true
+    "#;
+    let mut command = command();
+    command.args(kind).args(["sh", "-ec", TRIAL]);
     process::run("unshare", command, TOOL_TIMEOUT).map(drop)
+}
+
+/// `unshare`, which is for everybody, with the directories where the tools are that are not.
+fn command() -> Command {
+    let mut command = Command::new("unshare");
+    command.env("PATH", env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin");
+    command
 }
 
 impl Namespace {
@@ -120,13 +131,14 @@ impl Namespace {
         namespace.sh("ip link set lo up")?;
         let mut users = fs::read_to_string("/etc/passwd")?;
         for user in [GATEWAY, CLIENT] {
-            users += &format!("{}:x:{1}:{1}::/:/bin/false\n", user.name, user.id);
+            writeln!(users, "{}:x:{1}:{1}::/:/bin/false", user.name, user.id)?;
         }
         namespace.replace("/etc/passwd", &users)?;
         Ok(namespace)
     }
 
     /// Runs a line of shell, and returns what it wrote to its standard output.
+    #[expect(clippy::unused_self, reason = "only who has a namespace may change the network")]
     pub fn sh(&self, line: &str) -> anyhow::Result<String> {
         let mut command = Command::new("sh");
         command.args(["-ec", line]);
@@ -141,15 +153,16 @@ impl Namespace {
                 let prefix = if address.contains(':') { 128 } else { 32 };
                 // It may be there already.
                 self.sh(&format!("ip address replace {address}/{prefix} dev lo"))?;
-                text += &format!("{address} {name}\n");
+                writeln!(text, "{address} {name}")?;
             }
         }
         self.replace("/etc/hosts", &text)
     }
 
-    /// Has names looked up at this name server, port 53.
-    pub fn name_server(&self, address: &str) -> anyhow::Result<()> {
-        self.replace("/etc/resolv.conf", &format!("nameserver {address}\noptions timeout:1 attempts:2\n"))
+    /// Has names looked up at this name server, port 53, or at none.
+    pub fn name_server(&self, address: Option<&str>) -> anyhow::Result<()> {
+        let line = address.map(|address| format!("nameserver {address}\n")).unwrap_or_default();
+        self.replace("/etc/resolv.conf", &format!("{line}options timeout:1 attempts:2\n"))
     }
 
     /// Has another text stand in the place of a file, for everybody inside.

@@ -387,17 +387,25 @@ impl ReplicaSet {
     /// certain, however short the visit was. Left out is who began TLS and then gave up, as a gateway does whose client
     /// has gone meanwhile, or that is killed. A connection of this very moment may be among them, whoever made it.
     pub fn strangers(&self) -> Vec<String> {
-        self.members.iter().flat_map(Member::strangers).collect()
+        self.visits().map(|visit| visit.remote).collect()
+    }
+
+    fn visits(&self) -> impl Iterator<Item = Visit> {
+        self.members.iter().flat_map(Member::strangers)
     }
 
     /// Waits a moment for what connections of this moment still have to show.
     ///
+    /// Who left without a byte does not count here: a client says hello first, and a connection that is given up while its
+    /// machine is busy says nothing.
+    ///
     /// # Panics
-    /// When a member was visited by somebody without a certificate.
+    /// When somebody without a certificate spoke to a member.
     pub fn assert_no_strangers(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let strangers = self.strangers();
+            let strangers: Vec<String> =
+                self.visits().filter(|visit| !visit.left_silently).map(|visit| visit.remote).collect();
             if strangers.is_empty() {
                 return;
             }
@@ -565,12 +573,15 @@ impl Member {
         self.earlier_logs.concat() + &current
     }
 
-    fn strangers(&self) -> Vec<String> {
+    fn strangers(&self) -> Vec<Visit> {
         let current = self.process.as_ref().map(Process::stdout).unwrap_or_default();
         let mut all = unproven(&current, false);
         // What a member that was killed had just taken, nobody can tell about.
         all.extend(self.earlier_logs.iter().flat_map(|log| unproven(log, true)));
-        all.iter().map(|remote| format!("{remote} to {}", self.name())).collect()
+        for visit in &mut all {
+            visit.remote = format!("{} to {}", visit.remote, self.name());
+        }
+        all
     }
 }
 
@@ -587,35 +598,47 @@ fn create_user(subject: &str, roles: &[&str]) -> Document {
     doc! { "createUser": subject, "roles": roles.iter().map(role).collect::<Vec<_>>(), "$db": "$external" }
 }
 
-/// The remote ends of a log's connections that were taken and showed no good certificate, and what mongod says of them;
-/// only those that ended too where `ended_only`.
-fn unproven(log: &str, ended_only: bool) -> Vec<String> {
+/// A connection that showed no good certificate.
+struct Visit {
+    /// Where it came from, and then what mongod says of it.
+    remote: String,
+    /// Whether it ended, and mongod had nothing to say about what it had sent.
+    left_silently: bool,
+}
+
+/// A log's connections that were taken and showed no good certificate; only those that ended too where `ended_only`.
+fn unproven(log: &str, ended_only: bool) -> Vec<Visit> {
     let mut waiting = BTreeMap::new();
     let mut ended = Vec::new();
     // Most lines are of another kind, and reading them as JSON takes its time.
     let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE, LOG_NETWORK_ERROR].map(|id| format!("\"id\":{id},"));
     for line in log.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))) {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-        let connection = line["ctx"].as_str().and_then(|context| context.strip_prefix("conn")?.parse().ok());
-        let connection = connection.or(line["attr"]["connectionId"].as_u64());
+        let connection = line["attr"]["connectionId"].as_u64().or_else(|| connection_of(&line));
         match line["id"].as_i64() {
             Some(LOG_ACCEPTED) => {
-                let remote = line["attr"]["remote"].as_str().unwrap_or_default();
-                waiting.insert(connection, remote.to_owned());
+                let remote = line["attr"]["remote"].as_str().unwrap_or_default().to_owned();
+                waiting.insert(connection, Visit { remote, left_silently: true });
             }
             Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
             Some(LOG_NETWORK_ERROR) if !TLS_GIVEN_UP.map(Value::from).contains(&line["attr"]["error"]["errmsg"]) => {
-                if let Some(remote) = waiting.get_mut(&connection) {
-                    *remote = format!("{remote} ({})", line["attr"]["error"]["errmsg"]);
+                if let Some(visit) = waiting.get_mut(&connection) {
+                    visit.remote = format!("{} ({})", visit.remote, line["attr"]["error"]["errmsg"]);
+                    visit.left_silently = false;
                 }
             }
             _ => drop(waiting.remove(&connection)),
         }
     }
     if !ended_only {
-        ended.extend(waiting.into_values());
+        ended.extend(waiting.into_values().map(|visit| Visit { left_silently: false, ..visit }));
     }
     ended
+}
+
+/// Whose thread wrote a line.
+fn connection_of(line: &Value) -> Option<u64> {
+    line["ctx"].as_str().unwrap_or_default().strip_prefix("conn").and_then(|id| id.parse().ok())
 }
 
 fn truth(document: &Document, field: &str) -> bool {

@@ -97,6 +97,16 @@ fn the_examples_of_the_page_on_identity_are_configurations() {
 }
 
 #[test]
+fn the_examples_of_the_page_on_users_are_configurations() {
+    let blocks = blocks(include_str!("../../../docs/x509-users.md"), "```toml\n");
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let config = parse(block, &[]).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        assert_eq!(config.upstreams["orders"].authentication, Some(Mechanism::MongodbX509));
+    }
+}
+
+#[test]
 fn the_examples_of_the_page_on_replica_sets_are_configurations() {
     let blocks = blocks(include_str!("../../../docs/replica-sets.md"), "```toml\n");
     assert_eq!(blocks.len(), 4);

@@ -79,6 +79,13 @@ fn condition_of_members(roster: &Roster) -> ConditionState {
         let first = complaints.into_iter().next().or_else(|| roster.trouble.clone());
         return ConditionState::Fails(first.unwrap_or_else(|| "no member is known".to_owned()));
     }
+    if !roster.is_known {
+        let first = roster
+            .members
+            .iter()
+            .find_map(|listed| listed.problem.as_ref().map(|problem| format!("{} {problem}", listed.member.address)));
+        return ConditionState::Fails(first.unwrap_or_else(|| "no member of the set has answered yet".to_owned()));
+    }
     let name = roster.set_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
     let primary = roster.members.iter().find(|listed| listed.part == Part::Writable);
     let found = match primary {
@@ -89,5 +96,40 @@ fn condition_of_members(roster: &Roster) -> ConditionState {
     match complaints.first() {
         None => ConditionState::Holds(found),
         Some(first) => ConditionState::Warns(format!("{found}; {} cannot be used: {first}", complaints.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HostPort;
+    use crate::connection::Listed;
+    use crate::gateway::open_upstream;
+    use crate::tls::test_pki::{Authority, Folder, upstream_of};
+    use crate::topology::MemberState;
+
+    /// What is said of a set that is `known`, with one member that answers and is in this state.
+    fn of_one(state: MemberState, part: Part, problem: Option<&str>, is_known: bool) -> ConditionState {
+        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
+        let upstream = open_upstream(&section).unwrap();
+        let member = Arc::new(upstream.member(&HostPort { host: "mongo".to_owned(), port: 1 }).unwrap());
+        member.news.health.record_ok(None);
+        let listed = Listed { member, part, state, hidden: false, problem: problem.map(str::to_owned) };
+        condition_of_members(&Roster::new(vec![listed], is_known, Some("rs0".to_owned()), None))
+    }
+
+    #[tokio::test]
+    async fn servers_that_answer_and_are_no_members_make_nobody_ready() {
+        let said = |text: &str| text.to_owned();
+        let problem = "runs without a replica set";
+        let foreign = of_one(MemberState::WrongSet, Part::Neither, Some(problem), false);
+        assert_eq!(foreign, ConditionState::Fails(said("mongo:1 runs without a replica set")));
+        let garbled = of_one(MemberState::Unknown, Part::Neither, None, false);
+        assert_eq!(garbled, ConditionState::Fails(said("no member of the set has answered yet")));
+        let headless = of_one(MemberState::Secondary, Part::Readable, None, true);
+        assert_eq!(headless, ConditionState::Warns(said("rs0: 1 members, no primary")));
+        let well = of_one(MemberState::Primary, Part::Writable, None, true);
+        assert_eq!(well, ConditionState::Holds(said("rs0: 1 members, primary mongo:1")));
     }
 }

@@ -48,6 +48,8 @@ struct Watched {
 struct Said {
     primary: Option<MemberName>,
     members: Vec<(MemberName, MemberState)>,
+    /// What is wrong with each of them; `/status` shows it.
+    problems: Vec<Option<String>>,
     left_out: Vec<MemberName>,
     /// Why nobody is known.
     trouble: Option<String>,
@@ -98,7 +100,10 @@ impl SetMonitor {
     fn hear(&mut self, member: &MemberName, what: Result<RawDocumentBuf, String>) {
         match what.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string())) {
             Ok(facts) => drop(self.tracker.answered(member, &facts, Instant::now())),
-            Err(reason) => drop(self.tracker.lost(member, &reason)),
+            Err(reason) => drop(self.tracker.lost(member, &reason, Instant::now())),
+        }
+        if self.tracker.is_silent() {
+            self.records.as_mut().into_iter().for_each(Records::doubt);
         }
     }
 
@@ -119,7 +124,7 @@ impl SetMonitor {
         }
         // A set tells by itself who joins it.
         if self.tracker.set_name().is_some() && !self.tracker.mapped().is_empty() {
-            self.records = None;
+            self.records.as_mut().into_iter().for_each(Records::suffice);
         }
     }
 
@@ -141,7 +146,7 @@ impl SetMonitor {
         let member = match self.upstream.member(&address) {
             Ok(member) => Arc::new(member),
             Err(error) => {
-                self.tracker.lost(name, &error.to_string());
+                self.tracker.lost(name, &error.to_string(), Instant::now());
                 return None;
             }
         };
@@ -174,6 +179,7 @@ impl SetMonitor {
         let now = Said {
             primary: self.tracker.primary().cloned(),
             members: self.tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
+            problems: self.tracker.members().map(|member| member.problem.clone()).collect(),
             left_out: self.assign(),
             trouble: self.records.as_ref().and_then(Records::trouble),
         };

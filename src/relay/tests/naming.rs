@@ -3,6 +3,7 @@
 use arc_swap::ArcSwap;
 
 use super::*;
+use crate::lifecycle::renewal::Renewal;
 use crate::topology::{MemberMap, MemberName, Slot, Slots};
 use crate::wire::error_reply;
 
@@ -313,4 +314,46 @@ async fn a_client_that_does_not_know_of_the_load_balancer_is_told() {
     .await;
     is(&end, Side::Client, "closed");
     assert_eq!((end.commands, end.errors, end.denied), (7, 6, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_goes_on_elsewhere_is_renamed_and_answers_what_the_client_waits_for() {
+    let (naming, names) = named();
+    let Scene { mut client, upstream: mut old, mut relay, drain } = scene_under(naming).await;
+    let renewal = Renewal::new(Duration::from_secs(10));
+    let (side, mut new) = upstream(1).await;
+    let mut side = Some(side);
+    let topology = doc! { "processId": bson::oid::ObjectId::from_bytes([7; 12]), "counter": 6_i64 };
+    let waits = doc! { "hello": 1, "maxAwaitTimeMS": 10_000, "topologyVersion": topology, "$db": "admin" };
+    let frame = |id, response_to, body: &Document| with_flags(answer(id, response_to, body), 2);
+    let script = async {
+        client.write_all(&request(1, &doc! { "hello": 1, "$db": "admin" })).await.unwrap();
+        read_message(&mut old).await;
+        old.write_all(&answer(449, 1, &real())).await.unwrap();
+        assert_eq!(read_message(&mut client).await, answer(449, 1, &told(1)));
+        client.write_all(&with_flags(request(500, &waits), 1 << 16)).await.unwrap();
+        read_message(&mut old).await;
+        old.write_all(&frame(450, 500, &real())).await.unwrap();
+        assert_eq!(read_message(&mut client).await, frame(450, 500, &told(1)));
+        renewal.begin(1);
+        read_message(&mut new).await;
+        names.store(map(2));
+        write_cut(&mut new, &[frame(90, 500, &real()), frame(91, 90, &real())].concat(), 1).await;
+        assert_eq!(read_message(&mut client).await, frame(90, 450, &told(2)));
+        assert_eq!(read_message(&mut client).await, frame(91, 90, &told(2)));
+        drop((client, new));
+    };
+    let (drain, watch) = (drain.watch(), renewal.watch());
+    let carried = async {
+        loop {
+            match relay.run(Vec::new(), &drain, &watch).await {
+                Turn::Renew => relay.offer(side.take().unwrap()),
+                Turn::Moved => {}
+                Turn::Ended(end) => return end,
+            }
+        }
+    };
+    let (end, ()) = tokio::join!(carried, script);
+    assert!(end.is_orderly(), "{end:?}");
+    assert_eq!(end.commands, 2);
 }

@@ -41,6 +41,7 @@ fn replica_set(seeds: &str) -> SetTracker {
 
 trait Told {
     fn hear(&mut self, host: &str, facts: &HelloFacts) -> Change;
+    fn miss(&mut self, host: &str) -> Change;
     fn states(&self) -> String;
     fn mapped_hosts(&self) -> String;
 }
@@ -48,6 +49,10 @@ trait Told {
 impl Told for SetTracker {
     fn hear(&mut self, host: &str, facts: &HelloFacts) -> Change {
         self.answered(&name(host), facts, Instant::now())
+    }
+
+    fn miss(&mut self, host: &str) -> Change {
+        self.lost(&name(host), "gone", Instant::now())
     }
 
     fn states(&self) -> String {
@@ -85,7 +90,7 @@ fn members_are_learned_from_anyone_and_the_primary_has_the_last_word() {
 fn a_lost_member_keeps_its_address_and_a_lost_primary_is_none() {
     let mut set = replica_set("a b");
     set.hear("a", &elected("a b", 1, 1));
-    let change = set.lost(&name("a"), "connection refused");
+    let change = set.lost(&name("a"), "connection refused", Instant::now());
     assert!(change.primary && !change.mapped);
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown b=unknown", "a b"));
     assert_eq!(set.member(&name("a")).unwrap().problem.as_deref(), Some("connection refused"));
@@ -165,7 +170,7 @@ fn a_member_of_something_else_is_refused_until_it_is_one() {
         assert_eq!(set.member(&name("b")).unwrap().problem.as_deref(), Some(problem));
         // The set still lists it, and it has gone: it is not trusted before it says something else.
         set.hear("a", &elected("a b c", 1, 1));
-        set.lost(&name("b"), "gone");
+        set.miss("b");
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown c=unknown", "a c"));
         set.hear("b", &member(Role::Secondary, "a b c"));
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=secondary c=unknown", "a b c"));
@@ -194,10 +199,31 @@ fn another_name_of_a_member_goes_when_its_own_is_known() {
     set.hear("a", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
     assert_eq!((set.states().as_str(), set.primary_changes()), ("a=primary b=unknown", 0));
     // Nobody answers any more: it may lead to members that are new.
-    assert_eq!(set.lost(&name("a"), "gone").joined, names("alias"));
+    let later = Instant::now() + ALIASES_ASKED_AGAIN_AFTER;
+    assert_eq!(set.lost(&name("a"), "gone", later).joined, names("alias"));
     let change = set.hear("alias", &HelloFacts { me: me("c"), ..elected("c", 2, 2) });
     assert_eq!((change.joined, change.left), (names("c"), names("a alias b")));
     assert!(change.mapped);
+}
+
+#[test]
+fn an_alias_of_members_that_do_not_answer_is_not_asked_without_end() {
+    let mut set = replica_set("alias");
+    let start = Instant::now();
+    let facts = HelloFacts { me: Some(name("a")), ..elected("a b", 1, 1) };
+    let mut asked = 0;
+    // A minute in which both are tried every half second.
+    for tick in 0..120 {
+        let now = start + Duration::from_millis(500) * tick;
+        if set.member(&name("alias")).is_some() {
+            asked += 1;
+            set.answered(&name("alias"), &facts, now);
+        }
+        set.lost(&name("a"), "cannot be resolved", now);
+        set.lost(&name("b"), "cannot be resolved", now);
+    }
+    assert_eq!(asked, 6);
+    assert!(set.is_silent() && set.mapped_hosts() == "a b");
 }
 
 #[test]
@@ -258,13 +284,4 @@ fn there_is_a_limit_of_members() {
         set.hear("a", &member(Role::Secondary, &hosts.join(" ")));
     }
     assert_eq!(set.members().count(), 2 * MEMBERS_MAX);
-}
-
-#[test]
-fn when_a_member_answered_last_is_known() {
-    let mut set = replica_set("a");
-    let now = Instant::now();
-    set.answered(&name("a"), &member(Role::Secondary, "a"), now);
-    set.lost(&name("a"), "gone");
-    assert_eq!(set.member(&name("a")).unwrap().answered, Some(now));
 }

@@ -1,0 +1,205 @@
+//! Who a client says that it is to mongod: the name in the message that begins its authentication.
+//!
+//! It is what the client claims, and nothing is proven yet. Whatever else stands in such a message, a password above all, is
+//! not looked at further than it takes to tell the name from it, and never kept.
+//!
+//! Spec: RFC 5802 § 7 (SCRAM), RFC 4616 § 2 (PLAIN); mongodb/specifications `source/auth/auth.md`.
+
+use bson::RawDocument;
+use bson::raw::RawBsonRef;
+
+use crate::wire::hello;
+
+/// The longest name that is kept, in characters; mongod's own have no limit, log lines do.
+const NAME_CHARACTERS_MAX: usize = 256;
+
+/// A user, as a client names itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaslUser {
+    /// As `SCRAM-SHA-256`.
+    pub mechanism: String,
+    /// `None` where the mechanism carries no name, or not in its first message.
+    pub user: Option<String>,
+    /// Where the user lives, as `admin`.
+    pub database: String,
+}
+
+/// Whether `command` begins an authentication and says whose; `hello` may do so too.
+pub fn begins(command: &[u8]) -> bool {
+    matches!(command, b"saslStart" | b"authenticate")
+}
+
+/// The user whose authentication this command begins: `saslStart`, `authenticate`, or either of them inside a hello.
+pub fn user_of(command: &RawDocument) -> Option<SaslUser> {
+    let (name, _) = command.iter().next()?.ok()?;
+    if begins(name.as_str().as_bytes()) {
+        return named_in(command, "$db");
+    }
+    if hello::is_hello(name.as_str().as_bytes()) {
+        return named_in(command.get_document("speculativeAuthenticate").ok()?, "db");
+    }
+    None
+}
+
+fn named_in(command: &RawDocument, database: &str) -> Option<SaslUser> {
+    let (name, _) = command.iter().next()?.ok()?;
+    let mechanism = command.get_str("mechanism").unwrap_or_default();
+    let user = match name.as_str() {
+        "authenticate" => command.get_str("user").ok().map(ToOwned::to_owned),
+        "saslStart" => payload(command).and_then(|payload| name_in_payload(mechanism, payload)),
+        _ => return None,
+    };
+    Some(SaslUser {
+        mechanism: cut(mechanism),
+        user: user.filter(|user| !user.is_empty()).map(|user| cut(&user)),
+        database: cut(command.get_str(database).unwrap_or_default()),
+    })
+}
+
+fn payload(command: &RawDocument) -> Option<&[u8]> {
+    match command.get("payload").ok()?? {
+        RawBsonRef::Binary(payload) => Some(payload.bytes),
+        _ => None,
+    }
+}
+
+fn name_in_payload(mechanism: &str, payload: &[u8]) -> Option<String> {
+    match mechanism {
+        "SCRAM-SHA-1" | "SCRAM-SHA-256" => scram_name(payload),
+        "PLAIN" => plain_name(payload),
+        _ => None,
+    }
+}
+
+/// `n,a=other,n=name,r=nonce`: two parts for the channel, of which the second may name whom to act as; then attributes.
+fn scram_name(payload: &[u8]) -> Option<String> {
+    let mut attributes = payload.split(|byte| *byte == b',').skip(2);
+    let name = attributes.find_map(|attribute| attribute.strip_prefix(b"n="))?;
+    // A comma and an equals sign are written `=2C` and `=3D`.
+    Some(String::from_utf8_lossy(name).replace("=2C", ",").replace("=3D", "="))
+}
+
+/// `whom to act as`, NUL, `name`, NUL, `password`; the first may be empty.
+fn plain_name(payload: &[u8]) -> Option<String> {
+    let mut parts = payload.splitn(3, |byte| *byte == 0);
+    let (acting, name, _password) = (parts.next()?, parts.next()?, parts.next()?);
+    let name = if acting.is_empty() { name } else { acting };
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(NAME_CHARACTERS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::spec::BinarySubtype;
+    use bson::{Binary, Document, RawDocumentBuf, doc};
+    use proptest::prelude::*;
+
+    use super::*;
+    fn raw(command: &Document) -> RawDocumentBuf {
+        RawDocumentBuf::try_from(command).unwrap()
+    }
+
+    fn start(mechanism: &str, payload: &[u8]) -> Document {
+        let payload = Binary { subtype: BinarySubtype::Generic, bytes: payload.to_vec() };
+        doc! { "saslStart": 1, "mechanism": mechanism, "payload": payload, "$db": "admin" }
+    }
+
+    fn name(mechanism: &str, payload: &[u8]) -> Option<String> {
+        let found = user_of(&raw(&start(mechanism, payload))).unwrap();
+        assert_eq!((found.mechanism.as_str(), found.database.as_str()), (mechanism, "admin"));
+        found.user
+    }
+
+    #[test]
+    fn the_name_is_read_from_the_first_message_of_each_mechanism() {
+        for (mechanism, payload, expected) in [
+            ("SCRAM-SHA-256", &b"n,,n=alice,r=rOprNGfwEbeRWgbN"[..], Some("alice")),
+            ("SCRAM-SHA-1", b"n,,n=a=2Cb=3Dc=3D2C,r=x", Some("a,b=c=2C")),
+            ("SCRAM-SHA-256", b"y,a=root,n=alice,r=x", Some("alice")),
+            ("SCRAM-SHA-256", b"p=tls-unique,,m=1,n=alice,r=x", Some("alice")),
+            ("SCRAM-SHA-256", b"n,,r=n=alice", None),
+            ("SCRAM-SHA-256", b"n=alice", None),
+            ("SCRAM-SHA-256", b"n,,n=,r=x", None),
+            ("SCRAM-SHA-256", b"", None),
+            ("SCRAM-SHA-256", b"n,,n=\xff\xfe,r=x", Some("\u{fffd}\u{fffd}")),
+            ("PLAIN", b"\0alice\0secret", Some("alice")),
+            ("PLAIN", b"boss\0alice\0secret", Some("boss")),
+            ("PLAIN", b"alice\0secret", None),
+            ("PLAIN", b"secret", None),
+            ("PLAIN", b"\0\0secret", None),
+            ("PLAIN", b"\0alice\0sec\0ret", Some("alice")),
+            ("GSSAPI", b"n,,n=alice,r=x", None),
+            ("MONGODB-AWS", b"\0alice\0secret", None),
+        ] {
+            assert_eq!(name(mechanism, payload).as_deref(), expected, "{mechanism} {payload:?}");
+        }
+        assert_eq!(name("SCRAM-SHA-256", b"n,,n=a=2Cb,r=x").as_deref(), Some("a,b"));
+    }
+
+    #[test]
+    fn a_hello_and_old_messages_begin_authentications_too() {
+        let x509 = |user: Option<&str>| SaslUser {
+            mechanism: "MONGODB-X509".to_owned(),
+            user: user.map(ToOwned::to_owned),
+            database: "$external".to_owned(),
+        };
+        let authenticate =
+            doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "user": "CN=a,O=b", "$db": "$external" };
+        assert_eq!(user_of(&raw(&authenticate)), Some(x509(Some("CN=a,O=b"))));
+        let mut inner = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "db": "$external" };
+        for command in ["hello", "isMaster", "ismaster"] {
+            let hello = doc! { command: 1, "speculativeAuthenticate": inner.clone(), "$db": "admin" };
+            assert_eq!(user_of(&raw(&hello)), Some(x509(None)));
+        }
+        inner = start("SCRAM-SHA-256", b"n,,n=alice,r=x");
+        inner.insert("db", "shop");
+        let hello = doc! { "hello": 1, "speculativeAuthenticate": inner, "$db": "admin" };
+        let found = user_of(&raw(&hello)).unwrap();
+        assert_eq!((found.user.as_deref(), found.database.as_str()), (Some("alice"), "shop"));
+    }
+
+    #[test]
+    fn nothing_else_names_a_user() {
+        for command in [
+            doc! { "hello": 1, "$db": "admin" },
+            doc! { "hello": 1, "speculativeAuthenticate": "alice", "$db": "admin" },
+            doc! { "hello": 1, "speculativeAuthenticate": { "find": 1, "user": "alice" }, "$db": "admin" },
+            doc! { "find": "orders", "user": "alice", "$db": "shop" },
+            doc! { "saslContinue": 1, "payload": "n,,n=alice,r=x", "$db": "admin" },
+            doc! {},
+        ] {
+            assert_eq!(user_of(&raw(&command)), None, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_any_length_is_cut_and_a_password_is_nowhere() {
+        let long = format!("n,,n={},r=x", "é".repeat(10_000));
+        assert_eq!(name("SCRAM-SHA-256", long.as_bytes()).unwrap().chars().count(), NAME_CHARACTERS_MAX);
+        let found = user_of(&raw(&start("PLAIN", b"\0alice\0secret"))).unwrap();
+        assert!(!format!("{found:?}").contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_does_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN", "GSSAPI"] {
+                let _ = name(mechanism, &bytes);
+            }
+        }
+
+        #[test]
+        fn a_spoiled_command_does_no_harm(at in 4_usize..100, byte: u8) {
+            let mut bytes = raw(&start("SCRAM-SHA-256", b"n,,n=alice,r=x")).into_bytes();
+            if let Some(spoiled) = bytes.get_mut(at) {
+                *spoiled = byte;
+            }
+            if let Ok(spoiled) = RawDocument::from_bytes(&bytes) {
+                let _ = user_of(spoiled);
+            }
+        }
+    }
+}
