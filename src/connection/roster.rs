@@ -83,14 +83,10 @@ impl Roster {
 
     /// A member that `preference` is content with; of several, each in turn.
     pub(super) fn preferred(&self, preference: ReadPreference) -> Option<&Arc<Member>> {
-        let one_of = |parts: &[Part]| self.one_in_turn(parts);
-        match preference {
-            ReadPreference::Primary => one_of(&[Part::Writable]),
-            ReadPreference::PrimaryPreferred => one_of(&[Part::Writable]).or_else(|| one_of(&[Part::Readable])),
-            ReadPreference::Secondary => one_of(&[Part::Readable]),
-            ReadPreference::SecondaryPreferred => one_of(&[Part::Readable]).or_else(|| one_of(&[Part::Writable])),
-            ReadPreference::Nearest => one_of(&[Part::Writable, Part::Readable]),
-        }
+        let parts = self.parts(preference);
+        let fit: Vec<_> = self.members.iter().filter(|listed| parts.contains(&listed.part)).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        fit.get(turn.checked_rem(fit.len())?).map(|listed| &listed.member)
     }
 
     /// Whether connections to the member of `news` may stay where they are: unless it says that it has become something else.
@@ -101,21 +97,22 @@ impl Roster {
         if listed.state == MemberState::Unknown {
             return true;
         }
-        match self.preferred(preference) {
-            // New connections wait for one, which is better than an error after the other.
-            None => false,
-            Some(preferred) => {
-                let part =
-                    self.members.iter().find(|listed| Arc::ptr_eq(&listed.member, preferred)).map(|listed| listed.part);
-                part == Some(listed.part) || (preference == ReadPreference::Nearest && listed.part != Part::Neither)
-            }
-        }
+        // Where nobody fits, new connections wait for somebody, which is better than an error after the other.
+        self.parts(preference).contains(&listed.part)
     }
 
-    fn one_in_turn(&self, parts: &[Part]) -> Option<&Arc<Member>> {
-        let fit: Vec<_> = self.members.iter().filter(|listed| parts.contains(&listed.part)).collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        fit.get(turn.checked_rem(fit.len())?).map(|listed| &listed.member)
+    /// What a member that `preference` is content with can be used for, as the members are now.
+    fn parts(&self, preference: ReadPreference) -> &'static [Part] {
+        let has = |part| self.members.iter().any(|listed| listed.part == part);
+        match preference {
+            ReadPreference::Primary => &[Part::Writable],
+            ReadPreference::PrimaryPreferred if has(Part::Writable) => &[Part::Writable],
+            ReadPreference::SecondaryPreferred if !has(Part::Readable) => &[Part::Writable],
+            ReadPreference::PrimaryPreferred | ReadPreference::Secondary | ReadPreference::SecondaryPreferred => {
+                &[Part::Readable]
+            }
+            ReadPreference::Nearest => &[Part::Writable, Part::Readable],
+        }
     }
 }
 
@@ -145,9 +142,15 @@ mod tests {
         Roster::new(states.iter().enumerate().map(listed).collect(), true, None, None)
     }
 
-    /// The ports of the members that four connections in a row are put on.
+    /// The ports of the members that four connections in a row are put on; each then asks whether it may stay, and takes
+    /// nobody's turn by that.
     fn preferred(roster: &Roster, preference: ReadPreference) -> Vec<u16> {
-        (0..4).filter_map(|_| Some(roster.preferred(preference)?.address.port)).collect()
+        let connection = |_| {
+            let member = roster.preferred(preference)?;
+            assert!(roster.still_suits(preference, &member.news));
+            Some(member.address.port)
+        };
+        (0..4).filter_map(connection).collect()
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod policy_vault;
 mod quickstart;
 mod recipe;
 mod refusals;
+mod replica_balanced;
 mod replica_drivers;
 mod replica_elections;
 mod replica_hello;

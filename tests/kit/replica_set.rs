@@ -3,7 +3,7 @@
 //! Members are named `localhost:PORT`, which a client of this machine could reach if it tried: whether one did can be
 //! told for certain, see [`ReplicaSet::strangers`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -42,8 +42,9 @@ const LOG_ACCEPTED: i64 = 22_943;
 const LOG_ENDED: i64 = 22_944;
 const LOG_SHOWN_CERTIFICATE: i64 = 23_229;
 const LOG_NETWORK_ERROR: i64 = 22_986;
-/// What mongod calls a connection that began TLS and was then given up; one that spoke anything else has another error.
-const TLS_GIVEN_UP: &str = "stream truncated";
+/// What mongod says of a connection that began TLS and was then given up, the second where that was with bytes of
+/// mongod's unread. It sends no byte to who speaks anything else, and has another error for him.
+const TLS_GIVEN_UP: [&str; 2] = ["stream truncated", "Connection reset by peer"];
 /// What makes mongod say whose certificate it was shown, and as little else as can be.
 const LOG_VERBOSITY: &str =
     "logComponentVerbosity={network:{verbosity:2,asio:{verbosity:0},connectionPool:{verbosity:0}}}";
@@ -384,7 +385,7 @@ impl ReplicaSet {
     /// mongod logs each TCP connection when it takes it, whatever comes then, and each certificate that was shown and
     /// found good. So a client that is not told to speak TLS cannot come near a member without being seen here: that is
     /// certain, however short the visit was. Left out is who began TLS and then gave up, as a gateway does whose client
-    /// has gone meanwhile. A connection of this very moment may be among them, whoever made it.
+    /// has gone meanwhile, or that is killed. A connection of this very moment may be among them, whoever made it.
     pub fn strangers(&self) -> Vec<String> {
         self.visits().map(|visit| visit.remote).collect()
     }
@@ -599,7 +600,7 @@ fn create_user(subject: &str, roles: &[&str]) -> Document {
 
 /// A connection that showed no good certificate.
 struct Visit {
-    /// Where it came from.
+    /// Where it came from, and then what mongod says of it.
     remote: String,
     /// Whether it ended, and mongod had nothing to say about what it had sent.
     left_silently: bool,
@@ -608,28 +609,29 @@ struct Visit {
 /// A log's connections that were taken and showed no good certificate; only those that ended too where `ended_only`.
 fn unproven(log: &str, ended_only: bool) -> Vec<Visit> {
     let mut waiting = BTreeMap::new();
-    let mut spoke = BTreeSet::new();
     let mut ended = Vec::new();
     // Most lines are of another kind, and reading them as JSON takes its time.
     let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE, LOG_NETWORK_ERROR].map(|id| format!("\"id\":{id},"));
     for line in log.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))) {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-        let remote = line["attr"]["remote"].as_str().unwrap_or_default().to_owned();
-        let connection = line["attr"]["connectionId"].as_u64();
+        let connection = line["attr"]["connectionId"].as_u64().or_else(|| connection_of(&line));
         match line["id"].as_i64() {
-            Some(LOG_ACCEPTED) => drop(waiting.insert(connection, remote)),
-            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection).map(|remote| {
-                let left_silently = !spoke.contains(&connection);
-                Visit { remote, left_silently }
-            })),
-            Some(LOG_NETWORK_ERROR) if line["attr"]["error"]["errmsg"] != TLS_GIVEN_UP => {
-                spoke.insert(connection_of(&line));
+            Some(LOG_ACCEPTED) => {
+                let remote = line["attr"]["remote"].as_str().unwrap_or_default().to_owned();
+                waiting.insert(connection, Visit { remote, left_silently: true });
             }
-            _ => drop(waiting.remove(&connection_of(&line))),
+            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
+            Some(LOG_NETWORK_ERROR) if !TLS_GIVEN_UP.map(Value::from).contains(&line["attr"]["error"]["errmsg"]) => {
+                if let Some(visit) = waiting.get_mut(&connection) {
+                    visit.remote = format!("{} ({})", visit.remote, line["attr"]["error"]["errmsg"]);
+                    visit.left_silently = false;
+                }
+            }
+            _ => drop(waiting.remove(&connection)),
         }
     }
     if !ended_only {
-        ended.extend(waiting.into_values().map(|remote| Visit { remote, left_silently: false }));
+        ended.extend(waiting.into_values().map(|visit| Visit { left_silently: false, ..visit }));
     }
     ended
 }
