@@ -93,7 +93,8 @@ fn set_of_every_kind() -> SetOptions {
         MemberOptions { tags: tags("dark"), ..MemberOptions::hidden() },
         MemberOptions::arbiter(),
     ];
-    SetOptions { members, ..SetOptions::default() }
+    // There is to be no other primary, however busy the machine is.
+    SetOptions { members, election_timeout: Duration::from_secs(5), ..SetOptions::default() }
 }
 
 /// What a driver says is what there is, and it knows of no address but the gateway's.
