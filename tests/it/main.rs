@@ -40,6 +40,7 @@ mod replica_drivers;
 mod replica_elections;
 mod replica_hello;
 mod replica_members;
+mod replica_sharded;
 mod reports;
 mod rotation;
 mod rust_members;
