@@ -87,8 +87,8 @@ impl Destination {
             let now = Arc::clone(&roster.borrow_and_update());
             let astray = match self.member(entrance, &now, deadline).await {
                 Ok(member) => {
-                    let line = member.lines.get(upstream.credential_of(who)).or(member.lines.first());
-                    // A member has a line for each credential, and there is always one.
+                    // A member has a line for each credential; without its own a caller must not have another's.
+                    let line = member.lines.get(upstream.credential_of(who));
                     let line = line.map(Arc::clone).ok_or(Astray::Unknown)?;
                     return Ok(Way { line, naming: self.naming(entrance.slot, &member) });
                 }

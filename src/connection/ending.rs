@@ -76,7 +76,7 @@ impl Carried {
         ShownUser {
             name: named.user.as_ref().and_then(shown),
             database: shown(&named.database),
-            mechanism: shown(&named.mechanism),
+            mechanism: Some(named.mechanism.to_owned()),
             source: Some("client"),
         }
     }

@@ -192,6 +192,10 @@ impl SetTracker {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             known.become_unknown(reason.chars().take(REASON_CHARACTERS_MAX).collect());
+            if tracker.is_silent() {
+                // A set that is made anew under the old names, as after a restore, begins to count its elections again.
+                (tracker.election_max, tracker.set_version_max) = (None, None);
+            }
             // A seed that answers and leads to names that do not would come and go without end.
             let is_tried =
                 tracker.alias_dropped.is_some_and(|at| now.saturating_duration_since(at) < ALIASES_ASKED_AGAIN_AFTER);

@@ -13,11 +13,15 @@ use crate::wire::hello;
 /// The longest name that is kept, in characters; mongod's own have no limit, log lines do.
 const NAME_CHARACTERS_MAX: usize = 256;
 
+/// All that MongoDB knows.
+const MECHANISMS: [&str; 7] =
+    ["SCRAM-SHA-1", "SCRAM-SHA-256", "MONGODB-X509", "PLAIN", "GSSAPI", "MONGODB-AWS", "MONGODB-OIDC"];
+
 /// A user, as a client names itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaslUser {
-    /// As `SCRAM-SHA-256`.
-    pub mechanism: String,
+    /// As `SCRAM-SHA-256`; `other` for what MongoDB does not know, whatever the client has called it.
+    pub mechanism: &'static str,
     /// `None` where the mechanism carries no name, or not in its first message.
     pub user: Option<String>,
     /// Where the user lives, as `admin`.
@@ -50,7 +54,7 @@ fn named_in(command: &RawDocument, database: &str) -> Option<SaslUser> {
         _ => return None,
     };
     Some(SaslUser {
-        mechanism: cut(mechanism),
+        mechanism: known(mechanism),
         user: user.filter(|user| !user.is_empty()).map(|user| cut(&user)),
         database: cut(command.get_str(database).unwrap_or_default()),
     })
@@ -87,6 +91,10 @@ fn plain_name(payload: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
+fn known(mechanism: &str) -> &'static str {
+    MECHANISMS.into_iter().find(|known| *known == mechanism).unwrap_or("other")
+}
+
 fn cut(text: &str) -> String {
     text.chars().take(NAME_CHARACTERS_MAX).collect()
 }
@@ -109,7 +117,7 @@ mod tests {
 
     fn name(mechanism: &str, payload: &[u8]) -> Option<String> {
         let found = user_of(&raw(&start(mechanism, payload))).unwrap();
-        assert_eq!((found.mechanism.as_str(), found.database.as_str()), (mechanism, "admin"));
+        assert_eq!((found.mechanism, found.database.as_str()), (mechanism, "admin"));
         found.user
     }
 
@@ -142,7 +150,7 @@ mod tests {
     #[test]
     fn a_hello_and_old_messages_begin_authentications_too() {
         let x509 = |user: Option<&str>| SaslUser {
-            mechanism: "MONGODB-X509".to_owned(),
+            mechanism: "MONGODB-X509",
             user: user.map(ToOwned::to_owned),
             database: "$external".to_owned(),
         };
@@ -159,6 +167,12 @@ mod tests {
         let hello = doc! { "hello": 1, "speculativeAuthenticate": inner, "$db": "admin" };
         let found = user_of(&raw(&hello)).unwrap();
         assert_eq!((found.user.as_deref(), found.database.as_str()), (Some("alice"), "shop"));
+    }
+
+    #[test]
+    fn a_mechanism_that_mongodb_does_not_know_is_not_repeated() {
+        let found = user_of(&raw(&start("my secret", b"n,,n=alice,r=x"))).unwrap();
+        assert_eq!((found.mechanism, found.user), ("other", None));
     }
 
     #[test]

@@ -153,6 +153,20 @@ fn of_two_primaries_the_newer_one_counts() {
 }
 
 #[test]
+fn a_set_that_is_made_anew_is_believed_once_the_old_one_is_silent() {
+    let mut set = replica_set("a b");
+    set.hear("a", &elected("a b", 9, 9));
+    set.hear("b", &member(Role::Secondary, "a b"));
+    set.miss("a");
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!(set.states(), "a=unknown b=secondary", "somebody of the old set is still there");
+    set.miss("a");
+    set.miss("b");
+    set.hear("a", &elected("a b", 1, 1));
+    assert_eq!(set.states(), "a=primary b=unknown");
+}
+
+#[test]
 fn a_member_of_something_else_is_refused_until_it_is_one() {
     let foreign = HelloFacts { set_name: Some("rs1".to_owned()), ..elected("x y", 9, 9) };
     let alone = HelloFacts { set_name: None, ..member(Role::Standalone, "") };
