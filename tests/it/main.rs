@@ -55,3 +55,4 @@ mod wire_seen;
 mod workload_api;
 mod writers;
 mod x509_connect;
+mod x509_users;
