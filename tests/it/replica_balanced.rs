@@ -21,7 +21,7 @@ const SCRIPT_TIMEOUT: Duration = Duration::from_mins(3);
 /// Each other one than `primary`, which is the default.
 const PREFERENCES: [&str; 4] = ["primaryPreferred", "secondary", "secondaryPreferred", "nearest"];
 /// What the scripts print.
-const EXPECTED: [&str; 5] = [
+pub const EXPECTED: [&str; 5] = [
     r#"{"servers":["LoadBalancer"],"step":"topology"}"#,
     r#"{"count":100,"step":"insert"}"#,
     r#"{"step":"cursors","sums":[[4950,4950,4950,4950],[4950,4950,4950,4950],[4950,4950,4950,4950],[4950,4950,4950,4950]]}"#,
@@ -205,7 +205,8 @@ fn member_of(connection: &mut Connection) -> String {
     status.get_document("repl").unwrap().get_str("me").unwrap().to_owned()
 }
 
-fn run(name: &str, mut command: Command, arguments: &[&str]) -> String {
+/// Runs a script of `tests/drivers` and returns what it prints.
+pub fn run(name: &str, mut command: Command, arguments: &[&str]) -> String {
     command.arg(drivers::scripts().join(name)).args(arguments);
     process::run(name, command, SCRIPT_TIMEOUT).unwrap()
 }

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod http;
 pub mod mongod;
 pub mod mongod_binary;
+pub mod mongos;
 pub mod name_server;
 pub mod namespace;
 pub mod openssl;

@@ -370,9 +370,18 @@ impl ReplicaSet {
         }
     }
 
-    /// Lets whoever shows this certificate in, with these roles of `admin` or, written `role@database`, of others.
-    pub fn create_user(&self, certificate_name: &str, roles: &[&str]) -> anyhow::Result<()> {
-        self.run_on_primary(&create_user(&subject_of(certificate_name), roles)).map(drop)
+    /// Lets whoever shows a certificate of this name in, with these roles of `admin` or, written `role@database`, of others;
+    /// on every member.
+    pub fn create_user(&self, common_name: &str, roles: &[&str]) -> anyhow::Result<()> {
+        let mut command = create_user(&subject_of(common_name), roles);
+        command.insert("writeConcern", doc! { "w": self.with_data() });
+        self.run_on_primary(&command).map(drop)
+    }
+
+    /// How many members hold data.
+    fn with_data(&self) -> i32 {
+        let count = self.members.iter().filter(|member| !member.options.arbiter).count();
+        i32::try_from(count).expect("a set has few members")
     }
 
     /// What a member wrote to its log since it first started, one JSON object a line.
