@@ -22,6 +22,8 @@ use super::scratch;
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// Programs may race for a free port; none loses so often.
 const PORT_ATTEMPTS_MAX: usize = 5;
+/// Three files of 100 MB are mongod's own measure, whatever is written; one that takes the largest document is enough.
+pub const SMALL_JOURNAL: &str = "log=(file_max=64MB,prealloc=false)";
 /// mongod's exit code when it cannot listen.
 const EXIT_ADDRESS_IN_USE: i32 = 48;
 
@@ -250,6 +252,7 @@ impl Mongod {
         command.arg("--dbpath").arg(self.directory.path());
         command.args(["--port", &self.port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]);
+        command.args(["--wiredTigerEngineConfigString", SMALL_JOURNAL]);
         if self.options.transport != Transport::Plain {
             let files = self.server_files();
             command.args(["--tlsMode", "requireTLS", "--tlsCAFile"]).arg(files.ca);

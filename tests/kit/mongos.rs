@@ -99,9 +99,7 @@ impl Door {
         loop {
             let request = read_message(&mut client)?;
             if let Some(hello) = hello_of(&request) {
-                let reply = self.reply(&request, &hello)?;
-                client.write_all(&reply)?;
-                client.flush()?;
+                self.greet(&mut client, &request, &hello)?;
                 continue;
             }
             let mongod = match &mut mongod {
@@ -116,12 +114,31 @@ impl Door {
         }
     }
 
+    /// Answers once, or now and then until the connection ends where that is asked for. Nothing ever changes: who waits for
+    /// that is told when the time is over.
+    fn greet(&self, client: &mut impl Write, request: &[u8], hello: &Document) -> anyhow::Result<()> {
+        let patience = hello.get_i32("maxAwaitTimeMS").ok().map(u64::try_from).transpose()?;
+        let streams = patience.is_some() && flags(request) & raw::EXHAUST_ALLOWED != 0;
+        let mut reply = self.reply(request, hello)?;
+        if streams {
+            reply[16..20].copy_from_slice(&raw::MORE_TO_COME.to_le_bytes());
+        }
+        loop {
+            if let Some(patience) = patience {
+                thread::park_timeout(Duration::from_millis(patience));
+            }
+            client.write_all(&reply)?;
+            client.flush()?;
+            if !streams {
+                return Ok(());
+            }
+            // Each answers the one before it.
+            reply[8..12].copy_from_slice(&REQUEST_ID.to_le_bytes());
+        }
+    }
+
     /// What a mongos 6.0 says, in a moment that never changes.
     fn reply(&self, request: &[u8], hello: &Document) -> anyhow::Result<Vec<u8>> {
-        if let Ok(patience) = hello.get_i32("maxAwaitTimeMS") {
-            // Nothing changes: it is told when the time is over.
-            thread::park_timeout(Duration::from_millis(u64::try_from(patience)?));
-        }
         let is_primary = if hello.contains_key("hello") { "isWritablePrimary" } else { "ismaster" };
         let document = doc! {
             is_primary: true,
@@ -189,8 +206,13 @@ fn hello_of(request: &[u8]) -> Option<Document> {
 }
 
 fn wants_no_reply(request: &[u8]) -> bool {
+    flags(request) & raw::MORE_TO_COME != 0
+}
+
+/// None but those of an `OP_MSG`.
+fn flags(request: &[u8]) -> u32 {
     let flags = request.get(16..20).and_then(<[u8]>::first_chunk).map_or(0, |flags| u32::from_le_bytes(*flags));
-    op_code(request).is_ok_and(|code| code == OP_MSG) && flags & raw::MORE_TO_COME != 0
+    if op_code(request).is_ok_and(|code| code == OP_MSG) { flags } else { 0 }
 }
 
 fn op_code(message: &[u8]) -> anyhow::Result<i32> {

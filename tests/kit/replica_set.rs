@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::certificates::{First, Issued, Pki, Wanted};
+use super::mongod::SMALL_JOURNAL;
 use super::mongod_binary;
 use super::ports;
 use super::process::Process;
@@ -482,6 +483,7 @@ impl ReplicaSet {
         let address = member.options.host.unwrap_or("127.0.0.1");
         command.args(["--port", &member.port.to_string(), "--bind_ip", address, "--nounixsocket"]);
         command.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"]);
+        command.args(["--wiredTigerEngineConfigString", SMALL_JOURNAL]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false", "--setParameter", LOG_VERBOSITY]);
         command.args(["--replSet", self.options.name, "--tlsMode", "requireTLS"]);
         command.arg("--tlsCAFile").arg(self.pki.ca_file());
