@@ -13,6 +13,7 @@ use crate::kit::drivers as programs;
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::process;
 use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions};
+use crate::replica_balanced;
 use crate::rust_members;
 use crate::rust_script;
 use crate::rust_script::Outcome;
@@ -68,6 +69,20 @@ async fn drivers_see_the_members_as_they_are() {
     // mongosh takes a URI of one address without a set's name as directConnection=true.
     check_members("mongosh", mongosh_members(&gateway.set_uri(set.name()), "mongosh_named"), Some(&addresses));
     set.assert_no_strangers();
+}
+
+/// What the others rely on: a driver that is told the members' names goes to them, and is seen there.
+#[test]
+fn a_driver_that_is_led_past_the_gateway_is_seen() {
+    let one = SetOptions { members: vec![MemberOptions::default()], ..SetOptions::default() };
+    let Some(set) = ReplicaSet::start(one) else { return };
+    let listener = "topology = \"direct\"\n".to_owned();
+    let gateway = Gateway::start(&GatewayOptions { listener, ..GatewayOptions::to_set(&set) });
+    let Some(command) = programs::python() else { return };
+    let uri = format!("{}&serverSelectionTimeoutMS=2000", gateway.set_uri(set.name()));
+    let output = replica_balanced::run("report.py", command, &[r#"{"ping": 1, "$db": "admin"}"#, &uri]);
+    assert!(output.contains("ServerSelectionTimeoutError"), "{output}");
+    assert!(!set.strangers().is_empty());
 }
 
 fn with_set(database: &str, left_out: &[&str], script: fn(&str, &str) -> Option<Outcome>) {
