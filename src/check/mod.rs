@@ -63,10 +63,9 @@ async fn check_upstream(
         (MaterialSource::WorkloadApi(agent), Reach::Online) => Some(ask(agent, upstream.connect_timeout).await),
         _ => None,
     };
-    let listed = upstream.deployment.listed();
     // Whom the files are for is not known where it stands in DNS; what they hold can be looked at all the same.
-    let anywhere = HostPort { host: "localhost".to_owned(), port: 1 };
-    let first = upstream.endpoint(listed.first().unwrap_or(&anywhere));
+    let anywhere = upstream.any_address();
+    let first = upstream.endpoint(&anywhere);
     let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
     if reach == Reach::Online {
         let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());

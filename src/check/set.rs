@@ -225,9 +225,9 @@ fn slots(members: &MemberAddresses) -> Vec<Slot> {
 
 /// What clients are told of an address; which port a free one will be is not known yet.
 fn told(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
-    let host = members.advertise.clone().unwrap_or_else(|| address.ip().to_string());
-    match address.port() {
-        0 => format!("a free port of {host}"),
-        port => HostPort { host, port }.to_string(),
+    if address.port() > 0 {
+        return members.advertised(address);
     }
+    let host = members.advertise.clone().unwrap_or_else(|| address.ip().to_string());
+    format!("a free port of {host}")
 }

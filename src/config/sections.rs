@@ -199,6 +199,12 @@ pub struct CredentialConfig {
 }
 
 impl UpstreamConfig {
+    /// One of its servers, for what is the same with all of them; a stand-in where they are named in DNS.
+    pub fn any_address(&self) -> HostPort {
+        let stand_in = || HostPort { host: "localhost".to_owned(), port: 1 };
+        self.deployment.listed().first().cloned().unwrap_or_else(stand_in)
+    }
+
     /// How one server of it is reached with the certificate of `[upstream.NAME.tls]`.
     pub fn endpoint(&self, address: &HostPort) -> EndpointConfig {
         EndpointConfig {
@@ -423,6 +429,16 @@ pub struct MemberAddresses {
     pub slots: Vec<MemberAddress>,
     /// `advertise`: the host that clients are told. `None`: that of each address.
     pub advertise: Option<String>,
+}
+
+impl MemberAddresses {
+    /// What clients are told of one of them, as `host:port`.
+    pub fn advertised(&self, address: SocketAddr) -> String {
+        match &self.advertise {
+            Some(host) => HostPort { host: host.clone(), port: address.port() }.to_string(),
+            None => address.to_string(),
+        }
+    }
 }
 
 /// One of these addresses.

@@ -11,7 +11,7 @@ use super::line::Line;
 use super::redirected::AddressBook;
 use super::roster::Roster;
 use super::upstream::{Member, Upstream};
-use crate::config::{HostPort, MemberAddress, ReadPreference};
+use crate::config::{HostPort, MemberAddresses, ReadPreference};
 use crate::identity::Principal;
 use crate::relay::Naming;
 use crate::topology::{MemberMap, MemberName, Slot, Slots};
@@ -131,11 +131,10 @@ impl Destination {
 }
 
 impl Layout {
-    /// For a listener that is bound at `addresses`, in the order of `slots`.
-    pub fn new(slots: &[MemberAddress], advertise: Option<&str>, addresses: &[SocketAddr]) -> Self {
-        let advertised: Vec<Arc<str>> =
-            addresses.iter().map(|address| advertised(*address, advertise).into()).collect();
-        let named = slots.iter().map(|slot| slot.member.as_ref().and_then(member_name));
+    /// For a listener that is bound at `addresses`, in the order of the slots of `members`.
+    pub fn new(members: &MemberAddresses, addresses: &[SocketAddr]) -> Self {
+        let advertised: Vec<Arc<str>> = addresses.iter().map(|address| members.advertised(*address).into()).collect();
+        let named = members.slots.iter().map(|slot| slot.member.as_ref().and_then(member_name));
         let slots = advertised.iter().zip(named);
         let slots = slots.map(|(advertised, member)| Slot { advertised: Arc::clone(advertised), reserved_for: member });
         let slots = Mutex::new(Slots::new(slots));
@@ -196,9 +195,7 @@ impl Astray {
         };
         CommandError { code: 6, code_name: "HostUnreachable", message }
     }
-}
 
-impl Astray {
     /// What the operator can do.
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -222,13 +219,5 @@ impl fmt::Display for Astray {
             Self::NotRedirected => "not_redirected",
             Self::Elsewhere(_) => "no_member_at_original_address",
         })
-    }
-}
-
-/// What clients are told of an address.
-fn advertised(address: SocketAddr, host: Option<&str>) -> String {
-    match host {
-        Some(host) => HostPort { host: host.to_owned(), port: address.port() }.to_string(),
-        None => address.to_string(),
     }
 }

@@ -56,8 +56,7 @@ impl Upstream {
     /// Reads the certificates of all credentials. There are no members yet, but for an upstream that is one server.
     pub fn new(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Self, ClientTlsError> {
         // Whom connections of a credential go to is not known yet; its files can be read all the same.
-        let anywhere = HostPort { host: "localhost".to_owned(), port: 1 };
-        let first = config.deployment.listed().first().unwrap_or(&anywhere);
+        let first = &config.any_address();
         let recycle_after = config.certificate_recycle_after;
         let mut credentials = vec![Credential::new(None, &config.endpoint(first), recycle_after)?];
         for (index, section) in config.credentials.iter().enumerate() {

@@ -358,7 +358,7 @@ fn destination(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSock
                 ListenAddress::Unix(_) => None,
             });
             let addresses: Vec<_> = addresses.collect();
-            Destination::Members(Layout::new(&members.slots, members.advertise.as_deref(), &addresses))
+            Destination::Members(Layout::new(members, &addresses))
         }
     }
 }

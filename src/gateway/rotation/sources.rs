@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{EndpointConfig, HostPort, ListenerTlsConfig, MaterialSource, TlsFiles};
+use crate::config::{EndpointConfig, ListenerTlsConfig, MaterialSource, TlsFiles};
 use crate::connection::{Route, Upstream};
 use crate::gateway::owner::{CertificateSet, Owner};
 use crate::tls::{ClientTls, ServerTls};
@@ -82,9 +82,8 @@ impl Source {
 
 /// How a credential reaches a server of its upstream, whichever: its files are the same for all.
 pub(super) fn any_endpoint(upstream: &Upstream, credential: usize) -> Option<EndpointConfig> {
-    let anywhere = HostPort { host: "localhost".to_owned(), port: 1 };
-    let address = upstream.config().deployment.listed().first().unwrap_or(&anywhere);
-    Some(upstream.credentials().get(credential)?.endpoint(upstream.config(), address))
+    let address = upstream.config().any_address();
+    Some(upstream.credentials().get(credential)?.endpoint(upstream.config(), &address))
 }
 
 fn is_in_use(upstream: &Upstream, credential: usize, tls: &ClientTls) -> bool {
