@@ -7,6 +7,8 @@
 //! | --- | --- |
 //! | `--quick`, `--test` | a smoke run of less than a minute |
 //! | `--only=TEXT` | only what has that in its name |
+//! | `--subjects=NAME,NAME` | only these, as they are called in the table |
+//! | `--beside=NAME=BINARY` | measures another build of the gateway beside this one, as often as it is given |
 //! | `--rounds=N`, `--time=MS` | how much is measured |
 //! | `--publish` | writes the result to `docs/performance.{md,json,svg}` |
 //! | `--render=FILE` | does that with the JSON of a run before, and measures nothing |
@@ -38,7 +40,7 @@ use tokio::task::LocalSet;
 use load::{Scenario, Target, Work};
 use report::{Facts, Report};
 use roles::{LARGE_REPLY, SMALL_REPLY};
-use subjects::{Scene, Subject};
+use subjects::{Cast, Scene, Subject};
 
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -132,6 +134,15 @@ impl Arguments {
         number.transpose().with_context(|| format!("{name} takes a number"))
     }
 
+    fn cast(&self, fetch: bool) -> anyhow::Result<Cast> {
+        let only = self.values("--subjects").flat_map(|names| names.split(',')).map(str::to_owned).collect();
+        let build = |text: &str| {
+            let (name, build) = text.split_once('=').with_context(|| format!("not NAME=BINARY: {text}"))?;
+            anyhow::Ok((name.to_owned(), PathBuf::from(build)))
+        };
+        Ok(Cast { only, builds: self.values("--beside").map(build).collect::<Result<_, _>>()?, fetch })
+    }
+
     fn effort(&self) -> anyhow::Result<Effort> {
         let quick = self.has("--quick") || self.has("--test") || !self.has("--bench");
         let mut effort = if quick { QUICK } else { FULL };
@@ -163,8 +174,9 @@ fn main() -> anyhow::Result<()> {
     };
     let elsewhere: Vec<Subject> = arguments.values("--against").map(elsewhere).collect::<anyhow::Result<_>>()?;
     if elsewhere.is_empty() {
-        bench.proxies()?;
-        bench.mongodb()?;
+        let cast = arguments.cast(bench.effort.fetch)?;
+        bench.proxies(cast.clone())?;
+        bench.mongodb(cast)?;
     } else {
         bench.elsewhere(&elsewhere)?;
     }
@@ -211,8 +223,8 @@ impl Bench<'_> {
         after.iter().chain(before)
     }
 
-    fn proxies(&mut self) -> anyhow::Result<()> {
-        let scene = Scene::before_fast_upstream(self.effort.fetch)?;
+    fn proxies(&mut self, cast: Cast) -> anyhow::Result<()> {
+        let scene = Scene::before_fast_upstream(cast)?;
         say_missing(&scene)?;
         for subject in &scene.subjects {
             self.report.subjects.push(self.runtime.block_on(subject.facts())?);
@@ -240,8 +252,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn mongodb(&mut self) -> anyhow::Result<()> {
-        let Some(scene) = Scene::before_mongod(self.effort.fetch)? else { return Ok(()) };
+    fn mongodb(&mut self, cast: Cast) -> anyhow::Result<()> {
+        let Some(scene) = Scene::before_mongod(cast)? else { return Ok(()) };
         say_missing(&scene)?;
         if let Some(direct) = scene.subjects.iter().find(|subject| !subject.version().is_empty() && subject.is_direct())
         {

@@ -26,6 +26,12 @@ use super::processes;
 use super::report::{self, Facts};
 use super::roles::ROLE;
 
+/// Names in the tables.
+pub(crate) const GATEWAY: &str = "mongate";
+pub(crate) const COPY: &str = "plain copy";
+pub(crate) const DIRECT_TLS: &str = "direct TLS";
+pub(crate) const DIRECT_PLAIN: &str = "direct plain";
+
 /// Rules that are in force while the gateway is measured beside others.
 const RULES: usize = 100;
 
@@ -46,9 +52,9 @@ pub(crate) struct Subject {
 }
 
 /// How it is started.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Kind {
-    Gateway { rules: usize },
+    Gateway { rules: usize, build: Option<PathBuf> },
     Peer(&'static Peer),
     Copy,
     Nothing,
@@ -82,26 +88,47 @@ struct Upstream {
     sealed: String,
     /// Without.
     plain: String,
+    cast: Cast,
+}
+
+/// Who takes part.
+#[derive(Clone, Default)]
+pub(crate) struct Cast {
+    /// Only those of that name; all, where it is empty.
+    pub(crate) only: Vec<String>,
+    /// Other builds of the gateway beside this one, and what they are called.
+    pub(crate) builds: Vec<(String, PathBuf)>,
     /// Whether a peer may be fetched.
-    fetch: bool,
+    pub(crate) fetch: bool,
+}
+
+impl Cast {
+    fn has(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
+    }
 }
 
 impl Scene {
     /// Everything that is installed, before an upstream that answers at once.
-    pub(crate) fn before_fast_upstream(fetch: bool) -> anyhow::Result<Self> {
+    pub(crate) fn before_fast_upstream(cast: Cast) -> anyhow::Result<Self> {
         let (pki, directory) = (Pki::new()?, scratch::directory("bench")?);
         let folder = directory.path().to_owned();
         write_certificates(&pki, &folder)?;
         let (process, addresses) = child(&format!("upstream {}", folder.display()))?;
         let [sealed, plain] = addresses.try_into().ok().context("the upstream names no two ports")?;
-        let upstream = Upstream { folder, sealed, plain, fetch };
+        let upstream = Upstream { folder, sealed, plain, cast };
         let (mut subjects, missing) = upstream.start_all()?;
-        subjects.extend(upstream.start(Kind::Copy)?);
-        subjects.push(upstream.direct("direct TLS", true)?);
-        subjects.push(upstream.direct("direct plain", false)?);
+        if upstream.cast.has(COPY) {
+            subjects.extend(upstream.start(&Kind::Copy)?);
+        }
+        for (name, is_sealed) in [(DIRECT_TLS, true), (DIRECT_PLAIN, false)] {
+            if upstream.cast.has(name) {
+                subjects.push(upstream.direct(name, is_sealed)?);
+            }
+        }
         let mut variants = Vec::new();
         for (name, rules) in [("1 rule", 1), ("10,000 rules", 10_000)] {
-            let variant = upstream.start(Kind::Gateway { rules })?;
+            let variant = upstream.start(&Kind::Gateway { rules, build: None })?;
             variants.extend(variant.map(|variant| Subject { name: name.to_owned(), ..variant }));
         }
         let kept: Vec<Box<dyn Any>> = vec![Box::new(process), Box::new(directory), Box::new(pki)];
@@ -109,7 +136,7 @@ impl Scene {
     }
 
     /// Everything that is installed, before a real mongod; `None` where there is none to be had.
-    pub(crate) fn before_mongod(fetch: bool) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn before_mongod(cast: Cast) -> anyhow::Result<Option<Self>> {
         let transports = [Transport::MutualTls, Transport::Plain];
         let start = |transport| Mongod::start(MongodOptions { transport, ..MongodOptions::default() });
         let mongods: Vec<_> = transports.into_iter().filter_map(start).collect();
@@ -117,14 +144,14 @@ impl Scene {
         let directory = scratch::directory("bench")?;
         let folder = directory.path().to_owned();
         write_certificates(&sealed.pki, &folder)?;
-        let upstream = Upstream { folder, sealed: sealed.address(), plain: plain.address(), fetch };
+        let upstream = Upstream { folder, sealed: sealed.address(), plain: plain.address(), cast };
         let (mut subjects, missing) = upstream.start_all()?;
-        subjects.push(upstream.direct("direct TLS", true)?);
+        subjects.push(upstream.direct(DIRECT_TLS, true)?);
         for subject in &mut subjects {
             subject.server = sealed.process_id();
         }
         let version = report::version(Command::new(mongod_binary::locate()?).arg("--version"));
-        let direct = upstream.direct("direct plain", false)?;
+        let direct = upstream.direct(DIRECT_PLAIN, false)?;
         subjects.push(Subject { server: plain.process_id(), version, ..direct });
         let kept: Vec<Box<dyn Any>> = vec![Box::new(mongods), Box::new(directory)];
         Ok(Some(Self { subjects, variants: Vec::new(), missing, upstream, _kept: kept }))
@@ -132,7 +159,7 @@ impl Scene {
 
     /// The same subject once more, in a process that has not done anything yet; `None` where there is no process.
     pub(crate) fn again(&self, subject: &Subject) -> anyhow::Result<Option<Subject>> {
-        self.upstream.start(subject.kind)
+        self.upstream.start(&subject.kind)
     }
 }
 
@@ -140,9 +167,15 @@ impl Upstream {
     /// The gateway, and every peer.
     fn start_all(&self) -> anyhow::Result<(Vec<Subject>, Vec<&'static str>)> {
         let (mut subjects, mut missing) = (Vec::new(), Vec::new());
-        subjects.extend(self.start(Kind::Gateway { rules: RULES })?);
-        for peer in &PEERS {
-            match self.start(Kind::Peer(peer))? {
+        if self.cast.has(GATEWAY) {
+            subjects.extend(self.start(&Kind::Gateway { rules: RULES, build: None })?);
+        }
+        for (name, build) in &self.cast.builds {
+            let other = self.start(&Kind::Gateway { rules: RULES, build: Some(build.clone()) })?;
+            subjects.extend(other.map(|other| Subject { name: name.clone(), ..other }));
+        }
+        for peer in PEERS.iter().filter(|peer| self.cast.has(peer.name)) {
+            match self.start(&Kind::Peer(peer))? {
                 Some(subject) => subjects.push(subject),
                 None => missing.push(peer.name),
             }
@@ -150,26 +183,27 @@ impl Upstream {
         Ok((subjects, missing))
     }
 
-    fn start(&self, kind: Kind) -> anyhow::Result<Option<Subject>> {
+    fn start(&self, kind: &Kind) -> anyhow::Result<Option<Subject>> {
         let (name, version, address, running) = match kind {
-            Kind::Gateway { rules } => {
-                let gateway = self.gateway(rules)?;
-                let version = report::version(Command::new(env!("CARGO_BIN_EXE_mongate")).arg("--version"));
-                ("mongate", version, gateway.address().to_owned(), Running::Gateway(gateway))
+            Kind::Gateway { rules, build } => {
+                let gateway = self.gateway(*rules, build.clone())?;
+                let program = build.as_deref().unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_mongate")));
+                let version = report::version(Command::new(program).arg("--version"));
+                (GATEWAY, version, gateway.address().to_owned(), Running::Gateway(gateway))
             }
             Kind::Peer(peer) => {
-                let Some(started) = peer.start(&self.folder, &self.sealed, self.fetch)? else { return Ok(None) };
+                let Some(started) = peer.start(&self.folder, &self.sealed, self.cast.fetch)? else { return Ok(None) };
                 (peer.name, started.version, started.address, Running::Process(started.process))
             }
             Kind::Copy => {
                 let (process, addresses) = child(&format!("copy {}", self.plain))?;
                 let address = addresses.first().cloned().context("the copy names no port")?;
-                ("plain copy", "tokio, no TLS".to_owned(), address, Running::Process(process))
+                (COPY, "tokio, no TLS".to_owned(), address, Running::Process(process))
             }
             Kind::Nothing => return Ok(None),
         };
         let target = Target { address, tls: None };
-        Ok(Some(Subject { name: name.to_owned(), target, server: None, version, kind, running }))
+        Ok(Some(Subject { name: name.to_owned(), target, server: None, version, kind: kind.clone(), running }))
     }
 
     fn direct(&self, name: &str, is_sealed: bool) -> anyhow::Result<Subject> {
@@ -180,7 +214,7 @@ impl Upstream {
         Ok(Subject { name: name.to_owned(), target, server: None, version, kind, running })
     }
 
-    fn gateway(&self, rules: usize) -> anyhow::Result<Gateway> {
+    fn gateway(&self, rules: usize, build: Option<PathBuf>) -> anyhow::Result<Gateway> {
         // Each is another, every third refuses, and the last lets the load pass, so that none before it ends the search.
         let rule = |number: usize| {
             let (action, collections) = match number {
@@ -201,6 +235,7 @@ impl Upstream {
             ),
             tables: (1..=rules).map(rule).collect(),
             log_level: Some("info"),
+            build,
             ..GatewayOptions::default()
         })
     }

@@ -62,6 +62,8 @@ pub struct GatewayOptions {
     pub descriptors_max: Option<u32>,
     /// Whom the process runs as; the default is who this program runs as.
     pub user: Option<User>,
+    /// Another build than the one that is tested, to compare with.
+    pub build: Option<PathBuf>,
 }
 
 /// A running gateway; dropping it kills it.
@@ -178,9 +180,10 @@ impl Gateway {
         let directory = scratch::directory("gateway")?;
         let file = directory.path().join(CONFIGURATION_FILE);
         fs::write(&file, options.configuration())?;
-        let mut command = match options.descriptors_max {
-            Some(limit) => limited(limit)?,
-            None => command()?,
+        let mut command = match (&options.build, options.descriptors_max) {
+            (Some(build), _) => clean(Command::new(build)),
+            (None, Some(limit)) => limited(limit)?,
+            (None, None) => command()?,
         };
         if let Some(user) = options.user {
             command = namespace::run_as(user, &command)?;
@@ -414,11 +417,15 @@ fn finish(command: Command) -> anyhow::Result<(Option<i32>, String, String)> {
 
 /// The gateway's binary without any `MONGATE_` of our own environment, which it would take for configuration.
 fn command() -> anyhow::Result<Command> {
-    let mut command = Command::new(binary()?);
+    Ok(clean(Command::new(binary()?)))
+}
+
+/// Without what is set for the gateway here.
+fn clean(mut command: Command) -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"MONGATE_")) {
         command.env_remove(name);
     }
-    Ok(command)
+    command
 }
 
 /// The same with a limit of open descriptors, by way of the shell: setting one from here would need unsafe code.
