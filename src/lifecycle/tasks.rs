@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -30,6 +30,8 @@ impl Tasks {
     /// A panic in it is logged with `name`, counted, and goes no further.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let panics = Arc::clone(&self.panics);
+        // In a box: each async block that takes a future by value has room for it twice, and these live for hours.
+        let future = Box::pin(future);
         let watched = async move {
             if let Err(panic) = caught(future).await {
                 panics.fetch_add(1, Ordering::Relaxed);
@@ -68,8 +70,7 @@ impl Tasks {
 }
 
 /// `future`, with its panic as an error. After one it is dropped without being polled again.
-async fn caught(future: impl Future<Output = ()>) -> Result<(), Box<dyn Any + Send>> {
-    let mut future = pin!(future);
+async fn caught(mut future: Pin<Box<impl Future<Output = ()>>>) -> Result<(), Box<dyn Any + Send>> {
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
@@ -88,6 +89,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use tokio::sync::oneshot;
 
     use super::*;
