@@ -110,7 +110,7 @@ upstream orders at HOST:PORT
     ok      server name             127.0.0.1
   connection to HOST:PORT
     ok      TCP connected
-    ok      hello exchanged         TLSv1.3, TLS_AES_256_GCM_SHA384, X25519
+    ok      hello exchanged         TLSv1.3, TLS_AES_128_GCM_SHA256, X25519
     ok      server certificate      CN=mongod,O=Acme
                                     ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...

@@ -15,7 +15,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
+use rustls::{
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion,
+};
 
 use super::authorities::Authorities;
 use super::common_name;
@@ -112,7 +114,7 @@ impl ClientTls {
         authorities: Authorities,
         revocation_lists: Vec<RevocationList>,
     ) -> Result<Self, ClientTlsError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(provider());
         let server_name = parse_server_name(upstream)?;
         let witness = Arc::new(Witness::default());
         let revocation_lists: Arc<[_]> = revocation_lists.into();
@@ -174,6 +176,22 @@ pub fn parse_server_name(upstream: &EndpointConfig) -> Result<ServerName<'static
         key: format!("upstream.{}.{key}", upstream.name),
         value: value.clone(),
     })
+}
+
+/// AES-128 before AES-256, as Go and Envoy have it: a third fewer rounds for each byte, and as far out of reach. mongod takes
+/// the first that it allows.
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let is_aes_128 = |suite: CipherSuite| {
+        matches!(
+            suite,
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    provider.cipher_suites.sort_by_key(|suite| (suite.tls13().is_none(), !is_aes_128(suite.suite())));
+    provider
 }
 
 fn client_config(

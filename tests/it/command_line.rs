@@ -53,7 +53,7 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             exit: 0,
             verdict: "ready",
             says: vec![
-                "ok      hello exchanged         TLSv1.3, TLS_AES_256_GCM_SHA384",
+                "ok      hello exchanged         TLSv1.3, TLS_AES_128_GCM_SHA256",
                 "ok      server certificate      CN=mongod,OU=servers,O=mongate kit",
                 "accepted: signed by CN=kit authority,OU=authorities,O=mongate kit of our ca_file",
                 "ok      certificate requested   from CN=kit authority",
