@@ -218,8 +218,8 @@ impl Guard {
     /// Whether what comes behind a body that was judged is still what was judged. Some of the message may have gone
     /// upstream, so that it can only be cut short; mongod does nothing about a message that never ends.
     pub(super) fn check_rest(&mut self, scan: &MessageScan, facts: &RequestFacts) -> Result<(), Unjudged> {
-        let enforced = self.orders.as_ref().is_some_and(Orders::enforce);
-        if enforced && (scan.is_malformed() || has_foreign_sequence(facts)) {
+        let is_odd = scan.is_malformed() || has_foreign_sequence(facts);
+        if is_odd && self.orders.as_ref().is_some_and(Orders::enforce) {
             return self.give_up("a message that goes on otherwise than it began");
         }
         Ok(())

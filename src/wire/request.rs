@@ -43,7 +43,33 @@ pub struct RequestFacts {
 impl RequestFacts {
     /// Forgets everything, for the next message.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        // Field by field: the bytes of texts that are not there need no clearing.
+        let Self {
+            flags,
+            is_query,
+            is_command_query,
+            named,
+            command,
+            database,
+            first_value,
+            collection_field,
+            cursor,
+            session,
+            in_transaction,
+            waits,
+            speculates,
+            load_balanced,
+            sequences,
+            has_odd_sequence,
+        } = self;
+        for fact in
+            [is_query, is_command_query, named, in_transaction, waits, speculates, load_balanced, has_odd_sequence]
+        {
+            *fact = false;
+        }
+        (*flags, *command, *database, *cursor, *session) = (0, None, None, None, None);
+        (*first_value, *collection_field) = (None, None);
+        *sequences = [None, None];
     }
 
     /// Whether the command's name has been seen; [`RequestFacts::command`] does not change any more then.
