@@ -1,18 +1,27 @@
-//! Judging a command takes no memory: nothing on the way of a message may wait for an allocator, or fill it.
+//! Reading, judging and carrying a message takes no memory: nothing on its way may wait for an allocator, or fill it.
 //!
 //! A binary of its own, because the allocator that counts is the whole binary's.
 
+mod kit;
+#[path = "../benches/instructions/relayed.rs"]
+mod relayed;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::Write as _;
 
 use bson::{RawDocumentBuf, rawdoc};
 use smallvec::{SmallVec, smallvec};
+
+use relayed::{Judged, Relayed};
 
 use mongate::command::table;
 use mongate::command::{self, Meaning, Place, Reach, Request};
 use mongate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::identity::Principal;
 use mongate::policy::{CallerFacts, Note, Policy, Verdict, View};
+use mongate::tls::Records;
+use mongate::wire::op_msg;
 
 thread_local! {
     /// Of this thread: tests run beside each other.
@@ -134,6 +143,44 @@ fn reading_and_judging_take_no_memory() {
         read_and_judge(&view, body);
         let (allocations, verdict) = allocations_of(|| read_and_judge(&view, body));
         assert_eq!((allocations, verdict), (0, Some(Verdict::Pass)), "{body:?}");
+    }
+}
+
+/// What sealing `request` and opening `reply` takes in rustls: a buffer for each record.
+fn allocations_of_tls(request: &[u8], reply: &[u8]) -> usize {
+    let (mut session, mut server) = relayed::shake_hands().expect("both trust each other");
+    let mut records = Records::default();
+    let round_trips = (0..2).map(|_| {
+        records.clear();
+        let (sealing, sealed) = allocations_of(|| session.seal(request, &mut records));
+        sealed.expect("the handshake is over");
+        server.writer().write_all(reply).expect("the handshake is over");
+        let mut back = Vec::new();
+        server.write_tls(&mut back).expect("memory takes it");
+        let (opening, opened) = allocations_of(|| session.open(&mut back, |_| {}, &mut Records::default()));
+        opened.expect("the server's record");
+        sealing + opening
+    });
+    // The first makes what stays.
+    round_trips.last().expect("two of them")
+}
+
+#[test]
+fn carrying_a_message_takes_no_memory_but_what_tls_takes() {
+    let ping = op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" });
+    let find = op_msg::encode(1, 0, &rawdoc! { "find": "orders", "filter": { "customer": 5 }, "$db": "shop" });
+    let ok = op_msg::encode(9, 1, &rawdoc! { "ok": 1.0 });
+    for (request, judged) in [(&ping, Judged::No), (&ping, Judged::Yes), (&find, Judged::Yes)] {
+        let expected = allocations_of_tls(request, &ok);
+        let mut relayed = Relayed::new(judged).expect("a relay");
+        // The first ones make what stays; a pipe in memory grows now and then.
+        let round_trips = (0..8).map(|_| {
+            let mut allocations = 0;
+            let done = relayed.round_trip(request, &ok, &mut |turn| allocations += allocations_of(turn).0);
+            done.expect("a round trip");
+            allocations
+        });
+        assert_eq!((expected, round_trips.min()), (2, Some(2)), "{judged:?}");
     }
 }
 

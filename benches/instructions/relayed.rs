@@ -16,8 +16,9 @@ use mongate::relay::{
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
+use mongate::tls::{Records, Session};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::kit::certificates::{Pki, Wanted};
@@ -56,7 +57,7 @@ impl Relayed {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // The second of a process finds it installed.
         let _ = Metrics::install();
-        let (tls, session) = shake_hands()?;
+        let (near, session) = shake_hands()?;
         let (client, near_client) = duplex(PIPE_BYTES);
         let (upstream, socket) = duplex(PIPE_BYTES);
         let guard = match judged {
@@ -65,7 +66,7 @@ impl Relayed {
         };
         let record = Record::new(Arc::new(ListenerMetrics::new("bench")));
         let terms = Terms::default();
-        let side = UpstreamSide { socket, tls, generation: 0 };
+        let side = UpstreamSide { socket, session: near, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
@@ -144,7 +145,7 @@ fn receive(pipe: &mut DuplexStream, buffer: &mut [u8]) -> anyhow::Result<usize> 
 }
 
 /// Both ends of a finished session, in which nothing waits.
-fn shake_hands() -> anyhow::Result<(ClientConnection, ServerConnection)> {
+pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
     let pki = Pki::new()?;
     let (certificate, key) = pki.issue("server", &Wanted::server())?.der();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -159,22 +160,18 @@ fn shake_hands() -> anyhow::Result<(ClientConnection, ServerConnection)> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost")?)?;
+    let mut client = Session::new(Arc::new(client), ServerName::try_from("localhost")?)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     server.set_buffer_limit(None);
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut there = Vec::new();
-        client.write_tls(&mut there)?;
+    let (mut there, mut back) = (Records::default(), Vec::new());
+    while client.facts().is_handshaking() || server.is_handshaking() {
+        client.open(&mut back, |_| {}, &mut there).context("the client's side of the handshake")?;
         server.read_tls(&mut there.as_slice())?;
+        there.clear();
         server.process_new_packets().context("the server's side of the handshake")?;
-        let mut back = Vec::new();
+        back.clear();
         while server.wants_write() {
             server.write_tls(&mut back)?;
-        }
-        let mut back = back.as_slice();
-        while !back.is_empty() {
-            client.read_tls(&mut back)?;
-            client.process_new_packets().context("the client's side of the handshake")?;
         }
     }
     Ok((client, server))

@@ -162,7 +162,7 @@ impl<'a> Talk<'a> {
         let agreed = [facts.version, facts.cipher_suite].into_iter().chain(facts.key_exchange);
         let agreed = agreed.collect::<Vec<_>>().join(", ");
         self.report.steps.push(Step::ok("hello exchanged", agreed));
-        let chain = stream.tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain = stream.tls.session().facts().peer_certificates().unwrap_or_default();
         let chain: Vec<_> = chain.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect();
         if let [leaf, above @ ..] = chain.as_slice() {
             self.server_certificate(leaf, above);

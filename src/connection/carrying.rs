@@ -132,8 +132,8 @@ async fn over(outlived: &mut Option<Outlived<'_>>) {
 
 /// What a relay needs of a link.
 pub(super) fn side(link: Link) -> UpstreamSide<TcpStream> {
-    let Link { socket, tls, generation, .. } = link;
-    UpstreamSide { socket, tls, generation }
+    let Link { socket, session, generation, .. } = link;
+    UpstreamSide { socket, session, generation }
 }
 
 fn make(line: &Line, hello: Vec<u8>) -> Making<'_> {

@@ -10,12 +10,12 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ClientConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::renewal::RenewalWatch;
+use crate::tls::Session;
 
 mod cursors;
 mod desk;
@@ -74,8 +74,8 @@ pub enum Turn {
 pub struct UpstreamSide<U> {
     /// Where the TLS records go.
     pub socket: U,
-    /// The finished session; nothing waits in it.
-    pub tls: ClientConnection,
+    /// The finished session; nothing of it waits to be read or sent.
+    pub session: Session,
     /// Of the certificate set that it was made with.
     pub generation: u64,
 }
@@ -116,12 +116,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     ///
     /// Neither side may have bytes waiting outside its socket, but for `first_bytes` given to [`Relay::run`].
     pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, guard: Guard, terms: Terms) -> Self {
-        let UpstreamSide { socket, tls, generation } = upstream;
+        let UpstreamSide { socket, session, generation } = upstream;
         let limits = terms.limits;
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         Self {
-            pump: Pump::new(client, socket, tls, Desk { exchange: Exchange::default(), record, guard, terms }),
+            pump: Pump::new(client, socket, session, Desk { exchange: Exchange::default(), record, guard, terms }),
             opened,
             limits,
             last_moved: (0, opened),
@@ -138,7 +138,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// any. Cancel safe after that; when the relay is dropped, both sockets close at once.
     pub async fn run(&mut self, first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> Turn {
         if !first_bytes.is_empty() {
-            let begun = self.pump.begin(&first_bytes);
+            let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&first_bytes, cx))).await;
             drop(first_bytes);
             if let Err(end) = begun {
                 return Turn::Ended(self.finish(end).await);
@@ -290,8 +290,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                     leaving.postpone(now);
                     return None;
                 }
-                let UpstreamSide { socket, tls, generation } = *offer;
-                let exchanged = self.pump.exchange_upstream(socket, tls, cx);
+                let UpstreamSide { socket, session, generation } = *offer;
+                let exchanged = self.pump.exchange_upstream(socket, session, cx);
                 (self.generation, self.leaving) = (generation, None);
                 Some(exchanged.map_or_else(Event::End, |()| Event::Moved))
             }

@@ -5,11 +5,9 @@
 //! from being read.
 
 use std::io;
-use std::io::{Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustls::ClientConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -19,9 +17,10 @@ use crate::relay::guard::Unjudged;
 use crate::relay::record::Record;
 use crate::relay::replies::{Replies, Settled};
 use crate::relay::requests::{Halt, Requests};
-use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_scratch};
-use crate::relay::sockets::{Blocking, keep, kept_and_read};
+use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
+use crate::relay::sockets::{keep, kept_and_read};
 use crate::telemetry::metrics::Direction;
+use crate::tls::{Records, Session};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
@@ -37,7 +36,7 @@ pub(super) type End = (Side, EndReason);
 pub(super) struct Pump<C, U> {
     client: C,
     socket: U,
-    tls: ClientConnection,
+    session: Session,
     requests: Requests,
     replies: Replies,
     pub(super) desk: Desk,
@@ -47,6 +46,8 @@ pub(super) struct Pump<C, U> {
     kept_replies: Vec<u8>,
     /// Understood, but not taken by the client's socket yet.
     unsent: Vec<u8>,
+    /// Sealed, but not taken by upstream's socket yet.
+    unsent_records: Vec<u8>,
     /// What was written may still lie in the client's TLS session.
     unflushed: bool,
     client_done: bool,
@@ -58,19 +59,18 @@ pub(super) struct Pump<C, U> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, mut tls: ClientConnection, desk: Desk) -> Self {
-        // The pump itself stops reading when records wait to be sent, so that a limit would only split writes.
-        tls.set_buffer_limit(None);
+    pub(super) fn new(client: C, socket: U, session: Session, desk: Desk) -> Self {
         Self {
             client,
             socket,
-            tls,
+            session,
             requests: Requests::new(),
             replies: Replies::new(),
             desk,
             kept_requests: Vec::new(),
             kept_replies: Vec::new(),
             unsent: Vec::new(),
+            unsent_records: Vec::new(),
             unflushed: false,
             client_done: false,
             upstream_done: false,
@@ -80,9 +80,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Takes what has been read from the client already, before anything else.
-    pub(super) fn begin(&mut self, first_bytes: &[u8]) -> Result<(), End> {
+    pub(super) fn begin(&mut self, first_bytes: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
         self.desk.record.bytes(Direction::ToUpstream, first_bytes.len());
-        self.take_requests(first_bytes)
+        self.take_requests(first_bytes, cx)
     }
 
     /// Moves what can be moved; ready when the conversation has ended.
@@ -107,7 +107,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.replies.is_between()
             && self.client_has_all()
             // An unacknowledged write is only safe once it has left.
-            && !self.tls.wants_write()
+            && self.upstream_has_all()
             && self.desk.exchange.is_idle(Record::is_monitor)
     }
 
@@ -166,24 +166,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Goes on over another upstream connection, and says goodbye on the old one. Only at a boundary.
     ///
     /// A stream of replies begins anew there: the client gets the next one sooner than otherwise.
-    pub(super) fn exchange_upstream(
-        &mut self,
-        socket: U,
-        tls: ClientConnection,
-        cx: &mut Context<'_>,
-    ) -> Result<(), End> {
+    pub(super) fn exchange_upstream(&mut self, socket: U, session: Session, cx: &mut Context<'_>) -> Result<(), End> {
         self.leave_upstream(cx);
         self.socket = socket;
-        self.tls = tls;
-        self.tls.set_buffer_limit(None);
+        self.session = session;
+        // What the old one did not take of a goodbye, and why.
+        (self.unsent_records, self.upstream_deaf) = (Vec::new(), None);
         if self.desk.exchange.is_streaming(Record::is_monitor)
             && let Some(hello) = self.requests.stream()
         {
             let header = hello.first_chunk().and_then(|head| Header::parse(*head).ok());
             self.desk.exchange.restart_stream(header.map_or(0, |header| header.request_id));
-            let sealed = self.tls.writer().write_all(hello);
-            sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
-            self.flush_upstream(cx);
+            let mut records = Records::default();
+            self.session.seal(hello, &mut records).map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+            self.send(&mut records, cx);
         }
         Ok(())
     }
@@ -205,8 +201,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Says goodbye to upstream, as far as its socket takes it now; what it does not take is no loss.
     pub(super) fn leave_upstream(&mut self, cx: &mut Context<'_>) {
-        self.tls.send_close_notify();
-        self.flush_upstream(cx);
+        self.say_goodbye(cx);
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
     }
 
@@ -250,16 +245,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_full = self.desk.exchange.is_full() || self.unsent.len() > UNSENT_BYTES_MAX;
         let is_busy = self.requests.is_leaving() || self.requests.is_waiting();
-        if is_busy || self.client_done || self.tls.wants_write() || is_full {
+        if is_busy || self.client_done || !self.upstream_has_all() || is_full {
             return Ok(false);
         }
-        let moved = with_scratch(|scratch| {
+        with_scratch(|scratch| {
             let input = match kept_and_read(&self.kept_requests, &mut self.client, &mut scratch.plain, cx) {
                 Poll::Pending => return Ok(false),
                 // A TLS client that leaves without a goodbye, as many do: message boundaries tell whether it was in order.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => &[],
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
-                Poll::Ready(Ok(input)) => input,
+                Poll::Ready(Ok(input)) => &*input,
             };
             let arrived = input.len().saturating_sub(self.kept_requests.len());
             if arrived == 0 {
@@ -267,29 +262,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 return Ok(true);
             }
             self.desk.record.bytes(Direction::ToUpstream, arrived);
-            self.take_requests(input)?;
+            self.take_requests(input, cx)?;
             Ok(true)
-        })?;
-        if moved {
-            self.flush_upstream(cx);
-        }
-        Ok(moved)
+        })
     }
 
     /// Seals the next piece of a long message that the policy lets pass, when the one before has left.
     fn let_held_go(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if !self.requests.is_leaving() || self.tls.wants_write() {
+        if !self.requests.is_leaving() || !self.upstream_has_all() {
             return Ok(false);
         }
-        let mut writer = self.tls.writer();
-        let mut sealed = Ok(());
-        let is_last = self.requests.let_held_go(|piece| sealed = writer.write_all(piece));
-        sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+        let is_last = with_records(|records| {
+            let (session, mut sealed) = (&mut self.session, Ok(()));
+            let is_last = self.requests.let_held_go(|piece| sealed = session.seal(piece, records));
+            sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+            self.send(records, cx);
+            Ok(is_last)
+        })?;
         if is_last {
             let behind = std::mem::take(&mut self.kept_requests);
-            self.take_requests(&behind)?;
+            self.take_requests(&behind, cx)?;
         }
-        self.flush_upstream(cx);
         Ok(true)
     }
 
@@ -300,24 +293,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             return Ok(false);
         }
         let begun = std::mem::take(&mut self.kept_requests);
-        self.take_requests(&begun)?;
+        self.take_requests(&begun, cx)?;
         Ok(true)
     }
 
-    /// Reads the requests in `input` and seals what may go.
-    fn take_requests(&mut self, input: &[u8]) -> Result<(), End> {
-        let mut writer = self.tls.writer();
-        let mut sealed = Ok(());
-        let settled = self.requests.read(
-            input,
-            &mut |bytes| {
-                if sealed.is_ok() {
-                    sealed = writer.write_all(bytes);
-                }
-            },
-            &mut self.desk,
-        );
-        sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+    /// Reads the requests in `input`, seals what may go, and sends it.
+    fn take_requests(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+        let settled = with_records(|records| {
+            let (session, mut sealed) = (&mut self.session, Ok(()));
+            let settled = self.requests.read(
+                input,
+                &mut |bytes| {
+                    if sealed.is_ok() {
+                        sealed = session.seal(bytes, records);
+                    }
+                },
+                &mut self.desk,
+            );
+            self.send(records, cx);
+            sealed.map_err(|error| (Side::Gateway, EndReason::Socket(error)))?;
+            Ok(settled)
+        })?;
         match settled {
             Ok(settled) => {
                 keep(&mut self.kept_requests, input.get(settled..).unwrap_or_default());
@@ -353,43 +349,42 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
         with_scratch(|scratch| {
             let Scratch { plain, sealed } = scratch;
-            let sealed = match kept_and_read(&[], &mut self.socket, sealed, cx) {
+            let before = self.session.kept().len();
+            let sealed = match kept_and_read(self.session.kept(), &mut self.socket, sealed, cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Err(error)) => return Err((Side::Upstream, EndReason::Socket(error))),
                 Poll::Ready(Ok(sealed)) => sealed,
             };
             // mongod never says goodbye in TLS; whether the end is in order is judged by message boundaries.
-            self.upstream_done = sealed.is_empty();
+            self.upstream_done = sealed.len() == before;
             let kept = self.kept_replies.len();
             plain[..kept].copy_from_slice(&self.kept_replies);
-            let arrived = self.unseal(sealed, &mut plain[kept..])?;
-            self.desk.record.bytes(Direction::ToClient, arrived);
-            self.give_replies(&mut plain[..kept + arrived], cx)?;
+            let filled = self.unseal(sealed, plain, kept, cx)?;
+            self.desk.record.bytes(Direction::ToClient, filled - kept);
+            self.give_replies(&mut plain[..filled], cx)?;
             Ok(true)
         })
     }
 
-    /// Decrypts `sealed` into `plain` and returns how many bytes of plaintext there are.
-    fn unseal(&mut self, mut sealed: &[u8], plain: &mut [u8]) -> Result<usize, End> {
-        let mut filled = 0;
-        while !sealed.is_empty() {
-            self.tls.read_tls(&mut sealed).map_err(|error| (Side::Upstream, EndReason::Socket(error)))?;
-            let state = self.tls.process_new_packets().map_err(|error| (Side::Upstream, EndReason::Tls(error)))?;
-            let mut reader = self.tls.reader();
-            let mut waiting = state.plaintext_bytes_to_read();
-            while waiting > 0 {
-                let read = reader.read(&mut plain[filled..]).map_err(|e| (Side::Gateway, EndReason::Socket(e)))?;
-                if read == 0 {
-                    break;
-                }
-                filled += read;
-                waiting = waiting.saturating_sub(read);
-            }
-            if state.peer_has_closed() {
-                self.upstream_done = true;
-                break;
-            }
-        }
+    /// Decrypts `sealed` into `plain`, of which so many bytes are filled already, and returns how many are then.
+    fn unseal(
+        &mut self,
+        sealed: &mut [u8],
+        plain: &mut [u8],
+        mut filled: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<usize, End> {
+        let mut answer = Records::default();
+        let opened = self.session.open(
+            sealed,
+            |bytes| {
+                plain[filled..][..bytes.len()].copy_from_slice(bytes);
+                filled += bytes.len();
+            },
+            &mut answer,
+        );
+        self.send(&mut answer, cx);
+        self.upstream_done |= opened.map_err(|error| (Side::Upstream, EndReason::Tls(error)))?;
         Ok(filled)
     }
 
@@ -471,17 +466,52 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         Ok(written)
     }
 
+    /// Whether all that is sealed has left.
+    fn upstream_has_all(&self) -> bool {
+        self.unsent_records.is_empty()
+    }
+
+    /// Writes what is sealed, behind what upstream has not taken yet, and keeps what it does not take.
+    fn send(&mut self, records: &mut Records, cx: &mut Context<'_>) {
+        let ready = records.as_slice();
+        let written = if self.upstream_has_all() { self.write_upstream(ready, cx) } else { 0 };
+        self.unsent_records.extend_from_slice(&ready[written..]);
+        records.clear();
+    }
+
     fn flush_upstream(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut moved = false;
-        while self.tls.wants_write() && self.upstream_deaf.is_none() {
-            match self.tls.write_tls(&mut Blocking { socket: &mut self.socket, cx }) {
-                Ok(0) => break,
-                Ok(_) => moved = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => self.upstream_deaf = Some(error),
+        if self.upstream_has_all() {
+            return false;
+        }
+        let unsent = std::mem::take(&mut self.unsent_records);
+        let written = self.write_upstream(&unsent, cx);
+        if written < unsent.len() {
+            self.unsent_records = unsent;
+            self.unsent_records.drain(..written);
+        }
+        written > 0
+    }
+
+    /// Writes what upstream takes of `ready`; nothing any more, once it has failed.
+    fn write_upstream(&mut self, ready: &[u8], cx: &mut Context<'_>) -> usize {
+        let mut written = 0;
+        while written < ready.len() && self.upstream_deaf.is_none() {
+            match Pin::new(&mut self.socket).poll_write(cx, &ready[written..]) {
+                Poll::Ready(Ok(0)) => self.upstream_deaf = Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => self.upstream_deaf = Some(error),
+                Poll::Pending => break,
             }
         }
-        moved
+        written
+    }
+
+    /// Says goodbye behind what waits; once, however often it is asked.
+    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        self.flush_upstream(cx);
+        let mut goodbye = Records::default();
+        self.session.close(&mut goodbye);
+        self.send(&mut goodbye, cx);
     }
 
     /// Passes the client's end on: mongod stops working on what nobody waits for, as it does for a direct client.
@@ -489,9 +519,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if !self.client_done || self.upstream_told || self.requests.is_leaving() {
             return false;
         }
-        self.tls.send_close_notify();
-        self.flush_upstream(cx);
-        if self.tls.wants_write() && self.upstream_deaf.is_none() {
+        self.say_goodbye(cx);
+        if !self.upstream_has_all() && self.upstream_deaf.is_none() {
             return false;
         }
         // A socket that is gone already shows on the next read.

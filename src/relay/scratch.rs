@@ -6,16 +6,15 @@
 use std::cell::RefCell;
 
 use crate::relay::requests::HELD_BYTES_MAX;
+use crate::tls::{KEPT_BYTES_MAX as RECORDS_KEPT_MAX, RECORD_BYTES_MAX, Records};
 use crate::wire::bson_scan::KEPT_BYTES_MAX;
 
 /// Bytes asked of a socket at a time. Larger reads cost fewer system calls; beyond this size nothing more is gained.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// A TLS record that was incomplete at the last read may complete with this one.
-const TLS_RECORD_BYTES_MAX: usize = 16 * 1024 + 2048;
-
-/// Room for what a connection kept, and one read behind it.
-pub(super) const PLAIN_BYTES: usize = HELD_BYTES_MAX + KEPT_BYTES_MAX + READ_BYTES + TLS_RECORD_BYTES_MAX;
+/// Room for what a connection kept, and one read behind it; a TLS record that was incomplete at the last read may complete
+/// with this one.
+pub(super) const PLAIN_BYTES: usize = HELD_BYTES_MAX + KEPT_BYTES_MAX + READ_BYTES + RECORD_BYTES_MAX;
 
 /// The buffers of one worker.
 pub(super) struct Scratch {
@@ -28,11 +27,21 @@ pub(super) struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         plain: vec![0; PLAIN_BYTES].into_boxed_slice(),
-        sealed: vec![0; READ_BYTES].into_boxed_slice(),
+        sealed: vec![0; RECORDS_KEPT_MAX + READ_BYTES].into_boxed_slice(),
     });
+    static RECORDS: RefCell<Records> = RefCell::default();
 }
 
 /// Lends this worker's buffers to `work`, which must not call this again.
 pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(work)
+}
+
+/// Lends this worker's room for what goes upstream to `work`, which must not call this again, and leaves nothing in it.
+pub(super) fn with_records<T>(work: impl FnOnce(&mut Records) -> T) -> T {
+    RECORDS.with_borrow_mut(|records| {
+        let done = work(records);
+        records.clear();
+        done
+    })
 }

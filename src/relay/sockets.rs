@@ -1,11 +1,10 @@
-//! Reads into shared buffers and writes for rustls: what polling a socket needs, and no decision.
+//! Reads into shared buffers: what polling a socket needs, and no decision.
 
 use std::io;
-use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::relay::scratch::READ_BYTES;
 
@@ -15,14 +14,14 @@ pub(super) fn kept_and_read<'b>(
     socket: &mut (impl AsyncRead + Unpin),
     buffer: &'b mut [u8],
     cx: &mut Context<'_>,
-) -> Poll<io::Result<&'b [u8]>> {
+) -> Poll<io::Result<&'b mut [u8]>> {
     let end = buffer.len().min(kept.len() + READ_BYTES);
     let mut read = ReadBuf::new(&mut buffer[..end]);
     read.put_slice(kept);
     match Pin::new(socket).poll_read(cx, &mut read) {
         Poll::Ready(Ok(())) => {
             let filled = read.filled().len();
-            Poll::Ready(Ok(&buffer[..filled]))
+            Poll::Ready(Ok(&mut buffer[..filled]))
         }
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Pending => Poll::Pending,
@@ -36,32 +35,5 @@ pub(super) fn keep(kept: &mut Vec<u8>, rest: &[u8]) {
     } else {
         kept.clear();
         kept.extend_from_slice(rest);
-    }
-}
-
-/// A socket in the blocking clothes that rustls writes to.
-pub(super) struct Blocking<'a, 'b, U> {
-    pub(super) socket: &'a mut U,
-    pub(super) cx: &'a mut Context<'b>,
-}
-
-impl<U: AsyncWrite + Unpin> Write for Blocking<'_, '_, U> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        ready(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        ready(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        ready(Pin::new(&mut *self.socket).poll_flush(self.cx))
-    }
-}
-
-fn ready<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(result) => result,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }

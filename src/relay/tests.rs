@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bson::{Document, doc, rawdoc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector, server};
+use tokio_rustls::{TlsAcceptor, server};
 
 use super::*;
 use crate::lifecycle::drain::Drain;
 use crate::lifecycle::renewal::Renewal;
 use crate::telemetry::metrics::ListenerMetrics;
+use crate::tls::TlsStream;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
 
@@ -48,19 +49,19 @@ fn record() -> Record {
 /// A mongod, and the relay's side of a connection to it.
 async fn upstream(generation: u64) -> (UpstreamSide<DuplexStream>, server::TlsStream<DuplexStream>) {
     let (gateway_socket, server_socket) = tokio::io::duplex(PIPE_BYTES);
-    let (connector, acceptor) = tls_pair();
+    let (config, acceptor) = tls_pair();
     let name = ServerName::try_from("localhost").unwrap();
-    let (ours, theirs) = tokio::join!(connector.connect(name, gateway_socket), acceptor.accept(server_socket));
+    let (ours, theirs) = tokio::join!(TlsStream::connect(config, name, gateway_socket), acceptor.accept(server_socket));
     let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
     // As the proof of a connection does: nothing of the handshake is on its way any more.
     theirs.write_all(b"!").await.unwrap();
     theirs.flush().await.unwrap();
     ours.read_u8().await.unwrap();
-    let (socket, tls) = ours.into_inner();
-    (UpstreamSide { socket, tls, generation }, theirs)
+    let (socket, session) = ours.into_parts();
+    (UpstreamSide { socket, session, generation }, theirs)
 }
 
-fn tls_pair() -> (TlsConnector, TlsAcceptor) {
+fn tls_pair() -> (Arc<rustls::ClientConfig>, TlsAcceptor) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let certificate = CertificateDer::from(made.cert.der().to_vec());
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -78,7 +79,7 @@ fn tls_pair() -> (TlsConnector, TlsAcceptor) {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .unwrap();
-    (TlsConnector::from(Arc::new(client)), TlsAcceptor::from(Arc::new(server)))
+    (Arc::new(client), TlsAcceptor::from(Arc::new(server)))
 }
 
 fn request(id: i32, body: &Document) -> Vec<u8> {

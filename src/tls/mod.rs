@@ -1,7 +1,7 @@
 //! Key material and what rustls is built from.
 //!
-//! Everything that touches a private key is in here. Nothing here opens a connection, but to the agent on this machine
-//! that hands out certificates.
+//! Everything that touches a private key is in here, and the session towards an upstream. Nothing here opens a connection,
+//! but to the agent on this machine that hands out certificates.
 
 mod authorities;
 mod client;
@@ -16,7 +16,9 @@ mod refusal;
 mod rejection;
 mod revocation;
 mod server;
+mod session;
 mod signed;
+mod stream;
 #[cfg(test)]
 pub(crate) mod test_pki;
 #[cfg(test)]
@@ -35,5 +37,7 @@ pub use refusal::ClientCertificateRefusal;
 pub use rejection::Rejection;
 pub use revocation::{RevocationList, UnusableList, read_revocation_lists};
 pub use server::{ServerTls, ServerTlsError};
+pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, Session};
+pub use stream::TlsStream;
 pub use witness::{CertificateRequest, Witness};
 pub use workload::{WorkloadError, WorkloadProblem, WorkloadSet, WorkloadUpdates, check_beside_agent};

@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::ClientConnection;
 use tokio::net::TcpStream;
 
 use super::{HandshakeFacts, MongoUser, UpstreamStream};
+use crate::tls::{Records, Session};
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::reply::ReplyFacts;
@@ -17,12 +16,15 @@ use crate::wire::reply::ReplyFacts;
 /// A reply to hello has a few KiB, most of them the members of a large replica set.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes asked of the socket at a time.
+const READ_BYTES: usize = 4 * 1024;
+
 /// A proven connection that no client uses yet, in parts. Dropping it closes the socket.
 pub struct Link {
     /// Registered with the runtime of whoever has it.
     pub socket: TcpStream,
-    /// The finished session; nothing waits in it.
-    pub tls: ClientConnection,
+    /// The finished session; nothing of it waits to be read or sent.
+    pub session: Session,
     /// The address, of those that the name has, that answered.
     pub address: SocketAddr,
     /// What was agreed on.
@@ -48,8 +50,8 @@ impl Link {
     /// From a proven stream.
     pub fn new(stream: UpstreamStream) -> Self {
         let UpstreamStream { tls, generation, address, handshake, user, .. } = stream;
-        let (socket, tls) = tls.into_inner();
-        Self { socket, tls, address, handshake, generation, user }
+        let (socket, session) = tls.into_parts();
+        Self { socket, session, address, handshake, generation, user }
     }
 
     /// Repeats a client's `hello`, which mongod has answered elsewhere already, and drops the answer.
@@ -62,21 +64,22 @@ impl Link {
         }
         let request =
             hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(IntroductionError::Refused)?;
-        self.tls.writer().write_all(hello)?;
+        let mut sealed = Records::default();
+        self.session.seal(hello, &mut sealed)?;
+        self.send(sealed.as_slice()).await?;
         let mut reply = Vec::new();
         while !is_complete(&reply)? {
-            self.send().await?;
             self.receive(&mut reply).await?;
         }
         if agrees(&request, &reply) { Ok(()) } else { Err(IntroductionError::Refused) }
     }
 
-    async fn send(&mut self) -> io::Result<()> {
-        while self.tls.wants_write() {
+    async fn send(&mut self, mut records: &[u8]) -> io::Result<()> {
+        while !records.is_empty() {
             self.socket.writable().await?;
-            match self.tls.write_tls(&mut Ready(&self.socket)) {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ => {}
+            match self.socket.try_write(records) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => records = records.get(result?..).unwrap_or_default(),
             }
         }
         Ok(())
@@ -85,15 +88,18 @@ impl Link {
     /// Waits for a piece of plaintext; there may be none in what arrives.
     async fn receive(&mut self, reply: &mut Vec<u8>) -> io::Result<()> {
         self.socket.readable().await?;
-        match self.tls.read_tls(&mut Ready(&self.socket)) {
+        let kept = self.session.kept().len();
+        let mut input = self.session.kept().to_vec();
+        input.resize(kept + READ_BYTES, 0);
+        let count = match self.socket.try_read(&mut input[kept..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             result => result?,
         };
-        let state = self.tls.process_new_packets().map_err(io::Error::other)?;
-        let start = reply.len();
-        reply.resize(start + state.plaintext_bytes_to_read(), 0);
-        self.tls.reader().read_exact(&mut reply[start..])
+        let mut answer = Records::default();
+        let opened = self.session.open(&mut input[..kept + count], |bytes| reply.extend_from_slice(bytes), &mut answer);
+        opened.map_err(io::Error::other)?;
+        self.send(answer.as_slice()).await
     }
 }
 
@@ -103,25 +109,6 @@ impl fmt::Debug for Link {
             .field("address", &self.address)
             .field("generation", &self.generation)
             .finish_non_exhaustive()
-    }
-}
-
-/// A socket that is ready, or says `WouldBlock`, in the blocking clothes that rustls reads from and writes to.
-struct Ready<'a>(&'a TcpStream);
-
-impl Read for Ready<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
-    }
-}
-
-impl Write for Ready<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -36,12 +36,10 @@ use bson::rawdoc;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::config::{EndpointConfig, HostPort};
 use crate::identity::CertificateFacts;
-use crate::tls::{ClientTls, ClientTlsError, parse_server_name};
+use crate::tls::{ClientTls, ClientTlsError, TlsStream, parse_server_name};
 
 pub use authentication::{Authenticated, MongoUser, Users};
 pub use client_identity::{CertificateSet, ClientIdentity};
@@ -87,7 +85,7 @@ struct Fitted {
 /// Dropping it closes the socket.
 #[derive(Debug)]
 pub struct UpstreamStream {
-    /// The socket and its TLS session; `into_inner` takes them apart.
+    /// The socket and its TLS session; `into_parts` takes them apart.
     pub tls: TlsStream<TcpStream>,
     /// The certificates that it was made with.
     pub made_with: Arc<ClientTls>,
@@ -237,9 +235,8 @@ impl Connector {
     ) -> Result<UpstreamStream, ConnectError> {
         let started = Instant::now();
         let (made_with, generation) = self.certificates(deadline).await?;
-        let connector = TlsConnector::from(Arc::clone(&made_with.config));
         let handshake = async {
-            let tls = connector.connect(made_with.server_name.clone(), tcp).await;
+            let tls = TlsStream::connect(Arc::clone(&made_with.config), made_with.server_name.clone(), tcp).await;
             tls.map_err(|cause| error::of_handshake(cause, &made_with))
         };
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
@@ -347,14 +344,14 @@ impl Fitted {
 impl UpstreamStream {
     /// The certificate that the server showed, in this handshake or in the one whose session was taken up.
     pub fn server_certificate(&self) -> Option<CertificateFacts> {
-        let leaf = self.tls.get_ref().1.peer_certificates()?.first()?;
+        let leaf = self.tls.session().facts().peer_certificates()?.first()?;
         CertificateFacts::from_der(leaf).ok()
     }
 }
 
 impl HandshakeFacts {
     fn of(tls: &TlsStream<TcpStream>, duration: Duration) -> Self {
-        let session = tls.get_ref().1;
+        let session = tls.session().facts();
         Self {
             version: match session.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",

@@ -5,16 +5,17 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::ClientConnection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::demand::Demand;
 use super::{HandshakeFacts, Link, MongoUser};
+use crate::tls::{Records, Session};
 
 /// The oldest that a spare gets: below the 350 s after which load balancers of the large clouds forget a silent
 /// connection.
@@ -41,7 +42,7 @@ struct State {
 #[derive(Debug)]
 struct Spare {
     socket: TcpStream,
-    tls: ClientConnection,
+    session: Session,
     address: SocketAddr,
     handshake: HandshakeFacts,
     generation: u64,
@@ -84,9 +85,9 @@ impl Shelf {
 
     /// Takes a fresh connection in; fails when the system does not let go of the socket.
     pub fn put(&self, link: Link) -> io::Result<()> {
-        let Link { socket, tls, address, handshake, generation, user } = link;
+        let Link { socket, session, address, handshake, generation, user } = link;
         let made = Instant::now();
-        let spare = Spare { socket: socket.into_std()?, tls, address, handshake, generation, user, made };
+        let spare = Spare { socket: socket.into_std()?, session, address, handshake, generation, user, made };
         self.locked().spares.push_back(spare);
         Ok(())
     }
@@ -155,15 +156,16 @@ impl Spare {
     }
 
     fn register(self) -> io::Result<Link> {
-        let Self { socket, tls, address, handshake, generation, user, .. } = self;
+        let Self { socket, session, address, handshake, generation, user, .. } = self;
         let socket = tokio::net::TcpStream::from_std(socket)?;
-        Ok(Link { socket, tls, address, handshake, generation, user })
+        Ok(Link { socket, session, address, handshake, generation, user })
     }
 
     /// With a goodbye, as far as the socket takes it.
     fn close(mut self) {
-        self.tls.send_close_notify();
-        let _ = self.tls.write_tls(&mut self.socket);
+        let mut goodbye = Records::default();
+        self.session.close(&mut goodbye);
+        let _ = self.socket.write(goodbye.as_slice());
     }
 }
 
