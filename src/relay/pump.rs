@@ -516,7 +516,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Passes the client's end on: mongod stops working on what nobody waits for, as it does for a direct client.
     fn tell_upstream(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.client_done || self.upstream_told || self.requests.is_leaving() {
+        let is_busy = self.requests.is_leaving() || self.requests.is_waiting();
+        if !self.client_done || self.upstream_told || is_busy {
             return false;
         }
         self.say_goodbye(cx);

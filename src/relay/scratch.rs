@@ -20,7 +20,7 @@ pub(super) const PLAIN_BYTES: usize = HELD_BYTES_MAX + KEPT_BYTES_MAX + READ_BYT
 pub(super) struct Scratch {
     /// Plaintext, either way: what was kept from the last time, then what has just arrived.
     pub(super) plain: Box<[u8]>,
-    /// TLS records as read from upstream.
+    /// TLS records: what was kept of the last ones, then what has been read from upstream.
     pub(super) sealed: Box<[u8]>,
 }
 
@@ -37,11 +37,11 @@ pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(work)
 }
 
-/// Lends this worker's room for what goes upstream to `work`, which must not call this again, and leaves nothing in it.
+/// Lends this worker's room for what goes upstream to `work`, which must not call this again. It finds nothing in it.
 pub(super) fn with_records<T>(work: impl FnOnce(&mut Records) -> T) -> T {
     RECORDS.with_borrow_mut(|records| {
-        let done = work(records);
+        // A panic may have left the records of another connection.
         records.clear();
-        done
+        work(records)
     })
 }

@@ -29,6 +29,11 @@ pub struct Session {
     tls: UnbufferedClientConnection,
     /// What was not whole, at the front of the next input.
     kept: Vec<u8>,
+    /// Whether the server has said goodbye.
+    is_closed: bool,
+    /// Whether nothing can be sealed any more: we have said goodbye, or there was an error. What rustls knows of the input that
+    /// had the error is gone then, so that it must not be asked to read on.
+    is_over: bool,
 }
 
 /// Records that are ready to be sent, in memory that is used again and again.
@@ -67,7 +72,8 @@ impl Session {
     ///
     /// `config` holds our certificate and judges the server's; `name` is the server's, and what it is asked for by.
     pub fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, rustls::Error> {
-        Ok(Self { tls: UnbufferedClientConnection::new(config, name)?, kept: Vec::new() })
+        let tls = UnbufferedClientConnection::new(config, name)?;
+        Ok(Self { tls, kept: Vec::new(), is_closed: false, is_over: false })
     }
 
     /// What rustls knows of it: certificates, version, cipher suite.
@@ -83,71 +89,81 @@ impl Session {
     /// Opens the records in `input`, which begins with what was [`kept`](Self::kept), and hands their plaintext to `plain`, piece by
     /// piece; what the session itself has to say to that goes to `answer`. Decrypts in place.
     ///
-    /// `true` means that the server has said goodbye: nothing more comes. After an error the session is over, but for what is
-    /// in `answer`.
+    /// `true` means that the server has said goodbye: nothing more comes, and what does is dropped. After an error the session is
+    /// over, but for what is in `answer`.
     pub fn open(
+        &mut self,
+        input: &mut [u8],
+        plain: impl FnMut(&[u8]),
+        answer: &mut Records,
+    ) -> Result<bool, rustls::Error> {
+        if self.is_closed {
+            return Ok(true);
+        }
+        let opened = self.read(input, plain, answer).and_then(|used| {
+            let rest = input.get(used..).unwrap_or_default();
+            if rest.len() > KEPT_BYTES_MAX {
+                return Err(rustls::Error::General("a handshake message of more than 64 KiB".to_owned()));
+            }
+            if rest.is_empty() || self.is_closed {
+                self.kept = Vec::new();
+            } else {
+                self.kept.clear();
+                self.kept.extend_from_slice(rest);
+            }
+            Ok(self.is_closed)
+        });
+        if opened.is_err() {
+            // Its alert, if there is one: what waits to be sent comes before anything is read.
+            while self.tls.wants_write()
+                && let Ok(ConnectionState::EncodeTlsData(data)) = self.tls.process_tls_records(&mut []).state
+            {
+                encode(data, answer);
+            }
+            (self.kept, self.is_closed, self.is_over) = (Vec::new(), true, true);
+        }
+        opened
+    }
+
+    /// Reads the records in `input`, and returns how many bytes of it are done with.
+    fn read(
         &mut self,
         input: &mut [u8],
         mut plain: impl FnMut(&[u8]),
         answer: &mut Records,
-    ) -> Result<bool, rustls::Error> {
-        let (mut used, mut closed) = (0, false);
+    ) -> Result<usize, rustls::Error> {
+        let mut used = 0;
         loop {
             let rest = input.get_mut(used..).unwrap_or_default();
             let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(rest);
-            let is_done = match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            let mut is_done = false;
+            match state? {
+                ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
                         plain(record.payload);
                     }
-                    false
                 }
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    encode(data, answer);
-                    false
-                }
+                ConnectionState::EncodeTlsData(data) => encode(data, answer),
                 // Whoever has `answer` sends it.
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    false
-                }
-                Ok(ConnectionState::PeerClosed) => {
-                    closed = true;
-                    false
-                }
-                Ok(ConnectionState::Closed) => {
-                    closed = true;
-                    true
-                }
-                Ok(_) => true,
-                Err(error) => {
-                    self.kept = Vec::new();
-                    self.say_why(input.get_mut(used + discard..).unwrap_or_default(), answer);
-                    return Err(error);
-                }
-            };
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::PeerClosed => self.is_closed = true,
+                _ => is_done = true,
+            }
             used += discard;
             if is_done {
-                break;
+                return Ok(used);
             }
         }
-        let rest = input.get(used..).unwrap_or_default();
-        if rest.len() > KEPT_BYTES_MAX {
-            return Err(rustls::Error::General("a handshake message of more than 64 KiB".to_owned()));
-        }
-        // Given back where nothing is kept.
-        self.kept = rest.to_vec();
-        Ok(closed)
     }
 
     /// Seals `plain` behind what is in `sealed` already. Only of a session whose handshake is over.
     ///
-    /// Fails when the keys may not be used any longer, or when the session is closed.
+    /// Fails when the keys may not be used any longer, and after an error or our goodbye.
     pub fn seal(&mut self, plain: &[u8], sealed: &mut Records) -> io::Result<()> {
         let mut needed = plain.len() + (plain.len() / FRAGMENT_BYTES + 1) * RECORD_OVERHEAD;
-        loop {
+        while !self.is_over {
             match self.tls.process_tls_records(&mut self.kept).state.map_err(invalid)? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     match sealed.append(needed, |room| traffic.encrypt(plain, room)) {
@@ -158,38 +174,31 @@ impl Session {
                 }
                 ConnectionState::EncodeTlsData(data) => encode(data, sealed),
                 ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => {}
-                _ => return Err(io::ErrorKind::NotConnected.into()),
+                _ => break,
             }
         }
+        Err(io::ErrorKind::NotConnected.into())
     }
 
-    /// Says goodbye; nothing can be sealed after it.
+    /// Says goodbye, once; nothing can be sealed after it.
     pub fn close(&mut self, sealed: &mut Records) {
         let mut needed = RECORD_OVERHEAD;
-        while let Ok(state) = self.tls.process_tls_records(&mut self.kept).state {
+        while !self.is_over
+            && let Ok(state) = self.tls.process_tls_records(&mut self.kept).state
+        {
             match state {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     match sealed.append(needed, |room| traffic.queue_close_notify(room)) {
                         Err(EncryptError::InsufficientSize(error)) => needed = error.required_size,
-                        _ => return,
+                        _ => break,
                     }
                 }
                 ConnectionState::EncodeTlsData(data) => encode(data, sealed),
                 ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => {}
-                _ => return,
+                _ => break,
             }
         }
-    }
-
-    /// The alert that belongs to an error. `rest` is what has not been used, as messages in it may have been looked at already.
-    ///
-    /// Asked once: what waits to be sent comes first, and after it the rest would be read again.
-    fn say_why(&mut self, rest: &mut [u8], answer: &mut Records) {
-        if let Ok(ConnectionState::EncodeTlsData(data)) = self.tls.process_tls_records(rest).state {
-            encode(data, answer);
-        }
+        self.is_over = true;
     }
 }
 
@@ -337,12 +346,15 @@ mod tests {
             let length = sealed.as_slice().len();
             session.close(&mut sealed);
             assert_eq!(sealed.as_slice().len(), length);
+            assert!(session.seal(b"more", &mut sealed).is_err());
             assert_eq!(tell(&mut server, sealed.as_slice()), b"last");
             assert!(server.process_new_packets().unwrap().peer_has_closed());
 
             server.send_close_notify();
             let back = said_by(&mut server);
             assert!(open_in_pieces(&mut session, &back, 3, &mut Records::default()).1);
+            assert!(session.open(&mut [1, 2, 3], |_| {}, &mut sealed).unwrap());
+            assert_eq!(session.kept(), b"");
         }
     }
 
@@ -360,6 +372,30 @@ mod tests {
             server.read_tls(&mut there.as_slice()).unwrap();
             let told = server.process_new_packets().unwrap_err();
             assert!(matches!(told, rustls::Error::AlertReceived(_)), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_failed_takes_and_says_nothing_more() {
+        // Two messages in one record, of which the first is refused; and one that is cut short by another kind of record.
+        let twice = [22, 3, 3, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        let torn = [22, 3, 3, 0, 4, 2, 0, 0, 9, 23, 3, 3, 0, 1, 0];
+        let endless: Vec<u8> =
+            [22, 3, 3, 0, 4, 2, 1, 0, 0].into_iter().chain([22, 3, 3, 0, 1, 0].repeat(60_000)).collect();
+        for hostile in [twice.as_slice(), &torn, &endless] {
+            let (mut session, _server) = ends(&TLS13, true);
+            let mut said = Records::default();
+            session.open(&mut [], |_| {}, &mut said).unwrap();
+            let mut failed = false;
+            for piece in hostile.chunks(1000) {
+                let mut input = [session.kept(), piece].concat();
+                failed |= session.open(&mut input, |_| {}, &mut said).is_err();
+            }
+            assert!(failed && session.kept().is_empty());
+            said.clear();
+            session.close(&mut said);
+            assert!(session.seal(b"more", &mut said).is_err());
+            assert_eq!(said.as_slice(), b"");
         }
     }
 

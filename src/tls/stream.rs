@@ -48,18 +48,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             if !stream.session.facts().is_handshaking() {
                 return Ok(stream);
             }
-            if let Err(error) = poll_fn(|cx| stream.poll_receive(cx)).await {
-                // The alert, without waiting for it.
-                let _ = poll_fn(|cx| Poll::Ready(stream.poll_send(cx))).await;
-                return Err(error);
-            }
-            if stream.said_goodbye || stream.has_ended {
+            poll_fn(|cx| stream.poll_receive(cx)).await?;
+            let is_over = stream.said_goodbye || stream.has_ended;
+            if is_over && stream.session.facts().is_handshaking() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed within the TLS handshake"));
             }
         }
     }
 
-    /// Socket and session; nothing may wait to be read or sent.
+    /// Whether nothing waits to be read or sent.
+    pub fn is_quiet(&self) -> bool {
+        self.plain.is_empty() && self.unsent.is_empty()
+    }
+
+    /// Socket and session, of a stream that [is quiet](Self::is_quiet): what waits is lost.
     pub fn into_parts(self) -> (S, Session) {
         (self.socket, self.session)
     }
@@ -88,8 +90,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
         let filled = read.filled().len();
         self.has_ended = filled == kept;
-        self.take(&mut input[..filled])?;
-        Poll::Ready(Ok(()))
+        let taken = self.take(&mut input[..filled]);
+        if taken.is_err() {
+            // The alert, without waiting for it.
+            let _ = self.poll_send(cx);
+        }
+        Poll::Ready(taken)
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -47,7 +47,7 @@ pub enum IntroductionError {
 }
 
 impl Link {
-    /// From a proven stream.
+    /// From a proven stream, in which nothing waits.
     pub fn new(stream: UpstreamStream) -> Self {
         let UpstreamStream { tls, generation, address, handshake, user, .. } = stream;
         let (socket, session) = tls.into_parts();
@@ -98,7 +98,9 @@ impl Link {
         };
         let mut answer = Records::default();
         let opened = self.session.open(&mut input[..kept + count], |bytes| reply.extend_from_slice(bytes), &mut answer);
-        opened.map_err(io::Error::other)?;
+        if opened.map_err(io::Error::other)? && !is_complete(reply).unwrap_or(true) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.send(answer.as_slice()).await
     }
 }

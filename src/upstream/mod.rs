@@ -205,6 +205,10 @@ impl Connector {
         if self.authenticates() && self.users() != Users::None {
             self.authenticate(&mut stream, deadline).await?;
         }
+        if !stream.tls.is_quiet() {
+            let cause = ExchangeError::Malformed("more than was asked for");
+            return Err(self.error(Some(stream.address), Failure::Proof { cause }));
+        }
         Ok(stream)
     }
 
