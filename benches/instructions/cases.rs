@@ -21,8 +21,11 @@ const MANY: u64 = 200;
 const FEW: u64 = 8;
 const MEBIBYTE: usize = 1024 * 1024;
 
+const RULES: usize = 100;
+const MANY_RULES: usize = 10_000;
+
 /// All of them.
-pub(crate) const CASES: [Case; 10] = [
+pub(crate) const CASES: [Case; 11] = [
     Case { name: "scan: ping", operations: MANY, run: || scan(&ping(), MANY) },
     Case { name: "scan: find", operations: MANY, run: || scan(&find(), MANY) },
     Case { name: "scan: insert of 1,000 documents", operations: FEW, run: || scan(&insert_of_1000(), FEW) },
@@ -31,23 +34,28 @@ pub(crate) const CASES: [Case; 10] = [
     Case {
         name: "relay: ping, policy of 100 rules",
         operations: MANY,
-        run: || round_trips(&ping(), &ok(), Judged::Yes, MANY),
+        run: || round_trips(&ping(), &ok(), Judged::By(RULES), MANY),
     },
     Case {
         name: "relay: find, policy of 100 rules",
         operations: MANY,
-        run: || round_trips(&find(), &ok(), Judged::Yes, MANY),
+        run: || round_trips(&find(), &ok(), Judged::By(RULES), MANY),
+    },
+    Case {
+        name: "relay: find, policy of 10,000 rules",
+        operations: MANY,
+        run: || round_trips(&find(), &ok(), Judged::By(MANY_RULES), MANY),
     },
     Case { name: "relay: insert of 1 MiB", operations: FEW, run: || round_trips(&insert(), &ok(), Judged::No, FEW) },
     Case {
         name: "relay: insert of 1 MiB, policy of 100 rules",
         operations: FEW,
-        run: || round_trips(&insert(), &ok(), Judged::Yes, FEW),
+        run: || round_trips(&insert(), &ok(), Judged::By(RULES), FEW),
     },
     Case {
         name: "relay: reply of 1 MiB, policy of 100 rules",
         operations: FEW,
-        run: || round_trips(&find(), &batch(), Judged::Yes, FEW),
+        run: || round_trips(&find(), &batch(), Judged::By(RULES), FEW),
     },
 ];
 

@@ -25,16 +25,15 @@ use super::kit::certificates::{Pki, Wanted};
 
 /// What a pipe holds: more than any message here, so that one turn of the relay moves all of it.
 const PIPE_BYTES: usize = 4 * 1024 * 1024;
-const RULES: usize = 100;
 /// A reply answers what its request was called.
 const RESPONSE_TO: std::ops::Range<usize> = 8..12;
 const REQUEST_ID: std::ops::Range<usize> = 4..8;
 
-/// Whether a policy is in force.
+/// Whether a policy is in force, and of how many rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Judged {
     No,
-    Yes,
+    By(usize),
 }
 
 /// Runs one turn of the relay, and may count it.
@@ -62,7 +61,7 @@ impl Relayed {
         let (upstream, socket) = duplex(PIPE_BYTES);
         let guard = match judged {
             Judged::No => Guard::off(),
-            Judged::Yes => Guard::new(Box::new(Rules::new()?)),
+            Judged::By(rules) => Guard::new(Box::new(Rules::new(rules)?)),
         };
         let record = Record::new(Arc::new(ListenerMetrics::new("bench")));
         let terms = Terms::default();
@@ -181,13 +180,13 @@ pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
 struct Rules(Orders);
 
 impl Rules {
-    fn new() -> anyhow::Result<Self> {
+    fn new(count: usize) -> anyhow::Result<Self> {
         let values =
             |texts: &[&str]| Values { any: Some(texts.iter().map(|text| (*text).to_owned()).collect()), not: None };
         let rule = |number: usize| {
             let to = match number {
                 // The last one lets everything below pass, so that none before it ends the search.
-                RULES => ToConfig { databases: values(&["shop", "admin"]), ..ToConfig::default() },
+                last if last == count => ToConfig { databases: values(&["shop", "admin"]), ..ToConfig::default() },
                 _ => ToConfig {
                     databases: values(&["shop"]),
                     collections: values(&[&format!("c-{number}"), &format!("d-{number}.*")]),
@@ -195,10 +194,10 @@ impl Rules {
                 },
             };
             let action = if number.is_multiple_of(3) { Action::Deny } else { Action::Allow };
-            let action = if number == RULES { Action::Allow } else { action };
+            let action = if number == count { Action::Allow } else { action };
             RuleConfig { name: format!("rule-{number}"), action, dry_run: false, from: None, to: Some(vec![to]) }
         };
-        let rules = (1..=RULES).map(rule).collect();
+        let rules = (1..=count).map(rule).collect();
         let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
         let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
