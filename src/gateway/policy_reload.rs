@@ -30,15 +30,12 @@ const SETTLED: Duration = Duration::from_millis(300);
 /// the rules at its end.
 const LOSS_SETTLED: Duration = Duration::from_secs(3);
 
-/// Compiles the policy of a configuration, and logs what is doubtful about it.
+/// Compiles the policy of a configuration, and logs what is doubtful about its keys.
 pub(super) fn compile(config: &Config) -> Result<Option<Policy>, Vec<PolicyProblem>> {
     let Some(rules) = &config.policy else { return Ok(None) };
     let policy = Policy::compile(rules)?;
     for warning in config.warnings() {
         tracing::warn!(key = warning.key, "policy: {}", warning.sentence);
-    }
-    for PolicyProblem { key, sentence } in policy.warnings() {
-        tracing::warn!(key, "policy: {sentence}");
     }
     Ok(Some(policy))
 }
@@ -195,12 +192,18 @@ pub(super) fn sentences(problems: &[PolicyProblem]) -> String {
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Says which policy is in force now.
+/// Says which policy is in force now, and, when that is known, what is doubtful about its rules: comparing ten thousand with each
+/// other takes seconds, and clients are not to wait for it.
 pub(super) fn tell(in_force: &PolicyInForce) {
     if let Some(loaded) = in_force.current() {
         let policy = &loaded.policy;
         let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
         tracing::info!(rules, enforced, fingerprint = policy.fingerprint(), "policy in force");
+        spawn_blocking(move || {
+            for PolicyProblem { key, sentence } in loaded.policy.warnings() {
+                tracing::warn!(key, "policy: {sentence}");
+            }
+        });
     } else {
         tracing::info!("no policy in force: every command passes");
     }
