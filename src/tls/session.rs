@@ -8,9 +8,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{ClientConfig, CommonState};
 
 /// What a session may keep of what has not ended yet: a handshake message of 64 KiB, which is rustls's own limit
@@ -162,13 +162,31 @@ impl Session {
     ///
     /// Fails when the keys may not be used any longer, and after an error or our goodbye.
     pub fn seal(&mut self, plain: &[u8], sealed: &mut Records) -> io::Result<()> {
-        let mut needed = plain.len() + (plain.len() / FRAGMENT_BYTES + 1) * RECORD_OVERHEAD;
+        let bytes = plain.len() + (plain.len() / FRAGMENT_BYTES + 1) * RECORD_OVERHEAD;
+        self.write(bytes, sealed, |traffic, room| traffic.encrypt(plain, room))
+    }
+
+    /// Says goodbye, once; nothing can be sealed after it.
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method alone is of one lifetime only")]
+    pub fn close(&mut self, sealed: &mut Records) {
+        // Where it cannot be said, the session is over all the same.
+        let _ = self.write(RECORD_OVERHEAD, sealed, |traffic, room| traffic.queue_close_notify(room));
+        self.is_over = true;
+    }
+
+    /// Has `write` append records to `sealed`, behind what the session itself has to say; they take about so many `bytes`.
+    fn write(
+        &mut self,
+        mut bytes: usize,
+        sealed: &mut Records,
+        write: impl Fn(&mut WriteTraffic<'_, ClientConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> io::Result<()> {
         while !self.is_over {
             match self.tls.process_tls_records(&mut self.kept).state.map_err(invalid)? {
                 ConnectionState::WriteTraffic(mut traffic) => {
-                    match sealed.append(needed, |room| traffic.encrypt(plain, room)) {
+                    match sealed.append(bytes, |room| write(&mut traffic, room)) {
                         Ok(()) => return Ok(()),
-                        Err(EncryptError::InsufficientSize(error)) => needed = error.required_size,
+                        Err(EncryptError::InsufficientSize(error)) => bytes = error.required_size,
                         Err(error @ EncryptError::EncryptExhausted) => return Err(io::Error::other(error)),
                     }
                 }
@@ -178,27 +196,6 @@ impl Session {
             }
         }
         Err(io::ErrorKind::NotConnected.into())
-    }
-
-    /// Says goodbye, once; nothing can be sealed after it.
-    pub fn close(&mut self, sealed: &mut Records) {
-        let mut needed = RECORD_OVERHEAD;
-        while !self.is_over
-            && let Ok(state) = self.tls.process_tls_records(&mut self.kept).state
-        {
-            match state {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    match sealed.append(needed, |room| traffic.queue_close_notify(room)) {
-                        Err(EncryptError::InsufficientSize(error)) => needed = error.required_size,
-                        _ => break,
-                    }
-                }
-                ConnectionState::EncodeTlsData(data) => encode(data, sealed),
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                _ => break,
-            }
-        }
-        self.is_over = true;
     }
 }
 
@@ -215,7 +212,8 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, into: &mut Records) {
     }
 }
 
-fn invalid(error: rustls::Error) -> io::Error {
+/// What rustls refuses, as an error of a stream.
+pub(super) fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
