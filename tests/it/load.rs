@@ -66,14 +66,13 @@ fn the_largest_messages_pass_through_bounded_memory() {
     for database in ["large_warm", "large"] {
         let message = insert(database, LARGEST_MESSAGE);
         assert!((47_000_000..48_000_000).contains(&message.len()));
-        gateway.forget_peak_memory().unwrap();
-        let before = gateway.peak_memory_kib().unwrap();
+        let memory = gateway.watch_memory().unwrap();
         connection.send(&message).unwrap();
         let inserted = connection.reply().unwrap().document;
         assert_eq!(inserted.get_i32("n").unwrap(), 47, "{inserted}");
         connection.send(&find(database, 1)).unwrap();
         check_found(&connection.reply().unwrap());
-        let grown = gateway.peak_memory_kib().unwrap() - before;
+        let grown = memory.grown_kib().unwrap();
         assert!(grown < GROWTH_MAX_KIB || database == "large_warm", "{grown} KiB for large messages");
         drop_database(&mongod, database);
     }
@@ -96,14 +95,13 @@ fn a_client_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
 
     let passed = || gateway.metric("mongate_bytes_total", &[("direction", "to_client")]);
     let (passed_before, all) = (passed(), f64::from(REPLIES) * 15_000_000.0);
-    gateway.forget_peak_memory().unwrap();
-    let before = gateway.peak_memory_kib().unwrap();
+    let memory = gateway.watch_memory().unwrap();
     for request in 1..=REPLIES {
         connection.send(&find("slow_client", request)).unwrap();
     }
     let stood = until_steady("the replies stand still", STILL, || passed().to_bits());
     assert!(f64::from_bits(stood) - passed_before < all, "the gateway read on although nobody took it");
-    let grown = gateway.peak_memory_kib().unwrap() - before;
+    let grown = memory.grown_kib().unwrap();
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB for a client that does not read");
     for request in 1..=REPLIES {
         let reply = connection.reply().unwrap();
@@ -123,8 +121,7 @@ fn a_mongod_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
     let message = Arc::new(insert("slow_mongod", LARGEST_MESSAGE));
 
     mongod.freeze().unwrap();
-    gateway.forget_peak_memory().unwrap();
-    let before = gateway.peak_memory_kib().unwrap();
+    let memory = gateway.watch_memory().unwrap();
     let passed = || gateway.metric("mongate_bytes_total", &[("direction", "to_upstream")]);
     let passed_before = passed();
     let client = thread::spawn({
@@ -139,7 +136,7 @@ fn a_mongod_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
     assert!(stood > 0.0 && stood < 47_000_000.0, "the gateway took {stood} bytes that nobody took from it");
     mongod.thaw().unwrap();
     assert_eq!(client.join().unwrap().get_i32("n").unwrap(), 47);
-    let grown = gateway.peak_memory_kib().unwrap() - before;
+    let grown = memory.grown_kib().unwrap();
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB for a mongod that does not read");
 }
 

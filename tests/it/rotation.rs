@@ -21,8 +21,9 @@ use crate::kit::secret::{Content, Secret};
 use crate::kit::waiting::until;
 use crate::reports::LOG_TIMEOUT;
 
-/// From the change of a file to connections with the new certificate.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// From the change of a file to connections with the new certificate: a second is promised, and a busy machine that runs
+/// other tests may take some more. Nothing is ever asked for periodically, so that without an event it would be never.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn rotation_under_load_fails_no_operation() {
@@ -34,7 +35,10 @@ fn rotation_under_load_fails_no_operation() {
     options.upstream = "certificate_recycle_after = '4s'\n".to_owned();
     let gateway = Gateway::start(&options);
     let load = Load::start(&gateway, 32);
-    let mut idle = gateway.connect().unwrap();
+    // Of a gateway of its own, whose count says when it is moved: it may not be asked before, as who has authenticated
+    // himself stays where he is.
+    let quiet = Gateway::start(&options);
+    let mut idle = quiet.connect().unwrap();
     idle.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     load.await_operations(500);
     assert_eq!(name_of(&gateway), subject("load-1"));
@@ -42,9 +46,14 @@ fn rotation_under_load_fails_no_operation() {
     secret.turn("..1", &content(&second)).unwrap();
     await_name(&gateway, "load-2");
     // Half of the load keeps its connections, and none of them may notice that what is beneath it was exchanged.
-    let moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], |moved| moved > 16.5);
-    assert!(moved > 16.5, "{moved} connections of the old certificate were moved");
-    until("the idle one is moved", || (name_on(&mut idle) == subject("load-2")).then_some(()));
+    let await_moved = |gateway: &Gateway, count: f64| {
+        let is_there = |moved| moved > count - 0.5;
+        let moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], is_there);
+        assert!(is_there(moved), "{moved} connections of the old certificate were moved");
+    };
+    await_moved(&gateway, 16.0);
+    await_moved(&quiet, 1.0);
+    assert_eq!(name_on(&mut idle), subject("load-2"));
     load.await_operations(500);
     secret.turn("..2", &content(&third)).unwrap();
     await_name(&gateway, "load-3");
@@ -359,7 +368,7 @@ fn name_on(connection: &mut Connection) -> String {
     answer.get_str("user").unwrap().to_owned()
 }
 
-/// Within a second, and for every connection from then on.
+/// At once, and for every connection from then on.
 fn await_name(gateway: &Gateway, common_name: &str) {
     let begun = Instant::now();
     until("mongod sees the new certificate", || (name_of(gateway) == subject(common_name)).then_some(()));

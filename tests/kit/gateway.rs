@@ -147,6 +147,20 @@ impl GatewayOptions {
     }
 }
 
+/// The most memory that a gateway had, beside what it had at first.
+pub struct PeakMemory<'a> {
+    gateway: &'a Gateway,
+    before: u64,
+}
+
+impl PeakMemory<'_> {
+    /// By how many KiB it grew. Linux counts resident pages to some hundred KiB only, so that the peak may even seem lower
+    /// than what there was before.
+    pub fn grown_kib(&self) -> anyhow::Result<u64> {
+        Ok(self.gateway.status_kib("VmHWM:")?.saturating_sub(self.before))
+    }
+}
+
 impl Gateway {
     /// Starts a gateway to `mongod` and waits until it serves.
     ///
@@ -348,14 +362,10 @@ impl Gateway {
         self.status_kib("VmRSS:")
     }
 
-    /// The most resident memory, in KiB, since the start or [`Gateway::forget_peak_memory`].
-    pub fn peak_memory_kib(&self) -> anyhow::Result<u64> {
-        self.status_kib("VmHWM:")
-    }
-
-    /// Lets the peak begin anew at what is resident now.
-    pub fn forget_peak_memory(&self) -> anyhow::Result<()> {
-        Ok(fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5")?)
+    /// Watches for the most resident memory from now on.
+    pub fn watch_memory(&self) -> anyhow::Result<PeakMemory<'_>> {
+        fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5")?;
+        Ok(PeakMemory { gateway: self, before: self.status_kib("VmHWM:")? })
     }
 
     /// Processor time so far, to a hundredth of a second.
