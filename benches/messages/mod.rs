@@ -11,7 +11,7 @@ use mongate::wire::reply::ReplyFacts;
 use mongate::wire::request::RequestFacts;
 
 /// Bytes that the relay reads at a time.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = 128 * 1024;
 
 pub(crate) fn message(body: &Document) -> Vec<u8> {
     let body = RawDocumentBuf::try_from(body).expect("a document of literals");

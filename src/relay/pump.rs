@@ -249,7 +249,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             return Ok(false);
         }
         with_scratch(|scratch| {
-            let input = match kept_and_read(&self.kept_requests, &mut self.client, &mut scratch.plain, cx) {
+            let input = match kept_and_read(&self.kept_requests, &mut self.client, scratch.plain, cx) {
                 Poll::Pending => return Ok(false),
                 // A TLS client that leaves without a goodbye, as many do: message boundaries tell whether it was in order.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => &[],
@@ -347,8 +347,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if self.upstream_done || !self.client_has_all() {
             return Ok(false);
         }
-        with_scratch(|scratch| {
-            let Scratch { plain, sealed } = scratch;
+        with_scratch(|Scratch { plain, sealed }| {
             let before = self.session.kept().len();
             let sealed = match kept_and_read(self.session.kept(), &mut self.socket, sealed, cx) {
                 Poll::Pending => return Ok(false),
