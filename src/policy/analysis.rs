@@ -12,8 +12,8 @@ use super::pattern::{Pattern, Patterns};
 use super::rule::{From, Rule, To};
 use super::words::Words;
 
-/// Comparisons of two rules, after which no more shadows are looked for: some seconds at most, whatever the rules are.
-const COMPARISONS_MAX: usize = 20_000_000;
+/// Comparisons of two rules, after which no more shadows are looked for: a few seconds of one core for rules of some entries each.
+const COMPARISONS_MAX: usize = 5_000_000;
 
 pub(super) fn warnings(rules: &[Rule]) -> Vec<PolicyProblem> {
     let mut warnings = Vec::new();
