@@ -147,14 +147,14 @@ impl GatewayOptions {
     }
 }
 
-/// The most memory that a gateway had, beside what it had at first.
+/// The most memory that a gateway had, and what it had when the watching began.
 pub struct PeakMemory<'a> {
     gateway: &'a Gateway,
     before: u64,
 }
 
 impl PeakMemory<'_> {
-    /// By how many KiB it grew. Linux counts resident pages to some hundred KiB only, so that the peak may even seem lower
+    /// By how many KiB it grew. Linux's count of resident pages is exact to some hundred KiB only: the peak may even seem lower
     /// than what there was before.
     pub fn grown_kib(&self) -> anyhow::Result<u64> {
         Ok(self.gateway.status_kib("VmHWM:")?.saturating_sub(self.before))
