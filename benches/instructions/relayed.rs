@@ -184,17 +184,18 @@ impl Rules {
         let values =
             |texts: &[&str]| Values { any: Some(texts.iter().map(|text| (*text).to_owned()).collect()), not: None };
         let rule = |number: usize| {
-            let to = match number {
-                // The last one lets everything below pass, so that none before it ends the search.
-                last if last == count => ToConfig { databases: values(&["shop", "admin"]), ..ToConfig::default() },
-                _ => ToConfig {
+            // The last one lets everything below pass, so that none before it ends the search.
+            let is_last = number == count;
+            let to = if is_last {
+                ToConfig { databases: values(&["shop", "admin"]), ..ToConfig::default() }
+            } else {
+                ToConfig {
                     databases: values(&["shop"]),
                     collections: values(&[&format!("c-{number}"), &format!("d-{number}.*")]),
                     ..ToConfig::default()
-                },
+                }
             };
-            let action = if number.is_multiple_of(3) { Action::Deny } else { Action::Allow };
-            let action = if number == count { Action::Allow } else { action };
+            let action = if number.is_multiple_of(3) && !is_last { Action::Deny } else { Action::Allow };
             RuleConfig { name: format!("rule-{number}"), action, dry_run: false, from: None, to: Some(vec![to]) }
         };
         let rules = (1..=count).map(rule).collect();
