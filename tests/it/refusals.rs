@@ -12,7 +12,7 @@ use crate::kit::mongod::Mongod;
 use crate::kit::raw::{Connection, Received, body_section, op_msg};
 use crate::kit::waiting::until;
 use crate::reports;
-use crate::reports::{LOG_TIMEOUT, is_zero};
+use crate::reports::{LOG_TIMEOUT, is_at_least_one, is_zero};
 
 /// What is not a MongoDB client.
 struct Row {
@@ -83,8 +83,7 @@ fn http_is_answered_in_http_and_named() {
     let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "protocol_error").unwrap();
     assert_eq!(logged["level"], "WARN");
     check_says(&logged, "HTTP", "administration port");
-    gateway.await_metric("mongate_connections_total", &[("outcome", "protocol_error")], |count| !is_zero(count));
-    assert!(!is_zero(outcome(&gateway, "protocol_error")));
+    gateway.await_metric("mongate_connections_total", &[("outcome", "protocol_error")], is_at_least_one);
 }
 
 #[test]
@@ -126,8 +125,7 @@ fn a_probe_without_a_byte_costs_nothing_and_is_not_logged() {
         }
         let all = |count: f64| (count - f64::from(PROBES)).abs() < 0.5;
         let labels = [("listener", "test"), ("outcome", "probe")];
-        let counted = gateway.await_metric("mongate_connections_total", &labels, all);
-        assert!(all(counted), "{counted} of {PROBES} were counted as probes");
+        gateway.await_metric("mongate_connections_total", &labels, all);
         // The check in the background may have run meanwhile: that is one.
         assert!(handshakes() < before + 1.5, "probes were led to mongod");
         let logged: Vec<_> = gateway.log().split_off(lines);

@@ -48,8 +48,7 @@ fn rotation_under_load_fails_no_operation() {
     // Half of the load keeps its connections, and none may notice that what is beneath it was exchanged.
     let await_moved = |gateway: &Gateway, count: f64| {
         let is_there = |moved| moved > count - 0.5;
-        let moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], is_there);
-        assert!(is_there(moved), "{moved} connections of the old certificate were moved");
+        gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], is_there);
     };
     await_moved(&gateway, 16.0);
     await_moved(&quiet, 1.0);

@@ -55,8 +55,7 @@ fn the_administration_port_tells_what_is_there() {
 
     check_metrics(&gateway);
     drop(open);
-    let active = gateway.await_metric("mongate_connections_active", &[("listener", "test")], |count| count < 0.5);
-    assert!(active < 0.5, "{active} connections are left");
+    gateway.await_metric("mongate_connections_active", &[("listener", "test")], |count| count < 0.5);
 }
 
 #[test]
@@ -211,8 +210,7 @@ fn check_metrics(gateway: &Gateway) {
         assert!(text.contains(&format!("# TYPE {family} ")), "{family} has no type");
     }
     let is = |name: &str, labels: &[(&str, &str)], wanted: f64| {
-        let value = gateway.await_metric(name, labels, |value| (value - wanted).abs() < 0.5);
-        assert!((value - wanted).abs() < 0.5, "{name} {labels:?} is {value}, not {wanted}");
+        gateway.await_metric(name, labels, |value| (value - wanted).abs() < 0.5);
     };
     let pings = [("listener", "test"), ("command", "ping")];
     is("mongate_connections_active", &[("listener", "test")], 3.0);

@@ -307,7 +307,6 @@ async fn a_credential_is_renewed_under_load() {
         secret.rename_over(&issue(number)).unwrap();
         let before = moved;
         moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], |now| now > before + 0.5);
-        assert!(moved > before, "no connection went to certificate {number}");
     }
     writers::await_well(&lanes);
     for lane in lanes {

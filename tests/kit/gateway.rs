@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -24,12 +24,10 @@ use super::process::{Line, Process};
 use super::raw::Connection;
 use super::replica_set::ReplicaSet;
 use super::scratch;
-use super::waiting;
+use super::waiting::{patiently, until};
 
 /// Starting takes milliseconds; a busy machine may need long.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two looks at something that cannot be waited for; never a substitute for looking.
-const PACE: Duration = Duration::from_millis(10);
 /// In a directory of each gateway's own.
 const CONFIGURATION_FILE: &str = "config.toml";
 
@@ -262,7 +260,7 @@ impl Gateway {
     /// When that does not come to be.
     pub fn await_members(&self, members: &[String]) -> BTreeMap<String, String> {
         let wanted: BTreeSet<_> = members.iter().collect();
-        waiting::until("the gateway has an address for each member", || {
+        until("the gateway has an address for each member", || {
             self.members_at("test").ok().filter(|known| known.keys().collect::<BTreeSet<_>>() == wanted)
         })
     }
@@ -273,7 +271,7 @@ impl Gateway {
     /// When it does not come to know.
     pub fn await_primary(&self, member: &str) {
         let knows = |status: &Value| status["upstreams"][0]["set"]["primary"] == member;
-        waiting::until("the gateway knows the primary", || self.status().ok().filter(knows));
+        until("the gateway knows the primary", || self.status().ok().filter(knows));
     }
 
     /// The administration port: `127.0.0.1:port`.
@@ -318,18 +316,20 @@ impl Gateway {
         self.metrics().iter().filter(|sample| sample.is(name, labels)).map(|sample| sample.value).sum()
     }
 
-    /// Looks at a metric until `accept` takes it, and returns it; at the deadline it returns what there is.
+    /// Looks at a metric until `accept` takes it, and returns it.
     ///
     /// The gateway counts when it has done something, and the client may have its answer a moment before.
+    ///
+    /// # Panics
+    /// When it never takes it; the value is then told.
+    #[track_caller]
     pub fn await_metric(&self, name: &str, labels: &[(&str, &str)], accept: impl Fn(f64) -> bool) -> f64 {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let value = self.metric(name, labels);
-            if accept(value) || Instant::now() > deadline {
-                return value;
-            }
-            std::thread::park_timeout(PACE);
-        }
+        let mut value = f64::NAN;
+        let accepted = patiently(|| {
+            value = self.metric(name, labels);
+            accept(value).then_some(value)
+        });
+        accepted.unwrap_or_else(|| panic!("{name} with {labels:?} is {value} after all"))
     }
 
     /// Every event logged so far, its fields lifted to the top; lines that are no JSON come as `{"raw": line}`.

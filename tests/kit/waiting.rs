@@ -12,13 +12,18 @@ const PACE: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// When it does not come; `what` is then named.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    patiently(look).unwrap_or_else(|| panic!("waited in vain until {what}"))
+}
+
+/// Looks until there is something, and returns it; for who can say more of it if it does not come.
+pub fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || Instant::now() > deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
         thread::park_timeout(PACE);
     }
 }
