@@ -31,6 +31,14 @@ const UNSENT_BYTES_MAX: usize = 2 * PLAIN_BYTES;
 /// Who ended the conversation, and why.
 pub(super) type End = (Side, EndReason);
 
+/// Which sockets had nothing to read when they were asked last: each wakes this task when that changes, and is not asked
+/// again before.
+#[derive(Default)]
+struct Quiet {
+    client: bool,
+    upstream: bool,
+}
+
 /// Both sides of one connection and everything between them.
 #[expect(clippy::struct_excessive_bools, reason = "each side is done, told or flushed on its own")]
 pub(super) struct Pump<C, U> {
@@ -89,8 +97,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     ///
     /// Cancel safe between calls. Each read and write counts against the task's budget, so a busy connection gives way.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut quiet = Quiet::default();
         loop {
-            match self.turn(cx) {
+            match self.turn(&mut quiet, cx) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(end) => return Poll::Ready(end),
@@ -211,13 +220,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// One attempt at everything; whether anything moved.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn turn(&mut self, quiet: &mut Quiet, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = self.flush_client(cx)?;
         moved |= self.flush_upstream(cx);
         moved |= self.let_held_go(cx)?;
         moved |= self.take_share(cx)?;
-        moved |= self.read_client(cx)?;
-        moved |= self.read_upstream(cx)?;
+        moved |= self.read_client(&mut quiet.client, cx)?;
+        moved |= self.read_upstream(&mut quiet.upstream, cx)?;
         moved |= self.tell_upstream(cx);
         Ok(moved)
     }
@@ -242,15 +251,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         None
     }
 
-    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn read_client(&mut self, is_quiet: &mut bool, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_full = self.desk.exchange.is_full() || self.unsent.len() > UNSENT_BYTES_MAX;
         let is_busy = self.requests.is_leaving() || self.requests.is_waiting();
-        if is_busy || self.client_done || !self.upstream_has_all() || is_full {
+        if *is_quiet || is_busy || self.client_done || !self.upstream_has_all() || is_full {
             return Ok(false);
         }
         with_scratch(|scratch| {
             let input = match kept_and_read(&self.kept_requests, &mut self.client, scratch.plain, cx) {
-                Poll::Pending => return Ok(false),
+                Poll::Pending => {
+                    *is_quiet = true;
+                    return Ok(false);
+                }
                 // A TLS client that leaves without a goodbye, as many do: message boundaries tell whether it was in order.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => &[],
                 Poll::Ready(Err(error)) => return Err((Side::Client, EndReason::Socket(error))),
@@ -343,14 +355,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
     }
 
-    fn read_upstream(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.upstream_done || !self.client_has_all() {
+    fn read_upstream(&mut self, is_quiet: &mut bool, cx: &mut Context<'_>) -> Result<bool, End> {
+        if *is_quiet || self.upstream_done || !self.client_has_all() {
             return Ok(false);
         }
         with_scratch(|Scratch { plain, sealed }| {
             let before = self.session.kept().len();
             let sealed = match kept_and_read(self.session.kept(), &mut self.socket, sealed, cx) {
-                Poll::Pending => return Ok(false),
+                Poll::Pending => {
+                    *is_quiet = true;
+                    return Ok(false);
+                }
                 Poll::Ready(Err(error)) => return Err((Side::Upstream, EndReason::Socket(error))),
                 Poll::Ready(Ok(sealed)) => sealed,
             };
