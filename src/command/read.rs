@@ -21,14 +21,14 @@ use super::unclear::Unclear;
 ///
 /// Spec: the MongoDB manual § Database Commands, § Aggregation Stages; what mongod takes beyond them was tried on 6.0.5.
 pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclear> {
-    let fields = Fields::of_command(request.body)?;
+    let mut fields = Fields::default();
+    fields.take_command(request.body)?;
     let command = command_of(&fields)?;
     let database = database_of(&fields, request.database)?;
     arguments::check(command, &fields)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        let inner = explained(&fields, database)?;
-        return Reader::new(command_of(&inner)?, database, &inner, &[], look).meaning(true);
+        return read_explained(&fields, database, look);
     }
     Reader::new(command, database, &fields, request.sequences, look).meaning(false)
 }
@@ -59,9 +59,11 @@ impl<'a, 'r> Reader<'a, 'r> {
 
     fn meaning(mut self, explained: bool) -> Result<Meaning<'a>, Unclear> {
         reach::find(&mut self)?;
-        let fields = self.fields;
-        for element in fields.iter().filter(|element| !reads_its_own_javascript(self.command, key(element))) {
-            self.search_javascript(element, Values::Code)?;
+        if self.look.javascript {
+            let fields = self.fields;
+            for element in fields.iter().filter(|element| !reads_its_own_javascript(self.command, key(element))) {
+                self.search_javascript(element, Values::Code)?;
+            }
         }
         Ok(Meaning {
             command: self.command,
@@ -146,18 +148,21 @@ fn check_sequences(command: &Command, fields: &Fields<'_>, sequences: &[Sequence
     Ok(())
 }
 
-/// The command inside an `explain`; it is judged as if it were sent.
-fn explained<'a>(outer: &Fields<'a>, database: &str) -> Result<Fields<'a>, Unclear> {
-    let inner = outer.first().and_then(strict::document).ok_or(Unclear::Explain)?;
-    let inner = Fields::of_command(inner)?;
+/// The command inside an `explain`; it is judged as if it were sent. A function of its own, so that the fields of nearly all
+/// commands have a stack of half the size.
+#[inline(never)]
+fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Result<Meaning<'a>, Unclear> {
+    let mut inner = Fields::default();
+    inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
+    let command = command_of(&inner)?;
     let can_be = matches!(
-        command_of(&inner)?.name,
+        command.name,
         "aggregate" | "count" | "delete" | "distinct" | "find" | "findAndModify" | "mapReduce" | "update"
     );
     let stands_here = inner.get("$db").is_none_or(|inner| strict::text(inner) == Some(database));
     if !can_be || !stands_here {
         return Err(Unclear::Explain);
     }
-    arguments::check(command_of(&inner)?, &inner)?;
-    Ok(inner)
+    arguments::check(command, &inner)?;
+    Reader::new(command, database, &inner, &[], look).meaning(true)
 }

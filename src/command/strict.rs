@@ -9,30 +9,34 @@ use smallvec::SmallVec;
 use super::unclear::Unclear;
 
 /// The elements of a document in their order, no key twice.
+///
+/// Takes 1.5 KB where it stands: on the common path it is filled in its place, and never moved.
+#[derive(Default)]
 pub(super) struct Fields<'a>(SmallVec<[RawElement<'a>; FIELDS_HELD]>);
 
 impl<'a> Fields<'a> {
-    /// Of the body of a command: at most [`ARGUMENTS_MAX`], and at least the command itself.
-    pub(super) fn of_command(body: &'a RawDocument) -> Result<Self, Unclear> {
-        let fields = Self::up_to(body, ARGUMENTS_MAX)?;
-        if fields.0.is_empty() { Err(Unclear::NoCommand) } else { Ok(fields) }
+    /// Takes those of a command's body, where there were none before: at most [`ARGUMENTS_MAX`], and at least the command
+    /// itself. After an error it holds nothing that means anything.
+    pub(super) fn take_command(&mut self, body: &'a RawDocument) -> Result<(), Unclear> {
+        self.take(body, ARGUMENTS_MAX)?;
+        if self.0.is_empty() { Err(Unclear::NoCommand) } else { Ok(()) }
     }
 
     /// Of any document, however many; costs `n log n`.
     pub(super) fn of(document: &'a RawDocument) -> Result<Self, Unclear> {
-        Self::up_to(document, usize::MAX)
+        let mut fields = Self::default();
+        fields.take(document, usize::MAX)?;
+        Ok(fields)
     }
 
-    fn up_to(document: &'a RawDocument, count_max: usize) -> Result<Self, Unclear> {
-        let mut fields = SmallVec::new();
+    fn take(&mut self, document: &'a RawDocument, count_max: usize) -> Result<(), Unclear> {
         for element in elements(document) {
-            if fields.len() == count_max {
+            if self.0.len() == count_max {
                 return Err(Unclear::TooManyArguments);
             }
-            fields.push(element?);
+            self.0.push(element?);
         }
-        let fields = Self(fields);
-        if fields.has_a_key_twice() { Err(Unclear::DuplicateKey) } else { Ok(fields) }
+        if self.has_a_key_twice() { Err(Unclear::DuplicateKey) } else { Ok(()) }
     }
 
     fn has_a_key_twice(&self) -> bool {
