@@ -2,7 +2,7 @@
 //!
 //! Bytes are compared, case counts. Nothing is known here of what the texts are.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use crate::config::Values;
 
@@ -123,7 +123,8 @@ fn patterns(texts: &[String]) -> Box<[Pattern]> {
 /// Values by the patterns that they stand under.
 ///
 /// Looking a text up costs one step, and one for every length that prefixes have and that suffixes have; how many
-/// patterns there are does not matter.
+/// patterns there are does not matter. What is looked up comes from clients, what stands here from the operator alone: nobody
+/// can fill it with texts that collide, so that the hash may be a cheap one.
 #[derive(Debug)]
 pub(super) struct Table<T> {
     any: Option<T>,
@@ -142,13 +143,13 @@ struct ByLength<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { any: None, exact: HashMap::new(), prefixes: ByLength::default(), suffixes: ByLength::default() }
+        Self { any: None, exact: HashMap::default(), prefixes: ByLength::default(), suffixes: ByLength::default() }
     }
 }
 
 impl<T> Default for ByLength<T> {
     fn default() -> Self {
-        Self { lengths: Vec::new(), parts: HashMap::new() }
+        Self { lengths: Vec::new(), parts: HashMap::default() }
     }
 }
 
