@@ -121,6 +121,22 @@ const QUICK: Effort = Effort {
 struct Arguments(Vec<String>);
 
 impl Arguments {
+    /// Fails for what means nothing here: the whole of it takes half an hour, too long for a slip of the pen.
+    fn new(given: Vec<String>) -> anyhow::Result<Self> {
+        const SWITCHES: [&str; 4] = ["--bench", "--publish", "--quick", "--test"];
+        const WITH_VALUE: [&str; 7] =
+            ["--against", "--beside", "--only", "--render", "--rounds", "--subjects", "--time"];
+        let is_known = |argument: &&String| match argument.split_once('=') {
+            Some((name, _)) => WITH_VALUE.contains(&name),
+            None => SWITCHES.contains(&argument.as_str()),
+        };
+        if let Some(unknown) = given.iter().find(|argument| !is_known(argument)) {
+            let (switches, with_value) = (SWITCHES.join(" "), WITH_VALUE.join("= "));
+            anyhow::bail!("unknown argument {unknown:?}; there are {switches}, and {with_value}=");
+        }
+        Ok(Self(given))
+    }
+
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|argument| argument == name)
     }
@@ -160,7 +176,7 @@ impl Arguments {
 fn main() -> anyhow::Result<()> {
     raise_descriptors();
     roles::play()?;
-    let arguments = Arguments(std::env::args().skip(1).collect());
+    let arguments = Arguments::new(std::env::args().skip(1).collect())?;
     if let Some(file) = arguments.values("--render").next() {
         return show::publish(&Report::read(Path::new(file))?);
     }

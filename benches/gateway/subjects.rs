@@ -19,6 +19,7 @@ use super::kit::certificates::{Pki, Wanted};
 use super::kit::gateway::{Gateway, GatewayOptions};
 use super::kit::mongod::{Mongod, MongodOptions, Transport};
 use super::kit::process::Process;
+use super::kit::waiting::until_steady;
 use super::kit::{mongod_binary, scratch};
 use super::load::{Target, Work, message};
 use super::peers::{PEERS, Peer};
@@ -129,6 +130,9 @@ impl Scene {
         let mut variants = Vec::new();
         for (name, rules) in [("1 rule", 1), ("10,000 rules", 10_000)] {
             let variant = upstream.start(&Kind::Gateway { rules, build: None })?;
+            if let Some(variant) = &variant {
+                variant.await_rest();
+            }
             variants.extend(variant.map(|variant| Subject { name: name.to_owned(), ..variant }));
         }
         let kept: Vec<Box<dyn Any>> = vec![Box::new(process), Box::new(directory), Box::new(pki)];
@@ -251,6 +255,12 @@ impl Subject {
     /// Processor time of all its processes and threads so far; `None` where there is no process.
     pub(crate) fn processor_time(&self) -> Option<Duration> {
         self.id().map(processes::processor_time)
+    }
+
+    /// Waits until it does nothing of its own any more: a gateway looks at its rules for some seconds when there are many.
+    fn await_rest(&self) {
+        let ticks = || self.processor_time().map(|time| time.as_millis() / 10);
+        until_steady("the gateway rests", Duration::from_millis(500), ticks);
     }
 
     /// Resident memory of all its processes, in KiB.
