@@ -31,8 +31,8 @@ const UNSENT_BYTES_MAX: usize = 2 * PLAIN_BYTES;
 /// Who ended the conversation, and why.
 pub(super) type End = (Side, EndReason);
 
-/// Which sockets had nothing to read when they were asked last: each wakes this task when that changes, and is not asked
-/// again before.
+/// Which sockets were not ready to be read in this call of [`Pump::poll_end`]: each has this task's waker, and is not asked
+/// again. Nothing is missed by that: the worker's only thread runs this task, so that sockets do not become ready meanwhile.
 #[derive(Default)]
 struct Quiet {
     client: bool,
