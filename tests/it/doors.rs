@@ -68,6 +68,7 @@ impl Mesh {
     }
 
     /// A refusal of this kind in the log and in both metrics.
+    #[track_caller]
     fn check_refused(&self, kind: &str, outcome: &str, remedy: &str) {
         let logged = self.gateway.wait_for_log(LOG_TIMEOUT, |event| event["kind"] == kind).unwrap();
         assert_eq!((&logged["level"], &logged["outcome"]), (&"WARN".into(), &outcome.into()), "{logged}");

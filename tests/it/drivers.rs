@@ -176,6 +176,7 @@ pub fn expected_lines(left_out: &[&str]) -> Vec<String> {
     expected.lines().filter(|line| !left_out.contains(&step_of(line).as_str())).map(str::to_owned).collect()
 }
 
+#[track_caller]
 fn check_counted(gateway: &Gateway, outcome: &Outcome) {
     for (command, count) in &outcome.commands {
         let label = match command.as_str() {

@@ -48,6 +48,7 @@ impl Scene {
         status["policy"].clone()
     }
 
+    #[track_caller]
     fn reloads(&self, outcome: &str, count: f64) {
         let is = |counted: f64| (counted - count).abs() < 0.5;
         self.gateway.await_metric("mongate_reloads_total", &[("outcome", outcome)], is);

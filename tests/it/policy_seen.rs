@@ -333,6 +333,7 @@ fn count(mongod: &Mongod, database: &str) -> i32 {
 }
 
 /// The decisions of these rules on the listener.
+#[track_caller]
 fn check_decisions(gateway: &Gateway, wanted: &[(&str, &str, f64)]) {
     for (rule, decision, count) in wanted {
         let labels = [("listener", "test"), ("rule", *rule), ("decision", *decision)];

@@ -116,6 +116,7 @@ fn with(mongod: &Mongod, upstream: &str) -> Gateway {
     Gateway::start(&GatewayOptions { upstream: upstream.to_owned(), ..GatewayOptions::to(mongod) })
 }
 
+#[track_caller]
 fn await_spares(gateway: &Gateway, wanted: f64) {
     let is_wanted = |count: f64| (count - wanted).abs() < 0.5;
     gateway.await_metric(GAUGE, &[], is_wanted);

@@ -329,7 +329,11 @@ impl Gateway {
             value = self.metric(name, labels);
             accept(value).then_some(value)
         });
-        accepted.unwrap_or_else(|| panic!("{name} with {labels:?} is {value} after all"))
+        // A closure would be the caller that is told.
+        let Some(value) = accepted else {
+            panic!("{name} with {labels:?} stays {value}, which is not what was waited for")
+        };
+        value
     }
 
     /// Every event logged so far, its fields lifted to the top; lines that are no JSON come as `{"raw": line}`.
