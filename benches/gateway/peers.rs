@@ -90,7 +90,8 @@ impl Peer {
         };
         let mut command = Command::new(&program);
         command.args(self.arguments.iter().map(filled));
-        let mut process = Process::start(self.name, command)?;
+        // nginx has workers, which outlive a master that is killed.
+        let mut process = Process::start_bound(self.name, command, libc::SIGTERM)?;
         let address = format!("127.0.0.1:{port}");
         // One that is installed without what it needs ends at once.
         let began = Instant::now();

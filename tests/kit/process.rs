@@ -26,7 +26,7 @@ const LINES_SHOWN_MAX: usize = 20;
 /// And how much of each: mongod's lines are long.
 const SHOWN_LENGTH_MAX: usize = 400;
 
-/// A running child; dropping it kills it and waits for it.
+/// A running child; dropping it kills it, with those that it has started in its group, and waits for it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -55,9 +55,15 @@ pub struct Line {
 impl Process {
     /// Starts `command` with its outputs captured and nothing to read, in a process group of its own, so that a Ctrl-C
     /// in the terminal reaches only us and the order of stopping is ours.
-    pub fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
+    pub fn start(name: &str, command: Command) -> anyhow::Result<Self> {
+        Self::start_bound(name, command, libc::SIGKILL)
+    }
+
+    /// The same; when this process dies first, the child gets `signal`. `SIGKILL` is the surest, but one that has children
+    /// of its own needs one at which it ends them.
+    pub fn start_bound(name: &str, mut command: Command, signal: i32) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        die_with_parent(&mut command);
+        die_with_parent(&mut command, signal);
         let program = command.get_program().to_os_string();
         let mut child = spawn(command).with_context(|| format!("cannot start {}", program.display()))?;
         let output = Arc::new(Output::default());
@@ -110,7 +116,11 @@ impl Process {
 
     /// Sends a signal, such as `libc::SIGTERM`.
     pub fn signal(&self, signal: i32) -> anyhow::Result<()> {
-        let id = i32::try_from(self.id())?;
+        self.signal_to(i32::try_from(self.id())?, signal)
+    }
+
+    /// `id` is the child, or its group if it is negative.
+    fn signal_to(&self, id: i32, signal: i32) -> anyhow::Result<()> {
         #[expect(
             unsafe_code,
             reason = "kill(2) takes two integers; the child is not reaped yet, so the id is still its own"
@@ -139,9 +149,12 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    /// Kills the child (`SIGKILL`) and waits for it.
+    /// Kills the child and its group (`SIGKILL`) and waits for the child.
     pub fn kill(&mut self) {
-        // Both fail only when the child is gone already.
+        // All fail only when there is nobody left. Until the child is waited for, its id is nobody else's group.
+        if let (Ok(None), Ok(id)) = (self.child.try_wait(), i32::try_from(self.id())) {
+            let _ = self.signal_to(-id, libc::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -238,13 +251,13 @@ fn spawn(command: Command) -> anyhow::Result<Child> {
 }
 
 #[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut Command) {
+fn die_with_parent(command: &mut Command, signal: i32) {
     let parent = std::process::id();
     let bind_life = move || {
         // SAFETY: two system calls with integer arguments; neither allocates or takes a lock.
         #[expect(unsafe_code, reason = "prctl(2) and getppid(2) have no safe form in std")]
         let (result, parent_now) =
-            unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid().cast_unsigned()) };
+            unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal), libc::getppid().cast_unsigned()) };
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }
@@ -262,6 +275,6 @@ fn die_with_parent(command: &mut Command) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_command: &mut Command) {
+fn die_with_parent(_command: &mut Command, _signal: i32) {
     // Elsewhere the drop alone stops the child.
 }
