@@ -143,7 +143,7 @@ fn look_for_shadows(rules: &[Rule], warnings: &mut Vec<PolicyProblem>) {
             }
             if let Some(sentence) = shadow(rules, at, other) {
                 let key = format!("policy.rule[{}]", at + 1);
-                warnings.push(PolicyProblem { key, sentence: sentence.replace("{name}", &rule.name) });
+                warnings.push(PolicyProblem { key, sentence });
                 break;
             }
         }
@@ -153,7 +153,8 @@ fn look_for_shadows(rules: &[Rule], warnings: &mut Vec<PolicyProblem>) {
 /// What is certain of the rule `at` beside `other`.
 fn shadow(rules: &[Rule], at: usize, other: usize) -> Option<String> {
     let (rule, by) = (rules.get(at)?, rules.get(other)?);
-    let named = || format!("policy.rule[{}], \"{}\"", other + 1, by.name);
+    let name = &rule.name;
+    let by_name = || format!("policy.rule[{}], \"{}\"", other + 1, by.name);
     // A dry run decides nothing for what is enforced.
     if by.dry_run && !rule.dry_run {
         return None;
@@ -163,10 +164,10 @@ fn shadow(rules: &[Rule], at: usize, other: usize) -> Option<String> {
             let twins = by.dry_run == rule.dry_run && at < other && covers(rule, by);
             let says = if rule.action == Action::Deny { "refused" } else { "let pass" };
             (!twins && covers(by, rule))
-                .then(|| format!("\"{{name}}\" decides nothing: all that it matches is {says} by {} too", named()))
+                .then(|| format!("\"{name}\" decides nothing: all that it matches is {says} by {} too", by_name()))
         }
         (Action::Allow, Action::Deny) => covers(by, rule)
-            .then(|| format!("\"{{name}}\" lets nothing pass: all that it matches is refused by {}", named())),
+            .then(|| format!("\"{name}\" lets nothing pass: all that it matches is refused by {}", by_name())),
         _ => None,
     }
 }
