@@ -327,12 +327,9 @@ impl Gateway {
         let mut value = f64::NAN;
         let accepted = patiently(|| {
             value = self.metric(name, labels);
-            accept(value).then_some(value)
+            accept(value).then_some(())
         });
-        // A closure would be the caller that is told.
-        let Some(value) = accepted else {
-            panic!("{name} with {labels:?} stays {value}, which is not what was waited for")
-        };
+        assert!(accepted.is_some(), "{name} with {labels:?} stays {value}, which is not what was waited for");
         value
     }
 
