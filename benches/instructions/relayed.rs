@@ -12,7 +12,8 @@ use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Grounds, Policy};
 use mongate::relay::{
-    Authority, CursorBook, Finding, Guard, Holding, Orders, Record, Relay, Terms, Turn, UpstreamSide,
+    ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, PolicyFilter, PolicySource,
+    Relay, Turn, UpstreamSide,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -60,11 +61,11 @@ impl Relayed {
         let (client, near_client) = duplex(PIPE_BYTES);
         let (upstream, socket) = duplex(PIPE_BYTES);
         let guard = match judged {
-            Judged::No => Guard::off(),
-            Judged::By(rules) => Guard::new(Box::new(Rules::new(rules)?)),
+            Judged::No => PolicyFilter::off(),
+            Judged::By(rules) => PolicyFilter::new(Box::new(Rules::new(rules)?)),
         };
-        let record = Record::new(Arc::new(ListenerMetrics::new("bench")));
-        let terms = Terms::default();
+        let record = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
+        let terms = HandshakeFilter::default();
         let side = UpstreamSide { socket, session: near, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
@@ -177,7 +178,7 @@ pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
 }
 
 /// A policy that never changes.
-struct Rules(Orders);
+struct Rules(EffectivePolicy);
 
 impl Rules {
     fn new(count: usize) -> anyhow::Result<Self> {
@@ -204,23 +205,23 @@ impl Rules {
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
         let beside = Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned());
         let labels: Vec<String> = policy.rule_names().iter().cloned().chain(beside).collect();
-        Ok(Self(Orders {
+        Ok(Self(EffectivePolicy {
             metrics: Arc::new(PolicyMetrics::new("bench", labels)),
             view: Arc::new(view),
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
             caller: Arc::from(""),
-            holding: Holding::default(),
+            holding: HoldBudget::default(),
         }))
     }
 }
 
-impl Authority for Rules {
+impl PolicySource for Rules {
     fn version(&self) -> u64 {
         0
     }
 
-    fn orders(&self) -> Option<Orders> {
+    fn orders(&self) -> Option<EffectivePolicy> {
         Some(self.0.clone())
     }
 

@@ -14,7 +14,7 @@ use super::report::{
 };
 use crate::config::{EndpointConfig, MaterialSource, Verify};
 use crate::identity::{CertificateFacts, Validity};
-use crate::tls::{Authorities, ClientTls, WorkloadSet};
+use crate::tls::{Authorities, UpstreamTlsConfig, WorkloadSet};
 use crate::upstream::{
     ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, Users,
     identify,
@@ -63,10 +63,10 @@ pub(super) fn demote(findings: &mut [Finding], known: usize) {
 pub(super) fn connect_with(
     upstream: &EndpointConfig,
     set: Option<&WorkloadSet>,
-) -> Option<(Connector, Arc<ClientTls>)> {
+) -> Option<(Connector, Arc<UpstreamTlsConfig>)> {
     let identity = Arc::new(ClientIdentity::new(upstream).ok()?);
     if let (MaterialSource::WorkloadApi(agent), Some(set)) = (&upstream.tls.source, set) {
-        identity.renew(ClientTls::from_workload(upstream, agent, set).ok()?);
+        identity.renew(UpstreamTlsConfig::from_workload(upstream, agent, set).ok()?);
     }
     let connector = Connector::new(upstream, identity).ok()?;
     let tls = connector.tls()?;
@@ -77,7 +77,7 @@ pub(super) fn connect_with(
 struct Talk<'a> {
     connector: &'a Connector,
     /// What the connector uses.
-    tls: Arc<ClientTls>,
+    tls: Arc<UpstreamTlsConfig>,
     upstream: &'a EndpointConfig,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
@@ -87,7 +87,7 @@ struct Talk<'a> {
 impl<'a> Talk<'a> {
     fn new(
         connector: &'a Connector,
-        tls: Arc<ClientTls>,
+        tls: Arc<UpstreamTlsConfig>,
         upstream: &'a EndpointConfig,
         now: SystemTime,
         findings: &'a mut Vec<Finding>,

@@ -8,7 +8,7 @@ use crate::config::{
     EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi,
 };
 use crate::tls::{
-    Authorities, ClientTlsError, Side, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
+    Authorities, Side, UpstreamTlsError, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
 };
 
 /// What an agent answered, if it was asked.
@@ -108,13 +108,13 @@ fn of_agent(upstream: &EndpointConfig, agent: &WorkloadApi, handed_out: &HandedO
     };
     let section = section_of(upstream);
     let authorities = match &agent.ca_file {
-        Some(ca_file) => Some(Authorities::read_file(&section, ca_file).map_err(ClientTlsError::from)),
+        Some(ca_file) => Some(Authorities::read_file(&section, ca_file).map_err(UpstreamTlsError::from)),
         None => set.map(|set| set.authorities(upstream)),
     };
     Material {
         credentials: set.map(|set| set.credentials(upstream)),
         authorities,
-        lists: read_revocation_lists(&section, agent.crl_file.as_deref()).map_err(ClientTlsError::from),
+        lists: read_revocation_lists(&section, agent.crl_file.as_deref()).map_err(UpstreamTlsError::from),
     }
 }
 

@@ -13,24 +13,24 @@ use super::report::{
 use crate::config::TlsFiles;
 use crate::identity::date_text;
 use crate::tls::{
-    self, Authorities, ClientTlsError, Concern, Credentials, KeyKeeping, MaterialFinding, RevocationList, Side,
+    self, Authorities, Concern, Credentials, KeyKeeping, MaterialFinding, RevocationList, Side, UpstreamTlsError,
     read_revocation_lists, revocation_findings,
 };
 
 /// Certificates, key and lists of one table as far as they could be had; `None` is not known.
 pub(super) struct Material {
-    pub(super) credentials: Option<Result<Credentials, ClientTlsError>>,
-    pub(super) authorities: Option<Result<Authorities, ClientTlsError>>,
-    pub(super) lists: Result<Vec<RevocationList>, ClientTlsError>,
+    pub(super) credentials: Option<Result<Credentials, UpstreamTlsError>>,
+    pub(super) authorities: Option<Result<Authorities, UpstreamTlsError>>,
+    pub(super) lists: Result<Vec<RevocationList>, UpstreamTlsError>,
 }
 
 impl Material {
     /// Reads the files of a table, whose path is `section`.
     pub(super) fn read(section: &str, files: &TlsFiles) -> Self {
         Self {
-            credentials: Some(Credentials::read(section, files).map_err(ClientTlsError::from)),
-            authorities: Some(Authorities::read(section, files).map_err(ClientTlsError::from)),
-            lists: read_revocation_lists(section, files.crl_file.as_deref()).map_err(ClientTlsError::from),
+            credentials: Some(Credentials::read(section, files).map_err(UpstreamTlsError::from)),
+            authorities: Some(Authorities::read(section, files).map_err(UpstreamTlsError::from)),
+            lists: read_revocation_lists(section, files.crl_file.as_deref()).map_err(UpstreamTlsError::from),
         }
     }
 }
@@ -150,7 +150,7 @@ impl<'a> Desk<'a> {
         self.steps.push(step);
     }
 
-    fn unusable(&mut self, name: &'static str, error: &ClientTlsError) {
+    fn unusable(&mut self, name: &'static str, error: &UpstreamTlsError) {
         self.steps.push(Step::failed(name, error.to_string()));
         self.find(Severity::Error, error.to_string(), error.remedy());
     }

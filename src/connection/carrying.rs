@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::Route;
-use super::destination::Destination;
-use super::line::{Line, NoReplacement};
-use super::welcome::Welcome;
+use super::destination::MemberSelector;
+use super::line::{MemberPool, NoReplacement};
+use super::welcome::Revalidation;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
@@ -22,11 +22,11 @@ type Making<'a> = Pin<Box<dyn Future<Output = Result<Link, NoReplacement>> + Sen
 type Outlived<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Where a conversation goes.
-pub(super) struct Course<'a> {
+pub(super) struct RelaySession<'a> {
     /// What it shares with others of its listener.
     pub(super) route: &'a Route,
     /// Makes its connections to mongod.
-    pub(super) line: Arc<Line>,
+    pub(super) line: Arc<MemberPool>,
     /// That of mongod, also after the connection was exchanged.
     pub(super) address: SocketAddr,
     /// The user that the gateway has authenticated it as, where it has; always the same.
@@ -37,8 +37,8 @@ pub(super) struct Course<'a> {
 pub(super) async fn carry(
     relay: &mut Relay<ClientStream, TcpStream>,
     mut first_bytes: Vec<u8>,
-    course: &mut Course<'_>,
-    mut welcome: Welcome,
+    course: &mut RelaySession<'_>,
+    mut welcome: Revalidation,
 ) -> RelayEnd {
     let (route, line) = (course.route, &*course.line);
     let renewal = line.renewal.watch();
@@ -58,13 +58,13 @@ pub(super) async fn carry(
                 }
                 continue;
             }
-            () = welcome.doubt(), if has_certificate => {
+            () = welcome.revalidation_due(), if has_certificate => {
                 if let Some(dismissal) = welcome.judge(relay.client(), &route.door) {
                     relay.dismiss(dismissal);
                 }
                 continue;
             }
-            () = over(&mut outlived) => {
+            () = outlived_wait(&mut outlived) => {
                 relay.dismiss(Dismissal::Elsewhere);
                 outlived = None;
                 continue;
@@ -117,13 +117,13 @@ fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {
 }
 
 /// Only where a listener chooses among members.
-fn outlived<'a>(route: &'a Route, line: &'a Line) -> Option<Outlived<'a>> {
-    let Destination::LoadBalanced(preference) = &route.destination else { return None };
+fn outlived<'a>(route: &'a Route, line: &'a MemberPool) -> Option<Outlived<'a>> {
+    let MemberSelector::LoadBalanced(preference) = &route.destination else { return None };
     Some(Box::pin(route.upstream.outlives(*preference, line)))
 }
 
 /// Cancel safe.
-async fn over(outlived: &mut Option<Outlived<'_>>) {
+async fn outlived_wait(outlived: &mut Option<Outlived<'_>>) {
     match outlived {
         Some(outlived) => outlived.await,
         None => std::future::pending().await,
@@ -136,7 +136,7 @@ pub(super) fn side(link: Link) -> UpstreamSide<TcpStream> {
     UpstreamSide { socket, session, generation }
 }
 
-fn make(line: &Line, hello: Vec<u8>) -> Making<'_> {
+fn make(line: &MemberPool, hello: Vec<u8>) -> Making<'_> {
     Box::pin(async move { line.replacement(&hello).await })
 }
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, timeout_at};
 
-use super::line::Line;
+use super::line::MemberPool;
 use super::redirected::AddressBook;
-use super::roster::Roster;
+use super::roster::Membership;
 use super::upstream::{Member, Upstream};
 use crate::config::{HostPort, MemberAddresses, ReadPreference};
 use crate::identity::Principal;
@@ -19,11 +19,11 @@ use crate::upstream::{host_port, member_name};
 use crate::wire::error_reply::CommandError;
 
 /// Where a listener leads.
-pub enum Destination {
+pub enum MemberSelector {
     /// To one server of the upstream: the one of that name, or else the only one.
     Direct(Option<HostPort>),
     /// To the member that each of its addresses stands for.
-    Members(Layout),
+    Members(SlotMap),
     /// To any member that is preferred.
     LoadBalanced(ReadPreference),
     /// To the member that a redirected connection was on its way to.
@@ -32,7 +32,7 @@ pub enum Destination {
 
 /// How a client came to its listener.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entrance {
+pub(super) struct Ingress {
     /// Which of the listener's addresses it came to.
     pub(super) slot: usize,
     /// Where it was on its way to, if the kernel redirected it.
@@ -40,7 +40,7 @@ pub(super) struct Entrance {
 }
 
 /// The addresses of a listener, and the members that they stand for.
-pub struct Layout {
+pub struct SlotMap {
     slots: Mutex<Slots>,
     names: Arc<ArcSwap<MemberMap>>,
     /// What clients are told of each, as `host:port`.
@@ -49,7 +49,7 @@ pub struct Layout {
 
 /// Why a client could be put on no member.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Astray {
+pub(super) enum SelectError {
     /// Nobody knows the members yet.
     Unknown,
     /// No member is behind the address that it came to.
@@ -65,23 +65,23 @@ pub(super) enum Astray {
 }
 
 /// A member that a client is put on, and how.
-pub(super) struct Way {
+pub(super) struct Selection {
     /// Who makes the connection.
-    pub(super) line: Arc<Line>,
+    pub(super) line: Arc<MemberPool>,
     /// What the client is told of the members.
     pub(super) naming: Naming,
 }
 
-impl Destination {
+impl MemberSelector {
     /// The line for a client that came in by `entrance`; waits until `deadline` for the members to be known, and
     /// for one that is preferred. Cancel safe.
     pub(super) async fn way(
         &self,
-        entrance: Entrance,
+        entrance: Ingress,
         upstream: &Upstream,
         who: Option<&Principal>,
         deadline: Instant,
-    ) -> Result<Way, Astray> {
+    ) -> Result<Selection, SelectError> {
         let mut roster = upstream.roster_watch();
         loop {
             let now = Arc::clone(&roster.borrow_and_update());
@@ -89,33 +89,38 @@ impl Destination {
                 Ok(member) => {
                     // A member has a line for each credential; without its own a caller must not have another's.
                     let line = member.lines.get(upstream.credential_of(who));
-                    let line = line.map(Arc::clone).ok_or(Astray::Unknown)?;
-                    return Ok(Way { line, naming: self.naming(entrance.slot, &member) });
+                    let line = line.map(Arc::clone).ok_or(SelectError::Unknown)?;
+                    return Ok(Selection { line, naming: self.naming(entrance.slot, &member) });
                 }
                 Err(astray) => astray,
             };
-            let may_change = !now.is_known || matches!(astray, Astray::NonePreferred(_));
+            let may_change = !now.is_known || matches!(astray, SelectError::NonePreferred(_));
             if !may_change || timeout_at(deadline, roster.changed()).await.is_err() {
                 return Err(astray);
             }
         }
     }
 
-    async fn member(&self, entrance: Entrance, roster: &Roster, deadline: Instant) -> Result<Arc<Member>, Astray> {
+    async fn member(
+        &self,
+        entrance: Ingress,
+        roster: &Membership,
+        deadline: Instant,
+    ) -> Result<Arc<Member>, SelectError> {
         if !roster.is_known {
-            return Err(Astray::Unknown);
+            return Err(SelectError::Unknown);
         }
         let member = match self {
-            Self::Direct(Some(name)) => roster.named(name).ok_or_else(|| Astray::Gone(name.clone()))?,
-            Self::Direct(None) => roster.members.first().map(|listed| &listed.member).ok_or(Astray::Unknown)?,
+            Self::Direct(Some(name)) => roster.named(name).ok_or_else(|| SelectError::Gone(name.clone()))?,
+            Self::Direct(None) => roster.members.first().map(|listed| &listed.member).ok_or(SelectError::Unknown)?,
             Self::LoadBalanced(preference) => {
-                roster.preferred(*preference).ok_or(Astray::NonePreferred(*preference))?
+                roster.preferred(*preference).ok_or(SelectError::NonePreferred(*preference))?
             }
             Self::Members(layout) => layout.member(entrance.slot, roster)?,
             Self::Intercepted(book) => {
-                let original = entrance.original.ok_or(Astray::NotRedirected)?;
+                let original = entrance.original.ok_or(SelectError::NotRedirected)?;
                 let found = book.member_at(original, roster, deadline).await;
-                return found.ok_or(Astray::Elsewhere(original));
+                return found.ok_or(SelectError::Elsewhere(original));
             }
         };
         Ok(Arc::clone(member))
@@ -130,7 +135,7 @@ impl Destination {
     }
 }
 
-impl Layout {
+impl SlotMap {
     /// For a listener that is bound at `addresses`, in the order of the slots of `members`.
     pub fn new(members: &MemberAddresses, addresses: &[SocketAddr]) -> Self {
         let advertised: Vec<Arc<str>> = addresses.iter().map(|address| members.advertised(*address).into()).collect();
@@ -156,10 +161,10 @@ impl Layout {
         self.advertised.iter().enumerate().map(shown).collect()
     }
 
-    fn member<'r>(&self, slot: usize, roster: &'r Roster) -> Result<&'r Arc<Member>, Astray> {
+    fn member<'r>(&self, slot: usize, roster: &'r Membership) -> Result<&'r Arc<Member>, SelectError> {
         let name = self.names.load().member_at(slot).map(host_port);
         let here = || self.advertised.get(slot).cloned().unwrap_or_default();
-        name.and_then(|name| roster.named(&name)).ok_or_else(|| Astray::Vacant(here()))
+        name.and_then(|name| roster.named(&name)).ok_or_else(|| SelectError::Vacant(here()))
     }
 
     fn naming(&self, slot: usize) -> Naming {
@@ -168,7 +173,7 @@ impl Layout {
     }
 }
 
-impl Astray {
+impl SelectError {
     /// What a client reads.
     pub(super) fn command_error(&self, upstream: &str) -> CommandError {
         let message = match self {
@@ -209,7 +214,7 @@ impl Astray {
     }
 }
 
-impl fmt::Display for Astray {
+impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unknown => "members_unknown",

@@ -15,14 +15,14 @@ use crate::config::Mode;
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::listener;
-use crate::listener::{ClientStream, ClientTls, Heard, Opening, ProxyRules};
+use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules};
 use crate::telemetry::metrics::ClientHandshake;
 use crate::telemetry::repeats::Repeats;
 use crate::tls::ServerTls;
 use crate::wire::header::Header;
 
 /// What decides who is let in; shared by the connections of one listener.
-pub struct Door {
+pub struct Admission {
     mode: Mode,
     tls: ArcSwapOption<ServerTls>,
     /// Tells those who are in that they are judged by something else.
@@ -45,7 +45,7 @@ pub(super) struct Admitted {
     pub(super) first_bytes: Vec<u8>,
 }
 
-impl Door {
+impl Admission {
     /// `tls` is there unless `mode` is plaintext.
     pub fn new(mode: Mode, tls: Option<ServerTls>, proxy: ProxyRules, identities: Identities) -> Self {
         Self {
@@ -92,13 +92,13 @@ impl Door {
         self.renewal.watch()
     }
 
-    fn judge(&self, tls: &ClientTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Refusal> {
+    fn judge(&self, tls: &PeerTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Refusal> {
         let certificate = match tls {
-            ClientTls::Plaintext if self.mode == Mode::Strict => return Err(Refusal::NotTls),
-            ClientTls::Plaintext => None,
-            ClientTls::Anonymous => return Err(Refusal::NoCertificate),
-            ClientTls::Unreadable => return Err(Refusal::UnreadableCertificate),
-            ClientTls::Certificate(shown) => Some(&**shown),
+            PeerTls::Plaintext if self.mode == Mode::Strict => return Err(Refusal::NotTls),
+            PeerTls::Plaintext => None,
+            PeerTls::Anonymous => return Err(Refusal::NoCertificate),
+            PeerTls::Unreadable => return Err(Refusal::UnreadableCertificate),
+            PeerTls::Certificate(shown) => Some(&**shown),
         };
         self.identities.identify(&ClientFacts { certificate, ..facts }).map_err(Refusal::Identity)
     }
@@ -139,18 +139,18 @@ pub(super) async fn admit(heard: Heard, route: &Route, caller: &mut Caller) -> R
         Ending::Foreign(Foreign::Tls) => listener::refuse_tls(&mut client).await,
         Ending::Foreign(Foreign::Http) => listener::refuse_http(&mut client).await,
         // The alert has been written already.
-        Ending::Handshake(_) => listener::last_words(&mut client, b"").await,
+        Ending::Handshake(_) => listener::final_reply(&mut client, b"").await,
         _ => {}
     }
     Err(refused)
 }
 
 /// Counts handshakes, whatever came after them, and clients that began none where they should have.
-fn count_handshake(route: &Route, tls: &ClientTls, opening: &Opening, verdict: &Result<Option<Identified>, Refusal>) {
+fn count_handshake(route: &Route, tls: &PeerTls, opening: &Opening, verdict: &Result<Option<Identified>, Refusal>) {
     let outcome = match (opening, tls, verdict) {
         (Opening::Handshake(failure), ..) => Some(failure.outcome()),
-        (Opening::Message(..), ClientTls::Plaintext, Err(Refusal::NotTls)) => Some(ClientHandshake::NotTls),
-        (_, ClientTls::Plaintext, _) => None,
+        (Opening::Message(..), PeerTls::Plaintext, Err(Refusal::NotTls)) => Some(ClientHandshake::NotTls),
+        (_, PeerTls::Plaintext, _) => None,
         (_, _, Ok(_)) => Some(ClientHandshake::Ok),
         (_, _, Err(refusal)) => refusal.handshake(),
     };

@@ -10,7 +10,7 @@ use tracing::field::display;
 
 use super::Route;
 use super::caller::Caller;
-use super::destination::{Astray, Destination};
+use super::destination::{MemberSelector, SelectError};
 use super::refusal::Refusal;
 use crate::identity::printable;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
@@ -39,7 +39,7 @@ pub(super) enum Ending {
     /// The process ends, and the client had not asked for anything.
     Draining,
     /// There was no upstream to put it on.
-    NoUpstream(Lost),
+    NoUpstream(UpstreamUnavailable),
     /// It was carried.
     Carried(Carried),
 }
@@ -84,18 +84,18 @@ impl Carried {
 
 /// Why a client could be put on no upstream connection.
 #[derive(Debug)]
-pub(super) enum Lost {
+pub(super) enum UpstreamUnavailable {
     /// There is no member for it.
-    Astray(Astray),
+    SelectError(SelectError),
     /// The member cannot be connected to.
     Unreachable(ConnectError),
 }
 
-impl Lost {
+impl UpstreamUnavailable {
     /// Where a redirected client was on its way to that is put on no member.
     fn original(&self) -> Option<SocketAddr> {
         match self {
-            Self::Astray(Astray::Elsewhere(original)) => Some(*original),
+            Self::SelectError(SelectError::Elsewhere(original)) => Some(*original),
             _ => None,
         }
     }
@@ -103,7 +103,7 @@ impl Lost {
     /// What the client reads.
     pub(super) fn command_error(&self, upstream: &str) -> CommandError {
         match self {
-            Self::Astray(astray) => astray.command_error(upstream),
+            Self::SelectError(astray) => astray.command_error(upstream),
             Self::Unreachable(error) => {
                 let (code, code_name) = error.client_code();
                 CommandError { code, code_name, message: format!("mongate: {error}") }
@@ -259,7 +259,7 @@ impl Ending {
     /// What the operator of that listener can do.
     fn remedy_at(&self, route: &Route) -> Option<String> {
         match (self, &route.destination) {
-            (Self::Foreign(Foreign::Tls), Destination::Intercepted(_)) => Some(
+            (Self::Foreign(Foreign::Tls), MemberSelector::Intercepted(_)) => Some(
                 "if it is the gateway itself, leave its user out of the iptables rule that redirects; else take tls=true out of \
                  the client's connection string: the gateway adds TLS itself"
                     .to_owned(),
@@ -279,7 +279,7 @@ impl Ending {
                 "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
             )),
             Self::Carried(Carried { end, .. }) => carried_remedy(&end.reason).map(str::to_owned),
-            Self::NoUpstream(Lost::Astray(astray)) => astray.remedy().map(str::to_owned),
+            Self::NoUpstream(UpstreamUnavailable::SelectError(astray)) => astray.remedy().map(str::to_owned),
             _ => None,
         }
     }
@@ -362,8 +362,8 @@ impl fmt::Display for Ending {
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Full => f.write_str("max_connections reached"),
             Self::Draining => f.write_str("drained"),
-            Self::NoUpstream(Lost::Astray(astray)) => write!(f, "{astray}"),
-            Self::NoUpstream(Lost::Unreachable(error)) => f.write_str(error.reason()),
+            Self::NoUpstream(UpstreamUnavailable::SelectError(astray)) => write!(f, "{astray}"),
+            Self::NoUpstream(UpstreamUnavailable::Unreachable(error)) => f.write_str(error.reason()),
             Self::Carried(Carried { end, .. }) => write!(f, "{}", end.reason),
         }
     }

@@ -11,19 +11,21 @@ use crate::lifecycle::renewal::Renewal;
 use crate::relay::RelayEnd;
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::telemetry::repeats::{Repeats, Verdict};
-use crate::upstream::{ConnectError, Connector, IntroductionError, Link, Shelf, UpstreamHealth, UpstreamStream, Users};
+use crate::upstream::{
+    ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamHealth, UpstreamStream, Users,
+};
 
 /// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
 pub(super) const REPLACEMENTS_MAX: usize = 4;
 
 /// Makes connections to one member with one credential, keeps spare ones, and says what became of them.
-pub struct Line {
+pub struct MemberPool {
     /// Makes them.
     pub connector: Connector,
     /// Spare ones.
-    pub shelf: Shelf,
+    pub shelf: SpareConnections,
     /// What is known of the member, by whatever credential.
-    pub news: Arc<News>,
+    pub news: Arc<MemberHealth>,
     pub(super) metrics: Arc<UpstreamMetrics>,
     /// Has connections of replaced certificates go.
     pub(super) renewal: Renewal,
@@ -40,7 +42,7 @@ pub struct Line {
 
 /// What is known of one member; shared by its connections and whoever watches over it.
 #[derive(Default)]
-pub struct News {
+pub struct MemberHealth {
     /// What the last attempts showed; readiness and `/status` read it.
     pub health: UpstreamHealth,
     /// Wakes the probe when a connection could not be made, or was ended by upstream.
@@ -61,7 +63,7 @@ pub(super) enum NoReplacement {
     Never,
 }
 
-impl Line {
+impl MemberPool {
     /// A connection for a client: a spare one, or else one that is made now.
     pub(super) async fn connect(&self) -> Result<Link, ConnectError> {
         if let Some(link) = self.shelf.take(self.connector.identity().generation()) {

@@ -23,28 +23,28 @@ use tokio::time::Instant;
 
 use crate::config::Mechanism;
 use crate::listener;
-use crate::listener::{Arrival, ClientAddress, ClientSocket, ClientStream, Place, Standing};
-use crate::relay::{Authentication, Guard, Naming, Record, Relay, Side, Terms};
+use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
+use crate::relay::{Authentication, ConnectionStats, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
 use crate::upstream::{Link, MongoUser};
 use crate::wire::error_reply::CommandError;
 
-pub use destination::{Destination, Layout};
-pub use door::Door;
-pub use line::{Line, News};
+pub use destination::{MemberSelector, SlotMap};
+pub use door::Admission;
+pub use line::{MemberHealth, MemberPool};
 pub use policing::{Loaded, Policing, PolicyInForce};
 pub use present::{Largest, Present};
 pub use redirected::AddressBook;
-pub use roster::{Listed, Part, Roster};
+pub use roster::{MemberStatus, Membership, Usability};
 pub use route::{ListedPrincipal, Route};
 pub use upstream::{Credential, Member, Upstream};
 
 use caller::Caller;
-use carrying::Course;
-use destination::{Entrance, Way};
+use carrying::RelaySession;
+use destination::{Ingress, Selection};
 use door::Admitted;
-use ending::{Carried, Ending, Lost};
-use policing::Constable;
-use welcome::Welcome;
+use ending::{Carried, Ending, UpstreamUnavailable};
+use policing::CallerPolicySource;
+use welcome::Revalidation;
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -52,15 +52,15 @@ use welcome::Welcome;
 pub async fn serve(arrival: Arrival, route: Arc<Route>) {
     let mut open = route.metrics.open_connection();
     let (mut caller, started) = (Caller::new(arrival.address), Instant::now());
-    let ending = tell(arrival, &route, &mut caller).await;
+    let ending = run(arrival, &route, &mut caller).await;
     open.set_outcome(ending.outcome());
     ending.log(&route, &caller, started.elapsed());
 }
 
 /// The story itself.
-async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
+async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
     // In a box of its own, here and below: what is needed before bytes flow is gone then, and a connection lives for hours.
-    let Begun { mut relay, first_bytes, mut course, welcome, place } =
+    let Established { mut relay, first_bytes, mut course, welcome, place } =
         match Box::pin(begin(arrival, route, caller)).await {
             Ok(begun) => begun,
             Err(ending) => return ending,
@@ -69,72 +69,81 @@ async fn tell(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endi
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         course.line.note_loss(course.address, &end);
     }
-    if !end.last_words.is_empty() {
-        Box::pin(listener::last_words(relay.client(), &end.last_words)).await;
+    if !end.final_reply.is_empty() {
+        Box::pin(listener::final_reply(relay.client(), &end.final_reply)).await;
     }
     drop(place);
     Ending::Carried(Carried { upstream: course.address, user: course.user, end })
 }
 
 /// A conversation that can be carried.
-struct Begun<'a> {
+struct Established<'a> {
     relay: Box<Relay<ClientStream, TcpStream>>,
     /// What the client has said already.
     first_bytes: Vec<u8>,
-    course: Course<'a>,
-    welcome: Welcome,
-    place: Place,
+    course: RelaySession<'a>,
+    welcome: Revalidation,
+    place: ConnectionPermit,
 }
 
 /// Everything before bytes flow. Who is not carried is answered, as far as there is an answer.
-async fn begin<'a>(arrival: Arrival, route: &'a Arc<Route>, caller: &mut Caller) -> Result<Begun<'a>, Ending> {
+async fn begin<'a>(arrival: Arrival, route: &'a Arc<Route>, caller: &mut Caller) -> Result<Established<'a>, Ending> {
     let Arrival { socket, address, slot, original, standing } = arrival;
-    let welcome = Welcome::new(&route.door);
-    let Admitted { mut client, header, first_bytes } = hear(socket, address, route, caller).await?;
+    let welcome = Revalidation::new(&route.door);
+    let Admitted { mut client, header, first_bytes } = read_opening(socket, address, route, caller).await?;
     let refuse = async |client: &mut ClientStream, error: &CommandError| {
         listener::refuse(client, &header, first_bytes.len(), error).await;
     };
     let place = match standing {
-        Standing::Seated(place) => place,
-        Standing::Full(_place) => {
+        Admittance::Seated(place) => place,
+        Admittance::Full(_place) => {
             refuse(&mut client, &full(route)).await;
             return Err(Ending::Full);
         }
     };
     let (way, upstream, user) =
-        match lead(Entrance { slot, original: original.as_deref().copied() }, route, caller).await {
+        match connect_upstream(Ingress { slot, original: original.as_deref().copied() }, route, caller).await {
             Ok(led) => led,
             Err(lost) => {
                 refuse(&mut client, &lost.command_error(route.upstream.name())).await;
                 return Err(Ending::NoUpstream(lost));
             }
         };
-    let Way { line, naming } = way;
-    let course = Course { route, line, address: upstream.address, user };
+    let Selection { line, naming } = way;
+    let course = RelaySession { route, line, address: upstream.address, user };
     let relay = join(client, upstream, naming, route, caller);
-    Ok(Begun { relay, first_bytes, course, welcome, place })
+    Ok(Established { relay, first_bytes, course, welcome, place })
 }
 
 /// A way, the connection at its end, and the user that this has, if the gateway authenticates.
-type Led = (Way, Link, Option<Arc<MongoUser>>);
+type Led = (Selection, Link, Option<Arc<MongoUser>>);
 
 /// Finds the member that a client is put on, and a connection to it.
-async fn lead(entrance: Entrance, route: &Route, caller: &Caller) -> Result<Led, Lost> {
+async fn connect_upstream(entrance: Ingress, route: &Route, caller: &Caller) -> Result<Led, UpstreamUnavailable> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let who = caller.who().map(|who| &who.principal);
-    let way = route.destination.way(entrance, &route.upstream, who, deadline).await.map_err(Lost::Astray)?;
-    let link = way.line.connect().await.map_err(Lost::Unreachable)?;
+    let way = route
+        .destination
+        .way(entrance, &route.upstream, who, deadline)
+        .await
+        .map_err(UpstreamUnavailable::SelectError)?;
+    let link = way.line.connect().await.map_err(UpstreamUnavailable::Unreachable)?;
     let user = link.user.clone();
     Ok((way, link, user))
 }
 
 /// Hears a client out to its first message, and lets it in if it may.
-async fn hear(socket: Socket, address: ClientAddress, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
+async fn read_opening(
+    socket: Socket,
+    address: ClientAddress,
+    route: &Route,
+    caller: &mut Caller,
+) -> Result<Admitted, Ending> {
     let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::Unusable)?;
     let heard = tokio::select! {
         // What has been said counts, even when the drain begins in the same moment.
         biased;
-        heard = listener::hear(socket, address, &route.door.proxy, route.door.server_config()) => heard,
+        heard = listener::read_opening(socket, address, &route.door.proxy, route.door.server_config()) => heard,
         () = route.drain.draining() => return Err(Ending::Draining),
     };
     door::admit(heard, route, caller).await
@@ -148,19 +157,19 @@ fn join(
     route: &Arc<Route>,
     caller: &Caller,
 ) -> Box<Relay<ClientStream, TcpStream>> {
-    let record = Record::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
-    let constable = Constable {
+    let record = ConnectionStats::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
+    let constable = CallerPolicySource {
         route: Arc::clone(route),
         client: caller.address(),
         who: caller.who().cloned(),
         source: caller.source(),
     };
-    let guard = Guard::new(Box::new(constable));
+    let guard = PolicyFilter::new(Box::new(constable));
     let authentication = match route.upstream.config().authentication {
         Some(Mechanism::MongodbX509) => Authentication::Gateway,
         None => Authentication::Clients,
     };
-    let terms = Terms { naming, authentication, limits: route.limits };
+    let terms = HandshakeFilter { naming, authentication, limits: route.limits };
     Box::new(Relay::new(client, carrying::side(upstream), record, guard, terms))
 }
 

@@ -12,7 +12,7 @@ use super::Route;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Grounds, Policy, View};
-use crate::relay::{Authority, CursorBook, Finding, Holding, Orders};
+use crate::relay::{CursorBook, EffectivePolicy, Finding, HoldBudget, PolicySource};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// Callers whose view of the policy is kept. Who comes when there are so many has his made, and all others anew.
@@ -23,7 +23,7 @@ const VIEWS_MAX: usize = 1024;
 pub struct PolicyInForce {
     version: AtomicU64,
     current: ArcSwapOption<Loaded>,
-    holding: Holding,
+    holding: HoldBudget,
 }
 
 /// A policy, and since when.
@@ -91,7 +91,7 @@ impl Policing {
     }
 
     /// Takes a lock; asked once per connection and policy.
-    fn orders(&self, listener: &str, who: Option<&Arc<Identified>>, source: Option<IpAddr>) -> Option<Orders> {
+    fn orders(&self, listener: &str, who: Option<&Arc<Identified>>, source: Option<IpAddr>) -> Option<EffectivePolicy> {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let version = self.in_force.version();
         if views.version != version {
@@ -109,7 +109,7 @@ impl Policing {
         let key = CallerKey { principal: who.cloned(), source: source.filter(|_| policy.uses_sources()) };
         let facts = CallerFacts { principal: who.map(|who| &who.principal), source, listener };
         let view = by_caller.entry(key).or_insert_with(|| Arc::new(policy.view(&facts)));
-        Some(Orders {
+        Some(EffectivePolicy {
             policy: Arc::clone(policy),
             view: Arc::clone(view),
             metrics: Arc::clone(metrics),
@@ -127,7 +127,7 @@ fn labels(policy: &Policy) -> Vec<String> {
 }
 
 /// The policy for one connection.
-pub(super) struct Constable {
+pub(super) struct CallerPolicySource {
     pub(super) route: Arc<Route>,
     pub(super) client: ClientAddress,
     pub(super) who: Option<Arc<Identified>>,
@@ -135,12 +135,12 @@ pub(super) struct Constable {
     pub(super) source: Option<IpAddr>,
 }
 
-impl Authority for Constable {
+impl PolicySource for CallerPolicySource {
     fn version(&self) -> u64 {
         self.route.policing.in_force.version()
     }
 
-    fn orders(&self) -> Option<Orders> {
+    fn orders(&self) -> Option<EffectivePolicy> {
         self.route.policing.orders(&self.route.listener, self.who.as_ref(), self.source)
     }
 

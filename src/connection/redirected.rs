@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::roster::Roster;
+use super::roster::Membership;
 use super::upstream::Member;
 use crate::config::HostPort;
 
@@ -52,7 +52,7 @@ impl AddressBook {
     pub(super) async fn member_at(
         &self,
         original: SocketAddr,
-        roster: &Roster,
+        roster: &Membership,
         deadline: Instant,
     ) -> Option<Arc<Member>> {
         if self.known().is_due(original, roster) {
@@ -79,20 +79,20 @@ impl AddressBook {
 }
 
 impl Known {
-    fn is_due(&self, original: SocketAddr, roster: &Roster) -> bool {
+    fn is_due(&self, original: SocketAddr, roster: &Membership) -> bool {
         let Some(looked_up) = self.looked_up else { return true };
         let lacks = |name: &HostPort| !self.entries.iter().any(|(known, _)| known == name);
         let patience = if self.find(original, roster).is_some() { KNOWN_FOR } else { PAUSE };
         looked_up.elapsed() >= patience || roster.members.iter().any(|listed| lacks(&listed.member.address))
     }
 
-    fn find<'r>(&self, original: SocketAddr, roster: &'r Roster) -> Option<&'r Arc<Member>> {
+    fn find<'r>(&self, original: SocketAddr, roster: &'r Membership) -> Option<&'r Arc<Member>> {
         named_at(&self.entries, original).and_then(|name| roster.named(name))
     }
 
     /// Who could not be looked up keeps the addresses that he had; or has none, so that he is not asked for with every
     /// client.
-    fn take(&mut self, found: Vec<(HostPort, Option<Vec<SocketAddr>>)>, roster: &Roster) {
+    fn take(&mut self, found: Vec<(HostPort, Option<Vec<SocketAddr>>)>, roster: &Membership) {
         for (name, addresses) in found {
             match (addresses, self.entries.iter_mut().find(|(known, _)| *known == name)) {
                 (Some(addresses), Some(entry)) => entry.1 = addresses,
@@ -107,7 +107,7 @@ impl Known {
 
 /// Looks up all members at one time, until half of the time to `deadline` is over; those that are not found by then have
 /// nothing.
-async fn look_up(roster: &Roster, deadline: Instant) -> Vec<(HostPort, Option<Vec<SocketAddr>>)> {
+async fn look_up(roster: &Membership, deadline: Instant) -> Vec<(HostPort, Option<Vec<SocketAddr>>)> {
     let now = Instant::now();
     let half = now + deadline.saturating_duration_since(now) / 2;
     let resolve = |member: &Arc<Member>| -> Option<Lookup<'static>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::line::News;
+use super::line::MemberHealth;
 use super::upstream::Member;
 use crate::config::{HostPort, ReadPreference};
 use crate::topology::MemberState;
@@ -11,9 +11,9 @@ use crate::upstream::MongoUser;
 
 /// The members of an upstream at one moment.
 #[derive(Default)]
-pub struct Roster {
+pub struct Membership {
     /// All that are known, in the order of their names; of one server, that.
-    pub members: Vec<Listed>,
+    pub members: Vec<MemberStatus>,
     /// Whether they are known at all: a set is asked first.
     pub is_known: bool,
     /// Name of the replica set, where it is one and known.
@@ -25,11 +25,11 @@ pub struct Roster {
 
 /// One member, and what it is now.
 #[derive(Clone)]
-pub struct Listed {
+pub struct MemberStatus {
     /// The member.
     pub member: Arc<Member>,
     /// What it can be used for.
-    pub part: Part,
+    pub part: Usability,
     /// What it says that it is.
     pub state: MemberState,
     /// Whether clients are not told of it by its set.
@@ -40,7 +40,7 @@ pub struct Listed {
 
 /// What a member can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Usability {
     /// Reads and writes: a primary, a mongos, a server of its own.
     Writable,
     /// Reads: a secondary that clients are told of.
@@ -49,23 +49,28 @@ pub enum Part {
     Neither,
 }
 
-impl Roster {
+impl Membership {
     /// Of an upstream that is one server.
     pub(super) fn single(member: Arc<Member>) -> Self {
-        let (part, state) = (Part::Writable, MemberState::Unknown);
-        let members = vec![Listed { member, part, state, hidden: false, problem: None }];
+        let (part, state) = (Usability::Writable, MemberState::Unknown);
+        let members = vec![MemberStatus { member, part, state, hidden: false, problem: None }];
         Self { members, is_known: true, set_name: None, trouble: None, turn: AtomicUsize::new(0) }
     }
 
     /// Of an upstream with `members`, in any order.
-    pub fn new(mut members: Vec<Listed>, is_known: bool, set_name: Option<String>, trouble: Option<String>) -> Self {
+    pub fn new(
+        mut members: Vec<MemberStatus>,
+        is_known: bool,
+        set_name: Option<String>,
+        trouble: Option<String>,
+    ) -> Self {
         members.sort_by_cached_key(|listed| listed.member.address.to_string());
         Self { members, is_known, set_name, trouble, turn: AtomicUsize::new(0) }
     }
 
     /// The member of that name; case does not count.
     pub fn named(&self, name: &HostPort) -> Option<&Arc<Member>> {
-        let is_named = |listed: &&Listed| {
+        let is_named = |listed: &&MemberStatus| {
             let address = &listed.member.address;
             address.port == name.port && address.host.eq_ignore_ascii_case(&name.host)
         };
@@ -90,8 +95,8 @@ impl Roster {
     }
 
     /// Whether connections to the member of `news` may stay where they are: unless it says that it has become something else.
-    pub(super) fn still_suits(&self, preference: ReadPreference, news: &Arc<News>) -> bool {
-        let of_it = |listed: &&Listed| Arc::ptr_eq(&listed.member.news, news);
+    pub(super) fn still_suits(&self, preference: ReadPreference, news: &Arc<MemberHealth>) -> bool {
+        let of_it = |listed: &&MemberStatus| Arc::ptr_eq(&listed.member.news, news);
         let Some(listed) = self.members.iter().find(of_it) else { return true };
         // Who says nothing may still be what he was.
         if listed.state == MemberState::Unknown {
@@ -102,16 +107,16 @@ impl Roster {
     }
 
     /// What a member that `preference` is content with can be used for, as the members are now.
-    fn parts(&self, preference: ReadPreference) -> &'static [Part] {
+    fn parts(&self, preference: ReadPreference) -> &'static [Usability] {
         let has = |part| self.members.iter().any(|listed| listed.part == part);
         match preference {
-            ReadPreference::Primary => &[Part::Writable],
-            ReadPreference::PrimaryPreferred if has(Part::Writable) => &[Part::Writable],
-            ReadPreference::SecondaryPreferred if !has(Part::Readable) => &[Part::Writable],
+            ReadPreference::Primary => &[Usability::Writable],
+            ReadPreference::PrimaryPreferred if has(Usability::Writable) => &[Usability::Writable],
+            ReadPreference::SecondaryPreferred if !has(Usability::Readable) => &[Usability::Writable],
             ReadPreference::PrimaryPreferred | ReadPreference::Secondary | ReadPreference::SecondaryPreferred => {
-                &[Part::Readable]
+                &[Usability::Readable]
             }
-            ReadPreference::Nearest => &[Part::Writable, Part::Readable],
+            ReadPreference::Nearest => &[Usability::Writable, Usability::Readable],
         }
     }
 }
@@ -125,7 +130,7 @@ mod tests {
     use crate::upstream::REASONS;
 
     /// Members at the ports 1, 2, … with these states.
-    fn roster(states: &[MemberState]) -> Roster {
+    fn roster(states: &[MemberState]) -> Membership {
         let (folder, authority) = (Folder::new(), Authority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
@@ -133,18 +138,18 @@ mod tests {
             let address = HostPort { host: "Mongo".to_owned(), port: u16::try_from(at + 1).unwrap() };
             let member = Arc::new(upstream.member(&address).unwrap());
             let part = match state {
-                MemberState::Primary => Part::Writable,
-                MemberState::Secondary => Part::Readable,
-                _ => Part::Neither,
+                MemberState::Primary => Usability::Writable,
+                MemberState::Secondary => Usability::Readable,
+                _ => Usability::Neither,
             };
-            Listed { member, part, state: *state, hidden: false, problem: None }
+            MemberStatus { member, part, state: *state, hidden: false, problem: None }
         };
-        Roster::new(states.iter().enumerate().map(listed).collect(), true, None, None)
+        Membership::new(states.iter().enumerate().map(listed).collect(), true, None, None)
     }
 
     /// The ports of the members that four connections in a row are put on; each then asks whether it may stay, and takes
     /// nobody's turn by that.
-    fn preferred(roster: &Roster, preference: ReadPreference) -> Vec<u16> {
+    fn preferred(roster: &Membership, preference: ReadPreference) -> Vec<u16> {
         let connection = |_| {
             let member = roster.preferred(preference)?;
             assert!(roster.still_suits(preference, &member.news));
@@ -158,7 +163,7 @@ mod tests {
         use MemberState::{Arbiter, Primary, Secondary, Unknown};
         let (whole, headless) = (roster(&[Secondary, Primary, Arbiter, Secondary]), roster(&[Secondary, Unknown]));
         let alone = roster(&[Unknown, Primary]);
-        let check = |roster: &Roster, preference, mut expected: Vec<u16>| {
+        let check = |roster: &Membership, preference, mut expected: Vec<u16>| {
             let mut found = preferred(roster, preference);
             found.sort_unstable();
             expected.sort_unstable();

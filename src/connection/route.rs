@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::destination::Destination;
-use super::door::Door;
+use super::destination::MemberSelector;
+use super::door::Admission;
 use super::policing::Policing;
 use super::upstream::Upstream;
 use crate::identity::{Principal, PrincipalPattern};
@@ -24,7 +24,7 @@ pub struct Route {
     /// Idle and lifetime limits.
     pub limits: Limits,
     /// Who is let in, and as whom.
-    pub door: Door,
+    pub door: Admission,
     /// The listener's measurements; of commands, errors and bytes those of all principals that are not listed.
     pub metrics: Arc<ListenerMetrics>,
     /// The principals that the operator wants to see in metrics, in the order of the configuration.
@@ -34,7 +34,7 @@ pub struct Route {
     /// Where it leads.
     pub upstream: Arc<Upstream>,
     /// To which of its members.
-    pub destination: Destination,
+    pub destination: MemberSelector,
     /// Ends connections when the process ends.
     pub drain: DrainWatch,
 }

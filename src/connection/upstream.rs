@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::line::{Line, News, REPLACEMENTS_MAX};
-use super::roster::Roster;
+use super::line::{MemberHealth, MemberPool, REPLACEMENTS_MAX};
+use super::roster::Membership;
 use crate::config::{CredentialConfig, EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::renewal::Renewal;
 use crate::relay::CursorBook;
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::telemetry::repeats::Repeats;
-use crate::tls::{ClientTls, ClientTlsError};
-use crate::upstream::{ClientIdentity, Connector, Shelf};
+use crate::tls::{UpstreamTlsConfig, UpstreamTlsError};
+use crate::upstream::{ClientIdentity, Connector, SpareConnections};
 
 /// An upstream and what is known about it; shared by its listeners and whoever watches over it.
 pub struct Upstream {
@@ -25,7 +25,7 @@ pub struct Upstream {
     pub metrics: Arc<UpstreamMetrics>,
     /// Which of its cursors was given to whom.
     pub cursors: Arc<CursorBook>,
-    roster: watch::Sender<Arc<Roster>>,
+    roster: watch::Sender<Arc<Membership>>,
     replacements: Arc<Semaphore>,
 }
 
@@ -45,16 +45,16 @@ pub struct Member {
     /// Where it is, as its set names it.
     pub address: HostPort,
     /// One for each credential of the upstream, in their order.
-    pub lines: Vec<Arc<Line>>,
+    pub lines: Vec<Arc<MemberPool>>,
     /// What is known of it.
-    pub news: Arc<News>,
+    pub news: Arc<MemberHealth>,
     /// By which load-balanced clients tell it from the others: the same as long as the process lives.
     pub(super) service_id: [u8; 12],
 }
 
 impl Upstream {
     /// Reads the certificates of all credentials. There are no members yet, but for an upstream that is one server.
-    pub fn new(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Self, ClientTlsError> {
+    pub fn new(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Self, UpstreamTlsError> {
         // Whom connections of a credential go to is not known yet; its files can be read all the same.
         let first = &config.any_address();
         let recycle_after = config.certificate_recycle_after;
@@ -73,7 +73,7 @@ impl Upstream {
         };
         if !config.deployment.has_members() {
             let member = Arc::new(this.member(first)?);
-            this.publish(Roster::single(member));
+            this.publish(Membership::single(member));
         }
         Ok(this)
     }
@@ -102,15 +102,15 @@ impl Upstream {
     }
 
     /// Prepares the connections to a member; fails where its name is none that a certificate could have.
-    pub fn member(&self, address: &HostPort) -> Result<Member, ClientTlsError> {
-        let news = Arc::<News>::default();
+    pub fn member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
+        let news = Arc::<MemberHealth>::default();
         let mut lines = Vec::new();
         for credential in &self.credentials {
             let endpoint = credential.endpoint(&self.config, address);
             let connector = Connector::new(&endpoint, Arc::clone(&credential.identity))?;
-            lines.push(Arc::new(Line {
+            lines.push(Arc::new(MemberPool {
                 connector,
-                shelf: Shelf::new(self.config.warm_connections, self.config.warm_connections_max),
+                shelf: SpareConnections::new(self.config.warm_connections, self.config.warm_connections_max),
                 news: Arc::clone(&news),
                 metrics: Arc::clone(&self.metrics),
                 renewal: credential.renewal.clone(),
@@ -125,17 +125,17 @@ impl Upstream {
     }
 
     /// Who its members are now.
-    pub fn roster(&self) -> Arc<Roster> {
+    pub fn roster(&self) -> Arc<Membership> {
         Arc::clone(&self.roster.borrow())
     }
 
     /// Tells of each change of its members.
-    pub(super) fn roster_watch(&self) -> watch::Receiver<Arc<Roster>> {
+    pub(super) fn roster_watch(&self) -> watch::Receiver<Arc<Membership>> {
         self.roster.subscribe()
     }
 
     /// Resolves when `preference` would not put a client on the member of `line` any more. Cancel safe.
-    pub(super) async fn outlives(&self, preference: ReadPreference, line: &Line) {
+    pub(super) async fn outlives(&self, preference: ReadPreference, line: &MemberPool) {
         let mut roster = self.roster.subscribe();
         while roster.borrow_and_update().still_suits(preference, &line.news) {
             if roster.changed().await.is_err() {
@@ -145,13 +145,13 @@ impl Upstream {
     }
 
     /// Says who its members are from now on; connections to others stay as they are.
-    pub fn publish(&self, roster: Roster) {
+    pub fn publish(&self, roster: Membership) {
         self.roster.send_replace(Arc::new(roster));
     }
 
     /// Makes all further connections of one credential with `tls`. Those of the old set go when the new one has carried a
     /// connection: one that mongod does not take costs nobody the connection that he has.
-    pub fn renew(&self, credential: usize, tls: ClientTls) {
+    pub fn renew(&self, credential: usize, tls: UpstreamTlsConfig) {
         let Some(renewed) = self.credentials.get(credential) else { return };
         renewed.identity.renew(tls);
         for member in &self.roster().members {
@@ -172,7 +172,7 @@ impl Credential {
         section: Option<(usize, CredentialConfig)>,
         endpoint: &EndpointConfig,
         recycle_after: std::time::Duration,
-    ) -> Result<Self, ClientTlsError> {
+    ) -> Result<Self, UpstreamTlsError> {
         let texts = section.as_ref().map(|(_, section)| section.principals.as_slice()).unwrap_or_default();
         let principals = texts.iter().map(|text| PrincipalPattern::new(text)).collect();
         let identity = Arc::new(ClientIdentity::new(endpoint)?);

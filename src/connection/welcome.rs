@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Sleep, sleep};
 
-use super::door::Door;
+use super::door::Admission;
 use crate::lifecycle::renewal::RenewalWatch;
 use crate::listener::ClientStream;
 use crate::relay::Dismissal;
@@ -19,7 +19,7 @@ use crate::relay::Dismissal;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The welcome of one client.
-pub(super) struct Welcome {
+pub(super) struct Revalidation {
     /// Before the handshake, so that nothing that comes after is missed.
     renewals: RenewalWatch,
     judged: u64,
@@ -28,16 +28,16 @@ pub(super) struct Welcome {
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl Welcome {
+impl Revalidation {
     /// Of a client that is about to be heard.
-    pub(super) fn new(door: &Door) -> Self {
+    pub(super) fn new(door: &Admission) -> Self {
         let renewals = door.renewals();
         let judged = renewals.generation();
         Self { renewals, judged, since: SystemTime::now(), patience: None }
     }
 
     /// Resolves when the client is to be [judged](Self::judge) again. Cancel safe.
-    pub(super) async fn doubt(&mut self) {
+    pub(super) async fn revalidation_due(&mut self) {
         if let Some(patience) = &mut self.patience {
             return patience.await;
         }
@@ -54,7 +54,7 @@ impl Welcome {
     }
 
     /// Whether the client has to go; once it has, [`doubt`](Self::doubt) resolves when its time is over.
-    pub(super) fn judge(&mut self, client: &ClientStream, door: &Door) -> Option<Dismissal> {
+    pub(super) fn judge(&mut self, client: &ClientStream, door: &Admission) -> Option<Dismissal> {
         if self.patience.take().is_some() {
             return Some(Dismissal::AtOnce);
         }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::connection::{Line, Member};
+use crate::connection::{Member, MemberPool};
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::ClientTls;
+use crate::tls::UpstreamTlsConfig;
 use crate::upstream;
 use crate::upstream::{Probe, Role, UpstreamStream, Users};
 
@@ -70,7 +70,7 @@ pub(super) async fn probe(server: Arc<Member>, drain: DrainWatch) {
     }
 }
 
-async fn probe_once(member: &Member, line: &Line, membership: &mut Membership) -> bool {
+async fn probe_once(member: &Member, line: &MemberPool, membership: &mut Membership) -> bool {
     match upstream::probe(&line.connector).await {
         Ok(Probe { stream, server }) => {
             line.note_success(&stream);
@@ -91,12 +91,12 @@ async fn probe_once(member: &Member, line: &Line, membership: &mut Membership) -
 /// Whether our certificate would make us a member of mongod's cluster; said once for each set of ours.
 #[derive(Default)]
 pub(super) struct Membership {
-    told: Option<Arc<ClientTls>>,
+    told: Option<Arc<UpstreamTlsConfig>>,
 }
 
 impl Membership {
     /// Looks at a connection that was just made.
-    pub(super) fn mind(&mut self, line: &Line, stream: &UpstreamStream) {
+    pub(super) fn mind(&mut self, line: &MemberPool, stream: &UpstreamStream) {
         let ours = &stream.made_with;
         if self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, ours)) {
             return;
@@ -118,7 +118,7 @@ impl Membership {
 
 /// Has somebody attend to `line` until the drain begins or `gone` resolves: keep its spare connections, and mind its user.
 pub(super) fn attend(
-    line: &Arc<Line>,
+    line: &Arc<MemberPool>,
     tasks: &Tasks,
     drain: &DrainWatch,
     gone: impl Future<Output = ()> + Send + 'static,
@@ -133,7 +133,7 @@ pub(super) fn attend(
 
 /// Keeps as many spare connections on `line` as there should be, until the drain begins or `gone` resolves; then closes
 /// them.
-async fn keep_warm(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output = ()>) {
+async fn keep_warm(line: Arc<MemberPool>, drain: DrainWatch, gone: impl Future<Output = ()>) {
     tokio::select! {
         // Nothing is made any more when the drain has begun.
         biased;
@@ -145,7 +145,7 @@ async fn keep_warm(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output 
     line.tell_shelf();
 }
 
-async fn fill(line: &Line) {
+async fn fill(line: &MemberPool) {
     let mut pause = SPARE_BACK_OFF.0;
     loop {
         if line.shelf.sweep(line.connector.identity().generation()) > 0 {
@@ -172,7 +172,7 @@ async fn fill(line: &Line) {
 }
 
 /// Makes a few of the `missing` spares at a time; whether all of those could be made.
-async fn make_spares(line: &Line, missing: usize) -> bool {
+async fn make_spares(line: &MemberPool, missing: usize) -> bool {
     let make = async |place: usize| place >= missing.min(SPARE_DIALS_MAX) || line.make_spare().await;
     let (first, second, third, fourth) = tokio::join!(make(0), make(1), make(2), make(3));
     first && second && third && fourth
@@ -180,7 +180,7 @@ async fn make_spares(line: &Line, missing: usize) -> bool {
 
 /// Sees to it that somebody knows whether mongod takes the user of `line`, where no spare connections show it; until the
 /// drain begins or `gone` resolves.
-async fn mind_user(line: Arc<Line>, drain: DrainWatch, gone: impl Future<Output = ()>) {
+async fn mind_user(line: Arc<MemberPool>, drain: DrainWatch, gone: impl Future<Output = ()>) {
     let minding = async {
         let mut tried = None;
         loop {

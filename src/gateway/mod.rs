@@ -23,7 +23,7 @@ use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology, UpstreamConfig};
 use crate::connection::{
-    AddressBook, Destination, Door, Layout, ListedPrincipal, Policing, PolicyInForce, Route, Upstream,
+    AddressBook, Admission, ListedPrincipal, MemberSelector, Policing, PolicyInForce, Route, SlotMap, Upstream,
 };
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
@@ -31,11 +31,11 @@ use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
-use crate::listener::{BindError, BoundSocket, Listener, Places, ProxyRules};
+use crate::listener::{BindError, BoundSocket, ConnectionLimit, Listener, ProxyRules};
 use crate::policy::PolicyProblem;
 use crate::relay::Limits;
 use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
-use crate::tls::{ClientTlsError, ServerTls, ServerTlsError};
+use crate::tls::{ServerTls, ServerTlsError, UpstreamTlsError};
 use crate::upstream::REASONS;
 
 use certificates::Certificates;
@@ -53,7 +53,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(1);
 pub enum StartError {
     /// Certificates, keys or names that the configuration points to cannot be used; all of them.
     #[error("{}", lines(.0))]
-    Tls(Vec<ClientTlsError>),
+    Tls(Vec<UpstreamTlsError>),
     /// The same of what listeners show and trust.
     #[error("{}", listener_lines(.0))]
     ListenerTls(Vec<ServerTlsError>),
@@ -71,7 +71,7 @@ pub enum StartError {
     Worker(#[source] io::Error),
 }
 
-fn lines(errors: &[ClientTlsError]) -> String {
+fn lines(errors: &[UpstreamTlsError]) -> String {
     errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
 }
 
@@ -227,7 +227,7 @@ fn upstreams(config: &Config) -> Result<BTreeMap<String, Arc<Upstream>>, StartEr
     if errors.is_empty() { Ok(made) } else { Err(StartError::Tls(errors)) }
 }
 
-fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, ClientTlsError> {
+fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, UpstreamTlsError> {
     Upstream::new(section, UpstreamMetrics::new(&section.name, &REASONS))
 }
 
@@ -266,7 +266,7 @@ fn listener_condition(reload: Option<&ReloadRecord>) -> ConditionState {
 }
 
 /// The doors of all listeners in their order: their certificates, and who their clients can be.
-fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Door>, StartError> {
+fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result<Vec<Admission>, StartError> {
     let first = upstreams.values().filter_map(|upstream| upstream.credentials().first());
     let own: Vec<_> = first.map(|credential| credential.identity.tls()).collect();
     let own = own.iter().flatten().filter_map(|tls| tls.credentials.certificates().next());
@@ -277,7 +277,7 @@ fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result
         match section.tls.as_ref().map(|tls| ServerTls::load(&section.name, tls)).transpose() {
             Ok(tls) => {
                 let identities = Identities::new(domains.clone(), &known, section.principal.as_deref());
-                doors.push(Door::new(section.mode, tls, ProxyRules::new(section), identities));
+                doors.push(Admission::new(section.mode, tls, ProxyRules::new(section), identities));
             }
             Err(error) => errors.push(error),
         }
@@ -317,7 +317,7 @@ struct Common<'a> {
 /// One listener for each of its addresses, and the one route that they share.
 fn open_listener(
     section: &ListenerConfig,
-    door: Door,
+    door: Admission,
     common: &Common<'_>,
 ) -> Result<Vec<(Listener, Arc<Route>)>, StartError> {
     let Some(upstream) = common.upstreams.get(&section.upstream) else {
@@ -339,7 +339,7 @@ fn open_listener(
         destination: destination(section, upstream, &bound),
         drain: common.drain.clone(),
     });
-    let places = Places::new(section.max_connections);
+    let places = ConnectionLimit::new(section.max_connections);
     let listeners = bound.into_iter().enumerate().map(|(slot, bound)| {
         let listener = Listener::new(section, slot, bound, places.clone(), Arc::clone(&metrics));
         Ok((listener.map_err(StartError::Worker)?, Arc::clone(&route)))
@@ -347,18 +347,18 @@ fn open_listener(
     listeners.collect()
 }
 
-fn destination(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSocket]) -> Destination {
+fn destination(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSocket]) -> MemberSelector {
     match &section.topology {
-        _ if section.intercept => Destination::Intercepted(AddressBook::default()),
-        Topology::Direct => Destination::Direct(upstream.config().deployment.listed().first().cloned()),
-        Topology::LoadBalanced(preference) => Destination::LoadBalanced(*preference),
+        _ if section.intercept => MemberSelector::Intercepted(AddressBook::default()),
+        Topology::Direct => MemberSelector::Direct(upstream.config().deployment.listed().first().cloned()),
+        Topology::LoadBalanced(preference) => MemberSelector::LoadBalanced(*preference),
         Topology::Members(members) => {
             let addresses = bound.iter().filter_map(|bound| match bound.address {
                 ListenAddress::Tcp(address) => Some(address),
                 ListenAddress::Unix(_) => None,
             });
             let addresses: Vec<_> = addresses.collect();
-            Destination::Members(Layout::new(members, &addresses))
+            MemberSelector::Members(SlotMap::new(members, &addresses))
         }
     }
 }
@@ -381,7 +381,7 @@ async fn told_to_stop(next_event: &mut impl AsyncFnMut() -> SignalEvent) {
 }
 
 /// Takes clients in until the drain begins; the listening socket closes then, and a unix socket's file goes.
-async fn accept(listener: Listener, route: Arc<Route>, workers: worker::Hand) {
+async fn accept(listener: Listener, route: Arc<Route>, workers: worker::Dispatcher) {
     loop {
         tokio::select! {
             // Nobody is let in once the drain has begun.

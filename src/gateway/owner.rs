@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::connection::{Route, Upstream};
 use crate::identity::{CertificateFacts, DistinguishedName};
 use crate::telemetry::metrics::CertificateRole;
-use crate::tls::{ClientTls, MaterialFinding, RevocationList, ServerTls, Severity};
+use crate::tls::{MaterialFinding, RevocationList, ServerTls, Severity, UpstreamTlsConfig};
 
 /// An upstream, or a listener that speaks TLS.
 #[derive(Clone)]
@@ -101,7 +101,7 @@ impl Owner {
     }
 
     /// What connections to mongod are made with, if it is an upstream and has it.
-    fn client_tls(&self) -> Option<Arc<ClientTls>> {
+    fn client_tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
         match self {
             Self::Upstream(upstream, credential) => upstream.credentials()[*credential].identity.tls(),
             Self::Listener(_) => None,
@@ -135,8 +135,8 @@ impl Owner {
     }
 }
 
-impl From<&ClientTls> for CertificateSet {
-    fn from(tls: &ClientTls) -> Self {
+impl From<&UpstreamTlsConfig> for CertificateSet {
+    fn from(tls: &UpstreamTlsConfig) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
             authorities: tls.authorities.certificates.clone(),

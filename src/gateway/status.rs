@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connection::{Destination, Member, PolicyInForce, Roster, Route, Upstream};
+use crate::connection::{Member, MemberSelector, Membership, PolicyInForce, Route, Upstream};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::tasks::Tasks;
-use crate::listener::{Listener, Places};
+use crate::listener::{ConnectionLimit, Listener};
 use crate::topology::MemberState;
 
 use super::owner::{ListFacts, Owner};
@@ -26,7 +26,7 @@ pub(super) struct Status {
     started: Instant,
     workers: usize,
     /// One of each listener: its own address comes first.
-    listeners: Vec<(String, Places, Arc<Route>)>,
+    listeners: Vec<(String, ConnectionLimit, Arc<Route>)>,
     upstreams: Vec<Arc<Upstream>>,
     /// By the title of their owner.
     reloads: BTreeMap<String, Arc<ReloadRecord>>,
@@ -167,7 +167,7 @@ impl Status {
 
 /// The gateway's addresses for members, and who is behind each.
 fn members_of(route: &Route) -> Option<Value> {
-    let Destination::Members(layout) = &route.destination else { return None };
+    let MemberSelector::Members(layout) = &route.destination else { return None };
     let shown = layout.shown().into_iter().map(
         |(advertised, member)| json!({ "address": &*advertised, "member": member.map(|member| member.to_string()) }),
     );
@@ -195,7 +195,7 @@ fn server(member: &Member) -> Value {
 }
 
 /// The members of an upstream that has several.
-fn set(roster: &Roster) -> Value {
+fn set(roster: &Membership) -> Value {
     let primary = roster.members.iter().find(|listed| listed.state == MemberState::Primary);
     let members = roster.members.iter().map(|listed| {
         let health = listed.member.news.health.snapshot();
@@ -217,7 +217,7 @@ fn set(roster: &Roster) -> Value {
 }
 
 /// Whom mongod takes a credential for; `null` where the gateway does not authenticate, or nobody knows yet.
-fn user(upstream: &Upstream, roster: &Roster, credential: usize) -> Option<Value> {
+fn user(upstream: &Upstream, roster: &Membership, credential: usize) -> Option<Value> {
     upstream.config().authentication?;
     roster.user_of(credential).map(|user| match user {
         Ok(user) => json!({ "name": user.name, "roles": user.roles }),

@@ -43,7 +43,7 @@ impl Drop for Load {
 
 /// Gives arrivals to workers; clones give to the same ones.
 #[derive(Clone)]
-pub(super) struct Hand(Arc<[Worker]>);
+pub(super) struct Dispatcher(Arc<[Worker]>);
 
 impl Workers {
     /// Starts the threads; they run until the drain has stopped everything.
@@ -54,8 +54,8 @@ impl Workers {
         Ok(Self { workers: workers?.into(), connections })
     }
 
-    pub(super) fn hand(&self) -> Hand {
-        Hand(Arc::clone(&self.workers))
+    pub(super) fn hand(&self) -> Dispatcher {
+        Dispatcher(Arc::clone(&self.workers))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -68,7 +68,7 @@ impl Workers {
     }
 }
 
-impl Hand {
+impl Dispatcher {
     /// Gives `arrival` to the worker with the fewest connections: they live long, and their number is their weight.
     pub(super) async fn give(&self, arrival: Arrival, route: &Arc<Route>) {
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else { return };

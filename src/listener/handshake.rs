@@ -19,7 +19,7 @@ use crate::tls::ClientCertificateRefusal;
 
 /// What a client shows of itself in TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientTls {
+pub enum PeerTls {
     /// It speaks no TLS.
     Plaintext,
     /// No certificate.
@@ -68,12 +68,13 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What the client showed in a handshake that is done.
-pub(super) fn shown<S>(stream: &TlsStream<S>) -> ClientTls {
+pub(super) fn shown<S>(stream: &TlsStream<S>) -> PeerTls {
     let (_, session) = stream.get_ref();
     match session.peer_certificates() {
-        None | Some([]) => ClientTls::Anonymous,
-        Some([own, ..]) => CertificateFacts::from_der(own)
-            .map_or(ClientTls::Unreadable, |facts| ClientTls::Certificate(Box::new(facts))),
+        None | Some([]) => PeerTls::Anonymous,
+        Some([own, ..]) => {
+            CertificateFacts::from_der(own).map_or(PeerTls::Unreadable, |facts| PeerTls::Certificate(Box::new(facts)))
+        }
     }
 }
 

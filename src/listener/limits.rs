@@ -5,30 +5,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the connections of one listener against its limit.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct ConnectionLimit {
     taken: Arc<AtomicUsize>,
     places: usize,
 }
 
 /// One connection's place; given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     taken: Arc<AtomicUsize>,
 }
 
-impl Places {
+impl ConnectionLimit {
     /// `places` connections at one time.
     pub fn new(places: usize) -> Self {
         Self { taken: Arc::default(), places }
     }
 
     /// A place, or `None` when all are taken.
-    pub fn take(&self) -> Option<Place> {
+    pub fn take(&self) -> Option<ConnectionPermit> {
         let taken = &self.taken;
         taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < self.places).then_some(count + 1))
             .ok()
-            .map(|_| Place { taken: Arc::clone(taken) })
+            .map(|_| ConnectionPermit { taken: Arc::clone(taken) })
     }
 
     /// How many are taken now.
@@ -42,7 +42,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_given_back_can_be_taken_again() {
-        let places = Places::new(2);
+        let places = ConnectionLimit::new(2);
         let (first, _second) = (places.take().unwrap(), places.take().unwrap());
         assert!(places.take().is_none());
         drop(first);

@@ -25,11 +25,11 @@ mod refusal;
 mod socket;
 
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
-pub use handshake::{ClientTls, HandshakeFailure};
-pub use limits::{Place, Places};
-pub use opening::{Heard, Opening, ProxyRefusal, ProxyRules, hear};
+pub use handshake::{HandshakeFailure, PeerTls};
+pub use limits::{ConnectionLimit, ConnectionPermit};
+pub use opening::{Heard, Opening, ProxyRefusal, ProxyRules, read_opening};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
-pub use refusal::{last_words, refuse, refuse_http, refuse_tls};
+pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
 pub use socket::{BindError, BoundSocket, bind};
 
 use original::original_destination;
@@ -54,16 +54,16 @@ pub struct Arrival {
     /// who came there by itself. Never an address of the listener. In a box, as most connections have none.
     pub original: Option<Box<SocketAddr>>,
     /// Its place, or that there was none.
-    pub standing: Standing,
+    pub standing: Admittance,
 }
 
 /// Whether there is room for a client.
 #[derive(Debug)]
-pub enum Standing {
+pub enum Admittance {
     /// It has one of the `max_connections` places.
-    Seated(Place),
+    Seated(ConnectionPermit),
     /// All were taken: it is to be told so, and leaves again.
-    Full(Place),
+    Full(ConnectionPermit),
 }
 
 /// A listening socket and the places of its connections.
@@ -74,8 +74,8 @@ pub struct Listener {
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
-    places: Places,
-    refusals: Places,
+    places: ConnectionLimit,
+    refusals: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
     exhaustions: Repeats<()>,
 }
@@ -93,7 +93,7 @@ impl Listener {
         config: &ListenerConfig,
         slot: usize,
         bound: BoundSocket,
-        places: Places,
+        places: ConnectionLimit,
         metrics: Arc<ListenerMetrics>,
     ) -> io::Result<Self> {
         let BoundSocket { socket, address, file } = bound;
@@ -101,7 +101,7 @@ impl Listener {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
-        let refusals = Places::new(REFUSALS_MAX);
+        let refusals = ConnectionLimit::new(REFUSALS_MAX);
         let (name, exhaustions) = (config.name.clone(), Repeats::new());
         let intercept = config.intercept;
         Ok(Self { name, slot, intercept, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
@@ -118,7 +118,7 @@ impl Listener {
     }
 
     /// Its connections, counted.
-    pub fn places(&self) -> &Places {
+    pub fn places(&self) -> &ConnectionLimit {
         &self.places
     }
 
@@ -187,9 +187,9 @@ impl Listener {
         })
     }
 
-    fn standing(&self) -> Option<Standing> {
-        let seated = self.places.take().map(Standing::Seated);
-        seated.or_else(|| self.refusals.take().map(Standing::Full))
+    fn standing(&self) -> Option<Admittance> {
+        let seated = self.places.take().map(Admittance::Seated);
+        seated.or_else(|| self.refusals.take().map(Admittance::Full))
     }
 }
 

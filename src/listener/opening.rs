@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser};
 use super::handshake;
-use super::handshake::{ClientTls, HandshakeFailure};
+use super::handshake::{HandshakeFailure, PeerTls};
 use super::proxy_header;
 use super::proxy_header::{Measure, ProxyHeader, ProxyHeaderError};
 use crate::config::{ListenerConfig, ProxyProtocol};
@@ -62,7 +62,7 @@ pub struct Heard {
     /// Its PROXY header; or that it should have sent one, or should not.
     pub proxy: Result<Option<ProxyHeader>, ProxyRefusal>,
     /// What it showed in TLS.
-    pub tls: ClientTls,
+    pub tls: PeerTls,
     /// What it opened with, inside of TLS where there is TLS.
     pub opening: Opening,
 }
@@ -118,7 +118,7 @@ impl ProxyRules {
 ///
 /// With `tls`, a client that begins TLS shakes hands first, unless it is refused for its PROXY header. When this is
 /// dropped, the client is closed.
-pub async fn hear(
+pub async fn read_opening(
     mut socket: ClientSocket,
     source: ClientAddress,
     rules: &ProxyRules,
@@ -132,7 +132,7 @@ pub async fn hear(
         _ => read_proxy_header(&mut socket, &mut bytes, rules.identity_tlv, deadline).await,
     };
     let (proxy, opening) = match header {
-        Ok(header) => (rules.judge(source, header), read_opening(&mut socket, bytes, deadline).await),
+        Ok(header) => (rules.judge(source, header), read_first_message(&mut socket, bytes, deadline).await),
         Err(opening) => (Ok(None), opening),
     };
     match (opening, tls, &proxy) {
@@ -141,7 +141,7 @@ pub async fn hear(
             Heard { client, user, proxy, tls, opening }
         }
         (opening, _, _) => {
-            Heard { client: Some(ClientStream::Plain(socket)), user, proxy, tls: ClientTls::Plaintext, opening }
+            Heard { client: Some(ClientStream::Plain(socket)), user, proxy, tls: PeerTls::Plaintext, opening }
         }
     }
 }
@@ -151,19 +151,19 @@ async fn hear_tls(
     read: Vec<u8>,
     socket: ClientSocket,
     deadline: Instant,
-) -> (Option<ClientStream>, ClientTls, Opening) {
+) -> (Option<ClientStream>, PeerTls, Opening) {
     match handshake::accept(config, read, socket, deadline).await {
         Ok(stream) => {
             let tls = handshake::shown(&stream);
             let mut client = ClientStream::Tls(Box::new(stream));
-            let opening = match read_opening(&mut client, Vec::with_capacity(OPENING_BYTES_MAX), deadline).await {
+            let opening = match read_first_message(&mut client, Vec::with_capacity(OPENING_BYTES_MAX), deadline).await {
                 // Nothing that is understood comes in two coats, or behind a header that belongs in front of TLS.
                 Opening::Tls(_) | Opening::Proxy => Opening::Unknown,
                 opening => opening,
             };
             (Some(client), tls, opening)
         }
-        Err((failure, socket)) => (socket.map(ClientStream::Plain), ClientTls::Plaintext, Opening::Handshake(failure)),
+        Err((failure, socket)) => (socket.map(ClientStream::Plain), PeerTls::Plaintext, Opening::Handshake(failure)),
     }
 }
 
@@ -187,7 +187,7 @@ async fn read_proxy_header(
 }
 
 /// Reads until the first bytes tell what they are; `bytes` have been read already.
-async fn read_opening(client: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>, deadline: Instant) -> Opening {
+async fn read_first_message(client: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>, deadline: Instant) -> Opening {
     loop {
         match recognise(&bytes) {
             Some(Opening::Message(header, _)) => return Opening::Message(header, bytes),
@@ -265,7 +265,7 @@ mod tests {
                 let _ = client.write_all(piece).await;
             }
         };
-        tokio::join!(read_opening(&mut gateway, Vec::new(), soon()), write).0
+        tokio::join!(read_first_message(&mut gateway, Vec::new(), soon()), write).0
     }
 
     async fn check(bytes: &[u8], expected: &str) {
@@ -306,7 +306,7 @@ mod tests {
                 }
                 let _ = client.shutdown().await;
             };
-            let (heard, ()) = tokio::join!(hear(ClientSocket::Unix(gateway), from, &rules, None), write);
+            let (heard, ()) = tokio::join!(read_opening(ClientSocket::Unix(gateway), from, &rules, None), write);
             let header = match heard.proxy {
                 Ok(Some(header)) => format!("{:?}", header.source),
                 Ok(None) => "none".to_owned(),
@@ -365,9 +365,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_at_the_deadline() {
         let (mut client, mut gateway) = tokio::io::duplex(64);
-        assert!(matches!(read_opening(&mut gateway, Vec::new(), soon()).await, Opening::Nothing));
+        assert!(matches!(read_first_message(&mut gateway, Vec::new(), soon()).await, Opening::Nothing));
         client.write_all(&[58, 0, 0]).await.unwrap();
-        assert!(matches!(read_opening(&mut gateway, Vec::new(), soon()).await, Opening::Unfinished));
+        assert!(matches!(read_first_message(&mut gateway, Vec::new(), soon()).await, Opening::Unfinished));
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,16 +43,16 @@ where
 
 /// Tells a TLS client that this port does not speak TLS.
 pub async fn refuse_tls<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) {
-    last_words(client, &TLS_ALERT).await;
+    final_reply(client, &TLS_ALERT).await;
 }
 
 /// Tells an HTTP client that this port does not speak HTTP.
 pub async fn refuse_http<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) {
-    last_words(client, HTTP_ANSWER.as_bytes()).await;
+    final_reply(client, HTTP_ANSWER.as_bytes()).await;
 }
 
 /// Writes `words` and ends the connection so that the client gets to read them. Gives up quietly after a few seconds.
-pub async fn last_words<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) {
+pub async fn final_reply<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, words: &[u8]) {
     let _ = timeout(REFUSAL_DEADLINE, say_and_close(client, words)).await;
 }
 

@@ -26,7 +26,7 @@ use crate::config::{Action, Enforcement, PolicyConfig};
 use crate::identity::Principal;
 
 use rule::Rule;
-use view::{Frame, Outlook};
+use view::{PolicyFlags, RuleSet};
 
 /// A rule's place in the configuration, from 0; also its place in tables of counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,13 +44,13 @@ impl RuleId {
 pub struct Policy {
     names: Vec<String>,
     rules: Arc<[Rule]>,
-    frame: Frame,
+    frame: PolicyFlags,
     /// Rules that are about certain principals only, by these; in their order.
     by_principal: HashMap<String, Vec<RuleId>>,
     /// All others, in their order.
     by_anything: Vec<RuleId>,
     /// What callers share whom the same rules are about, for as long as one of them is there.
-    outlooks: Mutex<HashMap<Vec<RuleId>, Weak<Outlook>>>,
+    outlooks: Mutex<HashMap<Vec<RuleId>, Weak<RuleSet>>>,
     fingerprint: String,
 }
 
@@ -77,7 +77,7 @@ pub struct CallerFacts<'a> {
 /// A policy as it looks from one caller.
 #[derive(Debug, Clone)]
 pub struct View {
-    outlook: Arc<Outlook>,
+    outlook: Arc<RuleSet>,
 }
 
 /// Why something passes or not.
@@ -211,7 +211,7 @@ impl Policy {
         }
         // Whenever there is something new, what nobody uses any more makes room for it.
         outlooks.retain(|_, outlook| outlook.strong_count() > 0);
-        let outlook = Arc::new(Outlook::new(self.frame, &self.rules, about.clone()));
+        let outlook = Arc::new(RuleSet::new(self.frame, &self.rules, about.clone()));
         outlooks.insert(about, Arc::downgrade(&outlook));
         View { outlook }
     }
@@ -225,11 +225,11 @@ impl Policy {
     }
 }
 
-fn frame(config: &PolicyConfig, rules: &[Rule]) -> Frame {
+fn frame(config: &PolicyConfig, rules: &[Rule]) -> PolicyFlags {
     let any = |action: Action, dry_run: bool| rules.iter().any(|rule| rule.action == action && rule.dry_run == dry_run);
     let needs_allow = any(Action::Allow, false);
     let refuses = config.deny_javascript || needs_allow || any(Action::Deny, false);
-    Frame {
+    PolicyFlags {
         enforces: config.enforcement == Enforcement::Enforce && refuses,
         deny_javascript: config.deny_javascript,
         needs_allow,

@@ -1,6 +1,6 @@
 //! A policy as it looks from one caller, and what it says of a command.
 //!
-//! Callers that the same rules are about share one [`Outlook`]. What it has to know of a command is worked out when such
+//! Callers that the same rules are about share one [`RuleSet`]. What it has to know of a command is worked out when such
 //! a command is first seen: after that, judging looks up where the command reaches, and nothing else.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use super::{Grounds, Judgement, Note, RuleId, Verdict, View};
 /// What is true of the whole policy, whoever asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, asked for by its name")]
-pub(super) struct Frame {
+pub(super) struct PolicyFlags {
     /// Whether anything is ever refused: not in a dry run, and not while all rules are dry runs or audits.
     pub(super) enforces: bool,
     pub(super) deny_javascript: bool,
@@ -34,8 +34,8 @@ pub(super) struct Frame {
 
 /// The rules that are about some callers, and what has been worked out of them.
 #[derive(Debug)]
-pub(super) struct Outlook {
-    frame: Frame,
+pub(super) struct RuleSet {
+    frame: PolicyFlags,
     rules: Arc<[Rule]>,
     /// Those of `rules` that are about these callers, in their order.
     about: Vec<RuleId>,
@@ -84,8 +84,8 @@ fn kind(asked: &Asked) -> usize {
     class * 4 + usize::from(asked.javascript) * 2 + usize::from(asked.explained)
 }
 
-impl Outlook {
-    pub(super) fn new(frame: Frame, rules: &Arc<[Rule]>, about: Vec<RuleId>) -> Self {
+impl RuleSet {
+    pub(super) fn new(frame: PolicyFlags, rules: &Arc<[Rule]>, about: Vec<RuleId>) -> Self {
         let javascript = about.iter().filter_map(|id| rules.get(id.index())).any(Rule::uses_javascript);
         Self {
             frame,

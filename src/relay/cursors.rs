@@ -31,7 +31,7 @@ struct Owner {
 
 /// What the book says of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum CursorOwnership {
     /// It was given to this caller.
     Own {
         /// Of the policy by which it was opened.
@@ -68,11 +68,11 @@ impl CursorBook {
         self.with(|book| drop(book.owners.remove(&id)));
     }
 
-    pub(super) fn standing(&self, id: i64, caller: &str) -> Standing {
+    pub(super) fn standing(&self, id: i64, caller: &str) -> CursorOwnership {
         self.with(|book| match book.owners.get(&id) {
-            Some(owner) if *owner.caller == *caller => Standing::Own { version: owner.version },
-            Some(_) => Standing::Foreign,
-            None => Standing::Unknown,
+            Some(owner) if *owner.caller == *caller => CursorOwnership::Own { version: owner.version },
+            Some(_) => CursorOwnership::Foreign,
+            None => CursorOwnership::Unknown,
         })
     }
 
@@ -88,14 +88,14 @@ mod tests {
     #[test]
     fn a_cursor_belongs_to_whom_it_was_given_until_it_ends() {
         let (book, orders, cart) = (CursorBook::default(), Arc::from("orders"), "cart");
-        assert_eq!(book.standing(7, &orders), Standing::Unknown);
+        assert_eq!(book.standing(7, &orders), CursorOwnership::Unknown);
         book.give(7, &orders, 3);
         assert_eq!(
             (book.standing(7, &orders), book.standing(7, cart)),
-            (Standing::Own { version: 3 }, Standing::Foreign)
+            (CursorOwnership::Own { version: 3 }, CursorOwnership::Foreign)
         );
         book.forget(7);
-        assert_eq!(book.standing(7, &orders), Standing::Unknown);
+        assert_eq!(book.standing(7, &orders), CursorOwnership::Unknown);
     }
 
     #[test]
@@ -106,10 +106,10 @@ mod tests {
             book.give(id, &caller, 1);
             book.forget(id);
         }
-        assert_eq!(book.standing(-1, &caller), Standing::Own { version: 1 });
+        assert_eq!(book.standing(-1, &caller), CursorOwnership::Own { version: 1 });
         assert!(book.with(|book| book.order.len()) <= 2 * REMEMBERED_MAX);
         (0..100_000).for_each(|id| book.give(id, &caller, 1));
-        assert_eq!(book.standing(-1, &caller), Standing::Unknown);
-        assert_eq!(book.standing(99_999, &caller), Standing::Own { version: 1 });
+        assert_eq!(book.standing(-1, &caller), CursorOwnership::Unknown);
+        assert_eq!(book.standing(99_999, &caller), CursorOwnership::Own { version: 1 });
     }
 }

@@ -78,7 +78,7 @@ pub struct RelayEnd {
     /// Whom the client named when it began to authenticate; nobody has proven that.
     pub user: Option<Box<SaslUser>>,
     /// What the client is still to be told, before its side closes; empty where nothing is.
-    pub last_words: Vec<u8>,
+    pub final_reply: Vec<u8>,
 }
 
 impl RelayEnd {

@@ -17,7 +17,7 @@ pub(super) const OPEN_MAX: usize = 1024;
 
 /// A request that waits for its reply.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct InFlightRequest {
     /// What the next reply's `responseTo` will be.
     pub(super) expected_response_to: i32,
     pub(super) command: CommandId,
@@ -35,13 +35,13 @@ pub(super) struct Open {
     pub(super) transaction: Option<u64>,
     /// Whether its replies may name members, and are to be changed.
     pub(super) names_members: bool,
-    /// Unacknowledged requests that went before it, as [`Exchange::push`] finds them.
+    /// Unacknowledged requests that went before it, as [`InFlight::push`] finds them.
     pub(super) behind: u32,
     /// Of a request that did not go upstream, what the client is to read when it is its turn.
     pub(super) refusal: Option<Box<[u8]>>,
 }
 
-impl Open {
+impl InFlightRequest {
     /// A request that is complete now.
     pub(super) fn new(request_id: i32, command: CommandId) -> Self {
         Self {
@@ -67,8 +67,8 @@ impl Open {
 
 /// The open requests of one connection, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
-    open: VecDeque<Open>,
+pub(super) struct InFlight {
+    open: VecDeque<InFlightRequest>,
     /// Requests that want no reply, and how many of them are known to be done: mongod takes one after the other, so an
     /// answer stands for all that went before it. Both wrap around together.
     unacknowledged: u32,
@@ -80,9 +80,9 @@ pub(super) struct Exchange {
     due: Vec<u8>,
 }
 
-impl Exchange {
-    pub(super) fn push(&mut self, request: Open) {
-        self.open.push_back(Open { behind: self.unacknowledged, ..request });
+impl InFlight {
+    pub(super) fn push(&mut self, request: InFlightRequest) {
+        self.open.push_back(InFlightRequest { behind: self.unacknowledged, ..request });
     }
 
     /// A request was refused: `reply` is its answer, in its turn behind those that are still to come.
@@ -91,7 +91,7 @@ impl Exchange {
             self.due.extend_from_slice(&reply);
             return;
         }
-        self.push(Open { refusal: Some(reply.into()), ..Open::new(0, table::OTHER) });
+        self.push(InFlightRequest { refusal: Some(reply.into()), ..InFlightRequest::new(0, table::OTHER) });
     }
 
     /// Whether there are answers of the gateway's own whose turn it is; they go between two messages.
@@ -163,7 +163,12 @@ impl Exchange {
     ///
     /// A reply with `moreToCome` keeps its request open: the next one names this reply's id. Requests before the
     /// answered one got no reply and are dropped; a reply to nothing that is known is nobody's (`false`).
-    pub(super) fn answer(&mut self, reply: &Header, more_to_come: bool, answered: impl FnOnce(&Open)) -> bool {
+    pub(super) fn answer(
+        &mut self,
+        reply: &Header,
+        more_to_come: bool,
+        answered: impl FnOnce(&InFlightRequest),
+    ) -> bool {
         let Some(position) = self.open.iter().position(|request| request.is_answered_by(reply.response_to)) else {
             return false;
         };
@@ -192,8 +197,8 @@ pub(super) mod tests {
     use crate::command::table::OTHER;
     use crate::wire::header::OpCode;
 
-    pub(in crate::relay) fn open(request_id: i32) -> Open {
-        Open::new(request_id, OTHER)
+    pub(in crate::relay) fn open(request_id: i32) -> InFlightRequest {
+        InFlightRequest::new(request_id, OTHER)
     }
 
     fn reply(request_id: i32, response_to: i32) -> Header {
@@ -202,7 +207,7 @@ pub(super) mod tests {
 
     /// Pushes requests 1..=3, applies (reply id, responseTo, moreToCome), and tells how many are left open.
     fn check(replies: &[(i32, i32, bool)], left: usize) {
-        let mut exchange = Exchange::default();
+        let mut exchange = InFlight::default();
         (1..=3).for_each(|id| exchange.push(open(id)));
         for (id, response_to, more) in replies {
             exchange.answer(&reply(*id, *response_to), *more, |_| {});
@@ -220,7 +225,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_refusal_waits_for_its_turn() {
-        let mut exchange = Exchange::default();
+        let mut exchange = InFlight::default();
         exchange.push_refusal(b"a".to_vec());
         assert_eq!(exchange.take_due(), b"a");
         exchange.push(open(1));
@@ -248,7 +253,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_answer_stands_for_the_unacknowledged_before_it_and_not_for_those_behind() {
-        let mut exchange = Exchange::default();
+        let mut exchange = InFlight::default();
         assert!(exchange.is_settled());
         exchange.push_unacknowledged();
         exchange.push(open(1));

@@ -11,9 +11,9 @@ use bson::RawDocument;
 use crate::command;
 use crate::command::{Meaning, Place, Request, Sequence, Unclear, table};
 use crate::policy::{Grounds, Judgement, Note, Policy, RuleId, Sentence, Verdict, View};
-use crate::relay::cursors::{CursorBook, Standing};
-use crate::relay::exchange::Open;
-use crate::relay::holding::Holding;
+use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::relay::exchange::InFlightRequest;
+use crate::relay::holding::HoldBudget;
 use crate::relay::requests::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 use crate::wire::error_reply::CommandError;
@@ -37,18 +37,18 @@ const UNAUTHORIZED: (i32, &str) = (13, "Unauthorized");
 const CURSOR_NOT_FOUND: (i32, &str) = (43, "CursorNotFound");
 
 /// Where a connection's policy comes from, and where its findings go.
-pub trait Authority: Send + Sync {
-    /// Changes whenever [`Authority::orders`] would say something new. Asked for every message.
+pub trait PolicySource: Send + Sync {
+    /// Changes whenever [`PolicySource::orders`] would say something new. Asked for every message.
     fn version(&self) -> u64;
     /// The policy in force, as it looks from this connection's caller; `None` where everything passes.
-    fn orders(&self) -> Option<Orders>;
+    fn orders(&self) -> Option<EffectivePolicy>;
     /// A finding to be logged: the first of its kind, or at the end of a connection how many there were.
     fn tell(&self, finding: &Finding<'_>);
 }
 
 /// A policy as one connection is to follow it.
 #[derive(Clone)]
-pub struct Orders {
+pub struct EffectivePolicy {
     /// The policy.
     pub policy: Arc<Policy>,
     /// As it looks from this connection's caller.
@@ -60,7 +60,7 @@ pub struct Orders {
     /// Whose cursors this caller's are.
     pub caller: Arc<str>,
     /// What may be held of bodies.
-    pub holding: Holding,
+    pub holding: HoldBudget,
 }
 
 /// Something that the policy found, for the log.
@@ -89,10 +89,10 @@ pub fn place_of(grounds: Grounds, rules: usize) -> usize {
 }
 
 /// The guard of one connection.
-pub struct Guard {
-    authority: Option<Box<dyn Authority>>,
+pub struct PolicyFilter {
+    authority: Option<Box<dyn PolicySource>>,
     version: u64,
-    orders: Option<Orders>,
+    orders: Option<EffectivePolicy>,
     told: Vec<(Grounds, PolicyDecision, u64)>,
 }
 
@@ -110,9 +110,9 @@ pub(super) enum Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unjudged(pub(super) &'static str);
 
-impl Guard {
+impl PolicyFilter {
     /// Asks `authority` when a message comes.
-    pub fn new(authority: Box<dyn Authority>) -> Self {
+    pub fn new(authority: Box<dyn PolicySource>) -> Self {
         // No authority has this version, so that the first message asks.
         Self { authority: Some(authority), version: u64::MAX, orders: None, told: Vec::new() }
     }
@@ -219,14 +219,14 @@ impl Guard {
     /// upstream, so that it can only be cut short; mongod does nothing about a message that never ends.
     pub(super) fn check_rest(&mut self, scan: &MessageScan, facts: &RequestFacts) -> Result<(), Unjudged> {
         let is_odd = scan.is_malformed() || has_foreign_sequence(facts);
-        if is_odd && self.orders.as_ref().is_some_and(Orders::enforce) {
+        if is_odd && self.orders.as_ref().is_some_and(EffectivePolicy::enforce) {
             return self.give_up("a message that goes on otherwise than it began");
         }
         Ok(())
     }
 
     /// A request was answered: whom its cursor belongs to is remembered.
-    pub(super) fn settle(&self, request: &Open, reply: &ReplyFacts) {
+    pub(super) fn settle(&self, request: &InFlightRequest, reply: &ReplyFacts) {
         let Some(orders) = &self.orders else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
             (None, Some(id)) => orders.cursors.give(id, &orders.caller, self.version),
@@ -238,7 +238,7 @@ impl Guard {
     }
 
     /// The budget for what is held.
-    pub(super) fn holding(&self) -> Option<&Holding> {
+    pub(super) fn holding(&self) -> Option<&HoldBudget> {
         self.orders.as_ref().map(|orders| &orders.holding)
     }
 
@@ -357,7 +357,7 @@ impl Guard {
     }
 }
 
-impl Orders {
+impl EffectivePolicy {
     /// Whether what cannot be judged is refused.
     fn enforce(&self) -> bool {
         self.view.refuse(Grounds::Unclear).verdict == Verdict::Refuse
@@ -370,11 +370,11 @@ impl Orders {
         // from its name. A change stream begins again by itself, and is judged anew.
         let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
         meaning.cursors.iter().find_map(|id| match self.cursors.standing(*id, &self.caller) {
-            Standing::Foreign => Some(UNAUTHORIZED),
+            CursorOwnership::Foreign => Some(UNAUTHORIZED),
             // To end what nobody was given is no harm, and what a driver does with a cursor that has just ended.
-            Standing::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            Standing::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
-            Standing::Own { .. } | Standing::Unknown => None,
+            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
+            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
+            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
         })
     }
 }

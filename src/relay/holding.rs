@@ -24,16 +24,16 @@ const MEBIBYTE: usize = 1024 * 1024;
 
 /// The budget; clones are the same one.
 #[derive(Clone)]
-pub struct Holding(Arc<Semaphore>);
+pub struct HoldBudget(Arc<Semaphore>);
 
-impl Default for Holding {
+impl Default for HoldBudget {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(BUDGET_KIB)))
     }
 }
 
 #[cfg(test)]
-impl Holding {
+impl HoldBudget {
     pub(super) fn take_everything(&self) -> OwnedSemaphorePermit {
         let all = u32::try_from(BUDGET_KIB).unwrap_or(u32::MAX);
         Arc::clone(&self.0).try_acquire_many_owned(all).expect("nothing is held yet")
@@ -41,7 +41,7 @@ impl Holding {
 }
 
 /// The share that one body has of the budget.
-pub(super) struct Share {
+pub(super) struct BudgetPermit {
     _permit: OwnedSemaphorePermit,
     due: Instant,
 }
@@ -54,7 +54,7 @@ type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireE
 ///
 /// In memory that the system gives as it is written to and gets back as a whole: a length is only a claim, and an allocator
 /// would keep megabytes for the next one.
-pub(super) struct Held {
+pub(super) struct HeldMessage {
     /// As much as is wanted.
     memory: MmapMut,
     /// How much of that is here.
@@ -63,12 +63,12 @@ pub(super) struct Held {
     pub(super) scanned: usize,
     /// How much of that has left, once it may.
     left: Option<usize>,
-    share: Share,
+    share: BudgetPermit,
 }
 
-impl Held {
+impl HeldMessage {
     /// For `wanted` bytes of a message, of which so many have been scanned. Fails where the system has no memory.
-    pub(super) fn new(wanted: usize, scanned: usize, share: Share) -> io::Result<Self> {
+    pub(super) fn new(wanted: usize, scanned: usize, share: BudgetPermit) -> io::Result<Self> {
         Ok(Self { memory: MmapMut::map_anon(wanted)?, filled: 0, scanned, left: None, share })
     }
 
@@ -124,21 +124,21 @@ fn due(bytes: usize) -> Instant {
 
 /// Where one connection stands with the budget.
 #[derive(Default)]
-pub(super) struct Ask {
+pub(super) struct BudgetRequest {
     waiting: Option<Waiting>,
     granted: Option<OwnedSemaphorePermit>,
 }
 
-impl Ask {
-    /// A share for `bytes` if there is one now; otherwise [`Ask::poll_granted`] tells when. Those who asked first come first.
-    pub(super) fn share(&mut self, holding: &Holding, bytes: usize) -> Option<Share> {
+impl BudgetRequest {
+    /// A share for `bytes` if there is one now; otherwise [`BudgetRequest::poll_granted`] tells when. Those who asked first come first.
+    pub(super) fn share(&mut self, holding: &HoldBudget, bytes: usize) -> Option<BudgetPermit> {
         let due = due(bytes);
         if let Some(permit) = self.granted.take() {
-            return Some(Share { _permit: permit, due });
+            return Some(BudgetPermit { _permit: permit, due });
         }
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         if let Ok(permit) = Arc::clone(&holding.0).try_acquire_many_owned(kib) {
-            return Some(Share { _permit: permit, due });
+            return Some(BudgetPermit { _permit: permit, due });
         }
         self.waiting = Some(Box::pin(Arc::clone(&holding.0).acquire_many_owned(kib)));
         None

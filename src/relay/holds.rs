@@ -4,7 +4,7 @@
 //! only say that this is not the best moment. What a pool closes through another connection stays here until it is
 //! pushed out, and what is beyond the limit is forgotten: a hostile reply costs neither memory nor time.
 
-use crate::relay::exchange::Open;
+use crate::relay::exchange::InFlightRequest;
 use crate::wire::reply::ReplyFacts;
 
 /// Remembered of each kind; the oldest is forgotten for the next one.
@@ -15,19 +15,19 @@ const NO_SUCH_TRANSACTION: i32 = 251;
 
 /// Cursors and transactions of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Holds {
+pub(super) struct OpenState {
     cursors: Vec<i64>,
     transactions: Vec<u64>,
 }
 
-impl Holds {
+impl OpenState {
     /// Whether the client has nothing open.
     pub(super) fn is_empty(&self) -> bool {
         self.cursors.is_empty() && self.transactions.is_empty()
     }
 
     /// Takes in what a request came to.
-    pub(super) fn settle(&mut self, request: &Open, reply: &ReplyFacts) {
+    pub(super) fn settle(&mut self, request: &InFlightRequest, reply: &ReplyFacts) {
         let left = reply.cursor().filter(|id| *id != 0);
         // A cursor is gone when it is exhausted, killed, or not known.
         if let Some(read) = request.cursor
@@ -96,10 +96,10 @@ mod tests {
 
     #[track_caller]
     fn check(steps: &[(Command, Document)], empty: bool) {
-        let mut holds = Holds::default();
+        let mut holds = OpenState::default();
         for ((name, cursor, transaction), reply) in steps {
             let command = table::find(name.as_bytes()).unwrap().id;
-            let request = Open { command, cursor: *cursor, transaction: *transaction, ..open(1) };
+            let request = InFlightRequest { command, cursor: *cursor, transaction: *transaction, ..open(1) };
             holds.settle(&request, &facts(reply));
         }
         assert_eq!(holds.is_empty(), empty, "{steps:?}: {holds:?}");
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_limit_is_forgotten() {
-        let mut holds = Holds::default();
+        let mut holds = OpenState::default();
         for id in 1..=1000 {
             holds.settle(&open(1), &facts(&with_cursor(id)));
         }

@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(1500);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A connection on its way to the new set.
-pub(super) struct Leaving<U> {
+pub(super) struct UpstreamMigration<U> {
     due: Instant,
     patience: Instant,
     deadline: Instant,
@@ -64,7 +64,7 @@ pub(super) enum Step {
     Close,
 }
 
-impl<U> Leaving<U> {
+impl<U> UpstreamMigration<U> {
     pub(super) fn new(schedule: Schedule) -> Self {
         let Schedule { due, patience, deadline } = schedule;
         Self { due, patience, deadline, retry: RETRY.0, replacement: Replacement::None }
@@ -129,7 +129,7 @@ mod tests {
         let after = |ms| began + Duration::from_millis(ms);
         for (moved, now, step) in steps {
             let schedule = Schedule { due: after(3000), patience: after(8000), deadline: after(10_000) };
-            let mut leaving: Leaving<()> = Leaving::new(schedule);
+            let mut leaving: UpstreamMigration<()> = UpstreamMigration::new(schedule);
             if !replaced {
                 leaving.replacement = Replacement::Asked;
             }
@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn an_exchange_that_did_not_come_about_is_tried_again_after_ever_longer_pauses() {
         let began = Instant::now();
-        let mut leaving: Leaving<()> = Leaving::new(Schedule { due: began, patience: began, deadline: began + QUIET });
+        let mut leaving: UpstreamMigration<()> =
+            UpstreamMigration::new(Schedule { due: began, patience: began, deadline: began + QUIET });
         let mut pauses = Vec::new();
         for _ in 0..7 {
             leaving.postpone(began);

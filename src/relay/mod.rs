@@ -36,14 +36,14 @@ mod terms;
 
 pub use cursors::CursorBook;
 pub use end::{EndReason, RelayEnd, Side};
-pub use guard::{Authority, Finding, Guard, Orders, place_of};
-pub use holding::Holding;
-pub use record::Record;
-pub use terms::{Authentication, Naming, Terms};
+pub use guard::{EffectivePolicy, Finding, PolicyFilter, PolicySource, place_of};
+pub use holding::HoldBudget;
+pub use record::ConnectionStats;
+pub use terms::{Authentication, HandshakeFilter, Naming};
 
-use desk::Desk;
-use exchange::Exchange;
-use leaving::{Facts, Leaving, Step};
+use desk::ConnectionState;
+use exchange::InFlight;
+use leaving::{Facts, Step, UpstreamMigration};
 use pump::{End, Pump};
 
 /// When a connection ends although both sides would go on; `None` is never.
@@ -89,7 +89,7 @@ pub struct Relay<C, U> {
     timer: Option<Pin<Box<Sleep>>>,
     /// Of the certificate set that the upstream connection was made with.
     generation: u64,
-    leaving: Option<Box<Leaving<U>>>,
+    leaving: Option<Box<UpstreamMigration<U>>>,
     dismissal: Option<Dismissal>,
 }
 
@@ -115,13 +115,24 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Joins `client` and `upstream`.
     ///
     /// Neither side may have bytes waiting outside its socket, but for `first_bytes` given to [`Relay::run`].
-    pub fn new(client: C, upstream: UpstreamSide<U>, record: Record, guard: Guard, terms: Terms) -> Self {
+    pub fn new(
+        client: C,
+        upstream: UpstreamSide<U>,
+        record: ConnectionStats,
+        guard: PolicyFilter,
+        terms: HandshakeFilter,
+    ) -> Self {
         let UpstreamSide { socket, session, generation } = upstream;
         let limits = terms.limits;
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         Self {
-            pump: Pump::new(client, socket, session, Desk { exchange: Exchange::default(), record, guard, terms }),
+            pump: Pump::new(
+                client,
+                socket,
+                session,
+                ConnectionState { exchange: InFlight::default(), record, guard, terms },
+            ),
             opened,
             limits,
             last_moved: (0, opened),
@@ -179,7 +190,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     /// There will be none, as mongod does not take the client's hello a second time: the connection closes in time.
     pub fn give_up_moving(&mut self) {
-        self.pump.anchor();
+        self.pump.pin();
     }
 
     /// The client has to go.
@@ -228,12 +239,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Looks at the time limits and at a renewal; costs an atomic load where there is neither.
     fn time_reached(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Event> {
         let is_old = renewal.generation() > self.generation;
-        let held_until = self.pump.held_until();
-        if self.timer.is_none() && !is_old && held_until.is_none() {
+        let hold_deadline = self.pump.hold_deadline();
+        if self.timer.is_none() && !is_old && hold_deadline.is_none() {
             return None;
         }
         let now = Instant::now();
-        if held_until.is_some_and(|due| due <= now) {
+        if hold_deadline.is_some_and(|due| due <= now) {
             return Some(Event::End(self.pump.held_too_long()));
         }
         let moved = self.pump.desk.record.to_upstream_bytes + self.pump.desk.record.to_client_bytes;
@@ -251,7 +262,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             leave_look = self.leaving.as_ref().and_then(|leaving| leaving.next_look(&self.facts(), now));
         }
         // What is due but kept by a command in flight is looked at again when its reply wakes this task.
-        let limits = [self.idle_due(), self.lifetime_due(), held_until].into_iter().flatten().filter(|due| *due > now);
+        let limits =
+            [self.idle_due(), self.lifetime_due(), hold_deadline].into_iter().flatten().filter(|due| *due > now);
         let next = limits.chain(leave_look).min().unwrap_or(now + LATER);
         self.wake_at(next, cx);
         None
@@ -278,7 +290,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// One step out of an old certificate set.
     fn leave(&mut self, renewal: &RenewalWatch, now: Instant, cx: &mut Context<'_>) -> Option<Event> {
         let facts = self.facts();
-        let leaving = self.leaving.get_or_insert_with(|| Box::new(Leaving::new(renewal.schedule())));
+        let leaving = self.leaving.get_or_insert_with(|| Box::new(UpstreamMigration::new(renewal.schedule())));
         match leaving.step(&facts, now) {
             Step::Wait => None,
             Step::Ask => Some(Event::Renew),
@@ -321,11 +333,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     }
 
     async fn finish(&mut self, (ended_by, reason): End) -> RelayEnd {
-        let last_words = if matches!(reason, EndReason::Compressed) { self.pump.take_last_words() } else { Vec::new() };
+        let final_reply =
+            if matches!(reason, EndReason::Compressed) { self.pump.take_final_reply() } else { Vec::new() };
         if !matches!(reason, EndReason::Stopped) {
             poll_fn(|cx| {
                 self.pump.leave_upstream(cx);
-                if last_words.is_empty() {
+                if final_reply.is_empty() {
                     self.pump.leave_client(cx);
                 }
                 Poll::Ready(())
@@ -336,7 +349,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
         let reason = if refused { EndReason::NotUnderstood } else { reason };
         self.pump.desk.guard.end();
-        let Desk { record, exchange, .. } = &mut self.pump.desk;
+        let ConnectionState { record, exchange, .. } = &mut self.pump.desk;
         RelayEnd {
             ended_by,
             reason,
@@ -347,7 +360,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             denied: record.denied,
             unanswered: exchange.len(),
             user: record.user.take(),
-            last_words,
+            final_reply,
         }
     }
 }

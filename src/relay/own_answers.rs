@@ -2,7 +2,7 @@
 
 use bson::{RawDocumentBuf, rawdoc};
 
-use crate::relay::terms::Seen;
+use crate::relay::terms::RequestView;
 use crate::wire::error_reply;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
@@ -37,7 +37,7 @@ impl OwnAnswer {
 }
 
 /// The answer to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout`, of which all of `message` is here.
-pub(super) fn to_authentication(seen: &Seen<'_>) -> OwnAnswer {
+pub(super) fn to_authentication(seen: &RequestView<'_>) -> OwnAnswer {
     match seen.facts.command() {
         Some(b"logout") => OwnAnswer::Done(rawdoc! { "ok": 1.0 }),
         // mongod has had no use for it since 4.0.
@@ -52,7 +52,7 @@ pub(super) fn to_authentication(seen: &Seen<'_>) -> OwnAnswer {
 }
 
 /// A client that would show a certificate is taken for who the gateway says it is.
-fn to_authenticate(seen: &Seen<'_>) -> Option<OwnAnswer> {
+fn to_authenticate(seen: &RequestView<'_>) -> Option<OwnAnswer> {
     let command = seen.command()?;
     if command.get_str("mechanism").ok()? != CERTIFICATE_MECHANISM {
         return None;

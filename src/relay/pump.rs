@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::relay::desk::Desk;
+use crate::relay::desk::ConnectionState;
 use crate::relay::end::{EndReason, Side};
 use crate::relay::guard::Unjudged;
-use crate::relay::record::Record;
+use crate::relay::record::ConnectionStats;
 use crate::relay::replies::{Replies, Settled};
 use crate::relay::requests::{Halt, Requests};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
@@ -47,7 +47,7 @@ pub(super) struct Pump<C, U> {
     session: Session,
     requests: Requests,
     replies: Replies,
-    pub(super) desk: Desk,
+    pub(super) desk: ConnectionState,
     /// Read from the client, not let go yet.
     kept_requests: Vec<u8>,
     /// Read from upstream, not understood yet.
@@ -63,11 +63,11 @@ pub(super) struct Pump<C, U> {
     /// The client's end has been passed on.
     upstream_told: bool,
     /// Why upstream takes nothing any more. What it has sent before that is still read, to its end.
-    upstream_deaf: Option<io::Error>,
+    upstream_write_error: Option<io::Error>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, session: Session, desk: Desk) -> Self {
+    pub(super) fn new(client: C, socket: U, session: Session, desk: ConnectionState) -> Self {
         Self {
             client,
             socket,
@@ -83,7 +83,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             client_done: false,
             upstream_done: false,
             upstream_told: false,
-            upstream_deaf: None,
+            upstream_write_error: None,
         }
     }
 
@@ -117,13 +117,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.client_has_all()
             // An unacknowledged write is only safe once it has left.
             && self.upstream_has_all()
-            && self.desk.exchange.is_idle(Record::is_monitor)
+            && self.desk.exchange.is_idle(ConnectionStats::is_monitor)
     }
 
     /// Whether another upstream connection could take this one's place without anybody noticing, now or after the command
     /// in flight: nothing of the client's lives in it, but for what can be told again.
     pub(super) fn can_move(&self) -> bool {
-        let streaming = self.desk.exchange.is_streaming(Record::is_monitor);
+        let streaming = self.desk.exchange.is_streaming(ConnectionStats::is_monitor);
         self.requests.introduction().is_some() && (!streaming || self.requests.stream().is_some())
     }
 
@@ -135,7 +135,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.desk.exchange.is_settled()
             && !self.client_done
             && !self.upstream_done
-            && self.upstream_deaf.is_none()
+            && self.upstream_write_error.is_none()
     }
 
     /// Whether the client is not in the middle of a message.
@@ -144,8 +144,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// By when what is held of the client's has to be here, or to have left.
-    pub(super) fn held_until(&self) -> Option<Instant> {
-        self.requests.held_until()
+    pub(super) fn hold_deadline(&self) -> Option<Instant> {
+        self.requests.hold_deadline()
     }
 
     /// Who has let that time pass.
@@ -168,8 +168,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// The client stays on this upstream connection for good.
-    pub(super) fn anchor(&mut self) {
-        self.requests.anchor();
+    pub(super) fn pin(&mut self) {
+        self.requests.pin();
     }
 
     /// Goes on over another upstream connection, and says goodbye on the old one. Only at a boundary.
@@ -180,8 +180,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.socket = socket;
         self.session = session;
         // What the old one did not take of a goodbye, and why.
-        (self.unsent_records, self.upstream_deaf) = (Vec::new(), None);
-        if self.desk.exchange.is_streaming(Record::is_monitor)
+        (self.unsent_records, self.upstream_write_error) = (Vec::new(), None);
+        if self.desk.exchange.is_streaming(ConnectionStats::is_monitor)
             && let Some(hello) = self.requests.stream()
         {
             let header = hello.first_chunk().and_then(|head| Header::parse(*head).ok());
@@ -199,7 +199,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// What the client is still to read, and was not written.
-    pub(super) fn take_last_words(&mut self) -> Vec<u8> {
+    pub(super) fn take_final_reply(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.unsent)
     }
 
@@ -210,7 +210,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Says goodbye to upstream, as far as its socket takes it now; what it does not take is no loss.
     pub(super) fn leave_upstream(&mut self, cx: &mut Context<'_>) {
-        self.say_goodbye(cx);
+        self.send_close_notify(cx);
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
     }
 
@@ -237,10 +237,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
         if self.upstream_done {
             let whole = self.replies.is_between() && self.kept_replies.is_empty();
-            return Some(match self.upstream_deaf.take() {
+            return Some(match self.upstream_write_error.take() {
                 _ if self.client_done => (Side::Client, EndReason::Closed),
                 Some(error) => (Side::Upstream, EndReason::Socket(error)),
-                None if whole && self.desk.exchange.is_idle(Record::is_monitor) => (Side::Upstream, EndReason::Closed),
+                None if whole && self.desk.exchange.is_idle(ConnectionStats::is_monitor) => {
+                    (Side::Upstream, EndReason::Closed)
+                }
                 None => (Side::Upstream, EndReason::Interrupted),
             });
         }
@@ -509,11 +511,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Writes what upstream takes of `ready`; nothing any more, once it has failed.
     fn write_upstream(&mut self, ready: &[u8], cx: &mut Context<'_>) -> usize {
         let mut written = 0;
-        while written < ready.len() && self.upstream_deaf.is_none() {
+        while written < ready.len() && self.upstream_write_error.is_none() {
             match Pin::new(&mut self.socket).poll_write(cx, &ready[written..]) {
-                Poll::Ready(Ok(0)) => self.upstream_deaf = Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(0)) => self.upstream_write_error = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => written += count,
-                Poll::Ready(Err(error)) => self.upstream_deaf = Some(error),
+                Poll::Ready(Err(error)) => self.upstream_write_error = Some(error),
                 Poll::Pending => break,
             }
         }
@@ -521,7 +523,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Says goodbye behind what waits; once, however often it is asked.
-    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+    fn send_close_notify(&mut self, cx: &mut Context<'_>) {
         self.flush_upstream(cx);
         let mut goodbye = Records::default();
         self.session.close(&mut goodbye);
@@ -534,8 +536,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if !self.client_done || self.upstream_told || is_busy {
             return false;
         }
-        self.say_goodbye(cx);
-        if !self.upstream_has_all() && self.upstream_deaf.is_none() {
+        self.send_close_notify(cx);
+        if !self.upstream_has_all() && self.upstream_write_error.is_none() {
             return false;
         }
         // A socket that is gone already shows on the next read.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::table::CommandId;
-use crate::relay::exchange::Open;
+use crate::relay::exchange::InFlightRequest;
 use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
 use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;
@@ -15,7 +15,7 @@ use crate::wire::sasl::SaslUser;
 const CLIENT_DISCONNECT: i32 = 279;
 
 /// Counts for one connection; every count goes to its listener's metrics as well.
-pub struct Record {
+pub struct ConnectionStats {
     metrics: Arc<ListenerMetrics>,
     /// Whether the debug log is on; asked once per connection.
     debug: bool,
@@ -28,7 +28,7 @@ pub struct Record {
     pub(super) user: Option<Box<SaslUser>>,
 }
 
-impl Record {
+impl ConnectionStats {
     /// Starts at zero.
     pub fn new(metrics: Arc<ListenerMetrics>) -> Self {
         let debug = tracing::enabled!(tracing::Level::DEBUG);
@@ -89,7 +89,7 @@ impl Record {
     }
 
     /// A reply is complete. Further replies of a stream are not commands of their own.
-    pub(super) fn answered(&mut self, request: &Open, reply: &ReplyFacts) {
+    pub(super) fn answered(&mut self, request: &InFlightRequest, reply: &ReplyFacts) {
         let gone = Self::is_monitor(request.command) && reply.code() == Some(CLIENT_DISCONNECT);
         if request.streaming || gone {
             return;

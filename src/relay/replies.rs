@@ -4,9 +4,9 @@
 //! The exception are replies to hello where the terms give members other names: these wait until they are whole, and do
 //! not pass when they cannot be read.
 
-use crate::relay::desk::Desk;
+use crate::relay::desk::ConnectionState;
 use crate::relay::end::EndReason;
-use crate::relay::holds::Holds;
+use crate::relay::holds::OpenState;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 use crate::wire::message_scan::MessageScan;
@@ -55,16 +55,16 @@ enum Hello {
 pub(super) struct Replies {
     state: State,
     facts: ReplyFacts,
-    holds: Holds,
+    holds: OpenState,
 }
 
 impl Replies {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: ReplyFacts::default(), holds: Holds::default() }
+        Self { state: State::Between, facts: ReplyFacts::default(), holds: OpenState::default() }
     }
 
     /// What the client has open in mongod.
-    pub(super) fn holds(&self) -> &Holds {
+    pub(super) fn holds(&self) -> &OpenState {
         &self.holds
     }
 
@@ -77,13 +77,13 @@ impl Replies {
     ///
     /// Where a stream of replies was begun anew on another connection, its first reply is made to answer what the client
     /// waits for. A reply to hello that is changed ends the call, as does one that is followed by an answer of the gateway's
-    /// own ([`Exchange::has_due`]).
+    /// own ([`InFlight::has_due`]).
     ///
     /// The rest, less than a header, what a scan keeps, or a reply to hello that is not whole, stands at the front of the next
     /// call's input; or everything behind a reply that ended the call.
     ///
-    /// [`Exchange::has_due`]: super::exchange::Exchange::has_due
-    pub(super) fn read(&mut self, input: &mut [u8], desk: &mut Desk) -> Settled {
+    /// [`InFlight::has_due`]: super::exchange::Exchange::has_due
+    pub(super) fn read(&mut self, input: &mut [u8], desk: &mut ConnectionState) -> Settled {
         let mut at = 0;
         loop {
             match &mut self.state {
@@ -140,7 +140,7 @@ impl Replies {
     }
 
     /// A reply to hello stands at the front of `input`: it is settled, if it is whole.
-    fn take_hello(&mut self, header: &Header, input: &[u8], desk: &mut Desk) -> Hello {
+    fn take_hello(&mut self, header: &Header, input: &[u8], desk: &mut ConnectionState) -> Hello {
         let length = header.length as usize;
         if length > HELLO_REPLY_BYTES_MAX {
             return Hello::Unreadable("more than 32 KiB");
@@ -155,8 +155,8 @@ impl Replies {
     }
 
     /// A reply is complete: its request is settled, if it is known.
-    fn settle(&mut self, header: &Header, malformed: bool, desk: &mut Desk) {
-        let Desk { exchange, record, guard, .. } = desk;
+    fn settle(&mut self, header: &Header, malformed: bool, desk: &mut ConnectionState) {
+        let ConnectionState { exchange, record, guard, .. } = desk;
         if malformed {
             record.unparsed(Direction::ToClient);
         }
@@ -173,7 +173,7 @@ impl Replies {
 }
 
 /// The header of the next reply, which is made to answer what the client waits for.
-fn read_header(head: &mut [u8; HEADER_BYTES], desk: &mut Desk) -> Result<Header, ImpossibleLength> {
+fn read_header(head: &mut [u8; HEADER_BYTES], desk: &mut ConnectionState) -> Result<Header, ImpossibleLength> {
     let mut header = Header::parse(*head)?;
     let answered = desk.exchange.answered(header.response_to);
     if answered != header.response_to {

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::command::table;
 use crate::command::table::CollectionAt;
-use crate::relay::desk::Desk;
-use crate::relay::exchange::Open;
+use crate::relay::desk::ConnectionState;
+use crate::relay::exchange::InFlightRequest;
 use crate::relay::guard::{Look, Unjudged};
-use crate::relay::holding::{Ask, Held};
+use crate::relay::holding::{BudgetRequest, HeldMessage};
 use crate::relay::own_answers::OwnAnswer;
-use crate::relay::terms::{Fate, Seen, Terms, may_name_members};
+use crate::relay::terms::{Fate, HandshakeFilter, RequestView, may_name_members};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
@@ -72,8 +72,8 @@ pub(super) struct Requests {
     /// Bytes at the front of the next input that have been read but not let go.
     scanned: usize,
     /// The beginning of a long message, while the policy cannot judge it yet.
-    held: Option<Box<Held>>,
-    ask: Ask,
+    held: Option<Box<HeldMessage>>,
+    ask: BudgetRequest,
     introduction: Introduction,
     /// The hello that a monitor's stream of replies answers, as it can begin the stream anew elsewhere.
     stream: Option<Box<[u8]>>,
@@ -93,7 +93,7 @@ enum Introduction {
 
 /// One reading of an input: `sent <= start <= at <= input.len()`, but for a message that is released, of which `start` is
 /// no longer of interest.
-struct Walk<'i, P> {
+struct ReadCursor<'i, P> {
     input: &'i [u8],
     /// What is before has been read.
     at: usize,
@@ -104,7 +104,7 @@ struct Walk<'i, P> {
     pass: &'i mut P,
 }
 
-impl<'i, P: FnMut(&[u8])> Walk<'i, P> {
+impl<'i, P: FnMut(&[u8])> ReadCursor<'i, P> {
     /// The current message as far as it has been read.
     fn message(&self) -> &'i [u8] {
         &self.input[self.start..self.at]
@@ -139,7 +139,7 @@ impl Requests {
             understood: true,
             scanned: 0,
             held: None,
-            ask: Ask::default(),
+            ask: BudgetRequest::default(),
             introduction: Introduction::Unneeded,
             stream: None,
             greeted: false,
@@ -162,7 +162,7 @@ impl Requests {
     }
 
     /// The client can have no other mongod connection than this one.
-    pub(super) fn anchor(&mut self) {
+    pub(super) fn pin(&mut self) {
         self.introduction = Introduction::Unrepeatable;
     }
 
@@ -198,7 +198,7 @@ impl Requests {
     }
 
     /// By when what is held has to be here, or to have left.
-    pub(super) fn held_until(&self) -> Option<Instant> {
+    pub(super) fn hold_deadline(&self) -> Option<Instant> {
         self.held.as_ref().map(|held| held.due())
     }
 
@@ -223,8 +223,13 @@ impl Requests {
     /// Reads `input`, hands to `pass` what may go upstream, and returns how many bytes of the input that settled.
     ///
     /// The rest, at most [`HELD_BYTES_MAX`] and what a scan keeps, stands at the front of the next call's input.
-    pub(super) fn read(&mut self, input: &[u8], pass: &mut impl FnMut(&[u8]), desk: &mut Desk) -> Result<usize, Halt> {
-        let mut walk = Walk { input, at: self.scanned, sent: 0, start: 0, pass };
+    pub(super) fn read(
+        &mut self,
+        input: &[u8],
+        pass: &mut impl FnMut(&[u8]),
+        desk: &mut ConnectionState,
+    ) -> Result<usize, Halt> {
+        let mut walk = ReadCursor { input, at: self.scanned, sent: 0, start: 0, pass };
         if self.held.is_some() {
             self.go_on_holding(&mut walk, desk);
             if self.held.is_some() {
@@ -246,7 +251,11 @@ impl Requests {
     }
 
     /// A message begins, if its header is here. Whether to go on.
-    fn begin(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
+    fn begin(
+        &mut self,
+        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        desk: &mut ConnectionState,
+    ) -> Result<bool, Halt> {
         walk.start = walk.at;
         let Some(head) = walk.input.get(walk.at..).and_then(<[u8]>::first_chunk) else { return Ok(false) };
         desk.guard.follow();
@@ -276,13 +285,17 @@ impl Requests {
     }
 
     /// Reads on in a message. Whether to go on.
-    fn go_on(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> Result<bool, Halt> {
+    fn go_on(
+        &mut self,
+        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        desk: &mut ConnectionState,
+    ) -> Result<bool, Halt> {
         let State::Message { header, scan, judged, released } = &mut self.state else { return Ok(false) };
         // It may have begun long ago.
         if !*released && desk.guard.follow() {
             *judged = !desk.guard.begin(header).map_err(Halt::Unjudged)?;
             // Perhaps it need not be held any more.
-            self.ask = Ask::default();
+            self.ask = BudgetRequest::default();
         }
         walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
         if !*judged {
@@ -302,7 +315,7 @@ impl Requests {
             }
         }
         if !*released {
-            let seen = Seen { message: walk.message(), header, scan, facts: &self.facts };
+            let seen = RequestView { message: walk.message(), header, scan, facts: &self.facts };
             match desk.terms.look(&seen, self.greeted) {
                 Fate::Pass => {}
                 Fate::Wait => return Ok(false),
@@ -319,7 +332,7 @@ impl Requests {
             return Ok(false);
         }
         if !*released {
-            let seen = Seen { message: walk.message(), header, scan, facts: &self.facts };
+            let seen = RequestView { message: walk.message(), header, scan, facts: &self.facts };
             desk.terms.named_in(&seen).into_iter().for_each(|user| desk.record.named(user));
         }
         let (header, malformed, released) = (*header, scan.is_malformed(), *released);
@@ -329,8 +342,8 @@ impl Requests {
             return Ok(true);
         }
         self.understood = !malformed;
-        if malformed || ties(&header, &self.facts, &desk.terms) {
-            self.anchor();
+        if malformed || pins_upstream(&header, &self.facts, &desk.terms) {
+            self.pin();
         }
         self.settle(header, malformed, desk);
         self.state = State::Between;
@@ -341,8 +354,8 @@ impl Requests {
     fn let_go(
         &mut self,
         header: &Header,
-        walk: &mut Walk<'_, impl FnMut(&[u8])>,
-        terms: &Terms,
+        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        terms: &HandshakeFilter,
     ) -> Result<(), OwnAnswer> {
         let rewritten = match (hello::without(walk.message(), terms.withheld()), terms.holds_back(&self.facts)) {
             // What begins an authentication was only looked at.
@@ -367,14 +380,19 @@ impl Requests {
 
     /// Takes a long message out of the input, to be judged when `wanted` bytes of it are here. Whether to go on: not while
     /// there is no room for it.
-    fn hold(&mut self, wanted: usize, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> bool {
+    fn hold(
+        &mut self,
+        wanted: usize,
+        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        desk: &mut ConnectionState,
+    ) -> bool {
         let Some(share) = desk.guard.holding().and_then(|holding| self.ask.share(holding, wanted)) else {
             return false;
         };
         let scanned = walk.message().len();
         walk.at = walk.start;
         walk.pass_to(walk.start);
-        match Held::new(wanted, scanned, share) {
+        match HeldMessage::new(wanted, scanned, share) {
             Ok(held) => self.held = Some(Box::new(held)),
             Err(error) => {
                 // What of it has been read is dropped, the rest as it comes.
@@ -389,7 +407,7 @@ impl Requests {
     }
 
     /// Takes what is wanted of the message that is held, and has it judged when that is all here.
-    fn go_on_holding(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) {
+    fn go_on_holding(&mut self, walk: &mut ReadCursor<'_, impl FnMut(&[u8])>, desk: &mut ConnectionState) {
         let (Some(held), State::Message { header, scan, judged, released }) = (&mut self.held, &mut self.state) else {
             return;
         };
@@ -417,7 +435,7 @@ impl Requests {
     }
 
     /// The request does not go upstream: the rest of it is read and dropped, and its answer is `error`.
-    fn refuse(&mut self, error: &CommandError, desk: &mut Desk) {
+    fn refuse(&mut self, error: &CommandError, desk: &mut ConnectionState) {
         let State::Message { header, scan, .. } = &self.state else { return };
         let command = self.facts.command().and_then(table::find);
         desk.record.denied(command.map_or(table::OTHER, |command| command.id));
@@ -427,7 +445,7 @@ impl Requests {
     }
 
     /// The request does not go upstream, as the gateway answers it: the rest of it is read and dropped.
-    fn answer(&mut self, answer: &OwnAnswer, desk: &mut Desk) {
+    fn answer(&mut self, answer: &OwnAnswer, desk: &mut ConnectionState) {
         let State::Message { header, scan, .. } = &self.state else { return };
         if scan.is_malformed() {
             desk.record.unparsed(Direction::ToUpstream);
@@ -445,7 +463,7 @@ impl Requests {
     }
 
     /// Reads a refused request to its end. Whether to go on.
-    fn drop_refused(&mut self, walk: &mut Walk<'_, impl FnMut(&[u8])>, desk: &mut Desk) -> bool {
+    fn drop_refused(&mut self, walk: &mut ReadCursor<'_, impl FnMut(&[u8])>, desk: &mut ConnectionState) -> bool {
         let State::Refused { left, reply } = &mut self.state else { return false };
         let step = (*left).min(walk.input.len() - walk.at);
         walk.at += step;
@@ -462,8 +480,8 @@ impl Requests {
     }
 
     /// A request is complete: it is counted, and waits for its reply if it wants one.
-    fn settle(&self, header: Header, malformed: bool, desk: &mut Desk) {
-        let Desk { exchange, record, terms, .. } = desk;
+    fn settle(&self, header: Header, malformed: bool, desk: &mut ConnectionState) {
+        let ConnectionState { exchange, record, terms, .. } = desk;
         if malformed {
             record.unparsed(Direction::ToUpstream);
         }
@@ -476,13 +494,13 @@ impl Requests {
             return;
         }
         let namespace = record.wants_namespaces().then(|| namespace(command.map(|c| c.collection), facts));
-        exchange.push(Open {
+        exchange.push(InFlightRequest {
             exhaust_allowed: facts.exhaust_allowed(),
             namespace,
             cursor: facts.cursor(),
             transaction: facts.transaction(),
             names_members: terms.renames() && may_name_members(facts),
-            ..Open::new(header.request_id, id)
+            ..InFlightRequest::new(header.request_id, id)
         });
     }
 }
@@ -497,7 +515,7 @@ fn no_memory(error: &std::io::Error) -> CommandError {
 }
 
 /// Whether the bytes of a message that is still arriving may go upstream.
-fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts, terms: &Terms) -> bool {
+fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts, terms: &HandshakeFilter) -> bool {
     let cannot_be_held = header.length as usize > HELD_BYTES_MAX || scan.is_malformed();
     if terms.begins_authentication(facts) {
         return cannot_be_held;
@@ -514,7 +532,7 @@ fn is_hello(facts: &RequestFacts) -> bool {
 }
 
 /// Whether it waits to be answered here; one that is too long for that is answered at once.
-fn is_kept(header: &Header, facts: &RequestFacts, desk: &Desk) -> bool {
+fn is_kept(header: &Header, facts: &RequestFacts, desk: &ConnectionState) -> bool {
     facts.is_named() && header.length as usize <= HELD_BYTES_MAX && desk.terms.holds_back(facts).is_some()
 }
 
@@ -548,7 +566,7 @@ fn begins_anew(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
 
 /// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
 /// the legacy messages, how its last write went.
-fn ties(header: &Header, facts: &RequestFacts, terms: &Terms) -> bool {
+fn pins_upstream(header: &Header, facts: &RequestFacts, terms: &HandshakeFilter) -> bool {
     match facts.command() {
         Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
         // A hello that was too long to be held was not kept either.

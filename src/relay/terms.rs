@@ -27,7 +27,7 @@ use crate::wire::sasl::SaslUser;
 
 /// The terms of one connection.
 #[derive(Debug, Clone, Default)]
-pub struct Terms {
+pub struct HandshakeFilter {
     /// When it ends although both sides would go on.
     pub limits: Limits,
     /// What members are called.
@@ -68,7 +68,7 @@ pub enum Authentication {
 
 /// A request as far as it is here.
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'a> {
+pub(super) struct RequestView<'a> {
     /// From its start.
     pub(super) message: &'a [u8],
     pub(super) header: &'a Header,
@@ -76,10 +76,10 @@ pub(super) struct Seen<'a> {
     pub(super) facts: &'a RequestFacts,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> RequestView<'a> {
     /// The command, where all of the message is here and can be read; also from the wrapper that old drivers put around it.
     pub(super) fn command(&self) -> Option<&'a RawDocument> {
-        let Seen { message, header, scan, .. } = *self;
+        let RequestView { message, header, scan, .. } = *self;
         if header.op_code == OpCode::QUERY {
             return Some(op_query::command(message)?.command);
         }
@@ -97,7 +97,7 @@ pub(super) enum Fate {
     Answer(OwnAnswer),
 }
 
-impl Terms {
+impl HandshakeFilter {
     /// Whether replies to hello are to be changed.
     pub(super) fn renames(&self) -> bool {
         !matches!(self.naming, Naming::Kept)
@@ -144,7 +144,7 @@ impl Terms {
     }
 
     /// Whom a complete request names that begins such a one.
-    pub(super) fn named_in(&self, seen: &Seen<'_>) -> Option<SaslUser> {
+    pub(super) fn named_in(&self, seen: &RequestView<'_>) -> Option<SaslUser> {
         let begins =
             self.begins_authentication(seen.facts) || (seen.facts.speculates() && !self.gateway_authenticates());
         if begins { sasl::user_of(seen.command()?) } else { None }
@@ -152,8 +152,8 @@ impl Terms {
 
     /// Looks at a request of which nothing has gone upstream; `greeted` tells whether a hello before it has said that the
     /// client expects a load balancer.
-    pub(super) fn look(&self, seen: &Seen<'_>, greeted: bool) -> Fate {
-        let Seen { message, header, scan, facts } = *seen;
+    pub(super) fn look(&self, seen: &RequestView<'_>, greeted: bool) -> Fate {
+        let RequestView { message, header, scan, facts } = *seen;
         let Some(otherwise) = self.holds_back(facts) else { return Fate::Pass };
         let is_whole = scan.left() == 0;
         let kind = Kind::of(facts);

@@ -38,12 +38,18 @@ const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, record(), Guard::off(), Terms { limits, ..Terms::default() });
+    let relay = Relay::new(
+        gateway_client,
+        side,
+        record(),
+        PolicyFilter::off(),
+        HandshakeFilter { limits, ..HandshakeFilter::default() },
+    );
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 
-fn record() -> Record {
-    Record::new(Arc::new(ListenerMetrics::new("test")))
+fn record() -> ConnectionStats {
+    ConnectionStats::new(Arc::new(ListenerMetrics::new("test")))
 }
 
 /// A mongod, and the relay's side of a connection to it.
@@ -359,9 +365,9 @@ async fn op_compressed_is_refused_in_words() {
     })
     .await;
     is(&end, Side::Client, "sent OP_COMPRESSED, which was not negotiated");
-    let answer = Header::parse(*end.last_words.first_chunk().unwrap()).unwrap();
-    assert_eq!((answer.response_to, answer.length as usize), (8, end.last_words.len()));
-    assert!(String::from_utf8_lossy(&end.last_words).contains("ProtocolError"));
+    let answer = Header::parse(*end.final_reply.first_chunk().unwrap()).unwrap();
+    assert_eq!((answer.response_to, answer.length as usize), (8, end.final_reply.len()));
+    assert!(String::from_utf8_lossy(&end.final_reply).contains("ProtocolError"));
 }
 
 #[tokio::test]

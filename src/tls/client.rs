@@ -39,7 +39,7 @@ const RESUMPTION_SESSIONS: usize = 256;
 
 /// Everything that a TLS connection to one upstream needs.
 #[derive(Debug, Clone)]
-pub struct ClientTls {
+pub struct UpstreamTlsConfig {
     /// For every connection to this upstream; holds the sessions to resume.
     pub config: Arc<ClientConfig>,
     /// SNI, and the name that is verified.
@@ -56,7 +56,7 @@ pub struct ClientTls {
 
 /// Why no TLS configuration could be made.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientTlsError {
+pub enum UpstreamTlsError {
     /// A file that cannot be used.
     #[error(transparent)]
     Material(#[from] MaterialError),
@@ -82,7 +82,7 @@ pub enum ClientTlsError {
     Unusable(#[from] rustls::Error),
 }
 
-impl ClientTlsError {
+impl UpstreamTlsError {
     /// What to do about it, as a sentence for the operator.
     pub fn remedy(&self) -> String {
         match self {
@@ -95,10 +95,10 @@ impl ClientTlsError {
     }
 }
 
-impl ClientTls {
+impl UpstreamTlsConfig {
     /// Reads the files of an upstream and makes its configuration.
-    pub fn load(upstream: &EndpointConfig) -> Result<Self, ClientTlsError> {
-        let no_files = || ClientTlsError::NoFiles { upstream: upstream.name.clone() };
+    pub fn load(upstream: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
+        let no_files = || UpstreamTlsError::NoFiles { upstream: upstream.name.clone() };
         let files = upstream.tls.files().ok_or_else(no_files)?;
         let credentials = Credentials::read(&upstream.certificate_section, files)?;
         let section = section_of(upstream);
@@ -113,7 +113,7 @@ impl ClientTls {
         credentials: Credentials,
         authorities: Authorities,
         revocation_lists: Vec<RevocationList>,
-    ) -> Result<Self, ClientTlsError> {
+    ) -> Result<Self, UpstreamTlsError> {
         let provider = Arc::new(provider());
         let server_name = parse_server_name(upstream)?;
         let witness = Arc::new(Witness::default());
@@ -137,7 +137,7 @@ impl ClientTls {
     }
 
     /// The same certificates for another server of the upstream, with no session to resume.
-    pub fn for_endpoint(&self, endpoint: &EndpointConfig) -> Result<Self, ClientTlsError> {
+    pub fn for_endpoint(&self, endpoint: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
         let lists = self.revocation_lists.to_vec();
         Self::assemble(endpoint, self.credentials.clone(), self.authorities.clone(), lists)
     }
@@ -166,13 +166,13 @@ pub(super) fn section_of(upstream: &EndpointConfig) -> String {
 /// The name that an upstream's certificate must have: `server_name`, or else the host of the address.
 ///
 /// A dot at the end of a DNS name is left out: certificates have none.
-pub fn parse_server_name(upstream: &EndpointConfig) -> Result<ServerName<'static>, ClientTlsError> {
+pub fn parse_server_name(upstream: &EndpointConfig) -> Result<ServerName<'static>, UpstreamTlsError> {
     let (key, value) = match &upstream.tls.server_name {
         Some(name) => ("tls.server_name", name),
         None => ("address", &upstream.address.host),
     };
     let name = value.strip_suffix('.').unwrap_or(value).to_owned();
-    ServerName::try_from(name).map_err(|_| ClientTlsError::ServerName {
+    ServerName::try_from(name).map_err(|_| UpstreamTlsError::ServerName {
         key: format!("upstream.{}.{key}", upstream.name),
         value: value.clone(),
     })

@@ -28,7 +28,7 @@ mod witness;
 mod workload;
 
 pub use authorities::Authorities;
-pub use client::{ClientTls, ClientTlsError, parse_server_name};
+pub use client::{UpstreamTlsConfig, UpstreamTlsError, parse_server_name};
 pub use credentials::{Credentials, KeyKeeping};
 pub use fingerprint::Fingerprint;
 pub use inspect::{Concern, MaterialFinding, Severity, Side, revocation_findings};

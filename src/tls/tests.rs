@@ -26,7 +26,7 @@ struct Outcome {
     server: io::Result<HandshakeKind>,
 }
 
-async fn meet(client: &ClientTls, server: Arc<ServerConfig>) -> Outcome {
+async fn meet(client: &UpstreamTlsConfig, server: Arc<ServerConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let talk = async {
         let mut stream =
@@ -53,11 +53,11 @@ fn tls_error(failed: &io::Error) -> &Error {
 }
 
 /// An upstream with a good client certificate of `authority`.
-fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut EndpointConfig)) -> ClientTls {
+fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut EndpointConfig)) -> UpstreamTlsConfig {
     let mut upstream = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
     upstream.tls.server_name = Some("mongo.test".to_owned());
     change(&mut upstream);
-    ClientTls::load(&upstream).unwrap()
+    UpstreamTlsConfig::load(&upstream).unwrap()
 }
 
 fn legacy(upstream: &mut EndpointConfig) {
@@ -66,7 +66,7 @@ fn legacy(upstream: &mut EndpointConfig) {
 
 /// What `client` says about a server with this certificate, in both versions of TLS.
 #[track_caller]
-fn refusal(client: &ClientTls, server: &Pair) -> CertificateError {
+fn refusal(client: &UpstreamTlsConfig, server: &Pair) -> CertificateError {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let [older, newer] = VERSIONS.map(|versions| {
         let outcome = runtime.block_on(meet(client, server.server(None, versions)));
@@ -469,14 +469,14 @@ fn the_same_files_are_the_same_material_and_a_new_one_is_not() {
     let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
     let pair = authority.issue("svc-a", &[]);
     let mut config = folder.upstream(1, &pair, &authority.pem);
-    let first = ClientTls::load(&config).unwrap();
-    assert!(first.is_same_material(&ClientTls::load(&config).unwrap()));
+    let first = UpstreamTlsConfig::load(&config).unwrap();
+    assert!(first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()));
     files_of(&mut config).crl_file = Some(folder.write("crl.pem", authority.revocation_list(&[], 2090)));
-    assert!(!first.is_same_material(&ClientTls::load(&config).unwrap()), "a list came");
+    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "a list came");
     let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, Authority::new("Other").pem));
-    assert!(!first.is_same_material(&ClientTls::load(&config).unwrap()), "an authority came");
+    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "an authority came");
     let config = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
-    assert!(!first.is_same_material(&ClientTls::load(&config).unwrap()), "another certificate");
+    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "another certificate");
 }
 
 #[tokio::test]
@@ -488,8 +488,8 @@ async fn material_that_came_in_another_way_is_as_good() {
     let place = "upstream.orders.tls.spiffe_socket";
     let credentials = Credentials::from_parts(place, vec![pair.der.clone()], &key(&pair.key_der)).unwrap();
     let authorities = Authorities::from_certificates(place, vec![authority.der().clone()]).unwrap();
-    let tls = ClientTls::assemble(&upstream, credentials, authorities, Vec::new()).unwrap();
-    assert!(tls.is_same_material(&ClientTls::load(&upstream).unwrap()));
+    let tls = UpstreamTlsConfig::assemble(&upstream, credentials, authorities, Vec::new()).unwrap();
+    assert!(tls.is_same_material(&UpstreamTlsConfig::load(&upstream).unwrap()));
     let server = authority.issue("mongod", &["127.0.0.1"]);
     meet(&tls, server.server(Some(&authority), VERSIONS[1])).await.client.unwrap();
 

@@ -18,7 +18,7 @@ use spiffe::transport::{Endpoint, TransportError};
 use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Context};
 
 use super::authorities::Authorities;
-use super::client::{ClientTls, ClientTlsError, parse_server_name, section_of};
+use super::client::{UpstreamTlsConfig, UpstreamTlsError, parse_server_name, section_of};
 use super::credentials::Credentials;
 use super::revocation::read_revocation_lists;
 use crate::config::{EndpointConfig, WorkloadApi};
@@ -132,14 +132,14 @@ impl WorkloadUpdates {
     }
 }
 
-impl ClientTls {
+impl UpstreamTlsConfig {
     /// Makes the configuration of an upstream from what its agent handed out, and from `ca_file` and `crl_file` where they
     /// are set. Blocks for as long as a file system takes to answer.
     pub fn from_workload(
         upstream: &EndpointConfig,
         agent: &WorkloadApi,
         set: &WorkloadSet,
-    ) -> Result<Self, ClientTlsError> {
+    ) -> Result<Self, UpstreamTlsError> {
         let section = section_of(upstream);
         let credentials = set.credentials(upstream)?;
         let authorities = match &agent.ca_file {
@@ -153,7 +153,7 @@ impl ClientTls {
 
 /// Whether what is configured beside an agent can be used: the server's name, `ca_file` and `crl_file`. Blocks for as
 /// long as a file system takes to answer.
-pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), ClientTlsError> {
+pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), UpstreamTlsError> {
     let section = section_of(upstream);
     parse_server_name(upstream)?;
     if let Some(ca_file) = &agent.ca_file {
@@ -170,7 +170,7 @@ impl WorkloadSet {
     }
 
     /// Our certificate, those of its issuers, and the key. Of several the first: the specification calls it the default.
-    pub fn credentials(&self, upstream: &EndpointConfig) -> Result<Credentials, ClientTlsError> {
+    pub fn credentials(&self, upstream: &EndpointConfig) -> Result<Credentials, UpstreamTlsError> {
         let no_certificate = || self.error(WorkloadProblem::Malformed { message: "no certificate".to_owned() });
         let svid = self.context.default_svid().ok_or_else(no_certificate)?;
         let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into();
@@ -183,7 +183,7 @@ impl WorkloadSet {
     ///
     /// With ids of several domains the authorities of all of them stand in one list. That gives none of them more than it
     /// has: each could make a certificate of the id of its own domain, and any id of the list will do.
-    pub fn authorities(&self, upstream: &EndpointConfig) -> Result<Authorities, ClientTlsError> {
+    pub fn authorities(&self, upstream: &EndpointConfig) -> Result<Authorities, UpstreamTlsError> {
         let named = upstream.tls.server_identities.iter().filter_map(|uri| SpiffeId::new(uri).ok());
         let mut trust_domains: BTreeSet<TrustDomain> = named.map(|id| id.trust_domain().clone()).collect();
         if trust_domains.is_empty() {
@@ -329,7 +329,7 @@ mod tests {
     /// Subjects of the authorities that verify mongod, or the error.
     fn trusted(set: &WorkloadSet, agent: &WorkloadApi, server_identities: &[&str]) -> Result<Vec<String>, String> {
         let folder = Folder::new();
-        let tls = ClientTls::from_workload(&upstream(&folder, agent.clone(), server_identities), agent, set);
+        let tls = UpstreamTlsConfig::from_workload(&upstream(&folder, agent.clone(), server_identities), agent, set);
         let tls = tls.map_err(|error| {
             assert!(!error.remedy().is_empty());
             error.to_string()

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{EndpointConfig, MaterialSource};
-use crate::tls::{ClientTls, ClientTlsError, check_beside_agent};
+use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, check_beside_agent};
 
 /// Who the gateway is for an upstream.
 ///
@@ -25,7 +25,7 @@ pub struct ClientIdentity {
 #[derive(Debug, Clone)]
 pub struct CertificateSet {
     /// The certificates; made for one of the servers that are shown them.
-    pub tls: Arc<ClientTls>,
+    pub tls: Arc<UpstreamTlsConfig>,
     /// Which set it is, counted from 0.
     pub generation: u64,
 }
@@ -36,7 +36,7 @@ enum FirstSet {
     /// It was asked for.
     Awaited,
     /// It could not be had.
-    Failed(Arc<ClientTlsError>),
+    Failed(Arc<UpstreamTlsError>),
     /// It came, and perhaps others since.
     There,
 }
@@ -45,9 +45,9 @@ impl ClientIdentity {
     /// Reads the files of `endpoint`.
     ///
     /// Where certificates come from the SPIFFE Workload API there are none yet: [`ClientIdentity::renew`] brings them.
-    pub fn new(endpoint: &EndpointConfig) -> Result<Self, ClientTlsError> {
+    pub fn new(endpoint: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
         let (tls, first_set) = match &endpoint.tls.source {
-            MaterialSource::Files(_) => (Some(ClientTls::load(endpoint)?), FirstSet::There),
+            MaterialSource::Files(_) => (Some(UpstreamTlsConfig::load(endpoint)?), FirstSet::There),
             MaterialSource::WorkloadApi(agent) => {
                 check_beside_agent(endpoint, agent)?;
                 (None, FirstSet::Awaited)
@@ -64,14 +64,14 @@ impl ClientIdentity {
     }
 
     /// The certificates of the current set.
-    pub fn tls(&self) -> Option<Arc<ClientTls>> {
+    pub fn tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
         self.current.load().as_ref().map(|set| Arc::clone(&set.tls))
     }
 
     /// Makes all further connections with `tls`; those that are there already stay as they are.
     ///
     /// A connection that is being made may still be of the old set: see [`super::UpstreamStream::made_with`].
-    pub fn renew(&self, tls: ClientTls) {
+    pub fn renew(&self, tls: UpstreamTlsConfig) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         self.current.store(Some(Arc::new(CertificateSet { tls: Arc::new(tls), generation })));
         self.first_set.send_replace(FirstSet::There);
@@ -84,7 +84,7 @@ impl ClientIdentity {
 
     /// Says why the first set of certificates could not be had; without it, connections wait for one. Changes nothing
     /// once there is a set.
-    pub fn lacks(&self, cause: Arc<ClientTlsError>) {
+    pub fn lacks(&self, cause: Arc<UpstreamTlsError>) {
         self.first_set.send_if_modified(|known| {
             let lacking = !matches!(known, FirstSet::There);
             if lacking {
@@ -96,7 +96,7 @@ impl ClientIdentity {
 
     /// The current set; while the first one is being asked for, waits for that. Without one, why there is none, if that is
     /// known.
-    pub(super) async fn set_by(&self, deadline: Instant) -> Result<Arc<CertificateSet>, Option<Arc<ClientTlsError>>> {
+    pub(super) async fn set_by(&self, deadline: Instant) -> Result<Arc<CertificateSet>, Option<Arc<UpstreamTlsError>>> {
         if let Some(current) = self.current() {
             return Ok(current);
         }
@@ -112,7 +112,7 @@ impl ClientIdentity {
 }
 
 impl FirstSet {
-    fn cause(&self) -> Option<Arc<ClientTlsError>> {
+    fn cause(&self) -> Option<Arc<UpstreamTlsError>> {
         match self {
             Self::Failed(cause) => Some(Arc::clone(cause)),
             Self::Awaited | Self::There => None,

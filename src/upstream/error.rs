@@ -15,7 +15,7 @@ use super::authentication::{AUTHENTICATION_FAILED, USER_NOT_FOUND};
 use super::exchange::ExchangeError;
 use super::target::Target;
 use crate::identity::CertificateFacts;
-use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
+use crate::tls::{CertificateRequest, Rejection, UpstreamTlsConfig, UpstreamTlsError};
 
 /// What [`ConnectError::reason`] can be: the values of a metric's label.
 pub const REASONS: [&str; 20] = [
@@ -58,7 +58,7 @@ pub enum Failure {
     /// There is none to show yet: the SPIFFE Workload API has given none.
     NoCertificate {
         /// Why, if it is known.
-        cause: Option<Arc<ClientTlsError>>,
+        cause: Option<Arc<UpstreamTlsError>>,
     },
     /// The name has no address, or the resolver gave no answer.
     NotResolvable {
@@ -382,7 +382,7 @@ fn is_final(cause: &ExchangeError) -> bool {
 }
 
 /// What a failed handshake means.
-pub(super) fn of_handshake(cause: io::Error, tls: &ClientTls) -> Failure {
+pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTlsConfig) -> Failure {
     match tls_error(&cause) {
         Some(TlsError::InvalidCertificate(refused)) => {
             let certificate = tls.witness.take_refused().into_iter().next();
@@ -400,7 +400,7 @@ pub(super) fn of_handshake(cause: io::Error, tls: &ClientTls) -> Failure {
 }
 
 /// What a command of our own that failed right after the handshake means.
-pub(super) fn of_proof(cause: ExchangeError, tls: &ClientTls) -> Failure {
+pub(super) fn of_proof(cause: ExchangeError, tls: &UpstreamTlsConfig) -> Failure {
     let ExchangeError::Closed(broken) = &cause else { return Failure::Proof { cause } };
     match tls_error(broken) {
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {

@@ -23,7 +23,7 @@ const AGE_MAX: Duration = Duration::from_mins(4);
 
 /// The spares of one upstream, shared by all workers. Locked for a few assignments.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct SpareConnections {
     least: usize,
     most: usize,
     state: Mutex<State>,
@@ -50,7 +50,7 @@ struct Spare {
     made: Instant,
 }
 
-impl Shelf {
+impl SpareConnections {
     /// Holds at least `least` spares, and up to `most` where they are asked for; `least` 0 holds none at all.
     pub fn new(least: usize, most: usize) -> Self {
         let state = State { spares: VecDeque::new(), demand: Demand::new(Instant::now()) };
@@ -184,7 +184,7 @@ mod tests {
         let (connector, server) = Scene::new().start().await;
         server
             .during(Box::pin(async {
-                let shelf = Shelf::new(2, 16);
+                let shelf = SpareConnections::new(2, 16);
                 let mut ports = Vec::new();
                 for _ in 0..2 {
                     let link = link(&connector).await;
@@ -208,7 +208,7 @@ mod tests {
         let closed = [gone.during(link(&gone_connector)).await, gone.during(link(&gone_connector)).await];
         server
             .during(Box::pin(async {
-                let shelf = Shelf::new(2, 16);
+                let shelf = SpareConnections::new(2, 16);
                 let [first, second] = closed;
                 first.socket.readable().await.unwrap();
                 second.socket.readable().await.unwrap();
@@ -229,7 +229,7 @@ mod tests {
         let (connector, server) = Scene::new().start().await;
         server
             .during(Box::pin(async {
-                let shelf = Shelf::new(2, 16);
+                let shelf = SpareConnections::new(2, 16);
                 shelf.put(link(&connector).await).unwrap();
                 assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
                 assert_eq!((shelf.sweep(1), shelf.level().0), (0, 0));
@@ -248,7 +248,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_target_follows_the_demand_within_its_bounds() {
-        let shelf = Shelf::new(2, 5);
+        let shelf = SpareConnections::new(2, 5);
         assert_eq!((shelf.level(), shelf.missing()), ((0, 2), 2));
         let ask = |times: usize| {
             for _ in 0..times {
@@ -265,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_shelf_that_is_off_wants_nothing() {
-        let shelf = Shelf::new(0, 16);
+        let shelf = SpareConnections::new(0, 16);
         assert!(!shelf.is_on() && shelf.take(0).is_none());
         assert_eq!((shelf.level(), shelf.missing()), ((0, 0), 0));
     }

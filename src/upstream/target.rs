@@ -16,7 +16,7 @@ use super::error::{CertificateRefusal, Failure, Phase};
 use super::exchange::ExchangeError;
 use crate::config::{EndpointConfig, HostPort, MaterialSource};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
-use crate::tls::{CertificateRequest, ClientTls, ClientTlsError, Rejection};
+use crate::tls::{CertificateRequest, Rejection, UpstreamTlsConfig, UpstreamTlsError};
 
 /// The parts of the configuration that sentences name.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&ClientTls>) -> Self {
+    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTlsConfig>) -> Self {
         let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
         let authorities = tls.into_iter().flat_map(|tls| &tls.authorities.certificates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
@@ -75,7 +75,7 @@ impl Target {
                 write!(f, "there is no certificate to show to {peer} yet: ")?;
                 match cause.as_deref() {
                     None => write!(f, "the SPIFFE Workload API has not answered"),
-                    Some(ClientTlsError::Workload(cause)) => write!(f, "{cause}"),
+                    Some(UpstreamTlsError::Workload(cause)) => write!(f, "{cause}"),
                     Some(_) => write!(f, "the one that the SPIFFE Workload API gave cannot be used"),
                 }
             }
@@ -150,7 +150,7 @@ impl Target {
                 format!("look into the agent at {}, or raise {}", self.certificate_place, key("connect_timeout"))
             }
             Failure::NoCertificate { cause: Some(cause) } => match **cause {
-                ClientTlsError::Workload(_) => cause.remedy(),
+                UpstreamTlsError::Workload(_) => cause.remedy(),
                 _ => format!("{cause}; {}", cause.remedy()),
             },
             Failure::NotResolvable { .. } => {

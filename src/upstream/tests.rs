@@ -407,7 +407,7 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     let with_files = upstream.clone();
     let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
     upstream.tls.source = MaterialSource::WorkloadApi(agent);
-    let set = || ClientTls::load(&with_files).unwrap();
+    let set = || UpstreamTlsConfig::load(&with_files).unwrap();
 
     short(&mut upstream);
     let unanswered = connector_to(&upstream).connect().await.unwrap_err();

@@ -7,7 +7,7 @@ use bson::RawDocumentBuf;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::connection::Line;
+use crate::connection::MemberPool;
 use crate::gateway::background::Membership;
 use crate::topology::MemberName;
 use crate::upstream::{ConnectError, HelloStream, ServerFacts};
@@ -22,7 +22,7 @@ pub(super) struct Told {
 }
 
 /// Listens to the member of `line`, for ever; ends when nobody hears it.
-pub(super) async fn listen(member: MemberName, line: Arc<Line>, told: mpsc::Sender<Told>) {
+pub(super) async fn listen(member: MemberName, line: Arc<MemberPool>, told: mpsc::Sender<Told>) {
     let mut membership = Membership::default();
     loop {
         let lost = tokio::select! {
@@ -46,7 +46,7 @@ pub(super) async fn listen(member: MemberName, line: Arc<Line>, told: mpsc::Send
 /// Passes on what the member says until it says nothing more, and why; `None` when nobody hears it.
 async fn follow(
     member: &MemberName,
-    line: &Line,
+    line: &MemberPool,
     told: &mpsc::Sender<Told>,
     membership: &mut Membership,
 ) -> Option<ConnectError> {

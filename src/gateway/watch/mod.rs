@@ -6,7 +6,7 @@ mod set;
 
 use std::sync::Arc;
 
-use crate::connection::{Part, Roster, Route, Upstream};
+use crate::connection::{Membership, Route, Upstream, Usability};
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::readiness::ConditionState;
 use crate::lifecycle::tasks::Tasks;
@@ -54,7 +54,7 @@ pub(super) fn condition(upstream: &Upstream) -> ConditionState {
     }
 }
 
-fn condition_of_servers(upstream: &Upstream, roster: &Roster) -> ConditionState {
+fn condition_of_servers(upstream: &Upstream, roster: &Membership) -> ConditionState {
     if upstream.config().deployment.has_members() {
         return condition_of_members(roster);
     }
@@ -68,8 +68,8 @@ fn condition_of_servers(upstream: &Upstream, roster: &Roster) -> ConditionState 
 }
 
 /// Clients can be served as long as one member can; that others cannot is worth knowing.
-fn condition_of_members(roster: &Roster) -> ConditionState {
-    let problem = |listed: &crate::connection::Listed| {
+fn condition_of_members(roster: &Membership) -> ConditionState {
+    let problem = |listed: &crate::connection::MemberStatus| {
         let health = listed.member.news.health.snapshot();
         health.complaint(background::PROBE_AGE_MAX)
     };
@@ -87,7 +87,7 @@ fn condition_of_members(roster: &Roster) -> ConditionState {
         return ConditionState::Fails(first.unwrap_or_else(|| "no member of the set has answered yet".to_owned()));
     }
     let name = roster.set_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
-    let primary = roster.members.iter().find(|listed| listed.part == Part::Writable);
+    let primary = roster.members.iter().find(|listed| listed.part == Usability::Writable);
     let found = match primary {
         Some(_) if roster.set_name.is_none() => format!("{count} mongos"),
         Some(primary) => format!("{name}{count} members, primary {}", primary.member.address),
@@ -103,33 +103,33 @@ fn condition_of_members(roster: &Roster) -> ConditionState {
 mod tests {
     use super::*;
     use crate::config::HostPort;
-    use crate::connection::Listed;
+    use crate::connection::MemberStatus;
     use crate::gateway::open_upstream;
     use crate::tls::test_pki::{Authority, Folder, upstream_of};
     use crate::topology::MemberState;
 
     /// What is said of a set that is `known`, with one member that answers and is in this state.
-    fn of_one(state: MemberState, part: Part, problem: Option<&str>, is_known: bool) -> ConditionState {
+    fn of_one(state: MemberState, part: Usability, problem: Option<&str>, is_known: bool) -> ConditionState {
         let (folder, authority) = (Folder::new(), Authority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = open_upstream(&section).unwrap();
         let member = Arc::new(upstream.member(&HostPort { host: "mongo".to_owned(), port: 1 }).unwrap());
         member.news.health.record_ok(None);
-        let listed = Listed { member, part, state, hidden: false, problem: problem.map(str::to_owned) };
-        condition_of_members(&Roster::new(vec![listed], is_known, Some("rs0".to_owned()), None))
+        let listed = MemberStatus { member, part, state, hidden: false, problem: problem.map(str::to_owned) };
+        condition_of_members(&Membership::new(vec![listed], is_known, Some("rs0".to_owned()), None))
     }
 
     #[tokio::test]
     async fn servers_that_answer_and_are_no_members_make_nobody_ready() {
         let said = |text: &str| text.to_owned();
         let problem = "runs without a replica set";
-        let foreign = of_one(MemberState::WrongSet, Part::Neither, Some(problem), false);
+        let foreign = of_one(MemberState::WrongSet, Usability::Neither, Some(problem), false);
         assert_eq!(foreign, ConditionState::Fails(said("mongo:1 runs without a replica set")));
-        let garbled = of_one(MemberState::Unknown, Part::Neither, None, false);
+        let garbled = of_one(MemberState::Unknown, Usability::Neither, None, false);
         assert_eq!(garbled, ConditionState::Fails(said("no member of the set has answered yet")));
-        let headless = of_one(MemberState::Secondary, Part::Readable, None, true);
+        let headless = of_one(MemberState::Secondary, Usability::Readable, None, true);
         assert_eq!(headless, ConditionState::Warns(said("rs0: 1 members, no primary")));
-        let well = of_one(MemberState::Primary, Part::Writable, None, true);
+        let well = of_one(MemberState::Primary, Usability::Writable, None, true);
         assert_eq!(well, ConditionState::Holds(said("rs0: 1 members, primary mongo:1")));
     }
 }

@@ -11,7 +11,7 @@ use super::member;
 use super::member::Told;
 use super::records::{Records, next_records};
 use crate::config::HostPort;
-use crate::connection::{Destination, Listed, Member, Part, Roster, Route, Upstream};
+use crate::connection::{Member, MemberSelector, MemberStatus, Membership, Route, Upstream, Usability};
 use crate::gateway::background;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
@@ -215,26 +215,32 @@ impl SetMonitor {
         let mapped = self.tracker.mapped();
         let mut left_out = Vec::new();
         for route in &self.routes {
-            if let Destination::Members(layout) = &route.destination {
+            if let MemberSelector::Members(layout) = &route.destination {
                 left_out.extend(layout.assign(&mapped));
             }
         }
         left_out
     }
 
-    fn roster(&self) -> Roster {
+    fn roster(&self) -> Membership {
         let listed = self.tracker.members().filter_map(|record| {
             let member = Arc::clone(&self.watched.get(&record.name)?.member);
             let part = match record.state {
-                MemberState::Primary | MemberState::Mongos => Part::Writable,
-                MemberState::Secondary if !record.hidden => Part::Readable,
-                _ => Part::Neither,
+                MemberState::Primary | MemberState::Mongos => Usability::Writable,
+                MemberState::Secondary if !record.hidden => Usability::Readable,
+                _ => Usability::Neither,
             };
-            Some(Listed { member, part, state: record.state, hidden: record.hidden, problem: record.problem.clone() })
+            Some(MemberStatus {
+                member,
+                part,
+                state: record.state,
+                hidden: record.hidden,
+                problem: record.problem.clone(),
+            })
         });
         let set_name = self.tracker.set_name().map(printable);
         let trouble = self.records.as_ref().and_then(Records::trouble);
-        Roster::new(listed.collect(), !self.tracker.mapped().is_empty(), set_name, trouble)
+        Membership::new(listed.collect(), !self.tracker.mapped().is_empty(), set_name, trouble)
     }
 
     fn log(&mut self, now: &Said) {

@@ -6,14 +6,14 @@ use crate::relay::tests::guarded::guarded_under;
 
 const SENTENCE: &str = "the gateway authenticates; remove the credentials from the URI";
 
-fn terms() -> Terms {
-    Terms { authentication: Authentication::Gateway, ..Terms::default() }
+fn terms() -> HandshakeFilter {
+    HandshakeFilter { authentication: Authentication::Gateway, ..HandshakeFilter::default() }
 }
 
 async fn authenticated() -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, record(), Guard::off(), terms());
+    let relay = Relay::new(gateway_client, side, record(), PolicyFilter::off(), terms());
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 

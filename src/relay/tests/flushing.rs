@@ -53,8 +53,13 @@ async fn a_client_that_buffers_gets_every_byte_and_no_drain_cuts_it() {
     for (pipe_bytes, reply_bytes) in [(16, 10), (16, 40_000), (1 << 20, 10), (1 << 20, 40_000), (700, 5_000)] {
         let (mut client, pipe) = tokio::io::duplex(pipe_bytes);
         let (side, mut upstream) = upstream(0).await;
-        let mut relay =
-            Relay::new(Buffering { pipe, held: Vec::new() }, side, record(), Guard::off(), Terms::default());
+        let mut relay = Relay::new(
+            Buffering { pipe, held: Vec::new() },
+            side,
+            record(),
+            PolicyFilter::off(),
+            HandshakeFilter::default(),
+        );
         let (drain, renewal) = (Drain::new(), Renewal::new(Duration::from_mins(10)).watch());
         let watch = drain.watch();
         let answer = op_msg::encode(90, 5, &rawdoc! { "text": "x".repeat(reply_bytes), "ok": 1.0 });

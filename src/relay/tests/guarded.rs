@@ -6,25 +6,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Policy};
-use crate::relay::guard::Authority;
+use crate::relay::guard::PolicySource;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while it runs.
 #[derive(Default)]
 pub(super) struct Law {
     version: AtomicU64,
-    orders: Mutex<Option<Orders>>,
+    orders: Mutex<Option<EffectivePolicy>>,
     told: Mutex<Vec<String>>,
 }
 
 struct Court(Arc<Law>);
 
-impl Authority for Court {
+impl PolicySource for Court {
     fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
     }
 
-    fn orders(&self) -> Option<Orders> {
+    fn orders(&self) -> Option<EffectivePolicy> {
         self.0.orders.lock().unwrap().clone()
     }
 
@@ -50,22 +50,22 @@ impl Law {
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
-        let (cursors, caller, holding) = (Arc::default(), Arc::from(""), Holding::default());
-        *self.orders.lock().unwrap() = Some(Orders { policy, view, metrics, cursors, caller, holding });
+        let (cursors, caller, holding) = (Arc::default(), Arc::from(""), HoldBudget::default());
+        *self.orders.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, holding });
         self.version.fetch_add(1, Ordering::Release);
     }
 }
 
 async fn guarded(enforcement: Enforcement) -> (Scene, Arc<Law>) {
-    guarded_under(enforcement, Terms::default()).await
+    guarded_under(enforcement, HandshakeFilter::default()).await
 }
 
-pub(super) async fn guarded_under(enforcement: Enforcement, terms: Terms) -> (Scene, Arc<Law>) {
+pub(super) async fn guarded_under(enforcement: Enforcement, terms: HandshakeFilter) -> (Scene, Arc<Law>) {
     let law = Arc::new(Law::default());
     law.enact(enforcement, Some("secret"));
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let guard = Guard::new(Box::new(Court(Arc::clone(&law))));
+    let guard = PolicyFilter::new(Box::new(Court(Arc::clone(&law))));
     let relay = Relay::new(gateway_client, side, record(), guard, terms);
     (Scene { client, upstream, relay, drain: Drain::new() }, law)
 }
