@@ -50,10 +50,10 @@ const LARGE_DOCUMENTS: usize = 15;
 const ARCHIVE_BYTES: usize = LARGE_DOCUMENTS * 1_000_000;
 
 /// Titles of the tables.
-const PROXIES: &str = "Before an upstream that answers at once";
+const PROXIES: &str = "Stub upstream";
 const IDLE: &str = "Idle connections";
-const RULES: &str = "Rules of the policy";
-const MONGODB: &str = "Before mongod";
+const RULES: &str = "Number of policy rules";
+const MONGODB: &str = "Real mongod";
 
 const SCENARIOS: [Scenario; 10] = [
     Scenario::new("round trip, 1 connection", Work::RoundTrip, 1),

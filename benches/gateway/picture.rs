@@ -7,12 +7,12 @@ use super::{IDLE, MONGODB, PROXIES};
 
 /// What is shown: title, table, row.
 const PANELS: [(&str, &str, &str); 6] = [
-    ("Processor time of a round trip, 64 connections", PROXIES, "CPU, round trip, 64"),
-    ("Processor time of a MB, inserts of 1 MiB", PROXIES, "CPU, insert, 1 MiB"),
-    ("Processor time of a MB, replies of 16 MiB", PROXIES, "CPU, find, 16 MiB reply"),
-    ("Processor time of a new connection", PROXIES, "CPU, new connection, 8 at a time"),
-    ("Memory of an idle connection, of 5,000", IDLE, "memory, 5,000 idle, fresh"),
-    ("Time to a new client's first reply, mongod", MONGODB, "time p50, new connection, 8 at a time"),
+    ("CPU time per round trip, 64 connections", PROXIES, "CPU, round trip, 64"),
+    ("CPU time per MB, inserts of 1 MiB", PROXIES, "CPU, insert, 1 MiB"),
+    ("CPU time per MB, replies of 16 MiB", PROXIES, "CPU, find, 16 MiB reply"),
+    ("CPU time per new connection", PROXIES, "CPU, new connection, 8 at a time"),
+    ("Memory per idle connection, 5,000 connections", IDLE, "memory, 5,000 idle, fresh"),
+    ("Time to the first reply of a new connection, mongod", MONGODB, "time p50, new connection, 8 at a time"),
 ];
 
 const COLUMNS: usize = 2;
