@@ -1,9 +1,11 @@
-//! Runs mixed operations against a MongoDB URI and prints rates and latencies while it does.
+//! Runs mixed operations against a MongoDB URI and prints rates and latencies.
 //!
-//! The load container of `compose/`; it knows nothing of the gateway, so the same run against mongod itself compares
-//! the two. Latencies are what a caller of the driver waits, the driver's own work included. It asks as fast as it is
-//! answered: with more clients than the server can serve, latency shows queueing, not the cost of a hop.
-//! Writes only to the collection `orders` of the database `mongate_load`, which it drops first. Not a benchmark.
+//! This is the load container of `compose/`. It does not depend on the gateway, so the same run against mongod itself
+//! compares the two. A latency is the time that an application waits for the driver, and includes the driver's work.
+//! Each client sends its next request as soon as it has a reply. With more clients than the server can serve, latency
+//! shows queueing, not the cost of the gateway.
+//! The program writes only to the collection `orders` of the database `mongate_load`, and drops it first. It is not a
+//! benchmark.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -26,16 +28,16 @@ use tokio::time::{self, Instant};
 #[derive(Parser)]
 #[command(name = "load")]
 struct Options {
-    /// Where to; its collection `mongate_load.orders` is dropped first.
+    /// Connection string; the collection `mongate_load.orders` is dropped first.
     #[arg(long, default_value = "mongodb://127.0.0.1:27017")]
     uri: String,
-    /// Callers at one time, each waiting for its answer before it asks again.
+    /// Number of concurrent clients; each waits for a reply before its next request.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: u32,
-    /// Seconds until it ends by itself.
+    /// Duration of the run in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Seconds between two lines.
+    /// Seconds between two lines of the report.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     report_every: u64,
 }
@@ -61,13 +63,13 @@ async fn main() -> anyhow::Result<ExitCode> {
     total.print_by_operation(began.elapsed())
 }
 
-/// Proves that the server answers, and empties the collection.
+/// Connects to the server and drops the collection, which proves that the server answers.
 async fn connect(options: &Options) -> anyhow::Result<(Collection<Document>, String)> {
     let mut settings = ClientOptions::parse(&options.uri).await.context("--uri")?;
     settings.app_name = Some("mongate-load".to_owned());
     settings.max_pool_size = Some(options.clients);
     settings.server_selection_timeout.get_or_insert(Duration::from_secs(10));
-    // Hosts only: a URI may hold a password.
+    // Only the hosts: a URI may contain a password.
     let hosts: Vec<String> = settings.hosts.iter().map(ToString::to_string).collect();
     let hosts = hosts.join(", ");
     let orders = Client::with_options(settings)?.database("mongate_load").collection("orders");
@@ -75,7 +77,7 @@ async fn connect(options: &Options) -> anyhow::Result<(Collection<Document>, Str
     Ok((orders, hosts))
 }
 
-/// Prints a line per interval until the time is over or somebody asks to stop.
+/// Prints one line per interval until the run is over or a signal arrives.
 async fn report_until_done(options: &Options, run: &Run, total: &mut Tally) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
@@ -104,7 +106,7 @@ async fn report_until_done(options: &Options, run: &Run, total: &mut Tally) -> a
 }
 
 async fn call_until_stopped(run: Arc<Run>, orders: Collection<Document>, caller: i64) {
-    // Callers write apart from each other: the upper half of `_id` is the caller, the lower counts its orders.
+    // Each client writes its own documents: the upper half of `_id` is the client, the lower half counts its orders.
     let first = caller << 32;
     let mut inserted = 0;
     for turn in 0.. {
@@ -117,7 +119,7 @@ async fn call_until_stopped(run: Arc<Run>, orders: Collection<Document>, caller:
         let failed = result.is_err();
         run.record(operation, began.elapsed(), result);
         if failed {
-            // A server that is away must not turn this into a busy loop.
+            // Without a pause, a server that is down turns this into a busy loop.
             time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -134,7 +136,8 @@ enum Operation {
 impl Operation {
     const ALL: [Self; 4] = [Self::Find, Self::Insert, Self::Update, Self::Aggregate];
 
-    /// The mix: out of ten, five finds, three inserts, one update, one aggregation. Starts with an insert.
+    /// Returns the operation of a turn: of ten turns, five finds, three inserts, one update, one aggregation. The first
+    /// turn is an insert.
     fn of_turn(turn: u64) -> Self {
         match turn % 10 {
             0 | 3 | 6 => Self::Insert,
@@ -159,7 +162,7 @@ impl Operation {
         first: i64,
         inserted: &mut i64,
     ) -> Result<(), mongodb::error::Error> {
-        // Around the newest order, so that what is read stays the same however long the run.
+        // Reads only the newest orders, so that the amount of data does not grow with the duration of the run.
         let newest = first + *inserted;
         let recent = doc! { "_id": { "$gt": newest - 20, "$lte": newest } };
         match self {
@@ -168,7 +171,7 @@ impl Operation {
                 drop(found);
             }
             Self::Insert => {
-                // Counted before the answer: after a failure nobody knows whether the document is there.
+                // Counted before the reply: after a failure it is unknown whether the document exists.
                 *inserted += 1;
                 let order = doc! {
                     "_id": newest + 1, "status": "new", "quantity": newest % 7,
@@ -191,7 +194,7 @@ impl Operation {
     }
 }
 
-/// What the callers and the reporter share.
+/// State that the clients and the report share.
 #[derive(Default)]
 struct Run {
     stop: AtomicBool,
@@ -216,7 +219,7 @@ impl Run {
     }
 }
 
-/// Outcomes of a stretch of time.
+/// Outcomes of one interval.
 #[derive(Default)]
 struct Tally {
     /// Indexed by [`Operation`].
@@ -247,7 +250,7 @@ impl Tally {
         all
     }
 
-    /// The last table; the exit code is 1 if anything failed, so that a script may rely on it.
+    /// Prints the final table. The exit code is 1 if an operation failed, for use in scripts.
     fn print_by_operation(&self, took: Duration) -> anyhow::Result<ExitCode> {
         let mut out = io::stdout().lock();
         writeln!(out, "\n{:>9} {HEADINGS}", "")?;
@@ -265,14 +268,14 @@ impl Tally {
 }
 
 struct Count {
-    /// Microseconds of the calls that succeeded.
+    /// Latencies of the successful operations, in microseconds.
     latencies: Histogram<u64>,
     errors: u64,
 }
 
 impl Default for Count {
     fn default() -> Self {
-        // A microsecond to a minute, three digits; what lies outside is recorded as the bound.
+        // One microsecond to one minute, three significant digits. A value outside is recorded as the nearest bound.
         let latencies = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are valid");
         Self { latencies, errors: 0 }
     }

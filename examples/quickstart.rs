@@ -1,12 +1,12 @@
-//! The whole thing in one command: a real mongod that requires client certificates, the gateway in front of it, and a
-//! driver that knows nothing of TLS.
+//! Shows the gateway in one command: a real mongod that requires client certificates, the gateway in front of it, and a
+//! driver without TLS.
 //!
 //! ```text
 //! cargo run --release --example quickstart              # serves until Ctrl-C
 //! cargo run --release --example quickstart -- --once    # ends after the proof
 //! ```
-//! Certificates, data and configuration live in temporary directories, which go when it ends.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example speaks to its reader")]
+//! Certificates, data and configuration are in temporary directories, which are removed at the end.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example prints to its reader")]
 
 use std::fs;
 use std::future;
@@ -32,18 +32,18 @@ use kit::certificates::First;
 use kit::mongod::{Mongod, MongodOptions};
 use kit::{http, mongod_binary};
 
-/// Where the administration port is unless something else is there.
+/// The usual administration port, used if it is free.
 const ADMIN_PORT: u16 = 9717;
-/// A driver without TLS never gets through; it need not try for its usual half minute.
+/// A driver without TLS never succeeds, so it does not retry for the usual 30 s.
 const FAILING_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Starts a mongod that requires client certificates and the gateway in front of it, and proves that it works.
+/// Starts a mongod that requires client certificates and the gateway in front of it, and shows that both work.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// End after the proof instead of serving until Ctrl-C
     #[arg(long)]
     once: bool,
-    /// Port on 127.0.0.1 that the gateway takes; 0 is any free one
+    /// Port of the gateway on 127.0.0.1; 0 takes a free port
     #[arg(long, value_name = "N", default_value_t = 27017)]
     port: u16,
 }
@@ -61,13 +61,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     refuse_taken_port(arguments.port)?;
     println!("mongate quickstart\n");
-    println!("  looking for a mongod; the first time, one of 42 MB is fetched");
+    println!("  looking for a mongod; the first run fetches one of 42 MB if there is none");
     let binary = mongod_binary::locate()?;
     say("mongod", &binary.display().to_string());
     tokio::runtime::Runtime::new()?.block_on(show(arguments))
 }
 
-/// The story, with an end that leaves nothing behind whenever a signal comes.
+/// Runs the example until it ends or a signal arrives; either way everything it started is removed.
 async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -78,14 +78,14 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = hangup.recv() => {}
     }
-    println!("\n  stopped; nothing is left behind");
+    println!("\n  stopped; mongod, certificates and data are removed");
     Ok(())
 }
 
 async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     let mongod = tokio::task::spawn_blocking(|| Mongod::try_start(MongodOptions::default())).await??;
     say("certificates", &mongod.pki.directory().display().to_string());
-    say("serves", &format!("{}, and takes nobody without a certificate", mongod.address()));
+    say("mongod address", &format!("{}, requires a client certificate", mongod.address()));
 
     let (file, text) = write_configuration(&mongod, arguments.port)?;
     say("configuration", &file.display().to_string());
@@ -95,7 +95,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     }
     println!();
 
-    // No environment: what is shown is what counts.
+    // Without environment variables, so that the configuration shown is complete.
     let config = Config::parse(&text, &file, [])?;
     let gateway = BoundGateway::bind(&config, None, Metrics::install()?)?;
     let address = gateway.listeners().map(|(_, address)| address.to_string()).next().context("no listener")?;
@@ -105,7 +105,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     println!();
 
     tokio::select! {
-        // It never hears that it should end; dropping it ends it.
+        // It never receives a signal; it ends when it is dropped.
         () = gateway.run(async || future::pending().await) => Ok(()),
         result = prove_and_serve(arguments, &mongod, &address, admin) => result,
     }
@@ -132,7 +132,7 @@ fn say(what: &str, how: &str) {
     println!("  {what:<16} {how}");
 }
 
-/// Looks before anything else is started; the gateway would say the same later.
+/// Fails before anything is started if the port is in use; the gateway itself would fail later.
 fn refuse_taken_port(port: u16) -> anyhow::Result<()> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),
@@ -170,7 +170,7 @@ upstream = "quickstart"
     Ok((file, text))
 }
 
-/// What the driver says when it speaks to mongod without TLS, shortened to the cause.
+/// Returns the driver's error for a connection to mongod without TLS, shortened to the cause.
 async fn prove_that_plain_fails(mongod: &Mongod) -> anyhow::Result<String> {
     let mut options = ClientOptions::parse(format!("mongodb://{}/?directConnection=true", mongod.address())).await?;
     options.server_selection_timeout = Some(FAILING_TIMEOUT);
@@ -189,18 +189,18 @@ async fn prove_that_the_gateway_works(address: &str) -> anyhow::Result<String> {
     let some = ["bread", "tea", "salt"].map(|item| doc! { "item": item, "paid": item == "tea" });
     let inserted = orders.insert_many(some).await.context("an insert through the gateway failed")?.inserted_ids.len();
     let found = orders.find_one(doc! { "paid": true }).await.context("a find through the gateway failed")?;
-    let found = found.context("what was inserted is not there")?;
+    let found = found.context("the inserted document was not found")?;
     client.shutdown().await;
     Ok(format!("inserted {inserted} documents, found {}", found.get_str("item")?))
 }
 
-/// Every command that was counted, the driver's own ones included, in the words of the metrics page.
+/// Prints the count of every command, including the driver's own ones, as `/metrics` shows them.
 async fn show_metrics(admin: SocketAddr) -> anyhow::Result<()> {
     let answer = tokio::task::spawn_blocking(move || http::get(&admin.to_string(), "/metrics")).await??;
     let counted = |line: &&str| line.starts_with("mongate_commands_total{") && !line.ends_with(" 0");
     let mut lines: Vec<_> = answer.body.lines().filter(counted).collect();
     lines.sort_unstable();
-    say("counted", &format!("http://{admin}/metrics says\n"));
+    say("metrics", &format!("http://{admin}/metrics shows\n"));
     for line in lines {
         println!("      {line}");
     }
@@ -208,7 +208,7 @@ async fn show_metrics(admin: SocketAddr) -> anyhow::Result<()> {
 }
 
 fn suggest(address: &str, admin: SocketAddr) {
-    println!("\n  Now yours, with no key, certificate or TLS option:\n");
+    println!("\n  Try it yourself, without a key, a certificate or a TLS option:\n");
     println!("      mongosh mongodb://{address}/shop");
     println!(
         "      python3 -c 'import pymongo; print(list(pymongo.MongoClient(\"mongodb://{address}\").shop.orders.find()))'"
