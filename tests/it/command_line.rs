@@ -1,4 +1,4 @@
-//! The commands that an operator types: what they print, and with which code they exit.
+//! The subcommands that an operator types: what they print and how they exit.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,30 +12,30 @@ use crate::kit::mongod::Mongod;
 use crate::kit::ports;
 use crate::kit::waiting::until;
 
-/// One `mongate check`.
+/// One run of `mongate check`.
 struct Row {
     name: &'static str,
     options: GatewayOptions,
     exit: i32,
-    /// Of the report as JSON.
+    /// The `verdict` field of the JSON report.
     verdict: &'static str,
-    /// Parts of the report as text.
+    /// Parts of the text report.
     says: Vec<&'static str>,
-    /// The same without a connection.
+    /// Exit code and verdict with `--offline`.
     offline: (i32, &'static str),
 }
 
 #[test]
-fn check_shows_the_handshake_and_names_what_is_wrong() {
+fn check_shows_the_handshake_and_names_each_fault() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let Some(replica_set) = Mongod::shared_replica_set() else { return };
     let good = (0, "ready");
     let bad_files = (78, "bad_configuration");
     let stranger = mongod.pki.stranger_ca_file();
-    let mut other_authority = GatewayOptions::to(&mongod);
-    let ours = mongod.pki.ca_file();
-    other_authority.upstream_tls =
-        other_authority.upstream_tls.replace(ours.to_str().unwrap(), stranger.to_str().unwrap());
+    let mut other_ca = GatewayOptions::to(&mongod);
+    let ca_file = mongod.pki.ca_file();
+    other_ca.upstream_tls =
+        other_ca.upstream_tls.replace(ca_file.to_str().unwrap(), stranger.to_str().unwrap());
     let mut refused = GatewayOptions::to(&mongod);
     let wanted = Wanted { issuer: SignedBy::Stranger, ..Wanted::default() };
     refused.credentials(&mongod.pki, &mongod.pki.issue("check-refused", &wanted).unwrap());
@@ -44,11 +44,11 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
     let mut other_key = GatewayOptions::to(&mongod);
     let (_, key) = mongod.pki.issue("check-other-key", &Wanted::default()).unwrap().split().unwrap();
     writeln!(other_key.upstream_tls, "private_key_file = '{}'", key.display()).unwrap();
-    let nobody = format!("127.0.0.1:{}", ports::free().unwrap());
+    let unused_address = format!("127.0.0.1:{}", ports::free().unwrap());
 
     for row in [
         Row {
-            name: "all is well",
+            name: "everything works",
             options: GatewayOptions::to(&mongod),
             exit: 0,
             verdict: "ready",
@@ -75,8 +75,8 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             offline: good,
         },
         Row {
-            name: "an authority that we do not know",
-            options: other_authority,
+            name: "a server certificate from an unknown CA",
+            options: other_ca,
             exit: 69,
             verdict: "refused",
             says: vec![
@@ -87,7 +87,7 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             offline: good,
         },
         Row {
-            name: "a certificate that mongod refuses",
+            name: "a client certificate that mongod rejects",
             options: refused,
             exit: 69,
             verdict: "refused",
@@ -95,15 +95,15 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             offline: good,
         },
         Row {
-            name: "nobody there",
-            options: GatewayOptions { upstream_address: nobody, ..GatewayOptions::to(&mongod) },
+            name: "a port without a listener",
+            options: GatewayOptions { upstream_address: unused_address, ..GatewayOptions::to(&mongod) },
             exit: 69,
             verdict: "refused",
             says: vec!["FAILED  TCP connected", "connection refused", "-> check that mongod runs and listens there"],
             offline: good,
         },
         Row {
-            name: "files that are not there",
+            name: "missing files",
             options: missing,
             exit: 78,
             verdict: "bad_configuration",
@@ -111,7 +111,7 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             offline: bad_files,
         },
         Row {
-            name: "the key of another certificate",
+            name: "a key that belongs to another certificate",
             options: other_key,
             exit: 78,
             verdict: "bad_configuration",
@@ -124,7 +124,7 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
 }
 
 #[test]
-fn bad_configuration_is_named_key_by_key_by_run_and_check() {
+fn run_and_check_name_every_bad_configuration_key() {
     let options = GatewayOptions {
         upstream_address: "mongo.example".to_owned(),
         upstream: "conect_timeout = \"5s\"\n".to_owned(),
@@ -143,7 +143,7 @@ fn bad_configuration_is_named_key_by_key_by_run_and_check() {
 }
 
 #[test]
-fn run_exits_with_78_for_files_and_1_for_a_port_that_is_taken() {
+fn run_exits_with_78_for_bad_files_and_with_1_for_a_port_in_use() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mut missing = GatewayOptions::to(&mongod);
     missing.upstream_tls = missing.upstream_tls.replace("certificate_file = '", "certificate_file = '/no/such");
@@ -166,7 +166,7 @@ fn run_exits_with_78_for_files_and_1_for_a_port_that_is_taken() {
 }
 
 #[test]
-fn healthcheck_says_what_readyz_says() {
+fn healthcheck_reports_what_readyz_reports() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let ask = |gateway: &Gateway| run_to_end(&["healthcheck", "--address", gateway.admin_address()]).unwrap();
@@ -177,18 +177,18 @@ fn healthcheck_says_what_readyz_says() {
         ready.1
     );
 
-    let nobody = format!("127.0.0.1:{}", ports::free().unwrap());
-    let lost = Gateway::start(&GatewayOptions { upstream_address: nobody, ..GatewayOptions::to(&mongod) });
-    let told = |answer: &(_, String, _)| answer.1.contains("cannot be reached: connection refused");
-    let (exit, said, _) = until("the gateway knows", || Some(ask(&lost)).filter(told));
+    let unused_address = format!("127.0.0.1:{}", ports::free().unwrap());
+    let unready = Gateway::start(&GatewayOptions { upstream_address: unused_address, ..GatewayOptions::to(&mongod) });
+    let is_refused = |answer: &(_, String, _)| answer.1.contains("cannot be reached: connection refused");
+    let (exit, said, _) = until("the gateway knows that the upstream is down", || Some(ask(&unready)).filter(is_refused));
     assert_eq!(exit, Some(1));
     assert!(said.starts_with("not ready\n") && said.contains("FAILED upstream test"), "{said}");
 
     let file = configuration(&GatewayOptions::to(&mongod));
-    let by_file = ["healthcheck", "--address", lost.admin_address(), "--config", file.path().to_str().unwrap()];
-    assert_eq!(run_to_end(&by_file).unwrap().0, Some(1), "the address is stronger than the file");
-    let address = lost.admin_address().to_owned();
-    drop(lost);
+    let by_file = ["healthcheck", "--address", unready.admin_address(), "--config", file.path().to_str().unwrap()];
+    assert_eq!(run_to_end(&by_file).unwrap().0, Some(1), "--address takes precedence over the file");
+    let address = unready.admin_address().to_owned();
+    drop(unready);
     let (exit, _, wrote) = run_to_end(&["healthcheck", "--address", &address]).unwrap();
     assert!(exit == Some(1) && wrote.contains(&format!("nothing answers on {address}")), "{exit:?} {wrote}");
 }

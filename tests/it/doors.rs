@@ -1,5 +1,5 @@
-//! Who comes in, and as whom: mutual TLS as in a mesh, PROXY headers, unix sockets and addresses; and what those are told
-//! who do not.
+//! How clients connect and which principal each one gets: mutual TLS in a service mesh, PROXY headers, unix sockets and
+//! source addresses. Also what a rejected client reads.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,23 +19,24 @@ use crate::reports::{LOG_TIMEOUT, Reported, is_at_least_one, is_zero};
 
 const CART: &str = "cluster.local/ns/shop/sa/cart";
 
-/// A mesh: its authority, and a gateway at its edge.
+/// A service mesh: its CA, a gateway at its edge and one revoked client certificate.
 struct Mesh {
     pki: Pki,
     gateway: Gateway,
     revoked: Issued,
 }
 
-/// A client, what it must be told, and what the gateway says of it.
+/// A client that is rejected, and what the client, the log and the metrics show.
 struct Row {
     wanted: Wanted,
-    /// What both drivers must print, but for case, spaces and marks: of TLS alerts each has words of its own.
+    /// Part of both drivers' messages. Case, spaces and punctuation are ignored, because each driver has its own texts
+    /// for TLS alerts.
     told: &'static str,
     kind: &'static str,
     remedy: &'static str,
 }
 
-/// `proxy_protocol`, `proxy_trusted`, what is sent before a ping; kind, outcome, and part of the answer if there is one.
+/// `proxy_protocol`, `proxy_trusted`, the bytes before a ping, kind, outcome, and part of the reply if there is one.
 type Forbidden<'a> = (&'a str, &'a str, &'a [u8], &'a str, &'a str, Option<&'a str>);
 
 impl Mesh {
@@ -59,7 +60,7 @@ impl Mesh {
         Self { pki, gateway: Gateway::start(&options), revoked }
     }
 
-    /// What an application would connect with.
+    /// The connection string of an application.
     fn uri(&self, client: Option<&Issued>) -> String {
         let uri = format!("{}&tls=true&tlsCAFile={}", reports::uri(&self.gateway), self.pki.ca_file().display());
         let Some(client) = client else { return uri };
@@ -67,7 +68,7 @@ impl Mesh {
         format!("{uri}&tlsCertificateKeyFile={}", file.display())
     }
 
-    /// A refusal of this kind in the log and in both metrics.
+    /// Finds a rejection of this kind in the log and in both metrics.
     #[track_caller]
     fn check_refused(&self, kind: &str, outcome: &str, remedy: &str) {
         let logged = self.gateway.wait_for_log(LOG_TIMEOUT, |event| event["kind"] == kind).unwrap();
@@ -87,7 +88,7 @@ fn workload(common_name: &'static str, uri: &'static str) -> Wanted {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_the_mesh_pass_and_plaintext_passes_only_where_it_may() {
+async fn mesh_clients_are_served_and_plaintext_clients_only_in_permissive_mode() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     for mode in ["permissive", "strict"] {
         let mesh = Mesh::new(&mongod, mode);
@@ -101,11 +102,11 @@ async fn clients_of_the_mesh_pass_and_plaintext_passes_only_where_it_may() {
         let issue = |(wanted, _): &(Wanted, &str)| mesh.pki.issue(wanted.common_name, wanted).unwrap();
         let mut uris: Vec<_> = clients.iter().map(|client| mesh.uri(Some(&issue(client)))).collect();
         uris.push(reports::uri(&mesh.gateway));
-        let mut reported = both(&uris).await;
+        let mut reported = ping_with_both_drivers(&uris).await;
         let plain = reported.pop().unwrap();
         check_served(&reported.into_iter().flatten().collect::<Vec<_>>());
         for (_, principal) in clients {
-            known(&mesh.gateway, principal, "certificate");
+            await_closed(&mesh.gateway, principal, "certificate");
         }
         assert!(is_at_least_one(mesh.gateway.metric("mongate_client_handshakes_total", &[("outcome", "ok")])));
         if mode == "permissive" {
@@ -118,7 +119,7 @@ async fn clients_of_the_mesh_pass_and_plaintext_passes_only_where_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_of_the_mesh_is_told_so_and_told_apart() {
+async fn each_client_outside_the_mesh_is_rejected_with_its_own_reason() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mesh = Mesh::new(&mongod, "strict");
     let rows = rows();
@@ -126,9 +127,9 @@ async fn who_is_not_of_the_mesh_is_told_so_and_told_apart() {
         rows.iter().enumerate().map(|(at, row)| mesh.pki.issue(&format!("row-{at}"), &row.wanted).unwrap()).collect();
     let mut uris: Vec<_> = clients.iter().map(|client| mesh.uri(Some(client))).collect();
     uris.extend([mesh.uri(None), mesh.uri(Some(&mesh.revoked))]);
-    // And a client that does not trust the gateway.
+    // This client does not trust the gateway's certificate.
     uris.push(format!("{}&tls=true&tlsCAFile={}", reports::uri(&mesh.gateway), mongod.pki.ca_file().display()));
-    let reported = both(&uris).await;
+    let reported = ping_with_both_drivers(&uris).await;
     let told: Vec<_> = rows.iter().map(|row| (row.told, row.kind, "rejected", row.remedy)).collect();
     let more = [
         ("listener test requires a client certificate", "no_certificate", "rejected", "listener.test.tls.ca_file"),
@@ -177,7 +178,7 @@ fn rows() -> [Row; 7] {
         },
         Row {
             wanted: Wanted { validity: Validity::NotYet, ..cart() },
-            // TLS has no word for it.
+            // TLS has no alert of its own for this case.
             told: "certificate expired",
             kind: "not_yet_valid",
             remedy: "clocks",
@@ -192,7 +193,7 @@ fn rows() -> [Row; 7] {
 }
 
 #[test]
-fn both_versions_of_tls_are_spoken_and_each_first_byte_decides() {
+fn tls_1_2_and_1_3_work_and_the_first_byte_tells_tls_from_plaintext() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mesh = Mesh::new(&mongod, "permissive");
     let cart = mesh.pki.issue("cart", &workload("cart", CART_URI)).unwrap();
@@ -200,14 +201,14 @@ fn both_versions_of_tls_are_spoken_and_each_first_byte_decides() {
         let config = client_config(&mesh.pki, Some(&cart), &[version]).unwrap();
         let mut client = Connection::tls_with(mesh.gateway.address(), &[], config).unwrap();
         client.run(&ping()).unwrap();
-        // Larger than what TLS takes at once.
+        // Larger than one TLS record.
         let large = doc! { "ping": 1, "comment": "x".repeat(5_000_000), "$db": "admin" };
         client.run(&large).unwrap();
         let reply = client.run(&eight_megabytes()).unwrap();
         assert_eq!(reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap().len(), 8);
-        // It says no goodbye in TLS, and has ended in order all the same.
+        // The client sends no close_notify. The connection ends in order anyway.
         drop(client);
-        assert_eq!((&known(&mesh.gateway, CART, "certificate")["reason"]), "closed");
+        assert_eq!((&await_closed(&mesh.gateway, CART, "certificate")["reason"]), "closed");
         mesh.gateway.connect().unwrap().run(&ping()).unwrap();
 
         let config = client_config(&mesh.pki, None, &[version]).unwrap();
@@ -219,7 +220,7 @@ fn both_versions_of_tls_are_spoken_and_each_first_byte_decides() {
 }
 
 #[test]
-fn garbage_in_tls_is_answered_with_an_alert_and_named() {
+fn garbage_in_tls_is_answered_with_an_alert_and_logged() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mesh = Mesh::new(&mongod, "strict");
     let mut stream = TcpStream::connect(mesh.gateway.address()).unwrap();
@@ -230,7 +231,7 @@ fn garbage_in_tls_is_answered_with_an_alert_and_named() {
     drop(stream);
     mesh.check_refused("failed", "protocol_error", "TLS 1.2 or 1.3");
 
-    // A handshake and nothing more is a probe; the client closes without a goodbye.
+    // A handshake without a request counts as a probe. The client closes without close_notify.
     let cart = mesh.pki.issue("cart", &workload("cart", CART_URI)).unwrap();
     let config = client_config(&mesh.pki, Some(&cart), &[&TLS12]).unwrap();
     let mut client = Connection::tls_with(mesh.gateway.address(), &[], config).unwrap();
@@ -250,11 +251,11 @@ fn a_port_scan_does_not_fill_the_log() {
     let all = |count: f64| count > f64::from(KNOCKS) - 0.5;
     gateway.await_metric("mongate_connections_total", &[("outcome", "protocol_error")], all);
     let told = gateway.log().iter().filter(|event| event["kind"] == "not_mongodb").count();
-    assert!((1..=3).contains(&told), "said {told} times");
+    assert!((1..=3).contains(&told), "logged {told} times");
 }
 
 #[test]
-fn a_trusted_proxy_says_where_and_who_its_client_is() {
+fn a_trusted_proxy_states_the_address_and_the_identity_of_its_client() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = behind_a_proxy(&mongod, "optional", "127.0.0.0/8");
     let version_1 = b"PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n";
@@ -272,24 +273,24 @@ fn a_trusted_proxy_says_where_and_who_its_client_is() {
             bytes.chunks(cut).for_each(|piece| connection.send(piece).unwrap());
             assert_eq!(connection.reply().unwrap().code(), None);
         }
-        let logged = known(&gateway, principal, source);
+        let logged = await_closed(&gateway, principal, source);
         assert_eq!(logged["client"], client, "{logged}");
         assert!(logged["proxy"].as_str().unwrap().starts_with("127.0.0.1:"), "{logged}");
     }
-    // Its own health check, and a client that comes directly.
-    for header in [local(), Vec::new()] {
+    // The proxy's own health check, and a client that connects directly.
+    for header in [local_header(), Vec::new()] {
         let mut connection = gateway.connect().unwrap();
         connection.send(&header).unwrap();
         connection.run(&ping()).unwrap();
         drop(connection);
-        let logged = known(&gateway, "anybody", "listener");
+        let logged = await_closed(&gateway, "anybody", "listener");
         assert!(logged["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{logged}");
         assert_eq!(logged["proxy"], Value::Null);
     }
 }
 
 #[test]
-fn what_a_proxy_may_not_say_is_refused() {
+fn forbidden_proxy_headers_are_rejected() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let header = b"PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n".as_slice();
     let foreign = proxied(&[(0xD0, b"spiffe://other.local/ns/shop/sa/cart")]);
@@ -324,12 +325,12 @@ fn what_a_proxy_may_not_say_is_refused() {
 }
 
 #[test]
-fn a_probe_is_a_probe_where_a_proxy_header_is_required_too() {
+fn a_probe_counts_as_a_probe_where_a_proxy_header_is_required() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = behind_a_proxy(&mongod, "required", "127.0.0.0/8");
     drop(TcpStream::connect(gateway.address()).unwrap());
     let mut health_check = TcpStream::connect(gateway.address()).unwrap();
-    health_check.write_all(&local()).unwrap();
+    health_check.write_all(&local_header()).unwrap();
     health_check.shutdown(Shutdown::Write).unwrap();
     assert_eq!(health_check.read(&mut [0]).unwrap(), 0);
     gateway.await_metric("mongate_connections_total", &[("outcome", "probe")], |count| count > 1.5);
@@ -337,7 +338,7 @@ fn a_probe_is_a_probe_where_a_proxy_header_is_required_too() {
 }
 
 #[test]
-fn tls_may_follow_a_proxy_header_and_its_certificate_counts() {
+fn the_client_certificate_of_tls_behind_a_proxy_header_decides_the_principal() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let pki = Pki::new().unwrap();
     let server = pki.issue("gateway", &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
@@ -359,11 +360,11 @@ fn tls_may_follow_a_proxy_header_and_its_certificate_counts() {
     client.run(&ping()).unwrap();
     check_status(&gateway, CART, "certificate", 1);
     drop(client);
-    assert_eq!(known(&gateway, CART, "certificate")["client"], "10.1.3.7:8080");
+    assert_eq!(await_closed(&gateway, CART, "certificate")["client"], "10.1.3.7:8080");
 }
 
 #[test]
-fn a_unix_socket_says_which_user_calls() {
+fn the_peer_credentials_of_a_unix_socket_decide_the_principal() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let directory = scratch::directory("socket").unwrap();
     let path = directory.path().join("s.sock");
@@ -376,13 +377,13 @@ fn a_unix_socket_says_which_user_calls() {
     };
     let gateway = Gateway::start(&options);
     gateway.connect().unwrap().run(&ping()).unwrap();
-    let logged = known(&gateway, CART, "unix_socket");
+    let logged = await_closed(&gateway, CART, "unix_socket");
     assert_eq!((&logged["client"], &logged["uid"]), (&"unix".into(), &uid.into()), "{logged}");
     assert_eq!(logged["pid"], std::process::id(), "{logged}");
 }
 
 #[test]
-fn an_address_says_who_calls_and_metrics_name_those_who_are_listed() {
+fn a_source_address_decides_the_principal_and_metrics_name_only_listed_principals() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let options = GatewayOptions {
         top: "[metrics]\nprincipals = ['cluster.local/ns/shop/*']\n".to_owned(),
@@ -394,7 +395,7 @@ fn an_address_says_who_calls_and_metrics_name_those_who_are_listed() {
     connection.run(&ping()).unwrap();
     check_status(&gateway, CART, "address", 1);
     drop(connection);
-    known(&gateway, CART, "address");
+    await_closed(&gateway, CART, "address");
     let shop = ("principal", "cluster.local/ns/shop/*");
     assert!(is_at_least_one(gateway.metric("mongate_commands_total", &[("command", "ping"), shop])));
     assert!(is_at_least_one(gateway.metric("mongate_bytes_total", &[("direction", "to_client"), shop])));
@@ -407,7 +408,7 @@ fn an_address_says_who_calls_and_metrics_name_those_who_are_listed() {
     );
 }
 
-/// A gateway that takes PROXY headers; a client at 10.1.3.0/24 is `narrow`, any other `anybody`.
+/// A gateway that accepts PROXY headers. A client in 10.1.3.0/24 is `narrow`, every other client is `anybody`.
 fn behind_a_proxy(mongod: &Mongod, protocol: &str, trusted: &str) -> Gateway {
     let options = GatewayOptions {
         top: "trust_domain = 'cluster.local'\n".to_owned(),
@@ -420,7 +421,7 @@ fn behind_a_proxy(mongod: &Mongod, protocol: &str, trusted: &str) -> Gateway {
     Gateway::start(&options)
 }
 
-/// A PROXY header of version 2 for a client at 10.1.3.7:8080, with these values.
+/// A PROXY protocol v2 header for a client at 10.1.3.7:8080, with these TLVs.
 fn proxied(values: &[(u8, &[u8])]) -> Vec<u8> {
     let mut body = vec![10, 1, 3, 7, 10, 0, 0, 1, 0x1F, 0x90, 0x69, 0x89];
     for (kind, value) in values {
@@ -431,13 +432,13 @@ fn proxied(values: &[(u8, &[u8])]) -> Vec<u8> {
     [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
 }
 
-/// What a proxy sends ahead of its own health check.
-fn local() -> Vec<u8> {
+/// The PROXY protocol v2 header (LOCAL) that a proxy sends before its own health check.
+fn local_header() -> Vec<u8> {
     b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec()
 }
 
-/// What both drivers say of a ping at each address, asked all at the same time.
-async fn both(uris: &[String]) -> Vec<Vec<Reported>> {
+/// Pings every URI with both drivers, all at the same time, and returns what each driver reports.
+async fn ping_with_both_drivers(uris: &[String]) -> Vec<Vec<Reported>> {
     let ping = ping();
     let rust = futures::future::join_all(uris.iter().map(|uri| reports::of_rust(&ping, uri))).await;
     let mut python = reports::of_pymongo(&ping, uris).unwrap_or_default().into_iter();
@@ -451,31 +452,31 @@ fn check_served(reported: &[Reported]) {
 fn check_told(reported: &[Reported], told: &str) {
     let letters = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     for reported in reported {
-        assert!(!reported.kind.is_empty(), "was served, and should be told {told:?}");
+        assert!(!reported.kind.is_empty(), "the client was served instead of rejected with {told:?}");
         assert!(letters(&reported.message).contains(&letters(told)), "{told:?} is not in {:?}", reported.message);
         assert!(reported.seconds < reports::ANSWER_SECONDS_MAX, "waited {} s", reported.seconds);
     }
 }
 
-/// The line of a connection of this principal.
-fn known(gateway: &Gateway, principal: &str, source: &str) -> Value {
+/// The log line of a closed connection of this principal.
+fn await_closed(gateway: &Gateway, principal: &str, source: &str) -> Value {
     let is = |event: &Value| event["principal"] == principal && event["principal_source"] == source;
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection closed" && is(event)).unwrap()
 }
 
-/// What `/status` shows of who is connected.
+/// Compares the connected principals that `/status` shows.
 fn check_status(gateway: &Gateway, principal: &str, source: &str, connections: u64) {
     let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
     let expected = serde_json::json!([{ "principal": principal, "source": source, "connections": connections }]);
     assert_eq!(status["listeners"][0]["principals"], expected, "{status}");
 }
 
-/// The user that runs this, as the file system knows.
+/// The uid of this process, read from a file that it created.
 fn owner(path: &Path) -> u32 {
     std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap())
 }
 
-/// A command that is answered with eight documents of a megabyte.
+/// A command whose reply has eight documents of one megabyte each.
 fn eight_megabytes() -> Document {
     let documents = doc! { "$map": { "input": [0, 1, 2, 3, 4, 5, 6, 7], "in": { "number": "$$this", "text": "x".repeat(1_000_000) } } };
     doc! { "aggregate": 1, "pipeline": [{ "$documents": documents }], "cursor": {}, "$db": "admin" }

@@ -1,5 +1,5 @@
-//! Unmodified drivers: the same script over TLS to mongod and through the gateway in plain gives the same results, and
-//! the gateway counts exactly the commands that the driver says it sent.
+//! Unmodified drivers: a script gives the same results over TLS to mongod and in plaintext through the gateway. The
+//! gateway counts exactly the commands that the driver reports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::kit::scratch;
 use crate::rust_script;
 use crate::rust_script::Outcome;
 
-/// A script takes a few seconds; a busy machine may need many.
+/// A script takes a few seconds; a busy machine needs longer.
 const SCRIPT_TIMEOUT: Duration = Duration::from_mins(3);
 /// Steps that need a replica set.
 const REPLICA_SET_STEPS: [&str; 2] = ["change_stream", "transaction"];
@@ -47,8 +47,8 @@ fn mongosh_sees_no_difference() {
     compare("mongosh", mongosh, "directConnection=true", &["concurrent", "exhaust", "gridfs"]);
 }
 
-/// What all of this is for: `mongodb://127.0.0.1:PORT` and nothing else leads an unmodified application to a mongod that
-/// takes mutual TLS only, and every command of it is counted by its name.
+/// The purpose of the gateway: an unmodified application with the URI `mongodb://127.0.0.1:PORT` uses a mongod that
+/// requires mutual TLS, and the gateway counts each of its commands by name.
 #[test]
 fn pymongo_needs_nothing_but_the_address() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
@@ -74,18 +74,18 @@ fn pymongo_reaches_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn a_retryable_write_outlives_its_connection() {
+async fn a_driver_retries_a_write_when_its_connection_is_lost() {
     let test_commands = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
     let options = MongodOptions { role: Role::ReplicaSet, arguments: test_commands, ..MongodOptions::default() };
     let Some(mongod) = Mongod::start(options) else { return };
     let gateway = Gateway::to(&mongod);
-    // After "shutting down" a driver waits for its next heartbeat, whether a gateway is between or not.
+    // After a shutdown error a driver waits for its next heartbeat, with and without a gateway.
     let parameters = "directConnection=true&heartbeatFrequencyMS=500";
     let client = Client::with_uri_str(format!("{}/?{parameters}", gateway.uri())).await.unwrap();
     let collection = client.database("retry").collection::<Document>("c");
     collection.insert_one(doc! { "_id": 0 }).await.unwrap();
     for (command, closes) in [("insert", true), ("find", true), ("insert", false)] {
-        // mongod drops the connection on the next such command, or answers that it is shutting down.
+        // On the next such command mongod closes the connection, or replies with a shutdown error.
         let failure = if closes {
             doc! { "failCommands": [command], "closeConnection": true }
         } else {
@@ -100,11 +100,11 @@ async fn a_retryable_write_outlives_its_connection() {
             collection.insert_one(doc! { "closes": closes }).await.unwrap();
         }
     }
-    // Each write happened once, although it was sent twice.
+    // Each write took effect once, although the driver sent it twice.
     assert_eq!(collection.count_documents(doc! {}).await.unwrap(), 3);
 }
 
-/// Runs a script in both ways; the gateway is in front of a replica set of one.
+/// Runs a script directly and through a gateway in front of a replica set with one member.
 fn compare(name: &str, script: fn(&str, &str) -> Option<Outcome>, parameters: &str, left_out: &[&str]) {
     let Some(mongod) = Mongod::shared_replica_set() else { return };
     let gateway = Gateway::to(&mongod);
@@ -118,26 +118,26 @@ fn compare(name: &str, script: fn(&str, &str) -> Option<Outcome>, parameters: &s
     assert!(is_count(gateway.metric("mongate_commands_total", &silent), 101));
 }
 
-/// Runs the script of this driver in a database; `None` where there is no such driver.
+/// Runs this driver's script in a database. Returns `None` if the driver is not installed.
 pub fn python(uri: &str, database: &str) -> Option<Outcome> {
     python_with(uri, database, |command| command)
 }
 
-/// The same with a command that `wrap` has changed.
+/// As [`python`], with the command line changed by `wrap`.
 pub fn python_with(uri: &str, database: &str, wrap: impl FnOnce(Command) -> Command) -> Option<Outcome> {
     let mut command = drivers::python()?;
     command.arg(drivers::scripts().join("script.py")).args([uri, database]);
     Some(outcome_of("script.py", wrap(command)))
 }
 
-/// Runs the script of this driver in a database; `None` where there is no such driver.
+/// Runs this driver's script in a database. Returns `None` if the driver is not installed.
 pub fn node(uri: &str, database: &str) -> Option<Outcome> {
     let mut command = drivers::node()?;
     command.arg(drivers::scripts().join("script.mjs")).args([uri, database]);
     Some(outcome_of("script.mjs", command))
 }
 
-/// Runs the script of this driver in a database; `None` where there is no such driver.
+/// Runs this driver's script in a database. Returns `None` if the driver is not installed.
 pub fn mongosh(uri: &str, database: &str) -> Option<Outcome> {
     let mut command = drivers::mongosh()?;
     command.env("URI", uri).env("DATABASE", database).args(["--quiet", "--norc", uri, "--file"]);
@@ -161,16 +161,16 @@ fn outcome_of(name: &str, command: Command) -> Outcome {
 }
 
 fn check(direct: &Outcome, through: &Outcome, left_out: &[&str]) {
-    assert_eq!(direct.lines, through.lines, "with the gateway between, results differ");
+    assert_eq!(direct.lines, through.lines, "the results through the gateway differ");
     check_steps(through, left_out);
 }
 
-/// Every step of the script was taken, but those that this driver or this mongod leaves out.
+/// Every step ran, except those that this driver or this mongod leaves out.
 fn check_steps(outcome: &Outcome, left_out: &[&str]) {
     assert_eq!(outcome.lines, expected_lines(left_out));
 }
 
-/// The lines of the script's steps, but for those.
+/// The expected lines of the script, without the steps in `left_out`.
 pub fn expected_lines(left_out: &[&str]) -> Vec<String> {
     let expected = fs::read_to_string(drivers::scripts().join("expected.jsonl")).unwrap();
     expected.lines().filter(|line| !left_out.contains(&step_of(line).as_str())).map(str::to_owned).collect()
@@ -180,7 +180,7 @@ pub fn expected_lines(left_out: &[&str]) -> Vec<String> {
 fn check_counted(gateway: &Gateway, outcome: &Outcome) {
     for (command, count) in &outcome.commands {
         let label = match command.as_str() {
-            // Monitors say it too, and tell no listener.
+            // Monitoring connections send hello too, and the driver does not report those.
             "hello" => continue,
             "noSuchCommand" => "other",
             known => known,

@@ -1,5 +1,5 @@
-//! No connection to mongod: the driver's message names the cause, the log has it with a remedy, a metric counts it, and
-//! nobody waits longer than they must.
+//! The upstream connection fails: the driver's message names the cause, the log adds a remedy, a metric counts the failure,
+//! and no client waits longer than necessary.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,50 +19,50 @@ use crate::slow;
 
 const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
 const TLS_FAILED: (i32, &str) = (141, "SSLHandshakeFailed");
-/// More than any failure here may take: the default `connect_timeout` and what a busy machine adds.
+/// Longer than any failure here may take: the default `connect_timeout` plus the delay of a busy machine.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 
-/// A reason for which there is no connection to mongod.
+/// One cause of a failed upstream connection.
 struct Row {
     name: &'static str,
     options: GatewayOptions,
-    /// Of the command error that answers the client.
+    /// Code and name of the command error that the client receives.
     code: (i32, &'static str),
-    /// Parts of the sentence that driver and log have.
+    /// Parts of the message that the driver and the log show.
     says: Vec<String>,
-    /// Label of the metric, and word of the log.
+    /// The label in the metric and the `reason` field in the log.
     reason: &'static str,
-    /// Part of the remedy, which only the log has.
+    /// Part of the remedy, which only the log shows.
     remedy: &'static str,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_connection_to_mongod_is_explained_to_driver_log_and_metric() {
+async fn a_failed_upstream_connection_is_explained_to_the_driver_the_log_and_the_metrics() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let Some(plain) = Mongod::start(MongodOptions { transport: Transport::Plain, ..MongodOptions::default() }) else {
         return;
     };
     let expired = mongod_with_an_expired_certificate();
     check(vec![
-        nobody_listens(&mongod),
-        name_without_address(&mongod),
-        other_authority(&mongod),
+        port_without_listener(&mongod),
+        unresolvable_name(&mongod),
+        other_ca(&mongod),
         other_name(&mongod),
         expired_certificate(&expired),
-        our_certificate(
-            "ours is signed by another authority",
+        client_certificate(
+            "the client certificate is signed by another CA",
             &mongod,
             &Wanted { issuer: SignedBy::Stranger, ..Wanted::default() },
             "ours comes from CN=kit stranger",
         ),
-        our_certificate(
-            "ours is for servers",
+        client_certificate(
+            "the client certificate is for servers",
             &mongod,
             &Wanted { usage: Usage::Server, ..Wanted::default() },
             "issue it with extendedKeyUsage clientAuth",
         ),
-        our_certificate(
-            "ours has expired",
+        client_certificate(
+            "the client certificate has expired",
             &mongod,
             &Wanted { validity: Validity::Expired, ..Wanted::default() },
             "the certificate expired on 2021-01-01",
@@ -73,13 +73,13 @@ async fn no_connection_to_mongod_is_explained_to_driver_log_and_metric() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mongod_that_does_not_answer_costs_connect_timeout_and_no_more() {
+async fn a_mongod_that_does_not_respond_delays_clients_by_connect_timeout_only() {
     let Some(mongod) = Mongod::start(MongodOptions::default()) else { return };
     let options =
         GatewayOptions { upstream: "connect_timeout = \"500ms\"\n".to_owned(), ..GatewayOptions::to(&mongod) };
     mongod.freeze().unwrap();
     check(vec![Row {
-        name: "mongod hangs",
+        name: "mongod does not respond",
         options: options.clone(),
         code: HOST_UNREACHABLE,
         says: vec!["the TLS handshake with".to_owned(), mongod.address(), "was not done within 500ms".to_owned()],
@@ -87,7 +87,7 @@ async fn a_mongod_that_does_not_answer_costs_connect_timeout_and_no_more() {
         remedy: "something accepts connections at",
     }])
     .await;
-    // The same gateway serves again as soon as mongod does.
+    // The same gateway serves clients again as soon as mongod responds.
     let gateway = Gateway::start(&options);
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "timed_out").unwrap();
     assert_eq!(gateway.get("/readyz").unwrap().status, 503);
@@ -97,7 +97,7 @@ async fn a_mongod_that_does_not_answer_costs_connect_timeout_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up() {
+async fn a_mongod_killed_during_a_command_is_a_network_error_without_an_invented_reply() {
     let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
     slow::prepare(&mongod, "killed");
     let gateway = Gateway::to(&mongod);
@@ -110,7 +110,7 @@ async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up()
         move || reports::of_pymongo(&slow, &[uri])
     });
     let killing = tokio::task::spawn_blocking(move || {
-        until("all three run", || (slow::running(&mongod, "killed") == 3 || python.is_finished()).then_some(()));
+        until("all three commands run", || (slow::running(&mongod, "killed") == 3 || python.is_finished()).then_some(()));
         mongod.kill();
         (mongod, python.join().unwrap())
     });
@@ -131,7 +131,7 @@ async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up()
     let logged = gateway.wait_for_log(LOG_TIMEOUT, told).unwrap();
     assert_eq!((&logged["level"], &logged["upstream"]), (&"WARN".into(), &"test".into()));
     assert!(logged["remedy"].as_str().unwrap().contains("mongod's log"), "{logged}");
-    assert_eq!(gateway.log().iter().filter(|event| told(event)).count(), 1, "once, and not for each connection");
+    assert_eq!(gateway.log().iter().filter(|event| told(event)).count(), 1, "logged once, not once per connection");
     let counted = gateway.metric("mongate_connections_total", &[("outcome", "upstream_failed")]);
     assert!(is_at_least_one(counted));
     assert!(is_zero(gateway.metric("mongate_commands_total", &[("command", "find")])), "no find was answered");
@@ -142,10 +142,10 @@ async fn a_mongod_killed_mid_command_is_a_network_error_and_nothing_is_made_up()
     gateway.connect().unwrap().run(&ping()).unwrap();
 }
 
-fn nobody_listens(mongod: &Mongod) -> Row {
+fn port_without_listener(mongod: &Mongod) -> Row {
     let address = format!("127.0.0.1:{}", ports::free().unwrap());
     Row {
-        name: "nobody listens",
+        name: "no process listens on the port",
         options: GatewayOptions { upstream_address: address.clone(), ..GatewayOptions::to(mongod) },
         code: HOST_UNREACHABLE,
         says: vec![format!("{address} cannot be reached: connection refused")],
@@ -154,12 +154,12 @@ fn nobody_listens(mongod: &Mongod) -> Row {
     }
 }
 
-fn name_without_address(mongod: &Mongod) -> Row {
-    // The resolver gives up early, in case the name service of this machine does not answer at all.
+fn unresolvable_name(mongod: &Mongod) -> Row {
+    // The resolver gives up early, in case this machine's name server does not respond.
     let environment = vec![("RES_OPTIONS".to_owned(), "timeout:1 attempts:1".to_owned())];
     let upstream_address = "no-such-host.invalid:27017".to_owned();
     Row {
-        name: "the name has no address",
+        name: "the host name cannot be resolved",
         options: GatewayOptions { upstream_address, environment, ..GatewayOptions::to(mongod) },
         code: HOST_UNREACHABLE,
         says: vec!["the name no-such-host.invalid cannot be resolved".to_owned()],
@@ -168,13 +168,13 @@ fn name_without_address(mongod: &Mongod) -> Row {
     }
 }
 
-fn other_authority(mongod: &Mongod) -> Row {
+fn other_ca(mongod: &Mongod) -> Row {
     let mut options = GatewayOptions::to(mongod);
     let stranger = mongod.pki.stranger_ca_file();
     options.upstream_tls =
         options.upstream_tls.replace(mongod.pki.ca_file().to_str().unwrap(), stranger.to_str().unwrap());
     Row {
-        name: "mongod's certificate comes from an authority that we do not know",
+        name: "mongod's certificate is from an unknown CA",
         options,
         code: TLS_FAILED,
         says: vec![format!("the certificate of {} was refused", mongod.address()), "CN=kit authority".to_owned()],
@@ -187,7 +187,7 @@ fn other_name(mongod: &Mongod) -> Row {
     let mut options = GatewayOptions::to(mongod);
     options.upstream_tls.push_str("server_name = \"mongo.example\"\n");
     Row {
-        name: "mongod's certificate is for other names",
+        name: "mongod's certificate has other names",
         options,
         code: TLS_FAILED,
         says: vec!["it is for localhost, 127.0.0.1".to_owned(), "not for mongo.example".to_owned()],
@@ -207,7 +207,7 @@ fn expired_certificate(mongod: &Mongod) -> Row {
     }
 }
 
-fn our_certificate(name: &'static str, mongod: &Mongod, wanted: &Wanted, remedy: &'static str) -> Row {
+fn client_certificate(name: &'static str, mongod: &Mongod, wanted: &Wanted, remedy: &'static str) -> Row {
     let mut options = GatewayOptions::to(mongod);
     let stem = name.replace(' ', "-");
     options.credentials(&mongod.pki, &mongod.pki.issue(&stem, wanted).unwrap());
@@ -223,7 +223,7 @@ fn our_certificate(name: &'static str, mongod: &Mongod, wanted: &Wanted, remedy:
 
 fn mongod_without_tls(mongod: &Mongod, plain: &Mongod) -> Row {
     Row {
-        name: "mongod has no TLS",
+        name: "mongod does not use TLS",
         options: GatewayOptions { upstream_address: plain.address(), ..GatewayOptions::to(mongod) },
         code: TLS_FAILED,
         says: vec![format!("{} does not speak TLS", plain.address())],
@@ -232,15 +232,15 @@ fn mongod_without_tls(mongod: &Mongod, plain: &Mongod) -> Row {
     }
 }
 
-/// mongod does not start with a certificate that has expired, so it starts with one that soon will have.
+/// mongod refuses to start with an expired certificate, so it starts with one that expires soon.
 fn mongod_with_an_expired_certificate() -> Mongod {
-    // A machine so busy that mongod does not start within the first of these has more time at the next attempt.
+    // On a busy machine mongod may start too slowly for a short lifetime, so the next attempt uses a longer one.
     let lives = [4, 8, 16, 32].map(Duration::from_secs);
     let started = lives.into_iter().find_map(|life| {
         let certificate = Wanted { validity: Validity::For(life), ..Wanted::server() };
         Mongod::try_start(MongodOptions { certificate, ..MongodOptions::default() }).ok()
     });
-    let mongod = started.expect("mongod starts while its certificate holds");
+    let mongod = started.expect("mongod starts while its certificate is valid");
     until("mongod's certificate has expired", || mongod.connect().and_then(|mut c| c.run(&ping())).err());
     mongod
 }
@@ -268,7 +268,7 @@ fn ping() -> bson::Document {
     doc! { "ping": 1, "$db": "admin" }
 }
 
-/// The first message is answered, in its own form, and then the connection ends.
+/// The first request gets a reply of its own message type, and then the connection closes.
 fn check_bytes(row: &Row, gateway: &Gateway) {
     let started = Instant::now();
     let mut connection = gateway.connect().unwrap();
@@ -283,7 +283,7 @@ fn check_bytes(row: &Row, gateway: &Gateway) {
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (OP_REPLY, 7, Some(row.code.0)), "{}", row.name);
     assert_end(&mut connection, row.name);
-    assert!(started.elapsed() < ANSWER_TIME_MAX, "{}: answered after {:?}", row.name, started.elapsed());
+    assert!(started.elapsed() < ANSWER_TIME_MAX, "{}: replied after {:?}", row.name, started.elapsed());
 }
 
 fn assert_end(connection: &mut crate::kit::raw::Connection, name: &str) {
@@ -294,10 +294,10 @@ fn assert_end(connection: &mut crate::kit::raw::Connection, name: &str) {
 fn check_driver(row: &Row, driver: &str, reported: &Reported) {
     let Reported { message, seconds, .. } = reported;
     for part in &row.says {
-        assert!(message.contains(part), "{}: {driver} says nothing of {part:?}: {message}", row.name);
+        assert!(message.contains(part), "{}: {part:?} is not in the message of {driver}: {message}", row.name);
     }
-    assert!(message.contains(row.code.1), "{}: {driver} says {message}", row.name);
-    assert!(!message.contains(".pem"), "{}: {driver} is shown a path: {message}", row.name);
+    assert!(message.contains(row.code.1), "{}: {driver} reports {message}", row.name);
+    assert!(!message.contains(".pem"), "{}: {driver} shows a path: {message}", row.name);
     assert!(*seconds < reports::ANSWER_SECONDS_MAX, "{}: {driver} waited {seconds} s", row.name);
 }
 
@@ -316,11 +316,11 @@ fn check_log(row: &Row, gateway: &Gateway) {
 
 fn check_metrics(row: &Row, gateway: &Gateway) {
     let handshakes = |outcome| gateway.metric("mongate_upstream_handshakes_total", &[("outcome", outcome)]);
-    assert!(is_at_least_one(handshakes(row.reason)), "{}: no handshake failed as {}", row.name, row.reason);
+    assert!(is_at_least_one(handshakes(row.reason)), "{}: no handshake failed with {}", row.name, row.reason);
     assert!(is_zero(handshakes("ok")), "{}: a handshake succeeded", row.name);
     let outcome = |outcome| gateway.metric("mongate_connections_total", &[("listener", "test"), ("outcome", outcome)]);
-    assert!(is_at_least_one(outcome("upstream_failed")), "{}: no connection counted", row.name);
-    assert!(is_zero(outcome("completed")), "{}: a connection counted as completed", row.name);
+    assert!(is_at_least_one(outcome("upstream_failed")), "{}: no connection was counted", row.name);
+    assert!(is_zero(outcome("completed")), "{}: a connection was counted as completed", row.name);
     let ready = gateway.get("/readyz").unwrap();
     assert_eq!(ready.status, 503, "{}", row.name);
     assert!(row.says.iter().all(|part| ready.body.contains(part)), "{}: {}", row.name, ready.body);

@@ -1,7 +1,7 @@
-//! Transparent interception: drivers that were told the members' own addresses, and the rules of the page on it, as they
-//! are written there.
+//! Transparent interception: drivers connect to the members' own addresses, and the iptables rule of
+//! `docs/interception.md` redirects them to the gateway.
 //!
-//! In network namespaces of their own, where the members have the names and the port that the page has.
+//! Each test runs in a network namespace, where the members have the host names and the port that the page uses.
 
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use crate::kit::waiting::until;
 use crate::rust_script::Outcome;
 
 const LOG_TIMEOUT: Duration = Duration::from_secs(20);
-/// No elections but those that are asked for.
-const CALM: Duration = Duration::from_secs(5);
-/// As on the page.
+/// Long enough that no election happens unless a test asks for one.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// The listener address of the page.
 const LISTENER: &str = "127.0.0.1:15017";
 const HOSTS: [(&str, &[&str]); 3] = [
     ("mongo-0.mongo", &["10.217.0.1", "fd00:217::1"]),
@@ -31,18 +31,18 @@ const HOSTS: [(&str, &[&str]); 3] = [
 ];
 
 #[test]
-fn pymongo_reaches_the_members_at_their_own_names_and_leaves_none_out() {
+fn pymongo_reaches_every_member_by_its_own_host_name() {
     if programs::python().is_none() || !has_mongod() {
         return;
     }
-    namespace::inside("intercept::pymongo_reaches_the_members_at_their_own_names_and_leaves_none_out", |namespace| {
+    namespace::inside("intercept::pymongo_reaches_every_member_by_its_own_host_name", |namespace| {
         let set = start_set(namespace);
         let gateway = start_gateway(&set, "");
         redirect(namespace, &rule());
         let uri = "mongodb://mongo-0.mongo:27017/?replicaSet=rs0";
         let outcome = python(uri, "intercepted");
         assert_eq!(outcome.lines, drivers::expected_lines(&[]));
-        // Nothing is rewritten: what a member says of the set is true.
+        // The gateway rewrites no hello reply: clients can use the members' own names.
         let mut hosts = Vec::new();
         for (host, _) in HOSTS {
             let hello = connect(&format!("{host}:27017")).unwrap().run(&hello()).unwrap();
@@ -50,10 +50,10 @@ fn pymongo_reaches_the_members_at_their_own_names_and_leaves_none_out() {
             hosts = hello.get_array("hosts").unwrap().clone();
         }
         assert_eq!(hosts, ["mongo-0.mongo:27017", "mongo-1.mongo:27017", "mongo-2.mongo:27017"].map(Into::into));
-        // Plain connections all went to the gateway, and its own to the members.
+        // All plaintext connections went to the gateway; only the gateway's own reached the members.
         set.assert_no_strangers();
 
-        // An election is followed as ever.
+        // The driver also follows an election.
         let primary = set.step_down().unwrap();
         gateway.await_primary(&primary);
         let outcome = python(uri, "intercepted_again");
@@ -62,11 +62,11 @@ fn pymongo_reaches_the_members_at_their_own_names_and_leaves_none_out() {
 }
 
 #[test]
-fn addresses_are_told_apart_also_those_of_the_other_family() {
+fn each_original_address_leads_to_its_member_over_ipv4_and_ipv6() {
     if !has_mongod() {
         return;
     }
-    namespace::inside("intercept::addresses_are_told_apart_also_those_of_the_other_family", |namespace| {
+    namespace::inside("intercept::each_original_address_leads_to_its_member_over_ipv4_and_ipv6", |namespace| {
         let set = start_set(namespace);
         let second =
             "[listener.six]\naddress = \"[::1]:15017\"\nupstream = \"test\"\nintercept = true\nprincipal = \"CN=six\"";
@@ -74,13 +74,13 @@ fn addresses_are_told_apart_also_those_of_the_other_family() {
         redirect(namespace, &rule());
         redirect(namespace, &rule().replace("iptables", "ip6tables"));
 
-        // mongod has no such address; the gateway reaches the member that does by another one.
+        // mongod does not listen on this address. The gateway connects to another address of the same member.
         let six = connect("[fd00:217::1]:27017").unwrap().run(&hello()).unwrap();
         assert_eq!(six.get_str("me").unwrap(), "mongo-0.mongo:27017");
         let closed = gateway.wait_for_log(LOG_TIMEOUT, |event| event["listener"] == "six" && is_closed(event)).unwrap();
         assert_eq!((&closed["outcome"], &closed["principal"]), (&"completed".into(), &"CN=six".into()));
 
-        // No member has this one, though every connection to that port is redirected.
+        // No member has this address, but the rule redirects every connection to the port.
         namespace.sh("ip address add 10.217.0.9/32 dev lo").unwrap();
         check_refused("10.217.0.9:27017", "mongate: 10.217.0.9:27017 is the address of no member of upstream test");
         let refused = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection refused").unwrap();
@@ -88,7 +88,7 @@ fn addresses_are_told_apart_also_those_of_the_other_family() {
             (&refused["reason"], &refused["original"]),
             (&"no_member_at_original_address".into(), &"10.217.0.9:27017".into())
         );
-        // Who comes by himself was on the way to nobody.
+        // A client that connects directly has no original address.
         for listener in [LISTENER, "[::1]:15017"] {
             check_refused(
                 listener,
@@ -99,7 +99,7 @@ fn addresses_are_told_apart_also_those_of_the_other_family() {
         let refused = gateway.wait_for_log(LOG_TIMEOUT, refused).unwrap();
         assert!(refused["remedy"].as_str().unwrap().contains("have clients connect to the server itself"), "{refused}");
 
-        // A member that moves is found at its new address.
+        // A member that moves is reachable at its new address.
         let moved: Vec<_> = HOSTS.iter().filter(|(host, _)| *host != "mongo-2.mongo").copied().collect();
         namespace.hosts(&[&moved[..], &[("mongo-2.mongo", &["10.217.0.3", "10.217.0.9"])]].concat()).unwrap();
         until("the new address is known", || {
@@ -111,65 +111,65 @@ fn addresses_are_told_apart_also_those_of_the_other_family() {
     });
 }
 
-/// The rule without its exception: the gateway meets itself, which must be told and must not go on and on.
+/// The rule without its exception: the gateway's connections come back to the gateway. It must log this and must not loop.
 #[test]
-fn a_gateway_whose_own_connections_are_redirected_meets_itself_and_says_so() {
+fn a_gateway_whose_own_connections_are_redirected_to_itself_logs_it_and_does_not_loop() {
     if !has_mongod() {
         return;
     }
     namespace::inside(
-        "intercept::a_gateway_whose_own_connections_are_redirected_meets_itself_and_says_so",
+        "intercept::a_gateway_whose_own_connections_are_redirected_to_itself_logs_it_and_does_not_loop",
         |namespace| {
             let set = start_set(namespace);
-            let everybody = rule().replace("-m owner ! --uid-owner mongate ", "");
-            assert_ne!(everybody, rule());
-            redirect(namespace, &everybody);
+            let every_user = rule().replace("-m owner ! --uid-owner mongate ", "");
+            assert_ne!(every_user, rule());
+            redirect(namespace, &every_user);
             let gateway = start_gateway(&set, "");
             let itself = |event: &Value| event["kind"] == "tls" && event["message"] == "connection refused";
             let refused = gateway.wait_for_log(LOG_TIMEOUT, itself).unwrap();
             let remedy = refused["remedy"].as_str().unwrap();
             assert!(remedy.contains("leave its user out of the iptables rule"), "{remedy}");
-            until("it is not ready", || (gateway.get("/readyz").ok()?.status == 503).then_some(()));
+            until("the gateway is not ready", || (gateway.get("/readyz").ok()?.status == 503).then_some(()));
 
-            // A client costs a connection or two, not more and more.
+            // One client causes a few connections, not an endless number.
             let count = || gateway.metric("mongate_connections_total", &[("listener", "test")]);
             check_refused("mongo-0.mongo:27017", "mongate: ");
             let (before, descriptors) = (count(), gateway.descriptors().unwrap());
             check_refused("mongo-0.mongo:27017", "mongate: ");
-            // Its monitors try again every half second, and spares are asked for now and then.
+            // The gateway's monitors retry every half second, and it sometimes opens spare connections.
             assert!(count() - before < 100.0, "{before} connections, then {}", count());
             assert!(gateway.descriptors().unwrap() < descriptors + 20);
 
-            // With the rule of the page it recovers.
-            namespace.sh(&everybody.replace(" -A ", " -D ")).unwrap();
+            // With the rule of the page the gateway recovers.
+            namespace.sh(&every_user.replace(" -A ", " -D ")).unwrap();
             namespace.sh(&rule()).unwrap();
-            until("it is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
+            until("the gateway is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
             connect("mongo-0.mongo:27017").unwrap().run(&hello()).unwrap();
         },
     );
 }
 
-/// The line of the page, as it is.
+/// The iptables command of the page, unchanged.
 fn rule() -> String {
     let page = include_str!("../../docs/interception.md");
     let lines: Vec<_> = page.lines().filter(|line| line.starts_with("iptables ")).collect();
-    let [line] = lines[..] else { panic!("not one line of iptables: {lines:?}") };
+    let [line] = lines[..] else { panic!("the page has not exactly one iptables command: {lines:?}") };
     line.to_owned()
 }
 
-/// Sets a rule of the page. The members and this program are exempt: in life they are on other hosts.
+/// Applies a rule. The members and this process run as root and are exempt: in production they run on other hosts.
 fn redirect(namespace: &Namespace, rule: &str) {
     let program = rule.split(' ').next().unwrap();
     namespace.sh(&format!("{program} -t nat -I OUTPUT -m owner --uid-owner root -j RETURN")).unwrap();
     namespace.sh(rule).unwrap();
 }
 
-/// The script of the driver, as a client.
+/// Runs PyMongo's script as the client user.
 fn python(uri: &str, database: &str) -> Outcome {
     drivers::python_with(uri, database, |command| namespace::run_as(namespace::CLIENT, &command).unwrap()).unwrap()
 }
 
-/// A connection of a client.
+/// Connects as the client user.
 fn connect(address: &str) -> anyhow::Result<Connection> {
     namespace::as_user(namespace::CLIENT, || Connection::plain(address))
 }
@@ -181,10 +181,10 @@ fn has_mongod() -> bool {
 fn start_set(namespace: &Namespace) -> ReplicaSet {
     namespace.hosts(&HOSTS).unwrap();
     let members = HOSTS.iter().map(|(host, _)| MemberOptions::at(host)).collect();
-    ReplicaSet::start(SetOptions { members, election_timeout: CALM, ..SetOptions::default() }).unwrap()
+    ReplicaSet::start(SetOptions { members, election_timeout: ELECTION_TIMEOUT, ..SetOptions::default() }).unwrap()
 }
 
-/// As on the page, as the user of the page.
+/// Starts the gateway with the listener and the user of the page.
 fn start_gateway(set: &ReplicaSet, tables: &str) -> Gateway {
     let options = GatewayOptions {
         listener_address: Some(LISTENER.to_owned()),

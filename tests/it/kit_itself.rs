@@ -1,4 +1,4 @@
-//! The kit keeps its promises: what the other tests rely on without looking.
+//! Tests of the test kit: properties that the other tests rely on.
 
 use bson::doc;
 
@@ -10,7 +10,7 @@ use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions, Users, subj
 use crate::kit::waiting;
 
 #[test]
-fn mongod_takes_our_client_and_no_other() {
+fn mongod_accepts_only_valid_client_certificates() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     mongod.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
     assert!(Connection::plain(&mongod.address()).unwrap().run(&doc! { "ping": 1, "$db": "admin" }).is_err());
@@ -25,17 +25,17 @@ fn mongod_takes_our_client_and_no_other() {
         let client = mongod.pki.issue("refused", wanted).unwrap();
         let answer = Connection::tls(&mongod.address(), &mongod.pki, &client)
             .and_then(|mut connection| connection.run(&doc! { "ping": 1, "$db": "admin" }));
-        assert!(answer.is_err(), "mongod took {wanted:?}");
+        assert!(answer.is_err(), "mongod accepted {wanted:?}");
     }
     for key in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519, KeyKind::Rsa] {
-        let client = mongod.pki.issue("taken", &Wanted { key, ..Wanted::default() }).unwrap();
+        let client = mongod.pki.issue("accepted", &Wanted { key, ..Wanted::default() }).unwrap();
         let mut connection = Connection::tls(&mongod.address(), &mongod.pki, &client).unwrap();
         connection.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
     }
 }
 
 #[test]
-fn a_mongod_comes_back_on_its_port_with_its_data() {
+fn a_restarted_mongod_has_its_port_and_its_data() {
     let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
     mongod.run(&doc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "kit" }).unwrap();
     let address = mongod.address();
@@ -48,7 +48,7 @@ fn a_mongod_comes_back_on_its_port_with_its_data() {
 }
 
 #[test]
-fn a_replica_set_of_one_is_primary_when_it_is_handed_out() {
+fn the_shared_replica_set_has_a_primary() {
     let Some(mongod) = Mongod::shared_replica_set() else { return };
     let hello = mongod.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     assert!(hello.get_bool("isWritablePrimary").unwrap());
@@ -56,7 +56,7 @@ fn a_replica_set_of_one_is_primary_when_it_is_handed_out() {
 }
 
 #[test]
-fn a_set_elects_loses_and_takes_members() {
+fn a_replica_set_elects_loses_adds_and_removes_members() {
     let Some(mut set) = ReplicaSet::start(SetOptions::default()) else { return };
     let first = set.primary();
     let second = set.step_down().unwrap();
@@ -67,7 +67,7 @@ fn a_set_elects_loses_and_takes_members() {
     set.restart(&second).unwrap();
     set.await_settled().unwrap();
     let added = set.add(MemberOptions::tagged("region", "north")).unwrap();
-    // A member hears of a configuration from the others, one after the other.
+    // A new configuration reaches the members one after the other.
     let hello = waiting::until("the member knows the new configuration", || {
         let hello = set.run(&added, &doc! { "hello": 1, "$db": "admin" }).ok()?;
         (hello.get_array("hosts").ok()?.len() == 4).then_some(hello)
@@ -83,7 +83,7 @@ fn a_set_elects_loses_and_takes_members() {
 }
 
 #[test]
-fn a_visit_to_a_member_without_a_certificate_does_not_go_unseen() {
+fn connections_without_a_client_certificate_are_counted_as_strangers() {
     let Some(set) = ReplicaSet::start(SetOptions { members: vec![MemberOptions::default()], ..SetOptions::default() })
     else {
         return;
@@ -102,7 +102,7 @@ fn a_visit_to_a_member_without_a_certificate_does_not_go_unseen() {
 }
 
 #[test]
-fn a_set_with_users_knows_its_own_certificates() {
+fn a_replica_set_with_users_authenticates_by_certificate() {
     for users in [Users::KeyFile, Users::ClusterCertificates] {
         let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
         let Some(set) = ReplicaSet::start(SetOptions { members, users, ..SetOptions::default() }) else { return };
@@ -118,7 +118,7 @@ fn a_set_with_users_knows_its_own_certificates() {
         assert_eq!(reply.get_str("user").unwrap(), subject_of("reader"));
         connection.run(&find).unwrap();
         assert_eq!(connection.command(&insert).unwrap().get_i32("code").unwrap(), 13);
-        // The certificate of a server is one that may do everything, or nobody.
+        // A server certificate is the all-powerful `__system` user with x509 cluster authentication, and no user otherwise.
         let server = set.pki.issue("member", &Wanted::server()).unwrap();
         let mut connection = Connection::tls(&address, &set.pki, &server).unwrap();
         let reply = connection.command(&authenticate).unwrap();
@@ -134,5 +134,5 @@ fn a_set_with_users_knows_its_own_certificates() {
 }
 
 fn until_strangers(set: &ReplicaSet, count: usize) -> usize {
-    waiting::until("the visit is seen", || Some(set.strangers().len()).filter(|seen| *seen >= count))
+    waiting::until("the stranger is counted", || Some(set.strangers().len()).filter(|seen| *seen >= count))
 }

@@ -1,4 +1,4 @@
-//! How a gateway ends, and how it ends connections: signals, the drain under load, `idle_timeout`, `max_lifetime`.
+//! How the gateway stops and closes connections: signals, the drain under load, `idle_timeout` and `max_lifetime`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -18,9 +18,9 @@ use crate::reports;
 use crate::reports::LOG_TIMEOUT;
 use crate::slow;
 
-/// For an end that comes at once, on a busy machine; well below the default `drain_timeout`.
+/// Time for an immediate stop on a busy machine; well below the default `drain_timeout`.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
-/// For the writers to get going, the drain, and their giving up.
+/// Time for the writers to start, for the drain, and for the writers to give up.
 const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,17 +60,18 @@ async fn a_drain_under_load_loses_no_acknowledged_write_and_interrupts_no_comman
     let found = direct.database("drain").collection::<Document>("c").find(doc! {}).await.unwrap();
     let found: Vec<Document> = found.try_collect().await.unwrap();
     let found: BTreeSet<_> = found.iter().map(|document| document.get_str("_id").unwrap().to_owned()).collect();
-    // More than what was acknowledged would be a command that ran, and whose reply did not come.
-    assert_eq!(found.len(), written.len(), "in mongod, and acknowledged");
+    // An unacknowledged document would be a command that ran and whose reply was lost.
+    assert_eq!(found.len(), written.len(), "documents in mongod and acknowledged writes differ");
     assert_eq!(found, written);
-    let carried = gateway.log();
-    let carried = carried.iter().filter(|event| event["message"] == "connection closed" && event["commands"] != 0);
-    for event in carried {
+    let log = gateway.log();
+    let used = log.iter().filter(|event| event["message"] == "connection closed" && event["commands"] != 0);
+    for event in used {
         assert!(["drained", "closed"].contains(&event["reason"].as_str().unwrap()), "{event}");
     }
 }
 
-/// Sends SIGTERM while slow commands run and connections idle, and looks at each of them until the gateway has ended.
+/// Sends SIGTERM while slow commands run and other connections are idle, and checks each connection until the gateway
+/// has exited.
 fn drain_with_slow_commands(mut gateway: Gateway, mongod: &Mongod) -> Gateway {
     const SLOW: usize = 6;
     let mut slow: Vec<_> = (0..SLOW).map(|_| gateway.connect().unwrap()).collect();
@@ -84,11 +85,11 @@ fn drain_with_slow_commands(mut gateway: Gateway, mongod: &Mongod) -> Gateway {
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "draining").unwrap();
 
     idle.iter_mut().for_each(assert_closed);
-    assert_eq!(slow::running(mongod, "drain_slow"), SLOW, "idle connections close before the others are done");
+    assert_eq!(slow::running(mongod, "drain_slow"), SLOW, "idle connections close before the slow commands finish");
     let ready = gateway.get("/readyz").unwrap();
     assert!(ready.status == 503 && ready.body.contains("draining"), "{}", ready.body);
     assert_eq!(gateway.get("/livez").unwrap().status, 200);
-    until("new connections are not taken", || gateway.connect().err());
+    until("new connections are rejected", || gateway.connect().err());
     for connection in &mut slow {
         let reply = connection.reply().unwrap().document;
         assert_eq!(reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap().len(), 1, "{reply}");
@@ -99,7 +100,7 @@ fn drain_with_slow_commands(mut gateway: Gateway, mongod: &Mongod) -> Gateway {
 }
 
 #[test]
-fn drain_timeout_cuts_what_takes_too_long() {
+fn drain_timeout_closes_connections_whose_commands_take_too_long() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "drain_timeout");
     let options = GatewayOptions { top: "drain_timeout = \"500ms\"\n".to_owned(), ..GatewayOptions::to(&mongod) };
@@ -110,10 +111,10 @@ fn drain_timeout_cuts_what_takes_too_long() {
     let started = Instant::now();
     gateway.terminate().unwrap();
     assert_closed(&mut connection);
-    assert!(started.elapsed() >= Duration::from_millis(500), "cut after {:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_millis(500), "closed after {:?}", started.elapsed());
     assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
-    let cut = |event: &Value| event["message"] == "drain_timeout is over: connections are cut";
-    let logged = gateway.wait_for_log(LOG_TIMEOUT, cut).unwrap();
+    let is_cut = |event: &Value| event["message"] == "drain_timeout is over: connections are cut";
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, is_cut).unwrap();
     assert_eq!((&logged["level"], &logged["connections"]), (&"WARN".into(), &1.into()), "{logged}");
     let closed = gateway.wait_for_log(LOG_TIMEOUT, |event| event["unanswered"] == 1).unwrap();
     assert_eq!((&closed["ended_by"], &closed["reason"]), (&"gateway".into(), &"stopped".into()), "{closed}");
@@ -121,7 +122,7 @@ fn drain_timeout_cuts_what_takes_too_long() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_whichever_of_the_two_it_is() {
+fn a_second_sigterm_or_sigint_stops_the_gateway_at_once() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "second_signal");
     for [first, second] in [[libc::SIGTERM, libc::SIGTERM], [libc::SIGINT, libc::SIGINT], [libc::SIGINT, libc::SIGTERM]]
@@ -141,7 +142,7 @@ fn a_second_signal_ends_at_once_whichever_of_the_two_it_is() {
 }
 
 #[test]
-fn sighup_ends_nothing_and_sigint_drains() {
+fn sighup_closes_no_connection_and_sigint_drains() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mut gateway = Gateway::to(&mongod);
     let mut connection = gateway.connect().unwrap();
@@ -157,7 +158,7 @@ fn sighup_ends_nothing_and_sigint_drains() {
 }
 
 #[test]
-fn idle_timeout_closes_what_idles_and_not_what_waits_for_an_answer() {
+fn idle_timeout_closes_idle_connections_but_none_that_waits_for_a_reply() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "idle_timeout");
     let gateway = with_limit(&mongod, "idle_timeout");
@@ -168,7 +169,7 @@ fn idle_timeout_closes_what_idles_and_not_what_waits_for_an_answer() {
     assert_closed(&mut idle);
     assert!(started.elapsed() >= Duration::from_millis(900), "closed after {:?}", started.elapsed());
     waiting.reply().unwrap();
-    // From here on it idles too.
+    // From here on this connection is idle too.
     assert_closed(&mut waiting);
     assert_closed_by(&gateway, "idle_timeout");
 }
@@ -181,7 +182,7 @@ fn max_lifetime_closes_between_two_commands() {
     let (mut busy, mut waiting) = (gateway.connect().unwrap(), gateway.connect().unwrap());
     let started = Instant::now();
     send(&mut waiting, &slow::find("max_lifetime", 1_800));
-    until("the busy one is closed", || busy.command(&ping()).err());
+    until("the busy connection is closed", || busy.command(&ping()).err());
     assert!(started.elapsed() >= Duration::from_secs(1), "closed after {:?}", started.elapsed());
     waiting.reply().unwrap();
     assert_closed(&mut waiting);
@@ -189,28 +190,28 @@ fn max_lifetime_closes_between_two_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_driver_does_not_notice_that_connections_have_an_age() {
+async fn a_driver_does_not_notice_max_lifetime() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = with_limit(&mongod, "max_lifetime");
     let client = Client::with_uri_str(reports::uri(&gateway)).await.unwrap();
     let collection = client.database("age").collection::<Document>("c");
-    let aged = || gateway.log().iter().filter(|event| event["reason"] == "max_lifetime").count();
+    let expired = || gateway.log().iter().filter(|event| event["reason"] == "max_lifetime").count();
     let started = Instant::now();
-    // Each second the monitor's connection and one of the pool.
-    while aged() < 4 {
+    // Each second one monitoring connection and one pooled connection expire.
+    while expired() < 4 {
         collection.find_one(doc! {}).await.unwrap();
-        assert!(started.elapsed() < END_TIMEOUT, "no connection comes of age");
+        assert!(started.elapsed() < END_TIMEOUT, "no connection reaches max_lifetime");
     }
 }
 
-/// A gateway with this limit at the least that there is: one second.
+/// A gateway with this limit at its minimum, one second.
 fn with_limit(mongod: &Mongod, key: &str) -> Gateway {
     Gateway::start(&GatewayOptions { listener: format!("{key} = \"1s\"\n"), ..GatewayOptions::to(mongod) })
 }
 
-/// Both connections of such a test were closed by the gateway, for this reason, with nothing left to answer.
+/// The gateway closed both connections of the test for this reason, with no command left unanswered.
 fn assert_closed_by(gateway: &Gateway, reason: &str) {
-    let closed = until("both are in the log", || {
+    let closed = until("both connections are in the log", || {
         let log = gateway.log();
         let closed: Vec<_> = log.into_iter().filter(|event| event["message"] == "connection closed").collect();
         (closed.len() == 2).then_some(closed)

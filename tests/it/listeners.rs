@@ -1,4 +1,4 @@
-//! Where clients connect: every kind of address, what stands in the way of one, and a system that has no descriptor left.
+//! Listener addresses: every kind of address, addresses that cannot be used, and a process without free file descriptors.
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
@@ -24,21 +24,21 @@ const EXIT_CANNOT_START: Option<i32> = Some(1);
 const EXIT_CONFIGURATION: Option<i32> = Some(78);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ipv4_is_reached_by_drivers() {
+async fn drivers_connect_over_ipv4() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     check_reached(&Gateway::to(&mongod), "127.0.0.1:").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ipv6_is_reached_by_drivers() {
+async fn drivers_connect_over_ipv6() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let here = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).map_err(anyhow::Error::from);
-    let Some(_) = provision::or_skip("IPv6", here) else { return };
+    let ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).map_err(anyhow::Error::from);
+    let Some(_) = provision::or_skip("IPv6", ipv6) else { return };
     check_reached(&start(&mongod, "[::1]:0", ""), "[::1]:").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_unix_socket_is_reached_by_drivers_has_its_mode_and_goes_with_the_gateway() {
+async fn drivers_connect_over_a_unix_socket_that_has_its_mode_and_is_removed_at_exit() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let directory = scratch::directory("socket").unwrap();
     for (configured, mode) in [("", 0o700), ("socket_permissions = \"0666\"\n", 0o666)] {
@@ -48,23 +48,23 @@ async fn a_unix_socket_is_reached_by_drivers_has_its_mode_and_goes_with_the_gate
         check_reached(&gateway, "unix").await;
         gateway.terminate().unwrap();
         assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
-        assert!(!path.exists(), "the socket's file outlived the gateway");
+        assert!(!path.exists(), "the socket file still exists after the gateway has exited");
     }
 }
 
 #[test]
-fn the_socket_of_a_killed_gateway_is_taken_over() {
+fn the_socket_file_of_a_killed_gateway_is_replaced() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let directory = scratch::directory("socket").unwrap();
     let path = directory.path().join("s.sock");
     drop(start(&mongod, &unix(&path), ""));
-    assert!(path.exists(), "a killed process removes nothing");
+    assert!(path.exists(), "a killed process leaves its socket file");
     let gateway = start(&mongod, &unix(&path), "");
     gateway.connect().unwrap().run(&ping()).unwrap();
 }
 
 #[test]
-fn what_is_in_use_is_left_alone_and_named() {
+fn an_address_in_use_is_left_alone_and_named() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let directory = scratch::directory("socket").unwrap();
     let path = directory.path().join("s.sock");
@@ -74,11 +74,11 @@ fn what_is_in_use_is_left_alone_and_named() {
     first.connect().unwrap().run(&ping()).unwrap();
     drop(first);
 
-    // Not a gateway, but alive; and a file that somebody may need.
+    // A socket of another program that is in use, and a file that is not a socket.
     let other = directory.path().join("other.sock");
-    let living = UnixListener::bind(&other).unwrap();
+    let in_use = UnixListener::bind(&other).unwrap();
     check_in_vain(&mongod, &unix(&other), EXIT_CANNOT_START, &["listener.test.address", remedy]);
-    drop(living);
+    drop(in_use);
     let precious = directory.path().join("precious");
     fs::write(&precious, "precious").unwrap();
     check_in_vain(&mongod, &unix(&precious), EXIT_CANNOT_START, &["is not a socket", "choose another path"]);
@@ -104,16 +104,16 @@ fn plaintext_beyond_loopback_must_be_allowed() {
 }
 
 #[test]
-fn without_descriptors_accepting_waits_says_so_once_and_goes_on_when_there_are_some() {
+fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_free() {
     const DESCRIPTORS_MAX: u32 = 64;
     const CLIENTS: u32 = DESCRIPTORS_MAX + 16;
-    /// As long as accepting is tried again a few times.
+    /// Long enough for several attempts to accept.
     const A_WHILE: Duration = Duration::from_millis(700);
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let options = GatewayOptions {
         descriptors_max: Some(DESCRIPTORS_MAX),
         log_level: Some("debug"),
-        // A spare connection would serve one more.
+        // With a spare connection the gateway could serve one more client.
         upstream: "warm_connections = 0\n".to_owned(),
         ..GatewayOptions::to(&mongod)
     };
@@ -122,19 +122,19 @@ fn without_descriptors_accepting_waits_says_so_once_and_goes_on_when_there_are_s
     served.run(&ping()).unwrap();
 
     let mut silent: Vec<_> = (0..CLIENTS).map(|_| gateway.connect().unwrap()).collect();
-    let out = |event: &Value| event["message"].as_str().unwrap_or_default().starts_with("cannot accept connections");
-    let logged = gateway.wait_for_log(LOG_TIMEOUT, out).unwrap();
+    let is_exhausted = |event: &Value| event["message"].as_str().unwrap_or_default().starts_with("cannot accept connections");
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, is_exhausted).unwrap();
     assert_eq!((&logged["level"], &logged["listener"]), (&"ERROR".into(), &"test".into()));
     assert!(logged["remedy"].as_str().unwrap().contains("ulimit -n"), "{logged}");
     let (before, started) = (gateway.processor_time().unwrap(), Instant::now());
-    until_steady("the gateway writes nothing more", A_WHILE, || gateway.log().len());
+    until_steady("the gateway logs nothing more", A_WHILE, || gateway.log().len());
     let busy = gateway.processor_time().unwrap().saturating_sub(before);
-    assert!(busy < started.elapsed() / 3, "accepting in vain kept the processor busy for {busy:?}");
+    assert!(busy < started.elapsed() / 3, "failed attempts to accept used {busy:?} of processor time");
     served.run(&ping()).unwrap();
-    // Not simply the limit: this program may have been given descriptors above it, and gives them on.
+    // This can exceed the limit: the gateway may inherit descriptors with higher numbers from this process.
     let all = gateway.descriptors().unwrap();
 
-    // One that was let in and now wants to be served needs a descriptor towards mongod.
+    // An accepted client that sends a command needs a descriptor for its upstream connection.
     silent[0].send(&op_msg(1, 0, &[body_section(&ping())])).unwrap();
     let refusal = silent[0].reply().unwrap().document;
     assert_eq!(refusal.get_i32("code").unwrap(), 6, "{refusal}");
@@ -143,22 +143,22 @@ fn without_descriptors_accepting_waits_says_so_once_and_goes_on_when_there_are_s
     let logged = gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
     assert!(logged["remedy"].as_str().unwrap().contains("ulimit -n"), "{logged}");
 
-    // Room for one and then none again, several times over: the same news, not told again and again.
+    // Descriptors become free and run out again several times. The gateway does not log each time.
     for gone in 1..=5 {
         silent.remove(1);
         let probes = || gateway.log().iter().filter(|event| event["outcome"] == "probe").count();
-        until("it is gone", || (probes() == gone).then_some(()));
-        until("another one has its place", || (gateway.descriptors().unwrap() == all).then_some(()));
+        until("the client has disconnected", || (probes() == gone).then_some(()));
+        until("the next client takes the free descriptor", || (gateway.descriptors().unwrap() == all).then_some(()));
     }
     silent.clear();
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "accepting connections again").unwrap();
     gateway.connect().unwrap().run(&ping()).unwrap();
     until("the gateway is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
-    let told = gateway.log().iter().filter(|event| out(event)).count() as u64;
-    assert!(told <= 1 + started.elapsed().as_secs() / 10, "said {told} times in {:?}", started.elapsed());
+    let told = gateway.log().iter().filter(|event| is_exhausted(event)).count() as u64;
+    assert!(told <= 1 + started.elapsed().as_secs() / 10, "logged {told} times in {:?}", started.elapsed());
 }
 
-/// Both drivers run a command, and the log says where they came from.
+/// Both drivers run a command, and the log shows the client's address.
 async fn check_reached(gateway: &Gateway, client: &str) {
     let uri = reports::uri(gateway);
     let rust = reports::of_rust(&ping(), &uri).await;

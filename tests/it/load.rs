@@ -1,4 +1,4 @@
-//! Many connections, large messages and slow peers: memory and descriptors stay bounded, and everything arrives whole.
+//! Many connections, large messages and slow peers: memory and descriptors stay bounded, and all data arrives complete.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -17,26 +17,27 @@ use crate::kit::scratch;
 use crate::kit::waiting::{until, until_steady};
 use crate::slow;
 
-/// What a large message or a slow peer may cost on top of a gateway that has seen both before.
+/// The most memory that a large message or a slow peer may add to a gateway that has already handled both.
 ///
-/// Some 150 KiB are kept, and Linux's count is exact to a few hundred; without a bound it would be all of 15 to 47 MB.
+/// The gateway buffers about 150 KiB, and Linux's count is accurate to a few hundred KiB. Without a bound the growth would be
+/// the whole message, 15 to 47 MB.
 const GROWTH_MAX_KIB: u64 = 1024;
-/// Documents of a megabyte each: 47 make nearly the largest message that there is, 15 fit into one reply.
+/// Documents of one megabyte each: 47 make nearly the largest possible message, 15 fit into one reply.
 const MEGABYTE: usize = 1_000_000;
 const LARGEST_MESSAGE: usize = 47;
 const LARGEST_REPLY: usize = 15;
-/// A stream that has met a peer who does not read stands still for so long.
+/// A stream counts as stopped when no byte has moved for this duration.
 const STILL: Duration = Duration::from_millis(300);
 
 #[test]
 fn a_thousand_connections_leave_nothing_behind() {
     const BATCH: usize = 250;
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    // Without spares, whose number follows how fast the clients come: what they leave open is asked in `warm`.
+    // No spare connections: their number depends on how fast clients connect. `warm` tests their descriptors.
     let upstream = "warm_connections = 0\n".to_owned();
     let gateway = Gateway::start(&GatewayOptions { upstream, ..GatewayOptions::to(&mongod) });
     let batch = || {
-        // The whole batch is open at one time, each time alike: memory follows the most that there ever were.
+        // Each batch opens the same number of connections at once: memory depends on the largest number so far.
         let open_and_serve = || {
             let open: Vec<_> = (0..BATCH / 2).map(|_| gateway.connect().unwrap()).collect();
             open.into_iter().map(served).collect::<Vec<_>>()
@@ -60,11 +61,11 @@ fn a_thousand_connections_leave_nothing_behind() {
 }
 
 #[test]
-fn the_largest_messages_pass_through_bounded_memory() {
+fn the_largest_messages_are_forwarded_with_bounded_memory() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let mut connection = gateway.connect().unwrap();
-    // Twice, as the first time warms up whatever there is to warm.
+    // The first round fills buffers and caches; only the second round is measured.
     for database in ["large_warm", "large"] {
         let message = insert(database, LARGEST_MESSAGE);
         assert!((47_000_000..48_000_000).contains(&message.len()));
@@ -81,13 +82,13 @@ fn the_largest_messages_pass_through_bounded_memory() {
 }
 
 #[test]
-fn a_client_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
+fn a_client_that_does_not_read_costs_no_memory_and_gets_its_replies_later() {
     const REPLIES: i32 = 2;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mut direct = mongod.connect().unwrap();
     direct.send(&insert("slow_client", LARGEST_REPLY)).unwrap();
     direct.reply().unwrap();
-    // A unix socket: the kernel keeps up to 32 MB of what a TCP client has not read, where it is configured to.
+    // A unix socket: for a TCP client the kernel may buffer up to 32 MB of unread data.
     let directory = scratch::directory("slow-client").unwrap();
     let socket = format!("unix:{}", directory.path().join("s.sock").display());
     let gateway = Gateway::start(&GatewayOptions { listener_address: Some(socket), ..GatewayOptions::to(&mongod) });
@@ -101,8 +102,8 @@ fn a_client_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
     for request in 1..=REPLIES {
         connection.send(&find("slow_client", request)).unwrap();
     }
-    let stood = until_steady("the replies stand still", STILL, || passed().to_bits());
-    assert!(f64::from_bits(stood) - passed_before < all, "the gateway read on although nobody took it");
+    let stopped_at = until_steady("the replies stop", STILL, || passed().to_bits());
+    assert!(f64::from_bits(stopped_at) - passed_before < all, "the gateway read more than the client took");
     let grown = memory.grown_kib().unwrap();
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB for a client that does not read");
     for request in 1..=REPLIES {
@@ -114,7 +115,7 @@ fn a_client_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
 }
 
 #[test]
-fn a_mongod_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
+fn a_mongod_that_does_not_read_costs_no_memory_and_gets_its_request_later() {
     let Some(mongod) = Mongod::start(MongodOptions::default()) else { return };
     let gateway = Gateway::to(&mongod);
     let mut connection = gateway.connect().unwrap();
@@ -133,9 +134,9 @@ fn a_mongod_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
             connection.reply().unwrap().document
         }
     });
-    let stood = until_steady("the request stands still", STILL, || passed().to_bits());
-    let stood = f64::from_bits(stood) - passed_before;
-    assert!(stood > 0.0 && stood < 47_000_000.0, "the gateway took {stood} bytes that nobody took from it");
+    let stopped_at = until_steady("the request stops", STILL, || passed().to_bits());
+    let taken = f64::from_bits(stopped_at) - passed_before;
+    assert!(taken > 0.0 && taken < 47_000_000.0, "the gateway read {taken} bytes while mongod read none");
     mongod.thaw().unwrap();
     assert_eq!(client.join().unwrap().get_i32("n").unwrap(), 47);
     let grown = memory.grown_kib().unwrap();
@@ -143,16 +144,16 @@ fn a_mongod_that_does_not_read_costs_no_memory_and_gets_all_of_it_later() {
 }
 
 #[test]
-fn mongod_stops_working_for_a_client_that_is_gone() {
+fn mongod_stops_the_operation_of_a_client_that_has_disconnected() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "gone");
     let gateway = Gateway::to(&mongod);
-    for end in ["closes", "resets", "closes its half"] {
+    for end in ["closes", "resets", "half-closes"] {
         let mut stream = TcpStream::connect(gateway.address()).unwrap();
         stream.write_all(&op_msg(1, 0, &[body_section(&slow::find("gone", 120_000))])).unwrap();
         slow::await_running(&mongod, "gone", 1);
         let mut half_open = None;
-        if end == "closes its half" {
+        if end == "half-closes" {
             stream.shutdown(Shutdown::Write).unwrap();
             half_open = Some(stream);
         } else {
@@ -160,7 +161,7 @@ fn mongod_stops_working_for_a_client_that_is_gone() {
             SockRef::from(&stream).set_linger(linger).unwrap();
             drop(stream);
         }
-        until(&format!("mongod is done with a client that {end}"), || {
+        until(&format!("mongod ends the operation of a client that {end}"), || {
             (slow::running(&mongod, "gone") == 0).then_some(())
         });
         drop(half_open);
@@ -170,7 +171,7 @@ fn mongod_stops_working_for_a_client_that_is_gone() {
 }
 
 #[test]
-fn a_client_that_closes_its_half_still_gets_the_answer() {
+fn a_client_that_half_closes_its_connection_still_gets_the_reply() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     for _ in 0..20 {
@@ -184,20 +185,20 @@ fn a_client_that_closes_its_half_still_gets_the_answer() {
     }
 }
 
-/// The connection, after it has carried a command.
+/// Runs one command on the connection and returns it.
 fn served(mut connection: Connection) -> Connection {
     connection.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
     connection
 }
 
-/// An insert of so many documents, all of them in a document sequence.
+/// An insert of `count` documents in a document sequence.
 fn insert(database: &str, count: usize) -> Vec<u8> {
     let documents: Vec<_> = (0..count).map(large).collect();
     let body = body_section(&doc! { "insert": "c", "$db": database });
     op_msg(1, 0, &[body, sequence_section("documents", &documents)])
 }
 
-/// Asks for as many of them as fit into one reply.
+/// A find for as many documents as fit into one reply.
 fn find(database: &str, request: i32) -> Vec<u8> {
     let count = i32::try_from(LARGEST_REPLY).unwrap();
     let command = doc! { "find": "c", "sort": { "_id": 1 }, "limit": count, "batchSize": count, "$db": database };
@@ -212,7 +213,7 @@ fn check_found(reply: &Reply) {
     }
 }
 
-/// A document of a megabyte whose every byte depends on its number.
+/// A document of one megabyte. Every byte depends on `number`.
 fn large(number: usize) -> Document {
     let bytes = (0..MEGABYTE).map(|at| (at * 31 + number).to_le_bytes()[number % 2]).collect();
     doc! { "_id": i32::try_from(number).unwrap(), "pad": Binary { subtype: BinarySubtype::Generic, bytes } }

@@ -1,11 +1,12 @@
 //! Black-box tests: the gateway's binary between real clients and a real mongod that requires client certificates.
 //!
-//! Tests of interception, DNS and cut networks make network namespaces of their own, for which they need root or subordinate
-//! user ids, `ip` and `iptables`.
+//! Tests of interception, DNS and network partitions create network namespaces. They need root or subordinate user ids, `ip`
+//! and `iptables`.
 //!
-//! Set `MONGATE_TEST_MONGOD` to use a mongod of your own, and `MONGATE_TEST_REQUIRE=1` to fail where one is missing.
+//! Set `MONGATE_TEST_MONGOD` to use your own mongod. With `MONGATE_TEST_REQUIRE=1` a test fails instead of being skipped when
+//! a program that it needs is missing.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
-#![allow(unreachable_pub, reason = "modules of one program show each other what they share")]
+#![allow(unreachable_pub, reason = "the modules of this test binary share items")]
 
 #[path = "../kit/mod.rs"]
 mod kit;

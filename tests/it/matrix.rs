@@ -1,8 +1,8 @@
-//! Every kind of key in every form of certificate under both versions of TLS, against a real mongod: what is to be
-//! accepted is, and what is to be refused is.
+//! Every key type with every certificate form and both TLS versions against a real mongod: the gateway accepts and rejects
+//! each server certificate as its settings require.
 //!
-//! mongod 6.0 serves all of them, so nothing is left out: mongod that does not start with a pair fails the test.
-//! Our own certificate has the kind and form of mongod's, so that client certificates are covered too.
+//! mongod 6.0 supports all combinations, so a mongod that does not start with one fails the test. The gateway's client
+//! certificate has the same key type and form as mongod's certificate, which covers client certificates too.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use crate::kit::mongod::{Mongod, MongodOptions, ServerFiles};
 use crate::kit::openssl::Workshop;
 use crate::kit::{mongod_binary, provision};
 
-/// Name and how openssl makes one.
+/// Name of the key type, and the openssl algorithm with its options.
 const KEYS: [(&str, &str); 5] = [
     ("RSA 4096", "RSA -pkeyopt rsa_keygen_bits:4096"),
     ("RSA 2048", "RSA -pkeyopt rsa_keygen_bits:2048"),
@@ -24,25 +24,25 @@ const KEYS: [(&str, &str); 5] = [
     ("Ed25519", "ED25519"),
 ];
 
-/// What mongod is told not to speak, and what is spoken then.
+/// The TLS version that mongod disables, and the version that the connection then uses.
 const VERSIONS: [(&str, &str); 2] = [("TLS1_3", "TLSv1.2"), ("TLS1_2", "TLSv1.3")];
 
-/// What a certificate says of its names.
+/// X.509 version and names of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// Version 3 with a subject alternative name.
     Names,
-    /// Version 3 with nothing but a common name.
+    /// Version 3 with a common name only.
     CommonName,
-    /// Version 1, which has nothing else.
+    /// Version 1 with a common name only: it has no extensions.
     Version1,
 }
 
-/// How one upstream of the configuration is to be, and what becomes of it.
+/// One upstream of the configuration and the expected result.
 struct Row {
     name: &'static str,
     table: &'static str,
-    /// Part of the sentence of the refusal; none where it is accepted.
+    /// Part of the error for this form of certificate, or `None` if it is accepted.
     refused: fn(Form) -> Option<&'static str>,
 }
 
@@ -78,33 +78,33 @@ const ROWS: [Row; 8] = [
 ];
 const FULL: &str = "server_name = 'localhost'\nlegacy_certificates = true";
 const CHAIN: &str = "server_name = 'localhost'\nverify = 'chain'\nlegacy_certificates = true";
-/// The stranger has the authority's name: only the signature tells.
+/// The other CA has the same name, so only the signature differs.
 const OTHER_AUTHORITY: &str = "our authority of that name did not sign it";
 
 #[test]
-fn every_kind_of_key_form_of_certificate_and_version_of_tls_is_judged_as_it_should_be() {
+fn every_key_type_certificate_form_and_tls_version_is_accepted_or_rejected_correctly() {
     if provision::or_skip("a real mongod", mongod_binary::locate()).is_none() || Workshop::new().is_none() {
         return;
     }
-    // Two at a time: more mongods than cores start no sooner. The slowest kind is first.
-    let left = Mutex::new(KEYS.iter());
-    let next = || left.lock().unwrap().next();
+    // Two at a time: more mongods than cores would not start faster. The slowest key type comes first.
+    let remaining = Mutex::new(KEYS.iter());
+    let next = || remaining.lock().unwrap().next();
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some((name, algorithm)) = next() {
-                    check_kind(name, algorithm);
+                    check_key_type(name, algorithm);
                 }
             });
         }
     });
 }
 
-fn check_kind(name: &str, algorithm: &str) {
-    let workshop = Workshop::new().expect("openssl was there a moment ago");
+fn check_key_type(name: &str, algorithm: &str) {
+    let workshop = Workshop::new().expect("openssl is installed");
     workshop.run(&format!(
         "for who in ca server; do openssl genpkey -algorithm {algorithm} -out $who.key; done
-         # Large keys take long to make: three parties have the same.
+         # Generating large keys is slow, so three parties share one.
          cp server.key client.key
          cp server.key stranger.key
          for who in ca stranger; do

@@ -1,4 +1,4 @@
-//! The mistakes that people make with the certificates of the textbooks, each of which ends in a sentence that names it.
+//! Common mistakes with certificates and keys. Each one must produce a message that names it.
 
 use bson::doc;
 
@@ -6,35 +6,35 @@ use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::recipe::{Scene, documented_in};
 use crate::reports;
 
-/// A mistake that somebody makes with the files of the recipe.
+/// One mistake with the certificate files of the recipe.
 struct Mistake {
     name: &'static str,
-    /// Shell lines that make it.
+    /// Shell commands that create the files with the mistake.
     made_by: &'static str,
-    /// The table with it; `ca_file` and `legacy_certificates` are added where they are missing.
+    /// The TLS table of the configuration. `ca_file` and `legacy_certificates` are added if they are missing.
     table: &'static str,
-    /// Where it comes out.
+    /// Where the mistake is reported.
     seen: Seen,
-    /// Parts of the sentence.
+    /// Parts of the message.
     says: &'static [&'static str],
-    /// Part of what is to be done.
+    /// Part of the remedy.
     remedy: &'static str,
 }
 
-/// Where a mistake comes out.
+/// Where a mistake is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// `run` and `check` end with 78.
+    /// `run` and `check` exit with 78.
     AtStart,
-    /// `check` ends with 78; `run` starts, since files are replaced under way, and clients read it.
+    /// `check` exits with 78. `run` starts, because the files may be replaced later, and clients read the message.
     ByClients,
-    /// All works, and `check` warns.
+    /// Connections work, and `check` warns.
     InCheck,
 }
 
 const MISTAKES: [Mistake; 14] = [
     Mistake {
-        name: "no certificate is given",
+        name: "no certificate is configured",
         made_by: "",
         table: "",
         seen: Seen::AtStart,
@@ -42,7 +42,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "",
     },
     Mistake {
-        name: "the certificate is given without a key",
+        name: "the certificate is configured without a key",
         made_by: "",
         table: "certificate_file = 'client.crt'",
         seen: Seen::AtStart,
@@ -50,7 +50,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "name its file in private_key_file",
     },
     Mistake {
-        name: "the authority's file is given as key file",
+        name: "the CA's certificate file is configured as the key file",
         made_by: "",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'ca.pem'",
         seen: Seen::AtStart,
@@ -58,7 +58,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "name its file in private_key_file",
     },
     Mistake {
-        name: "the authority's key is given as ours",
+        name: "the CA's key is configured as the client key",
         made_by: "",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'ca.key'",
         seen: Seen::AtStart,
@@ -66,7 +66,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "take the authority's key off this host",
     },
     Mistake {
-        name: "key and certificate are exchanged",
+        name: "the key file and the certificate file are swapped",
         made_by: "",
         table: "certificate_file = 'client.key'\nprivate_key_file = 'client.crt'",
         seen: Seen::AtStart,
@@ -74,7 +74,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "exchange upstream.test.tls.certificate_file and upstream.test.tls.private_key_file",
     },
     Mistake {
-        name: "our own file is given as the authority's",
+        name: "the client certificate file is configured as ca_file",
         made_by: "",
         table: "certificate_file = 'client.pem'\nca_file = 'client.pem'",
         seen: Seen::AtStart,
@@ -82,7 +82,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "put the certificate of the authority that signed the other side's certificate into",
     },
     Mistake {
-        name: "mongod's file is used as ours",
+        name: "mongod's certificate file is used as the client certificate",
         made_by: "",
         table: "certificate_file = 'server.pem'",
         seen: Seen::InCheck,
@@ -90,7 +90,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "another O, OU or DC",
     },
     Mistake {
-        name: "the key is that of another certificate",
+        name: "the key belongs to another certificate",
         made_by: "",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'server.key'",
         seen: Seen::AtStart,
@@ -114,7 +114,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "openssl pkey -inform der",
     },
     Mistake {
-        name: "the key's file may be read by everyone",
+        name: "every user can read the key file",
         made_by: "cp client.key open.key && chmod 644 open.key",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'open.key'",
         seen: Seen::InCheck,
@@ -122,7 +122,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "chmod",
     },
     Mistake {
-        name: "the authority has expired",
+        name: "the CA certificate has expired",
         made_by: EXPIRE_CA,
         table: "certificate_file = 'client.pem'\nca_file = 'expired-ca.pem'",
         seen: Seen::ByClients,
@@ -130,7 +130,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "renew",
     },
     Mistake {
-        name: "the chain begins with the authority",
+        name: "the chain begins with the CA certificate",
         made_by: "cat client.key ca.pem client.crt > reversed.pem",
         table: "certificate_file = 'reversed.pem'",
         seen: Seen::AtStart,
@@ -141,7 +141,7 @@ const MISTAKES: [Mistake; 14] = [
         remedy: "put our own certificate first",
     },
     Mistake {
-        name: "the chain is in the wrong order above our certificate",
+        name: "the chain above the leaf certificate is in the wrong order",
         made_by: "cat client.key client.crt server.crt ca.pem > shuffled.pem",
         table: "certificate_file = 'shuffled.pem'",
         seen: Seen::InCheck,
@@ -150,7 +150,7 @@ const MISTAKES: [Mistake; 14] = [
     },
 ];
 
-/// The same key and name with dates of the past: `openssl x509` cannot write those.
+/// The CA certificate with the same key and name, but dates in the past. `openssl x509` cannot set such dates.
 const EXPIRE_CA: &str = "
     : > index.txt
     printf '%s\n' '[ca]' 'default_ca=d' '[d]' 'database=index.txt' 'new_certs_dir=.' 'default_md=sha256' 'policy=p' \
@@ -162,7 +162,7 @@ const EXPIRE_CA: &str = "
         -startdate 20200101000000Z -enddate 20210101000000Z";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_mistake_ends_in_a_sentence_that_names_it() {
+async fn every_mistake_produces_a_message_that_names_it() {
     let Some(scene) = Scene::new() else { return };
     for mistake in &MISTAKES {
         scene.workshop.run(mistake.made_by);
@@ -175,12 +175,12 @@ async fn check_mistake(mistake: &Mistake, options: &GatewayOptions) {
     let Mistake { name, seen, says, remedy, .. } = mistake;
     let (exit, said) = options.check(&[]).unwrap();
     assert_eq!(exit, Some(if *seen == Seen::InCheck { 0 } else { 78 }), "{name}: {said}");
-    assert!(says.iter().chain([remedy]).all(|part| said.contains(part)), "{name}: check says {said}");
+    assert!(says.iter().chain([remedy]).all(|part| said.contains(part)), "{name}: check prints {said}");
     match seen {
         Seen::AtStart => {
             let (exit, wrote) = Gateway::start_in_vain(options).unwrap();
             assert_eq!(exit, Some(78), "{name}: {wrote}");
-            assert!(says.iter().chain([remedy]).all(|part| wrote.contains(part)), "{name}: run says {wrote}");
+            assert!(says.iter().chain([remedy]).all(|part| wrote.contains(part)), "{name}: run prints {wrote}");
         }
         Seen::ByClients => {
             let gateway = Gateway::start(options);
@@ -194,7 +194,7 @@ async fn check_mistake(mistake: &Mistake, options: &GatewayOptions) {
 }
 
 #[test]
-fn keys_under_a_password_are_read_and_what_is_wrong_with_them_is_said() {
+fn encrypted_keys_are_read_and_their_faults_are_named() {
     let Some(scene) = Scene::new() else { return };
     let workshop = &scene.workshop;
     workshop.run(&documented_in("Encrypted keys", 0));
@@ -225,7 +225,7 @@ fn keys_under_a_password_are_read_and_what_is_wrong_with_them_is_said() {
         check("client.crt", "client.encrypted.key", &password, 78, says);
     }
     let said = check("client.crt", "traditional.key", right, 78, "Proc-Type: 4,ENCRYPTED");
-    // What the remedy says, with the password that it would ask for.
+    // The command of the remedy, with the password that it would prompt for.
     let start = said.find("openssl pkcs8").expect("a command that converts the key");
     let command = said[start..].lines().next().unwrap().replace("NEW", "converted.key");
     workshop.run(&format!("{command} -passin file:client.password -passout pass:\"$(cat client.password)\""));

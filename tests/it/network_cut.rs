@@ -1,8 +1,8 @@
-//! The network between clients and one member is cut, with packets lost and nothing closed, and mended again: once for
-//! drivers through the gateway, and at the same time for drivers that need none.
+//! A network partition between clients and one member: packets are lost, no connection is closed, and the network recovers
+//! later. A driver through the gateway and a driver that connects directly must behave alike.
 //!
-//! In a network namespace of its own: what the gateway and the direct driver send to that member, and what comes back, is
-//! dropped by a rule; members still see each other.
+//! The test runs in a network namespace. An iptables rule drops all packets between the member and the gateway or the direct
+//! driver. The members still reach each other.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,20 +23,20 @@ use crate::kit::waiting::until;
 
 const HOSTS: [(&str, &[&str]); 3] =
     [("mongo-0.test", &["10.217.2.1"]), ("mongo-1.test", &["10.217.2.2"]), ("mongo-2.test", &["10.217.2.3"])];
-/// So many operations in a row are no accident.
+/// Enough operations to rule out coincidence.
 const ENOUGH: usize = 20;
 
 #[test]
-fn a_member_that_cannot_be_reached_is_done_without_and_is_used_again_later() {
+fn an_unreachable_member_is_avoided_and_is_used_again_after_it_recovers() {
     if programs::python().is_none() || provision::or_skip("a real mongod", mongod_binary::locate()).is_none() {
         return;
     }
-    let test = "network_cut::a_member_that_cannot_be_reached_is_done_without_and_is_used_again_later";
+    let test = "network_cut::an_unreachable_member_is_avoided_and_is_used_again_after_it_recovers";
     namespace::inside(test, |namespace| {
         namespace.hosts(&HOSTS).unwrap();
         let members = HOSTS.iter().map(|(host, _)| MemberOptions::at(host)).collect();
         let set = ReplicaSet::start(SetOptions { members, ..SetOptions::default() }).unwrap();
-        let cut = Cut::prepare(namespace);
+        let partition = Partition::prepare(namespace);
         let options = GatewayOptions {
             upstream: "replica_set = \"rs0\"\nconnect_timeout = \"1s\"\n".to_owned(),
             user: Some(namespace::GATEWAY),
@@ -51,17 +51,17 @@ fn a_member_that_cannot_be_reached_is_done_without_and_is_used_again_later() {
         let [far, near] = &secondaries[..] else { panic!("{secondaries:?}") };
         let both = [(&through, addresses[far].clone(), addresses[near].clone()), (&direct, far.clone(), near.clone())];
         for (traffic, far, near) in &both {
-            traffic.await_more("all take part", |seen| {
+            traffic.await_more("all members are used", |seen| {
                 seen.writes() >= ENOUGH && seen.reads_of(far) >= ENOUGH && seen.reads_of(near) >= ENOUGH
             });
         }
 
-        // A secondary: reads go to the other one, and writes are not concerned.
-        cut.begin(far);
+        // A secondary: reads go to the other secondary, and writes continue.
+        partition.begin(far);
         for (traffic, _, near) in &both {
-            traffic.await_more("the others go on", |seen| seen.writes() >= ENOUGH && seen.reads_of(near) >= ENOUGH);
+            traffic.await_more("the other members are used", |seen| seen.writes() >= ENOUGH && seen.reads_of(near) >= ENOUGH);
         }
-        until("the gateway knows that it does not answer", || (state_of(&gateway, far)? == "unknown").then_some(()));
+        until("the gateway marks the member as unknown", || (state_of(&gateway, far)? == "unknown").then_some(()));
         assert_eq!(gateway.metric("mongate_upstream_members", &[("state", "unknown")]).to_string(), "1");
         assert_eq!(gateway.get("/readyz").unwrap().status, 200);
         let asked = Instant::now();
@@ -69,43 +69,43 @@ fn a_member_that_cannot_be_reached_is_done_without_and_is_used_again_later() {
         assert_eq!(refusal.get_i32("code").unwrap(), 6, "{refusal}");
         assert!(asked.elapsed() < Duration::from_secs(10), "refused after {:?}", asked.elapsed());
         for (traffic, far, near) in &both {
-            // By now nobody tries it any more.
+            // By now no client tries this member.
             traffic
-                .await_more("nothing comes from it", |seen| seen.reads_of(near) >= ENOUGH && seen.reads_of(far) == 0);
+                .await_more("no read comes from the member", |seen| seen.reads_of(near) >= ENOUGH && seen.reads_of(far) == 0);
         }
-        cut.end(far);
+        partition.end(far);
         for (traffic, far, _) in &both {
-            traffic.await_more("it is read from again", |seen| seen.reads_of(far) >= ENOUGH);
+            traffic.await_more("reads come from the member again", |seen| seen.reads_of(far) >= ENOUGH);
         }
         assert_eq!(state_of(&gateway, far).as_deref(), Some("secondary"));
 
-        // The primary, which the other members still see: no writes for anybody until it can be reached again.
-        cut.begin(&primary);
+        // The primary, which the other members still reach: every write fails until the clients reach it again.
+        partition.begin(&primary);
         for (traffic, far, near) in &both {
-            traffic.await_more("reads go on without writes", |seen| {
+            traffic.await_more("reads continue and writes fail", |seen| {
                 seen.failed("write") >= 1 && seen.reads_of(far) + seen.reads_of(near) >= ENOUGH
             });
         }
-        assert_eq!(set.primary(), primary, "the members are not concerned");
-        cut.end(&primary);
+        assert_eq!(set.primary(), primary, "the members elect no other primary");
+        partition.end(&primary);
         for (traffic, ..) in &both {
-            traffic.await_more("there are writes again", |seen| seen.writes() >= ENOUGH);
+            traffic.await_more("writes succeed again", |seen| seen.writes() >= ENOUGH);
         }
         for traffic in [&through, &direct] {
             let acknowledged = traffic.seen().acknowledged();
             let query = doc! { "_id": { "$in": acknowledged.iter().copied().map(Bson::from).collect::<Vec<_>>() } };
             let count = doc! { "count": "traffic", "query": query, "$db": traffic.name };
             let there = set.run_on_primary(&count).unwrap().get_i32("n").unwrap();
-            assert_eq!(usize::try_from(there).unwrap(), acknowledged.len(), "{}: acknowledged and lost", traffic.name);
+            assert_eq!(usize::try_from(there).unwrap(), acknowledged.len(), "{}: acknowledged writes were lost", traffic.name);
         }
     });
 }
 
-/// Loses packets between members and whoever is not one of them.
-struct Cut<'a>(&'a Namespace);
+/// Drops packets between members and clients, but not among the members.
+struct Partition<'a>(&'a Namespace);
 
-impl<'a> Cut<'a> {
-    /// Marks the connections that can be cut, both ways, so that those among the members stay as they are.
+impl<'a> Partition<'a> {
+    /// Marks the connections of the gateway and the client. Connections among the members stay unmarked.
     fn prepare(namespace: &'a Namespace) -> Self {
         for user in [namespace::GATEWAY, namespace::CLIENT] {
             for (_, addresses) in HOSTS {
@@ -135,18 +135,18 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// The last part of the address, which is a number of its own for each.
+/// The last number of the address, which is unique per member.
 fn mark_of(address: &str) -> &str {
     address.rsplit_once('.').unwrap().1
 }
 
-/// A driver that writes and reads all the time.
+/// A driver that writes and reads continuously.
 struct Traffic {
     name: &'static str,
     process: Process,
 }
 
-/// What it did, from some moment on.
+/// The operations of a driver since some point in time.
 struct Seen(Vec<Value>);
 
 impl Traffic {
@@ -163,7 +163,7 @@ impl Traffic {
         Seen(self.process.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
 
-    /// Waits until what it does from now on is enough.
+    /// Waits until the operations from now on satisfy `is_enough`.
     fn await_more(&self, what: &str, is_enough: impl Fn(&Seen) -> bool) {
         let before = self.seen().0.len();
         until(&format!("{}: {what}", self.name), || {
