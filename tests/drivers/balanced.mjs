@@ -1,8 +1,8 @@
-// The Node driver and a set behind one address, see balanced.py: balanced.mjs URI DATABASE
+// The Node.js driver with servers behind one address, see balanced.py. Usage: balanced.mjs URI DATABASE
 
 import { createRequire } from "node:module";
 
-// NODE_PATH says where the driver is; an import would not look there.
+// `require` finds the driver in NODE_PATH; an import would ignore that variable.
 const { MongoClient } = createRequire(import.meta.url)("mongodb");
 
 const [uri, name] = process.argv.slice(2);
@@ -47,7 +47,7 @@ await session.endSession();
 say("transaction", { inside, outside, after: await collection.countDocuments(added) });
 
 const stream = client.db(name).collection("watched").watch();
-// The stream begins with its first question.
+// The first request starts the stream.
 await stream.tryNext();
 await client.db(name).collection("watched").insertMany([{ _id: 0 }, { _id: 1 }, { _id: 2 }]);
 const ids = [];

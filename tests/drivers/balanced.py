@@ -1,7 +1,7 @@
-"""PyMongo and a set behind one address: balanced.py URI DATABASE
+"""PyMongo with servers behind one address. Usage: balanced.py URI DATABASE
 
-Cursors and transactions have to keep to their connections while others come and go. Prints one JSON line a step, the
-same for every driver.
+Each cursor and transaction must stay with its server while other commands run. Prints one JSON line per step, which is
+the same for every driver.
 """
 
 import json
@@ -16,7 +16,7 @@ def say(step, **facts):
 
 
 def interleaved(collection):
-    """Several cursors that are read from in turn, each batch a question of its own."""
+    """Reads several cursors in turn and returns the sum of each."""
     cursors = [collection.find({}, batch_size=5).sort("_id", 1) for _ in range(4)]
     sums = [0] * len(cursors)
     for _ in range(100):

@@ -1,7 +1,7 @@
-"""A client that works while its set changes: follow.py URI DATABASE STOP
+"""A client that works while its replica set changes. Usage: follow.py URI DATABASE STOP
 
-Four workers write, and read from secondaries, until the file STOP is there. Prints a line whenever the members change and
-whenever a member is read from for the first time; and last what happened to connections, by address, and every failure.
+Four workers write, and read from secondaries, until the file STOP exists. Prints a line whenever the members change and
+at the first read from each member. The last line has the counts of connection events by address, and every failure.
 """
 
 import json
@@ -58,7 +58,7 @@ class Members(monitoring.TopologyListener):
 
 
 class Pools(monitoring.ConnectionPoolListener):
-    """Counts what breaks connections, by address."""
+    """Counts created, failed and cleared connections by address."""
 
     def __init__(self):
         self.counts = defaultdict(Counter)
@@ -116,7 +116,7 @@ def main():
     uri, name, stop = sys.argv[1:]
     pools, failures = Pools(), []
     listeners = [Finds(), Members(), pools]
-    # All secondaries are near enough.
+    # A threshold that makes every secondary eligible.
     with MongoClient(uri, event_listeners=listeners, localThresholdMS=5000) as client:
         threads = [threading.Thread(target=work, args=(client, name, stop, i, failures)) for i in range(4)]
         for thread in threads:

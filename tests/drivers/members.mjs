@@ -1,8 +1,8 @@
-// What the Node driver makes of a replica set, see members.py: members.mjs URI DATABASE
+// The members of a replica set as the Node.js driver sees them, see members.py. Usage: members.mjs URI DATABASE
 
 import { createRequire } from "node:module";
 
-// NODE_PATH says where the driver is; an import would not look there.
+// `require` finds the driver in NODE_PATH; an import would ignore that variable.
 const { MongoClient, MongoServerSelectionError, ReadPreference } = createRequire(import.meta.url)("mongodb");
 
 const [uri, name] = process.argv.slice(2);
@@ -19,7 +19,7 @@ let description = null;
 let wake = () => {};
 const finds = [];
 
-// All servers, once the driver has heard of each what it is.
+// Returns all servers as soon as the driver knows the type of each.
 async function servers() {
   const isKnown = (server) => server.type !== "Unknown" && server.type !== "PossiblePrimary";
   while (description?.type !== "ReplicaSetWithPrimary" || ![...description.servers.values()].every(isKnown)) {
@@ -51,7 +51,7 @@ const secondary = (zone) => new ReadPreference("secondary", zone && [{ zone }]);
 const client = await open({ serverSelectionTimeoutMS: 20000, localThresholdMS: 1000 });
 const known = await servers();
 say("topology", { name: description.setName, servers: [...known.values()].map(kindOf).sort() });
-// Four members hold data; the hidden one too.
+// Four members hold data, including the hidden one.
 const everywhere = client.db(name).collection("members", { writeConcern: { w: 4 } });
 const documents = Array.from({ length: 50 }, (_, i) => ({ _id: i }));
 say("written", { count: (await everywhere.insertMany(documents)).insertedCount });

@@ -1,23 +1,24 @@
-// What mongosh makes of a replica set, see members.py: URI=... DATABASE=... mongosh $URI --file members.mongosh.js
+// The members of a replica set as mongosh sees them, see members.py.
+// Usage: URI=... DATABASE=... mongosh $URI --file members.mongosh.js
 //
-// Who answered a read is told by `explain`, with the real name of the server: nothing of it is changed on the way.
+// `explain` shows which server replied to a read. The gateway does not rewrite that name.
 
 const name = process.env.DATABASE;
-const ours = db.getMongo().getDB(name);
+const database = db.getMongo().getDB(name);
 
 function say(step, facts) {
   const all = { step, ...facts };
   print(JSON.stringify(Object.fromEntries(Object.keys(all).sort().map((key) => [key, all[key]]))));
 }
 
-// Which ports answered ten reads, and what these gave together.
+// Reads ten times and returns the ports of the servers and the number of documents.
 function read(tags) {
   db.getMongo().setReadPref("secondary", tags);
   const ports = new Set();
   let count = 0;
   for (let i = 0; i < 10; i++) {
-    ports.add(ours.members.find().explain().serverInfo.port);
-    count += ours.members.find().batchSize(10).toArray().length;
+    ports.add(database.members.find().explain().serverInfo.port);
+    count += database.members.find().batchSize(10).toArray().length;
   }
   db.getMongo().setReadPref("primary");
   return { ports: [...ports], count };
@@ -36,7 +37,7 @@ const kinds = [
 ];
 say("topology", { name: hello.setName, servers: kinds.sort() });
 const documents = Array.from({ length: 50 }, (_, i) => ({ _id: i }));
-const written = ours.members.insertMany(documents, { writeConcern: { w: 4 } });
+const written = database.members.insertMany(documents, { writeConcern: { w: 4 } });
 say("written", { count: Object.keys(written.insertedIds).length });
 const anywhere = read();
 say("secondary", { by: each(anywhere.ports.map(kindOf)), count: anywhere.count });
@@ -47,14 +48,14 @@ for (const zone of ["south", "far"]) {
 const impatient = new Mongo(`${process.env.URI}&serverSelectionTimeoutMS=1000`);
 let found = true;
 try {
-  // Connects anew.
+  // This opens a new connection.
   impatient.setReadPref("secondary", [{ zone: "dark" }]);
   impatient.getDB(name).members.findOne();
 } catch (error) {
-  // mongosh gives its errors other classes.
+  // mongosh has its own error classes, so this compares the message.
   if (!/Server selection timed out/.test(error.message)) throw error;
   found = false;
 }
 say("hidden", { found });
-ours.dropDatabase();
+database.dropDatabase();
 say("addresses", { all: hello.hosts.concat(hello.passives ?? [], hello.arbiters ?? []).sort() });

@@ -1,6 +1,6 @@
-"""What PyMongo makes of a replica set: members.py URI DATABASE
+"""The members of a replica set as PyMongo sees them. Usage: members.py URI DATABASE
 
-Prints one JSON line a step, the same for every driver (members.jsonl), and last the addresses that it knows.
+Prints one JSON line per step, which is the same for every driver (members.jsonl), and last the known addresses.
 """
 
 import json
@@ -15,7 +15,7 @@ KINDS = {"RSPrimary": "primary", "RSSecondary": "secondary", "RSArbiter": "arbit
 
 
 class Finds(monitoring.CommandListener):
-    """Where each find went."""
+    """Records the address of each find."""
 
     def __init__(self):
         self.addresses = []
@@ -36,7 +36,7 @@ def say(step, **facts):
 
 
 def servers(client):
-    """All servers, once the driver has heard of each what it is."""
+    """Returns all servers as soon as the driver knows the type of each."""
     while True:
         description = client.topology_description
         known = description.server_descriptions().values()
@@ -46,7 +46,7 @@ def servers(client):
 
 
 def read(client, finds, name, preference):
-    """From which servers ten reads came, and what they gave together."""
+    """Reads ten times and returns the number of documents and the server of each read."""
     finds.addresses.clear()
     collection = client[name].get_collection("members", read_preference=preference)
     total = sum(len(list(collection.find({}, batch_size=10))) for _ in range(10))
@@ -61,7 +61,7 @@ def main():
         known = servers(client)
         kinds = sorted(KINDS.get(server.server_type_name, server.server_type_name) for server in known.values())
         say("topology", name=client.topology_description.replica_set_name, servers=kinds)
-        # Four members hold data; the hidden one too.
+        # Four members hold data, including the hidden one.
         everywhere = client[name].get_collection("members", write_concern=WriteConcern(w=4))
         say("written", count=len(everywhere.insert_many({"_id": i} for i in range(50)).inserted_ids))
         total, by = read(client, finds, name, Secondary())

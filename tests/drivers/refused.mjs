@@ -1,8 +1,8 @@
-// A command that is refused, and a permitted one after it, see refused.py: refused.mjs URI DATABASE
+// A denied command and then an allowed one, see refused.py. Usage: refused.mjs URI DATABASE
 
 import { createRequire } from "node:module";
 
-// NODE_PATH says where the driver is; an import would not look there.
+// `require` finds the driver in NODE_PATH; an import would ignore that variable.
 const { MongoClient } = createRequire(import.meta.url)("mongodb");
 
 const [uri, name] = process.argv.slice(2);

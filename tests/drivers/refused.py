@@ -1,7 +1,7 @@
-"""A command that is refused, and a permitted one after it: refused.py URI DATABASE
+"""A denied command and then an allowed one. Usage: refused.py URI DATABASE
 
-Prints one JSON line: what PyMongo reports of a find in `orders`, how many documents a find in `menu` gives afterwards, and
-whether both went over the same connection. Before and after, mongod tells where it is spoken to from.
+Prints one JSON line: what PyMongo reports about a find in `orders`, the number of documents of a later find in `menu`,
+and whether both used the same connection. For that, mongod reports the address of its peer before and after.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Runs one command at each address and says what the driver reports, one JSON line an address, in their order.
+"""Runs one command with each URI and prints what the driver reports, one JSON line per URI, in the order of the URIs.
 
-report.py COMMAND URI...
+Usage: report.py COMMAND URI...
 """
 
 import json

@@ -1,10 +1,11 @@
-// The driver script in JavaScript: script.mjs URI DATABASE
+// The driver script for the Node.js driver. Usage: script.mjs URI DATABASE
 //
-// Prints one JSON line a step, the same for every driver (expected.jsonl), and last the commands that the driver sent.
+// Prints one JSON line per step, which is the same for every driver (expected.jsonl). The last line counts the commands
+// that the driver sent, by name.
 
 import { createRequire } from "node:module";
 
-// NODE_PATH says where the driver is; an import would not look there.
+// `require` finds the driver in NODE_PATH; an import would ignore that variable.
 const { GridFSBucket, Long, MongoClient } = createRequire(import.meta.url)("mongodb");
 
 const range = (first, end) => Array.from({ length: end - first }, (_, i) => first + i);
@@ -39,7 +40,8 @@ async function writeAndRead(db) {
   const missing = (await numbers.findOne({ _id: -1 })) === null;
   say("find_one", { text: (await numbers.findOne({ _id: 4711 })).text, missing });
   const batches = [];
-  for await (const document of numbers.find({}, { limit: 1000, batchSize: 10 }).sort({ _id: 1 })) batches.push(document.n);
+  const cursor = numbers.find({}, { limit: 1000, batchSize: 10 }).sort({ _id: 1 });
+  for await (const document of cursor) batches.push(document.n);
   say("batches", { count: batches.length, sum: sum(batches) });
   const early = numbers.find({}, { batchSize: 5 }).sort({ _id: 1 });
   const taken = [];
@@ -94,7 +96,7 @@ async function indexes(db) {
 }
 
 async function bulk(db) {
-  // The third operation fails; what comes after it runs only where there is no order.
+  // The third operation fails; the later ones run only in an unordered bulk.
   const inserts = [1, 2, 1, 3].map((_id) => ({ insertOne: { document: { _id } } }));
   const update = { updateOne: { filter: { _id: 2 }, update: { $set: { n: 2 } } } };
   const operations = [...inserts, update, { deleteOne: { filter: { _id: 1 } } }];
@@ -110,7 +112,7 @@ async function bulk(db) {
 }
 
 async function unacknowledged(open, name) {
-  // One connection, so that the reads come after the writes.
+  // With one connection the read runs after the writes.
   const client = await open({ maxPoolSize: 1 });
   const silent = client.db(name).collection("silent", { writeConcern: { w: 0 } });
   const acknowledged = [];
@@ -143,17 +145,18 @@ async function large(db) {
 }
 
 async function databases(client, name) {
-  const ours = async () => {
+  const ownNames = async () => {
     const { databases } = await client.db("admin").admin().listDatabases({ nameOnly: true });
-    return databases.map((found) => found.name).filter((found) => found.startsWith(name)).map((found) => found.slice(name.length));
+    const names = databases.map((found) => found.name).filter((found) => found.startsWith(name));
+    return names.map((found) => found.slice(name.length));
   };
   const other = client.db(`${name}_other`);
   await other.collection("first").insertOne({ _id: 1 });
   await other.createCollection("second");
   const collections = (await other.listCollections({}, { nameOnly: true }).toArray()).map((found) => found.name).sort();
-  say("databases", { collections, names: (await ours()).sort() });
+  say("databases", { collections, names: (await ownNames()).sort() });
   await other.dropDatabase();
-  say("drop_database", { names: await ours() });
+  say("drop_database", { names: await ownNames() });
 }
 
 async function errors(db) {
@@ -195,7 +198,7 @@ async function transactions(client, db) {
 async function changeStream(db) {
   const watched = await db.createCollection("watched");
   const stream = watched.watch([], { maxAwaitTimeMS: 100 });
-  // The stream begins with its first question.
+  // The first request starts the stream.
   await stream.tryNext();
   await watched.insertMany([{ _id: 1 }, { _id: 2 }]);
   await watched.updateOne({ _id: 1 }, { $set: { n: 1 } });

@@ -1,10 +1,10 @@
-// The driver script for mongosh: URI=... DATABASE=... mongosh $URI --file script.mongosh.js
+// The driver script for mongosh. Usage: URI=... DATABASE=... mongosh $URI --file script.mongosh.js
 //
-// Prints one JSON line a step, the same for every driver (expected.jsonl). What mongosh has no words for is left out:
-// GridFS, work at the same time, and the count of the commands sent.
+// Prints one JSON line per step, which is the same for every driver (expected.jsonl). Steps that mongosh does not
+// support are left out: GridFS, concurrent work, exhaust cursors, and the count of commands.
 
 const name = process.env.DATABASE;
-const ours = db.getMongo().getDB(name);
+const database = db.getMongo().getDB(name);
 
 function say(step, facts) {
   const all = { step, ...facts };
@@ -29,8 +29,8 @@ function codeOf(action) {
 }
 
 function writeAndRead(numbers) {
-  say("ping", { ok: ours.runCommand({ ping: 1 }).ok });
-  const limits = ours.runCommand({ hello: 1 });
+  say("ping", { ok: database.runCommand({ ping: 1 }).ok });
+  const limits = database.runCommand({ hello: 1 });
   say("limits", { document: limits.maxBsonObjectSize, message: limits.maxMessageSizeBytes });
 
   numbers.insertOne({ _id: 0, n: 0, group: 0, text: "item 0" });
@@ -65,7 +65,7 @@ function change(numbers) {
 }
 
 function aggregate(numbers) {
-  ours.groups.insertMany(range(0, 7).map((i) => ({ _id: i, name: `group ${i}` })));
+  database.groups.insertMany(range(0, 7).map((i) => ({ _id: i, name: `group ${i}` })));
   const grouped = numbers.aggregate([
     { $match: { _id: { $lt: 100 } } },
     { $group: { _id: "$group", n: { $sum: "$n" } } },
@@ -79,7 +79,7 @@ function aggregate(numbers) {
   ]);
   say("lookup", { names: joined.toArray().map((document) => document.found[0].name) });
   numbers.aggregate([{ $match: { group: 2 } }, { $out: "second" }]).toArray();
-  say("out", { count: ours.second.countDocuments({}) });
+  say("out", { count: database.second.countDocuments({}) });
 }
 
 function indexes(numbers) {
@@ -91,13 +91,13 @@ function indexes(numbers) {
 }
 
 function bulk() {
-  // The third operation fails; what comes after it runs only where there is no order.
+  // The third operation fails; the later ones run only in an unordered bulk.
   const inserts = [1, 2, 1, 3].map((_id) => ({ insertOne: { document: { _id } } }));
   const update = { updateOne: { filter: { _id: 2 }, update: { $set: { n: 2 } } } };
   const operations = [...inserts, update, { deleteOne: { filter: { _id: 1 } } }];
   for (const [collection, ordered] of [["ordered", true], ["unordered", false]]) {
     try {
-      ours[collection].bulkWrite(operations, { ordered });
+      database[collection].bulkWrite(operations, { ordered });
     } catch (error) {
       const errors = error.writeErrors.map((one) => [one.index, one.code]);
       const { insertedCount: inserted, modifiedCount: modified, deletedCount: deleted } = error.result;
@@ -107,7 +107,7 @@ function bulk() {
 }
 
 function unacknowledged() {
-  // One connection, so that the reads come after the writes.
+  // With one connection the read runs after the writes.
   const uri = process.env.URI;
   const client = new Mongo(`${uri}${uri.includes("?") ? "&" : "/?"}maxPoolSize=1`);
   const silent = client.getDB(name).silent;
@@ -121,12 +121,14 @@ function unacknowledged() {
 }
 
 function large() {
-  ours.large.insertOne({ _id: 0, data: "d".repeat(15 * 1024 * 1024) });
-  say("large_document", { length: ours.large.findOne({ _id: 0 }).data.length });
-  ours.batch.insertMany(range(0, 47).map((_id) => ({ _id, data: "m".repeat(1_000_000) })));
+  database.large.insertOne({ _id: 0, data: "d".repeat(15 * 1024 * 1024) });
+  say("large_document", { length: database.large.findOne({ _id: 0 }).data.length });
+  database.batch.insertMany(range(0, 47).map((_id) => ({ _id, data: "m".repeat(1_000_000) })));
   const total = { $group: { _id: null, bytes: { $sum: { $strLenBytes: "$data" } } } };
-  say("large_batch", { count: ours.batch.countDocuments({}), bytes: ours.batch.aggregate([total]).next().bytes });
-  say("large_read", { bytes: sum(ours.batch.find({ _id: { $lt: 20 } }).toArray().map((document) => document.data.length)) });
+  const { bytes } = database.batch.aggregate([total]).next();
+  say("large_batch", { count: database.batch.countDocuments({}), bytes });
+  const lengths = database.batch.find({ _id: { $lt: 20 } }).toArray().map((document) => document.data.length);
+  say("large_read", { bytes: sum(lengths) });
 }
 
 function databases() {
@@ -144,8 +146,8 @@ function databases() {
 
 function errors(numbers) {
   say("errors", {
-    command: codeOf(() => ours.runCommand({ noSuchCommand: 1 })),
-    cursor: codeOf(() => ours.runCommand({ getMore: Long("4711"), collection: "numbers" })),
+    command: codeOf(() => database.runCommand({ noSuchCommand: 1 })),
+    cursor: codeOf(() => database.runCommand({ getMore: Long("4711"), collection: "numbers" })),
     duplicate: codeOf(() => numbers.insertOne({ _id: 5 })),
     operator: codeOf(() => numbers.findOne({ n: { $noSuchOperator: 1 } })),
     stage: codeOf(() => numbers.aggregate([{ $noSuchStage: {} }]).toArray()),
@@ -161,29 +163,29 @@ function sessions() {
 }
 
 function transactions() {
-  ours.createCollection("account");
+  database.createCollection("account");
   const session = db.getMongo().startSession();
   const account = session.getDatabase(name).account;
   session.startTransaction();
   account.insertMany([{ _id: 1 }, { _id: 2 }]);
-  const before = ours.account.countDocuments({});
+  const before = database.account.countDocuments({});
   session.commitTransaction();
-  const committed = ours.account.countDocuments({});
+  const committed = database.account.countDocuments({});
   session.startTransaction();
   account.insertOne({ _id: 3 });
   session.abortTransaction();
   session.endSession();
-  say("transaction", { before, committed, aborted: ours.account.countDocuments({}) });
+  say("transaction", { before, committed, aborted: database.account.countDocuments({}) });
 }
 
 function changeStream() {
-  ours.createCollection("watched");
-  const stream = ours.watched.watch([], { maxAwaitTimeMS: 100 });
-  // The stream begins with its first question.
+  database.createCollection("watched");
+  const stream = database.watched.watch([], { maxAwaitTimeMS: 100 });
+  // The first request starts the stream.
   stream.tryNext();
-  ours.watched.insertMany([{ _id: 1 }, { _id: 2 }]);
-  ours.watched.updateOne({ _id: 1 }, { $set: { n: 1 } });
-  ours.watched.deleteOne({ _id: 2 });
+  database.watched.insertMany([{ _id: 1 }, { _id: 2 }]);
+  database.watched.updateOne({ _id: 1 }, { $set: { n: 1 } });
+  database.watched.deleteOne({ _id: 2 });
   const events = [];
   while (events.length < 4) {
     const event = stream.tryNext();
@@ -193,18 +195,18 @@ function changeStream() {
   say("change_stream", { events });
 }
 
-writeAndRead(ours.numbers);
-change(ours.numbers);
-aggregate(ours.numbers);
-indexes(ours.numbers);
+writeAndRead(database.numbers);
+change(database.numbers);
+aggregate(database.numbers);
+indexes(database.numbers);
 bulk();
 unacknowledged();
 large();
 databases();
-errors(ours.numbers);
+errors(database.numbers);
 sessions();
-if (ours.runCommand({ hello: 1 }).setName) {
+if (database.runCommand({ hello: 1 }).setName) {
   transactions();
   changeStream();
 }
-ours.dropDatabase();
+database.dropDatabase();

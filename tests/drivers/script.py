@@ -1,6 +1,7 @@
-"""The driver script in Python: script.py URI DATABASE
+"""The driver script for PyMongo. Usage: script.py URI DATABASE
 
-Prints one JSON line a step, the same for every driver (expected.jsonl), and last the commands that PyMongo sent.
+Prints one JSON line per step, which is the same for every driver (expected.jsonl). The last line counts the commands
+that PyMongo sent, by name.
 """
 
 import json
@@ -16,7 +17,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 
 
 class SentCommands(monitoring.CommandListener):
-    """Counts what the driver sends, by command name."""
+    """Counts the commands of the driver by name."""
 
     def __init__(self):
         self.counts = Counter()
@@ -32,7 +33,7 @@ class SentCommands(monitoring.CommandListener):
 
 
 class ExhaustCommands(SentCommands):
-    """Counts the getMore that opens a stream of replies once; PyMongo tells of it again with each reply."""
+    """Counts the getMore of an exhaust cursor once, although PyMongo reports it again with each reply."""
 
     def __init__(self, counts):
         self.counts = counts
@@ -121,7 +122,7 @@ def indexes(db):
 
 
 def bulk(db):
-    # The third operation fails; what comes after it runs only where there is no order.
+    # The third operation fails; the later ones run only in an unordered bulk.
     operations = [InsertOne({"_id": 1}), InsertOne({"_id": 2}), InsertOne({"_id": 1}), InsertOne({"_id": 3})]
     operations += [UpdateOne({"_id": 2}, {"$set": {"n": 2}}), DeleteOne({"_id": 1})]
     for collection, ordered in (("ordered", True), ("unordered", False)):
@@ -134,7 +135,7 @@ def bulk(db):
 
 
 def unacknowledged(uri, name, listener):
-    # One connection, so that the reads come after the writes.
+    # With one connection the read runs after the writes.
     with MongoClient(uri, maxPoolSize=1, event_listeners=[listener]) as client:
         silent = client[name].get_collection("silent", write_concern=WriteConcern(w=0))
         acknowledged = [silent.insert_one({"_id": i}).acknowledged for i in range(100)]
@@ -165,8 +166,8 @@ def databases(client, name):
     other = client[f"{name}_other"]
     other.first.insert_one({"_id": 1})
     other.create_collection("second")
-    ours = sorted(found[len(name) :] for found in client.list_database_names() if found.startswith(name))
-    say("databases", collections=sorted(other.list_collection_names()), names=ours)
+    names = sorted(found[len(name) :] for found in client.list_database_names() if found.startswith(name))
+    say("databases", collections=sorted(other.list_collection_names()), names=names)
     client.drop_database(other.name)
     say("drop_database", names=[found[len(name) :] for found in client.list_database_names() if found.startswith(name)])
 
@@ -216,7 +217,8 @@ def concurrent(db):
         for i in range(50):
             db.busy.insert_one({"_id": worker * 1000 + i, "n": 0})
             db.busy.update_one({"_id": worker * 1000 + i}, {"$inc": {"n": worker}})
-        return sum(document["n"] for document in db.busy.find({"_id": {"$gte": worker * 1000, "$lt": worker * 1000 + 50}}))
+        found = db.busy.find({"_id": {"$gte": worker * 1000, "$lt": worker * 1000 + 50}})
+        return sum(document["n"] for document in found)
 
     with ThreadPoolExecutor(8) as pool:
         sums = list(pool.map(work, range(8)))
@@ -224,12 +226,12 @@ def concurrent(db):
 
 
 def exhaust(uri, name, listener):
-    # Only PyMongo has such cursors: one getMore, and the server sends batch after batch.
+    # Only PyMongo supports exhaust cursors: the server sends all batches in reply to one getMore.
     with MongoClient(uri, event_listeners=[ExhaustCommands(listener.counts)]) as client:
         numbers = client[name].numbers
         found = numbers.find({"_id": {"$gte": 1, "$lte": 1000}}, cursor_type=CursorType.EXHAUST, batch_size=10)
         count = sum(1 for _ in found)
-        # A connection whose cursor is closed early is of no more use; the pool makes a new one.
+        # The driver discards the connection of a cursor that is closed early; the pool opens a new one.
         with numbers.find(cursor_type=CursorType.EXHAUST, batch_size=10) as early:
             taken = [next(early) for _ in range(15)]
         say("exhaust", count=count, early=len(taken), ok=int(client[name].command("ping")["ok"]))

@@ -1,6 +1,7 @@
-"""Writes and reads until it is ended, one JSON line for each that succeeded: traffic.py URI DATABASE
+"""Writes and reads until it is stopped. Usage: traffic.py URI DATABASE
 
-{"write": number, "member": address} and {"read": number, "member": address}; {"failed": kind} for what did not.
+Prints one JSON line per operation: {"write": number, "member": address} or {"read": number, "member": address} after
+success, {"failed": kind, "error": class} after failure.
 """
 
 import itertools
@@ -13,13 +14,13 @@ from pymongo import MongoClient, WriteConcern, monitoring
 from pymongo.errors import PyMongoError
 from pymongo.read_preferences import Secondary
 
-# Between two operations of a thread: enough to see something, and not a load.
+# Seconds between two operations of a thread: frequent operations without much load.
 PACE = 0.02
 OUTPUT = threading.Lock()
 
 
 class Answers(monitoring.CommandListener):
-    """Who answered the last command of each thread."""
+    """Records which server replied to the last command of each thread."""
 
     def __init__(self):
         self.last = threading.local()
@@ -39,7 +40,7 @@ def say(**facts):
         print(json.dumps(facts), flush=True)
 
 
-def go_on(answers, kind, action):
+def repeat(answers, kind, action):
     for number in itertools.count():
         try:
             action(number)
@@ -52,7 +53,7 @@ def go_on(answers, kind, action):
 def main():
     uri, name = sys.argv[1:]
     answers = Answers()
-    # Times as short as an impatient application has them.
+    # Short timeouts, as an impatient application sets them.
     times = {"connectTimeoutMS": 1000, "heartbeatFrequencyMS": 1000, "socketTimeoutMS": 3000}
     times |= {"localThresholdMS": 10000, "serverSelectionTimeoutMS": 4000}
     client = MongoClient(uri, event_listeners=[answers], **times)
@@ -60,8 +61,8 @@ def main():
     written = database.get_collection("traffic", write_concern=WriteConcern("majority"))
     read = database.get_collection("traffic", read_preference=Secondary())
     threads = [
-        threading.Thread(target=go_on, args=(answers, "write", lambda number: written.insert_one({"_id": number}))),
-        *(threading.Thread(target=go_on, args=(answers, "read", lambda _: read.find_one({}))) for _ in range(3)),
+        threading.Thread(target=repeat, args=(answers, "write", lambda number: written.insert_one({"_id": number}))),
+        *(threading.Thread(target=repeat, args=(answers, "read", lambda _: read.find_one({}))) for _ in range(3)),
     ]
     for thread in threads:
         thread.start()

@@ -1,8 +1,8 @@
-// Whom mongod takes a client of the Node driver for, see whoami.py: whoami.mjs URI...
+// The user that mongod sees for a client of the Node.js driver, see whoami.py. Usage: whoami.mjs URI...
 
 import { createRequire } from "node:module";
 
-// NODE_PATH says where the driver is; an import would not look there.
+// `require` finds the driver in NODE_PATH; an import would ignore that variable.
 const { MongoClient } = createRequire(import.meta.url)("mongodb");
 
 async function whoami(uri) {

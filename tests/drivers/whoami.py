@@ -1,4 +1,7 @@
-"""Whom mongod takes a client of PyMongo for: whoami.py URI... prints one JSON line a URI, with the user or the error."""
+"""The user that mongod sees for a client of PyMongo. Usage: whoami.py URI...
+
+Prints one JSON line per URI, with the user or the error.
+"""
 
 import json
 import sys

@@ -1,7 +1,8 @@
-"""Eight writers that go on until a file is there: writers.py URI DATABASE STOP
+"""Eight writers that run until a file exists. Usage: writers.py URI DATABASE STOP
 
-Each writes one document after the other, to a majority and retryably. Prints a line now and then with the count of what
-was acknowledged, and last everything: each id with the time when it was acknowledged, and every failure.
+Each writer inserts documents one by one, with majority write concern and retryable writes. Prints the count of
+acknowledged writes after every tenth one. The last line has each id with the time of its acknowledgement, and every
+failure.
 """
 
 import json
@@ -13,7 +14,7 @@ import time
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
 
-# Enough to see how long nothing is acknowledged, and little enough for a machine that is busy with elections.
+# Seconds between two writes: short enough to measure a pause, long enough for a machine that is busy with elections.
 PACE = 0.005
 
 
