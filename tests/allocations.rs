@@ -1,6 +1,6 @@
-//! Reading, judging and carrying a message takes no memory: nothing on its way may wait for an allocator, or fill it.
+//! Parsing, checking and forwarding a message allocates no memory, except what TLS needs.
 //!
-//! A binary of its own, because the allocator that counts is the whole binary's.
+//! This is a separate test binary, because the counting allocator is global.
 
 mod kit;
 #[path = "../benches/instructions/relayed.rs"]
@@ -24,7 +24,7 @@ use mongate::tls::Records;
 use mongate::wire::op_msg;
 
 thread_local! {
-    /// Of this thread: tests run beside each other.
+    /// Per thread, because tests run in parallel.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -33,12 +33,12 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-#[expect(unsafe_code, reason = "an allocator can only be written so; this one counts, and hands on to the system's")]
-// SAFETY: every call is handed on as it came. Counting touches a cell without a destructor, and does not allocate.
+#[expect(unsafe_code, reason = "GlobalAlloc is an unsafe trait; this allocator counts, and calls the system allocator")]
+// SAFETY: every call is passed unchanged to the system allocator. The counter has no destructor and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        // SAFETY: the caller upholds the same contract that the system allocator requires.
         unsafe { System.alloc(layout) }
     }
 
@@ -80,7 +80,7 @@ fn rule(n: usize, action: Action, database: &str, collection: &str) -> RuleConfi
     }
 }
 
-/// `count` rules and some more: the caller may do everything in `shop`, and one rule takes note of `orders`.
+/// A policy of `count` rules and two more: one allows everything in `shop`, and one audits `orders`.
 fn view(count: usize) -> View {
     let mut rules: Vec<RuleConfig> = (1..=count)
         .map(|n| rule(n, [Action::Deny, Action::Allow][n % 2], &format!("db-{n}"), &format!("c-{n}*")))
@@ -94,7 +94,7 @@ fn view(count: usize) -> View {
 }
 
 fn meaning<'a>(name: &str, place: Place<'a>) -> Meaning<'a> {
-    let command = table::find(name.as_bytes()).expect("a command of the table");
+    let command = table::find(name.as_bytes()).expect("a known command");
     Meaning {
         command,
         explained: false,
@@ -112,7 +112,7 @@ fn the_allocator_counts() {
 }
 
 #[test]
-fn judging_takes_no_memory_however_many_rules_there_are() {
+fn checking_a_command_does_not_allocate_for_any_number_of_rules() {
     let orders = Place::Collection { database: "shop", collection: "orders" };
     let vault = Place::Collection { database: "vault", collection: "orders" };
     for count in [0, 1, 1_000] {
@@ -123,7 +123,7 @@ fn judging_takes_no_memory_however_many_rules_there_are() {
             (meaning("find", vault), Verdict::Refuse, 0),
         ];
         for (meaning, verdict, notes) in cases {
-            // The first of its kind works out what there is to know.
+            // The first decision for a command and place is computed and cached.
             view.judge(&meaning);
             let (allocations, judgement) = allocations_of(|| view.judge(&meaning));
             let audits = judgement.notes.iter().filter(|(note, _)| *note == Note::Audit).count();
@@ -133,22 +133,22 @@ fn judging_takes_no_memory_however_many_rules_there_are() {
 }
 
 #[test]
-fn reading_and_judging_take_no_memory() {
+fn parsing_and_checking_a_command_do_not_allocate() {
     let ping = rawdoc! { "ping": 1, "$db": "admin" };
     let find = rawdoc! { "find": "orders", "filter": { "customer": 5 }, "lsid": { "id": 7 }, "$db": "shop" };
     let aggregate =
         rawdoc! { "aggregate": "orders", "pipeline": [{ "$match": { "a": 1 } }], "cursor": {}, "$db": "shop" };
     let view = view(1_000);
     for body in [&ping, &find, &aggregate] {
-        read_and_judge(&view, body);
-        let (allocations, verdict) = allocations_of(|| read_and_judge(&view, body));
+        parse_and_check(&view, body);
+        let (allocations, verdict) = allocations_of(|| parse_and_check(&view, body));
         assert_eq!((allocations, verdict), (0, Some(Verdict::Pass)), "{body:?}");
     }
 }
 
-/// What sealing `request` and opening `reply` takes in rustls: a buffer for each record.
+/// Counts the allocations of rustls for encrypting `request` and decrypting `reply`: one buffer per record.
 fn allocations_of_tls(request: &[u8], reply: &[u8]) -> usize {
-    let (mut session, mut server) = relayed::shake_hands().expect("both trust each other");
+    let (mut session, mut server) = relayed::shake_hands().expect("both sides trust each other");
     let mut records = Records::default();
     let round_trips = (0..2).map(|_| {
         records.clear();
@@ -156,24 +156,24 @@ fn allocations_of_tls(request: &[u8], reply: &[u8]) -> usize {
         sealed.expect("the handshake is over");
         server.writer().write_all(reply).expect("the handshake is over");
         let mut back = Vec::new();
-        server.write_tls(&mut back).expect("memory takes it");
+        server.write_tls(&mut back).expect("a write to memory");
         let (opening, opened) = allocations_of(|| session.open(&mut back, |_| {}, &mut Records::default()));
         opened.expect("the server's record");
         sealing + opening
     });
-    // The first makes what stays.
-    round_trips.last().expect("two of them")
+    // The first round trip allocates buffers that are reused.
+    round_trips.last().expect("two round trips")
 }
 
 #[test]
-fn carrying_a_message_takes_no_memory_but_what_tls_takes() {
+fn forwarding_a_message_allocates_only_what_tls_allocates() {
     let ping = op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" });
     let find = op_msg::encode(1, 0, &rawdoc! { "find": "orders", "filter": { "customer": 5 }, "$db": "shop" });
     let ok = op_msg::encode(9, 1, &rawdoc! { "ok": 1.0 });
     for (request, judged) in [(&ping, Judged::No), (&ping, Judged::By(100)), (&find, Judged::By(100))] {
         let expected = allocations_of_tls(request, &ok);
         let mut relayed = Relayed::new(judged).expect("a relay");
-        // The first ones make what stays; a pipe in memory grows now and then.
+        // The first round trips allocate buffers that are reused, and the in-memory pipe grows sometimes.
         let round_trips = (0..8).map(|_| {
             let mut allocations = 0;
             let done = relayed.round_trip(request, &ok, &mut |turn| allocations += allocations_of(turn).0);
@@ -184,8 +184,8 @@ fn carrying_a_message_takes_no_memory_but_what_tls_takes() {
     }
 }
 
-/// `None` where it is not understood.
-fn read_and_judge(view: &View, body: &RawDocumentBuf) -> Option<Verdict> {
+/// Returns `None` if the command cannot be evaluated.
+fn parse_and_check(view: &View, body: &RawDocumentBuf) -> Option<Verdict> {
     let request = Request { body, database: None, sequences: &[] };
     let meaning = command::read(&request, view.look()).ok()?;
     Some(view.judge(&meaning).verdict)

@@ -34,8 +34,7 @@ fn check_shows_the_handshake_and_names_each_fault() {
     let stranger = mongod.pki.stranger_ca_file();
     let mut other_ca = GatewayOptions::to(&mongod);
     let ca_file = mongod.pki.ca_file();
-    other_ca.upstream_tls =
-        other_ca.upstream_tls.replace(ca_file.to_str().unwrap(), stranger.to_str().unwrap());
+    other_ca.upstream_tls = other_ca.upstream_tls.replace(ca_file.to_str().unwrap(), stranger.to_str().unwrap());
     let mut refused = GatewayOptions::to(&mongod);
     let wanted = Wanted { issuer: SignedBy::Stranger, ..Wanted::default() };
     refused.credentials(&mongod.pki, &mongod.pki.issue("check-refused", &wanted).unwrap());
@@ -179,8 +178,8 @@ fn healthcheck_reports_what_readyz_reports() {
 
     let unused_address = format!("127.0.0.1:{}", ports::free().unwrap());
     let unready = Gateway::start(&GatewayOptions { upstream_address: unused_address, ..GatewayOptions::to(&mongod) });
-    let is_refused = |answer: &(_, String, _)| answer.1.contains("cannot be reached: connection refused");
-    let (exit, said, _) = until("the gateway knows that the upstream is down", || Some(ask(&unready)).filter(is_refused));
+    let told = |answer: &(_, String, _)| answer.1.contains("cannot be reached: connection refused");
+    let (exit, said, _) = until("the gateway knows that the upstream is down", || Some(ask(&unready)).filter(told));
     assert_eq!(exit, Some(1));
     assert!(said.starts_with("not ready\n") && said.contains("FAILED upstream test"), "{said}");
 

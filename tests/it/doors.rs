@@ -413,7 +413,8 @@ fn behind_a_proxy(mongod: &Mongod, protocol: &str, trusted: &str) -> Gateway {
     let options = GatewayOptions {
         top: "trust_domain = 'cluster.local'\n".to_owned(),
         listener: format!(
-            "proxy_protocol = '{protocol}'\nproxy_trusted = ['{trusted}']\nproxy_identity_tlv = 0xE4\nprincipal = 'anybody'\n"
+            "proxy_protocol = '{protocol}'\nproxy_trusted = ['{trusted}']\n\
+             proxy_identity_tlv = 0xE4\nprincipal = 'anybody'\n"
         ),
         tables: "[[identity]]\nprincipal = 'narrow'\nsources = ['10.1.3.0/24']\n".to_owned(),
         ..GatewayOptions::to(mongod)
@@ -478,7 +479,8 @@ fn owner(path: &Path) -> u32 {
 
 /// A command whose reply has eight documents of one megabyte each.
 fn eight_megabytes() -> Document {
-    let documents = doc! { "$map": { "input": [0, 1, 2, 3, 4, 5, 6, 7], "in": { "number": "$$this", "text": "x".repeat(1_000_000) } } };
+    let document = doc! { "number": "$$this", "text": "x".repeat(1_000_000) };
+    let documents = doc! { "$map": { "input": [0, 1, 2, 3, 4, 5, 6, 7], "in": document } };
     doc! { "aggregate": 1, "pipeline": [{ "$documents": documents }], "cursor": {}, "$db": "admin" }
 }
 

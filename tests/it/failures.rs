@@ -1,5 +1,5 @@
-//! The upstream connection fails: the driver's message names the cause, the log adds a remedy, a metric counts the failure,
-//! and no client waits longer than necessary.
+//! The upstream connection fails: the driver's message names the cause, the log adds a remedy, a metric counts the
+//! failure, and no client waits longer than necessary.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,7 +110,9 @@ async fn a_mongod_killed_during_a_command_is_a_network_error_without_an_invented
         move || reports::of_pymongo(&slow, &[uri])
     });
     let killing = tokio::task::spawn_blocking(move || {
-        until("all three commands run", || (slow::running(&mongod, "killed") == 3 || python.is_finished()).then_some(()));
+        until("all three commands run", || {
+            (slow::running(&mongod, "killed") == 3 || python.is_finished()).then_some(())
+        });
         mongod.kill();
         (mongod, python.join().unwrap())
     });

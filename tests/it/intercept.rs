@@ -111,7 +111,7 @@ fn each_original_address_leads_to_its_member_over_ipv4_and_ipv6() {
     });
 }
 
-/// The rule without its exception: the gateway's connections come back to the gateway. It must log this and must not loop.
+/// Without its exception the rule redirects the gateway's connections to itself. It must log this and must not loop.
 #[test]
 fn a_gateway_whose_own_connections_are_redirected_to_itself_logs_it_and_does_not_loop() {
     if !has_mongod() {

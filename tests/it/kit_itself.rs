@@ -118,7 +118,7 @@ fn a_replica_set_with_users_authenticates_by_certificate() {
         assert_eq!(reply.get_str("user").unwrap(), subject_of("reader"));
         connection.run(&find).unwrap();
         assert_eq!(connection.command(&insert).unwrap().get_i32("code").unwrap(), 13);
-        // A server certificate is the all-powerful `__system` user with x509 cluster authentication, and no user otherwise.
+        // With x509 cluster authentication a server certificate is the `__system` user, otherwise it is no user.
         let server = set.pki.issue("member", &Wanted::server()).unwrap();
         let mut connection = Connection::tls(&address, &set.pki, &server).unwrap();
         let reply = connection.command(&authenticate).unwrap();

@@ -113,8 +113,8 @@ fn drain_timeout_closes_connections_whose_commands_take_too_long() {
     assert_closed(&mut connection);
     assert!(started.elapsed() >= Duration::from_millis(500), "closed after {:?}", started.elapsed());
     assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
-    let is_cut = |event: &Value| event["message"] == "drain_timeout is over: connections are cut";
-    let logged = gateway.wait_for_log(LOG_TIMEOUT, is_cut).unwrap();
+    let cut = |event: &Value| event["message"] == "drain_timeout is over: connections are cut";
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, cut).unwrap();
     assert_eq!((&logged["level"], &logged["connections"]), (&"WARN".into(), &1.into()), "{logged}");
     let closed = gateway.wait_for_log(LOG_TIMEOUT, |event| event["unanswered"] == 1).unwrap();
     assert_eq!((&closed["ended_by"], &closed["reason"]), (&"gateway".into(), &"stopped".into()), "{closed}");

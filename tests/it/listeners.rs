@@ -1,4 +1,4 @@
-//! Listener addresses: every kind of address, addresses that cannot be used, and a process without free file descriptors.
+//! Listener addresses: every kind of address, unusable addresses, and a process without free file descriptors.
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
@@ -122,8 +122,8 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     served.run(&ping()).unwrap();
 
     let mut silent: Vec<_> = (0..CLIENTS).map(|_| gateway.connect().unwrap()).collect();
-    let is_exhausted = |event: &Value| event["message"].as_str().unwrap_or_default().starts_with("cannot accept connections");
-    let logged = gateway.wait_for_log(LOG_TIMEOUT, is_exhausted).unwrap();
+    let out = |event: &Value| event["message"].as_str().unwrap_or_default().starts_with("cannot accept connections");
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, out).unwrap();
     assert_eq!((&logged["level"], &logged["listener"]), (&"ERROR".into(), &"test".into()));
     assert!(logged["remedy"].as_str().unwrap().contains("ulimit -n"), "{logged}");
     let (before, started) = (gateway.processor_time().unwrap(), Instant::now());
@@ -154,7 +154,7 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "accepting connections again").unwrap();
     gateway.connect().unwrap().run(&ping()).unwrap();
     until("the gateway is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
-    let told = gateway.log().iter().filter(|event| is_exhausted(event)).count() as u64;
+    let told = gateway.log().iter().filter(|event| out(event)).count() as u64;
     assert!(told <= 1 + started.elapsed().as_secs() / 10, "logged {told} times in {:?}", started.elapsed());
 }
 

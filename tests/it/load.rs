@@ -19,8 +19,8 @@ use crate::slow;
 
 /// The most memory that a large message or a slow peer may add to a gateway that has already handled both.
 ///
-/// The gateway buffers about 150 KiB, and Linux's count is accurate to a few hundred KiB. Without a bound the growth would be
-/// the whole message, 15 to 47 MB.
+/// The gateway buffers about 150 KiB, and Linux's count is accurate to a few hundred KiB. Without a bound the growth
+/// would be the whole message, 15 to 47 MB.
 const GROWTH_MAX_KIB: u64 = 1024;
 /// Documents of one megabyte each: 47 make nearly the largest possible message, 15 fit into one reply.
 const MEGABYTE: usize = 1_000_000;

@@ -1,10 +1,10 @@
 //! Black-box tests: the gateway's binary between real clients and a real mongod that requires client certificates.
 //!
-//! Tests of interception, DNS and network partitions create network namespaces. They need root or subordinate user ids, `ip`
-//! and `iptables`.
+//! Tests of interception, DNS and network partitions create network namespaces. They need root or subordinate user ids,
+//! `ip` and `iptables`.
 //!
-//! Set `MONGATE_TEST_MONGOD` to use your own mongod. With `MONGATE_TEST_REQUIRE=1` a test fails instead of being skipped when
-//! a program that it needs is missing.
+//! Set `MONGATE_TEST_MONGOD` to use your own mongod. With `MONGATE_TEST_REQUIRE=1` a test fails instead of being
+//! skipped when a program that it needs is missing.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 #![allow(unreachable_pub, reason = "the modules of this test binary share items")]
 

@@ -1,5 +1,5 @@
-//! Every key type with every certificate form and both TLS versions against a real mongod: the gateway accepts and rejects
-//! each server certificate as its settings require.
+//! Every key type with every certificate form and both TLS versions against a real mongod: the gateway accepts or
+//! rejects each server certificate as its settings require.
 //!
 //! mongod 6.0 supports all combinations, so a mongod that does not start with one fails the test. The gateway's client
 //! certificate has the same key type and form as mongod's certificate, which covers client certificates too.
@@ -139,7 +139,8 @@ fn sign(workshop: &Workshop, form: Form, who: &str) {
     } else {
         workshop.run(&format!(
             "echo {extensions} > {who}.ext
-             openssl x509 -req -days 365 -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {who}.crt -extfile {who}.ext"
+             openssl x509 -req -days 365 -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {who}.crt \
+                 -extfile {who}.ext"
         ));
     }
     workshop.run(&format!("cat {who}.key {who}.crt > {who}.pem"));

@@ -154,8 +154,9 @@ const MISTAKES: [Mistake; 14] = [
 const EXPIRE_CA: &str = "
     : > index.txt
     printf '%s\n' '[ca]' 'default_ca=d' '[d]' 'database=index.txt' 'new_certs_dir=.' 'default_md=sha256' 'policy=p' \
-        'preserve=yes' 'rand_serial=yes' 'x509_extensions=e' '[p]' 'countryName=optional' 'stateOrProvinceName=optional' \
-        'localityName=optional' 'organizationName=optional' 'organizationalUnitName=optional' 'commonName=supplied' \
+        'preserve=yes' 'rand_serial=yes' 'x509_extensions=e' '[p]' 'countryName=optional' \
+        'stateOrProvinceName=optional' 'localityName=optional' 'organizationName=optional' \
+        'organizationalUnitName=optional' 'commonName=supplied' \
         'emailAddress=optional' '[e]' 'basicConstraints=critical,CA:TRUE' > dated.cnf
     openssl x509 -x509toreq -in ca.pem -signkey ca.key -out ca.csr
     openssl ca -config dated.cnf -selfsign -batch -notext -keyfile ca.key -in ca.csr -out expired-ca.pem \

@@ -1,8 +1,8 @@
-//! A network partition between clients and one member: packets are lost, no connection is closed, and the network recovers
-//! later. A driver through the gateway and a driver that connects directly must behave alike.
+//! A network partition between clients and one member: packets are lost, no connection is closed, and the network
+//! recovers later. A driver through the gateway and a driver that connects directly must behave alike.
 //!
-//! The test runs in a network namespace. An iptables rule drops all packets between the member and the gateway or the direct
-//! driver. The members still reach each other.
+//! The test runs in a network namespace. An iptables rule drops all packets between the member and the gateway or the
+//! direct driver. The members still reach each other.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -59,7 +59,9 @@ fn an_unreachable_member_is_avoided_and_is_used_again_after_it_recovers() {
         // A secondary: reads go to the other secondary, and writes continue.
         partition.begin(far);
         for (traffic, _, near) in &both {
-            traffic.await_more("the other members are used", |seen| seen.writes() >= ENOUGH && seen.reads_of(near) >= ENOUGH);
+            traffic.await_more("the other members are used", |seen| {
+                seen.writes() >= ENOUGH && seen.reads_of(near) >= ENOUGH
+            });
         }
         until("the gateway marks the member as unknown", || (state_of(&gateway, far)? == "unknown").then_some(()));
         assert_eq!(gateway.metric("mongate_upstream_members", &[("state", "unknown")]).to_string(), "1");
@@ -70,8 +72,9 @@ fn an_unreachable_member_is_avoided_and_is_used_again_after_it_recovers() {
         assert!(asked.elapsed() < Duration::from_secs(10), "refused after {:?}", asked.elapsed());
         for (traffic, far, near) in &both {
             // By now no client tries this member.
-            traffic
-                .await_more("no read comes from the member", |seen| seen.reads_of(near) >= ENOUGH && seen.reads_of(far) == 0);
+            traffic.await_more("no read comes from the member", |seen| {
+                seen.reads_of(near) >= ENOUGH && seen.reads_of(far) == 0
+            });
         }
         partition.end(far);
         for (traffic, far, _) in &both {
@@ -96,7 +99,12 @@ fn an_unreachable_member_is_avoided_and_is_used_again_after_it_recovers() {
             let query = doc! { "_id": { "$in": acknowledged.iter().copied().map(Bson::from).collect::<Vec<_>>() } };
             let count = doc! { "count": "traffic", "query": query, "$db": traffic.name };
             let there = set.run_on_primary(&count).unwrap().get_i32("n").unwrap();
-            assert_eq!(usize::try_from(there).unwrap(), acknowledged.len(), "{}: acknowledged writes were lost", traffic.name);
+            assert_eq!(
+                usize::try_from(there).unwrap(),
+                acknowledged.len(),
+                "{}: acknowledged writes were lost",
+                traffic.name
+            );
         }
     });
 }

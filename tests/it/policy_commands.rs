@@ -1,17 +1,19 @@
-//! Ways around a policy by way of commands: those that reach further than their own collection, that are about
-//! everything, or that take what belongs to somebody else.
+//! Attempts to bypass a policy with commands: commands that reach beyond their own collection, server-wide commands,
+//! and commands that use cursors or sessions of another caller.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 
-use crate::policy_rows::{Leads, Row, Verdict, explain, orders, passes, reads, refused, secret, sent, trick};
+use crate::policy_rows::{
+    Row, ServerFacts, Verdict, denied, denied_read, explain, orders, passes, raw_row, secret, unusual_read,
+};
 
-/// All of them, and what is in order.
-pub fn all(leads: &Leads) -> Vec<Row> {
-    [commands(), cursors(leads), sessions(leads), administration(), innocent()].into_iter().flatten().collect()
+/// All rows of this file, and some allowed commands.
+pub fn all(facts: &ServerFacts) -> Vec<Row> {
+    [commands(), cursors(facts), sessions(facts), administration(), allowed()].into_iter().flatten().collect()
 }
 
-/// Commands that reach further than their own collection, or are about everything.
+/// Commands that reach beyond their own collection, or concern a whole database or server.
 fn commands() -> Vec<Row> {
     let shop = |mut command: Document| {
         command.insert("$db", "shop");
@@ -31,139 +33,134 @@ fn commands() -> Vec<Row> {
     let indexed = doc! { "find": "private", "filter": { "text": "x" } };
     let other = doc! { "find": "secret", "filter": { "text": "x" }, "$db": "vault" };
     let joined = doc! { "aggregate": "orders", "pipeline": [{ "$unionWith": "private" }], "cursor": {} };
+    let from_oplog = doc! { "from": { "db": "local", "coll": "oplog.rs" }, "as": "log", "pipeline": [] };
+    let from_private = doc! { "from": "private", "as": "p", "pipeline": [] };
+    let view = doc! { "_id": "shop.window", "viewOn": "private", "pipeline": [] };
+    let namespaces = ["shop.orders", "shop.private"].map(|name| doc! { "ns": name });
+    let index = doc! { "key": { "n": 1 }, "name": "n", "ns": "vault.secret" };
     let mut rows = vec![
-        reads("explain", &explain(indexed.clone())),
-        refused("explain of another database", &explain(other.clone())),
-        refused("explain of what reaches further", &explain(joined)),
-        refused("explain of explain", &explain(explain(indexed))),
-        reads("mapReduce", &shop(map_reduce("private", doc! { "inline": 1 }.into()))),
-        reads(
-            "mapReduce by its other name",
+        denied_read("explain", &explain(indexed.clone())),
+        denied("explain of another database", &explain(other.clone())),
+        denied("explain of an aggregate that reads another collection", &explain(joined)),
+        denied("explain of explain", &explain(explain(indexed))),
+        denied_read("mapReduce", &shop(map_reduce("private", doc! { "inline": 1 }.into()))),
+        denied_read(
+            "mapReduce by its alias",
             &shop(doc! { "mapreduce": "private", "map": map, "reduce": reduce, "out": { "inline": 1 } }),
         ),
-        refused("mapReduce into a collection", &shop(map_reduce("orders", "private".into()))),
-        refused(
+        denied("mapReduce into a collection", &shop(map_reduce("orders", "private".into()))),
+        denied(
             "mapReduce into another database",
             &shop(map_reduce("orders", doc! { "replace": "mine", "db": "vault" }.into())),
         ),
-        refused(
-            "a collection renamed to one's own",
+        denied(
+            "another database's collection renamed into shop",
             &admin(doc! { "renameCollection": "vault.secret", "to": "shop.mine" }),
         ),
-        refused(
-            "a denied one renamed to one's own",
-            &admin(doc! { "renameCollection": "shop.private", "to": "shop.mine" }),
+        denied("a denied collection renamed", &admin(doc! { "renameCollection": "shop.private", "to": "shop.mine" })),
+        denied(
+            "an allowed collection renamed into another database",
+            &admin(doc! { "renameCollection": "shop.orders", "to": "vault.mine" }),
         ),
-        refused("one's own renamed elsewhere", &admin(doc! { "renameCollection": "shop.orders", "to": "vault.mine" })),
-        refused(
-            "one's own renamed over another",
+        denied(
+            "an allowed collection renamed over a denied one",
             &admin(doc! { "renameCollection": "shop.orders", "to": "shop.private", "dropTarget": true }),
         ),
-        refused(
-            "renamed by way of servers",
+        denied(
+            "renamed with the servers' internal command",
             &admin(doc! { "internalRenameIfOptionsAndIndexesMatch": 1, "from": "vault.secret", "to": "shop.mine" }),
         ),
-        refused(
-            "a copy, capped",
+        denied(
+            "a capped copy of a denied collection",
             &shop(doc! { "cloneCollectionAsCapped": "private", "toCollection": "mine", "size": 100_000 }),
         ),
-        refused(
-            "a copy, capped, elsewhere",
+        denied(
+            "a capped copy over a denied collection",
             &shop(doc! { "cloneCollectionAsCapped": "orders", "toCollection": "private", "size": 100_000 }),
         ),
-        refused("capped", &shop(doc! { "convertToCapped": "private", "size": 100_000 })),
-        refused("a view", &shop(doc! { "create": "window", "viewOn": "private", "pipeline": [] })),
-        refused(
+        denied("convertToCapped", &shop(doc! { "convertToCapped": "private", "size": 100_000 })),
+        denied(
+            "a view of a denied collection",
+            &shop(doc! { "create": "window", "viewOn": "private", "pipeline": [] }),
+        ),
+        denied(
             "a view with a union",
             &shop(doc! { "create": "window", "viewOn": "orders", "pipeline": [{ "$unionWith": "private" }] }),
         ),
-        refused(
+        denied(
             "a view of the oplog",
-            &shop(
-                doc! { "create": "window", "viewOn": "orders", "pipeline": [{ "$lookup": { "from": { "db": "local", "coll": "oplog.rs" }, "as": "log", "pipeline": [] } }] },
-            ),
+            &shop(doc! { "create": "window", "viewOn": "orders", "pipeline": [{ "$lookup": from_oplog }] }),
         ),
-        passes("what that view would show", &shop(doc! { "find": "window" })),
-        refused("a view turned around", &shop(doc! { "collMod": "few", "viewOn": "private", "pipeline": [] })),
-        passes("what that view shows", &shop(doc! { "find": "few" })),
-        refused(
-            "a view written where views are kept",
-            &shop(
-                doc! { "insert": "system.views", "documents": [{ "_id": "shop.window", "viewOn": "private", "pipeline": [] }] },
-            ),
+        passes("a find in that view, which does not exist", &shop(doc! { "find": "window" })),
+        denied(
+            "a view changed to a denied collection",
+            &shop(doc! { "collMod": "few", "viewOn": "private", "pipeline": [] }),
         ),
-        refused("a full name in another database's command", &shop(doc! { "dataSize": "vault.secret" })),
-        refused("a full name, by its other name", &shop(doc! { "datasize": "shop.private" })),
-        refused("applyOps", &shop(doc! { "applyOps": [{ "op": "i", "ns": "vault.secret", "o": { "_id": 9 } }] })),
-        refused(
-            "applyOps of its own",
+        passes("a find in that view, which is unchanged", &shop(doc! { "find": "few" })),
+        denied("a view inserted into system.views", &shop(doc! { "insert": "system.views", "documents": [view] })),
+        denied("a full namespace as the argument", &shop(doc! { "dataSize": "vault.secret" })),
+        denied("a full namespace as the argument, by the command's alias", &shop(doc! { "datasize": "shop.private" })),
+        denied("applyOps", &shop(doc! { "applyOps": [{ "op": "i", "ns": "vault.secret", "o": { "_id": 9 } }] })),
+        denied(
+            "applyOps in the allowed database",
             &shop(doc! { "applyOps": [{ "op": "c", "ns": "shop.$cmd", "o": { "create": "mine" } }] }),
         ),
-        refused("doTxn", &shop(doc! { "doTxn": [{ "op": "i", "ns": "vault.secret", "o": { "_id": 9 } }] })),
-        refused("a note in the oplog", &admin(doc! { "appendOplogNote": 1, "data": {} })),
-        refused(
+        denied("doTxn", &shop(doc! { "doTxn": [{ "op": "i", "ns": "vault.secret", "o": { "_id": 9 } }] })),
+        denied("a note in the oplog", &admin(doc! { "appendOplogNote": 1, "data": {} })),
+        denied(
             "bulkWrite",
             &admin(
                 doc! { "bulkWrite": 1, "ops": [{ "insert": 0, "document": {} }], "nsInfo": [{ "ns": "vault.secret" }] },
             ),
         ),
-        refused(
-            "bulkWrite whose second place is forbidden",
-            &admin(
-                doc! { "bulkWrite": 1, "ops": [{ "insert": 1, "document": {} }], "nsInfo": [{ "ns": "shop.orders" }, { "ns": "shop.private" }] },
-            ),
+        denied(
+            "bulkWrite whose second namespace is denied",
+            &admin(doc! { "bulkWrite": 1, "ops": [{ "insert": 1, "document": {} }], "nsInfo": namespaces }),
         ),
-        reads("a hash of each collection", &vault(doc! { "dbHash": 1 })),
-        refused("a hash of one collection", &shop(doc! { "dbhash": 1, "collections": ["private"] })),
-        refused("a hash of a file", &vault(doc! { "filemd5": 1, "root": "secret" })),
-        refused("a hash of a file of what is denied", &shop(doc! { "filemd5": 1, "root": "private" })),
-        refused(
-            "a find that is resumed",
+        denied_read("dbHash", &vault(doc! { "dbHash": 1 })),
+        denied("dbHash of one collection, by its alias", &shop(doc! { "dbhash": 1, "collections": ["private"] })),
+        denied("filemd5", &vault(doc! { "filemd5": 1, "root": "secret" })),
+        denied("filemd5 of a denied collection", &shop(doc! { "filemd5": 1, "root": "private" })),
+        denied(
+            "a find with a resume token",
             &shop(doc! { "find": "orders", "$_resumeAfter": {}, "$_requestResumeToken": true }),
         ),
-        reads("listCollections", &vault(doc! { "listCollections": 1 })),
-        reads("listCollections where one is denied", &shop(doc! { "listCollections": 1 })),
-        reads("listIndexes", &shop(doc! { "listIndexes": "private" })),
-        refused("dbStats", &vault(doc! { "dbStats": 1 })),
-        refused("validate", &vault(doc! { "validate": "secret" })),
-        reads("collStats", &shop(doc! { "collStats": "private" })),
-        refused("count", &vault(doc! { "count": "secret" })),
-        refused("drop", &vault(doc! { "drop": "secret" })),
-        refused("dropDatabase", &vault(doc! { "dropDatabase": 1 })),
-        refused("dropDatabase where one collection is denied", &shop(doc! { "dropDatabase": 1 })),
-        refused(
+        denied_read("listCollections", &vault(doc! { "listCollections": 1 })),
+        denied_read("listCollections of a database with a denied collection", &shop(doc! { "listCollections": 1 })),
+        denied_read("listIndexes", &shop(doc! { "listIndexes": "private" })),
+        denied("dbStats", &vault(doc! { "dbStats": 1 })),
+        denied("validate", &vault(doc! { "validate": "secret" })),
+        denied_read("collStats", &shop(doc! { "collStats": "private" })),
+        denied("count", &vault(doc! { "count": "secret" })),
+        denied("drop", &vault(doc! { "drop": "secret" })),
+        denied("dropDatabase", &vault(doc! { "dropDatabase": 1 })),
+        denied("dropDatabase of a database with a denied collection", &shop(doc! { "dropDatabase": 1 })),
+        denied(
             "createIndexes",
             &vault(doc! { "createIndexes": "secret", "indexes": [{ "key": { "n": 1 }, "name": "n" }] }),
         ),
-        refused("dropIndexes by its other name", &shop(doc! { "deleteIndexes": "private", "index": "*" })),
-        refused("insert", &vault(doc! { "insert": "secret", "documents": [{ "_id": 9 }] })),
-        refused(
+        denied("dropIndexes by its alias", &shop(doc! { "deleteIndexes": "private", "index": "*" })),
+        denied("insert", &vault(doc! { "insert": "secret", "documents": [{ "_id": 9 }] })),
+        denied(
             "update",
             &shop(doc! { "update": "private", "updates": [{ "q": {}, "u": { "$set": { "n": 9 } }, "multi": true }] }),
         ),
-        refused("delete", &shop(doc! { "delete": "private", "deletes": [{ "q": {}, "limit": 0 }] })),
-        refused(
+        denied("delete", &shop(doc! { "delete": "private", "deletes": [{ "q": {}, "limit": 0 }] })),
+        denied(
             "an update with a join",
-            &shop(
-                doc! { "update": "orders", "updates": [{ "q": {}, "u": [{ "$lookup": { "from": "private", "as": "p", "pipeline": [] } }] }] },
-            ),
+            &shop(doc! { "update": "orders", "updates": [{ "q": {}, "u": [{ "$lookup": from_private }] }] }),
         ),
-        refused(
+        denied(
             "findAndModify with a join",
             &shop(doc! { "findandmodify": "orders", "query": {}, "update": [{ "$unionWith": "private" }] }),
         ),
-        refused("eval", &shop(doc! { "eval": "db.getSiblingDB('vault').secret.find()" })),
-        refused("copydb", &admin(doc! { "copydb": 1, "fromdb": "vault", "todb": "shop" })),
-        refused("a find of the cluster", &shop(doc! { "clusterFind": "orders" })),
-        refused(
-            "an aggregate of the cluster",
-            &shop(doc! { "clusterAggregate": "orders", "pipeline": [], "cursor": {} }),
-        ),
+        denied("eval", &shop(doc! { "eval": "db.getSiblingDB('vault').secret.find()" })),
+        denied("copydb", &admin(doc! { "copydb": 1, "fromdb": "vault", "todb": "shop" })),
+        denied("clusterFind", &shop(doc! { "clusterFind": "orders" })),
+        denied("clusterAggregate", &shop(doc! { "clusterAggregate": "orders", "pipeline": [], "cursor": {} })),
         passes(
-            "an index that names another place",
-            &shop(
-                doc! { "createIndexes": "orders", "indexes": [{ "key": { "n": 1 }, "name": "n", "ns": "vault.secret" }] },
-            ),
+            "an index whose ns names another database",
+            &shop(doc! { "createIndexes": "orders", "indexes": [index] }),
         ),
     ];
     for (database, collection) in [
@@ -183,38 +180,46 @@ fn commands() -> Vec<Row> {
         let row = if matches!(collection, "system.js" | "system.buckets.series" | "system.profile" | "oplog.rs")
             && database != "shop"
         {
-            reads
+            denied_read
         } else {
-            refused
+            denied
         };
         rows.push(row(&format!("{database}.{collection}"), &doc! { "find": collection, "$db": database }));
     }
     rows
 }
 
-/// Cursors that another caller has opened.
-fn cursors(leads: &Leads) -> Vec<Row> {
-    let get_more = |cursor: i64, database: &str, collection: &str| doc! { "getMore": cursor, "collection": collection, "$db": database };
-    let kill = |database: &str, collection: &str| doc! { "killCursors": collection, "cursors": [leads.cursor], "$db": database };
+/// Cursors that another caller opened.
+fn cursors(facts: &ServerFacts) -> Vec<Row> {
+    let get_more = |cursor: i64, database: &str, collection: &str| {
+        doc! { "getMore": cursor, "collection": collection, "$db": database }
+    };
+    let kill = |database: &str, collection: &str| {
+        doc! { "killCursors": collection, "cursors": [facts.cursor], "$db": database }
+    };
     vec![
-        refused("another's cursor, as one's own", &get_more(leads.cursor, "shop", "orders")),
-        refused("another's cursor, as what it is", &get_more(leads.cursor, "vault", "secret")),
-        refused("another's cursor of no collection", &get_more(leads.listing, "shop", "$cmd.listCollections")),
-        trick("another's listing", &get_more(leads.listing, "vault", "$cmd.listCollections"), &[]),
-        refused("another's cursor killed, as one's own", &kill("shop", "orders")),
-        refused("another's cursor killed", &kill("vault", "secret")),
-        sent("a cursor that nobody has", Verdict::NoCursor, passes("", &get_more(4711, "shop", "orders")).bytes),
-        refused("a cursor that is no number", &doc! { "getMore": "4711", "collection": "orders", "$db": "shop" }),
-        refused("a cursor of no collection", &doc! { "getMore": leads.cursor, "$db": "shop" }),
-        refused(
-            "a cursor of the cluster",
-            &doc! { "clusterGetMore": leads.cursor, "collection": "secret", "$db": "vault" },
+        denied("another caller's cursor with an allowed namespace", &get_more(facts.cursor, "shop", "orders")),
+        denied("another caller's cursor with its own namespace", &get_more(facts.cursor, "vault", "secret")),
+        denied(
+            "another caller's listCollections cursor with an allowed namespace",
+            &get_more(facts.listing, "shop", "$cmd.listCollections"),
         ),
+        unusual_read(
+            "another caller's listCollections cursor with its own namespace",
+            &get_more(facts.listing, "vault", "$cmd.listCollections"),
+            &[],
+        ),
+        denied("another caller's cursor killed with an allowed namespace", &kill("shop", "orders")),
+        denied("another caller's cursor killed with its own namespace", &kill("vault", "secret")),
+        raw_row("a cursor that does not exist", Verdict::NoCursor, passes("", &get_more(4711, "shop", "orders")).bytes),
+        denied("a text as the cursor id", &doc! { "getMore": "4711", "collection": "orders", "$db": "shop" }),
+        denied("a getMore without a collection", &doc! { "getMore": facts.cursor, "$db": "shop" }),
+        denied("clusterGetMore", &doc! { "clusterGetMore": facts.cursor, "collection": "secret", "$db": "vault" }),
     ]
 }
 
-/// Sessions, transactions, and arguments that every command takes.
-fn sessions(leads: &Leads) -> Vec<Row> {
+/// Sessions, transactions, and arguments that every command accepts.
+fn sessions(facts: &ServerFacts) -> Vec<Row> {
     let id = Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] };
     let in_transaction =
         doc! { "lsid": { "id": id.clone() }, "txnNumber": 1_i64, "startTransaction": true, "autocommit": false };
@@ -226,20 +231,20 @@ fn sessions(leads: &Leads) -> Vec<Row> {
     let mut transaction = secret();
     transaction.extend(in_transaction);
     let uid = Binary { subtype: BinarySubtype::Generic, bytes: vec![7; 32] };
-    let borrowed = doc! { "id": id.clone(), "uid": uid };
+    let foreign_session = doc! { "id": id.clone(), "uid": uid };
     let mut rows = vec![
-        reads("in a transaction", &transaction),
-        refused("another's session", &with("lsid", borrowed.into())),
-        refused("all sessions killed", &doc! { "killSessions": [], "$db": "admin" }),
-        refused("all sessions of all users killed", &doc! { "killAllSessions": [], "$db": "admin" }),
-        refused("all sessions of a pattern killed", &doc! { "killAllSessionsByPattern": [], "$db": "admin" }),
-        trick(
-            "a UUID that tells what a collection is called",
-            &doc! { "find": "orders", "collectionUUID": Bson::Binary(leads.named.clone()), "$db": "shop" },
+        denied_read("a find in a transaction", &transaction),
+        denied("another caller's session", &with("lsid", foreign_session.into())),
+        denied("killSessions", &doc! { "killSessions": [], "$db": "admin" }),
+        denied("killAllSessions", &doc! { "killAllSessions": [], "$db": "admin" }),
+        denied("killAllSessionsByPattern", &doc! { "killAllSessionsByPattern": [], "$db": "admin" }),
+        unusual_read(
+            "a collection UUID whose error names the collection",
+            &doc! { "find": "orders", "collectionUUID": Bson::Binary(facts.named.clone()), "$db": "shop" },
             &[],
         ),
-        refused(
-            "namespaces of encryption",
+        denied(
+            "namespaces in encryptionInformation",
             &with("encryptionInformation", doc! { "type": 1, "schema": { "vault.secret": {} } }.into()),
         ),
     ];
@@ -253,32 +258,32 @@ fn sessions(leads: &Leads) -> Vec<Row> {
         "$replData",
         "$tenant",
     ] {
-        rows.push(refused(name, &with(name, doc! {}.into())));
+        rows.push(denied(name, &with(name, doc! {}.into())));
     }
     rows
 }
 
-/// The server itself.
+/// Commands that administer the server.
 fn administration() -> Vec<Row> {
     let admin = |mut command: Document| {
         command.insert("$db", "admin");
         command
     };
     let mut rows = vec![
-        reads("listDatabases", &admin(doc! { "listDatabases": 1 })),
-        reads("top", &admin(doc! { "top": 1 })),
-        reads("currentOp", &admin(doc! { "currentOp": 1 })),
-        reads("getLog", &admin(doc! { "getLog": "global" })),
-        refused("profile", &doc! { "profile": 2, "$db": "shop" }),
-        refused("setParameter", &admin(doc! { "setParameter": 1, "ttlMonitorEnabled": false })),
-        refused("getParameter", &admin(doc! { "getParameter": "*" })),
-        refused("createUser", &admin(doc! { "createUser": "mallory", "pwd": "x", "roles": ["root"] })),
-        refused(
+        denied_read("listDatabases", &admin(doc! { "listDatabases": 1 })),
+        denied_read("top", &admin(doc! { "top": 1 })),
+        denied_read("currentOp", &admin(doc! { "currentOp": 1 })),
+        denied_read("getLog", &admin(doc! { "getLog": "global" })),
+        denied("profile", &doc! { "profile": 2, "$db": "shop" }),
+        denied("setParameter", &admin(doc! { "setParameter": 1, "ttlMonitorEnabled": false })),
+        denied("getParameter", &admin(doc! { "getParameter": "*" })),
+        denied("createUser", &admin(doc! { "createUser": "mallory", "pwd": "x", "roles": ["root"] })),
+        denied(
             "grantRolesToUser",
             &doc! { "grantRolesToUser": "u", "roles": [{ "role": "read", "db": "vault" }], "$db": "shop" },
         ),
-        refused("usersInfo", &admin(doc! { "usersInfo": { "forAllDBs": true } })),
-        refused("fsync", &admin(doc! { "fsync": 1, "lock": true })),
+        denied("usersInfo", &admin(doc! { "usersInfo": { "forAllDBs": true } })),
+        denied("fsync", &admin(doc! { "fsync": 1, "lock": true })),
     ];
     for name in [
         "connPoolStats",
@@ -312,7 +317,7 @@ fn administration() -> Vec<Row> {
         "setDefaultRWConcern",
         "atlasVersionX",
     ] {
-        rows.push(refused(name, &admin(doc! { name: 1 })));
+        rows.push(denied(name, &admin(doc! { name: 1 })));
     }
     for name in [
         "getShardVersion",
@@ -324,13 +329,13 @@ fn administration() -> Vec<Row> {
         "splitChunk",
         "_migrateClone",
     ] {
-        rows.push(refused(name, &admin(doc! { name: "vault.secret", "keyPattern": { "_id": 1 } })));
+        rows.push(denied(name, &admin(doc! { name: "vault.secret", "keyPattern": { "_id": 1 } })));
     }
     rows
 }
 
-/// What is in order: a table of nothing but refusals would prove nothing.
-fn innocent() -> Vec<Row> {
+/// Allowed commands: a policy that denies everything would also pass a table of denied commands.
+fn allowed() -> Vec<Row> {
     let pipeline = [doc! { "$lookup": { "from": "orders", "localField": "_id", "foreignField": "_id", "as": "o" } }];
     vec![
         passes("a find", &orders()),
@@ -339,7 +344,7 @@ fn innocent() -> Vec<Row> {
             &doc! { "aggregate": "orders", "pipeline": pipeline, "cursor": {}, "$db": "shop" },
         ),
         passes("an insert", &doc! { "insert": "mine", "documents": [{ "n": 1 }], "$db": "shop" }),
-        passes("a hello that is called strangely", &doc! { "hello": "vault.secret", "$db": "vault" }),
+        passes("a hello with an unusual argument", &doc! { "hello": "vault.secret", "$db": "vault" }),
         passes(
             "an index",
             &doc! { "createIndexes": "mine", "indexes": [{ "key": { "n": 1 }, "name": "n" }], "$db": "shop" },
@@ -349,9 +354,9 @@ fn innocent() -> Vec<Row> {
             &doc! { "find": "orders", "filter": { "$where": "typeof db === 'undefined'" }, "$db": "shop" },
         ),
         passes(
-            "a collection renamed within one's own",
+            "a collection renamed within the allowed database",
             &doc! { "renameCollection": "shop.mine", "to": "shop.yours", "$db": "admin" },
         ),
-        passes("ends of sessions", &doc! { "endSessions": [], "$db": "admin" }),
+        passes("endSessions", &doc! { "endSessions": [], "$db": "admin" }),
     ]
 }

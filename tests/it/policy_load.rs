@@ -1,4 +1,5 @@
-//! Large commands and stubborn clients under a policy: what is held is bounded, and nobody waits for somebody else's.
+//! Large commands and slow clients under a policy: the gateway holds a bounded amount of memory, and clients do not
+//! wait for each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,15 +15,15 @@ use crate::kit::raw::{Connection, OP_MSG, body_section, op_msg, sequence_section
 use crate::kit::scratch;
 use crate::kit::waiting::{until, until_steady};
 
-/// Nearly as much as a body can hold.
+/// Nearly the largest size of a body.
 const LARGE: usize = 12_000_000;
-/// What one large body may cost while it is held, and the copies of it on its way.
+/// The most memory that one large body may use while it is held, with its copies.
 const HELD_MAX_KIB: u64 = 20 * 1024;
-/// What may be left of it when all are gone: allocators keep a little.
+/// The most memory that may remain when all clients are gone: allocators keep a little.
 const LEFT_MAX_KIB: u64 = 8 * 1024;
-/// All that is held at one time.
+/// The limit of all held memory.
 const BUDGET_KIB: u64 = 256 * 1024;
-/// A client who is not read stands still for so long.
+/// A stream counts as stopped when nothing has moved for this duration.
 const STILL: Duration = Duration::from_millis(500);
 
 fn options(mongod: &Mongod) -> GatewayOptions {
@@ -31,12 +32,12 @@ fn options(mongod: &Mongod) -> GatewayOptions {
 }
 
 #[test]
-fn large_inserts_arrive_whole_or_not_at_all_and_leave_no_memory_behind() {
+fn large_inserts_arrive_complete_or_not_at_all_and_free_their_memory() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::start(&options(&mongod));
     let database = "policy_large";
     let rows = [("in the body", true), ("in a sequence", false)];
-    let mut wrong = Vec::new();
+    let mut faults = Vec::new();
     gateway.connect().unwrap().run(&ping()).unwrap();
     let at_first = gateway.memory_kib().unwrap();
     for _ in 0..2 {
@@ -57,22 +58,22 @@ fn large_inserts_arrive_whole_or_not_at_all_and_leave_no_memory_behind() {
                 connection.run(&ping()).unwrap();
                 let peak = memory.grown_kib().unwrap();
                 if peak >= HELD_MAX_KIB {
-                    wrong.push(format!("{name}, {collection}: {peak} KiB more at the peak"));
+                    faults.push(format!("{name}, {collection}: {peak} KiB more at the peak"));
                 }
             }
         }
     }
-    let left = until_steady("memory stands still", STILL, || gateway.memory_kib().unwrap()).saturating_sub(at_first);
+    let left = until_steady("memory use is steady", STILL, || gateway.memory_kib().unwrap()).saturating_sub(at_first);
     if left >= LEFT_MAX_KIB {
-        wrong.push(format!("{left} KiB are not given back"));
+        faults.push(format!("{left} KiB are not freed"));
     }
-    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(faults.is_empty(), "{faults:?}");
     assert_eq!(mongod.run(&doc! { "count": "closed", "$db": database }).unwrap().get_i32("n").unwrap(), 0);
 }
 
 #[test]
-fn what_is_as_long_as_it_may_be_is_judged_and_what_is_longer_is_answered() {
-    /// mongod's own limit of a body.
+fn requests_up_to_the_limits_are_checked_and_longer_requests_get_an_error() {
+    /// mongod's limit for a body.
     const BODY_MAX: usize = 16_793_600;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::start(&options(&mongod));
@@ -85,22 +86,22 @@ fn what_is_as_long_as_it_may_be_is_judged_and_what_is_longer_is_answered() {
     };
     let ping = |bytes| padded(ping(), bytes);
     let closed = |bytes| padded(doc! { "find": "closed", "$db": "policy_long" }, bytes);
-    let behind = |collection: &str, documents: usize| {
+    let after_sequence = |collection: &str, documents: usize| {
         let body = body_section(&doc! { "insert": collection, "$db": "policy_long" });
         op_msg(1, 0, &[sequence_section("documents", &vec![doc! { "text": "x".repeat(1_000_000) }; documents]), body])
     };
     let rows = [
         ("the longest body", ping(BODY_MAX), None),
         ("a body that is too long", ping(BODY_MAX + 1), Some(10_334)),
-        ("a body that nobody takes", ping(BODY_MAX + 1_000_000), Some(13)),
-        ("the longest body, refused", closed(BODY_MAX), Some(13)),
-        ("a body behind a long sequence", behind("open", 12), None),
-        ("a body behind a long sequence, refused", behind("closed", 12), Some(13)),
-        ("a body behind a sequence that nobody holds", behind("open", 20), Some(13)),
+        ("a body that is too long for mongod and the gateway", ping(BODY_MAX + 1_000_000), Some(13)),
+        ("the longest body, denied", closed(BODY_MAX), Some(13)),
+        ("a body after a long sequence", after_sequence("open", 12), None),
+        ("a body after a long sequence, denied", after_sequence("closed", 12), Some(13)),
+        ("a body after a sequence that is too long to hold", after_sequence("open", 20), Some(13)),
     ];
     let mut connection = gateway.connect().unwrap();
     for (name, bytes, code) in rows {
-        // With the next one in the same piece.
+        // The next request is in the same write.
         let next = op_msg(2, 0, &[body_section(&self::ping())]);
         connection.send(&[bytes, next].concat()).unwrap();
         let answers = [connection.reply().unwrap(), connection.reply().unwrap()];
@@ -110,8 +111,8 @@ fn what_is_as_long_as_it_may_be_is_judged_and_what_is_longer_is_answered() {
 }
 
 #[test]
-fn clients_in_the_middle_of_large_bodies_keep_nobody_waiting_but_each_other() {
-    // Sixteen of the largest bodies are all that is held at one time.
+fn clients_in_the_middle_of_a_large_body_delay_only_each_other() {
+    // The gateway holds at most sixteen of the largest bodies at once.
     const HALVES: usize = 40;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::start(&options(&mongod));
@@ -123,7 +124,7 @@ fn clients_in_the_middle_of_large_bodies_keep_nobody_waiting_but_each_other() {
     for connection in &mut halves {
         connection.send(half).unwrap();
     }
-    // Those who are small are served as if nobody else were there.
+    // Clients with small commands are served without delay.
     let mut slowest = Duration::ZERO;
     for _ in 0..20 {
         let started = Instant::now();
@@ -137,7 +138,7 @@ fn clients_in_the_middle_of_large_bodies_keep_nobody_waiting_but_each_other() {
     assert!(slowest < Duration::from_secs(2), "a small command waited {slowest:?}");
     let grown = gateway.memory_kib().unwrap().saturating_sub(before);
     assert!(grown < 500 * HALVES as u64 * 2, "{grown} KiB for {HALVES} halves of 500 KB");
-    // Who comes first is served first, and whoever leaves makes room: all who go on arrive.
+    // Clients are served in order, and a disconnected client frees its memory: all remaining bodies arrive.
     halves.drain(..HALVES / 2);
     for connection in &mut halves {
         connection.send(rest).unwrap();
@@ -147,11 +148,11 @@ fn clients_in_the_middle_of_large_bodies_keep_nobody_waiting_but_each_other() {
 }
 
 #[test]
-fn large_bodies_that_mongod_does_not_take_stay_within_what_may_be_held() {
+fn large_bodies_that_mongod_does_not_read_stay_within_the_memory_limit() {
     const CLIENTS: usize = 40;
     let Some(mongod) = Mongod::start(MongodOptions::default()) else { return };
     let gateway = Gateway::start(&options(&mongod));
-    // Twice as much as may be held; it passes, and mongod does nothing with it.
+    // In total twice the limit. The policy allows the command, and mongod ignores the comment.
     let message =
         Arc::new(op_msg(1, 0, &[body_section(&doc! { "ping": 1, "comment": "x".repeat(LARGE), "$db": "admin" })]));
     let clients: Vec<_> = (0..CLIENTS).map(|_| gateway.connect().unwrap()).map(served).collect();
@@ -168,19 +169,19 @@ fn large_bodies_that_mongod_does_not_take_stay_within_what_may_be_held() {
         })
         .collect();
     let read = || gateway.metric("mongate_bytes_total", &[("direction", "to_upstream")]).to_bits();
-    until_steady("nobody is read any more", STILL, read);
+    until_steady("the gateway reads from no client", STILL, read);
     let grown = gateway.memory_kib().unwrap().saturating_sub(before);
     mongod.thaw().unwrap();
     for client in clients {
         assert_eq!(client.join().unwrap(), None);
     }
-    assert!(grown < BUDGET_KIB + HELD_MAX_KIB, "{grown} KiB are held");
+    assert!(grown < BUDGET_KIB + HELD_MAX_KIB, "the gateway holds {grown} KiB");
 }
 
 #[test]
-fn a_client_that_is_refused_without_end_and_reads_nothing_is_not_read_either() {
+fn the_gateway_stops_reading_from_a_client_that_reads_no_replies() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    // A unix socket: the kernel keeps little there for who does not read.
+    // A unix socket: the kernel buffers little for a client that does not read.
     let directory = scratch::directory("stubborn").unwrap();
     let socket = format!("unix:{}", directory.path().join("s.sock").display());
     let gateway = Gateway::start(&GatewayOptions { listener_address: Some(socket), ..options(&mongod) });
@@ -196,32 +197,32 @@ fn a_client_that_is_refused_without_end_and_reads_nothing_is_not_read_either() {
         use std::io::Write;
         let command = doc! { "find": "closed", "filter": { "text": "x".repeat(200) }, "$db": "policy_stubborn" };
         let message = op_msg(5, 0, &[body_section(&command)]);
-        // Ends when the socket is shut.
+        // Ends when the socket is shut down.
         while writer.write_all(&message).is_ok() {
             counted.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let stood = until_steady("the client is not read any more", STILL, || sent.load(Ordering::Relaxed));
-    assert!(stood > 100, "only {stood} were taken at all");
+    let stopped_at = until_steady("the gateway stops reading", STILL, || sent.load(Ordering::Relaxed));
+    assert!(stopped_at > 100, "the gateway read only {stopped_at} requests");
     let grown = gateway.memory_kib().unwrap().saturating_sub(before);
-    assert!(grown < 4 * 1024, "{grown} KiB for {stood} refusals that nobody reads");
-    // Others do not notice.
+    assert!(grown < 4 * 1024, "{grown} KiB for {stopped_at} unread replies");
+    // Other clients are served.
     gateway.connect().unwrap().run(&ping()).unwrap();
-    // Who begins to read gets all of them.
-    check_refusals(&mut reader, stood);
-    until("the client is read again", || (sent.load(Ordering::Relaxed) > stood).then_some(()));
+    // When the client reads, it gets all of the replies.
+    check_replies(&mut reader, stopped_at);
+    until("the gateway reads from the client again", || (sent.load(Ordering::Relaxed) > stopped_at).then_some(()));
     reader.shutdown(std::net::Shutdown::Both).unwrap();
     client.join().unwrap();
 }
 
-/// The connection, after it has carried a command.
+/// Runs one command on the connection and returns it.
 fn served(mut connection: Connection) -> Connection {
     connection.run(&ping()).unwrap();
     connection
 }
 
-/// So many refusals of request 5, one after the other.
-fn check_refusals(reader: &mut impl std::io::Read, count: u64) {
+/// Reads `count` replies to request 5.
+fn check_replies(reader: &mut impl std::io::Read, count: u64) {
     for _ in 0..count {
         let mut head = [0; 16];
         reader.read_exact(&mut head).unwrap();
@@ -231,7 +232,7 @@ fn check_refusals(reader: &mut impl std::io::Read, count: u64) {
     }
 }
 
-/// Twelve documents of a megabyte, whose every byte depends on its number.
+/// Twelve documents of one megabyte. Every byte depends on the document's number.
 fn documents() -> Vec<Document> {
     let bytes = |number: usize| (0..LARGE / 12).map(|at| (at * 31 + number).to_le_bytes()[number % 2]).collect();
     let binary = |number| Binary { subtype: BinarySubtype::Generic, bytes: bytes(number) };
@@ -247,7 +248,7 @@ fn insert(database: &str, collection: &str, in_body: bool) -> Vec<u8> {
     op_msg(1, 0, &[body_section(&body)])
 }
 
-/// All twelve are there as they were sent; they are removed.
+/// Checks that all twelve documents arrived unchanged, and removes them.
 fn check_arrived(mongod: &Mongod, database: &str) {
     let found = mongod
         .run(&doc! { "find": "open", "projection": { "_id": 0 }, "sort": { "number": 1 }, "$db": database })
@@ -255,7 +256,10 @@ fn check_arrived(mongod: &Mongod, database: &str) {
     let found = found.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
     let sent = documents();
     assert_eq!(found.len(), sent.len());
-    assert!(found.iter().zip(&sent).all(|(found, sent)| found.as_document() == Some(sent)), "not what was sent");
+    assert!(
+        found.iter().zip(&sent).all(|(found, sent)| found.as_document() == Some(sent)),
+        "the documents differ from those sent"
+    );
     mongod.run(&doc! { "delete": "open", "deletes": [{ "q": {}, "limit": 0 }], "$db": database }).unwrap();
 }
 

@@ -1,5 +1,5 @@
-//! A mesh and its policy: who of three workloads may read what, over mutual TLS and with every driver; what each driver
-//! reports of a refusal, and that it goes on.
+//! A service mesh and its policy: what each workload may read, over mutual TLS and with every driver. Also what each
+//! driver reports when a command is denied, and that its connection stays usable.
 
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::kit::mongod::Mongod;
 use crate::kit::process;
 use crate::reports;
 
-/// A script takes a second or two; a busy machine may need many.
+/// A script takes a second or two; a busy machine needs longer.
 pub const SCRIPT_TIMEOUT: Duration = Duration::from_mins(2);
 const RULE: &str = "
     [[policy.rule]]
@@ -29,25 +29,25 @@ const RULE: &str = "
 const REFUSED: &str =
     "not authorized on mesh to execute command find (mongate policy: rule \"full-sleep-may-not-read\")";
 
-/// What a driver reports: of a find in `orders`, and of one in `menu` after it.
+/// What a driver reports about a find in `orders` and a later find in `menu`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Of the first one's error.
+    /// Error code of the find in `orders`.
     pub code: Option<i32>,
     pub code_name: Option<String>,
     pub message: String,
-    /// Documents that the first one gave.
+    /// Number of documents in `orders`.
     pub orders: Option<usize>,
-    /// And the second one; `None` where there was no connection.
+    /// Number of documents in `menu`; `None` without a connection.
     pub rows: Option<usize>,
-    /// Whether both went over the same connection.
+    /// Whether both commands used the same connection.
     pub same: Option<bool>,
-    /// What mongosh reports of an insert.
+    /// What mongosh reports about an insert.
     pub insert: Option<Code>,
 }
 
-/// What an error says of itself.
+/// Code and name of an error.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Code {
@@ -55,19 +55,19 @@ pub struct Code {
     pub code_name: Option<String>,
 }
 
-/// What becomes of a client.
+/// The expected result of a client.
 #[derive(Debug, Clone, Copy)]
-enum Becomes {
-    /// It reads both.
+enum Expected {
+    /// It reads both collections.
     Reads,
-    /// It is refused one, reads the other, and keeps its connection.
-    Refused,
-    /// It does not come in, and is told why.
-    Outside(&'static str),
+    /// It is denied one collection, reads the other one, and keeps its connection.
+    Denied,
+    /// Its connection is rejected with this text.
+    Rejected(&'static str),
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_workload_of_a_mesh_reads_what_it_may_and_hears_why_not() {
+async fn each_workload_of_a_mesh_reads_only_what_the_policy_allows_and_learns_why() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     for collection in ["orders", "menu"] {
         let documents =
@@ -86,29 +86,29 @@ async fn each_workload_of_a_mesh_reads_what_it_may_and_hears_why_not() {
     };
     let (sleep, legacy) = ("spiffe://cluster.local/ns/full/sa/sleep", "spiffe://cluster.local/ns/legacy/sa/sleep");
     let rows = [
-        (tls(&strict, sleep), Becomes::Refused),
-        (tls(&strict, legacy), Becomes::Reads),
-        (tls(&strict, "spiffe://other.local/ns/full/sa/sleep"), Becomes::Outside("of the trust domain other.local")),
-        (reports::uri(&strict), Becomes::Outside("requires mutual TLS")),
-        (tls(&permissive, sleep), Becomes::Refused),
-        (reports::uri(&permissive), Becomes::Reads),
+        (tls(&strict, sleep), Expected::Denied),
+        (tls(&strict, legacy), Expected::Reads),
+        (tls(&strict, "spiffe://other.local/ns/full/sa/sleep"), Expected::Rejected("of the trust domain other.local")),
+        (reports::uri(&strict), Expected::Rejected("requires mutual TLS")),
+        (tls(&permissive, sleep), Expected::Denied),
+        (reports::uri(&permissive), Expected::Reads),
     ];
-    for (uri, becomes) in rows {
-        check("the Rust driver", &of_rust(&uri).await, becomes);
+    for (uri, expected) in rows {
+        check("the Rust driver", &of_rust(&uri).await, expected);
         for (name, command) in scripts(&uri) {
-            // A shell that cannot connect runs no script.
-            if name == "mongosh" && matches!(becomes, Becomes::Outside(_)) {
+            // mongosh runs no script when it cannot connect.
+            if name == "mongosh" && matches!(expected, Expected::Rejected(_)) {
                 let told = process::run(name, command, SCRIPT_TIMEOUT).unwrap_err().to_string();
-                check(name, &Report { message: told, ..Report::default() }, becomes);
+                check(name, &Report { message: told, ..Report::default() }, expected);
                 continue;
             }
             let output = process::run(name, command, SCRIPT_TIMEOUT).unwrap();
-            check(name, &serde_json::from_str(output.trim()).unwrap(), becomes);
+            check(name, &serde_json::from_str(output.trim()).unwrap(), expected);
         }
     }
 }
 
-/// A listener of a mesh, with the rule of the issue.
+/// A gateway at the edge of the mesh, with the policy.
 fn edge(mongod: &Mongod, pki: &Pki, mode: &str) -> Gateway {
     let server =
         pki.issue(&format!("gateway-{mode}"), &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
@@ -122,7 +122,7 @@ fn edge(mongod: &Mongod, pki: &Pki, mode: &str) -> Gateway {
     })
 }
 
-/// The same script for each driver that can be had.
+/// The script of every installed driver.
 fn scripts(uri: &str) -> Vec<(&'static str, Command)> {
     let script = |name: &str| drivers::scripts().join(name);
     let mut commands = Vec::new();
@@ -132,7 +132,7 @@ fn scripts(uri: &str) -> Vec<(&'static str, Command)> {
     }
     if let Some(mut node) = drivers::node() {
         node.arg(script("refused.mjs")).args([uri, "mesh"]);
-        commands.push(("the Node driver", node));
+        commands.push(("the Node.js driver", node));
     }
     if let Some(mut mongosh) = drivers::mongosh() {
         mongosh
@@ -175,19 +175,19 @@ async fn ask_with_rust(client: &Client, report: &mut Report) -> mongodb::error::
     Ok(())
 }
 
-fn check(name: &str, report: &Report, becomes: Becomes) {
+fn check(name: &str, report: &Report, expected: Expected) {
     let error = (report.code, report.code_name.as_deref(), report.message.as_str());
     let went_on = (report.rows, report.same);
-    match becomes {
-        Becomes::Reads => {
+    match expected {
+        Expected::Reads => {
             assert_eq!((report.orders, went_on), (Some(2), (Some(2), Some(true))), "{name}: {report:?}");
             assert_eq!(error, (None, None, ""), "{name}");
         }
-        Becomes::Refused => {
+        Expected::Denied => {
             assert_eq!(error, (Some(13), Some("Unauthorized"), REFUSED), "{name}");
             assert_eq!((report.orders, went_on), (None, (Some(2), Some(true))), "{name}: {report:?}");
         }
-        Becomes::Outside(told) => {
+        Expected::Rejected(told) => {
             assert!(report.message.contains(told), "{name}: {told:?} is not in {report:?}");
             assert_eq!((report.orders, went_on), (None, (None, None)), "{name}: {report:?}");
         }

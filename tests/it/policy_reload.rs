@@ -1,5 +1,5 @@
-//! A policy that changes under live connections: the next command of each follows it; and what cannot be used changes
-//! nothing, or is refused at the start.
+//! Hot reload of the policy: the next command of every open connection follows the new policy. An invalid configuration
+//! changes nothing at runtime and prevents the start.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,10 +14,10 @@ use crate::kit::raw::Connection;
 use crate::kit::waiting::until;
 use crate::reports::LOG_TIMEOUT;
 
-/// How a file becomes another one.
+/// A way to replace the contents of a file.
 type Put = fn(&Path, &str);
 
-/// A gateway and what its file is made of.
+/// A gateway and the options of its configuration file.
 struct Scene {
     gateway: Gateway,
     options: GatewayOptions,
@@ -34,7 +34,7 @@ impl Scene {
         Self { gateway: Gateway::start(&options), options }
     }
 
-    /// The configuration with another policy.
+    /// Returns the configuration with another policy.
     fn with(&self, policy: &str) -> String {
         GatewayOptions { tables: policy.to_owned(), ..self.options.clone() }.configuration()
     }
@@ -60,7 +60,7 @@ impl Scene {
 }
 
 #[test]
-fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
+fn open_connections_follow_the_policy_for_every_way_of_changing_the_file() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let scene = Scene::new(&mongod, &deny("orders"));
     let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
@@ -70,8 +70,8 @@ fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
         ("orders", write_in_place),
         ("menu", by_pieces),
         ("orders", remove_and_write),
-        ("menu", turn_link),
-        ("orders", turn_link),
+        ("menu", swap_link),
+        ("orders", swap_link),
     ];
     for (reloads, (denied, put)) in (1_u32..).zip(ways) {
         let before = scene.status()["fingerprint"].clone();
@@ -82,12 +82,12 @@ fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
         assert_ne!(status["fingerprint"], before, "{status}");
         assert_eq!((&status["in_force"], &status["rules"]), (&true.into(), &1.into()), "{status}");
     }
-    // A way that needs somebody to say so where the system tells of no changes; and saying so of nothing.
+    // SIGHUP reloads the file, which matters without file notifications. An unchanged file changes nothing.
     scene.put(rename_over, &deny("menu"));
     scene.gateway.signal(libc::SIGHUP).unwrap();
     scene.reloads("ok", 7.0);
     check(&mut connections, "menu");
-    until("SIGHUP is answered where nothing has changed", || {
+    until("SIGHUP without a change is logged", || {
         scene.gateway.signal(libc::SIGHUP).unwrap();
         (scene.told("the policy is unchanged") > 0).then_some(())
     });
@@ -97,7 +97,7 @@ fn live_connections_follow_every_way_of_changing_the_file_in_both_directions() {
 }
 
 #[test]
-fn a_policy_comes_and_goes_under_live_connections() {
+fn a_policy_can_be_added_and_removed_while_connections_are_open() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let scene = Scene::new(&mongod, "");
     let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
@@ -106,7 +106,7 @@ fn a_policy_comes_and_goes_under_live_connections() {
     scene.put(rename_over, &deny("orders"));
     scene.reloads("ok", 1.0);
     check(&mut connections, "orders");
-    // The same rules, and nothing refused any more.
+    // The same rules as a dry run: no command is denied.
     scene.put(rename_over, &format!("[policy]\nenforcement = 'dry-run'\n{}", deny("orders")));
     scene.reloads("ok", 2.0);
     check(&mut connections, "neither");
@@ -119,7 +119,7 @@ fn a_policy_comes_and_goes_under_live_connections() {
 }
 
 #[test]
-fn what_cannot_be_used_leaves_the_last_good_policy_in_force() {
+fn an_invalid_file_leaves_the_last_valid_policy_in_force() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let scene = Scene::new(&mongod, &deny("orders"));
     let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
@@ -146,14 +146,14 @@ fn what_cannot_be_used_leaves_the_last_good_policy_in_force() {
         };
         scene.gateway.wait_for_log(LOG_TIMEOUT, logged).unwrap();
         let ready = scene.gateway.get("/readyz").unwrap();
-        // It serves, under the policy that it has.
+        // The gateway is ready, with its current policy.
         assert_eq!(ready.status, 200, "{}", ready.body);
         assert!(ready.body.contains("WARN   policy: 1 rule in force; not reloaded: "), "{}", ready.body);
     }
     scene.reloads("ok", 0.0);
-    // Healed by what was there before, which is no change; and by something new.
+    // The previous file clears the problem without a reload; a new file clears it with a reload.
     scene.put(rename_over, &deny("orders"));
-    until("the problem is over", || scene.status()["reload"]["problem"].is_null().then_some(()));
+    until("the problem is cleared", || scene.status()["reload"]["problem"].is_null().then_some(()));
     check(&mut connections, "orders");
     rename_over(&scene.gateway.configuration_file(), "x = [");
     scene.reloads("failed", 5.0);
@@ -162,11 +162,11 @@ fn what_cannot_be_used_leaves_the_last_good_policy_in_force() {
     check(&mut connections, "menu");
     let ready = scene.gateway.get("/readyz").unwrap().body;
     assert!(ready.contains("ok     policy: 1 rule in force\n"), "{ready}");
-    assert!(scene.status()["reload"]["last_failure"]["error"].is_string(), "what has been is still told");
+    assert!(scene.status()["reload"]["last_failure"]["error"].is_string(), "/status still shows the last failure");
 }
 
 #[test]
-fn changes_outside_of_the_policy_are_told_and_wait_for_a_restart() {
+fn changes_outside_of_the_policy_are_logged_and_need_a_restart() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mut scene = Scene::new(&mongod, &deny("orders"));
     let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
@@ -176,11 +176,11 @@ fn changes_outside_of_the_policy_are_told_and_wait_for_a_restart() {
     let line = scene.gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == told).unwrap();
     assert_eq!(line["level"], "WARN");
     assert!(line["remedy"].as_str().unwrap().contains("restart"), "{line}");
-    // Three are connected, and the policy is the same one.
+    // A third client connects although max_connections is 1 in the file, and the policy is unchanged.
     scene.gateway.connect().unwrap().run(&ping()).unwrap();
     check(&mut connections, "orders");
     scene.reloads("ok", 0.0);
-    // With a change of the policy beside them, that is taken.
+    // When the policy changes too, only the policy is reloaded.
     scene.put(rename_over, &deny("menu"));
     scene.reloads("ok", 1.0);
     check(&mut connections, "menu");
@@ -188,7 +188,7 @@ fn changes_outside_of_the_policy_are_told_and_wait_for_a_restart() {
 }
 
 #[test]
-fn a_policy_that_cannot_be_used_keeps_the_gateway_from_starting() {
+fn an_invalid_policy_prevents_the_start() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let rule = |lines: &str| format!("[[policy.rule]]\nname = 'r'\n{lines}\n");
     let deny = |to: &str| rule(&format!("action = 'deny'\nto = [{{ {to} }}]"));
@@ -208,9 +208,9 @@ fn a_policy_that_cannot_be_used_keeps_the_gateway_from_starting() {
         assert_eq!(code, Some(78), "{policy}: {wrote}");
         assert!(wrote.contains(key), "{key} is not in: {wrote}");
     }
-    let somebody = rule("action = 'deny'\nfrom = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]");
-    let nobody = GatewayOptions { listener: String::new(), ..options(&mongod, &somebody) };
-    let (code, wrote) = Gateway::start_in_vain(&nobody).unwrap();
+    let by_principal = rule("action = 'deny'\nfrom = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]");
+    let without_principal = GatewayOptions { listener: String::new(), ..options(&mongod, &by_principal) };
+    let (code, wrote) = Gateway::start_in_vain(&without_principal).unwrap();
     assert_eq!(code, Some(78), "{wrote}");
     assert!(wrote.contains("policy.rule[1].from[1].principals"), "{wrote}");
 }
@@ -218,12 +218,12 @@ fn a_policy_that_cannot_be_used_keeps_the_gateway_from_starting() {
 /// One rule that denies one collection.
 fn deny(collection: &str) -> String {
     format!(
-        "[[policy.rule]]\nname = 'not-{collection}'\naction = 'deny'\nto = [{{ commands = ['find'], databases = ['reload'], \
-         collections = ['{collection}'] }}]\n"
+        "[[policy.rule]]\nname = 'not-{collection}'\naction = 'deny'\n\
+         to = [{{ commands = ['find'], databases = ['reload'], collections = ['{collection}'] }}]\n"
     )
 }
 
-/// Of two collections, one is denied, to each connection and with its next command.
+/// Checks with the next command of each connection that only this collection is denied.
 fn check(connections: &mut [Connection], denied: &str) {
     for connection in connections {
         for collection in ["orders", "menu"] {
@@ -245,7 +245,7 @@ fn write_in_place(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
 }
 
-/// As a slow editor: the beginning alone would be a file without any rule.
+/// Writes like a slow editor: the first part alone is a valid file without any rule.
 fn by_pieces(file: &Path, text: &str) {
     let (beginning, _) = text.split_once("[[policy.rule]]").unwrap();
     fs::write(file, beginning).unwrap();
@@ -257,8 +257,8 @@ fn remove_and_write(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
 }
 
-/// As the kubelet: what a link leads to changes, and the link is renamed over the old one.
-fn turn_link(file: &Path, text: &str) {
+/// Writes like the kubelet: a new symbolic link to a new file is renamed over the old link.
+fn swap_link(file: &Path, text: &str) {
     let (target, aside) = (file.with_extension(text.len().to_string()), file.with_extension("link"));
     fs::write(&target, text).unwrap();
     symlink(&target, &aside).unwrap();

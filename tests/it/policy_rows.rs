@@ -1,7 +1,7 @@
-//! Ways around a policy, as bytes: what a caller sends who may use the database `shop`, but not `shop.private` in it,
-//! and nothing else; and what becomes of it.
+//! Attempts to bypass a policy, as raw messages, with the expected outcome of each. The caller may use the database
+//! `shop` except for `shop.private`, and no other database.
 //!
-//! Each was tried on mongod 6.0.5. No row holds the canary, so that no error can repeat it.
+//! Each attempt was tried on mongod 6.0.5. No row contains the canary, so no error message can repeat it.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, Timestamp, doc};
@@ -9,81 +9,81 @@ use bson::{Binary, Bson, Document, Timestamp, doc};
 use crate::kit::raw::{self, OP_MSG, body_section, op_msg, sequence_section};
 use crate::{policy_commands, policy_stages};
 
-/// Request id of a row.
+/// Request id of every row.
 pub const ROW: i32 = 77;
 
-/// What becomes of a row where it is not allowed; the connection is in step after all but the second.
+/// What happens to a row that the policy does not allow. The connection stays usable, except after `Closed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Code 13, and it has not gone upstream.
+    /// An error with code 13. The request is not forwarded.
     Refused,
-    /// The connection ends, if need be with a word.
+    /// The connection closes. An error may come first.
     Closed,
-    /// No answer: none was wanted.
+    /// No reply: the request sets moreToCome.
     Silent,
     /// Code 43: there is no such cursor.
     NoCursor,
-    /// Whatever mongod makes of it: there is nothing wrong with it.
+    /// The request is allowed, and the reply is mongod's.
     Passes,
 }
 
-/// What becomes of a row where everything is allowed.
+/// What happens to a row when the policy allows everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Elsewhere {
-    /// It reads the canary.
+pub enum IfAllowed {
+    /// The reply contains the canary.
     Reads,
-    /// It still does not pass, for what it is; mongod itself would give the canary for it.
+    /// The gateway still denies it, because it is malformed or unknown. Sent to mongod directly, it returns the canary.
     MongodReads,
-    /// It is not sent: it reads nothing, or does harm.
+    /// The test does not send it, because it reads nothing or does damage.
     Unsent,
 }
 
-/// One way around.
+/// One attempt to bypass the policy.
 pub struct Row {
     pub name: String,
     pub bytes: Vec<u8>,
     pub verdict: Verdict,
-    pub elsewhere: Elsewhere,
+    pub if_allowed: IfAllowed,
 }
 
-/// What a row may know of a server that it may not look at.
+/// Facts about the server that an attacker may know without permission to read them.
 #[derive(Debug, Clone)]
-pub struct Leads {
-    /// A cursor on `vault.secret`, opened by another caller.
+pub struct ServerFacts {
+    /// A cursor on `vault.secret` of another caller.
     pub cursor: i64,
-    /// A cursor of the same caller's `listCollections` in `vault`.
+    /// A `listCollections` cursor of that caller in `vault`.
     pub listing: i64,
     /// The `UUID` of `shop.private`.
     pub private: Binary,
-    /// And that of a collection in `shop` whose name is the canary.
+    /// The `UUID` of the collection in `shop` whose name is the canary.
     pub named: Binary,
-    /// Before the canary was written.
+    /// A cluster time before the canary was written.
     pub before: Timestamp,
 }
 
-/// A plain command that reads what it may not.
-pub fn reads(name: &str, command: &Document) -> Row {
-    Row { elsewhere: Elsewhere::Reads, ..refused(name, command) }
+/// A well-formed command that is denied, and that reads the canary when everything is allowed.
+pub fn denied_read(name: &str, command: &Document) -> Row {
+    Row { if_allowed: IfAllowed::Reads, ..denied(name, command) }
 }
 
-/// A plain command that is refused.
-pub fn refused(name: &str, command: &Document) -> Row {
-    Row { verdict: Verdict::Refused, ..passes(name, command) }
+/// A well-formed command that is denied.
+pub fn denied(name: &str, command: &Document) -> Row {
+    Row { verdict: Verdict::Denied, ..passes(name, command) }
 }
 
-/// A plain command that is as good as any.
+/// A well-formed command that is allowed.
 pub fn passes(name: &str, command: &Document) -> Row {
-    sent(name, Verdict::Passes, op_msg(ROW, 0, &[body_section(command)]))
+    raw_row(name, Verdict::Passes, op_msg(ROW, 0, &[body_section(command)]))
 }
 
-/// A command that no driver sends, and that reads what it may not where mongod gets it.
-pub fn trick(name: &str, command: &Document, patches: &[(&str, &str)]) -> Row {
-    Row { elsewhere: Elsewhere::MongodReads, ..garbled(name, command, patches) }
+/// A command that no driver sends. It is denied even when everything is allowed; mongod itself returns the canary.
+pub fn unusual_read(name: &str, command: &Document, patches: &[(&str, &str)]) -> Row {
+    Row { if_allowed: IfAllowed::MongodReads, ..patched(name, command, patches) }
 }
 
-/// A command that no driver sends. Of each patch, the first text is replaced by the second, which is as long.
-pub fn garbled(name: &str, command: &Document, patches: &[(&str, &str)]) -> Row {
-    let mut row = refused(name, command);
+/// A malformed command that is denied. Each patch replaces its first text with its second text of the same length.
+pub fn patched(name: &str, command: &Document, patches: &[(&str, &str)]) -> Row {
+    let mut row = denied(name, command);
     for (from, to) in patches {
         assert_eq!(from.len(), to.len(), "{name}");
         let places: Vec<_> = (0..row.bytes.len()).filter(|at| row.bytes[*at..].starts_with(from.as_bytes())).collect();
@@ -95,18 +95,18 @@ pub fn garbled(name: &str, command: &Document, patches: &[(&str, &str)]) -> Row 
     row
 }
 
-/// Any bytes.
-pub fn sent(name: &str, verdict: Verdict, bytes: Vec<u8>) -> Row {
-    Row { name: name.to_owned(), bytes, verdict, elsewhere: Elsewhere::Unsent }
+/// A row of arbitrary bytes.
+pub fn raw_row(name: &str, verdict: Verdict, bytes: Vec<u8>) -> Row {
+    Row { name: name.to_owned(), bytes, verdict, if_allowed: IfAllowed::Unsent }
 }
 
-/// All of them.
-pub fn all(leads: &Leads) -> Vec<Row> {
-    let kinds = [framing(), envelopes(), names(leads), policy_stages::all(leads), policy_commands::all(leads)];
-    kinds.into_iter().flatten().collect()
+/// All rows.
+pub fn all(facts: &ServerFacts) -> Vec<Row> {
+    let groups = [framing(), envelopes(), names(facts), policy_stages::all(facts), policy_commands::all(facts)];
+    groups.into_iter().flatten().collect()
 }
 
-/// What the caller may not read.
+/// A command that the caller may not run.
 pub fn secret() -> Document {
     doc! { "find": "secret", "$db": "vault" }
 }
@@ -115,7 +115,7 @@ fn private() -> Document {
     doc! { "find": "private", "$db": "shop" }
 }
 
-/// What it may.
+/// A command that the caller may run.
 pub fn orders() -> Document {
     doc! { "find": "orders", "$db": "shop" }
 }
@@ -126,9 +126,9 @@ fn framing() -> Vec<Row> {
     let insert = body_section(&doc! { "insert": "secret", "$db": "vault" });
     let documents = sequence_section("documents", &[doc! { "n": 1 }]);
     let shadow = |name: &str, document: Document| sequence_section(name, &[document]);
-    let refused = |name: &str, sections: &[&[u8]]| sent(name, Verdict::Refused, op_msg(ROW, 0, &[sections.concat()]));
+    let denied = |name: &str, sections: &[&[u8]]| raw_row(name, Verdict::Denied, op_msg(ROW, 0, &[sections.concat()]));
     let flagged =
-        |name: &str, bit: u32| sent(name, Verdict::Refused, op_msg(ROW, 1 << bit, std::slice::from_ref(&secret)));
+        |name: &str, bit: u32| raw_row(name, Verdict::Denied, op_msg(ROW, 1 << bit, std::slice::from_ref(&secret)));
     let mut reply = op_msg(ROW, 0, std::slice::from_ref(&secret));
     reply[8] = 5;
     let mut wrong = raw::op_msg_with_checksum(ROW, 0, std::slice::from_ref(&secret));
@@ -136,61 +136,61 @@ fn framing() -> Vec<Row> {
     let long = sequence_section("documents", &vec![doc! { "text": "x".repeat(1_000) }; 200]);
     let mine = body_section(&doc! { "insert": "long", "$db": "shop" });
     let ended =
-        |name: &str, behind: &[u8]| sent(name, Verdict::Closed, op_msg(ROW, 0, &[[&mine, &long, behind].concat()]));
+        |name: &str, behind: &[u8]| raw_row(name, Verdict::Closed, op_msg(ROW, 0, &[[&mine, &long, behind].concat()]));
     let long_silent = op_msg(ROW, raw::MORE_TO_COME, &[insert.clone(), long.clone()]);
     let silent = |command: &Document| op_msg(ROW, raw::MORE_TO_COME, &[body_section(command)]);
     vec![
-        refused("two bodies, the second of them allowed", &[&secret, &orders]),
-        refused("two bodies, the first of them allowed", &[&orders, &secret]),
-        refused("a sequence before the body", &[&documents, &insert]),
-        refused("a sequence after the body", &[&insert, &documents]),
-        refused("a sequence that shadows $db", &[&orders, &shadow("$db", doc! { "": "vault" })]),
-        refused("a sequence that shadows the collection", &[&orders, &shadow("find", doc! { "": "private" })]),
-        refused("a sequence that shadows the filter", &[&shadow("filter", doc! {}), &orders]),
-        refused("a sequence of another command", &[&insert, &documents, &shadow("updates", doc! {})]),
-        refused("a security token", &[&orders, &[2], &raw::encode(&doc! {})]),
-        refused("an unknown kind of section", &[&orders, &[3], &raw::encode(&doc! {})]),
-        refused("bytes behind the last section", &[&orders, &[0]]),
-        refused("no body", &[&documents]),
+        denied("two bodies, only the second one allowed", &[&secret, &orders]),
+        denied("two bodies, only the first one allowed", &[&orders, &secret]),
+        denied("a sequence before the body", &[&documents, &insert]),
+        denied("a sequence after the body", &[&insert, &documents]),
+        denied("a sequence that shadows $db", &[&orders, &shadow("$db", doc! { "": "vault" })]),
+        denied("a sequence that shadows the collection", &[&orders, &shadow("find", doc! { "": "private" })]),
+        denied("a sequence that shadows the filter", &[&shadow("filter", doc! {}), &orders]),
+        denied("a sequence that belongs to another command", &[&insert, &documents, &shadow("updates", doc! {})]),
+        denied("a security token", &[&orders, &[2], &raw::encode(&doc! {})]),
+        denied("an unknown kind of section", &[&orders, &[3], &raw::encode(&doc! {})]),
+        denied("bytes after the last section", &[&orders, &[0]]),
+        denied("no body", &[&documents]),
         flagged("an unknown flag that must be understood", 2),
         flagged("an unknown flag that need not be understood", 17),
-        flagged("a stream of replies", 16),
-        ended("a second body behind more than is held", &secret),
-        ended("another command's sequence behind more than is held", &shadow("updates", doc! {})),
-        ended("bytes behind more than is held", &[9]),
-        sent("a long insert that wants no reply", Verdict::Silent, long_silent),
-        sent("a checksum", Verdict::Refused, raw::op_msg_with_checksum(ROW, 0, std::slice::from_ref(&secret))),
-        sent("a wrong checksum", Verdict::Refused, wrong),
-        sent("a request that claims to be a reply", Verdict::Closed, reply),
-        sent("a find that wants no reply", Verdict::Silent, silent(&self::secret())),
-        sent("an unknown command that wants no reply", Verdict::Silent, silent(&doc! { "none": 1, "$db": "vault" })),
-        sent("an insert that wants no reply", Verdict::Silent, op_msg(ROW, raw::MORE_TO_COME, &[insert, documents])),
+        flagged("the exhaustAllowed flag", 16),
+        ended("a second body after more than the gateway holds", &secret),
+        ended("another command's sequence after more than the gateway holds", &shadow("updates", doc! {})),
+        ended("bytes after more than the gateway holds", &[9]),
+        raw_row("a long insert with moreToCome", Verdict::Silent, long_silent),
+        raw_row("a checksum", Verdict::Denied, raw::op_msg_with_checksum(ROW, 0, std::slice::from_ref(&secret))),
+        raw_row("a wrong checksum", Verdict::Denied, wrong),
+        raw_row("a request with responseTo set", Verdict::Closed, reply),
+        raw_row("a find with moreToCome", Verdict::Silent, silent(&self::secret())),
+        raw_row("an unknown command with moreToCome", Verdict::Silent, silent(&doc! { "none": 1, "$db": "vault" })),
+        raw_row("an insert with moreToCome", Verdict::Silent, op_msg(ROW, raw::MORE_TO_COME, &[insert, documents])),
     ]
 }
 
-/// Other kinds of message.
+/// Messages other than OP_MSG.
 fn envelopes() -> Vec<Row> {
     let payload = [&[0; 4][..], &body_section(&secret())].concat();
     let [admin, vault] = ["admin.$cmd", "vault.$cmd"];
     let query = |name: &str, namespace: &str, query: &Document| {
-        sent(name, Verdict::Refused, raw::op_query(ROW, namespace, -1, query))
+        raw_row(name, Verdict::Denied, raw::op_query(ROW, namespace, -1, query))
     };
-    let closed = |name: &str, bytes| sent(name, Verdict::Closed, bytes);
+    let closed = |name: &str, bytes| raw_row(name, Verdict::Closed, bytes);
     let compressed_query = [&[0; 4][..], b"vault.$cmd\0", &[0; 4], &[1, 0, 0, 0], &raw::encode(&secret())].concat();
     let mut rows = vec![
-        closed("compressed, though nobody agreed to it", raw::op_compressed(ROW, OP_MSG, &payload)),
-        closed("compressed twice", raw::op_compressed(ROW, raw::OP_COMPRESSED, &payload)),
-        closed("an old query, compressed", raw::op_compressed(ROW, raw::OP_QUERY, &compressed_query)),
-        query("a find as an old query", vault, &doc! { "find": "secret" }),
-        query("a find as an old query, wrapped", vault, &doc! { "$query": { "find": "secret" } }),
-        query("a find as an old query, wrapped the older way", vault, &doc! { "query": { "find": "secret" } }),
-        query("an old query of a collection", "vault.secret", &doc! {}),
-        query("an old query of the operations", "admin.$cmd.sys.inprog", &doc! {}),
-        query("a hello that becomes a find", admin, &doc! { "$query": { "find": "secret" }, "hello": 1 }),
-        query("saslStart as an old query", admin, &doc! { "find": "secret", "saslStart": 1 }),
-        sent("a hello as an old query", Verdict::Passes, raw::op_query(ROW, admin, -1, &doc! { "isMaster": 1 })),
+        closed("OP_COMPRESSED without negotiated compression", raw::op_compressed(ROW, OP_MSG, &payload)),
+        closed("OP_COMPRESSED inside OP_COMPRESSED", raw::op_compressed(ROW, raw::OP_COMPRESSED, &payload)),
+        closed("a compressed OP_QUERY", raw::op_compressed(ROW, raw::OP_QUERY, &compressed_query)),
+        query("a find as OP_QUERY", vault, &doc! { "find": "secret" }),
+        query("a find as OP_QUERY, wrapped in $query", vault, &doc! { "$query": { "find": "secret" } }),
+        query("a find as OP_QUERY, wrapped in query", vault, &doc! { "query": { "find": "secret" } }),
+        query("an OP_QUERY of a collection", "vault.secret", &doc! {}),
+        query("an OP_QUERY of the running operations", "admin.$cmd.sys.inprog", &doc! {}),
+        query("a hello that wraps a find", admin, &doc! { "$query": { "find": "secret" }, "hello": 1 }),
+        query("saslStart in an OP_QUERY find", admin, &doc! { "find": "secret", "saslStart": 1 }),
+        raw_row("a hello as OP_QUERY", Verdict::Passes, raw::op_query(ROW, admin, -1, &doc! { "isMaster": 1 })),
         closed("HTTP", b"GET /vault/secret HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
-        closed("a length that no message has", raw::with_length(-1, OP_MSG, ROW, &payload)),
+        closed("an invalid message length", raw::with_length(-1, OP_MSG, ROW, &payload)),
     ];
     let old = [&[0; 4][..], b"vault.secret\0", &[0; 4], &raw::encode(&doc! {})].concat();
     for op_code in [0, 1, 1000, 2001, 2002, 2003, 2005, 2006, 2007, 2008, 2010, 2011, 4711] {
@@ -200,73 +200,86 @@ fn envelopes() -> Vec<Row> {
 }
 
 /// Names of commands, databases and collections.
-fn names(leads: &Leads) -> Vec<Row> {
+fn names(facts: &ServerFacts) -> Vec<Row> {
     let symbol = || Bson::Symbol("private".to_owned());
-    let uuid = Bson::Binary(leads.private.clone());
+    let uuid = Bson::Binary(facts.private.clone());
     let find = |collection: Bson| doc! { "find": collection, "$db": "shop" };
     let [pattern, options] = ["private", ""].map(|text| text.to_owned().try_into().unwrap());
     let modify = doc! { "findAndModify": symbol(), "query": {}, "update": { "$set": { "seen": 1 } }, "$db": "shop" };
-    let old_uuid = Binary { subtype: BinarySubtype::UuidOld, ..leads.private.clone() };
-    let dotted = |database: &str| doc! { "find": "secret", "$db": database };
+    let old_uuid = Binary { subtype: BinarySubtype::UuidOld, ..facts.private.clone() };
+    let find_in = |database: &str| doc! { "find": "secret", "$db": database };
+    let union = [doc! { "$unionWith": "private" }];
     let mut rows = vec![
-        reads("another database", &secret()),
-        reads("a view of another database", &doc! { "find": "view", "$db": "vault" }),
-        reads("a collection that a rule denies", &private()),
-        reads("distinct", &doc! { "distinct": "private", "key": "text", "$db": "shop" }),
-        trick("a symbol as the name", &find(symbol()), &[]),
-        trick("a symbol as the name, distinct", &doc! { "distinct": symbol(), "key": "text", "$db": "shop" }, &[]),
-        trick("a symbol as the name, findAndModify", &modify, &[]),
-        trick("a symbol inside explain", &explain(doc! { "find": symbol(), "filter": { "text": "x" } }), &[]),
-        trick("a UUID as the name", &find(uuid.clone()), &[]),
-        trick("a UUID as the name, distinct", &doc! { "distinct": uuid.clone(), "key": "text", "$db": "shop" }, &[]),
-        trick("a UUID as the name, listIndexes", &doc! { "listIndexes": uuid, "$db": "shop" }, &[]),
-        refused("a UUID of the old kind", &find(Bson::Binary(old_uuid))),
-        refused("a number as the name", &find(1.into())),
-        refused("a document as the name", &find(doc! { "coll": "private" }.into())),
-        refused("an array as the name", &find(vec!["private"].into())),
-        refused("null as the name", &find(Bson::Null)),
-        refused("a regular expression as the name", &find(bson::Regex { pattern, options }.into())),
-        refused("code as the name", &find(Bson::JavaScriptCode("private".to_owned()))),
-        refused("no name at all", &find("".into())),
-        refused("another number than one", &doc! { "aggregate": 2, "pipeline": [], "cursor": {}, "$db": "shop" }),
-        garbled("NUL in a name", &find("orders_private".into()), &[("orders_p", "orders\0p")]),
-        garbled("NUL in a database", &dotted("shop_vault"), &[("shop_v", "shop\0v")]),
-        passes("a collection that is called as if it were elsewhere", &find("vault.secret".into())),
-        refused("a database with a dot", &dotted("vault.secret")),
-        refused("a database with a slash", &dotted("va/ult")),
-        refused("a database without a name", &dotted("")),
-        refused("a database that is no text", &doc! { "find": "secret", "$db": 1 }),
-        refused("a database as a symbol", &doc! { "find": "secret", "$db": Bson::Symbol("vault".to_owned()) }),
-        refused("no database", &doc! { "find": "orders" }),
-        refused("a database in capitals", &dotted("SHOP")),
-        refused("$db before the command", &doc! { "$db": "shop", "find": "private" }),
-        refused("no command", &doc! {}),
-        garbled("a command twice", &doc! { "find": "orders", "fin2": "private", "$db": "shop" }, &[("fin2", "find")]),
-        garbled("$db twice", &doc! { "find": "secret", "$db": "shop", "$d2": "vault" }, &[("$d2", "$db")]),
-        garbled(
-            "a pipeline twice",
-            &doc! { "aggregate": "orders", "pipeline": [], "pipelin2": [{ "$unionWith": "private" }], "cursor": {}, "$db": "shop" },
+        denied_read("another database", &secret()),
+        denied_read("a view in another database", &doc! { "find": "view", "$db": "vault" }),
+        denied_read("a denied collection", &private()),
+        denied_read("distinct", &doc! { "distinct": "private", "key": "text", "$db": "shop" }),
+        unusual_read("a symbol as the name", &find(symbol()), &[]),
+        unusual_read(
+            "a symbol as the name, distinct",
+            &doc! { "distinct": symbol(), "key": "text", "$db": "shop" },
+            &[],
+        ),
+        unusual_read("a symbol as the name, findAndModify", &modify, &[]),
+        unusual_read("a symbol inside explain", &explain(doc! { "find": symbol(), "filter": { "text": "x" } }), &[]),
+        unusual_read("a UUID as the name", &find(uuid.clone()), &[]),
+        unusual_read(
+            "a UUID as the name, distinct",
+            &doc! { "distinct": uuid.clone(), "key": "text", "$db": "shop" },
+            &[],
+        ),
+        unusual_read("a UUID as the name, listIndexes", &doc! { "listIndexes": uuid, "$db": "shop" }, &[]),
+        denied("a UUID of the old subtype", &find(Bson::Binary(old_uuid))),
+        denied("a number as the name", &find(1.into())),
+        denied("a document as the name", &find(doc! { "coll": "private" }.into())),
+        denied("an array as the name", &find(vec!["private"].into())),
+        denied("null as the name", &find(Bson::Null)),
+        denied("a regular expression as the name", &find(bson::Regex { pattern, options }.into())),
+        denied("code as the name", &find(Bson::JavaScriptCode("private".to_owned()))),
+        denied("an empty name", &find("".into())),
+        denied("a number other than 1", &doc! { "aggregate": 2, "pipeline": [], "cursor": {}, "$db": "shop" }),
+        patched("NUL in a collection name", &find("orders_private".into()), &[("orders_p", "orders\0p")]),
+        patched("NUL in a database name", &find_in("shop_vault"), &[("shop_v", "shop\0v")]),
+        passes("a collection whose name looks like another namespace", &find("vault.secret".into())),
+        denied("a database with a dot", &find_in("vault.secret")),
+        denied("a database with a slash", &find_in("va/ult")),
+        denied("an empty database name", &find_in("")),
+        denied("a number as the database", &doc! { "find": "secret", "$db": 1 }),
+        denied("a symbol as the database", &doc! { "find": "secret", "$db": Bson::Symbol("vault".to_owned()) }),
+        denied("no database", &doc! { "find": "orders" }),
+        denied("a database name in capitals", &find_in("SHOP")),
+        denied("$db before the command", &doc! { "$db": "shop", "find": "private" }),
+        denied("no command", &doc! {}),
+        patched(
+            "a duplicate command key",
+            &doc! { "find": "orders", "fin2": "private", "$db": "shop" },
+            &[("fin2", "find")],
+        ),
+        patched("a duplicate $db key", &doc! { "find": "secret", "$db": "shop", "$d2": "vault" }, &[("$d2", "$db")]),
+        patched(
+            "a duplicate pipeline key",
+            &doc! { "aggregate": "orders", "pipeline": [], "pipelin2": union, "cursor": {}, "$db": "shop" },
             &[("pipelin2", "pipeline")],
         ),
-        garbled(
-            "a target twice",
+        patched(
+            "a duplicate target key",
             &doc! { "renameCollection": "shop.orders", "to": "shop.mine", "t2": "vault.mine", "$db": "admin" },
             &[("t2\0", "to\0")],
         ),
-        garbled("a name that is no UTF-8", &find("XYprivate".into()), &[("XYp", "\u{fffd}")]),
+        patched("a name that is not UTF-8", &find("XYprivate".into()), &[("XYp", "\u{fffd}")]),
     ];
-    // What no text of Rust can be.
+    // A Rust string cannot hold these bytes.
     for row in rows.iter_mut().filter(|row| row.name.contains("UTF-8")) {
         let at = row.bytes.windows(3).position(|bytes| bytes == "\u{fffd}".as_bytes()).unwrap();
         row.bytes[at..at + 3].copy_from_slice(b"\xff\xfep");
     }
     for name in ["Find", "FIND", "find ", "findd", "fin"] {
-        rows.push(refused(&format!("a command called {name:?}"), &doc! { name: "secret", "$db": "vault" }));
+        rows.push(denied(&format!("a command called {name:?}"), &doc! { name: "secret", "$db": "vault" }));
     }
     rows
 }
 
-/// `explain`, with all that it can tell.
+/// `explain` with the verbosity that returns the most information.
 pub fn explain(command: Document) -> Document {
     doc! { "explain": command, "verbosity": "executionStats", "$db": "shop" }
 }

@@ -1,4 +1,5 @@
-//! What is seen of a policy at work: what a refused client reads and when, what is counted and logged, and a dry run.
+//! What clients and operators see of a policy: the error of a denied command, its place among the replies, metrics,
+//! logs and dry runs.
 
 use bson::{Document, doc};
 use serde_json::Value;
@@ -11,9 +12,9 @@ use crate::reports::LOG_TIMEOUT;
 use crate::slow;
 
 const SLEEP: &str = "cluster.local/ns/full/sa/sleep";
-/// Stands in what is refused; never in a name.
+/// Part of the values of denied commands, never of a name.
 const SECRET: &str = "Zk4SecretWq9";
-/// The example of the issue, beside rules of the other kinds.
+/// A deny rule and an allow rule.
 const RULES: &str = "
     [[policy.rule]]
     name = 'full-sleep-may-not-read'
@@ -27,7 +28,7 @@ const RULES: &str = "
     to = [{ databases = ['refused', 'admin'] }]
 ";
 
-/// A gateway whose clients are one principal, with these lines after everything else.
+/// A gateway whose clients all have one principal, with this policy.
 fn start(mongod: &Mongod, policy: &str) -> Gateway {
     Gateway::start(&options(mongod, policy))
 }
@@ -38,11 +39,12 @@ fn options(mongod: &Mongod, policy: &str) -> GatewayOptions {
 }
 
 #[test]
-fn a_refused_client_reads_what_it_may_not_do_and_why() {
+fn a_denied_client_reads_what_was_denied_and_why() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, &format!("[policy]\ndeny_javascript = true\n{RULES}"));
     let by_rule = "rule \"full-sleep-may-not-read\"";
     let joined = doc! { "aggregate": "menu", "pipeline": [{ "$unionWith": "orders" }], "cursor": {}, "$db": "refused" };
+    let in_element = doc! { "a": { "$not": { "$elemMatch": { "$where": SECRET } } } };
     let rows = [
         (find("orders"), "refused", "find", by_rule),
         (doc! { "findandmodify": "orders", "remove": true, "$db": "refused" }, "refused", "findAndModify", by_rule),
@@ -51,7 +53,7 @@ fn a_refused_client_reads_what_it_may_not_do_and_why() {
         (doc! { "find": "orders", "$db": "other" }, "other", "find", "no allow rule matches"),
         (doc! { "dropDatabase": 1, "$db": "other" }, "other", "dropDatabase", "no allow rule matches"),
         (
-            doc! { "find": "menu", "filter": { "a": { "$not": { "$elemMatch": { "$where": SECRET } } } }, "$db": "refused" },
+            doc! { "find": "menu", "filter": in_element, "$db": "refused" },
             "refused",
             "find",
             "it runs JavaScript, and deny_javascript is set",
@@ -73,7 +75,7 @@ fn a_refused_client_reads_what_it_may_not_do_and_why() {
         assert_eq!((reply.op_code, reply.response_to, reply.flags), (raw::OP_MSG, id, 0));
         connection.run(&ping()).unwrap();
     }
-    // And as an old query, which is answered as old queries are.
+    // An OP_QUERY gets an OP_REPLY.
     connection.send(&raw::op_query(99, "refused.$cmd", -1, &doc! { "find": "orders" })).unwrap();
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 99, Some(13)));
@@ -86,7 +88,7 @@ fn a_refused_client_reads_what_it_may_not_do_and_why() {
 }
 
 #[test]
-fn a_refused_insert_that_wants_no_answer_gets_none_and_the_ping_after_it_is_in_step() {
+fn a_denied_insert_with_more_to_come_gets_no_reply_and_the_next_ping_gets_its_own() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, RULES);
     let body = body_section(&doc! { "insert": "c", "$db": "silent" });
@@ -107,7 +109,7 @@ fn a_refused_insert_that_wants_no_answer_gets_none_and_the_ping_after_it_is_in_s
 }
 
 #[test]
-fn a_refusal_waits_for_the_replies_before_it() {
+fn an_error_waits_for_the_replies_before_it() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "refused_slow");
     let gateway = start(
@@ -132,27 +134,31 @@ fn a_refusal_waits_for_the_replies_before_it() {
 }
 
 #[test]
-fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
+fn denied_commands_are_counted_by_rule_and_logged_once_without_values() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, RULES);
     for connections in 1..=2 {
         let mut connection = gateway.connect().unwrap();
         for _ in 0..5 {
-            refuse(&mut connection, &find("orders"));
-            refuse(
+            assert_denied(&mut connection, &find("orders"));
+            assert_denied(
                 &mut connection,
                 &doc! { "insert": "c", "documents": [{ SECRET: SECRET }], "comment": SECRET, "$db": "other" },
             );
         }
-        refuse(&mut connection, &doc! { SECRET: SECRET, "$db": "refused" });
-        refuse(&mut connection, &doc! { "find": "orders", "filter": { SECRET: 1 }, SECRET: SECRET, "$db": "refused" });
-        refuse(
+        assert_denied(&mut connection, &doc! { SECRET: SECRET, "$db": "refused" });
+        assert_denied(
             &mut connection,
-            &doc! { "aggregate": "menu", "pipeline": [{ format!("${SECRET}"): SECRET }], "cursor": {}, "$db": "refused" },
+            &doc! { "find": "orders", "filter": { SECRET: 1 }, SECRET: SECRET, "$db": "refused" },
+        );
+        let pipeline = [doc! { format!("${SECRET}"): SECRET }];
+        assert_denied(
+            &mut connection,
+            &doc! { "aggregate": "menu", "pipeline": pipeline, "cursor": {}, "$db": "refused" },
         );
         connection.run(&find("menu")).unwrap();
         drop(connection);
-        until("its line is written", || {
+        until("the connection is logged", || {
             let lines = gateway.log().iter().filter(|event| event["message"] == "connection closed").count();
             (lines == connections).then_some(())
         });
@@ -170,7 +176,7 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
     assert!((gateway.metric("mongate_commands_total", &denied) - 12.0).abs() < 0.5);
 
     let log = gateway.log();
-    assert!(!log.iter().any(|event| event.to_string().contains(SECRET)), "a value is in the log");
+    assert!(!log.iter().any(|event| event.to_string().contains(SECRET)), "the log contains a value");
     let told = |rule: &str, message: &str| {
         log.iter().filter(|event| event["rule"] == rule && event["message"] == message).cloned().collect::<Vec<_>>()
     };
@@ -178,7 +184,7 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
         [("full-sleep-may-not-read", "find", "refused.orders", 6), ("(no allow rule)", "insert", "other.c", 5)]
     {
         let first = told(rule, "command refused");
-        assert_eq!(first.len(), 2, "once for each connection: {first:?}");
+        assert_eq!(first.len(), 2, "logged once per connection: {first:?}");
         for line in first {
             let expected = ("WARN", SLEEP, "test", command, namespace);
             let seen = ["level", "principal", "listener", "command", "namespace"]
@@ -192,7 +198,7 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
 }
 
 #[test]
-fn a_dry_run_lets_everything_pass_and_tells_what_it_would_refuse() {
+fn a_dry_run_allows_everything_and_logs_what_it_would_deny() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let whole = format!("[policy]\nenforcement = 'dry-run'\n{RULES}");
     let one = RULES.replace("action = 'deny'", "action = 'deny'\n    dry_run = true");
@@ -204,8 +210,8 @@ fn a_dry_run_lets_everything_pass_and_tells_what_it_would_refuse() {
             let found = connection.run(&find("orders")).unwrap();
             assert!(!found.get_document("cursor").unwrap().get_array("firstBatch").unwrap().is_empty());
         }
-        let elsewhere = connection.command(&doc! { "find": "c", "$db": "other" }).unwrap();
-        assert_eq!(elsewhere.contains_key("errmsg"), !all_pass, "{elsewhere}");
+        let other = connection.command(&doc! { "find": "c", "$db": "other" }).unwrap();
+        assert_eq!(other.contains_key("errmsg"), !all_pass, "{other}");
         let unknown = connection.command(&doc! { "noSuchCommand": 1, "$db": "refused" }).unwrap();
         assert_eq!(unknown.get_i32("code").unwrap(), if all_pass { 59 } else { 13 }, "{unknown}");
         let decision = if all_pass { "would_deny" } else { "deny" };
@@ -223,12 +229,12 @@ fn a_dry_run_lets_everything_pass_and_tells_what_it_would_refuse() {
         let line = gateway.wait_for_log(LOG_TIMEOUT, would).unwrap();
         let seen = ["level", "principal", "command", "namespace"].map(|field| line[field].as_str().unwrap_or_default());
         assert_eq!(seen, ["WARN", SLEEP, "find", "refused.orders"], "{line}");
-        assert_eq!(gateway.log().iter().filter(|event| would(event)).count(), 1, "once, and no more");
+        assert_eq!(gateway.log().iter().filter(|event| would(event)).count(), 1, "logged once");
     }
 }
 
 #[test]
-fn what_no_policy_can_judge_passes_in_a_dry_run() {
+fn requests_that_no_policy_can_evaluate_are_forwarded_in_a_dry_run() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, &format!("[policy]\nenforcement = 'dry-run'\n{RULES}"));
     let mut connection = gateway.connect().unwrap();
@@ -239,7 +245,7 @@ fn what_no_policy_can_judge_passes_in_a_dry_run() {
     connection.send(&raw::op_query(8, "admin.$cmd", -1, &doc! { "ping": 1 })).unwrap();
     assert_eq!(connection.reply().unwrap().code(), Some(352), "mongod's own answer");
     check_decisions(&gateway, &[("(not understood)", "would_deny", 2.0), ("(not understood)", "deny", 0.0)]);
-    // Where it is in force, it ends the connection.
+    // An enforced policy closes the connection.
     let gateway = start(&mongod, RULES);
     let mut connection = gateway.connect().unwrap();
     connection.run(&ping()).unwrap();
@@ -251,13 +257,17 @@ fn what_no_policy_can_judge_passes_in_a_dry_run() {
 }
 
 #[test]
-fn javascript_is_refused_wherever_it_runs_and_not_where_it_is_only_stored() {
+fn javascript_is_denied_where_it_runs_but_not_where_it_is_only_stored() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, "[policy]\ndeny_javascript = true\n");
     let function = doc! { "$function": { "body": "function () { return 1 }", "args": [], "lang": "js" } };
     let deep = doc! { "$expr": { "$eq": [1, { "$add": [1, &function] }] } };
     let accumulator = doc! {
-        "init": "function () {}", "accumulate": "function () {}", "accumulateArgs": [], "merge": "function () {}", "lang": "js"
+        "init": "function () {}",
+        "accumulate": "function () {}",
+        "accumulateArgs": [],
+        "merge": "function () {}",
+        "lang": "js",
     };
     let lookup = doc! { "$lookup": { "from": "menu", "pipeline": [{ "$match": &deep }], "as": "found" } };
     let group = doc! { "$group": { "_id": 1, "n": { "$accumulator": accumulator } } };
@@ -285,24 +295,25 @@ fn javascript_is_refused_wherever_it_runs_and_not_where_it_is_only_stored() {
         (sent(&stored), false),
     ];
     let mut connection = gateway.connect().unwrap();
-    for (bytes, is_refused) in rows {
+    for (bytes, is_denied) in rows {
         connection.send(&bytes).unwrap();
         let reply = connection.reply().unwrap();
-        assert_eq!(reply.code() == Some(13), is_refused, "{}", reply.document);
+        assert_eq!(reply.code() == Some(13), is_denied, "{}", reply.document);
     }
     check_decisions(&gateway, &[("(deny_javascript)", "deny", 7.0)]);
 }
 
 #[test]
-fn an_audit_rule_counts_and_tells_and_refuses_nothing() {
+fn an_audit_rule_counts_and_logs_but_denies_nothing() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    let audit = "[[policy.rule]]\nname = 'who-reads'\naction = 'audit'\nto = [{ commands = ['@read'], databases = ['refused'] }]\n";
+    let audit = "[[policy.rule]]\nname = 'who-reads'\naction = 'audit'\n\
+                 to = [{ commands = ['@read'], databases = ['refused'] }]\n";
     let gateway = start(&mongod, &format!("{RULES}{audit}"));
     let mut connection = gateway.connect().unwrap();
     for _ in 0..3 {
         connection.run(&find("menu")).unwrap();
     }
-    refuse(&mut connection, &find("orders"));
+    assert_denied(&mut connection, &find("orders"));
     check_decisions(&gateway, &[("who-reads", "audit", 4.0), ("everything-else", "allow", 3.0)]);
     let line = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "command audited").unwrap();
     assert_eq!(
@@ -323,7 +334,7 @@ fn refusal(message: &str) -> Document {
     doc! { "ok": 0.0, "errmsg": message, "code": 13, "codeName": "Unauthorized" }
 }
 
-fn refuse(connection: &mut Connection, command: &Document) {
+fn assert_denied(connection: &mut Connection, command: &Document) {
     let reply = connection.command(command).unwrap();
     assert_eq!(reply.get_i32("code").ok(), Some(13), "{reply}");
 }
@@ -332,7 +343,7 @@ fn count(mongod: &Mongod, database: &str) -> i32 {
     mongod.run(&doc! { "count": "c", "$db": database }).unwrap().get_i32("n").unwrap()
 }
 
-/// The decisions of these rules on the listener.
+/// Waits until the metric shows these decisions of the listener `test`.
 #[track_caller]
 fn check_decisions(gateway: &Gateway, wanted: &[(&str, &str, f64)]) {
     for (rule, decision, count) in wanted {
@@ -342,7 +353,7 @@ fn check_decisions(gateway: &Gateway, wanted: &[(&str, &str, f64)]) {
     }
 }
 
-/// The line of the only connection.
+/// The log line of the only connection.
 fn closed(gateway: &Gateway) -> Value {
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection closed").unwrap()
 }

@@ -1,4 +1,4 @@
-//! `mongate policy`, as people type it: exit codes, what is printed, and every command of docs/policy-tools.md.
+//! `mongate policy` on the command line: exit codes, output, and every command of docs/policy-tools.md.
 
 use std::fs;
 use std::process::Command;
@@ -13,23 +13,23 @@ use crate::kit::scratch;
 
 const PAGE: &str = include_str!("../../docs/policy-tools.md");
 
-/// Nothing here waits for anything.
+/// No command here waits for a peer, so this is ample.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 const CART: &str = "--principal cluster.local/ns/shop/sa/cart";
 const SLEEP: &str = "--principal cluster.local/ns/full/sa/sleep";
 
-/// A folder with the files of the page.
-struct Desk(TempDir);
+/// A directory with the files of the page.
+struct Files(TempDir);
 
-/// What came of a line for the shell.
-struct Said {
+/// The result of a shell command.
+struct Output {
     exit: Option<i32>,
     out: String,
     all: String,
 }
 
-impl Desk {
+impl Files {
     fn new() -> Self {
         let desk = Self(scratch::directory("policy-tools").unwrap());
         for name in ["config.toml", "cases.toml", "mesh.yaml"] {
@@ -42,8 +42,8 @@ impl Desk {
         fs::write(self.0.path().join(name), text).unwrap();
     }
 
-    /// Runs a line of the shell in the folder, in which `mongate` is ours.
-    fn shell(&self, line: &str) -> Said {
+    /// Runs a shell command in the directory, where `mongate` is the binary under test.
+    fn shell(&self, line: &str) -> Output {
         let binary = std::path::absolute(gateway::binary().unwrap()).unwrap();
         let ours = format!("mongate() {{ {} \"$@\"; }}\n", quoted(&binary.display().to_string()));
         let mut command = Command::new("sh");
@@ -51,10 +51,10 @@ impl Desk {
         let mut process = Process::start("sh", command).unwrap();
         let status = process.wait(TIMEOUT).unwrap();
         let all = process.lines().into_iter().map(|line| line.text + "\n").collect();
-        Said { exit: status.code(), out: process.stdout(), all }
+        Output { exit: status.code(), out: process.stdout(), all }
     }
 
-    fn check(&self, line: &str, exit: i32, says: &[&str]) -> Said {
+    fn check(&self, line: &str, exit: i32, says: &[&str]) -> Output {
         let said = self.shell(line);
         assert_eq!(said.exit, Some(exit), "{line}\n{}", said.all);
         for part in says {
@@ -64,7 +64,7 @@ impl Desk {
     }
 }
 
-/// The block that the page introduces with the file's name.
+/// The code block that follows the file's name on the page.
 fn file_of_page(name: &str) -> &'static str {
     let (_, rest) = PAGE.split_once(&format!("`{name}`:\n\n```")).expect("the page has the file");
     let (_, block) = rest.split_once('\n').unwrap();
@@ -72,19 +72,19 @@ fn file_of_page(name: &str) -> &'static str {
 }
 
 #[test]
-fn the_page_shows_what_is_printed() {
-    let desk = Desk::new();
+fn the_page_shows_the_real_output() {
+    let desk = Files::new();
     let blocks = PAGE.split("```console\n").skip(1).map(|rest| rest.split_once("\n```").unwrap().0);
     let mut count = 0;
     for block in blocks {
         let lines: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-        // Each line is shown before it runs, and the exit code of the last one kept for it.
+        // Prints each command before it runs, and passes on the exit code of the previous command.
         let shown =
             |line: &str| format!("printf '%s\\n' {}\n(exit $code)\n{line}\ncode=$?\n", quoted(&format!("$ {line}")));
         let said = desk.shell(&lines.iter().map(|line| shown(line)).collect::<Vec<_>>().concat());
         let shown: Vec<&str> = block.lines().map(str::trim_end).collect();
         let printed: Vec<&str> = said.out.lines().map(str::trim_end).collect();
-        assert_eq!(printed, shown, "docs/policy-tools.md shows something else than\n{}", said.out);
+        assert_eq!(printed, shown, "docs/policy-tools.md differs from the output\n{}", said.out);
         count += lines.len();
     }
     assert!(count >= 6, "the page has commands");
@@ -95,8 +95,8 @@ fn quoted(line: &str) -> String {
 }
 
 #[test]
-fn explain_exits_with_what_it_says() {
-    let desk = Desk::new();
+fn the_exit_code_of_explain_matches_its_verdict() {
+    let desk = Files::new();
     let find = "--command find --database shop --collection orders";
     let check = |arguments: &str, exit: i32, says: &[&str]| {
         desk.check(&format!("mongate policy explain {arguments}"), exit, says)
@@ -107,7 +107,7 @@ fn explain_exits_with_what_it_says() {
     check(&format!("--nobody {find}"), 77, &["there are allow rules, and none matches", "no allow rule matches)"]);
     check(&format!("--principal CN=x,O=Acme {find}"), 77, &["caller   CN=x,O=Acme"]);
     check(&format!("--principal spiffe://other/ns/shop/sa/cart {find}"), 0, &["is refused at the door"]);
-    // Aliases are folded, and the handshake passes.
+    // Aliases are resolved, and handshake commands are allowed.
     check(&format!("{CART} --command findandmodify --database shop --collection carts"), 0, &["findAndModify"]);
     check("--nobody --command ping --database admin", 0, &["it belongs to the handshake"]);
     check("--nobody --command nonsense --database shop", 77, &["it cannot be judged"]);
@@ -122,7 +122,7 @@ fn explain_exits_with_what_it_says() {
     check(&body("[]"), 65, &["the body is a list"]);
     check(&body(r#"{"find": {"$oid": "x"}, "$db": "shop"}"#), 65, &["the body's find cannot be read"]);
     desk.check(&format!("mongate policy explain {CART} --body - < /dev/null"), 65, &["the body is not JSON"]);
-    // What says too little, or contradicts itself.
+    // Missing and contradictory arguments.
     check(find, 2, &["--principal"]);
     check(&format!("--principal '' {find}"), 2, &["--principal"]);
     check(&format!("{CART} --nobody {find}"), 2, &["--nobody"]);
@@ -139,8 +139,8 @@ fn explain_exits_with_what_it_says() {
 }
 
 #[test]
-fn explain_looks_at_listeners_and_sources_and_dry_runs() {
-    let desk = Desk::new();
+fn explain_considers_listeners_sources_and_dry_runs() {
+    let desk = Files::new();
     let (head, _) = file_of_page("config.toml").split_once("[[policy.rule]]").unwrap();
     let second = "[listener.second]\naddress = '127.0.0.1:27018'\nupstream = 'orders'\n";
     let find = "mongate policy explain --nobody --command find --database shop --collection orders --config";
@@ -166,8 +166,8 @@ fn explain_looks_at_listeners_and_sources_and_dry_runs() {
 }
 
 #[test]
-fn explain_is_for_machines_too() {
-    let desk = Desk::new();
+fn explain_prints_json() {
+    let desk = Files::new();
     let body =
         r#"{"aggregate": "orders", "pipeline": [{"$out": {"db": "vault", "coll": "x"}}], "cursor": {}, "$db": "shop"}"#;
     let said = desk.check(&format!("mongate policy explain {CART} --json --body {}", quoted(body)), 77, &[]);
@@ -183,8 +183,8 @@ fn explain_is_for_machines_too() {
 }
 
 #[test]
-fn a_table_is_compared_case_by_case() {
-    let desk = Desk::new();
+fn policy_test_checks_each_case_of_a_table() {
+    let desk = Files::new();
     let case = |more: &str| format!("[[case]]\nname = 'c'\nexpect = 'allow'\n{more}\n");
     let good = "nobody = true\ncommand = 'ping'\ndatabase = 'admin'";
     let check = |table: &str, exit: i32, says: &[&str]| {
@@ -217,8 +217,8 @@ fn a_table_is_compared_case_by_case() {
 }
 
 #[test]
-fn an_imported_policy_is_configuration_that_decides() {
-    let desk = Desk::new();
+fn an_imported_policy_is_valid_configuration() {
+    let desk = Files::new();
     let (head, _) = file_of_page("config.toml").split_once("[[policy.rule]]").unwrap();
     desk.put("head.toml", head);
     desk.check(
@@ -237,7 +237,7 @@ fn an_imported_policy_is_configuration_that_decides() {
         "sed 's/action: ALLOW/action: CUSTOM/' mesh.yaml > custom.yaml; mongate policy import --istio custom.yaml";
     let said =
         desk.check(refused, 65, &["document 1, AuthorizationPolicy mongo in namespace mongo: spec.action is CUSTOM"]);
-    assert_eq!(said.out, "", "nothing is imported by halves");
+    assert_eq!(said.out, "", "a policy is not imported in part");
     desk.check(&format!("{refused} --out custom.toml; test ! -e custom.toml"), 0, &[]);
     desk.check("echo '{' | mongate policy import --istio -", 65, &["is not YAML"]);
     desk.check("mongate policy import --istio none.yaml", 65, &["cannot read none.yaml"]);
@@ -245,8 +245,8 @@ fn an_imported_policy_is_configuration_that_decides() {
 }
 
 #[test]
-fn check_looks_at_the_policy_too() {
-    let desk = Desk::new();
+fn check_includes_the_policy() {
+    let desk = Files::new();
     let (head, _) = file_of_page("config.toml").split_once("[[policy.rule]]").unwrap();
     let policy = |more: &str| format!("{head}[[policy.rule]]\nname = 'r'\naction = 'deny'\n{more}\n");
     desk.put("wrong.toml", &policy("to = [{ commands = ['fnd'] }]"));

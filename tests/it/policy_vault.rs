@@ -1,8 +1,8 @@
-//! A policy where it is the only guard: behind a mongod without authorisation, a caller who may use nothing but `shop`
-//! tries every way around, and never gets a byte of the rest.
+//! A policy as the only access control: mongod has no authorisation, and a caller that may use only `shop` tries every
+//! known way around the policy. No reply may contain denied data.
 //!
-//! The rest holds one text, the canary: in documents, in a view, in names of a database, of collections and of an index,
-//! in what mongod writes down of commands, and in an operation that is open all the time.
+//! The denied data contains one text, the canary: in documents, in a view, in the names of a database, of collections
+//! and of an index, in mongod's profile of commands, and in an operation that runs all the time.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
@@ -10,16 +10,16 @@ use bson::{Binary, Bson, Document, doc};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions, Role};
 use crate::kit::raw::{Connection, Received, Reply, body_section, op_msg};
-use crate::policy_rows::{self, Elsewhere, Leads, ROW, Row, Verdict};
+use crate::policy_rows::{self, IfAllowed, ROW, Row, ServerFacts, Verdict};
 
-/// Never a part of what a row sends.
+/// No row sends this text.
 const CANARY: &str = "Vq7CanaryHt2";
-/// Request id of the pings after each row.
+/// Request id of the pings before and after a row.
 const PING: i32 = 78;
 const OWNER: &str = "cluster.local/ns/vault/sa/owner";
 const SHOP: &str = "cluster.local/ns/shop/sa/cart";
 
-/// What the caller of the listener `test` may do.
+/// The policy for the caller of the listener `test`.
 const SHOP_ONLY: &str = "
     [[policy.rule]]
     name = 'shop'
@@ -33,7 +33,7 @@ const SHOP_ONLY: &str = "
     from = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]
     to = [{ databases = ['shop'], collections = ['private', 'Vq7CanaryHt2'] }]
 ";
-/// The same where nothing is forbidden.
+/// A policy that allows the same caller everything.
 const EVERYTHING: &str = "
     [[policy.rule]]
     name = 'everything'
@@ -42,48 +42,51 @@ const EVERYTHING: &str = "
 ";
 
 #[test]
-fn nothing_of_the_vault_ever_comes_back_or_changes() {
+fn no_attempt_reads_or_changes_denied_data() {
     let Some(vault) = Vault::new(SHOP_ONLY) else { return };
     let (before, process) = (vault.snapshot(), vault.process());
     let mut wrong = Vec::new();
-    for row in policy_rows::all(&vault.leads) {
+    for row in policy_rows::all(&vault.facts) {
         for delivery in [Delivery::Alone, Delivery::BehindPing, Delivery::InPieces] {
             if let Err(what) = vault.attempt(&row, delivery) {
                 wrong.push(format!("{} ({delivery:?}): {what}", row.name));
             }
         }
         if vault.mongod.run(&ping()).is_err() {
-            wrong.push(format!("{}: mongod fell over", row.name));
+            wrong.push(format!("{}: mongod does not respond", row.name));
             break;
         }
     }
     assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(vault.process(), process, "mongod is another one");
-    assert_eq!(vault.snapshot(), before, "outside of what the caller may write, something has changed");
-    vault.the_owner_still_reads();
+    assert_eq!(vault.process(), process, "mongod has restarted");
+    assert_eq!(vault.snapshot(), before, "data that the caller may not write has changed");
+    vault.assert_owner_cursor_is_intact();
 }
 
 #[test]
-fn with_leave_for_everything_the_same_rows_read_it() {
+fn the_same_attempts_read_the_canary_when_everything_is_allowed() {
     let Some(vault) = Vault::new(EVERYTHING) else { return };
     let mut wrong = Vec::new();
-    for row in policy_rows::all(&vault.leads) {
+    for row in policy_rows::all(&vault.facts) {
         let reveals = |connection: Connection| holds_canary(&answer(connection, &row.bytes));
         let through = || reveals(vault.gateway.connect().unwrap());
-        let (seen, wanted) = match row.elsewhere {
-            Elsewhere::Unsent => continue,
-            Elsewhere::Reads => (vec![through()], vec![true]),
-            Elsewhere::MongodReads => (vec![through(), reveals(vault.mongod.connect().unwrap())], vec![false, true]),
+        let (seen, wanted) = match row.if_allowed {
+            IfAllowed::Unsent => continue,
+            IfAllowed::Reads => (vec![through()], vec![true]),
+            IfAllowed::MongodReads => (vec![through(), reveals(vault.mongod.connect().unwrap())], vec![false, true]),
         };
         if seen != wanted {
-            wrong.push(format!("{}: through the gateway, and of mongod itself: {seen:?}, not {wanted:?}", row.name));
+            wrong.push(format!(
+                "{}: canary seen through the gateway, and from mongod: {seen:?}, not {wanted:?}",
+                row.name
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{} rows prove nothing:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} rows read something else than expected:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
-fn each_statement_of_a_transaction_is_judged_and_a_cursor_is_read_from_any_connection_of_its_caller() {
+fn each_command_of_a_transaction_is_checked_and_a_caller_may_use_its_cursor_on_any_connection() {
     let Some(vault) = Vault::new(SHOP_ONLY) else { return };
     let mut connection = vault.gateway.connect().unwrap();
     let id = Binary { subtype: BinarySubtype::Uuid, bytes: vec![9; 16] };
@@ -101,7 +104,7 @@ fn each_statement_of_a_transaction_is_judged_and_a_cursor_is_read_from_any_conne
         let refused = connection.command(&within(command, database)).unwrap();
         assert_eq!(refused.get_i32("code").ok(), Some(13), "{refused}");
     }
-    // mongod has not heard of them, and the transaction goes on.
+    // The denied commands did not reach mongod, so the transaction continues.
     connection.run(&within(doc! { "find": "orders" }, "shop")).unwrap();
     connection.run(&within(doc! { "commitTransaction": 1 }, "admin")).unwrap();
     let count = vault.mongod.run(&doc! { "count": "orders", "query": { "_id": 99 }, "$db": "shop" }).unwrap();
@@ -117,18 +120,18 @@ fn each_statement_of_a_transaction_is_judged_and_a_cursor_is_read_from_any_conne
     assert_eq!(connection.command(&more).unwrap().get_i32("code").ok(), Some(43));
 }
 
-/// How a row arrives.
+/// How a row is sent.
 #[derive(Debug, Clone, Copy)]
 enum Delivery {
     Alone,
-    /// In one piece with a ping that is not answered yet.
+    /// In one write with a preceding ping, so that the ping's reply is still pending.
     BehindPing,
     /// A few bytes at a time.
     InPieces,
 }
 
 impl Delivery {
-    /// A peer that closes early may do so while it is written to; what it did is read later.
+    /// Ignores write errors: the gateway may close the connection early, which the later reads show.
     fn send(self, connection: &mut Connection, bytes: &[u8]) {
         let _ = match self {
             Self::Alone => connection.send(bytes),
@@ -141,10 +144,10 @@ impl Delivery {
 struct Vault {
     mongod: Mongod,
     gateway: Gateway,
-    leads: Leads,
-    /// Has a cursor open that names the canary.
+    facts: ServerFacts,
+    /// Has an open cursor whose comment contains the canary.
     owner: Connection,
-    /// Is in the middle of an operation that names it.
+    /// Runs a slow operation whose comment contains the canary.
     _busy: Connection,
 }
 
@@ -172,59 +175,59 @@ impl Vault {
         let slow =
             doc! { "find": "secret", "filter": { "$where": "sleep(600000)" }, "comment": CANARY, "$db": "vault" };
         busy.send(&op_msg(1, 0, &[body_section(&slow)])).unwrap();
-        let leads = Leads { cursor, listing, private, named, before };
-        Some(Self { mongod, gateway, leads, owner, _busy: busy })
+        let facts = ServerFacts { cursor, listing, private, named, before };
+        Some(Self { mongod, gateway, facts, owner, _busy: busy })
     }
 
-    /// Sends a row on a connection of its own, and then a ping.
+    /// Sends a row on a new connection, then a ping, and compares the replies with the expected outcome.
     fn attempt(&self, row: &Row, delivery: Delivery) -> Result<(), String> {
         let mut connection = self.gateway.connect().unwrap();
         connection.run(&ping()).unwrap();
         delivery.send(&mut connection, &row.bytes);
-        // What ends the connection may end it before that.
+        // A row that closes the connection may do so before the ping's reply.
         if matches!(delivery, Delivery::BehindPing) && row.verdict != Verdict::Closed {
             let pong = connection.reply().map_err(|error| format!("{error:#}"))?;
             assert_eq!((pong.response_to, pong.code()), (PING, None), "{}", row.name);
         }
-        let mut heard = Vec::new();
+        let mut replies = Vec::new();
         if !matches!(row.verdict, Verdict::Silent | Verdict::Closed) {
-            heard.push(connection.reply().map_err(|error| format!("{error:#}"))?);
+            replies.push(connection.reply().map_err(|error| format!("{error:#}"))?);
         }
-        // A connection that has ended may refuse to be written to.
+        // Writing to a closed connection may fail.
         let _ = connection.send(&op_msg(PING, 0, &[body_section(&ping())]));
         let mut rest = None;
-        while row.verdict == Verdict::Closed || heard.last().is_none_or(|reply| reply.response_to != PING) {
+        while row.verdict == Verdict::Closed || replies.last().is_none_or(|reply| reply.response_to != PING) {
             match connection.receive().map_err(|error| format!("{error:#}"))? {
-                Received::Reply(reply) => heard.push(*reply),
+                Received::Reply(reply) => replies.push(*reply),
                 Received::Closed(bytes) => {
                     rest = Some(bytes);
                     break;
                 }
             }
         }
-        if heard.iter().map(|reply| &reply.bytes).chain(&rest).any(|bytes| holds_canary(bytes)) {
-            return Err(format!("THE CANARY came back: {heard:?}"));
+        if replies.iter().map(|reply| &reply.bytes).chain(&rest).any(|bytes| holds_canary(bytes)) {
+            return Err(format!("a reply contains the canary: {replies:?}"));
         }
-        let in_step = heard.last().is_some_and(|reply| reply.response_to == PING && reply.code().is_none());
-        let is_as_expected = match (row.verdict, heard.as_slice()) {
-            (Verdict::Refused, [answer, _]) => in_step && is_refusal(answer),
-            (Verdict::NoCursor, [answer, _]) => in_step && answer.response_to == ROW && answer.code() == Some(43),
-            (Verdict::Passes, [answer, _]) => in_step && answer.response_to == ROW && answer.code() != Some(13),
-            (Verdict::Silent, [_]) => in_step,
+        let in_sync = replies.last().is_some_and(|reply| reply.response_to == PING && reply.code().is_none());
+        let is_as_expected = match (row.verdict, replies.as_slice()) {
+            (Verdict::Denied, [answer, _]) => in_sync && is_refusal(answer),
+            (Verdict::NoCursor, [answer, _]) => in_sync && answer.response_to == ROW && answer.code() == Some(43),
+            (Verdict::Passes, [answer, _]) => in_sync && answer.response_to == ROW && answer.code() != Some(13),
+            (Verdict::Silent, [_]) => in_sync,
             (Verdict::Closed, _) => rest.is_some(),
             _ => false,
         };
-        let answers: Vec<_> = heard.iter().map(|reply| &reply.document).collect();
-        if is_as_expected { Ok(()) } else { Err(format!("{:?} was due, and came: {answers:?}", row.verdict)) }
+        let answers: Vec<_> = replies.iter().map(|reply| &reply.document).collect();
+        if is_as_expected { Ok(()) } else { Err(format!("expected {:?}, received {answers:?}", row.verdict)) }
     }
 
-    /// Everything that the caller may not write: each collection's documents, indexes and options.
+    /// All data that the caller may not write: documents, indexes and options of each collection.
     fn snapshot(&self) -> Vec<Document> {
         let all = self.mongod.run(&doc! { "listDatabases": 1, "$db": "admin" }).unwrap();
         let names =
             all.get_array("databases").unwrap().iter().map(|one| one.as_document().unwrap().get_str("name").unwrap());
         let mut seen = Vec::new();
-        // What mongod keeps for itself changes all the time.
+        // mongod's own databases change all the time.
         for database in names.filter(|name| !matches!(*name, "local" | "config")) {
             for collection in first_batch(&self.mongod, &doc! { "listCollections": 1, "$db": database }) {
                 let name = collection.get_str("name").unwrap().to_owned();
@@ -245,9 +248,9 @@ impl Vault {
         self.mongod.run(&doc! { "serverStatus": 1, "$db": "admin" }).unwrap().remove("pid").unwrap()
     }
 
-    /// Nobody has read or ended the owner's cursor meanwhile.
-    fn the_owner_still_reads(mut self) {
-        let get_more = doc! { "getMore": self.leads.cursor, "collection": "secret", "$db": "vault" };
+    /// Checks that no attempt has read from or closed the owner's cursor.
+    fn assert_owner_cursor_is_intact(mut self) {
+        let get_more = doc! { "getMore": self.facts.cursor, "collection": "secret", "$db": "vault" };
         let next = self.owner.run(&get_more).unwrap();
         assert!(next.to_string().contains(CANARY), "{next}");
     }
@@ -261,7 +264,7 @@ fn is_refusal(reply: &Reply) -> bool {
     reply.response_to == ROW && reply.code() == Some(13) && words
 }
 
-/// All that comes back for these bytes, of the cursor that they may open too.
+/// Sends these bytes and returns the reply, followed by the next batch if the reply opens a cursor.
 fn answer(mut connection: Connection, bytes: &[u8]) -> Vec<u8> {
     let _ = connection.send(bytes);
     let Ok(Received::Reply(reply)) = connection.receive() else { return Vec::new() };
@@ -288,11 +291,12 @@ fn fill(mongod: &Mongod) {
     let series = doc! { "timeField": "time", "metaField": "text" };
     let measured = doc! { "time": bson::DateTime::now(), "text": CANARY };
     let numbers: Vec<_> = (1..=5).map(|number| doc! { "_id": number, "item": format!("item {number}") }).collect();
+    let add_canary = vec![doc! { "$addFields": { "seen": CANARY } }];
     let mut connection = mongod.connect().unwrap();
     for command in [
         doc! { "insert": "secret", "documents": &secrets, "$db": "vault" },
         doc! { "createIndexes": "secret", "indexes": &index, "$db": "vault" },
-        doc! { "create": "view", "viewOn": "secret", "pipeline": [{ "$addFields": { "seen": CANARY } }], "$db": "vault" },
+        doc! { "create": "view", "viewOn": "secret", "pipeline": add_canary, "$db": "vault" },
         doc! { "create": CANARY, "$db": "vault" },
         doc! { "insert": "system.js", "documents": [{ "_id": "f", "value": CANARY }], "$db": "vault" },
         doc! { "create": "series", "timeseries": series, "$db": "vault" },
