@@ -12,11 +12,11 @@ use crate::{policy_commands, policy_stages};
 /// Request id of every row.
 pub const ROW: i32 = 77;
 
-/// What happens to a row that the policy does not allow. The connection stays usable, except after `Closed`.
+/// The expected outcome of a row under the restrictive policy. The connection stays usable, except after `Closed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// An error with code 13. The request is not forwarded.
-    Refused,
+    Denied,
     /// The connection closes. An error may come first.
     Closed,
     /// No reply: the request sets moreToCome.
