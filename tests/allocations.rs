@@ -94,7 +94,7 @@ fn view(count: usize) -> View {
 }
 
 fn meaning<'a>(name: &str, place: Place<'a>) -> Meaning<'a> {
-    let command = table::find(name.as_bytes()).expect("a known command");
+    let command = table::find(name.as_bytes()).expect("a command of the table");
     Meaning {
         command,
         explained: false,
@@ -140,8 +140,8 @@ fn parsing_and_checking_a_command_do_not_allocate() {
         rawdoc! { "aggregate": "orders", "pipeline": [{ "$match": { "a": 1 } }], "cursor": {}, "$db": "shop" };
     let view = view(1_000);
     for body in [&ping, &find, &aggregate] {
-        parse_and_check(&view, body);
-        let (allocations, verdict) = allocations_of(|| parse_and_check(&view, body));
+        read_and_judge(&view, body);
+        let (allocations, verdict) = allocations_of(|| read_and_judge(&view, body));
         assert_eq!((allocations, verdict), (0, Some(Verdict::Pass)), "{body:?}");
     }
 }
@@ -184,8 +184,8 @@ fn forwarding_a_message_allocates_only_what_tls_allocates() {
     }
 }
 
-/// Returns `None` if the command cannot be evaluated.
-fn parse_and_check(view: &View, body: &RawDocumentBuf) -> Option<Verdict> {
+/// `None` where it is not understood.
+fn read_and_judge(view: &View, body: &RawDocumentBuf) -> Option<Verdict> {
     let request = Request { body, database: None, sequences: &[] };
     let meaning = command::read(&request, view.look()).ok()?;
     Some(view.judge(&meaning).verdict)
