@@ -1,5 +1,5 @@
-//! Runs the openssl commands of docs/certificates.md exactly as the page shows them, and uses the certificates that they
-//! create: between the gateway and a real mongod.
+//! Runs the openssl commands of docs/certificates.md exactly as the page shows them, and uses the certificates that
+//! they create: between the gateway and a real mongod.
 
 use std::fs;
 use std::path::Path;
@@ -155,8 +155,8 @@ fn external_user(options: &GatewayOptions) -> String {
     report["upstreams"][0]["external_user"].as_str().unwrap().to_owned()
 }
 
-/// Returns the user name that mongod derives from this certificate: it looks for this user if `authenticate` has no user
-/// field.
+/// Returns the user name that mongod derives from this certificate: it looks for this user if `authenticate` has no
+/// user field.
 fn user_of_mongod(options: &GatewayOptions) -> String {
     let login = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
     let refused = Gateway::start(options).connect().unwrap().command(&login).unwrap();
@@ -198,8 +198,8 @@ impl Scene {
         self.with_files(&format!("certificate_file = 'client.pem'\nca_file = 'ca.pem'\n{more}"))
     }
 
-    /// A gateway with `table` as its table `tls`, with `legacy_certificates`, and with the documented `ca_file` unless the
-    /// table has one.
+    /// A gateway with `table` as its table `tls`, with `legacy_certificates`, and with the documented `ca_file` unless
+    /// the table has one.
     pub fn options_of(&self, table: &str) -> GatewayOptions {
         let ca_file = if table.contains("ca_file") { "" } else { "ca_file = 'ca.pem'\n" };
         self.with_files(&format!("{table}\n{ca_file}legacy_certificates = true\n"))

@@ -1,5 +1,5 @@
-//! Connections that the gateway rejects, and the reasons that it gives: connection limit, TLS on a plaintext port, HTTP,
-//! and bytes of another protocol. Also health checks that connect and send nothing, which are not an error.
+//! Connections that the gateway rejects, and the reasons that it gives: connection limit, TLS on a plaintext port,
+//! HTTP, and bytes of another protocol. Also health checks that connect and send nothing, which are not an error.
 
 use std::io::Write;
 use std::net::TcpStream;

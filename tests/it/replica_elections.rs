@@ -20,11 +20,11 @@ async fn step_downs_lose_no_acknowledged_write() {
     let lanes = lanes(&set, &gateway).await;
     let mut moments = Vec::new();
     for _ in 0..STEP_DOWNS {
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         moments.push(writers::now());
         set.step_down().unwrap();
     }
-    writers::await_well(&lanes);
+    writers::await_recovery(&lanes);
     check("step-down", &set, lanes, &moments).await;
     let changes = gateway.await_metric("mongate_upstream_primary_changes_total", &[], |count| count > 9.5);
     assert!((changes - 10.0).abs() < 0.5, "the gateway counted {changes}");
@@ -37,15 +37,15 @@ async fn killed_primaries_lose_no_acknowledged_write() {
     let lanes = lanes(&set, &gateway).await;
     let mut moments = Vec::new();
     for _ in 0..KILLS {
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         let primary = set.primary();
         moments.push(writers::now());
         set.kill(&primary);
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         set.restart(&primary).unwrap();
         set.await_settled().unwrap();
     }
-    writers::await_well(&lanes);
+    writers::await_recovery(&lanes);
     check("kill", &set, lanes, &moments).await;
 }
 

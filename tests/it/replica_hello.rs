@@ -103,7 +103,8 @@ fn every_reply_to_a_streaming_hello_is_rewritten() {
     check_stream_during_election(&set, &addresses);
 }
 
-/// During an election, the stream through the gateway has the same replies as mongod's own, with the gateway's addresses.
+/// During an election, the stream through the gateway has the same replies as mongod's own, with the gateway's
+/// addresses.
 fn check_stream_during_election(set: &ReplicaSet, addresses: &Addresses) {
     let before = set.primary();
     let mut direct = set.connect(&before).unwrap();
@@ -172,10 +173,12 @@ fn documents_that_look_like_hello_replies_are_not_rewritten() {
     let (mut direct_to_other, mut through_to_other) =
         (set.connect(&secondary).unwrap(), Connection::plain(&addresses.of[&secondary]).unwrap());
     let anywhere = doc! { "mode": "secondaryPreferred" };
+    let hosts = hello_reply.get_array("hosts").unwrap().clone();
+    let sort_and_match = vec![doc! { "$sort": { "_id": 1 } }, doc! { "$match": { "me": { "$exists": true } } }];
     let reads = [
         doc! { "find": "c", "sort": { "_id": 1 } },
-        doc! { "find": "c", "filter": { "hosts": hello_reply.get_array("hosts").unwrap().clone() }, "singleBatch": true },
-        doc! { "aggregate": "c", "pipeline": [{ "$sort": { "_id": 1 } }, { "$match": { "me": { "$exists": true } } }], "cursor": {} },
+        doc! { "find": "c", "filter": { "hosts": hosts }, "singleBatch": true },
+        doc! { "aggregate": "c", "pipeline": sort_and_match, "cursor": {} },
         doc! { "aggregate": "c", "pipeline": [{ "$replaceWith": "$$ROOT" }], "cursor": {}, "comment": "hello" },
         doc! { "distinct": "c", "key": "primary" },
         doc! { "distinct": "c", "key": "hosts" },
