@@ -1,11 +1,11 @@
-//! A report as a picture: bars of what matters most, as SVG.
+//! Draws the most important figures of a report as bars in an SVG picture.
 
 use std::fmt::Write;
 
 use super::report::{Report, Row};
 use super::{IDLE, MONGODB, PROXIES};
 
-/// What is shown: title, table, row.
+/// The shown figures: title, table, row.
 const PANELS: [(&str, &str, &str); 6] = [
     ("CPU time per round trip, 64 connections", PROXIES, "CPU, round trip, 64"),
     ("CPU time per MB, inserts of 1 MiB", PROXIES, "CPU, insert, 1 MiB"),
@@ -23,7 +23,7 @@ const NAME_WIDTH: usize = 100;
 const BAR_WIDTH: f64 = 260.0;
 const HEAD: usize = 44;
 
-/// The picture.
+/// Returns the picture as SVG.
 pub(crate) fn draw(report: &Report) -> String {
     let rows: Vec<(&str, &Row)> =
         PANELS.iter().filter_map(|(title, table, row)| Some((*title, report.row(table, row)?))).collect();

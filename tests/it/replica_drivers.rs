@@ -110,14 +110,14 @@ fn set_with_every_kind_of_member() -> SetOptions {
 }
 
 /// Compares what a driver reports with the expected lines, and its known addresses with the gateway's `addresses`.
-fn check_members(who: &str, lines: Option<Vec<String>>, addresses: Option<&BTreeSet<String>>) {
+fn check_members(driver: &str, lines: Option<Vec<String>>, addresses: Option<&BTreeSet<String>>) {
     let Some(mut lines) = lines else { return };
     let last: Value = serde_json::from_str(&lines.pop().unwrap()).unwrap();
     let expected = fs::read_to_string(programs::scripts().join("members.jsonl")).unwrap();
-    assert_eq!(lines, expected.lines().collect::<Vec<_>>(), "{who}");
+    assert_eq!(lines, expected.lines().collect::<Vec<_>>(), "{driver}");
     if let Some(addresses) = addresses {
         let known: BTreeSet<String> = serde_json::from_value(last["all"].clone()).unwrap();
-        assert_eq!(known, *addresses, "{who}");
+        assert_eq!(known, *addresses, "{driver}");
     }
 }
 

@@ -96,22 +96,22 @@ fn a_member_of_another_set_is_rejected() {
     let one = vec![MemberOptions::default()];
     let other = ReplicaSet::start_with(&set.pki, SetOptions { name: "other", members: one, ..SetOptions::default() });
     let Some(other) = other else { return };
-    let stranger = other.members().remove(0);
+    let foreign_member = other.members().remove(0);
     let mut options = GatewayOptions::to_set(&set);
-    options.upstream_members.push(stranger.clone());
+    options.upstream_members.push(foreign_member.clone());
     let gateway = Gateway::start(&options);
     gateway.await_members(&set.members());
     let problem = waiting::until("the member of the other set is rejected", || {
         let status = gateway.status().ok()?;
         let members = status["upstreams"][0]["set"]["members"].as_array()?;
-        let shown = members.iter().find(|member| member["name"] == stranger.as_str())?;
+        let shown = members.iter().find(|member| member["name"] == foreign_member.as_str())?;
         shown["problem"].as_str().map(str::to_owned)
     });
     assert!(problem.contains("other") && problem.contains(set.name()), "{problem}");
     let logged = gateway.wait_for_log(TIMEOUT, |event| event["message"] == "member refused").unwrap();
-    assert_eq!(logged["member"], stranger.as_str());
+    assert_eq!(logged["member"], foreign_member.as_str());
     // A rejected member has no address, whatever it replies.
-    assert!(!gateway.members_at("test").unwrap().contains_key(&stranger));
+    assert!(!gateway.members_at("test").unwrap().contains_key(&foreign_member));
 }
 
 /// Each member is at its configured address. A member without a configured address is not in hello replies.

@@ -88,9 +88,9 @@ async fn a_driver_continues_with_the_remaining_mongos() {
         collection.insert_one(doc! { "_id": id }).await.unwrap();
     }
     assert_eq!(kinds.try_iter().last(), Some(TopologyType::Sharded));
-    let gone = all.remove(0);
-    let name = gone.name();
-    drop(gone);
+    let stopped = all.remove(0);
+    let name = stopped.name();
+    drop(stopped);
     // Inserts and counts are retryable, and the driver learns from the first one that fails that a mongos has stopped.
     for id in 20..40 {
         collection.insert_one(doc! { "_id": id }).await.unwrap();

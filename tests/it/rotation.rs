@@ -386,8 +386,9 @@ fn await_name(gateway: &Gateway, common_name: &str) {
 fn check_failure(gateway: &Gateway, sentence: &str, damage: impl FnOnce()) {
     let (renewed, failed) = reloads(gateway);
     damage();
-    let said = |event: &Value| is_failure(event) && event["error"].as_str().is_some_and(|text| text.contains(sentence));
-    let line = gateway.wait_for_log(LOG_TIMEOUT, said).unwrap();
+    let is_expected =
+        |event: &Value| is_failure(event) && event["error"].as_str().is_some_and(|text| text.contains(sentence));
+    let line = gateway.wait_for_log(LOG_TIMEOUT, is_expected).unwrap();
     assert_eq!((&line["level"], &line["upstream"]), (&"WARN".into(), &"test".into()), "{line}");
     assert!(line["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{line}");
     until("the failure is counted", || (reloads(gateway) == (renewed, failed + 1)).then_some(()));
@@ -401,11 +402,11 @@ fn check_failure(gateway: &Gateway, sentence: &str, damage: impl FnOnce()) {
 
 /// Repairs the files and waits until the gateway reports success.
 fn repair(gateway: &Gateway, mend: impl FnOnce()) {
-    let said = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("whole again"));
-    let before = gateway.log().into_iter().filter(said).count();
+    let is_success = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("whole again"));
+    let before = gateway.log().into_iter().filter(is_success).count();
     mend();
     until("the gateway reports that the files are valid again", || {
-        (gateway.log().into_iter().filter(said).count() > before).then_some(())
+        (gateway.log().into_iter().filter(is_success).count() > before).then_some(())
     });
     await_ready(gateway);
 }
