@@ -31,7 +31,8 @@ pub(crate) fn draw(report: &Report) -> String {
     let panel_height = HEAD + bars * BAR_STEP + 16;
     let (width, height) = (COLUMNS * PANEL_WIDTH, rows.len().div_ceil(COLUMNS) * panel_height);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
     );
     for (number, (title, row)) in rows.iter().enumerate() {

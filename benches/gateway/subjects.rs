@@ -230,7 +230,8 @@ impl Upstream {
                 other => ("allow", format!(", collections = [\"c-{other}\", \"d-{other}.*\"]")),
             };
             format!(
-                "[[policy.rule]]\nname = \"rule-{number}\"\naction = \"{action}\"\nto = [{{ databases = [\"shop\"]{collections} }}]\n"
+                "[[policy.rule]]\nname = \"rule-{number}\"\naction = \"{action}\"\n\
+                 to = [{{ databases = [\"shop\"]{collections} }}]\n"
             )
         };
         Gateway::try_start(&GatewayOptions {

@@ -43,7 +43,8 @@ pub(crate) struct Report {
 /// Writes `figures.txt`.
 pub(crate) fn record(figures: &[Figure]) -> anyhow::Result<()> {
     let mut text = format!(
-        "# Cost of one operation: instructions of Rust functions, and hundredths of calls that allocate and that copy.\n\
+        "# Cost of one operation: instructions of Rust functions, and hundredths of calls that allocate and that \
+         copy.\n\
          # Written by: {RECORD}\nprocessor {}\n",
         std::env::consts::ARCH
     );
@@ -114,7 +115,7 @@ impl Recorded {
             ));
         }
         if report.failed {
-            report.say(&format!("more than {CHANGE_MAX} % above the recorded figures; if the change has to cost this much, record them: {RECORD}"));
+            report.say(&format!("more than {CHANGE_MAX} % above the recorded figures; if that is needed: {RECORD}"));
         } else if can_record {
             report.say(&format!("warning: figures have become smaller; record them: {RECORD}"));
         }
