@@ -1,7 +1,8 @@
-//! What a policy adds to a message: reading what a command means, and judging it, with one rule and with ten thousand.
+//! Measures the time that a policy adds to a message: parsing the command, and deciding it with one rule and with
+//! 10,000.
 //!
-//! The rules differ from each other, and three of four are about the caller. "judge" alone is what grows, or must not grow,
-//! with the rules; "message" is all that is done for one command.
+//! The rules differ from each other, and three of four match the caller. "judge" is the decision alone, which must not
+//! become slower with more rules. "message" is everything that is done for one command.
 
 use std::hint::black_box;
 
@@ -21,7 +22,7 @@ fn values<const N: usize>(texts: [String; N]) -> Values {
     Values { any: Some(texts.into()), not: None }
 }
 
-/// Rule `n` of many, as mixed as rules of a large installation are.
+/// Returns rule `n` of many. The rules are as varied as those of a large installation.
 fn rule(n: usize) -> RuleConfig {
     let principals = match n % 4 {
         0 => [format!("cluster.local/ns/other/sa/client-{n}")],
@@ -52,7 +53,8 @@ fn rule(n: usize) -> RuleConfig {
     }
 }
 
-/// The last rule lets the commands below pass, so that no other ends the search.
+/// Returns a policy with `count` rules. The last one allows the benchmarked commands, so that none of the others ends
+/// the search.
 fn rules(count: usize) -> PolicyConfig {
     let shop = ToConfig { databases: values(["shop".to_owned(), "db-7".to_owned()]), ..ToConfig::default() };
     let last = RuleConfig {
@@ -75,7 +77,7 @@ fn view(policy: &Policy) -> View {
     policy.view(&CallerFacts { principal: Some(&principal), source: None, listener: "orders" })
 }
 
-/// What drivers put behind a command.
+/// Adds the fields that drivers append to a command.
 fn with_session(mut body: Document) -> RawDocumentBuf {
     let id = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![7; 16] };
     body.insert("lsid", doc! { "id": id });
@@ -84,7 +86,7 @@ fn with_session(mut body: Document) -> RawDocumentBuf {
     RawDocumentBuf::try_from(&body).expect("a document of literals")
 }
 
-/// The commands, with the places that they reach.
+/// The benchmarked commands, and the collections that they access.
 fn commands() -> [(&'static str, RawDocumentBuf, Meaning<'static>); 3] {
     let find = doc! { "find": "orders", "filter": { "customer": 5, "state": "open" }, "limit": 10 };
     let many: Vec<Document> = (0..1_000).map(|n| doc! { "_id": n, "text": "x".repeat(200) }).collect();
@@ -148,8 +150,8 @@ fn messages(criterion: &mut Criterion) {
     }
 }
 
-/// A body that names as many places as it can, all of them where many rules are that do not match, and none refused:
-/// what is refused ends the search.
+/// A command that accesses as many collections as possible, in a database for which many rules exist. No rule denies
+/// one, because a denial would end the search.
 fn hostile(criterion: &mut Criterion) {
     let names: Vec<String> = (0..1_000).map(|n| format!("places-{n}")).collect();
     let place = |collection| Place::Collection { database: "db-7", collection };
@@ -166,8 +168,8 @@ fn hostile(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What is done seldom: at a reload, at a new connection, at the first command of a kind.
-fn seldom(criterion: &mut Criterion) {
+/// Work that is rare: at a reload, at a new connection, at the first command of a kind.
+fn rare(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("10,000 rules");
     group.sample_size(10);
     let config = rules(10_000);
@@ -182,5 +184,5 @@ fn seldom(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, messages, hostile, seldom);
+criterion_group!(benches, messages, hostile, rare);
 criterion_main!(benches);

@@ -1,7 +1,8 @@
-//! Time to the first reply of a new client: with a spare connection waiting for it, and with one that is made then.
+//! Measures the time to the first reply of a new client, with a spare connection and with a new upstream connection.
 //!
-//! The gateway's binary before a real mongod, both on this machine, in rounds that take turns. Dialling is shown at its
-//! best: next to no network, and a TLS session that is resumed. With `--test` it only shows that it works.
+//! It runs the gateway's binary in front of a real mongod on the same machine, in alternating rounds. A new upstream
+//! connection is as cheap as it can be here: almost no network latency, and a resumed TLS session. `--test` only checks
+//! that the benchmark works.
 
 use std::env;
 use std::io::{Write, stdout};
@@ -16,11 +17,11 @@ use kit::gateway::{Gateway, GatewayOptions};
 use kit::mongod::Mongod;
 use kit::waiting::until;
 
-/// So that a spare is there although the last round took one.
+/// Enough that a spare connection is ready although the last round used one.
 const SPARES: u32 = 4;
-/// Of each way.
+/// Number of measurements of each variant.
 const ROUNDS: usize = 300;
-/// With `--test`, or where cargo tests and does not measure.
+/// The same with `--test`, and when cargo runs the benchmark as a test.
 const ROUNDS_OF_TEST: usize = 3;
 
 fn main() -> anyhow::Result<()> {
@@ -32,17 +33,17 @@ fn main() -> anyhow::Result<()> {
         let upstream = format!("warm_connections = {spares}\n");
         Gateway::start(&GatewayOptions { upstream, ..GatewayOptions::to(&mongod) })
     };
-    let ways = [("spare connection", gateway(SPARES)), ("dialled", gateway(0))];
-    let mut times = ways.each_ref().map(|_| Vec::with_capacity(rounds));
+    let variants = [("spare connection", gateway(SPARES)), ("new connection", gateway(0))];
+    let mut times = variants.each_ref().map(|_| Vec::with_capacity(rounds));
     for _ in 0..rounds {
-        until("spares are there", || (spares(&ways[0].1) >= SPARES).then_some(()));
-        for ((_, gateway), times) in ways.iter().zip(&mut times) {
+        until("spare connections are ready", || (spares(&variants[0].1) >= SPARES).then_some(()));
+        for ((_, gateway), times) in variants.iter().zip(&mut times) {
             times.push(first_reply(gateway)?);
         }
     }
     let mut out = stdout().lock();
     writeln!(out, "{:<18} {:>10} {:>10} {:>10}", "time to 1st reply", "least", "median", "90 %")?;
-    for ((name, _), times) in ways.iter().zip(&mut times) {
+    for ((name, _), times) in variants.iter().zip(&mut times) {
         times.sort();
         let at = |percent: usize| format!("{} us", times[(times.len() - 1) * percent / 100].as_micros());
         writeln!(out, "{name:<18} {:>10} {:>10} {:>10}", at(0), at(50), at(90))?;
@@ -50,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From the first packet of a new connection to the answer of its hello.
+/// Returns the time from connecting to the reply to hello.
 fn first_reply(gateway: &Gateway) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let mut client = gateway.connect()?;

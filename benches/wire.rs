@@ -1,4 +1,4 @@
-//! What it costs to read a message as it streams by: per message, on one core, without any socket.
+//! Measures the time to scan a message as it streams through the gateway: per message, on one core, without a socket.
 
 use std::hint::black_box;
 

@@ -211,7 +211,8 @@ fn suggest(address: &str, admin: SocketAddr) {
     println!("\n  Try it yourself, without a key, a certificate or a TLS option:\n");
     println!("      mongosh mongodb://{address}/shop");
     println!(
-        "      python3 -c 'import pymongo; print(list(pymongo.MongoClient(\"mongodb://{address}\").shop.orders.find()))'"
+        "      python3 -c 'import pymongo; \
+         print(list(pymongo.MongoClient(\"mongodb://{address}\").shop.orders.find()))'"
     );
     println!("      curl http://{admin}/metrics");
     println!("      curl http://{admin}/status");

@@ -13,7 +13,7 @@ use std::io::Write as _;
 use bson::{RawDocumentBuf, rawdoc};
 use smallvec::{SmallVec, smallvec};
 
-use relayed::{Judged, Relayed};
+use relayed::{Relayed, Rules};
 
 use mongate::command::table;
 use mongate::command::{self, Meaning, Place, Reach, Request};
@@ -170,7 +170,7 @@ fn forwarding_a_message_allocates_only_what_tls_allocates() {
     let ping = op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" });
     let find = op_msg::encode(1, 0, &rawdoc! { "find": "orders", "filter": { "customer": 5 }, "$db": "shop" });
     let ok = op_msg::encode(9, 1, &rawdoc! { "ok": 1.0 });
-    for (request, judged) in [(&ping, Judged::No), (&ping, Judged::By(100)), (&find, Judged::By(100))] {
+    for (request, judged) in [(&ping, Rules::Off), (&ping, Rules::Count(100)), (&find, Rules::Count(100))] {
         let expected = allocations_of_tls(request, &ok);
         let mut relayed = Relayed::new(judged).expect("a relay");
         // The first round trips allocate buffers that are reused, and the in-memory pipe grows sometimes.

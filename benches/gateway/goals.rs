@@ -1,11 +1,12 @@
-//! What the gateway is to cost at most, beside others in the same run; and whether it does.
+//! Targets: the largest accepted cost of the gateway, compared with the other subjects of the same run.
 
 use super::report::{Report, Row};
 use super::{IDLE, MONGODB, PROXIES, RULES};
 
 /// One target.
 struct Goal {
-    says: &'static str,
+    /// What the value means, after the number.
+    unit: &'static str,
     table: &'static str,
     row: &'static str,
     measure: Measure,
@@ -14,26 +15,26 @@ struct Goal {
 
 #[derive(Clone, Copy)]
 enum Measure {
-    /// The gateway's median over the least of these.
+    /// The gateway's median, divided by the smallest median of these subjects.
     OverBestOf(&'static [&'static str]),
-    /// The median of the first over that of the second.
+    /// The median of the first subject, divided by that of the second.
     Over(&'static str, &'static str),
-    /// The gateway's median over its own in another row.
+    /// The gateway's median, divided by its median in another row.
     OverRow(&'static str),
-    /// The gateway's median itself.
-    Itself,
+    /// The gateway's median.
+    Median,
 }
 
-use Measure::{Itself, Over, OverBestOf, OverRow};
+use Measure::{Median, Over, OverBestOf, OverRow};
 
-const US: &str = "mongate";
+const GATEWAY: &str = "mongate";
 const FAST: &[&str] = &["haproxy", "nginx", "envoy"];
 const PEERS: &[&str] = &["haproxy", "nginx", "stunnel", "envoy"];
 const COPY: &[&str] = &["plain copy"];
 const PLAIN: &[&str] = &["direct plain"];
 
-const fn goal(says: &'static str, table: &'static str, row: &'static str, measure: Measure, most: f64) -> Goal {
-    Goal { says, table, row, measure, most }
+const fn goal(unit: &'static str, table: &'static str, row: &'static str, measure: Measure, most: f64) -> Goal {
+    Goal { unit, table, row, measure, most }
 }
 
 const GOALS: [Goal; 22] = [
@@ -52,10 +53,10 @@ const GOALS: [Goal; 22] = [
     goal("× direct plain", MONGODB, "time p50, new connection, 1 at a time", OverBestOf(PLAIN), 1.50),
     goal("× the best other proxy", MONGODB, "time p50, new connection, 8 at a time", OverBestOf(PEERS), 0.35),
     goal("× the best other proxy", PROXIES, "CPU, new connection, 8 at a time", OverBestOf(PEERS), 0.60),
-    goal("KiB per connection", IDLE, "memory, 1,000 idle, fresh", Itself, 12.0),
-    goal("KiB per connection", IDLE, "memory, 1,000 idle, after 256 KiB each", Itself, 24.0),
-    goal("KiB per connection", IDLE, "memory, 5,000 idle, fresh", Itself, 12.0),
-    goal("KiB per connection", IDLE, "memory, 5,000 idle, after 256 KiB each", Itself, 24.0),
+    goal("KiB per connection", IDLE, "memory, 1,000 idle, fresh", Median, 12.0),
+    goal("KiB per connection", IDLE, "memory, 1,000 idle, after 256 KiB each", Median, 24.0),
+    goal("KiB per connection", IDLE, "memory, 5,000 idle, fresh", Median, 12.0),
+    goal("KiB per connection", IDLE, "memory, 5,000 idle, after 256 KiB each", Median, 24.0),
     goal("× 1 rule", RULES, "CPU, round trip, 64, policy", Over("10,000 rules", "1 rule"), 1.02),
     goal("× 1 rule", RULES, "CPU, round trip, 16, policy", Over("10,000 rules", "1 rule"), 1.02),
     goal(
@@ -67,13 +68,13 @@ const GOALS: [Goal; 22] = [
     ),
 ];
 
-/// A table of the targets, for people.
+/// Returns the lines of the table of targets; targets without a measured value are left out.
 pub(crate) fn table(report: &Report) -> Vec<Vec<String>> {
     let mut lines = vec![["figure", "target", "measured", "result"].map(str::to_owned).to_vec()];
     for goal in &GOALS {
         let Some(value) = goal.measured(report) else { continue };
         let met = if value <= goal.most { "met" } else { "**missed**" };
-        let most = format!("≤ {:.2} {}", goal.most, goal.says);
+        let most = format!("≤ {:.2} {}", goal.most, goal.unit);
         lines.push(vec![goal.row.to_owned(), most, format!("{value:.2}"), met.to_owned()]);
     }
     lines
@@ -83,10 +84,10 @@ impl Goal {
     fn measured(&self, report: &Report) -> Option<f64> {
         let row = report.row(self.table, self.row)?;
         Some(match self.measure {
-            OverBestOf(others) => row.median(US)? / least(row, others)?,
+            OverBestOf(others) => row.median(GATEWAY)? / least(row, others)?,
             Over(one, other) => row.median(one)? / row.median(other)?,
-            OverRow(other) => row.median(US)? / report.row(self.table, other)?.median(US)?,
-            Itself => row.median(US)?,
+            OverRow(other) => row.median(GATEWAY)? / report.row(self.table, other)?.median(GATEWAY)?,
+            Median => row.median(GATEWAY)?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The load: raw `OP_MSG`, one request in flight per connection, as drivers do.
+//! The load: raw `OP_MSG` with one request in flight per connection, as drivers do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,60 +15,60 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-/// What one operation is.
+/// The kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// A ping.
     RoundTrip,
-    /// An insert of so many bytes.
+    /// An insert of this number of bytes.
     Insert(usize),
-    /// A find that the fast upstream answers with so many bytes.
+    /// A find to which the stub upstream replies with this number of bytes.
     Find(usize),
-    /// A find of one document by its `_id`, of a real collection.
+    /// A find of one document by its `_id`, in a real collection.
     Lookup,
-    /// A find whose reply has all documents of a real collection, so many bytes.
+    /// A find whose reply has all documents of a real collection, with this number of bytes.
     Batch(usize),
     /// Connect, hello, ping, close.
     Connection,
 }
 
-/// What is asked of one subject at one time.
+/// One load that is put on a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Scenario {
-    /// As it stands in the table.
+    /// Name in the table.
     pub(crate) name: &'static str,
-    /// The operation.
+    /// Kind of operation.
     pub(crate) work: Work,
-    /// Connections at one time.
+    /// Number of concurrent busy connections.
     pub(crate) connections: usize,
-    /// Connections that are open beside them, and idle.
-    pub(crate) crowd: usize,
+    /// Number of additional open, idle connections.
+    pub(crate) idle_connections: usize,
 }
 
 impl Scenario {
-    /// Without idle connections.
+    /// A scenario without idle connections.
     pub(crate) const fn new(name: &'static str, work: Work, connections: usize) -> Self {
-        Self { name, work, connections, crowd: 0 }
+        Self { name, work, connections, idle_connections: 0 }
     }
 }
 
-/// Where a subject is, and how it is spoken to.
+/// Address of a subject, and how to connect to it.
 #[derive(Clone)]
 pub(crate) struct Target {
     /// `host:port`.
     pub(crate) address: String,
-    /// For the upstream itself, with the name that its certificate has.
+    /// TLS configuration and server name; used for direct connections to the upstream.
     pub(crate) tls: Option<(Arc<ClientConfig>, &'static str)>,
 }
 
-/// What came of it.
+/// Result of a load.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Operations that were done.
+    /// Number of completed operations.
     pub(crate) operations: u64,
-    /// From first to last.
+    /// Duration of the load.
     pub(crate) elapsed: Duration,
-    /// In nanoseconds, of each; of a new connection the time to its first reply.
+    /// Latency of each operation in nanoseconds; for a new connection, the time to the first reply.
     pub(crate) latencies: Histogram<u64>,
 }
 
@@ -79,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 pub(crate) struct Connection(Box<dyn Stream>);
 
 impl Target {
-    /// Connects.
+    /// Connects, with TLS if configured.
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
         let socket =
             TcpStream::connect(&self.address).await.with_context(|| format!("cannot reach {}", self.address))?;
@@ -91,7 +91,7 @@ impl Target {
 }
 
 impl Connection {
-    /// One request, and its whole reply read into `buffer`.
+    /// Sends one request and reads the body of its reply into `buffer`; fails if the reply is an error.
     pub(crate) async fn ask(&mut self, request: &[u8], buffer: &mut Vec<u8>) -> anyhow::Result<()> {
         self.0.write_all(request).await?;
         self.0.flush().await?;
@@ -100,14 +100,18 @@ impl Connection {
         let header = Header::parse(head)?;
         buffer.resize(header.length as usize - HEADER_BYTES, 0);
         self.0.read_exact(buffer).await?;
-        // Flags, kind, length, then `ok` or a cursor: an error says `ok: 0.0` first.
-        ensure!(!buffer[9..].starts_with(b"\x01ok\0\0\0\0\0\0\0\0\0"), "refused: {}", String::from_utf8_lossy(buffer));
+        // A body has flags, section kind and length, then the fields. The first field of an error is `ok: 0.0`.
+        ensure!(
+            !buffer[9..].starts_with(b"\x01ok\0\0\0\0\0\0\0\0\0"),
+            "error reply: {}",
+            String::from_utf8_lossy(buffer)
+        );
         Ok(())
     }
 }
 
 impl Work {
-    /// The message of one operation.
+    /// Encodes the request of one operation.
     pub(crate) fn request(self) -> Vec<u8> {
         match self {
             Self::RoundTrip => message(&rawdoc! { "ping": 1, "$db": "shop" }),
@@ -126,7 +130,7 @@ impl Work {
         }
     }
 
-    /// Bytes of payload that it moves; 0 where that is not what counts.
+    /// Bytes of payload per operation; 0 if results are given per operation and not per MB.
     pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Insert(bytes) | Self::Find(bytes) | Self::Batch(bytes) => bytes,
@@ -135,12 +139,12 @@ impl Work {
     }
 }
 
-/// Of any command; the request id is 1.
+/// Encodes a command with request id 1.
 pub(crate) fn message(body: &RawDocumentBuf) -> Vec<u8> {
     op_msg::encode(1, 0, body)
 }
 
-/// Documents of 1 MB at most in a document sequence, as drivers send them.
+/// Encodes an insert whose documents are in a document sequence and have at most 1 MB each, as drivers send it.
 fn insert(bytes: usize) -> Vec<u8> {
     const DOCUMENT: usize = 1_000_000;
     let body = rawdoc! { "insert": "orders", "$db": "shop" };
@@ -162,7 +166,7 @@ fn insert(bytes: usize) -> Vec<u8> {
     message
 }
 
-/// Asks `target` for as much as it gives within `time`; every connection does at least one operation.
+/// Puts the load on `target` for `time`. Every connection does at least one operation.
 pub(crate) async fn run(target: &Target, scenario: Scenario, time: Duration) -> anyhow::Result<Outcome> {
     let wanted = if scenario.work == Work::Connection { 0 } else { scenario.connections };
     let mut open = greet(target, wanted).await?;
@@ -174,8 +178,8 @@ pub(crate) async fn run(target: &Target, scenario: Scenario, time: Duration) -> 
         let target = target.clone();
         tasks.spawn_local(async move {
             match connection {
-                Some(connection) => talk(connection, scenario.work, end).await,
-                None => come_and_go(&target, end).await,
+                Some(connection) => repeat(connection, scenario.work, end).await,
+                None => reconnect_repeatedly(&target, end).await,
             }
         });
     }
@@ -186,7 +190,7 @@ pub(crate) async fn run(target: &Target, scenario: Scenario, time: Duration) -> 
     Ok(Outcome { operations: latencies.len(), elapsed: began.elapsed(), latencies })
 }
 
-/// So many connections that have said hello.
+/// Opens `count` connections and sends hello on each.
 pub(crate) async fn greet(target: &Target, count: usize) -> anyhow::Result<Vec<Connection>> {
     let (hello, mut buffer, mut open) = (Work::Connection.request(), Vec::new(), Vec::new());
     for _ in 0..count {
@@ -201,7 +205,7 @@ fn histogram() -> anyhow::Result<Histogram<u64>> {
     Ok(Histogram::new(3)?)
 }
 
-async fn talk(mut connection: Connection, work: Work, end: Instant) -> anyhow::Result<Histogram<u64>> {
+async fn repeat(mut connection: Connection, work: Work, end: Instant) -> anyhow::Result<Histogram<u64>> {
     let (request, mut buffer, mut latencies) = (work.request(), Vec::new(), histogram()?);
     loop {
         let began = Instant::now();
@@ -213,7 +217,7 @@ async fn talk(mut connection: Connection, work: Work, end: Instant) -> anyhow::R
     }
 }
 
-async fn come_and_go(target: &Target, end: Instant) -> anyhow::Result<Histogram<u64>> {
+async fn reconnect_repeatedly(target: &Target, end: Instant) -> anyhow::Result<Histogram<u64>> {
     let (hello, ping) = (Work::Connection.request(), Work::RoundTrip.request());
     let (mut buffer, mut latencies) = (Vec::new(), histogram()?);
     loop {

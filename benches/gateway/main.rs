@@ -1,18 +1,23 @@
-//! What the gateway costs beside proxies that do not read a message: processor time, latency, throughput and memory.
+//! Compares the cost of the gateway with that of proxies that do not parse messages: processor time, latency,
+//! throughput and memory; first with a stub upstream that replies immediately, then with a real mongod.
 //!
-//! Every round asks every subject for everything, one after the other, so that a busy moment of the machine hits all alike,
-//! and begins with another subject than the round before, as what was done last is felt; the figures are medians of the rounds. First before an upstream that answers at once, then before a real mongod.
+//! Every round measures all subjects one after the other, so that other load on the machine affects all of them. Each
+//! round starts with another subject, because a measurement can affect the next one. The figures are medians of the
+//! rounds.
 //!
-//! | argument | does |
+//! | argument | effect |
 //! | --- | --- |
 //! | `--quick`, `--test` | a smoke run of less than a minute |
-//! | `--only=TEXT` | only what has that in its name |
-//! | `--subjects=NAME,NAME` | only these, as they are called in the table |
-//! | `--beside=NAME=BINARY` | measures another build of the gateway beside this one, as often as it is given |
-//! | `--rounds=N`, `--time=MS` | how much is measured |
+//! | `--only=TEXT` | only scenarios with this text in their name |
+//! | `--subjects=NAME,NAME` | only these subjects, by their names in the table |
+//! | `--beside=NAME=BINARY` | also measures another build of the gateway; repeatable |
+//! | `--rounds=N`, `--time=MS` | number of rounds, and duration of a measurement |
 //! | `--publish` | writes the result to `docs/performance.{md,json,svg}` |
-//! | `--render=FILE` | does that with the JSON of a run before, and measures nothing |
-//! | `--against=NAME=HOST:PORT[,FOLDER,SERVER]` | measures what runs elsewhere, as often as it is given; with TLS where there is a folder with `ca.pem` and `client.pem`, and the name of the server's certificate |
+//! | `--render=FILE` | does the same with the JSON of an earlier run, and measures nothing |
+//! | `--against=NAME=HOST:PORT[,FOLDER,SERVER]` | measures a running server or proxy instead; repeatable |
+//!
+//! `--against` uses TLS if a folder is given. The folder has `ca.pem` and `client.pem`, and SERVER is the name in the
+//! server's certificate.
 
 mod envoy;
 mod goals;
@@ -40,13 +45,13 @@ use tokio::task::LocalSet;
 use load::{Scenario, Target, Work};
 use report::{Facts, Report};
 use roles::{LARGE_REPLY, SMALL_REPLY};
-use subjects::{Cast, Scene, Subject};
+use subjects::{Selection, Subject, Testbed};
 
 const MEBIBYTE: usize = 1024 * 1024;
 
-/// Documents of a megabyte in the collection `archive` of a real mongod; they fit into one reply.
+/// Number of documents of 1 MB in the collection `archive` of a real mongod; they fit into one reply.
 const LARGE_DOCUMENTS: usize = 15;
-/// What a find of all of them brings.
+/// Size of the reply to a find of all of them.
 const ARCHIVE_BYTES: usize = LARGE_DOCUMENTS * 1_000_000;
 
 /// Titles of the tables.
@@ -86,17 +91,18 @@ const MONGODB_SCENARIOS: [Scenario; 10] = [
     Scenario::new("new connection, 8 at a time", Work::Connection, 8),
 ];
 
-/// How much is measured.
+/// Extent of a run.
 struct Effort {
     rounds: usize,
-    /// Of what takes long and varies little.
+    /// Rounds of measurements that take long and vary little.
     slow_rounds: usize,
+    /// Duration of one measurement.
     time: Duration,
-    /// So many connections are idle.
+    /// Numbers of idle connections for which memory is measured.
     idle: &'static [usize],
-    /// So many stand idle beside a hundred that are busy, and what that is called.
+    /// Number of idle connections in addition to a hundred busy ones, and the name of this scenario.
     crowd: (usize, &'static str),
-    /// Whether what this machine lacks is fetched.
+    /// Whether a missing proxy is downloaded.
     fetch: bool,
 }
 
@@ -117,11 +123,11 @@ const QUICK: Effort = Effort {
     fetch: false,
 };
 
-/// What was asked for.
+/// The command line.
 struct Arguments(Vec<String>);
 
 impl Arguments {
-    /// Fails for what means nothing here: the whole of it takes half an hour, too long for a slip of the pen.
+    /// Fails for an unknown argument, because a full run takes half an hour, too long for a typing error.
     fn new(given: Vec<String>) -> anyhow::Result<Self> {
         const SWITCHES: [&str; 4] = ["--bench", "--publish", "--quick", "--test"];
         const WITH_VALUE: [&str; 7] =
@@ -132,7 +138,7 @@ impl Arguments {
         };
         if let Some(unknown) = given.iter().find(|argument| !is_known(argument)) {
             let (switches, with_value) = (SWITCHES.join(" "), WITH_VALUE.join("= "));
-            anyhow::bail!("unknown argument {unknown:?}; there are {switches}, and {with_value}=");
+            anyhow::bail!("unknown argument {unknown:?}; use {switches}, or {with_value}=");
         }
         Ok(Self(given))
     }
@@ -150,13 +156,14 @@ impl Arguments {
         number.transpose().with_context(|| format!("{name} takes a number"))
     }
 
-    fn cast(&self, fetch: bool) -> anyhow::Result<Cast> {
+    fn selection(&self, fetch: bool) -> anyhow::Result<Selection> {
         let only = self.values("--subjects").flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let build = |text: &str| {
-            let (name, build) = text.split_once('=').with_context(|| format!("not NAME=BINARY: {text}"))?;
+            let (name, build) =
+                text.split_once('=').with_context(|| format!("--beside takes NAME=BINARY, not {text:?}"))?;
             anyhow::Ok((name.to_owned(), PathBuf::from(build)))
         };
-        Ok(Cast { only, builds: self.values("--beside").map(build).collect::<Result<_, _>>()?, fetch })
+        Ok(Selection { only, builds: self.values("--beside").map(build).collect::<Result<_, _>>()?, fetch })
     }
 
     fn effort(&self) -> anyhow::Result<Effort> {
@@ -175,7 +182,7 @@ impl Arguments {
 
 fn main() -> anyhow::Result<()> {
     raise_descriptors();
-    roles::play()?;
+    roles::run_if_child()?;
     let arguments = Arguments::new(std::env::args().skip(1).collect())?;
     if let Some(file) = arguments.values("--render").next() {
         return show::publish(&Report::read(Path::new(file))?);
@@ -188,20 +195,20 @@ fn main() -> anyhow::Result<()> {
         effort,
         turn: 0,
     };
-    let elsewhere: Vec<Subject> = arguments.values("--against").map(elsewhere).collect::<anyhow::Result<_>>()?;
-    if elsewhere.is_empty() {
-        let cast = arguments.cast(bench.effort.fetch)?;
-        bench.proxies(cast.clone())?;
-        bench.mongodb(cast)?;
+    let external: Vec<Subject> = arguments.values("--against").map(external).collect::<anyhow::Result<_>>()?;
+    if external.is_empty() {
+        let selection = arguments.selection(bench.effort.fetch)?;
+        bench.proxies(selection.clone())?;
+        bench.mongodb(selection)?;
     } else {
-        bench.elsewhere(&elsewhere)?;
+        bench.external(&external)?;
     }
     let report = bench.report;
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gateway.json");
     write!(stdout(), "{}", show::markdown(&report))?;
-    if elsewhere.is_empty() {
+    if external.is_empty() {
         report.write(&file)?;
-        writeln!(stdout(), "\nall of it: {}", file.display())?;
+        writeln!(stdout(), "\nall values: {}", file.display())?;
     }
     if arguments.has("--publish") {
         show::publish(&report)?;
@@ -209,58 +216,58 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One run.
+/// A run of the benchmark.
 struct Bench<'a> {
     report: Report,
     runtime: Runtime,
     chosen: Option<&'a str>,
     effort: Effort,
-    /// Of the round, from 0: which subject is the first.
+    /// Number of the round, from 0; selects the first subject.
     turn: usize,
 }
 
-/// One subject under one load.
+/// Result of one subject under one load.
 struct Measurement {
     outcome: load::Outcome,
-    /// Of the subject, while it was under load.
+    /// Processor time of the subject during the load.
     processor: Option<Duration>,
-    /// Of the mongod behind it.
+    /// Processor time of the mongod behind it.
     server: Option<Duration>,
 }
 
 impl Bench<'_> {
-    fn wants(&self, name: &str) -> bool {
+    fn is_chosen(&self, name: &str) -> bool {
         self.chosen.is_none_or(|chosen| name.contains(chosen))
     }
 
-    /// All of them, but not always the same first.
+    /// Returns all subjects, starting with another one in each round.
     fn in_turn<'s>(&self, subjects: &'s [Subject]) -> impl Iterator<Item = &'s Subject> + use<'s> {
         let (before, after) = subjects.split_at(self.turn % subjects.len().max(1));
         after.iter().chain(before)
     }
 
-    fn proxies(&mut self, cast: Cast) -> anyhow::Result<()> {
-        let scene = Scene::before_fast_upstream(cast)?;
-        say_missing(&scene)?;
-        for subject in &scene.subjects {
+    fn proxies(&mut self, selection: Selection) -> anyhow::Result<()> {
+        let testbed = Testbed::with_stub_upstream(selection)?;
+        print_missing(&testbed)?;
+        for subject in &testbed.subjects {
             self.report.subjects.push(self.runtime.block_on(subject.facts())?);
         }
         let (crowd, name) = self.effort.crowd;
         let alone = Scenario::new("round trip, 100", Work::RoundTrip, 100);
-        let crowded = [alone, Scenario { name, crowd, ..alone }];
-        let idle = self.wants("idle");
+        let crowded = [alone, Scenario { name, idle_connections: crowd, ..alone }];
+        let idle = self.is_chosen("idle");
         for round in 1..=self.effort.rounds {
             self.turn = round - 1;
-            self.round(PROXIES, &scene.subjects, &SCENARIOS)?;
-            self.round(RULES, &scene.variants, &POLICY_SCENARIOS)?;
+            self.round(PROXIES, &testbed.subjects, &SCENARIOS)?;
+            self.round(RULES, &testbed.variants, &POLICY_SCENARIOS)?;
             if round <= self.effort.slow_rounds {
-                for scenario in crowded.iter().filter(|scenario| self.wants(scenario.name)).collect::<Vec<_>>() {
-                    for subject in self.in_turn(&scene.subjects).filter(|subject| !subject.is_direct()) {
+                for scenario in crowded.iter().filter(|scenario| self.is_chosen(scenario.name)).collect::<Vec<_>>() {
+                    for subject in self.in_turn(&testbed.subjects).filter(|subject| !subject.is_direct()) {
                         self.one(PROXIES, subject, scenario)?;
                     }
                 }
-                for subject in self.in_turn(&scene.subjects).filter(|subject| !subject.is_direct() && idle) {
-                    self.idle(&scene, subject)?;
+                for subject in self.in_turn(&testbed.subjects).filter(|subject| !subject.is_direct() && idle) {
+                    self.idle(&testbed, subject)?;
                 }
             }
             writeln!(stderr(), "round {round} of {}", self.effort.rounds)?;
@@ -268,27 +275,28 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn mongodb(&mut self, cast: Cast) -> anyhow::Result<()> {
-        let Some(scene) = Scene::before_mongod(cast)? else { return Ok(()) };
-        say_missing(&scene)?;
-        if let Some(direct) = scene.subjects.iter().find(|subject| !subject.version().is_empty() && subject.is_direct())
+    fn mongodb(&mut self, selection: Selection) -> anyhow::Result<()> {
+        let Some(testbed) = Testbed::with_mongod(selection)? else { return Ok(()) };
+        print_missing(&testbed)?;
+        if let Some(direct) =
+            testbed.subjects.iter().find(|subject| !subject.version().is_empty() && subject.is_direct())
         {
             let (name, version) = ("mongod".to_owned(), direct.version().to_owned());
             self.report.subjects.push(Facts { name, version, suite: String::new() });
         }
-        for subject in scene.subjects.iter().filter(|subject| subject.is_direct()) {
+        for subject in testbed.subjects.iter().filter(|subject| subject.is_direct()) {
             self.runtime.block_on(prepare(&subject.target))?;
         }
         for round in 1..=self.effort.rounds {
             self.turn = round - 1;
-            self.round(MONGODB, &scene.subjects, &MONGODB_SCENARIOS)?;
+            self.round(MONGODB, &testbed.subjects, &MONGODB_SCENARIOS)?;
             writeln!(stderr(), "round {round} of {}, mongod", self.effort.rounds)?;
         }
         Ok(())
     }
 
-    /// What others have started; only the load is ours.
-    fn elsewhere(&mut self, subjects: &[Subject]) -> anyhow::Result<()> {
+    /// Measures subjects that others have started.
+    fn external(&mut self, subjects: &[Subject]) -> anyhow::Result<()> {
         for subject in subjects {
             self.runtime.block_on(prepare(&subject.target)).with_context(|| format!("cannot use {}", subject.name))?;
         }
@@ -301,10 +309,10 @@ impl Bench<'_> {
     }
 
     fn round(&mut self, table: &str, subjects: &[Subject], scenarios: &[Scenario]) -> anyhow::Result<()> {
-        for scenario in scenarios.iter().filter(|scenario| self.wants(scenario.name)).collect::<Vec<_>>() {
+        for scenario in scenarios.iter().filter(|scenario| self.is_chosen(scenario.name)).collect::<Vec<_>>() {
             for subject in self.in_turn(subjects) {
                 if table == MONGODB && matches!(scenario.work, Work::Insert(_)) {
-                    // What others have inserted.
+                    // Removes what the measurements before have inserted.
                     self.runtime.block_on(empty(&subject.target, "orders"))?;
                 }
                 self.one(table, subject, scenario)?;
@@ -320,18 +328,19 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Resident memory in KiB for each of so many connections: fresh, and after each has moved 256 KiB.
+    /// Measures resident memory in KiB per idle connection: without traffic, and after 256 KiB on each connection.
     ///
-    /// Of a process that has done nothing before: what others keep once they have had it would hide the rest.
-    fn idle(&mut self, scene: &Scene, subject: &Subject) -> anyhow::Result<()> {
+    /// Uses a new process of the subject, because memory that a process keeps from earlier work would hide the
+    /// difference.
+    fn idle(&mut self, testbed: &Testbed, subject: &Subject) -> anyhow::Result<()> {
         const MOVED: usize = 256 * 1024;
         for count in self.effort.idle {
-            let Some(fresh) = scene.again(subject)? else { continue };
+            let Some(fresh) = testbed.start_again(subject)? else { continue };
             let local = LocalSet::new();
             let memory = || fresh.memory_kib().unwrap_or_default();
             let each = local.block_on(&self.runtime, async {
                 let (insert, mut buffer) = (Work::Insert(MOVED).request(), Vec::new());
-                // The first brings what there is of once only.
+                // The first connection allocates what a process needs only once.
                 let _first = load::greet(&fresh.target, 1).await?;
                 let before = memory();
                 let mut open = load::greet(&fresh.target, *count).await?;
@@ -340,7 +349,7 @@ impl Bench<'_> {
                     connection.ask(&insert, &mut buffer).await?;
                 }
                 let used = memory();
-                #[expect(clippy::cast_precision_loss, reason = "kibibytes of a process")]
+                #[expect(clippy::cast_precision_loss, reason = "the number of KiB is small enough")]
                 let each = |now: u64| now.saturating_sub(before) as f64 / *count as f64;
                 anyhow::Ok([each(opened), each(used)])
             })?;
@@ -358,8 +367,8 @@ impl Bench<'_> {
 fn measure(runtime: &Runtime, subject: &Subject, scenario: &Scenario, time: Duration) -> anyhow::Result<Measurement> {
     let local = LocalSet::new();
     local.block_on(runtime, async {
-        let _crowd = load::greet(&subject.target, scenario.crowd).await?;
-        // What the first operations cost is warmth: buffers, caches, spare connections.
+        let _crowd = load::greet(&subject.target, scenario.idle_connections).await?;
+        // A warm-up, which fills buffers, caches and spare connections.
         load::run(&subject.target, *scenario, time / 10).await?;
         let spent = || (subject.processor_time(), subject.server.map(processes::processor_time));
         let before = spent();
@@ -371,32 +380,32 @@ fn measure(runtime: &Runtime, subject: &Subject, scenario: &Scenario, time: Dura
     })
 }
 
-fn say_missing(scene: &Scene) -> anyhow::Result<()> {
-    for missing in &scene.missing {
-        writeln!(stdout(), "{missing} is not installed here, or does not start; it is left out")?;
+fn print_missing(testbed: &Testbed) -> anyhow::Result<()> {
+    for missing in &testbed.missing {
+        writeln!(stdout(), "{missing} is not installed or does not start; it is left out")?;
     }
     Ok(())
 }
 
-/// `NAME=HOST:PORT[,FOLDER,SERVER]`
-fn elsewhere(text: &str) -> anyhow::Result<Subject> {
-    let usage = || format!("not NAME=HOST:PORT[,FOLDER,SERVER]: {text}");
+/// Parses `NAME=HOST:PORT[,FOLDER,SERVER]`.
+fn external(text: &str) -> anyhow::Result<Subject> {
+    let usage = || format!("--against takes NAME=HOST:PORT[,FOLDER,SERVER], not {text:?}");
     let (name, place) = text.split_once('=').with_context(usage)?;
     let mut parts = place.split(',');
     let address = parts.next().with_context(usage)?.to_owned();
     let tls = match (parts.next(), parts.next()) {
         (Some(folder), Some(server)) => {
-            // For as long as the program runs.
+            // Leaked, because it is used until the program ends.
             let server: &'static str = Box::leak(server.to_owned().into_boxed_str());
             Some((Arc::new(subjects::client_config(Path::new(folder))?), server))
         }
         (None, _) => None,
         _ => anyhow::bail!(usage()),
     };
-    Ok(Subject::elsewhere(name, Target { address, tls }))
+    Ok(Subject::external(name, Target { address, tls }))
 }
 
-/// The collections that finds read.
+/// Fills the collections that the finds read.
 async fn prepare(target: &Target) -> anyhow::Result<()> {
     for collection in ["customers", "archive"] {
         empty(target, collection).await?;
@@ -406,7 +415,7 @@ async fn prepare(target: &Target) -> anyhow::Result<()> {
     let customer = rawdoc! { "insert": "customers", "documents": [{ "_id": 7, "name": name }], "$db": "shop" };
     connection.ask(&load::message(&customer), &mut reply).await?;
     for _ in 0..LARGE_DOCUMENTS {
-        // With what is around it, a million.
+        // The document has 1 MB with the bytes around the text.
         let text = "x".repeat(1_000_000 - 50);
         let document = rawdoc! { "insert": "archive", "documents": [{ "text": text }], "$db": "shop" };
         connection.ask(&load::message(&document), &mut reply).await?;
@@ -417,15 +426,15 @@ async fn prepare(target: &Target) -> anyhow::Result<()> {
 async fn empty(target: &Target, collection: &str) -> anyhow::Result<()> {
     let mut connection = target.connect().await?;
     let drop = load::message(&rawdoc! { "drop": collection, "$db": "shop" });
-    // mongod calls it an error where there is nothing to drop.
+    // mongod replies with an error if the collection does not exist.
     let _ = connection.ask(&drop, &mut Vec::new()).await;
     Ok(())
 }
 
-/// Five thousand connections are ten thousand descriptors, here and in every subject.
+/// Raises the limit of open files: five thousand connections need ten thousand descriptors, here and in every subject.
 fn raise_descriptors() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
-    // Where that is not permitted, the run says what it could not open.
+    // If that is not permitted, a connection fails later with a clear error.
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
 }

@@ -1,4 +1,4 @@
-//! Proxies of somebody else's.
+//! The other proxies that the gateway is compared with: how to find, configure and start them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use super::kit::process::Process;
 use super::kit::{mongod_binary, ports};
 use super::report;
 
-/// Starting takes milliseconds; a busy machine may need long.
+/// Starting takes milliseconds; a busy machine may need much longer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two looks at a port that is not open yet.
-const PACE: Duration = Duration::from_millis(20);
+/// Time between two attempts to connect to a proxy that is starting.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A proxy of somebody else's.
+/// Another proxy.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
-    /// Where it may be.
+    /// Names on the `PATH`, or absolute paths, in the order in which they are tried.
     programs: &'static [&'static str],
-    /// How it tells its version.
+    /// The argument that makes it print its version.
     version: &'static str,
-    /// How it is started; `FILE` and `FOLDER` are filled in.
+    /// Arguments; `FILE` and `FOLDER` are placeholders.
     arguments: &'static [&'static str],
-    /// Its configuration; `LISTEN`, `UPSTREAM` (ports) and `FOLDER` are filled in.
+    /// Configuration; `LISTEN`, `UPSTREAM` (ports) and `FOLDER` are placeholders.
     configuration: &'static str,
 }
 
@@ -61,10 +61,10 @@ pub(crate) const PEERS: [Peer; 4] = [
     },
 ];
 
-/// The one that distributions do not have.
+/// The proxy that distributions do not package.
 const ENVOY: &str = "envoy";
 
-/// A peer that runs.
+/// A running proxy.
 pub(crate) struct Started {
     pub(crate) process: Process,
     pub(crate) address: String,
@@ -72,7 +72,7 @@ pub(crate) struct Started {
 }
 
 impl Peer {
-    /// `None` where it is not installed, or not with what it needs.
+    /// Starts the proxy; `None` if it is not installed or does not start.
     pub(crate) fn start(&self, folder: &Path, upstream: &str, fetch: bool) -> anyhow::Result<Option<Started>> {
         let Some(program) = self.program(fetch) else { return Ok(None) };
         let port = ports::free()?;
@@ -82,7 +82,7 @@ impl Peer {
             .replace("LISTEN", &port.to_string())
             .replace("UPSTREAM", upstream_port)
             .replace("FOLDER", &folder.display().to_string());
-        // By its port: there may be several at a time.
+        // The port is in the name, because several may run at the same time.
         let file = folder.join(format!("{}-{port}.yaml", self.name));
         fs::write(&file, configuration)?;
         let filled = |argument: &&str| {
@@ -90,13 +90,13 @@ impl Peer {
         };
         let mut command = Command::new(&program);
         command.args(self.arguments.iter().map(filled));
-        // nginx has workers, which outlive a master that is killed.
+        // SIGTERM, because nginx's workers survive if the master is killed.
         let mut process = Process::start_bound(self.name, command, libc::SIGTERM)?;
         let address = format!("127.0.0.1:{port}");
-        // One that is installed without what it needs ends at once.
+        // A proxy that is installed without a module it needs exits at once.
         let began = Instant::now();
         while std::net::TcpStream::connect(&address).is_err() {
-            if process.wait(PACE).is_ok() || began.elapsed() > START_TIMEOUT {
+            if process.wait(RETRY_INTERVAL).is_ok() || began.elapsed() > START_TIMEOUT {
                 return Ok(None);
             }
         }

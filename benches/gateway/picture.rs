@@ -1,11 +1,11 @@
-//! A report as a picture: bars of what matters most, as SVG.
+//! Draws the most important figures of a report as bars in an SVG picture.
 
 use std::fmt::Write;
 
 use super::report::{Report, Row};
 use super::{IDLE, MONGODB, PROXIES};
 
-/// What is shown: title, table, row.
+/// The shown figures: title, table, row.
 const PANELS: [(&str, &str, &str); 6] = [
     ("CPU time per round trip, 64 connections", PROXIES, "CPU, round trip, 64"),
     ("CPU time per MB, inserts of 1 MiB", PROXIES, "CPU, insert, 1 MiB"),
@@ -23,7 +23,7 @@ const NAME_WIDTH: usize = 100;
 const BAR_WIDTH: f64 = 260.0;
 const HEAD: usize = 44;
 
-/// The picture.
+/// Returns the picture as SVG.
 pub(crate) fn draw(report: &Report) -> String {
     let rows: Vec<(&str, &Row)> =
         PANELS.iter().filter_map(|(title, table, row)| Some((*title, report.row(table, row)?))).collect();
@@ -31,7 +31,8 @@ pub(crate) fn draw(report: &Report) -> String {
     let panel_height = HEAD + bars * BAR_STEP + 16;
     let (width, height) = (COLUMNS * PANEL_WIDTH, rows.len().div_ceil(COLUMNS) * panel_height);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
     );
     for (number, (title, row)) in rows.iter().enumerate() {

@@ -1,14 +1,15 @@
-//! What a process and its children have taken of the machine.
+//! Processor time and memory of a process and its children.
 
 use std::fs;
 use std::time::Duration;
 
-/// Processor time of a process and its children so far, of threads that have ended too, to the nanosecond.
+/// Returns the processor time of a process and its children so far, including that of ended threads, in nanosecond
+/// resolution.
 pub(crate) fn processor_time(id: u32) -> Duration {
     family(id).into_iter().filter_map(clock_of).sum()
 }
 
-/// Resident memory of a process and its children, in KiB.
+/// Returns the resident memory of a process and its children, in KiB.
 pub(crate) fn memory_kib(id: u32) -> u64 {
     let resident = |id: &u32| {
         let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
@@ -18,19 +19,20 @@ pub(crate) fn memory_kib(id: u32) -> u64 {
     family(id).iter().filter_map(resident).sum()
 }
 
+/// Returns the process and all its descendants.
 fn family(id: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|child| child.parse().ok());
     std::iter::once(id).chain(children.flat_map(family).collect::<Vec<_>>()).collect()
 }
 
-/// The files of `/proc` tell of ended threads in ticks of 10 ms only; a process's own clock has all of them.
+/// Reads the clock of a process. `/proc` has a resolution of only 10 ms for the time of ended threads.
 fn clock_of(id: u32) -> Option<Duration> {
     let id = libc::pid_t::try_from(id).ok()?;
     let mut clock = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    #[expect(unsafe_code, reason = "std reads no other process's clock")]
-    // SAFETY: both calls write to what they are given, which outlives them, and to nothing else.
+    #[expect(unsafe_code, reason = "std cannot read the clock of another process")]
+    // SAFETY: both calls write only to the variables that they are given, which outlive the calls.
     let result = unsafe {
         match libc::clock_getcpuclockid(id, &raw mut clock) {
             0 => libc::clock_gettime(clock, &raw mut time),

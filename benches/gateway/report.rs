@@ -1,4 +1,4 @@
-//! Everything that was measured, with where and of what: what is written as JSON, and read again to be shown.
+//! The results of a run, with the machine and the subjects. They are written as JSON, and can be read again for tables.
 
 use std::fs;
 use std::path::Path;
@@ -15,12 +15,12 @@ use super::load::{Scenario, Work};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    /// Who was measured, in the order of the columns.
+    /// The measured subjects, in the order of the columns.
     pub(crate) subjects: Vec<Facts>,
     pub(crate) tables: Vec<Table>,
 }
 
-/// Where, when and how.
+/// The machine, the date and the parameters of the run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) date: String,
@@ -34,12 +34,12 @@ pub(crate) struct Machine {
     pub(crate) milliseconds: u64,
 }
 
-/// Who.
+/// A measured subject.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Facts {
     pub(crate) name: String,
     pub(crate) version: String,
-    /// The cipher suite of its connections to the fast upstream.
+    /// The cipher suite of its connections to the stub upstream.
     pub(crate) suite: String,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Row>,
 }
 
-/// One figure, of each subject.
+/// One figure of all subjects.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) title: String,
@@ -62,22 +62,22 @@ pub(crate) struct Row {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Column {
     pub(crate) subject: String,
-    /// A value each.
+    /// One value per round.
     pub(crate) rounds: Vec<f64>,
 }
 
 impl Report {
-    /// Of this machine, and empty.
+    /// Creates an empty report for this machine.
     pub(crate) fn new(rounds: usize, milliseconds: u64) -> Self {
         Self { machine: Machine::this(rounds, milliseconds), subjects: Vec::new(), tables: Vec::new() }
     }
 
-    /// Adds what one subject did in one round.
+    /// Adds the results of one subject in one round.
     pub(crate) fn add(&mut self, table: &str, subject: &str, scenario: &Scenario, measured: &Measurement) {
         let Measurement { outcome, processor, server } = measured;
-        #[expect(clippy::cast_precision_loss, reason = "operations of a second")]
+        #[expect(clippy::cast_precision_loss, reason = "the number of operations is small")]
         let operations = outcome.operations as f64;
-        #[expect(clippy::cast_precision_loss, reason = "megabytes")]
+        #[expect(clippy::cast_precision_loss, reason = "the number of bytes is small enough")]
         let megabytes = operations * scenario.work.bytes() as f64 / 1e6;
         let (per, unit) = if megabytes > 0.0 { (megabytes, "us/MB") } else { (operations, "us/op") };
         for (name, time) in [("CPU", processor), ("CPU of mongod", server)] {
@@ -85,11 +85,11 @@ impl Report {
                 self.put((table, &format!("{name}, {}", scenario.name)), unit, subject, time.as_secs_f64() * 1e6 / per);
             }
         }
-        // One of a thousand tells something only where there are thousands.
+        // The 99.9th percentile is meaningful only with thousands of operations.
         let percentiles = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
-        let told = if megabytes > 0.0 || scenario.work == Work::Connection { 2 } else { 3 };
-        for (percentile, name) in percentiles.into_iter().take(told) {
-            #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a second")]
+        let shown = if megabytes > 0.0 || scenario.work == Work::Connection { 2 } else { 3 };
+        for (percentile, name) in percentiles.into_iter().take(shown) {
+            #[expect(clippy::cast_precision_loss, reason = "the number of nanoseconds is small enough")]
             let microseconds = outcome.latencies.value_at_quantile(percentile) as f64 / 1e3;
             self.put((table, &format!("time {name}, {}", scenario.name)), "us", subject, microseconds);
         }
@@ -115,25 +115,25 @@ impl Report {
             |known| known.subject == subject,
             || Column { subject: subject.to_owned(), rounds: Vec::new() },
         );
-        // What is behind the fourth figure is noise, and the file is for people too.
+        // Digits after the fourth are noise, and people read the file too.
         column.rounds.push(format!("{value:.3e}").parse().unwrap_or(value));
     }
 
-    /// A row, where it was measured.
+    /// Returns a row; `None` if it was not measured.
     pub(crate) fn row(&self, table: &str, title: &str) -> Option<&Row> {
         let table = self.tables.iter().find(|known| known.title == table)?;
         table.rows.iter().find(|row| row.title == title)
     }
 
-    /// Reads what [`Report::write`] has written.
+    /// Reads a file that [`Report::write`] has written.
     pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no report", file.display()))
+        serde_json::from_str(&text).with_context(|| format!("{} is not a report of this benchmark", file.display()))
     }
 
-    /// Writes all of it.
+    /// Writes the report as JSON.
     pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
-        // A row a line: numbers one below the other would be thousands of lines.
+        // One line per row; pretty-printed JSON would have thousands of lines.
         let text =
             serde_json::to_string(self)?.replace("{\"title\"", "\n{\"title\"").replace("{\"name\"", "\n{\"name\"");
         fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
@@ -149,7 +149,7 @@ fn entry<T>(all: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T)
 }
 
 impl Row {
-    /// The median of one subject's rounds.
+    /// Returns the median of a subject's rounds; `None` if it was not measured.
     pub(crate) fn median(&self, subject: &str) -> Option<f64> {
         let column = self.columns.iter().find(|column| column.subject == subject)?;
         (!column.rounds.is_empty()).then(|| median(&column.rounds))
@@ -162,7 +162,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Half of the values are within this much of the median, in per cent of it.
+/// Returns the median absolute deviation in per cent of the median: half of the values are closer to the median.
 pub(crate) fn spread(values: &[f64]) -> f64 {
     let middle = median(values);
     let distances: Vec<_> = values.iter().map(|value| (value - middle).abs()).collect();
@@ -181,7 +181,7 @@ impl Machine {
         let memory_kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
         Self {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            revision: said(Command::new("git").args(["describe", "--always", "--dirty"])),
+            revision: output_of(Command::new("git").args(["describe", "--always", "--dirty"])),
             processor: value("/proc/cpuinfo", "model name", ':'),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_mib: memory_kib / 1024,
@@ -193,10 +193,11 @@ impl Machine {
     }
 }
 
-/// What a program calls itself, on either output: the first word that begins as a version does.
+/// Returns the version that a program prints to standard output or standard error: the first word that looks like a
+/// version; empty if there is none.
 pub(crate) fn version(command: &mut Command) -> String {
-    let said = said(command);
-    let mut words = said.split(|sign: char| sign.is_whitespace() || sign == '/');
+    let output = output_of(command);
+    let mut words = output.split(|sign: char| sign.is_whitespace() || sign == '/');
     let is_version = |word: &&str| {
         let number = word.trim_start_matches('v');
         number.contains('.') && number.starts_with(|sign: char| sign.is_ascii_digit())
@@ -204,7 +205,7 @@ pub(crate) fn version(command: &mut Command) -> String {
     words.find(is_version).unwrap_or_default().to_owned()
 }
 
-fn said(command: &mut Command) -> String {
+fn output_of(command: &mut Command) -> String {
     let Ok(output) = command.output() else { return String::new() };
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned()
 }

@@ -1,6 +1,6 @@
-//! What this program does as a child of itself: the fast upstream, and the copy without TLS.
+//! The roles in which the benchmark starts itself as a child process: the stub upstream, and the TCP copy without TLS.
 //!
-//! Children, so that neither the load nor the subject runs on their event loop.
+//! They are separate processes, so that they share no event loop with the load or the subject.
 
 use std::env;
 use std::io::Write;
@@ -20,56 +20,56 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsAcceptor;
 
-/// Says which role a child has.
+/// Environment variable with the role of a child process.
 pub(crate) const ROLE: &str = "MONGATE_BENCH_ROLE";
 
-/// Bytes that the copy reads at a time, each way.
+/// Buffer size of the copy per direction.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// Plays the role that the environment names, if it names one; does not return then.
-pub(crate) fn play() -> anyhow::Result<()> {
+/// Runs the role that the environment names and does not return except with an error. Returns at once if it names none.
+pub(crate) fn run_if_child() -> anyhow::Result<()> {
     let Ok(role) = env::var(ROLE) else { return Ok(()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     match role.split_once(' ') {
         Some(("upstream", certificates)) => local.block_on(&runtime, upstream(Path::new(certificates))),
         Some(("copy", target)) => local.block_on(&runtime, copy(target)),
-        _ => anyhow::bail!("{ROLE} names no role"),
+        _ => anyhow::bail!("{ROLE} has no known role: {role:?}"),
     }
 }
 
-/// Says on standard output where a role listens.
-fn announce(ports: &[&TcpListener]) -> anyhow::Result<()> {
-    let ports: Vec<_> = ports.iter().map(|listener| listener.local_addr().map(|address| address.to_string())).collect();
-    let ports = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
-    writeln!(std::io::stdout(), "listening {}", ports.join(" "))?;
+/// Prints the addresses of a role to standard output, for the parent process.
+fn announce(listeners: &[&TcpListener]) -> anyhow::Result<()> {
+    let addresses = listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
+    let addresses = addresses.collect::<anyhow::Result<Vec<_>>>()?;
+    writeln!(std::io::stdout(), "listening {}", addresses.join(" "))?;
     Ok(())
 }
 
 async fn upstream(certificates: &Path) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(server_config(certificates)?));
-    let (sealed, plain) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
-    announce(&[&sealed, &plain])?;
-    let answers = Arc::new(Answers::default());
+    let (tls, plain) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
+    announce(&[&tls, &plain])?;
+    let replies = Arc::new(Replies::default());
     loop {
         tokio::select! {
-            arrived = sealed.accept() => {
-                let (socket, _) = arrived?;
-                let (acceptor, answers) = (acceptor.clone(), Arc::clone(&answers));
+            accepted = tls.accept() => {
+                let (socket, _) = accepted?;
+                let (acceptor, replies) = (acceptor.clone(), Arc::clone(&replies));
                 socket.set_nodelay(true)?;
                 spawn_local(async move {
                     if let Ok(stream) = acceptor.accept(socket).await {
                         let suite = stream.get_ref().1.negotiated_cipher_suite();
                         let suite = suite.map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();
-                        let _ = serve(stream, &answers, suite).await;
+                        let _ = serve(stream, &replies, suite).await;
                     }
                 });
             }
-            arrived = plain.accept() => {
-                let (socket, _) = arrived?;
-                let answers = Arc::clone(&answers);
+            accepted = plain.accept() => {
+                let (socket, _) = accepted?;
+                let replies = Arc::clone(&replies);
                 socket.set_nodelay(true)?;
-                spawn_local(async move { serve(socket, &answers, "none".to_owned()).await });
+                spawn_local(async move { serve(socket, &replies, "none".to_owned()).await });
             }
         }
     }
@@ -88,27 +88,28 @@ fn server_config(certificates: &Path) -> anyhow::Result<ServerConfig> {
         .with_single_cert(chain, key)?)
 }
 
-/// Answers that are made once.
-struct Answers {
+/// The prepared replies of the stub upstream.
+struct Replies {
     hello: Vec<u8>,
     ok: Vec<u8>,
     small: Vec<u8>,
     large: Vec<u8>,
 }
 
-/// What a find with a filter of so many bytes is answered with.
+/// Sizes of the replies to a find, in bytes. The stub upstream sends the large one if the filter asks for more than the
+/// small one.
 pub(crate) const SMALL_REPLY: usize = 64 * 1024;
 pub(crate) const LARGE_REPLY: usize = 16 * 1024 * 1024;
 
-impl Default for Answers {
+impl Default for Replies {
     fn default() -> Self {
         let batch = |bytes: usize| batch_of(rawdoc! { "text": "x".repeat(bytes - 200) });
         Self {
-            hello: answer(&rawdoc! {
+            hello: reply_to_1(&rawdoc! {
                 "isWritablePrimary": true, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,
                 "maxWriteBatchSize": 100_000, "minWireVersion": 0, "maxWireVersion": 17, "ok": 1.0
             }),
-            ok: answer(&rawdoc! { "n": 1, "ok": 1.0 }),
+            ok: reply_to_1(&rawdoc! { "n": 1, "ok": 1.0 }),
             small: batch(SMALL_REPLY),
             large: batch(LARGE_REPLY),
         }
@@ -116,16 +117,16 @@ impl Default for Answers {
 }
 
 fn batch_of(document: RawDocumentBuf) -> Vec<u8> {
-    answer(&rawdoc! { "cursor": { "id": 0_i64, "ns": "shop.orders", "firstBatch": [document] }, "ok": 1.0 })
+    reply_to_1(&rawdoc! { "cursor": { "id": 0_i64, "ns": "shop.orders", "firstBatch": [document] }, "ok": 1.0 })
 }
 
-fn answer(body: &RawDocumentBuf) -> Vec<u8> {
+fn reply_to_1(body: &RawDocumentBuf) -> Vec<u8> {
     op_msg::encode(1, 1, body)
 }
 
 async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    answers: &Answers,
+    replies: &Replies,
     suite: String,
 ) -> anyhow::Result<()> {
     let suite = batch_of(rawdoc! { "suite": suite });
@@ -136,8 +137,8 @@ async fn serve(
         let header = Header::parse(head)?;
         message.resize(header.length as usize - HEADER_BYTES, 0);
         stream.read_exact(&mut message).await?;
-        let reply = answers.to(&message, &suite).context("no command")?;
-        // The ids of a reply are those of its request, as every connection has one request in flight.
+        let reply = replies.to(&message, &suite).context("the request has no command")?;
+        // Only `responseTo` differs between the replies.
         let mut first = [0; HEADER_BYTES];
         first.copy_from_slice(&reply[..HEADER_BYTES]);
         first[8..12].copy_from_slice(&header.request_id.to_le_bytes());
@@ -152,7 +153,7 @@ async fn serve(
     }
 }
 
-impl Answers {
+impl Replies {
     fn to<'a>(&'a self, message: &[u8], suite: &'a [u8]) -> Option<&'a [u8]> {
         let length = u32::from_le_bytes(*message.get(5..)?.first_chunk()?) as usize;
         let body = RawDocument::from_bytes(message.get(5..5 + length)?).ok()?;
@@ -160,7 +161,7 @@ impl Answers {
         Some(match name.as_str() {
             "hello" | "isMaster" | "buildInfo" => &self.hello,
             "find" => {
-                // No bytes are asked of it: the question is how the connection is encrypted.
+                // A find without a size asks for the cipher suite of the connection.
                 let Ok(bytes) = body.get_document("filter").ok()?.get_i32("bytes") else { return Some(suite) };
                 if usize::try_from(bytes).ok()? > SMALL_REPLY { &self.large } else { &self.small }
             }
@@ -169,7 +170,7 @@ impl Answers {
     }
 }
 
-/// Copies each connection to `target`, without TLS and without looking: what no proxy can be cheaper than.
+/// Copies each connection to `target` without TLS and without parsing: the lower bound for the cost of a proxy.
 async fn copy(target: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     announce(&[&listener])?;

@@ -1,4 +1,4 @@
-//! A report as tables for people, which are Markdown as well; and where they stand in the documentation.
+//! Formats a report as Markdown tables that are also readable as plain text, and writes them into the documentation.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,7 +12,7 @@ use super::{goals, picture};
 const BEGIN: &str = "<!-- figures: written by the benchmark -->";
 const END: &str = "<!-- end of figures -->";
 
-/// Everything that a report has to say.
+/// Returns the whole report as Markdown.
 pub(crate) fn markdown(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
@@ -47,7 +47,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     text
 }
 
-/// Rows of one kind stand together, in the order in which they were measured.
+/// Returns the lines of a table: rows of the same kind follow each other, in the order in which they were measured.
 fn lines_of(table: &Table) -> Vec<Vec<String>> {
     let mut subjects: Vec<&str> = Vec::new();
     let mut kinds: Vec<&str> = Vec::new();
@@ -91,11 +91,11 @@ fn number(rounds: &[f64]) -> String {
         ..100.0 => 1,
         _ => 0,
     };
-    let within = if rounds.len() > 1 { format!(" ±{:.0}%", spread(rounds)) } else { String::new() };
-    format!("{middle:.digits$}{within}")
+    let deviation = if rounds.len() > 1 { format!(" ±{:.0}%", spread(rounds)) } else { String::new() };
+    format!("{middle:.digits$}{deviation}")
 }
 
-/// Padded, so that it can be read as it stands.
+/// Appends a table, padded so that it is readable as plain text.
 fn push_table(text: &mut String, title: &str, lines: &[Vec<String>]) {
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> =
@@ -121,15 +121,17 @@ fn push_table(text: &mut String, title: &str, lines: &[Vec<String>]) {
     }
 }
 
-/// Puts a report into the documentation: its tables into `performance.md`, all of it and a picture beside that.
+/// Writes a report into the documentation: tables to `performance.md`, all values to `performance.json`, and a picture
+/// to `performance.svg`.
 pub(crate) fn publish(report: &Report) -> anyhow::Result<()> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     report.write(&docs.join("performance.json"))?;
     fs::write(docs.join("performance.svg"), picture::draw(report))?;
     let file = docs.join("performance.md");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (before, rest) = text.split_once(BEGIN).context("performance.md has no place for figures")?;
-    let (_, after) = rest.split_once(END).context("performance.md has no end of its figures")?;
+    let (before, rest) =
+        text.split_once(BEGIN).context("performance.md has no line `<!-- figures: written by the benchmark -->`")?;
+    let (_, after) = rest.split_once(END).context("performance.md has no line `<!-- end of figures -->`")?;
     fs::write(&file, format!("{before}{BEGIN}\n\n{}\n{END}{after}", markdown(report)))?;
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! What is measured: the gateway, the proxies that are installed, and no proxy at all, all configured alike.
+//! The measured subjects: the gateway, the installed proxies, and direct connections, with the same configuration.
 //!
-//! TLS 1.3 with a client certificate towards the upstream, whose chain and name are verified; plain text towards the load.
+//! All proxies accept plaintext from the load. To the upstream they use TLS 1.3 with a client certificate, and verify
+//! the server's certificate chain and name.
 
 use std::any::Any;
 use std::fs;
@@ -33,153 +34,153 @@ pub(crate) const COPY: &str = "plain copy";
 pub(crate) const DIRECT_TLS: &str = "direct TLS";
 pub(crate) const DIRECT_PLAIN: &str = "direct plain";
 
-/// Rules that are in force while the gateway is measured beside others.
+/// Number of policy rules of the gateway while it is compared with other proxies.
 const RULES: usize = 100;
 
-/// Starting takes milliseconds; a busy machine may need long.
+/// Starting takes milliseconds; a busy machine may need much longer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One thing that the load can be put on.
+/// A subject: something that the load can be put on.
 pub(crate) struct Subject {
-    /// As it stands in the table.
+    /// Name in the tables.
     pub(crate) name: String,
-    /// Where it is.
+    /// Where the load connects.
     pub(crate) target: Target,
-    /// The mongod behind it, where that is one that counts.
+    /// Process id of the mongod behind it, if that mongod's processor time is measured.
     pub(crate) server: Option<u32>,
     version: String,
     kind: Kind,
     running: Running,
 }
 
-/// How it is started.
+/// How a subject is started.
 #[derive(Clone)]
 enum Kind {
     Gateway { rules: usize, build: Option<PathBuf> },
     Peer(&'static Peer),
     Copy,
-    Nothing,
+    Direct,
 }
 
 enum Running {
     Gateway(Gateway),
     Process(Process),
-    /// The upstream itself.
-    Nothing,
+    /// No process: the load connects to the upstream.
+    Direct,
 }
 
-/// The upstream, its certificates, and everything that leads to it.
-pub(crate) struct Scene {
-    /// What is measured, the gateway first.
+/// An upstream, its certificates, and all running subjects in front of it.
+pub(crate) struct Testbed {
+    /// The subjects, the gateway first.
     pub(crate) subjects: Vec<Subject>,
-    /// Gateways that are compared with each other only.
+    /// Gateways that are compared only with each other.
     pub(crate) variants: Vec<Subject>,
-    /// What was not found on this machine, or does not start.
+    /// Names of the proxies that are not installed or do not start.
     pub(crate) missing: Vec<&'static str>,
     upstream: Upstream,
-    /// Ends with the scene, and after the subjects.
-    _kept: Vec<Box<dyn Any>>,
+    /// Processes and directories that must live as long as the subjects; dropped after them.
+    _resources: Vec<Box<dyn Any>>,
 }
 
-/// What all subjects lead to.
+/// The upstream of all subjects.
 struct Upstream {
-    /// Of the certificates.
+    /// Directory with the certificates.
     folder: PathBuf,
-    /// With mutual TLS.
-    sealed: String,
-    /// Without.
+    /// Address with mutual TLS.
+    tls: String,
+    /// Address without TLS.
     plain: String,
-    cast: Cast,
+    selection: Selection,
 }
 
-/// Who takes part.
+/// Which subjects are measured.
 #[derive(Clone, Default)]
-pub(crate) struct Cast {
-    /// Only those of that name; all, where it is empty.
+pub(crate) struct Selection {
+    /// Names of the selected subjects; empty selects all.
     pub(crate) only: Vec<String>,
-    /// Other builds of the gateway beside this one, and what they are called.
+    /// Names and binaries of other builds of the gateway.
     pub(crate) builds: Vec<(String, PathBuf)>,
-    /// Whether a peer may be fetched.
+    /// Whether a missing proxy may be downloaded.
     pub(crate) fetch: bool,
 }
 
-impl Cast {
+impl Selection {
     fn has(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
     }
 }
 
-impl Scene {
-    /// Everything that is installed, before an upstream that answers at once.
-    pub(crate) fn before_fast_upstream(cast: Cast) -> anyhow::Result<Self> {
+impl Testbed {
+    /// Starts all selected subjects in front of a stub upstream that replies immediately.
+    pub(crate) fn with_stub_upstream(selection: Selection) -> anyhow::Result<Self> {
         let (pki, directory) = (Pki::new()?, scratch::directory("bench")?);
         let folder = directory.path().to_owned();
         write_certificates(&pki, &folder)?;
         let (process, addresses) = child(&format!("upstream {}", folder.display()))?;
-        let [sealed, plain] = addresses.try_into().ok().context("the upstream names no two ports")?;
-        let upstream = Upstream { folder, sealed, plain, cast };
+        let [tls, plain] = addresses.try_into().ok().context("the stub upstream did not print two addresses")?;
+        let upstream = Upstream { folder, tls, plain, selection };
         let (mut subjects, missing) = upstream.start_all()?;
-        if upstream.cast.has(COPY) {
+        if upstream.selection.has(COPY) {
             subjects.extend(upstream.start(&Kind::Copy)?);
         }
-        for (name, is_sealed) in [(DIRECT_TLS, true), (DIRECT_PLAIN, false)] {
-            if upstream.cast.has(name) {
-                subjects.push(upstream.direct(name, is_sealed)?);
+        for (name, uses_tls) in [(DIRECT_TLS, true), (DIRECT_PLAIN, false)] {
+            if upstream.selection.has(name) {
+                subjects.push(upstream.direct(name, uses_tls)?);
             }
         }
         let mut variants = Vec::new();
-        // The same once more says by how much two differ that are equal.
+        // A second gateway with one rule shows by how much equal gateways differ.
         for (name, rules) in [("1 rule", 1), ("10,000 rules", 10_000), ("1 rule again", 1)] {
             let variant = upstream.start(&Kind::Gateway { rules, build: None })?;
             if let Some(variant) = &variant {
-                variant.await_rest();
+                variant.await_idle();
             }
             variants.extend(variant.map(|variant| Subject { name: name.to_owned(), ..variant }));
         }
-        let kept: Vec<Box<dyn Any>> = vec![Box::new(process), Box::new(directory), Box::new(pki)];
-        Ok(Self { subjects, variants, missing, upstream, _kept: kept })
+        let resources: Vec<Box<dyn Any>> = vec![Box::new(process), Box::new(directory), Box::new(pki)];
+        Ok(Self { subjects, variants, missing, upstream, _resources: resources })
     }
 
-    /// Everything that is installed, before a real mongod; `None` where there is none to be had.
-    pub(crate) fn before_mongod(cast: Cast) -> anyhow::Result<Option<Self>> {
+    /// Starts all selected subjects in front of a real mongod; `None` if there is no mongod.
+    pub(crate) fn with_mongod(selection: Selection) -> anyhow::Result<Option<Self>> {
         let transports = [Transport::MutualTls, Transport::Plain];
         let start = |transport| Mongod::start(MongodOptions { transport, ..MongodOptions::default() });
         let mongods: Vec<_> = transports.into_iter().filter_map(start).collect();
-        let [sealed, plain] = mongods.as_slice() else { return Ok(None) };
+        let [tls, plain] = mongods.as_slice() else { return Ok(None) };
         let directory = scratch::directory("bench")?;
         let folder = directory.path().to_owned();
-        write_certificates(&sealed.pki, &folder)?;
-        let upstream = Upstream { folder, sealed: sealed.address(), plain: plain.address(), cast };
+        write_certificates(&tls.pki, &folder)?;
+        let upstream = Upstream { folder, tls: tls.address(), plain: plain.address(), selection };
         let (mut subjects, missing) = upstream.start_all()?;
         subjects.push(upstream.direct(DIRECT_TLS, true)?);
         for subject in &mut subjects {
-            subject.server = sealed.process_id();
+            subject.server = tls.process_id();
         }
         let version = report::version(Command::new(mongod_binary::locate()?).arg("--version"));
         let direct = upstream.direct(DIRECT_PLAIN, false)?;
         subjects.push(Subject { server: plain.process_id(), version, ..direct });
-        let kept: Vec<Box<dyn Any>> = vec![Box::new(mongods), Box::new(directory)];
-        Ok(Some(Self { subjects, variants: Vec::new(), missing, upstream, _kept: kept }))
+        let resources: Vec<Box<dyn Any>> = vec![Box::new(mongods), Box::new(directory)];
+        Ok(Some(Self { subjects, variants: Vec::new(), missing, upstream, _resources: resources }))
     }
 
-    /// The same subject once more, in a process that has not done anything yet; `None` where there is no process.
-    pub(crate) fn again(&self, subject: &Subject) -> anyhow::Result<Option<Subject>> {
+    /// Starts the same subject again, in a new process; `None` if the subject has no process.
+    pub(crate) fn start_again(&self, subject: &Subject) -> anyhow::Result<Option<Subject>> {
         self.upstream.start(&subject.kind)
     }
 }
 
 impl Upstream {
-    /// The gateway, and every peer.
+    /// Starts the gateway, its other builds and every selected proxy; also returns the names of the missing proxies.
     fn start_all(&self) -> anyhow::Result<(Vec<Subject>, Vec<&'static str>)> {
         let (mut subjects, mut missing) = (Vec::new(), Vec::new());
-        if self.cast.has(GATEWAY) {
+        if self.selection.has(GATEWAY) {
             subjects.extend(self.start(&Kind::Gateway { rules: RULES, build: None })?);
         }
-        for (name, build) in &self.cast.builds {
+        for (name, build) in &self.selection.builds {
             let other = self.start(&Kind::Gateway { rules: RULES, build: Some(build.clone()) })?;
             subjects.extend(other.map(|other| Subject { name: name.clone(), ..other }));
         }
-        for peer in PEERS.iter().filter(|peer| self.cast.has(peer.name)) {
+        for peer in PEERS.iter().filter(|peer| self.selection.has(peer.name)) {
             match self.start(&Kind::Peer(peer))? {
                 Some(subject) => subjects.push(subject),
                 None => missing.push(peer.name),
@@ -197,30 +198,31 @@ impl Upstream {
                 (GATEWAY, version, gateway.address().to_owned(), Running::Gateway(gateway))
             }
             Kind::Peer(peer) => {
-                let Some(started) = peer.start(&self.folder, &self.sealed, self.cast.fetch)? else { return Ok(None) };
+                let Some(started) = peer.start(&self.folder, &self.tls, self.selection.fetch)? else { return Ok(None) };
                 (peer.name, started.version, started.address, Running::Process(started.process))
             }
             Kind::Copy => {
                 let (process, addresses) = child(&format!("copy {}", self.plain))?;
-                let address = addresses.first().cloned().context("the copy names no port")?;
+                let address = addresses.first().cloned().context("the copy did not print an address")?;
                 (COPY, "tokio, no TLS".to_owned(), address, Running::Process(process))
             }
-            Kind::Nothing => return Ok(None),
+            Kind::Direct => return Ok(None),
         };
         let target = Target { address, tls: None };
         Ok(Some(Subject { name: name.to_owned(), target, server: None, version, kind: kind.clone(), running }))
     }
 
-    fn direct(&self, name: &str, is_sealed: bool) -> anyhow::Result<Subject> {
-        let tls = if is_sealed { Some((Arc::new(client_config(&self.folder)?), "localhost")) } else { None };
-        let address = if is_sealed { &self.sealed } else { &self.plain };
+    fn direct(&self, name: &str, uses_tls: bool) -> anyhow::Result<Subject> {
+        let tls = if uses_tls { Some((Arc::new(client_config(&self.folder)?), "localhost")) } else { None };
+        let address = if uses_tls { &self.tls } else { &self.plain };
         let target = Target { address: address.clone(), tls };
-        let (version, kind, running) = (String::new(), Kind::Nothing, Running::Nothing);
+        let (version, kind, running) = (String::new(), Kind::Direct, Running::Direct);
         Ok(Subject { name: name.to_owned(), target, server: None, version, kind, running })
     }
 
     fn gateway(&self, rules: usize, build: Option<PathBuf>) -> anyhow::Result<Gateway> {
-        // Each is another, every third refuses, and the last lets the load pass, so that none before it ends the search.
+        // All rules differ and every third one denies. The last one allows the load, so that none before it ends the
+        // search.
         let rule = |number: usize| {
             let (action, collections) = match number {
                 last if last == rules => ("allow", String::new()),
@@ -228,12 +230,13 @@ impl Upstream {
                 other => ("allow", format!(", collections = [\"c-{other}\", \"d-{other}.*\"]")),
             };
             format!(
-                "[[policy.rule]]\nname = \"rule-{number}\"\naction = \"{action}\"\nto = [{{ databases = [\"shop\"]{collections} }}]\n"
+                "[[policy.rule]]\nname = \"rule-{number}\"\naction = \"{action}\"\n\
+                 to = [{{ databases = [\"shop\"]{collections} }}]\n"
             )
         };
         Gateway::try_start(&GatewayOptions {
             top: "workers = 2\n".to_owned(),
-            upstream_address: self.sealed.replace("127.0.0.1", "localhost"),
+            upstream_address: self.tls.replace("127.0.0.1", "localhost"),
             upstream_tls: format!(
                 "certificate_file = '{0}/client.pem'\nca_file = '{0}/ca.pem'\nserver_name = 'localhost'\n",
                 self.folder.display()
@@ -247,29 +250,30 @@ impl Upstream {
 }
 
 impl Subject {
-    /// Somebody else's, somewhere else.
-    pub(crate) fn elsewhere(name: &str, target: Target) -> Self {
-        let (version, kind, running) = (String::new(), Kind::Nothing, Running::Nothing);
+    /// A subject that others have started, possibly on another machine.
+    pub(crate) fn external(name: &str, target: Target) -> Self {
+        let (version, kind, running) = (String::new(), Kind::Direct, Running::Direct);
         Self { name: name.to_owned(), target, server: None, version, kind, running }
     }
 
-    /// Processor time of all its processes and threads so far; `None` where there is no process.
+    /// Returns the processor time of all its processes and threads so far; `None` if it has no process.
     pub(crate) fn processor_time(&self) -> Option<Duration> {
         self.id().map(processes::processor_time)
     }
 
-    /// Waits until it does nothing of its own any more: a gateway looks at its rules for some seconds when there are many.
-    fn await_rest(&self) {
+    /// Waits until it uses no processor time: a gateway with many rules checks them for some seconds after its start.
+    fn await_idle(&self) {
         let ticks = || self.processor_time().map(|time| time.as_millis() / 10);
-        until_steady("the gateway rests", Duration::from_millis(500), ticks);
+        until_steady("the gateway is idle", Duration::from_millis(500), ticks);
     }
 
-    /// Resident memory of all its processes, in KiB.
+    /// Returns the resident memory of all its processes in KiB; `None` if it has no process.
     pub(crate) fn memory_kib(&self) -> Option<u64> {
         self.id().map(processes::memory_kib)
     }
 
-    /// Who it is, and how its connections to the fast upstream are encrypted: that one tells where it is asked.
+    /// Returns name, version and the cipher suite of its connections to the stub upstream. The stub upstream reports
+    /// the suite in its reply to a find without a size.
     pub(crate) async fn facts(&self) -> anyhow::Result<Facts> {
         let (mut connection, mut reply) = (self.target.connect().await?, Vec::new());
         connection.ask(&Work::Connection.request(), &mut reply).await?;
@@ -281,25 +285,26 @@ impl Subject {
         Ok(Facts { name: self.name.clone(), version: self.version.clone(), suite })
     }
 
-    /// What can be known of it without asking.
+    /// Returns its version; empty if unknown.
     pub(crate) fn version(&self) -> &str {
         &self.version
     }
 
-    /// Whether the load speaks to the upstream itself.
+    /// Whether the load connects to the upstream without a proxy.
     pub(crate) fn is_direct(&self) -> bool {
-        matches!(self.kind, Kind::Nothing)
+        matches!(self.kind, Kind::Direct)
     }
 
     fn id(&self) -> Option<u32> {
         match &self.running {
             Running::Gateway(gateway) => Some(gateway.process_id()),
             Running::Process(process) => Some(process.id()),
-            Running::Nothing => None,
+            Running::Direct => None,
         }
     }
 }
 
+/// Starts this program as a child with a role, and returns the addresses that it listens on.
 fn child(role: &str) -> anyhow::Result<(Process, Vec<String>)> {
     let mut command = Command::new(std::env::current_exe()?);
     command.env(ROLE, role);
@@ -322,7 +327,7 @@ fn write_certificates(pki: &Pki, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From `ca.pem` and `client.pem` in `folder`.
+/// Returns a TLS configuration from `ca.pem` and `client.pem` in `folder`.
 pub(crate) fn client_config(folder: &Path) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();

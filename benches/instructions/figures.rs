@@ -1,4 +1,4 @@
-//! The figures that are kept in the repository, and how new ones compare.
+//! The figures that are recorded in the repository, and the comparison with new ones.
 
 use std::fmt;
 use std::fmt::Write;
@@ -7,42 +7,44 @@ use std::fs;
 use anyhow::Context;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/figures.txt");
-/// In per cent.
+/// Largest accepted increase, in per cent.
 const CHANGE_MAX: u64 = 5;
-/// Hundredths of a call that come and go: one in ten operations.
+/// Accepted variation of calls, in hundredths of a call per operation: one call in ten operations.
 const CALLS_SLACK: u64 = 10;
 const RECORD: &str = "cargo bench --bench instructions -- --record";
 
-/// One case, for one operation.
+/// Costs of one operation of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Figure {
     pub(crate) name: String,
     pub(crate) instructions: u64,
-    /// In hundredths.
+    /// In hundredths of a call.
     pub(crate) allocations: u64,
-    /// In hundredths.
+    /// In hundredths of a call.
     pub(crate) copies: u64,
-    /// Not recorded: other machines have others.
+    /// Instructions outside Rust functions. Not recorded, because they differ between machines.
     pub(crate) elsewhere: u64,
 }
 
-/// The file.
+/// Contents of `figures.txt`.
 pub(crate) struct Recorded {
-    /// Another processor's compiler makes other instructions.
-    is_of_this_kind: bool,
+    /// Whether the figures are from this processor architecture. Only those can be compared.
+    is_same_architecture: bool,
     figures: Vec<Figure>,
 }
 
-/// What came of a comparison.
+/// Result of a comparison.
 pub(crate) struct Report {
+    /// Whether a figure has grown too much or is not recorded.
     pub(crate) failed: bool,
     text: String,
 }
 
-/// Writes the file anew.
+/// Writes `figures.txt`.
 pub(crate) fn record(figures: &[Figure]) -> anyhow::Result<()> {
     let mut text = format!(
-        "# What one operation takes: instructions of Rust's functions, and hundredths of calls that allocate and that copy.\n\
+        "# Cost of one operation: instructions of Rust functions, and hundredths of calls that allocate and that \
+         copy.\n\
          # Written by: {RECORD}\nprocessor {}\n",
         std::env::consts::ARCH
     );
@@ -53,20 +55,20 @@ pub(crate) fn record(figures: &[Figure]) -> anyhow::Result<()> {
 }
 
 impl Recorded {
-    /// Reads the file.
+    /// Reads `figures.txt`.
     pub(crate) fn read() -> anyhow::Result<Self> {
-        let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}; {RECORD} makes it"))?;
+        let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}; create it with: {RECORD}"))?;
         Self::parse(&text)
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut this = Self { is_of_this_kind: false, figures: Vec::new() };
+        let mut this = Self { is_same_architecture: false, figures: Vec::new() };
         for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
             if let Some(processor) = line.strip_prefix("processor ") {
-                this.is_of_this_kind = processor == std::env::consts::ARCH;
+                this.is_same_architecture = processor == std::env::consts::ARCH;
                 continue;
             }
-            let (name, numbers) = line.split_once(" | ").with_context(|| format!("{FILE}: no figure: {line}"))?;
+            let (name, numbers) = line.split_once(" | ").with_context(|| format!("{FILE}: not a figure: {line}"))?;
             let numbers = numbers.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>();
             let Ok([instructions, allocations, copies]) = numbers.as_deref() else {
                 anyhow::bail!("{FILE}: not three numbers: {line}")
@@ -77,11 +79,12 @@ impl Recorded {
         Ok(this)
     }
 
-    /// Fails what has grown, and what is not recorded; asks to record what has shrunk.
+    /// Compares new figures with the recorded ones. Fails if a figure has grown by more than [`CHANGE_MAX`] or is not
+    /// recorded, and asks to record figures that have shrunk by more than that.
     pub(crate) fn compare(&self, counted: &[Figure]) -> Report {
         let mut report = Report { failed: false, text: String::new() };
-        if !self.is_of_this_kind {
-            report.say(&format!("the figures of {FILE} are of another kind of processor; nothing is compared"));
+        if !self.is_same_architecture {
+            report.say(&format!("the figures in {FILE} are from another processor architecture; nothing is compared"));
         }
         let heading = format!(
             "{:<46} {:>12} {:>12} {:>8} {:>8} {:>12}",
@@ -94,7 +97,7 @@ impl Recorded {
             let recorded = before.map_or_else(|| "-".to_owned(), |before| before.instructions.to_string());
             let calls = |hundredths: u64| format!("{}.{:02}", hundredths / 100, hundredths % 100);
             let change = match before {
-                _ if !self.is_of_this_kind => "",
+                _ if !self.is_same_architecture => "",
                 None => "  NOT RECORDED",
                 Some(before) if now.has_grown_since(before) => "  GROWN",
                 Some(before) if before.has_grown_since(now) => "  less",
@@ -112,9 +115,9 @@ impl Recorded {
             ));
         }
         if report.failed {
-            report.say(&format!("more than {CHANGE_MAX} % above what is recorded. Where that has to be: {RECORD}"));
+            report.say(&format!("more than {CHANGE_MAX} % above the recorded figures; if that is needed: {RECORD}"));
         } else if can_record {
-            report.say(&format!("warning: something has become cheaper; keep that: {RECORD}"));
+            report.say(&format!("warning: figures have become smaller; record them: {RECORD}"));
         }
         report
     }

@@ -1,11 +1,13 @@
-//! How many instructions the gateway's own code takes: of the scan, and of the relay between two pipes in memory.
+//! Counts the instructions of the gateway's own code: of scanning messages, and of the relay between two in-memory
+//! pipes.
 //!
-//! `cargo bench --bench instructions` counts them with valgrind's callgrind and compares with `figures.txt` beside this file; what has
-//! grown by more than 5 % fails. `-- --record` writes that file anew. `-- --test` runs every case without counting.
+//! `cargo bench --bench instructions` counts with valgrind's callgrind and compares with `figures.txt` next to this
+//! file. An increase of more than 5 % fails. `-- --record` writes the file, and `-- --test` runs every case without
+//! counting.
 //!
-//! Counted is what Rust functions of this program do themselves. The ciphers and the C library are shown, and not judged: both
-//! choose their code by the processor that they find, so that another machine would count otherwise. What is asked of the
-//! C library (to allocate, to copy) is judged by the number of calls instead.
+//! Only the instructions of Rust functions are compared. Those of ciphers and of the C library are shown only: this
+//! code is selected by processor, so machines differ. For the C library, the numbers of calls that allocate and that
+//! copy are compared instead.
 
 mod callgrind;
 mod cases;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 use cases::CASES;
 use figures::{Figure, Recorded};
 
-/// Names the one case that this program is to run as valgrind's child.
+/// Environment variable with the name of the case that this program runs under valgrind.
 const CASE: &str = "MONGATE_INSTRUCTIONS_CASE";
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -49,7 +51,7 @@ fn main() -> anyhow::Result<ExitCode> {
         counted.push(Figure {
             name: case.name.to_owned(),
             instructions: each(sums.instructions),
-            // In hundredths: many operations share one allocation.
+            // In hundredths, because several operations may share one allocation.
             allocations: each(100 * sums.allocations),
             copies: each(100 * sums.copies),
             elsewhere: each(sums.elsewhere),
@@ -64,9 +66,9 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Runs `work` where callgrind counts; nothing else is counted.
+/// Runs `work`; callgrind counts only within this function.
 ///
-/// Not generic, so that there is one function of this name to be told by.
+/// Not generic, so that callgrind finds exactly one function with this name.
 #[inline(never)]
 fn counted(work: &mut dyn FnMut()) {
     work();

@@ -1,4 +1,5 @@
-//! A relay between two pipes in memory, with TLS on the upstream side; only the relay's own turns are handed out to be counted.
+//! A relay between two in-memory pipes, with TLS on the upstream side. Only polling the relay is counted, not the ends
+//! of the pipes.
 
 use std::io::{Read, Write};
 use std::pin::{Pin, pin};
@@ -24,72 +25,76 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::kit::certificates::{Pki, Wanted};
 
-/// What a pipe holds: more than any message here, so that one turn of the relay moves all of it.
+/// Capacity of a pipe: larger than every message here, so that one poll of the relay moves a whole message.
 const PIPE_BYTES: usize = 4 * 1024 * 1024;
-/// A reply answers what its request was called.
+/// Bytes of a reply's `responseTo`, which is the id of its request.
 const RESPONSE_TO: std::ops::Range<usize> = 8..12;
+/// Bytes of a request's id.
 const REQUEST_ID: std::ops::Range<usize> = 4..8;
 
-/// Whether a policy is in force, and of how many rules.
+/// The policy of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Judged {
-    No,
-    By(usize),
+pub(crate) enum Rules {
+    /// No policy is in force.
+    Off,
+    /// A policy with this number of rules is in force.
+    Count(usize),
 }
 
-/// Runs one turn of the relay, and may count it.
+/// Runs one poll of the relay, and may count it.
 pub(crate) type Count<'a> = dyn FnMut(&mut dyn FnMut()) + 'a;
 
-/// The relay, and what is at the far ends of its pipes.
+/// A relay, and the ends of its pipes: the client's, and the server's with its TLS session.
 pub(crate) struct Relayed {
     relaying: Pin<Box<dyn Future<Output = Turn>>>,
     client: DuplexStream,
     upstream: DuplexStream,
     session: ServerConnection,
-    // Timers are made in it, though none is waited for.
+    // The relay creates timers in this runtime. The runtime itself never runs.
     runtime: tokio::runtime::Runtime,
     received: Vec<u8>,
 }
 
 impl Relayed {
-    /// Joins the pipes, with the handshake done.
-    pub(crate) fn new(judged: Judged) -> anyhow::Result<Self> {
+    /// Connects the pipes and completes the TLS handshake.
+    pub(crate) fn new(rules: Rules) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // The second of a process finds it installed.
+        // Fails for the second relay of a process, because the recorder is already installed.
         let _ = Metrics::install();
         let (near, session) = shake_hands()?;
         let (client, near_client) = duplex(PIPE_BYTES);
         let (upstream, socket) = duplex(PIPE_BYTES);
-        let guard = match judged {
-            Judged::No => PolicyFilter::off(),
-            Judged::By(rules) => PolicyFilter::new(Box::new(Rules::new(rules)?)),
+        let policy_filter = match rules {
+            Rules::Off => PolicyFilter::off(),
+            Rules::Count(count) => PolicyFilter::new(Box::new(FixedPolicy::new(count)?)),
         };
-        let record = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
-        let terms = HandshakeFilter::default();
-        let side = UpstreamSide { socket, session: near, generation: 0 };
+        let stats = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
+        let handshake_filter = HandshakeFilter::default();
+        let upstream_side = UpstreamSide { socket, session: near, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            Box::pin(carry(Relay::new(near_client, side, record, guard, terms), drain, renewal))
+            let relay = Relay::new(near_client, upstream_side, stats, policy_filter, handshake_filter);
+            Box::pin(run(relay, drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })
     }
 
-    /// One request there, one reply back; fails where either does not arrive as it was sent.
+    /// Sends one request and one reply through the relay. Fails if one of them does not arrive unchanged.
     pub(crate) fn round_trip(&mut self, request: &[u8], reply: &[u8], count: &mut Count<'_>) -> anyhow::Result<()> {
         let mut reply = reply.to_vec();
         reply[RESPONSE_TO].copy_from_slice(&request[REQUEST_ID]);
         send(&mut self.client, request)?;
-        self.turn(count)?;
-        ensure!(self.take_request(request.len())? == request, "upstream did not receive what was sent");
+        self.poll_relay(count)?;
+        ensure!(self.take_request(request.len())? == request, "the upstream did not receive the request unchanged");
         self.give_reply(&reply)?;
-        self.turn(count)?;
+        self.poll_relay(count)?;
         let length = receive(&mut self.client, &mut self.received)?;
-        ensure!(self.received[..length] == reply, "the client did not receive what was answered");
+        ensure!(self.received[..length] == reply, "the client did not receive the reply unchanged");
         Ok(())
     }
 
-    fn turn(&mut self, count: &mut Count<'_>) -> anyhow::Result<()> {
+    fn poll_relay(&mut self, count: &mut Count<'_>) -> anyhow::Result<()> {
         let _entered = self.runtime.enter();
         let mut ended = false;
         let relaying = &mut self.relaying;
@@ -99,14 +104,14 @@ impl Relayed {
     }
 
     fn take_request(&mut self, length: usize) -> anyhow::Result<Vec<u8>> {
-        let sealed = receive(&mut self.upstream, &mut self.received)?;
-        let mut left = &self.received[..sealed];
+        let encrypted = receive(&mut self.upstream, &mut self.received)?;
+        let mut left = &self.received[..encrypted];
         let mut request = vec![0; length];
         let mut filled = 0;
         while !left.is_empty() {
             self.session.read_tls(&mut left)?;
             self.session.process_new_packets()?;
-            // An error says that there is no more for now; nothing, that there is no more room.
+            // An error means that there is no more plaintext for now; 0 means that the buffer is full.
             while let Ok(count @ 1..) = self.session.reader().read(&mut request[filled..]) {
                 filled += count;
             }
@@ -117,15 +122,15 @@ impl Relayed {
 
     fn give_reply(&mut self, reply: &[u8]) -> anyhow::Result<()> {
         self.session.writer().write_all(reply)?;
-        let mut sealed = Vec::new();
+        let mut encrypted = Vec::new();
         while self.session.wants_write() {
-            self.session.write_tls(&mut sealed)?;
+            self.session.write_tls(&mut encrypted)?;
         }
-        send(&mut self.upstream, &sealed)
+        send(&mut self.upstream, &encrypted)
     }
 }
 
-async fn carry(mut relay: Relay<DuplexStream, DuplexStream>, drain: DrainWatch, renewal: RenewalWatch) -> Turn {
+async fn run(mut relay: Relay<DuplexStream, DuplexStream>, drain: DrainWatch, renewal: RenewalWatch) -> Turn {
     relay.run(Vec::new(), &drain, &renewal).await
 }
 
@@ -144,7 +149,7 @@ fn receive(pipe: &mut DuplexStream, buffer: &mut [u8]) -> anyhow::Result<usize> 
     }
 }
 
-/// Both ends of a finished session, in which nothing waits.
+/// Returns both ends of a TLS session after the handshake, without pending data.
 pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
     let pki = Pki::new()?;
     let (certificate, key) = pki.issue("server", &Wanted::server())?.der();
@@ -163,29 +168,29 @@ pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
     let mut client = Session::new(Arc::new(client), ServerName::try_from("localhost")?)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     server.set_buffer_limit(None);
-    let (mut there, mut back) = (Records::default(), Vec::new());
+    let (mut to_server, mut to_client) = (Records::default(), Vec::new());
     while client.facts().is_handshaking() || server.is_handshaking() {
-        client.open(&mut back, |_| {}, &mut there).context("the client's side of the handshake")?;
-        server.read_tls(&mut there.as_slice())?;
-        there.clear();
+        client.open(&mut to_client, |_| {}, &mut to_server).context("the client's side of the handshake")?;
+        server.read_tls(&mut to_server.as_slice())?;
+        to_server.clear();
         server.process_new_packets().context("the server's side of the handshake")?;
-        back.clear();
+        to_client.clear();
         while server.wants_write() {
-            server.write_tls(&mut back)?;
+            server.write_tls(&mut to_client)?;
         }
     }
     Ok((client, server))
 }
 
-/// A policy that never changes.
-struct Rules(EffectivePolicy);
+/// A policy source whose policy never changes.
+struct FixedPolicy(EffectivePolicy);
 
-impl Rules {
+impl FixedPolicy {
     fn new(count: usize) -> anyhow::Result<Self> {
         let values =
             |texts: &[&str]| Values { any: Some(texts.iter().map(|text| (*text).to_owned()).collect()), not: None };
         let rule = |number: usize| {
-            // The last one lets everything below pass, so that none before it ends the search.
+            // The last rule allows the benchmarked commands, so that none before it ends the search.
             let is_last = number == count;
             let to = if is_last {
                 ToConfig { databases: values(&["shop", "admin"]), ..ToConfig::default() }
@@ -216,7 +221,7 @@ impl Rules {
     }
 }
 
-impl PolicySource for Rules {
+impl PolicySource for FixedPolicy {
     fn version(&self) -> u64 {
         0
     }
@@ -226,6 +231,6 @@ impl PolicySource for Rules {
     }
 
     fn tell(&self, finding: &Finding<'_>) {
-        panic!("nothing here is refused or audited: {finding:?}");
+        panic!("a command was denied or audited: {finding:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! The messages that benchmarks read, and how the relay reads them: piece by piece, as they come from a socket.
-#![allow(dead_code, reason = "each benchmark uses its own part of it")]
+//! The messages of the benchmarks, and functions that scan them as the relay does: piece by piece, as from a socket.
+#![allow(dead_code, reason = "each benchmark uses a part of this module")]
 
 use bson::{Document, RawDocumentBuf, doc};
 
@@ -10,7 +10,7 @@ use mongate::wire::op_msg;
 use mongate::wire::reply::ReplyFacts;
 use mongate::wire::request::RequestFacts;
 
-/// Bytes that the relay reads at a time.
+/// Bytes that the relay reads at once.
 const READ_BYTES: usize = 128 * 1024;
 
 pub(crate) fn message(body: &Document) -> Vec<u8> {
@@ -18,7 +18,7 @@ pub(crate) fn message(body: &Document) -> Vec<u8> {
     op_msg::encode(7, 0, &body)
 }
 
-/// What drivers put behind a command.
+/// Adds the fields that drivers append to a command.
 pub(crate) fn with_session(mut body: Document) -> Document {
     let id = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![7; 16] };
     body.insert("lsid", doc! { "id": id });
@@ -40,7 +40,7 @@ pub(crate) fn insert_of_1000() -> Document {
     with_session(doc! { "insert": "orders", "documents": many })
 }
 
-/// 1,000 documents in the reply to a find.
+/// A reply to a find with 1,000 documents.
 pub(crate) fn batch_of_16_mb() -> Document {
     let batch: Vec<Document> = (0..1_000).map(|n| doc! { "_id": n, "text": "x".repeat(16_000) }).collect();
     doc! { "cursor": { "id": 1_i64, "ns": "shop.orders", "firstBatch": batch }, "ok": 1.0 }

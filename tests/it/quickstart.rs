@@ -1,4 +1,4 @@
-//! The first thing that anyone runs: `examples/quickstart.rs`, as `cargo test` has built it.
+//! Tests `examples/quickstart.rs`, the first program that a new user runs. `cargo test` builds it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,23 @@ use crate::kit::process::Process;
 use crate::kit::provision;
 use crate::kit::raw::Connection;
 
-/// It takes two seconds; a busy machine may need many.
+/// The example takes two seconds; a busy machine may need many more.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 #[test]
-fn it_proves_that_it_works_and_ends() {
+fn once_proves_that_the_gateway_works_and_ends() {
     let Some(mut quickstart) = start(&["--once", "--port", "0"]) else { return };
     let status = quickstart.wait(TIMEOUT).unwrap();
-    let said = quickstart.stdout();
-    assert!(status.success(), "{said}");
+    let output = quickstart.stdout();
+    assert!(status.success(), "{output}");
     for part in ["mongod refuses", "found tea", "command=\"insert\",outcome=\"ok\"", "command=\"find\"", "it works"] {
-        assert!(said.contains(part), "it did not say {part}:\n{said}");
+        assert!(output.contains(part), "{part:?} is missing from the output:\n{output}");
     }
     assert!(!Path::new(&word_after(&quickstart, "certificates")).exists());
 }
 
 #[test]
-fn it_serves_until_ctrl_c_and_leaves_nothing() {
+fn it_serves_until_ctrl_c_and_then_removes_its_files() {
     let Some(mut quickstart) = start(&["--port", "0"]) else { return };
     quickstart.wait_for_line(TIMEOUT, |line| line.text.contains("serving until").then_some(())).unwrap();
     let address = word_after(&quickstart, "gateway");
@@ -43,13 +43,13 @@ fn it_serves_until_ctrl_c_and_leaves_nothing() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_with_a_remedy() {
+fn a_port_in_use_is_named_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let Some(mut quickstart) = start(&["--once", "--port", &port]) else { return };
     assert_eq!(quickstart.wait(TIMEOUT).unwrap().code(), Some(1));
-    let said = quickstart.tail();
-    assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("--port N"), "{said}");
+    let output = quickstart.tail();
+    assert!(output.contains(&format!("127.0.0.1:{port}")) && output.contains("--port N"), "{output}");
 }
 
 fn start(arguments: &[&str]) -> Option<Process> {
@@ -59,18 +59,23 @@ fn start(arguments: &[&str]) -> Option<Process> {
     Some(Process::start("quickstart", command).unwrap())
 }
 
-/// Cargo names programs to tests, but not examples: it stands beside them.
+/// Returns the path of the example. Cargo tells a test where binaries are, but not where examples are: they are in a
+/// directory next to the test programs.
 fn program() -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let profile = test.ancestors().nth(2).context("this program was not built by cargo")?;
     let program = profile.join("examples/quickstart");
-    anyhow::ensure!(program.exists(), "`cargo test` builds it, and so does `cargo build --examples`");
+    anyhow::ensure!(program.exists(), "{} does not exist; run `cargo build --examples`", program.display());
     Ok(program)
 }
 
-/// The first word that it says about `what`.
-fn word_after(quickstart: &Process, what: &str) -> String {
-    let said = quickstart.stdout();
-    let line = said.lines().find_map(|line| line.trim_start().strip_prefix(what));
-    line.unwrap_or_else(|| panic!("nothing about {what}:\n{said}")).split_whitespace().next().unwrap().to_owned()
+/// Returns the first word after `label` in the output.
+fn word_after(quickstart: &Process, label: &str) -> String {
+    let output = quickstart.stdout();
+    let line = output.lines().find_map(|line| line.trim_start().strip_prefix(label));
+    line.unwrap_or_else(|| panic!("no line starts with {label:?}:\n{output}"))
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned()
 }

@@ -1,4 +1,5 @@
-//! Certificates as MongoDB's textbooks make them: the commands of docs/certificates.md, run as they stand there.
+//! Runs the openssl commands of docs/certificates.md exactly as the page shows them, and uses the certificates that
+//! they create: between the gateway and a real mongod.
 
 use std::fs;
 use std::path::Path;
@@ -12,22 +13,24 @@ use crate::kit::mongod::{Mongod, MongodOptions, ServerFiles};
 use crate::kit::openssl::Workshop;
 use crate::reports;
 
-/// The heading of the recipe, and which of its blocks of shell lines is which.
+/// Heading of the section with the commands.
 const SECTION: &str = "Certificates made with plain openssl";
+/// Index of the shell block that creates the certificates.
 const MAKE: usize = 0;
+/// Index of the shell block that issues the server certificate again, with a subject alternative name.
 const REISSUE: usize = 1;
 
-/// The certificates of the recipe, and a mongod that has its part of them.
+/// The certificates that the documented commands create, and a mongod that uses the server certificate.
 pub struct Scene {
-    /// Where the files are.
+    /// Directory with the certificate files.
     pub workshop: Workshop,
     mongod: Mongod,
-    /// X.509 version of mongod's certificate and of ours.
+    /// X.509 version of mongod's certificate and of the gateway's client certificate.
     version: u32,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_textbook_recipe_works_with_legacy_certificates() {
+async fn documented_certificates_work_with_legacy_certificates() {
     for scene in Scene::of_each_version() {
         let gateway = Gateway::start(&scene.options("legacy_certificates = true\n"));
         let client = Client::with_uri_str(reports::uri(&gateway)).await.unwrap();
@@ -38,13 +41,13 @@ async fn the_textbook_recipe_works_with_legacy_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_legacy_certificates_the_sentence_says_what_it_is_and_both_ways_out() {
+async fn without_legacy_certificates_the_error_names_the_cause_and_both_remedies() {
     for scene in Scene::of_each_version() {
-        refuses_with_both_ways_out(&scene).await;
+        check_cause_and_both_remedies(&scene).await;
     }
 }
 
-async fn refuses_with_both_ways_out(scene: &Scene) {
+async fn check_cause_and_both_remedies(scene: &Scene) {
     let options = scene.options("");
     let kind = match scene.version {
         1 => "it is an X.509 version 1 certificate",
@@ -57,8 +60,8 @@ async fn refuses_with_both_ways_out(scene: &Scene) {
     let logged =
         gateway.wait_for_log(reports::LOG_TIMEOUT, |event| event["message"] == "cannot connect to upstream").unwrap();
     let remedy = logged["remedy"].as_str().unwrap();
-    for way_out in ["subjectAltName=DNS:localhost", "-extfile", "upstream.test.tls.legacy_certificates"] {
-        assert!(remedy.contains(way_out), "{way_out} is not in: {remedy}");
+    for part in ["subjectAltName=DNS:localhost", "-extfile", "upstream.test.tls.legacy_certificates"] {
+        assert!(remedy.contains(part), "{part} is missing from the remedy: {remedy}");
     }
     let (exit, said) = options.check(&[]).unwrap();
     assert_eq!(exit, Some(69), "{said}");
@@ -66,8 +69,8 @@ async fn refuses_with_both_ways_out(scene: &Scene) {
 }
 
 #[test]
-fn the_recipes_own_way_out_needs_no_legacy_certificates() {
-    let Some(workshop) = made() else { return };
+fn the_documented_reissued_certificate_needs_no_legacy_certificates() {
+    let Some(workshop) = created_workshop() else { return };
     workshop.run(&documented(REISSUE));
     let Some(scene) = Scene::of(workshop) else { return };
     for verify in ["full", "chain"] {
@@ -77,12 +80,12 @@ fn the_recipes_own_way_out_needs_no_legacy_certificates() {
 }
 
 #[test]
-fn check_writes_the_user_as_mongod_does() {
+fn check_prints_the_user_name_as_mongod_does() {
     let Some(scene) = Scene::new() else { return };
     let options = scene.options("legacy_certificates = true\n");
     let user = external_user(&options);
     let expected = "emailAddress=orders@acme.example,CN=orders,OU=Applications,O=Acme,L=Berlin,ST=Berlin,C=DE";
-    assert_eq!((user.as_str(), mongods_user(&options).as_str()), (expected, expected));
+    assert_eq!((user.as_str(), user_of_mongod(&options).as_str()), (expected, expected));
 
     let gateway = Gateway::start(&options);
     let mut connection = gateway.connect().unwrap();
@@ -101,11 +104,11 @@ fn check_writes_the_user_as_mongod_does() {
 }
 
 #[test]
-fn the_documented_list_takes_mongods_certificate_back() {
+fn the_documented_crl_revokes_the_certificate_of_mongod() {
     let Some(scene) = Scene::new() else { return };
     scene.workshop.run(&documented_in("Revocation lists", 0));
-    let with_list = scene.options_of("certificate_file = 'client.pem'\ncrl_file = 'crl.pem'");
-    let (exit, said) = with_list.check(&[]).unwrap();
+    let with_crl = scene.options_of("certificate_file = 'client.pem'\ncrl_file = 'crl.pem'");
+    let (exit, said) = with_crl.check(&[]).unwrap();
     assert_eq!(exit, Some(69), "{said}");
     for part in [
         "revocation list         of emailAddress=dba@acme.example,CN=mongo CA",
@@ -116,7 +119,8 @@ fn the_documented_list_takes_mongods_certificate_back() {
     }
 }
 
-/// Subjects as openssl takes them, each with a twist of its own.
+/// Subjects in openssl's syntax. Each one tests another rule of the RFC 4514 form: escapes, spaces, hexadecimal values,
+/// non-ASCII text, multi-valued RDNs, short names and repeated attributes.
 const SUBJECTS: [&str; 9] = [
     "/DC=example/DC=acme/O=Acme/CN=orders",
     r#"/O=Acme, Inc./CN=orders \+ "more""#,
@@ -130,7 +134,7 @@ const SUBJECTS: [&str; 9] = [
 ];
 
 #[test]
-fn check_writes_every_subject_as_mongod_does() {
+fn check_prints_every_subject_as_mongod_does() {
     let Some(scene) = Scene::new() else { return };
     for subject in SUBJECTS {
         scene.workshop.run(&format!(
@@ -139,11 +143,11 @@ fn check_writes_every_subject_as_mongod_does() {
         ));
         let options = scene.options_of("certificate_file = 'subject.crt'\nprivate_key_file = 'client.key'");
         let user = external_user(&options);
-        assert_eq!(mongods_user(&options), user, "{subject}");
+        assert_eq!(user_of_mongod(&options), user, "{subject}");
     }
 }
 
-/// What `mongate check` says.
+/// Returns the user name that `mongate check` prints.
 fn external_user(options: &GatewayOptions) -> String {
     let (exit, said) = options.check(&["--json", "--offline"]).unwrap();
     assert_eq!(exit, Some(0), "{said}");
@@ -151,28 +155,34 @@ fn external_user(options: &GatewayOptions) -> String {
     report["upstreams"][0]["external_user"].as_str().unwrap().to_owned()
 }
 
-/// Whom mongod looks for when somebody authenticates with this certificate and names nobody.
-fn mongods_user(options: &GatewayOptions) -> String {
+/// Returns the user name that mongod derives from this certificate: it looks for this user if `authenticate` has no
+/// user field.
+fn user_of_mongod(options: &GatewayOptions) -> String {
     let login = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
     let refused = Gateway::start(options).connect().unwrap().command(&login).unwrap();
     let said = refused.get_str("errmsg").unwrap();
     let user =
         said.strip_prefix("Could not find user \"").and_then(|rest| rest.strip_suffix("\" for db \"$external\""));
-    user.unwrap_or_else(|| panic!("mongod says: {said}")).to_owned()
+    user.unwrap_or_else(|| panic!("mongod's reply has no user name: {said}")).to_owned()
 }
 
 impl Scene {
-    /// As the recipe makes it; `None` where openssl or mongod is missing.
+    /// Runs the documented commands and starts mongod; `None` if openssl or mongod is missing.
     pub fn new() -> Option<Self> {
-        Self::of(made()?)
+        Self::of(created_workshop()?)
     }
 
-    /// One as this openssl makes it; where that is not version 1 any more, another one that is.
+    /// One with the X.509 version that this openssl creates. If that is not version 1, a second one with version 1, as
+    /// older releases of openssl create it.
     fn of_each_version() -> Vec<Self> {
-        let as_made = Self::new();
-        let is_old = as_made.as_ref().is_none_or(|scene| scene.version == 1);
-        let old = if is_old { None } else { made().and_then(|workshop| Self::of(in_version_1(workshop))) };
-        as_made.into_iter().chain(old).collect()
+        let created = Self::new();
+        let is_version_1 = created.as_ref().is_none_or(|scene| scene.version == 1);
+        let old = if is_version_1 {
+            None
+        } else {
+            created_workshop().and_then(|workshop| Self::of(resigned_in_version_1(workshop)))
+        };
+        created.into_iter().chain(old).collect()
     }
 
     fn of(workshop: Workshop) -> Option<Self> {
@@ -183,37 +193,39 @@ impl Scene {
         Some(Self { workshop, mongod, version })
     }
 
-    /// A gateway as the recipe configures it, and what else is in its table.
+    /// A gateway with the documented certificate files; `more` is appended to its table `tls`.
     fn options(&self, more: &str) -> GatewayOptions {
         self.with_files(&format!("certificate_file = 'client.pem'\nca_file = 'ca.pem'\n{more}"))
     }
 
-    /// A gateway with this table, completed.
+    /// A gateway with `table` as its table `tls`, with `legacy_certificates`, and with the documented `ca_file` unless
+    /// the table has one.
     pub fn options_of(&self, table: &str) -> GatewayOptions {
-        let authority = if table.contains("ca_file") { "" } else { "ca_file = 'ca.pem'\n" };
-        self.with_files(&format!("{table}\n{authority}legacy_certificates = true\n"))
+        let ca_file = if table.contains("ca_file") { "" } else { "ca_file = 'ca.pem'\n" };
+        self.with_files(&format!("{table}\n{ca_file}legacy_certificates = true\n"))
     }
 
-    /// A gateway with exactly this table; file names are of the workshop.
+    /// A gateway with exactly this table; file names are relative to the workshop.
     fn with_files(&self, table: &str) -> GatewayOptions {
-        let place = self.workshop.path().display();
+        let directory = self.workshop.path().display();
         GatewayOptions {
             upstream_address: format!("localhost:{}", self.mongod.port()),
-            upstream_tls: table.replace("_file = '", &format!("_file = '{place}/")),
+            upstream_tls: table.replace("_file = '", &format!("_file = '{directory}/")),
             ..GatewayOptions::default()
         }
     }
 }
 
-fn in_version_1(workshop: Workshop) -> Workshop {
-    for who in ["server", "client"] {
-        workshop.sign_version_1(who);
-        workshop.run(&format!("cat {who}.key {who}.crt > {who}.pem"));
+fn resigned_in_version_1(workshop: Workshop) -> Workshop {
+    for stem in ["server", "client"] {
+        workshop.sign_version_1(stem);
+        workshop.run(&format!("cat {stem}.key {stem}.crt > {stem}.pem"));
     }
     workshop
 }
 
-fn made() -> Option<Workshop> {
+/// Runs the documented commands in a new directory.
+fn created_workshop() -> Option<Workshop> {
     let workshop = Workshop::new()?;
     workshop.run(&documented(MAKE));
     Some(workshop)
@@ -223,12 +235,12 @@ fn documented(index: usize) -> String {
     documented_in(SECTION, index)
 }
 
-/// A block of shell lines as docs/certificates.md has it.
+/// Returns a shell block of docs/certificates.md: the one with this index in the section with this heading.
 pub fn documented_in(section: &str, index: usize) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/certificates.md");
     let text = fs::read_to_string(path).unwrap();
-    let (_, section) = text.split_once(&format!("## {section}\n")).expect("the section is documented");
+    let (_, section) = text.split_once(&format!("## {section}\n")).expect("docs/certificates.md has this section");
     let section = section.split_once("\n## ").map_or(section, |(section, _)| section);
-    let block = section.split("```sh\n").nth(index + 1).expect("the block is there");
+    let block = section.split("```sh\n").nth(index + 1).expect("the section has this shell block");
     block.split("```").next().unwrap().to_owned()
 }

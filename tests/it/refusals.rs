@@ -1,4 +1,5 @@
-//! Who is refused at the door, and why: no place left, TLS, HTTP, garbage; and who only knocks, which is no trouble.
+//! Connections that the gateway rejects, and the reasons that it gives: connection limit, TLS on a plaintext port,
+//! HTTP, and bytes of another protocol. Also health checks that connect and send nothing, which are not an error.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -14,21 +15,22 @@ use crate::kit::waiting::until;
 use crate::reports;
 use crate::reports::{LOG_TIMEOUT, is_at_least_one, is_zero};
 
-/// What is not a MongoDB client.
+/// First bytes of another protocol, and how the log describes them.
 struct Row {
     sends: &'static [u8],
-    /// Parts of what the log says.
+    /// Part of the field `reason` of the log line.
     reason: &'static str,
+    /// Part of the field `remedy`.
     remedy: &'static str,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_client_above_max_connections_is_told_so_and_served_when_another_leaves() {
+async fn a_client_above_max_connections_gets_an_error_until_another_client_leaves() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway =
         Gateway::start(&GatewayOptions { listener: "max_connections = 2\n".to_owned(), ..GatewayOptions::to(&mongod) });
-    let mut first = seated(&gateway);
-    let mut second = seated(&gateway);
+    let mut first = answered_connection(&gateway);
+    let mut second = answered_connection(&gateway);
 
     let mut third = gateway.connect().unwrap();
     let refusal = third.command(&ping()).unwrap();
@@ -47,16 +49,16 @@ async fn the_client_above_max_connections_is_told_so_and_served_when_another_lea
     let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "rejected").unwrap();
     assert_eq!((&logged["level"], &logged["message"]), (&"WARN".into(), &"connection refused".into()));
     check_says(&logged, "max_connections reached", "listener.test.max_connections");
-    assert!(outcome(&gateway, "rejected") > 2.5, "the raw one, and each driver");
+    assert!(outcome(&gateway, "rejected") > 2.5, "the raw connection and each driver");
 
     first.run(&ping()).unwrap();
     second.run(&ping()).unwrap();
     drop(first);
-    until("the place is free", || gateway.connect().unwrap().run(&ping()).ok());
+    until("a connection permit is free", || gateway.connect().unwrap().run(&ping()).ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_driver_that_speaks_tls_to_the_port_is_named() {
+async fn a_driver_that_uses_tls_on_a_plaintext_port_is_reported() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let uri = format!("{}&tls=true&tlsInsecure=true", reports::uri(&gateway));
@@ -74,7 +76,7 @@ async fn a_driver_that_speaks_tls_to_the_port_is_named() {
 }
 
 #[test]
-fn http_is_answered_in_http_and_named() {
+fn http_gets_an_http_reply_and_is_reported() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let answer = http::get(gateway.address(), "/metrics").unwrap();
@@ -87,7 +89,7 @@ fn http_is_answered_in_http_and_named() {
 }
 
 #[test]
-fn garbage_is_named_and_closed() {
+fn another_protocol_is_reported_and_its_connection_closed() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let rows = [
         Row { sends: b"SSH-2.0-OpenSSH_9.2p1\r\n", reason: "not the MongoDB wire protocol", remedy: "only MongoDB" },
@@ -109,11 +111,11 @@ fn garbage_is_named_and_closed() {
 }
 
 #[test]
-fn a_probe_without_a_byte_costs_nothing_and_is_not_logged() {
+fn a_health_check_without_data_opens_no_upstream_connection_and_is_not_logged() {
     const PROBES: u32 = 50;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     for level in ["info", "debug"] {
-        // Without spares, so that every handshake is somebody's doing.
+        // Without spare connections, so that only a client or the background check can cause a handshake.
         let upstream = "warm_connections = 0\n".to_owned();
         let options = GatewayOptions { log_level: Some(level), upstream, ..GatewayOptions::to(&mongod) };
         let gateway = Gateway::start(&options);
@@ -126,8 +128,8 @@ fn a_probe_without_a_byte_costs_nothing_and_is_not_logged() {
         let all = |count: f64| (count - f64::from(PROBES)).abs() < 0.5;
         let labels = [("listener", "test"), ("outcome", "probe")];
         gateway.await_metric("mongate_connections_total", &labels, all);
-        // The check in the background may have run meanwhile: that is one.
-        assert!(handshakes() < before + 1.5, "probes were led to mongod");
+        // The background check may have made one handshake in the meantime.
+        assert!(handshakes() < before + 1.5, "health checks caused upstream handshakes");
         let logged: Vec<_> = gateway.log().split_off(lines);
         assert!(logged.iter().all(|event| event["level"] == "DEBUG"), "{logged:?}");
         assert_eq!(logged.iter().filter(|event| event["outcome"] == "probe").count() > 0, level == "debug");
@@ -135,8 +137,8 @@ fn a_probe_without_a_byte_costs_nothing_and_is_not_logged() {
     }
 }
 
-/// A connection that has a place, as it has been answered.
-fn seated(gateway: &Gateway) -> Connection {
+/// Opens a connection and waits for a reply, so that it certainly holds a connection permit.
+fn answered_connection(gateway: &Gateway) -> Connection {
     let mut connection = gateway.connect().unwrap();
     connection.send(&op_msg(1, 0, &[body_section(&ping())])).unwrap();
     assert_eq!(connection.reply().unwrap().code(), None);

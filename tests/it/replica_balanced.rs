@@ -1,4 +1,5 @@
-//! A whole set behind one address, for clients that take it for a load balancer; and one member as it is.
+//! Listeners with `topology = "load_balanced"`, which present a whole replica set at one address, and with
+//! `topology = "direct"`, which show one member unchanged.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,11 +17,11 @@ use crate::kit::raw::{Connection, Received, body_section, op_msg, op_query};
 use crate::kit::replica_set::{ReplicaSet, SetOptions};
 use crate::kit::waiting;
 
-/// A script takes a few seconds; a busy machine may need many.
+/// A script takes a few seconds; a busy machine may need many more.
 const SCRIPT_TIMEOUT: Duration = Duration::from_mins(3);
-/// Each other one than `primary`, which is the default.
+/// Read preferences other than `primary`, which is the default.
 const PREFERENCES: [&str; 4] = ["primaryPreferred", "secondary", "secondaryPreferred", "nearest"];
-/// What the scripts print.
+/// Expected output of the scripts.
 pub const EXPECTED: [&str; 5] = [
     r#"{"servers":["LoadBalancer"],"step":"topology"}"#,
     r#"{"count":100,"step":"insert"}"#,
@@ -30,7 +31,7 @@ pub const EXPECTED: [&str; 5] = [
 ];
 
 #[test]
-fn drivers_take_the_set_for_a_load_balancer() {
+fn drivers_use_the_set_in_load_balanced_mode() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&balanced(&set));
     let uri = format!("{}/?loadBalanced=true", gateway.uri());
@@ -42,22 +43,23 @@ fn drivers_take_the_set_for_a_load_balancer() {
     set.assert_no_strangers();
 }
 
-/// A driver that is not told would take a part for the whole: it hears what to do about it, whichever words it begins with.
+/// A driver without `loadBalanced=true` would take one member for the whole set. Every form of its first hello gets an
+/// error with the remedy.
 #[test]
-fn who_does_not_know_of_the_load_balancer_is_told() {
+fn a_driver_without_load_balanced_true_gets_an_error() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&balanced(&set));
     let hello = doc! { "hello": 1, "$db": "admin" };
-    let first_words = [
+    let first_requests = [
         op_msg(5, 0, &[body_section(&hello)]),
         op_msg(5, 0, &[body_section(&doc! { "isMaster": 1, "loadBalanced": false, "$db": "admin" })]),
         op_query(5, "admin.$cmd", -1, &doc! { "ismaster": 1, "helloOk": true }),
     ];
-    for words in first_words {
+    for request in first_requests {
         let mut connection = gateway.connect().unwrap();
-        connection.send(&words).unwrap();
-        let told = connection.reply().unwrap().document;
-        assert!(told.get_str("errmsg").unwrap().contains("loadBalanced=true"), "{told}");
+        connection.send(&request).unwrap();
+        let reply = connection.reply().unwrap().document;
+        assert!(reply.get_str("errmsg").unwrap().contains("loadBalanced=true"), "{reply}");
     }
     let Some(command) = drivers::python() else { return };
     let uri = |parameters| format!("{}/?serverSelectionTimeoutMS=2000{parameters}", gateway.uri());
@@ -70,10 +72,10 @@ fn who_does_not_know_of_the_load_balancer_is_told() {
 }
 
 #[test]
-fn a_read_preference_says_which_members_are_used() {
+fn the_read_preference_selects_the_members() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&balanced(&set));
-    await_parts(&gateway);
+    await_roles(&gateway);
     let primary = BTreeSet::from([set.primary()]);
     let all: BTreeSet<_> = set.members().into_iter().collect();
     let secondaries: BTreeSet<_> = all.difference(&primary).cloned().collect();
@@ -89,12 +91,12 @@ fn a_read_preference_says_which_members_are_used() {
     }
 }
 
-/// What the gateway says in the members' place: nothing of them, and for each another name.
+/// A hello reply has no member names. It has a `serviceId`, which differs from member to member.
 #[test]
-fn replies_name_a_service_and_no_member() {
+fn replies_have_a_service_id_and_no_member_names() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&balanced(&set));
-    await_parts(&gateway);
+    await_roles(&gateway);
     let services = |listener: &str| {
         let one = |_| {
             let mut connection = connect(&gateway, listener);
@@ -108,14 +110,14 @@ fn replies_name_a_service_and_no_member() {
     };
     let by_member = services("nearest");
     let members: BTreeSet<_> = by_member.iter().map(|(member, _)| member).collect();
-    let names: BTreeSet<_> = by_member.iter().map(|(_, name)| name).collect();
-    assert_eq!((members.len(), names.len()), (3, 3), "{by_member:?}");
-    // The name of a member is its name for as long as the gateway runs.
+    let ids: BTreeSet<_> = by_member.iter().map(|(_, id)| id).collect();
+    assert_eq!((members.len(), ids.len()), (3, 3), "{by_member:?}");
+    // A member keeps its id while the gateway runs.
     assert!(services("test").is_subset(&by_member));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_connections_follow_the_primary_and_old_ones_go() {
+async fn new_connections_go_to_the_new_primary_and_old_ones_close() {
     let Some(set) = ReplicaSet::start(SetOptions::default()) else { return };
     let gateway = Gateway::start(&balanced(&set));
     let uri = format!("{}/?loadBalanced=true&w=majority", gateway.uri());
@@ -128,9 +130,9 @@ async fn new_connections_follow_the_primary_and_old_ones_go() {
     let after = set.step_down().unwrap();
     gateway.await_primary(&after);
     assert_eq!(member_of(&mut greet(&gateway, "test")), after);
-    // It was on a member that is primary no longer, and had nothing to wait for.
+    // It is on a member that is no longer the primary, and waits for no reply: the gateway closes it.
     assert!(matches!(idle.receive().unwrap(), Received::Closed(bytes) if bytes.is_empty()));
-    // As the documentation has it: a write may meet one more of these connections, and no write may meet the next.
+    // As documented: one write may use another such connection and fail. The next write must not.
     let mut failures = 0;
     for id in 1..50 {
         while let Err(error) = collection.insert_one(doc! { "_id": id }).await {
@@ -145,9 +147,8 @@ async fn new_connections_follow_the_primary_and_old_ones_go() {
     set.assert_no_strangers();
 }
 
-/// One member, and nothing of what it says is changed.
 #[test]
-fn direct_is_one_member_as_it_is() {
+fn a_direct_listener_shows_one_member_unchanged() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&balanced(&set));
     let first = set.members().remove(0);
@@ -166,7 +167,8 @@ fn direct_is_one_member_as_it_is() {
     set.assert_no_strangers();
 }
 
-/// The listener `test` for the primary, one named after each other preference, and one that is direct.
+/// The listener `test` for the primary, one listener per other read preference with its name, and one with
+/// `topology = "direct"`.
 fn balanced(set: &ReplicaSet) -> GatewayOptions {
     let listener = "topology = \"load_balanced\"\n".to_owned();
     let mut options = GatewayOptions { listener, ..GatewayOptions::to_set(set) };
@@ -178,8 +180,8 @@ fn balanced(set: &ReplicaSet) -> GatewayOptions {
     options
 }
 
-/// Waits until the gateway knows what each of the three members is.
-fn await_parts(gateway: &Gateway) {
+/// Waits until the gateway knows the role of each of the three members.
+fn await_roles(gateway: &Gateway) {
     waiting::until("the gateway knows a primary and two secondaries", || {
         let status = gateway.status().ok()?;
         let members = status["upstreams"][0]["set"]["members"].as_array()?;
@@ -192,14 +194,14 @@ fn connect(gateway: &Gateway, listener: &str) -> Connection {
     Connection::plain(&gateway.address_of(&listener.to_lowercase()).unwrap()).unwrap()
 }
 
-/// A connection that has begun as a driver's does.
+/// Opens a connection and sends hello, as a driver does.
 fn greet(gateway: &Gateway, listener: &str) -> Connection {
     let mut connection = connect(gateway, listener);
     connection.run(&doc! { "hello": 1, "loadBalanced": true, "$db": "admin" }).unwrap();
     connection
 }
 
-/// The member at the other end, by its real name.
+/// Returns the real name of the member that this connection uses.
 fn member_of(connection: &mut Connection) -> String {
     let status = connection.run(&doc! { "serverStatus": 1, "$db": "admin" }).unwrap();
     status.get_document("repl").unwrap().get_str("me").unwrap().to_owned()

@@ -1,5 +1,5 @@
-//! Unmodified drivers and a real replica set: they stay on the gateway, see its members as they are, and never come near
-//! one of them themselves.
+//! Unmodified drivers in front of a real replica set: they see the members in their real roles, and connect only to the
+//! gateway, never to a member.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,27 +18,27 @@ use crate::rust_members;
 use crate::rust_script;
 use crate::rust_script::Outcome;
 
-/// A script takes a few seconds; a busy machine may need many.
+/// A script takes a few seconds; a busy machine may need many more.
 const SCRIPT_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// The whole script, which is compared with a direct connection elsewhere, gives the same in front of three members.
+/// Through the gateway to three members, the script prints the same lines as over a direct connection (`drivers.rs`).
 #[test]
-fn a_set_makes_no_difference_to_pymongo() {
-    with_set("python_set", &[], drivers::python);
+fn pymongo_works_the_same_with_a_replica_set() {
+    check_with_set("python_set", &[], drivers::python);
 }
 
 #[test]
-fn a_set_makes_no_difference_to_the_node_driver() {
-    with_set("node_set", &["exhaust"], drivers::node);
+fn the_node_driver_works_the_same_with_a_replica_set() {
+    check_with_set("node_set", &["exhaust"], drivers::node);
 }
 
 #[test]
-fn a_set_makes_no_difference_to_mongosh() {
-    with_set("mongosh_set", &["concurrent", "exhaust", "gridfs"], drivers::mongosh);
+fn mongosh_works_the_same_with_a_replica_set() {
+    check_with_set("mongosh_set", &["concurrent", "exhaust", "gridfs"], drivers::mongosh);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_set_makes_no_difference_to_the_rust_driver() {
+async fn the_rust_driver_works_the_same_with_a_replica_set() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let outcome = rust_script::run(&gateway.set_uri(set.name()), "rust_set").await.unwrap();
@@ -46,16 +46,17 @@ async fn a_set_makes_no_difference_to_the_rust_driver() {
     set.assert_no_strangers();
 }
 
-/// Primary, secondaries, tags, passive, hidden and arbiter, as each driver sees them, with the set's name in the URI and
-/// without; and the same directly, so that it is the set that is so and not the gateway that makes it so.
+/// Each driver must see primary, secondaries, tags, passive and hidden members and the arbiter as they are, with and
+/// without the set's name in the URI. The Rust driver also connects directly, to prove that the expected lines describe
+/// the set and not the gateway.
 #[tokio::test(flavor = "multi_thread")]
-async fn drivers_see_the_members_as_they_are() {
-    let Some(set) = ReplicaSet::start(set_of_every_kind()) else { return };
+async fn drivers_see_the_members_in_their_roles() {
+    let Some(set) = ReplicaSet::start(set_with_every_kind_of_member()) else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
-    // The hidden one is told to nobody.
+    // A hello reply does not list hidden members.
     let shown: Vec<_> = set.members().into_iter().filter(|member| *member != set.members()[3]).collect();
     let by_member = gateway.await_members(&shown);
-    // Without the set's name, Node and others cannot begin at an arbiter, which may well be the first by name.
+    // Without the set's name, Node and other drivers cannot start from an arbiter, which may be the first by name.
     let unnamed = format!("mongodb://{}/?", by_member[&set.primary()]);
     let addresses = by_member.into_values().collect();
     let direct = set.uri().unwrap();
@@ -66,14 +67,15 @@ async fn drivers_see_the_members_as_they_are() {
         check_members(name, python_members(&uri, &format!("python_{name}")), Some(&addresses));
         check_members(name, node_members(&uri, &format!("node_{name}")), Some(&addresses));
     }
-    // mongosh takes a URI of one address without a set's name as directConnection=true.
+    // mongosh treats a URI with one address and without the set's name as directConnection=true.
     check_members("mongosh", mongosh_members(&gateway.set_uri(set.name()), "mongosh_named"), Some(&addresses));
     set.assert_no_strangers();
 }
 
-/// What the others rely on: a driver that is told the members' names goes to them, and is seen there.
+/// The other tests rely on this check: a driver that receives the members' real names connects to them, and
+/// `strangers` reports it.
 #[test]
-fn a_driver_that_is_led_past_the_gateway_is_seen() {
+fn a_driver_that_bypasses_the_gateway_is_detected() {
     let one = SetOptions { members: vec![MemberOptions::default()], ..SetOptions::default() };
     let Some(set) = ReplicaSet::start(one) else { return };
     let listener = "topology = \"direct\"\n".to_owned();
@@ -85,7 +87,7 @@ fn a_driver_that_is_led_past_the_gateway_is_seen() {
     assert!(!set.strangers().is_empty());
 }
 
-fn with_set(database: &str, left_out: &[&str], script: fn(&str, &str) -> Option<Outcome>) {
+fn check_with_set(database: &str, left_out: &[&str], script: fn(&str, &str) -> Option<Outcome>) {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let Some(outcome) = script(&gateway.set_uri(set.name()), database) else { return };
@@ -93,29 +95,29 @@ fn with_set(database: &str, left_out: &[&str], script: fn(&str, &str) -> Option<
     set.assert_no_strangers();
 }
 
-fn set_of_every_kind() -> SetOptions {
+fn set_with_every_kind_of_member() -> SetOptions {
     let tags = |zone| vec![("zone", zone)];
     let members = vec![
         MemberOptions { tags: tags("north"), ..MemberOptions::default() },
-        // Passive, so that the first one is primary and this one a secondary in every run.
+        // Passive, so that in every run the first member is the primary and this one a secondary.
         MemberOptions { tags: tags("south"), ..MemberOptions::passive() },
         MemberOptions { tags: tags("far"), ..MemberOptions::passive() },
         MemberOptions { tags: tags("dark"), ..MemberOptions::hidden() },
         MemberOptions::arbiter(),
     ];
-    // There is to be no other primary, however busy the machine is.
+    // Long enough that a busy machine does not cause an election.
     SetOptions { members, election_timeout: Duration::from_secs(5), ..SetOptions::default() }
 }
 
-/// What a driver says is what there is, and it knows of no address but the gateway's.
-fn check_members(who: &str, lines: Option<Vec<String>>, addresses: Option<&BTreeSet<String>>) {
+/// Compares what a driver reports with the expected lines, and its known addresses with the gateway's `addresses`.
+fn check_members(driver: &str, lines: Option<Vec<String>>, addresses: Option<&BTreeSet<String>>) {
     let Some(mut lines) = lines else { return };
     let last: Value = serde_json::from_str(&lines.pop().unwrap()).unwrap();
     let expected = fs::read_to_string(programs::scripts().join("members.jsonl")).unwrap();
-    assert_eq!(lines, expected.lines().collect::<Vec<_>>(), "{who}");
+    assert_eq!(lines, expected.lines().collect::<Vec<_>>(), "{driver}");
     if let Some(addresses) = addresses {
         let known: BTreeSet<String> = serde_json::from_value(last["all"].clone()).unwrap();
-        assert_eq!(known, *addresses, "{who}");
+        assert_eq!(known, *addresses, "{driver}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Elections under load: what was acknowledged is there afterwards, nothing fails that does not fail without a gateway,
-//! and clients recover as fast.
+//! Elections under load: no acknowledged write is lost, no write fails that succeeds without the gateway, and the time
+//! without writes is shown for both.
 
 use std::time::Duration;
 
@@ -8,48 +8,48 @@ use crate::kit::replica_set::{ReplicaSet, SetOptions};
 use crate::writers;
 use crate::writers::{Lane, Outcome};
 
-/// How often the primary steps down.
+/// Number of step-downs.
 const STEP_DOWNS: usize = 10;
-/// How often the primary is killed, which takes longer: a new one has to find out.
+/// Number of kills. A kill takes longer than a step-down, because the other members must notice it first.
 const KILLS: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn step_downs_lose_nothing() {
+async fn step_downs_lose_no_acknowledged_write() {
     let Some(set) = ReplicaSet::start(SetOptions::default()) else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let lanes = lanes(&set, &gateway).await;
     let mut moments = Vec::new();
     for _ in 0..STEP_DOWNS {
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         moments.push(writers::now());
         set.step_down().unwrap();
     }
-    writers::await_well(&lanes);
+    writers::await_recovery(&lanes);
     check("step-down", &set, lanes, &moments).await;
     let changes = gateway.await_metric("mongate_upstream_primary_changes_total", &[], |count| count > 9.5);
     assert!((changes - 10.0).abs() < 0.5, "the gateway counted {changes}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_primaries_lose_nothing() {
+async fn killed_primaries_lose_no_acknowledged_write() {
     let Some(mut set) = ReplicaSet::start(SetOptions::default()) else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let lanes = lanes(&set, &gateway).await;
     let mut moments = Vec::new();
     for _ in 0..KILLS {
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         let primary = set.primary();
         moments.push(writers::now());
         set.kill(&primary);
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         set.restart(&primary).unwrap();
         set.await_settled().unwrap();
     }
-    writers::await_well(&lanes);
+    writers::await_recovery(&lanes);
     check("kill", &set, lanes, &moments).await;
 }
 
-/// The same work in four ways at once, so that each election is the same one for all of them.
+/// The same work on four paths at the same time, so that every election affects all of them.
 async fn lanes(set: &ReplicaSet, gateway: &Gateway) -> Vec<Lane> {
     let (direct, through) = (set.uri().unwrap(), gateway.set_uri(set.name()));
     let mut lanes = vec![Lane::rust("rust direct", &direct).await, Lane::rust("rust gateway", &through).await];
@@ -58,8 +58,8 @@ async fn lanes(set: &ReplicaSet, gateway: &Gateway) -> Vec<Lane> {
     lanes
 }
 
-/// mongod's own answer to a write that a step-down met in its middle: an error of one write, not of the command, so that it
-/// has no label and no driver tries again, with a gateway or without.
+/// mongod's reply to a write that a step-down interrupts. It is a write error, not a command error, so it has no error
+/// label and no driver retries it, with or without the gateway.
 const STEPPED_DOWN_WHILE_WRITING: &str = "Not primary while writing";
 
 async fn check(what: &str, set: &ReplicaSet, lanes: Vec<Lane>, moments: &[f64]) {
@@ -76,7 +76,7 @@ async fn check(what: &str, set: &ReplicaSet, lanes: Vec<Lane>, moments: &[f64]) 
     set.assert_no_strangers();
 }
 
-#[expect(clippy::print_stderr, reason = "how long clients were without a primary is for people to compare")]
+#[expect(clippy::print_stderr, reason = "prints how long clients were without a primary, for people to compare")]
 fn show(what: &str, outcome: &Outcome, moments: &[f64]) {
     let mut gaps = outcome.gaps(moments);
     gaps.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! What members say of themselves reaches clients with the gateway's addresses in five fields, and to the byte as it was
-//! in everything else; and nothing but replies to `hello` is touched.
+//! The gateway rewrites five fields of a member's `hello` reply, to its own addresses. All other fields, and all other
+//! replies, reach the client byte for byte.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,21 @@ use crate::kit::raw;
 use crate::kit::raw::{Connection, OP_MSG, OP_REPLY, Reply, body_section, encode, op_msg, op_query};
 use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions};
 
-/// Fields that differ from one reply to the next: a time, a connection's number, what was written last.
+/// Fields that differ from one reply to the next: times, the number of the connection, the last write.
 const CHANGING: [&str; 5] = ["localTime", "connectionId", "lastWrite", "$clusterTime", "operationTime"];
-/// Long enough for what a member writes to itself now and then.
+/// Enough for a member that sometimes writes between two requests, which changes its next reply.
 const ATTEMPTS_MAX: usize = 20;
 
-/// Who stands where.
+/// The gateway's addresses.
 struct Addresses {
-    /// By the name of the member.
+    /// By member name.
     of: BTreeMap<String, String>,
 }
 
-/// A request in one of its forms, and which database it asks.
+/// One message form of a request.
 struct Form {
     name: &'static str,
+    /// Encodes a command for a database.
     bytes: fn(&Document, &str) -> Vec<u8>,
 }
 
@@ -37,16 +38,16 @@ const FORMS: [Form; 3] = [
 ];
 
 #[test]
-fn every_form_of_hello_differs_in_five_fields_and_in_nothing_else() {
-    let Some(set) = ReplicaSet::start(set_of_every_kind()) else { return };
+fn every_form_of_hello_is_rewritten_in_five_fields_only() {
+    let Some(set) = ReplicaSet::start(set_with_every_kind_of_member()) else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let hidden = &set.members()[2];
-    let told: Vec<_> = set.members().into_iter().filter(|member| member != hidden).collect();
-    let addresses = Addresses { of: gateway.await_members(&told) };
+    let shown: Vec<_> = set.members().into_iter().filter(|member| member != hidden).collect();
+    let addresses = Addresses { of: gateway.await_members(&shown) };
     let commands = ["hello", "isMaster", "ismaster"].map(|name| doc! { name: 1 });
     let wrapped = [doc! { "$query": { "isMaster": 1 } }, doc! { "query": { "ismaster": 1 } }];
     let long = doc! { "hello": "anything", "client": metadata(), "helloOk": true, "comment": "x".repeat(9_000) };
-    for member in &told {
+    for member in &shown {
         for (form, database) in FORMS.iter().flat_map(|form| [(form, "admin"), (form, "shop")]) {
             for command in &commands {
                 addresses.compare(&set, member, &(form.bytes)(command, database), form.name);
@@ -57,7 +58,7 @@ fn every_form_of_hello_differs_in_five_fields_and_in_nothing_else() {
         }
         addresses.compare(&set, member, &(FORMS[0].bytes)(&long, "admin"), "a long one");
     }
-    // All kinds of names have been seen: passive, arbiter, primary, and nothing of the hidden one.
+    // The reply has every kind of name (host, passive, arbiter, primary), and nothing of the hidden member.
     let mut connection = Connection::plain(&addresses.of[&set.primary()]).unwrap();
     let hello = connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     assert_eq!(hello.get_array("hosts").unwrap().len(), 1);
@@ -67,7 +68,7 @@ fn every_form_of_hello_differs_in_five_fields_and_in_nothing_else() {
 }
 
 #[test]
-fn every_frame_of_a_stream_is_changed() {
+fn every_reply_to_a_streaming_hello_is_rewritten() {
     let Some(set) =
         ReplicaSet::start(SetOptions { members: vec![MemberOptions::default(); 2], ..SetOptions::default() })
     else {
@@ -75,7 +76,7 @@ fn every_frame_of_a_stream_is_changed() {
     };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let addresses = Addresses { of: gateway.await_members(&set.members()) };
-    // In the order of the set's configuration, as mongod tells them.
+    // In the order of the set's configuration, as in mongod's reply.
     let gateways: Vec<_> = set.members().iter().map(|member| addresses.of[member].clone()).collect();
     let primary = set.primary();
     for with_checksum in [false, true] {
@@ -86,9 +87,9 @@ fn every_frame_of_a_stream_is_changed() {
         let build = if with_checksum { raw::op_msg_with_checksum } else { op_msg };
         connection.send(&build(40, raw::EXHAUST_ALLOWED, &[body_section(&hello)])).unwrap();
         let mut answered = 40;
-        for frame in 0..5 {
+        for reply_number in 0..5 {
             let reply = connection.reply().unwrap();
-            let about = format!("frame {frame}, checksum {with_checksum}: {}", reply.document);
+            let about = format!("reply {reply_number}, checksum {with_checksum}: {}", reply.document);
             assert_eq!(reply.flags & !raw::CHECKSUM_PRESENT, raw::MORE_TO_COME, "{about}");
             assert_eq!(reply.flags & raw::CHECKSUM_PRESENT != 0, with_checksum, "{about}");
             assert_eq!(reply.response_to, answered, "{about}");
@@ -99,11 +100,12 @@ fn every_frame_of_a_stream_is_changed() {
             assert_eq!(names(&reply.document, "hosts"), gateways, "{about}");
         }
     }
-    frames_of_an_election(&set, &addresses);
+    check_stream_during_election(&set, &addresses);
 }
 
-/// What an election changes comes on the stream as it does on mongod's own, with the gateway's addresses.
-fn frames_of_an_election(set: &ReplicaSet, addresses: &Addresses) {
+/// During an election, the stream through the gateway has the same replies as mongod's own, with the gateway's
+/// addresses.
+fn check_stream_during_election(set: &ReplicaSet, addresses: &Addresses) {
     let before = set.primary();
     let mut direct = set.connect(&before).unwrap();
     let mut through = Connection::plain(&addresses.of[&before]).unwrap();
@@ -114,53 +116,54 @@ fn frames_of_an_election(set: &ReplicaSet, addresses: &Addresses) {
         connection.send(&op_msg(50, raw::EXHAUST_ALLOWED, &[body_section(&hello)])).unwrap();
     }
     let after = set.step_down().unwrap();
-    let frames = frames_until(&mut direct, &after);
-    let changed = frames_until(&mut through, &addresses.of[&after]);
-    assert!(changed.len() > 1, "an election without a frame in between: {changed:?}");
-    for other in changed.values() {
+    let own_replies = replies_until(&mut direct, &after);
+    let rewritten_replies = replies_until(&mut through, &addresses.of[&after]);
+    assert!(rewritten_replies.len() > 1, "no reply during the election: {rewritten_replies:?}");
+    for rewritten in rewritten_replies.values() {
         let known = |name: &str| addresses.of.values().any(|address| address == name);
-        assert!(other.get_str("me").is_ok_and(known), "{other}");
-        assert!(other.get_str("primary").ok().is_none_or(known), "{other}");
+        assert!(rewritten.get_str("me").is_ok_and(known), "{rewritten}");
+        assert!(rewritten.get_str("primary").ok().is_none_or(known), "{rewritten}");
     }
-    // mongod may leave out what is past when it comes to write a frame, on one stream or the other.
-    for (counter, other) in changed {
-        let Some(frame) = frames.get(&counter) else { continue };
-        let renamed = |field: &str| frame.get_str(field).ok().map(|name| addresses.of[name].as_str());
-        assert_eq!(other.get_str("me").ok(), renamed("me"), "{other}");
-        assert_eq!(other.get_str("primary").ok(), renamed("primary"), "{other}");
+    // On each stream, mongod may skip a topology version that is already out of date when it writes the reply.
+    for (counter, rewritten) in rewritten_replies {
+        let Some(own) = own_replies.get(&counter) else { continue };
+        let renamed = |field: &str| own.get_str(field).ok().map(|name| addresses.of[name].as_str());
+        assert_eq!(rewritten.get_str("me").ok(), renamed("me"), "{rewritten}");
+        assert_eq!(rewritten.get_str("primary").ok(), renamed("primary"), "{rewritten}");
         for same in ["isWritablePrimary", "secondary", "setVersion", "electionId"] {
-            assert_eq!(other.get(same), frame.get(same), "{other}");
+            assert_eq!(rewritten.get(same), own.get(same), "{rewritten}");
         }
     }
 }
 
-/// The frames of a stream by their topology's version, as far as the one that names this primary.
-fn frames_until(connection: &mut Connection, primary: &str) -> BTreeMap<i64, Document> {
-    let mut frames = BTreeMap::new();
+/// Returns the replies of a stream by the counter of their `topologyVersion`, up to the first that names this primary.
+fn replies_until(connection: &mut Connection, primary: &str) -> BTreeMap<i64, Document> {
+    let mut replies = BTreeMap::new();
     loop {
-        let frame = connection.reply().unwrap().document;
-        let is_last = frame.get_str("primary").ok() == Some(primary);
-        frames.insert(frame.get_document("topologyVersion").unwrap().get_i64("counter").unwrap(), frame);
+        let reply = connection.reply().unwrap().document;
+        let is_last = reply.get_str("primary").ok() == Some(primary);
+        replies.insert(reply.get_document("topologyVersion").unwrap().get_i64("counter").unwrap(), reply);
         if is_last {
-            return frames;
+            return replies;
         }
     }
 }
 
-/// Documents of users may have such fields; replies about the set itself are for operators.
+/// A user's documents may have the same fields as a hello reply. Replies of administrative commands about the set are
+/// not rewritten either: operators read them.
 #[test]
-fn documents_that_look_like_hello_stay_as_they_are() {
+fn documents_that_look_like_hello_replies_are_not_rewritten() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let addresses = Addresses { of: gateway.await_members(&set.members()) };
     let primary = set.primary();
     let mut direct = set.connect(&primary).unwrap();
     let mut through = Connection::plain(&addresses.of[&primary]).unwrap();
-    let looks = set.run(&primary, &doc! { "hello": 1, "$db": "admin" }).unwrap();
+    let hello_reply = set.run(&primary, &doc! { "hello": 1, "$db": "admin" }).unwrap();
     let database = "looks";
     for (id, ok) in [Bson::Double(1.0), Bson::Int32(1), Bson::Null].into_iter().enumerate() {
         let mut document = doc! { "_id": i32::try_from(id).unwrap() };
-        document.extend(looks.clone());
+        document.extend(hello_reply.clone());
         document.insert("ok", ok);
         document.insert("hello", 1);
         let insert = doc! { "insert": "c", "documents": [document], "writeConcern": { "w": 3 }, "$db": database };
@@ -170,14 +173,16 @@ fn documents_that_look_like_hello_stay_as_they_are() {
     let (mut direct_to_other, mut through_to_other) =
         (set.connect(&secondary).unwrap(), Connection::plain(&addresses.of[&secondary]).unwrap());
     let anywhere = doc! { "mode": "secondaryPreferred" };
+    let hosts = hello_reply.get_array("hosts").unwrap().clone();
+    let sort_and_match = vec![doc! { "$sort": { "_id": 1 } }, doc! { "$match": { "me": { "$exists": true } } }];
     let reads = [
         doc! { "find": "c", "sort": { "_id": 1 } },
-        doc! { "find": "c", "filter": { "hosts": looks.get_array("hosts").unwrap().clone() }, "singleBatch": true },
-        doc! { "aggregate": "c", "pipeline": [{ "$sort": { "_id": 1 } }, { "$match": { "me": { "$exists": true } } }], "cursor": {} },
+        doc! { "find": "c", "filter": { "hosts": hosts }, "singleBatch": true },
+        doc! { "aggregate": "c", "pipeline": sort_and_match, "cursor": {} },
         doc! { "aggregate": "c", "pipeline": [{ "$replaceWith": "$$ROOT" }], "cursor": {}, "comment": "hello" },
         doc! { "distinct": "c", "key": "primary" },
         doc! { "distinct": "c", "key": "hosts" },
-        // A command's name decides, not a field of it.
+        // The command's name decides, not one of its fields.
         doc! { "find": "c", "filter": { "hello": 1 }, "comment": { "hello": 1, "isMaster": 1 } },
     ];
     for read in reads {
@@ -190,7 +195,7 @@ fn documents_that_look_like_hello_stay_as_they_are() {
     let modify =
         doc! { "findAndModify": "c", "query": { "_id": 0 }, "update": { "$set": { "me": "me" } }, "$db": database };
     let was = through.run(&modify).unwrap();
-    assert_eq!(names(was.get_document("value").unwrap(), "hosts"), names(&looks, "hosts"));
+    assert_eq!(names(was.get_document("value").unwrap(), "hosts"), names(&hello_reply, "hosts"));
     for command in ["replSetGetConfig", "replSetGetStatus"] {
         let reply = through.run(&doc! { command: 1, "$db": "admin" }).unwrap();
         let members = match command {
@@ -208,20 +213,20 @@ fn documents_that_look_like_hello_stay_as_they_are() {
     through.run(&doc! { "dropDatabase": 1, "$db": database }).unwrap();
 }
 
-/// A pipelined hello must not lend its name to its neighbours.
+/// A pipelined hello must not cause replies to other requests to be rewritten.
 #[test]
-fn replies_between_hellos_stay_as_they_are() {
+fn replies_between_hello_replies_are_not_rewritten() {
     let Some(set) = ReplicaSet::shared() else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let addresses = Addresses { of: gateway.await_members(&set.members()) };
     let primary = set.primary();
     let mut connection = Connection::plain(&addresses.of[&primary]).unwrap();
-    let looks = doc! { "_id": 1, "setName": "rs0", "hosts": set.members(), "me": &primary, "primary": &primary };
-    let insert = doc! { "insert": "c", "documents": [&looks], "$db": "between" };
+    let lookalike = doc! { "_id": 1, "setName": "rs0", "hosts": set.members(), "me": &primary, "primary": &primary };
+    let insert = doc! { "insert": "c", "documents": [&lookalike], "$db": "between" };
     let find = doc! { "find": "c", "$db": "between" };
     let hello = doc! { "hello": 1, "$db": "between" };
     connection.run(&insert).unwrap();
-    // The same request id for all, as a client is free to do.
+    // All requests have the same request id, which clients may do.
     let requests = [&hello, &find, &hello, &find, &find, &hello];
     connection.send(&requests.map(|command| op_msg(7, 0, &[body_section(command)])).concat()).unwrap();
     for command in requests {
@@ -231,18 +236,19 @@ fn replies_between_hellos_stay_as_they_are() {
             assert_eq!(reply.document.get_str("me").unwrap(), addresses.of[&primary]);
         } else {
             let batch = reply.document.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
-            assert_eq!(batch, &[Bson::Document(looks.clone())]);
+            assert_eq!(batch, &[Bson::Document(lookalike.clone())]);
         }
     }
     connection.run(&doc! { "dropDatabase": 1, "$db": "between" }).unwrap();
 }
 
 impl Addresses {
-    /// Sends the same bytes to the member and to its address; what comes back is the same but for the names.
+    /// Sends the same bytes to the member and to its address at the gateway. The replies must be equal except for the
+    /// names.
     fn compare(&self, set: &ReplicaSet, member: &str, request: &[u8], what: &str) {
         let address = &self.of[member];
         let mut difference = String::new();
-        // Between two questions a member may have written something.
+        // A member may write between the two requests.
         for _ in 0..ATTEMPTS_MAX {
             let direct = ask(set.connect(member).unwrap(), request);
             let through = ask(Connection::plain(address).unwrap(), request);
@@ -252,12 +258,12 @@ impl Addresses {
                 return;
             }
             difference =
-                format!("{what} to {member}: mongod says {}, the gateway {}", direct.document, through.document);
+                format!("{what} to {member}: mongod replies {}, the gateway {}", direct.document, through.document);
         }
         panic!("{difference}");
     }
 
-    /// The reply of mongod as the gateway is to give it, with what differs from one reply to the next from `through`.
+    /// Returns mongod's reply as the gateway must send it. Fields that change between replies are taken from `through`.
     fn expected(&self, direct: &Reply, through: &Reply, here: &str) -> Vec<u8> {
         let advertised = |name: &Bson| self.of.get(name.as_str().unwrap()).cloned().map(Bson::from);
         let mut document = Document::new();
@@ -290,7 +296,8 @@ impl Addresses {
     }
 }
 
-/// Asks both, until they have nothing to tell that changes meanwhile, and wants the same bytes.
+/// Sends the same request to both until the replies are equal, because a member may change between the two; panics if
+/// they never are.
 fn compare_replies(command: &Document, direct: &mut Connection, through: &mut Connection) {
     let request = op_msg(9, 0, &[body_section(command)]);
     let mut difference = String::new();
@@ -299,7 +306,7 @@ fn compare_replies(command: &Document, direct: &mut Connection, through: &mut Co
             connection.send(&request).unwrap();
             connection.reply().unwrap()
         });
-        // The number of a reply is mongod's; the rest is all the same.
+        // mongod chooses the request id of its reply; all other bytes must be equal.
         for reply in &mut replies {
             reply.bytes[4..8].fill(0);
         }
@@ -308,7 +315,7 @@ fn compare_replies(command: &Document, direct: &mut Connection, through: &mut Co
         if direct.bytes == through.bytes {
             return;
         }
-        difference = format!("mongod gives {}, the gateway {}", direct.document, through.document);
+        difference = format!("mongod replies {}, the gateway {}", direct.document, through.document);
     }
     panic!("{command}: {difference}");
 }
@@ -318,6 +325,7 @@ fn ask(mut connection: Connection, request: &[u8]) -> Reply {
     connection.reply().unwrap()
 }
 
+/// Adds `$db` to a command.
 fn on(command: &Document, database: &str) -> Document {
     let mut command = command.clone();
     command.insert("$db", database);
@@ -334,8 +342,8 @@ fn has_checksum(reply: &Reply) -> bool {
 
 fn check_checksum(reply: &Reply) {
     if has_checksum(reply) {
-        let (sealed, checksum) = reply.bytes.split_last_chunk::<4>().unwrap();
-        assert_eq!(crc32c::crc32c(sealed), u32::from_le_bytes(*checksum));
+        let (message, checksum) = reply.bytes.split_last_chunk::<4>().unwrap();
+        assert_eq!(crc32c::crc32c(message), u32::from_le_bytes(*checksum));
     }
 }
 
@@ -343,7 +351,7 @@ fn metadata() -> Document {
     doc! { "driver": { "name": "kit", "version": "1" }, "os": { "type": "Linux" } }
 }
 
-fn set_of_every_kind() -> SetOptions {
+fn set_with_every_kind_of_member() -> SetOptions {
     let members = vec![
         MemberOptions::tagged("zone", "north"),
         MemberOptions::passive(),

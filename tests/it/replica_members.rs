@@ -1,4 +1,4 @@
-//! Members come and go while clients work, and the addresses that stand for them stay what they are.
+//! Members join and leave a set while clients work; the gateway's address of each member stays the same.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,17 +19,17 @@ use crate::kit::replica_set::{MemberOptions, ReplicaSet, SetOptions};
 use crate::kit::scratch;
 use crate::kit::waiting;
 
-/// A driver hears of a change within moments; a busy machine may need long.
+/// A driver learns of a change within moments; a busy machine may need much longer.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A client of `PyMongo` that writes and reads from secondaries all the time.
+/// A `PyMongo` client that continuously writes, and reads from secondaries.
 struct Follower {
     process: Process,
     directory: TempDir,
 }
 
 #[test]
-fn a_member_that_joins_or_leaves_disturbs_nobody_else() {
+fn connections_to_other_members_survive_when_a_member_joins_or_leaves() {
     let Some(mut set) = ReplicaSet::start(SetOptions::default()) else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
     let first = gateway.await_members(&set.members());
@@ -39,7 +39,7 @@ fn a_member_that_joins_or_leaves_disturbs_nobody_else() {
     let added = set.add(MemberOptions::default()).unwrap();
     let second = gateway.await_members(&set.members());
     for (member, address) in &first {
-        assert_eq!(second[member], *address, "a member moved when another one came");
+        assert_eq!(second[member], *address, "the address of {member} changed when another member joined");
     }
     follower.await_members(second.values(), 3);
     follower.await_read(&second[&added]);
@@ -48,7 +48,7 @@ fn a_member_that_joins_or_leaves_disturbs_nobody_else() {
     let kept: BTreeMap<_, _> =
         second.iter().filter(|(member, _)| **member != removed).map(|(m, a)| (m.clone(), a.clone())).collect();
     set.remove(&removed).unwrap();
-    assert_eq!(gateway.await_members(&set.members()), kept, "a member moved when another one left");
+    assert_eq!(gateway.await_members(&set.members()), kept, "an address changed when a member left");
     follower.await_members(kept.values(), 2);
 
     let last = follower.stop();
@@ -58,30 +58,30 @@ fn a_member_that_joins_or_leaves_disturbs_nobody_else() {
         assert!(pool["created"].as_u64().unwrap() > 0, "{address} was not used: {last}");
         assert!(pool["closed"].is_null() && pool["cleared"].is_null(), "{address}: {last}");
     }
-    // Nobody is where the removed one was, and who asks there is told so.
+    // No member is at the address of the removed one; a client that connects there gets an error.
     let refused = Connection::plain(&second[&removed]).unwrap().command(&doc! { "ping": 1, "$db": "admin" }).unwrap();
     assert_eq!(refused.get_i32("code").unwrap(), 6, "{refused}");
     assert!(refused.get_str("errmsg").unwrap().contains(&second[&removed]), "{refused}");
     set.assert_no_strangers();
 }
 
-/// The addresses are a promise: to clients that outlive a restart of the gateway, and to those who wrote them down.
+/// Clients may outlive a restart of the gateway, and operators may write the addresses down: they must not change.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_keeps_the_mapping() {
+async fn a_restart_keeps_the_address_of_every_member() {
     let Some(set) = ReplicaSet::shared() else { return };
     let mut options = GatewayOptions::to_set(&set);
     let (mut gateway, ports) = start_at_ports(&mut options);
     let before = gateway.await_members(&set.members());
     let mut wanted: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     wanted.truncate(3);
-    // Sorted by name, and one port after the other.
+    // The members in order of their names have consecutive ports.
     assert_eq!(before.values().cloned().collect::<Vec<_>>(), wanted);
     let client = Client::with_uri_str(gateway.set_uri(set.name())).await.unwrap();
     let collection = client.database("restart").collection::<Document>("c");
     collection.insert_one(doc! { "when": "before" }).await.unwrap();
     gateway.terminate().unwrap();
     gateway.wait(TIMEOUT).unwrap();
-    // Another seed: what is asked first must not matter.
+    // Another seed list: the member that is asked first must not matter.
     options.upstream_members = vec![set.members()[2].clone()];
     let gateway = Gateway::start(&options);
     assert_eq!(gateway.await_members(&set.members()), before);
@@ -91,32 +91,32 @@ async fn a_restart_keeps_the_mapping() {
 }
 
 #[test]
-fn a_member_of_another_set_is_refused() {
+fn a_member_of_another_set_is_rejected() {
     let Some(set) = ReplicaSet::shared() else { return };
     let one = vec![MemberOptions::default()];
     let other = ReplicaSet::start_with(&set.pki, SetOptions { name: "other", members: one, ..SetOptions::default() });
     let Some(other) = other else { return };
-    let stranger = other.members().remove(0);
+    let foreign_member = other.members().remove(0);
     let mut options = GatewayOptions::to_set(&set);
-    options.upstream_members.push(stranger.clone());
+    options.upstream_members.push(foreign_member.clone());
     let gateway = Gateway::start(&options);
     gateway.await_members(&set.members());
-    let problem = waiting::until("the stranger is refused", || {
+    let problem = waiting::until("the member of the other set is rejected", || {
         let status = gateway.status().ok()?;
         let members = status["upstreams"][0]["set"]["members"].as_array()?;
-        let shown = members.iter().find(|member| member["name"] == stranger.as_str())?;
+        let shown = members.iter().find(|member| member["name"] == foreign_member.as_str())?;
         shown["problem"].as_str().map(str::to_owned)
     });
     assert!(problem.contains("other") && problem.contains(set.name()), "{problem}");
     let logged = gateway.wait_for_log(TIMEOUT, |event| event["message"] == "member refused").unwrap();
-    assert_eq!(logged["member"], stranger.as_str());
-    // It has no address, whatever it says.
-    assert!(!gateway.members_at("test").unwrap().contains_key(&stranger));
+    assert_eq!(logged["member"], foreign_member.as_str());
+    // A rejected member has no address, whatever it replies.
+    assert!(!gateway.members_at("test").unwrap().contains_key(&foreign_member));
 }
 
-/// Each member at the address that was named for it; who is not named is not told.
+/// Each member is at its configured address. A member without a configured address is not in hello replies.
 #[test]
-fn named_addresses_are_for_those_that_they_name() {
+fn configured_member_addresses_are_used() {
     let Some(set) = ReplicaSet::shared() else { return };
     let members = set.members();
     let mut options = GatewayOptions::to_set(&set);
@@ -138,15 +138,15 @@ fn named_addresses_are_for_those_that_they_name() {
     for address in wanted.values() {
         let hello = Connection::plain(address).unwrap().run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
         assert_eq!(hello.get_str("me").unwrap(), address);
-        let told = hello.get_array("hosts").unwrap().iter().map(|host| host.as_str().unwrap());
-        assert_eq!(told.collect::<Vec<_>>(), members[..2].iter().map(|member| &wanted[member]).collect::<Vec<_>>());
-        // The primary may be the one without an address.
+        let hosts = hello.get_array("hosts").unwrap().iter().map(|host| host.as_str().unwrap());
+        assert_eq!(hosts.collect::<Vec<_>>(), members[..2].iter().map(|member| &wanted[member]).collect::<Vec<_>>());
+        // The primary may be the member without an address.
         let primary = wanted.get(&set.primary()).map(String::as_str);
         assert_eq!(hello.get_str("primary").ok(), primary);
     }
 }
 
-/// Starts a gateway at ports in a row; another program may take one of them first.
+/// Starts a gateway on four consecutive ports. Retries, because another program may take one of them first.
 fn start_at_ports(options: &mut GatewayOptions) -> (Gateway, Vec<u16>) {
     let started = (0..5).find_map(|_| {
         let first = ports::free_in_a_row(4).ok()?;
@@ -155,7 +155,7 @@ fn start_at_ports(options: &mut GatewayOptions) -> (Gateway, Vec<u16>) {
         options.listener = format!("member_ports = \"{first}-{}\"\n", first + 3);
         Some((Gateway::try_start(options).ok()?, ports))
     });
-    started.expect("there are four free ports in a row")
+    started.expect("there are four free consecutive ports")
 }
 
 impl Follower {
@@ -166,7 +166,7 @@ impl Follower {
         Some(Self { process: Process::start("follow.py", command).unwrap(), directory })
     }
 
-    /// Waits until the driver knows exactly these addresses, and so many secondaries among them.
+    /// Waits until the driver knows exactly these addresses, a primary and this number of secondaries.
     fn await_members<'a>(&self, addresses: impl Iterator<Item = &'a String>, secondaries: usize) {
         let mut wanted: Vec<_> = addresses.cloned().collect();
         wanted.sort();
@@ -179,11 +179,12 @@ impl Follower {
         });
     }
 
+    /// Waits until the driver has read from this address.
     fn await_read(&self, address: &str) {
-        waiting::until("the driver reads there", || self.lines().find(|line| line["read"] == address));
+        waiting::until("the driver reads from the address", || self.lines().find(|line| line["read"] == address));
     }
 
-    /// What happened to its connections, and what failed.
+    /// Stops the client and returns its report: pool events by address, and failures.
     fn stop(&mut self) -> Value {
         let stop: PathBuf = self.directory.path().join("stop");
         fs::write(stop, "").unwrap();

@@ -1,6 +1,5 @@
-//! Several mongos as members of a sharded cluster: each at an address of its own, and nothing of what they say is changed.
-//!
-//! The mongos are stand-ins, see `kit::mongos`.
+//! Several mongos of a sharded cluster as members of one upstream: each has an address of its own, and the gateway does
+//! not change their replies. The mongos are simulated, see `kit::mongos`.
 
 use std::sync::Arc;
 
@@ -19,11 +18,11 @@ use crate::kit::raw::{Connection, EXHAUST_ALLOWED, body_section, op_msg, op_quer
 use crate::kit::waiting;
 use crate::replica_balanced;
 
-/// What a cluster of stand-ins does not know: it says that it is no replica set.
+/// Steps that a simulated mongos does not support.
 const REPLICA_SET_STEPS: [&str; 2] = ["change_stream", "transaction"];
 
 #[test]
-fn every_mongos_has_an_address_and_says_what_it_says() {
+fn every_mongos_has_an_address_and_its_replies_are_not_changed() {
     let Some((mongod, all)) = two() else { return };
     let gateway = Gateway::start(&options(&mongod, &all));
     let addresses = gateway.await_members(&names(&all));
@@ -59,7 +58,7 @@ fn pymongo_works_with_two_mongos() {
     assert_eq!(rest.lines().collect::<Vec<_>>(), replica_balanced::EXPECTED[1..]);
 }
 
-/// All but what counts on one connection for everything.
+/// All steps except those that need all requests on one connection.
 #[test]
 fn the_node_driver_works_with_two_mongos() {
     let Some((mongod, all)) = two() else { return };
@@ -71,7 +70,7 @@ fn the_node_driver_works_with_two_mongos() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_driver_goes_on_with_the_mongos_that_is_left() {
+async fn a_driver_continues_with_the_remaining_mongos() {
     let Some((mongod, mut all)) = two() else { return };
     let gateway = Gateway::start(&options(&mongod, &all));
     let addresses = gateway.await_members(&names(&all));
@@ -79,7 +78,7 @@ async fn a_driver_goes_on_with_the_mongos_that_is_left() {
     let (sender, kinds) = std::sync::mpsc::channel();
     client.sdam_event_handler = Some(EventHandler::callback(move |event| {
         if let SdamEvent::TopologyDescriptionChanged(changed) = event {
-            // The test may be over.
+            // Fails only after the test has ended.
             let _ = sender.send(changed.new_description.topology_type());
         }
     }));
@@ -89,36 +88,36 @@ async fn a_driver_goes_on_with_the_mongos_that_is_left() {
         collection.insert_one(doc! { "_id": id }).await.unwrap();
     }
     assert_eq!(kinds.try_iter().last(), Some(TopologyType::Sharded));
-    let gone = all.remove(0);
-    let name = gone.name();
-    drop(gone);
-    // Both of these are retryable, and the driver learns by the first that meets the one that is gone.
+    let stopped = all.remove(0);
+    let name = stopped.name();
+    drop(stopped);
+    // Inserts and counts are retryable, and the driver learns from the first one that fails that a mongos has stopped.
     for id in 20..40 {
         collection.insert_one(doc! { "_id": id }).await.unwrap();
     }
     assert_eq!(collection.count_documents(doc! {}).await.unwrap(), 40);
     collection.drop().await.unwrap();
-    let problem = waiting::until("the gateway misses it", || {
+    let problem = waiting::until("the gateway notices the stopped mongos", || {
         let status = gateway.status().ok()?;
         let members = status["upstreams"][0]["set"]["members"].as_array()?;
         let lost = members.iter().find(|member| member["name"] == name.as_str())?;
         lost["problem"].as_str().map(str::to_owned)
     });
     assert!(problem.contains(&name), "{problem}");
-    // It is a member all the same: an operator has listed it.
+    // It is still a member, because the configuration lists it.
     assert_eq!(gateway.members_at("test").unwrap(), addresses);
     assert_eq!(gateway.get("/readyz").unwrap().status, 200);
 }
 
 #[test]
-fn what_is_no_mongos_is_refused() {
+fn a_member_that_is_not_a_mongos_is_rejected() {
     let Some((mongod, all)) = two() else { return };
     let mut options = options(&mongod, &all);
-    // The one behind, which is a replica set's.
+    // The mongod behind the simulated mongos, which belongs to a replica set.
     let other = format!("localhost:{}", mongod.port());
     options.upstream_members.push(other.clone());
     let gateway = Gateway::start(&options);
-    let problem = waiting::until("the gateway refuses it", || {
+    let problem = waiting::until("the gateway rejects it", || {
         let status = gateway.status().ok()?;
         let members = status["upstreams"][0]["set"]["members"].as_array()?;
         let refused = members.iter().find(|member| member["name"] == other.as_str())?;

@@ -1,4 +1,4 @@
-//! What drivers report of a command that fails: the Rust driver's words and `PyMongo`'s.
+//! Runs one command with the Rust driver and with `PyMongo`, and returns the error that each of them reports.
 
 use std::time::{Duration, Instant};
 
@@ -10,36 +10,36 @@ use crate::kit::drivers;
 use crate::kit::gateway::Gateway;
 use crate::kit::process;
 
-/// Until a line that is due stands in the log.
+/// Timeout for an expected log line.
 pub const LOG_TIMEOUT: Duration = Duration::from_secs(20);
-/// What drivers are given to find a server, in milliseconds: long for one on this machine.
+/// Server selection timeout of the drivers in milliseconds: ample for a server on the same machine.
 const SELECTION_MS: u32 = 2_000;
-/// What a driver may take with that, on a busy machine; more is a hang.
+/// Longest time in which a driver must report an error, on a busy machine; more means that it hangs.
 pub const ANSWER_SECONDS_MAX: f64 = 20.0;
-/// For the interpreter and all addresses together.
+/// For the start of the interpreter and all addresses together.
 const SCRIPT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What a driver says of one command; all empty when it succeeded.
+/// A driver's report about one command.
 #[derive(Debug, Deserialize)]
 pub struct Reported {
-    /// The kind of error, as the driver names it.
+    /// The driver's name for the kind of error; empty if the command succeeded.
     pub kind: String,
-    /// What an application would log.
+    /// The error text that an application would log; empty if the command succeeded.
     pub message: String,
-    /// How long it took.
+    /// Duration of the command in seconds.
     pub seconds: f64,
 }
 
-/// What a driver is given to reach this gateway and to give up soon.
+/// Returns a URI of this gateway with a short server selection timeout.
 pub fn uri(gateway: &Gateway) -> String {
     format!("{}/?directConnection=true&serverSelectionTimeoutMS={SELECTION_MS}", gateway.uri())
 }
 
-/// The Rust driver's report.
+/// Runs the command with the Rust driver.
 pub async fn of_rust(command: &Document, uri: &str) -> Reported {
     let started = Instant::now();
     let mut command = command.clone();
-    // The driver adds its own.
+    // The driver adds `$db` itself.
     let database = command.remove("$db").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
     let client = Client::with_uri_str(uri).await.unwrap();
     let (kind, message) = match client.database(&database).run_command(command).await {
@@ -50,7 +50,8 @@ pub async fn of_rust(command: &Document, uri: &str) -> Reported {
     Reported { kind, message, seconds: started.elapsed().as_secs_f64() }
 }
 
-/// What `PyMongo` reports for each of these addresses, asked all at the same time.
+/// Runs the command with `PyMongo` on all URIs at the same time, and returns one report per URI; `None` if there is no
+/// `PyMongo`.
 pub fn of_pymongo(command: &Document, uris: &[String]) -> Option<Vec<Reported>> {
     let mut python = drivers::python()?;
     let command = serde_json::to_string(command).unwrap();
@@ -59,12 +60,12 @@ pub fn of_pymongo(command: &Document, uris: &[String]) -> Option<Vec<Reported>> 
     Some(output.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// Whether a counter stands at 1 or more.
+/// Whether a counter is at least 1.
 pub fn is_at_least_one(value: f64) -> bool {
     value > 0.5
 }
 
-/// Whether a counter has not counted.
+/// Whether a counter is 0.
 pub fn is_zero(value: f64) -> bool {
     value < 0.5
 }

@@ -1,7 +1,7 @@
-//! Renewed certificates under live traffic: the gateway follows its files, and mongod sees the new ones at once.
+//! Certificate reload under live traffic: the gateway follows its files, and mongod sees the new certificate at once.
 //!
-//! mongod is asked who a connection is: with X.509 it authenticates whoever the certificate names, so a client that
-//! authenticates through the gateway gets the gateway's own name back.
+//! mongod authenticates an X.509 client as the subject of the certificate on the connection. So a client that
+//! authenticates through the gateway gets the subject of the gateway's current client certificate back.
 
 use std::fs;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::kit::secret::{Content, Secret};
 use crate::kit::waiting::until;
 use crate::reports::LOG_TIMEOUT;
 
-/// From the change of a file to connections with the new certificate: a fraction of a second on a quiet machine, and some
-/// more on one that runs other tests. Without an event it would be up to a minute.
+/// Longest time from the change of a file to connections with the new certificate. It takes a fraction of a second on
+/// an idle machine, and more while other tests run. Without a file system event it would take up to a minute.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 #[test]
-fn rotation_under_load_fails_no_operation() {
+fn certificate_reload_under_load_fails_no_operation() {
     let Some(mongod) = Mongod::start(MongodOptions::default()) else { return };
     let [first, second, third] = ["load-1", "load-2", "load-3"].map(|name| known_client(&mongod, name));
     let content = |client: &Issued| Content::of(&mongod.pki, client);
@@ -35,8 +35,8 @@ fn rotation_under_load_fails_no_operation() {
     options.upstream = "certificate_recycle_after = '4s'\n".to_owned();
     let gateway = Gateway::start(&options);
     let load = Load::start(&gateway, 32);
-    // Of a gateway of its own, whose count says when it is moved: it may not be asked before, as who has authenticated
-    // himself stays where he is.
+    // This connection has a gateway of its own, so that the metric shows when it is moved. It must not authenticate
+    // before that: a connection that has authenticated is not moved.
     let quiet = Gateway::start(&options);
     let mut idle = quiet.connect().unwrap();
     idle.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
@@ -45,10 +45,11 @@ fn rotation_under_load_fails_no_operation() {
 
     secret.turn("..1", &content(&second)).unwrap();
     await_name(&gateway, "load-2");
-    // Half of the load keeps its connections, and none may notice that what is beneath it was exchanged.
+    // Half of the load keeps its connections. None of these clients may notice that its upstream connection is
+    // replaced.
     let await_moved = |gateway: &Gateway, count: f64| {
-        let is_there = |moved| moved > count - 0.5;
-        gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], is_there);
+        let is_reached = |moved| moved > count - 0.5;
+        gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], is_reached);
     };
     await_moved(&gateway, 16.0);
     await_moved(&quiet, 1.0);
@@ -58,7 +59,7 @@ fn rotation_under_load_fails_no_operation() {
     await_name(&gateway, "load-3");
     load.await_operations(500);
 
-    // The new authority first, then mongod with a certificate of it.
+    // The gateway gets the new CA certificate first; then mongod gets a certificate from that CA.
     let mut both = content(&third);
     both.authorities += &fs::read_to_string(mongod.pki.stranger_ca_file()).unwrap();
     secret.turn("..3", &both).unwrap();
@@ -76,7 +77,7 @@ fn rotation_under_load_fails_no_operation() {
 }
 
 #[test]
-fn every_way_of_renewing_files_counts() {
+fn every_way_of_replacing_files_causes_a_reload() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let clients = ["way-0", "way-1", "way-2", "way-3", "way-4", "way-5"].map(|name| known_client(&mongod, name));
     let content = |index: usize| Content::of(&mongod.pki, &clients[index]);
@@ -93,7 +94,7 @@ fn every_way_of_renewing_files_counts() {
     }
     secret.write_in_place(&content(3)).unwrap();
     await_name(&gateway, "way-3");
-    // The directory itself.
+    // The directory itself is replaced.
     let aside = secret.path().with_extension("aside");
     fs::rename(secret.path(), &aside).unwrap();
     fs::create_dir(secret.path()).unwrap();
@@ -107,14 +108,14 @@ fn every_way_of_renewing_files_counts() {
 }
 
 #[test]
-fn a_half_written_pair_is_waited_for() {
+fn the_reload_waits_for_the_second_file_of_a_pair() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let [first, second] = ["half-1", "half-2"].map(|name| known_client(&mongod, name));
     let secret = Secret::plain(&Content::of(&mongod.pki, &first)).unwrap();
     let gateway = start(&mongod, &secret);
     await_name(&gateway, "half-1");
     fs::write(secret.certificate_file(), &second.certificate_pem).unwrap();
-    until("the half is noticed", || (reload(&gateway)["pending"] == true).then_some(()));
+    until("the incomplete pair is noticed", || (reload(&gateway)["pending"] == true).then_some(()));
     assert_eq!(name_of(&gateway), subject("half-1"));
     assert_eq!(readyz(&gateway).0, 200);
     fs::write(secret.key_file(), &second.key_pem).unwrap();
@@ -125,7 +126,7 @@ fn a_half_written_pair_is_waited_for() {
 }
 
 #[test]
-fn what_cannot_be_used_leaves_the_last_good_set_in_use() {
+fn unusable_files_leave_the_previous_certificate_set_in_use() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let [first, second, third] = ["good-1", "good-2", "good-3"].map(|name| known_client(&mongod, name));
     let expired =
@@ -139,15 +140,15 @@ fn what_cannot_be_used_leaves_the_last_good_set_in_use() {
     let certificate = secret.certificate_file();
     let garbage = |text: &str| fs::write(&certificate, text).unwrap();
     check_failure(&gateway, "the file holds no certificate", || garbage("garbage"));
-    heal(&gateway, || garbage(&good.certificate));
+    repair(&gateway, || garbage(&good.certificate));
     check_failure(&gateway, "the private key does not belong to the certificate", || {
         fs::write(secret.key_file(), &third.key_pem).unwrap();
     });
-    heal(&gateway, || fs::write(secret.key_file(), &good.key).unwrap());
+    repair(&gateway, || fs::write(secret.key_file(), &good.key).unwrap());
     check_failure(&gateway, "the file does not exist", || fs::remove_file(&certificate).unwrap());
     load.await_operations(200);
     assert_eq!(name_of(&gateway), subject("good-1"));
-    // Healed by something new.
+    // A new valid certificate ends the failure as well.
     secret.rename_over(&Content::of(&mongod.pki, &second)).unwrap();
     await_name(&gateway, "good-2");
     await_ready(&gateway);
@@ -157,23 +158,23 @@ fn what_cannot_be_used_leaves_the_last_good_set_in_use() {
     });
     assert_eq!(name_of(&gateway), subject("good-2"));
     assert_eq!(reloads(&gateway), (1, 4));
-    let told = gateway.log().into_iter().filter(is_failure).count();
-    assert_eq!(told, 4, "each of them once");
+    let logged = gateway.log().into_iter().filter(is_failure).count();
+    assert_eq!(logged, 4, "each failure is logged once");
     let (_, failures) = load.end();
     assert!(failures.is_empty(), "{failures:?}");
 }
 
 #[test]
-fn sighup_reads_at_once_and_always_answers() {
+fn sighup_reloads_at_once_and_always_logs_the_result() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let [first, second] = ["hup-1", "hup-2"].map(|name| known_client(&mongod, name));
     let secret = Secret::plain(&Content::of(&mongod.pki, &first)).unwrap();
     let gateway = start(&mongod, &secret);
     await_name(&gateway, "hup-1");
     let mut answered = 0;
-    let mut hang_up = |renewed: u64, unchanged: u64, failed: u64| {
+    let mut send_sighup = |renewed: u64, unchanged: u64, failed: u64| {
         gateway.signal(libc::SIGHUP).unwrap();
-        let answers = until("SIGHUP is answered", || {
+        let answers = until("the result of SIGHUP is logged", || {
             let answers: Vec<_> = gateway.log().into_iter().filter(|event| event["signal"] == "SIGHUP").collect();
             (answers.len() > answered).then_some(answers)
         });
@@ -184,28 +185,28 @@ fn sighup_reads_at_once_and_always_answers() {
         let counts = [&answer["renewed"], &answer["unchanged"], &answer["failed"]];
         assert_eq!(counts, [renewed, unchanged, failed].map(Value::from).each_ref(), "{answer}");
     };
-    hang_up(0, 1, 0);
+    send_sighup(0, 1, 0);
     fs::write(secret.certificate_file(), "garbage").unwrap();
-    hang_up(0, 0, 1);
-    hang_up(0, 0, 1);
+    send_sighup(0, 0, 1);
+    send_sighup(0, 0, 1);
     assert_eq!(name_of(&gateway), subject("hup-1"));
     fs::write(secret.certificate_file(), &second.certificate_pem).unwrap();
     fs::write(secret.key_file(), &second.key_pem).unwrap();
     await_name(&gateway, "hup-2");
-    hang_up(0, 1, 0);
+    send_sighup(0, 1, 0);
     assert_eq!(reloads(&gateway).0, 1);
 }
 
 #[test]
-fn a_listener_follows_its_files_too() {
+fn a_listener_reloads_its_files_and_crl() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let pki = Pki::new().unwrap();
-    let [first, second] = ["door-1", "door-2"].map(|name| pki.issue(name, &Wanted::server()).unwrap());
+    let [first, second] = ["listener-1", "listener-2"].map(|name| pki.issue(name, &Wanted::server()).unwrap());
     let [cart, till] =
         ["cart", "till"].map(|name| pki.issue(name, &Wanted { common_name: name, ..Wanted::default() }).unwrap());
     let secret = Secret::plain(&Content::of(&pki, &first)).unwrap();
-    let list = pki.revoke("door", &[]).unwrap();
-    let tables = format!("[listener.test.tls]\n{}crl_file = '{}'\n", secret.configuration(), list.display());
+    let crl = pki.revoke("listener", &[]).unwrap();
+    let tables = format!("[listener.test.tls]\n{}crl_file = '{}'\n", secret.configuration(), crl.display());
     let listener = "mode = 'strict'\n".to_owned();
     let gateway = Gateway::start(&GatewayOptions { listener, tables, ..GatewayOptions::to(&mongod) });
     let config = client_config(&pki, Some(&cart), &[&TLS12, &TLS13]).unwrap();
@@ -221,14 +222,16 @@ fn a_listener_follows_its_files_too() {
     let begun = Instant::now();
     secret.rename_over(&Content::of(&pki, &second)).unwrap();
     let is_second = || (shown_certificate(gateway.address(), &config).unwrap() == second.der().0).then_some(());
-    until("clients are shown the new certificate", is_second);
+    until("the listener shows the new certificate", is_second);
     assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());
     connect().unwrap().run(&ping).unwrap();
     old.run(&ping).unwrap();
 
-    pki.revoke("door", &[&cart]).unwrap();
-    until("the client is refused", || connect().unwrap().run(&ping).is_err().then_some(()));
-    until("the client that is in is dismissed", || old.run(&ping).is_err().then_some(()));
+    pki.revoke("listener", &[&cart]).unwrap();
+    until("a new connection with the revoked certificate is rejected", || {
+        connect().unwrap().run(&ping).is_err().then_some(())
+    });
+    until("the open connection with the revoked certificate is closed", || old.run(&ping).is_err().then_some(()));
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "client certificate no longer accepted").unwrap();
     other.run(&ping).unwrap();
     let renewed = |event: &Value| event["message"] == "certificates renewed" && event["listener"] == "test";
@@ -247,7 +250,7 @@ fn a_listener_follows_its_files_too() {
     gateway.signal(libc::SIGHUP).unwrap();
     let failed = |event: &Value| is_failure(event) && event["listener"] == "test";
     gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
-    until("readiness tells of it", || {
+    until("/readyz reports the failure", || {
         readyz(&gateway).1.contains("\nWARN   listener test: certificates not").then_some(())
     });
     assert!(listener_of(&gateway)["reload"]["problem"].as_str().is_some_and(|text| text.contains("private key")));
@@ -256,9 +259,9 @@ fn a_listener_follows_its_files_too() {
 }
 
 #[test]
-fn a_certificate_with_the_organization_of_mongods_is_warned_of() {
+fn a_client_certificate_that_looks_like_a_cluster_member_causes_a_warning() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    // The kit gives servers, and what may be both, an OU of their own.
+    // The kit gives a certificate for both usages the same organisation and OU as mongod's own certificate.
     let wanted = Wanted { usage: Usage::Both, common_name: "member", ..Wanted::default() };
     let member = mongod.pki.issue("rotation-member", &wanted).unwrap();
     let secret = Secret::plain(&Content::of(&mongod.pki, &member)).unwrap();
@@ -269,7 +272,7 @@ fn a_certificate_with_the_organization_of_mongods_is_warned_of() {
     assert_eq!(warning["subject"], "CN=member,OU=servers,O=mongate kit");
 }
 
-/// An insert and a find, again and again, on so many connections; every other one is a new one after each ten.
+/// Runs an insert and a find repeatedly on several connections. Every second one reconnects after ten rounds.
 struct Load {
     stop: Arc<AtomicBool>,
     operations: Arc<AtomicU64>,
@@ -306,13 +309,13 @@ impl Load {
         Self { threads: threads.collect(), stop, operations }
     }
 
-    /// Waits for so many more.
+    /// Waits until `count` more operations have succeeded.
     fn await_operations(&self, count: u64) {
         let wanted = self.operations.load(Ordering::Relaxed) + count;
-        until("the load goes on", || (self.operations.load(Ordering::Relaxed) >= wanted).then_some(()));
+        until("the load makes progress", || (self.operations.load(Ordering::Relaxed) >= wanted).then_some(()));
     }
 
-    /// How many operations there were, and what failed.
+    /// Stops the load; returns the number of successful operations, and the errors of the others.
     fn end(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
@@ -325,7 +328,7 @@ fn operate(connection: &mut Option<Connection>, address: &str, id: &str) -> anyh
         connection
     } else {
         let connection = connection.insert(Connection::plain(address)?);
-        // As drivers begin.
+        // Drivers start with a hello.
         connection.run(&doc! { "hello": 1, "$db": "admin" })?;
         connection
     };
@@ -343,7 +346,7 @@ fn options(mongod: &Mongod, secret: &Secret) -> GatewayOptions {
     GatewayOptions { upstream_tls: secret.configuration(), ..GatewayOptions::to(mongod) }
 }
 
-/// A client certificate whose subject mongod has a user for.
+/// Issues a client certificate and creates the user of its subject in mongod.
 fn known_client(mongod: &Mongod, common_name: &'static str) -> Issued {
     let issued = mongod.pki.issue(common_name, &Wanted { common_name, ..Wanted::default() }).unwrap();
     let user = doc! { "createUser": subject(common_name), "roles": [], "$db": "$external" };
@@ -355,19 +358,20 @@ fn subject(common_name: &str) -> String {
     format!("CN={common_name},OU=clients,O=mongate kit")
 }
 
-/// Who a new connection through the gateway is to mongod.
+/// Returns the user that mongod sees on a new connection through the gateway.
 fn name_of(gateway: &Gateway) -> String {
     name_on(&mut gateway.connect().unwrap())
 }
 
-/// The same of a connection that is there.
+/// Returns the user that mongod sees on this connection.
 fn name_on(connection: &mut Connection) -> String {
     let authenticate = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
     let answer: Document = connection.run(&authenticate).unwrap();
     answer.get_str("user").unwrap().to_owned()
 }
 
-/// At once, and for every connection from then on.
+/// Waits until new connections have the certificate of `common_name`; panics if that takes longer than [`AT_ONCE`], or
+/// if a later connection has another one.
 fn await_name(gateway: &Gateway, common_name: &str) {
     let begun = Instant::now();
     until("mongod sees the new certificate", || (name_of(gateway) == subject(common_name)).then_some(()));
@@ -378,14 +382,16 @@ fn await_name(gateway: &Gateway, common_name: &str) {
     }
 }
 
-fn check_failure(gateway: &Gateway, sentence: &str, spoil: impl FnOnce()) {
+/// Damages the files and checks that the failure is logged, counted and shown, and that the gateway stays ready.
+fn check_failure(gateway: &Gateway, sentence: &str, damage: impl FnOnce()) {
     let (renewed, failed) = reloads(gateway);
-    spoil();
-    let said = |event: &Value| is_failure(event) && event["error"].as_str().is_some_and(|text| text.contains(sentence));
-    let line = gateway.wait_for_log(LOG_TIMEOUT, said).unwrap();
+    damage();
+    let is_expected =
+        |event: &Value| is_failure(event) && event["error"].as_str().is_some_and(|text| text.contains(sentence));
+    let line = gateway.wait_for_log(LOG_TIMEOUT, is_expected).unwrap();
     assert_eq!((&line["level"], &line["upstream"]), (&"WARN".into(), &"test".into()), "{line}");
     assert!(line["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{line}");
-    until("it is counted", || (reloads(gateway) == (renewed, failed + 1)).then_some(()));
+    until("the failure is counted", || (reloads(gateway) == (renewed, failed + 1)).then_some(()));
     let shown = reload(gateway);
     assert!(shown["problem"].as_str().is_some_and(|text| text.contains(sentence)), "{shown}");
     assert!(shown["last_failure"]["error"].as_str().is_some_and(|text| text.contains(sentence)), "{shown}");
@@ -394,16 +400,19 @@ fn check_failure(gateway: &Gateway, sentence: &str, spoil: impl FnOnce()) {
     assert!(text.contains("\nWARN   upstream test: standalone at ") && text.contains(sentence), "{text}");
 }
 
-fn heal(gateway: &Gateway, mend: impl FnOnce()) {
-    let said = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("whole again"));
-    let before = gateway.log().into_iter().filter(said).count();
+/// Repairs the files and waits until the gateway reports success.
+fn repair(gateway: &Gateway, mend: impl FnOnce()) {
+    let is_success = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("whole again"));
+    let before = gateway.log().into_iter().filter(is_success).count();
     mend();
-    until("it is healed", || (gateway.log().into_iter().filter(said).count() > before).then_some(()));
+    until("the gateway reports that the files are valid again", || {
+        (gateway.log().into_iter().filter(is_success).count() > before).then_some(())
+    });
     await_ready(gateway);
 }
 
 fn await_ready(gateway: &Gateway) {
-    until("there is no warning left", || {
+    until("/readyz has no warning", || {
         let (status, text) = readyz(gateway);
         (status == 200 && !text.contains("WARN")).then_some(())
     });
@@ -429,9 +438,9 @@ fn reload(gateway: &Gateway) -> Value {
     status["upstreams"][0]["reload"].clone()
 }
 
-/// How many sets were renewed, and how many could not be.
+/// Returns the numbers of successful and of failed reloads.
 fn reloads(gateway: &Gateway) -> (u64, u64) {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter of a few")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the counter is small")]
     let count = |outcome| gateway.metric("mongate_reloads_total", &[("outcome", outcome)]) as u64;
     (count("ok"), count("failed"))
 }

@@ -1,4 +1,4 @@
-//! What the Rust driver makes of a replica set: the same steps as `tests/drivers/members.py`.
+//! Reports how the Rust driver sees the members of a replica set, with the same steps as `tests/drivers/members.py`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,53 +17,53 @@ use serde_json::{Value, json};
 
 use crate::kit::waiting;
 
-/// What the driver tells of itself.
+/// The driver's monitoring events.
 #[derive(Default)]
-struct Told {
+struct Observed {
     topology: Option<TopologyDescription>,
-    /// Addresses that a find was sent to.
+    /// Addresses to which the driver sent a find.
     finds: Vec<String>,
 }
 
-/// A member, as the driver knows it.
+/// A member as the driver sees it.
 #[derive(Clone)]
 struct Server {
     kind: &'static str,
     zone: Option<String>,
 }
 
-/// Takes all steps and returns the lines that the other scripts print.
+/// Runs all steps and returns the lines that the scripts in `tests/drivers` print.
 pub async fn run(uri: &str, database: &str) -> Result<Vec<String>> {
-    let told = Arc::default();
-    let client = open(uri, Duration::from_secs(20), &told).await?;
+    let observed = Arc::default();
+    let client = open(uri, Duration::from_secs(20), &observed).await?;
     let mut lines = Vec::new();
     let mut say = |line: Value| lines.push(line.to_string());
     client.database("admin").run_command(doc! { "ping": 1 }).await?;
-    let known = servers(&told);
+    let known = servers(&observed);
     let mut kinds: Vec<_> = known.values().map(|server| server.kind).collect();
     kinds.sort_unstable();
-    let name = lock(&told).topology.as_ref().and_then(TopologyDescription::set_name).cloned();
+    let name = lock(&observed).topology.as_ref().and_then(TopologyDescription::set_name).cloned();
     say(json!({ "step": "topology", "name": name, "servers": kinds }));
-    // Four members hold data; the hidden one too.
-    let everywhere = WriteConcern::builder().w(Acknowledgment::Nodes(4)).build();
-    let everywhere = CollectionOptions::builder().write_concern(everywhere).build();
-    let everywhere = client.database(database).collection_with_options::<Document>("members", everywhere);
-    let written = everywhere.insert_many((0..50).map(|id| doc! { "_id": id })).await?;
+    // Four members hold data, including the hidden one.
+    let on_all_members = WriteConcern::builder().w(Acknowledgment::Nodes(4)).build();
+    let on_all_members = CollectionOptions::builder().write_concern(on_all_members).build();
+    let on_all_members = client.database(database).collection_with_options::<Document>("members", on_all_members);
+    let written = on_all_members.insert_many((0..50).map(|id| doc! { "_id": id })).await?;
     say(json!({ "step": "written", "count": written.inserted_ids.len() }));
-    let (count, by) = read(&told, &collection(&client, database, None)).await?;
+    let (count, by) = read(&observed, &collection(&client, database, None)).await?;
     let by: BTreeSet<_> = by.iter().map(|server| server.kind).collect();
     say(json!({ "step": "secondary", "by": by, "count": count }));
     for zone in ["south", "far"] {
-        let (count, by) = read(&told, &collection(&client, database, Some(zone))).await?;
+        let (count, by) = read(&observed, &collection(&client, database, Some(zone))).await?;
         let by: BTreeSet<_> = by.iter().filter_map(|server| server.zone.as_deref()).collect();
         say(json!({ "step": "tagged", "by": by, "count": count }));
     }
-    let impatient = open(uri, Duration::from_secs(1), &Arc::default()).await?;
-    let hidden = collection(&impatient, database, Some("dark")).find_one(doc! {}).await;
+    let short_timeout = open(uri, Duration::from_secs(1), &Arc::default()).await?;
+    let hidden = collection(&short_timeout, database, Some("dark")).find_one(doc! {}).await;
     let found = match hidden.map_err(|error| *error.kind) {
         Err(ErrorKind::ServerSelection { .. }) => false,
         Ok(_) => true,
-        Err(other) => panic!("not what a missing member looks like: {other}"),
+        Err(other) => panic!("expected a server selection error: {other}"),
     };
     say(json!({ "step": "hidden", "found": found }));
     client.database(database).drop().await?;
@@ -71,17 +71,17 @@ pub async fn run(uri: &str, database: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-async fn open(uri: &str, patience: Duration, told: &Arc<Mutex<Told>>) -> Result<Client> {
+async fn open(uri: &str, selection_timeout: Duration, observed: &Arc<Mutex<Observed>>) -> Result<Client> {
     let mut options = ClientOptions::parse(uri).await?;
-    options.server_selection_timeout = Some(patience);
+    options.server_selection_timeout = Some(selection_timeout);
     options.local_threshold = Some(Duration::from_secs(1));
-    let listener = Arc::clone(told);
+    let listener = Arc::clone(observed);
     options.sdam_event_handler = Some(EventHandler::callback(move |event| {
         if let SdamEvent::TopologyDescriptionChanged(changed) = event {
             lock(&listener).topology = Some(changed.new_description);
         }
     }));
-    let listener = Arc::clone(told);
+    let listener = Arc::clone(observed);
     options.command_event_handler = Some(EventHandler::callback(move |event| {
         if let CommandEvent::Started(started) = event
             && started.command_name == "find"
@@ -92,11 +92,11 @@ async fn open(uri: &str, patience: Duration, told: &Arc<Mutex<Told>>) -> Result<
     Client::with_options(options)
 }
 
-/// All servers, once the driver has heard of each what it is.
-fn servers(told: &Mutex<Told>) -> BTreeMap<String, Server> {
+/// Returns all servers, once the driver knows the kind of each.
+fn servers(observed: &Mutex<Observed>) -> BTreeMap<String, Server> {
     waiting::until("the driver knows all servers", || {
-        let told = lock(told);
-        let topology = told.topology.as_ref()?;
+        let observed = lock(observed);
+        let topology = observed.topology.as_ref()?;
         let servers = topology.servers();
         let is_known = |server: &ServerInfo<'_>| server.server_type() != ServerType::Unknown;
         let is_complete = topology.topology_type() == TopologyType::ReplicaSetWithPrimary;
@@ -108,19 +108,19 @@ fn servers(told: &Mutex<Told>) -> BTreeMap<String, Server> {
     })
 }
 
-/// What ten reads gave together, and which servers they came from.
-async fn read(told: &Mutex<Told>, from: &Collection<Document>) -> Result<(usize, Vec<Server>)> {
-    lock(told).finds.clear();
+/// Reads ten times; returns the total number of documents and the servers that were read from.
+async fn read(observed: &Mutex<Observed>, from: &Collection<Document>) -> Result<(usize, Vec<Server>)> {
+    lock(observed).finds.clear();
     let mut count = 0;
     for _ in 0..10 {
         count += from.find(doc! {}).batch_size(10).await?.try_collect::<Vec<_>>().await?.len();
     }
-    let known = servers(told);
-    let by = lock(told).finds.iter().map(|address| known[address].clone()).collect();
+    let known = servers(observed);
+    let by = lock(observed).finds.iter().map(|address| known[address].clone()).collect();
     Ok((count, by))
 }
 
-/// Read from secondaries, or from those of one zone.
+/// Returns the collection with read preference `secondary`, limited to one zone if given.
 fn collection(client: &Client, database: &str, zone: Option<&str>) -> Collection<Document> {
     let tags = zone.map(|zone| vec![TagSet::from([("zone".to_owned(), zone.to_owned())])]);
     let options = tags.map(|tags| ReadPreferenceOptions::builder().tag_sets(tags).build());
@@ -138,6 +138,6 @@ fn kind(server: &ServerInfo<'_>) -> &'static str {
     }
 }
 
-fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {
-    told.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(observed: &Mutex<Observed>) -> std::sync::MutexGuard<'_, Observed> {
+    observed.lock().unwrap_or_else(PoisonError::into_inner)
 }

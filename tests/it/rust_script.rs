@@ -1,4 +1,4 @@
-//! The driver script in Rust: the same steps as the scripts in `tests/drivers`, with the official driver.
+//! The driver script for the official Rust driver, with the same steps as the scripts in `tests/drivers`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +14,10 @@ use mongodb::options::{ClientOptions, ReturnDocument};
 use mongodb::{Client, Collection, Database, IndexModel};
 use serde_json::{Value, json};
 
-/// What one run gave.
+/// Result of one run.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// One line a step, as the other scripts print them.
+    /// One line per step, as the other scripts print it.
     pub lines: Vec<String>,
     /// How often the driver sent each command.
     pub commands: BTreeMap<String, u64>,
@@ -35,7 +35,7 @@ struct Script {
     lines: Vec<String>,
 }
 
-/// Runs the script against `uri` in `database`, which it removes at the end.
+/// Runs the script against `uri` in `database`, and drops the database at the end.
 pub async fn run(uri: &str, database: &str) -> Result<Outcome> {
     let counts = Counts::default();
     let client = open(uri, None, &counts).await?;
@@ -60,7 +60,7 @@ pub async fn run(uri: &str, database: &str) -> Result<Outcome> {
     script.concurrent().await?;
     script.db.drop().await?;
     let Script { client, db, numbers, counts, lines, .. } = script;
-    // The client ends with its last user, and says endSessions then.
+    // The client sends endSessions when its last handle is dropped.
     drop((db, numbers));
     client.shutdown().await;
     let commands = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -180,7 +180,8 @@ impl Script {
         Ok(())
     }
 
-    /// The driver has no bulk writes for a server before 8.0: the commands that the other drivers make of theirs.
+    /// The driver supports bulk writes only from MongoDB 8.0, so this sends the commands that other drivers send for a
+    /// bulk write.
     async fn bulk(&mut self) -> Result<()> {
         for (name, ordered) in [("ordered", true), ("unordered", false)] {
             let documents = [1, 2, 1, 3].map(|id| doc! { "_id": id });
@@ -191,7 +192,7 @@ impl Script {
                 .map(|error| [integer(error, "index"), integer(error, "code")])
                 .collect();
             let mut done = [0, 0];
-            // What comes after the failed insert runs only where there is no order.
+            // An ordered bulk write stops at the failed insert.
             if !ordered {
                 let update = vec![doc! { "q": { "_id": 2 }, "u": { "$set": { "n": 2 } } }];
                 let update =
@@ -208,25 +209,25 @@ impl Script {
         Ok(())
     }
 
-    /// The driver has no unacknowledged writes: these are answered, but with nothing of how they went.
+    /// The driver does not support unacknowledged writes. mongod replies to these, but the reply has no result.
     async fn unacknowledged(&mut self) -> Result<()> {
-        // One connection, so that the reads come after the writes.
+        // A single connection, so that the reads come after the writes.
         let client = open(&self.uri, Some(1), &self.counts).await?;
         let db = client.database(self.db.name());
-        let without = doc! { "w": 0 };
+        let unacknowledged = doc! { "w": 0 };
         let insert = async |id: i32| {
             let documents = vec![doc! { "_id": id }];
-            db.run_command(doc! { "insert": "silent", "documents": documents, "writeConcern": &without }).await
+            db.run_command(doc! { "insert": "silent", "documents": documents, "writeConcern": &unacknowledged }).await
         };
         for id in 0..100 {
             insert(id).await?;
         }
-        // Not even that this one is there already.
+        // The duplicate key is not reported either.
         let acknowledged = insert(0).await?.contains_key("writeErrors");
         let update = vec![doc! { "q": {}, "u": { "$set": { "n": 1 } }, "multi": true }];
-        db.run_command(doc! { "update": "silent", "updates": update, "writeConcern": &without }).await?;
+        db.run_command(doc! { "update": "silent", "updates": update, "writeConcern": &unacknowledged }).await?;
         let delete = vec![doc! { "q": { "_id": 99 }, "limit": 1 }];
-        db.run_command(doc! { "delete": "silent", "deletes": delete, "writeConcern": &without }).await?;
+        db.run_command(doc! { "delete": "silent", "deletes": delete, "writeConcern": &unacknowledged }).await?;
         let count = db.collection::<Document>("silent").count_documents(doc! { "n": 1 }).await?;
         self.say("unacknowledged", json!({ "acknowledged": acknowledged, "count": count }));
         drop(db);
@@ -280,10 +281,10 @@ impl Script {
 
     async fn own_databases(&self) -> Result<Vec<String>> {
         let all = self.client.list_database_names().await?;
-        let mut ours: Vec<_> =
+        let mut names: Vec<_> =
             all.iter().filter_map(|name| name.strip_prefix(self.db.name()).map(str::to_owned)).collect();
-        ours.sort_unstable();
-        Ok(ours)
+        names.sort_unstable();
+        Ok(names)
     }
 
     async fn errors(&mut self) -> Result<()> {
@@ -364,9 +365,9 @@ fn as_integer(value: &Bson) -> i64 {
     match value {
         Bson::Int32(value) => i64::from(*value),
         Bson::Int64(value) => *value,
-        // `ok` and nothing else.
+        // Only `ok` is a double.
         Bson::Double(value) if (*value - 1.0).abs() < f64::EPSILON => 1,
-        other => panic!("{other} is no integer"),
+        other => panic!("{other} is not an integer"),
     }
 }
 
@@ -387,6 +388,6 @@ async fn code_of<T>(action: impl IntoFuture<Output = Result<T>>) -> Option<i32> 
     match *error.kind {
         ErrorKind::Command(ref error) => Some(error.code),
         ErrorKind::Write(mongodb::error::WriteFailure::WriteError(ref error)) => Some(error.code),
-        ref other => panic!("not an error of the server: {other}"),
+        ref other => panic!("expected an error from the server: {other}"),
     }
 }

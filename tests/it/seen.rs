@@ -1,4 +1,5 @@
-//! What a gateway shows of itself: the administration port, one line per connection, and never a word of a document.
+//! What the gateway shows to operators: the administration port and one log line per connection. Neither ever contains
+//! a part of a document.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,11 +16,12 @@ use crate::kit::waiting::until;
 use crate::reports;
 use crate::reports::LOG_TIMEOUT;
 
-/// Stands in documents, filters, comments and wherever else a client can put a secret; never in a name.
+/// Secret that the tests put into documents, filters, comments and every other place where a client can send one. It is
+/// not part of any name.
 const CANARY: &str = "Xq7CanaryWv3";
 
 #[test]
-fn the_administration_port_tells_what_is_there() {
+fn the_administration_port_shows_listeners_upstreams_and_metrics() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let open: Vec<_> = (0..3)
@@ -30,8 +32,8 @@ fn the_administration_port_tells_what_is_there() {
         })
         .collect();
     assert_eq!(gateway.get("/livez").unwrap().body, "ok\n");
-    // A connection that was made says that it is; what it is made to, the probe finds out.
-    until("the gateway is ready and knows mongod", || {
+    // One successful connection makes the upstream ready; only the background check finds out that it is a standalone.
+    until("the gateway is ready and knows the kind of server", || {
         let answer = gateway.get("/readyz").unwrap();
         (answer.status == 200 && answer.body.contains("standalone")).then_some(())
     });
@@ -59,7 +61,7 @@ fn the_administration_port_tells_what_is_there() {
 }
 
 #[test]
-fn readiness_follows_mongod() {
+fn readiness_follows_the_state_of_mongod() {
     let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
     let gateway = Gateway::to(&mongod);
     let status = |wanted| {
@@ -74,9 +76,9 @@ fn readiness_follows_mongod() {
     mongod.stop().unwrap();
     let sentence = format!("{} cannot be reached: connection refused", mongod.address());
     status(503);
-    // A look at a mongod that is on its way out finds one that still answers.
+    // A check may still get a reply from a mongod that is shutting down.
     let gone = format!("not ready\nok     serving\nFAILED upstream test: {sentence}\nok     policy: none in force\n");
-    until("/readyz says that there is no mongod any more", || {
+    until("/readyz reports that mongod is unreachable", || {
         (gateway.get("/readyz").unwrap().body == gone).then_some(())
     });
     let shown: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
@@ -89,7 +91,7 @@ fn readiness_follows_mongod() {
 }
 
 #[test]
-fn a_connection_is_one_line_with_all_there_is_to_know() {
+fn a_connection_has_one_complete_log_line() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let mut stream = TcpStream::connect(gateway.address()).unwrap();
@@ -102,7 +104,7 @@ fn a_connection_is_one_line_with_all_there_is_to_know() {
         sent += message.len();
         received += read_message(&mut stream);
     }
-    // Nothing comes back for this one, and it counts all the same.
+    // This request has no reply, but it counts as a command.
     let silent = op_msg(2, raw::MORE_TO_COME, &[body_section(&ping())]);
     stream.write_all(&silent).unwrap();
     sent += silent.len();
@@ -123,11 +125,11 @@ fn a_connection_is_one_line_with_all_there_is_to_know() {
     assert_eq!(counted("to_upstream"), f64::from(u32::try_from(sent).unwrap()).to_bits());
     assert_eq!(counted("to_client"), f64::from(u32::try_from(received).unwrap()).to_bits());
     let of_client = gateway.log().iter().filter(|event| event["client"] == client.as_str()).count();
-    assert_eq!(of_client, 1, "one line, and one only");
+    assert_eq!(of_client, 1, "exactly one log line per connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_document_is_ever_logged_or_shown() {
+async fn no_part_of_a_document_is_logged_or_shown() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     for level in ["debug", "trace"] {
         let gateway = Gateway::start(&GatewayOptions { log_level: Some(level), ..GatewayOptions::to(&mongod) });
@@ -135,14 +137,14 @@ async fn nothing_of_a_document_is_ever_logged_or_shown() {
         bytes_with_secrets(&gateway);
         assert!(http::get(gateway.address(), &format!("/{CANARY}")).unwrap().status == 400);
         for path in ["/metrics", "/status", "/readyz"] {
-            assert!(!gateway.get(path).unwrap().body.contains(CANARY), "{path} shows it");
+            assert!(!gateway.get(path).unwrap().body.contains(CANARY), "{path} shows the secret");
         }
         let closed = until("all connections are closed", || {
             let log = gateway.log();
             (gateway.metric("mongate_connections_active", &[]) < 0.5).then_some(log)
         });
         let commands = closed.iter().filter(|event| event["message"] == "command").count();
-        assert!(commands > 10, "{commands} commands are in the log: is this what is to be looked through?");
+        assert!(commands > 10, "only {commands} commands are in the log, so that this test would prove nothing");
         for event in &closed {
             assert!(!event.to_string().contains(CANARY), "{event}");
         }
@@ -154,7 +156,7 @@ async fn driver_with_secrets(uri: &str, name: &str) {
     let collection = client.database("seen").collection::<Document>(name);
     let secret = doc! { "_id": CANARY, CANARY: CANARY, "deep": { CANARY: [CANARY] } };
     collection.insert_one(&secret).await.unwrap();
-    // mongod quotes the key in its answer.
+    // mongod's error quotes the key.
     let twice = collection.insert_one(&secret).await.unwrap_err();
     assert!(twice.to_string().contains(CANARY), "{twice}");
     collection.find_one(doc! { "_id": CANARY }).comment(bson::Bson::from(CANARY)).await.unwrap().unwrap();
@@ -171,7 +173,7 @@ async fn driver_with_secrets(uri: &str, name: &str) {
     client.shutdown().immediate(true).await;
 }
 
-/// What no driver sends: each on a connection of its own, whatever becomes of it.
+/// Sends unusual and malformed messages with secrets, each on its own connection, and ignores the outcome.
 fn bytes_with_secrets(gateway: &Gateway) {
     let body = body_section(&doc! { "insert": "c", "$db": "seen" });
     let secret = doc! { CANARY: CANARY };
@@ -193,7 +195,7 @@ fn bytes_with_secrets(gateway: &Gateway) {
     }
 }
 
-/// Every family has its explanation, and what has happened is in them.
+/// Checks that every metric family has HELP and TYPE, and that the values match what has happened.
 fn check_metrics(gateway: &Gateway) {
     let text = gateway.get("/metrics").unwrap().body;
     for family in [
@@ -207,8 +209,8 @@ fn check_metrics(gateway: &Gateway) {
         "mongate_certificate_expiry_timestamp_seconds",
         "mongate_build_info",
     ] {
-        assert!(text.contains(&format!("# HELP {family} ")), "{family} has no help");
-        assert!(text.contains(&format!("# TYPE {family} ")), "{family} has no type");
+        assert!(text.contains(&format!("# HELP {family} ")), "{family} has no HELP");
+        assert!(text.contains(&format!("# TYPE {family} ")), "{family} has no TYPE");
     }
     let is = |name: &str, labels: &[(&str, &str)], wanted: f64| {
         gateway.await_metric(name, labels, |value| (value - wanted).abs() < 0.5);
@@ -218,12 +220,12 @@ fn check_metrics(gateway: &Gateway) {
     is("mongate_commands_total", &[pings[0], pings[1], ("outcome", "ok")], 3.0);
     is("mongate_command_duration_seconds_count", &pings, 3.0);
     is("mongate_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    // 2090-01-01, for certificate and authority alike.
+    // 2090-01-01, for the client certificate and the CA certificate.
     for role in ["upstream_client", "upstream_ca"] {
         is("mongate_certificate_expiry_timestamp_seconds", &[("role", role), ("name", "test")], 3_786_912_000.0);
     }
     let handshakes = gateway.metric("mongate_upstream_handshakes_total", &[("upstream", "test"), ("outcome", "ok")]);
-    assert!(handshakes > 3.5, "three clients and the check behind readiness, not {handshakes}");
+    assert!(handshakes > 3.5, "three clients and the background check, but {handshakes} handshakes");
 }
 
 /// Reads one message and returns its length.

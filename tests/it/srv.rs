@@ -1,4 +1,5 @@
-//! Members that are named in DNS: the name server is this test's own, at port 53 of a network namespace.
+//! Members from DNS seed lists (SRV and TXT records). The tests run their own name server on port 53 of a network
+//! namespace.
 
 use bson::{Document, doc};
 use serde_json::Value;
@@ -25,19 +26,19 @@ const HOSTS: [(&str, &[&str]); 3] = [
 ];
 const SERVICES: [(&str, u16); 3] =
     [("mongo-0.example.test", 27017), ("Mongo-1.Example.Test", 27017), ("mongo-2.example.test", 27017)];
-/// `EX_UNAVAILABLE`: an upstream cannot be used.
+/// `EX_UNAVAILABLE`: `mongate check` cannot use an upstream.
 const EXIT_UNAVAILABLE: Option<i32> = Some(69);
 
 #[test]
-fn members_come_from_dns_as_drivers_take_them_from_there() {
+fn members_come_from_the_same_dns_records_that_drivers_use() {
     if programs::python().is_none() || !has_mongod() {
         return;
     }
-    namespace::inside("srv::members_come_from_dns_as_drivers_take_them_from_there", |namespace| {
+    namespace::inside("srv::members_come_from_the_same_dns_records_that_drivers_use", |namespace| {
         let (dns, set) = start(namespace);
         dns.set_services(NAME, 300, &SERVICES);
         dns.set_texts(NAME, &["authSource=admin&replicaSet=rs0"]);
-        // What the gateway is to make of these records is what a driver makes of them.
+        // A driver accepts the same records.
         let client = set.client.combined(First::Certificate).unwrap();
         let files = format!("tlsCAFile={}&tlsCertificateKeyFile={}", set.pki.ca_file().display(), client.display());
         let direct = format!("mongodb+srv://{NAME}/?{files}");
@@ -54,23 +55,23 @@ fn members_come_from_dns_as_drivers_take_them_from_there() {
         let (code, report) = options(&set).check(&[]).unwrap();
         assert_eq!(code, Some(0), "{report}");
         assert!(report.contains("mongo-1.example.test:27017"), "{report}");
-        assert!(dns.questions() >= 4, "SRV and TXT, for the gateway and for the check");
+        assert!(dns.questions() >= 4, "SRV and TXT, for the gateway and for `mongate check`");
     });
 }
 
 #[test]
-fn records_that_cannot_be_right_give_no_members_until_they_are() {
+fn invalid_dns_records_give_no_members_until_they_are_corrected() {
     if !has_mongod() {
         return;
     }
-    namespace::inside("srv::records_that_cannot_be_right_give_no_members_until_they_are", |namespace| {
+    namespace::inside("srv::invalid_dns_records_give_no_members_until_they_are_corrected", |namespace| {
         let (dns, set) = start(namespace);
         dns.set_services(NAME, 300, &[SERVICES[0], ("mongo-1.evil.test", 27017)]);
         let gateway = Gateway::start(&options(&set));
         let sentence = "an SRV record at _mongodb._tcp.cluster.example.test names mongo-1.evil.test, which is not within \
                         example.test";
         let problem = || gateway.status().ok()?["upstreams"][0]["set"]["problem"].as_str().map(str::to_owned);
-        assert_eq!(until("the problem is told", problem), sentence);
+        assert_eq!(until("/status shows the problem", problem), sentence);
         let warned = |event: &Value| event["message"] == "members are not found in DNS";
         let warned = gateway.wait_for_log(reports::LOG_TIMEOUT, warned).unwrap();
         assert!(warned["remedy"].as_str().unwrap().contains("upstream.test.members"), "{warned}");
@@ -78,7 +79,7 @@ fn records_that_cannot_be_right_give_no_members_until_they_are() {
         assert!(ready.status == 503 && ready.body.contains(sentence), "{}", ready.body);
         assert_eq!(refusal(&gateway).get_i32("code").unwrap(), 6);
 
-        // Each way of being wrong, as the check tells it.
+        // `mongate check` reports each kind of invalid record.
         let check = |says: &str| {
             let (code, report) = options(&set).check(&[]).unwrap();
             assert_eq!(code, EXIT_UNAVAILABLE, "{report}");
@@ -98,7 +99,7 @@ fn records_that_cannot_be_right_give_no_members_until_they_are() {
         check("cannot be looked up: this host names no name server");
         namespace.name_server(Some("127.0.0.1")).unwrap();
 
-        // Nothing needs a restart.
+        // The corrected records take effect without a restart.
         dns.set_texts(NAME, &["replicaSet=rs0"]);
         gateway.await_members(&set.members());
         until("the gateway is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
@@ -111,7 +112,7 @@ fn has_mongod() -> bool {
     provision::or_skip("a real mongod", mongod_binary::locate()).is_some()
 }
 
-/// A set within the domain, and a name server that knows nothing yet.
+/// Starts a set with names in the domain, and a name server without records.
 fn start(namespace: &Namespace) -> (NameServer, ReplicaSet) {
     namespace.hosts(&HOSTS).unwrap();
     namespace.name_server(Some("127.0.0.1")).unwrap();

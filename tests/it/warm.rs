@@ -1,4 +1,4 @@
-//! Spare connections: a new client finds one ready, whatever became of the ones before.
+//! Spare connections: a new client gets one that is ready, and the gateway replaces it.
 
 use std::thread;
 
@@ -10,36 +10,36 @@ use crate::kit::raw::Connection;
 use crate::kit::waiting::until;
 use crate::slow;
 
-/// The default.
+/// Default of `warm_connections`.
 const SPARES: f64 = 2.0;
 const GAUGE: &str = "mongate_upstream_warm_connections";
 
 #[test]
-fn a_new_client_takes_a_connection_that_was_there_before_and_another_one_is_made() {
+fn a_new_client_gets_a_spare_connection_which_is_then_replaced() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
-    // More than the least, when they come fast.
+    // The gateway may keep more spare connections than the minimum when clients come fast.
     let enough = |count: f64| count > SPARES - 0.5;
     for _ in 0..5 {
         gateway.await_metric(GAUGE, &[], enough);
-        // mongod numbers its connections as they come.
+        // mongod numbers connections in the order in which it accepts them.
         let newest = number(&mut mongod.connect().unwrap());
-        assert!(number(&mut gateway.connect().unwrap()) < newest, "its connection is a new one");
+        assert!(number(&mut gateway.connect().unwrap()) < newest, "the client's upstream connection was not a spare");
     }
 }
 
 #[test]
-fn without_spares_every_client_gets_a_connection_of_its_own() {
+fn with_warm_connections_0_every_client_gets_a_new_upstream_connection() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = with(&mongod, "warm_connections = 0\n");
     let newest = number(&mut mongod.connect().unwrap());
     assert!(number(&mut gateway.connect().unwrap()) > newest);
     assert!(gateway.metric(GAUGE, &[]).abs() < 0.5);
-    assert_eq!(level(&gateway), (0, 0));
+    assert_eq!(ready_and_target(&gateway), (0, 0));
 }
 
 #[test]
-fn spares_die_with_mongod_and_come_back_with_it() {
+fn spare_connections_end_with_mongod_and_are_made_again_after_its_restart() {
     let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
     let gateway = Gateway::to(&mongod);
     await_spares(&gateway, SPARES);
@@ -51,7 +51,7 @@ fn spares_die_with_mongod_and_come_back_with_it() {
         }
         await_spares(&gateway, 0.0);
         mongod.restart().unwrap();
-        // The next client works, whether spares are back or not.
+        // The next client works, whether there are spare connections again or not.
         gateway.connect().unwrap().run(&ping()).unwrap();
         let enough = |count: f64| count > SPARES - 0.5;
         gateway.await_metric(GAUGE, &[], enough);
@@ -61,44 +61,45 @@ fn spares_die_with_mongod_and_come_back_with_it() {
 }
 
 #[test]
-fn a_spare_that_mongod_closes_is_replaced_before_a_client_meets_it() {
+fn a_client_never_gets_a_spare_connection_that_mongod_has_closed() {
     let Some(mut mongod) = Mongod::start(MongodOptions::default()) else { return };
     let gateway = with(&mongod, "warm_connections = 3\n");
     await_spares(&gateway, 3.0);
     mongod.kill();
     mongod.restart().unwrap();
-    // At once: the sweep may not have seen it yet.
+    // Immediately, before the periodic check may have noticed the closed connections.
     for _ in 0..3 {
         gateway.connect().unwrap().run(&ping()).unwrap();
     }
 }
 
 #[test]
-fn a_burst_beyond_the_spares_is_served_and_the_next_one_finds_more() {
+fn a_burst_of_clients_is_served_and_raises_the_number_of_spare_connections() {
     const CLIENTS: usize = 40;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = with(&mongod, "warm_connections_max = 8\n");
     await_spares(&gateway, SPARES);
-    assert_eq!(level(&gateway).1, 2);
+    assert_eq!(ready_and_target(&gateway).1, 2);
     let other_descriptors = gateway.descriptors().unwrap() - 2;
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| gateway.connect().unwrap().run(&ping()).unwrap());
         }
     });
-    let grown = until("the target grows with the demand", || Some(level(&gateway).1).filter(|target| *target > 2));
-    assert!(grown <= 8, "{grown} are more than warm_connections_max");
-    let ready = until("there are as many as there should be", || {
-        let (ready, target) = level(&gateway);
+    let grown =
+        until("the target grows with the demand", || Some(ready_and_target(&gateway).1).filter(|target| *target > 2));
+    assert!(grown <= 8, "{grown} is more than warm_connections_max");
+    let ready = until("there are as many spare connections as the target", || {
+        let (ready, target) = ready_and_target(&gateway);
         (ready == target).then_some(usize::try_from(ready).unwrap())
     });
-    until("nothing is open but what waits", || {
+    until("only the spare connections are open", || {
         (gateway.descriptors().unwrap() <= other_descriptors + ready).then_some(())
     });
 }
 
 #[test]
-fn a_drain_closes_the_spares_and_does_not_wait_for_them() {
+fn a_drain_closes_spare_connections_and_does_not_wait_for_them() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "warm_drain");
     let gateway = Gateway::to(&mongod);
@@ -122,14 +123,14 @@ fn await_spares(gateway: &Gateway, wanted: f64) {
     gateway.await_metric(GAUGE, &[], is_wanted);
 }
 
-/// What `/status` says of the spares: how many there are, and how many there should be.
-fn level(gateway: &Gateway) -> (u64, u64) {
+/// Returns the numbers of ready and of wanted spare connections from `/status`.
+fn ready_and_target(gateway: &Gateway) -> (u64, u64) {
     let status: serde_json::Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
     let warm = &status["upstreams"][0]["warm_connections"];
     (warm["ready"].as_u64().unwrap(), warm["target"].as_u64().unwrap())
 }
 
-/// mongod's number of this connection.
+/// Returns mongod's number for this connection.
 fn number(connection: &mut Connection) -> i64 {
     let hello = connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     hello.get_i32("connectionId").map(i64::from).or_else(|_| hello.get_i64("connectionId")).unwrap()

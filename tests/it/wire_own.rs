@@ -1,5 +1,5 @@
-//! What the gateway answers or closes itself, whatever mongod would do: compressed messages, HTTP, a first length that
-//! cannot be; and whose fault it is when mongod closes.
+//! Messages for which the gateway itself sends an error or closes the connection: compressed messages, HTTP, and an
+//! invalid length of the first message. Also how a connection is counted that mongod closes because of malformed bytes.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::kit::raw::{self, OP_COMPRESSED, OP_MSG, Received, body_section};
 use crate::wire_seen::{PING, Position, ROW, assert_alive, ping};
 
 #[test]
-fn a_compressed_message_is_refused_by_the_gateway_itself() {
+fn the_gateway_refuses_compressed_messages() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let payload = [&[0; 4][..], &body_section(&ping())].concat();
     let messages = [
         raw::op_compressed(ROW, OP_MSG, &payload),
-        // Compressed twice, of an operation that is none, and with no room for its own head.
+        // Compressed twice, with an unknown operation code, and without room for its own header.
         raw::op_compressed(ROW, OP_COMPRESSED, &payload),
         raw::op_compressed(ROW, 4711, &[]),
         raw::message(OP_COMPRESSED, ROW, &[]),
-        // More is announced than ever comes.
+        // The length is larger than the bytes that follow.
         raw::with_length(48_000_000, OP_COMPRESSED, ROW, &payload),
     ];
     for (bytes, position) in messages.iter().flat_map(|bytes| Position::ALL.map(|position| (bytes, position))) {
@@ -42,20 +42,20 @@ fn a_compressed_message_is_refused_by_the_gateway_itself() {
 }
 
 #[test]
-fn http_is_answered_by_the_gateway_itself() {
+fn the_gateway_replies_to_http() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let mut connection = gateway.connect().unwrap();
     connection.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let Received::Closed(answer) = connection.receive().unwrap() else { panic!("a reply to HTTP") };
+    let Received::Closed(answer) = connection.receive().unwrap() else { panic!("a MongoDB reply to HTTP") };
     assert!(answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
     assert_alive(&gateway);
 }
 
 #[test]
-fn a_first_length_that_cannot_be_costs_no_upstream_connection() {
+fn an_invalid_first_length_opens_no_upstream_connection() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
-    // Nobody listens there: a connection that was tried would be counted as failed.
+    // No server listens at this address, so an attempt to connect would be counted as failed.
     let nowhere = format!("127.0.0.1:{}", ports::free().unwrap());
     let gateway = Gateway::start(&GatewayOptions { upstream_address: nowhere, ..GatewayOptions::to(&mongod) });
     for length in [0, 15, -1, i32::MIN, 48_000_001, i32::MAX] {
@@ -70,7 +70,7 @@ fn a_first_length_that_cannot_be_costs_no_upstream_connection() {
 }
 
 #[test]
-fn what_mongod_closes_on_is_counted_as_the_clients_fault() {
+fn a_connection_that_mongod_closes_for_malformed_bytes_counts_as_a_protocol_error() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let ping = [&[0; 4][..], &body_section(&ping())].concat();

@@ -1,4 +1,5 @@
-//! Sends bytes to mongod and through the gateway, at each moment of a connection, and compares what comes of it.
+//! Sends bytes to mongod directly and through the gateway, at several positions of a connection, and compares the
+//! results.
 
 use std::io;
 
@@ -8,43 +9,43 @@ use crate::kit::gateway::Gateway;
 use crate::kit::mongod::Mongod;
 use crate::kit::raw::{Connection, Received, body_section, op_msg};
 
-/// Request id of what a row sends.
+/// Request id of a row's message.
 pub const ROW: i32 = 77;
-/// Request id of the pings around it.
+/// Request id of the pings before and after it.
 pub const PING: i32 = 78;
 
-/// What mongod does.
+/// Expected behaviour of mongod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// It answers without an error, and the connection stays in use.
+    /// It replies without an error, and the connection stays usable.
     Ok,
-    /// It answers with this error code, and the connection stays in use.
+    /// It replies with this error code, and the connection stays usable.
     Code(i32),
-    /// It answers nothing, and the connection stays in use.
+    /// It sends no reply, and the connection stays usable.
     Silence,
-    /// It closes the connection without a word.
+    /// It closes the connection without a reply.
     Closed,
 }
 
-/// When on a connection a row is sent.
+/// Position on a connection at which a row is sent.
 #[derive(Debug, Clone, Copy)]
 pub enum Position {
-    /// It opens the connection.
+    /// As the first message.
     First,
-    /// A hello and a ping have been answered.
+    /// After the replies to a hello and a ping.
     AfterHello,
-    /// In one piece with a ping that is not answered yet.
+    /// In the same write as a ping, directly behind it.
     BehindPing,
 }
 
-/// Bytes and what mongod does with them.
+/// A message, and the expected behaviour of mongod.
 pub struct Row {
     name: String,
     bytes: Vec<u8>,
     expected: Expected,
 }
 
-/// What was seen of one row.
+/// Observed behaviour.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Reply { op_code: i32, flags: u32, code: Option<i32>, message: String, usable: bool },
@@ -53,28 +54,28 @@ enum Seen {
     Neither(String),
 }
 
-/// Sends each row to mongod and through the gateway, at each moment of a connection; both must do what is expected, in
-/// the same words.
+/// Sends each row to mongod directly and through the gateway, at each position. mongod must behave as expected, and the
+/// gateway's client must see exactly the same.
 pub fn check(rows: &[Row]) {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (row, position) in rows.iter().flat_map(|row| Position::ALL.map(|position| (row, position))) {
         let name = format!("{} ({position:?})", row.name);
         let direct = row.observe(position, &mut mongod.connect().unwrap());
         if !direct.is(row.expected) {
-            wrong.push(format!("{name}: expected {:?}, mongod itself gives {direct:?}", row.expected));
+            failures.push(format!("{name}: expected {:?}, mongod does {direct:?}", row.expected));
         }
         let through = row.observe(position, &mut gateway.connect().unwrap());
         if through != direct {
-            wrong.push(format!("{name}: mongod gives {direct:?}, the gateway {through:?}"));
+            failures.push(format!("{name}: mongod does {direct:?}, the gateway {through:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_alive(&gateway);
 }
 
-/// The gateway still runs, and still carries.
+/// Checks that the gateway is alive and forwards a command.
 pub fn assert_alive(gateway: &Gateway) {
     assert_eq!(gateway.get("/livez").unwrap().status, 200);
     gateway.connect().unwrap().run(&ping()).unwrap();
@@ -87,10 +88,10 @@ impl Row {
     }
 
     fn observe(&self, position: Position, connection: &mut Connection) -> Seen {
-        // A peer that closes early may do so while it is written to; what it did is read below.
+        // The peer may close the connection during the write. What it did is read below.
         let _ = position.send(connection, &self.bytes);
         if matches!(position, Position::BehindPing) && !is_pong(&connection.receive()) {
-            return Seen::Neither("the ping before it was not answered".to_owned());
+            return Seen::Neither("no reply to the ping before it".to_owned());
         }
         if self.expected == Expected::Silence {
             return Self::observe_silence(connection);
@@ -113,10 +114,10 @@ impl Row {
 }
 
 impl Position {
-    /// Each of them.
+    /// All positions.
     pub const ALL: [Self; 3] = [Self::First, Self::AfterHello, Self::BehindPing];
 
-    /// Brings the connection to this point and sends `bytes`.
+    /// Brings the connection to this position and sends `bytes`.
     pub fn send(self, connection: &mut Connection, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::First => {}
@@ -144,7 +145,7 @@ impl Seen {
     }
 }
 
-/// Whether the next message is the answer to a ping sent now.
+/// Sends a ping, and returns whether the next message is its reply.
 fn answers_ping(connection: &mut Connection) -> bool {
     let _ = connection.send(&op_msg(PING, 0, &[body_section(&ping())]));
     is_pong(&connection.receive())
@@ -154,7 +155,7 @@ fn is_pong(received: &anyhow::Result<Received>) -> bool {
     matches!(received, Ok(Received::Reply(reply)) if reply.response_to == PING && reply.code().is_none())
 }
 
-/// The command that changes nothing.
+/// The command ping.
 pub fn ping() -> Document {
     doc! { "ping": 1, "$db": "admin" }
 }

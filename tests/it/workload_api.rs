@@ -1,4 +1,5 @@
-//! Certificates from a SPIFFE Workload API: taken when they come, kept when the agent goes, and told where they fail.
+//! Certificates from the SPIFFE Workload API: pushed updates, a lost agent, an agent without a certificate for the
+//! gateway, and unusable certificates.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,12 +21,12 @@ use crate::kit::workload_api::{Answer, Set, WorkloadApi};
 use crate::reports::LOG_TIMEOUT;
 
 const ID: &str = "spiffe://kit.test/ns/shop/sa/orders";
-/// mongod's code for a user that was created before.
+/// mongod's error code for a user that already exists.
 const USER_EXISTS: i32 = 51003;
 const TAKEN: &str = "certificates taken from the SPIFFE Workload API";
 
 #[test]
-fn a_pushed_certificate_serves_new_connections_while_old_ones_go_on() {
+fn new_connections_use_a_pushed_certificate_and_old_connections_continue() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Set(set(&mongod, "pushed-1"))).unwrap();
     let gateway = start(&mongod, api.socket(), "");
@@ -42,16 +43,16 @@ fn a_pushed_certificate_serves_new_connections_while_old_ones_go_on() {
 
     let expiry = gateway.metric("mongate_certificate_expiry_timestamp_seconds", &[("role", "upstream_client")]);
     let tomorrow = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() + 86_400.0;
-    assert!((expiry - tomorrow).abs() < 600.0, "the gauge follows: {expiry}");
+    assert!((expiry - tomorrow).abs() < 600.0, "the gauge shows the new expiry: {expiry}");
     let status: Value = serde_json::from_str(&gateway.get("/status").unwrap().body).unwrap();
     let shown = &status["upstreams"][0]["certificates"]["client"][0];
     assert_eq!(shown["subject"], "CN=pushed-2,OU=clients,O=mongate kit");
     assert_eq!(shown["uris"][0], ID);
-    assert_eq!(api.asked(), 1, "one call, and pushes on it");
+    assert_eq!(api.asked(), 1, "one call, on which the agent pushes");
 }
 
 #[test]
-fn a_lost_agent_takes_nothing_away_and_is_found_again() {
+fn certificates_stay_in_use_without_the_agent_and_the_gateway_reconnects() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let directory = scratch::directory("agent").unwrap();
     let socket = directory.path().join("agent.sock");
@@ -59,16 +60,16 @@ fn a_lost_agent_takes_nothing_away_and_is_found_again() {
     let gateway = start(&mongod, &socket, "");
     wait_taken(&gateway, "lost-1");
 
-    // In order, as at an upgrade of the agent: it sends again what we have, and nothing changes.
+    // The agent ends the stream cleanly, as during its upgrade, and then sends the same certificates again.
     api.end_streams();
-    until("the gateway asks again", || (api.asked() == 2).then_some(()));
+    until("the gateway calls again", || (api.asked() == 2).then_some(()));
     drop(api);
-    let told = gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API"));
-    let told = told.unwrap();
-    assert_eq!((&told["level"], &told["in_use"]), (&"WARN".into(), &"the last certificates".into()), "{told}");
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API"));
+    let logged = logged.unwrap();
+    assert_eq!((&logged["level"], &logged["in_use"]), (&"WARN".into(), &"the last certificates".into()), "{logged}");
     gateway.connect().unwrap().run(&ping()).unwrap();
     assert_eq!(gateway.get("/readyz").unwrap().status, 200);
-    assert_eq!(taken(&gateway), 1, "what is sent again is not taken again");
+    assert_eq!(taken(&gateway), 1, "unchanged certificates are not taken again");
 
     let _api = WorkloadApi::start_at(&socket, Answer::Set(set(&mongod, "lost-2"))).unwrap();
     wait_taken(&gateway, "lost-2");
@@ -77,7 +78,7 @@ fn a_lost_agent_takes_nothing_away_and_is_found_again() {
 }
 
 #[test]
-fn a_gateway_starts_before_its_agent() {
+fn the_gateway_starts_before_the_agent() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let directory = scratch::directory("agent").unwrap();
     let socket = directory.path().join("agent.sock");
@@ -103,21 +104,21 @@ fn a_gateway_starts_before_its_agent() {
 }
 
 #[test]
-fn a_client_that_comes_before_the_agents_first_answer_waits_for_it() {
+fn a_client_waits_for_the_first_reply_of_the_agent() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Silence).unwrap();
     let gateway = start(&mongod, api.socket(), "connect_timeout = \"20s\"");
     let mut client = gateway.connect().unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.run(&ping()));
-        until("the gateway has asked", || (api.asked() == 1).then_some(()));
+        until("the gateway has called", || (api.asked() == 1).then_some(()));
         api.answer(Answer::Set(set(&mongod, "awaited")));
         waiting.join().unwrap().unwrap();
     });
 }
 
 #[test]
-fn an_agent_that_does_not_answer_costs_connect_timeout_and_no_more() {
+fn a_client_waits_for_a_silent_agent_no_longer_than_connect_timeout() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Silence).unwrap();
     let gateway = start(&mongod, api.socket(), "connect_timeout = \"300ms\"");
@@ -128,7 +129,7 @@ fn an_agent_that_does_not_answer_costs_connect_timeout_and_no_more() {
 }
 
 #[test]
-fn a_process_that_the_agent_does_not_know_is_told_so_until_it_is_registered() {
+fn clients_get_an_error_until_the_agent_knows_the_gateway() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Denied).unwrap();
     let gateway = start(&mongod, api.socket(), "");
@@ -142,32 +143,32 @@ fn a_process_that_the_agent_does_not_know_is_told_so_until_it_is_registered() {
     until_ready(&gateway);
     gateway.connect().unwrap().run(&ping()).unwrap();
 
-    // Its entry is deleted: what it has serves until it ends.
+    // When the registration entry is deleted, the last certificate stays in use until it expires.
     api.answer(Answer::Denied);
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["in_use"] == "the last certificates").unwrap();
     gateway.connect().unwrap().run(&ping()).unwrap();
 }
 
 #[test]
-fn what_cannot_be_used_keeps_the_last_good_set() {
+fn unusable_certificates_leave_the_last_set_in_use() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let good = set(&mongod, "kept-1");
     let api = WorkloadApi::start(Answer::Set(good.clone())).unwrap();
     let gateway = start(&mongod, api.socket(), "");
     wait_taken(&gateway, "kept-1");
     until_ready(&gateway);
-    let spoilt = |spoil: fn(&mut Set)| {
+    let damaged = |damage: fn(&mut Set)| {
         let mut set = good.clone();
-        spoil(&mut set);
+        damage(&mut set);
         set
     };
     let mut other_key = good.clone();
     other_key.svids[0].key = set(&mongod, "kept-2").svids.remove(0).key;
     let sets = [
         (other_key, "private key"),
-        (spoilt(|set| set.svids[0].chain = b"garbage".to_vec()), "failed parsing X.509 certificate"),
-        (spoilt(|set| set.svids[0].bundle.clear()), "missing required field: X509SVID.bundle"),
-        (spoilt(|set| set.svids.clear()), "missing required field: X509SVIDResponse.svids"),
+        (damaged(|set| set.svids[0].chain = b"garbage".to_vec()), "failed parsing X.509 certificate"),
+        (damaged(|set| set.svids[0].bundle.clear()), "missing required field: X509SVID.bundle"),
+        (damaged(|set| set.svids.clear()), "missing required field: X509SVIDResponse.svids"),
     ];
     for (count, (set, reason)) in (1..).zip(sets) {
         api.answer(Answer::Set(set));
@@ -183,14 +184,14 @@ fn what_cannot_be_used_keeps_the_last_good_set() {
     api.answer(Answer::Set(set(&mongod, "kept-3")));
     wait_taken(&gateway, "kept-3");
     assert!(!gateway.get("/readyz").unwrap().body.contains("cannot be used"));
-    assert_eq!(api.asked(), 1, "all on one call");
+    assert_eq!(api.asked(), 1, "all sets came on one call");
 }
 
 #[test]
-fn mongod_is_verified_with_the_authorities_that_the_configuration_means() {
+fn mongod_is_verified_with_the_trust_bundle_or_with_ca_file() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let mut foreign = set(&mongod, "foreign");
-    foreign.svids[0].bundle = authority_of_strangers(&mongod);
+    foreign.svids[0].bundle = foreign_ca(&mongod);
     let api = WorkloadApi::start(Answer::Set(foreign)).unwrap();
     let gateway = start(&mongod, api.socket(), "");
     let (code, sentence) = refusal(&gateway);
@@ -198,8 +199,8 @@ fn mongod_is_verified_with_the_authorities_that_the_configuration_means() {
     assert!(sentence.contains("which is not among our authorities"), "{sentence}");
     drop(gateway);
 
-    // The file of authorities counts instead, and is followed as all files are.
-    let directory = scratch::directory("authorities").unwrap();
+    // A ca_file replaces the trust bundle, and is reloaded like every other file.
+    let directory = scratch::directory("ca_file").unwrap();
     let ca_file = directory.path().join("ca.pem");
     fs::copy(mongod.pki.stranger_ca_file(), &ca_file).unwrap();
     let mut options = options(&mongod, api.socket(), "");
@@ -209,11 +210,11 @@ fn mongod_is_verified_with_the_authorities_that_the_configuration_means() {
     fs::copy(mongod.pki.ca_file(), &ca_file).unwrap();
     until_ready(&gateway);
     gateway.connect().unwrap().run(&ping()).unwrap();
-    assert_eq!(api.asked(), 2, "each gateway once");
+    assert_eq!(api.asked(), 2, "one call per gateway");
 }
 
 #[test]
-fn check_shows_what_the_agent_hands_out_or_why_it_does_not() {
+fn check_shows_the_agents_certificate_or_why_there_is_none() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Set(set(&mongod, "checked"))).unwrap();
     let (code, text) = check(&options(&mongod, api.socket(), ""));
@@ -266,8 +267,8 @@ fn set(mongod: &Mongod, common_name: &'static str) -> Set {
     Set::of(&mongod.pki, ID, &svid(mongod, &wanted(common_name)))
 }
 
-/// What signed nothing that mongod has.
-fn authority_of_strangers(mongod: &Mongod) -> Vec<u8> {
+/// Returns a CA certificate that has issued no certificate of mongod.
+fn foreign_ca(mongod: &Mongod) -> Vec<u8> {
     let stranger = Wanted { issuer: SignedBy::Itself, ..wanted("stranger") };
     svid(mongod, &stranger).der().0.to_vec()
 }
@@ -294,13 +295,14 @@ fn wait_taken(gateway: &Gateway, common_name: &str) {
     gateway.wait_for_log(LOG_TIMEOUT, accept).unwrap();
 }
 
-/// Code and message of the error that a client gets.
+/// Returns code and message of the error that a client gets.
 fn refusal(gateway: &Gateway) -> (i32, String) {
     let refused = gateway.connect().unwrap().command(&ping()).unwrap();
     (refused.get_i32("code").unwrap(), refused.get_str("errmsg").unwrap().to_owned())
 }
 
-/// Who mongod says is on this connection: it authenticates by the certificate that it was shown.
+/// Returns the user that mongod sees on this connection; creates the user first. mongod authenticates the subject of
+/// the gateway's client certificate.
 fn user_of(mongod: &Arc<Mongod>, connection: &mut Connection, common_name: &str) -> String {
     let user = format!("CN={common_name},OU=clients,O=mongate kit");
     let create = doc! { "createUser": &user, "roles": [], "$db": "$external" };

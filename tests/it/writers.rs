@@ -1,4 +1,5 @@
-//! Eight writers each of a driver, directly and through the gateway: what was acknowledged, when, and what failed.
+//! Concurrent writers with the Rust driver or `PyMongo`. They record which writes were acknowledged, when, and which
+//! failed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,32 +22,32 @@ use crate::kit::replica_set::ReplicaSet;
 use crate::kit::scratch;
 use crate::kit::waiting;
 
-/// How many writers there are of each kind.
+/// Number of writers per lane.
 const WRITERS: i64 = 8;
-/// See `tests/drivers/writers.py`.
+/// Pause between two writes of a writer; the same as in `tests/drivers/writers.py`.
 const PACE: Duration = Duration::from_millis(5);
-/// The file that ends a script's writers.
+/// Name of the file that tells the script to stop.
 const STOP: &str = "stop";
-/// How long writers may take to end what they have begun.
+/// Longest time for writers to finish their last write after they are told to stop.
 const END_TIMEOUT: Duration = Duration::from_mins(1);
-/// So many writes show that a lane is well again.
-const WELL: usize = 20;
+/// A lane has recovered after this number of further acknowledged writes.
+const RECOVERED_AFTER: usize = 20;
 
-/// Eight writers that go on until they are stopped.
+/// A group of writers that use one driver and one path (direct or through the gateway) until they are stopped.
 pub struct Lane {
-    /// Who they are.
+    /// Name in messages; also the name of its database, with `_` for spaces.
     pub name: String,
     database: String,
     writers: Writers,
 }
 
-/// What came of a lane.
+/// Results of a lane.
 pub struct Outcome {
-    /// Who they are.
+    /// Name of the lane.
     pub name: String,
     database: String,
     acknowledged: Vec<(i64, f64)>,
-    /// What went wrong with writes that were not acknowledged.
+    /// Errors of the writes that were not acknowledged.
     pub failures: Vec<String>,
 }
 
@@ -68,7 +69,7 @@ struct Done {
 }
 
 impl State {
-    fn take(&self, id: i64, result: Result<InsertOneResult, String>) {
+    fn record(&self, id: i64, result: Result<InsertOneResult, String>) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(_) => done.acknowledged.push((id, now())),
@@ -78,7 +79,7 @@ impl State {
 }
 
 impl Lane {
-    /// Writers of the Rust driver, in this process.
+    /// Starts writers with the Rust driver in this process.
     pub async fn rust(name: &str, uri: &str) -> Self {
         let mut options = ClientOptions::parse(uri).await.unwrap();
         options.write_concern = Some(WriteConcern::majority());
@@ -93,7 +94,7 @@ impl Lane {
                 let mut id = worker * 1_000_000;
                 while !state.is_over.load(Ordering::Relaxed) {
                     let result = collection.insert_one(doc! { "_id": id }).await;
-                    state.take(id, result.map_err(|error| error.to_string()));
+                    state.record(id, result.map_err(|error| error.to_string()));
                     id += 1;
                     tokio::time::sleep(PACE).await;
                 }
@@ -102,7 +103,7 @@ impl Lane {
         Self { name: name.to_owned(), database, writers: Writers::Rust { state, tasks } }
     }
 
-    /// Writers of `PyMongo`; `None` where there is no such driver.
+    /// Starts writers with `PyMongo`; `None` if it is missing.
     pub fn python(name: &str, uri: &str) -> Option<Self> {
         let mut command = drivers::python()?;
         let database = name.replace(' ', "_");
@@ -112,7 +113,7 @@ impl Lane {
         Some(Self { name: name.to_owned(), database, writers: Writers::Python { process, directory } })
     }
 
-    /// How many writes were acknowledged.
+    /// Returns the number of acknowledged writes so far.
     pub fn count(&self) -> usize {
         match &self.writers {
             Writers::Rust { state, .. } => state.done.lock().unwrap_or_else(PoisonError::into_inner).acknowledged.len(),
@@ -124,13 +125,13 @@ impl Lane {
         }
     }
 
-    /// Has the writers end what they have begun.
+    /// Stops the writers after their current write.
     pub async fn stop(self) -> Outcome {
         let Self { name, database, writers } = self;
         let (acknowledged, failures) = match writers {
             Writers::Rust { state, tasks } => {
                 state.is_over.store(true, Ordering::Relaxed);
-                tokio::time::timeout(END_TIMEOUT, tasks.join_all()).await.expect("the writers end");
+                tokio::time::timeout(END_TIMEOUT, tasks.join_all()).await.expect("the writers stop in time");
                 let done = std::mem::take(&mut *state.done.lock().unwrap_or_else(PoisonError::into_inner));
                 (done.acknowledged, done.failures)
             }
@@ -152,7 +153,8 @@ impl Lane {
 }
 
 impl Outcome {
-    /// The longest time without an acknowledged write after each of these moments, and before the next.
+    /// Returns, for each of these moments, the longest time in seconds without an acknowledged write between it and the
+    /// next one.
     pub fn gaps(&self, moments: &[f64]) -> Vec<f64> {
         let mut times: Vec<_> = self.acknowledged.iter().map(|(_, time)| *time).collect();
         times.sort_by(f64::total_cmp);
@@ -164,31 +166,31 @@ impl Outcome {
         moments.iter().copied().zip(ends).map(gap).collect()
     }
 
-    /// Everything that was acknowledged is there, asked of the set itself.
+    /// Checks that every acknowledged write exists, with a client that is connected to the set directly.
     pub async fn check(&self, direct: &Client) {
         let found = direct.database(&self.database).collection::<Document>("writes").find(doc! {}).await.unwrap();
         let found: Vec<Document> = found.try_collect().await.unwrap();
         let found: BTreeSet<_> = found.iter().map(id).collect();
         let lost: Vec<_> = self.acknowledged.iter().filter(|(id, _)| !found.contains(id)).collect();
-        assert!(lost.is_empty(), "{}: acknowledged and lost: {lost:?}", self.name);
+        assert!(lost.is_empty(), "{}: acknowledged writes were lost: {lost:?}", self.name);
         assert!(!self.acknowledged.is_empty());
     }
 }
 
-/// Waits until each lane has had writes acknowledged since.
-pub fn await_well(lanes: &[Lane]) {
+/// Waits until every lane has recovered, that is, has had [`RECOVERED_AFTER`] more writes acknowledged.
+pub fn await_recovery(lanes: &[Lane]) {
     let before: Vec<_> = lanes.iter().map(Lane::count).collect();
     for (lane, before) in lanes.iter().zip(before) {
-        waiting::until(&format!("{} writes", lane.name), || (lane.count() >= before + WELL).then_some(()));
+        waiting::until(&format!("{} writes", lane.name), || (lane.count() >= before + RECOVERED_AFTER).then_some(()));
     }
 }
 
-/// Seconds since 1970, as the scripts have them.
+/// Returns seconds since 1970, the unit of the scripts.
 pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// A client of the set itself.
+/// Returns a client that is connected to the set directly.
 pub async fn direct(set: &ReplicaSet) -> Client {
     Client::with_uri_str(set.uri().unwrap()).await.unwrap()
 }

@@ -1,5 +1,5 @@
-//! MongoDB users without passwords: the gateway authenticates each connection with a certificate, by who the caller is,
-//! and a mongod with access control tells it whom it takes it for.
+//! MongoDB users without passwords, with a single mongod with access control: the gateway authenticates each upstream
+//! connection with the certificate of the caller's credential.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const AUTHENTICATION: &str = "[upstream.test.authentication]\nmechanism = \"MONG
 const CART: &str = "cluster.local/ns/shop/sa/cart";
 const TILL: &str = "cluster.local/ns/shop/sa/till";
 
-/// A mongod with access control; the kit's own client is its administrator.
-fn guarded(more: &[&str]) -> Option<Mongod> {
+/// A mongod with access control and `more` arguments; the kit's own client certificate is the administrator.
+fn mongod_with_auth(more: &[&str]) -> Option<Mongod> {
     let arguments = ["--auth"].iter().chain(more).map(|&argument| argument.to_owned()).collect();
     let mongod = Mongod::start(MongodOptions { arguments, ..MongodOptions::default() })?;
-    // The first user may be made by whoever comes from this machine.
+    // The localhost exception allows creating the first user without authentication.
     let root =
         doc! { "createUser": subject("client"), "roles": [{ "role": "root", "db": "admin" }], "$db": "$external" };
     mongod.run(&root).unwrap();
@@ -36,7 +36,7 @@ fn subject(common_name: &str) -> String {
     format!("CN={common_name},OU=clients,O=mongate kit")
 }
 
-/// Runs a command as the administrator, without a gateway.
+/// Runs a command as the administrator, on a direct connection.
 fn as_root(mongod: &Mongod, command: &Document) -> Document {
     let mut connection = mongod.connect().unwrap();
     connection.run(&doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" }).unwrap();
@@ -58,12 +58,12 @@ fn credential(issued: &Issued, principal: &str) -> String {
     format!("[[upstream.test.credential]]\nprincipals = ['{principal}']\ncertificate_file = '{}'\n", file.display())
 }
 
-/// Another listener, whose clients are `principal`.
+/// A further listener, whose clients have this principal.
 fn listener(name: &str, principal: &str) -> String {
     format!("[listener.{name}]\naddress = '127.0.0.1:0'\nupstream = 'test'\nprincipal = '{principal}'\n")
 }
 
-/// Shows the certificate of `common_name`.
+/// A gateway whose client certificate has this common name.
 fn options(mongod: &Mongod, common_name: &'static str) -> GatewayOptions {
     let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(mongod) };
     options.credentials(&mongod.pki, &certificate(mongod, common_name));
@@ -76,7 +76,7 @@ fn users_of(status: &Document) -> Vec<String> {
     users.iter().map(|user| text(user.as_document().unwrap())).collect()
 }
 
-/// Who this connection is to mongod.
+/// Returns the authenticated users of this connection.
 fn users_on(connection: &mut Connection) -> Vec<String> {
     users_of(&connection.run(&doc! { "connectionStatus": 1, "$db": "admin" }).unwrap())
 }
@@ -108,8 +108,8 @@ async fn client(address: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_caller_is_the_user_of_its_certificate_and_has_the_roles_of_that() {
-    let Some(mongod) = guarded(&[]) else { return };
+async fn each_caller_is_the_user_of_its_credential_and_has_its_roles() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     for (name, role) in [("cart", "readWrite"), ("till", "read"), ("others", "")] {
         create_user(&mongod, name, role);
     }
@@ -138,7 +138,7 @@ async fn each_caller_is_the_user_of_its_certificate_and_has_the_roles_of_that() 
         let status = client.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap();
         assert_eq!(users_of(&status), user(name));
     }
-    // The certificate of the connection is told in its log line.
+    // The log line of a closed connection names its user.
     for client in [cart, till, others] {
         client.shutdown().immediate(true).await;
     }
@@ -155,8 +155,8 @@ async fn each_caller_is_the_user_of_its_certificate_and_has_the_roles_of_that() 
 }
 
 #[test]
-fn a_caller_stays_the_user_that_it_is_whatever_it_asks_for() {
-    let Some(mongod) = guarded(&[]) else { return };
+fn a_caller_cannot_change_its_user() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     create_user(&mongod, "cart", "readWrite");
     as_root(&mongod, &doc! { "createUser": "app", "pwd": "secret", "roles": ["root"], "$db": "admin" });
     let gateway = Gateway::start(&options(&mongod, "cart"));
@@ -176,8 +176,8 @@ fn a_caller_stays_the_user_that_it_is_whatever_it_asks_for() {
 }
 
 #[test]
-fn a_user_that_is_missing_is_told_to_everybody_and_missed_no_longer_than_it_is() {
-    let Some(mongod) = guarded(&[]) else { return };
+fn a_missing_user_is_reported_everywhere_until_it_is_created() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     for warm in ["", "warm_connections = 0\n"] {
         let name: &'static str = if warm.is_empty() { "late" } else { "later" };
         let mut options = options(&mongod, name);
@@ -198,14 +198,14 @@ fn a_user_that_is_missing_is_told_to_everybody_and_missed_no_longer_than_it_is()
         assert!(answer.get_str("errmsg").unwrap().contains(&sentence), "{answer}");
         let labels = [("upstream", "test"), ("outcome", "authentication_failed")];
         assert!(is_at_least_one(gateway.metric("mongate_upstream_handshakes_total", &labels)));
-        let (code, text) = until("readiness tells", || Some(readyz(&gateway)).filter(|(code, _)| *code == 503));
+        let (code, text) = until("/readyz fails", || Some(readyz(&gateway)).filter(|(code, _)| *code == 503));
         assert!(text.contains(&sentence), "{code} {text}");
         assert!(status(&gateway)["user"]["problem"].as_str().is_some_and(|problem| problem.contains(&sentence)));
 
         create_user(&mongod, name, "read");
-        // A client need not wait until somebody has noticed.
+        // A client can connect before the background check has noticed the user.
         assert_eq!(users_on(&mut gateway.connect().unwrap()), user(name));
-        until("readiness notices", || (readyz(&gateway).0 == 200).then_some(()));
+        until("/readyz succeeds", || (readyz(&gateway).0 == 200).then_some(()));
         let (code, said) = options.check(&[]).unwrap();
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains(&format!("as {}", subject(name))) && said.contains("with roles read@shop"), "{said}");
@@ -213,8 +213,8 @@ fn a_user_that_is_missing_is_told_to_everybody_and_missed_no_longer_than_it_is()
 }
 
 #[test]
-fn one_user_that_is_missing_leaves_the_others_served() {
-    let Some(mongod) = guarded(&[]) else { return };
+fn a_missing_user_does_not_affect_other_callers() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     create_user(&mongod, "here", "read");
     let mut options = options(&mongod, "here");
     options.tables += &credential(&certificate(&mongod, "missing"), CART);
@@ -228,14 +228,15 @@ fn one_user_that_is_missing_leaves_the_others_served() {
     assert_eq!(users_on(&mut gateway.connect().unwrap()), user("here"));
     let mut cart = Connection::plain(&gateway.address_of("cart").unwrap()).unwrap();
     assert_eq!(cart.command(&doc! { "hello": 1, "$db": "admin" }).unwrap().get_i32("code").unwrap(), 18);
-    let (code, text) = until("it is well but for one", || Some(readyz(&gateway)).filter(|(code, _)| *code == 200));
+    let (code, text) =
+        until("the gateway is ready except for one user", || Some(readyz(&gateway)).filter(|(code, _)| *code == 200));
     assert!(text.contains("WARN") && text.contains("CN=missing,OU=clients"), "{code} {text}");
 }
 
 #[test]
-fn a_certificate_of_the_cluster_is_refused_with_its_reason() {
+fn a_cluster_member_certificate_is_rejected_with_a_reason() {
     for more in [&["--clusterAuthMode", "x509"][..], &[]] {
-        let Some(mongod) = guarded(more) else { return };
+        let Some(mongod) = mongod_with_auth(more) else { return };
         let member = Wanted { common_name: "gateway", usage: Usage::Both, ..Wanted::default() };
         let member = mongod.pki.issue("member", &member).unwrap();
         let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(&mongod) };
@@ -257,8 +258,8 @@ fn a_certificate_of_the_cluster_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_certificate_of_another_user_makes_new_connections_his_and_leaves_no_spare_of_the_old() {
-    let Some(mongod) = guarded(&[]) else { return };
+fn after_a_reload_new_connections_are_the_new_user_and_old_spare_connections_are_closed() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     let [first, second] = ["first", "second"].map(|name| {
         create_user(&mongod, name, "read");
         certificate(&mongod, name)
@@ -275,19 +276,20 @@ fn a_certificate_of_another_user_makes_new_connections_his_and_leaves_no_spare_o
     old.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     assert_eq!(users_on(&mut old), user("first"));
 
-    // A certificate that mongod knows no user for takes nobody's connection away.
+    // A certificate without a user in mongod does not end existing connections.
     secret.rename_over(&Content::of(&mongod.pki, &unknown)).unwrap();
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "authentication_failed").unwrap();
-    until("no spare of the old one is left", || {
+    until("no spare connection of the old user is left", || {
         let answer = gateway.connect().unwrap().command(&doc! { "hello": 1, "$db": "admin" }).unwrap();
         (answer.get_i32("code").ok() == Some(18)).then_some(())
     });
-    let seen =
-        until_steady("the old one outlives certificate_recycle_after", Duration::from_secs(4), || users_on(&mut old));
+    let seen = until_steady("the old connection outlives certificate_recycle_after", Duration::from_secs(4), || {
+        users_on(&mut old)
+    });
     assert_eq!(seen, user("first"));
 
     secret.rename_over(&Content::of(&mongod.pki, &second)).unwrap();
-    until("new connections are of the new user", || {
+    until("new connections are the new user", || {
         let mut connection = gateway.connect().unwrap();
         let answer = connection.command(&doc! { "connectionStatus": 1, "$db": "admin" }).unwrap();
         (answer.get_i32("code").ok() != Some(18) && users_of(&answer) == user("second")).then_some(())
@@ -296,15 +298,15 @@ fn a_certificate_of_another_user_makes_new_connections_his_and_leaves_no_spare_o
         assert_eq!(users_on(&mut gateway.connect().unwrap()), user("second"));
     }
     gateway.await_metric("mongate_upstream_warm_connections", &[], spares);
-    // Nobody becomes another user in the middle of a connection: it closes in time.
+    // A connection never changes its user. The gateway closes it after certificate_recycle_after.
     gateway.await_metric("mongate_upstream_recycled_total", &[("how", "closed")], is_at_least_one);
     assert!(is_zero(gateway.metric("mongate_upstream_recycled_total", &[("how", "moved")])));
     assert!(old.command(&doc! { "ping": 1, "$db": "admin" }).is_err());
 }
 
 #[test]
-fn a_renewed_certificate_of_the_same_user_moves_the_connections_that_are_there() {
-    let Some(mongod) = guarded(&[]) else { return };
+fn existing_connections_move_to_a_renewed_certificate_of_the_same_user() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     create_user(&mongod, "same", "read");
     let [first, second] = ["same-1", "same-2"]
         .map(|stem| mongod.pki.issue(stem, &Wanted { common_name: "same", ..Wanted::default() }).unwrap());
@@ -326,8 +328,8 @@ fn a_renewed_certificate_of_the_same_user_moves_the_connections_that_are_there()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
-    let Some(mongod) = guarded(&[]) else { return };
+async fn the_log_line_names_the_user_of_a_client_that_authenticates_itself() {
+    let Some(mongod) = mongod_with_auth(&[]) else { return };
     let roles = vec![doc! { "role": "read", "db": "shop" }];
     as_root(&mongod, &doc! { "createUser": "alice", "pwd": "secret-of-alice", "roles": roles, "$db": "admin" });
     let gateway = Gateway::start(&GatewayOptions { log_level: Some("debug"), ..GatewayOptions::to(&mongod) });
@@ -338,11 +340,11 @@ async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
         let is_it = move |event: &Value| event["message"] == "connection closed" && event["user"] == name;
         gateway.wait_for_log(LOG_TIMEOUT, is_it).unwrap()
     };
-    let told = line("alice");
-    let facts = ["user_database", "user_mechanism", "user_source"].map(|fact| told[fact].as_str().unwrap());
-    assert_eq!(facts, ["admin", "SCRAM-SHA-256", "client"], "{told}");
+    let alice = line("alice");
+    let fields = ["user_database", "user_mechanism", "user_source"].map(|field| alice[field].as_str().unwrap());
+    assert_eq!(fields, ["admin", "SCRAM-SHA-256", "client"], "{alice}");
 
-    // In pieces, and with what would move a cursor.
+    // In small pieces, and with a control character that would move a terminal's cursor.
     let payload = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"n,,n=bob\n,r=abc".to_vec() };
     let start = doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": payload, "$db": "admin" };
     let mut connection = gateway.connect().unwrap();
@@ -363,7 +365,7 @@ async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
     drop(connection);
     assert_eq!(line("carol")["user_mechanism"], "PLAIN");
 
-    // As drivers did of old.
+    // As old drivers did.
     let old = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "user": "CN=dave", "$db": "$external" };
     let mut connection = gateway.connect().unwrap();
     connection.send(&op_query(6, "$external.$cmd", -1, &old)).unwrap();
@@ -374,7 +376,7 @@ async fn a_client_that_authenticates_itself_is_named_in_the_line_about_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_without_users_are_reached_without_one_and_all_others_with_theirs() {
+async fn the_gateway_authenticates_to_all_members_except_arbiters() {
     let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
     let Some(set) = ReplicaSet::start(SetOptions { members, users: Users::KeyFile, ..SetOptions::default() }) else {
         return;
@@ -384,7 +386,7 @@ async fn members_without_users_are_reached_without_one_and_all_others_with_their
     let of_set = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to_set(&set) };
     let gateway = Gateway::start(&of_set);
     let addresses = gateway.await_members(&set.members());
-    until("it is ready", || (readyz(&gateway).0 == 200).then_some(()));
+    until("the gateway is ready", || (readyz(&gateway).0 == 200).then_some(()));
     let uri = format!("{}/?replicaSet={}&serverSelectionTimeoutMS=15000", gateway.uri(), set.name());
     let client = Client::with_uri_str(uri).await.unwrap();
     let orders = client.database("shop").collection::<Document>("orders");
@@ -402,9 +404,9 @@ async fn members_without_users_are_reached_without_one_and_all_others_with_their
     }
     assert!(is_zero(gateway.metric("mongate_upstream_handshakes_total", &[("outcome", "authentication_failed")])));
     assert!(!readyz(&gateway).1.contains("WARN"), "{}", readyz(&gateway).1);
-    assert!(!set.log(arbiter).contains("MONGODB-X509"), "nobody asks an arbiter to authenticate");
+    assert!(!set.log(arbiter).contains("MONGODB-X509"), "the gateway does not authenticate to an arbiter");
 
-    // The same where the only server is one.
+    // The same if the only server is an arbiter.
     let address = arbiter.clone();
     let gateway = Gateway::start(&GatewayOptions {
         upstream_address: address,
@@ -412,7 +414,7 @@ async fn members_without_users_are_reached_without_one_and_all_others_with_their
         upstream: String::new(),
         ..of_set
     });
-    let answered = until("it is known to be no member that has users", || {
+    let answered = until("the gateway knows that the server is an arbiter", || {
         let answer = gateway.connect().unwrap().command(&doc! { "hello": 1, "$db": "admin" }).unwrap();
         answer.get_bool("arbiterOnly").ok()
     });

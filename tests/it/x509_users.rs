@@ -1,5 +1,5 @@
-//! Two callers in front of a replica set with access control: each is the MongoDB user of its certificate on every member,
-//! limited by that user's roles, and cannot become another.
+//! Two callers in front of a replica set with access control. On every member, each is the MongoDB user of the
+//! certificate that the gateway shows for it, has only that user's roles, and cannot become another user.
 
 use std::time::Duration;
 
@@ -25,17 +25,18 @@ use crate::writers::Lane;
 const CART: &str = "cluster.local/ns/shop/sa/cart";
 const TILL: &str = "cluster.local/ns/shop/sa/till";
 const AUTHENTICATION: &str = "[upstream.test.authentication]\nmechanism = 'MONGODB-X509'\n";
-/// What a client with credentials of its own reads.
+/// Error text for a client that sends credentials of its own.
 const REMOVE: &str = "the gateway authenticates; remove the credentials from the URI";
 
-/// A set whose members know each other by certificates: with the users cart, till, and one who may do nothing.
-fn guarded() -> Option<ReplicaSet> {
+/// A set with access control, whose members authenticate each other by certificates. It has the users `cart`, `till`
+/// and `others`, which has no roles.
+fn set_with_auth() -> Option<ReplicaSet> {
     let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
     let set = ReplicaSet::start(SetOptions { members, users: Users::ClusterCertificates, ..SetOptions::default() })?;
     for (name, roles) in [("cart", &["readWrite@shop"][..]), ("till", &["read@shop"]), ("others", &[])] {
         set.create_user(name, roles).unwrap();
     }
-    // Who a password would make of a client, if it came so far.
+    // A password would make a client this user, if the gateway let it authenticate.
     let app = doc! { "createUser": "app", "pwd": "secret", "roles": ["root"], "$db": "admin" };
     set.run_on_primary(&app).unwrap();
     Some(set)
@@ -53,7 +54,8 @@ fn listener(name: &str, principal: &str) -> String {
     format!("[listener.{name}]\naddress = '127.0.0.1:0'\nupstream = 'test'\nprincipal = '{principal}'\n")
 }
 
-/// A certificate for each of the two, and one for everybody else; listeners of the names of the two.
+/// A credential for each of the two callers and one for all others, and listeners `cart` and `till` for the two
+/// callers.
 fn options(set: &ReplicaSet) -> GatewayOptions {
     let mut options = GatewayOptions {
         top: "trust_domain = 'cluster.local'\n".to_owned(),
@@ -85,8 +87,8 @@ fn user(common_name: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_caller_has_its_own_roles_on_every_member() {
-    let Some(set) = guarded() else { return };
+async fn each_caller_has_the_roles_of_its_user_on_every_member() {
+    let Some(set) = set_with_auth() else { return };
     let gateway = Gateway::start(&options(&set));
     gateway.await_members(&set.members());
     let arbiter = set.members().remove(2);
@@ -96,7 +98,7 @@ async fn each_caller_has_its_own_roles_on_every_member() {
             let mut connection = Connection::plain(&address).unwrap();
             let hello = connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
             assert_eq!(hello.get_str("me").unwrap(), address);
-            // An arbiter knows no users, and nobody can do anything there.
+            // An arbiter has no users.
             let users = if member == arbiter { Vec::new() } else { user(expected) };
             assert_eq!(users_on(&mut connection), users, "{listener} on {member}");
         }
@@ -108,29 +110,30 @@ async fn each_caller_has_its_own_roles_on_every_member() {
     let from_secondaries = SelectionCriteria::ReadPreference(ReadPreference::Secondary { options: None });
     let read = orders(&till).find(doc! {}).batch_size(5).selection_criteria(from_secondaries).await.unwrap();
     assert_eq!(read.try_collect::<Vec<_>>().await.unwrap().len(), 20);
-    for (who, refused) in [
+    for (attempt, refused) in [
         ("till writes", code_of(orders(&till).insert_one(doc! {}).await)),
         ("till reads elsewhere", code_of(till.database("other").collection::<Document>("c").find_one(doc! {}).await)),
         ("cart reads elsewhere", code_of(cart.database("other").collection::<Document>("c").find_one(doc! {}).await)),
         (
-            "cart makes users",
+            "cart creates users",
             code_of(cart.database("shop").run_command(doc! { "createUser": "x", "pwd": "x", "roles": [] }).await),
         ),
         ("others read", code_of(orders(&others).find_one(doc! {}).await)),
     ] {
-        assert_eq!(refused, Some(13), "{who}");
+        assert_eq!(refused, Some(13), "{attempt}");
     }
-    // They stay what they are when another member is primary.
+    // The roles are the same after an election.
     set.step_down().unwrap();
     orders(&cart).insert_one(doc! { "_id": 20 }).await.unwrap();
     assert_eq!(code_of(orders(&till).insert_one(doc! {}).await), Some(13));
     set.assert_no_strangers();
 }
 
-/// The certificate that a client shows to the gateway says who it is there; which user that is to mongod, the gateway says.
+/// A client certificate identifies the caller to the gateway. The gateway selects the credential, and so the MongoDB
+/// user.
 #[test]
-fn a_certificate_of_the_mesh_leads_to_the_credential_of_its_owner() {
-    let Some(set) = guarded() else { return };
+fn the_clients_mesh_certificate_selects_the_credential() {
+    let Some(set) = set_with_auth() else { return };
     let mesh = Pki::new().unwrap();
     let server = mesh.issue("gateway", &Wanted::server()).unwrap().combined(First::Certificate).unwrap();
     let mut options = options(&set);
@@ -144,21 +147,21 @@ fn a_certificate_of_the_mesh_leads_to_the_credential_of_its_owner() {
     let gateway = Gateway::start(&options);
     gateway.await_members(&set.members());
     let address = gateway.members_at("mesh").unwrap().remove(&set.primary()).unwrap();
-    for (who, name) in [(CART, "cart"), (TILL, "till"), ("cluster.local/ns/shop/sa/nobody", "others")] {
-        let uri: &'static str = format!("spiffe://{who}").leak();
-        // The common name of another one is of no use.
+    for (principal, name) in [(CART, "cart"), (TILL, "till"), ("cluster.local/ns/shop/sa/nobody", "others")] {
+        let uri: &'static str = format!("spiffe://{principal}").leak();
+        // The common name of a more powerful user has no effect.
         let wanted = Wanted { common_name: "operator", names: vec![uri], ..Wanted::default() };
         let workload = mesh.issue(name, &wanted).unwrap();
         let mut connection = Connection::tls(&address, &mesh, &workload).unwrap();
         connection.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
-        assert_eq!(users_on(&mut connection), user(name), "{who}");
+        assert_eq!(users_on(&mut connection), user(name), "{principal}");
     }
 }
 
-/// Whatever a client sends to be another one, and in whatever form: it is answered, and the client stays who it is.
+/// The gateway replies to every form of authentication that a client tries, and the client stays the same user.
 #[test]
-fn nobody_becomes_another() {
-    let Some(set) = guarded() else { return };
+fn no_client_can_become_another_user() {
+    let Some(set) = set_with_auth() else { return };
     let gateway = Gateway::start(&options(&set));
     let primary = set.primary();
     gateway.await_members(&set.members());
@@ -168,7 +171,10 @@ fn nobody_becomes_another() {
     let speculative = |inner: &Document, db: &str| {
         let mut inner = inner.clone();
         inner.insert("db", db);
-        doc! { "hello": 1, "speculativeAuthenticate": inner, "saslSupportedMechs": "admin.app", "internalClient": { "minWireVersion": 0, "maxWireVersion": 17 }, "$db": "admin" }
+        doc! {
+            "hello": 1, "speculativeAuthenticate": inner, "saslSupportedMechs": "admin.app",
+            "internalClient": { "minWireVersion": 0, "maxWireVersion": 17 }, "$db": "admin"
+        }
     };
     let on = |command: &Document, db: &str| {
         let mut command = command.clone();
@@ -180,13 +186,13 @@ fn nobody_becomes_another() {
         ("hello with a certificate", msg(&speculative(&x509, "$external"))),
         ("hello with a password", msg(&speculative(&scram, "admin"))),
         ("hello in OP_QUERY", op_query(5, "admin.$cmd", -1, &speculative(&x509, "$external"))),
-        ("hello in a wrapper", op_query(5, "admin.$cmd", -1, &doc! { "$query": speculative(&x509, "$external") })),
+        ("hello wrapped in $query", op_query(5, "admin.$cmd", -1, &doc! { "$query": speculative(&x509, "$external") })),
         ("authenticate", msg(&on(&x509, "$external"))),
         ("authenticate in OP_QUERY", op_query(5, "$external.$cmd", -1, &x509)),
-        ("authenticate in a wrapper", op_query(5, "$external.$cmd", -1, &doc! { "query": &x509 })),
+        ("authenticate wrapped in query", op_query(5, "$external.$cmd", -1, &doc! { "query": &x509 })),
         ("authenticate with a checksum", raw::op_msg_with_checksum(5, 0, &[body_section(&on(&x509, "$external"))])),
         (
-            "authenticate behind a sequence",
+            "authenticate after a sequence",
             op_msg(5, 0, &[sequence_section("x", &[doc! { "_id": 1 }]), body_section(&on(&x509, "$external"))]),
         ),
         ("saslStart", msg(&on(&scram, "admin"))),
@@ -201,7 +207,7 @@ fn nobody_becomes_another() {
             "logout, and authenticate",
             [msg(&doc! { "logout": 1, "$db": "$external" }), msg(&on(&x509, "$external"))].concat(),
         ),
-        ("a password, twice", [msg(&on(&scram, "admin")), msg(&on(&scram, "admin"))].concat()),
+        ("saslStart, twice", [msg(&on(&scram, "admin")), msg(&on(&scram, "admin"))].concat()),
     ];
     for (attempt, bytes) in attempts {
         let mut connection = Connection::plain(&address).unwrap();
@@ -216,21 +222,22 @@ fn nobody_becomes_another() {
         let insert = doc! { "insert": "c", "documents": [{}], "$db": "shop" };
         assert_eq!(connection.command(&insert).unwrap().get_i32("code").unwrap(), 13, "after {attempt}");
     }
-    // Where no reply is wanted, there is none, and all the same nothing has happened.
+    // A request with moreToCome gets no reply, and it has no effect either.
     let mut connection = Connection::plain(&address).unwrap();
     connection.send(&op_msg(5, raw::MORE_TO_COME, &[body_section(&on(&x509, "$external"))])).unwrap();
     assert_eq!(users_on(&mut connection), user("till"));
-    // mongod never heard of the user whose password was tried, nor of another one's certificate.
+    // No attempt has reached mongod.
     let log = set.log(&primary);
-    let heard = |line: &&str| line.contains("Authentication") && (line.contains("\"app\"") || line.contains("SCRAM"));
-    assert_eq!(log.lines().find(heard), None);
+    let attempted =
+        |line: &&str| line.contains("Authentication") && (line.contains("\"app\"") || line.contains("SCRAM"));
+    assert_eq!(log.lines().find(attempted), None);
 }
 
-/// Drivers with credentials in their URIs: a password is refused in words that say what to do, a certificate is not needed
-/// and does no harm.
+/// A password in a driver's URI is refused with an error that names the remedy. `MONGODB-X509` is not needed, and does
+/// no harm.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_in_a_uri() {
-    let Some(set) = guarded() else { return };
+async fn a_password_in_a_uri_is_refused_and_x509_has_no_effect() {
+    let Some(set) = set_with_auth() else { return };
     let gateway = Gateway::start(&options(&set));
     gateway.await_members(&set.members());
     let address = gateway.address_of("cart").unwrap();
@@ -241,15 +248,15 @@ async fn credentials_in_a_uri() {
         uri("app:secret@", "&authMechanism=SCRAM-SHA-256"),
         uri("app:secret@", "&authMechanism=PLAIN&authSource=$external"),
     ];
-    let taken = [uri("", ""), uri("", "&authMechanism=MONGODB-X509")];
-    let arguments: Vec<_> = refused.iter().chain(&taken).map(String::as_str).collect();
+    let accepted = [uri("", ""), uri("", "&authMechanism=MONGODB-X509")];
+    let arguments: Vec<_> = refused.iter().chain(&accepted).map(String::as_str).collect();
     for (name, command) in [("whoami.py", drivers::python()), ("whoami.mjs", drivers::node())] {
         let Some(command) = command else { continue };
         let output = replica_balanced::run(name, command, &arguments);
         let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), arguments.len());
         for (uri, line) in arguments.iter().zip(&lines) {
-            if taken.iter().any(|taken| taken == uri) {
+            if accepted.iter().any(|accepted| accepted == uri) {
                 assert_eq!(line["users"], serde_json::json!([subject_of("cart")]), "{name} {uri}: {line}");
             } else {
                 assert!(line["message"].as_str().is_some_and(|text| text.contains(REMOVE)), "{name} {uri}: {line}");
@@ -261,20 +268,23 @@ async fn credentials_in_a_uri() {
         let error = client(uri).await.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap_err();
         assert!(error.to_string().contains(REMOVE), "{uri}: {error}");
     }
-    let mut x509 = ClientOptions::parse(&taken[0]).await.unwrap();
+    let mut x509 = ClientOptions::parse(&accepted[0]).await.unwrap();
     x509.credential = Some(Credential::builder().mechanism(mongodb::options::AuthMechanism::MongoDbX509).build());
     let x509 = Client::with_options(x509).unwrap();
     let status = x509.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap();
     assert!(status.to_string().contains(&subject_of("cart")), "{status}");
 }
 
-/// The certificate of a caller is renewed again and again while it writes; it notices nothing, and nobody is anybody else.
+/// A caller's credential is renewed several times while the caller writes. No write fails, and every caller stays the
+/// same user.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credential_is_renewed_under_load() {
-    let Some(set) = guarded() else { return };
-    // The lane has a database of its own.
+async fn credentials_are_reloaded_under_load_without_failures() {
+    let Some(set) = set_with_auth() else { return };
+    // The lane uses its own database.
     let role = doc! { "role": "readWrite", "db": "renewed" };
-    let grant = doc! { "grantRolesToUser": subject_of("cart"), "roles": [role], "writeConcern": { "w": 2 }, "$db": "$external" };
+    let grant = doc! {
+        "grantRolesToUser": subject_of("cart"), "roles": [role], "writeConcern": { "w": 2 }, "$db": "$external"
+    };
     set.run_on_primary(&grant).unwrap();
     let issue = |number: usize| {
         let wanted = Wanted { common_name: "cart", ..Wanted::default() };
@@ -293,7 +303,7 @@ async fn a_credential_is_renewed_under_load() {
     options.tables += &listener("cart", CART);
     let gateway = Gateway::start(&options);
     gateway.await_members(&set.members());
-    // The first address may be that of the arbiter.
+    // The first address may belong to the arbiter.
     let on_primary = |listener| {
         let address = gateway.members_at(listener).unwrap().remove(&set.primary()).unwrap();
         Connection::plain(&address).unwrap()
@@ -303,12 +313,12 @@ async fn a_credential_is_renewed_under_load() {
     let lanes = vec![Lane::rust("renewed", &set_uri(&gateway, "cart")).await];
     let mut moved = 0.0;
     for number in 1..=4 {
-        writers::await_well(&lanes);
+        writers::await_recovery(&lanes);
         secret.rename_over(&issue(number)).unwrap();
         let before = moved;
         moved = gateway.await_metric("mongate_upstream_recycled_total", &[("how", "moved")], |now| now > before + 0.5);
     }
-    writers::await_well(&lanes);
+    writers::await_recovery(&lanes);
     for lane in lanes {
         let outcome = lane.stop().await;
         assert_eq!(outcome.failures, Vec::<String>::new());
@@ -318,10 +328,11 @@ async fn a_credential_is_renewed_under_load() {
     assert_eq!(users_on(&mut on_primary("cart")), user("cart"));
 }
 
-/// A certificate that would open everything is of no use: nobody gets a connection that was made with it.
+/// mongod gives all rights to a connection whose certificate looks like that of a cluster member. The gateway never uses
+/// such a connection for a client.
 #[test]
-fn a_member_certificate_serves_nobody_on_a_set() {
-    let Some(set) = guarded() else { return };
+fn no_client_is_served_with_a_cluster_member_certificate() {
+    let Some(set) = set_with_auth() else { return };
     let wanted = Wanted { common_name: "gateway", usage: Usage::Both, ..Wanted::default() };
     let member = set.pki.issue("member", &wanted).unwrap();
     let mut options = options(&set);
@@ -338,11 +349,11 @@ fn a_member_certificate_serves_nobody_on_a_set() {
         assert_eq!(answer.get_i32("code").unwrap(), 18, "{answer}");
         assert!(answer.get_str("errmsg").unwrap().contains("member of its cluster"), "{answer}");
     }
-    let told = |event: &Value| event["reason"] == "cluster_member" && event["level"] == "WARN";
-    let line = gateway.wait_for_log(LOG_TIMEOUT, told).unwrap();
+    let is_warning = |event: &Value| event["reason"] == "cluster_member" && event["level"] == "WARN";
+    let line = gateway.wait_for_log(LOG_TIMEOUT, is_warning).unwrap();
     assert!(line["remedy"].as_str().is_some_and(|text| text.contains("O, OU or DC")), "{line}");
     assert!(is_at_least_one(gateway.metric("mongate_upstream_handshakes_total", &[("outcome", "cluster_member")])));
-    // The others are served as before.
+    // Callers with other credentials are served.
     let address = gateway.members_at("cart").unwrap().remove(&primary).unwrap();
     assert_eq!(users_on(&mut Connection::plain(&address).unwrap()), user("cart"));
 }
@@ -353,7 +364,7 @@ async fn client(uri: &str) -> Client {
     Client::with_options(options).unwrap()
 }
 
-/// A client of the set itself who may do everything.
+/// Returns a client that is connected to the set directly, as the administrator.
 async fn operator(set: &ReplicaSet) -> Client {
     let mut options =
         ClientOptions::parse(format!("mongodb://{}/?replicaSet=rs0", set.members()[..2].join(","))).await.unwrap();
@@ -375,6 +386,6 @@ fn code_of<T>(result: mongodb::error::Result<T>) -> Option<i32> {
     match *result.err()?.kind {
         ErrorKind::Command(error) => Some(error.code),
         ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
-        other => panic!("not an error of the server: {other}"),
+        other => panic!("expected an error from the server: {other}"),
     }
 }
