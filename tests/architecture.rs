@@ -1,60 +1,54 @@
-//! Holds the shape of the house: who may import whom, what the pure modules may not touch, and how imports are written.
+//! Holds the structure of the source: which modules may import which, that files do not import each other in circles,
+//! what the pure modules may not touch, and how imports are written.
 //!
-//! The table stands in ARCHITECTURE.md; this test reads it from there, so that the page cannot drift from the code.
+//! The import table is in ARCHITECTURE.md. This test reads it from there, so that the page and the code stay the same.
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+#[path = "architecture/circles.rs"]
+mod circles;
+#[path = "architecture/references.rs"]
+mod references;
+#[path = "architecture/source_tree.rs"]
+mod source_tree;
+
+use circles::{Graph, circles};
+use references::References;
+use source_tree::{SourceFile, SourceTree};
 
 /// Modules that take bytes and facts and return decisions. They run no task, write no log, count nothing, open nothing.
-const FORBIDDEN_IN_PURE_MODULES: [&str; 6] =
-    ["tokio::", "tracing::", "metrics::", "std::fs", "std::net::Tcp", "std::thread::spawn"];
-
-/// `config` reads one file, through figment, and `std::net` addresses are plain values.
+/// `config` reads one file, through figment, and addresses of `std::net` are plain values.
 const PURE_MODULES: [&str; 6] = ["command", "policy", "identity", "topology", "wire", "config"];
 
-struct SourceFile {
-    path: PathBuf,
-    /// The top-level module that the file belongs to: `wire`, `gateway`, `main`, ...
-    module: String,
-    text: String,
-}
-
-impl SourceFile {
-    /// The text up to the unit tests, which may do as they like.
-    fn code(&self) -> &str {
-        self.text.split("#[cfg(test)]").next().unwrap_or_default()
-    }
-}
+/// What a pure module may not refer to: these paths and everything below them.
+const IMPURE: [&str; 8] = [
+    "tokio",
+    "tracing",
+    "metrics",
+    "std::fs",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::thread::spawn",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn source_files() -> Vec<SourceFile> {
-    let source = root().join("src");
-    let (mut folders, mut files) = (vec![source.clone()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-            if stem == "tests" || stem.starts_with("test_") {
-                // Compiled for unit tests only.
-            } else if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let inside = path.strip_prefix(&source).unwrap();
-                let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
-                let module = first.trim_end_matches(".rs").to_owned();
-                let text = fs::read_to_string(&path).unwrap();
-                files.push(SourceFile { path, module, text });
-            }
-        }
-    }
-    assert!(files.len() > 20, "found the source tree");
-    files
+fn source() -> SourceTree {
+    let tree = SourceTree::read(&root().join("src"));
+    assert!(tree.files.len() > 100, "the source tree was found");
+    tree
+}
+
+/// The module directly below the crate root that a file belongs to: `wire`, `gateway`, `main`; `None` for `lib.rs`.
+fn top_module(file: &SourceFile) -> Option<&str> {
+    file.module.first().map(String::as_str)
 }
 
 /// The table of ARCHITECTURE.md: module -> modules that it may import.
@@ -71,98 +65,186 @@ fn import_table() -> BTreeMap<String, BTreeSet<String>> {
             table.insert(module, names(cells[2]));
         }
     }
-    assert!(table.len() > 10, "found the import table");
+    assert!(table.len() > 10, "the import table was found");
     table
 }
 
-/// Top-level modules that `code` names after `crate::` or, in the binary, after `mongate::`.
-fn imported(code: &str) -> BTreeSet<String> {
-    let mut modules = BTreeSet::new();
-    for prefix in ["crate::", "mongate::"] {
-        for (at, _) in code.match_indices(prefix) {
-            let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
-                continue;
-            }
-            let rest = &code[at + prefix.len()..];
-            let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            modules.insert(name);
+/// File -> files that it refers to.
+fn file_graph(tree: &SourceTree) -> Graph {
+    let edges = |file: &SourceFile| {
+        let targets = References::of(file, tree).own.into_iter().filter_map(|path| tree.file_of(&path));
+        targets.map(|target| target.path.clone()).filter(|target| *target != file.path).collect()
+    };
+    tree.files.iter().map(|file| (file.path.clone(), edges(file))).collect()
+}
+
+/// What breaks the import table, a sentence for each edge.
+fn forbidden_imports(tree: &SourceTree, table: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for file in &tree.files {
+        let Some(module) = top_module(file) else { continue };
+        let Some(allowed) = table.get(module) else {
+            wrong.push(format!("{}: module `{module}` is not in the table", file.path));
+            continue;
+        };
+        let own = References::of(file, tree).own;
+        let imported: BTreeSet<&String> = own.iter().filter_map(|path| path.first()).collect();
+        for other in imported.into_iter().filter(|other| *other != module && !allowed.contains(*other)) {
+            wrong.push(format!("{}: `{module}` may not import `{other}`", file.path));
         }
     }
-    modules
+    wrong
+}
+
+/// What the pure modules refer to although they may not.
+fn impure_references(tree: &SourceTree) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for file in tree.files.iter().filter(|file| top_module(file).is_some_and(|module| PURE_MODULES.contains(&module))) {
+        for path in References::of(file, tree).foreign {
+            let path = path.join("::");
+            let is_impure = |root: &&str| path == **root || path.starts_with(&format!("{root}::"));
+            if IMPURE.iter().any(|root| is_impure(&root)) {
+                wrong.push(format!("{}: refers to {path}", file.path));
+            }
+        }
+    }
+    wrong
 }
 
 #[test]
 fn imports_follow_the_table_of_the_architecture_page() {
-    let table = import_table();
-    let mut wrong = Vec::new();
-    for file in source_files().iter().filter(|file| file.module != "lib") {
-        let Some(allowed) = table.get(&file.module) else {
-            wrong.push(format!("{}: module `{}` is not in the table", file.path.display(), file.module));
-            continue;
-        };
-        for module in imported(file.code()) {
-            if module != file.module && !allowed.contains(&module) {
-                wrong.push(format!("{}: `{}` may not import `{module}`", file.path.display(), file.module));
-            }
-        }
-    }
+    let wrong = forbidden_imports(&source(), &import_table());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn the_table_names_only_modules_that_exist_and_has_no_cycle() {
+fn no_files_import_each_other_in_a_circle() {
+    let found = circles(&file_graph(&source()));
+    let found: Vec<String> = found.into_iter().map(|edges| edges.join("\n  ")).collect();
+    assert!(found.is_empty(), "move the shared type to a file of its own:\n  {}", found.join("\n\n  "));
+}
+
+#[test]
+fn the_table_names_only_modules_that_exist_and_has_no_circle() {
     let table = import_table();
-    let exist: BTreeSet<String> = source_files().into_iter().map(|file| file.module).collect();
+    let tree = source();
+    let exist: BTreeSet<&str> = tree.files.iter().filter_map(top_module).collect();
     for (module, allowed) in &table {
-        assert!(exist.contains(module), "`{module}` is in the table and not in src/");
-        assert!(allowed.iter().all(|other| exist.contains(other)), "`{module}` may import what does not exist");
+        assert!(exist.contains(module.as_str()), "`{module}` is in the table and not in src/");
+        assert!(
+            allowed.iter().all(|other| exist.contains(other.as_str())),
+            "`{module}` may import what does not exist"
+        );
     }
-    // Takes away, again and again, what imports nothing that is left; a cycle is what can never be taken away.
-    let mut left = table;
-    loop {
-        let free: Vec<String> = left
-            .iter()
-            .filter(|(_, allowed)| allowed.iter().all(|m| !left.contains_key(m)))
-            .map(|(m, _)| m.clone())
-            .collect();
-        if free.is_empty() {
-            break;
-        }
-        left.retain(|module, _| !free.contains(module));
-    }
-    assert!(left.is_empty(), "these import each other: {:?}", left.keys());
+    assert_eq!(circles(&table), Vec::<Vec<String>>::new());
 }
 
 #[test]
 fn pure_modules_touch_nothing_outside() {
-    for file in source_files().iter().filter(|file| PURE_MODULES.contains(&file.module.as_str())) {
-        for forbidden in FORBIDDEN_IN_PURE_MODULES {
-            assert!(!file.code().contains(forbidden), "{}: uses {forbidden}", file.path.display());
-        }
-    }
+    let wrong = impure_references(&source());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_names_its_imports_one_by_one() {
-    for file in source_files() {
-        let path = file.path.display();
+fn every_file_is_part_of_the_crate_and_says_what_it_is_for() {
+    let tree = source();
+    for file in &tree.files {
+        let path = &file.path;
         assert!(file.text.starts_with("//!"), "{path}: does not start with what it is for");
         assert!(
             !file.text.contains("use crate::{"),
             "{path}: one `use crate::module` a line, so that edges can be read"
         );
-        let is_top = file.path.parent().is_some_and(|folder| folder.ends_with("src"));
-        assert!(
-            !(is_top && file.text.contains("use super::") && !file.text.contains("mod tests")),
-            "{path}: `super` from a top file"
-        );
+    }
+    let known: BTreeSet<&str> = tree.files.iter().map(|file| file.path.as_str()).collect();
+    let source = root().join("src");
+    let mut folders = vec![source.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&source).unwrap().to_string_lossy().into_owned();
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let below_tests = name.contains("/tests/");
+            assert!(
+                below_tests || known.contains(name.as_str()) || tree.test_files.contains(&name),
+                "src/{name}: no `mod` declaration leads to it"
+            );
+        }
     }
 }
 
 #[test]
 fn pem_files_are_read_in_one_place() {
-    for file in source_files().iter().filter(|file| !file.path.ends_with("tls/pem.rs")) {
-        assert!(!file.code().contains("rustls_pemfile::"), "{}: uses rustls_pemfile", file.path.display());
+    let tree = source();
+    for file in tree.files.iter().filter(|file| file.path != "tls/pem.rs") {
+        let foreign = References::of(file, &tree).foreign;
+        let uses = foreign.iter().any(|path| path.first().is_some_and(|name| name == "rustls_pemfile"));
+        assert!(!uses, "src/{}: uses rustls_pemfile", file.path);
     }
+}
+
+/// A crate of two modules, `a` with two files and `b`, and what the rules find in it.
+#[track_caller]
+fn check(files: &[(&str, &str)], forbidden: &[&str], in_circles: &[&[&str]]) {
+    let with_root = [&[("lib.rs", "mod a; mod b;")], files].concat();
+    let tree = SourceTree::of(&with_root);
+    let table = BTreeMap::from([("a".to_owned(), BTreeSet::new()), ("b".to_owned(), BTreeSet::from(["a".to_owned()]))]);
+    assert_eq!(forbidden_imports(&tree, &table), forbidden);
+    assert_eq!(circles(&file_graph(&tree)), in_circles);
+}
+
+#[test]
+fn the_rules_see_every_way_to_refer_to_another_module() {
+    let forbidden = ["a.rs: `a` may not import `b`"];
+    let references = [
+        "use crate::b::T;",
+        "use crate::b;",
+        "pub use crate::b::T;",
+        "pub(crate) use crate::{b::T as U};",
+        "pub(in crate) use crate::b::*;",
+        "fn f(_: crate::b::T) {}",
+        "fn f() { use super::b::T; }",
+        "fn f() { let _ = crate::b::T; }",
+        "fn f() { println!(\"{}\", crate::b::C); }",
+        "mod inner { fn f() { super::super::b::f() } }",
+        "use super as root; fn f() { root::b::f() }",
+        "#[cfg(test)] mod tests { } use crate::b::T;",
+        "#[cfg(test)] impl X { } impl Y { fn f() { crate::b::f() } }",
+        "#[cfg(not(test))] use crate::b::T;",
+        "impl crate::b::Trait for X { }",
+    ];
+    for text in references {
+        check(&[("a.rs", text), ("b.rs", "")], &forbidden, &[]);
+    }
+    let unit_tests = [
+        "#[cfg(test)] mod tests { use crate::b::T; }",
+        "#[cfg(test)] use crate::b::T;",
+        "struct X; impl X { #[cfg(test)] fn f() { crate::b::f() } }",
+        "/// [`crate::b::T`]\nstruct X;",
+        "fn f() { let b = 1; g(b) }",
+        "pub(in crate::a) struct X;",
+    ];
+    for text in unit_tests {
+        check(&[("a.rs", text), ("b.rs", "")], &[], &[]);
+    }
+}
+
+#[test]
+fn the_rules_see_circles_between_files_also_through_re_exports() {
+    let circle: &[&[&str]] = &[&["a.rs -> a/child.rs", "a/child.rs -> a.rs"]];
+    let through = |root: &str, child: &str, found: &[&[&str]]| {
+        check(&[("a.rs", root), ("a/child.rs", child), ("b.rs", "")], &[], found);
+    };
+    through("mod child; pub use child::T;", "use super::Limits;", circle);
+    through("mod child; fn f() { child::g() }", "fn g() { crate::a::f() }", circle);
+    through("mod child; use self::child::T;", "pub(super) struct T(super::U);", circle);
+    // A declaration alone needs nothing of the child.
+    through("mod child;", "use super::Limits;", &[]);
+    through("mod child; pub use child::T;", "#[cfg(test)] mod tests { use super::super::Limits; }", &[]);
 }
