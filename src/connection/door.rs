@@ -15,7 +15,7 @@ use crate::config::Mode;
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::listener;
-use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules};
+use crate::listener::{ClientPreamble, ClientStream, Opening, PeerTls, ProxyRules};
 use crate::telemetry::metrics::ClientHandshake;
 use crate::telemetry::repeats::Repeats;
 use crate::tls::ServerTls;
@@ -107,8 +107,8 @@ impl Admission {
 /// Lets a client in, or answers it with the reason why not.
 ///
 /// Gives up on an answer after a few seconds. What is learnt of the client is added to `caller`.
-pub(super) async fn admit(heard: Heard, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
-    let Heard { client, user, proxy, tls, opening } = heard;
+pub(super) async fn admit(heard: ClientPreamble, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
+    let ClientPreamble { client, user, proxy, tls, opening } = heard;
     let facts = caller.add(user, proxy.as_ref().ok().and_then(Option::as_ref));
     let verdict = match &proxy {
         Ok(_) => route.door.judge(&tls, facts),

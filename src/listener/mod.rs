@@ -16,23 +16,22 @@ use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
 
 mod client_stream;
+mod connection_limit;
 mod handshake;
-mod limits;
 mod opening;
-mod original;
+mod original_dst;
 mod proxy_header;
 mod refusal;
 mod socket;
 
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
+pub use connection_limit::{ConnectionLimit, ConnectionPermit};
 pub use handshake::{HandshakeFailure, PeerTls};
-pub use limits::{ConnectionLimit, ConnectionPermit};
-pub use opening::{Heard, Opening, ProxyRefusal, ProxyRules, read_opening};
+pub use opening::{ClientPreamble, Opening, ProxyRefusal, ProxyRules, read_opening};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
 pub use socket::{BindError, BoundSocket, bind};
 
-use original::original_destination;
 use socket::SocketFile;
 
 /// First and longest pause when the system has no descriptor or memory for another connection.
@@ -52,18 +51,18 @@ pub struct Arrival {
     pub slot: usize,
     /// Where it was on its way to when the kernel redirected it, on a listener that intercepts; `None` elsewhere, and for
     /// who came there by itself. Never an address of the listener. In a box, as most connections have none.
-    pub original: Option<Box<SocketAddr>>,
+    pub original_destination: Option<Box<SocketAddr>>,
     /// Its place, or that there was none.
-    pub standing: Admittance,
+    pub admittance: Admittance,
 }
 
 /// Whether there is room for a client.
 #[derive(Debug)]
 pub enum Admittance {
     /// It has one of the `max_connections` places.
-    Seated(ConnectionPermit),
+    Admitted(ConnectionPermit),
     /// All were taken: it is to be told so, and leaves again.
-    Full(ConnectionPermit),
+    LimitReached(ConnectionPermit),
 }
 
 /// A listening socket and the places of its connections.
@@ -74,8 +73,8 @@ pub struct Listener {
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
-    places: ConnectionLimit,
-    refusals: ConnectionLimit,
+    connection_limit: ConnectionLimit,
+    refusal_limit: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
     exhaustions: Repeats<()>,
 }
@@ -93,7 +92,7 @@ impl Listener {
         config: &ListenerConfig,
         slot: usize,
         bound: BoundSocket,
-        places: ConnectionLimit,
+        connection_limit: ConnectionLimit,
         metrics: Arc<ListenerMetrics>,
     ) -> io::Result<Self> {
         let BoundSocket { socket, address, file } = bound;
@@ -101,10 +100,21 @@ impl Listener {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
-        let refusals = ConnectionLimit::new(REFUSALS_MAX);
+        let refusal_limit = ConnectionLimit::new(REFUSALS_MAX);
         let (name, exhaustions) = (config.name.clone(), Repeats::new());
         let intercept = config.intercept;
-        Ok(Self { name, slot, intercept, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
+        Ok(Self {
+            name,
+            slot,
+            intercept,
+            address,
+            acceptor,
+            _file: file,
+            connection_limit,
+            refusal_limit,
+            metrics,
+            exhaustions,
+        })
     }
 
     /// Where it listens, with the real port.
@@ -118,8 +128,8 @@ impl Listener {
     }
 
     /// Its connections, counted.
-    pub fn places(&self) -> &ConnectionLimit {
-        &self.places
+    pub fn connection_limit(&self) -> &ConnectionLimit {
+        &self.connection_limit
     }
 
     /// Waits for the next client.
@@ -136,9 +146,10 @@ impl Listener {
                         tracing::warn!(listener = self.name, "accepting connections again");
                     }
                     (pause, told) = (None, false);
-                    if let Some(standing) = self.standing() {
-                        let original = self.intercept.then(|| original_destination(&socket)).flatten().map(Box::new);
-                        return Arrival { socket, address, slot: self.slot, original, standing };
+                    if let Some(admittance) = self.admittance() {
+                        let original_destination =
+                            self.intercept.then(|| original_dst::original_destination(&socket)).flatten().map(Box::new);
+                        return Arrival { socket, address, slot: self.slot, original_destination, admittance };
                     }
                     self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }
@@ -187,9 +198,9 @@ impl Listener {
         })
     }
 
-    fn standing(&self) -> Option<Admittance> {
-        let seated = self.places.take().map(Admittance::Seated);
-        seated.or_else(|| self.refusals.take().map(Admittance::Full))
+    fn admittance(&self) -> Option<Admittance> {
+        let admitted = self.connection_limit.try_acquire().map(Admittance::Admitted);
+        admitted.or_else(|| self.refusal_limit.try_acquire().map(Admittance::LimitReached))
     }
 }
 

@@ -54,7 +54,7 @@ pub enum Opening {
 
 /// Everything that a client showed before its first message.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ClientPreamble {
     /// For the answer, and the rest of the conversation. `None` when time was over in the middle of a handshake.
     pub client: Option<ClientStream>,
     /// Who is at the other end of its unix socket.
@@ -123,7 +123,7 @@ pub async fn read_opening(
     source: ClientAddress,
     rules: &ProxyRules,
     tls: Option<Arc<ServerConfig>>,
-) -> Heard {
+) -> ClientPreamble {
     let deadline = Instant::now() + OPENING_DEADLINE;
     let user = socket.peer_user();
     let mut bytes = Vec::with_capacity(OPENING_BYTES_MAX);
@@ -138,10 +138,10 @@ pub async fn read_opening(
     match (opening, tls, &proxy) {
         (Opening::Tls(bytes), Some(config), Ok(_)) => {
             let (client, tls, opening) = hear_tls(config, bytes, socket, deadline).await;
-            Heard { client, user, proxy, tls, opening }
+            ClientPreamble { client, user, proxy, tls, opening }
         }
         (opening, _, _) => {
-            Heard { client: Some(ClientStream::Plain(socket)), user, proxy, tls: PeerTls::Plaintext, opening }
+            ClientPreamble { client: Some(ClientStream::Plain(socket)), user, proxy, tls: PeerTls::Plaintext, opening }
         }
     }
 }
