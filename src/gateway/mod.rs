@@ -65,7 +65,7 @@ pub enum StartError {
     Listener(#[from] BindError),
     /// The administration port cannot be opened.
     #[error(transparent)]
-    Admin(#[from] admin::BindError),
+    Admin(#[from] admin::AdminBindError),
     /// The system gives no thread or no runtime.
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
