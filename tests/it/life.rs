@@ -135,7 +135,7 @@ fn a_second_signal_ends_at_once_whichever_of_the_two_it_is() {
         gateway.signal(second).unwrap();
         assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
         assert_closed(&mut connection);
-        gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "stopping at once").unwrap();
+        gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "stopping immediately").unwrap();
         slow::await_running(&mongod, "second_signal", 0);
     }
 }
