@@ -64,8 +64,8 @@ impl Hints {
         Self::default()
     }
 
-    /// Resolves when a file may have changed since the previous call: 75 ms after the last event, and at most one second
-    /// after the first. Cancel safe before the first event. After it, cancellation may lose the hint.
+    /// Resolves when a file may have changed since the previous call: 75 ms after the last event, and at most one
+    /// second after the first. Cancel safe before the first event. After it, cancellation may lose the hint.
     pub async fn next(&self) {
         self.event.notified().await;
         let latest = Instant::now() + HELD_BACK_MAX;
@@ -166,8 +166,8 @@ impl WatchedPaths {
         }
     }
 
-    /// Whether the event can be a change of one of the files. Read access is no change. An event without a path, such as
-    /// an overflow of the kernel's queue, can be any change.
+    /// Whether the event can be a change of one of the files. Read access is no change. An event without a path, such
+    /// as an overflow of the kernel's queue, can be any change.
     fn may_change(&self, event: &Event) -> bool {
         let is_change = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,

@@ -21,8 +21,8 @@ struct Condition {
     state: Box<dyn Fn() -> ConditionState + Send + Sync>,
 }
 
-/// The state of a condition, with a sentence for the operator: what works, or what is wrong and what to do. The sentence
-/// may be empty.
+/// The state of a condition, with a sentence for the operator: what works, or what is wrong and what to do. The
+/// sentence may be empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConditionState {
     /// The condition holds.

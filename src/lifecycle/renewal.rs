@@ -1,5 +1,5 @@
-//! Renewal of a certificate set: one side announces a new generation, and every connection of an older generation gets a
-//! time by which to move to a connection with the new set.
+//! Renewal of a certificate set: one side announces a new generation, and every connection of an older generation gets
+//! a time by which to move to a connection with the new set.
 //!
 //! Like the drain, it works across runtimes and threads. It decides when a connection moves, not how.
 

@@ -1,28 +1,28 @@
-//! How many connections a listener serves at one time.
+//! The connection limit of a listener (`max_connections`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the connections of one listener against its limit.
+/// Counts the open connections of one listener against its limit. Clones share the same count.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimit {
     in_use: Arc<AtomicUsize>,
     max: usize,
 }
 
-/// One connection's place; given back when dropped.
+/// The permit of one connection; released when dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     in_use: Arc<AtomicUsize>,
 }
 
 impl ConnectionLimit {
-    /// `limit` connections at one time.
+    /// Allows `max` connections.
     pub fn new(max: usize) -> Self {
         Self { in_use: Arc::default(), max }
     }
 
-    /// A place, or `None` when all are in use.
+    /// A permit, or `None` when all are in use.
     pub fn try_acquire(&self) -> Option<ConnectionPermit> {
         let in_use = &self.in_use;
         in_use
@@ -31,12 +31,12 @@ impl ConnectionLimit {
             .map(|_| ConnectionPermit { in_use: Arc::clone(in_use) })
     }
 
-    /// How many are in use now.
+    /// Number of permits in use.
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
     }
 
-    /// How many there are.
+    /// Number of permits in all.
     pub fn max(&self) -> usize {
         self.max
     }
@@ -53,12 +53,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_that_is_given_back_can_be_taken_again() {
+    fn a_released_permit_can_be_acquired_again() {
         let limit = ConnectionLimit::new(2);
         let (first, _second) = (limit.try_acquire().unwrap(), limit.try_acquire().unwrap());
         assert!(limit.try_acquire().is_none());
         drop(first);
         assert!(limit.try_acquire().is_some());
-        assert_eq!(limit.in_use(), 1, "the one just acquired was dropped at once");
+        assert_eq!(limit.in_use(), 1, "the permit of the line above was dropped immediately");
     }
 }
