@@ -10,8 +10,8 @@ use figment::Source;
 use figment::value::Dict;
 use figment::value::Value;
 
+use super::error::ConfigProblem;
 use super::error::Origin;
-use super::error::Problem;
 use super::error::joined;
 use super::error::shown;
 
@@ -152,27 +152,27 @@ pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a 
 }
 
 /// Collects the problems of one reading, and knows where values came from.
-pub(super) struct Journal<'a> {
+pub(super) struct ProblemCollector<'a> {
     figment: &'a Figment,
     file: &'a Path,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<ConfigProblem>>,
 }
 
-impl<'a> Journal<'a> {
+impl<'a> ProblemCollector<'a> {
     /// Starts with the problems that the environment had.
-    pub(super) fn new(figment: &'a Figment, file: &'a Path, problems: Vec<Problem>) -> Self {
+    pub(super) fn new(figment: &'a Figment, file: &'a Path, problems: Vec<ConfigProblem>) -> Self {
         Self { figment, file, problems: RefCell::new(problems) }
     }
 
     /// Table by table.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by(|a, b| a.key.cmp(&b.key));
         problems
     }
 
     fn note(&self, key: String, value: Option<String>, origin: Origin, sentence: String) {
-        self.problems.borrow_mut().push(Problem { key, value, origin, sentence });
+        self.problems.borrow_mut().push(ConfigProblem { key, value, origin, sentence });
     }
 
     fn origin(&self, value: &Value) -> Origin {
@@ -194,7 +194,7 @@ impl<'a> Journal<'a> {
 
 /// One table, from which keys are taken.
 pub(super) struct Section<'a> {
-    journal: &'a Journal<'a>,
+    problems: &'a ProblemCollector<'a>,
     /// As the operator knows it: `upstream.orders`.
     path: String,
     /// As the schema knows it: `upstream.NAME`.
@@ -206,13 +206,13 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn top(journal: &'a Journal<'a>, values: Dict) -> Self {
-        Self::open(journal, String::new(), String::new(), values)
+    pub(super) fn top(problems: &'a ProblemCollector<'a>, values: Dict) -> Self {
+        Self::open(problems, String::new(), String::new(), values)
     }
 
-    fn open(journal: &'a Journal<'a>, path: String, pattern: String, values: Dict) -> Self {
-        let origin = journal.origin_of_table(&values).unwrap_or_else(|| Origin::File(journal.file.to_owned()));
-        let section = Self { journal, path, pattern, origin, values, is_table: true };
+    fn open(problems: &'a ProblemCollector<'a>, path: String, pattern: String, values: Dict) -> Self {
+        let origin = problems.origin_of_table(&values).unwrap_or_else(|| Origin::File(problems.file.to_owned()));
+        let section = Self { problems, path, pattern, origin, values, is_table: true };
         section.note_unknown_keys();
         section
     }
@@ -223,7 +223,7 @@ impl<'a> Section<'a> {
             if !known.contains(&key.as_str()) {
                 // The value is not repeated: nobody knows what stands under an unknown key.
                 let sentence = format!("is not a known key; {}", self.remedy_for_unknown(key, known));
-                self.journal.note(joined(&self.path, key), None, self.journal.origin(value), sentence);
+                self.problems.note(joined(&self.path, key), None, self.problems.origin(value), sentence);
             }
         }
     }
@@ -271,11 +271,11 @@ impl<'a> Section<'a> {
     /// The value of `key`; `None` where it is absent or has a problem.
     pub(super) fn optional<T>(&mut self, key: &str, read: impl FnOnce(&Given<'_>) -> Result<T, String>) -> Option<T> {
         let value = self.take(key)?;
-        let origin = self.journal.origin(&value);
+        let origin = self.problems.origin(&value);
         match read(&Given { value: &value, origin: &origin }) {
             Ok(read) => Some(read),
             Err(sentence) => {
-                self.journal.note(joined(&self.path, key), Some(shown(&value)), origin, sentence);
+                self.problems.note(joined(&self.path, key), Some(shown(&value)), origin, sentence);
                 None
             }
         }
@@ -288,7 +288,7 @@ impl<'a> Section<'a> {
         let absent = !self.values.contains_key(key);
         let values = self.dict(key, &format!("must be a table, begun by a line [{path}]"));
         let is_table = self.is_table && (absent || values.is_some());
-        let section = Self::open(self.journal, path, pattern, values.unwrap_or_default());
+        let section = Self::open(self.problems, path, pattern, values.unwrap_or_default());
         // An absent table would be where its parent is.
         let origin = if absent { self.origin.clone() } else { section.origin.clone() };
         Self { origin, is_table, ..section }
@@ -305,11 +305,11 @@ impl<'a> Section<'a> {
     ) -> Option<Vec<T>> {
         let values = if self.has(key) { self.dict(key, wrong)? } else { return None };
         let pair = |(name, value): (String, Value)| {
-            let origin = self.journal.origin(&value);
+            let origin = self.problems.origin(&value);
             let read = read(&name, &Given { value: &value, origin: &origin });
             let noted = |sentence| {
                 let path = joined(&joined(&self.path, key), &name);
-                self.journal.note(path, Some(shown(&value)), origin.clone(), sentence);
+                self.problems.note(path, Some(shown(&value)), origin.clone(), sentence);
             };
             read.map_err(noted).ok()
         };
@@ -324,8 +324,8 @@ impl<'a> Section<'a> {
     /// Notes that `key` stands where it cannot, and takes it away.
     pub(super) fn misplaced(&mut self, key: &str, sentence: &str) {
         if let Some(value) = self.take(key) {
-            let origin = self.journal.origin(&value);
-            self.journal.note(joined(&self.path, key), None, origin, sentence.to_owned());
+            let origin = self.problems.origin(&value);
+            self.problems.note(joined(&self.path, key), None, origin, sentence.to_owned());
         }
     }
 
@@ -350,7 +350,7 @@ impl<'a> Section<'a> {
             // Counted from 1, as people do.
             let path = format!("{path}[{}]", index + 1);
             if let Value::Dict(_, values) = value {
-                return Some(Self::open(self.journal, path, pattern.clone(), values));
+                return Some(Self::open(self.problems, path, pattern.clone(), values));
             }
             self.note_wrong(path, &value, wrong);
             None
@@ -359,7 +359,7 @@ impl<'a> Section<'a> {
     }
 
     fn note_wrong(&self, path: String, value: &Value, wrong: &str) {
-        self.journal.note(path, Some(shown(value)), self.journal.origin(value), wrong.to_owned());
+        self.problems.note(path, Some(shown(value)), self.problems.origin(value), wrong.to_owned());
     }
 
     /// Where it stands, as the operator knows it: `policy.rule[2]`.
@@ -369,7 +369,7 @@ impl<'a> Section<'a> {
 
     /// Notes what is wrong with `key` in the light of others; its value has been read.
     pub(super) fn note(&self, key: &str, sentence: String) {
-        self.journal.note(joined(&self.path, key), None, self.origin.clone(), sentence);
+        self.problems.note(joined(&self.path, key), None, self.origin.clone(), sentence);
     }
 
     /// The tables below `key` by their names; that there is none is a problem.
@@ -390,12 +390,12 @@ impl<'a> Section<'a> {
         let path = joined(key, name);
         let Value::Dict(_, values) = value else {
             let sentence = format!("stands outside of a named table; begin one by a line [{key}.NAME]");
-            self.journal.note(path, Some(shown(&value)), self.journal.origin(&value), sentence);
+            self.problems.note(path, Some(shown(&value)), self.problems.origin(&value), sentence);
             return None;
         };
-        let section = Self::open(self.journal, path, format!("{key}.NAME"), values);
+        let section = Self::open(self.problems, path, format!("{key}.NAME"), values);
         if let Err(sentence) = check_name(name) {
-            self.journal.note(section.path.clone(), None, section.origin.clone(), sentence);
+            self.problems.note(section.path.clone(), None, section.origin.clone(), sentence);
         }
         Some(section)
     }
@@ -404,8 +404,8 @@ impl<'a> Section<'a> {
         match self.take(key)? {
             Value::Dict(_, values) => Some(values),
             value => {
-                let origin = self.journal.origin(&value);
-                self.journal.note(joined(&self.path, key), Some(shown(&value)), origin, wrong.to_owned());
+                let origin = self.problems.origin(&value);
+                self.problems.note(joined(&self.path, key), Some(shown(&value)), origin, wrong.to_owned());
                 None
             }
         }
@@ -417,7 +417,7 @@ impl<'a> Section<'a> {
             Origin::Variable(_) => " (the file has no such table: is the variable's name spelt right?)",
         };
         let sentence = format!("is missing; {what}{hint}");
-        self.journal.note(joined(&self.path, key), None, self.origin.clone(), sentence);
+        self.problems.note(joined(&self.path, key), None, self.origin.clone(), sentence);
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {

@@ -122,7 +122,7 @@ pub struct UpstreamConfig {
     /// By when connections made with replaced certificates are gone. Default: 10 min; 1 s to 24 h.
     pub certificate_recycle_after: Duration,
     /// `[upstream.NAME.tls]`.
-    pub tls: UpstreamTlsConfig,
+    pub tls: UpstreamTlsSettings,
     /// `[upstream.NAME.authentication]`; `None` where clients authenticate themselves.
     pub authentication: Option<Mechanism>,
     /// `[[upstream.NAME.credential]]`, in the order of the file.
@@ -222,7 +222,7 @@ impl UpstreamConfig {
     pub fn endpoint_with(&self, index: usize, credential: &CredentialConfig, address: &HostPort) -> EndpointConfig {
         let endpoint = self.endpoint(address);
         let certificate_section = format!("upstream.{}.credential[{index}]", self.name);
-        let tls = UpstreamTlsConfig { source: MaterialSource::Files(credential.files.clone()), ..endpoint.tls };
+        let tls = UpstreamTlsSettings { source: MaterialSource::Files(credential.files.clone()), ..endpoint.tls };
         EndpointConfig { certificate_section, tls, ..endpoint }
     }
 }
@@ -241,14 +241,14 @@ pub struct EndpointConfig {
     /// As [`UpstreamConfig::tcp_keepalive`].
     pub tcp_keepalive: Option<Duration>,
     /// As [`UpstreamConfig::tls`], with the certificate in question.
-    pub tls: UpstreamTlsConfig,
+    pub tls: UpstreamTlsSettings,
     /// As [`UpstreamConfig::authentication`].
     pub authentication: Option<Mechanism>,
 }
 
 /// `[upstream.NAME.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamTlsConfig {
+pub struct UpstreamTlsSettings {
     /// Where our certificate and the authorities come from. Required.
     pub source: MaterialSource,
     /// SNI, and the name that is verified; a DNS name or an IP address. Default: the host of the address.
@@ -263,7 +263,7 @@ pub struct UpstreamTlsConfig {
     pub min_version: TlsVersion,
 }
 
-impl UpstreamTlsConfig {
+impl UpstreamTlsSettings {
     /// The files of our certificate, unless it comes from elsewhere.
     pub fn files(&self) -> Option<&TlsFiles> {
         match &self.source {
@@ -328,7 +328,7 @@ pub enum TlsVersion {
 
 /// `mode`: what a listener takes, as in a mesh's `PeerAuthentication`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ListenerMode {
     /// Clients without TLS.
     Plaintext,
     /// Clients with mutual TLS, and clients without TLS.
@@ -337,7 +337,7 @@ pub enum Mode {
     Strict,
 }
 
-impl Mode {
+impl ListenerMode {
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -380,7 +380,7 @@ pub struct ListenerConfig {
     /// Name of the upstream that this listener leads to. Required; must exist.
     pub upstream: String,
     /// Default: plaintext.
-    pub mode: Mode,
+    pub mode: ListenerMode,
     /// `[listener.NAME.tls]`; there unless the mode is plaintext.
     pub tls: Option<ListenerTlsConfig>,
     /// Who a client of this listener is, where nothing better says so.
@@ -396,7 +396,7 @@ pub struct ListenerConfig {
     pub max_connections: usize,
     /// Needed for an address other than loopback, unless the mode is strict. Default: false.
     pub allow_remote_plaintext: bool,
-    /// Mode of a unix socket's file, written `"0660"`. Default: 0700, as mongod's `filePermissions`; at most 0777.
+    /// ListenerMode of a unix socket's file, written `"0660"`. Default: 0700, as mongod's `filePermissions`; at most 0777.
     pub socket_permissions: u32,
     /// Close a connection on which nothing moved for so long. Default: off; 1 s to 30 days.
     pub idle_timeout: Option<Duration>,

@@ -149,7 +149,7 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Mode, ProxyProtocol};
+    use crate::config::{ListenerMode, ProxyProtocol};
     use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
@@ -158,7 +158,7 @@ mod tests {
             name: "orders".to_owned(),
             address,
             upstream: "orders".to_owned(),
-            mode: Mode::Plaintext,
+            mode: ListenerMode::Plaintext,
             tls: None,
             principal: None,
             proxy_protocol: ProxyProtocol::Off,

@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use self::policy::Principals;
+use self::policy::KnownPrincipals;
 use super::raw::Section;
 use super::sections::AdminConfig;
 use super::sections::Config;
@@ -28,10 +28,10 @@ const WORKERS_MAX: usize = 1024;
 
 /// Reads the whole file; relative paths begin at `directory`.
 ///
-/// `None` or a configuration with placeholders if any problem was noted in the sections' journal.
+/// `None` or a configuration with placeholders if any problem was noted in the sections' problems.
 pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     const IDENTITY: &str = "must be tables, each begun by a line [[identity]]; no variable can hold them";
-    let mut taken = Taken::default();
+    let mut taken = ClaimedAddresses::default();
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
         .or("drain_timeout", Duration::from_secs(30), |given| readers::duration(given, Duration::ZERO, readers::HOUR));
@@ -47,7 +47,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         upstreams.into_iter().map(|(name, section)| upstream::upstream(name, section, directory)).collect();
     let listeners = top.named_tables("listener");
     let listener_names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
-    let known = listener::Upstreams { names: &names, read: &upstreams };
+    let known = listener::KnownUpstreams { names: &names, read: &upstreams };
     let listeners: Vec<_> = listeners
         .into_iter()
         .map(|(name, section)| listener::listener(name, section, &known, directory, &mut taken))
@@ -56,12 +56,12 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();
     let whole: Option<Vec<_>> = listeners.iter().map(Option::as_ref).collect();
     // Where a listener has problems of its own, nobody knows yet who its clients can be.
-    let known = whole.zip(identities.as_deref()).map(|(listeners, known)| Principals::of(listeners, known));
-    let surroundings = policy::Surroundings {
+    let known = whole.zip(identities.as_deref()).map(|(listeners, known)| KnownPrincipals::of(listeners, known));
+    let context = policy::PolicyContext {
         listeners: &listener_names,
-        principals: known.is_none_or(|known| known != Principals::Only(Vec::new())),
+        principals: known.is_none_or(|known| known != KnownPrincipals::Only(Vec::new())),
     };
-    let policy = policy::policy(top.table("policy"), &surroundings);
+    let policy = policy::policy(top.table("policy"), &context);
 
     Some(Config {
         workers,
@@ -78,7 +78,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     })
 }
 
-fn admin(mut section: Section<'_>, taken: &mut Taken) -> AdminConfig {
+fn admin(mut section: Section<'_>, taken: &mut ClaimedAddresses) -> AdminConfig {
     let default = AdminConfig::DEFAULT_ADDRESS;
     let address = section.or("address", default, |given| match readers::listen_address(given)? {
         ListenAddress::Tcp(address) => Ok(address),
@@ -123,9 +123,9 @@ fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
 
 /// The addresses that are spoken for, and by which key.
 #[derive(Default)]
-struct Taken(Vec<(ListenAddress, String)>);
+struct ClaimedAddresses(Vec<(ListenAddress, String)>);
 
-impl Taken {
+impl ClaimedAddresses {
     fn claim(&mut self, key: &str, address: &ListenAddress) -> Result<(), String> {
         let first = self.0.iter().find(|(taken, _)| taken == address).map(|(_, key)| key.clone());
         self.insert(key, address);
