@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::ClaimedAddresses;
+use super::claimed_addresses::ClaimedAddresses;
 use super::readers;
 use super::topology;
 use super::upstream;

@@ -2,6 +2,7 @@
 //!
 //! Opens no file and looks up no name; certificates are read by whoever uses them.
 
+mod claimed_addresses;
 mod listener;
 pub(super) mod policy;
 mod readers;
@@ -12,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use self::claimed_addresses::ClaimedAddresses;
 use self::policy::KnownPrincipals;
 use super::raw::Section;
 use super::sections::AdminConfig;
@@ -119,25 +121,6 @@ fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
     let sources = section.or("sources", Vec::new(), readers::networks);
     let uids = section.or("uids", Vec::new(), readers::uids);
     Some(IdentityConfig { principal: principal?, sources, uids })
-}
-
-/// The addresses that are spoken for, and by which key.
-#[derive(Default)]
-struct ClaimedAddresses(Vec<(ListenAddress, String)>);
-
-impl ClaimedAddresses {
-    fn claim(&mut self, key: &str, address: &ListenAddress) -> Result<(), String> {
-        let first = self.0.iter().find(|(taken, _)| taken == address).map(|(_, key)| key.clone());
-        self.insert(key, address);
-        first.map_or(Ok(()), |first| Err(format!("is the same as {first}; each needs an address of its own")))
-    }
-
-    fn insert(&mut self, key: &str, address: &ListenAddress) {
-        // Port 0 is a different free port for each.
-        if !matches!(address, ListenAddress::Tcp(tcp) if tcp.port() == 0) {
-            self.0.push((address.clone(), key.to_owned()));
-        }
-    }
 }
 
 fn cores() -> NonZeroUsize {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::ClaimedAddresses;
+use super::claimed_addresses::ClaimedAddresses;
 use super::readers;
 use crate::config::error::joined;
 use crate::config::error::quoted;
