@@ -17,9 +17,9 @@ use super::error::ConfigProblem;
 use super::error::Origin;
 use super::error::joined;
 use super::error::shortened;
-use super::raw::SCHEMA;
-use super::raw::is_repeated;
-use super::raw::nearest;
+use super::schema::SCHEMA;
+use super::schema::is_repeated;
+use super::schema::nearest;
 
 const PREFIX: &str = "MONGATE_";
 

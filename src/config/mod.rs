@@ -7,7 +7,10 @@
 mod check;
 mod environment;
 mod error;
-mod raw;
+mod given;
+mod problems;
+mod schema;
+mod section;
 mod sections;
 mod values;
 mod warnings;
@@ -130,9 +133,9 @@ fn read(
     let mut profiles = figment.data().map_err(|error| not_toml(file, error))?;
     let values: Dict = profiles.remove(&Profile::Default).unwrap_or_default();
 
-    let problems = raw::ProblemCollector::new(&figment, file, problems);
+    let problems = problems::ProblemCollector::new(&figment, file, problems);
     let directory = absolute(file).parent().map(Path::to_owned).unwrap_or_default();
-    let config = check::check(raw::Section::top(&problems, values), &directory);
+    let config = check::check(section::Section::top(&problems, values), &directory);
     match (config, problems.into_problems()) {
         (Some(config), problems) if problems.is_empty() => Ok(config),
         (_, problems) => Err(ConfigError::Invalid { file: file.to_owned(), problems }),

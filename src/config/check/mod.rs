@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::claimed_addresses::ClaimedAddresses;
 use self::policy::KnownPrincipals;
-use super::raw::Section;
+use super::section::Section;
 use super::sections::AdminConfig;
 use super::sections::Config;
 use super::sections::IdentityConfig;

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use super::readers;
 use crate::config::error::quoted;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
-use crate::config::raw::nearest;
+use crate::config::given::Given;
+use crate::config::schema::nearest;
+use crate::config::section::Section;
 use crate::config::sections::Action;
 use crate::config::sections::Enforcement;
 use crate::config::sections::FromConfig;

@@ -10,9 +10,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::error::quoted;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
-use crate::config::raw::nearest;
+use crate::config::given::Given;
+use crate::config::schema::nearest;
+use crate::config::section::Section;
 use crate::config::values::HostPort;
 use crate::config::values::ListenAddress;
 use crate::config::values::is_host;

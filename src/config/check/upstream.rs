@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::readers;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
+use crate::config::given::Given;
+use crate::config::section::Section;
 use crate::config::sections::CredentialConfig;
 use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
