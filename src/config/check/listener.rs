@@ -5,6 +5,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::claimed_addresses::ClaimedAddresses;
+use super::identity_readers;
 use super::readers;
 use super::topology;
 use super::upstream;
@@ -55,7 +56,7 @@ pub(super) fn listener(
     } else {
         topology::topology(&mut section, address.as_ref(), deployment, taken)
     };
-    let principal = section.optional("principal", readers::principal);
+    let principal = section.optional("principal", identity_readers::principal);
     let is_socket = matches!(address, Some(ListenAddress::Unix(_)));
     let proxy = proxy(&mut section, is_socket);
     let max_connections = section.or("max_connections", 10_000, |given| given.whole_number(1, 1_000_000));
@@ -130,14 +131,14 @@ fn proxy(section: &mut Section<'_>, is_socket: bool) -> ProxySettings {
         &[("off", ProxyProtocol::Off), ("optional", ProxyProtocol::Optional), ("required", ProxyProtocol::Required)];
     let protocol = section.or("proxy_protocol", ProxyProtocol::Off, |given| readers::choice(given, CHOICES));
     let given = section.has("proxy_trusted");
-    let trusted = section.or("proxy_trusted", Vec::new(), readers::networks);
+    let trusted = section.or("proxy_trusted", Vec::new(), identity_readers::networks);
     if protocol != ProxyProtocol::Off && !given && !is_socket {
         section.missing(
             "proxy_trusted",
             "name the proxies that may say who their clients are, as in proxy_trusted = [\"127.0.0.0/8\"]",
         );
     }
-    ProxySettings { protocol, trusted, identity_tlv: section.optional("proxy_identity_tlv", readers::tlv) }
+    ProxySettings { protocol, trusted, identity_tlv: section.optional("proxy_identity_tlv", identity_readers::tlv) }
 }
 
 /// The outer `None` is a problem; the inner one is a listener without TLS.

@@ -3,6 +3,7 @@
 //! Opens no file and looks up no name; certificates are read by whoever uses them.
 
 mod claimed_addresses;
+mod identity_readers;
 mod listener;
 pub(super) mod policy;
 mod readers;
@@ -37,8 +38,8 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
         .or("drain_timeout", Duration::from_secs(30), |given| readers::duration(given, Duration::ZERO, readers::HOUR));
-    let trust_domain = top.optional("trust_domain", readers::trust_domain);
-    let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), readers::trust_domains);
+    let trust_domain = top.optional("trust_domain", identity_readers::trust_domain);
+    let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), identity_readers::trust_domains);
     let admin = admin(top.table("admin"), &mut taken);
     let log = log(top.table("log"));
     let metrics = metrics(top.table("metrics"));
@@ -109,17 +110,17 @@ fn log(mut section: Section<'_>) -> LogConfig {
 }
 
 fn metrics(mut section: Section<'_>) -> MetricsConfig {
-    MetricsConfig { principals: section.or("principals", Vec::new(), readers::principal_patterns) }
+    MetricsConfig { principals: section.or("principals", Vec::new(), identity_readers::principal_patterns) }
 }
 
 fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
     let what = "say who it is, as in principal = \"cluster.local/ns/shop/sa/cart\"";
-    let principal = section.required("principal", what, readers::principal);
+    let principal = section.required("principal", what, identity_readers::principal);
     if !section.has("sources") && !section.has("uids") {
         section.missing("sources", "say for whom it is, as in sources = [\"10.1.3.0/24\"] or uids = [1001]");
     }
-    let sources = section.or("sources", Vec::new(), readers::networks);
-    let uids = section.or("uids", Vec::new(), readers::uids);
+    let sources = section.or("sources", Vec::new(), identity_readers::networks);
+    let uids = section.or("uids", Vec::new(), identity_readers::uids);
     Some(IdentityConfig { principal: principal?, sources, uids })
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::identity_readers;
 use super::readers;
 use crate::config::error::quoted;
 use crate::config::given::Given;
@@ -96,12 +97,12 @@ fn from_entry(mut section: Section<'_>, context: &PolicyContext<'_>) -> FromConf
         }
     }
     FromConfig {
-        principals: values(&mut section, "principals", "not_principals", readers::rule_principals),
+        principals: values(&mut section, "principals", "not_principals", identity_readers::rule_principals),
         namespaces: values(&mut section, "namespaces", "not_namespaces", |given| {
-            readers::patterns(given, "a Kubernetes namespace, as in \"shop\" or \"shop-*\"")
+            identity_readers::patterns(given, "a Kubernetes namespace, as in \"shop\" or \"shop-*\"")
         }),
-        sources: section.optional("sources", readers::networks),
-        not_sources: section.optional("not_sources", readers::networks),
+        sources: section.optional("sources", identity_readers::networks),
+        not_sources: section.optional("not_sources", identity_readers::networks),
         listeners: values(&mut section, "listeners", "not_listeners", |given| {
             known_listeners(given, context.listeners)
         }),
@@ -111,11 +112,11 @@ fn from_entry(mut section: Section<'_>, context: &PolicyContext<'_>) -> FromConf
 fn to_entry(mut section: Section<'_>) -> ToConfig {
     ToConfig {
         commands: values(&mut section, "commands", "not_commands", |given| {
-            readers::patterns(given, "a command or a class, as in \"find\", \"list*\" or \"@read\"")
+            identity_readers::patterns(given, "a command or a class, as in \"find\", \"list*\" or \"@read\"")
         }),
-        databases: values(&mut section, "databases", "not_databases", readers::databases),
+        databases: values(&mut section, "databases", "not_databases", identity_readers::databases),
         collections: values(&mut section, "collections", "not_collections", |given| {
-            readers::patterns(given, "a collection without its database, as in \"orders\" or \"orders.*\"")
+            identity_readers::patterns(given, "a collection without its database, as in \"orders\" or \"orders.*\"")
         }),
     }
 }
@@ -130,7 +131,7 @@ fn values(
 }
 
 fn known_listeners(given: &Given<'_>, listeners: &[String]) -> Result<Vec<String>, String> {
-    let patterns = readers::patterns(given, "the NAME of a [listener.NAME] table, as in \"orders\"")?;
+    let patterns = identity_readers::patterns(given, "the NAME of a [listener.NAME] table, as in \"orders\"")?;
     let known = |pattern: &String| pattern.contains('*') || listeners.contains(pattern);
     let Some(unknown) = patterns.iter().find(|pattern| !known(pattern)) else { return Ok(patterns) };
     let remedy = match nearest(unknown, listeners.iter().map(String::as_str)) {

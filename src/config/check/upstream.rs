@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::identity_readers;
 use super::readers;
 use crate::config::given::Given;
 use crate::config::section::Section;
@@ -137,7 +138,7 @@ fn credential(
 ) -> Option<CredentialConfig> {
     let file = |given: &Given<'_>| readers::file(given, directory);
     let what = "say for whom it is, as in principals = [\"cluster.local/ns/shop/*\"]";
-    let principals = section.required("principals", what, |given| match readers::principal_patterns(given)? {
+    let principals = section.required("principals", what, |given| match identity_readers::principal_patterns(given)? {
         none if none.is_empty() => Err(format!("is empty; {what}")),
         principals => Ok(principals),
     });
@@ -166,7 +167,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
     };
     let server_name = section.optional("server_name", readers::server_name);
     let verify = section.or("verify", Verify::Full, |given| readers::choice(given, VERIFY));
-    let server_identities = section.or("server_identities", Vec::new(), readers::uris);
+    let server_identities = section.or("server_identities", Vec::new(), identity_readers::uris);
     let legacy_certificates = legacy_certificates(&mut section);
     let min_version = min_version(&mut section);
     Some(UpstreamTlsSettings {
