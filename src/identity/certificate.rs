@@ -13,7 +13,7 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::algorithms::{key_text, signature_text};
-use super::distinguished_name::DistinguishedName;
+use super::distinguished_name::{DistinguishedName, printable};
 
 /// Bytes of one certificate; TLS carries no larger chain in one message, and real ones have 1 to 4 KiB.
 const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
@@ -28,7 +28,7 @@ pub struct MalformedCertificate;
 
 /// The fields of a certificate that somebody here asks for.
 ///
-/// Names are text from the certificate and may hold anything; show them through [`super::printable`].
+/// Names are text from the certificate and may hold anything; show them through [`printable`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFacts {
     /// Who it is for.
@@ -106,9 +106,9 @@ impl CertificateFacts {
 
     /// DNS names, addresses and URIs together, in that order, fit for a sentence.
     pub fn names(&self) -> Vec<String> {
-        let dns = self.dns_names.iter().map(|name| super::printable(name));
+        let dns = self.dns_names.iter().map(|name| printable(name));
         let addresses = self.addresses.iter().map(IpAddr::to_string);
-        let uris = self.uris.iter().map(|uri| super::printable(uri));
+        let uris = self.uris.iter().map(|uri| printable(uri));
         dns.chain(addresses).chain(uris).collect()
     }
 

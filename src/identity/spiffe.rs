@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use super::printable;
+use super::distinguished_name::printable;
 
 /// How every SPIFFE id begins.
 const SCHEME: &str = "spiffe://";
