@@ -7,7 +7,7 @@ use bson::oid::ObjectId;
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::MEMBERS_MAX;
+use super::limits::MEMBERS_MAX;
 use super::member_name::MemberName;
 
 /// The longest name of a set that is taken.
@@ -21,7 +21,7 @@ const MESSAGE_CHARACTERS_MAX: usize = 300;
 
 /// What a mongod or mongos is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum HelloRole {
     /// Takes writes.
     Primary,
     /// Has the data, and may be read from.
@@ -42,7 +42,7 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq)]
 pub struct HelloFacts {
     /// What it is.
-    pub role: Role,
+    pub role: HelloRole,
     /// Whether the set's configuration hides it from clients.
     pub hidden: bool,
     /// The set's name.
@@ -133,20 +133,20 @@ impl HelloFacts {
     }
 }
 
-fn role(answer: &RawDocument, in_a_set: bool, hidden: bool) -> Result<Role, NoHello> {
+fn role(answer: &RawDocument, in_a_set: bool, hidden: bool) -> Result<HelloRole, NoHello> {
     if text(answer, "msg")? == Some("isdbgrid") {
-        return Ok(Role::Mongos);
+        return Ok(HelloRole::Mongos);
     }
     if !in_a_set {
-        return Ok(if flag(answer, "isreplicaset")? { Role::Ghost } else { Role::Standalone });
+        return Ok(if flag(answer, "isreplicaset")? { HelloRole::Ghost } else { HelloRole::Standalone });
     }
     let is_primary = flag(answer, "isWritablePrimary")? || flag(answer, "ismaster")?;
     Ok(match () {
-        () if is_primary => Role::Primary,
-        () if hidden => Role::Other,
-        () if flag(answer, "secondary")? => Role::Secondary,
-        () if flag(answer, "arbiterOnly")? => Role::Arbiter,
-        () => Role::Other,
+        () if is_primary => HelloRole::Primary,
+        () if hidden => HelloRole::Other,
+        () if flag(answer, "secondary")? => HelloRole::Secondary,
+        () if flag(answer, "arbiterOnly")? => HelloRole::Arbiter,
+        () => HelloRole::Other,
     })
 }
 
@@ -241,7 +241,7 @@ mod tests {
         .unwrap();
         let listed: Vec<&str> = facts.listed().map(MemberName::as_str).collect();
         assert_eq!(listed, ["a:1", "b:2", "c:3", "d:4"]);
-        assert_eq!((facts.role, facts.set_name.as_deref()), (Role::Primary, Some("rs0")));
+        assert_eq!((facts.role, facts.set_name.as_deref()), (HelloRole::Primary, Some("rs0")));
         assert_eq!((facts.set_version, facts.election_id, facts.max_wire_version), (Some(4), Some(election), 17));
         assert_eq!((facts.me, facts.primary), (Some("a:1".parse().unwrap()), Some("a:1".parse().unwrap())));
         assert_eq!(facts.topology_version.unwrap(), RawDocumentBuf::try_from(&version).unwrap());
@@ -250,21 +250,21 @@ mod tests {
     #[test]
     fn the_role_is_told_from_the_fields_of_both_hellos() {
         for (extra, role, hidden) in [
-            (doc! { "ismaster": true }, Role::Primary, false),
-            (doc! { "isWritablePrimary": false, "secondary": true }, Role::Secondary, false),
-            (doc! { "secondary": true, "hidden": true }, Role::Other, true),
-            (doc! { "secondary": true, "passive": true }, Role::Secondary, false),
-            (doc! { "arbiterOnly": true }, Role::Arbiter, false),
-            (doc! { "ismaster": false, "secondary": false }, Role::Other, false),
-            (doc! { "msg": "isdbgrid" }, Role::Mongos, false),
+            (doc! { "ismaster": true }, HelloRole::Primary, false),
+            (doc! { "isWritablePrimary": false, "secondary": true }, HelloRole::Secondary, false),
+            (doc! { "secondary": true, "hidden": true }, HelloRole::Other, true),
+            (doc! { "secondary": true, "passive": true }, HelloRole::Secondary, false),
+            (doc! { "arbiterOnly": true }, HelloRole::Arbiter, false),
+            (doc! { "ismaster": false, "secondary": false }, HelloRole::Other, false),
+            (doc! { "msg": "isdbgrid" }, HelloRole::Mongos, false),
         ] {
             let facts = read(&with(extra.clone())).unwrap();
             assert_eq!((facts.role, facts.hidden), (role, hidden), "{extra}");
         }
         for (answer, role) in [
-            (doc! { "ok": 1, "isWritablePrimary": true }, Role::Standalone),
-            (doc! { "ok": true, "isreplicaset": true, "info": "no config" }, Role::Ghost),
-            (doc! { "ok": 1_i64, "msg": "isdbgrid", "isWritablePrimary": true }, Role::Mongos),
+            (doc! { "ok": 1, "isWritablePrimary": true }, HelloRole::Standalone),
+            (doc! { "ok": true, "isreplicaset": true, "info": "no config" }, HelloRole::Ghost),
+            (doc! { "ok": 1_i64, "msg": "isdbgrid", "isWritablePrimary": true }, HelloRole::Mongos),
         ] {
             assert_eq!(read(&answer).unwrap().role, role, "{answer}");
         }

@@ -12,7 +12,7 @@ use super::member_map::MemberMap;
 
 /// What the client is to read instead of the members' names.
 #[derive(Debug, Clone, Copy)]
-pub enum Naming<'a> {
+pub enum MemberNaming<'a> {
     /// A gateway address for each member. Who has none is left out.
     Members {
         /// Who has which.
@@ -49,7 +49,7 @@ const OBJECT_ID: u8 = 0x07;
 /// The message with the names that clients are to read; `None` where it has nothing to be changed.
 ///
 /// A checksum is verified, and made anew.
-pub fn rewrite(message: &[u8], naming: &Naming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+pub fn rewrite(message: &[u8], naming: &MemberNaming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
     let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Unreadable)?;
     let header = Header::parse(*head).map_err(|_| Unreadable)?;
     if header.length as usize != message.len() {
@@ -84,7 +84,7 @@ fn has_checksum(msg_body: &[u8]) -> Result<bool, Unreadable> {
 }
 
 /// Appends the body with its command document rewritten; a checksum is left as it was.
-fn rewrite_msg(message: &[u8], body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+fn rewrite_msg(message: &[u8], body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     let checksum: &[u8] = if has_checksum(body)? {
         let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Unreadable)?;
         if crc32c::crc32c(sealed) != u32::from_le_bytes(*checksum) {
@@ -128,7 +128,7 @@ fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
 }
 
 /// Appends the body with all of its documents rewritten.
-fn rewrite_reply(body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+fn rewrite_reply(body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     let (head, mut rest) = body.split_at_checked(REPLY_HEAD_BYTES).ok_or(Unreadable)?;
     let (_, count) = head.split_last_chunk().ok_or(Unreadable)?;
     out.extend_from_slice(head);
@@ -163,11 +163,11 @@ impl Field {
     }
 }
 
-fn rewrite_document(document: &[u8], naming: &Naming<'_>) -> Result<Vec<u8>, Unreadable> {
+fn rewrite_document(document: &[u8], naming: &MemberNaming<'_>) -> Result<Vec<u8>, Unreadable> {
     let mut out = DocumentBytes::with_capacity(document.len() + 64);
     match naming {
-        Naming::Members { map, here } => name_members(document, map, here, &mut out)?,
-        Naming::LoadBalanced { service_id } => put_service_id(document, service_id, &mut out)?,
+        MemberNaming::Members { map, here } => name_members(document, map, here, &mut out)?,
+        MemberNaming::LoadBalanced { service_id } => put_service_id(document, service_id, &mut out)?,
     }
     Ok(out.finish())
 }

@@ -19,11 +19,11 @@ pub struct Slot {
 /// The gateway addresses of one listener, in order, and who has which.
 #[derive(Debug)]
 pub struct Slots {
-    slots: Vec<Place>,
+    slots: Vec<SlotState>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct SlotState {
     slot: Slot,
     holder: Option<MemberName>,
     /// Who had it last.
@@ -42,7 +42,7 @@ pub struct Assigned {
 impl Slots {
     /// Addresses that nobody has yet.
     pub fn new(slots: impl IntoIterator<Item = Slot>) -> Self {
-        Self { slots: slots.into_iter().map(|slot| Place { slot, holder: None, former: None }).collect() }
+        Self { slots: slots.into_iter().map(|slot| SlotState { slot, holder: None, former: None }).collect() }
     }
 
     /// Gives each of `members` an address, as far as they go.
@@ -58,7 +58,7 @@ impl Slots {
             place.holder.take_if(|holder| !members.contains(holder));
         }
         // Whoever has a claim comes before whoever takes what is free.
-        let claims: [fn(&Place, &MemberName) -> bool; 4] = [
+        let claims: [fn(&SlotState, &MemberName) -> bool; 4] = [
             |place, member| place.slot.reserved_for.as_ref() == Some(member),
             |place, member| place.is_for_any() && place.former.as_ref() == Some(member),
             |place, _| place.is_for_any() && place.former.is_none(),
@@ -82,9 +82,9 @@ impl Slots {
 
     /// Who has which address now.
     pub fn map(&self) -> MemberMap {
-        let taken = |(slot, place): (usize, &Place)| {
+        let taken = |(slot, place): (usize, &SlotState)| {
             let advertised = Arc::clone(&place.slot.advertised);
-            place.holder.clone().map(|member| Entry { member, advertised, slot })
+            place.holder.clone().map(|member| MappedMember { member, advertised, slot })
         };
         MemberMap { entries: self.slots.iter().enumerate().filter_map(taken).collect() }
     }
@@ -105,7 +105,7 @@ impl Slots {
     }
 }
 
-impl Place {
+impl SlotState {
     fn is_for_any(&self) -> bool {
         self.slot.reserved_for.is_none()
     }
@@ -115,11 +115,11 @@ impl Place {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberMap {
     /// In the order of the addresses.
-    entries: Vec<Entry>,
+    entries: Vec<MappedMember>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
+struct MappedMember {
     member: MemberName,
     advertised: Arc<str>,
     slot: usize,
@@ -128,7 +128,7 @@ struct Entry {
 impl MemberMap {
     /// What clients are told instead of `name`, which is `host:port` in any case of letters. Does not allocate.
     pub fn advertised(&self, name: &[u8]) -> Option<&str> {
-        let is_meant = |entry: &&Entry| entry.member.as_str().as_bytes().eq_ignore_ascii_case(name);
+        let is_meant = |entry: &&MappedMember| entry.member.as_str().as_bytes().eq_ignore_ascii_case(name);
         self.entries.iter().find(is_meant).map(|entry| &*entry.advertised)
     }
 

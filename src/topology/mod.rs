@@ -10,15 +10,16 @@
 
 mod hello_facts;
 mod hello_reply;
+mod limits;
+mod member;
 mod member_map;
 mod member_name;
 mod set;
 
-pub use hello_facts::{HelloFacts, NoHello, Role};
-pub use hello_reply::{Naming, Unreadable, rewrite};
+pub use hello_facts::{HelloFacts, HelloRole, NoHello};
+pub use hello_reply::{MemberNaming, Unreadable, rewrite};
+pub use limits::MEMBERS_MAX;
+pub use member::{MemberState, SetMember};
 pub use member_map::{Assigned, MemberMap, Slot, Slots};
 pub use member_name::{DEFAULT_PORT, MemberName, UnusableName};
-pub use set::{Change, Member, MemberState, SetTracker};
-
-/// The most members that a set may have here; mongod allows 50.
-pub const MEMBERS_MAX: usize = 128;
+pub use set::{Change, SetTracker};

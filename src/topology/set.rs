@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 
-use super::MEMBERS_MAX;
-use super::hello_facts::{HelloFacts, Role};
+use super::hello_facts::{HelloFacts, HelloRole};
+use super::limits::MEMBERS_MAX;
+use super::member::{MemberState, SetMember};
 use super::member_name::MemberName;
 
 /// From this protocol on (6.0), the election tells which of two primaries is the newer one; before, the configuration.
@@ -24,92 +25,6 @@ const REASON_CHARACTERS_MAX: usize = 500;
 
 /// How soon a seed that was only another name for a member is asked again, where no member answers.
 const ALIASES_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
-
-/// What a member is, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MemberState {
-    /// Takes writes.
-    Primary,
-    /// May be read from.
-    Secondary,
-    /// Votes, and has no data.
-    Arbiter,
-    /// A router of a sharded cluster.
-    Mongos,
-    /// Answers, and is nothing to be read from now.
-    Other,
-    /// Has not answered, or not since it was lost.
-    Unknown,
-    /// Belongs to something else than this upstream.
-    WrongSet,
-}
-
-impl MemberState {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Primary, Self::Secondary, Self::Arbiter, Self::Mongos, Self::Other, Self::Unknown, Self::WrongSet];
-
-    /// For metrics and the status page.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Secondary => "secondary",
-            Self::Arbiter => "arbiter",
-            Self::Mongos => "mongos",
-            Self::Other => "other",
-            Self::Unknown => "unknown",
-            Self::WrongSet => "wrong_set",
-        }
-    }
-}
-
-/// One member that is to be monitored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each was said or not said of it by somebody else")]
-pub struct Member {
-    /// What it is called.
-    pub name: MemberName,
-    /// What it is.
-    pub state: MemberState,
-    /// Whether the set's configuration hides it from clients.
-    pub hidden: bool,
-    /// Whether the operator named it.
-    pub is_seed: bool,
-    /// Whether it is to have a gateway address.
-    pub is_mapped: bool,
-    /// Why it is not what it should be: a loss, a refusal, another set.
-    pub problem: Option<String>,
-    /// Whether the set's own lists have it.
-    is_listed: bool,
-    /// Whether it belongs to something else, as far as is known; also after it was lost.
-    is_foreign: bool,
-}
-
-impl Member {
-    fn new(name: MemberName) -> Self {
-        Self {
-            name,
-            state: MemberState::Unknown,
-            hidden: false,
-            is_seed: false,
-            is_mapped: false,
-            problem: None,
-            is_listed: false,
-            is_foreign: false,
-        }
-    }
-
-    fn become_unknown(&mut self, problem: String) {
-        self.state = MemberState::Unknown;
-        self.problem = Some(problem);
-    }
-
-    fn refuse(&mut self, problem: String) {
-        self.state = MemberState::WrongSet;
-        self.is_foreign = true;
-        self.problem = Some(problem);
-    }
-}
 
 /// What an event has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,7 +43,7 @@ pub struct Change {
 
 /// What the members of an upstream belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+enum DeploymentKind {
     /// The set's name, once it is known.
     ReplicaSet(Option<String>),
     Sharded,
@@ -137,9 +52,9 @@ enum Kind {
 /// The members of one upstream.
 #[derive(Debug)]
 pub struct SetTracker {
-    kind: Kind,
+    kind: DeploymentKind,
     seeds: BTreeSet<MemberName>,
-    members: BTreeMap<MemberName, Member>,
+    members: BTreeMap<MemberName, SetMember>,
     /// Of the newest primary that was seen.
     election_max: Option<ObjectId>,
     set_version_max: Option<i64>,
@@ -152,15 +67,15 @@ pub struct SetTracker {
 impl SetTracker {
     /// A replica set of which `seeds` are known. Without a name, that of the first member that answers is taken.
     pub fn new(set_name: Option<String>, seeds: impl IntoIterator<Item = MemberName>) -> Self {
-        Self::of(Kind::ReplicaSet(set_name), seeds)
+        Self::of(DeploymentKind::ReplicaSet(set_name), seeds)
     }
 
     /// The mongos of a sharded cluster; there are no others than these.
     pub fn sharded(seeds: impl IntoIterator<Item = MemberName>) -> Self {
-        Self::of(Kind::Sharded, seeds)
+        Self::of(DeploymentKind::Sharded, seeds)
     }
 
-    fn of(kind: Kind, seeds: impl IntoIterator<Item = MemberName>) -> Self {
+    fn of(kind: DeploymentKind, seeds: impl IntoIterator<Item = MemberName>) -> Self {
         let mut tracker = Self {
             kind,
             seeds: seeds.into_iter().take(MEMBERS_MAX).collect(),
@@ -181,8 +96,8 @@ impl SetTracker {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             match tracker.kind {
-                Kind::Sharded => note_router(known, facts),
-                Kind::ReplicaSet(_) => tracker.note_member(member, facts, now),
+                DeploymentKind::Sharded => note_router(known, facts),
+                DeploymentKind::ReplicaSet(_) => tracker.note_member(member, facts, now),
             }
         })
     }
@@ -224,12 +139,12 @@ impl SetTracker {
     }
 
     /// Everyone who is to be monitored, sorted by name.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub fn members(&self) -> impl Iterator<Item = &SetMember> {
         self.members.values()
     }
 
     /// One of them.
-    pub fn member(&self, name: &MemberName) -> Option<&Member> {
+    pub fn member(&self, name: &MemberName) -> Option<&SetMember> {
         self.members.get(name)
     }
 
@@ -249,8 +164,8 @@ impl SetTracker {
     /// The set's name, as the operator gave it or as it was learned.
     pub fn set_name(&self) -> Option<&str> {
         match &self.kind {
-            Kind::ReplicaSet(name) => name.as_deref(),
-            Kind::Sharded => None,
+            DeploymentKind::ReplicaSet(name) => name.as_deref(),
+            DeploymentKind::Sharded => None,
         }
     }
 
@@ -266,7 +181,7 @@ impl SetTracker {
             }
             return;
         }
-        if facts.role == Role::Primary {
+        if facts.role == HelloRole::Primary {
             if !self.accept_primary(facts) {
                 if let Some(member) = self.members.get_mut(name) {
                     member.become_unknown("says that it is primary, and there has been a newer one".to_owned());
@@ -274,7 +189,7 @@ impl SetTracker {
                 return;
             }
             self.follow_primary(name, facts);
-        } else if facts.role != Role::Ghost && !self.has_other_primary(name) {
+        } else if facts.role != HelloRole::Ghost && !self.has_other_primary(name) {
             self.add_listed(facts);
         }
         if facts.me.as_ref().is_some_and(|me| me != name) {
@@ -283,7 +198,7 @@ impl SetTracker {
             return;
         }
         let Some(member) = self.members.get_mut(name) else { return };
-        if facts.role == Role::Primary && !member.is_listed {
+        if facts.role == HelloRole::Primary && !member.is_listed {
             member.become_unknown("says that it is primary, and is not among the members that it names".to_owned());
             return;
         }
@@ -293,10 +208,10 @@ impl SetTracker {
 
     /// Why what answered is no member of this set. Learns the set's name from the first that has one.
     fn belongs_elsewhere(&mut self, facts: &HelloFacts) -> Option<String> {
-        let Kind::ReplicaSet(expected) = &mut self.kind else { return None };
+        let DeploymentKind::ReplicaSet(expected) = &mut self.kind else { return None };
         match (&facts.set_name, facts.role) {
-            (_, Role::Mongos) => Some("is a mongos, and no member of a replica set".to_owned()),
-            (_, Role::Standalone) => Some("runs without a replica set".to_owned()),
+            (_, HelloRole::Mongos) => Some("is a mongos, and no member of a replica set".to_owned()),
+            (_, HelloRole::Standalone) => Some("runs without a replica set".to_owned()),
             (None, _) => None,
             (Some(name), _) => match expected {
                 Some(expected) if expected == name => None,
@@ -355,11 +270,11 @@ impl SetTracker {
     }
 
     /// The member of this name, new or not; `None` beyond the limit.
-    fn add(&mut self, name: &MemberName) -> Option<&mut Member> {
+    fn add(&mut self, name: &MemberName) -> Option<&mut SetMember> {
         if !self.members.contains_key(name) && self.members.len() >= 2 * MEMBERS_MAX {
             return None;
         }
-        Some(self.members.entry(name.clone()).or_insert_with(|| Member::new(name.clone())))
+        Some(self.members.entry(name.clone()).or_insert_with(|| SetMember::new(name.clone())))
     }
 
     /// A member was asked by another name than its set calls it: that one counts. It is on the lists, or hidden.
@@ -384,7 +299,7 @@ impl SetTracker {
     }
 
     fn count_primary(&mut self, name: &MemberName, facts: &HelloFacts) {
-        if facts.role != Role::Primary {
+        if facts.role != HelloRole::Primary {
             return;
         }
         let primary = Some((name.clone(), facts.election_id));
@@ -395,7 +310,7 @@ impl SetTracker {
     }
 
     fn map_members(&mut self) {
-        let is_sharded = self.kind == Kind::Sharded;
+        let is_sharded = self.kind == DeploymentKind::Sharded;
         for member in self.members.values_mut() {
             let is_wanted = is_sharded || member.is_listed || (member.is_seed && member.hidden);
             member.is_mapped = is_wanted && !member.is_foreign;
@@ -410,35 +325,15 @@ impl SetTracker {
         self.map_members();
         let joined = self.members.keys().filter(|name| !before.contains_key(name)).cloned().collect();
         let left = before.keys().filter(|name| !self.members.contains_key(name)).cloned().collect();
-        let is_new = |member: &&Member| before.get(&member.name).is_some_and(|state| *state != member.state);
+        let is_new = |member: &&SetMember| before.get(&member.name).is_some_and(|state| *state != member.state);
         let states = self.members.values().filter(is_new).map(|member| (member.name.clone(), member.state)).collect();
         Change { joined, left, mapped: mapped != self.mapped(), primary: primary.as_ref() != self.primary(), states }
     }
 }
 
-impl Member {
-    /// It has answered as a member of the set.
-    fn become_answered(&mut self, facts: &HelloFacts) {
-        self.hidden = facts.hidden;
-        self.is_foreign = false;
-        self.problem = None;
-        self.state = match facts.role {
-            Role::Primary => MemberState::Primary,
-            Role::Secondary => MemberState::Secondary,
-            Role::Arbiter => MemberState::Arbiter,
-            Role::Mongos => MemberState::Mongos,
-            Role::Ghost => {
-                self.problem = Some("has no valid configuration of a replica set".to_owned());
-                MemberState::Other
-            }
-            Role::Other | Role::Standalone => MemberState::Other,
-        };
-    }
-}
-
 /// What answered in the place of a mongos.
-fn note_router(member: &mut Member, facts: &HelloFacts) {
-    if facts.role == Role::Mongos {
+fn note_router(member: &mut SetMember, facts: &HelloFacts) {
+    if facts.role == HelloRole::Mongos {
         member.become_answered(facts);
     } else {
         member.refuse("is no mongos".to_owned());

@@ -49,11 +49,11 @@ fn op_reply(documents: &[Document]) -> Vec<u8> {
 }
 
 fn named(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
-    rewrite(message, &Naming::Members { map: &two(), here: HERE })
+    rewrite(message, &MemberNaming::Members { map: &two(), here: HERE })
 }
 
 fn balanced(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
-    rewrite(message, &Naming::LoadBalanced { service_id: [7; 12] })
+    rewrite(message, &MemberNaming::LoadBalanced { service_id: [7; 12] })
 }
 
 fn real() -> Document {
@@ -262,7 +262,7 @@ proptest! {
         prop_assert!(!after.windows(6).any(|bytes| bytes == b"mongo-"));
         // What the client is told is a set of its own, in which everyone is called what he is.
         let same = map(&[("gateway:1", "gateway:1"), ("gateway:2", "gateway:2"), (HERE, HERE)]);
-        prop_assert_eq!(rewrite(&after, &Naming::Members { map: &same, here: HERE }), Ok(None));
+        prop_assert_eq!(rewrite(&after, &MemberNaming::Members { map: &same, here: HERE }), Ok(None));
     }
 
     #[test]

@@ -11,7 +11,7 @@ fn names(hosts: &str) -> Vec<MemberName> {
 }
 
 /// A member of rs0 that names `hosts`.
-fn member(role: Role, hosts: &str) -> HelloFacts {
+fn member(role: HelloRole, hosts: &str) -> HelloFacts {
     HelloFacts {
         role,
         hidden: false,
@@ -32,7 +32,7 @@ fn elected(hosts: &str, term: u8, version: i64) -> HelloFacts {
     let mut id = [0; 12];
     id[11] = term;
     let election_id = Some(ObjectId::from_bytes(id));
-    HelloFacts { election_id, set_version: Some(version), ..member(Role::Primary, hosts) }
+    HelloFacts { election_id, set_version: Some(version), ..member(HelloRole::Primary, hosts) }
 }
 
 fn replica_set(seeds: &str) -> SetTracker {
@@ -69,7 +69,7 @@ impl Told for SetTracker {
 fn members_are_learned_from_anyone_and_the_primary_has_the_last_word() {
     let mut set = replica_set("a");
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown", ""));
-    let change = set.hear("a", &member(Role::Secondary, "a b x"));
+    let change = set.hear("a", &member(HelloRole::Secondary, "a b x"));
     assert_eq!(change.joined, names("b x"));
     assert!(change.mapped && !change.primary);
     assert_eq!(change.states, [(name("a"), MemberState::Secondary)]);
@@ -77,9 +77,9 @@ fn members_are_learned_from_anyone_and_the_primary_has_the_last_word() {
     assert_eq!((change.joined, change.left), (names("d"), names("x")));
     assert!(change.primary);
     // Nobody is added any more by others than the primary.
-    let change = set.hear("a", &member(Role::Secondary, "a b y"));
+    let change = set.hear("a", &member(HelloRole::Secondary, "a b y"));
     assert_eq!(change, Change::default());
-    set.hear("d", &member(Role::Arbiter, "a b"));
+    set.hear("d", &member(HelloRole::Arbiter, "a b"));
     assert_eq!(set.states(), "a=secondary b=primary d=arbiter");
     assert_eq!(set.mapped_hosts(), "a b d");
     assert_eq!((set.primary(), set.set_name()), (Some(&name("b")), Some("rs0")));
@@ -108,7 +108,7 @@ fn elections_are_counted_and_the_old_primary_is_none_any_more() {
     // It has not heard of the election yet.
     set.hear("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=unknown b=primary");
-    set.hear("a", &member(Role::Secondary, "a b"));
+    set.hear("a", &member(HelloRole::Secondary, "a b"));
     set.hear("b", &elected("a b", 2, 2));
     assert_eq!(set.primary_changes(), 1, "a new configuration is no election");
     set.hear("b", &elected("a b", 3, 2));
@@ -127,7 +127,7 @@ fn check_newer(first: &HelloFacts, second: &HelloFacts, accepted: bool) {
 #[test]
 fn of_two_primaries_the_newer_one_counts() {
     let newer = |version: i32, facts: HelloFacts| HelloFacts { max_wire_version: version, ..facts };
-    let nothing = || member(Role::Primary, "a b");
+    let nothing = || member(HelloRole::Primary, "a b");
     // Since 6.0 the election counts first, and what is missing is older than anything.
     for (first, second, accepted) in [
         (elected("a b", 1, 2), elected("a b", 2, 1), true),
@@ -156,7 +156,7 @@ fn of_two_primaries_the_newer_one_counts() {
 fn a_set_that_is_made_anew_is_believed_once_the_old_one_is_silent() {
     let mut set = replica_set("a b");
     set.hear("a", &elected("a b", 9, 9));
-    set.hear("b", &member(Role::Secondary, "a b"));
+    set.hear("b", &member(HelloRole::Secondary, "a b"));
     set.miss("a");
     set.hear("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=unknown b=secondary", "somebody of the old set is still there");
@@ -169,8 +169,8 @@ fn a_set_that_is_made_anew_is_believed_once_the_old_one_is_silent() {
 #[test]
 fn a_member_of_something_else_is_refused_until_it_is_one() {
     let foreign = HelloFacts { set_name: Some("rs1".to_owned()), ..elected("x y", 9, 9) };
-    let alone = HelloFacts { set_name: None, ..member(Role::Standalone, "") };
-    let router = HelloFacts { set_name: None, ..member(Role::Mongos, "") };
+    let alone = HelloFacts { set_name: None, ..member(HelloRole::Standalone, "") };
+    let router = HelloFacts { set_name: None, ..member(HelloRole::Mongos, "") };
     for (facts, problem) in [
         (foreign, "is a member of the replica set \"rs1\", and not of \"rs0\""),
         (alone, "runs without a replica set"),
@@ -186,7 +186,7 @@ fn a_member_of_something_else_is_refused_until_it_is_one() {
         set.hear("a", &elected("a b c", 1, 1));
         set.miss("b");
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown c=unknown", "a c"));
-        set.hear("b", &member(Role::Secondary, "a b c"));
+        set.hear("b", &member(HelloRole::Secondary, "a b c"));
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=secondary c=unknown", "a b c"));
     }
 }
@@ -194,10 +194,10 @@ fn a_member_of_something_else_is_refused_until_it_is_one() {
 #[test]
 fn the_name_of_the_set_is_learned_and_held_then() {
     let mut set = SetTracker::new(None, names("a b"));
-    set.hear("a", &HelloFacts { set_name: None, ..member(Role::Ghost, "") });
+    set.hear("a", &HelloFacts { set_name: None, ..member(HelloRole::Ghost, "") });
     assert_eq!((set.set_name(), set.states().as_str()), (None, "a=other b=unknown"));
     assert!(set.member(&name("a")).unwrap().problem.is_some());
-    set.hear("a", &member(Role::Secondary, "a"));
+    set.hear("a", &member(HelloRole::Secondary, "a"));
     assert_eq!(set.set_name(), Some("rs0"));
     set.hear("b", &HelloFacts { set_name: Some("rs1".to_owned()), ..elected("b", 1, 1) });
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=secondary b=wrong_set", "a"));
@@ -242,7 +242,7 @@ fn an_alias_of_members_that_do_not_answer_is_not_asked_without_end() {
 
 #[test]
 fn a_hidden_member_is_there_where_a_seed_names_it() {
-    let hidden = HelloFacts { hidden: true, ..member(Role::Other, "a b") };
+    let hidden = HelloFacts { hidden: true, ..member(HelloRole::Other, "a b") };
     let mut set = replica_set("a h alias");
     set.hear("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=primary alias=unknown b=unknown h=unknown");
@@ -255,7 +255,7 @@ fn a_hidden_member_is_there_where_a_seed_names_it() {
     assert!(set.member(&name("h")).unwrap().hidden);
     // A seed that the set does not have, and that is not hidden, has no address.
     let mut set = replica_set("a h");
-    set.hear("h", &member(Role::Secondary, "a b"));
+    set.hear("h", &member(HelloRole::Secondary, "a b"));
     set.hear("a", &elected("a b", 1, 1));
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown h=secondary", "a b"));
 }
@@ -269,7 +269,7 @@ fn a_primary_that_does_not_name_itself_is_none() {
 
 #[test]
 fn routers_are_the_seeds_and_each_has_to_be_one() {
-    let router = HelloFacts { set_name: None, ..member(Role::Mongos, "x") };
+    let router = HelloFacts { set_name: None, ..member(HelloRole::Mongos, "x") };
     let mut cluster = SetTracker::sharded(names("b a"));
     assert_eq!(cluster.mapped_hosts(), "a b");
     cluster.hear("a", &router);
@@ -295,7 +295,7 @@ fn there_is_a_limit_of_members() {
     let mut set = replica_set("a");
     for round in 0..10 {
         let hosts: Vec<String> = (0..100).map(|n| format!("h{round}-{n}")).collect();
-        set.hear("a", &member(Role::Secondary, &hosts.join(" ")));
+        set.hear("a", &member(HelloRole::Secondary, &hosts.join(" ")));
     }
     assert_eq!(set.members().count(), 2 * MEMBERS_MAX);
 }
