@@ -3,7 +3,7 @@
 //! For what changes one element and keeps the others to the byte, whatever is in them: names and strings that are no
 //! UTF-8, names that occur twice. What is inside a value is not looked at, but for its length.
 
-use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed};
+use crate::wire::bson_scan::{DocumentScan, Element, Malformed, Scanned};
 
 /// One element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +57,9 @@ impl<'a> WholeElements<'a> {
         let (used, found) = self.scan.next(self.document.get(self.at..).unwrap_or_default())?;
         self.at += used;
         let element = match found {
-            Found::Element(element) => element,
-            Found::End if self.at == self.document.len() => return Ok(None),
-            Found::End | Found::NeedMore => return Err(Malformed),
+            Scanned::Element(element) => element,
+            Scanned::End if self.at == self.document.len() => return Ok(None),
+            Scanned::End | Scanned::NeedMore => return Err(Malformed),
         };
         // A long value has not been passed yet.
         let ahead = self.scan.pass(0) as usize;

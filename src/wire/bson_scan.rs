@@ -81,7 +81,7 @@ impl<'a> Element<'a> {
 
 /// What a call of [`DocumentScan::next`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum Scanned<'a> {
     /// An element; its value may still lie ahead, and is stepped over by the next call.
     Element(Element<'a>),
     /// Nothing more in these bytes. Present the ones not consumed again, with more behind them.
@@ -108,29 +108,29 @@ impl DocumentScan {
     /// Returns how many bytes of `input` are done with. What is left over when more is needed is at most
     /// [`KEPT_BYTES_MAX`], so a caller can keep it. A document may claim any length up to 2 GiB; the caller knows how
     /// much there can be (see [`DocumentScan::left`]).
-    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Found<'a>), Malformed> {
+    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Scanned<'a>), Malformed> {
         let mut at = 0;
         if !self.started {
-            let Some(length) = input.first_chunk() else { return Ok((0, Found::NeedMore)) };
+            let Some(length) = input.first_chunk() else { return Ok((0, Scanned::NeedMore)) };
             let length = u32::try_from(i32::from_le_bytes(*length)).ok().filter(|l| *l >= 5).ok_or(Malformed)?;
             self.left = length - 4;
             self.started = true;
             at = 4;
         }
         if self.left == 0 {
-            return Ok((at, Found::End));
+            return Ok((at, Scanned::End));
         }
         at += self.step_over(input.get(at..).unwrap_or_default());
         let rest = input.get(at..).unwrap_or_default();
         if self.skip > 0 || rest.is_empty() {
-            return Ok((at, Found::NeedMore));
+            return Ok((at, Scanned::NeedMore));
         }
         if rest.first() == Some(&0) {
             self.left -= 1;
-            return if self.left == 0 { Ok((at + 1, Found::End)) } else { Err(Malformed) };
+            return if self.left == 0 { Ok((at + 1, Scanned::End)) } else { Err(Malformed) };
         }
-        let Some((length, element)) = self.element(rest)? else { return Ok((at, Found::NeedMore)) };
-        Ok((at + length, Found::Element(element)))
+        let Some((length, element)) = self.element(rest)? else { return Ok((at, Scanned::NeedMore)) };
+        Ok((at + length, Scanned::Element(element)))
     }
 
     /// Bytes of the document still ahead; meaningful once its length has been read.
@@ -260,15 +260,15 @@ mod tests {
         let (mut scan, mut seen, mut start, mut end) = (DocumentScan::default(), Vec::new(), 0, 0);
         loop {
             match scan.next(&bytes[start..end])? {
-                (used, Found::Element(e)) => {
+                (used, Scanned::Element(e)) => {
                     seen.push((e.index, e.kind, e.name.to_vec(), e.value.map(<[u8]>::to_vec)));
                     start += used;
                 }
-                (used, Found::End) => {
+                (used, Scanned::End) => {
                     assert_eq!(start + used, bytes.len(), "the end is where the document ends");
                     return Ok(seen);
                 }
-                (used, Found::NeedMore) => {
+                (used, Scanned::NeedMore) => {
                     start += used;
                     assert!(end - start <= KEPT_BYTES_MAX);
                     assert!(end < bytes.len(), "asks for more than there is");
@@ -345,7 +345,7 @@ mod tests {
             let (mut scan, mut at) = (DocumentScan::default(), 0);
             while let Ok((used, found)) = scan.next(&bytes[at..]) {
                 at += used;
-                if matches!(found, Found::NeedMore | Found::End) {
+                if matches!(found, Scanned::NeedMore | Scanned::End) {
                     break;
                 }
                 prop_assert!(used > 0, "every element moves on");
@@ -358,7 +358,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             let (mut scan, mut from) = (DocumentScan::default(), 0);
-            while let Ok((used, Found::Element(_))) = scan.next(&bytes[from..]) {
+            while let Ok((used, Scanned::Element(_))) = scan.next(&bytes[from..]) {
                 from += used;
             }
         }
@@ -381,7 +381,7 @@ mod tests {
         loop {
             match scan.next(&bytes[at..]) {
                 Err(Malformed) => return,
-                Ok((used, Found::Element(_))) => at += used,
+                Ok((used, Scanned::Element(_))) => at += used,
                 Ok((_, other)) => panic!("{bytes:?} was taken: {other:?}"),
             }
         }

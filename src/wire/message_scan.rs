@@ -1,19 +1,19 @@
 //! Reads the body of one message as it streams by: flags, sections, and the top-level elements of the command.
 //!
-//! Nothing is copied or held here; what the elements mean is up to a [`Fields`] (a request's or a reply's). A scan that
+//! Nothing is copied or held here; what the elements mean is up to a [`FieldVisitor`] (a request's or a reply's). A scan that
 //! fails stays failed until its message ends: boundaries come from the header, so the next message is not affected.
 //!
 //! Spec: `MongoDB` wire protocol § `OP_MSG`, § `OP_QUERY`, § `OP_REPLY`.
 
 use std::ops::Range;
 
-use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed, cstring, kind};
+use crate::wire::bson_scan::{DocumentScan, Element, Malformed, Scanned, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 
 /// Takes what a scan finds.
-pub trait Fields {
-    /// Whether [`Fields::cursor`] is wanted; what is not wanted costs nothing.
-    const WANTS_CURSOR: bool = false;
+pub trait FieldVisitor {
+    /// Whether [`FieldVisitor::cursor`] is wanted; what is not wanted costs nothing.
+    const READS_CURSOR: bool = false;
 
     /// Flag bits of an `OP_MSG`; not called for the legacy messages, whose flags mean other things.
     fn flags(&mut self, flags: u32);
@@ -131,7 +131,7 @@ impl MessageScan {
     ///
     /// Bytes of the next message are not touched. What is not consumed although it belongs to this message is at most
     /// `bson_scan::KEPT_BYTES_MAX` and must be presented again with more behind it.
-    pub fn advance(&mut self, input: &[u8], fields: &mut impl Fields) -> usize {
+    pub fn advance(&mut self, input: &[u8], visitor: &mut impl FieldVisitor) -> usize {
         let mut at = 0;
         while self.left > 0 {
             let rest = input.get(at..).unwrap_or_default();
@@ -139,7 +139,7 @@ impl MessageScan {
             if rest.is_empty() {
                 break;
             }
-            let step = self.step(rest, fields).unwrap_or_else(|Malformed| {
+            let step = self.step(rest, visitor).unwrap_or_else(|Malformed| {
                 self.give_up();
                 Some(0)
             });
@@ -187,13 +187,13 @@ impl MessageScan {
     }
 
     /// Takes the next piece of `rest`; `None` when it has not arrived whole.
-    fn step(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    fn step(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         match &mut self.ahead {
-            Ahead::Flags => Ok(self.msg_flags(rest, fields)?.then_some(4)),
-            Ahead::QueryHead => self.query_head(rest, fields),
-            Ahead::ReplyHead => Ok(self.reply_head(rest, fields)),
+            Ahead::Flags => Ok(self.msg_flags(rest, visitor)?.then_some(4)),
+            Ahead::QueryHead => self.query_head(rest, visitor),
+            Ahead::ReplyHead => Ok(self.reply_head(rest, visitor)),
             Ahead::Section => self.section(rest),
-            Ahead::Sequence => self.sequence(rest, fields),
+            Ahead::Sequence => self.sequence(rest, visitor),
             Ahead::Skip(0) => {
                 self.ahead = Ahead::Section;
                 Ok(Some(0))
@@ -203,17 +203,17 @@ impl MessageScan {
                 *bytes -= u32::try_from(step).unwrap_or(*bytes);
                 Ok(Some(step))
             }
-            Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, fields),
-            Ahead::Cursor { .. } => Ok(self.cursor(rest, fields)),
+            Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, visitor),
+            Ahead::Cursor { .. } => Ok(self.cursor(rest, visitor)),
             Ahead::Checksum => Err(Malformed),
             Ahead::Unread => Ok(Some(rest.len())),
         }
     }
 
-    fn msg_flags(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<bool, Malformed> {
+    fn msg_flags(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<bool, Malformed> {
         let Some(bits) = rest.first_chunk() else { return Ok(false) };
         let bits = u32::from_le_bytes(*bits);
-        fields.flags(bits);
+        visitor.flags(bits);
         if bits & flag::REQUIRED & !(flag::CHECKSUM_PRESENT | flag::MORE_TO_COME) != 0 {
             return Err(Malformed);
         }
@@ -225,21 +225,21 @@ impl MessageScan {
     }
 
     /// Flags, full collection name, how many to skip and to return; the query document follows.
-    fn query_head(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    fn query_head(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let Some(after) = rest.get(4..) else { return Ok(None) };
         let Some((namespace, after)) = cstring(after)? else { return Ok(None) };
         if after.len() < 8 {
             return Ok(None);
         }
-        fields.query_namespace(namespace);
+        visitor.query_namespace(namespace);
         self.ahead = Ahead::Command(DocumentScan::default());
         Ok(Some(4 + namespace.len() + 1 + 8))
     }
 
     /// Flags, cursor id, starting point, number of documents; the first of them is what a command answered.
-    fn reply_head(&mut self, rest: &[u8], fields: &mut impl Fields) -> Option<usize> {
+    fn reply_head(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Option<usize> {
         let count = rest.get(16..20)?.first_chunk()?;
-        fields.cursor(i64::from_le_bytes(*rest.get(4..)?.first_chunk()?));
+        visitor.cursor(i64::from_le_bytes(*rest.get(4..)?.first_chunk()?));
         self.ahead =
             if i32::from_le_bytes(*count) > 0 { Ahead::Command(DocumentScan::default()) } else { Ahead::Skip(0) };
         Some(20)
@@ -273,7 +273,7 @@ impl MessageScan {
     }
 
     /// Size and identifier of a document sequence; its documents are stepped over.
-    fn sequence(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    fn sequence(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let Some((size, after)) = rest.split_first_chunk() else { return Ok(None) };
         let size = u32::try_from(i32::from_le_bytes(*size)).map_err(|_| Malformed)?;
         let Some((identifier, _)) = cstring(after)? else { return Ok(None) };
@@ -281,12 +281,12 @@ impl MessageScan {
         if size < head || size > self.left.saturating_sub(self.checksum_bytes) {
             return Err(Malformed);
         }
-        fields.sequence(identifier);
+        visitor.sequence(identifier);
         self.ahead = Ahead::Skip(size - head);
         Ok(Some(head as usize))
     }
 
-    fn command(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    fn command(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let (scan, wrapped) = match &mut self.ahead {
             Ahead::Command(scan) => (scan, false),
             Ahead::Wrapped(scan) => (scan, true),
@@ -298,18 +298,18 @@ impl MessageScan {
             return Err(Malformed);
         }
         match found {
-            Found::NeedMore => return Ok((used > 0).then_some(used)),
-            Found::End => {
+            Scanned::NeedMore => return Ok((used > 0).then_some(used)),
+            Scanned::End => {
                 self.body.1 = self.length - self.left + u32::try_from(used).unwrap_or_default();
                 self.ahead = if wrapped { Ahead::Unread } else { Ahead::Section };
             }
-            Found::Element(element) => {
+            Scanned::Element(element) => {
                 if self.op_code == OpCode::QUERY && !wrapped && is_wrapper(&element) {
                     self.ahead = Ahead::Wrapped(DocumentScan::default());
                     return Ok(Some(used - element.value.map_or(0, <[u8]>::len)));
                 }
-                fields.element(&element);
-                if is_cursor(&element, fields) {
+                visitor.element(&element);
+                if is_cursor(&element, visitor) {
                     let mut outer = *scan;
                     let again = outer.enter(&element);
                     self.ahead = Ahead::Cursor { outer, inner: DocumentScan::default() };
@@ -321,28 +321,28 @@ impl MessageScan {
     }
 
     /// Looks for the id in the `cursor` document of a reply, behind a batch of any length; the rest is stepped over.
-    fn cursor(&mut self, rest: &[u8], fields: &mut impl Fields) -> Option<usize> {
+    fn cursor(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Option<usize> {
         let Ahead::Cursor { outer, inner } = &mut self.ahead else { return None };
         let value = rest.get(..outer.pass(0) as usize).unwrap_or(rest);
-        let (used, found) = inner.next(value).unwrap_or((0, Found::End));
+        let (used, found) = inner.next(value).unwrap_or((0, Scanned::End));
         let left = outer.pass(used);
         match found {
             // What never arrives although the value is wholly here makes no cursor; mongod sends no such thing.
-            Found::NeedMore if used == 0 && value.len() < left as usize => return None,
-            Found::NeedMore if left > 0 && used > 0 => {}
-            Found::Element(element) if element.name != b"id" => {}
-            Found::Element(element) => {
-                fields.cursor(element.number().unwrap_or_default());
+            Scanned::NeedMore if used == 0 && value.len() < left as usize => return None,
+            Scanned::NeedMore if left > 0 && used > 0 => {}
+            Scanned::Element(element) if element.name != b"id" => {}
+            Scanned::Element(element) => {
+                visitor.cursor(element.number().unwrap_or_default());
                 self.ahead = Ahead::Command(*outer);
             }
-            Found::NeedMore | Found::End => self.ahead = Ahead::Command(*outer),
+            Scanned::NeedMore | Scanned::End => self.ahead = Ahead::Command(*outer),
         }
         Some(used)
     }
 }
 
-fn is_cursor<F: Fields>(element: &Element<'_>, _: &F) -> bool {
-    F::WANTS_CURSOR && element.kind == kind::DOCUMENT && element.name == b"cursor"
+fn is_cursor<F: FieldVisitor>(element: &Element<'_>, _: &F) -> bool {
+    F::READS_CURSOR && element.kind == kind::DOCUMENT && element.name == b"cursor"
 }
 
 /// Whether an `OP_QUERY` carries its command one level down, as old drivers do to add options beside it.
@@ -386,7 +386,7 @@ mod tests {
     }
 
     /// Scans `body` in pieces of `cut` bytes, as a relay does that keeps what was not consumed.
-    fn scan<F: Fields + Default>(op_code: OpCode, body: &[u8], cut: usize) -> (F, bool) {
+    fn scan<F: FieldVisitor + Default>(op_code: OpCode, body: &[u8], cut: usize) -> (F, bool) {
         let mut scan = MessageScan::new(&header(HEADER_BYTES + body.len(), op_code));
         let (mut facts, mut start, mut end) = (F::default(), 0, 0);
         loop {

@@ -1,7 +1,7 @@
 //! What a reply says of itself: whether the command succeeded, the error where it did not, and whether more follows.
 
 use crate::wire::bson_scan::Element;
-use crate::wire::message_scan::{Fields, flag};
+use crate::wire::message_scan::{FieldVisitor, flag};
 use crate::wire::short_text::ShortText;
 
 /// Longest code name that is kept; `MongoDB`'s longest has 54 bytes.
@@ -49,8 +49,8 @@ impl ReplyFacts {
     }
 }
 
-impl Fields for ReplyFacts {
-    const WANTS_CURSOR: bool = true;
+impl FieldVisitor for ReplyFacts {
+    const READS_CURSOR: bool = true;
 
     fn flags(&mut self, flags: u32) {
         self.flags = flags;

@@ -1,7 +1,7 @@
 //! What a request says of itself: which command, on which database and collection, and whether it wants an answer.
 
-use crate::wire::bson_scan::{DocumentScan, Element, Found, kind};
-use crate::wire::message_scan::{Fields, flag};
+use crate::wire::bson_scan::{DocumentScan, Element, Scanned, kind};
+use crate::wire::message_scan::{FieldVisitor, flag};
 use crate::wire::short_text::ShortText;
 
 /// Longest command name that is kept; mongod's longest has 53 bytes.
@@ -154,7 +154,7 @@ impl RequestFacts {
     }
 }
 
-impl Fields for RequestFacts {
+impl FieldVisitor for RequestFacts {
     fn flags(&mut self, flags: u32) {
         self.flags = flags;
     }
@@ -205,7 +205,7 @@ impl Fields for RequestFacts {
 fn first_number(element: &Element<'_>) -> Option<i64> {
     let array = element.value.filter(|_| element.kind == kind::ARRAY)?;
     match DocumentScan::default().next(array) {
-        Ok((_, Found::Element(first))) => first.number(),
+        Ok((_, Scanned::Element(first))) => first.number(),
         _ => None,
     }
 }
