@@ -1,4 +1,4 @@
 //! Limits that several files of this module share.
 
-/// The maximum number of members of a set; mongod allows 50.
+/// Maximum number of members of a set. mongod allows 50.
 pub const MEMBERS_MAX: usize = 128;

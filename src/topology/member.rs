@@ -1,33 +1,33 @@
-//! One member of a replica set or sharded cluster, as far as is known.
+//! The known state of one member of a replica set or sharded cluster.
 
 use super::hello_facts::{HelloFacts, HelloRole};
 use super::member_name::MemberName;
 
-/// What a member is, as far as is known.
+/// The known state of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemberState {
-    /// Takes writes.
+    /// The primary.
     Primary,
-    /// May be read from.
+    /// A secondary that can be read from.
     Secondary,
-    /// Votes, and has no data.
+    /// An arbiter.
     Arbiter,
     /// A router of a sharded cluster.
     Mongos,
-    /// Answers, and is nothing to be read from now.
+    /// The member replies, but cannot be read from.
     Other,
-    /// Has not answered, or not since it was lost.
+    /// The member has not replied yet, or not since it was lost.
     Unknown,
-    /// Belongs to something else than this upstream.
+    /// The server does not belong to this upstream.
     WrongSet,
 }
 
 impl MemberState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 7] =
         [Self::Primary, Self::Secondary, Self::Arbiter, Self::Mongos, Self::Other, Self::Unknown, Self::WrongSet];
 
-    /// For metrics and the status page.
+    /// Label in metrics and in `/status`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -41,25 +41,26 @@ impl MemberState {
     }
 }
 
-/// One member that is to be monitored.
+/// One monitored member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each was said or not said of it by somebody else")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent property with its own source")]
 pub struct SetMember {
-    /// What it is called.
+    /// Name of the member.
     pub name: MemberName,
-    /// What it is.
+    /// State of the member.
     pub state: MemberState,
-    /// Whether the set's configuration hides it from clients.
+    /// Whether the configuration of the set hides the member from clients.
     pub hidden: bool,
-    /// Whether the operator named it.
+    /// Whether the member is in the seed list.
     pub is_seed: bool,
-    /// Whether it is to have a gateway address.
+    /// Whether the member needs an address of the gateway.
     pub is_mapped: bool,
-    /// Why it is not what it should be: a loss, a refusal, another set.
+    /// What is wrong with the member; continues a sentence that begins with its name.
     pub problem: Option<String>,
-    /// Whether the set's own lists have it.
+    /// Whether the set lists the member.
     pub(super) is_listed: bool,
-    /// Whether it belongs to something else, as far as is known; also after it was lost.
+    /// Whether the server was last seen to belong to another set or cluster. It is kept while the server is
+    /// unreachable.
     pub(super) is_foreign: bool,
 }
 
@@ -88,8 +89,8 @@ impl SetMember {
         self.problem = Some(problem);
     }
 
-    /// It has answered as a member of the set.
-    pub(super) fn become_answered(&mut self, facts: &HelloFacts) {
+    /// Records a reply of the member as a member of this set.
+    pub(super) fn record_reply(&mut self, facts: &HelloFacts) {
         self.hidden = facts.hidden;
         self.is_foreign = false;
         self.problem = None;
@@ -99,7 +100,7 @@ impl SetMember {
             HelloRole::Arbiter => MemberState::Arbiter,
             HelloRole::Mongos => MemberState::Mongos,
             HelloRole::Ghost => {
-                self.problem = Some("has no valid configuration of a replica set".to_owned());
+                self.problem = Some("has no valid replica set configuration".to_owned());
                 MemberState::Other
             }
             HelloRole::Other | HelloRole::Standalone => MemberState::Other,

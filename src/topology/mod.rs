@@ -1,7 +1,8 @@
-//! What is known of a replica set, and what its members are called on either side of the gateway.
+//! The state of a replica set or sharded cluster, and the mapping of its members to addresses of the gateway.
 //!
-//! Takes answers to `hello` and returns decisions; asks nobody, and knows no clock. Names come from mongod and are
-//! bounded; what cannot be read is refused, as a name that gets out leads a driver past the gateway.
+//! Takes replies to `hello` and returns decisions. Opens no connection and reads no clock. Names from mongod are
+//! limited in length and number. A reply that cannot be parsed is an error: a member name that reaches a driver would
+//! lead it past the gateway.
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`, reduced to
 //! what a gateway needs.

@@ -1,8 +1,10 @@
-//! What is known of the members of one upstream: who is there, who is primary, and who is to get a gateway address.
+//! Tracks the members of one upstream: which servers belong to it, which one is primary, and which need an address of
+//! the gateway.
 //!
-//! Follows the drivers' specification, so that the gateway sees a set as its clients do; but for three things. A gateway
-//! lives longer than a driver, so that it never forgets its seeds for good: it asks them again when nobody else answers.
-//! It keeps members of another set, refused, for the operator to see. And a hidden member is there where a seed names it.
+//! Follows the specification for drivers, so that the gateway and its clients have the same view of the set. There are
+//! three differences. A gateway runs longer than a driver, so it keeps its seed list: when no member answers, it asks
+//! the seeds again. Servers of another set stay in the list, as `wrong_set`, so that the operator sees them. A hidden
+//! member is included if it is in the seed list.
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`
 //! § Updating the `TopologyDescription`.
@@ -17,34 +19,35 @@ use super::limits::MEMBERS_MAX;
 use super::member::{MemberState, SetMember};
 use super::member_name::MemberName;
 
-/// From this protocol on (6.0), the election tells which of two primaries is the newer one; before, the configuration.
+/// From this wire version on (MongoDB 6.0), the newer of two primaries is the one with the greater election ID. Before,
+/// it was the one with the greater version of the configuration.
 const ELECTIONS_ORDER_PRIMARIES: i32 = 17;
 
-/// The longest reason that is kept.
+/// The longest reason that is kept, in characters.
 const REASON_CHARACTERS_MAX: usize = 500;
 
-/// How soon a seed that was only another name for a member is asked again, where no member answers.
+/// When no member answers: how soon a seed is asked again that was found to be an alias of a member.
 const ALIASES_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What an event has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
-    /// To be monitored from now on.
+    /// New members, which need a monitor.
     pub joined: Vec<MemberName>,
-    /// Not to be monitored any more.
+    /// Removed members, whose monitors have to end.
     pub left: Vec<MemberName>,
-    /// Whether [`SetTracker::mapped`] says something new.
+    /// Whether [`SetTracker::mapped`] has changed.
     pub mapped: bool,
-    /// Whether [`SetTracker::primary`] says something new.
+    /// Whether [`SetTracker::primary`] has changed.
     pub primary: bool,
-    /// Members that are something else than before; those that joined or left do not stand here.
+    /// Members with a new state, except those that joined or left.
     pub states: Vec<(MemberName, MemberState)>,
 }
 
-/// What the members of an upstream belong to.
+/// The kind of deployment that the members belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum DeploymentKind {
-    /// The set's name, once it is known.
+    /// The name of the set, once it is known.
     ReplicaSet(Option<String>),
     Sharded,
 }
@@ -55,22 +58,22 @@ pub struct SetTracker {
     kind: DeploymentKind,
     seeds: BTreeSet<MemberName>,
     members: BTreeMap<MemberName, SetMember>,
-    /// Of the newest primary that was seen.
+    /// Election ID of the newest primary that has been seen.
     election_max: Option<ObjectId>,
     set_version_max: Option<i64>,
     last_primary: Option<(MemberName, Option<ObjectId>)>,
     primary_changes: u64,
-    /// When a seed was found to be only another name for a member.
+    /// When a seed was last found to be an alias of a member.
     alias_dropped: Option<Instant>,
 }
 
 impl SetTracker {
-    /// A replica set of which `seeds` are known. Without a name, that of the first member that answers is taken.
+    /// A replica set with a seed list. Without `set_name`, the name of the first member that answers is used.
     pub fn new(set_name: Option<String>, seeds: impl IntoIterator<Item = MemberName>) -> Self {
         Self::of(DeploymentKind::ReplicaSet(set_name), seeds)
     }
 
-    /// The mongos of a sharded cluster; there are no others than these.
+    /// The mongos of a sharded cluster. The seed list is complete.
     pub fn sharded(seeds: impl IntoIterator<Item = MemberName>) -> Self {
         Self::of(DeploymentKind::Sharded, seeds)
     }
@@ -86,12 +89,12 @@ impl SetTracker {
             primary_changes: 0,
             alias_dropped: None,
         };
-        tracker.ask(tracker.seeds.clone());
+        tracker.add_seeds(tracker.seeds.clone());
         tracker.map_members();
         tracker
     }
 
-    /// `member` has answered, at `now`. What a member says that is not in the set any more is ignored.
+    /// Records a reply of `member` at `now`. The reply of a server that is no longer in the set is ignored.
     pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
@@ -102,30 +105,32 @@ impl SetTracker {
         })
     }
 
-    /// `member` cannot be reached at `now`, or does not answer as it should; `reason` is a sentence for the operator.
+    /// Records at `now` that `member` cannot be reached or does not answer properly. `reason` is for the operator and
+    /// continues a sentence that begins with the member's name.
     pub fn lost(&mut self, member: &MemberName, reason: &str, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             known.become_unknown(reason.chars().take(REASON_CHARACTERS_MAX).collect());
             if tracker.is_silent() {
-                // A set that is made anew under the old names, as after a restore, begins to count its elections again.
+                // A set that is created again with the same names, as after a restore, counts its elections from 1
+                // again.
                 (tracker.election_max, tracker.set_version_max) = (None, None);
             }
-            // A seed that answers and leads to names that do not would come and go without end.
-            let is_tried =
+            // A seed that answers and lists members that do not answer would be added and dropped endlessly.
+            let was_just_tried =
                 tracker.alias_dropped.is_some_and(|at| now.saturating_duration_since(at) < ALIASES_ASKED_AGAIN_AFTER);
-            if tracker.is_silent() && !is_tried {
-                tracker.ask(tracker.seeds.clone());
+            if tracker.is_silent() && !was_just_tried {
+                tracker.add_seeds(tracker.seeds.clone());
             }
         })
     }
 
-    /// Whether no member answers as it should.
+    /// Whether no member of this upstream answers.
     pub fn is_silent(&self) -> bool {
         self.members.values().all(|member| matches!(member.state, MemberState::Unknown | MemberState::WrongSet))
     }
 
-    /// The operator, or DNS, names others than before. Those of a replica set are asked besides those that it has.
+    /// Replaces the seed list, when DNS returns another one. The known members of a replica set stay.
     pub fn reseed(&mut self, seeds: impl IntoIterator<Item = MemberName>) -> Change {
         self.change(|tracker| {
             let seeds: BTreeSet<_> = seeds.into_iter().take(MEMBERS_MAX).collect();
@@ -134,34 +139,35 @@ impl SetTracker {
                 tracker.members.get_mut(gone).into_iter().for_each(|member| member.is_seed = false);
             }
             tracker.members.retain(|_, member| member.is_seed || member.is_listed);
-            tracker.ask(seeds.difference(&before).cloned());
+            tracker.add_seeds(seeds.difference(&before).cloned());
         })
     }
 
-    /// Everyone who is to be monitored, sorted by name.
+    /// All monitored members, sorted by name.
     pub fn members(&self) -> impl Iterator<Item = &SetMember> {
         self.members.values()
     }
 
-    /// One of them.
+    /// The monitored member `name`.
     pub fn member(&self, name: &MemberName) -> Option<&SetMember> {
         self.members.get(name)
     }
 
-    /// The primary, where one is known.
+    /// The primary, if one is known.
     pub fn primary(&self) -> Option<&MemberName> {
         self.members.values().find(|member| member.state == MemberState::Primary).map(|member| &member.name)
     }
 
-    /// Who is to have a gateway address, sorted by name.
+    /// The members that need an address of the gateway, sorted by name.
     ///
-    /// Of a replica set those that its own lists have, whether they answer or not, and hidden members that are seeds; none
-    /// before a member has answered. Of a sharded cluster the seeds. Nobody who belongs to something else.
+    /// In a replica set, these are the members that the set lists, whether they answer or not, and hidden members that
+    /// are in the seed list; none before the first member has answered. In a sharded cluster, these are the seeds.
+    /// Servers that belong to another deployment are excluded.
     pub fn mapped(&self) -> Vec<MemberName> {
         self.members.values().filter(|member| member.is_mapped).map(|member| member.name.clone()).collect()
     }
 
-    /// The set's name, as the operator gave it or as it was learned.
+    /// The name of the set, from the configuration or from its members.
     pub fn set_name(&self) -> Option<&str> {
         match &self.kind {
             DeploymentKind::ReplicaSet(name) => name.as_deref(),
@@ -169,7 +175,7 @@ impl SetTracker {
         }
     }
 
-    /// How often another primary was found than the one before, or the same after another election.
+    /// How often a new primary was found, or the same one after a new election.
     pub fn primary_changes(&self) -> u64 {
         self.primary_changes
     }
@@ -184,7 +190,7 @@ impl SetTracker {
         if facts.role == HelloRole::Primary {
             if !self.accept_primary(facts) {
                 if let Some(member) = self.members.get_mut(name) {
-                    member.become_unknown("says that it is primary, and there has been a newer one".to_owned());
+                    member.become_unknown("claims to be primary, but a newer primary has been seen".to_owned());
                 }
                 return;
             }
@@ -199,23 +205,23 @@ impl SetTracker {
         }
         let Some(member) = self.members.get_mut(name) else { return };
         if facts.role == HelloRole::Primary && !member.is_listed {
-            member.become_unknown("says that it is primary, and is not among the members that it names".to_owned());
+            member.become_unknown("claims to be primary, but is not in its own list of members".to_owned());
             return;
         }
-        member.become_answered(facts);
+        member.record_reply(facts);
         self.count_primary(name, facts);
     }
 
-    /// Why what answered is no member of this set. Learns the set's name from the first that has one.
+    /// Why the server is not a member of this set, if so. Sets the name of the set if it is unknown.
     fn belongs_elsewhere(&mut self, facts: &HelloFacts) -> Option<String> {
         let DeploymentKind::ReplicaSet(expected) = &mut self.kind else { return None };
         match (&facts.set_name, facts.role) {
-            (_, HelloRole::Mongos) => Some("is a mongos, and no member of a replica set".to_owned()),
+            (_, HelloRole::Mongos) => Some("is a mongos, not a member of a replica set".to_owned()),
             (_, HelloRole::Standalone) => Some("runs without a replica set".to_owned()),
             (None, _) => None,
             (Some(name), _) => match expected {
                 Some(expected) if expected == name => None,
-                Some(expected) => Some(format!("is a member of the replica set {name:?}, and not of {expected:?}")),
+                Some(expected) => Some(format!("is a member of the replica set {name:?}, not of {expected:?}")),
                 None => {
                     *expected = Some(name.clone());
                     None
@@ -224,11 +230,11 @@ impl SetTracker {
         }
     }
 
-    /// Whether a primary is not older than one that has been seen.
+    /// Whether a primary is at least as new as the newest one that has been seen. Records it if so.
     fn accept_primary(&mut self, facts: &HelloFacts) -> bool {
         let HelloFacts { election_id, set_version, max_wire_version, .. } = facts;
         if *max_wire_version >= ELECTIONS_ORDER_PRIMARIES {
-            // What is missing is older than anything.
+            // A missing value is older than any value.
             if (election_id, set_version) < (&self.election_max, &self.set_version_max) {
                 return false;
             }
@@ -248,11 +254,12 @@ impl SetTracker {
         true
     }
 
-    /// A primary's lists are the truth: who is not on them goes, and nobody else is primary.
+    /// Applies the lists of a primary, which are authoritative: members that are not listed are removed, and no other
+    /// member is primary.
     fn follow_primary(&mut self, name: &MemberName, facts: &HelloFacts) {
         for member in self.members.values_mut() {
             if member.state == MemberState::Primary && member.name != *name {
-                member.become_unknown("was primary until another one was elected".to_owned());
+                member.become_unknown("was primary until another member was elected".to_owned());
             }
             member.is_listed = false;
         }
@@ -260,7 +267,7 @@ impl SetTracker {
         self.members.retain(|_, member| member.is_listed || member.is_seed);
     }
 
-    /// Adds to the set who is on a member's lists.
+    /// Adds the members that a member lists.
     fn add_listed(&mut self, facts: &HelloFacts) {
         for name in facts.listed() {
             if let Some(member) = self.add(name) {
@@ -269,7 +276,7 @@ impl SetTracker {
         }
     }
 
-    /// The member of this name, new or not; `None` beyond the limit.
+    /// The member of this name, added if it is new; `None` if the limit is reached.
     fn add(&mut self, name: &MemberName) -> Option<&mut SetMember> {
         if !self.members.contains_key(name) && self.members.len() >= 2 * MEMBERS_MAX {
             return None;
@@ -277,16 +284,17 @@ impl SetTracker {
         Some(self.members.entry(name.clone()).or_insert_with(|| SetMember::new(name.clone())))
     }
 
-    /// A member was asked by another name than its set calls it: that one counts. It is on the lists, or hidden.
+    /// Removes a server that was asked under an alias of its member name. The member is monitored under its own name:
+    /// the set lists it, or it is hidden and added here.
     fn drop_alias(&mut self, alias: &MemberName, facts: &HelloFacts) {
         let is_seed = self.members.remove(alias).is_some_and(|member| member.is_seed);
         if is_seed && facts.hidden {
-            self.ask(facts.me.clone());
+            self.add_seeds(facts.me.clone());
         }
     }
 
-    /// Seeds are monitored, also those that were not any more because they were only another name for a member.
-    fn ask(&mut self, seeds: impl IntoIterator<Item = MemberName>) {
+    /// Adds seeds to the monitored members, including those that were dropped as an alias.
+    fn add_seeds(&mut self, seeds: impl IntoIterator<Item = MemberName>) {
         for name in seeds {
             if let Some(member) = self.add(&name) {
                 member.is_seed = true;
@@ -312,12 +320,12 @@ impl SetTracker {
     fn map_members(&mut self) {
         let is_sharded = self.kind == DeploymentKind::Sharded;
         for member in self.members.values_mut() {
-            let is_wanted = is_sharded || member.is_listed || (member.is_seed && member.hidden);
-            member.is_mapped = is_wanted && !member.is_foreign;
+            let needs_address = is_sharded || member.is_listed || (member.is_seed && member.hidden);
+            member.is_mapped = needs_address && !member.is_foreign;
         }
     }
 
-    /// Does `work`, and compares.
+    /// Runs `work` and returns what it has changed.
     fn change(&mut self, work: impl FnOnce(&mut Self)) -> Change {
         let before: BTreeMap<_, _> = self.members.iter().map(|(name, member)| (name.clone(), member.state)).collect();
         let (mapped, primary) = (self.mapped(), self.primary().cloned());
@@ -331,12 +339,12 @@ impl SetTracker {
     }
 }
 
-/// What answered in the place of a mongos.
+/// Records the reply of a server that should be a mongos.
 fn note_router(member: &mut SetMember, facts: &HelloFacts) {
     if facts.role == HelloRole::Mongos {
-        member.become_answered(facts);
+        member.record_reply(facts);
     } else {
-        member.refuse("is no mongos".to_owned());
+        member.refuse("is not a mongos".to_owned());
     }
 }
 
