@@ -1,7 +1,7 @@
-//! Who a client is: the best of what its connection shows, as a principal.
+//! Determines the principal of a client from the strongest fact that its connection shows.
 //!
-//! Refuses to verify: the certificate has been verified by rustls, the source of a PROXY header by the listener. What is
-//! decided here is which of them counts, and whether a SPIFFE id is one of ours.
+//! Does not verify: rustls has verified the certificate, and the listener has checked the sender of a PROXY header.
+//! This file decides which of them is used, and whether the trust domain of a SPIFFE ID is accepted.
 
 use std::net::IpAddr;
 
@@ -14,60 +14,61 @@ use super::refusal::IdentityRefusal;
 use super::spiffe::{SpiffeId, is_meant_as_spiffe};
 use super::trust_domains::{TrustDomains, spiffe_id};
 
-/// A client that is somebody.
+/// A client with a principal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identified {
-    /// Who.
+    /// The principal.
     pub principal: Principal,
-    /// How that is known.
+    /// The source of the principal.
     pub source: PrincipalSource,
 }
 
 /// What one connection shows of its client.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ClientFacts<'a> {
-    /// The certificate that it proved to own, verified.
+    /// The verified client certificate.
     pub certificate: Option<&'a CertificateFacts>,
-    /// What a trusted PROXY header says of it.
+    /// The identity in a PROXY header from a trusted address.
     pub proxy: Option<&'a ProxyIdentity>,
-    /// Its user, on a unix socket.
+    /// The user ID of the client process, on a unix domain socket.
     pub uid: Option<u32>,
-    /// Its address, from a trusted PROXY header where there is one.
+    /// The client's address; from the PROXY header if there is a trusted one.
     pub address: Option<IpAddr>,
 }
 
-/// What a PROXY header can say of who a client is.
+/// The identity of a client in a PROXY header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyIdentity {
-    /// The value that carries a SPIFFE id; with or without `spiffe://`, not looked at yet.
+    /// The value for a SPIFFE ID, with or without `spiffe://`; not parsed yet.
     Id(String),
-    /// The common name of a certificate that the proxy verified; not empty.
+    /// The common name of a certificate that the proxy has verified; not empty.
     CommonName(String),
 }
 
-/// What the operator says of clients that show no certificate: one `[[identity]]`.
+/// One `[[identity]]`: the principal of clients without a certificate, by their address or user ID.
 #[derive(Debug, Clone)]
 pub struct KnownSource {
-    /// Who they are.
+    /// The principal of these clients.
     pub principal: String,
-    /// Their networks.
+    /// Networks of the clients.
     pub sources: Vec<IpNet>,
-    /// Their users, on unix sockets.
+    /// User IDs of client processes, on unix domain sockets.
     pub uids: Vec<u32>,
 }
 
-/// Everything that decides who the clients of one listener are.
+/// Everything that determines the principals of the clients of one listener.
 #[derive(Debug, Clone)]
 pub struct Identities {
     domains: TrustDomains,
     uids: Vec<(u32, Principal)>,
-    /// The longest prefix first.
+    /// Sorted by prefix length, longest first.
     networks: Vec<(IpNet, Principal)>,
     listener: Option<Principal>,
 }
 
 impl Identities {
-    /// Entries that name the same network or user: the first one counts.
+    /// If several entries have the same network or user ID, the first one is used. `listener` is the listener's
+    /// principal.
     pub fn new(domains: TrustDomains, known: &[KnownSource], listener: Option<&str>) -> Self {
         let entry = |known: &KnownSource| Principal::configured(&known.principal);
         let uids = known.iter().flat_map(|known| known.uids.iter().map(move |uid| (*uid, entry(known)))).collect();
@@ -77,16 +78,17 @@ impl Identities {
         Self { domains, uids, networks, listener: listener.map(Principal::configured) }
     }
 
-    /// Who a client is by the best source that says so; `None` is nobody.
+    /// The principal of a client, from its strongest source; `None` if no source has one.
     ///
-    /// A certificate or a header that says something which is not believed is a refusal: no other source is asked then.
+    /// A certificate or a PROXY header with an identity that is not accepted is an error. Weaker sources are not used
+    /// then.
     pub fn identify(&self, facts: &ClientFacts<'_>) -> Result<Option<Identified>, IdentityRefusal> {
-        let certificate = facts.certificate.map(|shown| self.of_certificate(shown)).transpose()?.flatten();
+        let certificate = facts.certificate.map(|facts| self.of_certificate(facts)).transpose()?.flatten();
         if let Some(principal) = certificate {
             return Ok(Some(Identified { principal, source: PrincipalSource::Certificate }));
         }
-        if let Some(shown) = facts.proxy {
-            let principal = self.of_proxy(shown)?;
+        if let Some(identity) = facts.proxy {
+            let principal = self.of_proxy(identity)?;
             return Ok(Some(Identified { principal, source: PrincipalSource::Proxy }));
         }
         let by_uid = facts.uid.and_then(|uid| self.of_user(uid)).map(|known| (known, PrincipalSource::UnixSocket));
@@ -97,17 +99,17 @@ impl Identities {
         Ok(known.map(|(principal, source)| Identified { principal: principal.clone(), source }))
     }
 
-    /// The SPIFFE id, or else the subject; a certificate may have neither.
+    /// The SPIFFE ID, or else the subject. A certificate may have neither.
     fn of_certificate(&self, facts: &CertificateFacts) -> Result<Option<Principal>, IdentityRefusal> {
         if let Some(id) = spiffe_id(facts)? {
-            return self.domains.judge(id).map(Some);
+            return self.domains.check(id).map(Some);
         }
         let subject = &facts.subject;
         Ok((!subject.is_empty()).then(|| Principal::Name(subject.to_string())))
     }
 
-    fn of_proxy(&self, shown: &ProxyIdentity) -> Result<Principal, IdentityRefusal> {
-        let id = match shown {
+    fn of_proxy(&self, identity: &ProxyIdentity) -> Result<Principal, IdentityRefusal> {
+        let id = match identity {
             ProxyIdentity::Id(text) if is_meant_as_spiffe(text) => SpiffeId::from_uri(text),
             ProxyIdentity::Id(text) => SpiffeId::from_principal(text),
             ProxyIdentity::CommonName(name) if is_meant_as_spiffe(name) => SpiffeId::from_uri(name),
@@ -115,8 +117,8 @@ impl Identities {
                 return Ok(Principal::Name(DistinguishedName::text_of_common_name(name)));
             }
         };
-        let (ProxyIdentity::Id(text) | ProxyIdentity::CommonName(text)) = shown;
-        self.domains.judge(id.map_err(|cause| IdentityRefusal::not_spiffe(text, cause))?)
+        let (ProxyIdentity::Id(text) | ProxyIdentity::CommonName(text)) = identity;
+        self.domains.check(id.map_err(|cause| IdentityRefusal::not_spiffe(text, cause))?)
     }
 
     fn of_user(&self, uid: u32) -> Option<&Principal> {
@@ -161,20 +163,20 @@ pub(super) mod tests {
             known("narrow", &["10.1.3.7/32"], &[1001]),
         ];
         let domains = TrustDomains::new(own, &["old.local".to_owned()], []);
-        Identities::new(domains, &known, Some("door"))
+        Identities::new(domains, &known, Some("of-listener"))
     }
 
-    /// The principal with its source, or the refusal.
-    fn told(identities: &Identities, facts: &ClientFacts<'_>) -> String {
+    /// The principal with its source, or the label of the refusal.
+    fn identify(identities: &Identities, facts: &ClientFacts<'_>) -> String {
         match identities.identify(facts) {
             Ok(Some(who)) => format!("{} by {}", who.principal, who.source),
-            Ok(None) => "nobody".to_owned(),
+            Ok(None) => "none".to_owned(),
             Err(refusal) => refusal.label().to_owned(),
         }
     }
 
     #[test]
-    fn the_best_source_counts() {
+    fn the_strongest_source_is_used() {
         let spiffe = certificate(&[(DnType::CommonName, "x")], &["spiffe://cluster.local/ns/a/sa/b"]);
         let named = certificate(&[(DnType::OrganizationName, "Acme"), (DnType::CommonName, "x")], &["https://x"]);
         let anonymous = certificate(&[], &[]);
@@ -191,43 +193,43 @@ pub(super) mod tests {
                 ClientFacts { uid: Some(7), address: Some(address), ..Default::default() },
                 "cluster.local/ns/shop/sa/cart by address",
             ),
-            (ClientFacts { uid: Some(7), ..Default::default() }, "door by listener"),
-            (ClientFacts::default(), "door by listener"),
+            (ClientFacts { uid: Some(7), ..Default::default() }, "of-listener by listener"),
+            (ClientFacts::default(), "of-listener by listener"),
         ];
         for (facts, expected) in cases {
-            assert_eq!(told(&identities(Some(OWN)), &facts), expected);
+            assert_eq!(identify(&identities(Some(OWN)), &facts), expected);
         }
-        let nobody = Identities::new(TrustDomains::default(), &[], None);
+        let empty = Identities::new(TrustDomains::default(), &[], None);
         assert_eq!(
-            told(&nobody, &ClientFacts { uid: Some(0), address: Some(address), ..Default::default() }),
-            "nobody"
+            identify(&empty, &ClientFacts { uid: Some(0), address: Some(address), ..Default::default() }),
+            "none"
         );
     }
 
     #[test]
-    fn the_longest_prefix_and_the_first_user_entry_count() {
+    fn the_longest_prefix_and_the_first_entry_of_a_user_are_used() {
         for (address, expected) in [
             ("10.9.9.9", "wide"),
             ("10.1.3.8", "cluster.local/ns/shop/sa/cart"),
             ("10.1.3.7", "narrow"),
             ("::ffff:10.1.3.7", "narrow"),
             ("fd00::1", "wide"),
-            ("11.0.0.1", "door"),
+            ("11.0.0.1", "of-listener"),
         ] {
             let facts = ClientFacts { address: Some(address.parse().unwrap()), ..Default::default() };
-            assert!(told(&identities(None), &facts).starts_with(&format!("{expected} by")), "{address}");
+            assert!(identify(&identities(None), &facts).starts_with(&format!("{expected} by")), "{address}");
         }
-        for (uid, expected) in [(0, "wide"), (1001, "cluster.local/ns/shop/sa/cart"), (1003, "door")] {
+        for (uid, expected) in [(0, "wide"), (1001, "cluster.local/ns/shop/sa/cart"), (1003, "of-listener")] {
             let facts = ClientFacts { uid: Some(uid), ..Default::default() };
-            assert!(told(&identities(None), &facts).starts_with(expected), "{uid}");
+            assert!(identify(&identities(None), &facts).starts_with(expected), "{uid}");
         }
     }
 
     #[test]
-    fn a_spiffe_id_must_be_of_our_trust_domain() {
+    fn a_spiffe_id_must_be_of_an_accepted_trust_domain() {
         let by_certificate = |own, uris: &[&str]| {
             let shown = certificate(&[(DnType::CommonName, "x")], uris);
-            told(&identities(own), &ClientFacts { certificate: Some(&shown), ..Default::default() })
+            identify(&identities(own), &ClientFacts { certificate: Some(&shown), ..Default::default() })
         };
         let cases: [(&[&str], &str); 9] = [
             (&["spiffe://cluster.local/x"], "cluster.local/x by certificate"),
@@ -246,15 +248,15 @@ pub(super) mod tests {
         assert_eq!(by_certificate(Some(OWN), &["https://x", "spiffe://cluster.local/x"]), "invalid_spiffe_id");
 
         let shown = certificate(&[], &["spiffe://cluster.local/x"]);
-        let nobodys = Identities::new(TrustDomains::default(), &[], None);
+        let without_domain = Identities::new(TrustDomains::default(), &[], None);
         let facts = ClientFacts { certificate: Some(&shown), ..Default::default() };
-        let refusal = nobodys.identify(&facts).unwrap_err();
+        let refusal = without_domain.identify(&facts).unwrap_err();
         assert_eq!(refusal, IdentityRefusal::NoTrustDomain { domain: OWN.to_owned() });
         assert!(refusal.remedy().contains("trust_domain"), "{}", refusal.remedy());
     }
 
     #[test]
-    fn what_a_proxy_says_is_an_id_or_the_common_name_that_it_verified() {
+    fn a_proxy_header_has_a_spiffe_id_or_a_verified_common_name() {
         let id = |text: &str| ProxyIdentity::Id(text.to_owned());
         let name = |text: &str| ProxyIdentity::CommonName(text.to_owned());
         for (shown, expected) in [
@@ -271,19 +273,22 @@ pub(super) mod tests {
             (name("a\nb"), "CN=a b by proxy"),
         ] {
             let facts = ClientFacts { proxy: Some(&shown), ..Default::default() };
-            assert_eq!(told(&identities(Some(OWN)), &facts), expected, "{shown:?}");
+            assert_eq!(identify(&identities(Some(OWN)), &facts), expected, "{shown:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_a_proxy_says_is_somebody_or_a_refusal(text in "\\PC{0,60}|spiffe://cluster.local/[a-z/.]{0,9}", named: bool) {
+        fn any_identity_of_a_proxy_is_a_principal_or_a_refusal(
+            text in "\\PC{0,60}|spiffe://cluster.local/[a-z/.]{0,9}",
+            named: bool,
+        ) {
             let shown = if named { ProxyIdentity::CommonName(text) } else { ProxyIdentity::Id(text) };
-            let who = identities(Some(OWN)).identify(&ClientFacts { proxy: Some(&shown), ..Default::default() });
-            if let Ok(who) = who {
-                let who = who.unwrap();
-                prop_assert_eq!(who.source, PrincipalSource::Proxy);
-                match who.principal {
+            let identified = identities(Some(OWN)).identify(&ClientFacts { proxy: Some(&shown), ..Default::default() });
+            if let Ok(identified) = identified {
+                let identified = identified.unwrap();
+                prop_assert_eq!(identified.source, PrincipalSource::Proxy);
+                match identified.principal {
                     Principal::Spiffe(id) => prop_assert!(["cluster.local", "old.local"].contains(&id.trust_domain())),
                     Principal::Name(name) => prop_assert!(name.starts_with("CN=")),
                 }

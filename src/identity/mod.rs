@@ -1,7 +1,6 @@
-//! Who somebody is: what a certificate says, and which of several sources says best who a client is.
+//! Identities: the facts of certificates, SPIFFE IDs and subjects, and the principal of a client.
 //!
-//! Pure: bytes and facts in, facts and decisions out. Whether a certificate is to be trusted is decided by rustls, never
-//! here.
+//! Pure: takes bytes and facts, returns facts and decisions. Whether a certificate is trusted is decided by rustls.
 
 mod algorithms;
 mod certificate;

@@ -4,45 +4,45 @@ use std::fmt;
 
 use super::spiffe::SpiffeId;
 
-/// Who a client is.
+/// The identity of a client.
 ///
-/// As text it is a SPIFFE id without `spiffe://`, or a subject as mongod names users of `$external`, or what the operator
-/// wrote. The first two never look alike: a subject has an equals sign.
+/// Its text is a SPIFFE ID without `spiffe://`, a subject as mongod writes it for users of `$external`, or a name from
+/// the configuration. A SPIFFE ID and a subject cannot be confused: a subject contains an equals sign.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
-    /// A workload of a mesh.
+    /// A workload identity.
     Spiffe(SpiffeId),
-    /// A subject in RFC 2253 form, or a name of the operator's own; never empty.
+    /// A subject in RFC 2253 format, or a name from the configuration; never empty.
     Name(String),
 }
 
-/// What a principal was learnt from, best first.
+/// The source of a principal, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrincipalSource {
     /// The client's TLS certificate.
     Certificate,
-    /// The PROXY header of a trusted source.
+    /// A PROXY header from a trusted address.
     Proxy,
-    /// The user at the other end of a unix socket.
+    /// The peer credentials of a unix domain socket.
     UnixSocket,
-    /// Where the client's connection comes from.
+    /// The client's address.
     Address,
-    /// The listener that it came to.
+    /// The `principal` of the listener.
     Listener,
 }
 
-/// A principal, or several by their beginning or end; from the configuration.
+/// A pattern from the configuration that matches one principal, or all with a prefix or suffix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrincipalPattern(String);
 
 impl Principal {
-    /// What the operator wrote; read as a SPIFFE id where it is one, with or without `spiffe://`.
+    /// A principal from the configuration. It is a SPIFFE ID if it can be parsed as one, with or without `spiffe://`.
     pub fn configured(text: &str) -> Self {
         let text = text.strip_prefix("spiffe://").unwrap_or(text);
         SpiffeId::from_principal(text).map_or_else(|_| Self::Name(text.to_owned()), Self::Spiffe)
     }
 
-    /// The text that rules, log lines and metrics have.
+    /// The text in rules, log lines and metrics.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Spiffe(id) => id.as_str(),
@@ -50,7 +50,7 @@ impl Principal {
         }
     }
 
-    /// The Kubernetes namespace of a SPIFFE id that has one.
+    /// The Kubernetes namespace of a SPIFFE ID that has one.
     pub fn namespace(&self) -> Option<&str> {
         match self {
             Self::Spiffe(id) => id.namespace(),
@@ -66,7 +66,7 @@ impl fmt::Display for Principal {
 }
 
 impl PrincipalSource {
-    /// The word in log lines.
+    /// Label in log lines.
     pub fn label(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
@@ -85,7 +85,7 @@ impl fmt::Display for PrincipalSource {
 }
 
 impl PrincipalPattern {
-    /// `text` as the operator wrote it: exact, `prefix*`, `*suffix`, or `*` for everybody who is somebody.
+    /// Parses a pattern: exact, `prefix*`, `*suffix`, or `*` for every principal. A leading `spiffe://` is removed.
     pub fn new(text: &str) -> Self {
         Self(text.strip_prefix("spiffe://").unwrap_or(text).to_owned())
     }
@@ -95,7 +95,7 @@ impl PrincipalPattern {
         &self.0
     }
 
-    /// Bytes are compared, case counts.
+    /// Whether the pattern matches; case-sensitive.
     pub fn matches(&self, principal: &Principal) -> bool {
         let text = principal.as_str();
         match (self.0.strip_suffix('*'), self.0.strip_prefix('*')) {
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_match_as_a_whole_at_the_beginning_or_at_the_end() {
+    fn a_pattern_matches_exactly_or_by_prefix_or_suffix() {
         for (pattern, text, expected) in [
             ("a/b", "a/b", true),
             ("spiffe://a/b", "a/b", true),
@@ -120,7 +120,7 @@ mod tests {
             ("a/*", "A/b", false),
             ("*/cart", "a/cart", true),
             ("*/cart", "a/carts", false),
-            ("*", "anybody", true),
+            ("*", "anything", true),
             ("CN=x", "CN=x", true),
         ] {
             let principal = Principal::configured(text);

@@ -3,35 +3,35 @@
 use super::distinguished_name::printable;
 use super::spiffe::SpiffeIdError;
 
-/// Characters of a name out of a certificate or a header that a sentence shows.
+/// Characters of a name from a certificate or a header that a message shows.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// Why somebody who shows an identity is not let in.
+/// Why a client that shows an identity is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityRefusal {
-    /// A SPIFFE certificate has exactly one URI.
-    #[error("the client certificate has {0} URI names, and a SPIFFE certificate has exactly one")]
+    /// The certificate has a SPIFFE ID and further URIs.
+    #[error("the client certificate has {0} URI names; a SPIFFE certificate must have exactly one")]
     SeveralUris(usize),
-    /// It means to be a SPIFFE id, and is none.
-    #[error("{shown} is no SPIFFE id: {cause}")]
+    /// The text has the scheme of SPIFFE but is not a valid SPIFFE ID.
+    #[error("{shown} is not a valid SPIFFE ID: {cause}")]
     NotSpiffe {
         /// The text, shortened.
         shown: String,
-        /// What is wrong with it. No `source()`: one sentence tells both.
+        /// What is wrong with the text. It is not the `source()`, because the message contains it.
         cause: SpiffeIdError,
     },
-    /// Of a trust domain that is not ours.
-    #[error("the client is of the trust domain {domain}, which is not this gateway's")]
+    /// The client's trust domain is not accepted.
+    #[error("the client's trust domain {domain} is not accepted by this gateway")]
     ForeignTrustDomain {
-        /// The client's.
+        /// Trust domain of the client.
         domain: String,
-        /// Ours.
+        /// Trust domains that the gateway accepts.
         accepted: Vec<String>,
     },
-    /// Nobody has said which trust domain is ours.
-    #[error("the client is of the trust domain {domain}, and this gateway has no trust domain")]
+    /// The gateway has no trust domain.
+    #[error("the client's trust domain {domain} is not accepted: this gateway has no trust domain")]
     NoTrustDomain {
-        /// The client's.
+        /// Trust domain of the client.
         domain: String,
     },
 }
@@ -41,7 +41,7 @@ impl IdentityRefusal {
         Self::NotSpiffe { shown: shortened(text), cause }
     }
 
-    /// The word in metrics and log lines.
+    /// Label in metrics and log lines.
     pub fn label(&self) -> &'static str {
         match self {
             Self::SeveralUris(_) | Self::NotSpiffe { .. } => "invalid_spiffe_id",
@@ -52,17 +52,16 @@ impl IdentityRefusal {
     /// What the operator can do.
     pub fn remedy(&self) -> String {
         match self {
-            Self::SeveralUris(_) => "give this client a certificate whose only URI name is its SPIFFE id".to_owned(),
+            Self::SeveralUris(_) => "issue this client a certificate whose only URI name is its SPIFFE ID".to_owned(),
             Self::NotSpiffe { .. } => {
-                "a SPIFFE id is written spiffe://trust-domain/path: correct it where this client gets its identity from"
-                    .to_owned()
+                "correct the identity at its issuer; a SPIFFE ID has the form spiffe://trust-domain/path".to_owned()
             }
             Self::ForeignTrustDomain { domain, accepted } => format!(
-                "this gateway takes {}; if {domain} is another name of it, add it to trust_domain_aliases",
+                "this gateway accepts {}; to accept {domain} as an alias, add it to trust_domain_aliases",
                 accepted.join(", ")
             ),
             Self::NoTrustDomain { domain } => format!(
-                "set trust_domain at the top of the configuration, for instance to \"{domain}\" if that is this mesh"
+                "set trust_domain at the top of the configuration, for example to \"{domain}\" if that is this mesh"
             ),
         }
     }
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_shows_names_in_part_and_without_control_characters() {
+    fn messages_show_names_shortened_and_without_control_characters() {
         let long = format!("spiffe://td/\u{1b}{}", "x".repeat(5000));
         let refusal = IdentityRefusal::not_spiffe(&long, SpiffeIdError::TooLong).to_string();
         assert!(refusal.len() < 300 && !refusal.contains('\u{1b}'), "{refusal}");

@@ -5,14 +5,14 @@ use super::principal::Principal;
 use super::refusal::{IdentityRefusal, shortened};
 use super::spiffe::{SpiffeId, is_meant_as_spiffe};
 
-/// The trust domains whose SPIFFE ids are believed.
+/// The trust domains whose SPIFFE IDs are accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustDomains {
-    /// The gateway's own first.
+    /// The gateway's trust domain, if it has one, then its aliases.
     accepted: Vec<String>,
 }
 
-/// The SPIFFE id of a certificate; `None` if none of its URIs means to be one.
+/// The SPIFFE ID of a certificate; `None` if none of its URIs has the scheme of SPIFFE.
 pub(super) fn spiffe_id(facts: &CertificateFacts) -> Result<Option<SpiffeId>, IdentityRefusal> {
     if !facts.uris.iter().any(|uri| is_meant_as_spiffe(uri)) {
         return Ok(None);
@@ -24,8 +24,9 @@ pub(super) fn spiffe_id(facts: &CertificateFacts) -> Result<Option<SpiffeId>, Id
 }
 
 impl TrustDomains {
-    /// The gateway's own is `configured`, or else the one that `own_certificates` agree on: those that upstreams are
-    /// shown, of which some may have no SPIFFE id. Where they differ, there is none.
+    /// The gateway's trust domain is `configured`, or else that of `own_certificates`, the gateway's client
+    /// certificates. Certificates without a SPIFFE ID are ignored. If the others have different trust domains, there is
+    /// none.
     pub fn new<'a>(
         configured: Option<&str>,
         aliases: &[String],
@@ -43,12 +44,12 @@ impl TrustDomains {
         Self { accepted: own.into_iter().chain(aliases.iter().cloned()).collect() }
     }
 
-    /// The gateway's own and its aliases.
+    /// The gateway's trust domain, if it has one, and its aliases.
     pub fn accepted(&self) -> &[String] {
         &self.accepted
     }
 
-    pub(super) fn judge(&self, id: SpiffeId) -> Result<Principal, IdentityRefusal> {
+    pub(super) fn check(&self, id: SpiffeId) -> Result<Principal, IdentityRefusal> {
         let domain = id.trust_domain();
         if self.accepted.iter().any(|accepted| accepted == domain) {
             return Ok(Principal::Spiffe(id));
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_trust_domain_is_the_configured_one_or_that_of_our_certificates() {
+    fn the_trust_domain_is_configured_or_that_of_the_gateways_certificates() {
         let of = |uri: &str| certificate(&[], &[uri]);
         let (a, also_a, b) = (of("spiffe://a.local/x"), of("spiffe://a.local/y"), of("spiffe://b.local/x"));
         let plain = certificate(&[(DnType::CommonName, "x")], &[]);

@@ -88,7 +88,7 @@ async fn each_workload_of_a_mesh_reads_what_it_may_and_hears_why_not() {
     let rows = [
         (tls(&strict, sleep), Becomes::Refused),
         (tls(&strict, legacy), Becomes::Reads),
-        (tls(&strict, "spiffe://other.local/ns/full/sa/sleep"), Becomes::Outside("of the trust domain other.local")),
+        (tls(&strict, "spiffe://other.local/ns/full/sa/sleep"), Becomes::Outside("trust domain other.local")),
         (reports::uri(&strict), Becomes::Outside("requires mutual TLS")),
         (tls(&permissive, sleep), Becomes::Refused),
         (reports::uri(&permissive), Becomes::Reads),
