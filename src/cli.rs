@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use crate::admin;
 use crate::check;
 use crate::check::Reach;
-use crate::config::{AdminConfig, Config, ConfigError, Loaded};
+use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::signals::Signals;
@@ -134,8 +134,8 @@ fn run(file: &ConfigFile) -> ExitCode {
 }
 
 /// Binds and runs the gateway on this thread; the workers have threads of their own.
-fn serve(loaded: &Loaded) -> anyhow::Result<()> {
-    let Loaded { config, file } = loaded;
+fn serve(loaded: &LoadedConfig) -> anyhow::Result<()> {
+    let LoadedConfig { config, file } = loaded;
     mind_descriptors(config);
     let metrics = Metrics::install()?;
     in_runtime(async {

@@ -1,5 +1,5 @@
-//! mongate: a MongoDB gateway that takes the plain wire protocol from clients beside it and carries it over mutual TLS
-//! to mongod, measuring every command on the way.
+//! mongate: a MongoDB gateway. It accepts the plain wire protocol from local clients, forwards it to mongod or mongos
+//! over mutual TLS, authorizes every command by policy and measures it.
 
 pub mod admin;
 pub mod check;

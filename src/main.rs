@@ -1,4 +1,4 @@
-//! The `mongate` program: arguments to command to exit code, and nothing else.
+//! The `mongate` binary. The command line is in `mongate::cli`.
 
 use std::process::ExitCode;
 

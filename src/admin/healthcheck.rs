@@ -1,4 +1,4 @@
-//! The other end of `/readyz`: how `mongate healthcheck` asks a running gateway.
+//! The HTTP client of `mongate healthcheck`: asks a running gateway for its `/readyz` report.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,62 +14,66 @@ use tokio::net::TcpStream;
 
 use crate::lifecycle::readiness::ReadinessReport;
 
-/// More than the report of a thousand upstreams; whatever else answers there may send anything.
+/// Limit of the response body. The report of a thousand upstreams is smaller; a server that is not mongate may send any
+/// amount.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// Why nobody could say whether the gateway is ready.
+/// Why the health check has no readiness report.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// No connection.
-    #[error("nothing answers on {address}: is mongate running, and is this its admin.address?")]
+    /// The TCP connection failed.
+    #[error("cannot connect to {address}; check that mongate is running and that this is its admin.address")]
     Unreachable {
-        /// Who was asked.
+        /// The address that was asked.
         address: SocketAddr,
         /// From the system.
         source: io::Error,
     },
-    /// No whole answer.
-    #[error("{address} did not answer within {}", humantime::format_duration(*.timeout))]
+    /// The whole response did not arrive in time.
+    #[error(
+        "{address} did not respond within {}; check that this is mongate's admin.address",
+        humantime::format_duration(*.timeout)
+    )]
     TimedOut {
-        /// Who was asked.
+        /// The address that was asked.
         address: SocketAddr,
-        /// For everything together.
+        /// Limit for the connection, the request and the response together.
         timeout: Duration,
     },
-    /// The answer broke off, is too long, or is no HTTP.
-    #[error("{address} does not answer in HTTP: is this mongate's admin.address?")]
+    /// The response is incomplete, too long, or not HTTP.
+    #[error("{address} did not send a valid HTTP response; check that this is mongate's admin.address")]
     NotHttp {
-        /// Who was asked.
+        /// The address that was asked.
         address: SocketAddr,
-        /// From the client, or about the length.
+        /// From the HTTP client, or about the length of the body.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// HTTP, but no report.
-    #[error("{address} answers {status} without a readiness report: is this mongate's admin.address?")]
+    /// The response is HTTP, but its body is not a readiness report.
+    #[error("{address} responded with {status} but no readiness report; check that this is mongate's admin.address")]
     NotMongate {
-        /// Who was asked.
+        /// The address that was asked.
         address: SocketAddr,
-        /// Of the answer.
+        /// HTTP status of the response.
         status: StatusCode,
     },
 }
 
-/// Asks the gateway whose administration port is at `address`; all of it takes at most `timeout`.
+/// Asks the gateway at `address`, its administration port, for its readiness report. Takes at most `timeout`.
 ///
-/// A gateway that is not ready is an answer, not an error.
+/// The report of a gateway that is not ready is a result, not an error.
 pub async fn healthcheck(address: SocketAddr, timeout: Duration) -> Result<ReadinessReport, HealthError> {
-    let (status, body) = tokio::time::timeout(timeout, ask(address))
+    let (status, body) = tokio::time::timeout(timeout, get_readyz(address))
         .await
         .map_err(|_elapsed| HealthError::TimedOut { address, timeout })??;
     serde_json::from_slice(&body).map_err(|_not_a_report| HealthError::NotMongate { address, status })
 }
 
-async fn ask(address: SocketAddr) -> Result<(StatusCode, Bytes), HealthError> {
+async fn get_readyz(address: SocketAddr) -> Result<(StatusCode, Bytes), HealthError> {
     let stream = TcpStream::connect(address).await.map_err(|source| HealthError::Unreachable { address, source })?;
-    converse(address, stream).await.map_err(|source| HealthError::NotHttp { address, source })
+    request_readyz(address, stream).await.map_err(|source| HealthError::NotHttp { address, source })
 }
 
-async fn converse(
+async fn request_readyz(
     address: SocketAddr,
     stream: TcpStream,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
@@ -79,13 +83,13 @@ async fn converse(
         .header(ACCEPT, "application/json")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
-    let answer = async move {
+    let response = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await?;
         Ok((status, body.to_bytes()))
     };
-    // The connection moves the bytes for `answer`, and ends after it because the sender is dropped with it.
-    let (answer, _ended) = tokio::join!(answer, connection);
-    answer
+    // `connection` moves the bytes for `response`. It ends when `response` has finished and dropped the sender.
+    let (response, _ended) = tokio::join!(response, connection);
+    response
 }

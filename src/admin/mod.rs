@@ -1,14 +1,14 @@
-//! The administration port: plain HTTP that shows and changes nothing.
+//! The administration port: a read-only, unauthenticated HTTP/1.1 server for probes, Prometheus and operators.
 //!
 //! ```text
-//! GET /         the paths below
-//! GET /livez    200: the process runs
-//! GET /readyz   200 or 503, with each condition and what is wrong; JSON where the client accepts it
-//! GET /metrics  Prometheus text
+//! GET /         lists the paths below
+//! GET /livez    200: the process runs (liveness probe)
+//! GET /readyz   200 or 503, with every condition and what is wrong (readiness probe); JSON if the client accepts it
+//! GET /metrics  Prometheus text format
 //! GET /status   JSON
 //! ```
-//! Whoever reaches the port may read all of it. Hostile clients get neither memory nor time: connections, headers and
-//! durations are bounded, request bodies are not read, and accepting never ends.
+//! Every client that can connect can read everything. A hostile client cannot exhaust memory or block the others: the
+//! number of connections, the size of a request head and every duration are limited, and request bodies are not read.
 
 mod healthcheck;
 mod routes;
@@ -32,35 +32,35 @@ use crate::lifecycle::tasks::Tasks;
 pub use healthcheck::{HealthError, healthcheck};
 pub use routes::{Sources, StatusSource};
 
-/// Why there is no administration port.
+/// Why the administration port cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Somebody else listens there.
-    #[error("administration cannot listen on {address}: another program does; stop it or choose a free admin.address")]
+pub enum AdminBindError {
+    /// Another process listens on the address.
+    #[error("admin.address: cannot listen on {address}: it is in use; stop the other process or choose a free port")]
     InUse {
         /// As configured.
         address: SocketAddr,
         /// From the system.
         source: io::Error,
     },
-    /// Not an address of this machine.
-    #[error("administration cannot listen on {address}: this machine has no such address; correct admin.address")]
+    /// The address does not belong to this machine.
+    #[error("admin.address: cannot listen on {address}: this machine has no such address; choose one that it has")]
     NotHere {
         /// As configured.
         address: SocketAddr,
         /// From the system.
         source: io::Error,
     },
-    /// The port is reserved.
-    #[error("administration may not listen on {address}: choose a port from 1024 up as admin.address")]
+    /// The port is reserved for privileged processes.
+    #[error("admin.address: cannot listen on {address}: permission denied; choose a port from 1024 up")]
     Forbidden {
         /// As configured.
         address: SocketAddr,
         /// From the system.
         source: io::Error,
     },
-    /// Anything else.
-    #[error("administration cannot listen on {address}")]
+    /// Any other error.
+    #[error("admin.address: cannot listen on {address}")]
     Failed {
         /// As configured.
         address: SocketAddr,
@@ -69,7 +69,7 @@ pub enum BindError {
     },
 }
 
-impl BindError {
+impl AdminBindError {
     fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse { address, source },
@@ -80,46 +80,51 @@ impl BindError {
     }
 }
 
-/// The bound port; clients wait in its queue until it is served.
+/// The bound administration port. Clients wait in the kernel's queue until [`serve`](Self::serve) runs.
 pub struct AdminServer {
     listener: StdTcpListener,
     address: SocketAddr,
     sources: Sources,
-    limits: Limits,
+    limits: AdminLimits,
 }
 
-/// What a client of this port may cost.
+/// Bounds on what the clients of this port can use.
 #[derive(Clone, Copy)]
-struct Limits {
-    /// The next one waits in the system's queue.
+struct AdminLimits {
+    /// Open connections. Further clients wait in the kernel's queue.
     connections_max: usize,
-    /// From the connection, or the last answer, to the end of the next request's head.
+    /// From the start of the connection, or from the previous response, to the end of the next request head.
     head_timeout: Duration,
-    /// After it, a connection gets its current answer and no other.
+    /// Age at which a connection stops taking requests; it finishes the current response.
     age_max: Duration,
-    /// How long that answer may take; then the connection is cut, whether or not the client reads.
+    /// Limit for that last response. The connection is then closed even if the client has not read all of it.
     grace: Duration,
 }
 
-/// A probe, a scraper and a few people need a handful of connections; 64 leave room for their mistakes.
-/// Five seconds are long for a head that fits into one packet.
-const LIMITS: Limits = Limits {
+/// A probe, a scraper and a few people need a handful of connections; 64 leave room for clients that leave theirs open.
+/// A request head fits into one packet, so five seconds are generous.
+const LIMITS: AdminLimits = AdminLimits {
     connections_max: 64,
     head_timeout: Duration::from_secs(5),
     age_max: Duration::from_mins(1),
     grace: Duration::from_secs(5),
 };
 
-/// All of a request's head, and the unit in which answers are buffered. The least that hyper takes is 8 KiB.
+/// Limit of a request head, and the size of the response buffer. hyper's minimum is 8 KiB.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 
-/// Pauses after an accept that failed: doubling between these.
+/// First and longest pause of the back-off after a failed `accept`; the pause doubles between them.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Takes the address; needs no runtime.
-pub fn bind(config: &AdminConfig, sources: Sources) -> Result<AdminServer, BindError> {
-    let failed = |source| BindError::new(config.address, source);
+/// Log messages of this module.
+const SERVE_FAILED: &str = "administration port failed";
+const ACCEPT_FAILED: &str = "administration port cannot accept connections";
+const CONNECTION_FAILED: &str = "administration connection failed";
+
+/// Binds the configured address. Needs no runtime.
+pub fn bind(config: &AdminConfig, sources: Sources) -> Result<AdminServer, AdminBindError> {
+    let failed = |source| AdminBindError::new(config.address, source);
     let listener = StdTcpListener::bind(config.address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -127,20 +132,21 @@ pub fn bind(config: &AdminConfig, sources: Sources) -> Result<AdminServer, BindE
 }
 
 impl AdminServer {
-    /// Where it listens, with the port that was taken for port 0.
+    /// The bound address, with the port that the kernel chose when port 0 is configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until everything stops; a drain alone does not end it, as that is when people look.
+    /// Serves requests until [`Stage::Stopped`](crate::lifecycle::drain::Stage::Stopped). It keeps serving during the
+    /// drain, when operators watch it.
     ///
-    /// Returns when its own connections have ended too. Rendering takes milliseconds of the runtime it is on, so give
-    /// it one that carries no MongoDB traffic.
+    /// Returns when the connections of this port have ended too. Rendering a page blocks the runtime for milliseconds:
+    /// run this on a runtime that carries no MongoDB traffic.
     pub async fn serve(self, drain: DrainWatch) {
         let listener = match TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(address = %self.address, %error, "the administration port cannot be served");
+                tracing::error!(address = %self.address, %error, "{SERVE_FAILED}");
                 return;
             }
         };
@@ -155,8 +161,14 @@ impl AdminServer {
     }
 }
 
-/// Never returns.
-async fn accept_all(listener: &TcpListener, sources: &Arc<Sources>, limits: Limits, tasks: &Tasks, drain: &DrainWatch) {
+/// Accepts connections and serves each in a task of its own. Never returns.
+async fn accept_all(
+    listener: &TcpListener,
+    sources: &Arc<Sources>,
+    limits: AdminLimits,
+    tasks: &Tasks,
+    drain: &DrainWatch,
+) {
     let permits = Arc::new(Semaphore::new(limits.connections_max));
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
@@ -168,15 +180,15 @@ async fn accept_all(listener: &TcpListener, sources: &Arc<Sources>, limits: Limi
                 let drain = drain.clone();
                 tasks.spawn("administration connection", async move {
                     tokio::select! {
-                        () = converse(stream, sources, limits, permit) => {}
+                        () = serve_connection(stream, sources, limits, permit) => {}
                         () = drain.stopped() => {}
                     }
                 });
             }
-            Err(error) if concerns_one_client(&error) => {}
+            Err(error) if affects_one_client(&error) => {}
             Err(error) => {
                 if pause == ACCEPT_PAUSE_MIN {
-                    tracing::warn!(%error, "the administration port cannot accept connections for now");
+                    tracing::warn!(%error, "{ACCEPT_FAILED}");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
@@ -185,17 +197,22 @@ async fn accept_all(listener: &TcpListener, sources: &Arc<Sources>, limits: Limi
     }
 }
 
-/// The others, such as too many open files, come again at once unless something changes.
-fn concerns_one_client(error: &io::Error) -> bool {
+/// Whether the error belongs to one connection. The others, such as too many open files, would repeat at once.
+fn affects_one_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
 }
 
-/// One client, until it leaves, breaks the protocol, or has been here too long.
-async fn converse(stream: TcpStream, sources: Arc<Sources>, limits: Limits, _permit: OwnedSemaphorePermit) {
-    // An answer is one write: without this a probe may wait for its acknowledgement.
+/// Serves one connection until the client closes it, breaks the protocol, or reaches a limit.
+async fn serve_connection(
+    stream: TcpStream,
+    sources: Arc<Sources>,
+    limits: AdminLimits,
+    _permit: OwnedSemaphorePermit,
+) {
+    // A response is one write. With Nagle's algorithm it could wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
         let response = routes::respond(&sources, &request);
@@ -215,7 +232,7 @@ async fn converse(stream: TcpStream, sources: Arc<Sources>, limits: Limits, _per
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "an administration client was cut off");
+        tracing::debug!(%error, "{CONNECTION_FAILED}");
     }
 }
 

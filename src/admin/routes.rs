@@ -1,4 +1,4 @@
-//! What stands under each path. Reads its sources, changes nothing, does not look at request bodies.
+//! The page of each path. Reads its sources and changes nothing; request bodies are not read.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use hyper::{Method, Request, Response, StatusCode};
 use crate::lifecycle::readiness::Readiness;
 use crate::telemetry::metrics::Metrics;
 
-/// A snapshot of the gateway for `/status`; called once per request, and must not block.
+/// Returns a snapshot of the gateway for `/status`. It is called for every request and must not block.
 pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// What the paths show.
+/// Where the pages get their contents.
 pub struct Sources {
-    /// `/metrics`.
+    /// For `/metrics`.
     pub metrics: Metrics,
-    /// `/readyz`.
+    /// For `/readyz`.
     pub readiness: Readiness,
-    /// `/status`.
+    /// For `/status`.
     pub status: StatusSource,
 }
 
@@ -29,12 +29,12 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const INDEX: &str = "mongate administration\n\
     \n\
-    /livez    the process runs\n\
-    /readyz   whether to send traffic here, and what is wrong\n\
-    /metrics  for Prometheus\n\
-    /status   listeners, upstreams, certificates, connections, as JSON\n";
+    /livez    liveness probe: the process runs\n\
+    /readyz   readiness probe: whether to send traffic here, and what is wrong\n\
+    /metrics  metrics in the Prometheus text format\n\
+    /status   listeners, upstreams, certificates and connections as JSON\n";
 
-/// The whole answer to a request's head.
+/// The response to a request, of which only the head is read.
 pub(super) fn respond<B>(sources: &Sources, request: &Request<B>) -> Response<Full<Bytes>> {
     let page: fn(&Sources, &Request<B>) -> Response<Full<Bytes>> = match request.uri().path() {
         "/" => |_, _| answer(StatusCode::OK, TEXT, INDEX),
@@ -42,12 +42,12 @@ pub(super) fn respond<B>(sources: &Sources, request: &Request<B>) -> Response<Fu
         "/readyz" => readyz,
         "/metrics" => |sources, _| answer(StatusCode::OK, PROMETHEUS, sources.metrics.render()),
         "/status" => |sources, _| answer(StatusCode::OK, JSON, json(&(sources.status)())),
-        _ => return answer(StatusCode::NOT_FOUND, TEXT, "no such path; / lists them\n"),
+        _ => return answer(StatusCode::NOT_FOUND, TEXT, "no such path; GET / lists the paths\n"),
     };
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return only_reading();
+        return method_not_allowed();
     }
-    // hyper leaves the body away for HEAD, and keeps its length.
+    // For HEAD, hyper omits the body and keeps its length.
     page(sources, request)
 }
 
@@ -66,12 +66,12 @@ fn accepts_json<B>(request: &Request<B>) -> bool {
 }
 
 fn json(value: &impl serde::Serialize) -> String {
-    // Strings and numbers under string keys: nothing that could fail.
+    // Serialization cannot fail: the values have string keys only.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-fn only_reading() -> Response<Full<Bytes>> {
-    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "nothing here changes anything; use GET\n");
+fn method_not_allowed() -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "this port is read-only; use GET\n");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
 }

@@ -12,7 +12,7 @@ use super::report::{About, ConnectionReport, Finding, Kind, MemberReport, SetRep
 use crate::config::{Config, HostPort, MemberAddresses, Topology, UpstreamConfig};
 use crate::identity::printable;
 use crate::tls::WorkloadSet;
-use crate::topology::{HelloFacts, Member, MemberName, MemberState, SetTracker, Slot, Slots};
+use crate::topology::{HelloFacts, MemberName, MemberState, SetMember, SetTracker, Slot, Slots};
 use crate::upstream::{HelloStream, host_port, member_name, seeds, tracker};
 
 /// Everything around one upstream.
@@ -187,7 +187,7 @@ impl Desk<'_> {
     }
 
     fn report(self, addresses: &[Address]) -> SetReport {
-        let member = |record: &Member| MemberReport {
+        let member = |record: &SetMember| MemberReport {
             name: record.name.to_string(),
             state: record.state.name(),
             hidden: record.hidden,

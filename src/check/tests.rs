@@ -6,8 +6,8 @@ use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::config::{
-    AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerTlsConfig, LogConfig, LogFormat, LogLevel,
-    MetricsConfig, Mode, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
+    AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerMode, ListenerTlsConfig, LogConfig, LogFormat,
+    LogLevel, MetricsConfig, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
 };
 use crate::tls::test_pki::{Authority, Folder, files_of, upstream_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
@@ -342,7 +342,7 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         name: "mesh".to_owned(),
         address: ListenAddress::Tcp(([127, 0, 0, 1], 27017).into()),
         upstream: "orders".to_owned(),
-        mode: Mode::Strict,
+        mode: ListenerMode::Strict,
         tls: Some(ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false }),
         principal: None,
         proxy_protocol: ProxyProtocol::Off,

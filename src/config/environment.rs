@@ -13,13 +13,13 @@ use figment::value::Dict;
 use figment::value::Map;
 use figment::value::Value;
 
+use super::error::ConfigProblem;
 use super::error::Origin;
-use super::error::Problem;
 use super::error::joined;
 use super::error::shortened;
-use super::raw::SCHEMA;
-use super::raw::is_repeated;
-use super::raw::nearest;
+use super::schema::SCHEMA;
+use super::schema::is_repeated;
+use super::schema::nearest;
 
 const PREFIX: &str = "MONGATE_";
 
@@ -45,7 +45,9 @@ impl Provider for Variable {
 }
 
 /// Sorts out which variables are ours, in the order of the keys, and what is wrong with the others.
-pub(super) fn variables(environment: impl IntoIterator<Item = (OsString, OsString)>) -> (Vec<Variable>, Vec<Problem>) {
+pub(super) fn variables(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> (Vec<Variable>, Vec<ConfigProblem>) {
     let mut found = BTreeMap::new();
     let mut problems = Vec::new();
     for (name, text) in environment {
@@ -99,9 +101,9 @@ fn path_of(name: &str) -> Vec<String> {
     strip_prefix(name).unwrap_or(name).split("__").map(str::to_ascii_lowercase).collect()
 }
 
-fn problem(name: &str, sentence: String) -> Problem {
+fn problem(name: &str, sentence: String) -> ConfigProblem {
     let key = path_of(name).iter().fold(String::new(), |table, key| joined(&table, key));
-    Problem { key, value: None, origin: Origin::Variable(name.to_owned()), sentence }
+    ConfigProblem { key, value: None, origin: Origin::Variable(name.to_owned()), sentence }
 }
 
 fn variable(name: &str, text: OsString) -> Result<Variable, String> {
@@ -168,7 +170,7 @@ mod tests {
         let environment = environment.iter().map(|(name, text)| (OsString::from(name), OsString::from(text)));
         let (variables, problems) = variables(environment);
         let paths = variables.into_iter().map(|variable| variable.path).collect();
-        (paths, problems.iter().map(Problem::to_string).collect())
+        (paths, problems.iter().map(ConfigProblem::to_string).collect())
     }
 
     #[test]

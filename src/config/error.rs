@@ -46,7 +46,7 @@ pub enum ConfigError {
         /// The file.
         file: PathBuf,
         /// All of them, at least one.
-        problems: Vec<Problem>,
+        problems: Vec<ConfigProblem>,
     },
 }
 
@@ -54,7 +54,7 @@ fn listed(files: &[PathBuf]) -> String {
     files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
 
-fn numbered(file: &Path, problems: &[Problem]) -> String {
+fn numbered(file: &Path, problems: &[ConfigProblem]) -> String {
     let plural = if problems.len() == 1 { "" } else { "s" };
     let heading = format!("{} problem{plural} in the configuration {}:", problems.len(), file.display());
     std::iter::once(heading).chain(problems.iter().map(|problem| format!("\n  {problem}"))).collect()
@@ -62,7 +62,7 @@ fn numbered(file: &Path, problems: &[Problem]) -> String {
 
 /// One thing to put right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// Where in the configuration: `upstream.orders.tls.verify`.
     pub key: String,
     /// What was given there, shortened; `None` where nothing was, or where it is better not repeated.
@@ -73,7 +73,7 @@ pub struct Problem {
     pub sentence: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.key)?;
         if let Some(value) = &self.value {

@@ -7,7 +7,10 @@
 mod check;
 mod environment;
 mod error;
-mod raw;
+mod given;
+mod problems;
+mod schema;
+mod section;
 mod sections;
 mod values;
 mod warnings;
@@ -28,8 +31,8 @@ use figment::providers::Toml;
 use figment::value::Dict;
 
 pub use error::ConfigError;
+pub use error::ConfigProblem;
 pub use error::Origin;
-pub use error::Problem;
 pub use sections::Action;
 pub use sections::AdminConfig;
 pub use sections::Config;
@@ -40,6 +43,7 @@ pub use sections::Enforcement;
 pub use sections::FromConfig;
 pub use sections::IdentityConfig;
 pub use sections::ListenerConfig;
+pub use sections::ListenerMode;
 pub use sections::ListenerTlsConfig;
 pub use sections::LogConfig;
 pub use sections::LogFormat;
@@ -49,7 +53,6 @@ pub use sections::Mechanism;
 pub use sections::MemberAddress;
 pub use sections::MemberAddresses;
 pub use sections::MetricsConfig;
-pub use sections::Mode;
 pub use sections::PolicyConfig;
 pub use sections::ProxyProtocol;
 pub use sections::ReadPreference;
@@ -60,7 +63,7 @@ pub use sections::TlsVersion;
 pub use sections::ToConfig;
 pub use sections::Topology;
 pub use sections::UpstreamConfig;
-pub use sections::UpstreamTlsConfig;
+pub use sections::UpstreamTlsSettings;
 pub use sections::Values;
 pub use sections::Verify;
 pub use sections::WorkloadApi;
@@ -75,7 +78,7 @@ const USUAL_PLACES: [&str; 2] = ["config.toml", "/etc/mongate/config.toml"];
 
 /// A configuration, and the file that it came from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// Checked as a whole.
     pub config: Config,
     /// As it was named or found; relative to the working directory, or absolute.
@@ -86,10 +89,10 @@ impl Config {
     /// Reads `named`, or the first of the usual places that exists, and the process's environment above it.
     ///
     /// Blocks for as long as reading the file takes.
-    pub fn load(named: Option<&Path>) -> Result<Loaded, ConfigError> {
+    pub fn load(named: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
         let file = find(named)?;
         let config = read(Toml::file_exact(&file), &file, std::env::vars_os())?;
-        Ok(Loaded { config, file })
+        Ok(LoadedConfig { config, file })
     }
 
     /// Reads `text` as if it stood in `file`, with `environment` above it; no file is opened.
@@ -130,10 +133,10 @@ fn read(
     let mut profiles = figment.data().map_err(|error| not_toml(file, error))?;
     let values: Dict = profiles.remove(&Profile::Default).unwrap_or_default();
 
-    let journal = raw::Journal::new(&figment, file, problems);
+    let problems = problems::ProblemCollector::new(&figment, file, problems);
     let directory = absolute(file).parent().map(Path::to_owned).unwrap_or_default();
-    let config = check::check(raw::Section::top(&journal, values), &directory);
-    match (config, journal.into_problems()) {
+    let config = check::check(section::Section::top(&problems, values), &directory);
+    match (config, problems.into_problems()) {
         (Some(config), problems) if problems.is_empty() => Ok(config),
         (_, problems) => Err(ConfigError::Invalid { file: file.to_owned(), problems }),
     }

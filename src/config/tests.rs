@@ -27,7 +27,7 @@ fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError
 
 fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     match parse(text, environment) {
-        Err(ConfigError::Invalid { problems, .. }) => problems.iter().map(Problem::to_string).collect(),
+        Err(ConfigError::Invalid { problems, .. }) => problems.iter().map(ConfigProblem::to_string).collect(),
         other => panic!("{other:?} is no list of problems; it comes from {text}"),
     }
 }
@@ -277,7 +277,7 @@ fn who_clients_are_is_read_from_the_file_and_the_environment() {
     assert_eq!(config.trust_domain_aliases, ["x", "y.z"]);
     assert_eq!(config.metrics.principals, ["a/b", "c/*"]);
     let listener = &config.listeners["orders"];
-    assert_eq!((listener.mode, listener.proxy_protocol), (Mode::Permissive, ProxyProtocol::Optional));
+    assert_eq!((listener.mode, listener.proxy_protocol), (ListenerMode::Permissive, ProxyProtocol::Optional));
     let trusted: Vec<_> = listener.proxy_trusted.iter().map(ToString::to_string).collect();
     assert_eq!(
         (trusted, listener.proxy_identity_tlv),

@@ -2,7 +2,7 @@
 //!
 //! Only what is certain is said; whether a rule is useless beside other rules is for the policy to say.
 
-use super::check::policy::Principals;
+use super::check::policy::KnownPrincipals;
 use super::error::quoted;
 use super::sections::Action;
 use super::sections::Config;
@@ -21,13 +21,13 @@ impl Config {
     /// What is allowed and likely a mistake, in the order of the file.
     pub fn warnings(&self) -> Vec<Warning> {
         let Some(policy) = &self.policy else { return Vec::new() };
-        let principals = Principals::of(self.listeners.values(), &self.identities);
+        let principals = KnownPrincipals::of(self.listeners.values(), &self.identities);
         let mut warnings = Vec::new();
         for (rule_at, rule) in policy.rules.iter().enumerate() {
             for (at, entry) in rule.from.iter().flatten().enumerate() {
                 let path = format!("policy.rule[{}].from[{}]", rule_at + 1, at + 1);
                 self.look_at_principals(entry, &path, &principals, &mut warnings);
-                if principals == Principals::Any {
+                if principals == KnownPrincipals::Any {
                     self.look_at_aliases(rule.action, entry, &path, &mut warnings);
                 }
                 Self::look_at_namespaces(entry, &path, &principals, &mut warnings);
@@ -37,7 +37,7 @@ impl Config {
         warnings
     }
 
-    fn look_at_principals(&self, entry: &FromConfig, path: &str, known: &Principals, warnings: &mut Vec<Warning>) {
+    fn look_at_principals(&self, entry: &FromConfig, path: &str, known: &KnownPrincipals, warnings: &mut Vec<Warning>) {
         for (key, list) in [("principals", &entry.principals.any), ("not_principals", &entry.principals.not)] {
             for text in list.iter().flatten().filter(|text| !text.contains('*')) {
                 if let Some(sentence) = self.doubt(text, known) {
@@ -78,8 +78,8 @@ impl Config {
     }
 
     /// Only where all principals are known; a certificate may have any namespace.
-    fn look_at_namespaces(entry: &FromConfig, path: &str, known: &Principals, warnings: &mut Vec<Warning>) {
-        let Principals::Only(named) = known else { return };
+    fn look_at_namespaces(entry: &FromConfig, path: &str, known: &KnownPrincipals, warnings: &mut Vec<Warning>) {
+        let KnownPrincipals::Only(named) = known else { return };
         let has = |namespace: &str| named.iter().any(|principal| namespace_of(principal) == Some(namespace));
         for (key, list) in [("namespaces", &entry.namespaces.any), ("not_namespaces", &entry.namespaces.not)] {
             for text in list.iter().flatten().filter(|text| !text.contains('*') && !has(text)) {
@@ -93,15 +93,15 @@ impl Config {
         }
     }
 
-    fn doubt(&self, principal: &str, known: &Principals) -> Option<String> {
+    fn doubt(&self, principal: &str, known: &KnownPrincipals) -> Option<String> {
         let shown = quoted(principal);
         match known {
-            Principals::Only(named) if named.iter().any(|named| named == principal) => None,
-            Principals::Only(_) => Some(format!(
+            KnownPrincipals::Only(named) if named.iter().any(|named| named == principal) => None,
+            KnownPrincipals::Only(_) => Some(format!(
                 "has {shown}, whom no client can be: principals come only from [[identity]] and listeners here, and none \
                  of them is that one"
             )),
-            Principals::Any => {
+            KnownPrincipals::Any => {
                 let ours = self.trust_domain.as_ref()?;
                 let named = |text: &str| {
                     let by_identity = self.identities.iter().map(|identity| Some(&identity.principal));

@@ -11,11 +11,11 @@ use super::caller::Caller;
 use super::ending::{Ending, Foreign};
 use super::present::Present;
 use super::refusal::Refusal;
-use crate::config::Mode;
+use crate::config::ListenerMode;
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::listener;
-use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules};
+use crate::listener::{ClientPreamble, ClientStream, Opening, PeerTls, ProxyRules};
 use crate::telemetry::metrics::ClientHandshake;
 use crate::telemetry::repeats::Repeats;
 use crate::tls::ServerTls;
@@ -23,7 +23,7 @@ use crate::wire::header::Header;
 
 /// What decides who is let in; shared by the connections of one listener.
 pub struct Admission {
-    mode: Mode,
+    mode: ListenerMode,
     tls: ArcSwapOption<ServerTls>,
     /// Tells those who are in that they are judged by something else.
     renewal: Renewal,
@@ -47,7 +47,7 @@ pub(super) struct Admitted {
 
 impl Admission {
     /// `tls` is there unless `mode` is plaintext.
-    pub fn new(mode: Mode, tls: Option<ServerTls>, proxy: ProxyRules, identities: Identities) -> Self {
+    pub fn new(mode: ListenerMode, tls: Option<ServerTls>, proxy: ProxyRules, identities: Identities) -> Self {
         Self {
             mode,
             tls: ArcSwapOption::from_pointee(tls),
@@ -60,7 +60,7 @@ impl Admission {
     }
 
     /// What the listener takes.
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> ListenerMode {
         self.mode
     }
 
@@ -94,7 +94,7 @@ impl Admission {
 
     fn judge(&self, tls: &PeerTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Refusal> {
         let certificate = match tls {
-            PeerTls::Plaintext if self.mode == Mode::Strict => return Err(Refusal::NotTls),
+            PeerTls::Plaintext if self.mode == ListenerMode::Strict => return Err(Refusal::NotTls),
             PeerTls::Plaintext => None,
             PeerTls::Anonymous => return Err(Refusal::NoCertificate),
             PeerTls::Unreadable => return Err(Refusal::UnreadableCertificate),
@@ -107,8 +107,8 @@ impl Admission {
 /// Lets a client in, or answers it with the reason why not.
 ///
 /// Gives up on an answer after a few seconds. What is learnt of the client is added to `caller`.
-pub(super) async fn admit(heard: Heard, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
-    let Heard { client, user, proxy, tls, opening } = heard;
+pub(super) async fn admit(heard: ClientPreamble, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
+    let ClientPreamble { client, user, proxy, tls, opening } = heard;
     let facts = caller.add(user, proxy.as_ref().ok().and_then(Option::as_ref));
     let verdict = match &proxy {
         Ok(_) => route.door.judge(&tls, facts),

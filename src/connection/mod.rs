@@ -60,7 +60,7 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 /// The story itself.
 async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
     // In a box of its own, here and below: what is needed before bytes flow is gone then, and a connection lives for hours.
-    let Established { mut relay, first_bytes, mut course, welcome, place } =
+    let Established { mut relay, first_bytes, mut course, welcome, permit } =
         match Box::pin(begin(arrival, route, caller)).await {
             Ok(begun) => begun,
             Err(ending) => return ending,
@@ -72,7 +72,7 @@ async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endin
     if !end.final_reply.is_empty() {
         Box::pin(listener::final_reply(relay.client(), &end.final_reply)).await;
     }
-    drop(place);
+    drop(permit);
     Ending::Carried(Carried { upstream: course.address, user: course.user, end })
 }
 
@@ -83,20 +83,20 @@ struct Established<'a> {
     first_bytes: Vec<u8>,
     course: RelaySession<'a>,
     welcome: Revalidation,
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
 }
 
 /// Everything before bytes flow. Who is not carried is answered, as far as there is an answer.
 async fn begin<'a>(arrival: Arrival, route: &'a Arc<Route>, caller: &mut Caller) -> Result<Established<'a>, Ending> {
-    let Arrival { socket, address, slot, original, standing } = arrival;
+    let Arrival { socket, address, slot, original_destination: original, admittance } = arrival;
     let welcome = Revalidation::new(&route.door);
     let Admitted { mut client, header, first_bytes } = read_opening(socket, address, route, caller).await?;
     let refuse = async |client: &mut ClientStream, error: &CommandError| {
         listener::refuse(client, &header, first_bytes.len(), error).await;
     };
-    let place = match standing {
-        Admittance::Seated(place) => place,
-        Admittance::Full(_place) => {
+    let permit = match admittance {
+        Admittance::Admitted(permit) => permit,
+        Admittance::LimitReached(_permit) => {
             refuse(&mut client, &full(route)).await;
             return Err(Ending::Full);
         }
@@ -112,7 +112,7 @@ async fn begin<'a>(arrival: Arrival, route: &'a Arc<Route>, caller: &mut Caller)
     let Selection { line, naming } = way;
     let course = RelaySession { route, line, address: upstream.address, user };
     let relay = join(client, upstream, naming, route, caller);
-    Ok(Established { relay, first_bytes, course, welcome, place })
+    Ok(Established { relay, first_bytes, course, welcome, permit })
 }
 
 /// A way, the connection at its end, and the user that this has, if the gateway authenticates.
@@ -174,11 +174,13 @@ fn join(
 }
 
 fn full(route: &Route) -> CommandError {
-    let Route { listener, places, .. } = route;
+    let Route { listener, max_connections, .. } = route;
     CommandError {
         code: 6,
         code_name: "HostUnreachable",
-        message: format!("mongate: listener {listener} has all of its {places} connections in use (max_connections)"),
+        message: format!(
+            "mongate: listener {listener} has all of its {max_connections} connections in use (max_connections)"
+        ),
     }
 }
 

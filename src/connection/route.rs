@@ -18,7 +18,7 @@ pub struct Route {
     /// Name of the listener.
     pub listener: String,
     /// `max_connections`, for the sentence that refuses the one above.
-    pub places: usize,
+    pub max_connections: usize,
     /// Keepalive towards clients.
     pub tcp_keepalive: Option<Duration>,
     /// Idle and lifetime limits.

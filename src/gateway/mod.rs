@@ -65,7 +65,7 @@ pub enum StartError {
     Listener(#[from] BindError),
     /// The administration port cannot be opened.
     #[error(transparent)]
-    Admin(#[from] admin::BindError),
+    Admin(#[from] admin::AdminBindError),
     /// The system gives no thread or no runtime.
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
@@ -328,7 +328,7 @@ fn open_listener(
     let (metrics, listed) = measurements(common.config, &section.name);
     let route = Arc::new(Route {
         listener: section.name.clone(),
-        places: section.max_connections,
+        max_connections: section.max_connections,
         tcp_keepalive: section.tcp_keepalive,
         limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
         door,
@@ -339,9 +339,9 @@ fn open_listener(
         destination: destination(section, upstream, &bound),
         drain: common.drain.clone(),
     });
-    let places = ConnectionLimit::new(section.max_connections);
+    let connection_limit = ConnectionLimit::new(section.max_connections);
     let listeners = bound.into_iter().enumerate().map(|(slot, bound)| {
-        let listener = Listener::new(section, slot, bound, places.clone(), Arc::clone(&metrics));
+        let listener = Listener::new(section, slot, bound, connection_limit.clone(), Arc::clone(&metrics));
         Ok((listener.map_err(StartError::Worker)?, Arc::clone(&route)))
     });
     listeners.collect()

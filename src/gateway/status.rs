@@ -69,7 +69,7 @@ impl Status {
         readiness: &Readiness,
     ) -> Self {
         let listener = |(listener, route): &(Listener, Arc<Route>)| {
-            (listener.address().to_string(), listener.places().clone(), Arc::clone(route))
+            (listener.address().to_string(), listener.connection_limit().clone(), Arc::clone(route))
         };
         Self {
             started: Instant::now(),
@@ -88,7 +88,7 @@ impl Status {
     }
 
     pub(super) fn snapshot(&self) -> Value {
-        let listeners = self.listeners.iter().map(|(address, places, route)| {
+        let listeners = self.listeners.iter().map(|(address, limit, route)| {
             let owner = Owner::listener_of(route);
             let present = route.door.present().largest(PRINCIPALS_MAX);
             json!({
@@ -97,8 +97,8 @@ impl Status {
                 "upstream": route.upstream.name(),
                 "members": members_of(route),
                 "mode": route.door.mode().as_str(),
-                "connections": places.taken(),
-                "max_connections": places.limit(),
+                "connections": limit.in_use(),
+                "max_connections": limit.max(),
                 "principals": present.principals.iter().map(|(who, connections)| json!({
                     "principal": printable(who.principal.as_str()),
                     "source": who.source.label(),

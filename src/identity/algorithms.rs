@@ -1,11 +1,11 @@
-//! What keys and signatures of certificates are called.
+//! Display names of the key and signature algorithms of certificates.
 //!
-//! Refuses to judge: whether an algorithm still counts is for those who verify.
+//! Whether an algorithm is accepted is decided by the TLS verifiers.
 
 use x509_parser::asn1_rs::Oid;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
-/// Numbers of keys' algorithms; those with a curve or a size have more to say.
+/// OIDs of key algorithms.
 const RSA: &str = "1.2.840.113549.1.1.1";
 const EC: &str = "1.2.840.10045.2.1";
 const ED25519: &str = "1.3.101.112";
@@ -30,7 +30,7 @@ const SIGNATURES: [(&str, &str); 13] = [
     (ED448, "Ed448"),
 ];
 
-/// `RSA 2048`, `ECDSA P-256`, `Ed25519`; the number of an algorithm that is not known.
+/// `RSA 2048`, `ECDSA P-256`, `Ed25519`; the OID of an unknown algorithm.
 pub(super) fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
     match key.algorithm.algorithm.to_id_string().as_str() {
         RSA => match key.parsed().map_or(0, |parsed| parsed.key_size()) {
@@ -44,14 +44,14 @@ pub(super) fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
     }
 }
 
-/// `RSA and SHA-256`; the number of an algorithm that is not known.
+/// `RSA and SHA-256`; the OID of an unknown algorithm.
 pub(super) fn signature_text(algorithm: &AlgorithmIdentifier<'_>) -> String {
     named(&algorithm.algorithm, &SIGNATURES)
 }
 
 fn curve_text(algorithm: &AlgorithmIdentifier<'_>) -> String {
     let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-    curve.map_or_else(|| "on a curve without a name".to_owned(), |curve| named(&curve, &CURVES))
+    curve.map_or_else(|| "on an unnamed curve".to_owned(), |curve| named(&curve, &CURVES))
 }
 
 fn named(oid: &Oid<'_>, names: &[(&str, &str)]) -> String {

@@ -1,6 +1,6 @@
-//! What a certificate says about itself.
+//! The facts of an X.509 certificate.
 //!
-//! Refuses to judge: no signature is checked here, and dates are only reported.
+//! Does not verify: no signature is checked here, and dates are only reported.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,59 +13,60 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::algorithms::{key_text, signature_text};
-use super::distinguished_name::DistinguishedName;
+use super::distinguished_name::{DistinguishedName, printable};
 
-/// Bytes of one certificate; TLS carries no larger chain in one message, and real ones have 1 to 4 KiB.
+/// Limit of one certificate in bytes. Real certificates have 1 to 4 KiB, and a TLS message cannot carry a larger chain.
 const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
 
-/// Of a URI among the names.
+/// Tag of a URI in the subject alternative name.
 const URI_TAG: u32 = 6;
 
-/// Bytes that are no X.509 certificate, or a larger one than is read.
+/// The bytes are not an X.509 certificate, or it is larger than 64 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an X.509 certificate that can be read")]
+#[error("not a valid X.509 certificate")]
 pub struct MalformedCertificate;
 
-/// The fields of a certificate that somebody here asks for.
+/// The fields of a certificate that the gateway uses.
 ///
-/// Names are text from the certificate and may hold anything; show them through [`super::printable`].
+/// Names are unchecked text from the certificate. Pass them through [`printable`] before printing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFacts {
-    /// Who it is for.
+    /// Subject.
     pub subject: DistinguishedName,
-    /// Who signed it.
+    /// Issuer.
     pub issuer: DistinguishedName,
-    /// DNS names of the subject alternative name, as written, wildcards included.
+    /// DNS names of the subject alternative name (SAN), unchanged, with wildcards.
     pub dns_names: Vec<String>,
-    /// Addresses of the subject alternative name.
+    /// IP addresses of the SAN.
     pub addresses: Vec<IpAddr>,
-    /// URIs of the subject alternative name; a SPIFFE id is one.
+    /// URIs of the SAN. A SPIFFE ID is one.
     pub uris: Vec<String>,
     /// Start of validity, in whole seconds.
     pub not_before: SystemTime,
     /// End of validity, in whole seconds.
     pub not_after: SystemTime,
-    /// 1, 2 or 3.
+    /// X.509 version: 1, 2 or 3.
     pub version: u32,
-    /// `serverAuth`, `clientAuth` and their like, or numbers; `None` without the extension, which allows every use.
+    /// `serverAuth`, `clientAuth` and others, or OIDs. `None` without the extension, which allows every use.
     pub extended_key_usages: Option<Vec<String>>,
-    /// Whether the basic constraints say so; a version 1 certificate cannot.
+    /// Whether the basic constraints mark a CA certificate; always `false` in version 1.
     pub is_ca: bool,
     /// Serial number in hex, as OpenSSL prints it.
     pub serial: String,
     /// The bits of the public key, without its algorithm.
     pub public_key: Vec<u8>,
-    /// What the public key is, as `RSA 2048` or `ECDSA P-256`.
+    /// Type of the public key, for example `RSA 2048` or `ECDSA P-256`.
     pub key: String,
-    /// What it is signed with, as `RSA and SHA-256`.
+    /// Signature algorithm, for example `RSA and SHA-256`.
     pub signature: String,
 }
 
 impl CertificateFacts {
-    /// Reads a certificate from its DER.
+    /// Parses a certificate in DER of at most 64 KiB.
     ///
-    /// Takes at most 64 KiB, and no names that cannot be read: who shows them would be taken for one who has none. Any other
-    /// extension that cannot be read counts as absent: rustls refuses such a certificate where it matters.
+    /// Unreadable names are an error: otherwise a client could hide its SPIFFE ID and be identified by something else.
+    /// Any other unreadable extension counts as absent, because rustls rejects such a certificate where the extension
+    /// matters.
     pub fn from_der(der: &[u8]) -> Result<Self, MalformedCertificate> {
         if der.len() > CERTIFICATE_BYTES_MAX {
             return Err(MalformedCertificate);
@@ -104,11 +105,11 @@ impl CertificateFacts {
         Ok(facts)
     }
 
-    /// DNS names, addresses and URIs together, in that order, fit for a sentence.
+    /// DNS names, addresses and URIs, in that order, in printable form.
     pub fn names(&self) -> Vec<String> {
-        let dns = self.dns_names.iter().map(|name| super::printable(name));
+        let dns = self.dns_names.iter().map(|name| printable(name));
         let addresses = self.addresses.iter().map(IpAddr::to_string);
-        let uris = self.uris.iter().map(|uri| super::printable(uri));
+        let uris = self.uris.iter().map(|uri| printable(uri));
         dns.chain(addresses).chain(uris).collect()
     }
 
@@ -117,13 +118,14 @@ impl CertificateFacts {
         self.subject == self.issuer
     }
 
-    /// Whether the extended key usage permits `usage`: it names it, names any, or is absent.
+    /// Whether the extended key usage allows `usage`: the extension contains it, contains `anyExtendedKeyUsage`, or is
+    /// absent.
     pub fn allows(&self, usage: &str) -> bool {
         let Some(usages) = &self.extended_key_usages else { return true };
         usages.iter().any(|named| named == usage || named == "anyExtendedKeyUsage")
     }
 
-    /// Where `now` lies in its time.
+    /// The state of the certificate's validity period at `now`.
     pub fn validity(&self, now: SystemTime) -> Validity {
         match () {
             () if now < self.not_before => Validity::NotYet,
@@ -159,40 +161,40 @@ impl CertificateFacts {
     }
 }
 
-/// Where a moment lies in a certificate's time.
+/// The state of a certificate's validity period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
-    /// Before it.
+    /// The period has not begun.
     NotYet,
-    /// Within it.
+    /// The certificate is valid.
     Current,
-    /// In its last 30 days: renewals by hand take weeks.
+    /// The certificate is valid and expires within 30 days. Manual renewals can take weeks.
     EndsSoon,
-    /// After it.
+    /// The period has ended.
     Expired,
 }
 
 /// See [`Validity::EndsSoon`].
 const SOON: Duration = Duration::from_hours(30 * 24);
 
-/// The key bits of a DER `SubjectPublicKeyInfo`; `None` if it is not one.
+/// The key bits of a DER `SubjectPublicKeyInfo`; `None` if `der` is not one.
 pub fn public_key_bits(der: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = SubjectPublicKeyInfo::from_der(der).ok()?;
     Some(parsed.subject_public_key.data.to_vec())
 }
 
-/// `2027-03-01T12:00:00Z`, for machines; times before 1970 show as its first second, those after 9999 as its last.
+/// `2027-03-01T12:00:00Z`, for programs. Times before 1970 and after 9999 are clamped.
 pub fn rfc3339(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND_OF_9999);
     humantime::format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
 }
 
-/// `2027-03-01 12:00:00 UTC`, for people; bounded as [`rfc3339`].
+/// `2027-03-01 12:00:00 UTC`, for people. Clamped as [`rfc3339`].
 pub fn date_text(time: SystemTime) -> String {
     rfc3339(time).replace('T', " ").replace('Z', " UTC")
 }
 
-/// humantime panics beyond.
+/// humantime panics for later times.
 const LAST_SECOND_OF_9999: u64 = 253_402_300_799;
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -202,7 +204,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-/// A time of a certificate or a revocation list; before what the clock can say, 1970.
+/// A time of a certificate or a CRL; 1970 if `SystemTime` cannot represent it.
 pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = time.timestamp();
     let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_of_a_certificate_are_read() {
+    fn the_fields_of_a_certificate_are_parsed() {
         let facts = CertificateFacts::from_der(&sample()).unwrap();
         assert_eq!(facts.subject.as_str(), "CN=mongod,O=Acme");
         assert!(facts.is_self_issued());
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_signatures_are_called_by_their_names() {
+    fn algorithms_of_keys_and_signatures_have_names() {
         for (algorithm, key, signature) in [
             (&rcgen::PKCS_ECDSA_P256_SHA256, "ECDSA P-256", "ECDSA and SHA-256"),
             (&rcgen::PKCS_ECDSA_P384_SHA384, "ECDSA P-384", "ECDSA and SHA-384"),
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_a_certificate_is_that_of_its_key_pair() {
+    fn the_public_key_of_a_certificate_equals_that_of_its_key_pair() {
         let key = KeyPair::generate().unwrap();
         let der = CertificateParams::default().self_signed(&key).unwrap().der().to_vec();
         let facts = CertificateFacts::from_der(&der).unwrap();
@@ -284,13 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn dates_beyond_what_can_be_written_are_clamped() {
+    fn dates_that_cannot_be_formatted_are_clamped() {
         assert_eq!(date_text(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01 00:00:00 UTC");
         assert_eq!(date_text(UNIX_EPOCH + Duration::from_secs(LAST_SECOND_OF_9999 + 1)), "9999-12-31 23:59:59 UTC");
     }
 
     #[test]
-    fn bytes_behind_a_certificate_and_giants_are_refused() {
+    fn trailing_bytes_and_huge_certificates_are_errors() {
         let mut trailing = sample();
         trailing.push(0);
         for der in [trailing, vec![0x30; CERTIFICATE_BYTES_MAX + 1], Vec::new()] {
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_read_are_not_passed_over() {
+    fn unreadable_names_are_errors() {
         let with_names = |content: &[u8]| {
             let mut params = CertificateParams::default();
             params.custom_extensions =
@@ -330,8 +332,8 @@ mod tests {
             damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut der = sample();
-            for (place, byte) in damage {
-                let index = place.index(der.len());
+            for (index, byte) in damage {
+                let index = index.index(der.len());
                 der[index] = byte;
             }
             let _ = CertificateFacts::from_der(&der);

@@ -1,19 +1,19 @@
-//! Subjects and issuers as text, letter for letter as mongod writes them for users of `$external`.
+//! Subjects and issuers as text, exactly as mongod writes them for users of `$external`.
 //!
-//! It is RFC 2253 with mongod's habits, each of them tried on a mongod 6.0.5 with OpenSSL 3:
-//! - the last name of the certificate comes first, and so does the last part of a name with several parts;
-//! - types have OpenSSL's short names (`emailAddress`, `street`), unknown ones their number;
-//! - every byte from 0x80 on is written `\C3`, upper case; control characters stand as they are;
-//! - a space at the end is escaped only if the text before it, escapes included, has two characters or more: `CN=a `;
-//! - the bytes of a value are taken as UTF-8, whatever their declared type. If they are none (`BMPString` and
-//!   `T61String` with letters beyond ASCII), mongod refuses the connection;
-//! - characters are mapped as RFC 4518 § 2.2 says: controls and invisible marks vanish, tabs, line ends and other spaces
-//!   become a space.
+//! The format is RFC 2253 with the following details, each tested with mongod 6.0.5 and OpenSSL 3:
+//! - The last RDN of the certificate comes first, and so does the last attribute of an RDN with several attributes.
+//! - Attribute types have OpenSSL's short names (`emailAddress`, `street`); unknown types have their OID.
+//! - Every byte from 0x80 on is written as `\C3`, in upper case. Control characters are not escaped.
+//! - A space at the end is escaped only if the text before it, with its escapes, has two or more characters: `CN=a `.
+//! - The bytes of a value are read as UTF-8, whatever their declared type. If they are not UTF-8 (`BMPString` and
+//!   `T61String` with characters beyond ASCII), mongod rejects the connection.
+//! - Characters are mapped according to RFC 4518 § 2.2: control characters and invisible marks are removed; tabs, line
+//!   ends and other spaces become a space.
 //!
-//! One habit is left out: mongod also brings text into Unicode's normal form KC, which a certificate made in this
-//! century has anyway.
+//! One detail is not implemented: mongod also normalises text to Unicode NFKC. Current certificates already have that
+//! form.
 //!
-//! Refuses to read names back: nobody needs to.
+//! Names are not parsed back from text.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -21,10 +21,10 @@ use std::fmt::Write as _;
 use x509_parser::asn1_rs::{FromDer, Tag};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
-/// A distinguished name in mongod's form.
+/// A distinguished name in mongod's format.
 ///
-/// The text is printable ASCII, unless the name is one that mongod refuses: then it may hold control characters, and
-/// `Display` shows it through [`printable`], and an empty name as `(no name)`.
+/// The text is printable ASCII, except for a name that mongod rejects, which may contain control characters. `Display`
+/// passes it through [`printable`], and writes `(no name)` for an empty name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DistinguishedName {
     text: String,
@@ -34,7 +34,7 @@ pub struct DistinguishedName {
 }
 
 impl DistinguishedName {
-    /// Reads the DER of a `Name`: the sequence with its header, nothing behind it. `None` if it is not one.
+    /// Parses the DER of a `Name`: the sequence with its header and no trailing bytes. `None` if it is malformed.
     pub fn from_der(der: &[u8]) -> Option<Self> {
         match X509Name::from_der(der) {
             Ok(([], name)) => Some(Self::from_parsed(&name)),
@@ -60,7 +60,7 @@ impl DistinguishedName {
         parsed
     }
 
-    /// The text of a name that has a common name and nothing else.
+    /// The text of a name that consists of a common name only.
     pub(super) fn text_of_common_name(value: &str) -> String {
         let mut text = "CN=".to_owned();
         let mapped: String = value.chars().filter_map(mapped).collect();
@@ -73,18 +73,18 @@ impl DistinguishedName {
         &self.text
     }
 
-    /// Whether the name has no part; mongod knows no user for such a certificate.
+    /// Whether the name has no attributes. mongod has no user for such a certificate.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// Whether mongod takes a client with this subject: every value must be UTF-8 as it stands in the certificate.
+    /// Whether mongod accepts a client with this subject: the bytes of every value must be UTF-8.
     pub fn is_readable_by_mongod(&self) -> bool {
         self.readable_by_mongod
     }
 
-    /// Whether mongod, where it tells members of its cluster by certificate, takes `self` and `other` for members of
-    /// one: same organizations, units and domain components, and at least one of them.
+    /// Whether a mongod with x.509 membership authentication treats `self` and `other` as members of the same cluster:
+    /// their `O`, `OU` and `DC` attributes are equal, and there is at least one.
     pub fn is_of_same_cluster(&self, other: &Self) -> bool {
         !self.organization.is_empty() && self.organization == other.organization
     }
@@ -95,7 +95,7 @@ impl DistinguishedName {
         self.text.push_str(short_name(&oid).unwrap_or(&oid));
         self.text.push('=');
         let value = attribute.as_slice();
-        // OpenSSL keeps the count of unused bits apart from a bit string's bytes.
+        // OpenSSL does not include the count of unused bits in the bytes of a bit string.
         let value = match attribute.attr_value().tag() {
             Tag::BitString => value.get(1..).unwrap_or_default(),
             _ => value,
@@ -120,8 +120,8 @@ impl fmt::Display for DistinguishedName {
     }
 }
 
-/// `text` with control characters written as `\u{1b}`, so that a name out of a certificate cannot move a cursor or start
-/// a new line in a log.
+/// `text` with control characters written as `\u{1b}`, so that a name from a certificate cannot control a terminal or
+/// begin a new line in a log.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -134,7 +134,8 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Spec: RFC 4518 § 2.2 Map, without case folding, which mongod does not ask for. `None` maps to nothing.
+/// Spec: RFC 4518 § 2.2 Map, without case folding, which mongod does not use. `None` means that the character is
+/// removed.
 fn mapped(character: char) -> Option<char> {
     let space = matches!(character,
         '\u{9}'..='\u{d}' | '\u{85}' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{2028}' | '\u{2029}'
@@ -164,14 +165,14 @@ fn push_escaped(text: &mut String, value: &[u8]) {
             text.push(char::from(byte));
         }
     }
-    // Not for a single escaped space, nor, by mongod's count, behind a single character.
+    // mongod does not escape a final space after a single character; a single space is already escaped.
     if text.len() - start > 2 && text.ends_with(' ') {
         text.pop();
         text.push_str("\\ ");
     }
 }
 
-/// OpenSSL's short name of an attribute type, as far as certificates use them; `None` lets the number stand.
+/// OpenSSL's short name of an attribute type that certificates use; `None` for other types, which are written as OID.
 fn short_name(oid: &str) -> Option<&'static str> {
     if let Some(number) = oid.strip_prefix("2.5.4.") {
         let number: usize = number.parse().ok()?;
@@ -188,7 +189,7 @@ fn short_name(oid: &str) -> Option<&'static str> {
     OTHER_NAMES.iter().find(|(number, _)| *number == oid).map(|(_, name)| *name)
 }
 
-/// 2.5.4.3 and upwards, without a gap.
+/// The short names of 2.5.4.3 and the following OIDs, without a gap.
 const X520_NAMES: [&str; 52] = [
     "CN",
     "SN",
@@ -327,7 +328,7 @@ mod tests {
 
     #[test]
     fn values_are_escaped_as_mongod_escapes_them() {
-        // Every line was read from the answer of a mongod 6.0.5 to a client with that common name.
+        // Each expected value is the reply of a mongod 6.0.5 to a client with that common name.
         for (value, expected) in [
             ("svc-a", "CN=svc-a"),
             (" lead", "CN=\\ lead"),
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_last_first_and_so_do_their_parts() {
+    fn rdns_and_their_attributes_are_written_in_reverse_order() {
         let plain = name(&[
             &[attribute("2.5.4.6", 0x13, b"US")],
             &[attribute("2.5.4.8", UTF8, b"NY, Inc")],
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn types_have_the_short_names_of_openssl_or_their_number() {
+    fn types_have_the_short_names_of_openssl_or_their_oid() {
         for (kind, expected) in [
             ("2.5.4.2", "2.5.4.2=v"),
             ("2.5.4.3", "CN=v"),
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_utf8_is_shown_and_known_to_be_refused() {
+    fn a_value_that_is_not_utf8_is_escaped_and_marked_as_unreadable() {
         let bmp: Vec<u8> = "Zürich".encode_utf16().flat_map(u16::to_be_bytes).collect();
         for (tag, value, text, readable) in [
             (0x14, b"Z\xfcrich".as_slice(), "CN=Z\\FCrich", false),
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_cluster_share_organization_unit_and_domain() {
+    fn members_of_a_cluster_have_the_same_organization_unit_and_domain() {
         let subject = |values: &[(&str, &str)]| {
             let rdns: Vec<_> = values.iter().map(|(kind, value)| [attribute(kind, UTF8, value.as_bytes())]).collect();
             let rdns: Vec<&[Vec<u8>]> = rdns.iter().map(<[_; 1]>::as_slice).collect();
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_holds_no_control_character() {
+    fn display_escapes_control_characters() {
         assert_eq!(common_name(b"a\x1b[2J\n\xff").to_string(), "CN=a\\u{1b}[2J\\u{a}\\FF");
     }
 

@@ -1,19 +1,21 @@
-//! Who somebody is: what a certificate says, and which of several sources says best who a client is.
+//! Identities: the facts of certificates, SPIFFE IDs and subjects, and the principal of a client.
 //!
-//! Pure: bytes and facts in, facts and decisions out. Whether a certificate is to be trusted is decided by rustls, never
-//! here.
+//! Pure: takes bytes and facts, returns facts and decisions. Whether a certificate is trusted is decided by rustls.
 
 mod algorithms;
 mod certificate;
 mod distinguished_name;
+mod identities;
 mod principal;
+mod refusal;
 mod spiffe;
+mod trust_domains;
 
 pub(crate) use certificate::system_time;
 pub use certificate::{CertificateFacts, MalformedCertificate, Validity, date_text, public_key_bits, rfc3339};
 pub use distinguished_name::{DistinguishedName, printable};
-pub use principal::{
-    ClientFacts, Identified, Identities, IdentityRefusal, KnownSource, Principal, PrincipalPattern, PrincipalSource,
-    ProxyIdentity, TrustDomains,
-};
+pub use identities::{ClientFacts, Identified, Identities, KnownSource, ProxyIdentity};
+pub use principal::{Principal, PrincipalPattern, PrincipalSource};
+pub use refusal::IdentityRefusal;
 pub use spiffe::{SpiffeId, SpiffeIdError, check_trust_domain};
+pub use trust_domains::TrustDomains;

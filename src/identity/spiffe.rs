@@ -1,27 +1,25 @@
-//! SPIFFE ids, read as strictly as they are to be written.
+//! SPIFFE IDs, parsed strictly.
 //!
-//! Spec: SPIFFE-ID § 2; X509-SVID § 2, § 3.1. The reader of the `spiffe` crate is not used here: it makes lower case of a
-//! trust domain, takes `SPIFFE://` for the scheme and any length of path. At a door, two spellings of one name are one
-//! too many.
-//!
-//! Refuses to repair: what is not written exactly as the standard has it is no SPIFFE id.
+//! Spec: SPIFFE-ID § 2; X509-SVID § 2, § 3.1. The parser of the `spiffe` crate is not used: it converts trust domains
+//! to lower case, accepts `SPIFFE://` as the scheme, and does not limit the path. For access control, an identity must
+//! have exactly one spelling. Text that does not follow the specification exactly is an error and is not normalised.
 
 use std::fmt;
 
-use super::printable;
+use super::distinguished_name::printable;
 
-/// How every SPIFFE id begins.
+/// The scheme of every SPIFFE ID.
 const SCHEME: &str = "spiffe://";
 
-/// Bytes of a whole id with its scheme; more than anybody has to support.
+/// The longest ID in bytes, with its scheme. The specification requires support for IDs of this length.
 const ID_BYTES_MAX: usize = 2048;
 
-/// Bytes of a trust domain.
+/// The longest trust domain in bytes.
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
 
-/// The id of a workload: a trust domain and a path of at least one segment.
+/// The ID of a workload: a trust domain and a path of at least one segment.
 ///
-/// Kept without `spiffe://`, the form in which principals are written: `cluster.local/ns/shop/sa/cart`.
+/// Stored without `spiffe://`, as principals are written: `cluster.local/ns/shop/sa/cart`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SpiffeId {
     text: String,
@@ -29,13 +27,13 @@ pub struct SpiffeId {
     domain_bytes: usize,
 }
 
-/// Why a text is no SPIFFE id of a workload.
+/// Why a text is not the SPIFFE ID of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeIdError {
     /// More than 2048 bytes.
     #[error("it has more than {ID_BYTES_MAX} bytes")]
     TooLong,
-    /// Another scheme, or this one in capital letters.
+    /// Another scheme, or the scheme in upper case.
     #[error("it does not begin with {SCHEME}")]
     Scheme,
     /// Nothing before the first slash.
@@ -44,11 +42,11 @@ pub enum SpiffeIdError {
     /// More than 255 bytes.
     #[error("its trust domain has more than {TRUST_DOMAIN_BYTES_MAX} bytes")]
     LongTrustDomain,
-    /// Capital letters, ports and user names are among these.
-    #[error("its trust domain has {}; only a-z, 0-9, \".\", \"-\" and \"_\" are allowed there", shown(*.0))]
+    /// For example an upper-case letter, a port or a user name.
+    #[error("its trust domain contains {}; only a-z, 0-9, \".\", \"-\" and \"_\" are allowed", shown(*.0))]
     TrustDomainCharacter(char),
-    /// A trust domain alone names no workload.
-    #[error("it has a trust domain and no path, which names an authority and not a workload")]
+    /// A trust domain without a path is not a workload.
+    #[error("it has no path after the trust domain, so it does not identify a workload")]
     NoPath,
     /// `//`, or a slash at the end.
     #[error("its path has an empty segment")]
@@ -56,18 +54,18 @@ pub enum SpiffeIdError {
     /// `.` or `..`.
     #[error("its path has a segment \".\" or \"..\"")]
     DotSegment,
-    /// Queries, fragments and percent signs are among these.
-    #[error("its path has {}; only letters, digits, \".\", \"-\" and \"_\" are allowed there", shown(*.0))]
+    /// For example a query, a fragment or a percent sign.
+    #[error("its path contains {}; only letters, digits, \".\", \"-\" and \"_\" are allowed", shown(*.0))]
     PathCharacter(char),
 }
 
 impl SpiffeId {
-    /// Reads `spiffe://<trust domain>/<path>`.
+    /// Parses `spiffe://<trust domain>/<path>`.
     pub fn from_uri(uri: &str) -> Result<Self, SpiffeIdError> {
         Self::from_principal(uri.strip_prefix(SCHEME).ok_or(SpiffeIdError::Scheme)?)
     }
 
-    /// Reads `<trust domain>/<path>`, the form without the scheme.
+    /// Parses `<trust domain>/<path>`, the form without the scheme.
     pub fn from_principal(text: &str) -> Result<Self, SpiffeIdError> {
         if text.len() + SCHEME.len() > ID_BYTES_MAX {
             return Err(SpiffeIdError::TooLong);
@@ -81,12 +79,12 @@ impl SpiffeId {
         Ok(Self { text: text.to_owned(), domain_bytes: domain.len() })
     }
 
-    /// Without `spiffe://`; printable ASCII.
+    /// The ID without `spiffe://`; printable ASCII.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whose word this is: `cluster.local`.
+    /// The trust domain, for example `cluster.local`.
     pub fn trust_domain(&self) -> &str {
         self.text.get(..self.domain_bytes).unwrap_or_default()
     }
@@ -96,12 +94,12 @@ impl SpiffeId {
         self.workload().map(|(namespace, _)| namespace)
     }
 
-    /// The service account of a Kubernetes workload; as [`namespace`](Self::namespace).
+    /// The service account of a Kubernetes workload; see [`namespace`](Self::namespace).
     pub fn service_account(&self) -> Option<&str> {
         self.workload().map(|(_, account)| account)
     }
 
-    /// Namespace and service account. A longer path is something else, whatever it begins with.
+    /// Namespace and service account. A longer path does not match.
     fn workload(&self) -> Option<(&str, &str)> {
         let path = self.text.get(self.domain_bytes..)?;
         let mut segments = path.strip_prefix("/ns/")?.split('/');
@@ -118,12 +116,12 @@ impl fmt::Display for SpiffeId {
     }
 }
 
-/// Whether a URI means to be a SPIFFE id, well written or not.
+/// Whether a URI has the scheme of SPIFFE, in upper or lower case, so that it must be a valid SPIFFE ID.
 pub(super) fn is_meant_as_spiffe(uri: &str) -> bool {
     uri.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
 }
 
-/// Whether `text` can be the name of a trust domain.
+/// Checks that `text` is a valid name of a trust domain.
 pub fn check_trust_domain(text: &str) -> Result<(), SpiffeIdError> {
     let allowed = |c: &char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_');
     match text.chars().find(|c| !allowed(c)) {
@@ -155,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_with_their_trust_domain_and_their_workload() {
+    fn ids_are_parsed_with_trust_domain_and_workload() {
         let cases = [
             (
                 "spiffe://cluster.local/ns/shop/sa/cart",
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_exactly_an_id_of_a_workload_is_refused() {
+    fn text_that_is_not_exactly_the_id_of_a_workload_is_an_error() {
         use SpiffeIdError as E;
         let cases = [
             ("", E::Scheme),
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_have_limits() {
+    fn lengths_are_limited() {
         let domain = "d".repeat(TRUST_DOMAIN_BYTES_MAX);
         assert!(SpiffeId::from_principal(&format!("{domain}/x")).is_ok());
         assert_eq!(SpiffeId::from_principal(&format!("{domain}d/x")), Err(SpiffeIdError::LongTrustDomain));
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_to_be_an_id_is_known_by_its_scheme() {
+    fn a_uri_is_meant_as_spiffe_by_its_scheme() {
         for (uri, meant) in [
             ("spiffe://", true),
             ("SpIfFe://td", true),
@@ -234,7 +232,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gives_an_id_that_reads_back_or_an_error(text in "(spiffe://)?[a-zA-Z0-9._/%?# -]{0,40}|\\PC{0,40}") {
+        fn any_text_gives_an_id_that_parses_back_or_an_error(
+            text in "(spiffe://)?[a-zA-Z0-9._/%?# -]{0,40}|\\PC{0,40}",
+        ) {
             if let Ok(id) = SpiffeId::from_uri(&text) {
                 prop_assert_eq!(format!("spiffe://{id}"), text);
                 prop_assert_eq!(SpiffeId::from_principal(id.as_str()), Ok(id.clone()));

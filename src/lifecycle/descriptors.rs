@@ -1,10 +1,11 @@
-//! How many files and sockets the process may have open.
+//! The limit of open file descriptors (`RLIMIT_NOFILE`): files and sockets together.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one, and returns what holds then; `None` is no limit.
+/// Raises the soft limit of open file descriptors to the hard limit. Returns the resulting soft limit; `None` means
+/// unlimited.
 ///
-/// The soft limit is often 1,024, for the sake of programs that use `select`; this one does not.
+/// The soft limit is often 1,024 because programs that use `select` cannot handle more. This program does not use it.
 pub fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
@@ -18,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_soft_limit_becomes_the_hard_one() {
+    fn the_soft_limit_is_raised_to_the_hard_limit() {
         let hard = getrlimit(Resource::Nofile).maximum;
         assert_eq!(raise_limit(), hard);
         assert_eq!(getrlimit(Resource::Nofile).current, hard);

@@ -1,93 +1,93 @@
-//! The end of the process as a value: one side begins it, every connection watches it.
+//! Graceful shutdown (drain): one side advances the stage, every connection watches it.
 //!
-//! Works across runtimes and threads. Stages only go forward.
+//! Works across runtimes and threads. The stage only advances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::Notify;
 
-/// How far the process is on its way out.
+/// How far the shutdown of the process has advanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// New connections and commands are taken.
+    /// New connections and new commands are accepted.
     Serving,
-    /// No new connections; commands in flight finish, then their connections close.
+    /// No new connections are accepted. Commands in flight finish, then their connections close.
     Draining,
-    /// Every connection closes now.
+    /// Every connection closes immediately.
     Stopped,
 }
 
-/// Begins the drain, and ends it; clones are the same drain.
+/// The side that advances the stage. Clones share the same drain.
 #[derive(Clone)]
 pub struct Drain {
-    shared: Arc<Shared>,
+    state: Arc<DrainState>,
 }
 
-/// Sees how far the drain is; clones see the same drain.
+/// The side that watches the stage. Clones share the same drain.
 #[derive(Clone)]
 pub struct DrainWatch {
-    shared: Arc<Shared>,
+    state: Arc<DrainState>,
 }
 
-struct Shared {
-    /// A [`Stage`]; only grows.
+struct DrainState {
+    /// A [`Stage`] as a number; it only increases.
     stage: AtomicU8,
     draining: Notify,
     stopped: Notify,
 }
 
 impl Drain {
-    /// A drain that has not begun.
-    #[expect(clippy::new_without_default, reason = "a drain is made on purpose, once")]
+    /// A drain in [`Stage::Serving`].
+    #[expect(clippy::new_without_default, reason = "there is one drain per process, made explicitly")]
     pub fn new() -> Self {
         let stage = AtomicU8::new(Stage::Serving as u8);
-        Self { shared: Arc::new(Shared { stage, draining: Notify::new(), stopped: Notify::new() }) }
+        Self { state: Arc::new(DrainState { stage, draining: Notify::new(), stopped: Notify::new() }) }
     }
 
     /// A watch on this drain.
     pub fn watch(&self) -> DrainWatch {
-        DrainWatch { shared: Arc::clone(&self.shared) }
+        DrainWatch { state: Arc::clone(&self.state) }
     }
 
-    /// Enters [`Stage::Draining`]; does nothing if that is past.
+    /// Advances to [`Stage::Draining`]. Does nothing if that stage has been reached or passed.
     pub fn begin(&self) {
-        self.shared.advance(Stage::Draining);
-        self.shared.draining.notify_waiters();
+        self.state.advance(Stage::Draining);
+        self.state.draining.notify_waiters();
     }
 
-    /// Enters [`Stage::Stopped`]: who waits for the drain to begin is woken as well.
+    /// Advances to [`Stage::Stopped`]. Wakes also the tasks that wait for the drain to begin.
     pub fn stop(&self) {
-        self.shared.advance(Stage::Stopped);
-        self.shared.draining.notify_waiters();
-        self.shared.stopped.notify_waiters();
+        self.state.advance(Stage::Stopped);
+        self.state.draining.notify_waiters();
+        self.state.stopped.notify_waiters();
     }
 }
 
 impl DrainWatch {
-    /// The stage of this moment: one atomic load, cheap enough for every message.
+    /// The current stage. It costs one atomic load, so it can be called for every message.
     pub fn stage(&self) -> Stage {
-        self.shared.stage()
+        self.state.stage()
     }
 
-    /// Resolves when the drain has begun, at once if it has already.
+    /// Resolves when the drain has begun; immediately if it already has.
     ///
-    /// Cancel safe. A poll that waits takes a lock which all watchers share. A loop on the data path therefore polls
-    /// this once, which registers its task for the wake-up, keeps the future alive without polling it again, and looks
-    /// at [`stage`](Self::stage) whenever it is woken. That holds as long as the loop stays in the task (and the same
-    /// waker) that it was first polled in.
+    /// Cancel safe. A pending poll takes a lock that all watchers share. A loop on the data path therefore polls this
+    /// future once, which registers its task for the wake-up. It keeps the future alive without polling it again, and
+    /// checks [`stage`](Self::stage) whenever it is woken. This works as long as the loop stays in the task, with the
+    /// same waker, of that first poll.
     pub async fn draining(&self) {
-        self.shared.reached(Stage::Draining, &self.shared.draining).await;
+        self.state.reached(Stage::Draining, &self.state.draining).await;
     }
 
-    /// Resolves when everything has to close, at once if that has come already; otherwise as
+    /// Resolves when every connection has to close; immediately if that stage has been reached. Otherwise like
     /// [`draining`](Self::draining).
     pub async fn stopped(&self) {
-        self.shared.reached(Stage::Stopped, &self.shared.stopped).await;
+        self.state.reached(Stage::Stopped, &self.state.stopped).await;
     }
 }
 
-impl Shared {
+impl DrainState {
     fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Serving,
@@ -100,7 +100,7 @@ impl Shared {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
-    /// Registers before it looks, so that a stage entered in between is not missed.
+    /// Registers for the wake-up before it reads the stage, so that a change in between is not missed.
     async fn reached(&self, stage: Stage, notify: &Notify) {
         let mut woken = std::pin::pin!(notify.notified());
         woken.as_mut().enable();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_only_go_forward() {
+    fn the_stage_only_advances() {
         let drain = Drain::new();
         let watch = drain.watch();
         assert_eq!(watch.stage(), Stage::Serving);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn polling_once_is_enough_to_be_woken_by_each_stage() {
+    fn one_poll_registers_for_the_wake_up_of_each_stage() {
         let drain = Drain::new();
         let watch = drain.watch();
         let counter = Arc::new(CountWakes(AtomicUsize::new(0)));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_does_not_wait() {
+    fn a_late_watcher_does_not_wait() {
         let drain = Drain::new();
         drain.stop();
         let mut context = Context::from_waker(Waker::noop());

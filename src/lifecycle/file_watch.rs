@@ -1,12 +1,12 @@
-//! Tells that files may have changed, by watching the directories on the way to them.
+//! Hints that files may have changed, from watches on the directories along their paths.
 //!
-//! A file is not watched itself: renewed certificates are new files under the old name, or the same name behind a symbolic
-//! link that was turned (Kubernetes: `tls.crt -> ..data/tls.crt`, `..data -> ..2026_11_23`). So for each file every
-//! directory is watched that holds the file or a link on the way to it, and the directory above, which tells when that one
-//! is removed or made again.
+//! The files themselves are not watched. A renewed certificate is a new file under the old name, or a changed symbolic
+//! link on the path (Kubernetes: `tls.crt -> ..data/tls.crt`, `..data -> ..2026_11_23`). For each file, every directory
+//! is watched that contains the file or a symbolic link on the path to it. The parent of each such directory is watched
+//! too, because it reports when the directory is removed or created again.
 //!
-//! A hint is no news: whoever gets one reads the files and compares. There is no queue: any number of events between two
-//! looks are one hint. Reads no file, and says nothing of what changed.
+//! A hint does not say what changed: its receiver reads the files and compares them. There is no queue: all events
+//! between two waits make one hint. This module reads no file.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -21,36 +21,37 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Several files are written one after another; so long without an event, and they are taken to be done.
+/// Certificate, key and CA are written one after another. After this time without an event, all of them are assumed to
+/// be written.
 const QUIET: Duration = Duration::from_millis(75);
 
-/// A hint is not held back for longer, however busy the directory is.
+/// The longest delay of a hint while events keep coming.
 const HELD_BACK_MAX: Duration = Duration::from_secs(1);
 
-/// As the system's own limit of symbolic links in one path.
+/// Symbolic links that are followed on one path, as in Linux.
 const LINKS_MAX: usize = 40;
 
-/// Where hints arrive; clones are the same place.
+/// Receives hints. Clones share the same state.
 #[derive(Clone, Default)]
 pub struct Hints {
     event: Arc<Notify>,
 }
 
-/// Watches for as long as it is held.
+/// Keeps the watches until it is dropped.
 pub struct FileWatch {
     _watcher: RecommendedWatcher,
 }
 
-/// Why changes of a file would go unnoticed.
+/// Why changes of a file would not be noticed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The system gives no watch at all.
-    #[error("directories cannot be watched")]
+    /// The system provides no file watching.
+    #[error("cannot watch directories for changes")]
     Unavailable(#[source] notify::Error),
-    /// One directory cannot be watched; none is.
-    #[error("{} cannot be watched", directory.display())]
+    /// One directory cannot be watched; the watches of the others are dropped.
+    #[error("cannot watch {} for changes", directory.display())]
     Directory {
-        /// Which.
+        /// The directory that cannot be watched.
         directory: PathBuf,
         /// From the system.
         source: notify::Error,
@@ -58,13 +59,13 @@ pub enum WatchError {
 }
 
 impl Hints {
-    /// A place without a hint.
+    /// Starts without a hint.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Resolves when something may have changed since the last time, once nothing more has happened for a moment, and a
-    /// second later at most. Cancel safe before the first event; after it, the hint may be lost with the future.
+    /// Resolves when a file may have changed since the previous call: 75 ms after the last event, and at most one
+    /// second after the first. Cancel safe before the first event. After it, cancellation may lose the hint.
     pub async fn next(&self) {
         self.event.notified().await;
         let latest = Instant::now() + HELD_BACK_MAX;
@@ -72,31 +73,31 @@ impl Hints {
         let _ = timeout_at(latest, quiet).await;
     }
 
-    /// Watches the ways to `files` (absolute paths) as they are now. Blocks for as long as a file system takes to answer.
+    /// Watches the current paths to `files`, which must be absolute. Blocks on file system calls.
     ///
-    /// A way changes when a link on it is turned, and with it what has to be watched: watch anew after each hint, and do
-    /// that before reading the files, so that no change falls in between.
+    /// When a symbolic link on a path changes, other directories have to be watched. Call this again after each hint,
+    /// before reading the files, so that no change in between is missed.
     pub fn watch(&self, files: &[PathBuf]) -> Result<FileWatch, WatchError> {
-        let ways: Arc<Ways> = Arc::new(Ways::to(files));
+        let paths: Arc<WatchedPaths> = Arc::new(WatchedPaths::to(files));
         let handler = {
-            let (event, ways) = (Arc::clone(&self.event), Arc::clone(&ways));
-            move |happened: notify::Result<Event>| {
-                if happened.map_or(true, |happened| ways.concerns(&happened)) {
-                    event.notify_one();
+            let (notify, paths) = (Arc::clone(&self.event), Arc::clone(&paths));
+            move |event: notify::Result<Event>| {
+                if event.map_or(true, |event| paths.may_change(&event)) {
+                    notify.notify_one();
                 }
             }
         };
         let mut watcher = notify::recommended_watcher(handler).map_err(WatchError::Unavailable)?;
-        for directory in &ways.directories {
+        for directory in &paths.directories {
             match watcher.watch(directory, RecursiveMode::NonRecursive) {
                 Ok(()) => {}
-                // It went in this moment: the directory above tells of it.
+                // The directory was removed after its path was resolved, which is a change.
                 Err(error) if is_gone(&error) => self.event.notify_one(),
                 Err(source) => return Err(WatchError::Directory { directory: directory.clone(), source }),
             }
         }
-        for directory in ways.directories.iter().filter_map(|directory| directory.parent()) {
-            // Better with it, but one that may not be read must not cost the others.
+        for directory in paths.directories.iter().filter_map(|directory| directory.parent()) {
+            // Optional: a parent without read permission must not prevent the other watches.
             let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
         }
         Ok(FileWatch { _watcher: watcher })
@@ -111,30 +112,30 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-/// The ways to some files.
+/// The resolved paths of some files.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Ways {
-    /// Everything that is passed: directories, links, and the files themselves, without a link in any path.
-    passed: BTreeSet<PathBuf>,
-    /// Those directories in which something may be replaced: a file, a link, or what is missing.
+struct WatchedPaths {
+    /// Every directory, symbolic link and file along the paths, each as a path without symbolic links in front of it.
+    visited: BTreeSet<PathBuf>,
+    /// The directories that contain a file, a symbolic link or a missing entry: their entries can be replaced.
     directories: BTreeSet<PathBuf>,
 }
 
-impl Ways {
+impl WatchedPaths {
     fn to(files: &[PathBuf]) -> Self {
-        let mut ways = Self::default();
+        let mut paths = Self::default();
         for file in files {
-            ways.go(file);
+            paths.resolve(file);
         }
-        ways
+        paths
     }
 
-    /// Goes the way of the system, and ends early where something is missing or cannot be looked at.
-    fn go(&mut self, file: &Path) {
+    /// Resolves the path as the kernel does, up to the first entry that is missing or cannot be read.
+    fn resolve(&mut self, file: &Path) {
         let mut here = PathBuf::from("/");
-        let mut ahead: VecDeque<Step> = steps(file).collect();
+        let mut remaining: VecDeque<Step> = steps(file).collect();
         let mut links = 0;
-        while let Some(step) = ahead.pop_front() {
+        while let Some(step) = remaining.pop_front() {
             let name = match step {
                 Step::Root => {
                     here = PathBuf::from("/");
@@ -147,16 +148,16 @@ impl Ways {
                 Step::Into(name) => name,
             };
             let next = here.join(name);
-            self.passed.insert(next.clone());
+            self.visited.insert(next.clone());
             match fs::read_link(&next) {
                 Ok(target) if links < LINKS_MAX => {
                     links += 1;
                     self.directories.insert(here.clone());
                     for step in steps(&target).collect::<Vec<_>>().into_iter().rev() {
-                        ahead.push_front(step);
+                        remaining.push_front(step);
                     }
                 }
-                _ if !ahead.is_empty() && next.is_dir() => here = next,
+                _ if !remaining.is_empty() && next.is_dir() => here = next,
                 _ => {
                     self.directories.insert(here);
                     return;
@@ -165,16 +166,16 @@ impl Ways {
         }
     }
 
-    /// Reading is no change, our own least of all. What has no path, such as an overrun of the system's queue, may be
-    /// anything.
-    fn concerns(&self, event: &Event) -> bool {
+    /// Whether the event can be a change of one of the files. Read access is no change. An event without a path, such
+    /// as an overflow of the kernel's queue, can be any change.
+    fn may_change(&self, event: &Event) -> bool {
         let is_change = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
             EventKind::Access(_) => false,
             _ => true,
         };
-        let is_ours = |path: &PathBuf| self.passed.contains(path) || self.directories.contains(path);
-        is_change && (event.paths.is_empty() || event.paths.iter().any(is_ours))
+        let is_watched = |path: &PathBuf| self.visited.contains(path) || self.directories.contains(path);
+        is_change && (event.paths.is_empty() || event.paths.iter().any(is_watched))
     }
 }
 
@@ -210,8 +211,8 @@ mod tests {
         (made, path)
     }
 
-    /// As Kubernetes lays a secret out; the second version is there, not yet in use.
-    fn lay_out_secret(root: &Path) {
+    /// Creates the layout of a Kubernetes secret volume. The second version exists but is not in use.
+    fn create_secret(root: &Path) {
         for (version, text) in [("..1", "one"), ("..2", "two")] {
             fs::create_dir_all(root.join(version)).unwrap();
             fs::write(root.join(version).join("tls.crt"), text).unwrap();
@@ -220,42 +221,42 @@ mod tests {
         symlink("..data/tls.crt", root.join("tls.crt")).unwrap();
     }
 
-    fn turn_secret(root: &Path) {
+    fn switch_secret(root: &Path) {
         symlink("..2", root.join("..data_tmp")).unwrap();
         fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
     }
 
     #[test]
-    fn the_way_to_a_file_leads_through_links_and_ends_at_what_is_missing() {
+    fn a_path_is_resolved_through_links_up_to_a_missing_entry() {
         let (_made, root) = directory();
-        lay_out_secret(&root);
-        let ways = |file: &Path| {
-            let ways = Ways::to(&[file.to_owned()]);
+        create_secret(&root);
+        let resolve = |file: &Path| {
+            let paths = WatchedPaths::to(&[file.to_owned()]);
             let inside = |paths: BTreeSet<PathBuf>| -> Vec<String> {
                 let below = paths.into_iter().filter_map(|path| path.strip_prefix(&root).ok().map(Path::to_owned));
                 below.map(|path| path.display().to_string()).collect()
             };
-            (inside(ways.passed), inside(ways.directories))
+            (inside(paths.visited), inside(paths.directories))
         };
-        let (passed, directories) = ways(&root.join("tls.crt"));
-        assert_eq!(passed, ["", "..1", "..1/tls.crt", "..data", "tls.crt"]);
+        let (visited, directories) = resolve(&root.join("tls.crt"));
+        assert_eq!(visited, ["", "..1", "..1/tls.crt", "..data", "tls.crt"]);
         assert_eq!(directories, ["", "..1"]);
 
-        let (passed, directories) = ways(&root.join("..1/../..2/./tls.crt"));
-        assert_eq!(passed, ["", "..1", "..2", "..2/tls.crt"]);
+        let (visited, directories) = resolve(&root.join("..1/../..2/./tls.crt"));
+        assert_eq!(visited, ["", "..1", "..2", "..2/tls.crt"]);
         assert_eq!(directories, ["..2"]);
 
-        let (passed, directories) = ways(&root.join("absent/deeper/tls.crt"));
-        assert_eq!(passed, ["", "absent"]);
+        let (visited, directories) = resolve(&root.join("absent/deeper/tls.crt"));
+        assert_eq!(visited, ["", "absent"]);
         assert_eq!(directories, [""]);
 
         symlink("loop", root.join("loop")).unwrap();
-        assert_eq!(ways(&root.join("loop/tls.crt")).1, [""]);
+        assert_eq!(resolve(&root.join("loop/tls.crt")).1, [""]);
     }
 
     #[test]
-    fn reading_is_no_hint_and_neither_is_a_neighbour() {
-        let ways = Ways { passed: ["/s/tls.crt".into()].into(), directories: ["/s".into()].into() };
+    fn read_access_and_other_files_in_the_directory_are_no_hint() {
+        let paths = WatchedPaths { visited: ["/s/tls.crt".into()].into(), directories: ["/s".into()].into() };
         let modified = EventKind::Modify(ModifyKind::Data(DataChange::Any));
         for (kind, path, expected) in [
             (modified, Some("/s/tls.crt"), true),
@@ -267,7 +268,7 @@ mod tests {
             (EventKind::Other, None, true),
         ] {
             let event = Event { kind, paths: path.map(PathBuf::from).into_iter().collect(), ..Event::default() };
-            assert_eq!(ways.concerns(&event), expected, "{event:?}");
+            assert_eq!(paths.may_change(&event), expected, "{event:?}");
         }
     }
 
@@ -279,11 +280,11 @@ mod tests {
         let hints = Hints::new();
         let _watch = hints.watch(&[root.join("tls.crt")]).unwrap();
         change(&root);
-        timeout(PATIENCE, hints.next()).await.unwrap_or_else(|_| panic!("no hint of {what}"));
+        timeout(PATIENCE, hints.next()).await.unwrap_or_else(|_| panic!("no hint after {what}"));
     }
 
     #[tokio::test]
-    async fn every_way_of_renewing_a_file_is_a_hint() {
+    async fn every_kind_of_file_change_gives_a_hint() {
         let write = |root: &Path| fs::write(root.join("tls.crt"), "one").unwrap();
         check_hint("writing in place", write, |root| fs::write(root.join("tls.crt"), "two").unwrap()).await;
         let rename = |root: &Path| {
@@ -293,10 +294,10 @@ mod tests {
         check_hint("a rename", write, rename).await;
         check_hint("a deletion", write, |root| fs::remove_file(root.join("tls.crt")).unwrap()).await;
         check_hint("a creation", |_| {}, write).await;
-        check_hint("a turned link", lay_out_secret, turn_secret).await;
-        check_hint("its directory's end", write, |root| fs::remove_dir_all(root).unwrap()).await;
+        check_hint("a changed link", create_secret, switch_secret).await;
+        check_hint("removing the directory", write, |root| fs::remove_dir_all(root).unwrap()).await;
         check_hint(
-            "its directory's beginning",
+            "creating the directory",
             |root| fs::remove_dir(root).unwrap(),
             |root| fs::create_dir(root).unwrap(),
         )
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_that_is_made_again_is_watched_again() {
+    async fn a_directory_that_is_created_again_is_watched_again() {
         let (_made, root) = directory();
         let (folder, hints) = (root.join("certs"), Hints::new());
         let file = folder.join("tls.crt");
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_directory_cannot_hold_a_hint_back() {
+    async fn a_hint_comes_in_time_while_events_keep_coming() {
         let hints = Hints::new();
         let busy = async {
             loop {

@@ -1,7 +1,6 @@
-//! The life of the process: how it drains, what still runs, which signals end it, whether it is ready, and when
-//! connections leave an old certificate set.
+//! The lifecycle of the process: drain, running tasks, signals, readiness, changed files, and certificate renewal.
 //!
-//! Decides nothing about connections: it tells them the stage, and waits for their tasks.
+//! Makes no decision about a connection: it publishes the stage, and waits for the tasks of the connections.
 
 pub mod descriptors;
 pub mod drain;

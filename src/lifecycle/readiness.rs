@@ -1,6 +1,6 @@
-//! Whether the process should be sent traffic: named conditions, all of which must hold.
+//! Readiness: a list of named conditions. The process is ready for traffic while all of them hold.
 //!
-//! Keeps no state of theirs: whoever knows about a condition is asked when somebody wants a report.
+//! The state of a condition is not stored here. Each report asks the owner of each condition for it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::drain::{DrainWatch, Stage};
 
-/// The conditions of the process; clones are the same conditions.
+/// The conditions of the process. Clones share the same conditions.
 #[derive(Clone)]
 pub struct Readiness {
     drain: DrainWatch,
@@ -21,18 +21,19 @@ struct Condition {
     state: Box<dyn Fn() -> ConditionState + Send + Sync>,
 }
 
-/// How a condition is, with a sentence for the operator: what is well, or what is wrong and what to do. May be empty.
+/// The state of a condition, with a sentence for the operator: what works, or what is wrong and what to do. The
+/// sentence may be empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConditionState {
-    /// It holds.
+    /// The condition holds.
     Holds(String),
-    /// It holds, and somebody should look after it.
+    /// The condition holds, but needs the operator's attention.
     Warns(String),
-    /// It does not hold.
+    /// The condition does not hold.
     Fails(String),
 }
 
-/// What holds and what does not; for people as text, for machines as JSON.
+/// The state of all conditions; as text for people, as JSON for programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadinessReport {
     /// Whether every condition holds.
@@ -44,36 +45,36 @@ pub struct ReadinessReport {
 /// One condition of a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConditionReport {
-    /// Such as `upstream orders`.
+    /// For example `upstream orders`.
     pub name: String,
-    /// Whether it holds.
+    /// Whether the condition holds.
     pub ok: bool,
-    /// Whether it holds, and somebody should look after it. Older gateways do not say.
+    /// Whether the condition holds but needs attention. Reports of older gateways do not have this field.
     #[serde(default)]
     pub warning: bool,
-    /// The sentence of its state.
+    /// The sentence of the condition's state.
     pub detail: String,
 }
 
 impl Readiness {
-    /// With one condition, `serving`, which holds until the drain begins.
+    /// Starts with one condition, `serving`, which holds until the drain begins.
     pub fn new(drain: DrainWatch) -> Self {
         Self { drain, conditions: Arc::default() }
     }
 
-    /// Adds a condition. `state` is called for every report: it must neither block nor ask for a report itself.
+    /// Adds a condition. `state` is called for every report: it must not block, and must not request a report.
     pub fn add(&self, name: &str, state: impl Fn() -> ConditionState + Send + Sync + 'static) {
         let condition = Condition { name: name.to_owned(), state: Box::new(state) };
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner).push(condition);
     }
 
-    /// All conditions as of now.
+    /// The current state of all conditions.
     pub fn report(&self) -> ReadinessReport {
         let serving = match self.drain.stage() {
             Stage::Serving => ConditionState::Holds(String::new()),
-            Stage::Draining => {
-                ConditionState::Fails("draining: commands in flight finish, new connections are not taken".to_owned())
-            }
+            Stage::Draining => ConditionState::Fails(
+                "draining: commands in flight finish, new connections are not accepted".to_owned(),
+            ),
             Stage::Stopped => ConditionState::Fails("stopped".to_owned()),
         };
         let mut reports = vec![ConditionReport::new("serving", serving)];
@@ -95,7 +96,7 @@ impl ConditionReport {
 }
 
 impl fmt::Display for ReadinessReport {
-    /// One line for the verdict and one for each condition; no control character of a detail gets through.
+    /// One line for the result and one for each condition. Control characters are replaced with spaces.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.ready { "ready" } else { "not ready" })?;
         for condition in &self.conditions {
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_holds() {
+    fn a_condition_with_a_warning_holds() {
         let readiness = Readiness::new(Drain::new().watch());
         readiness.add("upstream orders", || ConditionState::Warns("an old certificate is in use".to_owned()));
         check(
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_an_older_gateway_can_be_read() {
+    fn the_report_of_an_older_gateway_can_be_parsed() {
         let older = r#"{"ready": true, "conditions": [{"name": "serving", "ok": true, "detail": ""}]}"#;
         let report: ReadinessReport = serde_json::from_str(older).unwrap();
         assert_eq!(report, Readiness::new(Drain::new().watch()).report());
@@ -172,12 +173,12 @@ mod tests {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
         drain.begin();
-        let sentence = "draining: commands in flight finish, new connections are not taken";
+        let sentence = "draining: commands in flight finish, new connections are not accepted";
         check(&readiness, false, &[("serving", false, false, sentence)]);
     }
 
     #[test]
-    fn a_report_reads_as_one_line_per_condition() {
+    fn a_report_is_printed_as_one_line_per_condition() {
         let readiness = Readiness::new(Drain::new().watch());
         let forged = "certificate of CN=\nok     forged\u{1b}[2J is not trusted";
         readiness.add("upstream orders", || ConditionState::Fails(forged.to_owned()));

@@ -1,21 +1,25 @@
-//! What the process is told from outside, by signals.
+//! Signals: SIGTERM and SIGINT shut the process down, SIGHUP reloads.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalEvent {
-    /// Finish what is in flight, then end: the first SIGTERM or SIGINT.
+    /// Graceful shutdown: finish the commands in flight, then exit. Requested by the first SIGTERM or SIGINT.
     Drain,
-    /// End now: every further one.
+    /// Immediate shutdown. Requested by every further SIGTERM or SIGINT.
     Stop,
-    /// Read again what has changed: SIGHUP. Does not count among the others.
+    /// Read certificates and policy again. Requested by SIGHUP, which does not count as a first or further signal.
     Reload,
 }
 
-/// The signals of the process.
+/// Log messages of this module.
+const DRAINING: &str = "draining; a second signal stops immediately";
+const STOPPING: &str = "stopping immediately";
+
+/// The signal handlers of the process.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -24,9 +28,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over, for the rest of the process's life: none of them ends it by itself any more.
+    /// Installs the handlers for the rest of the process's life. The signals no longer end the process by default.
     ///
-    /// Needs a tokio runtime with I/O. Fails only if the system refuses the handlers.
+    /// Needs a tokio runtime with I/O. Fails only if the system rejects a handler.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -36,9 +40,9 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal that asks for something. Cancel safe.
+    /// Waits for the next signal. Cancel safe.
     pub async fn next(&mut self) -> SignalEvent {
-        // No order among them: each branch only receives, so none can lose a signal.
+        // Each branch only receives, so the random order of `select!` cannot lose a signal.
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -46,9 +50,9 @@ impl Signals {
         };
         let event = std::mem::replace(&mut self.next_event, SignalEvent::Stop);
         if event == SignalEvent::Drain {
-            tracing::info!(signal = name, "draining; a second signal stops at once");
+            tracing::info!(signal = name, "{DRAINING}");
         } else {
-            tracing::warn!(signal = name, "stopping at once");
+            tracing::warn!(signal = name, "{STOPPING}");
         }
         event
     }
@@ -58,14 +62,14 @@ impl Signals {
 mod tests {
     use super::*;
 
-    /// Asks the system's shell, as sending a signal from Rust needs unsafe code.
+    /// Sends the signal with the shell's `kill`, because sending it from Rust needs unsafe code.
     fn send(signal: &str) {
         let kill = format!("kill -{signal} {}", std::process::id());
         assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
     #[tokio::test]
-    async fn the_first_signal_drains_the_second_stops_and_hangup_does_neither() {
+    async fn the_first_signal_drains_the_second_stops_and_sighup_only_reloads() {
         let mut signals = Signals::install().unwrap();
         for (signal, expected) in [
             ("HUP", SignalEvent::Reload),

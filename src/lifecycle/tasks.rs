@@ -1,6 +1,6 @@
-//! The only place that spawns: every task has a name, is counted, and is waited for at the end.
+//! Tracked tasks. All tasks are spawned here: each has a name, is counted, and is awaited at shutdown.
 //!
-//! A panic ends its task and nothing else.
+//! A panic ends its task only.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -12,7 +12,10 @@ use std::task::Poll;
 
 use tokio_util::task::TaskTracker;
 
-/// A set of running tasks; clones are the same set, and may be used from several runtimes.
+/// Log message of this module.
+const TASK_PANICKED: &str = "task panicked; please report this bug";
+
+/// A set of running tasks. Clones share the same set and can be used from several runtimes.
 #[derive(Clone, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -25,25 +28,25 @@ impl Tasks {
         Self::default()
     }
 
-    /// Runs `future` on the runtime of the calling thread; panics outside of one, as tokio does.
+    /// Spawns `future` on the runtime of the calling thread. Panics outside of a runtime, as tokio does.
     ///
-    /// A panic in it is logged with `name`, counted, and goes no further.
+    /// A panic in `future` is logged with `name`, counted, and not propagated.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let panics = Arc::clone(&self.panics);
-        // In a box: each async block that takes a future by value has room for it twice, and these live for hours.
+        // Boxed because an async block that takes a future by value reserves its size twice, and tasks live for hours.
         let future = Box::pin(future);
         let watched = async move {
             if let Err(panic) = caught(future).await {
                 panics.fetch_add(1, Ordering::Relaxed);
                 let panic = panic_message(panic.as_ref());
-                tracing::error!(task = name, panic, "a task panicked; the others go on, please report this");
+                tracing::error!(task = name, panic, "{TASK_PANICKED}");
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "this is the tracked spawn that the others are to use")]
+        #[expect(clippy::disallowed_methods, reason = "this is the tracked spawn that all other code uses")]
         tokio::spawn(self.tracker.track_future(watched));
     }
 
-    /// Lets [`wait`](Self::wait) end once the set is empty; tasks may still be added.
+    /// Lets [`wait`](Self::wait) resolve once the set is empty. Tasks can still be added.
     pub fn close(&self) {
         self.tracker.close();
     }
@@ -53,23 +56,23 @@ impl Tasks {
         self.tracker.wait().await;
     }
 
-    /// How many tasks run.
+    /// Number of running tasks.
     pub fn len(&self) -> usize {
         self.tracker.len()
     }
 
-    /// Whether no task runs.
+    /// Whether no task is running.
     pub fn is_empty(&self) -> bool {
         self.tracker.is_empty()
     }
 
-    /// How many tasks ended in a panic.
+    /// Number of tasks that ended in a panic.
     pub fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
 }
 
-/// `future`, with its panic as an error. After one it is dropped without being polled again.
+/// Runs `future` and returns its panic as an error. After a panic the future is dropped without another poll.
 async fn caught(mut future: Pin<Box<impl Future<Output = ()>>>) -> Result<(), Box<dyn Any + Send>> {
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(Poll::Pending) => Poll::Pending,
@@ -84,7 +87,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+        .unwrap_or("(no message)")
 }
 
 #[cfg(test)]
@@ -96,7 +99,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waits_for_every_task_once_closed() {
+    async fn wait_resolves_when_the_closed_set_is_empty() {
         let tasks = Tasks::new();
         let (release, released) = oneshot::channel::<()>();
         tasks.spawn("first", async move {
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_counted_and_ends_only_its_own_task() {
+    async fn a_panic_is_counted_and_ends_only_its_task() {
         let tasks = Tasks::new();
         let (send, receive) = oneshot::channel();
         tasks.spawn("panics at once", async { std::panic::resume_unwind(Box::new("at once")) });
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn one_set_spans_several_runtimes() {
+    fn one_set_can_span_several_runtimes() {
         let tasks = Tasks::new();
         let threads: Vec<_> = (0..3)
             .map(|_| {

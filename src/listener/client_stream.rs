@@ -1,4 +1,4 @@
-//! A client's stream: TCP or unix, with or without TLS, behind one type.
+//! The byte stream of a client behind one type: TCP or unix domain socket, with or without TLS.
 
 use std::fmt;
 use std::io;
@@ -13,15 +13,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// Between keepalive probes; the system's default finds a dead peer after eleven minutes only.
+/// Interval between keepalive probes. With the kernel's default of 75 s, a dead peer is found eleven minutes later.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where a client is.
+/// The peer address of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
-    /// Over the network.
+    /// The client connects over TCP from this address.
     Tcp(SocketAddr),
-    /// On this machine, through a socket file.
+    /// The client connects through a unix domain socket.
     Unix,
 }
 
@@ -34,46 +34,46 @@ impl fmt::Display for ClientAddress {
     }
 }
 
-/// Who is at the other end of a unix socket, as the kernel says.
+/// The peer credentials of a unix domain socket (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerUser {
-    /// User.
+    /// User ID of the client process.
     pub uid: u32,
-    /// Group.
+    /// Group ID of the client process.
     pub gid: u32,
-    /// Process that connected; it may have given the socket on.
+    /// ID of the process that connected. It may have passed the socket to another process.
     pub pid: Option<i32>,
 }
 
-/// An accepted client's socket, registered with the runtime of the worker that serves it.
+/// The socket of an accepted client, registered with the runtime of the worker that serves it.
 #[derive(Debug)]
 pub enum ClientSocket {
-    /// Over the network.
+    /// TCP.
     Tcp(TcpStream),
-    /// Through a socket file.
+    /// Unix domain socket.
     Unix(UnixStream),
 }
 
-/// What is spoken on a client's socket.
+/// A client's socket with or without TLS.
 #[derive(Debug)]
 pub enum ClientStream {
-    /// MongoDB's protocol, as it is.
+    /// The MongoDB wire protocol in plaintext.
     Plain(ClientSocket),
-    /// The same in TLS; in a box, as most connections are without.
+    /// The MongoDB wire protocol over TLS. Boxed, because most connections are plaintext.
     Tls(Box<TlsStream<Prefixed<ClientSocket>>>),
 }
 
-/// A stream of which the first bytes have been read already.
+/// A stream whose first bytes have already been read.
 #[derive(Debug)]
 pub struct Prefixed<S> {
-    /// Empty, and without memory, once it has been read.
+    /// Empty and deallocated once it has been read.
     prefix: Vec<u8>,
     taken: usize,
     stream: S,
 }
 
 impl ClientSocket {
-    /// Who is at the other end, where that can be known.
+    /// The peer credentials; `None` for TCP.
     pub fn peer_user(&self) -> Option<PeerUser> {
         let Self::Unix(stream) = self else { return None };
         let peer = stream.peer_cred().ok()?;
@@ -82,7 +82,7 @@ impl ClientSocket {
 
     /// Registers an accepted, non-blocking socket with the current runtime.
     ///
-    /// Fails when the kernel refuses the registration or an option.
+    /// Fails when the kernel rejects the registration or a socket option.
     pub fn register(socket: Socket, address: ClientAddress, keepalive: Option<Duration>) -> io::Result<Self> {
         match address {
             ClientAddress::Unix => UnixStream::from_std(socket.into()).map(Self::Unix),
@@ -131,7 +131,7 @@ impl AsyncWrite for ClientSocket {
 }
 
 impl ClientStream {
-    /// The certificates that the client showed, its own first.
+    /// The certificate chain that the client sent, leaf certificate first; `None` if it sent none.
     pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
         match self {
             Self::Plain(_) => None,
@@ -144,13 +144,13 @@ impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer).map(end_without_goodbye),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer).map(accept_missing_close_notify),
         }
     }
 }
 
-/// Many drivers close without TLS's goodbye; whether something is missing is judged by message boundaries.
-fn end_without_goodbye(read: io::Result<()>) -> io::Result<()> {
+/// Many drivers close without a TLS `close_notify`. Whether bytes are missing is decided by message boundaries.
+fn accept_missing_close_notify(read: io::Result<()>) -> io::Result<()> {
     read.or_else(|error| if error.kind() == io::ErrorKind::UnexpectedEof { Ok(()) } else { Err(error) })
 }
 
@@ -178,12 +178,12 @@ impl AsyncWrite for ClientStream {
 }
 
 impl<S> Prefixed<S> {
-    /// `stream`, before which `prefix` is read.
+    /// A stream that returns `prefix` before the bytes of `stream`.
     pub fn new(prefix: Vec<u8>, stream: S) -> Self {
         Self { prefix, taken: 0, stream }
     }
 
-    /// The stream; what is left of the prefix is lost.
+    /// The inner stream. The unread part of the prefix is lost.
     pub fn into_inner(self) -> S {
         self.stream
     }
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_prefix_is_read_first_and_its_memory_given_back() {
+    async fn the_prefix_is_read_first_and_then_deallocated() {
         let (mut client, gateway) = tokio::io::duplex(64);
         client.write_all(b" and the rest").await.unwrap();
         drop(client);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_says_who_is_at_the_other_end_of_a_unix_socket() {
+    async fn a_unix_socket_has_peer_credentials() {
         let (_client, gateway) = UnixStream::pair().unwrap();
         let peer = ClientSocket::Unix(gateway).peer_user().unwrap();
         assert_eq!(peer.pid, Some(i32::try_from(std::process::id()).unwrap()));

@@ -1,7 +1,8 @@
-//! The TLS handshake with a client, and what the client shows in it.
+//! The TLS handshake with a client, and the identity that the client shows in it.
 //!
-//! Refuses to let go of the clock: the whole of it has one deadline. Which certificates are good is decided by the
-//! verifier in the configuration; a client without one gets through, to be told so in words that it understands.
+//! The whole handshake has one deadline. The verifier in the configuration decides which certificates are valid. A
+//! client without a certificate completes the handshake, so that it can be rejected with a MongoDB error that its
+//! driver reports.
 
 use std::io;
 use std::sync::Arc;
@@ -20,39 +21,39 @@ use crate::tls::ClientCertificateRefusal;
 /// What a client shows of itself in TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerTls {
-    /// It speaks no TLS.
+    /// The connection is plaintext.
     Plaintext,
-    /// No certificate.
+    /// TLS without a client certificate.
     Anonymous,
-    /// Its certificate, verified.
+    /// A verified client certificate.
     Certificate(Box<CertificateFacts>),
-    /// A certificate that was verified, and whose names cannot be read here.
+    /// A verified client certificate whose names cannot be parsed.
     Unreadable,
 }
 
-/// Why there is no TLS with a client that began it.
+/// Why a TLS handshake that the client began has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeFailure {
-    /// Its certificate is not good.
-    #[error("the client certificate was refused: {0}")]
+    /// The client certificate is not valid.
+    #[error("the client certificate was rejected: {0}")]
     Certificate(ClientCertificateRefusal),
-    /// It does not accept the listener's certificate, or something else that it was offered.
+    /// The client rejects the listener's server certificate, or another parameter of the handshake.
     #[error("the client ended the TLS handshake with the alert {0:?}")]
     Alert(AlertDescription),
-    /// What it sent is no TLS that is spoken here.
+    /// The client's bytes are not TLS, or not a version or parameter that the listener supports.
     #[error("the TLS handshake failed: {0}")]
     Protocol(rustls::Error),
-    /// It closed, or its socket failed.
-    #[error("closed during the TLS handshake")]
+    /// The client closed the connection, or its socket failed.
+    #[error("the client closed the connection during the TLS handshake")]
     Closed,
-    /// It did not finish in time.
-    #[error("did not finish the TLS handshake in time")]
+    /// The deadline passed.
+    #[error("the client did not finish the TLS handshake in time")]
     TimedOut,
 }
 
-/// Shakes hands on `stream`, of which `read` have been read already.
+/// Performs the handshake on `stream`, whose first bytes are in `read`.
 ///
-/// With a failure the stream comes back, so that the client gets to read the alert, unless time is over.
+/// A failure returns the stream, so that the client can read the alert; not after the deadline.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     read: Vec<u8>,
@@ -67,13 +68,13 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// What the client showed in a handshake that is done.
-pub(super) fn shown<S>(stream: &TlsStream<S>) -> PeerTls {
+/// What the client showed in a completed handshake.
+pub(super) fn peer_tls<S>(stream: &TlsStream<S>) -> PeerTls {
     let (_, session) = stream.get_ref();
     match session.peer_certificates() {
         None | Some([]) => PeerTls::Anonymous,
-        Some([own, ..]) => {
-            CertificateFacts::from_der(own).map_or(PeerTls::Unreadable, |facts| PeerTls::Certificate(Box::new(facts)))
+        Some([leaf, ..]) => {
+            CertificateFacts::from_der(leaf).map_or(PeerTls::Unreadable, |facts| PeerTls::Certificate(Box::new(facts)))
         }
     }
 }
@@ -90,7 +91,7 @@ impl HandshakeFailure {
         }
     }
 
-    /// What it counts as.
+    /// The outcome in the metric of client handshakes.
     pub fn outcome(&self) -> ClientHandshake {
         match self {
             Self::Certificate(refusal) => ClientHandshake::of_label(refusal.label()),
@@ -109,7 +110,8 @@ mod tests {
     use super::*;
     use crate::tls::test_pki::Authority;
 
-    /// What comes of a client that sends these bytes and then nothing more; what it reads, and after how long.
+    /// Checks the outcome for a client that sends these bytes and nothing more. Returns what the client reads, and the
+    /// seconds that passed.
     async fn check(read: &[u8], sent: &[u8], expected: ClientHandshake) -> (Vec<u8>, u64) {
         let config = Authority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS12, &TLS13]);
         let (mut client, gateway) = tokio::io::duplex(64 * 1024);
@@ -127,14 +129,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_stalls_is_cut_at_the_deadline() {
+    async fn a_client_that_stalls_is_disconnected_at_the_deadline() {
         let half_a_hello = [0x16, 3, 1, 0x02, 0, 1, 0, 1, 0xFC, 3, 3, 1, 2, 3];
         let (answer, waited) = check(&half_a_hello[..5], &half_a_hello[5..], ClientHandshake::TimedOut).await;
         assert_eq!((answer.as_slice(), waited), (&[][..], 30));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_no_tls_behind_a_record_header_is_refused_at_once() {
+    async fn bytes_that_are_not_tls_after_a_record_header_fail_immediately() {
         for garbage in
             [&[0x16, 3, 1, 0, 8, 9, 9, 9, 9, 9, 9, 9, 9][..], &[0x16, 3, 1, 0xFF, 0xFF, 0], &[0x16, 3, 1, 0, 0]]
         {
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_closes_has_failed() {
+    async fn a_client_that_closes_is_a_failed_handshake() {
         let config = Authority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS13]);
         let (client, gateway) = tokio::io::duplex(64);
         drop(client);
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_of_a_certificate_has_an_outcome_of_its_own() {
+    fn every_certificate_refusal_has_its_own_outcome() {
         for refusal in ClientCertificateRefusal::ALL {
             assert_eq!(HandshakeFailure::Certificate(refusal).outcome().label(), refusal.label());
         }

@@ -1,7 +1,7 @@
-//! Where clients arrive: sockets, their limits, and what a client says first.
+//! Listening sockets: accepts clients within the connection limit, reads what a client sends before its first message,
+//! and writes the final reply to a rejected client.
 //!
-//! [`Listener::accept`] never fails. It knows nothing of upstreams: it hands over an [`Arrival`], hears what a client shows
-//! before its first message, and says no to it when told to.
+//! [`Listener::accept`] never fails. This module knows no upstream and decides about no identity.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,57 +16,63 @@ use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 use crate::telemetry::repeats::{Repeats, Verdict};
 
 mod client_stream;
+mod connection_limit;
 mod handshake;
-mod limits;
 mod opening;
-mod original;
+mod original_dst;
 mod proxy_header;
 mod refusal;
 mod socket;
 
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
+pub use connection_limit::{ConnectionLimit, ConnectionPermit};
 pub use handshake::{HandshakeFailure, PeerTls};
-pub use limits::{ConnectionLimit, ConnectionPermit};
-pub use opening::{Heard, Opening, ProxyRefusal, ProxyRules, read_opening};
+pub use opening::{ClientPreamble, Opening, ProxyRefusal, ProxyRules, read_opening};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
 pub use socket::{BindError, BoundSocket, bind};
 
-use original::original_destination;
 use socket::SocketFile;
 
-/// First and longest pause when the system has no descriptor or memory for another connection.
+/// First and longest pause of the back-off when the system has no descriptor or memory for another connection.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// Clients above `max_connections` that are told so at one time, a few seconds each; more are closed without a word.
+/// Clients above `max_connections` that get an error reply at the same time, for a few seconds each. Further clients
+/// are closed without a reply.
 const REFUSALS_MAX: usize = 256;
+
+/// Log messages of this module.
+const EXHAUSTED: &str = "cannot accept connections: out of file descriptors or memory";
+const ACCEPTING_AGAIN: &str = "accepting connections again";
+const ACCEPT_FAILED: &str = "connection ended before it was accepted";
 
 /// A client that has just connected.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Non-blocking, not registered with any runtime yet, so that any worker can serve it.
+    /// Non-blocking, and not registered with a runtime, so that any worker can serve it.
     pub socket: Socket,
-    /// Where it comes from.
+    /// Peer address of the client.
     pub address: ClientAddress,
-    /// Which of the listener's addresses it came to, counted from 0.
+    /// Index of the listener's address that accepted the client, from 0.
     pub slot: usize,
-    /// Where it was on its way to when the kernel redirected it, on a listener that intercepts; `None` elsewhere, and for
-    /// who came there by itself. Never an address of the listener. In a box, as most connections have none.
-    pub original: Option<Box<SocketAddr>>,
-    /// Its place, or that there was none.
-    pub standing: Admittance,
+    /// The destination before the kernel redirected the connection (`SO_ORIGINAL_DST`), on a listener that intercepts.
+    /// `None` on other listeners, and for a client that was not redirected. Never an address of the listener. Boxed,
+    /// because most connections have none.
+    pub original_destination: Option<Box<SocketAddr>>,
+    /// Whether the client is within the connection limit.
+    pub admittance: Admittance,
 }
 
-/// Whether there is room for a client.
+/// Whether a client is within the connection limit.
 #[derive(Debug)]
 pub enum Admittance {
-    /// It has one of the `max_connections` places.
-    Seated(ConnectionPermit),
-    /// All were taken: it is to be told so, and leaves again.
-    Full(ConnectionPermit),
+    /// The client has one of the `max_connections` permits.
+    Admitted(ConnectionPermit),
+    /// All permits are in use. The client gets an error reply and is closed; this is its permit for that reply.
+    LimitReached(ConnectionPermit),
 }
 
-/// A listening socket and the places of its connections.
+/// A listening socket and its connection limit.
 pub struct Listener {
     name: String,
     slot: usize,
@@ -74,8 +80,8 @@ pub struct Listener {
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
-    places: ConnectionLimit,
-    refusals: ConnectionLimit,
+    connection_limit: ConnectionLimit,
+    refusal_limit: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
     exhaustions: Repeats<()>,
 }
@@ -87,13 +93,13 @@ enum Acceptor {
 }
 
 impl Listener {
-    /// Takes over the bound socket of the listener's address at `slot`; the `places` are those of all its addresses. Must be
-    /// called inside the runtime that will accept.
+    /// Takes over the bound socket of the listener's address at index `slot`. All addresses of a listener share
+    /// `connection_limit`. Must be called inside the runtime that will accept.
     pub fn new(
         config: &ListenerConfig,
         slot: usize,
         bound: BoundSocket,
-        places: ConnectionLimit,
+        connection_limit: ConnectionLimit,
         metrics: Arc<ListenerMetrics>,
     ) -> io::Result<Self> {
         let BoundSocket { socket, address, file } = bound;
@@ -101,82 +107,94 @@ impl Listener {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
-        let refusals = ConnectionLimit::new(REFUSALS_MAX);
+        let refusal_limit = ConnectionLimit::new(REFUSALS_MAX);
         let (name, exhaustions) = (config.name.clone(), Repeats::new());
         let intercept = config.intercept;
-        Ok(Self { name, slot, intercept, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
+        Ok(Self {
+            name,
+            slot,
+            intercept,
+            address,
+            acceptor,
+            _file: file,
+            connection_limit,
+            refusal_limit,
+            metrics,
+            exhaustions,
+        })
     }
 
-    /// Where it listens, with the real port.
+    /// The bound address, with the port that the kernel chose when port 0 is configured.
     pub fn address(&self) -> &ListenAddress {
         &self.address
     }
 
-    /// Which of the addresses of its section it is, counted from 0.
+    /// Index of this address among those of its configuration section, from 0.
     pub fn slot(&self) -> usize {
         self.slot
     }
 
-    /// Its connections, counted.
-    pub fn places(&self) -> &ConnectionLimit {
-        &self.places
+    /// The connection limit, shared by all addresses of the listener.
+    pub fn connection_limit(&self) -> &ConnectionLimit {
+        &self.connection_limit
     }
 
     /// Waits for the next client.
     ///
-    /// What concerns one connection only is skipped. When the system is out of descriptors or memory it waits, longer
-    /// each time, and says so once, and when it is over. Cancel safe.
+    /// An error that affects one connection only is skipped. When the system is out of descriptors or memory, this
+    /// retries with back-off, and logs the begin and the end of that state once. Cancel safe.
     pub async fn accept(&self) -> Arrival {
         let mut pause = None;
-        let mut told = false;
+        let mut logged = false;
         loop {
             match self.try_accept().await {
                 Ok((socket, address)) => {
-                    if told {
-                        tracing::warn!(listener = self.name, "accepting connections again");
+                    if logged {
+                        tracing::warn!(listener = self.name, "{ACCEPTING_AGAIN}");
                     }
-                    (pause, told) = (None, false);
-                    if let Some(standing) = self.standing() {
-                        let original = self.intercept.then(|| original_destination(&socket)).flatten().map(Box::new);
-                        return Arrival { socket, address, slot: self.slot, original, standing };
+                    (pause, logged) = (None, false);
+                    if let Some(admittance) = self.admittance() {
+                        let original_destination =
+                            self.intercept.then(|| original_dst::original_destination(&socket)).flatten().map(Box::new);
+                        return Arrival { socket, address, slot: self.slot, original_destination, admittance };
                     }
                     self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }
                 Err(error) if is_exhaustion(&error) => {
                     if pause.is_none() {
-                        told = self.tell_exhaustion(&error);
+                        logged = self.log_exhaustion(&error);
                     }
                     let wait = pause.map_or(BACK_OFF.0, |last: Duration| (last * 2).min(BACK_OFF.1));
                     tokio::time::sleep(wait).await;
                     pause = Some(wait);
                 }
                 Err(error) => {
-                    tracing::debug!(listener = self.name, %error, "a connection ended before it was accepted");
+                    tracing::debug!(listener = self.name, %error, "{ACCEPT_FAILED}");
                 }
             }
         }
     }
 
-    /// Says that nobody can be let in, unless that was said a moment ago: while connections come and go at the limit,
-    /// there is room for one and then none again all the time.
-    fn tell_exhaustion(&self, error: &io::Error) -> bool {
+    /// Logs that no connection can be accepted, unless that was logged a moment ago: at the limit of open files, each
+    /// connection that ends makes room for one more. Returns whether it was logged.
+    fn log_exhaustion(&self, error: &io::Error) -> bool {
         let Verdict::Log { suppressed } = self.exhaustions.note((), std::time::Instant::now()) else { return false };
         tracing::error!(
             listener = self.name,
             %error,
             remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
             suppressed,
-            "cannot accept connections: the system has no room for another one"
+            "{EXHAUSTED}"
         );
         true
     }
 
-    /// The socket is taken out of this runtime again: the worker that serves it registers it with its own.
+    /// Accepts one connection. Its socket is deregistered from this runtime: the worker registers it with its own.
     async fn try_accept(&self) -> io::Result<(Socket, ClientAddress)> {
         Ok(match &self.acceptor {
             Acceptor::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // A client of a dual-stack socket is shown, and matched, as the IPv4 client that it is.
+                // A dual-stack socket reports IPv4 clients as mapped IPv6 addresses. Logs and rules use IPv4.
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 (Socket::from(stream.into_std()?), ClientAddress::Tcp(address))
             }
@@ -187,13 +205,13 @@ impl Listener {
         })
     }
 
-    fn standing(&self) -> Option<Admittance> {
-        let seated = self.places.take().map(Admittance::Seated);
-        seated.or_else(|| self.refusals.take().map(Admittance::Full))
+    fn admittance(&self) -> Option<Admittance> {
+        let admitted = self.connection_limit.try_acquire().map(Admittance::Admitted);
+        admitted.or_else(|| self.refusal_limit.try_acquire().map(Admittance::LimitReached))
     }
 }
 
-/// Whether the machine, and not this one connection, is the trouble.
+/// Whether the error is a shortage of the system and not a failure of one connection.
 fn is_exhaustion(error: &io::Error) -> bool {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;

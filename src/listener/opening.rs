@@ -1,7 +1,7 @@
-//! What a client begins with: a PROXY header, TLS, and the first bytes of its first message.
+//! Reads what a client sends before its first message: a PROXY header, a TLS handshake, and the header of the message.
 //!
-//! Nothing is done for a client before it has said something, so that probes cost nothing, and all that comes before its
-//! first message has one deadline. Nothing is answered here: whoever asked decides what to say.
+//! No work is done for a client before it sends something, so that TCP probes are cheap. Everything before the first
+//! message has one deadline. Nothing is answered here; the caller decides about the reply.
 
 use std::io;
 use std::sync::Arc;
@@ -20,33 +20,33 @@ use super::proxy_header::{Measure, ProxyHeader, ProxyHeaderError};
 use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::wire::header::{HEADER_BYTES, Header};
 
-/// How long a client may take for its first header. A driver sends its hello at once; what stays silent so long is not
-/// one, and would hold a place of `max_connections` for nothing.
+/// How long a client may take to send its first message header. A driver sends its hello immediately; a client that
+/// stays silent for longer would hold a connection permit for nothing.
 const OPENING_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Read at once, so that a usual hello takes one system call.
+/// Size of the first read, so that a usual hello takes one system call.
 const OPENING_BYTES_MAX: usize = 2048;
 
-/// What a client opened with.
+/// How the bytes of a client begin, or why there are none.
 #[derive(Debug)]
 pub enum Opening {
-    /// A MongoDB message starts here: its header, and everything read so far.
+    /// A MongoDB message: its header, and all bytes read so far.
     Message(Header, Vec<u8>),
-    /// A TLS handshake record, and everything read so far.
+    /// A TLS handshake record: all bytes read so far.
     Tls(Vec<u8>),
     /// An HTTP request.
     Http,
-    /// A PROXY header where none is expected.
+    /// A PROXY header on a listener or in a place that expects none.
     Proxy,
-    /// A PROXY header that is not taken.
+    /// A PROXY header that is invalid or not supported.
     BadProxy(ProxyHeaderError),
-    /// TLS that came to nothing.
+    /// The TLS handshake failed.
     Handshake(HandshakeFailure),
-    /// Something else, or a header with a length that cannot be.
+    /// Another protocol, or a message header with an impossible length.
     Unknown,
-    /// Not a single byte, then the end: a probe.
+    /// The client sent no byte before it closed or the deadline passed: a TCP probe.
     Nothing,
-    /// Less than a header, then the end or silence.
+    /// The client sent less than a message header before it closed or the deadline passed.
     Unfinished,
     /// The socket failed.
     Failed(io::Error),
@@ -54,20 +54,21 @@ pub enum Opening {
 
 /// Everything that a client showed before its first message.
 #[derive(Debug)]
-pub struct Heard {
-    /// For the answer, and the rest of the conversation. `None` when time was over in the middle of a handshake.
+pub struct ClientPreamble {
+    /// The stream, for the reply and for everything that follows. `None` when the deadline passed during a TLS
+    /// handshake.
     pub client: Option<ClientStream>,
-    /// Who is at the other end of its unix socket.
+    /// Peer credentials of a unix domain socket.
     pub user: Option<PeerUser>,
-    /// Its PROXY header; or that it should have sent one, or should not.
+    /// The PROXY header, if there is one; or why it, or its absence, is not accepted.
     pub proxy: Result<Option<ProxyHeader>, ProxyRefusal>,
-    /// What it showed in TLS.
+    /// What the client showed in TLS.
     pub tls: PeerTls,
-    /// What it opened with, inside of TLS where there is TLS.
+    /// How the client's bytes begin; with TLS, the decrypted bytes.
     pub opening: Opening,
 }
 
-/// Who may, and who must, send a PROXY header to a listener.
+/// Which clients of a listener may or must send a PROXY header.
 #[derive(Debug, Clone)]
 pub struct ProxyRules {
     protocol: ProxyProtocol,
@@ -75,17 +76,17 @@ pub struct ProxyRules {
     identity_tlv: Option<u8>,
 }
 
-/// Why a client is refused for its PROXY header.
+/// Why a client is rejected because of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyRefusal {
-    /// It sent one, or was to send one, and is not among `proxy_trusted`.
+    /// The client sent a PROXY header, or one is required, and its address is not in `proxy_trusted`.
     Untrusted,
-    /// It sent none where one is required.
+    /// A PROXY header is required and the client sent none.
     Missing,
 }
 
 impl ProxyRules {
-    /// The listener's.
+    /// The rules of a listener.
     pub fn new(config: &ListenerConfig) -> Self {
         Self {
             protocol: config.proxy_protocol,
@@ -94,17 +95,17 @@ impl ProxyRules {
         }
     }
 
-    /// A unix socket is reached only by those whom its file's mode lets in.
-    fn trust(&self, source: ClientAddress) -> bool {
+    /// Clients of a unix domain socket are always trusted: the file mode of the socket restricts them.
+    fn is_trusted(&self, source: ClientAddress) -> bool {
         match source {
             ClientAddress::Unix => true,
             ClientAddress::Tcp(address) => self.trusted.iter().any(|network| network.contains(&address.ip())),
         }
     }
 
-    fn judge(&self, source: ClientAddress, header: Option<ProxyHeader>) -> Result<Option<ProxyHeader>, ProxyRefusal> {
-        let concerned = header.is_some() || self.protocol == ProxyProtocol::Required;
-        if concerned && !self.trust(source) {
+    fn check(&self, source: ClientAddress, header: Option<ProxyHeader>) -> Result<Option<ProxyHeader>, ProxyRefusal> {
+        let needs_trust = header.is_some() || self.protocol == ProxyProtocol::Required;
+        if needs_trust && !self.is_trusted(source) {
             return Err(ProxyRefusal::Untrusted);
         }
         if header.is_none() && self.protocol == ProxyProtocol::Required {
@@ -114,16 +115,16 @@ impl ProxyRules {
     }
 }
 
-/// Hears a client from `source` out to the header of its first message, within 30 s.
+/// Reads the bytes of a client up to the header of its first message, within 30 s.
 ///
-/// With `tls`, a client that begins TLS shakes hands first, unless it is refused for its PROXY header. When this is
-/// dropped, the client is closed.
+/// If `tls` is set and the client begins TLS, the handshake is performed first; not if the PROXY rules reject the
+/// client. When this future is dropped, the client's connection closes.
 pub async fn read_opening(
     mut socket: ClientSocket,
     source: ClientAddress,
     rules: &ProxyRules,
     tls: Option<Arc<ServerConfig>>,
-) -> Heard {
+) -> ClientPreamble {
     let deadline = Instant::now() + OPENING_DEADLINE;
     let user = socket.peer_user();
     let mut bytes = Vec::with_capacity(OPENING_BYTES_MAX);
@@ -132,21 +133,21 @@ pub async fn read_opening(
         _ => read_proxy_header(&mut socket, &mut bytes, rules.identity_tlv, deadline).await,
     };
     let (proxy, opening) = match header {
-        Ok(header) => (rules.judge(source, header), read_first_message(&mut socket, bytes, deadline).await),
+        Ok(header) => (rules.check(source, header), read_first_message(&mut socket, bytes, deadline).await),
         Err(opening) => (Ok(None), opening),
     };
     match (opening, tls, &proxy) {
         (Opening::Tls(bytes), Some(config), Ok(_)) => {
-            let (client, tls, opening) = hear_tls(config, bytes, socket, deadline).await;
-            Heard { client, user, proxy, tls, opening }
+            let (client, tls, opening) = read_opening_in_tls(config, bytes, socket, deadline).await;
+            ClientPreamble { client, user, proxy, tls, opening }
         }
         (opening, _, _) => {
-            Heard { client: Some(ClientStream::Plain(socket)), user, proxy, tls: PeerTls::Plaintext, opening }
+            ClientPreamble { client: Some(ClientStream::Plain(socket)), user, proxy, tls: PeerTls::Plaintext, opening }
         }
     }
 }
 
-async fn hear_tls(
+async fn read_opening_in_tls(
     config: Arc<ServerConfig>,
     read: Vec<u8>,
     socket: ClientSocket,
@@ -154,10 +155,10 @@ async fn hear_tls(
 ) -> (Option<ClientStream>, PeerTls, Opening) {
     match handshake::accept(config, read, socket, deadline).await {
         Ok(stream) => {
-            let tls = handshake::shown(&stream);
+            let tls = handshake::peer_tls(&stream);
             let mut client = ClientStream::Tls(Box::new(stream));
             let opening = match read_first_message(&mut client, Vec::with_capacity(OPENING_BYTES_MAX), deadline).await {
-                // Nothing that is understood comes in two coats, or behind a header that belongs in front of TLS.
+                // TLS inside TLS is not supported, and a PROXY header comes before TLS.
                 Opening::Tls(_) | Opening::Proxy => Opening::Unknown,
                 opening => opening,
             };
@@ -167,7 +168,7 @@ async fn hear_tls(
     }
 }
 
-/// Takes the PROXY header off the front of `bytes`, reading as many as are needed to see whether there is one.
+/// Removes the PROXY header from the front of `bytes`. Reads until it is known whether there is one, and all of it.
 async fn read_proxy_header(
     client: &mut (impl AsyncRead + Unpin),
     bytes: &mut Vec<u8>,
@@ -186,7 +187,7 @@ async fn read_proxy_header(
     }
 }
 
-/// Reads until the first bytes tell what they are; `bytes` have been read already.
+/// Reads until the kind of the opening is known. `bytes` have already been read.
 async fn read_first_message(client: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>, deadline: Instant) -> Opening {
     loop {
         match recognise(&bytes) {
@@ -201,7 +202,7 @@ async fn read_first_message(client: &mut (impl AsyncRead + Unpin), mut bytes: Ve
     }
 }
 
-/// Appends what comes next, or says how the opening ended instead.
+/// Appends the next bytes, or returns how the opening ended.
 async fn read_more(
     client: &mut (impl AsyncRead + Unpin),
     bytes: &mut Vec<u8>,
@@ -216,10 +217,11 @@ async fn read_more(
     }
 }
 
-/// What the first bytes are, as soon as they tell; `None` while they could still become several things.
+/// The kind of opening that these first bytes are; `None` while more than one is possible.
 fn recognise(bytes: &[u8]) -> Option<Opening> {
     const METHODS: [&[u8]; 8] = [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
-    // A handshake record of any TLS version. Read as a message length it is over 66,000: no driver opens with that.
+    // A handshake record of any TLS version. As the length of a message it is over 66,000; no driver's first message
+    // is.
     if matches!(bytes, [0x16, 0x03, 1..=4, ..]) {
         return Some(Opening::Tls(Vec::new()));
     }
@@ -250,10 +252,10 @@ mod tests {
         format!("{opening:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()
     }
 
-    /// Protocol, source, what is sent, and what is heard of header and opening.
-    type Case<'a> = (ProxyProtocol, ClientAddress, &'a [u8], (&'a str, &'a str));
+    /// Protocol, source, bytes that are sent, and the expected PROXY result and opening.
+    type ProxyCase<'a> = (ProxyProtocol, ClientAddress, &'a [u8], (&'a str, &'a str));
 
-    fn soon() -> Instant {
+    fn deadline() -> Instant {
         Instant::now() + OPENING_DEADLINE
     }
 
@@ -265,7 +267,7 @@ mod tests {
                 let _ = client.write_all(piece).await;
             }
         };
-        tokio::join!(read_first_message(&mut gateway, Vec::new(), soon()), write).0
+        tokio::join!(read_first_message(&mut gateway, Vec::new(), deadline()), write).0
     }
 
     async fn check(bytes: &[u8], expected: &str) {
@@ -273,15 +275,15 @@ mod tests {
             let opening = opening_of(bytes, cut).await;
             assert_eq!(kind(&opening), expected, "{bytes:?} in pieces of {cut}");
             if let Opening::Message(_, read) | Opening::Tls(read) = opening {
-                assert!(bytes.starts_with(&read), "what was read is handed on");
+                assert!(bytes.starts_with(&read), "the bytes that were read are returned");
             }
         }
     }
 
     #[tokio::test]
-    async fn what_speaks_is_recognised_by_its_first_bytes() {
+    async fn a_protocol_is_recognised_by_its_first_bytes() {
         check(&HELLO, "Message").await;
-        // A message of 790 bytes starts as SSL 3.0 did.
+        // The length of a message of 790 bytes is the beginning of an SSL 3.0 record.
         check(&[&[0x16, 0x03, 0, 0][..], &HELLO[4..]].concat(), "Message").await;
         check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "Tls").await;
         check(b"GET / HTTP/1.1\r\n", "Http").await;
@@ -294,7 +296,8 @@ mod tests {
         check(&[], "Nothing").await;
     }
 
-    /// What a listener hears that takes PROXY headers from 10.0.0.0/8, of a client at `from` that sends `bytes` and closes.
+    /// Checks the PROXY result and the opening of a client at `from` that sends `bytes` and closes. The listener trusts
+    /// PROXY headers from 10.0.0.0/8.
     async fn check_proxy(protocol: ProxyProtocol, from: ClientAddress, bytes: &[u8], expected: (&str, &str)) {
         let rules = ProxyRules { protocol, trusted: vec!["10.0.0.0/8".parse().unwrap()], identity_tlv: None };
         for cut in [1, 7, 8192] {
@@ -321,21 +324,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn proxy_headers_are_taken_from_trusted_sources_only() {
+    async fn proxy_headers_are_accepted_from_trusted_sources_only() {
         use ProxyProtocol::{Off, Optional, Required};
         let trusted = ClientAddress::Tcp("10.0.0.9:4000".parse().unwrap());
         let stranger = ClientAddress::Tcp("192.0.2.1:4000".parse().unwrap());
         let header = b"PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n".as_slice();
-        let said = |more: &[u8]| [header, more].concat();
+        let header_and = |more: &[u8]| [header, more].concat();
         let client = "Client(10.1.3.7:8080)";
         let local = [v2(0x20, 0, &[], &[]), HELLO.to_vec()].concat();
         let tls = b"\x16\x03\x01\x02\x00\x01";
-        let cases: [Case<'_>; 23] = [
-            (Off, trusted, &said(&HELLO), ("none", "Proxy")),
+        let cases: [ProxyCase<'_>; 23] = [
+            (Off, trusted, &header_and(&HELLO), ("none", "Proxy")),
             (Off, trusted, &HELLO, ("none", "Message")),
-            (Optional, trusted, &said(&HELLO), (client, "Message")),
-            (Optional, trusted, &said(tls), (client, "Tls")),
-            (Optional, trusted, &said(b"GET / HTTP/1.1\r\n"), (client, "Http")),
+            (Optional, trusted, &header_and(&HELLO), (client, "Message")),
+            (Optional, trusted, &header_and(tls), (client, "Tls")),
+            (Optional, trusted, &header_and(b"GET / HTTP/1.1\r\n"), (client, "Http")),
             (Optional, trusted, header, (client, "Nothing")),
             (Optional, trusted, &HELLO, ("none", "Message")),
             (Optional, trusted, &local, ("Proxy", "Message")),
@@ -343,20 +346,20 @@ mod tests {
             (Optional, trusted, &header[..20], ("none", "Unfinished")),
             (Optional, trusted, b"PROXY TCP4 nonsense\r\n", ("none", "BadProxy")),
             (Optional, trusted, &[b"PROXY ".as_slice(), &[b'x'; 200]].concat(), ("none", "BadProxy")),
-            (Optional, stranger, &said(&HELLO), ("Untrusted", "Message")),
+            (Optional, stranger, &header_and(&HELLO), ("Untrusted", "Message")),
             (Optional, stranger, &HELLO, ("none", "Message")),
-            (Optional, ClientAddress::Unix, &said(&HELLO), (client, "Message")),
-            (Required, trusted, &said(&HELLO), (client, "Message")),
+            (Optional, ClientAddress::Unix, &header_and(&HELLO), (client, "Message")),
+            (Required, trusted, &header_and(&HELLO), (client, "Message")),
             (Required, trusted, &HELLO, ("Missing", "Message")),
             (Required, trusted, tls, ("Missing", "Tls")),
             (Required, trusted, &[], ("Missing", "Nothing")),
-            (Required, stranger, &said(&HELLO), ("Untrusted", "Message")),
+            (Required, stranger, &header_and(&HELLO), ("Untrusted", "Message")),
             (Required, stranger, &HELLO, ("Untrusted", "Message")),
             (Required, stranger, &[], ("Untrusted", "Nothing")),
             (Required, ClientAddress::Unix, &HELLO, ("Missing", "Message")),
         ];
         for (protocol, from, bytes, expected) in cases {
-            // A probe has no header to miss.
+            // A probe sends nothing, so a missing header is not reported.
             let expected = if bytes.is_empty() { ("none", expected.1) } else { expected };
             check_proxy(protocol, from, bytes, expected).await;
         }
@@ -365,16 +368,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_at_the_deadline() {
         let (mut client, mut gateway) = tokio::io::duplex(64);
-        assert!(matches!(read_first_message(&mut gateway, Vec::new(), soon()).await, Opening::Nothing));
+        assert!(matches!(read_first_message(&mut gateway, Vec::new(), deadline()).await, Opening::Nothing));
         client.write_all(&[58, 0, 0]).await.unwrap();
-        assert!(matches!(read_first_message(&mut gateway, Vec::new(), soon()).await, Opening::Unfinished));
+        assert!(matches!(read_first_message(&mut gateway, Vec::new(), deadline()).await, Opening::Unfinished));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_proxy_header_and_then_silence_ends_at_the_deadline() {
+    async fn an_incomplete_proxy_header_ends_at_the_deadline() {
         let (mut client, mut gateway) = tokio::io::duplex(64);
         client.write_all(b"PROXY TCP4 10.1").await.unwrap();
-        let end = read_proxy_header(&mut gateway, &mut Vec::new(), None, soon()).await;
+        let end = read_proxy_header(&mut gateway, &mut Vec::new(), None, deadline()).await;
         assert!(matches!(end, Err(Opening::Unfinished)));
     }
 }

@@ -1,9 +1,10 @@
-//! The PROXY header that a proxy sends ahead of a client's bytes: where it ends, and what it says.
+//! The header of the PROXY protocol, which a proxy sends before the bytes of its client.
 //!
-//! Spec: The PROXY protocol, versions 1 and 2 (`doc/proxy-protocol.txt` of `HAProxy`). The `ppp` crate reads headers; where one ends is decided here, so
-//! that no byte behind it is touched and nothing longer than [`HEADER_BYTES_MAX`] is ever collected.
+//! Spec: The PROXY protocol, versions 1 and 2 (`doc/proxy-protocol.txt` of `HAProxy`). The `ppp` crate parses headers.
+//! The end of a header is found here, so that no byte after it is consumed and at most [`HEADER_BYTES_MAX`] bytes are
+//! buffered.
 //!
-//! Refuses to trust: whether this source may send a header is decided by whoever reads it.
+//! Whether the sender of a header is trusted is decided in `opening.rs`.
 
 use std::net::SocketAddr;
 
@@ -13,78 +14,78 @@ use ppp::v2::{Addresses, Command, Protocol, Type, TypeLengthValues};
 
 use crate::identity::ProxyIdentity;
 
-/// Bytes of a whole header of version 2. The standard allows 64 KiB; addresses take 216 at most, and a certificate's
-/// names some hundred.
+/// Longest accepted header of version 2, in bytes. The specification allows 64 KiB. Addresses take at most 216 bytes,
+/// and the names of a certificate some hundred.
 pub(super) const HEADER_BYTES_MAX: usize = 4096;
 
-/// Bytes of a whole header of version 1, line end included; the standard's own limit.
+/// Longest header of version 1 in bytes, with its line end, as specified.
 const V1_BYTES_MAX: usize = 107;
 
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Up to and with the length of what follows.
+/// Bytes of the fixed part of version 2, which ends with the length of the rest.
 const V2_FIXED_BYTES: usize = 16;
 
-/// The source's SPIFFE id, as proxies of an ambient mesh send it.
+/// TLV type of the client's SPIFFE ID, as proxies of an ambient mesh (Istio) send it.
 const TLV_SOURCE_IDENTITY: u8 = 0xD0;
 
-/// The common name of the client's certificate, inside of the TLV of TLS.
+/// Sub-TLV type of the common name of the client certificate, in the TLV of TLS (`PP2_SUBTYPE_SSL_CN`).
 const SUBTYPE_SSL_CN: u8 = 0x22;
-/// The client showed a certificate on this connection, or earlier in this TLS session.
+/// Flags of the TLV of TLS: the client showed a certificate on this connection, or earlier in this TLS session.
 const CLIENT_CERTIFICATE: u8 = 0x02 | 0x04;
 
-/// What a proxy says of its client.
+/// What a proxy states about its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// Where the client is.
+    /// Address of the client.
     pub source: ProxySource,
-    /// Who it is, if the proxy says so; judged by nobody yet.
+    /// Identity of the client, if the header has one; not verified yet.
     pub identity: Option<ProxyIdentity>,
 }
 
-/// Where a PROXY header says that the client is.
+/// The client address in a PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxySource {
-    /// There. An IPv4 client of an IPv6 socket stands as the IPv4 client that it is.
+    /// A TCP client. A mapped IPv6 address is converted to IPv4.
     Client(SocketAddr),
-    /// It is the proxy itself: a health check.
+    /// The proxy itself (`LOCAL`): a health check.
     Proxy,
-    /// The proxy does not know, or it is no address of a network.
+    /// The proxy does not know the address, or it is not an IP address.
     Unknown,
 }
 
-/// Bytes that begin as a PROXY header and are none that is taken.
+/// Why a PROXY header is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyHeaderError {
     /// More than 107 bytes in version 1, more than 4 KiB in version 2.
-    #[error("the PROXY header is longer than is taken")]
+    #[error("the PROXY header is too long: version 1 has at most 107 bytes, and 4096 bytes of version 2 are accepted")]
     TooLong,
-    /// Not what the standard says.
-    #[error("the PROXY header cannot be read")]
+    /// The header does not follow the specification.
+    #[error("the PROXY header is malformed")]
     Malformed,
-    /// The header carries a CRC-32C, and it does not match.
-    #[error("the checksum of the PROXY header does not match")]
+    /// The header has a CRC-32C that does not match.
+    #[error("the checksum (CRC-32C) of the PROXY header does not match")]
     Checksum,
     /// The header is for another protocol than TCP.
-    #[error("the PROXY header is for a datagram")]
+    #[error("the PROXY header is for a datagram, not for a TCP stream")]
     NotAStream,
-    /// Two values say who the client is.
-    #[error("the PROXY header says twice who the client is")]
+    /// Two values state the identity of the client.
+    #[error("the PROXY header has two identities of the client")]
     Ambiguous,
 }
 
-/// How much of some first bytes is a PROXY header.
+/// How much of the first bytes is a PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// They begin as something else.
+    /// The bytes are no PROXY header.
     Absent,
-    /// More bytes are needed to tell.
+    /// More bytes are needed.
     Undecided,
-    /// So many bytes are one.
+    /// The first bytes, as many as this number, are a complete header.
     Whole(usize),
 }
 
-/// Finds the end of the header that `bytes` begin with; looks at no more bytes than a header can have.
+/// Finds the end of the header at the front of `bytes`. Reads at most the bytes that a header can have.
 pub(super) fn measure(bytes: &[u8]) -> Result<Measure, ProxyHeaderError> {
     if starts_alike(bytes, V2_START) {
         let Some(length) = bytes.get(V2_FIXED_BYTES - 2..V2_FIXED_BYTES) else { return Ok(Measure::Undecided) };
@@ -105,12 +106,13 @@ pub(super) fn measure(bytes: &[u8]) -> Result<Measure, ProxyHeaderError> {
     }
 }
 
-/// Whether `bytes` are the beginning of a PROXY header, for a listener that expects none.
+/// Whether `bytes` begin with a PROXY header, for a listener that expects none.
 pub(super) fn is_proxy_header(bytes: &[u8]) -> bool {
     bytes.starts_with(V1_START) || bytes.starts_with(V2_START)
 }
 
-/// Reads a whole header, as [`measure`] found it. `identity_type` is a type of TLV that carries a SPIFFE id beside 0xD0.
+/// Parses a complete header, as found by [`measure`]. `identity_type` is a further TLV type, in addition to 0xD0, that
+/// contains a SPIFFE ID.
 pub(super) fn parse(header: &[u8], identity_type: Option<u8>) -> Result<ProxyHeader, ProxyHeaderError> {
     if header.starts_with(V2_START) {
         return parse_v2(header, identity_type);
@@ -126,7 +128,7 @@ pub(super) fn parse(header: &[u8], identity_type: Option<u8>) -> Result<ProxyHea
 
 fn parse_v2(bytes: &[u8], identity_type: Option<u8>) -> Result<ProxyHeader, ProxyHeaderError> {
     let header = v2::Header::try_from(bytes).map_err(|_| ProxyHeaderError::Malformed)?;
-    // What else stands in such a header is to be passed over, says the standard.
+    // The specification says to ignore the rest of a LOCAL header.
     if header.command == Command::Local {
         return Ok(ProxyHeader { source: ProxySource::Proxy, identity: None });
     }
@@ -134,7 +136,7 @@ fn parse_v2(bytes: &[u8], identity_type: Option<u8>) -> Result<ProxyHeader, Prox
         Addresses::IPv4(ip) => client(SocketAddr::from((ip.source_address, ip.source_port))),
         Addresses::IPv6(ip) => client(SocketAddr::from((ip.source_address, ip.source_port))),
         Addresses::Unix(_) => ProxySource::Unknown,
-        // Likewise: nobody can say where addresses end and values begin.
+        // The end of the addresses is not known, so the TLVs cannot be found.
         Addresses::Unspecified => return Ok(ProxyHeader { source: ProxySource::Unknown, identity: None }),
     };
     if header.protocol != Protocol::Stream {
@@ -148,7 +150,7 @@ fn client(address: SocketAddr) -> ProxySource {
     ProxySource::Client(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// Walks all values, verifies the checksum if there is one, and keeps what says who the client is.
+/// The client's identity from the TLVs. Also verifies the checksum, if there is one.
 fn identity(header: &v2::Header<'_>, identity_type: Option<u8>) -> Result<Option<ProxyIdentity>, ProxyHeaderError> {
     let (mut id, mut common_name) = (None, None);
     let mut offset = header.len() - header.tlv_bytes().len();
@@ -157,31 +159,31 @@ fn identity(header: &v2::Header<'_>, identity_type: Option<u8>) -> Result<Option
         let value = offset + 3;
         offset = value + tlv.value.len();
         if tlv.kind == u8::from(Type::CRC32C) {
-            check_sum(header.as_bytes(), value, &tlv.value)?;
+            verify_checksum(header.as_bytes(), value, &tlv.value)?;
         } else if tlv.kind == u8::from(Type::SSL) {
-            keep(&mut common_name, verified_common_name(&tlv.value)?)?;
+            set_once(&mut common_name, verified_common_name(&tlv.value)?)?;
         } else if tlv.kind == TLV_SOURCE_IDENTITY || Some(tlv.kind) == identity_type {
-            keep(&mut id, text(&tlv.value)?)?;
+            set_once(&mut id, text(&tlv.value)?)?;
         }
     }
     Ok(id.map(ProxyIdentity::Id).or(common_name.map(ProxyIdentity::CommonName)))
 }
 
-/// An empty value says nothing, as if it were not there.
-fn keep(kept: &mut Option<String>, value: Option<String>) -> Result<(), ProxyHeaderError> {
-    if kept.is_some() && value.is_some() {
+fn set_once(identity: &mut Option<String>, value: Option<String>) -> Result<(), ProxyHeaderError> {
+    if identity.is_some() && value.is_some() {
         return Err(ProxyHeaderError::Ambiguous);
     }
-    *kept = kept.take().or(value);
+    *identity = identity.take().or(value);
     Ok(())
 }
 
+/// The text of a value; `None` for an empty value, which counts as absent.
 fn text(value: &[u8]) -> Result<Option<String>, ProxyHeaderError> {
     let text = std::str::from_utf8(value).map_err(|_| ProxyHeaderError::Malformed)?;
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// The common name of a certificate that the client showed and the proxy verified.
+/// The common name of the client certificate, if the proxy has verified the certificate.
 fn verified_common_name(ssl: &[u8]) -> Result<Option<String>, ProxyHeaderError> {
     let Some(([client, verify @ ..], values)) = ssl.split_first_chunk::<5>() else {
         return Err(ProxyHeaderError::Malformed);
@@ -190,23 +192,23 @@ fn verified_common_name(ssl: &[u8]) -> Result<Option<String>, ProxyHeaderError> 
     for tlv in TypeLengthValues::from(values) {
         let tlv = tlv.map_err(|_| ProxyHeaderError::Malformed)?;
         if tlv.kind == SUBTYPE_SSL_CN {
-            keep(&mut name, text(&tlv.value)?)?;
+            set_once(&mut name, text(&tlv.value)?)?;
         }
     }
     let verified = client & CLIENT_CERTIFICATE != 0 && *verify == [0; 4];
     Ok(name.filter(|_| verified))
 }
 
-/// The sum is that of the whole header, with zeros in its own place.
-fn check_sum(header: &[u8], place: usize, sum: &[u8]) -> Result<(), ProxyHeaderError> {
+/// Verifies the checksum at `offset`. It covers the whole header, with zeros in place of the checksum.
+fn verify_checksum(header: &[u8], offset: usize, sum: &[u8]) -> Result<(), ProxyHeaderError> {
     let sum: [u8; 4] = sum.try_into().map_err(|_| ProxyHeaderError::Malformed)?;
-    let (before, rest) = header.split_at_checked(place).ok_or(ProxyHeaderError::Malformed)?;
+    let (before, rest) = header.split_at_checked(offset).ok_or(ProxyHeaderError::Malformed)?;
     let after = rest.get(sum.len()..).ok_or(ProxyHeaderError::Malformed)?;
     let computed = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after);
     if computed == u32::from_be_bytes(sum) { Ok(()) } else { Err(ProxyHeaderError::Checksum) }
 }
 
-/// Whether one of both begins with the other.
+/// Whether one of the two is a prefix of the other.
 fn starts_alike(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(byte, expected)| byte == expected)
 }
@@ -217,7 +219,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A header of version 2: command and version, family and protocol, addresses, values.
+    /// A header of version 2 from its version and command, family and protocol, addresses, and TLVs.
     pub(in crate::listener) fn v2(command: u8, family: u8, addresses: &[u8], tlvs: &[(u8, &[u8])]) -> Vec<u8> {
         let mut body = addresses.to_vec();
         for (kind, value) in tlvs {
@@ -235,12 +237,12 @@ pub(super) mod tests {
         v2(0x21, 0x11, &IPV4, tlvs)
     }
 
-    /// The same with a checksum at the end of its values.
-    fn with_sum(tlvs: &[(u8, &[u8])]) -> Vec<u8> {
+    /// An IPv4 header with a checksum as its last TLV.
+    fn with_checksum(tlvs: &[(u8, &[u8])]) -> Vec<u8> {
         let mut header = ipv4(&[tlvs, &[(3, &[0; 4])]].concat());
         let sum = crc32c::crc32c(&header);
-        let place = header.len() - 4;
-        header[place..].copy_from_slice(&sum.to_be_bytes());
+        let offset = header.len() - 4;
+        header[offset..].copy_from_slice(&sum.to_be_bytes());
         header
     }
 
@@ -249,8 +251,8 @@ pub(super) mod tests {
         [&[client][..], &verify.to_be_bytes(), &values[V2_FIXED_BYTES..]].concat()
     }
 
-    /// Source and identity of a header that must be found whole in front of other bytes, in any pieces.
-    fn told(header: &[u8]) -> Result<String, ProxyHeaderError> {
+    /// Source and identity of a header. Also checks that its end is found when it arrives in pieces or with more bytes.
+    fn parsed(header: &[u8]) -> Result<String, ProxyHeaderError> {
         for cut in 0..header.len() {
             assert_eq!(measure(&header[..cut]), Ok(Measure::Undecided), "after {cut} bytes");
         }
@@ -268,7 +270,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn version_1_says_where_the_client_is() {
+    fn version_1_has_the_clients_address() {
         for (header, expected) in [
             ("PROXY TCP4 10.1.3.7 10.0.0.1 8080 27017\r\n", Ok("10.1.3.7:8080")),
             ("PROXY TCP6 2001:db8::7 ::1 8080 27017\r\n", Ok("[2001:db8::7]:8080")),
@@ -285,12 +287,12 @@ pub(super) mod tests {
             ("PROXY \r\n", Err(ProxyHeaderError::Malformed)),
             ("PROXY TCP4 \u{fc} 10.0.0.1 8080 27017\r\n", Err(ProxyHeaderError::Malformed)),
         ] {
-            assert_eq!(told(header.as_bytes()), expected.map(str::to_owned), "{header}");
+            assert_eq!(parsed(header.as_bytes()), expected.map(str::to_owned), "{header}");
         }
     }
 
     #[test]
-    fn version_2_says_where_and_who_the_client_is() {
+    fn version_2_has_the_clients_address_and_identity() {
         let ipv6 = [&[0; 10][..], &[0xFF, 0xFF, 10, 1, 3, 7], &[0; 16], &[0, 80, 0, 81]].concat();
         let spiffe = b"spiffe://td/x".as_slice();
         for (header, expected) in [
@@ -304,14 +306,14 @@ pub(super) mod tests {
             (ipv4(&[(0xE4, b"td/x")]), "10.1.3.7:8080 id td/x"),
             (ipv4(&[(0xE5, b"td/x"), (0xD0, b"")]), "10.1.3.7:8080"),
             (ipv4(&[(4, &[0; 1000])]), "10.1.3.7:8080"),
-            (with_sum(&[(0xD0, spiffe)]), "10.1.3.7:8080 id spiffe://td/x"),
+            (with_checksum(&[(0xD0, spiffe)]), "10.1.3.7:8080 id spiffe://td/x"),
         ] {
-            assert_eq!(told(&header).as_deref(), Ok(expected), "{header:?}");
+            assert_eq!(parsed(&header).as_deref(), Ok(expected), "{header:?}");
         }
     }
 
     #[test]
-    fn the_common_name_counts_only_if_the_proxy_verified_the_certificate() {
+    fn the_common_name_is_used_only_if_the_proxy_verified_the_certificate() {
         let name: &[(u8, &[u8])] = &[(0x21, b"TLSv1.3"), (0x22, b"cart"), (0x23, b"x")];
         for (client, verify, values, expected) in [
             (0x07, 0, name, "10.1.3.7:8080 name cart"),
@@ -322,16 +324,16 @@ pub(super) mod tests {
             (0x07, 0, &[(0x21, b"TLSv1.3")], "10.1.3.7:8080"),
             (0x07, 0, &[(0x22, b"")], "10.1.3.7:8080"),
         ] {
-            assert_eq!(told(&ipv4(&[(0x20, &ssl(client, verify, values))])).as_deref(), Ok(expected));
+            assert_eq!(parsed(&ipv4(&[(0x20, &ssl(client, verify, values))])).as_deref(), Ok(expected));
         }
         let both = ipv4(&[(0x20, &ssl(7, 0, name)), (0xD0, b"td/x")]);
-        assert_eq!(told(&both).as_deref(), Ok("10.1.3.7:8080 id td/x"));
+        assert_eq!(parsed(&both).as_deref(), Ok("10.1.3.7:8080 id td/x"));
     }
 
     #[test]
-    fn a_header_with_a_fault_is_refused() {
+    fn an_invalid_header_is_an_error() {
         use ProxyHeaderError as E;
-        let mut damaged = with_sum(&[(0xD0, b"td/x")]);
+        let mut damaged = with_checksum(&[(0xD0, b"td/x")]);
         damaged[16] ^= 1;
         let (mut torn, mut torn_inside) = (ipv4(&[(0xD0, b"td/x")]), ssl(7, 0, &[(0x22, b"cart")]));
         torn[30] = 9;
@@ -352,12 +354,12 @@ pub(super) mod tests {
             (v2(0x21, 0x41, &IPV4, &[]), E::Malformed),
             (v2(0x21, 0x11, &IPV4[..11], &[]), E::Malformed),
         ] {
-            assert_eq!(told(&header), Err(expected), "{header:?}");
+            assert_eq!(parsed(&header), Err(expected), "{header:?}");
         }
     }
 
     #[test]
-    fn a_header_that_is_too_long_is_refused_before_it_is_whole() {
+    fn a_header_that_is_too_long_is_an_error_before_it_is_complete() {
         let most = ipv4(&[(4, &[0; HEADER_BYTES_MAX - 16 - 12 - 3])]);
         assert_eq!(most.len(), HEADER_BYTES_MAX);
         assert_eq!(measure(&most), Ok(Measure::Whole(HEADER_BYTES_MAX)));
@@ -370,7 +372,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn other_first_bytes_are_no_header_at_once() {
+    fn other_protocols_are_recognised_as_no_header_immediately() {
         for bytes in [b"POST".as_slice(), b"PROX\0", b"\r\n\r\n\x01", b"\x16\x03\x01", &[58, 0, 0, 0], &[13, 0, 0, 0]] {
             assert_eq!(measure(bytes), Ok(Measure::Absent), "{bytes:?}");
             assert!(!is_proxy_header(bytes));
@@ -379,15 +381,17 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_measured_and_read_without_panic(
-            start in prop::sample::select(vec![b"PROXY TCP4 ".to_vec(), b"PROXY ".to_vec(), ipv4(&[]), V2_START.to_vec(), vec![]]),
+        fn any_bytes_are_measured_and_parsed_without_panic(
+            start in prop::sample::select(
+                vec![b"PROXY TCP4 ".to_vec(), b"PROXY ".to_vec(), ipv4(&[]), V2_START.to_vec(), vec![]]
+            ),
             rest in prop::collection::vec(any::<u8>(), 0..300),
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         ) {
             let mut bytes = [start, rest].concat();
-            for (place, byte) in damage {
+            for (index, byte) in damage {
                 if !bytes.is_empty() {
-                    let index = place.index(bytes.len());
+                    let index = index.index(bytes.len());
                     bytes[index] = byte;
                 }
             }
@@ -398,7 +402,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn any_values_are_walked_to_the_end(
+        fn any_tlvs_are_parsed_without_panic(
             tlvs in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)), 0..6),
         ) {
             let tlvs: Vec<(u8, &[u8])> = tlvs.iter().map(|(kind, value)| (*kind, value.as_slice())).collect();

@@ -1,4 +1,4 @@
-//! Binds listening sockets, TCP and unix, with the options that they need.
+//! Binds the listening sockets, TCP and unix domain sockets, with their options.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,62 +10,72 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{ListenAddress, ListenerConfig, Topology};
 
-/// Connections that the kernel completes while we are busy; Linux caps it at `net.core.somaxconn`.
+/// Length of the kernel's accept queue; Linux limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Why a listener could not be bound; fault: the operator's.
+/// Why a listener cannot be bound: a mistake in the configuration or on the machine.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address is taken, not ours, or not permitted.
+    /// The address is in use, does not belong to this machine, or needs a permission.
     #[error("listener.{listener}.address: cannot listen on {address}: {}", remedy(cause))]
     Address {
         /// Name of the listener.
         listener: String,
         /// As configured.
         address: String,
-        /// What the system said.
+        /// From the system.
         cause: io::Error,
     },
-    /// A file that is no socket stands where the unix socket should be.
-    #[error("listener.{listener}.address: {} exists and is not a socket; remove it or choose another path", path.display())]
+    /// The path of the unix domain socket is a file of another type.
+    #[error(
+        "listener.{listener}.address: {} exists and is not a socket; remove it or choose another path",
+        path.display()
+    )]
     NotASocket {
         /// Name of the listener.
         listener: String,
-        /// Where it stands.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Another process serves this unix socket.
-    #[error("listener.{listener}.address: another process listens on {}; stop it or choose another path", path.display())]
+    /// Another process listens on this unix domain socket.
+    #[error(
+        "listener.{listener}.address: another process listens on {}; stop it or choose another path",
+        path.display()
+    )]
     SocketInUse {
         /// Name of the listener.
         listener: String,
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
     },
 }
 
 fn remedy(error: &io::Error) -> String {
     let hint = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process listens there: stop it, or set another address",
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 and foreign directories need permission",
+        io::ErrorKind::AddrInUse => "; another process listens there: stop it or choose another address",
+        io::ErrorKind::AddrNotAvailable => {
+            "; no network interface of this machine has that address: choose another one"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 and directories of other users need a permission: grant it or choose another address"
+        }
         io::ErrorKind::NotFound => "; the directory does not exist: create it first",
         _ => "",
     };
     format!("{error}{hint}")
 }
 
-/// A listening socket, and its file if it has one, which goes when this is dropped.
+/// A listening socket. The file of a unix domain socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct BoundSocket {
     /// Non-blocking.
     pub socket: Socket,
-    /// With the port that was given where port 0 was asked for.
+    /// The bound address, with the port that the kernel chose when port 0 is configured.
     pub address: ListenAddress,
     pub(super) file: Option<SocketFile>,
 }
 
-/// The file of a unix socket; removed when dropped.
+/// The file of a unix domain socket; removed when dropped.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 
@@ -75,7 +85,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds what `config` asks for and starts to listen: its address, or those that stand for members, in their order.
+/// Binds the address of a listener, or the addresses of its members in their configured order, and starts to listen.
 pub fn bind(config: &ListenerConfig) -> Result<Vec<BoundSocket>, BindError> {
     match &config.topology {
         Topology::Members(members) => {
@@ -98,7 +108,7 @@ fn bind_one(config: &ListenerConfig, address: &ListenAddress) -> Result<BoundSoc
 
 fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old connections' TIME_WAIT.
+    // Without this, a restart would fail while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -115,13 +125,13 @@ fn bind_unix(path: &Path, permissions: u32) -> io::Result<BoundSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile(path.to_owned());
-    // Before `listen`: nobody can connect until the mode is right.
+    // Set before `listen`, so that no client can connect before the mode is in effect.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions))?;
     socket.listen(BACKLOG)?;
     Ok(BoundSocket { socket, address: ListenAddress::Unix(path.to_owned()), file: Some(file) })
 }
 
-/// Removes the socket file of a process that is gone; leaves anything else alone.
+/// Removes the socket file that an earlier process left. Does not touch other files, or a socket in use.
 fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -139,7 +149,7 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Mode, ProxyProtocol};
+    use crate::config::{ListenerMode, ProxyProtocol};
     use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
@@ -148,7 +158,7 @@ mod tests {
             name: "orders".to_owned(),
             address,
             upstream: "orders".to_owned(),
-            mode: Mode::Plaintext,
+            mode: ListenerMode::Plaintext,
             tls: None,
             principal: None,
             proxy_protocol: ProxyProtocol::Off,
@@ -170,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_has_its_mode_and_goes_with_its_owner() {
+    fn a_unix_socket_has_the_configured_mode_and_is_removed_when_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mongodb-27017.sock");
         let bound = bind(&unix(&path)).unwrap();
@@ -181,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_replaced_and_a_living_one_or_a_file_is_not() {
+    fn a_stale_socket_is_replaced_but_a_socket_in_use_or_a_file_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         let living = UnixListener::bind(&path).unwrap();
         assert!(matches!(bind(&unix(&path)), Err(BindError::SocketInUse { .. })));
-        // Dropping alone may come too late: a process that another test starts holds a copy of it until it runs.
+        // A process that another test starts holds a copy of the socket until it executes, so dropping may be too late.
         Socket::from(living).shutdown(Shutdown::Both).unwrap();
-        assert!(path.exists(), "the standard library leaves the file behind");
+        assert!(path.exists(), "the standard library does not remove the file");
         drop(bind(&unix(&path)).unwrap());
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(bind(&unix(&path)), Err(BindError::NotASocket { .. })));
@@ -196,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_named_with_a_remedy() {
+    fn the_error_about_a_port_in_use_has_a_remedy() {
         let first = bind(&config(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))).unwrap();
         let error = bind(&config(first[0].address.clone())).unwrap_err().to_string();
         assert!(error.contains("listener.orders.address") && error.contains("another process"), "{error}");

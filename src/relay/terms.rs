@@ -125,10 +125,10 @@ impl HandshakeFilter {
         match &self.naming {
             Naming::Kept => Ok(None),
             Naming::Members { names, here } => {
-                topology::rewrite(reply, &topology::Naming::Members { map: &names.load(), here })
+                topology::rewrite(reply, &topology::MemberNaming::Members { map: &names.load(), here })
             }
             Naming::LoadBalanced { service_id } => {
-                topology::rewrite(reply, &topology::Naming::LoadBalanced { service_id: *service_id })
+                topology::rewrite(reply, &topology::MemberNaming::LoadBalanced { service_id: *service_id })
             }
         }
     }

@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{
-    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig,
+    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsSettings,
     Verify,
 };
 
@@ -259,7 +259,7 @@ impl Folder {
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: Some(Duration::from_mins(2)),
-            tls: UpstreamTlsConfig {
+            tls: UpstreamTlsSettings {
                 source: MaterialSource::Files(TlsFiles {
                     private_key_file: certificate_file.clone(),
                     certificate_file,

@@ -1,4 +1,4 @@
-//! What a member says of itself and of its set, in its answer to `hello`.
+//! Parses a member's reply to `hello`: its role, and its view of the set.
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md` § Parsing a
 //! hello or legacy hello response.
@@ -7,30 +7,30 @@ use bson::oid::ObjectId;
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::MEMBERS_MAX;
+use super::limits::MEMBERS_MAX;
 use super::member_name::MemberName;
 
-/// The longest name of a set that is taken.
+/// The longest accepted set name, in bytes.
 const SET_NAME_BYTES_MAX: usize = 256;
 
-/// The longest `topologyVersion` that is kept; mongod's has 45 bytes.
+/// The longest `topologyVersion` that is kept, in bytes. That of mongod has 45.
 const TOPOLOGY_VERSION_BYTES_MAX: usize = 256;
 
-/// The longest error message of a member that is kept.
+/// The longest error message of a member that is kept, in characters.
 const MESSAGE_CHARACTERS_MAX: usize = 300;
 
-/// What a mongod or mongos is.
+/// The role of a mongod or mongos, from its reply to `hello`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Takes writes.
+pub enum HelloRole {
+    /// The primary of a set.
     Primary,
-    /// Has the data, and may be read from.
+    /// A secondary that can be read from.
     Secondary,
-    /// Votes, and has no data.
+    /// An arbiter: votes, and has no data.
     Arbiter,
-    /// In the set, and nothing to be read from: hidden, or just starting, recovering or rolling back.
+    /// A member of a set that cannot be read from: hidden, starting, recovering or rolling back.
     Other,
-    /// Made for a replica set, and in none: not initiated yet, or removed from it.
+    /// Started for a replica set but not a member of one: not initiated yet, or removed.
     Ghost,
     /// A router of a sharded cluster.
     Mongos,
@@ -38,136 +38,136 @@ pub enum Role {
     Standalone,
 }
 
-/// One answer to `hello`.
+/// The facts of one reply to `hello`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HelloFacts {
-    /// What it is.
-    pub role: Role,
-    /// Whether the set's configuration hides it from clients.
+    /// Role of the server that replied.
+    pub role: HelloRole,
+    /// Whether the configuration of the set hides the member from clients.
     pub hidden: bool,
-    /// The set's name.
+    /// `setName`.
     pub set_name: Option<String>,
-    /// Of the set's configuration.
+    /// `setVersion`: version of the set's configuration.
     pub set_version: Option<i64>,
-    /// Of the election that made it primary; later ones are greater.
+    /// `electionId`: the election that made the member primary. Later elections have greater IDs.
     pub election_id: Option<ObjectId>,
-    /// Members that may become primary.
+    /// `hosts`: members that can become primary.
     pub hosts: Vec<MemberName>,
-    /// Members that may not.
+    /// `passives`: members that cannot become primary.
     pub passives: Vec<MemberName>,
-    /// Members without data.
+    /// `arbiters`: members without data.
     pub arbiters: Vec<MemberName>,
-    /// What the set calls it.
+    /// `me`: the name of this member in the configuration of the set.
     pub me: Option<MemberName>,
-    /// Who it takes for the primary.
+    /// `primary`: the primary in the view of this member.
     pub primary: Option<MemberName>,
-    /// What a streaming `hello` is to send back.
+    /// `topologyVersion`: sent back with the next streaming `hello`.
     pub topology_version: Option<RawDocumentBuf>,
-    /// The newest protocol that it speaks.
+    /// `maxWireVersion`: the newest wire protocol version of the server.
     pub max_wire_version: i32,
 }
 
-/// Why an answer says nothing of a member.
+/// Why a reply to `hello` has no facts. Each text continues a sentence that begins with the server's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoHello {
-    /// mongod refused to answer.
+    /// The reply is an error.
     #[error("refused hello: {message} (code {code})")]
     Refused {
-        /// `MongoDB`'s number; 0 where it named none.
+        /// `MongoDB` error code; 0 if the reply has none.
         code: i32,
-        /// What it says; shortened, without control characters.
+        /// Error message of the server, shortened and without control characters.
         message: String,
     },
-    /// The document is damaged.
-    #[error("answered hello with a document that cannot be read")]
+    /// The document is malformed.
+    #[error("replied to hello with a malformed document")]
     Damaged,
-    /// A field is of another type than it can be.
-    #[error("answered hello with an unusable `{0}`")]
+    /// A field has the wrong type or an invalid value.
+    #[error("replied to hello with an invalid `{0}`")]
     Field(&'static str),
-    /// More members than any set has.
-    #[error("names more than {MEMBERS_MAX} members")]
+    /// More members than a set can have.
+    #[error("lists more than {MEMBERS_MAX} members in its reply to hello")]
     TooManyMembers,
 }
 
 impl HelloFacts {
-    /// Reads an answer.
+    /// Reads a reply to `hello`.
     ///
-    /// Members with names that are no `host:port` are left out, as nothing could connect to them.
-    pub fn read(answer: &RawDocument) -> Result<Self, NoHello> {
-        if number(answer, "ok")?.is_none_or(|ok| ok == 0) {
-            let code = number(answer, "code")?.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
-            let message = text(answer, "errmsg")?.unwrap_or("no reason given");
+    /// Members whose names are not `host:port` are omitted, because no client could connect to them.
+    pub fn read(reply: &RawDocument) -> Result<Self, NoHello> {
+        if number(reply, "ok")?.is_none_or(|ok| ok == 0) {
+            let code = number(reply, "code")?.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
+            let message = text(reply, "errmsg")?.unwrap_or("no reason given");
             return Err(NoHello::Refused { code, message: plain(message) });
         }
-        let set_name = text(answer, "setName")?;
+        let set_name = text(reply, "setName")?;
         if set_name.is_some_and(|name| name.is_empty() || name.len() > SET_NAME_BYTES_MAX || !is_plain(name)) {
             return Err(NoHello::Field("setName"));
         }
-        let hidden = flag(answer, "hidden")?;
+        let hidden = flag(reply, "hidden")?;
         let (hosts, passives, arbiters) =
-            (names(answer, "hosts")?, names(answer, "passives")?, names(answer, "arbiters")?);
+            (names(reply, "hosts")?, names(reply, "passives")?, names(reply, "arbiters")?);
         if hosts.len() + passives.len() + arbiters.len() > MEMBERS_MAX {
             return Err(NoHello::TooManyMembers);
         }
         Ok(Self {
-            role: role(answer, set_name.is_some(), hidden)?,
+            role: role(reply, set_name.is_some(), hidden)?,
             hidden,
             set_name: set_name.map(str::to_owned),
-            set_version: number(answer, "setVersion")?,
-            election_id: election_id(answer)?,
+            set_version: number(reply, "setVersion")?,
+            election_id: election_id(reply)?,
             hosts,
             passives,
             arbiters,
-            me: text(answer, "me")?.and_then(|name| name.parse().ok()),
-            primary: text(answer, "primary")?.and_then(|name| name.parse().ok()),
-            topology_version: topology_version(answer)?,
-            max_wire_version: number(answer, "maxWireVersion")?
+            me: text(reply, "me")?.and_then(|name| name.parse().ok()),
+            primary: text(reply, "primary")?.and_then(|name| name.parse().ok()),
+            topology_version: topology_version(reply)?,
+            max_wire_version: number(reply, "maxWireVersion")?
                 .and_then(|version| i32::try_from(version).ok())
                 .unwrap_or_default(),
         })
     }
 
-    /// Every member that it names: hosts, passives and arbiters.
+    /// All listed members: hosts, passives and arbiters.
     pub fn listed(&self) -> impl Iterator<Item = &MemberName> {
         self.hosts.iter().chain(&self.passives).chain(&self.arbiters)
     }
 }
 
-fn role(answer: &RawDocument, in_a_set: bool, hidden: bool) -> Result<Role, NoHello> {
-    if text(answer, "msg")? == Some("isdbgrid") {
-        return Ok(Role::Mongos);
+fn role(reply: &RawDocument, in_a_set: bool, hidden: bool) -> Result<HelloRole, NoHello> {
+    if text(reply, "msg")? == Some("isdbgrid") {
+        return Ok(HelloRole::Mongos);
     }
     if !in_a_set {
-        return Ok(if flag(answer, "isreplicaset")? { Role::Ghost } else { Role::Standalone });
+        return Ok(if flag(reply, "isreplicaset")? { HelloRole::Ghost } else { HelloRole::Standalone });
     }
-    let is_primary = flag(answer, "isWritablePrimary")? || flag(answer, "ismaster")?;
+    let is_primary = flag(reply, "isWritablePrimary")? || flag(reply, "ismaster")?;
     Ok(match () {
-        () if is_primary => Role::Primary,
-        () if hidden => Role::Other,
-        () if flag(answer, "secondary")? => Role::Secondary,
-        () if flag(answer, "arbiterOnly")? => Role::Arbiter,
-        () => Role::Other,
+        () if is_primary => HelloRole::Primary,
+        () if hidden => HelloRole::Other,
+        () if flag(reply, "secondary")? => HelloRole::Secondary,
+        () if flag(reply, "arbiterOnly")? => HelloRole::Arbiter,
+        () => HelloRole::Other,
     })
 }
 
-/// The value of a field; `None` where it is missing or null.
-fn value<'a>(answer: &'a RawDocument, name: &str) -> Result<Option<RawBsonRef<'a>>, NoHello> {
-    let value = answer.get(name).map_err(|_| NoHello::Damaged)?;
+/// The value of a field; `None` if it is missing or null.
+fn value<'a>(reply: &'a RawDocument, name: &str) -> Result<Option<RawBsonRef<'a>>, NoHello> {
+    let value = reply.get(name).map_err(|_| NoHello::Damaged)?;
     Ok(value.filter(|value| *value != RawBsonRef::Null))
 }
 
-fn text<'a>(answer: &'a RawDocument, name: &'static str) -> Result<Option<&'a str>, NoHello> {
-    value(answer, name)?.map(|value| value.as_str().ok_or(NoHello::Field(name))).transpose()
+fn text<'a>(reply: &'a RawDocument, name: &'static str) -> Result<Option<&'a str>, NoHello> {
+    value(reply, name)?.map(|value| value.as_str().ok_or(NoHello::Field(name))).transpose()
 }
 
-fn flag(answer: &RawDocument, name: &'static str) -> Result<bool, NoHello> {
-    let flag = value(answer, name)?.map(|value| value.as_bool().ok_or(NoHello::Field(name))).transpose()?;
+fn flag(reply: &RawDocument, name: &'static str) -> Result<bool, NoHello> {
+    let flag = value(reply, name)?.map(|value| value.as_bool().ok_or(NoHello::Field(name))).transpose()?;
     Ok(flag.unwrap_or_default())
 }
 
-/// A number of any type, its whole part.
-fn number(answer: &RawDocument, name: &'static str) -> Result<Option<i64>, NoHello> {
-    let Some(value) = value(answer, name)? else { return Ok(None) };
+/// The whole part of a number of any type.
+fn number(reply: &RawDocument, name: &'static str) -> Result<Option<i64>, NoHello> {
+    let Some(value) = value(reply, name)? else { return Ok(None) };
     let whole = match value {
         RawBsonRef::Int32(number) => i64::from(number),
         RawBsonRef::Int64(number) => number,
@@ -179,9 +179,9 @@ fn number(answer: &RawDocument, name: &'static str) -> Result<Option<i64>, NoHel
     Ok(Some(whole))
 }
 
-/// A list of members, without those whose names are none.
-fn names(answer: &RawDocument, name: &'static str) -> Result<Vec<MemberName>, NoHello> {
-    let Some(value) = value(answer, name)? else { return Ok(Vec::new()) };
+/// A list of members, without invalid and duplicate names.
+fn names(reply: &RawDocument, name: &'static str) -> Result<Vec<MemberName>, NoHello> {
+    let Some(value) = value(reply, name)? else { return Ok(Vec::new()) };
     let mut names = Vec::new();
     for (index, item) in value.as_array().ok_or(NoHello::Field(name))?.into_iter().enumerate() {
         if index >= MEMBERS_MAX {
@@ -193,15 +193,15 @@ fn names(answer: &RawDocument, name: &'static str) -> Result<Vec<MemberName>, No
     Ok(names)
 }
 
-fn election_id(answer: &RawDocument) -> Result<Option<ObjectId>, NoHello> {
+fn election_id(reply: &RawDocument) -> Result<Option<ObjectId>, NoHello> {
     const NAME: &str = "electionId";
-    value(answer, NAME)?.map(|value| value.as_object_id().ok_or(NoHello::Field(NAME))).transpose()
+    value(reply, NAME)?.map(|value| value.as_object_id().ok_or(NoHello::Field(NAME))).transpose()
 }
 
-/// As it came: the gateway only sends it back.
-fn topology_version(answer: &RawDocument) -> Result<Option<RawDocumentBuf>, NoHello> {
+/// The raw document: the gateway only sends it back.
+fn topology_version(reply: &RawDocument) -> Result<Option<RawDocumentBuf>, NoHello> {
     const NAME: &str = "topologyVersion";
-    let version = value(answer, NAME)?.map(|value| value.as_document().ok_or(NoHello::Field(NAME))).transpose()?;
+    let version = value(reply, NAME)?.map(|value| value.as_document().ok_or(NoHello::Field(NAME))).transpose()?;
     Ok(version.filter(|version| version.as_bytes().len() <= TOPOLOGY_VERSION_BYTES_MAX).map(ToOwned::to_owned))
 }
 
@@ -209,7 +209,7 @@ fn is_plain(text: &str) -> bool {
     !text.chars().any(char::is_control)
 }
 
-/// A message of mongod's, fit for a log line.
+/// A message of mongod, shortened and on one line for a log.
 fn plain(message: &str) -> String {
     message.chars().take(MESSAGE_CHARACTERS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -220,18 +220,18 @@ mod tests {
 
     use super::*;
 
-    fn read(answer: &Document) -> Result<HelloFacts, NoHello> {
-        HelloFacts::read(&RawDocumentBuf::try_from(answer).unwrap())
+    fn read(reply: &Document) -> Result<HelloFacts, NoHello> {
+        HelloFacts::read(&RawDocumentBuf::try_from(reply).unwrap())
     }
 
     fn with(extra: Document) -> Document {
-        let mut answer = doc! { "ok": 1.0, "setName": "rs0", "hosts": ["a:1", "B:2"], "maxWireVersion": 17 };
-        answer.extend(extra);
-        answer
+        let mut reply = doc! { "ok": 1.0, "setName": "rs0", "hosts": ["a:1", "B:2"], "maxWireVersion": 17 };
+        reply.extend(extra);
+        reply
     }
 
     #[test]
-    fn an_answer_of_mongod_is_read() {
+    fn a_reply_of_mongod_is_parsed() {
         let election = ObjectId::parse_str("7fffffff0000000000000003").unwrap();
         let version = doc! { "processId": ObjectId::new(), "counter": 6_i64 };
         let facts = read(&with(doc! {
@@ -241,37 +241,37 @@ mod tests {
         .unwrap();
         let listed: Vec<&str> = facts.listed().map(MemberName::as_str).collect();
         assert_eq!(listed, ["a:1", "b:2", "c:3", "d:4"]);
-        assert_eq!((facts.role, facts.set_name.as_deref()), (Role::Primary, Some("rs0")));
+        assert_eq!((facts.role, facts.set_name.as_deref()), (HelloRole::Primary, Some("rs0")));
         assert_eq!((facts.set_version, facts.election_id, facts.max_wire_version), (Some(4), Some(election), 17));
         assert_eq!((facts.me, facts.primary), (Some("a:1".parse().unwrap()), Some("a:1".parse().unwrap())));
         assert_eq!(facts.topology_version.unwrap(), RawDocumentBuf::try_from(&version).unwrap());
     }
 
     #[test]
-    fn the_role_is_told_from_the_fields_of_both_hellos() {
+    fn the_role_is_read_from_replies_to_hello_and_to_legacy_hello() {
         for (extra, role, hidden) in [
-            (doc! { "ismaster": true }, Role::Primary, false),
-            (doc! { "isWritablePrimary": false, "secondary": true }, Role::Secondary, false),
-            (doc! { "secondary": true, "hidden": true }, Role::Other, true),
-            (doc! { "secondary": true, "passive": true }, Role::Secondary, false),
-            (doc! { "arbiterOnly": true }, Role::Arbiter, false),
-            (doc! { "ismaster": false, "secondary": false }, Role::Other, false),
-            (doc! { "msg": "isdbgrid" }, Role::Mongos, false),
+            (doc! { "ismaster": true }, HelloRole::Primary, false),
+            (doc! { "isWritablePrimary": false, "secondary": true }, HelloRole::Secondary, false),
+            (doc! { "secondary": true, "hidden": true }, HelloRole::Other, true),
+            (doc! { "secondary": true, "passive": true }, HelloRole::Secondary, false),
+            (doc! { "arbiterOnly": true }, HelloRole::Arbiter, false),
+            (doc! { "ismaster": false, "secondary": false }, HelloRole::Other, false),
+            (doc! { "msg": "isdbgrid" }, HelloRole::Mongos, false),
         ] {
             let facts = read(&with(extra.clone())).unwrap();
             assert_eq!((facts.role, facts.hidden), (role, hidden), "{extra}");
         }
-        for (answer, role) in [
-            (doc! { "ok": 1, "isWritablePrimary": true }, Role::Standalone),
-            (doc! { "ok": true, "isreplicaset": true, "info": "no config" }, Role::Ghost),
-            (doc! { "ok": 1_i64, "msg": "isdbgrid", "isWritablePrimary": true }, Role::Mongos),
+        for (reply, role) in [
+            (doc! { "ok": 1, "isWritablePrimary": true }, HelloRole::Standalone),
+            (doc! { "ok": true, "isreplicaset": true, "info": "no config" }, HelloRole::Ghost),
+            (doc! { "ok": 1_i64, "msg": "isdbgrid", "isWritablePrimary": true }, HelloRole::Mongos),
         ] {
-            assert_eq!(read(&answer).unwrap().role, role, "{answer}");
+            assert_eq!(read(&reply).unwrap().role, role, "{reply}");
         }
     }
 
     #[test]
-    fn hostile_answers_are_refused_or_bounded() {
+    fn hostile_replies_are_errors_or_limited() {
         let many = |count: usize| (0..count).map(|n| format!("h{n}:1")).collect::<Vec<_>>();
         for (extra, why) in [
             (doc! { "hosts": "a:1" }, NoHello::Field("hosts")),

@@ -1,7 +1,7 @@
-//! Changes the names of members in a reply to `hello`, so that a driver stays on the gateway.
+//! Rewrites the member names in a reply to `hello`, so that a driver keeps connecting to the gateway.
 //!
-//! Works on one complete message that is known to answer a hello; never told by its shape. Everything but the five names
-//! is kept byte for byte, whatever it is. What cannot be read for sure is not passed on.
+//! Works on one complete message that the caller knows to be the reply to a hello. All bytes except the five fields
+//! with member names are kept. A reply that cannot be parsed with certainty is an error and must not be forwarded.
 
 use crate::wire::bson_elements::{DocumentBytes, WholeElement, WholeElements};
 use crate::wire::bson_scan::{Malformed, kind};
@@ -10,26 +10,26 @@ use crate::wire::message_scan::flag;
 
 use super::member_map::MemberMap;
 
-/// What the client is to read instead of the members' names.
+/// What the client receives in place of the members' names.
 #[derive(Debug, Clone, Copy)]
-pub enum Naming<'a> {
-    /// A gateway address for each member. Who has none is left out.
+pub enum MemberNaming<'a> {
+    /// An address of the gateway for each member. Members without an address are omitted.
     Members {
-        /// Who has which.
+        /// The addresses of the members.
         map: &'a MemberMap,
-        /// The address that the client has come to: what a member without one calls itself.
+        /// The address that the client is connected to: the value of `me` if the member has no address.
         here: &'a str,
     },
-    /// One address for the whole set: no names, and what a driver in load-balanced mode wants instead.
+    /// One address for the whole set: no names, but the `serviceId` that a driver in load-balanced mode requires.
     LoadBalanced {
-        /// Which mongod it is connected to: the value of an `ObjectId`.
+        /// Identifies the mongod of this connection: the value of an `ObjectId`.
         service_id: [u8; 12],
     },
 }
 
-/// The message cannot be read: nobody can say whether it names members.
+/// The message cannot be parsed, so it is not known whether it contains member names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an answer to hello that cannot be read")]
+#[error("a reply to hello that cannot be parsed")]
 pub struct Unreadable;
 
 impl From<Malformed> for Unreadable {
@@ -38,18 +38,18 @@ impl From<Malformed> for Unreadable {
     }
 }
 
-/// The bytes of `flagBits`.
+/// Length of `flagBits`.
 const FLAGS_BYTES: usize = 4;
-/// What stands before the documents of an `OP_REPLY`: flags, cursor, starting point, and how many there are.
+/// Length of the part before the documents of an `OP_REPLY`: flags, cursor ID, starting point, number of documents.
 const REPLY_HEAD_BYTES: usize = 20;
 
-/// BSON's type of an `ObjectId`.
+/// BSON type of an `ObjectId`.
 const OBJECT_ID: u8 = 0x07;
 
-/// The message with the names that clients are to read; `None` where it has nothing to be changed.
+/// The message with its member names rewritten; `None` if nothing has to be changed.
 ///
-/// A checksum is verified, and made anew.
-pub fn rewrite(message: &[u8], naming: &Naming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+/// A checksum is verified and recomputed.
+pub fn rewrite(message: &[u8], naming: &MemberNaming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
     let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Unreadable)?;
     let header = Header::parse(*head).map_err(|_| Unreadable)?;
     if header.length as usize != message.len() {
@@ -76,15 +76,15 @@ pub fn rewrite(message: &[u8], naming: &Naming<'_>) -> Result<Option<Vec<u8>>, U
 
 fn has_checksum(msg_body: &[u8]) -> Result<bool, Unreadable> {
     let flags = u32::from_le_bytes(*msg_body.first_chunk().ok_or(Unreadable)?);
-    // Bits that nobody may ignore, and that nobody here knows: what follows may be anything.
+    // Required flags that are not known here: the format of the rest is unknown.
     if flags & flag::REQUIRED & !flag::KNOWN != 0 {
         return Err(Unreadable);
     }
     Ok(flags & flag::CHECKSUM_PRESENT != 0)
 }
 
-/// Appends the body with its command document rewritten; a checksum is left as it was.
-fn rewrite_msg(message: &[u8], body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+/// Appends the body with its command document rewritten. The checksum is copied; the caller recomputes it.
+fn rewrite_msg(message: &[u8], body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     let checksum: &[u8] = if has_checksum(body)? {
         let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Unreadable)?;
         if crc32c::crc32c(sealed) != u32::from_le_bytes(*checksum) {
@@ -119,7 +119,7 @@ fn rewrite_msg(message: &[u8], body: &[u8], naming: &Naming<'_>, out: &mut Vec<u
     if documents == 1 { Ok(()) } else { Err(Unreadable) }
 }
 
-/// mongod answers hello without document sequences. One that would put members into the document is not passed on.
+/// mongod replies to hello without document sequences. A sequence for one of the rewritten fields is an error.
 fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
     let identifier = section.get(4..).ok_or(Unreadable)?;
     let end = identifier.iter().position(|byte| *byte == 0).ok_or(Unreadable)?;
@@ -127,8 +127,8 @@ fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
     if field.is_some_and(|field| Field::of(field).is_some()) { Err(Unreadable) } else { Ok(()) }
 }
 
-/// Appends the body with all of its documents rewritten.
-fn rewrite_reply(body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+/// Appends the body with all its documents rewritten.
+fn rewrite_reply(body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
     let (head, mut rest) = body.split_at_checked(REPLY_HEAD_BYTES).ok_or(Unreadable)?;
     let (_, count) = head.split_last_chunk().ok_or(Unreadable)?;
     out.extend_from_slice(head);
@@ -141,7 +141,7 @@ fn rewrite_reply(body: &[u8], naming: &Naming<'_>, out: &mut Vec<u8>) -> Result<
     if rest.is_empty() { Ok(()) } else { Err(Unreadable) }
 }
 
-/// The fields that are changed.
+/// The fields that are rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     /// `hosts`, `passives`, `arbiters`.
@@ -163,11 +163,11 @@ impl Field {
     }
 }
 
-fn rewrite_document(document: &[u8], naming: &Naming<'_>) -> Result<Vec<u8>, Unreadable> {
+fn rewrite_document(document: &[u8], naming: &MemberNaming<'_>) -> Result<Vec<u8>, Unreadable> {
     let mut out = DocumentBytes::with_capacity(document.len() + 64);
     match naming {
-        Naming::Members { map, here } => name_members(document, map, here, &mut out)?,
-        Naming::LoadBalanced { service_id } => put_service_id(document, service_id, &mut out)?,
+        MemberNaming::Members { map, here } => name_members(document, map, here, &mut out)?,
+        MemberNaming::LoadBalanced { service_id } => put_service_id(document, service_id, &mut out)?,
     }
     Ok(out.finish())
 }
@@ -194,7 +194,7 @@ fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut Document
     Ok(())
 }
 
-/// A list of members with their gateway addresses, as the value of an array.
+/// A list of members, rewritten to their addresses of the gateway, as the value of an array.
 fn name_list(list: &WholeElement<'_>, map: &MemberMap) -> Result<Vec<u8>, Unreadable> {
     if list.kind != kind::ARRAY {
         return Err(Unreadable);
@@ -210,7 +210,7 @@ fn name_list(list: &WholeElement<'_>, map: &MemberMap) -> Result<Vec<u8>, Unread
     Ok(out.finish())
 }
 
-/// A refusal has no use for a service.
+/// Removes all member names, and sets `serviceId` if the reply is not an error.
 fn put_service_id(document: &[u8], service_id: &[u8; 12], out: &mut DocumentBytes) -> Result<(), Unreadable> {
     let mut is_ok = false;
     let mut is_put = false;

@@ -1,143 +1,142 @@
-//! Which member stands behind which gateway address.
+//! Assigns the addresses of a listener to the members of a set.
 //!
-//! Applications, firewalls and people remember addresses. So a member keeps the one that it has for as long as it is in
-//! the set, and what two gateways learn of the same set in one go they put in the same order: by name.
+//! Applications, firewalls and people rely on addresses. A member therefore keeps its address as long as it is in the
+//! set. Members that are learned at the same time are assigned in the order of their names, so that two gateways agree.
 
 use std::sync::Arc;
 
 use super::member_name::MemberName;
 
-/// One gateway address of a listener.
+/// One address of a listener that can stand for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// `host:port` as clients are told.
+    /// The address that clients receive, as `host:port`.
     pub advertised: Arc<str>,
-    /// The only member that it is for; `None` is for any.
+    /// The only member that may have this address; `None` allows any member.
     pub reserved_for: Option<MemberName>,
 }
 
-/// The gateway addresses of one listener, in order, and who has which.
+/// The addresses of one listener, in order, and the members that they are assigned to.
 #[derive(Debug)]
 pub struct Slots {
-    slots: Vec<Place>,
+    slots: Vec<SlotState>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct SlotState {
     slot: Slot,
     holder: Option<MemberName>,
-    /// Who had it last.
+    /// The last member that had the address.
     former: Option<MemberName>,
 }
 
-/// What [`Slots::assign`] came to.
+/// The result of [`Slots::assign`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
-    /// Who has which address.
+    /// The members with an address.
     pub map: MemberMap,
-    /// Members without one, sorted.
+    /// The members without an address, sorted.
     pub left_out: Vec<MemberName>,
 }
 
 impl Slots {
-    /// Addresses that nobody has yet.
+    /// Starts with unassigned addresses.
     pub fn new(slots: impl IntoIterator<Item = Slot>) -> Self {
-        Self { slots: slots.into_iter().map(|slot| Place { slot, holder: None, former: None }).collect() }
+        Self { slots: slots.into_iter().map(|slot| SlotState { slot, holder: None, former: None }).collect() }
     }
 
-    /// Gives each of `members` an address, as far as they go.
+    /// Assigns an address to each of `members`, until there are no more addresses.
     ///
-    /// A member keeps the one that it has, and one that comes back gets its old one where that is free. A new one takes the
-    /// first that nobody has had; then the first that is free. A reserved address is for its member only, and that member
-    /// takes no other.
+    /// A member keeps its address. A member that returns gets its former address if that is free. A new member gets the
+    /// first address that no member has had, or else the first free one. A reserved address is used for its member
+    /// only, and that member gets no other address.
     pub fn assign(&mut self, members: &[MemberName]) -> Assigned {
         let mut members = members.to_vec();
         members.sort();
         members.dedup();
-        for place in &mut self.slots {
-            place.holder.take_if(|holder| !members.contains(holder));
+        for state in &mut self.slots {
+            state.holder.take_if(|holder| !members.contains(holder));
         }
-        // Whoever has a claim comes before whoever takes what is free.
-        let claims: [fn(&Place, &MemberName) -> bool; 4] = [
-            |place, member| place.slot.reserved_for.as_ref() == Some(member),
-            |place, member| place.is_for_any() && place.former.as_ref() == Some(member),
-            |place, _| place.is_for_any() && place.former.is_none(),
-            |place, _| place.is_for_any(),
+        // All members with a stronger claim are served before members that take any free address.
+        let claims: [fn(&SlotState, &MemberName) -> bool; 4] = [
+            |state, member| state.slot.reserved_for.as_ref() == Some(member),
+            |state, member| state.is_for_any() && state.former.as_ref() == Some(member),
+            |state, _| state.is_for_any() && state.former.is_none(),
+            |state, _| state.is_for_any(),
         ];
         for claim in claims {
             for member in &members {
-                if self.serves(member) {
+                if self.has_address(member) {
                     continue;
                 }
-                let free = self.slots.iter_mut().find(|place| place.holder.is_none() && claim(place, member));
-                if let Some(place) = free {
-                    place.holder = Some(member.clone());
-                    place.former = Some(member.clone());
+                let free = self.slots.iter_mut().find(|state| state.holder.is_none() && claim(state, member));
+                if let Some(state) = free {
+                    state.holder = Some(member.clone());
+                    state.former = Some(member.clone());
                 }
             }
         }
-        members.retain(|member| !self.serves(member));
+        members.retain(|member| !self.has_address(member));
         Assigned { map: self.map(), left_out: members }
     }
 
-    /// Who has which address now.
+    /// The current assignment.
     pub fn map(&self) -> MemberMap {
-        let taken = |(slot, place): (usize, &Place)| {
-            let advertised = Arc::clone(&place.slot.advertised);
-            place.holder.clone().map(|member| Entry { member, advertised, slot })
+        let assigned = |(slot, state): (usize, &SlotState)| {
+            let advertised = Arc::clone(&state.slot.advertised);
+            state.holder.clone().map(|member| MappedMember { member, advertised, slot })
         };
-        MemberMap { entries: self.slots.iter().enumerate().filter_map(taken).collect() }
+        MemberMap { entries: self.slots.iter().enumerate().filter_map(assigned).collect() }
     }
 
-    /// How many addresses there are.
+    /// Number of addresses.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no addresses.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Whether `member` has an address.
-    fn serves(&self, member: &MemberName) -> bool {
-        self.slots.iter().any(|place| place.holder.as_ref() == Some(member))
+    fn has_address(&self, member: &MemberName) -> bool {
+        self.slots.iter().any(|state| state.holder.as_ref() == Some(member))
     }
 }
 
-impl Place {
+impl SlotState {
     fn is_for_any(&self) -> bool {
         self.slot.reserved_for.is_none()
     }
 }
 
-/// Who has which gateway address, at one moment.
+/// A snapshot of the members and their addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberMap {
     /// In the order of the addresses.
-    entries: Vec<Entry>,
+    entries: Vec<MappedMember>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
+struct MappedMember {
     member: MemberName,
     advertised: Arc<str>,
     slot: usize,
 }
 
 impl MemberMap {
-    /// What clients are told instead of `name`, which is `host:port` in any case of letters. Does not allocate.
+    /// The advertised address of the member `name`, which is `host:port` in upper or lower case. Does not allocate.
     pub fn advertised(&self, name: &[u8]) -> Option<&str> {
-        let is_meant = |entry: &&Entry| entry.member.as_str().as_bytes().eq_ignore_ascii_case(name);
-        self.entries.iter().find(is_meant).map(|entry| &*entry.advertised)
+        let has_name = |entry: &&MappedMember| entry.member.as_str().as_bytes().eq_ignore_ascii_case(name);
+        self.entries.iter().find(has_name).map(|entry| &*entry.advertised)
     }
 
-    /// The member behind an address, which is counted from 0.
+    /// The member that has the address with this index, from 0.
     pub fn member_at(&self, slot: usize) -> Option<&MemberName> {
         self.entries.iter().find(|entry| entry.slot == slot).map(|entry| &entry.member)
     }
 
-    /// Every member with its address, in the order of the addresses.
+    /// Address index, member and advertised address, in the order of the addresses.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &MemberName, &str)> {
         self.entries.iter().map(|entry| (entry.slot, &entry.member, &*entry.advertised))
     }
@@ -160,18 +159,18 @@ mod tests {
         )
     }
 
-    /// Assigns the hosts of `members`, and says who has which address: `a b - c +d` with `d` left out.
+    /// Assigns the hosts of `members` and returns the assignment: `a b - c +d`, where `d` has no address.
     fn assign(slots: &mut Slots, members: &str) -> String {
         let members: Vec<MemberName> = members.split_whitespace().map(name).collect();
         let Assigned { map, left_out } = slots.assign(&members);
         let host = |slot| map.member_at(slot).map_or("-", MemberName::host);
-        let mut told: Vec<String> = (0..slots.len()).map(|slot| host(slot).to_owned()).collect();
-        told.extend(left_out.iter().map(|member| format!("+{}", member.host())));
-        told.join(" ")
+        let mut hosts: Vec<String> = (0..slots.len()).map(|slot| host(slot).to_owned()).collect();
+        hosts.extend(left_out.iter().map(|member| format!("+{}", member.host())));
+        hosts.join(" ")
     }
 
     #[test]
-    fn members_are_sorted_at_first_and_keep_their_place_then() {
+    fn new_members_are_assigned_by_name_and_keep_their_address() {
         let mut slots = slots(&[None; 4]);
         assert_eq!(assign(&mut slots, ""), "- - - -");
         assert_eq!(assign(&mut slots, "c b d"), "b c d -");
@@ -182,18 +181,18 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_somebody_had_is_given_again_only_when_there_is_no_other() {
+    fn a_used_address_is_assigned_to_another_member_only_if_there_is_no_unused_one() {
         let mut slots = slots(&[None; 4]);
         assert_eq!(assign(&mut slots, "a b c"), "a b c -");
         assert_eq!(assign(&mut slots, "b c"), "- b c -");
         assert_eq!(assign(&mut slots, "b c d"), "- b c d");
-        // It was away, and its place is free still.
+        // `a` was away, and its address is still free.
         assert_eq!(assign(&mut slots, "0 a b c d"), "a b c d +0");
         assert_eq!(assign(&mut slots, "b d e f"), "e b f d");
     }
 
     #[test]
-    fn a_reserved_place_is_for_its_member_only() {
+    fn a_reserved_address_is_for_its_member_only() {
         let mut slots = slots(&[Some("b"), None, Some("x")]);
         assert_eq!(assign(&mut slots, "a b c"), "b a - +c");
         assert_eq!(assign(&mut slots, "b c"), "b c -");
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_in_any_case_and_nothing_else_is() {
+    fn a_name_is_found_in_upper_and_lower_case() {
         let mut slots = slots(&[None; 2]);
         let map = slots.assign(&[name("mongo-a"), name("mongo-b")]).map;
         assert_eq!(map.advertised(b"Mongo-B:27017"), Some("gateway:1"));

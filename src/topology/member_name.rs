@@ -1,50 +1,50 @@
-//! What a member is called: `host:port`, in lower case, as the set's configuration has it.
+//! The name of a member: `host:port` in lower case, as in the configuration of the set.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// mongod's port where none is given.
+/// Default port of mongod.
 pub const DEFAULT_PORT: u16 = 27017;
 
-/// The longest name in bytes: DNS allows hosts of 253.
+/// The longest name in bytes. DNS allows host names of 253.
 const NAME_BYTES_MAX: usize = 300;
 
-/// The name of one mongod or mongos. Cheap to clone; names sort as text.
+/// The name of one mongod or mongos. Cheap to clone; the order is that of the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberName {
-    /// `host:port`, an IPv6 host in brackets.
+    /// `host:port`, with an IPv6 host in brackets.
     text: Arc<str>,
     port: u16,
 }
 
-/// Why a text is not the name of a member.
+/// Why a text is not the name of a member. Each message continues a sentence that begins with that text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableName {
-    /// There is no host.
+    /// The host is missing.
     #[error("has no host")]
     NoHost,
-    /// There is no port, or none from 1 to 65535.
+    /// The port is missing or invalid.
     #[error("has no port from 1 to 65535")]
     Port,
-    /// More than 300 bytes.
+    /// The name is too long.
     #[error("is longer than {NAME_BYTES_MAX} bytes")]
     TooLong,
-    /// A character that no host has; what a path, a list or a URI has beside hosts is among them.
-    #[error("has a character that no host has")]
+    /// A character that is not allowed in a host name, such as those of paths, lists and URIs.
+    #[error("has a character that is not allowed in a host name")]
     Character,
-    /// Brackets that hold no IPv6 address.
-    #[error("has brackets without an IPv6 address in them")]
+    /// The text in brackets is not an IPv6 address.
+    #[error("has brackets that do not contain an IPv6 address")]
     Brackets,
 }
 
 impl MemberName {
-    /// Reads `host:port` or, with [`DEFAULT_PORT`], `host`.
+    /// Parses `host:port`, or `host` with [`DEFAULT_PORT`].
     pub fn with_default_port(text: &str) -> Result<Self, UnusableName> {
         Self::read(text, Some(DEFAULT_PORT))
     }
 
-    /// The host, without the brackets of an IPv6 address: what is looked up, and what a certificate names.
+    /// The host without the brackets of an IPv6 address, for DNS and for the verification of certificates.
     pub fn host(&self) -> &str {
         let host = self.text.rsplit_once(':').map_or(&*self.text, |(host, _)| host);
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
@@ -76,7 +76,7 @@ impl MemberName {
 impl FromStr for MemberName {
     type Err = UnusableName;
 
-    /// Reads `host:port`.
+    /// Parses `host:port`.
     fn from_str(text: &str) -> Result<Self, UnusableName> {
         Self::read(text, None)
     }
@@ -94,7 +94,7 @@ impl fmt::Debug for MemberName {
     }
 }
 
-/// Host, in brackets where it is an IPv6 address, and port.
+/// Host and port. An IPv6 host keeps its brackets.
 fn split(text: &str) -> Result<(&str, Option<&str>), UnusableName> {
     if !text.starts_with('[') {
         let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
@@ -118,7 +118,7 @@ fn check_host(host: &str) -> Result<(), UnusableName> {
     if host.bytes().all(is_usable) { Ok(()) } else { Err(UnusableName::Character) }
 }
 
-/// An address, with a zone behind `%` where there is one.
+/// An IPv6 address, with an optional zone after `%`.
 fn check_ipv6(text: &str) -> Result<(), UnusableName> {
     let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
     address.parse::<std::net::Ipv6Addr>().map_err(|_| UnusableName::Brackets)?;
@@ -126,7 +126,7 @@ fn check_ipv6(text: &str) -> Result<(), UnusableName> {
 }
 
 fn read_port(text: &str) -> Result<u16, UnusableName> {
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| is_number && *port != 0);
     port.ok_or(UnusableName::Port)
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_a_host_and_a_port_and_is_in_lower_case() {
+    fn a_name_is_parsed_into_host_and_port_in_lower_case() {
         check("mongo-0.mongo:27017", Ok(("mongo-0.mongo:27017", "mongo-0.mongo", 27017)));
         check("Mongo_A.Example.COM:1", Ok(("mongo_a.example.com:1", "mongo_a.example.com", 1)));
         check("10.0.0.1:65535", Ok(("10.0.0.1:65535", "10.0.0.1", 65535)));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_member_is_called_is_refused() {
+    fn invalid_names_are_errors() {
         check("", Err(UnusableName::NoHost));
         check(":27017", Err(UnusableName::NoHost));
         for text in ["mongo", "mongo:", "mongo:0", "mongo:65536", "mongo:+1", "mongo:1:2", "::1", "[::1]", "[::1]1"] {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_person_writes_it_the_port_may_be_missing() {
+    fn the_default_port_is_used_where_it_may_be_missing() {
         for (text, expected) in
             [("Mongo", "mongo:27017"), ("mongo:1", "mongo:1"), ("[::1]", "[::1]:27017"), ("[::1]:1", "[::1]:1")]
         {

@@ -1,7 +1,8 @@
-//! What is known of a replica set, and what its members are called on either side of the gateway.
+//! The state of a replica set or sharded cluster, and the mapping of its members to addresses of the gateway.
 //!
-//! Takes answers to `hello` and returns decisions; asks nobody, and knows no clock. Names come from mongod and are
-//! bounded; what cannot be read is refused, as a name that gets out leads a driver past the gateway.
+//! Takes replies to `hello` and returns decisions. Opens no connection and reads no clock. Names from mongod are
+//! limited in length and number. A reply that cannot be parsed is an error: a member name that reaches a driver would
+//! lead it past the gateway.
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`, reduced to
 //! what a gateway needs.
@@ -10,15 +11,16 @@
 
 mod hello_facts;
 mod hello_reply;
+mod limits;
+mod member;
 mod member_map;
 mod member_name;
 mod set;
 
-pub use hello_facts::{HelloFacts, NoHello, Role};
-pub use hello_reply::{Naming, Unreadable, rewrite};
+pub use hello_facts::{HelloFacts, HelloRole, NoHello};
+pub use hello_reply::{MemberNaming, Unreadable, rewrite};
+pub use limits::MEMBERS_MAX;
+pub use member::{MemberState, SetMember};
 pub use member_map::{Assigned, MemberMap, Slot, Slots};
 pub use member_name::{DEFAULT_PORT, MemberName, UnusableName};
-pub use set::{Change, Member, MemberState, SetTracker};
-
-/// The most members that a set may have here; mongod allows 50.
-pub const MEMBERS_MAX: usize = 128;
+pub use set::{Change, SetTracker};

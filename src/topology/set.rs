@@ -1,8 +1,10 @@
-//! What is known of the members of one upstream: who is there, who is primary, and who is to get a gateway address.
+//! Tracks the members of one upstream: which servers belong to it, which one is primary, and which need an address of
+//! the gateway.
 //!
-//! Follows the drivers' specification, so that the gateway sees a set as its clients do; but for three things. A gateway
-//! lives longer than a driver, so that it never forgets its seeds for good: it asks them again when nobody else answers.
-//! It keeps members of another set, refused, for the operator to see. And a hidden member is there where a seed names it.
+//! Follows the specification for drivers, so that the gateway and its clients have the same view of the set. There are
+//! three differences. A gateway runs longer than a driver, so it keeps its seed list: when no member answers, it asks
+//! the seeds again. Servers of another set stay in the list, as `wrong_set`, so that the operator sees them. A hidden
+//! member is included if it is in the seed list.
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`
 //! § Updating the `TopologyDescription`.
@@ -12,124 +14,40 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 
-use super::MEMBERS_MAX;
-use super::hello_facts::{HelloFacts, Role};
+use super::hello_facts::{HelloFacts, HelloRole};
+use super::limits::MEMBERS_MAX;
+use super::member::{MemberState, SetMember};
 use super::member_name::MemberName;
 
-/// From this protocol on (6.0), the election tells which of two primaries is the newer one; before, the configuration.
+/// From this wire version on (MongoDB 6.0), the newer of two primaries is the one with the greater election ID. Before,
+/// it was the one with the greater version of the configuration.
 const ELECTIONS_ORDER_PRIMARIES: i32 = 17;
 
-/// The longest reason that is kept.
+/// The longest reason that is kept, in characters.
 const REASON_CHARACTERS_MAX: usize = 500;
 
-/// How soon a seed that was only another name for a member is asked again, where no member answers.
+/// When no member answers: how soon a seed is asked again that was found to be an alias of a member.
 const ALIASES_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
-
-/// What a member is, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MemberState {
-    /// Takes writes.
-    Primary,
-    /// May be read from.
-    Secondary,
-    /// Votes, and has no data.
-    Arbiter,
-    /// A router of a sharded cluster.
-    Mongos,
-    /// Answers, and is nothing to be read from now.
-    Other,
-    /// Has not answered, or not since it was lost.
-    Unknown,
-    /// Belongs to something else than this upstream.
-    WrongSet,
-}
-
-impl MemberState {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Primary, Self::Secondary, Self::Arbiter, Self::Mongos, Self::Other, Self::Unknown, Self::WrongSet];
-
-    /// For metrics and the status page.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Secondary => "secondary",
-            Self::Arbiter => "arbiter",
-            Self::Mongos => "mongos",
-            Self::Other => "other",
-            Self::Unknown => "unknown",
-            Self::WrongSet => "wrong_set",
-        }
-    }
-}
-
-/// One member that is to be monitored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each was said or not said of it by somebody else")]
-pub struct Member {
-    /// What it is called.
-    pub name: MemberName,
-    /// What it is.
-    pub state: MemberState,
-    /// Whether the set's configuration hides it from clients.
-    pub hidden: bool,
-    /// Whether the operator named it.
-    pub is_seed: bool,
-    /// Whether it is to have a gateway address.
-    pub is_mapped: bool,
-    /// Why it is not what it should be: a loss, a refusal, another set.
-    pub problem: Option<String>,
-    /// Whether the set's own lists have it.
-    is_listed: bool,
-    /// Whether it belongs to something else, as far as is known; also after it was lost.
-    is_foreign: bool,
-}
-
-impl Member {
-    fn new(name: MemberName) -> Self {
-        Self {
-            name,
-            state: MemberState::Unknown,
-            hidden: false,
-            is_seed: false,
-            is_mapped: false,
-            problem: None,
-            is_listed: false,
-            is_foreign: false,
-        }
-    }
-
-    fn become_unknown(&mut self, problem: String) {
-        self.state = MemberState::Unknown;
-        self.problem = Some(problem);
-    }
-
-    fn refuse(&mut self, problem: String) {
-        self.state = MemberState::WrongSet;
-        self.is_foreign = true;
-        self.problem = Some(problem);
-    }
-}
 
 /// What an event has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
-    /// To be monitored from now on.
+    /// New members, which need a monitor.
     pub joined: Vec<MemberName>,
-    /// Not to be monitored any more.
+    /// Removed members, whose monitors have to end.
     pub left: Vec<MemberName>,
-    /// Whether [`SetTracker::mapped`] says something new.
+    /// Whether [`SetTracker::mapped`] has changed.
     pub mapped: bool,
-    /// Whether [`SetTracker::primary`] says something new.
+    /// Whether [`SetTracker::primary`] has changed.
     pub primary: bool,
-    /// Members that are something else than before; those that joined or left do not stand here.
+    /// Members with a new state, except those that joined or left.
     pub states: Vec<(MemberName, MemberState)>,
 }
 
-/// What the members of an upstream belong to.
+/// The kind of deployment that the members belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
-    /// The set's name, once it is known.
+enum DeploymentKind {
+    /// The name of the set, once it is known.
     ReplicaSet(Option<String>),
     Sharded,
 }
@@ -137,30 +55,30 @@ enum Kind {
 /// The members of one upstream.
 #[derive(Debug)]
 pub struct SetTracker {
-    kind: Kind,
+    kind: DeploymentKind,
     seeds: BTreeSet<MemberName>,
-    members: BTreeMap<MemberName, Member>,
-    /// Of the newest primary that was seen.
+    members: BTreeMap<MemberName, SetMember>,
+    /// Election ID of the newest primary that has been seen.
     election_max: Option<ObjectId>,
     set_version_max: Option<i64>,
     last_primary: Option<(MemberName, Option<ObjectId>)>,
     primary_changes: u64,
-    /// When a seed was found to be only another name for a member.
+    /// When a seed was last found to be an alias of a member.
     alias_dropped: Option<Instant>,
 }
 
 impl SetTracker {
-    /// A replica set of which `seeds` are known. Without a name, that of the first member that answers is taken.
+    /// A replica set with a seed list. Without `set_name`, the name of the first member that answers is used.
     pub fn new(set_name: Option<String>, seeds: impl IntoIterator<Item = MemberName>) -> Self {
-        Self::of(Kind::ReplicaSet(set_name), seeds)
+        Self::of(DeploymentKind::ReplicaSet(set_name), seeds)
     }
 
-    /// The mongos of a sharded cluster; there are no others than these.
+    /// The mongos of a sharded cluster. The seed list is complete.
     pub fn sharded(seeds: impl IntoIterator<Item = MemberName>) -> Self {
-        Self::of(Kind::Sharded, seeds)
+        Self::of(DeploymentKind::Sharded, seeds)
     }
 
-    fn of(kind: Kind, seeds: impl IntoIterator<Item = MemberName>) -> Self {
+    fn of(kind: DeploymentKind, seeds: impl IntoIterator<Item = MemberName>) -> Self {
         let mut tracker = Self {
             kind,
             seeds: seeds.into_iter().take(MEMBERS_MAX).collect(),
@@ -171,46 +89,48 @@ impl SetTracker {
             primary_changes: 0,
             alias_dropped: None,
         };
-        tracker.ask(tracker.seeds.clone());
+        tracker.add_seeds(tracker.seeds.clone());
         tracker.map_members();
         tracker
     }
 
-    /// `member` has answered, at `now`. What a member says that is not in the set any more is ignored.
+    /// Records a reply of `member` at `now`. The reply of a server that is no longer in the set is ignored.
     pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             match tracker.kind {
-                Kind::Sharded => note_router(known, facts),
-                Kind::ReplicaSet(_) => tracker.note_member(member, facts, now),
+                DeploymentKind::Sharded => note_router(known, facts),
+                DeploymentKind::ReplicaSet(_) => tracker.note_member(member, facts, now),
             }
         })
     }
 
-    /// `member` cannot be reached at `now`, or does not answer as it should; `reason` is a sentence for the operator.
+    /// Records at `now` that `member` cannot be reached or does not answer properly. `reason` is for the operator and
+    /// continues a sentence that begins with the member's name.
     pub fn lost(&mut self, member: &MemberName, reason: &str, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             known.become_unknown(reason.chars().take(REASON_CHARACTERS_MAX).collect());
             if tracker.is_silent() {
-                // A set that is made anew under the old names, as after a restore, begins to count its elections again.
+                // A set that is created again with the same names, as after a restore, counts its elections from 1
+                // again.
                 (tracker.election_max, tracker.set_version_max) = (None, None);
             }
-            // A seed that answers and leads to names that do not would come and go without end.
-            let is_tried =
+            // A seed that answers and lists members that do not answer would be added and dropped endlessly.
+            let was_just_tried =
                 tracker.alias_dropped.is_some_and(|at| now.saturating_duration_since(at) < ALIASES_ASKED_AGAIN_AFTER);
-            if tracker.is_silent() && !is_tried {
-                tracker.ask(tracker.seeds.clone());
+            if tracker.is_silent() && !was_just_tried {
+                tracker.add_seeds(tracker.seeds.clone());
             }
         })
     }
 
-    /// Whether no member answers as it should.
+    /// Whether no member of this upstream answers.
     pub fn is_silent(&self) -> bool {
         self.members.values().all(|member| matches!(member.state, MemberState::Unknown | MemberState::WrongSet))
     }
 
-    /// The operator, or DNS, names others than before. Those of a replica set are asked besides those that it has.
+    /// Replaces the seed list, when DNS returns another one. The known members of a replica set stay.
     pub fn reseed(&mut self, seeds: impl IntoIterator<Item = MemberName>) -> Change {
         self.change(|tracker| {
             let seeds: BTreeSet<_> = seeds.into_iter().take(MEMBERS_MAX).collect();
@@ -219,42 +139,43 @@ impl SetTracker {
                 tracker.members.get_mut(gone).into_iter().for_each(|member| member.is_seed = false);
             }
             tracker.members.retain(|_, member| member.is_seed || member.is_listed);
-            tracker.ask(seeds.difference(&before).cloned());
+            tracker.add_seeds(seeds.difference(&before).cloned());
         })
     }
 
-    /// Everyone who is to be monitored, sorted by name.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    /// All monitored members, sorted by name.
+    pub fn members(&self) -> impl Iterator<Item = &SetMember> {
         self.members.values()
     }
 
-    /// One of them.
-    pub fn member(&self, name: &MemberName) -> Option<&Member> {
+    /// The monitored member `name`.
+    pub fn member(&self, name: &MemberName) -> Option<&SetMember> {
         self.members.get(name)
     }
 
-    /// The primary, where one is known.
+    /// The primary, if one is known.
     pub fn primary(&self) -> Option<&MemberName> {
         self.members.values().find(|member| member.state == MemberState::Primary).map(|member| &member.name)
     }
 
-    /// Who is to have a gateway address, sorted by name.
+    /// The members that need an address of the gateway, sorted by name.
     ///
-    /// Of a replica set those that its own lists have, whether they answer or not, and hidden members that are seeds; none
-    /// before a member has answered. Of a sharded cluster the seeds. Nobody who belongs to something else.
+    /// In a replica set, these are the members that the set lists, whether they answer or not, and hidden members that
+    /// are in the seed list; none before the first member has answered. In a sharded cluster, these are the seeds.
+    /// Servers that belong to another deployment are excluded.
     pub fn mapped(&self) -> Vec<MemberName> {
         self.members.values().filter(|member| member.is_mapped).map(|member| member.name.clone()).collect()
     }
 
-    /// The set's name, as the operator gave it or as it was learned.
+    /// The name of the set, from the configuration or from its members.
     pub fn set_name(&self) -> Option<&str> {
         match &self.kind {
-            Kind::ReplicaSet(name) => name.as_deref(),
-            Kind::Sharded => None,
+            DeploymentKind::ReplicaSet(name) => name.as_deref(),
+            DeploymentKind::Sharded => None,
         }
     }
 
-    /// How often another primary was found than the one before, or the same after another election.
+    /// How often a new primary was found, or the same one after a new election.
     pub fn primary_changes(&self) -> u64 {
         self.primary_changes
     }
@@ -266,15 +187,15 @@ impl SetTracker {
             }
             return;
         }
-        if facts.role == Role::Primary {
+        if facts.role == HelloRole::Primary {
             if !self.accept_primary(facts) {
                 if let Some(member) = self.members.get_mut(name) {
-                    member.become_unknown("says that it is primary, and there has been a newer one".to_owned());
+                    member.become_unknown("claims to be primary, but a newer primary has been seen".to_owned());
                 }
                 return;
             }
             self.follow_primary(name, facts);
-        } else if facts.role != Role::Ghost && !self.has_other_primary(name) {
+        } else if facts.role != HelloRole::Ghost && !self.has_other_primary(name) {
             self.add_listed(facts);
         }
         if facts.me.as_ref().is_some_and(|me| me != name) {
@@ -283,24 +204,24 @@ impl SetTracker {
             return;
         }
         let Some(member) = self.members.get_mut(name) else { return };
-        if facts.role == Role::Primary && !member.is_listed {
-            member.become_unknown("says that it is primary, and is not among the members that it names".to_owned());
+        if facts.role == HelloRole::Primary && !member.is_listed {
+            member.become_unknown("claims to be primary, but is not in its own list of members".to_owned());
             return;
         }
-        member.become_answered(facts);
+        member.record_reply(facts);
         self.count_primary(name, facts);
     }
 
-    /// Why what answered is no member of this set. Learns the set's name from the first that has one.
+    /// Why the server is not a member of this set, if so. Sets the name of the set if it is unknown.
     fn belongs_elsewhere(&mut self, facts: &HelloFacts) -> Option<String> {
-        let Kind::ReplicaSet(expected) = &mut self.kind else { return None };
+        let DeploymentKind::ReplicaSet(expected) = &mut self.kind else { return None };
         match (&facts.set_name, facts.role) {
-            (_, Role::Mongos) => Some("is a mongos, and no member of a replica set".to_owned()),
-            (_, Role::Standalone) => Some("runs without a replica set".to_owned()),
+            (_, HelloRole::Mongos) => Some("is a mongos, not a member of a replica set".to_owned()),
+            (_, HelloRole::Standalone) => Some("runs without a replica set".to_owned()),
             (None, _) => None,
             (Some(name), _) => match expected {
                 Some(expected) if expected == name => None,
-                Some(expected) => Some(format!("is a member of the replica set {name:?}, and not of {expected:?}")),
+                Some(expected) => Some(format!("is a member of the replica set {name:?}, not of {expected:?}")),
                 None => {
                     *expected = Some(name.clone());
                     None
@@ -309,11 +230,11 @@ impl SetTracker {
         }
     }
 
-    /// Whether a primary is not older than one that has been seen.
+    /// Whether a primary is at least as new as the newest one that has been seen. Records it if so.
     fn accept_primary(&mut self, facts: &HelloFacts) -> bool {
         let HelloFacts { election_id, set_version, max_wire_version, .. } = facts;
         if *max_wire_version >= ELECTIONS_ORDER_PRIMARIES {
-            // What is missing is older than anything.
+            // A missing value is older than any value.
             if (election_id, set_version) < (&self.election_max, &self.set_version_max) {
                 return false;
             }
@@ -333,11 +254,12 @@ impl SetTracker {
         true
     }
 
-    /// A primary's lists are the truth: who is not on them goes, and nobody else is primary.
+    /// Applies the lists of a primary, which are authoritative: members that are not listed are removed, and no other
+    /// member is primary.
     fn follow_primary(&mut self, name: &MemberName, facts: &HelloFacts) {
         for member in self.members.values_mut() {
             if member.state == MemberState::Primary && member.name != *name {
-                member.become_unknown("was primary until another one was elected".to_owned());
+                member.become_unknown("was primary until another member was elected".to_owned());
             }
             member.is_listed = false;
         }
@@ -345,7 +267,7 @@ impl SetTracker {
         self.members.retain(|_, member| member.is_listed || member.is_seed);
     }
 
-    /// Adds to the set who is on a member's lists.
+    /// Adds the members that a member lists.
     fn add_listed(&mut self, facts: &HelloFacts) {
         for name in facts.listed() {
             if let Some(member) = self.add(name) {
@@ -354,24 +276,25 @@ impl SetTracker {
         }
     }
 
-    /// The member of this name, new or not; `None` beyond the limit.
-    fn add(&mut self, name: &MemberName) -> Option<&mut Member> {
+    /// The member of this name, added if it is new; `None` if the limit is reached.
+    fn add(&mut self, name: &MemberName) -> Option<&mut SetMember> {
         if !self.members.contains_key(name) && self.members.len() >= 2 * MEMBERS_MAX {
             return None;
         }
-        Some(self.members.entry(name.clone()).or_insert_with(|| Member::new(name.clone())))
+        Some(self.members.entry(name.clone()).or_insert_with(|| SetMember::new(name.clone())))
     }
 
-    /// A member was asked by another name than its set calls it: that one counts. It is on the lists, or hidden.
+    /// Removes a server that was asked under an alias of its member name. The member is monitored under its own name:
+    /// the set lists it, or it is hidden and added here.
     fn drop_alias(&mut self, alias: &MemberName, facts: &HelloFacts) {
         let is_seed = self.members.remove(alias).is_some_and(|member| member.is_seed);
         if is_seed && facts.hidden {
-            self.ask(facts.me.clone());
+            self.add_seeds(facts.me.clone());
         }
     }
 
-    /// Seeds are monitored, also those that were not any more because they were only another name for a member.
-    fn ask(&mut self, seeds: impl IntoIterator<Item = MemberName>) {
+    /// Adds seeds to the monitored members, including those that were dropped as an alias.
+    fn add_seeds(&mut self, seeds: impl IntoIterator<Item = MemberName>) {
         for name in seeds {
             if let Some(member) = self.add(&name) {
                 member.is_seed = true;
@@ -384,7 +307,7 @@ impl SetTracker {
     }
 
     fn count_primary(&mut self, name: &MemberName, facts: &HelloFacts) {
-        if facts.role != Role::Primary {
+        if facts.role != HelloRole::Primary {
             return;
         }
         let primary = Some((name.clone(), facts.election_id));
@@ -395,14 +318,14 @@ impl SetTracker {
     }
 
     fn map_members(&mut self) {
-        let is_sharded = self.kind == Kind::Sharded;
+        let is_sharded = self.kind == DeploymentKind::Sharded;
         for member in self.members.values_mut() {
-            let is_wanted = is_sharded || member.is_listed || (member.is_seed && member.hidden);
-            member.is_mapped = is_wanted && !member.is_foreign;
+            let needs_address = is_sharded || member.is_listed || (member.is_seed && member.hidden);
+            member.is_mapped = needs_address && !member.is_foreign;
         }
     }
 
-    /// Does `work`, and compares.
+    /// Runs `work` and returns what it has changed.
     fn change(&mut self, work: impl FnOnce(&mut Self)) -> Change {
         let before: BTreeMap<_, _> = self.members.iter().map(|(name, member)| (name.clone(), member.state)).collect();
         let (mapped, primary) = (self.mapped(), self.primary().cloned());
@@ -410,38 +333,18 @@ impl SetTracker {
         self.map_members();
         let joined = self.members.keys().filter(|name| !before.contains_key(name)).cloned().collect();
         let left = before.keys().filter(|name| !self.members.contains_key(name)).cloned().collect();
-        let is_new = |member: &&Member| before.get(&member.name).is_some_and(|state| *state != member.state);
+        let is_new = |member: &&SetMember| before.get(&member.name).is_some_and(|state| *state != member.state);
         let states = self.members.values().filter(is_new).map(|member| (member.name.clone(), member.state)).collect();
         Change { joined, left, mapped: mapped != self.mapped(), primary: primary.as_ref() != self.primary(), states }
     }
 }
 
-impl Member {
-    /// It has answered as a member of the set.
-    fn become_answered(&mut self, facts: &HelloFacts) {
-        self.hidden = facts.hidden;
-        self.is_foreign = false;
-        self.problem = None;
-        self.state = match facts.role {
-            Role::Primary => MemberState::Primary,
-            Role::Secondary => MemberState::Secondary,
-            Role::Arbiter => MemberState::Arbiter,
-            Role::Mongos => MemberState::Mongos,
-            Role::Ghost => {
-                self.problem = Some("has no valid configuration of a replica set".to_owned());
-                MemberState::Other
-            }
-            Role::Other | Role::Standalone => MemberState::Other,
-        };
-    }
-}
-
-/// What answered in the place of a mongos.
-fn note_router(member: &mut Member, facts: &HelloFacts) {
-    if facts.role == Role::Mongos {
-        member.become_answered(facts);
+/// Records the reply of a server that should be a mongos.
+fn note_router(member: &mut SetMember, facts: &HelloFacts) {
+    if facts.role == HelloRole::Mongos {
+        member.record_reply(facts);
     } else {
-        member.refuse("is no mongos".to_owned());
+        member.refuse("is not a mongos".to_owned());
     }
 }
 

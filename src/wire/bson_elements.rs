@@ -1,25 +1,25 @@
-//! The top-level elements of a document that is here as a whole, as the bytes that they are.
+//! The top-level elements of a complete document, as raw bytes.
 //!
-//! For what changes one element and keeps the others to the byte, whatever is in them: names and strings that are no
-//! UTF-8, names that occur twice. What is inside a value is not looked at, but for its length.
+//! For code that changes one element and keeps all others byte for byte, including names and strings that are not UTF-8
+//! and names that occur twice. Of a value only its length is read.
 
-use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed};
+use crate::wire::bson_scan::{DocumentScan, Element, Malformed, Scanned};
 
 /// One element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WholeElement<'a> {
     /// The type byte, see [`crate::wire::bson_scan::kind`].
     pub kind: u8,
-    /// Without its NUL.
+    /// The name without its NUL.
     pub name: &'a [u8],
-    /// With its length prefix, if it has one.
+    /// The value, with its length prefix if it has one.
     pub value: &'a [u8],
-    /// Type, name and value as they stand in the document.
+    /// The whole element: type, name and value.
     pub bytes: &'a [u8],
 }
 
 impl<'a> WholeElement<'a> {
-    /// The text of a string, without length and NUL; `None` for any other type, and where there is no NUL.
+    /// The text of a string, without length and NUL; `None` for any other type, and for a string without its NUL.
     pub fn string(&self) -> Option<&'a [u8]> {
         self.as_element().string().filter(|_| self.value.last() == Some(&0))
     }
@@ -34,9 +34,9 @@ impl<'a> WholeElement<'a> {
     }
 }
 
-/// Goes through a document.
+/// Iterator over the elements of a document.
 ///
-/// Ends with an error where the document does not add up, or is not all of the bytes; with nothing behind it.
+/// Ends after an error. It is an error if a length is wrong, or if the document does not fill all of the bytes.
 #[derive(Debug)]
 pub struct WholeElements<'a> {
     document: &'a [u8],
@@ -57,14 +57,14 @@ impl<'a> WholeElements<'a> {
         let (used, found) = self.scan.next(self.document.get(self.at..).unwrap_or_default())?;
         self.at += used;
         let element = match found {
-            Found::Element(element) => element,
-            Found::End if self.at == self.document.len() => return Ok(None),
-            Found::End | Found::NeedMore => return Err(Malformed),
+            Scanned::Element(element) => element,
+            Scanned::End if self.at == self.document.len() => return Ok(None),
+            Scanned::End | Scanned::NeedMore => return Err(Malformed),
         };
-        // A long value has not been passed yet.
-        let ahead = self.scan.pass(0) as usize;
-        self.scan.pass(ahead);
-        self.at += ahead;
+        // The scan has not stepped over a long value yet.
+        let remaining = self.scan.pass(0) as usize;
+        self.scan.pass(remaining);
+        self.at += remaining;
         let bytes = self.document.get(start..self.at).ok_or(Malformed)?;
         let value = bytes.get(2 + element.name.len()..).ok_or(Malformed)?;
         Ok(Some(WholeElement { kind: element.kind, name: element.name, value, bytes }))
@@ -84,26 +84,26 @@ impl<'a> Iterator for WholeElements<'a> {
     }
 }
 
-/// Builds a document of elements that are given as bytes.
+/// Builds a document from elements as raw bytes.
 #[derive(Debug)]
 pub struct DocumentBytes {
     bytes: Vec<u8>,
 }
 
 impl DocumentBytes {
-    /// Without elements; with room for so many bytes.
+    /// An empty document with memory reserved for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         let mut document = Vec::with_capacity(bytes.max(5));
         document.extend_from_slice(&[0; 4]);
         Self { bytes: document }
     }
 
-    /// Adds an element as it stands in another document.
+    /// Appends a whole element, copied from another document.
     pub fn push(&mut self, element: &[u8]) {
         self.bytes.extend_from_slice(element);
     }
 
-    /// Adds an element; `name` has no NUL in it.
+    /// Appends an element. `name` must not contain a NUL.
     pub fn push_value(&mut self, kind: u8, name: &[u8], value: &[u8]) {
         self.bytes.push(kind);
         self.bytes.extend_from_slice(name);
@@ -111,7 +111,7 @@ impl DocumentBytes {
         self.bytes.extend_from_slice(value);
     }
 
-    /// Adds a string.
+    /// Appends a string element. `name` must not contain a NUL.
     pub fn push_string(&mut self, name: &[u8], text: &str) {
         let length = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
         self.push_value(crate::wire::bson_scan::kind::STRING, name, &length.to_le_bytes());
@@ -119,7 +119,7 @@ impl DocumentBytes {
         self.bytes.push(0);
     }
 
-    /// The document.
+    /// The bytes of the document.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.push(0);
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_of_any_length_are_the_bytes_that_they_are() {
+    fn elements_of_any_length_are_returned_byte_for_byte() {
         let long = "x".repeat(3000);
         let document = doc! {
             "a": 1, "long": long.as_str(), "s": "é", "inner": { "y": [long.as_str(), 2] }, "f": 2.9, "r": bson::Regex {
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_document_has_none() {
+    fn the_empty_document_has_no_elements() {
         assert_eq!(elements(&DocumentBytes::with_capacity(0).finish()), Ok(Vec::new()));
     }
 
     proptest! {
         #[test]
-        fn what_is_read_of_any_bytes_is_all_of_them(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn the_elements_of_any_bytes_cover_the_whole_document(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut bytes = bytes;
             if let Some(prefix) = u32::try_from(bytes.len()).ok().zip(bytes.first_chunk_mut()) {
                 *prefix.1 = prefix.0.to_le_bytes();

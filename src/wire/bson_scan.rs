@@ -1,21 +1,21 @@
-//! Finds the top-level elements of a BSON document in a stream of bytes, without decoding or holding it.
+//! Finds the top-level elements of a BSON document in a stream of bytes, without decoding or buffering the document.
 //!
-//! A value that is longer than [`VALUE_BYTES_MAX`] is stepped over by its declared length; nothing inside it is looked
-//! at. Names and small values are handed out as they stand. The scan checks what it needs to stay in step (lengths,
-//! types, the closing NUL) and refuses to guess: what does not add up is [`Malformed`].
+//! A value longer than [`VALUE_BYTES_MAX`] is skipped by its declared length and not read. Names and short values are
+//! returned as raw bytes. The scan verifies what it relies on: lengths, types and the closing NUL. Anything
+//! inconsistent is [`Malformed`].
 //!
 //! Spec: BSON 1.1, <https://bsonspec.org/spec.html>.
 
-/// The longest element name that is understood, in bytes without its NUL. No command has a name or an argument near it.
+/// The longest accepted element name, in bytes without its NUL. Names of commands and arguments are far shorter.
 pub const NAME_BYTES_MAX: usize = 1024;
 
-/// The longest value that is handed out, in bytes with its length prefix: room for `db.collection` (255 bytes).
+/// The longest value that is returned, in bytes with its length prefix: room for `db.collection` (255 bytes).
 pub const VALUE_BYTES_MAX: usize = 512;
 
-/// The most bytes that a scan leaves for a later call: type, name, and the two strings of a regular expression.
+/// The maximum number of bytes that a scan leaves unconsumed: type, name, and the two strings of a regular expression.
 pub const KEPT_BYTES_MAX: usize = 3 * NAME_BYTES_MAX + 4;
 
-/// Element types that the gateway looks at.
+/// Element types that the gateway reads.
 ///
 /// Spec: BSON 1.1 § element.
 pub mod kind {
@@ -35,7 +35,7 @@ pub mod kind {
     pub const INT64: u8 = 0x12;
 }
 
-/// The bytes are not a BSON document, or one with names longer than [`NAME_BYTES_MAX`].
+/// The bytes are not a BSON document, or a name is longer than [`NAME_BYTES_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed BSON")]
 pub struct Malformed;
@@ -47,14 +47,14 @@ pub struct Element<'a> {
     pub index: u32,
     /// The type byte, see [`kind`].
     pub kind: u8,
-    /// Without its NUL; any bytes, as mongod does not insist on UTF-8.
+    /// The name without its NUL. Any bytes: mongod does not require UTF-8.
     pub name: &'a [u8],
-    /// The value with its length prefix, as it stands in the document; `None` when longer than [`VALUE_BYTES_MAX`].
+    /// The raw value with its length prefix; `None` if it is longer than [`VALUE_BYTES_MAX`].
     pub value: Option<&'a [u8]>,
 }
 
 impl<'a> Element<'a> {
-    /// The text of a string value, without length and NUL; `None` for any other type and for long strings.
+    /// The text of a string value, without length and NUL; `None` for any other type, and for a value that is `None`.
     pub fn string(&self) -> Option<&'a [u8]> {
         if self.kind != kind::STRING {
             return None;
@@ -62,13 +62,13 @@ impl<'a> Element<'a> {
         self.value?.get(4..)?.split_last().map(|(_, text)| text)
     }
 
-    /// A number or boolean as mongod reads `ok` and `code`: whole part, saturating; `None` for any other type.
+    /// A number or boolean as mongod reads `ok` and `code`: the whole part, saturating. `None` for any other type.
     pub fn number(&self) -> Option<i64> {
         let value = self.value?;
         match self.kind {
             #[expect(
                 clippy::cast_possible_truncation,
-                reason = "saturates, and NaN becomes 0: what a reader of `ok` wants"
+                reason = "saturates, and NaN becomes 0, as a reader of `ok` expects"
             )]
             kind::DOUBLE => value.first_chunk().map(|b| f64::from_le_bytes(*b) as i64),
             kind::BOOLEAN => value.first().map(|b| i64::from(*b != 0)),
@@ -79,68 +79,68 @@ impl<'a> Element<'a> {
     }
 }
 
-/// What a call of [`DocumentScan::next`] found.
+/// The result of [`DocumentScan::next`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found<'a> {
-    /// An element; its value may still lie ahead, and is stepped over by the next call.
+pub enum Scanned<'a> {
+    /// An element. A long value has not been consumed; the next call skips it.
     Element(Element<'a>),
-    /// Nothing more in these bytes. Present the ones not consumed again, with more behind them.
+    /// The input ends here. Pass the unconsumed bytes again, followed by more.
     NeedMore,
     /// The document is complete.
     End,
 }
 
-/// A scan through one document that arrives in pieces.
+/// A scan of one document that arrives in pieces.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DocumentScan {
-    /// Bytes of the document still ahead, its closing NUL included; 0 before the length is read and after the end.
+    /// Remaining bytes of the document, with its closing NUL; 0 before the length is read and after the end.
     left: u32,
-    /// Bytes of the current value still to be stepped over; `skip < left` while inside the document.
+    /// Remaining bytes of the current value that have to be skipped; `skip < left` inside the document.
     skip: u32,
-    /// Elements seen.
+    /// Number of elements found.
     index: u32,
     started: bool,
 }
 
 impl DocumentScan {
-    /// Looks for the next element in `input`, which starts where the last call stopped consuming.
+    /// Finds the next element in `input`, which starts at the first byte that the previous call did not consume.
     ///
-    /// Returns how many bytes of `input` are done with. What is left over when more is needed is at most
-    /// [`KEPT_BYTES_MAX`], so a caller can keep it. A document may claim any length up to 2 GiB; the caller knows how
-    /// much there can be (see [`DocumentScan::left`]).
-    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Found<'a>), Malformed> {
+    /// Returns the number of consumed bytes of `input`. With `NeedMore`, at most [`KEPT_BYTES_MAX`] bytes are not
+    /// consumed, so a caller can keep them. A document can declare any length up to 2 GiB; the caller compares it with
+    /// the length of the message (see [`DocumentScan::left`]).
+    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Scanned<'a>), Malformed> {
         let mut at = 0;
         if !self.started {
-            let Some(length) = input.first_chunk() else { return Ok((0, Found::NeedMore)) };
+            let Some(length) = input.first_chunk() else { return Ok((0, Scanned::NeedMore)) };
             let length = u32::try_from(i32::from_le_bytes(*length)).ok().filter(|l| *l >= 5).ok_or(Malformed)?;
             self.left = length - 4;
             self.started = true;
             at = 4;
         }
         if self.left == 0 {
-            return Ok((at, Found::End));
+            return Ok((at, Scanned::End));
         }
         at += self.step_over(input.get(at..).unwrap_or_default());
         let rest = input.get(at..).unwrap_or_default();
         if self.skip > 0 || rest.is_empty() {
-            return Ok((at, Found::NeedMore));
+            return Ok((at, Scanned::NeedMore));
         }
         if rest.first() == Some(&0) {
             self.left -= 1;
-            return if self.left == 0 { Ok((at + 1, Found::End)) } else { Err(Malformed) };
+            return if self.left == 0 { Ok((at + 1, Scanned::End)) } else { Err(Malformed) };
         }
-        let Some((length, element)) = self.element(rest)? else { return Ok((at, Found::NeedMore)) };
-        Ok((at + length, Found::Element(element)))
+        let Some((length, element)) = self.element(rest)? else { return Ok((at, Scanned::NeedMore)) };
+        Ok((at + length, Scanned::Element(element)))
     }
 
-    /// Bytes of the document still ahead; meaningful once its length has been read.
+    /// Remaining bytes of the document; valid once its length has been read.
     pub fn left(&self) -> u32 {
         self.left
     }
 
-    /// Goes back to the start of the value of the embedded document that [`DocumentScan::next`] has just found: the
-    /// caller reads it with a scan of its own and says with [`DocumentScan::pass`] how far it has come. Returns how many
-    /// of the bytes that were reported as done with are to be presented again.
+    /// Returns to the start of the embedded document that [`DocumentScan::next`] has just returned as a value. The
+    /// caller reads that document with another scan, and reports its progress with [`DocumentScan::pass`]. Returns how
+    /// many of the consumed bytes the caller has to pass again.
     pub fn enter(&mut self, element: &Element<'_>) -> usize {
         let Some(value) = element.value else { return 0 };
         let length = u32::try_from(value.len()).unwrap_or_default();
@@ -149,7 +149,7 @@ impl DocumentScan {
         value.len()
     }
 
-    /// Steps over `bytes` of the current value, which the caller has read; returns what of the value is left.
+    /// Skips `bytes` bytes of the current value, which the caller has read. Returns the remaining bytes of the value.
     pub fn pass(&mut self, bytes: usize) -> u32 {
         let step = self.skip.min(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.skip -= step;
@@ -162,14 +162,14 @@ impl DocumentScan {
         (before - self.pass(rest.len())) as usize
     }
 
-    /// Reads type, name and a short value at the start of `rest`; `None` when it does not hold all of them yet.
+    /// Reads type, name and a short value at the start of `rest`; `None` if they have not arrived completely.
     fn element<'a>(&mut self, rest: &'a [u8]) -> Result<Option<(usize, Element<'a>)>, Malformed> {
         let Some((&kind, after_kind)) = rest.split_first() else { return Ok(None) };
         let Some((name, after_name)) = cstring(after_kind)? else { return Ok(None) };
         let Some(value_bytes) = value_length(kind, after_name)? else { return Ok(None) };
         let head_bytes = 2 + name.len();
         let whole = u64::try_from(head_bytes).unwrap_or(u64::MAX).saturating_add(u64::from(value_bytes));
-        // The closing NUL must still fit behind the element.
+        // The closing NUL must still fit after the element.
         if whole >= u64::from(self.left) {
             return Err(Malformed);
         }
@@ -194,10 +194,10 @@ impl DocumentScan {
     }
 }
 
-/// A name and what follows its NUL.
+/// A name and the bytes after its NUL.
 type NameAndRest<'a> = (&'a [u8], &'a [u8]);
 
-/// Splits a NUL-terminated name off `bytes`; `None` when its NUL has not arrived.
+/// Splits a NUL-terminated name off `bytes`; `None` if its NUL has not arrived.
 pub(super) fn cstring(bytes: &[u8]) -> Result<Option<NameAndRest<'_>>, Malformed> {
     let window = bytes.get(..=NAME_BYTES_MAX).unwrap_or(bytes);
     match window.iter().position(|b| *b == 0) {
@@ -207,7 +207,7 @@ pub(super) fn cstring(bytes: &[u8]) -> Result<Option<NameAndRest<'_>>, Malformed
     }
 }
 
-/// Bytes that the value of an element takes, from the start of the value; `None` when its length has not arrived.
+/// The length of an element's value in bytes, with its length prefix; `None` if the length has not arrived.
 fn value_length(kind: u8, value: &[u8]) -> Result<Option<u32>, Malformed> {
     let fixed = match kind {
         0x06 | 0x0A | 0x7F | 0xFF => 0,
@@ -232,18 +232,18 @@ fn value_length(kind: u8, value: &[u8]) -> Result<Option<u32>, Malformed> {
 fn prefixed_length(kind: u8, value: &[u8]) -> Result<Option<u32>, Malformed> {
     let Some(prefix) = value.first_chunk() else { return Ok(None) };
     let declared = u32::try_from(i32::from_le_bytes(*prefix)).map_err(|_| Malformed)?;
-    // What the declared length leaves out, and the least that it can be.
-    let (besides, least) = match kind {
+    // The bytes that the declared length does not count, and the smallest valid length.
+    let (uncounted, min) = match kind {
         kind::DOCUMENT | kind::ARRAY => (0, 5),
         0x0F => (0, 14),
         0x05 => (5, 0),
         0x0C => (4 + 12, 1),
         _ => (4, 1),
     };
-    if declared < least {
+    if declared < min {
         return Err(Malformed);
     }
-    declared.checked_add(besides).map(Some).ok_or(Malformed)
+    declared.checked_add(uncounted).map(Some).ok_or(Malformed)
 }
 
 #[cfg(test)]
@@ -253,25 +253,26 @@ mod tests {
 
     use super::*;
 
-    /// (index, kind, name, value) of every element, the document fed in pieces of `cut` bytes.
+    /// (index, kind, name, value) of every element.
     type Seen = Vec<(u32, u8, Vec<u8>, Option<Vec<u8>>)>;
 
+    /// Scans the document in pieces of `cut` bytes.
     fn scan_in_pieces(bytes: &[u8], cut: usize) -> Result<Seen, Malformed> {
         let (mut scan, mut seen, mut start, mut end) = (DocumentScan::default(), Vec::new(), 0, 0);
         loop {
             match scan.next(&bytes[start..end])? {
-                (used, Found::Element(e)) => {
+                (used, Scanned::Element(e)) => {
                     seen.push((e.index, e.kind, e.name.to_vec(), e.value.map(<[u8]>::to_vec)));
                     start += used;
                 }
-                (used, Found::End) => {
-                    assert_eq!(start + used, bytes.len(), "the end is where the document ends");
+                (used, Scanned::End) => {
+                    assert_eq!(start + used, bytes.len(), "the scan ends at the end of the document");
                     return Ok(seen);
                 }
-                (used, Found::NeedMore) => {
+                (used, Scanned::NeedMore) => {
                     start += used;
                     assert!(end - start <= KEPT_BYTES_MAX);
-                    assert!(end < bytes.len(), "asks for more than there is");
+                    assert!(end < bytes.len(), "the scan requests more bytes than there are");
                     end = (end + cut).min(bytes.len());
                 }
             }
@@ -315,7 +316,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_gives_the_elements_that_the_bson_crate_finds(
+        fn pieces_of_any_size_give_the_elements_that_the_bson_crate_finds(
             pairs in prop::collection::vec(("[^\\x00]{0,40}", value()), 0..8),
             cut in 1_usize..900,
         ) {
@@ -345,10 +346,10 @@ mod tests {
             let (mut scan, mut at) = (DocumentScan::default(), 0);
             while let Ok((used, found)) = scan.next(&bytes[at..]) {
                 at += used;
-                if matches!(found, Found::NeedMore | Found::End) {
+                if matches!(found, Scanned::NeedMore | Scanned::End) {
                     break;
                 }
-                prop_assert!(used > 0, "every element moves on");
+                prop_assert!(used > 0, "every element consumes bytes");
             }
         }
 
@@ -358,14 +359,14 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             let (mut scan, mut from) = (DocumentScan::default(), 0);
-            while let Ok((used, Found::Element(_))) = scan.next(&bytes[from..]) {
+            while let Ok((used, Scanned::Element(_))) = scan.next(&bytes[from..]) {
                 from += used;
             }
         }
     }
 
     #[test]
-    fn long_values_are_stepped_over_and_what_follows_is_found() {
+    fn long_values_are_skipped_and_the_elements_after_them_are_found() {
         let document = doc! { "insert": "c", "documents": [{ "text": "x".repeat(100_000) }], "$db": "shop" };
         let bytes = bytes_of(&document);
         for cut in [1, 7, 4096, bytes.len()] {
@@ -381,14 +382,14 @@ mod tests {
         loop {
             match scan.next(&bytes[at..]) {
                 Err(Malformed) => return,
-                Ok((used, Found::Element(_))) => at += used,
-                Ok((_, other)) => panic!("{bytes:?} was taken: {other:?}"),
+                Ok((used, Scanned::Element(_))) => at += used,
+                Ok((_, other)) => panic!("{bytes:?} was accepted: {other:?}"),
             }
         }
     }
 
     #[test]
-    fn what_does_not_add_up_is_malformed() {
+    fn inconsistent_documents_are_malformed() {
         check_malformed(&4_i32.to_le_bytes());
         check_malformed(&(-1_i32).to_le_bytes());
         check_malformed(b"\x06\0\0\0\0\0");

@@ -1,4 +1,4 @@
-//! Replies of the gateway's own, errors mostly, in the form that a driver expects for its request.
+//! Local replies of the gateway, mostly errors, in the message format that the driver expects for its request.
 //!
 //! Spec: mongodb/specifications `source/message/OP_MSG.md`; `MongoDB` wire protocol § `OP_REPLY`.
 
@@ -7,19 +7,19 @@ use bson::{RawDocumentBuf, rawdoc};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
 
-/// A command error: what a driver shows as code, name and message.
+/// A command error: what a driver shows as code, code name and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandError {
-    /// `MongoDB`'s number.
+    /// `MongoDB` error code.
     pub code: i32,
-    /// `MongoDB`'s name for it.
+    /// `MongoDB` name of that code.
     pub code_name: &'static str,
-    /// A sentence for the client's operator; holds no values from a document and no paths of ours.
+    /// A sentence for the operator of the client. It contains no values of documents and no file paths of the gateway.
     pub message: String,
 }
 
 impl CommandError {
-    /// The reply to `request`, complete with header: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
+    /// The error as a complete reply message to `request`: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
     pub fn reply_to(&self, request: &Header) -> Vec<u8> {
         let body =
             rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
@@ -27,12 +27,13 @@ impl CommandError {
     }
 }
 
-/// A reply to `request` with this document, complete with header: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
+/// A complete reply message to `request` with the document `body`: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything
+/// else.
 pub fn reply(request: &Header, body: &RawDocumentBuf) -> Vec<u8> {
     if request.op_code != OpCode::QUERY {
         return op_msg::encode(request.request_id, request.request_id, body);
     }
-    // Flags: AwaitCapable, as mongod sets it; cursor 0; starting from 0; one document.
+    // Flags: AwaitCapable, as mongod sets it; cursor ID 0; starting from 0; one document.
     let reply = [&8_i32.to_le_bytes()[..], &[0; 12], &1_i32.to_le_bytes(), body.as_bytes()].concat();
     let length = u32::try_from(HEADER_BYTES + reply.len()).unwrap_or(u32::MAX);
     let header =
@@ -47,7 +48,7 @@ mod tests {
     use crate::wire::reply::ReplyFacts;
 
     #[test]
-    fn the_reply_has_the_form_of_its_request_and_says_code_and_name() {
+    fn the_reply_has_the_format_for_its_request_with_code_and_code_name() {
         let error = CommandError { code: 6, code_name: "HostUnreachable", message: "no route to mongod".to_owned() };
         for (asked, answered) in
             [(OpCode::MSG, OpCode::MSG), (OpCode::QUERY, OpCode::REPLY), (OpCode(2012), OpCode::MSG)]

@@ -1,14 +1,14 @@
-//! The 16 bytes that every message starts with.
+//! The message header: the 16 bytes at the start of every message.
 //!
 //! Spec: `MongoDB` wire protocol § Standard Message Header. All integers are little-endian.
 
 /// Bytes of a message header.
 pub const HEADER_BYTES: usize = 16;
 
-/// The largest message that mongod takes, header included (`maxMessageSizeBytes`).
+/// The largest message that mongod accepts, header included (`maxMessageSizeBytes`).
 pub const MESSAGE_BYTES_MAX: u32 = 48_000_000;
 
-/// Operation codes that the gateway tells apart.
+/// An operation code. The constants are those that the gateway distinguishes.
 ///
 /// Spec: `MongoDB` wire protocol § Opcodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,39 +17,39 @@ pub struct OpCode(pub i32);
 impl OpCode {
     /// Reply to [`OpCode::QUERY`].
     pub const REPLY: Self = Self(1);
-    /// Legacy query; drivers still open with it.
+    /// Legacy query; drivers still use it for their first hello.
     pub const QUERY: Self = Self(2004);
-    /// Legacy cursor read; mongod answers it, with an error since 6.0.
+    /// Legacy cursor read; mongod replies to it, since 6.0 with an error.
     pub const GET_MORE: Self = Self(2005);
-    /// Any of the others in a compressed envelope.
+    /// Compressed envelope around another message.
     pub const COMPRESSED: Self = Self(2012);
-    /// What everything modern travels in.
+    /// Requests and replies of all current drivers.
     pub const MSG: Self = Self(2013);
 }
 
-/// A message header with a possible length.
+/// A message header whose length is within the limits of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Length of the whole message in bytes, header included: `16 <= length <= 48_000_000`.
     pub length: u32,
     /// Chosen by the sender.
     pub request_id: i32,
-    /// In a reply, the request's id; in a request, 0.
+    /// In a reply, the ID of the request; in a request, 0.
     pub response_to: i32,
-    /// What follows.
+    /// The type of the message.
     pub op_code: OpCode,
 }
 
-/// A declared length that no message can have; the stream has lost its boundaries.
+/// A declared length that no message can have. The message boundaries of the stream are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("message length {length} is not between 16 and 48000000")]
 pub struct ImpossibleLength {
-    /// As declared.
+    /// The declared length.
     pub length: i32,
 }
 
 impl Header {
-    /// Reads a header from its 16 bytes.
+    /// Parses a header.
     pub fn parse(bytes: [u8; HEADER_BYTES]) -> Result<Self, ImpossibleLength> {
         let [l0, l1, l2, l3, q0, q1, q2, q3, r0, r1, r2, r3, o0, o1, o2, o3] = bytes;
         let length = i32::from_le_bytes([l0, l1, l2, l3]);
@@ -65,7 +65,7 @@ impl Header {
         })
     }
 
-    /// Writes the header as it travels.
+    /// The header as bytes on the wire.
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         let fields = [

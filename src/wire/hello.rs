@@ -1,8 +1,8 @@
-//! Takes out of a client's hello what is between it and the gateway only: `compression`, so that mongod agrees to none
-//! and all traffic stays readable; and, where that is the gateway's own affair, what is about authentication or load
-//! balancing.
+//! Removes fields from a client's hello that the server must not see: always `compression`, so that all traffic stays
+//! readable; the fields for authentication, where the gateway authenticates; `loadBalanced`, where the gateway acts as
+//! the load balancer.
 //!
-//! Works on one complete message; everything but these fields is kept byte for byte.
+//! Works on one complete message. All other bytes are kept.
 //! Spec: mongodb/specifications `source/mongodb-handshake/handshake.md`; `source/compression/OP_COMPRESSED.md`
 //! § `MongoDB` Handshake Amendment.
 
@@ -11,17 +11,17 @@ use crate::wire::bson_scan::{Malformed, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::flag;
 
-/// Whether `command` opens a conversation: `hello` and what it was called before 5.0.
+/// Whether `command` is a hello: `hello`, or its legacy names before MongoDB 5.0.
 pub fn is_hello(command: &[u8]) -> bool {
     matches!(command, b"hello" | b"isMaster" | b"ismaster")
 }
 
-/// What mongod is not to hear of besides `compression`.
+/// Which fields are removed in addition to `compression`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Withheld {
-    /// How the client would authenticate, and that it claims to be a server.
+    /// Remove the fields of authentication, and those by which a client claims to be a server.
     pub authentication: bool,
-    /// `loadBalanced`.
+    /// Remove `loadBalanced`.
     pub load_balancing: bool,
 }
 
@@ -36,9 +36,9 @@ impl Withheld {
     }
 }
 
-/// The message without the fields that are withheld; `None` where it has none of them.
+/// The message without the withheld fields; `None` if it has none of them.
 ///
-/// A checksum is made anew. One that was wrong is not mended: the message cannot be read then.
+/// The checksum of the message is recomputed. A message with a wrong checksum is malformed.
 pub fn without(message: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
     let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed)?;
     let header = Header::parse(*head).map_err(|_| Malformed)?;
@@ -62,7 +62,7 @@ fn has_checksum(msg_body: &[u8]) -> Result<bool, Malformed> {
     Ok(u32::from_le_bytes(*msg_body.first_chunk().ok_or(Malformed)?) & flag::CHECKSUM_PRESENT != 0)
 }
 
-/// The body of an `OP_MSG` with its command rewritten; the bytes of its checksum, if any, are left for the caller.
+/// The body of an `OP_MSG` with its command rewritten. The caller recomputes the checksum.
 fn rewrite_msg(message: &[u8], body: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
     let checksum_bytes = if has_checksum(body)? {
         let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Malformed)?;
@@ -88,7 +88,7 @@ fn rewrite_msg(message: &[u8], body: &[u8], withheld: Withheld) -> Result<Option
     Err(Malformed)
 }
 
-/// The body of an `OP_QUERY` with its command rewritten, also where it stands in a `$query` wrapper.
+/// The body of an `OP_QUERY` with its command rewritten, also if the command is in a `$query` wrapper.
 fn rewrite_query(body: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
     let (_, after_name) = cstring(body.get(4..).ok_or(Malformed)?)?.ok_or(Malformed)?;
     let rest = after_name.get(8..).ok_or(Malformed)?;
@@ -105,7 +105,7 @@ fn rewrite_query(body: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Mal
     Ok(rewritten.map(|document| [head, &document, behind].concat()))
 }
 
-/// `wrapper` with `inner` as its first value.
+/// `wrapper` with `inner` as the value of its first element.
 fn with_first(wrapper: &[u8], inner: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = DocumentBytes::with_capacity(wrapper.len());
     for (index, element) in WholeElements::new(wrapper).enumerate() {
@@ -115,7 +115,7 @@ fn with_first(wrapper: &[u8], inner: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(out.finish())
 }
 
-/// `command` without the fields that are withheld; `None` when it has no such field.
+/// `command` without the withheld fields; `None` if it has none of them.
 fn without_fields(command: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
     let mut out = DocumentBytes::with_capacity(command.len());
     let mut found = false;
@@ -164,10 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_withheld_goes_wherever_it_occurs() {
+    fn withheld_fields_are_removed_in_every_message_format() {
         let hello = doc! {
-            "hello": 1, "speculativeAuthenticate": { "saslStart": 1 }, "client": { "loadBalanced": true, "hostInfo": 1 },
-            "saslSupportedMechs": "a.b", "internalClient": { "maxWireVersion": 17 }, "loadBalanced": true, "hostInfo": "x",
+            "hello": 1,
+            "speculativeAuthenticate": { "saslStart": 1 },
+            "client": { "loadBalanced": true, "hostInfo": 1 },
+            "saslSupportedMechs": "a.b",
+            "internalClient": { "maxWireVersion": 17 },
+            "loadBalanced": true,
+            "hostInfo": "x",
         };
         let rest = |kept: &[&str]| {
             let kept = |name: &String| ["hello", "client"].contains(&name.as_str()) || kept.contains(&name.as_str());
@@ -187,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_occurrence_goes_and_what_is_no_text_stays() {
+    fn every_occurrence_is_removed_and_names_that_are_not_utf8_stay() {
         let element = |name: &[u8]| [&[8], name, &[0, 1]].concat();
         let build = |names: &[&[u8]]| {
             let mut out = DocumentBytes::with_capacity(0);
@@ -201,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_goes_and_everything_else_stays_to_the_byte() {
+    fn the_field_is_removed_and_all_other_bytes_are_kept() {
         let with =
             doc! { "hello": 1, "client": { "driver": { "name": "x" } }, "compression": ["zlib"], "$db": "admin" };
         let without = doc! { "hello": 1, "client": { "driver": { "name": "x" } }, "$db": "admin" };
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_before_and_behind_the_command_is_kept() {
+    fn sections_before_and_after_the_command_are_kept() {
         let sequence = [&[1][..], &6_i32.to_le_bytes(), b"a\0"].concat();
         let build = |d: &Document| {
             let command = [vec![0], bson::serialize_to_vec(d).unwrap()].concat();
@@ -229,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told() {
+    fn a_damaged_message_is_malformed() {
         let good = msg(&doc! { "hello": 1, "compression": ["zlib"] }, 1);
         let mut wrong_checksum = good.clone();
         *wrong_checksum.last_mut().unwrap() ^= 1;

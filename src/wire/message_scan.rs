@@ -1,47 +1,49 @@
-//! Reads the body of one message as it streams by: flags, sections, and the top-level elements of the command.
+//! Scans the body of one message while it is being forwarded: flags, sections, and the top-level elements of the
+//! command.
 //!
-//! Nothing is copied or held here; what the elements mean is up to a [`Fields`] (a request's or a reply's). A scan that
-//! fails stays failed until its message ends: boundaries come from the header, so the next message is not affected.
+//! Nothing is copied or buffered here. A [`FieldVisitor`], of a request or of a reply, interprets the elements. After
+//! an error the rest of the message is not scanned. The next message is not affected, because the header has the
+//! length.
 //!
 //! Spec: `MongoDB` wire protocol § `OP_MSG`, § `OP_QUERY`, § `OP_REPLY`.
 
 use std::ops::Range;
 
-use crate::wire::bson_scan::{DocumentScan, Element, Found, Malformed, cstring, kind};
+use crate::wire::bson_scan::{DocumentScan, Element, Malformed, Scanned, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 
-/// Takes what a scan finds.
-pub trait Fields {
-    /// Whether [`Fields::cursor`] is wanted; what is not wanted costs nothing.
-    const WANTS_CURSOR: bool = false;
+/// Receives the parts of a message that a scan finds.
+pub trait FieldVisitor {
+    /// Whether the scan looks for the ID in a `cursor` document and calls [`FieldVisitor::cursor`] with it.
+    const READS_CURSOR: bool = false;
 
-    /// Flag bits of an `OP_MSG`; not called for the legacy messages, whose flags mean other things.
+    /// Flag bits of an `OP_MSG`. Not called for legacy messages, whose flags have other meanings.
     fn flags(&mut self, flags: u32);
     /// The full collection name of an `OP_QUERY`, without its NUL.
     fn query_namespace(&mut self, namespace: &[u8]);
     /// A top-level element of the command document.
     fn element(&mut self, element: &Element<'_>);
-    /// A document sequence begins.
+    /// The identifier of a document sequence.
     fn sequence(&mut self, _identifier: &[u8]) {}
-    /// The id of the cursor that a reply speaks of; 0 when it is exhausted.
+    /// The cursor ID of a reply; 0 if the cursor is exhausted.
     fn cursor(&mut self, _id: i64) {}
 }
 
 /// Flag bits of `OP_MSG`.
 pub mod flag {
-    /// All that this version of the protocol knows.
+    /// All flags that this version of the protocol defines.
     pub const KNOWN: u32 = CHECKSUM_PRESENT | MORE_TO_COME | EXHAUST_ALLOWED;
     /// A CRC-32C follows the sections.
     pub const CHECKSUM_PRESENT: u32 = 1;
-    /// In a request: no reply is wanted. In a reply: another one follows unasked.
+    /// In a request: the sender expects no reply. In a reply: another reply follows without a request.
     pub const MORE_TO_COME: u32 = 1 << 1;
-    /// The client can take several replies to this request.
+    /// The client accepts several replies to this request.
     pub const EXHAUST_ALLOWED: u32 = 1 << 16;
-    /// Bits that a receiver must refuse when it does not know them.
+    /// The bits that a receiver must reject if it does not know them.
     pub const REQUIRED: u32 = 0xFFFF;
 }
 
-/// What lies ahead in the message.
+/// The part of the message that comes next.
 #[derive(Debug, Clone, Copy)]
 enum Ahead {
     Flags,
@@ -49,31 +51,31 @@ enum Ahead {
     ReplyHead,
     Section,
     Sequence,
-    /// Bytes of a document sequence, or of anything that is not looked at.
+    /// This many bytes of a document sequence, or of another part that is not read.
     Skip(u32),
     Command(DocumentScan),
-    /// The `cursor` document of a reply; the outer scan stands at its start and steps over it meanwhile.
+    /// The `cursor` document of a reply. The outer scan is at its start, and skips what the inner scan has read.
     Cursor {
         outer: DocumentScan,
         inner: DocumentScan,
     },
-    /// The command inside a `$query` wrapper; the rest of the message is not looked at.
+    /// The command inside a `$query` wrapper. The rest of the message is not read.
     Wrapped(DocumentScan),
     Checksum,
-    /// Not understood: all the rest passes unread.
+    /// The rest of the message is not scanned: it is of an unknown type, or malformed.
     Unread,
 }
 
-/// A scan through one message.
+/// A scan of one message.
 #[derive(Debug, Clone, Copy)]
 pub struct MessageScan {
     op_code: OpCode,
     ahead: Ahead,
     /// Bytes of the whole message, header included.
     length: u32,
-    /// Bytes of the message not consumed yet.
+    /// Bytes of the message that have not been consumed.
     left: u32,
-    /// Where the body of an `OP_MSG` starts and ends in the message; the end is 0 while it is being read.
+    /// Start and end of the body of an `OP_MSG` in the message; the end is 0 until the body has been read.
     body: (u32, u32),
     commands: u32,
     checksum_bytes: u32,
@@ -81,7 +83,7 @@ pub struct MessageScan {
 }
 
 impl MessageScan {
-    /// Starts behind the header.
+    /// Starts at the first byte after the header.
     pub fn new(header: &Header) -> Self {
         let ahead = match header.op_code {
             OpCode::MSG => Ahead::Flags,
@@ -101,18 +103,18 @@ impl MessageScan {
         }
     }
 
-    /// Bytes of the message not consumed yet; 0 when it is complete.
+    /// Bytes of the message that have not been consumed; 0 when the message is complete.
     pub fn left(&self) -> u32 {
         self.left
     }
 
-    /// Where the body of an `OP_MSG` stands, counted from the first byte of the message, once all of it has been read.
+    /// The body of an `OP_MSG` as a range from the first byte of the message; `None` until the body has been read.
     pub fn body(&self) -> Option<Range<usize>> {
         let (start, end) = self.body;
         (end > 0).then_some(start as usize..end as usize)
     }
 
-    /// Where that body will end, as it declares itself; `None` before it has begun, and behind it.
+    /// The declared end of that body; `None` before the body begins, and after it has been read.
     pub fn body_end(&self) -> Option<usize> {
         match &self.ahead {
             Ahead::Command(scan) if self.op_code == OpCode::MSG && scan.left() > 0 => {
@@ -122,16 +124,17 @@ impl MessageScan {
         }
     }
 
-    /// Whether something in it was not understood (so far).
+    /// Whether the message so far is malformed, or of a type that is not scanned.
     pub fn is_malformed(&self) -> bool {
         self.malformed
     }
 
-    /// Reads on in `input`, which starts where the last call stopped, and returns how many bytes are done with.
+    /// Continues in `input`, which starts at the first byte that the previous call did not consume. Returns the number
+    /// of consumed bytes.
     ///
-    /// Bytes of the next message are not touched. What is not consumed although it belongs to this message is at most
-    /// `bson_scan::KEPT_BYTES_MAX` and must be presented again with more behind it.
-    pub fn advance(&mut self, input: &[u8], fields: &mut impl Fields) -> usize {
+    /// Bytes of the next message are not consumed. At most `bson_scan::KEPT_BYTES_MAX` bytes of this message remain
+    /// unconsumed; the caller passes them again, followed by more.
+    pub fn advance(&mut self, input: &[u8], visitor: &mut impl FieldVisitor) -> usize {
         let mut at = 0;
         while self.left > 0 {
             let rest = input.get(at..).unwrap_or_default();
@@ -139,12 +142,12 @@ impl MessageScan {
             if rest.is_empty() {
                 break;
             }
-            let step = self.step(rest, fields).unwrap_or_else(|Malformed| {
+            let step = self.step(rest, visitor).unwrap_or_else(|Malformed| {
                 self.give_up();
                 Some(0)
             });
             let Some(step) = step else {
-                // A message that is wholly here and still asks for more declares lengths beyond its end.
+                // The whole message has arrived and the scan still needs more: a length in it exceeds its end.
                 if rest.len() == self.left as usize {
                     self.give_up();
                     continue;
@@ -160,8 +163,8 @@ impl MessageScan {
         at
     }
 
-    /// Passes over `bytes` that [`MessageScan::advance`] has left, as nothing that comes behind them is to be waited for;
-    /// the message is malformed then. Does nothing for none.
+    /// Skips `bytes` bytes that [`MessageScan::advance`] has not consumed, when the caller cannot wait for more. The
+    /// message then counts as malformed. Does nothing if `bytes` is 0.
     pub fn give_up_on(&mut self, bytes: usize) {
         if bytes > 0 {
             self.give_up();
@@ -174,7 +177,8 @@ impl MessageScan {
         self.ahead = Ahead::Unread;
     }
 
-    /// Whether the message may end here: every section closed, exactly one command, the checksum where one was promised.
+    /// Whether the message may end here: all sections are complete, there is exactly one command, and the checksum has
+    /// been read if the flags announce one.
     fn is_finished(&self) -> bool {
         match self.ahead {
             Ahead::Checksum => self.commands == 1,
@@ -186,14 +190,14 @@ impl MessageScan {
         }
     }
 
-    /// Takes the next piece of `rest`; `None` when it has not arrived whole.
-    fn step(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    /// Reads the next part at the start of `rest` and returns its length; `None` if it has not arrived completely.
+    fn step(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         match &mut self.ahead {
-            Ahead::Flags => Ok(self.msg_flags(rest, fields)?.then_some(4)),
-            Ahead::QueryHead => self.query_head(rest, fields),
-            Ahead::ReplyHead => Ok(self.reply_head(rest, fields)),
+            Ahead::Flags => Ok(self.msg_flags(rest, visitor)?.then_some(4)),
+            Ahead::QueryHead => self.query_head(rest, visitor),
+            Ahead::ReplyHead => Ok(self.reply_head(rest, visitor)),
             Ahead::Section => self.section(rest),
-            Ahead::Sequence => self.sequence(rest, fields),
+            Ahead::Sequence => self.sequence(rest, visitor),
             Ahead::Skip(0) => {
                 self.ahead = Ahead::Section;
                 Ok(Some(0))
@@ -203,17 +207,17 @@ impl MessageScan {
                 *bytes -= u32::try_from(step).unwrap_or(*bytes);
                 Ok(Some(step))
             }
-            Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, fields),
-            Ahead::Cursor { .. } => Ok(self.cursor(rest, fields)),
+            Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, visitor),
+            Ahead::Cursor { .. } => Ok(self.cursor(rest, visitor)),
             Ahead::Checksum => Err(Malformed),
             Ahead::Unread => Ok(Some(rest.len())),
         }
     }
 
-    fn msg_flags(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<bool, Malformed> {
+    fn msg_flags(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<bool, Malformed> {
         let Some(bits) = rest.first_chunk() else { return Ok(false) };
         let bits = u32::from_le_bytes(*bits);
-        fields.flags(bits);
+        visitor.flags(bits);
         if bits & flag::REQUIRED & !(flag::CHECKSUM_PRESENT | flag::MORE_TO_COME) != 0 {
             return Err(Malformed);
         }
@@ -224,22 +228,22 @@ impl MessageScan {
         Ok(true)
     }
 
-    /// Flags, full collection name, how many to skip and to return; the query document follows.
-    fn query_head(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    /// Flags, full collection name, number to skip, number to return. The query document follows.
+    fn query_head(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let Some(after) = rest.get(4..) else { return Ok(None) };
         let Some((namespace, after)) = cstring(after)? else { return Ok(None) };
         if after.len() < 8 {
             return Ok(None);
         }
-        fields.query_namespace(namespace);
+        visitor.query_namespace(namespace);
         self.ahead = Ahead::Command(DocumentScan::default());
         Ok(Some(4 + namespace.len() + 1 + 8))
     }
 
-    /// Flags, cursor id, starting point, number of documents; the first of them is what a command answered.
-    fn reply_head(&mut self, rest: &[u8], fields: &mut impl Fields) -> Option<usize> {
+    /// Flags, cursor ID, starting point, number of documents. The first document is the reply to the command.
+    fn reply_head(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Option<usize> {
         let count = rest.get(16..20)?.first_chunk()?;
-        fields.cursor(i64::from_le_bytes(*rest.get(4..)?.first_chunk()?));
+        visitor.cursor(i64::from_le_bytes(*rest.get(4..)?.first_chunk()?));
         self.ahead =
             if i32::from_le_bytes(*count) > 0 { Ahead::Command(DocumentScan::default()) } else { Ahead::Skip(0) };
         Some(20)
@@ -247,7 +251,7 @@ impl MessageScan {
 
     fn section(&mut self, rest: &[u8]) -> Result<Option<usize>, Malformed> {
         if self.op_code != OpCode::MSG {
-            // A projection behind a query, more documents in a reply: nothing that is needed.
+            // The projection of a query, or further documents of a reply, are not needed.
             return Ok(Some(rest.len()));
         }
         if self.left == self.checksum_bytes {
@@ -272,8 +276,8 @@ impl MessageScan {
         }
     }
 
-    /// Size and identifier of a document sequence; its documents are stepped over.
-    fn sequence(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    /// Size and identifier of a document sequence. Its documents are skipped.
+    fn sequence(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let Some((size, after)) = rest.split_first_chunk() else { return Ok(None) };
         let size = u32::try_from(i32::from_le_bytes(*size)).map_err(|_| Malformed)?;
         let Some((identifier, _)) = cstring(after)? else { return Ok(None) };
@@ -281,35 +285,35 @@ impl MessageScan {
         if size < head || size > self.left.saturating_sub(self.checksum_bytes) {
             return Err(Malformed);
         }
-        fields.sequence(identifier);
+        visitor.sequence(identifier);
         self.ahead = Ahead::Skip(size - head);
         Ok(Some(head as usize))
     }
 
-    fn command(&mut self, rest: &[u8], fields: &mut impl Fields) -> Result<Option<usize>, Malformed> {
+    fn command(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let (scan, wrapped) = match &mut self.ahead {
             Ahead::Command(scan) => (scan, false),
             Ahead::Wrapped(scan) => (scan, true),
             _ => return Err(Malformed),
         };
         let (used, found) = scan.next(rest)?;
-        // `left` counts from the end of what was consumed.
+        // `left` of the scan counts from the end of the consumed bytes.
         if u64::from(scan.left()) + used as u64 + u64::from(self.checksum_bytes) > u64::from(self.left) {
             return Err(Malformed);
         }
         match found {
-            Found::NeedMore => return Ok((used > 0).then_some(used)),
-            Found::End => {
+            Scanned::NeedMore => return Ok((used > 0).then_some(used)),
+            Scanned::End => {
                 self.body.1 = self.length - self.left + u32::try_from(used).unwrap_or_default();
                 self.ahead = if wrapped { Ahead::Unread } else { Ahead::Section };
             }
-            Found::Element(element) => {
+            Scanned::Element(element) => {
                 if self.op_code == OpCode::QUERY && !wrapped && is_wrapper(&element) {
                     self.ahead = Ahead::Wrapped(DocumentScan::default());
                     return Ok(Some(used - element.value.map_or(0, <[u8]>::len)));
                 }
-                fields.element(&element);
-                if is_cursor(&element, fields) {
+                visitor.element(&element);
+                if is_cursor(&element, visitor) {
                     let mut outer = *scan;
                     let again = outer.enter(&element);
                     self.ahead = Ahead::Cursor { outer, inner: DocumentScan::default() };
@@ -320,32 +324,32 @@ impl MessageScan {
         Ok(Some(used))
     }
 
-    /// Looks for the id in the `cursor` document of a reply, behind a batch of any length; the rest is stepped over.
-    fn cursor(&mut self, rest: &[u8], fields: &mut impl Fields) -> Option<usize> {
+    /// Finds the ID in the `cursor` document of a reply, after a batch of any length. The rest is skipped.
+    fn cursor(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Option<usize> {
         let Ahead::Cursor { outer, inner } = &mut self.ahead else { return None };
         let value = rest.get(..outer.pass(0) as usize).unwrap_or(rest);
-        let (used, found) = inner.next(value).unwrap_or((0, Found::End));
+        let (used, found) = inner.next(value).unwrap_or((0, Scanned::End));
         let left = outer.pass(used);
         match found {
-            // What never arrives although the value is wholly here makes no cursor; mongod sends no such thing.
-            Found::NeedMore if used == 0 && value.len() < left as usize => return None,
-            Found::NeedMore if left > 0 && used > 0 => {}
-            Found::Element(element) if element.name != b"id" => {}
-            Found::Element(element) => {
-                fields.cursor(element.number().unwrap_or_default());
+            // If the value has arrived completely and the ID has not, there is no cursor; mongod sends no such reply.
+            Scanned::NeedMore if used == 0 && value.len() < left as usize => return None,
+            Scanned::NeedMore if left > 0 && used > 0 => {}
+            Scanned::Element(element) if element.name != b"id" => {}
+            Scanned::Element(element) => {
+                visitor.cursor(element.number().unwrap_or_default());
                 self.ahead = Ahead::Command(*outer);
             }
-            Found::NeedMore | Found::End => self.ahead = Ahead::Command(*outer),
+            Scanned::NeedMore | Scanned::End => self.ahead = Ahead::Command(*outer),
         }
         Some(used)
     }
 }
 
-fn is_cursor<F: Fields>(element: &Element<'_>, _: &F) -> bool {
-    F::WANTS_CURSOR && element.kind == kind::DOCUMENT && element.name == b"cursor"
+fn is_cursor<F: FieldVisitor>(element: &Element<'_>, _: &F) -> bool {
+    F::READS_CURSOR && element.kind == kind::DOCUMENT && element.name == b"cursor"
 }
 
-/// Whether an `OP_QUERY` carries its command one level down, as old drivers do to add options beside it.
+/// Whether the element is the wrapper that old drivers put around a command in an `OP_QUERY`, to add options to it.
 fn is_wrapper(element: &Element<'_>) -> bool {
     element.index == 0 && element.kind == kind::DOCUMENT && matches!(element.name, b"$query" | b"query")
 }
@@ -385,8 +389,8 @@ mod tests {
         [&[0; 4][..], namespace.as_bytes(), &[0], &[0; 4], &(-1_i32).to_le_bytes(), &bytes_of(document)].concat()
     }
 
-    /// Scans `body` in pieces of `cut` bytes, as a relay does that keeps what was not consumed.
-    fn scan<F: Fields + Default>(op_code: OpCode, body: &[u8], cut: usize) -> (F, bool) {
+    /// Scans `body` in pieces of `cut` bytes, and passes unconsumed bytes again as the relay does.
+    fn scan<F: FieldVisitor + Default>(op_code: OpCode, body: &[u8], cut: usize) -> (F, bool) {
         let mut scan = MessageScan::new(&header(HEADER_BYTES + body.len(), op_code));
         let (mut facts, mut start, mut end) = (F::default(), 0, 0);
         loop {
@@ -395,7 +399,7 @@ mod tests {
                 assert_eq!(start, body.len());
                 return (facts, scan.is_malformed());
             }
-            assert!(end < body.len(), "asks for more than the message has");
+            assert!(end < body.len(), "the scan requests more bytes than the message has");
             end = (end + cut).min(body.len());
         }
     }
@@ -411,12 +415,12 @@ mod tests {
 
     fn check_malformed(op_code: OpCode, body: &[u8]) {
         for cut in [1, body.len().max(1)] {
-            assert!(scan::<RequestFacts>(op_code, body, cut).1, "taken: {body:?}");
+            assert!(scan::<RequestFacts>(op_code, body, cut).1, "accepted: {body:?}");
         }
     }
 
     #[test]
-    fn the_body_is_found_wherever_it_stands_and_however_it_arrives() {
+    fn the_body_is_found_at_any_position_and_in_pieces_of_any_size() {
         let document = doc! { "update": "orders", "ordered": true, "$db": "shop" };
         let sequence = [&[1][..], &13_i32.to_le_bytes(), b"updates\0", &[0]].concat();
         let body = body_section(&document);
@@ -438,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_tell_their_command_in_every_form() {
+    fn the_command_of_a_request_is_read_in_every_format() {
         let find = doc! { "find": "orders", "filter": { "$db": "vault" }, "$db": "shop" };
         check_request(OpCode::MSG, &msg_body(0, &[body_section(&find)]), Some("find"), Some("shop"));
         let insert = doc! { "insert": "orders", "$db": "shop" };
@@ -459,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mongod_would_refuse_is_malformed_and_passes_whole() {
+    fn messages_that_mongod_would_reject_are_malformed_and_consumed_completely() {
         let ping = body_section(&doc! { "ping": 1, "$db": "admin" });
         check_malformed(OpCode::MSG, &[]);
         check_malformed(OpCode::MSG, &msg_body(0, &[]));
@@ -481,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_tell_their_outcome_in_both_forms() {
+    fn the_outcome_of_a_reply_is_read_in_both_formats() {
         let big = doc! { "cursor": { "firstBatch": ["x".repeat(70_000)] }, "ok": 1.0 };
         let failed = doc! { "ok": 0, "errmsg": "no", "code": 13, "codeName": "Unauthorized" };
         let op_reply = |d: &Document| [&[8, 0, 0, 0][..], &[0; 12], &1_i32.to_le_bytes(), &bytes_of(d)].concat();
@@ -503,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_of_a_reply_is_found_behind_a_batch_of_any_length() {
+    fn the_cursor_of_a_reply_is_found_after_a_batch_of_any_length() {
         let batch = |length: usize| vec![doc! { "id": 9_i64, "text": "x".repeat(length) }];
         let behind =
             |id: i64, length| doc! { "cursor": { "firstBatch": batch(length), "id": id, "ns": "s.c" }, "ok": 1.0 };
@@ -532,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_is_no_document_inside_hides_nothing_behind_it() {
+    fn a_malformed_cursor_document_does_not_affect_the_fields_after_it() {
         let mut body = msg_body(0, &[body_section(&doc! { "cursor": { "ab": 1, "id": 7_i64 }, "ok": 1.0 })]);
         let at = body.windows(3).position(|bytes| bytes == b"ab\0").unwrap();
         for kind in [0, 0x03, 0x55] {
@@ -545,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_tell_cursor_transaction_and_what_a_hello_asks_for() {
+    fn cursor_transaction_and_hello_fields_of_a_request_are_read() {
         let session =
             |n: u8| doc! { "id": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![n; 16] } };
         let facts = |command: Document| {
@@ -569,7 +573,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_of_any_bytes_gives_one_reading(
+        fn any_bytes_give_the_same_result_in_pieces_of_any_size(
             bytes in prop::collection::vec(any::<u8>(), 0..300),
             op_code in prop::sample::select(vec![1, 2004, 2013]),
             cut in 1_usize..50,
@@ -581,7 +585,7 @@ mod tests {
         }
 
         #[test]
-        fn sections_in_any_order_and_cut_give_the_same_command(
+        fn sections_in_any_order_and_in_pieces_give_the_same_command(
             before in 0_usize..3, after in 0_usize..3, size in 0_usize..3000, checksum: bool, cut in 1_usize..4000,
         ) {
             let filler = sequence_section("documents", &[doc! { "t": "x".repeat(size) }]);

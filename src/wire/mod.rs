@@ -1,4 +1,4 @@
-//! What a message says: the `MongoDB` wire protocol, read from hostile bytes.
+//! The `MongoDB` wire protocol: reads messages from untrusted bytes, and builds replies.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 

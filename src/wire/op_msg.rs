@@ -1,4 +1,4 @@
-//! `OP_MSG`: flags, sections, checksum.
+//! Encodes `OP_MSG`, and reads the document sequences of one.
 //!
 //! Spec: `MongoDB` wire protocol § `OP_MSG`; mongodb/specifications `source/message/OP_MSG.md`.
 
@@ -10,12 +10,12 @@ use crate::wire::message_scan::flag;
 
 /// A complete `OP_MSG` with one body section, no flags and no checksum.
 ///
-/// `body` must leave room for the 21 bytes around it below 2 GiB; what the gateway builds itself is far smaller.
+/// `body` and the 21 bytes around it must be shorter than 2 GiB; the gateway's own messages are far smaller.
 pub fn encode(request_id: i32, response_to: i32, body: &RawDocumentBuf) -> Vec<u8> {
     encode_with(0, request_id, response_to, body)
 }
 
-/// The same with these flags, none of which may say that there is a checksum.
+/// As [`encode`], with `flags`. The flag for a checksum must not be set.
 pub fn encode_with(flags: u32, request_id: i32, response_to: i32, body: &RawDocumentBuf) -> Vec<u8> {
     let length = u32::try_from(HEADER_BYTES + 5 + body.as_bytes().len()).unwrap_or(u32::MAX);
     let header = Header { length, request_id, response_to, op_code: OpCode::MSG };
@@ -26,9 +26,9 @@ pub fn encode_with(flags: u32, request_id: i32, response_to: i32, body: &RawDocu
     message
 }
 
-/// The document sequences of a complete `OP_MSG`, each with its identifier and its documents one after the other.
+/// The document sequences of a complete `OP_MSG`: for each, its identifier and the concatenated bytes of its documents.
 ///
-/// `None` where a section does not add up. The documents are not looked at.
+/// `None` if a section is malformed. The documents are not parsed.
 pub fn sequences(message: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let body = message.get(HEADER_BYTES..)?;
     let (flags, sections) = body.split_first_chunk()?;

@@ -1,4 +1,4 @@
-//! `OP_QUERY`: the message that drivers still open a conversation with.
+//! Reads a command in an `OP_QUERY`, the legacy message that drivers still use for their first hello.
 //!
 //! Spec: `MongoDB` wire protocol § `OP_QUERY`.
 
@@ -11,14 +11,14 @@ use crate::wire::header::HEADER_BYTES;
 /// A command in an `OP_QUERY`.
 #[derive(Debug, Clone, Copy)]
 pub struct QueryCommand<'a> {
-    /// The database that its namespace names.
+    /// The database of its namespace.
     pub database: &'a str,
-    /// The command, taken out of a `$query` wrapper where there was one.
+    /// The command document, without the `$query` wrapper if there is one.
     pub command: &'a RawDocument,
 }
 
-/// Reads a complete message; `None` unless it is one command and nothing else: on `database.$cmd`, one reply, no
-/// projection and no bytes behind it.
+/// Reads a complete message. `None` unless it is exactly one command: the namespace is `database.$cmd`, one document is
+/// requested, none is skipped, and there is no projection and no byte after the command.
 pub fn command(message: &[u8]) -> Option<QueryCommand<'_>> {
     let (namespace, rest) = cstring(message.get(HEADER_BYTES + 4..)?).ok()??;
     let database = std::str::from_utf8(namespace).ok()?.strip_suffix(".$cmd")?;
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_read_and_anything_beside_it_is_not() {
+    fn a_command_is_read_and_a_message_with_anything_else_is_not() {
         let hello = doc! { "isMaster": 1 };
         for to_return in [1, -1] {
             check("admin.$cmd", (0, to_return), std::slice::from_ref(&hello), Some("admin isMaster"));

@@ -1,13 +1,13 @@
-//! What a reply says of itself: whether the command succeeded, the error where it did not, and whether more follows.
+//! Facts of a reply: whether the command succeeded, its error if not, and whether another reply follows.
 
 use crate::wire::bson_scan::Element;
-use crate::wire::message_scan::{Fields, flag};
+use crate::wire::message_scan::{FieldVisitor, flag};
 use crate::wire::short_text::ShortText;
 
-/// Longest code name that is kept; `MongoDB`'s longest has 54 bytes.
+/// The longest code name that is kept, in bytes. The longest of MongoDB has 54.
 const CODE_NAME_BYTES_MAX: usize = 64;
 
-/// The facts of one reply, filled while it streams by.
+/// The facts of one reply, collected while it is being forwarded.
 #[derive(Debug, Clone, Default)]
 pub struct ReplyFacts {
     flags: u32,
@@ -18,12 +18,12 @@ pub struct ReplyFacts {
 }
 
 impl ReplyFacts {
-    /// Forgets everything, for the next message.
+    /// Resets all facts for the next message.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// The command's outcome; `None` when the reply does not say.
+    /// Whether the command succeeded; `None` if the reply has no `ok` field.
     pub fn ok(&self) -> Option<bool> {
         self.ok
     }
@@ -33,24 +33,24 @@ impl ReplyFacts {
         self.code
     }
 
-    /// The error's name.
+    /// The name of the error code.
     pub fn code_name(&self) -> Option<&[u8]> {
         self.code_name.as_ref().map(ShortText::as_bytes)
     }
 
-    /// The id of the cursor that the reply speaks of; 0 when that is exhausted.
+    /// The cursor ID of the reply; 0 if the cursor is exhausted.
     pub fn cursor(&self) -> Option<i64> {
         self.cursor
     }
 
-    /// Whether another reply follows without a request.
+    /// Whether another reply follows without a request (exhaust cursor, streaming hello).
     pub fn more_to_come(&self) -> bool {
         self.flags & flag::MORE_TO_COME != 0
     }
 }
 
-impl Fields for ReplyFacts {
-    const WANTS_CURSOR: bool = true;
+impl FieldVisitor for ReplyFacts {
+    const READS_CURSOR: bool = true;
 
     fn flags(&mut self, flags: u32) {
         self.flags = flags;

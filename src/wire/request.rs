@@ -1,26 +1,26 @@
-//! What a request says of itself: which command, on which database and collection, and whether it wants an answer.
+//! Facts of a request: its command, its database and collection, and whether it expects a reply.
 
-use crate::wire::bson_scan::{DocumentScan, Element, Found, kind};
-use crate::wire::message_scan::{Fields, flag};
+use crate::wire::bson_scan::{DocumentScan, Element, Scanned, kind};
+use crate::wire::message_scan::{FieldVisitor, flag};
 use crate::wire::short_text::ShortText;
 
-/// Longest command name that is kept; mongod's longest has 53 bytes.
+/// The longest command name that is kept, in bytes. The longest of mongod has 53.
 const COMMAND_BYTES_MAX: usize = 64;
-/// Longest database name that mongod takes.
+/// The longest database name that mongod accepts, in bytes.
 const DATABASE_BYTES_MAX: usize = 64;
-/// Longest `database.collection` that mongod takes.
+/// The longest `database.collection` that mongod accepts, in bytes.
 const NAMESPACE_BYTES_MAX: usize = 255;
 
-/// Longest identifier of a document sequence that a command has.
+/// Bytes kept of the identifier of a document sequence; the identifiers of all commands are shorter.
 const SEQUENCE_BYTES_MAX: usize = 16;
-/// Document sequences that one message may have.
+/// Document sequences in one message.
 ///
-/// Spec: mongodb/specifications `source/message/OP_MSG.md`; mongod closes on a third.
+/// Spec: mongodb/specifications `source/message/OP_MSG.md`; mongod closes the connection at a third.
 const SEQUENCES_MAX: usize = 2;
 
-/// The facts of one request, filled while it streams by.
+/// The facts of one request, collected while it is being read.
 #[derive(Debug, Clone, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each was said or not said by the message")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent property of the message")]
 pub struct RequestFacts {
     flags: u32,
     is_query: bool,
@@ -41,9 +41,9 @@ pub struct RequestFacts {
 }
 
 impl RequestFacts {
-    /// Forgets everything, for the next message.
+    /// Resets all facts for the next message.
     pub fn clear(&mut self) {
-        // Field by field: the bytes of texts that are not there need no clearing.
+        // Field by field: setting an absent text to `None` does not have to overwrite its bytes.
         let Self {
             flags,
             is_query,
@@ -72,13 +72,13 @@ impl RequestFacts {
         *sequences = [None, None];
     }
 
-    /// Whether the command's name has been seen; [`RequestFacts::command`] does not change any more then.
+    /// Whether the command name has been read, so that [`RequestFacts::command`] is final.
     pub fn is_named(&self) -> bool {
         self.named
     }
 
-    /// The command: the first element's name, as written. `None` while unseen, for names of over 64 bytes, and for an
-    /// `OP_QUERY` that is not a command.
+    /// The command: the name of the first element. `None` before it is read, for a name longer than 64 bytes, and for
+    /// an `OP_QUERY` that is not a command.
     pub fn command(&self) -> Option<&[u8]> {
         self.command.as_ref().map(ShortText::as_bytes)
     }
@@ -88,73 +88,73 @@ impl RequestFacts {
         self.database.as_ref()
     }
 
-    /// The first element's value where it is a string: the collection (or the full namespace) of most commands.
+    /// The value of the first element if it is a string: the collection, or the full namespace, of most commands.
     pub fn first_value(&self) -> Option<&ShortText<NAMESPACE_BYTES_MAX>> {
         self.first_value.as_ref()
     }
 
-    /// The value of a field called `collection` where it is a string: the collection of `getMore`.
+    /// The value of the field `collection` if it is a string: the collection of a `getMore`.
     pub fn collection_field(&self) -> Option<&ShortText<NAMESPACE_BYTES_MAX>> {
         self.collection_field.as_ref()
     }
 
-    /// The cursor that a `getMore` reads on, or the first that a `killCursors` ends.
+    /// The cursor ID of a `getMore`, or the first cursor ID of a `killCursors`.
     pub fn cursor(&self) -> Option<i64> {
         self.cursor
     }
 
-    /// Tells the session of a command in a transaction from others; `None` outside of one.
+    /// A number that identifies the session of a command in a transaction; `None` outside of a transaction.
     pub fn transaction(&self) -> Option<u64> {
         if self.in_transaction { self.session.or(Some(0)) } else { None }
     }
 
-    /// Whether the server may take its time with the answer, as it does with a monitor's hello.
+    /// Whether the server may delay the reply on purpose, as for the streaming hello of a driver's monitor.
     pub fn waits(&self) -> bool {
         self.waits
     }
 
-    /// Whether a hello brings the first step of an authentication.
+    /// Whether a hello contains the first step of an authentication (`speculativeAuthenticate`).
     pub fn speculates(&self) -> bool {
         self.speculates
     }
 
-    /// Whether a hello says that the client expects a load balancer.
+    /// Whether a hello has `loadBalanced: true`.
     pub fn load_balanced(&self) -> bool {
         self.load_balanced
     }
 
-    /// Whether it is an `OP_QUERY`.
+    /// Whether the message is an `OP_QUERY`.
     pub fn is_query(&self) -> bool {
         self.is_query
     }
 
-    /// The identifiers of its document sequences so far, of those that any command could take.
+    /// The identifiers of the document sequences read so far, except odd ones.
     pub fn sequences(&self) -> impl Iterator<Item = &[u8]> {
         self.sequences.iter().flatten().map(ShortText::as_bytes)
     }
 
-    /// Whether it has a document sequence that no command takes: one more than there may be, or with a long identifier.
+    /// Whether there is a document sequence that no command accepts: a third one, or one with a long identifier.
     pub fn has_odd_sequence(&self) -> bool {
         self.has_odd_sequence
     }
 
-    /// Whether it has a flag that the protocol does not know.
+    /// Whether the message has a flag that the protocol does not define.
     pub fn has_unknown_flag(&self) -> bool {
         self.flags & !flag::KNOWN != 0
     }
 
-    /// Whether the sender wants no reply at all, not even an error.
+    /// Whether the sender expects no reply, not even an error.
     pub fn more_to_come(&self) -> bool {
         self.flags & flag::MORE_TO_COME != 0
     }
 
-    /// Whether the sender takes several replies to this one request.
+    /// Whether the sender accepts several replies to this request (exhaust cursor).
     pub fn exhaust_allowed(&self) -> bool {
         self.flags & flag::EXHAUST_ALLOWED != 0
     }
 }
 
-impl Fields for RequestFacts {
+impl FieldVisitor for RequestFacts {
     fn flags(&mut self, flags: u32) {
         self.flags = flags;
     }
@@ -168,9 +168,9 @@ impl Fields for RequestFacts {
     }
 
     fn sequence(&mut self, identifier: &[u8]) {
-        let place = self.sequences.iter_mut().find(|place| place.is_none());
-        match (place, ShortText::new(identifier)) {
-            (Some(place), Some(identifier)) => *place = Some(identifier),
+        let free = self.sequences.iter_mut().find(|entry| entry.is_none());
+        match (free, ShortText::new(identifier)) {
+            (Some(entry), Some(identifier)) => *entry = Some(identifier),
             _ => self.has_odd_sequence = true,
         }
     }
@@ -191,7 +191,7 @@ impl Fields for RequestFacts {
             b"$db" if !self.is_query => self.database = element.string().and_then(ShortText::new),
             b"collection" => self.collection_field = element.string().and_then(ShortText::new),
             b"cursors" => self.cursor = first_number(element),
-            b"lsid" => self.session = element.value.and_then(distinctive),
+            b"lsid" => self.session = element.value.and_then(session_number),
             b"autocommit" => self.in_transaction = element.number() == Some(0),
             b"maxAwaitTimeMS" | b"topologyVersion" => self.waits = true,
             b"speculativeAuthenticate" => self.speculates = true,
@@ -201,17 +201,17 @@ impl Fields for RequestFacts {
     }
 }
 
-/// The first number of a short array.
+/// The first element of a short array, if it is a number.
 fn first_number(element: &Element<'_>) -> Option<i64> {
     let array = element.value.filter(|_| element.kind == kind::ARRAY)?;
     match DocumentScan::default().next(array) {
-        Ok((_, Found::Element(first))) => first.number(),
+        Ok((_, Scanned::Element(first))) => first.number(),
         _ => None,
     }
 }
 
-/// Eight bytes of a session's id, which is a random UUID: enough to tell the few sessions of a connection apart.
-fn distinctive(session: &[u8]) -> Option<u64> {
+/// Eight bytes of a session ID. It is a random UUID, so they distinguish the few sessions of a connection.
+fn session_number(session: &[u8]) -> Option<u64> {
     let (_, tail) = session.split_last_chunk::<9>()?;
     tail.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }

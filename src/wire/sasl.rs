@@ -1,7 +1,7 @@
-//! Who a client says that it is to mongod: the name in the message that begins its authentication.
+//! Reads the user name from the message that begins a client's authentication.
 //!
-//! It is what the client claims, and nothing is proven yet. Whatever else stands in such a message, a password above all, is
-//! not looked at further than it takes to tell the name from it, and never kept.
+//! The name is a claim of the client, not proven. Other parts of the message, such as a password, are read only as far
+//! as needed to find the name, and never kept.
 //!
 //! Spec: RFC 5802 § 7 (SCRAM), RFC 4616 § 2 (PLAIN); mongodb/specifications `source/auth/auth.md`.
 
@@ -10,30 +10,31 @@ use bson::raw::RawBsonRef;
 
 use crate::wire::hello;
 
-/// The longest name that is kept, in characters; mongod's own have no limit, log lines do.
+/// The longest name that is kept, in characters. mongod has no limit, but the name is written to log lines.
 const NAME_CHARACTERS_MAX: usize = 256;
 
-/// All that MongoDB knows.
+/// All mechanisms of MongoDB.
 const MECHANISMS: [&str; 7] =
     ["SCRAM-SHA-1", "SCRAM-SHA-256", "MONGODB-X509", "PLAIN", "GSSAPI", "MONGODB-AWS", "MONGODB-OIDC"];
 
-/// A user, as a client names itself.
+/// The user that a client claims to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaslUser {
-    /// As `SCRAM-SHA-256`; `other` for what MongoDB does not know, whatever the client has called it.
+    /// For example `SCRAM-SHA-256`; `other` for every mechanism that MongoDB does not have.
     pub mechanism: &'static str,
-    /// `None` where the mechanism carries no name, or not in its first message.
+    /// `None` if the mechanism has no user name in its first message.
     pub user: Option<String>,
-    /// Where the user lives, as `admin`.
+    /// Authentication database of the user, for example `admin`.
     pub database: String,
 }
 
-/// Whether `command` begins an authentication and says whose; `hello` may do so too.
+/// Whether `command` is one that begins an authentication. A hello can begin one too, and is not included here.
 pub fn begins(command: &[u8]) -> bool {
     matches!(command, b"saslStart" | b"authenticate")
 }
 
-/// The user whose authentication this command begins: `saslStart`, `authenticate`, or either of them inside a hello.
+/// The user whose authentication this command begins: `saslStart`, `authenticate`, or a hello that contains one of
+/// them.
 pub fn user_of(command: &RawDocument) -> Option<SaslUser> {
     let (name, _) = command.iter().next()?.ok()?;
     if begins(name.as_str().as_bytes()) {
@@ -75,19 +76,20 @@ fn name_in_payload(mechanism: &str, payload: &[u8]) -> Option<String> {
     }
 }
 
-/// `n,a=other,n=name,r=nonce`: two parts for the channel, of which the second may name whom to act as; then attributes.
+/// `n,a=authzid,n=name,r=nonce`: the GS2 header has two parts, and the second may contain an authorization identity.
+/// Attributes follow.
 fn scram_name(payload: &[u8]) -> Option<String> {
     let mut attributes = payload.split(|byte| *byte == b',').skip(2);
     let name = attributes.find_map(|attribute| attribute.strip_prefix(b"n="))?;
-    // A comma and an equals sign are written `=2C` and `=3D`.
+    // In a name, a comma is encoded as `=2C` and an equals sign as `=3D`.
     Some(String::from_utf8_lossy(name).replace("=2C", ",").replace("=3D", "="))
 }
 
-/// `whom to act as`, NUL, `name`, NUL, `password`; the first may be empty.
+/// Authorization identity, NUL, name, NUL, password. The first may be empty.
 fn plain_name(payload: &[u8]) -> Option<String> {
     let mut parts = payload.splitn(3, |byte| *byte == 0);
-    let (acting, name, _password) = (parts.next()?, parts.next()?, parts.next()?);
-    let name = if acting.is_empty() { name } else { acting };
+    let (authorization, name, _password) = (parts.next()?, parts.next()?, parts.next()?);
+    let name = if authorization.is_empty() { name } else { authorization };
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
@@ -106,6 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
     fn raw(command: &Document) -> RawDocumentBuf {
         RawDocumentBuf::try_from(command).unwrap()
     }
@@ -148,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_and_old_messages_begin_authentications_too() {
+    fn a_hello_and_authenticate_begin_an_authentication_too() {
         let x509 = |user: Option<&str>| SaslUser {
             mechanism: "MONGODB-X509",
             user: user.map(ToOwned::to_owned),
@@ -170,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mechanism_that_mongodb_does_not_know_is_not_repeated() {
+    fn an_unknown_mechanism_is_reported_as_other() {
         let found = user_of(&raw(&start("my secret", b"n,,n=alice,r=x"))).unwrap();
         assert_eq!((found.mechanism, found.user), ("other", None));
     }
 
     #[test]
-    fn nothing_else_names_a_user() {
+    fn other_commands_have_no_user() {
         for command in [
             doc! { "hello": 1, "$db": "admin" },
             doc! { "hello": 1, "speculativeAuthenticate": "alice", "$db": "admin" },
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_any_length_is_cut_and_a_password_is_nowhere() {
+    fn a_long_name_is_truncated_and_the_password_is_not_kept() {
         let long = format!("n,,n={},r=x", "é".repeat(10_000));
         assert_eq!(name("SCRAM-SHA-256", long.as_bytes()).unwrap().chars().count(), NAME_CHARACTERS_MAX);
         let found = user_of(&raw(&start("PLAIN", b"\0alice\0secret"))).unwrap();
@@ -199,20 +202,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_payload_does_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_payload_is_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN", "GSSAPI"] {
                 let _ = name(mechanism, &bytes);
             }
         }
 
         #[test]
-        fn a_spoiled_command_does_no_harm(at in 4_usize..100, byte: u8) {
+        fn a_damaged_command_is_read_without_panic(at in 4_usize..100, byte: u8) {
             let mut bytes = raw(&start("SCRAM-SHA-256", b"n,,n=alice,r=x")).into_bytes();
-            if let Some(spoiled) = bytes.get_mut(at) {
-                *spoiled = byte;
+            if let Some(damaged) = bytes.get_mut(at) {
+                *damaged = byte;
             }
-            if let Ok(spoiled) = RawDocument::from_bytes(&bytes) {
-                let _ = user_of(spoiled);
+            if let Ok(damaged) = RawDocument::from_bytes(&bytes) {
+                let _ = user_of(damaged);
             }
         }
     }

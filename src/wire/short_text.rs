@@ -1,8 +1,8 @@
-//! Short byte strings kept in place: names from the wire, without an allocation per message.
+//! Short byte strings that are stored inline, so that names from the wire need no allocation per message.
 
 use std::borrow::Cow;
 
-/// At most `N` bytes of a name; a longer one is not kept at all, so that it is never taken for its own prefix.
+/// A name of at most `N` bytes. A longer name is rejected, not truncated: its prefix could be another valid name.
 #[derive(Clone, Copy)]
 pub struct ShortText<const N: usize> {
     bytes: [u8; N],
@@ -10,19 +10,19 @@ pub struct ShortText<const N: usize> {
 }
 
 impl<const N: usize> ShortText<N> {
-    /// Keeps `text`; `None` when it is longer than `N` bytes.
+    /// Copies `text`; `None` if it is longer than `N` bytes.
     pub fn new(text: &[u8]) -> Option<Self> {
         let mut bytes = [0; N];
         bytes.get_mut(..text.len())?.copy_from_slice(text);
         Some(Self { bytes, length: text.len() })
     }
 
-    /// The bytes as they came.
+    /// The original bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    /// For people: invalid UTF-8 is replaced.
+    /// The text for display: invalid UTF-8 is replaced.
     pub fn to_text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.as_bytes())
     }

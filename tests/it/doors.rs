@@ -148,13 +148,13 @@ fn rows() -> [Row; 7] {
     [
         Row {
             wanted: workload("cart", "spiffe://other.local/ns/shop/sa/cart"),
-            told: "of the trust domain other.local, which is not this gateway's",
+            told: "trust domain other.local is not accepted by this gateway",
             kind: "foreign_trust_domain",
             remedy: "trust_domain_aliases",
         },
         Row {
             wanted: workload("cart", "spiffe://Cluster.local/ns/shop/sa/cart"),
-            told: "is no SPIFFE id: its trust domain has \"C\"",
+            told: "is not a valid SPIFFE ID: its trust domain contains \"C\"",
             kind: "invalid_spiffe_id",
             remedy: "SPIFFE",
         },
@@ -302,7 +302,7 @@ fn forbidden_proxy_headers_are_rejected() {
         ("required", "10.0.0.0/8", &[], "proxy_untrusted", "rejected", Some("from its trusted proxies only")),
         ("required", "127.0.0.0/8", &[], "proxy_missing", "rejected", Some("with a PROXY header")),
         ("required", "127.0.0.0/8", &foreign, "foreign_trust_domain", "rejected", Some("other.local")),
-        ("required", "127.0.0.0/8", &invalid, "invalid_spiffe_id", "rejected", Some("cart is no SPIFFE id")),
+        ("required", "127.0.0.0/8", &invalid, "invalid_spiffe_id", "rejected", Some("cart is not a valid SPIFFE ID")),
         ("optional", "127.0.0.0/8", b"PROXY TCP4 1.2.3.4\r\n", "bad_proxy_header", "protocol_error", None),
         ("optional", "127.0.0.0/8", &oversized, "bad_proxy_header", "protocol_error", None),
     ];

@@ -136,7 +136,7 @@ fn a_second_sigterm_or_sigint_stops_the_gateway_at_once() {
         gateway.signal(second).unwrap();
         assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
         assert_closed(&mut connection);
-        gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "stopping at once").unwrap();
+        gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "stopping immediately").unwrap();
         slow::await_running(&mongod, "second_signal", 0);
     }
 }

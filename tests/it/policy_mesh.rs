@@ -88,7 +88,7 @@ async fn each_workload_of_a_mesh_reads_only_what_the_policy_allows_and_learns_wh
     let rows = [
         (tls(&strict, sleep), Expected::Denied),
         (tls(&strict, legacy), Expected::Reads),
-        (tls(&strict, "spiffe://other.local/ns/full/sa/sleep"), Expected::Rejected("of the trust domain other.local")),
+        (tls(&strict, "spiffe://other.local/ns/full/sa/sleep"), Expected::Rejected("trust domain other.local")),
         (reports::uri(&strict), Expected::Rejected("requires mutual TLS")),
         (tls(&permissive, sleep), Expected::Denied),
         (reports::uri(&permissive), Expected::Reads),

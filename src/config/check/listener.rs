@@ -4,19 +4,20 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::Taken;
+use super::claimed_addresses::ClaimedAddresses;
+use super::identity_readers;
 use super::readers;
 use super::topology;
 use super::upstream;
 use crate::config::error::joined;
 use crate::config::error::quoted;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
-use crate::config::raw::nearest;
+use crate::config::given::Given;
+use crate::config::schema::nearest;
+use crate::config::section::Section;
 use crate::config::sections::Deployment;
 use crate::config::sections::ListenerConfig;
+use crate::config::sections::ListenerMode;
 use crate::config::sections::ListenerTlsConfig;
-use crate::config::sections::Mode;
 use crate::config::sections::ProxyProtocol;
 use crate::config::sections::UpstreamConfig;
 use crate::config::values::ListenAddress;
@@ -24,18 +25,21 @@ use crate::config::values::ListenAddress;
 pub(super) fn listener(
     name: String,
     mut section: Section<'_>,
-    upstreams: &Upstreams<'_>,
+    upstreams: &KnownUpstreams<'_>,
     directory: &Path,
-    taken: &mut Taken,
+    taken: &mut ClaimedAddresses,
 ) -> Option<ListenerConfig> {
-    const MODES: &[(&str, Mode)] =
-        &[("plaintext", Mode::Plaintext), ("permissive", Mode::Permissive), ("strict", Mode::Strict)];
-    let mode = section.or("mode", Mode::Plaintext, |given| readers::choice(given, MODES));
+    const MODES: &[(&str, ListenerMode)] = &[
+        ("plaintext", ListenerMode::Plaintext),
+        ("permissive", ListenerMode::Permissive),
+        ("strict", ListenerMode::Strict),
+    ];
+    let mode = section.or("mode", ListenerMode::Plaintext, |given| readers::choice(given, MODES));
     let allow_remote_plaintext = section.or("allow_remote_plaintext", false, readers::boolean);
     let address =
         section.required("address", "write where clients connect, as in address = \"127.0.0.1:27017\"", |given| {
             let address = readers::placed(readers::listen_address(given)?, directory)?;
-            if mode != Mode::Strict && !allow_remote_plaintext {
+            if mode != ListenerMode::Strict && !allow_remote_plaintext {
                 check_reach(&address)?;
             }
             taken.claim(&joined(&joined("listener", &name), "address"), &address)?;
@@ -52,7 +56,7 @@ pub(super) fn listener(
     } else {
         topology::topology(&mut section, address.as_ref(), deployment, taken)
     };
-    let principal = section.optional("principal", readers::principal);
+    let principal = section.optional("principal", identity_readers::principal);
     let is_socket = matches!(address, Some(ListenAddress::Unix(_)));
     let proxy = proxy(&mut section, is_socket);
     let max_connections = section.or("max_connections", 10_000, |given| given.whole_number(1, 1_000_000));
@@ -84,7 +88,7 @@ pub(super) fn listener(
 
 /// A listener in plaintext never carries the TLS of the gateway's own connections, so that these cannot go in a circle
 /// where they are redirected too.
-fn intercept(given: &Given<'_>, mode: Mode, address: Option<&ListenAddress>) -> Result<bool, String> {
+fn intercept(given: &Given<'_>, mode: ListenerMode, address: Option<&ListenAddress>) -> Result<bool, String> {
     let intercept = readers::boolean(given)?;
     let sentence = match address {
         _ if !intercept => return Ok(false),
@@ -94,7 +98,7 @@ fn intercept(given: &Given<'_>, mode: Mode, address: Option<&ListenAddress>) -> 
         Some(ListenAddress::Unix(_)) => {
             "needs an IP address and port in address; the kernel redirects connections to those only"
         }
-        _ if mode != Mode::Plaintext => {
+        _ if mode != ListenerMode::Plaintext => {
             "needs mode = \"plaintext\"; clients with TLS of their own need no interception"
         }
         _ => return Ok(true),
@@ -103,44 +107,44 @@ fn intercept(given: &Given<'_>, mode: Mode, address: Option<&ListenAddress>) -> 
 }
 
 /// The upstreams that a listener may lead to.
-pub(super) struct Upstreams<'a> {
+pub(super) struct KnownUpstreams<'a> {
     /// Of all.
     pub(super) names: &'a [String],
     /// Those without a problem.
     pub(super) read: &'a [Option<UpstreamConfig>],
 }
 
-impl Upstreams<'_> {
+impl KnownUpstreams<'_> {
     fn deployment(&self, name: &str) -> Option<&Deployment> {
         self.read.iter().flatten().find(|upstream| upstream.name == name).map(|upstream| &upstream.deployment)
     }
 }
 
-struct Proxy {
+struct ProxySettings {
     protocol: ProxyProtocol,
     trusted: Vec<IpNet>,
     identity_tlv: Option<u8>,
 }
 
-fn proxy(section: &mut Section<'_>, is_socket: bool) -> Proxy {
+fn proxy(section: &mut Section<'_>, is_socket: bool) -> ProxySettings {
     const CHOICES: &[(&str, ProxyProtocol)] =
         &[("off", ProxyProtocol::Off), ("optional", ProxyProtocol::Optional), ("required", ProxyProtocol::Required)];
     let protocol = section.or("proxy_protocol", ProxyProtocol::Off, |given| readers::choice(given, CHOICES));
     let given = section.has("proxy_trusted");
-    let trusted = section.or("proxy_trusted", Vec::new(), readers::networks);
+    let trusted = section.or("proxy_trusted", Vec::new(), identity_readers::networks);
     if protocol != ProxyProtocol::Off && !given && !is_socket {
         section.missing(
             "proxy_trusted",
             "name the proxies that may say who their clients are, as in proxy_trusted = [\"127.0.0.0/8\"]",
         );
     }
-    Proxy { protocol, trusted, identity_tlv: section.optional("proxy_identity_tlv", readers::tlv) }
+    ProxySettings { protocol, trusted, identity_tlv: section.optional("proxy_identity_tlv", identity_readers::tlv) }
 }
 
 /// The outer `None` is a problem; the inner one is a listener without TLS.
 #[expect(clippy::option_option, reason = "a section's value and its problem, as everywhere here")]
-fn tls(section: &mut Section<'_>, mode: Mode, directory: &Path) -> Option<Option<ListenerTlsConfig>> {
-    if mode == Mode::Plaintext {
+fn tls(section: &mut Section<'_>, mode: ListenerMode, directory: &Path) -> Option<Option<ListenerTlsConfig>> {
+    if mode == ListenerMode::Plaintext {
         section.misplaced(
             "tls",
             "is not used in mode = \"plaintext\"; set the mode \"permissive\" or \"strict\", or remove it",

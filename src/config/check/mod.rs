@@ -2,6 +2,8 @@
 //!
 //! Opens no file and looks up no name; certificates are read by whoever uses them.
 
+mod claimed_addresses;
+mod identity_readers;
 mod listener;
 pub(super) mod policy;
 mod readers;
@@ -12,8 +14,9 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use self::policy::Principals;
-use super::raw::Section;
+use self::claimed_addresses::ClaimedAddresses;
+use self::policy::KnownPrincipals;
+use super::section::Section;
 use super::sections::AdminConfig;
 use super::sections::Config;
 use super::sections::IdentityConfig;
@@ -28,15 +31,15 @@ const WORKERS_MAX: usize = 1024;
 
 /// Reads the whole file; relative paths begin at `directory`.
 ///
-/// `None` or a configuration with placeholders if any problem was noted in the sections' journal.
+/// `None` or a configuration with placeholders if any problem was noted in the sections' problems.
 pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     const IDENTITY: &str = "must be tables, each begun by a line [[identity]]; no variable can hold them";
-    let mut taken = Taken::default();
+    let mut taken = ClaimedAddresses::default();
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
         .or("drain_timeout", Duration::from_secs(30), |given| readers::duration(given, Duration::ZERO, readers::HOUR));
-    let trust_domain = top.optional("trust_domain", readers::trust_domain);
-    let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), readers::trust_domains);
+    let trust_domain = top.optional("trust_domain", identity_readers::trust_domain);
+    let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), identity_readers::trust_domains);
     let admin = admin(top.table("admin"), &mut taken);
     let log = log(top.table("log"));
     let metrics = metrics(top.table("metrics"));
@@ -47,7 +50,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         upstreams.into_iter().map(|(name, section)| upstream::upstream(name, section, directory)).collect();
     let listeners = top.named_tables("listener");
     let listener_names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
-    let known = listener::Upstreams { names: &names, read: &upstreams };
+    let known = listener::KnownUpstreams { names: &names, read: &upstreams };
     let listeners: Vec<_> = listeners
         .into_iter()
         .map(|(name, section)| listener::listener(name, section, &known, directory, &mut taken))
@@ -56,12 +59,12 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();
     let whole: Option<Vec<_>> = listeners.iter().map(Option::as_ref).collect();
     // Where a listener has problems of its own, nobody knows yet who its clients can be.
-    let known = whole.zip(identities.as_deref()).map(|(listeners, known)| Principals::of(listeners, known));
-    let surroundings = policy::Surroundings {
+    let known = whole.zip(identities.as_deref()).map(|(listeners, known)| KnownPrincipals::of(listeners, known));
+    let context = policy::PolicyContext {
         listeners: &listener_names,
-        principals: known.is_none_or(|known| known != Principals::Only(Vec::new())),
+        principals: known.is_none_or(|known| known != KnownPrincipals::Only(Vec::new())),
     };
-    let policy = policy::policy(top.table("policy"), &surroundings);
+    let policy = policy::policy(top.table("policy"), &context);
 
     Some(Config {
         workers,
@@ -78,7 +81,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     })
 }
 
-fn admin(mut section: Section<'_>, taken: &mut Taken) -> AdminConfig {
+fn admin(mut section: Section<'_>, taken: &mut ClaimedAddresses) -> AdminConfig {
     let default = AdminConfig::DEFAULT_ADDRESS;
     let address = section.or("address", default, |given| match readers::listen_address(given)? {
         ListenAddress::Tcp(address) => Ok(address),
@@ -107,37 +110,18 @@ fn log(mut section: Section<'_>) -> LogConfig {
 }
 
 fn metrics(mut section: Section<'_>) -> MetricsConfig {
-    MetricsConfig { principals: section.or("principals", Vec::new(), readers::principal_patterns) }
+    MetricsConfig { principals: section.or("principals", Vec::new(), identity_readers::principal_patterns) }
 }
 
 fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
     let what = "say who it is, as in principal = \"cluster.local/ns/shop/sa/cart\"";
-    let principal = section.required("principal", what, readers::principal);
+    let principal = section.required("principal", what, identity_readers::principal);
     if !section.has("sources") && !section.has("uids") {
         section.missing("sources", "say for whom it is, as in sources = [\"10.1.3.0/24\"] or uids = [1001]");
     }
-    let sources = section.or("sources", Vec::new(), readers::networks);
-    let uids = section.or("uids", Vec::new(), readers::uids);
+    let sources = section.or("sources", Vec::new(), identity_readers::networks);
+    let uids = section.or("uids", Vec::new(), identity_readers::uids);
     Some(IdentityConfig { principal: principal?, sources, uids })
-}
-
-/// The addresses that are spoken for, and by which key.
-#[derive(Default)]
-struct Taken(Vec<(ListenAddress, String)>);
-
-impl Taken {
-    fn claim(&mut self, key: &str, address: &ListenAddress) -> Result<(), String> {
-        let first = self.0.iter().find(|(taken, _)| taken == address).map(|(_, key)| key.clone());
-        self.insert(key, address);
-        first.map_or(Ok(()), |first| Err(format!("is the same as {first}; each needs an address of its own")))
-    }
-
-    fn insert(&mut self, key: &str, address: &ListenAddress) {
-        // Port 0 is a different free port for each.
-        if !matches!(address, ListenAddress::Tcp(tcp) if tcp.port() == 0) {
-            self.0.push((address.clone(), key.to_owned()));
-        }
-    }
 }
 
 fn cores() -> NonZeroUsize {

@@ -4,17 +4,18 @@
 
 use std::collections::BTreeMap;
 
+use super::identity_readers;
 use super::readers;
 use crate::config::error::quoted;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
-use crate::config::raw::nearest;
+use crate::config::given::Given;
+use crate::config::schema::nearest;
+use crate::config::section::Section;
 use crate::config::sections::Action;
 use crate::config::sections::Enforcement;
 use crate::config::sections::FromConfig;
 use crate::config::sections::IdentityConfig;
 use crate::config::sections::ListenerConfig;
-use crate::config::sections::Mode;
+use crate::config::sections::ListenerMode;
 use crate::config::sections::PolicyConfig;
 use crate::config::sections::ProxyProtocol;
 use crate::config::sections::RuleConfig;
@@ -28,7 +29,7 @@ const NAME_BYTES_MAX: usize = 128;
 const RULES_MAX: usize = 100_000;
 
 /// What rules may rely on.
-pub(super) struct Surroundings<'a> {
+pub(super) struct PolicyContext<'a> {
     /// The NAMEs of all listeners, also of those with problems.
     pub(super) listeners: &'a [String],
     /// Whether some client can have a principal. `true` where that is not known, because of other problems.
@@ -36,7 +37,7 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// `None` where there is nothing to decide: no rule, and no JavaScript to deny.
-pub(super) fn policy(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> Option<PolicyConfig> {
+pub(super) fn policy(mut section: Section<'_>, context: &PolicyContext<'_>) -> Option<PolicyConfig> {
     const ENFORCEMENTS: &[(&str, Enforcement)] = &[("enforce", Enforcement::Enforce), ("dry-run", Enforcement::DryRun)];
     const WRONG: &str = "must be tables, each begun by a line [[policy.rule]]; no variable can hold them";
     let enforcement = section.or("enforcement", Enforcement::Enforce, |given| readers::choice(given, ENFORCEMENTS));
@@ -46,14 +47,14 @@ pub(super) fn policy(mut section: Section<'_>, surroundings: &Surroundings<'_>) 
         section.note("rule", format!("has {} rules; at most {RULES_MAX} are allowed", tables.len()));
     }
     let mut names = BTreeMap::new();
-    let rules: Vec<RuleConfig> = tables.into_iter().filter_map(|table| rule(table, surroundings, &mut names)).collect();
+    let rules: Vec<RuleConfig> = tables.into_iter().filter_map(|table| rule(table, context, &mut names)).collect();
     (deny_javascript || !rules.is_empty()).then_some(PolicyConfig { enforcement, deny_javascript, rules })
 }
 
 /// `names` are those of the rules before, with their paths.
 fn rule(
     mut section: Section<'_>,
-    surroundings: &Surroundings<'_>,
+    context: &PolicyContext<'_>,
     names: &mut BTreeMap<String, String>,
 ) -> Option<RuleConfig> {
     const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::Allow), ("audit", Action::Audit)];
@@ -70,7 +71,7 @@ fn rule(
     let action = section.required("action", what, |given| readers::choice(given, ACTIONS));
     let dry_run = section.or("dry_run", false, readers::boolean);
     let from = section.repeated_tables("from", "must be a list of tables, as in from = [{ principals = [\"*\"] }]");
-    let from = from.map(|entries| entries.into_iter().map(|entry| from_entry(entry, surroundings)).collect());
+    let from = from.map(|entries| entries.into_iter().map(|entry| from_entry(entry, context)).collect());
     let to = section.repeated_tables("to", "must be a list of tables, as in to = [{ commands = [\"@read\"] }]");
     let to = to.map(|entries| entries.into_iter().map(to_entry).collect());
     Some(RuleConfig { name: name?, action: action?, dry_run, from, to })
@@ -87,23 +88,23 @@ fn rule_name(given: &Given<'_>) -> Result<String, String> {
     }
 }
 
-fn from_entry(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> FromConfig {
+fn from_entry(mut section: Section<'_>, context: &PolicyContext<'_>) -> FromConfig {
     const NOBODY: &str = "names who clients are, and nothing in this configuration can say so; set mode = \"strict\" or \
                           \"permissive\", proxy_protocol or principal of a listener, or add an [[identity]]";
     for key in ["principals", "not_principals", "namespaces", "not_namespaces"] {
-        if section.has(key) && !surroundings.principals {
+        if section.has(key) && !context.principals {
             section.note(key, NOBODY.to_owned());
         }
     }
     FromConfig {
-        principals: values(&mut section, "principals", "not_principals", readers::rule_principals),
+        principals: values(&mut section, "principals", "not_principals", identity_readers::rule_principals),
         namespaces: values(&mut section, "namespaces", "not_namespaces", |given| {
-            readers::patterns(given, "a Kubernetes namespace, as in \"shop\" or \"shop-*\"")
+            identity_readers::patterns(given, "a Kubernetes namespace, as in \"shop\" or \"shop-*\"")
         }),
-        sources: section.optional("sources", readers::networks),
-        not_sources: section.optional("not_sources", readers::networks),
+        sources: section.optional("sources", identity_readers::networks),
+        not_sources: section.optional("not_sources", identity_readers::networks),
         listeners: values(&mut section, "listeners", "not_listeners", |given| {
-            known_listeners(given, surroundings.listeners)
+            known_listeners(given, context.listeners)
         }),
     }
 }
@@ -111,11 +112,11 @@ fn from_entry(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> From
 fn to_entry(mut section: Section<'_>) -> ToConfig {
     ToConfig {
         commands: values(&mut section, "commands", "not_commands", |given| {
-            readers::patterns(given, "a command or a class, as in \"find\", \"list*\" or \"@read\"")
+            identity_readers::patterns(given, "a command or a class, as in \"find\", \"list*\" or \"@read\"")
         }),
-        databases: values(&mut section, "databases", "not_databases", readers::databases),
+        databases: values(&mut section, "databases", "not_databases", identity_readers::databases),
         collections: values(&mut section, "collections", "not_collections", |given| {
-            readers::patterns(given, "a collection without its database, as in \"orders\" or \"orders.*\"")
+            identity_readers::patterns(given, "a collection without its database, as in \"orders\" or \"orders.*\"")
         }),
     }
 }
@@ -130,7 +131,7 @@ fn values(
 }
 
 fn known_listeners(given: &Given<'_>, listeners: &[String]) -> Result<Vec<String>, String> {
-    let patterns = readers::patterns(given, "the NAME of a [listener.NAME] table, as in \"orders\"")?;
+    let patterns = identity_readers::patterns(given, "the NAME of a [listener.NAME] table, as in \"orders\"")?;
     let known = |pattern: &String| pattern.contains('*') || listeners.contains(pattern);
     let Some(unknown) = patterns.iter().find(|pattern| !known(pattern)) else { return Ok(patterns) };
     let remedy = match nearest(unknown, listeners.iter().map(String::as_str)) {
@@ -142,21 +143,21 @@ fn known_listeners(given: &Given<'_>, listeners: &[String]) -> Result<Vec<String
 
 /// Who clients can turn out to be.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::config) enum Principals {
+pub(in crate::config) enum KnownPrincipals {
     /// Whoever shows a certificate or comes through a proxy.
     Any,
     /// Only whom the configuration names itself; perhaps nobody.
     Only(Vec<String>),
 }
 
-impl Principals {
+impl KnownPrincipals {
     pub(in crate::config) fn of<'a>(
         listeners: impl IntoIterator<Item = &'a ListenerConfig>,
         identities: &[IdentityConfig],
     ) -> Self {
         let mut named: Vec<String> = identities.iter().map(|identity| identity.principal.clone()).collect();
         for listener in listeners {
-            if listener.mode != Mode::Plaintext || listener.proxy_protocol != ProxyProtocol::Off {
+            if listener.mode != ListenerMode::Plaintext || listener.proxy_protocol != ProxyProtocol::Off {
                 return Self::Any;
             }
             named.extend(listener.principal.clone());

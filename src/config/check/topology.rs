@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::Taken;
+use super::claimed_addresses::ClaimedAddresses;
 use super::readers;
 use crate::config::error::joined;
 use crate::config::error::quoted;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
+use crate::config::given::Given;
+use crate::config::section::Section;
 use crate::config::sections::Deployment;
 use crate::config::sections::MemberAddress;
 use crate::config::sections::MemberAddresses;
@@ -23,7 +23,7 @@ const MEMBERS_USUAL: usize = 7;
 const PORTS_MAX: u16 = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TopologyKind {
     Members,
     LoadBalanced,
     Direct,
@@ -34,25 +34,27 @@ pub(super) fn topology(
     section: &mut Section<'_>,
     address: Option<&ListenAddress>,
     deployment: Option<&Deployment>,
-    taken: &mut Taken,
+    taken: &mut ClaimedAddresses,
 ) -> Option<Topology> {
     let has_members = deployment.is_some_and(Deployment::has_members);
     let kind =
-        section.or("topology", if has_members { Kind::Members } else { Kind::Direct }, |given| kind(given, deployment));
-    if kind != Kind::Members {
+        section.or("topology", if has_members { TopologyKind::Members } else { TopologyKind::Direct }, |given| {
+            kind(given, deployment)
+        });
+    if kind != TopologyKind::Members {
         for key in ["member_ports", "member_addresses", "advertise"] {
             section.misplaced(key, "is only used in topology = \"members\"; remove it");
         }
     }
-    if kind != Kind::LoadBalanced {
+    if kind != TopologyKind::LoadBalanced {
         section.misplaced("read_preference", "is only used in topology = \"load_balanced\"; remove it");
     }
     match kind {
-        Kind::Direct => Some(Topology::Direct),
-        Kind::LoadBalanced => {
+        TopologyKind::Direct => Some(Topology::Direct),
+        TopologyKind::LoadBalanced => {
             Some(Topology::LoadBalanced(section.or("read_preference", ReadPreference::Primary, read_preference)))
         }
-        Kind::Members => members(section, address?, deployment?.listed().len(), taken).map(Topology::Members),
+        TopologyKind::Members => members(section, address?, deployment?.listed().len(), taken).map(Topology::Members),
     }
 }
 
@@ -67,12 +69,15 @@ pub(super) fn of_intercepted(section: &mut Section<'_>) -> Topology {
     Topology::Direct
 }
 
-fn kind(given: &Given<'_>, deployment: Option<&Deployment>) -> Result<Kind, String> {
-    const KINDS: &[(&str, Kind)] =
-        &[("members", Kind::Members), ("load_balanced", Kind::LoadBalanced), ("direct", Kind::Direct)];
+fn kind(given: &Given<'_>, deployment: Option<&Deployment>) -> Result<TopologyKind, String> {
+    const KINDS: &[(&str, TopologyKind)] = &[
+        ("members", TopologyKind::Members),
+        ("load_balanced", TopologyKind::LoadBalanced),
+        ("direct", TopologyKind::Direct),
+    ];
     let kind = readers::choice(given, KINDS)?;
     match deployment {
-        Some(Deployment::Single(_)) if kind == Kind::Members => Err(
+        Some(Deployment::Single(_)) if kind == TopologyKind::Members => Err(
             "needs an upstream with members; this one has one address: name its members in members, or choose \"direct\""
                 .to_owned(),
         ),
@@ -95,7 +100,7 @@ fn members(
     section: &mut Section<'_>,
     address: &ListenAddress,
     listed: usize,
-    taken: &mut Taken,
+    taken: &mut ClaimedAddresses,
 ) -> Option<MemberAddresses> {
     let advertise = section.optional("advertise", readers::advertised_host);
     let ListenAddress::Tcp(own) = address else {
@@ -130,7 +135,12 @@ fn members(
 }
 
 /// `member_ports`, or what it is by default.
-fn in_a_row(section: &mut Section<'_>, own: SocketAddr, listed: usize, taken: &mut Taken) -> Vec<MemberAddress> {
+fn in_a_row(
+    section: &mut Section<'_>,
+    own: SocketAddr,
+    listed: usize,
+    taken: &mut ClaimedAddresses,
+) -> Vec<MemberAddress> {
     let usual = MEMBERS_USUAL.max(listed);
     let last = own.port().saturating_add(u16::try_from(usual - 1).unwrap_or(u16::MAX));
     let given = section.has("member_ports");
@@ -167,7 +177,7 @@ fn in_a_row(section: &mut Section<'_>, own: SocketAddr, listed: usize, taken: &m
 }
 
 /// `member_addresses`; the listener's own comes first.
-fn named(section: &mut Section<'_>, own: SocketAddr, taken: &mut Taken) -> Option<Vec<MemberAddress>> {
+fn named(section: &mut Section<'_>, own: SocketAddr, taken: &mut ClaimedAddresses) -> Option<Vec<MemberAddress>> {
     const WRONG: &str = "must be a table of members and addresses, as in \"mongo-0.mongo:27017\" = \"127.0.0.1:27017\"";
     let key = joined(section.path(), "member_addresses");
     let mut slots = section.pairs("member_addresses", WRONG, |member, given| {

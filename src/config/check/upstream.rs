@@ -4,9 +4,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::identity_readers;
 use super::readers;
-use crate::config::raw::Given;
-use crate::config::raw::Section;
+use crate::config::given::Given;
+use crate::config::section::Section;
 use crate::config::sections::CredentialConfig;
 use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
@@ -15,7 +16,7 @@ use crate::config::sections::Seeds;
 use crate::config::sections::TlsFiles;
 use crate::config::sections::TlsVersion;
 use crate::config::sections::UpstreamConfig;
-use crate::config::sections::UpstreamTlsConfig;
+use crate::config::sections::UpstreamTlsSettings;
 use crate::config::sections::Verify;
 use crate::config::sections::WorkloadApi;
 
@@ -108,7 +109,7 @@ fn authentication(section: &mut Section<'_>) -> Option<Mechanism> {
 
 fn credentials(
     section: &mut Section<'_>,
-    tls: Option<&UpstreamTlsConfig>,
+    tls: Option<&UpstreamTlsSettings>,
     directory: &Path,
 ) -> Option<Vec<CredentialConfig>> {
     const CREDENTIAL: &str =
@@ -137,7 +138,7 @@ fn credential(
 ) -> Option<CredentialConfig> {
     let file = |given: &Given<'_>| readers::file(given, directory);
     let what = "say for whom it is, as in principals = [\"cluster.local/ns/shop/*\"]";
-    let principals = section.required("principals", what, |given| match readers::principal_patterns(given)? {
+    let principals = section.required("principals", what, |given| match identity_readers::principal_patterns(given)? {
         none if none.is_empty() => Err(format!("is empty; {what}")),
         principals => Ok(principals),
     });
@@ -157,7 +158,7 @@ fn credential(
     })
 }
 
-fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsConfig> {
+fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsSettings> {
     const VERIFY: &[(&str, Verify)] = &[("full", Verify::Full), ("chain", Verify::Chain)];
     let source = if section.has("spiffe_socket") {
         workload_api(&mut section, directory).map(MaterialSource::WorkloadApi)
@@ -166,10 +167,10 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
     };
     let server_name = section.optional("server_name", readers::server_name);
     let verify = section.or("verify", Verify::Full, |given| readers::choice(given, VERIFY));
-    let server_identities = section.or("server_identities", Vec::new(), readers::uris);
+    let server_identities = section.or("server_identities", Vec::new(), identity_readers::uris);
     let legacy_certificates = legacy_certificates(&mut section);
     let min_version = min_version(&mut section);
-    Some(UpstreamTlsConfig {
+    Some(UpstreamTlsSettings {
         source: source?,
         server_name,
         verify,
@@ -190,26 +191,26 @@ fn workload_api(section: &mut Section<'_>, directory: &Path) -> Option<WorkloadA
 }
 
 /// What the files of one side are for, in the words of its problems.
-pub(super) struct Purpose {
+pub(super) struct FileRemedies {
     certificate: &'static str,
     authorities: &'static str,
 }
 
-const UPSTREAM: Purpose = Purpose {
+const UPSTREAM: FileRemedies = FileRemedies {
     certificate: "name the PEM file of the certificate that is shown to mongod, as in certificate_file = \
                   \"certs/client.pem\"",
     authorities: "name the PEM file of the authorities that mongod's certificate may come from, as in ca_file = \
                   \"certs/ca.pem\"",
 };
 
-pub(super) const LISTENER: Purpose = Purpose {
+pub(super) const LISTENER: FileRemedies = FileRemedies {
     certificate: "name the PEM file of the certificate that is shown to clients, as in certificate_file = \
                   \"certs/gateway.pem\"",
     authorities: "name the PEM file of the authorities that clients' certificates may come from, as in ca_file = \
                   \"certs/mesh-ca.pem\"",
 };
 
-pub(super) fn files(section: &mut Section<'_>, directory: &Path, purpose: &Purpose) -> Option<TlsFiles> {
+pub(super) fn files(section: &mut Section<'_>, directory: &Path, purpose: &FileRemedies) -> Option<TlsFiles> {
     let file = |given: &Given<'_>| readers::file(given, directory);
     let certificate_file = section.required("certificate_file", purpose.certificate, file);
     let private_key_file = section.optional("private_key_file", file);

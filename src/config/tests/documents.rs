@@ -1,6 +1,6 @@
 //! What config.toml and docs/configuration.md say is what the code does.
 
-use super::super::raw::{SCHEMA, is_repeated, repeated};
+use super::super::schema::{SCHEMA, is_repeated, repeated};
 use super::*;
 
 const FILE: &str = include_str!("../../../config.toml");

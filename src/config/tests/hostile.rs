@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::super::raw::SCHEMA;
+use super::super::schema::SCHEMA;
 use super::*;
 
 /// Keys that exist, more often than not, and others.

@@ -1,4 +1,4 @@
-//! Upstreams with members, and the listeners in front of them.
+//! KnownUpstreams with members, and the listeners in front of them.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Replies as mongod sends them, as it could, and as nobody should.
+//! Real replies of mongod, other valid replies, and malformed ones.
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
@@ -49,44 +49,52 @@ fn op_reply(documents: &[Document]) -> Vec<u8> {
 }
 
 fn named(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
-    rewrite(message, &Naming::Members { map: &two(), here: HERE })
+    rewrite(message, &MemberNaming::Members { map: &two(), here: HERE })
 }
 
 fn balanced(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
-    rewrite(message, &Naming::LoadBalanced { service_id: [7; 12] })
+    rewrite(message, &MemberNaming::LoadBalanced { service_id: [7; 12] })
 }
 
 fn real() -> Document {
     doc! {
-        "topologyVersion": { "processId": ObjectId::from_bytes([3; 12]), "counter": 6_i64 }, "hosts": ["mongo-a:1", "mongo-c:3", "Mongo-B:2"],
-        "passives": ["mongo-b:2"], "arbiters": ["mongo-c:3"], "setName": "rs0", "setVersion": 3, "primary": "MONGO-A:1",
-        "tags": { "hosts": ["mongo-a:1"], "me": "mongo-a:1" }, "me": "mongo-b:2", "lastWrite": { "majority": 1 }, "ok": 1.0,
+        "topologyVersion": { "processId": ObjectId::from_bytes([3; 12]), "counter": 6_i64 },
+        "hosts": ["mongo-a:1", "mongo-c:3", "Mongo-B:2"],
+        "passives": ["mongo-b:2"],
+        "arbiters": ["mongo-c:3"],
+        "setName": "rs0",
+        "setVersion": 3,
+        "primary": "MONGO-A:1",
+        "tags": { "hosts": ["mongo-a:1"], "me": "mongo-a:1" },
+        "me": "mongo-b:2",
+        "lastWrite": { "majority": 1 },
+        "ok": 1.0,
     }
 }
 
-fn told() -> Document {
-    let mut told = real();
-    told.insert("hosts", vec!["gateway:1", "gateway:2"]);
-    told.insert("passives", vec!["gateway:2"]);
-    told.insert("arbiters", Vec::<Bson>::new());
-    told.insert("primary", "gateway:1");
-    told.insert("me", "gateway:2");
-    told
+fn rewritten() -> Document {
+    let mut rewritten = real();
+    rewritten.insert("hosts", vec!["gateway:1", "gateway:2"]);
+    rewritten.insert("passives", vec!["gateway:2"]);
+    rewritten.insert("arbiters", Vec::<Bson>::new());
+    rewritten.insert("primary", "gateway:1");
+    rewritten.insert("me", "gateway:2");
+    rewritten
 }
 
 #[test]
-fn the_five_names_are_changed_and_everything_else_stays_to_the_byte() {
+fn the_five_fields_are_rewritten_and_all_other_bytes_are_kept() {
     for flags in [0, 1, 2, 3, 1 << 16, 1 << 20 | 1] {
-        assert_eq!(named(&msg(flags, &real())), Ok(Some(msg(flags, &told()))), "{flags}");
+        assert_eq!(named(&msg(flags, &real())), Ok(Some(msg(flags, &rewritten()))), "{flags}");
     }
-    assert_eq!(named(&op_reply(&[real()])), Ok(Some(op_reply(&[told()]))));
+    assert_eq!(named(&op_reply(&[real()])), Ok(Some(op_reply(&[rewritten()]))));
     let other = doc! { "ok": 0, "x": 1 };
     let mixed = op_reply(&[other.clone(), real(), real()]);
-    assert_eq!(named(&mixed), Ok(Some(op_reply(&[other, told(), told()]))));
+    assert_eq!(named(&mixed), Ok(Some(op_reply(&[other, rewritten(), rewritten()]))));
 }
 
 #[test]
-fn who_has_no_address_is_left_out() {
+fn members_without_an_address_are_omitted() {
     let reply = |primary: &str, me: &str| {
         msg(0, &doc! { "setName": "rs0", "primary": primary, "me": me, "hosts": ["mongo-c:3"], "ok": 1 })
     };
@@ -96,7 +104,7 @@ fn who_has_no_address_is_left_out() {
 }
 
 #[test]
-fn what_names_nobody_passes_as_it_is() {
+fn replies_without_member_names_are_not_changed() {
     for document in [
         doc! { "msg": "isdbgrid", "isWritablePrimary": true, "ok": 1.0 },
         doc! { "isWritablePrimary": true, "ok": 1.0 },
@@ -114,27 +122,29 @@ fn what_names_nobody_passes_as_it_is() {
 }
 
 #[test]
-fn behind_one_address_there_are_no_names_but_a_service() {
+fn a_load_balanced_reply_has_a_service_id_and_no_names() {
     let id = ObjectId::from_bytes([7; 12]);
     for (before, after) in [
         (
-            doc! { "hosts": ["a:1"], "passives": 1, "setName": "rs0", "me": "x", "primary": 1, "arbiters": [], "ok": 1.0 },
+            doc! {
+                "hosts": ["a:1"], "passives": 1, "setName": "rs0", "me": "x", "primary": 1, "arbiters": [], "ok": 1.0
+            },
             doc! { "setName": "rs0", "ok": 1.0, "serviceId": id },
         ),
         (doc! { "serviceId": ObjectId::new(), "ok": true }, doc! { "serviceId": id, "ok": true }),
         (doc! { "msg": "isdbgrid", "ok": 1_i64 }, doc! { "msg": "isdbgrid", "ok": 1_i64, "serviceId": id }),
     ] {
         for flags in [0, 1] {
-            let told = msg(flags, &after);
-            assert_eq!(balanced(&msg(flags, &before)), Ok(Some(told.clone())), "{before}");
-            assert_eq!(balanced(&told), Ok(None), "a second time changes nothing");
+            let after = msg(flags, &after);
+            assert_eq!(balanced(&msg(flags, &before)), Ok(Some(after.clone())), "{before}");
+            assert_eq!(balanced(&after), Ok(None), "a second rewrite changes nothing");
         }
     }
     assert_eq!(balanced(&msg(0, &doc! { "ok": 0.0, "code": 13 })), Ok(None));
 }
 
 #[test]
-fn names_are_changed_wherever_they_occur_in_the_document() {
+fn every_occurrence_of_a_field_is_rewritten() {
     let element = |kind: u8, name: &str, value: &[u8]| [&[kind], name.as_bytes(), &[0], value].concat();
     let text = |text: &[u8]| [&i32::try_from(text.len() + 1).unwrap().to_le_bytes(), text, &[0]].concat();
     let document = |elements: &[Vec<u8>]| {
@@ -153,7 +163,7 @@ fn names_are_changed_wherever_they_occur_in_the_document() {
 }
 
 #[test]
-fn names_in_odd_places_are_not_passed() {
+fn fields_of_an_unexpected_type_are_errors() {
     for document in [
         doc! { "hosts": "mongo-a:1" },
         doc! { "hosts": { "0": "mongo-a:1" } },
@@ -167,14 +177,14 @@ fn names_in_odd_places_are_not_passed() {
         assert_eq!(named(&msg(0, &document)), Err(Unreadable), "{document}");
         assert_eq!(named(&op_reply(&[doc! { "ok": 1 }, document])), Err(Unreadable));
     }
-    let mut unended = msg(0, &doc! { "me": "mongo-a:1" });
-    let nul = unended.len() - 2;
-    unended[nul] = b'x';
-    assert_eq!(named(&unended), Err(Unreadable));
+    let mut unterminated = msg(0, &doc! { "me": "mongo-a:1" });
+    let nul = unterminated.len() - 2;
+    unterminated[nul] = b'x';
+    assert_eq!(named(&unterminated), Err(Unreadable));
 }
 
 #[test]
-fn what_is_no_reply_is_not_passed() {
+fn messages_that_are_not_a_reply_are_errors() {
     let document = [&[0], bytes_of(&real()).as_slice()].concat();
     let sequence = |identifier: &str, documents: &[u8]| {
         let size = i32::try_from(4 + identifier.len() + 1 + documents.len()).unwrap();
@@ -182,10 +192,10 @@ fn what_is_no_reply_is_not_passed() {
     };
     let with = |sections: &[&[u8]]| msg_of(0, &sections.concat());
     let kept = sequence("x", b"anything");
-    let told = [&[0], bytes_of(&told()).as_slice()].concat();
+    let rewritten = [&[0], bytes_of(&rewritten()).as_slice()].concat();
     for checksum in [0, 1] {
         let around = |document: &[u8]| msg_of(checksum, &[&kept, document, &kept].concat());
-        assert_eq!(named(&around(&document)), Ok(Some(around(&told))));
+        assert_eq!(named(&around(&document)), Ok(Some(around(&rewritten))));
     }
     for hostile in [
         with(&[]),
@@ -208,11 +218,11 @@ fn what_is_no_reply_is_not_passed() {
 }
 
 #[test]
-fn nothing_that_is_cut_or_altered_gets_through_with_a_name() {
+fn truncated_and_altered_messages_are_errors() {
     for whole in [msg(0, &real()), msg(1, &real()), op_reply(&[real()])] {
         for end in 0..whole.len() {
             assert_eq!(named(&whole[..end]), Err(Unreadable));
-            // Also where the header says so.
+            // Also if the header declares the shorter length.
             let mut cut = whole[..end].to_vec();
             if let Some(length) = cut.first_chunk_mut() {
                 *length = i32::try_from(end).unwrap().to_le_bytes();
@@ -229,7 +239,7 @@ fn nothing_that_is_cut_or_altered_gets_through_with_a_name() {
     }
 }
 
-/// Elements of a document, by the bson crate, without those that are changed.
+/// The elements of a document, except the rewritten fields.
 fn others(document: &[u8]) -> Vec<Vec<u8>> {
     let elements = WholeElements::new(document).map(Result::unwrap);
     elements.filter(|e| Field::of(e.name).is_none()).map(|e| e.bytes.to_vec()).collect()
@@ -248,7 +258,7 @@ fn field() -> impl Strategy<Value = (String, Bson)> {
 
 proptest! {
     #[test]
-    fn all_else_is_unchanged_and_no_member_is_named(
+    fn no_member_name_remains_and_all_other_elements_are_kept(
         fields in prop::collection::vec(field(), 0..9), checksum: bool, legacy: bool,
     ) {
         let document: Document = fields.into_iter().collect();
@@ -260,18 +270,18 @@ proptest! {
         let inside = &after[head..after.len() - tail];
         prop_assert_eq!(others(inside), others(&bytes_of(&document)));
         prop_assert!(!after.windows(6).any(|bytes| bytes == b"mongo-"));
-        // What the client is told is a set of its own, in which everyone is called what he is.
+        // Rewriting again, with a set whose members have the advertised names, changes nothing.
         let same = map(&[("gateway:1", "gateway:1"), ("gateway:2", "gateway:2"), (HERE, HERE)]);
-        prop_assert_eq!(rewrite(&after, &Naming::Members { map: &same, here: HERE }), Ok(None));
+        prop_assert_eq!(rewrite(&after, &MemberNaming::Members { map: &same, here: HERE }), Ok(None));
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(
+    fn any_bytes_give_a_valid_message_or_an_error(
         bytes in prop::collection::vec(any::<u8>(), 0..200), op_code in prop::sample::select(vec![1, 2013, 2012]),
     ) {
         let message = message(OpCode(op_code), &bytes);
-        for told in [named(&message), balanced(&message)].into_iter().flatten().flatten() {
-            prop_assert!(Header::parse(*told.first_chunk().unwrap()).unwrap().length as usize == told.len());
+        for rewritten in [named(&message), balanced(&message)].into_iter().flatten().flatten() {
+            prop_assert!(Header::parse(*rewritten.first_chunk().unwrap()).unwrap().length as usize == rewritten.len());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A set as it is seen over time. The cases are those of the drivers' specification, and the gateway's own.
+//! A set over time. The cases are those of the specification for drivers, and those of the gateway's differences.
 
 use super::*;
 
@@ -10,8 +10,8 @@ fn names(hosts: &str) -> Vec<MemberName> {
     hosts.split_whitespace().map(name).collect()
 }
 
-/// A member of rs0 that names `hosts`.
-fn member(role: Role, hosts: &str) -> HelloFacts {
+/// The reply of a member of rs0 that lists `hosts`.
+fn member(role: HelloRole, hosts: &str) -> HelloFacts {
     HelloFacts {
         role,
         hidden: false,
@@ -32,32 +32,32 @@ fn elected(hosts: &str, term: u8, version: i64) -> HelloFacts {
     let mut id = [0; 12];
     id[11] = term;
     let election_id = Some(ObjectId::from_bytes(id));
-    HelloFacts { election_id, set_version: Some(version), ..member(Role::Primary, hosts) }
+    HelloFacts { election_id, set_version: Some(version), ..member(HelloRole::Primary, hosts) }
 }
 
 fn replica_set(seeds: &str) -> SetTracker {
     SetTracker::new(Some("rs0".to_owned()), names(seeds))
 }
 
-trait Told {
-    fn hear(&mut self, host: &str, facts: &HelloFacts) -> Change;
-    fn miss(&mut self, host: &str) -> Change;
+trait TrackerByHost {
+    fn reply(&mut self, host: &str, facts: &HelloFacts) -> Change;
+    fn lose(&mut self, host: &str) -> Change;
     fn states(&self) -> String;
     fn mapped_hosts(&self) -> String;
 }
 
-impl Told for SetTracker {
-    fn hear(&mut self, host: &str, facts: &HelloFacts) -> Change {
+impl TrackerByHost for SetTracker {
+    fn reply(&mut self, host: &str, facts: &HelloFacts) -> Change {
         self.answered(&name(host), facts, Instant::now())
     }
 
-    fn miss(&mut self, host: &str) -> Change {
+    fn lose(&mut self, host: &str) -> Change {
         self.lost(&name(host), "gone", Instant::now())
     }
 
     fn states(&self) -> String {
-        let told: Vec<_> = self.members().map(|m| format!("{}={}", m.name.host(), m.state.name())).collect();
-        told.join(" ")
+        let states: Vec<_> = self.members().map(|m| format!("{}={}", m.name.host(), m.state.name())).collect();
+        states.join(" ")
     }
 
     fn mapped_hosts(&self) -> String {
@@ -66,69 +66,69 @@ impl Told for SetTracker {
 }
 
 #[test]
-fn members_are_learned_from_anyone_and_the_primary_has_the_last_word() {
+fn members_are_learned_from_any_member_until_there_is_a_primary() {
     let mut set = replica_set("a");
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown", ""));
-    let change = set.hear("a", &member(Role::Secondary, "a b x"));
+    let change = set.reply("a", &member(HelloRole::Secondary, "a b x"));
     assert_eq!(change.joined, names("b x"));
     assert!(change.mapped && !change.primary);
     assert_eq!(change.states, [(name("a"), MemberState::Secondary)]);
-    let change = set.hear("b", &HelloFacts { arbiters: names("d"), ..elected("a b", 1, 1) });
+    let change = set.reply("b", &HelloFacts { arbiters: names("d"), ..elected("a b", 1, 1) });
     assert_eq!((change.joined, change.left), (names("d"), names("x")));
     assert!(change.primary);
-    // Nobody is added any more by others than the primary.
-    let change = set.hear("a", &member(Role::Secondary, "a b y"));
+    // Once there is a primary, the lists of other members add no member.
+    let change = set.reply("a", &member(HelloRole::Secondary, "a b y"));
     assert_eq!(change, Change::default());
-    set.hear("d", &member(Role::Arbiter, "a b"));
+    set.reply("d", &member(HelloRole::Arbiter, "a b"));
     assert_eq!(set.states(), "a=secondary b=primary d=arbiter");
     assert_eq!(set.mapped_hosts(), "a b d");
     assert_eq!((set.primary(), set.set_name()), (Some(&name("b")), Some("rs0")));
-    assert_eq!(set.hear("x", &elected("x", 9, 9)), Change::default(), "it is not in the set any more");
+    assert_eq!(set.reply("x", &elected("x", 9, 9)), Change::default(), "it is no longer in the set");
 }
 
 #[test]
-fn a_lost_member_keeps_its_address_and_a_lost_primary_is_none() {
+fn a_lost_member_keeps_its_address_and_a_lost_primary_is_no_longer_primary() {
     let mut set = replica_set("a b");
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("a", &elected("a b", 1, 1));
     let change = set.lost(&name("a"), "connection refused", Instant::now());
     assert!(change.primary && !change.mapped);
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown b=unknown", "a b"));
     assert_eq!(set.member(&name("a")).unwrap().problem.as_deref(), Some("connection refused"));
     assert_eq!(set.primary(), None);
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("a", &elected("a b", 1, 1));
     assert_eq!((set.member(&name("a")).unwrap().problem.as_deref(), set.primary_changes()), (None, 0));
 }
 
 #[test]
-fn elections_are_counted_and_the_old_primary_is_none_any_more() {
+fn elections_are_counted_and_end_the_role_of_the_old_primary() {
     let mut set = replica_set("a b");
-    set.hear("a", &elected("a b", 1, 1));
-    set.hear("b", &elected("a b", 2, 1));
+    set.reply("a", &elected("a b", 1, 1));
+    set.reply("b", &elected("a b", 2, 1));
     assert_eq!((set.states().as_str(), set.primary_changes()), ("a=unknown b=primary", 1));
-    // It has not heard of the election yet.
-    set.hear("a", &elected("a b", 1, 1));
+    // The old primary does not know of the election yet.
+    set.reply("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=unknown b=primary");
-    set.hear("a", &member(Role::Secondary, "a b"));
-    set.hear("b", &elected("a b", 2, 2));
+    set.reply("a", &member(HelloRole::Secondary, "a b"));
+    set.reply("b", &elected("a b", 2, 2));
     assert_eq!(set.primary_changes(), 1, "a new configuration is no election");
-    set.hear("b", &elected("a b", 3, 2));
+    set.reply("b", &elected("a b", 3, 2));
     assert_eq!((set.states().as_str(), set.primary_changes()), ("a=secondary b=primary", 2));
 }
 
 #[track_caller]
 fn check_newer(first: &HelloFacts, second: &HelloFacts, accepted: bool) {
     let mut set = replica_set("a b");
-    set.hear("a", first);
-    set.hear("b", second);
+    set.reply("a", first);
+    set.reply("b", second);
     let expected = if accepted { "b" } else { "a" };
     assert_eq!(set.primary(), Some(&name(expected)), "{first:?} {second:?}");
 }
 
 #[test]
-fn of_two_primaries_the_newer_one_counts() {
+fn the_newer_of_two_primaries_is_accepted() {
     let newer = |version: i32, facts: HelloFacts| HelloFacts { max_wire_version: version, ..facts };
-    let nothing = || member(Role::Primary, "a b");
-    // Since 6.0 the election counts first, and what is missing is older than anything.
+    let nothing = || member(HelloRole::Primary, "a b");
+    // Since MongoDB 6.0 the election ID is compared first, and a missing value is older than any value.
     for (first, second, accepted) in [
         (elected("a b", 1, 2), elected("a b", 2, 1), true),
         (elected("a b", 2, 1), elected("a b", 1, 2), false),
@@ -140,7 +140,7 @@ fn of_two_primaries_the_newer_one_counts() {
     ] {
         check_newer(&first, &second, accepted);
     }
-    // Before, the configuration did, and what is missing was not compared.
+    // Before 6.0 the version of the configuration is compared first, and missing values are not compared.
     for (first, second, accepted) in [
         (elected("a b", 1, 2), elected("a b", 2, 1), false),
         (elected("a b", 2, 1), elected("a b", 1, 2), true),
@@ -153,80 +153,80 @@ fn of_two_primaries_the_newer_one_counts() {
 }
 
 #[test]
-fn a_set_that_is_made_anew_is_believed_once_the_old_one_is_silent() {
+fn a_set_that_is_created_again_is_accepted_once_no_old_member_answers() {
     let mut set = replica_set("a b");
-    set.hear("a", &elected("a b", 9, 9));
-    set.hear("b", &member(Role::Secondary, "a b"));
-    set.miss("a");
-    set.hear("a", &elected("a b", 1, 1));
-    assert_eq!(set.states(), "a=unknown b=secondary", "somebody of the old set is still there");
-    set.miss("a");
-    set.miss("b");
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("a", &elected("a b", 9, 9));
+    set.reply("b", &member(HelloRole::Secondary, "a b"));
+    set.lose("a");
+    set.reply("a", &elected("a b", 1, 1));
+    assert_eq!(set.states(), "a=unknown b=secondary", "a member of the old set still answers");
+    set.lose("a");
+    set.lose("b");
+    set.reply("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=primary b=unknown");
 }
 
 #[test]
-fn a_member_of_something_else_is_refused_until_it_is_one() {
+fn a_server_of_another_deployment_is_refused_until_it_is_a_member() {
     let foreign = HelloFacts { set_name: Some("rs1".to_owned()), ..elected("x y", 9, 9) };
-    let alone = HelloFacts { set_name: None, ..member(Role::Standalone, "") };
-    let router = HelloFacts { set_name: None, ..member(Role::Mongos, "") };
+    let alone = HelloFacts { set_name: None, ..member(HelloRole::Standalone, "") };
+    let router = HelloFacts { set_name: None, ..member(HelloRole::Mongos, "") };
     for (facts, problem) in [
-        (foreign, "is a member of the replica set \"rs1\", and not of \"rs0\""),
+        (foreign, "is a member of the replica set \"rs1\", not of \"rs0\""),
         (alone, "runs without a replica set"),
-        (router, "is a mongos, and no member of a replica set"),
+        (router, "is a mongos, not a member of a replica set"),
     ] {
         let mut set = replica_set("a b");
-        set.hear("a", &elected("a b c", 1, 1));
-        let change = set.hear("b", &facts);
+        set.reply("a", &elected("a b c", 1, 1));
+        let change = set.reply("b", &facts);
         assert!(change.mapped, "{problem}");
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=wrong_set c=unknown", "a c"));
         assert_eq!(set.member(&name("b")).unwrap().problem.as_deref(), Some(problem));
-        // The set still lists it, and it has gone: it is not trusted before it says something else.
-        set.hear("a", &elected("a b c", 1, 1));
-        set.miss("b");
+        // The set still lists the server, and it is gone. It stays excluded until it replies as a member.
+        set.reply("a", &elected("a b c", 1, 1));
+        set.lose("b");
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown c=unknown", "a c"));
-        set.hear("b", &member(Role::Secondary, "a b c"));
+        set.reply("b", &member(HelloRole::Secondary, "a b c"));
         assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=secondary c=unknown", "a b c"));
     }
 }
 
 #[test]
-fn the_name_of_the_set_is_learned_and_held_then() {
+fn the_name_of_the_set_is_learned_once_and_kept() {
     let mut set = SetTracker::new(None, names("a b"));
-    set.hear("a", &HelloFacts { set_name: None, ..member(Role::Ghost, "") });
+    set.reply("a", &HelloFacts { set_name: None, ..member(HelloRole::Ghost, "") });
     assert_eq!((set.set_name(), set.states().as_str()), (None, "a=other b=unknown"));
     assert!(set.member(&name("a")).unwrap().problem.is_some());
-    set.hear("a", &member(Role::Secondary, "a"));
+    set.reply("a", &member(HelloRole::Secondary, "a"));
     assert_eq!(set.set_name(), Some("rs0"));
-    set.hear("b", &HelloFacts { set_name: Some("rs1".to_owned()), ..elected("b", 1, 1) });
+    set.reply("b", &HelloFacts { set_name: Some("rs1".to_owned()), ..elected("b", 1, 1) });
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=secondary b=wrong_set", "a"));
 }
 
 #[test]
-fn another_name_of_a_member_goes_when_its_own_is_known() {
+fn an_alias_of_a_member_is_dropped_when_its_own_name_is_known() {
     let mut set = replica_set("alias");
     let me = |host: &str| Some(name(host));
-    let change = set.hear("alias", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
+    let change = set.reply("alias", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
     assert_eq!((change.joined, change.left), (names("a b"), names("alias")));
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=unknown b=unknown", "a b"));
-    set.hear("a", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
+    set.reply("a", &HelloFacts { me: me("a"), ..elected("a b", 1, 1) });
     assert_eq!((set.states().as_str(), set.primary_changes()), ("a=primary b=unknown", 0));
-    // Nobody answers any more: it may lead to members that are new.
+    // No member answers any longer: the alias may lead to new members.
     let later = Instant::now() + ALIASES_ASKED_AGAIN_AFTER;
     assert_eq!(set.lost(&name("a"), "gone", later).joined, names("alias"));
-    let change = set.hear("alias", &HelloFacts { me: me("c"), ..elected("c", 2, 2) });
+    let change = set.reply("alias", &HelloFacts { me: me("c"), ..elected("c", 2, 2) });
     assert_eq!((change.joined, change.left), (names("c"), names("a alias b")));
     assert!(change.mapped);
 }
 
 #[test]
-fn an_alias_of_members_that_do_not_answer_is_not_asked_without_end() {
+fn an_alias_of_members_that_do_not_answer_is_not_asked_endlessly() {
     let mut set = replica_set("alias");
     let start = Instant::now();
     let facts = HelloFacts { me: Some(name("a")), ..elected("a b", 1, 1) };
     let mut asked = 0;
-    // A minute in which both are tried every half second.
+    // For one minute, the alias and the members are tried every half second.
     for tick in 0..120 {
         let now = start + Duration::from_millis(500) * tick;
         if set.member(&name("alias")).is_some() {
@@ -241,39 +241,39 @@ fn an_alias_of_members_that_do_not_answer_is_not_asked_without_end() {
 }
 
 #[test]
-fn a_hidden_member_is_there_where_a_seed_names_it() {
-    let hidden = HelloFacts { hidden: true, ..member(Role::Other, "a b") };
+fn a_hidden_member_is_mapped_if_it_is_in_the_seed_list() {
+    let hidden = HelloFacts { hidden: true, ..member(HelloRole::Other, "a b") };
     let mut set = replica_set("a h alias");
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=primary alias=unknown b=unknown h=unknown");
-    set.hear("h", &hidden);
-    set.hear("alias", &HelloFacts { me: Some(name("i")), ..hidden.clone() });
-    set.hear("i", &HelloFacts { me: Some(name("i")), ..hidden });
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("h", &hidden);
+    set.reply("alias", &HelloFacts { me: Some(name("i")), ..hidden.clone() });
+    set.reply("i", &HelloFacts { me: Some(name("i")), ..hidden });
+    set.reply("a", &elected("a b", 1, 1));
     assert_eq!(set.states(), "a=primary b=unknown h=other i=other");
     assert_eq!(set.mapped_hosts(), "a b h i");
     assert!(set.member(&name("h")).unwrap().hidden);
-    // A seed that the set does not have, and that is not hidden, has no address.
+    // A seed that is not in the set, and not hidden, has no address.
     let mut set = replica_set("a h");
-    set.hear("h", &member(Role::Secondary, "a b"));
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("h", &member(HelloRole::Secondary, "a b"));
+    set.reply("a", &elected("a b", 1, 1));
     assert_eq!((set.states().as_str(), set.mapped_hosts().as_str()), ("a=primary b=unknown h=secondary", "a b"));
 }
 
 #[test]
-fn a_primary_that_does_not_name_itself_is_none() {
+fn a_primary_that_does_not_list_itself_is_not_accepted() {
     let mut set = replica_set("a b");
-    set.hear("a", &elected("b", 1, 1));
+    set.reply("a", &elected("b", 1, 1));
     assert_eq!((set.primary(), set.states().as_str()), (None, "a=unknown b=unknown"));
 }
 
 #[test]
-fn routers_are_the_seeds_and_each_has_to_be_one() {
-    let router = HelloFacts { set_name: None, ..member(Role::Mongos, "x") };
+fn the_seeds_of_a_sharded_cluster_must_be_mongos() {
+    let router = HelloFacts { set_name: None, ..member(HelloRole::Mongos, "x") };
     let mut cluster = SetTracker::sharded(names("b a"));
     assert_eq!(cluster.mapped_hosts(), "a b");
-    cluster.hear("a", &router);
-    assert!(cluster.hear("b", &elected("x", 1, 1)).mapped);
+    cluster.reply("a", &router);
+    assert!(cluster.reply("b", &elected("x", 1, 1)).mapped);
     assert_eq!((cluster.states().as_str(), cluster.mapped_hosts().as_str()), ("a=mongos b=wrong_set", "a"));
     assert_eq!((cluster.primary(), cluster.set_name()), (None, None));
     let change = cluster.reseed(names("a c"));
@@ -282,20 +282,20 @@ fn routers_are_the_seeds_and_each_has_to_be_one() {
 }
 
 #[test]
-fn new_seeds_of_a_set_are_asked_and_its_members_stay() {
+fn new_seeds_of_a_set_are_added_and_its_members_stay() {
     let mut set = replica_set("a s");
-    set.hear("a", &elected("a b", 1, 1));
+    set.reply("a", &elected("a b", 1, 1));
     let change = set.reseed(names("t a"));
     assert_eq!((change.joined, change.left, change.mapped), (names("t"), names("s"), false));
     assert_eq!(set.reseed(names("t a")), Change::default());
 }
 
 #[test]
-fn there_is_a_limit_of_members() {
+fn the_number_of_members_is_limited() {
     let mut set = replica_set("a");
     for round in 0..10 {
         let hosts: Vec<String> = (0..100).map(|n| format!("h{round}-{n}")).collect();
-        set.hear("a", &member(Role::Secondary, &hosts.join(" ")));
+        set.reply("a", &member(HelloRole::Secondary, &hosts.join(" ")));
     }
     assert_eq!(set.members().count(), 2 * MEMBERS_MAX);
 }

@@ -1,24 +1,24 @@
-//! Where a connection was on its way to when the kernel redirected it here.
+//! The destination of a connection before the kernel redirected it to the listener (`SO_ORIGINAL_DST`).
 
 use std::io;
 use std::net::SocketAddr;
 
 use socket2::Socket;
 
-/// The address that the client of an accepted `socket` connected to; `None` where that is the one that was accepted, or
-/// the kernel knows of no redirection.
+/// The address that the client of an accepted `socket` connected to. `None` if that is the listener's address, or the
+/// kernel has no record of a redirection.
 ///
-/// Never our own address: whoever connected here without a redirection was on the way to nobody.
+/// Never the listener's own address: a client that connected directly has no other destination.
 pub(super) fn original_destination(socket: &Socket) -> Option<SocketAddr> {
     let local = canonical(socket.local_addr().ok()?.as_socket()?);
-    // A client of a dual-stack socket was redirected by the rules of its own family.
-    let asked = ask(socket, local.is_ipv4());
-    redirected(asked.ok()?, local)
+    // On a dual-stack socket, an IPv4 client was redirected by IPv4 rules.
+    let original = query_kernel(socket, local.is_ipv4());
+    redirected(original.ok()?, local)
 }
 
 fn redirected(original: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
     let original = canonical(original);
-    // Zero is no port to connect to, and no address that a kernel with connection tracking would give.
+    // Port 0 and the unspecified address are no destinations. A kernel with connection tracking does not return them.
     let is_elsewhere = (original.ip(), original.port()) != (local.ip(), local.port());
     (is_elsewhere && original.port() != 0 && !original.ip().is_unspecified()).then_some(original)
 }
@@ -28,13 +28,13 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(target_os = "linux")]
-fn ask(socket: &Socket, is_ipv4: bool) -> io::Result<SocketAddr> {
+fn query_kernel(socket: &Socket, is_ipv4: bool) -> io::Result<SocketAddr> {
     let original = if is_ipv4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
     original?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn ask(_: &Socket, _: bool) -> io::Result<SocketAddr> {
+fn query_kernel(_: &Socket, _: bool) -> io::Result<SocketAddr> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -50,11 +50,11 @@ mod tests {
     }
 
     #[test]
-    fn our_own_address_is_no_redirection() {
+    fn the_listeners_own_address_is_no_redirection() {
         check("10.0.0.1:27017", "127.0.0.1:15017", Some("10.0.0.1:27017"));
         check("[2001:db8::1]:27017", "[::1]:15017", Some("[2001:db8::1]:27017"));
         check("[::ffff:10.0.0.1]:27017", "127.0.0.1:15017", Some("10.0.0.1:27017"));
-        // Another port of the same host is another server.
+        // Another port of the same host is another destination.
         check("127.0.0.1:27017", "127.0.0.1:15017", Some("127.0.0.1:27017"));
         check("127.0.0.1:15017", "127.0.0.1:15017", None);
         check("[::ffff:127.0.0.1]:15017", "127.0.0.1:15017", None);
@@ -62,9 +62,9 @@ mod tests {
         check("10.0.0.1:0", "127.0.0.1:15017", None);
     }
 
-    /// Whether this kernel tracks connections or not.
+    /// Holds on kernels with and without connection tracking.
     #[test]
-    fn who_connects_directly_was_on_the_way_to_nobody() {
+    fn a_client_that_connects_directly_has_no_original_destination() {
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let port = listener.local_addr().unwrap().port();

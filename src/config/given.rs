@@ -1,0 +1,76 @@
+//! One TOML value as a text, a number, a list or a boolean.
+
+use figment::value::Value;
+
+use super::error::Origin;
+
+/// One value as it was given.
+pub(super) struct Given<'a> {
+    pub(super) value: &'a Value,
+    pub(super) origin: &'a Origin,
+}
+
+impl Given<'_> {
+    /// The text; `what` says what it should be, with an example in quotes.
+    pub(super) fn text(&self, what: &str) -> Result<&str, String> {
+        match self.value {
+            Value::String(_, text) if !text.is_empty() => Ok(text),
+            Value::String(..) => Err(format!("is empty; it must be {what}")),
+            _ => Err(format!("must be text in quotes: {what}")),
+        }
+    }
+
+    /// A whole number from `min` to `max`.
+    pub(super) fn whole_number(&self, min: usize, max: usize) -> Result<usize, String> {
+        let quotes = matches!((self.value, self.origin), (Value::String(..), Origin::File(_)));
+        let number = match self.value {
+            Value::Num(_, number) => number.to_i128().and_then(|number| usize::try_from(number).ok()),
+            // Variables are text and nothing else.
+            Value::String(_, text) if !quotes => text.parse().ok(),
+            _ => None,
+        };
+        let hint = if quotes { ", without quotes" } else { "" };
+        let number = number.filter(|number| (min..=max).contains(number));
+        number.ok_or_else(|| format!("must be a whole number from {min} to {max}{hint}"))
+    }
+
+    /// A list of texts, none of them empty; a variable has them with commas between.
+    ///
+    /// `what` says what one of them should be, with an example in quotes.
+    pub(super) fn texts(&self, what: &str) -> Result<Vec<&str>, String> {
+        let wrong = || format!("must be a list of texts in quotes, each {what}");
+        let texts: Option<Vec<&str>> = match (self.value, self.origin) {
+            (Value::Array(_, entries), _) => entries.iter().map(Value::as_str).collect(),
+            (Value::String(_, text), Origin::Variable(_)) if text.is_empty() => Some(Vec::new()),
+            (Value::String(_, text), Origin::Variable(_)) => Some(text.split(',').map(str::trim).collect()),
+            _ => None,
+        };
+        texts.filter(|texts| texts.iter().all(|text| !text.is_empty())).ok_or_else(wrong)
+    }
+
+    /// A list of whole numbers that fit; a variable has them with commas between.
+    pub(super) fn numbers(&self) -> Result<Vec<u32>, String> {
+        let numbers: Option<Vec<u32>> = match (self.value, self.origin) {
+            (Value::Array(_, entries), _) => {
+                let number = |value: &Value| value.to_i128().and_then(|number| u32::try_from(number).ok());
+                entries.iter().map(number).collect()
+            }
+            (Value::String(_, text), Origin::Variable(_)) => {
+                text.split(',').map(|text| text.trim().parse().ok()).collect()
+            }
+            _ => None,
+        };
+        numbers.ok_or_else(|| format!("must be a list of whole numbers from 0 to {}, as in [1001]", u32::MAX))
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self) -> Result<bool, String> {
+        match (self.value, self.origin) {
+            (Value::Bool(_, value), _) => Ok(*value),
+            (Value::String(_, text), Origin::Variable(_)) if text == "true" => Ok(true),
+            (Value::String(_, text), Origin::Variable(_)) if text == "false" => Ok(false),
+            (Value::String(..), Origin::File(_)) => Err("must be true or false, without quotes".to_owned()),
+            _ => Err("must be true or false".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Every table and key of the configuration.
+
+use super::error::joined;
+
+/// Every table and its keys; `NAME` stands for a name that the operator chose, the first entry for the top of the file.
+pub(super) const SCHEMA: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "workers",
+            "drain_timeout",
+            "trust_domain",
+            "trust_domain_aliases",
+            "admin",
+            "log",
+            "metrics",
+            "upstream",
+            "listener",
+            "identity",
+            "policy",
+        ],
+    ),
+    ("admin", &["address"]),
+    ("log", &["format", "level"]),
+    ("metrics", &["principals"]),
+    (
+        "upstream.NAME",
+        &[
+            "address",
+            "members",
+            "srv",
+            "replica_set",
+            "sharded",
+            "connect_timeout",
+            "tcp_keepalive",
+            "warm_connections",
+            "warm_connections_max",
+            "certificate_recycle_after",
+            "tls",
+            "authentication",
+            "credential",
+        ],
+    ),
+    (
+        "upstream.NAME.tls",
+        &[
+            "certificate_file",
+            "private_key_file",
+            "private_key_password_file",
+            "spiffe_socket",
+            "ca_file",
+            "crl_file",
+            "server_name",
+            "verify",
+            "server_identities",
+            "legacy_certificates",
+            "min_version",
+        ],
+    ),
+    ("upstream.NAME.authentication", &["mechanism"]),
+    (
+        "[upstream.NAME.credential]",
+        &["principals", "certificate_file", "private_key_file", "private_key_password_file"],
+    ),
+    (
+        "listener.NAME",
+        &[
+            "address",
+            "upstream",
+            "topology",
+            "member_ports",
+            "member_addresses",
+            "advertise",
+            "read_preference",
+            "intercept",
+            "mode",
+            "principal",
+            "proxy_protocol",
+            "proxy_trusted",
+            "proxy_identity_tlv",
+            "max_connections",
+            "allow_remote_plaintext",
+            "socket_permissions",
+            "idle_timeout",
+            "max_lifetime",
+            "tcp_keepalive",
+            "tls",
+        ],
+    ),
+    (
+        "listener.NAME.tls",
+        &[
+            "certificate_file",
+            "private_key_file",
+            "private_key_password_file",
+            "ca_file",
+            "crl_file",
+            "legacy_certificates",
+            "min_version",
+        ],
+    ),
+    ("[identity]", &["principal", "sources", "uids"]),
+    ("policy", &["enforcement", "deny_javascript", "rule"]),
+    ("[policy.rule]", &["name", "action", "dry_run", "from", "to"]),
+    (
+        "[policy.rule.from]",
+        &[
+            "principals",
+            "not_principals",
+            "namespaces",
+            "not_namespaces",
+            "sources",
+            "not_sources",
+            "listeners",
+            "not_listeners",
+        ],
+    ),
+    ("[policy.rule.to]", &["commands", "not_commands", "databases", "not_databases", "collections", "not_collections"]),
+];
+
+/// Whether a table of the schema is one of many without a name, as those under `[[identity]]` are; no variable reaches
+/// into them.
+pub(super) fn is_repeated(table: &str) -> bool {
+    table.starts_with('[')
+}
+
+/// The table `key` inside of `table`, as the schema writes repeated ones.
+pub(super) fn repeated(table: &str, key: &str) -> String {
+    format!("[{}]", joined(table.trim_matches(['[', ']']), key))
+}
+
+/// The candidate that `given` was most likely meant to be, if any is near.
+pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Weighs the start of a word, so that "cert_file" and "warning" are near too; below 0.85 it is guessing.
+    let given = given.to_ascii_lowercase();
+    let similarity = |candidate: &str| strsim::jaro_winkler(&given, &candidate.to_ascii_lowercase());
+    let scored = candidates.into_iter().map(|candidate| (similarity(candidate), candidate));
+    scored.filter(|(score, _)| *score >= 0.85).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,269 @@
+//! Reads the merged tables key by key; a problem is noted and reading goes on, so that all are found at once.
+//!
+//! Knows which tables and keys there are and what a TOML value is. What a value means is not decided here.
+
+use figment::value::Dict;
+use figment::value::Value;
+
+use super::error::Origin;
+use super::error::joined;
+use super::error::shown;
+use super::given::Given;
+use super::problems::ProblemCollector;
+use super::schema::SCHEMA;
+use super::schema::is_repeated;
+use super::schema::nearest;
+use super::schema::repeated;
+
+/// One table, from which keys are taken.
+pub(super) struct Section<'a> {
+    problems: &'a ProblemCollector<'a>,
+    /// As the operator knows it: `upstream.orders`.
+    path: String,
+    /// As the schema knows it: `upstream.NAME`.
+    pattern: String,
+    origin: Origin,
+    values: Dict,
+    /// Something else stands where the table should be; then nobody asks for keys in it.
+    is_table: bool,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn top(problems: &'a ProblemCollector<'a>, values: Dict) -> Self {
+        Self::open(problems, String::new(), String::new(), values)
+    }
+
+    fn open(problems: &'a ProblemCollector<'a>, path: String, pattern: String, values: Dict) -> Self {
+        let origin = problems.origin_of_table(&values).unwrap_or_else(|| Origin::File(problems.file.to_owned()));
+        let section = Self { problems, path, pattern, origin, values, is_table: true };
+        section.note_unknown_keys();
+        section
+    }
+
+    fn note_unknown_keys(&self) {
+        let known = SCHEMA.iter().find(|(table, _)| *table == self.pattern).map_or(&[][..], |(_, keys)| keys);
+        for (key, value) in &self.values {
+            if !known.contains(&key.as_str()) {
+                // The value is not repeated: nobody knows what stands under an unknown key.
+                let sentence = format!("is not a known key; {}", self.remedy_for_unknown(key, known));
+                self.problems.note(joined(&self.path, key), None, self.problems.origin(value), sentence);
+            }
+        }
+    }
+
+    fn remedy_for_unknown(&self, key: &str, known: &[&str]) -> String {
+        let place = |table: &str| match table {
+            "" => "at the top, above all tables".to_owned(),
+            table => format!("in [{table}]"),
+        };
+        let homes = SCHEMA.iter().filter(|(_, keys)| keys.contains(&key));
+        let homes: Vec<String> = homes.map(|(table, _)| place(table)).collect();
+        if let Some(near) = nearest(key, known.iter().copied()) {
+            format!("did you mean {near}?")
+        } else if !homes.is_empty() {
+            format!("it belongs {}", homes.join(" or "))
+        } else if self.path.is_empty() {
+            format!("at the top stand {}", known.join(", "))
+        } else {
+            let table = if is_repeated(&self.pattern) { &self.pattern } else { &self.path };
+            format!("the keys of [{table}] are {}", known.join(", "))
+        }
+    }
+
+    /// The value of `key` as `read` understands it; `default` where it is absent.
+    ///
+    /// `read` fails with the rest of a sentence that begins with the key. Then too the default is returned: a
+    /// configuration with problems is not used.
+    pub(super) fn or<T>(&mut self, key: &str, default: T, read: impl FnOnce(&Given<'_>) -> Result<T, String>) -> T {
+        self.optional(key, read).unwrap_or(default)
+    }
+
+    /// The value of `key`; its absence is a problem, and `what` says how to write it.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &str,
+        what: &str,
+        read: impl FnOnce(&Given<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        if self.is_table && !self.values.contains_key(key) {
+            self.note_missing(key, what);
+        }
+        self.optional(key, read)
+    }
+
+    /// The value of `key`; `None` where it is absent or has a problem.
+    pub(super) fn optional<T>(&mut self, key: &str, read: impl FnOnce(&Given<'_>) -> Result<T, String>) -> Option<T> {
+        let value = self.take(key)?;
+        let origin = self.problems.origin(&value);
+        match read(&Given { value: &value, origin: &origin }) {
+            Ok(read) => Some(read),
+            Err(sentence) => {
+                self.problems.note(joined(&self.path, key), Some(shown(&value)), origin, sentence);
+                None
+            }
+        }
+    }
+
+    /// The table `key`; an empty one where it is absent or has a problem.
+    pub(super) fn table(&mut self, key: &str) -> Section<'a> {
+        let path = joined(&self.path, key);
+        let pattern = joined(&self.pattern, key);
+        let absent = !self.values.contains_key(key);
+        let values = self.dict(key, &format!("must be a table, begun by a line [{path}]"));
+        let is_table = self.is_table && (absent || values.is_some());
+        let section = Self::open(self.problems, path, pattern, values.unwrap_or_default());
+        // An absent table would be where its parent is.
+        let origin = if absent { self.origin.clone() } else { section.origin.clone() };
+        Self { origin, is_table, ..section }
+    }
+
+    /// What stands below `key`, where names are of the operator's choice, each as `read` understands it.
+    ///
+    /// `None` where there is no such key, or something is wrong with it.
+    pub(super) fn pairs<T>(
+        &mut self,
+        key: &str,
+        wrong: &str,
+        mut read: impl FnMut(&str, &Given<'_>) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let values = if self.has(key) { self.dict(key, wrong)? } else { return None };
+        let pair = |(name, value): (String, Value)| {
+            let origin = self.problems.origin(&value);
+            let read = read(&name, &Given { value: &value, origin: &origin });
+            let noted = |sentence| {
+                let path = joined(&joined(&self.path, key), &name);
+                self.problems.note(path, Some(shown(&value)), origin.clone(), sentence);
+            };
+            read.map_err(noted).ok()
+        };
+        values.into_iter().map(pair).collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// Whether anything stands under `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Notes that `key` stands where it cannot, and takes it away.
+    pub(super) fn misplaced(&mut self, key: &str, sentence: &str) {
+        if let Some(value) = self.take(key) {
+            let origin = self.problems.origin(&value);
+            self.problems.note(joined(&self.path, key), None, origin, sentence.to_owned());
+        }
+    }
+
+    /// Notes that `key` is missing.
+    pub(super) fn missing(&self, key: &str, what: &str) {
+        if self.is_table {
+            self.note_missing(key, what);
+        }
+    }
+
+    /// The tables `[[key]]`, in their order; `None` where there is no such key.
+    ///
+    /// What is no table is noted, with `wrong` as the sentence, and left out.
+    pub(super) fn repeated_tables(&mut self, key: &str, wrong: &str) -> Option<Vec<Section<'a>>> {
+        let value = self.take(key)?;
+        let (path, pattern) = (joined(&self.path, key), repeated(&self.pattern, key));
+        let Value::Array(_, entries) = value else {
+            self.note_wrong(path, &value, wrong);
+            return None;
+        };
+        let entry = |(index, value)| {
+            // Counted from 1, as people do.
+            let path = format!("{path}[{}]", index + 1);
+            if let Value::Dict(_, values) = value {
+                return Some(Self::open(self.problems, path, pattern.clone(), values));
+            }
+            self.note_wrong(path, &value, wrong);
+            None
+        };
+        Some(entries.into_iter().enumerate().filter_map(entry).collect())
+    }
+
+    fn note_wrong(&self, path: String, value: &Value, wrong: &str) {
+        self.problems.note(path, Some(shown(value)), self.problems.origin(value), wrong.to_owned());
+    }
+
+    /// Where it stands, as the operator knows it: `policy.rule[2]`.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Notes what is wrong with `key` in the light of others; its value has been read.
+    pub(super) fn note(&self, key: &str, sentence: String) {
+        self.problems.note(joined(&self.path, key), None, self.origin.clone(), sentence);
+    }
+
+    /// The tables below `key` by their names; that there is none is a problem.
+    ///
+    /// A name with a problem is noted, and its table read all the same.
+    pub(super) fn named_tables(&mut self, key: &str) -> Vec<(String, Section<'a>)> {
+        let wrong = format!("must be a table for each {key}, begun by a line [{key}.NAME] with a name of your choice");
+        let absent = !self.values.contains_key(key);
+        let values = if absent { Some(Dict::new()) } else { self.dict(key, &wrong) };
+        if values.as_ref().is_some_and(Dict::is_empty) {
+            self.note_missing(key, &format!("at least one {key} is needed, as a table [{key}.NAME]"));
+        }
+        let named = values.unwrap_or_default().into_iter();
+        named.filter_map(|(name, value)| Some((name.clone(), self.named_table(key, &name, value)?))).collect()
+    }
+
+    fn named_table(&self, key: &str, name: &str, value: Value) -> Option<Section<'a>> {
+        let path = joined(key, name);
+        let Value::Dict(_, values) = value else {
+            let sentence = format!("stands outside of a named table; begin one by a line [{key}.NAME]");
+            self.problems.note(path, Some(shown(&value)), self.problems.origin(&value), sentence);
+            return None;
+        };
+        let section = Self::open(self.problems, path, format!("{key}.NAME"), values);
+        if let Err(sentence) = check_name(name) {
+            self.problems.note(section.path.clone(), None, section.origin.clone(), sentence);
+        }
+        Some(section)
+    }
+
+    fn dict(&mut self, key: &str, wrong: &str) -> Option<Dict> {
+        match self.take(key)? {
+            Value::Dict(_, values) => Some(values),
+            value => {
+                let origin = self.problems.origin(&value);
+                self.problems.note(joined(&self.path, key), Some(shown(&value)), origin, wrong.to_owned());
+                None
+            }
+        }
+    }
+
+    fn note_missing(&self, key: &str, what: &str) {
+        let hint = match self.origin {
+            Origin::File(_) => "",
+            Origin::Variable(_) => " (the file has no such table: is the variable's name spelt right?)",
+        };
+        let sentence = format!("is missing; {what}{hint}");
+        self.problems.note(joined(&self.path, key), None, self.origin.clone(), sentence);
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        debug_assert!(
+            SCHEMA.iter().any(|(table, keys)| *table == self.pattern && keys.contains(&key)),
+            "{key} is missing from the schema of [{}]",
+            self.pattern
+        );
+        self.values.remove(key)
+    }
+}
+
+/// Upper case and double or trailing underscores could never be written in the name of an environment variable.
+fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    let reachable = ends(bytes.first()) && ends(bytes.last()) && !name.contains("__");
+    if reachable && bytes.len() <= 64 && bytes.iter().copied().all(allowed) {
+        return Ok(());
+    }
+    Err("has a name that cannot be used; names are of lower-case letters, digits, \"-\" and single \"_\", begin and end with \
+         a letter or digit, and have at most 64 bytes (no environment variable could reach others: case is ignored there, \
+         and \"__\" divides levels)"
+        .to_owned())
+}
