@@ -17,33 +17,31 @@ use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::renewal::RenewalWatch;
 use crate::tls::Session;
 
+mod connection_stats;
+mod context;
 mod cursors;
-mod desk;
 mod end;
-mod exchange;
-mod guard;
-mod holding;
-mod holds;
-mod leaving;
-mod own_answers;
+mod filter;
+mod hold_budget;
+mod in_flight;
+mod migration;
+mod open_state;
 mod pump;
-mod record;
 mod replies;
 mod requests;
 mod scratch;
 mod sockets;
-mod terms;
 
+pub use connection_stats::ConnectionStats;
 pub use cursors::CursorBook;
 pub use end::{EndReason, RelayEnd, Side};
-pub use guard::{EffectivePolicy, Finding, PolicyFilter, PolicySource, place_of};
-pub use holding::HoldBudget;
-pub use record::ConnectionStats;
-pub use terms::{Authentication, HandshakeFilter, Naming};
+pub use filter::handshake::{Authentication, HandshakeFilter, Naming};
+pub use filter::policy::{EffectivePolicy, Finding, PolicyFilter, PolicySource, place_of};
+pub use hold_budget::HoldBudget;
 
-use desk::ConnectionState;
-use exchange::InFlight;
-use leaving::{Facts, Step, UpstreamMigration};
+use context::ConnectionState;
+use in_flight::InFlight;
+use migration::schedule::{Facts, Step, UpstreamMigration};
 use pump::{End, Pump};
 
 /// When a connection ends although both sides would go on; `None` is never.

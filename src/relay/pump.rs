@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::relay::desk::ConnectionState;
+use crate::relay::connection_stats::ConnectionStats;
+use crate::relay::context::ConnectionState;
 use crate::relay::end::{EndReason, Side};
-use crate::relay::guard::Unjudged;
-use crate::relay::record::ConnectionStats;
+use crate::relay::filter::policy::Unjudged;
 use crate::relay::replies::{Replies, Settled};
 use crate::relay::requests::{Halt, Requests};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};

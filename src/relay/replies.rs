@@ -4,9 +4,9 @@
 //! The exception are replies to hello where the terms give members other names: these wait until they are whole, and do
 //! not pass when they cannot be read.
 
-use crate::relay::desk::ConnectionState;
+use crate::relay::context::ConnectionState;
 use crate::relay::end::EndReason;
-use crate::relay::holds::OpenState;
+use crate::relay::open_state::OpenState;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 use crate::wire::message_scan::MessageScan;
@@ -82,7 +82,7 @@ impl Replies {
     /// The rest, less than a header, what a scan keeps, or a reply to hello that is not whole, stands at the front of the next
     /// call's input; or everything behind a reply that ended the call.
     ///
-    /// [`InFlight::has_due`]: super::exchange::Exchange::has_due
+    /// [`InFlight::has_due`]: super::in_flight::Exchange::has_due
     pub(super) fn read(&mut self, input: &mut [u8], desk: &mut ConnectionState) -> Settled {
         let mut at = 0;
         loop {

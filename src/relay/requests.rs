@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::command::table;
 use crate::command::table::CollectionAt;
-use crate::relay::desk::ConnectionState;
-use crate::relay::exchange::InFlightRequest;
-use crate::relay::guard::{Look, Unjudged};
-use crate::relay::holding::{BudgetRequest, HeldMessage};
-use crate::relay::own_answers::OwnAnswer;
-use crate::relay::terms::{Fate, HandshakeFilter, RequestView, may_name_members};
+use crate::relay::context::ConnectionState;
+use crate::relay::filter::handshake::{Fate, HandshakeFilter, RequestView, may_name_members};
+use crate::relay::filter::local_reply::OwnAnswer;
+use crate::relay::filter::policy::{Look, Unjudged};
+use crate::relay::hold_budget::{BudgetRequest, HeldMessage};
+use crate::relay::in_flight::InFlightRequest;
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};

@@ -15,11 +15,11 @@ use crate::tls::TlsStream;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
 
-mod authenticating;
-mod flushing;
-mod guarded;
-mod naming;
-mod renewal;
+mod buffering_client;
+mod gateway_authentication;
+mod member_names;
+mod migration;
+mod policy;
 
 /// Bytes that a pipe holds before its writer has to wait: a small socket buffer.
 const PIPE_BYTES: usize = 16 * 1024;
@@ -444,7 +444,7 @@ async fn a_dismissed_client_gets_the_answer_that_it_waits_for_unless_it_has_to_g
 #[tokio::test]
 async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
     let (end, ()) = play(scene(OFF).await, |client, mut upstream, _drain| async move {
-        let count = i32::try_from(exchange::OPEN_MAX).unwrap() + 500;
+        let count = i32::try_from(in_flight::OPEN_MAX).unwrap() + 500;
         let (mut reads, mut writes) = tokio::io::split(client);
         let ask = async move {
             for id in 1..=count {
@@ -470,5 +470,5 @@ async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
     })
     .await;
     assert_eq!(end.unanswered, 0);
-    assert_eq!(end.commands, exchange::OPEN_MAX as u64 + 500);
+    assert_eq!(end.commands, in_flight::OPEN_MAX as u64 + 500);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::table::CommandId;
-use crate::relay::exchange::InFlightRequest;
+use crate::relay::in_flight::InFlightRequest;
 use crate::telemetry::metrics::{CommandOutcome, Direction, ListenerMetrics};
 use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;

@@ -12,8 +12,8 @@ use crate::command;
 use crate::command::{Meaning, Place, Request, Sequence, Unclear, table};
 use crate::policy::{Grounds, Judgement, Note, Policy, RuleId, Sentence, Verdict, View};
 use crate::relay::cursors::{CursorBook, CursorOwnership};
-use crate::relay::exchange::InFlightRequest;
-use crate::relay::holding::HoldBudget;
+use crate::relay::hold_budget::HoldBudget;
+use crate::relay::in_flight::InFlightRequest;
 use crate::relay::requests::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 use crate::wire::error_reply::CommandError;
@@ -97,7 +97,7 @@ pub struct PolicyFilter {
 }
 
 /// What is to be done with a request.
-pub(super) enum Look {
+pub(in crate::relay) enum Look {
     /// More of it has to be here. How much of the message, from its start, where that is known.
     Later(Option<usize>),
     /// It may go upstream.
@@ -108,7 +108,7 @@ pub(super) enum Look {
 
 /// A message that may not even be answered: the connection ends. Why, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unjudged(pub(super) &'static str);
+pub(in crate::relay) struct Unjudged(pub(in crate::relay) &'static str);
 
 impl PolicyFilter {
     /// Asks `authority` when a message comes.
@@ -123,7 +123,7 @@ impl PolicyFilter {
     }
 
     /// Takes the policy of this moment, for a message of which nothing has gone upstream. Whether it is another one.
-    pub(super) fn follow(&mut self) -> bool {
+    pub(in crate::relay) fn follow(&mut self) -> bool {
         let Some(authority) = &self.authority else { return false };
         let version = authority.version();
         let changed = version != self.version;
@@ -137,7 +137,7 @@ impl PolicyFilter {
     }
 
     /// A message begins: says whether there is a policy to look at it.
-    pub(super) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
+    pub(in crate::relay) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
         if self.orders.is_none() {
             return Ok(false);
         }
@@ -150,7 +150,7 @@ impl PolicyFilter {
     }
 
     /// There is something that can be neither judged nor answered: it passes in a dry run only.
-    pub(super) fn give_up(&mut self, why: &'static str) -> Result<(), Unjudged> {
+    pub(in crate::relay) fn give_up(&mut self, why: &'static str) -> Result<(), Unjudged> {
         let Some(orders) = &self.orders else { return Ok(()) };
         let judgement = orders.view.refuse(Grounds::Unclear);
         self.count(&judgement, None, "", None);
@@ -158,7 +158,13 @@ impl PolicyFilter {
     }
 
     /// Looks at a request of which `message` is here, from its start.
-    pub(super) fn look(&mut self, message: &[u8], header: &Header, scan: &MessageScan, facts: &RequestFacts) -> Look {
+    pub(in crate::relay) fn look(
+        &mut self,
+        message: &[u8],
+        header: &Header,
+        scan: &MessageScan,
+        facts: &RequestFacts,
+    ) -> Look {
         let Some(orders) = &self.orders else { return Look::Pass };
         let whole = scan.left() == 0;
         if let Some(unclear) = odd(header, scan, facts) {
@@ -201,7 +207,7 @@ impl PolicyFilter {
     }
 
     /// Looks at a request of which all that was asked for is here: if that does not suffice, nobody can be sure of it.
-    pub(super) fn decide(
+    pub(in crate::relay) fn decide(
         &mut self,
         message: &[u8],
         header: &Header,
@@ -217,7 +223,7 @@ impl PolicyFilter {
 
     /// Whether what comes behind a body that was judged is still what was judged. Some of the message may have gone
     /// upstream, so that it can only be cut short; mongod does nothing about a message that never ends.
-    pub(super) fn check_rest(&mut self, scan: &MessageScan, facts: &RequestFacts) -> Result<(), Unjudged> {
+    pub(in crate::relay) fn check_rest(&mut self, scan: &MessageScan, facts: &RequestFacts) -> Result<(), Unjudged> {
         let is_odd = scan.is_malformed() || has_foreign_sequence(facts);
         if is_odd && self.orders.as_ref().is_some_and(EffectivePolicy::enforce) {
             return self.give_up("a message that goes on otherwise than it began");
@@ -226,7 +232,7 @@ impl PolicyFilter {
     }
 
     /// A request was answered: whom its cursor belongs to is remembered.
-    pub(super) fn settle(&self, request: &InFlightRequest, reply: &ReplyFacts) {
+    pub(in crate::relay) fn settle(&self, request: &InFlightRequest, reply: &ReplyFacts) {
         let Some(orders) = &self.orders else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
             (None, Some(id)) => orders.cursors.give(id, &orders.caller, self.version),
@@ -238,12 +244,12 @@ impl PolicyFilter {
     }
 
     /// The budget for what is held.
-    pub(super) fn holding(&self) -> Option<&HoldBudget> {
+    pub(in crate::relay) fn holding(&self) -> Option<&HoldBudget> {
         self.orders.as_ref().map(|orders| &orders.holding)
     }
 
     /// Tells how often each thing was found that was found more than once, and forgets all.
-    pub(super) fn end(&mut self) {
+    pub(in crate::relay) fn end(&mut self) {
         let (Some(authority), Some(orders)) = (&self.authority, &self.orders) else { return };
         for (grounds, decision, count) in self.told.drain(..).filter(|(_, _, count)| *count > 1) {
             let rule = orders.policy.label(grounds);

@@ -4,7 +4,7 @@
 //! only say that this is not the best moment. What a pool closes through another connection stays here until it is
 //! pushed out, and what is beyond the limit is forgotten: a hostile reply costs neither memory nor time.
 
-use crate::relay::exchange::InFlightRequest;
+use crate::relay::in_flight::InFlightRequest;
 use crate::wire::reply::ReplyFacts;
 
 /// Remembered of each kind; the oldest is forgotten for the next one.
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
     use crate::command::table;
-    use crate::relay::exchange::tests::open;
+    use crate::relay::in_flight::tests::open;
     use crate::wire::header::{HEADER_BYTES, Header, OpCode};
     use crate::wire::message_scan::MessageScan;
 

@@ -2,7 +2,7 @@
 
 use bson::{RawDocumentBuf, rawdoc};
 
-use crate::relay::terms::RequestView;
+use crate::relay::filter::handshake::RequestView;
 use crate::wire::error_reply;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
@@ -11,7 +11,7 @@ use crate::wire::header::Header;
 const CERTIFICATE_MECHANISM: &str = "MONGODB-X509";
 
 /// An answer of the gateway's own.
-pub(super) enum OwnAnswer {
+pub(in crate::relay) enum OwnAnswer {
     /// The command is done, or need not be done.
     Done(RawDocumentBuf),
     /// It is not.
@@ -20,7 +20,7 @@ pub(super) enum OwnAnswer {
 
 impl OwnAnswer {
     /// As a message to the client.
-    pub(super) fn reply_to(&self, request: &Header) -> Vec<u8> {
+    pub(in crate::relay) fn reply_to(&self, request: &Header) -> Vec<u8> {
         match self {
             Self::Done(document) => error_reply::reply(request, document),
             Self::Failed(error) => error.reply_to(request),
@@ -28,7 +28,7 @@ impl OwnAnswer {
     }
 
     /// What went wrong, if anything.
-    pub(super) fn error(&self) -> Option<&CommandError> {
+    pub(in crate::relay) fn error(&self) -> Option<&CommandError> {
         match self {
             Self::Done(_) => None,
             Self::Failed(error) => Some(error),
@@ -37,7 +37,7 @@ impl OwnAnswer {
 }
 
 /// The answer to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout`, of which all of `message` is here.
-pub(super) fn to_authentication(seen: &RequestView<'_>) -> OwnAnswer {
+pub(in crate::relay) fn to_authentication(seen: &RequestView<'_>) -> OwnAnswer {
     match seen.facts.command() {
         Some(b"logout") => OwnAnswer::Done(rawdoc! { "ok": 1.0 }),
         // mongod has had no use for it since 4.0.
@@ -65,22 +65,22 @@ fn to_authenticate(seen: &RequestView<'_>) -> Option<OwnAnswer> {
 const CREDENTIALS: &str = "mongate: the gateway authenticates; remove the credentials from the URI";
 
 /// The client would authenticate by itself.
-pub(super) fn no_credentials() -> OwnAnswer {
+pub(in crate::relay) fn no_credentials() -> OwnAnswer {
     OwnAnswer::Failed(CommandError { code: 18, code_name: "AuthenticationFailed", message: CREDENTIALS.to_owned() })
 }
 
 /// A hello that cannot be changed as it would have to be.
-pub(super) fn unreadable_hello() -> OwnAnswer {
+pub(in crate::relay) fn unreadable_hello() -> OwnAnswer {
     protocol_error("mongate: this hello is longer than 64 KiB or cannot be read, and does not go to mongod as it is")
 }
 
 /// Nobody knows which command it is.
-pub(super) fn undetermined() -> OwnAnswer {
+pub(in crate::relay) fn undetermined() -> OwnAnswer {
     protocol_error("mongate: it cannot be told which command this is, and so it does not go to mongod")
 }
 
 /// The client does not know that it talks to what it has to take for a load balancer.
-pub(super) fn load_balanced_only() -> OwnAnswer {
+pub(in crate::relay) fn load_balanced_only() -> OwnAnswer {
     OwnAnswer::Failed(CommandError {
         code: 20,
         code_name: "IllegalOperation",

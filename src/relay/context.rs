@@ -1,9 +1,9 @@
 //! What the readers of requests and of replies share.
 
-use crate::relay::exchange::InFlight;
-use crate::relay::guard::PolicyFilter;
-use crate::relay::record::ConnectionStats;
-use crate::relay::terms::HandshakeFilter;
+use crate::relay::connection_stats::ConnectionStats;
+use crate::relay::filter::handshake::HandshakeFilter;
+use crate::relay::filter::policy::PolicyFilter;
+use crate::relay::in_flight::InFlight;
 
 /// What is open, what is counted, what may pass, and as what.
 pub(super) struct ConnectionState {

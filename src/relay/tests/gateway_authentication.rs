@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Enforcement;
-use crate::relay::tests::guarded::guarded_under;
+use crate::relay::tests::policy::guarded_under;
 
 const SENTENCE: &str = "the gateway authenticates; remove the credentials from the URI";
 

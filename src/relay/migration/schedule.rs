@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(1500);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A connection on its way to the new set.
-pub(super) struct UpstreamMigration<U> {
+pub(in crate::relay) struct UpstreamMigration<U> {
     due: Instant,
     patience: Instant,
     deadline: Instant,
@@ -38,24 +38,24 @@ enum Replacement<U> {
 /// What a connection is like at this moment.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each is the answer to a question of its own")]
-pub(super) struct Facts {
+pub(in crate::relay) struct Facts {
     /// Its upstream connection can be exchanged, now or after the command in flight.
-    pub(super) can_move: bool,
+    pub(in crate::relay) can_move: bool,
     /// It can be exchanged now.
-    pub(super) at_boundary: bool,
+    pub(in crate::relay) at_boundary: bool,
     /// Ending would cut short nothing that is under way.
-    pub(super) is_idle: bool,
+    pub(in crate::relay) is_idle: bool,
     /// The client is not in the middle of a message.
-    pub(super) is_whole: bool,
+    pub(in crate::relay) is_whole: bool,
     /// The client has cursors or transactions open.
-    pub(super) holds_something: bool,
+    pub(in crate::relay) holds_something: bool,
     /// When something moved last, either way.
-    pub(super) moved: Instant,
+    pub(in crate::relay) moved: Instant,
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(in crate::relay) enum Step {
     Wait,
     /// Have another upstream connection made.
     Ask,
@@ -65,13 +65,13 @@ pub(super) enum Step {
 }
 
 impl<U> UpstreamMigration<U> {
-    pub(super) fn new(schedule: Schedule) -> Self {
+    pub(in crate::relay) fn new(schedule: Schedule) -> Self {
         let Schedule { due, patience, deadline } = schedule;
         Self { due, patience, deadline, retry: RETRY.0, replacement: Replacement::None }
     }
 
     /// Asked again whenever the task wakes.
-    pub(super) fn step(&mut self, facts: &Facts, now: Instant) -> Step {
+    pub(in crate::relay) fn step(&mut self, facts: &Facts, now: Instant) -> Step {
         let late = now >= self.deadline;
         // Cursors and transactions belong to mongod's sessions, so that an exchange does not hurt them; it waits for them
         // only as long as it has time. A pool ends most of them through other connections, which is not seen here.
@@ -95,15 +95,15 @@ impl<U> UpstreamMigration<U> {
     }
 
     /// When to look again though nothing happens; `None` leaves it to events.
-    pub(super) fn next_look(&self, facts: &Facts, now: Instant) -> Option<Instant> {
+    pub(in crate::relay) fn next_look(&self, facts: &Facts, now: Instant) -> Option<Instant> {
         [self.due, self.patience, self.deadline, facts.moved + QUIET].into_iter().filter(|at| *at > now).min()
     }
 
-    pub(super) fn offer(&mut self, offer: UpstreamSide<U>) {
+    pub(in crate::relay) fn offer(&mut self, offer: UpstreamSide<U>) {
         self.replacement = Replacement::Offered(Box::new(offer));
     }
 
-    pub(super) fn take_offer(&mut self) -> Option<Box<UpstreamSide<U>>> {
+    pub(in crate::relay) fn take_offer(&mut self) -> Option<Box<UpstreamSide<U>>> {
         match std::mem::replace(&mut self.replacement, Replacement::None) {
             Replacement::Offered(offer) => Some(offer),
             Replacement::None | Replacement::Asked => None,
@@ -111,7 +111,7 @@ impl<U> UpstreamMigration<U> {
     }
 
     /// There is no replacement for now: the old connection stays in use, and it is tried again after a pause.
-    pub(super) fn postpone(&mut self, now: Instant) {
+    pub(in crate::relay) fn postpone(&mut self, now: Instant) {
         self.replacement = Replacement::None;
         self.due = now + self.retry;
         self.retry = (self.retry * 2).min(RETRY.1);

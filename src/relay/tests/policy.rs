@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Policy};
-use crate::relay::guard::PolicySource;
+use crate::relay::filter::policy::PolicySource;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while it runs.

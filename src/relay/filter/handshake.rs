@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use bson::RawDocument;
 
 use crate::relay::Limits;
-use crate::relay::own_answers;
-use crate::relay::own_answers::OwnAnswer;
+use crate::relay::filter::local_reply;
+use crate::relay::filter::local_reply::OwnAnswer;
 use crate::relay::requests::HELD_BYTES_MAX;
 use crate::topology;
 use crate::topology::{MemberMap, Unreadable};
@@ -68,17 +68,17 @@ pub enum Authentication {
 
 /// A request as far as it is here.
 #[derive(Clone, Copy)]
-pub(super) struct RequestView<'a> {
+pub(in crate::relay) struct RequestView<'a> {
     /// From its start.
-    pub(super) message: &'a [u8],
-    pub(super) header: &'a Header,
-    pub(super) scan: &'a MessageScan,
-    pub(super) facts: &'a RequestFacts,
+    pub(in crate::relay) message: &'a [u8],
+    pub(in crate::relay) header: &'a Header,
+    pub(in crate::relay) scan: &'a MessageScan,
+    pub(in crate::relay) facts: &'a RequestFacts,
 }
 
 impl<'a> RequestView<'a> {
     /// The command, where all of the message is here and can be read; also from the wrapper that old drivers put around it.
-    pub(super) fn command(&self) -> Option<&'a RawDocument> {
+    pub(in crate::relay) fn command(&self) -> Option<&'a RawDocument> {
         let RequestView { message, header, scan, .. } = *self;
         if header.op_code == OpCode::QUERY {
             return Some(op_query::command(message)?.command);
@@ -88,7 +88,7 @@ impl<'a> RequestView<'a> {
 }
 
 /// What becomes of a request as far as the terms are concerned.
-pub(super) enum Fate {
+pub(in crate::relay) enum Fate {
     /// It may go upstream; a hello when it is whole.
     Pass,
     /// It cannot be said before more of it is here.
@@ -99,21 +99,21 @@ pub(super) enum Fate {
 
 impl HandshakeFilter {
     /// Whether replies to hello are to be changed.
-    pub(super) fn renames(&self) -> bool {
+    pub(in crate::relay) fn renames(&self) -> bool {
         !matches!(self.naming, Naming::Kept)
     }
 
     /// Whether nothing may go upstream of which it is not known what it is.
-    pub(super) fn are_strict(&self) -> bool {
+    pub(in crate::relay) fn are_strict(&self) -> bool {
         self.authentication == Authentication::Gateway || matches!(self.naming, Naming::LoadBalanced { .. })
     }
 
-    pub(super) fn gateway_authenticates(&self) -> bool {
+    pub(in crate::relay) fn gateway_authenticates(&self) -> bool {
         self.authentication == Authentication::Gateway
     }
 
     /// What mongod is not to read in a hello.
-    pub(super) fn withheld(&self) -> Withheld {
+    pub(in crate::relay) fn withheld(&self) -> Withheld {
         Withheld {
             authentication: self.gateway_authenticates(),
             load_balancing: matches!(self.naming, Naming::LoadBalanced { .. }),
@@ -121,7 +121,7 @@ impl HandshakeFilter {
     }
 
     /// A reply to hello as the client is to read it; `None` where it stays as it is.
-    pub(super) fn rename(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+    pub(in crate::relay) fn rename(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
         match &self.naming {
             Naming::Kept => Ok(None),
             Naming::Members { names, here } => {
@@ -134,17 +134,17 @@ impl HandshakeFilter {
     }
 
     /// Whether a message of this kind may be looked at further.
-    pub(super) fn takes(&self, header: &Header) -> bool {
+    pub(in crate::relay) fn takes(&self, header: &Header) -> bool {
         !self.are_strict() || matches!(header.op_code, OpCode::MSG | OpCode::QUERY)
     }
 
     /// Whether it begins an authentication that is the client's affair and mongod's.
-    pub(super) fn begins_authentication(&self, facts: &RequestFacts) -> bool {
+    pub(in crate::relay) fn begins_authentication(&self, facts: &RequestFacts) -> bool {
         !self.gateway_authenticates() && facts.command().is_some_and(sasl::begins)
     }
 
     /// Whom a complete request names that begins such a one.
-    pub(super) fn named_in(&self, seen: &RequestView<'_>) -> Option<SaslUser> {
+    pub(in crate::relay) fn named_in(&self, seen: &RequestView<'_>) -> Option<SaslUser> {
         let begins =
             self.begins_authentication(seen.facts) || (seen.facts.speculates() && !self.gateway_authenticates());
         if begins { sasl::user_of(seen.command()?) } else { None }
@@ -152,7 +152,7 @@ impl HandshakeFilter {
 
     /// Looks at a request of which nothing has gone upstream; `greeted` tells whether a hello before it has said that the
     /// client expects a load balancer.
-    pub(super) fn look(&self, seen: &RequestView<'_>, greeted: bool) -> Fate {
+    pub(in crate::relay) fn look(&self, seen: &RequestView<'_>, greeted: bool) -> Fate {
         let RequestView { message, header, scan, facts } = *seen;
         let Some(otherwise) = self.holds_back(facts) else { return Fate::Pass };
         let is_whole = scan.left() == 0;
@@ -170,23 +170,23 @@ impl HandshakeFilter {
             return Fate::Wait;
         }
         match kind {
-            Kind::Authentication => Fate::Answer(own_answers::to_authentication(seen)),
+            Kind::Authentication => Fate::Answer(local_reply::to_authentication(seen)),
             _ if self.withheld().load_balancing && !greeted && !facts.load_balanced() => {
-                Fate::Answer(own_answers::load_balanced_only())
+                Fate::Answer(local_reply::load_balanced_only())
             }
             _ => Fate::Pass,
         }
     }
 
     /// Whether a request may not go upstream as it is; what it is answered with where nothing better can be said.
-    pub(super) fn holds_back(&self, facts: &RequestFacts) -> Option<fn() -> OwnAnswer> {
+    pub(in crate::relay) fn holds_back(&self, facts: &RequestFacts) -> Option<fn() -> OwnAnswer> {
         if !self.are_strict() {
             return None;
         }
         match Kind::of(facts) {
-            Kind::Hello => Some(own_answers::unreadable_hello),
-            Kind::Authentication if self.gateway_authenticates() => Some(own_answers::no_credentials),
-            Kind::Undetermined => Some(own_answers::undetermined),
+            Kind::Hello => Some(local_reply::unreadable_hello),
+            Kind::Authentication if self.gateway_authenticates() => Some(local_reply::no_credentials),
+            Kind::Undetermined => Some(local_reply::undetermined),
             Kind::Authentication | Kind::Other => None,
         }
     }
@@ -216,6 +216,6 @@ impl Kind {
 }
 
 /// Whether the reply to a request may name members.
-pub(super) fn may_name_members(facts: &RequestFacts) -> bool {
+pub(in crate::relay) fn may_name_members(facts: &RequestFacts) -> bool {
     matches!(Kind::of(facts), Kind::Hello | Kind::Undetermined)
 }

@@ -1,0 +1,3 @@
+//! Moves a client to another upstream connection: what can be told again there, and when to move.
+
+pub(super) mod schedule;
