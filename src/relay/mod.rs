@@ -15,15 +15,16 @@ use tokio::time::{Instant, Sleep};
 
 use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::renewal::RenewalWatch;
-use crate::tls::Session;
 
 mod connection_stats;
 mod context;
 mod cursors;
 mod end;
 mod filter;
+mod framing;
 mod hold_budget;
 mod in_flight;
+mod limits;
 mod migration;
 mod open_state;
 mod pump;
@@ -31,6 +32,7 @@ mod replies;
 mod requests;
 mod scratch;
 mod sockets;
+mod upstream_side;
 
 pub use connection_stats::ConnectionStats;
 pub use cursors::CursorBook;
@@ -38,20 +40,13 @@ pub use end::{EndReason, RelayEnd, Side};
 pub use filter::handshake::{Authentication, HandshakeFilter, Naming};
 pub use filter::policy::{EffectivePolicy, Finding, PolicyFilter, PolicySource, place_of};
 pub use hold_budget::HoldBudget;
+pub use limits::Limits;
+pub use upstream_side::UpstreamSide;
 
 use context::ConnectionState;
 use in_flight::InFlight;
 use migration::schedule::{Facts, Step, UpstreamMigration};
 use pump::{End, Pump};
-
-/// When a connection ends although both sides would go on; `None` is never.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    /// Nothing moved, and no command in flight, for so long.
-    pub idle_timeout: Option<Duration>,
-    /// This old, and no command in flight.
-    pub max_lifetime: Option<Duration>,
-}
 
 /// Where no limit lies ahead any more, only events wake the task; the timer is set this far off.
 const LATER: Duration = Duration::from_hours(24);
@@ -66,16 +61,6 @@ pub enum Turn {
     Renew,
     /// The upstream connection that was offered is in use.
     Moved,
-}
-
-/// An upstream connection: mongod says nothing on it before it is asked.
-pub struct UpstreamSide<U> {
-    /// Where the TLS records go.
-    pub socket: U,
-    /// The finished session; nothing of it waits to be read or sent.
-    pub session: Session,
-    /// Of the certificate set that it was made with.
-    pub generation: u64,
 }
 
 /// One conversation, ready to be carried.

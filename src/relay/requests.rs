@@ -11,26 +11,21 @@ use tokio::time::Instant;
 use crate::command::table;
 use crate::command::table::CollectionAt;
 use crate::relay::context::ConnectionState;
-use crate::relay::filter::handshake::{Fate, HandshakeFilter, RequestView, may_name_members};
+use crate::relay::filter::handshake::{Fate, HandshakeFilter, may_name_members};
 use crate::relay::filter::local_reply::OwnAnswer;
 use crate::relay::filter::policy::{Look, Unjudged};
+use crate::relay::filter::view::RequestView;
+use crate::relay::framing::ReadCursor;
 use crate::relay::hold_budget::{BudgetRequest, HeldMessage};
 use crate::relay::in_flight::InFlightRequest;
+use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
+use crate::relay::migration::introduction::{Introduction, begins_anew, introduction, pins_upstream};
 use crate::telemetry::metrics::Direction;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
-use crate::wire::message_scan::{MessageScan, flag};
+use crate::wire::message_scan::MessageScan;
 use crate::wire::request::RequestFacts;
-
-/// The longest message that is held back, header included. A hello has a few kilobytes at most.
-pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
-
-/// What the policy has to see whole and is longer is held apart, against the budget for that; header included.
-pub(super) const WAITING_BYTES_MAX: usize = 16 * 1024;
-
-/// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
-const HELLO_BYTES_MAX: usize = 4096;
 
 /// What the client sent ends the conversation.
 #[derive(Debug, Clone, Copy)]
@@ -79,56 +74,6 @@ pub(super) struct Requests {
     stream: Option<Box<[u8]>>,
     /// Whether a hello has said that the client expects a load balancer.
     greeted: bool,
-}
-
-/// What mongod has been told of the client, and another connection would have to be told.
-enum Introduction {
-    /// Nothing yet: there was no hello.
-    Unneeded,
-    /// The first hello as it went upstream.
-    Hello(Box<[u8]>),
-    /// Something that cannot be repeated: the client stays on this connection.
-    Unrepeatable,
-}
-
-/// One reading of an input: `sent <= start <= at <= input.len()`, but for a message that is released, of which `start` is
-/// no longer of interest.
-struct ReadCursor<'i, P> {
-    input: &'i [u8],
-    /// What is before has been read.
-    at: usize,
-    /// What is before is settled: it has gone upstream, or will not.
-    sent: usize,
-    /// Where the current message starts.
-    start: usize,
-    pass: &'i mut P,
-}
-
-impl<'i, P: FnMut(&[u8])> ReadCursor<'i, P> {
-    /// The current message as far as it has been read.
-    fn message(&self) -> &'i [u8] {
-        &self.input[self.start..self.at]
-    }
-
-    /// Lets go what is before `end`.
-    fn pass_to(&mut self, end: usize) {
-        if end > self.sent {
-            (self.pass)(&self.input[self.sent..end]);
-            self.sent = end;
-        }
-    }
-
-    /// Lets go what is before the current message, and nothing of it.
-    fn drop_message(&mut self) {
-        self.pass_to(self.start);
-        self.sent = self.at;
-    }
-
-    /// All is read; there is nothing to go on with.
-    fn all(&mut self) -> bool {
-        self.at = self.input.len();
-        false
-    }
 }
 
 impl Requests {
@@ -534,47 +479,6 @@ fn is_hello(facts: &RequestFacts) -> bool {
 /// Whether it waits to be answered here; one that is too long for that is answered at once.
 fn is_kept(header: &Header, facts: &RequestFacts, desk: &ConnectionState) -> bool {
     facts.is_named() && header.length as usize <= HELD_BYTES_MAX && desk.terms.holds_back(facts).is_some()
-}
-
-/// What a first hello tells mongod: it can be repeated where any connection would answer it at once and alike.
-fn introduction(message: &[u8], facts: &RequestFacts) -> Introduction {
-    let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
-    match facts.command() {
-        Some(command) if !hello::is_hello(command) => Introduction::Unneeded,
-        Some(_) if !waits && message.len() <= HELLO_BYTES_MAX => Introduction::Hello(message.into()),
-        _ => Introduction::Unrepeatable,
-    }
-}
-
-/// A monitor's hello, changed so that mongod answers it at once: a monitor counts on an answer within some seconds, and
-/// part of them is over. mongod waits only as long as the topology is the one that the client knows, which it tells by
-/// the id of its process first.
-///
-/// `None` where it names none, and where a checksum would not allow a reply to be changed later.
-fn begins_anew(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
-    const PROCESS_ID: &[u8] = b"\x07processId\0";
-    const OBJECT_ID_BYTES: usize = 12;
-    let flags = u32::from_le_bytes(*message.get(HEADER_BYTES..)?.first_chunk()?);
-    if header.op_code != OpCode::MSG || flags & flag::CHECKSUM_PRESENT != 0 || message.len() > HELLO_BYTES_MAX {
-        return None;
-    }
-    let at = message.windows(PROCESS_ID.len()).position(|bytes| bytes == PROCESS_ID)?;
-    let mut message: Box<[u8]> = message.into();
-    *message.get_mut(at + PROCESS_ID.len() + OBJECT_ID_BYTES - 1)? ^= 0xFF;
-    Some(message)
-}
-
-/// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
-/// the legacy messages, how its last write went.
-fn pins_upstream(header: &Header, facts: &RequestFacts, terms: &HandshakeFilter) -> bool {
-    match facts.command() {
-        Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
-        // A hello that was too long to be held was not kept either.
-        Some(command) if hello::is_hello(command) => {
-            (facts.speculates() && !terms.gateway_authenticates()) || header.length as usize > HELD_BYTES_MAX
-        }
-        _ => header.op_code != OpCode::MSG,
-    }
 }
 
 /// Whether mongod will answer: of the legacy messages it answers two.

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use crate::relay::requests::HELD_BYTES_MAX;
+use crate::relay::limits::HELD_BYTES_MAX;
 use crate::tls::{KEPT_BYTES_MAX as RECORDS_KEPT_MAX, RECORD_BYTES_MAX, Records};
 use crate::wire::bson_scan::KEPT_BYTES_MAX;
 

@@ -8,19 +8,16 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bson::RawDocument;
 
-use crate::relay::Limits;
 use crate::relay::filter::local_reply;
 use crate::relay::filter::local_reply::OwnAnswer;
-use crate::relay::requests::HELD_BYTES_MAX;
+use crate::relay::filter::view::RequestView;
+use crate::relay::limits::{HELD_BYTES_MAX, Limits};
 use crate::topology;
 use crate::topology::{MemberMap, Unreadable};
 use crate::wire::header::{Header, OpCode};
 use crate::wire::hello;
 use crate::wire::hello::Withheld;
-use crate::wire::message_scan::MessageScan;
-use crate::wire::op_query;
 use crate::wire::request::RequestFacts;
 use crate::wire::sasl;
 use crate::wire::sasl::SaslUser;
@@ -64,27 +61,6 @@ pub enum Authentication {
     Clients,
     /// The gateway has, before the client came; the client cannot.
     Gateway,
-}
-
-/// A request as far as it is here.
-#[derive(Clone, Copy)]
-pub(in crate::relay) struct RequestView<'a> {
-    /// From its start.
-    pub(in crate::relay) message: &'a [u8],
-    pub(in crate::relay) header: &'a Header,
-    pub(in crate::relay) scan: &'a MessageScan,
-    pub(in crate::relay) facts: &'a RequestFacts,
-}
-
-impl<'a> RequestView<'a> {
-    /// The command, where all of the message is here and can be read; also from the wrapper that old drivers put around it.
-    pub(in crate::relay) fn command(&self) -> Option<&'a RawDocument> {
-        let RequestView { message, header, scan, .. } = *self;
-        if header.op_code == OpCode::QUERY {
-            return Some(op_query::command(message)?.command);
-        }
-        RawDocument::from_bytes(message.get(scan.body()?)?).ok()
-    }
 }
 
 /// What becomes of a request as far as the terms are concerned.

@@ -2,7 +2,7 @@
 
 use bson::{RawDocumentBuf, rawdoc};
 
-use crate::relay::filter::handshake::RequestView;
+use crate::relay::filter::view::RequestView;
 use crate::wire::error_reply;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;

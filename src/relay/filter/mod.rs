@@ -3,3 +3,4 @@
 pub(super) mod handshake;
 pub(super) mod local_reply;
 pub(super) mod policy;
+pub(super) mod view;

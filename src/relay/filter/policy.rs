@@ -14,7 +14,7 @@ use crate::policy::{Grounds, Judgement, Note, Policy, RuleId, Sentence, Verdict,
 use crate::relay::cursors::{CursorBook, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::relay::in_flight::InFlightRequest;
-use crate::relay::requests::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
+use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::{Header, OpCode};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::lifecycle::renewal::Schedule;
-use crate::relay::UpstreamSide;
+use crate::relay::upstream_side::UpstreamSide;
 
 /// Quiet for so long means that closing is noticed in time: drivers look at a socket before they use it when it has been
 /// idle for a second.
