@@ -10,10 +10,10 @@ use anyhow::{Context as _, bail, ensure};
 use mongate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
-use mongate::policy::{CallerFacts, Grounds, Policy};
+use mongate::policy::{CallerFacts, Policy};
 use mongate::relay::{
-    ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, PolicyFilter, PolicySource,
-    Relay, Turn, UpstreamSide,
+    ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
+    PolicySource, Relay, Turn, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -60,17 +60,17 @@ impl Relayed {
         let (near, session) = shake_hands()?;
         let (client, near_client) = duplex(PIPE_BYTES);
         let (upstream, socket) = duplex(PIPE_BYTES);
-        let guard = match judged {
+        let policy = match judged {
             Judged::No => PolicyFilter::off(),
             Judged::By(rules) => PolicyFilter::new(Box::new(Rules::new(rules)?)),
         };
-        let record = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
-        let terms = HandshakeFilter::default();
+        let stats = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
+        let handshake = HandshakeFilter::default();
         let side = UpstreamSide { socket, session: near, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            Box::pin(carry(Relay::new(near_client, side, record, guard, terms), drain, renewal))
+            Box::pin(carry(Relay::new(near_client, side, Limits::default(), stats, policy, handshake), drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })
     }
@@ -203,15 +203,13 @@ impl Rules {
         let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
         let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
-        let beside = Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned());
-        let labels: Vec<String> = policy.rule_names().iter().cloned().chain(beside).collect();
         Ok(Self(EffectivePolicy {
-            metrics: Arc::new(PolicyMetrics::new("bench", labels)),
+            metrics: Arc::new(PolicyMetrics::new("bench", counter_labels(&policy))),
             view: Arc::new(view),
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
             caller: Arc::from(""),
-            holding: HoldBudget::default(),
+            hold_budget: HoldBudget::default(),
         }))
     }
 }
@@ -221,11 +219,11 @@ impl PolicySource for Rules {
         0
     }
 
-    fn orders(&self) -> Option<EffectivePolicy> {
+    fn effective_policy(&self) -> Option<EffectivePolicy> {
         Some(self.0.clone())
     }
 
-    fn tell(&self, finding: &Finding<'_>) {
+    fn log_finding(&self, finding: &Finding<'_>) {
         panic!("nothing here is refused or audited: {finding:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The relay between a scripted client and a scripted mongod, over pipes in memory and real TLS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Document, doc, rawdoc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -31,24 +32,18 @@ struct Scene {
     drain: Drain,
 }
 
-const NOT_UNDERSTOOD: &str = "closed on a message that is not MongoDB's protocol";
+const NOT_UNDERSTOOD: &str = "closed after a message that is not valid in the MongoDB wire protocol";
 
 const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(
-        gateway_client,
-        side,
-        record(),
-        PolicyFilter::off(),
-        HandshakeFilter { limits, ..HandshakeFilter::default() },
-    );
+    let relay = Relay::new(gateway_client, side, limits, stats(), PolicyFilter::off(), HandshakeFilter::default());
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 
-fn record() -> ConnectionStats {
+fn stats() -> ConnectionStats {
     ConnectionStats::new(Arc::new(ListenerMetrics::new("test")))
 }
 
@@ -444,7 +439,7 @@ async fn a_dismissed_client_gets_the_answer_that_it_waits_for_unless_it_has_to_g
 #[tokio::test]
 async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
     let (end, ()) = play(scene(OFF).await, |client, mut upstream, _drain| async move {
-        let count = i32::try_from(in_flight::OPEN_MAX).unwrap() + 500;
+        let count = i32::try_from(in_flight::IN_FLIGHT_MAX).unwrap() + 500;
         let (mut reads, mut writes) = tokio::io::split(client);
         let ask = async move {
             for id in 1..=count {
@@ -470,5 +465,5 @@ async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
     })
     .await;
     assert_eq!(end.unanswered, 0);
-    assert_eq!(end.commands, in_flight::OPEN_MAX as u64 + 500);
+    assert_eq!(end.commands, in_flight::IN_FLIGHT_MAX as u64 + 500);
 }

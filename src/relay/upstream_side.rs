@@ -2,12 +2,12 @@
 
 use crate::tls::Session;
 
-/// An upstream connection: mongod says nothing on it before it is asked.
+/// An upstream connection. Its server sends nothing before it gets a request.
 pub struct UpstreamSide<U> {
-    /// Where the TLS records go.
+    /// The socket that the TLS records go to.
     pub socket: U,
-    /// The finished session; nothing of it waits to be read or sent.
+    /// The established session, with nothing waiting to be read or sent.
     pub session: Session,
-    /// Of the certificate set that it was made with.
+    /// The generation of the certificate set that the connection was made with.
     pub generation: u64,
 }

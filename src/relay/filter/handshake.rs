@@ -1,181 +1,187 @@
-//! What a relay keeps to, beside moving bytes: its limits, what members are called towards the client, and whose affair
-//! the authentication is.
+//! The second filter: what the client and mongod may agree on in hello, and who authenticates.
 //!
-//! Without names of its own and with clients that authenticate themselves, all passes as it comes. Otherwise nothing goes
-//! upstream of which it is not known what it is, as it could be a hello or an authentication; that costs the common
-//! message a look at its name.
+//! A hello always loses its `compression` field. Where the client authenticates itself and expects no load balancer,
+//! everything else goes upstream as it is. Otherwise the filter is strict: a request that could be a hello or an
+//! authentication does not go upstream before its command is known. That costs other requests a look at their name.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
-
-use crate::relay::filter::local_reply;
-use crate::relay::filter::local_reply::OwnAnswer;
-use crate::relay::filter::view::RequestView;
-use crate::relay::limits::{HELD_BYTES_MAX, Limits};
-use crate::topology;
-use crate::topology::{MemberMap, Unreadable};
-use crate::wire::header::{Header, OpCode};
+use crate::relay::end::EndReason;
+use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::naming::Naming;
+use crate::relay::filter::verdict::{Hold, Verdict};
+use crate::relay::filter::view::{Extent, RequestView};
+use crate::relay::limits::HELD_BYTES_MAX;
+use crate::wire::header::OpCode;
 use crate::wire::hello;
 use crate::wire::hello::Withheld;
 use crate::wire::request::RequestFacts;
 use crate::wire::sasl;
 use crate::wire::sasl::SaslUser;
 
-/// The terms of one connection.
-#[derive(Debug, Clone, Default)]
+/// Rewrites hellos, and answers authentications where the gateway authenticates.
+#[derive(Debug, Default)]
 pub struct HandshakeFilter {
-    /// When it ends although both sides would go on.
-    pub limits: Limits,
-    /// What members are called.
-    pub naming: Naming,
-    /// Who authenticates.
-    pub authentication: Authentication,
+    naming: Naming,
+    authentication: Authentication,
+    /// Whether the client has said in a hello that it expects a load balancer.
+    expects_load_balancer: bool,
 }
 
-/// What the members of the set are called towards the client.
-#[derive(Debug, Clone, Default)]
-pub enum Naming {
-    /// What mongod calls them.
-    #[default]
-    Kept,
-    /// By their gateway addresses.
-    Members {
-        /// Who has which; looked up anew for every reply.
-        names: Arc<ArcSwap<MemberMap>>,
-        /// The address that the client has come to: what a member without one calls itself.
-        here: Arc<str>,
-    },
-    /// Not at all: the client takes the gateway for a load balancer.
-    LoadBalanced {
-        /// Which mongod it is connected to.
-        service_id: [u8; 12],
-    },
-}
-
-/// Who authenticates towards mongod.
+/// Who authenticates to mongod.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Authentication {
-    /// The client, as it likes.
+    /// The client may.
     #[default]
     Clients,
-    /// The gateway has, before the client came; the client cannot.
+    /// The gateway has, when it made the connection. The client cannot.
     Gateway,
 }
 
-/// What becomes of a request as far as the terms are concerned.
-pub(in crate::relay) enum Fate {
-    /// It may go upstream; a hello when it is whole.
-    Pass,
-    /// It cannot be said before more of it is here.
-    Wait,
-    /// It does not go upstream.
-    Answer(OwnAnswer),
-}
-
 impl HandshakeFilter {
-    /// Whether replies to hello are to be changed.
-    pub(in crate::relay) fn renames(&self) -> bool {
-        !matches!(self.naming, Naming::Kept)
+    /// The filter of one connection.
+    pub fn new(naming: Naming, authentication: Authentication) -> Self {
+        Self { naming, authentication, expects_load_balancer: false }
     }
 
-    /// Whether nothing may go upstream of which it is not known what it is.
-    pub(in crate::relay) fn are_strict(&self) -> bool {
-        self.authentication == Authentication::Gateway || matches!(self.naming, Naming::LoadBalanced { .. })
+    pub(in crate::relay) fn naming(&self) -> &Naming {
+        &self.naming
     }
 
-    pub(in crate::relay) fn gateway_authenticates(&self) -> bool {
+    pub(in crate::relay) fn authentication(&self) -> Authentication {
+        self.authentication
+    }
+
+    /// Decides about a request of which nothing has gone upstream.
+    pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        if self.is_strict()
+            && let Some(verdict) = self.restrict(request)
+        {
+            return verdict;
+        }
+        if request.extent == Extent::Final || self.forwards_at_once(request) {
+            return Verdict::Forward;
+        }
+        if !request.is_whole() {
+            return Verdict::NeedMore(Hold::InInput);
+        }
+        self.release(request)
+    }
+
+    /// Decides about a stream whose message boundaries are lost.
+    pub(in crate::relay) fn inspect_unframed(&self) -> Verdict {
+        if self.is_strict() {
+            return Verdict::close(EndReason::Undetermined("an impossible message length"));
+        }
+        Verdict::Forward
+    }
+
+    /// Whether the filter will rewrite or answer a request when all of it has arrived, for which it has to be in the
+    /// input. A restricted request that is too long for the input is answered at once.
+    pub(in crate::relay) fn needs_input(&self, request: &RequestView<'_>) -> bool {
+        let has_room = request.facts.is_named() && request.length() <= HELD_BYTES_MAX;
+        request.is_hello() || (has_room && self.restricted_kind(request.facts).is_some())
+    }
+
+    /// Whether the replies to a request may name members that the client knows by other names.
+    pub(in crate::relay) fn rewrites_replies_to(&self, facts: &RequestFacts) -> bool {
+        self.naming.rewrites_hello() && matches!(Kind::of(facts), Kind::Hello | Kind::Unknown)
+    }
+
+    /// The user that a request names when it begins an authentication between the client and mongod. All of the request
+    /// has arrived.
+    pub(in crate::relay) fn user_in(&self, request: &RequestView<'_>) -> Option<SaslUser> {
+        let begins =
+            self.begins_authentication(request.facts) || (request.facts.speculates() && !self.gateway_authenticates());
+        if begins { sasl::user_of(request.command()?) } else { None }
+    }
+
+    fn is_strict(&self) -> bool {
+        self.gateway_authenticates() || self.naming.is_load_balanced()
+    }
+
+    fn gateway_authenticates(&self) -> bool {
         self.authentication == Authentication::Gateway
     }
 
-    /// What mongod is not to read in a hello.
-    pub(in crate::relay) fn withheld(&self) -> Withheld {
-        Withheld {
-            authentication: self.gateway_authenticates(),
-            load_balancing: matches!(self.naming, Naming::LoadBalanced { .. }),
-        }
-    }
-
-    /// A reply to hello as the client is to read it; `None` where it stays as it is.
-    pub(in crate::relay) fn rename(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
-        match &self.naming {
-            Naming::Kept => Ok(None),
-            Naming::Members { names, here } => {
-                topology::rewrite(reply, &topology::Naming::Members { map: &names.load(), here })
-            }
-            Naming::LoadBalanced { service_id } => {
-                topology::rewrite(reply, &topology::Naming::LoadBalanced { service_id: *service_id })
-            }
-        }
-    }
-
-    /// Whether a message of this kind may be looked at further.
-    pub(in crate::relay) fn takes(&self, header: &Header) -> bool {
-        !self.are_strict() || matches!(header.op_code, OpCode::MSG | OpCode::QUERY)
-    }
-
-    /// Whether it begins an authentication that is the client's affair and mongod's.
-    pub(in crate::relay) fn begins_authentication(&self, facts: &RequestFacts) -> bool {
+    /// Whether a request begins an authentication between the client and mongod.
+    fn begins_authentication(&self, facts: &RequestFacts) -> bool {
         !self.gateway_authenticates() && facts.command().is_some_and(sasl::begins)
     }
 
-    /// Whom a complete request names that begins such a one.
-    pub(in crate::relay) fn named_in(&self, seen: &RequestView<'_>) -> Option<SaslUser> {
-        let begins =
-            self.begins_authentication(seen.facts) || (seen.facts.speculates() && !self.gateway_authenticates());
-        if begins { sasl::user_of(seen.command()?) } else { None }
+    /// Whether a request is forwarded as it arrives. Others are held until all of them has arrived: a hello to be
+    /// rewritten, and what begins an authentication to be read.
+    fn forwards_at_once(&self, request: &RequestView<'_>) -> bool {
+        let RequestView { scan, facts, .. } = *request;
+        let is_other = facts.is_named() && !request.is_hello() && !self.begins_authentication(facts);
+        is_other || request.length() > HELD_BYTES_MAX || scan.is_malformed()
     }
 
-    /// Looks at a request of which nothing has gone upstream; `greeted` tells whether a hello before it has said that the
-    /// client expects a load balancer.
-    pub(in crate::relay) fn look(&self, seen: &RequestView<'_>, greeted: bool) -> Fate {
-        let RequestView { message, header, scan, facts } = *seen;
-        let Some(otherwise) = self.holds_back(facts) else { return Fate::Pass };
-        let is_whole = scan.left() == 0;
+    /// The request as mongod may read it. All of it has arrived.
+    fn release(&mut self, request: &RequestView<'_>) -> Verdict {
+        let verdict = match hello::without(request.message, self.withheld()) {
+            _ if self.begins_authentication(request.facts) => Verdict::Forward,
+            Ok(Some(rewritten)) => Verdict::Rewrite(rewritten),
+            Ok(None) => Verdict::Forward,
+            Err(_) if self.is_strict() => return LocalReply::unreadable_hello().into(),
+            // mongod answers what is wrong with it.
+            Err(_) => Verdict::Forward,
+        };
+        self.expects_load_balancer |= request.facts.load_balanced();
+        verdict
+    }
+
+    /// What mongod may not read in a hello.
+    fn withheld(&self) -> Withheld {
+        Withheld { authentication: self.gateway_authenticates(), load_balancing: self.naming.is_load_balanced() }
+    }
+
+    /// What a strict filter decides about a request that it does not forward as it is; `None` where it may.
+    fn restrict(&self, request: &RequestView<'_>) -> Option<Verdict> {
+        if !matches!(request.header.op_code, OpCode::MSG | OpCode::QUERY) {
+            return Some(Verdict::close(EndReason::Undetermined("a message of a type that no driver sends")));
+        }
+        let kind = self.restricted_kind(request.facts)?;
+        if request.extent == Extent::Final {
+            return Some(kind.general_reply().into());
+        }
+        if kind == Kind::Unknown {
+            let is_final = request.is_whole() || request.scan.is_malformed() || request.message.len() > HELD_BYTES_MAX;
+            return Some(if is_final { kind.general_reply().into() } else { Verdict::NeedMore(Hold::InInput) });
+        }
+        // None of these commands takes a document sequence.
+        let has_sequence = request.facts.has_odd_sequence() || request.facts.sequences().next().is_some();
+        if request.scan.is_malformed() || has_sequence || request.length() > HELD_BYTES_MAX {
+            return Some(kind.general_reply().into());
+        }
+        if !request.is_whole() {
+            return Some(Verdict::NeedMore(Hold::InInput));
+        }
+        if kind == Kind::Authentication {
+            return Some(LocalReply::to_authentication(request).into());
+        }
+        let is_told = self.expects_load_balancer || request.facts.load_balanced();
+        (self.naming.is_load_balanced() && !is_told).then(|| LocalReply::load_balanced_only().into())
+    }
+
+    /// The kind of a request that a strict filter does not forward as it is; `None` for any other.
+    fn restricted_kind(&self, facts: &RequestFacts) -> Option<Kind> {
         let kind = Kind::of(facts);
-        if kind == Kind::Undetermined {
-            let will_stay_so = is_whole || scan.is_malformed() || message.len() > HELD_BYTES_MAX;
-            return if will_stay_so { Fate::Answer(otherwise()) } else { Fate::Wait };
-        }
-        // None of these commands has a document sequence.
-        let has_sequence = facts.has_odd_sequence() || facts.sequences().next().is_some();
-        if scan.is_malformed() || has_sequence || header.length as usize > HELD_BYTES_MAX {
-            return Fate::Answer(otherwise());
-        }
-        if !is_whole {
-            return Fate::Wait;
-        }
-        match kind {
-            Kind::Authentication => Fate::Answer(local_reply::to_authentication(seen)),
-            _ if self.withheld().load_balancing && !greeted && !facts.load_balanced() => {
-                Fate::Answer(local_reply::load_balanced_only())
-            }
-            _ => Fate::Pass,
-        }
-    }
-
-    /// Whether a request may not go upstream as it is; what it is answered with where nothing better can be said.
-    pub(in crate::relay) fn holds_back(&self, facts: &RequestFacts) -> Option<fn() -> OwnAnswer> {
-        if !self.are_strict() {
-            return None;
-        }
-        match Kind::of(facts) {
-            Kind::Hello => Some(local_reply::unreadable_hello),
-            Kind::Authentication if self.gateway_authenticates() => Some(local_reply::no_credentials),
-            Kind::Undetermined => Some(local_reply::undetermined),
-            Kind::Authentication | Kind::Other => None,
-        }
+        let is_restricted = match kind {
+            Kind::Hello | Kind::Unknown => true,
+            Kind::Authentication => self.gateway_authenticates(),
+            Kind::Other => false,
+        };
+        (self.is_strict() && is_restricted).then_some(kind)
     }
 }
 
-/// What a request is, as far as the terms differ about it.
+/// What a request is to the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Hello,
     Authentication,
     Other,
-    /// Not known, or not yet.
-    Undetermined,
+    /// The command is not known, or not known yet.
+    Unknown,
 }
 
 impl Kind {
@@ -183,15 +189,19 @@ impl Kind {
         match facts.command() {
             Some(command) if hello::is_hello(command) => Self::Hello,
             Some(b"authenticate" | b"saslStart" | b"saslContinue" | b"getnonce" | b"logout") => Self::Authentication,
-            // A wrapper that was not opened: whatever mongod finds in it.
-            Some(b"$query" | b"query") if facts.is_query() => Self::Undetermined,
-            _ if !facts.is_named() => Self::Undetermined,
+            // A wrapper of a type that is not opened: mongod may find any command in it.
+            Some(b"$query" | b"query") if facts.is_query() => Self::Unknown,
+            _ if !facts.is_named() => Self::Unknown,
             _ => Self::Other,
         }
     }
-}
 
-/// Whether the reply to a request may name members.
-pub(in crate::relay) fn may_name_members(facts: &RequestFacts) -> bool {
-    matches!(Kind::of(facts), Kind::Hello | Kind::Undetermined)
+    /// The reply to such a request where its contents are not read.
+    fn general_reply(self) -> LocalReply {
+        match self {
+            Self::Hello => LocalReply::unreadable_hello(),
+            Self::Authentication => LocalReply::gateway_authenticates(),
+            Self::Other | Self::Unknown => LocalReply::unknown_command(),
+        }
+    }
 }

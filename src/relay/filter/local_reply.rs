@@ -1,4 +1,6 @@
-//! What the gateway answers a client in mongod's stead, where the handshake is its own affair.
+//! Replies that the gateway makes itself, in place of mongod.
+
+use std::io;
 
 use bson::{RawDocumentBuf, rawdoc};
 
@@ -7,87 +9,97 @@ use crate::wire::error_reply;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
-/// How a client proves with a certificate who it is: the gateway has done that, with its own.
+/// The mechanism of a client that authenticates with a certificate. The gateway has done that with its own.
 const CERTIFICATE_MECHANISM: &str = "MONGODB-X509";
 
-/// An answer of the gateway's own.
-pub(in crate::relay) enum OwnAnswer {
-    /// The command is done, or need not be done.
-    Done(RawDocumentBuf),
-    /// It is not.
+const UNREADABLE_HELLO: &str =
+    "mongate: this hello is longer than 64 KiB or cannot be parsed; the gateway does not forward it";
+const UNKNOWN_COMMAND: &str =
+    "mongate: the command of this message cannot be recognised; the gateway does not forward it";
+const LOAD_BALANCED_ONLY: &str = "mongate: this listener is for loadBalanced=true; add it to the URI";
+const GATEWAY_AUTHENTICATES: &str = "mongate: the gateway authenticates; remove the credentials from the URI";
+const NO_GETNONCE: &str =
+    "mongate: no such command: 'getnonce': the gateway authenticates; remove the credentials from the URI";
+const COMPRESSED: &str = "mongate: OP_COMPRESSED is not supported: compression was not negotiated in hello; remove \
+                          `compressors` from the connection string";
+
+/// A reply that the gateway makes itself.
+pub(in crate::relay) enum LocalReply {
+    /// The policy denies the command.
+    Denied(CommandError),
+    /// The command failed for another reason.
     Failed(CommandError),
+    /// The gateway has done what the command asks for, or nothing has to be done.
+    Done(RawDocumentBuf),
 }
 
-impl OwnAnswer {
-    /// As a message to the client.
-    pub(in crate::relay) fn reply_to(&self, request: &Header) -> Vec<u8> {
+impl LocalReply {
+    /// The reply to `request` as a message, header included.
+    pub(in crate::relay) fn to_message(&self, request: &Header) -> Vec<u8> {
         match self {
+            Self::Denied(error) | Self::Failed(error) => error.reply_to(request),
             Self::Done(document) => error_reply::reply(request, document),
-            Self::Failed(error) => error.reply_to(request),
         }
     }
 
-    /// What went wrong, if anything.
-    pub(in crate::relay) fn error(&self) -> Option<&CommandError> {
-        match self {
-            Self::Done(_) => None,
-            Self::Failed(error) => Some(error),
+    /// The reply to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout` where the gateway authenticates.
+    /// All of the request has arrived.
+    pub(in crate::relay) fn to_authentication(request: &RequestView<'_>) -> Self {
+        match request.facts.command() {
+            Some(b"logout") => Self::Done(rawdoc! { "ok": 1.0 }),
+            // mongod has not needed it since 4.0.
+            Some(b"getnonce") => failed(59, "CommandNotFound", NO_GETNONCE),
+            Some(b"authenticate") => certificate_accepted(request).unwrap_or_else(Self::gateway_authenticates),
+            _ => Self::gateway_authenticates(),
         }
     }
-}
 
-/// The answer to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout`, of which all of `message` is here.
-pub(in crate::relay) fn to_authentication(seen: &RequestView<'_>) -> OwnAnswer {
-    match seen.facts.command() {
-        Some(b"logout") => OwnAnswer::Done(rawdoc! { "ok": 1.0 }),
-        // mongod has had no use for it since 4.0.
-        Some(b"getnonce") => OwnAnswer::Failed(CommandError {
-            code: 59,
-            code_name: "CommandNotFound",
-            message: format!("no such command: 'getnonce' ({CREDENTIALS})"),
-        }),
-        Some(b"authenticate") => to_authenticate(seen).unwrap_or_else(no_credentials),
-        _ => no_credentials(),
+    /// The client cannot authenticate itself.
+    pub(in crate::relay) fn gateway_authenticates() -> Self {
+        failed(18, "AuthenticationFailed", GATEWAY_AUTHENTICATES)
+    }
+
+    /// The hello cannot be rewritten.
+    pub(in crate::relay) fn unreadable_hello() -> Self {
+        failed(17, "ProtocolError", UNREADABLE_HELLO)
+    }
+
+    /// The request could be a hello or an authentication.
+    pub(in crate::relay) fn unknown_command() -> Self {
+        failed(17, "ProtocolError", UNKNOWN_COMMAND)
+    }
+
+    /// The client does not expect a load balancer, and the listener is one.
+    pub(in crate::relay) fn load_balanced_only() -> Self {
+        failed(20, "IllegalOperation", LOAD_BALANCED_ONLY)
+    }
+
+    /// The system has no memory to hold the request for the policy.
+    pub(in crate::relay) fn no_memory(error: &io::Error) -> Self {
+        Self::Denied(CommandError {
+            code: 146,
+            code_name: "ExceededMemoryLimit",
+            message: format!("mongate: there is not enough memory to hold this command for the policy: {error}"),
+        })
+    }
+
+    /// The request is compressed, and no hello has allowed that.
+    pub(in crate::relay) fn compressed() -> Self {
+        failed(17, "ProtocolError", COMPRESSED)
     }
 }
 
-/// A client that would show a certificate is taken for who the gateway says it is.
-fn to_authenticate(seen: &RequestView<'_>) -> Option<OwnAnswer> {
-    let command = seen.command()?;
+fn failed(code: i32, code_name: &'static str, message: &str) -> LocalReply {
+    LocalReply::Failed(CommandError { code, code_name, message: message.to_owned() })
+}
+
+/// A client that would authenticate with a certificate is told that it has: to mongod it is the user that the gateway has
+/// authenticated.
+fn certificate_accepted(request: &RequestView<'_>) -> Option<LocalReply> {
+    let command = request.command()?;
     if command.get_str("mechanism").ok()? != CERTIFICATE_MECHANISM {
         return None;
     }
     let user = command.get_str("user").unwrap_or_default();
-    Some(OwnAnswer::Done(rawdoc! { "dbname": "$external", "user": user, "ok": 1.0 }))
-}
-
-/// What an operator has to do about a client that would authenticate.
-const CREDENTIALS: &str = "mongate: the gateway authenticates; remove the credentials from the URI";
-
-/// The client would authenticate by itself.
-pub(in crate::relay) fn no_credentials() -> OwnAnswer {
-    OwnAnswer::Failed(CommandError { code: 18, code_name: "AuthenticationFailed", message: CREDENTIALS.to_owned() })
-}
-
-/// A hello that cannot be changed as it would have to be.
-pub(in crate::relay) fn unreadable_hello() -> OwnAnswer {
-    protocol_error("mongate: this hello is longer than 64 KiB or cannot be read, and does not go to mongod as it is")
-}
-
-/// Nobody knows which command it is.
-pub(in crate::relay) fn undetermined() -> OwnAnswer {
-    protocol_error("mongate: it cannot be told which command this is, and so it does not go to mongod")
-}
-
-/// The client does not know that it talks to what it has to take for a load balancer.
-pub(in crate::relay) fn load_balanced_only() -> OwnAnswer {
-    OwnAnswer::Failed(CommandError {
-        code: 20,
-        code_name: "IllegalOperation",
-        message: "mongate: this listener is for loadBalanced=true; add it to the URI".to_owned(),
-    })
-}
-
-fn protocol_error(message: &str) -> OwnAnswer {
-    OwnAnswer::Failed(CommandError { code: 17, code_name: "ProtocolError", message: message.to_owned() })
+    Some(LocalReply::Done(rawdoc! { "dbname": "$external", "user": user, "ok": 1.0 }))
 }

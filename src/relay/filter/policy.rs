@@ -1,268 +1,175 @@
-//! What stands between a request and upstream where a policy is in force.
+//! The first filter: asks the policy in force about each request.
 //!
-//! Reads each command body as a whole, asks the policy, and says what becomes of it. What cannot be read is refused: the
-//! same bytes that were judged are those that go upstream, or none do. Decides nothing itself, and writes no log; whoever
-//! gave it the policy does.
-
-use std::sync::Arc;
+//! Parses each command body as a whole, and has the policy judge it. A command that cannot be understood is denied: either
+//! the same bytes that were judged go upstream, or none. Writes no log itself: findings go to the source of the policy.
 
 use bson::RawDocument;
 
 use crate::command;
 use crate::command::{Meaning, Place, Request, Sequence, Unclear, table};
-use crate::policy::{Grounds, Judgement, Note, Policy, RuleId, Sentence, Verdict, View};
-use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::policy;
+use crate::policy::{Grounds, Judgement, Sentence};
+use crate::relay::end::EndReason;
+use crate::relay::filter::findings::{Findings, Subject};
+use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy, PolicySource, UNAUTHORIZED};
+use crate::relay::filter::verdict::{Close, Hold, Verdict};
+use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::hold_budget::HoldBudget;
 use crate::relay::in_flight::InFlightRequest;
 use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
-use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
+use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
-use crate::wire::header::{Header, OpCode};
-use crate::wire::hello;
-use crate::wire::message_scan::MessageScan;
+use crate::wire::header::OpCode;
 use crate::wire::reply::ReplyFacts;
 use crate::wire::request::RequestFacts;
 use crate::wire::{op_msg, op_query};
 
-/// mongod's own limit of a command body: 16 MiB and 16 KiB.
+/// mongod's own limit for a command body: 16 MiB and 16 KiB.
 const BODY_BYTES_MAX: usize = 16_793_600;
 
-/// Kinds of findings that are told one by one, for one connection; what is beyond is only counted in the metrics.
-const TOLD_MAX: usize = 64;
-
-/// `MongoDB`'s code for what a user may not do.
-const UNAUTHORIZED: (i32, &str) = (13, "Unauthorized");
-
-/// For a cursor that nobody was given: what mongod answers too, and what lets a change stream begin again by itself.
-const CURSOR_NOT_FOUND: (i32, &str) = (43, "CursorNotFound");
-
-/// Where a connection's policy comes from, and where its findings go.
-pub trait PolicySource: Send + Sync {
-    /// Changes whenever [`PolicySource::orders`] would say something new. Asked for every message.
-    fn version(&self) -> u64;
-    /// The policy in force, as it looks from this connection's caller; `None` where everything passes.
-    fn orders(&self) -> Option<EffectivePolicy>;
-    /// A finding to be logged: the first of its kind, or at the end of a connection how many there were.
-    fn tell(&self, finding: &Finding<'_>);
-}
-
-/// A policy as one connection is to follow it.
-#[derive(Clone)]
-pub struct EffectivePolicy {
-    /// The policy.
-    pub policy: Arc<Policy>,
-    /// As it looks from this connection's caller.
-    pub view: Arc<View>,
-    /// Counts its decisions, by the place that [`place_of`] tells.
-    pub metrics: Arc<PolicyMetrics>,
-    /// Who was given which cursor.
-    pub cursors: Arc<CursorBook>,
-    /// Whose cursors this caller's are.
-    pub caller: Arc<str>,
-    /// What may be held of bodies.
-    pub holding: HoldBudget,
-}
-
-/// Something that the policy found, for the log.
-#[derive(Debug)]
-pub struct Finding<'a> {
-    /// The rule, or what else decided.
-    pub rule: &'a str,
-    /// What follows from it.
-    pub decision: PolicyDecision,
-    /// The command; `None` where it has no name that is known.
-    pub command: Option<&'static str>,
-    /// `database.collection` as far as the finding is about one.
-    pub namespace: &'a str,
-    /// What was not understood.
-    pub unclear: Option<Unclear>,
-    /// 1 for the first; at the end of the connection all of them.
-    pub count: u64,
-}
-
-/// The place of `grounds` among the counters of a policy with so many rules: the rules, then what is beside them.
-pub fn place_of(grounds: Grounds, rules: usize) -> usize {
-    match grounds {
-        Grounds::Rule(RuleId(id)) => id as usize,
-        other => rules + Grounds::BESIDE_RULES.iter().position(|beside| *beside == other).unwrap_or_default(),
-    }
-}
-
-/// The guard of one connection.
+/// Asks the policy about the requests of one connection.
 pub struct PolicyFilter {
-    authority: Option<Box<dyn PolicySource>>,
+    source: Option<Box<dyn PolicySource>>,
+    /// The version of the policy in `effective`.
     version: u64,
-    orders: Option<EffectivePolicy>,
-    told: Vec<(Grounds, PolicyDecision, u64)>,
+    effective: Option<EffectivePolicy>,
+    findings: Findings,
 }
-
-/// What is to be done with a request.
-pub(in crate::relay) enum Look {
-    /// More of it has to be here. How much of the message, from its start, where that is known.
-    Later(Option<usize>),
-    /// It may go upstream.
-    Pass,
-    /// It may not; the error is for the client.
-    Refuse(CommandError),
-}
-
-/// A message that may not even be answered: the connection ends. Why, for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::relay) struct Unjudged(pub(in crate::relay) &'static str);
 
 impl PolicyFilter {
-    /// Asks `authority` when a message comes.
-    pub fn new(authority: Box<dyn PolicySource>) -> Self {
-        // No authority has this version, so that the first message asks.
-        Self { authority: Some(authority), version: u64::MAX, orders: None, told: Vec::new() }
+    /// Follows the policy of `source`, which is asked for every request whether it has changed.
+    pub fn new(source: Box<dyn PolicySource>) -> Self {
+        // No source has this version, so that the first request fetches the policy.
+        Self { source: Some(source), version: u64::MAX, effective: None, findings: Findings::default() }
     }
 
-    /// Lets everything pass.
+    /// Allows every request.
     pub fn off() -> Self {
-        Self { authority: None, version: 0, orders: None, told: Vec::new() }
+        Self { source: None, version: 0, effective: None, findings: Findings::default() }
     }
 
-    /// Takes the policy of this moment, for a message of which nothing has gone upstream. Whether it is another one.
-    pub(in crate::relay) fn follow(&mut self) -> bool {
-        let Some(authority) = &self.authority else { return false };
-        let version = authority.version();
-        let changed = version != self.version;
-        if changed {
-            let orders = authority.orders();
-            // What was told was told of the rules of the policy before.
-            self.end();
-            (self.version, self.orders) = (version, orders);
+    /// Takes the policy that is in force now, for a request of which nothing has gone upstream. Returns whether it is
+    /// another one than before.
+    pub(in crate::relay) fn refresh(&mut self) -> bool {
+        let Some(source) = &self.source else { return false };
+        let version = source.version();
+        let is_new = version != self.version;
+        if is_new {
+            let effective = source.effective_policy();
+            // The findings so far are about rules of the previous policy.
+            self.log_totals();
+            (self.version, self.effective) = (version, effective);
         }
-        changed
+        is_new
     }
 
-    /// A message begins: says whether there is a policy to look at it.
-    pub(in crate::relay) fn begin(&mut self, header: &Header) -> Result<bool, Unjudged> {
-        if self.orders.is_none() {
-            return Ok(false);
+    /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
+    pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        if self.effective.is_none() {
+            return Verdict::Forward;
         }
-        let why = match header.op_code {
-            OpCode::MSG | OpCode::QUERY if header.response_to == 0 => return Ok(true),
-            OpCode::MSG | OpCode::QUERY => "a request that claims to be a reply",
-            _ => "a message of a kind that no policy can judge",
-        };
-        self.give_up(why).map(|()| false)
-    }
-
-    /// There is something that can be neither judged nor answered: it passes in a dry run only.
-    pub(in crate::relay) fn give_up(&mut self, why: &'static str) -> Result<(), Unjudged> {
-        let Some(orders) = &self.orders else { return Ok(()) };
-        let judgement = orders.view.refuse(Grounds::Unclear);
-        self.count(&judgement, None, "", None);
-        if judgement.verdict == Verdict::Pass { Ok(()) } else { Err(Unjudged(why)) }
-    }
-
-    /// Looks at a request of which `message` is here, from its start.
-    pub(in crate::relay) fn look(
-        &mut self,
-        message: &[u8],
-        header: &Header,
-        scan: &MessageScan,
-        facts: &RequestFacts,
-    ) -> Look {
-        let Some(orders) = &self.orders else { return Look::Pass };
-        let whole = scan.left() == 0;
-        if let Some(unclear) = odd(header, scan, facts) {
-            return self.refuse_unclear(unclear, facts);
+        match request.header.op_code {
+            OpCode::MSG | OpCode::QUERY if request.header.response_to == 0 => {}
+            OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
+            _ => return self.forward_or_close("a message of a type that no policy can judge"),
         }
-        if header.op_code == OpCode::QUERY {
-            return if whole { self.judge_query(message, facts) } else { Look::Later(Some(header.length as usize)) };
-        }
-        // A short message waits for its end: what is wrong behind its body can still be answered then.
-        if !whole && header.length as usize <= WAITING_BYTES_MAX {
-            return Look::Later(None);
-        }
-        let command = facts.command().and_then(table::find);
-        let look = orders.view.look();
-        if !whole && command.is_some_and(|command| command::needs_sequences(command, look)) {
-            return Look::Later(Some(header.length as usize));
-        }
-        match (scan.body(), scan.body_end()) {
-            (Some(body), _) => {
-                let sequences = match command {
-                    Some(command) if command::needs_sequences(command, look) => op_msg::sequences(message),
-                    _ => Some(Vec::new()),
-                };
-                match (message.get(body).map(RawDocument::from_bytes), sequences) {
-                    (Some(Ok(body)), Some(sequences)) => self.judge(body, None, &sequences, facts),
-                    _ => self.refuse_unclear(Unclear::NotBson, facts),
-                }
+        match self.judge_request(request) {
+            // The request asks for more bytes than it has declared.
+            Verdict::NeedMore(_) if request.extent == Extent::Final => {
+                self.deny_unclear(Unclear::NotBson, request.facts)
             }
-            (None, Some(end)) if end > BODY_BYTES_MAX + HELD_BYTES_MAX => self.refuse_unclear(Unclear::TooLong, facts),
-            // How much of it is wanted depends on the command: it may be more than the body.
-            (None, Some(_)) if !facts.is_named() => Look::Later(None),
-            (None, Some(end)) => Look::Later(Some(end)),
-            // A sequence stands before the body. No driver does that; it is held as a body is, and no longer.
-            (None, None) if facts.sequences().next().is_some() => match header.length as usize {
-                length if length > BODY_BYTES_MAX => self.refuse_unclear(Unclear::TooLong, facts),
-                length => Look::Later(Some(length)),
-            },
-            (None, None) => Look::Later(None),
+            verdict => verdict,
         }
     }
 
-    /// Looks at a request of which all that was asked for is here: if that does not suffice, nobody can be sure of it.
-    pub(in crate::relay) fn decide(
-        &mut self,
-        message: &[u8],
-        header: &Header,
-        scan: &MessageScan,
-        facts: &RequestFacts,
-    ) -> Result<(), CommandError> {
-        let look = match self.look(message, header, scan, facts) {
-            Look::Later(_) => self.refuse_unclear(Unclear::NotBson, facts),
-            look => look,
-        };
-        if let Look::Refuse(error) = look { Err(error) } else { Ok(()) }
+    /// Decides about a stream whose message boundaries are lost.
+    pub(in crate::relay) fn inspect_unframed(&mut self) -> Verdict {
+        self.forward_or_close("an impossible message length")
     }
 
-    /// Whether what comes behind a body that was judged is still what was judged. Some of the message may have gone
-    /// upstream, so that it can only be cut short; mongod does nothing about a message that never ends.
-    pub(in crate::relay) fn check_rest(&mut self, scan: &MessageScan, facts: &RequestFacts) -> Result<(), Unjudged> {
-        let is_odd = scan.is_malformed() || has_foreign_sequence(facts);
-        if is_odd && self.orders.as_ref().is_some_and(EffectivePolicy::enforce) {
-            return self.give_up("a message that goes on otherwise than it began");
+    /// Whether what follows the part of a request that was judged ends the connection. Part of the request may have gone
+    /// upstream, so that it can only be cut short; mongod does not execute a message that never ends.
+    pub(in crate::relay) fn inspect_rest(&mut self, request: &RequestView<'_>) -> Option<Box<Close>> {
+        let effective = self.effective.as_ref()?;
+        let is_odd = request.scan.is_malformed() || has_foreign_sequence(request.facts);
+        if !is_odd || !effective.denies_unclear() {
+            return None;
         }
-        Ok(())
+        match self.forward_or_close("a message whose end contradicts its beginning") {
+            Verdict::Close(close) => Some(close),
+            _ => None,
+        }
     }
 
-    /// A request was answered: whom its cursor belongs to is remembered.
-    pub(in crate::relay) fn settle(&self, request: &InFlightRequest, reply: &ReplyFacts) {
-        let Some(orders) = &self.orders else { return };
+    /// Remembers the owner of the cursor that a reply opens or ends.
+    pub(in crate::relay) fn note_reply(&self, request: &InFlightRequest, reply: &ReplyFacts) {
+        let Some(effective) = &self.effective else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
-            (None, Some(id)) => orders.cursors.give(id, &orders.caller, self.version),
+            (None, Some(id)) => effective.cursors.add(id, &effective.caller, self.version),
             (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
-                orders.cursors.forget(id);
+                effective.cursors.forget(id);
             }
             _ => {}
         }
     }
 
-    /// The budget for what is held.
-    pub(in crate::relay) fn holding(&self) -> Option<&HoldBudget> {
-        self.orders.as_ref().map(|orders| &orders.holding)
+    /// The budget for requests that are held apart; `None` without a policy.
+    pub(in crate::relay) fn hold_budget(&self) -> Option<&HoldBudget> {
+        self.effective.as_ref().map(|effective| &effective.hold_budget)
     }
 
-    /// Tells how often each thing was found that was found more than once, and forgets all.
-    pub(in crate::relay) fn end(&mut self) {
-        let (Some(authority), Some(orders)) = (&self.authority, &self.orders) else { return };
-        for (grounds, decision, count) in self.told.drain(..).filter(|(_, _, count)| *count > 1) {
-            let rule = orders.policy.label(grounds);
-            authority.tell(&Finding { rule, decision, command: None, namespace: "", unclear: None, count });
+    /// Logs the number of findings of each kind that was found more than once, and forgets them.
+    pub(in crate::relay) fn log_totals(&mut self) {
+        if let (Some(source), Some(effective)) = (&self.source, &self.effective) {
+            self.findings.log_totals(effective, &**source);
         }
     }
 
-    fn judge_query(&mut self, message: &[u8], facts: &RequestFacts) -> Look {
-        match op_query::command(message) {
-            Some(query) if facts.command().is_some_and(hello::is_hello) => {
-                self.judge(query.command, Some(query.database), &[], facts)
+    /// Judges a request, or says how much of it has to arrive first.
+    fn judge_request(&mut self, request: &RequestView<'_>) -> Verdict {
+        let Some(effective) = &self.effective else { return Verdict::Forward };
+        let RequestView { message, scan, facts, .. } = *request;
+        if let Some(unclear) = unclear_framing(request) {
+            return self.deny_unclear(unclear, facts);
+        }
+        if request.header.op_code == OpCode::QUERY {
+            return if request.is_whole() { self.judge_query(request) } else { hold(request.length()) };
+        }
+        // A short message is held to its end: an error behind its body can still be answered then.
+        if !request.is_whole() && request.length() <= WAITING_BYTES_MAX {
+            return Verdict::NeedMore(Hold::InInput);
+        }
+        let command = facts.command().and_then(table::find);
+        let needs_sequences = command.is_some_and(|command| command::needs_sequences(command, effective.view.look()));
+        if !request.is_whole() && needs_sequences {
+            return hold(request.length());
+        }
+        match (scan.body(), scan.body_end()) {
+            (Some(body), _) => {
+                let sequences = if needs_sequences { op_msg::sequences(message) } else { Some(Vec::new()) };
+                match (message.get(body).map(RawDocument::from_bytes), sequences) {
+                    (Some(Ok(body)), Some(sequences)) => self.judge(body, None, &sequences, facts),
+                    _ => self.deny_unclear(Unclear::NotBson, facts),
+                }
             }
-            _ => self.refuse_unclear(Unclear::OldQuery, facts),
+            (None, Some(end)) if end > BODY_BYTES_MAX + HELD_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
+            // How much of the message is needed depends on the command: it may be more than the body.
+            (None, Some(_)) if !facts.is_named() => Verdict::NeedMore(Hold::InInput),
+            (None, Some(end)) => hold(end),
+            // A document sequence precedes the body. No driver sends that; the message is held, up to the size of a body.
+            (None, None) if facts.sequences().next().is_some() => match request.length() {
+                length if length > BODY_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
+                length => hold(length),
+            },
+            (None, None) => Verdict::NeedMore(Hold::InInput),
+        }
+    }
+
+    fn judge_query(&mut self, request: &RequestView<'_>) -> Verdict {
+        match op_query::command(request.message) {
+            Some(query) if request.is_hello() => self.judge(query.command, Some(query.database), &[], request.facts),
+            _ => self.deny_unclear(Unclear::OldQuery, request.facts),
         }
     }
 
@@ -272,121 +179,103 @@ impl PolicyFilter {
         database: Option<&str>,
         sequences: &[(&[u8], &[u8])],
         facts: &RequestFacts,
-    ) -> Look {
-        let Some(orders) = &self.orders else { return Look::Pass };
+    ) -> Verdict {
+        let Some(effective) = &self.effective else { return Verdict::Forward };
         let sequences: Vec<_> =
             sequences.iter().map(|(identifier, documents)| Sequence { identifier, documents }).collect();
         let request = Request { body, database, sequences: &sequences };
-        let meaning = match command::read(&request, orders.view.look()) {
+        let meaning = match command::read(&request, effective.view.look()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.refuse_unclear(unclear, facts),
+            Err(unclear) => return self.deny_unclear(unclear, facts),
         };
-        let mut judgement = orders.view.judge(&meaning);
+        let mut judgement = effective.view.judge(&meaning);
         let mut code = UNAUTHORIZED;
-        if judgement.verdict == Verdict::Pass
-            && let Some(refused) = orders.refuses_cursors(&meaning, self.version)
+        if judgement.verdict == policy::Verdict::Pass
+            && let Some(error) = effective.cursor_error(&meaning, self.version)
         {
             let notes = std::mem::take(&mut judgement.notes);
-            judgement = orders.view.refuse(Grounds::Cursor);
+            judgement = effective.view.refuse(Grounds::Cursor);
             judgement.notes.extend(notes);
-            code = refused;
+            code = error;
         }
-        let look = match judgement.verdict {
-            Verdict::Pass => Look::Pass,
-            Verdict::Refuse => {
-                let (policy, grounds) = (&*orders.policy, judgement.grounds);
-                let (database, command) = (Some(meaning.database), Some(meaning.command.name));
-                let sentence = Sentence { policy, grounds, database, command, unclear: None };
-                Look::Refuse(CommandError { code: code.0, code_name: code.1, message: sentence.to_string() })
-            }
+        let verdict = match judgement.verdict {
+            policy::Verdict::Pass => Verdict::Forward,
+            policy::Verdict::Refuse => denied(
+                code,
+                &Sentence {
+                    policy: &effective.policy,
+                    grounds: judgement.grounds,
+                    database: Some(meaning.database),
+                    command: Some(meaning.command.name),
+                    unclear: None,
+                },
+            ),
         };
-        if judgement.verdict == Verdict::Pass && judgement.notes.is_empty() {
-            // The common path: nothing to tell.
-            let place = place_of(judgement.grounds, orders.policy.rule_names().len());
-            orders.metrics.count(place, PolicyDecision::Allow);
-            return look;
+        if judgement.verdict == policy::Verdict::Pass && judgement.notes.is_empty() {
+            // The common path: there is nothing to log.
+            effective.count(judgement.grounds, PolicyDecision::Allow);
+            return verdict;
         }
         let namespace = namespace(&meaning, judgement.reach);
-        self.count(&judgement, Some(meaning.command.name), &namespace, None);
-        look
+        let subject = Subject { command: Some(meaning.command.name), namespace: &namespace, unclear: None };
+        self.add_finding(&judgement, subject);
+        verdict
     }
 
-    fn refuse_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Look {
-        let Some(orders) = &self.orders else { return Look::Pass };
-        let judgement = orders.view.refuse(Grounds::Unclear);
+    /// Denies a request that cannot be understood; a dry run forwards it.
+    fn deny_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Verdict {
+        let Some(effective) = &self.effective else { return Verdict::Forward };
+        let judgement = effective.view.refuse(Grounds::Unclear);
         let command = facts.command().and_then(table::find).map(|command| command.name);
         let database = facts.database().map(|name| name.to_text()).filter(|name| is_plain(name));
-        let sentence = Sentence {
-            policy: &orders.policy,
-            grounds: judgement.grounds,
-            database: database.as_deref(),
-            command,
-            unclear: Some(unclear),
+        let verdict = match judgement.verdict {
+            policy::Verdict::Pass => Verdict::Forward,
+            policy::Verdict::Refuse => denied(
+                UNAUTHORIZED,
+                &Sentence {
+                    policy: &effective.policy,
+                    grounds: judgement.grounds,
+                    database: database.as_deref(),
+                    command,
+                    unclear: Some(unclear),
+                },
+            ),
         };
-        let (code, code_name) = UNAUTHORIZED;
-        let error = CommandError { code, code_name, message: sentence.to_string() };
-        self.count(&judgement, command, database.as_deref().unwrap_or_default(), Some(unclear));
-        if judgement.verdict == Verdict::Pass { Look::Pass } else { Look::Refuse(error) }
+        let namespace = database.as_deref().unwrap_or_default();
+        self.add_finding(&judgement, Subject { command, namespace, unclear: Some(unclear) });
+        verdict
     }
 
-    /// Counts a judgement, and has the first of each kind told.
-    fn count(
-        &mut self,
-        judgement: &Judgement,
-        command: Option<&'static str>,
-        namespace: &str,
-        unclear: Option<Unclear>,
-    ) {
-        let decided = match judgement.verdict {
-            Verdict::Pass => PolicyDecision::Allow,
-            Verdict::Refuse => PolicyDecision::Deny,
-        };
-        let noted = judgement.notes.iter().map(|(note, grounds)| match note {
-            Note::Audit => (*grounds, PolicyDecision::Audit),
-            Note::WouldDeny => (*grounds, PolicyDecision::WouldDeny),
-        });
-        for (grounds, decision) in std::iter::once((judgement.grounds, decided)).chain(noted) {
-            let (Some(orders), Some(authority)) = (&self.orders, &self.authority) else { return };
-            orders.metrics.count(place_of(grounds, orders.policy.rule_names().len()), decision);
-            if decision == PolicyDecision::Allow {
-                continue;
-            }
-            let known = self.told.iter_mut().find(|(told, how, _)| (*told, *how) == (grounds, decision));
-            if let Some((_, _, count)) = known {
-                *count += 1;
-            } else if self.told.len() < TOLD_MAX {
-                self.told.push((grounds, decision, 1));
-                let rule = orders.policy.label(grounds);
-                authority.tell(&Finding { rule, decision, command, namespace, unclear, count: 1 });
-            }
+    /// Closes the connection on what can be neither judged nor answered; a dry run forwards it.
+    fn forward_or_close(&mut self, what: &'static str) -> Verdict {
+        let Some(effective) = &self.effective else { return Verdict::Forward };
+        let judgement = effective.view.refuse(Grounds::Unclear);
+        self.add_finding(&judgement, Subject::default());
+        match judgement.verdict {
+            policy::Verdict::Pass => Verdict::Forward,
+            policy::Verdict::Refuse => Verdict::close(EndReason::Unjudged(what)),
+        }
+    }
+
+    fn add_finding(&mut self, judgement: &Judgement, subject: Subject<'_>) {
+        if let (Some(source), Some(effective)) = (&self.source, &self.effective) {
+            self.findings.add(judgement, subject, effective, &**source);
         }
     }
 }
 
-impl EffectivePolicy {
-    /// Whether what cannot be judged is refused.
-    fn enforce(&self) -> bool {
-        self.view.refuse(Grounds::Unclear).verdict == Verdict::Refuse
-    }
-
-    /// Why a command may not have the cursors that it names, if it may not.
-    fn refuses_cursors(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
-        let reads = meaning.command.name == "getMore";
-        // A cursor of a whole database or of everything: what it shows was judged when it was opened, and cannot be told
-        // from its name. A change stream begins again by itself, and is judged anew.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
-        meaning.cursors.iter().find_map(|id| match self.cursors.standing(*id, &self.caller) {
-            CursorOwnership::Foreign => Some(UNAUTHORIZED),
-            // To end what nobody was given is no harm, and what a driver does with a cursor that has just ended.
-            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
-        })
-    }
+/// Holds a request until `bytes` of it have arrived.
+fn hold(bytes: usize) -> Verdict {
+    Verdict::NeedMore(if bytes > WAITING_BYTES_MAX { Hold::Apart(bytes) } else { Hold::InInput })
 }
 
-/// What in the framing of a request nobody can be sure of.
-fn odd(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> Option<Unclear> {
+fn denied((code, code_name): (i32, &'static str), sentence: &Sentence<'_>) -> Verdict {
+    LocalReply::Denied(CommandError { code, code_name, message: sentence.to_string() }).into()
+}
+
+/// What in the framing of a request cannot be understood for sure.
+fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
+    let RequestView { header, scan, facts, .. } = *request;
     if scan.is_malformed() {
         return Some(Unclear::NotBson);
     }
@@ -396,13 +285,12 @@ fn odd(header: &Header, scan: &MessageScan, facts: &RequestFacts) -> Option<Uncl
     if has_foreign_sequence(facts) {
         return Some(Unclear::Sequence);
     }
-    // It changes on its way, and waits for that.
-    let is_hello = facts.command().is_some_and(hello::is_hello);
-    let is_old = header.op_code == OpCode::QUERY;
-    ((is_hello || is_old) && header.length as usize > HELD_BYTES_MAX).then_some(Unclear::TooLong)
+    // A hello is held in the input, to be rewritten there.
+    let is_held_whole = request.is_hello() || header.op_code == OpCode::QUERY;
+    (is_held_whole && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
 }
 
-/// Whether there is a document sequence that the command, where it is known already, does not take.
+/// Whether the request has a document sequence that its command, as far as that is known, does not take.
 fn has_foreign_sequence(facts: &RequestFacts) -> bool {
     let taken = || facts.command().and_then(table::find).map(command::sequences_of);
     let is_taken = |found: &[u8]| taken().is_some_and(|taken| taken.iter().any(|taken| taken.as_bytes() == found));
@@ -422,7 +310,7 @@ fn namespace(meaning: &Meaning<'_>, reach: Option<usize>) -> String {
     }
 }
 
-/// Whether a name from the wire can stand in a sentence.
+/// Whether a database name from the wire can be quoted in an error message.
 fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$'))
 }

@@ -1,41 +1,104 @@
-//! What mongod has been told of a client, and can be told again on another connection.
+//! What mongod has been told of a client, and what of that can be told again on another upstream connection.
 
-use crate::relay::filter::handshake::HandshakeFilter;
+use crate::relay::filter::handshake::Authentication;
 use crate::relay::limits::HELD_BYTES_MAX;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::hello;
 use crate::wire::message_scan::flag;
 use crate::wire::request::RequestFacts;
 
-/// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
+/// The longest hello that is kept. Its `client` document has 512 bytes at most.
 const HELLO_BYTES_MAX: usize = 4096;
 
-/// What mongod has been told of the client, and another connection would have to be told.
-pub(in crate::relay) enum Introduction {
-    /// Nothing yet: there was no hello.
-    Unneeded,
-    /// The first hello as it went upstream.
-    Hello(Box<[u8]>),
-    /// Something that cannot be repeated: the client stays on this connection.
+/// What another upstream connection has to be told before it can serve the client.
+#[derive(Default)]
+pub(in crate::relay) struct Introduction {
+    hello: Hello,
+    /// The hello that the monitor's stream of replies answers, changed so that it restarts the stream elsewhere.
+    stream: Option<Box<[u8]>>,
+}
+
+/// The first hello of a client.
+#[derive(Default)]
+enum Hello {
+    /// There was none: mongod has been told nothing.
+    #[default]
+    None,
+    /// As mongod has received it.
+    Repeatable(Box<[u8]>),
+    /// The client stays on this upstream connection: something that was sent cannot be repeated.
     Unrepeatable,
 }
 
-/// What a first hello tells mongod: it can be repeated where any connection would answer it at once and alike.
-pub(in crate::relay) fn introduction(message: &[u8], facts: &RequestFacts) -> Introduction {
-    let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
-    match facts.command() {
-        Some(command) if !hello::is_hello(command) => Introduction::Unneeded,
-        Some(_) if !waits && message.len() <= HELLO_BYTES_MAX => Introduction::Hello(message.into()),
-        _ => Introduction::Unrepeatable,
+impl Introduction {
+    /// The message that has to be the first on another upstream connection, empty where none has to be; `None` where the
+    /// client cannot have another one.
+    pub(in crate::relay) fn hello(&self) -> Option<&[u8]> {
+        match &self.hello {
+            Hello::None => Some(&[]),
+            Hello::Repeatable(message) => Some(message),
+            Hello::Unrepeatable => None,
+        }
+    }
+
+    /// The message that restarts the monitor's stream of replies on another upstream connection.
+    pub(in crate::relay) fn stream(&self) -> Option<&[u8]> {
+        self.stream.as_deref()
+    }
+
+    /// Has the client stay on this upstream connection.
+    pub(in crate::relay) fn pin(&mut self) {
+        self.hello = Hello::Unrepeatable;
+    }
+
+    /// Takes note of a request that was understood and has been forwarded. `message` is what mongod has received, where
+    /// the request was held until all of it had arrived.
+    pub(in crate::relay) fn note(
+        &mut self,
+        header: &Header,
+        facts: &RequestFacts,
+        message: Option<&[u8]>,
+        authentication: Authentication,
+    ) {
+        let is_hello = facts.command().is_some_and(hello::is_hello);
+        if let Some(message) = message
+            && (is_hello || !facts.is_named())
+        {
+            self.note_hello(header, facts, message);
+        }
+        if pins_upstream(header, facts, is_hello, authentication) {
+            self.pin();
+        }
+    }
+
+    /// A hello, or a request without a command, which may be anything.
+    fn note_hello(&mut self, header: &Header, facts: &RequestFacts, message: &[u8]) {
+        if matches!(self.hello, Hello::None) {
+            let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
+            let is_repeatable = facts.command().is_some() && !waits && message.len() <= HELLO_BYTES_MAX;
+            self.hello = if is_repeatable { Hello::Repeatable(message.into()) } else { Hello::Unrepeatable };
+        }
+        self.stream = if facts.exhaust_allowed() { restarts_stream(header, message) } else { None };
     }
 }
 
-/// A monitor's hello, changed so that mongod answers it at once: a monitor counts on an answer within some seconds, and
-/// part of them is over. mongod waits only as long as the topology is the one that the client knows, which it tells by
-/// the id of its process first.
+/// Whether a request leaves something in the upstream connection that another one does not have: who the client is, or,
+/// with the legacy messages, the result of its last write.
+fn pins_upstream(header: &Header, facts: &RequestFacts, is_hello: bool, authentication: Authentication) -> bool {
+    if is_hello {
+        // A hello that was too long to be held was not kept either.
+        let authenticates = facts.speculates() && authentication == Authentication::Clients;
+        return authenticates || header.length as usize > HELD_BYTES_MAX;
+    }
+    let authenticates = matches!(facts.command(), Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout"));
+    authenticates || header.op_code != OpCode::MSG
+}
+
+/// A monitor's hello, changed so that mongod answers it at once: a monitor expects a reply within some seconds, of which
+/// part is over. mongod waits only while the client knows its topology, which `processId` identifies first.
 ///
-/// `None` where it names none, and where a checksum would not allow a reply to be changed later.
-pub(in crate::relay) fn begins_anew(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
+/// `None` where the hello has no `processId`, and where a checksum does not allow the first reply to be rewritten.
+fn restarts_stream(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
     const PROCESS_ID: &[u8] = b"\x07processId\0";
     const OBJECT_ID_BYTES: usize = 12;
     let flags = u32::from_le_bytes(*message.get(HEADER_BYTES..)?.first_chunk()?);
@@ -46,17 +109,4 @@ pub(in crate::relay) fn begins_anew(header: &Header, message: &[u8]) -> Option<B
     let mut message: Box<[u8]> = message.into();
     *message.get_mut(at + PROCESS_ID.len() + OBJECT_ID_BYTES - 1)? ^= 0xFF;
     Some(message)
-}
-
-/// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
-/// the legacy messages, how its last write went.
-pub(in crate::relay) fn pins_upstream(header: &Header, facts: &RequestFacts, terms: &HandshakeFilter) -> bool {
-    match facts.command() {
-        Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
-        // A hello that was too long to be held was not kept either.
-        Some(command) if hello::is_hello(command) => {
-            (facts.speculates() && !terms.gateway_authenticates()) || header.length as usize > HELD_BYTES_MAX
-        }
-        _ => header.op_code != OpCode::MSG,
-    }
 }

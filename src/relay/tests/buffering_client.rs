@@ -56,7 +56,8 @@ async fn a_client_that_buffers_gets_every_byte_and_no_drain_cuts_it() {
         let mut relay = Relay::new(
             Buffering { pipe, held: Vec::new() },
             side,
-            record(),
+            OFF,
+            stats(),
             PolicyFilter::off(),
             HandshakeFilter::default(),
         );

@@ -6,14 +6,14 @@ use crate::relay::tests::policy::guarded_under;
 
 const SENTENCE: &str = "the gateway authenticates; remove the credentials from the URI";
 
-fn terms() -> HandshakeFilter {
-    HandshakeFilter { authentication: Authentication::Gateway, ..HandshakeFilter::default() }
+fn handshake() -> HandshakeFilter {
+    HandshakeFilter::new(Naming::Kept, Authentication::Gateway)
 }
 
 async fn authenticated() -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, record(), PolicyFilter::off(), terms());
+    let relay = Relay::new(gateway_client, side, OFF, stats(), PolicyFilter::off(), handshake());
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 
@@ -269,9 +269,9 @@ async fn a_hello_that_cannot_be_changed_does_not_go_upstream() {
 #[tokio::test]
 async fn what_cannot_even_be_answered_ends_the_conversation() {
     for (asked, why) in [
-        (message(2010, 5, b"admin\0saslStart\0"), "a message of a kind that no driver sends"),
-        (message(2005, 5, &[0; 20]), "a message of a kind that no driver sends"),
-        (vec![7; 20], "a length that no message has"),
+        (message(2010, 5, b"admin\0saslStart\0"), "a message of a type that no driver sends"),
+        (message(2005, 5, &[0; 20]), "a message of a type that no driver sends"),
+        (vec![7; 20], "an impossible message length"),
     ] {
         let asked = &asked;
         let (end, ()) = Box::pin(play(authenticated().await, |mut client, mut upstream, _drain| async move {
@@ -298,7 +298,7 @@ async fn a_policy_is_asked_first_and_lets_none_of_it_through() {
     for enforcement in [Enforcement::Enforce, Enforcement::DryRun] {
         for bytes in [10, 20_000, 60_000, 200_000] {
             for cut in [997, 100_000] {
-                let scene = || async { guarded_under(enforcement, terms()).await.0 };
+                let scene = || async { guarded_under(enforcement, handshake()).await.0 };
                 let (answered, _) = ask_through(scene().await, &request(5, &start(bytes)), cut).await;
                 assert_eq!(answered.get_i32("code").unwrap(), 18, "{bytes} {answered}");
                 let refused = |answered: &Document| matches!(answered.get_i32("code").unwrap(), 13 | 17 | 18);

@@ -19,8 +19,8 @@ fn map(port: u16) -> Arc<MemberMap> {
 async fn scene_under(naming: Naming) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let terms = HandshakeFilter { naming, ..HandshakeFilter::default() };
-    let relay = Relay::new(gateway_client, side, record(), PolicyFilter::off(), terms);
+    let handshake = HandshakeFilter::new(naming, Authentication::Clients);
+    let relay = Relay::new(gateway_client, side, OFF, stats(), PolicyFilter::off(), handshake);
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 

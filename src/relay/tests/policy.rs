@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Policy};
-use crate::relay::filter::policy::PolicySource;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while it runs.
@@ -24,11 +23,11 @@ impl PolicySource for Court {
         self.0.version.load(Ordering::Acquire)
     }
 
-    fn orders(&self) -> Option<EffectivePolicy> {
+    fn effective_policy(&self) -> Option<EffectivePolicy> {
         self.0.orders.lock().unwrap().clone()
     }
 
-    fn tell(&self, finding: &Finding<'_>) {
+    fn log_finding(&self, finding: &Finding<'_>) {
         let Finding { rule, decision, command, namespace, count, .. } = finding;
         let command = command.unwrap_or("?");
         self.0.told.lock().unwrap().push(format!("{} {rule} {command} {namespace} {count}", decision.label()));
@@ -50,8 +49,8 @@ impl Law {
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
-        let (cursors, caller, holding) = (Arc::default(), Arc::from(""), HoldBudget::default());
-        *self.orders.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, holding });
+        let (cursors, caller, hold_budget) = (Arc::default(), Arc::from(""), HoldBudget::default());
+        *self.orders.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
 }
@@ -66,7 +65,7 @@ pub(super) async fn guarded_under(enforcement: Enforcement, terms: HandshakeFilt
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
     let guard = PolicyFilter::new(Box::new(Court(Arc::clone(&law))));
-    let relay = Relay::new(gateway_client, side, record(), guard, terms);
+    let relay = Relay::new(gateway_client, side, OFF, stats(), guard, terms);
     (Scene { client, upstream, relay, drain: Drain::new() }, law)
 }
 
@@ -371,7 +370,7 @@ async fn a_cursor_is_for_whom_it_was_given() {
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // That was the end of it, and another one belongs to somebody else.
-        law.orders.lock().unwrap().as_ref().unwrap().cursors.give(78, &Arc::from("cart"), 1);
+        law.orders.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), 1);
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
@@ -431,7 +430,7 @@ async fn a_long_message_that_does_not_arrive_ends_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_long_message_waits_for_its_share_of_what_may_be_held() {
     let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let everything = holding.take_everything();
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let long = insert(1, "orders", 100_000);
@@ -502,7 +501,7 @@ async fn a_long_command_whose_meaning_stands_in_its_sequences_is_judged_by_them_
 #[tokio::test(start_paused = true)]
 async fn a_share_that_was_waited_for_counts_from_when_it_came() {
     let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let everything = holding.take_everything();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
@@ -520,7 +519,7 @@ async fn a_share_that_was_waited_for_counts_from_when_it_came() {
 #[tokio::test(start_paused = true)]
 async fn a_share_goes_back_where_the_policy_has_gone_meanwhile() {
     let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let everything = holding.take_everything();
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let long = insert(1, "secret", 100_000);
@@ -543,7 +542,7 @@ async fn a_share_goes_back_where_the_policy_has_gone_meanwhile() {
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
     let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let holding = law.orders.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let started = Instant::now();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)).await.unwrap();
