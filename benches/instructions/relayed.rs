@@ -11,10 +11,10 @@ use anyhow::{Context as _, bail, ensure};
 use mongate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
-use mongate::policy::{CallerFacts, Grounds, Policy};
+use mongate::policy::{CallerFacts, Policy};
 use mongate::relay::{
-    ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, PolicyFilter, PolicySource,
-    Relay, Turn, UpstreamSide,
+    ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
+    PolicySource, Relay, Turn, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -74,7 +74,7 @@ impl Relayed {
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            let relay = Relay::new(near_client, upstream_side, stats, policy_filter, handshake_filter);
+            let relay = Relay::new(near_client, upstream_side, Limits::default(), stats, policy_filter, handshake_filter);
             Box::pin(run(relay, drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })
@@ -208,15 +208,13 @@ impl FixedPolicy {
         let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
         let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
-        let beside = Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned());
-        let labels: Vec<String> = policy.rule_names().iter().cloned().chain(beside).collect();
         Ok(Self(EffectivePolicy {
-            metrics: Arc::new(PolicyMetrics::new("bench", labels)),
+            metrics: Arc::new(PolicyMetrics::new("bench", counter_labels(&policy))),
             view: Arc::new(view),
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
             caller: Arc::from(""),
-            holding: HoldBudget::default(),
+            hold_budget: HoldBudget::default(),
         }))
     }
 }
@@ -226,11 +224,11 @@ impl PolicySource for FixedPolicy {
         0
     }
 
-    fn orders(&self) -> Option<EffectivePolicy> {
+    fn effective_policy(&self) -> Option<EffectivePolicy> {
         Some(self.0.clone())
     }
 
-    fn tell(&self, finding: &Finding<'_>) {
+    fn log_finding(&self, finding: &Finding<'_>) {
         panic!("a command was denied or audited: {finding:?}");
     }
 }

@@ -169,8 +169,8 @@ fn join(
         Some(Mechanism::MongodbX509) => Authentication::Gateway,
         None => Authentication::Clients,
     };
-    let terms = HandshakeFilter { naming, authentication, limits: route.limits };
-    Box::new(Relay::new(client, carrying::side(upstream), record, guard, terms))
+    let terms = HandshakeFilter::new(naming, authentication);
+    Box::new(Relay::new(client, carrying::side(upstream), route.limits, record, guard, terms))
 }
 
 fn full(route: &Route) -> CommandError {

@@ -11,8 +11,8 @@ use arc_swap::ArcSwapOption;
 use super::Route;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
-use crate::policy::{CallerFacts, Grounds, Policy, View};
-use crate::relay::{CursorBook, EffectivePolicy, Finding, HoldBudget, PolicySource};
+use crate::policy::{CallerFacts, Policy, View};
+use crate::relay::{CursorBook, EffectivePolicy, Finding, HoldBudget, PolicySource, counter_labels};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// Callers whose view of the policy is kept. Who comes when there are so many has his made, and all others anew.
@@ -96,7 +96,7 @@ impl Policing {
         let version = self.in_force.version();
         if views.version != version {
             let policy = self.in_force.current().map(|loaded| {
-                let metrics = Arc::new(PolicyMetrics::new(listener, labels(&loaded.policy)));
+                let metrics = Arc::new(PolicyMetrics::new(listener, counter_labels(&loaded.policy)));
                 (Arc::clone(&loaded.policy), metrics)
             });
             *views = Views { version, policy, by_caller: HashMap::new() };
@@ -115,15 +115,9 @@ impl Policing {
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
             caller: who.map_or_else(|| Arc::from(""), |who| Arc::from(who.principal.as_str())),
-            holding: self.in_force.holding.clone(),
+            hold_budget: self.in_force.holding.clone(),
         })
     }
-}
-
-/// In the order of [`crate::relay::place_of`].
-fn labels(policy: &Policy) -> Vec<String> {
-    let rules = policy.rule_names().iter().cloned();
-    rules.chain(Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned())).collect()
 }
 
 /// The policy for one connection.
@@ -140,11 +134,11 @@ impl PolicySource for CallerPolicySource {
         self.route.policing.in_force.version()
     }
 
-    fn orders(&self) -> Option<EffectivePolicy> {
+    fn effective_policy(&self) -> Option<EffectivePolicy> {
         self.route.policing.orders(&self.route.listener, self.who.as_ref(), self.source)
     }
 
-    fn tell(&self, finding: &Finding<'_>) {
+    fn log_finding(&self, finding: &Finding<'_>) {
         let Finding { rule, decision, command, namespace, unclear, count } = finding;
         let (listener, client) = (&self.route.listener, self.client);
         let principal = self.who.as_ref().map(|who| who.principal.as_str());

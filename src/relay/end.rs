@@ -1,4 +1,4 @@
-//! How a relay ended, and who ended it.
+//! How a conversation ended, and which side ended it.
 
 use std::fmt;
 use std::io;
@@ -8,58 +8,61 @@ use crate::wire::sasl::SaslUser;
 /// A side of the gateway, or the gateway itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The one that connected to us.
+    /// The client.
     Client,
-    /// mongod.
+    /// mongod or mongos.
     Upstream,
-    /// Us.
+    /// The gateway.
     Gateway,
 }
 
-/// Why a relay ended. An ordinary end is not an error.
+/// Why a conversation ended. An ordinary end is not an error.
 #[derive(Debug)]
 pub enum EndReason {
-    /// Closed in order, between messages.
+    /// The side closed between two messages, with no request in flight.
     Closed,
-    /// Closed, or said nothing more, in the middle of a message or with requests unanswered.
+    /// The side closed in the middle of a message, or with requests in flight.
     Interrupted,
     /// The socket failed.
     Socket(io::Error),
-    /// What upstream sent was not TLS as it had been agreed on.
+    /// What upstream sent is not valid in its TLS session.
     Tls(rustls::Error),
     /// The client sent `OP_COMPRESSED`.
     Compressed,
-    /// The client sent what the policy in force cannot judge and nobody can answer; none of it went upstream whole.
+    /// The client sent a message that the policy cannot judge and that cannot be answered. It did not go upstream whole.
     Unjudged(&'static str),
-    /// The client sent what could be a hello or an authentication, which does not go upstream as it is, and what nobody can
-    /// answer.
+    /// The client sent a message that could be a hello or an authentication and that cannot be answered. It did not go
+    /// upstream, since both may not reach mongod as they are.
     Undetermined(&'static str),
-    /// Upstream answered a hello with what cannot be read: the names of members could be in it.
+    /// Upstream answered a hello with a reply that cannot be parsed, and could name members.
     UnreadableHello(&'static str),
-    /// A long message of the client's, held for the policy, did not arrive in time.
+    /// A long request that is held for the policy did not arrive in time.
     TooSlow,
-    /// Upstream closed after the client had sent what is no message of the protocol.
+    /// Upstream closed after the client had sent a message that is not valid in the wire protocol.
     NotUnderstood,
-    /// The gateway drains, and no command was in flight.
+    /// The gateway drains, and no command is in flight.
     Drained,
-    /// The gateway stops, whatever was in flight.
+    /// The gateway stops, with or without commands in flight.
     Stopped,
-    /// Nothing moved for `idle_timeout`.
+    /// No bytes have moved for `idle_timeout`.
     Idle,
-    /// `max_lifetime` is over, and no command was in flight.
+    /// The connection is older than `max_lifetime`, and no command is in flight.
     Lifetime,
-    /// Its upstream connection was made with a certificate set that is no longer in use.
+    /// The upstream connection was made with a replaced certificate set, and the client could not be moved to another.
     Recycled,
-    /// Whoever accepted the client does not any more.
+    /// The listener does not accept the client's certificate any longer.
     Dismissed,
-    /// Its member is not the one that connections are put on any more.
+    /// New connections go to another member.
     Outlived,
 }
 
-/// How a relay ended, with what passed through it.
+/// The side that ends the conversation, and why.
+pub(super) type End = (Side, EndReason);
+
+/// How a conversation ended, and what passed through it.
 #[derive(Debug)]
 pub struct RelayEnd {
-    /// Who ended it.
+    /// The side that ended it.
     pub ended_by: Side,
     /// Why.
     pub reason: EndReason,
@@ -67,22 +70,22 @@ pub struct RelayEnd {
     pub to_upstream_bytes: u64,
     /// Plaintext bytes read from upstream.
     pub to_client_bytes: u64,
-    /// Requests that went upstream whole, or were answered by the gateway itself.
+    /// Requests that went upstream whole or got a local reply, except those that the policy denied.
     pub commands: u64,
-    /// Replies that said `ok: 0`, also of the gateway's own, but for what the policy refused.
+    /// Replies with `ok: 0`, including local replies, except those of the policy.
     pub errors: u64,
-    /// Requests that the policy refused.
+    /// Requests that the policy denied.
     pub denied: u64,
-    /// Requests that had no reply at the end.
+    /// Requests without a reply at the end.
     pub unanswered: usize,
-    /// Whom the client named when it began to authenticate; nobody has proven that.
+    /// The user that the client named when it began to authenticate. The gateway does not verify it.
     pub user: Option<Box<SaslUser>>,
-    /// What the client is still to be told, before its side closes; empty where nothing is.
+    /// What the client has to read before its side closes; empty where it reads nothing more.
     pub final_reply: Vec<u8>,
 }
 
 impl RelayEnd {
-    /// Whether nothing was cut short.
+    /// Whether no message and no command was cut short.
     pub fn is_orderly(&self) -> bool {
         matches!(
             self.reason,
@@ -96,7 +99,7 @@ impl RelayEnd {
         )
     }
 
-    /// Whether the client broke the protocol, rather than just ending the conversation.
+    /// Whether the client violated the protocol.
     pub fn is_protocol_error(&self) -> bool {
         matches!(
             self.reason,
@@ -127,17 +130,17 @@ impl fmt::Display for EndReason {
             Self::Socket(error) => write!(f, "socket failed: {error}"),
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
-            Self::Unjudged(why) => write!(f, "sent {why}, which the policy in force cannot judge"),
-            Self::Undetermined(why) => write!(f, "sent {why}, which may be a hello or an authentication"),
-            Self::UnreadableHello(why) => write!(f, "answered hello with {why}"),
-            Self::TooSlow => f.write_str("took too long to send a command that the policy has to see whole"),
-            Self::NotUnderstood => f.write_str("closed on a message that is not MongoDB's protocol"),
+            Self::Unjudged(what) => write!(f, "sent {what}, which the policy cannot judge"),
+            Self::Undetermined(what) => write!(f, "sent {what}, which could be a hello or an authentication"),
+            Self::UnreadableHello(what) => write!(f, "answered hello with {what}"),
+            Self::TooSlow => f.write_str("took too long to send a command that the policy has to read whole"),
+            Self::NotUnderstood => f.write_str("closed after a message that is not valid in the MongoDB wire protocol"),
             Self::Drained => f.write_str("drained"),
             Self::Stopped => f.write_str("stopped"),
             Self::Idle => f.write_str("idle_timeout"),
             Self::Lifetime => f.write_str("max_lifetime"),
             Self::Recycled => f.write_str("certificate renewed"),
-            Self::Outlived => f.write_str("connections go to another member now"),
+            Self::Outlived => f.write_str("new connections go to another member"),
             Self::Dismissed => f.write_str("client certificate no longer accepted"),
         }
     }

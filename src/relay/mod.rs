@@ -1,110 +1,103 @@
-//! Where bytes flow: one client, one upstream connection, one task that moves both directions.
+//! Forwards bytes between one client and one upstream connection: one task per connection moves both directions.
 //!
-//! The relay owns both sockets and the TLS state. It takes no decisions about who may do what, but has its guard ask the
-//! policy; makes up no replies to what has gone upstream; and changes nothing but the hello and, where its terms say so,
-//! the names of members in replies to one; and, where a monitor's stream of replies begins anew on another connection, the
-//! number that says what its first reply answers.
+//! ```text
+//! pump ──> requests (framing) ── RequestView ──> filter/: 1 policy, 2 handshake
+//!              ▲                                          │
+//!              └── Verdict: NeedMore, Forward, Rewrite, Reply, Close
+//! ```
+//!
+//! The relay owns both sockets and the TLS session with upstream. The filters decide what becomes of each request, and
+//! `requests` carries that out; replies take the same way back through `replies`. `context` keeps the ledger of both.
+//! `migration/` moves a client to another upstream connection.
+//!
+//! Requests and replies stay as they are, except for three changes: a hello loses what mongod may not read; a reply to hello
+//! names members as the client knows them; the first reply of a stream that was restarted on another upstream connection
+//! gets the `responseTo` that the client waits for. The gateway replies only to requests of which nothing has gone upstream.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::renewal::RenewalWatch;
-use crate::tls::Session;
 
+mod client_half;
+mod clock;
+mod connection_stats;
+mod context;
 mod cursors;
-mod desk;
 mod end;
-mod exchange;
-mod guard;
-mod holding;
-mod holds;
-mod leaving;
-mod own_answers;
+mod filter;
+mod framing;
+mod held_message;
+mod hold_budget;
+mod in_flight;
+mod limits;
+mod migration;
+mod open_state;
 mod pump;
-mod record;
 mod replies;
 mod requests;
 mod scratch;
 mod sockets;
-mod terms;
+mod upstream_half;
+mod upstream_side;
 
+pub use connection_stats::ConnectionStats;
 pub use cursors::CursorBook;
 pub use end::{EndReason, RelayEnd, Side};
-pub use guard::{EffectivePolicy, Finding, PolicyFilter, PolicySource, place_of};
-pub use holding::HoldBudget;
-pub use record::ConnectionStats;
-pub use terms::{Authentication, HandshakeFilter, Naming};
+pub use filter::handshake::{Authentication, HandshakeFilter};
+pub use filter::naming::Naming;
+pub use filter::policy::PolicyFilter;
+pub use filter::policy_source::{EffectivePolicy, Finding, PolicySource, counter_index, counter_labels};
+pub use hold_budget::HoldBudget;
+pub use limits::Limits;
+pub use upstream_side::UpstreamSide;
 
-use desk::ConnectionState;
-use exchange::InFlight;
-use leaving::{Facts, Step, UpstreamMigration};
-use pump::{End, Pump};
-
-/// When a connection ends although both sides would go on; `None` is never.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    /// Nothing moved, and no command in flight, for so long.
-    pub idle_timeout: Option<Duration>,
-    /// This old, and no command in flight.
-    pub max_lifetime: Option<Duration>,
-}
-
-/// Where no limit lies ahead any more, only events wake the task; the timer is set this far off.
-const LATER: Duration = Duration::from_hours(24);
+use clock::Clock;
+use context::ConnectionState;
+use end::End;
+use filter::chain::Filters;
+use migration::schedule::{MigrationFacts, MigrationStep, UpstreamMigration};
+use pump::Pump;
 
 /// Why [`Relay::run`] returned.
 #[derive(Debug)]
 pub enum Turn {
     /// The conversation is over.
     Ended(RelayEnd),
-    /// The certificate set of the upstream connection is no longer in use, and it is this connection's turn to change:
-    /// offer another one, or postpone it; the conversation goes on meanwhile.
+    /// The certificate set of the upstream connection was replaced, and it is this connection's turn to move. Offer another
+    /// upstream connection, or postpone; the conversation goes on meanwhile.
     Renew,
     /// The upstream connection that was offered is in use.
     Moved,
 }
 
-/// An upstream connection: mongod says nothing on it before it is asked.
-pub struct UpstreamSide<U> {
-    /// Where the TLS records go.
-    pub socket: U,
-    /// The finished session; nothing of it waits to be read or sent.
-    pub session: Session,
-    /// Of the certificate set that it was made with.
-    pub generation: u64,
-}
-
-/// One conversation, ready to be carried.
-pub struct Relay<C, U> {
-    pump: Pump<C, U>,
-    opened: Instant,
-    limits: Limits,
-    last_moved: (u64, Instant),
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Of the certificate set that the upstream connection was made with.
-    generation: u64,
-    leaving: Option<Box<UpstreamMigration<U>>>,
-    dismissal: Option<Dismissal>,
-}
-
-/// When a client has to go, and why.
+/// When and why a client has to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dismissal {
-    /// As soon as no command is in flight: connections that are made now go to another member.
+    /// As soon as no command is in flight, because new connections go to another member.
     Elsewhere,
-    /// As soon as no command is in flight: it is not accepted any more.
+    /// As soon as no command is in flight, because the client is not accepted any longer.
     WhenIdle,
-    /// Whatever is in flight: it is not accepted any more.
+    /// At once, because the client is not accepted any longer.
     AtOnce,
 }
 
-/// What ends a call of [`Relay::run`], before it is told.
+/// One conversation between a client and a server.
+pub struct Relay<C, U> {
+    pump: Pump<C, U>,
+    clock: Clock,
+    /// The generation of the certificate set that the upstream connection was made with.
+    generation: u64,
+    migration: Option<Box<UpstreamMigration<U>>>,
+    dismissal: Option<Dismissal>,
+}
+
+/// Why a call of [`Relay::run`] ends.
 enum Event {
     End(End),
     Renew,
@@ -114,39 +107,30 @@ enum Event {
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
     /// Joins `client` and `upstream`.
     ///
-    /// Neither side may have bytes waiting outside its socket, but for `first_bytes` given to [`Relay::run`].
+    /// Neither side may have bytes waiting outside its socket, except the `first_bytes` that [`Relay::run`] takes.
     pub fn new(
         client: C,
         upstream: UpstreamSide<U>,
-        record: ConnectionStats,
-        guard: PolicyFilter,
-        terms: HandshakeFilter,
+        limits: Limits,
+        stats: ConnectionStats,
+        policy: PolicyFilter,
+        handshake: HandshakeFilter,
     ) -> Self {
         let UpstreamSide { socket, session, generation } = upstream;
-        let limits = terms.limits;
-        let opened = Instant::now();
-        let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
+        let connection = ConnectionState::new(stats, Filters { policy, handshake });
         Self {
-            pump: Pump::new(
-                client,
-                socket,
-                session,
-                ConnectionState { exchange: InFlight::default(), record, guard, terms },
-            ),
-            opened,
-            limits,
-            last_moved: (0, opened),
-            timer: nearest.map(|after| Box::pin(tokio::time::sleep(after))),
+            pump: Pump::new(client, socket, session, connection),
+            clock: Clock::start(limits),
             generation,
-            leaving: None,
+            migration: None,
             dismissal: None,
         }
     }
 
-    /// Carries the conversation until it ends or there is something to be done for it, and tells what.
+    /// Runs the conversation until it ends or its owner has to do something for it.
     ///
-    /// `first_bytes` have been read from the client already; their memory is given back at once. Only the first call has
-    /// any. Cancel safe after that; when the relay is dropped, both sockets close at once.
+    /// `first_bytes` have been read from the client already, and are freed at once. Only the first call has any. Cancel safe
+    /// after that. When the relay is dropped, both sockets close at once.
     pub async fn run(&mut self, first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> Turn {
         if !first_bytes.is_empty() {
             let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&first_bytes, cx))).await;
@@ -155,74 +139,76 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                 return Turn::Ended(self.finish(end).await);
             }
         }
-        match self.carry(drain, renewal).await {
+        match self.next_event(drain, renewal).await {
             Event::End(end) => Turn::Ended(self.finish(end).await),
             Event::Renew => Turn::Renew,
             Event::Moved => Turn::Moved,
         }
     }
 
-    /// The client's socket, for the words that a [`RelayEnd`] leaves to be said.
+    /// The client's socket, for the final reply of a [`RelayEnd`].
     pub fn client(&mut self) -> &mut C {
         self.pump.client()
     }
 
-    /// The client's own hello, which the connection to be offered has to have answered; empty where the client sent none,
-    /// and `None` when it is too late to change.
+    /// The client's own hello, which the server has to have answered on a connection that is offered; empty where the client
+    /// has sent none. `None` where the client cannot move any longer.
     pub fn introduction(&self) -> Option<&[u8]> {
         self.pump.introduction()
     }
 
-    /// Takes an upstream connection on which mongod has answered the hello; it is used from the next moment on at which
-    /// all that the client asked is answered.
+    /// Takes an upstream connection on which the server has answered the client's hello. It is used as soon as every request
+    /// of the client is answered.
     pub fn offer(&mut self, upstream: UpstreamSide<U>) {
-        if let Some(leaving) = &mut self.leaving {
-            leaving.offer(upstream);
+        if let Some(migration) = &mut self.migration {
+            migration.offer(upstream);
         }
     }
 
-    /// There is none for now: the old one stays in use, and [`Turn::Renew`] comes again after a pause.
+    /// No other upstream connection can be made now: the current one stays in use, and [`Turn::Renew`] comes again after a
+    /// pause.
     pub fn postpone(&mut self) {
-        if let Some(leaving) = &mut self.leaving {
-            leaving.postpone(Instant::now());
+        if let Some(migration) = &mut self.migration {
+            migration.postpone(Instant::now());
         }
     }
 
-    /// There will be none, as mongod does not take the client's hello a second time: the connection closes in time.
+    /// The client cannot move, because the server does not take its hello a second time. Its connection closes in time.
     pub fn give_up_moving(&mut self) {
         self.pump.pin();
     }
 
-    /// The client has to go.
+    /// The client has to leave.
     pub fn dismiss(&mut self, dismissal: Dismissal) {
         self.dismissal = Some(dismissal);
     }
 
-    async fn carry(&mut self, drain: &DrainWatch, renewal: &RenewalWatch) -> Event {
+    async fn next_event(&mut self, drain: &DrainWatch, renewal: &RenewalWatch) -> Event {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut renewed = pin!(renewal.newer_than(self.generation));
-        let mut registered = false;
+        let mut is_registered = false;
         poll_fn(|cx| {
-            // The moving of bytes comes first, so that what has arrived counts before any limit does.
+            // Bytes are moved first, so that what has arrived counts before any limit does.
             if let Poll::Ready(end) = self.pump.poll_end(cx) {
                 return Poll::Ready(Event::End(end));
             }
-            // Once registered, each of them wakes this task; polling again would cost a lock that all share.
-            if !registered {
-                registered = true;
+            // Once registered, each of them wakes this task. Polling them again would take a lock that all connections share.
+            if !is_registered {
+                is_registered = true;
                 let _ = draining.as_mut().poll(cx);
                 let _ = stopped.as_mut().poll(cx);
                 let _ = renewed.as_mut().poll(cx);
             }
-            if let Some(reason) = self.stage_reached(drain.stage()) {
+            if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Event::End((Side::Gateway, reason)));
             }
-            self.time_reached(renewal, cx).map_or(Poll::Pending, Poll::Ready)
+            self.poll_time(renewal, cx).map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 
-    fn stage_reached(&self, stage: Stage) -> Option<EndReason> {
+    /// Why the client has to leave now, if it has to.
+    fn has_to_leave(&self, stage: Stage) -> Option<EndReason> {
         match self.dismissal {
             Some(Dismissal::AtOnce) => return Some(EndReason::Dismissed),
             Some(Dismissal::WhenIdle) if self.pump.is_idle() => return Some(EndReason::Dismissed),
@@ -236,99 +222,67 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
     }
 
-    /// Looks at the time limits and at a renewal; costs an atomic load where there is neither.
-    fn time_reached(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Event> {
+    /// Checks the time limits and the certificate set. Costs an atomic load where there is nothing to check.
+    fn poll_time(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Event> {
         let is_old = renewal.generation() > self.generation;
         let hold_deadline = self.pump.hold_deadline();
-        if self.timer.is_none() && !is_old && hold_deadline.is_none() {
+        if !self.clock.has_timer() && !is_old && hold_deadline.is_none() {
             return None;
         }
         let now = Instant::now();
-        if hold_deadline.is_some_and(|due| due <= now) {
-            return Some(Event::End(self.pump.held_too_long()));
+        if hold_deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(Event::End(self.pump.missed_hold_deadline()));
         }
-        let moved = self.pump.desk.record.to_upstream_bytes + self.pump.desk.record.to_client_bytes;
-        if moved != self.last_moved.0 {
-            self.last_moved = (moved, now);
-        }
-        if let Some(reason) = self.limit_reached(now) {
+        let stats = &self.pump.connection.stats;
+        self.clock.note_moved(stats.to_upstream_bytes + stats.to_client_bytes, now);
+        if self.pump.is_idle()
+            && let Some(reason) = self.clock.limit_reached(now)
+        {
             return Some(Event::End((Side::Gateway, reason)));
         }
-        let mut leave_look = None;
+        let mut next_migration_step = None;
         if is_old {
-            if let Some(event) = self.leave(renewal, now, cx) {
+            if let Some(event) = self.migrate(renewal, now, cx) {
                 return Some(event);
             }
-            leave_look = self.leaving.as_ref().and_then(|leaving| leaving.next_look(&self.facts(), now));
+            next_migration_step =
+                self.migration.as_ref().and_then(|migration| migration.next_due(&self.migration_facts(), now));
         }
-        // What is due but kept by a command in flight is looked at again when its reply wakes this task.
-        let limits =
-            [self.idle_due(), self.lifetime_due(), hold_deadline].into_iter().flatten().filter(|due| *due > now);
-        let next = limits.chain(leave_look).min().unwrap_or(now + LATER);
-        self.wake_at(next, cx);
+        self.clock.wake_at_next([hold_deadline, next_migration_step], now, cx);
         None
     }
 
-    fn idle_due(&self) -> Option<Instant> {
-        self.limits.idle_timeout.map(|limit| self.last_moved.1 + limit)
-    }
-
-    fn lifetime_due(&self) -> Option<Instant> {
-        self.limits.max_lifetime.map(|limit| self.opened + limit)
-    }
-
-    fn limit_reached(&self, now: Instant) -> Option<EndReason> {
-        if !self.pump.is_idle() {
-            return None;
-        }
-        if self.lifetime_due().is_some_and(|due| due <= now) {
-            return Some(EndReason::Lifetime);
-        }
-        self.idle_due().is_some_and(|due| due <= now).then_some(EndReason::Idle)
-    }
-
-    /// One step out of an old certificate set.
-    fn leave(&mut self, renewal: &RenewalWatch, now: Instant, cx: &mut Context<'_>) -> Option<Event> {
-        let facts = self.facts();
-        let leaving = self.leaving.get_or_insert_with(|| Box::new(UpstreamMigration::new(renewal.schedule())));
-        match leaving.step(&facts, now) {
-            Step::Wait => None,
-            Step::Ask => Some(Event::Renew),
-            Step::Close => Some(Event::End((Side::Gateway, EndReason::Recycled))),
-            Step::Move => {
-                let mut offer = leaving.take_offer()?;
-                // It has waited for this moment, and mongod may have closed it meanwhile; it has nothing else to say.
+    /// One step away from a replaced certificate set.
+    fn migrate(&mut self, renewal: &RenewalWatch, now: Instant, cx: &mut Context<'_>) -> Option<Event> {
+        let facts = self.migration_facts();
+        let migration = self.migration.get_or_insert_with(|| Box::new(UpstreamMigration::new(renewal.schedule())));
+        match migration.step(&facts, now) {
+            MigrationStep::Wait => None,
+            MigrationStep::Request => Some(Event::Renew),
+            MigrationStep::Close => Some(Event::End((Side::Gateway, EndReason::Recycled))),
+            MigrationStep::Move => {
+                let mut offer = migration.take_offer()?;
+                // The server may have closed it while it waited; it has nothing else to send.
                 if !is_silent(&mut offer.socket, cx) {
-                    leaving.postpone(now);
+                    migration.postpone(now);
                     return None;
                 }
                 let UpstreamSide { socket, session, generation } = *offer;
-                let exchanged = self.pump.exchange_upstream(socket, session, cx);
-                (self.generation, self.leaving) = (generation, None);
-                Some(exchanged.map_or_else(Event::End, |()| Event::Moved))
+                let replaced = self.pump.replace_upstream(socket, session, cx);
+                (self.generation, self.migration) = (generation, None);
+                Some(replaced.map_or_else(Event::End, |()| Event::Moved))
             }
         }
     }
 
-    fn facts(&self) -> Facts {
-        Facts {
+    fn migration_facts(&self) -> MigrationFacts {
+        MigrationFacts {
             can_move: self.pump.can_move(),
             at_boundary: self.pump.is_at_boundary(),
             is_idle: self.pump.is_idle(),
             is_whole: self.pump.is_whole(),
-            holds_something: self.pump.holds_something(),
-            moved: self.last_moved.1,
-        }
-    }
-
-    /// Has the timer wake this task at `next` or earlier.
-    fn wake_at(&mut self, next: Instant, cx: &mut Context<'_>) {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
-        if next < timer.deadline() {
-            timer.as_mut().reset(next);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            timer.as_mut().reset(next);
+            has_open_state: self.pump.has_open_state(),
+            last_moved: self.clock.last_moved(),
         }
     }
 
@@ -337,35 +291,35 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             if matches!(reason, EndReason::Compressed) { self.pump.take_final_reply() } else { Vec::new() };
         if !matches!(reason, EndReason::Stopped) {
             poll_fn(|cx| {
-                self.pump.leave_upstream(cx);
+                self.pump.close_upstream(cx);
                 if final_reply.is_empty() {
-                    self.pump.leave_client(cx);
+                    self.pump.close_client(cx);
                 }
                 Poll::Ready(())
             })
             .await;
         }
-        // mongod closes on what it cannot read, in order or by a reset; the fault is the client's, not its own.
-        let refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
-        let reason = if refused { EndReason::NotUnderstood } else { reason };
-        self.pump.desk.guard.end();
-        let ConnectionState { record, exchange, .. } = &mut self.pump.desk;
+        // mongod closes on a message that it cannot parse, in order or by a reset. The client is at fault then.
+        let is_refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
+        let reason = if is_refused { EndReason::NotUnderstood } else { reason };
+        let ConnectionState { filters, stats, in_flight, .. } = &mut self.pump.connection;
+        filters.policy.log_totals();
         RelayEnd {
             ended_by,
             reason,
-            to_upstream_bytes: record.to_upstream_bytes,
-            to_client_bytes: record.to_client_bytes,
-            commands: record.commands,
-            errors: record.errors,
-            denied: record.denied,
-            unanswered: exchange.len(),
-            user: record.user.take(),
+            to_upstream_bytes: stats.to_upstream_bytes,
+            to_client_bytes: stats.to_client_bytes,
+            commands: stats.commands,
+            errors: stats.errors,
+            denied: stats.denied,
+            unanswered: in_flight.len(),
+            user: stats.user.take(),
             final_reply,
         }
     }
 }
 
-/// Whether a socket is open and brings nothing.
+/// Whether a socket is open and has nothing to read.
 fn is_silent(socket: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> bool {
     let mut byte = [0];
     Pin::new(socket).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()

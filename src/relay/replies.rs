@@ -1,71 +1,56 @@
-//! Upstream's side of the conversation: reads replies as they pass, and says which request each of them answers.
+//! Upstream's side of the conversation: frames replies, and finds the request that each of them answers.
 //!
-//! Replies are not held, and but for one number not changed. What cannot be understood is counted and passes byte for byte.
-//! The exception are replies to hello where the terms give members other names: these wait until they are whole, and do
-//! not pass when they cannot be read.
+//! A reply is forwarded as it arrives, unless the filters hold it to rewrite it. A reply that cannot be parsed is counted
+//! and forwarded byte for byte, and so is a stream that has lost its message boundaries, unless the filters object.
 
-use crate::relay::desk::ConnectionState;
+use crate::relay::context::ConnectionState;
 use crate::relay::end::EndReason;
-use crate::relay::holds::OpenState;
+use crate::relay::filter::reply;
+use crate::relay::filter::reply::ReplyView;
+use crate::relay::filter::verdict::ReplyVerdict;
 use crate::telemetry::metrics::Direction;
-use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
+use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::reply::ReplyFacts;
 
-/// The longest reply to hello that is held, header included; mongod's have some hundred bytes, and a large set's a few
-/// thousand.
-pub(super) const HELLO_REPLY_BYTES_MAX: usize = 32 * 1024;
-
-/// What a reading of an input has settled.
-#[derive(Debug, Default)]
-pub(super) struct Settled {
-    /// Bytes at the front of the input that may go to the client.
-    pub(super) passed: usize,
-    /// What the client is to read behind them, instead of so many bytes of the input.
-    pub(super) instead: Option<(Vec<u8>, usize)>,
-    /// What follows may not pass: the conversation ends.
-    pub(super) end: Option<EndReason>,
+/// What reading one input has come to.
+#[derive(Debug)]
+pub(super) struct ReadReplies {
+    /// Bytes at the front of the input that go to the client.
+    pub(super) forwarded: usize,
+    /// What follows them.
+    pub(super) next: Next,
 }
 
-impl Settled {
-    fn passed(bytes: usize) -> Self {
-        Self { passed: bytes, ..Self::default() }
-    }
+/// What follows the bytes that go to the client.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// The rest of the input is kept until more of it has arrived.
+    NeedInput,
+    /// The client reads `message` in place of the next `replaced` bytes of the input, and reading goes on behind those.
+    Rewritten { message: Vec<u8>, replaced: usize },
+    /// The client reads the local replies that are due, and reading goes on.
+    LocalReplies,
+    /// The conversation ends.
+    Close(EndReason),
 }
 
+/// Where the reader stands in the stream of messages.
 enum State {
     Between,
     Message { header: Header, scan: MessageScan },
     Unframed,
 }
 
-/// What a reply to hello comes to.
-enum Hello {
-    /// It is not whole.
-    Partial,
-    /// It passes as it is.
-    Kept,
-    /// What the client is to read instead.
-    Renamed(Vec<u8>),
-    /// It may not pass. What it is, for the log.
-    Unreadable(&'static str),
-}
-
 /// Reads the replies of one connection.
 pub(super) struct Replies {
     state: State,
     facts: ReplyFacts,
-    holds: OpenState,
 }
 
 impl Replies {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: ReplyFacts::default(), holds: OpenState::default() }
-    }
-
-    /// What the client has open in mongod.
-    pub(super) fn holds(&self) -> &OpenState {
-        &self.holds
+        Self { state: State::Between, facts: ReplyFacts::default() }
     }
 
     /// Whether the client has been given whole messages only.
@@ -73,112 +58,67 @@ impl Replies {
         matches!(self.state, State::Between)
     }
 
-    /// Reads `input` and tells what of it may go to the client.
+    /// Reads `input`, and returns what of it goes to the client.
     ///
-    /// Where a stream of replies was begun anew on another connection, its first reply is made to answer what the client
-    /// waits for. A reply to hello that is changed ends the call, as does one that is followed by an answer of the gateway's
-    /// own ([`InFlight::has_due`]).
-    ///
-    /// The rest, less than a header, what a scan keeps, or a reply to hello that is not whole, stands at the front of the next
-    /// call's input; or everything behind a reply that ended the call.
-    ///
-    /// [`InFlight::has_due`]: super::exchange::Exchange::has_due
-    pub(super) fn read(&mut self, input: &mut [u8], desk: &mut ConnectionState) -> Settled {
+    /// The next call's input has to begin with what is behind that: less than a header, what a scan keeps, or a reply that
+    /// is held.
+    pub(super) fn read(&mut self, input: &mut [u8], connection: &mut ConnectionState) -> ReadReplies {
         let mut at = 0;
-        loop {
+        let next = loop {
             match &mut self.state {
                 State::Between => {
-                    let Some(head) = input.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else {
-                        return Settled::passed(at);
-                    };
-                    let Ok(header) = read_header(head, desk) else {
-                        desk.record.unparsed(Direction::ToClient);
-                        if desk.terms.renames() {
-                            let end = Some(EndReason::UnreadableHello("a length that no message has"));
-                            return Settled { passed: at, instead: None, end };
-                        }
-                        self.state = State::Unframed;
-                        continue;
-                    };
-                    if desk.terms.renames() && desk.exchange.names_members(header.response_to) {
-                        match self.take_hello(&header, &input[at..], desk) {
-                            Hello::Partial => return Settled::passed(at),
-                            Hello::Kept if desk.exchange.has_due() => {
-                                return Settled::passed(at + header.length as usize);
-                            }
-                            Hello::Kept => at += header.length as usize,
-                            Hello::Renamed(renamed) => {
-                                let instead = Some((renamed, header.length as usize));
-                                return Settled { passed: at, instead, end: None };
-                            }
-                            Hello::Unreadable(why) => {
-                                let end = Some(EndReason::UnreadableHello(why));
-                                return Settled { passed: at, instead: None, end };
-                            }
-                        }
-                        continue;
+                    if let Some(next) = self.begin(&mut at, input, connection) {
+                        break next;
                     }
-                    at += HEADER_BYTES;
-                    self.facts.clear();
-                    self.state = State::Message { header, scan: MessageScan::new(&header) };
                 }
                 State::Message { header, scan } => {
                     at += scan.advance(&input[at..], &mut self.facts);
                     if scan.left() > 0 {
-                        return Settled::passed(at);
+                        break Next::NeedInput;
                     }
-                    let (header, malformed) = (*header, scan.is_malformed());
+                    connection.reply_arrived(header, &self.facts, scan.is_malformed());
                     self.state = State::Between;
-                    self.settle(&header, malformed, desk);
-                    if desk.exchange.has_due() {
-                        return Settled::passed(at);
+                    if connection.in_flight.has_due_replies() {
+                        break Next::LocalReplies;
                     }
                 }
-                State::Unframed => return Settled::passed(input.len()),
+                State::Unframed => {
+                    at = input.len();
+                    break Next::NeedInput;
+                }
             }
-        }
+        };
+        ReadReplies { forwarded: at, next }
     }
 
-    /// A reply to hello stands at the front of `input`: it is settled, if it is whole.
-    fn take_hello(&mut self, header: &Header, input: &[u8], desk: &mut ConnectionState) -> Hello {
-        let length = header.length as usize;
-        if length > HELLO_REPLY_BYTES_MAX {
-            return Hello::Unreadable("more than 32 KiB");
+    /// Reads the header of a reply, and has the filters decide about it. `None` to read on.
+    fn begin(&mut self, at: &mut usize, input: &mut [u8], connection: &mut ConnectionState) -> Option<Next> {
+        let Some(head) = input.get_mut(*at..).and_then(<[u8]>::first_chunk_mut) else { return Some(Next::NeedInput) };
+        let Ok(header) = reply::read_header(head, &mut connection.in_flight) else {
+            connection.stats.unparsed(Direction::ToClient);
+            if let ReplyVerdict::Close(reason) = connection.filters.decide_unframed_reply() {
+                return Some(Next::Close(reason));
+            }
+            self.state = State::Unframed;
+            return None;
+        };
+        let view = ReplyView { message: &input[*at..], header: &header, in_flight: &connection.in_flight };
+        let verdict = connection.filters.decide_reply(&view);
+        match verdict {
+            ReplyVerdict::NeedMore => return Some(Next::NeedInput),
+            ReplyVerdict::Close(reason) => return Some(Next::Close(reason)),
+            ReplyVerdict::Forward | ReplyVerdict::Rewrite(_) => {}
         }
-        let Some(message) = input.get(..length) else { return Hello::Partial };
-        let Ok(renamed) = desk.terms.rename(message) else { return Hello::Unreadable("what cannot be read") };
+        let mut scan = MessageScan::new(&header);
         self.facts.clear();
-        let mut scan = MessageScan::new(header);
-        scan.advance(&message[HEADER_BYTES..], &mut self.facts);
-        self.settle(header, scan.is_malformed(), desk);
-        renamed.map_or(Hello::Kept, Hello::Renamed)
+        let ReplyVerdict::Rewrite(message) = verdict else {
+            *at += HEADER_BYTES;
+            self.state = State::Message { header, scan };
+            return None;
+        };
+        let replaced = header.length as usize;
+        scan.advance(&input[*at + HEADER_BYTES..*at + replaced], &mut self.facts);
+        connection.reply_arrived(&header, &self.facts, scan.is_malformed());
+        Some(Next::Rewritten { message, replaced })
     }
-
-    /// A reply is complete: its request is settled, if it is known.
-    fn settle(&mut self, header: &Header, malformed: bool, desk: &mut ConnectionState) {
-        let ConnectionState { exchange, record, guard, .. } = desk;
-        if malformed {
-            record.unparsed(Direction::ToClient);
-        }
-        let (facts, holds) = (&self.facts, &mut self.holds);
-        let known = exchange.answer(header, facts.more_to_come(), |request| {
-            record.answered(request, facts);
-            holds.settle(request, facts);
-            guard.settle(request, facts);
-        });
-        if !known {
-            record.unparsed(Direction::ToClient);
-        }
-    }
-}
-
-/// The header of the next reply, which is made to answer what the client waits for.
-fn read_header(head: &mut [u8; HEADER_BYTES], desk: &mut ConnectionState) -> Result<Header, ImpossibleLength> {
-    let mut header = Header::parse(*head)?;
-    let answered = desk.exchange.answered(header.response_to);
-    if answered != header.response_to {
-        header.response_to = answered;
-        *head = header.to_bytes();
-    }
-    Ok(header)
 }

@@ -1,169 +1,93 @@
-//! The client's side of the conversation: reads requests as they pass, and lets them go upstream.
+//! The client's side of the conversation: frames requests, has the filters decide about each, and carries the verdict out.
 //!
-//! A request leaves as soon as its command is known. Only a hello is held until it is whole, since it changes on the
-//! way. What cannot be understood is counted and passes byte for byte; a stream that has lost its message boundaries
-//! passes unread from there on.
+//! A message that cannot be parsed is counted and forwarded byte for byte, unless a filter objects; so is a stream that
+//! has lost its message boundaries, from there on.
 
+use std::ops::ControlFlow;
 use std::task::Context;
 
 use tokio::time::Instant;
 
-use crate::command::table;
-use crate::command::table::CollectionAt;
-use crate::relay::desk::ConnectionState;
-use crate::relay::exchange::InFlightRequest;
-use crate::relay::guard::{Look, Unjudged};
-use crate::relay::holding::{BudgetRequest, HeldMessage};
-use crate::relay::own_answers::OwnAnswer;
-use crate::relay::terms::{Fate, HandshakeFilter, RequestView, may_name_members};
+use crate::relay::context::ConnectionState;
+use crate::relay::end::EndReason;
+use crate::relay::filter::chain::Stage;
+use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::verdict::{Close, Hold, Verdict};
+use crate::relay::filter::view::{Extent, RequestView};
+use crate::relay::framing::{ReadCursor, State};
+use crate::relay::held_message::HeldMessage;
+use crate::relay::hold_budget::BudgetRequest;
+use crate::relay::limits::HELD_BYTES_MAX;
+use crate::relay::migration::introduction::Introduction;
 use crate::telemetry::metrics::Direction;
-use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
-use crate::wire::hello;
-use crate::wire::message_scan::{MessageScan, flag};
+use crate::wire::message_scan::MessageScan;
 use crate::wire::request::RequestFacts;
-
-/// The longest message that is held back, header included. A hello has a few kilobytes at most.
-pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
-
-/// What the policy has to see whole and is longer is held apart, against the budget for that; header included.
-pub(super) const WAITING_BYTES_MAX: usize = 16 * 1024;
-
-/// The longest hello that is kept for a later connection. Its `client` document has 512 bytes at most.
-const HELLO_BYTES_MAX: usize = 4096;
-
-/// What the client sent ends the conversation.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Halt {
-    /// `OP_COMPRESSED`, which no hello allowed it to.
-    Compressed(Header),
-    /// What a policy cannot judge, and nobody can answer.
-    Unjudged(Unjudged),
-    /// What the terms do not let pass, and nobody can answer.
-    Undetermined(&'static str),
-}
-
-/// Where in the stream the reader stands.
-enum State {
-    Between,
-    Message {
-        header: Header,
-        scan: MessageScan,
-        /// Whether it may go upstream as far as the policy is concerned.
-        judged: bool,
-        /// Whether it goes upstream as it comes.
-        released: bool,
-    },
-    /// A request that does not go upstream is read to its end. The reply goes to the client then, unless it wants none.
-    Refused {
-        left: usize,
-        reply: Option<Vec<u8>>,
-    },
-    /// A length that cannot be: nobody knows where the next message starts.
-    Unframed,
-}
 
 /// Reads the requests of one connection.
 pub(super) struct Requests {
     state: State,
     facts: RequestFacts,
     /// Whether the last complete message was understood.
-    understood: bool,
-    /// Bytes at the front of the next input that have been read but not let go.
+    is_understood: bool,
+    /// Bytes at the front of the next input that have been read, and are held there.
     scanned: usize,
-    /// The beginning of a long message, while the policy cannot judge it yet.
+    /// A long message that is held apart, until the filters decide and then until it has been sent.
     held: Option<Box<HeldMessage>>,
-    ask: BudgetRequest,
+    budget_request: BudgetRequest,
     introduction: Introduction,
-    /// The hello that a monitor's stream of replies answers, as it can begin the stream anew elsewhere.
-    stream: Option<Box<[u8]>>,
-    /// Whether a hello has said that the client expects a load balancer.
-    greeted: bool,
 }
 
-/// What mongod has been told of the client, and another connection would have to be told.
-enum Introduction {
-    /// Nothing yet: there was no hello.
-    Unneeded,
-    /// The first hello as it went upstream.
-    Hello(Box<[u8]>),
-    /// Something that cannot be repeated: the client stays on this connection.
-    Unrepeatable,
+/// Whether to read on: not where more input is needed, and not where the connection ends.
+type Flow = ControlFlow<Stop>;
+
+/// Why reading stops.
+enum Stop {
+    NeedInput,
+    Close(Box<Close>),
 }
 
-/// One reading of an input: `sent <= start <= at <= input.len()`, but for a message that is released, of which `start` is
-/// no longer of interest.
-struct ReadCursor<'i, P> {
-    input: &'i [u8],
-    /// What is before has been read.
-    at: usize,
-    /// What is before is settled: it has gone upstream, or will not.
-    sent: usize,
-    /// Where the current message starts.
-    start: usize,
-    pass: &'i mut P,
-}
-
-impl<'i, P: FnMut(&[u8])> ReadCursor<'i, P> {
-    /// The current message as far as it has been read.
-    fn message(&self) -> &'i [u8] {
-        &self.input[self.start..self.at]
-    }
-
-    /// Lets go what is before `end`.
-    fn pass_to(&mut self, end: usize) {
-        if end > self.sent {
-            (self.pass)(&self.input[self.sent..end]);
-            self.sent = end;
-        }
-    }
-
-    /// Lets go what is before the current message, and nothing of it.
-    fn drop_message(&mut self) {
-        self.pass_to(self.start);
-        self.sent = self.at;
-    }
-
-    /// All is read; there is nothing to go on with.
-    fn all(&mut self) -> bool {
-        self.at = self.input.len();
-        false
-    }
-}
+const READ_ON: Flow = ControlFlow::Continue(());
+const NEED_INPUT: Flow = ControlFlow::Break(Stop::NeedInput);
 
 impl Requests {
     pub(super) fn new() -> Self {
         Self {
             state: State::Between,
             facts: RequestFacts::default(),
-            understood: true,
+            is_understood: true,
             scanned: 0,
             held: None,
-            ask: BudgetRequest::default(),
-            introduction: Introduction::Unneeded,
-            stream: None,
-            greeted: false,
+            budget_request: BudgetRequest::default(),
+            introduction: Introduction::default(),
         }
     }
 
-    /// The message that makes another mongod connection the client's own, empty where none is needed; `None` where
-    /// nothing can.
-    pub(super) fn introduction(&self) -> Option<&[u8]> {
-        match &self.introduction {
-            Introduction::Unneeded => Some(&[]),
-            Introduction::Hello(message) => Some(message),
-            Introduction::Unrepeatable => None,
+    /// Reads `input`, hands what goes upstream to `pass`, and returns how many bytes at the front of the input are
+    /// settled.
+    ///
+    /// The next call's input has to begin with the rest: at most [`HELD_BYTES_MAX`], and what a scan keeps.
+    pub(super) fn read(
+        &mut self,
+        input: &[u8],
+        pass: &mut impl FnMut(&[u8]),
+        connection: &mut ConnectionState,
+    ) -> Result<usize, Box<Close>> {
+        let mut cursor = ReadCursor { input, at: self.scanned, sent: 0, start: 0, pass };
+        let stop = loop {
+            if let ControlFlow::Break(stop) = self.step(&mut cursor, connection) {
+                break stop;
+            }
+        };
+        if let Stop::Close(close) = stop {
+            return Err(close);
         }
-    }
-
-    /// What begins the client's stream of replies anew on another connection.
-    pub(super) fn stream(&self) -> Option<&[u8]> {
-        self.stream.as_deref()
-    }
-
-    /// The client can have no other mongod connection than this one.
-    pub(super) fn pin(&mut self) {
-        self.introduction = Introduction::Unrepeatable;
+        match &self.state {
+            State::Message { stage: Stage::Forwarding, .. } | State::Unframed => cursor.pass_to(cursor.at),
+            State::Message { .. } | State::Between | State::Dropping { .. } => cursor.pass_to(cursor.start),
+        }
+        self.scanned = cursor.at - cursor.sent;
+        Ok(cursor.sent)
     }
 
     /// Whether the client is not in the middle of a request.
@@ -171,45 +95,55 @@ impl Requests {
         matches!(self.state, State::Between)
     }
 
-    /// Whether a part of the current request has gone upstream, and the rest has not.
-    pub(super) fn is_under_way(&self) -> bool {
-        matches!(self.state, State::Message { released: true, .. })
+    /// Whether part of the current request has gone upstream, and the rest has not.
+    pub(super) fn is_forwarding(&self) -> bool {
+        matches!(self.state, State::Message { stage: Stage::Forwarding, .. })
     }
 
-    /// Whether what the client said last is what the protocol allows, as far as it can be read.
+    /// Whether the client's last message follows the protocol, as far as it could be read.
     pub(super) fn is_understood(&self) -> bool {
         match &self.state {
-            State::Between => self.understood,
+            State::Between => self.is_understood,
             State::Message { scan, .. } => !scan.is_malformed(),
-            State::Refused { .. } => true,
+            State::Dropping { .. } => true,
             State::Unframed => false,
         }
     }
 
-    /// Whether a long message waits for a share of what may be held; nothing else is read meanwhile.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.ask.is_waiting()
+    /// What another upstream connection has to be told before it can serve the client.
+    pub(super) fn introduction(&self) -> &Introduction {
+        &self.introduction
     }
 
-    /// Whether that share has come just now: what stands at the front of the next input is to be read at once, since the
-    /// share counts from here on.
-    pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> bool {
-        self.ask.poll_granted(cx)
+    /// Has the client stay on this upstream connection.
+    pub(super) fn pin(&mut self) {
+        self.introduction.pin();
     }
 
-    /// By when what is held has to be here, or to have left.
+    /// Whether a long request waits for the hold budget; nothing else is read meanwhile.
+    pub(super) fn awaits_budget(&self) -> bool {
+        self.budget_request.is_waiting()
+    }
+
+    /// Whether the hold budget has just been granted: what is at the front of the next input has to be read at once, since
+    /// the budget is charged from here on.
+    pub(super) fn poll_budget(&mut self, cx: &mut Context<'_>) -> bool {
+        self.budget_request.poll_granted(cx)
+    }
+
+    /// When a request that is held apart has to have arrived or, once it may go upstream, has to have been sent.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.due())
+        self.held.as_ref().map(|held| held.deadline())
     }
 
-    /// Whether a message that was held is on its way out; nothing else is read meanwhile.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.is_leaving())
+    /// Whether a request that was held apart is being sent; nothing else is read meanwhile.
+    pub(super) fn is_sending_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_being_sent())
     }
 
-    /// Hands to `pass` the next piece of the message that is on its way out. Whether that was the last one: what stands at
+    /// Hands the next piece of the request that was held apart to `pass`. Returns whether there is none left: what is at
     /// the front of the next input comes next then.
-    pub(super) fn let_held_go(&mut self, pass: impl FnOnce(&[u8])) -> bool {
+    pub(super) fn send_held(&mut self, pass: impl FnOnce(&[u8])) -> bool {
         let Some(held) = &mut self.held else { return true };
         let piece = held.next_piece(HELD_BYTES_MAX);
         if piece.is_empty() {
@@ -220,385 +154,211 @@ impl Requests {
         false
     }
 
-    /// Reads `input`, hands to `pass` what may go upstream, and returns how many bytes of the input that settled.
-    ///
-    /// The rest, at most [`HELD_BYTES_MAX`] and what a scan keeps, stands at the front of the next call's input.
-    pub(super) fn read(
-        &mut self,
-        input: &[u8],
-        pass: &mut impl FnMut(&[u8]),
-        desk: &mut ConnectionState,
-    ) -> Result<usize, Halt> {
-        let mut walk = ReadCursor { input, at: self.scanned, sent: 0, start: 0, pass };
+    fn step(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
         if self.held.is_some() {
-            self.go_on_holding(&mut walk, desk);
-            if self.held.is_some() {
-                return Ok(walk.sent);
+            return self.fill_held(cursor, connection);
+        }
+        match self.state {
+            State::Between => self.begin(cursor, connection),
+            State::Message { .. } => self.read_message(cursor, connection),
+            State::Dropping { .. } => self.drop_rest(cursor, connection),
+            State::Unframed => {
+                cursor.at = cursor.input.len();
+                NEED_INPUT
             }
         }
-        while match self.state {
-            State::Between => self.begin(&mut walk, desk)?,
-            State::Message { .. } => self.go_on(&mut walk, desk)?,
-            State::Refused { .. } => self.drop_refused(&mut walk, desk),
-            State::Unframed => walk.all(),
-        } {}
-        match &self.state {
-            State::Message { released: true, .. } | State::Unframed => walk.pass_to(walk.at),
-            State::Message { .. } | State::Between | State::Refused { .. } => walk.pass_to(walk.start),
-        }
-        self.scanned = walk.at - walk.sent;
-        Ok(walk.sent)
     }
 
-    /// A message begins, if its header is here. Whether to go on.
-    fn begin(
-        &mut self,
-        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
-        desk: &mut ConnectionState,
-    ) -> Result<bool, Halt> {
-        walk.start = walk.at;
-        let Some(head) = walk.input.get(walk.at..).and_then(<[u8]>::first_chunk) else { return Ok(false) };
-        desk.guard.follow();
-        let Ok(header) = Header::parse(*head) else {
-            desk.record.unparsed(Direction::ToUpstream);
-            desk.guard.give_up("a length that no message has").map_err(Halt::Unjudged)?;
-            if desk.terms.are_strict() {
-                walk.pass_to(walk.start);
-                return Err(Halt::Undetermined("a length that no message has"));
-            }
-            self.state = State::Unframed;
-            return Ok(true);
-        };
+    /// Reads the header of a message.
+    fn begin(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
+        cursor.start = cursor.at;
+        let Some(head) = cursor.rest().first_chunk() else { return NEED_INPUT };
+        let Ok(header) = Header::parse(*head) else { return self.lose_boundaries(cursor, connection) };
         if header.op_code == OpCode::COMPRESSED {
-            walk.pass_to(walk.start);
-            return Err(Halt::Compressed(header));
+            let final_reply = LocalReply::compressed().to_message(&header);
+            return close(Box::new(Close { reason: EndReason::Compressed, final_reply }), cursor);
         }
-        let guarded = desk.guard.begin(&header).map_err(Halt::Unjudged)?;
-        if !desk.terms.takes(&header) {
-            walk.pass_to(walk.start);
-            return Err(Halt::Undetermined("a message of a kind that no driver sends"));
-        }
-        walk.at += HEADER_BYTES;
+        cursor.at += HEADER_BYTES;
         self.facts.clear();
-        self.state = State::Message { header, scan: MessageScan::new(&header), judged: !guarded, released: false };
-        Ok(true)
+        self.state = State::Message { header, scan: MessageScan::new(&header), stage: Stage::Policy };
+        READ_ON
     }
 
-    /// Reads on in a message. Whether to go on.
-    fn go_on(
+    fn lose_boundaries(
         &mut self,
-        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
-        desk: &mut ConnectionState,
-    ) -> Result<bool, Halt> {
-        let State::Message { header, scan, judged, released } = &mut self.state else { return Ok(false) };
-        // It may have begun long ago.
-        if !*released && desk.guard.follow() {
-            *judged = !desk.guard.begin(header).map_err(Halt::Unjudged)?;
-            // Perhaps it need not be held any more.
-            self.ask = BudgetRequest::default();
-        }
-        walk.at += scan.advance(&walk.input[walk.at..], &mut self.facts);
-        if !*judged {
-            match desk.guard.look(walk.message(), header, scan, &self.facts) {
-                Look::Pass => *judged = true,
-                Look::Refuse(error) => {
-                    walk.drop_message();
-                    self.refuse(&error, desk);
-                    return Ok(true);
-                }
-                Look::Later(Some(wanted))
-                    if wanted > WAITING_BYTES_MAX && !is_hello(&self.facts) && !is_kept(header, &self.facts, desk) =>
-                {
-                    return Ok(self.hold(wanted, walk, desk));
-                }
-                Look::Later(_) => return Ok(false),
+        cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &mut ConnectionState,
+    ) -> Flow {
+        connection.stats.unparsed(Direction::ToUpstream);
+        connection.filters.policy.refresh();
+        match connection.filters.decide_unframed() {
+            Verdict::Close(reason) => close(reason, cursor),
+            _ => {
+                self.state = State::Unframed;
+                READ_ON
             }
         }
-        if !*released {
-            let seen = RequestView { message: walk.message(), header, scan, facts: &self.facts };
-            match desk.terms.look(&seen, self.greeted) {
-                Fate::Pass => {}
-                Fate::Wait => return Ok(false),
-                Fate::Answer(answer) => {
-                    walk.drop_message();
-                    self.answer(&answer, desk);
-                    return Ok(true);
-                }
-            }
-        }
-        *released = *released || may_leave(header, scan, &self.facts, &desk.terms);
-        desk.guard.check_rest(scan, &self.facts).map_err(Halt::Unjudged)?;
-        if scan.left() > 0 {
-            return Ok(false);
-        }
-        if !*released {
-            let seen = RequestView { message: walk.message(), header, scan, facts: &self.facts };
-            desk.terms.named_in(&seen).into_iter().for_each(|user| desk.record.named(user));
-        }
-        let (header, malformed, released) = (*header, scan.is_malformed(), *released);
-        if !released && let Err(answer) = self.let_go(&header, walk, &desk.terms) {
-            walk.drop_message();
-            self.answer(&answer, desk);
-            return Ok(true);
-        }
-        self.understood = !malformed;
-        if malformed || pins_upstream(&header, &self.facts, &desk.terms) {
-            self.pin();
-        }
-        self.settle(header, malformed, desk);
-        self.state = State::Between;
-        Ok(true)
     }
 
-    /// A message that was held until it is whole, as a hello is, leaves; it may be changed on its way.
-    fn let_go(
+    /// Reads on in a message, and has the filters decide about it.
+    fn read_message(
         &mut self,
-        header: &Header,
-        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
-        terms: &HandshakeFilter,
-    ) -> Result<(), OwnAnswer> {
-        let rewritten = match (hello::without(walk.message(), terms.withheld()), terms.holds_back(&self.facts)) {
-            // What begins an authentication was only looked at.
-            _ if terms.begins_authentication(&self.facts) => None,
-            (Ok(rewritten), _) => rewritten,
-            (Err(_), Some(refusal)) => return Err(refusal()),
-            // mongod says what is wrong with it.
-            (Err(_), None) => None,
-        };
-        self.greeted = self.greeted || self.facts.load_balanced();
-        let message = rewritten.as_deref().unwrap_or(walk.message());
-        if matches!(self.introduction, Introduction::Unneeded) {
-            self.introduction = introduction(message, &self.facts);
+        cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &mut ConnectionState,
+    ) -> Flow {
+        let State::Message { header, scan, stage } = &mut self.state else { return NEED_INPUT };
+        // The request may have begun under another policy, and may not have to be held any longer.
+        if *stage != Stage::Forwarding && connection.filters.policy.refresh() {
+            *stage = Stage::Policy;
+            self.budget_request = BudgetRequest::default();
         }
-        self.stream = if self.facts.exhaust_allowed() { begins_anew(header, message) } else { None };
-        if let Some(rewritten) = rewritten {
-            walk.drop_message();
-            (walk.pass)(&rewritten);
-        }
-        Ok(())
+        cursor.at += scan.advance(cursor.rest(), &mut self.facts);
+        let facts = &self.facts;
+        let request = RequestView { message: cursor.message(), header, scan, facts, extent: Extent::Growing };
+        let verdict = connection.filters.decide(&request, stage);
+        self.carry_out(verdict, cursor, connection)
     }
 
-    /// Takes a long message out of the input, to be judged when `wanted` bytes of it are here. Whether to go on: not while
-    /// there is no room for it.
-    fn hold(
-        &mut self,
-        wanted: usize,
-        walk: &mut ReadCursor<'_, impl FnMut(&[u8])>,
-        desk: &mut ConnectionState,
-    ) -> bool {
-        let Some(share) = desk.guard.holding().and_then(|holding| self.ask.share(holding, wanted)) else {
-            return false;
+    /// Takes what is still missing of the request that is held apart, and has the filters decide when it is there.
+    fn fill_held(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
+        let (Some(held), State::Message { header, scan, stage }) = (&mut self.held, &mut self.state) else {
+            return NEED_INPUT;
         };
-        let scanned = walk.message().len();
-        walk.at = walk.start;
-        walk.pass_to(walk.start);
-        match HeldMessage::new(wanted, scanned, share) {
-            Ok(held) => self.held = Some(Box::new(held)),
-            Err(error) => {
-                // What of it has been read is dropped, the rest as it comes.
-                walk.at += scanned;
-                walk.sent = walk.at;
-                self.refuse(&no_memory(&error), desk);
-                return true;
-            }
+        let taken = held.take(cursor.rest());
+        cursor.take_out(taken);
+        if !held.is_filled() {
+            return NEED_INPUT;
         }
-        self.go_on_holding(walk, desk);
-        self.held.is_none()
-    }
-
-    /// Takes what is wanted of the message that is held, and has it judged when that is all here.
-    fn go_on_holding(&mut self, walk: &mut ReadCursor<'_, impl FnMut(&[u8])>, desk: &mut ConnectionState) {
-        let (Some(held), State::Message { header, scan, judged, released }) = (&mut self.held, &mut self.state) else {
-            return;
-        };
-        walk.at += held.take(&walk.input[walk.at..]);
-        walk.start = walk.at;
-        walk.sent = walk.at;
-        if !held.is_whole() {
-            return;
-        }
-        let scanned = scan.advance(&held.bytes()[held.scanned..], &mut self.facts);
-        held.scanned += scanned;
-        // A body that asks for more than it has declared.
+        held.scanned += scan.advance(&held.bytes()[held.scanned..], &mut self.facts);
+        // The body may ask for more bytes than it has declared.
         scan.give_up_on(held.bytes().len() - held.scanned);
-        desk.guard.follow();
-        if let Err(error) = desk.guard.decide(held.bytes(), header, scan, &self.facts) {
-            self.held = None;
-            self.refuse(&error, desk);
-        } else if let Some(refusal) = desk.terms.holds_back(&self.facts) {
-            self.held = None;
-            self.answer(&refusal(), desk);
-        } else {
-            (*judged, *released) = (true, true);
-            held.let_go();
+        connection.filters.policy.refresh();
+        let facts = &self.facts;
+        let request = RequestView { message: held.bytes(), header, scan, facts, extent: Extent::Final };
+        let verdict = connection.filters.decide(&request, stage);
+        self.carry_out(verdict, cursor, connection)
+    }
+
+    fn carry_out(
+        &mut self,
+        verdict: Verdict,
+        cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &mut ConnectionState,
+    ) -> Flow {
+        match verdict {
+            Verdict::Forward => self.forward(cursor, connection),
+            Verdict::Rewrite(rewritten) => {
+                self.complete(Some(&rewritten), cursor, connection);
+                self.held = None;
+                cursor.drop_message();
+                (cursor.pass)(&rewritten);
+                READ_ON
+            }
+            Verdict::NeedMore(Hold::InInput) => NEED_INPUT,
+            Verdict::NeedMore(Hold::Apart(bytes)) => self.hold_apart(bytes, cursor, connection),
+            Verdict::Reply(reply) => self.answer(&reply, cursor, connection),
+            Verdict::Close(reason) => close(reason, cursor),
         }
     }
 
-    /// The request does not go upstream: the rest of it is read and dropped, and its answer is `error`.
-    fn refuse(&mut self, error: &CommandError, desk: &mut ConnectionState) {
-        let State::Message { header, scan, .. } = &self.state else { return };
-        let command = self.facts.command().and_then(table::find);
-        desk.record.denied(command.map_or(table::OTHER, |command| command.id));
-        // Who wants no reply would take this one for that of his next request.
-        let reply = is_answered(header, &self.facts).then(|| error.reply_to(header));
-        self.state = State::Refused { left: scan.left() as usize, reply };
-    }
-
-    /// The request does not go upstream, as the gateway answers it: the rest of it is read and dropped.
-    fn answer(&mut self, answer: &OwnAnswer, desk: &mut ConnectionState) {
-        let State::Message { header, scan, .. } = &self.state else { return };
-        if scan.is_malformed() {
-            desk.record.unparsed(Direction::ToUpstream);
+    /// The request goes upstream, as far as it has arrived.
+    fn forward(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
+        if let Some(held) = &mut self.held {
+            held.start_sending();
+            return NEED_INPUT;
         }
-        let command = self.facts.command().and_then(table::find);
-        let id = command.map_or(table::OTHER, |command| command.id);
-        let reply = if is_answered(header, &self.facts) {
-            desk.record.answered_here(id, answer.error());
-            Some(answer.reply_to(header))
-        } else {
-            desk.record.unacknowledged(id);
-            None
-        };
-        self.state = State::Refused { left: scan.left() as usize, reply };
+        if matches!(&self.state, State::Message { scan, .. } if scan.left() > 0) {
+            return NEED_INPUT;
+        }
+        self.complete(None, cursor, connection);
+        READ_ON
     }
 
-    /// Reads a refused request to its end. Whether to go on.
-    fn drop_refused(&mut self, walk: &mut ReadCursor<'_, impl FnMut(&[u8])>, desk: &mut ConnectionState) -> bool {
-        let State::Refused { left, reply } = &mut self.state else { return false };
-        let step = (*left).min(walk.input.len() - walk.at);
-        walk.at += step;
-        walk.sent = walk.at;
-        *left -= step;
+    /// The request has arrived whole, and goes upstream as it came or as `rewritten`.
+    fn complete(
+        &mut self,
+        rewritten: Option<&[u8]>,
+        cursor: &ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &mut ConnectionState,
+    ) {
+        let State::Message { header, scan, .. } = &self.state else { return };
+        let (facts, message, is_malformed) = (&self.facts, cursor.message(), scan.is_malformed());
+        if is_malformed {
+            self.introduction.pin();
+        } else {
+            let handshake = &connection.filters.handshake;
+            let is_in_input = message.len() == header.length as usize && message.len() <= HELD_BYTES_MAX;
+            let sent = is_in_input.then_some(rewritten.unwrap_or(message));
+            self.introduction.note(header, facts, sent, handshake.authentication());
+            let request = RequestView { message, header, scan, facts, extent: Extent::Growing };
+            if is_in_input && let Some(user) = handshake.user_in(&request) {
+                connection.stats.named(user);
+            }
+        }
+        connection.request_forwarded(header, facts, is_malformed);
+        self.is_understood = !is_malformed;
+        self.state = State::Between;
+    }
+
+    /// Takes a long request out of the input, to be decided when `bytes` of it have arrived. Reads nothing more while the
+    /// hold budget has no room for it.
+    fn hold_apart(
+        &mut self,
+        bytes: usize,
+        cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &mut ConnectionState,
+    ) -> Flow {
+        let Some(budget) = connection.filters.policy.hold_budget() else { return NEED_INPUT };
+        let Some(permit) = self.budget_request.permit(budget, bytes) else { return NEED_INPUT };
+        let scanned = cursor.message().len();
+        match HeldMessage::new(bytes, scanned, permit) {
+            Ok(held) => {
+                cursor.at = cursor.start;
+                cursor.pass_to(cursor.start);
+                self.held = Some(Box::new(held));
+                READ_ON
+            }
+            Err(error) => self.answer(&LocalReply::no_memory(&error), cursor, connection),
+        }
+    }
+
+    /// The request does not go upstream: what is left of it is dropped.
+    fn answer(
+        &mut self,
+        reply: &LocalReply,
+        cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &mut ConnectionState,
+    ) -> Flow {
+        let State::Message { header, scan, .. } = &self.state else { return NEED_INPUT };
+        let reply = connection.request_answered_locally(header, &self.facts, scan.is_malformed(), reply);
+        self.state = State::Dropping { left: scan.left() as usize, reply };
+        self.held = None;
+        cursor.drop_message();
+        READ_ON
+    }
+
+    /// Drops what is left of a request that has its local reply.
+    fn drop_rest(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
+        let State::Dropping { left, reply } = &mut self.state else { return NEED_INPUT };
+        let dropped = (*left).min(cursor.rest().len());
+        cursor.at += dropped;
+        cursor.sent = cursor.at;
+        *left -= dropped;
         if *left > 0 {
-            return false;
+            return NEED_INPUT;
         }
         if let Some(reply) = reply.take() {
-            desk.exchange.push_refusal(reply);
+            connection.in_flight.push_local_reply(reply);
         }
         self.state = State::Between;
-        true
-    }
-
-    /// A request is complete: it is counted, and waits for its reply if it wants one.
-    fn settle(&self, header: Header, malformed: bool, desk: &mut ConnectionState) {
-        let ConnectionState { exchange, record, terms, .. } = desk;
-        if malformed {
-            record.unparsed(Direction::ToUpstream);
-        }
-        let facts = &self.facts;
-        let command = facts.command().and_then(table::find);
-        let id = command.map_or(table::OTHER, |command| command.id);
-        if !is_answered(&header, facts) {
-            exchange.push_unacknowledged();
-            record.unacknowledged(id);
-            return;
-        }
-        let namespace = record.wants_namespaces().then(|| namespace(command.map(|c| c.collection), facts));
-        exchange.push(InFlightRequest {
-            exhaust_allowed: facts.exhaust_allowed(),
-            namespace,
-            cursor: facts.cursor(),
-            transaction: facts.transaction(),
-            names_members: terms.renames() && may_name_members(facts),
-            ..InFlightRequest::new(header.request_id, id)
-        });
+        READ_ON
     }
 }
 
-/// `MongoDB`'s own code for it.
-fn no_memory(error: &std::io::Error) -> CommandError {
-    CommandError {
-        code: 146,
-        code_name: "ExceededMemoryLimit",
-        message: format!("mongate: there is no memory to look at so long a command: {error}"),
+/// The connection ends. Requests before this one still go upstream, unless the policy ends it.
+fn close(close: Box<Close>, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>) -> Flow {
+    if !matches!(close.reason, EndReason::Unjudged(_)) {
+        cursor.pass_to(cursor.start);
     }
-}
-
-/// Whether the bytes of a message that is still arriving may go upstream.
-fn may_leave(header: &Header, scan: &MessageScan, facts: &RequestFacts, terms: &HandshakeFilter) -> bool {
-    let cannot_be_held = header.length as usize > HELD_BYTES_MAX || scan.is_malformed();
-    if terms.begins_authentication(facts) {
-        return cannot_be_held;
-    }
-    if terms.are_strict() {
-        return terms.holds_back(facts).is_none();
-    }
-    cannot_be_held || (facts.is_named() && !is_hello(facts))
-}
-
-/// Whether it is to be changed on its way, and waits for that until it is whole.
-fn is_hello(facts: &RequestFacts) -> bool {
-    facts.command().is_some_and(hello::is_hello)
-}
-
-/// Whether it waits to be answered here; one that is too long for that is answered at once.
-fn is_kept(header: &Header, facts: &RequestFacts, desk: &ConnectionState) -> bool {
-    facts.is_named() && header.length as usize <= HELD_BYTES_MAX && desk.terms.holds_back(facts).is_some()
-}
-
-/// What a first hello tells mongod: it can be repeated where any connection would answer it at once and alike.
-fn introduction(message: &[u8], facts: &RequestFacts) -> Introduction {
-    let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
-    match facts.command() {
-        Some(command) if !hello::is_hello(command) => Introduction::Unneeded,
-        Some(_) if !waits && message.len() <= HELLO_BYTES_MAX => Introduction::Hello(message.into()),
-        _ => Introduction::Unrepeatable,
-    }
-}
-
-/// A monitor's hello, changed so that mongod answers it at once: a monitor counts on an answer within some seconds, and
-/// part of them is over. mongod waits only as long as the topology is the one that the client knows, which it tells by
-/// the id of its process first.
-///
-/// `None` where it names none, and where a checksum would not allow a reply to be changed later.
-fn begins_anew(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {
-    const PROCESS_ID: &[u8] = b"\x07processId\0";
-    const OBJECT_ID_BYTES: usize = 12;
-    let flags = u32::from_le_bytes(*message.get(HEADER_BYTES..)?.first_chunk()?);
-    if header.op_code != OpCode::MSG || flags & flag::CHECKSUM_PRESENT != 0 || message.len() > HELLO_BYTES_MAX {
-        return None;
-    }
-    let at = message.windows(PROCESS_ID.len()).position(|bytes| bytes == PROCESS_ID)?;
-    let mut message: Box<[u8]> = message.into();
-    *message.get_mut(at + PROCESS_ID.len() + OBJECT_ID_BYTES - 1)? ^= 0xFF;
-    Some(message)
-}
-
-/// Whether a request leaves something in the mongod connection that a new one would not have: who the client is, or, with
-/// the legacy messages, how its last write went.
-fn pins_upstream(header: &Header, facts: &RequestFacts, terms: &HandshakeFilter) -> bool {
-    match facts.command() {
-        Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout") => true,
-        // A hello that was too long to be held was not kept either.
-        Some(command) if hello::is_hello(command) => {
-            (facts.speculates() && !terms.gateway_authenticates()) || header.length as usize > HELD_BYTES_MAX
-        }
-        _ => header.op_code != OpCode::MSG,
-    }
-}
-
-/// Whether mongod will answer: of the legacy messages it answers two.
-fn is_answered(header: &Header, facts: &RequestFacts) -> bool {
-    match header.op_code {
-        OpCode::MSG => !facts.more_to_come(),
-        OpCode::QUERY | OpCode::GET_MORE => true,
-        _ => false,
-    }
-}
-
-/// `database.collection` as far as the request names them.
-fn namespace(collection_at: Option<CollectionAt>, facts: &RequestFacts) -> Box<str> {
-    let database = facts.database().map(|d| d.to_text()).unwrap_or_default();
-    let collection = match collection_at {
-        Some(CollectionAt::First) => facts.first_value(),
-        Some(CollectionAt::Field("collection")) => facts.collection_field(),
-        Some(CollectionAt::FirstFullNamespace) => {
-            return facts.first_value().map(|n| n.to_text()).unwrap_or_default().into();
-        }
-        _ => None,
-    };
-    match collection {
-        Some(collection) => format!("{database}.{}", collection.to_text()).into(),
-        None => database.into(),
-    }
+    ControlFlow::Break(Stop::Close(close))
 }

@@ -1,4 +1,4 @@
-//! Reads into shared buffers: what polling a socket needs, and no decision.
+//! Reads from sockets into shared buffers.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::relay::scratch::READ_BYTES;
 
-/// Puts `kept` at the front of `buffer` and reads behind it; what is there then, or `kept` alone at the end.
+/// Copies `kept` to the front of `buffer` and reads behind it. Returns both together; only `kept` at the end of the stream.
 pub(super) fn kept_and_read<'b>(
     kept: &[u8],
     socket: &mut (impl AsyncRead + Unpin),
@@ -28,7 +28,7 @@ pub(super) fn kept_and_read<'b>(
     }
 }
 
-/// Keeps `rest` for later; gives the memory back when there is none.
+/// Keeps `rest` in `kept`, whose memory is freed when there is none.
 pub(super) fn keep(kept: &mut Vec<u8>, rest: &[u8]) {
     if rest.is_empty() {
         *kept = Vec::new();

@@ -1,6 +1,7 @@
-//! The relay between a scripted client and a scripted mongod, over pipes in memory and real TLS.
+//! The relay between a scripted client and a scripted mongod, over in-memory pipes and real TLS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Document, doc, rawdoc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -15,13 +16,13 @@ use crate::tls::TlsStream;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
 
-mod authenticating;
-mod flushing;
-mod guarded;
-mod naming;
-mod renewal;
+mod buffering_client;
+mod gateway_authentication;
+mod member_names;
+mod migration;
+mod policy;
 
-/// Bytes that a pipe holds before its writer has to wait: a small socket buffer.
+/// Bytes that a pipe holds before its writer has to wait, as a small socket buffer does.
 const PIPE_BYTES: usize = 16 * 1024;
 
 struct Scene {
@@ -31,40 +32,35 @@ struct Scene {
     drain: Drain,
 }
 
-const NOT_UNDERSTOOD: &str = "closed on a message that is not MongoDB's protocol";
+const NOT_UNDERSTOOD: &str = "closed after a message that is not valid in the MongoDB wire protocol";
 
 const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(
-        gateway_client,
-        side,
-        record(),
-        PolicyFilter::off(),
-        HandshakeFilter { limits, ..HandshakeFilter::default() },
-    );
+    let relay = Relay::new(gateway_client, side, limits, stats(), PolicyFilter::off(), HandshakeFilter::default());
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 
-fn record() -> ConnectionStats {
+fn stats() -> ConnectionStats {
     ConnectionStats::new(Arc::new(ListenerMetrics::new("test")))
 }
 
-/// A mongod, and the relay's side of a connection to it.
+/// The relay's side of an upstream connection, and the server's side.
 async fn upstream(generation: u64) -> (UpstreamSide<DuplexStream>, server::TlsStream<DuplexStream>) {
     let (gateway_socket, server_socket) = tokio::io::duplex(PIPE_BYTES);
     let (config, acceptor) = tls_pair();
     let name = ServerName::try_from("localhost").unwrap();
-    let (ours, theirs) = tokio::join!(TlsStream::connect(config, name, gateway_socket), acceptor.accept(server_socket));
-    let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
-    // As the proof of a connection does: nothing of the handshake is on its way any more.
-    theirs.write_all(b"!").await.unwrap();
-    theirs.flush().await.unwrap();
-    ours.read_u8().await.unwrap();
-    let (socket, session) = ours.into_parts();
-    (UpstreamSide { socket, session, generation }, theirs)
+    let (client, server) =
+        tokio::join!(TlsStream::connect(config, name, gateway_socket), acceptor.accept(server_socket));
+    let (mut client, mut server) = (client.unwrap(), server.unwrap());
+    // A connection is proven before the relay gets it, so that nothing of the handshake is under way.
+    server.write_all(b"!").await.unwrap();
+    server.flush().await.unwrap();
+    client.read_u8().await.unwrap();
+    let (socket, session) = client.into_parts();
+    (UpstreamSide { socket, session, generation }, server)
 }
 
 fn tls_pair() -> (Arc<rustls::ClientConfig>, TlsAcceptor) {
@@ -111,7 +107,7 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     message
 }
 
-/// Runs the relay beside `script`, which plays client and mongod; gives the relay's end.
+/// Runs the relay together with `script`, which acts as client and mongod. Returns the relay's end and the script's result.
 async fn play<F: Future<Output = T>, T>(
     scene: Scene,
     script: impl FnOnce(DuplexStream, server::TlsStream<DuplexStream>, Drain) -> F,
@@ -119,25 +115,27 @@ async fn play<F: Future<Output = T>, T>(
     let Scene { client, upstream, mut relay, drain } = scene;
     let watch = drain.watch();
     let renewal = Renewal::new(Duration::from_mins(10)).watch();
-    let carried = async {
+    let relayed = async {
         match relay.run(Vec::new(), &watch, &renewal).await {
             Turn::Ended(end) => end,
-            turn => unreachable!("nothing is renewed: {turn:?}"),
+            turn => unreachable!("no certificate set is replaced: {turn:?}"),
         }
     };
-    tokio::join!(carried, script(client, upstream, drain))
+    tokio::join!(relayed, script(client, upstream, drain))
 }
 
+/// Checks the side that has ended the conversation, and the reason up to its first colon.
+#[track_caller]
 fn is(end: &RelayEnd, by: Side, reason: &str) {
     assert_eq!((end.ended_by, end.reason.to_string().split(':').next().unwrap()), (by, reason), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_round_trip_reaches_both_sides_to_the_byte() {
+async fn a_request_and_its_reply_arrive_byte_for_byte() {
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
-        let asked = request(5, &doc! { "find": "orders", "$db": "shop" });
-        client.write_all(&asked).await.unwrap();
-        assert_eq!(read_message(&mut upstream).await, asked);
+        let sent = request(5, &doc! { "find": "orders", "$db": "shop" });
+        client.write_all(&sent).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, sent);
         upstream.write_all(&reply(90, 5)).await.unwrap();
         assert_eq!(read_message(&mut client).await, reply(90, 5));
     })
@@ -147,26 +145,26 @@ async fn a_round_trip_reaches_both_sides_to_the_byte() {
 }
 
 #[tokio::test]
-async fn large_messages_stream_both_ways_through_small_pipes() {
+async fn large_messages_are_forwarded_both_ways_through_small_pipes() {
     let big = "x".repeat(5_000_000);
     let (end, ()) = Box::pin(play(scene(OFF).await, |client, upstream, _drain| async move {
-        let asked = request(5, &doc! { "insert": "orders", "documents": [{ "t": &big }], "$db": "shop" });
-        let answered = op_msg::encode(90, 5, &rawdoc! { "cursor": { "firstBatch": [big.as_str()] }, "ok": 1.0 });
+        let sent = request(5, &doc! { "insert": "orders", "documents": [{ "t": &big }], "$db": "shop" });
+        let replied = op_msg::encode(90, 5, &rawdoc! { "cursor": { "firstBatch": [big.as_str()] }, "ok": 1.0 });
         let (mut client_reads, mut client_writes) = tokio::io::split(client);
-        let (asked_copy, answered_copy) = (asked.clone(), answered.clone());
+        let (sent_copy, replied_copy) = (sent.clone(), replied.clone());
         let talk = async move {
-            client_writes.write_all(&asked).await.unwrap();
+            client_writes.write_all(&sent).await.unwrap();
             client_writes
         };
         let serve = async move {
             let mut upstream = upstream;
-            assert!(read_message(&mut upstream).await == asked_copy);
-            upstream.write_all(&answered).await.unwrap();
+            assert!(read_message(&mut upstream).await == sent_copy);
+            upstream.write_all(&replied).await.unwrap();
             upstream.flush().await.unwrap();
             upstream
         };
         let listen = async move {
-            assert!(read_message(&mut client_reads).await == answered_copy);
+            assert!(read_message(&mut client_reads).await == replied_copy);
             client_reads
         };
         let _keep = tokio::join!(talk, serve, listen);
@@ -176,7 +174,7 @@ async fn large_messages_stream_both_ways_through_small_pipes() {
 }
 
 #[tokio::test]
-async fn a_client_that_upstream_closes_on_is_at_fault_itself() {
+async fn an_upstream_that_closes_after_an_invalid_message_is_not_at_fault() {
     let good = request(5, &doc! { "ping": 1, "$db": "admin" });
     let unknown = [&good[..12], &4711_i32.to_le_bytes(), &good[16..]].concat();
     let broken = [with_flags(good.clone(), 4), unknown, vec![0; 20]];
@@ -194,7 +192,7 @@ async fn a_client_that_upstream_closes_on_is_at_fault_itself() {
 }
 
 #[tokio::test]
-async fn hello_loses_its_compression_however_it_is_cut() {
+async fn a_hello_in_pieces_of_any_size_loses_its_compression() {
     for cut in [1, 17, 40, 1000] {
         let (_, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
             let hello = request(5, &doc! { "hello": 1, "compression": ["zstd", "zlib"], "$db": "admin" });
@@ -209,7 +207,7 @@ async fn hello_loses_its_compression_however_it_is_cut() {
 }
 
 #[tokio::test]
-async fn unacknowledged_requests_wait_for_nothing_and_the_next_stays_in_step() {
+async fn an_unacknowledged_request_gets_no_reply_and_the_next_one_gets_its_own() {
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
         let insert = with_flags(request(1, &doc! { "insert": "c", "documents": [{}], "$db": "s" }), 2);
         let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
@@ -224,7 +222,7 @@ async fn unacknowledged_requests_wait_for_nothing_and_the_next_stays_in_step() {
 }
 
 #[tokio::test]
-async fn a_stream_of_replies_counts_once_and_does_not_stop_a_drain() {
+async fn a_stream_of_replies_counts_once_and_does_not_delay_a_drain() {
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
         let hello = with_flags(request(500, &doc! { "hello": 1, "maxAwaitTimeMS": 10_000, "$db": "admin" }), 1 << 16);
         client.write_all(&hello).await.unwrap();
@@ -263,7 +261,7 @@ async fn a_drain_waits_for_the_command_in_flight() {
 }
 
 #[tokio::test]
-async fn a_drain_does_not_wait_for_a_request_that_has_barely_begun() {
+async fn a_drain_does_not_wait_for_a_request_of_which_nothing_has_gone_upstream() {
     for begun in [3, 18] {
         let (end, _kept_open) = play(scene(OFF).await, |mut client, upstream, drain| async move {
             client.write_all(&request(1, &doc! { "hello": 1, "$db": "s" })[..begun]).await.unwrap();
@@ -281,7 +279,7 @@ async fn a_drain_does_not_wait_for_a_request_that_has_barely_begun() {
 async fn a_drain_waits_until_an_unacknowledged_write_has_left() {
     let insert =
         |text: &str| with_flags(request(1, &doc! { "insert": "c", "documents": [{ "t": text }], "$db": "s" }), 2);
-    // Read whole by the relay at once; sealed, a little longer than the pipe to upstream.
+    // The relay reads it at once. Its TLS records are slightly longer than the pipe to upstream.
     let insert = insert(&"x".repeat(PIPE_BYTES - insert("").len()));
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
         client.write_all(&insert).await.unwrap();
@@ -297,7 +295,7 @@ async fn a_drain_waits_until_an_unacknowledged_write_has_left() {
 }
 
 #[tokio::test]
-async fn a_stop_cuts_whatever_is_in_flight() {
+async fn a_stop_does_not_wait_for_the_command_in_flight() {
     let (end, _kept_open) = play(scene(OFF).await, |mut client, mut upstream, drain| async move {
         client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
         read_message(&mut upstream).await;
@@ -316,7 +314,7 @@ async fn replies_reach_a_client_that_has_closed_its_side() {
         client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
         client.shutdown().await.unwrap();
         read_message(&mut upstream).await;
-        assert_eq!(upstream.read(&mut [0; 1]).await.unwrap(), 0, "mongod learns of it at once");
+        assert_eq!(upstream.read(&mut [0; 1]).await.unwrap(), 0, "mongod sees the close at once");
         upstream.write_all(&reply(90, 1)).await.unwrap();
         assert_eq!(read_message(&mut client).await, reply(90, 1));
         drop(upstream);
@@ -327,13 +325,13 @@ async fn replies_reach_a_client_that_has_closed_its_side() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_goes_between_messages_closes_and_in_a_message_interrupts() {
+async fn an_upstream_that_closes_between_messages_is_in_order_and_in_a_message_it_is_not() {
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
         client.write_all(&request(1, &doc! { "ping": 1, "$db": "s" })).await.unwrap();
         read_message(&mut upstream).await;
         upstream.write_all(&reply(90, 1)).await.unwrap();
         read_message(&mut client).await;
-        // Without close_notify, as mongod does.
+        // mongod closes without close_notify.
         drop(upstream);
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     })
@@ -349,7 +347,7 @@ async fn an_upstream_that_goes_between_messages_closes_and_in_a_message_interrup
             drop(upstream);
             let mut rest = Vec::new();
             client.read_to_end(&mut rest).await.unwrap();
-            assert!(rest.len() <= cut, "nothing is made up");
+            assert!(rest.len() <= cut, "the gateway adds nothing");
         })
         .await;
         is(&end, Side::Upstream, "interrupted");
@@ -357,7 +355,7 @@ async fn an_upstream_that_goes_between_messages_closes_and_in_a_message_interrup
 }
 
 #[tokio::test]
-async fn op_compressed_is_refused_in_words() {
+async fn op_compressed_is_answered_with_an_error() {
     let (end, _kept_open) = play(scene(OFF).await, |mut client, upstream, _drain| async move {
         let header = Header { length: 40, request_id: 8, response_to: 0, op_code: OpCode::COMPRESSED };
         client.write_all(&[&header.to_bytes()[..], &[0; 24]].concat()).await.unwrap();
@@ -371,7 +369,7 @@ async fn op_compressed_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_stream_without_boundaries_passes_byte_for_byte() {
+async fn a_stream_without_message_boundaries_is_forwarded_byte_for_byte() {
     let (end, ()) = play(scene(OFF).await, |mut client, mut upstream, _drain| async move {
         let garbage = [vec![7, 0, 0, 0], vec![0xAA; 100]].concat();
         client.write_all(&garbage).await.unwrap();
@@ -386,7 +384,7 @@ async fn a_stream_without_boundaries_passes_byte_for_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_ends_at_its_timeout_and_a_waiting_one_does_not() {
+async fn the_idle_timeout_ends_an_idle_connection_and_not_one_with_a_command_in_flight() {
     let limits = Limits { idle_timeout: Some(Duration::from_mins(1)), max_lifetime: None };
     let begin = Instant::now();
     let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
@@ -404,7 +402,7 @@ async fn an_idle_connection_ends_at_its_timeout_and_a_waiting_one_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_past_its_lifetime_ends_when_its_command_is_answered() {
+async fn a_connection_beyond_its_lifetime_ends_when_its_command_is_answered() {
     let limits = Limits { idle_timeout: None, max_lifetime: Some(Duration::from_mins(1)) };
     let begin = Instant::now();
     let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
@@ -421,7 +419,7 @@ async fn a_connection_past_its_lifetime_ends_when_its_command_is_answered() {
 }
 
 #[tokio::test]
-async fn a_dismissed_client_gets_the_answer_that_it_waits_for_unless_it_has_to_go_at_once() {
+async fn a_dismissed_client_gets_the_reply_that_it_waits_for_unless_it_has_to_leave_at_once() {
     for (dismissal, is_answered) in [(Dismissal::WhenIdle, true), (Dismissal::AtOnce, false)] {
         let mut scene = scene(OFF).await;
         scene.relay.dismiss(dismissal);
@@ -442,9 +440,9 @@ async fn a_dismissed_client_gets_the_answer_that_it_waits_for_unless_it_has_to_g
 }
 
 #[tokio::test]
-async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
+async fn pipelined_requests_beyond_the_limit_wait_and_are_not_lost() {
     let (end, ()) = play(scene(OFF).await, |client, mut upstream, _drain| async move {
-        let count = i32::try_from(exchange::OPEN_MAX).unwrap() + 500;
+        let count = i32::try_from(in_flight::IN_FLIGHT_MAX).unwrap() + 500;
         let (mut reads, mut writes) = tokio::io::split(client);
         let ask = async move {
             for id in 1..=count {
@@ -470,5 +468,5 @@ async fn pipelined_requests_beyond_the_limit_wait_and_none_is_lost() {
     })
     .await;
     assert_eq!(end.unanswered, 0);
-    assert_eq!(end.commands, exchange::OPEN_MAX as u64 + 500);
+    assert_eq!(end.commands, in_flight::IN_FLIGHT_MAX as u64 + 500);
 }

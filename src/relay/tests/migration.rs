@@ -1,4 +1,4 @@
-//! Connections that leave a replaced certificate set, by the paused clock.
+//! Connections that leave a replaced certificate set, with a paused clock.
 
 use std::cell::Cell;
 
@@ -8,18 +8,18 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 type Server = server::TlsStream<DuplexStream>;
 
-/// Carries the relay to its end, and offers what `make` makes whenever it asks; tells how often it moved.
-async fn carry(
+/// Runs the relay to its end, and offers what `make` returns whenever it asks. Returns how often it has moved.
+async fn run(
     mut relay: Relay<DuplexStream, DuplexStream>,
     drain: &Drain,
     renewal: &Renewal,
     mut make: impl AsyncFnMut() -> Option<UpstreamSide<DuplexStream>>,
 ) -> (RelayEnd, u32) {
-    carry_on(&mut relay, drain, renewal, async |_| make().await).await
+    run_with_introduction(&mut relay, drain, renewal, async |_| make().await).await
 }
 
-/// The same; `make` is given the introduction.
-async fn carry_on(
+/// The same, where `make` takes the introduction.
+async fn run_with_introduction(
     relay: &mut Relay<DuplexStream, DuplexStream>,
     drain: &Drain,
     renewal: &Renewal,
@@ -39,7 +39,7 @@ async fn carry_on(
     }
 }
 
-/// A mongod that answers everything with `ok: 1` and its own name, until its connection closes; tells how many.
+/// A mongod that answers every request with `ok: 1` and its own name until its connection closes, and counts them in `seen`.
 async fn answer_all(mut server: Server, name: &str, seen: &Cell<u32>) {
     let mut head = [0; HEADER_BYTES];
     while server.read_exact(&mut head).await.is_ok() {
@@ -73,8 +73,8 @@ async fn pause(ms: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_client_is_moved_beneath_its_commands_and_loses_none() {
-    // mongod wants no hello, and who sent none is introduced by nothing.
+async fn a_busy_client_moves_between_its_commands_and_loses_none() {
+    // mongod requires no hello. A client that has sent none needs no introduction.
     for (first, introduction) in [(hello(), request(1, &hello())), (doc! { "ping": 1, "$db": "admin" }, Vec::new())] {
         busy_client(first, &introduction).await;
     }
@@ -88,19 +88,19 @@ async fn busy_client(first: Document, introduction: &[u8]) {
     let script = async {
         ask(&mut client, 1, &first).await;
         renewal.begin(1);
-        // Several come before and after the move; none of them waits.
+        // Several commands come before and after the move, and none of them waits.
         let mut names = Vec::new();
         for id in 2..200 {
             let reply = ask(&mut client, id, &doc! { "ping": 1, "$db": "admin" }).await;
             names.push(comes_from(&reply, "new"));
             pause(100).await;
         }
-        assert!(names.is_sorted(), "once moved it stays");
-        assert!(names[50], "by the middle of the window");
+        assert!(names.is_sorted(), "it moves once");
+        assert!(names[50], "it has moved by the middle of the window");
         drop(client);
     };
     let ((end, moved), (), (), ()) = tokio::join!(
-        carry_on(&mut relay, &drain, &renewal, async |hello: &[u8]| {
+        run_with_introduction(&mut relay, &drain, &renewal, async |hello: &[u8]| {
             assert_eq!(hello, introduction);
             side.take()
         }),
@@ -114,7 +114,7 @@ async fn busy_client(first: Document, introduction: &[u8]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
+async fn a_move_waits_for_the_command_in_flight_and_for_open_cursors() {
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);
     let (side, new) = upstream(1).await;
@@ -129,7 +129,7 @@ async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
         read_message(&mut old).await;
         renewal.begin(1);
         pause(1000).await;
-        // It has a cursor now, and no command in flight.
+        // The client has a cursor now, and no command in flight.
         let opened = rawdoc! { "cursor": { "firstBatch": [], "id": 7_i64, "ns": "s.c" }, "ok": 1.0 };
         old.write_all(&op_msg::encode(91, 2, &opened)).await.unwrap();
         read_message(&mut client).await;
@@ -139,19 +139,19 @@ async fn a_move_waits_for_the_command_in_flight_and_for_what_is_open() {
         let exhausted = rawdoc! { "cursor": { "nextBatch": [], "id": 0_i64, "ns": "s.c" }, "ok": 1.0 };
         old.write_all(&op_msg::encode(92, 3, &exhausted)).await.unwrap();
         read_message(&mut client).await;
-        // mongod sees a goodbye.
+        // The old connection closes in order.
         assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 3);
         assert!(comes_from(&ask(&mut client, 4, &doc! { "ping": 1, "$db": "admin" }).await, "new"));
         drop(client);
     };
     let ((end, moved), (), ()) =
-        tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script, answer_all(new, "new", &new_seen),);
+        tokio::join!(run(relay, &drain, &renewal, async || side.take()), script, answer_all(new, "new", &new_seen),);
     assert_eq!((moved, end.commands, end.unanswered), (1, 4, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_holds_nobody_back_for_more_than_half_of_the_window() {
+async fn a_cursor_delays_a_move_for_half_of_the_window_at_most() {
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);
     let (side, _new) = upstream(1).await;
@@ -168,12 +168,12 @@ async fn a_cursor_holds_nobody_back_for_more_than_half_of_the_window() {
         assert_eq!(began.elapsed().as_secs(), WINDOW.as_secs() / 2);
         drop(client);
     };
-    let ((_, moved), ()) = tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script);
+    let ((_, moved), ()) = tokio::join!(run(relay, &drain, &renewal, async || side.take()), script);
     assert_eq!(moved, 1);
 }
 
-/// Plays `opening` (each answered with `ok: 1` and these flags), renews, and tells after how many seconds the gateway
-/// closes; no other connection is to be asked for.
+/// Sends the messages of `opening`, each of which is answered with `ok: 1` and these flags, and replaces the certificate set.
+/// Returns after how many seconds the gateway closes. It must not ask for another upstream connection.
 async fn closed_after(opening: Vec<Vec<u8>>, flags: u32) -> u64 {
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);
@@ -190,7 +190,7 @@ async fn closed_after(opening: Vec<Vec<u8>>, flags: u32) -> u64 {
         began.elapsed().as_secs()
     };
     let ((end, moved), seconds) =
-        tokio::join!(carry(relay, &drain, &renewal, async || unreachable!("nothing to move")), script);
+        tokio::join!(run(relay, &drain, &renewal, async || unreachable!("it cannot move")), script);
     is(&end, Side::Gateway, "certificate renewed");
     assert!(end.is_orderly());
     assert_eq!(moved, 0);
@@ -198,7 +198,7 @@ async fn closed_after(opening: Vec<Vec<u8>>, flags: u32) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_be_moved_is_closed_when_quiet() {
+async fn a_client_that_cannot_move_is_closed_when_it_is_quiet() {
     let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
     let hello = request(1, &hello());
     let authenticates = request(2, &doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "$db": "admin" });
@@ -208,7 +208,7 @@ async fn who_cannot_be_moved_is_closed_when_quiet() {
     for opening in [vec![authenticates.clone()], vec![hello.clone(), authenticates], vec![speculates], late] {
         assert_eq!(closed_after(opening, 0).await, 1);
     }
-    // A stream of replies never ends by itself, and this one cannot begin anew.
+    // A stream of replies never ends by itself, and this one cannot be restarted.
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);
     let script = async {
@@ -221,12 +221,12 @@ async fn who_cannot_be_moved_is_closed_when_quiet() {
         renewal.begin(1);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     };
-    let ((end, _), ()) = tokio::join!(carry(relay, &drain, &renewal, async || unreachable!()), script);
+    let ((end, _), ()) = tokio::join!(run(relay, &drain, &renewal, async || unreachable!()), script);
     is(&end, Side::Gateway, "certificate renewed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_keeps_its_stream_of_replies() {
+async fn a_monitors_stream_of_replies_is_restarted() {
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);
     let (side, mut new) = upstream(1).await;
@@ -247,12 +247,12 @@ async fn a_monitor_keeps_its_stream_of_replies() {
             read_message(&mut client).await;
         }
         renewal.begin(1);
-        // The same question, but for an id that no mongod has.
+        // It is the same request, except for a process id that no mongod has.
         let asked = read_message(&mut new).await;
         let changed: Vec<_> = asked.iter().zip(&waits).filter(|(asked, waits)| asked != waits).collect();
         assert_eq!((asked.len(), changed), (waits.len(), vec![(&0xF8, &7)]));
         assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
-        // The first answer there is the next one in the client's stream; cut, as it may arrive.
+        // The first reply there is the next one in the client's stream. It arrives in pieces.
         let (first, second) = (with_flags(reply(90, 500), 2), with_flags(reply(91, 90), 2));
         for piece in [&first[..9], &first[9..], &second[..]] {
             new.write_all(piece).await.unwrap();
@@ -264,13 +264,13 @@ async fn a_monitor_keeps_its_stream_of_replies() {
         drop(client);
         drop(new);
     };
-    let ((end, moved), ()) = tokio::join!(carry(relay, &drain, &renewal, async || side.take()), script);
+    let ((end, moved), ()) = tokio::join!(run(relay, &drain, &renewal, async || side.take()), script);
     assert_eq!((moved, end.commands), (1, 2));
     is(&end, Side::Client, "closed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_be_moved_and_is_never_quiet_is_closed_between_two_commands_at_the_end() {
+async fn a_client_that_cannot_move_and_is_never_quiet_is_closed_between_two_commands_at_the_deadline() {
     let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
     let (renewal, seen) = (Renewal::new(WINDOW), Cell::new(0));
     let script = async {
@@ -278,7 +278,7 @@ async fn who_cannot_be_moved_and_is_never_quiet_is_closed_between_two_commands_a
         renewal.begin(1);
         let began = Instant::now();
         let mut asked = 1;
-        // Answered at once, so that it is closed in the pause between.
+        // Each command is answered at once, so that the gateway closes between two of them.
         loop {
             pause(70).await;
             asked += 1;
@@ -291,13 +291,13 @@ async fn who_cannot_be_moved_and_is_never_quiet_is_closed_between_two_commands_a
         assert!(lasted >= WINDOW && lasted < WINDOW + Duration::from_millis(200), "{lasted:?}");
     };
     let ((end, _), (), ()) =
-        tokio::join!(carry(relay, &drain, &renewal, async || None), script, answer_all(old, "old", &seen));
+        tokio::join!(run(relay, &drain, &renewal, async || None), script, answer_all(old, "old", &seen));
     is(&end, Side::Gateway, "certificate renewed");
     assert_eq!(end.unanswered, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_another_connection_the_old_one_stays_in_use_and_it_is_tried_again() {
+async fn without_another_connection_the_old_one_stays_in_use_and_another_is_requested_later() {
     let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
     let (renewal, old_seen, new_seen, tries) = (Renewal::new(WINDOW), Cell::new(0), Cell::new(0), Cell::new(0));
     let (side, new) = upstream(1).await;
@@ -305,7 +305,7 @@ async fn without_another_connection_the_old_one_stays_in_use_and_it_is_tried_aga
     let make = async || {
         tries.set(tries.get() + 1);
         match tries.get() {
-            // None, then one that mongod has closed already.
+            // There is none at first, then one that mongod has closed already.
             1 | 2 => None,
             3 => Some(upstream(1).await.0),
             _ => side.take(),
@@ -323,7 +323,7 @@ async fn without_another_connection_the_old_one_stays_in_use_and_it_is_tried_aga
         drop(client);
     };
     let ((end, moved), (), (), ()) = tokio::join!(
-        carry(relay, &drain, &renewal, make),
+        run(relay, &drain, &renewal, make),
         script,
         answer_all(old, "old", &old_seen),
         answer_all(new, "new", &new_seen),
@@ -348,7 +348,7 @@ async fn a_second_renewal_moves_a_second_time() {
         drop(client);
     };
     let ((_, moved), (), (), (), ()) = tokio::join!(
-        carry(relay, &drain, &renewal, async || sides.pop()),
+        run(relay, &drain, &renewal, async || sides.pop()),
         script,
         answer_all(old, "first", &seen),
         answer_all(second, "second", &seen),
@@ -358,7 +358,7 @@ async fn a_second_renewal_moves_a_second_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_wait_for_a_renewal() {
+async fn a_drain_does_not_wait_for_a_move() {
     let Scene { mut client, upstream: old, relay, drain } = scene(OFF).await;
     let (renewal, seen) = (Renewal::new(WINDOW), Cell::new(0));
     let script = async {
@@ -369,6 +369,6 @@ async fn a_drain_does_not_wait_for_a_renewal() {
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     };
     let ((end, _), (), ()) =
-        tokio::join!(carry(relay, &drain, &renewal, async || None), script, answer_all(old, "old", &seen));
+        tokio::join!(run(relay, &drain, &renewal, async || None), script, answer_all(old, "old", &seen));
     is(&end, Side::Gateway, "drained");
 }

@@ -1,14 +1,14 @@
-//! A client whose stream keeps what is written until it is flushed, as a TLS session does.
+//! A client whose stream holds written bytes until it is flushed, as a TLS session does.
 
 use super::*;
 
-/// Passes on what was written when it is flushed, a few bytes at a time.
+/// Holds written bytes until it is flushed.
 struct Buffering {
     pipe: DuplexStream,
     held: Vec<u8>,
 }
 
-/// Written and not flushed, at most.
+/// Bytes that are held at most.
 const HELD_BYTES_MAX: usize = 1000;
 
 impl AsyncRead for Buffering {
@@ -49,28 +49,29 @@ impl AsyncWrite for Buffering {
 }
 
 #[tokio::test]
-async fn a_client_that_buffers_gets_every_byte_and_no_drain_cuts_it() {
+async fn a_buffering_client_gets_every_byte_before_a_drain_closes_it() {
     for (pipe_bytes, reply_bytes) in [(16, 10), (16, 40_000), (1 << 20, 10), (1 << 20, 40_000), (700, 5_000)] {
         let (mut client, pipe) = tokio::io::duplex(pipe_bytes);
         let (side, mut upstream) = upstream(0).await;
         let mut relay = Relay::new(
             Buffering { pipe, held: Vec::new() },
             side,
-            record(),
+            OFF,
+            stats(),
             PolicyFilter::off(),
             HandshakeFilter::default(),
         );
         let (drain, renewal) = (Drain::new(), Renewal::new(Duration::from_mins(10)).watch());
         let watch = drain.watch();
-        let answer = op_msg::encode(90, 5, &rawdoc! { "text": "x".repeat(reply_bytes), "ok": 1.0 });
+        let reply = op_msg::encode(90, 5, &rawdoc! { "text": "x".repeat(reply_bytes), "ok": 1.0 });
         let script = async {
             client.write_all(&request(5, &doc! { "ping": 1, "$db": "admin" })).await.unwrap();
             read_message(&mut upstream).await;
-            upstream.write_all(&answer).await.unwrap();
+            upstream.write_all(&reply).await.unwrap();
             upstream.flush().await.unwrap();
             tokio::task::yield_now().await;
             drain.begin();
-            assert_eq!(read_message(&mut client).await, answer);
+            assert_eq!(read_message(&mut client).await, reply);
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         };
         let (turn, ()) = tokio::join!(relay.run(Vec::new(), &watch, &renewal), script);

@@ -1,4 +1,4 @@
-//! The relay with a policy in force: one collection, `shop.secret`, that nobody may touch.
+//! The relay with a policy in force that denies one collection, `shop.secret`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,37 +6,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Policy};
-use crate::relay::guard::PolicySource;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
-/// The policy of a test, which may change while it runs.
+/// The policy of a test, which may change while the test runs.
 #[derive(Default)]
-pub(super) struct Law {
+pub(super) struct TestPolicy {
     version: AtomicU64,
-    orders: Mutex<Option<EffectivePolicy>>,
-    told: Mutex<Vec<String>>,
+    effective: Mutex<Option<EffectivePolicy>>,
+    logged: Mutex<Vec<String>>,
 }
 
-struct Court(Arc<Law>);
+struct TestPolicySource(Arc<TestPolicy>);
 
-impl PolicySource for Court {
+impl PolicySource for TestPolicySource {
     fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
     }
 
-    fn orders(&self) -> Option<EffectivePolicy> {
-        self.0.orders.lock().unwrap().clone()
+    fn effective_policy(&self) -> Option<EffectivePolicy> {
+        self.0.effective.lock().unwrap().clone()
     }
 
-    fn tell(&self, finding: &Finding<'_>) {
+    fn log_finding(&self, finding: &Finding<'_>) {
         let Finding { rule, decision, command, namespace, count, .. } = finding;
         let command = command.unwrap_or("?");
-        self.0.told.lock().unwrap().push(format!("{} {rule} {command} {namespace} {count}", decision.label()));
+        self.0.logged.lock().unwrap().push(format!("{} {rule} {command} {namespace} {count}", decision.label()));
     }
 }
 
-impl Law {
-    fn enact(&self, enforcement: Enforcement, denied: Option<&str>) {
+impl TestPolicy {
+    fn set(&self, enforcement: Enforcement, denied: Option<&str>) {
         let one = |value: &str| Values { any: Some(vec![value.to_owned()]), not: None };
         let rule = |collection: &str| RuleConfig {
             name: "no-secrets".to_owned(),
@@ -50,24 +49,27 @@ impl Law {
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
-        let (cursors, caller, holding) = (Arc::default(), Arc::from(""), HoldBudget::default());
-        *self.orders.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, holding });
+        let (cursors, caller, hold_budget) = (Arc::default(), Arc::from(""), HoldBudget::default());
+        *self.effective.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
 }
 
-async fn guarded(enforcement: Enforcement) -> (Scene, Arc<Law>) {
-    guarded_under(enforcement, HandshakeFilter::default()).await
+async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
+    scene_with_filters(enforcement, HandshakeFilter::default()).await
 }
 
-pub(super) async fn guarded_under(enforcement: Enforcement, terms: HandshakeFilter) -> (Scene, Arc<Law>) {
-    let law = Arc::new(Law::default());
-    law.enact(enforcement, Some("secret"));
+pub(super) async fn scene_with_filters(
+    enforcement: Enforcement,
+    handshake: HandshakeFilter,
+) -> (Scene, Arc<TestPolicy>) {
+    let policy = Arc::new(TestPolicy::default());
+    policy.set(enforcement, Some("secret"));
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let guard = PolicyFilter::new(Box::new(Court(Arc::clone(&law))));
-    let relay = Relay::new(gateway_client, side, record(), guard, terms);
-    (Scene { client, upstream, relay, drain: Drain::new() }, law)
+    let filter = PolicyFilter::new(Box::new(TestPolicySource(Arc::clone(&policy))));
+    let relay = Relay::new(gateway_client, side, OFF, stats(), filter, handshake);
+    (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }
 
 fn find(id: i32, collection: &str) -> Vec<u8> {
@@ -83,8 +85,8 @@ fn with_response_to(mut message: Vec<u8>, response_to: i32) -> Vec<u8> {
     message
 }
 
-/// What answers `response_to` and was refused.
-async fn read_refusal(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
+/// Reads the local reply to `response_to`, which the policy has denied.
+async fn read_denial(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
     let message = read_message(client).await;
     let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
     assert_eq!((header.response_to, header.op_code), (response_to, OpCode::MSG));
@@ -94,59 +96,59 @@ async fn read_refusal(client: &mut (impl AsyncRead + Unpin), response_to: i32) -
 }
 
 #[tokio::test]
-async fn a_refused_command_is_answered_and_the_next_one_passes_however_they_are_cut() {
+async fn a_denied_command_is_answered_and_the_next_one_is_forwarded_in_pieces_of_any_size() {
     for cut in [1, 7, 16, 21, 40, 100_000] {
-        let (scene, law) = guarded(Enforcement::Enforce).await;
+        let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
         let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-            let asked = [find(1, "secret"), find(2, "orders"), find(3, "secret")].concat();
-            for piece in asked.chunks(cut) {
+            let sent = [find(1, "secret"), find(2, "orders"), find(3, "secret")].concat();
+            for piece in sent.chunks(cut) {
                 client.write_all(piece).await.unwrap();
                 tokio::task::yield_now().await;
             }
-            let refusal = read_refusal(&mut client, 1).await;
+            let denial = read_denial(&mut client, 1).await;
             let sentence = "not authorized on shop to execute command find (mongate policy: rule \"no-secrets\")";
-            assert_eq!(refusal.get_str("errmsg").unwrap(), sentence);
+            assert_eq!(denial.get_str("errmsg").unwrap(), sentence);
             assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
             upstream.write_all(&reply(90, 2)).await.unwrap();
             assert_eq!(read_message(&mut client).await, reply(90, 2));
-            read_refusal(&mut client, 3).await;
+            read_denial(&mut client, 3).await;
         })
         .await;
         is(&end, Side::Client, "closed");
         assert_eq!((end.commands, end.denied), (1, 2));
-        let told = law.told.lock().unwrap().clone();
-        assert_eq!(told, ["deny no-secrets find shop.secret 1", "deny no-secrets ?  2"]);
+        let logged = policy.logged.lock().unwrap().clone();
+        assert_eq!(logged, ["deny no-secrets find shop.secret 1", "deny no-secrets ?  2"]);
     }
 }
 
 #[tokio::test]
-async fn refusals_come_in_their_turn_behind_replies_that_are_under_way() {
-    let (scene, _law) = guarded(Enforcement::Enforce).await;
+async fn a_local_reply_comes_behind_the_replies_to_earlier_requests() {
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        let asked = [find(1, "orders"), find(2, "secret"), find(3, "orders"), find(4, "secret"), find(5, "orders")];
-        client.write_all(&asked.concat()).await.unwrap();
+        let sent = [find(1, "orders"), find(2, "secret"), find(3, "orders"), find(4, "secret"), find(5, "orders")];
+        client.write_all(&sent.concat()).await.unwrap();
         for id in [1, 3, 5] {
             assert_eq!(read_message(&mut upstream).await, find(id, "orders"));
         }
         let replies = [reply(91, 1), reply(92, 3), reply(93, 5)].concat();
-        // In the middle of a reply nobody else may speak.
+        // A local reply never comes in the middle of a reply.
         let (first, second) = replies.split_at(20);
         upstream.write_all(first).await.unwrap();
         upstream.flush().await.unwrap();
         tokio::task::yield_now().await;
         upstream.write_all(second).await.unwrap();
         assert_eq!(read_message(&mut client).await, reply(91, 1));
-        read_refusal(&mut client, 2).await;
+        read_denial(&mut client, 2).await;
         assert_eq!(read_message(&mut client).await, reply(92, 3));
-        read_refusal(&mut client, 4).await;
+        read_denial(&mut client, 4).await;
         assert_eq!(read_message(&mut client).await, reply(93, 5));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_refused_request_that_wants_no_reply_gets_none() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
+async fn a_denied_request_that_expects_no_reply_gets_none() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let silent = with_flags(insert(1, "secret", 100_000), 2);
         let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
@@ -161,12 +163,12 @@ async fn a_refused_request_that_wants_no_reply_gets_none() {
     })
     .await;
     assert_eq!((end.commands, end.denied, end.unanswered), (1, 1, 0));
-    assert_eq!(*law.told.lock().unwrap(), ["deny no-secrets insert shop.secret 1"]);
+    assert_eq!(*policy.logged.lock().unwrap(), ["deny no-secrets insert shop.secret 1"]);
 }
 
-/// Where the sections of a message stand must not matter, nor how long it is.
+/// The order of the sections of a message must not matter, nor its length.
 #[tokio::test]
-async fn long_messages_are_held_until_they_are_judged_and_pass_or_go_whole() {
+async fn a_long_message_is_held_until_it_is_judged_and_is_forwarded_or_dropped_as_a_whole() {
     let sequence = |bytes: usize| {
         let document = bson::serialize_to_vec(&doc! { "t": "x".repeat(bytes) }).unwrap();
         let size = i32::try_from(4 + 10 + document.len()).unwrap();
@@ -189,15 +191,15 @@ async fn long_messages_are_held_until_they_are_judged_and_pass_or_go_whole() {
             message(&[sequence(100), body(collection)]),
         ]
     };
-    for (allowed, refused) in all("orders").into_iter().zip(all("secret")) {
-        let (scene, _law) = guarded(Enforcement::Enforce).await;
+    for (allowed, denied) in all("orders").into_iter().zip(all("secret")) {
+        let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
         let (end, ()) = Box::pin(play(scene, |mut client, mut upstream, _drain| async move {
-            let asked = [refused, allowed.clone()].concat();
+            let sent = [denied, allowed.clone()].concat();
             let writing = async {
                 let (mut reads, mut writes) = tokio::io::split(client);
-                let ((), refusal) =
-                    tokio::join!(async { writes.write_all(&asked).await.unwrap() }, read_refusal(&mut reads, 1));
-                assert!(refusal.get_str("errmsg").unwrap().contains("no-secrets"), "{refusal}");
+                let ((), denial) =
+                    tokio::join!(async { writes.write_all(&sent).await.unwrap() }, read_denial(&mut reads, 1));
+                assert!(denial.get_str("errmsg").unwrap().contains("no-secrets"), "{denial}");
                 reads.unsplit(writes)
             };
             let (client_again, arrived) = tokio::join!(writing, read_message(&mut upstream));
@@ -214,7 +216,7 @@ async fn long_messages_are_held_until_they_are_judged_and_pass_or_go_whole() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_judged_does_not_reach_upstream() {
+async fn a_message_that_cannot_be_judged_does_not_reach_upstream() {
     let good = find(1, "orders");
     let not_bson = {
         let mut message = good.clone();
@@ -224,11 +226,11 @@ async fn what_cannot_be_judged_does_not_reach_upstream() {
     };
     let unknown_flag = with_flags(good.clone(), 1 << 17);
     for message in [not_bson, unknown_flag] {
-        let (scene, _law) = guarded(Enforcement::Enforce).await;
+        let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
         let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
             client.write_all(&[message, find(2, "orders")].concat()).await.unwrap();
-            let refusal = read_refusal(&mut client, 1).await;
-            assert!(refusal.get_str("errmsg").unwrap().contains("cannot be judged"), "{refusal}");
+            let denial = read_denial(&mut client, 1).await;
+            assert!(denial.get_str("errmsg").unwrap().contains("cannot be judged"), "{denial}");
             assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
         })
         .await;
@@ -236,7 +238,7 @@ async fn what_cannot_be_judged_does_not_reach_upstream() {
     }
     let legacy = [&good[..12], &2002_i32.to_le_bytes(), &good[16..]].concat();
     for message in [legacy, with_response_to(good.clone(), 7), vec![0; 20]] {
-        let (scene, law) = guarded(Enforcement::Enforce).await;
+        let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
         let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
             client.write_all(&message).await.unwrap();
             assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
@@ -244,17 +246,17 @@ async fn what_cannot_be_judged_does_not_reach_upstream() {
         })
         .await;
         assert!(matches!(end.reason, EndReason::Unjudged(_)) && end.is_protocol_error(), "{end:?}");
-        assert_eq!(*law.told.lock().unwrap(), ["deny (not understood) ?  1"]);
+        assert_eq!(*policy.logged.lock().unwrap(), ["deny (not understood) ?  1"]);
     }
 }
 
 #[tokio::test]
-async fn a_message_that_goes_on_otherwise_than_it_began_is_cut_short() {
-    let (scene, _law) = guarded(Enforcement::Enforce).await;
+async fn a_message_whose_end_contradicts_its_beginning_is_cut_short() {
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let body = bson::serialize_to_vec(&doc! { "insert": "orders", "$db": "shop" }).unwrap();
         let body = [vec![0], body].concat();
-        // Too long to wait for its end.
+        // It is too long to be held to its end.
         let foreign = sequence("filter", &doc! { "t": "x".repeat(20_000) });
         let length = u32::try_from(HEADER_BYTES + 4 + body.len() + foreign.len()).unwrap();
         let header = Header { length, request_id: 1, response_to: 0, op_code: OpCode::MSG };
@@ -270,11 +272,11 @@ async fn a_message_that_goes_on_otherwise_than_it_began_is_cut_short() {
 }
 
 #[tokio::test]
-async fn in_a_dry_run_everything_passes_and_is_told() {
-    let (scene, law) = guarded(Enforcement::DryRun).await;
+async fn a_dry_run_forwards_and_logs_everything() {
+    let (scene, policy) = scene_with_policy(Enforcement::DryRun).await;
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        let asked = [find(1, "secret"), with_flags(find(2, "orders"), 1 << 17), with_response_to(find(3, "orders"), 7)];
-        for message in asked {
+        let sent = [find(1, "secret"), with_flags(find(2, "orders"), 1 << 17), with_response_to(find(3, "orders"), 7)];
+        for message in sent {
             client.write_all(&message).await.unwrap();
             assert_eq!(read_message(&mut upstream).await, message);
         }
@@ -283,58 +285,58 @@ async fn in_a_dry_run_everything_passes_and_is_told() {
     })
     .await;
     assert_eq!((end.unanswered, end.denied), (3, 0));
-    let told = law.told.lock().unwrap().clone();
+    let logged = policy.logged.lock().unwrap().clone();
     let expected = ["would_deny no-secrets find shop.secret 1", "would_deny (not understood) find shop 1"];
-    assert_eq!(told[..2], expected);
-    assert_eq!(told[2..], ["would_deny (not understood) ?  3"]);
+    assert_eq!(logged[..2], expected);
+    assert_eq!(logged[2..], ["would_deny (not understood) ?  3"]);
 }
 
 #[tokio::test]
-async fn a_new_policy_counts_from_the_next_message_on() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
+async fn a_new_policy_applies_from_the_next_message_on() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         client.write_all(&find(1, "secret")).await.unwrap();
-        read_refusal(&mut client, 1).await;
-        law.enact(Enforcement::Enforce, Some("orders"));
+        read_denial(&mut client, 1).await;
+        policy.set(Enforcement::Enforce, Some("orders"));
         client.write_all(&[find(2, "orders"), find(3, "secret")].concat()).await.unwrap();
-        read_refusal(&mut client, 2).await;
+        read_denial(&mut client, 2).await;
         assert_eq!(read_message(&mut upstream).await, find(3, "secret"));
-        *law.orders.lock().unwrap() = None;
-        law.version.fetch_add(1, Ordering::Release);
+        *policy.effective.lock().unwrap() = None;
+        policy.version.fetch_add(1, Ordering::Release);
         client.write_all(&find(4, "orders")).await.unwrap();
         assert_eq!(read_message(&mut upstream).await, find(4, "orders"));
     })
     .await;
 }
 
-/// The first rule of one policy is not that of the next.
+/// The first rule of one policy is not the first rule of the next.
 #[tokio::test]
-async fn what_a_new_policy_finds_is_told_anew() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
-    let court = Arc::clone(&law);
+async fn findings_of_a_new_policy_are_logged_again() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    let logged = Arc::clone(&policy);
     let (_, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&[find(1, "secret"), find(2, "secret")].concat()).await.unwrap();
-        read_refusal(&mut client, 1).await;
-        read_refusal(&mut client, 2).await;
-        law.enact(Enforcement::Enforce, Some("orders"));
+        read_denial(&mut client, 1).await;
+        read_denial(&mut client, 2).await;
+        policy.set(Enforcement::Enforce, Some("orders"));
         client.write_all(&find(3, "orders")).await.unwrap();
-        read_refusal(&mut client, 3).await;
+        read_denial(&mut client, 3).await;
         upstream
     })
     .await;
-    let told = court.told.lock().unwrap().clone();
+    let logged = logged.logged.lock().unwrap().clone();
     let before = ["deny no-secrets find shop.secret 1", "deny no-secrets ?  2"];
-    assert_eq!(told, [before[0], before[1], "deny no-secrets find shop.orders 1"]);
+    assert_eq!(logged, [before[0], before[1], "deny no-secrets find shop.orders 1"]);
 }
 
-/// Who has begun a message before a policy came has not thereby kept a right.
+/// A message that has begun under one policy is judged by the next.
 #[tokio::test]
-async fn a_new_policy_counts_for_a_message_of_which_nothing_has_gone_upstream() {
+async fn a_new_policy_applies_to_a_message_of_which_nothing_has_gone_upstream() {
     for (begun, denied_before) in [(16, None), (30, None), (16, Some("orders")), (16_010, Some("orders"))] {
-        let (scene, law) = guarded(Enforcement::Enforce).await;
-        law.enact(Enforcement::Enforce, denied_before);
+        let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+        policy.set(Enforcement::Enforce, denied_before);
         if denied_before.is_none() {
-            *law.orders.lock().unwrap() = None;
+            *policy.effective.lock().unwrap() = None;
         }
         let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
             let message = insert(1, "secret", if begun > 16_000 { 20_000 } else { 10 });
@@ -342,9 +344,9 @@ async fn a_new_policy_counts_for_a_message_of_which_nothing_has_gone_upstream() 
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
-            law.enact(Enforcement::Enforce, Some("secret"));
+            policy.set(Enforcement::Enforce, Some("secret"));
             client.write_all(&[&message[begun..], &find(2, "orders")].concat()).await.unwrap();
-            read_refusal(&mut client, 1).await;
+            read_denial(&mut client, 1).await;
             assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
         })
         .await;
@@ -352,8 +354,8 @@ async fn a_new_policy_counts_for_a_message_of_which_nothing_has_gone_upstream() 
 }
 
 #[tokio::test]
-async fn a_cursor_is_for_whom_it_was_given() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
+async fn a_cursor_can_be_read_by_its_owner_only() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
     let get_more =
         |id: i32, cursor: i64| request(id, &doc! { "getMore": cursor, "collection": "orders", "$db": "shop" });
     let cursor = |id: i32, response_to: i32, cursor: i64| {
@@ -370,21 +372,21 @@ async fn a_cursor_is_for_whom_it_was_given() {
         assert_eq!(read_message(&mut upstream).await, get_more(2, 77));
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
-        // That was the end of it, and another one belongs to somebody else.
-        law.orders.lock().unwrap().as_ref().unwrap().cursors.give(78, &Arc::from("cart"), 1);
+        // The first cursor is exhausted, and another caller owns the second.
+        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), 1);
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
         assert_eq!(unknown.get_str("codeName").unwrap(), "CursorNotFound");
-        read_refusal(&mut client, 4).await;
+        read_denial(&mut client, 4).await;
     })
     .await;
 }
 
-/// A change stream on a database goes on by a name that does not say what it shows.
+/// The namespace of a change stream on a database does not tell what it reads.
 #[tokio::test]
-async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_let_it_open() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
+async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_allowed_it() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
     let get_more = |id: i32, of: &str| request(id, &doc! { "getMore": 77_i64, "collection": of, "$db": "shop" });
     let body = rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.$cmd.aggregate" }, "ok": 1.0 };
     let opened = op_msg::encode(90, 1, &body);
@@ -397,25 +399,25 @@ async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_let_it_open() {
             client.write_all(&get_more(id, of)).await.unwrap();
             assert_eq!(read_message(&mut upstream).await, get_more(id, of));
         }
-        let cursors = Arc::clone(&law.orders.lock().unwrap().as_ref().unwrap().cursors);
-        law.enact(Enforcement::Enforce, Some("secret"));
-        law.orders.lock().unwrap().as_mut().unwrap().cursors = cursors;
-        law.version.fetch_add(1, Ordering::Release);
+        let cursors = Arc::clone(&policy.effective.lock().unwrap().as_ref().unwrap().cursors);
+        policy.set(Enforcement::Enforce, Some("secret"));
+        policy.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
+        policy.version.fetch_add(1, Ordering::Release);
         upstream.write_all(&[reply(91, 2), reply(92, 3)].concat()).await.unwrap();
         read_message(&mut client).await;
         read_message(&mut client).await;
         client.write_all(&[get_more(4, "$cmd.aggregate"), get_more(5, "orders")].concat()).await.unwrap();
         assert_eq!(read_message(&mut upstream).await, get_more(5, "orders"));
-        let refused = read_message(&mut client).await;
-        let refused = bson::deserialize_from_slice::<Document>(&refused[HEADER_BYTES + 5..]).unwrap();
-        assert_eq!(refused.get_str("codeName").unwrap(), "CursorNotFound");
+        let denied = read_message(&mut client).await;
+        let denied = bson::deserialize_from_slice::<Document>(&denied[HEADER_BYTES + 5..]).unwrap();
+        assert_eq!(denied.get_str("codeName").unwrap(), "CursorNotFound");
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_does_not_arrive_ends_the_connection() {
-    let (scene, _law) = guarded(Enforcement::Enforce).await;
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let started = Instant::now();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
@@ -424,19 +426,19 @@ async fn a_long_message_that_does_not_arrive_ends_the_connection() {
     })
     .await;
     assert!(matches!(end.reason, EndReason::TooSlow), "{end:?}");
-    // Ten seconds, and one for its only mebibyte.
+    // Ten seconds, and one for its mebibyte.
     assert_eq!(started.elapsed().as_secs(), 11);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_message_waits_for_its_share_of_what_may_be_held() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+async fn a_long_message_waits_for_the_hold_budget() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let everything = holding.take_everything();
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let long = insert(1, "orders", 100_000);
         let arriving = async {
-            // Time passes when there is nothing else to do.
+            // The paused clock advances when every task waits.
             let early = tokio::time::timeout(Duration::from_mins(5), upstream.read(&mut [0; 1])).await;
             assert!(early.is_err(), "{early:?}");
             drop(everything);
@@ -467,28 +469,28 @@ fn with_sections(message: &[u8], sections: &[Vec<u8>]) -> Vec<u8> {
     message
 }
 
-/// Where a body is long and its name is not here yet, nobody knows that what counts comes behind it.
+/// Before the command's name has arrived, it is not known that its document sequences have to be judged too.
 #[tokio::test]
-async fn a_long_command_whose_meaning_stands_in_its_sequences_is_judged_by_them_however_it_is_cut() {
+async fn a_long_command_is_judged_by_its_document_sequences_in_pieces_of_any_size() {
     let body = request(1, &doc! { "bulkWrite": 1, "comment": "x".repeat(20_000), "$db": "admin" });
     let operations = |collection: &str| {
         let place = doc! { "ns": format!("shop.{collection}") };
         [sequence("ops", &doc! { "delete": 0, "filter": {} }), sequence("nsInfo", &place)]
     };
-    let (refused, allowed) =
+    let (denied, allowed) =
         (&with_sections(&body, &operations("secret")), &with_sections(&body, &operations("orders")));
     for cut in [16, 21, 25, 30, 37, 40, 10_000, 20_060] {
-        let (scene, _law) = guarded(Enforcement::Enforce).await;
+        let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
         let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-            for (message, is_refused) in [(refused, true), (allowed, false)] {
+            for (message, is_denied) in [(denied, true), (allowed, false)] {
                 let (first, second) = message.split_at(cut);
                 client.write_all(first).await.unwrap();
                 for _ in 0..10 {
                     tokio::task::yield_now().await;
                 }
                 client.write_all(second).await.unwrap();
-                if is_refused {
-                    read_refusal(&mut client, 1).await;
+                if is_denied {
+                    read_denial(&mut client, 1).await;
                 } else {
                     assert!(read_message(&mut upstream).await == *message, "cut at {cut}");
                 }
@@ -498,11 +500,11 @@ async fn a_long_command_whose_meaning_stands_in_its_sequences_is_judged_by_them_
     }
 }
 
-/// What is granted to a client that says nothing more, or reads nothing, is not there for the others.
+/// The permit of a client that sends nothing more, or reads nothing, is missing to the others.
 #[tokio::test(start_paused = true)]
-async fn a_share_that_was_waited_for_counts_from_when_it_came() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+async fn a_hold_deadline_begins_when_the_budget_is_granted() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let everything = holding.take_everything();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
@@ -518,16 +520,16 @@ async fn a_share_that_was_waited_for_counts_from_when_it_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_share_goes_back_where_the_policy_has_gone_meanwhile() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+async fn a_budget_permit_is_returned_when_the_policy_is_switched_off() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let everything = holding.take_everything();
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let long = insert(1, "secret", 100_000);
         let arriving = async {
             tokio::time::sleep(Duration::from_mins(1)).await;
-            *law.orders.lock().unwrap() = None;
-            law.version.fetch_add(1, Ordering::Release);
+            *policy.effective.lock().unwrap() = None;
+            policy.version.fetch_add(1, Ordering::Release);
             drop(everything);
             read_message(&mut upstream).await
         };
@@ -539,11 +541,11 @@ async fn a_share_goes_back_where_the_policy_has_gone_meanwhile() {
     .await;
 }
 
-/// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken: both are up to the client.
+/// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken. A client can cause both.
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
-    let (scene, law) = guarded(Enforcement::Enforce).await;
-    let holding = law.orders.lock().unwrap().as_ref().unwrap().holding.clone();
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
     let started = Instant::now();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)).await.unwrap();
@@ -557,13 +559,13 @@ async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
     drop(holding.take_everything());
 }
 
-/// A hello is not on its way before it is whole, so that what stands behind its body is nothing else.
+/// A hello is held until it is whole: its end must not contradict its beginning either.
 #[tokio::test]
-async fn a_hello_goes_on_as_it_began() {
-    let (scene, _law) = guarded(Enforcement::Enforce).await;
+async fn a_hello_whose_end_contradicts_its_beginning_ends_the_connection() {
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
         let hello = request(1, &doc! { "hello": 1, "$db": "admin" });
-        // Too long to wait for its end, and short enough to be held as a hello.
+        // It is too long to be held for the policy to its end, and short enough to be held as a hello.
         let whole = with_sections(&hello, &[sequence("documents", &doc! { "t": "x".repeat(20_000) })]);
         client.write_all(&whole[..hello.len()]).await.unwrap();
         for _ in 0..10 {
@@ -579,11 +581,11 @@ async fn a_hello_goes_on_as_it_began() {
 }
 
 #[tokio::test]
-async fn a_refusal_waits_for_the_end_of_a_reply_that_nobody_asked_for() {
-    let (scene, _law) = guarded(Enforcement::Enforce).await;
+async fn a_local_reply_waits_for_the_end_of_a_reply_to_no_request() {
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        let unasked = reply(90, 77);
-        let (first, rest) = unasked.split_at(20);
+        let unexpected = reply(90, 77);
+        let (first, rest) = unexpected.split_at(20);
         let (second, third) = rest.split_at(3);
         upstream.write_all(first).await.unwrap();
         upstream.flush().await.unwrap();
@@ -600,8 +602,8 @@ async fn a_refusal_waits_for_the_end_of_a_reply_that_nobody_asked_for() {
         }
         let mut end = vec![0; rest.len()];
         client.read_exact(&mut end).await.unwrap();
-        assert_eq!([begun, end].concat(), unasked);
-        read_refusal(&mut client, 1).await;
+        assert_eq!([begun, end].concat(), unexpected);
+        read_denial(&mut client, 1).await;
     })
     .await;
 }

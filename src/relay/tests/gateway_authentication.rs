@@ -1,19 +1,19 @@
-//! The relay where the gateway authenticates: what a client sends of its own affairs stays here.
+//! The relay where the gateway authenticates: a client's own authentication gets local replies.
 
 use super::*;
 use crate::config::Enforcement;
-use crate::relay::tests::guarded::guarded_under;
+use crate::relay::tests::policy::scene_with_filters;
 
-const SENTENCE: &str = "the gateway authenticates; remove the credentials from the URI";
+const MESSAGE: &str = "the gateway authenticates; remove the credentials from the URI";
 
-fn terms() -> HandshakeFilter {
-    HandshakeFilter { authentication: Authentication::Gateway, ..HandshakeFilter::default() }
+fn handshake() -> HandshakeFilter {
+    HandshakeFilter::new(Naming::Kept, Authentication::Gateway)
 }
 
-async fn authenticated() -> Scene {
+async fn authenticated_scene() -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, record(), PolicyFilter::off(), terms());
+    let relay = Relay::new(gateway_client, side, OFF, stats(), PolicyFilter::off(), handshake());
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 
@@ -45,8 +45,8 @@ fn body(document: &Document) -> Vec<u8> {
     [vec![0], bytes_of(document)].concat()
 }
 
-/// What the gateway has answered, in the form of its request.
-async fn read_answer(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
+/// Reads a local reply, which has the form of its request.
+async fn read_local_reply(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
     let message = read_message(client).await;
     let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
     assert_eq!(header.response_to, response_to);
@@ -54,13 +54,13 @@ async fn read_answer(client: &mut (impl AsyncRead + Unpin), response_to: i32) ->
     bson::deserialize_from_slice(&message[HEADER_BYTES + head..]).unwrap()
 }
 
-/// Sends `asked` in pieces, then a ping; nothing but the ping goes upstream. What the client is answered.
-async fn ask_through(scene: Scene, asked: &[u8], cut: usize) -> (Document, RelayEnd) {
-    let (end, answered) = Box::pin(play(scene, |client, mut upstream, _drain| async move {
+/// Sends `sent` in pieces, then a ping. Only the ping goes upstream. Returns the local reply to the request.
+async fn reply_to(scene: Scene, sent: &[u8], cut: usize) -> (Document, RelayEnd) {
+    let (end, replied) = Box::pin(play(scene, |client, mut upstream, _drain| async move {
         let ping = request(6, &doc! { "ping": 1, "$db": "admin" });
         let (mut reads, mut writes) = tokio::io::split(client);
         let talk = async {
-            for piece in [asked, &ping].concat().chunks(cut) {
+            for piece in [sent, &ping].concat().chunks(cut) {
                 writes.write_all(piece).await.unwrap();
                 tokio::task::yield_now().await;
             }
@@ -71,35 +71,35 @@ async fn ask_through(scene: Scene, asked: &[u8], cut: usize) -> (Document, Relay
             upstream.flush().await.unwrap();
         };
         let listen = async {
-            let answered = read_answer(&mut reads, 5).await;
+            let replied = read_local_reply(&mut reads, 5).await;
             assert_eq!(read_message(&mut reads).await, reply(90, 6));
-            answered
+            replied
         };
-        let ((), (), answered) = tokio::join!(talk, serve, listen);
-        answered
+        let ((), (), replied) = tokio::join!(talk, serve, listen);
+        replied
     }))
     .await;
     is(&end, Side::Client, "closed");
-    (answered, end)
+    (replied, end)
 }
 
-async fn check(asked: &[u8], expected: &Document) {
+async fn check(sent: &[u8], expected: &Document) {
     for cut in [1, 17, 100_000] {
-        // A byte at a time is for short messages.
-        if asked.len() / cut > 2_000 {
+        // Long messages are not sent a byte at a time.
+        if sent.len() / cut > 2_000 {
             continue;
         }
-        let (answered, end) = ask_through(authenticated().await, asked, cut).await;
+        let (replied, end) = reply_to(authenticated_scene().await, sent, cut).await;
         for (name, value) in expected {
-            assert_eq!(answered.get(name), Some(value), "{answered}");
+            assert_eq!(replied.get(name), Some(value), "{replied}");
         }
-        let failed = answered.get_f64("ok").unwrap() == 0.0;
+        let failed = replied.get_f64("ok").unwrap() == 0.0;
         assert_eq!((end.commands, end.errors, end.denied), (2, u64::from(failed), 0));
     }
 }
 
 fn no_credentials() -> Document {
-    let errmsg = format!("mongate: {SENTENCE}");
+    let errmsg = format!("mongate: {MESSAGE}");
     doc! { "ok": 0.0, "errmsg": errmsg, "code": 18, "codeName": "AuthenticationFailed" }
 }
 
@@ -108,7 +108,7 @@ fn not_sent() -> Document {
 }
 
 #[tokio::test]
-async fn authentications_are_answered_here() {
+async fn authentications_get_local_replies() {
     let sasl = doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": "n,,n=u,r=x", "$db": "admin" };
     let more = doc! { "saslContinue": 1, "conversationId": 1, "payload": "x", "$db": "shop" };
     let x509 = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "user": "CN=a,O=b", "$db": "$external" };
@@ -128,8 +128,8 @@ async fn authentications_are_answered_here() {
         check(&request(5, &command), &expected).await;
         let mut bare = command;
         bare.remove("$db");
-        for asked in [bare.clone(), doc! { "$query": bare.clone() }, doc! { "query": bare }] {
-            check(&query("$external.$cmd", &asked), &expected).await;
+        for sent in [bare.clone(), doc! { "$query": bare.clone() }, doc! { "query": bare }] {
+            check(&query("$external.$cmd", &sent), &expected).await;
         }
     }
 }
@@ -148,7 +148,7 @@ async fn an_authentication_of_any_shape_does_not_go_upstream() {
     check(&sections(&[&start, &sequence("x", 70_000)]), &no_credentials()).await;
     check(&sections(&[&start, &start]), &no_credentials()).await;
     check(&sections(&[&start, &[9, 9]]), &no_credentials()).await;
-    // It cannot be told what it is.
+    // The command cannot be recognised.
     check(&sections(&[&sequence("x", 200_000), &start]), &not_sent()).await;
     check(&sections(&[&sequence(&"x".repeat(2000), 1), &start]), &not_sent()).await;
     check(&sections(&[]), &not_sent()).await;
@@ -166,14 +166,14 @@ async fn an_authentication_of_any_shape_does_not_go_upstream() {
 }
 
 #[tokio::test]
-async fn a_long_command_that_is_none_of_these_streams_as_ever() {
-    let (end, ()) = Box::pin(play(authenticated().await, |client, mut upstream, _drain| async move {
-        let asked = request(5, &doc! { "insert": "saslStart", "documents": [{ "t": "x".repeat(2_000_000) }] });
+async fn another_long_command_is_forwarded_as_it_arrives() {
+    let (end, ()) = Box::pin(play(authenticated_scene().await, |client, mut upstream, _drain| async move {
+        let sent = request(5, &doc! { "insert": "saslStart", "documents": [{ "t": "x".repeat(2_000_000) }] });
         let (mut reads, mut writes) = tokio::io::split(client);
-        let (sent, arrived) = (asked.clone(), async { read_message(&mut upstream).await });
+        let (sent, arrived) = (sent.clone(), async { read_message(&mut upstream).await });
         let (written, arrived) = tokio::join!(writes.write_all(&sent), arrived);
         written.unwrap();
-        assert!(arrived == asked);
+        assert!(arrived == sent);
         upstream.write_all(&reply(90, 5)).await.unwrap();
         assert_eq!(read_message(&mut reads).await, reply(90, 5));
     }))
@@ -182,9 +182,9 @@ async fn a_long_command_that_is_none_of_these_streams_as_ever() {
 }
 
 #[tokio::test]
-async fn what_wants_no_reply_gets_none() {
+async fn an_authentication_that_expects_no_reply_gets_none() {
     for command in [doc! { "saslStart": 1 }, doc! { "logout": 1 }, doc! {}, doc! { "saslStart": "x".repeat(70_000) }] {
-        let (end, ()) = Box::pin(play(authenticated().await, |mut client, mut upstream, _drain| async move {
+        let (end, ()) = Box::pin(play(authenticated_scene().await, |mut client, mut upstream, _drain| async move {
             let ping = request(6, &doc! { "ping": 1, "$db": "admin" });
             client.write_all(&with_flags(request(5, &command), 2)).await.unwrap();
             client.write_all(&ping).await.unwrap();
@@ -198,21 +198,21 @@ async fn what_wants_no_reply_gets_none() {
 }
 
 #[tokio::test]
-async fn an_answer_comes_in_its_turn() {
-    let (end, ()) = play(authenticated().await, |mut client, mut upstream, _drain| async move {
+async fn a_local_reply_comes_behind_the_replies_to_earlier_requests() {
+    let (end, ()) = play(authenticated_scene().await, |mut client, mut upstream, _drain| async move {
         let find = request(4, &doc! { "find": "c", "$db": "s" });
         client.write_all(&[find, request(5, &doc! { "logout": 1 })].concat()).await.unwrap();
         read_message(&mut upstream).await;
         upstream.write_all(&reply(90, 4)).await.unwrap();
         assert_eq!(read_message(&mut client).await, reply(90, 4));
-        assert_eq!(read_answer(&mut client, 5).await, doc! { "ok": 1.0 });
+        assert_eq!(read_local_reply(&mut client, 5).await, doc! { "ok": 1.0 });
     })
     .await;
     assert_eq!((end.commands, end.unanswered), (2, 0));
 }
 
 #[tokio::test]
-async fn a_hello_loses_what_is_not_the_clients_affair() {
+async fn a_hello_loses_its_authentication() {
     let hello = |more: bool| {
         let mut hello = doc! { "isMaster": 1, "helloOk": true };
         if more {
@@ -225,15 +225,15 @@ async fn a_hello_loses_what_is_not_the_clients_affair() {
         hello
     };
     let wrap = |inner: Document| query("admin.$cmd", &doc! { "$query": inner, "$readPreference": {} });
-    for (asked, passed) in [
+    for (sent, passed) in [
         (request(5, &hello(true)), request(5, &hello(false))),
         (query("admin.$cmd", &hello(true)), query("admin.$cmd", &hello(false))),
         (wrap(hello(true)), wrap(hello(false))),
     ] {
         for cut in [1, 100_000] {
-            let (asked, passed) = (&asked, &passed);
-            let (_, ()) = Box::pin(play(authenticated().await, |mut client, mut upstream, _drain| async move {
-                for piece in asked.chunks(cut) {
+            let (sent, passed) = (&sent, &passed);
+            let (_, ()) = Box::pin(play(authenticated_scene().await, |mut client, mut upstream, _drain| async move {
+                for piece in sent.chunks(cut) {
                     client.write_all(piece).await.unwrap();
                     tokio::task::yield_now().await;
                 }
@@ -245,7 +245,7 @@ async fn a_hello_loses_what_is_not_the_clients_affair() {
 }
 
 #[tokio::test]
-async fn a_hello_that_cannot_be_changed_does_not_go_upstream() {
+async fn a_hello_that_cannot_be_rewritten_does_not_go_upstream() {
     let hello = |bytes: usize| doc! { "hello": 1, "speculativeAuthenticate": { "x": "y".repeat(bytes) } };
     check(&request(5, &hello(66_000)), &not_sent()).await;
     check(&query("admin.$cmd", &doc! { "$query": hello(66_000) }), &not_sent()).await;
@@ -258,7 +258,7 @@ async fn a_hello_that_cannot_be_changed_does_not_go_upstream() {
     let at = broken.windows(4).position(|bytes| bytes == b"spec").unwrap() - 1;
     broken[at] = 0x55;
     check(&broken, &not_sent()).await;
-    // A checksum that is wrong.
+    // The checksum is wrong.
     let mut unsealed = with_flags(sections(&[&hello]), 1);
     unsealed.extend_from_slice(&[0; 4]);
     let length = u32::try_from(unsealed.len()).unwrap();
@@ -267,21 +267,21 @@ async fn a_hello_that_cannot_be_changed_does_not_go_upstream() {
 }
 
 #[tokio::test]
-async fn what_cannot_even_be_answered_ends_the_conversation() {
-    for (asked, why) in [
-        (message(2010, 5, b"admin\0saslStart\0"), "a message of a kind that no driver sends"),
-        (message(2005, 5, &[0; 20]), "a message of a kind that no driver sends"),
-        (vec![7; 20], "a length that no message has"),
+async fn a_message_that_cannot_be_answered_ends_the_conversation() {
+    for (sent, why) in [
+        (message(2010, 5, b"admin\0saslStart\0"), "a message of a type that no driver sends"),
+        (message(2005, 5, &[0; 20]), "a message of a type that no driver sends"),
+        (vec![7; 20], "an impossible message length"),
     ] {
-        let asked = &asked;
-        let (end, ()) = Box::pin(play(authenticated().await, |mut client, mut upstream, _drain| async move {
+        let sent = &sent;
+        let (end, ()) = Box::pin(play(authenticated_scene().await, |mut client, mut upstream, _drain| async move {
             let ping = request(4, &doc! { "ping": 1, "$db": "admin" });
-            client.write_all(&[&ping[..], asked].concat()).await.unwrap();
+            client.write_all(&[&ping[..], sent].concat()).await.unwrap();
             assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
             let mut arrived = Vec::new();
-            // Closed as mongod would find it.
+            // The connection may have closed in the middle of a record.
             let _ = upstream.read_to_end(&mut arrived).await;
-            assert!(ping.starts_with(&arrived), "nothing of it went upstream");
+            assert!(ping.starts_with(&arrived), "none of the message went upstream");
         }))
         .await;
         assert_eq!(end.ended_by, Side::Client);
@@ -290,7 +290,7 @@ async fn what_cannot_even_be_answered_ends_the_conversation() {
 }
 
 #[tokio::test]
-async fn a_policy_is_asked_first_and_lets_none_of_it_through() {
+async fn the_policy_decides_first_and_no_authentication_goes_upstream() {
     let start = |bytes: usize| doc! { "saslStart": 1, "x": "y".repeat(bytes), "$db": "admin" };
     let hello = |bytes: usize| {
         body(&doc! { "hello": 1, "speculativeAuthenticate": { "x": "y".repeat(bytes) }, "$db": "admin" })
@@ -298,19 +298,19 @@ async fn a_policy_is_asked_first_and_lets_none_of_it_through() {
     for enforcement in [Enforcement::Enforce, Enforcement::DryRun] {
         for bytes in [10, 20_000, 60_000, 200_000] {
             for cut in [997, 100_000] {
-                let scene = || async { guarded_under(enforcement, terms()).await.0 };
-                let (answered, _) = ask_through(scene().await, &request(5, &start(bytes)), cut).await;
-                assert_eq!(answered.get_i32("code").unwrap(), 18, "{bytes} {answered}");
-                let refused = |answered: &Document| matches!(answered.get_i32("code").unwrap(), 13 | 17 | 18);
-                for asked in [
+                let scene = || async { scene_with_filters(enforcement, handshake()).await.0 };
+                let (replied, _) = reply_to(scene().await, &request(5, &start(bytes)), cut).await;
+                assert_eq!(replied.get_i32("code").unwrap(), 18, "{bytes} {replied}");
+                let refused = |replied: &Document| matches!(replied.get_i32("code").unwrap(), 13 | 17 | 18);
+                for sent in [
                     sections(&[&sequence("x", bytes), &body(&start(10))]),
                     sections(&[&sequence("x", bytes), &hello(10)]),
                     sections(&[&hello(10), &sequence("x", bytes)]),
                     query("admin.$cmd", &doc! { "$query": start(bytes) }),
                     sections(&[&[2], &bytes_of(&start(bytes))]),
                 ] {
-                    let (answered, _) = ask_through(scene().await, &asked, cut).await;
-                    assert!(refused(&answered), "{enforcement:?} {bytes} {answered}");
+                    let (replied, _) = reply_to(scene().await, &sent, cut).await;
+                    assert!(refused(&replied), "{enforcement:?} {bytes} {replied}");
                 }
             }
         }
@@ -318,9 +318,9 @@ async fn a_policy_is_asked_first_and_lets_none_of_it_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_answered_here_can_move_still() {
-    let mut scene = authenticated().await;
-    let asked = [
+async fn a_client_whose_authentication_was_answered_locally_can_move() {
+    let mut scene = authenticated_scene().await;
+    let sent = [
         request(1, &doc! { "hello": 1, "speculativeAuthenticate": { "saslStart": 1 } }),
         request(2, &doc! { "saslStart": 1 }),
         request(3, &doc! { "authenticate": 1, "mechanism": "MONGODB-X509" }),
@@ -329,7 +329,7 @@ async fn a_client_that_was_answered_here_can_move_still() {
     let (drain, renewal) = (scene.drain.watch(), Renewal::new(Duration::from_mins(10)).watch());
     let (client, upstream, relay) = (&mut scene.client, &mut scene.upstream, &mut scene.relay);
     let script = async {
-        client.write_all(&asked.concat()).await.unwrap();
+        client.write_all(&sent.concat()).await.unwrap();
         assert_eq!(read_message(upstream).await, request(1, &doc! { "hello": 1 }));
         upstream.write_all(&reply(90, 1)).await.unwrap();
         upstream.flush().await.unwrap();

@@ -1,19 +1,20 @@
-//! What a client has open in mongod between two commands: cursors and transactions.
+//! The cursors and transactions that a client has open in mongod between two commands.
 //!
-//! They belong to mongod's sessions and not to the connection, so that nothing is lost when a connection changes: they
-//! only say that this is not the best moment. What a pool closes through another connection stays here until it is
-//! pushed out, and what is beyond the limit is forgotten: a hostile reply costs neither memory nor time.
+//! They belong to mongod's sessions and not to the connection, so that nothing is lost when a client moves to another
+//! upstream connection: they only say that this is not the best moment. A cursor that a pool closes through another
+//! connection stays here until it is evicted.
 
-use crate::relay::exchange::InFlightRequest;
+use crate::relay::in_flight::InFlightRequest;
 use crate::wire::reply::ReplyFacts;
 
-/// Remembered of each kind; the oldest is forgotten for the next one.
+/// Cursors that are remembered, and transactions. At the limit the oldest is evicted, so that a hostile server costs neither
+/// memory nor time.
 const REMEMBERED_MAX: usize = 16;
 
-/// mongod's code for a transaction that it does not know (any more).
+/// mongod's error code for a transaction that it does not know, or does not know any longer.
 const NO_SUCH_TRANSACTION: i32 = 251;
 
-/// Cursors and transactions of one connection.
+/// The open cursors and transactions of one connection.
 #[derive(Debug, Default)]
 pub(super) struct OpenState {
     cursors: Vec<i64>,
@@ -26,16 +27,16 @@ impl OpenState {
         self.cursors.is_empty() && self.transactions.is_empty()
     }
 
-    /// Takes in what a request came to.
+    /// Takes note of a request and its reply.
     pub(super) fn settle(&mut self, request: &InFlightRequest, reply: &ReplyFacts) {
-        let left = reply.cursor().filter(|id| *id != 0);
-        // A cursor is gone when it is exhausted, killed, or not known.
+        let open = reply.cursor().filter(|id| *id != 0);
+        // A cursor is closed when it is exhausted, killed, or unknown to mongod.
         if let Some(read) = request.cursor
-            && left.is_none()
+            && open.is_none()
         {
             forget(&mut self.cursors, &read);
         }
-        if let Some(id) = left {
+        if let Some(id) = open {
             remember(&mut self.cursors, id);
         }
         let Some(transaction) = request.transaction else { return };
@@ -43,7 +44,7 @@ impl OpenState {
         match reply.ok() {
             Some(true) if !ends => remember(&mut self.transactions, transaction),
             Some(true) => forget(&mut self.transactions, &transaction),
-            // Anything else that fails is followed by an abort, or by another attempt to commit.
+            // After any other error the client aborts, or tries to commit again.
             _ if reply.code() == Some(NO_SUCH_TRANSACTION) => forget(&mut self.transactions, &transaction),
             _ => {}
         }
@@ -73,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::command::table;
-    use crate::relay::exchange::tests::open;
+    use crate::relay::in_flight::tests::request;
     use crate::wire::header::{HEADER_BYTES, Header, OpCode};
     use crate::wire::message_scan::MessageScan;
 
@@ -91,22 +92,22 @@ mod tests {
         doc! { "cursor": { "firstBatch": [], "id": id, "ns": "s.c" }, "ok": 1.0 }
     }
 
-    /// A command by name, with the cursor that it reads and the transaction that it is in.
+    /// A command's name, the cursor that it reads, and the transaction that it belongs to.
     type Command = (&'static str, Option<i64>, Option<u64>);
 
     #[track_caller]
-    fn check(steps: &[(Command, Document)], empty: bool) {
-        let mut holds = OpenState::default();
+    fn check(steps: &[(Command, Document)], is_empty: bool) {
+        let mut open_state = OpenState::default();
         for ((name, cursor, transaction), reply) in steps {
             let command = table::find(name.as_bytes()).unwrap().id;
-            let request = InFlightRequest { command, cursor: *cursor, transaction: *transaction, ..open(1) };
-            holds.settle(&request, &facts(reply));
+            let request = InFlightRequest { command, cursor: *cursor, transaction: *transaction, ..request(1) };
+            open_state.settle(&request, &facts(reply));
         }
-        assert_eq!(holds.is_empty(), empty, "{steps:?}: {holds:?}");
+        assert_eq!(open_state.is_empty(), is_empty, "{steps:?}: {open_state:?}");
     }
 
     #[test]
-    fn a_cursor_is_open_until_it_is_exhausted_killed_or_gone() {
+    fn a_cursor_is_open_until_it_is_exhausted_killed_or_unknown() {
         let find = || (("find", None, None), with_cursor(7));
         let ok = || doc! { "ok": 1.0 };
         check(&[(("find", None, None), with_cursor(0)), (("ping", None, None), ok())], true);
@@ -116,12 +117,12 @@ mod tests {
         check(&[find(), (("getMore", Some(8), None), with_cursor(0))], false);
         check(&[find(), (("getMore", Some(7), None), doc! { "ok": 0.0, "code": 43 })], true);
         check(&[find(), (("killCursors", Some(7), None), ok())], true);
-        // Opened through another connection of the pool.
+        // The cursor was opened through another connection of the pool.
         check(&[(("getMore", Some(7), None), with_cursor(7))], false);
     }
 
     #[test]
-    fn a_transaction_is_open_until_its_end_is_answered() {
+    fn a_transaction_is_open_until_mongod_confirms_its_end() {
         let insert = |t| (("insert", None, Some(t)), doc! { "ok": 1.0, "n": 1 });
         let failed = |code| doc! { "ok": 0.0, "code": code };
         let commit = |reply| (("commitTransaction", None, Some(5)), reply);
@@ -136,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_limit_is_forgotten() {
-        let mut holds = OpenState::default();
+    fn the_oldest_is_evicted_at_the_limit() {
+        let mut open_state = OpenState::default();
         for id in 1..=1000 {
-            holds.settle(&open(1), &facts(&with_cursor(id)));
+            open_state.settle(&request(1), &facts(&with_cursor(id)));
         }
-        assert_eq!(holds.cursors, (985..=1000).collect::<Vec<_>>());
+        assert_eq!(open_state.cursors, (985..=1000).collect::<Vec<_>>());
     }
 }

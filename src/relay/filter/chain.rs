@@ -1,0 +1,70 @@
+//! The filters of one connection in their order: the one place that decides what becomes of a request.
+
+use crate::relay::filter::handshake::HandshakeFilter;
+use crate::relay::filter::policy::PolicyFilter;
+use crate::relay::filter::reply;
+use crate::relay::filter::reply::ReplyView;
+use crate::relay::filter::verdict::{Hold, ReplyVerdict, Verdict};
+use crate::relay::filter::view::RequestView;
+
+/// The filters of one connection. The policy decides first.
+pub(in crate::relay) struct Filters {
+    pub(in crate::relay) policy: PolicyFilter,
+    pub(in crate::relay) handshake: HandshakeFilter,
+}
+
+/// Where a request stands in the chain of filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::relay) enum Stage {
+    /// The policy decides next.
+    Policy,
+    /// The policy lets the request pass; the handshake filter decides next.
+    Handshake,
+    /// Every filter lets the request pass: it goes upstream as it arrives.
+    Forwarding,
+}
+
+impl Filters {
+    /// Decides what becomes of a request. `stage` moves on with each filter that lets it pass, which is not asked again.
+    #[inline]
+    pub(in crate::relay) fn decide(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
+        match *stage {
+            Stage::Policy => match self.policy.inspect(request) {
+                Verdict::Forward => self.decide_after_policy(request, stage),
+                Verdict::NeedMore(_) if self.handshake.needs_input(request) => Verdict::NeedMore(Hold::InInput),
+                verdict => verdict,
+            },
+            Stage::Handshake => match self.decide_after_policy(request, stage) {
+                verdict @ (Verdict::Reply(_) | Verdict::Close(_)) => verdict,
+                verdict => self.policy.inspect_rest(request).map_or(verdict, Verdict::Close),
+            },
+            Stage::Forwarding => self.policy.inspect_rest(request).map_or(Verdict::Forward, Verdict::Close),
+        }
+    }
+
+    /// Decides what becomes of a stream of requests whose message boundaries are lost.
+    pub(in crate::relay) fn decide_unframed(&mut self) -> Verdict {
+        match self.policy.inspect_unframed() {
+            Verdict::Forward => self.handshake.inspect_unframed(),
+            verdict => verdict,
+        }
+    }
+
+    /// Decides what becomes of a reply.
+    #[inline]
+    pub(in crate::relay) fn decide_reply(&self, reply: &ReplyView<'_>) -> ReplyVerdict {
+        reply::inspect(reply, self.handshake.naming())
+    }
+
+    /// Decides what becomes of a stream of replies whose message boundaries are lost.
+    pub(in crate::relay) fn decide_unframed_reply(&self) -> ReplyVerdict {
+        reply::inspect_unframed(self.handshake.naming())
+    }
+
+    #[inline]
+    fn decide_after_policy(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
+        let verdict = self.handshake.inspect(request);
+        *stage = if matches!(verdict, Verdict::Forward) { Stage::Forwarding } else { Stage::Handshake };
+        verdict
+    }
+}

@@ -1,0 +1,207 @@
+//! The second filter: what the client and mongod may agree on in hello, and who authenticates.
+//!
+//! A hello always loses its `compression` field. Where the client authenticates itself and expects no load balancer,
+//! everything else goes upstream as it is. Otherwise the filter is strict: a request that could be a hello or an
+//! authentication does not go upstream before its command is known. That costs other requests a look at their name.
+
+use crate::relay::end::EndReason;
+use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::naming::Naming;
+use crate::relay::filter::verdict::{Hold, Verdict};
+use crate::relay::filter::view::{Extent, RequestView};
+use crate::relay::limits::HELD_BYTES_MAX;
+use crate::wire::header::OpCode;
+use crate::wire::hello;
+use crate::wire::hello::Withheld;
+use crate::wire::request::RequestFacts;
+use crate::wire::sasl;
+use crate::wire::sasl::SaslUser;
+
+/// Rewrites hellos, and answers authentications where the gateway authenticates.
+#[derive(Debug, Default)]
+pub struct HandshakeFilter {
+    naming: Naming,
+    authentication: Authentication,
+    /// Whether the client has said in a hello that it expects a load balancer.
+    expects_load_balancer: bool,
+}
+
+/// Who authenticates to mongod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Authentication {
+    /// The client may.
+    #[default]
+    Clients,
+    /// The gateway has, when it made the connection. The client cannot.
+    Gateway,
+}
+
+impl HandshakeFilter {
+    /// The filter of one connection.
+    pub fn new(naming: Naming, authentication: Authentication) -> Self {
+        Self { naming, authentication, expects_load_balancer: false }
+    }
+
+    pub(in crate::relay) fn naming(&self) -> &Naming {
+        &self.naming
+    }
+
+    pub(in crate::relay) fn authentication(&self) -> Authentication {
+        self.authentication
+    }
+
+    /// Decides about a request of which nothing has gone upstream.
+    pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        if self.is_strict()
+            && let Some(verdict) = self.restrict(request)
+        {
+            return verdict;
+        }
+        if request.extent == Extent::Final || self.forwards_at_once(request) {
+            return Verdict::Forward;
+        }
+        if !request.is_whole() {
+            return Verdict::NeedMore(Hold::InInput);
+        }
+        self.release(request)
+    }
+
+    /// Decides about a stream whose message boundaries are lost.
+    pub(in crate::relay) fn inspect_unframed(&self) -> Verdict {
+        if self.is_strict() {
+            return Verdict::close(EndReason::Undetermined("an impossible message length"));
+        }
+        Verdict::Forward
+    }
+
+    /// Whether the filter will rewrite or answer a request when all of it has arrived, for which it has to be in the
+    /// input. A restricted request that is too long for the input is answered at once.
+    pub(in crate::relay) fn needs_input(&self, request: &RequestView<'_>) -> bool {
+        let has_room = request.facts.is_named() && request.length() <= HELD_BYTES_MAX;
+        request.is_hello() || (has_room && self.restricted_kind(request.facts).is_some())
+    }
+
+    /// Whether the replies to a request may name members that the client knows by other names.
+    pub(in crate::relay) fn rewrites_replies_to(&self, facts: &RequestFacts) -> bool {
+        self.naming.rewrites_hello() && matches!(Kind::of(facts), Kind::Hello | Kind::Unknown)
+    }
+
+    /// The user that a request names when it begins an authentication between the client and mongod. All of the request
+    /// has arrived.
+    pub(in crate::relay) fn user_in(&self, request: &RequestView<'_>) -> Option<SaslUser> {
+        let begins =
+            self.begins_authentication(request.facts) || (request.facts.speculates() && !self.gateway_authenticates());
+        if begins { sasl::user_of(request.command()?) } else { None }
+    }
+
+    fn is_strict(&self) -> bool {
+        self.gateway_authenticates() || self.naming.is_load_balanced()
+    }
+
+    fn gateway_authenticates(&self) -> bool {
+        self.authentication == Authentication::Gateway
+    }
+
+    /// Whether a request begins an authentication between the client and mongod.
+    fn begins_authentication(&self, facts: &RequestFacts) -> bool {
+        !self.gateway_authenticates() && facts.command().is_some_and(sasl::begins)
+    }
+
+    /// Whether a request is forwarded as it arrives. Others are held until all of them has arrived: a hello to be
+    /// rewritten, and what begins an authentication to be read.
+    fn forwards_at_once(&self, request: &RequestView<'_>) -> bool {
+        let RequestView { scan, facts, .. } = *request;
+        let is_other = facts.is_named() && !request.is_hello() && !self.begins_authentication(facts);
+        is_other || request.length() > HELD_BYTES_MAX || scan.is_malformed()
+    }
+
+    /// The request as mongod may read it. All of it has arrived.
+    fn release(&mut self, request: &RequestView<'_>) -> Verdict {
+        let verdict = match hello::without(request.message, self.withheld()) {
+            _ if self.begins_authentication(request.facts) => Verdict::Forward,
+            Ok(Some(rewritten)) => Verdict::Rewrite(rewritten),
+            Ok(None) => Verdict::Forward,
+            Err(_) if self.is_strict() => return LocalReply::unreadable_hello().into(),
+            // mongod answers what is wrong with it.
+            Err(_) => Verdict::Forward,
+        };
+        self.expects_load_balancer |= request.facts.load_balanced();
+        verdict
+    }
+
+    /// What mongod may not read in a hello.
+    fn withheld(&self) -> Withheld {
+        Withheld { authentication: self.gateway_authenticates(), load_balancing: self.naming.is_load_balanced() }
+    }
+
+    /// What a strict filter decides about a request that it does not forward as it is; `None` where it may.
+    fn restrict(&self, request: &RequestView<'_>) -> Option<Verdict> {
+        if !matches!(request.header.op_code, OpCode::MSG | OpCode::QUERY) {
+            return Some(Verdict::close(EndReason::Undetermined("a message of a type that no driver sends")));
+        }
+        let kind = self.restricted_kind(request.facts)?;
+        if request.extent == Extent::Final {
+            return Some(kind.general_reply().into());
+        }
+        if kind == Kind::Unknown {
+            let is_final = request.is_whole() || request.scan.is_malformed() || request.message.len() > HELD_BYTES_MAX;
+            return Some(if is_final { kind.general_reply().into() } else { Verdict::NeedMore(Hold::InInput) });
+        }
+        // None of these commands takes a document sequence.
+        let has_sequence = request.facts.has_odd_sequence() || request.facts.sequences().next().is_some();
+        if request.scan.is_malformed() || has_sequence || request.length() > HELD_BYTES_MAX {
+            return Some(kind.general_reply().into());
+        }
+        if !request.is_whole() {
+            return Some(Verdict::NeedMore(Hold::InInput));
+        }
+        if kind == Kind::Authentication {
+            return Some(LocalReply::to_authentication(request).into());
+        }
+        let is_told = self.expects_load_balancer || request.facts.load_balanced();
+        (self.naming.is_load_balanced() && !is_told).then(|| LocalReply::load_balanced_only().into())
+    }
+
+    /// The kind of a request that a strict filter does not forward as it is; `None` for any other.
+    fn restricted_kind(&self, facts: &RequestFacts) -> Option<Kind> {
+        let kind = Kind::of(facts);
+        let is_restricted = match kind {
+            Kind::Hello | Kind::Unknown => true,
+            Kind::Authentication => self.gateway_authenticates(),
+            Kind::Other => false,
+        };
+        (self.is_strict() && is_restricted).then_some(kind)
+    }
+}
+
+/// What a request is to the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Hello,
+    Authentication,
+    Other,
+    /// The command is not known, or not known yet.
+    Unknown,
+}
+
+impl Kind {
+    fn of(facts: &RequestFacts) -> Self {
+        match facts.command() {
+            Some(command) if hello::is_hello(command) => Self::Hello,
+            Some(b"authenticate" | b"saslStart" | b"saslContinue" | b"getnonce" | b"logout") => Self::Authentication,
+            // A wrapper of a type that is not opened: mongod may find any command in it.
+            Some(b"$query" | b"query") if facts.is_query() => Self::Unknown,
+            _ if !facts.is_named() => Self::Unknown,
+            _ => Self::Other,
+        }
+    }
+
+    /// The reply to such a request where its contents are not read.
+    fn general_reply(self) -> LocalReply {
+        match self {
+            Self::Hello => LocalReply::unreadable_hello(),
+            Self::Authentication => LocalReply::gateway_authenticates(),
+            Self::Other | Self::Unknown => LocalReply::unknown_command(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Where a connection gets its policy from, and what the policy's findings are reported with.
+
+use std::sync::Arc;
+
+use crate::command::{Meaning, Place, Unclear};
+use crate::policy;
+use crate::policy::{Grounds, Policy, RuleId, View};
+use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::relay::hold_budget::HoldBudget;
+use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
+
+/// MongoDB's code and code name for a command that a user may not run.
+pub(in crate::relay) const UNAUTHORIZED: (i32, &str) = (13, "Unauthorized");
+
+/// MongoDB's code and code name for a cursor that does not exist. A change stream resumes by itself after this error.
+pub(in crate::relay) const CURSOR_NOT_FOUND: (i32, &str) = (43, "CursorNotFound");
+
+/// Where a connection's policy comes from, and where its findings go.
+pub trait PolicySource: Send + Sync {
+    /// Changes whenever [`PolicySource::effective_policy`] would return something new. Read for every request.
+    fn version(&self) -> u64;
+    /// The policy in force, specialised for this connection's caller; `None` where every request is allowed.
+    fn effective_policy(&self) -> Option<EffectivePolicy>;
+    /// Logs a finding: the first of its kind, or at the end of a connection how many of that kind there were.
+    fn log_finding(&self, finding: &Finding<'_>);
+}
+
+/// The policy that one connection follows.
+#[derive(Clone)]
+pub struct EffectivePolicy {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// The policy specialised for this connection's caller.
+    pub view: Arc<View>,
+    /// Counts decisions, by the index that [`counter_index`] returns.
+    pub metrics: Arc<PolicyMetrics>,
+    /// The owners of cursors.
+    pub cursors: Arc<CursorBook>,
+    /// The owner of the cursors that this connection opens.
+    pub caller: Arc<str>,
+    /// Limits the memory of requests that are held for the policy.
+    pub hold_budget: HoldBudget,
+}
+
+/// A decision of the policy, for the log.
+#[derive(Debug)]
+pub struct Finding<'a> {
+    /// The name of the rule, or the label of what else decided.
+    pub rule: &'a str,
+    /// The decision.
+    pub decision: PolicyDecision,
+    /// The command; `None` where its name is not in the table of commands.
+    pub command: Option<&'static str>,
+    /// The database, or `database.collection`, that the decision is about; empty where it is about none.
+    pub namespace: &'a str,
+    /// What could not be understood about the command.
+    pub unclear: Option<Unclear>,
+    /// 1 for the first finding of its kind; at the end of the connection, the number of findings of that kind.
+    pub count: u64,
+}
+
+/// The labels of a policy's decision counters: its rules in their order, then everything else that can decide.
+pub fn counter_labels(policy: &Policy) -> Vec<String> {
+    let others = Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned());
+    policy.rule_names().iter().cloned().chain(others).collect()
+}
+
+/// The index of `grounds` among the [`counter_labels`] of a policy with this number of rules.
+pub fn counter_index(grounds: Grounds, rules: usize) -> usize {
+    match grounds {
+        Grounds::Rule(RuleId(id)) => id as usize,
+        other => rules + Grounds::BESIDE_RULES.iter().position(|beside| *beside == other).unwrap_or_default(),
+    }
+}
+
+impl EffectivePolicy {
+    /// Whether a request that cannot be understood is denied: not in a dry run.
+    pub(in crate::relay) fn denies_unclear(&self) -> bool {
+        self.view.refuse(Grounds::Unclear).verdict == policy::Verdict::Refuse
+    }
+
+    /// Counts a decision.
+    pub(in crate::relay) fn count(&self, grounds: Grounds, decision: PolicyDecision) {
+        self.metrics.count(counter_index(grounds, self.policy.rule_names().len()), decision);
+    }
+
+    /// The error for a command that may not use the cursors that it names; `None` where it may. `version` is the
+    /// policy's.
+    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
+        let reads = meaning.command.name == "getMore";
+        // The namespace of such a cursor, a database or the whole server, does not tell what it reads. That was judged
+        // when it was opened. A change stream resumes by itself, and is judged again then.
+        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
+        meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
+            CursorOwnership::Foreign => Some(UNAUTHORIZED),
+            // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
+            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
+            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
+            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
+        })
+    }
+}

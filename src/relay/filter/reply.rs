@@ -1,0 +1,63 @@
+//! A reply as the filters see it, and the one place where replies are rewritten.
+
+use crate::relay::end::EndReason;
+use crate::relay::filter::naming::Naming;
+use crate::relay::filter::verdict::ReplyVerdict;
+use crate::relay::in_flight::InFlight;
+use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
+
+/// The longest reply to hello that is held, header included. mongod's have some hundred bytes, those of a large replica
+/// set a few thousand.
+pub(in crate::relay) const HELLO_REPLY_BYTES_MAX: usize = 32 * 1024;
+
+/// A reply that begins, as far as it has arrived.
+#[derive(Clone, Copy)]
+pub(in crate::relay) struct ReplyView<'a> {
+    /// The bytes that have arrived, from the header on. There may be more behind the reply.
+    pub(in crate::relay) message: &'a [u8],
+    pub(in crate::relay) header: &'a Header,
+    /// The requests that it may answer.
+    pub(in crate::relay) in_flight: &'a InFlight,
+}
+
+/// Reads the header of a reply. The first reply of a stream that was restarted on another upstream connection is
+/// rewritten there to answer what the client waits for.
+pub(in crate::relay) fn read_header(
+    head: &mut [u8; HEADER_BYTES],
+    in_flight: &mut InFlight,
+) -> Result<Header, ImpossibleLength> {
+    let mut header = Header::parse(*head)?;
+    let response_to = in_flight.client_response_to(header.response_to);
+    if response_to != header.response_to {
+        header.response_to = response_to;
+        *head = header.to_bytes();
+    }
+    Ok(header)
+}
+
+/// Decides about a reply. A reply that may name members is held until all of it has arrived, and is not forwarded when it
+/// cannot be parsed.
+pub(in crate::relay) fn inspect(reply: &ReplyView<'_>, naming: &Naming) -> ReplyVerdict {
+    if !naming.rewrites_hello() || !reply.in_flight.names_members(reply.header.response_to) {
+        return ReplyVerdict::Forward;
+    }
+    let length = reply.header.length as usize;
+    if length > HELLO_REPLY_BYTES_MAX {
+        return unreadable("a reply longer than 32 KiB");
+    }
+    let Some(message) = reply.message.get(..length) else { return ReplyVerdict::NeedMore };
+    match naming.rewrite(message) {
+        Ok(Some(rewritten)) => ReplyVerdict::Rewrite(rewritten),
+        Ok(None) => ReplyVerdict::Forward,
+        Err(_) => unreadable("a reply that cannot be parsed"),
+    }
+}
+
+/// Decides about a stream of replies whose message boundaries are lost.
+pub(in crate::relay) fn inspect_unframed(naming: &Naming) -> ReplyVerdict {
+    if naming.rewrites_hello() { unreadable("an impossible message length") } else { ReplyVerdict::Forward }
+}
+
+fn unreadable(what: &'static str) -> ReplyVerdict {
+    ReplyVerdict::Close(EndReason::UnreadableHello(what))
+}

@@ -1,0 +1,89 @@
+//! A request that is held apart from its connection's input, until the filters decide and then until it has been sent.
+
+use std::io;
+use std::time::Duration;
+
+use memmap2::MmapMut;
+use tokio::time::Instant;
+
+use crate::relay::hold_budget::BudgetPermit;
+
+/// The time in which a held request has to arrive, plus a second for each of its mebibytes: other connections wait for its
+/// part of the budget. It has as long again to be sent.
+const HOLD_TIME: Duration = Duration::from_secs(10);
+
+const MEBIBYTE: usize = 1024 * 1024;
+
+/// The beginning of a request that is too long to wait in the input: all of it that the filters asked for arrives, is
+/// judged, and is sent piece by piece as upstream takes it.
+///
+/// It is in memory that the system provides as it is written to, and gets back as a whole. A length is only a claim, and an
+/// allocator would keep megabytes for later.
+pub(super) struct HeldMessage {
+    /// As long as what the filters asked for.
+    memory: MmapMut,
+    /// Bytes that have arrived.
+    filled: usize,
+    /// Bytes that have been scanned.
+    pub(super) scanned: usize,
+    /// Bytes that have been sent; `None` before the filters have decided.
+    sent: Option<usize>,
+    deadline: Instant,
+    _permit: BudgetPermit,
+}
+
+impl HeldMessage {
+    /// Room for `bytes` of a request, of which `scanned` have been scanned already. Fails where the system has no memory.
+    pub(super) fn new(bytes: usize, scanned: usize, permit: BudgetPermit) -> io::Result<Self> {
+        let memory = MmapMut::map_anon(bytes)?;
+        Ok(Self { memory, filled: 0, scanned, sent: None, deadline: deadline(bytes), _permit: permit })
+    }
+
+    /// Copies what is missing from the front of `input`, and returns how many bytes those are.
+    pub(super) fn take(&mut self, input: &[u8]) -> usize {
+        let room = self.memory.get_mut(self.filled..).unwrap_or_default();
+        let taken = input.len().min(room.len());
+        room[..taken].copy_from_slice(&input[..taken]);
+        self.filled += taken;
+        taken
+    }
+
+    /// The bytes that have arrived.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.memory.get(..self.filled).unwrap_or_default()
+    }
+
+    /// Whether everything that the filters asked for has arrived.
+    pub(super) fn is_filled(&self) -> bool {
+        self.filled == self.memory.len()
+    }
+
+    /// When the request has to have arrived or, once it may go upstream, has to have been sent.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The request may go upstream.
+    pub(super) fn start_sending(&mut self) {
+        self.sent = Some(0);
+        self.deadline = deadline(self.memory.len());
+    }
+
+    pub(super) fn is_being_sent(&self) -> bool {
+        self.sent.is_some()
+    }
+
+    /// The next piece to send, at most `bytes_max` long. The one after the last is empty.
+    pub(super) fn next_piece(&mut self, bytes_max: usize) -> &[u8] {
+        let from = self.sent.unwrap_or(self.filled);
+        let to = self.filled.min(from + bytes_max);
+        self.sent = Some(to);
+        self.memory.get(from..to).unwrap_or_default()
+    }
+}
+
+/// When this many bytes have to have arrived, or to have been sent, if that begins now.
+fn deadline(bytes: usize) -> Instant {
+    let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
+    Instant::now() + HOLD_TIME + Duration::from_secs(1) * mebibytes
+}

@@ -1,0 +1,177 @@
+//! The upstream half of the pump: its socket and TLS session, what was read from them, and what they have not taken yet.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::relay::end::{End, EndReason, Side};
+use crate::relay::sockets::{keep, kept_and_read};
+use crate::tls::{Records, Session};
+
+/// The upstream side of one connection.
+pub(super) struct UpstreamHalf<U> {
+    socket: U,
+    session: Session,
+    /// Plaintext that was read and is not forwarded: the front of the next input.
+    kept: Vec<u8>,
+    /// Records that the socket has not taken.
+    unsent: Vec<u8>,
+    /// Whether upstream has closed its side.
+    is_closed: bool,
+    /// Whether the gateway has closed its side, after the client.
+    is_finished: bool,
+    /// Why the socket takes nothing any longer. What upstream has sent before is still read.
+    write_error: Option<io::Error>,
+}
+
+impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
+    pub(super) fn new(socket: U, session: Session) -> Self {
+        Self {
+            socket,
+            session,
+            kept: Vec::new(),
+            unsent: Vec::new(),
+            is_closed: false,
+            is_finished: false,
+            write_error: None,
+        }
+    }
+
+    /// Whether upstream has closed its side.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Whether the gateway has closed its side, after the client.
+    pub(super) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Whether bytes can be exchanged in both directions.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.is_closed && self.write_error.is_none()
+    }
+
+    pub(super) fn take_write_error(&mut self) -> Option<io::Error> {
+        self.write_error.take()
+    }
+
+    /// Whether the socket has taken everything.
+    pub(super) fn has_everything(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    /// Plaintext that was read and is not forwarded.
+    pub(super) fn kept(&self) -> &[u8] {
+        &self.kept
+    }
+
+    pub(super) fn keep(&mut self, rest: &[u8]) {
+        keep(&mut self.kept, rest);
+    }
+
+    /// Reads records into `sealed`, and decrypts them into `plain`. The input begins with what was kept.
+    pub(super) fn poll_read<'b>(
+        &mut self,
+        sealed: &mut [u8],
+        plain: &'b mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<&'b mut [u8], End>> {
+        let before = self.session.kept().len();
+        let sealed = ready!(kept_and_read(self.session.kept(), &mut self.socket, sealed, cx))
+            .map_err(|error| (Side::Upstream, EndReason::Socket(error)))?;
+        // mongod closes without close_notify: message boundaries tell whether something was cut short.
+        self.is_closed = sealed.len() == before;
+        let mut filled = self.kept.len();
+        plain[..filled].copy_from_slice(&self.kept);
+        let mut answer = Records::default();
+        let opened = self.session.open(
+            sealed,
+            |bytes| {
+                plain[filled..][..bytes.len()].copy_from_slice(bytes);
+                filled += bytes.len();
+            },
+            &mut answer,
+        );
+        self.send(&mut answer, cx);
+        self.is_closed |= opened.map_err(|error| (Side::Upstream, EndReason::Tls(error)))?;
+        Poll::Ready(Ok(&mut plain[..filled]))
+    }
+
+    /// Encrypts `bytes` into `records`.
+    pub(super) fn seal(&mut self, bytes: &[u8], records: &mut Records) -> io::Result<()> {
+        self.session.seal(bytes, records)
+    }
+
+    /// Sends `records` behind what the socket has not taken, and keeps what it does not take.
+    pub(super) fn send(&mut self, records: &mut Records, cx: &mut Context<'_>) {
+        let bytes = records.as_slice();
+        let written = if self.has_everything() { self.write(bytes, cx) } else { 0 };
+        self.unsent.extend_from_slice(&bytes[written..]);
+        records.clear();
+    }
+
+    /// Sends what the socket has not taken. Returns whether any of it has moved.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.has_everything() {
+            return false;
+        }
+        let unsent = std::mem::take(&mut self.unsent);
+        let written = self.write(&unsent, cx);
+        if written < unsent.len() {
+            self.unsent = unsent;
+            self.unsent.drain(..written);
+        }
+        written > 0
+    }
+
+    /// Closes the gateway's side after the client has closed its own: mongod stops work whose result nobody reads, as it
+    /// does for a client that is connected directly. Returns whether that is done.
+    pub(super) fn finish(&mut self, cx: &mut Context<'_>) -> bool {
+        self.send_close_notify(cx);
+        if !self.has_everything() && self.write_error.is_none() {
+            return false;
+        }
+        // A socket that has failed already shows that on the next read.
+        self.is_finished = Pin::new(&mut self.socket).poll_shutdown(cx).is_ready();
+        self.is_finished
+    }
+
+    /// Closes the gateway's side, as far as the socket does that now; what it does not take is no loss.
+    pub(super) fn close(&mut self, cx: &mut Context<'_>) {
+        self.send_close_notify(cx);
+        let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+    }
+
+    /// Goes on with another upstream connection.
+    pub(super) fn replace(&mut self, socket: U, session: Session) {
+        self.socket = socket;
+        self.session = session;
+        // They are about the close_notify on the previous connection.
+        (self.unsent, self.write_error) = (Vec::new(), None);
+    }
+
+    /// Sends close_notify behind what the socket has not taken. Only the first call has an effect.
+    fn send_close_notify(&mut self, cx: &mut Context<'_>) {
+        self.flush(cx);
+        let mut records = Records::default();
+        self.session.close(&mut records);
+        self.send(&mut records, cx);
+    }
+
+    /// Writes what the socket takes of `bytes`; nothing, once it has failed.
+    fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> usize {
+        let mut written = 0;
+        while written < bytes.len() && self.write_error.is_none() {
+            match Pin::new(&mut self.socket).poll_write(cx, &bytes[written..]) {
+                Poll::Ready(Ok(0)) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => self.write_error = Some(error),
+                Poll::Pending => break,
+            }
+        }
+        written
+    }
+}
