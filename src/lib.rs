@@ -2,8 +2,10 @@
 //! to mongod, measuring every command on the way.
 
 pub mod admin;
+pub mod certs;
 pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod connection;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::present::{Presence, Present};
+use super::principals::{Presence, Present};
 use crate::identity::{ClientFacts, Identified};
 use crate::listener::{ClientAddress, PeerUser, ProxyHeader, ProxySource};
 

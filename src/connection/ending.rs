@@ -10,8 +10,8 @@ use tracing::field::display;
 
 use super::Route;
 use super::caller::Caller;
-use super::destination::{MemberSelector, SelectError};
 use super::refusal::Refusal;
+use crate::cluster::{MemberSelector, SelectError};
 use crate::identity::printable;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};

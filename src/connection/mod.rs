@@ -1,19 +1,14 @@
 //! The story of one connection: who arrives is heard, let in, led to an upstream, carried, and written down.
 
+mod admission;
 mod caller;
-mod carrying;
-mod destination;
-mod door;
+mod caller_policy;
 mod ending;
-mod line;
-mod policing;
-mod present;
-mod redirected;
+mod principals;
 mod refusal;
-mod roster;
+mod relay_session;
+mod revalidation;
 mod route;
-mod upstream;
-mod welcome;
 
 use std::sync::Arc;
 
@@ -21,6 +16,7 @@ use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::cluster::{Ingress, Selection};
 use crate::config::Mechanism;
 use crate::listener;
 use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
@@ -28,23 +24,17 @@ use crate::relay::{Authentication, ConnectionStats, HandshakeFilter, Naming, Pol
 use crate::upstream::{Link, MongoUser};
 use crate::wire::error_reply::CommandError;
 
-pub use destination::{MemberSelector, SlotMap};
-pub use door::Admission;
-pub use line::{MemberHealth, MemberPool};
-pub use policing::{Loaded, Policing, PolicyInForce};
-pub use present::{Largest, Present};
-pub use redirected::AddressBook;
-pub use roster::{MemberStatus, Membership, Usability};
+pub use admission::Admission;
+pub use caller_policy::{Loaded, Policing, PolicyInForce};
+pub use principals::{Largest, Present};
 pub use route::{ListedPrincipal, Route};
-pub use upstream::{Credential, Member, Upstream};
 
+use admission::Admitted;
 use caller::Caller;
-use carrying::RelaySession;
-use destination::{Ingress, Selection};
-use door::Admitted;
+use caller_policy::CallerPolicySource;
 use ending::{Carried, Ending, UpstreamUnavailable};
-use policing::CallerPolicySource;
-use welcome::Revalidation;
+use relay_session::RelaySession;
+use revalidation::Revalidation;
 
 /// Serves one client from its arrival to its end, and writes one line about it.
 ///
@@ -65,7 +55,7 @@ async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Endin
             Ok(begun) => begun,
             Err(ending) => return ending,
         };
-    let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
+    let end = relay_session::carry(&mut relay, first_bytes, &mut course, welcome).await;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
         course.line.note_loss(course.address, &end);
     }
@@ -146,7 +136,7 @@ async fn read_opening(
         heard = listener::read_opening(socket, address, &route.door.proxy, route.door.server_config()) => heard,
         () = route.drain.draining() => return Err(Ending::Draining),
     };
-    door::admit(heard, route, caller).await
+    admission::admit(heard, route, caller).await
 }
 
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
@@ -170,7 +160,7 @@ fn join(
         None => Authentication::Clients,
     };
     let terms = HandshakeFilter { naming, authentication, limits: route.limits };
-    Box::new(Relay::new(client, carrying::side(upstream), record, guard, terms))
+    Box::new(Relay::new(client, relay_session::side(upstream), record, guard, terms))
 }
 
 fn full(route: &Route) -> CommandError {

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::destination::MemberSelector;
-use super::door::Admission;
-use super::policing::Policing;
-use super::upstream::Upstream;
+use super::admission::Admission;
+use super::caller_policy::Policing;
+use crate::cluster::{MemberSelector, Upstream};
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
 use crate::relay::Limits;

@@ -2,14 +2,8 @@
 //!
 //! The only place that knows everybody. Each part is given its own section of the configuration and nothing else.
 
-mod background;
-mod certificates;
-mod expiry;
-mod owner;
 mod policy_reload;
-mod rotation;
 mod status;
-mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -21,13 +15,14 @@ use std::time::Duration;
 
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
+use crate::certs::{Certificates, Owner, Reload};
+use crate::cluster::{AddressBook, MemberSelector, SlotMap, Upstream, monitor};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology, UpstreamConfig};
-use crate::connection::{
-    AddressBook, Admission, ListedPrincipal, MemberSelector, Policing, PolicyInForce, Route, SlotMap, Upstream,
-};
+use crate::connection::{Admission, ListedPrincipal, Policing, PolicyInForce, Route};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener;
@@ -38,15 +33,15 @@ use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::tls::{ServerTls, ServerTlsError, UpstreamTlsError};
 use crate::upstream::REASONS;
 
-use certificates::Certificates;
-use owner::Owner;
 use policy_reload::PolicyFollower;
-use rotation::{Reload, ReloadRecord};
 use status::{PolicyStatus, Status};
 use worker::Workers;
 
 /// How long the cutting of connections may take once the drain is over.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often durations are folded into their histograms; each keeps 16 bytes until then.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -170,14 +165,14 @@ impl BoundGateway {
         policy_reload::tell(&policy);
         let own = Tasks::new();
         own.spawn("administration", admin.serve(stage.watch()));
-        own.spawn("metrics upkeep", background::upkeep(metrics, stage.watch()));
+        own.spawn("metrics upkeep", upkeep(metrics, stage.watch()));
         let mut reloads = vec![certificates.run(&own, &stage.watch())];
         if let Some(follower) = follower {
             reloads.push(follower.reload());
             own.spawn("policy", follower.run(stage.watch()));
         }
         for upstream in &upstreams {
-            watch::watch_over(upstream, routes(&listeners), &own, &stage.watch());
+            monitor::watch_over(upstream, routes(&listeners), &own, &stage.watch());
         }
         for (listener, route) in listeners {
             own.spawn("accept", accept(listener, route, workers.hand()));
@@ -234,7 +229,7 @@ fn open_upstream(section: &UpstreamConfig) -> Result<Upstream, UpstreamTlsError>
 /// What readiness says of an upstream. Files that cannot be used are no reason to send clients elsewhere while the last
 /// good set is in use: every gateway that shares them would say so at once.
 fn condition(upstream: &Upstream, reloads: &[Arc<ReloadRecord>]) -> ConditionState {
-    let state = watch::condition(upstream);
+    let state = monitor::condition(upstream);
     let problem = reloads.iter().find_map(|reload| reload.problem());
     match (state, problem) {
         (ConditionState::Holds(found) | ConditionState::Warns(found), Some(problem)) => {
@@ -389,5 +384,19 @@ async fn accept(listener: Listener, route: Arc<Route>, workers: worker::Dispatch
             () = route.drain.draining() => return,
             arrival = listener.accept() => workers.give(arrival, &route).await,
         }
+    }
+}
+
+/// Folds recorded durations together, until everything stops.
+pub(crate) async fn upkeep(metrics: Metrics, drain: DrainWatch) {
+    let work = async {
+        loop {
+            tokio::time::sleep(UPKEEP_INTERVAL).await;
+            metrics.upkeep();
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = drain.stopped() => {}
     }
 }

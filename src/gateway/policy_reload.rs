@@ -10,15 +10,15 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::certs::Reload;
 use crate::config::Config;
 use crate::connection::PolicyInForce;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::{FileWatch, Hints};
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::policy::{Policy, PolicyProblem};
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::tls::Fingerprint;
-
-use super::rotation::{Reload, ReloadRecord};
 
 /// Network and overlay file systems tell of no change, or not of each.
 const LOOK_INTERVAL: Duration = Duration::from_mins(1);

@@ -7,15 +7,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::connection::{Member, MemberSelector, Membership, PolicyInForce, Route, Upstream};
+use crate::certs::{ListFacts, Owner};
+use crate::cluster::{Member, MemberSelector, Membership, Upstream, monitor};
+use crate::connection::{PolicyInForce, Route};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{ConnectionLimit, Listener};
 use crate::topology::MemberState;
 
-use super::owner::{ListFacts, Owner};
-use super::rotation::ReloadRecord;
 use super::worker::Workers;
 
 /// Principals that are shown of one listener, those with the most connections: a page, not a dump.
@@ -131,7 +132,7 @@ impl Status {
         let (ready, target) = lines()
             .map(|line| line.shelf.level())
             .fold((0, 0), |(ready, target), (more, wanted)| (ready + more, target + wanted));
-        let problem = match super::watch::condition(upstream) {
+        let problem = match monitor::condition(upstream) {
             ConditionState::Fails(problem) => Some(problem),
             ConditionState::Holds(_) | ConditionState::Warns(_) => None,
         };

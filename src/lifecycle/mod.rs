@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod file_watch;
 pub mod readiness;
+pub mod reload_status;
 pub mod renewal;
 pub mod signals;
 pub mod tasks;

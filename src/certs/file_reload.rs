@@ -5,14 +5,6 @@
 //! other; when the wait is over, the operator reads why, once, and the last good set stays. Nobody is asked to change
 //! anything: the files alone decide.
 
-mod follower;
-mod reading;
-mod record;
-mod rotating;
-mod sources;
-#[cfg(test)]
-mod tests;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,17 +13,17 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::Upstream;
+use crate::cluster::Upstream;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::{FileWatch, Hints, WatchError};
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::telemetry::metrics::ReloadMetrics;
 
 use super::expiry::Expiry;
-use rotating::{Outcome, Rotating};
-
-pub(super) use follower::Follower;
-pub(super) use reading::Source;
-pub(super) use record::ReloadRecord;
+use super::reading;
+use super::reading::Source;
+use super::watched_set::{Outcome, Rotating};
+use super::workload_follower::Follower;
 
 /// Network and overlay file systems tell of no change, or not of each.
 const LOOK_INTERVAL: Duration = Duration::from_mins(1);
@@ -48,16 +40,16 @@ pub(super) struct Rotation {
 
 /// Asks for all files to be read at once; clones ask the same rotation. Asking twice before it happens is asking once.
 #[derive(Clone, Default)]
-pub(super) struct Reload(Arc<Notify>);
+pub struct Reload(Arc<Notify>);
 
 impl Reload {
     /// Returns at once; one line in the log answers.
-    pub(super) fn ask(&self) {
+    pub fn ask(&self) {
         self.0.notify_one();
     }
 
     /// Resolves when somebody has asked. Cancel safe.
-    pub(super) async fn asked(&self) {
+    pub async fn asked(&self) {
         self.0.notified().await;
     }
 }

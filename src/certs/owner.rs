@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::connection::{Route, Upstream};
+use crate::cluster::Upstream;
+use crate::connection::Route;
 use crate::identity::{CertificateFacts, DistinguishedName};
 use crate::telemetry::metrics::CertificateRole;
 use crate::tls::{MaterialFinding, RevocationList, ServerTls, Severity, UpstreamTlsConfig};
 
 /// An upstream, or a listener that speaks TLS.
 #[derive(Clone)]
-pub(super) enum Owner {
+pub enum Owner {
     /// Shows a certificate to mongod: the credential at this place of the upstream's.
     Upstream(Arc<Upstream>, usize),
     /// Shows one to its clients.
@@ -19,36 +20,36 @@ pub(super) enum Owner {
 
 /// The certificates of one owner, to be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct CertificateSet {
+pub struct CertificateSet {
     /// The owner's certificate, then its chain; not empty, unless the owner has none yet.
-    pub(super) own: Vec<CertificateFacts>,
+    pub own: Vec<CertificateFacts>,
     /// Those that the other side's certificate may come from.
-    pub(super) authorities: Vec<CertificateFacts>,
+    pub authorities: Vec<CertificateFacts>,
     /// What they have taken back.
-    pub(super) lists: Vec<ListFacts>,
+    pub lists: Vec<ListFacts>,
 }
 
 /// One revocation list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ListFacts {
+pub struct ListFacts {
     /// Whose certificates it is about.
-    pub(super) issuer: DistinguishedName,
+    pub issuer: DistinguishedName,
     /// How many it names.
-    pub(super) revoked: usize,
+    pub revoked: usize,
     /// When it was made.
-    pub(super) this_update: SystemTime,
+    pub this_update: SystemTime,
     /// When the next one is due, if it says so.
-    pub(super) next_update: Option<SystemTime>,
+    pub next_update: Option<SystemTime>,
 }
 
 impl Owner {
     /// A listener that speaks TLS; `None` for others.
-    pub(super) fn listener_of(route: &Arc<Route>) -> Option<Self> {
+    pub fn listener_of(route: &Arc<Route>) -> Option<Self> {
         route.door.tls().map(|_| Self::Listener(Arc::clone(route)))
     }
 
     /// As it is named in sentences: `upstream orders`.
-    pub(super) fn title(&self) -> String {
+    pub fn title(&self) -> String {
         match self {
             Self::Upstream(upstream, credential) => match upstream.credentials()[*credential].place() {
                 None => format!("upstream {}", self.name()),
@@ -59,7 +60,7 @@ impl Owner {
     }
 
     /// Its name in the configuration.
-    pub(super) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Upstream(upstream, _) => upstream.name(),
             Self::Listener(route) => &route.listener,
@@ -67,17 +68,17 @@ impl Owner {
     }
 
     /// Its name, if it is an upstream: for the field of log lines.
-    pub(super) fn upstream(&self) -> Option<&str> {
+    pub fn upstream(&self) -> Option<&str> {
         matches!(self, Self::Upstream(..)).then(|| self.name())
     }
 
     /// Its name, if it is a listener.
-    pub(super) fn listener(&self) -> Option<&str> {
+    pub fn listener(&self) -> Option<&str> {
         matches!(self, Self::Listener(_)).then(|| self.name())
     }
 
     /// What its own certificates are called in `/status`.
-    pub(super) fn own_key(&self) -> &'static str {
+    pub fn own_key(&self) -> &'static str {
         match self {
             Self::Upstream(..) => "client",
             Self::Listener(_) => "server",
@@ -85,7 +86,7 @@ impl Owner {
     }
 
     /// What is in use now.
-    pub(super) fn set(&self) -> CertificateSet {
+    pub fn set(&self) -> CertificateSet {
         match self {
             Self::Upstream(..) => self.client_tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
             Self::Listener(route) => route.door.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
@@ -93,7 +94,7 @@ impl Owner {
     }
 
     /// For whom it is, if it is a credential for some.
-    pub(super) fn principals(&self) -> &[String] {
+    pub fn principals(&self) -> &[String] {
         match self {
             Self::Upstream(upstream, credential) => upstream.credentials()[*credential].principals(),
             Self::Listener(_) => &[],
@@ -109,12 +110,12 @@ impl Owner {
     }
 
     /// Those of all credentials of an upstream.
-    pub(super) fn credentials_of(upstream: &Arc<Upstream>) -> impl Iterator<Item = Self> {
+    pub fn credentials_of(upstream: &Arc<Upstream>) -> impl Iterator<Item = Self> {
         (0..upstream.credentials().len()).map(|credential| Self::Upstream(Arc::clone(upstream), credential))
     }
 
     /// The roles of its own certificates and of its authorities.
-    pub(super) fn roles(&self) -> [CertificateRole; 2] {
+    pub fn roles(&self) -> [CertificateRole; 2] {
         match self {
             Self::Upstream(..) => [CertificateRole::UpstreamClient, CertificateRole::UpstreamCa],
             Self::Listener(_) => [CertificateRole::Listener, CertificateRole::ListenerCa],
@@ -122,7 +123,7 @@ impl Owner {
     }
 
     /// Logs what is doubtful about the set in use; its end is told in its own time.
-    pub(super) fn tell_findings(&self, now: SystemTime) {
+    pub fn tell_findings(&self, now: SystemTime) {
         let findings = match self {
             Self::Upstream(..) => self.client_tls().map(|tls| tls.findings(now)).unwrap_or_default(),
             Self::Listener(route) => route.door.tls().map(|tls| tls.findings(now)).unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::line::MemberHealth;
+use super::pool::MemberHealth;
 use super::upstream::Member;
 use crate::config::{HostPort, ReadPreference};
 use crate::topology::MemberState;
@@ -51,7 +51,7 @@ pub enum Usability {
 
 impl Membership {
     /// Of an upstream that is one server.
-    pub(super) fn single(member: Arc<Member>) -> Self {
+    pub fn single(member: Arc<Member>) -> Self {
         let (part, state) = (Usability::Writable, MemberState::Unknown);
         let members = vec![MemberStatus { member, part, state, hidden: false, problem: None }];
         Self { members, is_known: true, set_name: None, trouble: None, turn: AtomicUsize::new(0) }
@@ -87,7 +87,7 @@ impl Membership {
     }
 
     /// A member that `preference` is content with; of several, each in turn.
-    pub(super) fn preferred(&self, preference: ReadPreference) -> Option<&Arc<Member>> {
+    pub fn preferred(&self, preference: ReadPreference) -> Option<&Arc<Member>> {
         let parts = self.parts(preference);
         let fit: Vec<_> = self.members.iter().filter(|listed| parts.contains(&listed.part)).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +95,7 @@ impl Membership {
     }
 
     /// Whether connections to the member of `news` may stay where they are: unless it says that it has become something else.
-    pub(super) fn still_suits(&self, preference: ReadPreference, news: &Arc<MemberHealth>) -> bool {
+    pub fn still_suits(&self, preference: ReadPreference, news: &Arc<MemberHealth>) -> bool {
         let of_it = |listed: &&MemberStatus| Arc::ptr_eq(&listed.member.news, news);
         let Some(listed) = self.members.iter().find(of_it) else { return true };
         // Who says nothing may still be what he was.
@@ -124,7 +124,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Upstream;
+    use crate::cluster::Upstream;
     use crate::telemetry::metrics::UpstreamMetrics;
     use crate::tls::test_pki::{Authority, Folder, upstream_of};
     use crate::upstream::REASONS;

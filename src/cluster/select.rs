@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, timeout_at};
 
-use super::line::MemberPool;
-use super::redirected::AddressBook;
-use super::roster::Membership;
+use super::membership::Membership;
+use super::original_dst::AddressBook;
+use super::pool::MemberPool;
 use super::upstream::{Member, Upstream};
 use crate::config::{HostPort, MemberAddresses, ReadPreference};
 use crate::identity::Principal;
@@ -32,11 +32,11 @@ pub enum MemberSelector {
 
 /// How a client came to its listener.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ingress {
+pub struct Ingress {
     /// Which of the listener's addresses it came to.
-    pub(super) slot: usize,
+    pub slot: usize,
     /// Where it was on its way to, if the kernel redirected it.
-    pub(super) original: Option<SocketAddr>,
+    pub original: Option<SocketAddr>,
 }
 
 /// The addresses of a listener, and the members that they stand for.
@@ -49,7 +49,7 @@ pub struct SlotMap {
 
 /// Why a client could be put on no member.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum SelectError {
+pub enum SelectError {
     /// Nobody knows the members yet.
     Unknown,
     /// No member is behind the address that it came to.
@@ -65,17 +65,17 @@ pub(super) enum SelectError {
 }
 
 /// A member that a client is put on, and how.
-pub(super) struct Selection {
+pub struct Selection {
     /// Who makes the connection.
-    pub(super) line: Arc<MemberPool>,
+    pub line: Arc<MemberPool>,
     /// What the client is told of the members.
-    pub(super) naming: Naming,
+    pub naming: Naming,
 }
 
 impl MemberSelector {
     /// The line for a client that came in by `entrance`; waits until `deadline` for the members to be known, and
     /// for one that is preferred. Cancel safe.
-    pub(super) async fn way(
+    pub async fn way(
         &self,
         entrance: Ingress,
         upstream: &Upstream,
@@ -175,7 +175,7 @@ impl SlotMap {
 
 impl SelectError {
     /// What a client reads.
-    pub(super) fn command_error(&self, upstream: &str) -> CommandError {
+    pub fn command_error(&self, upstream: &str) -> CommandError {
         let message = match self {
             Self::Unknown => {
                 format!("mongate: the members of upstream {upstream} are not known: none has answered yet")
@@ -202,7 +202,7 @@ impl SelectError {
     }
 
     /// What the operator can do.
-    pub(super) fn remedy(&self) -> Option<&'static str> {
+    pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::NotRedirected => Some("have clients connect to the server itself, and iptables redirect them here"),
             Self::Elsewhere(_) => Some(

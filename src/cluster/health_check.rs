@@ -1,16 +1,15 @@
-//! What goes on beside the connections: asking each upstream how it is, keeping spare connections to it, and keeping the
-//! metrics small.
+//! What goes on beside the connections: asking each upstream how it isand keeping spare connections to it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::connection::{Member, MemberPool};
+use super::pool::MemberPool;
+use super::upstream::Member;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
-use crate::telemetry::metrics::Metrics;
 use crate::tls::UpstreamTlsConfig;
 use crate::upstream;
 use crate::upstream::{Probe, Role, UpstreamStream, Users};
@@ -19,7 +18,7 @@ use crate::upstream::{Probe, Role, UpstreamStream, Users};
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Older news than this about an upstream is no news: two probes have failed to end.
-pub(super) const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
+pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// How soon a failing one is asked again: recovery shows within about a second, and a dead one costs one attempt.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,11 +32,8 @@ const SPARE_DIALS_MAX: usize = 4;
 /// First and longest pause when none can be made; a success of anybody else ends it.
 const SPARE_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// How often durations are folded into their histograms; each keeps 16 bytes until then.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Asks `server` for its hello over a connection of its own, again and again, until the drain begins.
-pub(super) async fn probe(server: Arc<Member>, drain: DrainWatch) {
+pub async fn probe(server: Arc<Member>, drain: DrainWatch) {
     // There is one for each credential, and always that of the upstream itself.
     let Some(line) = server.lines.first() else { return };
     let mut well = None;
@@ -90,13 +86,13 @@ async fn probe_once(member: &Member, line: &MemberPool, membership: &mut Members
 
 /// Whether our certificate would make us a member of mongod's cluster; said once for each set of ours.
 #[derive(Default)]
-pub(super) struct Membership {
+pub struct Membership {
     told: Option<Arc<UpstreamTlsConfig>>,
 }
 
 impl Membership {
     /// Looks at a connection that was just made.
-    pub(super) fn mind(&mut self, line: &MemberPool, stream: &UpstreamStream) {
+    pub fn mind(&mut self, line: &MemberPool, stream: &UpstreamStream) {
         let ours = &stream.made_with;
         if self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, ours)) {
             return;
@@ -117,7 +113,7 @@ impl Membership {
 }
 
 /// Has somebody attend to `line` until the drain begins or `gone` resolves: keep its spare connections, and mind its user.
-pub(super) fn attend(
+pub fn attend(
     line: &Arc<MemberPool>,
     tasks: &Tasks,
     drain: &DrainWatch,
@@ -200,19 +196,5 @@ async fn mind_user(line: Arc<MemberPool>, drain: DrainWatch, gone: impl Future<O
         () = drain.draining() => {}
         () = gone => {}
         () = minding => {}
-    }
-}
-
-/// Folds recorded durations together, until everything stops.
-pub(super) async fn upkeep(metrics: Metrics, drain: DrainWatch) {
-    let work = async {
-        loop {
-            sleep(UPKEEP_INTERVAL).await;
-            metrics.upkeep();
-        }
-    };
-    tokio::select! {
-        () = work => {}
-        () = drain.stopped() => {}
     }
 }

@@ -5,28 +5,28 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::gateway::owner::{CertificateSet, Owner};
+use super::owner::{CertificateSet, Owner};
 use crate::tls::Fingerprint;
 
 /// Where an owner's certificates come from.
 #[derive(Clone)]
-pub(in crate::gateway) struct Source {
+pub(super) struct Source {
     /// Whose they are.
-    pub(in crate::gateway) owner: Owner,
+    pub(super) owner: Owner,
     /// All files that are read for it, with absolute paths.
-    pub(in crate::gateway) files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     /// Reads them.
-    pub(in crate::gateway) load: Arc<dyn Fn() -> Result<Candidate, Failure> + Send + Sync>,
+    pub(super) load: Arc<dyn Fn() -> Result<Candidate, Failure> + Send + Sync>,
 }
 
 /// A set that was read and is whole.
-pub(in crate::gateway) struct Candidate {
+pub(super) struct Candidate {
     /// What is in it.
-    pub(in crate::gateway) set: CertificateSet,
+    pub(super) set: CertificateSet,
     /// Whether it is what is in use already.
-    pub(in crate::gateway) is_in_use: bool,
+    pub(super) is_in_use: bool,
     /// Puts it into use.
-    pub(in crate::gateway) commit: Box<dyn FnOnce() + Send>,
+    pub(super) commit: Box<dyn FnOnce() + Send>,
 }
 
 impl Candidate {
@@ -38,11 +38,11 @@ impl Candidate {
 
 /// Why a set cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::gateway) struct Failure {
+pub(super) struct Failure {
     /// What is wrong with which file.
-    pub(in crate::gateway) sentence: String,
+    pub(super) sentence: String,
     /// What to do.
-    pub(in crate::gateway) remedy: String,
+    pub(super) remedy: String,
 }
 
 /// Reads the files of one owner once.

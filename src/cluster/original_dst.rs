@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::roster::Membership;
+use super::membership::Membership;
 use super::upstream::Member;
 use crate::config::HostPort;
 
@@ -49,12 +49,7 @@ impl AddressBook {
     ///
     /// While somebody else does, what was known before is good enough: a name that cannot be looked up is no reason for
     /// connections to other members to wait.
-    pub(super) async fn member_at(
-        &self,
-        original: SocketAddr,
-        roster: &Membership,
-        deadline: Instant,
-    ) -> Option<Arc<Member>> {
+    pub async fn member_at(&self, original: SocketAddr, roster: &Membership, deadline: Instant) -> Option<Arc<Member>> {
         if self.known().is_due(original, roster) {
             let looking = match self.looking.try_lock() {
                 Ok(looking) => looking,

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::Route;
-use super::destination::MemberSelector;
-use super::line::{MemberPool, NoReplacement};
-use super::welcome::Revalidation;
+use super::revalidation::Revalidation;
+use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::gateway::owner::{CertificateSet, Owner};
+use super::owner::{CertificateSet, Owner};
 use crate::identity::{CertificateFacts, date_text, printable};
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::tls::Fingerprint;
 
 use super::reading::{Candidate, Failure, Found, Reader, Reading, Source};
-use super::record::ReloadRecord;
 
 /// When files that cannot be used are looked at again, from the first time that they could not; and at each event.
 /// Programs write a key and its certificate within milliseconds of each other, people within seconds.

@@ -16,7 +16,7 @@ use crate::upstream::{
 };
 
 /// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
-pub(super) const REPLACEMENTS_MAX: usize = 4;
+pub const REPLACEMENTS_MAX: usize = 4;
 
 /// Makes connections to one member with one credential, keeps spare ones, and says what became of them.
 pub struct MemberPool {
@@ -26,18 +26,18 @@ pub struct MemberPool {
     pub shelf: SpareConnections,
     /// What is known of the member, by whatever credential.
     pub news: Arc<MemberHealth>,
-    pub(super) metrics: Arc<UpstreamMetrics>,
+    pub metrics: Arc<UpstreamMetrics>,
     /// Has connections of replaced certificates go.
-    pub(super) renewal: Renewal,
-    pub(super) replacements: Arc<Semaphore>,
+    pub renewal: Renewal,
+    pub replacements: Arc<Semaphore>,
     /// Spares as they were last counted.
-    pub(super) counted: AtomicUsize,
+    pub counted: AtomicUsize,
     /// Whether it is of the first credential, by which readiness and monitors judge the member.
-    pub(super) is_first: bool,
+    pub is_first: bool,
     /// Whether the last attempt failed by what is shown to the member: that others succeed says nothing then.
-    pub(super) denied: AtomicBool,
+    pub denied: AtomicBool,
     /// Keeps a user that mongod does not take from filling the log; each credential has one of its own.
-    pub(super) denials: Repeats<&'static str>,
+    pub denials: Repeats<&'static str>,
 }
 
 /// What is known of one member; shared by its connections and whoever watches over it.
@@ -56,7 +56,7 @@ pub struct MemberHealth {
 }
 
 /// Why a connection of replaced certificates got no other one.
-pub(super) enum NoReplacement {
+pub enum NoReplacement {
     /// There is none now, and may be later.
     NotNow,
     /// mongod does not take this client's hello a second time.
@@ -65,7 +65,7 @@ pub(super) enum NoReplacement {
 
 impl MemberPool {
     /// A connection for a client: a spare one, or else one that is made now.
-    pub(super) async fn connect(&self) -> Result<Link, ConnectError> {
+    pub async fn connect(&self) -> Result<Link, ConnectError> {
         if let Some(link) = self.shelf.take(self.connector.identity().generation()) {
             self.tell_shelf();
             return Ok(link);
@@ -93,7 +93,7 @@ impl MemberPool {
     /// A connection on which the client that said `hello` is introduced already, to take another one's place.
     ///
     /// Waits while others are made. Spares are for clients that come, and nobody waits for this one.
-    pub(super) async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
+    pub async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
         let _permit = self.replacements.acquire().await;
         let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
         match timeout(self.connector.connect_timeout(), link.introduce(hello)).await {
@@ -167,7 +167,7 @@ impl MemberPool {
     }
 
     /// Has a member that ended a connection looked at, and logs it where that cut something short.
-    pub(super) fn note_loss(&self, address: SocketAddr, end: &RelayEnd) {
+    pub fn note_loss(&self, address: SocketAddr, end: &RelayEnd) {
         self.news.failed.notify_one();
         if end.is_orderly() {
             return;
@@ -187,8 +187,8 @@ impl MemberPool {
 
 #[cfg(test)]
 mod tests {
+    use crate::cluster::Upstream;
     use crate::config::CredentialConfig;
-    use crate::connection::Upstream;
     use crate::telemetry::metrics::UpstreamMetrics;
     use crate::tls::test_pki::{files_of, upstream_of};
     use crate::upstream::REASONS;

@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::member;
 use super::member::Told;
 use super::records::{Records, next_records};
+use crate::cluster::health_check;
+use crate::cluster::{Member, MemberSelector, MemberStatus, Membership, Upstream, Usability};
 use crate::config::HostPort;
-use crate::connection::{Member, MemberSelector, MemberStatus, Membership, Route, Upstream, Usability};
-use crate::gateway::background;
+use crate::connection::Route;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
@@ -155,7 +156,7 @@ impl SetMonitor {
             let (sender, receiver) = oneshot::channel::<()>();
             gone.push(sender);
             let is_gone = async move { drop(receiver.await) };
-            background::attend(line, &self.tasks, &self.drain, is_gone);
+            health_check::attend(line, &self.tasks, &self.drain, is_gone);
         }
         if let Some(line) = member.lines.first() {
             let (ending, receiver) = oneshot::channel::<()>();

@@ -2,12 +2,18 @@
 
 use std::time::UNIX_EPOCH;
 
-use super::rotating::Outcome;
-use super::*;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::reading::Source;
+use super::watched_set::{Outcome, Rotating};
+use crate::cluster::Upstream;
 use crate::config::EndpointConfig;
-use crate::connection::Upstream;
-use crate::gateway::open_upstream;
+use crate::telemetry::metrics::UpstreamMetrics;
 use crate::tls::test_pki::{Authority, Folder, Pair, files_of, upstream_of};
+use crate::upstream::REASONS;
 
 struct Scene {
     folder: Folder,
@@ -24,7 +30,8 @@ impl Scene {
         let (folder, authority) = (Folder::new(), Authority::new("ca"));
         let mut section = folder.upstream(1, &authority.issue("first", &[]), &authority.pem);
         let scene = |section: &EndpointConfig| {
-            let upstream = Arc::new(open_upstream(&upstream_of(section)).unwrap());
+            let upstream =
+                Arc::new(Upstream::new(&upstream_of(section), UpstreamMetrics::new("orders", &REASONS)).unwrap());
             let source = Source::of_upstream(&upstream, 0).unwrap();
             (upstream, Rotating::new(source, Arc::default()))
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Sleep, sleep};
 
-use super::door::Admission;
+use super::admission::Admission;
 use crate::lifecycle::renewal::RenewalWatch;
 use crate::listener::ClientStream;
 use crate::relay::Dismissal;

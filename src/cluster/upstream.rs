@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::line::{MemberHealth, MemberPool, REPLACEMENTS_MAX};
-use super::roster::Membership;
+use super::membership::Membership;
+use super::pool::{MemberHealth, MemberPool, REPLACEMENTS_MAX};
 use crate::config::{CredentialConfig, EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::renewal::Renewal;
@@ -49,7 +49,7 @@ pub struct Member {
     /// What is known of it.
     pub news: Arc<MemberHealth>,
     /// By which load-balanced clients tell it from the others: the same as long as the process lives.
-    pub(super) service_id: [u8; 12],
+    pub service_id: [u8; 12],
 }
 
 impl Upstream {
@@ -94,7 +94,7 @@ impl Upstream {
     }
 
     /// Which of the credentials connections of `principal` are made with: the first that is for it.
-    pub(super) fn credential_of(&self, principal: Option<&Principal>) -> usize {
+    pub fn credential_of(&self, principal: Option<&Principal>) -> usize {
         let is_for = |credential: &Credential| {
             principal.is_some_and(|who| credential.principals.iter().any(|pattern| pattern.matches(who)))
         };
@@ -130,12 +130,12 @@ impl Upstream {
     }
 
     /// Tells of each change of its members.
-    pub(super) fn roster_watch(&self) -> watch::Receiver<Arc<Membership>> {
+    pub fn roster_watch(&self) -> watch::Receiver<Arc<Membership>> {
         self.roster.subscribe()
     }
 
     /// Resolves when `preference` would not put a client on the member of `line` any more. Cancel safe.
-    pub(super) async fn outlives(&self, preference: ReadPreference, line: &MemberPool) {
+    pub async fn outlives(&self, preference: ReadPreference, line: &MemberPool) {
         let mut roster = self.roster.subscribe();
         while roster.borrow_and_update().still_suits(preference, &line.news) {
             if roster.changed().await.is_err() {

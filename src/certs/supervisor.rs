@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::cluster::Upstream;
 use crate::config::Config;
-use crate::connection::{Route, Upstream};
+use crate::connection::Route;
 use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::Listener;
 
 use super::expiry::Expiry;
+use super::file_reload::{Reload, Rotation};
 use super::owner::Owner;
-use super::rotation::{Follower, Reload, ReloadRecord, Rotation, Source};
+use super::reading::Source;
+use super::workload_follower::Follower;
 
 /// Everything that minds the certificates in use.
-pub(super) struct Certificates {
+pub struct Certificates {
     expiry: Arc<Expiry>,
     rotation: Rotation,
     followers: Vec<Follower>,
@@ -24,8 +28,8 @@ pub(super) struct Certificates {
 
 impl Certificates {
     /// Minds those of all upstreams and listeners; logs what is doubtful about them and what is near its end.
-    pub(super) fn new(config: &Config, upstreams: &[Arc<Upstream>], listeners: &[(Listener, Arc<Route>)]) -> Self {
-        let routes = || super::routes(listeners);
+    pub fn new(config: &Config, upstreams: &[Arc<Upstream>], listeners: &[(Listener, Arc<Route>)]) -> Self {
+        let routes = || routes_of(listeners);
         let owners = upstreams.iter().flat_map(Owner::credentials_of);
         let owners: Vec<_> = owners.chain(routes().filter_map(Owner::listener_of)).collect();
         let now = SystemTime::now();
@@ -58,17 +62,17 @@ impl Certificates {
     }
 
     /// What is known about renewals, by the title of the owner.
-    pub(super) fn records(&self) -> &BTreeMap<String, Arc<ReloadRecord>> {
+    pub fn records(&self) -> &BTreeMap<String, Arc<ReloadRecord>> {
         &self.records
     }
 
     /// That of one owner.
-    pub(super) fn record(&self, title: &str) -> Option<Arc<ReloadRecord>> {
+    pub fn record(&self, title: &str) -> Option<Arc<ReloadRecord>> {
         self.records.get(title).cloned()
     }
 
     /// Goes on among `tasks` until the drain begins, and returns the means to have all files read at once.
-    pub(super) fn run(self, tasks: &Tasks, drain: &DrainWatch) -> Reload {
+    pub fn run(self, tasks: &Tasks, drain: &DrainWatch) -> Reload {
         let reload = self.rotation.reload();
         tasks.spawn("certificate renewal", self.rotation.run(drain.clone()));
         for follower in self.followers {
@@ -78,4 +82,8 @@ impl Certificates {
         tasks.spawn("certificate expiry", async move { expiry.watch(drain).await });
         reload
     }
+}
+
+fn routes_of(listeners: &[(Listener, Arc<Route>)]) -> impl Iterator<Item = &Arc<Route>> {
+    listeners.iter().filter(|(listener, _)| listener.slot() == 0).map(|(_, route)| route)
 }

@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cluster::Upstream;
 use crate::config::{EndpointConfig, ListenerTlsConfig, MaterialSource, TlsFiles};
-use crate::connection::{Route, Upstream};
-use crate::gateway::owner::{CertificateSet, Owner};
+use crate::connection::Route;
 use crate::tls::{ServerTls, UpstreamTlsConfig};
 
-use super::follower::HandedOut;
+use super::owner::{CertificateSet, Owner};
 use super::reading::{Candidate, Failure, Source};
+use super::workload_follower::HandedOut;
 
 impl Source {
     /// Of one credential of an upstream; `None` if its certificates do not come from files.
-    pub(in crate::gateway) fn of_upstream(upstream: &Arc<Upstream>, credential: usize) -> Option<Self> {
+    pub(super) fn of_upstream(upstream: &Arc<Upstream>, credential: usize) -> Option<Self> {
         let endpoint = any_endpoint(upstream, credential)?;
         let files = paths(endpoint.tls.files()?);
         let upstream = Arc::clone(upstream);
@@ -62,7 +63,7 @@ impl Source {
     }
 
     /// Of a listener that speaks TLS.
-    pub(in crate::gateway) fn of_listener(route: &Arc<Route>, section: &ListenerTlsConfig) -> Self {
+    pub(super) fn of_listener(route: &Arc<Route>, section: &ListenerTlsConfig) -> Self {
         let files = paths(&section.files);
         let (route, section) = (Arc::clone(route), section.clone());
         let owner = Owner::Listener(Arc::clone(&route));

@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use super::Route;
 use super::caller::Caller;
 use super::ending::{Ending, Foreign};
-use super::present::Present;
+use super::principals::Present;
 use super::refusal::Refusal;
 use crate::config::Mode;
 use crate::identity::{ClientFacts, Identified, Identities};

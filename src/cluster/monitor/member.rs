@@ -7,8 +7,8 @@ use bson::RawDocumentBuf;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::connection::MemberPool;
-use crate::gateway::background::Membership;
+use crate::cluster::MemberPool;
+use crate::cluster::health_check::Membership;
 use crate::topology::MemberName;
 use crate::upstream::{ConnectError, HelloStream, ServerFacts};
 

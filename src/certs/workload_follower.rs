@@ -7,18 +7,18 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
 
+use crate::cluster::Upstream;
 use crate::config::{EndpointConfig, MaterialSource, WorkloadApi};
-use crate::connection::Upstream;
-use crate::gateway::expiry::Expiry;
-use crate::gateway::owner::Owner;
 use crate::identity::{date_text, printable};
 use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::reload_status::ReloadRecord;
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
 use crate::upstream::ClientIdentity;
 
-use super::record::ReloadRecord;
+use super::expiry::Expiry;
+use super::owner::Owner;
 use super::sources::any_endpoint;
 
 /// Between a lost agent and the first look for it: agents restart within a second or two.
@@ -28,7 +28,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// One upstream and the agent that its certificates come from.
-pub(in crate::gateway) struct Follower {
+pub(super) struct Follower {
     upstream: Arc<Upstream>,
     endpoint: EndpointConfig,
     agent: WorkloadApi,
@@ -92,7 +92,7 @@ impl Follower {
     }
 
     /// Takes what the agent sends until the drain begins: connections of that time are the last ones.
-    pub(in crate::gateway) async fn run(mut self, drain: DrainWatch) {
+    pub(super) async fn run(mut self, drain: DrainWatch) {
         tokio::select! {
             () = self.follow() => {}
             () = drain.draining() => {}

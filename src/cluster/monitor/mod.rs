@@ -6,17 +6,18 @@ mod set;
 
 use std::sync::Arc;
 
-use crate::connection::{Membership, Route, Upstream, Usability};
+use crate::cluster::health_check;
+use crate::cluster::{Membership, Upstream, Usability};
+use crate::connection::Route;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::readiness::ConditionState;
 use crate::lifecycle::tasks::Tasks;
 
-use super::background;
 use set::SetMonitor;
 
 /// Has somebody watch over `upstream` until the drain begins, and keep its spare connections; `routes` are those of all
 /// listeners.
-pub(super) fn watch_over<'r>(
+pub fn watch_over<'r>(
     upstream: &Arc<Upstream>,
     routes: impl Iterator<Item = &'r Arc<Route>>,
     tasks: &Tasks,
@@ -29,14 +30,14 @@ pub(super) fn watch_over<'r>(
     }
     for listed in &upstream.roster().members {
         for line in &listed.member.lines {
-            background::attend(line, tasks, drain, std::future::pending());
+            health_check::attend(line, tasks, drain, std::future::pending());
         }
-        tasks.spawn("upstream probe", background::probe(Arc::clone(&listed.member), drain.clone()));
+        tasks.spawn("upstream probe", health_check::probe(Arc::clone(&listed.member), drain.clone()));
     }
 }
 
 /// What readiness says of an upstream, its certificates aside.
-pub(super) fn condition(upstream: &Upstream) -> ConditionState {
+pub fn condition(upstream: &Upstream) -> ConditionState {
     let roster = upstream.roster();
     let state = condition_of_servers(upstream, &roster);
     let (ConditionState::Holds(found) | ConditionState::Warns(found)) = &state else { return state };
@@ -60,7 +61,7 @@ fn condition_of_servers(upstream: &Upstream, roster: &Membership) -> ConditionSt
     }
     let Some(listed) = roster.members.first() else { return ConditionState::Fails("it has no server".to_owned()) };
     let health = listed.member.news.health.snapshot();
-    if let Some(sentence) = health.complaint(background::PROBE_AGE_MAX) {
+    if let Some(sentence) = health.complaint(health_check::PROBE_AGE_MAX) {
         return ConditionState::Fails(sentence);
     }
     let server = health.server.map(|(address, server)| format!("{} at {address}", server.role));
@@ -69,9 +70,9 @@ fn condition_of_servers(upstream: &Upstream, roster: &Membership) -> ConditionSt
 
 /// Clients can be served as long as one member can; that others cannot is worth knowing.
 fn condition_of_members(roster: &Membership) -> ConditionState {
-    let problem = |listed: &crate::connection::MemberStatus| {
+    let problem = |listed: &crate::cluster::MemberStatus| {
         let health = listed.member.news.health.snapshot();
-        health.complaint(background::PROBE_AGE_MAX)
+        health.complaint(health_check::PROBE_AGE_MAX)
     };
     let complaints: Vec<_> = roster.members.iter().filter_map(problem).collect();
     let count = roster.members.len();
@@ -102,17 +103,18 @@ fn condition_of_members(roster: &Membership) -> ConditionState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::MemberStatus;
     use crate::config::HostPort;
-    use crate::connection::MemberStatus;
-    use crate::gateway::open_upstream;
+    use crate::telemetry::metrics::UpstreamMetrics;
     use crate::tls::test_pki::{Authority, Folder, upstream_of};
     use crate::topology::MemberState;
+    use crate::upstream::REASONS;
 
     /// What is said of a set that is `known`, with one member that answers and is in this state.
     fn of_one(state: MemberState, part: Usability, problem: Option<&str>, is_known: bool) -> ConditionState {
         let (folder, authority) = (Folder::new(), Authority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
-        let upstream = open_upstream(&section).unwrap();
+        let upstream = Upstream::new(&section, UpstreamMetrics::new(&section.name, &REASONS)).unwrap();
         let member = Arc::new(upstream.member(&HostPort { host: "mongo".to_owned(), port: 1 }).unwrap());
         member.news.health.record_ok(None);
         let listed = MemberStatus { member, part, state, hidden: false, problem: problem.map(str::to_owned) };

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// The renewal of one set so far. Locked for a few assignments.
 #[derive(Default)]
-pub(in crate::gateway) struct ReloadRecord {
+pub struct ReloadRecord {
     state: Mutex<State>,
 }
 
@@ -23,13 +23,13 @@ struct State {
 
 impl ReloadRecord {
     /// Why the files cannot be used as they are, if they cannot and the wait is over.
-    pub(in crate::gateway) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.failed.as_ref().filter(|_| state.is_failing).map(|(_, sentence)| sentence.clone())
     }
 
     /// For `/status`.
-    pub(in crate::gateway) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         json!({
             "pending": state.is_pending,
@@ -43,24 +43,24 @@ impl ReloadRecord {
     }
 
     /// A new set is in use.
-    pub(in crate::gateway) fn renewed(&self) {
+    pub fn renewed(&self) {
         self.change(|state| {
             *state = State { succeeded: Some(Instant::now()), failed: state.failed.take(), ..State::default() };
         });
     }
 
     /// The files are those of the set in use.
-    pub(in crate::gateway) fn well(&self) {
+    pub fn well(&self) {
         self.change(|state| (state.is_failing, state.is_pending) = (false, false));
     }
 
     /// The files cannot be used, which may be only for now.
-    pub(in crate::gateway) fn pending(&self) {
+    pub fn pending(&self) {
         self.change(|state| state.is_pending = true);
     }
 
     /// The files cannot be used.
-    pub(in crate::gateway) fn failed(&self, sentence: &str) {
+    pub fn failed(&self, sentence: &str) {
         self.change(|state| {
             state.failed = Some((Instant::now(), sentence.to_owned()));
             (state.is_failing, state.is_pending) = (true, false);
