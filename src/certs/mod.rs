@@ -1,9 +1,13 @@
-//! Certificates that follow their files and agents, and the dates when they expire.
+//! Keeps certificates current: reloads them from files, receives them from a SPIFFE agent, and warns before they
+//! expire.
 
 mod expiry;
 mod file_reload;
+mod messages;
 mod owner;
-mod reading;
+mod received_set;
+mod set_facts;
+mod set_source;
 mod sources;
 mod supervisor;
 #[cfg(test)]
@@ -11,6 +15,6 @@ mod tests;
 mod watched_set;
 mod workload_follower;
 
-pub use file_reload::Reload;
-pub use owner::{CertificateSet, ListFacts, Owner};
-pub use supervisor::Certificates;
+pub use owner::CertificateOwner;
+pub use set_facts::{CertificateSetFacts, CrlFacts};
+pub use supervisor::CertificateSupervisor;

@@ -1,83 +1,60 @@
-//! Who has certificates: an upstream or a listener, seen alike by whatever watches over them.
+//! An upstream or a listener as the owner of a certificate set.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::cluster::Upstream;
-use crate::connection::Route;
-use crate::identity::{CertificateFacts, DistinguishedName};
+use super::messages::CERTIFICATE_WARNING;
+use super::set_facts::CertificateSetFacts;
+use crate::cluster::{Credential, Upstream};
+use crate::listener::ServerIdentity;
 use crate::telemetry::metrics::CertificateRole;
-use crate::tls::{MaterialFinding, RevocationList, ServerTls, Severity, UpstreamTlsConfig};
+use crate::tls::{MaterialFinding, Severity, UpstreamTlsConfig};
 
-/// An upstream, or a listener that speaks TLS.
+/// The owner of a certificate set.
 #[derive(Clone)]
-pub enum Owner {
-    /// Shows a certificate to mongod: the credential at this place of the upstream's.
+pub enum CertificateOwner {
+    /// The credential of an upstream at this index. Its client certificate is shown to mongod.
     Upstream(Arc<Upstream>, usize),
-    /// Shows one to its clients.
-    Listener(Arc<Route>),
+    /// A listener. Its server certificate is shown to clients.
+    Listener(Arc<ServerIdentity>),
 }
 
-/// The certificates of one owner, to be read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CertificateSet {
-    /// The owner's certificate, then its chain; not empty, unless the owner has none yet.
-    pub own: Vec<CertificateFacts>,
-    /// Those that the other side's certificate may come from.
-    pub authorities: Vec<CertificateFacts>,
-    /// What they have taken back.
-    pub lists: Vec<ListFacts>,
-}
-
-/// One revocation list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListFacts {
-    /// Whose certificates it is about.
-    pub issuer: DistinguishedName,
-    /// How many it names.
-    pub revoked: usize,
-    /// When it was made.
-    pub this_update: SystemTime,
-    /// When the next one is due, if it says so.
-    pub next_update: Option<SystemTime>,
-}
-
-impl Owner {
-    /// A listener that speaks TLS; `None` for others.
-    pub fn listener_of(route: &Arc<Route>) -> Option<Self> {
-        route.door.tls().map(|_| Self::Listener(Arc::clone(route)))
+impl CertificateOwner {
+    /// One owner for each credential of `upstream`.
+    pub fn credentials_of(upstream: &Arc<Upstream>) -> impl Iterator<Item = Self> {
+        (0..upstream.credentials().len()).map(|credential| Self::Upstream(Arc::clone(upstream), credential))
     }
 
-    /// As it is named in sentences: `upstream orders`.
+    /// Identifies the owner, for people: `upstream orders`, `upstream orders credential 1`, `listener mesh`.
     pub fn title(&self) -> String {
         match self {
-            Self::Upstream(upstream, credential) => match upstream.credentials()[*credential].place() {
+            Self::Upstream(upstream, credential) => match upstream.credentials()[*credential].number() {
                 None => format!("upstream {}", self.name()),
-                Some(place) => format!("upstream {} credential {place}", self.name()),
+                Some(number) => format!("upstream {} credential {number}", self.name()),
             },
             Self::Listener(_) => format!("listener {}", self.name()),
         }
     }
 
-    /// Its name in the configuration.
+    /// The name of the upstream or listener in the configuration.
     pub fn name(&self) -> &str {
         match self {
             Self::Upstream(upstream, _) => upstream.name(),
-            Self::Listener(route) => &route.listener,
+            Self::Listener(identity) => identity.listener(),
         }
     }
 
-    /// Its name, if it is an upstream: for the field of log lines.
-    pub fn upstream(&self) -> Option<&str> {
+    /// The name of the upstream, for the field of log lines.
+    pub(super) fn upstream(&self) -> Option<&str> {
         matches!(self, Self::Upstream(..)).then(|| self.name())
     }
 
-    /// Its name, if it is a listener.
-    pub fn listener(&self) -> Option<&str> {
+    /// The name of the listener, for the field of log lines.
+    pub(super) fn listener(&self) -> Option<&str> {
         matches!(self, Self::Listener(_)).then(|| self.name())
     }
 
-    /// What its own certificates are called in `/status`.
+    /// The key of its leaf certificate and chain in `/status`.
     pub fn own_key(&self) -> &'static str {
         match self {
             Self::Upstream(..) => "client",
@@ -85,80 +62,49 @@ impl Owner {
         }
     }
 
-    /// What is in use now.
-    pub fn set(&self) -> CertificateSet {
+    /// The contents of the set in use.
+    pub fn set(&self) -> CertificateSetFacts {
         match self {
-            Self::Upstream(..) => self.client_tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
-            Self::Listener(route) => route.door.tls().map_or_else(CertificateSet::default, |tls| (&*tls).into()),
+            Self::Upstream(..) => self.upstream_tls().map_or_else(CertificateSetFacts::default, |tls| (&*tls).into()),
+            Self::Listener(identity) => (&*identity.tls()).into(),
         }
     }
 
-    /// For whom it is, if it is a credential for some.
+    /// The principals that a credential is for; empty if it is for all others, and for a listener.
     pub fn principals(&self) -> &[String] {
-        match self {
-            Self::Upstream(upstream, credential) => upstream.credentials()[*credential].principals(),
-            Self::Listener(_) => &[],
-        }
+        self.credential().map(Credential::principals).unwrap_or_default()
     }
 
-    /// What connections to mongod are made with, if it is an upstream and has it.
-    fn client_tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
+    fn credential(&self) -> Option<&Credential> {
         match self {
-            Self::Upstream(upstream, credential) => upstream.credentials()[*credential].identity.tls(),
+            Self::Upstream(upstream, credential) => upstream.credentials().get(*credential),
             Self::Listener(_) => None,
         }
     }
 
-    /// Those of all credentials of an upstream.
-    pub fn credentials_of(upstream: &Arc<Upstream>) -> impl Iterator<Item = Self> {
-        (0..upstream.credentials().len()).map(|credential| Self::Upstream(Arc::clone(upstream), credential))
+    fn upstream_tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
+        self.credential()?.identity.tls()
     }
 
-    /// The roles of its own certificates and of its authorities.
-    pub fn roles(&self) -> [CertificateRole; 2] {
+    /// The metric labels for its certificate and chain, and for its trust anchors.
+    pub(super) fn roles(&self) -> [CertificateRole; 2] {
         match self {
             Self::Upstream(..) => [CertificateRole::UpstreamClient, CertificateRole::UpstreamCa],
             Self::Listener(_) => [CertificateRole::Listener, CertificateRole::ListenerCa],
         }
     }
 
-    /// Logs what is doubtful about the set in use; its end is told in its own time.
-    pub fn tell_findings(&self, now: SystemTime) {
+    /// Logs warnings about the set in use, except about its expiry: see
+    /// [`ExpiryMonitor`](super::expiry::ExpiryMonitor).
+    pub(super) fn log_findings(&self, now: SystemTime) {
         let findings = match self {
-            Self::Upstream(..) => self.client_tls().map(|tls| tls.findings(now)).unwrap_or_default(),
-            Self::Listener(route) => route.door.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
+            Self::Upstream(..) => self.upstream_tls().map(|tls| tls.findings(now)).unwrap_or_default(),
+            Self::Listener(identity) => identity.tls().findings(now),
         };
         let (upstream, listener) = (self.upstream(), self.listener());
         for finding in findings.into_iter().filter(|finding| finding.severity > Severity::Note && !finding.is_of_end) {
             let MaterialFinding { location, sentence, remedy, .. } = finding;
-            tracing::warn!(upstream, listener, %location, finding = sentence, remedy, "doubtful certificates");
+            tracing::warn!(upstream, listener, %location, finding = sentence, remedy, "{CERTIFICATE_WARNING}");
         }
-    }
-}
-
-impl From<&UpstreamTlsConfig> for CertificateSet {
-    fn from(tls: &UpstreamTlsConfig) -> Self {
-        Self {
-            own: tls.credentials.certificates().cloned().collect(),
-            authorities: tls.authorities.certificates.clone(),
-            lists: tls.revocation_lists.iter().map(ListFacts::from).collect(),
-        }
-    }
-}
-
-impl From<&ServerTls> for CertificateSet {
-    fn from(tls: &ServerTls) -> Self {
-        Self {
-            own: tls.credentials.certificates().cloned().collect(),
-            authorities: tls.authorities.certificates.clone(),
-            lists: tls.revocation_lists.iter().map(ListFacts::from).collect(),
-        }
-    }
-}
-
-impl From<&RevocationList> for ListFacts {
-    fn from(list: &RevocationList) -> Self {
-        let RevocationList { issuer, this_update, next_update, .. } = list;
-        Self { issuer: issuer.clone(), revoked: list.len(), this_update: *this_update, next_update: *next_update }
     }
 }

@@ -1,30 +1,31 @@
-//! How the files of each kind of owner become a set.
+//! The certificate sets that are read from files: those of upstreams and listeners, and the files that complete a set
+//! from the SPIFFE Workload API.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::owner::CertificateOwner;
+use super::received_set::ReceivedSet;
+use super::set_facts::CertificateSetFacts;
+use super::set_source::{CandidateSet, LoadFailure, SetSource};
 use crate::cluster::Upstream;
-use crate::config::{EndpointConfig, ListenerTlsConfig, MaterialSource, TlsFiles};
-use crate::connection::Route;
+use crate::config::{ListenerTlsConfig, MaterialSource, TlsFiles};
+use crate::listener::ServerIdentity;
 use crate::tls::{ServerTls, UpstreamTlsConfig};
 
-use super::owner::{CertificateSet, Owner};
-use super::reading::{Candidate, Failure, Source};
-use super::workload_follower::HandedOut;
-
-impl Source {
-    /// Of one credential of an upstream; `None` if its certificates do not come from files.
-    pub(super) fn of_upstream(upstream: &Arc<Upstream>, credential: usize) -> Option<Self> {
-        let endpoint = any_endpoint(upstream, credential)?;
+impl SetSource {
+    /// The files of one credential; `None` if its certificates do not come from files.
+    pub(super) fn of_credential(upstream: &Arc<Upstream>, credential: usize) -> Option<Self> {
+        let endpoint = upstream.any_endpoint(credential)?;
         let files = paths(endpoint.tls.files()?);
         let upstream = Arc::clone(upstream);
-        let owner = Owner::Upstream(Arc::clone(&upstream), credential);
+        let owner = CertificateOwner::Upstream(Arc::clone(&upstream), credential);
         let load = move || {
             let tls = UpstreamTlsConfig::load(&endpoint)
-                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
+                .map_err(|error| LoadFailure { sentence: error.to_string(), remedy: error.remedy() })?;
             let upstream = Arc::clone(&upstream);
-            Ok(Candidate {
-                set: CertificateSet::from(&tls),
+            Ok(CandidateSet {
+                facts: CertificateSetFacts::from(&tls),
                 is_in_use: is_in_use(&upstream, credential, &tls),
                 commit: Box::new(move || upstream.renew(credential, tls)),
             })
@@ -32,28 +33,29 @@ impl Source {
         Some(Self { owner, files, load: Arc::new(load) })
     }
 
-    /// Of the files beside an agent; `None` if there are none, or no agent.
-    pub(super) fn beside_agent(upstream: &Arc<Upstream>, handed_out: &HandedOut) -> Option<Self> {
-        let endpoint = any_endpoint(upstream, 0)?;
+    /// The CA and CRL files that an upstream uses in addition to the certificates from its agent; `None` if it has
+    /// none, or no agent.
+    pub(super) fn in_addition_to_agent(upstream: &Arc<Upstream>, received: &ReceivedSet) -> Option<Self> {
+        let endpoint = upstream.any_endpoint(0)?;
         let MaterialSource::WorkloadApi(agent) = endpoint.tls.source.clone() else { return None };
         let files: Vec<_> = agent.ca_file.iter().chain(&agent.crl_file).cloned().collect();
         if files.is_empty() {
             return None;
         }
         let upstream = Arc::clone(upstream);
-        let (owner, handed_out) = (Owner::Upstream(Arc::clone(&upstream), 0), handed_out.clone());
+        let (owner, received) = (CertificateOwner::Upstream(Arc::clone(&upstream), 0), received.clone());
         let load = move || {
-            // Whoever takes the first set reads the files as they are then.
-            let Some(set) = handed_out.latest() else { return Ok(Candidate::nothing()) };
+            // The first set from the agent is completed with the files as they are then.
+            let Some(set) = received.latest() else { return Ok(CandidateSet::none()) };
             let tls = UpstreamTlsConfig::from_workload(&endpoint, &agent, &set)
-                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
-            let (upstream, handed_out) = (Arc::clone(&upstream), handed_out.clone());
-            Ok(Candidate {
-                set: CertificateSet::from(&tls),
+                .map_err(|error| LoadFailure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let (upstream, received) = (Arc::clone(&upstream), received.clone());
+            Ok(CandidateSet {
+                facts: CertificateSetFacts::from(&tls),
                 is_in_use: is_in_use(&upstream, 0, &tls),
                 commit: Box::new(move || {
-                    // A set that came meanwhile was put to use with the files as they are now, or newer.
-                    if handed_out.is_latest(&set) {
+                    // A newer set from the agent has been completed with these files, or newer ones.
+                    if received.is_latest(&set) {
                         upstream.renew(0, tls);
                     }
                 }),
@@ -62,29 +64,23 @@ impl Source {
         Some(Self { owner, files, load: Arc::new(load) })
     }
 
-    /// Of a listener that speaks TLS.
-    pub(super) fn of_listener(route: &Arc<Route>, section: &ListenerTlsConfig) -> Self {
+    /// The files of a TLS listener.
+    pub(super) fn of_listener(identity: &Arc<ServerIdentity>, section: &ListenerTlsConfig) -> Self {
         let files = paths(&section.files);
-        let (route, section) = (Arc::clone(route), section.clone());
-        let owner = Owner::Listener(Arc::clone(&route));
+        let (identity, section) = (Arc::clone(identity), section.clone());
+        let owner = CertificateOwner::Listener(Arc::clone(&identity));
         let load = move || {
-            let tls = ServerTls::load(&route.listener, &section)
-                .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
-            let route = Arc::clone(&route);
-            Ok(Candidate {
-                set: CertificateSet::from(&tls),
-                is_in_use: route.door.tls().is_some_and(|in_use| tls.is_same_material(&in_use)),
-                commit: Box::new(move || route.renew_tls(tls)),
+            let tls = ServerTls::load(identity.listener(), &section)
+                .map_err(|error| LoadFailure { sentence: error.to_string(), remedy: error.remedy() })?;
+            let identity = Arc::clone(&identity);
+            Ok(CandidateSet {
+                facts: CertificateSetFacts::from(&tls),
+                is_in_use: tls.is_same_material(&identity.tls()),
+                commit: Box::new(move || identity.renew(tls)),
             })
         };
         Self { owner, files, load: Arc::new(load) }
     }
-}
-
-/// How a credential reaches a server of its upstream, whichever: its files are the same for all.
-pub(super) fn any_endpoint(upstream: &Upstream, credential: usize) -> Option<EndpointConfig> {
-    let address = upstream.config().any_address();
-    Some(upstream.credentials().get(credential)?.endpoint(upstream.config(), &address))
 }
 
 fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTlsConfig) -> bool {
@@ -94,6 +90,6 @@ fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTlsConfig) ->
 
 fn paths(files: &TlsFiles) -> Vec<PathBuf> {
     let TlsFiles { certificate_file, private_key_file, private_key_password_file, ca_file, crl_file } = files;
-    let always = [certificate_file, private_key_file, ca_file].into_iter();
-    always.chain(private_key_password_file).chain(crl_file).cloned().collect()
+    let required = [certificate_file, private_key_file, ca_file].into_iter();
+    required.chain(private_key_password_file).chain(crl_file).cloned().collect()
 }

@@ -1,89 +1,97 @@
-//! Whatever watches over certificates, built together: how they follow their files and agents, and when they end.
+//! Starts everything that keeps certificates current: the tasks that follow files and agents, and the expiry monitor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::expiry::ExpiryMonitor;
+use super::file_reload::FileReloader;
+use super::owner::CertificateOwner;
+use super::set_source::SetSource;
+use super::watched_set::WatchedSet;
+use super::workload_follower::WorkloadFollower;
 use crate::cluster::Upstream;
 use crate::config::Config;
-use crate::connection::Route;
 use crate::lifecycle::drain::DrainWatch;
-use crate::lifecycle::reload_status::ReloadRecord;
+use crate::lifecycle::reload::ReloadRequest;
+use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::tasks::Tasks;
-use crate::listener::Listener;
+use crate::listener::ServerIdentity;
+use crate::telemetry::metrics::ReloadMetrics;
 
-use super::expiry::Expiry;
-use super::file_reload::{Reload, Rotation};
-use super::owner::Owner;
-use super::reading::Source;
-use super::workload_follower::Follower;
-
-/// Everything that minds the certificates in use.
-pub struct Certificates {
-    expiry: Arc<Expiry>,
-    rotation: Rotation,
-    followers: Vec<Follower>,
-    records: BTreeMap<String, Arc<ReloadRecord>>,
+/// Keeps the certificates of all upstreams and listeners current.
+pub struct CertificateSupervisor {
+    expiry: Arc<ExpiryMonitor>,
+    files: FileReloader,
+    agents: Vec<WorkloadFollower>,
+    statuses: BTreeMap<String, Arc<ReloadStatus>>,
 }
 
-impl Certificates {
-    /// Minds those of all upstreams and listeners; logs what is doubtful about them and what is near its end.
-    pub fn new(config: &Config, upstreams: &[Arc<Upstream>], listeners: &[(Listener, Arc<Route>)]) -> Self {
-        let routes = || routes_of(listeners);
-        let owners = upstreams.iter().flat_map(Owner::credentials_of);
-        let owners: Vec<_> = owners.chain(routes().filter_map(Owner::listener_of)).collect();
+impl CertificateSupervisor {
+    /// Supervises the certificates of `upstreams` and of the TLS listeners `servers`. Logs warnings about the sets in
+    /// use, and certificates that expire soon.
+    pub fn new(config: &Config, upstreams: &[Arc<Upstream>], servers: &[Arc<ServerIdentity>]) -> Self {
+        let owners = upstreams.iter().flat_map(CertificateOwner::credentials_of);
+        let owners: Vec<_> = owners.chain(servers.iter().cloned().map(CertificateOwner::Listener)).collect();
         let now = SystemTime::now();
         for owner in &owners {
-            owner.tell_findings(now);
+            owner.log_findings(now);
         }
-        let expiry = Arc::new(Expiry::new(owners));
-        expiry.look(now);
+        let expiry = Arc::new(ExpiryMonitor::new(owners));
+        expiry.check(now);
 
-        let of_upstream = |upstream: &Arc<Upstream>| {
-            let credentials = 0..upstream.credentials().len();
-            credentials.filter_map(|credential| Source::of_upstream(upstream, credential)).collect::<Vec<_>>()
-        };
-        let of_listener = |route: &Arc<Route>| {
-            let section = config.listeners.get(&route.listener)?.tls.as_ref()?;
-            Some(Source::of_listener(route, section))
-        };
-        let (mut rotation, mut records) = (Rotation::new(Arc::clone(&expiry)), BTreeMap::new());
-        for source in upstreams.iter().flat_map(of_upstream).chain(routes().filter_map(of_listener)) {
-            records.insert(source.owner.title(), rotation.add(source));
+        let (mut sets, mut agents, mut statuses) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for source in file_sources(config, upstreams, servers) {
+            let status = Arc::<ReloadStatus>::default();
+            statuses.insert(source.owner.title(), Arc::clone(&status));
+            sets.push(WatchedSet::new(source, status));
         }
-        let mut followers = Vec::new();
+        let metrics = ReloadMetrics::new();
         for upstream in upstreams {
-            if let Some((follower, record)) = rotation.add_agent(upstream) {
-                records.insert(Owner::Upstream(Arc::clone(upstream), 0).title(), record);
-                followers.push(follower);
+            let status = Arc::<ReloadStatus>::default();
+            let follower = WorkloadFollower::new(upstream, Arc::clone(&expiry), Arc::clone(&status), metrics.clone());
+            let Some(follower) = follower else { continue };
+            if let Some(source) = SetSource::in_addition_to_agent(upstream, follower.received()) {
+                sets.push(WatchedSet::new(source, Arc::clone(&status)));
             }
+            statuses.insert(CertificateOwner::Upstream(Arc::clone(upstream), 0).title(), status);
+            agents.push(follower);
         }
-        Self { expiry, rotation, followers, records }
+        let files = FileReloader::new(sets, metrics, Arc::clone(&expiry));
+        Self { expiry, files, agents, statuses }
     }
 
-    /// What is known about renewals, by the title of the owner.
-    pub fn records(&self) -> &BTreeMap<String, Arc<ReloadRecord>> {
-        &self.records
+    /// The results of reloads, by the title of the owner.
+    pub fn statuses(&self) -> &BTreeMap<String, Arc<ReloadStatus>> {
+        &self.statuses
     }
 
-    /// That of one owner.
-    pub fn record(&self, title: &str) -> Option<Arc<ReloadRecord>> {
-        self.records.get(title).cloned()
+    /// The results of the reloads of one owner.
+    pub fn status(&self, title: &str) -> Option<Arc<ReloadStatus>> {
+        self.statuses.get(title).cloned()
     }
 
-    /// Goes on among `tasks` until the drain begins, and returns the means to have all files read at once.
-    pub fn run(self, tasks: &Tasks, drain: &DrainWatch) -> Reload {
-        let reload = self.rotation.reload();
-        tasks.spawn("certificate renewal", self.rotation.run(drain.clone()));
-        for follower in self.followers {
-            tasks.spawn("workload api", follower.run(drain.clone()));
+    /// Starts its tasks, which run until the drain begins. Returns the means to request a reload of all files.
+    pub fn start(self, tasks: &Tasks, drain: &DrainWatch) -> ReloadRequest {
+        let request = self.files.request();
+        tasks.spawn("certificate renewal", self.files.run(drain.clone()));
+        for agent in self.agents {
+            tasks.spawn("workload api", agent.run(drain.clone()));
         }
         let (expiry, drain) = (self.expiry, drain.clone());
-        tasks.spawn("certificate expiry", async move { expiry.watch(drain).await });
-        reload
+        tasks.spawn("certificate expiry", async move { expiry.run(drain).await });
+        request
     }
 }
 
-fn routes_of(listeners: &[(Listener, Arc<Route>)]) -> impl Iterator<Item = &Arc<Route>> {
-    listeners.iter().filter(|(listener, _)| listener.slot() == 0).map(|(_, route)| route)
+fn file_sources(config: &Config, upstreams: &[Arc<Upstream>], servers: &[Arc<ServerIdentity>]) -> Vec<SetSource> {
+    let of_upstream = |upstream: &Arc<Upstream>| {
+        let credentials = 0..upstream.credentials().len();
+        credentials.filter_map(|credential| SetSource::of_credential(upstream, credential)).collect::<Vec<_>>()
+    };
+    let of_server = |server: &Arc<ServerIdentity>| {
+        let section = config.listeners.get(server.listener())?.tls.as_ref()?;
+        Some(SetSource::of_listener(server, section))
+    };
+    upstreams.iter().flat_map(of_upstream).chain(servers.iter().filter_map(of_server)).collect()
 }

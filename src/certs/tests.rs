@@ -1,4 +1,4 @@
-//! Real files, and times that are made up: nothing here waits.
+//! Reloads with real files and simulated times: these tests do not wait.
 
 use std::time::UNIX_EPOCH;
 
@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::reading::Source;
-use super::watched_set::{Outcome, Rotating};
+use super::set_source::SetSource;
+use super::watched_set::{ReloadOutcome, WatchedSet};
 use crate::cluster::Upstream;
 use crate::config::EndpointConfig;
 use crate::telemetry::metrics::UpstreamMetrics;
@@ -19,7 +19,7 @@ struct Scene {
     folder: Folder,
     authority: Authority,
     upstream: Arc<Upstream>,
-    set: Rotating,
+    set: WatchedSet,
     start: Instant,
     clock: SystemTime,
 }
@@ -32,8 +32,8 @@ impl Scene {
         let scene = |section: &EndpointConfig| {
             let upstream =
                 Arc::new(Upstream::new(&upstream_of(section), UpstreamMetrics::new("orders", &REASONS)).unwrap());
-            let source = Source::of_upstream(&upstream, 0).unwrap();
-            (upstream, Rotating::new(source, Arc::default()))
+            let source = SetSource::of_credential(&upstream, 0).unwrap();
+            (upstream, WatchedSet::new(source, Arc::default()))
         };
         let first = authority.issue("first", &[]);
         folder.write("client.pem", &first.certificate_pem);
@@ -51,20 +51,20 @@ impl Scene {
         self.folder.write("client.key", &key.key_pem);
     }
 
-    fn look_as(&mut self, after: u64, asked: bool) -> Outcome {
-        let reading = self.set.reader().read();
-        self.set.judge(reading, self.start + Duration::from_millis(after), self.clock, asked)
+    fn read_as(&mut self, after: u64, requested: bool) -> ReloadOutcome {
+        let read = self.set.reader().read();
+        self.set.apply(read, self.start + Duration::from_millis(after), self.clock, requested)
     }
 
-    /// Looks so many milliseconds after the start.
-    fn look(&mut self, after: u64) -> Outcome {
-        self.look_as(after, false)
+    /// Reads the files this many milliseconds after the start.
+    fn read(&mut self, after: u64) -> ReloadOutcome {
+        self.read_as(after, false)
     }
 
     #[track_caller]
-    fn check_next_look(&self, after: Option<u64>) {
+    fn check_next_read(&self, after: Option<u64>) {
         let expected = after.map(|after| self.start + Duration::from_millis(after));
-        assert_eq!(self.set.look_again(), expected);
+        assert_eq!(self.set.next_read(), expected);
     }
 
     #[track_caller]
@@ -75,89 +75,89 @@ impl Scene {
 }
 
 #[track_caller]
-fn sentence(outcome: Outcome) -> String {
+fn sentence(outcome: ReloadOutcome) -> String {
     match outcome {
-        Outcome::Failed(failure) => failure.sentence,
+        ReloadOutcome::Failed(failure) => failure.sentence,
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
-async fn what_is_in_use_already_is_no_news() {
+async fn files_that_contain_the_set_in_use_change_nothing() {
     let mut scene = Scene::new();
-    assert_eq!(scene.look(0), Outcome::Unchanged);
-    assert_eq!(scene.look(1), Outcome::Unchanged);
+    assert_eq!(scene.read(0), ReloadOutcome::Unchanged);
+    assert_eq!(scene.read(1), ReloadOutcome::Unchanged);
     let file = scene.folder.path().join("client.pem");
     let same = format!("# written anew\n{}", std::fs::read_to_string(&file).unwrap());
     scene.folder.write("client.pem", same);
-    assert_eq!(scene.look(2), Outcome::Unchanged);
-    scene.check_next_look(None);
+    assert_eq!(scene.read(2), ReloadOutcome::Unchanged);
+    scene.check_next_read(None);
 }
 
 #[tokio::test]
-async fn a_pair_that_is_half_written_is_waited_for() {
+async fn an_incomplete_pair_is_read_again_until_it_is_complete() {
     let mut scene = Scene::new();
     let second = scene.issue("second");
     scene.folder.write("client.pem", &second.certificate_pem);
-    assert_eq!(scene.look(0), Outcome::Waiting);
-    scene.check_next_look(Some(100));
-    assert_eq!(scene.look(100), Outcome::Waiting);
-    scene.check_next_look(Some(300));
+    assert_eq!(scene.read(0), ReloadOutcome::Waiting);
+    scene.check_next_read(Some(100));
+    assert_eq!(scene.read(100), ReloadOutcome::Waiting);
+    scene.check_next_read(Some(300));
     scene.check_in_use("first");
     scene.folder.write("client.key", &second.key_pem);
-    let Outcome::Renewed(changed) = scene.look(250) else { panic!("it is whole") };
+    let ReloadOutcome::Reloaded(changed) = scene.read(250) else { panic!("it is complete") };
     assert!(changed.starts_with("certificate CN=first,O=Acme, serial "), "{changed}");
-    assert!(changed.contains(" -> CN=second,O=Acme, serial ") && !changed.contains("authorities"), "{changed}");
+    assert!(changed.contains(" -> CN=second,O=Acme, serial ") && !changed.contains("CA certificates"), "{changed}");
     scene.check_in_use("second");
-    scene.check_next_look(None);
-    assert_eq!(scene.look(300), Outcome::Unchanged);
+    scene.check_next_read(None);
+    assert_eq!(scene.read(300), ReloadOutcome::Unchanged);
 }
 
 #[tokio::test]
-async fn what_stays_broken_is_told_once_until_it_changes_or_heals() {
+async fn a_lasting_failure_is_reported_once_until_the_files_change() {
     let mut scene = Scene::new();
     let first = scene.folder.path().join("client.pem");
     let whole = std::fs::read_to_string(&first).unwrap();
     let second = scene.issue("second");
     scene.folder.write("client.pem", &second.certificate_pem);
     for after in [0, 100, 300, 700, 1_500, 3_100] {
-        assert_eq!(scene.look(after), Outcome::Waiting, "{after}");
+        assert_eq!(scene.read(after), ReloadOutcome::Waiting, "{after}");
     }
-    scene.check_next_look(Some(5_000));
-    assert!(sentence(scene.look(5_000)).contains("the private key does not belong to the certificate"));
-    scene.check_next_look(None);
-    assert_eq!(scene.look(65_000), Outcome::StillFailed);
+    scene.check_next_read(Some(5_000));
+    assert!(sentence(scene.read(5_000)).contains("the private key does not belong to the certificate"));
+    scene.check_next_read(None);
+    assert_eq!(scene.read(65_000), ReloadOutcome::StillFailed);
 
     scene.folder.write("client.pem", "garbage");
-    assert_eq!(scene.look(70_000), Outcome::Waiting);
-    assert!(sentence(scene.look(75_000)).contains("the file holds no certificate"));
+    assert_eq!(scene.read(70_000), ReloadOutcome::Waiting);
+    assert!(sentence(scene.read(75_000)).contains("the file holds no certificate"));
     std::fs::remove_file(&first).unwrap();
-    assert!(sentence(scene.look_as(80_000, true)).contains("the file does not exist"));
-    assert_eq!(scene.look_as(81_000, true), Outcome::StillFailed);
+    assert!(sentence(scene.read_as(80_000, true)).contains("the file does not exist"));
+    assert_eq!(scene.read_as(81_000, true), ReloadOutcome::StillFailed);
     scene.check_in_use("first");
 
     scene.folder.write("client.pem", whole);
-    assert_eq!(scene.look(90_000), Outcome::Healed);
-    assert_eq!(scene.look(91_000), Outcome::Unchanged);
+    assert_eq!(scene.read(90_000), ReloadOutcome::Recovered);
+    assert_eq!(scene.read(91_000), ReloadOutcome::Unchanged);
 }
 
 #[tokio::test]
-async fn one_bad_file_keeps_all_others_out() {
+async fn one_bad_file_prevents_the_reload_of_all_files() {
     let mut scene = Scene::new();
     let second = scene.issue("second");
     scene.write(&second, &second);
     scene.folder.write("ca.pem", "garbage");
-    assert!(sentence(scene.look_as(0, true)).contains("ca_file"));
+    assert!(sentence(scene.read_as(0, true)).contains("ca_file"));
     scene.check_in_use("first");
     let authorities = format!("{}{}", scene.authority.pem, Authority::new("next").pem);
     scene.folder.write("ca.pem", authorities);
-    let Outcome::Renewed(changed) = scene.look(1) else { panic!("it is whole") };
-    assert!(changed.ends_with("; authorities 1 -> 2"), "{changed}");
+    let ReloadOutcome::Reloaded(changed) = scene.read(1) else { panic!("it is complete") };
+    assert!(changed.ends_with("; CA certificates 1 -> 2"), "{changed}");
     scene.check_in_use("second");
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_good_now_replaces_none_that_is() {
+async fn a_certificate_that_is_not_valid_now_does_not_replace_a_valid_one() {
     let mut scene = Scene::new();
     let (past, future) = (UNIX_EPOCH + Duration::from_hours(24), scene.clock + Duration::from_hours(1));
     let expired = scene.authority.issue_with("expired", &[], |params| {
@@ -165,17 +165,17 @@ async fn a_certificate_that_is_not_good_now_replaces_none_that_is() {
     });
     let early = scene.authority.issue_with("early", &[], |params| params.not_before = future.into());
     scene.write(&expired, &expired);
-    let text = sentence(scene.look_as(0, true));
+    let text = sentence(scene.read_as(0, true));
     assert!(
         text.starts_with("the new certificate expired on 1970-01-02 00:00:00 UTC (CN=expired,O=Acme, serial "),
         "{text}"
     );
     scene.write(&early, &early);
-    assert!(sentence(scene.look_as(1, true)).starts_with("the new certificate is not valid before "));
+    assert!(sentence(scene.read_as(1, true)).starts_with("the new certificate is not valid before "));
     scene.check_in_use("first");
 
-    // The same files, later.
+    // The same files, at a later time.
     scene.clock = future + Duration::from_secs(1);
-    assert!(matches!(scene.look(60_000), Outcome::Renewed(_)));
+    assert!(matches!(scene.read(60_000), ReloadOutcome::Reloaded(_)));
     scene.check_in_use("early");
 }

@@ -1,80 +1,61 @@
-//! Follows the agent of a SPIFFE Workload API: what it sends is at once what an upstream's connections are made with.
+//! Follows the agent of a SPIFFE Workload API: an upstream uses the certificates that the agent sends at once.
 //!
-//! A lost agent is looked for again and again, and takes nothing away: the certificates that it gave last stay in use.
+//! If the connection to the agent is lost, the last certificates stay in use and the gateway connects again.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
 
+use super::expiry::ExpiryMonitor;
+use super::messages::{
+    WORKLOAD_API_CERTIFICATE, WORKLOAD_API_CERTIFICATE_UNUSABLE, WORKLOAD_API_RECOVERED, WORKLOAD_API_UNAVAILABLE,
+};
+use super::owner::CertificateOwner;
+use super::received_set::ReceivedSet;
 use crate::cluster::Upstream;
 use crate::config::{EndpointConfig, MaterialSource, WorkloadApi};
 use crate::identity::{date_text, printable};
+use crate::lifecycle::back_off::BackOff;
 use crate::lifecycle::drain::DrainWatch;
-use crate::lifecycle::reload_status::ReloadRecord;
+use crate::lifecycle::reload_status::ReloadStatus;
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
 use crate::upstream::ClientIdentity;
 
-use super::expiry::Expiry;
-use super::owner::Owner;
-use super::sources::any_endpoint;
+/// First and longest pause before the gateway connects to a lost agent again. Agents restart within a second or two.
+const RECONNECT_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Between a lost agent and the first look for it: agents restart within a second or two.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-
-/// The pause doubles up to here; an agent that is back is then found within half a minute.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// One upstream and the agent that its certificates come from.
-pub(super) struct Follower {
+/// Follows the agent of one upstream.
+pub(super) struct WorkloadFollower {
     upstream: Arc<Upstream>,
     endpoint: EndpointConfig,
     agent: WorkloadApi,
-    handed_out: HandedOut,
-    record: Arc<ReloadRecord>,
+    received: ReceivedSet,
+    status: Arc<ReloadStatus>,
     metrics: ReloadMetrics,
-    expiry: Arc<Expiry>,
+    expiry: Arc<ExpiryMonitor>,
     repeats: Repeats<&'static str>,
     is_lost: bool,
 }
 
-/// What the agent sent last, for whoever reads the files beside it; clones are the same place.
-#[derive(Clone, Default)]
-pub(super) struct HandedOut(Arc<Mutex<Option<Arc<WorkloadSet>>>>);
-
-impl HandedOut {
-    pub(super) fn latest(&self) -> Option<Arc<WorkloadSet>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether the agent has sent nothing since.
-    pub(super) fn is_latest(&self, set: &Arc<WorkloadSet>) -> bool {
-        self.latest().is_some_and(|latest| Arc::ptr_eq(&latest, set))
-    }
-
-    fn replace(&self, set: Arc<WorkloadSet>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(set);
-    }
-}
-
-impl Follower {
-    /// `None` where certificates come from files.
+impl WorkloadFollower {
+    /// `None` if the certificates of `upstream` come from files.
     pub(super) fn new(
         upstream: &Arc<Upstream>,
-        expiry: Arc<Expiry>,
-        record: Arc<ReloadRecord>,
+        expiry: Arc<ExpiryMonitor>,
+        status: Arc<ReloadStatus>,
         metrics: ReloadMetrics,
     ) -> Option<Self> {
-        let endpoint = any_endpoint(upstream, 0)?;
+        let endpoint = upstream.any_endpoint(0)?;
         let MaterialSource::WorkloadApi(agent) = &endpoint.tls.source else { return None };
         Some(Self {
             upstream: Arc::clone(upstream),
             agent: agent.clone(),
             endpoint,
-            handed_out: HandedOut::default(),
-            record,
+            received: ReceivedSet::default(),
+            status,
             metrics,
             expiry,
             repeats: Repeats::new(),
@@ -82,16 +63,16 @@ impl Follower {
         })
     }
 
-    /// What the agent is asked for.
+    /// The certificate set that the agent sent last.
+    pub(super) fn received(&self) -> &ReceivedSet {
+        &self.received
+    }
+
     fn identity(&self) -> &ClientIdentity {
         &self.upstream.credentials()[0].identity
     }
 
-    pub(super) fn handed_out(&self) -> &HandedOut {
-        &self.handed_out
-    }
-
-    /// Takes what the agent sends until the drain begins: connections of that time are the last ones.
+    /// Runs until the drain begins: connections after that need no new certificates.
     pub(super) async fn run(mut self, drain: DrainWatch) {
         tokio::select! {
             () = self.follow() => {}
@@ -100,18 +81,17 @@ impl Follower {
     }
 
     async fn follow(&mut self) {
-        let mut pause = PAUSE_MIN;
+        let mut back_off = BackOff::new(RECONNECT_BACK_OFF.0, RECONNECT_BACK_OFF.1);
         loop {
-            if self.listen().await {
-                pause = PAUSE_MIN;
+            if self.receive().await {
+                back_off.reset();
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            sleep(back_off.next_pause()).await;
         }
     }
 
-    /// Takes what the agent sends until it is lost. Whether it has sent anything of use.
-    async fn listen(&mut self) -> bool {
+    /// Uses what the agent sends until the connection is lost. Returns whether any set could be used.
+    async fn receive(&mut self) -> bool {
         let mut updates = match WorkloadUpdates::ask(&self.agent.socket, self.endpoint.connect_timeout).await {
             Ok(updates) => updates,
             Err(error) => {
@@ -120,36 +100,37 @@ impl Follower {
             }
         };
         if std::mem::take(&mut self.is_lost) {
-            tracing::info!(upstream = self.endpoint.name, "the SPIFFE Workload API is back");
+            tracing::info!(upstream = self.endpoint.name, "{WORKLOAD_API_RECOVERED}");
         }
-        let mut is_useful = false;
+        let mut was_useful = false;
         loop {
             match updates.next().await {
-                Ok(set) => is_useful |= self.take(set),
-                Err(error) if error.is_about_content() => self.refuse(error.into()),
+                Ok(set) => was_useful |= self.take(set),
+                Err(error) if error.is_about_content() => self.reject(error.into()),
                 Err(error) => {
                     self.lose(error);
-                    return is_useful;
+                    return was_useful;
                 }
             }
         }
     }
 
-    /// Puts `set` to use, unless it is in use: an agent that comes back sends it again. Whether it can be used.
+    /// Puts `set` into use, unless it is in use: after a reconnection the agent sends it again. Returns whether it can
+    /// be used.
     ///
-    /// Reads the files beside the agent, small ones on this machine, without a thread of their own: nothing may come in
-    /// between, so that the latest set is the one in use.
+    /// The additional files are small and local, so they are read here and not on another thread: the latest set must
+    /// be the one in use, and an interruption could change the order.
     fn take(&self, set: WorkloadSet) -> bool {
         let set = Arc::new(set);
         let made = UpstreamTlsConfig::from_workload(&self.endpoint, &self.agent, &set);
         if made.is_ok() || set.credentials(&self.endpoint).is_ok() {
-            // If it is the files that are wrong, it can be used once they are right.
-            self.handed_out.replace(Arc::clone(&set));
+            // If only the files are wrong, the set can be used after they are corrected.
+            self.received.replace(Arc::clone(&set));
         }
         match made {
             Ok(tls) => self.put_to_use(tls, &set),
             Err(error) => {
-                self.refuse(error);
+                self.reject(error);
                 return false;
             }
         }
@@ -159,7 +140,7 @@ impl Follower {
     fn put_to_use(&self, tls: UpstreamTlsConfig, set: &WorkloadSet) {
         let in_use = self.identity().tls();
         if in_use.as_ref().is_some_and(|in_use| tls.is_same_material(in_use)) {
-            self.record.well();
+            self.status.record_unchanged();
             return;
         }
         let certificate = &tls.credentials.certificate;
@@ -169,46 +150,46 @@ impl Follower {
             subject = printable(certificate.subject.as_str()),
             serial = certificate.serial,
             not_after = date_text(certificate.not_after),
-            "certificates taken from the SPIFFE Workload API"
+            "{WORKLOAD_API_CERTIFICATE}"
         );
         self.upstream.renew(0, tls);
-        self.record.renewed();
+        self.status.record_success();
         let now = SystemTime::now();
-        Owner::Upstream(Arc::clone(&self.upstream), 0).tell_findings(now);
-        self.expiry.look(now);
+        CertificateOwner::Upstream(Arc::clone(&self.upstream), 0).log_findings(now);
+        self.expiry.check(now);
         if in_use.is_some() {
             self.metrics.count_ok();
         }
     }
 
-    /// What came cannot be used.
-    fn refuse(&self, error: UpstreamTlsError) {
+    /// What the agent sent cannot be used.
+    fn reject(&self, error: UpstreamTlsError) {
         self.metrics.count_failed();
-        self.record.failed(&error.to_string());
-        if let Verdict::Log { suppressed } = self.repeats.note("refused", std::time::Instant::now()) {
+        self.status.record_failure(&error.to_string());
+        if let Verdict::Log { suppressed } = self.repeats.note("refused", Instant::now()) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,
                 remedy = error.remedy(),
                 suppressed,
-                "certificates from the SPIFFE Workload API cannot be used"
+                "{WORKLOAD_API_CERTIFICATE_UNUSABLE}"
             );
         }
         self.identity().lacks(Arc::new(error));
     }
 
-    /// The agent gives nothing, or nothing more.
+    /// The agent cannot be reached, or has ended the connection.
     fn lose(&mut self, error: WorkloadError) {
         self.is_lost = true;
         let in_use = if self.identity().tls().is_some() { "the last certificates" } else { "none" };
-        if let Verdict::Log { suppressed } = self.repeats.note("lost", std::time::Instant::now()) {
+        if let Verdict::Log { suppressed } = self.repeats.note("lost", Instant::now()) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,
                 remedy = error.remedy(),
                 in_use,
                 suppressed,
-                "no certificates from the SPIFFE Workload API"
+                "{WORKLOAD_API_UNAVAILABLE}"
             );
         }
         self.identity().lacks(Arc::new(error.into()));

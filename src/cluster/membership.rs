@@ -1,10 +1,10 @@
-//! Who the members of an upstream are at one moment, and which of them a client is put on.
+//! The members of an upstream at one moment, and which of them a read preference selects.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::pool::MemberHealth;
-use super::upstream::Member;
+use super::member::Member;
+use super::member_health::MemberHealth;
 use crate::config::{HostPort, ReadPreference};
 use crate::topology::MemberState;
 use crate::upstream::MongoUser;
@@ -12,103 +12,105 @@ use crate::upstream::MongoUser;
 /// The members of an upstream at one moment.
 #[derive(Default)]
 pub struct Membership {
-    /// All that are known, in the order of their names; of one server, that.
+    /// All known members, sorted by name.
     pub members: Vec<MemberStatus>,
-    /// Whether they are known at all: a set is asked first.
+    /// Whether the members are known. Those of a replica set are unknown until one of them has answered.
     pub is_known: bool,
-    /// Name of the replica set, where it is one and known.
+    /// Name of the replica set, if there is one and its name is known.
     pub set_name: Option<String>,
-    /// Why no member is known, where that is known.
-    pub trouble: Option<String>,
+    /// Why the last DNS lookup of the seed list failed.
+    pub seed_list_error: Option<String>,
+    /// Counts selections, so that members take turns.
     turn: AtomicUsize,
 }
 
-/// One member, and what it is now.
+/// One member and its current state.
 #[derive(Clone)]
 pub struct MemberStatus {
     /// The member.
     pub member: Arc<Member>,
-    /// What it can be used for.
-    pub part: Usability,
-    /// What it says that it is.
+    /// What clients can use it for.
+    pub usability: Usability,
+    /// What its last hello says.
     pub state: MemberState,
-    /// Whether clients are not told of it by its set.
+    /// Whether its replica set hides it from clients.
     pub hidden: bool,
-    /// Why it cannot be used, where it cannot.
+    /// Why it cannot be used.
     pub problem: Option<String>,
 }
 
-/// What a member can be used for.
+/// What clients can use a member for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usability {
-    /// Reads and writes: a primary, a mongos, a server of its own.
+    /// Reads and writes: a primary, a mongos, a standalone server.
     Writable,
-    /// Reads: a secondary that clients are told of.
+    /// Reads: a secondary that is not hidden.
     Readable,
-    /// Neither, or nobody knows.
+    /// Neither, or its state is unknown.
     Neither,
 }
 
 impl Membership {
-    /// Of an upstream that is one server.
-    pub fn single(member: Arc<Member>) -> Self {
-        let (part, state) = (Usability::Writable, MemberState::Unknown);
-        let members = vec![MemberStatus { member, part, state, hidden: false, problem: None }];
-        Self { members, is_known: true, set_name: None, trouble: None, turn: AtomicUsize::new(0) }
+    /// The membership of an upstream of one server.
+    pub(super) fn single(member: Arc<Member>) -> Self {
+        let (usability, state) = (Usability::Writable, MemberState::Unknown);
+        let members = vec![MemberStatus { member, usability, state, hidden: false, problem: None }];
+        Self::new(members, true, None, None)
     }
 
-    /// Of an upstream with `members`, in any order.
+    /// Takes `members` in any order.
     pub fn new(
         mut members: Vec<MemberStatus>,
         is_known: bool,
         set_name: Option<String>,
-        trouble: Option<String>,
+        seed_list_error: Option<String>,
     ) -> Self {
-        members.sort_by_cached_key(|listed| listed.member.address.to_string());
-        Self { members, is_known, set_name, trouble, turn: AtomicUsize::new(0) }
+        members.sort_by_cached_key(|status| status.member.address.to_string());
+        Self { members, is_known, set_name, seed_list_error, turn: AtomicUsize::new(0) }
     }
 
-    /// The member of that name; case does not count.
+    /// The member called `name`; case does not matter.
     pub fn named(&self, name: &HostPort) -> Option<&Arc<Member>> {
-        let is_named = |listed: &&MemberStatus| {
-            let address = &listed.member.address;
+        let is_named = |status: &&MemberStatus| {
+            let address = &status.member.address;
             address.port == name.port && address.host.eq_ignore_ascii_case(&name.host)
         };
-        self.members.iter().find(is_named).map(|listed| &listed.member)
+        self.members.iter().find(is_named).map(|status| &status.member)
     }
 
-    /// The user that mongod takes the credential at this place of the upstream's for, or why it does not; `None` as long as
-    /// nobody knows. One member that does is enough: they have their users in common.
+    /// The MongoDB user of the credential at this index, or why mongod authenticates none; `None` before the first
+    /// authentication. One member that accepts it is enough: the members of a set share their users.
     pub fn user_of(&self, credential: usize) -> Option<Result<Arc<MongoUser>, String>> {
-        let lines = self.members.iter().filter_map(|listed| listed.member.lines.get(credential));
-        let seen: Vec<_> = lines.filter_map(|line| line.connector.authenticated()).collect();
-        let good = seen.iter().find(|seen| seen.user.is_ok());
-        good.or(seen.first()).map(|seen| seen.user.clone())
+        let pools = self.members.iter().filter_map(|status| status.member.pools.get(credential));
+        let results: Vec<_> = pools.filter_map(|pool| pool.connector.authenticated()).collect();
+        let accepted = results.iter().find(|result| result.user.is_ok());
+        accepted.or(results.first()).map(|result| result.user.clone())
     }
 
-    /// A member that `preference` is content with; of several, each in turn.
-    pub fn preferred(&self, preference: ReadPreference) -> Option<&Arc<Member>> {
-        let parts = self.parts(preference);
-        let fit: Vec<_> = self.members.iter().filter(|listed| parts.contains(&listed.part)).collect();
+    /// The next member that `preference` allows: several take turns.
+    pub(super) fn preferred(&self, preference: ReadPreference) -> Option<&Arc<Member>> {
+        let allowed = self.allowed(preference);
+        let candidates: Vec<_> = self.members.iter().filter(|status| allowed.contains(&status.usability)).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        fit.get(turn.checked_rem(fit.len())?).map(|listed| &listed.member)
+        candidates.get(turn.checked_rem(candidates.len())?).map(|status| &status.member)
     }
 
-    /// Whether connections to the member of `news` may stay where they are: unless it says that it has become something else.
-    pub fn still_suits(&self, preference: ReadPreference, news: &Arc<MemberHealth>) -> bool {
-        let of_it = |listed: &&MemberStatus| Arc::ptr_eq(&listed.member.news, news);
-        let Some(listed) = self.members.iter().find(of_it) else { return true };
-        // Who says nothing may still be what he was.
-        if listed.state == MemberState::Unknown {
+    /// Whether open connections to the member with this health may stay there. They may unless the member itself
+    /// reports a state that `preference` excludes.
+    pub(super) fn still_prefers(&self, preference: ReadPreference, health: &Arc<MemberHealth>) -> bool {
+        let is_it = |status: &&MemberStatus| Arc::ptr_eq(&status.member.health, health);
+        let Some(status) = self.members.iter().find(is_it) else { return true };
+        // A member that does not answer may still be in its last state.
+        if status.state == MemberState::Unknown {
             return true;
         }
-        // Where nobody fits, new connections wait for somebody, which is better than an error after the other.
-        self.parts(preference).contains(&listed.part)
+        // If no member is allowed, new connections wait for one. That is better than repeated errors.
+        self.allowed(preference).contains(&status.usability)
     }
 
-    /// What a member that `preference` is content with can be used for, as the members are now.
-    fn parts(&self, preference: ReadPreference) -> &'static [Usability] {
-        let has = |part| self.members.iter().any(|listed| listed.part == part);
+    /// What `preference` requires of a member, given the current members.
+    fn allowed(&self, preference: ReadPreference) -> &'static [Usability] {
+        let has = |usability| self.members.iter().any(|status| status.usability == usability);
         match preference {
             ReadPreference::Primary => &[Usability::Writable],
             ReadPreference::PrimaryPreferred if has(Usability::Writable) => &[Usability::Writable],
@@ -130,41 +132,42 @@ mod tests {
     use crate::upstream::REASONS;
 
     /// Members at the ports 1, 2, … with these states.
-    fn roster(states: &[MemberState]) -> Membership {
+    fn membership(states: &[MemberState]) -> Membership {
         let (folder, authority) = (Folder::new(), Authority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
-        let listed = |(at, state): (usize, &MemberState)| {
+        let member_status = |(at, state): (usize, &MemberState)| {
             let address = HostPort { host: "Mongo".to_owned(), port: u16::try_from(at + 1).unwrap() };
-            let member = Arc::new(upstream.member(&address).unwrap());
-            let part = match state {
+            let member = Arc::new(upstream.new_member(&address).unwrap());
+            let usability = match state {
                 MemberState::Primary => Usability::Writable,
                 MemberState::Secondary => Usability::Readable,
                 _ => Usability::Neither,
             };
-            MemberStatus { member, part, state: *state, hidden: false, problem: None }
+            MemberStatus { member, usability, state: *state, hidden: false, problem: None }
         };
-        Membership::new(states.iter().enumerate().map(listed).collect(), true, None, None)
+        Membership::new(states.iter().enumerate().map(member_status).collect(), true, None, None)
     }
 
-    /// The ports of the members that four connections in a row are put on; each then asks whether it may stay, and takes
-    /// nobody's turn by that.
-    fn preferred(roster: &Membership, preference: ReadPreference) -> Vec<u16> {
+    /// The ports of the members that four connections in a row are given. Each then asks whether it may stay, which
+    /// must not count as a turn.
+    fn preferred(membership: &Membership, preference: ReadPreference) -> Vec<u16> {
         let connection = |_| {
-            let member = roster.preferred(preference)?;
-            assert!(roster.still_suits(preference, &member.news));
+            let member = membership.preferred(preference)?;
+            assert!(membership.still_prefers(preference, &member.health));
             Some(member.address.port)
         };
         (0..4).filter_map(connection).collect()
     }
 
     #[test]
-    fn connections_go_where_they_prefer_to_each_member_in_turn() {
+    fn connections_go_to_each_preferred_member_in_turn() {
         use MemberState::{Arbiter, Primary, Secondary, Unknown};
-        let (whole, headless) = (roster(&[Secondary, Primary, Arbiter, Secondary]), roster(&[Secondary, Unknown]));
-        let alone = roster(&[Unknown, Primary]);
-        let check = |roster: &Membership, preference, mut expected: Vec<u16>| {
-            let mut found = preferred(roster, preference);
+        let (whole, no_primary) =
+            (membership(&[Secondary, Primary, Arbiter, Secondary]), membership(&[Secondary, Unknown]));
+        let no_secondary = membership(&[Unknown, Primary]);
+        let check = |membership: &Membership, preference, mut expected: Vec<u16>| {
+            let mut found = preferred(membership, preference);
             found.sort_unstable();
             expected.sort_unstable();
             assert_eq!(found, expected, "{preference:?}");
@@ -174,18 +177,18 @@ mod tests {
         check(&whole, ReadPreference::Secondary, vec![1, 1, 4, 4]);
         check(&whole, ReadPreference::SecondaryPreferred, vec![1, 1, 4, 4]);
         assert_eq!(preferred(&whole, ReadPreference::Nearest).len(), 4);
-        check(&headless, ReadPreference::Primary, vec![]);
-        check(&headless, ReadPreference::PrimaryPreferred, vec![1; 4]);
-        check(&alone, ReadPreference::Secondary, vec![]);
-        check(&alone, ReadPreference::SecondaryPreferred, vec![2; 4]);
+        check(&no_primary, ReadPreference::Primary, vec![]);
+        check(&no_primary, ReadPreference::PrimaryPreferred, vec![1; 4]);
+        check(&no_secondary, ReadPreference::Secondary, vec![]);
+        check(&no_secondary, ReadPreference::SecondaryPreferred, vec![2; 4]);
     }
 
     #[test]
-    fn connections_leave_a_member_that_says_it_has_become_something_else() {
+    fn connections_leave_a_member_that_reports_an_excluded_state() {
         use MemberState::{Other, Primary, Secondary, Unknown};
-        let suits = |states: &[MemberState], preference| {
-            let roster = roster(states);
-            roster.still_suits(preference, &roster.members[0].member.news)
+        let may_stay = |states: &[MemberState], preference| {
+            let membership = membership(states);
+            membership.still_prefers(preference, &membership.members[0].member.health)
         };
         for (states, preference, expected) in [
             (&[Primary, Secondary], ReadPreference::Primary, true),
@@ -200,16 +203,16 @@ mod tests {
             (&[Primary, Secondary], ReadPreference::Nearest, true),
             (&[Other, Secondary], ReadPreference::Nearest, false),
         ] {
-            assert_eq!(suits(states, preference), expected, "{states:?} {preference:?}");
+            assert_eq!(may_stay(states, preference), expected, "{states:?} {preference:?}");
         }
-        let (roster, other) = (roster(&[Primary]), Arc::default());
-        assert!(roster.still_suits(ReadPreference::Primary, &other), "who has left the set is left alone");
+        let (membership, removed) = (membership(&[Primary]), Arc::default());
+        assert!(membership.still_prefers(ReadPreference::Primary, &removed), "a removed member keeps its connections");
     }
 
     #[test]
-    fn names_are_found_whatever_their_case() {
-        let roster = roster(&[MemberState::Primary]);
-        assert!(roster.named(&"mONGO:1".parse().unwrap()).is_some());
-        assert!(roster.named(&"mongo:2".parse().unwrap()).is_none());
+    fn names_are_found_regardless_of_case() {
+        let membership = membership(&[MemberState::Primary]);
+        assert!(membership.named(&"mONGO:1".parse().unwrap()).is_some());
+        assert!(membership.named(&"mongo:2".parse().unwrap()).is_none());
     }
 }

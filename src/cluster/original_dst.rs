@@ -1,7 +1,7 @@
-//! Which member a redirected connection was on its way to, told by the address that it was for.
+//! Finds the member that a redirected connection was going to, by its original destination address (`SO_ORIGINAL_DST`).
 //!
-//! Such an address is only compared: the connection that is made goes to the member by its name, to whatever address that
-//! has now. So no client can have the gateway connect to an address of its choice.
+//! The address is only compared: the gateway connects to the member by its name, at whatever address that name resolves
+//! to now. So a client cannot make the gateway connect to an address of the client's choice.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -12,116 +12,123 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::member::Member;
 use super::membership::Membership;
-use super::upstream::Member;
 use crate::config::HostPort;
 
-/// How long addresses are believed; a member that has moved is found at its new one after that.
-const KNOWN_FOR: Duration = Duration::from_secs(5);
+/// How long resolved addresses are valid. A member that has moved is found at its new address after this time.
+const VALID_FOR: Duration = Duration::from_secs(5);
 
-/// Between two looks at the name service for an address that no member has: clients must not make us ask without end.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The minimum time between two lookups for an address that no member has: clients must not be able to cause lookups
+/// without limit.
+const UNKNOWN_ADDRESS_PAUSE: Duration = Duration::from_secs(1);
 
-/// The addresses that the members of an upstream have, as this host resolves their names.
+/// The addresses of an upstream's members, as this host resolves their names.
 #[derive(Default)]
 pub struct AddressBook {
     /// Locked for a few comparisons.
-    known: Mutex<Known>,
-    /// Held by whoever looks names up.
-    looking: tokio::sync::Mutex<()>,
+    resolved: Mutex<Resolved>,
+    /// Held during a lookup, so that there is only one at a time.
+    lookup: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Known {
+struct Resolved {
     entries: Vec<Entry>,
-    looked_up: Option<Instant>,
+    resolved_at: Option<Instant>,
 }
 
 /// A member and its addresses.
 type Entry = (HostPort, Vec<SocketAddr>);
 
-/// A name that is being looked up.
+/// The lookup of one name. `None` means that it failed.
 type Lookup<'a> = Pin<Box<dyn Future<Output = Option<Vec<SocketAddr>>> + Send + 'a>>;
 
 impl AddressBook {
-    /// The member of `roster` that has the address `original`; looks names up where that is due, until half of the time to
-    /// `deadline` is over. Cancel safe.
+    /// Returns the member that has the address `original`. Resolves names if that is due, for at most half of the time
+    /// to `deadline`. Cancel safe.
     ///
-    /// While somebody else does, what was known before is good enough: a name that cannot be looked up is no reason for
-    /// connections to other members to wait.
-    pub async fn member_at(&self, original: SocketAddr, roster: &Membership, deadline: Instant) -> Option<Arc<Member>> {
-        if self.known().is_due(original, roster) {
-            let looking = match self.looking.try_lock() {
-                Ok(looking) => looking,
-                Err(_) if self.known().find(original, roster).is_some() => {
-                    return self.known().find(original, roster).cloned();
+    /// While another connection resolves names, an earlier result is good enough: one name that does not resolve must
+    /// not delay connections to other members.
+    pub(super) async fn member_at(
+        &self,
+        original: SocketAddr,
+        membership: &Membership,
+        deadline: Instant,
+    ) -> Option<Arc<Member>> {
+        if self.resolved().is_due(original, membership) {
+            let lookup = match self.lookup.try_lock() {
+                Ok(lookup) => lookup,
+                Err(_) if self.resolved().find(original, membership).is_some() => {
+                    return self.resolved().find(original, membership).cloned();
                 }
-                Err(_) => timeout_at(deadline, self.looking.lock()).await.ok()?,
+                Err(_) => timeout_at(deadline, self.lookup.lock()).await.ok()?,
             };
-            if self.known().is_due(original, roster) {
-                let found = look_up(roster, deadline).await;
-                self.known().take(found, roster);
+            // Another connection may have finished its lookup in the meantime.
+            if self.resolved().is_due(original, membership) {
+                let results = look_up(membership, deadline).await;
+                self.resolved().update(results, membership);
             }
-            drop(looking);
+            drop(lookup);
         }
-        self.known().find(original, roster).cloned()
+        self.resolved().find(original, membership).cloned()
     }
 
-    /// Addresses are whole after a panic too.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The entries are consistent even after a panic.
+    fn resolved(&self) -> MutexGuard<'_, Resolved> {
+        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    fn is_due(&self, original: SocketAddr, roster: &Membership) -> bool {
-        let Some(looked_up) = self.looked_up else { return true };
+impl Resolved {
+    fn is_due(&self, original: SocketAddr, membership: &Membership) -> bool {
+        let Some(resolved_at) = self.resolved_at else { return true };
         let lacks = |name: &HostPort| !self.entries.iter().any(|(known, _)| known == name);
-        let patience = if self.find(original, roster).is_some() { KNOWN_FOR } else { PAUSE };
-        looked_up.elapsed() >= patience || roster.members.iter().any(|listed| lacks(&listed.member.address))
+        let valid_for = if self.find(original, membership).is_some() { VALID_FOR } else { UNKNOWN_ADDRESS_PAUSE };
+        resolved_at.elapsed() >= valid_for || membership.members.iter().any(|status| lacks(&status.member.address))
     }
 
-    fn find<'r>(&self, original: SocketAddr, roster: &'r Membership) -> Option<&'r Arc<Member>> {
-        named_at(&self.entries, original).and_then(|name| roster.named(name))
+    fn find<'m>(&self, original: SocketAddr, membership: &'m Membership) -> Option<&'m Arc<Member>> {
+        named_at(&self.entries, original).and_then(|name| membership.named(name))
     }
 
-    /// Who could not be looked up keeps the addresses that he had; or has none, so that he is not asked for with every
-    /// client.
-    fn take(&mut self, found: Vec<(HostPort, Option<Vec<SocketAddr>>)>, roster: &Membership) {
-        for (name, addresses) in found {
+    /// A name that did not resolve keeps its previous addresses. If it has none, an empty entry prevents a lookup for
+    /// every client.
+    fn update(&mut self, results: Vec<(HostPort, Option<Vec<SocketAddr>>)>, membership: &Membership) {
+        for (name, addresses) in results {
             match (addresses, self.entries.iter_mut().find(|(known, _)| *known == name)) {
                 (Some(addresses), Some(entry)) => entry.1 = addresses,
                 (addresses, None) => self.entries.push((name, addresses.unwrap_or_default())),
                 (None, Some(_)) => {}
             }
         }
-        self.entries.retain(|(known, _)| roster.members.iter().any(|listed| listed.member.address == *known));
-        self.looked_up = Some(Instant::now());
+        self.entries.retain(|(known, _)| membership.members.iter().any(|status| status.member.address == *known));
+        self.resolved_at = Some(Instant::now());
     }
 }
 
-/// Looks up all members at one time, until half of the time to `deadline` is over; those that are not found by then have
-/// nothing.
-async fn look_up(roster: &Membership, deadline: Instant) -> Vec<(HostPort, Option<Vec<SocketAddr>>)> {
+/// Resolves all members concurrently, for at most half of the time to `deadline`. A name that takes longer has no
+/// result.
+async fn look_up(membership: &Membership, deadline: Instant) -> Vec<(HostPort, Option<Vec<SocketAddr>>)> {
     let now = Instant::now();
     let half = now + deadline.saturating_duration_since(now) / 2;
     let resolve = |member: &Arc<Member>| -> Option<Lookup<'static>> {
-        let line = Arc::clone(member.lines.first()?);
-        Some(Box::pin(async move { timeout_at(half, line.connector.resolve(half)).await.ok()?.ok() }))
+        let pool = Arc::clone(member.pools.first()?);
+        Some(Box::pin(async move { timeout_at(half, pool.connector.resolve(half)).await.ok()?.ok() }))
     };
-    let members = roster.members.iter().map(|listed| &listed.member);
+    let members = membership.members.iter().map(|status| &status.member);
     let mut lookups: Vec<_> = members.filter_map(|member| Some((member.address.clone(), resolve(member)?))).collect();
-    let mut found = Vec::new();
-    all(&mut lookups, &mut found).await;
-    found
+    let mut results = Vec::new();
+    all(&mut lookups, &mut results).await;
+    results
 }
 
-/// Waits for all of `lookups`, each of which goes to `found` with what it came to. A set has few members.
-async fn all(lookups: &mut Vec<(HostPort, Lookup<'_>)>, found: &mut Vec<(HostPort, Option<Vec<SocketAddr>>)>) {
+/// Waits for all of `lookups` and moves their results to `results`. A linear scan is enough: a set has few members.
+async fn all(lookups: &mut Vec<(HostPort, Lookup<'_>)>, results: &mut Vec<(HostPort, Option<Vec<SocketAddr>>)>) {
     poll_fn(|context| {
         lookups.retain_mut(|(name, lookup)| match lookup.as_mut().poll(context) {
             Poll::Ready(addresses) => {
-                found.push((name.clone(), addresses));
+                results.push((name.clone(), addresses));
                 false
             }
             Poll::Pending => true,
@@ -131,7 +138,7 @@ async fn all(lookups: &mut Vec<(HostPort, Lookup<'_>)>, found: &mut Vec<(HostPor
     .await;
 }
 
-/// The first of `members` that has `address` among its own; an IPv4 address may be written as an IPv6 one.
+/// The first of `members` that has `address`. An IPv4 address matches its IPv6-mapped form.
 fn named_at(members: &[Entry], address: SocketAddr) -> Option<&HostPort> {
     let canonical = |address: &SocketAddr| (address.ip().to_canonical(), address.port());
     let has = |entry: &&Entry| entry.1.iter().any(|known| canonical(known) == canonical(&address));
@@ -168,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_name_that_takes_long_to_look_up_is_no_reason_for_others_to_be_found_late() {
+    async fn a_slow_lookup_does_not_delay_the_others() {
         let start = Instant::now();
         let address: SocketAddr = "10.0.0.1:27017".parse().unwrap();
         let lookup = |seconds, found: Option<SocketAddr>| -> Lookup<'static> {

@@ -1,98 +1,82 @@
-//! The connections to one member of an upstream that are made with one credential.
+//! The connections to one member that use one credential.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::attempts::Attempts;
+use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
-use crate::relay::RelayEnd;
-use crate::telemetry::metrics::UpstreamMetrics;
-use crate::telemetry::repeats::{Repeats, Verdict};
-use crate::upstream::{
-    ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamHealth, UpstreamStream, Users,
-};
+use crate::upstream::{ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamStream, Users};
 
-/// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
-pub const REPLACEMENTS_MAX: usize = 4;
-
-/// Makes connections to one member with one credential, keeps spare ones, and says what became of them.
+/// Makes connections to one member with one credential, and keeps spare ones.
 pub struct MemberPool {
-    /// Makes them.
+    /// Makes the connections.
     pub connector: Connector,
-    /// Spare ones.
-    pub shelf: SpareConnections,
-    /// What is known of the member, by whatever credential.
-    pub news: Arc<MemberHealth>,
-    pub metrics: Arc<UpstreamMetrics>,
-    /// Has connections of replaced certificates go.
+    /// Proven connections that no client uses yet.
+    pub spares: SpareConnections,
+    /// Records what becomes of connection attempts.
+    pub attempts: Attempts,
+    /// Makes connections of a replaced certificate set end.
     pub renewal: Renewal,
-    pub replacements: Arc<Semaphore>,
-    /// Spares as they were last counted.
-    pub counted: AtomicUsize,
-    /// Whether it is of the first credential, by which readiness and monitors judge the member.
-    pub is_first: bool,
-    /// Whether the last attempt failed by what is shown to the member: that others succeed says nothing then.
-    pub denied: AtomicBool,
-    /// Keeps a user that mongod does not take from filling the log; each credential has one of its own.
-    pub denials: Repeats<&'static str>,
+    /// Limits the connections that are made at the same time to replace others.
+    replacements: Arc<Semaphore>,
+    /// The number of spare connections as last reported to the metrics.
+    reported_spares: AtomicUsize,
 }
 
-/// What is known of one member; shared by its connections and whoever watches over it.
-#[derive(Default)]
-pub struct MemberHealth {
-    /// What the last attempts showed; readiness and `/status` read it.
-    pub health: UpstreamHealth,
-    /// Wakes the probe when a connection could not be made, or was ended by upstream.
-    pub failed: Notify,
-    /// Wakes the probe when connections are made with other certificates.
-    pub renewed: Notify,
-    /// Wakes whoever waits for the member to be well again, each time that a connection was made.
-    pub succeeded: Notify,
-    /// Keeps a failure that comes with every client from filling the log.
-    repeats: Repeats<&'static str>,
-}
-
-/// Why a connection of replaced certificates got no other one.
+/// Why no connection could replace one of a previous certificate set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoReplacement {
-    /// There is none now, and may be later.
+    /// Making one failed. A later attempt may succeed.
     NotNow,
-    /// mongod does not take this client's hello a second time.
+    /// mongod does not accept the client's hello a second time.
     Never,
 }
 
 impl MemberPool {
-    /// A connection for a client: a spare one, or else one that is made now.
+    /// `replacements` is shared by all pools of the upstream.
+    pub(super) fn new(
+        connector: Connector,
+        spares: SpareConnections,
+        attempts: Attempts,
+        renewal: Renewal,
+        replacements: Arc<Semaphore>,
+    ) -> Self {
+        Self { connector, spares, attempts, renewal, replacements, reported_spares: AtomicUsize::new(0) }
+    }
+
+    /// Returns a connection for a client: a spare one, or else a new one.
     pub async fn connect(&self) -> Result<Link, ConnectError> {
-        if let Some(link) = self.shelf.take(self.connector.identity().generation()) {
-            self.tell_shelf();
+        if let Some(link) = self.spares.take(self.connector.identity().generation()) {
+            self.report_spares();
             return Ok(link);
         }
         self.dial().await
     }
 
-    /// Makes a proven connection; success and failure are measured, and a failure is logged with its remedy.
+    /// Makes a proven connection and records the result. A failure is logged with its remedy.
     pub async fn dial(&self) -> Result<Link, ConnectError> {
-        let result = self.connector.connect().await;
-        match result {
+        match self.connector.connect().await {
             Ok(stream) => {
-                self.denied.store(false, Ordering::Relaxed);
-                self.note_success(&stream);
-                self.news.health.record_ok(None);
+                self.attempts.record_credential_accepted();
+                self.record_success(&stream);
+                self.health().status.record_ok(None);
                 Ok(Link::new(stream))
             }
             Err(error) => {
-                self.note_failure(&error);
+                self.attempts.record_failure(&error);
                 Err(error)
             }
         }
     }
 
-    /// A connection on which the client that said `hello` is introduced already, to take another one's place.
+    /// Makes a connection that replaces another one: the client's `hello` has already been repeated on it.
     ///
-    /// Waits while others are made. Spares are for clients that come, and nobody waits for this one.
+    /// Waits while too many replacements are being made. Never uses a spare connection: those are for new clients, and
+    /// no client waits for a replacement.
     pub async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
         let _permit = self.replacements.acquire().await;
         let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
@@ -103,85 +87,42 @@ impl MemberPool {
         }
     }
 
-    /// Whether a connection that is made now may wait for a client: it has to have its user, if it is to have one.
-    pub fn may_have_spares(&self) -> bool {
+    /// Whether spare connections can be made now. Where the gateway authenticates, a spare connection must have its
+    /// user.
+    pub(super) fn may_have_spares(&self) -> bool {
         !self.connector.authenticates() || matches!(self.connector.users(), Users::Kept | Users::Awaited)
     }
 
-    /// Makes a spare connection; whether it could.
-    pub async fn make_spare(&self) -> bool {
+    /// Makes a spare connection; returns whether that succeeded.
+    pub(super) async fn make_spare(&self) -> bool {
         match self.dial().await {
-            // What has no user now must not be what a client gets that comes later.
+            // The user may exist later, but this connection would never have it.
             Ok(link) if link.user.is_none() && self.connector.authenticates() => false,
-            Ok(link) => self.shelf.put(link).is_ok(),
+            Ok(link) => self.spares.put(link).is_ok(),
             Err(_) => false,
         }
     }
 
-    /// Measures a connection that was made and proven.
-    pub fn note_success(&self, stream: &UpstreamStream) {
-        self.metrics.count_handshake(stream.handshake.duration);
-        // Certificates that mongod knows no user for cost nobody the connection that he has either.
+    /// Records a connection that was made and proven, and ends connections of the previous certificate set.
+    pub(super) fn record_success(&self, stream: &UpstreamStream) {
+        // A new certificate may have no MongoDB user yet. Connections of the previous set stay open until it has one.
         if stream.user.is_some() || !self.connector.authenticates() {
             self.renewal.begin(stream.generation);
         }
-        self.news.succeeded.notify_waiters();
+        self.attempts.record_success(stream.handshake.duration);
     }
 
-    /// Shows how many spares there are.
-    pub fn tell_shelf(&self) {
-        let now = self.shelf.level().0;
-        // Whoever comes second takes what the first one said as what was said before.
-        self.metrics.change_warm_connections(self.counted.swap(now, Ordering::Relaxed), now);
+    /// Updates the metric of spare connections.
+    pub(super) fn report_spares(&self) {
+        let now = self.spares.level().0;
+        // Of two concurrent calls, the second one reports the change since the first.
+        let before = self.reported_spares.swap(now, Ordering::Relaxed);
+        self.attempts.metrics.change_warm_connections(before, now);
     }
 
-    /// Whether the last attempt failed by the certificate that was shown, or its user. Others may be served all the same.
-    pub fn is_denied(&self) -> bool {
-        self.denied.load(Ordering::Relaxed)
-    }
-
-    /// Measures a failure, and logs it unless the same was logged a moment ago.
-    pub fn note_failure(&self, error: &ConnectError) {
-        if error.is_of_attempt() {
-            self.metrics.count_failed_handshake(error.reason());
-        }
-        self.denied.store(error.is_of_identity(), Ordering::Relaxed);
-        let repeats = if error.is_of_user() || (error.is_of_identity() && !self.is_first) {
-            // The member is well, and serves others.
-            &self.denials
-        } else {
-            self.news.health.record_failure(error.to_string());
-            self.news.failed.notify_one();
-            &self.news.repeats
-        };
-        if let Verdict::Log { suppressed } = repeats.note(error.reason(), std::time::Instant::now()) {
-            tracing::warn!(
-                upstream = self.connector.upstream(),
-                reason = error.reason(),
-                %error,
-                remedy = error.remedy(),
-                suppressed,
-                "cannot connect to upstream"
-            );
-        }
-    }
-
-    /// Has a member that ended a connection looked at, and logs it where that cut something short.
-    pub fn note_loss(&self, address: SocketAddr, end: &RelayEnd) {
-        self.news.failed.notify_one();
-        if end.is_orderly() {
-            return;
-        }
-        if let Verdict::Log { suppressed } = self.news.repeats.note("lost", std::time::Instant::now()) {
-            tracing::warn!(
-                upstream = self.connector.upstream(),
-                %address,
-                reason = %end.reason,
-                remedy = "look into mongod's log for why it ended; if nothing stands there, check the network between",
-                suppressed,
-                "upstream lost in the middle of a command"
-            );
-        }
+    /// The health of the member.
+    pub fn health(&self) -> &Arc<MemberHealth> {
+        &self.attempts.health
     }
 }
 
@@ -195,26 +136,26 @@ mod tests {
     use crate::upstream::test_server::{Behaviour, Scene};
 
     #[tokio::test]
-    async fn a_certificate_that_is_not_taken_says_nothing_of_the_member_unless_it_is_everybodys() {
+    async fn only_the_first_credential_decides_about_the_health_of_the_member() {
         let scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
         let (mut endpoint, server) = scene.listen().await;
         let (principals, files) = (vec!["cluster.local/ns/shop/*".to_owned()], files_of(&mut endpoint).clone());
         let mut section = upstream_of(&endpoint);
         section.credentials.push(CredentialConfig { principals, files });
         let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
-        let member = upstream.member(&endpoint.address).unwrap();
-        let [everybodys, own] = member.lines.as_slice() else { panic!("two credentials") };
+        let member = upstream.new_member(&endpoint.address).unwrap();
+        let [first, second] = member.pools.as_slice() else { panic!("two credentials") };
 
-        let denied = server.during(Box::pin(own.dial())).await.map(|_| ()).unwrap_err();
-        assert_eq!(denied.reason(), "client_certificate_refused");
-        assert!(own.is_denied() && !everybodys.is_denied());
-        assert_eq!(member.news.health.snapshot().failed, None);
+        let rejected = server.during(Box::pin(second.dial())).await.map(|_| ()).unwrap_err();
+        assert_eq!(rejected.reason(), "client_certificate_refused");
+        assert!(second.attempts.is_credential_rejected() && !first.attempts.is_credential_rejected());
+        assert_eq!(member.health.status.snapshot().failed, None);
 
-        server.during(Box::pin(everybodys.dial())).await.map(|_| ()).unwrap_err();
-        assert!(everybodys.is_denied() && member.news.health.snapshot().failed.is_some());
-        // A server that is away is another matter.
+        server.during(Box::pin(first.dial())).await.map(|_| ()).unwrap_err();
+        assert!(first.attempts.is_credential_rejected() && member.health.status.snapshot().failed.is_some());
+        // A server that does not answer says nothing about the credential.
         drop(server);
-        own.dial().await.map(|_| ()).unwrap_err();
-        assert!(!own.is_denied());
+        second.dial().await.map(|_| ()).unwrap_err();
+        assert!(!second.attempts.is_credential_rejected());
     }
 }

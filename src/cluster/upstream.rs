@@ -1,78 +1,47 @@
-//! An upstream as its listeners share it: its credentials, and the members that it has now.
+//! An upstream as its listeners share it: its credentials, and its current members.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::{Semaphore, watch};
 
+use super::attempts::Attempts;
+use super::credential::Credential;
+use super::member::Member;
+use super::member_health::MemberHealth;
 use super::membership::Membership;
-use super::pool::{MemberHealth, MemberPool, REPLACEMENTS_MAX};
-use crate::config::{CredentialConfig, EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
-use crate::identity::{Principal, PrincipalPattern};
-use crate::lifecycle::renewal::Renewal;
-use crate::relay::CursorBook;
+use super::pool::MemberPool;
+use crate::config::{EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
+use crate::identity::Principal;
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::telemetry::repeats::Repeats;
 use crate::tls::{UpstreamTlsConfig, UpstreamTlsError};
-use crate::upstream::{ClientIdentity, Connector, SpareConnections};
+use crate::upstream::{Connector, SpareConnections};
 
-/// An upstream and what is known about it; shared by its listeners and whoever watches over it.
+/// Connections that are made at the same time to replace those of a previous certificate set. A reload must not flood
+/// mongod with handshakes.
+const REPLACEMENTS_MAX: usize = 4;
+
+/// An upstream, shared by its listeners, monitors and health checks.
 pub struct Upstream {
     config: UpstreamConfig,
-    /// That of `[upstream.NAME.tls]` first, then those of `[[upstream.NAME.credential]]`.
     credentials: Vec<Credential>,
-    /// Its measurements.
-    pub metrics: Arc<UpstreamMetrics>,
-    /// Which of its cursors was given to whom.
-    pub cursors: Arc<CursorBook>,
-    roster: watch::Sender<Arc<Membership>>,
+    metrics: Arc<UpstreamMetrics>,
+    membership: watch::Sender<Arc<Membership>>,
     replacements: Arc<Semaphore>,
 }
 
-/// Certificates that connections are made with, for some callers or for all others.
-pub struct Credential {
-    /// Its place in the file, and for whom it is; `None` for whoever has no other.
-    section: Option<(usize, CredentialConfig)>,
-    principals: Vec<PrincipalPattern>,
-    /// The certificates.
-    pub identity: Arc<ClientIdentity>,
-    /// Has connections of replaced certificates go.
-    pub renewal: Renewal,
-}
-
-/// One mongod or mongos of an upstream.
-pub struct Member {
-    /// Where it is, as its set names it.
-    pub address: HostPort,
-    /// One for each credential of the upstream, in their order.
-    pub lines: Vec<Arc<MemberPool>>,
-    /// What is known of it.
-    pub news: Arc<MemberHealth>,
-    /// By which load-balanced clients tell it from the others: the same as long as the process lives.
-    pub service_id: [u8; 12],
-}
-
 impl Upstream {
-    /// Reads the certificates of all credentials. There are no members yet, but for an upstream that is one server.
+    /// Reads the certificates of all credentials. An upstream of one server has its member at once; a replica set or
+    /// sharded cluster has none until a monitor finds them.
     pub fn new(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Self, UpstreamTlsError> {
-        // Whom connections of a credential go to is not known yet; its files can be read all the same.
-        let first = &config.any_address();
-        let recycle_after = config.certificate_recycle_after;
-        let mut credentials = vec![Credential::new(None, &config.endpoint(first), recycle_after)?];
-        for (index, section) in config.credentials.iter().enumerate() {
-            let endpoint = config.endpoint_with(index + 1, section, first);
-            credentials.push(Credential::new(Some((index + 1, section.clone())), &endpoint, recycle_after)?);
-        }
         let this = Self {
             config: config.clone(),
-            credentials,
+            credentials: Credential::all_of(config)?,
             metrics: Arc::new(metrics),
-            cursors: Arc::default(),
-            roster: watch::Sender::new(Arc::default()),
+            membership: watch::Sender::new(Arc::default()),
             replacements: Arc::new(Semaphore::new(REPLACEMENTS_MAX)),
         };
         if !config.deployment.has_members() {
-            let member = Arc::new(this.member(first)?);
+            let member = Arc::new(this.new_member(&config.any_address())?);
             this.publish(Membership::single(member));
         }
         Ok(this)
@@ -88,112 +57,82 @@ impl Upstream {
         &self.config
     }
 
-    /// That of `[upstream.NAME.tls]` first.
+    /// The certificate of `[upstream.NAME.tls]` first, then those of `[[upstream.NAME.credential]]`.
     pub fn credentials(&self) -> &[Credential] {
         &self.credentials
     }
 
-    /// Which of the credentials connections of `principal` are made with: the first that is for it.
-    pub fn credential_of(&self, principal: Option<&Principal>) -> usize {
-        let is_for = |credential: &Credential| {
-            principal.is_some_and(|who| credential.principals.iter().any(|pattern| pattern.matches(who)))
-        };
+    /// The index of the credential for connections of `principal`: the first that names it, or else that of
+    /// `[upstream.NAME.tls]`.
+    pub(super) fn credential_of(&self, principal: Option<&Principal>) -> usize {
+        let is_for = |credential: &Credential| principal.is_some_and(|principal| credential.is_for(principal));
         self.credentials.iter().position(is_for).unwrap_or_default()
     }
 
-    /// Prepares the connections to a member; fails where its name is none that a certificate could have.
-    pub fn member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
-        let news = Arc::<MemberHealth>::default();
-        let mut lines = Vec::new();
+    /// How the gateway connects to any server of this upstream with the credential at this index: its certificate files
+    /// are the same for all servers.
+    pub fn any_endpoint(&self, credential: usize) -> Option<EndpointConfig> {
+        Some(self.credentials.get(credential)?.endpoint(&self.config, &self.config.any_address()))
+    }
+
+    /// Prepares the connections to the member at `address`. Fails if no certificate could have that name.
+    pub fn new_member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
+        let health = Arc::<MemberHealth>::default();
+        let mut pools = Vec::new();
         for credential in &self.credentials {
             let endpoint = credential.endpoint(&self.config, address);
-            let connector = Connector::new(&endpoint, Arc::clone(&credential.identity))?;
-            lines.push(Arc::new(MemberPool {
-                connector,
-                shelf: SpareConnections::new(self.config.warm_connections, self.config.warm_connections_max),
-                news: Arc::clone(&news),
-                metrics: Arc::clone(&self.metrics),
-                renewal: credential.renewal.clone(),
-                replacements: Arc::clone(&self.replacements),
-                counted: AtomicUsize::new(0),
-                is_first: lines.is_empty(),
-                denied: AtomicBool::new(false),
-                denials: Repeats::new(),
-            }));
+            pools.push(Arc::new(MemberPool::new(
+                Connector::new(&endpoint, Arc::clone(&credential.identity))?,
+                SpareConnections::new(self.config.warm_connections, self.config.warm_connections_max),
+                Attempts::new(self.name(), Arc::clone(&health), Arc::clone(&self.metrics), pools.is_empty()),
+                credential.renewal.clone(),
+                Arc::clone(&self.replacements),
+            )));
         }
-        Ok(Member { address: address.clone(), lines, news, service_id: bson::oid::ObjectId::new().bytes() })
+        Ok(Member { address: address.clone(), pools, health, service_id: bson::oid::ObjectId::new().bytes() })
     }
 
-    /// Who its members are now.
-    pub fn roster(&self) -> Arc<Membership> {
-        Arc::clone(&self.roster.borrow())
+    /// The current members.
+    pub fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.borrow())
     }
 
-    /// Tells of each change of its members.
-    pub fn roster_watch(&self) -> watch::Receiver<Arc<Membership>> {
-        self.roster.subscribe()
+    /// Reports each change of the members.
+    pub(super) fn membership_watch(&self) -> watch::Receiver<Arc<Membership>> {
+        self.membership.subscribe()
     }
 
-    /// Resolves when `preference` would not put a client on the member of `line` any more. Cancel safe.
-    pub async fn outlives(&self, preference: ReadPreference, line: &MemberPool) {
-        let mut roster = self.roster.subscribe();
-        while roster.borrow_and_update().still_suits(preference, &line.news) {
-            if roster.changed().await.is_err() {
+    /// Makes `membership` the current one. Open connections are not affected.
+    pub fn publish(&self, membership: Membership) {
+        self.membership.send_replace(Arc::new(membership));
+    }
+
+    /// Resolves when `preference` excludes the member of `pool`: new clients are given another one. Cancel safe.
+    pub async fn until_not_preferred(&self, preference: ReadPreference, pool: &MemberPool) {
+        let mut membership = self.membership_watch();
+        while membership.borrow_and_update().still_prefers(preference, pool.health()) {
+            if membership.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
     }
 
-    /// Says who its members are from now on; connections to others stay as they are.
-    pub fn publish(&self, roster: Membership) {
-        self.roster.send_replace(Arc::new(roster));
-    }
-
-    /// Makes all further connections of one credential with `tls`. Those of the old set go when the new one has carried a
-    /// connection: one that mongod does not take costs nobody the connection that he has.
+    /// Uses `tls` for all new connections of one credential.
+    ///
+    /// Connections of the previous set stay open until the new set has carried a connection: a certificate that mongod
+    /// rejects must not end a working connection.
     pub fn renew(&self, credential: usize, tls: UpstreamTlsConfig) {
         let Some(renewed) = self.credentials.get(credential) else { return };
         renewed.identity.renew(tls);
-        for member in &self.roster().members {
-            // The spares are of the old set.
-            if let Some(line) = member.member.lines.get(credential) {
-                line.shelf.wake();
+        for status in &self.membership().members {
+            // The spare connections use the previous set.
+            if let Some(pool) = status.member.pools.get(credential) {
+                pool.spares.wake();
             }
-            // Readiness is to tell of the new set, not of the old one; whoever asks for it has the first credential.
+            // The readiness probe must report on the new set. Health checks and monitors use the first credential.
             if credential == 0 {
-                member.member.news.renewed.notify_one();
+                status.member.health.certificates_renewed.notify_one();
             }
         }
-    }
-}
-
-impl Credential {
-    fn new(
-        section: Option<(usize, CredentialConfig)>,
-        endpoint: &EndpointConfig,
-        recycle_after: std::time::Duration,
-    ) -> Result<Self, UpstreamTlsError> {
-        let texts = section.as_ref().map(|(_, section)| section.principals.as_slice()).unwrap_or_default();
-        let principals = texts.iter().map(|text| PrincipalPattern::new(text)).collect();
-        let identity = Arc::new(ClientIdentity::new(endpoint)?);
-        Ok(Self { section, principals, identity, renewal: Renewal::new(recycle_after) })
-    }
-
-    /// How a member is reached with it.
-    pub fn endpoint(&self, upstream: &UpstreamConfig, address: &HostPort) -> EndpointConfig {
-        match &self.section {
-            None => upstream.endpoint(address),
-            Some((index, section)) => upstream.endpoint_with(*index, section, address),
-        }
-    }
-
-    /// For whom it is, as configured; nobody in particular where it is that of `[upstream.NAME.tls]`.
-    pub fn principals(&self) -> &[String] {
-        self.section.as_ref().map(|(_, section)| section.principals.as_slice()).unwrap_or_default()
-    }
-
-    /// Its place among `[[upstream.NAME.credential]]`, counted from 1; `None` for that of `[upstream.NAME.tls]`.
-    pub fn place(&self) -> Option<usize> {
-        self.section.as_ref().map(|(place, _)| *place)
     }
 }

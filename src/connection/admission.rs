@@ -1,160 +1,188 @@
-//! The door of a listener: who is let in, as whom, and what those are told who are not.
+//! Decides which clients a listener admits, and who they are; rejects the others.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 
-use super::Route;
 use super::caller::Caller;
-use super::ending::{Ending, Foreign};
-use super::principals::Present;
-use super::refusal::Refusal;
-use crate::config::Mode;
+use super::ending::{Ending, ListenerFacts};
+use super::other_protocol::OtherProtocol;
+use super::principals::ConnectedPrincipals;
+use super::rejection::Rejection;
+use crate::config::{ListenerConfig, Mode};
 use crate::identity::{ClientFacts, Identified, Identities};
-use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::listener;
-use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules};
-use crate::telemetry::metrics::ClientHandshake;
+use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules, ServerIdentity};
+use crate::telemetry::metrics::{ClientHandshake, ListenerMetrics};
 use crate::telemetry::repeats::Repeats;
-use crate::tls::ServerTls;
 use crate::wire::header::Header;
 
-/// What decides who is let in; shared by the connections of one listener.
+/// Decides which clients a listener admits; shared by its connections.
 pub struct Admission {
+    listener: String,
     mode: Mode,
-    tls: ArcSwapOption<ServerTls>,
-    /// Tells those who are in that they are judged by something else.
-    renewal: Renewal,
-    /// Who may send PROXY headers.
-    pub(super) proxy: ProxyRules,
+    /// The server certificate, unless the mode is plaintext.
+    server_identity: Option<Arc<ServerIdentity>>,
+    /// Which clients may send PROXY headers.
+    proxy_rules: ProxyRules,
     identities: Identities,
-    /// Who is in.
-    pub(super) present: Arc<Present>,
-    /// Keeps refusals from filling the log, by their label: clients try again and again, and ports are scanned.
-    pub(super) refused: Repeats<&'static str>,
+    connected: Arc<ConnectedPrincipals>,
+    metrics: Arc<ListenerMetrics>,
+    /// Limits log lines about rejections, by their label: clients try again and again, and ports are scanned.
+    rejections: Repeats<&'static str>,
 }
 
-/// A client that is let in, with what it has said.
+/// A client that is admitted, and the beginning of its first message.
 pub(super) struct Admitted {
     pub(super) client: ClientStream,
-    /// Of its first message.
+    /// The header of its first message.
     pub(super) header: Header,
-    /// Of its first message; the header and whatever came with it.
+    /// The bytes received so far, from the header on.
     pub(super) first_bytes: Vec<u8>,
 }
 
 impl Admission {
-    /// `tls` is there unless `mode` is plaintext.
-    pub fn new(mode: Mode, tls: Option<ServerTls>, proxy: ProxyRules, identities: Identities) -> Self {
+    /// `server_identity` is `None` if and only if the mode of the listener is plaintext.
+    pub fn new(
+        config: &ListenerConfig,
+        server_identity: Option<Arc<ServerIdentity>>,
+        identities: Identities,
+        metrics: Arc<ListenerMetrics>,
+    ) -> Self {
         Self {
-            mode,
-            tls: ArcSwapOption::from_pointee(tls),
-            renewal: Renewal::new(Duration::ZERO),
-            proxy,
+            listener: config.name.clone(),
+            mode: config.mode,
+            server_identity,
+            proxy_rules: ProxyRules::new(config),
             identities,
-            present: Arc::default(),
-            refused: Repeats::new(),
+            connected: Arc::default(),
+            metrics,
+            rejections: Repeats::new(),
         }
     }
 
-    /// What the listener takes.
+    /// The name of the listener.
+    pub fn listener(&self) -> &str {
+        &self.listener
+    }
+
+    /// Whether the listener takes plaintext, TLS or both.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// What TLS clients are shown now; `None` where none are taken.
-    pub fn tls(&self) -> Option<Arc<ServerTls>> {
-        self.tls.load_full()
+    /// The server certificate of the listener; `None` if it takes plaintext only.
+    pub fn server_identity(&self) -> Option<&Arc<ServerIdentity>> {
+        self.server_identity.as_ref()
+    }
+
+    /// The principals that are connected now.
+    pub fn connected(&self) -> &ConnectedPrincipals {
+        &self.connected
+    }
+
+    /// The metrics of the listener. Those about commands, errors and bytes count principals without metrics of their
+    /// own.
+    pub(super) fn metrics(&self) -> &Arc<ListenerMetrics> {
+        &self.metrics
+    }
+
+    pub(super) fn rejections(&self) -> &Repeats<&'static str> {
+        &self.rejections
+    }
+
+    pub(super) fn proxy_rules(&self) -> &ProxyRules {
+        &self.proxy_rules
     }
 
     pub(super) fn server_config(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.load().as_ref().map(|tls| Arc::clone(&tls.config))
+        self.server_identity.as_ref().map(|identity| Arc::clone(&identity.tls().config))
     }
 
-    /// Who is in now.
-    pub fn present(&self) -> &Present {
-        &self.present
-    }
-
-    /// Connections that begin from now on use `tls`; clients that are in and would not be let in by it have to go.
-    pub(super) fn renew_tls(&self, tls: ServerTls) {
-        let tls = Arc::new(tls);
-        let old = self.tls.swap(Some(Arc::clone(&tls)));
-        // To judge thousands again takes seconds in all.
-        if old.is_none_or(|old| !old.judges_alike(&tls)) {
-            self.renewal.begin(self.renewal.watch().generation() + 1);
-        }
-    }
-
-    pub(super) fn renewals(&self) -> RenewalWatch {
-        self.renewal.watch()
-    }
-
-    fn judge(&self, tls: &PeerTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Refusal> {
-        let certificate = match tls {
-            PeerTls::Plaintext if self.mode == Mode::Strict => return Err(Refusal::NotTls),
-            PeerTls::Plaintext => None,
-            PeerTls::Anonymous => return Err(Refusal::NoCertificate),
-            PeerTls::Unreadable => return Err(Refusal::UnreadableCertificate),
-            PeerTls::Certificate(shown) => Some(&**shown),
+    /// Admits a client, or answers it with the reason for its rejection and closes the connection.
+    ///
+    /// Gives up on the answer after a few seconds. Adds what it learns about the client to `caller`.
+    pub(super) async fn admit(
+        &self,
+        heard: Heard,
+        facts: &ListenerFacts<'_>,
+        caller: &mut Caller,
+    ) -> Result<Admitted, Ending> {
+        let Heard { client, user, proxy, tls, opening } = heard;
+        let client_facts = caller.add(user, proxy.as_ref().ok().and_then(Option::as_ref));
+        let identity = match &proxy {
+            Ok(_) => self.identify(&tls, client_facts),
+            Err(refusal) => Err(Rejection::Proxy(*refusal)),
         };
-        self.identities.identify(&ClientFacts { certificate, ..facts }).map_err(Refusal::Identity)
-    }
-}
-
-/// Lets a client in, or answers it with the reason why not.
-///
-/// Gives up on an answer after a few seconds. What is learnt of the client is added to `caller`.
-pub(super) async fn admit(heard: Heard, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
-    let Heard { client, user, proxy, tls, opening } = heard;
-    let facts = caller.add(user, proxy.as_ref().ok().and_then(Option::as_ref));
-    let verdict = match &proxy {
-        Ok(_) => route.door.judge(&tls, facts),
-        Err(refusal) => Err(Refusal::Proxy(*refusal)),
-    };
-    count_handshake(route, &tls, &opening, &verdict);
-    let Some(mut client) = client else { return Err(Ending::of_opening(opening)) };
-    let refused = match (opening, verdict) {
-        (Opening::Message(header, first_bytes), Ok(who)) => {
-            if let Some(who) = who {
-                caller.enter(who, &route.door.present);
+        self.count_handshake(&tls, &opening, &identity);
+        let Some(mut client) = client else { return Err(Ending::of_opening(opening)) };
+        match (opening, identity) {
+            (Opening::Message(header, first_bytes), Ok(identity)) => {
+                if let Some(identity) = identity {
+                    caller.set_identity(identity, &self.connected);
+                }
+                Ok(Admitted { client, header, first_bytes })
             }
-            return Ok(Admitted { client, header, first_bytes });
+            (Opening::Message(header, first_bytes), Err(rejection)) => {
+                let ending = Ending::Rejected(rejection);
+                reply_with(&ending, facts, &mut client, &header, first_bytes.len()).await;
+                Err(ending)
+            }
+            // A client that is no trusted proxy gets no TLS handshake.
+            (Opening::Tls(_), Err(rejection @ Rejection::Proxy(_))) => {
+                listener::refuse_tls(&mut client).await;
+                Err(Ending::Rejected(rejection))
+            }
+            (opening, _) => {
+                let ending = Ending::of_opening(opening);
+                match &ending {
+                    Ending::OtherProtocol(OtherProtocol::Tls) => listener::refuse_tls(&mut client).await,
+                    Ending::OtherProtocol(OtherProtocol::Http) => listener::refuse_http(&mut client).await,
+                    // The TLS alert has been written already.
+                    Ending::HandshakeFailed(_) => listener::final_reply(&mut client, b"").await,
+                    _ => {}
+                }
+                Err(ending)
+            }
         }
-        (Opening::Message(header, first_bytes), Err(refusal)) => {
-            let error = refusal.command_error(&route.listener);
-            listener::refuse(&mut client, &header, first_bytes.len(), &error).await;
-            return Err(Ending::Refused(refusal));
-        }
-        // The client of an untrusted proxy gets no handshake.
-        (Opening::Tls(_), Err(refusal @ Refusal::Proxy(_))) => {
-            listener::refuse_tls(&mut client).await;
-            return Err(Ending::Refused(refusal));
-        }
-        (other, _) => Ending::of_opening(other),
-    };
-    match &refused {
-        Ending::Foreign(Foreign::Tls) => listener::refuse_tls(&mut client).await,
-        Ending::Foreign(Foreign::Http) => listener::refuse_http(&mut client).await,
-        // The alert has been written already.
-        Ending::Handshake(_) => listener::final_reply(&mut client, b"").await,
-        _ => {}
     }
-    Err(refused)
+
+    /// The identity of a client: `None` if it has none and needs none.
+    fn identify(&self, tls: &PeerTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Rejection> {
+        let certificate = match tls {
+            PeerTls::Plaintext if self.mode == Mode::Strict => return Err(Rejection::NotTls),
+            PeerTls::Plaintext => None,
+            PeerTls::Anonymous => return Err(Rejection::NoCertificate),
+            PeerTls::Unreadable => return Err(Rejection::UnreadableCertificate),
+            PeerTls::Certificate(certificate) => Some(&**certificate),
+        };
+        self.identities.identify(&ClientFacts { certificate, ..facts }).map_err(Rejection::Identity)
+    }
+
+    /// Counts TLS handshakes, and clients that did not begin one where they had to.
+    fn count_handshake(&self, tls: &PeerTls, opening: &Opening, identity: &Result<Option<Identified>, Rejection>) {
+        let outcome = match (opening, tls, identity) {
+            (Opening::Handshake(failure), ..) => Some(failure.outcome()),
+            (Opening::Message(..), PeerTls::Plaintext, Err(Rejection::NotTls)) => Some(ClientHandshake::NotTls),
+            (_, PeerTls::Plaintext, _) => None,
+            (_, _, Ok(_)) => Some(ClientHandshake::Ok),
+            (_, _, Err(rejection)) => rejection.handshake(),
+        };
+        if let Some(outcome) = outcome {
+            self.metrics.count_handshake(outcome);
+        }
+    }
 }
 
-/// Counts handshakes, whatever came after them, and clients that began none where they should have.
-fn count_handshake(route: &Route, tls: &PeerTls, opening: &Opening, verdict: &Result<Option<Identified>, Refusal>) {
-    let outcome = match (opening, tls, verdict) {
-        (Opening::Handshake(failure), ..) => Some(failure.outcome()),
-        (Opening::Message(..), PeerTls::Plaintext, Err(Refusal::NotTls)) => Some(ClientHandshake::NotTls),
-        (_, PeerTls::Plaintext, _) => None,
-        (_, _, Ok(_)) => Some(ClientHandshake::Ok),
-        (_, _, Err(refusal)) => refusal.handshake(),
-    };
-    if let Some(outcome) = outcome {
-        route.metrics.count_handshake(outcome);
+/// Replies to the client's first message, of which `received` bytes have been read, with the error of `ending`.
+pub(super) async fn reply_with(
+    ending: &Ending,
+    facts: &ListenerFacts<'_>,
+    client: &mut ClientStream,
+    header: &Header,
+    received: usize,
+) {
+    if let Some(error) = ending.explanation(facts).client_error {
+        listener::refuse(client, header, received, &error).await;
     }
 }

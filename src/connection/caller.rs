@@ -1,41 +1,43 @@
-//! What is known about one client, for the line that is written about it.
+//! What is known about one client, for its policy and its log line.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::principals::{Presence, Present};
+use super::principals::{ConnectedPrincipals, CountedConnection};
 use crate::identity::{ClientFacts, Identified};
 use crate::listener::{ClientAddress, PeerUser, ProxyHeader, ProxySource};
 
-/// A client: where it is and, in a box that most connections on a plaintext port do not need, who.
+/// The address and the identity of a client.
 #[derive(Debug)]
 pub(super) struct Caller {
-    /// Where the client is, as far as is known: from its PROXY header, or else from its socket.
+    /// From its PROXY header, or else from its socket.
     address: ClientAddress,
-    more: Option<Box<More>>,
+    /// In a box, because most connections to a plaintext port do not need it.
+    details: Option<Box<CallerDetails>>,
 }
 
 #[derive(Debug, Default)]
-struct More {
+struct CallerDetails {
     proxy: Option<ClientAddress>,
     user: Option<PeerUser>,
-    presence: Option<Presence>,
+    counted: Option<CountedConnection>,
 }
 
 impl Caller {
+    /// Only the address of the client's socket is known.
     pub(super) fn new(address: ClientAddress) -> Self {
-        Self { address, more: None }
+        Self { address, details: None }
     }
 
-    /// Adds what the kernel and a trusted proxy say of where the client is, and returns what they say of who it is.
+    /// Adds what the kernel and a trusted proxy report about the client, and returns the facts that may identify it.
     pub(super) fn add<'a>(&mut self, user: Option<PeerUser>, header: Option<&'a ProxyHeader>) -> ClientFacts<'a> {
         if let Some(user) = user {
-            self.more().user = Some(user);
+            self.details().user = Some(user);
         }
-        // Of a proxied client, the socket shows the proxy.
+        // The socket of a proxied client shows the proxy.
         let proxied = header.filter(|header| header.source != ProxySource::Proxy);
         if let Some(header) = proxied {
-            self.more().proxy = Some(self.address);
+            self.details().proxy = Some(self.address);
             if let ProxySource::Client(address) = header.source {
                 self.address = ClientAddress::Tcp(address);
             }
@@ -50,16 +52,17 @@ impl Caller {
         }
     }
 
-    /// Counts the client as present from now on.
-    pub(super) fn enter(&mut self, who: Identified, present: &Arc<Present>) {
-        self.more().presence = Some(present.enter(who));
+    /// Sets the identity of the client, and counts it among the connected principals from now on.
+    pub(super) fn set_identity(&mut self, identity: Identified, connected: &Arc<ConnectedPrincipals>) {
+        self.details().counted = Some(connected.count(identity));
     }
 
+    /// The address of the client, or of its proxy if nothing else is known.
     pub(super) fn address(&self) -> ClientAddress {
         self.address
     }
 
-    /// Where the client is, as far as rules may rely on it: not where only a proxy is known.
+    /// The address of the client for policy rules: `None` if only the address of its proxy is known.
     pub(super) fn source(&self) -> Option<IpAddr> {
         match self.address {
             ClientAddress::Tcp(address) if self.proxy() != Some(self.address) => Some(address.ip()),
@@ -67,22 +70,23 @@ impl Caller {
         }
     }
 
-    /// Whom the client's bytes came through.
+    /// The proxy that the client is connected through.
     pub(super) fn proxy(&self) -> Option<ClientAddress> {
-        self.more.as_ref()?.proxy
+        self.details.as_ref()?.proxy
     }
 
+    /// The peer credentials of a unix domain socket.
     pub(super) fn user(&self) -> Option<PeerUser> {
-        self.more.as_ref()?.user
+        self.details.as_ref()?.user
     }
 
-    /// Who the client is; `None` is nobody.
-    pub(super) fn who(&self) -> Option<&Arc<Identified>> {
-        self.more.as_ref()?.presence.as_ref().map(Presence::who)
+    /// The identity of the client; `None` if it is unauthenticated.
+    pub(super) fn identity(&self) -> Option<&Arc<Identified>> {
+        self.details.as_ref()?.counted.as_ref().map(CountedConnection::identity)
     }
 
-    fn more(&mut self) -> &mut More {
-        self.more.get_or_insert_default()
+    fn details(&mut self) -> &mut CallerDetails {
+        self.details.get_or_insert_default()
     }
 }
 
@@ -96,20 +100,20 @@ mod tests {
         ClientAddress::Tcp(address.parse().unwrap())
     }
 
-    /// The address shown, the proxy shown, and what counts for who the client is.
+    /// The address and the proxy in log lines, and the facts that may identify the client.
     fn check(from: ClientAddress, header: Option<ProxySource>, expected: &str) {
         let mut caller = Caller::new(from);
         let user = (from == ClientAddress::Unix).then_some(USER);
         let header = header.map(|source| ProxyHeader { source, identity: None });
         let facts = caller.add(user, header.as_ref());
         let proxy = caller.proxy().map(|proxy| format!(" by {proxy}")).unwrap_or_default();
-        let told = format!("{}{proxy}, uid {:?}, address {:?}", caller.address(), facts.uid, facts.address);
+        let shown = format!("{}{proxy}, uid {:?}, address {:?}", caller.address(), facts.uid, facts.address);
         assert_eq!(caller.source(), facts.address);
-        assert_eq!(told, expected);
+        assert_eq!(shown, expected);
     }
 
     #[test]
-    fn what_the_socket_shows_of_a_proxied_client_is_the_proxy() {
+    fn the_socket_address_of_a_proxied_client_is_that_of_the_proxy() {
         let client = ProxySource::Client("10.1.3.7:80".parse().unwrap());
         check(tcp("127.0.0.1:9"), None, "127.0.0.1:9, uid None, address Some(127.0.0.1)");
         check(tcp("127.0.0.1:9"), Some(client), "10.1.3.7:80 by 127.0.0.1:9, uid None, address Some(10.1.3.7)");
@@ -122,10 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_client_costs_no_memory_beside_its_address() {
+    fn an_unauthenticated_client_costs_no_memory_except_its_address() {
         let mut caller = Caller::new(tcp("127.0.0.1:9"));
         caller.add(None, None);
-        assert!(caller.more.is_none());
+        assert!(caller.details.is_none());
         assert!(size_of::<Caller>() <= size_of::<ClientAddress>() + 8);
     }
 }

@@ -1,75 +1,29 @@
-//! The policy of a listener's connections: which one is in force, how it looks from each caller, and what it found.
+//! The policy as it applies to each caller of a listener, and the log lines about its decisions.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
-
-use super::Route;
+use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, DECISIONS_OF_RULE};
+use super::policy_in_force::PolicyInForce;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Grounds, Policy, View};
-use crate::relay::{CursorBook, EffectivePolicy, Finding, HoldBudget, PolicySource};
+use crate::relay::{CursorBook, EffectivePolicy, Finding, PolicySource};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
-/// Callers whose view of the policy is kept. Who comes when there are so many has his made, and all others anew.
+/// Callers whose view of the policy is kept. When there are more, all views are discarded and made again on demand.
 const VIEWS_MAX: usize = 1024;
 
-/// The policy in force; one for the whole gateway.
-#[derive(Default)]
-pub struct PolicyInForce {
-    version: AtomicU64,
-    current: ArcSwapOption<Loaded>,
-    holding: HoldBudget,
-}
-
-/// A policy, and since when.
-#[derive(Debug)]
-pub struct Loaded {
-    /// What it says.
-    pub policy: Arc<Policy>,
-    /// When it was taken into use.
-    pub since: SystemTime,
-}
-
-impl PolicyInForce {
-    /// From the start.
-    pub fn new(policy: Option<Policy>) -> Self {
-        let this = Self::default();
-        this.replace(policy);
-        this
-    }
-
-    /// Open connections follow with their next message.
-    pub fn replace(&self, policy: Option<Policy>) {
-        let loaded = policy.map(|policy| Loaded { policy: Arc::new(policy), since: SystemTime::now() });
-        self.current.store(loaded.map(Arc::new));
-        // After it: whoever sees the new number finds the new policy, or a newer one.
-        self.version.fetch_add(1, Ordering::Release);
-    }
-
-    /// `None` where everything passes.
-    pub fn current(&self) -> Option<Arc<Loaded>> {
-        self.current.load_full()
-    }
-
-    fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
-    }
-}
-
-/// What the connections of one listener share of the policy.
-pub struct Policing {
+/// The policy for the connections of one listener.
+pub struct ListenerPolicy {
+    listener: String,
     in_force: Arc<PolicyInForce>,
-    /// Of the upstream that the listener leads to.
     cursors: Arc<CursorBook>,
     views: Mutex<Views>,
 }
 
-/// How one policy looks from those who have called.
+/// One policy as it applies to the callers seen so far.
 #[derive(Default)]
 struct Views {
     version: u64,
@@ -77,26 +31,27 @@ struct Views {
     by_caller: HashMap<CallerKey, Arc<View>>,
 }
 
-/// What tells callers of one listener apart.
+/// What a policy can distinguish callers of one listener by.
 #[derive(PartialEq, Eq, Hash)]
 struct CallerKey {
-    principal: Option<Arc<Identified>>,
+    identity: Option<Arc<Identified>>,
     source: Option<IpAddr>,
 }
 
-impl Policing {
-    /// Connections that share an upstream share `cursors`.
-    pub fn new(in_force: Arc<PolicyInForce>, cursors: Arc<CursorBook>) -> Self {
-        Self { in_force, cursors, views: Mutex::default() }
+impl ListenerPolicy {
+    /// `cursors` is shared by all listeners that lead to the same upstream.
+    pub fn new(listener: &str, in_force: Arc<PolicyInForce>, cursors: Arc<CursorBook>) -> Self {
+        Self { listener: listener.to_owned(), in_force, cursors, views: Mutex::default() }
     }
 
-    /// Takes a lock; asked once per connection and policy.
-    fn orders(&self, listener: &str, who: Option<&Arc<Identified>>, source: Option<IpAddr>) -> Option<EffectivePolicy> {
+    /// The policy as it applies to a caller; `None` without a policy. Takes a lock: called once for each connection and
+    /// policy.
+    fn effective(&self, identity: Option<&Arc<Identified>>, source: Option<IpAddr>) -> Option<EffectivePolicy> {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let version = self.in_force.version();
         if views.version != version {
             let policy = self.in_force.current().map(|loaded| {
-                let metrics = Arc::new(PolicyMetrics::new(listener, labels(&loaded.policy)));
+                let metrics = Arc::new(PolicyMetrics::new(&self.listener, labels(&loaded.policy)));
                 (Arc::clone(&loaded.policy), metrics)
             });
             *views = Views { version, policy, by_caller: HashMap::new() };
@@ -106,16 +61,17 @@ impl Policing {
         if by_caller.len() >= VIEWS_MAX {
             by_caller.clear();
         }
-        let key = CallerKey { principal: who.cloned(), source: source.filter(|_| policy.uses_sources()) };
-        let facts = CallerFacts { principal: who.map(|who| &who.principal), source, listener };
+        let key = CallerKey { identity: identity.cloned(), source: source.filter(|_| policy.uses_sources()) };
+        let principal = identity.map(|identity| &identity.principal);
+        let facts = CallerFacts { principal, source, listener: &self.listener };
         let view = by_caller.entry(key).or_insert_with(|| Arc::new(policy.view(&facts)));
         Some(EffectivePolicy {
             policy: Arc::clone(policy),
             view: Arc::clone(view),
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
-            caller: who.map_or_else(|| Arc::from(""), |who| Arc::from(who.principal.as_str())),
-            holding: self.in_force.holding.clone(),
+            caller: principal.map_or_else(|| Arc::from(""), |principal| Arc::from(principal.as_str())),
+            holding: self.in_force.hold_budget().clone(),
         })
     }
 }
@@ -128,38 +84,45 @@ fn labels(policy: &Policy) -> Vec<String> {
 
 /// The policy for one connection.
 pub(super) struct CallerPolicySource {
-    pub(super) route: Arc<Route>,
+    pub(super) policy: Arc<ListenerPolicy>,
     pub(super) client: ClientAddress,
-    pub(super) who: Option<Arc<Identified>>,
-    /// Where the client is, as far as is known.
+    pub(super) identity: Option<Arc<Identified>>,
+    /// The address of the client, if it is known.
     pub(super) source: Option<IpAddr>,
 }
 
 impl PolicySource for CallerPolicySource {
     fn version(&self) -> u64 {
-        self.route.policing.in_force.version()
+        self.policy.in_force.version()
     }
 
     fn orders(&self) -> Option<EffectivePolicy> {
-        self.route.policing.orders(&self.route.listener, self.who.as_ref(), self.source)
+        self.policy.effective(self.identity.as_ref(), self.source)
     }
 
     fn tell(&self, finding: &Finding<'_>) {
         let Finding { rule, decision, command, namespace, unclear, count } = finding;
-        let (listener, client) = (&self.route.listener, self.client);
-        let principal = self.who.as_ref().map(|who| who.principal.as_str());
+        let (listener, client) = (&self.policy.listener, self.client);
+        let principal = self.identity.as_ref().map(|identity| identity.principal.as_str());
         let unclear = unclear.map(tracing::field::display);
         let namespace = (!namespace.is_empty()).then_some(*namespace);
-        // A macro's level is fixed where it stands.
+        // One macro for each level: the level of a macro is a constant.
         match (decision, count) {
             (PolicyDecision::Deny, 1) => {
-                tracing::warn!(listener, %client, principal, rule, command, namespace, unclear, "command refused");
+                tracing::warn!(listener, %client, principal, rule, command, namespace, unclear, "{COMMAND_DENIED}");
             }
-            (PolicyDecision::WouldDeny, 1) => {
-                tracing::warn!(listener, %client, principal, rule, command, namespace, unclear, "command would be refused");
-            }
+            (PolicyDecision::WouldDeny, 1) => tracing::warn!(
+                listener,
+                %client,
+                principal,
+                rule,
+                command,
+                namespace,
+                unclear,
+                "{COMMAND_WOULD_BE_DENIED}"
+            ),
             (PolicyDecision::Audit | PolicyDecision::Allow, 1) => {
-                tracing::info!(listener, %client, principal, rule, command, namespace, "command audited");
+                tracing::info!(listener, %client, principal, rule, command, namespace, "{COMMAND_AUDITED}");
             }
             (decision, count) => tracing::info!(
                 listener,
@@ -168,7 +131,7 @@ impl PolicySource for CallerPolicySource {
                 rule,
                 decision = decision.label(),
                 count,
-                "decisions of this rule on the connection, in all"
+                "{DECISIONS_OF_RULE}"
             ),
         }
     }

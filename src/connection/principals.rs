@@ -1,6 +1,6 @@
-//! Who is connected through one listener, counted.
+//! The principals that are connected through one listener, and their number of connections.
 //!
-//! Asked for a few times in a connection's life, never for a message.
+//! Used a few times in the life of a connection, never for a message.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,52 +8,53 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::identity::Identified;
 
-/// The clients of a listener that are somebody, and how many connections each has.
+/// The connected principals of a listener, and how many connections each one has.
 ///
-/// Not larger than the number of open connections: who has none left is forgotten.
+/// Has at most one entry for each open connection: a principal without connections is removed.
 #[derive(Debug, Default)]
-pub struct Present {
+pub struct ConnectedPrincipals {
     connections: Mutex<HashMap<Arc<Identified>, usize>>,
 }
 
-/// One connection of somebody, counted until it is dropped.
+/// One connection of a principal, counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct Presence {
-    present: Arc<Present>,
-    who: Arc<Identified>,
+pub(super) struct CountedConnection {
+    connected: Arc<ConnectedPrincipals>,
+    identity: Arc<Identified>,
 }
 
-/// The principals with the most connections, and what is not shown of the others.
+/// The principals with the most connections, and the totals of the others.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Largest {
-    /// The most connections first.
+pub struct LargestPrincipals {
+    /// Sorted by the number of connections, the largest first.
     pub principals: Vec<(Arc<Identified>, usize)>,
-    /// How many principals there are beside.
+    /// The number of other principals.
     pub more_principals: usize,
-    /// And their connections.
+    /// The number of their connections.
     pub more_connections: usize,
 }
 
-impl Present {
-    /// Counts one more connection of `who`.
-    pub(super) fn enter(self: &Arc<Self>, who: Identified) -> Presence {
+impl ConnectedPrincipals {
+    /// Counts one more connection of `identity`.
+    pub(super) fn count(self: &Arc<Self>, identity: Identified) -> CountedConnection {
         let mut connections = self.lock();
-        let known = connections.get_key_value(&who).map(|(known, _)| Arc::clone(known));
-        let who = known.unwrap_or_else(|| Arc::new(who));
-        *connections.entry(Arc::clone(&who)).or_default() += 1;
+        let known = connections.get_key_value(&identity).map(|(known, _)| Arc::clone(known));
+        let identity = known.unwrap_or_else(|| Arc::new(identity));
+        *connections.entry(Arc::clone(&identity)).or_default() += 1;
         drop(connections);
-        Presence { present: Arc::clone(self), who }
+        CountedConnection { connected: Arc::clone(self), identity }
     }
 
-    /// At most `count` of those who are connected now.
-    pub fn largest(&self, count: usize) -> Largest {
-        let mut principals: Vec<_> = self.lock().iter().map(|(who, count)| (Arc::clone(who), *count)).collect();
-        principals.sort_by(|(a, many), (b, more)| {
-            (Reverse(many), a.principal.as_str()).cmp(&(Reverse(more), b.principal.as_str()))
+    /// The principals with the most connections, at most `limit` of them.
+    pub fn largest(&self, limit: usize) -> LargestPrincipals {
+        let mut principals: Vec<_> =
+            self.lock().iter().map(|(identity, count)| (Arc::clone(identity), *count)).collect();
+        principals.sort_by(|(a, a_count), (b, b_count)| {
+            (Reverse(a_count), a.principal.as_str()).cmp(&(Reverse(b_count), b.principal.as_str()))
         });
-        let rest = principals.split_off(count.min(principals.len()));
+        let rest = principals.split_off(limit.min(principals.len()));
         let more_connections = rest.iter().map(|(_, connections)| connections).sum();
-        Largest { principals, more_principals: rest.len(), more_connections }
+        LargestPrincipals { principals, more_principals: rest.len(), more_connections }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Identified>, usize>> {
@@ -61,20 +62,20 @@ impl Present {
     }
 }
 
-impl Presence {
-    /// Whose connection this is.
-    pub(super) fn who(&self) -> &Arc<Identified> {
-        &self.who
+impl CountedConnection {
+    /// The principal of the connection.
+    pub(super) fn identity(&self) -> &Arc<Identified> {
+        &self.identity
     }
 }
 
-impl Drop for Presence {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
-        let mut connections = self.present.lock();
-        if let Some(count) = connections.get_mut(&self.who) {
+        let mut connections = self.connected.lock();
+        if let Some(count) = connections.get_mut(&self.identity) {
             *count -= 1;
             if *count == 0 {
-                connections.remove(&self.who);
+                connections.remove(&self.identity);
             }
         }
     }
@@ -85,28 +86,29 @@ mod tests {
     use super::*;
     use crate::identity::{Principal, PrincipalSource};
 
-    fn somebody(name: &str) -> Identified {
+    fn identity(name: &str) -> Identified {
         Identified { principal: Principal::configured(name), source: PrincipalSource::Address }
     }
 
-    fn shown(present: &Present, count: usize) -> (Vec<(String, usize)>, usize, usize) {
-        let Largest { principals, more_principals, more_connections } = present.largest(count);
-        let principals = principals.into_iter().map(|(who, count)| (who.principal.to_string(), count)).collect();
+    fn largest(connected: &ConnectedPrincipals, limit: usize) -> (Vec<(String, usize)>, usize, usize) {
+        let LargestPrincipals { principals, more_principals, more_connections } = connected.largest(limit);
+        let principals =
+            principals.into_iter().map(|(identity, count)| (identity.principal.to_string(), count)).collect();
         (principals, more_principals, more_connections)
     }
 
     #[test]
     fn connections_are_counted_by_principal_until_they_end() {
-        let present = Arc::new(Present::default());
-        let (cart, also_cart) = (present.enter(somebody("td/cart")), present.enter(somebody("td/cart")));
-        assert!(Arc::ptr_eq(cart.who(), also_cart.who()), "the name is kept once");
-        let _others: Vec<_> = ["td/b", "td/a", "td/c"].map(|name| present.enter(somebody(name))).into();
+        let connected = Arc::new(ConnectedPrincipals::default());
+        let (cart, also_cart) = (connected.count(identity("td/cart")), connected.count(identity("td/cart")));
+        assert!(Arc::ptr_eq(cart.identity(), also_cart.identity()), "the name is kept once");
+        let _others: Vec<_> = ["td/b", "td/a", "td/c"].map(|name| connected.count(identity(name))).into();
         let named =
             |names: &[(&str, usize)]| names.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect::<Vec<_>>();
-        assert_eq!(shown(&present, 2), (named(&[("td/cart", 2), ("td/a", 1)]), 2, 2));
+        assert_eq!(largest(&connected, 2), (named(&[("td/cart", 2), ("td/a", 1)]), 2, 2));
         drop(cart);
-        assert_eq!(shown(&present, 1), (named(&[("td/a", 1)]), 3, 3));
+        assert_eq!(largest(&connected, 1), (named(&[("td/a", 1)]), 3, 3));
         drop(also_cart);
-        assert_eq!(shown(&present, 9), (named(&[("td/a", 1), ("td/b", 1), ("td/c", 1)]), 0, 0));
+        assert_eq!(largest(&connected, 9), (named(&[("td/a", 1), ("td/b", 1), ("td/c", 1)]), 0, 0));
     }
 }

@@ -1,88 +1,91 @@
-//! The middle of the story: a conversation that goes on while its upstream connection is exchanged beneath it.
+//! The relay of one connection, and the replacement of its upstream connection after a certificate reload.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::Route;
+use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
+use super::route::Route;
 use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
 use crate::upstream::{Link, MongoUser};
 
-/// A connection that is being made to take another one's place. Boxed, since few connections ever need one.
-type Making<'a> = Pin<Box<dyn Future<Output = Result<Link, NoReplacement>> + Send + 'a>>;
+/// A future that few connections ever need, and then on the heap.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Resolves when new connections are put on another member. Boxed, since few connections have it.
-type Outlived<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-
-/// Where a conversation goes.
+/// What a relayed connection depends on, apart from its relay.
 pub(super) struct RelaySession<'a> {
-    /// What it shares with others of its listener.
+    /// The route of its listener.
     pub(super) route: &'a Route,
-    /// Makes its connections to mongod.
-    pub(super) line: Arc<MemberPool>,
-    /// That of mongod, also after the connection was exchanged.
+    /// Makes its upstream connections.
+    pub(super) pool: Arc<MemberPool>,
+    /// The address of the server, also after the upstream connection was replaced.
     pub(super) address: SocketAddr,
-    /// The user that the gateway has authenticated it as, where it has; always the same.
+    /// The MongoDB user, if the gateway authenticated the connection. It never changes.
     pub(super) user: Option<Arc<MongoUser>>,
+    /// Verifies the client's certificate again, on a TLS listener.
+    pub(super) revalidation: Option<Revalidation<'a>>,
 }
 
-/// Carries the conversation to its end.
-pub(super) async fn carry(
+/// Relays until the connection ends. `first_bytes` have been read from the client already.
+pub(super) async fn run(
     relay: &mut Relay<ClientStream, TcpStream>,
     mut first_bytes: Vec<u8>,
-    course: &mut RelaySession<'_>,
-    mut welcome: Revalidation,
+    session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let (route, line) = (course.route, &*course.line);
-    let renewal = line.renewal.watch();
-    let mut making = None;
-    let mut next_address = course.address;
-    let has_certificate = relay.client().certificates().is_some();
-    let mut outlived = outlived(route, line);
+    let RelaySession { route, pool, address, user, revalidation } = session;
+    let pool: &MemberPool = pool;
+    let renewal = pool.renewal.watch();
+    let mut replacement = None;
+    let mut replacement_address = *address;
+    if relay.client().certificates().is_none() {
+        *revalidation = None;
+    }
+    let mut not_preferred = until_not_preferred(route, pool);
     loop {
         let turn = tokio::select! {
-            // The conversation comes first; a connection that was made can wait.
+            // Messages come first: a replacement can wait.
             biased;
             turn = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => turn,
-            made = made(&mut making) => {
-                making = None;
-                if let Some(address) = offer(relay, made, course.user.as_ref()) {
-                    next_address = address;
+            link = optional(&mut replacement) => {
+                replacement = None;
+                if let Some(address) = offer(relay, link, user.as_ref()) {
+                    replacement_address = address;
                 }
                 continue;
             }
-            () = welcome.revalidation_due(), if has_certificate => {
-                if let Some(dismissal) = welcome.judge(relay.client(), &route.door) {
+            () = revalidation_due(revalidation) => {
+                if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client())) {
                     relay.dismiss(dismissal);
                 }
                 continue;
             }
-            () = outlived_wait(&mut outlived) => {
+            () = optional(&mut not_preferred) => {
                 relay.dismiss(Dismissal::Elsewhere);
-                outlived = None;
+                not_preferred = None;
                 continue;
             }
         };
         match turn {
-            Turn::Renew => making = relay.introduction().map(<[u8]>::to_vec).map(|hello| make(line, hello)),
+            Turn::Renew => {
+                let hello = relay.introduction().map(<[u8]>::to_vec);
+                replacement = hello.map(|hello| replace(pool, hello));
+            }
             Turn::Moved => {
-                course.address = next_address;
-                line.metrics.count_recycled(Recycling::Moved);
-                tracing::debug!(
-                    upstream = line.connector.upstream(),
-                    address = %course.address,
-                    "certificate renewed: the upstream connection was exchanged"
-                );
+                *address = replacement_address;
+                pool.attempts.metrics.count_recycled(Recycling::Moved);
+                let upstream = pool.connector.upstream();
+                tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
             }
             Turn::Ended(end) => {
                 if matches!(end.reason, EndReason::Recycled) {
-                    line.metrics.count_recycled(Recycling::Closed);
+                    pool.attempts.metrics.count_recycled(Recycling::Closed);
                 }
                 return end;
             }
@@ -90,19 +93,19 @@ pub(super) async fn carry(
     }
 }
 
-/// Gives a conversation the connection that was made for it, if there is one that it can go on with, and says where that
-/// goes.
+/// Offers the relay a replacement for its upstream connection, and returns the address of the replacement if the relay
+/// can use it.
 fn offer(
     relay: &mut Relay<ClientStream, TcpStream>,
-    made: Result<Link, NoReplacement>,
+    replacement: Result<Link, NoReplacement>,
     user: Option<&Arc<MongoUser>>,
 ) -> Option<SocketAddr> {
-    match made {
-        // Cursors and sessions are the old user's: whoever has them has to know that he is another one now.
-        Ok(made) if name_of(made.user.as_ref()) != name_of(user) => relay.give_up_moving(),
-        Ok(made) => {
-            let address = made.address;
-            relay.offer(side(made));
+    match replacement {
+        // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
+        Ok(link) if name_of(link.user.as_ref()) != name_of(user) => relay.give_up_moving(),
+        Ok(link) => {
+            let address = link.address;
+            relay.offer(upstream_side(link));
             return Some(address);
         }
         Err(NoReplacement::NotNow) => relay.postpone(),
@@ -115,34 +118,34 @@ fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {
     user.map(|user| user.name.as_str())
 }
 
-/// Only where a listener chooses among members.
-fn outlived<'a>(route: &'a Route, line: &'a MemberPool) -> Option<Outlived<'a>> {
-    let MemberSelector::LoadBalanced(preference) = &route.destination else { return None };
-    Some(Box::pin(route.upstream.outlives(*preference, line)))
-}
-
-/// Cancel safe.
-async fn outlived_wait(outlived: &mut Option<Outlived<'_>>) {
-    match outlived {
-        Some(outlived) => outlived.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What a relay needs of a link.
-pub(super) fn side(link: Link) -> UpstreamSide<TcpStream> {
+/// The part of an upstream connection that a relay uses.
+pub(super) fn upstream_side(link: Link) -> UpstreamSide<TcpStream> {
     let Link { socket, session, generation, .. } = link;
     UpstreamSide { socket, session, generation }
 }
 
-fn make(line: &MemberPool, hello: Vec<u8>) -> Making<'_> {
-    Box::pin(async move { line.replacement(&hello).await })
+fn replace(pool: &MemberPool, hello: Vec<u8>) -> Boxed<'_, Result<Link, NoReplacement>> {
+    Box::pin(async move { pool.replacement(&hello).await })
 }
 
-/// Cancel safe: what is being made goes on being made.
-async fn made(making: &mut Option<Making<'_>>) -> Result<Link, NoReplacement> {
-    match making {
-        Some(making) => making.await,
-        None => std::future::pending().await,
+/// Resolves when the read preference excludes the member of this connection; `None` if the listener has none.
+fn until_not_preferred<'a>(route: &'a Route, pool: &'a MemberPool) -> Option<Boxed<'a, ()>> {
+    let MemberSelector::LoadBalanced(preference) = &route.selector else { return None };
+    Some(Box::pin(route.upstream.until_not_preferred(*preference, pool)))
+}
+
+/// Never resolves without a revalidation. Cancel safe.
+async fn revalidation_due(revalidation: &mut Option<Revalidation<'_>>) {
+    match revalidation {
+        Some(revalidation) => revalidation.revalidation_due().await,
+        None => pending().await,
+    }
+}
+
+/// Waits for `future`; never resolves without one. Cancel safe: the future keeps its progress.
+async fn optional<T>(future: &mut Option<Boxed<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! The snapshot behind `/status`: what is bound, where it leads, how it is.
+//! The content of `/status`: the listeners, where they lead, and the state of the upstreams.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,43 +7,43 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::certs::{ListFacts, Owner};
-use crate::cluster::{Member, MemberSelector, Membership, Upstream, monitor};
+use super::listeners::Listeners;
+use super::worker::Workers;
+use crate::certs::{CertificateOwner, CrlFacts};
+use crate::cluster::{Member, MemberSelector, Membership, Upstream, upstream_condition};
 use crate::connection::{PolicyInForce, Route};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::readiness::{ConditionState, Readiness};
-use crate::lifecycle::reload_status::ReloadRecord;
+use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{ConnectionLimit, Listener};
 use crate::topology::MemberState;
 
-use super::worker::Workers;
-
-/// Principals that are shown of one listener, those with the most connections: a page, not a dump.
+/// The principals that are shown of each listener: those with the most connections.
 const PRINCIPALS_MAX: usize = 100;
 
-/// What the snapshot is taken from.
+/// What `/status` is made from.
 pub(super) struct Status {
     started: Instant,
     workers: usize,
-    /// One of each listener: its own address comes first.
+    /// The first address of each listener.
     listeners: Vec<(String, ConnectionLimit, Arc<Route>)>,
     upstreams: Vec<Arc<Upstream>>,
-    /// By the title of their owner.
-    reloads: BTreeMap<String, Arc<ReloadRecord>>,
+    /// By the title of the owner.
+    reloads: BTreeMap<String, Arc<ReloadStatus>>,
     connections: Tasks,
     readiness: Readiness,
     policy: Option<PolicyStatus>,
 }
 
-/// The policy, and how it follows its file.
+/// The policy, and the results of its reloads.
 pub(super) struct PolicyStatus {
     in_force: Arc<PolicyInForce>,
-    reload: Option<Arc<ReloadRecord>>,
+    reload: Option<Arc<ReloadStatus>>,
 }
 
 impl PolicyStatus {
-    pub(super) fn new(in_force: &Arc<PolicyInForce>, reload: Option<Arc<ReloadRecord>>) -> Self {
+    pub(super) fn new(in_force: &Arc<PolicyInForce>, reload: Option<Arc<ReloadStatus>>) -> Self {
         Self { in_force: Arc::clone(in_force), reload }
     }
 
@@ -63,9 +63,9 @@ impl PolicyStatus {
 
 impl Status {
     pub(super) fn new(
-        listeners: &[(Listener, Arc<Route>)],
+        listeners: &Listeners,
         upstreams: &[Arc<Upstream>],
-        reloads: &BTreeMap<String, Arc<ReloadRecord>>,
+        reloads: &BTreeMap<String, Arc<ReloadStatus>>,
         workers: &Workers,
         readiness: &Readiness,
     ) -> Self {
@@ -75,7 +75,7 @@ impl Status {
         Self {
             started: Instant::now(),
             workers: workers.count(),
-            listeners: listeners.iter().filter(|(listener, _)| listener.slot() == 0).map(listener).collect(),
+            listeners: listeners.first_addresses().map(listener).collect(),
             upstreams: upstreams.to_vec(),
             reloads: reloads.clone(),
             connections: workers.connections(),
@@ -88,31 +88,8 @@ impl Status {
         Self { policy: Some(policy), ..self }
     }
 
+    /// The current content.
     pub(super) fn snapshot(&self) -> Value {
-        let listeners = self.listeners.iter().map(|(address, places, route)| {
-            let owner = Owner::listener_of(route);
-            let present = route.door.present().largest(PRINCIPALS_MAX);
-            json!({
-                "name": route.listener,
-                "address": address,
-                "upstream": route.upstream.name(),
-                "members": members_of(route),
-                "mode": route.door.mode().as_str(),
-                "connections": places.taken(),
-                "max_connections": places.limit(),
-                "principals": present.principals.iter().map(|(who, connections)| json!({
-                    "principal": printable(who.principal.as_str()),
-                    "source": who.source.label(),
-                    "connections": connections,
-                })).collect::<Vec<_>>(),
-                "other_principals": {
-                    "principals": present.more_principals,
-                    "connections": present.more_connections,
-                },
-                "certificates": owner.as_ref().map(certificates),
-                "reload": owner.and_then(|owner| self.reload(&owner)),
-            })
-        });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -120,19 +97,44 @@ impl Status {
             "workers": self.workers,
             "panics": self.connections.panics(),
             "policy": self.policy.as_ref().map(PolicyStatus::to_json),
-            "listeners": listeners.collect::<Vec<_>>(),
-            "upstreams": self.upstreams.iter().map(|upstream| self.describe(upstream)).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
+            "upstreams": self.upstreams.iter().map(|upstream| self.upstream(upstream)).collect::<Vec<_>>(),
         })
     }
 
-    fn describe(&self, upstream: &Arc<Upstream>) -> Value {
-        let owner = Owner::Upstream(Arc::clone(upstream), 0);
-        let roster = upstream.roster();
-        let lines = || roster.members.iter().flat_map(|listed| &listed.member.lines);
-        let (ready, target) = lines()
-            .map(|line| line.shelf.level())
-            .fold((0, 0), |(ready, target), (more, wanted)| (ready + more, target + wanted));
-        let problem = match monitor::condition(upstream) {
+    fn listener(&self, (address, limit, route): &(String, ConnectionLimit, Arc<Route>)) -> Value {
+        let owner = route.admission.server_identity().cloned().map(CertificateOwner::Listener);
+        let connected = route.admission.connected().largest(PRINCIPALS_MAX);
+        json!({
+            "name": route.listener(),
+            "address": address,
+            "upstream": route.upstream.name(),
+            "members": member_addresses(route),
+            "mode": route.admission.mode().as_str(),
+            "connections": limit.taken(),
+            "max_connections": limit.limit(),
+            "principals": connected.principals.iter().map(|(identity, connections)| json!({
+                "principal": printable(identity.principal.as_str()),
+                "source": identity.source.label(),
+                "connections": connections,
+            })).collect::<Vec<_>>(),
+            "other_principals": {
+                "principals": connected.more_principals,
+                "connections": connected.more_connections,
+            },
+            "certificates": owner.as_ref().map(certificates),
+            "reload": owner.and_then(|owner| self.reload(&owner)),
+        })
+    }
+
+    fn upstream(&self, upstream: &Arc<Upstream>) -> Value {
+        let owner = CertificateOwner::Upstream(Arc::clone(upstream), 0);
+        let membership = upstream.membership();
+        let pools = membership.members.iter().flat_map(|status| &status.member.pools);
+        let (ready, target) = pools
+            .map(|pool| pool.spares.level())
+            .fold((0, 0), |(ready, target), (more_ready, more_target)| (ready + more_ready, target + more_target));
+        let problem = match upstream_condition(upstream) {
             ConditionState::Fails(problem) => Some(problem),
             ConditionState::Holds(_) | ConditionState::Warns(_) => None,
         };
@@ -142,42 +144,42 @@ impl Status {
             "warm_connections": { "ready": ready, "target": target },
             "certificates": certificates(&owner),
             "reload": self.reload(&owner),
-            "user": user(upstream, &roster, 0),
-            "credentials": Owner::credentials_of(upstream).enumerate().skip(1).map(|(credential, owner)| json!({
+            "user": user(upstream, &membership, 0),
+            "credentials": CertificateOwner::credentials_of(upstream).enumerate().skip(1).map(|(index, owner)| json!({
                 "principals": owner.principals(),
                 "certificates": certificates(&owner),
                 "reload": self.reload(&owner),
-                "user": user(upstream, &roster, credential),
+                "user": user(upstream, &membership, index),
             })).collect::<Vec<_>>(),
         });
-        let more = match roster.members.first() {
-            _ if upstream.config().deployment.has_members() => json!({ "set": set(&roster) }),
-            Some(listed) => server(&listed.member),
+        let servers = match membership.members.first() {
+            _ if upstream.config().deployment.has_members() => json!({ "set": set(&membership) }),
+            Some(status) => server(&status.member),
             None => json!({}),
         };
-        if let (Value::Object(described), Value::Object(more)) = (&mut described, more) {
-            described.extend(more);
+        if let (Value::Object(described), Value::Object(servers)) = (&mut described, servers) {
+            described.extend(servers);
         }
         described
     }
 
-    fn reload(&self, owner: &Owner) -> Option<Value> {
+    fn reload(&self, owner: &CertificateOwner) -> Option<Value> {
         self.reloads.get(&owner.title()).map(|reload| reload.to_json())
     }
 }
 
-/// The gateway's addresses for members, and who is behind each.
-fn members_of(route: &Route) -> Option<Value> {
-    let MemberSelector::Members(layout) = &route.destination else { return None };
-    let shown = layout.shown().into_iter().map(
+/// The addresses of a listener that stand for members, and these members.
+fn member_addresses(route: &Route) -> Option<Value> {
+    let MemberSelector::Members(slots) = &route.selector else { return None };
+    let addresses = slots.assignments().into_iter().map(
         |(advertised, member)| json!({ "address": &*advertised, "member": member.map(|member| member.to_string()) }),
     );
-    Some(shown.collect())
+    Some(addresses.collect())
 }
 
-/// What is known of one mongod or mongos.
+/// The state of an upstream of one server.
 fn server(member: &Member) -> Value {
-    let health = member.news.health.snapshot();
+    let health = member.health.status.snapshot();
     let seconds = |age: Duration| age.as_secs();
     json!({
         "address": member.address.to_string(),
@@ -195,54 +197,54 @@ fn server(member: &Member) -> Value {
     })
 }
 
-/// The members of an upstream that has several.
-fn set(roster: &Membership) -> Value {
-    let primary = roster.members.iter().find(|listed| listed.state == MemberState::Primary);
-    let members = roster.members.iter().map(|listed| {
-        let health = listed.member.news.health.snapshot();
+/// The state of an upstream of several servers.
+fn set(membership: &Membership) -> Value {
+    let primary = membership.members.iter().find(|status| status.state == MemberState::Primary);
+    let members = membership.members.iter().map(|status| {
+        let health = status.member.health.status.snapshot();
         json!({
-            "name": listed.member.address.to_string(),
-            "state": listed.state.name(),
-            "hidden": listed.hidden,
+            "name": status.member.address.to_string(),
+            "state": status.state.name(),
+            "hidden": status.hidden,
             "answered_seconds_ago": health.succeeded.map(|age| age.as_secs()),
-            "problem": listed.problem,
+            "problem": status.problem,
         })
     });
     json!({
-        "name": roster.set_name,
-        "known": roster.is_known,
-        "problem": roster.trouble,
-        "primary": primary.map(|listed| listed.member.address.to_string()),
+        "name": membership.set_name,
+        "known": membership.is_known,
+        "problem": membership.seed_list_error,
+        "primary": primary.map(|status| status.member.address.to_string()),
         "members": members.collect::<Vec<_>>(),
     })
 }
 
-/// Whom mongod takes a credential for; `null` where the gateway does not authenticate, or nobody knows yet.
-fn user(upstream: &Upstream, roster: &Membership, credential: usize) -> Option<Value> {
+/// The MongoDB user of a credential; `null` if the gateway does not authenticate, or has not authenticated yet.
+fn user(upstream: &Upstream, membership: &Membership, credential: usize) -> Option<Value> {
     upstream.config().authentication?;
-    roster.user_of(credential).map(|user| match user {
+    membership.user_of(credential).map(|user| match user {
         Ok(user) => json!({ "name": user.name, "roles": user.roles }),
         Err(problem) => json!({ "problem": problem }),
     })
 }
 
-fn certificates(owner: &Owner) -> Value {
+fn certificates(owner: &CertificateOwner) -> Value {
     let set = owner.set();
-    let [own, authorities] =
-        [&set.own, &set.authorities].map(|facts| facts.iter().map(certificate).collect::<Vec<_>>());
+    let [own, trust_anchors] =
+        [&set.own, &set.trust_anchors].map(|facts| facts.iter().map(certificate).collect::<Vec<_>>());
     json!({
         owner.own_key(): own,
-        "ca": authorities,
-        "revocation_lists": set.lists.iter().map(revocation_list).collect::<Vec<_>>(),
+        "ca": trust_anchors,
+        "revocation_lists": set.crls.iter().map(revocation_list).collect::<Vec<_>>(),
     })
 }
 
-fn revocation_list(list: &ListFacts) -> Value {
+fn revocation_list(crl: &CrlFacts) -> Value {
     json!({
-        "issuer": printable(&list.issuer.to_string()),
-        "revoked": list.revoked,
-        "this_update": rfc3339(list.this_update),
-        "next_update": list.next_update.map(rfc3339),
+        "issuer": printable(&crl.issuer.to_string()),
+        "revoked": crl.revoked,
+        "this_update": rfc3339(crl.this_update),
+        "next_update": crl.next_update.map(rfc3339),
     })
 }
 

@@ -82,22 +82,19 @@ fn addresses_are_told_apart_also_those_of_the_other_family() {
 
         // No member has this one, though every connection to that port is redirected.
         namespace.sh("ip address add 10.217.0.9/32 dev lo").unwrap();
-        check_refused("10.217.0.9:27017", "mongate: 10.217.0.9:27017 is the address of no member of upstream test");
-        let refused = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection refused").unwrap();
+        check_refused("10.217.0.9:27017", "mongate: no member of upstream test has the address 10.217.0.9:27017");
+        let refused = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection rejected").unwrap();
         assert_eq!(
             (&refused["reason"], &refused["original"]),
             (&"no_member_at_original_address".into(), &"10.217.0.9:27017".into())
         );
         // Who comes by himself was on the way to nobody.
         for listener in [LISTENER, "[::1]:15017"] {
-            check_refused(
-                listener,
-                "mongate: this address takes connections to upstream test that were redirected to it",
-            );
+            check_refused(listener, "mongate: this address accepts only redirected connections to upstream test");
         }
         let refused = |event: &Value| event["reason"] == "not_redirected";
         let refused = gateway.wait_for_log(LOG_TIMEOUT, refused).unwrap();
-        assert!(refused["remedy"].as_str().unwrap().contains("have clients connect to the server itself"), "{refused}");
+        assert!(refused["remedy"].as_str().unwrap().contains("let clients connect to the server itself"), "{refused}");
 
         // A member that moves is found at its new address.
         let moved: Vec<_> = HOSTS.iter().filter(|(host, _)| *host != "mongo-2.mongo").copied().collect();
@@ -125,10 +122,10 @@ fn a_gateway_whose_own_connections_are_redirected_meets_itself_and_says_so() {
             assert_ne!(everybody, rule());
             redirect(namespace, &everybody);
             let gateway = start_gateway(&set, "");
-            let itself = |event: &Value| event["kind"] == "tls" && event["message"] == "connection refused";
+            let itself = |event: &Value| event["kind"] == "tls" && event["message"] == "connection rejected";
             let refused = gateway.wait_for_log(LOG_TIMEOUT, itself).unwrap();
             let remedy = refused["remedy"].as_str().unwrap();
-            assert!(remedy.contains("leave its user out of the iptables rule"), "{remedy}");
+            assert!(remedy.contains("exclude its user from the iptables rule"), "{remedy}");
             until("it is not ready", || (gateway.get("/readyz").ok()?.status == 503).then_some(()));
 
             // A client costs a connection or two, not more and more.

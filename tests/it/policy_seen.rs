@@ -177,7 +177,7 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
     for (rule, command, namespace, count) in
         [("full-sleep-may-not-read", "find", "refused.orders", 6), ("(no allow rule)", "insert", "other.c", 5)]
     {
-        let first = told(rule, "command refused");
+        let first = told(rule, "command denied");
         assert_eq!(first.len(), 2, "once for each connection: {first:?}");
         for line in first {
             let expected = ("WARN", SLEEP, "test", command, namespace);
@@ -185,10 +185,10 @@ fn what_is_refused_is_counted_by_rule_logged_once_and_never_with_a_value() {
                 .map(|field| line[field].as_str().unwrap_or_default());
             assert_eq!(seen, [expected.0, expected.1, expected.2, expected.3, expected.4], "{line}");
         }
-        let last = told(rule, "decisions of this rule on the connection, in all");
+        let last = told(rule, "total decisions of the rule on this connection");
         assert_eq!(last.iter().map(|line| line["count"].as_u64()).collect::<Vec<_>>(), [Some(count); 2], "{last:?}");
     }
-    assert_eq!(told("(not understood)", "command refused").len(), 2);
+    assert_eq!(told("(not understood)", "command denied").len(), 2);
 }
 
 #[test]
@@ -217,9 +217,8 @@ fn a_dry_run_lets_everything_pass_and_tells_what_it_would_refuse() {
                 ("(not understood)", decision, 1.0),
             ],
         );
-        let would = |event: &Value| {
-            event["message"] == "command would be refused" && event["rule"] == "full-sleep-may-not-read"
-        };
+        let would =
+            |event: &Value| event["message"] == "command would be denied" && event["rule"] == "full-sleep-may-not-read";
         let line = gateway.wait_for_log(LOG_TIMEOUT, would).unwrap();
         let seen = ["level", "principal", "command", "namespace"].map(|field| line[field].as_str().unwrap_or_default());
         assert_eq!(seen, ["WARN", SLEEP, "find", "refused.orders"], "{line}");

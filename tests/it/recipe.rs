@@ -55,7 +55,7 @@ async fn refuses_with_both_ways_out(scene: &Scene) {
     assert!(reported.message.contains(kind), "{reported:?}");
     assert!(reported.message.contains("CN=localhost"), "{reported:?}");
     let logged =
-        gateway.wait_for_log(reports::LOG_TIMEOUT, |event| event["message"] == "cannot connect to upstream").unwrap();
+        gateway.wait_for_log(reports::LOG_TIMEOUT, |event| event["message"] == "upstream connection failed").unwrap();
     let remedy = logged["remedy"].as_str().unwrap();
     for way_out in ["subjectAltName=DNS:localhost", "-extfile", "upstream.test.tls.legacy_certificates"] {
         assert!(remedy.contains(way_out), "{way_out} is not in: {remedy}");

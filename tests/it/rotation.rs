@@ -63,7 +63,7 @@ fn rotation_under_load_fails_no_operation() {
     both.authorities += &fs::read_to_string(mongod.pki.stranger_ca_file()).unwrap();
     secret.turn("..3", &both).unwrap();
     let renewed =
-        |event: &Value| event["message"] == "certificates renewed" && event["changed"] == "authorities 1 -> 2";
+        |event: &Value| event["message"] == "certificate reloaded" && event["changed"] == "CA certificates 1 -> 2";
     gateway.wait_for_log(LOG_TIMEOUT, renewed).unwrap();
     let server = mongod.pki.issue("server", &Wanted { issuer: SignedBy::Stranger, ..Wanted::server() }).unwrap();
     mongod.renew(&server).unwrap();
@@ -180,7 +180,7 @@ fn sighup_reads_at_once_and_always_answers() {
         answered += 1;
         let answer = &answers[answered - 1];
         assert_eq!(answers.len(), answered);
-        assert_eq!(answer["message"], "certificate files read again");
+        assert_eq!(answer["message"], "certificate reload finished");
         let counts = [&answer["renewed"], &answer["unchanged"], &answer["failed"]];
         assert_eq!(counts, [renewed, unchanged, failed].map(Value::from).each_ref(), "{answer}");
     };
@@ -231,7 +231,7 @@ fn a_listener_follows_its_files_too() {
     until("the client that is in is dismissed", || old.run(&ping).is_err().then_some(()));
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "client certificate no longer accepted").unwrap();
     other.run(&ping).unwrap();
-    let renewed = |event: &Value| event["message"] == "certificates renewed" && event["listener"] == "test";
+    let renewed = |event: &Value| event["message"] == "certificate reloaded" && event["listener"] == "test";
     let changed: Vec<_> = gateway.log().into_iter().filter(renewed).map(|event| event["changed"].to_string()).collect();
     assert_eq!(changed.len(), 2, "{changed:?}");
     assert!(changed[1].contains("revocation lists: "), "{changed:?}");
@@ -248,7 +248,7 @@ fn a_listener_follows_its_files_too() {
     let failed = |event: &Value| is_failure(event) && event["listener"] == "test";
     gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
     until("readiness tells of it", || {
-        readyz(&gateway).1.contains("\nWARN   listener test: certificates not").then_some(())
+        readyz(&gateway).1.contains("\nWARN   listener test: certificate reload failed").then_some(())
     });
     assert!(listener_of(&gateway)["reload"]["problem"].as_str().is_some_and(|text| text.contains("private key")));
     assert_eq!(shown_certificate(gateway.address(), &config).unwrap(), second.der().0);
@@ -263,7 +263,7 @@ fn a_certificate_with_the_organization_of_mongods_is_warned_of() {
     let member = mongod.pki.issue("rotation-member", &wanted).unwrap();
     let secret = Secret::plain(&Content::of(&mongod.pki, &member)).unwrap();
     let gateway = start(&mongod, &secret);
-    let warned = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("a member of its cluster"));
+    let warned = |event: &Value| event["message"] == "client certificate may be taken for a cluster member";
     let warning = gateway.wait_for_log(LOG_TIMEOUT, warned).unwrap();
     assert_eq!(warning["level"], "WARN");
     assert_eq!(warning["subject"], "CN=member,OU=servers,O=mongate kit");
@@ -395,7 +395,7 @@ fn check_failure(gateway: &Gateway, sentence: &str, spoil: impl FnOnce()) {
 }
 
 fn heal(gateway: &Gateway, mend: impl FnOnce()) {
-    let said = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("whole again"));
+    let said = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("valid again"));
     let before = gateway.log().into_iter().filter(said).count();
     mend();
     until("it is healed", || (gateway.log().into_iter().filter(said).count() > before).then_some(()));
@@ -411,7 +411,7 @@ fn await_ready(gateway: &Gateway) {
 }
 
 fn is_failure(event: &Value) -> bool {
-    event["message"].as_str().is_some_and(|text| text.starts_with("certificates not renewed"))
+    event["message"].as_str().is_some_and(|text| text.starts_with("certificate reload failed"))
 }
 
 fn readyz(gateway: &Gateway) -> (u16, String) {

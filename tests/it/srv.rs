@@ -71,7 +71,7 @@ fn records_that_cannot_be_right_give_no_members_until_they_are() {
                         example.test";
         let problem = || gateway.status().ok()?["upstreams"][0]["set"]["problem"].as_str().map(str::to_owned);
         assert_eq!(until("the problem is told", problem), sentence);
-        let warned = |event: &Value| event["message"] == "members are not found in DNS";
+        let warned = |event: &Value| event["message"] == "seed list lookup failed";
         let warned = gateway.wait_for_log(reports::LOG_TIMEOUT, warned).unwrap();
         assert!(warned["remedy"].as_str().unwrap().contains("upstream.test.members"), "{warned}");
         let ready = gateway.get("/readyz").unwrap();

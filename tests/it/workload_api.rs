@@ -22,7 +22,7 @@ use crate::reports::LOG_TIMEOUT;
 const ID: &str = "spiffe://kit.test/ns/shop/sa/orders";
 /// mongod's code for a user that was created before.
 const USER_EXISTS: i32 = 51003;
-const TAKEN: &str = "certificates taken from the SPIFFE Workload API";
+const TAKEN: &str = "certificate received from the SPIFFE Workload API";
 
 #[test]
 fn a_pushed_certificate_serves_new_connections_while_old_ones_go_on() {
@@ -63,7 +63,7 @@ fn a_lost_agent_takes_nothing_away_and_is_found_again() {
     api.end_streams();
     until("the gateway asks again", || (api.asked() == 2).then_some(()));
     drop(api);
-    let told = gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API"));
+    let told = gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "SPIFFE Workload API unavailable"));
     let told = told.unwrap();
     assert_eq!((&told["level"], &told["in_use"]), (&"WARN".into(), &"the last certificates".into()), "{told}");
     gateway.connect().unwrap().run(&ping()).unwrap();
@@ -121,7 +121,7 @@ fn an_agent_that_does_not_answer_costs_connect_timeout_and_no_more() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Silence).unwrap();
     let gateway = start(&mongod, api.socket(), "connect_timeout = \"300ms\"");
-    gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API")).unwrap();
+    gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "SPIFFE Workload API unavailable")).unwrap();
     let (code, sentence) = refusal(&gateway);
     assert_eq!(code, 6);
     assert!(sentence.ends_with("has not answered within 300ms"), "{sentence}");

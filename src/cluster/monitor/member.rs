@@ -1,4 +1,4 @@
-//! Listens to one member: what it is, told by itself each time that it changes.
+//! Follows the state of one member, which the member reports in a stream of hello replies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,61 +7,61 @@ use bson::RawDocumentBuf;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::cluster::MemberPool;
-use crate::cluster::health_check::Membership;
+use crate::cluster::pool::MemberPool;
+use crate::cluster::subject_check::SubjectCheck;
 use crate::topology::MemberName;
 use crate::upstream::{ConnectError, HelloStream, ServerFacts};
 
-/// How soon a member that failed is asked again; as drivers have it (`minHeartbeatFrequencyMS`).
+/// Time until a member that failed is asked again: the `minHeartbeatFrequencyMS` of drivers.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What one member said, or that it says nothing.
-pub(super) struct Told {
+/// What a monitor found out about its member.
+pub(super) struct MemberReport {
     pub(super) member: MemberName,
-    pub(super) what: Result<RawDocumentBuf, String>,
+    /// Its hello reply, or why there is none.
+    pub(super) hello: Result<RawDocumentBuf, String>,
 }
 
-/// Listens to the member of `line`, for ever; ends when nobody hears it.
-pub(super) async fn listen(member: MemberName, line: Arc<MemberPool>, told: mpsc::Sender<Told>) {
-    let mut membership = Membership::default();
+/// Reports the state of `member`. Returns only when the receiver of `reports` is gone.
+pub(super) async fn run(member: MemberName, pool: Arc<MemberPool>, reports: mpsc::Sender<MemberReport>) {
+    let mut subject_check = SubjectCheck::default();
     loop {
-        let lost = tokio::select! {
-            lost = follow(&member, &line, &told, &mut membership) => lost,
-            // The old certificates prove nothing any more.
-            () = line.news.renewed.notified() => continue,
+        let failure = tokio::select! {
+            failure = follow(&member, &pool, &reports, &mut subject_check) => failure,
+            // A connection with the previous certificates proves nothing about the new ones.
+            () = pool.health().certificates_renewed.notified() => continue,
         };
-        let Some(error) = lost else { return };
-        line.note_failure(&error);
-        let what = Err(error.to_string());
-        if told.send(Told { member: member.clone(), what }).await.is_err() {
+        let Some(error) = failure else { return };
+        pool.attempts.record_failure(&error);
+        let hello = Err(error.to_string());
+        if reports.send(MemberReport { member: member.clone(), hello }).await.is_err() {
             return;
         }
         tokio::select! {
             () = sleep(RETRY_INTERVAL) => {}
-            () = line.news.renewed.notified() => {}
+            () = pool.health().certificates_renewed.notified() => {}
         }
     }
 }
 
-/// Passes on what the member says until it says nothing more, and why; `None` when nobody hears it.
+/// Reports each hello of the member, and returns the error that ended the stream; `None` when the receiver is gone.
 async fn follow(
     member: &MemberName,
-    line: &MemberPool,
-    told: &mpsc::Sender<Told>,
-    membership: &mut Membership,
+    pool: &MemberPool,
+    reports: &mpsc::Sender<MemberReport>,
+    subject_check: &mut SubjectCheck,
 ) -> Option<ConnectError> {
-    let (mut stream, mut hello) = match HelloStream::open(&line.connector).await {
+    let (mut stream, mut hello) = match HelloStream::open(&pool.connector).await {
         Ok(opened) => opened,
         Err(error) => return Some(error),
     };
-    line.note_success(stream.connection());
-    membership.mind(line, stream.connection());
+    pool.record_success(stream.connection());
+    subject_check.check(pool, stream.connection());
     loop {
         let facts = ServerFacts::of_hello(&hello);
-        line.news.health.record_ok(Some((stream.connection().address, facts)));
-        let what = Ok(hello);
-        told.send(Told { member: member.clone(), what }).await.ok()?;
-        hello = match stream.next(&line.connector).await {
+        pool.health().status.record_ok(Some((stream.connection().address, facts)));
+        reports.send(MemberReport { member: member.clone(), hello: Ok(hello) }).await.ok()?;
+        hello = match stream.next(&pool.connector).await {
             Ok(hello) => hello,
             Err(error) => return Some(error),
         };

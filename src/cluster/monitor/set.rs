@@ -1,4 +1,4 @@
-//! Knows who the members of an upstream are and what each of them is, and tells its listeners.
+//! Tracks the members of an upstream with several servers, and publishes them to its listeners.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,13 +7,16 @@ use std::time::Instant;
 use bson::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
 
+use super::changes::SetSnapshot;
 use super::member;
-use super::member::Told;
-use super::records::{Records, next_records};
-use crate::cluster::health_check;
-use crate::cluster::{Member, MemberSelector, MemberStatus, Membership, Upstream, Usability};
-use crate::config::HostPort;
-use crate::connection::Route;
+use super::member::MemberReport;
+use super::seed_list::{SeedList, next_seeds};
+use crate::cluster::member::Member;
+use crate::cluster::membership::{MemberStatus, Membership, Usability};
+use crate::cluster::messages::SEED_LIST_LOOKUP_FAILED;
+use crate::cluster::pool_upkeep;
+use crate::cluster::slot_map::SlotMap;
+use crate::cluster::upstream::Upstream;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
@@ -21,100 +24,94 @@ use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
 use crate::upstream::{SrvError, SrvSeeds, Users, host_port, member_name, tracker};
 
-/// What members say on their way here; they wait when it is more.
-const TOLD_MAX: usize = 64;
+/// Reports of members that wait to be processed; when there are more, the member monitors wait.
+const REPORTS_MAX: usize = 64;
 
-/// Watches over the members of one upstream.
+/// Tracks the members of one upstream.
 pub(super) struct SetMonitor {
     upstream: Arc<Upstream>,
-    routes: Vec<Arc<Route>>,
+    slot_maps: Vec<Arc<SlotMap>>,
     tasks: Tasks,
     drain: DrainWatch,
     tracker: SetTracker,
-    watched: HashMap<MemberName, Watched>,
+    monitored: HashMap<MemberName, MonitoredMember>,
     metrics: SetMetrics,
-    /// Where the seeds come from DNS.
-    records: Option<Records>,
-    /// As of the last time that it was said.
-    said: Said,
+    /// Where the seed list comes from DNS.
+    seed_list: Option<SeedList>,
+    /// As last published.
+    published: SetSnapshot,
 }
 
-/// A member, and what ends whoever listens to it and keeps its spares.
-struct Watched {
+/// A member with its tasks, which end when this is dropped.
+struct MonitoredMember {
     member: Arc<Member>,
-    _gone: Vec<oneshot::Sender<()>>,
-}
-
-#[derive(Default, PartialEq, Eq)]
-struct Said {
-    primary: Option<MemberName>,
-    members: Vec<(MemberName, MemberState)>,
-    /// What is wrong with each of them; `/status` shows it.
-    problems: Vec<Option<String>>,
-    left_out: Vec<MemberName>,
-    /// Why nobody is known.
-    trouble: Option<String>,
+    _tasks: Vec<oneshot::Sender<()>>,
 }
 
 impl SetMonitor {
-    pub(super) fn new(upstream: &Arc<Upstream>, routes: Vec<Arc<Route>>, tasks: &Tasks, drain: &DrainWatch) -> Self {
+    pub(super) fn new(
+        upstream: &Arc<Upstream>,
+        slot_maps: Vec<Arc<SlotMap>>,
+        tasks: &Tasks,
+        drain: &DrainWatch,
+    ) -> Self {
         let deployment = &upstream.config().deployment;
         let tracker = tracker(deployment, deployment.listed(), None);
-        let records = deployment.srv().map(|name| Records::new(name, upstream.config().connect_timeout));
+        let seed_list = deployment.srv().map(|name| SeedList::new(name, upstream.config().connect_timeout));
         Self {
             upstream: Arc::clone(upstream),
-            routes,
+            slot_maps,
             tasks: tasks.clone(),
             drain: drain.clone(),
             tracker,
-            watched: HashMap::new(),
+            monitored: HashMap::new(),
             metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::name)),
-            records,
-            said: Said::default(),
+            seed_list,
+            published: SetSnapshot::default(),
         }
     }
 
-    /// Goes on until the drain begins.
+    /// Runs until the drain begins.
     pub(super) async fn run(mut self) {
         let drain = self.drain.clone();
         tokio::select! {
             biased;
             () = drain.draining() => {}
-            () = self.watch() => {}
+            () = self.monitor() => {}
         }
     }
 
-    async fn watch(&mut self) {
-        let (sender, mut told) = mpsc::channel(TOLD_MAX);
-        self.follow_members(&sender);
-        self.tell();
+    async fn monitor(&mut self) {
+        let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
+        self.update_monitors(&sender);
+        self.publish();
         loop {
             tokio::select! {
-                Some(Told { member, what }) = told.recv() => self.hear(&member, what),
-                found = next_records(&mut self.records) => self.take_records(found),
+                Some(MemberReport { member, hello }) = reports.recv() => self.take_report(&member, hello),
+                found = next_seeds(&mut self.seed_list) => self.take_seeds(found),
             }
-            self.follow_members(&sender);
-            self.tell();
+            self.update_monitors(&sender);
+            self.publish();
         }
     }
 
-    fn hear(&mut self, member: &MemberName, what: Result<RawDocumentBuf, String>) {
-        match what.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string())) {
+    fn take_report(&mut self, member: &MemberName, hello: Result<RawDocumentBuf, String>) {
+        match hello.and_then(|hello| HelloFacts::read(&hello).map_err(|error| error.to_string())) {
             Ok(facts) => drop(self.tracker.answered(member, &facts, Instant::now())),
             Err(reason) => drop(self.tracker.lost(member, &reason, Instant::now())),
         }
         if self.tracker.is_silent() {
-            self.records.as_mut().into_iter().for_each(Records::doubt);
+            self.seed_list.as_mut().into_iter().for_each(SeedList::look_up_again);
         }
     }
 
-    fn take_records(&mut self, found: Result<SrvSeeds, SrvError>) {
+    fn take_seeds(&mut self, found: Result<SrvSeeds, SrvError>) {
         let deployment = &self.upstream.config().deployment;
         let SrvSeeds { members, replica_set, .. } = match found {
             Ok(seeds) => seeds,
             Err(error) => {
                 let upstream = self.upstream.name();
-                tracing::warn!(upstream, %error, remedy = error.remedy(upstream), "members are not found in DNS");
+                tracing::warn!(upstream, %error, remedy = error.remedy(upstream), "{SEED_LIST_LOOKUP_FAILED}");
                 return;
             }
         };
@@ -123,163 +120,104 @@ impl SetMonitor {
         } else {
             self.tracker = tracker(deployment, &members, replica_set);
         }
-        // A set tells by itself who joins it.
+        // The members of a replica set report who joins it.
         if self.tracker.set_name().is_some() && !self.tracker.mapped().is_empty() {
-            self.records.as_mut().into_iter().for_each(Records::suffice);
+            self.seed_list.as_mut().into_iter().for_each(SeedList::stop);
         }
     }
 
-    /// Has somebody listen to each member that is known now, and nobody to those that are gone.
-    fn follow_members(&mut self, sender: &mpsc::Sender<Told>) {
+    /// Starts a monitor for each new member, and ends those of removed members.
+    fn update_monitors(&mut self, reports: &mpsc::Sender<MemberReport>) {
         let names: Vec<MemberName> = self.tracker.members().map(|member| member.name.clone()).collect();
-        self.watched.retain(|name, _| names.contains(name));
+        self.monitored.retain(|name, _| names.contains(name));
         for name in names {
-            if !self.watched.contains_key(&name)
-                && let Some(watched) = self.begin(&name, sender)
+            if !self.monitored.contains_key(&name)
+                && let Some(monitored) = self.start_monitor(&name, reports)
             {
-                self.watched.insert(name, watched);
+                self.monitored.insert(name, monitored);
             }
         }
     }
 
-    fn begin(&mut self, name: &MemberName, sender: &mpsc::Sender<Told>) -> Option<Watched> {
-        let address: HostPort = host_port(name);
-        let member = match self.upstream.member(&address) {
+    fn start_monitor(&mut self, name: &MemberName, reports: &mpsc::Sender<MemberReport>) -> Option<MonitoredMember> {
+        let member = match self.upstream.new_member(&host_port(name)) {
             Ok(member) => Arc::new(member),
             Err(error) => {
                 self.tracker.lost(name, &error.to_string(), Instant::now());
                 return None;
             }
         };
-        let mut gone = Vec::new();
-        for line in &member.lines {
-            let (sender, receiver) = oneshot::channel::<()>();
-            gone.push(sender);
-            let is_gone = async move { drop(receiver.await) };
-            health_check::attend(line, &self.tasks, &self.drain, is_gone);
+        let mut tasks = Vec::new();
+        for pool in &member.pools {
+            let (task, removed) = oneshot::channel::<()>();
+            tasks.push(task);
+            pool_upkeep::start(pool, &self.tasks, &self.drain, async move { drop(removed.await) });
         }
-        if let Some(line) = member.lines.first() {
-            let (ending, receiver) = oneshot::channel::<()>();
-            gone.push(ending);
-            let (listening, drain) =
-                (member::listen(name.clone(), Arc::clone(line), sender.clone()), self.drain.clone());
+        if let Some(pool) = member.pools.first() {
+            let (task, removed) = oneshot::channel::<()>();
+            tasks.push(task);
+            let monitor = member::run(name.clone(), Arc::clone(pool), reports.clone());
+            let drain = self.drain.clone();
             self.tasks.spawn("member monitor", async move {
                 tokio::select! {
                     biased;
                     () = drain.draining() => {}
-                    _ = receiver => {}
-                    () = listening => {}
+                    _ = removed => {}
+                    () = monitor => {}
                 }
             });
         }
-        Some(Watched { member, _gone: gone })
+        Some(MonitoredMember { member, _tasks: tasks })
     }
 
-    /// Tells listeners, metrics and the log what is new.
-    fn tell(&mut self) {
-        let now = Said {
-            primary: self.tracker.primary().cloned(),
-            members: self.tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
-            problems: self.tracker.members().map(|member| member.problem.clone()).collect(),
-            left_out: self.assign(),
-            trouble: self.records.as_ref().and_then(Records::trouble),
-        };
-        if now == self.said {
+    /// Publishes changes to listeners, metrics and the log.
+    fn publish(&mut self) {
+        let now = SetSnapshot::new(&self.tracker, self.assign_addresses(), self.seed_list.as_ref());
+        if now == self.published {
             return;
         }
         self.expect_users();
-        self.upstream.publish(self.roster());
+        self.upstream.publish(self.membership());
         self.metrics.set_primary_changes(self.tracker.primary_changes());
-        self.metrics.set_members(&now.members.iter().map(|(_, state)| state.name()).collect::<Vec<_>>());
-        self.log(&now);
-        self.said = now;
+        self.metrics.set_members(&now.state_names());
+        now.log_changes(self.upstream.name(), &self.published);
+        self.published = now;
     }
 
-    /// Tells whoever connects to a member whether it has users to authenticate as. What one was that is not heard now is the
-    /// best that is known of it.
+    /// Assigns the addresses of the listeners to members. Must come before the members are published.
+    fn assign_addresses(&self) -> Vec<MemberName> {
+        let mapped = self.tracker.mapped();
+        self.slot_maps.iter().flat_map(|slots| slots.assign(&mapped)).collect()
+    }
+
+    /// Informs the pools of each member whether it has users to authenticate as. A member that does not answer is
+    /// treated as in its last state.
     fn expect_users(&self) {
-        for record in self.tracker.members() {
-            let name = &record.name;
-            let users = match record.state {
+        for tracked in self.tracker.members() {
+            let users = match tracked.state {
                 MemberState::Primary | MemberState::Secondary | MemberState::Mongos => Users::Kept,
                 MemberState::Arbiter => Users::None,
                 MemberState::Other => Users::Awaited,
                 MemberState::Unknown | MemberState::WrongSet => continue,
             };
-            let lines = self.watched.get(name).into_iter().flat_map(|watched| &watched.member.lines);
-            lines.for_each(|line| line.connector.expect_users(users));
+            let pools = self.monitored.get(&tracked.name).into_iter().flat_map(|monitored| &monitored.member.pools);
+            pools.for_each(|pool| pool.connector.expect_users(users));
         }
     }
 
-    /// Gives the members their addresses at the listeners; before any client is put on them.
-    fn assign(&self) -> Vec<MemberName> {
-        let mapped = self.tracker.mapped();
-        let mut left_out = Vec::new();
-        for route in &self.routes {
-            if let MemberSelector::Members(layout) = &route.destination {
-                left_out.extend(layout.assign(&mapped));
-            }
-        }
-        left_out
-    }
-
-    fn roster(&self) -> Membership {
-        let listed = self.tracker.members().filter_map(|record| {
-            let member = Arc::clone(&self.watched.get(&record.name)?.member);
-            let part = match record.state {
+    fn membership(&self) -> Membership {
+        let members = self.tracker.members().filter_map(|tracked| {
+            let member = Arc::clone(&self.monitored.get(&tracked.name)?.member);
+            let usability = match tracked.state {
                 MemberState::Primary | MemberState::Mongos => Usability::Writable,
-                MemberState::Secondary if !record.hidden => Usability::Readable,
+                MemberState::Secondary if !tracked.hidden => Usability::Readable,
                 _ => Usability::Neither,
             };
-            Some(MemberStatus {
-                member,
-                part,
-                state: record.state,
-                hidden: record.hidden,
-                problem: record.problem.clone(),
-            })
+            let (state, hidden, problem) = (tracked.state, tracked.hidden, tracked.problem.clone());
+            Some(MemberStatus { member, usability, state, hidden, problem })
         });
         let set_name = self.tracker.set_name().map(printable);
-        let trouble = self.records.as_ref().and_then(Records::trouble);
-        Membership::new(listed.collect(), !self.tracker.mapped().is_empty(), set_name, trouble)
-    }
-
-    fn log(&mut self, now: &Said) {
-        let (upstream, before) = (self.upstream.name(), &self.said);
-        let is_new = |name: &MemberName| !before.members.iter().any(|(known, _)| known == name);
-        for (member, _) in now.members.iter().filter(|(name, _)| is_new(name)) {
-            tracing::info!(upstream, %member, "member found");
-        }
-        for (member, _) in before.members.iter().filter(|(name, _)| !now.members.iter().any(|(known, _)| known == name))
-        {
-            tracing::info!(upstream, %member, "member is no longer part of the set");
-        }
-        for (member, state) in &now.members {
-            if *state == MemberState::WrongSet && !before.members.contains(&(member.clone(), *state)) {
-                let problem = self.tracker.member(member).and_then(|record| record.problem.clone());
-                tracing::warn!(
-                    upstream,
-                    %member,
-                    problem,
-                    remedy = format!("check upstream.{upstream}.members and replica_set"),
-                    "member refused"
-                );
-            }
-        }
-        for member in now.left_out.iter().filter(|member| !before.left_out.contains(member)) {
-            tracing::warn!(
-                upstream,
-                %member,
-                remedy = "add a port to member_ports of its listeners, or an entry to member_addresses",
-                "no address for this member: clients are not told of it"
-            );
-        }
-        match &now.primary {
-            primary if *primary == before.primary => {}
-            Some(primary) => {
-                tracing::info!(upstream, %primary, "primary found");
-            }
-            None => tracing::warn!(upstream, "there is no primary"),
-        }
+        let seed_list_error = self.seed_list.as_ref().and_then(SeedList::error);
+        Membership::new(members.collect(), !self.tracker.mapped().is_empty(), set_name, seed_list_error)
     }
 }
