@@ -56,12 +56,12 @@ impl Attempts {
     }
 
     /// Whether the last attempt failed because of the credential or its user. Other credentials may still work.
-    pub fn is_credential_rejected(&self) -> bool {
+    pub(super) fn is_credential_rejected(&self) -> bool {
         self.is_credential_rejected.load(Ordering::Relaxed)
     }
 
     /// Counts a failed attempt, and logs it unless the same failure was logged in the last seconds.
-    pub fn record_failure(&self, error: &ConnectError) {
+    pub(super) fn record_failure(&self, error: &ConnectError) {
         if error.is_of_attempt() {
             self.metrics.count_failed_handshake(error.reason());
         }

@@ -59,7 +59,7 @@ impl Membership {
     }
 
     /// Takes `members` in any order.
-    pub fn new(
+    pub(super) fn new(
         mut members: Vec<MemberStatus>,
         is_known: bool,
         set_name: Option<String>,
@@ -70,7 +70,7 @@ impl Membership {
     }
 
     /// The member called `name`; case does not matter.
-    pub fn named(&self, name: &HostPort) -> Option<&Arc<Member>> {
+    pub(super) fn named(&self, name: &HostPort) -> Option<&Arc<Member>> {
         let is_named = |status: &&MemberStatus| {
             let address = &status.member.address;
             address.port == name.port && address.host.eq_ignore_ascii_case(&name.host)

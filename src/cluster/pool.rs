@@ -58,7 +58,7 @@ impl MemberPool {
     }
 
     /// Makes a proven connection and records the result. A failure is logged with its remedy.
-    pub async fn dial(&self) -> Result<Link, ConnectError> {
+    pub(super) async fn dial(&self) -> Result<Link, ConnectError> {
         match self.connector.connect().await {
             Ok(stream) => {
                 self.attempts.record_credential_accepted();

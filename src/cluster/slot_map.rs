@@ -33,7 +33,7 @@ impl SlotMap {
     }
 
     /// Assigns addresses to the members, and returns the members for which there is none.
-    pub fn assign(&self, members: &[MemberName]) -> Vec<MemberName> {
+    pub(super) fn assign(&self, members: &[MemberName]) -> Vec<MemberName> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let assigned = slots.assign(members);
         self.names.store(Arc::new(assigned.map));

@@ -76,7 +76,7 @@ impl Upstream {
     }
 
     /// Prepares the connections to the member at `address`. Fails if no certificate could have that name.
-    pub fn new_member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
+    pub(super) fn new_member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
         let health = Arc::<MemberHealth>::default();
         let mut pools = Vec::new();
         for credential in &self.credentials {
@@ -103,7 +103,7 @@ impl Upstream {
     }
 
     /// Makes `membership` the current one. Open connections are not affected.
-    pub fn publish(&self, membership: Membership) {
+    pub(super) fn publish(&self, membership: Membership) {
         self.membership.send_replace(Arc::new(membership));
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::caller::Caller;
+use super::caller_info::CallerInfo;
+use super::client_rejection::ClientRejection;
 use super::ending::{Ending, ListenerFacts};
 use super::other_protocol::OtherProtocol;
 use super::principals::ConnectedPrincipals;
-use super::rejection::Rejection;
 use crate::config::{ListenerConfig, Mode};
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::listener;
@@ -106,13 +106,13 @@ impl Admission {
         &self,
         heard: Heard,
         facts: &ListenerFacts<'_>,
-        caller: &mut Caller,
+        caller: &mut CallerInfo,
     ) -> Result<Admitted, Ending> {
         let Heard { client, user, proxy, tls, opening } = heard;
         let client_facts = caller.add(user, proxy.as_ref().ok().and_then(Option::as_ref));
         let identity = match &proxy {
             Ok(_) => self.identify(&tls, client_facts),
-            Err(refusal) => Err(Rejection::Proxy(*refusal)),
+            Err(refusal) => Err(ClientRejection::Proxy(*refusal)),
         };
         self.count_handshake(&tls, &opening, &identity);
         let Some(mut client) = client else { return Err(Ending::of_opening(opening)) };
@@ -129,7 +129,7 @@ impl Admission {
                 Err(ending)
             }
             // A client that is no trusted proxy gets no TLS handshake.
-            (Opening::Tls(_), Err(rejection @ Rejection::Proxy(_))) => {
+            (Opening::Tls(_), Err(rejection @ ClientRejection::Proxy(_))) => {
                 listener::refuse_tls(&mut client).await;
                 Err(Ending::Rejected(rejection))
             }
@@ -148,22 +148,27 @@ impl Admission {
     }
 
     /// The identity of a client: `None` if it has none and needs none.
-    fn identify(&self, tls: &PeerTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, Rejection> {
+    fn identify(&self, tls: &PeerTls, facts: ClientFacts<'_>) -> Result<Option<Identified>, ClientRejection> {
         let certificate = match tls {
-            PeerTls::Plaintext if self.mode == Mode::Strict => return Err(Rejection::NotTls),
+            PeerTls::Plaintext if self.mode == Mode::Strict => return Err(ClientRejection::NotTls),
             PeerTls::Plaintext => None,
-            PeerTls::Anonymous => return Err(Rejection::NoCertificate),
-            PeerTls::Unreadable => return Err(Rejection::UnreadableCertificate),
+            PeerTls::Anonymous => return Err(ClientRejection::NoCertificate),
+            PeerTls::Unreadable => return Err(ClientRejection::UnreadableCertificate),
             PeerTls::Certificate(certificate) => Some(&**certificate),
         };
-        self.identities.identify(&ClientFacts { certificate, ..facts }).map_err(Rejection::Identity)
+        self.identities.identify(&ClientFacts { certificate, ..facts }).map_err(ClientRejection::Identity)
     }
 
     /// Counts TLS handshakes, and clients that did not begin one where they had to.
-    fn count_handshake(&self, tls: &PeerTls, opening: &Opening, identity: &Result<Option<Identified>, Rejection>) {
+    fn count_handshake(
+        &self,
+        tls: &PeerTls,
+        opening: &Opening,
+        identity: &Result<Option<Identified>, ClientRejection>,
+    ) {
         let outcome = match (opening, tls, identity) {
             (Opening::Handshake(failure), ..) => Some(failure.outcome()),
-            (Opening::Message(..), PeerTls::Plaintext, Err(Rejection::NotTls)) => Some(ClientHandshake::NotTls),
+            (Opening::Message(..), PeerTls::Plaintext, Err(ClientRejection::NotTls)) => Some(ClientHandshake::NotTls),
             (_, PeerTls::Plaintext, _) => None,
             (_, _, Ok(_)) => Some(ClientHandshake::Ok),
             (_, _, Err(rejection)) => rejection.handshake(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::field::display;
 
-use super::caller::Caller;
+use super::caller_info::CallerInfo;
 use super::ending::{Ending, ListenerFacts, Relayed};
 use super::messages::{CONNECTION_CLOSED, CONNECTION_REJECTED};
 use crate::identity::printable;
@@ -51,7 +51,7 @@ impl LoggedUser {
 ///
 /// A problem with an upstream is logged once for all its connections, elsewhere. A rejection is a warning; repeated
 /// rejections of the same kind are warnings only now and then.
-pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &Caller, duration: Duration) {
+pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &CallerInfo, duration: Duration) {
     let LogContext { facts, rejections } = context;
     let listener = facts.listener;
     let outcome = ending.outcome().label();

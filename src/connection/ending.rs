@@ -5,9 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::explanation::Explanation;
+use super::client_rejection::ClientRejection;
+use super::explanation::EndingExplanation;
 use super::other_protocol::OtherProtocol;
-use super::rejection::Rejection;
 use crate::cluster::SelectError;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
@@ -30,7 +30,7 @@ pub(super) enum Ending {
     /// The TLS handshake failed.
     HandshakeFailed(HandshakeFailure),
     /// The listener does not accept this client.
-    Rejected(Rejection),
+    Rejected(ClientRejection),
     /// The listener has reached its connection limit, which is this.
     ConnectionLimit(usize),
     /// The drain began before the client's first message.
@@ -107,17 +107,17 @@ impl Ending {
     }
 
     /// The explanation for the operator and the client.
-    pub(super) fn explanation(&self, facts: &ListenerFacts<'_>) -> Explanation {
+    pub(super) fn explanation(&self, facts: &ListenerFacts<'_>) -> EndingExplanation {
         let listener = facts.listener;
         match self {
-            Self::SocketFailed(error) => Explanation::new("socket_failed", format!("socket failed: {error}")),
-            Self::Probe => Explanation::new("probe", "sent nothing"),
+            Self::SocketFailed(error) => EndingExplanation::new("socket_failed", format!("socket failed: {error}")),
+            Self::Probe => EndingExplanation::new("probe", "sent nothing"),
             Self::OtherProtocol(protocol) => protocol.explanation(listener, facts.intercepts),
-            Self::BadProxyHeader(error) => Explanation::new("bad_proxy_header", error.to_string())
+            Self::BadProxyHeader(error) => EndingExplanation::new("bad_proxy_header", error.to_string())
                 .with_remedy("check what the proxy in front of this listener sends"),
             Self::HandshakeFailed(failure) => handshake_explanation(failure, listener),
             Self::Rejected(rejection) => rejection.explanation(listener),
-            Self::ConnectionLimit(limit) => Explanation::new("max_connections", "max_connections reached")
+            Self::ConnectionLimit(limit) => EndingExplanation::new("max_connections", "max_connections reached")
                 .with_remedy(format!(
                     "raise listener.{listener}.max_connections, or reduce the connection pools of the clients \
                      (maxPoolSize)"
@@ -126,27 +126,27 @@ impl Ending {
                     HOST_UNREACHABLE,
                     &format!("listener {listener} has all of its {limit} connections in use (max_connections)"),
                 ),
-            Self::Drained => Explanation::new("drained", "drained"),
+            Self::Drained => EndingExplanation::new("drained", "drained"),
             Self::NoUpstream(unavailable) => unavailable.explanation(facts.upstream),
             Self::Relayed(Relayed { end, .. }) => {
                 let remedy = relay_remedy(&end.reason).map(Cow::Borrowed);
-                Explanation { remedy, ..Explanation::new("relayed", end.reason.to_string()) }
+                EndingExplanation { remedy, ..EndingExplanation::new("relayed", end.reason.to_string()) }
             }
         }
     }
 }
 
 impl UpstreamUnavailable {
-    fn explanation(&self, upstream: &str) -> Explanation {
+    fn explanation(&self, upstream: &str) -> EndingExplanation {
         match self {
             Self::NoMember(error) => {
                 let error = error.explanation(upstream);
                 let remedy = error.remedy.map(Cow::Borrowed);
-                let explanation = Explanation::new(error.label, error.label);
-                Explanation { remedy, ..explanation.with_client_error(HOST_UNREACHABLE, &error.client_message) }
+                let explanation = EndingExplanation::new(error.label, error.label);
+                EndingExplanation { remedy, ..explanation.with_client_error(HOST_UNREACHABLE, &error.client_message) }
             }
             // The remedy is logged once for all connections to this member, not here.
-            Self::ConnectFailed(error) => Explanation::new(error.reason(), error.reason())
+            Self::ConnectFailed(error) => EndingExplanation::new(error.reason(), error.reason())
                 .with_client_error(error.client_code(), &error.to_string()),
         }
     }
@@ -160,7 +160,7 @@ impl UpstreamUnavailable {
     }
 }
 
-fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> Explanation {
+fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> EndingExplanation {
     let remedy: Cow<'static, str> = match failure {
         HandshakeFailure::Certificate(refusal) => refusal.remedy().into(),
         HandshakeFailure::Alert(_) => format!(
@@ -175,7 +175,7 @@ fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> Explanat
             "find out which client this is: drivers complete the TLS handshake".into()
         }
     };
-    Explanation::new(failure.outcome().label(), failure.to_string()).with_remedy(remedy)
+    EndingExplanation::new(failure.outcome().label(), failure.to_string()).with_remedy(remedy)
 }
 
 fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
@@ -213,13 +213,13 @@ mod tests {
         ];
         let not_spiffe = IdentityRefusal::NotSpiffe { shown: "x".to_owned(), cause: SpiffeIdError::NoPath };
         let rejections = [
-            Rejection::NotTls,
-            Rejection::NoCertificate,
-            Rejection::UnreadableCertificate,
-            Rejection::Identity(not_spiffe),
-            Rejection::Identity(IdentityRefusal::NoTrustDomain { domain: "td".to_owned() }),
-            Rejection::Proxy(ProxyRefusal::Untrusted),
-            Rejection::Proxy(ProxyRefusal::Missing),
+            ClientRejection::NotTls,
+            ClientRejection::NoCertificate,
+            ClientRejection::UnreadableCertificate,
+            ClientRejection::Identity(not_spiffe),
+            ClientRejection::Identity(IdentityRefusal::NoTrustDomain { domain: "td".to_owned() }),
+            ClientRejection::Proxy(ProxyRefusal::Untrusted),
+            ClientRejection::Proxy(ProxyRefusal::Missing),
         ];
         let more = [Ending::BadProxyHeader(ProxyHeaderError::TooLong), Ending::ConnectionLimit(1)];
         let protocols = protocols.map(Ending::OtherProtocol).into_iter();

@@ -6,7 +6,7 @@ use crate::wire::error_reply::CommandError;
 
 /// The explanation for the operator, and perhaps for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Explanation {
+pub(super) struct EndingExplanation {
     /// The `kind` in log lines, from a closed set. Repeated rejections with the same label are logged only now and
     /// then.
     pub(super) label: &'static str,
@@ -18,7 +18,7 @@ pub(super) struct Explanation {
     pub(super) client_error: Option<CommandError>,
 }
 
-impl Explanation {
+impl EndingExplanation {
     /// An explanation without a remedy or a reply.
     pub(super) fn new(label: &'static str, summary: impl Into<Cow<'static, str>>) -> Self {
         Self { label, summary: summary.into(), remedy: None, client_error: None }

@@ -2,8 +2,9 @@
 //! are relayed, and one log line is written at the end.
 
 mod admission;
-mod caller;
+mod caller_info;
 mod caller_policy;
+mod client_rejection;
 mod connection_log;
 mod ending;
 mod explanation;
@@ -11,7 +12,6 @@ mod messages;
 mod other_protocol;
 mod policy_in_force;
 mod principals;
-mod rejection;
 mod relay_session;
 mod revalidation;
 mod route;
@@ -37,7 +37,7 @@ pub use principals::{ConnectedPrincipals, LargestPrincipals};
 pub use route::{ListedPrincipal, Route};
 
 use admission::Admitted;
-use caller::Caller;
+use caller_info::CallerInfo;
 use caller_policy::CallerPolicySource;
 use ending::{Ending, Relayed, UpstreamUnavailable};
 use relay_session::RelaySession;
@@ -48,13 +48,13 @@ use revalidation::Revalidation;
 /// Never fails: every error is the ending of the connection. When dropped, it closes both sockets at once.
 pub async fn serve(arrival: Arrival, route: Arc<Route>) {
     let mut open = route.admission.metrics().open_connection();
-    let (mut caller, started) = (Caller::new(arrival.address), Instant::now());
+    let (mut caller, started) = (CallerInfo::new(arrival.address), Instant::now());
     let ending = run(arrival, &route, &mut caller).await;
     open.set_outcome(ending.outcome());
     connection_log::log(&ending, &route.log_context(), &caller, started.elapsed());
 }
 
-async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
+async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut CallerInfo) -> Ending {
     // The boxes here and below free memory that is only needed before messages are relayed: a connection lives for
     // hours.
     let Established { mut relay, first_bytes, mut session, permit } =
@@ -87,7 +87,7 @@ struct Established<'a> {
 async fn establish<'a>(
     arrival: Arrival,
     route: &'a Arc<Route>,
-    caller: &mut Caller,
+    caller: &mut CallerInfo,
 ) -> Result<Established<'a>, Ending> {
     let Arrival { socket, address, slot, original, standing } = arrival;
     let revalidation = route.admission.server_identity().map(|identity| Revalidation::new(identity));
@@ -116,7 +116,12 @@ async fn establish<'a>(
 }
 
 /// Reads up to the header of the client's first message, and admits the client if it may connect.
-async fn admit(socket: Socket, address: ClientAddress, route: &Route, caller: &mut Caller) -> Result<Admitted, Ending> {
+async fn admit(
+    socket: Socket,
+    address: ClientAddress,
+    route: &Route,
+    caller: &mut CallerInfo,
+) -> Result<Admitted, Ending> {
     let admission = &route.admission;
     let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::SocketFailed)?;
     let heard = tokio::select! {
@@ -128,11 +133,11 @@ async fn admit(socket: Socket, address: ClientAddress, route: &Route, caller: &m
     admission.admit(heard, &route.facts(), caller).await
 }
 
-/// Selects a member for the client and connects to it, all within `connect_timeout`.
+/// Selects a member for the client, and connects to it. Each step takes at most `connect_timeout`.
 async fn connect_upstream(
     ingress: Ingress,
     route: &Route,
-    caller: &Caller,
+    caller: &CallerInfo,
 ) -> Result<(Selection, Link), UpstreamUnavailable> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let selection = route.selector.select(ingress, &route.upstream, principal(caller), deadline).await;
@@ -158,7 +163,7 @@ fn join(
     link: Link,
     naming: Naming,
     route: &Arc<Route>,
-    caller: &Caller,
+    caller: &CallerInfo,
 ) -> Box<Relay<ClientStream, TcpStream>> {
     let stats = ConnectionStats::new(Arc::clone(route.metrics_of(principal(caller))));
     let policy_source = CallerPolicySource {
@@ -176,7 +181,7 @@ fn join(
     Box::new(Relay::new(client, relay_session::upstream_side(link), stats, policy_filter, handshake_filter))
 }
 
-fn principal(caller: &Caller) -> Option<&Principal> {
+fn principal(caller: &CallerInfo) -> Option<&Principal> {
     caller.identity().map(|identity| &identity.principal)
 }
 

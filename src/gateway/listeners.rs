@@ -20,7 +20,7 @@ use crate::tls::ServerTls;
 pub(super) struct Listeners(Vec<(Listener, Arc<Route>)>);
 
 /// What all listeners are made from.
-pub(super) struct Shared<'a> {
+pub(super) struct ListenerInputs<'a> {
     pub(super) config: &'a Config,
     pub(super) upstreams: &'a BTreeMap<String, Arc<Upstream>>,
     pub(super) policy: &'a Arc<PolicyInForce>,
@@ -29,30 +29,30 @@ pub(super) struct Shared<'a> {
 
 impl Listeners {
     /// Loads the certificates of all listeners, then binds their addresses in the order of the configuration.
-    pub(super) fn open(shared: &Shared<'_>) -> Result<Self, StartError> {
-        let servers = server_identities(shared.config)?;
-        let identities = IdentitySources::new(shared.config, shared.upstreams);
+    pub(super) fn open(inputs: &ListenerInputs<'_>) -> Result<Self, StartError> {
+        let servers = server_identities(inputs.config)?;
+        let identities = IdentitySources::new(inputs.config, inputs.upstreams);
         let cursors: BTreeMap<&str, Arc<CursorBook>> =
-            shared.upstreams.keys().map(|name| (name.as_str(), Arc::default())).collect();
+            inputs.upstreams.keys().map(|name| (name.as_str(), Arc::default())).collect();
         let mut listeners = Vec::new();
-        for (section, server) in shared.config.listeners.values().zip(servers) {
-            let upstream = shared.upstreams.get(&section.upstream).zip(cursors.get(section.upstream.as_str()));
+        for (section, server) in inputs.config.listeners.values().zip(servers) {
+            let upstream = inputs.upstreams.get(&section.upstream).zip(cursors.get(section.upstream.as_str()));
             let Some((upstream, cursors)) = upstream else {
                 // The configuration has been checked: every listener names an existing upstream.
                 return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
             };
             let bound = listener::bind(section)?;
-            let (metrics, listed) = metrics_of(shared.config, &section.name);
+            let (metrics, listed) = metrics_of(inputs.config, &section.name);
             let route = Arc::new(Route {
                 admission: Admission::new(section, server, identities.of(section), Arc::clone(&metrics)),
                 max_connections: section.max_connections,
                 tcp_keepalive: section.tcp_keepalive,
                 limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
                 listed,
-                policy: Arc::new(ListenerPolicy::new(&section.name, Arc::clone(shared.policy), Arc::clone(cursors))),
+                policy: Arc::new(ListenerPolicy::new(&section.name, Arc::clone(inputs.policy), Arc::clone(cursors))),
                 upstream: Arc::clone(upstream),
                 selector: selector(section, upstream, &bound),
-                drain: shared.drain.clone(),
+                drain: inputs.drain.clone(),
             });
             let limit = ConnectionLimit::new(section.max_connections);
             for (slot, bound) in bound.into_iter().enumerate() {

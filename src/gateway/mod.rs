@@ -7,7 +7,7 @@ mod error;
 mod listeners;
 mod messages;
 mod policy_reload;
-mod status;
+mod status_page;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -33,10 +33,10 @@ use crate::upstream::REASONS;
 
 pub use error::StartError;
 
-use listeners::{Listeners, Shared};
+use listeners::{ListenerInputs, Listeners};
 use messages::{ADMIN_LISTENING, DRAIN_ABORTED, DRAIN_TIMEOUT, DRAINING, LISTENING, STARTED, STOPPED};
 use policy_reload::PolicyReloader;
-use status::{PolicyStatus, Status};
+use status_page::{PolicyStatus, StatusPage};
 use worker::{Dispatcher, Workers};
 
 /// Time to close all connections after the drain.
@@ -73,8 +73,8 @@ impl BoundGateway {
         let policy = Arc::new(PolicyInForce::new(policy));
         let policy_reloader = file.map(|file| PolicyReloader::new(file, config, &policy));
         let upstreams = upstreams(config)?;
-        let shared = Shared { config, upstreams: &upstreams, policy: &policy, drain: drain.watch() };
-        let listeners = Listeners::open(&shared)?;
+        let inputs = ListenerInputs { config, upstreams: &upstreams, policy: &policy, drain: drain.watch() };
+        let listeners = Listeners::open(&inputs)?;
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
         let servers = listeners.server_identities();
@@ -86,7 +86,7 @@ impl BoundGateway {
         if let Some(status) = policy_status.clone() {
             conditions::add_policy(&readiness, &policy, status);
         }
-        let status = Status::new(&listeners, &upstreams, certificates.statuses(), &workers, &readiness)
+        let status = StatusPage::new(&listeners, &upstreams, certificates.statuses(), &workers, &readiness)
             .with_policy(PolicyStatus::new(&policy, policy_status));
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;

@@ -16,14 +16,14 @@ use crate::upstream::{ConnectError, HelloStream, ServerFacts};
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a monitor found out about its member.
-pub(super) struct MemberReport {
+pub(super) struct HelloReport {
     pub(super) member: MemberName,
     /// Its hello reply, or why there is none.
     pub(super) hello: Result<RawDocumentBuf, String>,
 }
 
 /// Reports the state of `member`. Returns only when the receiver of `reports` is gone.
-pub(super) async fn run(member: MemberName, pool: Arc<MemberPool>, reports: mpsc::Sender<MemberReport>) {
+pub(super) async fn run(member: MemberName, pool: Arc<MemberPool>, reports: mpsc::Sender<HelloReport>) {
     let mut subject_check = SubjectCheck::default();
     loop {
         let failure = tokio::select! {
@@ -34,7 +34,7 @@ pub(super) async fn run(member: MemberName, pool: Arc<MemberPool>, reports: mpsc
         let Some(error) = failure else { return };
         pool.attempts.record_failure(&error);
         let hello = Err(error.to_string());
-        if reports.send(MemberReport { member: member.clone(), hello }).await.is_err() {
+        if reports.send(HelloReport { member: member.clone(), hello }).await.is_err() {
             return;
         }
         tokio::select! {
@@ -48,7 +48,7 @@ pub(super) async fn run(member: MemberName, pool: Arc<MemberPool>, reports: mpsc
 async fn follow(
     member: &MemberName,
     pool: &MemberPool,
-    reports: &mpsc::Sender<MemberReport>,
+    reports: &mpsc::Sender<HelloReport>,
     subject_check: &mut SubjectCheck,
 ) -> Option<ConnectError> {
     let (mut stream, mut hello) = match HelloStream::open(&pool.connector).await {
@@ -60,7 +60,7 @@ async fn follow(
     loop {
         let facts = ServerFacts::of_hello(&hello);
         pool.health().status.record_ok(Some((stream.connection().address, facts)));
-        reports.send(MemberReport { member: member.clone(), hello: Ok(hello) }).await.ok()?;
+        reports.send(HelloReport { member: member.clone(), hello: Ok(hello) }).await.ok()?;
         hello = match stream.next(&pool.connector).await {
             Ok(hello) => hello,
             Err(error) => return Some(error),

@@ -18,7 +18,7 @@ const RETRY_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::
 const SILENT_SET_PAUSE: Duration = Duration::from_secs(30);
 
 /// A DNS lookup.
-type Lookup = Pin<Box<dyn Future<Output = Result<SrvSeeds, SrvError>> + Send>>;
+type SeedLookup = Pin<Box<dyn Future<Output = Result<SrvSeeds, SrvError>> + Send>>;
 
 /// When to look up the seed list, and the result of the last lookup.
 pub(super) struct SeedList {
@@ -29,9 +29,9 @@ pub(super) struct SeedList {
     last_lookup: Instant,
     back_off: BackOff,
     error: Option<String>,
-    look_up: fn(String, Duration) -> Lookup,
+    look_up: fn(String, Duration) -> SeedLookup,
     /// The lookup in progress.
-    pending: Option<Lookup>,
+    pending: Option<SeedLookup>,
 }
 
 impl SeedList {
@@ -40,7 +40,7 @@ impl SeedList {
         Self::with(name, timeout, |name, timeout| Box::pin(async move { seeds(&name, Instant::now() + timeout).await }))
     }
 
-    fn with(name: &str, timeout: Duration, look_up: fn(String, Duration) -> Lookup) -> Self {
+    fn with(name: &str, timeout: Duration, look_up: fn(String, Duration) -> SeedLookup) -> Self {
         let now = Instant::now();
         Self {
             name: name.to_owned(),
@@ -99,7 +99,7 @@ pub(super) async fn next_seeds(seed_list: &mut Option<SeedList>) -> Result<SrvSe
 mod tests {
     use super::*;
 
-    fn slow(_: String, _: Duration) -> Lookup {
+    fn slow(_: String, _: Duration) -> SeedLookup {
         Box::pin(async {
             tokio::time::sleep(Duration::from_millis(700)).await;
             let (members, valid_for) = (vec!["mongo-0.example.com:27017".parse().unwrap()], Duration::from_mins(1));

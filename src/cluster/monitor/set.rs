@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::changes::SetSnapshot;
 use super::member;
-use super::member::MemberReport;
+use super::member::HelloReport;
 use super::seed_list::{SeedList, next_seeds};
 use crate::cluster::member::Member;
 use crate::cluster::membership::{MemberStatus, Membership, Usability};
@@ -87,7 +87,7 @@ impl SetMonitor {
         self.publish();
         loop {
             tokio::select! {
-                Some(MemberReport { member, hello }) = reports.recv() => self.take_report(&member, hello),
+                Some(HelloReport { member, hello }) = reports.recv() => self.take_report(&member, hello),
                 found = next_seeds(&mut self.seed_list) => self.take_seeds(found),
             }
             self.update_monitors(&sender);
@@ -127,7 +127,7 @@ impl SetMonitor {
     }
 
     /// Starts a monitor for each new member, and ends those of removed members.
-    fn update_monitors(&mut self, reports: &mpsc::Sender<MemberReport>) {
+    fn update_monitors(&mut self, reports: &mpsc::Sender<HelloReport>) {
         let names: Vec<MemberName> = self.tracker.members().map(|member| member.name.clone()).collect();
         self.monitored.retain(|name, _| names.contains(name));
         for name in names {
@@ -139,7 +139,7 @@ impl SetMonitor {
         }
     }
 
-    fn start_monitor(&mut self, name: &MemberName, reports: &mpsc::Sender<MemberReport>) -> Option<MonitoredMember> {
+    fn start_monitor(&mut self, name: &MemberName, reports: &mpsc::Sender<HelloReport>) -> Option<MonitoredMember> {
         let member = match self.upstream.new_member(&host_port(name)) {
             Ok(member) => Arc::new(member),
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Why a listener rejects a client that speaks the MongoDB wire protocol.
 
-use super::explanation::Explanation;
+use super::explanation::EndingExplanation;
 use crate::identity::IdentityRefusal;
 use crate::listener::ProxyRefusal;
 use crate::telemetry::metrics::ClientHandshake;
@@ -10,7 +10,7 @@ const UNAUTHORIZED: (i32, &str) = (13, "Unauthorized");
 
 /// Why a listener rejects a client that speaks the MongoDB wire protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Rejection {
+pub(super) enum ClientRejection {
     /// It does not use TLS, which the listener requires.
     NotTls,
     /// It uses TLS without a client certificate.
@@ -23,9 +23,9 @@ pub(super) enum Rejection {
     Proxy(ProxyRefusal),
 }
 
-impl Rejection {
+impl ClientRejection {
     /// The explanation for the operator and the client.
-    pub(super) fn explanation(&self, listener: &str) -> Explanation {
+    pub(super) fn explanation(&self, listener: &str) -> EndingExplanation {
         let (label, summary, remedy, message) = match self {
             Self::NotTls => (
                 "not_tls",
@@ -52,7 +52,7 @@ impl Rejection {
                 "cannot read the client certificate",
             ),
             Self::Identity(refusal) => {
-                return Explanation::new(refusal.label(), refusal.to_string())
+                return EndingExplanation::new(refusal.label(), refusal.to_string())
                     .with_remedy(refusal.remedy())
                     .with_client_error(UNAUTHORIZED, &format!("listener {listener}: {refusal}"));
             }
@@ -69,7 +69,7 @@ impl Rejection {
                 "accepts clients only through its proxies, with a PROXY header",
             ),
         };
-        Explanation::new(label, summary)
+        EndingExplanation::new(label, summary)
             .with_remedy(remedy)
             .with_client_error(UNAUTHORIZED, &format!("listener {listener} {message}"))
     }

@@ -23,7 +23,7 @@ use crate::topology::MemberState;
 const PRINCIPALS_MAX: usize = 100;
 
 /// What `/status` is made from.
-pub(super) struct Status {
+pub(super) struct StatusPage {
     started: Instant,
     workers: usize,
     /// The first address of each listener.
@@ -61,7 +61,7 @@ impl PolicyStatus {
     }
 }
 
-impl Status {
+impl StatusPage {
     pub(super) fn new(
         listeners: &Listeners,
         upstreams: &[Arc<Upstream>],

@@ -9,7 +9,7 @@ use crate::listener::{ClientAddress, PeerUser, ProxyHeader, ProxySource};
 
 /// The address and the identity of a client.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct CallerInfo {
     /// From its PROXY header, or else from its socket.
     address: ClientAddress,
     /// In a box, because most connections to a plaintext port do not need it.
@@ -23,7 +23,7 @@ struct CallerDetails {
     counted: Option<CountedConnection>,
 }
 
-impl Caller {
+impl CallerInfo {
     /// Only the address of the client's socket is known.
     pub(super) fn new(address: ClientAddress) -> Self {
         Self { address, details: None }
@@ -102,7 +102,7 @@ mod tests {
 
     /// The address and the proxy in log lines, and the facts that may identify the client.
     fn check(from: ClientAddress, header: Option<ProxySource>, expected: &str) {
-        let mut caller = Caller::new(from);
+        let mut caller = CallerInfo::new(from);
         let user = (from == ClientAddress::Unix).then_some(USER);
         let header = header.map(|source| ProxyHeader { source, identity: None });
         let facts = caller.add(user, header.as_ref());
@@ -127,9 +127,9 @@ mod tests {
 
     #[test]
     fn an_unauthenticated_client_costs_no_memory_except_its_address() {
-        let mut caller = Caller::new(tcp("127.0.0.1:9"));
+        let mut caller = CallerInfo::new(tcp("127.0.0.1:9"));
         caller.add(None, None);
         assert!(caller.details.is_none());
-        assert!(size_of::<Caller>() <= size_of::<ClientAddress>() + 8);
+        assert!(size_of::<CallerInfo>() <= size_of::<ClientAddress>() + 8);
     }
 }
