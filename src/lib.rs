@@ -2,8 +2,10 @@
 //! over mutual TLS, authorizes every command by policy and measures it.
 
 pub mod admin;
+pub mod certs;
 pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod connection;

@@ -74,7 +74,8 @@ impl Relayed {
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            let relay = Relay::new(near_client, upstream_side, Limits::default(), stats, policy_filter, handshake_filter);
+            let relay =
+                Relay::new(near_client, upstream_side, Limits::default(), stats, policy_filter, handshake_filter);
             Box::pin(run(relay, drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })

@@ -1,371 +1,196 @@
-//! How a connection ended: one value that feeds its metric and its log line.
+//! How a connection ended: one value that determines its metric and its log line.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tracing::field::display;
-
-use super::Route;
-use super::caller::Caller;
-use super::destination::{MemberSelector, SelectError};
-use super::refusal::Refusal;
-use crate::identity::printable;
+use super::client_rejection::ClientRejection;
+use super::explanation::EndingExplanation;
+use super::other_protocol::OtherProtocol;
+use crate::cluster::SelectError;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
-use crate::telemetry::repeats::Verdict;
 use crate::upstream::{ConnectError, MongoUser};
-use crate::wire::error_reply::CommandError;
 
-/// How a connection ended, as its log line and its metric tell it.
+/// The MongoDB error for a client that the gateway cannot connect to a server. Drivers try again after it.
+const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
+
+/// How a connection ended.
 pub(super) enum Ending {
-    /// The socket could not be used at all.
-    Unusable(io::Error),
-    /// Not a byte came.
+    /// The client's socket failed before its first message.
+    SocketFailed(io::Error),
+    /// The client sent nothing.
     Probe,
-    /// What came was not MongoDB's protocol.
-    Foreign(Foreign),
-    /// It came with a PROXY header that is not taken.
-    BadProxy(ProxyHeaderError),
-    /// TLS came to nothing.
-    Handshake(HandshakeFailure),
-    /// The client is not one that this listener takes.
-    Refused(Refusal),
-    /// All places of the listener were taken.
-    Full,
-    /// The process ends, and the client had not asked for anything.
-    Draining,
-    /// There was no upstream to put it on.
+    /// The client sent something other than the MongoDB wire protocol.
+    OtherProtocol(OtherProtocol),
+    /// The client's PROXY header is invalid.
+    BadProxyHeader(ProxyHeaderError),
+    /// The TLS handshake failed.
+    HandshakeFailed(HandshakeFailure),
+    /// The listener does not accept this client.
+    Rejected(ClientRejection),
+    /// The listener has reached its connection limit, which is this.
+    ConnectionLimit(usize),
+    /// The drain began before the client's first message.
+    Drained,
+    /// There was no upstream connection for the client.
     NoUpstream(UpstreamUnavailable),
-    /// It was carried.
-    Carried(Carried),
+    /// Messages were relayed.
+    Relayed(Relayed),
 }
 
-/// Where a client was carried, and how that ended.
-pub(super) struct Carried {
-    /// The address of mongod.
+/// A connection that was relayed.
+pub(super) struct Relayed {
+    /// The address of the server.
     pub(super) upstream: SocketAddr,
-    /// The user that the gateway had authenticated the connection as.
+    /// The MongoDB user, if the gateway authenticated the connection.
     pub(super) user: Option<Arc<MongoUser>>,
-    /// How it ended.
+    /// How the relay ended.
     pub(super) end: RelayEnd,
 }
 
-/// The user of `MongoDB` that a connection had, as its log line names it.
-#[derive(Default)]
-struct ShownUser {
-    /// Nothing that could move a cursor.
-    name: Option<String>,
-    database: Option<String>,
-    mechanism: Option<String>,
-    /// `gateway`: it authenticated, and mongod confirmed it; `client`: it began to, as whom it said.
-    source: Option<&'static str>,
-}
-
-impl Carried {
-    fn user(&self) -> ShownUser {
-        if let Some(user) = &self.user {
-            let [database, mechanism] = ["$external", "MONGODB-X509"].map(|text| Some(text.to_owned()));
-            return ShownUser { name: Some(user.name.clone()), database, mechanism, source: Some("gateway") };
-        }
-        let Some(named) = &self.end.user else { return ShownUser::default() };
-        let shown = |text: &String| Some(printable(text));
-        ShownUser {
-            name: named.user.as_ref().and_then(shown),
-            database: shown(&named.database),
-            mechanism: Some(named.mechanism.to_owned()),
-            source: Some("client"),
-        }
-    }
-}
-
-/// Why a client could be put on no upstream connection.
+/// Why there was no upstream connection for a client.
 #[derive(Debug)]
 pub(super) enum UpstreamUnavailable {
-    /// There is no member for it.
-    SelectError(SelectError),
-    /// The member cannot be connected to.
-    Unreachable(ConnectError),
+    /// No member could be selected.
+    NoMember(SelectError),
+    /// The gateway cannot connect to the member.
+    ConnectFailed(ConnectError),
 }
 
-impl UpstreamUnavailable {
-    /// Where a redirected client was on its way to that is put on no member.
-    fn original(&self) -> Option<SocketAddr> {
-        match self {
-            Self::SelectError(SelectError::Elsewhere(original)) => Some(*original),
-            _ => None,
-        }
-    }
-
-    /// What the client reads.
-    pub(super) fn command_error(&self, upstream: &str) -> CommandError {
-        match self {
-            Self::SelectError(astray) => astray.command_error(upstream),
-            Self::Unreachable(error) => {
-                let (code, code_name) = error.client_code();
-                CommandError { code, code_name, message: format!("mongate: {error}") }
-            }
-        }
-    }
-}
-
-/// What came instead of MongoDB's protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Foreign {
-    /// A TLS handshake.
-    Tls,
-    /// An HTTP request.
-    Http,
-    /// A PROXY header where none is expected.
-    Proxy,
-    /// Something else.
-    Unknown,
-    /// Too little to tell.
-    Unfinished,
+/// The part of a listener's configuration that explanations depend on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ListenerFacts<'a> {
+    /// The name of the listener.
+    pub(super) listener: &'a str,
+    /// The name of its upstream.
+    pub(super) upstream: &'a str,
+    /// Whether it takes redirected connections.
+    pub(super) intercepts: bool,
 }
 
 impl Ending {
-    /// The end of a client that did not get to a message, or not to one that counts.
+    /// The end of a client that did not send a complete message header.
     pub(super) fn of_opening(opening: Opening) -> Self {
         match opening {
             Opening::Nothing => Self::Probe,
-            Opening::Failed(error) => Self::Unusable(error),
-            Opening::BadProxy(error) => Self::BadProxy(error),
-            Opening::Handshake(failure) => Self::Handshake(failure),
-            Opening::Tls(_) => Self::Foreign(Foreign::Tls),
-            Opening::Http => Self::Foreign(Foreign::Http),
-            Opening::Proxy => Self::Foreign(Foreign::Proxy),
-            Opening::Unknown => Self::Foreign(Foreign::Unknown),
-            Opening::Unfinished | Opening::Message(..) => Self::Foreign(Foreign::Unfinished),
+            Opening::Failed(error) => Self::SocketFailed(error),
+            Opening::BadProxy(error) => Self::BadProxyHeader(error),
+            Opening::Handshake(failure) => Self::HandshakeFailed(failure),
+            Opening::Tls(_) => Self::OtherProtocol(OtherProtocol::Tls),
+            Opening::Http => Self::OtherProtocol(OtherProtocol::Http),
+            Opening::Proxy => Self::OtherProtocol(OtherProtocol::Proxy),
+            Opening::Unknown => Self::OtherProtocol(OtherProtocol::Unknown),
+            Opening::Unfinished | Opening::Message(..) => Self::OtherProtocol(OtherProtocol::Unfinished),
         }
     }
 
+    /// How the connection is counted.
     pub(super) fn outcome(&self) -> ConnectionOutcome {
         match self {
-            Self::Probe | Self::Draining => ConnectionOutcome::Probe,
-            Self::Handshake(HandshakeFailure::Certificate(_)) | Self::Full | Self::Refused(_) => {
+            Self::Probe | Self::Drained => ConnectionOutcome::Probe,
+            Self::HandshakeFailed(HandshakeFailure::Certificate(_)) | Self::ConnectionLimit(_) | Self::Rejected(_) => {
                 ConnectionOutcome::Rejected
             }
-            Self::Foreign(_) | Self::BadProxy(_) | Self::Handshake(_) => ConnectionOutcome::ProtocolError,
+            Self::OtherProtocol(_) | Self::BadProxyHeader(_) | Self::HandshakeFailed(_) => {
+                ConnectionOutcome::ProtocolError
+            }
             Self::NoUpstream(_) => ConnectionOutcome::UpstreamFailed,
-            Self::Carried(Carried { end, .. }) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
-            Self::Carried(Carried { end, .. }) if end.ended_by == Side::Upstream && !end.is_orderly() => {
+            Self::Relayed(Relayed { end, .. }) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
+            Self::Relayed(Relayed { end, .. }) if end.ended_by == Side::Upstream && !end.is_orderly() => {
                 ConnectionOutcome::UpstreamFailed
             }
-            Self::Carried(..) | Self::Unusable(_) => ConnectionOutcome::Completed,
+            Self::Relayed(..) | Self::SocketFailed(_) => ConnectionOutcome::Completed,
         }
     }
 
-    /// One line; below info for what nobody needs to read.
-    ///
-    /// What is wrong with an upstream is not told here but once for all its connections. A refusal is a warning, but only
-    /// now and then where it repeats.
-    pub(super) fn log(&self, route: &Route, caller: &Caller, duration: Duration) {
-        let listener = &route.listener;
-        let outcome = self.outcome().label();
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let (client, proxy, user) = (caller.address(), caller.proxy().map(display), caller.user());
-        let (uid, gid, pid) = (user.map(|u| u.uid), user.map(|u| u.gid), user.and_then(|u| u.pid));
-        let principal = caller.who().map(|who| who.principal.as_str());
-        let principal_source = caller.who().map(|who| who.source.label());
+    /// The explanation for the operator and the client.
+    pub(super) fn explanation(&self, facts: &ListenerFacts<'_>) -> EndingExplanation {
+        let listener = facts.listener;
         match self {
-            Self::Probe | Self::Draining | Self::Unusable(_) => {
-                tracing::debug!(listener, %client, proxy, outcome, reason = %self, duration_ms, "connection closed");
-            }
-            Self::Carried(carried) => {
-                let (Carried { upstream, end, .. }, user) = (carried, carried.user());
-                tracing::info!(
-                    listener,
-                    %client,
-                    proxy,
-                    uid,
-                    gid,
-                    pid,
-                    principal,
-                    principal_source,
-                    %upstream,
-                    user = user.name,
-                    user_database = user.database,
-                    user_mechanism = user.mechanism,
-                    user_source = user.source,
-                    outcome,
-                    ended_by = %end.ended_by,
-                    reason = %self,
-                    remedy = self.remedy_at(route),
-                    commands = end.commands,
-                    errors = end.errors,
-                    denied = end.denied,
-                    unanswered = end.unanswered,
-                    to_upstream_bytes = end.to_upstream_bytes,
-                    to_client_bytes = end.to_client_bytes,
-                    duration_ms,
-                    "connection closed"
-                );
-            }
-            Self::NoUpstream(lost) => tracing::info!(
-                listener,
-                %client,
-                proxy,
-                principal,
-                principal_source,
-                original = lost.original().map(display),
-                outcome,
-                reason = %self,
-                remedy = self.remedy_at(route),
-                duration_ms,
-                "connection refused"
-            ),
-            Self::Foreign(_) | Self::BadProxy(_) | Self::Handshake(_) | Self::Refused(_) | Self::Full => {
-                let kind = self.kind();
-                let verdict = route.door.refused.note(kind, std::time::Instant::now());
-                if let Verdict::Log { suppressed } = verdict {
-                    tracing::warn!(
-                        listener,
-                        %client,
-                        proxy,
-                        uid,
-                        gid,
-                        pid,
-                        principal,
-                        outcome,
-                        kind,
-                        reason = %self,
-                        remedy = self.remedy_at(route),
-                        duration_ms,
-                        suppressed,
-                        "connection refused"
-                    );
-                } else {
-                    tracing::debug!(listener, %client, proxy, outcome, kind, reason = %self, duration_ms, "connection refused");
-                }
+            Self::SocketFailed(error) => EndingExplanation::new("socket_failed", format!("socket failed: {error}")),
+            Self::Probe => EndingExplanation::new("probe", "sent nothing"),
+            Self::OtherProtocol(protocol) => protocol.explanation(listener, facts.intercepts),
+            Self::BadProxyHeader(error) => EndingExplanation::new("bad_proxy_header", error.to_string())
+                .with_remedy("check what the proxy in front of this listener sends"),
+            Self::HandshakeFailed(failure) => handshake_explanation(failure, listener),
+            Self::Rejected(rejection) => rejection.explanation(listener),
+            Self::ConnectionLimit(limit) => EndingExplanation::new("max_connections", "max_connections reached")
+                .with_remedy(format!(
+                    "raise listener.{listener}.max_connections, or reduce the connection pools of the clients \
+                     (maxPoolSize)"
+                ))
+                .with_client_error(
+                    HOST_UNREACHABLE,
+                    &format!("listener {listener} has all of its {limit} connections in use (max_connections)"),
+                ),
+            Self::Drained => EndingExplanation::new("drained", "drained"),
+            Self::NoUpstream(unavailable) => unavailable.explanation(facts.upstream),
+            Self::Relayed(Relayed { end, .. }) => {
+                let remedy = relay_remedy(&end.reason).map(Cow::Borrowed);
+                EndingExplanation { remedy, ..EndingExplanation::new("relayed", end.reason.to_string()) }
             }
         }
     }
+}
 
-    /// The word that tells refusals apart, from a closed set.
-    fn kind(&self) -> &'static str {
+impl UpstreamUnavailable {
+    fn explanation(&self, upstream: &str) -> EndingExplanation {
         match self {
-            Self::Foreign(foreign) => foreign.label(),
-            Self::BadProxy(_) => "bad_proxy_header",
-            Self::Handshake(failure) => failure.outcome().label(),
-            Self::Refused(refusal) => refusal.label(),
-            _ => "max_connections",
+            Self::NoMember(error) => {
+                let error = error.explanation(upstream);
+                let remedy = error.remedy.map(Cow::Borrowed);
+                let explanation = EndingExplanation::new(error.label, error.label);
+                EndingExplanation { remedy, ..explanation.with_client_error(HOST_UNREACHABLE, &error.client_message) }
+            }
+            // The remedy is logged once for all connections to this member, not here.
+            Self::ConnectFailed(error) => EndingExplanation::new(error.reason(), error.reason())
+                .with_client_error(error.client_code(), &error.to_string()),
         }
     }
 
-    /// What the operator of that listener can do.
-    fn remedy_at(&self, route: &Route) -> Option<String> {
-        match (self, &route.destination) {
-            (Self::Foreign(Foreign::Tls), MemberSelector::Intercepted(_)) => Some(
-                "if it is the gateway itself, leave its user out of the iptables rule that redirects; else take tls=true out of \
-                 the client's connection string: the gateway adds TLS itself"
-                    .to_owned(),
-            ),
-            _ => self.remedy(&route.listener),
-        }
-    }
-
-    /// What to do about a client that could not be served.
-    fn remedy(&self, listener: &str) -> Option<String> {
+    /// The original destination of a redirected connection, if no member has that address.
+    pub(super) fn original(&self) -> Option<SocketAddr> {
         match self {
-            Self::Foreign(foreign) => Some(foreign.remedy(listener)),
-            Self::BadProxy(_) => Some("look at what the proxy in front of this listener sends".to_owned()),
-            Self::Handshake(failure) => Some(handshake_remedy(failure, listener)),
-            Self::Refused(refusal) => Some(refusal.remedy(listener)),
-            Self::Full => Some(format!(
-                "raise listener.{listener}.max_connections, or let clients pool fewer connections (maxPoolSize)"
-            )),
-            Self::Carried(Carried { end, .. }) => carried_remedy(&end.reason).map(str::to_owned),
-            Self::NoUpstream(UpstreamUnavailable::SelectError(astray)) => astray.remedy().map(str::to_owned),
+            Self::NoMember(SelectError::NoMemberAtOriginalAddress(original)) => Some(*original),
             _ => None,
         }
     }
 }
 
-fn carried_remedy(reason: &EndReason) -> Option<&'static str> {
+fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> EndingExplanation {
+    let remedy: Cow<'static, str> = match failure {
+        HandshakeFailure::Certificate(refusal) => refusal.remedy().into(),
+        HandshakeFailure::Alert(_) => format!(
+            "set the client's tlsCAFile to the CA that issued listener.{listener}.tls.certificate_file, and connect \
+             by a name in that certificate"
+        )
+        .into(),
+        HandshakeFailure::Protocol(_) => {
+            "find out which TLS version this client uses; a driver needs TLS 1.2 or 1.3".into()
+        }
+        HandshakeFailure::Closed | HandshakeFailure::TimedOut => {
+            "find out which client this is: drivers complete the TLS handshake".into()
+        }
+    };
+    EndingExplanation::new(failure.outcome().label(), failure.to_string()).with_remedy(remedy)
+}
+
+fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
     match reason {
-        EndReason::Compressed => Some("take `compressors` out of the client's connection string"),
+        EndReason::Compressed => Some("remove `compressors` from the client's connection string"),
         EndReason::Unjudged(_) => {
-            Some("use a driver of MongoDB 3.6 or later; with enforcement = \"dry-run\" it would pass")
+            Some("use a driver of MongoDB 3.6 or later; enforcement = \"dry-run\" would forward this message")
         }
         EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
-        EndReason::UnreadableHello(_) => Some("look at what answers there: it is no mongod, or a very new one"),
-        EndReason::TooSlow => Some("send fewer documents at a time, or look at the network between client and gateway"),
-        EndReason::NotUnderstood => Some("look at what the client sends; mongod does not take it either"),
+        EndReason::UnreadableHello(_) => {
+            Some("check what listens at this address: it is not a mongod, or a newer one than mongate knows")
+        }
+        EndReason::TooSlow => Some("send fewer documents per command, or check the network between client and gateway"),
+        EndReason::NotUnderstood => Some("check what the client sends; mongod does not accept it either"),
         _ => None,
-    }
-}
-
-fn handshake_remedy(failure: &HandshakeFailure, listener: &str) -> String {
-    match failure {
-        HandshakeFailure::Certificate(refusal) => refusal.remedy().to_owned(),
-        HandshakeFailure::Alert(_) => format!(
-            "give the client the authority of listener.{listener}.tls.certificate_file as its tlsCAFile, and have it connect by a name of that certificate"
-        ),
-        HandshakeFailure::Protocol(_) => "find out what this client speaks; a driver needs TLS 1.2 or 1.3".to_owned(),
-        HandshakeFailure::Closed | HandshakeFailure::TimedOut => {
-            "find out who this client is: drivers finish what they begin".to_owned()
-        }
-    }
-}
-
-impl Foreign {
-    fn remedy(self, listener: &str) -> String {
-        match self {
-            Self::Tls => format!(
-                "take tls=true out of the client's connection string: the gateway adds TLS itself; or set listener.{listener}.mode to \"permissive\""
-            ),
-            Self::Http => "point the browser or health check at the administration port".to_owned(),
-            Self::Proxy => format!(
-                "have the proxy send no PROXY header, or set listener.{listener}.proxy_protocol and proxy_trusted"
-            ),
-            Self::Unknown | Self::Unfinished => {
-                "find out who this client is: only MongoDB clients belong here".to_owned()
-            }
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Http => "http",
-            Self::Proxy => "proxy_header",
-            Self::Unknown => "not_mongodb",
-            Self::Unfinished => "unfinished",
-        }
-    }
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tls => "TLS on a plaintext port",
-            Self::Http => "HTTP on the MongoDB port",
-            Self::Proxy => "PROXY protocol on a listener that does not expect it",
-            Self::Unknown => "not the MongoDB wire protocol",
-            Self::Unfinished => "an incomplete first message",
-        })
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unusable(error) => write!(f, "socket failed: {error}"),
-            Self::Probe => f.write_str("sent nothing"),
-            Self::Foreign(foreign) => write!(f, "{foreign}"),
-            Self::BadProxy(error) => write!(f, "{error}"),
-            Self::Handshake(failure) => write!(f, "{failure}"),
-            Self::Refused(refusal) => write!(f, "{refusal}"),
-            Self::Full => f.write_str("max_connections reached"),
-            Self::Draining => f.write_str("drained"),
-            Self::NoUpstream(UpstreamUnavailable::SelectError(astray)) => write!(f, "{astray}"),
-            Self::NoUpstream(UpstreamUnavailable::Unreachable(error)) => f.write_str(error.reason()),
-            Self::Carried(Carried { end, .. }) => write!(f, "{}", end.reason),
-        }
     }
 }
 
@@ -376,49 +201,59 @@ mod tests {
     use crate::listener::ProxyRefusal;
     use crate::telemetry::metrics::ClientHandshake;
 
-    fn refused() -> Vec<Ending> {
-        let foreign = [Foreign::Tls, Foreign::Http, Foreign::Proxy, Foreign::Unknown, Foreign::Unfinished];
-        let not_spiffe = IdentityRefusal::NotSpiffe { shown: "x".to_owned(), cause: SpiffeIdError::NoPath };
-        let refusals = [
-            Refusal::NotTls,
-            Refusal::NoCertificate,
-            Refusal::UnreadableCertificate,
-            Refusal::Identity(not_spiffe),
-            Refusal::Identity(IdentityRefusal::NoTrustDomain { domain: "td".to_owned() }),
-            Refusal::Proxy(ProxyRefusal::Untrusted),
-            Refusal::Proxy(ProxyRefusal::Missing),
+    const FACTS: ListenerFacts<'_> = ListenerFacts { listener: "orders", upstream: "orders", intercepts: false };
+
+    fn rejected() -> Vec<Ending> {
+        let protocols = [
+            OtherProtocol::Tls,
+            OtherProtocol::Http,
+            OtherProtocol::Proxy,
+            OtherProtocol::Unknown,
+            OtherProtocol::Unfinished,
         ];
-        let more = [Ending::BadProxy(ProxyHeaderError::TooLong), Ending::Full];
-        foreign.map(Ending::Foreign).into_iter().chain(refusals.map(Ending::Refused)).chain(more).collect()
+        let not_spiffe = IdentityRefusal::NotSpiffe { shown: "x".to_owned(), cause: SpiffeIdError::NoPath };
+        let rejections = [
+            ClientRejection::NotTls,
+            ClientRejection::NoCertificate,
+            ClientRejection::UnreadableCertificate,
+            ClientRejection::Identity(not_spiffe),
+            ClientRejection::Identity(IdentityRefusal::NoTrustDomain { domain: "td".to_owned() }),
+            ClientRejection::Proxy(ProxyRefusal::Untrusted),
+            ClientRejection::Proxy(ProxyRefusal::Missing),
+        ];
+        let more = [Ending::BadProxyHeader(ProxyHeaderError::TooLong), Ending::ConnectionLimit(1)];
+        let protocols = protocols.map(Ending::OtherProtocol).into_iter();
+        protocols.chain(rejections.map(Ending::Rejected)).chain(more).collect()
     }
 
     #[test]
-    fn the_page_lists_every_kind_of_refusal() {
+    fn the_page_lists_every_kind_of_rejection() {
         let page = include_str!("../../docs/identity.md");
         let listed =
             |kind: &str| page.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{kind}`")));
-        let refused = refused();
         let handshakes = ClientHandshake::ALL.into_iter().filter(|outcome| *outcome != ClientHandshake::Ok);
-        for kind in refused.iter().map(Ending::kind).chain(handshakes.map(ClientHandshake::label)) {
+        let kinds = rejected().into_iter().map(|ending| ending.explanation(&FACTS).label);
+        for kind in kinds.chain(handshakes.map(ClientHandshake::label)) {
             assert!(listed(kind), "{kind} is not on the page");
         }
     }
 
     #[test]
-    fn every_refusal_says_what_to_do_and_names_the_key_of_its_listener() {
-        for ending in refused() {
-            let remedy = ending.remedy("orders").unwrap();
+    fn every_rejection_has_a_remedy_and_names_the_key_of_its_listener() {
+        for ending in rejected() {
+            let remedy = ending.explanation(&FACTS).remedy.unwrap();
             assert!(!remedy.contains("listener.") || remedy.contains("listener.orders."), "{remedy}");
         }
     }
 
     #[test]
-    fn a_refusal_tells_the_client_which_listener_it_met_and_has_one_code() {
-        for ending in refused() {
-            let Ending::Refused(refusal) = ending else { continue };
-            let error = refusal.command_error("orders");
-            assert_eq!((error.code, error.code_name), (13, "Unauthorized"));
-            assert!(error.message.starts_with("mongate: listener orders"), "{}", error.message);
+    fn a_rejected_client_reads_the_name_of_the_listener_and_one_error_code() {
+        for ending in rejected() {
+            if let Ending::Rejected(_) = ending {
+                let error = ending.explanation(&FACTS).client_error.unwrap();
+                assert_eq!((error.code, error.code_name), (13, "Unauthorized"));
+                assert!(error.message.starts_with("mongate: listener orders"), "{}", error.message);
+            }
         }
     }
 }

@@ -1,19 +1,20 @@
-//! The story of one connection: who arrives is heard, let in, led to an upstream, carried, and written down.
+//! The story of one connection: its client is admitted and given a connection to a member of the upstream, its messages
+//! are relayed, and one log line is written at the end.
 
-mod caller;
-mod carrying;
-mod destination;
-mod door;
+mod admission;
+mod caller_info;
+mod caller_policy;
+mod client_rejection;
+mod connection_log;
 mod ending;
-mod line;
-mod policing;
-mod present;
-mod redirected;
-mod refusal;
-mod roster;
+mod explanation;
+mod messages;
+mod other_protocol;
+mod policy_in_force;
+mod principals;
+mod relay_session;
+mod revalidation;
 mod route;
-mod upstream;
-mod welcome;
 
 use std::sync::Arc;
 
@@ -21,167 +22,174 @@ use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::cluster::{Ingress, Member, MemberSelector, Selection};
 use crate::config::Mechanism;
+use crate::identity::Principal;
 use crate::listener;
 use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
 use crate::relay::{Authentication, ConnectionStats, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
-use crate::upstream::{Link, MongoUser};
-use crate::wire::error_reply::CommandError;
+use crate::upstream::Link;
 
-pub use destination::{MemberSelector, SlotMap};
-pub use door::Admission;
-pub use line::{MemberHealth, MemberPool};
-pub use policing::{Loaded, Policing, PolicyInForce};
-pub use present::{Largest, Present};
-pub use redirected::AddressBook;
-pub use roster::{MemberStatus, Membership, Usability};
+pub use admission::Admission;
+pub use caller_policy::ListenerPolicy;
+pub use policy_in_force::{LoadedPolicy, PolicyInForce};
+pub use principals::{ConnectedPrincipals, LargestPrincipals};
 pub use route::{ListedPrincipal, Route};
-pub use upstream::{Credential, Member, Upstream};
 
-use caller::Caller;
-use carrying::RelaySession;
-use destination::{Ingress, Selection};
-use door::Admitted;
-use ending::{Carried, Ending, UpstreamUnavailable};
-use policing::CallerPolicySource;
-use welcome::Revalidation;
+use admission::Admitted;
+use caller_info::CallerInfo;
+use caller_policy::CallerPolicySource;
+use ending::{Ending, Relayed, UpstreamUnavailable};
+use relay_session::RelaySession;
+use revalidation::Revalidation;
 
-/// Serves one client from its arrival to its end, and writes one line about it.
+/// Serves one client from its arrival to its end, and writes one log line about it.
 ///
-/// Never fails: whatever happens is the connection's outcome. When dropped, both sockets close at once.
+/// Never fails: every error is the ending of the connection. When dropped, it closes both sockets at once.
 pub async fn serve(arrival: Arrival, route: Arc<Route>) {
-    let mut open = route.metrics.open_connection();
-    let (mut caller, started) = (Caller::new(arrival.address), Instant::now());
+    let mut open = route.admission.metrics().open_connection();
+    let (mut caller, started) = (CallerInfo::new(arrival.address), Instant::now());
     let ending = run(arrival, &route, &mut caller).await;
     open.set_outcome(ending.outcome());
-    ending.log(&route, &caller, started.elapsed());
+    connection_log::log(&ending, &route.log_context(), &caller, started.elapsed());
 }
 
-/// The story itself.
-async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut Caller) -> Ending {
-    // In a box of its own, here and below: what is needed before bytes flow is gone then, and a connection lives for hours.
-    let Established { mut relay, first_bytes, mut course, welcome, permit } =
-        match Box::pin(begin(arrival, route, caller)).await {
-            Ok(begun) => begun,
+async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut CallerInfo) -> Ending {
+    // The boxes here and below free memory that is only needed before messages are relayed: a connection lives for
+    // hours.
+    let Established { mut relay, first_bytes, mut session, permit } =
+        match Box::pin(establish(arrival, route, caller)).await {
+            Ok(established) => established,
             Err(ending) => return ending,
         };
-    let end = carrying::carry(&mut relay, first_bytes, &mut course, welcome).await;
+    let end = relay_session::run(&mut relay, first_bytes, &mut session).await;
     if end.ended_by == Side::Upstream && !end.is_protocol_error() {
-        course.line.note_loss(course.address, &end);
+        let interrupted = (!end.is_orderly()).then_some(&end.reason as _);
+        session.pool.attempts.record_loss(session.address, interrupted);
     }
     if !end.final_reply.is_empty() {
         Box::pin(listener::final_reply(relay.client(), &end.final_reply)).await;
     }
     drop(permit);
-    Ending::Carried(Carried { upstream: course.address, user: course.user, end })
+    Ending::Relayed(Relayed { upstream: session.address, user: session.user, end })
 }
 
-/// A conversation that can be carried.
+/// A connection whose messages can be relayed.
 struct Established<'a> {
     relay: Box<Relay<ClientStream, TcpStream>>,
-    /// What the client has said already.
+    /// What the client has sent already.
     first_bytes: Vec<u8>,
-    course: RelaySession<'a>,
-    welcome: Revalidation,
+    session: RelaySession<'a>,
     permit: ConnectionPermit,
 }
 
-/// Everything before bytes flow. Who is not carried is answered, as far as there is an answer.
-async fn begin<'a>(arrival: Arrival, route: &'a Arc<Route>, caller: &mut Caller) -> Result<Established<'a>, Ending> {
-    let Arrival { socket, address, slot, original_destination: original, admittance } = arrival;
-    let welcome = Revalidation::new(&route.door);
-    let Admitted { mut client, header, first_bytes } = read_opening(socket, address, route, caller).await?;
-    let refuse = async |client: &mut ClientStream, error: &CommandError| {
-        listener::refuse(client, &header, first_bytes.len(), error).await;
+/// Everything before messages are relayed. A client that cannot be served gets a reply with the reason, if possible.
+async fn establish<'a>(
+    arrival: Arrival,
+    route: &'a Arc<Route>,
+    caller: &mut CallerInfo,
+) -> Result<Established<'a>, Ending> {
+    let Arrival { socket, address, slot, original_destination, admittance } = arrival;
+    let revalidation = route.admission.server_identity().map(|identity| Revalidation::new(identity));
+    let Admitted { mut client, header, first_bytes } = admit(socket, address, route, caller).await?;
+    // Held to the end, so that replies to rejected clients are limited too.
+    let (permit, is_full) = match admittance {
+        Admittance::Admitted(permit) => (permit, false),
+        Admittance::LimitReached(permit) => (permit, true),
     };
-    let permit = match admittance {
-        Admittance::Admitted(permit) => permit,
-        Admittance::LimitReached(_permit) => {
-            refuse(&mut client, &full(route)).await;
-            return Err(Ending::Full);
+    let connected = if is_full {
+        Err(Ending::ConnectionLimit(route.max_connections))
+    } else {
+        let ingress = Ingress { slot, original: original_destination.as_deref().copied() };
+        connect_upstream(ingress, route, caller).await.map_err(Ending::NoUpstream)
+    };
+    let (Selection { member, pool }, link) = match connected {
+        Ok(connected) => connected,
+        Err(ending) => {
+            admission::reply_with(&ending, &route.facts(), &mut client, &header, first_bytes.len()).await;
+            return Err(ending);
         }
     };
-    let (way, upstream, user) =
-        match connect_upstream(Ingress { slot, original: original.as_deref().copied() }, route, caller).await {
-            Ok(led) => led,
-            Err(lost) => {
-                refuse(&mut client, &lost.command_error(route.upstream.name())).await;
-                return Err(Ending::NoUpstream(lost));
-            }
-        };
-    let Selection { line, naming } = way;
-    let course = RelaySession { route, line, address: upstream.address, user };
-    let relay = join(client, upstream, naming, route, caller);
-    Ok(Established { relay, first_bytes, course, welcome, permit })
+    let session = RelaySession { route, pool, address: link.address, user: link.user.clone(), revalidation };
+    let relay = join(client, link, naming(&route.selector, slot, &member), route, caller);
+    Ok(Established { relay, first_bytes, session, permit })
 }
 
-/// A way, the connection at its end, and the user that this has, if the gateway authenticates.
-type Led = (Selection, Link, Option<Arc<MongoUser>>);
-
-/// Finds the member that a client is put on, and a connection to it.
-async fn connect_upstream(entrance: Ingress, route: &Route, caller: &Caller) -> Result<Led, UpstreamUnavailable> {
-    let deadline = Instant::now() + route.upstream.config().connect_timeout;
-    let who = caller.who().map(|who| &who.principal);
-    let way = route
-        .destination
-        .way(entrance, &route.upstream, who, deadline)
-        .await
-        .map_err(UpstreamUnavailable::SelectError)?;
-    let link = way.line.connect().await.map_err(UpstreamUnavailable::Unreachable)?;
-    let user = link.user.clone();
-    Ok((way, link, user))
-}
-
-/// Hears a client out to its first message, and lets it in if it may.
-async fn read_opening(
+/// Reads up to the header of the client's first message, and admits the client if it may connect.
+async fn admit(
     socket: Socket,
     address: ClientAddress,
     route: &Route,
-    caller: &mut Caller,
+    caller: &mut CallerInfo,
 ) -> Result<Admitted, Ending> {
-    let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::Unusable)?;
+    let admission = &route.admission;
+    let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::SocketFailed)?;
     let heard = tokio::select! {
-        // What has been said counts, even when the drain begins in the same moment.
+        // A message that has arrived counts, even if the drain begins at the same moment.
         biased;
-        heard = listener::read_opening(socket, address, &route.door.proxy, route.door.server_config()) => heard,
-        () = route.drain.draining() => return Err(Ending::Draining),
+        heard = listener::read_opening(socket, address, admission.proxy_rules(), admission.server_config()) => heard,
+        () = route.drain.draining() => return Err(Ending::Drained),
     };
-    door::admit(heard, route, caller).await
+    admission.admit(heard, &route.facts(), caller).await
 }
 
-/// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
+/// Selects a member for the client, and connects to it. Each step takes at most `connect_timeout`.
+async fn connect_upstream(
+    ingress: Ingress,
+    route: &Route,
+    caller: &CallerInfo,
+) -> Result<(Selection, Link), UpstreamUnavailable> {
+    let deadline = Instant::now() + route.upstream.config().connect_timeout;
+    let selection = route.selector.select(ingress, &route.upstream, principal(caller), deadline).await;
+    let selection = selection.map_err(UpstreamUnavailable::NoMember)?;
+    let link = selection.pool.connect().await.map_err(UpstreamUnavailable::ConnectFailed)?;
+    Ok((selection, link))
+}
+
+/// The member names that the client may see.
+fn naming(selector: &MemberSelector, slot: usize, member: &Member) -> Naming {
+    match selector {
+        MemberSelector::Direct(_) | MemberSelector::Intercepted(_) => Naming::Kept,
+        MemberSelector::Members(slots) => {
+            Naming::Members { names: Arc::clone(slots.names()), here: slots.advertised(slot) }
+        }
+        MemberSelector::LoadBalanced(_) => Naming::LoadBalanced { service_id: member.service_id },
+    }
+}
+
+/// Joins both sides. The box is nearly all that a connection keeps while it is open.
 fn join(
     client: ClientStream,
-    upstream: Link,
+    link: Link,
     naming: Naming,
     route: &Arc<Route>,
-    caller: &Caller,
+    caller: &CallerInfo,
 ) -> Box<Relay<ClientStream, TcpStream>> {
-    let record = ConnectionStats::new(Arc::clone(route.metrics_of(caller.who().map(|who| &who.principal))));
-    let constable = CallerPolicySource {
-        route: Arc::clone(route),
+    let stats = ConnectionStats::new(Arc::clone(route.metrics_of(principal(caller))));
+    let policy_source = CallerPolicySource {
+        policy: Arc::clone(&route.policy),
         client: caller.address(),
-        who: caller.who().cloned(),
+        identity: caller.identity().cloned(),
         source: caller.source(),
     };
-    let guard = PolicyFilter::new(Box::new(constable));
+    let policy_filter = PolicyFilter::new(Box::new(policy_source));
     let authentication = match route.upstream.config().authentication {
         Some(Mechanism::MongodbX509) => Authentication::Gateway,
         None => Authentication::Clients,
     };
-    let terms = HandshakeFilter::new(naming, authentication);
-    Box::new(Relay::new(client, carrying::side(upstream), route.limits, record, guard, terms))
+    let handshake_filter = HandshakeFilter::new(naming, authentication);
+    Box::new(Relay::new(
+        client,
+        relay_session::upstream_side(link),
+        route.limits,
+        stats,
+        policy_filter,
+        handshake_filter,
+    ))
 }
 
-fn full(route: &Route) -> CommandError {
-    let Route { listener, max_connections, .. } = route;
-    CommandError {
-        code: 6,
-        code_name: "HostUnreachable",
-        message: format!(
-            "mongate: listener {listener} has all of its {max_connections} connections in use (max_connections)"
-        ),
-    }
+fn principal(caller: &CallerInfo) -> Option<&Principal> {
+    caller.identity().map(|identity| &identity.principal)
 }
 
 #[cfg(test)]

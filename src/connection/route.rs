@@ -3,59 +3,68 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::destination::MemberSelector;
-use super::door::Admission;
-use super::policing::Policing;
-use super::upstream::Upstream;
+use super::admission::Admission;
+use super::caller_policy::ListenerPolicy;
+use super::connection_log::LogContext;
+use super::ending::ListenerFacts;
+use crate::cluster::{MemberSelector, Upstream};
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
 use crate::relay::Limits;
 use crate::telemetry::metrics::ListenerMetrics;
-use crate::tls::ServerTls;
 
-/// What a listener leads to, and what its connections share.
+/// Where a listener's connections go, and what they share.
 pub struct Route {
-    /// Name of the listener.
-    pub listener: String,
-    /// `max_connections`, for the sentence that refuses the one above.
+    /// Which clients are admitted, and who they are.
+    pub admission: Admission,
+    /// The connection limit.
     pub max_connections: usize,
-    /// Keepalive towards clients.
+    /// TCP keepalive towards clients.
     pub tcp_keepalive: Option<Duration>,
-    /// Idle and lifetime limits.
+    /// Idle timeout and maximum lifetime.
     pub limits: Limits,
-    /// Who is let in, and as whom.
-    pub door: Admission,
-    /// The listener's measurements; of commands, errors and bytes those of all principals that are not listed.
-    pub metrics: Arc<ListenerMetrics>,
-    /// The principals that the operator wants to see in metrics, in the order of the configuration.
+    /// The principals with metrics of their own, in the order of the configuration.
     pub listed: Vec<ListedPrincipal>,
-    /// What its connections may do.
-    pub policing: Policing,
-    /// Where it leads.
+    /// What its callers may do.
+    pub policy: Arc<ListenerPolicy>,
+    /// The upstream.
     pub upstream: Arc<Upstream>,
-    /// To which of its members.
-    pub destination: MemberSelector,
-    /// Ends connections when the process ends.
+    /// Selects a member of the upstream.
+    pub selector: MemberSelector,
+    /// Ends connections when the process shuts down.
     pub drain: DrainWatch,
 }
 
-/// A principal, or several, with measurements of its own.
+/// A principal, or several, with metrics of their own.
 pub struct ListedPrincipal {
-    /// Who counts as this one.
+    /// Which principals these are.
     pub pattern: PrincipalPattern,
-    /// What it does.
+    /// Their metrics.
     pub metrics: Arc<ListenerMetrics>,
 }
 
 impl Route {
-    /// TLS clients that arrive from now on are shown `tls`; those that are in and would not be let in by it have to go.
-    pub fn renew_tls(&self, tls: ServerTls) {
-        self.door.renew_tls(tls);
+    /// The name of the listener.
+    pub fn listener(&self) -> &str {
+        self.admission.listener()
     }
 
-    /// Where the commands of `principal` are counted; asked once per connection.
+    /// Where the commands of `principal` are counted. Called once per connection.
     pub(super) fn metrics_of(&self, principal: Option<&Principal>) -> &Arc<ListenerMetrics> {
-        let listed = principal.and_then(|who| self.listed.iter().find(|listed| listed.pattern.matches(who)));
-        listed.map_or(&self.metrics, |listed| &listed.metrics)
+        let listed =
+            principal.and_then(|principal| self.listed.iter().find(|listed| listed.pattern.matches(principal)));
+        listed.map_or(self.admission.metrics(), |listed| &listed.metrics)
+    }
+
+    pub(super) fn facts(&self) -> ListenerFacts<'_> {
+        ListenerFacts {
+            listener: self.listener(),
+            upstream: self.upstream.name(),
+            intercepts: matches!(self.selector, MemberSelector::Intercepted(_)),
+        }
+    }
+
+    pub(super) fn log_context(&self) -> LogContext<'_> {
+        LogContext { facts: self.facts(), rejections: self.admission.rejections() }
     }
 }

@@ -1,160 +1,146 @@
-//! How the policy follows the configuration file, under live traffic.
+//! Reloads the policy when the configuration file changes, while clients are connected.
 //!
-//! Only `[policy]` is taken from a file that has changed; all other changes wait for a restart, and the log says so. All or
-//! nothing: a file that cannot be used as a whole leaves the last good policy in force.
+//! Only `[policy]` is used from a changed file. Other changes need a restart, and a log line says so. A file that
+//! cannot be used as a whole leaves the previous policy in force.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::error::policy_problems;
+use super::messages::{
+    NO_POLICY_IN_FORCE, POLICY_IN_FORCE, POLICY_RELOAD_FAILED, POLICY_UNCHANGED, POLICY_WARNING, RESTART_REQUIRED,
+};
 use crate::config::Config;
 use crate::connection::PolicyInForce;
 use crate::lifecycle::drain::DrainWatch;
-use crate::lifecycle::file_watch::{FileWatch, Hints};
+use crate::lifecycle::file_watch::FileWatch;
+use crate::lifecycle::reload::{Reload, ReloadRequest, ReloadSchedule};
+use crate::lifecycle::reload_status::ReloadStatus;
 use crate::policy::{Policy, PolicyProblem};
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::tls::Fingerprint;
 
-use super::rotation::{Reload, ReloadRecord};
+/// A file is used if it has not changed for this time: a file that is written halfway may be a valid policy without its
+/// last rules.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 
-/// Network and overlay file systems tell of no change, or not of each.
-const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+/// Additional time for a file with fewer rules than the policy in force: it may be written slowly, with the rules at
+/// its end.
+const FEWER_RULES_SETTLE_TIME: Duration = Duration::from_secs(3);
 
-/// A file counts when it is the same after this time: half a file may be a valid policy, without its last rules.
-const SETTLED: Duration = Duration::from_millis(300);
-
-/// One that has lost rules counts when it is the same after so much longer: it may be a file that is written slowly, with
-/// the rules at its end.
-const LOSS_SETTLED: Duration = Duration::from_secs(3);
-
-/// Compiles the policy of a configuration, and logs what is doubtful about its keys.
+/// Compiles the policy of a configuration, and logs warnings about its keys.
 pub(super) fn compile(config: &Config) -> Result<Option<Policy>, Vec<PolicyProblem>> {
     let Some(rules) = &config.policy else { return Ok(None) };
     let policy = Policy::compile(rules)?;
     for warning in config.warnings() {
-        tracing::warn!(key = warning.key, "policy: {}", warning.sentence);
+        tracing::warn!(key = warning.key, warning = warning.sentence, "{POLICY_WARNING}");
     }
     Ok(Some(policy))
 }
 
-/// Follows one configuration file.
-pub(super) struct PolicyFollower {
+/// Reloads the policy from one configuration file.
+pub(super) struct PolicyReloader {
     file: PathBuf,
-    /// As it is in use; of it, only the policy changes.
+    /// The configuration in use; only its policy changes.
     config: Config,
     in_force: Arc<PolicyInForce>,
-    record: Arc<ReloadRecord>,
+    status: Arc<ReloadStatus>,
     metrics: ReloadMetrics,
-    asked: Reload,
-    hints: Hints,
+    schedule: ReloadSchedule,
+    /// Held until the next read.
+    watch: Option<FileWatch>,
+    /// The file as last read.
     known: Option<Fingerprint>,
     needs_restart: bool,
 }
 
-impl PolicyFollower {
+impl PolicyReloader {
     pub(super) fn new(file: &Path, config: &Config, in_force: &Arc<PolicyInForce>) -> Self {
         Self {
             file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
             config: config.clone(),
             in_force: Arc::clone(in_force),
-            record: Arc::default(),
+            status: Arc::default(),
             metrics: ReloadMetrics::new(),
-            asked: Reload::default(),
-            hints: Hints::new(),
+            schedule: ReloadSchedule::new(),
+            watch: None,
             known: None,
             needs_restart: false,
         }
     }
 
-    /// What is known about reloading.
-    pub(super) fn record(&self) -> Arc<ReloadRecord> {
-        Arc::clone(&self.record)
+    /// The results of reloads.
+    pub(super) fn status(&self) -> Arc<ReloadStatus> {
+        Arc::clone(&self.status)
     }
 
-    /// The means to ask for a look at the file.
-    pub(super) fn reload(&self) -> Reload {
-        self.asked.clone()
+    /// Requests a reload.
+    pub(super) fn request(&self) -> ReloadRequest {
+        self.schedule.request()
     }
 
-    /// Follows the file until the drain begins.
+    /// Runs until the drain begins.
     pub(super) async fn run(mut self, drain: DrainWatch) {
-        tokio::select! {
-            () = self.follow() => {}
-            () = drain.draining() => {}
-        }
+        self.schedule.clone().follow(&mut self, drain).await;
     }
 
-    /// The first look catches what has changed since the start.
-    async fn follow(&mut self) {
-        let mut asked = false;
-        loop {
-            let _watch = self.look(asked).await;
-            asked = tokio::select! {
-                // Who asks wants an answer, also when something has changed in the same moment.
-                biased;
-                () = self.asked.asked() => true,
-                () = self.hints.next() => false,
-                () = sleep(LOOK_INTERVAL) => false,
-            };
-        }
-    }
-
-    /// Reads the file once it stands still. The watch is to be held until the next look.
-    async fn look(&mut self, asked: bool) -> Option<FileWatch> {
+    /// Reads the file once it has settled; `None` if a thread for that failed. Returns the watch on the file.
+    async fn read(&mut self, requested: bool) -> Option<FileWatch> {
         let (watch, mut fingerprint) = self.fingerprint().await?;
-        if self.known == Some(fingerprint) && !asked {
+        if self.known == Some(fingerprint) && !requested {
             return watch;
         }
         let read = loop {
-            sleep(SETTLED).await;
+            sleep(SETTLE_TIME).await;
             let file = self.file.clone();
             let read = spawn_blocking(move || Config::load(Some(&file)).map(|loaded| loaded.config)).await.ok()?;
-            if !asked && read.as_ref().is_ok_and(|config| rules(config) < rules(&self.config)) {
-                sleep(LOSS_SETTLED).await;
+            if !requested && read.as_ref().is_ok_and(|config| rule_count(config) < rule_count(&self.config)) {
+                sleep(FEWER_RULES_SETTLE_TIME).await;
             }
-            // What was read counts only if the file is what it was before.
-            let (_, again) = self.fingerprint().await?;
-            if again == fingerprint {
+            // The contents count only if the file is the same before and after reading.
+            let (_, after) = self.fingerprint().await?;
+            if after == fingerprint {
                 break read;
             }
-            fingerprint = again;
+            fingerprint = after;
         };
         let is_first = self.known.replace(fingerprint).is_none();
         match read {
-            Ok(config) => self.take(config, asked, is_first),
+            Ok(config) => self.take(config, requested, is_first),
             Err(error) => self.fail(&error.to_string()),
         }
         watch
     }
 
-    /// Watches the way to the file and reads it.
+    /// Watches the file, then computes its fingerprint.
     async fn fingerprint(&self) -> Option<(Option<FileWatch>, Fingerprint)> {
-        let (hints, file) = (self.hints.clone(), self.file.clone());
+        let (hints, file) = (self.schedule.hints().clone(), self.file.clone());
         let read = spawn_blocking(move || {
-            // Before the file is read: what changes meanwhile is a new hint.
+            // Before the file is read, so that a change during the read is reported.
             let watch = hints.watch(std::slice::from_ref(&file)).ok();
             (watch, Fingerprint::of(&[file]))
         });
         read.await.ok()
     }
 
-    fn take(&mut self, config: Config, asked: bool, is_first: bool) {
+    fn take(&mut self, config: Config, requested: bool, is_first: bool) {
         let others = Config { policy: self.config.policy.clone(), ..config.clone() };
-        let is_told = std::mem::replace(&mut self.needs_restart, others != self.config);
-        if self.needs_restart && !is_told {
+        let was_logged = std::mem::replace(&mut self.needs_restart, others != self.config);
+        if self.needs_restart && !was_logged {
             tracing::warn!(
                 file = %self.file.display(),
-                remedy = "restart the gateway for them; a changed [policy] is in force without",
-                "the configuration file has changes outside of [policy]"
+                remedy = "restart the gateway to use them; changes of [policy] are in force without a restart",
+                "{RESTART_REQUIRED}"
             );
         }
         if config.policy == self.config.policy {
-            self.record.well();
-            if asked && !is_first {
-                tracing::info!(file = %self.file.display(), "the policy is unchanged");
+            self.status.record_unchanged();
+            if requested && !is_first {
+                tracing::info!(file = %self.file.display(), "{POLICY_UNCHANGED}");
             }
             return;
         }
@@ -162,49 +148,51 @@ impl PolicyFollower {
             Ok(compiled) => {
                 self.config.policy = config.policy;
                 self.in_force.replace(compiled);
-                self.record.renewed();
+                self.status.record_success();
                 self.metrics.count_ok();
-                tell(&self.in_force);
+                log_policy(&self.in_force);
             }
-            Err(problems) => self.fail(&sentences(&problems)),
+            Err(problems) => self.fail(&policy_problems(&problems)),
         }
     }
 
     fn fail(&self, sentence: &str) {
-        self.record.failed(sentence);
+        self.status.record_failure(sentence);
         self.metrics.count_failed();
         tracing::error!(
             file = %self.file.display(),
             error = sentence,
-            remedy = "correct the file (`mongate check --offline` shows the same); the last good policy stays in force",
-            "the changed configuration file cannot be used"
+            remedy = "correct the file; `mongate check --offline` reports the same errors",
+            "{POLICY_RELOAD_FAILED}"
         );
     }
 }
 
-fn rules(config: &Config) -> usize {
+impl Reload for PolicyReloader {
+    async fn reload(&mut self, requested: bool) -> Option<Instant> {
+        self.watch = None;
+        self.watch = self.read(requested).await;
+        None
+    }
+}
+
+fn rule_count(config: &Config) -> usize {
     config.policy.as_ref().map_or(0, |policy| policy.rules.len())
 }
 
-/// All problems in one text, a line each.
-pub(super) fn sentences(problems: &[PolicyProblem]) -> String {
-    let line = |problem: &PolicyProblem| format!("{} {}", problem.key, problem.sentence);
-    problems.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Says which policy is in force now, and, when that is known, what is doubtful about its rules: comparing ten thousand with each
-/// other takes seconds, and clients are not to wait for it.
-pub(super) fn tell(in_force: &PolicyInForce) {
-    if let Some(loaded) = in_force.current() {
-        let policy = &loaded.policy;
-        let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
-        tracing::info!(rules, enforced, fingerprint = policy.fingerprint(), "policy in force");
-        spawn_blocking(move || {
-            for PolicyProblem { key, sentence } in loaded.policy.warnings() {
-                tracing::warn!(key, "policy: {sentence}");
-            }
-        });
-    } else {
-        tracing::info!("no policy in force: every command passes");
-    }
+/// Logs which policy is in force, and later the warnings about its rules: it takes seconds to compare ten thousand
+/// rules with each other, and clients must not wait for that.
+pub(super) fn log_policy(in_force: &PolicyInForce) {
+    let Some(loaded) = in_force.current() else {
+        tracing::info!("{NO_POLICY_IN_FORCE}");
+        return;
+    };
+    let policy = &loaded.policy;
+    let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
+    tracing::info!(rules, enforced, fingerprint = policy.fingerprint(), "{POLICY_IN_FORCE}");
+    spawn_blocking(move || {
+        for PolicyProblem { key, sentence } in loaded.policy.warnings() {
+            tracing::warn!(key, warning = sentence, "{POLICY_WARNING}");
+        }
+    });
 }

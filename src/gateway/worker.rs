@@ -1,4 +1,5 @@
-//! The threads that carry connections: one runtime each, and each connection stays where it begins.
+//! The threads that serve connections. Each one has its own runtime, and a connection stays on the thread where it
+//! starts.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -9,16 +10,17 @@ use std::thread;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
+use super::messages::WORKER_STOPPED;
 use crate::connection;
 use crate::connection::Route;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::Arrival;
 
-/// Arrivals on their way to one worker. A worker takes them in microseconds; when it does not, accepting waits.
-const ON_THE_WAY_MAX: usize = 1024;
+/// New connections that wait for one worker. A worker takes them within microseconds; if it does not, accepting waits.
+const QUEUED_ARRIVALS_MAX: usize = 1024;
 
-/// Name lookups at one time, each on a thread of its own; when the resolver is slow, more of them wait in turn.
+/// Name lookups that a worker makes at the same time, each on its own thread. With a slow resolver, more lookups wait.
 const LOOKUP_THREADS_MAX: usize = 16;
 
 /// All workers.
@@ -28,25 +30,26 @@ pub(super) struct Workers {
 }
 
 struct Worker {
-    arrivals: mpsc::Sender<(Arrival, Arc<Route>, Load)>,
+    arrivals: mpsc::Sender<(Arrival, Arc<Route>, CountedLoad)>,
+    /// The number of its connections.
     load: Arc<AtomicUsize>,
 }
 
-/// One connection on the books of its worker.
-struct Load(Arc<AtomicUsize>);
+/// One connection in the load of its worker, until this is dropped.
+struct CountedLoad(Arc<AtomicUsize>);
 
-impl Drop for Load {
+impl Drop for CountedLoad {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Gives arrivals to workers; clones give to the same ones.
+/// Distributes new connections to the workers. Clones use the same workers.
 #[derive(Clone)]
 pub(super) struct Dispatcher(Arc<[Worker]>);
 
 impl Workers {
-    /// Starts the threads; they run until the drain has stopped everything.
+    /// Starts the threads. They run until the drain is over and all connections have ended.
     pub(super) fn start(count: NonZeroUsize, drain: &DrainWatch) -> io::Result<Self> {
         let connections = Tasks::new();
         let workers: io::Result<Vec<Worker>> =
@@ -54,7 +57,7 @@ impl Workers {
         Ok(Self { workers: workers?.into(), connections })
     }
 
-    pub(super) fn hand(&self) -> Dispatcher {
+    pub(super) fn dispatcher(&self) -> Dispatcher {
         Dispatcher(Arc::clone(&self.workers))
     }
 
@@ -69,26 +72,27 @@ impl Workers {
 }
 
 impl Dispatcher {
-    /// Gives `arrival` to the worker with the fewest connections: they live long, and their number is their weight.
-    pub(super) async fn give(&self, arrival: Arrival, route: &Arc<Route>) {
+    /// Gives `arrival` to the worker with the fewest connections. Connections live long, so their number is a good
+    /// measure of the load.
+    pub(super) async fn dispatch(&self, arrival: Arrival, route: &Arc<Route>) {
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else { return };
         worker.load.fetch_add(1, Ordering::Relaxed);
-        let load = Load(Arc::clone(&worker.load));
+        let load = CountedLoad(Arc::clone(&worker.load));
         if worker.arrivals.send((arrival, Arc::clone(route), load)).await.is_err() {
-            // Never the lightest again, so that nobody else is given to it.
+            // Never the smallest load again, so that this worker gets no further connection.
             worker.load.store(usize::MAX / 2, Ordering::Relaxed);
-            tracing::error!(listener = route.listener, "a worker is gone; its connection is dropped");
+            tracing::error!(listener = route.listener(), "{WORKER_STOPPED}");
         }
     }
 }
 
 fn start_worker(index: usize, connections: Tasks, drain: DrainWatch) -> io::Result<Worker> {
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUP_THREADS_MAX).build()?;
-    let (arrivals, mut inbox) = mpsc::channel::<(Arrival, Arc<Route>, Load)>(ON_THE_WAY_MAX);
+    let (arrivals, mut queue) = mpsc::channel::<(Arrival, Arc<Route>, CountedLoad)>(QUEUED_ARRIVALS_MAX);
     let load = Arc::<AtomicUsize>::default();
     let work = async move {
         let serving = async {
-            while let Some((arrival, route, load)) = inbox.recv().await {
+            while let Some((arrival, route, load)) = queue.recv().await {
                 connections.spawn("connection", async move {
                     let _load = load;
                     connection::serve(arrival, route).await;
@@ -99,7 +103,7 @@ fn start_worker(index: usize, connections: Tasks, drain: DrainWatch) -> io::Resu
             () = serving => {}
             () = drain.stopped() => {}
         }
-        // The connections see the stop themselves; they need this thread to say goodbye.
+        // The connections end by themselves; they need this thread to send close_notify.
         connections.wait().await;
     };
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || runtime.block_on(work))?;

@@ -2,10 +2,13 @@
 //!
 //! Makes no decision about a connection: it publishes the stage, and waits for the tasks of the connections.
 
+pub mod back_off;
 pub mod descriptors;
 pub mod drain;
 pub mod file_watch;
 pub mod readiness;
+pub mod reload;
+pub mod reload_status;
 pub mod renewal;
 pub mod signals;
 pub mod tasks;

@@ -22,6 +22,7 @@ mod opening;
 mod original_dst;
 mod proxy_header;
 mod refusal;
+mod server_identity;
 mod socket;
 
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
@@ -30,6 +31,7 @@ pub use handshake::{HandshakeFailure, PeerTls};
 pub use opening::{ClientPreamble, Opening, ProxyRefusal, ProxyRules, read_opening};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
+pub use server_identity::ServerIdentity;
 pub use socket::{BindError, BoundSocket, bind};
 
 use socket::SocketFile;

@@ -334,7 +334,7 @@ fn a_probe_counts_as_a_probe_where_a_proxy_header_is_required() {
     health_check.shutdown(Shutdown::Write).unwrap();
     assert_eq!(health_check.read(&mut [0]).unwrap(), 0);
     gateway.await_metric("mongate_connections_total", &[("outcome", "probe")], |count| count > 1.5);
-    assert!(gateway.log().iter().all(|event| event["message"] != "connection refused"));
+    assert!(gateway.log().iter().all(|event| event["message"] != "connection rejected"));
 }
 
 #[test]

@@ -129,7 +129,7 @@ async fn a_mongod_killed_during_a_command_is_a_network_error_without_an_invented
         (&"connection closed".into(), &"upstream".into()),
         "{logged}"
     );
-    let told = |event: &Value| event["message"] == "upstream lost in the middle of a command";
+    let told = |event: &Value| event["message"] == "upstream connection lost during a command";
     let logged = gateway.wait_for_log(LOG_TIMEOUT, told).unwrap();
     assert_eq!((&logged["level"], &logged["upstream"]), (&"WARN".into(), &"test".into()));
     assert!(logged["remedy"].as_str().unwrap().contains("mongod's log"), "{logged}");
@@ -305,7 +305,7 @@ fn check_driver(row: &Row, driver: &str, reported: &Reported) {
 
 fn check_log(row: &Row, gateway: &Gateway) {
     let failure = gateway
-        .wait_for_log(LOG_TIMEOUT, |event| event["message"] == "cannot connect to upstream")
+        .wait_for_log(LOG_TIMEOUT, |event| event["message"] == "upstream connection failed")
         .unwrap_or_else(|error| panic!("{}: {error:#}", row.name));
     assert_eq!((&failure["level"], &failure["reason"]), (&"WARN".into(), &row.reason.into()), "{failure}");
     assert_eq!(failure["upstream"], "test");

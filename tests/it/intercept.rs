@@ -82,22 +82,19 @@ fn each_original_address_leads_to_its_member_over_ipv4_and_ipv6() {
 
         // No member has this address, but the rule redirects every connection to the port.
         namespace.sh("ip address add 10.217.0.9/32 dev lo").unwrap();
-        check_refused("10.217.0.9:27017", "mongate: 10.217.0.9:27017 is the address of no member of upstream test");
-        let refused = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection refused").unwrap();
+        check_refused("10.217.0.9:27017", "mongate: no member of upstream test has the address 10.217.0.9:27017");
+        let refused = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "connection rejected").unwrap();
         assert_eq!(
             (&refused["reason"], &refused["original"]),
             (&"no_member_at_original_address".into(), &"10.217.0.9:27017".into())
         );
         // A client that connects directly has no original address.
         for listener in [LISTENER, "[::1]:15017"] {
-            check_refused(
-                listener,
-                "mongate: this address takes connections to upstream test that were redirected to it",
-            );
+            check_refused(listener, "mongate: this address accepts only redirected connections to upstream test");
         }
         let refused = |event: &Value| event["reason"] == "not_redirected";
         let refused = gateway.wait_for_log(LOG_TIMEOUT, refused).unwrap();
-        assert!(refused["remedy"].as_str().unwrap().contains("have clients connect to the server itself"), "{refused}");
+        assert!(refused["remedy"].as_str().unwrap().contains("let clients connect to the server itself"), "{refused}");
 
         // A member that moves is reachable at its new address.
         let moved: Vec<_> = HOSTS.iter().filter(|(host, _)| *host != "mongo-2.mongo").copied().collect();
@@ -125,10 +122,10 @@ fn a_gateway_whose_own_connections_are_redirected_to_itself_logs_it_and_does_not
             assert_ne!(every_user, rule());
             redirect(namespace, &every_user);
             let gateway = start_gateway(&set, "");
-            let itself = |event: &Value| event["kind"] == "tls" && event["message"] == "connection refused";
+            let itself = |event: &Value| event["kind"] == "tls" && event["message"] == "connection rejected";
             let refused = gateway.wait_for_log(LOG_TIMEOUT, itself).unwrap();
             let remedy = refused["remedy"].as_str().unwrap();
-            assert!(remedy.contains("leave its user out of the iptables rule"), "{remedy}");
+            assert!(remedy.contains("exclude its user from the iptables rule"), "{remedy}");
             until("the gateway is not ready", || (gateway.get("/readyz").ok()?.status == 503).then_some(()));
 
             // One client causes a few connections, not an endless number.

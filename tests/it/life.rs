@@ -113,7 +113,7 @@ fn drain_timeout_closes_connections_whose_commands_take_too_long() {
     assert_closed(&mut connection);
     assert!(started.elapsed() >= Duration::from_millis(500), "closed after {:?}", started.elapsed());
     assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
-    let cut = |event: &Value| event["message"] == "drain_timeout is over: connections are cut";
+    let cut = |event: &Value| event["message"] == "drain timeout reached; open connections are closed";
     let logged = gateway.wait_for_log(LOG_TIMEOUT, cut).unwrap();
     assert_eq!((&logged["level"], &logged["connections"]), (&"WARN".into(), &1.into()), "{logged}");
     let closed = gateway.wait_for_log(LOG_TIMEOUT, |event| event["unanswered"] == 1).unwrap();

@@ -139,7 +139,7 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     let refusal = silent[0].reply().unwrap().document;
     assert_eq!(refusal.get_i32("code").unwrap(), 6, "{refusal}");
     assert!(refusal.get_str("errmsg").unwrap().contains("oo many open files"), "{refusal}");
-    let failed = |event: &Value| event["message"] == "cannot connect to upstream";
+    let failed = |event: &Value| event["message"] == "upstream connection failed";
     let logged = gateway.wait_for_log(LOG_TIMEOUT, failed).unwrap();
     assert!(logged["remedy"].as_str().unwrap().contains("ulimit -n"), "{logged}");
 

@@ -122,5 +122,5 @@ fn check(gateway: &Gateway, outcome: &Outcome, left_out: &[&str], also_denied: &
 }
 
 fn refusals(gateway: &Gateway) -> Vec<Value> {
-    gateway.log().into_iter().filter(|event| event["message"] == "command refused").collect()
+    gateway.log().into_iter().filter(|event| event["message"] == "command denied").collect()
 }

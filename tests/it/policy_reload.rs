@@ -89,7 +89,7 @@ fn open_connections_follow_the_policy_for_every_way_of_changing_the_file() {
     check(&mut connections, "menu");
     until("SIGHUP without a change is logged", || {
         scene.gateway.signal(libc::SIGHUP).unwrap();
-        (scene.told("the policy is unchanged") > 0).then_some(())
+        (scene.told("policy unchanged") > 0).then_some(())
     });
     scene.reloads("ok", 7.0);
     assert_eq!(scene.told("policy in force"), 8, "at the start, and for each change");
@@ -148,7 +148,7 @@ fn an_invalid_file_leaves_the_last_valid_policy_in_force() {
         let ready = scene.gateway.get("/readyz").unwrap();
         // The gateway is ready, with its current policy.
         assert_eq!(ready.status, 200, "{}", ready.body);
-        assert!(ready.body.contains("WARN   policy: 1 rule in force; not reloaded: "), "{}", ready.body);
+        assert!(ready.body.contains("WARN   policy: 1 rule in force; reload failed: "), "{}", ready.body);
     }
     scene.reloads("ok", 0.0);
     // The previous file clears the problem without a reload; a new file clears it with a reload.
@@ -172,7 +172,7 @@ fn changes_outside_of_the_policy_are_logged_and_need_a_restart() {
     let mut connections = [scene.gateway.connect().unwrap(), scene.gateway.connect().unwrap()];
     scene.options.listener += "max_connections = 1\n";
     scene.put(rename_over, &deny("orders"));
-    let told = "the configuration file has changes outside of [policy]";
+    let told = "configuration changes outside of [policy] need a restart";
     let line = scene.gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == told).unwrap();
     assert_eq!(line["level"], "WARN");
     assert!(line["remedy"].as_str().unwrap().contains("restart"), "{line}");

@@ -183,7 +183,7 @@ fn denied_commands_are_counted_by_rule_and_logged_once_without_values() {
     for (rule, command, namespace, count) in
         [("full-sleep-may-not-read", "find", "refused.orders", 6), ("(no allow rule)", "insert", "other.c", 5)]
     {
-        let first = told(rule, "command refused");
+        let first = told(rule, "command denied");
         assert_eq!(first.len(), 2, "logged once per connection: {first:?}");
         for line in first {
             let expected = ("WARN", SLEEP, "test", command, namespace);
@@ -191,10 +191,10 @@ fn denied_commands_are_counted_by_rule_and_logged_once_without_values() {
                 .map(|field| line[field].as_str().unwrap_or_default());
             assert_eq!(seen, [expected.0, expected.1, expected.2, expected.3, expected.4], "{line}");
         }
-        let last = told(rule, "decisions of this rule on the connection, in all");
+        let last = told(rule, "total decisions of the rule on this connection");
         assert_eq!(last.iter().map(|line| line["count"].as_u64()).collect::<Vec<_>>(), [Some(count); 2], "{last:?}");
     }
-    assert_eq!(told("(not understood)", "command refused").len(), 2);
+    assert_eq!(told("(not understood)", "command denied").len(), 2);
 }
 
 #[test]
@@ -223,9 +223,8 @@ fn a_dry_run_allows_everything_and_logs_what_it_would_deny() {
                 ("(not understood)", decision, 1.0),
             ],
         );
-        let would = |event: &Value| {
-            event["message"] == "command would be refused" && event["rule"] == "full-sleep-may-not-read"
-        };
+        let would =
+            |event: &Value| event["message"] == "command would be denied" && event["rule"] == "full-sleep-may-not-read";
         let line = gateway.wait_for_log(LOG_TIMEOUT, would).unwrap();
         let seen = ["level", "principal", "command", "namespace"].map(|field| line[field].as_str().unwrap_or_default());
         assert_eq!(seen, ["WARN", SLEEP, "find", "refused.orders"], "{line}");

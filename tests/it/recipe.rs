@@ -58,7 +58,7 @@ async fn check_cause_and_both_remedies(scene: &Scene) {
     assert!(reported.message.contains(kind), "{reported:?}");
     assert!(reported.message.contains("CN=localhost"), "{reported:?}");
     let logged =
-        gateway.wait_for_log(reports::LOG_TIMEOUT, |event| event["message"] == "cannot connect to upstream").unwrap();
+        gateway.wait_for_log(reports::LOG_TIMEOUT, |event| event["message"] == "upstream connection failed").unwrap();
     let remedy = logged["remedy"].as_str().unwrap();
     for part in ["subjectAltName=DNS:localhost", "-extfile", "upstream.test.tls.legacy_certificates"] {
         assert!(remedy.contains(part), "{part} is missing from the remedy: {remedy}");

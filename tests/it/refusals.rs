@@ -47,7 +47,7 @@ async fn a_client_above_max_connections_gets_an_error_until_another_client_leave
         assert!(reported.seconds < reports::ANSWER_SECONDS_MAX, "waited {} s", reported.seconds);
     }
     let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["outcome"] == "rejected").unwrap();
-    assert_eq!((&logged["level"], &logged["message"]), (&"WARN".into(), &"connection refused".into()));
+    assert_eq!((&logged["level"], &logged["message"]), (&"WARN".into(), &"connection rejected".into()));
     check_says(&logged, "max_connections reached", "listener.test.max_connections");
     assert!(outcome(&gateway, "rejected") > 2.5, "the raw connection and each driver");
 

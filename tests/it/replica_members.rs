@@ -108,7 +108,7 @@ fn a_member_of_another_set_is_rejected() {
         shown["problem"].as_str().map(str::to_owned)
     });
     assert!(problem.contains("other") && problem.contains(set.name()), "{problem}");
-    let logged = gateway.wait_for_log(TIMEOUT, |event| event["message"] == "member refused").unwrap();
+    let logged = gateway.wait_for_log(TIMEOUT, |event| event["message"] == "member rejected").unwrap();
     assert_eq!(logged["member"], foreign_member.as_str());
     // A rejected member has no address, whatever it replies.
     assert!(!gateway.members_at("test").unwrap().contains_key(&foreign_member));

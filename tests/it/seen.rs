@@ -87,7 +87,7 @@ fn readiness_follows_the_state_of_mongod() {
     assert_eq!(gateway.get("/livez").unwrap().status, 200, "a restart would not help");
     mongod.restart().unwrap();
     status(200);
-    gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "upstream is back").unwrap();
+    gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "upstream recovered").unwrap();
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn invalid_dns_records_give_no_members_until_they_are_corrected() {
                         example.test";
         let problem = || gateway.status().ok()?["upstreams"][0]["set"]["problem"].as_str().map(str::to_owned);
         assert_eq!(until("/status shows the problem", problem), sentence);
-        let warned = |event: &Value| event["message"] == "members are not found in DNS";
+        let warned = |event: &Value| event["message"] == "seed list lookup failed";
         let warned = gateway.wait_for_log(reports::LOG_TIMEOUT, warned).unwrap();
         assert!(warned["remedy"].as_str().unwrap().contains("upstream.test.members"), "{warned}");
         let ready = gateway.get("/readyz").unwrap();

@@ -23,7 +23,7 @@ use crate::reports::LOG_TIMEOUT;
 const ID: &str = "spiffe://kit.test/ns/shop/sa/orders";
 /// mongod's error code for a user that already exists.
 const USER_EXISTS: i32 = 51003;
-const TAKEN: &str = "certificates taken from the SPIFFE Workload API";
+const TAKEN: &str = "certificate received from the SPIFFE Workload API";
 
 #[test]
 fn new_connections_use_a_pushed_certificate_and_old_connections_continue() {
@@ -64,7 +64,7 @@ fn certificates_stay_in_use_without_the_agent_and_the_gateway_reconnects() {
     api.end_streams();
     until("the gateway calls again", || (api.asked() == 2).then_some(()));
     drop(api);
-    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API"));
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "SPIFFE Workload API unavailable"));
     let logged = logged.unwrap();
     assert_eq!((&logged["level"], &logged["in_use"]), (&"WARN".into(), &"the last certificates".into()), "{logged}");
     gateway.connect().unwrap().run(&ping()).unwrap();
@@ -122,7 +122,7 @@ fn a_client_waits_for_a_silent_agent_no_longer_than_connect_timeout() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let api = WorkloadApi::start(Answer::Silence).unwrap();
     let gateway = start(&mongod, api.socket(), "connect_timeout = \"300ms\"");
-    gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API")).unwrap();
+    gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "SPIFFE Workload API unavailable")).unwrap();
     let (code, sentence) = refusal(&gateway);
     assert_eq!(code, 6);
     assert!(sentence.ends_with("has not answered within 300ms"), "{sentence}");

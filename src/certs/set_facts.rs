@@ -1,0 +1,57 @@
+//! What a certificate set contains, for `/status`, the expiry monitor and log lines.
+
+use std::time::SystemTime;
+
+use crate::identity::{CertificateFacts, DistinguishedName};
+use crate::tls::{RevocationList, ServerTls, UpstreamTlsConfig};
+
+/// The contents of one certificate set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateSetFacts {
+    /// The leaf certificate, then its chain. Empty only if the first set has not arrived yet.
+    pub own: Vec<CertificateFacts>,
+    /// The trust anchors for the certificates of the other side.
+    pub trust_anchors: Vec<CertificateFacts>,
+    /// The revocation lists of their CAs.
+    pub crls: Vec<CrlFacts>,
+}
+
+/// One revocation list (CRL).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrlFacts {
+    /// The CA that issued it.
+    pub issuer: DistinguishedName,
+    /// The number of revoked certificates.
+    pub revoked: usize,
+    /// When it was issued.
+    pub this_update: SystemTime,
+    /// When the next one is due, if the list states it.
+    pub next_update: Option<SystemTime>,
+}
+
+impl From<&UpstreamTlsConfig> for CertificateSetFacts {
+    fn from(tls: &UpstreamTlsConfig) -> Self {
+        Self {
+            own: tls.credentials.certificates().cloned().collect(),
+            trust_anchors: tls.authorities.certificates.clone(),
+            crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
+        }
+    }
+}
+
+impl From<&ServerTls> for CertificateSetFacts {
+    fn from(tls: &ServerTls) -> Self {
+        Self {
+            own: tls.credentials.certificates().cloned().collect(),
+            trust_anchors: tls.authorities.certificates.clone(),
+            crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
+        }
+    }
+}
+
+impl From<&RevocationList> for CrlFacts {
+    fn from(list: &RevocationList) -> Self {
+        let RevocationList { issuer, this_update, next_update, .. } = list;
+        Self { issuer: issuer.clone(), revoked: list.len(), this_update: *this_update, next_update: *next_update }
+    }
+}

@@ -1,0 +1,20 @@
+//! One mongod or mongos of an upstream.
+
+use std::sync::Arc;
+
+use super::member_health::MemberHealth;
+use super::pool::MemberPool;
+use crate::config::HostPort;
+
+/// One mongod or mongos of an upstream, with the connections to it.
+pub struct Member {
+    /// Its host and port, as its replica set names it.
+    pub address: HostPort,
+    /// One for each credential of the upstream, in the order of the credentials. Never empty.
+    pub pools: Vec<Arc<MemberPool>>,
+    /// Whether the gateway can connect to it. Shared by its pools.
+    pub health: Arc<MemberHealth>,
+    /// The `serviceId` by which load-balanced clients distinguish it from other members. It stays the same until the
+    /// member leaves the set.
+    pub service_id: [u8; 12],
+}

@@ -1,0 +1,35 @@
+//! The members of an upstream: which servers there are, whether they are healthy, the connections to them, and which
+//! member a client is given.
+//!
+//! It makes connections through `upstream` and does not see the bytes on them.
+
+mod attempts;
+mod condition;
+mod credential;
+mod health_check;
+mod member;
+mod member_health;
+mod membership;
+mod messages;
+pub mod monitor;
+mod original_dst;
+mod pool;
+mod pool_upkeep;
+mod select;
+mod select_error;
+mod slot_map;
+mod subject_check;
+mod upstream;
+
+pub use attempts::Attempts;
+pub use condition::upstream_condition;
+pub use credential::Credential;
+pub use member::Member;
+pub use member_health::MemberHealth;
+pub use membership::{MemberStatus, Membership, Usability};
+pub use original_dst::AddressBook;
+pub use pool::{MemberPool, NoReplacement};
+pub use select::{Ingress, MemberSelector, Selection};
+pub use select_error::{SelectError, SelectExplanation};
+pub use slot_map::SlotMap;
+pub use upstream::Upstream;

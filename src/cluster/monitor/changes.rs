@@ -1,0 +1,84 @@
+//! What is known about the members of a set at one moment, and the log lines about changes.
+
+use super::seed_list::SeedList;
+use crate::cluster::messages::{
+    MEMBER_ADDED, MEMBER_REJECTED, MEMBER_REMOVED, MEMBER_WITHOUT_ADDRESS, NO_PRIMARY, PRIMARY_CHANGED,
+};
+use crate::topology::{MemberName, MemberState, SetTracker};
+
+/// What is known about the members of a set at one moment.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct SetSnapshot {
+    primary: Option<MemberName>,
+    members: Vec<(MemberName, MemberState)>,
+    /// Why a member cannot be used, in the order of `members`; `/status` shows it.
+    problems: Vec<Option<String>>,
+    /// Members for which a listener has no address.
+    without_address: Vec<MemberName>,
+    /// Why the last DNS lookup of the seed list failed.
+    seed_list_error: Option<String>,
+}
+
+impl SetSnapshot {
+    pub(super) fn new(tracker: &SetTracker, without_address: Vec<MemberName>, seed_list: Option<&SeedList>) -> Self {
+        Self {
+            primary: tracker.primary().cloned(),
+            members: tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
+            problems: tracker.members().map(|member| member.problem.clone()).collect(),
+            without_address,
+            seed_list_error: seed_list.and_then(SeedList::error),
+        }
+    }
+
+    /// The state of each member, for the metrics.
+    pub(super) fn state_names(&self) -> Vec<&'static str> {
+        self.members.iter().map(|(_, state)| state.name()).collect()
+    }
+
+    /// Logs what has changed since `before`.
+    pub(super) fn log_changes(&self, upstream: &str, before: &Self) {
+        self.log_members(upstream, before);
+        for member in self.without_address.iter().filter(|member| !before.without_address.contains(member)) {
+            tracing::warn!(
+                upstream,
+                %member,
+                remedy = "add a port to member_ports of its listeners, or an entry to member_addresses",
+                "{MEMBER_WITHOUT_ADDRESS}"
+            );
+        }
+        match &self.primary {
+            primary if *primary == before.primary => {}
+            Some(primary) => tracing::info!(upstream, %primary, "{PRIMARY_CHANGED}"),
+            None => tracing::warn!(upstream, "{NO_PRIMARY}"),
+        }
+    }
+
+    fn log_members(&self, upstream: &str, before: &Self) {
+        for member in self.names().filter(|name| !before.has(name)) {
+            tracing::info!(upstream, %member, "{MEMBER_ADDED}");
+        }
+        for member in before.names().filter(|name| !self.has(name)) {
+            tracing::info!(upstream, %member, "{MEMBER_REMOVED}");
+        }
+        for (entry, problem) in self.members.iter().zip(&self.problems) {
+            let (member, state) = entry;
+            if *state == MemberState::WrongSet && !before.members.contains(entry) {
+                tracing::warn!(
+                    upstream,
+                    %member,
+                    problem = problem.as_deref(),
+                    remedy = format!("check upstream.{upstream}.members and replica_set"),
+                    "{MEMBER_REJECTED}"
+                );
+            }
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &MemberName> {
+        self.members.iter().map(|(name, _)| name)
+    }
+
+    fn has(&self, name: &MemberName) -> bool {
+        self.names().any(|known| known == name)
+    }
+}

@@ -1,0 +1,161 @@
+//! The connections to one member that use one credential.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::attempts::Attempts;
+use super::member_health::MemberHealth;
+use crate::lifecycle::renewal::Renewal;
+use crate::upstream::{ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamStream, Users};
+
+/// Makes connections to one member with one credential, and keeps spare ones.
+pub struct MemberPool {
+    /// Makes the connections.
+    pub connector: Connector,
+    /// Proven connections that no client uses yet.
+    pub spares: SpareConnections,
+    /// Records what becomes of connection attempts.
+    pub attempts: Attempts,
+    /// Makes connections of a replaced certificate set end.
+    pub renewal: Renewal,
+    /// Limits the connections that are made at the same time to replace others.
+    replacements: Arc<Semaphore>,
+    /// The number of spare connections as last reported to the metrics.
+    reported_spares: AtomicUsize,
+}
+
+/// Why no connection could replace one of a previous certificate set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoReplacement {
+    /// Making one failed. A later attempt may succeed.
+    NotNow,
+    /// mongod does not accept the client's hello a second time.
+    Never,
+}
+
+impl MemberPool {
+    /// `replacements` is shared by all pools of the upstream.
+    pub(super) fn new(
+        connector: Connector,
+        spares: SpareConnections,
+        attempts: Attempts,
+        renewal: Renewal,
+        replacements: Arc<Semaphore>,
+    ) -> Self {
+        Self { connector, spares, attempts, renewal, replacements, reported_spares: AtomicUsize::new(0) }
+    }
+
+    /// Returns a connection for a client: a spare one, or else a new one.
+    pub async fn connect(&self) -> Result<Link, ConnectError> {
+        if let Some(link) = self.spares.take(self.connector.identity().generation()) {
+            self.report_spares();
+            return Ok(link);
+        }
+        self.dial().await
+    }
+
+    /// Makes a proven connection and records the result. A failure is logged with its remedy.
+    pub(super) async fn dial(&self) -> Result<Link, ConnectError> {
+        match self.connector.connect().await {
+            Ok(stream) => {
+                self.attempts.record_credential_accepted();
+                self.record_success(&stream);
+                self.health().status.record_ok(None);
+                Ok(Link::new(stream))
+            }
+            Err(error) => {
+                self.attempts.record_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a connection that replaces another one: the client's `hello` has already been repeated on it.
+    ///
+    /// Waits while too many replacements are being made. Never uses a spare connection: those are for new clients, and
+    /// no client waits for a replacement.
+    pub async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
+        let _permit = self.replacements.acquire().await;
+        let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
+        match timeout(self.connector.connect_timeout(), link.introduce(hello)).await {
+            Ok(Ok(())) => Ok(link),
+            Ok(Err(IntroductionError::Refused)) => Err(NoReplacement::Never),
+            Ok(Err(IntroductionError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
+        }
+    }
+
+    /// Whether spare connections can be made now. Where the gateway authenticates, a spare connection must have its
+    /// user.
+    pub(super) fn may_have_spares(&self) -> bool {
+        !self.connector.authenticates() || matches!(self.connector.users(), Users::Kept | Users::Awaited)
+    }
+
+    /// Makes a spare connection; returns whether that succeeded.
+    pub(super) async fn make_spare(&self) -> bool {
+        match self.dial().await {
+            // The user may exist later, but this connection would never have it.
+            Ok(link) if link.user.is_none() && self.connector.authenticates() => false,
+            Ok(link) => self.spares.put(link).is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Records a connection that was made and proven, and ends connections of the previous certificate set.
+    pub(super) fn record_success(&self, stream: &UpstreamStream) {
+        // A new certificate may have no MongoDB user yet. Connections of the previous set stay open until it has one.
+        if stream.user.is_some() || !self.connector.authenticates() {
+            self.renewal.begin(stream.generation);
+        }
+        self.attempts.record_success(stream.handshake.duration);
+    }
+
+    /// Updates the metric of spare connections.
+    pub(super) fn report_spares(&self) {
+        let now = self.spares.level().0;
+        // Of two concurrent calls, the second one reports the change since the first.
+        let before = self.reported_spares.swap(now, Ordering::Relaxed);
+        self.attempts.metrics.change_warm_connections(before, now);
+    }
+
+    /// The health of the member.
+    pub fn health(&self) -> &Arc<MemberHealth> {
+        &self.attempts.health
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cluster::Upstream;
+    use crate::config::CredentialConfig;
+    use crate::telemetry::metrics::UpstreamMetrics;
+    use crate::tls::test_pki::{files_of, upstream_of};
+    use crate::upstream::REASONS;
+    use crate::upstream::test_server::{Behaviour, Scene};
+
+    #[tokio::test]
+    async fn only_the_first_credential_decides_about_the_health_of_the_member() {
+        let scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+        let (mut endpoint, server) = scene.listen().await;
+        let (principals, files) = (vec!["cluster.local/ns/shop/*".to_owned()], files_of(&mut endpoint).clone());
+        let mut section = upstream_of(&endpoint);
+        section.credentials.push(CredentialConfig { principals, files });
+        let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
+        let member = upstream.new_member(&endpoint.address).unwrap();
+        let [first, second] = member.pools.as_slice() else { panic!("two credentials") };
+
+        let rejected = server.during(Box::pin(second.dial())).await.map(|_| ()).unwrap_err();
+        assert_eq!(rejected.reason(), "client_certificate_refused");
+        assert!(second.attempts.is_credential_rejected() && !first.attempts.is_credential_rejected());
+        assert_eq!(member.health.status.snapshot().failed, None);
+
+        server.during(Box::pin(first.dial())).await.map(|_| ()).unwrap_err();
+        assert!(first.attempts.is_credential_rejected() && member.health.status.snapshot().failed.is_some());
+        // A server that does not answer says nothing about the credential.
+        drop(server);
+        second.dial().await.map(|_| ()).unwrap_err();
+        assert!(!second.attempts.is_credential_rejected());
+    }
+}

@@ -1,0 +1,114 @@
+//! Keeps the spare connections of a pool, and finds out whether mongod accepts its user.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::pool::MemberPool;
+use crate::lifecycle::back_off::BackOff;
+use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::tasks::Tasks;
+
+/// How often the spare connections are inspected. One that mongod has closed is noticed within this time.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Spare connections that are made at the same time.
+const SPARE_DIALS_MAX: usize = 4;
+
+/// First and longest pause after a spare connection could not be made. A success of any other connection ends the
+/// pause.
+const SPARE_BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How often the user check looks at its pool.
+const USER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Minimum time between two authentication attempts of the user check with the same certificate set.
+const USER_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Starts the upkeep of `pool`, which runs until the drain begins or `removed` resolves.
+pub(super) fn start(
+    pool: &Arc<MemberPool>,
+    tasks: &Tasks,
+    drain: &DrainWatch,
+    removed: impl Future<Output = ()> + Send + 'static,
+) {
+    let (pool, drain) = (Arc::clone(pool), drain.clone());
+    if pool.spares.is_on() {
+        tasks.spawn("spare connections", keep_spares(pool, drain, removed));
+    } else if pool.connector.authenticates() {
+        tasks.spawn("user check", check_user(pool, drain, removed));
+    }
+}
+
+/// Keeps the required number of spare connections until the drain begins or `removed` resolves; then closes them.
+async fn keep_spares(pool: Arc<MemberPool>, drain: DrainWatch, removed: impl Future<Output = ()>) {
+    tokio::select! {
+        // No connection is made after the drain has begun.
+        biased;
+        () = drain.draining() => {}
+        () = removed => {}
+        () = fill(&pool) => {}
+    }
+    pool.spares.clear();
+    pool.report_spares();
+}
+
+async fn fill(pool: &MemberPool) {
+    let mut back_off = BackOff::new(SPARE_BACK_OFF.0, SPARE_BACK_OFF.1);
+    loop {
+        if pool.spares.sweep(pool.connector.identity().generation()) > 0 {
+            // mongod has closed unused connections: it may be down.
+            pool.health().failed.notify_one();
+        }
+        let missing = if pool.may_have_spares() { pool.spares.missing() } else { 0 };
+        pool.report_spares();
+        if missing == 0 {
+            back_off.reset();
+            tokio::select! {
+                () = pool.spares.changed() => {}
+                () = sleep(SWEEP_INTERVAL) => {}
+            }
+        } else if !make_spares(pool, missing).await {
+            tokio::select! {
+                // If the member rejects this credential, the success of another credential means nothing.
+                () = pool.health().connected.notified(), if !pool.attempts.is_credential_rejected() => {}
+                () = sleep(back_off.next_pause()) => {}
+            }
+        }
+    }
+}
+
+/// Makes some of the `missing` spare connections at the same time; returns whether all of these succeeded.
+async fn make_spares(pool: &MemberPool, missing: usize) -> bool {
+    let make = async |index: usize| index >= missing.min(SPARE_DIALS_MAX) || pool.make_spare().await;
+    let (first, second, third, fourth) = tokio::join!(make(0), make(1), make(2), make(3));
+    first && second && third && fourth
+}
+
+/// Authenticates now and then until mongod accepts the user of `pool`, so that the readiness probe and `/status` know
+/// about it before a client connects. Spare connections make this unnecessary. Runs until the drain begins or `removed`
+/// resolves.
+async fn check_user(pool: Arc<MemberPool>, drain: DrainWatch, removed: impl Future<Output = ()>) {
+    let checks = async {
+        let mut tried = None;
+        loop {
+            let generation = pool.connector.identity().generation();
+            let is_recent = tried.is_some_and(|(tried_generation, at): (u64, Instant)| {
+                tried_generation == generation && at.elapsed() < USER_RETRY_INTERVAL
+            });
+            if pool.may_have_spares() && !pool.connector.has_user() && !is_recent {
+                tried = Some((generation, Instant::now()));
+                // The pool has recorded the result.
+                drop(pool.dial().await);
+            }
+            sleep(USER_CHECK_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = drain.draining() => {}
+        () = removed => {}
+        () = checks => {}
+    }
+}

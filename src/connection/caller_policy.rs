@@ -1,0 +1,132 @@
+//! The policy as it applies to each caller of a listener, and the log lines about its decisions.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, DECISIONS_OF_RULE};
+use super::policy_in_force::PolicyInForce;
+use crate::identity::Identified;
+use crate::listener::ClientAddress;
+use crate::policy::{CallerFacts, Policy, View};
+use crate::relay::{CursorBook, EffectivePolicy, Finding, PolicySource, counter_labels};
+use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
+
+/// Callers whose view of the policy is kept. When there are more, all views are discarded and made again on demand.
+const VIEWS_MAX: usize = 1024;
+
+/// The policy for the connections of one listener.
+pub struct ListenerPolicy {
+    listener: String,
+    in_force: Arc<PolicyInForce>,
+    cursors: Arc<CursorBook>,
+    views: Mutex<Views>,
+}
+
+/// One policy as it applies to the callers seen so far.
+#[derive(Default)]
+struct Views {
+    version: u64,
+    policy: Option<(Arc<Policy>, Arc<PolicyMetrics>)>,
+    by_caller: HashMap<CallerKey, Arc<View>>,
+}
+
+/// What a policy can distinguish callers of one listener by.
+#[derive(PartialEq, Eq, Hash)]
+struct CallerKey {
+    identity: Option<Arc<Identified>>,
+    source: Option<IpAddr>,
+}
+
+impl ListenerPolicy {
+    /// `cursors` is shared by all listeners that lead to the same upstream.
+    pub fn new(listener: &str, in_force: Arc<PolicyInForce>, cursors: Arc<CursorBook>) -> Self {
+        Self { listener: listener.to_owned(), in_force, cursors, views: Mutex::default() }
+    }
+
+    /// The policy as it applies to a caller; `None` without a policy. Takes a lock: called once for each connection and
+    /// policy.
+    fn effective(&self, identity: Option<&Arc<Identified>>, source: Option<IpAddr>) -> Option<EffectivePolicy> {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = self.in_force.version();
+        if views.version != version {
+            let policy = self.in_force.current().map(|loaded| {
+                let metrics = Arc::new(PolicyMetrics::new(&self.listener, counter_labels(&loaded.policy)));
+                (Arc::clone(&loaded.policy), metrics)
+            });
+            *views = Views { version, policy, by_caller: HashMap::new() };
+        }
+        let Views { policy, by_caller, .. } = &mut *views;
+        let (policy, metrics) = policy.as_ref()?;
+        if by_caller.len() >= VIEWS_MAX {
+            by_caller.clear();
+        }
+        let key = CallerKey { identity: identity.cloned(), source: source.filter(|_| policy.uses_sources()) };
+        let principal = identity.map(|identity| &identity.principal);
+        let facts = CallerFacts { principal, source, listener: &self.listener };
+        let view = by_caller.entry(key).or_insert_with(|| Arc::new(policy.view(&facts)));
+        Some(EffectivePolicy {
+            policy: Arc::clone(policy),
+            view: Arc::clone(view),
+            metrics: Arc::clone(metrics),
+            cursors: Arc::clone(&self.cursors),
+            caller: principal.map_or_else(|| Arc::from(""), |principal| Arc::from(principal.as_str())),
+            hold_budget: self.in_force.hold_budget().clone(),
+        })
+    }
+}
+
+/// The policy for one connection.
+pub(super) struct CallerPolicySource {
+    pub(super) policy: Arc<ListenerPolicy>,
+    pub(super) client: ClientAddress,
+    pub(super) identity: Option<Arc<Identified>>,
+    /// The address of the client, if it is known.
+    pub(super) source: Option<IpAddr>,
+}
+
+impl PolicySource for CallerPolicySource {
+    fn version(&self) -> u64 {
+        self.policy.in_force.version()
+    }
+
+    fn effective_policy(&self) -> Option<EffectivePolicy> {
+        self.policy.effective(self.identity.as_ref(), self.source)
+    }
+
+    fn log_finding(&self, finding: &Finding<'_>) {
+        let Finding { rule, decision, command, namespace, unclear, count } = finding;
+        let (listener, client) = (&self.policy.listener, self.client);
+        let principal = self.identity.as_ref().map(|identity| identity.principal.as_str());
+        let unclear = unclear.map(tracing::field::display);
+        let namespace = (!namespace.is_empty()).then_some(*namespace);
+        // One macro for each level: the level of a macro is a constant.
+        match (decision, count) {
+            (PolicyDecision::Deny, 1) => {
+                tracing::warn!(listener, %client, principal, rule, command, namespace, unclear, "{COMMAND_DENIED}");
+            }
+            (PolicyDecision::WouldDeny, 1) => tracing::warn!(
+                listener,
+                %client,
+                principal,
+                rule,
+                command,
+                namespace,
+                unclear,
+                "{COMMAND_WOULD_BE_DENIED}"
+            ),
+            (PolicyDecision::Audit | PolicyDecision::Allow, 1) => {
+                tracing::info!(listener, %client, principal, rule, command, namespace, "{COMMAND_AUDITED}");
+            }
+            (decision, count) => tracing::info!(
+                listener,
+                %client,
+                principal,
+                rule,
+                decision = decision.label(),
+                count,
+                "{DECISIONS_OF_RULE}"
+            ),
+        }
+    }
+}

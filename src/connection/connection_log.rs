@@ -1,0 +1,140 @@
+//! The log line about the end of a connection.
+
+use std::time::{Duration, Instant};
+
+use tracing::field::display;
+
+use super::caller_info::CallerInfo;
+use super::ending::{Ending, ListenerFacts, Relayed};
+use super::messages::{CONNECTION_CLOSED, CONNECTION_REJECTED};
+use crate::identity::printable;
+use crate::telemetry::repeats::{Repeats, Verdict};
+
+/// What a log line needs to know about the listener.
+pub(super) struct LogContext<'a> {
+    /// The configuration of the listener.
+    pub(super) facts: ListenerFacts<'a>,
+    /// Limits the log lines about rejections.
+    pub(super) rejections: &'a Repeats<&'static str>,
+}
+
+/// The MongoDB user of a connection, as its log line shows it.
+#[derive(Default)]
+struct LoggedUser {
+    /// Contains no control characters.
+    name: Option<String>,
+    database: Option<String>,
+    mechanism: Option<String>,
+    /// `gateway`: the gateway authenticated, and mongod confirmed the user. `client`: the client named the user when it
+    /// began to authenticate.
+    source: Option<&'static str>,
+}
+
+impl LoggedUser {
+    fn of(relayed: &Relayed) -> Self {
+        if let Some(user) = &relayed.user {
+            let [database, mechanism] = ["$external", "MONGODB-X509"].map(|text| Some(text.to_owned()));
+            return Self { name: Some(user.name.clone()), database, mechanism, source: Some("gateway") };
+        }
+        let Some(named) = &relayed.end.user else { return Self::default() };
+        let shown = |text: &String| Some(printable(text));
+        Self {
+            name: named.user.as_ref().and_then(shown),
+            database: shown(&named.database),
+            mechanism: Some(named.mechanism.to_owned()),
+            source: Some("client"),
+        }
+    }
+}
+
+/// Writes one log line, at level debug if no operator needs it.
+///
+/// A problem with an upstream is logged once for all its connections, elsewhere. A rejection is a warning; repeated
+/// rejections of the same kind are warnings only now and then.
+pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &CallerInfo, duration: Duration) {
+    let LogContext { facts, rejections } = context;
+    let listener = facts.listener;
+    let outcome = ending.outcome().label();
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let (client, proxy, user) = (caller.address(), caller.proxy().map(display), caller.user());
+    let (uid, gid, pid) = (user.map(|u| u.uid), user.map(|u| u.gid), user.and_then(|u| u.pid));
+    let principal = caller.identity().map(|identity| identity.principal.as_str());
+    let principal_source = caller.identity().map(|identity| identity.source.label());
+    let explanation = ending.explanation(facts);
+    let (reason, remedy) = (display(&explanation.summary), explanation.remedy.as_deref());
+    match ending {
+        Ending::Probe | Ending::Drained | Ending::SocketFailed(_) => {
+            tracing::debug!(listener, %client, proxy, outcome, reason, duration_ms, "{CONNECTION_CLOSED}");
+        }
+        Ending::Relayed(relayed) => {
+            let (Relayed { upstream, end, .. }, user) = (relayed, LoggedUser::of(relayed));
+            tracing::info!(
+                listener,
+                %client,
+                proxy,
+                uid,
+                gid,
+                pid,
+                principal,
+                principal_source,
+                %upstream,
+                user = user.name,
+                user_database = user.database,
+                user_mechanism = user.mechanism,
+                user_source = user.source,
+                outcome,
+                ended_by = %end.ended_by,
+                reason,
+                remedy,
+                commands = end.commands,
+                errors = end.errors,
+                denied = end.denied,
+                unanswered = end.unanswered,
+                to_upstream_bytes = end.to_upstream_bytes,
+                to_client_bytes = end.to_client_bytes,
+                duration_ms,
+                "{CONNECTION_CLOSED}"
+            );
+        }
+        Ending::NoUpstream(unavailable) => tracing::info!(
+            listener,
+            %client,
+            proxy,
+            principal,
+            principal_source,
+            original = unavailable.original().map(display),
+            outcome,
+            reason,
+            remedy,
+            duration_ms,
+            "{CONNECTION_REJECTED}"
+        ),
+        Ending::OtherProtocol(_)
+        | Ending::BadProxyHeader(_)
+        | Ending::HandshakeFailed(_)
+        | Ending::Rejected(_)
+        | Ending::ConnectionLimit(_) => {
+            let kind = explanation.label;
+            if let Verdict::Log { suppressed } = rejections.note(kind, Instant::now()) {
+                tracing::warn!(
+                    listener,
+                    %client,
+                    proxy,
+                    uid,
+                    gid,
+                    pid,
+                    principal,
+                    outcome,
+                    kind,
+                    reason,
+                    remedy,
+                    duration_ms,
+                    suppressed,
+                    "{CONNECTION_REJECTED}"
+                );
+            } else {
+                tracing::debug!(listener, %client, proxy, outcome, kind, reason, duration_ms, "{CONNECTION_REJECTED}");
+            }
+        }
+    }
+}

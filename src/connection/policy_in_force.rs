@@ -1,0 +1,59 @@
+//! The policy in force, which changes when the configuration file is reloaded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+
+use crate::policy::Policy;
+use crate::relay::HoldBudget;
+
+/// The policy in force; there is one for the whole gateway.
+#[derive(Default)]
+pub struct PolicyInForce {
+    version: AtomicU64,
+    current: ArcSwapOption<LoadedPolicy>,
+    hold_budget: HoldBudget,
+}
+
+/// A policy, and when it was loaded.
+#[derive(Debug)]
+pub struct LoadedPolicy {
+    /// The compiled policy.
+    pub policy: Arc<Policy>,
+    /// When it came into force.
+    pub since: SystemTime,
+}
+
+impl PolicyInForce {
+    /// Starts with `policy`.
+    pub fn new(policy: Option<Policy>) -> Self {
+        let this = Self::default();
+        this.replace(policy);
+        this
+    }
+
+    /// Puts `policy` in force. Open connections use it from their next message on.
+    pub fn replace(&self, policy: Option<Policy>) {
+        let loaded = policy.map(|policy| LoadedPolicy { policy: Arc::new(policy), since: SystemTime::now() });
+        self.current.store(loaded.map(Arc::new));
+        // Comes second: a reader of the new version must find the new policy, or a newer one.
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// `None` without a policy: every command is allowed.
+    pub fn current(&self) -> Option<Arc<LoadedPolicy>> {
+        self.current.load_full()
+    }
+
+    /// Changes with each [`replace`](Self::replace).
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The budget for command bodies that are held until the policy has decided about them.
+    pub(super) fn hold_budget(&self) -> &HoldBudget {
+        &self.hold_budget
+    }
+}

@@ -1,0 +1,151 @@
+//! The relay of one connection, and the replacement of its upstream connection after a certificate reload.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::messages::UPSTREAM_CONNECTION_REPLACED;
+use super::revalidation::Revalidation;
+use super::route::Route;
+use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
+use crate::listener::ClientStream;
+use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
+use crate::telemetry::metrics::Recycling;
+use crate::upstream::{Link, MongoUser};
+
+/// A future that few connections ever need, and then on the heap.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a relayed connection depends on, apart from its relay.
+pub(super) struct RelaySession<'a> {
+    /// The route of its listener.
+    pub(super) route: &'a Route,
+    /// Makes its upstream connections.
+    pub(super) pool: Arc<MemberPool>,
+    /// The address of the server, also after the upstream connection was replaced.
+    pub(super) address: SocketAddr,
+    /// The MongoDB user, if the gateway authenticated the connection. It never changes.
+    pub(super) user: Option<Arc<MongoUser>>,
+    /// Verifies the client's certificate again, on a TLS listener.
+    pub(super) revalidation: Option<Revalidation<'a>>,
+}
+
+/// Relays until the connection ends. `first_bytes` have been read from the client already.
+pub(super) async fn run(
+    relay: &mut Relay<ClientStream, TcpStream>,
+    mut first_bytes: Vec<u8>,
+    session: &mut RelaySession<'_>,
+) -> RelayEnd {
+    let RelaySession { route, pool, address, user, revalidation } = session;
+    let pool: &MemberPool = pool;
+    let renewal = pool.renewal.watch();
+    let mut replacement = None;
+    let mut replacement_address = *address;
+    if relay.client().certificates().is_none() {
+        *revalidation = None;
+    }
+    let mut not_preferred = until_not_preferred(route, pool);
+    loop {
+        let turn = tokio::select! {
+            // Messages come first: a replacement can wait.
+            biased;
+            turn = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => turn,
+            link = optional(&mut replacement) => {
+                replacement = None;
+                if let Some(address) = offer(relay, link, user.as_ref()) {
+                    replacement_address = address;
+                }
+                continue;
+            }
+            () = revalidation_due(revalidation) => {
+                if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client())) {
+                    relay.dismiss(dismissal);
+                }
+                continue;
+            }
+            () = optional(&mut not_preferred) => {
+                relay.dismiss(Dismissal::Elsewhere);
+                not_preferred = None;
+                continue;
+            }
+        };
+        match turn {
+            Turn::Renew => {
+                let hello = relay.introduction().map(<[u8]>::to_vec);
+                replacement = hello.map(|hello| replace(pool, hello));
+            }
+            Turn::Moved => {
+                *address = replacement_address;
+                pool.attempts.metrics.count_recycled(Recycling::Moved);
+                let upstream = pool.connector.upstream();
+                tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
+            }
+            Turn::Ended(end) => {
+                if matches!(end.reason, EndReason::Recycled) {
+                    pool.attempts.metrics.count_recycled(Recycling::Closed);
+                }
+                return end;
+            }
+        }
+    }
+}
+
+/// Offers the relay a replacement for its upstream connection, and returns the address of the replacement if the relay
+/// can use it.
+fn offer(
+    relay: &mut Relay<ClientStream, TcpStream>,
+    replacement: Result<Link, NoReplacement>,
+    user: Option<&Arc<MongoUser>>,
+) -> Option<SocketAddr> {
+    match replacement {
+        // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
+        Ok(link) if name_of(link.user.as_ref()) != name_of(user) => relay.give_up_moving(),
+        Ok(link) => {
+            let address = link.address;
+            relay.offer(upstream_side(link));
+            return Some(address);
+        }
+        Err(NoReplacement::NotNow) => relay.postpone(),
+        Err(NoReplacement::Never) => relay.give_up_moving(),
+    }
+    None
+}
+
+fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {
+    user.map(|user| user.name.as_str())
+}
+
+/// The part of an upstream connection that a relay uses.
+pub(super) fn upstream_side(link: Link) -> UpstreamSide<TcpStream> {
+    let Link { socket, session, generation, .. } = link;
+    UpstreamSide { socket, session, generation }
+}
+
+fn replace(pool: &MemberPool, hello: Vec<u8>) -> Boxed<'_, Result<Link, NoReplacement>> {
+    Box::pin(async move { pool.replacement(&hello).await })
+}
+
+/// Resolves when the read preference excludes the member of this connection; `None` if the listener has none.
+fn until_not_preferred<'a>(route: &'a Route, pool: &'a MemberPool) -> Option<Boxed<'a, ()>> {
+    let MemberSelector::LoadBalanced(preference) = &route.selector else { return None };
+    Some(Box::pin(route.upstream.until_not_preferred(*preference, pool)))
+}
+
+/// Never resolves without a revalidation. Cancel safe.
+async fn revalidation_due(revalidation: &mut Option<Revalidation<'_>>) {
+    match revalidation {
+        Some(revalidation) => revalidation.revalidation_due().await,
+        None => pending().await,
+    }
+}
+
+/// Waits for `future`; never resolves without one. Cancel safe: the future keeps its progress.
+async fn optional<T>(future: &mut Option<Boxed<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}

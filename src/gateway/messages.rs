@@ -1,0 +1,16 @@
+//! The log messages of this module.
+
+pub(super) const LISTENING: &str = "listening";
+pub(super) const ADMIN_LISTENING: &str = "admin listening";
+pub(super) const STARTED: &str = "started";
+pub(super) const DRAINING: &str = "draining";
+pub(super) const DRAIN_ABORTED: &str = "drain aborted by a second signal; open connections are closed";
+pub(super) const DRAIN_TIMEOUT: &str = "drain timeout reached; open connections are closed";
+pub(super) const STOPPED: &str = "stopped";
+pub(super) const WORKER_STOPPED: &str = "worker stopped; connection dropped";
+pub(super) const POLICY_IN_FORCE: &str = "policy in force";
+pub(super) const NO_POLICY_IN_FORCE: &str = "no policy in force; every command is allowed";
+pub(super) const POLICY_UNCHANGED: &str = "policy unchanged";
+pub(super) const POLICY_WARNING: &str = "policy warning";
+pub(super) const POLICY_RELOAD_FAILED: &str = "policy reload failed; the previous policy stays in force";
+pub(super) const RESTART_REQUIRED: &str = "configuration changes outside of [policy] need a restart";
