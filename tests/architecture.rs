@@ -1,5 +1,5 @@
 //! Holds the structure of the source: which modules may import which, that files do not import each other in circles,
-//! what the pure modules may not touch, and how imports are written.
+//! what the pure modules may not touch, how imports are written, and that log messages are constants.
 //!
 //! The import table is in ARCHITECTURE.md. This test reads it from there, so that the page and the code stay the same.
 
@@ -11,12 +11,15 @@ use std::path::Path;
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/log_messages.rs"]
+mod log_messages;
 #[path = "architecture/references.rs"]
 mod references;
 #[path = "architecture/source_tree.rs"]
 mod source_tree;
 
 use circles::{Graph, circles};
+use log_messages::{Message, log_messages};
 use references::References;
 use source_tree::{SourceFile, SourceTree};
 
@@ -187,6 +190,23 @@ fn pem_files_are_read_in_one_place() {
         let uses = foreign.iter().any(|path| path.first().is_some_and(|name| name == "rustls_pemfile"));
         assert!(!uses, "src/{}: uses rustls_pemfile", file.path);
     }
+}
+
+#[test]
+fn log_messages_are_constants_that_the_reference_lists() {
+    let tree = source();
+    let page = fs::read_to_string(root().join("docs/log-lines.md")).unwrap();
+    let messages = log_messages(&tree);
+    assert!(messages.len() > 30, "the log lines were found");
+    let wrong: Vec<String> = messages
+        .into_iter()
+        .filter_map(|(file, message)| match message {
+            Message::Constant(text) if page.contains(&format!("`{text}`")) => None,
+            Message::Constant(text) => Some(format!("src/{file}: `{text}` is not in docs/log-lines.md")),
+            Message::Other(written) => Some(format!("src/{file}: \"{written}\" is not the name of a constant")),
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// A crate of two modules, `a` with two files and `b`, and what the rules find in it.

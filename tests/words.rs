@@ -1,5 +1,4 @@
-//! Holds the language of the project: phrases that may not come back, the width of lines, links between pages, and the
-//! messages of log lines.
+//! Holds the language of the project: phrases that may not come back, the width of lines, and links between pages.
 //!
 //! Text is plain technical English: a noun as the subject, one idea a sentence, the terms of the field. The phrases below
 //! are what the text had instead, each with what replaces it. CONTRIBUTING.md has the rules.
@@ -8,14 +7,6 @@
 
 use std::fs;
 use std::path::Path;
-
-#[path = "architecture/log_messages.rs"]
-mod log_messages;
-#[path = "architecture/source_tree.rs"]
-mod source_tree;
-
-use log_messages::{Message, log_messages};
-use source_tree::SourceTree;
 
 /// Phrase in lower case, as whole words, and what to write instead.
 const PHRASES: [(&str, &str); 44] = [
@@ -210,23 +201,6 @@ fn lines_have_at_most_120_columns() {
     for (name, text) in texts() {
         wrong.extend(wide_lines(&name, &text).into_iter().map(|line| format!("{name}:{line}")));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-#[test]
-fn log_messages_are_constants_that_the_reference_lists() {
-    let tree = SourceTree::read(&root().join("src"));
-    let page = fs::read_to_string(root().join("docs/log-lines.md")).unwrap();
-    let messages = log_messages(&tree);
-    assert!(messages.len() > 30, "the log lines were found");
-    let wrong: Vec<String> = messages
-        .into_iter()
-        .filter_map(|(file, message)| match message {
-            Message::Constant(text) if page.contains(&format!("`{text}`")) => None,
-            Message::Constant(text) => Some(format!("src/{file}: `{text}` is not in docs/log-lines.md")),
-            Message::Other(written) => Some(format!("src/{file}: \"{written}\" is not the name of a constant")),
-        })
-        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

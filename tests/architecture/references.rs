@@ -23,7 +23,7 @@ pub(crate) struct References {
 impl References {
     /// Reads the references of `file`.
     pub(crate) fn of(file: &SourceFile, tree: &SourceTree) -> Self {
-        let mut collector = Collector { tree, module: file.module.clone(), paths: Vec::new(), uses: Vec::new() };
+        let mut collector = Collector { module: file.module.clone(), paths: Vec::new(), uses: Vec::new() };
         collector.visit_file(&file.syntax);
         let Collector { paths, uses, .. } = collector;
         // A name that is imported stands for its path, also where the import is written below its use.
@@ -64,15 +64,14 @@ struct Use {
     name: String,
 }
 
-struct Collector<'a> {
-    tree: &'a SourceTree,
+struct Collector {
     /// The module that is being read: the file's own, or an inline one in it.
     module: ModulePath,
     paths: Vec<(ModulePath, Vec<String>)>,
     uses: Vec<Use>,
 }
 
-impl Collector<'_> {
+impl Collector {
     fn collect_uses(&mut self, tree: &UseTree, before: &[String]) {
         let with = |name: String| [before, &[name]].concat();
         match tree {
@@ -125,7 +124,7 @@ impl Collector<'_> {
     }
 }
 
-impl<'ast> Visit<'ast> for Collector<'_> {
+impl<'ast> Visit<'ast> for Collector {
     fn visit_item(&mut self, item: &'ast Item) {
         if !is_test_only(attributes_of(item)) {
             visit::visit_item(self, item);
