@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, counter};
 
-use super::metrics::POLICY_DECISIONS;
+use super::metrics::families::POLICY_DECISIONS;
 
 /// What a policy says of one command; several rules may have something to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
