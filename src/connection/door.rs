@@ -16,8 +16,8 @@ use crate::identity::{ClientFacts, Identified, Identities};
 use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::listener;
 use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules};
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::ClientHandshake;
-use crate::telemetry::repeats::Repeats;
 use crate::tls::ServerTls;
 use crate::wire::header::Header;
 
@@ -33,7 +33,7 @@ pub struct Admission {
     /// Who is in.
     pub(super) present: Arc<Present>,
     /// Keeps refusals from filling the log, by their label: clients try again and again, and ports are scanned.
-    pub(super) refused: Repeats<&'static str>,
+    pub(super) refused: LogThrottle<&'static str>,
 }
 
 /// A client that is let in, with what it has said.
@@ -55,7 +55,7 @@ impl Admission {
             proxy,
             identities,
             present: Arc::default(),
-            refused: Repeats::new(),
+            refused: LogThrottle::new(),
         }
     }
 

@@ -15,8 +15,8 @@ use super::refusal::Refusal;
 use crate::identity::printable;
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
+use crate::telemetry::log_throttle::LogDecision;
 use crate::telemetry::metrics::ConnectionOutcome;
-use crate::telemetry::repeats::Verdict;
 use crate::upstream::{ConnectError, MongoUser};
 use crate::wire::error_reply::CommandError;
 
@@ -221,7 +221,7 @@ impl Ending {
             Self::Foreign(_) | Self::BadProxy(_) | Self::Handshake(_) | Self::Refused(_) | Self::Full => {
                 let kind = self.kind();
                 let verdict = route.door.refused.note(kind, std::time::Instant::now());
-                if let Verdict::Log { suppressed } = verdict {
+                if let LogDecision::Log { suppressed } = verdict {
                     tracing::warn!(
                         listener,
                         %client,

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use crate::lifecycle::renewal::Renewal;
 use crate::relay::RelayEnd;
+use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::upstream::{
     ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamHealth, UpstreamStream, Users,
 };
@@ -37,7 +37,7 @@ pub struct MemberPool {
     /// Whether the last attempt failed by what is shown to the member: that others succeed says nothing then.
     pub(super) denied: AtomicBool,
     /// Keeps a user that mongod does not take from filling the log; each credential has one of its own.
-    pub(super) denials: Repeats<&'static str>,
+    pub(super) denials: LogThrottle<&'static str>,
 }
 
 /// What is known of one member; shared by its connections and whoever watches over it.
@@ -52,7 +52,7 @@ pub struct MemberHealth {
     /// Wakes whoever waits for the member to be well again, each time that a connection was made.
     pub succeeded: Notify,
     /// Keeps a failure that comes with every client from filling the log.
-    repeats: Repeats<&'static str>,
+    repeats: LogThrottle<&'static str>,
 }
 
 /// Why a connection of replaced certificates got no other one.
@@ -154,7 +154,7 @@ impl MemberPool {
             self.news.failed.notify_one();
             &self.news.repeats
         };
-        if let Verdict::Log { suppressed } = repeats.note(error.reason(), std::time::Instant::now()) {
+        if let LogDecision::Log { suppressed } = repeats.note(error.reason(), std::time::Instant::now()) {
             tracing::warn!(
                 upstream = self.connector.upstream(),
                 reason = error.reason(),
@@ -172,7 +172,7 @@ impl MemberPool {
         if end.is_orderly() {
             return;
         }
-        if let Verdict::Log { suppressed } = self.news.repeats.note("lost", std::time::Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.news.repeats.note("lost", std::time::Instant::now()) {
             tracing::warn!(
                 upstream = self.connector.upstream(),
                 %address,

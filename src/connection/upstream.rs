@@ -11,8 +11,8 @@ use crate::config::{CredentialConfig, EndpointConfig, HostPort, ReadPreference, 
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::renewal::Renewal;
 use crate::relay::CursorBook;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::telemetry::repeats::Repeats;
 use crate::tls::{UpstreamTlsConfig, UpstreamTlsError};
 use crate::upstream::{ClientIdentity, Connector, SpareConnections};
 
@@ -118,7 +118,7 @@ impl Upstream {
                 counted: AtomicUsize::new(0),
                 is_first: lines.is_empty(),
                 denied: AtomicBool::new(false),
-                denials: Repeats::new(),
+                denials: LogThrottle::new(),
             }));
         }
         Ok(Member { address: address.clone(), lines, news, service_id: bson::oid::ObjectId::new().bytes() })

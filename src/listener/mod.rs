@@ -12,8 +12,8 @@ use socket2::Socket;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, ListenerConfig};
+use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
-use crate::telemetry::repeats::{Repeats, Verdict};
 
 mod client_stream;
 mod handshake;
@@ -77,7 +77,7 @@ pub struct Listener {
     places: ConnectionLimit,
     refusals: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
-    exhaustions: Repeats<()>,
+    exhaustions: LogThrottle<()>,
 }
 
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Listener {
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
         let refusals = ConnectionLimit::new(REFUSALS_MAX);
-        let (name, exhaustions) = (config.name.clone(), Repeats::new());
+        let (name, exhaustions) = (config.name.clone(), LogThrottle::new());
         let intercept = config.intercept;
         Ok(Self { name, slot, intercept, address, acceptor, _file: file, places, refusals, metrics, exhaustions })
     }
@@ -160,7 +160,9 @@ impl Listener {
     /// Says that nobody can be let in, unless that was said a moment ago: while connections come and go at the limit,
     /// there is room for one and then none again all the time.
     fn tell_exhaustion(&self, error: &io::Error) -> bool {
-        let Verdict::Log { suppressed } = self.exhaustions.note((), std::time::Instant::now()) else { return false };
+        let LogDecision::Log { suppressed } = self.exhaustions.note((), std::time::Instant::now()) else {
+            return false;
+        };
         tracing::error!(
             listener = self.name,
             %error,

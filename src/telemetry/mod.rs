@@ -3,7 +3,7 @@
 //! Counts and writes what it is told. Never looks at traffic, never decides, and no name from the wire becomes a label.
 
 mod code_names;
+pub mod log_throttle;
 pub mod logs;
 pub mod metrics;
 pub mod policy_metrics;
-pub mod repeats;

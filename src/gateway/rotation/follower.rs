@@ -13,8 +13,8 @@ use crate::gateway::expiry::Expiry;
 use crate::gateway::owner::Owner;
 use crate::identity::{date_text, printable};
 use crate::lifecycle::drain::DrainWatch;
+use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::ReloadMetrics;
-use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
 use crate::upstream::ClientIdentity;
 
@@ -36,7 +36,7 @@ pub(in crate::gateway) struct Follower {
     record: Arc<ReloadRecord>,
     metrics: ReloadMetrics,
     expiry: Arc<Expiry>,
-    repeats: Repeats<&'static str>,
+    repeats: LogThrottle<&'static str>,
     is_lost: bool,
 }
 
@@ -77,7 +77,7 @@ impl Follower {
             record,
             metrics,
             expiry,
-            repeats: Repeats::new(),
+            repeats: LogThrottle::new(),
             is_lost: false,
         })
     }
@@ -185,7 +185,7 @@ impl Follower {
     fn refuse(&self, error: UpstreamTlsError) {
         self.metrics.count_failed();
         self.record.failed(&error.to_string());
-        if let Verdict::Log { suppressed } = self.repeats.note("refused", std::time::Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.repeats.note("refused", std::time::Instant::now()) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,
@@ -201,7 +201,7 @@ impl Follower {
     fn lose(&mut self, error: WorkloadError) {
         self.is_lost = true;
         let in_use = if self.identity().tls().is_some() { "the last certificates" } else { "none" };
-        if let Verdict::Log { suppressed } = self.repeats.note("lost", std::time::Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.repeats.note("lost", std::time::Instant::now()) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,

@@ -8,12 +8,12 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Repeats of one failure are told at most once in this time: often enough to see that it goes on, seldom enough that a
+/// LogThrottle of one failure are told at most once in this time: often enough to see that it goes on, seldom enough that a
 /// thousand clients that reconnect every second do not fill a disk.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Remembers which failures were logged lately; share one among all who may log them.
-pub struct Repeats<K> {
+pub struct LogThrottle<K> {
     lately: Mutex<HashMap<K, Lately>>,
 }
 
@@ -24,7 +24,7 @@ struct Lately {
 
 /// Whether to log a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LogDecision {
     /// Log it, and that so many like it were not logged since the last line.
     Log {
         /// 0 for the first.
@@ -34,31 +34,31 @@ pub enum Verdict {
     Suppress,
 }
 
-impl<K> Default for Repeats<K> {
+impl<K> Default for LogThrottle<K> {
     fn default() -> Self {
         Self { lately: Mutex::new(HashMap::new()) }
     }
 }
 
-impl<K: Eq + Hash> Repeats<K> {
+impl<K: Eq + Hash> LogThrottle<K> {
     /// With nothing logged yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Counts one failure at `now`. Takes a lock: for failures, not for the data path.
-    pub fn note(&self, key: K, now: Instant) -> Verdict {
+    pub fn note(&self, key: K, now: Instant) -> LogDecision {
         let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = lately.get_mut(&key) else {
             lately.insert(key, Lately { logged_at: now, suppressed: 0 });
-            return Verdict::Log { suppressed: 0 };
+            return LogDecision::Log { suppressed: 0 };
         };
         if now.saturating_duration_since(entry.logged_at) < INTERVAL {
             entry.suppressed += 1;
-            return Verdict::Suppress;
+            return LogDecision::Suppress;
         }
         entry.logged_at = now;
-        Verdict::Log { suppressed: std::mem::take(&mut entry.suppressed) }
+        LogDecision::Log { suppressed: std::mem::take(&mut entry.suppressed) }
     }
 }
 
@@ -68,8 +68,8 @@ mod tests {
 
     #[test]
     fn a_failure_is_logged_at_once_and_then_every_ten_seconds_with_a_count() {
-        const SUPPRESS: Verdict = Verdict::Suppress;
-        let log = |suppressed| Verdict::Log { suppressed };
+        const SUPPRESS: LogDecision = LogDecision::Suppress;
+        let log = |suppressed| LogDecision::Log { suppressed };
         let cases = [
             (0, "refused", log(0)),
             (1, "refused", SUPPRESS),
@@ -84,7 +84,7 @@ mod tests {
             // Threads may bring their times in another order.
             (59_000, "refused", SUPPRESS),
         ];
-        let repeats = Repeats::new();
+        let repeats = LogThrottle::new();
         let start = Instant::now();
         for (after_ms, kind, expected) in cases {
             let verdict = repeats.note(("orders", kind), start + Duration::from_millis(after_ms));
