@@ -29,7 +29,7 @@ impl Running {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
         let sources = Sources {
-            metrics: Metrics::of_no_recorder(),
+            metrics: Metrics::not_installed(),
             readiness: readiness.clone(),
             status: Arc::new(|| serde_json::json!({"connections": 3, "padding": "x".repeat(STATUS_BYTES)})),
         };
@@ -239,7 +239,7 @@ async fn idle_clients_hold_the_others_up_only_until_their_time_is_over() {
 async fn an_address_in_use_is_named_with_a_remedy() {
     let running = Running::start(LIMITS);
     let sources = Sources {
-        metrics: Metrics::of_no_recorder(),
+        metrics: Metrics::not_installed(),
         readiness: running.readiness.clone(),
         status: Arc::new(|| serde_json::Value::Null),
     };

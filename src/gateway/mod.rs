@@ -294,14 +294,14 @@ fn known_source(identity: &IdentityConfig) -> KnownSource {
 fn measurements(config: &Config, listener: &str) -> (Arc<ListenerMetrics>, Vec<ListedPrincipal>) {
     let listed = |text: &String| {
         let pattern = PrincipalPattern::new(text);
-        let metrics = Arc::new(ListenerMetrics::of_principal(listener, pattern.as_str()));
+        let metrics = Arc::new(ListenerMetrics::for_principal(listener, pattern.as_str()));
         ListedPrincipal { pattern, metrics }
     };
     let listed: Vec<_> = config.metrics.principals.iter().map(listed).collect();
     let all = if listed.is_empty() {
         ListenerMetrics::new(listener)
     } else {
-        ListenerMetrics::of_principal(listener, "other")
+        ListenerMetrics::for_principal(listener, "other")
     };
     (Arc::new(all), listed)
 }

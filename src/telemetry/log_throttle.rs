@@ -1,23 +1,23 @@
-//! The brake on warnings that repeat: the same failure of the same upstream is news once, and then a number.
+//! Throttles log lines that repeat: the first failure of a kind is logged, and later ones are counted.
 //!
-//! Keeps one small entry per kind of failure for ever, so keys must come from a closed set (a configured name and an
-//! enum), never from the wire.
+//! Keeps one small entry for each key until the process ends. Keys must therefore come from a closed set, such as a
+//! configured name and an enum, and never from the wire.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// LogThrottle of one failure are told at most once in this time: often enough to see that it goes on, seldom enough that a
-/// thousand clients that reconnect every second do not fill a disk.
+/// A repeated failure is logged at most once in this time. That is often enough to show that it continues, and seldom
+/// enough that a thousand clients that reconnect every second do not fill a disk.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Remembers which failures were logged lately; share one among all who may log them.
+/// Remembers which failures were logged recently. Everything that logs the same failures shares one.
 pub struct LogThrottle<K> {
-    lately: Mutex<HashMap<K, Lately>>,
+    entries: Mutex<HashMap<K, Entry>>,
 }
 
-struct Lately {
+struct Entry {
     logged_at: Instant,
     suppressed: u64,
 }
@@ -25,32 +25,32 @@ struct Lately {
 /// Whether to log a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogDecision {
-    /// Log it, and that so many like it were not logged since the last line.
+    /// Log it.
     Log {
-        /// 0 for the first.
+        /// Failures with the same key since the last line that were not logged; 0 for the first.
         suppressed: u64,
     },
-    /// It was logged a moment ago; it has been counted.
+    /// Do not log it: a line about it is recent. The failure has been counted.
     Suppress,
 }
 
 impl<K> Default for LogThrottle<K> {
     fn default() -> Self {
-        Self { lately: Mutex::new(HashMap::new()) }
+        Self { entries: Mutex::new(HashMap::new()) }
     }
 }
 
 impl<K: Eq + Hash> LogThrottle<K> {
-    /// With nothing logged yet.
+    /// Makes a throttle with nothing logged yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Counts one failure at `now`. Takes a lock: for failures, not for the data path.
+    /// Counts one failure at `now`, and returns whether to log it. Takes a lock, so it is not for the data path.
     pub fn note(&self, key: K, now: Instant) -> LogDecision {
-        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = lately.get_mut(&key) else {
-            lately.insert(key, Lately { logged_at: now, suppressed: 0 });
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.get_mut(&key) else {
+            entries.insert(key, Entry { logged_at: now, suppressed: 0 });
             return LogDecision::Log { suppressed: 0 };
         };
         if now.saturating_duration_since(entry.logged_at) < INTERVAL {
@@ -81,15 +81,15 @@ mod tests {
             (20_000, "refused", log(1)),
             (60_000, "refused", log(0)),
             (60_000, "expired", log(1)),
-            // Threads may bring their times in another order.
+            // Threads may report their times out of order.
             (59_000, "refused", SUPPRESS),
         ];
-        let repeats = LogThrottle::new();
+        let throttle = LogThrottle::new();
         let start = Instant::now();
         for (after_ms, kind, expected) in cases {
-            let verdict = repeats.note(("orders", kind), start + Duration::from_millis(after_ms));
-            assert_eq!(verdict, expected, "{kind} after {after_ms} ms");
+            let decision = throttle.note(("orders", kind), start + Duration::from_millis(after_ms));
+            assert_eq!(decision, expected, "{kind} after {after_ms} ms");
         }
-        assert_eq!(repeats.note(("stock", "refused"), start), log(0));
+        assert_eq!(throttle.note(("stock", "refused"), start), log(0));
     }
 }

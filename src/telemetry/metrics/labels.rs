@@ -1,104 +1,31 @@
 //! The closed sets that label values come from.
+//!
+//! A variant of [`ConnectionOutcome`], [`ClientHandshake`], [`Direction`] or [`Recycling`] is also an index into the
+//! counters that are kept for it.
 
 use std::time::Duration;
 
 /// How a client connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionOutcome {
-    /// It carried traffic, or could have; either side closed it, or the gateway did for its age or at the end.
+    /// The connection was usable. Either side closed it, or the gateway did because of its age or a drain.
     Completed,
-    /// The client sent no byte, or none before a drain.
+    /// The client sent no bytes, or none before a drain.
     Probe,
-    /// The gateway did not take it: `max_connections` was reached, or the client is not one that its listener takes.
+    /// The gateway rejected the client: `max_connections` was reached, or the listener does not accept this client.
     Rejected,
-    /// There was no upstream to put it on, or the upstream was lost.
+    /// No upstream connection was available, or it was lost.
     UpstreamFailed,
-    /// What the client sent is not MongoDB's protocol, or a part of it that is refused.
+    /// The client sent something that is not the MongoDB wire protocol, or a part of it that the gateway refuses.
     ProtocolError,
 }
 
-/// What came of a client's TLS handshake, the judgement on its certificate included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientHandshake {
-    /// The client is let in.
-    Ok,
-    /// It showed no certificate.
-    NoCertificate,
-    /// Its certificate comes from no authority of the listener.
-    UnknownCa,
-    /// Its certificate has ended.
-    Expired,
-    /// Its certificate has not begun.
-    NotYetValid,
-    /// Its authority has revoked the certificate.
-    Revoked,
-    /// Its certificate is not for clients.
-    WrongUsage,
-    /// Its certificate, or the proof that it owns it, is not acceptable otherwise.
-    Invalid,
-    /// Its SPIFFE id is none.
-    InvalidSpiffeId,
-    /// Its SPIFFE id is of another trust domain.
-    ForeignTrustDomain,
-    /// It spoke no TLS where TLS is required.
-    NotTls,
-    /// It does not accept the listener's certificate.
-    RefusedByClient,
-    /// What it sent is no TLS that is spoken here, or it closed.
-    Failed,
-    /// It did not finish in time.
-    TimedOut,
-}
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client to mongod.
-    ToUpstream,
-    /// From mongod to the client.
-    ToClient,
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandOutcome {
-    /// Answered with `ok: 1` after this time.
-    Ok(Duration),
-    /// Answered with an error after this time.
-    Error(Duration),
-    /// Refused by the gateway; it never went upstream.
-    Denied,
-    /// The client asked for no reply.
-    Unacknowledged,
-}
-/// How a connection left a certificate set that is no longer in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recycling {
-    /// Its upstream connection was exchanged; the client did not notice.
-    Moved,
-    /// It was closed.
-    Closed,
-}
-
-/// What a certificate is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CertificateRole {
-    /// Shown to an upstream.
-    UpstreamClient,
-    /// Verifies an upstream.
-    UpstreamCa,
-    /// Shown to the clients of a listener.
-    Listener,
-    /// Verifies the clients of a listener.
-    ListenerCa,
-}
-
 impl ConnectionOutcome {
-    /// In the order of their declaration, so that a variant is its own index.
+    /// In the order of declaration, so that a variant is its own index.
     pub(super) const ALL: [Self; 5] =
         [Self::Completed, Self::Probe, Self::Rejected, Self::UpstreamFailed, Self::ProtocolError];
 
-    /// The word in labels and log lines.
+    /// The value of the label and of the log field.
     pub fn label(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -110,17 +37,41 @@ impl ConnectionOutcome {
     }
 }
 
-impl Recycling {
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Moved => "moved",
-            Self::Closed => "closed",
-        }
-    }
+/// The outcome of a client's TLS handshake, including the verification of its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientHandshake {
+    /// The client is accepted.
+    Ok,
+    /// The client sent no certificate, and the listener requires one.
+    NoCertificate,
+    /// The certificate chain ends at no trust anchor of the listener.
+    UnknownCa,
+    /// The certificate, or that of an issuer, has expired.
+    Expired,
+    /// The certificate, or that of an issuer, is not valid yet.
+    NotYetValid,
+    /// The certificate, or that of an issuer, is revoked.
+    Revoked,
+    /// The certificate may not be used by TLS clients.
+    WrongUsage,
+    /// The certificate, or the proof that the client has its key, is invalid in another way.
+    Invalid,
+    /// The SPIFFE ID in the certificate is malformed.
+    InvalidSpiffeId,
+    /// The SPIFFE ID belongs to another trust domain.
+    ForeignTrustDomain,
+    /// The client did not use TLS where TLS is required.
+    NotTls,
+    /// The client rejected the listener's server certificate.
+    RefusedByClient,
+    /// The client sent no valid TLS, or closed the connection.
+    Failed,
+    /// The handshake was not finished in time.
+    TimedOut,
 }
 
 impl ClientHandshake {
-    /// In the order of their declaration, so that a variant is its own index.
+    /// In the order of declaration, so that a variant is its own index.
     pub const ALL: [Self; 14] = [
         Self::Ok,
         Self::NoCertificate,
@@ -138,7 +89,7 @@ impl ClientHandshake {
         Self::TimedOut,
     ];
 
-    /// The word in labels and log lines.
+    /// The value of the label and of the log field.
     pub fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -158,14 +109,23 @@ impl ClientHandshake {
         }
     }
 
-    /// The outcome of that word; [`Self::Invalid`] for a word that is none.
+    /// The outcome with this label; [`Self::Invalid`] if no outcome has it.
     pub fn of_label(label: &str) -> Self {
         Self::ALL.into_iter().find(|outcome| outcome.label() == label).unwrap_or(Self::Invalid)
     }
 }
 
+/// The direction of traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to mongod.
+    ToUpstream,
+    /// From mongod to the client.
+    ToClient,
+}
+
 impl Direction {
-    /// The word in labels and log lines.
+    /// The value of the label and of the log field.
     pub fn label(self) -> &'static str {
         match self {
             Self::ToUpstream => "to_upstream",
@@ -174,8 +134,52 @@ impl Direction {
     }
 }
 
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// Answered with `ok: 1` after this time.
+    Ok(Duration),
+    /// Answered with an error after this time.
+    Error(Duration),
+    /// Refused by the gateway, and never forwarded.
+    Denied,
+    /// Forwarded; the client asked for no reply.
+    Unacknowledged,
+}
+
+/// How a connection left a certificate set that is no longer in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recycling {
+    /// Its upstream connection was replaced, unnoticed by the client.
+    Moved,
+    /// It was closed.
+    Closed,
+}
+
+impl Recycling {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// The use of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateRole {
+    /// The gateway's client certificate, shown to an upstream.
+    UpstreamClient,
+    /// A trust anchor for the servers of an upstream.
+    UpstreamCa,
+    /// A listener's server certificate, shown to clients.
+    Listener,
+    /// A trust anchor for the clients of a listener.
+    ListenerCa,
+}
+
 impl CertificateRole {
-    /// The word in labels and log lines.
+    /// The value of the label and of the log field.
     pub fn label(self) -> &'static str {
         match self {
             Self::UpstreamClient => "upstream_client",

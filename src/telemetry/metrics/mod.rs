@@ -1,7 +1,7 @@
-//! Every metric of the gateway: names, labels, and the handles that record it.
+//! Every metric of the gateway: names, labels, and the handles that record them.
 //!
-//! Handles are looked up once, per listener, upstream or kind of command; recording is a few atomic operations and
-//! never a search. Label values come from configured names and from closed sets ([`labels`]).
+//! Handles are looked up once for each listener, upstream and kind of command. Recording is a few atomic operations and
+//! no lookup. Label values are configured names or members of a closed set, never text from the wire.
 
 mod certs;
 pub(super) mod families;

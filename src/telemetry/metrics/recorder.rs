@@ -1,4 +1,4 @@
-//! The recorder of the whole process, and its text form for Prometheus.
+//! The metrics recorder of the process, and its output for Prometheus.
 
 use metrics::gauge;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -7,25 +7,25 @@ use super::families::{
     BUILD, COMMAND_DURATION, COMMAND_SECONDS, FAMILIES, FamilyKind, HANDSHAKE_SECONDS, UPSTREAM_HANDSHAKE_DURATION,
 };
 
-/// What was recorded, readable.
+/// Access to everything that was recorded.
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
 }
 
-/// Why there are no metrics.
+/// Why the metrics recorder could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// Only one recorder can be installed in a process.
+    /// A process can have only one recorder.
     #[error("another metrics recorder is already installed")]
     Taken,
-    /// The buckets above were not accepted.
+    /// The exporter did not accept the histogram buckets.
     #[error("cannot set up the metrics recorder")]
     Setup(#[from] BuildError),
 }
 
 impl Metrics {
-    /// Installs the recorder for the whole process; handles made before that record nothing.
+    /// Installs the recorder of the process. Handles that were looked up before record nothing.
     pub fn install() -> Result<Self, InstallError> {
         let recorder = prometheus()?.build_recorder();
         let installed = Self { handle: recorder.handle() };
@@ -34,22 +34,23 @@ impl Metrics {
         Ok(installed)
     }
 
-    /// The metrics of a recorder that nobody has installed, for tests of whoever shows them.
+    /// The metrics of a recorder that is not installed, for tests of code that renders metrics.
     #[cfg(test)]
-    pub(crate) fn of_no_recorder() -> Self {
+    pub(crate) fn not_installed() -> Self {
         let recorder = prometheus().unwrap().build_recorder();
         metrics::with_local_recorder(&recorder, describe);
         Self { handle: recorder.handle() }
     }
 
-    /// All series in Prometheus's text form, version 0.0.4.
+    /// Renders all series in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> String {
         self.handle.render()
     }
 
-    /// Folds recorded durations into their buckets.
+    /// Moves recorded durations into their buckets.
     ///
-    /// Until then each keeps 16 bytes; call it every few seconds, or memory grows with the traffic between scrapes.
+    /// Each recorded duration takes 16 bytes until then. Call this every few seconds, or memory use grows with the
+    /// traffic between two scrapes.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }

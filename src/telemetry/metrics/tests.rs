@@ -1,4 +1,4 @@
-//! What is recorded, as Prometheus reads it; and that `docs/metrics.md` lists the same names.
+//! What Prometheus reads after something was recorded, and that `docs/metrics.md` lists the same names.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::recorder::{describe, prometheus};
 use super::*;
 use crate::command::table::{OTHER, find};
 
-/// Everything that `record` did, as Prometheus sees it.
+/// Everything that `record` recorded, as Prometheus reads it.
 fn rendered(record: impl FnOnce()) -> String {
     let recorder = prometheus().unwrap().build_recorder();
     metrics::with_local_recorder(&recorder, || {
@@ -76,7 +76,7 @@ fn commands_are_counted_by_name_and_outcome_and_timed_when_answered() {
             r#"mongate_command_duration_seconds_count{listener="orders",command="other"} 0"#,
         ],
     );
-    assert!(!text.contains("insert"), "a command that was never seen has no series");
+    assert!(!text.contains("insert"), "a command that was never used has a series");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn an_error_name_from_the_wire_is_no_label_unless_it_is_known() {
 }
 
 #[test]
-fn bytes_handshakes_certificates_and_build_are_told() {
+fn bytes_handshakes_certificates_and_build_are_exported() {
     let text = rendered(|| {
         let metrics = ListenerMetrics::new("orders");
         metrics.count_bytes(Direction::ToUpstream, 70_000);
@@ -131,10 +131,10 @@ fn bytes_handshakes_certificates_and_build_are_told() {
 }
 
 #[test]
-fn a_listed_principal_has_series_of_its_own_for_what_it_does() {
+fn a_listed_principal_has_its_own_series_for_commands_errors_and_bytes() {
     let text = rendered(|| {
-        let shop = Arc::new(ListenerMetrics::of_principal("orders", "cluster.local/ns/shop/*"));
-        let other = Arc::new(ListenerMetrics::of_principal("orders", "other"));
+        let shop = Arc::new(ListenerMetrics::for_principal("orders", "cluster.local/ns/shop/*"));
+        let other = Arc::new(ListenerMetrics::for_principal("orders", "other"));
         for metrics in [&shop, &other] {
             metrics.count_command(find(b"find").unwrap().id, CommandOutcome::Ok(Duration::from_micros(300)));
             metrics.count_command_error(Some(11000), None);

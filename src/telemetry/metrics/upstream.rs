@@ -1,4 +1,4 @@
-//! The metrics of one upstream: attempts to connect, spare connections, renewals, and its members.
+//! The metrics of one upstream: connection attempts, spare connections, certificate renewals, and members.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use super::families::{
 };
 use super::labels::Recycling;
 
-/// The handles of one upstream.
+/// The metric handles of one upstream.
 pub struct UpstreamMetrics {
-    /// By outcome: `ok`, and each reason that there is.
+    /// By outcome: `ok`, and each reason for a failure.
     handshakes: Vec<(&'static str, Counter)>,
     handshake_duration: Histogram,
     warm_connections: Gauge,
@@ -21,7 +21,8 @@ pub struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
-    /// Looks the handles up in the recorder of this moment; `reasons` are all that a failure can have.
+    /// Looks up the handles in the recorder that is installed now. `reasons` are all values that
+    /// [`count_failed_handshake`](Self::count_failed_handshake) can count.
     pub fn new(upstream: &str, reasons: &[&'static str]) -> Self {
         let outcome =
             |outcome| (outcome, counter!(UPSTREAM_HANDSHAKES, "upstream" => upstream.to_owned(), "outcome" => outcome));
@@ -34,7 +35,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// Says that of the connections that wait for a client, `before` are `now` so many.
+    /// Records that a number of spare connections changed from `before` to `now`.
     pub fn change_warm_connections(&self, before: usize, now: usize) {
         let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         self.warm_connections.increment(number(now) - number(before));
@@ -45,13 +46,13 @@ impl UpstreamMetrics {
         self.recycled[how as usize].increment(1);
     }
 
-    /// Counts an attempt that gave a proven connection after this time.
+    /// Counts a successful attempt to connect, and records the duration of its TLS handshake.
     pub fn count_handshake(&self, duration: Duration) {
         self.count("ok");
         self.handshake_duration.record(duration);
     }
 
-    /// Counts one that failed; its time would say more about deadlines than about servers.
+    /// Counts a failed attempt to connect. Its duration is not recorded: it would show the timeout, not the server.
     pub fn count_failed_handshake(&self, reason: &'static str) {
         self.count(reason);
     }
@@ -63,14 +64,14 @@ impl UpstreamMetrics {
     }
 }
 
-/// Handles of an upstream that has members.
+/// The metric handles of an upstream with several members.
 pub struct SetMetrics {
     members: Vec<(&'static str, Gauge)>,
     primary_changes: Counter,
 }
 
 impl SetMetrics {
-    /// Looks the handles up in the recorder of this moment; `states` are all that a member can be in.
+    /// Looks up the handles in the recorder that is installed now. `states` are all states of a member.
     pub fn new(upstream: &str, states: &[&'static str]) -> Self {
         let gauge = |state: &&'static str| {
             (*state, gauge!(UPSTREAM_MEMBERS, "upstream" => upstream.to_owned(), "state" => *state))
@@ -81,7 +82,7 @@ impl SetMetrics {
         }
     }
 
-    /// Says what the members are now, one state each.
+    /// Sets the current states of the members, one entry for each member.
     pub fn set_members(&self, states: &[&'static str]) {
         for (state, gauge) in &self.members {
             let count = states.iter().filter(|is| *is == state).count();
@@ -89,7 +90,7 @@ impl SetMetrics {
         }
     }
 
-    /// Says how often another member has become primary.
+    /// Sets how many times another member became primary.
     pub fn set_primary_changes(&self, count: u64) {
         self.primary_changes.absolute(count);
     }
