@@ -9,7 +9,7 @@ use crate::config::{
     AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerTlsConfig, LogConfig, LogFormat, LogLevel,
     MetricsConfig, Mode, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
 };
-use crate::tls::test_pki::{Authority, Folder, files_of, upstream_of};
+use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
 fn config(upstream: &EndpointConfig) -> Config {
@@ -32,7 +32,7 @@ fn config(upstream: &EndpointConfig) -> Config {
 /// A scene whose client is of another organization than its server.
 fn scene() -> Scene {
     let mut scene = Scene::new();
-    let clients = Authority::new("Clients CA");
+    let clients = CertificateAuthority::new("Clients CA");
     scene.client = clients.issue_with("svc-a", &[], |params| {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, "svc-a");
@@ -135,7 +135,7 @@ verdict: ready";
 #[tokio::test]
 async fn a_refused_server_certificate_is_shown_all_the_same() {
     let mut scene = scene();
-    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     let report = run(scene).await;
     let text = steady(&report);
     let (_, connection) = text.split_once("  connection to HOST:PORT\n").unwrap();
@@ -179,7 +179,7 @@ async fn a_refused_client_certificate_fails_at_the_ping() {
 #[tokio::test]
 async fn a_refusal_within_the_handshake_is_shown_too() {
     let mut scene = Scene { versions: ONLY_12, ..scene() };
-    scene.clients = Some(Authority::new("Clients CA"));
+    scene.clients = Some(CertificateAuthority::new("Clients CA"));
     let report = run(scene).await;
     let step = report.upstreams[0].connections[0].steps.last().unwrap();
     assert_eq!((step.name, step.status), ("finished", Status::Failed));
@@ -232,7 +232,7 @@ async fn bad_files_are_all_found_and_keep_from_connecting() {
 async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
     let mut scene = Scene::new();
     let below = scene.authority.intermediate("Acme Clients");
-    let unrelated = Authority::new("Unrelated");
+    let unrelated = CertificateAuthority::new("Unrelated");
     scene.client = below
         .issue_with("svc-a", &[], |params| {
             params.not_after = rcgen::date_time_ymd(2024, 2, 1);
@@ -286,7 +286,7 @@ async fn the_json_form_has_what_a_machine_asks_for() {
 #[tokio::test]
 async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
     let folder = Folder::new();
-    let mesh = Authority::new("Mesh CA");
+    let mesh = CertificateAuthority::new("Mesh CA");
     let intermediate = mesh.intermediate("Mesh intermediate");
     let pair = intermediate.issue("mongate", &["localhost"]).chained(&intermediate);
     let revoked = mesh.issue("former", &[]);

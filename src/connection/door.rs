@@ -18,13 +18,13 @@ use crate::listener;
 use crate::listener::{ClientStream, Heard, Opening, PeerTls, ProxyRules};
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::ClientHandshake;
-use crate::tls::ServerTls;
+use crate::tls::ListenerTls;
 use crate::wire::header::Header;
 
 /// What decides who is let in; shared by the connections of one listener.
 pub struct Admission {
     mode: Mode,
-    tls: ArcSwapOption<ServerTls>,
+    tls: ArcSwapOption<ListenerTls>,
     /// Tells those who are in that they are judged by something else.
     renewal: Renewal,
     /// Who may send PROXY headers.
@@ -47,7 +47,7 @@ pub(super) struct Admitted {
 
 impl Admission {
     /// `tls` is there unless `mode` is plaintext.
-    pub fn new(mode: Mode, tls: Option<ServerTls>, proxy: ProxyRules, identities: Identities) -> Self {
+    pub fn new(mode: Mode, tls: Option<ListenerTls>, proxy: ProxyRules, identities: Identities) -> Self {
         Self {
             mode,
             tls: ArcSwapOption::from_pointee(tls),
@@ -65,7 +65,7 @@ impl Admission {
     }
 
     /// What TLS clients are shown now; `None` where none are taken.
-    pub fn tls(&self) -> Option<Arc<ServerTls>> {
+    pub fn tls(&self) -> Option<Arc<ListenerTls>> {
         self.tls.load_full()
     }
 
@@ -79,7 +79,7 @@ impl Admission {
     }
 
     /// Connections that begin from now on use `tls`; clients that are in and would not be let in by it have to go.
-    pub(super) fn renew_tls(&self, tls: ServerTls) {
+    pub(super) fn renew_tls(&self, tls: ListenerTls) {
         let tls = Arc::new(tls);
         let old = self.tls.swap(Some(Arc::clone(&tls)));
         // To judge thousands again takes seconds in all.

@@ -126,12 +126,12 @@ mod tests {
     use super::*;
     use crate::connection::Upstream;
     use crate::telemetry::metrics::UpstreamMetrics;
-    use crate::tls::test_pki::{Authority, Folder, upstream_of};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, upstream_of};
     use crate::upstream::REASONS;
 
     /// Members at the ports 1, 2, … with these states.
     fn roster(states: &[MemberState]) -> Membership {
-        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
         let listed = |(at, state): (usize, &MemberState)| {

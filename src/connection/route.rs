@@ -11,7 +11,7 @@ use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
 use crate::relay::Limits;
 use crate::telemetry::metrics::ListenerMetrics;
-use crate::tls::ServerTls;
+use crate::tls::ListenerTls;
 
 /// What a listener leads to, and what its connections share.
 pub struct Route {
@@ -49,7 +49,7 @@ pub struct ListedPrincipal {
 
 impl Route {
     /// TLS clients that arrive from now on are shown `tls`; those that are in and would not be let in by it have to go.
-    pub fn renew_tls(&self, tls: ServerTls) {
+    pub fn renew_tls(&self, tls: ListenerTls) {
         self.door.renew_tls(tls);
     }
 

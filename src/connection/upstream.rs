@@ -13,7 +13,7 @@ use crate::lifecycle::renewal::Renewal;
 use crate::relay::CursorBook;
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::tls::{UpstreamTlsConfig, UpstreamTlsError};
+use crate::tls::{UpstreamTls, UpstreamTlsError};
 use crate::upstream::{ClientIdentity, Connector, SpareConnections};
 
 /// An upstream and what is known about it; shared by its listeners and whoever watches over it.
@@ -151,7 +151,7 @@ impl Upstream {
 
     /// Makes all further connections of one credential with `tls`. Those of the old set go when the new one has carried a
     /// connection: one that mongod does not take costs nobody the connection that he has.
-    pub fn renew(&self, credential: usize, tls: UpstreamTlsConfig) {
+    pub fn renew(&self, credential: usize, tls: UpstreamTls) {
         let Some(renewed) = self.credentials.get(credential) else { return };
         renewed.identity.renew(tls);
         for member in &self.roster().members {

@@ -11,7 +11,7 @@ use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::UpstreamTlsConfig;
+use crate::tls::UpstreamTls;
 use crate::upstream;
 use crate::upstream::{Probe, Role, UpstreamStream, Users};
 
@@ -91,7 +91,7 @@ async fn probe_once(member: &Member, line: &MemberPool, membership: &mut Members
 /// Whether our certificate would make us a member of mongod's cluster; said once for each set of ours.
 #[derive(Default)]
 pub(super) struct Membership {
-    told: Option<Arc<UpstreamTlsConfig>>,
+    told: Option<Arc<UpstreamTls>>,
 }
 
 impl Membership {

@@ -35,7 +35,7 @@ use crate::listener::{BindError, BoundSocket, ConnectionLimit, Listener, ProxyRu
 use crate::policy::PolicyProblem;
 use crate::relay::Limits;
 use crate::telemetry::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
-use crate::tls::{ServerTls, ServerTlsError, UpstreamTlsError};
+use crate::tls::{ListenerTls, ListenerTlsError, UpstreamTlsError};
 use crate::upstream::REASONS;
 
 use certificates::Certificates;
@@ -56,7 +56,7 @@ pub enum StartError {
     Tls(Vec<UpstreamTlsError>),
     /// The same of what listeners show and trust.
     #[error("{}", listener_lines(.0))]
-    ListenerTls(Vec<ServerTlsError>),
+    ListenerTls(Vec<ListenerTlsError>),
     /// The policy cannot be used; all that is wrong with it.
     #[error("{}", policy_reload::sentences(.0))]
     Policy(Vec<PolicyProblem>),
@@ -75,7 +75,7 @@ fn lines(errors: &[UpstreamTlsError]) -> String {
     errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
 }
 
-fn listener_lines(errors: &[ServerTlsError]) -> String {
+fn listener_lines(errors: &[ListenerTlsError]) -> String {
     errors.iter().map(|error| format!("{error}; {}", error.remedy())).collect::<Vec<_>>().join("\n")
 }
 
@@ -274,7 +274,7 @@ fn doors(config: &Config, upstreams: &BTreeMap<String, Arc<Upstream>>) -> Result
     let known: Vec<_> = config.identities.iter().map(known_source).collect();
     let (mut doors, mut errors) = (Vec::new(), Vec::new());
     for section in config.listeners.values() {
-        match section.tls.as_ref().map(|tls| ServerTls::load(&section.name, tls)).transpose() {
+        match section.tls.as_ref().map(|tls| ListenerTls::load(&section.name, tls)).transpose() {
             Ok(tls) => {
                 let identities = Identities::new(domains.clone(), &known, section.principal.as_deref());
                 doors.push(Admission::new(section.mode, tls, ProxyRules::new(section), identities));

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::connection::{Route, Upstream};
 use crate::identity::{CertificateFacts, DistinguishedName};
 use crate::telemetry::metrics::CertificateRole;
-use crate::tls::{MaterialFinding, RevocationList, ServerTls, Severity, UpstreamTlsConfig};
+use crate::tls::{ListenerTls, MaterialFinding, MaterialSeverity, RevocationList, UpstreamTls};
 
 /// An upstream, or a listener that speaks TLS.
 #[derive(Clone)]
@@ -101,7 +101,7 @@ impl Owner {
     }
 
     /// What connections to mongod are made with, if it is an upstream and has it.
-    fn client_tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
+    fn client_tls(&self) -> Option<Arc<UpstreamTls>> {
         match self {
             Self::Upstream(upstream, credential) => upstream.credentials()[*credential].identity.tls(),
             Self::Listener(_) => None,
@@ -128,15 +128,17 @@ impl Owner {
             Self::Listener(route) => route.door.tls().map(|tls| tls.findings(now)).unwrap_or_default(),
         };
         let (upstream, listener) = (self.upstream(), self.listener());
-        for finding in findings.into_iter().filter(|finding| finding.severity > Severity::Note && !finding.is_of_end) {
+        for finding in
+            findings.into_iter().filter(|finding| finding.severity > MaterialSeverity::Note && !finding.is_about_expiry)
+        {
             let MaterialFinding { location, sentence, remedy, .. } = finding;
             tracing::warn!(upstream, listener, %location, finding = sentence, remedy, "doubtful certificates");
         }
     }
 }
 
-impl From<&UpstreamTlsConfig> for CertificateSet {
-    fn from(tls: &UpstreamTlsConfig) -> Self {
+impl From<&UpstreamTls> for CertificateSet {
+    fn from(tls: &UpstreamTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
             authorities: tls.authorities.certificates.clone(),
@@ -145,8 +147,8 @@ impl From<&UpstreamTlsConfig> for CertificateSet {
     }
 }
 
-impl From<&ServerTls> for CertificateSet {
-    fn from(tls: &ServerTls) -> Self {
+impl From<&ListenerTls> for CertificateSet {
+    fn from(tls: &ListenerTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
             authorities: tls.authorities.certificates.clone(),

@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::client_stream::Prefixed;
 use crate::identity::CertificateFacts;
 use crate::telemetry::metrics::ClientHandshake;
-use crate::tls::ClientCertificateRefusal;
+use crate::tls::ClientCertificateRejection;
 
 /// What a client shows of itself in TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum PeerTls {
 pub enum HandshakeFailure {
     /// Its certificate is not good.
     #[error("the client certificate was refused: {0}")]
-    Certificate(ClientCertificateRefusal),
+    Certificate(ClientCertificateRejection),
     /// It does not accept the listener's certificate, or something else that it was offered.
     #[error("the client ended the TLS handshake with the alert {0:?}")]
     Alert(AlertDescription),
@@ -83,7 +83,7 @@ impl HandshakeFailure {
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return Self::Closed;
         };
-        match (ClientCertificateRefusal::of_tls(error), error) {
+        match (ClientCertificateRejection::of_tls(error), error) {
             (Some(refusal), _) => Self::Certificate(refusal),
             (None, rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
             (None, error) => Self::Protocol(error.clone()),
@@ -107,11 +107,11 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::tls::test_pki::Authority;
+    use crate::tls::test_pki::CertificateAuthority;
 
     /// What comes of a client that sends these bytes and then nothing more; what it reads, and after how long.
     async fn check(read: &[u8], sent: &[u8], expected: ClientHandshake) -> (Vec<u8>, u64) {
-        let config = Authority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS12, &TLS13]);
+        let config = CertificateAuthority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS12, &TLS13]);
         let (mut client, gateway) = tokio::io::duplex(64 * 1024);
         client.write_all(sent).await.unwrap();
         let started = Instant::now();
@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_closes_has_failed() {
-        let config = Authority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS13]);
+        let config = CertificateAuthority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS13]);
         let (client, gateway) = tokio::io::duplex(64);
         drop(client);
         let deadline = Instant::now() + std::time::Duration::from_secs(30);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_refusal_of_a_certificate_has_an_outcome_of_its_own() {
-        for refusal in ClientCertificateRefusal::ALL {
+        for refusal in ClientCertificateRejection::ALL {
             assert_eq!(HandshakeFailure::Certificate(refusal).outcome().label(), refusal.label());
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::renewal::RenewalWatch;
-use crate::tls::Session;
+use crate::tls::TlsSession;
 
 mod cursors;
 mod desk;
@@ -75,7 +75,7 @@ pub struct UpstreamSide<U> {
     /// Where the TLS records go.
     pub socket: U,
     /// The finished session; nothing of it waits to be read or sent.
-    pub session: Session,
+    pub session: TlsSession,
     /// Of the certificate set that it was made with.
     pub generation: u64,
 }

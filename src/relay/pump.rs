@@ -20,7 +20,7 @@ use crate::relay::requests::{Halt, Requests};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
 use crate::relay::sockets::{keep, kept_and_read};
 use crate::telemetry::metrics::Direction;
-use crate::tls::{Records, Session};
+use crate::tls::{Records, TlsSession};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 
@@ -44,7 +44,7 @@ struct Quiet {
 pub(super) struct Pump<C, U> {
     client: C,
     socket: U,
-    session: Session,
+    session: TlsSession,
     requests: Requests,
     replies: Replies,
     pub(super) desk: ConnectionState,
@@ -67,7 +67,7 @@ pub(super) struct Pump<C, U> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, session: Session, desk: ConnectionState) -> Self {
+    pub(super) fn new(client: C, socket: U, session: TlsSession, desk: ConnectionState) -> Self {
         Self {
             client,
             socket,
@@ -175,7 +175,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Goes on over another upstream connection, and says goodbye on the old one. Only at a boundary.
     ///
     /// A stream of replies begins anew there: the client gets the next one sooner than otherwise.
-    pub(super) fn exchange_upstream(&mut self, socket: U, session: Session, cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn exchange_upstream(
+        &mut self,
+        socket: U,
+        session: TlsSession,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
         self.leave_upstream(cx);
         self.socket = socket;
         self.session = session;

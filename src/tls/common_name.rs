@@ -59,11 +59,11 @@ fn is_dns_name(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::test_pki::Authority;
+    use crate::tls::test_pki::CertificateAuthority;
 
     #[track_caller]
     fn check(common_name: &str, names: &[&str], asked: &str, expected: bool) {
-        let authority = Authority::new("Acme CA");
+        let authority = CertificateAuthority::new("Acme CA");
         let asked = ServerName::try_from(asked.to_owned()).unwrap();
         let der = authority.issue(common_name, names).der;
         assert_eq!(is_for(&der, &asked), expected, "{common_name} {names:?} {asked:?}");
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_last_common_name_counts() {
-        let authority = Authority::new("Acme CA");
+        let authority = CertificateAuthority::new("Acme CA");
         let names = ["first.example", "last.example"];
         let der = authority
             .issue_with("first.example", &[], |params| {

@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
-use super::pem::{PrivateKey, Source};
-use super::problem::{Location, MaterialError, Problem};
+use super::material_error::{Location, MaterialError, MaterialProblem};
+use super::pem::{MaterialFile, PrivateKey};
 use crate::config::TlsFiles;
 use crate::identity::{CertificateFacts, public_key_bits};
 
@@ -32,18 +32,18 @@ pub struct Credentials {
     /// Where certificate and chain come from.
     pub location: Location,
     /// How the key is kept.
-    pub key: KeyKeeping,
+    pub key: KeyStorage,
 }
 
 /// How a private key is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyKeeping {
+pub struct KeyStorage {
     /// Where it comes from.
     pub location: Location,
     /// Whether every user of this host may read its file.
-    pub is_open: bool,
+    pub is_world_readable: bool,
     /// Where a password comes from that the key has no need of.
-    pub idle_password: Option<Location>,
+    pub unused_password: Option<Location>,
 }
 
 /// A certificate, and what it says.
@@ -57,25 +57,25 @@ impl Credentials {
 
     /// Reads certificate and key. `section` is the path of the table that names them, as `upstream.orders.tls`.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
-        let certificate_source = Source::new(section, "certificate_file", &files.certificate_file);
+        let certificate_source = MaterialFile::new(section, "certificate_file", &files.certificate_file);
         // Where one file holds both, the operator may never have written the other key.
         let key_source = if files.private_key_file == files.certificate_file {
             certificate_source.clone()
         } else {
-            Source::new(section, "private_key_file", &files.private_key_file)
+            MaterialFile::new(section, "private_key_file", &files.private_key_file)
         };
         let password = files
             .private_key_password_file
             .as_ref()
-            .map(|file| Source::new(section, "private_key_password_file", file));
+            .map(|file| MaterialFile::new(section, "private_key_password_file", file));
         let certificates = certificate_source.certificates().map_err(|error| exchanged(error, &key_source))?;
         let PrivateKey { signing_key, was_encrypted } = key_source.private_key(password.as_ref())?;
-        let authority = || owner_in(&Source::new(section, "ca_file", &files.ca_file), signing_key.as_ref());
+        let authority = || owner_in(&MaterialFile::new(section, "ca_file", &files.ca_file), signing_key.as_ref());
         pair(&certificates, signing_key.as_ref(), &certificate_source.location())
             .map_err(|problem| key_source.error(authority().filter(|_| is_foreign(&problem)).unwrap_or(problem)))?;
-        let idle_password = password.filter(|_| !was_encrypted).map(|source| source.location());
-        let is_open = is_read_by_others(&files.private_key_file);
-        let key = KeyKeeping { location: key_source.location(), is_open, idle_password };
+        let unused_password = password.filter(|_| !was_encrypted).map(|source| source.location());
+        let is_world_readable = is_read_by_others(&files.private_key_file);
+        let key = KeyStorage { location: key_source.location(), is_world_readable, unused_password };
         Ok(Self::assembled(certificates, signing_key, certificate_source.location(), key))
     }
 
@@ -91,9 +91,10 @@ impl Credentials {
         let location = Location { key: key.to_owned(), file: None };
         let error = |problem| MaterialError { location: location.clone(), problem };
         let certificates = read_facts(chain).map_err(error)?;
-        let signing_key = any_supported_type(private_key).map_err(|cause| error(Problem::UnsupportedKey(cause)))?;
+        let signing_key =
+            any_supported_type(private_key).map_err(|cause| error(MaterialProblem::UnsupportedKey(cause)))?;
         pair(&certificates, signing_key.as_ref(), &location).map_err(error)?;
-        let key = KeyKeeping { location: location.clone(), is_open: false, idle_password: None };
+        let key = KeyStorage { location: location.clone(), is_world_readable: false, unused_password: None };
         Ok(Self::assembled(certificates, signing_key, location, key))
     }
 
@@ -107,7 +108,7 @@ impl Credentials {
         certificates: Vec<Certificate>,
         signing_key: Arc<dyn SigningKey>,
         location: Location,
-        key: KeyKeeping,
+        key: KeyStorage,
     ) -> Self {
         let (chain, mut facts): (Vec<_>, Vec<_>) = certificates.into_iter().unzip();
         let certificate = facts.remove(0);
@@ -117,48 +118,48 @@ impl Credentials {
 }
 
 /// Reads DER certificates; none is a problem.
-pub(super) fn read_facts(chain: Vec<CertificateDer<'static>>) -> Result<Vec<Certificate>, Problem> {
+pub(super) fn read_facts(chain: Vec<CertificateDer<'static>>) -> Result<Vec<Certificate>, MaterialProblem> {
     let mut certificates = Vec::with_capacity(chain.len());
     for (index, der) in chain.into_iter().enumerate() {
         let Ok(facts) = CertificateFacts::from_der(&der) else {
-            return Err(Problem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() });
+            return Err(MaterialProblem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() });
         };
         certificates.push((der, facts));
     }
-    if certificates.is_empty() { Err(Problem::Nothing) } else { Ok(certificates) }
+    if certificates.is_empty() { Err(MaterialProblem::Nothing) } else { Ok(certificates) }
 }
 
 /// Whether `key` belongs to the first of `certificates`, which come from `location`.
-fn pair(certificates: &[Certificate], key: &dyn SigningKey, location: &Location) -> Result<(), Problem> {
+fn pair(certificates: &[Certificate], key: &dyn SigningKey, location: &Location) -> Result<(), MaterialProblem> {
     let position = match certificates.iter().position(|(_, facts)| is_pair(facts, key)) {
         Some(0) => return Ok(()),
         Some(index) => Some(index + 1),
         None => None,
     };
-    Err(Problem::WrongKey { certificate: location.place(), position })
+    Err(MaterialProblem::WrongKey { certificate: location.place(), position })
 }
 
 /// A key that belongs to no certificate of our file.
-fn is_foreign(problem: &Problem) -> bool {
-    matches!(problem, Problem::WrongKey { position: None, .. })
+fn is_foreign(problem: &MaterialProblem) -> bool {
+    matches!(problem, MaterialProblem::WrongKey { position: None, .. })
 }
 
 /// The authority whose key somebody gave us.
-fn owner_in(ca_source: &Source<'_>, key: &dyn SigningKey) -> Option<Problem> {
+fn owner_in(ca_source: &MaterialFile<'_>, key: &dyn SigningKey) -> Option<MaterialProblem> {
     let authorities = ca_source.certificates().ok()?;
     let (_, owner) = authorities.iter().find(|(_, facts)| is_pair(facts, key))?;
-    Some(Problem::AuthorityKey { subject: owner.subject.to_string() })
+    Some(MaterialProblem::AuthorityKey { subject: owner.subject.to_string() })
 }
 
 /// Says it better where the file without a certificate has the key instead, and the key's file the certificate.
-fn exchanged(error: MaterialError, key_source: &Source<'_>) -> MaterialError {
+fn exchanged(error: MaterialError, key_source: &MaterialFile<'_>) -> MaterialError {
     let holds_key = match &error.problem {
-        Problem::NoCertificate { holds } => holds.iter().any(|label| label.ends_with("PRIVATE KEY")),
+        MaterialProblem::NoCertificate { holds } => holds.iter().any(|label| label.ends_with("PRIVATE KEY")),
         _ => false,
     };
     if holds_key && key_source.certificates().is_ok() {
         let key_file = key_source.file().to_owned();
-        return MaterialError { problem: Problem::Exchanged { key_file }, ..error };
+        return MaterialError { problem: MaterialProblem::Exchanged { key_file }, ..error };
     }
     error
 }
@@ -184,13 +185,15 @@ mod tests {
     use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
     use super::*;
-    use crate::tls::Authorities;
-    use crate::tls::test_pki::{Authority, Folder, Pair, der_children, der_parts, files_of, pem};
+    use crate::tls::TrustAnchors;
+    use crate::tls::test_pki::{
+        CertificateAuthority, Folder, IssuedCertificate, der_children, der_parts, files_of, pem,
+    };
 
     /// Reads `certificate` and `key` from two files; without a key, everything from one.
     fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
         let folder = Folder::new();
-        let authority = Authority::new("Acme CA");
+        let authority = CertificateAuthority::new("Acme CA");
         let mut upstream = folder.upstream(1, &authority.issue("unused", &[]), &authority.pem);
         let files = files_of(&mut upstream);
         files.certificate_file = folder.write("c.pem", certificate);
@@ -205,8 +208,8 @@ mod tests {
         })
     }
 
-    fn client() -> Pair {
-        Authority::new("Acme CA").issue("svc-a", &[])
+    fn client() -> IssuedCertificate {
+        CertificateAuthority::new("Acme CA").issue("svc-a", &[])
     }
 
     fn self_signed(key: &KeyPair) -> String {
@@ -220,8 +223,8 @@ mod tests {
 
     #[test]
     fn certificate_and_key_are_found_in_any_order_and_with_anything_around() {
-        let Pair { certificate_pem, key_pem, .. } = client();
-        let authority = Authority::new("Acme CA").pem;
+        let IssuedCertificate { certificate_pem, key_pem, .. } = client();
+        let authority = CertificateAuthority::new("Acme CA").pem;
         let encrypted = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x,y\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
         let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
         for (certificate, key) in [
@@ -262,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_version_1_certificate_is_compared_with_its_key() {
-        let authority = Authority::new("Acme CA");
+        let authority = CertificateAuthority::new("Acme CA");
         let client = authority.issue_version_1("old");
         let credentials = read(client.combined(), None).unwrap();
         assert_eq!(credentials.certificate.version, 1);
@@ -275,8 +278,8 @@ mod tests {
 
     #[test]
     fn every_bad_file_has_its_own_sentence() {
-        let Pair { certificate_pem, key_pem, key_der, der, .. } = client();
-        let authority = Authority::new("Acme CA").pem;
+        let IssuedCertificate { certificate_pem, key_pem, key_der, der, .. } = client();
+        let authority = CertificateAuthority::new("Acme CA").pem;
         let encrypted = pem("ENCRYPTED PRIVATE KEY", &key_der);
         let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
         let torn = &certificate_pem[..certificate_pem.len() / 2];
@@ -379,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_key_under_a_password_is_read_whatever_wrote_it() {
-        let Pair { certificate_pem, key_der, .. } = client();
+        let IssuedCertificate { certificate_pem, key_der, .. } = client();
         let scrypt = ScryptParams::from_params_and_salt(Params::new(4, 8, 1).unwrap(), &[7; 16]).unwrap();
         for key in [
             // OpenSSL 3 and 1.1; 1.0.2 with -v2; PKCS#8 of others.
@@ -391,11 +394,11 @@ mod tests {
             for password in ["sesame", "sesame\n", "sesame\r\n"] {
                 let credentials = read_encrypted(&certificate_pem, &key, Some(password)).unwrap();
                 assert_eq!(credentials.certificate.subject.as_str(), "CN=svc-a,O=Acme");
-                assert_eq!(credentials.key.idle_password, None);
+                assert_eq!(credentials.key.unused_password, None);
             }
             for password in ["sesam", "sesame\n\n", "sesame ", "0sesame", "Sesame"] {
                 let error = read_encrypted(&certificate_pem, &key, Some(password)).unwrap_err();
-                assert!(matches!(error.problem, Problem::WrongPassword { .. }), "{password:?}: {error}");
+                assert!(matches!(error.problem, MaterialProblem::WrongPassword { .. }), "{password:?}: {error}");
                 assert!(!format!("{error:?} {error} {}", error.remedy()).contains("esam"), "{error:?}");
             }
         }
@@ -403,7 +406,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_an_encrypted_key_is_told_apart() {
-        let Pair { certificate_pem, key_der, key_pem, .. } = client();
+        let IssuedCertificate { certificate_pem, key_der, key_pem, .. } = client();
         let kdf = pbkdf2(Pbkdf2Prf::HmacWithSha256);
         let key = encrypted(&key_der, kdf.clone(), EncryptionScheme::Aes256Cbc { iv: [9; 16] });
         let garbage = encrypted(b"no key at all", kdf, EncryptionScheme::Aes256Cbc { iv: [9; 16] });
@@ -434,13 +437,13 @@ mod tests {
             assert!(error.remedy().contains(remedy), "{}", error.remedy());
         }
         let needless = read_encrypted(&certificate_pem, &key_pem, Some("sesame")).unwrap();
-        let place = needless.key.idle_password.unwrap();
+        let place = needless.key.unused_password.unwrap();
         assert_eq!(place.key, "upstream.orders.tls.private_key_password_file");
     }
 
     #[test]
     fn files_in_each_others_place_are_recognised() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let client = acme.issue("svc-a", &[]);
         let folder = Folder::new();
         let file = |name, content: &str| folder.write(name, content);
@@ -457,7 +460,7 @@ mod tests {
             };
             let error = match Credentials::read("listener.shop.tls", &files) {
                 Err(error) => error,
-                Ok(_) => Authorities::read("listener.shop.tls", &files).unwrap_err(),
+                Ok(_) => TrustAnchors::read("listener.shop.tls", &files).unwrap_err(),
             };
             error.to_string().replace(&format!("{}/", folder.path().display()), "")
         };

@@ -3,41 +3,41 @@
 //! Everything that touches a private key is in here, and the session towards an upstream. Nothing here opens a connection,
 //! but to the agent on this machine that hands out certificates.
 
-mod authorities;
-mod client;
+mod certificate_defect;
+mod chain_verifier;
+mod client_certificate_rejection;
 mod common_name;
 mod credentials;
 mod fingerprint;
 mod inspect;
-mod path;
+mod last_handshake;
+mod legacy_path;
+mod listener_tls;
+mod material_error;
 mod pem;
-mod problem;
-mod refusal;
-mod rejection;
 mod revocation;
-mod server;
 mod session;
-mod signed;
+mod signed_der;
 mod stream;
 #[cfg(test)]
 pub(crate) mod test_pki;
 #[cfg(test)]
 mod tests;
-mod trust;
-mod witness;
+mod trust_anchors;
+mod upstream_tls;
 mod workload;
 
-pub use authorities::Authorities;
-pub use client::{UpstreamTlsConfig, UpstreamTlsError, parse_server_name};
-pub use credentials::{Credentials, KeyKeeping};
+pub use certificate_defect::CertificateDefect;
+pub use client_certificate_rejection::ClientCertificateRejection;
+pub use credentials::{Credentials, KeyStorage};
 pub use fingerprint::Fingerprint;
-pub use inspect::{Concern, MaterialFinding, Severity, Side, revocation_findings};
-pub use problem::{Location, MaterialError, Problem};
-pub use refusal::ClientCertificateRefusal;
-pub use rejection::Rejection;
+pub use inspect::{MaterialFinding, MaterialItem, MaterialSeverity, TlsSide, revocation_findings};
+pub use last_handshake::{CertificateRequest, LastHandshake};
+pub use listener_tls::{ListenerTls, ListenerTlsError};
+pub use material_error::{Location, MaterialError, MaterialProblem};
 pub use revocation::{RevocationList, UnusableList, read_revocation_lists};
-pub use server::{ServerTls, ServerTlsError};
-pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, Session};
+pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, TlsSession};
 pub use stream::TlsStream;
-pub use witness::{CertificateRequest, Witness};
+pub use trust_anchors::TrustAnchors;
+pub use upstream_tls::{UpstreamTls, UpstreamTlsError, parse_server_name};
 pub use workload::{WorkloadError, WorkloadProblem, WorkloadSet, WorkloadUpdates, check_beside_agent};

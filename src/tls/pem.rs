@@ -15,7 +15,7 @@ use rustls::sign::SigningKey;
 use rustls_pemfile::Item;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::problem::{Location, MaterialError, Problem};
+use super::material_error::{Location, MaterialError, MaterialProblem};
 use super::revocation::RevocationList;
 use crate::identity::CertificateFacts;
 
@@ -27,7 +27,7 @@ pub(super) const LISTS_MEBIBYTES_MAX: u64 = 16;
 
 /// A file, and the configuration key that named it.
 #[derive(Clone)]
-pub(super) struct Source<'a> {
+pub(super) struct MaterialFile<'a> {
     key: String,
     file: &'a Path,
 }
@@ -44,7 +44,7 @@ struct Block<'a> {
     text: &'a str,
 }
 
-impl<'a> Source<'a> {
+impl<'a> MaterialFile<'a> {
     /// The `key` of the table whose path is `section`, as `upstream.orders.tls`.
     pub(super) fn new(section: &str, key: &str, file: &'a Path) -> Self {
         Self { key: format!("{section}.{key}"), file }
@@ -59,12 +59,12 @@ impl<'a> Source<'a> {
         Location { key: self.key.clone(), file: Some(self.file.to_owned()) }
     }
 
-    pub(super) fn error(&self, problem: Problem) -> MaterialError {
+    pub(super) fn error(&self, problem: MaterialProblem) -> MaterialError {
         MaterialError { location: self.location(), problem }
     }
 
     pub(super) fn damaged(&self, position: usize, label: &str) -> MaterialError {
-        self.error(Problem::Damaged { position, label: label.to_owned() })
+        self.error(MaterialProblem::Damaged { position, label: label.to_owned() })
     }
 
     pub(super) fn certificates(&self) -> Result<Vec<(CertificateDer<'static>, CertificateFacts)>, MaterialError> {
@@ -78,43 +78,44 @@ impl<'a> Source<'a> {
             certificates.push((der, facts));
         }
         if certificates.is_empty() {
-            return Err(self.error(Problem::NoCertificate { holds: labels(&blocks) }));
+            return Err(self.error(MaterialProblem::NoCertificate { holds: labels(&blocks) }));
         }
         Ok(certificates)
     }
 
     /// The one private key, decrypted if need be with the password in the file that `password` names.
-    pub(super) fn private_key(&self, password: Option<&Source<'_>>) -> Result<PrivateKey, MaterialError> {
+    pub(super) fn private_key(&self, password: Option<&MaterialFile<'_>>) -> Result<PrivateKey, MaterialError> {
         let text = self.read()?;
         let blocks = self.blocks(&text)?;
         let keys: Vec<_> =
             blocks.iter().enumerate().filter(|(_, block)| block.label.ends_with("PRIVATE KEY")).collect();
         let (index, block) = match keys.as_slice() {
-            [] => return Err(self.error(Problem::NoPrivateKey { holds: labels(&blocks) })),
+            [] => return Err(self.error(MaterialProblem::NoPrivateKey { holds: labels(&blocks) })),
             [key] => *key,
-            _ => return Err(self.error(Problem::SeveralPrivateKeys { count: keys.len() })),
+            _ => return Err(self.error(MaterialProblem::SeveralPrivateKeys { count: keys.len() })),
         };
         let damaged = || self.damaged(index + 1, &block.label);
         let encryption = block.encryption();
         let mut der = match encryption {
             Encryption::None => key_of(block).ok_or_else(damaged)?,
-            Encryption::Traditional => return Err(self.error(Problem::EncryptedTraditionally)),
+            Encryption::Traditional => return Err(self.error(MaterialProblem::EncryptedTraditionally)),
             Encryption::Pkcs8 => {
-                let password = password.ok_or_else(|| self.error(Problem::Encrypted))?;
+                let password = password.ok_or_else(|| self.error(MaterialProblem::Encrypted))?;
                 self.decrypt(&block.encrypted().ok_or_else(damaged)?, password)?
             }
         };
-        let key = any_supported_type(&der).map_err(|cause| self.error(Problem::UnsupportedKey(cause)));
+        let key = any_supported_type(&der).map_err(|cause| self.error(MaterialProblem::UnsupportedKey(cause)));
         der.zeroize();
         Ok(PrivateKey { signing_key: key?, was_encrypted: encryption != Encryption::None })
     }
 
-    fn decrypt(&self, der: &[u8], password: &Source<'_>) -> Result<PrivateKeyDer<'static>, MaterialError> {
-        let wrong = || self.error(Problem::WrongPassword { password_file: password.file.to_owned() });
-        let key = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| self.error(Problem::UnsupportedEncryption))?;
+    fn decrypt(&self, der: &[u8], password: &MaterialFile<'_>) -> Result<PrivateKeyDer<'static>, MaterialError> {
+        let wrong = || self.error(MaterialProblem::WrongPassword { password_file: password.file.to_owned() });
+        let key = EncryptedPrivateKeyInfoRef::try_from(der)
+            .map_err(|_| self.error(MaterialProblem::UnsupportedEncryption))?;
         let document = key.decrypt(password.password()?.as_slice()).map_err(|cause| match cause {
             pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::DecryptFailed) | pkcs8::Error::Asn1(_) => wrong(),
-            _ => self.error(Problem::UnsupportedEncryption),
+            _ => self.error(MaterialProblem::UnsupportedEncryption),
         })?;
         // A wrong password may by chance leave something with the right padding.
         pkcs8::PrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|_| wrong())?;
@@ -129,7 +130,7 @@ impl<'a> Source<'a> {
                 password.pop();
             }
         }
-        if password.is_empty() { Err(self.error(Problem::EmptyPassword)) } else { Ok(password) }
+        if password.is_empty() { Err(self.error(MaterialProblem::EmptyPassword)) } else { Ok(password) }
     }
 
     /// The revocation lists of the file, each with its DER.
@@ -140,11 +141,11 @@ impl<'a> Source<'a> {
         for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.label == "X509 CRL") {
             let Some(Item::Crl(der)) = decode(block.text) else { return Err(self.damaged(index + 1, &block.label)) };
             let list = RevocationList::from_der(&der, self.location())
-                .map_err(|unusable| self.error(Problem::RevocationList { position: index + 1, unusable }))?;
+                .map_err(|unusable| self.error(MaterialProblem::RevocationList { position: index + 1, unusable }))?;
             lists.push(list);
         }
         if lists.is_empty() {
-            return Err(self.error(Problem::NoRevocationList { holds: labels(&blocks) }));
+            return Err(self.error(MaterialProblem::NoRevocationList { holds: labels(&blocks) }));
         }
         Ok(lists)
     }
@@ -157,7 +158,7 @@ impl<'a> Source<'a> {
         let mut bytes = self.bytes(mebibytes_max)?;
         // Both binary forms start with a sequence; text around PEM blocks may be in any encoding.
         if bytes.first() == Some(&0x30) && !bytes.windows(10).any(|window| window == b"-----BEGIN") {
-            return Err(self.error(Problem::Binary));
+            return Err(self.error(MaterialProblem::Binary));
         }
         let text = String::from_utf8(std::mem::take(&mut *bytes))
             .unwrap_or_else(|error| String::from_utf8_lossy(&Zeroizing::new(error.into_bytes())).into_owned());
@@ -196,22 +197,22 @@ enum Encryption {
 }
 
 /// All of a file that has at most `mebibytes_max`; wiped when it is dropped.
-pub(super) fn read_file(file: &Path, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(super) fn read_file(file: &Path, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, MaterialProblem> {
     // Asked before opening: opening a pipe waits for its writer.
-    let metadata = fs::metadata(file).map_err(Problem::Unreadable)?;
+    let metadata = fs::metadata(file).map_err(MaterialProblem::Unreadable)?;
     if !metadata.is_file() {
-        return Err(Problem::NotAFile);
+        return Err(MaterialProblem::NotAFile);
     }
     let bytes_max = mebibytes_max * 1024 * 1024;
-    let too_large = Problem::TooLarge { mebibytes: mebibytes_max };
+    let too_large = MaterialProblem::TooLarge { mebibytes: mebibytes_max };
     if metadata.len() > bytes_max {
         return Err(too_large);
     }
     // Room for all of it: growing would leave copies behind.
     let length = usize::try_from(metadata.len()).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
-    let file = fs::File::open(file).map_err(Problem::Unreadable)?;
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(Problem::Unreadable)?;
+    let file = fs::File::open(file).map_err(MaterialProblem::Unreadable)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(MaterialProblem::Unreadable)?;
     if bytes.len() as u64 > bytes_max { Err(too_large) } else { Ok(bytes) }
 }
 
@@ -282,7 +283,7 @@ mod tests {
             ),
         ) {
             let text = pieces.concat();
-            let source = Source::new("upstream.orders.tls", "ca_file", Path::new("ca.pem"));
+            let source = MaterialFile::new("upstream.orders.tls", "ca_file", Path::new("ca.pem"));
             for block in source.blocks(&text).into_iter().flatten() {
                 let _ = (decode(block.text), block.encryption(), block.encrypted());
             }

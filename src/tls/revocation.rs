@@ -18,9 +18,9 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::pem::Source;
-use super::problem::{Location, MaterialError};
-use super::signed::{Algorithms, INTEGER, SEQUENCE, Signed, values};
+use super::material_error::{Location, MaterialError};
+use super::pem::MaterialFile;
+use super::signed_der::{Algorithms, INTEGER, SEQUENCE, SignedDer, values};
 use crate::identity::{DistinguishedName, system_time};
 
 /// Signatures that are checked for one chain: beyond, somebody sends what no server has.
@@ -104,7 +104,7 @@ impl RevocationList {
     /// Whether `authority` has the issuer's name and made the signature.
     pub(super) fn is_signed_by(&self, authority: &X509Certificate<'_>, algorithms: Algorithms<'_>) -> bool {
         self.is_about(authority)
-            && Signed::from_der(&self.der)
+            && SignedDer::from_der(&self.der)
                 .is_some_and(|list| list.verify(authority.public_key().raw, algorithms).is_ok())
     }
 
@@ -116,7 +116,7 @@ impl RevocationList {
 
 /// The numbers of a list. Read here because x509-parser takes a list with one odd entry for an empty one.
 fn serials(der: &[u8]) -> Option<HashSet<Vec<u8>>> {
-    let list = Signed::from_der(der)?;
+    let list = SignedDer::from_der(der)?;
     // Behind algorithm and issuer.
     let Some(entries) = list.fields.iter().filter(|field| field.tag == SEQUENCE).nth(2) else {
         return Some(HashSet::new());
@@ -169,7 +169,7 @@ pub(super) fn check(
 /// Reads `crl_file` of the table whose path is `section`; without one there are no lists.
 pub fn read_revocation_lists(section: &str, crl_file: Option<&Path>) -> Result<Vec<RevocationList>, MaterialError> {
     match crl_file {
-        Some(file) => Source::new(section, "crl_file", file).revocation_lists(),
+        Some(file) => MaterialFile::new(section, "crl_file", file).revocation_lists(),
         None => Ok(Vec::new()),
     }
 }
@@ -182,7 +182,7 @@ fn parsed<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
 mod tests {
     use super::*;
     use crate::identity::date_text;
-    use crate::tls::test_pki::{Authority, Folder, der_children, der_parts, pem, signed};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, der_children, der_parts, pem, signed};
 
     fn read(text: &str) -> Result<Vec<RevocationList>, String> {
         let folder = Folder::new();
@@ -193,7 +193,11 @@ mod tests {
         })
     }
 
-    fn is_revoked(lists: &[RevocationList], chain: &[&CertificateDer<'_>], authorities: &[&Authority]) -> bool {
+    fn is_revoked(
+        lists: &[RevocationList],
+        chain: &[&CertificateDer<'_>],
+        authorities: &[&CertificateAuthority],
+    ) -> bool {
         let authorities: Vec<_> = authorities.iter().map(|authority| authority.der().clone()).collect();
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
         check(lists, chain, &authorities, algorithms) == Err(CertificateError::Revoked)
@@ -201,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_a_list_names_is_revoked_and_nothing_else() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let (good, bad) = (acme.issue("mongo", &["mongo"]).der, acme.issue("mongo", &["mongo"]).der);
         let old = acme.issue_version_1("mongo").der;
         for text in [
@@ -218,9 +222,9 @@ mod tests {
 
     #[test]
     fn a_list_counts_only_with_the_signature_of_the_issuer() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let bad = acme.issue("mongo", &[]).der;
-        let (anew, other) = (Authority::new("Acme CA"), Authority::new("Other CA"));
+        let (anew, other) = (CertificateAuthority::new("Acme CA"), CertificateAuthority::new("Other CA"));
         let stranger = read(&anew.revocation_list(&[&bad], 2090)).unwrap();
         assert!(!is_revoked(&stranger, &[&bad], &[&acme, &anew].map(|_| &acme)));
         let elsewhere = read(&other.revocation_list(&[&bad], 2090)).unwrap();
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_intermediate_is_looked_up_too_and_may_have_a_list() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let upper = acme.intermediate("Upper");
         let leaf = upper.issue("mongo", &[]).der;
         let of_root = read(&acme.revocation_list(&[upper.der()], 2090)).unwrap();
@@ -243,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_could_be_revoked() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let leaf = acme.issue("mongo", &[]).der;
         let lists = read(&acme.revocation_list(&[], 2090)).unwrap();
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
@@ -254,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_list_says_whose_it_is_and_when_the_next_is_due() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let lists = read(&acme.revocation_list(&[acme.der()], 2031)).unwrap();
         let [list] = lists.as_slice() else { panic!("{lists:?}") };
         assert_eq!((list.issuer.as_str(), list.len()), ("CN=Acme CA,O=Acme", 1));
@@ -265,7 +269,7 @@ mod tests {
 
     /// A list with these extensions, each an object identifier, whether it is critical, and its value.
     fn list_with(extension: &[u8]) -> String {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let list = acme.revocation_list(&[acme.der()], 2090);
         let der = {
             use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
@@ -287,7 +291,7 @@ mod tests {
         let harmless = [0x30, 0x09, 0x06, 0x03, 0x2a, 0x03, 0x04, 0x04, 0x02, 0x05, 0x00];
         assert_eq!(read(&list_with(&harmless)).map(|lists| lists.len()), Ok(1));
         let start = "upstream.orders.tls.crl_file: crl.pem: ";
-        let certificate = Authority::new("Acme CA").pem;
+        let certificate = CertificateAuthority::new("Acme CA").pem;
         for (text, expected) in [
             (list_with(&delta), "block 1 of the file, X509 CRL, is a delta list, which is not read"),
             (list_with(&indirect), "block 1 of the file, X509 CRL, is an indirect list, which is not read"),
@@ -302,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_list_with_an_entry_that_cannot_be_read_is_not_an_empty_one() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let list = acme.revocation_list_version_1(&[acme.der()], 2090);
         let der = {
             use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};

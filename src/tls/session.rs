@@ -25,7 +25,7 @@ const FRAGMENT_BYTES: usize = 16 * 1024;
 const RECORD_OVERHEAD: usize = 32;
 
 /// One session, from its first byte on.
-pub struct Session {
+pub struct TlsSession {
     tls: UnbufferedClientConnection,
     /// What was not whole, at the front of the next input.
     kept: Vec<u8>,
@@ -67,7 +67,7 @@ impl Records {
     }
 }
 
-impl Session {
+impl TlsSession {
     /// A session that has not begun: the first [`open`](Self::open), of nothing, says what is to be sent.
     ///
     /// `config` holds our certificate and judges the server's; `name` is the server's, and what it is asked for by.
@@ -199,9 +199,9 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("kept", &self.kept.len()).finish_non_exhaustive()
+        f.debug_struct("TlsSession").field("kept", &self.kept.len()).finish_non_exhaustive()
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
     const BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
     /// Both ends; `trusted` says whether the client knows the server's authority.
-    fn ends(version: &'static SupportedProtocolVersion, trusted: bool) -> (Session, ServerConnection) {
+    fn ends(version: &'static SupportedProtocolVersion, trusted: bool) -> (TlsSession, ServerConnection) {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let certificate = CertificateDer::from(made.cert.der().to_vec());
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -253,7 +253,7 @@ mod tests {
         let name = ServerName::try_from("localhost").unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         server.set_buffer_limit(None);
-        (Session::new(Arc::new(client), name).unwrap(), server)
+        (TlsSession::new(Arc::new(client), name).unwrap(), server)
     }
 
     /// What a server has to say now.
@@ -276,7 +276,7 @@ mod tests {
     }
 
     /// Opens `arrived`, so many bytes at a time, as a reader of a socket would.
-    fn open_in_pieces(session: &mut Session, arrived: &[u8], bytes: usize, answer: &mut Records) -> (Vec<u8>, bool) {
+    fn open_in_pieces(session: &mut TlsSession, arrived: &[u8], bytes: usize, answer: &mut Records) -> (Vec<u8>, bool) {
         let (mut plain, mut closed) = (Vec::new(), false);
         for piece in arrived.chunks(bytes) {
             let mut input = [session.kept(), piece].concat();
@@ -285,7 +285,7 @@ mod tests {
         (plain, closed)
     }
 
-    fn shake_hands(version: &'static SupportedProtocolVersion, bytes: usize) -> (Session, ServerConnection) {
+    fn shake_hands(version: &'static SupportedProtocolVersion, bytes: usize) -> (TlsSession, ServerConnection) {
         let (mut session, mut server) = ends(version, true);
         let mut there = Records::default();
         session.open(&mut [], |_| {}, &mut there).unwrap();

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::session::{Records, Session, invalid};
+use super::session::{Records, TlsSession, invalid};
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 8 * 1024;
@@ -23,7 +23,7 @@ const READ_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct TlsStream<S> {
     socket: S,
-    session: Session,
+    session: TlsSession,
     /// Opened, and not read yet.
     plain: Vec<u8>,
     /// Sealed, and not taken by the socket yet.
@@ -39,7 +39,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// An error of rustls is the source of one of the kind `InvalidData`; the server has been told by an alert, as far as the socket took it.
     /// Cancel safe: the socket is closed then.
     pub async fn connect(config: Arc<ClientConfig>, name: ServerName<'static>, socket: S) -> io::Result<Self> {
-        let session = Session::new(config, name).map_err(invalid)?;
+        let session = TlsSession::new(config, name).map_err(invalid)?;
         let mut stream =
             Self { socket, session, plain: Vec::new(), unsent: Vec::new(), said_goodbye: false, has_ended: false };
         stream.take(&mut [])?;
@@ -62,12 +62,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 
     /// Socket and session, of a stream that [is quiet](Self::is_quiet): what waits is lost.
-    pub fn into_parts(self) -> (S, Session) {
+    pub fn into_parts(self) -> (S, TlsSession) {
         (self.socket, self.session)
     }
 
     /// What is known of the session.
-    pub fn session(&self) -> &Session {
+    pub fn session(&self) -> &TlsSession {
         &self.session
     }
 

@@ -16,14 +16,14 @@ use crate::config::{
 };
 
 /// Somebody who signs.
-pub(crate) struct Authority {
+pub(crate) struct CertificateAuthority {
     pub(crate) pem: String,
     pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key.
-pub(crate) struct Pair {
+pub(crate) struct IssuedCertificate {
     pub(crate) certificate_pem: String,
     pub(crate) key_pem: String,
     pub(crate) key_der: Vec<u8>,
@@ -31,7 +31,7 @@ pub(crate) struct Pair {
     pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub(crate) fn new(common_name: &str) -> Self {
         Self::new_with(common_name, |_| {})
     }
@@ -56,7 +56,7 @@ impl Authority {
         Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params, key) }
     }
 
-    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> Pair {
+    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> IssuedCertificate {
         self.issue_with(common_name, names, |_| {})
     }
 
@@ -65,7 +65,7 @@ impl Authority {
         common_name: &str,
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Pair {
+    ) -> IssuedCertificate {
         self.issue_for(&KeyPair::generate().unwrap(), common_name, names, change)
     }
 
@@ -75,11 +75,11 @@ impl Authority {
         common_name: &str,
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Pair {
+    ) -> IssuedCertificate {
         let mut params = named(common_name, names);
         change(&mut params);
         let certificate = params.signed_by(key, &self.issuer).unwrap();
-        Pair::new(certificate.der().clone(), key)
+        IssuedCertificate::new(certificate.der().clone(), key)
     }
 
     /// An authority below this one.
@@ -96,7 +96,7 @@ impl Authority {
     }
 
     /// As `openssl x509 -req` makes it: without version, names and extensions.
-    pub(crate) fn issue_version_1(&self, common_name: &str) -> Pair {
+    pub(crate) fn issue_version_1(&self, common_name: &str) -> IssuedCertificate {
         self.issue_version_1_for(&KeyPair::generate().unwrap(), common_name, |_| {})
     }
 
@@ -105,10 +105,10 @@ impl Authority {
         key: &KeyPair,
         common_name: &str,
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Pair {
+    ) -> IssuedCertificate {
         let pair = self.issue_for(key, common_name, &[], change);
         let der = version_1(&pair.der, self.issuer.key());
-        Pair::new(der, key)
+        IssuedCertificate::new(der, key)
     }
 
     pub(crate) fn der(&self) -> &CertificateDer<'static> {
@@ -177,7 +177,7 @@ fn authority_params(common_name: &str) -> CertificateParams {
     params
 }
 
-impl Pair {
+impl IssuedCertificate {
     pub(crate) fn new(der: CertificateDer<'static>, key: &KeyPair) -> Self {
         Self {
             certificate_pem: pem("CERTIFICATE", &der),
@@ -195,7 +195,7 @@ impl Pair {
     }
 
     /// Sends the certificate of `authority` too.
-    pub(crate) fn chained(mut self, authority: &Authority) -> Self {
+    pub(crate) fn chained(mut self, authority: &CertificateAuthority) -> Self {
         self.chain.push(authority.der.clone());
         self
     }
@@ -203,7 +203,7 @@ impl Pair {
     /// A server with this certificate; with `clients`, one that takes only their certificates.
     pub(crate) fn server(
         &self,
-        clients: Option<&Authority>,
+        clients: Option<&CertificateAuthority>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -250,7 +250,7 @@ impl Folder {
     }
 
     /// An upstream `orders` with these credentials and this authority.
-    pub(crate) fn upstream(&self, port: u16, client: &Pair, authority: &str) -> EndpointConfig {
+    pub(crate) fn upstream(&self, port: u16, client: &IssuedCertificate, authority: &str) -> EndpointConfig {
         let certificate_file = self.write("client.pem", client.combined());
         EndpointConfig {
             name: "orders".to_owned(),

@@ -14,7 +14,7 @@ use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, ServerCon
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::test_pki::{Authority, Folder, Pair, files_of};
+use super::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of};
 use super::*;
 use crate::config::{EndpointConfig, ListenerTlsConfig, TlsVersion, Verify};
 
@@ -26,7 +26,7 @@ struct Outcome {
     server: io::Result<HandshakeKind>,
 }
 
-async fn meet(client: &UpstreamTlsConfig, server: Arc<ServerConfig>) -> Outcome {
+async fn meet(client: &UpstreamTls, server: Arc<ServerConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let talk = async {
         let mut stream =
@@ -53,11 +53,15 @@ fn tls_error(failed: &io::Error) -> &Error {
 }
 
 /// An upstream with a good client certificate of `authority`.
-fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut EndpointConfig)) -> UpstreamTlsConfig {
+fn upstream(
+    folder: &Folder,
+    authority: &CertificateAuthority,
+    change: impl FnOnce(&mut EndpointConfig),
+) -> UpstreamTls {
     let mut upstream = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
     upstream.tls.server_name = Some("mongo.test".to_owned());
     change(&mut upstream);
-    UpstreamTlsConfig::load(&upstream).unwrap()
+    UpstreamTls::load(&upstream).unwrap()
 }
 
 fn legacy(upstream: &mut EndpointConfig) {
@@ -66,7 +70,7 @@ fn legacy(upstream: &mut EndpointConfig) {
 
 /// What `client` says about a server with this certificate, in both versions of TLS.
 #[track_caller]
-fn refusal(client: &UpstreamTlsConfig, server: &Pair) -> CertificateError {
+fn refusal(client: &UpstreamTls, server: &IssuedCertificate) -> CertificateError {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let [older, newer] = VERSIONS.map(|versions| {
         let outcome = runtime.block_on(meet(client, server.server(None, versions)));
@@ -81,7 +85,7 @@ fn refusal(client: &UpstreamTlsConfig, server: &Pair) -> CertificateError {
 
 #[tokio::test]
 async fn old_servers_are_taken_with_every_kind_of_key_in_both_versions() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     for kind in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(kind).unwrap();
         let old = authority.issue_version_1_for(&key, "mongo.test", |_| {});
@@ -111,7 +115,7 @@ async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
             Some(Arc::clone(&self.0))
         }
     }
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let client = upstream(&folder, &authority, legacy);
     let victim = authority.issue_version_1("mongo.test");
     for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_RSA_SHA256, &PKCS_ED25519] {
@@ -130,22 +134,22 @@ async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
 
 #[test]
 fn without_the_key_old_servers_are_told_apart() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let strict = upstream(&folder, &authority, |_| {});
     let old = authority.issue_version_1("mongo.test");
-    assert_eq!(Rejection::of(&refusal(&strict, &old)), Some(&Rejection::Version(1)));
+    assert_eq!(CertificateDefect::of(&refusal(&strict, &old)), Some(&CertificateDefect::Version(1)));
     let nameless = authority.issue("mongo.test", &[]);
     assert!(matches!(refusal(&strict, &nameless), CertificateError::NotValidForNameContext { .. }));
 }
 
 #[test]
 fn old_servers_are_verified_for_real() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let client = upstream(&folder, &authority, legacy);
     let key = KeyPair::generate().unwrap();
-    let common_name = Some(&Rejection::CommonName);
-    assert_eq!(Rejection::of(&refusal(&client, &authority.issue_version_1("other.test"))), common_name);
-    assert_eq!(Rejection::of(&refusal(&client, &authority.issue("other.test", &[]))), common_name);
+    let common_name = Some(&CertificateDefect::CommonName);
+    assert_eq!(CertificateDefect::of(&refusal(&client, &authority.issue_version_1("other.test"))), common_name);
+    assert_eq!(CertificateDefect::of(&refusal(&client, &authority.issue("other.test", &[]))), common_name);
     // The common name would do, but it does not count beside names.
     let named = authority.issue("mongo.test", &["other.test"]);
     assert!(matches!(refusal(&client, &named), CertificateError::NotValidForNameContext { .. }));
@@ -153,9 +157,9 @@ fn old_servers_are_verified_for_real() {
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
     });
     assert!(matches!(refusal(&client, &expired), CertificateError::ExpiredContext { .. }));
-    let foreign = Authority::new("Other CA").issue_version_1("mongo.test");
+    let foreign = CertificateAuthority::new("Other CA").issue_version_1("mongo.test");
     assert_eq!(refusal(&client, &foreign), CertificateError::UnknownIssuer);
-    let forged = Authority::new("Acme CA").issue_version_1("mongo.test");
+    let forged = CertificateAuthority::new("Acme CA").issue_version_1("mongo.test");
     assert_eq!(refusal(&client, &forged), CertificateError::BadSignature);
 }
 
@@ -163,11 +167,11 @@ fn old_servers_are_verified_for_real() {
 async fn a_server_may_stand_in_the_file_of_authorities_itself() {
     let folder = Folder::new();
     let key = KeyPair::generate().unwrap();
-    let textbook = Authority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
-    let authority_too = Authority::new("mongo.test");
-    let old = Authority::new_version_1("mongo.test");
+    let textbook = CertificateAuthority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
+    let authority_too = CertificateAuthority::new("mongo.test");
+    let old = CertificateAuthority::new_version_1("mongo.test");
     for (server, modern_takes_it) in [(&textbook, false), (&authority_too, false), (&old, false)] {
-        let pair = Pair::new(server.der().clone(), server.key());
+        let pair = IssuedCertificate::new(server.der().clone(), server.key());
         let client = upstream(&folder, server, legacy);
         for versions in VERSIONS {
             meet(&client, pair.server(None, versions)).await.client.unwrap();
@@ -177,15 +181,15 @@ async fn a_server_may_stand_in_the_file_of_authorities_itself() {
     }
     // Nobody else gets in by such a certificate.
     let client = upstream(&folder, &old, legacy);
-    let impostor = Pair::new(Authority::new_version_1("mongo.test").der().clone(), &key);
+    let impostor = IssuedCertificate::new(CertificateAuthority::new_version_1("mongo.test").der().clone(), &key);
     assert!(meet(&client, impostor.server(None, VERSIONS[1])).await.client.is_err());
 }
 
 #[test]
 fn a_server_that_stands_for_itself_signs_nobody_else() {
     let folder = Folder::new();
-    let alone = Authority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
-    let (root, key_holder) = (Authority::new("Acme CA"), Authority::new("Middle"));
+    let alone = CertificateAuthority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
+    let (root, key_holder) = (CertificateAuthority::new("Acme CA"), CertificateAuthority::new("Middle"));
     let old_leaf = root.issue_version_1_for(key_holder.key(), "Middle", |_| {});
     for (ours, signer) in [(&alone.pem, &alone), (&old_leaf.certificate_pem, &key_holder)] {
         let ca_file = folder.write("alone.pem", ours);
@@ -198,19 +202,19 @@ fn a_server_that_stands_for_itself_signs_nobody_else() {
         assert_eq!(refusal(&client, &forged), CertificateError::UnknownIssuer);
         assert_eq!(refusal(&lenient, &forged), CertificateError::UnknownIssuer);
         let forged = refusal(&lenient, &signer.issue_version_1("mongo.test"));
-        assert!(matches!(Rejection::of(&forged), Some(Rejection::Issuer(_))), "{forged:?}");
+        assert!(matches!(CertificateDefect::of(&forged), Some(CertificateDefect::Issuer(_))), "{forged:?}");
     }
 }
 
 #[test]
 fn a_common_name_does_not_count_where_an_authority_has_name_constraints() {
-    let (folder, root) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, root) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let limits = |params: &mut rcgen::CertificateParams| {
         let within = rcgen::GeneralSubtree::DnsName("example".to_owned());
         params.name_constraints =
             Some(rcgen::NameConstraints { permitted_subtrees: vec![within], excluded_subtrees: Vec::new() });
     };
-    let limited_root = Authority::new_with("Limited CA", limits);
+    let limited_root = CertificateAuthority::new_with("Limited CA", limits);
     let limited = root.intermediate_with("Limited", limits);
     let below = limited.intermediate("Below");
     let (to_root, to_limited) = (upstream(&folder, &root, legacy), upstream(&folder, &limited_root, legacy));
@@ -220,13 +224,13 @@ fn a_common_name_does_not_count_where_an_authority_has_name_constraints() {
         (&to_limited, limited_root.issue("mongo.test", &[])),
     ] {
         let refused = refusal(client, &server);
-        assert!(matches!(Rejection::of(&refused), Some(Rejection::Issuer(_))), "{refused:?}");
+        assert!(matches!(CertificateDefect::of(&refused), Some(CertificateDefect::Issuer(_))), "{refused:?}");
     }
 }
 
 #[tokio::test]
 async fn identities_count_instead_of_names() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let server = authority.issue_with("", &["elsewhere.test"], |params| {
         for uri in ["https://mongo.test/x", "spiffe://cluster.local/ns/mongo/sa/mongod"] {
             params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
@@ -253,12 +257,12 @@ async fn identities_count_instead_of_names() {
     });
     let named = authority.issue("mongod", &["mongo.test"]);
     let runtime = std::thread::spawn(move || refusal(&client, &named)).join().unwrap();
-    assert_eq!(Rejection::of(&runtime), Some(&Rejection::Identity));
+    assert_eq!(CertificateDefect::of(&runtime), Some(&CertificateDefect::Identity));
 }
 
 #[test]
 fn a_revoked_server_is_refused_of_whatever_version() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let (modern, old) = (authority.issue("mongod", &["mongo.test"]), authority.issue_version_1("mongo.test"));
     let list = folder.write("crl.pem", authority.revocation_list(&[&modern.der, &old.der], 2025));
     let client = upstream(&folder, &authority, |upstream| {
@@ -269,23 +273,27 @@ fn a_revoked_server_is_refused_of_whatever_version() {
         assert_eq!(refusal(&client, server), CertificateError::Revoked);
     }
     let findings = client.findings(std::time::SystemTime::now());
-    assert!(findings.iter().any(|finding| finding.concern == Concern::RevocationList(0)), "{findings:?}");
+    assert!(findings.iter().any(|finding| finding.concern == MaterialItem::RevocationList(0)), "{findings:?}");
 }
 
 /// A listener whose clients come from `clients`.
-fn listener(folder: &Folder, clients: &Authority, change: impl FnOnce(&mut ListenerTlsConfig)) -> ServerTls {
-    let own = Authority::new("Gateway CA").issue("mongate", &["mongo.test"]);
+fn listener(
+    folder: &Folder,
+    clients: &CertificateAuthority,
+    change: impl FnOnce(&mut ListenerTlsConfig),
+) -> ListenerTls {
+    let own = CertificateAuthority::new("Gateway CA").issue("mongate", &["mongo.test"]);
     let mut scratch = folder.upstream(1, &own, &clients.pem);
     let mut files = files_of(&mut scratch).clone();
     files.certificate_file = folder.write("own.pem", own.combined());
     files.private_key_file = files.certificate_file.clone();
     let mut listener = ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false };
     change(&mut listener);
-    ServerTls::load("shop", &listener).unwrap()
+    ListenerTls::load("shop", &listener).unwrap()
 }
 
 /// What a client is that trusts every server and shows this certificate, or none.
-fn visitor(shown: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> rustls::ClientConfig {
+fn visitor(shown: Option<&IssuedCertificate>, versions: &[&'static SupportedProtocolVersion]) -> rustls::ClientConfig {
     #[derive(Debug)]
     struct Trusting;
     impl rustls::client::danger::ServerCertVerifier for Trusting {
@@ -335,7 +343,7 @@ fn visitor(shown: Option<&Pair>, versions: &[&'static SupportedProtocolVersion])
 }
 
 /// Lets a client with this certificate visit, in both versions of TLS.
-async fn visit(server: &ServerTls, shown: Option<&Pair>) -> [Outcome; 2] {
+async fn visit(server: &ListenerTls, shown: Option<&IssuedCertificate>) -> [Outcome; 2] {
     let mut outcomes = Vec::new();
     for versions in VERSIONS {
         let (near, far) = tokio::io::duplex(64 * 1024);
@@ -361,7 +369,7 @@ async fn visit(server: &ServerTls, shown: Option<&Pair>) -> [Outcome; 2] {
 
 #[tokio::test]
 async fn clients_are_taken_with_a_good_certificate_or_none() {
-    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
     let server = listener(&folder, &clients, |_| {});
     let good = clients.issue_with("cart", &[], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -381,24 +389,24 @@ async fn clients_are_taken_with_a_good_certificate_or_none() {
 #[tokio::test]
 async fn a_client_that_stands_for_itself_signs_nobody_else() {
     let folder = Folder::new();
-    let alone = Authority::new_with("cart", |params| params.is_ca = IsCa::NoCa);
+    let alone = CertificateAuthority::new_with("cart", |params| params.is_ca = IsCa::NoCa);
     let server = listener(&folder, &alone, |_| {});
-    for outcome in visit(&server, Some(&Pair::new(alone.der().clone(), alone.key()))).await {
+    for outcome in visit(&server, Some(&IssuedCertificate::new(alone.der().clone(), alone.key()))).await {
         outcome.client.unwrap();
         outcome.server.unwrap();
     }
     let made = [alone.issue("admin", &[]), alone.issue("admin", &[]).chained(&alone)];
     for outcome in [visit(&server, Some(&made[0])).await, visit(&server, Some(&made[1])).await].into_iter().flatten() {
-        let refusal = ClientCertificateRefusal::of(&outcome.server.unwrap_err());
-        assert_eq!(refusal, Some(ClientCertificateRefusal::UnknownAuthority));
+        let refusal = ClientCertificateRejection::of(&outcome.server.unwrap_err());
+        assert_eq!(refusal, Some(ClientCertificateRejection::UnknownAuthority));
     }
 }
 
 #[tokio::test]
 async fn each_bad_certificate_of_a_client_has_its_alert_and_its_label() {
     use AlertDescription as Alert;
-    use ClientCertificateRefusal as Refusal;
-    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    use ClientCertificateRejection as Refusal;
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
     let revoked = clients.issue("cart", &[]);
     let list = clients.revocation_list(&[&revoked.der], 2090);
     let server = listener(&folder, &clients, |listener| {
@@ -406,7 +414,7 @@ async fn each_bad_certificate_of_a_client_has_its_alert_and_its_label() {
     });
     let made = |change: fn(&mut rcgen::CertificateParams)| clients.issue_with("cart", &[], change);
     for (shown, refusal, alert) in [
-        (Authority::new("Other CA").issue("cart", &[]), Refusal::UnknownAuthority, Alert::UnknownCA),
+        (CertificateAuthority::new("Other CA").issue("cart", &[]), Refusal::UnknownAuthority, Alert::UnknownCA),
         (
             made(|params| params.not_after = rcgen::date_time_ymd(2024, 2, 1)),
             Refusal::Expired,
@@ -426,10 +434,10 @@ async fn each_bad_certificate_of_a_client_has_its_alert_and_its_label() {
         (clients.issue_version_1("cart"), Refusal::Invalid, Alert::CertificateUnknown),
     ] {
         let outcomes = visit(&server, Some(&shown)).await;
-        assert_eq!(server.witness.take_refused()[0].subject.as_str(), "CN=cart,O=Acme");
+        assert_eq!(server.last_handshake.take_rejected()[0].subject.as_str(), "CN=cart,O=Acme");
         for outcome in outcomes {
             let failed = outcome.server.unwrap_err();
-            assert_eq!(ClientCertificateRefusal::of(&failed), Some(refusal), "{failed:?}");
+            assert_eq!(ClientCertificateRejection::of(&failed), Some(refusal), "{failed:?}");
             let told = outcome.client.unwrap_err();
             assert!(matches!(tls_error(&told), Error::AlertReceived(got) if *got == alert), "{told:?}");
         }
@@ -440,7 +448,7 @@ async fn each_bad_certificate_of_a_client_has_its_alert_and_its_label() {
 
 #[tokio::test]
 async fn no_session_of_a_client_is_taken_up_again() {
-    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
     let server = listener(&folder, &clients, |_| {});
     let good = clients.issue("cart", &[]);
     for versions in VERSIONS {
@@ -466,30 +474,30 @@ async fn no_session_of_a_client_is_taken_up_again() {
 
 #[test]
 fn the_same_files_are_the_same_material_and_a_new_one_is_not() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let pair = authority.issue("svc-a", &[]);
     let mut config = folder.upstream(1, &pair, &authority.pem);
-    let first = UpstreamTlsConfig::load(&config).unwrap();
-    assert!(first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()));
+    let first = UpstreamTls::load(&config).unwrap();
+    assert!(first.is_same_material(&UpstreamTls::load(&config).unwrap()));
     files_of(&mut config).crl_file = Some(folder.write("crl.pem", authority.revocation_list(&[], 2090)));
-    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "a list came");
-    let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, Authority::new("Other").pem));
-    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "an authority came");
+    assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a list came");
+    let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, CertificateAuthority::new("Other").pem));
+    assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "an authority came");
     let config = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
-    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "another certificate");
+    assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "another certificate");
 }
 
 #[tokio::test]
 async fn material_that_came_in_another_way_is_as_good() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let pair = authority.issue("svc-a", &[]);
     let upstream = folder.upstream(1, &pair, &authority.pem);
     let key = |der: &[u8]| rustls::pki_types::PrivateKeyDer::try_from(der.to_vec()).unwrap();
     let place = "upstream.orders.tls.spiffe_socket";
     let credentials = Credentials::from_parts(place, vec![pair.der.clone()], &key(&pair.key_der)).unwrap();
-    let authorities = Authorities::from_certificates(place, vec![authority.der().clone()]).unwrap();
-    let tls = UpstreamTlsConfig::assemble(&upstream, credentials, authorities, Vec::new()).unwrap();
-    assert!(tls.is_same_material(&UpstreamTlsConfig::load(&upstream).unwrap()));
+    let authorities = TrustAnchors::from_certificates(place, vec![authority.der().clone()]).unwrap();
+    let tls = UpstreamTls::assemble(&upstream, credentials, authorities, Vec::new()).unwrap();
+    assert!(tls.is_same_material(&UpstreamTls::load(&upstream).unwrap()));
     let server = authority.issue("mongod", &["127.0.0.1"]);
     meet(&tls, server.server(Some(&authority), VERSIONS[1])).await.client.unwrap();
 
@@ -499,6 +507,6 @@ async fn material_that_came_in_another_way_is_as_good() {
     assert_eq!(wrong.to_string(), format!("{place}: {sentence}"));
     let none = Credentials::from_parts(place, Vec::new(), &key(&pair.key_der)).unwrap_err();
     assert_eq!(none.to_string(), format!("{place}: there is no certificate"));
-    let none = Authorities::from_certificates(place, vec![pair.der]).unwrap_err();
+    let none = TrustAnchors::from_certificates(place, vec![pair.der]).unwrap_err();
     assert!(none.to_string().contains("no certificate of the file is that of an authority"), "{none}");
 }

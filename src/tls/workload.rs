@@ -17,10 +17,10 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use spiffe::transport::{Endpoint, TransportError};
 use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Context};
 
-use super::authorities::Authorities;
-use super::client::{UpstreamTlsConfig, UpstreamTlsError, parse_server_name, section_of};
 use super::credentials::Credentials;
 use super::revocation::read_revocation_lists;
+use super::trust_anchors::TrustAnchors;
+use super::upstream_tls::{UpstreamTls, UpstreamTlsError, parse_server_name, section_of};
 use crate::config::{EndpointConfig, WorkloadApi};
 use crate::identity::printable;
 
@@ -132,7 +132,7 @@ impl WorkloadUpdates {
     }
 }
 
-impl UpstreamTlsConfig {
+impl UpstreamTls {
     /// Makes the configuration of an upstream from what its agent handed out, and from `ca_file` and `crl_file` where they
     /// are set. Blocks for as long as a file system takes to answer.
     pub fn from_workload(
@@ -143,7 +143,7 @@ impl UpstreamTlsConfig {
         let section = section_of(upstream);
         let credentials = set.credentials(upstream)?;
         let authorities = match &agent.ca_file {
-            Some(ca_file) => Authorities::read_file(&section, ca_file)?,
+            Some(ca_file) => TrustAnchors::read_file(&section, ca_file)?,
             None => set.authorities(upstream)?,
         };
         let revocation_lists = read_revocation_lists(&section, agent.crl_file.as_deref())?;
@@ -157,7 +157,7 @@ pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Res
     let section = section_of(upstream);
     parse_server_name(upstream)?;
     if let Some(ca_file) = &agent.ca_file {
-        Authorities::read_file(&section, ca_file)?;
+        TrustAnchors::read_file(&section, ca_file)?;
     }
     read_revocation_lists(&section, agent.crl_file.as_deref())?;
     Ok(())
@@ -183,7 +183,7 @@ impl WorkloadSet {
     ///
     /// With ids of several domains the authorities of all of them stand in one list. That gives none of them more than it
     /// has: each could make a certificate of the id of its own domain, and any id of the list will do.
-    pub fn authorities(&self, upstream: &EndpointConfig) -> Result<Authorities, UpstreamTlsError> {
+    pub fn authorities(&self, upstream: &EndpointConfig) -> Result<TrustAnchors, UpstreamTlsError> {
         let named = upstream.tls.server_identities.iter().filter_map(|uri| SpiffeId::new(uri).ok());
         let mut trust_domains: BTreeSet<TrustDomain> = named.map(|id| id.trust_domain().clone()).collect();
         if trust_domains.is_empty() {
@@ -195,7 +195,7 @@ impl WorkloadSet {
             let trust_domains = trust_domains.iter().map(ToString::to_string).collect();
             return Err(self.error(WorkloadProblem::NoAuthority { trust_domains }).into());
         }
-        Ok(Authorities::from_certificates(&key_of(upstream), authorities)?)
+        Ok(TrustAnchors::from_certificates(&key_of(upstream), authorities)?)
     }
 
     fn error(&self, problem: WorkloadProblem) -> WorkloadError {
@@ -290,13 +290,13 @@ mod tests {
 
     use super::*;
     use crate::config::MaterialSource;
-    use crate::tls::test_pki::{Authority, Folder, Pair};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate};
 
     const OURS: &str = "ours.test";
     const THEIRS: &str = "theirs.test";
 
     /// As SPIRE issues it.
-    fn svid(authority: &Authority, id: &str) -> Pair {
+    fn svid(authority: &CertificateAuthority, id: &str) -> IssuedCertificate {
         authority.issue_with("svc-a", &[], |params| {
             params.is_ca = IsCa::ExplicitNoCa;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -304,7 +304,11 @@ mod tests {
         })
     }
 
-    fn set(certificate: &Pair, key: &Pair, bundles: &[(&str, &[&Authority])]) -> WorkloadSet {
+    fn set(
+        certificate: &IssuedCertificate,
+        key: &IssuedCertificate,
+        bundles: &[(&str, &[&CertificateAuthority])],
+    ) -> WorkloadSet {
         let svid = X509Svid::parse_from_der(&certificate.der, &key.key_der).unwrap();
         let bundles = bundles.iter().map(|(domain, authorities)| {
             let authorities: Vec<&[u8]> = authorities.iter().map(|authority| authority.der.as_ref()).collect();
@@ -319,7 +323,7 @@ mod tests {
     }
 
     fn upstream(folder: &Folder, agent: WorkloadApi, server_identities: &[&str]) -> EndpointConfig {
-        let unused = Authority::new("unused");
+        let unused = CertificateAuthority::new("unused");
         let mut upstream = folder.upstream(1, &unused.issue("unused", &[]), &unused.pem);
         upstream.tls.source = MaterialSource::WorkloadApi(agent);
         upstream.tls.server_identities = server_identities.iter().map(|&id| id.to_owned()).collect();
@@ -329,7 +333,7 @@ mod tests {
     /// Subjects of the authorities that verify mongod, or the error.
     fn trusted(set: &WorkloadSet, agent: &WorkloadApi, server_identities: &[&str]) -> Result<Vec<String>, String> {
         let folder = Folder::new();
-        let tls = UpstreamTlsConfig::from_workload(&upstream(&folder, agent.clone(), server_identities), agent, set);
+        let tls = UpstreamTls::from_workload(&upstream(&folder, agent.clone(), server_identities), agent, set);
         let tls = tls.map_err(|error| {
             assert!(!error.remedy().is_empty());
             error.to_string()
@@ -339,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_trust_domains_of_the_servers_ids_verify_mongod_and_else_our_own() {
-        let (ours, theirs) = (Authority::new("Ours"), Authority::new("Theirs"));
+        let (ours, theirs) = (CertificateAuthority::new("Ours"), CertificateAuthority::new("Theirs"));
         let svid = svid(&ours, "spiffe://ours.test/orders");
         let set = set(&svid, &svid, &[(OURS, &[&ours]), (THEIRS, &[&theirs])]);
         let (at_ours, at_theirs) = ("spiffe://ours.test/mongod", "spiffe://theirs.test/mongod");
@@ -363,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_file_of_authorities_counts_instead_of_the_agents() {
-        let (ours, databases) = (Authority::new("Ours"), Authority::new("Databases"));
+        let (ours, databases) = (CertificateAuthority::new("Ours"), CertificateAuthority::new("Databases"));
         let svid = svid(&ours, "spiffe://ours.test/orders");
         let folder = Folder::new();
         let with_file = WorkloadApi { ca_file: Some(folder.write("databases.pem", &databases.pem)), ..agent() };
@@ -378,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
-        let ours = Authority::new("Ours");
+        let ours = CertificateAuthority::new("Ours");
         let (svid, other) = (svid(&ours, "spiffe://ours.test/orders"), svid(&ours, "spiffe://ours.test/orders"));
         let error = trusted(&set(&svid, &other, &[(OURS, &[&ours])]), &agent(), &[]).unwrap_err();
         assert!(error.contains("private key"), "{error}");

@@ -16,7 +16,7 @@ use super::error::{CertificateRefusal, Failure, Phase};
 use super::exchange::ExchangeError;
 use crate::config::{EndpointConfig, HostPort, MaterialSource};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
-use crate::tls::{CertificateRequest, Rejection, UpstreamTlsConfig, UpstreamTlsError};
+use crate::tls::{CertificateDefect, CertificateRequest, UpstreamTls, UpstreamTlsError};
 
 /// The parts of the configuration that sentences name.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTlsConfig>) -> Self {
+    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTls>) -> Self {
         let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
         let authorities = tls.into_iter().flat_map(|tls| &tls.authorities.certificates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
@@ -294,7 +294,7 @@ impl Target {
             CertificateRefusal::Authority => {
                 write!(f, "it is that of an authority (CA:TRUE), which may not be a server's too (subject {subject})")
             }
-            CertificateRefusal::Invalid(cause) if let Some(rejection) = Rejection::of(cause) => {
+            CertificateRefusal::Invalid(cause) if let Some(rejection) = CertificateDefect::of(cause) => {
                 write!(f, "{rejection} (subject {subject})")
             }
             CertificateRefusal::Invalid(cause) => write!(f, "{cause} (subject {subject})"),

@@ -15,7 +15,7 @@ use crate::identity::{date_text, printable};
 use crate::lifecycle::drain::DrainWatch;
 use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::ReloadMetrics;
-use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
+use crate::tls::{UpstreamTls, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
 use crate::upstream::ClientIdentity;
 
 use super::record::ReloadRecord;
@@ -141,7 +141,7 @@ impl Follower {
     /// between, so that the latest set is the one in use.
     fn take(&self, set: WorkloadSet) -> bool {
         let set = Arc::new(set);
-        let made = UpstreamTlsConfig::from_workload(&self.endpoint, &self.agent, &set);
+        let made = UpstreamTls::from_workload(&self.endpoint, &self.agent, &set);
         if made.is_ok() || set.credentials(&self.endpoint).is_ok() {
             // If it is the files that are wrong, it can be used once they are right.
             self.handed_out.replace(Arc::clone(&set));
@@ -156,7 +156,7 @@ impl Follower {
         true
     }
 
-    fn put_to_use(&self, tls: UpstreamTlsConfig, set: &WorkloadSet) {
+    fn put_to_use(&self, tls: UpstreamTls, set: &WorkloadSet) {
         let in_use = self.identity().tls();
         if in_use.as_ref().is_some_and(|in_use| tls.is_same_material(in_use)) {
             self.record.well();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{EndpointConfig, ListenerTlsConfig, MaterialSource, TlsFiles};
 use crate::connection::{Route, Upstream};
 use crate::gateway::owner::{CertificateSet, Owner};
-use crate::tls::{ServerTls, UpstreamTlsConfig};
+use crate::tls::{ListenerTls, UpstreamTls};
 
 use super::follower::HandedOut;
 use super::reading::{Candidate, Failure, Source};
@@ -19,7 +19,7 @@ impl Source {
         let upstream = Arc::clone(upstream);
         let owner = Owner::Upstream(Arc::clone(&upstream), credential);
         let load = move || {
-            let tls = UpstreamTlsConfig::load(&endpoint)
+            let tls = UpstreamTls::load(&endpoint)
                 .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
             let upstream = Arc::clone(&upstream);
             Ok(Candidate {
@@ -44,7 +44,7 @@ impl Source {
         let load = move || {
             // Whoever takes the first set reads the files as they are then.
             let Some(set) = handed_out.latest() else { return Ok(Candidate::nothing()) };
-            let tls = UpstreamTlsConfig::from_workload(&endpoint, &agent, &set)
+            let tls = UpstreamTls::from_workload(&endpoint, &agent, &set)
                 .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
             let (upstream, handed_out) = (Arc::clone(&upstream), handed_out.clone());
             Ok(Candidate {
@@ -67,7 +67,7 @@ impl Source {
         let (route, section) = (Arc::clone(route), section.clone());
         let owner = Owner::Listener(Arc::clone(&route));
         let load = move || {
-            let tls = ServerTls::load(&route.listener, &section)
+            let tls = ListenerTls::load(&route.listener, &section)
                 .map_err(|error| Failure { sentence: error.to_string(), remedy: error.remedy() })?;
             let route = Arc::clone(&route);
             Ok(Candidate {
@@ -86,7 +86,7 @@ pub(super) fn any_endpoint(upstream: &Upstream, credential: usize) -> Option<End
     Some(upstream.credentials().get(credential)?.endpoint(upstream.config(), &address))
 }
 
-fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTlsConfig) -> bool {
+fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTls) -> bool {
     let in_use = upstream.credentials().get(credential).and_then(|credential| credential.identity.tls());
     in_use.is_some_and(|in_use| tls.is_same_material(&in_use))
 }

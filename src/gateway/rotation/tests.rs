@@ -7,11 +7,11 @@ use super::*;
 use crate::config::EndpointConfig;
 use crate::connection::Upstream;
 use crate::gateway::open_upstream;
-use crate::tls::test_pki::{Authority, Folder, Pair, files_of, upstream_of};
+use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of, upstream_of};
 
 struct Scene {
     folder: Folder,
-    authority: Authority,
+    authority: CertificateAuthority,
     upstream: Arc<Upstream>,
     set: Rotating,
     start: Instant,
@@ -21,7 +21,7 @@ struct Scene {
 impl Scene {
     /// An upstream with certificate and key in files of their own.
     fn new() -> Self {
-        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
         let mut section = folder.upstream(1, &authority.issue("first", &[]), &authority.pem);
         let scene = |section: &EndpointConfig| {
             let upstream = Arc::new(open_upstream(&upstream_of(section)).unwrap());
@@ -35,11 +35,11 @@ impl Scene {
         Self { folder, authority, upstream, set, start: Instant::now(), clock: SystemTime::now() }
     }
 
-    fn issue(&self, name: &str) -> Pair {
+    fn issue(&self, name: &str) -> IssuedCertificate {
         self.authority.issue(name, &[])
     }
 
-    fn write(&self, certificate: &Pair, key: &Pair) {
+    fn write(&self, certificate: &IssuedCertificate, key: &IssuedCertificate) {
         self.folder.write("client.pem", &certificate.certificate_pem);
         self.folder.write("client.key", &key.key_pem);
     }
@@ -142,7 +142,7 @@ async fn one_bad_file_keeps_all_others_out() {
     scene.folder.write("ca.pem", "garbage");
     assert!(sentence(scene.look_as(0, true)).contains("ca_file"));
     scene.check_in_use("first");
-    let authorities = format!("{}{}", scene.authority.pem, Authority::new("next").pem);
+    let authorities = format!("{}{}", scene.authority.pem, CertificateAuthority::new("next").pem);
     scene.folder.write("ca.pem", authorities);
     let Outcome::Renewed(changed) = scene.look(1) else { panic!("it is whole") };
     assert!(changed.ends_with("; authorities 1 -> 2"), "{changed}");

@@ -105,12 +105,12 @@ mod tests {
     use crate::config::HostPort;
     use crate::connection::MemberStatus;
     use crate::gateway::open_upstream;
-    use crate::tls::test_pki::{Authority, Folder, upstream_of};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, upstream_of};
     use crate::topology::MemberState;
 
     /// What is said of a set that is `known`, with one member that answers and is in this state.
     fn of_one(state: MemberState, part: Usability, problem: Option<&str>, is_known: bool) -> ConditionState {
-        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = open_upstream(&section).unwrap();
         let member = Arc::new(upstream.member(&HostPort { host: "mongo".to_owned(), port: 1 }).unwrap());

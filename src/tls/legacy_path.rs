@@ -17,11 +17,11 @@ use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use super::rejection::Rejection;
-use super::signed::{Algorithms, Signed};
+use super::certificate_defect::CertificateDefect;
+use super::signed_der::{Algorithms, SignedDer};
 use crate::identity::{CertificateFacts, DistinguishedName};
 
-/// Authorities between a certificate and one of ours. Real chains have one or two.
+/// TrustAnchors between a certificate and one of ours. Real chains have one or two.
 const INTERMEDIATES_MAX: u32 = 6;
 
 const NAME_CONSTRAINTS: Oid<'static> = oid!(2.5.29.30);
@@ -39,7 +39,7 @@ pub(super) enum Purpose {
 }
 
 /// What a way leads along and up to.
-pub(super) struct Ground<'a> {
+pub(super) struct PathContext<'a> {
     /// As the peer sent them, in any order.
     pub(super) intermediates: &'a [CertificateDer<'a>],
     /// Ours.
@@ -50,8 +50,9 @@ pub(super) struct Ground<'a> {
 }
 
 /// Finds a way from `end_entity`, which is of version 1 or 2, to one of the authorities.
-pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &Ground<'_>) -> Result<(), CertificateError> {
-    let certificate = Node::from_der(end_entity, Place::Sent).ok_or(CertificateError::BadEncoding)?;
+pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &PathContext<'_>) -> Result<(), CertificateError> {
+    let certificate =
+        PathCertificate::from_der(end_entity, CertificateOrigin::Sent).ok_or(CertificateError::BadEncoding)?;
     // Extensions came with version 3: nobody would look at these.
     if certificate.version() >= 3 || !certificate.x509.extensions().is_empty() {
         return Err(CertificateError::BadEncoding);
@@ -60,11 +61,11 @@ pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &Ground<'_>) -> Re
     if is_ours(end_entity, ground.authorities) {
         return Ok(());
     }
-    let ours = ground.authorities.iter().filter_map(|der| Node::from_der(der, Place::Ours));
-    let sent = ground.intermediates.iter().filter_map(|der| Node::from_der(der, Place::Sent));
+    let ours = ground.authorities.iter().filter_map(|der| PathCertificate::from_der(der, CertificateOrigin::Ours));
+    let sent = ground.intermediates.iter().filter_map(|der| PathCertificate::from_der(der, CertificateOrigin::Sent));
     // Ours first: they end the search.
     let issuers: Vec<_> = ours.chain(sent).collect();
-    let mut climb = Climb { ground, issuers: &issuers, signatures_left: SIGNATURES_MAX };
+    let mut climb = PathSearch { ground, issuers: &issuers, signatures_left: SIGNATURES_MAX };
     climb.above(&certificate, 0)
 }
 
@@ -73,9 +74,10 @@ pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &Ground<'_>) -> Re
 pub(super) fn verify_own(
     end_entity: &CertificateDer<'_>,
     facts: &CertificateFacts,
-    ground: &Ground<'_>,
+    ground: &PathContext<'_>,
 ) -> Result<(), CertificateError> {
-    let certificate = Node::from_der(end_entity, Place::Ours).ok_or(CertificateError::BadEncoding)?;
+    let certificate =
+        PathCertificate::from_der(end_entity, CertificateOrigin::Ours).ok_or(CertificateError::BadEncoding)?;
     certificate.judge_dates(ground.now)?;
     let usage = match ground.purpose {
         Purpose::Server => "serverAuth",
@@ -120,26 +122,26 @@ pub(super) fn constrained_issuer(
 
 /// Where a certificate comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum CertificateOrigin {
     Ours,
     Sent,
 }
 
-struct Node<'a> {
+struct PathCertificate<'a> {
     x509: X509Certificate<'a>,
-    signed: Signed<'a>,
-    place: Place,
+    signed: SignedDer<'a>,
+    place: CertificateOrigin,
 }
 
-struct Climb<'a> {
-    ground: &'a Ground<'a>,
-    issuers: &'a [Node<'a>],
+struct PathSearch<'a> {
+    ground: &'a PathContext<'a>,
+    issuers: &'a [PathCertificate<'a>],
     signatures_left: u32,
 }
 
-impl Climb<'_> {
+impl PathSearch<'_> {
     /// `below` counts the authorities between `certificate` and the one at the end, itself included.
-    fn above(&mut self, certificate: &Node<'_>, below: u32) -> Result<(), CertificateError> {
+    fn above(&mut self, certificate: &PathCertificate<'_>, below: u32) -> Result<(), CertificateError> {
         let mut problem = CertificateError::UnknownIssuer;
         for issuer in self.issuers {
             if issuer.x509.subject().as_raw() != certificate.x509.issuer().as_raw() {
@@ -156,23 +158,28 @@ impl Climb<'_> {
         Err(problem)
     }
 
-    fn by(&mut self, certificate: &Node<'_>, issuer: &Node<'_>, below: u32) -> Result<(), CertificateError> {
+    fn by(
+        &mut self,
+        certificate: &PathCertificate<'_>,
+        issuer: &PathCertificate<'_>,
+        below: u32,
+    ) -> Result<(), CertificateError> {
         self.signatures_left = self.signatures_left.checked_sub(1).ok_or(CertificateError::UnknownIssuer)?;
         certificate.signed.verify(issuer.x509.public_key().raw, self.ground.algorithms)?;
         issuer.judge_as_issuer(below, self.ground.purpose)?;
         issuer.judge_dates(self.ground.now)?;
         match issuer.place {
-            Place::Ours => Ok(()),
-            Place::Sent if below < INTERMEDIATES_MAX => self.above(issuer, below + 1),
-            Place::Sent => Err(CertificateError::UnknownIssuer),
+            CertificateOrigin::Ours => Ok(()),
+            CertificateOrigin::Sent if below < INTERMEDIATES_MAX => self.above(issuer, below + 1),
+            CertificateOrigin::Sent => Err(CertificateError::UnknownIssuer),
         }
     }
 }
 
-impl<'a> Node<'a> {
-    fn from_der(der: &'a [u8], place: Place) -> Option<Self> {
+impl<'a> PathCertificate<'a> {
+    fn from_der(der: &'a [u8], place: CertificateOrigin) -> Option<Self> {
         let ([], x509) = X509Certificate::from_der(der).ok()? else { return None };
-        Some(Self { x509, signed: Signed::from_der(der)?, place })
+        Some(Self { x509, signed: SignedDer::from_der(der)?, place })
     }
 
     fn version(&self) -> u32 {
@@ -199,11 +206,11 @@ impl<'a> Node<'a> {
     fn judge_as_issuer(&self, below: u32, purpose: Purpose) -> Result<(), CertificateError> {
         let forbidden = || {
             let name = DistinguishedName::from_der(self.x509.subject().as_raw());
-            name.map_or(CertificateError::BadEncoding, |name| Rejection::Issuer(name).into())
+            name.map_or(CertificateError::BadEncoding, |name| CertificateDefect::Issuer(name).into())
         };
         let is_old_root = self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw();
         // Version 1 cannot say so; that it is among ours says it of a root, and of others only that we know them.
-        if is_old_root && self.place == Place::Ours && self.x509.extensions().is_empty() {
+        if is_old_root && self.place == CertificateOrigin::Ours && self.x509.extensions().is_empty() {
             return Ok(());
         }
         // An authority that nobody here knows: that it cannot say what it is matters less.
@@ -249,7 +256,7 @@ mod tests {
     use rustls::pki_types::pem::PemObject as _;
 
     use super::*;
-    use crate::tls::test_pki::{Authority, Pair, der_children, der_parts, signed};
+    use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, der_children, der_parts, signed};
 
     /// 2030, when everything that rcgen makes by default is valid.
     const NOW: u64 = 1_893_456_000;
@@ -261,7 +268,7 @@ mod tests {
     ) -> Result<(), CertificateError> {
         let sent: Vec<_> = sent.iter().map(|der| (*der).clone()).collect();
         let ours: Vec<_> = ours.iter().map(|der| (*der).clone()).collect();
-        let ground = Ground {
+        let ground = PathContext {
             intermediates: &sent,
             authorities: &ours,
             algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
@@ -280,21 +287,21 @@ mod tests {
     }
 
     fn is_forbidden(result: &Result<(), CertificateError>) -> bool {
-        matches!(result, Err(error) if matches!(Rejection::of(error), Some(Rejection::Issuer(_))))
+        matches!(result, Err(error) if matches!(CertificateDefect::of(error), Some(CertificateDefect::Issuer(_))))
     }
 
     #[test]
     fn a_way_is_found_whatever_the_order_of_what_was_sent() {
-        let root = Authority::new("Acme CA");
-        let old_root = Authority::new_version_1("Old CA");
+        let root = CertificateAuthority::new("Acme CA");
+        let old_root = CertificateAuthority::new_version_1("Old CA");
         let upper = root.intermediate("Upper");
         let lower = upper.intermediate_with("Lower", |params| {
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         });
-        let other = Authority::new("Other CA");
-        let namesake = Authority::new("Upper");
+        let other = CertificateAuthority::new("Other CA");
+        let namesake = CertificateAuthority::new("Upper");
         for (issuer, sent, ours) in [
             (&root, vec![], vec![&root]),
             (&root, vec![], vec![&other, &root]),
@@ -305,23 +312,23 @@ mod tests {
             (&lower, vec![&upper, &lower], vec![&root]),
             (&lower, vec![&other, &namesake, &lower, &upper, &root], vec![&other, &root]),
         ] {
-            let sent: Vec<_> = sent.into_iter().map(Authority::der).collect();
-            let ours: Vec<_> = ours.into_iter().map(Authority::der).collect();
+            let sent: Vec<_> = sent.into_iter().map(CertificateAuthority::der).collect();
+            let ours: Vec<_> = ours.into_iter().map(CertificateAuthority::der).collect();
             assert_eq!(way(&issuer.issue_version_1("mongo").der, &sent, &ours), Ok(()));
         }
     }
 
     #[test]
     fn a_certificate_that_is_ours_needs_no_issuer() {
-        let own = Authority::new_version_1("mongo");
+        let own = CertificateAuthority::new_version_1("mongo");
         assert_eq!(way(own.der(), &[], &[own.der()]), Ok(()));
-        let other = Authority::new_version_1("mongo");
+        let other = CertificateAuthority::new_version_1("mongo");
         assert_eq!(way(other.der(), &[other.der()], &[own.der()]), Err(CertificateError::BadSignature));
     }
 
     #[test]
     fn without_a_way_it_is_refused() {
-        let root = Authority::new("Acme CA");
+        let root = CertificateAuthority::new("Acme CA");
         let upper = root.intermediate("Upper");
         let leaf = root.issue_version_1("mongo").der;
         let below = upper.issue_version_1("mongo").der;
@@ -329,20 +336,20 @@ mod tests {
             (&leaf, vec![], vec![]),
             (&leaf, vec![root.der()], vec![]),
             (&below, vec![], vec![root.der()]),
-            (&below, vec![upper.der()], vec![Authority::new("Other CA").der()]),
+            (&below, vec![upper.der()], vec![CertificateAuthority::new("Other CA").der()]),
         ] {
             assert_eq!(way(end_entity, &sent, &ours), Err(CertificateError::UnknownIssuer));
         }
-        let anew = Authority::new("Acme CA");
+        let anew = CertificateAuthority::new("Acme CA");
         assert_eq!(way(&leaf, &[], &[anew.der()]), Err(CertificateError::BadSignature));
     }
 
     #[test]
     fn dates_count_at_every_step() {
         let is_expired = |result| matches!(result, Err(CertificateError::ExpiredContext { .. }));
-        let root = Authority::new("Acme CA");
+        let root = CertificateAuthority::new("Acme CA");
         let upper = root.intermediate_with("Upper", expired);
-        let old = Authority::new_with("Acme CA", expired);
+        let old = CertificateAuthority::new_with("Acme CA", expired);
         let key = KeyPair::generate().unwrap();
         assert!(is_expired(way(&root.issue_version_1_for(&key, "mongo", expired).der, &[], &[root.der()])));
         assert!(is_expired(way(&upper.issue_version_1("mongo").der, &[upper.der()], &[root.der()])));
@@ -353,8 +360,8 @@ mod tests {
 
     #[test]
     fn who_may_not_sign_is_no_issuer() {
-        let root = Authority::new("Acme CA");
-        let flat_root = Authority::new_with("Flat CA", |params| {
+        let root = CertificateAuthority::new("Acme CA");
+        let flat_root = CertificateAuthority::new_with("Flat CA", |params| {
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         });
         let critical = |params: &mut CertificateParams| {
@@ -389,21 +396,21 @@ mod tests {
             let result = way(&leaf, &[issuer.der()], &[root.der(), flat_root.der()]);
             assert!(is_forbidden(&result), "{case}: {result:?}");
         }
-        let old = Authority::new_version_1("Old");
+        let old = CertificateAuthority::new_version_1("Old");
         let result = way(&old.issue_version_1("mongo").der, &[old.der()], &[root.der()]);
         assert_eq!(result, Err(CertificateError::UnknownIssuer));
-        let middle = Authority::new("Middle");
+        let middle = CertificateAuthority::new("Middle");
         let old = root.issue_version_1_for(middle.key(), "Middle", |_| {}).der;
         let result = way(&middle.issue_version_1("mongo").der, &[&old], &[root.der()]);
         assert!(is_forbidden(&result), "{result:?}");
-        let pinned = Authority::new_with("pinned", |params| params.is_ca = IsCa::NoCa);
+        let pinned = CertificateAuthority::new_with("pinned", |params| params.is_ca = IsCa::NoCa);
         let result = way(&pinned.issue_version_1("mongo").der, &[], &[pinned.der()]);
         assert!(is_forbidden(&result), "{result:?}");
     }
 
     #[test]
     fn what_is_not_of_version_1_or_2_is_not_judged() {
-        let root = Authority::new("Acme CA");
+        let root = CertificateAuthority::new("Acme CA");
         let version_3 = root.issue("mongo", &["mongo.example"]).der;
         assert_eq!(way(&version_3, &[], &[root.der()]), Err(CertificateError::BadEncoding));
         let fields = der_children(der_parts(der_parts(&version_3).0).0);
@@ -427,25 +434,25 @@ mod tests {
 
     #[test]
     fn many_issuers_of_one_name_cost_a_bounded_number_of_signatures() {
-        let root = Authority::new("Acme CA");
-        let mut crowd: Vec<_> = (0..SIGNATURES_MAX).map(|_| Authority::new("Upper")).collect();
+        let root = CertificateAuthority::new("Acme CA");
+        let mut crowd: Vec<_> = (0..SIGNATURES_MAX).map(|_| CertificateAuthority::new("Upper")).collect();
         let upper = root.intermediate("Upper");
         let leaf = upper.issue_version_1("mongo").der;
         crowd.push(upper);
-        let sent: Vec<_> = crowd.iter().map(Authority::der).collect();
+        let sent: Vec<_> = crowd.iter().map(CertificateAuthority::der).collect();
         assert_eq!(way(&leaf, &sent, &[root.der()]), Err(CertificateError::BadSignature));
         assert_eq!(way(&leaf, &sent[2..], &[root.der()]), Ok(()));
     }
 
     #[test]
     fn a_long_way_is_given_up() {
-        let root = Authority::new("Acme CA");
+        let root = CertificateAuthority::new("Acme CA");
         let mut chain = vec![root.intermediate("1")];
         for number in 2..=INTERMEDIATES_MAX + 1 {
             let below = chain[chain.len() - 1].intermediate(&number.to_string());
             chain.push(below);
         }
-        let sent: Vec<_> = chain.iter().map(Authority::der).collect();
+        let sent: Vec<_> = chain.iter().map(CertificateAuthority::der).collect();
         let (last, long_enough) = (&chain[chain.len() - 1], &chain[chain.len() - 2]);
         assert_eq!(way(&long_enough.issue_version_1("mongo").der, &sent, &[root.der()]), Ok(()));
         let result = way(&last.issue_version_1("mongo").der, &sent, &[root.der()]);
@@ -454,8 +461,8 @@ mod tests {
 
     #[test]
     fn the_algorithm_inside_must_be_the_one_outside() {
-        let root = Authority::new("Acme CA");
-        let Pair { der, .. } = root.issue_version_1("mongo");
+        let root = CertificateAuthority::new("Acme CA");
+        let IssuedCertificate { der, .. } = root.issue_version_1("mongo");
         let parts = der_children(der_parts(&der).0);
         let p384_sha384 = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
         let content = der_parts(parts[0]).0;
@@ -466,7 +473,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_changed_certificate_has_no_way(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
-            let root = Authority::new("Acme CA");
+            let root = CertificateAuthority::new("Acme CA");
             let mut der = root.issue_version_1("mongo").der.to_vec();
             let index = place.index(der.len());
             der[index] ^= change;
@@ -475,7 +482,7 @@ mod tests {
 
         #[test]
         fn a_changed_issuer_leads_nowhere(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
-            let root = Authority::new("Acme CA");
+            let root = CertificateAuthority::new("Acme CA");
             let upper = root.intermediate("Upper");
             let leaf = upper.issue_version_1("mongo").der;
             let mut der = upper.der().to_vec();

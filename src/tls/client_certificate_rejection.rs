@@ -7,7 +7,7 @@ use rustls::{CertificateError, Error};
 
 /// Why a client's certificate was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ClientCertificateRefusal {
+pub enum ClientCertificateRejection {
     /// No chain to one of the listener's authorities.
     UnknownAuthority,
     /// After its time, or that of an issuer.
@@ -22,7 +22,7 @@ pub enum ClientCertificateRefusal {
     Invalid,
 }
 
-impl ClientCertificateRefusal {
+impl ClientCertificateRejection {
     /// Every refusal.
     pub const ALL: [Self; 6] =
         [Self::UnknownAuthority, Self::Expired, Self::NotYetValid, Self::Revoked, Self::WrongUsage, Self::Invalid];
@@ -79,7 +79,7 @@ impl ClientCertificateRefusal {
     }
 }
 
-impl fmt::Display for ClientCertificateRefusal {
+impl fmt::Display for ClientCertificateRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownAuthority => "it comes from no authority of the listener's ca_file",

@@ -19,17 +19,17 @@ use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion,
 };
 
-use super::authorities::Authorities;
+use super::certificate_defect::CertificateDefect;
+use super::chain_verifier::ChainVerifier;
 use super::common_name;
 use super::credentials::Credentials;
-use super::inspect::{MaterialFinding, Side, revocation_findings};
-use super::path;
-use super::path::Purpose;
-use super::problem::MaterialError;
-use super::rejection::Rejection;
+use super::inspect::{MaterialFinding, TlsSide, revocation_findings};
+use super::last_handshake::LastHandshake;
+use super::legacy_path;
+use super::legacy_path::Purpose;
+use super::material_error::MaterialError;
 use super::revocation::{RevocationList, read_revocation_lists};
-use super::trust::Trust;
-use super::witness::Witness;
+use super::trust_anchors::TrustAnchors;
 use super::workload::WorkloadError;
 use crate::config::{EndpointConfig, TlsVersion, Verify};
 use crate::identity::CertificateFacts;
@@ -39,7 +39,7 @@ const RESUMPTION_SESSIONS: usize = 256;
 
 /// Everything that a TLS connection to one upstream needs.
 #[derive(Debug, Clone)]
-pub struct UpstreamTlsConfig {
+pub struct UpstreamTls {
     /// For every connection to this upstream; holds the sessions to resume.
     pub config: Arc<ClientConfig>,
     /// SNI, and the name that is verified.
@@ -47,11 +47,11 @@ pub struct UpstreamTlsConfig {
     /// Who we are.
     pub credentials: Credentials,
     /// Whom we trust.
-    pub authorities: Authorities,
+    pub authorities: TrustAnchors,
     /// What the authorities have taken back.
     pub revocation_lists: Arc<[RevocationList]>,
     /// What handshakes showed.
-    pub witness: Arc<Witness>,
+    pub last_handshake: Arc<LastHandshake>,
 }
 
 /// Why no TLS configuration could be made.
@@ -95,14 +95,14 @@ impl UpstreamTlsError {
     }
 }
 
-impl UpstreamTlsConfig {
+impl UpstreamTls {
     /// Reads the files of an upstream and makes its configuration.
     pub fn load(upstream: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
         let no_files = || UpstreamTlsError::NoFiles { upstream: upstream.name.clone() };
         let files = upstream.tls.files().ok_or_else(no_files)?;
         let credentials = Credentials::read(&upstream.certificate_section, files)?;
         let section = section_of(upstream);
-        let authorities = Authorities::read(&section, files)?;
+        let authorities = TrustAnchors::read(&section, files)?;
         let revocation_lists = read_revocation_lists(&section, files.crl_file.as_deref())?;
         Self::assemble(upstream, credentials, authorities, revocation_lists)
     }
@@ -111,14 +111,14 @@ impl UpstreamTlsConfig {
     pub fn assemble(
         upstream: &EndpointConfig,
         credentials: Credentials,
-        authorities: Authorities,
+        authorities: TrustAnchors,
         revocation_lists: Vec<RevocationList>,
     ) -> Result<Self, UpstreamTlsError> {
         let provider = Arc::new(provider());
         let server_name = parse_server_name(upstream)?;
-        let witness = Arc::new(Witness::default());
+        let last_handshake = Arc::new(LastHandshake::default());
         let revocation_lists: Arc<[_]> = revocation_lists.into();
-        let trust = Trust {
+        let trust = ChainVerifier {
             authorities: authorities.clone(),
             revocation_lists: Arc::clone(&revocation_lists),
             algorithms: provider.signature_verification_algorithms,
@@ -129,11 +129,12 @@ impl UpstreamTlsConfig {
             trust,
             verify: upstream.tls.verify,
             identities: upstream.tls.server_identities.iter().map(|uri| normal_form(uri)).collect(),
-            witness: Arc::clone(&witness),
+            last_handshake: Arc::clone(&last_handshake),
         };
-        let resolver = Resolver { key: Arc::clone(&credentials.certified_key), witness: Arc::clone(&witness) };
+        let resolver =
+            Resolver { key: Arc::clone(&credentials.certified_key), last_handshake: Arc::clone(&last_handshake) };
         let config = client_config(provider, upstream.tls.min_version, verifier, resolver)?;
-        Ok(Self { config: Arc::new(config), server_name, credentials, authorities, revocation_lists, witness })
+        Ok(Self { config: Arc::new(config), server_name, credentials, authorities, revocation_lists, last_handshake })
     }
 
     /// The same certificates for another server of the upstream, with no session to resume.
@@ -144,7 +145,7 @@ impl UpstreamTlsConfig {
 
     /// What is doubtful about all of it.
     pub fn findings(&self, now: SystemTime) -> Vec<MaterialFinding> {
-        let mut findings = self.credentials.findings(Side::Upstream, Some(&self.authorities), now);
+        let mut findings = self.credentials.findings(TlsSide::Upstream, Some(&self.authorities), now);
         findings.extend(self.authorities.findings(now));
         findings.extend(revocation_findings(&self.revocation_lists, &self.authorities, now));
         findings
@@ -223,12 +224,12 @@ pub(super) fn versions_from(oldest: TlsVersion) -> &'static [&'static SupportedP
 #[derive(Debug)]
 struct Resolver {
     key: Arc<CertifiedKey>,
-    witness: Arc<Witness>,
+    last_handshake: Arc<LastHandshake>,
 }
 
 impl ResolvesClientCert for Resolver {
     fn resolve(&self, root_hint_subjects: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.witness.record_request(root_hint_subjects);
+        self.last_handshake.record_request(root_hint_subjects);
         Some(Arc::clone(&self.key))
     }
 
@@ -241,11 +242,11 @@ impl ResolvesClientCert for Resolver {
 /// unless `verify = "chain"`.
 #[derive(Debug)]
 struct Verifier {
-    trust: Trust,
+    trust: ChainVerifier,
     verify: Verify,
     /// In their normal form.
     identities: Vec<String>,
-    witness: Arc<Witness>,
+    last_handshake: Arc<LastHandshake>,
 }
 
 impl Verifier {
@@ -273,7 +274,7 @@ impl Verifier {
         if uris.iter().any(|uri| self.identities.contains(&normal_form(uri))) {
             return Ok(());
         }
-        Err(CertificateError::from(Rejection::Identity).into())
+        Err(CertificateError::from(CertificateDefect::Identity).into())
     }
 
     fn check_name(
@@ -286,11 +287,11 @@ impl Verifier {
             return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
         }
         if !common_name::is_for(end_entity, server_name) {
-            return Err(CertificateError::from(Rejection::CommonName).into());
+            return Err(CertificateError::from(CertificateDefect::CommonName).into());
         }
         // webpki holds names to these constraints, and knows no common name.
-        match path::constrained_issuer(end_entity, intermediates, &self.trust.authorities.der) {
-            Some(issuer) => Err(CertificateError::from(Rejection::Issuer(issuer)).into()),
+        match legacy_path::constrained_issuer(end_entity, intermediates, &self.trust.authorities.der) {
+            Some(issuer) => Err(CertificateError::from(CertificateDefect::Issuer(issuer)).into()),
             None => Ok(()),
         }
     }
@@ -320,7 +321,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.check(end_entity, intermediates, server_name, now)
-            .inspect_err(|_| self.witness.record_refused(end_entity, intermediates))?;
+            .inspect_err(|_| self.last_handshake.record_rejected(end_entity, intermediates))?;
         Ok(ServerCertVerified::assertion())
     }
 

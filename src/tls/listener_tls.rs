@@ -18,36 +18,36 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-use super::authorities::Authorities;
-use super::client::versions_from;
+use super::chain_verifier::ChainVerifier;
 use super::credentials::Credentials;
-use super::inspect::{MaterialFinding, Side, revocation_findings};
-use super::path::Purpose;
-use super::problem::MaterialError;
+use super::inspect::{MaterialFinding, TlsSide, revocation_findings};
+use super::last_handshake::LastHandshake;
+use super::legacy_path::Purpose;
+use super::material_error::MaterialError;
 use super::revocation::{RevocationList, read_revocation_lists};
-use super::trust::Trust;
-use super::witness::Witness;
+use super::trust_anchors::TrustAnchors;
+use super::upstream_tls::versions_from;
 use crate::config::ListenerTlsConfig;
 
 /// Everything that a TLS connection of one listener needs.
 #[derive(Debug, Clone)]
-pub struct ServerTls {
+pub struct ListenerTls {
     /// For every connection of this listener.
     pub config: Arc<ServerConfig>,
     /// Who we are.
     pub credentials: Credentials,
     /// Whose clients we take.
-    pub authorities: Authorities,
+    pub authorities: TrustAnchors,
     /// What the authorities have taken back.
     pub revocation_lists: Arc<[RevocationList]>,
     /// Which client certificate was refused last.
-    pub witness: Arc<Witness>,
+    pub last_handshake: Arc<LastHandshake>,
     verifier: Arc<Verifier>,
 }
 
 /// Why no TLS configuration could be made.
 #[derive(Debug, thiserror::Error)]
-pub enum ServerTlsError {
+pub enum ListenerTlsError {
     /// A file that cannot be used.
     #[error(transparent)]
     Material(#[from] MaterialError),
@@ -59,7 +59,7 @@ pub enum ServerTlsError {
     Unusable(#[from] rustls::Error),
 }
 
-impl ServerTlsError {
+impl ListenerTlsError {
     /// What to do about it, as a sentence for the operator.
     pub fn remedy(&self) -> String {
         match self {
@@ -69,23 +69,23 @@ impl ServerTlsError {
     }
 }
 
-impl ServerTls {
+impl ListenerTls {
     /// Reads the files of the listener `name` and makes its configuration.
-    pub fn load(name: &str, listener: &ListenerTlsConfig) -> Result<Self, ServerTlsError> {
+    pub fn load(name: &str, listener: &ListenerTlsConfig) -> Result<Self, ListenerTlsError> {
         let section = format!("listener.{name}.tls");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let credentials = Credentials::read(&section, &listener.files)?;
-        let authorities = Authorities::read(&section, &listener.files)?;
+        let authorities = TrustAnchors::read(&section, &listener.files)?;
         let revocation_lists: Arc<[_]> = read_revocation_lists(&section, listener.files.crl_file.as_deref())?.into();
-        let trust = Trust {
+        let trust = ChainVerifier {
             authorities: authorities.clone(),
             revocation_lists: Arc::clone(&revocation_lists),
             algorithms: provider.signature_verification_algorithms,
             purpose: Purpose::Client,
             takes_legacy: listener.legacy_certificates,
         };
-        let witness = Arc::new(Witness::default());
-        let verifier = Arc::new(Verifier::new(trust, &witness, &provider)?);
+        let last_handshake = Arc::new(LastHandshake::default());
+        let verifier = Arc::new(Verifier::new(trust, &last_handshake, &provider)?);
         // Takes version 1 certificates, which rustls's usual way in refuses; we only show it.
         let resolver = SingleCertAndKey::from(Arc::clone(&credentials.certified_key));
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -94,7 +94,7 @@ impl ServerTls {
             .with_cert_resolver(Arc::new(resolver));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), credentials, authorities, revocation_lists, witness, verifier })
+        Ok(Self { config: Arc::new(config), credentials, authorities, revocation_lists, last_handshake, verifier })
     }
 
     /// Whether a client that showed `chain` in a handshake at `time`, its own certificate first, would get through with
@@ -107,7 +107,7 @@ impl ServerTls {
 
     /// What is doubtful about all of it.
     pub fn findings(&self, now: SystemTime) -> Vec<MaterialFinding> {
-        let mut findings = self.credentials.findings(Side::Listener, Some(&self.authorities), now);
+        let mut findings = self.credentials.findings(TlsSide::Listener, Some(&self.authorities), now);
         findings.extend(self.authorities.findings(now));
         findings.extend(revocation_findings(&self.revocation_lists, &self.authorities, now));
         findings
@@ -130,12 +130,16 @@ struct Verifier {
     modern: Option<Arc<dyn ClientCertVerifier>>,
     /// Whose certificates clients are asked for.
     subjects: Vec<DistinguishedName>,
-    trust: Trust,
-    witness: Arc<Witness>,
+    trust: ChainVerifier,
+    last_handshake: Arc<LastHandshake>,
 }
 
 impl Verifier {
-    fn new(trust: Trust, witness: &Arc<Witness>, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
+    fn new(
+        trust: ChainVerifier,
+        last_handshake: &Arc<LastHandshake>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
         let roots = &trust.authorities.roots;
         let modern = if roots.is_empty() {
             None
@@ -145,7 +149,7 @@ impl Verifier {
         };
         let mut all = RootCertStore::empty();
         all.add_parsable_certificates(trust.authorities.der.iter().cloned());
-        Ok(Self { modern, subjects: all.subjects(), trust, witness: Arc::clone(witness) })
+        Ok(Self { modern, subjects: all.subjects(), trust, last_handshake: Arc::clone(last_handshake) })
     }
 }
 
@@ -170,7 +174,7 @@ impl ClientCertVerifier for Verifier {
         };
         self.trust
             .judge(end_entity, intermediates, now, modern)
-            .inspect_err(|_| self.witness.record_refused(end_entity, intermediates))?;
+            .inspect_err(|_| self.last_handshake.record_rejected(end_entity, intermediates))?;
         Ok(ClientCertVerified::assertion())
     }
 

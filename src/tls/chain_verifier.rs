@@ -12,17 +12,17 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::authorities::Authorities;
-use super::path::{self, Ground, Purpose};
-use super::rejection::Rejection;
+use super::certificate_defect::CertificateDefect;
+use super::legacy_path::{self, PathContext, Purpose};
 use super::revocation::{self, RevocationList};
-use super::signed::verify_signature;
+use super::signed_der::verify_signature;
+use super::trust_anchors::TrustAnchors;
 use crate::identity::CertificateFacts;
 
 /// What the certificates of the other side are judged by.
 #[derive(Debug)]
-pub(super) struct Trust {
-    pub(super) authorities: Authorities,
+pub(super) struct ChainVerifier {
+    pub(super) authorities: TrustAnchors,
     pub(super) revocation_lists: Arc<[RevocationList]>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
     pub(super) purpose: Purpose,
@@ -30,7 +30,7 @@ pub(super) struct Trust {
     pub(super) takes_legacy: bool,
 }
 
-impl Trust {
+impl ChainVerifier {
     /// Judges a chain; `modern` is webpki's part of it.
     pub(super) fn judge(
         &self,
@@ -41,11 +41,13 @@ impl Trust {
     ) -> Result<(), Error> {
         match CertificateFacts::from_der(end_entity) {
             Ok(facts) if facts.version < 3 && !self.takes_legacy => {
-                return Err(CertificateError::from(Rejection::Version(facts.version)).into());
+                return Err(CertificateError::from(CertificateDefect::Version(facts.version)).into());
             }
-            Ok(facts) if facts.version < 3 => path::verify(end_entity, &self.ground(intermediates, now))?,
-            Ok(facts) if (self.takes_legacy || !facts.is_ca) && path::is_ours(end_entity, &self.authorities.der) => {
-                path::verify_own(end_entity, &facts, &self.ground(intermediates, now))?;
+            Ok(facts) if facts.version < 3 => legacy_path::verify(end_entity, &self.ground(intermediates, now))?,
+            Ok(facts)
+                if (self.takes_legacy || !facts.is_ca) && legacy_path::is_ours(end_entity, &self.authorities.der) =>
+            {
+                legacy_path::verify_own(end_entity, &facts, &self.ground(intermediates, now))?;
             }
             _ => modern()?,
         }
@@ -54,8 +56,8 @@ impl Trust {
         Ok(())
     }
 
-    fn ground<'a>(&'a self, intermediates: &'a [CertificateDer<'a>], now: UnixTime) -> Ground<'a> {
-        Ground {
+    fn ground<'a>(&'a self, intermediates: &'a [CertificateDer<'a>], now: UnixTime) -> PathContext<'a> {
+        PathContext {
             intermediates,
             authorities: &self.authorities.der,
             algorithms: self.algorithms.all,

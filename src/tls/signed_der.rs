@@ -13,7 +13,7 @@ pub(super) type Algorithms<'a> = &'a [&'a dyn SignatureVerificationAlgorithm];
 
 /// One DER value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Value<'a> {
+pub(super) struct DerValue<'a> {
     /// Its first byte.
     pub(super) tag: u8,
     /// Without header.
@@ -27,7 +27,7 @@ pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const SEQUENCE: u8 = 0x30;
 
 /// The values that stand one behind the other in `content`; `None` in place of one that is no DER, which is the last.
-pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<Value<'_>>> {
+pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<DerValue<'_>>> {
     std::iter::from_fn(move || {
         let tag = *content.first()?;
         let Some((value, rest)) = first_value(content, tag) else {
@@ -39,31 +39,31 @@ pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<Value<'_
     })
 }
 
-fn first_value(input: &[u8], tag: u8) -> Option<(Value<'_>, &[u8])> {
+fn first_value(input: &[u8], tag: u8) -> Option<(DerValue<'_>, &[u8])> {
     let (rest, any) = Any::from_der(input).ok()?;
     let whole = input.get(..input.len().checked_sub(rest.len())?)?;
-    Some((Value { tag, content: any.data, whole }, rest))
+    Some((DerValue { tag, content: any.data, whole }, rest))
 }
 
 /// The content of `der`, if it is a sequence with nothing behind it.
 fn sequence(der: &[u8]) -> Option<&[u8]> {
     match first_value(der, *der.first()?)? {
-        (Value { tag: SEQUENCE, content, .. }, []) => Some(content),
+        (DerValue { tag: SEQUENCE, content, .. }, []) => Some(content),
         _ => None,
     }
 }
 
 /// A certificate or a revocation list.
 #[derive(Debug)]
-pub(super) struct Signed<'a> {
+pub(super) struct SignedDer<'a> {
     /// The fields of what is signed, in their order.
-    pub(super) fields: Vec<Value<'a>>,
+    pub(super) fields: Vec<DerValue<'a>>,
     data: &'a [u8],
     algorithm: &'a [u8],
     signature: &'a [u8],
 }
 
-impl<'a> Signed<'a> {
+impl<'a> SignedDer<'a> {
     /// Takes `der` apart; `None` if it is not of that shape, or says inside that another algorithm signed it than outside.
     pub(super) fn from_der(der: &'a [u8]) -> Option<Self> {
         let mut parts = values(sequence(der)?);
@@ -118,7 +118,7 @@ pub(super) fn verify_signature<'a>(
 fn key_parts(public_key: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut parts = values(sequence(public_key)?);
     match (parts.next()??, parts.next()??, parts.next()) {
-        (kind @ Value { tag: SEQUENCE, .. }, bits @ Value { tag: BIT_STRING, .. }, None) => {
+        (kind @ DerValue { tag: SEQUENCE, .. }, bits @ DerValue { tag: BIT_STRING, .. }, None) => {
             Some((kind.content, whole_bytes(bits)?))
         }
         _ => None,
@@ -126,7 +126,7 @@ fn key_parts(public_key: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// A bit string of whole bytes.
-fn whole_bytes(bits: Value<'_>) -> Option<&[u8]> {
+fn whole_bytes(bits: DerValue<'_>) -> Option<&[u8]> {
     match bits.content.split_first()? {
         (0, bytes) => Some(bytes),
         _ => None,

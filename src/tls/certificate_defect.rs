@@ -8,7 +8,7 @@ use crate::identity::DistinguishedName;
 
 /// What [`CertificateError::Other`] holds when our own rules refused a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
+pub enum CertificateDefect {
     /// X.509 version 1 or 2, and `legacy_certificates` is off.
     #[error("it is an X.509 version {0} certificate")]
     Version(u32),
@@ -24,7 +24,7 @@ pub enum Rejection {
     Issuer(DistinguishedName),
 }
 
-impl Rejection {
+impl CertificateDefect {
     /// What `error` holds, if it is one of ours.
     pub fn of(error: &CertificateError) -> Option<&Self> {
         match error {
@@ -34,8 +34,8 @@ impl Rejection {
     }
 }
 
-impl From<Rejection> for CertificateError {
-    fn from(rejection: Rejection) -> Self {
+impl From<CertificateDefect> for CertificateError {
+    fn from(rejection: CertificateDefect) -> Self {
         Self::Other(OtherError(Arc::new(rejection)))
     }
 }

@@ -13,7 +13,7 @@ use crate::identity::{CertificateFacts, DistinguishedName};
 /// For sentences, never for decisions: with several handshakes at once it holds what the last of them showed. Touched
 /// once per full handshake.
 #[derive(Debug, Default)]
-pub struct Witness {
+pub struct LastHandshake {
     refused: Mutex<Vec<CertificateDer<'static>>>,
     requested: Mutex<Option<Vec<Vec<u8>>>>,
 }
@@ -25,9 +25,9 @@ pub struct CertificateRequest {
     pub authorities: Vec<DistinguishedName>,
 }
 
-impl Witness {
+impl LastHandshake {
     /// The certificate that was refused last and what was sent with it, and forgets it.
-    pub fn take_refused(&self) -> Vec<CertificateFacts> {
+    pub fn take_rejected(&self) -> Vec<CertificateFacts> {
         let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
         refused.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect()
     }
@@ -40,7 +40,7 @@ impl Witness {
         Some(CertificateRequest { authorities })
     }
 
-    pub(super) fn record_refused(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+    pub(super) fn record_rejected(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
         let chain = std::iter::once(end_entity).chain(intermediates);
         let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = chain;

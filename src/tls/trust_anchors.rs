@@ -9,14 +9,14 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
 use super::credentials::{Certificate, read_facts};
-use super::pem::Source;
-use super::problem::{Location, MaterialError, Problem};
+use super::material_error::{Location, MaterialError, MaterialProblem};
+use super::pem::MaterialFile;
 use crate::config::TlsFiles;
 use crate::identity::CertificateFacts;
 
 /// The certificates that a peer's chain may end at.
 #[derive(Debug, Clone)]
-pub struct Authorities {
+pub struct TrustAnchors {
     /// Those that may sign others, as rustls takes them.
     pub roots: Arc<RootCertStore>,
     /// These and those that stand for themselves only, to be read; not empty.
@@ -27,7 +27,7 @@ pub struct Authorities {
     pub location: Location,
 }
 
-impl Authorities {
+impl TrustAnchors {
     /// Reads the authorities of a table such as `upstream.orders.tls`, whose path is `section`.
     ///
     /// Takes certificates that may sign others: those that say so, and self-issued ones of version 1, which cannot say it.
@@ -36,16 +36,17 @@ impl Authorities {
     ///
     /// Our own certificate does not count, unless it is its own issuer: it is there by mistake.
     pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
-        let source = Source::new(section, "ca_file", &files.ca_file);
+        let source = MaterialFile::new(section, "ca_file", &files.ca_file);
         let certificates = source.certificates()?;
-        let own = Source::new(section, "certificate_file", &files.certificate_file).certificates().unwrap_or_default();
+        let own =
+            MaterialFile::new(section, "certificate_file", &files.certificate_file).certificates().unwrap_or_default();
         let is_own = |(der, facts): &Certificate| {
             own.first().is_some_and(|(own, _)| own == der) && !facts.is_ca && !facts.is_self_issued()
         };
         let (mistaken, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_own);
         Self::taken(others, source.location()).map_err(|error| match (&error.problem, mistaken.first()) {
-            (Problem::NoAuthority { .. }, Some((_, own))) => {
-                source.error(Problem::OwnCertificate { subject: own.subject.to_string() })
+            (MaterialProblem::NoAuthority { .. }, Some((_, own))) => {
+                source.error(MaterialProblem::OwnCertificate { subject: own.subject.to_string() })
             }
             _ => error,
         })
@@ -53,7 +54,7 @@ impl Authorities {
 
     /// Reads `ca_file` where our own certificate comes from elsewhere.
     pub fn read_file(section: &str, ca_file: &Path) -> Result<Self, MaterialError> {
-        let source = Source::new(section, "ca_file", ca_file);
+        let source = MaterialFile::new(section, "ca_file", ca_file);
         let certificates = source.certificates()?;
         Self::taken(certificates, source.location())
     }
@@ -82,7 +83,7 @@ impl Authorities {
             if facts.is_ca || facts.version < 3 || facts.is_self_issued() {
                 let place = if may_sign(&facts) { &mut roots } else { &mut alone };
                 if place.add(der.clone()).is_err() {
-                    let problem = Problem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
+                    let problem = MaterialProblem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
                     return Err(MaterialError { location, problem });
                 }
                 taken.push(facts);
@@ -91,7 +92,7 @@ impl Authorities {
         }
         if taken.is_empty() {
             let subject = first_subject.unwrap_or_default();
-            return Err(MaterialError { location, problem: Problem::NoAuthority { subject } });
+            return Err(MaterialError { location, problem: MaterialProblem::NoAuthority { subject } });
         }
         Ok(Self { roots: Arc::new(roots), certificates: taken, der: ders.into(), location })
     }
@@ -107,15 +108,15 @@ mod tests {
     use rcgen::KeyPair;
 
     use super::*;
-    use crate::tls::test_pki::{Authority, Folder, Pair, files_of};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of};
 
-    fn read_authorities(ca: impl AsRef<[u8]>) -> Result<Authorities, String> {
+    fn read_authorities(ca: impl AsRef<[u8]>) -> Result<TrustAnchors, String> {
         let folder = Folder::new();
-        let mut upstream = folder.upstream(1, &Authority::new("Acme CA").issue("unused", &[]), "");
+        let mut upstream = folder.upstream(1, &CertificateAuthority::new("Acme CA").issue("unused", &[]), "");
         let files = files_of(&mut upstream);
         files.ca_file = folder.write("ca.pem", ca);
         let folder = format!("{}/", folder.path().display());
-        Authorities::read("upstream.orders.tls", files).map_err(|error| error.to_string().replace(&folder, ""))
+        TrustAnchors::read("upstream.orders.tls", files).map_err(|error| error.to_string().replace(&folder, ""))
     }
 
     fn self_signed(key: &KeyPair) -> String {
@@ -124,14 +125,14 @@ mod tests {
 
     #[test]
     fn authorities_are_certificates_that_may_sign_or_stand_for_themselves() {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let leaf = acme.issue("mongod", &["mongo"]).certificate_pem;
         let pinned = self_signed(&KeyPair::generate().unwrap());
         let old = acme.issue_version_1("old root").certificate_pem;
-        let old_root = Authority::new_version_1("Old CA").pem;
+        let old_root = CertificateAuthority::new_version_1("Old CA").pem;
         for (ca, signing, all) in [
             (acme.pem.clone(), 1, 1),
-            (format!("{}{}", acme.pem, Authority::new("Other CA").pem), 2, 2),
+            (format!("{}{}", acme.pem, CertificateAuthority::new("Other CA").pem), 2, 2),
             (format!("{leaf}{}", acme.pem), 1, 1),
             (format!("{}{pinned}", acme.pem), 1, 2),
             (pinned, 0, 1),
@@ -145,28 +146,28 @@ mod tests {
 
     #[test]
     fn our_own_certificate_of_version_1_is_no_authority_unless_it_is_its_own_issuer() {
-        let acme = Authority::new("Acme CA");
-        let (client, own) = (acme.issue_version_1("svc-a"), Authority::new_version_1("svc-a"));
+        let acme = CertificateAuthority::new("Acme CA");
+        let (client, own) = (acme.issue_version_1("svc-a"), CertificateAuthority::new_version_1("svc-a"));
         let folder = Folder::new();
         let mut upstream = folder.upstream(1, &client, &client.combined());
-        let error = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap_err();
+        let error = TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).unwrap_err();
         assert_eq!(
             error.problem.to_string(),
             "this is our own certificate (CN=svc-a,O=Acme), not that of an authority"
         );
         let mut upstream = folder.upstream(1, &client, &format!("{}{}", client.certificate_pem, acme.pem));
-        let authorities = Authorities::read("upstream.orders.tls", files_of(&mut upstream)).unwrap();
+        let authorities = TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).unwrap();
         assert_eq!(authorities.certificates.len(), 1);
-        let old_root = Authority::new_version_1("Old CA").pem;
+        let old_root = CertificateAuthority::new_version_1("Old CA").pem;
         let mut upstream = folder.upstream(1, &client, &format!("{}{old_root}", client.certificate_pem));
-        assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
-        let mut upstream = folder.upstream(1, &Pair::new(own.der().clone(), own.key()), &own.pem);
-        assert!(Authorities::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
+        assert!(TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
+        let mut upstream = folder.upstream(1, &IssuedCertificate::new(own.der().clone(), own.key()), &own.pem);
+        assert!(TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
     }
 
     #[test]
     fn files_without_an_authority_are_refused() {
-        let client = Authority::new("Acme CA").issue("svc-a", &[]);
+        let client = CertificateAuthority::new("Acme CA").issue("svc-a", &[]);
         let start = "upstream.orders.tls.ca_file: ca.pem: ";
         for (ca, expected) in [
             (String::new(), "the file holds no certificate (it has no PEM block)"),

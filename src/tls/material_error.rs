@@ -48,12 +48,12 @@ pub struct MaterialError {
     pub location: Location,
     /// What is wrong.
     #[source]
-    pub problem: Problem,
+    pub problem: MaterialProblem,
 }
 
 /// What can be wrong with a file.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum MaterialProblem {
     /// Not there, not permitted, and what else a file system says.
     #[error("{}", unreadable(.0))]
     Unreadable(#[source] io::Error),
@@ -172,68 +172,72 @@ impl MaterialError {
     pub fn remedy(&self) -> String {
         let (key, file) = (&self.location.key, self.location.place());
         match &self.problem {
-            Problem::Unreadable(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            MaterialProblem::Unreadable(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 "check the path; a relative one starts at the folder of the configuration file".to_owned()
             }
-            Problem::Unreadable(_) => format!("let the user that mongate runs as read {file}"),
-            Problem::NotAFile => format!("name a PEM file in {key}"),
-            Problem::TooLarge { .. } => format!("name the PEM file itself in {key}"),
-            Problem::Binary => format!(
+            MaterialProblem::Unreadable(_) => format!("let the user that mongate runs as read {file}"),
+            MaterialProblem::NotAFile => format!("name a PEM file in {key}"),
+            MaterialProblem::TooLarge { .. } => format!("name the PEM file itself in {key}"),
+            MaterialProblem::Binary => format!(
                 "convert it: openssl x509 -inform der -in {file} for a certificate, openssl pkey -inform der for a key, \
                  openssl crl -inform der for a revocation list, openssl pkcs12 -nodes for a .p12 or .pfx"
             ),
-            Problem::Damaged { .. } => {
+            MaterialProblem::Damaged { .. } => {
                 format!("write {file} anew from its source; openssl x509, pkey or crl shows whether it is whole")
             }
-            Problem::Nothing => format!("look at what {key} leads to"),
-            Problem::NoCertificate { .. } => format!("put the certificate in PEM form (BEGIN CERTIFICATE) into {file}"),
-            Problem::NoPrivateKey { .. } => {
+            MaterialProblem::Nothing => format!("look at what {key} leads to"),
+            MaterialProblem::NoCertificate { .. } => {
+                format!("put the certificate in PEM form (BEGIN CERTIFICATE) into {file}")
+            }
+            MaterialProblem::NoPrivateKey { .. } => {
                 format!("put the key in PEM form into {file}, or name its file in private_key_file")
             }
-            Problem::SeveralPrivateKeys { .. } => format!("leave only the key of the certificate in {file}"),
-            Problem::Exchanged { .. } => {
+            MaterialProblem::SeveralPrivateKeys { .. } => format!("leave only the key of the certificate in {file}"),
+            MaterialProblem::Exchanged { .. } => {
                 format!(
                     "exchange {} and {}",
                     self.location.beside("certificate_file"),
                     self.location.beside("private_key_file")
                 )
             }
-            Problem::Encrypted => format!(
+            MaterialProblem::Encrypted => format!(
                 "name a file with its password in {}, or decrypt the key and protect its file instead: openssl pkey -in {file} -out NEW",
                 self.location.beside("private_key_password_file")
             ),
-            Problem::EncryptedTraditionally => {
+            MaterialProblem::EncryptedTraditionally => {
                 format!("convert it, the password may stay: openssl pkcs8 -topk8 -v2 aes-256-cbc -in {file} -out NEW")
             }
-            Problem::UnsupportedEncryption => format!(
+            MaterialProblem::UnsupportedEncryption => format!(
                 "encrypt it anew, the password may stay: openssl pkcs8 -topk8 -v2 aes-256-cbc -in {file} -out NEW \
                  (OpenSSL 3 reads the oldest forms with -provider legacy -provider default)"
             ),
-            Problem::WrongPassword { .. } => format!(
+            MaterialProblem::WrongPassword { .. } => format!(
                 "write the right password into the file; it may end with one line end, and everything before it counts. \
                  openssl pkey -in {file} -noout asks for it"
             ),
-            Problem::EmptyPassword => format!("write the password into {file}, or leave {key} out if the key has none"),
-            Problem::UnsupportedKey(_) => {
+            MaterialProblem::EmptyPassword => {
+                format!("write the password into {file}, or leave {key} out if the key has none")
+            }
+            MaterialProblem::UnsupportedKey(_) => {
                 "use an RSA key of 2048 to 8192 bits, an ECDSA key on P-256, P-384 or P-521, or Ed25519".to_owned()
             }
-            Problem::WrongKey { position: Some(_), .. } => {
+            MaterialProblem::WrongKey { position: Some(_), .. } => {
                 "put our own certificate first in the file and those of its issuers behind it".to_owned()
             }
-            Problem::WrongKey { position: None, .. } => {
+            MaterialProblem::WrongKey { position: None, .. } => {
                 "use the key that the certificate was requested with; after a renewal, replace both".to_owned()
             }
-            Problem::AuthorityKey { .. } => {
+            MaterialProblem::AuthorityKey { .. } => {
                 "name the key that our own certificate was requested with, and take the authority's key off this host"
                     .to_owned()
             }
-            Problem::NoAuthority { .. } | Problem::OwnCertificate { .. } => {
+            MaterialProblem::NoAuthority { .. } | MaterialProblem::OwnCertificate { .. } => {
                 format!("put the certificate of the authority that signed the other side's certificate into {file}")
             }
-            Problem::NoRevocationList { .. } => {
+            MaterialProblem::NoRevocationList { .. } => {
                 format!("put the revocation list in PEM form (BEGIN X509 CRL) into {file}")
             }
-            Problem::RevocationList { .. } => {
+            MaterialProblem::RevocationList { .. } => {
                 "give a complete list, signed by the authority that it is about; openssl crl -text shows what it is"
                     .to_owned()
             }
