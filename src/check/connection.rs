@@ -141,7 +141,7 @@ impl<'a> Talk<'a> {
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
                 if let Some(facts) = certificate {
-                    let lines = chain_of(facts, &[], &self.tls.authorities).lines(self.now);
+                    let lines = chain_of(facts, &[], &self.tls.trust_anchors).lines(self.now);
                     if let Some(step) = self.report.steps.last_mut() {
                         step.lines.extend(lines.into_iter().chain([names_line(facts)]));
                     }
@@ -176,7 +176,7 @@ impl<'a> Talk<'a> {
     fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts]) {
         // Not of `self`: findings are added while it is looked at.
         let tls = Arc::clone(&self.tls);
-        let chain = chain_of(leaf, above, &tls.authorities);
+        let chain = chain_of(leaf, above, &tls.trust_anchors);
         let accepted = format!("accepted: {}, {}", why_trusted(&chain), self.why_named(leaf));
         let lines = chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).collect();
         let mut step = Step { name: "server certificate", status: Status::Ok, lines };
@@ -236,7 +236,7 @@ impl<'a> Talk<'a> {
             self.find(Severity::Warning, sentence, remedy);
             return;
         };
-        let accepted: Vec<_> = request.authorities.iter().map(ToString::to_string).collect();
+        let accepted: Vec<_> = request.acceptable_cas.iter().map(ToString::to_string).collect();
         let line = match accepted.as_slice() {
             [] => "from any authority that mongod knows".to_owned(),
             accepted => format!("from {}", accepted.join(" | ")),

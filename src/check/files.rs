@@ -108,8 +108,8 @@ fn of_agent(upstream: &EndpointConfig, agent: &WorkloadApi, handed_out: &HandedO
     };
     let section = section_of(upstream);
     let authorities = match &agent.ca_file {
-        Some(ca_file) => Some(TrustAnchors::read_file(&section, ca_file).map_err(UpstreamTlsError::from)),
-        None => set.map(|set| set.authorities(upstream)),
+        Some(ca_file) => Some(TrustAnchors::read_ca_file(&section, ca_file).map_err(UpstreamTlsError::from)),
+        None => set.map(|set| set.trust_anchors(upstream)),
     };
     Material {
         credentials: set.map(|set| set.credentials(upstream)),

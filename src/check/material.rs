@@ -109,7 +109,11 @@ impl<'a> Desk<'a> {
         let found = authorities.findings(self.now);
         for (index, authority) in authorities.certificates.iter().enumerate() {
             let lines = [authority.subject.to_string()].into_iter().chain(described(authority, self.now)).collect();
-            self.judged(Step { name: "authority", status: Status::Ok, lines }, &found, MaterialItem::Authority(index));
+            self.judged(
+                Step { name: "authority", status: Status::Ok, lines },
+                &found,
+                MaterialItem::TrustAnchor(index),
+            );
         }
         report.authorities = authorities.certificates.iter().map(CertificateReport::from).collect();
     }
@@ -131,11 +135,10 @@ impl<'a> Desk<'a> {
         report.revocation_lists = lists.iter().map(RevocationListReport::from).collect();
     }
 
-    /// Adds `step` with the status of the worst of the findings about `concern`, and these; what may well be right stands
+    /// Adds `step` with the status of the worst of the findings about `item`, and these; what may well be right stands
     /// in the step only.
-    fn judged(&mut self, mut step: Step, found: &[MaterialFinding], concern: MaterialItem) {
-        for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.concern == concern)
-        {
+    fn judged(&mut self, mut step: Step, found: &[MaterialFinding], item: MaterialItem) {
+        for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.item == item) {
             let severity = match severity {
                 MaterialSeverity::Note => {
                     step.lines.push(format!("note: {sentence}"));

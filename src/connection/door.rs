@@ -83,7 +83,7 @@ impl Admission {
         let tls = Arc::new(tls);
         let old = self.tls.swap(Some(Arc::clone(&tls)));
         // To judge thousands again takes seconds in all.
-        if old.is_none_or(|old| !old.judges_alike(&tls)) {
+        if old.is_none_or(|old| !old.accepts_same_clients(&tls)) {
             self.renewal.begin(self.renewal.watch().generation() + 1);
         }
     }

@@ -60,7 +60,7 @@ impl Revalidation {
         }
         self.judged = self.renewals.generation();
         let (certificates, tls) = (client.certificates()?, door.tls()?);
-        if tls.would_take(certificates, self.since) {
+        if tls.would_accept(certificates, self.since) {
             return None;
         }
         self.patience = Some(Box::pin(sleep(PATIENCE)));

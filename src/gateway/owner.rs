@@ -141,7 +141,7 @@ impl From<&UpstreamTls> for CertificateSet {
     fn from(tls: &UpstreamTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
-            authorities: tls.authorities.certificates.clone(),
+            authorities: tls.trust_anchors.certificates.clone(),
             lists: tls.revocation_lists.iter().map(ListFacts::from).collect(),
         }
     }
@@ -151,7 +151,7 @@ impl From<&ListenerTls> for CertificateSet {
     fn from(tls: &ListenerTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
-            authorities: tls.authorities.certificates.clone(),
+            authorities: tls.trust_anchors.certificates.clone(),
             lists: tls.revocation_lists.iter().map(ListFacts::from).collect(),
         }
     }

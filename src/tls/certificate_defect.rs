@@ -1,4 +1,4 @@
-//! Why a certificate was refused, where rustls has no word for it.
+//! Defects of a peer's certificate that rustls has no error for.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use rustls::{CertificateError, OtherError};
 
 use crate::identity::DistinguishedName;
 
-/// What [`CertificateError::Other`] holds when our own rules refused a certificate.
+/// What [`CertificateError::Other`] contains when a check of the gateway itself rejects a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateDefect {
     /// X.509 version 1 or 2, and `legacy_certificates` is off.
     #[error("it is an X.509 version {0} certificate")]
     Version(u32),
-    /// It has no names, and its common name is not the one that we asked for.
-    #[error("its common name is another")]
+    /// The certificate has no subject alternative name, and its common name is not the expected server name.
+    #[error("its common name is not the expected server name")]
     CommonName,
-    /// It has none of the names in `server_identities`.
-    #[error("it has none of the identities that are accepted")]
+    /// None of its URIs is in `server_identities`.
+    #[error("it has none of the accepted identities")]
     Identity,
-    /// It is signed by a certificate that may not sign it: no authority, not for this use, too deep below its own issuer,
-    /// or with limits that are not understood here.
+    /// Its issuer may not sign it: the issuer is no CA, is not for this use, is too deep in the chain, or has
+    /// constraints that the gateway does not evaluate.
     #[error("its issuer {0} may not sign it")]
     Issuer(DistinguishedName),
 }
 
 impl CertificateDefect {
-    /// What `error` holds, if it is one of ours.
+    /// The defect that `error` contains; `None` for an error of rustls or webpki.
     pub fn of(error: &CertificateError) -> Option<&Self> {
         match error {
             CertificateError::Other(OtherError(cause)) => cause.downcast_ref(),
@@ -35,7 +35,7 @@ impl CertificateDefect {
 }
 
 impl From<CertificateDefect> for CertificateError {
-    fn from(rejection: CertificateDefect) -> Self {
-        Self::Other(OtherError(Arc::new(rejection)))
+    fn from(defect: CertificateDefect) -> Self {
+        Self::Other(OtherError(Arc::new(defect)))
     }
 }

@@ -1,47 +1,48 @@
-//! Why a client's certificate was refused, told from the error of its handshake.
+//! Why a listener rejects a client certificate, read from the error of the TLS handshake.
 
 use std::fmt;
-use std::io;
 
 use rustls::{CertificateError, Error};
 
-/// Why a client's certificate was refused.
+/// Why a client certificate is rejected. `Display` completes a sentence about it and begins with "it".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientCertificateRejection {
-    /// No chain to one of the listener's authorities.
-    UnknownAuthority,
-    /// After its time, or that of an issuer.
+    /// The chain does not end at a trust anchor of the listener.
+    UnknownCa,
+    /// The certificate, or that of an issuer, has expired.
     Expired,
-    /// Before its time, or that of an issuer.
+    /// The certificate, or that of an issuer, is not valid yet.
     NotYetValid,
-    /// Taken back by its authority, or its issuer by that one's.
+    /// The certificate, or that of an issuer, is revoked.
     Revoked,
-    /// Not for clients.
+    /// The certificate may not be used by TLS clients.
     WrongUsage,
-    /// Anything else: damaged, of version 1, wrongly signed, or without its key.
+    /// The certificate is damaged, of version 1, signed with a weak algorithm, or the client does not have its key.
     Invalid,
 }
 
+/// The texts for one rejection.
+struct Explanation {
+    /// The value of the metric label.
+    label: &'static str,
+    /// For the client and the operator.
+    sentence: &'static str,
+    /// For the operator.
+    remedy: &'static str,
+}
+
 impl ClientCertificateRejection {
-    /// Every refusal.
+    /// Every rejection.
     pub const ALL: [Self; 6] =
-        [Self::UnknownAuthority, Self::Expired, Self::NotYetValid, Self::Revoked, Self::WrongUsage, Self::Invalid];
+        [Self::UnknownCa, Self::Expired, Self::NotYetValid, Self::Revoked, Self::WrongUsage, Self::Invalid];
 
-    /// [`Self::label`] of every refusal.
-    pub const LABELS: [&'static str; 6] =
-        ["unknown_ca", "expired", "not_yet_valid", "revoked", "wrong_usage", "invalid"];
-
-    /// What a failed accept says; `None` if it failed for another reason than the client's certificate.
-    pub fn of(failed: &io::Error) -> Option<Self> {
-        Self::of_tls(failed.get_ref()?.downcast_ref()?)
-    }
-
-    /// As [`Self::of`], from the error of rustls itself.
+    /// The rejection that caused `error`; `None` if the handshake failed for another reason than the client
+    /// certificate.
     pub fn of_tls(error: &Error) -> Option<Self> {
         let Error::InvalidCertificate(cause) = error else { return None };
         Some(match cause {
-            // An authority of the right name with another key.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownAuthority,
+            // A bad signature means a CA certificate of the right name with another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownCa,
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
             CertificateError::Revoked => Self::Revoked,
@@ -50,44 +51,56 @@ impl ClientCertificateRejection {
         })
     }
 
-    /// The value of a metric's label.
-    pub fn label(self) -> &'static str {
+    fn explanation(self) -> Explanation {
         match self {
-            Self::UnknownAuthority => "unknown_ca",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Revoked => "revoked",
-            Self::WrongUsage => "wrong_usage",
-            Self::Invalid => "invalid",
+            Self::UnknownCa => Explanation {
+                label: "unknown_ca",
+                sentence: "it was not issued by a CA certificate of the listener's ca_file",
+                remedy: "give the client a certificate that a CA in the listener's ca_file issued, with all \
+                         intermediates, or add the client's CA certificate to that file",
+            },
+            Self::Expired => Explanation {
+                label: "expired",
+                sentence: "it, or the certificate of an issuer, has expired",
+                remedy: "renew the client certificate, or the certificate of its CA",
+            },
+            Self::NotYetValid => Explanation {
+                label: "not_yet_valid",
+                sentence: "it, or the certificate of an issuer, is not valid yet",
+                remedy: "check the clocks of this host and of the CA",
+            },
+            Self::Revoked => Explanation {
+                label: "revoked",
+                sentence: "it, or the certificate of an issuer, is revoked",
+                remedy: "give the client a new certificate, or update the listener's crl_file",
+            },
+            Self::WrongUsage => Explanation {
+                label: "wrong_usage",
+                sentence: "its extendedKeyUsage does not allow TLS clients",
+                remedy: "issue the client certificate with extendedKeyUsage clientAuth",
+            },
+            Self::Invalid => Explanation {
+                label: "invalid",
+                sentence: "it cannot be verified",
+                remedy: "issue the client certificate again, as X.509 version 3 with a current signature algorithm; \
+                         legacy_certificates = true accepts version 1",
+            },
         }
     }
 
-    /// What the operator may do about it.
+    /// The value of the metric label.
+    pub fn label(self) -> &'static str {
+        self.explanation().label
+    }
+
+    /// What the operator can do about it.
     pub fn remedy(self) -> &'static str {
-        match self {
-            Self::UnknownAuthority => {
-                "give the client a certificate of an authority in the listener's ca_file, with all intermediates, or add its authority there"
-            }
-            Self::Expired => "renew the client's certificate, or that of its authority",
-            Self::NotYetValid => "check the clocks of this host and of the authority",
-            Self::Revoked => "give the client a new certificate, or bring the listener's crl_file up to date",
-            Self::WrongUsage => "issue the client's certificate with extendedKeyUsage clientAuth",
-            Self::Invalid => {
-                "issue the client's certificate anew, as X.509 version 3 with a current signature algorithm; legacy_certificates = true takes version 1"
-            }
-        }
+        self.explanation().remedy
     }
 }
 
 impl fmt::Display for ClientCertificateRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UnknownAuthority => "it comes from no authority of the listener's ca_file",
-            Self::Expired => "it, or one above it, has expired",
-            Self::NotYetValid => "it, or one above it, is not valid yet",
-            Self::Revoked => "it, or one above it, is revoked",
-            Self::WrongUsage => "it is not for clients (extendedKeyUsage)",
-            Self::Invalid => "it cannot be verified",
-        })
+        f.write_str(self.explanation().sentence)
     }
 }

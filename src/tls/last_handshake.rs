@@ -1,6 +1,6 @@
-//! What handshakes showed that rustls does not tell in its errors.
+//! What the last TLS handshakes showed and rustls does not report in its errors.
 //!
-//! Refuses to decide anything.
+//! Only for error messages and reports; no decision depends on it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,46 +8,46 @@ use rustls::pki_types::CertificateDer;
 
 use crate::identity::{CertificateFacts, DistinguishedName};
 
-/// What the latest handshakes showed that rustls does not tell in its errors.
+/// What the last TLS handshakes showed and rustls does not report in its errors.
 ///
-/// For sentences, never for decisions: with several handshakes at once it holds what the last of them showed. Touched
-/// once per full handshake.
+/// If several handshakes run at once, it contains what the last of them showed. Its locks are taken once per full
+/// handshake.
 #[derive(Debug, Default)]
 pub struct LastHandshake {
-    refused: Mutex<Vec<CertificateDer<'static>>>,
+    rejected: Mutex<Vec<CertificateDer<'static>>>,
     requested: Mutex<Option<Vec<Vec<u8>>>>,
 }
 
-/// A server's request for our certificate.
+/// A server's request for a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateRequest {
-    /// The authorities whose certificates it says it accepts; empty leaves it open.
-    pub authorities: Vec<DistinguishedName>,
+    /// The CAs whose certificates the server accepts; empty if it names none.
+    pub acceptable_cas: Vec<DistinguishedName>,
 }
 
 impl LastHandshake {
-    /// The certificate that was refused last and what was sent with it, and forgets it.
+    /// Returns the chain that was rejected last, leaf certificate first, and forgets it.
     pub fn take_rejected(&self) -> Vec<CertificateFacts> {
-        let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
-        refused.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect()
+        let rejected = std::mem::take(&mut *self.rejected.lock().unwrap_or_else(PoisonError::into_inner));
+        rejected.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect()
     }
 
-    /// The last request for our certificate, if a server made one.
+    /// The last request for the gateway's client certificate, if a server made one.
     pub fn request(&self) -> Option<CertificateRequest> {
         let requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
         let names = requested.as_ref()?;
-        let authorities = names.iter().filter_map(|der| DistinguishedName::from_der(der)).collect();
-        Some(CertificateRequest { authorities })
+        let acceptable_cas = names.iter().filter_map(|der| DistinguishedName::from_der(der)).collect();
+        Some(CertificateRequest { acceptable_cas })
     }
 
     pub(super) fn record_rejected(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
         let chain = std::iter::once(end_entity).chain(intermediates);
         let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        *self.rejected.lock().unwrap_or_else(PoisonError::into_inner) = chain;
     }
 
-    pub(super) fn record_request(&self, authorities: &[&[u8]]) {
-        let authorities = authorities.iter().map(|name| name.to_vec()).collect();
-        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = Some(authorities);
+    pub(super) fn record_request(&self, acceptable_cas: &[&[u8]]) {
+        let names = acceptable_cas.iter().map(|name| name.to_vec()).collect();
+        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
     }
 }

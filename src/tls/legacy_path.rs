@@ -1,113 +1,100 @@
-//! The way from a certificate of X.509 version 1 or 2 up to one of our authorities.
+//! Path validation for a leaf certificate of X.509 version 1 or 2: the path from it to a trust anchor.
 //!
-//! webpki, which judges all others, does not read them; they are everywhere where somebody typed `openssl x509 -req`.
-//! Only the certificate at the end may be that old, or the authority that we trust anyway: whatever signs in between
-//! must say that it may.
+//! webpki, which verifies all other certificates, does not read these versions. They are common: `openssl x509 -req`
+//! issues version 1 by default. Only the leaf certificate and the trust anchor may be that old. An intermediate must be
+//! a CA certificate of version 3.
 //!
-//! Stricter than RFC 5280 § 6.1 where that keeps it small: an issuer with name constraints, or with a critical extension
-//! that is not known here, is refused. The work is bounded, whatever a peer sends.
-
-use std::time::Duration;
+//! The amount of work is limited, whatever a peer sends.
 
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
-use x509_parser::time::ASN1Time;
 
-use super::certificate_defect::CertificateDefect;
-use super::signed_der::{Algorithms, SignedDer};
+use super::path_certificate::{CertificateOrigin, PathCertificate, Purpose};
+use super::signed_der::Algorithms;
 use crate::identity::{CertificateFacts, DistinguishedName};
 
-/// TrustAnchors between a certificate and one of ours. Real chains have one or two.
+/// Intermediates between a leaf certificate and a trust anchor. Real chains have one or two.
 const INTERMEDIATES_MAX: u32 = 6;
 
 const NAME_CONSTRAINTS: Oid<'static> = oid!(2.5.29.30);
 
-/// Signatures that are checked for one certificate, however many authorities of one name a peer sends.
+/// Signatures that are verified for one leaf certificate, however many issuers of one name a peer sends.
 const SIGNATURES_MAX: u32 = 32;
 
-/// What a certificate is to be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To be a TLS server.
-    Server,
-    /// To be a TLS client.
-    Client,
-}
-
-/// What a way leads along and up to.
+/// What a path is validated against.
 pub(super) struct PathContext<'a> {
-    /// As the peer sent them, in any order.
+    /// The certificates that the peer sent with its leaf certificate, in any order.
     pub(super) intermediates: &'a [CertificateDer<'a>],
-    /// Ours.
-    pub(super) authorities: &'a [CertificateDer<'static>],
+    pub(super) trust_anchors: &'a [CertificateDer<'static>],
     pub(super) algorithms: Algorithms<'a>,
     pub(super) purpose: Purpose,
     pub(super) now: UnixTime,
 }
 
-/// Finds a way from `end_entity`, which is of version 1 or 2, to one of the authorities.
-pub(super) fn verify(end_entity: &CertificateDer<'_>, ground: &PathContext<'_>) -> Result<(), CertificateError> {
+/// Finds a path from `end_entity`, which must be of version 1 or 2, to a trust anchor.
+pub(super) fn verify(end_entity: &CertificateDer<'_>, context: &PathContext<'_>) -> Result<(), CertificateError> {
     let certificate =
-        PathCertificate::from_der(end_entity, CertificateOrigin::Sent).ok_or(CertificateError::BadEncoding)?;
-    // Extensions came with version 3: nobody would look at these.
+        PathCertificate::from_der(end_entity, CertificateOrigin::Peer).ok_or(CertificateError::BadEncoding)?;
+    // Extensions exist since version 3, and would not be checked here.
     if certificate.version() >= 3 || !certificate.x509.extensions().is_empty() {
         return Err(CertificateError::BadEncoding);
     }
-    certificate.judge_dates(ground.now)?;
-    if is_ours(end_entity, ground.authorities) {
+    certificate.check_dates(context.now)?;
+    if is_trust_anchor(end_entity, context.trust_anchors) {
         return Ok(());
     }
-    let ours = ground.authorities.iter().filter_map(|der| PathCertificate::from_der(der, CertificateOrigin::Ours));
-    let sent = ground.intermediates.iter().filter_map(|der| PathCertificate::from_der(der, CertificateOrigin::Sent));
-    // Ours first: they end the search.
-    let issuers: Vec<_> = ours.chain(sent).collect();
-    let mut climb = PathSearch { ground, issuers: &issuers, signatures_left: SIGNATURES_MAX };
-    climb.above(&certificate, 0)
+    let anchors =
+        context.trust_anchors.iter().filter_map(|der| PathCertificate::from_der(der, CertificateOrigin::TrustAnchor));
+    let sent = context.intermediates.iter().filter_map(|der| PathCertificate::from_der(der, CertificateOrigin::Peer));
+    // Trust anchors first: they end the search.
+    let issuers: Vec<_> = anchors.chain(sent).collect();
+    let mut search = PathSearch { context, issuers: &issuers, signatures_left: SIGNATURES_MAX };
+    search.find_path(&certificate, 0)
 }
 
-/// Judges `end_entity`, which is of version 3 and itself among the authorities, so that it needs no other: webpki would let
-/// it sign. `openssl req -x509` makes one that is an authority and a server at once, which webpki refuses for a server's.
-pub(super) fn verify_own(
+/// Verifies `end_entity`, a certificate of version 3 that is itself a trust anchor and so needs no issuer.
+///
+/// webpki would let it sign other certificates. It would also reject what `openssl req -x509` makes, a server
+/// certificate with `CA:TRUE`.
+pub(super) fn verify_pinned(
     end_entity: &CertificateDer<'_>,
     facts: &CertificateFacts,
-    ground: &PathContext<'_>,
+    context: &PathContext<'_>,
 ) -> Result<(), CertificateError> {
     let certificate =
-        PathCertificate::from_der(end_entity, CertificateOrigin::Ours).ok_or(CertificateError::BadEncoding)?;
-    certificate.judge_dates(ground.now)?;
-    let usage = match ground.purpose {
-        Purpose::Server => "serverAuth",
-        Purpose::Client => "clientAuth",
-    };
+        PathCertificate::from_der(end_entity, CertificateOrigin::TrustAnchor).ok_or(CertificateError::BadEncoding)?;
+    certificate.check_dates(context.now)?;
+    let usage = context.purpose.extended_key_usage();
     if facts.allows(usage) { Ok(()) } else { Err(CertificateError::InvalidPurpose) }
 }
 
-/// Whether `certificate` itself is among `authorities`.
-pub(super) fn is_ours(certificate: &CertificateDer<'_>, authorities: &[CertificateDer<'static>]) -> bool {
-    authorities.iter().any(|authority| authority.as_ref() == certificate.as_ref())
+/// Whether `certificate` itself is one of `trust_anchors`.
+pub(super) fn is_trust_anchor(certificate: &CertificateDer<'_>, trust_anchors: &[CertificateDer<'static>]) -> bool {
+    trust_anchors.iter().any(|anchor| anchor.as_ref() == certificate.as_ref())
 }
 
-/// An authority with name constraints that may be on the way from `end_entity` up; by names alone, so that it may find one too
-/// many and misses none.
+/// The name of an issuer with name constraints that may be on the path from `end_entity` to a trust anchor.
+///
+/// Follows names without verifying signatures, so it may return an issuer that is not on the path, but it never misses
+/// one that is.
 pub(super) fn constrained_issuer(
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    authorities: &[CertificateDer<'static>],
+    trust_anchors: &[CertificateDer<'static>],
 ) -> Option<DistinguishedName> {
-    if is_ours(end_entity, authorities) {
+    if is_trust_anchor(end_entity, trust_anchors) {
         return None;
     }
     let (_, certificate) = X509Certificate::from_der(end_entity).ok()?;
-    let all = intermediates.iter().chain(authorities);
+    let all = intermediates.iter().chain(trust_anchors);
     let all: Vec<_> = all.filter_map(|der| X509Certificate::from_der(der).ok()).map(|(_, parsed)| parsed).collect();
     let mut names = vec![certificate.issuer().as_raw()];
-    let mut climbed = 0;
-    while let Some(name) = names.get(climbed).copied() {
-        climbed += 1;
+    let mut visited = 0;
+    while let Some(name) = names.get(visited).copied() {
+        visited += 1;
         for issuer in all.iter().filter(|issuer| issuer.subject().as_raw() == name) {
             if issuer.extensions().iter().any(|extension| extension.oid == NAME_CONSTRAINTS) {
                 return DistinguishedName::from_der(name);
@@ -120,36 +107,25 @@ pub(super) fn constrained_issuer(
     None
 }
 
-/// Where a certificate comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CertificateOrigin {
-    Ours,
-    Sent,
-}
-
-struct PathCertificate<'a> {
-    x509: X509Certificate<'a>,
-    signed: SignedDer<'a>,
-    place: CertificateOrigin,
-}
-
+/// A depth-first search for a path to a trust anchor.
 struct PathSearch<'a> {
-    ground: &'a PathContext<'a>,
+    context: &'a PathContext<'a>,
     issuers: &'a [PathCertificate<'a>],
     signatures_left: u32,
 }
 
 impl PathSearch<'_> {
-    /// `below` counts the authorities between `certificate` and the one at the end, itself included.
-    fn above(&mut self, certificate: &PathCertificate<'_>, below: u32) -> Result<(), CertificateError> {
+    /// Finds a path from `certificate`. `below` counts the intermediates between it and the leaf certificate, itself
+    /// included.
+    fn find_path(&mut self, certificate: &PathCertificate<'_>, below: u32) -> Result<(), CertificateError> {
         let mut problem = CertificateError::UnknownIssuer;
         for issuer in self.issuers {
             if issuer.x509.subject().as_raw() != certificate.x509.issuer().as_raw() {
                 continue;
             }
-            match self.by(certificate, issuer, below) {
+            match self.try_issuer(certificate, issuer, below) {
                 Ok(()) => return Ok(()),
-                // An issuer that only has the name of the right one says less than what is wrong with the right one.
+                // The error of an issuer that only has the right name is less helpful than that of the right issuer.
                 Err(CertificateError::UnknownIssuer) => {}
                 Err(CertificateError::BadSignature) if problem != CertificateError::UnknownIssuer => {}
                 Err(more) => problem = more,
@@ -158,96 +134,28 @@ impl PathSearch<'_> {
         Err(problem)
     }
 
-    fn by(
+    fn try_issuer(
         &mut self,
         certificate: &PathCertificate<'_>,
         issuer: &PathCertificate<'_>,
         below: u32,
     ) -> Result<(), CertificateError> {
         self.signatures_left = self.signatures_left.checked_sub(1).ok_or(CertificateError::UnknownIssuer)?;
-        certificate.signed.verify(issuer.x509.public_key().raw, self.ground.algorithms)?;
-        issuer.judge_as_issuer(below, self.ground.purpose)?;
-        issuer.judge_dates(self.ground.now)?;
-        match issuer.place {
-            CertificateOrigin::Ours => Ok(()),
-            CertificateOrigin::Sent if below < INTERMEDIATES_MAX => self.above(issuer, below + 1),
-            CertificateOrigin::Sent => Err(CertificateError::UnknownIssuer),
+        certificate.signed.verify(issuer.x509.public_key().raw, self.context.algorithms)?;
+        issuer.check_as_issuer(below, self.context.purpose)?;
+        issuer.check_dates(self.context.now)?;
+        match issuer.origin {
+            CertificateOrigin::TrustAnchor => Ok(()),
+            CertificateOrigin::Peer if below < INTERMEDIATES_MAX => self.find_path(issuer, below + 1),
+            CertificateOrigin::Peer => Err(CertificateError::UnknownIssuer),
         }
-    }
-}
-
-impl<'a> PathCertificate<'a> {
-    fn from_der(der: &'a [u8], place: CertificateOrigin) -> Option<Self> {
-        let ([], x509) = X509Certificate::from_der(der).ok()? else { return None };
-        Some(Self { x509, signed: SignedDer::from_der(der)?, place })
-    }
-
-    fn version(&self) -> u32 {
-        self.x509.version().0.saturating_add(1)
-    }
-
-    fn judge_dates(&self, now: UnixTime) -> Result<(), CertificateError> {
-        let validity = self.x509.validity();
-        // Before 1970 is long ago.
-        let seconds = |time: ASN1Time| {
-            UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0)))
-        };
-        let (not_before, not_after) = (seconds(validity.not_before), seconds(validity.not_after));
-        if now < not_before {
-            return Err(CertificateError::NotValidYetContext { time: now, not_before });
-        }
-        if now > not_after {
-            return Err(CertificateError::ExpiredContext { time: now, not_after });
-        }
-        Ok(())
-    }
-
-    /// Whether it may sign certificates, with `below` authorities between it and the one at the end.
-    fn judge_as_issuer(&self, below: u32, purpose: Purpose) -> Result<(), CertificateError> {
-        let forbidden = || {
-            let name = DistinguishedName::from_der(self.x509.subject().as_raw());
-            name.map_or(CertificateError::BadEncoding, |name| CertificateDefect::Issuer(name).into())
-        };
-        let is_old_root = self.version() < 3 && self.x509.subject().as_raw() == self.x509.issuer().as_raw();
-        // Version 1 cannot say so; that it is among ours says it of a root, and of others only that we know them.
-        if is_old_root && self.place == CertificateOrigin::Ours && self.x509.extensions().is_empty() {
-            return Ok(());
-        }
-        // An authority that nobody here knows: that it cannot say what it is matters less.
-        if is_old_root {
-            return Err(CertificateError::UnknownIssuer);
-        }
-        if self.version() != 3 || self.x509.extensions().iter().any(|extension| !is_understood(extension)) {
-            return Err(forbidden());
-        }
-        let constraints = self.x509.basic_constraints().ok().flatten().ok_or_else(forbidden)?.value;
-        let usage = self.x509.key_usage().map_err(|_| forbidden())?;
-        let extended = self.x509.extended_key_usage().map_err(|_| forbidden())?;
-        let may_sign = constraints.ca && usage.is_none_or(|usage| usage.value.key_cert_sign());
-        let is_deep_enough = constraints.path_len_constraint.is_none_or(|most| below <= most);
-        let is_for_it = extended.is_none_or(|usage| match purpose {
-            _ if usage.value.any => true,
-            Purpose::Server => usage.value.server_auth,
-            Purpose::Client => usage.value.client_auth,
-        });
-        if may_sign && is_deep_enough && is_for_it { Ok(()) } else { Err(forbidden()) }
-    }
-}
-
-/// An extension that is checked here, or that may be passed over.
-fn is_understood(extension: &X509Extension<'_>) -> bool {
-    match extension.parsed_extension() {
-        ParsedExtension::NameConstraints(_) | ParsedExtension::ParseError { .. } => false,
-        ParsedExtension::BasicConstraints(_)
-        | ParsedExtension::KeyUsage(_)
-        | ParsedExtension::ExtendedKeyUsage(_)
-        | ParsedExtension::SubjectAlternativeName(_) => true,
-        _ => !extension.critical,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use rcgen::{
         BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
@@ -255,27 +163,28 @@ mod tests {
     };
     use rustls::pki_types::pem::PemObject as _;
 
+    use super::super::certificate_defect::CertificateDefect;
     use super::*;
     use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, der_children, der_parts, signed};
 
-    /// 2030, when everything that rcgen makes by default is valid.
+    /// 2030, when every certificate that rcgen makes by default is valid.
     const NOW: u64 = 1_893_456_000;
 
-    fn way(
+    fn check_path(
         end_entity: &CertificateDer<'_>,
         sent: &[&CertificateDer<'static>],
-        ours: &[&CertificateDer<'static>],
+        anchors: &[&CertificateDer<'static>],
     ) -> Result<(), CertificateError> {
         let sent: Vec<_> = sent.iter().map(|der| (*der).clone()).collect();
-        let ours: Vec<_> = ours.iter().map(|der| (*der).clone()).collect();
-        let ground = PathContext {
+        let anchors: Vec<_> = anchors.iter().map(|der| (*der).clone()).collect();
+        let context = PathContext {
             intermediates: &sent,
-            authorities: &ours,
+            trust_anchors: &anchors,
             algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
             purpose: Purpose::Server,
             now: UnixTime::since_unix_epoch(Duration::from_secs(NOW)),
         };
-        verify(end_entity, &ground)
+        verify(end_entity, &context)
     }
 
     fn expired(params: &mut CertificateParams) {
@@ -291,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_found_whatever_the_order_of_what_was_sent() {
+    fn a_path_is_found_whatever_the_order_of_the_intermediates() {
         let root = CertificateAuthority::new("Acme CA");
         let old_root = CertificateAuthority::new_version_1("Old CA");
         let upper = root.intermediate("Upper");
@@ -302,7 +211,7 @@ mod tests {
         });
         let other = CertificateAuthority::new("Other CA");
         let namesake = CertificateAuthority::new("Upper");
-        for (issuer, sent, ours) in [
+        for (issuer, sent, anchors) in [
             (&root, vec![], vec![&root]),
             (&root, vec![], vec![&other, &root]),
             (&root, vec![&root], vec![&root]),
@@ -313,53 +222,53 @@ mod tests {
             (&lower, vec![&other, &namesake, &lower, &upper, &root], vec![&other, &root]),
         ] {
             let sent: Vec<_> = sent.into_iter().map(CertificateAuthority::der).collect();
-            let ours: Vec<_> = ours.into_iter().map(CertificateAuthority::der).collect();
-            assert_eq!(way(&issuer.issue_version_1("mongo").der, &sent, &ours), Ok(()));
+            let anchors: Vec<_> = anchors.into_iter().map(CertificateAuthority::der).collect();
+            assert_eq!(check_path(&issuer.issue_version_1("mongo").der, &sent, &anchors), Ok(()));
         }
     }
 
     #[test]
-    fn a_certificate_that_is_ours_needs_no_issuer() {
+    fn a_trust_anchor_needs_no_issuer() {
         let own = CertificateAuthority::new_version_1("mongo");
-        assert_eq!(way(own.der(), &[], &[own.der()]), Ok(()));
+        assert_eq!(check_path(own.der(), &[], &[own.der()]), Ok(()));
         let other = CertificateAuthority::new_version_1("mongo");
-        assert_eq!(way(other.der(), &[other.der()], &[own.der()]), Err(CertificateError::BadSignature));
+        assert_eq!(check_path(other.der(), &[other.der()], &[own.der()]), Err(CertificateError::BadSignature));
     }
 
     #[test]
-    fn without_a_way_it_is_refused() {
+    fn without_a_path_a_certificate_is_rejected() {
         let root = CertificateAuthority::new("Acme CA");
         let upper = root.intermediate("Upper");
         let leaf = root.issue_version_1("mongo").der;
         let below = upper.issue_version_1("mongo").der;
-        for (end_entity, sent, ours) in [
+        for (end_entity, sent, anchors) in [
             (&leaf, vec![], vec![]),
             (&leaf, vec![root.der()], vec![]),
             (&below, vec![], vec![root.der()]),
             (&below, vec![upper.der()], vec![CertificateAuthority::new("Other CA").der()]),
         ] {
-            assert_eq!(way(end_entity, &sent, &ours), Err(CertificateError::UnknownIssuer));
+            assert_eq!(check_path(end_entity, &sent, &anchors), Err(CertificateError::UnknownIssuer));
         }
         let anew = CertificateAuthority::new("Acme CA");
-        assert_eq!(way(&leaf, &[], &[anew.der()]), Err(CertificateError::BadSignature));
+        assert_eq!(check_path(&leaf, &[], &[anew.der()]), Err(CertificateError::BadSignature));
     }
 
     #[test]
-    fn dates_count_at_every_step() {
+    fn dates_are_checked_along_the_path() {
         let is_expired = |result| matches!(result, Err(CertificateError::ExpiredContext { .. }));
         let root = CertificateAuthority::new("Acme CA");
         let upper = root.intermediate_with("Upper", expired);
         let old = CertificateAuthority::new_with("Acme CA", expired);
         let key = KeyPair::generate().unwrap();
-        assert!(is_expired(way(&root.issue_version_1_for(&key, "mongo", expired).der, &[], &[root.der()])));
-        assert!(is_expired(way(&upper.issue_version_1("mongo").der, &[upper.der()], &[root.der()])));
-        assert!(is_expired(way(&old.issue_version_1("mongo").der, &[], &[old.der()])));
-        let result = way(&root.issue_version_1_for(&key, "mongo", early).der, &[], &[root.der()]);
+        assert!(is_expired(check_path(&root.issue_version_1_for(&key, "mongo", expired).der, &[], &[root.der()])));
+        assert!(is_expired(check_path(&upper.issue_version_1("mongo").der, &[upper.der()], &[root.der()])));
+        assert!(is_expired(check_path(&old.issue_version_1("mongo").der, &[], &[old.der()])));
+        let result = check_path(&root.issue_version_1_for(&key, "mongo", early).der, &[], &[root.der()]);
         assert!(matches!(result, Err(CertificateError::NotValidYetContext { .. })), "{result:?}");
     }
 
     #[test]
-    fn who_may_not_sign_is_no_issuer() {
+    fn a_certificate_that_may_not_sign_is_no_issuer() {
         let root = CertificateAuthority::new("Acme CA");
         let flat_root = CertificateAuthority::new_with("Flat CA", |params| {
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -377,11 +286,8 @@ mod tests {
         };
         for (case, issuer) in [
             ("a server", root.intermediate_with("I", |params| params.is_ca = IsCa::NoCa)),
-            ("says that it is none", root.intermediate_with("I", |params| params.is_ca = IsCa::ExplicitNoCa)),
-            (
-                "only for lists",
-                root.intermediate_with("I", |params| params.key_usages = vec![KeyUsagePurpose::CrlSign]),
-            ),
+            ("CA:FALSE", root.intermediate_with("I", |params| params.is_ca = IsCa::ExplicitNoCa)),
+            ("only for CRLs", root.intermediate_with("I", |params| params.key_usages = vec![KeyUsagePurpose::CrlSign])),
             (
                 "only for clients",
                 root.intermediate_with("I", |params| {
@@ -393,59 +299,59 @@ mod tests {
             ("too deep", flat_root.intermediate("I")),
         ] {
             let leaf = issuer.issue_version_1("mongo").der;
-            let result = way(&leaf, &[issuer.der()], &[root.der(), flat_root.der()]);
+            let result = check_path(&leaf, &[issuer.der()], &[root.der(), flat_root.der()]);
             assert!(is_forbidden(&result), "{case}: {result:?}");
         }
         let old = CertificateAuthority::new_version_1("Old");
-        let result = way(&old.issue_version_1("mongo").der, &[old.der()], &[root.der()]);
+        let result = check_path(&old.issue_version_1("mongo").der, &[old.der()], &[root.der()]);
         assert_eq!(result, Err(CertificateError::UnknownIssuer));
         let middle = CertificateAuthority::new("Middle");
         let old = root.issue_version_1_for(middle.key(), "Middle", |_| {}).der;
-        let result = way(&middle.issue_version_1("mongo").der, &[&old], &[root.der()]);
+        let result = check_path(&middle.issue_version_1("mongo").der, &[&old], &[root.der()]);
         assert!(is_forbidden(&result), "{result:?}");
         let pinned = CertificateAuthority::new_with("pinned", |params| params.is_ca = IsCa::NoCa);
-        let result = way(&pinned.issue_version_1("mongo").der, &[], &[pinned.der()]);
+        let result = check_path(&pinned.issue_version_1("mongo").der, &[], &[pinned.der()]);
         assert!(is_forbidden(&result), "{result:?}");
     }
 
     #[test]
-    fn what_is_not_of_version_1_or_2_is_not_judged() {
+    fn certificates_of_version_3_and_with_extensions_are_rejected() {
         let root = CertificateAuthority::new("Acme CA");
         let version_3 = root.issue("mongo", &["mongo.example"]).der;
-        assert_eq!(way(&version_3, &[], &[root.der()]), Err(CertificateError::BadEncoding));
+        assert_eq!(check_path(&version_3, &[], &[root.der()]), Err(CertificateError::BadEncoding));
         let fields = der_children(der_parts(der_parts(&version_3).0).0);
         let with_extensions = signed(&fields[1..].concat(), fields[2], root.key());
-        assert_eq!(way(&with_extensions.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
+        assert_eq!(check_path(&with_extensions.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
     }
 
     #[test]
-    fn weak_signatures_and_keys_do_not_count() {
+    fn weak_signatures_and_keys_are_rejected() {
         let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let old = read(include_str!("test_certificates/old-ca.pem"));
         let small = read(include_str!("test_certificates/small-ca.pem"));
-        assert_eq!(way(&read(include_str!("test_certificates/sha256-leaf.pem")), &[], &[&old]), Ok(()));
+        assert_eq!(check_path(&read(include_str!("test_certificates/sha256-leaf.pem")), &[], &[&old]), Ok(()));
         for leaf in [include_str!("test_certificates/sha1-leaf.pem"), include_str!("test_certificates/md5-leaf.pem")] {
-            let result = way(&read(leaf), &[], &[&old]);
+            let result = check_path(&read(leaf), &[], &[&old]);
             assert!(matches!(result, Err(CertificateError::UnsupportedSignatureAlgorithmContext { .. })), "{result:?}");
         }
-        let result = way(&read(include_str!("test_certificates/small-leaf.pem")), &[], &[&small]);
+        let result = check_path(&read(include_str!("test_certificates/small-leaf.pem")), &[], &[&small]);
         assert_eq!(result, Err(CertificateError::BadSignature), "signed by 1024 bits");
     }
 
     #[test]
-    fn many_issuers_of_one_name_cost_a_bounded_number_of_signatures() {
+    fn the_number_of_verified_signatures_is_limited() {
         let root = CertificateAuthority::new("Acme CA");
         let mut crowd: Vec<_> = (0..SIGNATURES_MAX).map(|_| CertificateAuthority::new("Upper")).collect();
         let upper = root.intermediate("Upper");
         let leaf = upper.issue_version_1("mongo").der;
         crowd.push(upper);
         let sent: Vec<_> = crowd.iter().map(CertificateAuthority::der).collect();
-        assert_eq!(way(&leaf, &sent, &[root.der()]), Err(CertificateError::BadSignature));
-        assert_eq!(way(&leaf, &sent[2..], &[root.der()]), Ok(()));
+        assert_eq!(check_path(&leaf, &sent, &[root.der()]), Err(CertificateError::BadSignature));
+        assert_eq!(check_path(&leaf, &sent[2..], &[root.der()]), Ok(()));
     }
 
     #[test]
-    fn a_long_way_is_given_up() {
+    fn a_path_that_is_too_long_is_rejected() {
         let root = CertificateAuthority::new("Acme CA");
         let mut chain = vec![root.intermediate("1")];
         for number in 2..=INTERMEDIATES_MAX + 1 {
@@ -453,42 +359,42 @@ mod tests {
             chain.push(below);
         }
         let sent: Vec<_> = chain.iter().map(CertificateAuthority::der).collect();
-        let (last, long_enough) = (&chain[chain.len() - 1], &chain[chain.len() - 2]);
-        assert_eq!(way(&long_enough.issue_version_1("mongo").der, &sent, &[root.der()]), Ok(()));
-        let result = way(&last.issue_version_1("mongo").der, &sent, &[root.der()]);
+        let (too_long, long_enough) = (&chain[chain.len() - 1], &chain[chain.len() - 2]);
+        assert_eq!(check_path(&long_enough.issue_version_1("mongo").der, &sent, &[root.der()]), Ok(()));
+        let result = check_path(&too_long.issue_version_1("mongo").der, &sent, &[root.der()]);
         assert_eq!(result, Err(CertificateError::UnknownIssuer));
     }
 
     #[test]
-    fn the_algorithm_inside_must_be_the_one_outside() {
+    fn the_signed_algorithm_must_be_the_algorithm_of_the_signature() {
         let root = CertificateAuthority::new("Acme CA");
         let IssuedCertificate { der, .. } = root.issue_version_1("mongo");
         let parts = der_children(der_parts(&der).0);
         let p384_sha384 = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
         let content = der_parts(parts[0]).0;
         let swapped = signed(content, &p384_sha384, root.key());
-        assert_eq!(way(&swapped.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
+        assert_eq!(check_path(&swapped.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
     }
 
     proptest! {
         #[test]
-        fn a_changed_certificate_has_no_way(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
+        fn a_modified_certificate_has_no_path(position in any::<prop::sample::Index>(), change in 1..=255_u8) {
             let root = CertificateAuthority::new("Acme CA");
             let mut der = root.issue_version_1("mongo").der.to_vec();
-            let index = place.index(der.len());
+            let index = position.index(der.len());
             der[index] ^= change;
-            prop_assert!(way(&der.into(), &[], &[root.der()]).is_err());
+            prop_assert!(check_path(&der.into(), &[], &[root.der()]).is_err());
         }
 
         #[test]
-        fn a_changed_issuer_leads_nowhere(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
+        fn a_modified_issuer_ends_the_path(position in any::<prop::sample::Index>(), change in 1..=255_u8) {
             let root = CertificateAuthority::new("Acme CA");
             let upper = root.intermediate("Upper");
             let leaf = upper.issue_version_1("mongo").der;
             let mut der = upper.der().to_vec();
-            let index = place.index(der.len());
+            let index = position.index(der.len());
             der[index] ^= change;
-            prop_assert!(way(&leaf, &[&der.into()], &[root.der()]).is_err());
+            prop_assert!(check_path(&leaf, &[&der.into()], &[root.der()]).is_err());
         }
     }
 }

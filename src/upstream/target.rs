@@ -37,7 +37,7 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTls>) -> Self {
         let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
-        let authorities = tls.into_iter().flat_map(|tls| &tls.authorities.certificates);
+        let authorities = tls.into_iter().flat_map(|tls| &tls.trust_anchors.certificates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
         let (certificate_place, authorities_place) = match &upstream.tls.source {
             MaterialSource::Files(files) => {
@@ -390,7 +390,7 @@ impl Target {
         if !certificate.subject.is_readable_by_mongod() {
             remedy.push("mongod cannot read the subject: issue it with UTF8String values".to_owned());
         }
-        let accepted = request.map(|request| request.authorities.as_slice()).unwrap_or_default();
+        let accepted = request.map(|request| request.acceptable_cas.as_slice()).unwrap_or_default();
         if !accepted.is_empty() && !self.issuers.iter().any(|issuer| accepted.contains(issuer)) {
             remedy.push(format!(
                 "mongod accepts certificates of {}, ours comes from {}: use a certificate of the former, or add the latter to mongod's net.tls.CAFile, or put its certificate behind ours in the file if one of the former signed it",

@@ -47,7 +47,7 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
         assert_eq!(first.address, server.address);
         assert_eq!((first.handshake.resumed, second.handshake.resumed), (false, true), "{version}");
         let request = connector.tls().unwrap().last_handshake.request().unwrap();
-        assert_eq!(request.authorities[0].as_str(), "CN=Clients CA,O=Acme");
+        assert_eq!(request.acceptable_cas[0].as_str(), "CN=Clients CA,O=Acme");
     }
 }
 

@@ -83,8 +83,8 @@ fn a_gateway_starts_before_its_agent() {
     let socket = directory.path().join("agent.sock");
     let gateway = start(&mongod, &socket, "");
     let sentence = format!(
-        "there is no certificate to show to {} yet: the SPIFFE Workload API at unix:{} cannot be reached: there is no \
-         such socket",
+        "there is no certificate to show to {} yet: the SPIFFE Workload API at unix:{} cannot be reached: the socket \
+         does not exist",
         mongod.address(),
         socket.display()
     );
@@ -124,7 +124,7 @@ fn an_agent_that_does_not_answer_costs_connect_timeout_and_no_more() {
     gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "no certificates from the SPIFFE Workload API")).unwrap();
     let (code, sentence) = refusal(&gateway);
     assert_eq!(code, 6);
-    assert!(sentence.ends_with("has not answered within 300ms"), "{sentence}");
+    assert!(sentence.ends_with("did not answer within 300ms"), "{sentence}");
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn check_shows_what_the_agent_hands_out_or_why_it_does_not() {
     let absent = api.socket().with_file_name("absent.sock");
     let (code, text) = check(&options(&mongod, &absent, ""));
     assert_eq!(code, Some(69), "{text}");
-    assert!(text.contains("cannot be reached: there is no such socket"), "{text}");
+    assert!(text.contains("cannot be reached: the socket does not exist"), "{text}");
 }
 
 fn options(mongod: &Mongod, socket: &Path, upstream: &str) -> GatewayOptions {

@@ -123,7 +123,7 @@ async fn what_stays_broken_is_told_once_until_it_changes_or_heals() {
 
     scene.folder.write("client.pem", "garbage");
     assert_eq!(scene.look(70_000), Outcome::Waiting);
-    assert!(sentence(scene.look(75_000)).contains("the file holds no certificate"));
+    assert!(sentence(scene.look(75_000)).contains("the file contains no certificate"));
     std::fs::remove_file(&first).unwrap();
     assert!(sentence(scene.look_as(80_000, true)).contains("the file does not exist"));
     assert_eq!(scene.look_as(81_000, true), Outcome::StillFailed);
