@@ -18,7 +18,7 @@ use mongate::relay::{
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
-use mongate::tls::{Records, Session};
+use mongate::tls::{Records, TlsSession};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
@@ -151,7 +151,7 @@ fn receive(pipe: &mut DuplexStream, buffer: &mut [u8]) -> anyhow::Result<usize> 
 }
 
 /// Returns both ends of a TLS session after the handshake, without pending data.
-pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
+pub(crate) fn shake_hands() -> anyhow::Result<(TlsSession, ServerConnection)> {
     let pki = Pki::new()?;
     let (certificate, key) = pki.issue("server", &Wanted::server())?.der();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -166,7 +166,7 @@ pub(crate) fn shake_hands() -> anyhow::Result<(Session, ServerConnection)> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let mut client = Session::new(Arc::new(client), ServerName::try_from("localhost")?)?;
+    let mut client = TlsSession::new(Arc::new(client), ServerName::try_from("localhost")?)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     server.set_buffer_limit(None);
     let (mut to_server, mut to_client) = (Records::default(), Vec::new());

@@ -29,7 +29,7 @@ impl Running {
         let drain = Drain::new();
         let readiness = Readiness::new(drain.watch());
         let sources = Sources {
-            metrics: Metrics::of_no_recorder(),
+            metrics: Metrics::not_installed(),
             readiness: readiness.clone(),
             status: Arc::new(|| serde_json::json!({"connections": 3, "padding": "x".repeat(STATUS_BYTES)})),
         };
@@ -240,7 +240,7 @@ async fn idle_clients_block_others_only_until_their_timeout() {
 async fn the_error_about_an_address_in_use_names_it_and_the_key() {
     let running = Running::start(LIMITS);
     let sources = Sources {
-        metrics: Metrics::of_no_recorder(),
+        metrics: Metrics::not_installed(),
         readiness: running.readiness.clone(),
         status: Arc::new(|| serde_json::Value::Null),
     };

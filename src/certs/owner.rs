@@ -8,7 +8,7 @@ use super::set_facts::CertificateSetFacts;
 use crate::cluster::{Credential, Upstream};
 use crate::listener::ServerIdentity;
 use crate::telemetry::metrics::CertificateRole;
-use crate::tls::{MaterialFinding, Severity, UpstreamTlsConfig};
+use crate::tls::{MaterialFinding, MaterialSeverity, UpstreamTls};
 
 /// The owner of a certificate set.
 #[derive(Clone)]
@@ -82,7 +82,7 @@ impl CertificateOwner {
         }
     }
 
-    fn upstream_tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
+    fn upstream_tls(&self) -> Option<Arc<UpstreamTls>> {
         self.credential()?.identity.tls()
     }
 
@@ -102,7 +102,9 @@ impl CertificateOwner {
             Self::Listener(identity) => identity.tls().findings(now),
         };
         let (upstream, listener) = (self.upstream(), self.listener());
-        for finding in findings.into_iter().filter(|finding| finding.severity > Severity::Note && !finding.is_of_end) {
+        for finding in
+            findings.into_iter().filter(|finding| finding.severity > MaterialSeverity::Note && !finding.is_about_expiry)
+        {
             let MaterialFinding { location, sentence, remedy, .. } = finding;
             tracing::warn!(upstream, listener, %location, finding = sentence, remedy, "{CERTIFICATE_WARNING}");
         }

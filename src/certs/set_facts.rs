@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::identity::{CertificateFacts, DistinguishedName};
-use crate::tls::{RevocationList, ServerTls, UpstreamTlsConfig};
+use crate::tls::{ListenerTls, RevocationList, UpstreamTls};
 
 /// The contents of one certificate set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,21 +29,21 @@ pub struct CrlFacts {
     pub next_update: Option<SystemTime>,
 }
 
-impl From<&UpstreamTlsConfig> for CertificateSetFacts {
-    fn from(tls: &UpstreamTlsConfig) -> Self {
+impl From<&UpstreamTls> for CertificateSetFacts {
+    fn from(tls: &UpstreamTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
-            trust_anchors: tls.authorities.certificates.clone(),
+            trust_anchors: tls.trust_anchors.certificates.clone(),
             crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
         }
     }
 }
 
-impl From<&ServerTls> for CertificateSetFacts {
-    fn from(tls: &ServerTls) -> Self {
+impl From<&ListenerTls> for CertificateSetFacts {
+    fn from(tls: &ListenerTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
-            trust_anchors: tls.authorities.certificates.clone(),
+            trust_anchors: tls.trust_anchors.certificates.clone(),
             crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
         }
     }

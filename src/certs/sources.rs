@@ -11,7 +11,7 @@ use super::set_source::{CandidateSet, LoadFailure, SetSource};
 use crate::cluster::Upstream;
 use crate::config::{ListenerTlsConfig, MaterialSource, TlsFiles};
 use crate::listener::ServerIdentity;
-use crate::tls::{ServerTls, UpstreamTlsConfig};
+use crate::tls::{ListenerTls, UpstreamTls};
 
 impl SetSource {
     /// The files of one credential; `None` if its certificates do not come from files.
@@ -21,7 +21,7 @@ impl SetSource {
         let upstream = Arc::clone(upstream);
         let owner = CertificateOwner::Upstream(Arc::clone(&upstream), credential);
         let load = move || {
-            let tls = UpstreamTlsConfig::load(&endpoint)
+            let tls = UpstreamTls::load(&endpoint)
                 .map_err(|error| LoadFailure { sentence: error.to_string(), remedy: error.remedy() })?;
             let upstream = Arc::clone(&upstream);
             Ok(CandidateSet {
@@ -47,7 +47,7 @@ impl SetSource {
         let load = move || {
             // The first set from the agent is completed with the files as they are then.
             let Some(set) = received.latest() else { return Ok(CandidateSet::none()) };
-            let tls = UpstreamTlsConfig::from_workload(&endpoint, &agent, &set)
+            let tls = UpstreamTls::from_workload(&endpoint, &agent, &set)
                 .map_err(|error| LoadFailure { sentence: error.to_string(), remedy: error.remedy() })?;
             let (upstream, received) = (Arc::clone(&upstream), received.clone());
             Ok(CandidateSet {
@@ -70,7 +70,7 @@ impl SetSource {
         let (identity, section) = (Arc::clone(identity), section.clone());
         let owner = CertificateOwner::Listener(Arc::clone(&identity));
         let load = move || {
-            let tls = ServerTls::load(identity.listener(), &section)
+            let tls = ListenerTls::load(identity.listener(), &section)
                 .map_err(|error| LoadFailure { sentence: error.to_string(), remedy: error.remedy() })?;
             let identity = Arc::clone(&identity);
             Ok(CandidateSet {
@@ -83,7 +83,7 @@ impl SetSource {
     }
 }
 
-fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTlsConfig) -> bool {
+fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTls) -> bool {
     let in_use = upstream.credentials().get(credential).and_then(|credential| credential.identity.tls());
     in_use.is_some_and(|in_use| tls.is_same_material(&in_use))
 }

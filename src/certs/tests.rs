@@ -12,12 +12,12 @@ use super::watched_set::{ReloadOutcome, WatchedSet};
 use crate::cluster::Upstream;
 use crate::config::EndpointConfig;
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::tls::test_pki::{Authority, Folder, Pair, files_of, upstream_of};
+use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of, upstream_of};
 use crate::upstream::REASONS;
 
 struct Scene {
     folder: Folder,
-    authority: Authority,
+    authority: CertificateAuthority,
     upstream: Arc<Upstream>,
     set: WatchedSet,
     start: Instant,
@@ -27,7 +27,7 @@ struct Scene {
 impl Scene {
     /// An upstream with certificate and key in files of their own.
     fn new() -> Self {
-        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
         let mut section = folder.upstream(1, &authority.issue("first", &[]), &authority.pem);
         let scene = |section: &EndpointConfig| {
             let upstream =
@@ -42,11 +42,11 @@ impl Scene {
         Self { folder, authority, upstream, set, start: Instant::now(), clock: SystemTime::now() }
     }
 
-    fn issue(&self, name: &str) -> Pair {
+    fn issue(&self, name: &str) -> IssuedCertificate {
         self.authority.issue(name, &[])
     }
 
-    fn write(&self, certificate: &Pair, key: &Pair) {
+    fn write(&self, certificate: &IssuedCertificate, key: &IssuedCertificate) {
         self.folder.write("client.pem", &certificate.certificate_pem);
         self.folder.write("client.key", &key.key_pem);
     }
@@ -130,7 +130,7 @@ async fn a_lasting_failure_is_reported_once_until_the_files_change() {
 
     scene.folder.write("client.pem", "garbage");
     assert_eq!(scene.read(70_000), ReloadOutcome::Waiting);
-    assert!(sentence(scene.read(75_000)).contains("the file holds no certificate"));
+    assert!(sentence(scene.read(75_000)).contains("the file contains no certificate"));
     std::fs::remove_file(&first).unwrap();
     assert!(sentence(scene.read_as(80_000, true)).contains("the file does not exist"));
     assert_eq!(scene.read_as(81_000, true), ReloadOutcome::StillFailed);
@@ -149,7 +149,7 @@ async fn one_bad_file_prevents_the_reload_of_all_files() {
     scene.folder.write("ca.pem", "garbage");
     assert!(sentence(scene.read_as(0, true)).contains("ca_file"));
     scene.check_in_use("first");
-    let authorities = format!("{}{}", scene.authority.pem, Authority::new("next").pem);
+    let authorities = format!("{}{}", scene.authority.pem, CertificateAuthority::new("next").pem);
     scene.folder.write("ca.pem", authorities);
     let ReloadOutcome::Reloaded(changed) = scene.read(1) else { panic!("it is complete") };
     assert!(changed.ends_with("; CA certificates 1 -> 2"), "{changed}");

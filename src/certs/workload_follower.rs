@@ -19,9 +19,9 @@ use crate::identity::{date_text, printable};
 use crate::lifecycle::back_off::BackOff;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::reload_status::ReloadStatus;
+use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::ReloadMetrics;
-use crate::telemetry::repeats::{Repeats, Verdict};
-use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
+use crate::tls::{UpstreamTls, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
 use crate::upstream::ClientIdentity;
 
 /// First and longest pause before the gateway connects to a lost agent again. Agents restart within a second or two.
@@ -36,7 +36,7 @@ pub(super) struct WorkloadFollower {
     status: Arc<ReloadStatus>,
     metrics: ReloadMetrics,
     expiry: Arc<ExpiryMonitor>,
-    repeats: Repeats<&'static str>,
+    repeats: LogThrottle<&'static str>,
     is_lost: bool,
 }
 
@@ -58,7 +58,7 @@ impl WorkloadFollower {
             status,
             metrics,
             expiry,
-            repeats: Repeats::new(),
+            repeats: LogThrottle::new(),
             is_lost: false,
         })
     }
@@ -122,7 +122,7 @@ impl WorkloadFollower {
     /// be the one in use, and an interruption could change the order.
     fn take(&self, set: WorkloadSet) -> bool {
         let set = Arc::new(set);
-        let made = UpstreamTlsConfig::from_workload(&self.endpoint, &self.agent, &set);
+        let made = UpstreamTls::from_workload(&self.endpoint, &self.agent, &set);
         if made.is_ok() || set.credentials(&self.endpoint).is_ok() {
             // If only the files are wrong, the set can be used after they are corrected.
             self.received.replace(Arc::clone(&set));
@@ -137,7 +137,7 @@ impl WorkloadFollower {
         true
     }
 
-    fn put_to_use(&self, tls: UpstreamTlsConfig, set: &WorkloadSet) {
+    fn put_to_use(&self, tls: UpstreamTls, set: &WorkloadSet) {
         let in_use = self.identity().tls();
         if in_use.as_ref().is_some_and(|in_use| tls.is_same_material(in_use)) {
             self.status.record_unchanged();
@@ -166,7 +166,7 @@ impl WorkloadFollower {
     fn reject(&self, error: UpstreamTlsError) {
         self.metrics.count_failed();
         self.status.record_failure(&error.to_string());
-        if let Verdict::Log { suppressed } = self.repeats.note("refused", Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.repeats.note("refused", Instant::now()) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,
@@ -182,7 +182,7 @@ impl WorkloadFollower {
     fn lose(&mut self, error: WorkloadError) {
         self.is_lost = true;
         let in_use = if self.identity().tls().is_some() { "the last certificates" } else { "none" };
-        if let Verdict::Log { suppressed } = self.repeats.note("lost", Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.repeats.note("lost", Instant::now()) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use crate::identity::{CertificateFacts, DistinguishedName};
-use crate::tls::Authorities;
+use crate::tls::TrustAnchors;
 
 /// What a certificate's issuer is looked for in.
 pub(super) struct Above<'a> {
@@ -14,7 +14,7 @@ pub(super) struct Above<'a> {
     /// What those are, in words.
     pub(super) sent_as: &'static str,
     /// Ours.
-    pub(super) authorities: Option<&'a Authorities>,
+    pub(super) authorities: Option<&'a TrustAnchors>,
 }
 
 /// A chain as far as it is known.
@@ -65,7 +65,7 @@ impl<'a> Above<'a> {
         self.authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default()
     }
 
-    /// Authorities first: a chain may end there, whatever is sent.
+    /// TrustAnchors first: a chain may end there, whatever is sent.
     fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
         let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
         let is_file = self.authorities.is_some_and(|authorities| authorities.location.file.is_some());
@@ -91,21 +91,21 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::tls::test_pki::{Authority, Pair};
+    use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate};
 
     fn facts(der: &[u8]) -> CertificateFacts {
         CertificateFacts::from_der(der).unwrap()
     }
 
-    fn sent(pair: &Pair) -> Vec<CertificateFacts> {
+    fn sent(pair: &IssuedCertificate) -> Vec<CertificateFacts> {
         pair.chain.iter().map(|der| facts(der)).collect()
     }
 
     #[track_caller]
-    fn check(pair: &Pair, ours: &[&Authority], expected: &[&str]) {
+    fn check(pair: &IssuedCertificate, ours: &[&CertificateAuthority], expected: &[&str]) {
         let (leaf, sent) = (facts(&pair.der), sent(pair));
         let ours = ours.iter().map(|authority| authority.der.clone()).collect();
-        let authorities = Authorities::from_certificates("key", ours).ok();
+        let authorities = TrustAnchors::from_certificates("key", ours).ok();
         let chain = Chain::climb(&leaf, &Above { sent: &sent, sent_as: "sent", authorities: authorities.as_ref() });
         let lines = chain.lines(UNIX_EPOCH);
         let subjects: Vec<_> = lines.iter().filter(|line| line.contains("CN=")).collect();
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_chain_ends_where_it_is_trusted_or_where_nobody_knows_more() {
-        let root = Authority::new("Root");
+        let root = CertificateAuthority::new("Root");
         let middle = root.intermediate("Middle");
         let pair = || middle.issue("leaf", &[]);
         let ends = |last: &'static str| ["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (sent)", last];
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn names_that_lead_in_a_circle_end_all_the_same() {
-        let (left, right) = (Authority::new("Left"), Authority::new("Right"));
+        let (left, right) = (CertificateAuthority::new("Left"), CertificateAuthority::new("Right"));
         let (left_by_right, right_by_left) = (right.intermediate("Left"), left.intermediate("Right"));
         let pair = left.issue("leaf", &[]).chained(&left_by_right).chained(&right_by_left);
         let expected = [

@@ -14,7 +14,7 @@ use super::report::{
 };
 use crate::config::{EndpointConfig, MaterialSource, Verify};
 use crate::identity::{CertificateFacts, Validity};
-use crate::tls::{Authorities, UpstreamTlsConfig, WorkloadSet};
+use crate::tls::{TrustAnchors, UpstreamTls, WorkloadSet};
 use crate::upstream::{
     ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, Users,
     identify,
@@ -63,10 +63,10 @@ pub(super) fn demote(findings: &mut [Finding], known: usize) {
 pub(super) fn connect_with(
     upstream: &EndpointConfig,
     set: Option<&WorkloadSet>,
-) -> Option<(Connector, Arc<UpstreamTlsConfig>)> {
+) -> Option<(Connector, Arc<UpstreamTls>)> {
     let identity = Arc::new(ClientIdentity::new(upstream).ok()?);
     if let (MaterialSource::WorkloadApi(agent), Some(set)) = (&upstream.tls.source, set) {
-        identity.renew(UpstreamTlsConfig::from_workload(upstream, agent, set).ok()?);
+        identity.renew(UpstreamTls::from_workload(upstream, agent, set).ok()?);
     }
     let connector = Connector::new(upstream, identity).ok()?;
     let tls = connector.tls()?;
@@ -77,7 +77,7 @@ pub(super) fn connect_with(
 struct Talk<'a> {
     connector: &'a Connector,
     /// What the connector uses.
-    tls: Arc<UpstreamTlsConfig>,
+    tls: Arc<UpstreamTls>,
     upstream: &'a EndpointConfig,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
@@ -87,7 +87,7 @@ struct Talk<'a> {
 impl<'a> Talk<'a> {
     fn new(
         connector: &'a Connector,
-        tls: Arc<UpstreamTlsConfig>,
+        tls: Arc<UpstreamTls>,
         upstream: &'a EndpointConfig,
         now: SystemTime,
         findings: &'a mut Vec<Finding>,
@@ -110,7 +110,7 @@ impl<'a> Talk<'a> {
         self.handshake_done(&stream);
         let proof = self.connector.prove(&mut stream, deadline).await;
         self.expect("ping", proof)?;
-        let asked = self.tls.witness.request().is_some();
+        let asked = self.tls.last_handshake.request().is_some();
         let line = if asked { "answered: mongod takes our certificate" } else { "answered" };
         self.report.steps.push(Step::ok("ping", line));
         let server = identify(self.connector, &mut stream, self.deadline()).await;
@@ -141,7 +141,7 @@ impl<'a> Talk<'a> {
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
                 if let Some(facts) = certificate {
-                    let lines = chain_of(facts, &[], &self.tls.authorities).lines(self.now);
+                    let lines = chain_of(facts, &[], &self.tls.trust_anchors).lines(self.now);
                     if let Some(step) = self.report.steps.last_mut() {
                         step.lines.extend(lines.into_iter().chain([names_line(facts)]));
                     }
@@ -176,7 +176,7 @@ impl<'a> Talk<'a> {
     fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts]) {
         // Not of `self`: findings are added while it is looked at.
         let tls = Arc::clone(&self.tls);
-        let chain = chain_of(leaf, above, &tls.authorities);
+        let chain = chain_of(leaf, above, &tls.trust_anchors);
         let accepted = format!("accepted: {}, {}", why_trusted(&chain), self.why_named(leaf));
         let lines = chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).collect();
         let mut step = Step { name: "server certificate", status: Status::Ok, lines };
@@ -229,14 +229,14 @@ impl<'a> Talk<'a> {
 
     /// What the server asked for and what it got.
     fn certificates_of_client(&mut self) {
-        let Some(request) = self.tls.witness.request() else {
+        let Some(request) = self.tls.last_handshake.request() else {
             self.report.steps.push(Step::warning("certificate requested", "no: mongod asks its clients for none"));
             let sentence = format!("{} does not ask for client certificates", self.place());
             let remedy = "set net.tls.CAFile in mongod's configuration; without it, everyone may connect".to_owned();
             self.find(Severity::Warning, sentence, remedy);
             return;
         };
-        let accepted: Vec<_> = request.authorities.iter().map(ToString::to_string).collect();
+        let accepted: Vec<_> = request.acceptable_cas.iter().map(ToString::to_string).collect();
         let line = match accepted.as_slice() {
             [] => "from any authority that mongod knows".to_owned(),
             accepted => format!("from {}", accepted.join(" | ")),
@@ -336,7 +336,7 @@ impl<'a> Talk<'a> {
 /// How certificates that come with a server's are called.
 const SENT: &str = "sent by mongod";
 
-fn chain_of<'a>(leaf: &'a CertificateFacts, sent: &'a [CertificateFacts], authorities: &'a Authorities) -> Chain<'a> {
+fn chain_of<'a>(leaf: &'a CertificateFacts, sent: &'a [CertificateFacts], authorities: &'a TrustAnchors) -> Chain<'a> {
     Chain::climb(leaf, &Above { sent, sent_as: SENT, authorities: Some(authorities) })
 }
 

@@ -8,7 +8,7 @@ use crate::config::{
     EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi,
 };
 use crate::tls::{
-    Authorities, Side, UpstreamTlsError, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
+    TlsSide, TrustAnchors, UpstreamTlsError, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
 };
 
 /// What an agent answered, if it was asked.
@@ -21,7 +21,7 @@ pub(super) fn check_upstream(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let mut desk = Desk::new(About::Upstream(upstream.name.clone()), Side::Upstream, now, findings);
+    let mut desk = Desk::new(About::Upstream(upstream.name.clone()), TlsSide::Upstream, now, findings);
     let material = match &upstream.tls.source {
         MaterialSource::Files(files) => Material::read(&section_of(upstream), files),
         MaterialSource::WorkloadApi(agent) => of_agent(upstream, agent, handed_out, &mut desk),
@@ -52,7 +52,7 @@ pub(super) fn check_credential(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> CredentialReport {
-    let mut desk = Desk::new(About::Upstream(endpoint.name.clone()), Side::Upstream, now, findings);
+    let mut desk = Desk::new(About::Upstream(endpoint.name.clone()), TlsSide::Upstream, now, findings);
     let material = endpoint.tls.files().map(|files| Material::read(&endpoint.certificate_section, files));
     let material = material.map(|material| desk.material(&material)).unwrap_or_default();
     CredentialReport {
@@ -71,7 +71,7 @@ pub(super) fn check_listener(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> ListenerReport {
-    let mut desk = Desk::new(About::Listener(listener.name.clone()), Side::Listener, now, findings);
+    let mut desk = Desk::new(About::Listener(listener.name.clone()), TlsSide::Listener, now, findings);
     let material = desk.material(&Material::read(&format!("listener.{}.tls", listener.name), &tls.files));
     ListenerReport {
         name: listener.name.clone(),
@@ -108,8 +108,8 @@ fn of_agent(upstream: &EndpointConfig, agent: &WorkloadApi, handed_out: &HandedO
     };
     let section = section_of(upstream);
     let authorities = match &agent.ca_file {
-        Some(ca_file) => Some(Authorities::read_file(&section, ca_file).map_err(UpstreamTlsError::from)),
-        None => set.map(|set| set.authorities(upstream)),
+        Some(ca_file) => Some(TrustAnchors::read_ca_file(&section, ca_file).map_err(UpstreamTlsError::from)),
+        None => set.map(|set| set.trust_anchors(upstream)),
     };
     Material {
         credentials: set.map(|set| set.credentials(upstream)),

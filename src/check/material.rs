@@ -13,14 +13,14 @@ use super::report::{
 use crate::config::TlsFiles;
 use crate::identity::date_text;
 use crate::tls::{
-    self, Authorities, Concern, Credentials, KeyKeeping, MaterialFinding, RevocationList, Side, UpstreamTlsError,
-    read_revocation_lists, revocation_findings,
+    Credentials, KeyStorage, MaterialFinding, MaterialItem, MaterialSeverity, RevocationList, TlsSide, TrustAnchors,
+    UpstreamTlsError, read_revocation_lists, revocation_findings,
 };
 
 /// Certificates, key and lists of one table as far as they could be had; `None` is not known.
 pub(super) struct Material {
     pub(super) credentials: Option<Result<Credentials, UpstreamTlsError>>,
-    pub(super) authorities: Option<Result<Authorities, UpstreamTlsError>>,
+    pub(super) authorities: Option<Result<TrustAnchors, UpstreamTlsError>>,
     pub(super) lists: Result<Vec<RevocationList>, UpstreamTlsError>,
 }
 
@@ -29,7 +29,7 @@ impl Material {
     pub(super) fn read(section: &str, files: &TlsFiles) -> Self {
         Self {
             credentials: Some(Credentials::read(section, files).map_err(UpstreamTlsError::from)),
-            authorities: Some(Authorities::read(section, files).map_err(UpstreamTlsError::from)),
+            authorities: Some(TrustAnchors::read(section, files).map_err(UpstreamTlsError::from)),
             lists: read_revocation_lists(section, files.crl_file.as_deref()).map_err(UpstreamTlsError::from),
         }
     }
@@ -42,13 +42,13 @@ pub(super) struct Desk<'a> {
     /// The user in `$external` that mongod takes our certificate for, byte for byte as mongod writes it.
     pub(super) external_user: Option<String>,
     about: About,
-    side: Side,
+    side: TlsSide,
     now: SystemTime,
     findings: &'a mut Vec<Finding>,
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(about: About, side: Side, now: SystemTime, findings: &'a mut Vec<Finding>) -> Self {
+    pub(super) fn new(about: About, side: TlsSide, now: SystemTime, findings: &'a mut Vec<Finding>) -> Self {
         Self { steps: Vec::new(), external_user: None, about, side, now, findings }
     }
 
@@ -85,7 +85,7 @@ impl<'a> Desk<'a> {
     fn credentials(
         &mut self,
         credentials: &Credentials,
-        authorities: Option<&Authorities>,
+        authorities: Option<&TrustAnchors>,
         report: &mut MaterialReport,
     ) {
         let found = credentials.findings(self.side, authorities, self.now);
@@ -97,19 +97,23 @@ impl<'a> Desk<'a> {
         let names = certificate.names().join(", ");
         let names = Some(format!("names {names}")).filter(|_| !names.is_empty());
         let lines = chain.lines(self.now).into_iter().chain(names).collect();
-        self.judged(Step { name: "our certificate", status: Status::Ok, lines }, &found, Concern::Certificate);
-        self.judged(Step::ok("our private key", key_line(&credentials.key)), &found, Concern::PrivateKey);
-        if self.side == Side::Upstream && !certificate.subject.is_empty() {
+        self.judged(Step { name: "our certificate", status: Status::Ok, lines }, &found, MaterialItem::Certificate);
+        self.judged(Step::ok("our private key", key_line(&credentials.key)), &found, MaterialItem::PrivateKey);
+        if self.side == TlsSide::Upstream && !certificate.subject.is_empty() {
             self.external_user = Some(certificate.subject.as_str().to_owned());
             self.steps.push(Step::ok("user in $external", certificate.subject.to_string()));
         }
     }
 
-    fn authorities(&mut self, authorities: &Authorities, report: &mut MaterialReport) {
+    fn authorities(&mut self, authorities: &TrustAnchors, report: &mut MaterialReport) {
         let found = authorities.findings(self.now);
         for (index, authority) in authorities.certificates.iter().enumerate() {
             let lines = [authority.subject.to_string()].into_iter().chain(described(authority, self.now)).collect();
-            self.judged(Step { name: "authority", status: Status::Ok, lines }, &found, Concern::Authority(index));
+            self.judged(
+                Step { name: "authority", status: Status::Ok, lines },
+                &found,
+                MaterialItem::TrustAnchor(index),
+            );
         }
         report.authorities = authorities.certificates.iter().map(CertificateReport::from).collect();
     }
@@ -117,7 +121,7 @@ impl<'a> Desk<'a> {
     fn revocation_lists(
         &mut self,
         lists: &[RevocationList],
-        authorities: Option<&Authorities>,
+        authorities: Option<&TrustAnchors>,
         report: &mut MaterialReport,
     ) {
         let found = authorities.map(|authorities| revocation_findings(lists, authorities, self.now));
@@ -126,23 +130,22 @@ impl<'a> Desk<'a> {
             let made = format!("made {} ({})", date_text(list.this_update), distance(list.this_update, self.now));
             let due = list.next_update.map(|due| format!("next due {} ({})", date_text(due), distance(due, self.now)));
             let step = step.and(made).and(due.unwrap_or_else(|| "does not say when the next is due".to_owned()));
-            self.judged(step, found.as_deref().unwrap_or_default(), Concern::RevocationList(index));
+            self.judged(step, found.as_deref().unwrap_or_default(), MaterialItem::RevocationList(index));
         }
         report.revocation_lists = lists.iter().map(RevocationListReport::from).collect();
     }
 
-    /// Adds `step` with the status of the worst of the findings about `concern`, and these; what may well be right stands
+    /// Adds `step` with the status of the worst of the findings about `item`, and these; what may well be right stands
     /// in the step only.
-    fn judged(&mut self, mut step: Step, found: &[MaterialFinding], concern: Concern) {
-        for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.concern == concern)
-        {
+    fn judged(&mut self, mut step: Step, found: &[MaterialFinding], item: MaterialItem) {
+        for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.item == item) {
             let severity = match severity {
-                tls::Severity::Note => {
+                MaterialSeverity::Note => {
                     step.lines.push(format!("note: {sentence}"));
                     continue;
                 }
-                tls::Severity::Warning => Severity::Warning,
-                tls::Severity::Error => Severity::Error,
+                MaterialSeverity::Warning => Severity::Warning,
+                MaterialSeverity::Error => Severity::Error,
             };
             step.status = step.status.max(severity.status());
             self.find(severity, sentence.clone(), remedy.clone());
@@ -156,7 +159,7 @@ impl<'a> Desk<'a> {
     }
 }
 
-fn key_line(key: &KeyKeeping) -> String {
+fn key_line(key: &KeyStorage) -> String {
     let Some(file) = &key.location.file else { return "belongs to the certificate".to_owned() };
     let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
     format!("belongs to the certificate; {} has mode {mode:04o}", file.display())

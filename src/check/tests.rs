@@ -9,7 +9,7 @@ use crate::config::{
     AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerMode, ListenerTlsConfig, LogConfig, LogFormat,
     LogLevel, MetricsConfig, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
 };
-use crate::tls::test_pki::{Authority, Folder, files_of, upstream_of};
+use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
 
 fn config(upstream: &EndpointConfig) -> Config {
@@ -32,7 +32,7 @@ fn config(upstream: &EndpointConfig) -> Config {
 /// A scene whose client is of another organization than its server.
 fn scene() -> Scene {
     let mut scene = Scene::new();
-    let clients = Authority::new("Clients CA");
+    let clients = CertificateAuthority::new("Clients CA");
     scene.client = clients.issue_with("svc-a", &[], |params| {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, "svc-a");
@@ -101,7 +101,7 @@ upstream orders at HOST:PORT
                                     ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
                                     └─ CN=Clients CA,O=Acme (unknown here)
-                                    note: the chain ends below CN=Clients CA,O=Acme, who is not among our authorities either: mongod must have that certificate itself
+                                    note: the chain ends below CN=Clients CA,O=Acme, which is not among the trust anchors either; mongod must have that CA certificate
     ok      our private key         belongs to the certificate; FILE has mode 0600
     ok      user in $external       CN=svc-a
     ok      authority               CN=Acme CA,O=Acme
@@ -135,7 +135,7 @@ verdict: ready";
 #[tokio::test]
 async fn a_refused_server_certificate_is_shown_all_the_same() {
     let mut scene = scene();
-    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     let report = run(scene).await;
     let text = steady(&report);
     let (_, connection) = text.split_once("  connection to HOST:PORT\n").unwrap();
@@ -179,7 +179,7 @@ async fn a_refused_client_certificate_fails_at_the_ping() {
 #[tokio::test]
 async fn a_refusal_within_the_handshake_is_shown_too() {
     let mut scene = Scene { versions: ONLY_12, ..scene() };
-    scene.clients = Some(Authority::new("Clients CA"));
+    scene.clients = Some(CertificateAuthority::new("Clients CA"));
     let report = run(scene).await;
     let step = report.upstreams[0].connections[0].steps.last().unwrap();
     assert_eq!((step.name, step.status), ("finished", Status::Failed));
@@ -218,7 +218,7 @@ async fn bad_files_are_all_found_and_keep_from_connecting() {
     let found = sentences(&report);
     assert_eq!(found.len(), 3, "{found:#?}");
     for (sentence, expected) in found.iter().zip([
-        "the file holds no private key (it has: CERTIFICATE)",
+        "the file contains no private key (it contains: CERTIFICATE)",
         "the file does not exist",
         "\"not a name\" is neither a DNS name nor an IP address",
     ]) {
@@ -232,7 +232,7 @@ async fn bad_files_are_all_found_and_keep_from_connecting() {
 async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
     let mut scene = Scene::new();
     let below = scene.authority.intermediate("Acme Clients");
-    let unrelated = Authority::new("Unrelated");
+    let unrelated = CertificateAuthority::new("Unrelated");
     scene.client = below
         .issue_with("svc-a", &[], |params| {
             params.not_after = rcgen::date_time_ymd(2024, 2, 1);
@@ -244,12 +244,15 @@ async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
     let found = sentences(&report);
     let [expired, usage, chain, readable] = found.as_slice() else { panic!("{found:#?}") };
     assert!(
-        expired.starts_with("Error Configuration: our certificate CN=svc-a,O=Acme expired 2024-02-01"),
+        expired.starts_with("Error Configuration: the gateway's client certificate CN=svc-a,O=Acme expired 2024-02-01"),
         "{expired}"
     );
-    assert!(usage.ends_with("is for serverAuth only, and mongod refuses it"), "{usage}");
-    assert!(chain.contains("is that of CN=Unrelated,O=Acme, not that of CN=Acme Clients,O=Acme"), "{chain}");
-    assert!(readable.starts_with("Warning Configuration: every user of this host may open"), "{readable}");
+    assert!(usage.ends_with("is for serverAuth only, and mongod rejects it"), "{usage}");
+    assert!(
+        chain.contains("is CN=Unrelated,O=Acme, but the issuer of the certificate before it is CN=Acme Clients,O=Acme"),
+        "{chain}"
+    );
+    assert!(readable.starts_with("Warning Configuration: every user of this host can read"), "{readable}");
     assert_eq!(report.exit_code(), 78);
 }
 
@@ -286,7 +289,7 @@ async fn the_json_form_has_what_a_machine_asks_for() {
 #[tokio::test]
 async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
     let folder = Folder::new();
-    let mesh = Authority::new("Mesh CA");
+    let mesh = CertificateAuthority::new("Mesh CA");
     let intermediate = mesh.intermediate("Mesh intermediate");
     let pair = intermediate.issue("mongate", &["localhost"]).chained(&intermediate);
     let revoked = mesh.issue("former", &[]);
@@ -326,8 +329,8 @@ async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
     assert!(shown.starts_with(expected), "{shown}");
     let [readable, old] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
     assert!([readable, old].iter().all(|finding| finding.about == About::Listener("mesh".to_owned())));
-    assert!(shown.contains("warning listener mesh: every user of this host may open the private key"), "{shown}");
-    assert!(old.sentence.contains("should have been replaced on 2025-"), "{old:?}");
+    assert!(shown.contains("warning listener mesh: every user of this host can read the private key"), "{shown}");
+    assert!(old.sentence.contains("is out of date since 2025-"), "{old:?}");
     let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     let listener = &json["listeners"][0];
     assert_eq!((&listener["mode"], &listener["chain"][1]["subject"]), (&"strict".into(), &"CN=Mesh CA,O=Acme".into()));

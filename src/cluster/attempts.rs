@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::member_health::MemberHealth;
 use super::messages::{UPSTREAM_CONNECTION_FAILED, UPSTREAM_CONNECTION_LOST};
+use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::telemetry::repeats::{Repeats, Verdict};
 use crate::upstream::ConnectError;
 
 /// Records the connection attempts to one member with one credential.
@@ -24,7 +24,7 @@ pub struct Attempts {
     /// Whether the member rejected the credential, or its user, in the last attempt.
     is_credential_rejected: AtomicBool,
     /// Suppresses repeated log lines about the credential. Each credential has its own.
-    credential_repeats: Repeats<&'static str>,
+    credential_repeats: LogThrottle<&'static str>,
 }
 
 impl Attempts {
@@ -40,7 +40,7 @@ impl Attempts {
             metrics,
             is_first_credential,
             is_credential_rejected: AtomicBool::new(false),
-            credential_repeats: Repeats::new(),
+            credential_repeats: LogThrottle::new(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Attempts {
             self.health.failed.notify_one();
             &self.health.repeats
         };
-        if let Verdict::Log { suppressed } = repeats.note(error.reason(), Instant::now()) {
+        if let LogDecision::Log { suppressed } = repeats.note(error.reason(), Instant::now()) {
             tracing::warn!(
                 upstream = self.upstream,
                 reason = error.reason(),
@@ -91,7 +91,7 @@ impl Attempts {
     pub fn record_loss(&self, address: SocketAddr, interrupted: Option<&dyn Display>) {
         self.health.failed.notify_one();
         let Some(reason) = interrupted else { return };
-        if let Verdict::Log { suppressed } = self.health.repeats.note("lost", Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.health.repeats.note("lost", Instant::now()) {
             tracing::warn!(
                 upstream = self.upstream,
                 %address,

@@ -74,13 +74,13 @@ mod tests {
     use super::*;
     use crate::config::HostPort;
     use crate::telemetry::metrics::UpstreamMetrics;
-    use crate::tls::test_pki::{Authority, Folder, upstream_of};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, upstream_of};
     use crate::topology::MemberState;
     use crate::upstream::REASONS;
 
     /// The condition of a set that is `known`, with one member that answers and is in this state.
     fn of_one(state: MemberState, usability: Usability, problem: Option<&str>, is_known: bool) -> ConditionState {
-        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = Upstream::new(&section, UpstreamMetrics::new(&section.name, &REASONS)).unwrap();
         let member = Arc::new(upstream.new_member(&HostPort { host: "mongo".to_owned(), port: 1 }).unwrap());

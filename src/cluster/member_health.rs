@@ -2,7 +2,7 @@
 
 use tokio::sync::Notify;
 
-use crate::telemetry::repeats::Repeats;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::upstream::UpstreamHealth;
 
 /// The health of one member, shared by its pools, its health check and its monitor.
@@ -17,5 +17,5 @@ pub struct MemberHealth {
     /// Wakes tasks that wait for the member to recover: a connection was made.
     pub connected: Notify,
     /// Suppresses repeated log lines about the same failure, which may come with every client.
-    pub(super) repeats: Repeats<&'static str>,
+    pub(super) repeats: LogThrottle<&'static str>,
 }

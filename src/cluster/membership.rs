@@ -128,12 +128,12 @@ mod tests {
     use super::*;
     use crate::cluster::Upstream;
     use crate::telemetry::metrics::UpstreamMetrics;
-    use crate::tls::test_pki::{Authority, Folder, upstream_of};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, upstream_of};
     use crate::upstream::REASONS;
 
     /// Members at the ports 1, 2, … with these states.
     fn membership(states: &[MemberState]) -> Membership {
-        let (folder, authority) = (Folder::new(), Authority::new("ca"));
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
         let section = upstream_of(&folder.upstream(9, &authority.issue("client", &[]), &authority.pem));
         let upstream = Upstream::new(&section, UpstreamMetrics::new("orders", &REASONS)).unwrap();
         let member_status = |(at, state): (usize, &MemberState)| {

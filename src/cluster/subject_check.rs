@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::messages::CLUSTER_MEMBER_CERTIFICATE;
 use super::pool::MemberPool;
 use crate::identity::printable;
-use crate::tls::UpstreamTlsConfig;
+use crate::tls::UpstreamTls;
 use crate::upstream::UpstreamStream;
 
 /// Compares the subjects of both certificates, once for each certificate set of the gateway.
 #[derive(Default)]
 pub(super) struct SubjectCheck {
-    checked: Option<Arc<UpstreamTlsConfig>>,
+    checked: Option<Arc<UpstreamTls>>,
 }
 
 impl SubjectCheck {

@@ -13,7 +13,7 @@ use super::pool::MemberPool;
 use crate::config::{EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
 use crate::identity::Principal;
 use crate::telemetry::metrics::UpstreamMetrics;
-use crate::tls::{UpstreamTlsConfig, UpstreamTlsError};
+use crate::tls::{UpstreamTls, UpstreamTlsError};
 use crate::upstream::{Connector, SpareConnections};
 
 /// Connections that are made at the same time to replace those of a previous certificate set. A reload must not flood
@@ -121,7 +121,7 @@ impl Upstream {
     ///
     /// Connections of the previous set stay open until the new set has carried a connection: a certificate that mongod
     /// rejects must not end a working connection.
-    pub fn renew(&self, credential: usize, tls: UpstreamTlsConfig) {
+    pub fn renew(&self, credential: usize, tls: UpstreamTls) {
         let Some(renewed) = self.credentials.get(credential) else { return };
         renewed.identity.renew(tls);
         for status in &self.membership().members {

@@ -63,7 +63,7 @@ pub use sections::TlsVersion;
 pub use sections::ToConfig;
 pub use sections::Topology;
 pub use sections::UpstreamConfig;
-pub use sections::UpstreamTlsSettings;
+pub use sections::UpstreamTlsConfig;
 pub use sections::Values;
 pub use sections::Verify;
 pub use sections::WorkloadApi;

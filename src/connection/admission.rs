@@ -13,8 +13,8 @@ use crate::config::{ListenerConfig, ListenerMode};
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::listener;
 use crate::listener::{ClientPreamble, ClientStream, Opening, PeerTls, ProxyRules, ServerIdentity};
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::{ClientHandshake, ListenerMetrics};
-use crate::telemetry::repeats::Repeats;
 use crate::wire::header::Header;
 
 /// Decides which clients a listener admits; shared by its connections.
@@ -29,7 +29,7 @@ pub struct Admission {
     connected: Arc<ConnectedPrincipals>,
     metrics: Arc<ListenerMetrics>,
     /// Limits log lines about rejections, by their label: clients try again and again, and ports are scanned.
-    rejections: Repeats<&'static str>,
+    rejections: LogThrottle<&'static str>,
 }
 
 /// A client that is admitted, and the beginning of its first message.
@@ -57,7 +57,7 @@ impl Admission {
             identities,
             connected: Arc::default(),
             metrics,
-            rejections: Repeats::new(),
+            rejections: LogThrottle::new(),
         }
     }
 
@@ -87,7 +87,7 @@ impl Admission {
         &self.metrics
     }
 
-    pub(super) fn rejections(&self) -> &Repeats<&'static str> {
+    pub(super) fn rejections(&self) -> &LogThrottle<&'static str> {
         &self.rejections
     }
 

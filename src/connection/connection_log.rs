@@ -8,14 +8,14 @@ use super::caller_info::CallerInfo;
 use super::ending::{Ending, ListenerFacts, Relayed};
 use super::messages::{CONNECTION_CLOSED, CONNECTION_REJECTED};
 use crate::identity::printable;
-use crate::telemetry::repeats::{Repeats, Verdict};
+use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 
 /// What a log line needs to know about the listener.
 pub(super) struct LogContext<'a> {
     /// The configuration of the listener.
     pub(super) facts: ListenerFacts<'a>,
     /// Limits the log lines about rejections.
-    pub(super) rejections: &'a Repeats<&'static str>,
+    pub(super) rejections: &'a LogThrottle<&'static str>,
 }
 
 /// The MongoDB user of a connection, as its log line shows it.
@@ -115,7 +115,7 @@ pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &CallerInfo
         | Ending::Rejected(_)
         | Ending::ConnectionLimit(_) => {
             let kind = explanation.label;
-            if let Verdict::Log { suppressed } = rejections.note(kind, Instant::now()) {
+            if let LogDecision::Log { suppressed } = rejections.note(kind, Instant::now()) {
                 tracing::warn!(
                     listener,
                     %client,

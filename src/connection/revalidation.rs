@@ -61,7 +61,7 @@ impl<'a> Revalidation<'a> {
             return Some(Dismissal::AtOnce);
         }
         self.verified_generation = self.renewals.generation();
-        if self.server.tls().would_take(client.certificates()?, self.handshake_time) {
+        if self.server.tls().would_accept(client.certificates()?, self.handshake_time) {
             return None;
         }
         self.grace_period = Some(Box::pin(sleep(GRACE_PERIOD)));

@@ -6,7 +6,7 @@ use std::io;
 use crate::admin;
 use crate::listener::BindError;
 use crate::policy::PolicyProblem;
-use crate::tls::{ServerTlsError, UpstreamTlsError};
+use crate::tls::{ListenerTlsError, UpstreamTlsError};
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum StartError {
     Tls(Vec<UpstreamTlsError>),
     /// Certificates or keys of listeners cannot be used: all problems.
     #[error("{}", lines(.0, |error| format!("{error}; {}", error.remedy())))]
-    ListenerTls(Vec<ServerTlsError>),
+    ListenerTls(Vec<ListenerTlsError>),
     /// The policy cannot be used: all problems.
     #[error("{}", policy_problems(.0))]
     Policy(Vec<PolicyProblem>),

@@ -14,7 +14,7 @@ use crate::listener;
 use crate::listener::{BoundSocket, ConnectionLimit, Listener, ServerIdentity};
 use crate::relay::{CursorBook, Limits};
 use crate::telemetry::metrics::ListenerMetrics;
-use crate::tls::ServerTls;
+use crate::tls::ListenerTls;
 
 /// All listeners: one [`Listener`] for each address. All addresses of a section share one route.
 pub(super) struct Listeners(Vec<(Listener, Arc<Route>)>);
@@ -98,7 +98,7 @@ impl Listeners {
 fn server_identities(config: &Config) -> Result<Vec<Option<Arc<ServerIdentity>>>, StartError> {
     let (mut identities, mut errors) = (Vec::new(), Vec::new());
     for section in config.listeners.values() {
-        match section.tls.as_ref().map(|tls| ServerTls::load(&section.name, tls)).transpose() {
+        match section.tls.as_ref().map(|tls| ListenerTls::load(&section.name, tls)).transpose() {
             Ok(tls) => identities.push(tls.map(|tls| Arc::new(ServerIdentity::new(&section.name, tls)))),
             Err(error) => errors.push(error),
         }
@@ -136,14 +136,14 @@ fn known_source(identity: &IdentityConfig) -> KnownSource {
 fn metrics_of(config: &Config, listener: &str) -> (Arc<ListenerMetrics>, Vec<ListedPrincipal>) {
     let listed = |text: &String| {
         let pattern = PrincipalPattern::new(text);
-        let metrics = Arc::new(ListenerMetrics::of_principal(listener, pattern.as_str()));
+        let metrics = Arc::new(ListenerMetrics::for_principal(listener, pattern.as_str()));
         ListedPrincipal { pattern, metrics }
     };
     let listed: Vec<_> = config.metrics.principals.iter().map(listed).collect();
     let all = if listed.is_empty() {
         ListenerMetrics::new(listener)
     } else {
-        ListenerMetrics::of_principal(listener, "other")
+        ListenerMetrics::for_principal(listener, "other")
     };
     (Arc::new(all), listed)
 }

@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::client_stream::Prefixed;
 use crate::identity::CertificateFacts;
 use crate::telemetry::metrics::ClientHandshake;
-use crate::tls::ClientCertificateRefusal;
+use crate::tls::ClientCertificateRejection;
 
 /// What a client shows of itself in TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum PeerTls {
 pub enum HandshakeFailure {
     /// The client certificate is not valid.
     #[error("the client certificate was rejected: {0}")]
-    Certificate(ClientCertificateRefusal),
+    Certificate(ClientCertificateRejection),
     /// The client rejects the listener's server certificate, or another parameter of the handshake.
     #[error("the client ended the TLS handshake with the alert {0:?}")]
     Alert(AlertDescription),
@@ -84,7 +84,7 @@ impl HandshakeFailure {
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return Self::Closed;
         };
-        match (ClientCertificateRefusal::of_tls(error), error) {
+        match (ClientCertificateRejection::of_tls(error), error) {
             (Some(refusal), _) => Self::Certificate(refusal),
             (None, rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
             (None, error) => Self::Protocol(error.clone()),
@@ -108,12 +108,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::tls::test_pki::Authority;
+    use crate::tls::test_pki::CertificateAuthority;
 
     /// Checks the outcome for a client that sends these bytes and nothing more. Returns what the client reads, and the
     /// seconds that passed.
     async fn check(read: &[u8], sent: &[u8], expected: ClientHandshake) -> (Vec<u8>, u64) {
-        let config = Authority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS12, &TLS13]);
+        let config = CertificateAuthority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS12, &TLS13]);
         let (mut client, gateway) = tokio::io::duplex(64 * 1024);
         client.write_all(sent).await.unwrap();
         let started = Instant::now();
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_closes_is_a_failed_handshake() {
-        let config = Authority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS13]);
+        let config = CertificateAuthority::new("mesh").issue("gateway", &["localhost"]).server(None, &[&TLS13]);
         let (client, gateway) = tokio::io::duplex(64);
         drop(client);
         let deadline = Instant::now() + std::time::Duration::from_secs(30);
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_certificate_refusal_has_its_own_outcome() {
-        for refusal in ClientCertificateRefusal::ALL {
+        for refusal in ClientCertificateRejection::ALL {
             assert_eq!(HandshakeFailure::Certificate(refusal).outcome().label(), refusal.label());
         }
     }

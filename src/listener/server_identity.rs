@@ -6,21 +6,21 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::lifecycle::renewal::{Renewal, RenewalWatch};
-use crate::tls::ServerTls;
+use crate::tls::ListenerTls;
 
 /// The server certificate that a listener shows, and the trust anchors and CRLs by which it verifies clients.
 ///
 /// Shared by all workers; readers never wait.
 pub struct ServerIdentity {
     listener: String,
-    current: ArcSwap<ServerTls>,
+    current: ArcSwap<ListenerTls>,
     /// Begins when connected clients must be verified again.
     renewal: Renewal,
 }
 
 impl ServerIdentity {
     /// For the listener with this name, with the set that it starts with.
-    pub fn new(listener: &str, tls: ServerTls) -> Self {
+    pub fn new(listener: &str, tls: ListenerTls) -> Self {
         let renewal = Renewal::new(Duration::ZERO);
         Self { listener: listener.to_owned(), current: ArcSwap::from_pointee(tls), renewal }
     }
@@ -31,16 +31,16 @@ impl ServerIdentity {
     }
 
     /// The set that new connections use.
-    pub fn tls(&self) -> Arc<ServerTls> {
+    pub fn tls(&self) -> Arc<ListenerTls> {
         self.current.load_full()
     }
 
     /// Uses `tls` for new connections. Connected clients are verified again if the new set verifies them differently.
-    pub fn renew(&self, tls: ServerTls) {
+    pub fn renew(&self, tls: ListenerTls) {
         let tls = Arc::new(tls);
         let previous = self.current.swap(Arc::clone(&tls));
         // Verifying thousands of clients again takes seconds in total.
-        if !previous.judges_alike(&tls) {
+        if !previous.accepts_same_clients(&tls) {
             self.renewal.begin(self.renewal.watch().generation() + 1);
         }
     }

@@ -18,7 +18,7 @@ use crate::relay::requests::Requests;
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
 use crate::relay::upstream_half::UpstreamHalf;
 use crate::telemetry::metrics::Direction;
-use crate::tls::{Records, Session};
+use crate::tls::{Records, TlsSession};
 use crate::wire::header::Header;
 
 /// A client that does not take this many bytes is not read. Replies of mongod are bounded otherwise, and are fewer; local
@@ -43,7 +43,7 @@ pub(super) struct Pump<C, U> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
-    pub(super) fn new(client: C, socket: U, session: Session, connection: ConnectionState) -> Self {
+    pub(super) fn new(client: C, socket: U, session: TlsSession, connection: ConnectionState) -> Self {
         Self {
             client: ClientHalf::new(client),
             upstream: UpstreamHalf::new(socket, session),
@@ -310,7 +310,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Goes on with another upstream connection, and closes the current one. Only at a boundary.
     ///
     /// A stream of replies is restarted there: the client gets the next reply sooner than otherwise.
-    pub(super) fn replace_upstream(&mut self, socket: U, session: Session, cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn replace_upstream(&mut self, socket: U, session: TlsSession, cx: &mut Context<'_>) -> Result<(), End> {
         self.upstream.close(cx);
         self.upstream.replace(socket, session);
         if self.connection.in_flight.is_streaming(ConnectionStats::is_monitor)

@@ -8,12 +8,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::relay::end::{End, EndReason, Side};
 use crate::relay::sockets::{keep, kept_and_read};
-use crate::tls::{Records, Session};
+use crate::tls::{Records, TlsSession};
 
 /// The upstream side of one connection.
 pub(super) struct UpstreamHalf<U> {
     socket: U,
-    session: Session,
+    session: TlsSession,
     /// Plaintext that was read and is not forwarded: the front of the next input.
     kept: Vec<u8>,
     /// Records that the socket has not taken.
@@ -27,7 +27,7 @@ pub(super) struct UpstreamHalf<U> {
 }
 
 impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
-    pub(super) fn new(socket: U, session: Session) -> Self {
+    pub(super) fn new(socket: U, session: TlsSession) -> Self {
         Self {
             socket,
             session,
@@ -146,7 +146,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
     }
 
     /// Goes on with another upstream connection.
-    pub(super) fn replace(&mut self, socket: U, session: Session) {
+    pub(super) fn replace(&mut self, socket: U, session: TlsSession) {
         self.socket = socket;
         self.session = session;
         // They are about the close_notify on the previous connection.

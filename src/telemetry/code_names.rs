@@ -1,9 +1,9 @@
-//! MongoDB's error codes and their names: the closed set that the `code_name` label is taken from.
+//! MongoDB's error codes and their names: the closed set of values of the `code_name` label.
 //!
-//! As a 6.0 server answers them, with a few that newer ones added for clients. A number that is not here (MongoDB has
-//! thousands of nameless ones, `Location12345`) becomes `other`: what a server sends never becomes a label by itself.
+//! These are the codes of a 6.0 server, and a few that newer servers send to clients. Any other code becomes `other`;
+//! MongoDB has thousands without a name (`Location12345`). Text from a server never becomes a label value.
 
-/// How many different [`CodeName`]s exist, `other` included: the length of a table indexed by them.
+/// The number of [`CodeName`]s, `other` included: the length of a table that they index.
 pub(super) const CODE_NAMES: usize = CODES.len() + 1;
 
 /// A known error code, or `other`.
@@ -11,7 +11,7 @@ pub(super) const CODE_NAMES: usize = CODES.len() + 1;
 pub(super) struct CodeName(usize);
 
 impl CodeName {
-    /// By the number where it is known, which is one binary search; by the name where it is not.
+    /// Looks up the code by its number, and by its name if the number is missing or unknown.
     pub(super) fn of(code: Option<i32>, code_name: Option<&[u8]>) -> Self {
         code.and_then(Self::by_code).or_else(|| code_name.and_then(Self::by_name)).unwrap_or(Self(CODES.len()))
     }
@@ -21,7 +21,7 @@ impl CodeName {
         self.0
     }
 
-    /// The value of the label.
+    /// The value of the `code_name` label.
     pub(super) fn label(self) -> &'static str {
         CODES.get(self.0).map_or("other", |known| known.1)
     }
@@ -35,7 +35,7 @@ impl CodeName {
     }
 }
 
-/// In the order of the numbers.
+/// Sorted by code.
 #[rustfmt::skip]
 const CODES: &[(i32, &str)] = &[
 
@@ -422,14 +422,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_ascend_and_no_name_stands_twice() {
+    fn codes_ascend_and_every_name_is_unique() {
         assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0));
         let names: std::collections::BTreeSet<&str> = CODES.iter().map(|known| known.1).collect();
         assert_eq!(names.len(), CODES.len());
     }
 
     #[test]
-    fn the_number_decides_and_the_name_helps_out() {
+    fn the_code_decides_and_the_name_is_the_fallback() {
         type Case = (Option<i32>, Option<&'static [u8]>, &'static str);
         let cases: [Case; 9] = [
             (Some(11000), Some(b"DuplicateKey"), "DuplicateKey"),

@@ -1,7 +1,7 @@
-//! Log lines on standard error, as text for people or as JSON for machines.
+//! Log lines on standard error, as text or as JSON.
 //!
-//! One record is one line, whatever a client puts into its names: control characters are escaped in both forms, and in
-//! text a value that could be taken for another field is quoted.
+//! One record is one line, whatever text a client sends. Control characters are escaped in both formats. In the text
+//! format, a value that could be mistaken for another field is quoted.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -17,15 +17,15 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// Another subscriber is already installed in this process.
+/// Another log subscriber is already installed in this process.
 #[derive(Debug, thiserror::Error)]
-#[error("log lines already go elsewhere in this process")]
+#[error("another log subscriber is already installed in this process")]
 pub struct AlreadyInstalled;
 
 /// Sends the log lines of the whole process to standard error, panics included.
 ///
-/// Colours only on a terminal, and not where `NO_COLOR` is set. Who reads standard error must keep reading: a line is
-/// written by the thread that logs it.
+/// Lines are coloured on a terminal unless `NO_COLOR` is set. The thread that logs a line writes it, so it blocks while
+/// the reader of standard error does not read.
 pub fn install(config: LogConfig) -> Result<(), AlreadyInstalled> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = if std::io::stderr().is_terminal() && !no_color { Colours::On } else { Colours::Off };
@@ -48,7 +48,7 @@ where
     let builder = tracing_subscriber::fmt()
         .with_max_level(filter(config.level))
         .with_ansi(colours == Colours::On)
-        // Where standard error is closed, complaining about it there would panic.
+        // If standard error is closed, reporting that error there would panic.
         .log_internal_errors(false)
         .with_writer(writer);
     match config.format {
@@ -67,7 +67,7 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// A panic's text is ours, but may quote a value; what is long is more likely to be a value than a sentence.
+/// A panic message may contain a value. The longer the message, the more likely it does.
 const PANIC_CHARS_MAX: usize = 200;
 
 fn log_panic(info: &PanicHookInfo<'_>) {
@@ -77,7 +77,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     tracing::error!(panic = text, location, thread, "panic");
 }
 
-/// Fields as `name=value`, the message bare, nothing that breaks a line or a terminal.
+/// Formats fields as `name=value` and the message without a name. Escapes whatever would break a line or a terminal.
 struct TextFields;
 
 impl<'w> FormatFields<'w> for TextFields {
@@ -127,7 +127,7 @@ impl Visit for TextVisitor<'_> {
     }
 }
 
-/// Whether `value` can stand after `=` without being mistaken for anything else.
+/// Whether `value` needs no quotes after `=`.
 fn is_plain(value: &str) -> bool {
     !value.is_empty() && value.chars().all(|c| !matches!(c, ' ' | '"' | '\\' | '=') && !is_escaped(c))
 }
@@ -149,8 +149,8 @@ fn write_escaped(writer: &mut Writer<'_>, text: &str, quotes: Quotes) -> fmt::Re
     Ok(())
 }
 
-/// Control characters; whatever ends a line or is a space only to the eye; and the invisible ones that turn the
-/// direction of text or hide in it.
+/// Whether a character is escaped: control characters, line separators, spaces other than U+0020, and invisible
+/// characters that change the direction of text or hide in it.
 fn is_escaped(c: char) -> bool {
     c.is_control()
         || (c.is_whitespace() && c != ' ')
@@ -188,7 +188,7 @@ mod tests {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// The line after its time, which is the only part that changes.
+    /// One line without its timestamp.
     fn text(log: impl FnOnce()) -> String {
         let line = logged(LogFormat::Text, LogLevel::Info, log);
         line.split_once(' ').unwrap().1.to_owned()

@@ -1,9 +1,10 @@
-//! What the operator sees from outside: metrics, log lines, and the brake on lines that repeat.
+//! What an operator sees: metrics, log lines, and a throttle for log lines that repeat.
 //!
-//! Counts and writes what it is told. Never looks at traffic, never decides, and no name from the wire becomes a label.
+//! Records what other modules report. It reads no traffic and decides nothing, and a name from the wire never becomes a
+//! label value.
 
 mod code_names;
+pub mod log_throttle;
 pub mod logs;
 pub mod metrics;
 pub mod policy_metrics;
-pub mod repeats;

@@ -1,48 +1,56 @@
-//! What a policy decides, counted by rule.
+//! Policy decisions, counted by rule.
 
 use std::sync::OnceLock;
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Label, counter};
 
-use super::metrics::POLICY_DECISIONS;
+use super::metrics::families::POLICY_DECISIONS;
 
-/// What a policy says of one command; several rules may have something to say.
+/// A decision of a policy about one command. One command may be counted for several rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyDecision {
-    /// It passes.
+    /// The command is allowed.
     Allow,
-    /// It is refused.
+    /// The command is denied.
     Deny,
     /// An audit rule matches.
     Audit,
-    /// It passes, and would be refused were this no dry run.
+    /// The command is forwarded because of the dry run; with enforcement it would be denied.
     WouldDeny,
 }
 
-/// The handles of one listener and one policy; a rule that never decides costs no series.
+/// The metric handles of one listener and one policy. A rule that never decides has no series.
 pub struct PolicyMetrics {
     listener: String,
-    /// By the place of the rule, and then [`PolicyDecision`].
+    /// The label of each rule, with one counter for each [`PolicyDecision`].
     rules: Vec<(String, [OnceLock<Counter>; 4])>,
 }
 
 impl PolicyMetrics {
-    /// `rules` are the labels of everything that can decide, in an order that the caller knows.
+    /// Prepares the counters. `rules` are the labels of everything that can decide; [`Self::count`] takes an index into
+    /// them.
     pub fn new(listener: &str, rules: impl IntoIterator<Item = String>) -> Self {
         let rules = rules.into_iter().map(|rule| (rule, Default::default())).collect();
         Self { listener: listener.to_owned(), rules }
     }
 
-    /// Counts a decision of the rule at `place`.
-    pub fn count(&self, place: usize, decision: PolicyDecision) {
-        let Some((rule, counters)) = self.rules.get(place) else { return };
-        let lookup = || counter!(POLICY_DECISIONS, "listener" => self.listener.clone(), "rule" => rule.clone(), "decision" => decision.label());
-        counters[decision as usize].get_or_init(lookup).increment(1);
+    /// Counts a decision of the rule at `index`; does nothing for an index out of range.
+    pub fn count(&self, index: usize, decision: PolicyDecision) {
+        let Some((rule, counters)) = self.rules.get(index) else { return };
+        let labels = || {
+            let (listener, rule) = (self.listener.clone(), rule.clone());
+            vec![
+                Label::new("listener", listener),
+                Label::new("rule", rule),
+                Label::from_static_parts("decision", decision.label()),
+            ]
+        };
+        counters[decision as usize].get_or_init(|| counter!(POLICY_DECISIONS, labels())).increment(1);
     }
 }
 
 impl PolicyDecision {
-    /// The label.
+    /// The value of the `decision` label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Allow => "allow",

@@ -1,8 +1,7 @@
-//! Whether a server is who we asked for by its subject's common name: what certificates without names have instead.
+//! Matches a server name against the common name of a certificate without a subject alternative name (SAN).
 //!
-//! Only for certificates without a subject alternative name, and only where the operator says so: no standard has allowed
-//! it since RFC 6125, and mongod takes it. Refuses to look at the common name of a certificate that has names, whatever they
-//! are.
+//! Used only if the operator sets `legacy_certificates`: RFC 6125 deprecated the common name, but mongod accepts it.
+//! The common name of a certificate with a SAN is never used.
 
 use std::net::IpAddr;
 
@@ -13,37 +12,36 @@ use x509_parser::prelude::FromDer;
 
 const SUBJECT_ALTERNATIVE_NAME: Oid<'static> = oid!(2.5.29.17);
 
-/// Whether the certificate `der` has no subject alternative name.
-pub(super) fn is_all_there_is(der: &[u8]) -> bool {
-    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| has_no_names(&certificate))
+/// Whether the certificate `der` has no SAN.
+pub(super) fn is_only_name(der: &[u8]) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| has_no_san(&certificate))
 }
 
-fn has_no_names(certificate: &X509Certificate<'_>) -> bool {
+fn has_no_san(certificate: &X509Certificate<'_>) -> bool {
     !certificate.extensions().iter().any(|extension| extension.oid == SUBJECT_ALTERNATIVE_NAME)
 }
 
-/// Whether the certificate `der` has no subject alternative name, and its last common name, the most specific one, is
-/// `server_name`.
-pub(super) fn is_for(der: &[u8], server_name: &ServerName<'_>) -> bool {
+/// Whether the certificate `der` has no SAN, and its last common name, the most specific one, is `server_name`.
+pub(super) fn matches(der: &[u8], server_name: &ServerName<'_>) -> bool {
     let Ok(([], certificate)) = X509Certificate::from_der(der) else { return false };
-    if !has_no_names(&certificate) {
+    if !has_no_san(&certificate) {
         return false;
     }
     let Some(common_name) = certificate.subject().iter_common_name().last().and_then(|name| name.as_str().ok()) else {
         return false;
     };
     match server_name {
-        ServerName::DnsName(name) => is_dns_name(common_name, name.as_ref()),
+        ServerName::DnsName(name) => matches_dns_name(common_name, name.as_ref()),
         ServerName::IpAddress(address) => common_name.parse() == Ok(IpAddr::from(*address)),
         _ => false,
     }
 }
 
-/// As for a DNS name of the subject alternative name: case does not count, and `*` stands for the whole first label of a
-/// name that goes on with two labels or more.
+/// Matches like a DNS name of a SAN: without regard to case, and `*` matches the whole first label if at least two
+/// labels follow.
 ///
-/// Spec: RFC 6125 § 6.4.3, as narrow as webpki reads it.
-fn is_dns_name(pattern: &str, name: &str) -> bool {
+/// Spec: RFC 6125 § 6.4.3, as strict as webpki.
+fn matches_dns_name(pattern: &str, name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let (pattern, name) = match pattern.strip_prefix("*.") {
         Some(rest) if rest.contains('.') => match name.split_once('.') {
@@ -59,23 +57,23 @@ fn is_dns_name(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::test_pki::Authority;
+    use crate::tls::test_pki::CertificateAuthority;
 
     #[track_caller]
-    fn check(common_name: &str, names: &[&str], asked: &str, expected: bool) {
-        let authority = Authority::new("Acme CA");
-        let asked = ServerName::try_from(asked.to_owned()).unwrap();
+    fn check(common_name: &str, names: &[&str], server_name: &str, expected: bool) {
+        let authority = CertificateAuthority::new("Acme CA");
+        let server_name = ServerName::try_from(server_name.to_owned()).unwrap();
         let der = authority.issue(common_name, names).der;
-        assert_eq!(is_for(&der, &asked), expected, "{common_name} {names:?} {asked:?}");
+        assert_eq!(matches(&der, &server_name), expected, "{common_name} {names:?} {server_name:?}");
         if names.is_empty() {
             let der = authority.issue_version_1(common_name).der;
-            assert_eq!(is_for(&der, &asked), expected, "version 1 {common_name} {asked:?}");
+            assert_eq!(matches(&der, &server_name), expected, "version 1 {common_name} {server_name:?}");
         }
     }
 
     #[test]
-    fn a_common_name_counts_as_a_dns_name_or_address() {
-        for (common_name, asked, expected) in [
+    fn a_common_name_is_a_dns_name_or_an_address() {
+        for (common_name, server_name, expected) in [
             ("mongo.example", "mongo.example", true),
             ("Mongo.Example", "mongo.EXAMPLE", true),
             ("mongo.example", "mongo.example.", true),
@@ -99,27 +97,27 @@ mod tests {
             ("0:0:0:0:0:0:0:1", "::1", true),
             ("mongo.example", "127.0.0.1", false),
         ] {
-            check(common_name, &[], asked, expected);
+            check(common_name, &[], server_name, expected);
         }
     }
 
     #[test]
-    fn a_common_name_beside_names_does_not_count() {
+    fn the_common_name_of_a_certificate_with_a_san_is_ignored() {
         check("mongo.example", &["other.example"], "mongo.example", false);
         check("mongo.example", &["127.0.0.1"], "mongo.example", false);
         check("mongo.example", &["mongo.example"], "mongo.example", false);
     }
 
     #[test]
-    fn the_last_common_name_counts() {
-        let authority = Authority::new("Acme CA");
+    fn the_last_common_name_is_used() {
+        let authority = CertificateAuthority::new("Acme CA");
         let names = ["first.example", "last.example"];
         let der = authority
             .issue_with("first.example", &[], |params| {
                 params.distinguished_name.push(rcgen::DnType::CustomDnType(vec![2, 5, 4, 3]), "last.example");
             })
             .der;
-        let counted = names.map(|name| is_for(&der, &ServerName::try_from(name).unwrap()));
-        assert_eq!(counted, [false, true]);
+        let matched = names.map(|name| matches(&der, &ServerName::try_from(name).unwrap()));
+        assert_eq!(matched, [false, true]);
     }
 }

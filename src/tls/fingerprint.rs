@@ -1,4 +1,4 @@
-//! Files of certificates and keys, to be known again.
+//! A fingerprint of files, to find out whether they have changed.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use super::pem::{LISTS_MEBIBYTES_MAX, read_file};
 
-/// What the bytes of some files were, so that they can be known again without being kept: keys are among them.
+/// A hash of the contents of files. It can be compared, and keeps none of the bytes: the files may hold private keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// Reads the files, each as far as the largest that is taken; one that cannot be read counts by the reason why not.
+    /// Reads the files. A file that is unreadable or too large counts by its error.
     ///
-    /// Blocks for as long as the file system takes to answer.
+    /// Blocks until the file system answers.
     pub fn of(files: &[PathBuf]) -> Self {
         let mut hasher = DefaultHasher::new();
         for file in files {
@@ -33,30 +33,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_of_all_that_the_files_hold() {
+    fn every_change_of_a_file_changes_the_fingerprint() {
         let folder = tempfile::tempdir().unwrap();
         let files = [folder.path().join("tls.crt"), folder.path().join("tls.key")];
         let mut seen = Vec::new();
-        let mut look = || {
+        let mut check = || {
             let fingerprint = Fingerprint::of(&files);
             assert_eq!(fingerprint, Fingerprint::of(&files));
-            assert!(!seen.contains(&fingerprint), "the {}th change went unnoticed", seen.len());
+            assert!(!seen.contains(&fingerprint), "change {} was not noticed", seen.len());
             seen.push(fingerprint);
         };
-        look();
+        check();
         for [certificate, key] in [["a", "bc"], ["ab", "c"], ["ab", "d"], ["", "d"]] {
             fs::write(&files[0], certificate).unwrap();
             fs::write(&files[1], key).unwrap();
-            look();
+            check();
         }
-        // A file of revocation lists may be this large, and only its last list be new.
+        // A file of revocation lists may be this large, with a change in its last list only.
         for last in ["a", "b"] {
             fs::write(&files[0], "x".repeat(2 * 1024 * 1024) + last).unwrap();
-            look();
+            check();
         }
         fs::remove_file(&files[1]).unwrap();
-        look();
+        check();
         fs::create_dir(&files[1]).unwrap();
-        look();
+        check();
     }
 }

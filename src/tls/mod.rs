@@ -1,43 +1,57 @@
-//! Key material and what rustls is built from.
+//! TLS of both sides: certificates, keys and revocation lists, how peers are verified, and the rustls configurations.
 //!
-//! Everything that touches a private key is in here, and the session towards an upstream. Nothing here opens a connection,
-//! but to the agent on this machine that hands out certificates.
+//! Every use of a private key is in this module, and so is the TLS session with an upstream. The only connection that
+//! this module opens is to the local SPIFFE agent, which issues certificates.
 
-mod authorities;
-mod client;
+mod certificate_defect;
+mod chain_verifier;
+mod client_certificate_rejection;
+mod client_verifier;
 mod common_name;
 mod credentials;
+mod crypto;
+mod finding;
 mod fingerprint;
 mod inspect;
-mod path;
+mod last_handshake;
+mod legacy_path;
+mod listener_tls;
+mod material_error;
+mod path_certificate;
 mod pem;
-mod problem;
-mod refusal;
-mod rejection;
 mod revocation;
-mod server;
+mod revocation_files;
+mod server_name;
+mod server_verifier;
 mod session;
-mod signed;
+mod signed_der;
 mod stream;
 #[cfg(test)]
 pub(crate) mod test_pki;
 #[cfg(test)]
 mod tests;
-mod trust;
-mod witness;
+mod trust_anchors;
+mod upstream_tls;
+mod upstream_tls_error;
 mod workload;
+mod workload_error;
 
-pub use authorities::Authorities;
-pub use client::{UpstreamTlsConfig, UpstreamTlsError, parse_server_name};
-pub use credentials::{Credentials, KeyKeeping};
+pub use certificate_defect::CertificateDefect;
+pub use client_certificate_rejection::ClientCertificateRejection;
+pub use credentials::{Credentials, KeyStorage};
+pub use finding::{MaterialFinding, MaterialItem, MaterialSeverity, TlsSide};
 pub use fingerprint::Fingerprint;
-pub use inspect::{Concern, MaterialFinding, Severity, Side, revocation_findings};
-pub use problem::{Location, MaterialError, Problem};
-pub use refusal::ClientCertificateRefusal;
-pub use rejection::Rejection;
-pub use revocation::{RevocationList, UnusableList, read_revocation_lists};
-pub use server::{ServerTls, ServerTlsError};
-pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, Session};
+pub use inspect::revocation_findings;
+pub use last_handshake::{CertificateRequest, LastHandshake};
+pub use listener_tls::{ListenerTls, ListenerTlsError};
+pub use material_error::{Location, MaterialError, MaterialProblem, UnusableList};
+pub use revocation::RevocationList;
+pub use revocation_files::read_revocation_lists;
+pub use server_name::{ServerNameError, parse_server_name};
+pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, TlsSession};
 pub use stream::TlsStream;
-pub use witness::{CertificateRequest, Witness};
-pub use workload::{WorkloadError, WorkloadProblem, WorkloadSet, WorkloadUpdates, check_beside_agent};
+pub use trust_anchors::TrustAnchors;
+pub use upstream_tls::{UpstreamTls, check_beside_agent};
+pub use upstream_tls_error::UpstreamTlsError;
+pub use workload::{WorkloadSet, WorkloadUpdates};
+pub use workload_error::{WorkloadError, WorkloadProblem};

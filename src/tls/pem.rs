@@ -1,7 +1,7 @@
-//! PEM files to certificates, keys and revocation lists.
+//! Reads certificates, private keys and revocation lists from PEM files.
 //!
-//! What holds a key or a password is wiped when it is dropped.
-//! The only file that reads PEM, and the only one that uses rustls-pemfile. Refuses to judge what it has read.
+//! Memory with a key or a password is wiped when it is dropped. This is the only file that reads PEM, and the only one
+//! that uses rustls-pemfile. It does not decide whether the contents may be used.
 
 use std::fs;
 use std::io::Read as _;
@@ -15,37 +15,37 @@ use rustls::sign::SigningKey;
 use rustls_pemfile::Item;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::problem::{Location, MaterialError, Problem};
-use super::revocation::RevocationList;
+use super::material_error::{Location, MaterialError, MaterialProblem, UnusableList};
 use crate::identity::CertificateFacts;
 
-/// Of a PEM file: a bundle of all public authorities has a quarter of it.
+/// The largest PEM file: a bundle of all public CAs has a quarter of this size.
 const FILE_MEBIBYTES_MAX: u64 = 1;
 
-/// Of a file with revocation lists: a hundred thousand entries in one.
+/// The largest file with revocation lists: one list with a hundred thousand entries.
 pub(super) const LISTS_MEBIBYTES_MAX: u64 = 16;
 
-/// A file, and the configuration key that named it.
+/// A file, and the configuration key that names it.
 #[derive(Clone)]
-pub(super) struct Source<'a> {
+pub(super) struct MaterialFile<'a> {
     key: String,
     file: &'a Path,
 }
 
-/// A key that can sign.
+/// A private key that rustls can sign with.
 pub(super) struct PrivateKey {
     pub(super) signing_key: Arc<dyn SigningKey>,
+    /// Whether a password was needed to read it.
     pub(super) was_encrypted: bool,
 }
 
-/// One `BEGIN` to `END`.
+/// One PEM block, from `BEGIN` to `END`.
 struct Block<'a> {
     label: String,
     text: &'a str,
 }
 
-impl<'a> Source<'a> {
-    /// The `key` of the table whose path is `section`, as `upstream.orders.tls`.
+impl<'a> MaterialFile<'a> {
+    /// The file that `key` of the table `section` names, as `upstream.orders.tls`.
     pub(super) fn new(section: &str, key: &str, file: &'a Path) -> Self {
         Self { key: format!("{section}.{key}"), file }
     }
@@ -54,19 +54,20 @@ impl<'a> Source<'a> {
         self.file
     }
 
-    /// For sentences.
+    /// For messages.
     pub(super) fn location(&self) -> Location {
         Location { key: self.key.clone(), file: Some(self.file.to_owned()) }
     }
 
-    pub(super) fn error(&self, problem: Problem) -> MaterialError {
+    pub(super) fn error(&self, problem: MaterialProblem) -> MaterialError {
         MaterialError { location: self.location(), problem }
     }
 
     pub(super) fn damaged(&self, position: usize, label: &str) -> MaterialError {
-        self.error(Problem::Damaged { position, label: label.to_owned() })
+        self.error(MaterialProblem::Damaged { position, label: label.to_owned() })
     }
 
+    /// The certificates of the file in their order; never empty.
     pub(super) fn certificates(&self) -> Result<Vec<(CertificateDer<'static>, CertificateFacts)>, MaterialError> {
         let text = self.read()?;
         let blocks = self.blocks(&text)?;
@@ -78,50 +79,51 @@ impl<'a> Source<'a> {
             certificates.push((der, facts));
         }
         if certificates.is_empty() {
-            return Err(self.error(Problem::NoCertificate { holds: labels(&blocks) }));
+            return Err(self.error(MaterialProblem::NoCertificate { labels: labels(&blocks) }));
         }
         Ok(certificates)
     }
 
-    /// The one private key, decrypted if need be with the password in the file that `password` names.
-    pub(super) fn private_key(&self, password: Option<&Source<'_>>) -> Result<PrivateKey, MaterialError> {
+    /// The only private key of the file, decrypted with the password in the file `password` if it is encrypted.
+    pub(super) fn private_key(&self, password: Option<&MaterialFile<'_>>) -> Result<PrivateKey, MaterialError> {
         let text = self.read()?;
         let blocks = self.blocks(&text)?;
         let keys: Vec<_> =
             blocks.iter().enumerate().filter(|(_, block)| block.label.ends_with("PRIVATE KEY")).collect();
         let (index, block) = match keys.as_slice() {
-            [] => return Err(self.error(Problem::NoPrivateKey { holds: labels(&blocks) })),
+            [] => return Err(self.error(MaterialProblem::NoPrivateKey { labels: labels(&blocks) })),
             [key] => *key,
-            _ => return Err(self.error(Problem::SeveralPrivateKeys { count: keys.len() })),
+            _ => return Err(self.error(MaterialProblem::SeveralPrivateKeys { count: keys.len() })),
         };
         let damaged = || self.damaged(index + 1, &block.label);
         let encryption = block.encryption();
         let mut der = match encryption {
             Encryption::None => key_of(block).ok_or_else(damaged)?,
-            Encryption::Traditional => return Err(self.error(Problem::EncryptedTraditionally)),
+            Encryption::Traditional => return Err(self.error(MaterialProblem::EncryptedTraditionally)),
             Encryption::Pkcs8 => {
-                let password = password.ok_or_else(|| self.error(Problem::Encrypted))?;
+                let password = password.ok_or_else(|| self.error(MaterialProblem::Encrypted))?;
                 self.decrypt(&block.encrypted().ok_or_else(damaged)?, password)?
             }
         };
-        let key = any_supported_type(&der).map_err(|cause| self.error(Problem::UnsupportedKey(cause)));
+        let key = any_supported_type(&der).map_err(|cause| self.error(MaterialProblem::UnsupportedKey(cause)));
         der.zeroize();
         Ok(PrivateKey { signing_key: key?, was_encrypted: encryption != Encryption::None })
     }
 
-    fn decrypt(&self, der: &[u8], password: &Source<'_>) -> Result<PrivateKeyDer<'static>, MaterialError> {
-        let wrong = || self.error(Problem::WrongPassword { password_file: password.file.to_owned() });
-        let key = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| self.error(Problem::UnsupportedEncryption))?;
+    fn decrypt(&self, der: &[u8], password: &MaterialFile<'_>) -> Result<PrivateKeyDer<'static>, MaterialError> {
+        let wrong = || self.error(MaterialProblem::WrongPassword { password_file: password.file.to_owned() });
+        let key = EncryptedPrivateKeyInfoRef::try_from(der)
+            .map_err(|_| self.error(MaterialProblem::UnsupportedEncryption))?;
         let document = key.decrypt(password.password()?.as_slice()).map_err(|cause| match cause {
             pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::DecryptFailed) | pkcs8::Error::Asn1(_) => wrong(),
-            _ => self.error(Problem::UnsupportedEncryption),
+            _ => self.error(MaterialProblem::UnsupportedEncryption),
         })?;
-        // A wrong password may by chance leave something with the right padding.
+        // A wrong password can by chance result in bytes with valid padding.
         pkcs8::PrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|_| wrong())?;
         Ok(PrivatePkcs8KeyDer::from(document.as_bytes().to_vec()).into())
     }
 
-    /// What stands in the file, without one line end.
+    /// The contents of the file without one trailing line end.
     fn password(&self) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
         let mut password = self.bytes(FILE_MEBIBYTES_MAX)?;
         for line_end in [b'\n', b'\r'] {
@@ -129,22 +131,25 @@ impl<'a> Source<'a> {
                 password.pop();
             }
         }
-        if password.is_empty() { Err(self.error(Problem::EmptyPassword)) } else { Ok(password) }
+        if password.is_empty() { Err(self.error(MaterialProblem::EmptyPassword)) } else { Ok(password) }
     }
 
-    /// The revocation lists of the file, each with its DER.
-    pub(super) fn revocation_lists(&self) -> Result<Vec<RevocationList>, MaterialError> {
+    /// The revocation lists of the file in their order; never empty. `parse` reads the DER of one list.
+    pub(super) fn revocation_lists<T>(
+        &self,
+        parse: impl Fn(&[u8]) -> Result<T, UnusableList>,
+    ) -> Result<Vec<T>, MaterialError> {
         let text = self.text(LISTS_MEBIBYTES_MAX)?;
         let blocks = self.blocks(&text)?;
         let mut lists = Vec::new();
         for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.label == "X509 CRL") {
-            let Some(Item::Crl(der)) = decode(block.text) else { return Err(self.damaged(index + 1, &block.label)) };
-            let list = RevocationList::from_der(&der, self.location())
-                .map_err(|unusable| self.error(Problem::RevocationList { position: index + 1, unusable }))?;
-            lists.push(list);
+            let position = index + 1;
+            let Some(Item::Crl(der)) = decode(block.text) else { return Err(self.damaged(position, &block.label)) };
+            let unusable = |unusable| self.error(MaterialProblem::RevocationList { position, unusable });
+            lists.push(parse(&der).map_err(unusable)?);
         }
         if lists.is_empty() {
-            return Err(self.error(Problem::NoRevocationList { holds: labels(&blocks) }));
+            return Err(self.error(MaterialProblem::NoRevocationList { labels: labels(&blocks) }));
         }
         Ok(lists)
     }
@@ -155,9 +160,9 @@ impl<'a> Source<'a> {
 
     fn text(&self, mebibytes_max: u64) -> Result<Zeroizing<String>, MaterialError> {
         let mut bytes = self.bytes(mebibytes_max)?;
-        // Both binary forms start with a sequence; text around PEM blocks may be in any encoding.
+        // DER and PKCS#12 start with a sequence. Text around PEM blocks may be in any encoding.
         if bytes.first() == Some(&0x30) && !bytes.windows(10).any(|window| window == b"-----BEGIN") {
-            return Err(self.error(Problem::Binary));
+            return Err(self.error(MaterialProblem::Binary));
         }
         let text = String::from_utf8(std::mem::take(&mut *bytes))
             .unwrap_or_else(|error| String::from_utf8_lossy(&Zeroizing::new(error.into_bytes())).into_owned());
@@ -168,8 +173,8 @@ impl<'a> Source<'a> {
         read_file(self.file, mebibytes_max).map_err(|problem| self.error(problem))
     }
 
-    /// Cuts a file at its `BEGIN` and `END` lines. What stands between blocks is ignored, as OpenSSL does; a block of an
-    /// unknown kind, or under a passphrase, does not spoil the others.
+    /// Splits a file at its `BEGIN` and `END` lines. Text between blocks is ignored, as OpenSSL does. A block with an
+    /// unknown label or with encryption does not affect the others.
     fn blocks<'t>(&self, text: &'t str) -> Result<Vec<Block<'t>>, MaterialError> {
         let mut blocks = Vec::new();
         let mut rest = text;
@@ -186,32 +191,32 @@ impl<'a> Source<'a> {
     }
 }
 
-/// How a block is encrypted.
+/// The encryption of a PEM block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encryption {
     None,
     Pkcs8,
-    /// With `Proc-Type: 4,ENCRYPTED`: RFC 1421, with OpenSSL's own derivation of the key.
+    /// With `Proc-Type: 4,ENCRYPTED`: RFC 1421, with a key derivation of OpenSSL's own.
     Traditional,
 }
 
-/// All of a file that has at most `mebibytes_max`; wiped when it is dropped.
-pub(super) fn read_file(file: &Path, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    // Asked before opening: opening a pipe waits for its writer.
-    let metadata = fs::metadata(file).map_err(Problem::Unreadable)?;
+/// The contents of a file of at most `mebibytes_max` MiB; wiped when dropped.
+pub(super) fn read_file(file: &Path, mebibytes_max: u64) -> Result<Zeroizing<Vec<u8>>, MaterialProblem> {
+    // Checked before opening the file: opening a pipe waits for its writer.
+    let metadata = fs::metadata(file).map_err(MaterialProblem::Unreadable)?;
     if !metadata.is_file() {
-        return Err(Problem::NotAFile);
+        return Err(MaterialProblem::NotAFile);
     }
     let bytes_max = mebibytes_max * 1024 * 1024;
-    let too_large = Problem::TooLarge { mebibytes: mebibytes_max };
+    let too_large = MaterialProblem::TooLarge { mebibytes: mebibytes_max };
     if metadata.len() > bytes_max {
         return Err(too_large);
     }
-    // Room for all of it: growing would leave copies behind.
+    // Enough capacity for the whole file: growing would leave copies behind.
     let length = usize::try_from(metadata.len()).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
-    let file = fs::File::open(file).map_err(Problem::Unreadable)?;
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(Problem::Unreadable)?;
+    let file = fs::File::open(file).map_err(MaterialProblem::Unreadable)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(MaterialProblem::Unreadable)?;
     if bytes.len() as u64 > bytes_max { Err(too_large) } else { Ok(bytes) }
 }
 
@@ -225,7 +230,7 @@ impl Block<'_> {
         }
     }
 
-    /// The DER of an encrypted block. rustls-pemfile passes over that label, so the block is shown to it under another.
+    /// The DER of an encrypted block. rustls-pemfile skips its label, so the block is decoded with another label.
     fn encrypted(&self) -> Option<Vec<u8>> {
         match decode(&self.text.replace(ENCRYPTED, "PRIVATE KEY"))? {
             Item::Pkcs8Key(der) => Some(der.secret_pkcs8_der().to_vec()),
@@ -245,7 +250,7 @@ fn key_of(block: &Block<'_>) -> Option<PrivateKeyDer<'static>> {
     }
 }
 
-/// Where the next `-----BEGIN LABEL-----` starts, and its label.
+/// The position of the next `-----BEGIN LABEL-----`, and its label.
 fn next_begin(text: &str) -> Option<(usize, &str)> {
     const BEGIN: &str = "-----BEGIN ";
     let start = text.find(BEGIN)?;
@@ -261,7 +266,7 @@ fn decode(block: &str) -> Option<Item> {
 }
 
 fn labels(blocks: &[Block<'_>]) -> Vec<String> {
-    // Enough for a sentence.
+    // Enough for a message.
     blocks.iter().take(5).map(|block| crate::identity::printable(&block.label)).collect()
 }
 
@@ -273,16 +278,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_cut_into_blocks_or_refused(
+        fn any_text_is_split_into_blocks_or_is_an_error(
             pieces in proptest::collection::vec(
                 prop::sample::select(vec![
-                    "-----BEGIN ", "-----END ", "-----", "CERTIFICATE", "PRIVATE KEY", "\n", "\r", "é", "MIIB", "Proc-Type: 4,ENCRYPTED",
+                    "-----BEGIN ", "-----END ", "-----", "CERTIFICATE", "PRIVATE KEY", "\n", "\r", "é", "MIIB",
+                    "Proc-Type: 4,ENCRYPTED",
                 ]),
                 0..40,
             ),
         ) {
             let text = pieces.concat();
-            let source = Source::new("upstream.orders.tls", "ca_file", Path::new("ca.pem"));
+            let source = MaterialFile::new("upstream.orders.tls", "ca_file", Path::new("ca.pem"));
             for block in source.blocks(&text).into_iter().flatten() {
                 let _ = (decode(block.text), block.encryption(), block.encrypted());
             }

@@ -1,14 +1,13 @@
-//! Revocation lists: which certificates their authority has taken back.
+//! Certificate revocation lists (CRLs).
 //!
-//! A certificate is revoked if a list of its issuer, signed with that issuer's key, has its number. That is all: a list
-//! that is past its date still counts, a certificate without a list passes, since an operator gives the lists that there
-//! are. Our own, and not webpki's, because that one takes a single list for each issuer, none of version 1 (which
-//! `openssl ca -gencrl` writes unless told otherwise), and cannot judge certificates of version 1.
+//! A certificate is revoked if a CRL of its issuer, signed with the issuer's key, contains its serial number. A CRL
+//! counts even after its next update is due, and a certificate without a CRL passes: the operator provides the CRLs
+//! that exist. webpki's own check cannot be used: it accepts one CRL per issuer, no CRL of version 1 (the default of
+//! `openssl ca -gencrl`), and no certificate of version 1.
 //!
-//! Refuses lists that count for other authorities than the one that signed them, and those that only change another list.
+//! Delta CRLs and indirect CRLs are rejected.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::time::SystemTime;
 
 use rustls::CertificateError;
@@ -18,50 +17,32 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::pem::Source;
-use super::problem::{Location, MaterialError};
-use super::signed::{Algorithms, INTEGER, SEQUENCE, Signed, values};
+use super::material_error::{Location, UnusableList};
+use super::signed_der::{Algorithms, INTEGER, SEQUENCE, SignedDer, values};
 use crate::identity::{DistinguishedName, system_time};
 
-/// Signatures that are checked for one chain: beyond, somebody sends what no server has.
+/// CRL signatures that are verified for one chain. No real server sends a chain that needs more.
 const SIGNATURES_MAX: u32 = 32;
 
-/// One list.
+/// One certificate revocation list (CRL).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevocationList {
-    /// Whose certificates it is about.
+    /// The issuer of the certificates that it revokes.
     pub issuer: DistinguishedName,
-    /// When it was made.
+    /// When it was issued.
     pub this_update: SystemTime,
-    /// When the next one is due; a list need not say so.
+    /// When the next list is due, if the list says so.
     pub next_update: Option<SystemTime>,
     /// Where it was read from.
     pub location: Location,
     issuer_der: Vec<u8>,
-    /// Without leading zeros.
+    /// Serial numbers of the revoked certificates, without leading zeros.
     serials: HashSet<Vec<u8>>,
     der: Vec<u8>,
 }
 
-/// Why a list cannot be used although it is whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnusableList {
-    /// Bytes that are no list.
-    #[error("is damaged")]
-    Damaged,
-    /// Only what changed since another list.
-    #[error("is a delta list, which is not read")]
-    Delta,
-    /// About certificates of others than its signer.
-    #[error("is an indirect list, which is not read")]
-    Indirect,
-    /// A critical extension, so that one who does not know it would read it wrongly.
-    #[error("has a critical extension that is not known")]
-    UnknownExtension,
-}
-
 impl RevocationList {
-    /// Reads the DER of one list.
+    /// Parses the DER of one list.
     pub(super) fn from_der(der: &[u8], location: Location) -> Result<Self, UnusableList> {
         let Ok(([], list)) = CertificateRevocationList::from_der(der) else { return Err(UnusableList::Damaged) };
         for extension in list.extensions() {
@@ -86,38 +67,37 @@ impl RevocationList {
         })
     }
 
-    /// How many certificates it names.
+    /// The number of revoked certificates.
     pub fn len(&self) -> usize {
         self.serials.len()
     }
 
-    /// Whether it names none.
+    /// Whether it revokes no certificate.
     pub fn is_empty(&self) -> bool {
         self.serials.is_empty()
     }
 
-    /// Whether `authority` has the issuer's name.
-    pub(super) fn is_about(&self, authority: &X509Certificate<'_>) -> bool {
-        authority.subject().as_raw() == self.issuer_der
+    /// Whether `ca` has the name of the issuer.
+    pub(super) fn is_issued_under_name_of(&self, ca: &X509Certificate<'_>) -> bool {
+        ca.subject().as_raw() == self.issuer_der
     }
 
-    /// Whether `authority` has the issuer's name and made the signature.
-    pub(super) fn is_signed_by(&self, authority: &X509Certificate<'_>, algorithms: Algorithms<'_>) -> bool {
-        self.is_about(authority)
-            && Signed::from_der(&self.der)
-                .is_some_and(|list| list.verify(authority.public_key().raw, algorithms).is_ok())
+    /// Whether `ca` has the name of the issuer and made the signature.
+    pub(super) fn is_signed_by(&self, ca: &X509Certificate<'_>, algorithms: Algorithms<'_>) -> bool {
+        self.is_issued_under_name_of(ca)
+            && SignedDer::from_der(&self.der).is_some_and(|list| list.verify(ca.public_key().raw, algorithms).is_ok())
     }
 
-    fn names(&self, certificate: &X509Certificate<'_>) -> bool {
+    fn contains(&self, certificate: &X509Certificate<'_>) -> bool {
         certificate.issuer().as_raw() == self.issuer_der
             && self.serials.contains(without_zeros(certificate.tbs_certificate.raw_serial()))
     }
 }
 
-/// The numbers of a list. Read here because x509-parser takes a list with one odd entry for an empty one.
+/// The serial numbers of a list. x509-parser cannot be used: it reads a list with one malformed entry as an empty list.
 fn serials(der: &[u8]) -> Option<HashSet<Vec<u8>>> {
-    let list = Signed::from_der(der)?;
-    // Behind algorithm and issuer.
+    let list = SignedDer::from_der(der)?;
+    // After the algorithm and the issuer.
     let Some(entries) = list.fields.iter().filter(|field| field.tag == SEQUENCE).nth(2) else {
         return Some(HashSet::new());
     };
@@ -134,15 +114,14 @@ fn without_zeros(serial: &[u8]) -> &[u8] {
     serial.get(zeros..).unwrap_or_default()
 }
 
-/// Refuses the chain if one of `lists` names one of its certificates.
+/// Rejects the chain if one of `lists` revokes one of its certificates.
 ///
-/// Looks at everything that the peer sent: a revoked certificate is refused even if the chain could do without it, and so is
-/// what cannot be read, since it could be one.
-/// Signatures are checked only when a list names a certificate.
-pub(super) fn check(
+/// Checks every certificate that the peer sent, needed for the chain or not. A certificate that cannot be parsed is
+/// rejected, since it could be revoked. The signature of a list is verified only if the list contains a certificate.
+pub(super) fn check_revocation(
     lists: &[RevocationList],
     chain: &[&CertificateDer<'_>],
-    authorities: &[CertificateDer<'static>],
+    trust_anchors: &[CertificateDer<'static>],
     algorithms: Algorithms<'_>,
 ) -> Result<(), CertificateError> {
     if lists.is_empty() {
@@ -150,11 +129,11 @@ pub(super) fn check(
     }
     let certificates: Option<Vec<_>> = chain.iter().map(|der| parsed(der)).collect();
     let certificates = certificates.ok_or(CertificateError::BadEncoding)?;
-    let ours: Vec<_> = authorities.iter().filter_map(|der| parsed(der)).collect();
-    let issuers = || certificates.iter().skip(1).chain(&ours);
+    let anchors: Vec<_> = trust_anchors.iter().filter_map(|der| parsed(der)).collect();
+    let issuers = || certificates.iter().skip(1).chain(&anchors);
     let mut signatures_left = SIGNATURES_MAX;
     for certificate in &certificates {
-        for list in lists.iter().filter(|list| list.names(certificate)) {
+        for list in lists.iter().filter(|list| list.contains(certificate)) {
             for issuer in issuers().filter(|issuer| issuer.subject().as_raw() == certificate.issuer().as_raw()) {
                 signatures_left = signatures_left.checked_sub(1).ok_or(CertificateError::Revoked)?;
                 if list.is_signed_by(issuer, algorithms) {
@@ -166,23 +145,16 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Reads `crl_file` of the table whose path is `section`; without one there are no lists.
-pub fn read_revocation_lists(section: &str, crl_file: Option<&Path>) -> Result<Vec<RevocationList>, MaterialError> {
-    match crl_file {
-        Some(file) => Source::new(section, "crl_file", file).revocation_lists(),
-        None => Ok(Vec::new()),
-    }
-}
-
 fn parsed<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::revocation_files::read_revocation_lists;
     use super::*;
     use crate::identity::date_text;
-    use crate::tls::test_pki::{Authority, Folder, der_children, der_parts, pem, signed};
+    use crate::tls::test_pki::{CertificateAuthority, Folder, der_children, der_parts, pem, signed};
 
     fn read(text: &str) -> Result<Vec<RevocationList>, String> {
         let folder = Folder::new();
@@ -193,15 +165,15 @@ mod tests {
         })
     }
 
-    fn is_revoked(lists: &[RevocationList], chain: &[&CertificateDer<'_>], authorities: &[&Authority]) -> bool {
-        let authorities: Vec<_> = authorities.iter().map(|authority| authority.der().clone()).collect();
+    fn is_revoked(lists: &[RevocationList], chain: &[&CertificateDer<'_>], cas: &[&CertificateAuthority]) -> bool {
+        let trust_anchors: Vec<_> = cas.iter().map(|ca| ca.der().clone()).collect();
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
-        check(lists, chain, &authorities, algorithms) == Err(CertificateError::Revoked)
+        check_revocation(lists, chain, &trust_anchors, algorithms) == Err(CertificateError::Revoked)
     }
 
     #[test]
-    fn what_a_list_names_is_revoked_and_nothing_else() {
-        let acme = Authority::new("Acme CA");
+    fn only_certificates_in_a_list_are_revoked() {
+        let acme = CertificateAuthority::new("Acme CA");
         let (good, bad) = (acme.issue("mongo", &["mongo"]).der, acme.issue("mongo", &["mongo"]).der);
         let old = acme.issue_version_1("mongo").der;
         for text in [
@@ -217,10 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn a_list_counts_only_with_the_signature_of_the_issuer() {
-        let acme = Authority::new("Acme CA");
+    fn a_list_counts_only_with_a_signature_of_the_issuer() {
+        let acme = CertificateAuthority::new("Acme CA");
         let bad = acme.issue("mongo", &[]).der;
-        let (anew, other) = (Authority::new("Acme CA"), Authority::new("Other CA"));
+        let (anew, other) = (CertificateAuthority::new("Acme CA"), CertificateAuthority::new("Other CA"));
         let stranger = read(&anew.revocation_list(&[&bad], 2090)).unwrap();
         assert!(!is_revoked(&stranger, &[&bad], &[&acme, &anew].map(|_| &acme)));
         let elsewhere = read(&other.revocation_list(&[&bad], 2090)).unwrap();
@@ -231,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn an_intermediate_is_looked_up_too_and_may_have_a_list() {
-        let acme = Authority::new("Acme CA");
+    fn an_intermediate_may_be_revoked_and_may_have_a_list() {
+        let acme = CertificateAuthority::new("Acme CA");
         let upper = acme.intermediate("Upper");
         let leaf = upper.issue("mongo", &[]).der;
         let of_root = read(&acme.revocation_list(&[upper.der()], 2090)).unwrap();
@@ -242,19 +214,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_could_be_revoked() {
-        let acme = Authority::new("Acme CA");
+    fn a_certificate_that_cannot_be_parsed_is_rejected() {
+        let acme = CertificateAuthority::new("Acme CA");
         let leaf = acme.issue("mongo", &[]).der;
         let lists = read(&acme.revocation_list(&[], 2090)).unwrap();
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
-        let judged = |lists: &[RevocationList]| check(lists, &[&leaf, &b"junk".to_vec().into()], &[], algorithms);
-        assert_eq!(judged(&lists), Err(CertificateError::BadEncoding));
-        assert_eq!(judged(&[]), Ok(()));
+        let checked =
+            |lists: &[RevocationList]| check_revocation(lists, &[&leaf, &b"junk".to_vec().into()], &[], algorithms);
+        assert_eq!(checked(&lists), Err(CertificateError::BadEncoding));
+        assert_eq!(checked(&[]), Ok(()));
     }
 
     #[test]
-    fn a_list_says_whose_it_is_and_when_the_next_is_due() {
-        let acme = Authority::new("Acme CA");
+    fn issuer_and_next_update_of_a_list_are_read() {
+        let acme = CertificateAuthority::new("Acme CA");
         let lists = read(&acme.revocation_list(&[acme.der()], 2031)).unwrap();
         let [list] = lists.as_slice() else { panic!("{lists:?}") };
         assert_eq!((list.issuer.as_str(), list.len()), ("CN=Acme CA,O=Acme", 1));
@@ -263,9 +236,9 @@ mod tests {
         assert!(empty[0].is_empty());
     }
 
-    /// A list with these extensions, each an object identifier, whether it is critical, and its value.
+    /// A list with these extensions as DER: object identifier, critical flag, value.
     fn list_with(extension: &[u8]) -> String {
-        let acme = Authority::new("Acme CA");
+        let acme = CertificateAuthority::new("Acme CA");
         let list = acme.revocation_list(&[acme.der()], 2090);
         let der = {
             use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
@@ -279,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_would_be_read_wrongly_are_refused() {
+    fn lists_that_cannot_be_evaluated_are_rejected() {
         let delta = [0x30, 0x0d, 0x06, 0x03, 0x55, 0x1d, 0x1b, 0x01, 0x01, 0xff, 0x04, 0x03, 0x02, 0x01, 0x01];
         let indirect =
             [0x30, 0x0f, 0x06, 0x03, 0x55, 0x1d, 0x1c, 0x01, 0x01, 0xff, 0x04, 0x05, 0x30, 0x03, 0x84, 0x01, 0xff];
@@ -287,22 +260,22 @@ mod tests {
         let harmless = [0x30, 0x09, 0x06, 0x03, 0x2a, 0x03, 0x04, 0x04, 0x02, 0x05, 0x00];
         assert_eq!(read(&list_with(&harmless)).map(|lists| lists.len()), Ok(1));
         let start = "upstream.orders.tls.crl_file: crl.pem: ";
-        let certificate = Authority::new("Acme CA").pem;
+        let certificate = CertificateAuthority::new("Acme CA").pem;
         for (text, expected) in [
-            (list_with(&delta), "block 1 of the file, X509 CRL, is a delta list, which is not read"),
-            (list_with(&indirect), "block 1 of the file, X509 CRL, is an indirect list, which is not read"),
-            (list_with(&unknown), "block 1 of the file, X509 CRL, has a critical extension that is not known"),
-            (pem("X509 CRL", b"junk"), "block 1 of the file, X509 CRL, is damaged"),
-            (certificate, "the file holds no revocation list (it has: CERTIFICATE)"),
-            (String::new(), "the file holds no revocation list (it has no PEM block)"),
+            (list_with(&delta), "block 1 (X509 CRL) is a delta CRL, which is not supported"),
+            (list_with(&indirect), "block 1 (X509 CRL) is an indirect CRL, which is not supported"),
+            (list_with(&unknown), "block 1 (X509 CRL) has an unknown critical extension"),
+            (pem("X509 CRL", b"junk"), "block 1 (X509 CRL) is damaged"),
+            (certificate, "the file contains no revocation list (it contains: CERTIFICATE)"),
+            (String::new(), "the file contains no revocation list (it contains no PEM block)"),
         ] {
             assert_eq!(read(&text), Err(format!("{start}{expected}")));
         }
     }
 
     #[test]
-    fn a_list_with_an_entry_that_cannot_be_read_is_not_an_empty_one() {
-        let acme = Authority::new("Acme CA");
+    fn a_list_with_a_malformed_entry_is_damaged_and_not_empty() {
+        let acme = CertificateAuthority::new("Acme CA");
         let list = acme.revocation_list_version_1(&[acme.der()], 2090);
         let der = {
             use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
@@ -312,13 +285,10 @@ mod tests {
             der_children(der_parts(der_parts(&der).0).0).into_iter().map(<[u8]>::to_vec).collect();
         let algorithm = fields[0].clone();
         let entries = fields.last_mut().unwrap();
-        // The number of the first entry becomes a string.
+        // The serial number of the first entry becomes a string.
         let at = entries.iter().position(|byte| *byte == INTEGER).unwrap();
         entries[at] = 0x04;
         let odd = pem("X509 CRL", &signed(&fields.concat(), &algorithm, acme.key()));
-        assert_eq!(
-            read(&odd),
-            Err("upstream.orders.tls.crl_file: crl.pem: block 1 of the file, X509 CRL, is damaged".to_owned())
-        );
+        assert_eq!(read(&odd), Err("upstream.orders.tls.crl_file: crl.pem: block 1 (X509 CRL) is damaged".to_owned()));
     }
 }

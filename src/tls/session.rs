@@ -1,8 +1,8 @@
-//! A TLS session towards an upstream, apart from its socket: records in and plaintext out, and the other way round.
+//! A TLS session with an upstream, without its socket: turns records into plaintext, and plaintext into records.
 //!
-//! rustls's unbuffered interface: the session has no buffers of its own for what comes and goes, so that an idle connection
-//! keeps none, and connections that take turns can share theirs. It keeps only the beginning of a record whose end has not
-//! come.
+//! Uses the unbuffered interface of rustls: the session has no read and write buffers of its own. An idle connection
+//! therefore keeps no buffers, and the connections of a worker share theirs. The session keeps only the beginning of an
+//! incomplete record.
 
 use std::fmt;
 use std::io;
@@ -13,32 +13,32 @@ use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{ClientConfig, CommonState};
 
-/// What a session may keep of what has not ended yet: a handshake message of 64 KiB, which is rustls's own limit
-/// elsewhere, in its records.
+/// The most that a session keeps of incomplete input: a handshake message of 64 KiB, which is the limit of rustls's
+/// buffered interface, and one record.
 pub const KEPT_BYTES_MAX: usize = 64 * 1024 + RECORD_BYTES_MAX;
 
-/// The longest record, header included (RFC 8446, 5.2; TLS 1.2 allows no more than this either).
+/// The longest record, header included (RFC 8446 § 5.2; records of TLS 1.2 are no longer).
 pub const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 2048;
 
-/// Plaintext of one record, and more than what any cipher suite adds to it.
+/// Plaintext bytes of one record, and an upper bound of what any cipher suite adds to them.
 const FRAGMENT_BYTES: usize = 16 * 1024;
 const RECORD_OVERHEAD: usize = 32;
 
-/// One session, from its first byte on.
-pub struct Session {
+/// One TLS session with an upstream, from its first byte on.
+pub struct TlsSession {
     tls: UnbufferedClientConnection,
-    /// What was not whole, at the front of the next input.
+    /// Incomplete input. It has to precede the next input.
     kept: Vec<u8>,
-    /// Whether the server has said goodbye.
+    /// Whether the server sent close_notify.
     is_closed: bool,
-    /// Whether nothing can be sealed any more: we have said goodbye, or there was an error. What rustls knows of the input that
-    /// had the error is gone then, so that it must not be asked to read on.
+    /// Whether nothing more can be encrypted: the gateway sent close_notify, or an error occurred. After an error,
+    /// rustls no longer has the input of that error and must not read on.
     is_over: bool,
 }
 
-/// Records that are ready to be sent, in memory that is used again and again.
+/// A reusable buffer of TLS records that are ready to be sent.
 ///
-/// It grows to the most that was ever in it.
+/// Its capacity grows to the most that it ever contained.
 #[derive(Debug, Default)]
 pub struct Records {
     bytes: Vec<u8>,
@@ -46,17 +46,17 @@ pub struct Records {
 }
 
 impl Records {
-    /// What is to be sent.
+    /// The records to send.
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.get(..self.filled).unwrap_or_default()
     }
 
-    /// All of it has been dealt with.
+    /// Empties the buffer and keeps its capacity.
     pub fn clear(&mut self) {
         self.filled = 0;
     }
 
-    /// Lets `write` append at most `bytes`; it says how many it has.
+    /// Lets `write` append at most `bytes` bytes. `write` returns how many it appended.
     fn append<E>(&mut self, bytes: usize, write: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
         let end = self.filled + bytes;
         if self.bytes.len() < end {
@@ -67,30 +67,31 @@ impl Records {
     }
 }
 
-impl Session {
-    /// A session that has not begun: the first [`open`](Self::open), of nothing, says what is to be sent.
+impl TlsSession {
+    /// A session before its handshake. A first [`open`](Self::open) of empty input returns the records to send.
     ///
-    /// `config` holds our certificate and judges the server's; `name` is the server's, and what it is asked for by.
+    /// `config` contains the gateway's client certificate and verifies the server's; `name` is sent as SNI and
+    /// verified.
     pub fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, rustls::Error> {
         let tls = UnbufferedClientConnection::new(config, name)?;
         Ok(Self { tls, kept: Vec::new(), is_closed: false, is_over: false })
     }
 
-    /// What rustls knows of it: certificates, version, cipher suite.
+    /// What rustls knows of the session: certificates, version, cipher suite.
     pub fn facts(&self) -> &CommonState {
         &self.tls
     }
 
-    /// What has to stand before the bytes that are read next; at most [`KEPT_BYTES_MAX`].
+    /// Incomplete input, to be put in front of the bytes that are read next; at most [`KEPT_BYTES_MAX`].
     pub fn kept(&self) -> &[u8] {
         &self.kept
     }
 
-    /// Opens the records in `input`, which begins with what was [`kept`](Self::kept), and hands their plaintext to `plain`, piece by
-    /// piece; what the session itself has to say to that goes to `answer`. Decrypts in place.
+    /// Decrypts the records in `input` in place, and passes their plaintext to `plain` piece by piece. `input` begins
+    /// with what was [`kept`](Self::kept). Records that the session itself sends in response are appended to `answer`.
     ///
-    /// `true` means that the server has said goodbye: nothing more comes, and what does is dropped. After an error the session is
-    /// over, but for what is in `answer`.
+    /// Returns `true` once the server has sent close_notify; later input is ignored. After an error the session has
+    /// ended, and only `answer` may still be sent.
     pub fn open(
         &mut self,
         input: &mut [u8],
@@ -114,7 +115,7 @@ impl Session {
             Ok(self.is_closed)
         });
         if opened.is_err() {
-            // Its alert, if there is one: what waits to be sent comes before anything is read.
+            // The alert, if there is one: rustls returns pending output before it reads.
             while self.tls.wants_write()
                 && let Ok(ConnectionState::EncodeTlsData(data)) = self.tls.process_tls_records(&mut []).state
             {
@@ -125,7 +126,7 @@ impl Session {
         opened
     }
 
-    /// Reads the records in `input`, and returns how many bytes of it are done with.
+    /// Reads the records in `input`, and returns how many of its bytes were consumed.
     fn read(
         &mut self,
         input: &mut [u8],
@@ -146,7 +147,7 @@ impl Session {
                     }
                 }
                 ConnectionState::EncodeTlsData(data) => encode(data, answer),
-                // Whoever has `answer` sends it.
+                // The caller sends `answer`.
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::PeerClosed => self.is_closed = true,
                 _ => is_done = true,
@@ -158,23 +159,23 @@ impl Session {
         }
     }
 
-    /// Seals `plain` behind what is in `sealed` already. Only of a session whose handshake is over.
+    /// Encrypts `plain` and appends the records to `sealed`. The handshake must be complete.
     ///
-    /// Fails when the keys may not be used any longer, and after an error or our goodbye.
+    /// Fails if the keys are exhausted, after an error, and after [`close`](Self::close).
     pub fn seal(&mut self, plain: &[u8], sealed: &mut Records) -> io::Result<()> {
         let bytes = plain.len() + (plain.len() / FRAGMENT_BYTES + 1) * RECORD_OVERHEAD;
         self.write(bytes, sealed, |traffic, room| traffic.encrypt(plain, room))
     }
 
-    /// Says goodbye, once; nothing can be sealed after it.
+    /// Appends a close_notify alert to `sealed`, once. Nothing can be encrypted afterwards.
     #[expect(clippy::redundant_closure_for_method_calls, reason = "the method alone is of one lifetime only")]
     pub fn close(&mut self, sealed: &mut Records) {
-        // Where it cannot be said, the session is over all the same.
+        // The session has ended even if the alert could not be encrypted.
         let _ = self.write(RECORD_OVERHEAD, sealed, |traffic, room| traffic.queue_close_notify(room));
         self.is_over = true;
     }
 
-    /// Has `write` append records to `sealed`, behind what the session itself has to say; they take about so many `bytes`.
+    /// Lets `write` append records of about `bytes` bytes to `sealed`, after the records that the session itself sends.
     fn write(
         &mut self,
         mut bytes: usize,
@@ -199,9 +200,9 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("kept", &self.kept.len()).finish_non_exhaustive()
+        f.debug_struct("TlsSession").field("kept", &self.kept.len()).finish_non_exhaustive()
     }
 }
 
@@ -212,7 +213,7 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, into: &mut Records) {
     }
 }
 
-/// What rustls refuses, as an error of a stream.
+/// An error of rustls as an I/O error.
 pub(super) fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -229,8 +230,8 @@ mod tests {
 
     const BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
-    /// Both ends; `trusted` says whether the client knows the server's authority.
-    fn ends(version: &'static SupportedProtocolVersion, trusted: bool) -> (Session, ServerConnection) {
+    /// Both sides of a session; `trusted` says whether the client trusts the server's certificate.
+    fn ends(version: &'static SupportedProtocolVersion, trusted: bool) -> (TlsSession, ServerConnection) {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let certificate = CertificateDer::from(made.cert.der().to_vec());
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -253,19 +254,19 @@ mod tests {
         let name = ServerName::try_from("localhost").unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         server.set_buffer_limit(None);
-        (Session::new(Arc::new(client), name).unwrap(), server)
+        (TlsSession::new(Arc::new(client), name).unwrap(), server)
     }
 
-    /// What a server has to say now.
-    fn said_by(server: &mut ServerConnection) -> Vec<u8> {
-        let mut said = Vec::new();
+    /// The records that a server sends now.
+    fn records_of(server: &mut ServerConnection) -> Vec<u8> {
+        let mut sent = Vec::new();
         while server.wants_write() {
-            server.write_tls(&mut said).unwrap();
+            server.write_tls(&mut sent).unwrap();
         }
-        said
+        sent
     }
 
-    fn tell(server: &mut ServerConnection, mut records: &[u8]) -> Vec<u8> {
+    fn receive(server: &mut ServerConnection, mut records: &[u8]) -> Vec<u8> {
         let mut plain = Vec::new();
         while !records.is_empty() {
             server.read_tls(&mut records).unwrap();
@@ -275,8 +276,8 @@ mod tests {
         plain
     }
 
-    /// Opens `arrived`, so many bytes at a time, as a reader of a socket would.
-    fn open_in_pieces(session: &mut Session, arrived: &[u8], bytes: usize, answer: &mut Records) -> (Vec<u8>, bool) {
+    /// Opens `arrived` in pieces of `bytes` bytes, like a reader of a socket.
+    fn open_in_pieces(session: &mut TlsSession, arrived: &[u8], bytes: usize, answer: &mut Records) -> (Vec<u8>, bool) {
         let (mut plain, mut closed) = (Vec::new(), false);
         for piece in arrived.chunks(bytes) {
             let mut input = [session.kept(), piece].concat();
@@ -285,22 +286,22 @@ mod tests {
         (plain, closed)
     }
 
-    fn shake_hands(version: &'static SupportedProtocolVersion, bytes: usize) -> (Session, ServerConnection) {
+    fn shake_hands(version: &'static SupportedProtocolVersion, bytes: usize) -> (TlsSession, ServerConnection) {
         let (mut session, mut server) = ends(version, true);
-        let mut there = Records::default();
-        session.open(&mut [], |_| {}, &mut there).unwrap();
+        let mut sent = Records::default();
+        session.open(&mut [], |_| {}, &mut sent).unwrap();
         while session.facts().is_handshaking() || server.is_handshaking() {
-            tell(&mut server, there.as_slice());
-            there.clear();
-            let back = said_by(&mut server);
-            open_in_pieces(&mut session, &back, bytes, &mut there);
+            receive(&mut server, sent.as_slice());
+            sent.clear();
+            let reply = records_of(&mut server);
+            open_in_pieces(&mut session, &reply, bytes, &mut sent);
         }
-        tell(&mut server, there.as_slice());
+        receive(&mut server, sent.as_slice());
         (session, server)
     }
 
     #[test]
-    fn what_comes_in_any_pieces_is_whole_in_the_end() {
+    fn input_in_pieces_of_any_size_is_decrypted() {
         let long: Vec<u8> = (0_u32..100_000).map(|n| n.to_le_bytes()[0]).collect();
         for (version, bytes) in
             BOTH.into_iter().flat_map(|version| [1, 7, 1000, 64 * 1024].map(|bytes| (version, bytes)))
@@ -310,32 +311,32 @@ mod tests {
             for message in [b"ping".as_slice(), &long, b"", b"!"] {
                 sealed.clear();
                 session.seal(message, &mut sealed).unwrap();
-                assert_eq!(tell(&mut server, sealed.as_slice()), message);
+                assert_eq!(receive(&mut server, sealed.as_slice()), message);
                 server.writer().write_all(message).unwrap();
-                let back = said_by(&mut server);
+                let reply = records_of(&mut server);
                 let mut answer = Records::default();
-                assert_eq!(open_in_pieces(&mut session, &back, bytes, &mut answer), (message.to_vec(), false));
+                assert_eq!(open_in_pieces(&mut session, &reply, bytes, &mut answer), (message.to_vec(), false));
                 assert_eq!((session.kept(), answer.as_slice()), (b"".as_slice(), b"".as_slice()), "{bytes}");
             }
         }
     }
 
     #[test]
-    fn new_keys_are_taken_and_answered() {
+    fn a_key_update_is_accepted_and_answered() {
         let (mut session, mut server) = shake_hands(&TLS13, 1000);
         for round in 0..3 {
             server.refresh_traffic_keys().unwrap();
             server.writer().write_all(b"with new keys").unwrap();
-            let (back, mut sealed) = (said_by(&mut server), Records::default());
-            let (plain, closed) = open_in_pieces(&mut session, &back, 5, &mut sealed);
+            let (reply, mut sealed) = (records_of(&mut server), Records::default());
+            let (plain, closed) = open_in_pieces(&mut session, &reply, 5, &mut sealed);
             assert_eq!((plain.as_slice(), closed), (b"with new keys".as_slice(), false), "{round}");
             session.seal(b"and back", &mut sealed).unwrap();
-            assert_eq!(tell(&mut server, sealed.as_slice()), b"and back");
+            assert_eq!(receive(&mut server, sealed.as_slice()), b"and back");
         }
     }
 
     #[test]
-    fn a_goodbye_is_said_once_and_understood() {
+    fn close_notify_is_sent_once_and_received() {
         for version in BOTH {
             let (mut session, mut server) = shake_hands(version, 1000);
             let mut sealed = Records::default();
@@ -345,66 +346,66 @@ mod tests {
             session.close(&mut sealed);
             assert_eq!(sealed.as_slice().len(), length);
             assert!(session.seal(b"more", &mut sealed).is_err());
-            assert_eq!(tell(&mut server, sealed.as_slice()), b"last");
+            assert_eq!(receive(&mut server, sealed.as_slice()), b"last");
             assert!(server.process_new_packets().unwrap().peer_has_closed());
 
             server.send_close_notify();
-            let back = said_by(&mut server);
-            assert!(open_in_pieces(&mut session, &back, 3, &mut Records::default()).1);
+            let reply = records_of(&mut server);
+            assert!(open_in_pieces(&mut session, &reply, 3, &mut Records::default()).1);
             assert!(session.open(&mut [1, 2, 3], |_| {}, &mut sealed).unwrap());
             assert_eq!(session.kept(), b"");
         }
     }
 
     #[test]
-    fn a_server_that_is_not_trusted_is_told_why() {
+    fn an_untrusted_server_receives_an_alert() {
         for version in BOTH {
             let (mut session, mut server) = ends(version, false);
-            let mut there = Records::default();
-            session.open(&mut [], |_| {}, &mut there).unwrap();
-            tell(&mut server, there.as_slice());
-            there.clear();
-            let mut back = said_by(&mut server);
-            let refused = session.open(&mut back, |_| {}, &mut there).unwrap_err();
-            assert!(matches!(refused, rustls::Error::InvalidCertificate(_)), "{refused:?}");
-            server.read_tls(&mut there.as_slice()).unwrap();
-            let told = server.process_new_packets().unwrap_err();
-            assert!(matches!(told, rustls::Error::AlertReceived(_)), "{told:?}");
+            let mut sent = Records::default();
+            session.open(&mut [], |_| {}, &mut sent).unwrap();
+            receive(&mut server, sent.as_slice());
+            sent.clear();
+            let mut reply = records_of(&mut server);
+            let error = session.open(&mut reply, |_| {}, &mut sent).unwrap_err();
+            assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error:?}");
+            server.read_tls(&mut sent.as_slice()).unwrap();
+            let received = server.process_new_packets().unwrap_err();
+            assert!(matches!(received, rustls::Error::AlertReceived(_)), "{received:?}");
         }
     }
 
     #[test]
-    fn a_session_that_failed_takes_and_says_nothing_more() {
-        // Two messages in one record, of which the first is refused; and one that is cut short by another kind of record.
+    fn a_failed_session_reads_and_sends_nothing_more() {
+        // Two messages in one record, the first of them invalid; and a message interrupted by a record of another type.
         let twice = [22, 3, 3, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
         let torn = [22, 3, 3, 0, 4, 2, 0, 0, 9, 23, 3, 3, 0, 1, 0];
         let endless: Vec<u8> =
             [22, 3, 3, 0, 4, 2, 1, 0, 0].into_iter().chain([22, 3, 3, 0, 1, 0].repeat(60_000)).collect();
         for hostile in [twice.as_slice(), &torn, &endless] {
             let (mut session, _server) = ends(&TLS13, true);
-            let mut said = Records::default();
-            session.open(&mut [], |_| {}, &mut said).unwrap();
+            let mut sent = Records::default();
+            session.open(&mut [], |_| {}, &mut sent).unwrap();
             let mut failed = false;
             for piece in hostile.chunks(1000) {
                 let mut input = [session.kept(), piece].concat();
-                failed |= session.open(&mut input, |_| {}, &mut said).is_err();
+                failed |= session.open(&mut input, |_| {}, &mut sent).is_err();
             }
             assert!(failed && session.kept().is_empty());
-            said.clear();
-            session.close(&mut said);
-            assert!(session.seal(b"more", &mut said).is_err());
-            assert_eq!(said.as_slice(), b"");
+            sent.clear();
+            session.close(&mut sent);
+            assert!(session.seal(b"more", &mut sent).is_err());
+            assert_eq!(sent.as_slice(), b"");
         }
     }
 
     #[test]
-    fn what_was_changed_on_the_way_ends_the_session() {
+    fn a_modified_record_ends_the_session() {
         let (mut session, mut server) = shake_hands(&TLS13, 1000);
         server.writer().write_all(b"secret").unwrap();
-        let mut back = said_by(&mut server);
-        *back.last_mut().unwrap() ^= 1;
+        let mut reply = records_of(&mut server);
+        *reply.last_mut().unwrap() ^= 1;
         let mut plain = Vec::new();
-        let changed = session.open(&mut back, |bytes| plain.extend_from_slice(bytes), &mut Records::default());
-        assert_eq!((changed, plain), (Err(rustls::Error::DecryptError), Vec::new()));
+        let result = session.open(&mut reply, |bytes| plain.extend_from_slice(bytes), &mut Records::default());
+        assert_eq!((result, plain), (Err(rustls::Error::DecryptError), Vec::new()));
     }
 }

@@ -1,6 +1,6 @@
-//! A TLS session on its socket, for what is said on a connection before anybody else gets it.
+//! A TLS session with its socket, for the gateway's own commands on a new connection.
 //!
-//! Where bytes flow in quantity, the two are [taken apart](TlsStream::into_parts).
+//! The relay of client traffic uses session and socket [separately](TlsStream::into_parts).
 
 use std::future::poll_fn;
 use std::io;
@@ -12,75 +12,76 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::session::{Records, Session, invalid};
+use super::session::{Records, TlsSession, invalid};
 
-/// Bytes asked of the socket at a time.
+/// Bytes read from the socket at a time.
 const READ_BYTES: usize = 8 * 1024;
 
-/// A session whose handshake is over, on its socket.
+/// A session with a completed handshake, and its socket.
 ///
-/// As with rustls's own streams, an end of the socket without a goodbye is an error of the kind `UnexpectedEof`.
+/// As with rustls's own streams, the end of the socket without close_notify is an error of kind `UnexpectedEof`.
 #[derive(Debug)]
 pub struct TlsStream<S> {
     socket: S,
-    session: Session,
-    /// Opened, and not read yet.
+    session: TlsSession,
+    /// Decrypted, and not read yet.
     plain: Vec<u8>,
-    /// Sealed, and not taken by the socket yet.
+    /// Encrypted, and not written to the socket yet.
     unsent: Vec<u8>,
-    /// The server has said goodbye; or its socket has ended, with or without it.
-    said_goodbye: bool,
+    /// Whether the server sent close_notify.
+    is_closed: bool,
+    /// Whether the socket has ended, with or without close_notify.
     has_ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Shakes hands on `socket`, which is used for nothing else.
+    /// Makes a TLS handshake on `socket`, which nothing else may use.
     ///
-    /// An error of rustls is the source of one of the kind `InvalidData`; the server has been told by an alert, as far as the socket took it.
-    /// Cancel safe: the socket is closed then.
+    /// An error of rustls becomes the source of an error of kind `InvalidData`. The alert for it is sent if the socket
+    /// accepts it at once. Cancel safe: dropping the future closes the socket.
     pub async fn connect(config: Arc<ClientConfig>, name: ServerName<'static>, socket: S) -> io::Result<Self> {
-        let session = Session::new(config, name).map_err(invalid)?;
+        let session = TlsSession::new(config, name).map_err(invalid)?;
         let mut stream =
-            Self { socket, session, plain: Vec::new(), unsent: Vec::new(), said_goodbye: false, has_ended: false };
-        stream.take(&mut [])?;
+            Self { socket, session, plain: Vec::new(), unsent: Vec::new(), is_closed: false, has_ended: false };
+        stream.decrypt(&mut [])?;
         loop {
             poll_fn(|cx| stream.poll_send(cx)).await?;
             if !stream.session.facts().is_handshaking() {
                 return Ok(stream);
             }
             poll_fn(|cx| stream.poll_receive(cx)).await?;
-            let is_over = stream.said_goodbye || stream.has_ended;
+            let is_over = stream.is_closed || stream.has_ended;
             if is_over && stream.session.facts().is_handshaking() {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed within the TLS handshake"));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed during the TLS handshake"));
             }
         }
     }
 
-    /// Whether nothing waits to be read or sent.
+    /// Whether nothing is waiting to be read or sent.
     pub fn is_quiet(&self) -> bool {
         self.plain.is_empty() && self.unsent.is_empty()
     }
 
-    /// Socket and session, of a stream that [is quiet](Self::is_quiet): what waits is lost.
-    pub fn into_parts(self) -> (S, Session) {
+    /// Socket and session. Data that waits to be read or sent is lost unless the stream [is quiet](Self::is_quiet).
+    pub fn into_parts(self) -> (S, TlsSession) {
         (self.socket, self.session)
     }
 
-    /// What is known of the session.
-    pub fn session(&self) -> &Session {
+    /// The session.
+    pub fn session(&self) -> &TlsSession {
         &self.session
     }
 
-    /// Opens what has been read.
-    fn take(&mut self, input: &mut [u8]) -> io::Result<()> {
+    /// Decrypts what has been read.
+    fn decrypt(&mut self, input: &mut [u8]) -> io::Result<()> {
         let (plain, mut answer) = (&mut self.plain, Records::default());
         let opened = self.session.open(input, |bytes| plain.extend_from_slice(bytes), &mut answer);
         self.unsent.extend_from_slice(answer.as_slice());
-        self.said_goodbye |= opened.map_err(invalid)?;
+        self.is_closed |= opened.map_err(invalid)?;
         Ok(())
     }
 
-    /// Reads once, and opens it.
+    /// Reads once from the socket, and decrypts the data.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let kept = self.session.kept().len();
         let mut input = self.session.kept().to_vec();
@@ -90,12 +91,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
         let filled = read.filled().len();
         self.has_ended = filled == kept;
-        let taken = self.take(&mut input[..filled]);
-        if taken.is_err() {
-            // The alert, without waiting for it.
+        let decrypted = self.decrypt(&mut input[..filled]);
+        if decrypted.is_err() {
+            // Sends the alert without waiting.
             let _ = self.poll_send(cx);
         }
-        Poll::Ready(taken)
+        Poll::Ready(decrypted)
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -115,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.plain.is_empty() {
-            if this.said_goodbye {
+            if this.is_closed {
                 return Poll::Ready(Ok(()));
             }
             if this.has_ended {

@@ -1,4 +1,4 @@
-//! Certificates, files and servers for the tests of this crate; nothing of it is in a build.
+//! Certificates, files and TLS servers for the tests of this crate. Compiled for tests only.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{
-    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsSettings,
+    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig,
     Verify,
 };
 
-/// Somebody who signs.
-pub(crate) struct Authority {
+/// A CA with its key.
+pub(crate) struct CertificateAuthority {
     pub(crate) pem: String,
     pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate and its key.
-pub(crate) struct Pair {
+/// A certificate with its key, and the certificates that are sent with it.
+pub(crate) struct IssuedCertificate {
     pub(crate) certificate_pem: String,
     pub(crate) key_pem: String,
     pub(crate) key_der: Vec<u8>,
@@ -31,32 +31,32 @@ pub(crate) struct Pair {
     pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub(crate) fn new(common_name: &str) -> Self {
         Self::new_with(common_name, |_| {})
     }
 
     pub(crate) fn new_with(common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = authority_params(common_name);
+        let mut params = ca_params(common_name);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         Self::of(certificate.der().clone(), params, key)
     }
 
-    /// As `openssl x509 -req -signkey` makes it: an authority that does not say that it is one.
+    /// A root of version 1, as `openssl x509 -req -signkey` makes it: it has no CA field.
     pub(crate) fn new_version_1(common_name: &str) -> Self {
-        let mut authority = Self::new(common_name);
-        authority.der = version_1(&authority.der, authority.issuer.key());
-        authority.pem = pem("CERTIFICATE", &authority.der);
-        authority
+        let mut ca = Self::new(common_name);
+        ca.der = version_1(&ca.der, ca.issuer.key());
+        ca.pem = pem("CERTIFICATE", &ca.der);
+        ca
     }
 
     fn of(der: CertificateDer<'static>, params: CertificateParams, key: KeyPair) -> Self {
         Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params, key) }
     }
 
-    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> Pair {
+    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> IssuedCertificate {
         self.issue_with(common_name, names, |_| {})
     }
 
@@ -65,7 +65,7 @@ impl Authority {
         common_name: &str,
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Pair {
+    ) -> IssuedCertificate {
         self.issue_for(&KeyPair::generate().unwrap(), common_name, names, change)
     }
 
@@ -75,28 +75,28 @@ impl Authority {
         common_name: &str,
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Pair {
+    ) -> IssuedCertificate {
         let mut params = named(common_name, names);
         change(&mut params);
         let certificate = params.signed_by(key, &self.issuer).unwrap();
-        Pair::new(certificate.der().clone(), key)
+        IssuedCertificate::new(certificate.der().clone(), key)
     }
 
-    /// An authority below this one.
+    /// An intermediate CA below this CA.
     pub(crate) fn intermediate(&self, common_name: &str) -> Self {
         self.intermediate_with(common_name, |_| {})
     }
 
     pub(crate) fn intermediate_with(&self, common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = authority_params(common_name);
+        let mut params = ca_params(common_name);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self::of(certificate.der().clone(), params, key)
     }
 
-    /// As `openssl x509 -req` makes it: without version, names and extensions.
-    pub(crate) fn issue_version_1(&self, common_name: &str) -> Pair {
+    /// A certificate of version 1, as `openssl x509 -req` makes it: without version, SAN and extensions.
+    pub(crate) fn issue_version_1(&self, common_name: &str) -> IssuedCertificate {
         self.issue_version_1_for(&KeyPair::generate().unwrap(), common_name, |_| {})
     }
 
@@ -105,10 +105,10 @@ impl Authority {
         key: &KeyPair,
         common_name: &str,
         change: impl FnOnce(&mut CertificateParams),
-    ) -> Pair {
+    ) -> IssuedCertificate {
         let pair = self.issue_for(key, common_name, &[], change);
         let der = version_1(&pair.der, self.issuer.key());
-        Pair::new(der, key)
+        IssuedCertificate::new(der, key)
     }
 
     pub(crate) fn der(&self) -> &CertificateDer<'static> {
@@ -119,7 +119,7 @@ impl Authority {
         self.issuer.key()
     }
 
-    /// A revocation list with the numbers of `revoked`, due anew in the year `until`.
+    /// A revocation list that contains `revoked`. The next update is due in the year `until`.
     pub(crate) fn revocation_list(&self, revoked: &[&CertificateDer<'_>], until: i32) -> String {
         let revoked_certs = revoked.iter().map(|der| rcgen::RevokedCertParams {
             serial_number: serial(der).into(),
@@ -138,7 +138,7 @@ impl Authority {
         list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
-    /// As `openssl ca -gencrl` makes it: of version 1, without extensions.
+    /// A revocation list as `openssl ca -gencrl` makes it: of version 1, without extensions.
     pub(crate) fn revocation_list_version_1(&self, revoked: &[&CertificateDer<'_>], until: i32) -> String {
         use rustls::pki_types::CertificateRevocationListDer;
         let list = self.revocation_list(revoked, until);
@@ -149,7 +149,7 @@ impl Authority {
     }
 }
 
-/// Takes a certificate down to version 1, and signs it anew with `issuer`.
+/// Converts a certificate to version 1, and signs it with `issuer`.
 pub(crate) fn version_1(version_3: &CertificateDer<'_>, issuer: &KeyPair) -> CertificateDer<'static> {
     let (certificate, _) = der_parts(version_3);
     let fields = der_children(der_parts(certificate).0);
@@ -164,20 +164,20 @@ pub(crate) fn signed(fields: &[u8], algorithm: &[u8], key: &KeyPair) -> Vec<u8> 
     der_sequence(&[data.as_slice(), algorithm, &bits].concat())
 }
 
-/// The number of a certificate.
+/// The serial number of a certificate.
 fn serial(der: &CertificateDer<'_>) -> Vec<u8> {
     let fields = der_children(der_parts(der_parts(der).0).0);
     let field = fields.into_iter().find(|field| field[0] == 0x02).unwrap();
     der_parts(field).0.to_vec()
 }
 
-fn authority_params(common_name: &str) -> CertificateParams {
+fn ca_params(common_name: &str) -> CertificateParams {
     let mut params = named(common_name, &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
 }
 
-impl Pair {
+impl IssuedCertificate {
     pub(crate) fn new(der: CertificateDer<'static>, key: &KeyPair) -> Self {
         Self {
             certificate_pem: pem("CERTIFICATE", &der),
@@ -188,31 +188,31 @@ impl Pair {
         }
     }
 
-    /// The certificate, those that are sent with it, and the key, in one text.
+    /// The certificate, its chain and the key as one PEM text.
     pub(crate) fn combined(&self) -> String {
         let chain: String = self.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
         format!("{}{chain}{}", self.certificate_pem, self.key_pem)
     }
 
-    /// Sends the certificate of `authority` too.
-    pub(crate) fn chained(mut self, authority: &Authority) -> Self {
-        self.chain.push(authority.der.clone());
+    /// Adds the certificate of `ca` to the chain.
+    pub(crate) fn chained(mut self, ca: &CertificateAuthority) -> Self {
+        self.chain.push(ca.der.clone());
         self
     }
 
-    /// A server with this certificate; with `clients`, one that takes only their certificates.
+    /// A server with this certificate. With `clients`, it requires client certificates of that CA.
     pub(crate) fn server(
         &self,
-        clients: Option<&Authority>,
+        clients: Option<&CertificateAuthority>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder =
             ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
         let builder = match clients {
-            Some(authority) => {
+            Some(ca) => {
                 let mut roots = RootCertStore::empty();
-                roots.add(authority.der.clone()).unwrap();
+                roots.add(ca.der.clone()).unwrap();
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
                 builder.with_client_cert_verifier(verifier)
             }
@@ -221,7 +221,7 @@ impl Pair {
         Arc::new(builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(self.certified_key()))))
     }
 
-    /// What a handshake sends and signs with, whatever the certificate's version.
+    /// What a handshake sends and signs with, whatever the version of the certificate.
     pub(crate) fn certified_key(&self) -> rustls::sign::CertifiedKey {
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap();
         rustls::sign::CertifiedKey::new(
@@ -231,7 +231,7 @@ impl Pair {
     }
 }
 
-/// A folder that goes with the value.
+/// A temporary folder, removed when the value is dropped.
 pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -249,8 +249,8 @@ impl Folder {
         path
     }
 
-    /// An upstream `orders` with these credentials and this authority.
-    pub(crate) fn upstream(&self, port: u16, client: &Pair, authority: &str) -> EndpointConfig {
+    /// An upstream `orders` with this client certificate and these CA certificates in PEM format.
+    pub(crate) fn upstream(&self, port: u16, client: &IssuedCertificate, ca: &str) -> EndpointConfig {
         let certificate_file = self.write("client.pem", client.combined());
         EndpointConfig {
             name: "orders".to_owned(),
@@ -259,12 +259,12 @@ impl Folder {
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: Some(Duration::from_mins(2)),
-            tls: UpstreamTlsSettings {
+            tls: UpstreamTlsConfig {
                 source: MaterialSource::Files(TlsFiles {
                     private_key_file: certificate_file.clone(),
                     certificate_file,
                     private_key_password_file: None,
-                    ca_file: self.write("ca.pem", authority),
+                    ca_file: self.write("ca.pem", ca),
                     crl_file: None,
                 }),
                 server_name: None,
@@ -277,7 +277,7 @@ impl Folder {
     }
 }
 
-/// An upstream that is one server.
+/// An upstream with one server.
 pub(crate) fn upstream_of(endpoint: &EndpointConfig) -> UpstreamConfig {
     UpstreamConfig {
         name: endpoint.name.clone(),
@@ -293,7 +293,7 @@ pub(crate) fn upstream_of(endpoint: &EndpointConfig) -> UpstreamConfig {
     }
 }
 
-/// The files of `upstream`, to be changed.
+/// The files of `upstream`, to be modified.
 pub(crate) fn files_of(upstream: &mut EndpointConfig) -> &mut TlsFiles {
     match &mut upstream.tls.source {
         MaterialSource::Files(files) => files,
@@ -327,7 +327,7 @@ pub(crate) fn der_parts(der: &[u8]) -> (&[u8], &[u8]) {
     (&der[header..header + length], &der[header + length..])
 }
 
-/// The DER values that stand one behind the other in `content`, headers included.
+/// The consecutive DER values in `content`, headers included.
 pub(crate) fn der_children(mut content: &[u8]) -> Vec<&[u8]> {
     let mut children = Vec::new();
     while !content.is_empty() {

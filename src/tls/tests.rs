@@ -1,4 +1,4 @@
-//! Handshakes of both sides, without sockets: what is taken, what is refused, and how that is told.
+//! TLS handshakes of both sides without sockets: what is accepted, what is rejected, and with which error.
 
 use std::io;
 use std::sync::Arc;
@@ -14,37 +14,37 @@ use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, ServerCon
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::test_pki::{Authority, Folder, Pair, files_of};
+use super::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of};
 use super::*;
 use crate::config::{EndpointConfig, ListenerTlsConfig, TlsVersion, Verify};
 
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
 
-/// What both sides of a handshake, with a byte each way after it, came to.
+/// The result of a handshake followed by one byte in each direction, for both sides.
 struct Outcome {
     client: io::Result<HandshakeKind>,
     server: io::Result<HandshakeKind>,
 }
 
-async fn meet(client: &UpstreamTlsConfig, server: Arc<ServerConfig>) -> Outcome {
+async fn handshake(client: &UpstreamTls, server: Arc<ServerConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let talk = async {
+    let connect = async {
         let mut stream =
             TlsConnector::from(Arc::clone(&client.config)).connect(client.server_name.clone(), near).await?;
         stream.write_all(b"?").await?;
         stream.read_u8().await?;
         Ok(stream.get_ref().1.handshake_kind().unwrap())
     };
-    let answer = async {
+    let accept = async {
         let mut stream = TlsAcceptor::from(server).accept(far).await?;
         stream.read_u8().await?;
         stream.write_all(b"!").await?;
         let kind = stream.get_ref().1.handshake_kind().unwrap();
-        // The other side closes first, with whatever it has to say.
+        // The client closes first, with any alert that it sends.
         let _ = stream.shutdown().await;
         Ok(kind)
     };
-    let (client, server) = tokio::join!(talk, answer);
+    let (client, server) = tokio::join!(connect, accept);
     Outcome { client, server }
 }
 
@@ -52,24 +52,28 @@ fn tls_error(failed: &io::Error) -> &Error {
     failed.get_ref().and_then(|cause| cause.downcast_ref()).unwrap()
 }
 
-/// An upstream with a good client certificate of `authority`.
-fn upstream(folder: &Folder, authority: &Authority, change: impl FnOnce(&mut EndpointConfig)) -> UpstreamTlsConfig {
+/// An upstream with a valid client certificate of `authority`, which is also its trust anchor.
+fn upstream(
+    folder: &Folder,
+    authority: &CertificateAuthority,
+    change: impl FnOnce(&mut EndpointConfig),
+) -> UpstreamTls {
     let mut upstream = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
     upstream.tls.server_name = Some("mongo.test".to_owned());
     change(&mut upstream);
-    UpstreamTlsConfig::load(&upstream).unwrap()
+    UpstreamTls::load(&upstream).unwrap()
 }
 
 fn legacy(upstream: &mut EndpointConfig) {
     upstream.tls.legacy_certificates = true;
 }
 
-/// What `client` says about a server with this certificate, in both versions of TLS.
+/// Why `client` rejects a server with this certificate, in both versions of TLS.
 #[track_caller]
-fn refusal(client: &UpstreamTlsConfig, server: &Pair) -> CertificateError {
+fn rejection(client: &UpstreamTls, server: &IssuedCertificate) -> CertificateError {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let [older, newer] = VERSIONS.map(|versions| {
-        let outcome = runtime.block_on(meet(client, server.server(None, versions)));
+        let outcome = runtime.block_on(handshake(client, server.server(None, versions)));
         match tls_error(&outcome.client.unwrap_err()) {
             Error::InvalidCertificate(cause) => cause.clone(),
             other => panic!("{other:?}"),
@@ -80,8 +84,8 @@ fn refusal(client: &UpstreamTlsConfig, server: &Pair) -> CertificateError {
 }
 
 #[tokio::test]
-async fn old_servers_are_taken_with_every_kind_of_key_in_both_versions() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+async fn legacy_servers_are_accepted_with_every_type_of_key_in_both_versions() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     for kind in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(kind).unwrap();
         let old = authority.issue_version_1_for(&key, "mongo.test", |_| {});
@@ -94,7 +98,7 @@ async fn old_servers_are_taken_with_every_kind_of_key_in_both_versions() {
                 upstream.tls.verify = verify;
             });
             for versions in VERSIONS {
-                let outcome = meet(&client, server.server(Some(&authority), versions)).await;
+                let outcome = handshake(&client, server.server(Some(&authority), versions)).await;
                 assert_eq!(outcome.client.unwrap(), HandshakeKind::Full);
                 outcome.server.unwrap();
             }
@@ -103,7 +107,7 @@ async fn old_servers_are_taken_with_every_kind_of_key_in_both_versions() {
 }
 
 #[tokio::test]
-async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
+async fn a_legacy_server_without_the_key_of_its_certificate_is_rejected() {
     #[derive(Debug)]
     struct Thief(Arc<CertifiedKey>);
     impl rustls::server::ResolvesServerCert for Thief {
@@ -111,7 +115,7 @@ async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
             Some(Arc::clone(&self.0))
         }
     }
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let client = upstream(&folder, &authority, legacy);
     let victim = authority.issue_version_1("mongo.test");
     for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_RSA_SHA256, &PKCS_ED25519] {
@@ -121,7 +125,7 @@ async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
         for versions in VERSIONS {
             let mut config = Arc::unwrap_or_clone(victim.server(None, versions));
             config.cert_resolver = Arc::new(Thief(Arc::clone(&thief.0)));
-            let outcome = meet(&client, Arc::new(config)).await;
+            let outcome = handshake(&client, Arc::new(config)).await;
             let failed = outcome.client.unwrap_err();
             assert!(matches!(tls_error(&failed), Error::InvalidCertificate(_)), "{failed:?}");
         }
@@ -129,88 +133,88 @@ async fn an_old_server_without_the_key_of_its_certificate_is_refused() {
 }
 
 #[test]
-fn without_the_key_old_servers_are_told_apart() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+fn without_legacy_certificates_each_legacy_server_has_its_own_error() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let strict = upstream(&folder, &authority, |_| {});
     let old = authority.issue_version_1("mongo.test");
-    assert_eq!(Rejection::of(&refusal(&strict, &old)), Some(&Rejection::Version(1)));
+    assert_eq!(CertificateDefect::of(&rejection(&strict, &old)), Some(&CertificateDefect::Version(1)));
     let nameless = authority.issue("mongo.test", &[]);
-    assert!(matches!(refusal(&strict, &nameless), CertificateError::NotValidForNameContext { .. }));
+    assert!(matches!(rejection(&strict, &nameless), CertificateError::NotValidForNameContext { .. }));
 }
 
 #[test]
-fn old_servers_are_verified_for_real() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+fn legacy_servers_are_verified() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let client = upstream(&folder, &authority, legacy);
     let key = KeyPair::generate().unwrap();
-    let common_name = Some(&Rejection::CommonName);
-    assert_eq!(Rejection::of(&refusal(&client, &authority.issue_version_1("other.test"))), common_name);
-    assert_eq!(Rejection::of(&refusal(&client, &authority.issue("other.test", &[]))), common_name);
-    // The common name would do, but it does not count beside names.
+    let common_name = Some(&CertificateDefect::CommonName);
+    assert_eq!(CertificateDefect::of(&rejection(&client, &authority.issue_version_1("other.test"))), common_name);
+    assert_eq!(CertificateDefect::of(&rejection(&client, &authority.issue("other.test", &[]))), common_name);
+    // The common name matches, but it is ignored because the certificate has a SAN.
     let named = authority.issue("mongo.test", &["other.test"]);
-    assert!(matches!(refusal(&client, &named), CertificateError::NotValidForNameContext { .. }));
+    assert!(matches!(rejection(&client, &named), CertificateError::NotValidForNameContext { .. }));
     let expired = authority.issue_version_1_for(&key, "mongo.test", |params| {
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
     });
-    assert!(matches!(refusal(&client, &expired), CertificateError::ExpiredContext { .. }));
-    let foreign = Authority::new("Other CA").issue_version_1("mongo.test");
-    assert_eq!(refusal(&client, &foreign), CertificateError::UnknownIssuer);
-    let forged = Authority::new("Acme CA").issue_version_1("mongo.test");
-    assert_eq!(refusal(&client, &forged), CertificateError::BadSignature);
+    assert!(matches!(rejection(&client, &expired), CertificateError::ExpiredContext { .. }));
+    let foreign = CertificateAuthority::new("Other CA").issue_version_1("mongo.test");
+    assert_eq!(rejection(&client, &foreign), CertificateError::UnknownIssuer);
+    let forged = CertificateAuthority::new("Acme CA").issue_version_1("mongo.test");
+    assert_eq!(rejection(&client, &forged), CertificateError::BadSignature);
 }
 
 #[tokio::test]
-async fn a_server_may_stand_in_the_file_of_authorities_itself() {
+async fn a_server_certificate_may_be_a_trust_anchor_itself() {
     let folder = Folder::new();
     let key = KeyPair::generate().unwrap();
-    let textbook = Authority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
-    let authority_too = Authority::new("mongo.test");
-    let old = Authority::new_version_1("mongo.test");
-    for (server, modern_takes_it) in [(&textbook, false), (&authority_too, false), (&old, false)] {
-        let pair = Pair::new(server.der().clone(), server.key());
+    let textbook = CertificateAuthority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
+    let authority_too = CertificateAuthority::new("mongo.test");
+    let old = CertificateAuthority::new_version_1("mongo.test");
+    for (server, accepted_without_legacy) in [(&textbook, false), (&authority_too, false), (&old, false)] {
+        let pair = IssuedCertificate::new(server.der().clone(), server.key());
         let client = upstream(&folder, server, legacy);
         for versions in VERSIONS {
-            meet(&client, pair.server(None, versions)).await.client.unwrap();
+            handshake(&client, pair.server(None, versions)).await.client.unwrap();
         }
         let strict = upstream(&folder, server, |_| {});
-        assert_eq!(meet(&strict, pair.server(None, VERSIONS[1])).await.client.is_ok(), modern_takes_it);
+        assert_eq!(handshake(&strict, pair.server(None, VERSIONS[1])).await.client.is_ok(), accepted_without_legacy);
     }
-    // Nobody else gets in by such a certificate.
+    // No other server is accepted because of such a trust anchor.
     let client = upstream(&folder, &old, legacy);
-    let impostor = Pair::new(Authority::new_version_1("mongo.test").der().clone(), &key);
-    assert!(meet(&client, impostor.server(None, VERSIONS[1])).await.client.is_err());
+    let impostor = IssuedCertificate::new(CertificateAuthority::new_version_1("mongo.test").der().clone(), &key);
+    assert!(handshake(&client, impostor.server(None, VERSIONS[1])).await.client.is_err());
 }
 
 #[test]
-fn a_server_that_stands_for_itself_signs_nobody_else() {
+fn a_pinned_server_certificate_signs_no_other() {
     let folder = Folder::new();
-    let alone = Authority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
-    let (root, key_holder) = (Authority::new("Acme CA"), Authority::new("Middle"));
+    let alone = CertificateAuthority::new_with("mongo.test", |params| params.is_ca = IsCa::NoCa);
+    let (root, key_holder) = (CertificateAuthority::new("Acme CA"), CertificateAuthority::new("Middle"));
     let old_leaf = root.issue_version_1_for(key_holder.key(), "Middle", |_| {});
-    for (ours, signer) in [(&alone.pem, &alone), (&old_leaf.certificate_pem, &key_holder)] {
-        let ca_file = folder.write("alone.pem", ours);
+    for (anchor, signer) in [(&alone.pem, &alone), (&old_leaf.certificate_pem, &key_holder)] {
+        let ca_file = folder.write("alone.pem", anchor);
         let client = upstream(&folder, &root, |upstream| files_of(upstream).ca_file = ca_file.clone());
         let lenient = upstream(&folder, &root, |upstream| {
             legacy(upstream);
             files_of(upstream).ca_file = ca_file;
         });
         let forged = signer.issue("mongo.test", &["mongo.test"]);
-        assert_eq!(refusal(&client, &forged), CertificateError::UnknownIssuer);
-        assert_eq!(refusal(&lenient, &forged), CertificateError::UnknownIssuer);
-        let forged = refusal(&lenient, &signer.issue_version_1("mongo.test"));
-        assert!(matches!(Rejection::of(&forged), Some(Rejection::Issuer(_))), "{forged:?}");
+        assert_eq!(rejection(&client, &forged), CertificateError::UnknownIssuer);
+        assert_eq!(rejection(&lenient, &forged), CertificateError::UnknownIssuer);
+        let forged = rejection(&lenient, &signer.issue_version_1("mongo.test"));
+        assert!(matches!(CertificateDefect::of(&forged), Some(CertificateDefect::Issuer(_))), "{forged:?}");
     }
 }
 
 #[test]
-fn a_common_name_does_not_count_where_an_authority_has_name_constraints() {
-    let (folder, root) = (Folder::new(), Authority::new("Acme CA"));
+fn a_common_name_is_rejected_if_a_ca_has_name_constraints() {
+    let (folder, root) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let limits = |params: &mut rcgen::CertificateParams| {
         let within = rcgen::GeneralSubtree::DnsName("example".to_owned());
         params.name_constraints =
             Some(rcgen::NameConstraints { permitted_subtrees: vec![within], excluded_subtrees: Vec::new() });
     };
-    let limited_root = Authority::new_with("Limited CA", limits);
+    let limited_root = CertificateAuthority::new_with("Limited CA", limits);
     let limited = root.intermediate_with("Limited", limits);
     let below = limited.intermediate("Below");
     let (to_root, to_limited) = (upstream(&folder, &root, legacy), upstream(&folder, &limited_root, legacy));
@@ -219,14 +223,14 @@ fn a_common_name_does_not_count_where_an_authority_has_name_constraints() {
         (&to_root, below.issue("mongo.test", &[]).chained(&below).chained(&limited)),
         (&to_limited, limited_root.issue("mongo.test", &[])),
     ] {
-        let refused = refusal(client, &server);
-        assert!(matches!(Rejection::of(&refused), Some(Rejection::Issuer(_))), "{refused:?}");
+        let rejected = rejection(client, &server);
+        assert!(matches!(CertificateDefect::of(&rejected), Some(CertificateDefect::Issuer(_))), "{rejected:?}");
     }
 }
 
 #[tokio::test]
-async fn identities_count_instead_of_names() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+async fn server_identities_replace_the_server_name() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let server = authority.issue_with("", &["elsewhere.test"], |params| {
         for uri in ["https://mongo.test/x", "spiffe://cluster.local/ns/mongo/sa/mongod"] {
             params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
@@ -245,20 +249,20 @@ async fn identities_count_instead_of_names() {
             upstream.tls.server_identities = accepted.iter().map(|uri| (*uri).to_owned()).collect();
             upstream.tls.verify = verify;
         });
-        let outcome = meet(&client, server.server(None, VERSIONS[1])).await;
+        let outcome = handshake(&client, server.server(None, VERSIONS[1])).await;
         assert_eq!(outcome.client.is_ok(), expected, "{accepted:?}");
     }
     let client = upstream(&folder, &authority, |upstream| {
         upstream.tls.server_identities = vec!["spiffe://cluster.local/x".to_owned()];
     });
     let named = authority.issue("mongod", &["mongo.test"]);
-    let runtime = std::thread::spawn(move || refusal(&client, &named)).join().unwrap();
-    assert_eq!(Rejection::of(&runtime), Some(&Rejection::Identity));
+    let runtime = std::thread::spawn(move || rejection(&client, &named)).join().unwrap();
+    assert_eq!(CertificateDefect::of(&runtime), Some(&CertificateDefect::Identity));
 }
 
 #[test]
-fn a_revoked_server_is_refused_of_whatever_version() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+fn a_revoked_server_is_rejected_whatever_its_version() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let (modern, old) = (authority.issue("mongod", &["mongo.test"]), authority.issue_version_1("mongo.test"));
     let list = folder.write("crl.pem", authority.revocation_list(&[&modern.der, &old.der], 2025));
     let client = upstream(&folder, &authority, |upstream| {
@@ -266,26 +270,33 @@ fn a_revoked_server_is_refused_of_whatever_version() {
         files_of(upstream).crl_file = Some(list);
     });
     for server in [&modern, &old] {
-        assert_eq!(refusal(&client, server), CertificateError::Revoked);
+        assert_eq!(rejection(&client, server), CertificateError::Revoked);
     }
     let findings = client.findings(std::time::SystemTime::now());
-    assert!(findings.iter().any(|finding| finding.concern == Concern::RevocationList(0)), "{findings:?}");
+    assert!(findings.iter().any(|finding| finding.item == MaterialItem::RevocationList(0)), "{findings:?}");
 }
 
-/// A listener whose clients come from `clients`.
-fn listener(folder: &Folder, clients: &Authority, change: impl FnOnce(&mut ListenerTlsConfig)) -> ServerTls {
-    let own = Authority::new("Gateway CA").issue("mongate", &["mongo.test"]);
+/// A listener with `clients` as its trust anchor.
+fn listener(
+    folder: &Folder,
+    clients: &CertificateAuthority,
+    change: impl FnOnce(&mut ListenerTlsConfig),
+) -> ListenerTls {
+    let own = CertificateAuthority::new("Gateway CA").issue("mongate", &["mongo.test"]);
     let mut scratch = folder.upstream(1, &own, &clients.pem);
     let mut files = files_of(&mut scratch).clone();
     files.certificate_file = folder.write("own.pem", own.combined());
     files.private_key_file = files.certificate_file.clone();
     let mut listener = ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false };
     change(&mut listener);
-    ServerTls::load("shop", &listener).unwrap()
+    ListenerTls::load("shop", &listener).unwrap()
 }
 
-/// What a client is that trusts every server and shows this certificate, or none.
-fn visitor(shown: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> rustls::ClientConfig {
+/// A client that trusts every server and shows this certificate, or none.
+fn client_config(
+    shown: Option<&IssuedCertificate>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> rustls::ClientConfig {
     #[derive(Debug)]
     struct Trusting;
     impl rustls::client::danger::ServerCertVerifier for Trusting {
@@ -334,12 +345,12 @@ fn visitor(shown: Option<&Pair>, versions: &[&'static SupportedProtocolVersion])
     }
 }
 
-/// Lets a client with this certificate visit, in both versions of TLS.
-async fn visit(server: &ServerTls, shown: Option<&Pair>) -> [Outcome; 2] {
+/// Handshakes of a client with this certificate, in both versions of TLS.
+async fn connect_client(server: &ListenerTls, shown: Option<&IssuedCertificate>) -> [Outcome; 2] {
     let mut outcomes = Vec::new();
     for versions in VERSIONS {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let config = Arc::new(visitor(shown, versions));
+        let config = Arc::new(client_config(shown, versions));
         let name = rustls::pki_types::ServerName::try_from("mongo.test").unwrap();
         let client = async {
             let mut stream = TlsConnector::from(config).connect(name, near).await?;
@@ -360,91 +371,95 @@ async fn visit(server: &ServerTls, shown: Option<&Pair>) -> [Outcome; 2] {
 }
 
 #[tokio::test]
-async fn clients_are_taken_with_a_good_certificate_or_none() {
-    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+async fn clients_are_accepted_with_a_valid_certificate_or_none() {
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
     let server = listener(&folder, &clients, |_| {});
     let good = clients.issue_with("cart", &[], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
     for shown in [Some(&good), Some(&clients.issue("cart", &[])), None] {
-        for outcome in visit(&server, shown).await {
+        for outcome in connect_client(&server, shown).await {
             outcome.client.unwrap();
             outcome.server.unwrap();
         }
     }
     let lenient = listener(&folder, &clients, |listener| listener.legacy_certificates = true);
-    for outcome in visit(&lenient, Some(&clients.issue_version_1("cart"))).await {
+    for outcome in connect_client(&lenient, Some(&clients.issue_version_1("cart"))).await {
         outcome.server.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_client_that_stands_for_itself_signs_nobody_else() {
+async fn a_pinned_client_certificate_signs_no_other() {
     let folder = Folder::new();
-    let alone = Authority::new_with("cart", |params| params.is_ca = IsCa::NoCa);
+    let alone = CertificateAuthority::new_with("cart", |params| params.is_ca = IsCa::NoCa);
     let server = listener(&folder, &alone, |_| {});
-    for outcome in visit(&server, Some(&Pair::new(alone.der().clone(), alone.key()))).await {
+    for outcome in connect_client(&server, Some(&IssuedCertificate::new(alone.der().clone(), alone.key()))).await {
         outcome.client.unwrap();
         outcome.server.unwrap();
     }
     let made = [alone.issue("admin", &[]), alone.issue("admin", &[]).chained(&alone)];
-    for outcome in [visit(&server, Some(&made[0])).await, visit(&server, Some(&made[1])).await].into_iter().flatten() {
-        let refusal = ClientCertificateRefusal::of(&outcome.server.unwrap_err());
-        assert_eq!(refusal, Some(ClientCertificateRefusal::UnknownAuthority));
+    for outcome in [connect_client(&server, Some(&made[0])).await, connect_client(&server, Some(&made[1])).await]
+        .into_iter()
+        .flatten()
+    {
+        let rejection = ClientCertificateRejection::of_tls(tls_error(&outcome.server.unwrap_err()));
+        assert_eq!(rejection, Some(ClientCertificateRejection::UnknownCa));
     }
 }
 
 #[tokio::test]
-async fn each_bad_certificate_of_a_client_has_its_alert_and_its_label() {
+async fn each_invalid_client_certificate_has_its_own_alert_and_label() {
     use AlertDescription as Alert;
-    use ClientCertificateRefusal as Refusal;
-    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+    use ClientCertificateRejection as Rejection;
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
     let revoked = clients.issue("cart", &[]);
     let list = clients.revocation_list(&[&revoked.der], 2090);
     let server = listener(&folder, &clients, |listener| {
         listener.files.crl_file = Some(folder.write("crl.pem", list));
     });
     let made = |change: fn(&mut rcgen::CertificateParams)| clients.issue_with("cart", &[], change);
-    for (shown, refusal, alert) in [
-        (Authority::new("Other CA").issue("cart", &[]), Refusal::UnknownAuthority, Alert::UnknownCA),
+    for (shown, rejection, alert) in [
+        (CertificateAuthority::new("Other CA").issue("cart", &[]), Rejection::UnknownCa, Alert::UnknownCA),
         (
             made(|params| params.not_after = rcgen::date_time_ymd(2024, 2, 1)),
-            Refusal::Expired,
+            Rejection::Expired,
             Alert::CertificateExpired,
         ),
         (
             made(|params| params.not_before = rcgen::date_time_ymd(2090, 1, 1)),
-            Refusal::NotYetValid,
+            Rejection::NotYetValid,
             Alert::CertificateExpired,
         ),
-        (revoked, Refusal::Revoked, Alert::CertificateRevoked),
+        (revoked, Rejection::Revoked, Alert::CertificateRevoked),
         (
             made(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
-            Refusal::WrongUsage,
+            Rejection::WrongUsage,
             Alert::UnsupportedCertificate,
         ),
-        (clients.issue_version_1("cart"), Refusal::Invalid, Alert::CertificateUnknown),
+        (clients.issue_version_1("cart"), Rejection::Invalid, Alert::CertificateUnknown),
     ] {
-        let outcomes = visit(&server, Some(&shown)).await;
-        assert_eq!(server.witness.take_refused()[0].subject.as_str(), "CN=cart,O=Acme");
+        let outcomes = connect_client(&server, Some(&shown)).await;
+        assert_eq!(server.last_handshake.take_rejected()[0].subject.as_str(), "CN=cart,O=Acme");
         for outcome in outcomes {
             let failed = outcome.server.unwrap_err();
-            assert_eq!(ClientCertificateRefusal::of(&failed), Some(refusal), "{failed:?}");
-            let told = outcome.client.unwrap_err();
-            assert!(matches!(tls_error(&told), Error::AlertReceived(got) if *got == alert), "{told:?}");
+            assert_eq!(Rejection::of_tls(tls_error(&failed)), Some(rejection), "{failed:?}");
+            let received = outcome.client.unwrap_err();
+            assert!(matches!(tls_error(&received), Error::AlertReceived(got) if *got == alert), "{received:?}");
         }
     }
-    assert_eq!(Refusal::ALL.map(Refusal::label), Refusal::LABELS);
-    assert_eq!(Refusal::of(&io::ErrorKind::UnexpectedEof.into()), None);
+    let labels = ["unknown_ca", "expired", "not_yet_valid", "revoked", "wrong_usage", "invalid"];
+    assert_eq!(Rejection::ALL.map(Rejection::label), labels);
+    assert_eq!(Rejection::of_tls(&Error::HandshakeNotComplete), None);
 }
 
 #[tokio::test]
-async fn no_session_of_a_client_is_taken_up_again() {
-    let (folder, clients) = (Folder::new(), Authority::new("Clients CA"));
+async fn no_session_of_a_client_is_resumed() {
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
     let server = listener(&folder, &clients, |_| {});
     let good = clients.issue("cart", &[]);
     for versions in VERSIONS {
-        let config = Arc::new(visitor(Some(&good), versions));
+        let config = Arc::new(client_config(Some(&good), versions));
         for _ in 0..2 {
             let (near, far) = tokio::io::duplex(64 * 1024);
             let name = rustls::pki_types::ServerName::try_from("mongo.test").unwrap();
@@ -458,47 +473,47 @@ async fn no_session_of_a_client_is_taken_up_again() {
                 stream.get_ref().1.handshake_kind().unwrap()
             };
             let ((), kind) = tokio::join!(client, accept);
-            // Without a session there is nothing to resume; TLS 1.3 may still ask for another key share.
+            // Not HandshakeKind::Full: a TLS 1.3 server may ask for another key share.
             assert_ne!(kind, HandshakeKind::Resumed);
         }
     }
 }
 
 #[test]
-fn the_same_files_are_the_same_material_and_a_new_one_is_not() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+fn unchanged_files_are_the_same_material_and_a_changed_file_is_not() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let pair = authority.issue("svc-a", &[]);
     let mut config = folder.upstream(1, &pair, &authority.pem);
-    let first = UpstreamTlsConfig::load(&config).unwrap();
-    assert!(first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()));
+    let first = UpstreamTls::load(&config).unwrap();
+    assert!(first.is_same_material(&UpstreamTls::load(&config).unwrap()));
     files_of(&mut config).crl_file = Some(folder.write("crl.pem", authority.revocation_list(&[], 2090)));
-    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "a list came");
-    let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, Authority::new("Other").pem));
-    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "an authority came");
+    assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a list was added");
+    let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, CertificateAuthority::new("Other").pem));
+    assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a CA certificate was added");
     let config = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
-    assert!(!first.is_same_material(&UpstreamTlsConfig::load(&config).unwrap()), "another certificate");
+    assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "another certificate");
 }
 
 #[tokio::test]
-async fn material_that_came_in_another_way_is_as_good() {
-    let (folder, authority) = (Folder::new(), Authority::new("Acme CA"));
+async fn material_that_does_not_come_from_files_is_checked_and_used_alike() {
+    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let pair = authority.issue("svc-a", &[]);
     let upstream = folder.upstream(1, &pair, &authority.pem);
     let key = |der: &[u8]| rustls::pki_types::PrivateKeyDer::try_from(der.to_vec()).unwrap();
-    let place = "upstream.orders.tls.spiffe_socket";
-    let credentials = Credentials::from_parts(place, vec![pair.der.clone()], &key(&pair.key_der)).unwrap();
-    let authorities = Authorities::from_certificates(place, vec![authority.der().clone()]).unwrap();
-    let tls = UpstreamTlsConfig::assemble(&upstream, credentials, authorities, Vec::new()).unwrap();
-    assert!(tls.is_same_material(&UpstreamTlsConfig::load(&upstream).unwrap()));
+    let key_path = "upstream.orders.tls.spiffe_socket";
+    let credentials = Credentials::from_parts(key_path, vec![pair.der.clone()], &key(&pair.key_der)).unwrap();
+    let trust_anchors = TrustAnchors::from_certificates(key_path, vec![authority.der().clone()]).unwrap();
+    let tls = UpstreamTls::assemble(&upstream, credentials, trust_anchors, Vec::new()).unwrap();
+    assert!(tls.is_same_material(&UpstreamTls::load(&upstream).unwrap()));
     let server = authority.issue("mongod", &["127.0.0.1"]);
-    meet(&tls, server.server(Some(&authority), VERSIONS[1])).await.client.unwrap();
+    handshake(&tls, server.server(Some(&authority), VERSIONS[1])).await.client.unwrap();
 
     let other = authority.issue("svc-b", &[]);
-    let wrong = Credentials::from_parts(place, vec![pair.der.clone()], &key(&other.key_der)).unwrap_err();
+    let wrong = Credentials::from_parts(key_path, vec![pair.der.clone()], &key(&other.key_der)).unwrap_err();
     let sentence = "the private key does not belong to the certificate in upstream.orders.tls.spiffe_socket";
-    assert_eq!(wrong.to_string(), format!("{place}: {sentence}"));
-    let none = Credentials::from_parts(place, Vec::new(), &key(&pair.key_der)).unwrap_err();
-    assert_eq!(none.to_string(), format!("{place}: there is no certificate"));
-    let none = Authorities::from_certificates(place, vec![pair.der]).unwrap_err();
-    assert!(none.to_string().contains("no certificate of the file is that of an authority"), "{none}");
+    assert_eq!(wrong.to_string(), format!("{key_path}: {sentence}"));
+    let none = Credentials::from_parts(key_path, Vec::new(), &key(&pair.key_der)).unwrap_err();
+    assert_eq!(none.to_string(), format!("{key_path}: there is no certificate"));
+    let none = TrustAnchors::from_certificates(key_path, vec![pair.der]).unwrap_err();
+    assert!(none.to_string().contains("there is no CA certificate among the certificates"), "{none}");
 }

@@ -1,100 +1,47 @@
-//! Certificates from the SPIFFE Workload API: an agent on this machine hands out certificate, key and authorities, and
-//! sends new ones before the old ones end.
+//! Certificates from the SPIFFE Workload API: a local agent provides certificate, key and trust anchors, and sends new
+//! ones before the old ones expire.
 //!
-//! Refuses to retry and to keep anything: what a lost agent means is for those to decide who follow it.
+//! Does not retry, and keeps no certificates: the caller decides what to do when the agent is lost.
+//!
 //! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile).
 
 use std::collections::BTreeSet;
-use std::error::Error as StdError;
 use std::future::poll_fn;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures_core::Stream;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use spiffe::transport::{Endpoint, TransportError};
+use spiffe::transport::Endpoint;
 use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Context};
 
-use super::authorities::Authorities;
-use super::client::{UpstreamTlsConfig, UpstreamTlsError, parse_server_name, section_of};
 use super::credentials::Credentials;
-use super::revocation::read_revocation_lists;
-use crate::config::{EndpointConfig, WorkloadApi};
-use crate::identity::printable;
+use super::server_name::section_of;
+use super::trust_anchors::TrustAnchors;
+use super::upstream_tls_error::UpstreamTlsError;
+use super::workload_error::{WorkloadError, WorkloadProblem};
+use crate::config::EndpointConfig;
 
-/// What an agent sends, for as long as it does.
+/// A call to an agent, which sends a certificate set now and each time that it changes.
 ///
 /// Dropping it ends the call.
 pub struct WorkloadUpdates {
     socket: PathBuf,
     contexts: Pin<Box<dyn Stream<Item = Result<X509Context, WorkloadApiError>> + Send>>,
-    /// The answer, until it is taken.
+    /// The first answer, until [`next`](Self::next) returns it.
     first: Option<Result<WorkloadSet, WorkloadError>>,
 }
 
-/// What an agent has handed out: at least one certificate with its key, and authorities by trust domain.
+/// A certificate set of an agent: at least one certificate with its key, and trust anchors by trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadSet {
     socket: PathBuf,
     context: X509Context,
 }
 
-/// Why an agent has given nothing, or nothing of use.
-#[derive(Debug, thiserror::Error)]
-#[error("the SPIFFE Workload API at unix:{} {problem}", socket.display())]
-pub struct WorkloadError {
-    /// Where the agent is looked for.
-    pub socket: PathBuf,
-    /// What is wrong.
-    #[source]
-    pub problem: WorkloadProblem,
-}
-
-/// What is wrong with an agent, or with what it sent. Follows the agent's name in a sentence.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkloadProblem {
-    /// No connection.
-    #[error("cannot be reached: {}", unreachable(*.0))]
-    Unreachable(io::ErrorKind),
-    /// The agent knows no identity for this process.
-    #[error("has no certificate for this process: {message}")]
-    Denied {
-        /// Its own words.
-        message: String,
-    },
-    /// No answer in time.
-    #[error("has not answered within {}", humantime::format_duration(*limit))]
-    Silent {
-        /// The time that it had.
-        limit: Duration,
-    },
-    /// The agent ended the call, as it does when it restarts.
-    #[error("has ended the call")]
-    Ended,
-    /// The call failed: the agent was killed, or is none.
-    #[error("has failed: {message}")]
-    Failed {
-        /// What gRPC says about it.
-        message: String,
-    },
-    /// What came is not what the specification asks for.
-    #[error("has sent what cannot be used: {message}")]
-    Malformed {
-        /// What is wrong with it.
-        message: String,
-    },
-    /// There is nothing to verify mongod's certificate with.
-    #[error("has sent no authority of trust domain {}", trust_domains.join(" or "))]
-    NoAuthority {
-        /// Whose authorities were looked for.
-        trust_domains: Vec<String>,
-    },
-}
-
 impl WorkloadUpdates {
-    /// Asks the agent that listens on `socket` for our certificates, and waits for its answer, `limit` at most.
+    /// Asks the agent that listens on `socket` for certificates, and waits at most `limit` for the first answer.
     ///
     /// Cancel safe.
     pub async fn ask(socket: &Path, limit: Duration) -> Result<Self, WorkloadError> {
@@ -112,10 +59,10 @@ impl WorkloadUpdates {
         tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(silent()))
     }
 
-    /// The next set: the first is there already, and each further one replaces it, whenever it comes.
+    /// Waits for the next certificate set, which replaces the one before it. The first is available at once.
     ///
-    /// After an error that [is about content](WorkloadError::is_about_content) more may come, after any other nothing
-    /// does. Cancel safe.
+    /// After an error that [is about content](WorkloadError::is_about_content) the agent may send another set; after
+    /// any other error the call has ended. Cancel safe.
     pub async fn next(&mut self) -> Result<WorkloadSet, WorkloadError> {
         match self.first.take() {
             Some(first) => first,
@@ -132,70 +79,40 @@ impl WorkloadUpdates {
     }
 }
 
-impl UpstreamTlsConfig {
-    /// Makes the configuration of an upstream from what its agent handed out, and from `ca_file` and `crl_file` where they
-    /// are set. Blocks for as long as a file system takes to answer.
-    pub fn from_workload(
-        upstream: &EndpointConfig,
-        agent: &WorkloadApi,
-        set: &WorkloadSet,
-    ) -> Result<Self, UpstreamTlsError> {
-        let section = section_of(upstream);
-        let credentials = set.credentials(upstream)?;
-        let authorities = match &agent.ca_file {
-            Some(ca_file) => Authorities::read_file(&section, ca_file)?,
-            None => set.authorities(upstream)?,
-        };
-        let revocation_lists = read_revocation_lists(&section, agent.crl_file.as_deref())?;
-        Self::assemble(upstream, credentials, authorities, revocation_lists)
-    }
-}
-
-/// Whether what is configured beside an agent can be used: the server's name, `ca_file` and `crl_file`. Blocks for as
-/// long as a file system takes to answer.
-pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), UpstreamTlsError> {
-    let section = section_of(upstream);
-    parse_server_name(upstream)?;
-    if let Some(ca_file) = &agent.ca_file {
-        Authorities::read_file(&section, ca_file)?;
-    }
-    read_revocation_lists(&section, agent.crl_file.as_deref())?;
-    Ok(())
-}
-
 impl WorkloadSet {
-    /// Our SPIFFE id.
+    /// The SPIFFE ID of this process.
     pub fn spiffe_id(&self) -> Option<String> {
         self.context.default_svid().map(|svid| svid.spiffe_id().to_string())
     }
 
-    /// Our certificate, those of its issuers, and the key. Of several the first: the specification calls it the default.
+    /// The gateway's client certificate with its chain and key. Of several certificates the first, which is the default
+    /// according to the specification.
     pub fn credentials(&self, upstream: &EndpointConfig) -> Result<Credentials, UpstreamTlsError> {
         let no_certificate = || self.error(WorkloadProblem::Malformed { message: "no certificate".to_owned() });
         let svid = self.context.default_svid().ok_or_else(no_certificate)?;
         let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into();
         let chain = svid.cert_chain().iter().map(der).collect();
-        Ok(Credentials::from_parts(&key_of(upstream), chain, &key)?)
+        Ok(Credentials::from_parts(&socket_key(upstream), chain, &key)?)
     }
 
-    /// The authorities that mongod's certificate may come from: those of the trust domains of `server_identities`, and
-    /// of our own domain where that names none.
+    /// The trust anchors for mongod's certificate: those of the trust domains in `server_identities`, or of this
+    /// process's own trust domain if that setting names none.
     ///
-    /// With ids of several domains the authorities of all of them stand in one list. That gives none of them more than it
-    /// has: each could make a certificate of the id of its own domain, and any id of the list will do.
-    pub fn authorities(&self, upstream: &EndpointConfig) -> Result<Authorities, UpstreamTlsError> {
+    /// The trust anchors of several trust domains are combined. This gives no CA additional power: each CA could
+    /// already issue the identity of its own domain, and every configured identity is accepted.
+    pub fn trust_anchors(&self, upstream: &EndpointConfig) -> Result<TrustAnchors, UpstreamTlsError> {
         let named = upstream.tls.server_identities.iter().filter_map(|uri| SpiffeId::new(uri).ok());
         let mut trust_domains: BTreeSet<TrustDomain> = named.map(|id| id.trust_domain().clone()).collect();
         if trust_domains.is_empty() {
             trust_domains.extend(self.context.default_svid().map(|svid| svid.spiffe_id().trust_domain().clone()));
         }
         let bundles = trust_domains.iter().filter_map(|trust_domain| self.context.bundle_set().get_ref(trust_domain));
-        let authorities: Vec<_> = bundles.flat_map(|bundle| bundle.authorities()).map(der).collect();
-        if authorities.is_empty() {
+        let anchors: Vec<_> = bundles.flat_map(|bundle| bundle.authorities()).map(der).collect();
+        if anchors.is_empty() {
             let trust_domains = trust_domains.iter().map(ToString::to_string).collect();
-            return Err(self.error(WorkloadProblem::NoAuthority { trust_domains }).into());
+            return Err(self.error(WorkloadProblem::NoTrustAnchor { trust_domains }).into());
         }
-        Ok(Authorities::from_certificates(&key_of(upstream), authorities)?)
+        Ok(TrustAnchors::from_certificates(&socket_key(upstream), anchors)?)
     }
 
     fn error(&self, problem: WorkloadProblem) -> WorkloadError {
@@ -203,81 +120,13 @@ impl WorkloadSet {
     }
 }
 
-/// The configuration key that names the agent.
-fn key_of(upstream: &EndpointConfig) -> String {
+/// The configuration key that names the agent's socket.
+fn socket_key(upstream: &EndpointConfig) -> String {
     format!("{}.spiffe_socket", section_of(upstream))
 }
 
 fn der(certificate: &spiffe::Certificate) -> CertificateDer<'static> {
     CertificateDer::from(certificate.as_bytes().to_vec())
-}
-
-impl WorkloadError {
-    /// Whether the agent may go on to send something better in the same call.
-    pub fn is_about_content(&self) -> bool {
-        matches!(self.problem, WorkloadProblem::Malformed { .. } | WorkloadProblem::NoAuthority { .. })
-    }
-
-    /// What to do about it, as a sentence for the operator.
-    pub fn remedy(&self) -> String {
-        let socket = self.socket.display();
-        match &self.problem {
-            WorkloadProblem::Unreachable(io::ErrorKind::PermissionDenied) => {
-                format!("let the user that mongate runs as open {socket}")
-            }
-            WorkloadProblem::Unreachable(_) | WorkloadProblem::Ended | WorkloadProblem::Failed { .. } => format!(
-                "check that the agent runs and that spiffe_socket is its socket (of SPIRE's agent: socket_path), mounted here \
-                 if this is a container; {socket} is tried again and again"
-            ),
-            WorkloadProblem::Denied { .. } => {
-                "register this process with the agent's server (spire-server entry create), with selectors that fit its \
-                 user, container or pod"
-                    .to_owned()
-            }
-            WorkloadProblem::Silent { .. } => "look into the agent's log: it takes calls and does not answer".to_owned(),
-            WorkloadProblem::Malformed { .. } => {
-                "look into the agent's log, and into what `spire-agent api fetch x509` shows for this user".to_owned()
-            }
-            WorkloadProblem::NoAuthority { .. } => {
-                "let the entry of this process federate with that trust domain, or name the authority of mongod's \
-                 certificate in ca_file"
-                    .to_owned()
-            }
-        }
-    }
-
-    fn of(socket: &Path, cause: &WorkloadApiError) -> Self {
-        Self { socket: socket.to_owned(), problem: WorkloadProblem::of(cause) }
-    }
-}
-
-impl WorkloadProblem {
-    fn of(cause: &WorkloadApiError) -> Self {
-        let message = || printable(&cause.to_string());
-        match cause {
-            WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => {
-                Self::Denied { message: message() }
-            }
-            WorkloadApiError::Transport(TransportError::Connect(cause)) => {
-                Self::Unreachable(io_error(cause).map_or(io::ErrorKind::Other, io::Error::kind))
-            }
-            WorkloadApiError::Transport(_) | WorkloadApiError::EmptyResponse => Self::Failed { message: message() },
-            _ => Self::Malformed { message: message() },
-        }
-    }
-}
-
-/// The socket's own error, below what gRPC makes of it.
-fn io_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
-    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
-}
-
-fn unreachable(kind: io::ErrorKind) -> String {
-    match kind {
-        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-        io::ErrorKind::ConnectionRefused => "nobody listens on that socket".to_owned(),
-        kind => kind.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -289,26 +138,31 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::config::MaterialSource;
-    use crate::tls::test_pki::{Authority, Folder, Pair};
+    use crate::config::{MaterialSource, WorkloadApi};
+    use crate::tls::UpstreamTls;
+    use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate};
 
     const OURS: &str = "ours.test";
     const THEIRS: &str = "theirs.test";
 
-    /// As SPIRE issues it.
-    fn svid(authority: &Authority, id: &str) -> Pair {
-        authority.issue_with("svc-a", &[], |params| {
+    /// A certificate as SPIRE issues it.
+    fn svid(ca: &CertificateAuthority, id: &str) -> IssuedCertificate {
+        ca.issue_with("svc-a", &[], |params| {
             params.is_ca = IsCa::ExplicitNoCa;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
         })
     }
 
-    fn set(certificate: &Pair, key: &Pair, bundles: &[(&str, &[&Authority])]) -> WorkloadSet {
+    fn set(
+        certificate: &IssuedCertificate,
+        key: &IssuedCertificate,
+        bundles: &[(&str, &[&CertificateAuthority])],
+    ) -> WorkloadSet {
         let svid = X509Svid::parse_from_der(&certificate.der, &key.key_der).unwrap();
-        let bundles = bundles.iter().map(|(domain, authorities)| {
-            let authorities: Vec<&[u8]> = authorities.iter().map(|authority| authority.der.as_ref()).collect();
-            X509Bundle::from_x509_authorities(TrustDomain::new(domain).unwrap(), &authorities).unwrap()
+        let bundles = bundles.iter().map(|(domain, cas)| {
+            let cas: Vec<&[u8]> = cas.iter().map(|ca| ca.der.as_ref()).collect();
+            X509Bundle::from_x509_authorities(TrustDomain::new(domain).unwrap(), &cas).unwrap()
         });
         let context = X509Context::new([Arc::new(svid)], bundles.collect::<X509BundleSet>());
         WorkloadSet { socket: "/run/agent.sock".into(), context }
@@ -319,27 +173,27 @@ mod tests {
     }
 
     fn upstream(folder: &Folder, agent: WorkloadApi, server_identities: &[&str]) -> EndpointConfig {
-        let unused = Authority::new("unused");
+        let unused = CertificateAuthority::new("unused");
         let mut upstream = folder.upstream(1, &unused.issue("unused", &[]), &unused.pem);
         upstream.tls.source = MaterialSource::WorkloadApi(agent);
         upstream.tls.server_identities = server_identities.iter().map(|&id| id.to_owned()).collect();
         upstream
     }
 
-    /// Subjects of the authorities that verify mongod, or the error.
+    /// Subjects of the trust anchors for mongod's certificate, or the error.
     fn trusted(set: &WorkloadSet, agent: &WorkloadApi, server_identities: &[&str]) -> Result<Vec<String>, String> {
         let folder = Folder::new();
-        let tls = UpstreamTlsConfig::from_workload(&upstream(&folder, agent.clone(), server_identities), agent, set);
+        let tls = UpstreamTls::from_workload(&upstream(&folder, agent.clone(), server_identities), agent, set);
         let tls = tls.map_err(|error| {
             assert!(!error.remedy().is_empty());
             error.to_string()
         })?;
-        Ok(tls.authorities.certificates.iter().map(|authority| authority.subject.to_string()).collect())
+        Ok(tls.trust_anchors.certificates.iter().map(|anchor| anchor.subject.to_string()).collect())
     }
 
     #[test]
-    fn the_trust_domains_of_the_servers_ids_verify_mongod_and_else_our_own() {
-        let (ours, theirs) = (Authority::new("Ours"), Authority::new("Theirs"));
+    fn trust_anchors_are_those_of_the_server_identities_or_else_of_the_own_domain() {
+        let (ours, theirs) = (CertificateAuthority::new("Ours"), CertificateAuthority::new("Theirs"));
         let svid = svid(&ours, "spiffe://ours.test/orders");
         let set = set(&svid, &svid, &[(OURS, &[&ours]), (THEIRS, &[&theirs])]);
         let (at_ours, at_theirs) = ("spiffe://ours.test/mongod", "spiffe://theirs.test/mongod");
@@ -352,7 +206,7 @@ mod tests {
             (
                 &["spiffe://absent.test/mongod"],
                 Err(
-                    "the SPIFFE Workload API at unix:/run/agent.sock has sent no authority of trust domain absent.test"
+                    "the SPIFFE Workload API at unix:/run/agent.sock sent no CA certificate of trust domain absent.test"
                         .to_owned(),
                 ),
             ),
@@ -362,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_authorities_counts_instead_of_the_agents() {
-        let (ours, databases) = (Authority::new("Ours"), Authority::new("Databases"));
+    fn ca_file_replaces_the_trust_anchors_of_the_agent() {
+        let (ours, databases) = (CertificateAuthority::new("Ours"), CertificateAuthority::new("Databases"));
         let svid = svid(&ours, "spiffe://ours.test/orders");
         let folder = Folder::new();
         let with_file = WorkloadApi { ca_file: Some(folder.write("databases.pem", &databases.pem)), ..agent() };
@@ -377,8 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_refused() {
-        let ours = Authority::new("Ours");
+    fn a_key_of_another_certificate_is_rejected() {
+        let ours = CertificateAuthority::new("Ours");
         let (svid, other) = (svid(&ours, "spiffe://ours.test/orders"), svid(&ours, "spiffe://ours.test/orders"));
         let error = trusted(&set(&svid, &other, &[(OURS, &[&ours])]), &agent(), &[]).unwrap_err();
         assert!(error.contains("private key"), "{error}");
@@ -386,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_cannot_be_asked_is_told_apart() {
+    async fn each_failure_to_ask_an_agent_has_its_own_message() {
         let folder = Folder::new();
         let check = async |name: &str, expected: &str| {
             let socket = folder.path().join(name);
@@ -394,13 +248,13 @@ mod tests {
             assert!(!error.is_about_content());
             assert!(!error.remedy().is_empty());
             let error = error.to_string();
-            let place = format!("the SPIFFE Workload API at unix:{} ", socket.display());
-            assert_eq!(error.strip_prefix(&place), Some(expected), "{error}");
+            let start = format!("the SPIFFE Workload API at unix:{} ", socket.display());
+            assert_eq!(error.strip_prefix(&start), Some(expected), "{error}");
         };
-        check("absent.sock", "cannot be reached: there is no such socket").await;
+        check("absent.sock", "cannot be reached: the socket does not exist").await;
         folder.write("file.sock", "");
-        check("file.sock", "cannot be reached: nobody listens on that socket").await;
+        check("file.sock", "cannot be reached: no process listens on the socket").await;
         let _listener = UnixListener::bind(folder.path().join("silent.sock")).unwrap();
-        check("silent.sock", "has not answered within 200ms").await;
+        check("silent.sock", "did not answer within 200ms").await;
     }
 }

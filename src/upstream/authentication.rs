@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn subject() -> DistinguishedName {
-        let pair = crate::tls::test_pki::Authority::new("any").issue("svc-a", &[]);
+        let pair = crate::tls::test_pki::CertificateAuthority::new("any").issue("svc-a", &[]);
         crate::identity::CertificateFacts::from_der(&pair.der).unwrap().subject
     }
 

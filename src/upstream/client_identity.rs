@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{EndpointConfig, MaterialSource};
-use crate::tls::{UpstreamTlsConfig, UpstreamTlsError, check_beside_agent};
+use crate::tls::{UpstreamTls, UpstreamTlsError, check_beside_agent};
 
 /// Who the gateway is for an upstream.
 ///
@@ -25,7 +25,7 @@ pub struct ClientIdentity {
 #[derive(Debug, Clone)]
 pub struct CertificateSet {
     /// The certificates; made for one of the servers that are shown them.
-    pub tls: Arc<UpstreamTlsConfig>,
+    pub tls: Arc<UpstreamTls>,
     /// Which set it is, counted from 0.
     pub generation: u64,
 }
@@ -47,7 +47,7 @@ impl ClientIdentity {
     /// Where certificates come from the SPIFFE Workload API there are none yet: [`ClientIdentity::renew`] brings them.
     pub fn new(endpoint: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
         let (tls, first_set) = match &endpoint.tls.source {
-            MaterialSource::Files(_) => (Some(UpstreamTlsConfig::load(endpoint)?), FirstSet::There),
+            MaterialSource::Files(_) => (Some(UpstreamTls::load(endpoint)?), FirstSet::There),
             MaterialSource::WorkloadApi(agent) => {
                 check_beside_agent(endpoint, agent)?;
                 (None, FirstSet::Awaited)
@@ -64,14 +64,14 @@ impl ClientIdentity {
     }
 
     /// The certificates of the current set.
-    pub fn tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
+    pub fn tls(&self) -> Option<Arc<UpstreamTls>> {
         self.current.load().as_ref().map(|set| Arc::clone(&set.tls))
     }
 
     /// Makes all further connections with `tls`; those that are there already stay as they are.
     ///
     /// A connection that is being made may still be of the old set: see [`super::UpstreamStream::made_with`].
-    pub fn renew(&self, tls: UpstreamTlsConfig) {
+    pub fn renew(&self, tls: UpstreamTls) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         self.current.store(Some(Arc::new(CertificateSet { tls: Arc::new(tls), generation })));
         self.first_set.send_replace(FirstSet::There);

@@ -15,7 +15,7 @@ use super::authentication::{AUTHENTICATION_FAILED, USER_NOT_FOUND};
 use super::exchange::ExchangeError;
 use super::target::Target;
 use crate::identity::CertificateFacts;
-use crate::tls::{CertificateRequest, Rejection, UpstreamTlsConfig, UpstreamTlsError};
+use crate::tls::{CertificateDefect, CertificateRequest, UpstreamTls, UpstreamTlsError};
 
 /// What [`ConnectError::reason`] can be: the values of a metric's label.
 pub const REASONS: [&str; 20] = [
@@ -282,11 +282,11 @@ impl CertificateRefusal {
     }
 
     fn of(cause: CertificateError, certificate: Option<&CertificateFacts>) -> Self {
-        match Rejection::of(&cause) {
-            Some(Rejection::Version(_)) => return Self::Version1,
-            Some(Rejection::CommonName) => return Self::CommonNameMismatch,
-            Some(Rejection::Identity) => return Self::IdentityMismatch,
-            Some(Rejection::Issuer(_)) | None => {}
+        match CertificateDefect::of(&cause) {
+            Some(CertificateDefect::Version(_)) => return Self::Version1,
+            Some(CertificateDefect::CommonName) => return Self::CommonNameMismatch,
+            Some(CertificateDefect::Identity) => return Self::IdentityMismatch,
+            Some(CertificateDefect::Issuer(_)) | None => {}
         }
         match cause {
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
@@ -382,16 +382,16 @@ fn is_final(cause: &ExchangeError) -> bool {
 }
 
 /// What a failed handshake means.
-pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTlsConfig) -> Failure {
+pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> Failure {
     match tls_error(&cause) {
         Some(TlsError::InvalidCertificate(refused)) => {
-            let certificate = tls.witness.take_refused().into_iter().next();
+            let certificate = tls.last_handshake.take_rejected().into_iter().next();
             let refusal = CertificateRefusal::of(refused.clone(), certificate.as_ref());
             Failure::ServerCertificate { refusal, certificate: certificate.map(Box::new) }
         }
         Some(TlsError::InvalidMessage(_)) => Failure::NotTls { cause },
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.witness.request() }
+            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.last_handshake.request() }
         }
         // A mongod without TLS closes, and resets if it had not read all of our hello.
         None if is_closed(&cause) => Failure::NotTls { cause },
@@ -400,13 +400,15 @@ pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTlsConfig) -> Failure
 }
 
 /// What a command of our own that failed right after the handshake means.
-pub(super) fn of_proof(cause: ExchangeError, tls: &UpstreamTlsConfig) -> Failure {
+pub(super) fn of_proof(cause: ExchangeError, tls: &UpstreamTls) -> Failure {
     let ExchangeError::Closed(broken) = &cause else { return Failure::Proof { cause } };
     match tls_error(broken) {
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.witness.request() }
+            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.last_handshake.request() }
         }
-        None if is_closed(broken) => Failure::ClientCertificateRefused { alert: None, request: tls.witness.request() },
+        None if is_closed(broken) => {
+            Failure::ClientCertificateRefused { alert: None, request: tls.last_handshake.request() }
+        }
         _ => Failure::Proof { cause },
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::{HandshakeFacts, MongoUser, UpstreamStream};
-use crate::tls::{Records, Session};
+use crate::tls::{Records, TlsSession};
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::reply::ReplyFacts;
@@ -24,7 +24,7 @@ pub struct Link {
     /// Registered with the runtime of whoever has it.
     pub socket: TcpStream,
     /// The finished session; nothing of it waits to be read or sent.
-    pub session: Session,
+    pub session: TlsSession,
     /// The address, of those that the name has, that answered.
     pub address: SocketAddr,
     /// What was agreed on.

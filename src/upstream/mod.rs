@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 use crate::config::{EndpointConfig, HostPort};
 use crate::identity::CertificateFacts;
-use crate::tls::{TlsStream, UpstreamTlsConfig, UpstreamTlsError, parse_server_name};
+use crate::tls::{TlsStream, UpstreamTls, UpstreamTlsError, parse_server_name};
 
 pub use authentication::{Authenticated, MongoUser, Users};
 pub use client_identity::{CertificateSet, ClientIdentity};
@@ -76,7 +76,7 @@ struct Fitted {
     /// What they were made from; `None` until the first set is there.
     of: Option<Arc<CertificateSet>>,
     /// `Err` where they could not be.
-    tls: Option<Result<Arc<UpstreamTlsConfig>, Arc<UpstreamTlsError>>>,
+    tls: Option<Result<Arc<UpstreamTls>, Arc<UpstreamTlsError>>>,
     target: Arc<Target>,
 }
 
@@ -88,7 +88,7 @@ pub struct UpstreamStream {
     /// The socket and its TLS session; `into_parts` takes them apart.
     pub tls: TlsStream<TcpStream>,
     /// The certificates that it was made with.
-    pub made_with: Arc<UpstreamTlsConfig>,
+    pub made_with: Arc<UpstreamTls>,
     /// Which set of certificates that was, counted from 0.
     pub generation: u64,
     /// The address, of those that the name has, that answered.
@@ -157,7 +157,7 @@ impl Connector {
     /// What connections are made with now: certificates, authorities, and what handshakes showed.
     ///
     /// `None` as long as the SPIFFE Workload API has given nothing.
-    pub fn tls(&self) -> Option<Arc<UpstreamTlsConfig>> {
+    pub fn tls(&self) -> Option<Arc<UpstreamTls>> {
         self.fitted().tls.clone()?.ok()
     }
 
@@ -285,7 +285,7 @@ impl Connector {
     }
 
     /// The current set and its generation. While the first one is being asked for, waits for that.
-    async fn certificates(&self, deadline: Instant) -> Result<(Arc<UpstreamTlsConfig>, u64), ConnectError> {
+    async fn certificates(&self, deadline: Instant) -> Result<(Arc<UpstreamTls>, u64), ConnectError> {
         let set = self.identity.set_by(deadline).await;
         let set = set.map_err(|cause| self.error(None, Failure::NoCertificate { cause }))?;
         match &self.fitted().tls {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::demand::Demand;
 use super::{HandshakeFacts, Link, MongoUser};
-use crate::tls::{Records, Session};
+use crate::tls::{Records, TlsSession};
 
 /// The oldest that a spare gets: below the 350 s after which load balancers of the large clouds forget a silent
 /// connection.
@@ -42,7 +42,7 @@ struct State {
 #[derive(Debug)]
 struct Spare {
     socket: TcpStream,
-    session: Session,
+    session: TlsSession,
     address: SocketAddr,
     handshake: HandshakeFacts,
     generation: u64,

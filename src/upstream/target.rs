@@ -16,7 +16,7 @@ use super::error::{CertificateRefusal, Failure, Phase};
 use super::exchange::ExchangeError;
 use crate::config::{EndpointConfig, HostPort, MaterialSource};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
-use crate::tls::{CertificateRequest, Rejection, UpstreamTlsConfig, UpstreamTlsError};
+use crate::tls::{CertificateDefect, CertificateRequest, UpstreamTls, UpstreamTlsError};
 
 /// The parts of the configuration that sentences name.
 #[derive(Debug)]
@@ -35,9 +35,9 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTlsConfig>) -> Self {
+    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTls>) -> Self {
         let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
-        let authorities = tls.into_iter().flat_map(|tls| &tls.authorities.certificates);
+        let authorities = tls.into_iter().flat_map(|tls| &tls.trust_anchors.certificates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
         let (certificate_place, authorities_place) = match &upstream.tls.source {
             MaterialSource::Files(files) => {
@@ -294,7 +294,7 @@ impl Target {
             CertificateRefusal::Authority => {
                 write!(f, "it is that of an authority (CA:TRUE), which may not be a server's too (subject {subject})")
             }
-            CertificateRefusal::Invalid(cause) if let Some(rejection) = Rejection::of(cause) => {
+            CertificateRefusal::Invalid(cause) if let Some(rejection) = CertificateDefect::of(cause) => {
                 write!(f, "{rejection} (subject {subject})")
             }
             CertificateRefusal::Invalid(cause) => write!(f, "{cause} (subject {subject})"),
@@ -390,7 +390,7 @@ impl Target {
         if !certificate.subject.is_readable_by_mongod() {
             remedy.push("mongod cannot read the subject: issue it with UTF8String values".to_owned());
         }
-        let accepted = request.map(|request| request.authorities.as_slice()).unwrap_or_default();
+        let accepted = request.map(|request| request.acceptable_cas.as_slice()).unwrap_or_default();
         if !accepted.is_empty() && !self.issuers.iter().any(|issuer| accepted.contains(issuer)) {
             remedy.push(format!(
                 "mongod accepts certificates of {}, ours comes from {}: use a certificate of the former, or add the latter to mongod's net.tls.CAFile, or put its certificate behind ours in the file if one of the former signed it",

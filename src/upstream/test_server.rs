@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{ClientIdentity, ConnectError, Connector, UpstreamStream};
 use crate::config::EndpointConfig;
-use crate::tls::test_pki::{Authority, Folder, Pair};
+use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate};
 use crate::wire::header::Header;
 use crate::wire::op_msg::encode;
 
@@ -44,10 +44,10 @@ pub(crate) enum Behaviour {
 /// What a test is about: an upstream `orders` and the server behind it.
 pub(crate) struct Scene {
     pub(crate) folder: Folder,
-    pub(crate) authority: Authority,
-    pub(crate) server: Pair,
-    pub(crate) client: Pair,
-    pub(crate) clients: Option<Authority>,
+    pub(crate) authority: CertificateAuthority,
+    pub(crate) server: IssuedCertificate,
+    pub(crate) client: IssuedCertificate,
+    pub(crate) clients: Option<CertificateAuthority>,
     pub(crate) versions: &'static [&'static SupportedProtocolVersion],
     pub(crate) behaviour: Behaviour,
     pub(crate) change: fn(&mut EndpointConfig),
@@ -55,7 +55,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let authority = Authority::new("Acme CA");
+        let authority = CertificateAuthority::new("Acme CA");
         Self {
             folder: Folder::new(),
             server: authority.issue("mongod", &["127.0.0.1", "mongo.test"]),

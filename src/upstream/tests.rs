@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene, connector_to};
 use super::*;
 use crate::config::{HostPort, MaterialSource, Mechanism, TlsVersion, Verify, WorkloadApi};
-use crate::tls::test_pki::{Authority, Pair, files_of};
+use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, files_of};
 use crate::tls::{WorkloadError, WorkloadProblem};
 use crate::wire::op_msg::encode;
 
@@ -35,9 +35,9 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
         (ONLY_13, "TLSv1.3", "TLS_AES_128_GCM_SHA256"),
         (ONLY_12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
     ] {
-        let clients = Some(Authority::new("unused"));
+        let clients = Some(CertificateAuthority::new("unused"));
         let mut scene = Scene { versions, ..Scene::new() };
-        scene.clients = clients.map(|_| Authority::new("Clients CA"));
+        scene.clients = clients.map(|_| CertificateAuthority::new("Clients CA"));
         scene.client = scene.clients.as_ref().unwrap().issue("svc-a", &[]);
         let (connector, server) = scene.start().await;
         let first = server.during(connector.connect()).await.unwrap();
@@ -46,8 +46,8 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
         assert_eq!(first.handshake.key_exchange, Some("X25519"));
         assert_eq!(first.address, server.address);
         assert_eq!((first.handshake.resumed, second.handshake.resumed), (false, true), "{version}");
-        let request = connector.tls().unwrap().witness.request().unwrap();
-        assert_eq!(request.authorities[0].as_str(), "CN=Clients CA,O=Acme");
+        let request = connector.tls().unwrap().last_handshake.request().unwrap();
+        assert_eq!(request.acceptable_cas[0].as_str(), "CN=Clients CA,O=Acme");
     }
 }
 
@@ -83,7 +83,7 @@ async fn the_name_is_checked_unless_only_the_chain_is() {
 #[tokio::test]
 async fn a_chain_is_checked_whatever_the_mode() {
     let mut scene = Scene { change: |upstream| upstream.tls.verify = Verify::Chain, ..Scene::new() };
-    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(&scene.fail().await, "server_certificate_unknown_issuer", 141, "it comes from CN=Other CA,O=Acme", "ca_file");
 }
 
@@ -102,21 +102,21 @@ async fn intermediates_lead_to_an_authority_if_they_are_sent() {
     let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
     let below = scene.authority.intermediate("Acme Clients");
     scene.client = below.issue("svc-a", &[]).chained(&below);
-    scene.clients = Some(Authority::new("Acme CA"));
+    scene.clients = Some(CertificateAuthority::new("Acme CA"));
     let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
     // The server names our root among those that it accepts, so the remedy must not say that it does not.
     check(&scene.fail().await, "client_certificate_refused", 141, sentence, "check that mongod's net.tls.CAFile has");
 
     let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
     scene.client = scene.authority.intermediate("Acme Clients").issue("svc-a", &[]);
-    scene.clients = Some(Authority::new("Acme CA"));
+    scene.clients = Some(CertificateAuthority::new("Acme CA"));
     check(&scene.fail().await, "client_certificate_refused", 141, sentence, "put its certificate behind ours");
 }
 
 #[tokio::test]
 async fn refused_server_certificates_are_named() {
     let mut scene = Scene::new();
-    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(
         &scene.fail().await,
         "server_certificate_unknown_issuer",
@@ -126,7 +126,7 @@ async fn refused_server_certificates_are_named() {
     );
 
     let mut scene = Scene::new();
-    scene.server = Authority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
+    scene.server = CertificateAuthority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
     let sentence = "our authority of that name did not sign it";
     check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "up to date");
 
@@ -146,7 +146,7 @@ async fn refused_server_certificates_are_named() {
     );
 
     let mut scene = Scene::new();
-    scene.server = Pair::new(scene.authority.der().clone(), scene.authority.key());
+    scene.server = IssuedCertificate::new(scene.authority.der().clone(), scene.authority.key());
     check(&scene.fail().await, "server_certificate_invalid", 141, "that of an authority", "legacy_certificates = true");
 
     let mut scene = Scene::new();
@@ -218,7 +218,7 @@ async fn a_refused_client_certificate_is_named() {
     }
     // Others send an alert, within the handshake or after it.
     for versions in [ONLY_12, ONLY_13] {
-        let scene = Scene { versions, clients: Some(Authority::new("Clients CA")), ..Scene::new() };
+        let scene = Scene { versions, clients: Some(CertificateAuthority::new("Clients CA")), ..Scene::new() };
         let sentence = "refused our client certificate (subject CN=svc-a,O=Acme): alert";
         let remedy = "mongod accepts certificates of CN=Clients CA,O=Acme, ours comes from CN=Acme CA,O=Acme";
         check(&scene.fail().await, "client_certificate_refused", 141, sentence, remedy);
@@ -334,7 +334,7 @@ async fn addresses_are_tried_in_turn_until_one_answers() {
 async fn of_several_addresses_the_one_that_came_furthest_is_reported() {
     let closed = closed_port();
     let mut scene = Scene::new();
-    scene.server = Authority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     let (connector, server) = scene.start().await;
     let addresses = [server.address, closed.local_addr().unwrap()];
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -407,7 +407,7 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     let with_files = upstream.clone();
     let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
     upstream.tls.source = MaterialSource::WorkloadApi(agent);
-    let set = || UpstreamTlsConfig::load(&with_files).unwrap();
+    let set = || UpstreamTls::load(&with_files).unwrap();
 
     short(&mut upstream);
     let unanswered = connector_to(&upstream).connect().await.unwrap_err();

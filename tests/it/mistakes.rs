@@ -46,40 +46,45 @@ const MISTAKES: [Mistake; 14] = [
         made_by: "",
         table: "certificate_file = 'client.crt'",
         seen: Seen::AtStart,
-        says: &["certificate_file: ", "client.crt: the file holds no private key (it has: CERTIFICATE)"],
-        remedy: "name its file in private_key_file",
+        says: &["certificate_file: ", "client.crt: the file contains no private key (it contains: CERTIFICATE)"],
+        remedy: "set private_key_file to its file",
     },
     Mistake {
         name: "the CA's certificate file is configured as the key file",
         made_by: "",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'ca.pem'",
         seen: Seen::AtStart,
-        says: &["private_key_file: ", "ca.pem: the file holds no private key (it has: CERTIFICATE)"],
-        remedy: "name its file in private_key_file",
+        says: &["private_key_file: ", "ca.pem: the file contains no private key (it contains: CERTIFICATE)"],
+        remedy: "set private_key_file to its file",
     },
     Mistake {
         name: "the CA's key is configured as the client key",
         made_by: "",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'ca.key'",
         seen: Seen::AtStart,
-        says: &["ca.key: the private key belongs to the certificate in ca_file", "CN=mongo CA", "the authority's"],
-        remedy: "take the authority's key off this host",
+        says: &["ca.key: the private key belongs to the CA certificate in ca_file", "CN=mongo CA", "not to a leaf"],
+        remedy: "remove the CA's private key from this host",
     },
     Mistake {
         name: "the key file and the certificate file are swapped",
         made_by: "",
         table: "certificate_file = 'client.key'\nprivate_key_file = 'client.crt'",
         seen: Seen::AtStart,
-        says: &["client.key: the file holds a private key and no certificate", "they are exchanged"],
-        remedy: "exchange upstream.test.tls.certificate_file and upstream.test.tls.private_key_file",
+        says: &["client.key: the file contains a private key and no certificate", "the two files are swapped"],
+        remedy: "swap upstream.test.tls.certificate_file and upstream.test.tls.private_key_file",
     },
     Mistake {
         name: "the client certificate file is configured as ca_file",
         made_by: "",
         table: "certificate_file = 'client.pem'\nca_file = 'client.pem'",
         seen: Seen::AtStart,
-        says: &["ca_file: ", "client.pem: this is our own certificate (", "CN=orders", "not that of an authority"],
-        remedy: "put the certificate of the authority that signed the other side's certificate into",
+        says: &[
+            "ca_file: ",
+            "client.pem: this is the certificate of certificate_file (",
+            "CN=orders",
+            "not a CA certificate",
+        ],
+        remedy: "put the certificate of the CA that signed the peer's certificate into",
     },
     Mistake {
         name: "mongod's certificate file is used as the client certificate",
@@ -118,7 +123,7 @@ const MISTAKES: [Mistake; 14] = [
         made_by: "cp client.key open.key && chmod 644 open.key",
         table: "certificate_file = 'client.crt'\nprivate_key_file = 'open.key'",
         seen: Seen::InCheck,
-        says: &["every user of this host may", "open.key"],
+        says: &["every user of this host can read", "open.key"],
         remedy: "chmod",
     },
     Mistake {
@@ -138,7 +143,7 @@ const MISTAKES: [Mistake; 14] = [
             "reversed.pem: the private key does not belong to the certificate",
             "but to certificate 2 of that file",
         ],
-        remedy: "put our own certificate first",
+        remedy: "put the leaf certificate first",
     },
     Mistake {
         name: "the chain above the leaf certificate is in the wrong order",
@@ -216,10 +221,10 @@ fn encrypted_keys_are_read_and_their_faults_are_named() {
     };
     check("client.crt", "client.encrypted.key", right, 0, "verdict: ready");
     check("own.crt", "own.key", right, 0, "verdict: ready");
-    check("client.crt", "client.encrypted.key", "", 78, "no private_key_password_file is named");
+    check("client.crt", "client.encrypted.key", "", 78, "private_key_password_file is not set");
     for (file, says) in [
-        ("wrong.password", "is not that of the private key"),
-        ("empty.password", "the file is empty, where a password was expected"),
+        ("wrong.password", "is not the password of the private key"),
+        ("empty.password", "the file is empty; it must contain a password"),
         ("no-such.password", "the file does not exist"),
     ] {
         let password = format!("private_key_password_file = '{file}'\n");

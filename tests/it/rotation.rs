@@ -139,7 +139,7 @@ fn unusable_files_leave_the_previous_certificate_set_in_use() {
 
     let certificate = secret.certificate_file();
     let garbage = |text: &str| fs::write(&certificate, text).unwrap();
-    check_failure(&gateway, "the file holds no certificate", || garbage("garbage"));
+    check_failure(&gateway, "the file contains no certificate", || garbage("garbage"));
     repair(&gateway, || garbage(&good.certificate));
     check_failure(&gateway, "the private key does not belong to the certificate", || {
         fs::write(secret.key_file(), &third.key_pem).unwrap();

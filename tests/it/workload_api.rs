@@ -84,8 +84,8 @@ fn the_gateway_starts_before_the_agent() {
     let socket = directory.path().join("agent.sock");
     let gateway = start(&mongod, &socket, "");
     let sentence = format!(
-        "there is no certificate to show to {} yet: the SPIFFE Workload API at unix:{} cannot be reached: there is no \
-         such socket",
+        "there is no certificate to show to {} yet: the SPIFFE Workload API at unix:{} cannot be reached: the socket \
+         does not exist",
         mongod.address(),
         socket.display()
     );
@@ -125,7 +125,7 @@ fn a_client_waits_for_a_silent_agent_no_longer_than_connect_timeout() {
     gateway.wait_for_log(LOG_TIMEOUT, |event| says(event, "SPIFFE Workload API unavailable")).unwrap();
     let (code, sentence) = refusal(&gateway);
     assert_eq!(code, 6);
-    assert!(sentence.ends_with("has not answered within 300ms"), "{sentence}");
+    assert!(sentence.ends_with("did not answer within 300ms"), "{sentence}");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn check_shows_the_agents_certificate_or_why_there_is_none() {
     let absent = api.socket().with_file_name("absent.sock");
     let (code, text) = check(&options(&mongod, &absent, ""));
     assert_eq!(code, Some(69), "{text}");
-    assert!(text.contains("cannot be reached: there is no such socket"), "{text}");
+    assert!(text.contains("cannot be reached: the socket does not exist"), "{text}");
 }
 
 fn options(mongod: &Mongod, socket: &Path, upstream: &str) -> GatewayOptions {

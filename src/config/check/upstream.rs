@@ -16,7 +16,7 @@ use crate::config::sections::Seeds;
 use crate::config::sections::TlsFiles;
 use crate::config::sections::TlsVersion;
 use crate::config::sections::UpstreamConfig;
-use crate::config::sections::UpstreamTlsSettings;
+use crate::config::sections::UpstreamTlsConfig;
 use crate::config::sections::Verify;
 use crate::config::sections::WorkloadApi;
 
@@ -109,7 +109,7 @@ fn authentication(section: &mut Section<'_>) -> Option<Mechanism> {
 
 fn credentials(
     section: &mut Section<'_>,
-    tls: Option<&UpstreamTlsSettings>,
+    tls: Option<&UpstreamTlsConfig>,
     directory: &Path,
 ) -> Option<Vec<CredentialConfig>> {
     const CREDENTIAL: &str =
@@ -158,7 +158,7 @@ fn credential(
     })
 }
 
-fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsSettings> {
+fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsConfig> {
     const VERIFY: &[(&str, Verify)] = &[("full", Verify::Full), ("chain", Verify::Chain)];
     let source = if section.has("spiffe_socket") {
         workload_api(&mut section, directory).map(MaterialSource::WorkloadApi)
@@ -170,7 +170,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
     let server_identities = section.or("server_identities", Vec::new(), identity_readers::uris);
     let legacy_certificates = legacy_certificates(&mut section);
     let min_version = min_version(&mut section);
-    Some(UpstreamTlsSettings {
+    Some(UpstreamTlsConfig {
         source: source?,
         server_name,
         verify,

@@ -19,7 +19,7 @@ pub use listener::{
     Topology,
 };
 pub use policy::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
-pub use tls::{MaterialSource, TlsFiles, TlsVersion, UpstreamTlsSettings, Verify, WorkloadApi};
+pub use tls::{MaterialSource, TlsFiles, TlsVersion, UpstreamTlsConfig, Verify, WorkloadApi};
 pub use upstream::{CredentialConfig, Deployment, EndpointConfig, Mechanism, Seeds, UpstreamConfig};
 
 /// The whole configuration after checking; every path is absolute.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// `[upstream.NAME.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamTlsSettings {
+pub struct UpstreamTlsConfig {
     /// Where our certificate and the authorities come from. Required.
     pub source: MaterialSource,
     /// SNI, and the name that is verified; a DNS name or an IP address. Default: the host of the address.
@@ -19,7 +19,7 @@ pub struct UpstreamTlsSettings {
     pub min_version: TlsVersion,
 }
 
-impl UpstreamTlsSettings {
+impl UpstreamTlsConfig {
     /// The files of our certificate, unless it comes from elsewhere.
     pub fn files(&self) -> Option<&TlsFiles> {
         match &self.source {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tls::{MaterialSource, TlsFiles, UpstreamTlsSettings};
+use super::tls::{MaterialSource, TlsFiles, UpstreamTlsConfig};
 use crate::config::values::HostPort;
 
 /// `[upstream.NAME]`.
@@ -24,7 +24,7 @@ pub struct UpstreamConfig {
     /// By when connections made with replaced certificates are gone. Default: 10 min; 1 s to 24 h.
     pub certificate_recycle_after: Duration,
     /// `[upstream.NAME.tls]`.
-    pub tls: UpstreamTlsSettings,
+    pub tls: UpstreamTlsConfig,
     /// `[upstream.NAME.authentication]`; `None` where clients authenticate themselves.
     pub authentication: Option<Mechanism>,
     /// `[[upstream.NAME.credential]]`, in the order of the file.
@@ -124,7 +124,7 @@ impl UpstreamConfig {
     pub fn endpoint_with(&self, index: usize, credential: &CredentialConfig, address: &HostPort) -> EndpointConfig {
         let endpoint = self.endpoint(address);
         let certificate_section = format!("upstream.{}.credential[{index}]", self.name);
-        let tls = UpstreamTlsSettings { source: MaterialSource::Files(credential.files.clone()), ..endpoint.tls };
+        let tls = UpstreamTlsConfig { source: MaterialSource::Files(credential.files.clone()), ..endpoint.tls };
         EndpointConfig { certificate_section, tls, ..endpoint }
     }
 }
@@ -143,7 +143,7 @@ pub struct EndpointConfig {
     /// As [`UpstreamConfig::tcp_keepalive`].
     pub tcp_keepalive: Option<Duration>,
     /// As [`UpstreamConfig::tls`], with the certificate in question.
-    pub tls: UpstreamTlsSettings,
+    pub tls: UpstreamTlsConfig,
     /// As [`UpstreamConfig::authentication`].
     pub authentication: Option<Mechanism>,
 }

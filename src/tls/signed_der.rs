@@ -1,24 +1,24 @@
-//! What certificates and revocation lists have in common: signed bytes, an algorithm, a signature.
+//! The signed structure that certificates and revocation lists share: signed bytes, an algorithm and a signature.
 //!
-//! Here for what webpki does not read, X.509 version 1 above all. Takes DER apart only down to what is compared byte for
-//! byte; dates, names and extensions are x509-parser's. Refuses cryptography of its own: signatures are checked by the
-//! algorithms that rustls was given, so that what is too weak for it (MD5, SHA-1, small RSA keys) is too weak here.
+//! For structures that webpki does not read, above all X.509 version 1. Splits DER only into the parts that are
+//! compared byte for byte; x509-parser reads dates, names and extensions. Signatures are verified with the algorithms
+//! of rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is rejected here as well.
 
 use rustls::CertificateError;
 use rustls::pki_types::SignatureVerificationAlgorithm;
 use x509_parser::asn1_rs::{Any, FromDer};
 
-/// The algorithms that count.
+/// The accepted signature algorithms.
 pub(super) type Algorithms<'a> = &'a [&'a dyn SignatureVerificationAlgorithm];
 
 /// One DER value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Value<'a> {
-    /// Its first byte.
+pub(super) struct DerValue<'a> {
+    /// Its first byte, the tag.
     pub(super) tag: u8,
-    /// Without header.
+    /// The bytes after the header.
     pub(super) content: &'a [u8],
-    /// With header.
+    /// The bytes with the header.
     pub(super) whole: &'a [u8],
 }
 
@@ -26,8 +26,8 @@ pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const SEQUENCE: u8 = 0x30;
 
-/// The values that stand one behind the other in `content`; `None` in place of one that is no DER, which is the last.
-pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<Value<'_>>> {
+/// The consecutive DER values in `content`. Malformed DER yields `None` and ends the iteration.
+pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<DerValue<'_>>> {
     std::iter::from_fn(move || {
         let tag = *content.first()?;
         let Some((value, rest)) = first_value(content, tag) else {
@@ -39,32 +39,33 @@ pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<Value<'_
     })
 }
 
-fn first_value(input: &[u8], tag: u8) -> Option<(Value<'_>, &[u8])> {
+fn first_value(input: &[u8], tag: u8) -> Option<(DerValue<'_>, &[u8])> {
     let (rest, any) = Any::from_der(input).ok()?;
     let whole = input.get(..input.len().checked_sub(rest.len())?)?;
-    Some((Value { tag, content: any.data, whole }, rest))
+    Some((DerValue { tag, content: any.data, whole }, rest))
 }
 
-/// The content of `der`, if it is a sequence with nothing behind it.
+/// The content of `der`, if it is one sequence and nothing else.
 fn sequence(der: &[u8]) -> Option<&[u8]> {
     match first_value(der, *der.first()?)? {
-        (Value { tag: SEQUENCE, content, .. }, []) => Some(content),
+        (DerValue { tag: SEQUENCE, content, .. }, []) => Some(content),
         _ => None,
     }
 }
 
-/// A certificate or a revocation list.
+/// A certificate or a revocation list, split into its parts.
 #[derive(Debug)]
-pub(super) struct Signed<'a> {
-    /// The fields of what is signed, in their order.
-    pub(super) fields: Vec<Value<'a>>,
+pub(super) struct SignedDer<'a> {
+    /// The fields of the signed part, in their order.
+    pub(super) fields: Vec<DerValue<'a>>,
     data: &'a [u8],
     algorithm: &'a [u8],
     signature: &'a [u8],
 }
 
-impl<'a> Signed<'a> {
-    /// Takes `der` apart; `None` if it is not of that shape, or says inside that another algorithm signed it than outside.
+impl<'a> SignedDer<'a> {
+    /// Splits `der`; `None` if it has another structure, or if the algorithm in the signed part differs from that of
+    /// the signature.
     pub(super) fn from_der(der: &'a [u8]) -> Option<Self> {
         let mut parts = values(sequence(der)?);
         let (data, algorithm, signature) = (parts.next()??, parts.next()??, parts.next()??);
@@ -72,7 +73,7 @@ impl<'a> Signed<'a> {
             return None;
         }
         let fields: Vec<_> = values(data.content).collect::<Option<_>>()?;
-        // In both kinds it is the first sequence of the fields.
+        // The algorithm is the first sequence among the fields of both structures.
         let inner = fields.iter().find(|field| field.tag == SEQUENCE)?;
         let signature = whole_bytes(signature)?;
         (inner.content == algorithm.content).then_some(Self {
@@ -83,7 +84,7 @@ impl<'a> Signed<'a> {
         })
     }
 
-    /// Whether the key of `issuer`, a DER `SubjectPublicKeyInfo`, made the signature.
+    /// Verifies that the key `issuer`, a DER `SubjectPublicKeyInfo`, made the signature.
     pub(super) fn verify(&self, issuer: &[u8], algorithms: Algorithms<'_>) -> Result<(), CertificateError> {
         let mut known =
             algorithms.iter().filter(|known| known.signature_alg_id().as_ref() == self.algorithm).peekable();
@@ -97,8 +98,8 @@ impl<'a> Signed<'a> {
     }
 }
 
-/// Whether the key `public_key`, a DER `SubjectPublicKeyInfo`, made `signature` over `message`, by one of `algorithms`
-/// that is for keys of its kind.
+/// Verifies that `public_key`, a DER `SubjectPublicKeyInfo`, made `signature` over `message` with one of `algorithms`
+/// that fits the type of the key.
 pub(super) fn verify_signature<'a>(
     public_key: &[u8],
     algorithms: impl Iterator<Item = &'a dyn SignatureVerificationAlgorithm>,
@@ -114,19 +115,19 @@ pub(super) fn verify_signature<'a>(
     Err(CertificateError::BadSignature)
 }
 
-/// The algorithm of a key and its bits.
+/// The algorithm and the bits of a public key.
 fn key_parts(public_key: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut parts = values(sequence(public_key)?);
     match (parts.next()??, parts.next()??, parts.next()) {
-        (kind @ Value { tag: SEQUENCE, .. }, bits @ Value { tag: BIT_STRING, .. }, None) => {
+        (kind @ DerValue { tag: SEQUENCE, .. }, bits @ DerValue { tag: BIT_STRING, .. }, None) => {
             Some((kind.content, whole_bytes(bits)?))
         }
         _ => None,
     }
 }
 
-/// A bit string of whole bytes.
-fn whole_bytes(bits: Value<'_>) -> Option<&[u8]> {
+/// The bytes of a bit string, if it has no unused bits.
+fn whole_bytes(bits: DerValue<'_>) -> Option<&[u8]> {
     match bits.content.split_first()? {
         (0, bytes) => Some(bytes),
         _ => None,

@@ -1,0 +1,153 @@
+//! Every metric family: name, kind, unit, help text and histogram buckets.
+//!
+//! `docs/metrics.md` documents the same list.
+
+use metrics::Unit;
+
+pub(super) const CONNECTIONS_ACTIVE: &str = "mongate_connections_active";
+pub(super) const CONNECTIONS: &str = "mongate_connections_total";
+pub(super) const COMMANDS_TOTAL: &str = "mongate_commands_total";
+pub(super) const COMMAND_DURATION: &str = "mongate_command_duration_seconds";
+pub(super) const COMMAND_ERRORS: &str = "mongate_command_errors_total";
+pub(super) const BYTES: &str = "mongate_bytes_total";
+pub(super) const UNPARSED_MESSAGES: &str = "mongate_unparsed_messages_total";
+pub(super) const CLIENT_HANDSHAKES: &str = "mongate_client_handshakes_total";
+pub(super) const UPSTREAM_HANDSHAKES: &str = "mongate_upstream_handshakes_total";
+pub(super) const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_seconds";
+pub(super) const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
+pub(super) const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
+pub(super) const UPSTREAM_MEMBERS: &str = "mongate_upstream_members";
+pub(super) const UPSTREAM_PRIMARY_CHANGES: &str = "mongate_upstream_primary_changes_total";
+pub(super) const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
+pub(in crate::telemetry) const POLICY_DECISIONS: &str = "mongate_policy_decisions_total";
+pub(super) const RELOADS: &str = "mongate_reloads_total";
+pub(super) const BUILD: &str = "mongate_build_info";
+
+/// Bucket bounds of command durations, in seconds. A command answered from memory on the same host takes about 100 µs;
+/// one that sorts without an index takes a minute. Three bounds per power of ten, at values that alerts usually use.
+pub(super) const COMMAND_SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+/// Bucket bounds of upstream TLS handshakes, in seconds. A resumed handshake within a rack takes 1 ms; the default
+/// timeout is 5 s.
+pub(super) const HANDSHAKE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// One metric family, as it is described to Prometheus.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) kind: FamilyKind,
+    pub(super) unit: Unit,
+    pub(super) help: &'static str,
+}
+
+pub(super) enum FamilyKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+pub(super) const FAMILIES: [Family; 18] = [
+    Family {
+        name: CONNECTIONS_ACTIVE,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "Client connections that are open.",
+    },
+    Family {
+        name: CONNECTIONS,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Client connections that have ended, by how they ended.",
+    },
+    Family {
+        name: COMMANDS_TOTAL,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Commands that were answered, denied, or forwarded without a reply being asked for.",
+    },
+    Family {
+        name: COMMAND_DURATION,
+        kind: FamilyKind::Histogram,
+        unit: Unit::Seconds,
+        help: "Time from a command's arrival to its reply.",
+    },
+    Family {
+        name: COMMAND_ERRORS,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Commands that MongoDB answered with an error, by error code.",
+    },
+    Family {
+        name: BYTES,
+        kind: FamilyKind::Counter,
+        unit: Unit::Bytes,
+        help: "Plaintext bytes forwarded, without TLS overhead.",
+    },
+    Family {
+        name: UNPARSED_MESSAGES,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Messages that could not be parsed and were forwarded unchanged.",
+    },
+    Family {
+        name: CLIENT_HANDSHAKES,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "TLS handshakes with clients, and clients without TLS where it is required, by outcome.",
+    },
+    Family {
+        name: UPSTREAM_HANDSHAKES,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Attempts to open and prove a connection to an upstream, by outcome.",
+    },
+    Family {
+        name: UPSTREAM_HANDSHAKE_DURATION,
+        kind: FamilyKind::Histogram,
+        unit: Unit::Seconds,
+        help: "Time of a successful TLS handshake, without name lookup, TCP connect and ping.",
+    },
+    Family {
+        name: UPSTREAM_WARM_CONNECTIONS,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "Spare connections: proven connections to an upstream that no client uses yet.",
+    },
+    Family {
+        name: UPSTREAM_RECYCLED,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Connections that left a replaced certificate set: moved to a new upstream connection, or closed.",
+    },
+    Family {
+        name: UPSTREAM_MEMBERS,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "Known members of a replica set or sharded cluster, by state.",
+    },
+    Family {
+        name: UPSTREAM_PRIMARY_CHANGES,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Times that another member became primary.",
+    },
+    Family {
+        name: CERTIFICATE_EXPIRY,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Seconds,
+        help: "Expiry of the certificate in use, in seconds since 1970.",
+    },
+    Family {
+        name: POLICY_DECISIONS,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Policy decisions about commands, by rule.",
+    },
+    Family {
+        name: RELOADS,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Reloads of changed certificate sets and policies, by outcome.",
+    },
+    Family { name: BUILD, kind: FamilyKind::Gauge, unit: Unit::Count, help: "Always 1; the version is in the label." },
+];

@@ -1,0 +1,19 @@
+//! Every metric of the gateway: names, labels, and the handles that record them.
+//!
+//! Handles are looked up once for each listener, upstream and kind of command. Recording is a few atomic operations and
+//! no lookup. Label values are configured names or members of a closed set, never text from the wire.
+
+mod certs;
+pub(super) mod families;
+mod labels;
+mod listener;
+mod recorder;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+pub use certs::{ReloadMetrics, set_certificate_expiry};
+pub use labels::{CertificateRole, ClientHandshake, CommandOutcome, ConnectionOutcome, Direction, Recycling};
+pub use listener::{ListenerMetrics, OpenConnection};
+pub use recorder::{InstallError, Metrics};
+pub use upstream::{SetMetrics, UpstreamMetrics};

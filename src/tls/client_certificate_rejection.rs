@@ -1,0 +1,106 @@
+//! Why a listener rejects a client certificate, read from the error of the TLS handshake.
+
+use std::fmt;
+
+use rustls::{CertificateError, Error};
+
+/// Why a client certificate is rejected. `Display` completes a sentence about it and begins with "it".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientCertificateRejection {
+    /// The chain does not end at a trust anchor of the listener.
+    UnknownCa,
+    /// The certificate, or that of an issuer, has expired.
+    Expired,
+    /// The certificate, or that of an issuer, is not valid yet.
+    NotYetValid,
+    /// The certificate, or that of an issuer, is revoked.
+    Revoked,
+    /// The certificate may not be used by TLS clients.
+    WrongUsage,
+    /// The certificate is damaged, of version 1, signed with a weak algorithm, or the client does not have its key.
+    Invalid,
+}
+
+/// The texts for one rejection.
+struct Explanation {
+    /// The value of the metric label.
+    label: &'static str,
+    /// For the client and the operator.
+    sentence: &'static str,
+    /// For the operator.
+    remedy: &'static str,
+}
+
+impl ClientCertificateRejection {
+    /// Every rejection.
+    pub const ALL: [Self; 6] =
+        [Self::UnknownCa, Self::Expired, Self::NotYetValid, Self::Revoked, Self::WrongUsage, Self::Invalid];
+
+    /// The rejection that caused `error`; `None` if the handshake failed for another reason than the client
+    /// certificate.
+    pub fn of_tls(error: &Error) -> Option<Self> {
+        let Error::InvalidCertificate(cause) = error else { return None };
+        Some(match cause {
+            // A bad signature means a CA certificate of the right name with another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownCa,
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::Revoked => Self::Revoked,
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Self::WrongUsage,
+            _ => Self::Invalid,
+        })
+    }
+
+    fn explanation(self) -> Explanation {
+        match self {
+            Self::UnknownCa => Explanation {
+                label: "unknown_ca",
+                sentence: "it was not issued by a CA certificate of the listener's ca_file",
+                remedy: "give the client a certificate that a CA in the listener's ca_file issued, with all \
+                         intermediates, or add the client's CA certificate to that file",
+            },
+            Self::Expired => Explanation {
+                label: "expired",
+                sentence: "it, or the certificate of an issuer, has expired",
+                remedy: "renew the client certificate, or the certificate of its CA",
+            },
+            Self::NotYetValid => Explanation {
+                label: "not_yet_valid",
+                sentence: "it, or the certificate of an issuer, is not valid yet",
+                remedy: "check the clocks of this host and of the CA",
+            },
+            Self::Revoked => Explanation {
+                label: "revoked",
+                sentence: "it, or the certificate of an issuer, is revoked",
+                remedy: "give the client a new certificate, or update the listener's crl_file",
+            },
+            Self::WrongUsage => Explanation {
+                label: "wrong_usage",
+                sentence: "its extendedKeyUsage does not allow TLS clients",
+                remedy: "issue the client certificate with extendedKeyUsage clientAuth",
+            },
+            Self::Invalid => Explanation {
+                label: "invalid",
+                sentence: "it cannot be verified",
+                remedy: "issue the client certificate again, as X.509 version 3 with a current signature algorithm; \
+                         legacy_certificates = true accepts version 1",
+            },
+        }
+    }
+
+    /// The value of the metric label.
+    pub fn label(self) -> &'static str {
+        self.explanation().label
+    }
+
+    /// What the operator can do about it.
+    pub fn remedy(self) -> &'static str {
+        self.explanation().remedy
+    }
+}
+
+impl fmt::Display for ClientCertificateRejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.explanation().sentence)
+    }
+}

@@ -1,0 +1,182 @@
+//! The trust anchors of a peer's certificate chain: the certificates in `ca_file`, or from the SPIFFE Workload API.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+
+use super::credentials::{Certificate, read_facts};
+use super::material_error::{Location, MaterialError, MaterialProblem};
+use super::pem::MaterialFile;
+use crate::config::TlsFiles;
+use crate::identity::CertificateFacts;
+
+/// The certificates that a peer's chain may end at.
+#[derive(Debug, Clone)]
+pub struct TrustAnchors {
+    /// Those that may sign other certificates.
+    pub roots: Arc<RootCertStore>,
+    /// All of them, those that are accepted only as a leaf certificate included; never empty.
+    pub certificates: Vec<CertificateFacts>,
+    /// The DER of `certificates`, in the same order.
+    pub der: Arc<[CertificateDer<'static>]>,
+    /// Where they were read from.
+    pub location: Location,
+}
+
+impl TrustAnchors {
+    /// Reads `ca_file` of the table `section`, as `upstream.orders.tls`.
+    ///
+    /// CA certificates may sign others: those with `CA:TRUE`, and self-issued certificates of version 1, which have no
+    /// such field. Other self-issued certificates, and other certificates of version 1, are accepted only as a leaf
+    /// certificate: rustls would let them sign. The remaining certificates of the file are ignored.
+    ///
+    /// The leaf certificate of `certificate_file` is in `ca_file` by mistake, and is ignored unless it is its own
+    /// issuer.
+    pub fn read(section: &str, files: &TlsFiles) -> Result<Self, MaterialError> {
+        let file = MaterialFile::new(section, "ca_file", &files.ca_file);
+        let certificates = file.certificates()?;
+        let own = MaterialFile::new(section, "certificate_file", &files.certificate_file);
+        let own = own.certificates().unwrap_or_default();
+        let is_own = |(der, facts): &Certificate| {
+            own.first().is_some_and(|(own, _)| own == der) && !facts.is_ca && !facts.is_self_issued()
+        };
+        let (mistaken, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_own);
+        Self::select(others, file.location()).map_err(|error| match (&error.problem, mistaken.first()) {
+            (MaterialProblem::NoTrustAnchor { .. }, Some((_, own))) => {
+                file.error(MaterialProblem::OwnCertificate { subject: own.subject.to_string() })
+            }
+            _ => error,
+        })
+    }
+
+    /// Reads `ca_file` where the leaf certificate does not come from a file.
+    pub fn read_ca_file(section: &str, ca_file: &Path) -> Result<Self, MaterialError> {
+        let file = MaterialFile::new(section, "ca_file", ca_file);
+        let certificates = file.certificates()?;
+        Self::select(certificates, file.location())
+    }
+
+    /// Uses DER certificates that do not come from a file. `key` is the path of the configuration key that names their
+    /// source.
+    pub fn from_certificates(key: &str, certificates: Vec<CertificateDer<'static>>) -> Result<Self, MaterialError> {
+        let location = Location { key: key.to_owned(), file: None };
+        match read_facts(certificates) {
+            Ok(certificates) => Self::select(certificates, location),
+            Err(problem) => Err(MaterialError { location, problem }),
+        }
+    }
+
+    /// The trust anchor with the name of the certificate's issuer.
+    pub fn issuer_of(&self, certificate: &CertificateFacts) -> Option<&CertificateFacts> {
+        self.certificates.iter().find(|anchor| anchor.subject == certificate.issuer)
+    }
+
+    fn select(certificates: Vec<Certificate>, location: Location) -> Result<Self, MaterialError> {
+        let (mut roots, mut leaves) = (RootCertStore::empty(), RootCertStore::empty());
+        let (mut selected, mut ders) = (Vec::new(), Vec::new());
+        let mut first_subject = None;
+        for (index, (der, facts)) in certificates.into_iter().enumerate() {
+            first_subject.get_or_insert_with(|| facts.subject.to_string());
+            if facts.is_ca || facts.version < 3 || facts.is_self_issued() {
+                let store = if may_sign(&facts) { &mut roots } else { &mut leaves };
+                if store.add(der.clone()).is_err() {
+                    let problem = MaterialProblem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
+                    return Err(MaterialError { location, problem });
+                }
+                selected.push(facts);
+                ders.push(der);
+            }
+        }
+        if selected.is_empty() {
+            let subject = first_subject.unwrap_or_default();
+            return Err(MaterialError { location, problem: MaterialProblem::NoTrustAnchor { subject } });
+        }
+        Ok(Self { roots: Arc::new(roots), certificates: selected, der: ders.into(), location })
+    }
+}
+
+/// As in OpenSSL, the only CA certificates of version 1 are roots.
+fn may_sign(facts: &CertificateFacts) -> bool {
+    facts.is_ca || (facts.version < 3 && facts.is_self_issued())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::KeyPair;
+
+    use super::*;
+    use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of};
+
+    fn read_anchors(ca: impl AsRef<[u8]>) -> Result<TrustAnchors, String> {
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &CertificateAuthority::new("Acme CA").issue("unused", &[]), "");
+        let files = files_of(&mut upstream);
+        files.ca_file = folder.write("ca.pem", ca);
+        let folder = format!("{}/", folder.path().display());
+        TrustAnchors::read("upstream.orders.tls", files).map_err(|error| error.to_string().replace(&folder, ""))
+    }
+
+    fn self_signed(key: &KeyPair) -> String {
+        rcgen::CertificateParams::default().self_signed(key).unwrap().pem()
+    }
+
+    #[test]
+    fn trust_anchors_are_cas_and_certificates_accepted_as_leaves() {
+        let acme = CertificateAuthority::new("Acme CA");
+        let leaf = acme.issue("mongod", &["mongo"]).certificate_pem;
+        let pinned = self_signed(&KeyPair::generate().unwrap());
+        let old = acme.issue_version_1("old root").certificate_pem;
+        let old_root = CertificateAuthority::new_version_1("Old CA").pem;
+        for (ca, signing, all) in [
+            (acme.pem.clone(), 1, 1),
+            (format!("{}{}", acme.pem, CertificateAuthority::new("Other CA").pem), 2, 2),
+            (format!("{leaf}{}", acme.pem), 1, 1),
+            (format!("{}{pinned}", acme.pem), 1, 2),
+            (pinned, 0, 1),
+            (old_root, 1, 1),
+            (old, 0, 1),
+        ] {
+            let anchors = read_anchors(ca).unwrap();
+            assert_eq!((anchors.roots.len(), anchors.certificates.len()), (signing, all));
+        }
+    }
+
+    #[test]
+    fn the_own_certificate_of_version_1_is_no_trust_anchor_unless_it_is_its_own_issuer() {
+        let acme = CertificateAuthority::new("Acme CA");
+        let (client, own) = (acme.issue_version_1("svc-a"), CertificateAuthority::new_version_1("svc-a"));
+        let folder = Folder::new();
+        let mut upstream = folder.upstream(1, &client, &client.combined());
+        let error = TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).unwrap_err();
+        assert_eq!(
+            error.problem.to_string(),
+            "this is the certificate of certificate_file (CN=svc-a,O=Acme), not a CA certificate"
+        );
+        let mut upstream = folder.upstream(1, &client, &format!("{}{}", client.certificate_pem, acme.pem));
+        let anchors = TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).unwrap();
+        assert_eq!(anchors.certificates.len(), 1);
+        let old_root = CertificateAuthority::new_version_1("Old CA").pem;
+        let mut upstream = folder.upstream(1, &client, &format!("{}{old_root}", client.certificate_pem));
+        assert!(TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
+        let mut upstream = folder.upstream(1, &IssuedCertificate::new(own.der().clone(), own.key()), &own.pem);
+        assert!(TrustAnchors::read("upstream.orders.tls", files_of(&mut upstream)).is_ok());
+    }
+
+    #[test]
+    fn files_without_a_trust_anchor_are_rejected() {
+        let client = CertificateAuthority::new("Acme CA").issue("svc-a", &[]);
+        let start = "upstream.orders.tls.ca_file: ca.pem: ";
+        for (ca, expected) in [
+            (String::new(), "the file contains no certificate (it contains no PEM block)"),
+            (client.key_pem, "the file contains no certificate (it contains: PRIVATE KEY)"),
+            (
+                client.certificate_pem,
+                "there is no CA certificate among the certificates; the first one is CN=svc-a,O=Acme",
+            ),
+        ] {
+            assert_eq!(read_anchors(ca).unwrap_err(), format!("{start}{expected}"));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The TLS configuration of one upstream: a rustls client configuration for one certificate set.
+//!
+//! A configuration never changes. A new certificate set needs a new configuration, because a resumed session keeps the
+//! identity that it was made with.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
+
+use super::chain_verifier::{ChainRules, ChainVerifier};
+use super::credentials::Credentials;
+use super::crypto::{upstream_provider, versions_from};
+use super::finding::{MaterialFinding, TlsSide};
+use super::inspect::material_findings;
+use super::last_handshake::LastHandshake;
+use super::revocation::RevocationList;
+use super::revocation_files::read_revocation_lists;
+use super::server_name::{parse_server_name, section_of};
+use super::server_verifier::ServerVerifier;
+use super::trust_anchors::TrustAnchors;
+use super::upstream_tls_error::UpstreamTlsError;
+use super::workload::WorkloadSet;
+use crate::config::{EndpointConfig, TlsVersion, WorkloadApi};
+
+/// Sessions kept for resumption. All are sessions with one upstream; TLS 1.3 uses each ticket once.
+const RESUMPTION_SESSIONS: usize = 256;
+
+/// The TLS configuration of one upstream, and the certificate set that it was made from.
+#[derive(Debug, Clone)]
+pub struct UpstreamTls {
+    /// For every connection to this upstream. Contains the sessions to resume.
+    pub config: Arc<ClientConfig>,
+    /// The SNI name, and the name that is verified.
+    pub server_name: ServerName<'static>,
+    /// The gateway's client certificate.
+    pub credentials: Credentials,
+    /// The trust anchors for mongod's certificate.
+    pub trust_anchors: TrustAnchors,
+    /// Revocation lists for mongod's certificate.
+    pub revocation_lists: Arc<[RevocationList]>,
+    /// What the last handshakes showed.
+    pub last_handshake: Arc<LastHandshake>,
+}
+
+impl UpstreamTls {
+    /// Reads the files of an upstream and makes its configuration.
+    ///
+    /// Blocks until the file system answers.
+    pub fn load(upstream: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
+        let no_files = || UpstreamTlsError::NoFiles { upstream: upstream.name.clone() };
+        let files = upstream.tls.files().ok_or_else(no_files)?;
+        let credentials = Credentials::read(&upstream.certificate_section, files)?;
+        let section = section_of(upstream);
+        let trust_anchors = TrustAnchors::read(&section, files)?;
+        let revocation_lists = read_revocation_lists(&section, files.crl_file.as_deref())?;
+        Self::assemble(upstream, credentials, trust_anchors, revocation_lists)
+    }
+
+    /// Makes the configuration of an upstream from a certificate set of the SPIFFE Workload API, and from `ca_file` and
+    /// `crl_file` where they are set.
+    ///
+    /// Blocks until the file system answers.
+    pub fn from_workload(
+        upstream: &EndpointConfig,
+        agent: &WorkloadApi,
+        set: &WorkloadSet,
+    ) -> Result<Self, UpstreamTlsError> {
+        let section = section_of(upstream);
+        let credentials = set.credentials(upstream)?;
+        let trust_anchors = match &agent.ca_file {
+            Some(ca_file) => TrustAnchors::read_ca_file(&section, ca_file)?,
+            None => set.trust_anchors(upstream)?,
+        };
+        let revocation_lists = read_revocation_lists(&section, agent.crl_file.as_deref())?;
+        Self::assemble(upstream, credentials, trust_anchors, revocation_lists)
+    }
+
+    /// Makes a configuration from material that has been read, whatever source is configured.
+    pub fn assemble(
+        upstream: &EndpointConfig,
+        credentials: Credentials,
+        trust_anchors: TrustAnchors,
+        revocation_lists: Vec<RevocationList>,
+    ) -> Result<Self, UpstreamTlsError> {
+        let provider = Arc::new(upstream_provider());
+        let server_name = parse_server_name(upstream)?;
+        let last_handshake = Arc::new(LastHandshake::default());
+        let revocation_lists: Arc<[_]> = revocation_lists.into();
+        let rules = ChainRules {
+            trust_anchors: trust_anchors.clone(),
+            revocation_lists: Arc::clone(&revocation_lists),
+            accepts_legacy: upstream.tls.legacy_certificates,
+            last_handshake: Arc::clone(&last_handshake),
+        };
+        let verifier = ServerVerifier::new(ChainVerifier::of_servers(rules, &provider), &upstream.tls);
+        let key = Arc::clone(&credentials.certified_key);
+        let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
+        let config = Arc::new(client_config(provider, upstream.tls.min_version, verifier, resolver)?);
+        Ok(Self { config, server_name, credentials, trust_anchors, revocation_lists, last_handshake })
+    }
+
+    /// The same certificate set for another server of the upstream, without sessions to resume.
+    pub fn for_endpoint(&self, endpoint: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
+        let lists = self.revocation_lists.to_vec();
+        Self::assemble(endpoint, self.credentials.clone(), self.trust_anchors.clone(), lists)
+    }
+
+    /// Warnings about the certificate set.
+    pub fn findings(&self, now: SystemTime) -> Vec<MaterialFinding> {
+        material_findings(TlsSide::Upstream, &self.credentials, &self.trust_anchors, &self.revocation_lists, now)
+    }
+
+    /// Whether both were made from the same certificates, key and revocation lists, so that neither needs to replace
+    /// the other.
+    pub fn is_same_material(&self, other: &Self) -> bool {
+        self.credentials.has_same_chain(&other.credentials)
+            && self.trust_anchors.der == other.trust_anchors.der
+            && self.revocation_lists == other.revocation_lists
+    }
+}
+
+/// Checks what is configured in addition to a SPIFFE agent: the server name, `ca_file` and `crl_file`.
+///
+/// Blocks until the file system answers.
+pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), UpstreamTlsError> {
+    let section = section_of(upstream);
+    parse_server_name(upstream)?;
+    if let Some(ca_file) = &agent.ca_file {
+        TrustAnchors::read_ca_file(&section, ca_file)?;
+    }
+    read_revocation_lists(&section, agent.crl_file.as_deref())?;
+    Ok(())
+}
+
+fn client_config(
+    provider: Arc<CryptoProvider>,
+    min_version: TlsVersion,
+    verifier: ServerVerifier,
+    resolver: ClientCertificateResolver,
+) -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions_from(min_version))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(resolver));
+    config.resumption = Resumption::in_memory_sessions(RESUMPTION_SESSIONS);
+    Ok(config)
+}
+
+/// Always sends the gateway's client certificate, whatever CAs the server names, as OpenSSL does: mongod then logs why
+/// it rejects the certificate. Also sends certificates of version 1, which the builder of rustls rejects.
+#[derive(Debug)]
+struct ClientCertificateResolver {
+    key: Arc<CertifiedKey>,
+    last_handshake: Arc<LastHandshake>,
+}
+
+impl ResolvesClientCert for ClientCertificateResolver {
+    fn resolve(&self, root_hint_subjects: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.last_handshake.record_request(root_hint_subjects);
+        Some(Arc::clone(&self.key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
