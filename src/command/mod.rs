@@ -12,6 +12,7 @@ mod pipeline;
 mod reach;
 mod reaches;
 mod read;
+mod reader;
 mod statements;
 mod strict;
 #[cfg_attr(

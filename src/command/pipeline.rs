@@ -10,7 +10,7 @@ use bson::raw::{RawArray, RawElement};
 use super::meaning::Place;
 use super::names;
 use super::reaches::Reaches;
-use super::read::Reader;
+use super::reader::Reader;
 use super::strict::{self, Fields, key};
 use super::table::Class::{Admin, Read, Write};
 use super::unclear::Unclear;

@@ -9,7 +9,7 @@ use super::arguments;
 use super::meaning::Place;
 use super::names;
 use super::pipeline;
-use super::read::Reader;
+use super::reader::Reader;
 use super::statements;
 use super::strict::{self, Fields, key};
 use super::table::Class::{self, Admin, Cluster, Ddl, Read, Session, Write};
@@ -63,34 +63,6 @@ fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         (_, CollectionAt::First) => reader.own_collection(class),
         (_, CollectionAt::FirstFullNamespace) => reader.namespace_at(reader.command_value()?, class),
         (_, CollectionAt::Field(field)) => reader.collection_in(field, class),
-    }
-}
-
-impl<'a, 'r> Reader<'a, 'r> {
-    pub(super) fn command_value(&self) -> Result<&'r RawElement<'a>, Unclear> {
-        self.fields.first().ok_or(Unclear::NoCommand)
-    }
-
-    /// The collection that the first element names.
-    pub(super) fn own_collection(&mut self, class: Class) -> Result<(), Unclear> {
-        self.collection_at(self.command_value()?, class)
-    }
-
-    fn collection_in(&mut self, field: &'static str, class: Class) -> Result<(), Unclear> {
-        self.collection_at(self.argument(field)?, class)
-    }
-
-    pub(super) fn collection_at(&mut self, element: &RawElement<'a>, class: Class) -> Result<(), Unclear> {
-        let name = strict::text(element).ok_or(Unclear::CollectionName)?;
-        self.reaches.add_collection(self.database, name, class)
-    }
-
-    fn namespace_at(&mut self, element: &RawElement<'a>, class: Class) -> Result<(), Unclear> {
-        self.reaches.add_namespace(strict::text(element).ok_or(Unclear::CollectionName)?, class)
-    }
-
-    fn argument(&self, field: &'static str) -> Result<&'r RawElement<'a>, Unclear> {
-        self.fields.get(field).ok_or(Unclear::Argument(field))
     }
 }
 

@@ -2,15 +2,13 @@
 //!
 //! Reads the whole body, strictly: what is not understood is [`Unclear`], never a guess.
 
-use smallvec::SmallVec;
-
 use super::arguments;
-use super::javascript::{self, Values};
-use super::meaning::{Look, Meaning, Request, Sequence, needs_sequences, sequences_of};
+use super::javascript::Values;
+use super::meaning::{Look, Meaning, Request, Sequence, sequences_of};
 use super::names;
 use super::reach;
-use super::reaches::Reaches;
-use super::strict::{self, Documents, Fields, key};
+use super::reader::Reader;
+use super::strict::{self, Fields, key};
 use super::table::{self, Class, Command};
 use super::unclear::Unclear;
 
@@ -30,83 +28,7 @@ pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclea
     if command.class == Class::Wrapper {
         return read_explained(&fields, database, look);
     }
-    Reader::new(command, database, &fields, request.sequences, look).meaning(false)
-}
-
-/// A command while it is read: what it is made of, and what was found so far.
-pub(super) struct Reader<'a, 'r> {
-    pub(super) command: &'static Command,
-    pub(super) database: &'a str,
-    pub(super) fields: &'r Fields<'a>,
-    pub(super) sequences: &'r [Sequence<'a>],
-    pub(super) look: Look,
-    pub(super) reaches: Reaches<'a>,
-    pub(super) javascript: bool,
-    pub(super) cursors: SmallVec<[i64; 1]>,
-}
-
-impl<'a, 'r> Reader<'a, 'r> {
-    fn new(
-        command: &'static Command,
-        database: &'a str,
-        fields: &'r Fields<'a>,
-        sequences: &'r [Sequence<'a>],
-        look: Look,
-    ) -> Self {
-        let (reaches, javascript, cursors) = (Reaches::default(), false, SmallVec::new());
-        Self { command, database, fields, sequences, look, reaches, javascript, cursors }
-    }
-
-    fn meaning(mut self, explained: bool) -> Result<Meaning<'a>, Unclear> {
-        reach::find(&mut self)?;
-        if self.look.javascript {
-            let fields = self.fields;
-            for element in fields.iter().filter(|element| !reads_its_own_javascript(self.command, key(element))) {
-                self.search_javascript(element, Values::Code)?;
-            }
-        }
-        Ok(Meaning {
-            command: self.command,
-            explained,
-            database: self.database,
-            reaches: self.reaches.into_list(),
-            javascript: self.javascript,
-            cursors: self.cursors,
-        })
-    }
-
-    /// Looks for JavaScript in one value, if that is asked for and none was found yet.
-    pub(super) fn search_javascript(
-        &mut self,
-        element: &bson::raw::RawElement<'a>,
-        values: Values,
-    ) -> Result<(), Unclear> {
-        if self.look.javascript && !self.javascript {
-            self.javascript = javascript::is_in(element, values)?;
-        }
-        Ok(())
-    }
-
-    /// The documents of `field`, in the body or in a sequence.
-    pub(super) fn documents(&self, field: &'static str) -> Result<Option<Documents<'a>>, Unclear> {
-        if let Some(element) = self.fields.get(field) {
-            let array = strict::array(element).ok_or(Unclear::Argument(field))?;
-            return Ok(Some(Documents::Array(array.iter_elements())));
-        }
-        let sequence = self.sequences.iter().find(|sequence| sequence.identifier == field.as_bytes());
-        if sequence.is_none() && needs_sequences(self.command, self.look) {
-            return Err(Unclear::Argument(field));
-        }
-        Ok(sequence.map(|sequence| Documents::Sequence(sequence.documents)))
-    }
-}
-
-/// Where stored values stand beside what is executed, the reader of the command looks for JavaScript itself.
-fn reads_its_own_javascript(command: &Command, field: &str) -> bool {
-    matches!(
-        (command.name, field),
-        ("insert", "documents") | ("update", "updates") | ("findAndModify", "update") | ("bulkWrite", "ops")
-    )
+    meaning(Reader::new(command, database, &fields, request.sequences, look), false)
 }
 
 /// The command is what the first element is called, and nothing else.
@@ -164,5 +86,31 @@ fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Resu
         return Err(Unclear::Explain);
     }
     arguments::check(command, &inner)?;
-    Reader::new(command, database, &inner, &[], look).meaning(true)
+    meaning(Reader::new(command, database, &inner, &[], look), true)
+}
+
+fn meaning<'a>(mut reader: Reader<'a, '_>, explained: bool) -> Result<Meaning<'a>, Unclear> {
+    reach::find(&mut reader)?;
+    if reader.look.javascript {
+        let fields = reader.fields;
+        for element in fields.iter().filter(|element| !reads_its_own_javascript(reader.command, key(element))) {
+            reader.search_javascript(element, Values::Code)?;
+        }
+    }
+    Ok(Meaning {
+        command: reader.command,
+        explained,
+        database: reader.database,
+        reaches: reader.reaches.into_list(),
+        javascript: reader.javascript,
+        cursors: reader.cursors,
+    })
+}
+
+/// Where stored values stand beside what is executed, the reader of the command looks for JavaScript itself.
+fn reads_its_own_javascript(command: &Command, field: &str) -> bool {
+    matches!(
+        (command.name, field),
+        ("insert", "documents") | ("update", "updates") | ("findAndModify", "update") | ("bulkWrite", "ops")
+    )
 }

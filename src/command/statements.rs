@@ -4,7 +4,7 @@ use bson::raw::{RawBsonRef, RawElement};
 
 use super::javascript::Values;
 use super::pipeline;
-use super::read::Reader;
+use super::reader::Reader;
 use super::strict::{self, Fields, key};
 use super::table::Class::{Read, Write};
 use super::unclear::Unclear;

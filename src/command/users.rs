@@ -4,7 +4,7 @@ use bson::raw::RawElement;
 
 use super::meaning::Place;
 use super::names;
-use super::read::Reader;
+use super::reader::Reader;
 use super::strict::{self, Fields};
 use super::table::Class::UserAdmin;
 use super::unclear::Unclear;
