@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 use crate::config::Action;
 
-use super::PolicyProblem;
 use super::index::names_window;
 use super::pattern::{Pattern, Patterns};
+use super::problem::PolicyProblem;
 use super::rule::{From, Rule, To};
 use super::words::Words;
 

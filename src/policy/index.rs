@@ -13,9 +13,8 @@ use smallvec::SmallVec;
 
 use crate::command::{Place, Shows};
 
-use super::RuleId;
 use super::pattern::{Pattern, Table};
-use super::rule::To;
+use super::rule::{RuleId, To};
 
 /// How an entry is held against a place that is more than one collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

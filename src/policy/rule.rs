@@ -9,9 +9,21 @@ use crate::command::table::Class;
 use crate::config::{Action, FromConfig, RuleConfig, ToConfig};
 use crate::identity::Principal;
 
+use super::caller::CallerFacts;
 use super::pattern::{Pattern, Patterns};
+use super::problem::PolicyProblem;
 use super::words::{Asked, Words};
-use super::{CallerFacts, PolicyProblem};
+
+/// A rule's place in the configuration, from 0; also its place in tables of counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// As a place in tables.
+    pub(super) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Rule {

@@ -381,13 +381,13 @@ fn callers_that_the_same_rules_are_about_share_their_view() {
     let (cart, stock, other) = (principal("td/ns/shop/sa/cart"), principal("td/ns/shop/sa/stock"), principal("CN=x"));
     let view = |who: &Option<Principal>| policy.view(&caller(who.as_ref()));
     let (first, second, third) = (view(&cart), view(&stock), view(&other));
-    assert!(Arc::ptr_eq(&first.outlook, &second.outlook));
-    assert!(!Arc::ptr_eq(&first.outlook, &third.outlook));
+    assert!(Arc::ptr_eq(&first.rule_set, &second.rule_set));
+    assert!(!Arc::ptr_eq(&first.rule_set, &third.rule_set));
     assert_eq!((first.rules(), third.rules()), (&[RuleId(0), RuleId(1)][..], &[RuleId(1)][..]));
     drop((first, second));
     let of_else = principal("td/ns/else/sa/x");
     let _new = view(&of_else);
-    assert_eq!(policy.outlooks.lock().unwrap().len(), 2, "those that are still used");
+    assert_eq!(policy.rule_sets.lock().unwrap().len(), 2, "those that are still used");
 }
 
 #[test]

@@ -4,11 +4,16 @@ mod decisions;
 mod findings;
 mod naive;
 
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::command::table::{self, Class};
 use crate::command::{Meaning, Place, Reach, Shows};
-use crate::config::Config;
+use crate::config::{Action, Config, Enforcement, PolicyConfig};
+use crate::identity::Principal;
 
 use super::*;
 
@@ -94,7 +99,7 @@ fn meaning(text: &str) -> Meaning<'_> {
     }
 }
 
-const PAGE: &str = include_str!("../../docs/policy.md");
+const PAGE: &str = include_str!("../../../docs/policy.md");
 
 #[test]
 fn the_examples_of_the_page_are_policies_without_doubts() {
