@@ -6,6 +6,7 @@
 
 mod analysis;
 mod caller;
+mod commands;
 mod compiled;
 mod fingerprint;
 mod index;
@@ -15,8 +16,8 @@ mod problem;
 mod rule;
 mod rule_set;
 mod sentence;
+mod shadows;
 mod view;
-mod words;
 
 #[cfg(test)]
 mod tests;

@@ -10,9 +10,9 @@ use crate::config::{Action, FromConfig, RuleConfig, ToConfig};
 use crate::identity::Principal;
 
 use super::caller::CallerFacts;
+use super::commands::{CommandFacts, CommandSelector};
 use super::pattern::{Pattern, Patterns};
 use super::problem::PolicyProblem;
-use super::words::{Asked, Words};
 
 /// A rule's place in the configuration, from 0; also its place in tables of counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,8 +49,8 @@ pub(super) struct From {
 /// An entry of `to`; all keys must match.
 #[derive(Debug, Default)]
 pub(super) struct To {
-    pub(super) commands: Option<Words>,
-    pub(super) not_commands: Option<Words>,
+    pub(super) commands: Option<CommandSelector>,
+    pub(super) not_commands: Option<CommandSelector>,
     pub(super) databases: Patterns,
     pub(super) collections: Patterns,
 }
@@ -139,7 +139,7 @@ impl To {
         let mut words = |key: &str, texts: &Option<Vec<String>>| {
             texts
                 .as_deref()
-                .map(Words::new)?
+                .map(CommandSelector::new)?
                 .map_err(|sentence| {
                     problems.push(PolicyProblem { key: format!("{path}.{key}"), sentence });
                 })
@@ -160,7 +160,7 @@ impl To {
 
     /// An empty list matches nothing, also where the key would not be asked.
     pub(super) fn is_dead(&self) -> bool {
-        let no_command = self.commands.as_ref().is_some_and(Words::is_empty);
+        let no_command = self.commands.as_ref().is_some_and(CommandSelector::is_empty);
         no_command || self.databases.is_empty() || self.collections.is_empty()
     }
 
@@ -170,8 +170,8 @@ impl To {
     /// answer: by a `deny`, and in the `not_commands` of an `allow`. What belongs to the handshake must be named, and no
     /// `allow` is asked for it. A `deny` for some places means the end of a session or transaction, which has no place,
     /// only if it names it.
-    pub(super) fn is_about(&self, asked: &Asked, action: Action) -> bool {
-        let named_as = |words: &Words| asked.explained && words.name_explain();
+    pub(super) fn is_about(&self, asked: &CommandFacts, action: Action) -> bool {
+        let named_as = |words: &CommandSelector| asked.explained && words.name_explain();
         let named = self
             .commands
             .as_ref()

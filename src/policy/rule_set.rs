@@ -10,9 +10,9 @@ use crate::command::table::{COMMANDS, Class};
 use crate::command::{Look, Meaning, Place, Reach};
 use crate::config::Action;
 
+use super::commands::CommandFacts;
 use super::index::{Index, Keep, Reading};
 use super::rule::{Rule, RuleId, To};
-use super::words::Asked;
 
 /// What is true of the whole policy, whoever asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) struct Tables {
 /// Class of the reach, whether JavaScript runs, whether it is explained.
 const KINDS: usize = 12 * 4;
 
-fn kind(asked: &Asked) -> usize {
+fn kind(asked: &CommandFacts) -> usize {
     let class = match asked.class {
         Class::Handshake => 0,
         Class::Auth => 1,
@@ -96,8 +96,12 @@ impl RuleSet {
 
     pub(super) fn by_kind(&self, meaning: &Meaning<'_>) -> &ByKind {
         self.by_command[meaning.command.id.index()].get_or_init(|| {
-            let asked =
-                Asked { command: meaning.command, class: meaning.command.class, javascript: false, explained: false };
+            let asked = CommandFacts {
+                command: meaning.command,
+                class: meaning.command.class,
+                javascript: false,
+                explained: false,
+            };
             Box::new(ByKind { is_handshake: asked.is_handshake(), tables: [const { OnceLock::new() }; KINDS] })
         })
     }
@@ -108,7 +112,7 @@ impl RuleSet {
     }
 
     /// Looks at every entry of every rule that is about these callers.
-    fn shared_tables(&self, asked: &Asked) -> Arc<Tables> {
+    fn shared_tables(&self, asked: &CommandFacts) -> Arc<Tables> {
         let entries = || self.about.iter().filter_map(|id| Some((*id, self.rules.get(id.index())?)));
         let entries = || entries().flat_map(|(id, rule)| rule.to.iter().map(move |to| (id, rule, to)));
         let mut which = vec![0_u64; entries().count().div_ceil(64)].into_boxed_slice();
@@ -129,8 +133,13 @@ impl RuleSet {
     }
 }
 
-pub(super) fn asked(meaning: &Meaning<'_>, reach: &Reach<'_>) -> Asked {
-    Asked { command: meaning.command, class: reach.class, javascript: meaning.javascript, explained: meaning.explained }
+pub(super) fn asked(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
+    CommandFacts {
+        command: meaning.command,
+        class: reach.class,
+        javascript: meaning.javascript,
+        explained: meaning.explained,
+    }
 }
 
 impl Tables {

@@ -41,7 +41,7 @@ const SIMILARITY_MIN: f64 = 0.85;
 
 /// What is asked of `commands`: one reach of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct CommandFacts {
     pub(super) command: &'static Command,
     /// Of the reach.
     pub(super) class: Class,
@@ -49,7 +49,7 @@ pub(super) struct Asked {
     pub(super) explained: bool,
 }
 
-impl Asked {
+impl CommandFacts {
     /// An explained command is not what a client has to send to be able to talk.
     pub(super) fn is_handshake(&self) -> bool {
         !self.explained && HANDSHAKE.contains(&self.command.name)
@@ -86,7 +86,7 @@ impl CommandSet {
 
 /// The values of one key, understood.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Words {
+pub(super) struct CommandSelector {
     /// A bare `*`.
     pub(super) all: bool,
     pub(super) names: CommandSet,
@@ -95,7 +95,7 @@ pub(super) struct Words {
     pub(super) javascript: bool,
 }
 
-impl Words {
+impl CommandSelector {
     /// Fails with what is wrong with the first word that fits nothing.
     pub(super) fn new(texts: &[String]) -> Result<Self, String> {
         let mut words = Self::default();
@@ -132,12 +132,12 @@ impl Words {
     }
 
     /// Whether they match, by `*` or otherwise.
-    pub(super) fn match_any(&self, asked: &Asked) -> bool {
+    pub(super) fn match_any(&self, asked: &CommandFacts) -> bool {
         self.all || self.name(asked)
     }
 
     /// Whether they match by more than a bare `*`.
-    pub(super) fn name(&self, asked: &Asked) -> bool {
+    pub(super) fn name(&self, asked: &CommandFacts) -> bool {
         self.names.has(asked.command) || self.classes & bit(asked.class) != 0 || (self.javascript && asked.javascript)
     }
 
@@ -231,8 +231,8 @@ fn nearest(text: &str, candidates: impl Iterator<Item = &'static str>) -> Option
 mod tests {
     use super::*;
 
-    fn words(texts: &[&str]) -> Result<Words, String> {
-        Words::new(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    fn words(texts: &[&str]) -> Result<CommandSelector, String> {
+        CommandSelector::new(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
