@@ -203,7 +203,7 @@ impl Rules {
         let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
         let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
-        let beside = Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned());
+        let beside = Grounds::WITHOUT_RULE.map(|grounds| policy.label(grounds).to_owned());
         let labels: Vec<String> = policy.rule_names().iter().cloned().chain(beside).collect();
         Ok(Self(EffectivePolicy {
             metrics: Arc::new(PolicyMetrics::new("bench", labels)),

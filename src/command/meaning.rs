@@ -18,7 +18,7 @@ pub struct Meaning<'a> {
     pub database: &'a str,
     /// Every place that it reaches and how; never empty. The first is its own.
     pub reaches: SmallVec<[Reach<'a>; 2]>,
-    /// Whether it runs JavaScript on the server. Of filters and pipelines only known where [`Look::javascript`] was set.
+    /// Whether it runs JavaScript on the server. Of filters and pipelines only known where [`ReadOptions::javascript`] was set.
     pub javascript: bool,
     /// The cursors that a `getMore` reads or a `killCursors` ends.
     pub cursors: SmallVec<[i64; 1]>,
@@ -28,7 +28,7 @@ pub struct Meaning<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reach<'a> {
     /// Where.
-    pub place: Place<'a>,
+    pub resource: Resource<'a>,
     /// What it does there: `Read`, `Write`, `Ddl`, or what kind of administration. An `aggregate` that ends in `$out` is
     /// `Read` where it reads and `Write` where it writes. Never `Wrapper` or `Legacy`.
     pub class: Class,
@@ -36,9 +36,9 @@ pub struct Reach<'a> {
 
 /// Where a command reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place<'a> {
+pub enum Resource<'a> {
     /// Into no namespace at all: sessions and transactions.
-    Nowhere,
+    NoNamespace,
     /// A command without a collection, judged by its database and nothing else.
     Database(&'a str),
     /// One collection or view.
@@ -54,19 +54,19 @@ pub enum Place<'a> {
     WholeServer,
     /// A collection that shows more than itself: `system.profile` all of its database, `local.oplog.rs` all of the
     /// server. Who may not see all that it shows may see it only if it is named.
-    Window {
+    SystemCollection {
         /// Its database.
         database: &'a str,
         /// Its name.
         collection: &'a str,
         /// What it shows.
-        shows: Shows,
+        exposes: Exposes,
     },
 }
 
-/// What a [`Place::Window`] shows.
+/// What a [`Resource::SystemCollection`] shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Shows {
+pub enum Exposes {
     /// Every collection of its database.
     Database,
     /// Every database.
@@ -75,7 +75,7 @@ pub enum Shows {
 
 /// What is looked for besides the places.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct ReadOptions {
     /// Whether filters, updates and pipelines are searched for JavaScript at every depth; costs a walk over all of them.
     pub javascript: bool,
 }
@@ -101,10 +101,10 @@ pub struct Request<'a> {
 }
 
 /// Whether the meaning of `command` stands in its document sequences too, so that [`read`](super::read) has to have them.
-pub fn needs_sequences(command: &Command, look: Look) -> bool {
+pub fn needs_sequences(command: &Command, options: ReadOptions) -> bool {
     match command.name {
         "bulkWrite" => true,
-        "update" | "delete" => look.javascript,
+        "update" | "delete" => options.javascript,
         _ => false,
     }
 }

@@ -29,6 +29,6 @@ mod users;
 #[cfg(test)]
 mod tests;
 
-pub use meaning::{Look, Meaning, Place, Reach, Request, Sequence, Shows, needs_sequences, sequences_of};
+pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};
 pub use read::read;
 pub use unclear::Unclear;

@@ -7,7 +7,7 @@
 
 use bson::raw::{RawArray, RawElement};
 
-use super::meaning::Place;
+use super::meaning::Resource;
 use super::names;
 use super::reaches::Reaches;
 use super::reader::Reader;
@@ -19,19 +19,19 @@ use super::unclear::Unclear;
 pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let (target, stages) = (reader.command_value()?, reader.fields.get("pipeline"));
     let stages = stages.and_then(strict::array).ok_or(Unclear::Pipeline)?;
-    let kind = if strict::is_one(target) {
-        reader.reaches.add(Place::Database(reader.database), Read)?;
-        Kind::OfDatabase
+    let position = if strict::is_one(target) {
+        reader.reaches.add(Resource::Database(reader.database), Read)?;
+        Position::OnDatabase
     } else {
         reader.own_collection(Read)?;
-        Kind::OfCollection
+        Position::OnCollection
     };
-    Walk { reaches: &mut reader.reaches }.pipeline(stages, reader.database, kind, 0)
+    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, position, 0)
 }
 
 /// The pipeline of a view, which is run whenever the view is read.
 pub(super) fn of_view<'a>(reader: &mut Reader<'a, '_>, stages: &'a RawArray) -> Result<(), Unclear> {
-    Walk { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Kind::Inside, 0)
+    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Position::Nested, 0)
 }
 
 /// A pipeline that updates documents: a few stages only, and none that reaches beyond the document.
@@ -48,22 +48,28 @@ pub(super) fn of_update(stages: &RawArray) -> Result<(), Unclear> {
 
 /// Where a pipeline stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Position {
     /// It is the one of an `aggregate` on a collection.
-    OfCollection,
+    OnCollection,
     /// It is the one of an `aggregate: 1`.
-    OfDatabase,
+    OnDatabase,
     /// It stands inside another pipeline, or in a view.
-    Inside,
+    Nested,
 }
 
-struct Walk<'a, 'w> {
+struct PipelineReader<'a, 'w> {
     reaches: &'w mut Reaches<'a>,
 }
 
-impl<'a> Walk<'a, '_> {
+impl<'a> PipelineReader<'a, '_> {
     /// `database` is where names without a database are looked for; `depth` counts the pipelines around this one.
-    fn pipeline(&mut self, stages: &'a RawArray, database: &'a str, kind: Kind, depth: usize) -> Result<(), Unclear> {
+    fn pipeline(
+        &mut self,
+        stages: &'a RawArray,
+        database: &'a str,
+        position: Position,
+        depth: usize,
+    ) -> Result<(), Unclear> {
         if depth > DEPTH_MAX {
             return Err(Unclear::TooDeep);
         }
@@ -78,15 +84,16 @@ impl<'a> Walk<'a, '_> {
                 "$facet" => self.facet(&spec, database, depth)?,
                 "$out" => self.out(&spec, database)?,
                 "$merge" => self.merge(&spec, database)?,
-                "$changeStream" => self.change_stream(&spec, database, kind)?,
+                "$changeStream" => self.change_stream(&spec, database, position)?,
                 "$listClusterCatalog" => {
                     no_key_twice(&spec)?;
-                    let place = if database == "admin" { Place::WholeServer } else { Place::WholeDatabase(database) };
-                    self.reaches.add(place, Read)?;
+                    let resource =
+                        if database == "admin" { Resource::WholeServer } else { Resource::WholeDatabase(database) };
+                    self.reaches.add(resource, Read)?;
                 }
                 _ if SHOWS_THE_SERVER.contains(&name) => {
                     no_key_twice(&spec)?;
-                    self.reaches.add(Place::WholeServer, Admin)?;
+                    self.reaches.add(Resource::WholeServer, Admin)?;
                 }
                 _ if NAMES_NOTHING.contains(&name) => no_key_twice(&spec)?,
                 _ if is_internal(name) => return Err(Unclear::InternalStage),
@@ -135,7 +142,7 @@ impl<'a> Walk<'a, '_> {
         match spec.get("pipeline") {
             Some(stages) => {
                 let stages = strict::array(stages).ok_or(Unclear::Pipeline)?;
-                self.pipeline(stages, database, Kind::Inside, depth + 1)
+                self.pipeline(stages, database, Position::Nested, depth + 1)
             }
             None => Ok(()),
         }
@@ -174,7 +181,7 @@ impl<'a> Walk<'a, '_> {
         let facets = strict::document(spec).ok_or(Unclear::Stage("$facet"))?;
         for facet in Fields::of(facets)?.iter() {
             let stages = strict::array(facet).ok_or(Unclear::Pipeline)?;
-            self.pipeline(stages, database, Kind::Inside, depth + 1)?;
+            self.pipeline(stages, database, Position::Nested, depth + 1)?;
         }
         Ok(())
     }
@@ -210,7 +217,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Of the collection that is aggregated, of its database, or of everything.
-    fn change_stream(&mut self, spec: &RawElement<'a>, database: &'a str, kind: Kind) -> Result<(), Unclear> {
+    fn change_stream(&mut self, spec: &RawElement<'a>, database: &'a str, position: Position) -> Result<(), Unclear> {
         const FORM: Unclear = Unclear::Stage("$changeStream");
         let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
         let known = spec.are_among(&[
@@ -226,11 +233,11 @@ impl<'a> Walk<'a, '_> {
             return Err(FORM);
         }
         let all = !strict::is_off(spec.get("allChangesForCluster"));
-        match kind {
-            Kind::Inside => Err(Unclear::StagePlace("$changeStream")),
-            _ if all => self.reaches.add(Place::WholeServer, Read),
-            Kind::OfDatabase => self.reaches.add(Place::WholeDatabase(database), Read),
-            Kind::OfCollection => Ok(()),
+        match position {
+            Position::Nested => Err(Unclear::StagePlace("$changeStream")),
+            _ if all => self.reaches.add(Resource::WholeServer, Read),
+            Position::OnDatabase => self.reaches.add(Resource::WholeDatabase(database), Read),
+            Position::OnCollection => Ok(()),
         }
     }
 }

@@ -6,7 +6,7 @@
 use bson::raw::RawElement;
 
 use super::arguments;
-use super::meaning::Place;
+use super::meaning::Resource;
 use super::names;
 use super::pipeline;
 use super::reader::Reader;
@@ -41,7 +41,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "enableSharding" | "getDatabaseVersion" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "dropDatabase" | "listCollections" | "profile" => {
-            reader.reaches.add(Place::WholeDatabase(reader.database), reader.command.class)
+            reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
         "currentOp"
         | "getLog"
@@ -49,7 +49,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         | "lockInfo"
         | "setProfilingFilterGlobally"
         | "top"
-        | "validateDBMetadata" => reader.reaches.add(Place::WholeServer, reader.command.class),
+        | "validateDBMetadata" => reader.reaches.add(Resource::WholeServer, reader.command.class),
         _ => by_table(reader),
     }
 }
@@ -57,9 +57,9 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let class = reader.command.class;
     match (class, reader.command.collection) {
-        (Session, _) => reader.reaches.add(Place::Nowhere, Session),
+        (Session, _) => reader.reaches.add(Resource::NoNamespace, Session),
         (Class::UserAdmin, _) => users::administer(reader),
-        (_, CollectionAt::None) => reader.reaches.add(Place::Database(reader.database), class),
+        (_, CollectionAt::None) => reader.reaches.add(Resource::Database(reader.database), class),
         (_, CollectionAt::First) => reader.own_collection(class),
         (_, CollectionAt::FirstFullNamespace) => reader.namespace_at(reader.command_value()?, class),
         (_, CollectionAt::Field(field)) => reader.collection_in(field, class),
@@ -101,7 +101,7 @@ fn clone_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 /// Works on collections whose names it makes up from its own or takes from the options of that.
 fn compact_encryption_data(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
-    reader.reaches.add(Place::WholeDatabase(reader.database), Ddl)
+    reader.reaches.add(Resource::WholeDatabase(reader.database), Ddl)
 }
 
 fn validate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
@@ -116,14 +116,14 @@ fn db_hash(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         None => None,
     };
     let Some(named) = named.filter(|named| !named.is_empty()) else {
-        return reader.reaches.add(Place::WholeDatabase(reader.database), Read);
+        return reader.reaches.add(Resource::WholeDatabase(reader.database), Read);
     };
     strict::items(named).try_for_each(|name| reader.collection_at(&name?, Read))
 }
 
 fn db_check(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     if strict::is_number(reader.command_value()?) {
-        return reader.reaches.add(Place::WholeDatabase(reader.database), Admin);
+        return reader.reaches.add(Resource::WholeDatabase(reader.database), Admin);
     }
     reader.own_collection(Admin)
 }
@@ -137,7 +137,7 @@ fn file_md5(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     if root == "fs" {
         return reader.reaches.add_collection(reader.database, "fs.chunks", Read);
     }
-    reader.reaches.add(Place::WholeDatabase(reader.database), Read)
+    reader.reaches.add(Resource::WholeDatabase(reader.database), Read)
 }
 
 fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
@@ -169,7 +169,7 @@ fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 /// The collection is what mongod compares with the cursor's own; of cursors without a collection it is `$cmd.…`.
 fn cursor_place<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
     if strict::text(name).is_some_and(|name| name.starts_with("$cmd.") && !name.contains('\0')) {
-        return reader.reaches.add(Place::Database(reader.database), Read);
+        return reader.reaches.add(Resource::Database(reader.database), Read);
     }
     reader.collection_at(name, Read)
 }
@@ -194,7 +194,7 @@ fn kill_cursors(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 /// Whoever may send this may do anything; that it names places as well is for rules that forbid one of them.
 fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::WholeServer, Cluster)?;
+    reader.reaches.add(Resource::WholeServer, Cluster)?;
     let operations = strict::array(reader.command_value()?).ok_or(Unclear::Argument("applyOps"))?;
     for operation in strict::items(operations) {
         let operation = strict::document(&operation?).ok_or(Unclear::Argument("applyOps"))?;
@@ -205,8 +205,8 @@ fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         match namespace.split_once('.') {
             // A no-operation belongs nowhere.
             None if namespace.is_empty() => {}
-            None => reader.reaches.add(Place::Database(names::database(namespace)?), Cluster)?,
-            Some((database, "$cmd")) => reader.reaches.add(Place::Database(names::database(database)?), Cluster)?,
+            None => reader.reaches.add(Resource::Database(names::database(namespace)?), Cluster)?,
+            Some((database, "$cmd")) => reader.reaches.add(Resource::Database(names::database(database)?), Cluster)?,
             Some(_) => reader.reaches.add_namespace(namespace, Cluster)?,
         }
     }
@@ -216,11 +216,11 @@ fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 /// The first value is a database, whatever `$db` says.
 fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let name = strict::text(reader.command_value()?).ok_or(Unclear::DatabaseName)?;
-    reader.reaches.add(Place::Database(names::database(name)?), Cluster)
+    reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
 }
 
 fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::Nowhere, Session)?;
+    reader.reaches.add(Resource::NoNamespace, Session)?;
     let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
     strict::items(sessions).try_for_each(|session| arguments::session(&session?))
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use smallvec::SmallVec;
 
-use super::meaning::{Place, Reach, Shows};
+use super::meaning::{Exposes, Reach, Resource};
 use super::names;
 use super::table::Class;
 use super::unclear::Unclear;
@@ -22,8 +22,8 @@ impl<'a> Reaches<'a> {
         self.list
     }
 
-    pub(super) fn add(&mut self, place: Place<'a>, class: Class) -> Result<(), Unclear> {
-        let reach = Reach { place, class };
+    pub(super) fn add(&mut self, resource: Resource<'a>, class: Class) -> Result<(), Unclear> {
+        let reach = Reach { resource, class };
         if self.list.len() < LOOKED_THROUGH {
             if self.list.contains(&reach) {
                 return Ok(());
@@ -48,14 +48,16 @@ impl<'a> Reaches<'a> {
         let collection = names::collection(name)?;
         let system = collection.strip_prefix("system.");
         if matches!(database, "local" | "config") || database == "admin" && system.is_some() {
-            return self.add(Place::Window { database, collection, shows: Shows::Server }, class);
+            return self.add(Resource::SystemCollection { database, collection, exposes: Exposes::Server }, class);
         }
         match system.map(|rest| rest.strip_prefix("buckets.")) {
-            None => self.add(Place::Collection { database, collection }, class),
-            Some(None) => self.add(Place::Window { database, collection, shows: Shows::Database }, class),
+            None => self.add(Resource::Collection { database, collection }, class),
+            Some(None) => {
+                self.add(Resource::SystemCollection { database, collection, exposes: Exposes::Database }, class)
+            }
             // The measurements of a time series, in another form. As deep as 253 bytes can name buckets of buckets.
             Some(Some(series)) => {
-                self.add(Place::Collection { database, collection }, class)?;
+                self.add(Resource::Collection { database, collection }, class)?;
                 self.add_collection(database, series, class)
             }
         }

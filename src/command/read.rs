@@ -3,8 +3,8 @@
 //! Reads the whole body, strictly: what is not understood is [`Unclear`], never a guess.
 
 use super::arguments;
-use super::javascript::Values;
-use super::meaning::{Look, Meaning, Request, Sequence, sequences_of};
+use super::javascript::ValueUse;
+use super::meaning::{Meaning, ReadOptions, Request, Sequence, sequences_of};
 use super::names;
 use super::reach;
 use super::reader::Reader;
@@ -18,7 +18,7 @@ use super::unclear::Unclear;
 /// cost is bounded by the length of what is given.
 ///
 /// Spec: the MongoDB manual § Database Commands, § Aggregation Stages; what mongod takes beyond them was tried on 6.0.5.
-pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclear> {
+pub fn read<'a>(request: &Request<'a>, options: ReadOptions) -> Result<Meaning<'a>, Unclear> {
     let mut fields = Fields::default();
     fields.take_command(request.body)?;
     let command = command_of(&fields)?;
@@ -26,9 +26,9 @@ pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclea
     arguments::check(command, &fields)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        return read_explained(&fields, database, look);
+        return read_explained(&fields, database, options);
     }
-    meaning(Reader::new(command, database, &fields, request.sequences, look), false)
+    meaning(Reader::new(command, database, &fields, request.sequences, options), false)
 }
 
 /// The command is what the first element is called, and nothing else.
@@ -73,7 +73,7 @@ fn check_sequences(command: &Command, fields: &Fields<'_>, sequences: &[Sequence
 /// The command inside an `explain`; it is judged as if it were sent. A function of its own, so that the fields of nearly all
 /// commands have a stack of half the size.
 #[inline(never)]
-fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Result<Meaning<'a>, Unclear> {
+fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, options: ReadOptions) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
     let command = command_of(&inner)?;
@@ -86,15 +86,15 @@ fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Resu
         return Err(Unclear::Explain);
     }
     arguments::check(command, &inner)?;
-    meaning(Reader::new(command, database, &inner, &[], look), true)
+    meaning(Reader::new(command, database, &inner, &[], options), true)
 }
 
 fn meaning<'a>(mut reader: Reader<'a, '_>, explained: bool) -> Result<Meaning<'a>, Unclear> {
     reach::find(&mut reader)?;
-    if reader.look.javascript {
+    if reader.options.javascript {
         let fields = reader.fields;
         for element in fields.iter().filter(|element| !reads_its_own_javascript(reader.command, key(element))) {
-            reader.search_javascript(element, Values::Code)?;
+            reader.search_javascript(element, ValueUse::Evaluated)?;
         }
     }
     Ok(Meaning {

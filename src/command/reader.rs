@@ -3,8 +3,8 @@
 use bson::raw::RawElement;
 use smallvec::SmallVec;
 
-use super::javascript::{self, Values};
-use super::meaning::{Look, Sequence, needs_sequences};
+use super::javascript::{self, ValueUse};
+use super::meaning::{ReadOptions, Sequence, needs_sequences};
 use super::reaches::Reaches;
 use super::strict::{self, Documents, Fields};
 use super::table::{Class, Command};
@@ -15,7 +15,7 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) command: &'static Command,
     pub(super) database: &'a str,
     pub(super) fields: &'r Fields<'a>,
-    pub(super) look: Look,
+    pub(super) options: ReadOptions,
     pub(super) reaches: Reaches<'a>,
     pub(super) javascript: bool,
     pub(super) cursors: SmallVec<[i64; 1]>,
@@ -28,10 +28,10 @@ impl<'a, 'r> Reader<'a, 'r> {
         database: &'a str,
         fields: &'r Fields<'a>,
         sequences: &'r [Sequence<'a>],
-        look: Look,
+        options: ReadOptions,
     ) -> Self {
         let (reaches, javascript, cursors) = (Reaches::default(), false, SmallVec::new());
-        Self { command, database, fields, look, reaches, javascript, cursors, sequences }
+        Self { command, database, fields, options, reaches, javascript, cursors, sequences }
     }
 
     /// The value of the first element.
@@ -51,7 +51,7 @@ impl<'a, 'r> Reader<'a, 'r> {
             return Ok(Some(Documents::Array(array.iter_elements())));
         }
         let sequence = self.sequences.iter().find(|sequence| sequence.identifier == field.as_bytes());
-        if sequence.is_none() && needs_sequences(self.command, self.look) {
+        if sequence.is_none() && needs_sequences(self.command, self.options) {
             return Err(Unclear::Argument(field));
         }
         Ok(sequence.map(|sequence| Documents::Sequence(sequence.documents)))
@@ -79,9 +79,9 @@ impl<'a, 'r> Reader<'a, 'r> {
     }
 
     /// Searches one value for JavaScript, if the caller asked for that and none was found yet.
-    pub(super) fn search_javascript(&mut self, element: &RawElement<'a>, values: Values) -> Result<(), Unclear> {
-        if self.look.javascript && !self.javascript {
-            self.javascript = javascript::is_in(element, values)?;
+    pub(super) fn search_javascript(&mut self, element: &RawElement<'a>, value_use: ValueUse) -> Result<(), Unclear> {
+        if self.options.javascript && !self.javascript {
+            self.javascript = javascript::is_in(element, value_use)?;
         }
         Ok(())
     }

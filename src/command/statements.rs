@@ -2,7 +2,7 @@
 
 use bson::raw::{RawBsonRef, RawElement};
 
-use super::javascript::Values;
+use super::javascript::ValueUse;
 use super::pipeline;
 use super::reader::Reader;
 use super::strict::{self, Fields, key};
@@ -21,12 +21,12 @@ pub(super) fn update(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
-    if !reader.look.javascript {
+    if !reader.options.javascript {
         return Ok(());
     }
     for statement in reader.documents("deletes")?.into_iter().flatten() {
         for element in strict::elements(statement?) {
-            reader.search_javascript(&element?, Values::Code)?;
+            reader.search_javascript(&element?, ValueUse::Evaluated)?;
         }
     }
     Ok(())
@@ -45,10 +45,10 @@ pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear
 /// One statement names its collection by a place in `nsInfo`; each of those is counted as written, named or not.
 pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let mut count = 0;
-    for place in reader.documents("nsInfo")?.into_iter().flatten() {
-        let place = Fields::of(place?)?;
-        let namespace = place.get("ns").and_then(strict::text).ok_or(Unclear::CollectionName)?;
-        if !place.are_among(&["ns"]) {
+    for entry in reader.documents("nsInfo")?.into_iter().flatten() {
+        let entry = Fields::of(entry?)?;
+        let namespace = entry.get("ns").and_then(strict::text).ok_or(Unclear::CollectionName)?;
+        if !entry.are_among(&["ns"]) {
             return Err(Unclear::Argument("nsInfo"));
         }
         reader.reaches.add_namespace(namespace, Write)?;
@@ -88,15 +88,15 @@ fn statement_element<'a>(
     if key(element) == modification_key {
         modification(reader, element)
     } else {
-        reader.search_javascript(element, Values::Code)
+        reader.search_javascript(element, ValueUse::Evaluated)
     }
 }
 
 /// A pipeline, or operators and values that are stored; only in the former is code ever run.
 fn modification<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
     let Some(stages) = strict::array(element) else {
-        return reader.search_javascript(element, Values::Data);
+        return reader.search_javascript(element, ValueUse::Stored);
     };
     pipeline::of_update(stages)?;
-    reader.search_javascript(element, Values::Code)
+    reader.search_javascript(element, ValueUse::Evaluated)
 }

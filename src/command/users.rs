@@ -2,7 +2,7 @@
 
 use bson::raw::RawElement;
 
-use super::meaning::Place;
+use super::meaning::Resource;
 use super::names;
 use super::reader::Reader;
 use super::strict::{self, Fields};
@@ -11,7 +11,7 @@ use super::unclear::Unclear;
 
 /// Its own database, and every other that is named.
 pub(super) fn administer(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::Database(reader.database), UserAdmin)?;
+    reader.reaches.add(Resource::Database(reader.database), UserAdmin)?;
     if matches!(reader.command.name, "usersInfo" | "rolesInfo") {
         asked_for(reader, reader.command_value()?)?;
     }
@@ -42,10 +42,10 @@ fn role_or_user<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Re
     }
     let fields = Fields::of(strict::document(element).ok_or(Unclear::Argument("roles"))?)?;
     if fields.get("forAllDBs").is_some() {
-        return reader.reaches.add(Place::WholeServer, UserAdmin);
+        return reader.reaches.add(Resource::WholeServer, UserAdmin);
     }
     let database = fields.get("db").and_then(strict::text).ok_or(Unclear::Argument("roles"))?;
-    reader.reaches.add(Place::Database(names::database(database)?), UserAdmin)
+    reader.reaches.add(Resource::Database(names::database(database)?), UserAdmin)
 }
 
 fn privilege<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
@@ -57,10 +57,11 @@ fn privilege<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Resul
         Some(database) => strict::text(database).ok_or(FORM)?,
         None => "",
     };
-    let place = if database.is_empty() || resource.get("anyResource").is_some() || resource.get("cluster").is_some() {
-        Place::WholeServer
+    let resource = if database.is_empty() || resource.get("anyResource").is_some() || resource.get("cluster").is_some()
+    {
+        Resource::WholeServer
     } else {
-        Place::Database(names::database(database)?)
+        Resource::Database(names::database(database)?)
     };
-    reader.reaches.add(place, UserAdmin)
+    reader.reaches.add(resource, UserAdmin)
 }

@@ -123,7 +123,7 @@ impl Policing {
 /// In the order of [`crate::relay::place_of`].
 fn labels(policy: &Policy) -> Vec<String> {
     let rules = policy.rule_names().iter().cloned();
-    rules.chain(Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned())).collect()
+    rules.chain(Grounds::WITHOUT_RULE.map(|grounds| policy.label(grounds).to_owned())).collect()
 }
 
 /// The policy for one connection.

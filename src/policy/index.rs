@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::command::{Place, Shows};
+use crate::command::{Exposes, Resource};
 
 use super::pattern::{Pattern, Table};
 use super::rule::{RuleId, To};
@@ -125,42 +125,42 @@ impl Index {
     }
 
     /// The first rule that matches at `place`.
-    pub(super) fn first(&self, place: &Place<'_>) -> Option<RuleId> {
+    pub(super) fn first(&self, resource: &Resource<'_>) -> Option<RuleId> {
         if self.is_empty {
             return None;
         }
         let mut first = None;
-        self.visit(place, |leaf, database, collection| first = leaf.first_before(first, database, collection));
+        self.visit(resource, |leaf, database, collection| first = leaf.first_before(first, database, collection));
         first
     }
 
     /// Every rule that matches at `place`, in no order, some perhaps more than once.
-    pub(super) fn each(&self, place: &Place<'_>, mut see: impl FnMut(RuleId)) {
+    pub(super) fn each(&self, resource: &Resource<'_>, mut see: impl FnMut(RuleId)) {
         if !self.is_empty {
-            self.visit(place, |leaf, database, collection| leaf.each(database, collection, &mut see));
+            self.visit(resource, |leaf, database, collection| leaf.each(database, collection, &mut see));
         }
     }
 
-    fn visit<'a>(&'a self, place: &Place<'_>, mut see: impl FnMut(&'a Leaf, &str, Option<&str>)) {
-        match *place {
-            Place::Nowhere => see(&self.nowhere, "", None),
-            Place::WholeServer => see(&self.server, "", None),
-            Place::Database(database) => {
+    fn visit<'a>(&'a self, resource: &Resource<'_>, mut see: impl FnMut(&'a Leaf, &str, Option<&str>)) {
+        match *resource {
+            Resource::NoNamespace => see(&self.nowhere, "", None),
+            Resource::WholeServer => see(&self.server, "", None),
+            Resource::Database(database) => {
                 self.databases.visit(database, |inside| see(&inside.database, database, None));
             }
-            Place::WholeDatabase(database) => {
+            Resource::WholeDatabase(database) => {
                 self.databases.visit(database, |inside| see(&inside.whole, database, None));
             }
-            Place::Collection { database, collection } => self.databases.visit(database, |inside| {
+            Resource::Collection { database, collection } => self.databases.visit(database, |inside| {
                 inside.collections.visit(collection, |leaf| see(leaf, database, Some(collection)));
             }),
-            Place::Window { database, collection, shows } => {
-                let named = match shows {
-                    Shows::Database => {
+            Resource::SystemCollection { database, collection, exposes } => {
+                let named = match exposes {
+                    Exposes::Database => {
                         self.databases.visit(database, |inside| see(&inside.whole, database, None));
                         &self.windows_on_database
                     }
-                    Shows::Server => {
+                    Exposes::Server => {
                         see(&self.server, database, None);
                         &self.windows_on_server
                     }

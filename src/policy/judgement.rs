@@ -25,11 +25,11 @@ pub enum Grounds {
 
 /// What becomes of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Effect {
     /// It goes upstream.
-    Pass,
+    Allow,
     /// It is answered with an error, and does not go upstream.
-    Refuse,
+    Deny,
 }
 
 /// What is counted and logged beside the verdict.
@@ -45,7 +45,7 @@ pub enum Note {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     /// What becomes of it.
-    pub verdict: Verdict,
+    pub effect: Effect,
     /// Why.
     pub grounds: Grounds,
     /// Which of the meaning's reaches decided, where one did: the first of the strictest. Beside a
@@ -57,7 +57,7 @@ pub struct Judgement {
 
 impl Grounds {
     /// All that are no rules, for tables of counters.
-    pub const BESIDE_RULES: [Self; 6] =
+    pub const WITHOUT_RULE: [Self; 6] =
         [Self::NoRule, Self::NoAllowRule, Self::Handshake, Self::JavaScript, Self::Unclear, Self::Cursor];
 
     /// In metrics; in brackets, so that no rule can have it.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::command::table::{COMMANDS, Class};
-use crate::command::{Look, Meaning, Place, Reach};
+use crate::command::{Meaning, Reach, ReadOptions, Resource};
 use crate::config::Action;
 
 use super::commands::CommandFacts;
@@ -36,7 +36,7 @@ pub(super) struct RuleSet {
     pub(super) rules: Arc<[Rule]>,
     /// Those of `rules` that are about these callers, in their order.
     pub(super) about: Vec<RuleId>,
-    pub(super) look: Look,
+    pub(super) read_options: ReadOptions,
     by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
     /// Commands that the same entries are about have one table.
     tables: Mutex<HashMap<Box<[u64]>, Arc<Tables>>>,
@@ -88,7 +88,7 @@ impl RuleSet {
             flags,
             rules: Arc::clone(rules),
             about,
-            look: Look { javascript: javascript || flags.deny_javascript },
+            read_options: ReadOptions { javascript: javascript || flags.deny_javascript },
             by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
             tables: Mutex::new(HashMap::new()),
         }
@@ -165,11 +165,11 @@ impl Tables {
     }
 
     /// The first deny rule that matches, dry runs counted.
-    pub(super) fn denies(&self, place: &Place<'_>, enforced: Option<RuleId>) -> Option<RuleId> {
-        enforced.into_iter().chain(self.dry_deny.first(place)).min()
+    pub(super) fn denies(&self, resource: &Resource<'_>, enforced: Option<RuleId>) -> Option<RuleId> {
+        enforced.into_iter().chain(self.dry_deny.first(resource)).min()
     }
 
-    pub(super) fn allows(&self, place: &Place<'_>) -> Option<RuleId> {
-        self.allow.first(place).into_iter().chain(self.dry_allow.first(place)).min()
+    pub(super) fn allows(&self, resource: &Resource<'_>) -> Option<RuleId> {
+        self.allow.first(resource).into_iter().chain(self.dry_allow.first(resource)).min()
     }
 }

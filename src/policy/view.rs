@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::command::{Look, Meaning};
+use crate::command::{Meaning, ReadOptions};
 
 use super::index::Keep;
-use super::judgement::{Grounds, Judgement, Note, Verdict};
+use super::judgement::{Effect, Grounds, Judgement, Note};
 use super::rule::RuleId;
 use super::rule_set::{RuleSet, Tables, asked};
 
@@ -60,8 +60,8 @@ impl Tally {
 
 impl View {
     /// What has to be known of a command to judge it.
-    pub fn look(&self) -> Look {
-        self.rule_set.look
+    pub fn read_options(&self) -> ReadOptions {
+        self.rule_set.read_options
     }
 
     /// The rules that are about this caller, in their order.
@@ -80,21 +80,21 @@ impl View {
 
         if meaning.reaches.is_empty() {
             // No command means nothing; whoever read this one has not understood it.
-            return self.refuse(Grounds::Unclear);
+            return self.deny(Grounds::Unclear);
         }
         let (mut enforced, mut tried) = (Tally::default(), Tally::default());
         let mut notes = Notes::default();
         for (at, reach) in meaning.reaches.iter().enumerate() {
-            let (tables, place) = (rule_set.tables(by_kind, meaning, reach), &reach.place);
-            tables.audit.each(place, |rule| notes.audit(rule, rule_set.rules.len()));
+            let (tables, resource) = (rule_set.tables(by_kind, meaning, reach), &reach.resource);
+            tables.audit.each(resource, |rule| notes.audit(rule, rule_set.rules.len()));
             if javascript || enforced.denied.is_some() {
                 continue;
             }
-            let deny = tables.deny.first(place);
-            enforced.take(at, deny, flags.needs_allow && !is_handshake, || tables.allow.first(place));
+            let deny = tables.deny.first(resource);
+            enforced.take(at, deny, flags.needs_allow && !is_handshake, || tables.allow.first(resource));
             if flags.has_dry_runs {
-                let deny = tables.denies(place, deny);
-                tried.take(at, deny, flags.would_need_allow && !is_handshake, || tables.allows(place));
+                let deny = tables.denies(resource, deny);
+                tried.take(at, deny, flags.would_need_allow && !is_handshake, || tables.allows(resource));
             }
         }
 
@@ -104,28 +104,28 @@ impl View {
             outcome = Outcome { refuses: true, grounds: Grounds::JavaScript, reach: None };
         }
         if outcome.refuses {
-            return self.refusal(outcome.grounds, outcome.reach, notes.list);
+            return self.denial(outcome.grounds, outcome.reach, notes.list);
         }
         let tried = tried.outcome(passes);
         if flags.has_dry_runs && tried.refuses {
             notes.list.push((Note::WouldDeny, tried.grounds));
             outcome.reach = tried.reach;
         }
-        Judgement { verdict: Verdict::Pass, grounds: outcome.grounds, reach: outcome.reach, notes: notes.list }
+        Judgement { effect: Effect::Allow, grounds: outcome.grounds, reach: outcome.reach, notes: notes.list }
     }
 
     /// Judges what was refused on `grounds` of no rule: [`Grounds::Unclear`], [`Grounds::Cursor`]. Passes in a dry run,
     /// and where all rules are dry runs or audits.
-    pub fn refuse(&self, grounds: Grounds) -> Judgement {
-        self.refusal(grounds, None, SmallVec::new())
+    pub fn deny(&self, grounds: Grounds) -> Judgement {
+        self.denial(grounds, None, SmallVec::new())
     }
 
-    fn refusal(&self, grounds: Grounds, reach: Option<usize>, mut notes: SmallVec<[(Note, Grounds); 2]>) -> Judgement {
+    fn denial(&self, grounds: Grounds, reach: Option<usize>, mut notes: SmallVec<[(Note, Grounds); 2]>) -> Judgement {
         if self.rule_set.flags.enforces {
-            return Judgement { verdict: Verdict::Refuse, grounds, reach, notes };
+            return Judgement { effect: Effect::Deny, grounds, reach, notes };
         }
         notes.push((Note::WouldDeny, grounds));
-        Judgement { verdict: Verdict::Pass, grounds: Grounds::NoRule, reach, notes }
+        Judgement { effect: Effect::Allow, grounds: Grounds::NoRule, reach, notes }
     }
 
     /// Every rule that matches some reach of a command, with the reach's index; for people who ask why, not for traffic:
@@ -140,7 +140,7 @@ impl View {
             let entries = entries.filter(|(_, rule, to)| to.is_about(&asked, rule.action));
             let tables = Tables::new(entries, Keep::All);
             for index in [&tables.deny, &tables.allow, &tables.dry_deny, &tables.dry_allow, &tables.audit] {
-                index.each(&reach.place, |rule| found.push((rule, at)));
+                index.each(&reach.resource, |rule| found.push((rule, at)));
             }
         }
         found.sort_unstable();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bson::RawDocument;
 
 use crate::command;
-use crate::command::{Meaning, Place, Request, Sequence, Unclear, table};
-use crate::policy::{Grounds, Judgement, Note, Policy, RuleId, Sentence, Verdict, View};
+use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
+use crate::policy::{Effect, Grounds, Judgement, Note, Policy, RuleId, Sentence, View};
 use crate::relay::cursors::{CursorBook, CursorOwnership};
 use crate::relay::exchange::InFlightRequest;
 use crate::relay::holding::HoldBudget;
@@ -84,7 +84,7 @@ pub struct Finding<'a> {
 pub fn place_of(grounds: Grounds, rules: usize) -> usize {
     match grounds {
         Grounds::Rule(RuleId(id)) => id as usize,
-        other => rules + Grounds::BESIDE_RULES.iter().position(|beside| *beside == other).unwrap_or_default(),
+        other => rules + Grounds::WITHOUT_RULE.iter().position(|beside| *beside == other).unwrap_or_default(),
     }
 }
 
@@ -152,9 +152,9 @@ impl PolicyFilter {
     /// There is something that can be neither judged nor answered: it passes in a dry run only.
     pub(super) fn give_up(&mut self, why: &'static str) -> Result<(), Unjudged> {
         let Some(orders) = &self.orders else { return Ok(()) };
-        let judgement = orders.view.refuse(Grounds::Unclear);
+        let judgement = orders.view.deny(Grounds::Unclear);
         self.count(&judgement, None, "", None);
-        if judgement.verdict == Verdict::Pass { Ok(()) } else { Err(Unjudged(why)) }
+        if judgement.effect == Effect::Allow { Ok(()) } else { Err(Unjudged(why)) }
     }
 
     /// Looks at a request of which `message` is here, from its start.
@@ -172,7 +172,7 @@ impl PolicyFilter {
             return Look::Later(None);
         }
         let command = facts.command().and_then(table::find);
-        let look = orders.view.look();
+        let look = orders.view.read_options();
         if !whole && command.is_some_and(|command| command::needs_sequences(command, look)) {
             return Look::Later(Some(header.length as usize));
         }
@@ -271,30 +271,30 @@ impl PolicyFilter {
         let sequences: Vec<_> =
             sequences.iter().map(|(identifier, documents)| Sequence { identifier, documents }).collect();
         let request = Request { body, database, sequences: &sequences };
-        let meaning = match command::read(&request, orders.view.look()) {
+        let meaning = match command::read(&request, orders.view.read_options()) {
             Ok(meaning) => meaning,
             Err(unclear) => return self.refuse_unclear(unclear, facts),
         };
         let mut judgement = orders.view.judge(&meaning);
         let mut code = UNAUTHORIZED;
-        if judgement.verdict == Verdict::Pass
+        if judgement.effect == Effect::Allow
             && let Some(refused) = orders.refuses_cursors(&meaning, self.version)
         {
             let notes = std::mem::take(&mut judgement.notes);
-            judgement = orders.view.refuse(Grounds::Cursor);
+            judgement = orders.view.deny(Grounds::Cursor);
             judgement.notes.extend(notes);
             code = refused;
         }
-        let look = match judgement.verdict {
-            Verdict::Pass => Look::Pass,
-            Verdict::Refuse => {
+        let look = match judgement.effect {
+            Effect::Allow => Look::Pass,
+            Effect::Deny => {
                 let (policy, grounds) = (&*orders.policy, judgement.grounds);
                 let (database, command) = (Some(meaning.database), Some(meaning.command.name));
                 let sentence = Sentence { policy, grounds, database, command, unclear: None };
                 Look::Refuse(CommandError { code: code.0, code_name: code.1, message: sentence.to_string() })
             }
         };
-        if judgement.verdict == Verdict::Pass && judgement.notes.is_empty() {
+        if judgement.effect == Effect::Allow && judgement.notes.is_empty() {
             // The common path: nothing to tell.
             let place = place_of(judgement.grounds, orders.policy.rule_names().len());
             orders.metrics.count(place, PolicyDecision::Allow);
@@ -307,7 +307,7 @@ impl PolicyFilter {
 
     fn refuse_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Look {
         let Some(orders) = &self.orders else { return Look::Pass };
-        let judgement = orders.view.refuse(Grounds::Unclear);
+        let judgement = orders.view.deny(Grounds::Unclear);
         let command = facts.command().and_then(table::find).map(|command| command.name);
         let database = facts.database().map(|name| name.to_text()).filter(|name| is_plain(name));
         let sentence = Sentence {
@@ -320,7 +320,7 @@ impl PolicyFilter {
         let (code, code_name) = UNAUTHORIZED;
         let error = CommandError { code, code_name, message: sentence.to_string() };
         self.count(&judgement, command, database.as_deref().unwrap_or_default(), Some(unclear));
-        if judgement.verdict == Verdict::Pass { Look::Pass } else { Look::Refuse(error) }
+        if judgement.effect == Effect::Allow { Look::Pass } else { Look::Refuse(error) }
     }
 
     /// Counts a judgement, and has the first of each kind told.
@@ -331,9 +331,9 @@ impl PolicyFilter {
         namespace: &str,
         unclear: Option<Unclear>,
     ) {
-        let decided = match judgement.verdict {
-            Verdict::Pass => PolicyDecision::Allow,
-            Verdict::Refuse => PolicyDecision::Deny,
+        let decided = match judgement.effect {
+            Effect::Allow => PolicyDecision::Allow,
+            Effect::Deny => PolicyDecision::Deny,
         };
         let noted = judgement.notes.iter().map(|(note, grounds)| match note {
             Note::Audit => (*grounds, PolicyDecision::Audit),
@@ -360,7 +360,7 @@ impl PolicyFilter {
 impl EffectivePolicy {
     /// Whether what cannot be judged is refused.
     fn enforce(&self) -> bool {
-        self.view.refuse(Grounds::Unclear).verdict == Verdict::Refuse
+        self.view.deny(Grounds::Unclear).effect == Effect::Deny
     }
 
     /// Why a command may not have the cursors that it names, if it may not.
@@ -368,7 +368,7 @@ impl EffectivePolicy {
         let reads = meaning.command.name == "getMore";
         // A cursor of a whole database or of everything: what it shows was judged when it was opened, and cannot be told
         // from its name. A change stream begins again by itself, and is judged anew.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
+        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
         meaning.cursors.iter().find_map(|id| match self.cursors.standing(*id, &self.caller) {
             CursorOwnership::Foreign => Some(UNAUTHORIZED),
             // To end what nobody was given is no harm, and what a driver does with a cursor that has just ended.
@@ -406,13 +406,15 @@ fn has_foreign_sequence(facts: &RequestFacts) -> bool {
 /// The namespace that decided, or else the command's own.
 fn namespace(meaning: &Meaning<'_>, reach: Option<usize>) -> String {
     let reach = meaning.reaches.get(reach.unwrap_or_default());
-    match reach.map(|reach| reach.place) {
-        Some(Place::Collection { database, collection } | Place::Window { database, collection, .. }) => {
+    match reach.map(|reach| reach.resource) {
+        Some(
+            Resource::Collection { database, collection } | Resource::SystemCollection { database, collection, .. },
+        ) => {
             format!("{database}.{collection}")
         }
-        Some(Place::Database(database) | Place::WholeDatabase(database)) => database.to_owned(),
-        Some(Place::WholeServer) => "*".to_owned(),
-        Some(Place::Nowhere) | None => String::new(),
+        Some(Resource::Database(database) | Resource::WholeDatabase(database)) => database.to_owned(),
+        Some(Resource::WholeServer) => "*".to_owned(),
+        Some(Resource::NoNamespace) | None => String::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::command::table::{self, Class};
 use crate::command::{Meaning, Request, Unclear, read};
 use crate::config::{Config, Enforcement, FromConfig};
 use crate::identity::Principal;
-use crate::policy::{CallerFacts, Grounds, Note, Policy, Sentence, Verdict, View};
+use crate::policy::{CallerFacts, Effect, Grounds, Note, Policy, Sentence, View};
 
 /// What becomes of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -152,8 +152,8 @@ impl<'a> Reviewed<'a> {
             explanation.notes.push("no source was given, and rules look at sources".to_owned());
         }
         let asked = self.policy.as_ref().map(|policy| (policy, policy.view(&facts)));
-        let look = asked.as_ref().map(|(_, view)| view.look()).unwrap_or_default();
-        let meaning = read(&request, look);
+        let options = asked.as_ref().map(|(_, view)| view.read_options()).unwrap_or_default();
+        let meaning = read(&request, options);
         match &meaning {
             Ok(meaning) => explanation.understand(meaning),
             Err(unclear) => explanation.command.unclear = Some(unclear.to_string()),
@@ -213,7 +213,7 @@ impl Explanation {
             unclear: None,
         };
         let reaches = meaning.reaches.iter().map(|reach| ReachReport {
-            place: trace::place_text(reach.place),
+            place: trace::resource_text(reach.resource),
             class: class_word(reach.class),
             decided: false,
         });
@@ -223,13 +223,13 @@ impl Explanation {
     fn judge(&mut self, policy: &Policy, view: &View, meaning: &Result<Meaning<'_>, Unclear>) {
         let judgement = match meaning {
             Ok(meaning) => view.judge(meaning),
-            Err(_) => view.refuse(Grounds::Unclear),
+            Err(_) => view.deny(Grounds::Unclear),
         };
         let would = judgement.notes.iter().find(|(note, _)| *note == Note::WouldDeny).map(|(_, grounds)| *grounds);
-        let (decision, grounds) = match (judgement.verdict, would) {
-            (Verdict::Refuse, _) => (Decision::Deny, judgement.grounds),
-            (Verdict::Pass, Some(grounds)) => (Decision::WouldDeny, grounds),
-            (Verdict::Pass, None) => (Decision::Allow, judgement.grounds),
+        let (decision, grounds) = match (judgement.effect, would) {
+            (Effect::Deny, _) => (Decision::Deny, judgement.grounds),
+            (Effect::Allow, Some(grounds)) => (Decision::WouldDeny, grounds),
+            (Effect::Allow, None) => (Decision::Allow, judgement.grounds),
         };
         let rule = |grounds| matches!(grounds, Grounds::Rule(_)).then(|| policy.label(grounds).to_owned());
         let audits = judgement.notes.iter().filter(|(note, _)| *note == Note::Audit);

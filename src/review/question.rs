@@ -10,7 +10,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use super::body::{self, BodyError};
 use super::tree::Node;
 use crate::command::table::{self, CollectionAt, Command};
-use crate::command::{Look, Request, Unclear, read};
+use crate::command::{ReadOptions, Request, Unclear, read};
 use crate::config::Config;
 use crate::identity::Principal;
 
@@ -155,7 +155,7 @@ impl Wanted {
         entries.push(database_entry());
         let document = body::document(&entries, "")?;
         let request = Request { body: &document, database: None, sequences: &[] };
-        let unclear = read(&request, Look { javascript: true }).err();
+        let unclear = read(&request, ReadOptions { javascript: true }).err();
         match unclear {
             None => Ok(document),
             Some(why) => Err(incomplete(format!(
@@ -169,7 +169,10 @@ impl Wanted {
 /// Whether no body of this command is ever understood.
 fn is_refused_by_name(bare: &RawDocument) -> bool {
     let request = Request { body: bare, database: None, sequences: &[] };
-    matches!(read(&request, Look::default()), Err(Unclear::UnknownCommand | Unclear::Removed(_) | Unclear::Internal(_)))
+    matches!(
+        read(&request, ReadOptions::default()),
+        Err(Unclear::UnknownCommand | Unclear::Removed(_) | Unclear::Internal(_))
+    )
 }
 
 /// The value beside the name of a command whose collection does not stand there.

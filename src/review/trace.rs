@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use crate::command::{Meaning, Place, Shows};
+use crate::command::{Exposes, Meaning, Resource};
 use crate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig};
 use crate::policy::{CallerFacts, Policy, RuleId, View};
 
@@ -158,16 +158,16 @@ fn alone(rule: RuleConfig, caller: &CallerFacts<'_>) -> Option<View> {
 }
 
 /// A place in words, as `shop.orders`.
-pub(super) fn place_text(place: Place<'_>) -> String {
-    match place {
-        Place::Nowhere => "no namespace".to_owned(),
-        Place::Database(database) => format!("{database}, no collection"),
-        Place::Collection { database, collection } => format!("{database}.{collection}"),
-        Place::WholeDatabase(database) => format!("every collection of {database}"),
-        Place::WholeServer => "every database".to_owned(),
-        Place::Window { database, collection, shows } => match shows {
-            Shows::Database => format!("{database}.{collection}, which shows all of {database}"),
-            Shows::Server => format!("{database}.{collection}, which shows every database"),
+pub(super) fn resource_text(resource: Resource<'_>) -> String {
+    match resource {
+        Resource::NoNamespace => "no namespace".to_owned(),
+        Resource::Database(database) => format!("{database}, no collection"),
+        Resource::Collection { database, collection } => format!("{database}.{collection}"),
+        Resource::WholeDatabase(database) => format!("every collection of {database}"),
+        Resource::WholeServer => "every database".to_owned(),
+        Resource::SystemCollection { database, collection, exposes } => match exposes {
+            Exposes::Database => format!("{database}.{collection}, which shows all of {database}"),
+            Exposes::Server => format!("{database}.{collection}, which shows every database"),
         },
     }
 }

@@ -4,7 +4,7 @@ use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Decimal128, RawBson, RawDocumentBuf, rawdoc};
 
-use super::{Look, Request, Sequence, concatenated, read, read_body, read_with, text};
+use super::{ReadOptions, Request, Sequence, concatenated, read, read_body, read_with, text};
 use crate::command::table::Class;
 use crate::command::{Unclear, needs_sequences, table};
 
@@ -125,7 +125,7 @@ fn a_query_has_its_database_in_its_namespace_and_not_in_its_body() {
     ];
     for (body, database, expected) in &cases {
         let request = Request { body, database: *database, sequences: &[] };
-        assert_eq!(text(&read(&request, Look::default())), *expected, "{body:?}");
+        assert_eq!(text(&read(&request, ReadOptions::default())), *expected, "{body:?}");
     }
 }
 
@@ -856,7 +856,7 @@ fn javascript_in_a_sequence_is_found_and_a_sequence_that_is_needed_has_to_be_her
         let mut body = RawDocumentBuf::new();
         body.append(CString::try_from(command).unwrap(), "a");
         body.append(CString::try_from("$db").unwrap(), "shop");
-        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), Look { javascript: true }));
+        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), ReadOptions { javascript: true }));
         assert_eq!(read_with(&body, &[], true), Err(Unclear::Argument(identifier)));
         assert_eq!(text(&read_with(&body, &[], false)), "Write shop.a");
         let statements = [rawdoc! { "q": {}, "u": {} }, rawdoc! { "q": { "$where": "x" }, "u": {} }];

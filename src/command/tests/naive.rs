@@ -104,8 +104,8 @@ fn opinion(body: &Document) -> Found {
             found.insert(format!("UserAdmin {db}"));
             for entry in command.get_array("roles").into_iter().chain(command.get_array("privileges")).flatten() {
                 let Some(entry) = entry.as_document() else { continue };
-                let place = entry.get_document("resource").unwrap_or(entry);
-                found.insert(format!("UserAdmin {}", place.get_str("db").ok()?));
+                let resource = entry.get_document("resource").unwrap_or(entry);
+                found.insert(format!("UserAdmin {}", resource.get_str("db").ok()?));
             }
         }
         other => panic!("the generator made {other}"),
@@ -172,7 +172,7 @@ fn walk(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
 }
 
 fn note(found: &mut BTreeSet<String>, class: &str, database: &str, collection: &str) {
-    let shows = match (database, collection.starts_with("system."), collection.starts_with("system.buckets.")) {
+    let exposes = match (database, collection.starts_with("system."), collection.starts_with("system.buckets.")) {
         ("local" | "config", ..) | ("admin", true, _) => " [*]".to_owned(),
         (_, true, false) => format!(" [{database}.*]"),
         (_, true, true) => {
@@ -181,7 +181,7 @@ fn note(found: &mut BTreeSet<String>, class: &str, database: &str, collection: &
         }
         _ => String::new(),
     };
-    found.insert(format!("{class} {database}.{collection}{shows}"));
+    found.insert(format!("{class} {database}.{collection}{exposes}"));
 }
 
 proptest! {
@@ -191,10 +191,10 @@ proptest! {
     fn two_readers_agree_on_every_place(body in command()) {
         let raw = RawDocumentBuf::try_from(&body).unwrap();
         let meaning = read_body(&raw);
-        let places = meaning.as_ref().ok().map(|meaning| meaning.reaches.iter().map(reach_text).collect::<BTreeSet<_>>());
-        prop_assert_eq!(&places, &opinion(&body), "{:?}", meaning);
+        let resources = meaning.as_ref().ok().map(|meaning| meaning.reaches.iter().map(reach_text).collect::<BTreeSet<_>>());
+        prop_assert_eq!(&resources, &opinion(&body), "{:?}", meaning);
         if let Ok(meaning) = meaning {
-            prop_assert_eq!(places.unwrap().len(), meaning.reaches.len(), "a place stands twice");
+            prop_assert_eq!(resources.unwrap().len(), meaning.reaches.len(), "a resource stands twice");
             let looked = read_with(&raw, &[], true).unwrap();
             prop_assert_eq!(looked.reaches, meaning.reaches);
             prop_assert_eq!(looked.javascript, meaning.command.name == "mapReduce");
@@ -211,9 +211,9 @@ fn most_of_what_is_made_up_is_understood_and_much_of_it_is_forbidden() {
     let (mut understood, mut forbidden) = (0, 0);
     for _ in 0..500 {
         let body = strategy.new_tree(&mut runner).unwrap().current();
-        let Some(places) = opinion(&body) else { continue };
+        let Some(resources) = opinion(&body) else { continue };
         understood += 1;
-        forbidden += usize::from(places.iter().any(|place| place.ends_with(".secret")));
+        forbidden += usize::from(resources.iter().any(|resource| resource.ends_with(".secret")));
     }
     assert!(understood > 250, "{understood}");
     assert!(forbidden > 50, "{forbidden}");

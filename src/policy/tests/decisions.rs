@@ -6,10 +6,10 @@ use super::*;
 /// `would GROUNDS` for each note.
 fn told(policy: &Policy, judgement: &Judgement) -> String {
     let grounds = |grounds: Grounds| policy.label(grounds).to_owned();
-    let mut told = match (judgement.verdict, judgement.grounds) {
-        (Verdict::Pass, Grounds::NoRule) => "-".to_owned(),
-        (Verdict::Pass, why) => format!("allow {}", grounds(why)),
-        (Verdict::Refuse, why) => format!("deny {}", grounds(why)),
+    let mut told = match (judgement.effect, judgement.grounds) {
+        (Effect::Allow, Grounds::NoRule) => "-".to_owned(),
+        (Effect::Allow, why) => format!("allow {}", grounds(why)),
+        (Effect::Deny, why) => format!("deny {}", grounds(why)),
     };
     for (note, why) in &judgement.notes {
         told += if *note == Note::Audit { ", audit " } else { ", would " };
@@ -135,8 +135,8 @@ fn an_explained_command_is_judged_as_itself_and_as_explain() {
 
 /// For each place: whether an allow entry with these keys lets in, and whether a deny entry refuses.
 fn check_places(keys: &str, cases: &[(&str, bool, bool)]) {
-    for (place, allowed, denied) in cases {
-        let command = format!("aggregate {place}");
+    for (resource, allowed, denied) in cases {
+        let command = format!("aggregate {resource}");
         check(&rule("allow", keys), &[(&command, if *allowed { "allow r" } else { NONE })]);
         check(&rule("deny", keys), &[(&command, if *denied { "deny r" } else { "-" })]);
     }
@@ -248,7 +248,7 @@ fn javascript_is_refused_for_everybody_where_it_is_denied() {
 fn javascript_is_looked_for_only_where_a_rule_asks_for_it() {
     let check = |rules: &str, who: &str, expected: bool| {
         let who = principal(who);
-        assert_eq!(policy(rules).view(&caller(who.as_ref())).look().javascript, expected, "{rules}");
+        assert_eq!(policy(rules).view(&caller(who.as_ref())).read_options().javascript, expected, "{rules}");
     };
     check("[policy]\ndeny_javascript = true\n", "-", true);
     check(&rule("deny", "commands = [\"find\"]"), "-", false);
@@ -275,7 +275,7 @@ fn a_dry_run_lets_everything_pass_and_notes_what_it_would_refuse() {
 
     let unclear = |rules: &str| {
         let policy = policy(rules);
-        told(&policy, &policy.view(&caller(None)).refuse(Grounds::Unclear))
+        told(&policy, &policy.view(&caller(None)).deny(Grounds::Unclear))
     };
     assert_eq!(unclear(&rules), "deny (not understood)");
     assert_eq!(unclear(&format!("{dry}{rules}")), "-, would (not understood)");
@@ -314,7 +314,7 @@ fn a_rule_that_is_a_dry_run_only_notes_what_it_would_change() {
     assert_eq!((judgement.grounds, judgement.reach), (Grounds::Rule(RuleId(1)), Some(0)));
     let rules = named("dry", "deny", "dry_run = true\nto = [{ collections = [\"b\"] }]");
     let judgement = super::policy(&rules).view(&caller(None)).judge(&meaning("aggregate x.a, x.b"));
-    assert_eq!(judgement.reach, Some(1), "the place that would be refused");
+    assert_eq!(judgement.reach, Some(1), "the resource that would be refused");
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn who_a_rule_is_about_is_decided_by_all_that_is_known_of_a_caller() {
             let source = source.map(|text| text.parse().unwrap());
             let view = policy.view(&CallerFacts { principal: who.as_ref(), source, listener });
             let judgement = view.judge(&meaning("find shop.a"));
-            assert_eq!(judgement.verdict == Verdict::Refuse, *expected, "{from} {who:?} {source:?} {listener}");
+            assert_eq!(judgement.effect == Effect::Deny, *expected, "{from} {who:?} {source:?} {listener}");
             assert_eq!(view.rules().len(), usize::from(*expected));
         }
     };

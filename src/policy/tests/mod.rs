@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::command::table::{self, Class};
-use crate::command::{Meaning, Place, Reach, Shows};
+use crate::command::{Exposes, Meaning, Reach, Resource};
 use crate::config::{Action, Config, Enforcement, PolicyConfig};
 use crate::identity::Principal;
 
@@ -54,21 +54,21 @@ fn principal(text: &str) -> Option<Principal> {
 
 /// A place as the cases write it: `shop.orders`, `shop` (the database alone), `shop.*` (all of it), `*` (the server),
 /// `-` (nowhere), `shop.system.profile>` (a window onto its database), `local.oplog.rs>>` (onto the server).
-fn place(text: &str) -> Place<'_> {
+fn resource(text: &str) -> Resource<'_> {
     match text {
-        "-" => return Place::Nowhere,
-        "*" => return Place::WholeServer,
+        "-" => return Resource::NoNamespace,
+        "*" => return Resource::WholeServer,
         _ => {}
     }
-    let Some((database, collection)) = text.split_once('.') else { return Place::Database(text) };
+    let Some((database, collection)) = text.split_once('.') else { return Resource::Database(text) };
     if collection == "*" {
-        return Place::WholeDatabase(database);
+        return Resource::WholeDatabase(database);
     }
-    let window = |collection, shows| Place::Window { database, collection, shows };
+    let window = |collection, exposes| Resource::SystemCollection { database, collection, exposes };
     match (collection.strip_suffix(">>"), collection.strip_suffix('>')) {
-        (Some(collection), _) => window(collection, Shows::Server),
-        (None, Some(collection)) => window(collection, Shows::Database),
-        (None, None) => Place::Collection { database, collection },
+        (Some(collection), _) => window(collection, Exposes::Server),
+        (None, Some(collection)) => window(collection, Exposes::Database),
+        (None, None) => Resource::Collection { database, collection },
     }
 }
 
@@ -77,7 +77,7 @@ fn place(text: &str) -> Place<'_> {
 fn meaning(text: &str) -> Meaning<'_> {
     let (explained, text) = text.strip_prefix("explain ").map_or((false, text), |rest| (true, rest));
     let (javascript, text) = text.strip_prefix("javascript ").map_or((false, text), |rest| (true, rest));
-    let (name, places) = text.split_once(' ').unwrap();
+    let (name, resources) = text.split_once(' ').unwrap();
     let command = table::find(name.as_bytes()).unwrap();
     let reach = |text| {
         let (class, text) = match str::split_once(text, ' ') {
@@ -87,13 +87,13 @@ fn meaning(text: &str) -> Meaning<'_> {
             Some((other, _)) => panic!("{other}"),
             None => (command.class, text),
         };
-        Reach { place: place(text), class }
+        Reach { resource: resource(text), class }
     };
     Meaning {
         command,
         explained,
         database: "shop",
-        reaches: places.split(", ").map(reach).collect(),
+        reaches: resources.split(", ").map(reach).collect(),
         javascript,
         cursors: SmallVec::new(),
     }
@@ -139,7 +139,7 @@ fn the_page_shows_what_refused_clients_read_and_what_metrics_have() {
             Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
         assert!(PAGE.contains(&format!("\n{sentence}\n")), "{sentence}");
     }
-    for grounds in Grounds::BESIDE_RULES {
+    for grounds in Grounds::WITHOUT_RULE {
         assert!(PAGE.contains(&format!("\n| `{}` | ", policy.label(grounds))), "{grounds:?}");
     }
 }

@@ -106,7 +106,7 @@ fn is_star(values: Option<&Vec<String>>) -> bool {
 }
 
 /// Whether an allow entry has all of a place in it.
-fn covers(entry: &ToConfig, place: &Place<'_>) -> bool {
+fn covers(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     let unlimited = |values: &Values| values.any.is_none() || is_star(values.any.as_ref());
     let all = |values: &Values| unlimited(values) && values.not.as_ref().is_none_or(Vec::is_empty);
     let names = |values: &Values, text: &str| {
@@ -116,39 +116,39 @@ fn covers(entry: &ToConfig, place: &Place<'_>) -> bool {
             means_it && fits(value, text)
         }) && !some_fits(values.not.as_ref(), text)
     };
-    match *place {
-        Place::Nowhere => true,
-        Place::Database(database) => key(&entry.databases, Some(database)) && unlimited(&entry.collections),
-        Place::Collection { database, collection } => {
+    match *resource {
+        Resource::NoNamespace => true,
+        Resource::Database(database) => key(&entry.databases, Some(database)) && unlimited(&entry.collections),
+        Resource::Collection { database, collection } => {
             key(&entry.databases, Some(database)) && key(&entry.collections, Some(collection))
         }
-        Place::WholeDatabase(database) => key(&entry.databases, Some(database)) && all(&entry.collections),
-        Place::WholeServer => all(&entry.databases) && all(&entry.collections),
-        Place::Window { database, collection, shows: Shows::Database } => {
-            covers(entry, &Place::WholeDatabase(database))
+        Resource::WholeDatabase(database) => key(&entry.databases, Some(database)) && all(&entry.collections),
+        Resource::WholeServer => all(&entry.databases) && all(&entry.collections),
+        Resource::SystemCollection { database, collection, exposes: Exposes::Database } => {
+            covers(entry, &Resource::WholeDatabase(database))
                 || (key(&entry.databases, Some(database)) && names(&entry.collections, collection))
         }
-        Place::Window { database, collection, shows: Shows::Server } => {
+        Resource::SystemCollection { database, collection, exposes: Exposes::Server } => {
             let of_database = entry.databases.any.iter().flatten().any(|value| value != "*" && fits(value, database));
-            covers(entry, &Place::WholeServer)
+            covers(entry, &Resource::WholeServer)
                 || (of_database && key(&entry.databases, Some(database)) && names(&entry.collections, collection))
         }
     }
 }
 
 /// Whether a deny or audit entry has any of a place in it.
-fn meets(entry: &ToConfig, place: &Place<'_>) -> bool {
+fn meets(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     let not_nothing = |values: &Values| !is_star(values.not.as_ref());
-    match *place {
-        Place::Nowhere => true,
-        Place::Database(database) => key(&entry.databases, Some(database)) && entry.collections.any.is_none(),
-        Place::Collection { database, collection } => {
+    match *resource {
+        Resource::NoNamespace => true,
+        Resource::Database(database) => key(&entry.databases, Some(database)) && entry.collections.any.is_none(),
+        Resource::Collection { database, collection } => {
             key(&entry.databases, Some(database)) && key(&entry.collections, Some(collection))
         }
-        Place::WholeDatabase(database) | Place::Window { database, shows: Shows::Database, .. } => {
+        Resource::WholeDatabase(database) | Resource::SystemCollection { database, exposes: Exposes::Database, .. } => {
             key(&entry.databases, Some(database)) && not_nothing(&entry.collections)
         }
-        Place::WholeServer | Place::Window { shows: Shows::Server, .. } => {
+        Resource::WholeServer | Resource::SystemCollection { exposes: Exposes::Server, .. } => {
             not_nothing(&entry.databases) && not_nothing(&entry.collections)
         }
     }
@@ -157,10 +157,11 @@ fn meets(entry: &ToConfig, place: &Place<'_>) -> bool {
 pub(super) fn matches(rule: &RuleConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>, reach: &Reach<'_>) -> bool {
     let empty = |values: &Values| values.any.as_ref().is_some_and(Vec::is_empty);
     let entry = |entry: &ToConfig| {
-        let place =
-            |entry| if rule.action == Action::Allow { covers(entry, &reach.place) } else { meets(entry, &reach.place) };
+        let resource = |entry| {
+            if rule.action == Action::Allow { covers(entry, &reach.resource) } else { meets(entry, &reach.resource) }
+        };
         let dead = empty(&entry.commands) || empty(&entry.databases) || empty(&entry.collections);
-        !dead && commands(entry, rule.action, meaning, reach.class) && place(entry)
+        !dead && commands(entry, rule.action, meaning, reach.class) && resource(entry)
     };
     let everything = [ToConfig::default()];
     rule.from.as_ref().is_none_or(|all| all.iter().any(|one| from(one, caller)))
@@ -212,18 +213,18 @@ fn judge(config: &PolicyConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>)
     let enforces = config.enforcement == Enforcement::Enforce && in_force;
     let (refuses, grounds, reach) = decide(config, false, caller, meaning);
     if refuses && enforces {
-        return Judgement { verdict: Verdict::Refuse, grounds, reach, notes };
+        return Judgement { effect: Effect::Deny, grounds, reach, notes };
     }
     if refuses {
         notes.push((Note::WouldDeny, grounds));
-        return Judgement { verdict: Verdict::Pass, grounds: Grounds::NoRule, reach, notes };
+        return Judgement { effect: Effect::Allow, grounds: Grounds::NoRule, reach, notes };
     }
     let (would_refuse, would, where_) = decide(config, true, caller, meaning);
     if would_refuse {
         notes.push((Note::WouldDeny, would));
-        return Judgement { verdict: Verdict::Pass, grounds, reach: where_, notes };
+        return Judgement { effect: Effect::Allow, grounds, reach: where_, notes };
     }
-    Judgement { verdict: Verdict::Pass, grounds, reach, notes }
+    Judgement { effect: Effect::Allow, grounds, reach, notes }
 }
 
 fn values(texts: &'static [&'static str]) -> impl Strategy<Value = Values> + Clone {
@@ -303,25 +304,25 @@ const NAMES: &[&str] = &[
 pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
     let database = || select(vec!["a", "ab", "b", "c", "local"]);
     let collection = || select(vec!["x", "xy", "y", "system.profile", "system.views", "oplog.rs"]);
-    let shows = select(vec![Shows::Database, Shows::Server]);
-    let place = prop_oneof![
-        1 => Just(Place::Nowhere),
-        2 => database().prop_map(Place::Database),
-        6 => (database(), collection()).prop_map(|(database, collection)| Place::Collection { database, collection }),
-        2 => database().prop_map(Place::WholeDatabase),
-        1 => Just(Place::WholeServer),
-        3 => (database(), collection(), shows)
-            .prop_map(|(database, collection, shows)| Place::Window { database, collection, shows }),
+    let exposes = select(vec![Exposes::Database, Exposes::Server]);
+    let resource = prop_oneof![
+        1 => Just(Resource::NoNamespace),
+        2 => database().prop_map(Resource::Database),
+        6 => (database(), collection()).prop_map(|(database, collection)| Resource::Collection { database, collection }),
+        2 => database().prop_map(Resource::WholeDatabase),
+        1 => Just(Resource::WholeServer),
+        3 => (database(), collection(), exposes)
+            .prop_map(|(database, collection, exposes)| Resource::SystemCollection { database, collection, exposes }),
     ];
     let class = of(select(vec![Class::Read, Class::Write]));
-    let reaches = vec((place, class), 1..4);
+    let reaches = vec((resource, class), 1..4);
     let facts = (select(NAMES), reaches, any::<bool>(), prop_oneof![3 => Just(false), 1 => Just(true)]);
     facts.prop_map(|(name, reaches, javascript, explained)| {
         let command = table::find(name.as_bytes()).unwrap();
         // What belongs to the handshake is of its own class and runs nothing.
         let is_plain = HANDSHAKE.contains(&command.name);
         let class = |class: Option<Class>| class.filter(|_| !is_plain).unwrap_or(command.class);
-        let reach = |(place, of)| Reach { place, class: class(of) };
+        let reach = |(resource, of)| Reach { resource, class: class(of) };
         Meaning {
             command,
             explained,
