@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 
 use crate::admin;
 use crate::check;
-use crate::check::Reach;
+use crate::check::CheckScope;
 use crate::config::{AdminConfig, Config, ConfigError, Loaded};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
@@ -154,8 +154,8 @@ fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
-    let reach = if offline { Reach::Offline } else { Reach::Online };
-    match in_runtime(check::check(&config, reach)) {
+    let scope = if offline { CheckScope::Offline } else { CheckScope::Online };
+    match in_runtime(check::check(&config, scope)) {
         Ok(report) => {
             let text = if json { report.to_json() } else { report.to_string() };
             let _ = writeln!(io::stdout(), "{}", text.trim_end());

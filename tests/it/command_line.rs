@@ -80,7 +80,7 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             exit: 69,
             verdict: "refused",
             says: vec![
-                "FAILED  server certificate",
+                "error   server certificate",
                 "CN=kit authority",
                 "-> put the authority that signed it into upstream.test.tls.ca_file",
             ],
@@ -99,7 +99,7 @@ fn check_shows_the_handshake_and_names_what_is_wrong() {
             options: GatewayOptions { upstream_address: nobody, ..GatewayOptions::to(&mongod) },
             exit: 69,
             verdict: "refused",
-            says: vec!["FAILED  TCP connected", "connection refused", "-> check that mongod runs and listens there"],
+            says: vec!["error   TCP connected", "connection refused", "-> check that mongod runs and listens there"],
             offline: good,
         },
         Row {

@@ -256,7 +256,7 @@ fn check_looks_at_the_policy_too() {
     let of_policy: Vec<_> = findings.iter().filter(|finding| !finding["policy"].is_null()).collect();
     assert_eq!(of_policy.len(), 1, "{}", said.out);
     assert_eq!((&of_policy[0]["severity"], &of_policy[0]["kind"]), (&"error".into(), &"configuration".into()));
-    desk.check("mongate check --offline --config wrong.toml", 78, &["policy, enforce", "FAILED  compiled", "commands"]);
+    desk.check("mongate check --offline --config wrong.toml", 78, &["policy, enforce", "error   compiled", "commands"]);
     desk.check(
         "mongate check --offline",
         78,
@@ -266,7 +266,7 @@ fn check_looks_at_the_policy_too() {
     desk.put("doubtful.toml", &policy(foreign).replace("[[policy", "[policy]\nenforcement = 'dry-run'\n[[policy"));
     let says = [
         "policy, dry-run",
-        "look    compiled",
+        "warning compiled",
         "policy.rule[1].from[1].principals has",
         "policy.enforcement is \"dry-run\"",
     ];
