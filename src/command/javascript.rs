@@ -1,4 +1,4 @@
-//! Finds JavaScript: operators that run it, and values that are code.
+//! Finds JavaScript in BSON values: operators that run it, and values of the BSON type for code.
 
 use bson::raw::RawElement;
 use bson::spec::ElementType;
@@ -6,16 +6,16 @@ use bson::spec::ElementType;
 use super::strict::{self, key};
 use super::unclear::Unclear;
 
-/// Which values are looked at.
+/// What the server does with the values that are searched.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ValueUse {
-    /// A value that is code counts, as in filters and expressions.
+    /// The server evaluates them, as in filters and expressions: a value that is code counts.
     Evaluated,
-    /// ValueUse are data that is stored, and code there is never run; only operators count.
+    /// The server stores them and never runs code in them: only operators count.
     Stored,
 }
 
-/// Whether JavaScript stands in `element`, at any depth.
+/// Whether `element` contains JavaScript, at any depth.
 pub(super) fn is_in(element: &RawElement<'_>, value_use: ValueUse) -> Result<bool, Unclear> {
     search(element, value_use, 1)
 }
@@ -52,5 +52,5 @@ fn any<'a>(
     Ok(false)
 }
 
-/// mongod takes BSON nested less than 200 deep.
+/// mongod accepts fewer than 200 levels of nested BSON.
 const DEPTH_MAX: usize = 200;

@@ -1,6 +1,6 @@
-//! What a message means: the commands there are, and every namespace that a body reaches.
+//! What a command means: the table of commands, and every namespace that a command body reaches.
 //!
-//! Pure: takes names and bytes, returns facts. Which commands a client may send is not decided here.
+//! Pure: takes names and bytes, and returns facts. The policy decides which commands a client may send.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
@@ -19,7 +19,7 @@ mod strict;
     not(test),
     expect(
         clippy::indexing_slicing,
-        reason = "filled while the compiler runs; at run time a hash is masked to the number of slots"
+        reason = "the table is filled at compile time; at run time a hash is masked to the number of slots"
     )
 )]
 pub mod table;

@@ -1,9 +1,9 @@
-//! The grammar of pipelines: every stage that may stand in one, and the collections that it names.
+//! The grammar of pipelines: every known stage, and the collections that it names.
 //!
-//! A list of what is known, not of what is dangerous: a stage that is not here is refused, as a later server may give it
-//! a meaning. Expressions inside stages name no collections and are not looked at.
+//! This is an allow list: an unknown stage is refused, because a later server may give it a meaning. Expressions inside
+//! stages name no collections and are not read.
 //!
-//! Spec: the MongoDB manual § Aggregation Stages, up to 8.0; forms tried on mongod 6.0.5.
+//! Spec: the MongoDB manual § Aggregation Stages, up to 8.0; forms tested with mongod 6.0.5.
 
 use bson::raw::{RawArray, RawElement};
 
@@ -15,7 +15,7 @@ use super::strict::{self, Fields, key};
 use super::table::Class::{Admin, Read, Write};
 use super::unclear::Unclear;
 
-/// `aggregate`: its collection, or with the number one its database, and what the stages name.
+/// Adds the collection of an `aggregate` (or the database, for `aggregate: 1`), and what its stages name.
 pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let (target, stages) = (reader.command_value()?, reader.fields.get("pipeline"));
     let stages = stages.and_then(strict::array).ok_or(Unclear::Pipeline)?;
@@ -29,31 +29,31 @@ pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, position, 0)
 }
 
-/// The pipeline of a view, which is run whenever the view is read.
+/// The pipeline of a view, which the server runs whenever the view is read.
 pub(super) fn of_view<'a>(reader: &mut Reader<'a, '_>, stages: &'a RawArray) -> Result<(), Unclear> {
     PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Position::Nested, 0)
 }
 
-/// A pipeline that updates documents: a few stages only, and none that reaches beyond the document.
+/// A pipeline of an update. Only a few stages are allowed, and none of them reaches beyond the document.
 pub(super) fn of_update(stages: &RawArray) -> Result<(), Unclear> {
     for stage in strict::items(stages) {
         let (name, spec) = one_stage(&stage?)?;
         if !matches!(name, "$addFields" | "$project" | "$replaceRoot" | "$replaceWith" | "$set" | "$unset") {
-            return Err(known(name).map_or(Unclear::UnknownStage, Unclear::StagePlace));
+            return Err(known(name).map_or(Unclear::UnknownStage, Unclear::StagePosition));
         }
         no_key_twice(&spec)?;
     }
     Ok(())
 }
 
-/// Where a pipeline stands.
+/// The position of a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// It is the one of an `aggregate` on a collection.
+    /// The pipeline of an `aggregate` on a collection.
     OnCollection,
-    /// It is the one of an `aggregate: 1`.
+    /// The pipeline of an `aggregate: 1`.
     OnDatabase,
-    /// It stands inside another pipeline, or in a view.
+    /// A pipeline inside another pipeline, or in a view.
     Nested,
 }
 
@@ -62,7 +62,7 @@ struct PipelineReader<'a, 'w> {
 }
 
 impl<'a> PipelineReader<'a, '_> {
-    /// `database` is where names without a database are looked for; `depth` counts the pipelines around this one.
+    /// `database` is the database of names that have none; `depth` is the number of enclosing pipelines.
     fn pipeline(
         &mut self,
         stages: &'a RawArray,
@@ -76,7 +76,7 @@ impl<'a> PipelineReader<'a, '_> {
         for stage in strict::items(stages) {
             let (name, spec) = one_stage(&stage?)?;
             match name {
-                // A filter may ask twice for the same field.
+                // A filter may contain the same key twice.
                 "$match" => {}
                 "$lookup" => self.lookup(&spec, database, depth)?,
                 "$graphLookup" => self.graph_lookup(&spec, database)?,
@@ -137,7 +137,7 @@ impl<'a> PipelineReader<'a, '_> {
         self.joined(&spec, database, depth)
     }
 
-    /// The `pipeline` of a join, which runs in the database that it joins with.
+    /// The `pipeline` of a join. It runs in the database of the joined collection.
     fn joined(&mut self, spec: &Fields<'a>, database: &'a str, depth: usize) -> Result<(), Unclear> {
         match spec.get("pipeline") {
             Some(stages) => {
@@ -167,7 +167,7 @@ impl<'a> PipelineReader<'a, '_> {
         }
     }
 
-    /// `from`: a name, or `{db, coll}`. Gives the database that it is in.
+    /// Reads `from`, a name or `{db, coll}`, and returns the database of the collection.
     fn read_from(&mut self, from: &RawElement<'a>, own: &'a str, form: Unclear) -> Result<&'a str, Unclear> {
         let (database, collection) = match strict::text(from) {
             Some(collection) => (own, collection),
@@ -216,7 +216,7 @@ impl<'a> PipelineReader<'a, '_> {
         }
     }
 
-    /// Of the collection that is aggregated, of its database, or of everything.
+    /// A change stream on the aggregated collection, on its database, or on the cluster.
     fn change_stream(&mut self, spec: &RawElement<'a>, database: &'a str, position: Position) -> Result<(), Unclear> {
         const FORM: Unclear = Unclear::Stage("$changeStream");
         let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
@@ -234,7 +234,7 @@ impl<'a> PipelineReader<'a, '_> {
         }
         let all = !strict::is_off(spec.get("allChangesForCluster"));
         match position {
-            Position::Nested => Err(Unclear::StagePlace("$changeStream")),
+            Position::Nested => Err(Unclear::StagePosition("$changeStream")),
             _ if all => self.reaches.add(Resource::WholeServer, Read),
             Position::OnDatabase => self.reaches.add(Resource::WholeDatabase(database), Read),
             Position::OnCollection => Ok(()),
@@ -242,7 +242,7 @@ impl<'a> PipelineReader<'a, '_> {
     }
 }
 
-/// The name and the value of a stage: a document with exactly one key.
+/// The name and the value of a stage, which is a document with exactly one key.
 fn one_stage<'a>(stage: &RawElement<'a>) -> Result<(&'a str, RawElement<'a>), Unclear> {
     let stage = strict::document(stage).ok_or(Unclear::Pipeline)?;
     let mut elements = strict::elements(stage);
@@ -253,7 +253,8 @@ fn one_stage<'a>(stage: &RawElement<'a>) -> Result<(&'a str, RawElement<'a>), Un
     }
 }
 
-/// Database and collection of `{db, coll}` with these `keys`; without `db` the `default`, where there is one.
+/// The database and the collection of `{db, coll}`, which may only have these `keys`. Without `db`, the database is
+/// `default`, if there is one.
 fn named<'a>(
     element: &RawElement<'a>,
     keys: &[&str],
@@ -272,7 +273,7 @@ fn named<'a>(
     Ok((database, collection))
 }
 
-/// Whether a join needs no collection, because its pipeline begins with the documents that it joins.
+/// Whether a join needs no collection, because its pipeline begins with `$documents`.
 fn makes_its_own_documents(spec: &Fields<'_>) -> bool {
     let stages = spec.get("pipeline").and_then(strict::array);
     let first = stages.and_then(|stages| strict::items(stages).next()?.ok());
@@ -296,7 +297,7 @@ fn is_internal(stage: &str) -> bool {
     stage.starts_with("$_") || OTHERS.contains(&stage)
 }
 
-/// The name of a stage as it stands in these tables.
+/// The name of a stage, from the tables of known stages.
 fn known(stage: &str) -> Option<&'static str> {
     const NAMES_OTHERS: [&str; 9] = [
         "$changeStream",
@@ -312,7 +313,7 @@ fn known(stage: &str) -> Option<&'static str> {
     NAMES_OTHERS.iter().chain(NAMES_NOTHING).chain(SHOWS_THE_SERVER).find(|known| **known == stage).copied()
 }
 
-/// Stages that read their input, or the collection itself, and name no other.
+/// Stages that read only their input or the collection of the command.
 const NAMES_NOTHING: &[&str] = &[
     "$addFields",
     "$bucket",
@@ -346,7 +347,7 @@ const NAMES_NOTHING: &[&str] = &[
     "$vectorSearch",
 ];
 
-/// Stages that show what others do, wherever they do it.
+/// Stages that show the activity of other clients on the whole server.
 const SHOWS_THE_SERVER: &[&str] = &[
     "$currentOp",
     "$listLocalSessions",
@@ -357,5 +358,5 @@ const SHOWS_THE_SERVER: &[&str] = &[
     "$shardedDataDistribution",
 ];
 
-/// mongod takes 20 pipelines inside each other.
+/// mongod accepts 20 nested pipelines.
 const DEPTH_MAX: usize = 32;

@@ -1,7 +1,7 @@
-//! Every place that a command reaches: one function for each kind of command that reaches more than its own.
+//! Every resource that a command reaches: a function for each command that reaches more than the table says.
 //!
-//! A command that is not named here has the place that the table gives it. Stages of pipelines are read in
-//! [`pipeline`](super::pipeline), statements of writes in [`statements`](super::statements).
+//! Other commands reach the resource that the table gives. [`pipeline`](super::pipeline) reads the stages of pipelines,
+//! and [`statements`](super::statements) the statements of writes.
 
 use bson::raw::RawElement;
 
@@ -17,7 +17,7 @@ use super::table::CollectionAt;
 use super::unclear::Unclear;
 use super::users;
 
-/// Finds the places of a command; the first is its own.
+/// Finds the resources of a command. The first one is the command's own.
 pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
@@ -66,7 +66,7 @@ fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     }
 }
 
-/// A view stores a read: whoever makes it must be one who may read all that it shows.
+/// A view stores a read, so the client that creates it must be allowed to read everything that the view exposes.
 fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     if let Some(source) = reader.fields.get("viewOn") {
@@ -98,18 +98,18 @@ fn clone_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.collection_in("toCollection", Write)
 }
 
-/// Works on collections whose names it makes up from its own or takes from the options of that.
+/// Works on further collections. Their names derive from the collection's name, or are stored in its options.
 fn compact_encryption_data(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     reader.reaches.add(Resource::WholeDatabase(reader.database), Ddl)
 }
 
 fn validate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    let only_looks = ["repair", "fixMultikey"].iter().all(|field| strict::is_off(reader.fields.get(field)));
-    reader.own_collection(if only_looks { Read } else { Ddl })
+    let is_read_only = ["repair", "fixMultikey"].iter().all(|field| strict::is_off(reader.fields.get(field)));
+    reader.own_collection(if is_read_only { Read } else { Ddl })
 }
 
-/// Without names it looks at all collections, and an empty list names none.
+/// Without names, or with an empty list, `dbHash` reads all collections.
 fn db_hash(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let named = match reader.fields.get("collections") {
         Some(named) => Some(strict::array(named).ok_or(Unclear::Argument("collections"))?),
@@ -128,7 +128,8 @@ fn db_check(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Admin)
 }
 
-/// Reads `<root>.chunks`. That name stands nowhere in the body but for the root that is meant without one.
+/// Reads `<root>.chunks`. Only for the default root does the name exist as a string here. For another root, the body
+/// has no string with the whole name, so the command counts as one that reads the whole database.
 fn file_md5(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let root = match reader.fields.get("root") {
         Some(root) => strict::text(root).ok_or(Unclear::CollectionName)?,
@@ -166,8 +167,8 @@ fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add_collection(database, target, Write)
 }
 
-/// The collection is what mongod compares with the cursor's own; of cursors without a collection it is `$cmd.…`.
-fn cursor_place<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
+/// mongod compares this name with the collection of the cursor. A cursor without a collection has `$cmd.…`.
+fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
     if strict::text(name).is_some_and(|name| name.starts_with("$cmd.") && !name.contains('\0')) {
         return reader.reaches.add(Resource::Database(reader.database), Read);
     }
@@ -175,24 +176,25 @@ fn cursor_place<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Resul
 }
 
 fn get_more(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_place(reader, reader.argument("collection")?)?;
+    cursor_resource(reader, reader.argument("collection")?)?;
     reader.cursors.push(strict::int64(reader.command_value()?).ok_or(Unclear::Argument("getMore"))?);
     Ok(())
 }
 
 fn kill_cursors(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_place(reader, reader.command_value()?)?;
+    cursor_resource(reader, reader.command_value()?)?;
     let cursors = strict::array(reader.argument("cursors")?).ok_or(Unclear::Argument("cursors"))?;
     for cursor in strict::items(cursors) {
         if reader.cursors.len() == CURSORS_MAX {
-            return Err(Unclear::TooManyPlaces);
+            return Err(Unclear::TooManyResources);
         }
         reader.cursors.push(strict::int64(&cursor?).ok_or(Unclear::Argument("cursors"))?);
     }
     Ok(())
 }
 
-/// Whoever may send this may do anything; that it names places as well is for rules that forbid one of them.
+/// A client that may send `applyOps` may do anything, so it reaches the whole server. The namespaces that it names are
+/// added for `deny` rules about them.
 fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::WholeServer, Cluster)?;
     let operations = strict::array(reader.command_value()?).ok_or(Unclear::Argument("applyOps"))?;
@@ -203,7 +205,7 @@ fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         };
         let namespace = namespace.ok_or(Unclear::CollectionName)?;
         match namespace.split_once('.') {
-            // A no-operation belongs nowhere.
+            // A no-op has an empty namespace.
             None if namespace.is_empty() => {}
             None => reader.reaches.add(Resource::Database(names::database(namespace)?), Cluster)?,
             Some((database, "$cmd")) => reader.reaches.add(Resource::Database(names::database(database)?), Cluster)?,
@@ -213,7 +215,7 @@ fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// The first value is a database, whatever `$db` says.
+/// The first value names a database, independently of `$db`.
 fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let name = strict::text(reader.command_value()?).ok_or(Unclear::DatabaseName)?;
     reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
@@ -225,5 +227,5 @@ fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     strict::items(sessions).try_for_each(|session| arguments::session(&session?))
 }
 
-/// Drivers end a batch's cursors at once, and never near so many.
+/// Far more than drivers close with one command.
 const CURSORS_MAX: usize = 1000;

@@ -1,4 +1,4 @@
-//! A command while it is read: its body, its document sequences, and what has been found in them so far.
+//! A command that is being read: its body, its document sequences, and what was found in them so far.
 
 use bson::raw::RawElement;
 use smallvec::SmallVec;
@@ -10,7 +10,7 @@ use super::strict::{self, Documents, Fields};
 use super::table::{Class, Command};
 use super::unclear::Unclear;
 
-/// A command while it is read.
+/// A command that is being read.
 pub(super) struct Reader<'a, 'r> {
     pub(super) command: &'static Command,
     pub(super) database: &'a str,
@@ -78,7 +78,7 @@ impl<'a, 'r> Reader<'a, 'r> {
         self.reaches.add_namespace(strict::text(element).ok_or(Unclear::CollectionName)?, class)
     }
 
-    /// Searches one value for JavaScript, if the caller asked for that and none was found yet.
+    /// Searches one value for JavaScript, if [`ReadOptions::javascript`] is set and none was found yet.
     pub(super) fn search_javascript(&mut self, element: &RawElement<'a>, value_use: ValueUse) -> Result<(), Unclear> {
         if self.options.javascript && !self.javascript {
             self.javascript = javascript::is_in(element, value_use)?;

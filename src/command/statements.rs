@@ -1,4 +1,4 @@
-//! Writes: the statements of `update`, `delete`, `findAndModify` and `bulkWrite`.
+//! The statements of the write commands `update`, `delete`, `findAndModify` and `bulkWrite`.
 
 use bson::raw::{RawBsonRef, RawElement};
 
@@ -32,7 +32,7 @@ pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// It answers with the document that it changed, so that it reads as well.
+/// The reply contains the changed document, so this command reads as well.
 pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
     reader.own_collection(Read)?;
@@ -42,7 +42,8 @@ pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear
     }
 }
 
-/// One statement names its collection by a place in `nsInfo`; each of those is counted as written, named or not.
+/// A statement names its collection by an index into `nsInfo`. Every entry of `nsInfo` counts as written, whether a
+/// statement uses it or not.
 pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let mut count = 0;
     for entry in reader.documents("nsInfo")?.into_iter().flatten() {
@@ -70,7 +71,7 @@ pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// Whether a number is a place in a list of `count`, counted from 0.
+/// Whether the element is a valid index into a list of `count` entries.
 fn points_into(element: &RawElement<'_>, count: i64) -> bool {
     let number = match element.value() {
         Ok(RawBsonRef::Int32(number)) => i64::from(number),
@@ -92,7 +93,8 @@ fn statement_element<'a>(
     }
 }
 
-/// A pipeline, or operators and values that are stored; only in the former is code ever run.
+/// An update is a pipeline, or a document of operators and values. The server runs code only in a pipeline; the values
+/// of a document are stored.
 fn modification<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
     let Some(stages) = strict::array(element) else {
         return reader.search_javascript(element, ValueUse::Stored);

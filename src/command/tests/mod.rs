@@ -1,4 +1,4 @@
-//! Tests of what commands mean.
+//! Tests of the meaning of commands.
 
 mod catalogue;
 mod generator;
@@ -9,7 +9,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, Unclear, read};
 
-/// What `body` means, as an `OP_MSG` without sequences.
+/// The meaning of `body`, as an `OP_MSG` without document sequences.
 fn read_body(body: &RawDocument) -> Result<Meaning<'_>, Unclear> {
     read(&Request { body, database: None, sequences: &[] }, ReadOptions::default())
 }
@@ -22,7 +22,7 @@ fn read_with<'a>(
     read(&Request { body, database: None, sequences }, ReadOptions { javascript })
 }
 
-/// The reaches as text: `Read shop.orders, Write vault.x`, or why there are none.
+/// The reaches as text, for example `Read shop.orders, Write vault.x`, or the error.
 fn text(meaning: &Result<Meaning<'_>, Unclear>) -> String {
     match meaning {
         Ok(meaning) => meaning.reaches.iter().map(reach_text).collect::<Vec<_>>().join(", "),
@@ -30,8 +30,8 @@ fn text(meaning: &Result<Meaning<'_>, Unclear>) -> String {
     }
 }
 
-/// `*` is everything, `shop.*` a whole database, `shop` a database by name, `-` nothing; a window has what it shows in
-/// brackets.
+/// `*` is the whole server, `shop.*` a whole database, `shop` a database as such, `-` no namespace. A system collection
+/// has what it exposes in brackets.
 fn reach_text(reach: &Reach<'_>) -> String {
     let resource = match reach.resource {
         Resource::NoNamespace => "-".to_owned(),
@@ -49,7 +49,7 @@ fn reach_text(reach: &Reach<'_>) -> String {
     format!("{:?} {resource}", reach.class)
 }
 
-/// Documents one after the other, as a sequence has them.
+/// Documents one after the other, as in a document sequence.
 fn concatenated(documents: &[RawDocumentBuf]) -> Vec<u8> {
     documents.iter().flat_map(|document| document.as_bytes().to_vec()).collect()
 }
