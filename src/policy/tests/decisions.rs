@@ -398,12 +398,12 @@ fn a_refused_client_reads_who_refused_what() {
             Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
         assert_eq!(
             sentence.to_string(),
-            format!("not authorized on shop to execute command find (mongate policy: {expected})")
+            format!("mongate: not authorized on shop to execute command find: {expected}")
         );
     };
-    check(Grounds::Rule(RuleId(0)), "rule \"full-sleep-may-not-read\"");
+    check(Grounds::Rule(RuleId(0)), "denied by rule \"full-sleep-may-not-read\"");
     check(Grounds::NoAllowRule, "no allow rule matches");
-    check(Grounds::JavaScript, "it runs JavaScript, and deny_javascript is set");
-    check(Grounds::Cursor, "the cursor was not given to this client");
-    check(Grounds::Unclear, "cannot be judged");
+    check(Grounds::JavaScript, "the command runs JavaScript, and deny_javascript is set");
+    check(Grounds::Cursor, "the cursor does not belong to this client");
+    check(Grounds::Unclear, "the policy cannot judge this command");
 }

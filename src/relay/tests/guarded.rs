@@ -104,7 +104,7 @@ async fn a_refused_command_is_answered_and_the_next_one_passes_however_they_are_
                 tokio::task::yield_now().await;
             }
             let refusal = read_refusal(&mut client, 1).await;
-            let sentence = "not authorized on shop to execute command find (mongate policy: rule \"no-secrets\")";
+            let sentence = "mongate: not authorized on shop to execute command find: denied by rule \"no-secrets\"";
             assert_eq!(refusal.get_str("errmsg").unwrap(), sentence);
             assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
             upstream.write_all(&reply(90, 2)).await.unwrap();
@@ -228,7 +228,7 @@ async fn what_cannot_be_judged_does_not_reach_upstream() {
         let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
             client.write_all(&[message, find(2, "orders")].concat()).await.unwrap();
             let refusal = read_refusal(&mut client, 1).await;
-            assert!(refusal.get_str("errmsg").unwrap().contains("cannot be judged"), "{refusal}");
+            assert!(refusal.get_str("errmsg").unwrap().contains("cannot judge this command"), "{refusal}");
             assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
         })
         .await;
