@@ -1,6 +1,6 @@
-//! Rules that do nothing: those that can never match, and those that others leave nothing to decide.
+//! Warnings about rules without effect: rules that can never match, and rules that are shadowed by others.
 //!
-//! Only what is certain is said: a rule without a warning may still do nothing.
+//! Reports only what is certain: a rule without a warning may still have no effect.
 
 use super::commands::CommandSelector;
 use super::pattern::{Pattern, Patterns};
@@ -11,44 +11,44 @@ use super::shadows;
 pub(super) fn warnings(rules: &[Rule]) -> Vec<PolicyProblem> {
     let mut warnings = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
-        look_at_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
+        check_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
     }
     shadows::find(rules, &mut warnings);
     warnings
 }
 
-fn look_at_entries(rule: &Rule, path: &str, warnings: &mut Vec<PolicyProblem>) {
+fn check_entries(rule: &Rule, path: &str, warnings: &mut Vec<PolicyProblem>) {
     let mut note = |key: String, sentence: &str| warnings.push(PolicyProblem { key, sentence: sentence.to_owned() });
     if rule.from.is_empty() {
-        note(format!("{path}.from"), "is an empty list, so the rule is about nobody");
+        note(format!("{path}.from"), "is an empty list, so the rule applies to no caller");
     }
     if rule.to.is_empty() {
-        note(format!("{path}.to"), "is an empty list, so the rule is about nothing");
+        note(format!("{path}.to"), "is an empty list, so the rule matches no command");
     }
     for (at, entry) in rule.from.iter().enumerate() {
-        if let Some((key, sentence)) = doubt_from(entry) {
+        if let Some((key, sentence)) = check_from(entry) {
             note(format!("{path}.from[{}].{key}", at + 1), sentence);
         }
     }
     for (at, entry) in rule.to.iter().enumerate() {
-        if let Some((key, sentence)) = doubt_to(entry) {
+        if let Some((key, sentence)) = check_to(entry) {
             note(format!("{path}.to[{}].{key}", at + 1), sentence);
         }
     }
 }
 
-const EMPTY: &str = "is an empty list, which matches nothing, so this entry does not either";
-const TAKEN_AWAY: &str = "has nothing that its not_ does not take away, so this entry matches nothing";
+const EMPTY: &str = "is an empty list, so this entry never matches";
+const EXCLUDED: &str = "has only values that its not_ key excludes, so this entry never matches";
 
 /// Why an entry of `from` never matches, if that is certain.
-fn doubt_from(from: &From) -> Option<(&'static str, &'static str)> {
+fn check_from(from: &From) -> Option<(&'static str, &'static str)> {
     let keys = [("principals", &from.principals), ("namespaces", &from.namespaces), ("listeners", &from.listeners)];
     for (key, patterns) in keys {
         if patterns.is_empty() {
             return Some((key, EMPTY));
         }
-        if is_taken_away(patterns) {
-            return Some((key, TAKEN_AWAY));
+        if is_excluded(patterns) {
+            return Some((key, EXCLUDED));
         }
     }
     if let Some(sources) = &from.sources {
@@ -56,44 +56,46 @@ fn doubt_from(from: &From) -> Option<(&'static str, &'static str)> {
             return Some(("sources", EMPTY));
         }
         if sources.iter().all(|source| from.not_sources.iter().any(|not| not.contains(source))) {
-            return Some(("sources", TAKEN_AWAY));
+            return Some(("sources", EXCLUDED));
         }
     }
-    if from.listeners.leave_nothing() {
-        return Some(("not_listeners", "takes every listener away, so this entry matches nothing"));
+    if from.listeners.exclude_all() {
+        return Some(("not_listeners", "excludes every listener, so this entry never matches"));
     }
-    if from.principals.leave_nothing() && from.namespaces.any.is_some() {
-        return Some(("namespaces", "asks for a namespace of clients that not_principals wants to have no principal"));
+    if from.principals.exclude_all() && from.namespaces.any.is_some() {
+        let sentence = "requires a principal with a namespace, but not_principals excludes every principal, so this \
+                        entry never matches";
+        return Some(("namespaces", sentence));
     }
     None
 }
 
-/// Why an entry of `to` never matches, or has keys that do nothing, if that is certain.
-fn doubt_to(to: &To) -> Option<(&'static str, &'static str)> {
+/// Why an entry of `to` never matches, or has keys without effect, if that is certain.
+fn check_to(to: &To) -> Option<(&'static str, &'static str)> {
     if to.commands.as_ref().is_some_and(CommandSelector::is_empty) {
         return Some(("commands", EMPTY));
     }
     if let Some(not) = &to.not_commands {
         if not.all {
-            return Some(("not_commands", "takes every command away, so this entry matches nothing"));
+            return Some(("not_commands", "excludes every command, so this entry never matches"));
         }
-        if to.commands.as_ref().is_some_and(|words| !words.all && words.are_within(not)) {
-            return Some(("commands", TAKEN_AWAY));
+        if to.commands.as_ref().is_some_and(|selector| !selector.all && selector.is_within(not)) {
+            return Some(("commands", EXCLUDED));
         }
     }
     for (key, patterns) in [("databases", &to.databases), ("collections", &to.collections)] {
         if patterns.is_empty() {
             return Some((key, EMPTY));
         }
-        if is_taken_away(patterns) && !may_reach_nothing(to) {
-            return Some((key, TAKEN_AWAY));
+        if is_excluded(patterns) && !may_reach_no_namespace(to) {
+            return Some((key, EXCLUDED));
         }
     }
-    if to.databases.leave_nothing() && !may_reach_nothing(to) {
-        return Some(("not_databases", "takes every database away, so this entry matches nothing"));
+    if to.databases.exclude_all() && !may_reach_no_namespace(to) {
+        return Some(("not_databases", "excludes every database, so this entry never matches"));
     }
-    if to.commands.as_ref().is_some_and(CommandSelector::name_sessions_only) {
-        let unused = "does nothing here: these commands reach no database and no collection";
+    if to.commands.as_ref().is_some_and(CommandSelector::names_only_sessions) {
+        let unused = "has no effect, because these commands reach no database and no collection";
         let has_keys = |patterns: &Patterns| patterns.any.is_some() || !patterns.not.is_empty();
         let keys = [("databases", &to.databases), ("collections", &to.collections)];
         return keys.into_iter().find(|(_, patterns)| has_keys(patterns)).map(|(key, _)| (key, unused));
@@ -101,12 +103,12 @@ fn doubt_to(to: &To) -> Option<(&'static str, &'static str)> {
     None
 }
 
-fn is_taken_away(patterns: &Patterns) -> bool {
-    let taken = |pattern: &Pattern| patterns.not.iter().any(|not| not.covers(pattern));
-    patterns.any.as_ref().is_some_and(|any| !any.is_empty() && any.iter().all(taken))
+fn is_excluded(patterns: &Patterns) -> bool {
+    let excluded = |pattern: &Pattern| patterns.not.iter().any(|not| not.covers(pattern));
+    patterns.any.as_ref().is_some_and(|any| !any.is_empty() && any.iter().all(excluded))
 }
 
-/// Whether some of its commands may reach no namespace, so that its keys are not asked.
-fn may_reach_nothing(to: &To) -> bool {
-    to.commands.as_ref().is_none_or(|words| words.all || words.javascript || words.name_sessions())
+/// Whether some of the commands may reach no namespace, so that the keys for namespaces are not compared.
+fn may_reach_no_namespace(to: &To) -> bool {
+    to.commands.as_ref().is_none_or(|selector| selector.all || selector.javascript || selector.names_sessions())
 }

@@ -1,16 +1,16 @@
-//! What decides which rules are about a connection.
+//! The facts that decide which rules apply to a caller.
 
 use std::net::IpAddr;
 
 use crate::identity::Principal;
 
-/// What decides which rules are about a connection; fixed for as long as it lives.
+/// The facts that decide which rules apply to a caller. They do not change during a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct CallerFacts<'a> {
-    /// Who, if anybody.
+    /// `None` for an unauthenticated caller.
     pub principal: Option<&'a Principal>,
-    /// From where; `None` on a unix socket, and where a proxy does not say.
+    /// The caller's address; `None` on a unix domain socket, and if a PROXY header has no address.
     pub source: Option<IpAddr>,
-    /// Through which listener.
+    /// The name of the listener.
     pub listener: &'a str,
 }

@@ -14,23 +14,23 @@ use super::rule::{Rule, RuleId};
 use super::rule_set::{PolicyFlags, RuleSet};
 use super::view::View;
 
-/// The compiled rules.
+/// The compiled rules of `[policy]`.
 #[derive(Debug)]
 pub struct Policy {
     names: Vec<String>,
     rules: Arc<[Rule]>,
     flags: PolicyFlags,
-    /// Rules that are about certain principals only, by these; in their order.
+    /// The rules that name every one of their principals in full, by principal; in their order.
     by_principal: HashMap<String, Vec<RuleId>>,
-    /// All others, in their order.
+    /// All other rules, in their order.
     by_anything: Vec<RuleId>,
-    /// What callers share whom the same rules are about, for as long as one of them is there.
+    /// Callers to which the same rules apply share a rule set. It is dropped with the last view that uses it.
     pub(super) rule_sets: Mutex<HashMap<Vec<RuleId>, Weak<RuleSet>>>,
     fingerprint: String,
 }
 
 impl Policy {
-    /// Compiles checked configuration; finds what only the table of commands can tell, all of it at once.
+    /// Compiles a configuration that was already checked. Returns all problems that only the table of commands reveals.
     pub fn compile(config: &PolicyConfig) -> Result<Self, Vec<PolicyProblem>> {
         let mut problems = Vec::new();
         let path = |at: usize| format!("policy.rule[{}]", at + 1);
@@ -66,55 +66,56 @@ impl Policy {
         &self.names
     }
 
-    /// What a rule does, and whether it is a dry run; `None` for a rule of another policy.
+    /// The action of a rule, and whether the rule is a dry run; `None` for an unknown id.
     pub fn action(&self, id: RuleId) -> Option<(Action, bool)> {
         self.rules.get(id.index()).map(|rule| (rule.action, rule.dry_run))
     }
 
-    /// Whether anything is ever refused: not in a dry run, and not where all rules are dry runs or audits.
+    /// Whether the policy can deny anything: false in a dry run, and if all rules are dry runs or audits.
     pub fn enforces(&self) -> bool {
         self.flags.enforces
     }
 
-    /// Whether any rule looks at the addresses of clients. Where none does, clients of one listener and one principal have
-    /// one view.
+    /// Whether any rule depends on the addresses of callers. If not, callers with the same listener and the same
+    /// principal have the same view.
     pub fn uses_sources(&self) -> bool {
         self.rules.iter().any(Rule::uses_sources)
     }
 
-    /// Tells policies apart: 64 hexadecimal digits, the same on every machine for rules that mean the same in the same
-    /// order under the same names.
+    /// A hash of the policy: 64 hexadecimal digits. It is the same on every machine for rules with the same meaning,
+    /// order and names.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Rules that can never match, and rules that decide nothing beside others; only what is certain.
+    /// Rules that can never match, and rules that have no effect because of other rules. Only certain cases are
+    /// reported.
     pub fn warnings(&self) -> Vec<PolicyProblem> {
         analysis::warnings(&self.rules)
     }
 
-    /// The policy as it looks from `caller`. Costs a look at the rules that are about its principal and at those that are
-    /// not about certain principals; judging does not. Views that the same rules make share their memory.
+    /// The policy for one caller. This compares the caller with the rules that name its principal and with all rules
+    /// that name no principals in full; judging a command does not. Views with the same rules share their memory.
     pub fn view(&self, caller: &CallerFacts<'_>) -> View {
         let named = caller.principal.and_then(|principal| self.by_principal.get(principal.as_str()));
         let candidates = self.by_anything.iter().chain(named.into_iter().flatten());
-        let is_about = |id: &RuleId| self.rules.get(id.index()).is_some_and(|rule| rule.is_about(caller));
-        let mut about: Vec<RuleId> = candidates.copied().filter(is_about).collect();
-        about.sort_unstable();
+        let applies = |id: &RuleId| self.rules.get(id.index()).is_some_and(|rule| rule.applies_to(caller));
+        let mut applicable: Vec<RuleId> = candidates.copied().filter(applies).collect();
+        applicable.sort_unstable();
 
-        // A thread that died with the lock has at most left out its own entry.
+        // A thread that panics while it holds the lock leaves the map consistent; at most its own entry is missing.
         let mut rule_sets = self.rule_sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rule_set) = rule_sets.get(&about).and_then(Weak::upgrade) {
+        if let Some(rule_set) = rule_sets.get(&applicable).and_then(Weak::upgrade) {
             return View { rule_set };
         }
-        // Whenever there is something new, what nobody uses any more makes room for it.
+        // A new entry is the occasion to remove the unused ones.
         rule_sets.retain(|_, rule_set| rule_set.strong_count() > 0);
-        let rule_set = Arc::new(RuleSet::new(self.flags, &self.rules, about.clone()));
-        rule_sets.insert(about, Arc::downgrade(&rule_set));
+        let rule_set = Arc::new(RuleSet::new(self.flags, &self.rules, applicable.clone()));
+        rule_sets.insert(applicable, Arc::downgrade(&rule_set));
         View { rule_set }
     }
 
-    /// The name of `grounds` in metrics: a rule's own, or one of a closed set that no rule can have.
+    /// The label of `grounds` in metrics: the name of the rule, or one of a closed set of labels that no rule can have.
     pub fn label(&self, grounds: Grounds) -> &str {
         match grounds {
             Grounds::Rule(RuleId(id)) => self.names.get(id as usize).map_or("", String::as_str),
@@ -126,9 +127,9 @@ impl Policy {
 fn flags(config: &PolicyConfig, rules: &[Rule]) -> PolicyFlags {
     let any = |action: Action, dry_run: bool| rules.iter().any(|rule| rule.action == action && rule.dry_run == dry_run);
     let needs_allow = any(Action::Allow, false);
-    let refuses = config.deny_javascript || needs_allow || any(Action::Deny, false);
+    let can_deny = config.deny_javascript || needs_allow || any(Action::Deny, false);
     PolicyFlags {
-        enforces: config.enforcement == Enforcement::Enforce && refuses,
+        enforces: config.enforcement == Enforcement::Enforce && can_deny,
         deny_javascript: config.deny_javascript,
         needs_allow,
         would_need_allow: needs_allow || any(Action::Allow, true),
@@ -136,7 +137,7 @@ fn flags(config: &PolicyConfig, rules: &[Rule]) -> PolicyFlags {
     }
 }
 
-/// Of rules in their order; the configuration takes far fewer than there are.
+/// The ids of rules, in their order. The configuration allows far fewer rules.
 fn ids() -> impl Iterator<Item = RuleId> {
     (0..u32::MAX).map(RuleId)
 }

@@ -1,66 +1,66 @@
-//! A decision on one command, and why it was made.
+//! The judgement of one command, and its reason.
 
 use smallvec::SmallVec;
 
 use super::rule::RuleId;
 
-/// Why something passes or not.
+/// Why a command is allowed or denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Grounds {
-    /// A rule says so.
+    /// A rule decided.
     Rule(RuleId),
-    /// No rule refuses it, and there is no allow rule that it would need.
+    /// No `deny` rule matches, and there are no `allow` rules.
     NoRule,
-    /// There are allow rules, and none matches.
+    /// There are `allow` rules, and none matches: default deny.
     NoAllowRule,
-    /// It belongs to the handshake, which passes unless a deny rule names it.
+    /// The command belongs to the handshake, which passes unless a `deny` rule names it.
     Handshake,
-    /// It runs JavaScript, and `deny_javascript` is set.
+    /// The command runs JavaScript, and `deny_javascript` is set.
     JavaScript,
-    /// It is not understood.
+    /// The command cannot be understood.
     Unclear,
-    /// It reads or ends a cursor that this caller was not given.
+    /// The command reads or closes a cursor that does not belong to this caller.
     Cursor,
 }
 
-/// What becomes of a command.
+/// What the gateway does with a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It goes upstream.
+    /// It forwards the command.
     Allow,
-    /// It is answered with an error, and does not go upstream.
+    /// It answers the command with an error and does not forward it.
     Deny,
 }
 
-/// What is counted and logged beside the verdict.
+/// What is counted and logged in addition to the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
     /// An `audit` rule matches.
     Audit,
-    /// It would be refused, were the policy or the rule no dry run.
+    /// The command would be denied if the policy or the rule were not a dry run.
     WouldDeny,
 }
 
 /// A decision on one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// What becomes of it.
+    /// Whether the command is forwarded.
     pub effect: Effect,
     /// Why.
     pub grounds: Grounds,
-    /// Which of the meaning's reaches decided, where one did: the first of the strictest. Beside a
-    /// [`Note::WouldDeny`] it is the one that would be refused.
+    /// The index of the reach that decided, if one did: the first of the strictest. With a [`Note::WouldDeny`], the
+    /// reach that would be denied.
     pub reach: Option<usize>,
-    /// What else is to be counted.
+    /// What else must be counted.
     pub notes: SmallVec<[(Note, Grounds); 2]>,
 }
 
 impl Grounds {
-    /// All that are no rules, for tables of counters.
+    /// All grounds other than a rule, for tables of counters.
     pub const WITHOUT_RULE: [Self; 6] =
         [Self::NoRule, Self::NoAllowRule, Self::Handshake, Self::JavaScript, Self::Unclear, Self::Cursor];
 
-    /// In metrics; in brackets, so that no rule can have it.
+    /// The label in metrics. It is in brackets, so that no rule can have the same name.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Rule(_) => "",

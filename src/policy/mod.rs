@@ -1,8 +1,8 @@
-//! Who may do what: the rules of `[policy]`, compiled, and specialised for one caller.
+//! Authorization: the rules of `[policy]`, compiled, and specialised for one caller.
 //!
-//! Pure: takes facts and meanings, returns judgements; counts nothing and logs nothing. What is not understood is never
-//! guessed at: whoever reads a command says that it is [`Unclear`](crate::command::Unclear), and the policy says what
-//! follows.
+//! Pure: takes facts about a caller and the meaning of a command, and returns a judgement. It counts nothing and logs
+//! nothing. A command that cannot be understood is [`Unclear`](crate::command::Unclear); the policy never guesses what
+//! it means.
 
 mod analysis;
 mod caller;

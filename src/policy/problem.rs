@@ -1,10 +1,10 @@
-//! What is wrong with a policy.
+//! A problem of a policy, for the operator.
 
-/// What is wrong with a policy; the gateway does not take it.
+/// A problem of a policy: an error, because of which the gateway does not accept the policy, or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyProblem {
-    /// Where, as `policy.rule[2].to[1].commands`; counted from 1, as people do.
+    /// The key, for example `policy.rule[2].to[1].commands`; indexes start at 1.
     pub key: String,
-    /// What is wrong and what would be right; begins with a verb, as the configuration's own problems do.
+    /// What is wrong, and the remedy. Begins with a verb, like the problems of the configuration.
     pub sentence: String,
 }

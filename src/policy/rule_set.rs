@@ -1,7 +1,7 @@
-//! The rules that are about some callers, and what has been worked out of them.
+//! The rules that apply to a caller, and the lookup tables made from them.
 //!
-//! Callers that the same rules are about share one [`RuleSet`]. What it has to know of a command is worked out when such
-//! a command is first seen: after that, judging looks up where the command reaches, and nothing else.
+//! Callers to which the same rules apply share one [`RuleSet`]. The tables for a command are made when the first such
+//! command arrives. After that, a judgement only looks up the resources of the command.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,34 +11,34 @@ use crate::command::{Meaning, Reach, ReadOptions, Resource};
 use crate::config::Action;
 
 use super::commands::CommandFacts;
-use super::index::{Index, Keep, Reading};
+use super::index::{Index, Keep, MatchMode};
 use super::rule::{Rule, RuleId, To};
 
-/// What is true of the whole policy, whoever asks.
+/// Facts about the whole policy, the same for every caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, asked for by its name")]
+#[expect(clippy::struct_excessive_bools, reason = "the facts are independent, and each is used by its name")]
 pub(super) struct PolicyFlags {
-    /// Whether anything is ever refused: not in a dry run, and not while all rules are dry runs or audits.
+    /// Whether the policy can deny anything: false in a dry run, and if all rules are dry runs or audits.
     pub(super) enforces: bool,
     pub(super) deny_javascript: bool,
-    /// Whether there is an allow rule that is enforced, so that commands need one.
+    /// Whether an `allow` rule is enforced, so that a command needs one that matches.
     pub(super) needs_allow: bool,
-    /// The same, dry runs counted.
+    /// The same, including dry runs.
     pub(super) would_need_allow: bool,
-    /// Whether any allow or deny rule is a dry run.
+    /// Whether any `allow` or `deny` rule is a dry run.
     pub(super) has_dry_runs: bool,
 }
 
-/// The rules that are about some callers, and what has been worked out of them.
+/// The rules that apply to a caller, and the lookup tables made from them.
 #[derive(Debug)]
 pub(super) struct RuleSet {
     pub(super) flags: PolicyFlags,
     pub(super) rules: Arc<[Rule]>,
-    /// Those of `rules` that are about these callers, in their order.
-    pub(super) about: Vec<RuleId>,
+    /// Those of `rules` that apply to these callers, in their order.
+    pub(super) applicable: Vec<RuleId>,
     pub(super) read_options: ReadOptions,
     by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
-    /// Commands that the same entries are about have one table.
+    /// The tables by the set of entries in them: commands that the same entries select share their tables.
     tables: Mutex<HashMap<Box<[u64]>, Arc<Tables>>>,
 }
 
@@ -46,11 +46,11 @@ pub(super) struct RuleSet {
 #[derive(Debug)]
 pub(super) struct ByKind {
     pub(super) is_handshake: bool,
-    /// By [`kind`].
+    /// Indexed by [`kind`].
     tables: [OnceLock<Arc<Tables>>; KINDS],
 }
 
-/// What the rules say of one kind of command, by place.
+/// The rules that select one kind of command, by resource.
 #[derive(Debug)]
 pub(super) struct Tables {
     pub(super) deny: Index,
@@ -60,11 +60,11 @@ pub(super) struct Tables {
     pub(super) audit: Index,
 }
 
-/// Class of the reach, whether JavaScript runs, whether it is explained.
+/// The class of the reach, whether the command runs JavaScript, and whether it is explained.
 const KINDS: usize = 12 * 4;
 
-fn kind(asked: &CommandFacts) -> usize {
-    let class = match asked.class {
+fn kind(facts: &CommandFacts) -> usize {
+    let class = match facts.class {
         Class::Handshake => 0,
         Class::Auth => 1,
         Class::Session => 2,
@@ -78,16 +78,16 @@ fn kind(asked: &CommandFacts) -> usize {
         Class::Cluster => 10,
         Class::Legacy => 11,
     };
-    class * 4 + usize::from(asked.javascript) * 2 + usize::from(asked.explained)
+    class * 4 + usize::from(facts.javascript) * 2 + usize::from(facts.explained)
 }
 
 impl RuleSet {
-    pub(super) fn new(flags: PolicyFlags, rules: &Arc<[Rule]>, about: Vec<RuleId>) -> Self {
-        let javascript = about.iter().filter_map(|id| rules.get(id.index())).any(Rule::uses_javascript);
+    pub(super) fn new(flags: PolicyFlags, rules: &Arc<[Rule]>, applicable: Vec<RuleId>) -> Self {
+        let javascript = applicable.iter().filter_map(|id| rules.get(id.index())).any(Rule::uses_javascript);
         Self {
             flags,
             rules: Arc::clone(rules),
-            about,
+            applicable,
             read_options: ReadOptions { javascript: javascript || flags.deny_javascript },
             by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
             tables: Mutex::new(HashMap::new()),
@@ -96,32 +96,33 @@ impl RuleSet {
 
     pub(super) fn by_kind(&self, meaning: &Meaning<'_>) -> &ByKind {
         self.by_command[meaning.command.id.index()].get_or_init(|| {
-            let asked = CommandFacts {
+            let facts = CommandFacts {
                 command: meaning.command,
                 class: meaning.command.class,
                 javascript: false,
                 explained: false,
             };
-            Box::new(ByKind { is_handshake: asked.is_handshake(), tables: [const { OnceLock::new() }; KINDS] })
+            Box::new(ByKind { is_handshake: facts.is_handshake(), tables: [const { OnceLock::new() }; KINDS] })
         })
     }
 
     pub(super) fn tables<'a>(&self, by_kind: &'a ByKind, meaning: &Meaning<'_>, reach: &Reach<'_>) -> &'a Tables {
-        let asked = asked(meaning, reach);
-        by_kind.tables[kind(&asked)].get_or_init(|| self.shared_tables(&asked))
+        let facts = facts(meaning, reach);
+        by_kind.tables[kind(&facts)].get_or_init(|| self.shared_tables(&facts))
     }
 
-    /// Looks at every entry of every rule that is about these callers.
-    fn shared_tables(&self, asked: &CommandFacts) -> Arc<Tables> {
-        let entries = || self.about.iter().filter_map(|id| Some((*id, self.rules.get(id.index())?)));
+    /// Makes the tables from every entry of every applicable rule, or shares those that have the same entries.
+    fn shared_tables(&self, facts: &CommandFacts) -> Arc<Tables> {
+        let entries = || self.applicable.iter().filter_map(|id| Some((*id, self.rules.get(id.index())?)));
         let entries = || entries().flat_map(|(id, rule)| rule.to.iter().map(move |to| (id, rule, to)));
         let mut which = vec![0_u64; entries().count().div_ceil(64)].into_boxed_slice();
         for (at, (_, rule, to)) in entries().enumerate() {
-            if to.is_about(asked, rule.action) {
+            if to.applies_to(facts, rule.action) {
                 which[at / 64] |= 1 << (at % 64);
             }
         }
-        // Held while a table is made, so that it is made once; a thread that died here has left nothing half-made.
+        // The lock is held while the tables are made, so that they are made once. A thread that panics here leaves no
+        // partial entry in the map.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tables) = tables.get(&which) {
             return Arc::clone(tables);
@@ -133,7 +134,7 @@ impl RuleSet {
     }
 }
 
-pub(super) fn asked(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
+pub(super) fn facts(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
     CommandFacts {
         command: meaning.command,
         class: reach.class,
@@ -145,11 +146,11 @@ pub(super) fn asked(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
 impl Tables {
     pub(super) fn new<'a>(entries: impl Iterator<Item = (RuleId, &'a Rule, &'a Arc<To>)>, keep: Keep) -> Self {
         let mut tables = Self {
-            deny: Index::new(Reading::Meets, keep),
-            allow: Index::new(Reading::Covers, keep),
-            dry_deny: Index::new(Reading::Meets, keep),
-            dry_allow: Index::new(Reading::Covers, keep),
-            audit: Index::new(Reading::Meets, Keep::All),
+            deny: Index::new(MatchMode::Overlaps, keep),
+            allow: Index::new(MatchMode::Covers, keep),
+            dry_deny: Index::new(MatchMode::Overlaps, keep),
+            dry_allow: Index::new(MatchMode::Covers, keep),
+            audit: Index::new(MatchMode::Overlaps, Keep::All),
         };
         for (id, rule, to) in entries {
             let index = match (rule.action, rule.dry_run) {
@@ -164,7 +165,7 @@ impl Tables {
         tables
     }
 
-    /// The first deny rule that matches, dry runs counted.
+    /// The first `deny` rule that matches, including dry runs.
     pub(super) fn denies(&self, resource: &Resource<'_>, enforced: Option<RuleId>) -> Option<RuleId> {
         enforced.into_iter().chain(self.dry_deny.first(resource)).min()
     }

@@ -9,8 +9,8 @@ use super::judgement::Grounds;
 
 /// The error message for a denied command: `mongate: not authorized on shop to execute command find: ...`.
 ///
-/// It keeps the words of mongod's own error, because tools search for `not authorized`. It names the database, the command
-/// and the rule, and no values.
+/// It keeps the words of mongod's own error, because tools search for `not authorized`. It names the database, the
+/// command and the rule, and no values.
 pub struct Sentence<'a> {
     /// The policy that denied the command.
     pub policy: &'a Policy,

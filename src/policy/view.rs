@@ -1,4 +1,4 @@
-//! A policy as it looks from one caller, and what it says of a command.
+//! The policy for one caller, and how it judges a command.
 
 use std::sync::Arc;
 
@@ -9,25 +9,25 @@ use crate::command::{Meaning, ReadOptions};
 use super::index::Keep;
 use super::judgement::{Effect, Grounds, Judgement, Note};
 use super::rule::RuleId;
-use super::rule_set::{RuleSet, Tables, asked};
+use super::rule_set::{RuleSet, Tables, facts};
 
-/// A policy as it looks from one caller.
+/// The policy for one caller.
 #[derive(Debug, Clone)]
 pub struct View {
     pub(super) rule_set: Arc<RuleSet>,
 }
 
-/// What is known of a command while its reaches are gone through.
+/// Collects the results for the reaches of a command, with the index of the first reach that had each result.
 #[derive(Default)]
 struct Tally {
     denied: Option<(usize, RuleId)>,
-    lacking: Option<usize>,
+    not_allowed: Option<usize>,
     allowed: Option<(usize, RuleId)>,
 }
 
-/// What a command comes to.
-struct Outcome {
-    refuses: bool,
+/// The result for the whole command.
+struct CommandResult {
+    denies: bool,
     grounds: Grounds,
     reach: Option<usize>,
 }
@@ -37,40 +37,40 @@ impl Tally {
         if let (Some(rule), None) = (deny, self.denied) {
             self.denied = Some((at, rule));
         }
-        if needs_allow && self.denied.is_none() && self.lacking.is_none() {
+        if needs_allow && self.denied.is_none() && self.not_allowed.is_none() {
             match allow() {
                 Some(rule) => self.allowed = self.allowed.or(Some((at, rule))),
-                None => self.lacking = Some(at),
+                None => self.not_allowed = Some(at),
             }
         }
     }
 
-    /// The strictest: denied, then not allowed.
-    fn outcome(&self, passes: Grounds) -> Outcome {
-        let refuses = self.denied.is_some() || self.lacking.is_some();
-        let (grounds, reach) = match (self.denied, self.lacking, self.allowed) {
+    /// The strictest result: denied, then not allowed. `default` are the grounds if no rule decided.
+    fn result(&self, default: Grounds) -> CommandResult {
+        let denies = self.denied.is_some() || self.not_allowed.is_some();
+        let (grounds, reach) = match (self.denied, self.not_allowed, self.allowed) {
             (Some((at, rule)), ..) => (Grounds::Rule(rule), Some(at)),
             (_, Some(at), _) => (Grounds::NoAllowRule, Some(at)),
             (.., Some((at, rule))) => (Grounds::Rule(rule), Some(at)),
-            _ => (passes, None),
+            _ => (default, None),
         };
-        Outcome { refuses, grounds, reach }
+        CommandResult { denies, grounds, reach }
     }
 }
 
 impl View {
-    /// What has to be known of a command to judge it.
+    /// What must be read of a command to judge it.
     pub fn read_options(&self) -> ReadOptions {
         self.rule_set.read_options
     }
 
-    /// The rules that are about this caller, in their order.
+    /// The rules that apply to this caller, in their order.
     pub fn rules(&self) -> &[RuleId] {
-        &self.rule_set.about
+        &self.rule_set.applicable
     }
 
-    /// Judges a command. Allocates nothing, unless more than two rules take note of it, or nobody whom the same rules are
-    /// about has sent such a command before.
+    /// Judges a command. Does not allocate, unless more than two notes result, or this is the first command of its kind
+    /// from a caller with these rules.
     pub fn judge(&self, meaning: &Meaning<'_>) -> Judgement {
         let rule_set = &*self.rule_set;
         let flags = rule_set.flags;
@@ -79,10 +79,10 @@ impl View {
         let javascript = flags.deny_javascript && meaning.javascript;
 
         if meaning.reaches.is_empty() {
-            // No command means nothing; whoever read this one has not understood it.
+            // Every command reaches something, so this one was not understood.
             return self.deny(Grounds::Unclear);
         }
-        let (mut enforced, mut tried) = (Tally::default(), Tally::default());
+        let (mut enforced, mut with_dry_runs) = (Tally::default(), Tally::default());
         let mut notes = Notes::default();
         for (at, reach) in meaning.reaches.iter().enumerate() {
             let (tables, resource) = (rule_set.tables(by_kind, meaning, reach), &reach.resource);
@@ -94,28 +94,28 @@ impl View {
             enforced.take(at, deny, flags.needs_allow && !is_handshake, || tables.allow.first(resource));
             if flags.has_dry_runs {
                 let deny = tables.denies(resource, deny);
-                tried.take(at, deny, flags.would_need_allow && !is_handshake, || tables.allows(resource));
+                with_dry_runs.take(at, deny, flags.would_need_allow && !is_handshake, || tables.allows(resource));
             }
         }
 
-        let passes = if is_handshake { Grounds::Handshake } else { Grounds::NoRule };
-        let mut outcome = enforced.outcome(passes);
+        let default = if is_handshake { Grounds::Handshake } else { Grounds::NoRule };
+        let mut result = enforced.result(default);
         if javascript {
-            outcome = Outcome { refuses: true, grounds: Grounds::JavaScript, reach: None };
+            result = CommandResult { denies: true, grounds: Grounds::JavaScript, reach: None };
         }
-        if outcome.refuses {
-            return self.denial(outcome.grounds, outcome.reach, notes.list);
+        if result.denies {
+            return self.denial(result.grounds, result.reach, notes.list);
         }
-        let tried = tried.outcome(passes);
-        if flags.has_dry_runs && tried.refuses {
+        let tried = with_dry_runs.result(default);
+        if flags.has_dry_runs && tried.denies {
             notes.list.push((Note::WouldDeny, tried.grounds));
-            outcome.reach = tried.reach;
+            result.reach = tried.reach;
         }
-        Judgement { effect: Effect::Allow, grounds: outcome.grounds, reach: outcome.reach, notes: notes.list }
+        Judgement { effect: Effect::Allow, grounds: result.grounds, reach: result.reach, notes: notes.list }
     }
 
-    /// Judges what was refused on `grounds` of no rule: [`Grounds::Unclear`], [`Grounds::Cursor`]. Passes in a dry run,
-    /// and where all rules are dry runs or audits.
+    /// Denies a command on `grounds` other than a rule: [`Grounds::Unclear`] or [`Grounds::Cursor`]. The command passes
+    /// in a dry run, and if all rules are dry runs or audits.
     pub fn deny(&self, grounds: Grounds) -> Judgement {
         self.denial(grounds, None, SmallVec::new())
     }
@@ -128,16 +128,16 @@ impl View {
         Judgement { effect: Effect::Allow, grounds: Grounds::NoRule, reach, notes }
     }
 
-    /// Every rule that matches some reach of a command, with the reach's index; for people who ask why, not for traffic:
-    /// looks at all rules that are about the caller.
+    /// Every rule that matches a reach of a command, with the index of the reach. For `mongate policy explain`, not for
+    /// traffic: compares all rules that apply to the caller.
     pub fn matching(&self, meaning: &Meaning<'_>) -> Vec<(RuleId, usize)> {
         let rule_set = &*self.rule_set;
-        let rules = || rule_set.about.iter().filter_map(|id| Some((*id, rule_set.rules.get(id.index())?)));
+        let rules = || rule_set.applicable.iter().filter_map(|id| Some((*id, rule_set.rules.get(id.index())?)));
         let mut found = Vec::new();
         for (at, reach) in meaning.reaches.iter().enumerate() {
-            let asked = asked(meaning, reach);
+            let facts = facts(meaning, reach);
             let entries = rules().flat_map(|(id, rule)| rule.to.iter().map(move |to| (id, rule, to)));
-            let entries = entries.filter(|(_, rule, to)| to.is_about(&asked, rule.action));
+            let entries = entries.filter(|(_, rule, to)| to.applies_to(&facts, rule.action));
             let tables = Tables::new(entries, Keep::All);
             for index in [&tables.deny, &tables.allow, &tables.dry_deny, &tables.dry_allow, &tables.audit] {
                 index.each(&reach.resource, |rule| found.push((rule, at)));
@@ -149,21 +149,21 @@ impl View {
     }
 }
 
-/// Up to here, looking through a list is cheaper than keeping a set beside it.
-const NOTES_IN_LIST: usize = 8;
+/// Up to this length, a linear search is cheaper than a set.
+const LINEAR_SEARCH_MAX: usize = 8;
 
-/// The notes of one judgement; a rule takes note once, however many reaches it matches.
+/// The notes of one judgement. A rule adds one note, even if it matches several reaches.
 #[derive(Default)]
 struct Notes {
     list: SmallVec<[(Note, Grounds); 2]>,
-    /// A bit for each rule; there once the list has grown.
+    /// A bit for each rule that is in the list; empty while the list is short.
     seen: Vec<u64>,
 }
 
 impl Notes {
     fn audit(&mut self, rule: RuleId, rules: usize) {
         let note = (Note::Audit, Grounds::Rule(rule));
-        if self.list.len() < NOTES_IN_LIST {
+        if self.list.len() < LINEAR_SEARCH_MAX {
             if !self.list.contains(&note) {
                 self.list.push(note);
             }
