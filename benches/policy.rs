@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use smallvec::SmallVec;
 
 use mongate::command::table::{self, Class};
-use mongate::command::{self, Look, Meaning, Place, Reach, Request};
+use mongate::command::{self, Meaning, Reach, ReadOptions, Request, Resource};
 use mongate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::identity::Principal;
 use mongate::policy::{CallerFacts, Grounds, Judgement, Policy, View};
@@ -108,7 +108,7 @@ fn commands() -> [(&'static str, RawDocumentBuf, Meaning<'static>); 3] {
 fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
     let command = table::find(name.as_bytes()).expect("a command of the table");
     let reach = |collection: &&'a str| Reach {
-        place: Place::Collection { database: "shop", collection },
+        resource: Resource::Collection { database: "shop", collection },
         class: command.class,
     };
     Meaning {
@@ -123,9 +123,9 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
 
 fn read_and_judge(view: &View, body: &RawDocument) -> Judgement {
     let request = Request { body, database: None, sequences: &[] };
-    match command::read(&request, view.look()) {
+    match command::read(&request, view.read_options()) {
         Ok(meaning) => view.judge(&meaning),
-        Err(_) => view.refuse(Grounds::Unclear),
+        Err(_) => view.deny(Grounds::Unclear),
     }
 }
 
@@ -134,7 +134,7 @@ fn messages(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(name);
         let request = Request { body: &body, database: None, sequences: &[] };
         group.bench_function("read", |bencher| {
-            bencher.iter(|| command::read(black_box(&request), Look::default()).is_ok());
+            bencher.iter(|| command::read(black_box(&request), ReadOptions::default()).is_ok());
         });
         for count in [1, 10_000] {
             let policy = compile(&rules(count));
@@ -154,9 +154,9 @@ fn messages(criterion: &mut Criterion) {
 /// one, because a denial would end the search.
 fn hostile(criterion: &mut Criterion) {
     let names: Vec<String> = (0..1_000).map(|n| format!("places-{n}")).collect();
-    let place = |collection| Place::Collection { database: "db-7", collection };
+    let resource = |collection| Resource::Collection { database: "db-7", collection };
     let mut meaning = meaning("aggregate", &[]);
-    meaning.reaches = names.iter().map(|name| Reach { place: place(name), class: Class::Read }).collect();
+    meaning.reaches = names.iter().map(|name| Reach { resource: resource(name), class: Class::Read }).collect();
     let mut group = criterion.benchmark_group("aggregate that reaches 1,000 places");
     for count in [1, 10_000] {
         let policy = compile(&rules(count));

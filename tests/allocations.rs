@@ -16,10 +16,10 @@ use smallvec::{SmallVec, smallvec};
 use relayed::{Relayed, Rules};
 
 use mongate::command::table;
-use mongate::command::{self, Meaning, Place, Reach, Request};
+use mongate::command::{self, Meaning, Reach, Request, Resource};
 use mongate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::identity::Principal;
-use mongate::policy::{CallerFacts, Note, Policy, Verdict, View};
+use mongate::policy::{CallerFacts, Effect, Note, Policy, View};
 use mongate::tls::Records;
 use mongate::wire::op_msg;
 
@@ -93,13 +93,13 @@ fn view(count: usize) -> View {
     policy.view(&CallerFacts { principal: Some(&principal), source: None, listener: "orders" })
 }
 
-fn meaning<'a>(name: &str, place: Place<'a>) -> Meaning<'a> {
+fn meaning<'a>(name: &str, resource: Resource<'a>) -> Meaning<'a> {
     let command = table::find(name.as_bytes()).expect("a command of the table");
     Meaning {
         command,
         explained: false,
         database: "shop",
-        reaches: smallvec![Reach { place, class: command.class }],
+        reaches: smallvec![Reach { resource, class: command.class }],
         javascript: false,
         cursors: SmallVec::new(),
     }
@@ -113,21 +113,21 @@ fn the_allocator_counts() {
 
 #[test]
 fn checking_a_command_does_not_allocate_for_any_number_of_rules() {
-    let orders = Place::Collection { database: "shop", collection: "orders" };
-    let vault = Place::Collection { database: "vault", collection: "orders" };
+    let orders = Resource::Collection { database: "shop", collection: "orders" };
+    let vault = Resource::Collection { database: "vault", collection: "orders" };
     for count in [0, 1, 1_000] {
         let view = view(count);
         let cases = [
-            (meaning("ping", Place::Database("admin")), Verdict::Pass, 0),
-            (meaning("find", orders), Verdict::Pass, 1),
-            (meaning("find", vault), Verdict::Refuse, 0),
+            (meaning("ping", Resource::Database("admin")), Effect::Allow, 0),
+            (meaning("find", orders), Effect::Allow, 1),
+            (meaning("find", vault), Effect::Deny, 0),
         ];
-        for (meaning, verdict, notes) in cases {
+        for (meaning, effect, notes) in cases {
             // The first decision for a command and place is computed and cached.
             view.judge(&meaning);
             let (allocations, judgement) = allocations_of(|| view.judge(&meaning));
             let audits = judgement.notes.iter().filter(|(note, _)| *note == Note::Audit).count();
-            assert_eq!((allocations, judgement.verdict, audits), (0, verdict, notes), "{:?} {count}", meaning.command);
+            assert_eq!((allocations, judgement.effect, audits), (0, effect, notes), "{:?} {count}", meaning.command);
         }
     }
 }
@@ -141,8 +141,8 @@ fn parsing_and_checking_a_command_do_not_allocate() {
     let view = view(1_000);
     for body in [&ping, &find, &aggregate] {
         read_and_judge(&view, body);
-        let (allocations, verdict) = allocations_of(|| read_and_judge(&view, body));
-        assert_eq!((allocations, verdict), (0, Some(Verdict::Pass)), "{body:?}");
+        let (allocations, effect) = allocations_of(|| read_and_judge(&view, body));
+        assert_eq!((allocations, effect), (0, Some(Effect::Allow)), "{body:?}");
     }
 }
 
@@ -185,8 +185,8 @@ fn forwarding_a_message_allocates_only_what_tls_allocates() {
 }
 
 /// `None` where it is not understood.
-fn read_and_judge(view: &View, body: &RawDocumentBuf) -> Option<Verdict> {
+fn read_and_judge(view: &View, body: &RawDocumentBuf) -> Option<Effect> {
     let request = Request { body, database: None, sequences: &[] };
-    let meaning = command::read(&request, view.look()).ok()?;
-    Some(view.judge(&meaning).verdict)
+    let meaning = command::read(&request, view.read_options()).ok()?;
+    Some(view.judge(&meaning).effect)
 }

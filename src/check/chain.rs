@@ -8,7 +8,7 @@ use crate::identity::{CertificateFacts, DistinguishedName};
 use crate::tls::TrustAnchors;
 
 /// What a certificate's issuer is looked for in.
-pub(super) struct Above<'a> {
+pub(super) struct IssuerSources<'a> {
     /// What is sent with the certificate.
     pub(super) sent: &'a [CertificateFacts],
     /// What those are, in words.
@@ -27,7 +27,7 @@ pub(super) struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     /// Climbs from `certificate` as far as issuers are found.
-    pub(super) fn climb(certificate: &'a CertificateFacts, above: &Above<'a>) -> Self {
+    pub(super) fn climb(certificate: &'a CertificateFacts, above: &IssuerSources<'a>) -> Self {
         let mut chain = Self { links: vec![(certificate, "")], missing: None };
         let mut current = certificate;
         // Names may lead in a circle: none is passed twice.
@@ -60,7 +60,7 @@ impl<'a> Chain<'a> {
     }
 }
 
-impl<'a> Above<'a> {
+impl<'a> IssuerSources<'a> {
     fn authorities(&self) -> &'a [CertificateFacts] {
         self.authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default()
     }
@@ -106,7 +106,8 @@ mod tests {
         let (leaf, sent) = (facts(&pair.der), sent(pair));
         let ours = ours.iter().map(|authority| authority.der.clone()).collect();
         let authorities = TrustAnchors::from_certificates("key", ours).ok();
-        let chain = Chain::climb(&leaf, &Above { sent: &sent, sent_as: "sent", authorities: authorities.as_ref() });
+        let chain =
+            Chain::climb(&leaf, &IssuerSources { sent: &sent, sent_as: "sent", authorities: authorities.as_ref() });
         let lines = chain.lines(UNIX_EPOCH);
         let subjects: Vec<_> = lines.iter().filter(|line| line.contains("CN=")).collect();
         assert_eq!(subjects, expected);

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
-use super::chain::{Above, Chain};
+use super::chain::{Chain, IssuerSources};
 use super::report::{
-    About, CertificateReport, ConnectionReport, Finding, HandshakeReport, Kind, ServerReport, Severity, Status, Step,
+    About, CertificateReport, ConnectionReport, Finding, FindingKind, HandshakeReport, ServerReport, Status, Step,
     UserReport,
 };
 use crate::config::{EndpointConfig, MaterialSource, Verify};
@@ -32,19 +32,19 @@ pub(super) async fn check(
 ) -> Vec<ConnectionReport> {
     let Some((connector, tls)) = connect_with(upstream, set) else { return Vec::new() };
     let known = findings.len();
-    let mut talk = Talk::new(&connector, tls, upstream, now, findings);
-    let addresses = connector.resolve(talk.deadline()).await;
-    let Some(addresses) = talk.expect("name resolved", addresses) else { return vec![talk.report] };
+    let mut check = ConnectionCheck::new(&connector, tls, upstream, now, findings);
+    let addresses = connector.resolve(check.deadline()).await;
+    let Some(addresses) = check.expect("name resolved", addresses) else { return vec![check.report] };
     let mut reports = Vec::new();
     let mut connected = false;
     for &address in &addresses {
         // One of its own for each, so that no session of one address is taken up at another.
         let Some((connector, tls)) = connect_with(upstream, set) else { break };
-        let mut talk = Talk::new(&connector, tls, upstream, now, findings);
-        talk.report.address = Some(address.to_string());
-        talk.resolved(&addresses);
-        connected |= talk.run(address).await.is_some();
-        reports.push(talk.report);
+        let mut check = ConnectionCheck::new(&connector, tls, upstream, now, findings);
+        check.report.address = Some(address.to_string());
+        check.resolved(&addresses);
+        connected |= check.run(address).await.is_some();
+        reports.push(check.report);
     }
     if connected {
         demote(findings, known);
@@ -55,8 +55,8 @@ pub(super) async fn check(
 /// Makes warnings of what was found since there were `known` findings: another address, or member, will do. A user that
 /// one does not know the others do not know either.
 pub(super) fn demote(findings: &mut [Finding], known: usize) {
-    let found = findings.iter_mut().skip(known).filter(|finding| finding.kind != Kind::User);
-    found.for_each(|finding| finding.severity = Severity::Warning);
+    let found = findings.iter_mut().skip(known).filter(|finding| finding.kind != FindingKind::User);
+    found.for_each(|finding| finding.severity = Status::Warning);
 }
 
 /// With the certificates that it is to use; `None` where there are none.
@@ -74,7 +74,7 @@ pub(super) fn connect_with(
 }
 
 /// One connection and what is written down about it. `None` from a step ends it; the reason is in the report by then.
-struct Talk<'a> {
+struct ConnectionCheck<'a> {
     connector: &'a Connector,
     /// What the connector uses.
     tls: Arc<UpstreamTls>,
@@ -84,7 +84,7 @@ struct Talk<'a> {
     report: ConnectionReport,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> ConnectionCheck<'a> {
     fn new(
         connector: &'a Connector,
         tls: Arc<UpstreamTls>,
@@ -183,7 +183,7 @@ impl<'a> Talk<'a> {
         if leaf.validity(self.now) == Validity::EndsSoon {
             step.status = Status::Warning;
             let sentence = format!("the certificate of {} {}", self.place(), leaf.expiry_text(self.now));
-            self.find(Severity::Warning, sentence, "renew mongod's certificate".to_owned());
+            self.find(Status::Warning, sentence, "renew mongod's certificate".to_owned());
         }
         let ours = &tls.credentials.certificate.subject;
         if leaf.subject.is_of_same_cluster(ours) {
@@ -194,7 +194,7 @@ impl<'a> Talk<'a> {
                  may do everything"
             );
             let remedy = "issue it with another O, OU or DC than mongod's certificate has".to_owned();
-            self.find(Severity::Warning, sentence, remedy);
+            self.find(Status::Warning, sentence, remedy);
         }
         self.report.server_certificate = Some(leaf.into());
         self.report.steps.push(step);
@@ -233,7 +233,7 @@ impl<'a> Talk<'a> {
             self.report.steps.push(Step::warning("certificate requested", "no: mongod asks its clients for none"));
             let sentence = format!("{} does not ask for client certificates", self.place());
             let remedy = "set net.tls.CAFile in mongod's configuration; without it, everyone may connect".to_owned();
-            self.find(Severity::Warning, sentence, remedy);
+            self.find(Status::Warning, sentence, remedy);
             return;
         };
         let accepted: Vec<_> = request.acceptable_cas.iter().map(ToString::to_string).collect();
@@ -269,9 +269,9 @@ impl<'a> Talk<'a> {
         }
         let deadline = self.deadline();
         if let Err(error) = self.connector.authenticate(stream, deadline).await {
-            self.report.steps.push(Step::failed("authenticated", error.to_string()));
-            let kind = if error.is_of_user() { Kind::User } else { Kind::Upstream };
-            self.find_of(kind, Severity::Error, error.to_string(), error.remedy());
+            self.report.steps.push(Step::error("authenticated", error.to_string()));
+            let kind = if error.is_of_user() { FindingKind::User } else { FindingKind::Upstream };
+            self.find_of(kind, Status::Error, error.to_string(), error.remedy());
             return None;
         }
         let Some(user) = &stream.user else {
@@ -311,15 +311,15 @@ impl<'a> Talk<'a> {
     }
 
     fn fail(&mut self, name: &'static str, error: &ConnectError) {
-        self.report.steps.push(Step::failed(name, error.to_string()));
-        self.find(Severity::Error, error.to_string(), error.remedy());
+        self.report.steps.push(Step::error(name, error.to_string()));
+        self.find(Status::Error, error.to_string(), error.remedy());
     }
 
-    fn find(&mut self, severity: Severity, sentence: String, remedy: String) {
-        self.find_of(Kind::Upstream, severity, sentence, remedy);
+    fn find(&mut self, severity: Status, sentence: String, remedy: String) {
+        self.find_of(FindingKind::Upstream, severity, sentence, remedy);
     }
 
-    fn find_of(&mut self, kind: Kind, severity: Severity, sentence: String, remedy: String) {
+    fn find_of(&mut self, kind: FindingKind, severity: Status, sentence: String, remedy: String) {
         let about = About::Upstream(self.upstream.name.clone());
         let finding = Finding { severity, kind, about, sentence, remedy };
         // Several addresses may have the same thing to say.
@@ -337,7 +337,7 @@ impl<'a> Talk<'a> {
 const SENT: &str = "sent by mongod";
 
 fn chain_of<'a>(leaf: &'a CertificateFacts, sent: &'a [CertificateFacts], authorities: &'a TrustAnchors) -> Chain<'a> {
-    Chain::climb(leaf, &Above { sent, sent_as: SENT, authorities: Some(authorities) })
+    Chain::climb(leaf, &IssuerSources { sent, sent_as: SENT, authorities: Some(authorities) })
 }
 
 /// By names alone: rustls has checked the signatures.

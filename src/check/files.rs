@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::material::{Desk, Material};
-use super::report::{About, CredentialReport, Finding, Kind, ListenerReport, Severity, Step, UpstreamReport};
+use super::material::{Material, MaterialChecks};
+use super::report::{About, CredentialReport, Finding, FindingKind, ListenerReport, Status, Step, UpstreamReport};
 use crate::config::{
     EndpointConfig, ListenerConfig, ListenerTlsConfig, MaterialSource, UpstreamConfig, Verify, WorkloadApi,
 };
@@ -21,13 +21,13 @@ pub(super) fn check_upstream(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let mut desk = Desk::new(About::Upstream(upstream.name.clone()), TlsSide::Upstream, now, findings);
+    let mut checks = MaterialChecks::new(About::Upstream(upstream.name.clone()), TlsSide::Upstream, now, findings);
     let material = match &upstream.tls.source {
         MaterialSource::Files(files) => Material::read(&section_of(upstream), files),
-        MaterialSource::WorkloadApi(agent) => of_agent(upstream, agent, handed_out, &mut desk),
+        MaterialSource::WorkloadApi(agent) => of_agent(upstream, agent, handed_out, &mut checks),
     };
-    let material = desk.material(&material);
-    names(upstream, &mut desk);
+    let material = checks.material(&material);
+    names(upstream, &mut checks);
     UpstreamReport {
         name: upstream.name.clone(),
         address: match section.deployment.srv() {
@@ -35,9 +35,9 @@ pub(super) fn check_upstream(
             None => section.deployment.listed().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         },
         material,
-        external_user: desk.external_user,
+        external_user: checks.external_user,
         server_identities: upstream.tls.server_identities.clone(),
-        files: desk.steps,
+        files: checks.steps,
         connections: Vec::new(),
         set: None,
         credentials: Vec::new(),
@@ -52,15 +52,15 @@ pub(super) fn check_credential(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> CredentialReport {
-    let mut desk = Desk::new(About::Upstream(endpoint.name.clone()), TlsSide::Upstream, now, findings);
+    let mut checks = MaterialChecks::new(About::Upstream(endpoint.name.clone()), TlsSide::Upstream, now, findings);
     let material = endpoint.tls.files().map(|files| Material::read(&endpoint.certificate_section, files));
-    let material = material.map(|material| desk.material(&material)).unwrap_or_default();
+    let material = material.map(|material| checks.material(&material)).unwrap_or_default();
     CredentialReport {
         place,
         principals: principals.to_vec(),
         material,
-        external_user: desk.external_user,
-        files: desk.steps,
+        external_user: checks.external_user,
+        files: checks.steps,
         connections: Vec::new(),
     }
 }
@@ -71,14 +71,14 @@ pub(super) fn check_listener(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> ListenerReport {
-    let mut desk = Desk::new(About::Listener(listener.name.clone()), TlsSide::Listener, now, findings);
-    let material = desk.material(&Material::read(&format!("listener.{}.tls", listener.name), &tls.files));
+    let mut checks = MaterialChecks::new(About::Listener(listener.name.clone()), TlsSide::Listener, now, findings);
+    let material = checks.material(&Material::read(&format!("listener.{}.tls", listener.name), &tls.files));
     ListenerReport {
         name: listener.name.clone(),
         address: listener.address.to_string(),
         mode: listener.mode.as_str(),
         material,
-        files: desk.steps,
+        files: checks.steps,
     }
 }
 
@@ -87,22 +87,27 @@ fn section_of(upstream: &EndpointConfig) -> String {
 }
 
 /// What there is from an agent and from the files beside it.
-fn of_agent(upstream: &EndpointConfig, agent: &WorkloadApi, handed_out: &HandedOut, desk: &mut Desk<'_>) -> Material {
+fn of_agent(
+    upstream: &EndpointConfig,
+    agent: &WorkloadApi,
+    handed_out: &HandedOut,
+    checks: &mut MaterialChecks<'_>,
+) -> Material {
     let set = match handed_out {
         Some(Ok(set)) => {
             let id = set.spiffe_id().unwrap_or_default();
-            desk.steps.push(Step::ok("workload api", format!("{id} from unix:{}", agent.socket.display())));
+            checks.steps.push(Step::ok("workload api", format!("{id} from unix:{}", agent.socket.display())));
             Some(set)
         }
         Some(Err(error)) => {
-            desk.steps.push(Step::failed("workload api", error.to_string()));
+            checks.steps.push(Step::error("workload api", error.to_string()));
             // Nothing is wrong with the configuration as such: agents start and are told of workloads at any time.
-            desk.find_of(Kind::Upstream, Severity::Error, error.to_string(), error.remedy());
+            checks.find_of(FindingKind::Upstream, Status::Error, error.to_string(), error.remedy());
             None
         }
         None => {
             let line = format!("unix:{} is not asked without a connection", agent.socket.display());
-            desk.steps.push(Step::ok("workload api", line));
+            checks.steps.push(Step::ok("workload api", line));
             None
         }
     };
@@ -119,29 +124,29 @@ fn of_agent(upstream: &EndpointConfig, agent: &WorkloadApi, handed_out: &HandedO
 }
 
 /// Which server may be at the other end.
-fn names(upstream: &EndpointConfig, desk: &mut Desk<'_>) {
+fn names(upstream: &EndpointConfig, checks: &mut MaterialChecks<'_>) {
     let name = match parse_server_name(upstream) {
         Ok(name) => name.to_str().into_owned(),
         Err(error) => {
-            desk.steps.push(Step::failed("server name", error.to_string()));
-            desk.find(Severity::Error, error.to_string(), error.remedy());
+            checks.steps.push(Step::error("server name", error.to_string()));
+            checks.find(Status::Error, error.to_string(), error.remedy());
             return;
         }
     };
     let identities = &upstream.tls.server_identities;
     if !identities.is_empty() {
-        desk.steps.push(Step::ok("server identities", identities.join(", ")));
-        desk.steps.push(Step::ok("server name", format!("{name}, sent but not checked (server_identities)")));
+        checks.steps.push(Step::ok("server identities", identities.join(", ")));
+        checks.steps.push(Step::ok("server name", format!("{name}, sent but not checked (server_identities)")));
         return;
     }
     match upstream.tls.verify {
-        Verify::Full => desk.steps.push(Step::ok("server name", name)),
+        Verify::Full => checks.steps.push(Step::ok("server name", name)),
         Verify::Chain => {
             let line = format!("{name}, sent but not checked (verify = \"chain\")");
-            desk.steps.push(Step::warning("server name", line));
+            checks.steps.push(Step::warning("server name", line));
             let sentence = "every server with a certificate of these authorities is accepted".to_owned();
             let remedy = format!("set upstream.{}.tls.verify to \"full\"", upstream.name);
-            desk.find(Severity::Warning, sentence, remedy);
+            checks.find(Status::Warning, sentence, remedy);
         }
     }
 }

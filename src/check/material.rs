@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
-use super::chain::{Above, Chain, described};
+use super::chain::{Chain, IssuerSources, described};
 use super::report::{
-    About, CertificateReport, Finding, Kind, MaterialReport, RevocationListReport, Severity, Status, Step,
+    About, CertificateReport, Finding, FindingKind, MaterialReport, RevocationListReport, Status, Step,
 };
 use crate::config::TlsFiles;
 use crate::identity::date_text;
@@ -36,7 +36,7 @@ impl Material {
 }
 
 /// Where what is seen and found about one table is collected.
-pub(super) struct Desk<'a> {
+pub(super) struct MaterialChecks<'a> {
     /// What was looked at.
     pub(super) steps: Vec<Step>,
     /// The user in `$external` that mongod takes our certificate for, byte for byte as mongod writes it.
@@ -47,7 +47,7 @@ pub(super) struct Desk<'a> {
     findings: &'a mut Vec<Finding>,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> MaterialChecks<'a> {
     pub(super) fn new(about: About, side: TlsSide, now: SystemTime, findings: &'a mut Vec<Finding>) -> Self {
         Self { steps: Vec::new(), external_user: None, about, side, now, findings }
     }
@@ -73,11 +73,11 @@ impl<'a> Desk<'a> {
         report
     }
 
-    pub(super) fn find(&mut self, severity: Severity, sentence: String, remedy: String) {
-        self.find_of(Kind::Configuration, severity, sentence, remedy);
+    pub(super) fn find(&mut self, severity: Status, sentence: String, remedy: String) {
+        self.find_of(FindingKind::Configuration, severity, sentence, remedy);
     }
 
-    pub(super) fn find_of(&mut self, kind: Kind, severity: Severity, sentence: String, remedy: String) {
+    pub(super) fn find_of(&mut self, kind: FindingKind, severity: Status, sentence: String, remedy: String) {
         let about = self.about.clone();
         self.findings.push(Finding { severity, kind, about, sentence, remedy });
     }
@@ -90,7 +90,7 @@ impl<'a> Desk<'a> {
     ) {
         let found = credentials.findings(self.side, authorities, self.now);
         let certificate = &credentials.certificate;
-        let above = Above { sent: &credentials.chain, sent_as: "sent with it", authorities };
+        let above = IssuerSources { sent: &credentials.chain, sent_as: "sent with it", authorities };
         let chain = Chain::climb(certificate, &above);
         report.certificate = Some(certificate.into());
         report.chain = chain.links.iter().skip(1).map(|(facts, _)| CertificateReport::from(*facts)).collect();
@@ -144,18 +144,18 @@ impl<'a> Desk<'a> {
                     step.lines.push(format!("note: {sentence}"));
                     continue;
                 }
-                MaterialSeverity::Warning => Severity::Warning,
-                MaterialSeverity::Error => Severity::Error,
+                MaterialSeverity::Warning => Status::Warning,
+                MaterialSeverity::Error => Status::Error,
             };
-            step.status = step.status.max(severity.status());
+            step.status = step.status.max(severity);
             self.find(severity, sentence.clone(), remedy.clone());
         }
         self.steps.push(step);
     }
 
     fn unusable(&mut self, name: &'static str, error: &UpstreamTlsError) {
-        self.steps.push(Step::failed(name, error.to_string()));
-        self.find(Severity::Error, error.to_string(), error.remedy());
+        self.steps.push(Step::error(name, error.to_string()));
+        self.find(Status::Error, error.to_string(), error.remedy());
     }
 }
 

@@ -18,14 +18,14 @@ use crate::config::{Config, HostPort, MaterialSource, UpstreamConfig, WorkloadAp
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
 pub use report::{
-    About, CertificateReport, ConnectionReport, CredentialReport, Finding, HandshakeReport, Kind, ListenerReport,
-    MaterialReport, MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport, Severity,
-    Status, Step, UpstreamReport, UserReport, Verdict,
+    About, CertificateReport, CheckVerdict, ConnectionReport, CredentialReport, Finding, FindingKind, HandshakeReport,
+    ListenerReport, MaterialReport, MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport,
+    Status, Step, UpstreamReport, UserReport,
 };
 
 /// How far a check goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum CheckScope {
     /// Files only; no agent is asked either.
     Offline,
     /// And a handshake with every address of every upstream.
@@ -35,11 +35,11 @@ pub enum Reach {
 /// Checks every upstream of `config`, one after the other, the files of every listener with TLS, and the policy.
 ///
 /// Every connection is bounded by the upstream's `connect_timeout`. Cancel safe.
-pub async fn check(config: &Config, reach: Reach) -> Report {
+pub async fn check(config: &Config, scope: CheckScope) -> Report {
     let now = SystemTime::now();
     let mut report = Report::default();
     for upstream in config.upstreams.values() {
-        let checked = check_upstream(config, upstream, reach, now, &mut report.findings).await;
+        let checked = check_upstream(config, upstream, scope, now, &mut report.findings).await;
         report.upstreams.push(checked);
     }
     for listener in config.listeners.values() {
@@ -55,22 +55,22 @@ pub async fn check(config: &Config, reach: Reach) -> Report {
 async fn check_upstream(
     config: &Config,
     upstream: &UpstreamConfig,
-    reach: Reach,
+    scope: CheckScope,
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let handed_out = match (&upstream.tls.source, reach) {
-        (MaterialSource::WorkloadApi(agent), Reach::Online) => Some(ask(agent, upstream.connect_timeout).await),
+    let handed_out = match (&upstream.tls.source, scope) {
+        (MaterialSource::WorkloadApi(agent), CheckScope::Online) => Some(ask(agent, upstream.connect_timeout).await),
         _ => None,
     };
     // Whom the files are for is not known where it stands in DNS; what they hold can be looked at all the same.
     let anywhere = upstream.any_address();
     let first = upstream.endpoint(&anywhere);
     let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
-    if reach == Reach::Online {
+    if scope == CheckScope::Online {
         let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
         if upstream.deployment.has_members() {
-            let around = set::Surroundings { config, upstream, handed_out, now };
+            let around = set::SetContext { config, upstream, handed_out, now };
             let (found, connections) = Box::pin(set::check(&around, findings)).await;
             (checked.connections, checked.set) = (connections, Some(found));
         } else {
@@ -81,7 +81,7 @@ async fn check_upstream(
     for (index, credential) in upstream.credentials.iter().enumerate() {
         let endpoint = upstream.endpoint_with(index + 1, credential, server.as_ref().unwrap_or(&anywhere));
         let mut further = files::check_credential(index + 1, &credential.principals, &endpoint, now, findings);
-        if reach == Reach::Online && server.is_some() {
+        if scope == CheckScope::Online && server.is_some() {
             further.connections = Box::pin(connection::check(&endpoint, None, now, findings)).await;
         }
         checked.credentials.push(further);

@@ -1,6 +1,6 @@
 //! What can be said about the policy before anybody asks for anything.
 
-use super::report::{About, Finding, Kind, PolicyReport, Severity, Step};
+use super::report::{About, Finding, FindingKind, PolicyReport, Status, Step};
 use crate::config::{Action, Config, Enforcement, PolicyConfig};
 use crate::policy::Policy;
 
@@ -20,7 +20,7 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
     let mut find = |severity, key: &str, sentence: String, remedy: &str| {
         findings.push(Finding {
             severity,
-            kind: Kind::Configuration,
+            kind: FindingKind::Configuration,
             about: About::Policy(key.to_owned()),
             sentence,
             remedy: remedy.to_owned(),
@@ -30,9 +30,9 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
         Ok(compiled) => compiled,
         Err(problems) => {
             let count = problems.len();
-            report.steps.push(Step::failed("compiled", format!("{count} values cannot be used")));
+            report.steps.push(Step::error("compiled", format!("{count} values cannot be used")));
             for problem in problems {
-                find(Severity::Error, &problem.key, problem.sentence, "correct the value");
+                find(Status::Error, &problem.key, problem.sentence, "correct the value");
             }
             return report;
         }
@@ -55,12 +55,12 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
     report.steps.push(Step::ok("fingerprint", compiled.fingerprint()));
     report.fingerprint = Some(compiled.fingerprint().to_owned());
     for (key, sentence) in warnings {
-        find(Severity::Warning, &key, sentence, REMEDY);
+        find(Status::Warning, &key, sentence, REMEDY);
     }
     if policy.enforcement == Enforcement::DryRun {
         let sentence = "is \"dry-run\": what the rules deny passes, and is only counted and logged".to_owned();
         let remedy = "set it to \"enforce\" when mongate_policy_decisions_total shows no would_deny that should pass";
-        find(Severity::Warning, "policy.enforcement", sentence, remedy);
+        find(Status::Warning, "policy.enforcement", sentence, remedy);
     }
     report
 }

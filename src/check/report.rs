@@ -9,7 +9,7 @@ use crate::tls::RevocationList;
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// What it comes to.
-    pub verdict: Verdict,
+    pub verdict: CheckVerdict,
     /// One per upstream, by name.
     pub upstreams: Vec<UpstreamReport>,
     /// One per listener with TLS, by name.
@@ -23,7 +23,7 @@ pub struct Report {
 /// What a report comes to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum CheckVerdict {
     /// Nothing is in the way.
     #[default]
     Ready,
@@ -182,25 +182,25 @@ pub struct Step {
     pub lines: Vec<String>,
 }
 
-/// How a step went.
+/// The status of a step, and the severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// As it should.
+    /// No problem. Only a step has this status, never a finding.
     Ok,
-    /// There is a finding about it.
+    /// It works, but the operator should look at it.
     Warning,
-    /// Not at all; there is a finding about it.
-    Failed,
+    /// It does not work.
+    Error,
 }
 
 /// Something wrong, or worth knowing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
+    /// How bad it is: `warning` or `error`.
+    pub severity: Status,
     /// Where to look for the cause.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// What it is about: `upstream` or `listener` with its name, or `policy` with a key.
     #[serde(flatten)]
     pub about: About,
@@ -222,20 +222,10 @@ pub enum About {
     Policy(String),
 }
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Works, but look at it.
-    Warning,
-    /// Does not work.
-    Error,
-}
-
 /// Where the cause of a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FindingKind {
     /// In our files or keys.
     Configuration,
     /// Between us and the upstream.
@@ -310,9 +300,9 @@ impl Report {
     /// 0 if nothing is in the way, 78 if files or keys cannot be used, 69 if an upstream is not reachable or refused.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {
-            Verdict::Ready => 0,
-            Verdict::Refused => 69,
-            Verdict::BadConfiguration => 78,
+            CheckVerdict::Ready => 0,
+            CheckVerdict::Refused => 69,
+            CheckVerdict::BadConfiguration => 78,
         }
     }
 
@@ -323,12 +313,11 @@ impl Report {
     }
 
     pub(super) fn conclude(&mut self) {
-        let has =
-            |kind| self.findings.iter().any(|finding| finding.kind == kind && finding.severity == Severity::Error);
+        let has = |kind| self.findings.iter().any(|finding| finding.kind == kind && finding.severity == Status::Error);
         self.verdict = match () {
-            () if has(Kind::Configuration) => Verdict::BadConfiguration,
-            () if has(Kind::Upstream) || has(Kind::User) => Verdict::Refused,
-            () => Verdict::Ready,
+            () if has(FindingKind::Configuration) => CheckVerdict::BadConfiguration,
+            () if has(FindingKind::Upstream) || has(FindingKind::User) => CheckVerdict::Refused,
+            () => CheckVerdict::Ready,
         };
     }
 }
@@ -346,8 +335,8 @@ impl Step {
         Self { name, status: Status::Warning, lines: vec![line.into()] }
     }
 
-    pub(super) fn failed(name: &'static str, line: impl Into<String>) -> Self {
-        Self { name, status: Status::Failed, lines: vec![line.into()] }
+    pub(super) fn error(name: &'static str, line: impl Into<String>) -> Self {
+        Self { name, status: Status::Error, lines: vec![line.into()] }
     }
 
     pub(super) fn and(mut self, line: impl Into<String>) -> Self {
@@ -356,12 +345,13 @@ impl Step {
     }
 }
 
-impl Severity {
-    /// What a finding makes of the step that it is about.
-    pub(super) fn status(self) -> Status {
+impl Status {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Warning => Status::Warning,
-            Self::Error => Status::Failed,
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
         }
     }
 }

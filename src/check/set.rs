@@ -8,15 +8,15 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::connection;
-use super::report::{About, ConnectionReport, Finding, Kind, MemberReport, SetReport, Severity, Status, Step};
+use super::report::{About, ConnectionReport, Finding, FindingKind, MemberReport, SetReport, Status, Step};
 use crate::config::{Config, HostPort, MemberAddresses, Topology, UpstreamConfig};
 use crate::identity::printable;
 use crate::tls::WorkloadSet;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetMember, SetTracker, Slot, Slots};
 use crate::upstream::{HelloStream, host_port, member_name, seeds, tracker};
 
-/// Everything around one upstream.
-pub(super) struct Surroundings<'a> {
+/// Everything context one upstream.
+pub(super) struct SetContext<'a> {
     pub(super) config: &'a Config,
     pub(super) upstream: &'a UpstreamConfig,
     /// From an agent, if the certificates come from one.
@@ -27,30 +27,27 @@ pub(super) struct Surroundings<'a> {
 /// Asks the members, beginning with those that are named here or in DNS, until all that are known have been asked.
 ///
 /// That one of them cannot be connected to is a warning where another one can: the gateway goes on with the others.
-pub(super) async fn check(
-    around: &Surroundings<'_>,
-    findings: &mut Vec<Finding>,
-) -> (SetReport, Vec<ConnectionReport>) {
-    let deployment = &around.upstream.deployment;
+pub(super) async fn check(context: &SetContext<'_>, findings: &mut Vec<Finding>) -> (SetReport, Vec<ConnectionReport>) {
+    let deployment = &context.upstream.deployment;
     let mut steps = Vec::new();
     let (named, set_name) = match deployment.srv() {
-        Some(name) => look_up(name, around.upstream, &mut steps, findings).await,
+        Some(name) => look_up(name, context.upstream, &mut steps, findings).await,
         None => (deployment.listed().to_vec(), None),
     };
     let known = findings.len();
     let mut set = tracker(deployment, &named, set_name);
     let (mut connections, mut asked) = (Vec::new(), BTreeSet::new());
     while let Some(member) = next(&set, &asked) {
-        connections.extend(ask(around, &member, &mut set, findings).await);
+        connections.extend(ask(context, &member, &mut set, findings).await);
         asked.insert(member);
     }
     if set.members().any(|member| member.problem.is_none() && member.state != MemberState::Unknown) {
         connection::demote(findings, known);
     }
-    let mut desk = Desk { around, set: &set, steps, findings };
-    desk.members();
-    let addresses = desk.addresses();
-    (desk.report(&addresses), connections)
+    let mut checks = SetChecks { context, set: &set, steps, findings };
+    checks.members();
+    let addresses = checks.addresses();
+    (checks.report(&addresses), connections)
 }
 
 /// The members that DNS names, and the set's name where it says that.
@@ -68,10 +65,10 @@ async fn look_up(
             (found.members, found.replica_set)
         }
         Err(error) => {
-            steps.push(Step::failed("SRV records", error.to_string()));
+            steps.push(Step::error("SRV records", error.to_string()));
             let about = About::Upstream(upstream.name.clone());
             let (sentence, remedy) = (error.to_string(), error.remedy(&upstream.name));
-            findings.push(Finding { severity: Severity::Error, kind: Kind::Upstream, about, sentence, remedy });
+            findings.push(Finding { severity: Status::Error, kind: FindingKind::Upstream, about, sentence, remedy });
             (Vec::new(), None)
         }
     }
@@ -82,16 +79,16 @@ fn next(set: &SetTracker, asked: &BTreeSet<MemberName>) -> Option<MemberName> {
 }
 
 async fn ask(
-    around: &Surroundings<'_>,
+    context: &SetContext<'_>,
     member: &MemberName,
     set: &mut SetTracker,
     findings: &mut Vec<Finding>,
 ) -> Vec<ConnectionReport> {
-    let endpoint = around.upstream.endpoint(&host_port(member));
-    let reports = connection::check(&endpoint, around.handed_out, around.now, findings).await;
-    let connector = connection::connect_with(&endpoint, around.handed_out);
+    let endpoint = context.upstream.endpoint(&host_port(member));
+    let reports = connection::check(&endpoint, context.handed_out, context.now, findings).await;
+    let connector = connection::connect_with(&endpoint, context.handed_out);
     let Some((connector, _)) = connector.filter(|_| reports.iter().any(|report| report.server.is_some())) else {
-        let failed = reports.iter().flat_map(|report| &report.steps).find(|step| step.status == Status::Failed);
+        let failed = reports.iter().flat_map(|report| &report.steps).find(|step| step.status == Status::Error);
         let why = failed.and_then(|step| step.lines.first().cloned());
         set.lost(member, why.as_deref().unwrap_or("it cannot be connected to"), std::time::Instant::now());
         return reports;
@@ -107,8 +104,8 @@ async fn ask(
 }
 
 /// What is written down about a set.
-struct Desk<'a> {
-    around: &'a Surroundings<'a>,
+struct SetChecks<'a> {
+    context: &'a SetContext<'a>,
     set: &'a SetTracker,
     steps: Vec<Step>,
     findings: &'a mut Vec<Finding>,
@@ -117,7 +114,7 @@ struct Desk<'a> {
 /// A listener's address for a member.
 type Address = (String, Option<MemberName>, String);
 
-impl Desk<'_> {
+impl SetChecks<'_> {
     fn members(&mut self) {
         for record in self.set.members() {
             let name = &record.name;
@@ -127,8 +124,8 @@ impl Desk<'_> {
                 (Some(problem), MemberState::WrongSet) => {
                     let sentence = format!("{name} is refused: {problem}");
                     let remedy = format!("take it out of upstream.{}.members, or mend replica_set", self.upstream());
-                    self.find(Severity::Error, About::Upstream(self.upstream()), sentence, remedy);
-                    Step::failed("member", format!("{line}: {problem}"))
+                    self.find(Status::Error, About::Upstream(self.upstream()), sentence, remedy);
+                    Step::error("member", format!("{line}: {problem}"))
                 }
                 (Some(problem), _) => Step::warning("member", format!("{line}: {problem}")),
                 (None, MemberState::Unknown | MemberState::Other) => Step::warning("member", line),
@@ -139,14 +136,14 @@ impl Desk<'_> {
         if self.set.mapped().is_empty() {
             let remedy = format!("name members that are reachable in upstream.{}.members", self.upstream());
             self.find(
-                Severity::Error,
+                Status::Error,
                 About::Upstream(self.upstream()),
                 "no member of the replica set could be asked for the others".to_owned(),
                 remedy,
             );
         } else if self.set.set_name().is_some() && self.set.primary().is_none() {
             self.find(
-                Severity::Warning,
+                Status::Warning,
                 About::Upstream(self.upstream()),
                 "the replica set has no primary now: nothing can be written".to_owned(),
                 "look at rs.status() on a member".to_owned(),
@@ -157,8 +154,8 @@ impl Desk<'_> {
     /// Of all listeners of the upstream, in their order.
     fn addresses(&mut self) -> Vec<Address> {
         let mut addresses = Vec::new();
-        let around = self.around;
-        for listener in around.config.listeners.values().filter(|one| one.upstream == around.upstream.name) {
+        let context = self.context;
+        for listener in context.config.listeners.values().filter(|one| one.upstream == context.upstream.name) {
             let Topology::Members(members) = &listener.topology else { continue };
             let mut slots = Slots::new(slots(members));
             let assigned = slots.assign(&self.set.mapped());
@@ -168,7 +165,7 @@ impl Desk<'_> {
             }
             for member in assigned.left_out {
                 self.find(
-                    Severity::Warning,
+                    Status::Warning,
                     About::Listener(listener.name.clone()),
                     format!("{member} gets no address: clients are not told of it"),
                     format!(
@@ -207,11 +204,11 @@ impl Desk<'_> {
     }
 
     fn upstream(&self) -> String {
-        self.around.upstream.name.clone()
+        self.context.upstream.name.clone()
     }
 
-    fn find(&mut self, severity: Severity, about: About, sentence: String, remedy: String) {
-        self.findings.push(Finding { severity, kind: Kind::Upstream, about, sentence, remedy });
+    fn find(&mut self, severity: Status, about: About, sentence: String, remedy: String) {
+        self.findings.push(Finding { severity, kind: FindingKind::Upstream, about, sentence, remedy });
     }
 }
 

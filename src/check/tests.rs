@@ -45,7 +45,7 @@ async fn run(scene: Scene) -> Report {
     let (upstream, server) = scene.listen().await;
     // A key that others may read is a finding of its own.
     restrict(&upstream);
-    server.during(check(&config(&upstream), Reach::Online)).await
+    server.during(check(&config(&upstream), CheckScope::Online)).await
 }
 
 fn restrict(upstream: &EndpointConfig) {
@@ -141,7 +141,7 @@ async fn a_refused_server_certificate_is_shown_all_the_same() {
     let (_, connection) = text.split_once("  connection to HOST:PORT\n").unwrap();
     let expected = "    ok      TCP connected
     ok      hello exchanged
-    FAILED  server certificate      the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)
+    error   server certificate      the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)
                                     CN=mongod,O=Acme
                                     ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
@@ -170,7 +170,7 @@ async fn a_refused_client_certificate_fails_at_the_ping() {
         ("certificate requested", Status::Ok),
         ("our certificate sent", Status::Ok),
         ("finished", Status::Ok),
-        ("ping", Status::Failed),
+        ("ping", Status::Error),
     ];
     assert_eq!(names, expected);
     assert_eq!(report.exit_code(), 69);
@@ -182,7 +182,7 @@ async fn a_refusal_within_the_handshake_is_shown_too() {
     scene.clients = Some(CertificateAuthority::new("Clients CA"));
     let report = run(scene).await;
     let step = report.upstreams[0].connections[0].steps.last().unwrap();
-    assert_eq!((step.name, step.status), ("finished", Status::Failed));
+    assert_eq!((step.name, step.status), ("finished", Status::Error));
     assert!(step.lines[0].contains("refused our client certificate (subject CN=svc-a): alert"), "{step:?}");
 }
 
@@ -204,7 +204,7 @@ async fn what_is_doubtful_about_a_working_upstream_is_a_warning() {
         "{member}"
     );
     assert!(request.ends_with(" does not ask for client certificates"), "{request}");
-    assert_eq!((report.verdict, report.exit_code()), (Verdict::Ready, 0));
+    assert_eq!((report.verdict, report.exit_code()), (CheckVerdict::Ready, 0));
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn bad_files_are_all_found_and_keep_from_connecting() {
     files.private_key_file = files.ca_file.clone();
     files.ca_file.set_extension("absent");
     upstream.tls.server_name = Some("not a name".to_owned());
-    let report = check(&config(&upstream), Reach::Online).await;
+    let report = check(&config(&upstream), CheckScope::Online).await;
     let found = sentences(&report);
     assert_eq!(found.len(), 3, "{found:#?}");
     for (sentence, expected) in found.iter().zip([
@@ -240,7 +240,7 @@ async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
         })
         .chained(&unrelated);
     let (upstream, _server) = scene.listen().await;
-    let report = check(&config(&upstream), Reach::Offline).await;
+    let report = check(&config(&upstream), CheckScope::Offline).await;
     let found = sentences(&report);
     let [expired, usage, chain, readable] = found.as_slice() else { panic!("{found:#?}") };
     assert!(
@@ -261,7 +261,7 @@ async fn an_upstream_that_is_not_there_is_found() {
     let (upstream, server) = scene().listen().await;
     restrict(&upstream);
     drop(server.listener);
-    let report = check(&config(&upstream), Reach::Online).await;
+    let report = check(&config(&upstream), CheckScope::Online).await;
     assert_eq!(report.exit_code(), 69);
     assert!(report.findings[0].sentence.ends_with(" cannot be reached: connection refused"));
 }
@@ -305,7 +305,7 @@ async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
     restrict(&upstream);
     let mut config = config(&upstream);
     config.listeners = [("mesh".to_owned(), listener(files))].into();
-    let report = check(&config, Reach::Offline).await;
+    let report = check(&config, CheckScope::Offline).await;
 
     let text = steady(&report);
     let (_, shown) = text.split_once("listener mesh at 127.0.0.1:27017, strict\n").unwrap();
@@ -320,11 +320,11 @@ async fn a_listener_is_shown_with_its_chain_and_an_old_list() {
                                           ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                           expires ...
                                     names localhost
-    look    our private key         belongs to the certificate; FILE has mode 0644
+    warning our private key         belongs to the certificate; FILE has mode 0644
     ok      authority               CN=Mesh CA,O=Acme
                                     ECDSA P-256, X.509 version 3, an authority, signed with ECDSA and SHA-256
                                     expires ...
-    look    revocation list         of CN=Mesh CA,O=Acme, 1 certificate revoked
+    warning revocation list         of CN=Mesh CA,O=Acme, 1 certificate revoked
                                     made 2024-01-01 00:00:00 UTC (";
     assert!(shown.starts_with(expected), "{shown}");
     let [readable, old] = report.findings.as_slice() else { panic!("{:?}", report.findings) };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::report::{About, ConnectionReport, Finding, Report, Severity, Status, Step, Verdict};
+use super::report::{About, CheckVerdict, ConnectionReport, Finding, Report, Status, Step};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,11 +52,7 @@ fn write_steps(f: &mut fmt::Formatter<'_>, title: &str, steps: &[Step]) -> fmt::
 }
 
 fn write_step(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
-    let status = match step.status {
-        Status::Ok => "ok",
-        Status::Warning => "look",
-        Status::Failed => "FAILED",
-    };
+    let status = step.status.as_str();
     let mut lines = step.lines.iter();
     match lines.next() {
         Some(line) => writeln!(f, "    {status:<8}{:<24}{line}", step.name)?,
@@ -71,10 +67,7 @@ fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Resu
     }
     writeln!(f, "findings")?;
     for finding in findings {
-        let severity = match finding.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
+        let severity = finding.severity.as_str();
         let about = match &finding.about {
             About::Upstream(name) => name.clone(),
             About::Listener(name) => format!("listener {name}"),
@@ -93,11 +86,11 @@ fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Resu
 
 fn write_verdict(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let (errors, warnings) = (count(Status::Error), count(Status::Warning));
     let verdict = match report.verdict {
-        Verdict::Ready => "ready",
-        Verdict::Refused => "no connection to every upstream",
-        Verdict::BadConfiguration => "the configuration cannot be used",
+        CheckVerdict::Ready => "ready",
+        CheckVerdict::Refused => "no connection to every upstream",
+        CheckVerdict::BadConfiguration => "the configuration cannot be used",
     };
     write!(f, "verdict: {verdict}")?;
     match (errors, warnings) {

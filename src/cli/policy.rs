@@ -9,18 +9,11 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
-use super::{ConfigFile, EXIT_CONFIGURATION, EXIT_FAILED, complain};
-use crate::config::Config;
-use crate::review::{self, Body, Caller, Cases, Decision, ExplainError, Imported, QuestionError, Reviewed, Wanted};
-
-/// The command is denied; `EX_NOPERM` of sysexits.h.
-const EXIT_DENIED: u8 = 77;
-
-/// A body, a table or a document that cannot be read; `EX_DATAERR` of sysexits.h.
-const EXIT_DATA: u8 = 65;
-
-/// Options that say too little or contradict each other; as clap exits.
-const EXIT_USAGE: u8 = 2;
+use super::config_file::ConfigFile;
+use super::exit;
+use crate::review::{
+    self, AssumedCaller, Body, Cases, Decision, ExplainError, Imported, PolicyReview, QuestionError, RequestedCommand,
+};
 
 /// A whole body may have 16 MiB; in JSON some times that.
 const INPUT_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -108,9 +101,9 @@ pub(super) fn run(command: PolicyCommand) -> ExitCode {
 }
 
 fn explain(arguments: ExplainArguments) -> ExitCode {
-    let config = match Config::load(arguments.config.config.as_deref()) {
+    let config = match arguments.config.load() {
         Ok(loaded) => loaded.config,
-        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+        Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
     let json = match arguments.body {
         Some(dash) if dash == "-" => read_all(io::stdin()).map(Some),
@@ -118,60 +111,64 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
     };
     let body = match json {
         Ok(json) => json.map(|json| Body::parse(&json)).transpose(),
-        Err(error) => return complain(EXIT_DATA, &format!("cannot read the body from standard input: {error}")),
+        Err(error) => return exit::fail(exit::DATA, &format!("cannot read the body from standard input: {error}")),
     };
     let body = match body {
         Ok(body) => body,
-        Err(error) => return complain(EXIT_DATA, &error),
+        Err(error) => return exit::fail(exit::DATA, &error),
     };
-    let wanted =
-        Wanted { command: arguments.command, database: arguments.database, collection: arguments.collection, body };
-    let caller = Caller::new(arguments.principal.as_deref(), arguments.source, arguments.listener);
-    match Reviewed::new(&config).and_then(|policy| policy.explain(&caller, &wanted)) {
+    let requested = RequestedCommand {
+        command: arguments.command,
+        database: arguments.database,
+        collection: arguments.collection,
+        body,
+    };
+    let caller = AssumedCaller::new(arguments.principal.as_deref(), arguments.source, arguments.listener);
+    match PolicyReview::new(&config).and_then(|policy| policy.explain(&caller, &requested)) {
         Ok(explanation) => {
             print(&if arguments.json { explanation.to_json() } else { explanation.to_string() });
             match explanation.decision {
                 Decision::Allow | Decision::WouldDeny => ExitCode::SUCCESS,
-                Decision::Deny => ExitCode::from(EXIT_DENIED),
+                Decision::Deny => ExitCode::from(exit::DENIED),
             }
         }
-        Err(error @ ExplainError::Policy(_)) => complain(EXIT_CONFIGURATION, &error),
-        Err(error @ ExplainError::Question(QuestionError::Body(_))) => complain(EXIT_DATA, &error),
-        Err(error @ ExplainError::Question(QuestionError::Incomplete(_))) => complain(EXIT_USAGE, &error),
+        Err(error @ ExplainError::Policy(_)) => exit::fail(exit::CONFIGURATION, &error),
+        Err(error @ ExplainError::Question(QuestionError::Body(_))) => exit::fail(exit::DATA, &error),
+        Err(error @ ExplainError::Question(QuestionError::Incomplete(_))) => exit::fail(exit::USAGE, &error),
     }
 }
 
 fn test(file: &Path, config: &ConfigFile, json: bool) -> ExitCode {
-    let config = match Config::load(config.config.as_deref()) {
+    let config = match config.load() {
         Ok(loaded) => loaded.config,
-        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+        Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
-    let policy = match Reviewed::new(&config) {
+    let policy = match PolicyReview::new(&config) {
         Ok(policy) => policy,
-        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+        Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
     let text = match read_input(file) {
         Ok(text) => text,
-        Err(error) => return complain(EXIT_DATA, &format!("cannot read {}: {error}", file.display())),
+        Err(error) => return exit::fail(exit::DATA, &format!("cannot read {}: {error}", file.display())),
     };
     match Cases::parse(&text).and_then(|cases| cases.run(&policy)) {
         Ok(outcome) => {
             print(&if json { outcome.to_json() } else { outcome.to_string() });
-            if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+            if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
         }
-        Err(error) => complain(EXIT_DATA, &format!("{} cannot be used:\n{error}", file.display())),
+        Err(error) => exit::fail(exit::DATA, &format!("{} cannot be used:\n{error}", file.display())),
     }
 }
 
 fn import(istio: &Path, out: Option<&Path>, port: u16) -> ExitCode {
     let text = match read_input(istio) {
         Ok(text) => text,
-        Err(error) => return complain(EXIT_DATA, &format!("cannot read {}: {error}", istio.display())),
+        Err(error) => return exit::fail(exit::DATA, &format!("cannot read {}: {error}", istio.display())),
     };
     let origin = istio.file_name().filter(|name| *name != "-").map(|name| name.to_string_lossy().into_owned());
     let Imported { text, notes } = match review::import(&text, port, origin.as_deref().unwrap_or("standard input")) {
         Ok(imported) => imported,
-        Err(error) => return complain(EXIT_DATA, &format!("{}: {error}", istio.display())),
+        Err(error) => return exit::fail(exit::DATA, &format!("{}: {error}", istio.display())),
     };
     for note in notes {
         let _ = writeln!(io::stderr(), "mongate: note: {note}");
@@ -183,7 +180,7 @@ fn import(istio: &Path, out: Option<&Path>, port: u16) -> ExitCode {
     // What stands there may be a configuration that somebody wrote.
     match File::create_new(out).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(EXIT_FAILED, &format!("cannot write {}: {error}", out.display())),
+        Err(error) => exit::fail(exit::FAILED, &format!("cannot write {}: {error}", out.display())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Arguments that every command takes: which of them are known, and which only servers send.
+//! Generic arguments of commands: which ones are known, and which ones only servers send.
 
 use bson::raw::RawElement;
 
@@ -6,9 +6,10 @@ use super::strict::{self, Fields, key};
 use super::table::Command;
 use super::unclear::Unclear;
 
-/// Refuses what no driver sends: unknown arguments with `$`, those of servers among themselves, and a borrowed session.
+/// Refuses arguments that no driver sends: unknown ones that begin with `$`, those that servers send to each other, and
+/// the session of another user.
 ///
-/// Arguments that a command does not know and that are not listed here pass; mongod refuses them, or they mean nothing.
+/// Other unknown arguments pass: mongod refuses them, or they have no effect.
 pub(super) fn check(command: &Command, fields: &Fields<'_>) -> Result<(), Unclear> {
     for element in fields.iter().skip(1) {
         let name = key(element);
@@ -17,7 +18,7 @@ pub(super) fn check(command: &Command, fields: &Fields<'_>) -> Result<(), Unclea
             "$all" | "$ownOps" if command.name == "currentOp" => {}
             "lsid" => session(element)?,
             _ if name.starts_with('$') => return Err(Unclear::UnknownDollarArgument),
-            // Shorter than any of those are most arguments that there are.
+            // Most arguments are shorter than any of the internal ones.
             _ if name.len() < INTERNAL_BYTES_MIN => {}
             _ => {
                 if let Some(internal) = INTERNAL.iter().find(|internal| **internal == name) {
@@ -29,14 +30,16 @@ pub(super) fn check(command: &Command, fields: &Fields<'_>) -> Result<(), Unclea
     Ok(())
 }
 
-/// A session as clients name their own. `uid` would make it one of another user, the rest one of a transaction inside it.
+/// Accepts `lsid` in the form in which clients name their own session: `id` only. With `uid` it would be the session of
+/// another user; other fields name a transaction inside a session.
 pub(super) fn session(lsid: &RawElement<'_>) -> Result<(), Unclear> {
     let lsid = strict::document(lsid).ok_or(Unclear::Session)?;
     if Fields::of(lsid)?.are_among(&["id"]) { Ok(()) } else { Err(Unclear::Session) }
 }
 
-/// Routers and members of replica sets send these; mongod 6.0 takes several of them from anybody. With `collectionUUID` a
-/// refusal tells what a collection is called, the others change what a name means or which checks are made.
+/// Only mongos and replica set members send these, but mongod 6.0 accepts several of them from any client. With
+/// `collectionUUID`, an error reveals the name of a collection. The others change the meaning of a name, or switch
+/// checks off.
 const INTERNAL: &[&str] = &[
     "collectionUUID",
     "databaseVersion",

@@ -1,115 +1,116 @@
-//! What a command means: which command it is, and every place that it reaches.
+//! The meaning of a command: which command it is, and every resource that it reaches.
 //!
-//! The types only; [`read`](super::read) finds them. Decides nothing: who may do what is for the policy.
+//! Only the types. [`read`](super::read) fills them in, and the policy decides on them.
 
 use bson::RawDocument;
 use smallvec::SmallVec;
 
 use super::table::{Class, Command};
 
-/// A command that was understood, in full.
+/// A command that was understood completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meaning<'a> {
-    /// What is done; of an `explain` the command that is explained.
+    /// The command; for an `explain`, the command that is explained.
     pub command: &'static Command,
-    /// Whether it stands inside an `explain`.
+    /// Whether the command is inside an `explain`.
     pub explained: bool,
     /// `$db`, or the database of an `OP_QUERY`.
     pub database: &'a str,
-    /// Every place that it reaches and how; never empty. The first is its own.
+    /// Every resource that the command reaches, and how; never empty. The first is the command's own resource.
     pub reaches: SmallVec<[Reach<'a>; 2]>,
-    /// Whether it runs JavaScript on the server. Of filters and pipelines only known where [`Look::javascript`] was set.
+    /// Whether the command runs JavaScript on the server. Filters, updates and pipelines are searched for it only if
+    /// [`ReadOptions::javascript`] was set.
     pub javascript: bool,
-    /// The cursors that a `getMore` reads or a `killCursors` ends.
+    /// The cursors that a `getMore` reads or a `killCursors` closes.
     pub cursors: SmallVec<[i64; 1]>,
 }
 
-/// One place that a command reaches, and what it does there.
+/// One resource that a command reaches, and what the command does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reach<'a> {
-    /// Where.
-    pub place: Place<'a>,
-    /// What it does there: `Read`, `Write`, `Ddl`, or what kind of administration. An `aggregate` that ends in `$out` is
-    /// `Read` where it reads and `Write` where it writes. Never `Wrapper` or `Legacy`.
+    /// What is reached.
+    pub resource: Resource<'a>,
+    /// What the command does with it: `Read`, `Write`, `Ddl`, or a class of administration. An `aggregate` that ends in
+    /// `$out` has `Read` for its sources and `Write` for its target. Never `Wrapper` or `Legacy`.
     pub class: Class,
 }
 
-/// Where a command reaches.
+/// What a command reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place<'a> {
-    /// Into no namespace at all: sessions and transactions.
-    Nowhere,
-    /// A command without a collection, judged by its database and nothing else.
+pub enum Resource<'a> {
+    /// No namespace at all: sessions and transactions.
+    NoNamespace,
+    /// A database as such: the command names no collection and is judged by its database alone.
     Database(&'a str),
     /// One collection or view.
     Collection {
         /// Its database.
         database: &'a str,
-        /// Its name, which may have dots.
+        /// Its name, which may contain dots.
         collection: &'a str,
     },
-    /// Every collection of a database: `dropDatabase`, a change stream on it.
+    /// Every collection of a database: `dropDatabase`, a change stream on the database.
     WholeDatabase(&'a str),
-    /// Everything: `listDatabases`, a change stream on the cluster.
+    /// Every database: `listDatabases`, a change stream on the cluster.
     WholeServer,
-    /// A collection that shows more than itself: `system.profile` all of its database, `local.oplog.rs` all of the
-    /// server. Who may not see all that it shows may see it only if it is named.
-    Window {
+    /// A system collection that exposes data of other collections: `system.profile` exposes its database,
+    /// `local.oplog.rs` the whole server. An `allow` rule must cover all of that, or name the collection.
+    SystemCollection {
         /// Its database.
         database: &'a str,
         /// Its name.
         collection: &'a str,
-        /// What it shows.
-        shows: Shows,
+        /// What it exposes.
+        exposes: Exposes,
     },
 }
 
-/// What a [`Place::Window`] shows.
+/// What a [`Resource::SystemCollection`] exposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Shows {
+pub enum Exposes {
     /// Every collection of its database.
     Database,
     /// Every database.
     Server,
 }
 
-/// What is looked for besides the places.
+/// What [`read`](super::read) looks for in addition to the resources.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Look {
-    /// Whether filters, updates and pipelines are searched for JavaScript at every depth; costs a walk over all of them.
+pub struct ReadOptions {
+    /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
 }
 
-/// A document sequence (section kind 1) that is here as a whole.
+/// A document sequence (section kind 1) that has arrived completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence<'a> {
-    /// Its identifier, as in `documents`.
+    /// Its identifier, for example `documents`.
     pub identifier: &'a [u8],
-    /// Its documents one after the other, not looked at yet.
+    /// The bytes of its documents, one after the other; not validated yet.
     pub documents: &'a [u8],
 }
 
-/// A command as it travels.
+/// A command as it is sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The body: the one section of kind 0, or the document of an `OP_QUERY`, already taken out of a `$query` wrapper.
+    /// The section of kind 0, or the document of an `OP_QUERY` without its `$query` wrapper.
     pub body: &'a RawDocument,
-    /// Of an `OP_QUERY`, the database in its namespace; such a body has no `$db`.
+    /// For an `OP_QUERY`, the database in its namespace; the body of an `OP_QUERY` has no `$db`.
     pub database: Option<&'a str>,
-    /// The sequences that are here. Empty unless [`needs_sequences`] has asked for them.
+    /// The document sequences. May be empty unless [`needs_sequences`] is true.
     pub sequences: &'a [Sequence<'a>],
 }
 
-/// Whether the meaning of `command` stands in its document sequences too, so that [`read`](super::read) has to have them.
-pub fn needs_sequences(command: &Command, look: Look) -> bool {
+/// Whether [`read`](super::read) needs the document sequences of `command`, because its meaning depends on them.
+pub fn needs_sequences(command: &Command, options: ReadOptions) -> bool {
     match command.name {
         "bulkWrite" => true,
-        "update" | "delete" => look.javascript,
+        "update" | "delete" => options.javascript,
         _ => false,
     }
 }
 
-/// The identifiers of the document sequences that `command` takes; any other is refused.
+/// The identifiers of the document sequences that `command` accepts; any other one is refused.
 pub fn sequences_of(command: &Command) -> &'static [&'static str] {
     match command.name {
         "insert" => &["documents"],

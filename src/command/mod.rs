@@ -1,6 +1,6 @@
-//! What a message means: the commands there are, and every namespace that a body reaches.
+//! What a command means: the table of commands, and every namespace that a command body reaches.
 //!
-//! Pure: takes names and bytes, returns facts. Which commands a client may send is not decided here.
+//! Pure: takes names and bytes, and returns facts. The policy decides which commands a client may send.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
@@ -12,13 +12,14 @@ mod pipeline;
 mod reach;
 mod reaches;
 mod read;
+mod reader;
 mod statements;
 mod strict;
 #[cfg_attr(
     not(test),
     expect(
         clippy::indexing_slicing,
-        reason = "filled while the compiler runs; at run time a hash is masked to the number of slots"
+        reason = "the table is filled at compile time; at run time a hash is masked to the number of slots"
     )
 )]
 pub mod table;
@@ -28,6 +29,6 @@ mod users;
 #[cfg(test)]
 mod tests;
 
-pub use meaning::{Look, Meaning, Place, Reach, Request, Sequence, Shows, needs_sequences, sequences_of};
+pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};
 pub use read::read;
 pub use unclear::Unclear;

@@ -1,76 +1,82 @@
-//! The grammar of pipelines: every stage that may stand in one, and the collections that it names.
+//! The grammar of pipelines: every known stage, and the collections that it names.
 //!
-//! A list of what is known, not of what is dangerous: a stage that is not here is refused, as a later server may give it
-//! a meaning. Expressions inside stages name no collections and are not looked at.
+//! This is an allow list: an unknown stage is refused, because a later server may give it a meaning. Expressions inside
+//! stages name no collections and are not read.
 //!
-//! Spec: the MongoDB manual § Aggregation Stages, up to 8.0; forms tried on mongod 6.0.5.
+//! Spec: the MongoDB manual § Aggregation Stages, up to 8.0; forms tested with mongod 6.0.5.
 
 use bson::raw::{RawArray, RawElement};
 
-use super::meaning::Place;
+use super::meaning::Resource;
 use super::names;
 use super::reaches::Reaches;
-use super::read::Reader;
+use super::reader::Reader;
 use super::strict::{self, Fields, key};
 use super::table::Class::{Admin, Read, Write};
 use super::unclear::Unclear;
 
-/// `aggregate`: its collection, or with the number one its database, and what the stages name.
+/// Adds the collection of an `aggregate` (or the database, for `aggregate: 1`), and what its stages name.
 pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let (target, stages) = (reader.command_value()?, reader.fields.get("pipeline"));
     let stages = stages.and_then(strict::array).ok_or(Unclear::Pipeline)?;
-    let kind = if strict::is_one(target) {
-        reader.reaches.add(Place::Database(reader.database), Read)?;
-        Kind::OfDatabase
+    let position = if strict::is_one(target) {
+        reader.reaches.add(Resource::Database(reader.database), Read)?;
+        Position::OnDatabase
     } else {
         reader.own_collection(Read)?;
-        Kind::OfCollection
+        Position::OnCollection
     };
-    Walk { reaches: &mut reader.reaches }.pipeline(stages, reader.database, kind, 0)
+    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, position, 0)
 }
 
-/// The pipeline of a view, which is run whenever the view is read.
+/// The pipeline of a view, which the server runs whenever the view is read.
 pub(super) fn of_view<'a>(reader: &mut Reader<'a, '_>, stages: &'a RawArray) -> Result<(), Unclear> {
-    Walk { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Kind::Inside, 0)
+    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Position::Nested, 0)
 }
 
-/// A pipeline that updates documents: a few stages only, and none that reaches beyond the document.
+/// A pipeline of an update. Only a few stages are allowed, and none of them reaches beyond the document.
 pub(super) fn of_update(stages: &RawArray) -> Result<(), Unclear> {
     for stage in strict::items(stages) {
         let (name, spec) = one_stage(&stage?)?;
         if !matches!(name, "$addFields" | "$project" | "$replaceRoot" | "$replaceWith" | "$set" | "$unset") {
-            return Err(known(name).map_or(Unclear::UnknownStage, Unclear::StagePlace));
+            return Err(known(name).map_or(Unclear::UnknownStage, Unclear::StagePosition));
         }
         no_key_twice(&spec)?;
     }
     Ok(())
 }
 
-/// Where a pipeline stands.
+/// The position of a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// It is the one of an `aggregate` on a collection.
-    OfCollection,
-    /// It is the one of an `aggregate: 1`.
-    OfDatabase,
-    /// It stands inside another pipeline, or in a view.
-    Inside,
+enum Position {
+    /// The pipeline of an `aggregate` on a collection.
+    OnCollection,
+    /// The pipeline of an `aggregate: 1`.
+    OnDatabase,
+    /// A pipeline inside another pipeline, or in a view.
+    Nested,
 }
 
-struct Walk<'a, 'w> {
+struct PipelineReader<'a, 'w> {
     reaches: &'w mut Reaches<'a>,
 }
 
-impl<'a> Walk<'a, '_> {
-    /// `database` is where names without a database are looked for; `depth` counts the pipelines around this one.
-    fn pipeline(&mut self, stages: &'a RawArray, database: &'a str, kind: Kind, depth: usize) -> Result<(), Unclear> {
+impl<'a> PipelineReader<'a, '_> {
+    /// `database` is the database of names that have none; `depth` is the number of enclosing pipelines.
+    fn pipeline(
+        &mut self,
+        stages: &'a RawArray,
+        database: &'a str,
+        position: Position,
+        depth: usize,
+    ) -> Result<(), Unclear> {
         if depth > DEPTH_MAX {
             return Err(Unclear::TooDeep);
         }
         for stage in strict::items(stages) {
             let (name, spec) = one_stage(&stage?)?;
             match name {
-                // A filter may ask twice for the same field.
+                // A filter may contain the same key twice.
                 "$match" => {}
                 "$lookup" => self.lookup(&spec, database, depth)?,
                 "$graphLookup" => self.graph_lookup(&spec, database)?,
@@ -78,15 +84,16 @@ impl<'a> Walk<'a, '_> {
                 "$facet" => self.facet(&spec, database, depth)?,
                 "$out" => self.out(&spec, database)?,
                 "$merge" => self.merge(&spec, database)?,
-                "$changeStream" => self.change_stream(&spec, database, kind)?,
+                "$changeStream" => self.change_stream(&spec, database, position)?,
                 "$listClusterCatalog" => {
                     no_key_twice(&spec)?;
-                    let place = if database == "admin" { Place::WholeServer } else { Place::WholeDatabase(database) };
-                    self.reaches.add(place, Read)?;
+                    let resource =
+                        if database == "admin" { Resource::WholeServer } else { Resource::WholeDatabase(database) };
+                    self.reaches.add(resource, Read)?;
                 }
                 _ if SHOWS_THE_SERVER.contains(&name) => {
                     no_key_twice(&spec)?;
-                    self.reaches.add(Place::WholeServer, Admin)?;
+                    self.reaches.add(Resource::WholeServer, Admin)?;
                 }
                 _ if NAMES_NOTHING.contains(&name) => no_key_twice(&spec)?,
                 _ if is_internal(name) => return Err(Unclear::InternalStage),
@@ -130,12 +137,12 @@ impl<'a> Walk<'a, '_> {
         self.joined(&spec, database, depth)
     }
 
-    /// The `pipeline` of a join, which runs in the database that it joins with.
+    /// The `pipeline` of a join. It runs in the database of the joined collection.
     fn joined(&mut self, spec: &Fields<'a>, database: &'a str, depth: usize) -> Result<(), Unclear> {
         match spec.get("pipeline") {
             Some(stages) => {
                 let stages = strict::array(stages).ok_or(Unclear::Pipeline)?;
-                self.pipeline(stages, database, Kind::Inside, depth + 1)
+                self.pipeline(stages, database, Position::Nested, depth + 1)
             }
             None => Ok(()),
         }
@@ -160,7 +167,7 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// `from`: a name, or `{db, coll}`. Gives the database that it is in.
+    /// Reads `from`, a name or `{db, coll}`, and returns the database of the collection.
     fn read_from(&mut self, from: &RawElement<'a>, own: &'a str, form: Unclear) -> Result<&'a str, Unclear> {
         let (database, collection) = match strict::text(from) {
             Some(collection) => (own, collection),
@@ -174,7 +181,7 @@ impl<'a> Walk<'a, '_> {
         let facets = strict::document(spec).ok_or(Unclear::Stage("$facet"))?;
         for facet in Fields::of(facets)?.iter() {
             let stages = strict::array(facet).ok_or(Unclear::Pipeline)?;
-            self.pipeline(stages, database, Kind::Inside, depth + 1)?;
+            self.pipeline(stages, database, Position::Nested, depth + 1)?;
         }
         Ok(())
     }
@@ -209,8 +216,8 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// Of the collection that is aggregated, of its database, or of everything.
-    fn change_stream(&mut self, spec: &RawElement<'a>, database: &'a str, kind: Kind) -> Result<(), Unclear> {
+    /// A change stream on the aggregated collection, on its database, or on the cluster.
+    fn change_stream(&mut self, spec: &RawElement<'a>, database: &'a str, position: Position) -> Result<(), Unclear> {
         const FORM: Unclear = Unclear::Stage("$changeStream");
         let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
         let known = spec.are_among(&[
@@ -226,16 +233,16 @@ impl<'a> Walk<'a, '_> {
             return Err(FORM);
         }
         let all = !strict::is_off(spec.get("allChangesForCluster"));
-        match kind {
-            Kind::Inside => Err(Unclear::StagePlace("$changeStream")),
-            _ if all => self.reaches.add(Place::WholeServer, Read),
-            Kind::OfDatabase => self.reaches.add(Place::WholeDatabase(database), Read),
-            Kind::OfCollection => Ok(()),
+        match position {
+            Position::Nested => Err(Unclear::StagePosition("$changeStream")),
+            _ if all => self.reaches.add(Resource::WholeServer, Read),
+            Position::OnDatabase => self.reaches.add(Resource::WholeDatabase(database), Read),
+            Position::OnCollection => Ok(()),
         }
     }
 }
 
-/// The name and the value of a stage: a document with exactly one key.
+/// The name and the value of a stage, which is a document with exactly one key.
 fn one_stage<'a>(stage: &RawElement<'a>) -> Result<(&'a str, RawElement<'a>), Unclear> {
     let stage = strict::document(stage).ok_or(Unclear::Pipeline)?;
     let mut elements = strict::elements(stage);
@@ -246,7 +253,8 @@ fn one_stage<'a>(stage: &RawElement<'a>) -> Result<(&'a str, RawElement<'a>), Un
     }
 }
 
-/// Database and collection of `{db, coll}` with these `keys`; without `db` the `default`, where there is one.
+/// The database and the collection of `{db, coll}`, which may only have these `keys`. Without `db`, the database is
+/// `default`, if there is one.
 fn named<'a>(
     element: &RawElement<'a>,
     keys: &[&str],
@@ -265,7 +273,7 @@ fn named<'a>(
     Ok((database, collection))
 }
 
-/// Whether a join needs no collection, because its pipeline begins with the documents that it joins.
+/// Whether a join needs no collection, because its pipeline begins with `$documents`.
 fn makes_its_own_documents(spec: &Fields<'_>) -> bool {
     let stages = spec.get("pipeline").and_then(strict::array);
     let first = stages.and_then(|stages| strict::items(stages).next()?.ok());
@@ -289,7 +297,7 @@ fn is_internal(stage: &str) -> bool {
     stage.starts_with("$_") || OTHERS.contains(&stage)
 }
 
-/// The name of a stage as it stands in these tables.
+/// The name of a stage, from the tables of known stages.
 fn known(stage: &str) -> Option<&'static str> {
     const NAMES_OTHERS: [&str; 9] = [
         "$changeStream",
@@ -305,7 +313,7 @@ fn known(stage: &str) -> Option<&'static str> {
     NAMES_OTHERS.iter().chain(NAMES_NOTHING).chain(SHOWS_THE_SERVER).find(|known| **known == stage).copied()
 }
 
-/// Stages that read their input, or the collection itself, and name no other.
+/// Stages that read only their input or the collection of the command.
 const NAMES_NOTHING: &[&str] = &[
     "$addFields",
     "$bucket",
@@ -339,7 +347,7 @@ const NAMES_NOTHING: &[&str] = &[
     "$vectorSearch",
 ];
 
-/// Stages that show what others do, wherever they do it.
+/// Stages that show the activity of other clients on the whole server.
 const SHOWS_THE_SERVER: &[&str] = &[
     "$currentOp",
     "$listLocalSessions",
@@ -350,5 +358,5 @@ const SHOWS_THE_SERVER: &[&str] = &[
     "$shardedDataDistribution",
 ];
 
-/// mongod takes 20 pipelines inside each other.
+/// mongod accepts 20 nested pipelines.
 const DEPTH_MAX: usize = 32;

@@ -1,15 +1,15 @@
-//! Every place that a command reaches: one function for each kind of command that reaches more than its own.
+//! Every resource that a command reaches: a function for each command that reaches more than the table says.
 //!
-//! A command that is not named here has the place that the table gives it. Stages of pipelines are read in
-//! [`pipeline`](super::pipeline), statements of writes in [`statements`](super::statements).
+//! Other commands reach the resource that the table gives. [`pipeline`](super::pipeline) reads the stages of pipelines,
+//! and [`statements`](super::statements) the statements of writes.
 
 use bson::raw::RawElement;
 
 use super::arguments;
-use super::meaning::Place;
+use super::meaning::Resource;
 use super::names;
 use super::pipeline;
-use super::read::Reader;
+use super::reader::Reader;
 use super::statements;
 use super::strict::{self, Fields, key};
 use super::table::Class::{self, Admin, Cluster, Ddl, Read, Session, Write};
@@ -17,7 +17,7 @@ use super::table::CollectionAt;
 use super::unclear::Unclear;
 use super::users;
 
-/// Finds the places of a command; the first is its own.
+/// Finds the resources of a command. The first one is the command's own.
 pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
@@ -41,7 +41,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "enableSharding" | "getDatabaseVersion" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "dropDatabase" | "listCollections" | "profile" => {
-            reader.reaches.add(Place::WholeDatabase(reader.database), reader.command.class)
+            reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
         "currentOp"
         | "getLog"
@@ -49,7 +49,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         | "lockInfo"
         | "setProfilingFilterGlobally"
         | "top"
-        | "validateDBMetadata" => reader.reaches.add(Place::WholeServer, reader.command.class),
+        | "validateDBMetadata" => reader.reaches.add(Resource::WholeServer, reader.command.class),
         _ => by_table(reader),
     }
 }
@@ -57,44 +57,16 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let class = reader.command.class;
     match (class, reader.command.collection) {
-        (Session, _) => reader.reaches.add(Place::Nowhere, Session),
+        (Session, _) => reader.reaches.add(Resource::NoNamespace, Session),
         (Class::UserAdmin, _) => users::administer(reader),
-        (_, CollectionAt::None) => reader.reaches.add(Place::Database(reader.database), class),
+        (_, CollectionAt::None) => reader.reaches.add(Resource::Database(reader.database), class),
         (_, CollectionAt::First) => reader.own_collection(class),
         (_, CollectionAt::FirstFullNamespace) => reader.namespace_at(reader.command_value()?, class),
         (_, CollectionAt::Field(field)) => reader.collection_in(field, class),
     }
 }
 
-impl<'a, 'r> Reader<'a, 'r> {
-    pub(super) fn command_value(&self) -> Result<&'r RawElement<'a>, Unclear> {
-        self.fields.first().ok_or(Unclear::NoCommand)
-    }
-
-    /// The collection that the first element names.
-    pub(super) fn own_collection(&mut self, class: Class) -> Result<(), Unclear> {
-        self.collection_at(self.command_value()?, class)
-    }
-
-    fn collection_in(&mut self, field: &'static str, class: Class) -> Result<(), Unclear> {
-        self.collection_at(self.argument(field)?, class)
-    }
-
-    pub(super) fn collection_at(&mut self, element: &RawElement<'a>, class: Class) -> Result<(), Unclear> {
-        let name = strict::text(element).ok_or(Unclear::CollectionName)?;
-        self.reaches.add_collection(self.database, name, class)
-    }
-
-    fn namespace_at(&mut self, element: &RawElement<'a>, class: Class) -> Result<(), Unclear> {
-        self.reaches.add_namespace(strict::text(element).ok_or(Unclear::CollectionName)?, class)
-    }
-
-    fn argument(&self, field: &'static str) -> Result<&'r RawElement<'a>, Unclear> {
-        self.fields.get(field).ok_or(Unclear::Argument(field))
-    }
-}
-
-/// A view stores a read: whoever makes it must be one who may read all that it shows.
+/// A view stores a read, so the client that creates it must be allowed to read everything that the view exposes.
 fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     if let Some(source) = reader.fields.get("viewOn") {
@@ -126,37 +98,38 @@ fn clone_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.collection_in("toCollection", Write)
 }
 
-/// Works on collections whose names it makes up from its own or takes from the options of that.
+/// Works on further collections. Their names derive from the collection's name, or are stored in its options.
 fn compact_encryption_data(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
-    reader.reaches.add(Place::WholeDatabase(reader.database), Ddl)
+    reader.reaches.add(Resource::WholeDatabase(reader.database), Ddl)
 }
 
 fn validate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    let only_looks = ["repair", "fixMultikey"].iter().all(|field| strict::is_off(reader.fields.get(field)));
-    reader.own_collection(if only_looks { Read } else { Ddl })
+    let is_read_only = ["repair", "fixMultikey"].iter().all(|field| strict::is_off(reader.fields.get(field)));
+    reader.own_collection(if is_read_only { Read } else { Ddl })
 }
 
-/// Without names it looks at all collections, and an empty list names none.
+/// Without names, or with an empty list, `dbHash` reads all collections.
 fn db_hash(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let named = match reader.fields.get("collections") {
         Some(named) => Some(strict::array(named).ok_or(Unclear::Argument("collections"))?),
         None => None,
     };
     let Some(named) = named.filter(|named| !named.is_empty()) else {
-        return reader.reaches.add(Place::WholeDatabase(reader.database), Read);
+        return reader.reaches.add(Resource::WholeDatabase(reader.database), Read);
     };
     strict::items(named).try_for_each(|name| reader.collection_at(&name?, Read))
 }
 
 fn db_check(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     if strict::is_number(reader.command_value()?) {
-        return reader.reaches.add(Place::WholeDatabase(reader.database), Admin);
+        return reader.reaches.add(Resource::WholeDatabase(reader.database), Admin);
     }
     reader.own_collection(Admin)
 }
 
-/// Reads `<root>.chunks`. That name stands nowhere in the body but for the root that is meant without one.
+/// Reads `<root>.chunks`. Only for the default root does the name exist as a string here. For another root, the body
+/// has no string with the whole name, so the command counts as one that reads the whole database.
 fn file_md5(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let root = match reader.fields.get("root") {
         Some(root) => strict::text(root).ok_or(Unclear::CollectionName)?,
@@ -165,7 +138,7 @@ fn file_md5(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     if root == "fs" {
         return reader.reaches.add_collection(reader.database, "fs.chunks", Read);
     }
-    reader.reaches.add(Place::WholeDatabase(reader.database), Read)
+    reader.reaches.add(Resource::WholeDatabase(reader.database), Read)
 }
 
 fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
@@ -194,35 +167,36 @@ fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add_collection(database, target, Write)
 }
 
-/// The collection is what mongod compares with the cursor's own; of cursors without a collection it is `$cmd.…`.
-fn cursor_place<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
+/// mongod compares this name with the collection of the cursor. A cursor without a collection has `$cmd.…`.
+fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
     if strict::text(name).is_some_and(|name| name.starts_with("$cmd.") && !name.contains('\0')) {
-        return reader.reaches.add(Place::Database(reader.database), Read);
+        return reader.reaches.add(Resource::Database(reader.database), Read);
     }
     reader.collection_at(name, Read)
 }
 
 fn get_more(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_place(reader, reader.argument("collection")?)?;
+    cursor_resource(reader, reader.argument("collection")?)?;
     reader.cursors.push(strict::int64(reader.command_value()?).ok_or(Unclear::Argument("getMore"))?);
     Ok(())
 }
 
 fn kill_cursors(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_place(reader, reader.command_value()?)?;
+    cursor_resource(reader, reader.command_value()?)?;
     let cursors = strict::array(reader.argument("cursors")?).ok_or(Unclear::Argument("cursors"))?;
     for cursor in strict::items(cursors) {
         if reader.cursors.len() == CURSORS_MAX {
-            return Err(Unclear::TooManyPlaces);
+            return Err(Unclear::TooManyResources);
         }
         reader.cursors.push(strict::int64(&cursor?).ok_or(Unclear::Argument("cursors"))?);
     }
     Ok(())
 }
 
-/// Whoever may send this may do anything; that it names places as well is for rules that forbid one of them.
+/// A client that may send `applyOps` may do anything, so it reaches the whole server. The namespaces that it names are
+/// added for `deny` rules about them.
 fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::WholeServer, Cluster)?;
+    reader.reaches.add(Resource::WholeServer, Cluster)?;
     let operations = strict::array(reader.command_value()?).ok_or(Unclear::Argument("applyOps"))?;
     for operation in strict::items(operations) {
         let operation = strict::document(&operation?).ok_or(Unclear::Argument("applyOps"))?;
@@ -231,27 +205,27 @@ fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         };
         let namespace = namespace.ok_or(Unclear::CollectionName)?;
         match namespace.split_once('.') {
-            // A no-operation belongs nowhere.
+            // A no-op has an empty namespace.
             None if namespace.is_empty() => {}
-            None => reader.reaches.add(Place::Database(names::database(namespace)?), Cluster)?,
-            Some((database, "$cmd")) => reader.reaches.add(Place::Database(names::database(database)?), Cluster)?,
+            None => reader.reaches.add(Resource::Database(names::database(namespace)?), Cluster)?,
+            Some((database, "$cmd")) => reader.reaches.add(Resource::Database(names::database(database)?), Cluster)?,
             Some(_) => reader.reaches.add_namespace(namespace, Cluster)?,
         }
     }
     Ok(())
 }
 
-/// The first value is a database, whatever `$db` says.
+/// The first value names a database, independently of `$db`.
 fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let name = strict::text(reader.command_value()?).ok_or(Unclear::DatabaseName)?;
-    reader.reaches.add(Place::Database(names::database(name)?), Cluster)
+    reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
 }
 
 fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::Nowhere, Session)?;
+    reader.reaches.add(Resource::NoNamespace, Session)?;
     let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
     strict::items(sessions).try_for_each(|session| arguments::session(&session?))
 }
 
-/// Drivers end a batch's cursors at once, and never near so many.
+/// Far more than drivers close with one command.
 const CURSORS_MAX: usize = 1000;

@@ -1,26 +1,24 @@
-//! From a command's bytes to its meaning: the envelope, and what is the same for all commands.
+//! From the bytes of a command to its meaning: the parts that are the same for all commands.
 //!
-//! Reads the whole body, strictly: what is not understood is [`Unclear`], never a guess.
-
-use smallvec::SmallVec;
+//! Reads the whole body strictly. Anything that is not understood is an [`Unclear`] error, never a guess.
 
 use super::arguments;
-use super::javascript::{self, Values};
-use super::meaning::{Look, Meaning, Request, Sequence, needs_sequences, sequences_of};
+use super::javascript::ValueUse;
+use super::meaning::{Meaning, ReadOptions, Request, Sequence, sequences_of};
 use super::names;
 use super::reach;
-use super::reaches::Reaches;
-use super::strict::{self, Documents, Fields, key};
+use super::reader::Reader;
+use super::strict::{self, Fields, key};
 use super::table::{self, Class, Command};
 use super::unclear::Unclear;
 
-/// Reads what `request` means.
+/// Reads the meaning of `request`.
 ///
-/// Allocates nothing unless the command reaches more than two places or has more arguments than any driver sends. The
-/// cost is bounded by the length of what is given.
+/// Does not allocate, unless the command reaches more than two resources or has more arguments than any driver sends.
+/// The cost is bounded by the length of the request.
 ///
-/// Spec: the MongoDB manual § Database Commands, § Aggregation Stages; what mongod takes beyond them was tried on 6.0.5.
-pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclear> {
+/// Spec: the MongoDB manual § Database Commands, § Aggregation Stages; the behaviour of mongod was tested with 6.0.5.
+pub fn read<'a>(request: &Request<'a>, options: ReadOptions) -> Result<Meaning<'a>, Unclear> {
     let mut fields = Fields::default();
     fields.take_command(request.body)?;
     let command = command_of(&fields)?;
@@ -28,88 +26,12 @@ pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclea
     arguments::check(command, &fields)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        return read_explained(&fields, database, look);
+        return read_explained(&fields, database, options);
     }
-    Reader::new(command, database, &fields, request.sequences, look).meaning(false)
+    meaning(Reader::new(command, database, &fields, request.sequences, options), false)
 }
 
-/// A command while it is read: what it is made of, and what was found so far.
-pub(super) struct Reader<'a, 'r> {
-    pub(super) command: &'static Command,
-    pub(super) database: &'a str,
-    pub(super) fields: &'r Fields<'a>,
-    pub(super) sequences: &'r [Sequence<'a>],
-    pub(super) look: Look,
-    pub(super) reaches: Reaches<'a>,
-    pub(super) javascript: bool,
-    pub(super) cursors: SmallVec<[i64; 1]>,
-}
-
-impl<'a, 'r> Reader<'a, 'r> {
-    fn new(
-        command: &'static Command,
-        database: &'a str,
-        fields: &'r Fields<'a>,
-        sequences: &'r [Sequence<'a>],
-        look: Look,
-    ) -> Self {
-        let (reaches, javascript, cursors) = (Reaches::default(), false, SmallVec::new());
-        Self { command, database, fields, sequences, look, reaches, javascript, cursors }
-    }
-
-    fn meaning(mut self, explained: bool) -> Result<Meaning<'a>, Unclear> {
-        reach::find(&mut self)?;
-        if self.look.javascript {
-            let fields = self.fields;
-            for element in fields.iter().filter(|element| !reads_its_own_javascript(self.command, key(element))) {
-                self.search_javascript(element, Values::Code)?;
-            }
-        }
-        Ok(Meaning {
-            command: self.command,
-            explained,
-            database: self.database,
-            reaches: self.reaches.into_list(),
-            javascript: self.javascript,
-            cursors: self.cursors,
-        })
-    }
-
-    /// Looks for JavaScript in one value, if that is asked for and none was found yet.
-    pub(super) fn search_javascript(
-        &mut self,
-        element: &bson::raw::RawElement<'a>,
-        values: Values,
-    ) -> Result<(), Unclear> {
-        if self.look.javascript && !self.javascript {
-            self.javascript = javascript::is_in(element, values)?;
-        }
-        Ok(())
-    }
-
-    /// The documents of `field`, in the body or in a sequence.
-    pub(super) fn documents(&self, field: &'static str) -> Result<Option<Documents<'a>>, Unclear> {
-        if let Some(element) = self.fields.get(field) {
-            let array = strict::array(element).ok_or(Unclear::Argument(field))?;
-            return Ok(Some(Documents::Array(array.iter_elements())));
-        }
-        let sequence = self.sequences.iter().find(|sequence| sequence.identifier == field.as_bytes());
-        if sequence.is_none() && needs_sequences(self.command, self.look) {
-            return Err(Unclear::Argument(field));
-        }
-        Ok(sequence.map(|sequence| Documents::Sequence(sequence.documents)))
-    }
-}
-
-/// Where stored values stand beside what is executed, the reader of the command looks for JavaScript itself.
-fn reads_its_own_javascript(command: &Command, field: &str) -> bool {
-    matches!(
-        (command.name, field),
-        ("insert", "documents") | ("update", "updates") | ("findAndModify", "update") | ("bulkWrite", "ops")
-    )
-}
-
-/// The command is what the first element is called, and nothing else.
+/// The key of the first element names the command; no other element does.
 fn command_of(fields: &Fields<'_>) -> Result<&'static Command, Unclear> {
     let name = fields.first().map(key).ok_or(Unclear::NoCommand)?;
     match table::find(name.as_bytes()) {
@@ -121,7 +43,7 @@ fn command_of(fields: &Fields<'_>) -> Result<&'static Command, Unclear> {
     }
 }
 
-/// What members and routers of a cluster send each other, and the migrations that copy data to another host.
+/// Commands that mongod and mongos send to each other, and migrations that copy data to another host.
 fn is_internal(name: &str) -> bool {
     const FAMILIES: [&str; 5] = ["_", "internalRename", "cluster", "donor", "recipient"];
     FAMILIES.iter().any(|family| name.starts_with(family)) || name.ends_with("ShardSplit") || name == "doTxn"
@@ -148,21 +70,49 @@ fn check_sequences(command: &Command, fields: &Fields<'_>, sequences: &[Sequence
     Ok(())
 }
 
-/// The command inside an `explain`; it is judged as if it were sent. A function of its own, so that the fields of nearly all
-/// commands have a stack of half the size.
+/// Reads the command inside an `explain`, as if a client had sent it. A separate function, so that all other commands
+/// need only half the stack for their fields.
 #[inline(never)]
-fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Result<Meaning<'a>, Unclear> {
+fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, options: ReadOptions) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
     let command = command_of(&inner)?;
-    let can_be = matches!(
+    let is_explainable = matches!(
         command.name,
         "aggregate" | "count" | "delete" | "distinct" | "find" | "findAndModify" | "mapReduce" | "update"
     );
-    let stands_here = inner.get("$db").is_none_or(|inner| strict::text(inner) == Some(database));
-    if !can_be || !stands_here {
+    let is_same_database = inner.get("$db").is_none_or(|inner| strict::text(inner) == Some(database));
+    if !is_explainable || !is_same_database {
         return Err(Unclear::Explain);
     }
     arguments::check(command, &inner)?;
-    Reader::new(command, database, &inner, &[], look).meaning(true)
+    meaning(Reader::new(command, database, &inner, &[], options), true)
+}
+
+/// Finds what the command reaches, and JavaScript in it.
+fn meaning<'a>(mut reader: Reader<'a, '_>, explained: bool) -> Result<Meaning<'a>, Unclear> {
+    reach::find(&mut reader)?;
+    if reader.options.javascript {
+        let fields = reader.fields;
+        for element in fields.iter().filter(|element| !has_own_javascript_search(reader.command, key(element))) {
+            reader.search_javascript(element, ValueUse::Evaluated)?;
+        }
+    }
+    Ok(Meaning {
+        command: reader.command,
+        explained,
+        database: reader.database,
+        reaches: reader.reaches.into_list(),
+        javascript: reader.javascript,
+        cursors: reader.cursors,
+    })
+}
+
+/// Whether the reader of the command searches this field itself, because the field mixes stored values with
+/// expressions.
+fn has_own_javascript_search(command: &Command, field: &str) -> bool {
+    matches!(
+        (command.name, field),
+        ("insert", "documents") | ("update", "updates") | ("findAndModify", "update") | ("bulkWrite", "ops")
+    )
 }

@@ -1,10 +1,10 @@
-//! Writes: the statements of `update`, `delete`, `findAndModify` and `bulkWrite`.
+//! The statements of the write commands `update`, `delete`, `findAndModify` and `bulkWrite`.
 
 use bson::raw::{RawBsonRef, RawElement};
 
-use super::javascript::Values;
+use super::javascript::ValueUse;
 use super::pipeline;
-use super::read::Reader;
+use super::reader::Reader;
 use super::strict::{self, Fields, key};
 use super::table::Class::{Read, Write};
 use super::unclear::Unclear;
@@ -21,18 +21,18 @@ pub(super) fn update(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
-    if !reader.look.javascript {
+    if !reader.options.javascript {
         return Ok(());
     }
     for statement in reader.documents("deletes")?.into_iter().flatten() {
         for element in strict::elements(statement?) {
-            reader.search_javascript(&element?, Values::Code)?;
+            reader.search_javascript(&element?, ValueUse::Evaluated)?;
         }
     }
     Ok(())
 }
 
-/// It answers with the document that it changed, so that it reads as well.
+/// The reply contains the changed document, so this command reads as well.
 pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
     reader.own_collection(Read)?;
@@ -42,13 +42,14 @@ pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear
     }
 }
 
-/// One statement names its collection by a place in `nsInfo`; each of those is counted as written, named or not.
+/// A statement names its collection by an index into `nsInfo`. Every entry of `nsInfo` counts as written, whether a
+/// statement uses it or not.
 pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let mut count = 0;
-    for place in reader.documents("nsInfo")?.into_iter().flatten() {
-        let place = Fields::of(place?)?;
-        let namespace = place.get("ns").and_then(strict::text).ok_or(Unclear::CollectionName)?;
-        if !place.are_among(&["ns"]) {
+    for entry in reader.documents("nsInfo")?.into_iter().flatten() {
+        let entry = Fields::of(entry?)?;
+        let namespace = entry.get("ns").and_then(strict::text).ok_or(Unclear::CollectionName)?;
+        if !entry.are_among(&["ns"]) {
             return Err(Unclear::Argument("nsInfo"));
         }
         reader.reaches.add_namespace(namespace, Write)?;
@@ -70,7 +71,7 @@ pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// Whether a number is a place in a list of `count`, counted from 0.
+/// Whether the element is a valid index into a list of `count` entries.
 fn points_into(element: &RawElement<'_>, count: i64) -> bool {
     let number = match element.value() {
         Ok(RawBsonRef::Int32(number)) => i64::from(number),
@@ -88,15 +89,16 @@ fn statement_element<'a>(
     if key(element) == modification_key {
         modification(reader, element)
     } else {
-        reader.search_javascript(element, Values::Code)
+        reader.search_javascript(element, ValueUse::Evaluated)
     }
 }
 
-/// A pipeline, or operators and values that are stored; only in the former is code ever run.
+/// An update is a pipeline, or a document of operators and values. The server runs code only in a pipeline; the values
+/// of a document are stored.
 fn modification<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
     let Some(stages) = strict::array(element) else {
-        return reader.search_javascript(element, Values::Data);
+        return reader.search_javascript(element, ValueUse::Stored);
     };
     pipeline::of_update(stages)?;
-    reader.search_javascript(element, Values::Code)
+    reader.search_javascript(element, ValueUse::Evaluated)
 }

@@ -1,6 +1,8 @@
-//! BSON read without guessing: every element, keys once, values only of the type that is asked for.
+//! A strict reader of BSON: it reads every element, refuses duplicate keys, and returns a value only if it has the
+//! expected type.
 //!
-//! Looks one level deep. What lies inside a value that names no place is left alone; mongod checks it before it acts.
+//! Reads one level. Values that do not name a resource are not read; mongod validates them before it executes the
+//! command.
 
 use bson::raw::{RawArray, RawBsonRef, RawDocument, RawElement, RawIter};
 use bson::spec::ElementType;
@@ -8,21 +10,21 @@ use smallvec::SmallVec;
 
 use super::unclear::Unclear;
 
-/// The elements of a document in their order, no key twice.
+/// The elements of a document in their order, without duplicate keys.
 ///
-/// Takes 1.3 KiB where it stands: on the common path it is filled in its place, and never moved.
+/// The inline storage takes 1.3 KiB. On the common path the value is filled in place and never moved.
 #[derive(Default)]
 pub(super) struct Fields<'a>(SmallVec<[RawElement<'a>; FIELDS_HELD]>);
 
 impl<'a> Fields<'a> {
-    /// Takes those of a command's body, where there were none before: at most [`ARGUMENTS_MAX`], and at least the command
-    /// itself. After an error it holds nothing that means anything.
+    /// Fills the empty value with the elements of a command body: at least one, at most [`ARGUMENTS_MAX`]. After an
+    /// error the content is undefined.
     pub(super) fn take_command(&mut self, body: &'a RawDocument) -> Result<(), Unclear> {
         self.take(body, ARGUMENTS_MAX)?;
         if self.0.is_empty() { Err(Unclear::NoCommand) } else { Ok(()) }
     }
 
-    /// Of any document, however many; costs `n log n`.
+    /// The elements of any document, in any number; costs `n log n`.
     pub(super) fn of(document: &'a RawDocument) -> Result<Self, Unclear> {
         let mut fields = Self::default();
         fields.take(document, usize::MAX)?;
@@ -37,10 +39,10 @@ impl<'a> Fields<'a> {
             }
             self.0.push(element?);
         }
-        if self.has_a_key_twice() { Err(Unclear::DuplicateKey) } else { Ok(()) }
+        if self.has_duplicate_key() { Err(Unclear::DuplicateKey) } else { Ok(()) }
     }
 
-    fn has_a_key_twice(&self) -> bool {
+    fn has_duplicate_key(&self) -> bool {
         if self.0.len() <= FIELDS_HELD {
             let mut rest = self.0.as_slice();
             while let Some((first, others)) = rest.split_first() {
@@ -74,7 +76,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Documents one after the other: in an array of the body, or in a document sequence.
+/// An iterator over documents, in an array of the body or in a document sequence.
 pub(super) enum Documents<'a> {
     Array(RawIter<'a>),
     Sequence(&'a [u8]),
@@ -111,12 +113,12 @@ impl<'a> Iterator for Documents<'a> {
     }
 }
 
-/// Every element of a document; ends with an error where the bytes do not add up.
+/// Every element of a document; the last item is an error if the bytes are not valid.
 pub(super) fn elements(document: &RawDocument) -> impl Iterator<Item = Result<RawElement<'_>, Unclear>> {
     counted(document.iter_elements())
 }
 
-/// Every element of an array in its order; its keys mean nothing to mongod, and nothing here.
+/// Every element of an array in its order. Like mongod, ignores the keys.
 pub(super) fn items(array: &RawArray) -> impl Iterator<Item = Result<RawElement<'_>, Unclear>> {
     counted(array.iter_elements())
 }
@@ -133,7 +135,7 @@ pub(super) fn key<'a>(element: &RawElement<'a>) -> &'a str {
     element.key().as_str()
 }
 
-/// The text of a string (type 0x02): neither a symbol, nor code, nor text that is not UTF-8.
+/// The text of a string (type 0x02) in valid UTF-8; `None` for symbols and code.
 pub(super) fn text<'a>(element: &RawElement<'a>) -> Option<&'a str> {
     match value_if(element, ElementType::String)? {
         RawBsonRef::String(text) => Some(text),
@@ -162,18 +164,18 @@ pub(super) fn int64(element: &RawElement<'_>) -> Option<i64> {
     }
 }
 
-fn value_if<'a>(element: &RawElement<'a>, wanted: ElementType) -> Option<RawBsonRef<'a>> {
-    if element.element_type() == wanted { element.value().ok() } else { None }
+fn value_if<'a>(element: &RawElement<'a>, expected: ElementType) -> Option<RawBsonRef<'a>> {
+    if element.element_type() == expected { element.value().ok() } else { None }
 }
 
-/// Whether it is the number one, of whatever type.
+/// Whether the element is the number one, in any numeric type.
 pub(super) fn is_one(element: &RawElement<'_>) -> bool {
     match element.value() {
         Ok(RawBsonRef::Int32(number)) => number == 1,
         Ok(RawBsonRef::Int64(number)) => number == 1,
         #[expect(clippy::float_cmp, reason = "one is exact")]
         Ok(RawBsonRef::Double(number)) => number == 1.0,
-        // It has many ways to write one: 1, 1.0, 10E-1.
+        // A decimal can represent one in many ways: 1, 1.0, 10E-1.
         #[expect(clippy::float_cmp, reason = "one is exact")]
         Ok(RawBsonRef::Decimal128(number)) => number.to_string().parse::<f64>().is_ok_and(|number| number == 1.0),
         _ => false,
@@ -187,18 +189,18 @@ pub(super) fn is_number(element: &RawElement<'_>) -> bool {
     )
 }
 
-/// Whether a switch is off beyond doubt: not there, or exactly `false`.
+/// Whether an option is certainly off: absent, or exactly `false`.
 pub(super) fn is_off(element: Option<&RawElement<'_>>) -> bool {
     element.is_none_or(|element| matches!(element.value(), Ok(RawBsonRef::Boolean(false))))
 }
 
-/// So many elements are held without an allocation: a find with everything that a driver can say has fewer.
+/// The number of elements that need no allocation: more than a `find` with every option that a driver can set.
 const FIELDS_HELD: usize = 24;
 
-/// Commands have about thirty arguments at the most.
+/// No command has more than about thirty arguments.
 const ARGUMENTS_MAX: usize = 128;
 
-/// Counts the elements that are looked at, so that tests can hold the cost of hostile bodies without a clock.
+/// Counts the elements that are read, so that tests can limit the cost of hostile bodies without a clock.
 #[cfg(test)]
 pub(super) mod work {
     use std::cell::Cell;
@@ -211,7 +213,7 @@ pub(super) mod work {
         ELEMENTS.set(ELEMENTS.get() + 1);
     }
 
-    /// The elements looked at since it was last asked, on this thread.
+    /// The number of elements that this thread has read since the last call.
     pub(in crate::command) fn take() -> usize {
         ELEMENTS.replace(0)
     }

@@ -1,86 +1,88 @@
-//! Every command that a MongoDB server of the 6.0 line knows, and those of other versions that drivers and shells send.
+//! The table of commands: every command of a MongoDB 6.0 server, and commands of other versions that drivers and shells
+//! send.
 //!
-//! Read from mongod's own list of commands. A name that is not here is [`OTHER`]: whatever a client invents, the number
-//! of command names that the gateway tells apart stays [`COMMANDS`]. Names are compared byte for byte, as mongod does;
-//! case counts.
+//! Taken from mongod's own list of commands. A name that is not in the table counts as [`OTHER`], so that the number of
+//! names in metrics stays [`COMMANDS`], whatever clients send. Like mongod, compares names byte for byte; case matters.
 
 use std::fmt;
 
 use self::Class::{Admin, AdminRead, Auth, Cluster, Ddl, Handshake, Legacy, Read, Session, UserAdmin, Wrapper, Write};
 use self::CollectionAt::{Field, First, FirstFullNamespace, None as Nowhere};
 
-/// A command of the table, or [`OTHER`]; small enough to be kept per open request.
+/// A command of the table, or [`OTHER`]; small enough to be kept for each request in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommandId(u16);
 
-/// How many different [`CommandId`]s exist, [`OTHER`] included: the length of a table indexed by them.
+/// The number of [`CommandId`]s, including [`OTHER`]: the length of a table that they index.
 pub const COMMANDS: usize = ROWS.len() + 1;
 
-/// What an unknown command name counts as.
+/// The id of every command that is not in the table.
 #[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
 pub const OTHER: CommandId = CommandId(ROWS.len() as u16);
 
 /// One command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command {
-    /// Its place in tables.
+    /// Its index into tables.
     pub id: CommandId,
     /// The name as MongoDB documents it.
     pub name: &'static str,
-    /// Other names that mongod takes for it.
+    /// Other names that mongod accepts for it.
     pub aliases: &'static [&'static str],
-    /// What kind of thing it does.
+    /// What kind of command it is.
     pub class: Class,
     /// Where its body names the collection.
     pub collection: CollectionAt,
 }
 
-/// What kind of thing a command does; each command has one.
+/// The kind of a command; each command has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// What drivers and shells need to talk at all; changes nothing, reads no data.
+    /// Needed by drivers and shells to establish a connection; reads no data and changes nothing.
     Handshake,
-    /// Proves who the client is.
+    /// Authenticates the client.
     Auth,
-    /// Begins, keeps and ends sessions and transactions; reaches no namespace.
+    /// Starts, refreshes and ends sessions and transactions; reaches no namespace.
     Session,
-    /// Reads data or what describes it. `aggregate` and `mapReduce` stand here although their body may ask for writes.
+    /// Reads data or metadata. `aggregate` and `mapReduce` are in this class, although their body may ask for writes.
     Read,
     /// Writes documents.
     Write,
-    /// Makes, changes and drops collections, views, indexes and databases.
+    /// Creates, changes and drops collections, views, indexes and databases.
     Ddl,
-    /// Is what the command inside it is: `explain`.
+    /// Contains another command, whose class counts: `explain`.
     Wrapper,
     /// Reads the server's own state.
     AdminRead,
-    /// Changes the server's own state, or looks at what others do.
+    /// Changes the server's own state, or shows the activity of other clients.
     Admin,
-    /// Users and roles.
+    /// Administers users and roles.
     UserAdmin,
-    /// Replication, sharding, and what servers say among themselves.
+    /// Replication, sharding, and commands that servers send to each other.
     Cluster,
-    /// Taken out of MongoDB; a 6.0 server answers `CommandNotFound` to nearly all of them.
+    /// Removed from MongoDB; a 6.0 server answers nearly all of them with `CommandNotFound`.
     Legacy,
 }
 
 /// Where a command's body names its collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CollectionAt {
-    /// Nowhere: the command has none, reaches a whole database or server, or names it inside arguments of its own.
+    /// Nowhere: the command has no collection, reaches a whole database or server, or names collections in its
+    /// arguments.
     None,
-    /// The value of the first element is the collection in `$db`. Not always a string: `aggregate: 1` is a database.
+    /// The value of the first element is the collection in `$db`. It is not always a string: `aggregate: 1` reaches the
+    /// database.
     First,
-    /// The value of the first element is `database.collection`, whatever `$db` says.
+    /// The value of the first element is `database.collection`, independently of `$db`.
     FirstFullNamespace,
-    /// A top-level field of this name. For `filemd5` it is a prefix: the collection is `<root>.chunks`.
+    /// A top-level field of this name. For `filemd5` the field is a prefix: the collection is `<root>.chunks`.
     Field(&'static str),
 }
 
-/// The command of this name or alias, compared byte for byte.
+/// The command with this name or alias, compared byte for byte.
 ///
-/// Asked for every message: hashes the name and compares it with one other as a rule, a handful at most. A name
-/// that is longer than all of ours is not looked at.
+/// Called for every message: hashes the name, and compares it with one other name usually, with a handful at most.
+/// Ignores names that are longer than any in the table.
 pub fn find(name: &[u8]) -> Option<&'static Command> {
     if name.len() > NAME_BYTES_MAX {
         return None;
@@ -101,17 +103,17 @@ pub fn all() -> &'static [Command] {
 }
 
 impl CommandId {
-    /// `0 <= index < COMMANDS`.
+    /// The index into tables of commands: `0 <= index < COMMANDS`.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 
-    /// The command's canonical name, `other` for [`OTHER`].
+    /// The canonical name of the command, or `other` for [`OTHER`].
     pub fn name(self) -> &'static str {
         self.command().map_or("other", |command| command.name)
     }
 
-    /// The row of the table; none for [`OTHER`].
+    /// The row of the table; `None` for [`OTHER`].
     pub fn command(self) -> Option<&'static Command> {
         TABLE.get(self.index())
     }
@@ -135,7 +137,7 @@ static TABLE: [Command; ROWS.len()] = {
     table
 };
 
-/// A hash table of every name and alias, filled while the compiler runs; a taken slot gives way to the next one.
+/// A hash table of every name and alias, filled at compile time, with linear probing.
 static SLOTS: [Option<(&str, CommandId)>; SLOT_COUNT] = {
     let mut slots = [None; SLOT_COUNT];
     let mut row = 0;
@@ -151,7 +153,7 @@ static SLOTS: [Option<(&str, CommandId)>; SLOT_COUNT] = {
     slots
 };
 
-/// A power of two, and nearly four times the names, so that few of them share a slot.
+/// A power of two, nearly four times the number of names, so that collisions are rare.
 const SLOT_COUNT: usize = 1024;
 
 const fn put(slots: &mut [Option<(&'static str, CommandId)>; SLOT_COUNT], name: &'static str, id: CommandId) {
@@ -162,7 +164,8 @@ const fn put(slots: &mut [Option<(&'static str, CommandId)>; SLOT_COUNT], name: 
     slots[slot] = Some((name, id));
 }
 
-/// FNV-1a: a few bytes are hashed faster than a stronger function gets ready, and nobody but us fills the table.
+/// FNV-1a: for a few bytes it is faster than the setup of a stronger hash. Clients cannot add names to the table, so
+/// chosen collisions are no concern.
 const fn slot_of(name: &[u8]) -> usize {
     let mut hash: u32 = 0x811c_9dc5;
     let mut at = 0;
@@ -170,7 +173,7 @@ const fn slot_of(name: &[u8]) -> usize {
         hash = (hash ^ name[at] as u32).wrapping_mul(0x0100_0193);
         at += 1;
     }
-    // The high bits are the better mixed ones.
+    // The high bits are mixed better.
     (hash ^ (hash >> 16)) as usize & (SLOT_COUNT - 1)
 }
 
@@ -199,7 +202,7 @@ const fn row(name: &'static str, aliases: &'static [&'static str], class: Class,
     Command { id: CommandId(0), name, aliases, class, collection }
 }
 
-/// The table as people read it, by class; ids are places in it.
+/// The rows by class; an id is an index into them.
 #[rustfmt::skip]
 const ROWS: &[Command] = &[
     row("atlasVersion", &[], Handshake, Nowhere),
@@ -482,7 +485,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_stands_twice_and_none_is_longer_than_it_may_be() {
+    fn names_are_unique_and_not_longer_than_the_limit() {
         let names =
             || all().iter().flat_map(|command| [command.name].into_iter().chain(command.aliases.iter().copied()));
         assert_eq!(names().collect::<std::collections::BTreeSet<_>>().len(), names().count());
@@ -490,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_known_or_not_is_compared_with_many() {
+    fn a_lookup_compares_few_names() {
         let mut longest_run = 0;
         for start in 0..SLOT_COUNT {
             let run = (0..SLOT_COUNT).take_while(|step| SLOTS[(start + step) % SLOT_COUNT].is_some()).count();
@@ -500,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_and_alias_finds_its_own_row() {
+    fn every_name_and_alias_finds_its_row() {
         for (at, command) in all().iter().enumerate() {
             assert_eq!(command.id.index(), at);
             assert_eq!(command.id.name(), command.name);
@@ -520,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_stand_where_mongod_reads_them() {
+    fn commands_have_the_class_and_the_collection_that_mongod_gives_them() {
         let cases: [(&[u8], &str, Class, CollectionAt); 12] = [
             (b"find", "find", Read, First),
             (b"ismaster", "isMaster", Handshake, Nowhere),
@@ -542,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_command_is_other_and_fits_into_the_same_tables() {
+    fn an_unknown_command_is_other_and_has_an_index() {
         assert_eq!(OTHER.name(), "other");
         assert_eq!(OTHER.command(), None);
         assert_eq!(OTHER.index() + 1, COMMANDS);

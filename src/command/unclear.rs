@@ -1,97 +1,97 @@
-//! Why a command is not understood.
+//! Why a command cannot be understood.
 
 use std::fmt;
 
-/// Why a command is not understood.
+/// Why a command cannot be understood.
 ///
-/// As text it completes the sentence "it cannot be judged, ..."; it repeats no values and no names but those of the
-/// command table and of the stages and arguments that this gateway knows.
+/// As text, it completes the sentence "the policy cannot judge this command: ...". The text contains no values. It
+/// contains only names from the gateway's own tables of commands, stages and arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unclear {
-    /// The bytes are not a BSON document, or not one that can be read without guessing.
+    /// The bytes are not a valid BSON document.
     NotBson,
     /// The body is empty.
     NoCommand,
-    /// A flag bit that the protocol does not have.
+    /// The message has a flag bit that the wire protocol does not define.
     UnknownFlag,
-    /// Longer than any such command is.
+    /// The message is longer than a command of its kind can be.
     TooLong,
     /// An `OP_QUERY` that is not a hello.
     OldQuery,
-    /// There is no command of this name in the table.
+    /// The command is not in the table.
     UnknownCommand,
-    /// The command was taken out of MongoDB.
+    /// The command was removed from MongoDB.
     Removed(&'static str),
-    /// Servers send this command to each other; no client has use for it. Empty where the name is not in the table.
+    /// Servers send this command to each other; clients do not need it. Empty if the name is not in the table.
     Internal(&'static str),
-    /// No `$db` or one that is no string; or, of an `OP_QUERY`, one more in the body.
+    /// `$db` is missing or not a string; or the body of an `OP_QUERY` has one.
     NoDatabase,
-    /// A database has a name that no database can have.
+    /// MongoDB does not allow this database name.
     DatabaseName,
-    /// A collection is not named by a plain string, or has a name that no collection can have.
+    /// The name of a collection is not a string, or MongoDB does not allow it.
     CollectionName,
-    /// The same key stands twice where it may count once.
+    /// A key occurs twice where only one of the two would count.
     DuplicateKey,
     /// More arguments than any command has.
     TooManyArguments,
-    /// An argument that begins with `$` and is not known.
+    /// An unknown argument that begins with `$`.
     UnknownDollarArgument,
     /// An argument that only servers send.
     InternalArgument(&'static str),
-    /// `lsid` has more than an `id`, or is no document.
+    /// `lsid` is not a document, or has more fields than `id`.
     Session,
-    /// An argument of this name has to be there and is not, or has a form that is not known.
+    /// A required argument is missing, or an argument has an unknown form.
     Argument(&'static str),
-    /// The command inside `explain` cannot be explained, or stands in another database.
+    /// The command inside `explain` cannot be explained, or is for another database.
     Explain,
-    /// A document sequence that the command does not take, or one that stands twice or in the body too.
+    /// The command does not accept this document sequence, or the sequence occurs twice or in the body as well.
     Sequence,
-    /// A pipeline is no array of documents with one stage each.
+    /// The pipeline is not an array of documents with one stage each.
     Pipeline,
-    /// A stage is not known.
+    /// A stage is unknown.
     UnknownStage,
     /// A stage that only servers send to each other.
     InternalStage,
-    /// A stage that is known has a form that is not.
+    /// A known stage has an unknown form.
     Stage(&'static str),
-    /// A stage stands where it may not: in a pipeline inside another, or in one that updates.
-    StagePlace(&'static str),
-    /// Pipelines or documents in each other, deeper than a server takes them.
+    /// A stage is at a position where it is not allowed: in a nested pipeline or in an update.
+    StagePosition(&'static str),
+    /// Pipelines or documents are nested more deeply than a server accepts.
     TooDeep,
-    /// It reaches more places, or names more cursors, than are told apart.
-    TooManyPlaces,
+    /// The command reaches more resources, or names more cursors, than the gateway tells apart.
+    TooManyResources,
 }
 
 impl fmt::Display for Unclear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotBson => "its body is not readable BSON",
-            Self::UnknownFlag => "it has a flag that the protocol does not know",
-            Self::TooLong => "it is longer than a command may be",
-            Self::OldQuery => "an OP_QUERY may only be a hello; use a driver of MongoDB 3.6 or later",
-            Self::NoCommand => "its body is empty",
-            Self::UnknownCommand => "there is no such command",
-            Self::Removed(name) => return write!(f, "MongoDB no longer has the command {name}"),
-            Self::Internal("") => "it is a command that servers send each other",
-            Self::Internal(name) => return write!(f, "{name} is a command that servers send each other"),
-            Self::NoDatabase => "it does not name its database in the way of its kind of message",
-            Self::DatabaseName => "it names a database as no database can be named",
-            Self::CollectionName => "it names a collection as no collection can be named",
-            Self::DuplicateKey => "a key stands twice in it",
-            Self::TooManyArguments => "it has more arguments than any command",
-            Self::UnknownDollarArgument => "it has an argument that begins with $ and is not known",
-            Self::InternalArgument(name) => return write!(f, "its argument {name} is for servers among themselves"),
-            Self::Session => "its lsid is more than the id of a session",
-            Self::Argument(name) => return write!(f, "its argument {name} is missing or has a form that is not known"),
-            Self::Explain => "what it explains is no command that can be explained there",
-            Self::Sequence => "it has a document sequence that it cannot have",
-            Self::Pipeline => "its pipeline is not an array of documents with one stage each",
-            Self::UnknownStage => "a stage of its pipeline is not known",
-            Self::InternalStage => "a stage of its pipeline is for servers among themselves",
-            Self::Stage(name) => return write!(f, "its stage {name} has a form that is not known"),
-            Self::StagePlace(name) => return write!(f, "its stage {name} stands where it cannot stand"),
-            Self::TooDeep => "it is nested deeper than a server takes it",
-            Self::TooManyPlaces => "it reaches more collections or cursors than one command may",
+            Self::NotBson => "the body is not valid BSON",
+            Self::UnknownFlag => "the message has an unknown flag",
+            Self::TooLong => "the command is too long",
+            Self::OldQuery => "OP_QUERY is accepted for hello only; use a driver for MongoDB 3.6 or later",
+            Self::NoCommand => "the body is empty",
+            Self::UnknownCommand => "the command is unknown",
+            Self::Removed(name) => return write!(f, "the command {name} was removed from MongoDB"),
+            Self::Internal("") => "the command is reserved for MongoDB servers",
+            Self::Internal(name) => return write!(f, "the command {name} is reserved for MongoDB servers"),
+            Self::NoDatabase => "the database is missing, or is named where this kind of message does not name it",
+            Self::DatabaseName => "the name of a database is not valid",
+            Self::CollectionName => "the name of a collection is not valid",
+            Self::DuplicateKey => "a key occurs twice",
+            Self::TooManyArguments => "the command has too many arguments",
+            Self::UnknownDollarArgument => "an argument that begins with $ is unknown",
+            Self::InternalArgument(name) => return write!(f, "the argument {name} is reserved for MongoDB servers"),
+            Self::Session => "lsid is not a plain session id",
+            Self::Argument(name) => return write!(f, "the argument {name} is missing or has an unknown form"),
+            Self::Explain => "explain does not contain a command that it can explain",
+            Self::Sequence => "the command does not accept this document sequence",
+            Self::Pipeline => "the pipeline is not an array of documents with one stage each",
+            Self::UnknownStage => "the pipeline has an unknown stage",
+            Self::InternalStage => "the pipeline has a stage that is reserved for MongoDB servers",
+            Self::Stage(name) => return write!(f, "the stage {name} has an unknown form"),
+            Self::StagePosition(name) => return write!(f, "the stage {name} is not allowed at this position"),
+            Self::TooDeep => "it is nested too deeply",
+            Self::TooManyResources => "the command reaches too many collections or cursors",
         })
     }
 }

@@ -1,19 +1,19 @@
-//! Administration of users and roles: the databases that roles and privileges name.
+//! Administration of users and roles: which databases their roles and privileges name.
 
 use bson::raw::RawElement;
 
-use super::meaning::Place;
+use super::meaning::Resource;
 use super::names;
-use super::read::Reader;
+use super::reader::Reader;
 use super::strict::{self, Fields};
 use super::table::Class::UserAdmin;
 use super::unclear::Unclear;
 
-/// Its own database, and every other that is named.
+/// Adds the command's own database, and every other database that it names.
 pub(super) fn administer(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::Database(reader.database), UserAdmin)?;
+    reader.reaches.add(Resource::Database(reader.database), UserAdmin)?;
     if matches!(reader.command.name, "usersInfo" | "rolesInfo") {
-        asked_for(reader, reader.command_value()?)?;
+        info_target(reader, reader.command_value()?)?;
     }
     if let Some(roles) = reader.fields.get("roles") {
         let roles = strict::array(roles).ok_or(Unclear::Argument("roles"))?;
@@ -26,41 +26,42 @@ pub(super) fn administer(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// What `usersInfo` and `rolesInfo` ask for: one or several, or all of this database, or all that there are.
-fn asked_for<'a>(reader: &mut Reader<'a, '_>, wanted: &RawElement<'a>) -> Result<(), Unclear> {
-    match strict::array(wanted) {
+/// The argument of `usersInfo` and `rolesInfo`: one user or role, several, all of this database, or all of the server.
+fn info_target<'a>(reader: &mut Reader<'a, '_>, target: &RawElement<'a>) -> Result<(), Unclear> {
+    match strict::array(target) {
         Some(several) => strict::items(several).try_for_each(|one| role_or_user(reader, &one?)),
-        None if strict::is_number(wanted) => Ok(()),
-        None => role_or_user(reader, wanted),
+        None if strict::is_number(target) => Ok(()),
+        None => role_or_user(reader, target),
     }
 }
 
-/// A name in this database, or a document that says in which.
+/// A name in the command's database, or a document that names the database.
 fn role_or_user<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
     if strict::text(element).is_some() {
         return Ok(());
     }
     let fields = Fields::of(strict::document(element).ok_or(Unclear::Argument("roles"))?)?;
     if fields.get("forAllDBs").is_some() {
-        return reader.reaches.add(Place::WholeServer, UserAdmin);
+        return reader.reaches.add(Resource::WholeServer, UserAdmin);
     }
     let database = fields.get("db").and_then(strict::text).ok_or(Unclear::Argument("roles"))?;
-    reader.reaches.add(Place::Database(names::database(database)?), UserAdmin)
+    reader.reaches.add(Resource::Database(names::database(database)?), UserAdmin)
 }
 
 fn privilege<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
     const FORM: Unclear = Unclear::Argument("privileges");
     let privilege = Fields::of(strict::document(element).ok_or(FORM)?)?;
     let resource = Fields::of(privilege.get("resource").and_then(strict::document).ok_or(FORM)?)?;
-    // One that names no database, or the empty one, is about all of them: `cluster`, `anyResource`, `system_buckets`.
+    // A resource without a database, or with an empty one, covers all databases: `cluster`, `anyResource`,
+    // `system_buckets`.
     let database = match resource.get("db") {
         Some(database) => strict::text(database).ok_or(FORM)?,
         None => "",
     };
-    let place = if database.is_empty() || resource.get("anyResource").is_some() || resource.get("cluster").is_some() {
-        Place::WholeServer
+    let reached = if database.is_empty() || resource.get("anyResource").is_some() || resource.get("cluster").is_some() {
+        Resource::WholeServer
     } else {
-        Place::Database(names::database(database)?)
+        Resource::Database(names::database(database)?)
     };
-    reader.reaches.add(place, UserAdmin)
+    reader.reaches.add(reached, UserAdmin)
 }

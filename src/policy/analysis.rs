@@ -1,61 +1,54 @@
-//! Rules that do nothing: those that can never match, and those that others leave nothing to decide.
+//! Warnings about rules without effect: rules that can never match, and rules that are shadowed by others.
 //!
-//! Only what is certain is said: a rule without a warning may still do nothing.
+//! Reports only what is certain: a rule without a warning may still have no effect.
 
-use std::collections::HashMap;
-
-use crate::config::Action;
-
-use super::PolicyProblem;
-use super::index::names_window;
+use super::commands::CommandSelector;
 use super::pattern::{Pattern, Patterns};
+use super::problem::PolicyProblem;
 use super::rule::{From, Rule, To};
-use super::words::Words;
-
-/// Comparisons of two rules, after which no more shadows are looked for: a few seconds of one core for rules of some entries each.
-const COMPARISONS_MAX: usize = 5_000_000;
+use super::shadows;
 
 pub(super) fn warnings(rules: &[Rule]) -> Vec<PolicyProblem> {
     let mut warnings = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
-        look_at_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
+        check_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
     }
-    look_for_shadows(rules, &mut warnings);
+    shadows::find(rules, &mut warnings);
     warnings
 }
 
-fn look_at_entries(rule: &Rule, path: &str, warnings: &mut Vec<PolicyProblem>) {
+fn check_entries(rule: &Rule, path: &str, warnings: &mut Vec<PolicyProblem>) {
     let mut note = |key: String, sentence: &str| warnings.push(PolicyProblem { key, sentence: sentence.to_owned() });
     if rule.from.is_empty() {
-        note(format!("{path}.from"), "is an empty list, so the rule is about nobody");
+        note(format!("{path}.from"), "is an empty list, so the rule applies to no caller");
     }
     if rule.to.is_empty() {
-        note(format!("{path}.to"), "is an empty list, so the rule is about nothing");
+        note(format!("{path}.to"), "is an empty list, so the rule matches no command");
     }
     for (at, entry) in rule.from.iter().enumerate() {
-        if let Some((key, sentence)) = doubt_from(entry) {
+        if let Some((key, sentence)) = check_from(entry) {
             note(format!("{path}.from[{}].{key}", at + 1), sentence);
         }
     }
     for (at, entry) in rule.to.iter().enumerate() {
-        if let Some((key, sentence)) = doubt_to(entry) {
+        if let Some((key, sentence)) = check_to(entry) {
             note(format!("{path}.to[{}].{key}", at + 1), sentence);
         }
     }
 }
 
-const EMPTY: &str = "is an empty list, which matches nothing, so this entry does not either";
-const TAKEN_AWAY: &str = "has nothing that its not_ does not take away, so this entry matches nothing";
+const EMPTY: &str = "is an empty list, so this entry never matches";
+const EXCLUDED: &str = "has only values that its not_ key excludes, so this entry never matches";
 
 /// Why an entry of `from` never matches, if that is certain.
-fn doubt_from(from: &From) -> Option<(&'static str, &'static str)> {
+fn check_from(from: &From) -> Option<(&'static str, &'static str)> {
     let keys = [("principals", &from.principals), ("namespaces", &from.namespaces), ("listeners", &from.listeners)];
     for (key, patterns) in keys {
         if patterns.is_empty() {
             return Some((key, EMPTY));
         }
-        if is_taken_away(patterns) {
-            return Some((key, TAKEN_AWAY));
+        if is_excluded(patterns) {
+            return Some((key, EXCLUDED));
         }
     }
     if let Some(sources) = &from.sources {
@@ -63,44 +56,46 @@ fn doubt_from(from: &From) -> Option<(&'static str, &'static str)> {
             return Some(("sources", EMPTY));
         }
         if sources.iter().all(|source| from.not_sources.iter().any(|not| not.contains(source))) {
-            return Some(("sources", TAKEN_AWAY));
+            return Some(("sources", EXCLUDED));
         }
     }
-    if from.listeners.leave_nothing() {
-        return Some(("not_listeners", "takes every listener away, so this entry matches nothing"));
+    if from.listeners.exclude_all() {
+        return Some(("not_listeners", "excludes every listener, so this entry never matches"));
     }
-    if from.principals.leave_nothing() && from.namespaces.any.is_some() {
-        return Some(("namespaces", "asks for a namespace of clients that not_principals wants to have no principal"));
+    if from.principals.exclude_all() && from.namespaces.any.is_some() {
+        let sentence = "requires a principal with a namespace, but not_principals excludes every principal, so this \
+                        entry never matches";
+        return Some(("namespaces", sentence));
     }
     None
 }
 
-/// Why an entry of `to` never matches, or has keys that do nothing, if that is certain.
-fn doubt_to(to: &To) -> Option<(&'static str, &'static str)> {
-    if to.commands.as_ref().is_some_and(Words::is_empty) {
+/// Why an entry of `to` never matches, or has keys without effect, if that is certain.
+fn check_to(to: &To) -> Option<(&'static str, &'static str)> {
+    if to.commands.as_ref().is_some_and(CommandSelector::is_empty) {
         return Some(("commands", EMPTY));
     }
     if let Some(not) = &to.not_commands {
         if not.all {
-            return Some(("not_commands", "takes every command away, so this entry matches nothing"));
+            return Some(("not_commands", "excludes every command, so this entry never matches"));
         }
-        if to.commands.as_ref().is_some_and(|words| !words.all && words.are_within(not)) {
-            return Some(("commands", TAKEN_AWAY));
+        if to.commands.as_ref().is_some_and(|selector| !selector.all && selector.is_within(not)) {
+            return Some(("commands", EXCLUDED));
         }
     }
     for (key, patterns) in [("databases", &to.databases), ("collections", &to.collections)] {
         if patterns.is_empty() {
             return Some((key, EMPTY));
         }
-        if is_taken_away(patterns) && !may_reach_nothing(to) {
-            return Some((key, TAKEN_AWAY));
+        if is_excluded(patterns) && !may_reach_no_namespace(to) {
+            return Some((key, EXCLUDED));
         }
     }
-    if to.databases.leave_nothing() && !may_reach_nothing(to) {
-        return Some(("not_databases", "takes every database away, so this entry matches nothing"));
+    if to.databases.exclude_all() && !may_reach_no_namespace(to) {
+        return Some(("not_databases", "excludes every database, so this entry never matches"));
     }
-    if to.commands.as_ref().is_some_and(Words::name_sessions_only) {
-        let unused = "does nothing here: these commands reach no database and no collection";
+    if to.commands.as_ref().is_some_and(CommandSelector::names_only_sessions) {
+        let unused = "has no effect, because these commands reach no database and no collection";
         let has_keys = |patterns: &Patterns| patterns.any.is_some() || !patterns.not.is_empty();
         let keys = [("databases", &to.databases), ("collections", &to.collections)];
         return keys.into_iter().find(|(_, patterns)| has_keys(patterns)).map(|(key, _)| (key, unused));
@@ -108,199 +103,12 @@ fn doubt_to(to: &To) -> Option<(&'static str, &'static str)> {
     None
 }
 
-fn is_taken_away(patterns: &Patterns) -> bool {
-    let taken = |pattern: &Pattern| patterns.not.iter().any(|not| not.covers(pattern));
-    patterns.any.as_ref().is_some_and(|any| !any.is_empty() && any.iter().all(taken))
+fn is_excluded(patterns: &Patterns) -> bool {
+    let excluded = |pattern: &Pattern| patterns.not.iter().any(|not| not.covers(pattern));
+    patterns.any.as_ref().is_some_and(|any| !any.is_empty() && any.iter().all(excluded))
 }
 
-/// Whether some of its commands may reach no namespace, so that its keys are not asked.
-fn may_reach_nothing(to: &To) -> bool {
-    to.commands.as_ref().is_none_or(|words| words.all || words.javascript || words.name_sessions())
-}
-
-/// Each rule is compared with those that can be about all of its callers.
-fn look_for_shadows(rules: &[Rule], warnings: &mut Vec<PolicyProblem>) {
-    let mut by_principal = HashMap::<&str, Vec<usize>>::new();
-    let mut by_anything = Vec::new();
-    for (at, rule) in rules.iter().enumerate() {
-        match rule.exact_principals() {
-            None => by_anything.push(at),
-            Some(names) => {
-                for name in names {
-                    by_principal.entry(name).or_default().push(at);
-                }
-            }
-        }
-    }
-    let mut comparisons = 0;
-    for (at, rule) in rules.iter().enumerate() {
-        let principal = rule.exact_principals().and_then(|names| names.first().copied());
-        let named = principal.and_then(|principal| by_principal.get(principal)).into_iter().flatten();
-        for other in named.chain(&by_anything).copied().filter(|other| *other != at) {
-            comparisons += 1;
-            if comparisons > COMPARISONS_MAX {
-                return;
-            }
-            if let Some(sentence) = shadow(rules, at, other) {
-                let key = format!("policy.rule[{}]", at + 1);
-                warnings.push(PolicyProblem { key, sentence });
-                break;
-            }
-        }
-    }
-}
-
-/// What is certain of the rule `at` beside `other`.
-fn shadow(rules: &[Rule], at: usize, other: usize) -> Option<String> {
-    let (rule, by) = (rules.get(at)?, rules.get(other)?);
-    let name = &rule.name;
-    let by_name = || format!("policy.rule[{}], \"{}\"", other + 1, by.name);
-    // A dry run decides nothing for what is enforced.
-    if by.dry_run && !rule.dry_run {
-        return None;
-    }
-    match (rule.action, by.action) {
-        (Action::Deny, Action::Deny) | (Action::Allow, Action::Allow) => {
-            let twins = by.dry_run == rule.dry_run && at < other && covers(rule, by);
-            let says = if rule.action == Action::Deny { "refused" } else { "let pass" };
-            (!twins && covers(by, rule))
-                .then(|| format!("\"{name}\" decides nothing: all that it matches is {says} by {} too", by_name()))
-        }
-        (Action::Allow, Action::Deny) => covers(by, rule)
-            .then(|| format!("\"{name}\" lets nothing pass: all that it matches is refused by {}", by_name())),
-        _ => None,
-    }
-}
-
-/// Whether all that `rule` matches is matched by `by`; may say no where it is.
-fn covers(by: &Rule, rule: &Rule) -> bool {
-    let live = |to: &&std::sync::Arc<To>| !to.is_dead();
-    !rule.from.is_empty()
-        && rule.to.iter().any(|to| !to.is_dead())
-        && rule.from.iter().all(|from| by.from.iter().any(|other| from_covers(other, from)))
-        && rule
-            .to
-            .iter()
-            .filter(live)
-            .all(|to| by.to.iter().filter(live).any(|other| to_covers(other, by.action, to, rule.action)))
-}
-
-fn from_covers(by: &From, from: &From) -> bool {
-    let within = |networks: &[ipnet::IpNet], network: &ipnet::IpNet| networks.iter().any(|net| net.contains(network));
-    let sources = match (&by.sources, &from.sources) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(by), Some(sources)) => sources.iter().all(|source| within(by, source)),
-    };
-    sources
-        && by.not_sources.iter().all(|not| within(&from.not_sources, not))
-        && keys_cover(&by.principals, &from.principals)
-        && keys_cover(&by.namespaces, &from.namespaces)
-        && keys_cover(&by.listeners, &from.listeners)
-}
-
-fn to_covers(by: &To, by_action: Action, to: &To, action: Action) -> bool {
-    commands_cover(by, to, by_action, action)
-        && (by.databases.ask_for_all() || keys_cover_any(&by.databases, &to.databases))
-        && not_covers(&by.databases, &to.databases)
-        && collections_cover(by, by_action, to, action)
-        && not_covers(&by.collections, &to.collections)
-        && (by_action != Action::Allow || windows_cover(by, to))
-}
-
-/// Databases of which a collection may show the whole server.
-const WITH_WINDOWS_ON_SERVER: [&str; 3] = ["admin", "config", "local"];
-
-/// Whether a window that `to` lets in by its name is let in by `by` too.
-fn windows_cover(by: &To, to: &To) -> bool {
-    let has_whole_database = by.collections.ask_for_all() && by.collections.not.is_empty();
-    let has_whole_server = has_whole_database && by.databases.ask_for_all() && by.databases.not.is_empty();
-    let values = |patterns: &'_ Patterns| patterns.any.iter().flatten().cloned().collect::<Vec<_>>();
-    let windows = |to: &To| values(&to.collections).into_iter().filter(names_window).collect::<Vec<_>>();
-    let own = windows(by);
-    let wanted_databases: Vec<Pattern> = values(&to.databases).into_iter().filter(may_have_window_on_server).collect();
-    let own_databases: Vec<Pattern> = values(&by.databases).into_iter().filter(|own| *own != Pattern::Any).collect();
-    let names_databases = wanted_databases.iter().all(|wanted| own_databases.iter().any(|own| own.covers(wanted)));
-
-    windows(to).iter().all(|wanted| {
-        let is_named = own.iter().any(|own| own.covers(wanted));
-        let on_database = has_whole_database || is_named;
-        let on_server = has_whole_server || wanted_databases.is_empty() || (names_databases && is_named);
-        on_database && on_server
-    })
-}
-
-fn may_have_window_on_server(database: &Pattern) -> bool {
-    *database != Pattern::Any && WITH_WINDOWS_ON_SERVER.iter().any(|with| database.matches(with))
-}
-
-/// A `deny` that asks for any collection does not match commands without one, while an `allow` does.
-fn collections_cover(by: &To, by_action: Action, to: &To, action: Action) -> bool {
-    match &by.collections.any {
-        None => true,
-        Some(_) if by_action == Action::Allow && by.collections.ask_for_all() => true,
-        Some(_) => {
-            let needs_collection = by_action == action || !to.collections.ask_for_all();
-            needs_collection && keys_cover_any(&by.collections, &to.collections)
-        }
-    }
-}
-
-fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
-    let nothing = Words::default();
-    let (by_words, words) = (by.commands.as_ref(), to.commands.as_ref());
-    let chosen = match by_words {
-        Some(by_words) if !by_words.all => words.is_some_and(|words| !words.all && words.are_within(by_words)),
-        _ => true,
-    };
-    // What belongs to the handshake is matched only where it is named; an allow is never asked for it.
-    let handshake =
-        action == Action::Allow || words.unwrap_or(&nothing).name_no_more_handshake_than(by_words.unwrap_or(&nothing));
-    let not_taken_away = match (&by.not_commands, &to.not_commands) {
-        (None, _) => true,
-        (Some(by_not), Some(not)) => by_action == action && by_not.are_within(not) && (!by_not.all || not.all),
-        (Some(by_not), None) => {
-            // Names alone, of which none is taken away.
-            words.is_some_and(|words| {
-                let names_only = |words: &Words| !words.all && words.classes == 0 && !words.javascript;
-                names_only(words)
-                    && names_only(by_not)
-                    && !words.names.meets(&by_not.names)
-                    && !by_not.name_explain()
-                    && !words.name_explain()
-            })
-        }
-    };
-    chosen && handshake && not_taken_away && sessions_cover(by, by_action, to, action)
-}
-
-/// A `deny` for some places matches sessions, which have none, only where it names them.
-fn sessions_cover(by: &To, by_action: Action, to: &To, action: Action) -> bool {
-    let names = |to: &To| to.commands.as_ref().is_some_and(Words::name_sessions);
-    let all = |to: &To| to.commands.as_ref().is_none_or(|words| words.all);
-    let may_match = names(to) || (all(to) && (action == Action::Allow || !to.asks_for_places()));
-    let by_names = by.commands.as_ref().is_some_and(|words| !words.all);
-    by_action == Action::Allow || !by.asks_for_places() || by_names || !may_match
-}
-
-/// For keys whose fact may be missing.
-fn keys_cover(by: &Patterns, keys: &Patterns) -> bool {
-    keys_cover_any(by, keys) && not_covers(by, keys)
-}
-
-fn keys_cover_any(by: &Patterns, keys: &Patterns) -> bool {
-    match (&by.any, &keys.any) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(by), Some(any)) => any.iter().all(|pattern| by.iter().any(|wider| wider.covers(pattern))),
-    }
-}
-
-/// Whether what `by` takes away is taken away from `keys` too, or was never in it.
-fn not_covers(by: &Patterns, keys: &Patterns) -> bool {
-    by.not.iter().all(|not| {
-        let taken = keys.not.iter().any(|other| other.covers(not));
-        let absent = keys.any.as_ref().is_some_and(|any| any.iter().all(|pattern| not.excludes(pattern)));
-        taken || absent
-    })
+/// Whether some of the commands may reach no namespace, so that the keys for namespaces are not compared.
+fn may_reach_no_namespace(to: &To) -> bool {
+    to.commands.as_ref().is_none_or(|selector| selector.all || selector.javascript || selector.names_sessions())
 }

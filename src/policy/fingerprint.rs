@@ -1,7 +1,8 @@
-//! One text for rules that mean the same, and its hash: two gateways with the same fingerprint decide alike.
+//! The fingerprint of a policy: a hash of its canonical form. Two gateways with the same fingerprint make the same
+//! decisions.
 //!
-//! Comments, the order of values and the spelling of aliases do not count. Names and order of rules do: metrics and
-//! refusals show them.
+//! Comments, the order of values and the spelling of aliases have no effect on it. Names and the order of rules do,
+//! because metrics and error messages contain them.
 
 use std::fmt::Write;
 
@@ -11,10 +12,10 @@ use crate::config::{Enforcement, PolicyConfig, RuleConfig, Values};
 
 use super::rule::{Rule, To};
 
-/// Changes whenever the same text comes to mean something else.
+/// Must change when the same canonical form gets another meaning.
 const VERSION: &str = "mongate policy 1";
 
-/// `rules` are those of `config`, compiled.
+/// The fingerprint of `config`. `rules` are its compiled rules.
 pub(super) fn of(config: &PolicyConfig, rules: &[Rule]) -> String {
     let mut canonical = Canonical::default();
     canonical.item("version", VERSION);
@@ -37,7 +38,7 @@ struct Canonical {
 }
 
 impl Canonical {
-    /// Lengths stand before texts, so that no two lists of items are the same bytes.
+    /// Hashes the length before the text, so that different lists of items never give the same bytes.
     fn item(&mut self, key: &str, text: &str) {
         for part in [key, text] {
             self.hash.update((part.len() as u64).to_be_bytes());
@@ -69,8 +70,8 @@ impl Canonical {
     }
 
     fn commands(&mut self, to: &To) {
-        for (key, words) in [("commands", &to.commands), ("not_commands", &to.not_commands)] {
-            let texts = words.as_ref().map(|words| words.texts().into_iter().map(str::to_owned).collect());
+        for (key, selector) in [("commands", &to.commands), ("not_commands", &to.not_commands)] {
+            let texts = selector.as_ref().map(|selector| selector.texts().into_iter().map(str::to_owned).collect());
             self.list(key, texts);
         }
     }

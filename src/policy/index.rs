@@ -1,101 +1,101 @@
-//! From a place to the rules that match there, without trying each.
+//! An index from resources to the rules that match them, so that a lookup does not compare every rule.
 //!
-//! Holds entries of `to` whose commands match already; only `databases` and `collections` are left to decide. An entry is
-//! put down once under each of its values; asking costs a few steps for a place, however many entries there are. Only what
-//! a `not_` takes away is looked at entry by entry, among those whose other keys match.
+//! Contains the entries of `to` whose commands match; only `databases` and `collections` are left to decide. An entry
+//! is stored under each of its values. A lookup takes a few steps per resource, independently of the number of entries.
+//! Only the `not_` keys are compared entry by entry, for the entries whose other keys match.
 //!
-//! What "matches" means depends on what a rule does. An `allow` must cover the whole of a place, a `deny` or an `audit`
-//! needs to meet some of it: [`Reading`].
+//! What "matches" means depends on the action. An `allow` must cover the whole resource; for a `deny` or an `audit` an
+//! overlap suffices: [`MatchMode`].
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::command::{Place, Shows};
+use crate::command::{Exposes, Resource};
 
-use super::RuleId;
 use super::pattern::{Pattern, Table};
-use super::rule::To;
+use super::rule::{RuleId, To};
 
-/// How an entry is held against a place that is more than one collection.
+/// How an entry is compared with a resource that is more than one collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reading {
-    /// All of the place must be in it: `allow`.
+pub(super) enum MatchMode {
+    /// The entry must cover the whole resource: `allow`.
     Covers,
-    /// Any of the place may be in it: `deny`, `audit`.
-    Meets,
+    /// The entry must overlap with the resource: `deny`, `audit`.
+    Overlaps,
 }
 
-/// Which of the rules that match are kept.
+/// Which of the matching rules are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// The first, where the rules have no say beyond that.
+    /// Those that can be the first match.
     First,
-    /// Every one.
+    /// All of them.
     All,
 }
 
 #[derive(Debug)]
 pub(super) struct Index {
-    reading: Reading,
+    mode: MatchMode,
     keep: Keep,
     is_empty: bool,
     nowhere: Leaf,
     server: Leaf,
     databases: Table<InDatabase>,
-    /// Windows onto their database that are named, by database and collection.
-    windows_on_database: Table<Table<Leaf>>,
-    /// Windows onto the server that are named.
-    windows_on_server: Table<Table<Leaf>>,
+    /// System collections that expose their database and that entries name; by database, then by collection.
+    exposing_database: Table<Table<Leaf>>,
+    /// System collections that expose the whole server and that entries name; by database, then by collection.
+    exposing_server: Table<Table<Leaf>>,
 }
 
 #[derive(Debug, Default)]
 struct InDatabase {
-    /// Commands that are judged by the database.
+    /// For commands that reach the database as such.
     database: Leaf,
-    /// The database with all of its collections.
+    /// For commands that reach all of its collections.
     whole: Leaf,
     collections: Table<Leaf>,
 }
 
-/// What matches one place.
+/// The rules that match one resource.
 #[derive(Debug, Default)]
 struct Leaf {
-    /// From the first on.
+    /// The rules that match in any case, in their order.
     rules: SmallVec<[RuleId; 1]>,
-    /// From the first on; those that still have a `not_` to ask.
-    guarded: Vec<(RuleId, Arc<To>)>,
+    /// The rules that match unless a `not_` key excludes the resource, in their order.
+    conditional: Vec<(RuleId, Arc<To>)>,
 }
 
 impl Index {
-    pub(super) fn new(reading: Reading, keep: Keep) -> Self {
+    pub(super) fn new(mode: MatchMode, keep: Keep) -> Self {
         Self {
-            reading,
+            mode,
             keep,
             is_empty: true,
             nowhere: Leaf::default(),
             server: Leaf::default(),
             databases: Table::default(),
-            windows_on_database: Table::default(),
-            windows_on_server: Table::default(),
+            exposing_database: Table::default(),
+            exposing_server: Table::default(),
         }
     }
 
-    /// Adds an entry of `rule`; rules come in their order.
+    /// Adds an entry of `rule`. Rules must be added in their order.
     pub(super) fn add(&mut self, rule: RuleId, to: &Arc<To>) {
-        if to.is_dead() {
+        if to.never_matches() {
             return;
         }
         self.is_empty = false;
         let (databases, collections) = (&to.databases, &to.collections);
         let keep = self.keep;
-        let covers = self.reading == Reading::Covers;
+        let covers = self.mode == MatchMode::Covers;
         let all_collections =
-            if covers { collections.ask_for_all() && collections.not.is_empty() } else { !collections.leave_nothing() };
+            if covers { collections.match_all() && collections.not.is_empty() } else { !collections.exclude_all() };
         let all_databases =
-            if covers { databases.ask_for_all() && databases.not.is_empty() } else { !databases.leave_nothing() };
-        // Where no collection is, a key that asks for one is not met; it may be held not to limit what is allowed.
-        let no_collection = if covers { collections.ask_for_all() } else { collections.any.is_none() };
+            if covers { databases.match_all() && databases.not.is_empty() } else { !databases.exclude_all() };
+        // A command without a collection does not match a `deny` that has `collections`. For an `allow`, the value "*"
+        // is no restriction.
+        let no_collection = if covers { collections.match_all() } else { collections.any.is_none() };
 
         self.nowhere.add(rule, None, keep);
         if all_databases && all_collections {
@@ -103,7 +103,7 @@ impl Index {
         }
         let not_databases = (!databases.not.is_empty()).then_some(to);
         let not_anything = not_databases.or((!collections.not.is_empty()).then_some(to));
-        for database in asked(databases.any.as_deref()) {
+        for database in values(databases.any.as_deref()) {
             let slot = self.databases.slot(database);
             if no_collection {
                 slot.database.add(rule, not_databases, keep);
@@ -111,59 +111,60 @@ impl Index {
             if all_collections {
                 slot.whole.add(rule, not_databases, keep);
             }
-            for collection in asked(collections.any.as_deref()) {
+            for collection in values(collections.any.as_deref()) {
                 slot.collections.slot(collection).add(rule, not_anything, keep);
             }
             if covers {
-                for collection in asked(collections.any.as_deref()).filter(|pattern| names_window(pattern)) {
-                    self.windows_on_database.slot(database).slot(collection).add(rule, not_anything, keep);
+                for collection in values(collections.any.as_deref()).filter(|pattern| names_system_collection(pattern))
+                {
+                    self.exposing_database.slot(database).slot(collection).add(rule, not_anything, keep);
                     if *database != Pattern::Any {
-                        self.windows_on_server.slot(database).slot(collection).add(rule, not_anything, keep);
+                        self.exposing_server.slot(database).slot(collection).add(rule, not_anything, keep);
                     }
                 }
             }
         }
     }
 
-    /// The first rule that matches at `place`.
-    pub(super) fn first(&self, place: &Place<'_>) -> Option<RuleId> {
+    /// The first rule that matches `resource`.
+    pub(super) fn first(&self, resource: &Resource<'_>) -> Option<RuleId> {
         if self.is_empty {
             return None;
         }
         let mut first = None;
-        self.visit(place, |leaf, database, collection| first = leaf.first_before(first, database, collection));
+        self.visit(resource, |leaf, database, collection| first = leaf.first_before(first, database, collection));
         first
     }
 
-    /// Every rule that matches at `place`, in no order, some perhaps more than once.
-    pub(super) fn each(&self, place: &Place<'_>, mut see: impl FnMut(RuleId)) {
+    /// Every rule that matches `resource`, in no particular order, possibly with duplicates.
+    pub(super) fn each(&self, resource: &Resource<'_>, mut see: impl FnMut(RuleId)) {
         if !self.is_empty {
-            self.visit(place, |leaf, database, collection| leaf.each(database, collection, &mut see));
+            self.visit(resource, |leaf, database, collection| leaf.each(database, collection, &mut see));
         }
     }
 
-    fn visit<'a>(&'a self, place: &Place<'_>, mut see: impl FnMut(&'a Leaf, &str, Option<&str>)) {
-        match *place {
-            Place::Nowhere => see(&self.nowhere, "", None),
-            Place::WholeServer => see(&self.server, "", None),
-            Place::Database(database) => {
+    fn visit<'a>(&'a self, resource: &Resource<'_>, mut see: impl FnMut(&'a Leaf, &str, Option<&str>)) {
+        match *resource {
+            Resource::NoNamespace => see(&self.nowhere, "", None),
+            Resource::WholeServer => see(&self.server, "", None),
+            Resource::Database(database) => {
                 self.databases.visit(database, |inside| see(&inside.database, database, None));
             }
-            Place::WholeDatabase(database) => {
+            Resource::WholeDatabase(database) => {
                 self.databases.visit(database, |inside| see(&inside.whole, database, None));
             }
-            Place::Collection { database, collection } => self.databases.visit(database, |inside| {
+            Resource::Collection { database, collection } => self.databases.visit(database, |inside| {
                 inside.collections.visit(collection, |leaf| see(leaf, database, Some(collection)));
             }),
-            Place::Window { database, collection, shows } => {
-                let named = match shows {
-                    Shows::Database => {
+            Resource::SystemCollection { database, collection, exposes } => {
+                let named = match exposes {
+                    Exposes::Database => {
                         self.databases.visit(database, |inside| see(&inside.whole, database, None));
-                        &self.windows_on_database
+                        &self.exposing_database
                     }
-                    Shows::Server => {
+                    Exposes::Server => {
                         see(&self.server, database, None);
-                        &self.windows_on_server
+                        &self.exposing_server
                     }
                 };
                 named.visit(database, |inside| inside.visit(collection, |leaf| see(leaf, database, Some(collection))));
@@ -172,15 +173,15 @@ impl Index {
     }
 }
 
-/// The values of a key; an absent key asks for whatever there is.
-fn asked(patterns: Option<&[Pattern]>) -> impl Iterator<Item = &Pattern> {
+/// The values of a key; an absent key matches everything.
+fn values(patterns: Option<&[Pattern]>) -> impl Iterator<Item = &Pattern> {
     const ABSENT: &[Pattern] = &[Pattern::Any];
     patterns.unwrap_or(ABSENT).iter()
 }
 
-/// Whether a value of `collections` can be meant to name a window: in full, or by a beginning that says more than that it
-/// is one of the server's own.
-pub(super) fn names_window(collection: &Pattern) -> bool {
+/// Whether a value of `collections` can name a system collection on purpose: in full, or by a prefix that says more
+/// than `system.`.
+pub(super) fn names_system_collection(collection: &Pattern) -> bool {
     match collection {
         Pattern::Exact(_) => true,
         Pattern::Prefix(prefix) => prefix.starts_with("system.") || !"system.".starts_with(&**prefix),
@@ -189,35 +190,35 @@ pub(super) fn names_window(collection: &Pattern) -> bool {
 }
 
 impl Leaf {
-    /// `guard` is there where a `not_` has still to be asked.
-    fn add(&mut self, rule: RuleId, guard: Option<&Arc<To>>, keep: Keep) {
-        // Rules come in their order: one that stands here without a guard comes first in any case.
+    /// `condition` is the entry whose `not_` keys are still to be compared, if it has any.
+    fn add(&mut self, rule: RuleId, condition: Option<&Arc<To>>, keep: Keep) {
+        // Rules are added in their order: if an unconditional one is present, this one is never the first match.
         if keep == Keep::First && !self.rules.is_empty() {
             return;
         }
-        match guard {
+        match condition {
             None => self.rules.push(rule),
-            Some(to) => self.guarded.push((rule, Arc::clone(to))),
+            Some(to) => self.conditional.push((rule, Arc::clone(to))),
         }
     }
 
-    /// The first rule here that matches, if it comes before `found`; else `found`.
+    /// The first matching rule of this leaf, if it comes before `found`; otherwise `found`.
     fn first_before(&self, found: Option<RuleId>, database: &str, collection: Option<&str>) -> Option<RuleId> {
         let first = found.into_iter().chain(self.rules.first().copied()).min();
-        let before = self.guarded.iter().take_while(|(rule, _)| first.is_none_or(|first| *rule < first));
-        let guarded = before.into_iter().find(|(_, to)| lets_through(to, database, collection));
-        guarded.map(|(rule, _)| *rule).or(first)
+        let before = self.conditional.iter().take_while(|(rule, _)| first.is_none_or(|first| *rule < first));
+        let conditional = before.into_iter().find(|(_, to)| is_not_excluded(to, database, collection));
+        conditional.map(|(rule, _)| *rule).or(first)
     }
 
     fn each(&self, database: &str, collection: Option<&str>, see: &mut impl FnMut(RuleId)) {
-        let guarded = self.guarded.iter().filter(|(_, to)| lets_through(to, database, collection));
-        self.rules.iter().copied().chain(guarded.map(|(rule, _)| *rule)).for_each(see);
+        let conditional = self.conditional.iter().filter(|(_, to)| is_not_excluded(to, database, collection));
+        self.rules.iter().copied().chain(conditional.map(|(rule, _)| *rule)).for_each(see);
     }
 }
 
-/// Whether no `not_` takes the place away; without a collection, only that of databases is asked.
-fn lets_through(to: &To, database: &str, collection: Option<&str>) -> bool {
-    let taken_away =
-        to.databases.take_away(database) || collection.is_some_and(|collection| to.collections.take_away(collection));
-    !taken_away
+/// Whether no `not_` key excludes the resource. Without a collection, only `not_databases` is compared.
+fn is_not_excluded(to: &To, database: &str, collection: Option<&str>) -> bool {
+    let is_excluded =
+        to.databases.exclude(database) || collection.is_some_and(|collection| to.collections.exclude(collection));
+    !is_excluded
 }

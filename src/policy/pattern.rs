@@ -1,26 +1,27 @@
-//! Values of rules: exact, `prefix*`, `*suffix`, or `*`; and tables that find all that fit a text without trying each.
+//! Patterns of rules (exact, `prefix*`, `*suffix` or `*`), and tables that find all matching patterns without comparing
+//! each.
 //!
-//! Bytes are compared, case counts. Nothing is known here of what the texts are.
+//! Compares bytes; case matters.
 
 use foldhash::HashMap;
 
 use crate::config::Values;
 
-/// One value as the operator wrote it.
+/// One pattern of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Pattern {
-    /// `*`: whatever is there.
+    /// `*`: every text.
     Any,
     /// The whole text.
     Exact(Box<str>),
-    /// `prefix*`; not empty.
+    /// `prefix*`; the prefix is not empty.
     Prefix(Box<str>),
-    /// `*suffix`; not empty.
+    /// `*suffix`; the suffix is not empty.
     Suffix(Box<str>),
 }
 
 impl Pattern {
-    /// The configuration has seen to it that a `*` stands nowhere else.
+    /// The configuration ensures that `text` has a `*` only at its beginning or its end.
     pub(super) fn new(text: &str) -> Self {
         match (text.strip_suffix('*'), text.strip_prefix('*')) {
             (Some(""), _) => Self::Any,
@@ -39,7 +40,7 @@ impl Pattern {
         }
     }
 
-    /// Whether all that `other` matches is matched by this.
+    /// Whether this pattern matches every text that `other` matches.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) => true,
@@ -50,8 +51,8 @@ impl Pattern {
         }
     }
 
-    /// Whether certainly no text matches both.
-    pub(super) fn excludes(&self, other: &Self) -> bool {
+    /// Whether it is certain that no text matches both patterns.
+    pub(super) fn is_disjoint(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(text), _) => !other.matches(text),
             (_, Self::Exact(text)) => !self.matches(text),
@@ -63,14 +64,14 @@ impl Pattern {
     }
 }
 
-/// A key and its `not_`.
+/// The values of a key and of its `not_` key.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
-    /// Sorted, none twice; `None` where the key is absent.
+    /// Sorted, without duplicates; `None` if the key is absent.
     pub(super) any: Option<Box<[Pattern]>>,
-    /// Sorted, none twice.
+    /// Sorted, without duplicates.
     pub(super) not: Box<[Pattern]>,
-    /// The same, for looking up.
+    /// The patterns of `not`, for lookups.
     not_table: Table<()>,
 }
 
@@ -85,29 +86,29 @@ impl Patterns {
         Self { any, not, not_table }
     }
 
-    /// Whether the key takes `text`; `None` is a fact that is not there, which has no value: it is none of those that a
-    /// key asks for, and none of those that its `not_` takes away.
-    pub(super) fn take(&self, text: Option<&str>) -> bool {
+    /// Whether the key and its `not_` key match a fact. A fact that is missing (`None`) has no value: it does not match
+    /// a key, and a `not_` key does not exclude it.
+    pub(super) fn match_fact(&self, text: Option<&str>) -> bool {
         let Some(text) = text else { return self.any.is_none() };
-        self.any.as_ref().is_none_or(|any| any.iter().any(|pattern| pattern.matches(text))) && !self.take_away(text)
+        self.any.as_ref().is_none_or(|any| any.iter().any(|pattern| pattern.matches(text))) && !self.exclude(text)
     }
 
-    /// Whether the `not_` takes `text` away.
-    pub(super) fn take_away(&self, text: &str) -> bool {
+    /// Whether the `not_` key excludes `text`.
+    pub(super) fn exclude(&self, text: &str) -> bool {
         !self.not.is_empty() && self.not_table.has(text)
     }
 
-    /// Whether the key is absent or takes everything; its `not_` is not asked.
-    pub(super) fn ask_for_all(&self) -> bool {
+    /// Whether the key is absent or matches everything; ignores its `not_` key.
+    pub(super) fn match_all(&self) -> bool {
         self.any.as_ref().is_none_or(|any| any.contains(&Pattern::Any))
     }
 
-    /// Whether its `not_` leaves nothing.
-    pub(super) fn leave_nothing(&self) -> bool {
+    /// Whether the `not_` key excludes everything.
+    pub(super) fn exclude_all(&self) -> bool {
         self.not.contains(&Pattern::Any)
     }
 
-    /// Whether the key is there and has no value.
+    /// Whether the key is present and has no values.
     pub(super) fn is_empty(&self) -> bool {
         self.any.as_ref().is_some_and(|any| any.is_empty())
     }
@@ -120,11 +121,11 @@ fn patterns(texts: &[String]) -> Box<[Pattern]> {
     patterns.into()
 }
 
-/// Values by the patterns that they stand under.
+/// A map from patterns to values.
 ///
-/// Looking a text up costs one step, and one for every length that prefixes have and that suffixes have; how many
-/// patterns there are does not matter. What is looked up comes from clients, what stands here from the operator alone: nobody
-/// can fill it with texts that collide, so that the hash may be a cheap one.
+/// A lookup takes one step, plus one for each distinct length of prefixes and of suffixes. It does not depend on the
+/// number of patterns. Clients choose the texts of lookups, but only the operator adds patterns. Clients cannot cause
+/// collisions, so a cheap hash is sufficient.
 #[derive(Debug)]
 pub(super) struct Table<T> {
     any: Option<T>,
@@ -133,10 +134,10 @@ pub(super) struct Table<T> {
     suffixes: ByLength<T>,
 }
 
-/// Parts of texts, with the lengths that there are.
+/// Prefixes or suffixes, and their lengths.
 #[derive(Debug)]
 struct ByLength<T> {
-    /// In bytes, from short to long, none twice.
+    /// The distinct lengths in bytes, in ascending order.
     lengths: Vec<usize>,
     parts: HashMap<Box<str>, T>,
 }
@@ -154,7 +155,7 @@ impl<T> Default for ByLength<T> {
 }
 
 impl<T: Default> Table<T> {
-    /// The value under `pattern`, made where there is none.
+    /// The value for `pattern`, inserted if there is none.
     pub(super) fn slot(&mut self, pattern: &Pattern) -> &mut T {
         match pattern {
             Pattern::Any => self.any.get_or_insert_default(),
@@ -175,11 +176,11 @@ impl<T: Default> ByLength<T> {
 }
 
 impl<T> Table<T> {
-    /// Every value whose pattern matches `text`.
+    /// Calls `see` with every value whose pattern matches `text`.
     pub(super) fn visit<'a>(&'a self, text: &str, mut see: impl FnMut(&'a T)) {
         self.any.iter().for_each(&mut see);
         self.exact.get(text).into_iter().for_each(&mut see);
-        // A part that ends inside of a character is no beginning of the text that a pattern could be.
+        // A part that ends inside a character cannot be a pattern.
         for &length in self.prefixes.lengths.iter().take_while(|length| **length <= text.len()) {
             let part = text.get(..length);
             part.and_then(|part| self.prefixes.parts.get(part)).into_iter().for_each(&mut see);
@@ -222,32 +223,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_table_finds_what_trying_each_finds(
+        fn a_table_finds_what_a_comparison_of_each_pattern_finds(
             texts in proptest::collection::vec(any_pattern(), 0..12),
-            asked in "[aäb]{0,5}",
+            text in "[aäb]{0,5}",
         ) {
             let mut table = Table::<Vec<usize>>::default();
             for (at, text) in texts.iter().enumerate() {
                 table.slot(&Pattern::new(text)).push(at);
             }
             let mut found = Vec::<usize>::new();
-            table.visit(&asked, |under| found.extend_from_slice(under));
+            table.visit(&text, |values| found.extend_from_slice(values));
             found.sort_unstable();
-            let expected: Vec<usize> = (0..texts.len()).filter(|at| matches(&texts[*at], &asked)).collect();
+            let expected: Vec<usize> = (0..texts.len()).filter(|at| matches(&texts[*at], &text)).collect();
             prop_assert_eq!(&found, &expected);
-            prop_assert_eq!(table.has(&asked), !expected.is_empty());
+            prop_assert_eq!(table.has(&text), !expected.is_empty());
         }
 
         #[test]
-        fn what_is_said_of_two_patterns_is_true_of_every_text(
-            a in any_pattern(), b in any_pattern(), asked in "[aäb]{0,4}",
+        fn relations_of_two_patterns_hold_for_every_text(
+            a in any_pattern(), b in any_pattern(), text in "[aäb]{0,4}",
         ) {
             let (first, second) = (Pattern::new(&a), Pattern::new(&b));
-            if first.covers(&second) && matches(&b, &asked) {
-                prop_assert!(matches(&a, &asked));
+            if first.covers(&second) && matches(&b, &text) {
+                prop_assert!(matches(&a, &text));
             }
-            if first.excludes(&second) {
-                prop_assert!(!matches(&a, &asked) || !matches(&b, &asked));
+            if first.is_disjoint(&second) {
+                prop_assert!(!matches(&a, &text) || !matches(&b, &text));
             }
         }
     }

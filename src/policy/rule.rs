@@ -1,4 +1,4 @@
-//! One rule, compiled: whom it is about, and which commands. Which places it is about is for the index.
+//! One compiled rule: to which callers it applies, and which commands it selects. The index decides about resources.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,22 +9,34 @@ use crate::command::table::Class;
 use crate::config::{Action, FromConfig, RuleConfig, ToConfig};
 use crate::identity::Principal;
 
+use super::caller::CallerFacts;
+use super::commands::{CommandFacts, CommandSelector};
 use super::pattern::{Pattern, Patterns};
-use super::words::{Asked, Words};
-use super::{CallerFacts, PolicyProblem};
+use super::problem::PolicyProblem;
+
+/// The index of a rule in the configuration, from 0, and in tables of counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// The index into tables.
+    pub(super) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) name: String,
     pub(super) action: Action,
     pub(super) dry_run: bool,
-    /// Any suffices; one without keys where the configuration has no `from`.
+    /// The entries are ORed. A configuration without `from` makes one entry without keys.
     pub(super) from: Vec<From>,
-    /// Any suffices; one without keys where the configuration has no `to`.
+    /// The entries are ORed. A configuration without `to` makes one entry without keys.
     pub(super) to: Vec<Arc<To>>,
 }
 
-/// An entry of `from`; all keys must match.
+/// An entry of `from`. Its keys are ANDed.
 #[derive(Debug, Default)]
 pub(super) struct From {
     pub(super) principals: Patterns,
@@ -34,17 +46,18 @@ pub(super) struct From {
     pub(super) listeners: Patterns,
 }
 
-/// An entry of `to`; all keys must match.
+/// An entry of `to`. Its keys are ANDed.
 #[derive(Debug, Default)]
 pub(super) struct To {
-    pub(super) commands: Option<Words>,
-    pub(super) not_commands: Option<Words>,
+    pub(super) commands: Option<CommandSelector>,
+    pub(super) not_commands: Option<CommandSelector>,
     pub(super) databases: Patterns,
     pub(super) collections: Patterns,
 }
 
 impl Rule {
-    /// Notes what is wrong with its commands in `problems`; `path` is its own, as `policy.rule[2]`.
+    /// Compiles a rule and adds the problems of its commands to `problems`. `path` is the rule's key, for example
+    /// `policy.rule[2]`.
     pub(super) fn compile(config: &RuleConfig, path: &str, problems: &mut Vec<PolicyProblem>) -> Self {
         let from =
             config.from.as_deref().map_or_else(|| vec![From::default()], |all| all.iter().map(From::new).collect());
@@ -59,11 +72,11 @@ impl Rule {
         Self { name: config.name.clone(), action: config.action, dry_run: config.dry_run, from, to }
     }
 
-    pub(super) fn is_about(&self, caller: &CallerFacts<'_>) -> bool {
+    pub(super) fn applies_to(&self, caller: &CallerFacts<'_>) -> bool {
         self.from.iter().any(|entry| entry.matches(caller))
     }
 
-    /// The only principals that it can be about, where each of its entries names them one by one.
+    /// The only principals to which the rule can apply, if each of its entries names its principals in full.
     pub(super) fn exact_principals(&self) -> Option<Vec<&str>> {
         let mut names = Vec::new();
         for entry in &self.from {
@@ -81,10 +94,10 @@ impl Rule {
         self.from.iter().any(|entry| entry.sources.is_some() || !entry.not_sources.is_empty())
     }
 
-    /// Whether it asks if commands run JavaScript.
+    /// Whether the rule depends on whether a command runs JavaScript.
     pub(super) fn uses_javascript(&self) -> bool {
-        let words = self.to.iter().flat_map(|to| to.commands.iter().chain(&to.not_commands));
-        words.into_iter().any(|words| words.javascript)
+        let selectors = self.to.iter().flat_map(|to| to.commands.iter().chain(&to.not_commands));
+        selectors.into_iter().any(|selector| selector.javascript)
     }
 }
 
@@ -100,20 +113,21 @@ impl From {
     }
 
     fn matches(&self, caller: &CallerFacts<'_>) -> bool {
-        self.principals.take(caller.principal.map(Principal::as_str))
-            && self.namespaces.take(caller.principal.and_then(Principal::namespace))
-            && self.listeners.take(Some(caller.listener))
-            && self.take_source(caller.source)
+        self.principals.match_fact(caller.principal.map(Principal::as_str))
+            && self.namespaces.match_fact(caller.principal.and_then(Principal::namespace))
+            && self.listeners.match_fact(Some(caller.listener))
+            && self.matches_source(caller.source)
     }
 
-    fn take_source(&self, source: Option<IpAddr>) -> bool {
+    fn matches_source(&self, source: Option<IpAddr>) -> bool {
         let Some(source) = source.map(|source| source.to_canonical()) else { return self.sources.is_none() };
         let within = |networks: &[IpNet]| networks.iter().any(|network| contains(network, source));
         self.sources.as_deref().is_none_or(within) && !within(&self.not_sources)
     }
 }
 
-/// A network of v4 addresses that is written in v6, as `::ffff:10.0.0.0/104`, has these addresses too.
+/// Whether the network contains the address. An IPv4-mapped network, for example `::ffff:10.0.0.0/104`, contains the
+/// IPv4 addresses as well.
 fn contains(network: &IpNet, source: IpAddr) -> bool {
     let mapped = || match source {
         IpAddr::V4(source) => network.contains(&IpAddr::V6(source.to_ipv6_mapped())),
@@ -124,56 +138,56 @@ fn contains(network: &IpNet, source: IpAddr) -> bool {
 
 impl To {
     fn compile(config: &ToConfig, path: &str, problems: &mut Vec<PolicyProblem>) -> Self {
-        let mut words = |key: &str, texts: &Option<Vec<String>>| {
+        let mut selector = |key: &str, texts: &Option<Vec<String>>| {
             texts
                 .as_deref()
-                .map(Words::new)?
+                .map(CommandSelector::new)?
                 .map_err(|sentence| {
                     problems.push(PolicyProblem { key: format!("{path}.{key}"), sentence });
                 })
                 .ok()
         };
         Self {
-            commands: words("commands", &config.commands.any),
-            not_commands: words("not_commands", &config.commands.not),
+            commands: selector("commands", &config.commands.any),
+            not_commands: selector("not_commands", &config.commands.not),
             databases: Patterns::new(&config.databases),
             collections: Patterns::new(&config.collections),
         }
     }
 
-    /// Whether it is about some databases or collections and not about others.
-    pub(super) fn asks_for_places(&self) -> bool {
+    /// Whether the entry is limited to some databases or collections.
+    pub(super) fn limits_resources(&self) -> bool {
         [&self.databases, &self.collections].iter().any(|key| key.any.is_some() || !key.not.is_empty())
     }
 
-    /// An empty list matches nothing, also where the key would not be asked.
-    pub(super) fn is_dead(&self) -> bool {
-        let no_command = self.commands.as_ref().is_some_and(Words::is_empty);
+    /// Whether the entry has an empty list. Such an entry never matches, not even if the key would not be compared.
+    pub(super) fn never_matches(&self) -> bool {
+        let no_command = self.commands.as_ref().is_some_and(CommandSelector::is_empty);
         no_command || self.databases.is_empty() || self.collections.is_empty()
     }
 
-    /// Whether `commands` and `not_commands` match, so that the places decide.
+    /// Whether `commands` and `not_commands` match, so that only the resources are left to decide.
     ///
-    /// Of an `explain`, the command inside counts. Beside that `explain` itself can be named, always for the stricter
-    /// answer: by a `deny`, and in the `not_commands` of an `allow`. What belongs to the handshake must be named, and no
-    /// `allow` is asked for it. A `deny` for some places means the end of a session or transaction, which has no place,
-    /// only if it names it.
-    pub(super) fn is_about(&self, asked: &Asked, action: Action) -> bool {
-        let named_as = |words: &Words| asked.explained && words.name_explain();
+    /// For an `explain`, the command inside counts. In addition, a rule can name `explain` itself, which only makes the
+    /// policy stricter: in `commands` of a `deny`, and in `not_commands` of an `allow`. Commands of the handshake match
+    /// only if they are named, and never an `allow`. Commands that end a session or a transaction reach no resource: a
+    /// `deny` that is limited to some resources matches them only if it names them.
+    pub(super) fn applies_to(&self, facts: &CommandFacts, action: Action) -> bool {
+        let named_as = |selector: &CommandSelector| facts.explained && selector.names_explain();
         let named = self
             .commands
             .as_ref()
-            .is_some_and(|words| words.name(asked) || (action != Action::Allow && named_as(words)));
-        let chosen = if asked.is_handshake() {
+            .is_some_and(|selector| selector.names(facts) || (action != Action::Allow && named_as(selector)));
+        let selected = if facts.is_handshake() {
             named && action != Action::Allow
         } else {
-            let is_meant = action == Action::Allow || asked.class != Class::Session || !self.asks_for_places();
-            named || (is_meant && self.commands.as_ref().is_none_or(|words| words.all))
+            let is_meant = action == Action::Allow || facts.class != Class::Session || !self.limits_resources();
+            named || (is_meant && self.commands.as_ref().is_none_or(|selector| selector.all))
         };
-        let taken_away = self
+        let excluded = self
             .not_commands
             .as_ref()
-            .is_some_and(|words| words.match_any(asked) || (action == Action::Allow && named_as(words)));
-        chosen && !taken_away
+            .is_some_and(|selector| selector.matches(facts) || (action == Action::Allow && named_as(selector)));
+        selected && !excluded
     }
 }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::explain::{Decision, ExplainError, Explanation, Reviewed};
-use super::question::{Body, Caller, Wanted};
+use super::explain::{Decision, ExplainError, Explanation, PolicyReview};
+use super::question::{AssumedCaller, Body, RequestedCommand};
 use super::tree::Node;
 
 /// A table of cases, read and complete.
@@ -18,7 +18,7 @@ pub struct Cases(Vec<Case>);
 
 /// What came of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Outcome {
+pub struct TestOutcome {
     /// How many came out as expected.
     pub passed: usize,
     /// How many did not.
@@ -88,8 +88,8 @@ enum Expected {
 #[derive(Debug)]
 struct Case {
     name: String,
-    caller: Caller,
-    wanted: Wanted,
+    caller: AssumedCaller,
+    requested: RequestedCommand,
     expected: Decision,
     rule: Option<String>,
 }
@@ -115,11 +115,11 @@ impl Cases {
     }
 
     /// Puts every case to the policy.
-    pub fn run(&self, policy: &Reviewed<'_>) -> Result<Outcome, CasesError> {
+    pub fn run(&self, policy: &PolicyReview<'_>) -> Result<TestOutcome, CasesError> {
         let mut problems = Vec::new();
         let mut cases = Vec::new();
         for (at, case) in self.0.iter().enumerate() {
-            match policy.explain(&case.caller, &case.wanted) {
+            match policy.explain(&case.caller, &case.requested) {
                 Ok(explanation) => cases.push(case.compare(&explanation, policy)),
                 Err(ExplainError::Question(error)) => {
                     problems.push(format!("case[{}] {:?}: {error}", at + 1, case.name));
@@ -131,7 +131,7 @@ impl Cases {
             return Err(CasesError::Cases(problems));
         }
         let passed = cases.iter().filter(|case| case.passed).count();
-        Ok(Outcome { passed, failed: cases.len() - passed, cases })
+        Ok(TestOutcome { passed, failed: cases.len() - passed, cases })
     }
 }
 
@@ -152,8 +152,13 @@ impl RawCase {
         };
         Ok(Case {
             name: self.name,
-            caller: Caller::new(principal, self.source, self.listener),
-            wanted: Wanted { command: self.command, database: self.database, collection: self.collection, body },
+            caller: AssumedCaller::new(principal, self.source, self.listener),
+            requested: RequestedCommand {
+                command: self.command,
+                database: self.database,
+                collection: self.collection,
+                body,
+            },
             expected: match self.expect {
                 Expected::Allow => Decision::Allow,
                 Expected::Deny => Decision::Deny,
@@ -165,7 +170,7 @@ impl RawCase {
 }
 
 impl Case {
-    fn compare(&self, explanation: &Explanation, policy: &Reviewed<'_>) -> CaseOutcome {
+    fn compare(&self, explanation: &Explanation, policy: &PolicyReview<'_>) -> CaseOutcome {
         let by = |decision: Decision, rule: Option<&String>| match rule {
             Some(rule) => format!("{} by rule {rule:?}", decision.as_str()),
             None => decision.as_str().to_owned(),
@@ -185,7 +190,7 @@ impl Case {
     }
 }
 
-impl Outcome {
+impl TestOutcome {
     /// The whole of it as one JSON object, over several lines.
     pub fn to_json(&self) -> String {
         // Strings, numbers and truth values only: nothing in it can fail.
@@ -193,7 +198,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for TestOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for case in self.cases.iter().filter(|case| !case.passed) {
             let mut lines = String::new();

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::question::{Caller, QuestionError, Wanted};
-use super::trace::{self, Part, RuleTrace};
+use super::question::{AssumedCaller, QuestionError, RequestedCommand};
+use super::trace::{self, RuleKey, RuleTrace};
 use crate::command::table::{self, Class};
 use crate::command::{Meaning, Request, Unclear, read};
 use crate::config::{Config, Enforcement, FromConfig};
 use crate::identity::Principal;
-use crate::policy::{CallerFacts, Grounds, Note, Policy, Sentence, Verdict, View};
+use crate::policy::{CallerFacts, Effect, Grounds, Note, Policy, Sentence, View};
 
 /// What becomes of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -100,13 +100,13 @@ pub enum ExplainError {
 }
 
 /// The policy of a configuration, ready to be asked.
-pub struct Reviewed<'a> {
+pub struct PolicyReview<'a> {
     config: &'a Config,
     /// `None` where there is nothing to decide.
     policy: Option<Policy>,
 }
 
-impl<'a> Reviewed<'a> {
+impl<'a> PolicyReview<'a> {
     /// Compiles the policy of `config`.
     pub fn new(config: &'a Config) -> Result<Self, ExplainError> {
         let policy = config.policy.as_ref().map(Policy::compile).transpose().map_err(|problems| {
@@ -122,14 +122,14 @@ impl<'a> Reviewed<'a> {
     }
 
     /// Judges what `caller` wants, and tells how.
-    pub fn explain(&self, caller: &Caller, wanted: &Wanted) -> Result<Explanation, ExplainError> {
+    pub fn explain(&self, caller: &AssumedCaller, requested: &RequestedCommand) -> Result<Explanation, ExplainError> {
         let rules = self.config.policy.iter().flat_map(|policy| &policy.rules);
         let looks_at =
             |looks: fn(&FromConfig) -> bool| rules.clone().filter_map(|rule| rule.from.as_ref()).flatten().any(looks);
         let by_listener = looks_at(|from| from.listeners.any.is_some() || from.listeners.not.is_some());
         let by_source = looks_at(|from| from.sources.is_some() || from.not_sources.is_some());
         let listener = caller.listener(self.config, by_listener)?;
-        let body = wanted.body()?;
+        let body = requested.body()?;
         let request = Request { body: &body, database: None, sequences: &[] };
         let facts = CallerFacts { principal: caller.principal.as_ref(), source: caller.source, listener };
         let mut explanation = Explanation {
@@ -152,8 +152,8 @@ impl<'a> Reviewed<'a> {
             explanation.notes.push("no source was given, and rules look at sources".to_owned());
         }
         let asked = self.policy.as_ref().map(|policy| (policy, policy.view(&facts)));
-        let look = asked.as_ref().map(|(_, view)| view.look()).unwrap_or_default();
-        let meaning = read(&request, look);
+        let options = asked.as_ref().map(|(_, view)| view.read_options()).unwrap_or_default();
+        let meaning = read(&request, options);
         match &meaning {
             Ok(meaning) => explanation.understand(meaning),
             Err(unclear) => explanation.command.unclear = Some(unclear.to_string()),
@@ -213,7 +213,7 @@ impl Explanation {
             unclear: None,
         };
         let reaches = meaning.reaches.iter().map(|reach| ReachReport {
-            place: trace::place_text(reach.place),
+            place: trace::resource_text(reach.resource),
             class: class_word(reach.class),
             decided: false,
         });
@@ -223,13 +223,13 @@ impl Explanation {
     fn judge(&mut self, policy: &Policy, view: &View, meaning: &Result<Meaning<'_>, Unclear>) {
         let judgement = match meaning {
             Ok(meaning) => view.judge(meaning),
-            Err(_) => view.refuse(Grounds::Unclear),
+            Err(_) => view.deny(Grounds::Unclear),
         };
         let would = judgement.notes.iter().find(|(note, _)| *note == Note::WouldDeny).map(|(_, grounds)| *grounds);
-        let (decision, grounds) = match (judgement.verdict, would) {
-            (Verdict::Refuse, _) => (Decision::Deny, judgement.grounds),
-            (Verdict::Pass, Some(grounds)) => (Decision::WouldDeny, grounds),
-            (Verdict::Pass, None) => (Decision::Allow, judgement.grounds),
+        let (decision, grounds) = match (judgement.effect, would) {
+            (Effect::Deny, _) => (Decision::Deny, judgement.grounds),
+            (Effect::Allow, Some(grounds)) => (Decision::WouldDeny, grounds),
+            (Effect::Allow, None) => (Decision::Allow, judgement.grounds),
         };
         let rule = |grounds| matches!(grounds, Grounds::Rule(_)).then(|| policy.label(grounds).to_owned());
         let audits = judgement.notes.iter().filter(|(note, _)| *note == Note::Audit);
@@ -378,7 +378,7 @@ impl Explanation {
 
     /// A line for each place, or one for all of them where they have the same.
     fn looks(&self, rule: &RuleTrace) -> Vec<String> {
-        let not = |part: Part| format!("does not match: its {}", part.name());
+        let not = |part: RuleKey| format!("does not match: its {}", part.name());
         if let Some(part) = rule.excludes_caller_by {
             return vec![format!("does not match: its from, {}", part.name())];
         }
@@ -398,7 +398,7 @@ impl Explanation {
     }
 }
 
-impl Part {
+impl RuleKey {
     fn name(self) -> &'static str {
         match self {
             Self::Principals => "principals",

@@ -13,8 +13,8 @@ mod trace;
 mod tree;
 
 pub use body::BodyError;
-pub use cases::{CaseOutcome, Cases, CasesError, Outcome};
-pub use explain::{CallerReport, CommandReport, Decision, ExplainError, Explanation, ReachReport, Reviewed};
+pub use cases::{CaseOutcome, Cases, CasesError, TestOutcome};
+pub use explain::{CallerReport, CommandReport, Decision, ExplainError, Explanation, PolicyReview, ReachReport};
 pub use istio::{ImportError, Imported, import};
-pub use question::{Body, Caller, QuestionError, Wanted};
-pub use trace::{Part, PlaceTrace, RuleTrace};
+pub use question::{AssumedCaller, Body, QuestionError, RequestedCommand};
+pub use trace::{PlaceTrace, RuleKey, RuleTrace};

@@ -10,13 +10,13 @@ use bson::{RawDocument, RawDocumentBuf};
 use super::body::{self, BodyError};
 use super::tree::Node;
 use crate::command::table::{self, CollectionAt, Command};
-use crate::command::{Look, Request, Unclear, read};
+use crate::command::{ReadOptions, Request, Unclear, read};
 use crate::config::Config;
 use crate::identity::Principal;
 
 /// Who asks for something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
+pub struct AssumedCaller {
     /// Who; `None` is nobody.
     pub principal: Option<Principal>,
     /// From where; `None` is a unix socket, and wherever it is not known.
@@ -27,7 +27,7 @@ pub struct Caller {
 
 /// What is asked for; a body says more than the names, and must not contradict them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wanted {
+pub struct RequestedCommand {
     /// Its name or an alias.
     pub command: Option<String>,
     /// `$db`.
@@ -60,7 +60,7 @@ impl Body {
     }
 }
 
-impl Caller {
+impl AssumedCaller {
     /// `principal` is read as the configuration's are: with or without `spiffe://`, or any other name; `None` is nobody.
     pub fn new(principal: Option<&str>, source: Option<IpAddr>, listener: Option<String>) -> Self {
         Self { principal: principal.map(Principal::configured), source, listener }
@@ -81,7 +81,7 @@ impl Caller {
     }
 }
 
-impl Wanted {
+impl RequestedCommand {
     /// The command as it would travel.
     pub(super) fn body(&self) -> Result<RawDocumentBuf, QuestionError> {
         match &self.body {
@@ -110,11 +110,11 @@ impl Wanted {
             _ => {}
         }
         let collection = in_table.and_then(|command| collection_of(command, first, entries));
-        if let Some(wanted) = &self.collection
-            && collection != Some(wanted)
+        if let Some(requested) = &self.collection
+            && collection != Some(requested)
         {
             let said = collection.map_or_else(|| "none".to_owned(), |collection| format!("{collection:?}"));
-            return Err(incomplete(format!("the collection is {wanted:?}, and the body names {said}")));
+            return Err(incomplete(format!("the collection is {requested:?}, and the body names {said}")));
         }
         let database = self.database.iter().filter(|_| named.is_none());
         let database = database.map(|database| ("$db".to_owned(), Node::Text(database.clone())));
@@ -155,7 +155,7 @@ impl Wanted {
         entries.push(database_entry());
         let document = body::document(&entries, "")?;
         let request = Request { body: &document, database: None, sequences: &[] };
-        let unclear = read(&request, Look { javascript: true }).err();
+        let unclear = read(&request, ReadOptions { javascript: true }).err();
         match unclear {
             None => Ok(document),
             Some(why) => Err(incomplete(format!(
@@ -169,7 +169,10 @@ impl Wanted {
 /// Whether no body of this command is ever understood.
 fn is_refused_by_name(bare: &RawDocument) -> bool {
     let request = Request { body: bare, database: None, sequences: &[] };
-    matches!(read(&request, Look::default()), Err(Unclear::UnknownCommand | Unclear::Removed(_) | Unclear::Internal(_)))
+    matches!(
+        read(&request, ReadOptions::default()),
+        Err(Unclear::UnknownCommand | Unclear::Removed(_) | Unclear::Internal(_))
+    )
 }
 
 /// The value beside the name of a command whose collection does not stand there.

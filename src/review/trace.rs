@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use crate::command::{Meaning, Place, Shows};
+use crate::command::{Exposes, Meaning, Resource};
 use crate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig};
 use crate::policy::{CallerFacts, Policy, RuleId, View};
 
@@ -21,7 +21,7 @@ pub struct RuleTrace {
     /// Whether it is a dry run by itself.
     pub dry_run: bool,
     /// What of its `from` excludes the caller; `None` if it is about this caller.
-    pub excludes_caller_by: Option<Part>,
+    pub excludes_caller_by: Option<RuleKey>,
     /// One per place, in the order of the places; empty if it is not about this caller.
     pub places: Vec<PlaceTrace>,
 }
@@ -32,13 +32,13 @@ pub struct PlaceTrace {
     /// Whether it matches there.
     pub matches: bool,
     /// What of its `to` does not match; `None` if it does.
-    pub excluded_by: Option<Part>,
+    pub excluded_by: Option<RuleKey>,
 }
 
 /// A key of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub enum RuleKey {
     /// `principals` and `not_principals`.
     Principals,
     /// `namespaces` and `not_namespaces`.
@@ -94,12 +94,12 @@ fn action_word(action: Action) -> &'static str {
     }
 }
 
-/// The first key of `from`, in the order of [`Part`], with which no entry is about the caller any more.
-fn excluded_caller(rule: &RuleConfig, caller: &CallerFacts<'_>) -> Option<Part> {
-    const PARTS: [Part; 4] = [Part::Principals, Part::Namespaces, Part::Sources, Part::Listeners];
+/// The first key of `from`, in the order of [`RuleKey`], with which no entry is about the caller any more.
+fn excluded_caller(rule: &RuleConfig, caller: &CallerFacts<'_>) -> Option<RuleKey> {
+    const PARTS: [RuleKey; 4] = [RuleKey::Principals, RuleKey::Namespaces, RuleKey::Sources, RuleKey::Listeners];
     let from = rule.from.as_ref()?;
     if from.is_empty() {
-        return Some(Part::Nothing);
+        return Some(RuleKey::Nothing);
     }
     let about = |keys: usize| {
         let entries = from.iter().map(|entry| first_keys_of_from(entry, keys)).collect();
@@ -125,11 +125,11 @@ fn first_keys_of_from(entry: &FromConfig, keys: usize) -> FromConfig {
 }
 
 /// The first key of `to` with which no entry matches any more at this place.
-fn excluded_place(rule: &RuleConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>, at: usize) -> Option<Part> {
-    const PARTS: [Part; 3] = [Part::Commands, Part::Databases, Part::Collections];
+fn excluded_place(rule: &RuleConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>, at: usize) -> Option<RuleKey> {
+    const PARTS: [RuleKey; 3] = [RuleKey::Commands, RuleKey::Databases, RuleKey::Collections];
     let to = rule.to.as_ref()?;
     if to.is_empty() {
-        return Some(Part::Nothing);
+        return Some(RuleKey::Nothing);
     }
     let matches = |keys: usize| {
         let entries = to.iter().map(|entry| first_keys_of_to(entry, keys)).collect();
@@ -158,16 +158,16 @@ fn alone(rule: RuleConfig, caller: &CallerFacts<'_>) -> Option<View> {
 }
 
 /// A place in words, as `shop.orders`.
-pub(super) fn place_text(place: Place<'_>) -> String {
-    match place {
-        Place::Nowhere => "no namespace".to_owned(),
-        Place::Database(database) => format!("{database}, no collection"),
-        Place::Collection { database, collection } => format!("{database}.{collection}"),
-        Place::WholeDatabase(database) => format!("every collection of {database}"),
-        Place::WholeServer => "every database".to_owned(),
-        Place::Window { database, collection, shows } => match shows {
-            Shows::Database => format!("{database}.{collection}, which shows all of {database}"),
-            Shows::Server => format!("{database}.{collection}, which shows every database"),
+pub(super) fn resource_text(resource: Resource<'_>) -> String {
+    match resource {
+        Resource::NoNamespace => "no namespace".to_owned(),
+        Resource::Database(database) => format!("{database}, no collection"),
+        Resource::Collection { database, collection } => format!("{database}.{collection}"),
+        Resource::WholeDatabase(database) => format!("every collection of {database}"),
+        Resource::WholeServer => "every database".to_owned(),
+        Resource::SystemCollection { database, collection, exposes } => match exposes {
+            Exposes::Database => format!("{database}.{collection}, which shows all of {database}"),
+            Exposes::Server => format!("{database}.{collection}, which shows every database"),
         },
     }
 }

@@ -79,7 +79,7 @@ fn check_shows_the_handshake_and_names_each_fault() {
             exit: 69,
             verdict: "refused",
             says: vec![
-                "FAILED  server certificate",
+                "error   server certificate",
                 "CN=kit authority",
                 "-> put the authority that signed it into upstream.test.tls.ca_file",
             ],
@@ -98,7 +98,7 @@ fn check_shows_the_handshake_and_names_each_fault() {
             options: GatewayOptions { upstream_address: unused_address, ..GatewayOptions::to(&mongod) },
             exit: 69,
             verdict: "refused",
-            says: vec!["FAILED  TCP connected", "connection refused", "-> check that mongod runs and listens there"],
+            says: vec!["error   TCP connected", "connection refused", "-> check that mongod runs and listens there"],
             offline: good,
         },
         Row {

@@ -27,7 +27,7 @@ const RULE: &str = "
     to = [{ commands = ['find'], databases = ['mesh'], collections = ['orders'] }]
 ";
 const REFUSED: &str =
-    "not authorized on mesh to execute command find (mongate policy: rule \"full-sleep-may-not-read\")";
+    "mongate: not authorized on mesh to execute command find: denied by rule \"full-sleep-may-not-read\"";
 
 /// What a driver reports about a find in `orders` and a later find in `menu`.
 #[derive(Debug, Default, Deserialize)]

@@ -42,7 +42,7 @@ fn options(mongod: &Mongod, policy: &str) -> GatewayOptions {
 fn a_denied_client_reads_what_was_denied_and_why() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = start(&mongod, &format!("[policy]\ndeny_javascript = true\n{RULES}"));
-    let by_rule = "rule \"full-sleep-may-not-read\"";
+    let by_rule = "denied by rule \"full-sleep-may-not-read\"";
     let joined = doc! { "aggregate": "menu", "pipeline": [{ "$unionWith": "orders" }], "cursor": {}, "$db": "refused" };
     let in_element = doc! { "a": { "$not": { "$elemMatch": { "$where": SECRET } } } };
     let rows = [
@@ -56,21 +56,26 @@ fn a_denied_client_reads_what_was_denied_and_why() {
             doc! { "find": "menu", "filter": in_element, "$db": "refused" },
             "refused",
             "find",
-            "it runs JavaScript, and deny_javascript is set",
+            "the command runs JavaScript, and deny_javascript is set",
         ),
-        (doc! { SECRET: "x", "$db": "refused" }, "refused", "(unknown)", "cannot be judged, there is no such command"),
+        (
+            doc! { SECRET: "x", "$db": "refused" },
+            "refused",
+            "(unknown)",
+            "the policy cannot judge this command: the command is unknown",
+        ),
         (
             doc! { "find": 7, "$db": "refused" },
             "refused",
             "find",
-            "cannot be judged, it names a collection as no collection can be named",
+            "the policy cannot judge this command: the name of a collection is not valid",
         ),
     ];
     let mut connection = gateway.connect().unwrap();
     for (id, (command, database, name, why)) in (1..).zip(rows) {
         connection.send(&op_msg(id, 0, &[body_section(&command)])).unwrap();
         let reply = connection.reply().unwrap();
-        let said = format!("not authorized on {database} to execute command {name} (mongate policy: {why})");
+        let said = format!("mongate: not authorized on {database} to execute command {name}: {why}");
         assert_eq!(reply.document, refusal(&said));
         assert_eq!((reply.op_code, reply.response_to, reply.flags), (raw::OP_MSG, id, 0));
         connection.run(&ping()).unwrap();
@@ -80,7 +85,7 @@ fn a_denied_client_reads_what_was_denied_and_why() {
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 99, Some(13)));
     assert!(
-        reply.document.get_str("errmsg").unwrap().contains("an OP_QUERY may only be a hello"),
+        reply.document.get_str("errmsg").unwrap().contains("OP_QUERY is accepted for hello only"),
         "{}",
         reply.document
     );

@@ -102,9 +102,9 @@ fn the_exit_code_of_explain_matches_its_verdict() {
         desk.check(&format!("mongate policy explain {arguments}"), exit, says)
     };
     check(&format!("{CART} {find}"), 0, &["verdict: allowed: rule \"everybody-in-the-shop-reads\" allows it"]);
-    let denied = "not authorized on shop to execute command find (mongate policy: rule \"sleep-may-not-read\")";
+    let denied = "mongate: not authorized on shop to execute command find: denied by rule \"sleep-may-not-read\"";
     check(&format!("{SLEEP} {find}"), 77, &["verdict: denied: rule \"sleep-may-not-read\" denies it", denied]);
-    check(&format!("--nobody {find}"), 77, &["there are allow rules, and none matches", "no allow rule matches)"]);
+    check(&format!("--nobody {find}"), 77, &["there are allow rules, and none matches", "no allow rule matches"]);
     check(&format!("--principal CN=x,O=Acme {find}"), 77, &["caller   CN=x,O=Acme"]);
     check(&format!("--principal spiffe://other/ns/shop/sa/cart {find}"), 0, &["is refused at the door"]);
     // Aliases are resolved, and handshake commands are allowed.
@@ -156,7 +156,11 @@ fn explain_considers_listeners_sources_and_dry_runs() {
     let dry = "[policy]\nenforcement = 'dry-run'\n";
     desk.put("dry.toml", &format!("{head}{dry}{}", rule("{ sources = ['10.0.0.0/8'] }")));
     let would = "verdict: allowed, as a dry run; it would be denied: rule \"r\" denies it";
-    desk.check(&format!("{find} dry.toml --source 10.1.2.3"), 0, &[would, "a client would read: not authorized"]);
+    desk.check(
+        &format!("{find} dry.toml --source 10.1.2.3"),
+        0,
+        &[would, "a client would read: mongate: not authorized"],
+    );
     desk.put("none.toml", head);
     desk.check(&format!("{find} none.toml"), 0, &["verdict: allowed: there is no policy"]);
     desk.put("wrong.toml", &format!("{head}{}to = [{{ commands = ['fnd'] }}]\n", rule("{}")));
@@ -179,7 +183,9 @@ fn explain_prints_json() {
     assert_eq!(json["reaches"][1]["class"], "@write");
     assert_eq!(json["rules"][0]["excludes_caller_by"], "principals");
     assert_eq!(json["rules"][1]["places"][0]["matches"], true);
-    assert!(json["errmsg"].as_str().unwrap().starts_with("not authorized on shop to execute command aggregate"));
+    assert!(
+        json["errmsg"].as_str().unwrap().starts_with("mongate: not authorized on shop to execute command aggregate")
+    );
 }
 
 #[test]
@@ -256,7 +262,7 @@ fn check_includes_the_policy() {
     let of_policy: Vec<_> = findings.iter().filter(|finding| !finding["policy"].is_null()).collect();
     assert_eq!(of_policy.len(), 1, "{}", said.out);
     assert_eq!((&of_policy[0]["severity"], &of_policy[0]["kind"]), (&"error".into(), &"configuration".into()));
-    desk.check("mongate check --offline --config wrong.toml", 78, &["policy, enforce", "FAILED  compiled", "commands"]);
+    desk.check("mongate check --offline --config wrong.toml", 78, &["policy, enforce", "error   compiled", "commands"]);
     desk.check(
         "mongate check --offline",
         78,
@@ -266,7 +272,7 @@ fn check_includes_the_policy() {
     desk.put("doubtful.toml", &policy(foreign).replace("[[policy", "[policy]\nenforcement = 'dry-run'\n[[policy"));
     let says = [
         "policy, dry-run",
-        "look    compiled",
+        "warning compiled",
         "policy.rule[1].from[1].principals has",
         "policy.enforcement is \"dry-run\"",
     ];

@@ -258,10 +258,8 @@ impl Vault {
 
 fn is_refusal(reply: &Reply) -> bool {
     let said = reply.document.get_str("errmsg").unwrap_or_default();
-    let words = said.starts_with("not authorized on ")
-        && said.contains(" to execute command ")
-        && said.contains("(mongate policy: ");
-    reply.response_to == ROW && reply.code() == Some(13) && words
+    let is_of_policy = said.starts_with("mongate: not authorized on ") && said.contains(" to execute command ");
+    reply.response_to == ROW && reply.code() == Some(13) && is_of_policy
 }
 
 /// Sends these bytes and returns the reply, followed by the next batch if the reply opens a cursor.

@@ -184,7 +184,7 @@ fn a_missing_user_is_reported_everywhere_until_it_is_created() {
         options.upstream = warm.to_owned();
         let (code, said) = options.check(&[]).unwrap();
         assert_eq!(code, Some(69), "{said}");
-        assert!(said.contains("FAILED  authenticated") && said.contains("createUser: \"CN=late"), "{said}");
+        assert!(said.contains("error   authenticated") && said.contains("createUser: \"CN=late"), "{said}");
         let gateway = Gateway::start(&options);
 
         let failed = |event: &Value| event["reason"] == "authentication_failed";

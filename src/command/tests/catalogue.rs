@@ -1,10 +1,11 @@
-//! Every known way around a gateway that looks at less than the whole command, as data, and what honest clients send.
+//! Tables of commands: every known way to bypass a gateway that reads less than the whole command, and what legitimate
+//! clients send.
 
 use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Decimal128, RawBson, RawDocumentBuf, rawdoc};
 
-use super::{Look, Request, Sequence, concatenated, read, read_body, read_with, text};
+use super::{ReadOptions, Request, Sequence, concatenated, read, read_body, read_with, text};
 use crate::command::table::Class;
 use crate::command::{Unclear, needs_sequences, table};
 
@@ -47,8 +48,8 @@ fn stage(stage: RawDocumentBuf) -> RawDocumentBuf {
     rawdoc! { "aggregate": "orders", "pipeline": [{ "$match": {} }, stage], "cursor": {}, "$db": "shop" }
 }
 
-/// A document of one stage with one value that has a key twice; a literal would have been the same, but longer.
-fn twice(name: &str, fields: &[(&str, RawBson)]) -> RawDocumentBuf {
+/// A stage whose document may have duplicate keys.
+fn stage_document(name: &str, fields: &[(&str, RawBson)]) -> RawDocumentBuf {
     let mut spec = RawDocumentBuf::new();
     for (key, value) in fields {
         spec.append(CString::try_from(*key).unwrap(), value.clone());
@@ -59,7 +60,7 @@ fn twice(name: &str, fields: &[(&str, RawBson)]) -> RawDocumentBuf {
 }
 
 #[test]
-fn the_command_is_the_first_name_byte_for_byte() {
+fn the_first_key_names_the_command_byte_for_byte() {
     check(&[
         (rawdoc! { "find": "orders", "$db": "shop" }, "Read shop.orders"),
         (rawdoc! { "$db": "shop", "find": "orders" }, "UnknownCommand"),
@@ -76,7 +77,7 @@ fn the_command_is_the_first_name_byte_for_byte() {
 }
 
 #[test]
-fn commands_of_servers_among_themselves_are_refused() {
+fn commands_that_servers_send_to_each_other_are_refused() {
     check(&[
         (rawdoc! { "_isSelf": 1, "$db": "admin" }, r#"Internal("_isSelf")"#),
         (rawdoc! { "_migrateClone": "a.b", "$db": "admin" }, r#"Internal("_migrateClone")"#),
@@ -95,7 +96,7 @@ fn commands_of_servers_among_themselves_are_refused() {
 }
 
 #[test]
-fn the_database_is_one_that_can_be() {
+fn the_database_has_a_valid_name() {
     let of = |database: &str| rawdoc! { "find": "orders", "$db": database };
     check(&[
         (of("$external"), "Read $external.orders"),
@@ -116,7 +117,7 @@ fn the_database_is_one_that_can_be() {
 }
 
 #[test]
-fn a_query_has_its_database_in_its_namespace_and_not_in_its_body() {
+fn an_op_query_has_its_database_in_its_namespace_and_not_in_its_body() {
     let cases = [
         (rawdoc! { "isMaster": 1 }, Some("admin"), "Handshake admin"),
         (rawdoc! { "isMaster": 1, "$db": "admin" }, Some("admin"), "NoDatabase"),
@@ -125,12 +126,12 @@ fn a_query_has_its_database_in_its_namespace_and_not_in_its_body() {
     ];
     for (body, database, expected) in &cases {
         let request = Request { body, database: *database, sequences: &[] };
-        assert_eq!(text(&read(&request, Look::default())), *expected, "{body:?}");
+        assert_eq!(text(&read(&request, ReadOptions::default())), *expected, "{body:?}");
     }
 }
 
 #[test]
-fn no_argument_stands_twice_and_there_are_not_endlessly_many() {
+fn duplicate_and_too_many_arguments_are_refused() {
     let mut many = rawdoc! { "find": "orders", "$db": "shop" };
     for at in 0..126 {
         many.append(CString::try_from(format!("a{at}")).unwrap(), 1);
@@ -153,7 +154,7 @@ fn no_argument_stands_twice_and_there_are_not_endlessly_many() {
 }
 
 #[test]
-fn a_collection_is_named_by_a_plain_string() {
+fn the_name_of_a_collection_is_a_plain_string() {
     for command in ["find", "count", "distinct", "insert", "update", "delete", "drop", "create", "aggregate"] {
         let of = |value: RawBson| {
             let mut body = RawDocumentBuf::new();
@@ -186,7 +187,7 @@ fn a_collection_is_named_by_a_plain_string() {
 }
 
 fn db_pointer() -> RawBson {
-    // The crate makes a pointer from bytes only.
+    // The bson crate can make this type only from bytes.
     let mut bytes = vec![0, 0, 0, 0, 0x0c, b'p', 0, 2, 0, 0, 0, b'x', 0];
     bytes.extend([7; 12]);
     bytes.push(0);
@@ -196,7 +197,7 @@ fn db_pointer() -> RawBson {
 }
 
 #[test]
-fn names_that_are_not_utf8_are_refused() {
+fn names_that_are_not_utf_8_are_refused() {
     let patched = |body: &RawDocumentBuf| {
         let mut bytes = body.as_bytes().to_vec();
         let at = bytes.windows(2).position(|pair| pair == b"??").unwrap();
@@ -214,7 +215,7 @@ fn names_that_are_not_utf8_are_refused() {
 }
 
 #[test]
-fn arguments_of_servers_are_refused_and_those_of_clients_are_not() {
+fn arguments_that_only_servers_send_are_refused() {
     let id = rawdoc! { "id": uuid() };
     let mut of_another = id.clone();
     of_another.append(CString::try_from("uid").unwrap(), 1);
@@ -249,7 +250,7 @@ fn arguments_of_servers_are_refused_and_those_of_clients_are_not() {
 }
 
 #[test]
-fn every_stage_that_names_a_collection_reaches_it() {
+fn a_stage_reaches_every_collection_that_it_names() {
     check(&[
         (stage(rawdoc! { "$lookup": { "from": "secret", "as": "x" } }), "Read shop.orders, Read shop.secret"),
         (
@@ -309,7 +310,7 @@ fn every_stage_that_names_a_collection_reaches_it() {
 }
 
 #[test]
-fn a_stage_of_another_form_is_refused() {
+fn a_stage_with_an_unknown_form_is_refused() {
     check(&[
         (stage(rawdoc! { "$lookup": "secret" }), r#"Stage("$lookup")"#),
         (stage(rawdoc! { "$lookup": { "as": "x" } }), r#"Stage("$lookup")"#),
@@ -336,7 +337,7 @@ fn a_stage_of_another_form_is_refused() {
         (stage(rawdoc! { "$merge": { "into": { "db": "vault" } } }), "CollectionName"),
         (
             stage(rawdoc! { "$merge": { "into": "s", "whenMatched": [{ "$lookup": { "from": "secret" } }] } }),
-            r#"StagePlace("$lookup")"#,
+            r#"StagePosition("$lookup")"#,
         ),
         (stage(rawdoc! { "$changeStream": { "allowToRunOnSystemNS": true } }), r#"Stage("$changeStream")"#),
         (stage(rawdoc! { "$match": {}, "$unionWith": "secret" }), "Pipeline"),
@@ -348,7 +349,7 @@ fn a_stage_of_another_form_is_refused() {
 }
 
 #[test]
-fn a_pipeline_counts_by_its_order_whatever_its_keys_are() {
+fn the_keys_of_a_pipeline_array_are_ignored() {
     let mut bytes = stage(rawdoc! { "$unionWith": "secret" }).into_bytes();
     let at = bytes.windows(3).rposition(|three| three == [0x03, b'1', 0]).unwrap();
     bytes[at + 1] = b'0';
@@ -356,22 +357,31 @@ fn a_pipeline_counts_by_its_order_whatever_its_keys_are() {
 }
 
 #[test]
-fn no_key_stands_twice_in_what_a_stage_says() {
+fn a_duplicate_key_in_a_stage_is_refused() {
     let text = |text: &str| RawBson::String(text.to_owned());
     let empty = || RawBson::Array(bson::RawArrayBuf::new());
     check(&[
-        (stage(twice("$lookup", &[("from", text("a")), ("from", text("secret")), ("as", text("x"))])), "DuplicateKey"),
-        (stage(twice("$lookup", &[("from", text("a")), ("pipeline", empty()), ("pipeline", empty())])), "DuplicateKey"),
-        (stage(twice("$graphLookup", &[("from", text("a")), ("from", text("secret"))])), "DuplicateKey"),
-        (stage(twice("$facet", &[("a", empty()), ("a", empty())])), "DuplicateKey"),
-        (stage(twice("$unionWith", &[("coll", text("a")), ("coll", text("secret"))])), "DuplicateKey"),
-        (stage(twice("$merge", &[("into", text("a")), ("into", text("secret"))])), "DuplicateKey"),
-        (stage(twice("$out", &[("db", text("a")), ("db", text("vault")), ("coll", text("x"))])), "DuplicateKey"),
-        (stage(twice("$group", &[("_id", text("a")), ("_id", text("b"))])), "DuplicateKey"),
-        (stage(twice("$match", &[("a", text("a")), ("a", text("b"))])), "Read shop.orders"),
+        (
+            stage(stage_document("$lookup", &[("from", text("a")), ("from", text("secret")), ("as", text("x"))])),
+            "DuplicateKey",
+        ),
+        (
+            stage(stage_document("$lookup", &[("from", text("a")), ("pipeline", empty()), ("pipeline", empty())])),
+            "DuplicateKey",
+        ),
+        (stage(stage_document("$graphLookup", &[("from", text("a")), ("from", text("secret"))])), "DuplicateKey"),
+        (stage(stage_document("$facet", &[("a", empty()), ("a", empty())])), "DuplicateKey"),
+        (stage(stage_document("$unionWith", &[("coll", text("a")), ("coll", text("secret"))])), "DuplicateKey"),
+        (stage(stage_document("$merge", &[("into", text("a")), ("into", text("secret"))])), "DuplicateKey"),
+        (
+            stage(stage_document("$out", &[("db", text("a")), ("db", text("vault")), ("coll", text("x"))])),
+            "DuplicateKey",
+        ),
+        (stage(stage_document("$group", &[("_id", text("a")), ("_id", text("b"))])), "DuplicateKey"),
+        (stage(stage_document("$match", &[("a", text("a")), ("a", text("b"))])), "Read shop.orders"),
         (
             stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [
-                twice("$lookup", &[("from", text("a")), ("from", text("secret"))]),
+                stage_document("$lookup", &[("from", text("a")), ("from", text("secret"))]),
             ] } }),
             "DuplicateKey",
         ),
@@ -383,7 +393,7 @@ fn unknown_and_internal_stages_are_refused_at_every_depth() {
     let internal = ["$_internalAllCollectionStats", "$mergeCursors", "$_unpackBucket", "$listCatalog", "$queue"];
     let internal = internal.into_iter().chain(["$backupCursor", "$setVariableFromSubPipeline", "$_ofTheFuture"]);
     for (name, expected) in internal.map(|name| (name, "InternalStage")).chain([("$ofTheFuture", "UnknownStage")]) {
-        let one = twice(name, &[]);
+        let one = stage_document(name, &[]);
         check(&[
             (stage(one.clone()), expected),
             (stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [one.clone()] } }), expected),
@@ -393,7 +403,7 @@ fn unknown_and_internal_stages_are_refused_at_every_depth() {
 }
 
 #[test]
-fn windows_onto_others_reach_what_they_show() {
+fn commands_and_stages_that_expose_other_data_reach_it() {
     check(&[
         (stage(rawdoc! { "$collStats": {} }), "Read shop.orders"),
         (stage(rawdoc! { "$indexStats": {} }), "Read shop.orders"),
@@ -432,7 +442,7 @@ fn windows_onto_others_reach_what_they_show() {
 }
 
 #[test]
-fn an_aggregate_of_the_database_reaches_the_database() {
+fn an_aggregate_on_the_database_reaches_the_database() {
     let of = |one: RawBson| rawdoc! { "aggregate": one, "pipeline": [{ "$documents": [] }], "$db": "shop" };
     check(&[
         (of(RawBson::Int32(1)), "Read shop"),
@@ -444,7 +454,9 @@ fn an_aggregate_of_the_database_reaches_the_database() {
         (of(decimal("NaN")), "CollectionName"),
         (of(RawBson::Int32(-1)), "CollectionName"),
         (
-            rawdoc! { "aggregate": 1, "pipeline": [{ "$documents": [] }, { "$lookup": { "from": "secret" } }], "$db": "shop" },
+            rawdoc! { "aggregate": 1, "pipeline": [
+                { "$documents": [] }, { "$lookup": { "from": "secret" } },
+            ], "$db": "shop" },
             "Read shop, Read shop.secret",
         ),
     ]);
@@ -464,13 +476,13 @@ fn a_change_stream_reaches_what_it_watches() {
         (on("orders".into(), "shop", rawdoc! { "allChangesForCluster": true }), "Read shop.orders, Read *"),
         (
             stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [{ "$changeStream": {} }] } }),
-            r#"StagePlace("$changeStream")"#,
+            r#"StagePosition("$changeStream")"#,
         ),
     ]);
 }
 
 #[test]
-fn a_view_reaches_all_that_it_shows() {
+fn a_view_reaches_everything_that_it_exposes() {
     check(&[
         (rawdoc! { "create": "v", "$db": "shop" }, "Ddl shop.v"),
         (rawdoc! { "create": "v", "timeseries": { "timeField": "t" }, "$db": "shop" }, "Ddl shop.v"),
@@ -482,7 +494,9 @@ fn a_view_reaches_all_that_it_shows() {
             "Ddl shop.v, Read shop.a, Read local.oplog.rs [*]",
         ),
         (
-            rawdoc! { "collMod": "v", "viewOn": "system.profile", "pipeline": [{ "$unionWith": "secret" }], "$db": "shop" },
+            rawdoc! { "collMod": "v", "viewOn": "system.profile", "pipeline": [
+                { "$unionWith": "secret" },
+            ], "$db": "shop" },
             "Ddl shop.v, Read shop.system.profile [shop.*], Read shop.secret",
         ),
         (rawdoc! { "create": "v", "viewOn": "", "pipeline": [], "$db": "shop" }, "CollectionName"),
@@ -496,7 +510,7 @@ fn a_view_reaches_all_that_it_shows() {
 }
 
 #[test]
-fn system_collections_are_windows() {
+fn system_collections_reach_what_they_expose() {
     let find = |database: &str, collection: &str| rawdoc! { "find": collection, "$db": database };
     check(&[
         (find("shop", "system.buckets.secret"), "Read shop.system.buckets.secret, Read shop.secret"),
@@ -555,7 +569,7 @@ fn commands_that_name_several_collections_reach_all_of_them() {
 }
 
 #[test]
-fn a_map_reduce_reaches_where_it_writes() {
+fn a_map_reduce_reaches_its_output() {
     let out = |out: RawBson| {
         rawdoc! { "mapreduce": "orders", "map": code("m"), "reduce": code("r"), "out": out, "$db": "shop" }
     };
@@ -576,7 +590,7 @@ fn a_map_reduce_reaches_where_it_writes() {
 }
 
 #[test]
-fn an_explain_is_what_it_explains() {
+fn an_explain_has_the_meaning_of_the_command_in_it() {
     check(&[
         (rawdoc! { "explain": { "find": "secret" }, "verbosity": "executionStats", "$db": "shop" }, "Read shop.secret"),
         (rawdoc! { "explain": { "find": "secret", "$db": "shop" }, "$db": "shop" }, "Read shop.secret"),
@@ -603,7 +617,7 @@ fn an_explain_is_what_it_explains() {
 }
 
 #[test]
-fn a_pipeline_that_updates_has_only_stages_that_update() {
+fn the_pipeline_of_an_update_has_only_stages_that_update() {
     let update = |u: RawBson| rawdoc! { "update": "a", "updates": [{ "q": {}, "u": u }], "$db": "shop" };
     let stages = |stage: RawDocumentBuf| {
         let mut stages = bson::RawArrayBuf::new();
@@ -614,11 +628,11 @@ fn a_pipeline_that_updates_has_only_stages_that_update() {
         (update(rawdoc! { "$set": { "a": 1 } }.into()), "Write shop.a"),
         (update(stages(rawdoc! { "$set": { "a": 1 } })), "Write shop.a"),
         (update(stages(rawdoc! { "$replaceWith": "$a" })), "Write shop.a"),
-        (update(stages(rawdoc! { "$lookup": { "from": "secret" } })), r#"StagePlace("$lookup")"#),
+        (update(stages(rawdoc! { "$lookup": { "from": "secret" } })), r#"StagePosition("$lookup")"#),
         (update(stages(rawdoc! { "$_internal": 1 })), "UnknownStage"),
         (
             rawdoc! { "findAndModify": "a", "update": [{ "$unionWith": "secret" }], "$db": "shop" },
-            r#"StagePlace("$unionWith")"#,
+            r#"StagePosition("$unionWith")"#,
         ),
         (rawdoc! { "findAndModify": "a", "update": [{ "$unset": "x" }], "$db": "shop" }, "Write shop.a, Read shop.a"),
     ]);
@@ -632,7 +646,7 @@ fn a_bulk_write_reaches_every_namespace_that_it_lists() {
     let cases = [
         (rawdoc! { "update": 1, "filter": {}, "updateMods": { "$set": {} } }, both),
         (rawdoc! { "delete": 0, "filter": {} }, both),
-        (rawdoc! { "update": 1, "updateMods": [{ "$lookup": {} }] }, r#"StagePlace("$lookup")"#),
+        (rawdoc! { "update": 1, "updateMods": [{ "$lookup": {} }] }, r#"StagePosition("$lookup")"#),
         (rawdoc! { "delete": 2, "filter": {} }, r#"Argument("ops")"#),
         (rawdoc! { "delete": (-1) }, r#"Argument("ops")"#),
         (rawdoc! { "delete": 1.0 }, r#"Argument("ops")"#),
@@ -670,7 +684,7 @@ fn a_bulk_write_reaches_every_namespace_that_it_lists() {
 }
 
 #[test]
-fn a_sequence_is_one_that_the_command_takes_and_does_not_shadow_the_body() {
+fn a_document_sequence_is_one_that_the_command_accepts_and_that_the_body_does_not_repeat() {
     let insert = rawdoc! { "insert": "a", "$db": "shop" };
     let with_documents = rawdoc! { "insert": "a", "documents": [], "$db": "shop" };
     let none: &[u8] = &[];
@@ -692,7 +706,7 @@ fn a_sequence_is_one_that_the_command_takes_and_does_not_shadow_the_body() {
 }
 
 #[test]
-fn cursors_are_named_by_collection_and_number() {
+fn cursors_are_named_by_collection_and_id() {
     let get_more = |id: RawBson, collection: &str| rawdoc! { "getMore": id, "collection": collection, "$db": "shop" };
     check(&[
         (get_more(RawBson::Int64(5), "orders"), "Read shop.orders"),
@@ -713,13 +727,13 @@ fn cursors_are_named_by_collection_and_number() {
         rawdoc! { "killCursors": "orders", "cursors": ids, "$db": "shop" }
     };
     assert_eq!(read_body(&of(1000)).unwrap().cursors.as_slice(), (0..1000).collect::<Vec<_>>());
-    assert_eq!(read_body(&of(1001)), Err(Unclear::TooManyPlaces));
+    assert_eq!(read_body(&of(1001)), Err(Unclear::TooManyResources));
     let body = get_more(RawBson::Int64(-7), "orders");
     assert_eq!(read_body(&body).unwrap().cursors.as_slice(), [-7]);
 }
 
 #[test]
-fn sessions_reach_nowhere_and_are_ones_own() {
+fn session_commands_reach_no_namespace_and_only_the_clients_own_sessions() {
     let (own, of_another) = (rawdoc! { "id": uuid() }, rawdoc! { "id": uuid(), "uid": 1 });
     check(&[
         (rawdoc! { "endSessions": [own.clone()], "$db": "admin" }, "Session -"),
@@ -737,10 +751,12 @@ fn sessions_reach_nowhere_and_are_ones_own() {
 }
 
 #[test]
-fn users_and_roles_reach_every_database_that_they_name() {
+fn commands_for_users_and_roles_reach_every_database_that_they_name() {
     check(&[
         (
-            rawdoc! { "createUser": "u", "pwd": "p", "roles": ["read", { "role": "read", "db": "vault" }], "$db": "shop" },
+            rawdoc! { "createUser": "u", "pwd": "p", "roles": [
+                "read", { "role": "read", "db": "vault" },
+            ], "$db": "shop" },
             "UserAdmin shop, UserAdmin vault",
         ),
         (
@@ -783,7 +799,7 @@ fn users_and_roles_reach_every_database_that_they_name() {
 }
 
 #[test]
-fn what_changes_more_than_it_says_has_the_class_of_what_it_does() {
+fn a_command_has_the_class_of_what_it_does_with_its_arguments() {
     check(&[
         (rawdoc! { "validate": "a", "$db": "shop" }, "Read shop.a"),
         (rawdoc! { "validate": "a", "full": true, "repair": false, "$db": "shop" }, "Read shop.a"),
@@ -801,7 +817,7 @@ fn what_changes_more_than_it_says_has_the_class_of_what_it_does() {
 }
 
 #[test]
-fn javascript_is_found_wherever_it_is_run_and_not_where_it_is_stored() {
+fn javascript_is_found_where_the_server_runs_it_and_not_where_it_stores_it() {
     let function = || rawdoc! { "$function": { "body": "x", "args": [], "lang": "js" } };
     let deep = rawdoc! { "$expr": { "$and": [1, { "$eq": [1, function()] }] } };
     let cases = [
@@ -851,12 +867,12 @@ fn javascript_is_found_wherever_it_is_run_and_not_where_it_is_stored() {
 }
 
 #[test]
-fn javascript_in_a_sequence_is_found_and_a_sequence_that_is_needed_has_to_be_here() {
+fn javascript_in_a_document_sequence_is_found_and_a_missing_sequence_is_an_error() {
     for (command, identifier) in [("update", "updates"), ("delete", "deletes")] {
         let mut body = RawDocumentBuf::new();
         body.append(CString::try_from(command).unwrap(), "a");
         body.append(CString::try_from("$db").unwrap(), "shop");
-        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), Look { javascript: true }));
+        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), ReadOptions { javascript: true }));
         assert_eq!(read_with(&body, &[], true), Err(Unclear::Argument(identifier)));
         assert_eq!(text(&read_with(&body, &[], false)), "Write shop.a");
         let statements = [rawdoc! { "q": {}, "u": {} }, rawdoc! { "q": { "$where": "x" }, "u": {} }];
@@ -872,7 +888,7 @@ fn javascript_in_a_sequence_is_found_and_a_sequence_that_is_needed_has_to_be_her
 }
 
 #[test]
-fn what_shells_and_drivers_send_is_understood() {
+fn commands_of_shells_and_drivers_are_understood() {
     let session = || rawdoc! { "id": uuid() };
     check(&[
         (
@@ -893,7 +909,8 @@ fn what_shells_and_drivers_send_is_understood() {
         (rawdoc! { "hostInfo": 1, "$db": "admin" }, "AdminRead admin"),
         (
             rawdoc! { "aggregate": "atlascli", "pipeline": [
-                { "$match": { "managedClusterType": "atlasCliLocalDevCluster" } }, { "$group": { "_id": 1, "n": { "$sum": 1 } } },
+                { "$match": { "managedClusterType": "atlasCliLocalDevCluster" } },
+                { "$group": { "_id": 1, "n": { "$sum": 1 } } },
             ], "cursor": {}, "lsid": session(), "$db": "admin" },
             "Read admin.atlascli",
         ),
@@ -904,8 +921,9 @@ fn what_shells_and_drivers_send_is_understood() {
             "Read shop.orders",
         ),
         (
-            rawdoc! { "update": "orders", "ordered": true, "lsid": session(), "txnNumber": 1_i64, "startTransaction": true,
-            "autocommit": false, "writeConcern": { "w": "majority" }, "bypassDocumentValidation": true, "$db": "shop" },
+            rawdoc! { "update": "orders", "ordered": true, "lsid": session(), "txnNumber": 1_i64,
+            "startTransaction": true, "autocommit": false, "writeConcern": { "w": "majority" },
+            "bypassDocumentValidation": true, "$db": "shop" },
             "Write shop.orders",
         ),
         (rawdoc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "$db": "admin" }, "Auth admin"),
@@ -914,7 +932,7 @@ fn what_shells_and_drivers_send_is_understood() {
 }
 
 #[test]
-fn every_command_of_the_table_is_understood_in_its_plainest_form_or_refused_for_what_it_is() {
+fn every_command_of_the_table_reaches_something_in_its_own_class() {
     for command in table::all() {
         for value in [RawBson::String("a.b".to_owned()), RawBson::Int32(1)] {
             let mut body = RawDocumentBuf::new();

@@ -1,10 +1,10 @@
-//! Commands and pipelines at random, with honest and forbidden names hidden in them.
+//! Random commands and pipelines that contain permitted and forbidden names.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, bson, doc};
 use proptest::prelude::*;
 
-/// A command as a client could send it, with all that it needs to be understood.
+/// A command as a client could send it, complete enough to be understood.
 pub(super) fn command() -> impl Strategy<Value = Document> {
     (plain_command(), database(), prop::collection::vec(argument(), 0..3)).prop_map(
         |(mut body, database, arguments)| {
@@ -27,15 +27,18 @@ fn plain_command() -> impl Strategy<Value = Document> {
 
 fn explainable() -> impl Strategy<Value = Document> {
     prop_oneof![
-        5 => (target(), top_pipeline()).prop_map(|(target, stages)| doc! { "aggregate": target, "pipeline": stages, "cursor": {} }),
+        5 => (target(), top_pipeline())
+            .prop_map(|(target, stages)| doc! { "aggregate": target, "pipeline": stages, "cursor": {} }),
         2 => (prop::sample::select(vec!["find", "count", "distinct"]), collection(), filter())
-            .prop_map(|(name, collection, filter)| doc! { name: collection, "filter": filter.clone(), "query": filter }),
+            .prop_map(|(name, on, filter)| doc! { name: on, "filter": filter.clone(), "query": filter }),
         1 => (collection(), filter(), modification())
             .prop_map(|(collection, q, u)| doc! { "update": collection, "updates": [{ "q": q, "u": u }] }),
-        1 => (collection(), filter()).prop_map(|(collection, q)| doc! { "delete": collection, "deletes": [{ "q": q, "limit": 1 }] }),
+        1 => (collection(), filter())
+            .prop_map(|(collection, q)| doc! { "delete": collection, "deletes": [{ "q": q, "limit": 1 }] }),
         1 => (collection(), filter(), modification())
-            .prop_map(|(collection, query, update)| doc! { "findandmodify": collection, "query": query, "update": update }),
-        1 => (collection(), out_of_map_reduce()).prop_map(|(collection, out)| doc! { "mapReduce": collection, "out": out }),
+            .prop_map(|(on, query, update)| doc! { "findandmodify": on, "query": query, "update": update }),
+        1 => (collection(), out_of_map_reduce())
+            .prop_map(|(collection, out)| doc! { "mapReduce": collection, "out": out }),
     ]
 }
 
@@ -98,7 +101,7 @@ fn argument() -> impl Strategy<Value = (&'static str, Bson)> {
         ("let", bson!({ "from": "secret" })),
         ("maxTimeMS", bson!(5)),
         ("hint", bson!("secret")),
-        // No command of a client has one of these.
+        // No client sends one of these.
         ("fromMongos", bson!(true)),
         ("$_unknown", bson!(1)),
     ])
@@ -149,7 +152,7 @@ fn plain_stage() -> impl Strategy<Value = Document> {
             let when = if when.as_array().is_some() { when } else { Bson::from("replace") };
             doc! { "$merge": { "into": into, "whenMatched": when } }
         }),
-        // Hardly ever: what nobody may send, so that most commands are understood.
+        // Forbidden stages are rare, so that most commands are understood.
         prop::sample::select(vec![doc! { "$limit": 1 }, doc! { "$listCatalog": {} }, doc! { "$sort": { "a": 1 } }]),
     ]
 }
@@ -171,7 +174,7 @@ fn nesting_stage(inner: impl Strategy<Value = Vec<Document>> + Clone + 'static) 
     ]
 }
 
-/// A name, or a document that names a database too.
+/// A name, or a document that also names a database.
 fn from() -> impl Strategy<Value = Bson> {
     prop_oneof![
         4 => collection().prop_map(Bson::from),
@@ -197,7 +200,7 @@ fn out_of_map_reduce() -> impl Strategy<Value = Bson> {
     ]
 }
 
-/// Values that look as if they named a place, and do not.
+/// Values that look like names of resources, but are not.
 fn filter() -> impl Strategy<Value = Document> {
     prop::sample::select(vec![
         doc! {},

@@ -1,6 +1,6 @@
-//! Bytes that nobody means well with: no panic, no second meaning, and no more work than they are long.
+//! Hostile bytes: they cause no panic, have no second meaning, and cost no more work than their length.
 //!
-//! Tests run on threads with the stack that workers have, so that what nests too deep would end them.
+//! Tests run on threads with the same stack size as workers, so excessive nesting would crash them.
 
 use bson::raw::CString;
 use bson::{Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, rawdoc};
@@ -11,7 +11,7 @@ use super::{Sequence, reach_text, read_body, read_with, text};
 use crate::command::strict::work;
 use crate::command::{Meaning, Unclear};
 
-/// A body as long as mongod takes it.
+/// The longest body that mongod accepts.
 const BODY_BYTES: usize = 16 * 1024 * 1024;
 
 #[track_caller]
@@ -19,11 +19,11 @@ fn check(body: &RawDocument, javascript: bool, expected: &str) {
     work::take();
     let meaning = read_with(body, &[], javascript);
     assert_eq!(text(&meaning), expected);
-    let (looked_at, length) = (work::take(), body.as_bytes().len());
-    assert!(looked_at <= length, "{looked_at} elements looked at in {length} bytes");
+    let (elements, length) = (work::take(), body.as_bytes().len());
+    assert!(elements <= length, "{elements} elements read in {length} bytes");
 }
 
-/// As many of `item` as make up a large body; numbered from 0.
+/// An array that fills a large body; `item` gets the index.
 fn many(item: impl Fn(usize) -> RawBson) -> RawArrayBuf {
     let mut array = RawArrayBuf::new();
     let mut at = 0;
@@ -49,7 +49,7 @@ fn nested(depth: usize, inner: RawDocumentBuf, wrap: impl Fn(RawDocumentBuf) -> 
 }
 
 #[test]
-fn a_large_filter_is_walked_once_and_only_for_javascript() {
+fn a_large_filter_is_read_once_and_only_to_find_javascript() {
     let body = rawdoc! { "find": "orders", "filter": many_fields(&RawBson::Null), "$db": "shop" };
     check(&body, true, "Read shop.orders");
     work::take();
@@ -58,7 +58,7 @@ fn a_large_filter_is_walked_once_and_only_for_javascript() {
 }
 
 #[test]
-fn a_body_of_endless_arguments_is_given_up_early() {
+fn reading_a_body_with_too_many_arguments_stops_early() {
     let mut body = rawdoc! { "find": "orders", "$db": "shop" };
     for element in many_fields(&RawBson::Null).iter_elements() {
         body.append(element.unwrap().key(), RawBson::Null);
@@ -69,7 +69,7 @@ fn a_body_of_endless_arguments_is_given_up_early() {
 }
 
 #[test]
-fn a_place_that_is_named_a_million_times_is_one_place() {
+fn a_resource_that_is_named_a_million_times_counts_once() {
     let stages = many(|_| rawdoc! { "$unionWith": "x" }.into());
     let body = rawdoc! { "aggregate": "orders", "pipeline": stages, "$db": "shop" };
     check(&body, true, "Read shop.orders, Read shop.x");
@@ -79,27 +79,27 @@ fn a_place_that_is_named_a_million_times_is_one_place() {
 }
 
 #[test]
-fn a_thousand_places_are_told_apart_and_no_more() {
+fn a_command_reaches_at_most_a_thousand_resources() {
     let of = |count: usize| {
         let mut stages = RawArrayBuf::new();
-        // Each one again and again, so that telling them apart is worth a wrong turn.
+        // Each name occurs three times, so that the search for duplicates matters.
         (0..3 * count).for_each(|at| stages.push(rawdoc! { "$unionWith": format!("x{}", at % count) }));
         rawdoc! { "aggregate": "orders", "pipeline": stages, "$db": "shop" }
     };
     assert_eq!(read_body(&of(999)).unwrap().reaches.len(), 1000);
-    assert_eq!(read_body(&of(1000)), Err(Unclear::TooManyPlaces));
+    assert_eq!(read_body(&of(1000)), Err(Unclear::TooManyResources));
     let stages = many(|at| rawdoc! { "$unionWith": format!("x{at}") }.into());
     let body = rawdoc! { "aggregate": "orders", "pipeline": stages, "$db": "shop" };
     work::take();
-    assert_eq!(read_body(&body), Err(Unclear::TooManyPlaces));
+    assert_eq!(read_body(&body), Err(Unclear::TooManyResources));
     assert!(work::take() < 10_000);
 }
 
 #[test]
-fn lists_without_end_are_given_up_early() {
+fn reading_an_endless_list_stops_early() {
     let body = rawdoc! { "killCursors": "a", "cursors": many(|_| RawBson::Int64(1)), "$db": "shop" };
     work::take();
-    assert_eq!(read_body(&body), Err(Unclear::TooManyPlaces));
+    assert_eq!(read_body(&body), Err(Unclear::TooManyResources));
     assert!(work::take() < 2_000);
     let body = rawdoc! { "endSessions": many(|_| RawBson::Null), "$db": "shop" };
     work::take();
@@ -108,7 +108,7 @@ fn lists_without_end_are_given_up_early() {
 }
 
 #[test]
-fn a_specification_with_a_million_keys_is_searched_for_doubles_all_the_same() {
+fn a_duplicate_key_is_found_among_a_million_keys() {
     let mut project = many_fields(&RawBson::Null);
     let body = |project: &RawDocumentBuf| {
         rawdoc! { "aggregate": "orders", "pipeline": [{ "$project": project.clone() }], "$db": "shop" }
@@ -119,7 +119,7 @@ fn a_specification_with_a_million_keys_is_searched_for_doubles_all_the_same() {
 }
 
 #[test]
-fn pipelines_inside_pipelines_end_somewhere() {
+fn nested_pipelines_have_a_limit() {
     let aggregate = |stage: RawDocumentBuf| rawdoc! { "aggregate": "orders", "pipeline": [stage], "$db": "shop" };
     let wraps: [fn(RawDocumentBuf) -> RawDocumentBuf; 3] = [
         |stage| rawdoc! { "$lookup": { "from": "a", "pipeline": [stage], "as": "x" } },
@@ -140,7 +140,7 @@ fn pipelines_inside_pipelines_end_somewhere() {
 }
 
 #[test]
-fn documents_inside_documents_end_somewhere() {
+fn nested_documents_have_a_limit() {
     let find = |filter: RawDocumentBuf| rawdoc! { "find": "orders", "filter": filter, "$db": "shop" };
     let wraps: [fn(RawDocumentBuf) -> RawDocumentBuf; 2] =
         [|inside| rawdoc! { "a": inside }, |inside| rawdoc! { "$or": [inside] }];
@@ -150,19 +150,19 @@ fn documents_inside_documents_end_somewhere() {
         for depth in [200, 4_000] {
             let too_deep = find(nested(depth, rawdoc! { "$where": "x" }, wrap));
             assert_eq!(read_with(&too_deep, &[], true), Err(Unclear::TooDeep));
-            // Nothing in there names a place, and mongod refuses it.
+            // Nothing in the filter names a resource, and mongod refuses it.
             assert!(read_body(&too_deep).is_ok());
         }
     }
 }
 
-/// All that a meaning says but for JavaScript, which may stand where a key stands twice.
+/// All facts of a meaning except JavaScript, which may be in a document with duplicate keys.
 fn facts(meaning: &Meaning<'_>) -> (&'static str, bool, String, Vec<String>, Vec<i64>) {
     let reaches = meaning.reaches.iter().map(reach_text).collect();
     (meaning.command.name, meaning.explained, meaning.database.to_owned(), reaches, meaning.cursors.to_vec())
 }
 
-/// Whatever is accepted, the crate reads as the same command: first name, database and everything that is reached.
+/// The bson crate reads every accepted body as the same command: name, database, and everything that it reaches.
 fn has_one_meaning(body: &RawDocument) -> Result<(), TestCaseError> {
     let _ = read_with(body, &[], true);
     let Ok(meaning) = read_body(body) else { return Ok(()) };
@@ -173,7 +173,7 @@ fn has_one_meaning(body: &RawDocument) -> Result<(), TestCaseError> {
         _ => first,
     };
     prop_assert!(name == meaning.command.name || meaning.command.aliases.contains(&name.as_str()));
-    // What is broken inside of values that name no place is for mongod to find.
+    // mongod finds what is invalid inside values that do not name a resource.
     if let Ok(decoded) = Document::try_from(body) {
         let written = RawDocumentBuf::try_from(&decoded).unwrap();
         prop_assert_eq!(facts(&read_body(&written).unwrap()), facts(&meaning));
@@ -183,7 +183,7 @@ fn has_one_meaning(body: &RawDocument) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_cause_no_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         bytes.splice(0..0, [0; 4]);
         bytes.push(0);
         let length = i32::try_from(bytes.len()).unwrap();
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_command_does_not_mean_two_things(
+    fn a_damaged_command_has_one_meaning(
         body in command(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn a_command_with_a_piece_twice_or_missing_does_not_mean_two_things(
+    fn a_command_with_a_repeated_or_missing_piece_has_one_meaning(
         body in command(),
         from in any::<prop::sample::Index>(),
         length in 1_usize..40,

@@ -1,4 +1,4 @@
-//! Tests of what commands mean.
+//! Tests of the meaning of commands.
 
 mod catalogue;
 mod generator;
@@ -7,11 +7,11 @@ mod naive;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::{Look, Meaning, Place, Reach, Request, Sequence, Shows, Unclear, read};
+use super::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, Unclear, read};
 
-/// What `body` means, as an `OP_MSG` without sequences.
+/// The meaning of `body`, as an `OP_MSG` without document sequences.
 fn read_body(body: &RawDocument) -> Result<Meaning<'_>, Unclear> {
-    read(&Request { body, database: None, sequences: &[] }, Look::default())
+    read(&Request { body, database: None, sequences: &[] }, ReadOptions::default())
 }
 
 fn read_with<'a>(
@@ -19,10 +19,10 @@ fn read_with<'a>(
     sequences: &'a [Sequence<'a>],
     javascript: bool,
 ) -> Result<Meaning<'a>, Unclear> {
-    read(&Request { body, database: None, sequences }, Look { javascript })
+    read(&Request { body, database: None, sequences }, ReadOptions { javascript })
 }
 
-/// The reaches as text: `Read shop.orders, Write vault.x`, or why there are none.
+/// The reaches as text, for example `Read shop.orders, Write vault.x`, or the error.
 fn text(meaning: &Result<Meaning<'_>, Unclear>) -> String {
     match meaning {
         Ok(meaning) => meaning.reaches.iter().map(reach_text).collect::<Vec<_>>().join(", "),
@@ -30,24 +30,26 @@ fn text(meaning: &Result<Meaning<'_>, Unclear>) -> String {
     }
 }
 
-/// `*` is everything, `shop.*` a whole database, `shop` a database by name, `-` nothing; a window has what it shows in
-/// brackets.
+/// `*` is the whole server, `shop.*` a whole database, `shop` a database as such, `-` no namespace. A system collection
+/// has what it exposes in brackets.
 fn reach_text(reach: &Reach<'_>) -> String {
-    let place = match reach.place {
-        Place::Nowhere => "-".to_owned(),
-        Place::Database(database) => database.to_owned(),
-        Place::Collection { database, collection } => format!("{database}.{collection}"),
-        Place::WholeDatabase(database) => format!("{database}.*"),
-        Place::WholeServer => "*".to_owned(),
-        Place::Window { database, collection, shows: Shows::Database } => {
+    let resource = match reach.resource {
+        Resource::NoNamespace => "-".to_owned(),
+        Resource::Database(database) => database.to_owned(),
+        Resource::Collection { database, collection } => format!("{database}.{collection}"),
+        Resource::WholeDatabase(database) => format!("{database}.*"),
+        Resource::WholeServer => "*".to_owned(),
+        Resource::SystemCollection { database, collection, exposes: Exposes::Database } => {
             format!("{database}.{collection} [{database}.*]")
         }
-        Place::Window { database, collection, shows: Shows::Server } => format!("{database}.{collection} [*]"),
+        Resource::SystemCollection { database, collection, exposes: Exposes::Server } => {
+            format!("{database}.{collection} [*]")
+        }
     };
-    format!("{:?} {place}", reach.class)
+    format!("{:?} {resource}", reach.class)
 }
 
-/// Documents one after the other, as a sequence has them.
+/// Documents one after the other, as in a document sequence.
 fn concatenated(documents: &[RawDocumentBuf]) -> Vec<u8> {
     documents.iter().flat_map(|document| document.as_bytes().to_vec()).collect()
 }

@@ -1,6 +1,6 @@
-//! A second opinion: the same facts from the decoded document, by a reader that knows nothing of the first.
+//! A second, independent reader that derives the same facts from the decoded document.
 //!
-//! Written for documents that are well formed; it is the generator's business that they are.
+//! It expects well-formed documents, which the generator makes.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use super::generator::command;
 use super::{reach_text, read_body, read_with};
 
-/// `None`: it has to be refused.
-type Found = Option<BTreeSet<String>>;
+/// `None` if the command must be refused.
+type ExpectedReaches = Option<BTreeSet<String>>;
 
-fn opinion(body: &Document) -> Found {
+fn expected_reaches(body: &Document) -> ExpectedReaches {
     let db = body.get_str("$db").ok()?.to_owned();
     let command = body.get_document("explain").unwrap_or(body);
     let all_keys = body.keys().chain(command.keys());
@@ -104,8 +104,8 @@ fn opinion(body: &Document) -> Found {
             found.insert(format!("UserAdmin {db}"));
             for entry in command.get_array("roles").into_iter().chain(command.get_array("privileges")).flatten() {
                 let Some(entry) = entry.as_document() else { continue };
-                let place = entry.get_document("resource").unwrap_or(entry);
-                found.insert(format!("UserAdmin {}", place.get_str("db").ok()?));
+                let resource = entry.get_document("resource").unwrap_or(entry);
+                found.insert(format!("UserAdmin {}", resource.get_str("db").ok()?));
             }
         }
         other => panic!("the generator made {other}"),
@@ -121,15 +121,15 @@ fn opinion(body: &Document) -> Found {
             } else if is_whole {
                 found.insert(format!("Read {db}.*"));
             }
-        } else if !walk(&mut found, stage, &db) {
+        } else if !read_stage(&mut found, stage, &db) {
             return None;
         }
     }
     Some(found)
 }
 
-/// Everything in one stage, and in the stages inside of it. Whether it may be sent.
-fn walk(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
+/// Adds everything that a stage and its nested stages reach. Returns whether the stage is accepted.
+fn read_stage(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
     let stage = stage.as_document().unwrap();
     let (name, spec) = stage.iter().next().unwrap();
     let mut inside: (Vec<&Bson>, String) = (Vec::new(), db.to_owned());
@@ -168,11 +168,11 @@ fn walk(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
         }
         _ => {}
     }
-    inside.0.into_iter().all(|stage| walk(found, stage, &inside.1))
+    inside.0.into_iter().all(|stage| read_stage(found, stage, &inside.1))
 }
 
 fn note(found: &mut BTreeSet<String>, class: &str, database: &str, collection: &str) {
-    let shows = match (database, collection.starts_with("system."), collection.starts_with("system.buckets.")) {
+    let exposes = match (database, collection.starts_with("system."), collection.starts_with("system.buckets.")) {
         ("local" | "config", ..) | ("admin", true, _) => " [*]".to_owned(),
         (_, true, false) => format!(" [{database}.*]"),
         (_, true, true) => {
@@ -181,39 +181,40 @@ fn note(found: &mut BTreeSet<String>, class: &str, database: &str, collection: &
         }
         _ => String::new(),
     };
-    found.insert(format!("{class} {database}.{collection}{shows}"));
+    found.insert(format!("{class} {database}.{collection}{exposes}"));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn two_readers_agree_on_every_place(body in command()) {
+    fn both_readers_agree_on_every_resource(body in command()) {
         let raw = RawDocumentBuf::try_from(&body).unwrap();
         let meaning = read_body(&raw);
-        let places = meaning.as_ref().ok().map(|meaning| meaning.reaches.iter().map(reach_text).collect::<BTreeSet<_>>());
-        prop_assert_eq!(&places, &opinion(&body), "{:?}", meaning);
+        let understood = meaning.as_ref().ok();
+        let reaches = understood.map(|meaning| meaning.reaches.iter().map(reach_text).collect::<BTreeSet<_>>());
+        prop_assert_eq!(&reaches, &expected_reaches(&body), "{:?}", meaning);
         if let Ok(meaning) = meaning {
-            prop_assert_eq!(places.unwrap().len(), meaning.reaches.len(), "a place stands twice");
-            let looked = read_with(&raw, &[], true).unwrap();
-            prop_assert_eq!(looked.reaches, meaning.reaches);
-            prop_assert_eq!(looked.javascript, meaning.command.name == "mapReduce");
+            prop_assert_eq!(reaches.unwrap().len(), meaning.reaches.len(), "a reach occurs twice");
+            let searched = read_with(&raw, &[], true).unwrap();
+            prop_assert_eq!(searched.reaches, meaning.reaches);
+            prop_assert_eq!(searched.javascript, meaning.command.name == "mapReduce");
         }
     }
 }
 
-/// So that the comparison above is not one of refusals.
+/// Ensures that the comparison of both readers is not mostly about refused commands.
 #[test]
-fn most_of_what_is_made_up_is_understood_and_much_of_it_is_forbidden() {
+fn most_generated_commands_are_understood_and_many_reach_forbidden_names() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let (mut runner, strategy) = (TestRunner::deterministic(), command());
     let (mut understood, mut forbidden) = (0, 0);
     for _ in 0..500 {
         let body = strategy.new_tree(&mut runner).unwrap().current();
-        let Some(places) = opinion(&body) else { continue };
+        let Some(reaches) = expected_reaches(&body) else { continue };
         understood += 1;
-        forbidden += usize::from(places.iter().any(|place| place.ends_with(".secret")));
+        forbidden += usize::from(reaches.iter().any(|reach| reach.ends_with(".secret")));
     }
     assert!(understood > 250, "{understood}");
     assert!(forbidden > 50, "{forbidden}");

@@ -1,21 +1,21 @@
-//! Rules, a caller, commands, and what is to come of each.
+//! Tables of rules, a caller and commands, with the expected judgement of each command.
 
 use super::*;
 
-/// `-`: passes without a rule; `allow NAME`; `deny NAME`; `no allow`; `handshake`; `javascript`; then `audit NAME` and
-/// `would GROUNDS` for each note.
-fn told(policy: &Policy, judgement: &Judgement) -> String {
+/// A judgement as the cases write it: `-` (allowed without a rule), `allow LABEL` or `deny LABEL`; then `audit LABEL`
+/// or `would LABEL` for each note.
+fn text(policy: &Policy, judgement: &Judgement) -> String {
     let grounds = |grounds: Grounds| policy.label(grounds).to_owned();
-    let mut told = match (judgement.verdict, judgement.grounds) {
-        (Verdict::Pass, Grounds::NoRule) => "-".to_owned(),
-        (Verdict::Pass, why) => format!("allow {}", grounds(why)),
-        (Verdict::Refuse, why) => format!("deny {}", grounds(why)),
+    let mut text = match (judgement.effect, judgement.grounds) {
+        (Effect::Allow, Grounds::NoRule) => "-".to_owned(),
+        (Effect::Allow, why) => format!("allow {}", grounds(why)),
+        (Effect::Deny, why) => format!("deny {}", grounds(why)),
     };
     for (note, why) in &judgement.notes {
-        told += if *note == Note::Audit { ", audit " } else { ", would " };
-        told += &grounds(*why);
+        text += if *note == Note::Audit { ", audit " } else { ", would " };
+        text += &grounds(*why);
     }
-    told
+    text
 }
 
 fn check_as(who: &str, rules: &str, cases: &[(&str, &str)]) {
@@ -23,7 +23,7 @@ fn check_as(who: &str, rules: &str, cases: &[(&str, &str)]) {
     let who = principal(who);
     let view = policy.view(&caller(who.as_ref()));
     for (command, expected) in cases {
-        assert_eq!(told(&policy, &view.judge(&meaning(command))), *expected, "{command} under {rules}");
+        assert_eq!(text(&policy, &view.judge(&meaning(command))), *expected, "{command} under {rules}");
     }
 }
 
@@ -43,7 +43,7 @@ fn named(name: &str, action: &str, lines: &str) -> String {
 const NONE: &str = "deny (no allow rule)";
 
 #[test]
-fn deny_comes_first_then_allow_is_needed_where_there_is_any() {
+fn deny_rules_come_first_and_an_allow_rule_is_needed_if_there_is_any() {
     let deny = named("d", "deny", "to = [{ collections = [\"orders\"] }]");
     let allow = named("a", "allow", "to = [{ databases = [\"shop\"] }]");
     let audit = named("l", "audit", "to = [{ commands = [\"@read\"] }]");
@@ -61,20 +61,20 @@ fn deny_comes_first_then_allow_is_needed_where_there_is_any() {
         ("find v.x", "deny (no allow rule), audit l"),
     ];
     check(&format!("{allow}{deny}{audit}"), &cases);
-    // Allow rules that are about others make all need one.
+    // An allow rule for other callers means default deny for this one.
     let others = named("a", "allow", "from = [{ principals = [\"other\"] }]");
     check(&others, &[("find shop.orders", NONE), ("ping admin", "allow (handshake)")]);
 }
 
 #[test]
-fn every_place_is_decided_and_the_strictest_answer_wins() {
+fn every_resource_is_judged_and_the_strictest_result_counts() {
     let rules = named("d", "deny", "to = [{ databases = [\"vault\"] }]")
         + &named("a", "allow", "to = [{ commands = [\"@read\"], databases = [\"shop\"] }]");
     let policy = policy(&rules);
     let view = policy.view(&caller(None));
     let check = |command: &str, expected: &str, reach: Option<usize>| {
         let judgement = view.judge(&meaning(command));
-        assert_eq!((told(&policy, &judgement).as_str(), judgement.reach), (expected, reach), "{command}");
+        assert_eq!((text(&policy, &judgement).as_str(), judgement.reach), (expected, reach), "{command}");
     };
     check("aggregate shop.a, shop.b", "allow a", Some(0));
     check("aggregate shop.a, other.b", NONE, Some(1));
@@ -84,7 +84,7 @@ fn every_place_is_decided_and_the_strictest_answer_wins() {
 }
 
 #[test]
-fn the_first_rule_that_says_so_is_named() {
+fn the_first_rule_that_decides_is_named() {
     let rules = named("first", "deny", "to = [{ databases = [\"s*\"], not_collections = [\"a\"] }]")
         + &named("second", "deny", "to = [{ databases = [\"shop\"] }]")
         + &named("third", "deny", "to = [{ collections = [\"a\", \"b\"] }]");
@@ -92,7 +92,7 @@ fn the_first_rule_that_says_so_is_named() {
 }
 
 #[test]
-fn commands_are_names_parts_of_names_and_classes() {
+fn commands_are_names_patterns_and_classes() {
     let decide = |words: &str, denied: &[&str], passed: &[&str]| {
         let rules = rule("deny", words);
         for (commands, expected) in [(denied, "deny r"), (passed, "-")] {
@@ -129,30 +129,30 @@ fn an_explained_command_is_judged_as_itself_and_as_explain() {
     check(&rule("allow", "commands = [\"explain\"]"), &[("explain find s.a", NONE)]);
     let without = rule("allow", "commands = [\"@read\"], not_commands = [\"explain\"]");
     check(&without, &[("explain find s.a", NONE), ("find s.a", "allow r")]);
-    // Nobody has to explain a ping to be able to talk.
+    // An explained ping does not belong to the handshake.
     check(&rule("allow", "commands = [\"find\"]"), &[("explain ping admin", NONE)]);
 }
 
-/// For each place: whether an allow entry with these keys lets in, and whether a deny entry refuses.
-fn check_places(keys: &str, cases: &[(&str, bool, bool)]) {
-    for (place, allowed, denied) in cases {
-        let command = format!("aggregate {place}");
+/// For each resource: whether an `allow` entry with these keys allows it, and whether a `deny` entry denies it.
+fn check_resources(keys: &str, cases: &[(&str, bool, bool)]) {
+    for (resource, allowed, denied) in cases {
+        let command = format!("aggregate {resource}");
         check(&rule("allow", keys), &[(&command, if *allowed { "allow r" } else { NONE })]);
         check(&rule("deny", keys), &[(&command, if *denied { "deny r" } else { "-" })]);
     }
 }
 
 #[test]
-fn an_allow_must_have_all_of_a_place_and_a_deny_some_of_it() {
-    const PLACES: [&str; 8] =
+fn an_allow_must_cover_a_whole_resource_and_a_deny_must_overlap_with_it() {
+    const RESOURCES: [&str; 8] =
         ["-", "shop", "shop.orders", "shop.*", "*", "shop.system.profile>", "local.oplog.rs>>", "vault.x"];
     let check = |keys: &str, allowed: [u8; 8], denied: [u8; 8]| {
-        let cases: Vec<_> = (0..8).map(|at| (PLACES[at], allowed[at] == 1, denied[at] == 1)).collect();
-        check_places(keys, &cases);
+        let cases: Vec<_> = (0..8).map(|at| (RESOURCES[at], allowed[at] == 1, denied[at] == 1)).collect();
+        check_resources(keys, &cases);
     };
     check("", [1; 8], [1; 8]);
     check("databases = [\"*\"]", [1; 8], [1; 8]);
-    // A collection that is not there is not refused as one.
+    // A command without a collection does not match a deny with `collections`.
     check("collections = [\"*\"]", [1; 8], [1, 0, 1, 1, 1, 1, 1, 1]);
     check("databases = [\"shop\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]);
     check("databases = [\"sh*\", \"x\"]", [1, 1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]);
@@ -170,32 +170,32 @@ fn an_allow_must_have_all_of_a_place_and_a_deny_some_of_it() {
 }
 
 #[test]
-fn a_window_is_let_in_by_all_that_it_shows_or_by_its_name() {
-    let window = |keys: &str, on_database: bool, on_server: bool| {
+fn a_system_collection_is_allowed_with_everything_that_it_exposes_or_by_its_name() {
+    let check_exposing = |keys: &str, on_database: bool, on_server: bool| {
         let expected = |allowed| if allowed { "allow r" } else { NONE };
         let cases = [("find s.system.profile>", expected(on_database)), ("find local.oplog.rs>>", expected(on_server))];
         check(&rule("allow", keys), &cases);
     };
-    window("databases = [\"s\", \"local\"]", true, false);
-    window("databases = [\"s\", \"local\"], collections = [\"x*\"]", false, false);
-    window("collections = [\"system.profile\", \"oplog.rs\"]", true, false);
-    window("databases = [\"*\"], collections = [\"system.profile\", \"oplog.rs\"]", true, false);
-    window("databases = [\"s\", \"local\"], collections = [\"system.profile\", \"oplog.rs\"]", true, true);
-    window("databases = [\"s\", \"lo*\"], collections = [\"system.*\", \"oplog*\"]", true, true);
-    window("databases = [\"s\", \"local\"], collections = [\"sys*\", \"*s\", \"*profile\"]", false, false);
-    window("databases = [\"s\", \"local\"], not_collections = [\"x\"]", false, false);
-    window(
+    check_exposing("databases = [\"s\", \"local\"]", true, false);
+    check_exposing("databases = [\"s\", \"local\"], collections = [\"x*\"]", false, false);
+    check_exposing("collections = [\"system.profile\", \"oplog.rs\"]", true, false);
+    check_exposing("databases = [\"*\"], collections = [\"system.profile\", \"oplog.rs\"]", true, false);
+    check_exposing("databases = [\"s\", \"local\"], collections = [\"system.profile\", \"oplog.rs\"]", true, true);
+    check_exposing("databases = [\"s\", \"lo*\"], collections = [\"system.*\", \"oplog*\"]", true, true);
+    check_exposing("databases = [\"s\", \"local\"], collections = [\"sys*\", \"*s\", \"*profile\"]", false, false);
+    check_exposing("databases = [\"s\", \"local\"], not_collections = [\"x\"]", false, false);
+    check_exposing(
         "databases = [\"s\", \"local\"], collections = [\"*\", \"oplog.rs\"], not_collections = [\"x\"]",
         false,
         true,
     );
-    window("databases = [\"s\"], collections = [\"system.*\"], not_collections = [\"*profile\"]", false, false);
-    window("not_databases = [\"x\"]", true, false);
-    window("commands = [\"find\"]", true, true);
+    check_exposing("databases = [\"s\"], collections = [\"system.*\"], not_collections = [\"*profile\"]", false, false);
+    check_exposing("not_databases = [\"x\"]", true, false);
+    check_exposing("commands = [\"find\"]", true, true);
 }
 
 #[test]
-fn the_handshake_passes_unless_a_deny_names_it() {
+fn the_handshake_passes_unless_a_deny_rule_names_it() {
     let all = [
         "hello",
         "isMaster",
@@ -231,7 +231,7 @@ fn the_handshake_passes_unless_a_deny_names_it() {
 }
 
 #[test]
-fn javascript_is_refused_for_everybody_where_it_is_denied() {
+fn deny_javascript_applies_to_every_caller() {
     let rules = "[policy]\ndeny_javascript = true\n";
     let cases =
         [("javascript find s.a", "deny (deny_javascript)"), ("find s.a", "-"), ("ping admin", "allow (handshake)")];
@@ -245,10 +245,10 @@ fn javascript_is_refused_for_everybody_where_it_is_denied() {
 }
 
 #[test]
-fn javascript_is_looked_for_only_where_a_rule_asks_for_it() {
+fn commands_are_searched_for_javascript_only_if_a_rule_needs_it() {
     let check = |rules: &str, who: &str, expected: bool| {
         let who = principal(who);
-        assert_eq!(policy(rules).view(&caller(who.as_ref())).look().javascript, expected, "{rules}");
+        assert_eq!(policy(rules).view(&caller(who.as_ref())).read_options().javascript, expected, "{rules}");
     };
     check("[policy]\ndeny_javascript = true\n", "-", true);
     check(&rule("deny", "commands = [\"find\"]"), "-", false);
@@ -260,7 +260,7 @@ fn javascript_is_looked_for_only_where_a_rule_asks_for_it() {
 }
 
 #[test]
-fn a_dry_run_lets_everything_pass_and_notes_what_it_would_refuse() {
+fn a_dry_run_allows_everything_and_notes_what_it_would_deny() {
     let dry = "[policy]\nenforcement = \"dry-run\"\n";
     let rules = named("d", "deny", "to = [{ databases = [\"vault\"] }]")
         + &named("a", "allow", "to = [{ databases = [\"shop\", \"vault\"] }]");
@@ -275,11 +275,11 @@ fn a_dry_run_lets_everything_pass_and_notes_what_it_would_refuse() {
 
     let unclear = |rules: &str| {
         let policy = policy(rules);
-        told(&policy, &policy.view(&caller(None)).refuse(Grounds::Unclear))
+        text(&policy, &policy.view(&caller(None)).deny(Grounds::Unclear))
     };
     assert_eq!(unclear(&rules), "deny (not understood)");
     assert_eq!(unclear(&format!("{dry}{rules}")), "-, would (not understood)");
-    // Nothing is in force yet, so nothing is refused for not being understood either.
+    // No rule is enforced, so a command that cannot be understood passes too.
     assert_eq!(unclear(&named("d", "deny", "dry_run = true")), "-, would (not understood)");
     assert_eq!(unclear(&named("l", "audit", "")), "-, would (not understood)");
     assert_eq!(unclear(&(named("l", "audit", "") + &named("d", "deny", "from = []"))), "deny (not understood)");
@@ -287,7 +287,7 @@ fn a_dry_run_lets_everything_pass_and_notes_what_it_would_refuse() {
 }
 
 #[test]
-fn a_rule_that_is_a_dry_run_only_notes_what_it_would_change() {
+fn a_rule_with_dry_run_only_notes_what_it_would_change() {
     let dry_deny = named("dry", "deny", "dry_run = true\nto = [{ databases = [\"vault\"] }]");
     check(&dry_deny, &[("find vault.a", "-, would dry"), ("find shop.a", "-")]);
     let deny = named("d", "deny", "to = [{ collections = [\"x\"] }]");
@@ -296,13 +296,13 @@ fn a_rule_that_is_a_dry_run_only_notes_what_it_would_change() {
         &[("find vault.x", "deny d"), ("find vault.a", "-, would dry"), ("find shop.x", "deny d")],
     );
 
-    // The first allow rule of all is tried like that: what it does not let pass would be refused.
+    // With the first allow rule as a dry run, everything that it does not match would be denied.
     let dry_allow = named("dry", "allow", "dry_run = true\nto = [{ databases = [\"shop\"] }]");
     check(
         &dry_allow,
         &[("find shop.a", "-"), ("find x.a", "-, would (no allow rule)"), ("ping admin", "allow (handshake)")],
     );
-    // One more beside others lets nothing pass before it is enforced.
+    // A further allow rule allows nothing until it is enforced.
     let allow = named("a", "allow", "to = [{ databases = [\"x\"] }]");
     check(
         &format!("{dry_allow}{allow}"),
@@ -314,11 +314,11 @@ fn a_rule_that_is_a_dry_run_only_notes_what_it_would_change() {
     assert_eq!((judgement.grounds, judgement.reach), (Grounds::Rule(RuleId(1)), Some(0)));
     let rules = named("dry", "deny", "dry_run = true\nto = [{ collections = [\"b\"] }]");
     let judgement = super::policy(&rules).view(&caller(None)).judge(&meaning("aggregate x.a, x.b"));
-    assert_eq!(judgement.reach, Some(1), "the place that would be refused");
+    assert_eq!(judgement.reach, Some(1), "the resource that would be denied");
 }
 
 #[test]
-fn a_rule_takes_note_once_and_many_rules_take_note_each() {
+fn each_matching_audit_rule_adds_one_note() {
     let audits = |count: usize| {
         (0..count).map(|n| named(&format!("l{n}"), "audit", "to = [{}, { databases = [\"a\"] }]")).collect::<String>()
     };
@@ -333,7 +333,7 @@ fn a_rule_takes_note_once_and_many_rules_take_note_each() {
 }
 
 #[test]
-fn who_a_rule_is_about_is_decided_by_all_that_is_known_of_a_caller() {
+fn all_facts_about_a_caller_decide_whether_a_rule_applies() {
     const CART: &str = "cluster.local/ns/shop/sa/cart";
     let check = |from: &str, cases: &[(&str, Option<&str>, &str, bool)]| {
         let policy = policy(&named("d", "deny", &format!("from = [{from}]")));
@@ -342,7 +342,7 @@ fn who_a_rule_is_about_is_decided_by_all_that_is_known_of_a_caller() {
             let source = source.map(|text| text.parse().unwrap());
             let view = policy.view(&CallerFacts { principal: who.as_ref(), source, listener });
             let judgement = view.judge(&meaning("find shop.a"));
-            assert_eq!(judgement.verdict == Verdict::Refuse, *expected, "{from} {who:?} {source:?} {listener}");
+            assert_eq!(judgement.effect == Effect::Deny, *expected, "{from} {who:?} {source:?} {listener}");
             assert_eq!(view.rules().len(), usize::from(*expected));
         }
     };
@@ -372,7 +372,7 @@ fn who_a_rule_is_about_is_decided_by_all_that_is_known_of_a_caller() {
 }
 
 #[test]
-fn callers_that_the_same_rules_are_about_share_their_view() {
+fn callers_with_the_same_rules_share_a_rule_set() {
     let policy = policy(
         &(named("a", "deny", "from = [{ namespaces = [\"shop\"] }]\nto = [{ databases = [\"x\"] }]")
             + &named("b", "audit", "")
@@ -381,29 +381,29 @@ fn callers_that_the_same_rules_are_about_share_their_view() {
     let (cart, stock, other) = (principal("td/ns/shop/sa/cart"), principal("td/ns/shop/sa/stock"), principal("CN=x"));
     let view = |who: &Option<Principal>| policy.view(&caller(who.as_ref()));
     let (first, second, third) = (view(&cart), view(&stock), view(&other));
-    assert!(Arc::ptr_eq(&first.outlook, &second.outlook));
-    assert!(!Arc::ptr_eq(&first.outlook, &third.outlook));
+    assert!(Arc::ptr_eq(&first.rule_set, &second.rule_set));
+    assert!(!Arc::ptr_eq(&first.rule_set, &third.rule_set));
     assert_eq!((first.rules(), third.rules()), (&[RuleId(0), RuleId(1)][..], &[RuleId(1)][..]));
     drop((first, second));
     let of_else = principal("td/ns/else/sa/x");
     let _new = view(&of_else);
-    assert_eq!(policy.outlooks.lock().unwrap().len(), 2, "those that are still used");
+    assert_eq!(policy.rule_sets.lock().unwrap().len(), 2, "unused rule sets are dropped");
 }
 
 #[test]
-fn a_refused_client_reads_who_refused_what() {
+fn the_error_message_of_a_denied_command_names_command_and_reason() {
     let policy = policy(&(named("full-sleep-may-not-read", "deny", "") + &named("a", "allow", "")));
     let check = |grounds: Grounds, expected: &str| {
         let sentence =
             Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
         assert_eq!(
             sentence.to_string(),
-            format!("not authorized on shop to execute command find (mongate policy: {expected})")
+            format!("mongate: not authorized on shop to execute command find: {expected}")
         );
     };
-    check(Grounds::Rule(RuleId(0)), "rule \"full-sleep-may-not-read\"");
+    check(Grounds::Rule(RuleId(0)), "denied by rule \"full-sleep-may-not-read\"");
     check(Grounds::NoAllowRule, "no allow rule matches");
-    check(Grounds::JavaScript, "it runs JavaScript, and deny_javascript is set");
-    check(Grounds::Cursor, "the cursor was not given to this client");
-    check(Grounds::Unclear, "cannot be judged");
+    check(Grounds::JavaScript, "the command runs JavaScript, and deny_javascript is set");
+    check(Grounds::Cursor, "the cursor does not belong to this client");
+    check(Grounds::Unclear, "the policy cannot judge this command");
 }

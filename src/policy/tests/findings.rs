@@ -1,4 +1,4 @@
-//! What is wrong with a policy, what is doubtful, and what makes two policies the same.
+//! Tests of the problems, the warnings and the fingerprint of a policy.
 
 use super::*;
 
@@ -7,18 +7,19 @@ fn rule(name: &str, action: &str, lines: &str) -> String {
 }
 
 #[test]
-fn commands_that_nobody_knows_are_told_all_at_once() {
+fn all_unknown_commands_are_reported_at_once() {
     let rules =
         rule("a", "deny", "to = [{ commands = [\"find\"] }, { commands = [\"fnid\"], not_commands = [\"@raed\"] }]")
             + &rule("b", "allow", "to = [{ commands = [\"*\", \"qq*\"] }]");
     let problems = Policy::compile(&config(&rules)).unwrap_err();
-    let told: Vec<String> = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.sentence)).collect();
+    let reported: Vec<String> =
+        problems.iter().map(|problem| format!("{}: {}", problem.key, problem.sentence)).collect();
     assert_eq!(
-        told,
+        reported,
         [
-            "policy.rule[1].to[2].commands: has \"fnid\", which is no command; did you mean \"find\"?",
-            "policy.rule[1].to[2].not_commands: has \"@raed\", which is no class; did you mean \"@read\"?",
-            "policy.rule[2].to[1].commands: has \"qq*\", which fits no command's name",
+            "policy.rule[1].to[2].commands: has \"fnid\", which is not a command; did you mean \"find\"?",
+            "policy.rule[1].to[2].not_commands: has \"@raed\", which is not a class; did you mean \"@read\"?",
+            "policy.rule[2].to[1].commands: has \"qq*\", which matches no command",
         ]
     );
 }
@@ -29,54 +30,56 @@ fn warnings(rules: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_entry_that_can_never_match_is_doubted() {
+fn an_entry_that_can_never_match_has_a_warning() {
     let check = |lines: &str, expected: Option<&str>| {
-        let told = warnings(&rule("r", "deny", lines));
+        let found = warnings(&rule("r", "deny", lines));
         match expected {
-            None => assert!(told.is_empty(), "{lines}: {told:?}"),
+            None => assert!(found.is_empty(), "{lines}: {found:?}"),
             Some(expected) => {
-                assert!(told.len() == 1 && told[0].starts_with(expected), "{lines}: {told:?}");
+                assert!(found.len() == 1 && found[0].starts_with(expected), "{lines}: {found:?}");
             }
         }
     };
-    check("from = []", Some("policy.rule[1].from is an empty list, so the rule is about nobody"));
-    check("to = []", Some("policy.rule[1].to is an empty list, so the rule is about nothing"));
+    check("from = []", Some("policy.rule[1].from is an empty list, so the rule applies to no caller"));
+    check("to = []", Some("policy.rule[1].to is an empty list, so the rule matches no command"));
     check("from = [{ principals = [] }]", Some("policy.rule[1].from[1].principals is an empty list"));
     check("from = [{}, { sources = [] }]", Some("policy.rule[1].from[2].sources is an empty list"));
     let gone = "from = [{ principals = [\"td/a\", \"td/b*\"], not_principals = [\"td/*\"] }]";
-    check(gone, Some("policy.rule[1].from[1].principals has nothing that its not_ does not take away"));
+    check(gone, Some("policy.rule[1].from[1].principals has only values that its not_ key excludes"));
     check("from = [{ principals = [\"td/a\", \"CN=x\"], not_principals = [\"td/*\"] }]", None);
     check("from = [{ not_principals = [\"*\"] }]", None);
     check(
         "from = [{ not_principals = [\"*\"], namespaces = [\"a\"] }]",
-        Some("policy.rule[1].from[1].namespaces asks"),
+        Some("policy.rule[1].from[1].namespaces requires a principal"),
     );
-    check("from = [{ not_listeners = [\"*\"] }]", Some("policy.rule[1].from[1].not_listeners takes every listener"));
+    check("from = [{ not_listeners = [\"*\"] }]", Some("policy.rule[1].from[1].not_listeners excludes every listener"));
     let sources = "from = [{ sources = [\"10.1.0.0/16\"], not_sources = [\"10.0.0.0/8\"] }]";
-    check(sources, Some("policy.rule[1].from[1].sources has nothing"));
+    check(sources, Some("policy.rule[1].from[1].sources has only values"));
     check("to = [{ commands = [] }]", Some("policy.rule[1].to[1].commands is an empty list"));
-    check("to = [{ not_commands = [\"*\"] }]", Some("policy.rule[1].to[1].not_commands takes every command"));
+    check("to = [{ not_commands = [\"*\"] }]", Some("policy.rule[1].to[1].not_commands excludes every command"));
     let commands = "to = [{ commands = [\"find\", \"@write\"], not_commands = [\"f*\", \"@write\"] }]";
-    check(commands, Some("policy.rule[1].to[1].commands has nothing"));
+    check(commands, Some("policy.rule[1].to[1].commands has only values"));
     check("to = [{ commands = [\"find\"], not_commands = [\"@read\"] }]", None);
     check("to = [{ collections = [] }]", Some("policy.rule[1].to[1].collections is an empty list"));
     let databases = "to = [{ commands = [\"@read\"], databases = [\"a\"], not_databases = [\"*\"] }]";
-    check(databases, Some("policy.rule[1].to[1].databases has nothing"));
+    check(databases, Some("policy.rule[1].to[1].databases has only values"));
     let databases = "to = [{ commands = [\"@read\"], not_databases = [\"*\"] }]";
-    check(databases, Some("policy.rule[1].to[1].not_databases takes every database"));
+    check(databases, Some("policy.rule[1].to[1].not_databases excludes every database"));
     check("to = [{ not_databases = [\"*\"] }]", None);
     let sessions = "to = [{ commands = [\"@session\", \"endSessions\"], databases = [\"a\"] }]";
-    check(sessions, Some("policy.rule[1].to[1].databases does nothing here"));
+    check(sessions, Some("policy.rule[1].to[1].databases has no effect"));
     check("to = [{ commands = [\"@session\", \"find\"], databases = [\"a\"] }]", None);
 }
 
 #[test]
-fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
+fn a_shadowed_rule_has_a_warning() {
     let check = |first: (&str, &str), second: (&str, &str), expected: Option<&str>| {
-        let told = warnings(&(rule("first", first.0, first.1) + &rule("second", second.0, second.1)));
+        let found = warnings(&(rule("first", first.0, first.1) + &rule("second", second.0, second.1)));
         match expected {
-            None => assert!(told.is_empty(), "{first:?} {second:?}: {told:?}"),
-            Some(expected) => assert!(told.len() == 1 && told[0].contains(expected), "{first:?} {second:?}: {told:?}"),
+            None => assert!(found.is_empty(), "{first:?} {second:?}: {found:?}"),
+            Some(expected) => {
+                assert!(found.len() == 1 && found[0].contains(expected), "{first:?} {second:?}: {found:?}");
+            }
         }
     };
     let orders = "to = [{ databases = [\"shop\"], collections = [\"orders\"] }]";
@@ -84,23 +87,21 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
     check(
         ("deny", shop),
         ("deny", orders),
-        Some(
-            "policy.rule[2] \"second\" decides nothing: all that it matches is refused by policy.rule[1], \"first\" too",
-        ),
+        Some("\"second\" has no effect: policy.rule[1], \"first\" already denies everything that it matches"),
     );
-    check(("deny", orders), ("deny", shop), Some("policy.rule[1] \"first\" decides nothing"));
+    check(("deny", orders), ("deny", shop), Some("policy.rule[1] \"first\" has no effect"));
     check(
         ("allow", shop),
         ("allow", orders),
-        Some("policy.rule[2] \"second\" decides nothing: all that it matches is let pass"),
+        Some("policy.rule[2] \"second\" has no effect: policy.rule[1], \"first\" already allows everything"),
     );
-    // A commit has no place: the first rule leaves it to the second.
+    // A commit reaches no resource: the first rule does not match it, the second one does.
     check(("deny", shop), ("allow", orders), None);
     let finds = "to = [{ commands = [\"find\"], databases = [\"shop\"], collections = [\"orders\"] }]";
     check(
         ("deny", shop),
         ("allow", finds),
-        Some("policy.rule[2] \"second\" lets nothing pass: all that it matches is refused by policy.rule[1]"),
+        Some("policy.rule[2] \"second\" allows nothing: policy.rule[1], \"first\" denies everything that it matches"),
     );
     check(("allow", shop), ("deny", orders), None);
     check(("audit", shop), ("audit", orders), None);
@@ -121,11 +122,11 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
         ("deny", "to = [{ commands = [\"find\"] }]"),
         Some("policy.rule[2]"),
     );
-    // Commands without a collection are not refused by the first rule, and let pass by the second.
+    // The first rule does not deny commands without a collection, and the second one allows them.
     let any = "to = [{ databases = [\"shop\"], collections = [\"*\"] }]";
     check(("deny", any), ("allow", any), None);
     check(("deny", any), ("deny", any), Some("policy.rule[2]"));
-    // What is named is more than what is only not excluded.
+    // A rule that names a command matches more than a rule that only does not exclude it.
     check(("deny", ""), ("deny", "to = [{ commands = [\"ping\"] }]"), None);
     check(("deny", "to = [{ commands = [\"*\"] }]"), ("deny", "to = [{ commands = [\"@session\"] }]"), None);
     let oplog = "to = [{ databases = [\"local\"], collections = [\"oplog.rs\"] }]";
@@ -134,7 +135,7 @@ fn a_rule_that_others_leave_nothing_to_decide_is_doubted() {
 }
 
 #[test]
-fn many_rules_are_looked_through_in_reasonable_time() {
+fn many_rules_are_analysed_in_reasonable_time() {
     let start = std::time::Instant::now();
     let entry = |n: usize| format!("from = [{{ principals = [\"td/a\"] }}]\nto = [{{ collections = [\"c{n}\"] }}]");
     let rules: String = (0..500).map(|n| rule(&format!("r{n}"), "deny", &entry(n))).collect();
@@ -143,7 +144,7 @@ fn many_rules_are_looked_through_in_reasonable_time() {
 }
 
 #[test]
-fn the_fingerprint_tells_policies_apart_that_mean_something_else() {
+fn policies_with_different_meanings_have_different_fingerprints() {
     let first = rule("a", "deny", "to = [{ commands = [\"findandmodify\", \"find\"], databases = [\"x\", \"y\"] }]");
     let same = rule(
         "a",
@@ -153,7 +154,7 @@ fn the_fingerprint_tells_policies_apart_that_mean_something_else() {
     let fingerprint = |rules: &str| policy(rules).fingerprint().to_owned();
     assert_eq!(fingerprint(&first), fingerprint(&same));
     assert!(fingerprint(&first).len() == 64 && fingerprint(&first).bytes().all(|byte| byte.is_ascii_hexdigit()));
-    // The same on every machine and in every version, until the meaning of the text changes.
+    // The fingerprint is the same on every machine and in every version with the same canonical form.
     let fixed = "[policy]\ndeny_javascript = true\n";
     assert_eq!(fingerprint(fixed), "5f0d1c30896432045baa56a0ecdc9941990eda0a284284f9933bffad4cd3d39c");
 

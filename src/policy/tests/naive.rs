@@ -1,6 +1,6 @@
-//! A second opinion: the contract of docs/policy.md, read rule by rule and value by value, with nothing of the index.
+//! A second, independent implementation of docs/policy.md, which compares every rule and every value.
 //!
-//! It shares no code with what it judges, the matching of texts included.
+//! It shares no code with the policy, not even the comparison of texts.
 
 use proptest::collection::vec;
 use proptest::option::of;
@@ -25,7 +25,7 @@ const HANDSHAKE: [&str; 11] = [
     "logout",
 ];
 
-fn fits(value: &str, text: &str) -> bool {
+fn matches_text(value: &str, text: &str) -> bool {
     let (value, text) = (value.as_bytes(), text.as_bytes());
     match value {
         [b'*'] => true,
@@ -35,15 +35,15 @@ fn fits(value: &str, text: &str) -> bool {
     }
 }
 
-fn some_fits(values: Option<&Vec<String>>, text: &str) -> bool {
-    values.is_some_and(|values| values.iter().any(|value| fits(value, text)))
+fn any_matches(values: Option<&Vec<String>>, text: &str) -> bool {
+    values.is_some_and(|values| values.iter().any(|value| matches_text(value, text)))
 }
 
 fn key(values: &Values, fact: Option<&str>) -> bool {
     match fact {
         None => values.any.is_none(),
         Some(fact) => {
-            (values.any.is_none() || some_fits(values.any.as_ref(), fact)) && !some_fits(values.not.as_ref(), fact)
+            (values.any.is_none() || any_matches(values.any.as_ref(), fact)) && !any_matches(values.not.as_ref(), fact)
         }
     }
 }
@@ -76,12 +76,12 @@ fn word(word: &str, meaning: &Meaning<'_>, class: Class) -> bool {
         _ => "",
     };
     let name = table::find(word.as_bytes()).map_or(word, |command| command.name);
-    word == class_word || (word == "@javascript" && meaning.javascript) || fits(name, meaning.command.name)
+    word == class_word || (word == "@javascript" && meaning.javascript) || matches_text(name, meaning.command.name)
 }
 
 fn commands(entry: &ToConfig, action: Action, meaning: &Meaning<'_>, class: Class) -> bool {
     let allow = action == Action::Allow;
-    let explain = |value: &str| meaning.explained && value != "*" && fits(value, "explain");
+    let explain = |value: &str| meaning.explained && value != "*" && matches_text(value, "explain");
     if let Some(not) = &entry.commands.not
         && not.iter().any(|value| word(value, meaning, class) || (allow && explain(value)))
     {
@@ -105,50 +105,51 @@ fn is_star(values: Option<&Vec<String>>) -> bool {
     values.is_some_and(|values| values.iter().any(|value| value == "*"))
 }
 
-/// Whether an allow entry has all of a place in it.
-fn covers(entry: &ToConfig, place: &Place<'_>) -> bool {
+/// Whether an entry of an `allow` covers the whole resource.
+fn covers(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     let unlimited = |values: &Values| values.any.is_none() || is_star(values.any.as_ref());
     let all = |values: &Values| unlimited(values) && values.not.as_ref().is_none_or(Vec::is_empty);
     let names = |values: &Values, text: &str| {
         values.any.iter().flatten().any(|value| {
             let means_it = !value.starts_with('*')
                 && !["s*", "sy*", "sys*", "syst*", "syste*", "system*"].contains(&value.as_str());
-            means_it && fits(value, text)
-        }) && !some_fits(values.not.as_ref(), text)
+            means_it && matches_text(value, text)
+        }) && !any_matches(values.not.as_ref(), text)
     };
-    match *place {
-        Place::Nowhere => true,
-        Place::Database(database) => key(&entry.databases, Some(database)) && unlimited(&entry.collections),
-        Place::Collection { database, collection } => {
+    match *resource {
+        Resource::NoNamespace => true,
+        Resource::Database(database) => key(&entry.databases, Some(database)) && unlimited(&entry.collections),
+        Resource::Collection { database, collection } => {
             key(&entry.databases, Some(database)) && key(&entry.collections, Some(collection))
         }
-        Place::WholeDatabase(database) => key(&entry.databases, Some(database)) && all(&entry.collections),
-        Place::WholeServer => all(&entry.databases) && all(&entry.collections),
-        Place::Window { database, collection, shows: Shows::Database } => {
-            covers(entry, &Place::WholeDatabase(database))
+        Resource::WholeDatabase(database) => key(&entry.databases, Some(database)) && all(&entry.collections),
+        Resource::WholeServer => all(&entry.databases) && all(&entry.collections),
+        Resource::SystemCollection { database, collection, exposes: Exposes::Database } => {
+            covers(entry, &Resource::WholeDatabase(database))
                 || (key(&entry.databases, Some(database)) && names(&entry.collections, collection))
         }
-        Place::Window { database, collection, shows: Shows::Server } => {
-            let of_database = entry.databases.any.iter().flatten().any(|value| value != "*" && fits(value, database));
-            covers(entry, &Place::WholeServer)
+        Resource::SystemCollection { database, collection, exposes: Exposes::Server } => {
+            let of_database =
+                entry.databases.any.iter().flatten().any(|value| value != "*" && matches_text(value, database));
+            covers(entry, &Resource::WholeServer)
                 || (of_database && key(&entry.databases, Some(database)) && names(&entry.collections, collection))
         }
     }
 }
 
-/// Whether a deny or audit entry has any of a place in it.
-fn meets(entry: &ToConfig, place: &Place<'_>) -> bool {
+/// Whether an entry of a `deny` or an `audit` overlaps with the resource.
+fn overlaps(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     let not_nothing = |values: &Values| !is_star(values.not.as_ref());
-    match *place {
-        Place::Nowhere => true,
-        Place::Database(database) => key(&entry.databases, Some(database)) && entry.collections.any.is_none(),
-        Place::Collection { database, collection } => {
+    match *resource {
+        Resource::NoNamespace => true,
+        Resource::Database(database) => key(&entry.databases, Some(database)) && entry.collections.any.is_none(),
+        Resource::Collection { database, collection } => {
             key(&entry.databases, Some(database)) && key(&entry.collections, Some(collection))
         }
-        Place::WholeDatabase(database) | Place::Window { database, shows: Shows::Database, .. } => {
+        Resource::WholeDatabase(database) | Resource::SystemCollection { database, exposes: Exposes::Database, .. } => {
             key(&entry.databases, Some(database)) && not_nothing(&entry.collections)
         }
-        Place::WholeServer | Place::Window { shows: Shows::Server, .. } => {
+        Resource::WholeServer | Resource::SystemCollection { exposes: Exposes::Server, .. } => {
             not_nothing(&entry.databases) && not_nothing(&entry.collections)
         }
     }
@@ -157,17 +158,18 @@ fn meets(entry: &ToConfig, place: &Place<'_>) -> bool {
 pub(super) fn matches(rule: &RuleConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>, reach: &Reach<'_>) -> bool {
     let empty = |values: &Values| values.any.as_ref().is_some_and(Vec::is_empty);
     let entry = |entry: &ToConfig| {
-        let place =
-            |entry| if rule.action == Action::Allow { covers(entry, &reach.place) } else { meets(entry, &reach.place) };
+        let resource = |entry| {
+            if rule.action == Action::Allow { covers(entry, &reach.resource) } else { overlaps(entry, &reach.resource) }
+        };
         let dead = empty(&entry.commands) || empty(&entry.databases) || empty(&entry.collections);
-        !dead && commands(entry, rule.action, meaning, reach.class) && place(entry)
+        !dead && commands(entry, rule.action, meaning, reach.class) && resource(entry)
     };
     let everything = [ToConfig::default()];
     rule.from.as_ref().is_none_or(|all| all.iter().any(|one| from(one, caller)))
         && rule.to.as_deref().unwrap_or(&everything).iter().any(entry)
 }
 
-/// Refuses or not, and why.
+/// Whether the command is denied, and why.
 fn decide(
     config: &PolicyConfig,
     dry_too: bool,
@@ -212,18 +214,18 @@ fn judge(config: &PolicyConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>)
     let enforces = config.enforcement == Enforcement::Enforce && in_force;
     let (refuses, grounds, reach) = decide(config, false, caller, meaning);
     if refuses && enforces {
-        return Judgement { verdict: Verdict::Refuse, grounds, reach, notes };
+        return Judgement { effect: Effect::Deny, grounds, reach, notes };
     }
     if refuses {
         notes.push((Note::WouldDeny, grounds));
-        return Judgement { verdict: Verdict::Pass, grounds: Grounds::NoRule, reach, notes };
+        return Judgement { effect: Effect::Allow, grounds: Grounds::NoRule, reach, notes };
     }
     let (would_refuse, would, where_) = decide(config, true, caller, meaning);
     if would_refuse {
         notes.push((Note::WouldDeny, would));
-        return Judgement { verdict: Verdict::Pass, grounds, reach: where_, notes };
+        return Judgement { effect: Effect::Allow, grounds, reach: where_, notes };
     }
-    Judgement { verdict: Verdict::Pass, grounds, reach, notes }
+    Judgement { effect: Effect::Allow, grounds, reach, notes }
 }
 
 fn values(texts: &'static [&'static str]) -> impl Strategy<Value = Values> + Clone {
@@ -303,25 +305,26 @@ const NAMES: &[&str] = &[
 pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
     let database = || select(vec!["a", "ab", "b", "c", "local"]);
     let collection = || select(vec!["x", "xy", "y", "system.profile", "system.views", "oplog.rs"]);
-    let shows = select(vec![Shows::Database, Shows::Server]);
-    let place = prop_oneof![
-        1 => Just(Place::Nowhere),
-        2 => database().prop_map(Place::Database),
-        6 => (database(), collection()).prop_map(|(database, collection)| Place::Collection { database, collection }),
-        2 => database().prop_map(Place::WholeDatabase),
-        1 => Just(Place::WholeServer),
-        3 => (database(), collection(), shows)
-            .prop_map(|(database, collection, shows)| Place::Window { database, collection, shows }),
+    let exposes = select(vec![Exposes::Database, Exposes::Server]);
+    let resource = prop_oneof![
+        1 => Just(Resource::NoNamespace),
+        2 => database().prop_map(Resource::Database),
+        6 => (database(), collection())
+            .prop_map(|(database, collection)| Resource::Collection { database, collection }),
+        2 => database().prop_map(Resource::WholeDatabase),
+        1 => Just(Resource::WholeServer),
+        3 => (database(), collection(), exposes)
+            .prop_map(|(database, collection, exposes)| Resource::SystemCollection { database, collection, exposes }),
     ];
     let class = of(select(vec![Class::Read, Class::Write]));
-    let reaches = vec((place, class), 1..4);
+    let reaches = vec((resource, class), 1..4);
     let facts = (select(NAMES), reaches, any::<bool>(), prop_oneof![3 => Just(false), 1 => Just(true)]);
     facts.prop_map(|(name, reaches, javascript, explained)| {
         let command = table::find(name.as_bytes()).unwrap();
-        // What belongs to the handshake is of its own class and runs nothing.
+        // A command of the handshake has only its own class, and runs no JavaScript.
         let is_plain = HANDSHAKE.contains(&command.name);
         let class = |class: Option<Class>| class.filter(|_| !is_plain).unwrap_or(command.class);
-        let reach = |(place, of)| Reach { place, class: class(of) };
+        let reach = |(resource, of)| Reach { resource, class: class(of) };
         Meaning {
             command,
             explained,
@@ -348,7 +351,7 @@ fn sorted(mut judgement: Judgement) -> Judgement {
 
 proptest! {
     #[test]
-    fn a_view_judges_as_one_who_tries_every_rule(
+    fn a_view_judges_like_a_comparison_of_every_rule(
         rules in any_rules(9),
         dry_run: bool,
         deny_javascript: bool,
@@ -362,7 +365,7 @@ proptest! {
         let view = policy.view(&caller);
         for meaning in meanings {
             prop_assert_eq!(sorted(view.judge(&meaning)), sorted(judge(&config, &caller, &meaning)), "{:?}", meaning);
-            // Once more, from what has been worked out.
+            // The second judgement uses the tables that the first one made.
             prop_assert_eq!(view.judge(&meaning), policy.view(&caller).judge(&meaning));
             let expected: Vec<(RuleId, usize)> = (0..).map(RuleId).zip(&config.rules)
                 .flat_map(|(id, rule)| meaning.reaches.iter().enumerate().map(move |(at, reach)| (id, rule, at, reach)))
@@ -374,7 +377,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_said_to_decide_nothing_decides_nothing(
+    fn a_rule_with_a_warning_has_no_effect(
         rules in any_rules(5),
         (principal, source, listener) in any_caller(),
         meanings in vec(any_meaning(), 1..9),
@@ -388,16 +391,18 @@ proptest! {
             };
             let mut without = config.clone();
             without.rules.remove(number.parse::<usize>().unwrap() - 1);
-            // What an allow rule is there for, beside what it matches, is that others are refused.
-            let needs = |rules: &[RuleConfig], dry: bool| rules.iter().any(|rule| rule.action == Action::Allow && (dry || !rule.dry_run));
-            if needs(&config.rules, false) != needs(&without.rules, false) || needs(&config.rules, true) != needs(&without.rules, true) {
+            // The last allow rule has another effect: without it, there is no default deny.
+            let has_allow = |rules: &[RuleConfig], dry: bool| {
+                rules.iter().any(|rule| rule.action == Action::Allow && (dry || !rule.dry_run))
+            };
+            if [false, true].iter().any(|dry| has_allow(&config.rules, *dry) != has_allow(&without.rules, *dry)) {
                 continue;
             }
             for meaning in &meanings {
-                let refuses = |config| decide(config, false, &caller, meaning).0;
-                let would_refuse = |config| decide(config, true, &caller, meaning).0;
-                prop_assert_eq!(refuses(&config), refuses(&without), "{:?} {:?}", warning, meaning);
-                prop_assert_eq!(would_refuse(&config), would_refuse(&without), "{:?} {:?}", warning, meaning);
+                let denies = |config| decide(config, false, &caller, meaning).0;
+                let would_deny = |config| decide(config, true, &caller, meaning).0;
+                prop_assert_eq!(denies(&config), denies(&without), "{:?} {:?}", warning, meaning);
+                prop_assert_eq!(would_deny(&config), would_deny(&without), "{:?} {:?}", warning, meaning);
             }
         }
     }

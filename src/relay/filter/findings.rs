@@ -1,8 +1,7 @@
 //! What a policy finds on one connection: every decision is counted, the first of each kind is logged.
 
 use crate::command::Unclear;
-use crate::policy;
-use crate::policy::{Grounds, Judgement, Note};
+use crate::policy::{Effect, Grounds, Judgement, Note};
 use crate::relay::filter::policy_source::{EffectivePolicy, Finding, PolicySource};
 use crate::telemetry::policy_metrics::PolicyDecision;
 
@@ -32,9 +31,9 @@ impl Findings {
         effective: &EffectivePolicy,
         source: &dyn PolicySource,
     ) {
-        let decided = match judgement.verdict {
-            policy::Verdict::Pass => PolicyDecision::Allow,
-            policy::Verdict::Refuse => PolicyDecision::Deny,
+        let decided = match judgement.effect {
+            Effect::Allow => PolicyDecision::Allow,
+            Effect::Deny => PolicyDecision::Deny,
         };
         let noted = judgement.notes.iter().map(|(note, grounds)| match note {
             Note::Audit => (*grounds, PolicyDecision::Audit),

@@ -6,9 +6,8 @@
 use bson::RawDocument;
 
 use crate::command;
-use crate::command::{Meaning, Place, Request, Sequence, Unclear, table};
-use crate::policy;
-use crate::policy::{Grounds, Judgement, Sentence};
+use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
+use crate::policy::{Effect, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
 use crate::relay::filter::local_reply::LocalReply;
@@ -141,7 +140,8 @@ impl PolicyFilter {
             return Verdict::NeedMore(Hold::InInput);
         }
         let command = facts.command().and_then(table::find);
-        let needs_sequences = command.is_some_and(|command| command::needs_sequences(command, effective.view.look()));
+        let needs_sequences =
+            command.is_some_and(|command| command::needs_sequences(command, effective.view.read_options()));
         if !request.is_whole() && needs_sequences {
             return hold(request.length());
         }
@@ -184,23 +184,23 @@ impl PolicyFilter {
         let sequences: Vec<_> =
             sequences.iter().map(|(identifier, documents)| Sequence { identifier, documents }).collect();
         let request = Request { body, database, sequences: &sequences };
-        let meaning = match command::read(&request, effective.view.look()) {
+        let meaning = match command::read(&request, effective.view.read_options()) {
             Ok(meaning) => meaning,
             Err(unclear) => return self.deny_unclear(unclear, facts),
         };
         let mut judgement = effective.view.judge(&meaning);
         let mut code = UNAUTHORIZED;
-        if judgement.verdict == policy::Verdict::Pass
+        if judgement.effect == Effect::Allow
             && let Some(error) = effective.cursor_error(&meaning, self.version)
         {
             let notes = std::mem::take(&mut judgement.notes);
-            judgement = effective.view.refuse(Grounds::Cursor);
+            judgement = effective.view.deny(Grounds::Cursor);
             judgement.notes.extend(notes);
             code = error;
         }
-        let verdict = match judgement.verdict {
-            policy::Verdict::Pass => Verdict::Forward,
-            policy::Verdict::Refuse => denied(
+        let verdict = match judgement.effect {
+            Effect::Allow => Verdict::Forward,
+            Effect::Deny => denied(
                 code,
                 &Sentence {
                     policy: &effective.policy,
@@ -211,7 +211,7 @@ impl PolicyFilter {
                 },
             ),
         };
-        if judgement.verdict == policy::Verdict::Pass && judgement.notes.is_empty() {
+        if judgement.effect == Effect::Allow && judgement.notes.is_empty() {
             // The common path: there is nothing to log.
             effective.count(judgement.grounds, PolicyDecision::Allow);
             return verdict;
@@ -225,12 +225,12 @@ impl PolicyFilter {
     /// Denies a request that cannot be understood; a dry run forwards it.
     fn deny_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
-        let judgement = effective.view.refuse(Grounds::Unclear);
+        let judgement = effective.view.deny(Grounds::Unclear);
         let command = facts.command().and_then(table::find).map(|command| command.name);
         let database = facts.database().map(|name| name.to_text()).filter(|name| is_plain(name));
-        let verdict = match judgement.verdict {
-            policy::Verdict::Pass => Verdict::Forward,
-            policy::Verdict::Refuse => denied(
+        let verdict = match judgement.effect {
+            Effect::Allow => Verdict::Forward,
+            Effect::Deny => denied(
                 UNAUTHORIZED,
                 &Sentence {
                     policy: &effective.policy,
@@ -249,11 +249,11 @@ impl PolicyFilter {
     /// Closes the connection on what can be neither judged nor answered; a dry run forwards it.
     fn forward_or_close(&mut self, what: &'static str) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
-        let judgement = effective.view.refuse(Grounds::Unclear);
+        let judgement = effective.view.deny(Grounds::Unclear);
         self.add_finding(&judgement, Subject::default());
-        match judgement.verdict {
-            policy::Verdict::Pass => Verdict::Forward,
-            policy::Verdict::Refuse => Verdict::close(EndReason::Unjudged(what)),
+        match judgement.effect {
+            Effect::Allow => Verdict::Forward,
+            Effect::Deny => Verdict::close(EndReason::Unjudged(what)),
         }
     }
 
@@ -300,13 +300,15 @@ fn has_foreign_sequence(facts: &RequestFacts) -> bool {
 /// The namespace that decided, or else the command's own.
 fn namespace(meaning: &Meaning<'_>, reach: Option<usize>) -> String {
     let reach = meaning.reaches.get(reach.unwrap_or_default());
-    match reach.map(|reach| reach.place) {
-        Some(Place::Collection { database, collection } | Place::Window { database, collection, .. }) => {
+    match reach.map(|reach| reach.resource) {
+        Some(
+            Resource::Collection { database, collection } | Resource::SystemCollection { database, collection, .. },
+        ) => {
             format!("{database}.{collection}")
         }
-        Some(Place::Database(database) | Place::WholeDatabase(database)) => database.to_owned(),
-        Some(Place::WholeServer) => "*".to_owned(),
-        Some(Place::Nowhere) | None => String::new(),
+        Some(Resource::Database(database) | Resource::WholeDatabase(database)) => database.to_owned(),
+        Some(Resource::WholeServer) => "*".to_owned(),
+        Some(Resource::NoNamespace) | None => String::new(),
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::command::{Meaning, Place, Unclear};
-use crate::policy;
-use crate::policy::{Grounds, Policy, RuleId, View};
+use crate::command::{Meaning, Resource, Unclear};
+use crate::policy::{Effect, Grounds, Policy, RuleId, View};
 use crate::relay::cursors::{CursorBook, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
@@ -61,7 +60,7 @@ pub struct Finding<'a> {
 
 /// The labels of a policy's decision counters: its rules in their order, then everything else that can decide.
 pub fn counter_labels(policy: &Policy) -> Vec<String> {
-    let others = Grounds::BESIDE_RULES.map(|grounds| policy.label(grounds).to_owned());
+    let others = Grounds::WITHOUT_RULE.map(|grounds| policy.label(grounds).to_owned());
     policy.rule_names().iter().cloned().chain(others).collect()
 }
 
@@ -69,14 +68,14 @@ pub fn counter_labels(policy: &Policy) -> Vec<String> {
 pub fn counter_index(grounds: Grounds, rules: usize) -> usize {
     match grounds {
         Grounds::Rule(RuleId(id)) => id as usize,
-        other => rules + Grounds::BESIDE_RULES.iter().position(|beside| *beside == other).unwrap_or_default(),
+        other => rules + Grounds::WITHOUT_RULE.iter().position(|beside| *beside == other).unwrap_or_default(),
     }
 }
 
 impl EffectivePolicy {
     /// Whether a request that cannot be understood is denied: not in a dry run.
     pub(in crate::relay) fn denies_unclear(&self) -> bool {
-        self.view.refuse(Grounds::Unclear).verdict == policy::Verdict::Refuse
+        self.view.deny(Grounds::Unclear).effect == Effect::Deny
     }
 
     /// Counts a decision.
@@ -90,7 +89,7 @@ impl EffectivePolicy {
         let reads = meaning.command.name == "getMore";
         // The namespace of such a cursor, a database or the whole server, does not tell what it reads. That was judged
         // when it was opened. A change stream resumes by itself, and is judged again then.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
+        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
         meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
             CursorOwnership::Foreign => Some(UNAUTHORIZED),
             // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.

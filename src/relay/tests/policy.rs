@@ -106,7 +106,7 @@ async fn a_denied_command_is_answered_and_the_next_one_is_forwarded_in_pieces_of
                 tokio::task::yield_now().await;
             }
             let denial = read_denial(&mut client, 1).await;
-            let sentence = "not authorized on shop to execute command find (mongate policy: rule \"no-secrets\")";
+            let sentence = "mongate: not authorized on shop to execute command find: denied by rule \"no-secrets\"";
             assert_eq!(denial.get_str("errmsg").unwrap(), sentence);
             assert_eq!(read_message(&mut upstream).await, find(2, "orders"));
             upstream.write_all(&reply(90, 2)).await.unwrap();

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::conditions::{both, is_impossible};
-use super::fields::Fields;
-use super::{Head, selection, toml_text};
+use super::fields::DocumentFields;
+use super::head::{DocumentHead, selection};
+use super::toml_text;
 use crate::config::{Action, FromConfig, RuleConfig, Values};
 use crate::review::tree::Node;
 
@@ -27,25 +28,30 @@ const JWT: &str =
     "is about tokens in HTTP requests, which MongoDB does not have; name principals or namespaces instead";
 
 /// One document.
-pub(super) struct Policy {
+pub(super) struct ImportedPolicy {
     title: String,
     selection: String,
     namespace: Option<String>,
     name: String,
     action: Action,
     dry_run: bool,
-    rules: Vec<Outcome>,
+    rules: Vec<ImportedRule>,
 }
 
 /// What becomes of one rule.
-enum Outcome {
+enum ImportedRule {
     /// One of ours; `None` is everybody.
     Kept(Option<Vec<FromConfig>>),
     /// It cannot match anything on MongoDB's port, since it ... (a verb first).
     Dropped(String),
 }
 
-pub(super) fn read(head: &Head, document: &Fields<'_>, spec: &Fields<'_>, port: u16) -> Policy {
+pub(super) fn read(
+    head: &DocumentHead,
+    document: &DocumentFields<'_>,
+    spec: &DocumentFields<'_>,
+    port: u16,
+) -> ImportedPolicy {
     spec.only(
         &["selector", "targetRef", "targetRefs", "rules", "action"],
         &[("provider", "names an external authorizer (action CUSTOM), which this gateway does not ask")],
@@ -56,10 +62,10 @@ pub(super) fn read(head: &Head, document: &Fields<'_>, spec: &Fields<'_>, port: 
     let action = action(spec);
     let rules = spec.tables("rules").unwrap_or_default();
     let rules = rules.iter().filter_map(|(path, entries)| {
-        let fields = Fields::new(spec.journal(), path, entries);
-        Rule { head, port, fields, concerns_us: true }.read()
+        let fields = DocumentFields::new(spec.problems(), path, entries);
+        RuleReader { head, port, fields, concerns_us: true }.read()
     });
-    Policy {
+    ImportedPolicy {
         title: head.title(),
         selection: selection(spec),
         namespace: head.namespace.clone(),
@@ -71,7 +77,7 @@ pub(super) fn read(head: &Head, document: &Fields<'_>, spec: &Fields<'_>, port: 
 }
 
 /// Allow where nothing else is said.
-fn action(spec: &Fields<'_>) -> Option<Action> {
+fn action(spec: &DocumentFields<'_>) -> Option<Action> {
     match spec.text("action")? {
         "ALLOW" => Some(Action::Allow),
         "DENY" => Some(Action::Deny),
@@ -87,7 +93,7 @@ fn action(spec: &Fields<'_>) -> Option<Action> {
     }
 }
 
-fn dry_run(document: &Fields<'_>) -> bool {
+fn dry_run(document: &DocumentFields<'_>) -> bool {
     let annotations = document.get("metadata").and_then(|metadata| metadata.get("annotations"));
     match annotations.and_then(|annotations| annotations.get(DRY_RUN)) {
         None => false,
@@ -100,7 +106,7 @@ fn dry_run(document: &Fields<'_>) -> bool {
     }
 }
 
-impl Policy {
+impl ImportedPolicy {
     /// What it is about in the mesh.
     pub(super) fn scope(&self) -> String {
         match &self.namespace {
@@ -122,8 +128,8 @@ impl Policy {
         for (at, rule) in self.rules.into_iter().enumerate() {
             let place = format!("spec.rules[{}]", at + 1);
             match rule {
-                Outcome::Dropped(why) => text.push_str(&toml_text::comment(&format!("{place} {why}: left out."))),
-                Outcome::Kept(from) => {
+                ImportedRule::Dropped(why) => text.push_str(&toml_text::comment(&format!("{place} {why}: left out."))),
+                ImportedRule::Kept(from) => {
                     if !std::mem::take(&mut is_first) {
                         text.push('\n');
                     }
@@ -166,23 +172,23 @@ fn free_name(wanted: &str, taken: &mut BTreeSet<String>) -> String {
 }
 
 /// One entry of `spec.rules`.
-struct Rule<'a> {
-    head: &'a Head,
+struct RuleReader<'a> {
+    head: &'a DocumentHead,
     port: u16,
-    fields: Fields<'a>,
+    fields: DocumentFields<'a>,
     /// Whether it is for MongoDB's port at all. Of a rule that is not, nothing needs a counterpart here.
     concerns_us: bool,
 }
 
-impl Rule<'_> {
+impl RuleReader<'_> {
     /// `None` if something stands in the way, which was noted.
-    fn read(mut self) -> Option<Outcome> {
+    fn read(mut self) -> Option<ImportedRule> {
         self.fields.only(&["from", "to", "when"], &[]);
         self.concerns_us = self.is_for_port();
         let from = self.fields.tables("from").map(|entries| entries.iter().map(|entry| self.source(entry)).collect());
         let when = self.when();
         if !self.concerns_us {
-            return Some(Outcome::Dropped(format!("is not for port {}", self.port)));
+            return Some(ImportedRule::Dropped(format!("is not for port {}", self.port)));
         }
         self.one_kind_of_address();
         let entries: Vec<FromConfig> = from.unwrap_or_else(|| vec![FromConfig::default()]);
@@ -191,11 +197,11 @@ impl Rule<'_> {
         let mut met = met.map_err(|sentence| self.fields.note_here(&sentence)).ok()?;
         met.retain(|condition| !is_impossible(condition));
         Some(if met.is_empty() {
-            Outcome::Dropped("asks for what nobody can have at once".to_owned())
+            ImportedRule::Dropped("asks for what nobody can have at once".to_owned())
         } else if met.contains(&FromConfig::default()) {
-            Outcome::Kept(None)
+            ImportedRule::Kept(None)
         } else {
-            Outcome::Kept(Some(met))
+            ImportedRule::Kept(Some(met))
         })
     }
 
@@ -216,10 +222,10 @@ impl Rule<'_> {
     }
 
     fn source(&self, (path, entries): &(String, &[(String, Node)])) -> FromConfig {
-        let outer = Fields::new(self.fields.journal(), path, entries);
+        let outer = DocumentFields::new(self.fields.problems(), path, entries);
         outer.only(&["source"], &[]);
         let path = outer.path_of("source");
-        let source = Fields::new(self.fields.journal(), &path, outer.table("source").unwrap_or_default());
+        let source = DocumentFields::new(self.fields.problems(), &path, outer.table("source").unwrap_or_default());
         if source.is_empty() {
             source.note_here("is empty, which Istio refuses too; leave `from` out to mean everybody");
         }
@@ -265,7 +271,7 @@ impl Rule<'_> {
     }
 
     /// `[NAMESPACE/]ACCOUNT`, in any trust domain.
-    fn service_accounts(&self, fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
+    fn service_accounts(&self, fields: &DocumentFields<'_>, key: &str) -> Option<Vec<String>> {
         let texts = fields.texts(key)?;
         let pattern = |text: &str| {
             let own = self.head.namespace.as_deref();
@@ -280,8 +286,8 @@ impl Rule<'_> {
         patterns
     }
 
-    /// As [`Fields::only`]; what is refused does not matter in a rule that is for other ports.
-    fn only(&self, fields: &Fields<'_>, known: &[&str], refused: &[(&str, &str)]) {
+    /// As [`DocumentFields::only`]; what is refused does not matter in a rule that is for other ports.
+    fn only(&self, fields: &DocumentFields<'_>, known: &[&str], refused: &[(&str, &str)]) {
         if self.concerns_us {
             fields.only(known, refused);
         } else {
@@ -302,10 +308,11 @@ impl Rule<'_> {
         let Some(entries) = self.fields.tables("to") else { return is_in_when };
         let mut is_in_to = false;
         for (path, entries) in entries {
-            let outer = Fields::new(self.fields.journal(), &path, entries);
+            let outer = DocumentFields::new(self.fields.problems(), &path, entries);
             outer.only(&["operation"], &[]);
             let path = outer.path_of("operation");
-            let operation = Fields::new(self.fields.journal(), &path, outer.table("operation").unwrap_or_default());
+            let operation =
+                DocumentFields::new(self.fields.problems(), &path, outer.table("operation").unwrap_or_default());
             if operation.is_empty() {
                 operation.note_here("is empty, which Istio refuses too; leave `to` out to mean everything");
             }
@@ -323,7 +330,7 @@ impl Rule<'_> {
     fn when(&self) -> Result<FromConfig, String> {
         let mut when = Ok(FromConfig::default());
         for (path, entries) in self.fields.tables("when").unwrap_or_default() {
-            let fields = Fields::new(self.fields.journal(), &path, entries);
+            let fields = DocumentFields::new(self.fields.problems(), &path, entries);
             fields.only(&["key", "values", "notValues"], &[]);
             if fields.get("values").is_none() && fields.get("notValues").is_none() {
                 fields.note_here("has neither values nor notValues");
@@ -384,7 +391,7 @@ fn unknown_condition(key: &str) -> String {
     format!("is {:?}, {why}", toml_text::plain(key))
 }
 
-fn principals(fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
+fn principals(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<String>> {
     let patterns = patterns(fields, key)?;
     if patterns.iter().any(|pattern| pattern.starts_with("spiffe:")) {
         fields
@@ -394,7 +401,7 @@ fn principals(fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
 }
 
 /// Exact, `prefix*`, `*suffix`, or `*`.
-fn patterns(fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
+fn patterns(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<String>> {
     let texts = fields.texts(key)?;
     let inner = |text: &str| text.strip_suffix('*').or(text.strip_prefix('*')).unwrap_or(text).contains('*');
     if texts.iter().any(|text| inner(text)) {
@@ -405,7 +412,7 @@ fn patterns(fields: &Fields<'_>, key: &str) -> Option<Vec<String>> {
     Some(texts.into_iter().map(str::to_owned).collect())
 }
 
-fn networks(fields: &Fields<'_>, key: &str) -> Option<Vec<IpNet>> {
+fn networks(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<IpNet>> {
     let mut networks = Vec::new();
     for text in fields.texts(key)? {
         let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
@@ -417,7 +424,7 @@ fn networks(fields: &Fields<'_>, key: &str) -> Option<Vec<IpNet>> {
     Some(networks)
 }
 
-fn ports(fields: &Fields<'_>, key: &str) -> Option<Vec<u16>> {
+fn ports(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<u16>> {
     let mut ports = Vec::new();
     for text in fields.texts(key)? {
         match text.parse() {

@@ -1,4 +1,4 @@
-//! Fields of a Kubernetes document, taken one by one; what is not understood is noted, and reading goes on.
+//! DocumentFields of a Kubernetes document, taken one by one; what is not understood is noted, and reading goes on.
 //!
 //! A field that nobody asks for is a problem, not a default: nothing of a policy may be lost on the way.
 
@@ -8,13 +8,13 @@ use super::toml_text::plain;
 use crate::review::tree::Node;
 
 /// The problems of one document.
-pub(super) struct Journal {
+pub(super) struct Problems {
     /// As `document 2, AuthorizationPolicy cart in namespace shop`.
     document: String,
     problems: RefCell<Vec<String>>,
 }
 
-impl Journal {
+impl Problems {
     pub(super) fn of(document: String) -> Self {
         Self { document, problems: RefCell::default() }
     }
@@ -33,19 +33,19 @@ pub(super) type Entries<'a> = &'a [(String, Node)];
 
 /// One table of a document, with the path that leads to it.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
-    journal: &'a Journal,
+pub(super) struct DocumentFields<'a> {
+    problems: &'a Problems,
     path: &'a str,
     entries: Entries<'a>,
 }
 
-impl<'a> Fields<'a> {
-    pub(super) fn new(journal: &'a Journal, path: &'a str, entries: Entries<'a>) -> Self {
-        Self { journal, path, entries }
+impl<'a> DocumentFields<'a> {
+    pub(super) fn new(problems: &'a Problems, path: &'a str, entries: Entries<'a>) -> Self {
+        Self { problems, path, entries }
     }
 
-    pub(super) fn journal(&self) -> &'a Journal {
-        self.journal
+    pub(super) fn problems(&self) -> &'a Problems {
+        self.problems
     }
 
     pub(super) fn path_of(&self, key: &str) -> String {
@@ -53,12 +53,12 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn note(&self, key: &str, sentence: &str) {
-        self.journal.note(&self.path_of(key), sentence);
+        self.problems.note(&self.path_of(key), sentence);
     }
 
     /// Notes a problem with the table itself.
     pub(super) fn note_here(&self, sentence: &str) {
-        self.journal.note(self.path, sentence);
+        self.problems.note(self.path, sentence);
     }
 
     pub(super) fn is_empty(&self) -> bool {

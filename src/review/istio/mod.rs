@@ -9,6 +9,7 @@
 mod authorization;
 mod conditions;
 mod fields;
+mod head;
 mod peer;
 #[cfg(test)]
 mod test_agreement;
@@ -20,8 +21,9 @@ use std::collections::BTreeSet;
 
 use serde_saphyr::{Options, UserMessageFormatter};
 
-use self::authorization::Policy;
-use self::fields::{Fields, Journal};
+use self::authorization::ImportedPolicy;
+use self::fields::{DocumentFields, Problems};
+use self::head::DocumentHead;
 use super::tree::Node;
 
 /// The versions that have the same fields with the same meaning.
@@ -78,7 +80,7 @@ pub fn import(yaml: &str, port: u16, origin: &str) -> Result<Imported, ImportErr
 
 struct Import {
     port: u16,
-    policies: Vec<Policy>,
+    policies: Vec<ImportedPolicy>,
     peers: Vec<peer::Suggestion>,
     problems: Vec<String>,
 }
@@ -97,25 +99,25 @@ impl Import {
             }
             return;
         }
-        let head = Head::of(document, kind);
-        let journal = Journal::of(format!("{place}, {}", head.title()));
-        let fields = Fields::new(&journal, "", entries);
+        let head = DocumentHead::of(document, kind);
+        let noted = Problems::of(format!("{place}, {}", head.title()));
+        let fields = DocumentFields::new(&noted, "", entries);
         fields.only(&["apiVersion", "kind", "metadata", "spec", "status"], &[]);
         if !API_VERSIONS.contains(&head.api_version.as_str()) {
             fields.note("apiVersion", &format!("must be one of {}", API_VERSIONS.join(", ")));
         }
         // Without a spec, all of its fields have their defaults.
-        let spec = Fields::new(&journal, "spec", fields.table("spec").unwrap_or_default());
+        let spec = DocumentFields::new(&noted, "spec", fields.table("spec").unwrap_or_default());
         match kind {
             "AuthorizationPolicy" => self.policies.push(authorization::read(&head, &fields, &spec, self.port)),
             "PeerAuthentication" => self.peers.push(peer::read(&head, &spec, self.port)),
             _ => fields.note("kind", "must be AuthorizationPolicy or PeerAuthentication; nothing else can be imported"),
         }
-        self.problems.extend(journal.into_problems());
+        self.problems.extend(noted.into_problems());
     }
 
     fn into_text(self, origin: &str) -> Imported {
-        let scopes: BTreeSet<String> = self.policies.iter().map(Policy::scope).collect();
+        let scopes: BTreeSet<String> = self.policies.iter().map(ImportedPolicy::scope).collect();
         let mut notes = Vec::new();
         if scopes.len() > 1 {
             let scopes = scopes.into_iter().collect::<Vec<_>>().join("; ");
@@ -140,56 +142,4 @@ impl Import {
         }
         Imported { text, notes }
     }
-}
-
-/// What a document says of itself.
-struct Head {
-    kind: String,
-    api_version: String,
-    name: String,
-    namespace: Option<String>,
-}
-
-impl Head {
-    fn of(document: &Node, kind: &str) -> Self {
-        let text = |node: Option<&Node>| node.and_then(Node::text).map(toml_text::plain);
-        let metadata = document.get("metadata");
-        Self {
-            kind: toml_text::plain(kind),
-            api_version: text(document.get("apiVersion")).unwrap_or_default(),
-            name: text(metadata.and_then(|metadata| metadata.get("name"))).unwrap_or_default(),
-            namespace: text(metadata.and_then(|metadata| metadata.get("namespace"))),
-        }
-    }
-
-    fn title(&self) -> String {
-        let kind = if self.kind.is_empty() { "(of no kind)" } else { &self.kind };
-        let name = if self.name.is_empty() { "(without a name)" } else { &self.name };
-        match &self.namespace {
-            Some(namespace) => format!("{kind} {name} in namespace {namespace}"),
-            None => format!("{kind} {name}"),
-        }
-    }
-}
-
-/// What a document selects in its namespace, for a comment.
-fn selection(spec: &Fields<'_>) -> String {
-    let mut parts = Vec::new();
-    if let Some(selector) = spec.table("selector") {
-        let path = spec.path_of("selector");
-        let selector = Fields::new(spec.journal(), &path, selector);
-        selector.only(&["matchLabels"], &[]);
-        for (label, value) in selector.table("matchLabels").unwrap_or_default() {
-            parts.push(format!("{} = {}", toml_text::plain(label), toml_text::plain(value.text().unwrap_or("?"))));
-        }
-    }
-    let targets = spec
-        .table("targetRef")
-        .into_iter()
-        .chain(spec.tables("targetRefs").unwrap_or_default().into_iter().map(|(_, entries)| entries));
-    for target in targets {
-        let text = |key: &str| target.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.text());
-        parts.push(toml_text::plain(&format!("{} {}", text("kind").unwrap_or("?"), text("name").unwrap_or("?"))));
-    }
-    if parts.is_empty() { "all workloads".to_owned() } else { parts.join(", ") }
 }

@@ -2,8 +2,9 @@
 //!
 //! Only said in a comment: listeners have addresses and certificates, and a mesh does not tell them.
 
-use super::fields::Fields;
-use super::{Head, selection, toml_text};
+use super::fields::DocumentFields;
+use super::head::{DocumentHead, selection};
+use super::toml_text;
 
 /// What one document asks of connections to MongoDB's port.
 pub(super) struct Suggestion {
@@ -11,13 +12,13 @@ pub(super) struct Suggestion {
     mode: Option<&'static str>,
 }
 
-pub(super) fn read(head: &Head, spec: &Fields<'_>, port: u16) -> Suggestion {
+pub(super) fn read(head: &DocumentHead, spec: &DocumentFields<'_>, port: u16) -> Suggestion {
     spec.only(&["selector", "mtls", "portLevelMtls"], &[]);
     let whole = mode(spec, "mtls");
     let mut of_port = None;
     if let Some(ports) = spec.table("portLevelMtls") {
         let path = spec.path_of("portLevelMtls");
-        let ports = Fields::new(spec.journal(), &path, ports);
+        let ports = DocumentFields::new(spec.problems(), &path, ports);
         for (key, _) in spec.table("portLevelMtls").unwrap_or_default() {
             match key.parse::<u16>() {
                 Ok(number) if number > 0 => {
@@ -68,9 +69,9 @@ const MODES: [Mode; 4] = [
 ];
 
 /// The mode in the table `key`; `UNSET` is as good as none.
-fn mode(fields: &Fields<'_>, key: &str) -> Option<Mode> {
+fn mode(fields: &DocumentFields<'_>, key: &str) -> Option<Mode> {
     let path = fields.path_of(key);
-    let table = Fields::new(fields.journal(), &path, fields.table(key)?);
+    let table = DocumentFields::new(fields.problems(), &path, fields.table(key)?);
     table.only(&["mode"], &[]);
     let given = table.text("mode")?;
     let found = MODES.into_iter().find(|mode| mode.istio == given);

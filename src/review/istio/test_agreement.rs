@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::config::Config;
-use crate::review::{Caller, Decision, Reviewed, Wanted};
+use crate::review::{AssumedCaller, Decision, PolicyReview, RequestedCommand};
 
 use super::tests::REST;
 use super::{ImportError, import};
@@ -217,13 +217,13 @@ proptest! {
         };
         let config = Config::parse(&format!("{REST}\n{text}"), Path::new("config.toml"), [])
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let reviewed = Reviewed::new(&config).unwrap();
+        let reviewed = PolicyReview::new(&config).unwrap();
         for asks in CALLERS {
-            let caller = Caller::new(asks.principal, Some(asks.address.parse().unwrap()), None);
+            let caller = AssumedCaller::new(asks.principal, Some(asks.address.parse().unwrap()), None);
             let text_of = |text: &str| Some(text.to_owned());
-            let wanted =
-                Wanted { command: text_of("find"), database: text_of("shop"), collection: text_of("orders"), body: None };
-            let explanation = reviewed.explain(&caller, &wanted).unwrap();
+            let requested =
+                RequestedCommand { command: text_of("find"), database: text_of("shop"), collection: text_of("orders"), body: None };
+            let explanation = reviewed.explain(&caller, &requested).unwrap();
             let expected = if is_allowed(&policies, &asks) { Decision::Allow } else { Decision::Deny };
             prop_assert_eq!(explanation.decision, expected, "{:?}\n{}\n{}\n{}", asks, yaml, text, explanation);
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::review::Decision::{self, Allow, Deny, WouldDeny};
-use crate::review::{Caller, Reviewed, Wanted};
+use crate::review::{AssumedCaller, PolicyReview, RequestedCommand};
 
 use super::*;
 
@@ -145,10 +145,11 @@ fn decisions_are_those_of_the_mesh() {
     let check = |documents: &[&str], caller: (Option<&str>, &str), expected: Decision| {
         let yaml = documents.concat();
         let config = config(&yaml);
-        let caller = Caller::new(caller.0, Some(caller.1.parse().unwrap()), None);
+        let caller = AssumedCaller::new(caller.0, Some(caller.1.parse().unwrap()), None);
         let text = |text: &str| Some(text.to_owned());
-        let wanted = Wanted { command: text("find"), database: text("shop"), collection: text("orders"), body: None };
-        let explanation = Reviewed::new(&config).unwrap().explain(&caller, &wanted).unwrap();
+        let requested =
+            RequestedCommand { command: text("find"), database: text("shop"), collection: text("orders"), body: None };
+        let explanation = PolicyReview::new(&config).unwrap().explain(&caller, &requested).unwrap();
         assert_eq!(explanation.decision, expected, "{caller:?} {yaml}\n{explanation}");
     };
     let (cart, sleep, nobody) = ((Some(CART), "10.9.9.9"), (Some(SLEEP), "10.9.9.9"), (None, "10.9.9.9"));

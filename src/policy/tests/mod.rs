@@ -1,18 +1,23 @@
-//! The policy as a whole: rules as operators write them, callers, commands, and what is to come of them.
+//! Tests of the whole policy: rules as operators write them, callers, commands, and the expected judgements.
 
 mod decisions;
 mod findings;
 mod naive;
 
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::command::table::{self, Class};
-use crate::command::{Meaning, Place, Reach, Shows};
-use crate::config::Config;
+use crate::command::{Exposes, Meaning, Reach, Resource};
+use crate::config::{Action, Config, Enforcement, PolicyConfig};
+use crate::identity::Principal;
 
 use super::*;
 
-/// What the rules of the cases stand below; clients may be anybody.
+/// The configuration around the rules of the cases. Its clients can have any principal.
 const GATEWAY: &str = r#"
 [upstream.orders]
 address = "mongo:27017"
@@ -38,41 +43,43 @@ fn policy(rules: &str) -> Policy {
     Policy::compile(&config(rules)).unwrap()
 }
 
-/// A client as the cases write it: its principal, or `-`.
+/// A caller with this principal and no address.
 fn caller(principal: Option<&Principal>) -> CallerFacts<'_> {
     CallerFacts { principal, source: None, listener: "orders" }
 }
 
+/// A principal as the cases write it; `-` is an unauthenticated caller.
 fn principal(text: &str) -> Option<Principal> {
     (text != "-").then(|| Principal::configured(text))
 }
 
-/// A place as the cases write it: `shop.orders`, `shop` (the database alone), `shop.*` (all of it), `*` (the server),
-/// `-` (nowhere), `shop.system.profile>` (a window onto its database), `local.oplog.rs>>` (onto the server).
-fn place(text: &str) -> Place<'_> {
+/// A resource as the cases write it: `shop.orders`, `shop` (the database as such), `shop.*` (all of its collections),
+/// `*` (the whole server), `-` (no namespace), `shop.system.profile>` (exposes its database), `local.oplog.rs>>`
+/// (exposes the server).
+fn resource(text: &str) -> Resource<'_> {
     match text {
-        "-" => return Place::Nowhere,
-        "*" => return Place::WholeServer,
+        "-" => return Resource::NoNamespace,
+        "*" => return Resource::WholeServer,
         _ => {}
     }
-    let Some((database, collection)) = text.split_once('.') else { return Place::Database(text) };
+    let Some((database, collection)) = text.split_once('.') else { return Resource::Database(text) };
     if collection == "*" {
-        return Place::WholeDatabase(database);
+        return Resource::WholeDatabase(database);
     }
-    let window = |collection, shows| Place::Window { database, collection, shows };
+    let exposing = |collection, exposes| Resource::SystemCollection { database, collection, exposes };
     match (collection.strip_suffix(">>"), collection.strip_suffix('>')) {
-        (Some(collection), _) => window(collection, Shows::Server),
-        (None, Some(collection)) => window(collection, Shows::Database),
-        (None, None) => Place::Collection { database, collection },
+        (Some(collection), _) => exposing(collection, Exposes::Server),
+        (None, Some(collection)) => exposing(collection, Exposes::Database),
+        (None, None) => Resource::Collection { database, collection },
     }
 }
 
-/// A command as the cases write it: `find shop.orders`, `aggregate shop.a, @write other.b`; before the name `explain` and
-/// `javascript`.
+/// A command as the cases write it: `find shop.orders`, `aggregate shop.a, @write other.b`; with `explain` or
+/// `javascript` before the name.
 fn meaning(text: &str) -> Meaning<'_> {
     let (explained, text) = text.strip_prefix("explain ").map_or((false, text), |rest| (true, rest));
     let (javascript, text) = text.strip_prefix("javascript ").map_or((false, text), |rest| (true, rest));
-    let (name, places) = text.split_once(' ').unwrap();
+    let (name, resources) = text.split_once(' ').unwrap();
     let command = table::find(name.as_bytes()).unwrap();
     let reach = |text| {
         let (class, text) = match str::split_once(text, ' ') {
@@ -82,22 +89,22 @@ fn meaning(text: &str) -> Meaning<'_> {
             Some((other, _)) => panic!("{other}"),
             None => (command.class, text),
         };
-        Reach { place: place(text), class }
+        Reach { resource: resource(text), class }
     };
     Meaning {
         command,
         explained,
         database: "shop",
-        reaches: places.split(", ").map(reach).collect(),
+        reaches: resources.split(", ").map(reach).collect(),
         javascript,
         cursors: SmallVec::new(),
     }
 }
 
-const PAGE: &str = include_str!("../../docs/policy.md");
+const PAGE: &str = include_str!("../../../docs/policy.md");
 
 #[test]
-fn the_examples_of_the_page_are_policies_without_doubts() {
+fn the_examples_of_the_page_are_policies_without_warnings() {
     let blocks: Vec<&str> = PAGE.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
     assert!(blocks.len() >= 4);
     for block in blocks {
@@ -106,7 +113,7 @@ fn the_examples_of_the_page_are_policies_without_doubts() {
 }
 
 #[test]
-fn the_page_has_every_class_with_its_commands() {
+fn the_page_lists_every_class_with_its_commands() {
     let classes = [
         ("@read", Class::Read),
         ("@write", Class::Write),
@@ -126,7 +133,7 @@ fn the_page_has_every_class_with_its_commands() {
 }
 
 #[test]
-fn the_page_shows_what_refused_clients_read_and_what_metrics_have() {
+fn the_page_shows_the_error_messages_and_the_labels_of_metrics() {
     let rules = "[[policy.rule]]\nname = \"full-sleep-may-not-read\"\naction = \"deny\"\n";
     let policy = policy(rules);
     for grounds in [Grounds::Rule(RuleId(0)), Grounds::NoAllowRule, Grounds::JavaScript] {
@@ -134,7 +141,7 @@ fn the_page_shows_what_refused_clients_read_and_what_metrics_have() {
             Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
         assert!(PAGE.contains(&format!("\n{sentence}\n")), "{sentence}");
     }
-    for grounds in Grounds::BESIDE_RULES {
+    for grounds in Grounds::WITHOUT_RULE {
         assert!(PAGE.contains(&format!("\n| `{}` | ", policy.label(grounds))), "{grounds:?}");
     }
 }

@@ -1,19 +1,20 @@
 //! The command line: what each command does, what it prints, and how it exits.
 
+mod config_file;
+mod exit;
 mod policy;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::admin;
 use crate::check;
-use crate::check::Reach;
+use crate::check::CheckScope;
 use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
@@ -21,13 +22,8 @@ use crate::lifecycle::signals::Signals;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 
+use self::config_file::ConfigFile;
 use self::policy::PolicyCommand;
-
-/// Bad configuration, or files that it names; `EX_CONFIG` of sysexits.h.
-const EXIT_CONFIGURATION: u8 = 78;
-
-/// Anything else that keeps a command from its work.
-const EXIT_FAILED: u8 = 1;
 
 /// Descriptors that are not connections: listeners, administration, runtimes, and name lookups.
 const DESCRIPTORS_BESIDES: usize = 256;
@@ -95,13 +91,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
-struct ConfigFile {
-    /// Configuration file; default: config.toml in the working directory, then /etc/mongate/config.toml
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
@@ -113,22 +102,22 @@ pub fn main() -> ExitCode {
 }
 
 fn run(file: &ConfigFile) -> ExitCode {
-    let loaded = match Config::load(file.config.as_deref()) {
+    let loaded = match file.load() {
         Ok(loaded) => loaded,
-        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+        Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
     if let Err(error) = logs::install(loaded.config.log) {
-        return complain(EXIT_FAILED, &error);
+        return exit::fail(exit::FAILED, &error);
     }
     tracing::info!(file = %loaded.file.display(), "configuration read");
     match serve(&loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let exit = match error.downcast_ref::<StartError>() {
-                Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => EXIT_CONFIGURATION,
-                _ => EXIT_FAILED,
+            let code = match error.downcast_ref::<StartError>() {
+                Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => exit::CONFIGURATION,
+                _ => exit::FAILED,
             };
-            complain(exit, &format!("{error:#}"))
+            exit::fail(code, &format!("{error:#}"))
         }
     }
 }
@@ -161,44 +150,44 @@ fn mind_descriptors(config: &Config) {
 }
 
 fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
-    let config = match Config::load(file.config.as_deref()) {
+    let config = match file.load() {
         Ok(loaded) => loaded.config,
-        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+        Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
-    let reach = if offline { Reach::Offline } else { Reach::Online };
-    match in_runtime(check::check(&config, reach)) {
+    let scope = if offline { CheckScope::Offline } else { CheckScope::Online };
+    match in_runtime(check::check(&config, scope)) {
         Ok(report) => {
             let text = if json { report.to_json() } else { report.to_string() };
             let _ = writeln!(io::stdout(), "{}", text.trim_end());
             ExitCode::from(report.exit_code())
         }
-        Err(error) => complain(EXIT_FAILED, &error),
+        Err(error) => exit::fail(exit::FAILED, &error),
     }
 }
 
 fn healthcheck(address: Option<SocketAddr>, file: &ConfigFile) -> ExitCode {
     let address = match address.map_or_else(|| admin_address(file), Ok) {
         Ok(address) => address,
-        Err(error) => return complain(EXIT_CONFIGURATION, &error),
+        Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
     let asked = match in_runtime(admin::healthcheck(address, HEALTHCHECK_TIMEOUT)) {
         Ok(asked) => asked,
-        Err(error) => return complain(EXIT_FAILED, &error),
+        Err(error) => return exit::fail(exit::FAILED, &error),
     };
     match asked {
         Ok(report) => {
             let _ = writeln!(io::stdout(), "{report}");
-            if report.ready { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+            if report.ready { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
         }
-        Err(error) => complain(EXIT_FAILED, &error),
+        Err(error) => exit::fail(exit::FAILED, &error),
     }
 }
 
 /// Where the gateway of this configuration answers; the default where there is no configuration at all.
 fn admin_address(file: &ConfigFile) -> Result<SocketAddr, ConfigError> {
-    match Config::load(file.config.as_deref()) {
+    match file.load() {
         Ok(loaded) => Ok(loaded.config.admin.address),
-        Err(ConfigError::NotFound { .. }) if file.config.is_none() => Ok(AdminConfig::DEFAULT_ADDRESS),
+        Err(ConfigError::NotFound { .. }) if !file.is_given() => Ok(AdminConfig::DEFAULT_ADDRESS),
         Err(error) => Err(error),
     }
 }
@@ -210,9 +199,4 @@ fn in_runtime<T>(work: impl Future<Output = T>) -> io::Result<T> {
     // A name lookup that hangs in the system's resolver must not keep the process.
     runtime.shutdown_background();
     Ok(result)
-}
-
-fn complain(exit: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    let _ = writeln!(io::stderr(), "mongate: {error}");
-    ExitCode::from(exit)
 }

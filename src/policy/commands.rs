@@ -1,12 +1,12 @@
-//! What `commands` says: names of the command table, parts of names, and classes.
+//! The values of `commands` and `not_commands`: names of commands, patterns of names, and classes.
 //!
-//! A word that fits nothing is a problem: a rule that was meant to deny would be no rule otherwise.
+//! A value that matches no command is a problem: otherwise a misspelled `deny` rule would deny nothing.
 
 use crate::command::table::{self, COMMANDS, Class, Command};
 
 use super::pattern::Pattern;
 
-/// Commands that pass whatever allow rules say, as no client could talk to the server otherwise.
+/// Commands that need no `allow` rule, because clients need them to establish a connection.
 const HANDSHAKE: [&str; 11] = [
     "hello",
     "isMaster",
@@ -21,7 +21,7 @@ const HANDSHAKE: [&str; 11] = [
     "logout",
 ];
 
-/// The words for classes.
+/// The names of classes in rules.
 const CLASSES: [(&str, Class); 8] = [
     ("@read", Class::Read),
     ("@write", Class::Write),
@@ -33,24 +33,24 @@ const CLASSES: [(&str, Class); 8] = [
     ("@cluster", Class::Cluster),
 ];
 
-/// What runs JavaScript on the server, whatever its class.
+/// Commands of any class that run JavaScript on the server.
 const JAVASCRIPT: &str = "@javascript";
 
-/// Below it, a suggestion would be guessing.
+/// Below this similarity, a suggestion would be a guess.
 const SIMILARITY_MIN: f64 = 0.85;
 
-/// What is asked of `commands`: one reach of one command.
+/// The facts that are compared with `commands`: one reach of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct CommandFacts {
     pub(super) command: &'static Command,
-    /// Of the reach.
+    /// The class of the reach.
     pub(super) class: Class,
     pub(super) javascript: bool,
     pub(super) explained: bool,
 }
 
-impl Asked {
-    /// An explained command is not what a client has to send to be able to talk.
+impl CommandFacts {
+    /// Whether the command belongs to the handshake. An explained command does not: no client needs it to connect.
     pub(super) fn is_handshake(&self) -> bool {
         !self.explained && HANDSHAKE.contains(&self.command.name)
     }
@@ -84,10 +84,10 @@ impl CommandSet {
     }
 }
 
-/// The values of one key, understood.
+/// The parsed values of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Words {
-    /// A bare `*`.
+pub(super) struct CommandSelector {
+    /// Whether a value is `*`.
     pub(super) all: bool,
     pub(super) names: CommandSet,
     /// A bit for each of [`CLASSES`].
@@ -95,14 +95,14 @@ pub(super) struct Words {
     pub(super) javascript: bool,
 }
 
-impl Words {
-    /// Fails with what is wrong with the first word that fits nothing.
+impl CommandSelector {
+    /// Parses the values of a key. The error describes the first value that matches no command.
     pub(super) fn new(texts: &[String]) -> Result<Self, String> {
-        let mut words = Self::default();
+        let mut selector = Self::default();
         for text in texts {
-            words.add(text)?;
+            selector.add(text)?;
         }
-        Ok(words)
+        Ok(selector)
     }
 
     fn add(&mut self, text: &str) -> Result<(), String> {
@@ -120,29 +120,29 @@ impl Words {
                     self.names.insert(command);
                 }
                 Pattern::Prefix(_) | Pattern::Suffix(_) => {
-                    let mut fitting = table::all().iter().filter(|command| pattern.matches(command.name)).peekable();
-                    if fitting.peek().is_none() {
-                        return Err(format!("has \"{}\", which fits no command's name", text.escape_debug()));
+                    let mut matching = table::all().iter().filter(|command| pattern.matches(command.name)).peekable();
+                    if matching.peek().is_none() {
+                        return Err(format!("has \"{}\", which matches no command", text.escape_debug()));
                     }
-                    fitting.for_each(|command| self.names.insert(command));
+                    matching.for_each(|command| self.names.insert(command));
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether they match, by `*` or otherwise.
-    pub(super) fn match_any(&self, asked: &Asked) -> bool {
-        self.all || self.name(asked)
+    /// Whether any value matches, `*` included.
+    pub(super) fn matches(&self, facts: &CommandFacts) -> bool {
+        self.all || self.names(facts)
     }
 
-    /// Whether they match by more than a bare `*`.
-    pub(super) fn name(&self, asked: &Asked) -> bool {
-        self.names.has(asked.command) || self.classes & bit(asked.class) != 0 || (self.javascript && asked.javascript)
+    /// Whether a value other than `*` matches.
+    pub(super) fn names(&self, facts: &CommandFacts) -> bool {
+        self.names.has(facts.command) || self.classes & bit(facts.class) != 0 || (self.javascript && facts.javascript)
     }
 
-    /// Whether `explain` is among them by its name.
-    pub(super) fn name_explain(&self) -> bool {
+    /// Whether the values name `explain`.
+    pub(super) fn names_explain(&self) -> bool {
         table::find(b"explain").is_some_and(|explain| self.names.has(explain))
     }
 
@@ -150,28 +150,28 @@ impl Words {
         *self == Self::default()
     }
 
-    /// Whether all that these match by more than `*` is matched so by `other`.
-    pub(super) fn are_within(&self, other: &Self) -> bool {
+    /// Whether `other` names every command that this names; ignores `*`.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
         self.names.is_within(&other.names)
             && self.classes & !other.classes == 0
             && (!self.javascript || other.javascript)
     }
 
-    /// Whether these can name something that reaches no namespace.
-    pub(super) fn name_sessions(&self) -> bool {
+    /// Whether the values name commands that reach no namespace.
+    pub(super) fn names_sessions(&self) -> bool {
         self.classes & bit(Class::Session) != 0 || self.names.iter().any(|command| command.class == Class::Session)
     }
 
-    /// Whether these name nothing but what reaches no namespace.
-    pub(super) fn name_sessions_only(&self) -> bool {
+    /// Whether the values name only commands that reach no namespace.
+    pub(super) fn names_only_sessions(&self) -> bool {
         !self.all
             && !self.javascript
             && self.classes & !bit(Class::Session) == 0
             && self.names.iter().all(|command| command.class == Class::Session)
     }
 
-    /// Whether what these name of the handshake set is named by `other` too.
-    pub(super) fn name_no_more_handshake_than(&self, other: &Self) -> bool {
+    /// Whether `other` names every command of the handshake that this names.
+    pub(super) fn names_no_more_handshake_than(&self, other: &Self) -> bool {
         let sessions = self.classes & bit(Class::Session) != 0;
         HANDSHAKE.iter().filter_map(|name| table::find(name.as_bytes())).all(|command| {
             let own = self.names.has(command) || (sessions && command.class == Class::Session);
@@ -181,7 +181,7 @@ impl Words {
         })
     }
 
-    /// As canonical text, sorted.
+    /// The values in canonical form, sorted.
     pub(super) fn texts(&self) -> Vec<&'static str> {
         let all = self.all.then_some("*");
         let classes = CLASSES.iter().filter(|(_, class)| self.classes & bit(*class) != 0).map(|(word, _)| *word);
@@ -193,17 +193,20 @@ impl Words {
     }
 }
 
-/// None for the classes that have no word.
+/// The bit of a class in [`CommandSelector::classes`]; 0 for a class without a name in rules.
 fn bit(class: Class) -> u8 {
     CLASSES.iter().position(|(_, other)| *other == class).map_or(0, |at| 1 << at)
 }
 
 fn unknown_class(text: &str) -> String {
-    let words = || CLASSES.iter().map(|(word, _)| *word).chain([JAVASCRIPT]);
+    let classes = || CLASSES.iter().map(|(name, _)| *name).chain([JAVASCRIPT]);
     let shown = text.escape_debug();
-    match nearest(text, words()) {
-        Some(near) => format!("has \"{shown}\", which is no class; did you mean \"{near}\"?"),
-        None => format!("has \"{shown}\", which is no class; there are {}", words().collect::<Vec<_>>().join(", ")),
+    match nearest(text, classes()) {
+        Some(near) => format!("has \"{shown}\", which is not a class; did you mean \"{near}\"?"),
+        None => {
+            let classes = classes().collect::<Vec<_>>().join(", ");
+            format!("has \"{shown}\", which is not a class; the classes are {classes}")
+        }
     }
 }
 
@@ -212,10 +215,10 @@ fn unknown_command(text: &str) -> String {
     let names = table::all().iter().map(|command| command.name);
     let class = CLASSES.iter().find(|(word, _)| word.strip_prefix('@') == Some(text));
     match (class, nearest(text, names)) {
-        (Some((word, _)), _) => format!("has \"{shown}\", which is no command; did you mean the class \"{word}\"?"),
-        (None, Some(near)) => format!("has \"{shown}\", which is no command; did you mean \"{near}\"?"),
+        (Some((word, _)), _) => format!("has \"{shown}\", which is not a command; did you mean the class \"{word}\"?"),
+        (None, Some(near)) => format!("has \"{shown}\", which is not a command; did you mean \"{near}\"?"),
         (None, None) => {
-            format!("has \"{shown}\", which is no command that this gateway knows; it refuses those anyway")
+            format!("has \"{shown}\", which is not a command; unknown commands are denied without a rule")
         }
     }
 }
@@ -231,13 +234,13 @@ fn nearest(text: &str, candidates: impl Iterator<Item = &'static str>) -> Option
 mod tests {
     use super::*;
 
-    fn words(texts: &[&str]) -> Result<Words, String> {
-        Words::new(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    fn selector(texts: &[&str]) -> Result<CommandSelector, String> {
+        CommandSelector::new(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
-    fn aliases_and_parts_of_names_are_the_commands_that_they_mean() {
-        let check = |texts: &[&str], expected: &[&str]| assert_eq!(words(texts).unwrap().texts(), expected);
+    fn aliases_and_patterns_select_commands() {
+        let check = |texts: &[&str], expected: &[&str]| assert_eq!(selector(texts).unwrap().texts(), expected);
         check(&["findandmodify", "findAndModify"], &["findAndModify"]);
         check(&["find*"], &["find", "findAndModify"]);
         check(&["*Stats", "@ddl"], &["@ddl", "collStats", "connPoolStats", "dbStats"]);
@@ -246,23 +249,23 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_fits_nothing_is_refused_with_what_was_meant() {
+    fn a_value_that_matches_no_command_is_an_error_with_a_suggestion() {
         let check = |text: &str, expected: &str| {
-            let error = words(&["find", text]).unwrap_err();
+            let error = selector(&["find", text]).unwrap_err();
             assert!(error.contains(expected), "{error}");
         };
-        check("agregate", "has \"agregate\", which is no command; did you mean \"aggregate\"?");
+        check("agregate", "has \"agregate\", which is not a command; did you mean \"aggregate\"?");
         check("Find", "did you mean \"find\"?");
         check("write", "did you mean the class \"@write\"?");
-        check("qqqqqq", "no command that this gateway knows");
-        check("qqq*", "has \"qqq*\", which fits no command's name");
-        check("*qqq", "has \"*qqq\", which fits no command's name");
-        check("@reads", "has \"@reads\", which is no class; did you mean \"@read\"?");
-        check("@*", "there are @read, @write");
+        check("qqqqqq", "not a command; unknown commands are denied");
+        check("qqq*", "has \"qqq*\", which matches no command");
+        check("*qqq", "has \"*qqq\", which matches no command");
+        check("@reads", "has \"@reads\", which is not a class; did you mean \"@read\"?");
+        check("@*", "the classes are @read, @write");
     }
 
     #[test]
-    fn the_handshake_set_is_in_the_table() {
+    fn the_commands_of_the_handshake_are_in_the_table() {
         for name in HANDSHAKE {
             assert_eq!(table::find(name.as_bytes()).unwrap().name, name);
         }

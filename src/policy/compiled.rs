@@ -1,0 +1,143 @@
+//! The rules of `[policy]`, compiled.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::config::{Action, Enforcement, PolicyConfig};
+
+use super::analysis;
+use super::caller::CallerFacts;
+use super::fingerprint;
+use super::judgement::Grounds;
+use super::problem::PolicyProblem;
+use super::rule::{Rule, RuleId};
+use super::rule_set::{PolicyFlags, RuleSet};
+use super::view::View;
+
+/// The compiled rules of `[policy]`.
+#[derive(Debug)]
+pub struct Policy {
+    names: Vec<String>,
+    rules: Arc<[Rule]>,
+    flags: PolicyFlags,
+    /// The rules that name every one of their principals in full, by principal; in their order.
+    by_principal: HashMap<String, Vec<RuleId>>,
+    /// All other rules, in their order.
+    by_anything: Vec<RuleId>,
+    /// Callers to which the same rules apply share a rule set. It is dropped with the last view that uses it.
+    pub(super) rule_sets: Mutex<HashMap<Vec<RuleId>, Weak<RuleSet>>>,
+    fingerprint: String,
+}
+
+impl Policy {
+    /// Compiles a configuration that was already checked. Returns all problems that only the table of commands reveals.
+    pub fn compile(config: &PolicyConfig) -> Result<Self, Vec<PolicyProblem>> {
+        let mut problems = Vec::new();
+        let path = |at: usize| format!("policy.rule[{}]", at + 1);
+        let rules: Arc<[Rule]> =
+            config.rules.iter().enumerate().map(|(at, rule)| Rule::compile(rule, &path(at), &mut problems)).collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (mut by_principal, mut by_anything) = (HashMap::<String, Vec<RuleId>>::new(), Vec::new());
+        for (id, rule) in ids().zip(&*rules) {
+            match rule.exact_principals() {
+                None => by_anything.push(id),
+                Some(names) => {
+                    for name in names {
+                        by_principal.entry(name.to_owned()).or_default().push(id);
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            names: rules.iter().map(|rule| rule.name.clone()).collect(),
+            flags: flags(config, &rules),
+            fingerprint: fingerprint::of(config, &rules),
+            rules,
+            by_principal,
+            by_anything,
+            rule_sets: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The names of the rules, in the order of their [`RuleId`]s.
+    pub fn rule_names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The action of a rule, and whether the rule is a dry run; `None` for an unknown id.
+    pub fn action(&self, id: RuleId) -> Option<(Action, bool)> {
+        self.rules.get(id.index()).map(|rule| (rule.action, rule.dry_run))
+    }
+
+    /// Whether the policy can deny anything: false in a dry run, and if all rules are dry runs or audits.
+    pub fn enforces(&self) -> bool {
+        self.flags.enforces
+    }
+
+    /// Whether any rule depends on the addresses of callers. If not, callers with the same listener and the same
+    /// principal have the same view.
+    pub fn uses_sources(&self) -> bool {
+        self.rules.iter().any(Rule::uses_sources)
+    }
+
+    /// A hash of the policy: 64 hexadecimal digits. It is the same on every machine for rules with the same meaning,
+    /// order and names.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Rules that can never match, and rules that have no effect because of other rules. Only certain cases are
+    /// reported.
+    pub fn warnings(&self) -> Vec<PolicyProblem> {
+        analysis::warnings(&self.rules)
+    }
+
+    /// The policy for one caller. This compares the caller with the rules that name its principal and with all rules
+    /// that name no principals in full; judging a command does not. Views with the same rules share their memory.
+    pub fn view(&self, caller: &CallerFacts<'_>) -> View {
+        let named = caller.principal.and_then(|principal| self.by_principal.get(principal.as_str()));
+        let candidates = self.by_anything.iter().chain(named.into_iter().flatten());
+        let applies = |id: &RuleId| self.rules.get(id.index()).is_some_and(|rule| rule.applies_to(caller));
+        let mut applicable: Vec<RuleId> = candidates.copied().filter(applies).collect();
+        applicable.sort_unstable();
+
+        // A thread that panics while it holds the lock leaves the map consistent; at most its own entry is missing.
+        let mut rule_sets = self.rule_sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rule_set) = rule_sets.get(&applicable).and_then(Weak::upgrade) {
+            return View { rule_set };
+        }
+        // A new entry is the occasion to remove the unused ones.
+        rule_sets.retain(|_, rule_set| rule_set.strong_count() > 0);
+        let rule_set = Arc::new(RuleSet::new(self.flags, &self.rules, applicable.clone()));
+        rule_sets.insert(applicable, Arc::downgrade(&rule_set));
+        View { rule_set }
+    }
+
+    /// The label of `grounds` in metrics: the name of the rule, or one of a closed set of labels that no rule can have.
+    pub fn label(&self, grounds: Grounds) -> &str {
+        match grounds {
+            Grounds::Rule(RuleId(id)) => self.names.get(id as usize).map_or("", String::as_str),
+            other => other.label(),
+        }
+    }
+}
+
+fn flags(config: &PolicyConfig, rules: &[Rule]) -> PolicyFlags {
+    let any = |action: Action, dry_run: bool| rules.iter().any(|rule| rule.action == action && rule.dry_run == dry_run);
+    let needs_allow = any(Action::Allow, false);
+    let can_deny = config.deny_javascript || needs_allow || any(Action::Deny, false);
+    PolicyFlags {
+        enforces: config.enforcement == Enforcement::Enforce && can_deny,
+        deny_javascript: config.deny_javascript,
+        needs_allow,
+        would_need_allow: needs_allow || any(Action::Allow, true),
+        has_dry_runs: any(Action::Allow, true) || any(Action::Deny, true),
+    }
+}
+
+/// The ids of rules, in their order. The configuration allows far fewer rules.
+fn ids() -> impl Iterator<Item = RuleId> {
+    (0..u32::MAX).map(RuleId)
+}

@@ -1,0 +1,10 @@
+//! A problem of a policy, for the operator.
+
+/// A problem of a policy: an error, because of which the gateway does not accept the policy, or a warning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyProblem {
+    /// The key, for example `policy.rule[2].to[1].commands`; indexes start at 1.
+    pub key: String,
+    /// What is wrong, and the remedy. Begins with a verb, like the problems of the configuration.
+    pub sentence: String,
+}

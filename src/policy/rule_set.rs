@@ -1,0 +1,176 @@
+//! The rules that apply to a caller, and the lookup tables made from them.
+//!
+//! Callers to which the same rules apply share one [`RuleSet`]. The tables for a command are made when the first such
+//! command arrives. After that, a judgement only looks up the resources of the command.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::command::table::{COMMANDS, Class};
+use crate::command::{Meaning, Reach, ReadOptions, Resource};
+use crate::config::Action;
+
+use super::commands::CommandFacts;
+use super::index::{Index, Keep, MatchMode};
+use super::rule::{Rule, RuleId, To};
+
+/// Facts about the whole policy, the same for every caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the facts are independent, and each is used by its name")]
+pub(super) struct PolicyFlags {
+    /// Whether the policy can deny anything: false in a dry run, and if all rules are dry runs or audits.
+    pub(super) enforces: bool,
+    pub(super) deny_javascript: bool,
+    /// Whether an `allow` rule is enforced, so that a command needs one that matches.
+    pub(super) needs_allow: bool,
+    /// The same, including dry runs.
+    pub(super) would_need_allow: bool,
+    /// Whether any `allow` or `deny` rule is a dry run.
+    pub(super) has_dry_runs: bool,
+}
+
+/// The rules that apply to a caller, and the lookup tables made from them.
+#[derive(Debug)]
+pub(super) struct RuleSet {
+    pub(super) flags: PolicyFlags,
+    pub(super) rules: Arc<[Rule]>,
+    /// Those of `rules` that apply to these callers, in their order.
+    pub(super) applicable: Vec<RuleId>,
+    pub(super) read_options: ReadOptions,
+    by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
+    /// The tables by the set of entries in them: commands that the same entries select share their tables.
+    tables: Mutex<HashMap<Box<[u64]>, Arc<Tables>>>,
+}
+
+/// The tables of one command.
+#[derive(Debug)]
+pub(super) struct ByKind {
+    pub(super) is_handshake: bool,
+    /// Indexed by [`kind`].
+    tables: [OnceLock<Arc<Tables>>; KINDS],
+}
+
+/// The rules that select one kind of command, by resource.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) deny: Index,
+    pub(super) allow: Index,
+    pub(super) dry_deny: Index,
+    pub(super) dry_allow: Index,
+    pub(super) audit: Index,
+}
+
+/// The class of the reach, whether the command runs JavaScript, and whether it is explained.
+const KINDS: usize = 12 * 4;
+
+fn kind(facts: &CommandFacts) -> usize {
+    let class = match facts.class {
+        Class::Handshake => 0,
+        Class::Auth => 1,
+        Class::Session => 2,
+        Class::Read => 3,
+        Class::Write => 4,
+        Class::Ddl => 5,
+        Class::Wrapper => 6,
+        Class::AdminRead => 7,
+        Class::Admin => 8,
+        Class::UserAdmin => 9,
+        Class::Cluster => 10,
+        Class::Legacy => 11,
+    };
+    class * 4 + usize::from(facts.javascript) * 2 + usize::from(facts.explained)
+}
+
+impl RuleSet {
+    pub(super) fn new(flags: PolicyFlags, rules: &Arc<[Rule]>, applicable: Vec<RuleId>) -> Self {
+        let javascript = applicable.iter().filter_map(|id| rules.get(id.index())).any(Rule::uses_javascript);
+        Self {
+            flags,
+            rules: Arc::clone(rules),
+            applicable,
+            read_options: ReadOptions { javascript: javascript || flags.deny_javascript },
+            by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
+            tables: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(super) fn by_kind(&self, meaning: &Meaning<'_>) -> &ByKind {
+        self.by_command[meaning.command.id.index()].get_or_init(|| {
+            let facts = CommandFacts {
+                command: meaning.command,
+                class: meaning.command.class,
+                javascript: false,
+                explained: false,
+            };
+            Box::new(ByKind { is_handshake: facts.is_handshake(), tables: [const { OnceLock::new() }; KINDS] })
+        })
+    }
+
+    pub(super) fn tables<'a>(&self, by_kind: &'a ByKind, meaning: &Meaning<'_>, reach: &Reach<'_>) -> &'a Tables {
+        let facts = facts(meaning, reach);
+        by_kind.tables[kind(&facts)].get_or_init(|| self.shared_tables(&facts))
+    }
+
+    /// Makes the tables from every entry of every applicable rule, or shares those that have the same entries.
+    fn shared_tables(&self, facts: &CommandFacts) -> Arc<Tables> {
+        let entries = || self.applicable.iter().filter_map(|id| Some((*id, self.rules.get(id.index())?)));
+        let entries = || entries().flat_map(|(id, rule)| rule.to.iter().map(move |to| (id, rule, to)));
+        let mut which = vec![0_u64; entries().count().div_ceil(64)].into_boxed_slice();
+        for (at, (_, rule, to)) in entries().enumerate() {
+            if to.applies_to(facts, rule.action) {
+                which[at / 64] |= 1 << (at % 64);
+            }
+        }
+        // The lock is held while the tables are made, so that they are made once. A thread that panics here leaves no
+        // partial entry in the map.
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tables) = tables.get(&which) {
+            return Arc::clone(tables);
+        }
+        let chosen = entries().enumerate().filter(|(at, _)| which[at / 64] & (1 << (at % 64)) != 0);
+        let made = Arc::new(Tables::new(chosen.map(|(_, entry)| entry), Keep::First));
+        tables.insert(which, Arc::clone(&made));
+        made
+    }
+}
+
+pub(super) fn facts(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
+    CommandFacts {
+        command: meaning.command,
+        class: reach.class,
+        javascript: meaning.javascript,
+        explained: meaning.explained,
+    }
+}
+
+impl Tables {
+    pub(super) fn new<'a>(entries: impl Iterator<Item = (RuleId, &'a Rule, &'a Arc<To>)>, keep: Keep) -> Self {
+        let mut tables = Self {
+            deny: Index::new(MatchMode::Overlaps, keep),
+            allow: Index::new(MatchMode::Covers, keep),
+            dry_deny: Index::new(MatchMode::Overlaps, keep),
+            dry_allow: Index::new(MatchMode::Covers, keep),
+            audit: Index::new(MatchMode::Overlaps, Keep::All),
+        };
+        for (id, rule, to) in entries {
+            let index = match (rule.action, rule.dry_run) {
+                (Action::Deny, false) => &mut tables.deny,
+                (Action::Deny, true) => &mut tables.dry_deny,
+                (Action::Allow, false) => &mut tables.allow,
+                (Action::Allow, true) => &mut tables.dry_allow,
+                (Action::Audit, _) => &mut tables.audit,
+            };
+            index.add(id, to);
+        }
+        tables
+    }
+
+    /// The first `deny` rule that matches, including dry runs.
+    pub(super) fn denies(&self, resource: &Resource<'_>, enforced: Option<RuleId>) -> Option<RuleId> {
+        enforced.into_iter().chain(self.dry_deny.first(resource)).min()
+    }
+
+    pub(super) fn allows(&self, resource: &Resource<'_>) -> Option<RuleId> {
+        self.allow.first(resource).into_iter().chain(self.dry_allow.first(resource)).min()
+    }
+}
