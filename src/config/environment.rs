@@ -1,7 +1,7 @@
-//! The environment as a source of configuration: `MONGATE_UPSTREAM__ORDERS__ADDRESS` is `upstream.orders.address`.
+//! Environment variables as configuration: `MONGATE_UPSTREAM__ORDERS__ADDRESS` sets `upstream.orders.address`.
 //!
-//! Values stay the text that they are; figment's own reader would guess types, and make `0660` the number 660.
-//! A variable that sets nothing is a problem, as it would be in the file, unless somebody else's rules made its name.
+//! Values stay strings. figment's own provider would guess types, and convert `0660` to the number 660. A variable with
+//! an unknown key is a problem, as it is in the file, unless Kubernetes or the tests have set it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -25,9 +25,9 @@ const PREFIX: &str = "MONGATE_";
 
 /// One variable that sets one key.
 pub(super) struct Variable {
-    /// As it stands in the environment.
+    /// Name in the environment.
     name: String,
-    /// `["upstream", "orders", "address"]`.
+    /// Path of the key: `["upstream", "orders", "address"]`.
     path: Vec<String>,
     text: String,
 }
@@ -44,7 +44,7 @@ impl Provider for Variable {
     }
 }
 
-/// Sorts out which variables are ours, in the order of the keys, and what is wrong with the others.
+/// The variables that set keys, sorted by key, and the problems of the other variables with the prefix `MONGATE_`.
 pub(super) fn variables(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> (Vec<Variable>, Vec<ConfigProblem>) {
@@ -58,7 +58,8 @@ pub(super) fn variables(
         match variable(&name, text).map(|variable| found.insert(variable.path.clone(), variable)) {
             Ok(None) => {}
             Ok(Some(other)) => {
-                problems.push(problem(&name, format!("is set by {} as well", Origin::Variable(other.name))));
+                let other = Origin::Variable(other.name);
+                problems.push(problem(&name, format!("is also set by {other}; remove one of them")));
             }
             Err(sentence) => problems.push(problem(&name, sentence)),
         }
@@ -67,13 +68,14 @@ pub(super) fn variables(
     (found.into_values().collect(), problems)
 }
 
-/// Names that others make are left alone, as no operator can help them.
+/// Whether the variable is meant for the configuration. Variables of Kubernetes and of the tests are ignored.
 fn is_ours(name: &str, text: &str) -> bool {
     let Some(rest) = strip_prefix(name) else { return false };
     !rest.starts_with("TEST_") && !is_from_kubernetes(rest, text)
 }
 
-/// Kubernetes describes every Service to every pod of its namespace; here, those named `mongate` or `mongate-…`.
+/// Kubernetes sets variables for every Service in every pod of the namespace, also for a Service `mongate` or
+/// `mongate-…`.
 fn is_from_kubernetes(rest: &str, text: &str) -> bool {
     let rest = format!("_{rest}");
     if rest.contains("__") {
@@ -91,7 +93,7 @@ fn is_from_kubernetes(rest: &str, text: &str) -> bool {
         || rest.contains("_SERVICE_PORT_")
 }
 
-/// What follows the prefix; case is ignored, so that `mongate_workers` does not pass unseen.
+/// The name without the prefix. Case is ignored, so that `mongate_workers` is not silently ignored.
 fn strip_prefix(name: &str) -> Option<&str> {
     let (prefix, rest) = name.split_at_checked(PREFIX.len())?;
     prefix.eq_ignore_ascii_case(PREFIX).then_some(rest)
@@ -109,7 +111,7 @@ fn problem(name: &str, sentence: String) -> ConfigProblem {
 fn variable(name: &str, text: OsString) -> Result<Variable, String> {
     let path = path_of(name);
     if is_table(&path) {
-        return Err(format!("is a table; set its keys one by one, as in {}", example_in(&path)));
+        return Err(format!("is a table; set its keys individually, as in {}", example_in(&path)));
     }
     if !is_key(&path) {
         return Err(format!("is not a known key; {}", remedy_for_unknown(name, &path)));
@@ -123,7 +125,7 @@ fn is_key(path: &[String]) -> bool {
     SCHEMA.iter().any(|(pattern, keys)| matches(pattern, table) && keys.contains(&key.as_str()))
 }
 
-/// Whether `path` is a table or one of the levels above it: `upstream`, `upstream.orders`, `upstream.orders.tls`.
+/// Whether `path` is a table or a parent of one: `upstream`, `upstream.orders`, `upstream.orders.tls`.
 fn is_table(path: &[String]) -> bool {
     let levels = |pattern: &str| pattern.split('.').take(path.len()).collect::<Vec<_>>().join(".");
     SCHEMA.iter().any(|(pattern, _)| matches(&levels(pattern), path))
@@ -135,7 +137,7 @@ fn matches(pattern: &str, table: &[String]) -> bool {
     all && levels.next().is_none()
 }
 
-/// Every key as a variable's name, with the second level of `path` in the place of `NAME`.
+/// The variable names of all keys, with the second level of `path` in place of `NAME`.
 fn names_near(path: &[String]) -> Vec<String> {
     let name = path.get(1).map_or("NAME", String::as_str);
     let tables = SCHEMA.iter().filter(|(table, _)| !is_repeated(table));
@@ -156,7 +158,7 @@ fn remedy_for_unknown(name: &str, path: &[String]) -> String {
     let rest = strip_prefix(name).unwrap_or(name).to_ascii_uppercase();
     match nearest(&rest, names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {PREFIX}{}?", shortened(near)),
-        None => format!("two underscores divide levels, as in {PREFIX}UPSTREAM__ORDERS__ADDRESS"),
+        None => format!("two underscores separate the levels of a key, as in {PREFIX}UPSTREAM__ORDERS__ADDRESS"),
     }
 }
 
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_others_make_is_ignored() {
+    fn variables_of_kubernetes_and_of_the_tests_are_ignored() {
         let check = |name: &str, text: &str, ignored: bool| {
             assert_eq!(sort(&[(name, text)]).1.is_empty(), ignored, "{name}={text}");
         };
@@ -191,7 +193,7 @@ mod tests {
         check("MONGATE_ADMIN_SERVICE_HOST", "10.0.0.1", true);
         check("MONGATE_ADMIN_PORT", "tcp://10.0.0.1:9717", true);
         check("MONGATE_ADMIN_PORT_9717_TCP_PROTO", "tcp", true);
-        // Somebody who meant to set a key.
+        // These are meant to set a key.
         check("MONGATE_ADMIN_PORT", "9717", false);
         check("MONGATE_ADMIN__PORT", "tcp://10.0.0.1:9717", false);
         check("MONGATE_", "", false);
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_sets_nothing_says_what_was_meant() {
+    fn a_variable_with_an_unknown_key_is_a_problem_with_a_suggestion() {
         let check = |name: &str, expected: &str| {
             let (paths, problems) = sort(&[(name, "x")]);
             assert_eq!((paths.len(), problems.len()), (0, 1), "{name}");
@@ -210,8 +212,8 @@ mod tests {
         check("MONGATE_LOG__LEVEL__X", "did you mean MONGATE_LOG__LEVEL?");
         check("MONGATE_UPSTREAM_ORDERS_ADDRESS", "did you mean MONGATE_UPSTREAM__NAME__ADDRESS?");
         check("MONGATE_UPSTREAM__ORDERS__TLS__CAFILE", "did you mean MONGATE_UPSTREAM__ORDERS__TLS__CA_FILE?");
-        check("MONGATE_QQQ", "two underscores divide levels");
-        check("MONGATE_LOG", "is a table; set its keys one by one, as in MONGATE_LOG__FORMAT");
+        check("MONGATE_QQQ", "two underscores separate the levels");
+        check("MONGATE_LOG", "is a table; set its keys individually, as in MONGATE_LOG__FORMAT");
         check("MONGATE_UPSTREAM__ORDERS", "as in MONGATE_UPSTREAM__ORDERS__ADDRESS");
         check("MONGATE_UPSTREAM__ORDERS__TLS", "as in MONGATE_UPSTREAM__ORDERS__TLS__CERTIFICATE_FILE");
     }
@@ -219,8 +221,8 @@ mod tests {
     #[test]
     fn a_key_that_two_variables_set_is_a_problem() {
         let (_, problems) = sort(&[("MONGATE_WORKERS", "1"), ("mongate_workers", "2")]);
-        let expected =
-            "workers (environment variable mongate_workers): is set by environment variable MONGATE_WORKERS as well";
+        let expected = "workers (environment variable mongate_workers): is also set by environment variable \
+                        MONGATE_WORKERS; remove one of them";
         assert_eq!(problems, [expected]);
     }
 

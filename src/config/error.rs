@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, in sentences for the operator who has to put it right.
+//! Errors of the configuration, with a remedy for the operator.
 //!
-//! A value is repeated so that it can be found, except where it may hold a secret.
+//! An error repeats the wrong value, so that it can be found, unless it may be a secret.
 
 use std::fmt;
 use std::path::Path;
@@ -8,44 +8,44 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-/// Why there is no configuration to start with.
+/// Why a configuration cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// No file where one was looked for.
-    #[error("no configuration file at {}; --config FILE names another", listed(.looked_for))]
+    /// There is no configuration file.
+    #[error("no configuration file at {}; choose another file with --config FILE", listed(.looked_for))]
     NotFound {
-        /// Every place, in the order of looking.
+        /// The paths that were tried, in their order.
         looked_for: Vec<PathBuf>,
     },
-    /// The file is there and cannot be read as text.
-    #[error("cannot read configuration file {}: {reason}", .file.display())]
+    /// The file exists but cannot be read as text.
+    #[error("cannot read the configuration file {}: {reason}", .file.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// The system's own words.
+        /// Error of the system.
         reason: String,
     },
-    /// The file is not TOML, so nothing in it was looked at.
+    /// The file is not valid TOML. Nothing in it was checked.
     #[error(
-        "{}, line {line}, column {column}: {sentence} (the file must be TOML, where texts and times stand in quotes)",
+        "{}, line {line}, column {column}: {sentence} (the file must be TOML; strings and durations need quotes)",
         .file.display()
     )]
     Syntax {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// From 1.
+        /// Line, from 1.
         line: usize,
-        /// From 1, in characters.
+        /// Column in characters, from 1.
         column: usize,
-        /// What the TOML reader says.
+        /// Error of the TOML parser.
         sentence: String,
     },
-    /// The file is TOML, and something in it or in the environment cannot be used.
+    /// Keys or values in the file or in the environment are invalid.
     #[error("{}", numbered(.file, .problems))]
     Invalid {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// All of them, at least one.
+        /// All problems, at least one.
         problems: Vec<ConfigProblem>,
     },
 }
@@ -60,16 +60,16 @@ fn numbered(file: &Path, problems: &[ConfigProblem]) -> String {
     std::iter::once(heading).chain(problems.iter().map(|problem| format!("\n  {problem}"))).collect()
 }
 
-/// One thing to put right.
+/// One problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// Where in the configuration: `upstream.orders.tls.verify`.
+    /// Path of the key, for example `upstream.orders.tls.verify`.
     pub key: String,
-    /// What was given there, shortened; `None` where nothing was, or where it is better not repeated.
+    /// The given value, shortened. `None` if there is no value, or if it is not shown.
     pub value: Option<String>,
-    /// Who gave it.
+    /// Where the value comes from.
     pub origin: Origin,
-    /// What is wrong, what is allowed, and what to do; reads on from the key.
+    /// What is wrong, what is allowed, and what to do. It continues a sentence that begins with the key.
     pub sentence: String,
 }
 
@@ -95,14 +95,14 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The heading above the problems has the whole path.
+            // The heading of the list of problems has the whole path.
             Self::File(file) => write!(f, "{}", file.file_name().unwrap_or(file.as_os_str()).display()),
             Self::Variable(name) => write!(f, "environment variable {}", shortened(name)),
         }
     }
 }
 
-/// Joins a key to the path of its table; a key that TOML takes only in quotes gets them.
+/// Appends a key to the path of its table. A key that needs quotes in TOML is quoted.
 pub(super) fn joined(table: &str, key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let key =
@@ -110,12 +110,12 @@ pub(super) fn joined(table: &str, key: &str) -> String {
     if table.is_empty() { key } else { format!("{table}.{key}") }
 }
 
-/// A text of the operator's choice, safe to stand in a sentence.
+/// A text from the configuration, shortened, escaped and in quotes.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", shortened(text))
 }
 
-/// The value as it would be written in the file, on one line, without what may be a secret.
+/// The value as in TOML, on one line, without text that may be a secret.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::String(_, text) => format!("\"{}\"", without_secrets(text)),
@@ -133,7 +133,7 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
-/// Passwords stand in connection strings, before an `@`; keys stand in PEM text that was meant to be a file name.
+/// Removes passwords, which are in connection strings and before an `@`, and PEM text that was given as a file name.
 fn without_secrets(text: &str) -> String {
     if text.contains("-----") {
         return "…".to_owned();
@@ -147,16 +147,16 @@ fn without_secrets(text: &str) -> String {
     }
 }
 
-/// Long enough for any path that is likely to be right.
+/// Characters of a value that are shown; usual paths are shorter.
 const SHOWN_MAX: usize = 120;
 
-/// On one line whatever it holds; for use between quotes.
+/// The text shortened and escaped on one line, for use between quotes.
 pub(super) fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN_MAX).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
-    // As `str`'s own Debug, which leaves apostrophes alone; the caller sets the quotes.
+    // The Debug output of `str` does not escape apostrophes. The caller adds the quotes.
     let quoted = format!("{shown:?}");
     quoted[1..quoted.len() - 1].to_owned()
 }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_shown_as_it_would_be_written() {
+    fn a_value_is_shown_as_in_toml() {
         let check = |value: Value, expected: &str| assert_eq!(shown(&value), expected);
         check("plain".into(), "\"plain\"");
         check("it's".into(), "\"it's\"");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_may_hold_a_secret_is_not_repeated() {
+    fn a_value_that_may_be_a_secret_is_not_shown() {
         let check = |text: &str, expected: &str| assert_eq!(shown(&text.into()), expected);
         check("mongodb://user:secret@mongo:27017/?password=secret", "\"mongodb://…\"");
         check("user:secret@mongo:27017", "\"…@mongo:27017\"");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_needs_quotes_gets_them() {
+    fn a_key_that_needs_quotes_is_quoted() {
         assert_eq!(joined("", "upstream"), "upstream");
         assert_eq!(joined("upstream", "my-orders_1"), "upstream.my-orders_1");
         assert_eq!(joined("upstream", "a.b"), "upstream.\"a.b\"");

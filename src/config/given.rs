@@ -1,44 +1,44 @@
-//! One TOML value as a text, a number, a list or a boolean.
+//! Converts one value of the file or the environment to a string, a number, a list or a boolean.
 
 use figment::value::Value;
 
 use super::error::Origin;
 
-/// One value as it was given.
+/// A value as given in the file or in an environment variable. The value of a variable is always a string.
 pub(super) struct Given<'a> {
     pub(super) value: &'a Value,
     pub(super) origin: &'a Origin,
 }
 
 impl Given<'_> {
-    /// The text; `what` says what it should be, with an example in quotes.
+    /// A string that is not empty. `what` describes the expected string, with an example in quotes.
     pub(super) fn text(&self, what: &str) -> Result<&str, String> {
         match self.value {
             Value::String(_, text) if !text.is_empty() => Ok(text),
             Value::String(..) => Err(format!("is empty; it must be {what}")),
-            _ => Err(format!("must be text in quotes: {what}")),
+            _ => Err(format!("must be a string in quotes: {what}")),
         }
     }
 
-    /// A whole number from `min` to `max`.
+    /// An integer from `min` to `max`.
     pub(super) fn whole_number(&self, min: usize, max: usize) -> Result<usize, String> {
         let quotes = matches!((self.value, self.origin), (Value::String(..), Origin::File(_)));
         let number = match self.value {
             Value::Num(_, number) => number.to_i128().and_then(|number| usize::try_from(number).ok()),
-            // Variables are text and nothing else.
+            // The value of a variable is a string.
             Value::String(_, text) if !quotes => text.parse().ok(),
             _ => None,
         };
         let hint = if quotes { ", without quotes" } else { "" };
         let number = number.filter(|number| (min..=max).contains(number));
-        number.ok_or_else(|| format!("must be a whole number from {min} to {max}{hint}"))
+        number.ok_or_else(|| format!("must be an integer from {min} to {max}{hint}"))
     }
 
-    /// A list of texts, none of them empty; a variable has them with commas between.
+    /// A list of strings that are not empty. In a variable they are separated by commas.
     ///
-    /// `what` says what one of them should be, with an example in quotes.
+    /// `what` describes one expected string, with an example in quotes.
     pub(super) fn texts(&self, what: &str) -> Result<Vec<&str>, String> {
-        let wrong = || format!("must be a list of texts in quotes, each {what}");
+        let wrong = || format!("must be a list of strings in quotes, each {what}");
         let texts: Option<Vec<&str>> = match (self.value, self.origin) {
             (Value::Array(_, entries), _) => entries.iter().map(Value::as_str).collect(),
             (Value::String(_, text), Origin::Variable(_)) if text.is_empty() => Some(Vec::new()),
@@ -48,7 +48,7 @@ impl Given<'_> {
         texts.filter(|texts| texts.iter().all(|text| !text.is_empty())).ok_or_else(wrong)
     }
 
-    /// A list of whole numbers that fit; a variable has them with commas between.
+    /// A list of integers from 0 to 2^32 - 1. In a variable they are separated by commas.
     pub(super) fn numbers(&self) -> Result<Vec<u32>, String> {
         let numbers: Option<Vec<u32>> = match (self.value, self.origin) {
             (Value::Array(_, entries), _) => {
@@ -60,7 +60,7 @@ impl Given<'_> {
             }
             _ => None,
         };
-        numbers.ok_or_else(|| format!("must be a list of whole numbers from 0 to {}, as in [1001]", u32::MAX))
+        numbers.ok_or_else(|| format!("must be a list of integers from 0 to {}, as in [1001]", u32::MAX))
     }
 
     /// `true` or `false`.

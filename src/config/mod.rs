@@ -1,8 +1,8 @@
-//! What the operator may set: one TOML file, the environment above it, checked as a whole before anything starts.
+//! The configuration: one TOML file, overridden by environment variables, checked as a whole before anything starts.
 //!
-//! Reads the file through figment and nothing else; certificates, sockets and names are not touched here. Every problem
-//! is found in one reading, each with its key, its origin and a remedy. Unknown keys are problems: a misspelt key would
-//! otherwise be a default that nobody chose.
+//! Reads only the configuration file, with figment. Certificates, sockets and DNS names are not used here. All problems
+//! are reported at once, each with its key, its origin and a remedy. An unknown key is a problem, because a misspelt
+//! key would otherwise silently have its default.
 
 mod check;
 mod environment;
@@ -73,29 +73,30 @@ pub use values::ListenAddress;
 pub use values::ListenAddressError;
 pub use warnings::Warning;
 
-/// Where the file is looked for when none is named, in this order.
-const USUAL_PLACES: [&str; 2] = ["config.toml", "/etc/mongate/config.toml"];
+/// Where the file is searched if none is given, in this order.
+const DEFAULT_FILES: [&str; 2] = ["config.toml", "/etc/mongate/config.toml"];
 
-/// A configuration, and the file that it came from.
+/// A configuration and the file that it was read from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadedConfig {
-    /// Checked as a whole.
+    /// The checked configuration.
     pub config: Config,
-    /// As it was named or found; relative to the working directory, or absolute.
+    /// Path of the file, as given or found: absolute, or relative to the working directory.
     pub file: PathBuf,
 }
 
 impl Config {
-    /// Reads `named`, or the first of the usual places that exists, and the process's environment above it.
+    /// Reads the file `named`, or the first default file that exists, and overrides it with the environment of the
+    /// process.
     ///
-    /// Blocks for as long as reading the file takes.
+    /// Blocks while it reads the file.
     pub fn load(named: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
         let file = find(named)?;
         let config = read(Toml::file_exact(&file), &file, std::env::vars_os())?;
         Ok(LoadedConfig { config, file })
     }
 
-    /// Reads `text` as if it stood in `file`, with `environment` above it; no file is opened.
+    /// Reads `text` as the contents of `file` and overrides it with `environment`. Opens no file.
     pub fn parse(
         text: &str,
         file: &Path,
@@ -106,18 +107,18 @@ impl Config {
 }
 
 fn find(named: Option<&Path>) -> Result<PathBuf, ConfigError> {
-    let places: Vec<PathBuf> = match named {
+    let files: Vec<PathBuf> = match named {
         Some(file) => vec![file.to_owned()],
-        None => USUAL_PLACES.map(PathBuf::from).into(),
+        None => DEFAULT_FILES.map(PathBuf::from).into(),
     };
-    // A place that may not be looked at counts as found: reading it then says why it cannot be read.
-    match places.iter().find(|place| place.try_exists().unwrap_or(true)) {
+    // A file whose existence cannot be checked counts as found: reading it gives the error.
+    match files.iter().find(|file| file.try_exists().unwrap_or(true)) {
         Some(file) => Ok(file.clone()),
-        None => Err(ConfigError::NotFound { looked_for: places.iter().map(|place| absolute(place)).collect() }),
+        None => Err(ConfigError::NotFound { looked_for: files.iter().map(|file| absolute(file)).collect() }),
     }
 }
 
-/// Without asking whether anything is there; a path that cannot be made absolute stays as it is.
+/// The absolute path, without a check whether it exists. A path that cannot be made absolute is returned unchanged.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -128,7 +129,7 @@ fn read(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Config, ConfigError> {
     let (variables, problems) = environment::variables(environment);
-    // One provider for each variable, so that figment remembers which value came from which.
+    // One provider per variable, so that figment records which variable a value comes from.
     let figment = variables.into_iter().fold(Figment::from(toml), Figment::merge);
     let mut profiles = figment.data().map_err(|error| not_toml(file, error))?;
     let values: Dict = profiles.remove(&Profile::Default).unwrap_or_default();
@@ -142,22 +143,22 @@ fn read(
     }
 }
 
-/// figment hands on the TOML reader's words as text: a place, four lines that show the source, and what is wrong.
+/// Converts a TOML error. figment returns it as text: a position, lines that show the source, and the error.
 ///
-/// The source is not repeated, as nobody knows yet whether it holds a secret.
+/// The source is not repeated, because it may contain a secret.
 fn not_toml(file: &Path, error: figment::Error) -> ConfigError {
     let Kind::Message(text) = error.kind else {
         return ConfigError::Unreadable { file: file.to_owned(), reason: error.to_string() };
     };
     let mut lines = text.lines();
-    let Some((line, column)) = lines.next().and_then(place) else {
+    let Some((line, column)) = lines.next().and_then(position) else {
         return ConfigError::Unreadable { file: file.to_owned(), reason: text.trim().to_owned() };
     };
     let sentence = lines.skip(3).collect::<Vec<_>>().join("; ");
     ConfigError::Syntax { file: file.to_owned(), line, column, sentence }
 }
 
-fn place(heading: &str) -> Option<(usize, usize)> {
+fn position(heading: &str) -> Option<(usize, usize)> {
     let (line, column) = heading.strip_prefix("TOML parse error at line ")?.split_once(", column ")?;
     Some((line.parse().ok()?, column.parse().ok()?))
 }

@@ -11,7 +11,7 @@ use figment::value::Value;
 use super::error::ConfigProblem;
 use super::error::Origin;
 
-/// Collects the problems of one reading, and knows where values came from.
+/// Collects the problems of one configuration, and determines the origin of values.
 pub(super) struct ProblemCollector<'a> {
     figment: &'a Figment,
     pub(super) file: &'a Path,
@@ -19,12 +19,12 @@ pub(super) struct ProblemCollector<'a> {
 }
 
 impl<'a> ProblemCollector<'a> {
-    /// Starts with the problems that the environment had.
+    /// Starts with the problems of the environment.
     pub(super) fn new(figment: &'a Figment, file: &'a Path, problems: Vec<ConfigProblem>) -> Self {
         Self { figment, file, problems: RefCell::new(problems) }
     }
 
-    /// Table by table.
+    /// The problems, sorted by key.
     pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by(|a, b| a.key.cmp(&b.key));
@@ -42,7 +42,8 @@ impl<'a> ProblemCollector<'a> {
         }
     }
 
-    /// A table belongs to the file if anything in it does; else to one of the variables that made it.
+    /// The origin of a table is the file if any of its keys is in the file, or else one of the variables. `None` if it
+    /// is empty.
     pub(super) fn origin_of_table(&self, table: &Dict) -> Option<Origin> {
         let origins = table.values().filter_map(|value| match value {
             Value::Dict(_, inner) => self.origin_of_table(inner),

@@ -2,7 +2,10 @@
 
 use super::error::joined;
 
-/// Every table and its keys; `NAME` stands for a name that the operator chose, the first entry for the top of the file.
+/// Every table and its keys. The first entry is the top of the file. `NAME` stands for a name that the operator
+/// chooses. A table in brackets is repeated, as `[[identity]]`.
+///
+/// The meaning, unit, range and default of each key is documented at the fields in `sections/`.
 pub(super) const SCHEMA: &[(&str, &[&str])] = &[
     (
         "",
@@ -118,20 +121,19 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
     ("[policy.rule.to]", &["commands", "not_commands", "databases", "not_databases", "collections", "not_collections"]),
 ];
 
-/// Whether a table of the schema is one of many without a name, as those under `[[identity]]` are; no variable reaches
-/// into them.
+/// Whether a table of the schema is repeated, as `[[identity]]`. Environment variables cannot set its keys.
 pub(super) fn is_repeated(table: &str) -> bool {
     table.starts_with('[')
 }
 
-/// The table `key` inside of `table`, as the schema writes repeated ones.
+/// The schema name of the repeated table `key` in `table`.
 pub(super) fn repeated(table: &str, key: &str) -> String {
     format!("[{}]", joined(table.trim_matches(['[', ']']), key))
 }
 
-/// The candidate that `given` was most likely meant to be, if any is near.
+/// The candidate that is most similar to `given`, if it is similar enough for a suggestion.
 pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Weighs the start of a word, so that "cert_file" and "warning" are near too; below 0.85 it is guessing.
+    // Jaro-Winkler weighs the start of a word, so "cert_file" and "warning" get a suggestion. Below 0.85 it is a guess.
     let given = given.to_ascii_lowercase();
     let similarity = |candidate: &str| strsim::jaro_winkler(&given, &candidate.to_ascii_lowercase());
     let scored = candidates.into_iter().map(|candidate| (similarity(candidate), candidate));

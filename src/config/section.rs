@@ -1,6 +1,6 @@
-//! Reads the merged tables key by key; a problem is noted and reading goes on, so that all are found at once.
+//! Reads the merged tables key by key. A problem is recorded and reading continues, so that all problems are reported.
 //!
-//! Knows which tables and keys there are and what a TOML value is. What a value means is not decided here.
+//! Knows the tables and keys of the schema and the types of TOML values, but not the meaning of a value.
 
 use figment::value::Dict;
 use figment::value::Value;
@@ -15,16 +15,16 @@ use super::schema::is_repeated;
 use super::schema::nearest;
 use super::schema::repeated;
 
-/// One table, from which keys are taken.
+/// One table. Reading a key removes it.
 pub(super) struct Section<'a> {
     problems: &'a ProblemCollector<'a>,
-    /// As the operator knows it: `upstream.orders`.
+    /// Path of the table in the configuration: `upstream.orders`.
     path: String,
-    /// As the schema knows it: `upstream.NAME`.
+    /// Name of the table in the schema: `upstream.NAME`.
     pattern: String,
     origin: Origin,
     values: Dict,
-    /// Something else stands where the table should be; then nobody asks for keys in it.
+    /// `false` if the configuration has another value in place of the table. Missing keys are not reported then.
     is_table: bool,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Section<'a> {
         let known = SCHEMA.iter().find(|(table, _)| *table == self.pattern).map_or(&[][..], |(_, keys)| keys);
         for (key, value) in &self.values {
             if !known.contains(&key.as_str()) {
-                // The value is not repeated: nobody knows what stands under an unknown key.
+                // The value of an unknown key is not shown, because it may be a secret.
                 let sentence = format!("is not a known key; {}", self.remedy_for_unknown(key, known));
                 self.problems.note(joined(&self.path, key), None, self.problems.origin(value), sentence);
             }
@@ -53,32 +53,32 @@ impl<'a> Section<'a> {
 
     fn remedy_for_unknown(&self, key: &str, known: &[&str]) -> String {
         let place = |table: &str| match table {
-            "" => "at the top, above all tables".to_owned(),
+            "" => "at the top of the file, before all tables".to_owned(),
             table => format!("in [{table}]"),
         };
-        let homes = SCHEMA.iter().filter(|(_, keys)| keys.contains(&key));
-        let homes: Vec<String> = homes.map(|(table, _)| place(table)).collect();
+        let tables = SCHEMA.iter().filter(|(_, keys)| keys.contains(&key));
+        let tables: Vec<String> = tables.map(|(table, _)| place(table)).collect();
         if let Some(near) = nearest(key, known.iter().copied()) {
             format!("did you mean {near}?")
-        } else if !homes.is_empty() {
-            format!("it belongs {}", homes.join(" or "))
+        } else if !tables.is_empty() {
+            format!("it belongs {}", tables.join(" or "))
         } else if self.path.is_empty() {
-            format!("at the top stand {}", known.join(", "))
+            format!("the keys at the top of the file are {}", known.join(", "))
         } else {
             let table = if is_repeated(&self.pattern) { &self.pattern } else { &self.path };
             format!("the keys of [{table}] are {}", known.join(", "))
         }
     }
 
-    /// The value of `key` as `read` understands it; `default` where it is absent.
+    /// The value of `key`, parsed by `read`; `default` if the key is absent.
     ///
-    /// `read` fails with the rest of a sentence that begins with the key. Then too the default is returned: a
-    /// configuration with problems is not used.
+    /// An error of `read` continues a sentence that begins with the key, and is recorded. The default is returned then
+    /// too, because a configuration with problems is not used.
     pub(super) fn or<T>(&mut self, key: &str, default: T, read: impl FnOnce(&Given<'_>) -> Result<T, String>) -> T {
         self.optional(key, read).unwrap_or(default)
     }
 
-    /// The value of `key`; its absence is a problem, and `what` says how to write it.
+    /// The value of `key`. If it is absent, a problem is recorded, and `what` tells how to set it.
     pub(super) fn required<T>(
         &mut self,
         key: &str,
@@ -91,7 +91,7 @@ impl<'a> Section<'a> {
         self.optional(key, read)
     }
 
-    /// The value of `key`; `None` where it is absent or has a problem.
+    /// The value of `key`; `None` if it is absent or has a problem.
     pub(super) fn optional<T>(&mut self, key: &str, read: impl FnOnce(&Given<'_>) -> Result<T, String>) -> Option<T> {
         let value = self.take(key)?;
         let origin = self.problems.origin(&value);
@@ -104,22 +104,22 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The table `key`; an empty one where it is absent or has a problem.
+    /// The table `key`; an empty table if it is absent or has a problem.
     pub(super) fn table(&mut self, key: &str) -> Section<'a> {
         let path = joined(&self.path, key);
         let pattern = joined(&self.pattern, key);
         let absent = !self.values.contains_key(key);
-        let values = self.dict(key, &format!("must be a table, begun by a line [{path}]"));
+        let values = self.dict(key, &format!("must be a table that begins with the line [{path}]"));
         let is_table = self.is_table && (absent || values.is_some());
         let section = Self::open(self.problems, path, pattern, values.unwrap_or_default());
-        // An absent table would be where its parent is.
+        // Problems of an absent table are reported for the origin of its parent.
         let origin = if absent { self.origin.clone() } else { section.origin.clone() };
         Self { origin, is_table, ..section }
     }
 
-    /// What stands below `key`, where names are of the operator's choice, each as `read` understands it.
+    /// The entries of the table `key`, whose names the operator chooses, each parsed by `read`.
     ///
-    /// `None` where there is no such key, or something is wrong with it.
+    /// `None` if the key is absent or has a problem.
     pub(super) fn pairs<T>(
         &mut self,
         key: &str,
@@ -139,12 +139,12 @@ impl<'a> Section<'a> {
         values.into_iter().map(pair).collect::<Vec<_>>().into_iter().collect()
     }
 
-    /// Whether anything stands under `key`.
+    /// Whether `key` is present.
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
-    /// Notes that `key` stands where it cannot, and takes it away.
+    /// Records a problem if `key` is present, and removes it.
     pub(super) fn misplaced(&mut self, key: &str, sentence: &str) {
         if let Some(value) = self.take(key) {
             let origin = self.problems.origin(&value);
@@ -152,16 +152,16 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Notes that `key` is missing.
+    /// Records that `key` is missing; `what` tells how to set it.
     pub(super) fn missing(&self, key: &str, what: &str) {
         if self.is_table {
             self.note_missing(key, what);
         }
     }
 
-    /// The tables `[[key]]`, in their order; `None` where there is no such key.
+    /// The tables `[[key]]` in their order; `None` if there is no such key.
     ///
-    /// What is no table is noted, with `wrong` as the sentence, and left out.
+    /// An entry that is not a table is recorded as a problem with the sentence `wrong`, and omitted.
     pub(super) fn repeated_tables(&mut self, key: &str, wrong: &str) -> Option<Vec<Section<'a>>> {
         let value = self.take(key)?;
         let (path, pattern) = (joined(&self.path, key), repeated(&self.pattern, key));
@@ -170,7 +170,7 @@ impl<'a> Section<'a> {
             return None;
         };
         let entry = |(index, value)| {
-            // Counted from 1, as people do.
+            // Entries are counted from 1.
             let path = format!("{path}[{}]", index + 1);
             if let Value::Dict(_, values) = value {
                 return Some(Self::open(self.problems, path, pattern.clone(), values));
@@ -185,25 +185,25 @@ impl<'a> Section<'a> {
         self.problems.note(path, Some(shown(value)), self.problems.origin(value), wrong.to_owned());
     }
 
-    /// Where it stands, as the operator knows it: `policy.rule[2]`.
+    /// Path of the table in the configuration, for example `policy.rule[2]`.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Notes what is wrong with `key` in the light of others; its value has been read.
+    /// Records a problem of `key` in combination with other keys, after its value has been read.
     pub(super) fn note(&self, key: &str, sentence: String) {
         self.problems.note(joined(&self.path, key), None, self.origin.clone(), sentence);
     }
 
-    /// The tables below `key` by their names; that there is none is a problem.
+    /// The tables `[key.NAME]` by name. If there is none, a problem is recorded.
     ///
-    /// A name with a problem is noted, and its table read all the same.
+    /// The table of an invalid name is returned too.
     pub(super) fn named_tables(&mut self, key: &str) -> Vec<(String, Section<'a>)> {
-        let wrong = format!("must be a table for each {key}, begun by a line [{key}.NAME] with a name of your choice");
+        let wrong = format!("must be tables that begin with a line [{key}.NAME]; choose a NAME for each {key}");
         let absent = !self.values.contains_key(key);
         let values = if absent { Some(Dict::new()) } else { self.dict(key, &wrong) };
         if values.as_ref().is_some_and(Dict::is_empty) {
-            self.note_missing(key, &format!("at least one {key} is needed, as a table [{key}.NAME]"));
+            self.note_missing(key, &format!("at least one {key} is required, as a table [{key}.NAME]"));
         }
         let named = values.unwrap_or_default().into_iter();
         named.filter_map(|(name, value)| Some((name.clone(), self.named_table(key, &name, value)?))).collect()
@@ -212,7 +212,7 @@ impl<'a> Section<'a> {
     fn named_table(&self, key: &str, name: &str, value: Value) -> Option<Section<'a>> {
         let path = joined(key, name);
         let Value::Dict(_, values) = value else {
-            let sentence = format!("stands outside of a named table; begin one by a line [{key}.NAME]");
+            let sentence = format!("is not in a named table; put it below a line [{key}.NAME]");
             self.problems.note(path, Some(shown(&value)), self.problems.origin(&value), sentence);
             return None;
         };
@@ -237,7 +237,7 @@ impl<'a> Section<'a> {
     fn note_missing(&self, key: &str, what: &str) {
         let hint = match self.origin {
             Origin::File(_) => "",
-            Origin::Variable(_) => " (the file has no such table: is the variable's name spelt right?)",
+            Origin::Variable(_) => " (the file has no such table; check the spelling of the variable's name)",
         };
         let sentence = format!("is missing; {what}{hint}");
         self.problems.note(joined(&self.path, key), None, self.origin.clone(), sentence);
@@ -253,7 +253,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Upper case and double or trailing underscores could never be written in the name of an environment variable.
+/// Names with upper case letters, or with double or trailing underscores, cannot be written in environment variables.
 fn check_name(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
     let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
@@ -262,8 +262,7 @@ fn check_name(name: &str) -> Result<(), String> {
     if reachable && bytes.len() <= 64 && bytes.iter().copied().all(allowed) {
         return Ok(());
     }
-    Err("has a name that cannot be used; names are of lower-case letters, digits, \"-\" and single \"_\", begin and end with \
-         a letter or digit, and have at most 64 bytes (no environment variable could reach others: case is ignored there, \
-         and \"__\" divides levels)"
+    Err("has an invalid name; use at most 64 lower-case letters, digits, \"-\" and single \"_\", with a letter or \
+         digit at both ends, so that environment variables can set its keys"
         .to_owned())
 }

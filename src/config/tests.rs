@@ -1,4 +1,4 @@
-//! The configuration as a whole: what is accepted, what is refused and in which words, and that nothing panics.
+//! Tests of the whole configuration: what is accepted, what is rejected with which message, and that nothing panics.
 
 mod documents;
 mod hostile;
@@ -9,8 +9,8 @@ use std::io::Write;
 
 use super::*;
 
-/// What every configuration must say; cases add lines to it or put others in the place of its own.
-const LEAST: &str = r#"
+/// The minimal configuration. Cases add lines to it or replace lines of it.
+const MINIMAL: &str = r#"
 [upstream.orders]
 address = "mongo:27017"
 tls.certificate_file = "client.pem"
@@ -28,24 +28,25 @@ fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError
 fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     match parse(text, environment) {
         Err(ConfigError::Invalid { problems, .. }) => problems.iter().map(ConfigProblem::to_string).collect(),
-        other => panic!("{other:?} is no list of problems; it comes from {text}"),
+        other => panic!("{other:?} is not a list of problems; the configuration is {text}"),
     }
 }
 
-/// `LEAST` with `line` in the table `listener.orders` gives exactly one problem, which contains `expected`.
+/// Checks that `MINIMAL` with `line` in the table `listener.orders` has exactly one problem, which contains `expected`.
 fn check_listener(line: &str, expected: &str) {
     let key = line.split_once(" = ").unwrap().0;
-    let (start, listener) = LEAST.split_once("[listener.orders]").unwrap();
+    let (start, listener) = MINIMAL.split_once("[listener.orders]").unwrap();
     let others = listener.lines().filter(|other| !other.starts_with(key)).collect::<Vec<_>>().join("\n");
     check_one(&format!("{start}[listener.orders]{others}\n{line}"), expected);
 }
 
-/// `LEAST` with `old` replaced gives exactly one problem, which contains `expected`.
+/// Checks that `MINIMAL` with `old` replaced by `new` has exactly one problem, which contains `expected`.
 fn check_replaced(old: &str, new: &str, expected: &str) {
-    assert!(LEAST.contains(old), "{old}");
-    check_one(&LEAST.replace(old, new), expected);
+    assert!(MINIMAL.contains(old), "{old}");
+    check_one(&MINIMAL.replace(old, new), expected);
 }
 
+/// Checks that `text` has exactly one problem, which contains `expected`.
 fn check_one(text: &str, expected: &str) {
     let problems = problems(text, &[]);
     assert_eq!(problems.len(), 1, "{problems:#?}");
@@ -53,8 +54,8 @@ fn check_one(text: &str, expected: &str) {
 }
 
 #[test]
-fn what_is_not_said_has_its_default() {
-    let config = parse(LEAST, &[]).unwrap();
+fn absent_keys_have_their_default() {
+    let config = parse(MINIMAL, &[]).unwrap();
     assert_eq!(config.workers, std::thread::available_parallelism().unwrap());
     assert_eq!(config.admin.address, "127.0.0.1:9717".parse().unwrap());
     let upstream = &config.upstreams["orders"];
@@ -70,10 +71,10 @@ fn what_is_not_said_has_its_default() {
 }
 
 #[test]
-fn relative_paths_begin_where_the_file_is_also_those_of_the_environment() {
+fn relative_paths_are_relative_to_the_file_also_in_environment_variables() {
     let key = ("MONGATE_UPSTREAM__ORDERS__TLS__PRIVATE_KEY_FILE", "keys/client.key");
     let socket = ("MONGATE_LISTENER__ORDERS__ADDRESS", "unix:run/m.sock");
-    let config = parse(LEAST, &[key, socket]).unwrap();
+    let config = parse(MINIMAL, &[key, socket]).unwrap();
     let tls = config.upstreams["orders"].tls.files().unwrap();
     assert_eq!(tls.certificate_file, Path::new("/etc/mongate/client.pem"));
     assert_eq!(tls.private_key_file, Path::new("/etc/mongate/keys/client.key"));
@@ -82,7 +83,7 @@ fn relative_paths_begin_where_the_file_is_also_those_of_the_environment() {
 }
 
 #[test]
-fn a_variable_is_taken_as_the_text_that_it_is() {
+fn the_value_of_a_variable_is_a_string() {
     let environment = [
         ("MONGATE_WORKERS", "7"),
         ("MONGATE_UPSTREAM__ORDERS__TLS__MIN_VERSION", "1.3"),
@@ -91,7 +92,7 @@ fn a_variable_is_taken_as_the_text_that_it_is() {
         ("MONGATE_LISTENER__ORDERS__ALLOW_REMOTE_PLAINTEXT", "true"),
         ("MONGATE_LISTENER__ORDERS__TCP_KEEPALIVE", "off"),
     ];
-    let config = parse(LEAST, &environment).unwrap();
+    let config = parse(MINIMAL, &environment).unwrap();
     let (tls, listener) = (&config.upstreams["orders"].tls, &config.listeners["orders"]);
     assert_eq!(config.workers.get(), 7);
     assert_eq!(
@@ -103,7 +104,7 @@ fn a_variable_is_taken_as_the_text_that_it_is() {
 }
 
 #[test]
-fn tables_may_come_from_the_environment_alone() {
+fn tables_can_be_set_by_environment_variables_only() {
     let environment = [
         ("MONGATE_UPSTREAM__A__ADDRESS", "mongo:1"),
         ("MONGATE_UPSTREAM__A__TLS__CERTIFICATE_FILE", "c"),
@@ -115,36 +116,39 @@ fn tables_may_come_from_the_environment_alone() {
 }
 
 #[test]
-fn a_problem_names_the_variable_that_it_came_from() {
+fn a_problem_names_the_variable_with_the_value() {
     let environment = [("MONGATE_WORKERS", "none"), ("MONGATE_LISTENER__ORDRES__ADDRESS", "127.0.0.1:1")];
-    let problems = problems(LEAST, &environment);
+    let problems = problems(MINIMAL, &environment);
     assert_eq!(
         problems,
         [
-            "listener.ordres.upstream (environment variable MONGATE_LISTENER__ORDRES__ADDRESS): is missing; name the \
-             upstream that this listener leads to, as in upstream = \"orders\" (the file has no such table: is the \
-             variable's name spelt right?)",
-            "workers = \"none\" (environment variable MONGATE_WORKERS): must be a whole number from 1 to 1024",
+            "listener.ordres.upstream (environment variable MONGATE_LISTENER__ORDRES__ADDRESS): is missing; set the \
+             upstream of this listener, as in upstream = \"orders\" (the file has no such table; check the spelling of \
+             the variable's name)",
+            "workers = \"none\" (environment variable MONGATE_WORKERS): must be an integer from 1 to 1024",
         ]
     );
 }
 
 #[test]
-fn what_a_listener_cannot_have_is_refused() {
+fn invalid_values_of_a_listener_are_problems() {
     check_listener("address = \"0.0.0.0:27017\"", "allow_remote_plaintext = true");
     check_listener("address = \"localhost:27017\"", "write \"127.0.0.1:27017\"");
-    check_listener("address = \"127.0.0.1:9717\"", "is the same as admin.address");
+    check_listener("address = \"127.0.0.1:9717\"", "is already used by admin.address");
     check_listener("address = \"\"", "is empty");
-    check_listener("address = 27017", "must be text in quotes");
-    check_listener("address = \"unix:/run/a\\u0000b\"", "must name a file");
-    check_listener(&format!("address = \"unix:/{}\"", "x".repeat(107)), "108 bytes; the system takes at most 107");
+    check_listener("address = 27017", "must be a string in quotes");
+    check_listener("address = \"unix:/run/a\\u0000b\"", "must have the path of a file");
+    check_listener(
+        &format!("address = \"unix:/{}\"", "x".repeat(107)),
+        "108 bytes, and a unix domain socket can have at most 107",
+    );
     check_listener("upstream = \"order\"", "did you mean \"orders\"?");
-    check_listener("upstream = \"stock\"", "there are \"orders\"");
-    check_listener("upstream = [\"orders\"]", "= [ an array ] (config.toml): must be text");
+    check_listener("upstream = \"stock\"", "choose one of \"orders\"");
+    check_listener("upstream = [\"orders\"]", "= [ an array ] (config.toml): must be a string");
     check_listener("max_connections = 0", "from 1 to 1000000");
     check_listener("max_connections = -1", "from 1 to 1000000");
     check_listener("max_connections = 9223372036854775807", "from 1 to 1000000");
-    check_listener("max_connections = 1.5", "= 1.5 (config.toml): must be a whole number");
+    check_listener("max_connections = 1.5", "= 1.5 (config.toml): must be an integer");
     check_listener("max_connections = \"10\"", "without quotes");
     check_listener("allow_remote_plaintext = \"true\"", "without quotes");
     check_listener("allow_remote_plaintext = 1", "must be true or false");
@@ -163,7 +167,7 @@ fn what_a_listener_cannot_have_is_refused() {
 }
 
 #[test]
-fn what_an_upstream_cannot_have_is_refused() {
+fn invalid_values_of_an_upstream_are_problems() {
     check_replaced(
         "mongo:27017",
         "mongodb://user:secret@mongo",
@@ -173,22 +177,26 @@ fn what_an_upstream_cannot_have_is_refused() {
     check_replaced("mongo:27017", "mongo:65536", "from 1 to 65535");
     check_replaced("\"client.pem\"", "\"\"", "is empty");
     check_replaced("\"client.pem\"", "\"a\\u0000b\"", "control characters");
-    check_replaced("\"client.pem\"", "\"-----BEGIN PRIVATE KEY-----\\nx\"", "= \"…\" (config.toml): holds PEM text");
-    check_replaced("tls.ca_file", "tls.verify = false\ntls.ca_file", "text in quotes: \"full\" or \"chain\"");
-    check_replaced("tls.ca_file", "tls.min_version = 1.2\ntls.ca_file", "text in quotes: \"1.2\" or \"1.3\"");
+    check_replaced("\"client.pem\"", "\"-----BEGIN PRIVATE KEY-----\\nx\"", "= \"…\" (config.toml): contains PEM text");
+    check_replaced("tls.ca_file", "tls.verify = false\ntls.ca_file", "a string in quotes: \"full\" or \"chain\"");
+    check_replaced("tls.ca_file", "tls.min_version = 1.2\ntls.ca_file", "a string in quotes: \"1.2\" or \"1.3\"");
     check_replaced("tls.ca_file", "tls.server_name = \"a b\"\ntls.ca_file", "must be a DNS name");
     check_replaced("tls.ca_file", "connect_timeout = \"99ms\"\ntls.ca_file", "from 100ms to 5m");
-    check_replaced("tls.ca_file", "connect_timeout = 5\ntls.ca_file", "= 5 (config.toml): must be text in quotes");
+    check_replaced("tls.ca_file", "connect_timeout = 5\ntls.ca_file", "= 5 (config.toml): must be a string in quotes");
     check_replaced("tls.ca_file = \"/etc/ca.pem\"", "", "tls.ca_file (config.toml): is missing");
-    check_replaced("[upstream.orders]", "[upstream]\nport = 27017\n[upstream.orders]", "outside of a named table");
+    check_replaced("[upstream.orders]", "[upstream]\nport = 27017\n[upstream.orders]", "is not in a named table");
     check_replaced("[upstream.orders]", "[log]\nlevel = \"warning\"\n[upstream.orders]", "did you mean \"warn\"?");
-    check_replaced("[upstream.orders]", "[log]\nworkers = 2\n[upstream.orders]", "at the top, above all tables");
-    check_replaced("[upstream.orders]", "admin = 9717\n[upstream.orders]", "begun by a line [admin]");
-    check_replaced("[upstream.orders]", "admin.address = \"unix:/x\"\n[upstream.orders]", "cannot be a unix socket");
+    check_replaced(
+        "[upstream.orders]",
+        "[log]\nworkers = 2\n[upstream.orders]",
+        "at the top of the file, before all tables",
+    );
+    check_replaced("[upstream.orders]", "admin = 9717\n[upstream.orders]", "begins with the line [admin]");
+    check_replaced("[upstream.orders]", "admin.address = \"unix:/x\"\n[upstream.orders]", "not a unix domain socket");
 }
 
 #[test]
-fn a_table_of_the_wrong_kind_is_one_problem() {
+fn a_table_of_the_wrong_type_is_one_problem() {
     let check = |text: &str, expected: &[&str]| {
         let problems = problems(text, &[]);
         let keys: Vec<&str> = problems.iter().map(|problem| problem.split(' ').next().unwrap()).collect();
@@ -202,9 +210,9 @@ fn a_table_of_the_wrong_kind_is_one_problem() {
 }
 
 #[test]
-fn a_name_that_no_variable_could_reach_is_refused() {
+fn a_name_that_environment_variables_cannot_contain_is_a_problem() {
     let check = |name: &str, allowed: bool| {
-        let text = LEAST.replace("[listener.orders]", &format!("[listener.{name:?}]"));
+        let text = MINIMAL.replace("[listener.orders]", &format!("[listener.{name:?}]"));
         assert_eq!(parse(&text, &[]).is_ok(), allowed, "{name}");
     };
     check("orders-2_b", true);
@@ -220,18 +228,18 @@ fn a_name_that_no_variable_could_reach_is_refused() {
 }
 
 #[test]
-fn two_listeners_cannot_have_one_address_unless_its_port_is_0() {
+fn two_listeners_cannot_have_the_same_address_unless_its_port_is_0() {
     let second = |address: &str| format!("[listener.second]\naddress = \"{address}\"\nupstream = \"orders\"\n");
-    check_one(&(LEAST.to_owned() + &second("127.0.0.1:27017")), "is the same as listener.orders.address");
-    let text = LEAST.replace("127.0.0.1:27017", "127.0.0.1:0") + &second("127.0.0.1:0");
+    check_one(&(MINIMAL.to_owned() + &second("127.0.0.1:27017")), "is already used by listener.orders.address");
+    let text = MINIMAL.replace("127.0.0.1:27017", "127.0.0.1:0") + &second("127.0.0.1:0");
     assert!(parse(&text, &[]).is_ok());
 }
 
 #[test]
-fn a_file_that_is_not_toml_has_a_place_and_repeats_nothing() {
-    let check = |text: &str, place: (usize, usize), expected: &str| {
+fn a_toml_error_has_a_position_and_does_not_repeat_the_file() {
+    let check = |text: &str, position: (usize, usize), expected: &str| {
         let Err(ConfigError::Syntax { line, column, sentence, .. }) = parse(text, &[]) else { panic!("{text}") };
-        assert_eq!((line, column), place, "{text}");
+        assert_eq!((line, column), position, "{text}");
         assert!(sentence.contains(expected), "{sentence:?}");
     };
     check("workers = 4\ndrain_timeout = 5s", (2, 18), "expected newline");
@@ -243,9 +251,9 @@ fn a_file_that_is_not_toml_has_a_place_and_repeats_nothing() {
 }
 
 #[test]
-fn a_file_is_read_from_where_it_was_named() {
+fn the_given_file_is_read() {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    file.write_all(LEAST.as_bytes()).unwrap();
+    file.write_all(MINIMAL.as_bytes()).unwrap();
     let loaded = Config::load(Some(file.path())).unwrap();
     assert_eq!(loaded.file, file.path());
     let certificate = &loaded.config.upstreams["orders"].tls.files().unwrap().certificate_file;
@@ -253,20 +261,21 @@ fn a_file_is_read_from_where_it_was_named() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named() {
+fn the_error_about_an_unreadable_file_names_it() {
     let directory = tempfile::tempdir().unwrap();
     let error = Config::load(Some(directory.path())).unwrap_err();
     assert!(matches!(&error, ConfigError::Unreadable { reason, .. } if reason.contains("directory")), "{error}");
 
     let file = directory.path().join("mongate.toml");
     let error = Config::load(Some(&file)).unwrap_err();
-    assert_eq!(error.to_string(), format!("no configuration file at {}; --config FILE names another", file.display()));
+    let expected = format!("no configuration file at {}; choose another file with --config FILE", file.display());
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
-fn who_clients_are_is_read_from_the_file_and_the_environment() {
+fn identities_are_read_from_the_file_and_the_environment() {
     let text = format!(
-        "trust_domain = \"cluster.local\"\ntrust_domain_aliases = [\"old.local\"]\n{LEAST}mode = \"permissive\"\n\
+        "trust_domain = \"cluster.local\"\ntrust_domain_aliases = [\"old.local\"]\n{MINIMAL}mode = \"permissive\"\n\
          proxy_protocol = \"optional\"\nproxy_trusted = [\"10.0.0.0/8\", \"::1\"]\nproxy_identity_tlv = 0xE4\n\
          tls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n\
          [[identity]]\nprincipal = \"cluster.local/ns/a/sa/b\"\nsources = [\"10.1.3.0/24\"]\nuids = [0, 1001]\n"
@@ -289,47 +298,53 @@ fn who_clients_are_is_read_from_the_file_and_the_environment() {
 }
 
 #[test]
-fn who_clients_are_can_be_wrong_in_many_ways() {
+fn invalid_identities_are_problems() {
     check_listener("mode = \"mtls\"", "must be \"plaintext\", \"permissive\" or \"strict\"");
-    check_listener("principal = \"spiffe://a/b\"", "is written without its scheme: \"a/b\"");
-    check_listener("principal = \"a/*\"", "must be a SPIFFE id");
-    check_listener("proxy_protocol = \"required\"", "proxy_trusted (config.toml): is missing; name the proxies");
+    check_listener("principal = \"spiffe://a/b\"", "must not have the scheme spiffe://; write \"a/b\"");
+    check_listener("principal = \"a/*\"", "must be a SPIFFE ID");
+    check_listener(
+        "proxy_protocol = \"required\"",
+        "proxy_trusted (config.toml): is missing; set the addresses of the proxies",
+    );
     check_listener("proxy_trusted = [\"10.0.0.1/8\"]", "the network is \"10.0.0.0/8\"");
-    check_listener("proxy_trusted = [\"mongo\"]", "which is no IP address or network");
-    check_listener("proxy_trusted = \"10.0.0.0/8\"", "must be a list of texts in quotes");
+    check_listener("proxy_trusted = [\"mongo\"]", "which is not an IP address or network");
+    check_listener("proxy_trusted = \"10.0.0.0/8\"", "must be a list of strings in quotes");
     check_listener("proxy_identity_tlv = 0x22", "from 224 to 247");
-    check_listener("tls.ca_file = \"a.pem\"", "listener.orders.tls (config.toml): is not used in mode = \"plaintext\"");
-    let strict = problems(&format!("{LEAST}mode = \"strict\"\n"), &[]);
+    check_listener(
+        "tls.ca_file = \"a.pem\"",
+        "listener.orders.tls (config.toml): is not used with mode = \"plaintext\"",
+    );
+    let strict = problems(&format!("{MINIMAL}mode = \"strict\"\n"), &[]);
     assert_eq!(strict.len(), 2, "{strict:?}");
     assert!(
-        strict[0].contains("listener.orders.tls.ca_file (config.toml): is missing; name the PEM file"),
+        strict[0].contains("listener.orders.tls.ca_file (config.toml): is missing; set the PEM file"),
         "{strict:?}"
     );
 
-    check_one(&format!("trust_domain = \"spiffe://a\"\n{LEAST}"), "must be a trust domain");
-    check_one(&format!("trust_domain = \"Cluster.Local\"\n{LEAST}"), "must be a trust domain");
-    check_one(&format!("trust_domain_aliases = [\"a b\"]\n{LEAST}"), "which is no trust domain");
-    check_one(&format!("identity = 1\n{LEAST}"), "must be tables, each begun by a line [[identity]]");
+    check_one(&format!("trust_domain = \"spiffe://a\"\n{MINIMAL}"), "must be a trust domain");
+    check_one(&format!("trust_domain = \"Cluster.Local\"\n{MINIMAL}"), "must be a trust domain");
+    check_one(&format!("trust_domain_aliases = [\"a b\"]\n{MINIMAL}"), "which is not a trust domain");
+    check_one(&format!("identity = 1\n{MINIMAL}"), "must be tables that begin with a line [[identity]]");
     let entry = "[[identity]]\nprincipal = \"a/b\"\n";
-    check_one(&format!("{LEAST}{entry}"), "identity[1].sources (config.toml): is missing; say for whom");
-    check_one(&format!("{LEAST}{entry}uids = [-1]\n"), "must be a list of whole numbers");
-    check_one(&format!("{LEAST}{entry}source = []\nuids = [1]\n"), "did you mean sources?");
+    check_one(&format!("{MINIMAL}{entry}"), "identity[1].sources (config.toml): is missing; set the clients");
+    check_one(&format!("{MINIMAL}{entry}uids = [-1]\n"), "must be a list of integers");
+    check_one(&format!("{MINIMAL}{entry}source = []\nuids = [1]\n"), "did you mean sources?");
 }
 
 #[test]
-fn our_certificate_comes_from_files_or_from_an_agent() {
+fn the_client_certificate_comes_from_files_or_from_an_agent() {
     let agent = |line: &str| {
-        LEAST.replace("tls.certificate_file = \"client.pem\"", line).replace("tls.ca_file = \"/etc/ca.pem\"", "")
+        MINIMAL.replace("tls.certificate_file = \"client.pem\"", line).replace("tls.ca_file = \"/etc/ca.pem\"", "")
     };
     let config = parse(&agent("tls.spiffe_socket = \"unix:///run/agent.sock\""), &[]).unwrap();
     let expected = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
     assert_eq!(config.upstreams["orders"].tls.source, MaterialSource::WorkloadApi(expected));
-    check_one(&agent("tls.spiffe_socket = \"tcp:127.0.0.1:1\""), "the agent's unix socket");
+    check_one(&agent("tls.spiffe_socket = \"tcp:127.0.0.1:1\""), "the unix domain socket of the agent");
     let both = "tls.certificate_file = \"client.pem\"\ntls.spiffe_socket = \"unix:/a\"";
-    check_one(&agent(both), "certificate_file (config.toml): stands beside spiffe_socket");
+    check_one(&agent(both), "certificate_file (config.toml): cannot be combined with spiffe_socket");
     check_replaced(
         "address = \"mongo:27017\"",
         "address = \"mongo:27017\"\nwarm_connections_max = 1",
-        "is below warm_connections = 2",
+        "is less than warm_connections = 2",
     );
 }

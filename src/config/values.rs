@@ -1,6 +1,6 @@
-//! Single values with a form of their own: parse, print, bounds.
+//! Types of single values that are parsed from text: server addresses, listen addresses, durations.
 //!
-//! Parsing looks at the text and nothing else: no name is looked up, no file is opened.
+//! Parsing is pure: no DNS name is resolved and no file is opened.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// `host:port`, as an upstream is written; the host is a DNS name, an IPv4 address, or an IPv6 address in brackets.
+/// The address of a server as `host:port`. The host is a DNS name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// Without brackets, as written.
+    /// The host as written, without the brackets of an IPv6 address.
     pub host: String,
-    /// 1 to 65535.
+    /// The port, 1 to 65535.
     pub port: u16,
 }
 
@@ -48,31 +48,32 @@ impl FromStr for HostPort {
     }
 }
 
-/// Why a text is no `host:port`; each says what to write instead.
+/// Why a text is not `host:port`, with a remedy. Each message continues a sentence that begins with the key or the
+/// text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostPortError {
-    /// `mongodb://…`; nothing of it is repeated, as it may hold a password.
-    #[error("is a connection string; give the host and port alone, as in \"mongo.example:27017\"")]
+    /// `mongodb://…`. The text is not repeated, because it may contain a password.
+    #[error("is a connection string; write only host and port, as in \"mongo.example:27017\"")]
     ConnectionString,
     /// A list of servers.
-    #[error("names several servers; an upstream is one mongod or mongos, as in \"mongo.example:27017\"")]
+    #[error("has several servers; write one mongod or mongos, as in \"mongo.example:27017\"")]
     Several,
-    /// A host and nothing after it.
-    #[error("has no port; write \"{with_port}\" (27017 is mongod's usual port)")]
+    /// The port is missing.
+    #[error("has no port; write \"{with_port}\" (27017 is the default port of mongod)")]
     NoPort {
-        /// The same host with the usual port.
+        /// The host with the default port.
         with_port: String,
     },
-    /// The port is no number, or 0, or above 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("has a port that is not a number from 1 to 65535")]
     Port,
-    /// More than one colon, no brackets.
+    /// More than one colon without brackets.
     #[error("needs brackets around the IPv6 address, as in \"[::1]:27017\"")]
     Brackets,
-    /// What stands before the port cannot be a host.
+    /// The host is not valid.
     #[error(
-        "must be host:port, as in \"mongo.example:27017\"; the host is a DNS name (letters, digits, \"-\", \"_\", \".\"), \
-         an IPv4 address, or an IPv6 address in brackets"
+        "must be host:port, as in \"mongo.example:27017\"; the host is a DNS name (letters, digits, \"-\", \"_\", \
+         \".\"), an IPv4 address, or an IPv6 address in brackets"
     )]
     Host,
 }
@@ -99,16 +100,16 @@ fn split_name(text: &str) -> Result<(&str, &str), HostPortError> {
 }
 
 fn parse_port(text: &str) -> Option<u16> {
-    // `u16::from_str` also takes a leading plus sign.
+    // `u16::from_str` also accepts a leading plus sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     text.parse().ok().filter(|port| *port != 0)
 }
 
-/// Whether `text` can be a DNS name or an IPv4 address.
+/// Whether `text` is a valid DNS name or IPv4 address.
 ///
-/// Underscores are no part of host names, but container networks use them, and resolvers take them.
+/// Underscores are not allowed in host names, but container networks use them and resolvers accept them.
 pub(super) fn is_host(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
@@ -116,22 +117,22 @@ pub(super) fn is_host(text: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    // A name that ends in a number is an address, or a mistake in one: `300.0.0.1`, `10.0.1`.
+    // A name whose last label is a number is an IPv4 address, or a mistake in one: `300.0.0.1`, `10.0.1`.
     let last_is_numeric = name.rsplit('.').next().is_some_and(numeric);
     name.len() <= 253 && name.split('.').all(label) && (!last_is_numeric || text.parse::<Ipv4Addr>().is_ok())
 }
 
-/// Where a listener listens.
+/// The address of a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// `127.0.0.1:27017`, `[::1]:27017`.
+    /// TCP: `127.0.0.1:27017`, `[::1]:27017`.
     Tcp(SocketAddr),
-    /// `unix:/run/mongate/mongodb-27017.sock`.
+    /// Unix domain socket: `unix:/run/mongate/mongodb-27017.sock`.
     Unix(PathBuf),
 }
 
 impl ListenAddress {
-    /// Whether only processes of this machine can reach it.
+    /// Whether only processes of this machine can connect to the address.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -183,39 +184,43 @@ fn parse_socket_path(path: &str) -> Result<ListenAddress, ListenAddressError> {
     Ok(ListenAddress::Unix(PathBuf::from(path)))
 }
 
-/// Why a text is no address to listen on; each says what to write instead.
+/// Why a text is not a listen address, with a remedy. Each message continues a sentence that begins with the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ListenAddressError {
-    /// A path without `unix:` before it.
-    #[error("is a path; for a unix socket put unix: before it, as in \"unix:/run/mongate/mongodb-27017.sock\"")]
+    /// A path without `unix:`.
+    #[error(
+        "is a path; for a unix domain socket write unix: before it, as in \"unix:/run/mongate/mongodb-27017.sock\""
+    )]
     BarePath,
-    /// `unix:` and nothing that could be a file after it, or control characters.
-    #[error("must name a file after unix:, as in \"unix:/run/mongate/mongodb-27017.sock\"")]
+    /// `unix:` without the path of a file, or with control characters.
+    #[error("must have the path of a file after unix:, as in \"unix:/run/mongate/mongodb-27017.sock\"")]
     SocketPath,
-    /// `unix://…`, where a host would stand in a URL.
-    #[error("is no URL; one slash follows unix:, as in \"unix:/run/mongate/mongodb-27017.sock\"")]
+    /// `unix://…`, as in a URL.
+    #[error("has several slashes after unix:; write one, as in \"unix:/run/mongate/mongodb-27017.sock\"")]
     Slashes,
-    /// An IP address and nothing after it.
-    #[error("has no port; write \"{with_port}\" (27017 is mongod's usual port)")]
+    /// The port is missing.
+    #[error("has no port; write \"{with_port}\" (27017 is the default port of mongod)")]
     NoPort {
-        /// The same address with the usual port.
+        /// The address with the default port of mongod.
         with_port: String,
     },
     /// `localhost:27017`.
-    #[error("must be an IP address, as names are not looked up here; write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")]
+    #[error(
+        "must be an IP address, because names are not resolved here; write \"127.0.0.1:{port}\" or \"[::1]:{port}\""
+    )]
     Localhost {
-        /// What stood after the colon.
+        /// The given port.
         port: u16,
     },
     /// `:27017` and `*:27017`.
     #[error(
-        "names no address; write \"127.0.0.1:{port}\" for this machine alone, \"0.0.0.0:{port}\" for every interface"
+        "has no IP address; write \"127.0.0.1:{port}\" for this machine only, or \"0.0.0.0:{port}\" for all interfaces"
     )]
     NoHost {
-        /// What stood after the colon.
+        /// The given port.
         port: u16,
     },
-    /// Anything else.
+    /// Any other text.
     #[error(
         "must be an IP address and port, as in \"127.0.0.1:27017\" or \"[::1]:27017\", or unix: and a path, as in \
          \"unix:/run/mongate/mongodb-27017.sock\""
@@ -223,9 +228,9 @@ pub enum ListenAddressError {
     Tcp,
 }
 
-/// Reads `"5s"`, `"500ms"`, `"1h 30min"`.
+/// Parses `"5s"`, `"500ms"`, `"1h 30min"`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
-    // humantime 2.4 panics where its seconds reach 2^64 by a carry from "1000ms"; 15 digits in all cannot get there.
+    // humantime 2.4 panics if a carry from "1000ms" makes its seconds reach 2^64. 15 digits in total cannot reach that.
     if text.bytes().filter(u8::is_ascii_digit).count() > 15 {
         return Err(humantime::DurationError::NumberOverflow);
     }
@@ -241,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_and_a_port_are_taken_apart() {
+    fn host_and_port_are_parsed() {
         let check = |text: &str, host: &str, port: u16| {
             let parsed: HostPort = text.parse().unwrap();
             assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{text}");
@@ -254,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_address_that_is_none_says_what_to_write() {
+    fn an_invalid_server_address_has_an_error_with_a_remedy() {
         let check = |text: &str, expected: HostPortError| {
             assert_eq!(text.parse::<HostPort>(), Err(expected), "{text:?}");
         };
@@ -286,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listen_address_that_is_none_says_what_to_write() {
+    fn an_invalid_listen_address_has_an_error_with_a_remedy() {
         let check = |text: &str, expected: ListenAddressError| {
             assert_eq!(text.parse::<ListenAddress>(), Err(expected), "{text:?}");
         };
@@ -346,25 +351,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_an_upstream_address_prints_parses_back(host in any_host(), port in 1u16..) {
+        fn a_printed_server_address_parses_back(host in any_host(), port in 1u16..) {
             let address = HostPort { host, port };
             prop_assert_eq!(address.to_string().parse(), Ok(address));
         }
 
         #[test]
-        fn what_a_listen_address_prints_parses_back(address in any_listen_address()) {
+        fn a_printed_listen_address_parses_back(address in any_listen_address()) {
             prop_assert_eq!(address.to_string().parse(), Ok(address));
         }
 
         #[test]
-        fn what_a_duration_prints_parses_back(millis in 0u64..1000 * 60 * 60 * 24 * 365 * 100) {
+        fn a_printed_duration_parses_back(millis in 0u64..1000 * 60 * 60 * 24 * 365 * 100) {
             let duration = Duration::from_millis(millis);
             let printed = humantime::format_duration(duration).to_string();
             prop_assert_eq!(parse_duration(&printed), Ok(duration));
         }
 
         #[test]
-        fn no_text_makes_a_value_panic(text in any::<String>(), near in "[0-9.a-zµ:/\\[\\] -]{0,40}") {
+        fn any_text_is_parsed_without_panic(text in any::<String>(), near in "[0-9.a-zµ:/\\[\\] -]{0,40}") {
             for text in [text, near] {
                 let _ = text.parse::<HostPort>();
                 let _ = text.parse::<ListenAddress>();

@@ -1,6 +1,7 @@
-//! What is allowed and likely a mistake: rules that the rest of the configuration makes useless.
+//! Warnings: settings that are allowed but probably a mistake, such as a rule that the rest of the configuration makes
+//! ineffective.
 //!
-//! Only what is certain is said; whether a rule is useless beside other rules is for the policy to say.
+//! Only certain cases are reported. Whether other rules make a rule ineffective is analysed by the policy.
 
 use super::check::policy::KnownPrincipals;
 use super::error::quoted;
@@ -8,17 +9,17 @@ use super::sections::Action;
 use super::sections::Config;
 use super::sections::FromConfig;
 
-/// Something that is allowed and likely a mistake.
+/// A setting that is allowed but probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Where in the configuration: `policy.rule[2].from[1].principals`.
+    /// Path of the key, for example `policy.rule[2].from[1].principals`.
     pub key: String,
-    /// What is doubtful, and what to do; reads on from the key.
+    /// What is wrong and what to do. It continues a sentence that begins with the key.
     pub sentence: String,
 }
 
 impl Config {
-    /// What is allowed and likely a mistake, in the order of the file.
+    /// The warnings, in the order of the file.
     pub fn warnings(&self) -> Vec<Warning> {
         let Some(policy) = &self.policy else { return Vec::new() };
         let principals = KnownPrincipals::of(self.listeners.values(), &self.identities);
@@ -26,30 +27,30 @@ impl Config {
         for (rule_at, rule) in policy.rules.iter().enumerate() {
             for (at, entry) in rule.from.iter().flatten().enumerate() {
                 let path = format!("policy.rule[{}].from[{}]", rule_at + 1, at + 1);
-                self.look_at_principals(entry, &path, &principals, &mut warnings);
+                self.check_principals(entry, &path, &principals, &mut warnings);
                 if principals == KnownPrincipals::Any {
-                    self.look_at_aliases(rule.action, entry, &path, &mut warnings);
+                    self.check_aliases(rule.action, entry, &path, &mut warnings);
                 }
-                Self::look_at_namespaces(entry, &path, &principals, &mut warnings);
-                self.look_at_listeners(entry, &path, &mut warnings);
+                Self::check_namespaces(entry, &path, &principals, &mut warnings);
+                self.check_listeners(entry, &path, &mut warnings);
             }
         }
         warnings
     }
 
-    fn look_at_principals(&self, entry: &FromConfig, path: &str, known: &KnownPrincipals, warnings: &mut Vec<Warning>) {
+    fn check_principals(&self, entry: &FromConfig, path: &str, known: &KnownPrincipals, warnings: &mut Vec<Warning>) {
         for (key, list) in [("principals", &entry.principals.any), ("not_principals", &entry.principals.not)] {
             for text in list.iter().flatten().filter(|text| !text.contains('*')) {
-                if let Some(sentence) = self.doubt(text, known) {
+                if let Some(sentence) = self.principal_warning(text, known) {
                     warnings.push(Warning { key: format!("{path}.{key}"), sentence });
                 }
             }
         }
     }
 
-    /// A principal keeps the trust domain that it was shown with. Whom a rule is to keep away under one name of the domain
-    /// is not kept away under another.
-    fn look_at_aliases(&self, action: Action, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
+    /// A principal keeps the trust domain of its certificate, which may be an alias. A rule that denies a workload in
+    /// one trust domain does not deny it in another.
+    fn check_aliases(&self, action: Action, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
         let (key, list) = match action {
             Action::Deny => ("principals", &entry.principals.any),
             Action::Allow => ("not_principals", &entry.principals.not),
@@ -58,17 +59,19 @@ impl Config {
         let domains = || self.trust_domain.iter().chain(&self.trust_domain_aliases);
         let named = || list.iter().flatten();
         for text in named().filter(|text| !text.contains('*')) {
-            let Some((_, path_of_id)) = text.split_once('/').filter(|(domain, _)| domains().any(|ours| ours == domain))
+            let Some((_, path_of_id)) =
+                text.split_once('/').filter(|(domain, _)| domains().any(|accepted| accepted == domain))
             else {
                 continue;
             };
             let others = domains().map(|domain| format!("{domain}/{path_of_id}"));
-            let left_out = others.filter(|other| !named().any(|value| fits(value, other))).map(|other| quoted(&other));
+            let left_out =
+                others.filter(|other| !named().any(|value| matches(value, other))).map(|other| quoted(&other));
             let left_out = left_out.collect::<Vec<_>>().join(", ");
             if !left_out.is_empty() {
                 let sentence = format!(
-                    "has {}, and not {left_out}, which the same client can be by trust_domain_aliases; add that, or \
-                     write {}",
+                    "has {} but not {left_out}, which is the same client under trust_domain_aliases; add it, or write \
+                     {}",
                     quoted(text),
                     quoted(&format!("*/{path_of_id}"))
                 );
@@ -77,15 +80,15 @@ impl Config {
         }
     }
 
-    /// Only where all principals are known; a certificate may have any namespace.
-    fn look_at_namespaces(entry: &FromConfig, path: &str, known: &KnownPrincipals, warnings: &mut Vec<Warning>) {
+    /// Only if all principals are known: a certificate can have any namespace.
+    fn check_namespaces(entry: &FromConfig, path: &str, known: &KnownPrincipals, warnings: &mut Vec<Warning>) {
         let KnownPrincipals::Only(named) = known else { return };
         let has = |namespace: &str| named.iter().any(|principal| namespace_of(principal) == Some(namespace));
         for (key, list) in [("namespaces", &entry.namespaces.any), ("not_namespaces", &entry.namespaces.not)] {
             for text in list.iter().flatten().filter(|text| !text.contains('*') && !has(text)) {
                 let sentence = format!(
-                    "has {}, which no client can be of: principals come only from [[identity]] and listeners here, and \
-                     none of them is of that namespace",
+                    "has {}, which can never match: in this configuration principals come only from [[identity]] and \
+                     listeners, and none of them is in that namespace; add one, or remove it",
                     quoted(text)
                 );
                 warnings.push(Warning { key: format!("{path}.{key}"), sentence });
@@ -93,16 +96,16 @@ impl Config {
         }
     }
 
-    fn doubt(&self, principal: &str, known: &KnownPrincipals) -> Option<String> {
+    fn principal_warning(&self, principal: &str, known: &KnownPrincipals) -> Option<String> {
         let shown = quoted(principal);
         match known {
             KnownPrincipals::Only(named) if named.iter().any(|named| named == principal) => None,
             KnownPrincipals::Only(_) => Some(format!(
-                "has {shown}, whom no client can be: principals come only from [[identity]] and listeners here, and none \
-                 of them is that one"
+                "has {shown}, which can never match: in this configuration principals come only from [[identity]] and \
+                 listeners, and none of them is this principal; add it there, or remove it"
             )),
             KnownPrincipals::Any => {
-                let ours = self.trust_domain.as_ref()?;
+                let own = self.trust_domain.as_ref()?;
                 let named = |text: &str| {
                     let by_identity = self.identities.iter().map(|identity| Some(&identity.principal));
                     let by_listener = self.listeners.values().map(|listener| listener.principal.as_ref());
@@ -110,11 +113,11 @@ impl Config {
                 };
                 // A distinguished name has an equals sign before any slash.
                 let (domain, _) = principal.split_once('/')?;
-                let foreign = domain != ours && !self.trust_domain_aliases.iter().any(|alias| alias == domain);
+                let foreign = domain != own && !self.trust_domain_aliases.iter().any(|alias| alias == domain);
                 (foreign && !domain.contains('=') && !named(principal)).then(|| {
                     format!(
-                        "has {shown}, whom no client can be: the trust domain {} is neither trust_domain nor one of \
-                         trust_domain_aliases",
+                        "has {shown}, which can never match: the trust domain {} is neither trust_domain nor one of \
+                         trust_domain_aliases; add it there, or correct it",
                         quoted(domain)
                     )
                 })
@@ -122,11 +125,11 @@ impl Config {
         }
     }
 
-    fn look_at_listeners(&self, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
+    fn check_listeners(&self, entry: &FromConfig, path: &str, warnings: &mut Vec<Warning>) {
         for (key, list) in [("listeners", &entry.listeners.any), ("not_listeners", &entry.listeners.not)] {
             for text in list.iter().flatten() {
-                if !self.listeners.keys().any(|name| fits(text, name)) {
-                    let sentence = format!("has {}, which fits the name of no listener", quoted(text));
+                if !self.listeners.keys().any(|name| matches(text, name)) {
+                    let sentence = format!("has {}, which matches no listener; correct or remove it", quoted(text));
                     warnings.push(Warning { key: format!("{path}.{key}"), sentence });
                 }
             }
@@ -134,8 +137,8 @@ impl Config {
     }
 }
 
-/// Whether a value of a rule takes `name`.
-fn fits(value: &str, name: &str) -> bool {
+/// Whether a value of a rule matches `name`.
+fn matches(value: &str, name: &str) -> bool {
     match (value.strip_suffix('*'), value.strip_prefix('*')) {
         (Some(prefix), _) => name.starts_with(prefix),
         (None, Some(suffix)) => name.ends_with(suffix),
@@ -143,7 +146,7 @@ fn fits(value: &str, name: &str) -> bool {
     }
 }
 
-/// The namespace of a principal that is a SPIFFE id of Kubernetes.
+/// The namespace of a principal that is a SPIFFE ID of a Kubernetes workload.
 fn namespace_of(principal: &str) -> Option<&str> {
     let mut segments = principal.split('/').skip(1);
     match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {

@@ -1,4 +1,4 @@
-//! `[listener.NAME]`: where clients come from, and what they must show.
+//! Checks `[listener.NAME]`.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub(super) fn listener(
     mut section: Section<'_>,
     upstreams: &KnownUpstreams<'_>,
     directory: &Path,
-    taken: &mut ClaimedAddresses,
+    claimed: &mut ClaimedAddresses,
 ) -> Option<ListenerConfig> {
     const MODES: &[(&str, ListenerMode)] = &[
         ("plaintext", ListenerMode::Plaintext),
@@ -36,25 +36,28 @@ pub(super) fn listener(
     ];
     let mode = section.or("mode", ListenerMode::Plaintext, |given| readers::choice(given, MODES));
     let allow_remote_plaintext = section.or("allow_remote_plaintext", false, readers::boolean);
-    let address =
-        section.required("address", "write where clients connect, as in address = \"127.0.0.1:27017\"", |given| {
-            let address = readers::placed(readers::listen_address(given)?, directory)?;
+    let address = section.required(
+        "address",
+        "set the address that clients connect to, as in address = \"127.0.0.1:27017\"",
+        |given| {
+            let address = readers::resolved(readers::listen_address(given)?, directory)?;
             if mode != ListenerMode::Strict && !allow_remote_plaintext {
-                check_reach(&address)?;
+                require_local(&address)?;
             }
-            taken.claim(&joined(&joined("listener", &name), "address"), &address)?;
+            claimed.claim(&joined(&joined("listener", &name), "address"), &address)?;
             Ok(address)
-        });
+        },
+    );
     let names = upstreams.names;
     let example = quoted(names.first().map_or("orders", String::as_str));
-    let what = format!("name the upstream that this listener leads to, as in upstream = {example}");
+    let what = format!("set the upstream of this listener, as in upstream = {example}");
     let upstream = section.required("upstream", &what, |given| known_upstream(given, names));
     let deployment = upstream.as_deref().and_then(|name| upstreams.deployment(name));
     let intercept = section.or("intercept", false, |given| intercept(given, mode, address.as_ref()));
     let topology = if intercept {
         Some(topology::of_intercepted(&mut section))
     } else {
-        topology::topology(&mut section, address.as_ref(), deployment, taken)
+        topology::topology(&mut section, address.as_ref(), deployment, claimed)
     };
     let principal = section.optional("principal", identity_readers::principal);
     let is_socket = matches!(address, Some(ListenAddress::Unix(_)));
@@ -86,31 +89,31 @@ pub(super) fn listener(
     })
 }
 
-/// A listener in plaintext never carries the TLS of the gateway's own connections, so that these cannot go in a circle
-/// where they are redirected too.
+/// Interception requires plaintext: if the kernel redirects the gateway's own TLS connections too, a plaintext listener
+/// rejects them, and they do not loop.
 fn intercept(given: &Given<'_>, mode: ListenerMode, address: Option<&ListenAddress>) -> Result<bool, String> {
     let intercept = readers::boolean(given)?;
     let sentence = match address {
         _ if !intercept => return Ok(false),
         _ if !cfg!(target_os = "linux") => {
-            "needs Linux, whose kernel says where a redirected connection was on its way to"
+            "requires Linux, whose kernel has the original destination of a redirected connection; remove it"
         }
         Some(ListenAddress::Unix(_)) => {
-            "needs an IP address and port in address; the kernel redirects connections to those only"
+            "requires an IP address and port in address, because the kernel redirects connections to TCP ports only"
         }
         _ if mode != ListenerMode::Plaintext => {
-            "needs mode = \"plaintext\"; clients with TLS of their own need no interception"
+            "requires mode = \"plaintext\"; intercepted connections with TLS are not supported"
         }
         _ => return Ok(true),
     };
     Err(sentence.to_owned())
 }
 
-/// The upstreams that a listener may lead to.
+/// The upstreams of the configuration.
 pub(super) struct KnownUpstreams<'a> {
-    /// Of all.
+    /// Names of all upstreams, also of those with problems.
     pub(super) names: &'a [String],
-    /// Those without a problem.
+    /// The upstreams; `None` for one with problems.
     pub(super) read: &'a [Option<UpstreamConfig>],
 }
 
@@ -135,19 +138,19 @@ fn proxy(section: &mut Section<'_>, is_socket: bool) -> ProxySettings {
     if protocol != ProxyProtocol::Off && !given && !is_socket {
         section.missing(
             "proxy_trusted",
-            "name the proxies that may say who their clients are, as in proxy_trusted = [\"127.0.0.0/8\"]",
+            "set the addresses of the proxies that may send a PROXY header, as in proxy_trusted = [\"127.0.0.0/8\"]",
         );
     }
     ProxySettings { protocol, trusted, identity_tlv: section.optional("proxy_identity_tlv", identity_readers::tlv) }
 }
 
-/// The outer `None` is a problem; the inner one is a listener without TLS.
-#[expect(clippy::option_option, reason = "a section's value and its problem, as everywhere here")]
+/// The outer `None` means that there is a problem; the inner `None` is a listener without TLS.
+#[expect(clippy::option_option, reason = "the outer option is a problem, as in all functions here")]
 fn tls(section: &mut Section<'_>, mode: ListenerMode, directory: &Path) -> Option<Option<ListenerTlsConfig>> {
     if mode == ListenerMode::Plaintext {
         section.misplaced(
             "tls",
-            "is not used in mode = \"plaintext\"; set the mode \"permissive\" or \"strict\", or remove it",
+            "is not used with mode = \"plaintext\"; set mode = \"permissive\" or \"strict\", or remove this table",
         );
         return Some(None);
     }
@@ -158,12 +161,13 @@ fn tls(section: &mut Section<'_>, mode: ListenerMode, directory: &Path) -> Optio
     Some(Some(ListenerTlsConfig { files: files?, min_version, legacy_certificates }))
 }
 
-fn check_reach(address: &ListenAddress) -> Result<(), String> {
+fn require_local(address: &ListenAddress) -> Result<(), String> {
     if address.is_local() {
         return Ok(());
     }
-    Err("would take unencrypted MongoDB traffic from other machines; use a loopback address such as \"127.0.0.1:27017\", or \
-         set allow_remote_plaintext = true in this table if the network in between is protected otherwise"
+    Err("would accept unencrypted MongoDB traffic from other machines; use a loopback address such as \
+         \"127.0.0.1:27017\", \
+         or set allow_remote_plaintext = true in this table if the network is protected by other means"
         .to_owned())
 }
 
@@ -173,11 +177,11 @@ fn known_upstream(given: &Given<'_>, upstreams: &[String]) -> Result<String, Str
         return Ok(name.to_owned());
     }
     Err(match nearest(name, upstreams.iter().map(String::as_str)) {
-        Some(near) => format!("names no upstream; did you mean {}?", quoted(near)),
-        None if upstreams.is_empty() => "names no upstream, as there is none".to_owned(),
+        Some(near) => format!("is not the name of an upstream; did you mean {}?", quoted(near)),
+        None if upstreams.is_empty() => "is not the name of an upstream; there is no upstream".to_owned(),
         None => {
             let names: Vec<String> = upstreams.iter().map(|name| quoted(name)).collect();
-            format!("names no upstream; there are {}", names.join(", "))
+            format!("is not the name of an upstream; choose one of {}", names.join(", "))
         }
     })
 }

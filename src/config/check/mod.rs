@@ -1,6 +1,6 @@
-//! From tables to the checked [`Config`]: defaults, bounds, and what one section says about another.
+//! Converts the tables to the checked [`Config`]: defaults, ranges, and rules between sections.
 //!
-//! Opens no file and looks up no name; certificates are read by whoever uses them.
+//! Opens no file and resolves no DNS name. Certificates are read later, where they are used.
 
 mod claimed_addresses;
 mod identity_readers;
@@ -26,21 +26,21 @@ use super::sections::LogLevel;
 use super::sections::MetricsConfig;
 use super::values::ListenAddress;
 
-/// More threads than any machine has use for.
+/// More threads than any machine can use.
 const WORKERS_MAX: usize = 1024;
 
-/// Reads the whole file; relative paths begin at `directory`.
+/// Checks the whole configuration. Relative paths are relative to `directory`.
 ///
-/// `None` or a configuration with placeholders if any problem was noted in the sections' problems.
+/// If a problem is recorded, the result is `None`, or a configuration with defaults in place of invalid values.
 pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
-    const IDENTITY: &str = "must be tables, each begun by a line [[identity]]; no variable can hold them";
-    let mut taken = ClaimedAddresses::default();
+    const IDENTITY: &str = "must be tables that begin with a line [[identity]]; environment variables cannot set them";
+    let mut claimed = ClaimedAddresses::default();
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
         .or("drain_timeout", Duration::from_secs(30), |given| readers::duration(given, Duration::ZERO, readers::HOUR));
     let trust_domain = top.optional("trust_domain", identity_readers::trust_domain);
     let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), identity_readers::trust_domains);
-    let admin = admin(top.table("admin"), &mut taken);
+    let admin = admin(top.table("admin"), &mut claimed);
     let log = log(top.table("log"));
     let metrics = metrics(top.table("metrics"));
 
@@ -53,12 +53,12 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let known = listener::KnownUpstreams { names: &names, read: &upstreams };
     let listeners: Vec<_> = listeners
         .into_iter()
-        .map(|(name, section)| listener::listener(name, section, &known, directory, &mut taken))
+        .map(|(name, section)| listener::listener(name, section, &known, directory, &mut claimed))
         .collect();
     let identities = top.repeated_tables("identity", IDENTITY).unwrap_or_default();
     let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();
     let whole: Option<Vec<_>> = listeners.iter().map(Option::as_ref).collect();
-    // Where a listener has problems of its own, nobody knows yet who its clients can be.
+    // The principals of a listener that has problems are not known.
     let known = whole.zip(identities.as_deref()).map(|(listeners, known)| KnownPrincipals::of(listeners, known));
     let context = policy::PolicyContext {
         listeners: &listener_names,
@@ -81,16 +81,16 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     })
 }
 
-fn admin(mut section: Section<'_>, taken: &mut ClaimedAddresses) -> AdminConfig {
+fn admin(mut section: Section<'_>, claimed: &mut ClaimedAddresses) -> AdminConfig {
     let default = AdminConfig::DEFAULT_ADDRESS;
     let address = section.or("address", default, |given| match readers::listen_address(given)? {
         ListenAddress::Tcp(address) => Ok(address),
         ListenAddress::Unix(_) => {
-            Err("must be an IP address and port, as in \"127.0.0.1:9717\"; it cannot be a unix socket".to_owned())
+            Err("must be an IP address and port, as in \"127.0.0.1:9717\", not a unix domain socket".to_owned())
         }
     });
-    // The default is taken too: a listener cannot have it.
-    taken.insert("admin.address", &ListenAddress::Tcp(address));
+    // The default address is in use too.
+    claimed.insert("admin.address", &ListenAddress::Tcp(address));
     AdminConfig { address }
 }
 
@@ -114,10 +114,10 @@ fn metrics(mut section: Section<'_>) -> MetricsConfig {
 }
 
 fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
-    let what = "say who it is, as in principal = \"cluster.local/ns/shop/sa/cart\"";
+    let what = "set the principal of these clients, as in principal = \"cluster.local/ns/shop/sa/cart\"";
     let principal = section.required("principal", what, identity_readers::principal);
     if !section.has("sources") && !section.has("uids") {
-        section.missing("sources", "say for whom it is, as in sources = [\"10.1.3.0/24\"] or uids = [1001]");
+        section.missing("sources", "set the clients it applies to, as in sources = [\"10.1.3.0/24\"] or uids = [1001]");
     }
     let sources = section.or("sources", Vec::new(), identity_readers::networks);
     let uids = section.or("uids", Vec::new(), identity_readers::uids);

@@ -1,6 +1,6 @@
-//! `[policy]`: the rules as they are written, and what the rest of the configuration says of them.
+//! Checks `[policy]` and its rules against the rest of the configuration.
 //!
-//! Which commands and classes there are is not known here; the policy says so when it compiles the rules.
+//! The names of commands and command classes are checked later, when the policy is compiled.
 
 use std::collections::BTreeMap;
 
@@ -22,24 +22,24 @@ use crate::config::sections::RuleConfig;
 use crate::config::sections::ToConfig;
 use crate::config::sections::Values;
 
-/// A rule's name stands in metrics and in what clients read.
+/// The longest name of a rule in bytes. It is shown in metrics and in error replies to clients.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Each rule is a row of counters per listener.
+/// Maximum number of rules. Each rule has a set of counters per listener.
 const RULES_MAX: usize = 100_000;
 
-/// What rules may rely on.
+/// The parts of the rest of the configuration that rules depend on.
 pub(super) struct PolicyContext<'a> {
-    /// The NAMEs of all listeners, also of those with problems.
+    /// Names of all listeners, also of those with problems.
     pub(super) listeners: &'a [String],
-    /// Whether some client can have a principal. `true` where that is not known, because of other problems.
+    /// Whether a client can have a principal. `true` if that is not known because of other problems.
     pub(super) principals: bool,
 }
 
-/// `None` where there is nothing to decide: no rule, and no JavaScript to deny.
+/// `None` if there is no rule and JavaScript is not denied: every command is allowed then.
 pub(super) fn policy(mut section: Section<'_>, context: &PolicyContext<'_>) -> Option<PolicyConfig> {
     const ENFORCEMENTS: &[(&str, Enforcement)] = &[("enforce", Enforcement::Enforce), ("dry-run", Enforcement::DryRun)];
-    const WRONG: &str = "must be tables, each begun by a line [[policy.rule]]; no variable can hold them";
+    const WRONG: &str = "must be tables that begin with a line [[policy.rule]]; environment variables cannot set them";
     let enforcement = section.or("enforcement", Enforcement::Enforce, |given| readers::choice(given, ENFORCEMENTS));
     let deny_javascript = section.or("deny_javascript", false, readers::boolean);
     let tables = section.repeated_tables("rule", WRONG).unwrap_or_default();
@@ -51,7 +51,7 @@ pub(super) fn policy(mut section: Section<'_>, context: &PolicyContext<'_>) -> O
     (deny_javascript || !rules.is_empty()).then_some(PolicyConfig { enforcement, deny_javascript, rules })
 }
 
-/// `names` are those of the rules before, with their paths.
+/// `names` has the names of the previous rules, with their paths.
 fn rule(
     mut section: Section<'_>,
     context: &PolicyContext<'_>,
@@ -59,15 +59,15 @@ fn rule(
 ) -> Option<RuleConfig> {
     const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::Allow), ("audit", Action::Audit)];
     let path = section.path().to_owned();
-    let what = "every rule has a name, which metrics, logs and refused clients show, as in name = \"readers\"";
+    let what = "set a name, which is shown in metrics, logs and error replies, as in name = \"readers\"";
     let name = section.required("name", what, |given| {
         let name = rule_name(given)?;
         match names.insert(name.clone(), path) {
-            Some(first) => Err(format!("is the name of {first} too; each rule needs a name of its own")),
+            Some(first) => Err(format!("is also the name of {first}; choose another name")),
             None => Ok(name),
         }
     });
-    let what = "say what the rule does: action = \"deny\", \"allow\" or \"audit\"";
+    let what = "set what the rule does: action = \"deny\", \"allow\" or \"audit\"";
     let action = section.required("action", what, |given| readers::choice(given, ACTIONS));
     let dry_run = section.or("dry_run", false, readers::boolean);
     let from = section.repeated_tables("from", "must be a list of tables, as in from = [{ principals = [\"*\"] }]");
@@ -89,11 +89,12 @@ fn rule_name(given: &Given<'_>) -> Result<String, String> {
 }
 
 fn from_entry(mut section: Section<'_>, context: &PolicyContext<'_>) -> FromConfig {
-    const NOBODY: &str = "names who clients are, and nothing in this configuration can say so; set mode = \"strict\" or \
-                          \"permissive\", proxy_protocol or principal of a listener, or add an [[identity]]";
+    const NO_PRINCIPALS: &str = "requires clients with a principal, but no client has one in this configuration; set \
+                                 mode = \"strict\" or \"permissive\", proxy_protocol or principal of a listener, or \
+                                 add an [[identity]]";
     for key in ["principals", "not_principals", "namespaces", "not_namespaces"] {
         if section.has(key) && !context.principals {
-            section.note(key, NOBODY.to_owned());
+            section.note(key, NO_PRINCIPALS.to_owned());
         }
     }
     FromConfig {
@@ -112,7 +113,7 @@ fn from_entry(mut section: Section<'_>, context: &PolicyContext<'_>) -> FromConf
 fn to_entry(mut section: Section<'_>) -> ToConfig {
     ToConfig {
         commands: values(&mut section, "commands", "not_commands", |given| {
-            identity_readers::patterns(given, "a command or a class, as in \"find\", \"list*\" or \"@read\"")
+            identity_readers::patterns(given, "a command or a command class, as in \"find\", \"list*\" or \"@read\"")
         }),
         databases: values(&mut section, "databases", "not_databases", identity_readers::databases),
         collections: values(&mut section, "collections", "not_collections", |given| {
@@ -136,17 +137,17 @@ fn known_listeners(given: &Given<'_>, listeners: &[String]) -> Result<Vec<String
     let Some(unknown) = patterns.iter().find(|pattern| !known(pattern)) else { return Ok(patterns) };
     let remedy = match nearest(unknown, listeners.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {}?", quoted(near)),
-        None => format!("there are {}", listeners.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")),
+        None => format!("choose from {}", listeners.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")),
     };
-    Err(format!("has {}, which is no listener; {remedy}", quoted(unknown)))
+    Err(format!("has {}, which is not a listener; {remedy}", quoted(unknown)))
 }
 
-/// Who clients can turn out to be.
+/// The principals that clients can have.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::config) enum KnownPrincipals {
-    /// Whoever shows a certificate or comes through a proxy.
+    /// Any principal: a listener accepts client certificates or PROXY headers.
     Any,
-    /// Only whom the configuration names itself; perhaps nobody.
+    /// Only the principals in the configuration; may be empty.
     Only(Vec<String>),
 }
 

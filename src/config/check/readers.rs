@@ -1,5 +1,5 @@
-//! What a single value of the file may be: each reader returns the value, or the rest of a sentence that begins with the
-//! key.
+//! Readers of single values. Each returns the checked value, or an error that continues a sentence which begins with
+//! the key.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -44,7 +44,7 @@ pub(super) fn choice<T: Copy>(given: &Given<'_>, choices: &[(&str, T)]) -> Resul
 
 pub(super) fn duration(given: &Given<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
     let (shown_min, shown_max) = (humantime::format_duration(min), humantime::format_duration(max));
-    let what = format!("a time from {shown_min} to {shown_max} with its unit, as in \"5s\" or \"2min\"");
+    let what = format!("a duration from {shown_min} to {shown_max} with a unit, as in \"5s\" or \"2min\"");
     let duration = parse_duration(given.text(&what)?).ok();
     duration.filter(|duration| (min..=max).contains(duration)).ok_or_else(|| format!("must be {what}"))
 }
@@ -56,24 +56,24 @@ pub(super) fn duration_or_off(given: &Given<'_>, max: Duration) -> Result<Option
     duration(given, Duration::from_secs(1), max).map(Some).map_err(|sentence| format!("{sentence}, or \"off\""))
 }
 
-/// The same for both sides. Linux keeps this time in seconds and takes at most 32767 of them.
+/// `tcp_keepalive` of upstreams and listeners. Linux accepts at most 32767 seconds.
 pub(super) fn keepalive(section: &mut Section<'_>) -> Option<Duration> {
     section.or("tcp_keepalive", Some(2 * MINUTE), |given| duration_or_off(given, 9 * HOUR))
 }
 
 pub(super) fn file(given: &Given<'_>, directory: &Path) -> Result<PathBuf, String> {
-    let text = given.text("the name of a PEM file")?;
+    let text = given.text("the path of a PEM file")?;
     if text.contains("-----BEGIN") {
-        return Err("holds PEM text; write it to a file and give the file's name".to_owned());
+        return Err("contains PEM text; write it to a file and set the path of that file".to_owned());
     }
     if text.contains(char::is_control) {
-        return Err("must be the name of a PEM file, without control characters".to_owned());
+        return Err("must be the path of a PEM file, without control characters".to_owned());
     }
     Ok(directory.join(text))
 }
 
 pub(super) fn server_name(given: &Given<'_>) -> Result<String, String> {
-    let what = "a DNS name or an IP address without port, as in \"mongo.example\"";
+    let what = "a DNS name or an IP address without a port, as in \"mongo.example\"";
     let text = given.text(what)?;
     let fits = is_host(text) || text.parse::<std::net::Ipv6Addr>().is_ok();
     if fits { Ok(text.to_owned()) } else { Err(format!("must be {what}")) }
@@ -83,8 +83,8 @@ pub(super) fn listen_address(given: &Given<'_>) -> Result<ListenAddress, String>
     given.text("an IP address and port, as in \"127.0.0.1:27017\"")?.parse().map_err(sentence)
 }
 
-/// Puts a relative socket path below `directory`, and sees that the system can take it.
-pub(super) fn placed(address: ListenAddress, directory: &Path) -> Result<ListenAddress, String> {
+/// Makes the path of a unix domain socket absolute, relative to `directory`, and checks its length.
+pub(super) fn resolved(address: ListenAddress, directory: &Path) -> Result<ListenAddress, String> {
     let ListenAddress::Unix(path) = address else { return Ok(address) };
     let path = directory.join(path);
     if !path.is_absolute() {
@@ -93,15 +93,15 @@ pub(super) fn placed(address: ListenAddress, directory: &Path) -> Result<ListenA
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_MAX {
         return Err(format!(
-            "makes a path of {length} bytes; the system takes at most {SOCKET_PATH_MAX} for a unix socket, so choose a \
-             shorter one, as in \"unix:/run/mongate/mongodb-27017.sock\""
+            "is a path of {length} bytes, and a unix domain socket can have at most {SOCKET_PATH_MAX}; choose a \
+             shorter path, as in \"unix:/run/mongate/mongodb-27017.sock\""
         ));
     }
     Ok(ListenAddress::Unix(path))
 }
 
 pub(super) fn permissions(given: &Given<'_>) -> Result<u32, String> {
-    let what = "the octal mode of a file, from \"0000\" to \"0777\", as in \"0660\"";
+    let what = "an octal file mode from \"0000\" to \"0777\", as in \"0660\"";
     let text = given.text(what)?;
     let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = if digits { u32::from_str_radix(text, 8).ok() } else { None };
@@ -113,23 +113,23 @@ pub(super) fn boolean(given: &Given<'_>) -> Result<bool, String> {
     given.boolean()
 }
 
-/// The servers of an upstream; no two alike, whatever case they are written in.
+/// The servers of an upstream. No two are equal, also if upper and lower case are ignored.
 pub(super) fn members(given: &Given<'_>) -> Result<Vec<HostPort>, String> {
     let what = "host:port, as in \"mongo-0.mongo:27017\"";
     let mut members: Vec<HostPort> = Vec::new();
     for text in given.texts(what)? {
         let member: HostPort = text.parse().map_err(|error| format!("has {}, which {error}", quoted(text)))?;
         if members.iter().any(|known| known.port == member.port && known.host.eq_ignore_ascii_case(&member.host)) {
-            return Err(format!("has {} twice", quoted(text)));
+            return Err(format!("has {} twice; remove one of the two", quoted(text)));
         }
         members.push(member);
     }
-    if members.is_empty() { Err(format!("is empty; it must be a list, each {what}")) } else { Ok(members) }
+    if members.is_empty() { Err(format!("is empty; list at least one server, each {what}")) } else { Ok(members) }
 }
 
-/// A name that SRV records are looked for under.
+/// The DNS name whose SRV records list the servers.
 pub(super) fn srv(given: &Given<'_>) -> Result<String, String> {
-    let what = "the DNS name of a cluster without port, as in \"cluster.example.com\"";
+    let what = "the DNS name of a cluster without a port, as in \"cluster.example.com\"";
     let text = given.text(what)?;
     let is_address = text.parse::<IpAddr>().is_ok();
     if is_host(text) && !is_address { Ok(text.to_owned()) } else { Err(format!("must be {what}")) }
@@ -146,7 +146,7 @@ pub(super) fn replica_set(given: &Given<'_>) -> Result<String, String> {
     }
 }
 
-/// The first and the last of a range of ports, as in `27017-27023`.
+/// The first and the last port of a range, as in `27017-27023`.
 pub(super) fn ports(given: &Given<'_>) -> Result<(u16, u16), String> {
     let what = "a range of ports, as in \"27017-27023\"";
     let text = given.text(what)?;
@@ -158,25 +158,25 @@ fn port(text: &str) -> Option<u16> {
     text.trim().parse().ok().filter(|port| *port > 0)
 }
 
-/// A host that clients can be told.
+/// A host that clients can connect to.
 pub(super) fn advertised_host(given: &Given<'_>) -> Result<String, String> {
-    let what = "a DNS name or an IP address without port, as in \"gateway.local\"";
+    let what = "a DNS name or an IP address without a port, as in \"gateway.local\"";
     let text = given.text(what)?;
     let fits = is_host(text) || text.parse::<std::net::Ipv6Addr>().is_ok();
     if fits { Ok(text.to_ascii_lowercase()) } else { Err(format!("must be {what}")) }
 }
 
-/// A number of connections.
+/// A number of spare connections.
 pub(super) fn spares(given: &Given<'_>) -> Result<usize, String> {
     given.whole_number(0, 1000)
 }
 
-/// The socket of an agent, as the SPIFFE standard writes endpoints: `unix:/path` or `unix:///path`.
+/// The unix domain socket of a SPIFFE agent: `unix:/path`, or `unix:///path` as in the SPIFFE specification.
 pub(super) fn socket(given: &Given<'_>, directory: &Path) -> Result<PathBuf, String> {
-    let what = "the agent's unix socket, as in \"unix:/run/spire/agent.sock\"";
+    let what = "the unix domain socket of the agent, as in \"unix:/run/spire/agent.sock\"";
     let text = given.text(what)?;
     let text = text.replacen("unix:///", "unix:/", 1);
-    match text.parse().map(|address| placed(address, directory)) {
+    match text.parse().map(|address| resolved(address, directory)) {
         Ok(Ok(ListenAddress::Unix(path))) => Ok(path),
         Ok(Err(sentence)) => Err(sentence),
         _ => Err(format!("must be {what}")),

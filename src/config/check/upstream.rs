@@ -1,4 +1,4 @@
-//! `[upstream.NAME]` and its files.
+//! Checks `[upstream.NAME]`, and the PEM files of upstreams and listeners.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::config::sections::UpstreamTlsConfig;
 use crate::config::sections::Verify;
 use crate::config::sections::WorkloadApi;
 
-/// Spares for a busy moment, where the operator names no other number.
+/// Default of `warm_connections_max`.
 const WARM_CONNECTIONS_MAX: usize = 16;
 
 pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path) -> Option<UpstreamConfig> {
@@ -31,7 +31,12 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
     let warm_connections = section.or("warm_connections", 2, readers::spares);
     let warm_connections_max = section.optional("warm_connections_max", |given| {
         let max = readers::spares(given)?;
-        if max < warm_connections { Err(format!("is below warm_connections = {warm_connections}")) } else { Ok(max) }
+        if max < warm_connections {
+            return Err(format!(
+                "is less than warm_connections = {warm_connections}; raise it, or lower warm_connections"
+            ));
+        }
+        Ok(max)
     });
     let certificate_recycle_after = section.or("certificate_recycle_after", 10 * readers::MINUTE, |given| {
         readers::duration(given, Duration::from_secs(1), 24 * readers::HOUR)
@@ -54,22 +59,21 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
     })
 }
 
-/// `address`, or `members` or `srv` and what they are.
+/// `address`, or `members` or `srv` with the kind of deployment.
 fn deployment(section: &mut Section<'_>) -> Option<Deployment> {
     let sharded = section.has("sharded") && section.or("sharded", false, readers::boolean);
     if section.has("members") || section.has("srv") {
-        section.misplaced("address", "stands beside members or srv; an upstream is one server, or several: remove one");
+        section.misplaced("address", "cannot be combined with members or srv; remove one of them");
         return members(section, sharded);
     }
-    section
-        .misplaced("replica_set", "stands beside address; name the members of the set in members, or in DNS with srv");
+    section.misplaced("replica_set", "cannot be combined with address; list the members in members, or set srv");
     if sharded {
-        section.note("sharded", "is for several mongos; name them in members, or in DNS with srv".to_owned());
+        section.note("sharded", "requires several mongos; list them in members, or set srv".to_owned());
     }
     let address = section.required(
         "address",
-        "write host and port of a mongod or mongos, as in address = \"mongo.example:27017\", or those of the members of a \
-         replica set in members",
+        "set the host and port of a mongod or mongos, as in address = \"mongo.example:27017\", or list the members of \
+         a replica set in members",
         |given| given.text("host:port, as in \"mongo.example:27017\"")?.parse().map_err(readers::sentence),
     );
     address.map(Deployment::Single)
@@ -78,21 +82,20 @@ fn deployment(section: &mut Section<'_>) -> Option<Deployment> {
 fn members(section: &mut Section<'_>, sharded: bool) -> Option<Deployment> {
     let is_srv = section.has("srv");
     let seeds = if is_srv {
-        section.misplaced("members", "stands beside srv; the members are named here, or in DNS: remove one");
+        section.misplaced("members", "cannot be combined with srv; remove one of them");
         section.optional("srv", readers::srv).map(Seeds::Srv)
     } else {
         section.optional("members", readers::members).map(Seeds::Members)
     };
     if sharded {
-        section
-            .misplaced("replica_set", "stands beside sharded = true; mongos are members of no replica set: remove one");
+        section.misplaced("replica_set", "cannot be combined with sharded = true; remove one of them");
         return Some(Deployment::Sharded { seeds: seeds? });
     }
     let name = if is_srv {
         section.optional("replica_set", readers::replica_set)
     } else {
-        let what = "name the replica set that the members are of, as in replica_set = \"rs0\", or write sharded = true \
-                    where they are mongos";
+        let what = "set the name of the replica set, as in replica_set = \"rs0\", or set sharded = true if the members \
+                    are mongos";
         section.required("replica_set", what, readers::replica_set)
     };
     Some(Deployment::ReplicaSet { seeds: seeds?, name })
@@ -103,7 +106,7 @@ fn authentication(section: &mut Section<'_>) -> Option<Mechanism> {
     if !section.has("authentication") {
         return None;
     }
-    let what = "say how the gateway authenticates, as in mechanism = \"MONGODB-X509\"";
+    let what = "set how the gateway authenticates, as in mechanism = \"MONGODB-X509\"";
     section.table("authentication").required("mechanism", what, |given| readers::choice(given, MECHANISMS))
 }
 
@@ -113,20 +116,20 @@ fn credentials(
     directory: &Path,
 ) -> Option<Vec<CredentialConfig>> {
     const CREDENTIAL: &str =
-        "must be tables, each begun by a line [[upstream.NAME.credential]]; no variable can hold them";
+        "must be tables that begin with a line [[upstream.NAME.credential]]; environment variables cannot set them";
     let Some(sections) = section.repeated_tables("credential", CREDENTIAL) else { return Some(Vec::new()) };
-    let authorities = tls.and_then(|tls| match &tls.source {
+    let ca_files = tls.and_then(|tls| match &tls.source {
         MaterialSource::Files(files) => Some((files.ca_file.clone(), files.crl_file.clone())),
         MaterialSource::WorkloadApi(agent) => Some((agent.ca_file.clone()?, agent.crl_file.clone())),
     });
-    if tls.is_some() && authorities.is_none() && !sections.is_empty() {
+    if tls.is_some() && ca_files.is_none() && !sections.is_empty() {
         section.note(
             "credential",
-            "needs ca_file in the table tls: beside certificates of files, the authorities are those of a file"
+            "requires ca_file in the table tls, because a credential from files needs CA certificates from a file"
                 .to_owned(),
         );
     }
-    let (ca_file, crl_file) = authorities.unwrap_or_default();
+    let (ca_file, crl_file) = ca_files.unwrap_or_default();
     sections.into_iter().map(|section| credential(section, &ca_file, crl_file.as_ref(), directory)).collect()
 }
 
@@ -137,7 +140,7 @@ fn credential(
     directory: &Path,
 ) -> Option<CredentialConfig> {
     let file = |given: &Given<'_>| readers::file(given, directory);
-    let what = "say for whom it is, as in principals = [\"cluster.local/ns/shop/*\"]";
+    let what = "set the principals that use it, as in principals = [\"cluster.local/ns/shop/*\"]";
     let principals = section.required("principals", what, |given| match identity_readers::principal_patterns(given)? {
         none if none.is_empty() => Err(format!("is empty; {what}")),
         principals => Ok(principals),
@@ -182,7 +185,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
 
 fn workload_api(section: &mut Section<'_>, directory: &Path) -> Option<WorkloadApi> {
     for key in ["certificate_file", "private_key_file", "private_key_password_file"] {
-        section.misplaced(key, "stands beside spiffe_socket; our certificate comes from one of them: remove the other");
+        section.misplaced(key, "cannot be combined with spiffe_socket; remove one of them");
     }
     let socket = section.optional("spiffe_socket", |given| readers::socket(given, directory));
     let ca_file = section.optional("ca_file", |given| readers::file(given, directory));
@@ -190,32 +193,30 @@ fn workload_api(section: &mut Section<'_>, directory: &Path) -> Option<WorkloadA
     Some(WorkloadApi { socket: socket?, ca_file, crl_file })
 }
 
-/// What the files of one side are for, in the words of its problems.
+/// How to set the required files, for problems about missing keys.
 pub(super) struct FileRemedies {
     certificate: &'static str,
-    authorities: &'static str,
+    ca: &'static str,
 }
 
 const UPSTREAM: FileRemedies = FileRemedies {
-    certificate: "name the PEM file of the certificate that is shown to mongod, as in certificate_file = \
-                  \"certs/client.pem\"",
-    authorities: "name the PEM file of the authorities that mongod's certificate may come from, as in ca_file = \
-                  \"certs/ca.pem\"",
+    certificate: "set the PEM file of the gateway's client certificate, as in certificate_file = \"certs/client.pem\"",
+    ca: "set the PEM file of the CA certificates that verify mongod's certificate, as in ca_file = \"certs/ca.pem\"",
 };
 
 pub(super) const LISTENER: FileRemedies = FileRemedies {
-    certificate: "name the PEM file of the certificate that is shown to clients, as in certificate_file = \
+    certificate: "set the PEM file of the listener's server certificate, as in certificate_file = \
                   \"certs/gateway.pem\"",
-    authorities: "name the PEM file of the authorities that clients' certificates may come from, as in ca_file = \
-                  \"certs/mesh-ca.pem\"",
+    ca: "set the PEM file of the CA certificates that verify client certificates, as in ca_file = \
+         \"certs/mesh-ca.pem\"",
 };
 
-pub(super) fn files(section: &mut Section<'_>, directory: &Path, purpose: &FileRemedies) -> Option<TlsFiles> {
+pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &FileRemedies) -> Option<TlsFiles> {
     let file = |given: &Given<'_>| readers::file(given, directory);
-    let certificate_file = section.required("certificate_file", purpose.certificate, file);
+    let certificate_file = section.required("certificate_file", remedies.certificate, file);
     let private_key_file = section.optional("private_key_file", file);
     let private_key_password_file = section.optional("private_key_password_file", file);
-    let ca_file = section.required("ca_file", purpose.authorities, file);
+    let ca_file = section.required("ca_file", remedies.ca, file);
     let crl_file = section.optional("crl_file", file);
     let certificate_file = certificate_file?;
     Some(TlsFiles {

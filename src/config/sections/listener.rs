@@ -1,4 +1,4 @@
-//! `[listener.NAME]`.
+//! The checked `[listener.NAME]` tables.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,55 +13,64 @@ use crate::config::values::{HostPort, ListenAddress};
 pub struct ListenerConfig {
     /// The NAME of the table.
     pub name: String,
-    /// Where clients connect. Required. Port 0 takes a free one; a unix socket's path has at most 107 bytes.
+    /// `address`: the address that clients connect to. With port 0, the kernel chooses a free port. The path of a unix
+    /// domain socket has at most 107 bytes. Required.
     pub address: ListenAddress,
-    /// Name of the upstream that this listener leads to. Required; must exist.
+    /// `upstream`: name of an existing upstream. Required.
     pub upstream: String,
-    /// Default: plaintext.
+    /// `mode`. Default: `plaintext`.
     pub mode: ListenerMode,
-    /// `[listener.NAME.tls]`; there unless the mode is plaintext.
+    /// `[listener.NAME.tls]`. Required unless the mode is `plaintext`, and not allowed then.
     pub tls: Option<ListenerTlsConfig>,
-    /// Who a client of this listener is, where nothing better says so.
+    /// `principal`: the principal of clients that have no other. Default: none.
     pub principal: Option<String>,
-    /// Default: off.
+    /// `proxy_protocol`. Default: `off`.
     pub proxy_protocol: ProxyProtocol,
-    /// Sources that may send a PROXY header; not empty unless `proxy_protocol` is off or the address a unix socket, whose
-    /// file's mode decides.
+    /// `proxy_trusted`: addresses of the proxies that may send a PROXY header. Required unless `proxy_protocol` is
+    /// `off`, or the address is a unix domain socket, where the file mode restricts the proxies.
     pub proxy_trusted: Vec<IpNet>,
-    /// Type of the TLV that holds a client's SPIFFE id, beside 0xD0.
+    /// `proxy_identity_tlv`: TLV type in a PROXY header with the client's SPIFFE ID, in addition to 0xD0. 224 to 247
+    /// (0xE0 to 0xF7); default: none.
     pub proxy_identity_tlv: Option<u8>,
-    /// Connections at one time; the one above gets an error. Default: 10,000; 1 to 1,000,000.
+    /// `max_connections`: the connection limit. Further clients get an error. 1 to 1,000,000; default: 10,000.
     pub max_connections: usize,
-    /// Needed for an address other than loopback, unless the mode is strict. Default: false.
+    /// `allow_remote_plaintext`: required for an address other than loopback, unless the mode is `strict`. Default:
+    /// `false`.
     pub allow_remote_plaintext: bool,
-    /// ListenerMode of a unix socket's file, written `"0660"`. Default: 0700, as mongod's `filePermissions`; at most 0777.
+    /// `socket_permissions`: file mode of a unix domain socket, as an octal string. `"0000"` to `"0777"`; default:
+    /// `"0700"`, like `filePermissions` of mongod.
     pub socket_permissions: u32,
-    /// Close a connection on which nothing moved for so long. Default: off; 1 s to 30 days.
+    /// `idle_timeout`: closes a connection when no bytes have moved for this duration. 1 s to 30 days, or `off`
+    /// (`None`); default: `off`.
     pub idle_timeout: Option<Duration>,
-    /// Close a connection that is so old, when no command is in flight. Default: off; 1 s to 30 days.
+    /// `max_lifetime`: closes a connection at this age, once no command is in flight. 1 s to 30 days, or `off`
+    /// (`None`); default: `off`.
     pub max_lifetime: Option<Duration>,
-    /// Idle time before the first keepalive probe towards a client; `None` is off. Default: 2 min; 1 s to 9 h.
+    /// `tcp_keepalive`: idle time before the first keepalive probe to a client. 1 s to 9 h, or `off` (`None`); default:
+    /// 2 min.
     pub tcp_keepalive: Option<Duration>,
-    /// How its clients see the upstream. Default: members where the upstream has members, else direct.
+    /// `topology`, with `member_ports`, `member_addresses`, `advertise` and `read_preference`. Default: `members` if
+    /// the upstream has members, else `direct`.
     pub topology: Topology,
-    /// Takes connections that the kernel redirected to it, each for the member that it was on its way to; then the address
-    /// is TCP, the mode plaintext and the topology direct. Default: false.
+    /// `intercept`: accepts connections that the kernel redirects, and forwards each to the member that is its original
+    /// destination (`SO_ORIGINAL_DST`). The address is then TCP, the mode `plaintext` and the topology `direct`.
+    /// Default: `false`.
     pub intercept: bool,
 }
 
-/// `mode`: what a listener takes, as in a mesh's `PeerAuthentication`.
+/// `mode`: which clients a listener accepts, named as in Istio's `PeerAuthentication`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerMode {
-    /// Clients without TLS.
+    /// `plaintext`: clients without TLS.
     Plaintext,
-    /// Clients with mutual TLS, and clients without TLS.
+    /// `permissive`: clients with mutual TLS and clients without TLS.
     Permissive,
-    /// Clients with mutual TLS.
+    /// `strict`: clients with mutual TLS only.
     Strict,
 }
 
 impl ListenerMode {
-    /// As it is written.
+    /// The value in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
@@ -74,47 +83,49 @@ impl ListenerMode {
 /// `proxy_protocol`: whether connections begin with a PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// None does.
+    /// `off`: a PROXY header is an error.
     Off,
-    /// Those of trusted sources may.
+    /// `optional`: connections from trusted proxies may begin with one.
     Optional,
-    /// All do, and come from trusted sources.
+    /// `required`: every connection must come from a trusted proxy and begin with one.
     Required,
 }
 
 /// `[listener.NAME.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTlsConfig {
-    /// What clients are shown, and the authorities that their certificates may come from.
+    /// `certificate_file`, ...: the listener's server certificate, and the CA certificates that verify client
+    /// certificates.
     pub files: TlsFiles,
-    /// Default: 1.2.
+    /// `min_version`. Default: `1.2`.
     pub min_version: TlsVersion,
-    /// Whether client certificates of X.509 version 1 are taken. Default: false.
+    /// `legacy_certificates`: whether client certificates of X.509 version 1 are accepted. Default: `false`.
     pub legacy_certificates: bool,
 }
 
-/// `topology`: how the clients of a listener see the servers of its upstream.
+/// `topology`: how clients see the servers of the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
-    /// As they are; the listener leads to one server.
+    /// `direct`: clients see the replies of one server unchanged.
     Direct,
-    /// Each member has an address of the gateway's.
+    /// `members`: each member has its own address of the gateway.
     Members(MemberAddresses),
-    /// As one server, which a load balancer is in front of.
+    /// `load_balanced`: clients see one server behind a load balancer, chosen by `read_preference`.
     LoadBalanced(ReadPreference),
 }
 
-/// The addresses of the gateway that stand for members, of one listener.
+/// `member_ports` or `member_addresses`, and `advertise`: the addresses of a listener that stand for members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberAddresses {
-    /// In order; the first is the listener's own, and no two are alike. Ports 0 take free ones.
+    /// The addresses in order, without duplicates. The first is the listener's own. With port 0, the kernel chooses a
+    /// free port for each.
     pub slots: Vec<MemberAddress>,
-    /// `advertise`: the host that clients are told. `None`: that of each address.
+    /// `advertise`: the host that clients receive for all members. Default (`None`): the IP address of each slot.
     pub advertise: Option<String>,
 }
 
 impl MemberAddresses {
-    /// What clients are told of one of them, as `host:port`.
+    /// The `host:port` that clients receive for `address`.
     pub fn advertised(&self, address: SocketAddr) -> String {
         match &self.advertise {
             Some(host) => HostPort { host: host.clone(), port: address.port() }.to_string(),
@@ -123,26 +134,27 @@ impl MemberAddresses {
     }
 }
 
-/// One of these addresses.
+/// One address of a listener that stands for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberAddress {
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub address: SocketAddr,
-    /// The only member that it may stand for; `None`: whoever comes next.
+    /// The only member that may have the address (`member_addresses`); `None` allows any member (`member_ports`).
     pub member: Option<HostPort>,
 }
 
-/// `read_preference`: which member connections of a load-balanced listener are put on, as MongoDB names it.
+/// `read_preference`: the member that a load-balanced listener chooses for a connection, named as in MongoDB. Default:
+/// `primary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadPreference {
-    /// The primary.
+    /// `primary`: the primary.
     Primary,
-    /// The primary, or a secondary where there is none.
+    /// `primaryPreferred`: the primary, or a secondary if there is no primary.
     PrimaryPreferred,
-    /// A secondary.
+    /// `secondary`: a secondary.
     Secondary,
-    /// A secondary, or the primary where there is none.
+    /// `secondaryPreferred`: a secondary, or the primary if there is no secondary.
     SecondaryPreferred,
-    /// Any of them.
+    /// `nearest`: the primary or a secondary.
     Nearest,
 }

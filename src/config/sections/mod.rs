@@ -1,6 +1,6 @@
-//! The checked sections: what the rest of the gateway is built from, one struct per table of the file.
+//! The checked sections of the configuration: one struct per table of the file.
 //!
-//! Nothing here needs checking again; whoever is built from a section relies on the bounds written beside its fields.
+//! The rest of the gateway is built from these structs and relies on the ranges that their fields document.
 
 mod listener;
 mod policy;
@@ -22,93 +22,98 @@ pub use policy::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToCo
 pub use tls::{MaterialSource, TlsFiles, TlsVersion, UpstreamTlsConfig, Verify, WorkloadApi};
 pub use upstream::{CredentialConfig, Deployment, EndpointConfig, Mechanism, Seeds, UpstreamConfig};
 
-/// The whole configuration after checking; every path is absolute.
+/// The whole configuration. All paths are absolute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Threads that carry connections, each with a runtime of its own. Default: the number of cores; 1 to 1024.
+    /// `workers`: threads that serve connections, each with its own runtime. 1 to 1024; default: the number of CPU
+    /// cores.
     pub workers: NonZeroUsize,
-    /// How long a drain waits for commands in flight before connections are cut. Default: 30 s; 0 to 1 h.
+    /// `drain_timeout`: how long the drain waits for commands in flight before it closes their connections. 0 to 1 h;
+    /// default: 30 s.
     pub drain_timeout: Duration,
-    /// The administration port.
+    /// `[admin]`: the administration port.
     pub admin: AdminConfig,
-    /// Where log lines go and how they look.
+    /// `[log]`: format and level of the log.
     pub log: LogConfig,
-    /// What metrics show beyond their fixed labels.
+    /// `[metrics]`: optional labels of metrics.
     pub metrics: MetricsConfig,
-    /// Our own trust domain, as `cluster.local`. `None`: that of the SPIFFE id in our upstream client certificate.
+    /// `trust_domain`: the gateway's trust domain, for example `cluster.local`. Default (`None`): the trust domain of
+    /// the SPIFFE ID in the gateway's client certificate.
     pub trust_domain: Option<String>,
-    /// Trust domains that count as our own.
+    /// `trust_domain_aliases`: further trust domains that are accepted. Default: none.
     pub trust_domain_aliases: Vec<String>,
-    /// Who sources are that show no certificate, in the order of the file.
+    /// `[[identity]]`: principals of clients without a certificate, in the order of the file. Default: none.
     pub identities: Vec<IdentityConfig>,
-    /// Upstreams by name; at least one, and every listener names one of them.
+    /// `[upstream.NAME]` by name. At least one.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
-    /// Listeners by name; at least one, no two with the same address.
+    /// `[listener.NAME]` by name. At least one. Each refers to an existing upstream, and no two have the same address.
     pub listeners: BTreeMap<String, ListenerConfig>,
-    /// Who may do what; `None` where no rule is given, and everything passes.
+    /// `[policy]`: which clients may run which commands. `None` if there is no rule and JavaScript is not denied: every
+    /// command is allowed then.
     pub policy: Option<PolicyConfig>,
 }
 
 /// `[admin]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminConfig {
-    /// Default: `127.0.0.1:9717`. Port 0 takes a free one.
+    /// `address`: listen address of the administration port. With port 0, the kernel chooses a free port. Default:
+    /// `127.0.0.1:9717`.
     pub address: SocketAddr,
 }
 
 impl AdminConfig {
-    /// Where administration listens unless the operator says otherwise, and where `healthcheck` asks.
+    /// The default address of the administration port. `mongate healthcheck` uses it too.
     pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9717);
 }
 
 /// `[log]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Default: text.
+    /// `format`. Default: `text`.
     pub format: LogFormat,
-    /// Default: info.
+    /// `level`. Default: `info`.
     pub level: LogLevel,
 }
 
 /// `log.format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One line a record, for people.
+    /// `text`: one line per event, for people.
     Text,
-    /// One JSON object a record, for machines.
+    /// `json`: one JSON object per event, for programs.
     Json,
 }
 
 /// `log.level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Only what needs an operator now.
+    /// `error`: events that need an operator now.
     Error,
-    /// And what will need one.
+    /// `warn`: also events that will need an operator.
     Warn,
-    /// And one line per connection.
+    /// `info`: also one line per connection.
     Info,
-    /// And one line per command (names only, never values).
+    /// `debug`: also one line per command (names, never values).
     Debug,
-    /// And the steps inside a connection.
+    /// `trace`: also the steps inside a connection.
     Trace,
 }
 
 /// `[metrics]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MetricsConfig {
-    /// Principals that metrics name, exact or with a `*` at one end; all others count as `other`. Default: none, and no
-    /// such label.
+    /// `principals`: principals that have a label of their own, exact or with a `*` at one end. All others have the
+    /// label `other`. Default: none, and the metrics have no label for principals.
     pub principals: Vec<String>,
 }
 
-/// One `[[identity]]`: who a source is.
+/// One `[[identity]]`: the principal of clients without a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityConfig {
-    /// A SPIFFE id without `spiffe://`, or a distinguished name.
+    /// `principal`: a SPIFFE ID without `spiffe://`, or a distinguished name. Required.
     pub principal: String,
-    /// Addresses that it is for; with `uids`, never both empty.
+    /// `sources`: addresses and networks of the clients. This or `uids` is required.
     pub sources: Vec<IpNet>,
-    /// Users of this machine that it is for, when they connect through a unix socket.
+    /// `uids`: user IDs of client processes on this machine that connect through a unix domain socket.
     pub uids: Vec<u32>,
 }

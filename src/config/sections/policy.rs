@@ -1,84 +1,85 @@
-//! `[policy]`.
+//! The checked `[policy]` table and its rules.
 
 use ipnet::IpNet;
 
 /// `[policy]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyConfig {
-    /// Default: enforce.
+    /// `enforcement`. Default: `enforce`.
     pub enforcement: Enforcement,
-    /// Whether commands that run JavaScript on the server are refused. Default: false.
+    /// `deny_javascript`: whether commands that run JavaScript on the server are denied. Default: `false`.
     pub deny_javascript: bool,
-    /// In the order of the file; their names differ.
+    /// `[[policy.rule]]`, in the order of the file, with unique names.
     pub rules: Vec<RuleConfig>,
 }
 
 /// `policy.enforcement`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcement {
-    /// What is refused does not go upstream.
+    /// `enforce`: a denied command is not forwarded.
     Enforce,
-    /// Everything goes upstream; what would be refused is counted and logged.
+    /// `dry-run`: every command is forwarded. Commands that would be denied are counted and logged.
     DryRun,
 }
 
 /// One `[[policy.rule]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleConfig {
-    /// Of letters, digits, `-`, `_` and `.`; at most 128 bytes. Required.
+    /// `name`: letters, digits, `-`, `_` and `.`; at most 128 bytes. Required.
     pub name: String,
-    /// Required.
+    /// `action`. Required.
     pub action: Action,
-    /// Only counts and logs what it would refuse. Default: false.
+    /// `dry_run`: the rule only counts and logs the commands that it would deny. Default: `false`.
     pub dry_run: bool,
-    /// Who; any entry suffices. `None` is everybody, an empty list nobody.
+    /// `from`: the callers. The entries are ORed. `None` (absent) matches every caller, an empty list matches none.
     pub from: Option<Vec<FromConfig>>,
-    /// What; any entry suffices. `None` is everything, an empty list nothing.
+    /// `to`: the commands. The entries are ORed. `None` (absent) matches every command, an empty list matches none.
     pub to: Option<Vec<ToConfig>>,
 }
 
 /// `action` of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Refuses what it matches.
+    /// `deny`: denies the commands that the rule matches.
     Deny,
-    /// Lets pass what it matches, and makes every command need such a rule.
+    /// `allow`: allows the commands that the rule matches. With any allow rule, commands that none matches are denied
+    /// (default deny).
     Allow,
-    /// Counts and logs what it matches.
+    /// `audit`: counts and logs the commands that the rule matches.
     Audit,
 }
 
-/// A key and its `not_`: values are exact, `prefix*`, `*suffix`, or `*`; `None` is an absent key.
+/// A key and its `not_` key. Values are exact, `prefix*`, `*suffix`, or `*`. `None` is an absent key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Values {
-    /// One of them has to match.
+    /// At least one of these must match.
     pub any: Option<Vec<String>>,
-    /// None of them may match.
+    /// None of these may match.
     pub not: Option<Vec<String>>,
 }
 
-/// One entry of `from`; all keys must match.
+/// One entry of `from`. Its keys are ANDed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FromConfig {
-    /// Who: a SPIFFE id without `spiffe://`, or a distinguished name.
+    /// `principals`, `not_principals`: SPIFFE IDs without `spiffe://`, or distinguished names.
     pub principals: Values,
-    /// Kubernetes namespaces of SPIFFE ids.
+    /// `namespaces`, `not_namespaces`: Kubernetes namespaces of SPIFFE IDs.
     pub namespaces: Values,
-    /// Networks that the client's address is in.
+    /// `sources`: networks that must contain the client's address.
     pub sources: Option<Vec<IpNet>>,
-    /// Networks that the client's address is not in.
+    /// `not_sources`: networks that must not contain the client's address.
     pub not_sources: Option<Vec<IpNet>>,
-    /// Names of listeners.
+    /// `listeners`, `not_listeners`: names of listeners.
     pub listeners: Values,
 }
 
-/// One entry of `to`; all keys must match.
+/// One entry of `to`. Its keys are ANDed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToConfig {
-    /// Names and `@classes`; whether they exist is for the policy to say, which knows the commands.
+    /// `commands`, `not_commands`: names of commands, and `@classes`. The policy checks that they exist.
     pub commands: Values,
-    /// Databases.
+    /// `databases`, `not_databases`: names of databases.
     pub databases: Values,
-    /// Collections.
+    /// `collections`, `not_collections`: names of collections, without the database.
     pub collections: Values,
 }

@@ -1,26 +1,30 @@
-//! TLS of upstreams and listeners: `[upstream.NAME.tls]` and what it has in common with `[listener.NAME.tls]`.
+//! `[upstream.NAME.tls]`, and the types that it shares with `[listener.NAME.tls]`.
 
 use std::path::PathBuf;
 
 /// `[upstream.NAME.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTlsConfig {
-    /// Where our certificate and the authorities come from. Required.
+    /// `certificate_file`, ... or `spiffe_socket`: the source of the gateway's client certificate and of the CA
+    /// certificates. Required.
     pub source: MaterialSource,
-    /// SNI, and the name that is verified; a DNS name or an IP address. Default: the host of the address.
+    /// `server_name`: DNS name or IP address for SNI and for the verification of the server certificate. Default
+    /// (`None`): the host of the server's address.
     pub server_name: Option<String>,
-    /// Default: full.
+    /// `verify`. Default: `full`.
     pub verify: Verify,
-    /// URIs of which a server certificate must have one, instead of the name. Default: none.
+    /// `server_identities`: accepted URI names of the server certificate. If set, the certificate must have one of
+    /// them, and its DNS names are not checked. Default: none.
     pub server_identities: Vec<String>,
-    /// Whether server certificates of X.509 version 1, and those with a common name only, are taken. Default: false.
+    /// `legacy_certificates`: whether server certificates of X.509 version 1, or without a SAN, are accepted. Default:
+    /// `false`.
     pub legacy_certificates: bool,
-    /// Default: 1.2.
+    /// `min_version`. Default: `1.2`.
     pub min_version: TlsVersion,
 }
 
 impl UpstreamTlsConfig {
-    /// The files of our certificate, unless it comes from elsewhere.
+    /// The PEM files; `None` if the certificate comes from the SPIFFE Workload API.
     pub fn files(&self) -> Option<&TlsFiles> {
         match &self.source {
             MaterialSource::Files(files) => Some(files),
@@ -29,55 +33,56 @@ impl UpstreamTlsConfig {
     }
 }
 
-/// Where certificates and keys come from.
+/// The source of a certificate, its private key and CA certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MaterialSource {
     /// PEM files.
     Files(TlsFiles),
-    /// The SPIFFE Workload API: `spiffe_socket`.
+    /// `spiffe_socket`: the SPIFFE Workload API.
     WorkloadApi(WorkloadApi),
 }
 
-/// The PEM files of one side of TLS.
+/// The PEM files of an upstream or a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Our certificate, then its chain; may also hold the key. Required.
+    /// `certificate_file`: the certificate, followed by its intermediate certificates. It may also contain the private
+    /// key. Required.
     pub certificate_file: PathBuf,
-    /// The key. Default: `certificate_file`.
+    /// `private_key_file`. Default: `certificate_file`.
     pub private_key_file: PathBuf,
-    /// What the key is encrypted with, where it is.
+    /// `private_key_password_file`: the password of an encrypted private key. Default: none.
     pub private_key_password_file: Option<PathBuf>,
-    /// The authorities that the other side's certificate may come from. Required.
+    /// `ca_file`: CA certificates (trust anchors) that verify the certificate of the peer. Required.
     pub ca_file: PathBuf,
-    /// Revocation lists of these authorities.
+    /// `crl_file`: revocation lists (CRLs) of these CAs. Default: none.
     pub crl_file: Option<PathBuf>,
 }
 
-/// An agent that hands out certificates, as SPIRE's does.
+/// The SPIFFE Workload API of an agent such as SPIRE's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadApi {
-    /// Its unix socket.
+    /// `spiffe_socket`: path of the agent's unix domain socket.
     pub socket: PathBuf,
-    /// The authorities that mongod's certificate may come from. Default: those that the agent names.
+    /// `ca_file`: CA certificates that verify the server certificate. Default (`None`): those of the agent.
     pub ca_file: Option<PathBuf>,
-    /// Revocation lists of the authorities.
+    /// `crl_file`: revocation lists (CRLs) of the CAs. Default: none.
     pub crl_file: Option<PathBuf>,
 }
 
-/// `verify`: what of a server certificate is checked.
+/// `verify`: which parts of a server certificate are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// Chain and name.
+    /// `full`: the certificate chain and the name.
     Full,
-    /// Chain only.
+    /// `chain`: only the certificate chain.
     Chain,
 }
 
-/// `min_version`: the oldest TLS that is spoken.
+/// `min_version`: the lowest TLS version that is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsVersion {
-    /// TLS 1.2.
+    /// `1.2`.
     V1_2,
-    /// TLS 1.3.
+    /// `1.3`.
     V1_3,
 }

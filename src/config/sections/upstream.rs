@@ -1,4 +1,4 @@
-//! `[upstream.NAME]`.
+//! The checked `[upstream.NAME]` tables.
 
 use std::time::Duration;
 
@@ -10,62 +10,67 @@ use crate::config::values::HostPort;
 pub struct UpstreamConfig {
     /// The NAME of the table.
     pub name: String,
-    /// `address`, `members` or `srv`. Required.
+    /// `address`, `members` or `srv`, with `replica_set` and `sharded`. Required.
     pub deployment: Deployment,
-    /// Name lookup, TCP, TLS and proof of one connection together. Default: 5 s; 100 ms to 5 min.
+    /// `connect_timeout`: limit for DNS, TCP, TLS and the first command of one connection together. 100 ms to 5 min;
+    /// default: 5 s.
     pub connect_timeout: Duration,
-    /// Idle time before the first keepalive probe towards mongod. `None` is off. Default: 2 min; 1 s to 9 h.
+    /// `tcp_keepalive`: idle time before the first keepalive probe to the server. 1 s to 9 h, or `off` (`None`);
+    /// default: 2 min.
     pub tcp_keepalive: Option<Duration>,
-    /// Spare connections kept ready, for each member and credential; 0 is off. Default: 2; at most 1,000.
+    /// `warm_connections`: spare connections that are kept ready for each member and credential. 0 (off) to 1,000;
+    /// default: 2.
     pub warm_connections: usize,
-    /// As many as that when many clients come. Default: 16, or `warm_connections` where that is more; at most 1,000 and
-    /// never below `warm_connections`.
+    /// `warm_connections_max`: limit of spare connections when many clients connect. `warm_connections` to 1,000;
+    /// default: 16, or `warm_connections` if that is more.
     pub warm_connections_max: usize,
-    /// By when connections made with replaced certificates are gone. Default: 10 min; 1 s to 24 h.
+    /// `certificate_recycle_after`: after a reload, time by which connections with the old certificate are replaced or
+    /// closed. 1 s to 24 h; default: 10 min.
     pub certificate_recycle_after: Duration,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTlsConfig,
-    /// `[upstream.NAME.authentication]`; `None` where clients authenticate themselves.
+    /// `[upstream.NAME.authentication]`. Default (`None`): clients authenticate themselves.
     pub authentication: Option<Mechanism>,
-    /// `[[upstream.NAME.credential]]`, in the order of the file.
+    /// `[[upstream.NAME.credential]]`, in the order of the file. Default: none.
     pub credentials: Vec<CredentialConfig>,
 }
 
-/// What an upstream is.
+/// The servers of an upstream and their kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deployment {
     /// `address`: one mongod or mongos.
     Single(HostPort),
     /// `members` or `srv`: a replica set.
     ReplicaSet {
-        /// Where its members are looked for first.
+        /// The seed list.
         seeds: Seeds,
-        /// `replica_set`; `None` where the TXT record of `srv` may say it.
+        /// `replica_set`. Required with `members`. `None` with `srv`: the name comes from the TXT record or the
+        /// members.
         name: Option<String>,
     },
     /// `sharded = true`: the mongos of a sharded cluster.
     Sharded {
-        /// All of them.
+        /// All mongos.
         seeds: Seeds,
     },
 }
 
-/// The servers that an upstream is known by.
+/// The seed list of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seeds {
-    /// `members`; not empty, no two alike.
+    /// `members`: at least one server, without duplicates.
     Members(Vec<HostPort>),
-    /// `srv`: the DNS name whose SRV and TXT records tell them.
+    /// `srv`: the DNS name whose SRV and TXT records have the servers.
     Srv(String),
 }
 
 impl Deployment {
-    /// Whether there can be several servers.
+    /// Whether the upstream can have several servers.
     pub fn has_members(&self) -> bool {
         !matches!(self, Self::Single(_))
     }
 
-    /// The name whose records tell its servers, where they are not named here.
+    /// The DNS name for SRV records, if the seed list comes from DNS.
     pub fn srv(&self) -> Option<&str> {
         match self {
             Self::ReplicaSet { seeds: Seeds::Srv(name), .. } | Self::Sharded { seeds: Seeds::Srv(name) } => Some(name),
@@ -73,7 +78,7 @@ impl Deployment {
         }
     }
 
-    /// The servers that the configuration names; none with `srv`.
+    /// The servers in the configuration; none with `srv`.
     pub fn listed(&self) -> &[HostPort] {
         match self {
             Self::Single(address) => std::slice::from_ref(address),
@@ -84,30 +89,31 @@ impl Deployment {
     }
 }
 
-/// `mechanism`: how the gateway authenticates the connections that it makes.
+/// `mechanism`: how the gateway authenticates its connections to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// With the certificate that a connection was made with.
+    /// `MONGODB-X509`: with the gateway's client certificate of the connection.
     MongodbX509,
 }
 
-/// One `[[upstream.NAME.credential]]`: a certificate for some callers.
+/// One `[[upstream.NAME.credential]]`: a client certificate that the gateway uses for certain callers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialConfig {
-    /// For whom: exact, or with a `*` at one end; not empty.
+    /// `principals`: the callers, exact or with a `*` at one end. Required, at least one.
     pub principals: Vec<String>,
-    /// Its certificate and key, and the authorities of `[upstream.NAME.tls]`.
+    /// `certificate_file` (required), `private_key_file` (default: `certificate_file`) and `private_key_password_file`,
+    /// with the CA certificates and CRLs of `[upstream.NAME.tls]`.
     pub files: TlsFiles,
 }
 
 impl UpstreamConfig {
-    /// One of its servers, for what is the same with all of them; a stand-in where they are named in DNS.
+    /// One of the servers, where only properties that are equal for all servers are needed. With `srv`, a placeholder.
     pub fn any_address(&self) -> HostPort {
-        let stand_in = || HostPort { host: "localhost".to_owned(), port: 1 };
-        self.deployment.listed().first().cloned().unwrap_or_else(stand_in)
+        let placeholder = || HostPort { host: "localhost".to_owned(), port: 1 };
+        self.deployment.listed().first().cloned().unwrap_or_else(placeholder)
     }
 
-    /// How one server of it is reached with the certificate of `[upstream.NAME.tls]`.
+    /// How to connect to the server at `address` with the certificate of `[upstream.NAME.tls]`.
     pub fn endpoint(&self, address: &HostPort) -> EndpointConfig {
         EndpointConfig {
             name: self.name.clone(),
@@ -120,7 +126,7 @@ impl UpstreamConfig {
         }
     }
 
-    /// The same with the certificate of the credential that stands at `index` in the file.
+    /// How to connect to the server at `address` with a credential. `index` is its number in the file, from 1.
     pub fn endpoint_with(&self, index: usize, credential: &CredentialConfig, address: &HostPort) -> EndpointConfig {
         let endpoint = self.endpoint(address);
         let certificate_section = format!("upstream.{}.credential[{index}]", self.name);
@@ -129,21 +135,22 @@ impl UpstreamConfig {
     }
 }
 
-/// One mongod or mongos of an upstream, and how it is reached with one certificate.
+/// How to connect to one mongod or mongos of an upstream with one client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointConfig {
     /// Name of the upstream.
     pub name: String,
-    /// The table that names our certificate, for sentences.
+    /// The table with the gateway's client certificate, for messages: `upstream.NAME.tls` or
+    /// `upstream.NAME.credential[1]`.
     pub certificate_section: String,
-    /// Where the server is.
+    /// Address of the server.
     pub address: HostPort,
-    /// As [`UpstreamConfig::connect_timeout`].
+    /// See [`UpstreamConfig::connect_timeout`].
     pub connect_timeout: Duration,
-    /// As [`UpstreamConfig::tcp_keepalive`].
+    /// See [`UpstreamConfig::tcp_keepalive`].
     pub tcp_keepalive: Option<Duration>,
-    /// As [`UpstreamConfig::tls`], with the certificate in question.
+    /// See [`UpstreamConfig::tls`]; with the files of the credential, if there is one.
     pub tls: UpstreamTlsConfig,
-    /// As [`UpstreamConfig::authentication`].
+    /// See [`UpstreamConfig::authentication`].
     pub authentication: Option<Mechanism>,
 }

@@ -1,4 +1,4 @@
-//! What config.toml and docs/configuration.md say is what the code does.
+//! Checks that config.toml and the documentation agree with the code.
 
 use super::super::schema::{SCHEMA, is_repeated, repeated};
 use super::*;
@@ -6,8 +6,8 @@ use super::*;
 const FILE: &str = include_str!("../../../config.toml");
 const PAGE: &str = include_str!("../../../docs/configuration.md");
 
-/// The parts of config.toml that have no default.
-const NEEDED: &str = r#"
+/// The settings of config.toml that are required.
+const REQUIRED: &str = r#"
 [upstream.orders]
 address = "127.0.0.1:27018"
 [upstream.orders.tls]
@@ -18,7 +18,7 @@ address = "127.0.0.1:27017"
 upstream = "orders"
 "#;
 
-/// config.toml with the keys that it shows behind a `#` made keys.
+/// config.toml with the commented keys uncommented.
 fn uncommented() -> String {
     let is_key = |rest: &str| {
         let key = rest.split(" = ").next().unwrap_or_default();
@@ -28,14 +28,14 @@ fn uncommented() -> String {
     lines.map(|line| line.to_owned() + "\n").collect()
 }
 
-/// What config.toml shows as another way is taken away where both ways cannot stand.
-fn with_everything_but(others: &[&str]) -> String {
+/// config.toml with everything uncommented, except `keys`, which cannot be combined with the others.
+fn with_everything_but(keys: &[&str]) -> String {
     let text = uncommented().replace("# [", "[").replace("mode = \"plaintext\"", "mode = \"strict\"");
-    let is_other = |line: &&str| !others.iter().any(|key| line.starts_with(&format!("{key} = ")));
-    text.lines().filter(is_other).map(|line| line.to_owned() + "\n").collect()
+    let is_kept = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} = ")));
+    text.lines().filter(is_kept).map(|line| line.to_owned() + "\n").collect()
 }
 
-/// An upstream of one server, and its listener.
+/// config.toml with an upstream of one server.
 fn with_everything() -> String {
     let of_sets =
         ["members", "srv", "replica_set", "sharded", "topology", "member_ports", "member_addresses", "advertise"];
@@ -43,7 +43,7 @@ fn with_everything() -> String {
 }
 
 #[test]
-fn the_file_shows_a_replica_set_in_the_place_of_one_server() {
+fn the_file_shows_a_replica_set_in_place_of_one_server() {
     let others = ["spiffe_socket", "srv", "sharded", "member_addresses", "read_preference"];
     let text = with_everything_but(&others).replace("address = \"127.0.0.1:27018\"", "#");
     let config = parse(&text, &[]).unwrap();
@@ -59,7 +59,7 @@ fn the_file_shows_a_replica_set_in_the_place_of_one_server() {
     assert_eq!(members.slots[0].member.as_ref().unwrap().to_string(), "mongo-0.mongo:27017");
 }
 
-/// Tables that are there only when somebody wants them.
+/// Tables without which the configuration has other meaning than with an empty table.
 const OPTIONAL: [&str; 7] = [
     "upstream.NAME.authentication",
     "[upstream.NAME.credential]",
@@ -87,11 +87,11 @@ fn rows(table: &str) -> Vec<Vec<&'static str>> {
 #[test]
 fn the_examples_of_the_page_on_identity_are_configurations() {
     let page = include_str!("../../../docs/identity.md");
-    let upstream = NEEDED.split_once("[listener.orders]").unwrap().0;
+    let upstream = REQUIRED.split_once("[listener.orders]").unwrap().0;
     let blocks = blocks(page, "```toml\n");
     assert_eq!(blocks.len(), 2);
     for block in blocks {
-        // Keys at the top stand above all tables.
+        // The block begins with keys at the top of the file, so it comes first.
         parse(&format!("{block}{upstream}"), &[]).unwrap();
     }
 }
@@ -125,7 +125,7 @@ fn the_example_of_the_page_on_interception_is_a_configuration() {
 
 #[test]
 fn the_file_shows_the_defaults() {
-    assert_eq!(parse(FILE, &[]).unwrap(), parse(NEEDED, &[]).unwrap());
+    assert_eq!(parse(FILE, &[]).unwrap(), parse(REQUIRED, &[]).unwrap());
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn the_file_shows_every_key_with_one_comment() {
     assert_eq!((rule.from.as_ref().unwrap().len(), rule.to.as_ref().unwrap().len()), (1, 1));
     assert_eq!(config.warnings(), []);
 
-    // Repeated tables are made tables at the top, with a name that has no dot.
+    // Repeated tables are converted to tables at the top of the file, with a name without dots.
     let named = |table: &str| table.replace("NAME", "orders");
     let flat = |table: &str| named(table).trim_matches(['[', ']']).replace('.', "/");
     let mut text = uncommented().replace("# [[", "[[").replace("# [", "[");
@@ -190,7 +190,7 @@ fn the_page_has_the_defaults() {
             match default.strip_prefix('`').and_then(|default| default.strip_suffix('`')) {
                 Some("certificate_file") => assert_eq!(key, "private_key_file"),
                 Some(value) => lines.push(format!("{key} = {value}")),
-                None if default == "required" => lines.push(needed(&named, key).to_owned()),
+                None if default == "required" => lines.push(required_line(&named, key).to_owned()),
                 None if default == "none" => {}
                 None => {
                     let depends = [
@@ -209,17 +209,17 @@ fn the_page_has_the_defaults() {
         }
     }
     let text = lines.join("\n");
-    assert_eq!(parse(&text, &[]).unwrap(), parse(NEEDED, &[]).unwrap(), "{text}");
+    assert_eq!(parse(&text, &[]).unwrap(), parse(REQUIRED, &[]).unwrap(), "{text}");
 }
 
-fn needed(table: &str, key: &str) -> &'static str {
-    let (_, lines) = NEEDED.split_once(&format!("[{table}]\n")).unwrap_or_default();
+fn required_line(table: &str, key: &str) -> &'static str {
+    let (_, lines) = REQUIRED.split_once(&format!("[{table}]\n")).unwrap_or_default();
     let line = lines.lines().take_while(|line| !line.starts_with('[')).find(|line| line.starts_with(key));
     line.unwrap_or_else(|| panic!("{table}.{key} is not required"))
 }
 
 #[test]
-fn the_page_shows_configurations_that_work() {
+fn the_examples_of_the_configuration_page_are_configurations() {
     let blocks = blocks(PAGE, "```toml\n");
     assert_eq!(blocks.len(), 3);
     for block in blocks {
@@ -228,21 +228,21 @@ fn the_page_shows_configurations_that_work() {
 }
 
 #[test]
-fn the_page_shows_variables_that_work() {
+fn the_variables_on_the_page_set_keys() {
     let (_, section) = PAGE.split_once("## The environment").unwrap();
     let variables: Vec<_> =
         section.lines().filter_map(|line| line.strip_prefix("| `MONGATE_")?.split_once("` |")).collect();
     assert!(!variables.is_empty());
     for (variable, key) in variables {
         let (name, value) = variable.split_once('=').unwrap();
-        let config = parse(NEEDED, &[(&format!("MONGATE_{name}"), value)]);
+        let config = parse(REQUIRED, &[(&format!("MONGATE_{name}"), value)]);
         assert!(config.is_ok(), "{variable}: {config:?}");
         assert_eq!(key.trim_matches([' ', '|', '`']), name.to_lowercase().replace("__", "."));
     }
 }
 
 #[test]
-fn the_page_shows_errors_as_they_are() {
+fn the_page_shows_the_error_messages_of_the_code() {
     let file = Path::new("config.toml");
     let wrong = blocks(PAGE, "```toml wrong\n")[0];
     let environment = [("MONGATE_LOG_LEVEL".into(), "debug".into())];
@@ -253,11 +253,11 @@ fn the_page_shows_errors_as_they_are() {
 }
 
 #[test]
-fn what_is_shown_elsewhere_is_a_configuration_too() {
-    let front_page = include_str!("../../../README.md");
+fn the_examples_of_the_readme_and_of_compose_are_configurations() {
+    let readme = include_str!("../../../README.md");
     let compose = include_str!("../../../compose/mongate.toml");
-    let shown = blocks(front_page, "```toml\n");
-    assert!(!shown.is_empty(), "the front page shows a configuration");
+    let shown = blocks(readme, "```toml\n");
+    assert!(!shown.is_empty(), "README.md shows a configuration");
     for text in shown.into_iter().chain([compose]) {
         Config::parse(text, Path::new("config.toml"), []).unwrap_or_else(|error| panic!("{error}\nin\n{text}"));
     }

@@ -1,15 +1,15 @@
-//! `[policy]`: what is accepted, what is refused and in which words, what is doubted.
+//! `[policy]`: what is accepted, what is rejected with which message, and the warnings.
 
 use super::*;
 
-/// A listener whose clients can be somebody.
+/// A listener whose clients have principals.
 fn strict() -> String {
-    LEAST.to_owned() + "mode = \"strict\"\ntls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n"
+    MINIMAL.to_owned() + "mode = \"strict\"\ntls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n"
 }
 
 const RULE: &str = "[[policy.rule]]\nname = \"r\"\naction = \"deny\"\n";
 
-/// A deny rule with `lines` more in its table gives exactly one problem, which contains `expected`.
+/// Checks that a deny rule with `lines` in its table has exactly one problem, which contains `expected`.
 fn check_rule(lines: &str, expected: &str) {
     check_one(&format!("{}{RULE}{lines}\n", strict()), expected);
 }
@@ -19,9 +19,9 @@ fn values(any: &[&str]) -> Values {
 }
 
 #[test]
-fn there_is_a_policy_only_where_there_is_something_to_decide() {
+fn there_is_a_policy_only_with_a_rule_or_without_javascript() {
     let check = |text: &str, environment: &[(&str, &str)], expected: bool| {
-        let config = parse(&format!("{LEAST}{text}"), environment).unwrap();
+        let config = parse(&format!("{MINIMAL}{text}"), environment).unwrap();
         assert_eq!(config.policy.is_some(), expected, "{text}");
     };
     check("", &[], false);
@@ -34,13 +34,15 @@ fn there_is_a_policy_only_where_there_is_something_to_decide() {
 }
 
 #[test]
-fn a_rule_is_read_as_it_is_written() {
+fn all_keys_of_a_rule_are_read() {
     let text = format!(
-        "{}[policy]\nenforcement = \"dry-run\"\n[[policy.rule]]\nname = \"Reads.1_a-b\"\naction = \"allow\"\ndry_run = true\n\
+        "{}[policy]\nenforcement = \"dry-run\"\n\
+         [[policy.rule]]\nname = \"Reads.1_a-b\"\naction = \"allow\"\ndry_run = true\n\
          from = [{{ principals = [\"spiffe://td/ns/a/*\", \"*\", \"CN=x,O=y\"], not_namespaces = [\"*-test\"] }}, \
          {{ sources = [\"10.0.0.0/8\"], not_sources = [\"10.1.0.1\"], listeners = [\"ord*\"] }}]\n\
          to = [{{ commands = [\"find\", \"@read\", \"*\"], databases = [] }}]\n\
-         [[policy.rule]]\nname = \"none\"\naction = \"audit\"\nfrom = []\n[[policy.rule.to]]\ncollections = [\"a.b*\"]\n",
+         [[policy.rule]]\nname = \"none\"\naction = \"audit\"\nfrom = []\n\
+         [[policy.rule.to]]\ncollections = [\"a.b*\"]\n",
         strict()
     );
     let policy = parse(&text, &[]).unwrap().policy.unwrap();
@@ -81,11 +83,11 @@ fn a_rule_is_read_as_it_is_written() {
 }
 
 #[test]
-fn what_a_rule_cannot_have_is_refused() {
+fn invalid_rules_are_problems() {
     let check_start =
         |rule: &str, expected: &str| check_one(&format!("{}[[policy.rule]]\n{rule}\n", strict()), expected);
-    check_start("action = \"deny\"", "policy.rule[1].name (config.toml): is missing; every rule has a name");
-    check_start("name = \"r\"", "policy.rule[1].action (config.toml): is missing; say what the rule does");
+    check_start("action = \"deny\"", "policy.rule[1].name (config.toml): is missing; set a name");
+    check_start("name = \"r\"", "policy.rule[1].action (config.toml): is missing; set what the rule does");
     check_start("name = \"a b\"\naction = \"deny\"", "name = \"a b\" (config.toml): must be a name of letters");
     check_start("name = \"\"\naction = \"deny\"", "is empty");
     check_start("name = \"(no rule)\"\naction = \"deny\"", "must be a name of letters");
@@ -109,31 +111,32 @@ fn what_a_rule_cannot_have_is_refused() {
         "from = [{}, { commands = [] }]",
         "from[2].commands (config.toml): is not a known key; it belongs in [[",
     );
-    check_rule("to = [{ commands = \"find\" }]", "to[1].commands = \"find\" (config.toml): must be a list of texts");
-    check_rule("to = [{ databases = [\"\"] }]", "must be a list of texts in quotes, each a database");
-    check_rule("to = [{ databases = [1] }]", "must be a list of texts in quotes");
-    check_rule("to = [{ databases = [\"a*b\"] }]", "has \"a*b\"; a \"*\" may stand once, at the end");
-    check_rule("to = [{ databases = [\"*a*\"] }]", "has \"*a*\"; a \"*\" may stand once");
-    check_rule("to = [{ collections = [\"**\"] }]", "has \"**\"; a \"*\" may stand once");
-    check_rule("to = [{ databases = [\"shop.orders\"] }]", "a database's name has no dot");
+    check_rule("to = [{ commands = \"find\" }]", "to[1].commands = \"find\" (config.toml): must be a list of strings");
+    check_rule("to = [{ databases = [\"\"] }]", "must be a list of strings in quotes, each a database");
+    check_rule("to = [{ databases = [1] }]", "must be a list of strings in quotes");
+    check_rule("to = [{ databases = [\"a*b\"] }]", "has \"a*b\"; a \"*\" is allowed once: at the end");
+    check_rule("to = [{ databases = [\"*a*\"] }]", "has \"*a*\"; a \"*\" is allowed once");
+    check_rule("to = [{ collections = [\"**\"] }]", "has \"**\"; a \"*\" is allowed once");
+    check_rule("to = [{ databases = [\"shop.orders\"] }]", "the name of a database has no dot");
     check_rule("to = [{ not_collections = [\"a\\u0000\"] }]", "has \"a\\0\", which can never match");
-    check_rule("from = [{ principals = [\"cluster.local/ns/*/sa/x\"] }]", "may stand once");
-    check_rule("from = [{ principals = [\"spiffe://*\"] }]", "names no trust domain; write \"TRUST-DOMAIN/*\"");
+    check_rule("from = [{ principals = [\"cluster.local/ns/*/sa/x\"] }]", "is allowed once");
+    check_rule("from = [{ principals = [\"spiffe://*\"] }]", "has no trust domain; write \"TRUST-DOMAIN/*\"");
     check_rule("from = [{ sources = [\"10.0.0.1/8\"] }]", "the network is \"10.0.0.0/8\"");
-    check_rule("from = [{ listeners = [\"order\"] }]", "which is no listener; did you mean \"orders\"?");
-    check_rule("from = [{ not_listeners = [\"stock\"] }]", "which is no listener; there are \"orders\"");
-    check_rule(RULE, "policy.rule[2].name = \"r\" (config.toml): is the name of policy.rule[1] too");
-    check_one(&format!("{LEAST}[policy]\nrule = {{}}\n"), "each begun by a line [[policy.rule]]");
-    check_one(&format!("{LEAST}[policy]\nenforcement = \"off\"\n"), "must be \"enforce\" or \"dry-run\"");
-    check_one(&format!("{LEAST}[policy]\nenforce = true\n"), "did you mean enforcement?");
-    check_one(&format!("{LEAST}[policy.rule]\nname = \"r\"\n"), "each begun by a line [[policy.rule]]");
-    check_one(&format!("policy = 1\n{LEAST}"), "begun by a line [policy]");
+    check_rule("from = [{ listeners = [\"order\"] }]", "which is not a listener; did you mean \"orders\"?");
+    check_rule("from = [{ not_listeners = [\"stock\"] }]", "which is not a listener; choose from \"orders\"");
+    check_rule(RULE, "policy.rule[2].name = \"r\" (config.toml): is also the name of policy.rule[1]");
+    check_one(&format!("{MINIMAL}[policy]\nrule = {{}}\n"), "begin with a line [[policy.rule]]");
+    check_one(&format!("{MINIMAL}[policy]\nenforcement = \"off\"\n"), "must be \"enforce\" or \"dry-run\"");
+    check_one(&format!("{MINIMAL}[policy]\nenforce = true\n"), "did you mean enforcement?");
+    check_one(&format!("{MINIMAL}[policy.rule]\nname = \"r\"\n"), "begin with a line [[policy.rule]]");
+    check_one(&format!("policy = 1\n{MINIMAL}"), "begins with the line [policy]");
 }
 
 #[test]
-fn all_problems_of_a_policy_are_told_at_once() {
+fn all_problems_of_a_policy_are_reported_at_once() {
     let text = format!(
-        "{}{RULE}from = [{{ principals = [\"a*b\"], listeners = [\"x\"] }}]\nto = [{{ databases = [\"a.b\"] }}, 7]\n{RULE}",
+        "{}{RULE}from = [{{ principals = [\"a*b\"], listeners = [\"x\"] }}]\n\
+         to = [{{ databases = [\"a.b\"] }}, 7]\n{RULE}",
         strict()
     );
     let problems = problems(&text, &[]);
@@ -151,42 +154,42 @@ fn all_problems_of_a_policy_are_told_at_once() {
 }
 
 #[test]
-fn the_environment_holds_no_rules() {
+fn environment_variables_cannot_set_rules() {
     let check = |variable: &str, expected: &str| {
-        let problems = problems(LEAST, &[(variable, "deny")]);
+        let problems = problems(MINIMAL, &[(variable, "deny")]);
         assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
     };
-    check("MONGATE_POLICY__RULE", "no variable can hold them");
+    check("MONGATE_POLICY__RULE", "environment variables cannot set them");
     check("MONGATE_POLICY__RULE__NAME", "is not a known key");
     check("MONGATE_POLICY__ENFORCMENT", "did you mean MONGATE_POLICY__ENFORCEMENT?");
-    check("MONGATE_POLICY", "is a table; set its keys one by one, as in MONGATE_POLICY__ENFORCEMENT");
+    check("MONGATE_POLICY", "is a table; set its keys individually, as in MONGATE_POLICY__ENFORCEMENT");
 }
 
 #[test]
-fn a_rule_that_names_who_clients_are_needs_something_that_can_say_so() {
-    const NOBODY: &str = "nothing in this configuration can say so";
+fn a_rule_with_principals_requires_clients_with_a_principal() {
+    const NO_PRINCIPALS: &str = "no client has one in this configuration";
     for key in ["principals", "not_principals", "namespaces", "not_namespaces"] {
         let rule = format!("{RULE}from = [{{ {key} = [\"a/b\"] }}]\n");
-        check_one(&format!("{LEAST}{rule}"), NOBODY);
-        check_one(&format!("{LEAST}{rule}"), &format!("policy.rule[1].from[1].{key}"));
-        let established = [
+        check_one(&format!("{MINIMAL}{rule}"), NO_PRINCIPALS);
+        check_one(&format!("{MINIMAL}{rule}"), &format!("policy.rule[1].from[1].{key}"));
+        let sources = [
             "mode = \"permissive\"\ntls.certificate_file = \"a\"\ntls.ca_file = \"b\"\n",
             "proxy_protocol = \"optional\"\nproxy_trusted = [\"::1\"]\n",
             "principal = \"a/b\"\n",
             "[[identity]]\nprincipal = \"a/b\"\nuids = [1]\n",
         ];
-        for way in established {
-            parse(&format!("{LEAST}{way}{rule}"), &[]).unwrap();
+        for source in sources {
+            parse(&format!("{MINIMAL}{source}{rule}"), &[]).unwrap();
         }
     }
-    parse(&format!("{LEAST}{RULE}from = [{{ sources = [\"::1\"], listeners = [\"orders\"] }}]\n"), &[]).unwrap();
-    // Where a listener has a problem of its own, that one is told alone.
-    let text = LEAST.replace("127.0.0.1:27017", "127.0.0.1") + RULE + "from = [{ principals = [\"a/b\"] }]\n";
+    parse(&format!("{MINIMAL}{RULE}from = [{{ sources = [\"::1\"], listeners = [\"orders\"] }}]\n"), &[]).unwrap();
+    // If a listener has a problem, only that problem is reported.
+    let text = MINIMAL.replace("127.0.0.1:27017", "127.0.0.1") + RULE + "from = [{ principals = [\"a/b\"] }]\n";
     check_one(&text, "has no port");
 }
 
 #[test]
-fn a_rule_that_the_rest_makes_useless_is_doubted() {
+fn a_rule_that_the_configuration_makes_ineffective_has_a_warning() {
     let check = |text: &str, expected: &[(&str, &str)]| {
         let warnings = parse(text, &[]).unwrap().warnings();
         assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
@@ -196,11 +199,11 @@ fn a_rule_that_the_rest_makes_useless_is_doubted() {
         }
     };
     let rule = |from: &str| format!("{RULE}from = [{{ {from} }}]\n");
-    let named = format!("{LEAST}principal = \"td/x\"\n[[identity]]\nprincipal = \"td/y\"\nuids = [1]\n");
+    let named = format!("{MINIMAL}principal = \"td/x\"\n[[identity]]\nprincipal = \"td/y\"\nuids = [1]\n");
     check(&format!("{named}{}", rule("principals = [\"td/x\", \"td/y\", \"td/z*\", \"*\"]")), &[]);
     check(
         &format!("{named}{}", rule("principals = [\"td/z\"]")),
-        &[("principals", "has \"td/z\", whom no client can be")],
+        &[("principals", "has \"td/z\", which can never match")],
     );
     check(
         &format!("{named}{}", rule("not_principals = [\"td/z\", \"CN=x\"]")),
@@ -208,7 +211,7 @@ fn a_rule_that_the_rest_makes_useless_is_doubted() {
     );
     let of_namespace = named.replace("td/x", "td/ns/shop/sa/cart");
     check(&format!("{of_namespace}{}", rule("namespaces = [\"shop\", \"x*\"]")), &[]);
-    let expected = [("namespaces", "has \"carts\", which no client can be of")];
+    let expected = [("namespaces", "has \"carts\", which can never match")];
     check(&format!("{of_namespace}{}", rule("namespaces = [\"carts\"]")), &expected);
     check(&format!("{}{}", strict(), rule("namespaces = [\"carts\"]")), &[]);
     let domain = format!("trust_domain = \"td\"\ntrust_domain_aliases = [\"old\"]\n{}", strict());
@@ -218,8 +221,8 @@ fn a_rule_that_the_rest_makes_useless_is_doubted() {
         &[("principals", "the trust domain \"other\" is neither trust_domain nor one of trust_domain_aliases")],
     );
     check(&format!("{}{}", strict(), rule("principals = [\"other/x\"]")), &[]);
-    // Who is denied under one name of the trust domain is not under the other.
-    let half = [("principals", "has \"td/x\", and not \"old/x\", which the same client can be")];
+    // A client that is denied in one trust domain is not denied under an alias of it.
+    let half = [("principals", "has \"td/x\" but not \"old/x\", which is the same client")];
     check(&format!("{domain}{}", rule("principals = [\"td/x\"]")), &half);
     check(&format!("{domain}{}", rule("principals = [\"old/x\", \"t*\"]")), &[]);
     check(&format!("{domain}{}", rule("principals = [\"*/x\"], not_principals = [\"td/y\"]")), &[]);
@@ -228,7 +231,7 @@ fn a_rule_that_the_rest_makes_useless_is_doubted() {
     let half = [("not_principals", "or write \"*/x\"")];
     check(&format!("{domain}{}", allow("not_principals = [\"old/x\"]")), &half);
     check(
-        &format!("{LEAST}{}", rule("listeners = [\"ord*\", \"*x\"]")),
-        &[("listeners", "has \"*x\", which fits the name of no listener")],
+        &format!("{MINIMAL}{}", rule("listeners = [\"ord*\", \"*x\"]")),
+        &[("listeners", "has \"*x\", which matches no listener")],
     );
 }
