@@ -1,5 +1,5 @@
-//! mongate: a MongoDB gateway that takes the plain wire protocol from clients beside it and carries it over mutual TLS
-//! to mongod, measuring every command on the way.
+//! mongate: a MongoDB gateway. It accepts the plain wire protocol from clients and forwards it over mutual TLS to
+//! mongod, with metrics for every command.
 
 pub mod admin;
 pub mod check;

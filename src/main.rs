@@ -1,4 +1,4 @@
-//! The `mongate` program: arguments to command to exit code, and nothing else.
+//! The `mongate` program: runs the command line and returns its exit code.
 
 use std::process::ExitCode;
 
