@@ -1,4 +1,4 @@
-//! The `mongate` binary. The command line is in `mongate::cli`.
+//! The `mongate` program: runs the command line and returns its exit code.
 
 use std::process::ExitCode;
 

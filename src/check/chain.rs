@@ -1,36 +1,36 @@
-//! A chain of certificates, from the one at its end up to its authority, and how it is drawn.
+//! A certificate chain, from the leaf certificate to its trust anchor, and its drawing as text.
 //!
-//! By names alone: signatures were checked where the chain was used, or are for the other side to check.
+//! Compares names only. The TLS handshake verifies the signatures.
 
 use std::time::SystemTime;
 
 use crate::identity::{CertificateFacts, DistinguishedName};
 use crate::tls::TrustAnchors;
 
-/// What a certificate's issuer is looked for in.
+/// The certificates among which an issuer is searched.
 pub(super) struct IssuerSources<'a> {
-    /// What is sent with the certificate.
+    /// The intermediate certificates that are sent with the certificate.
     pub(super) sent: &'a [CertificateFacts],
-    /// What those are, in words.
+    /// How the drawing calls them.
     pub(super) sent_as: &'static str,
-    /// Ours.
+    /// The gateway's own trust anchors.
     pub(super) authorities: Option<&'a TrustAnchors>,
 }
 
-/// A chain as far as it is known.
+/// A chain, as far as its certificates are known.
 pub(super) struct Chain<'a> {
-    /// The first one is the certificate itself; each other one stands with where it was found.
+    /// The certificates, each with where it was found. The first one is the leaf certificate.
     pub(super) links: Vec<(&'a CertificateFacts, &'static str)>,
-    /// Who issued the last one, if that one was found nowhere.
+    /// The issuer of the last certificate, if the certificate of that issuer was not found.
     missing: Option<&'a DistinguishedName>,
 }
 
 impl<'a> Chain<'a> {
-    /// Climbs from `certificate` as far as issuers are found.
+    /// Follows the issuers from `certificate`, as far as they are found.
     pub(super) fn climb(certificate: &'a CertificateFacts, above: &IssuerSources<'a>) -> Self {
         let mut chain = Self { links: vec![(certificate, "")], missing: None };
         let mut current = certificate;
-        // Names may lead in a circle: none is passed twice.
+        // Names can form a circle, so the number of steps is limited.
         for _ in 0..above.sent.len() + above.authorities().len() {
             if current.is_self_issued() {
                 return chain;
@@ -43,7 +43,7 @@ impl<'a> Chain<'a> {
         chain
     }
 
-    /// One certificate below the other, each further to the right; `now` is for their expiry.
+    /// The drawing: one certificate below the other, with growing indentation. `now` is compared with their expiry.
     pub(super) fn lines(&self, now: SystemTime) -> Vec<String> {
         let indent = |depth: usize| "   ".repeat(depth);
         let branch = |depth: usize| format!("{}└─ ", indent(depth.saturating_sub(1)));
@@ -54,7 +54,7 @@ impl<'a> Chain<'a> {
             lines.extend(described(certificate, now).map(|line| format!("{}{line}", indent(depth))));
         }
         if let Some(missing) = self.missing {
-            lines.push(format!("{}{missing} (unknown here)", branch(self.links.len())));
+            lines.push(format!("{}{missing} (not found)", branch(self.links.len())));
         }
         lines
     }
@@ -65,20 +65,20 @@ impl<'a> IssuerSources<'a> {
         self.authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default()
     }
 
-    /// TrustAnchors first: a chain may end there, whatever is sent.
+    /// Searches the trust anchors first: a chain can end at a trust anchor, whatever else was sent.
     fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
         let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
         let is_file = self.authorities.is_some_and(|authorities| authorities.location.file.is_some());
-        let found_in = if is_file { "of our ca_file" } else { "of our agent" };
+        let found_in = if is_file { "from ca_file" } else { "from the SPIFFE agent" };
         let authority = self.authorities().iter().find(named).map(|facts| (facts, found_in));
         authority.or_else(|| self.sent.iter().find(named).map(|facts| (facts, self.sent_as)))
     }
 }
 
-/// What a certificate is and until when.
+/// The properties of a certificate, and its expiry.
 pub(super) fn described(facts: &CertificateFacts, now: SystemTime) -> [String; 2] {
     let usage = match &facts.extended_key_usages {
-        _ if facts.is_ca => "an authority".to_owned(),
+        _ if facts.is_ca => "a CA".to_owned(),
         Some(usages) => format!("for {}", usages.join(", ")),
         None => "for any use".to_owned(),
     };
@@ -102,10 +102,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(pair: &IssuedCertificate, ours: &[&CertificateAuthority], expected: &[&str]) {
+    fn check(pair: &IssuedCertificate, trusted: &[&CertificateAuthority], expected: &[&str]) {
         let (leaf, sent) = (facts(&pair.der), sent(pair));
-        let ours = ours.iter().map(|authority| authority.der.clone()).collect();
-        let authorities = TrustAnchors::from_certificates("key", ours).ok();
+        let trusted = trusted.iter().map(|authority| authority.der.clone()).collect();
+        let authorities = TrustAnchors::from_certificates("key", trusted).ok();
         let chain =
             Chain::climb(&leaf, &IssuerSources { sent: &sent, sent_as: "sent", authorities: authorities.as_ref() });
         let lines = chain.lines(UNIX_EPOCH);
@@ -114,21 +114,21 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_ends_where_it_is_trusted_or_where_nobody_knows_more() {
+    fn a_chain_ends_at_a_trust_anchor_or_at_an_unknown_issuer() {
         let root = CertificateAuthority::new("Root");
         let middle = root.intermediate("Middle");
         let pair = || middle.issue("leaf", &[]);
         let ends = |last: &'static str| ["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (sent)", last];
-        check(&pair().chained(&middle), &[&root], &ends("   └─ CN=Root,O=Acme (of our agent)"));
+        check(&pair().chained(&middle), &[&root], &ends("   └─ CN=Root,O=Acme (from the SPIFFE agent)"));
         check(&pair().chained(&middle).chained(&root), &[], &ends("   └─ CN=Root,O=Acme (sent)"));
-        check(&pair().chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (unknown here)"));
-        check(&pair(), &[&root], &["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (unknown here)"]);
-        // The order of the file is another matter.
+        check(&pair().chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (not found)"));
+        check(&pair(), &[&root], &["CN=leaf,O=Acme", "└─ CN=Middle,O=Acme (not found)"]);
+        // The order in the file does not matter here.
         check(&pair().chained(&root).chained(&middle), &[], &ends("   └─ CN=Root,O=Acme (sent)"));
     }
 
     #[test]
-    fn names_that_lead_in_a_circle_end_all_the_same() {
+    fn a_circle_of_names_has_an_end() {
         let (left, right) = (CertificateAuthority::new("Left"), CertificateAuthority::new("Right"));
         let (left_by_right, right_by_left) = (right.intermediate("Left"), left.intermediate("Right"));
         let pair = left.issue("leaf", &[]).chained(&left_by_right).chained(&right_by_left);
@@ -136,7 +136,7 @@ mod tests {
             "CN=leaf,O=Acme",
             "└─ CN=Left,O=Acme (sent)",
             "   └─ CN=Right,O=Acme (sent)",
-            "      └─ CN=Left,O=Acme (unknown here)",
+            "      └─ CN=Left,O=Acme (not found)",
         ];
         check(&pair, &[], &expected);
     }

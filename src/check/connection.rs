@@ -1,29 +1,28 @@
-//! The mutual handshake with every address of an upstream, step by step.
+//! The connection to every address of an upstream, step by step: TCP, TLS, ping, hello, authentication and resumption.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
-use super::chain::{Chain, IssuerSources};
+use super::acceptance::{chain_of, names_line, why_named, why_trusted};
 use super::report::{
     About, CertificateReport, ConnectionReport, Finding, FindingKind, HandshakeReport, ServerReport, Status, Step,
     UserReport,
 };
-use crate::config::{EndpointConfig, MaterialSource, Verify};
+use crate::config::{EndpointConfig, MaterialSource};
 use crate::identity::{CertificateFacts, Validity};
-use crate::tls::{TrustAnchors, UpstreamTls, WorkloadSet};
+use crate::tls::{UpstreamTls, WorkloadSet};
 use crate::upstream::{
     ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, Users,
     identify,
 };
 
-/// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
-/// goes on to the next.
+/// Connects to each address of the server's name. If at least one address works, a failure of another one is a warning,
+/// because the gateway tries the next address.
 ///
-/// Silent where no connector can be made: the files that keep it from being made are findings already.
+/// Returns nothing if no connector can be made. The cause, a file that cannot be used, is already in the findings.
 pub(super) async fn check(
     upstream: &EndpointConfig,
     set: Option<&WorkloadSet>,
@@ -38,7 +37,7 @@ pub(super) async fn check(
     let mut reports = Vec::new();
     let mut connected = false;
     for &address in &addresses {
-        // One of its own for each, so that no session of one address is taken up at another.
+        // A separate connector for each address, so that no TLS session is resumed at another address.
         let Some((connector, tls)) = connect_with(upstream, set) else { break };
         let mut check = ConnectionCheck::new(&connector, tls, upstream, now, findings);
         check.report.address = Some(address.to_string());
@@ -52,14 +51,14 @@ pub(super) async fn check(
     reports
 }
 
-/// Makes warnings of what was found since there were `known` findings: another address, or member, will do. A user that
-/// one does not know the others do not know either.
+/// Turns the findings after the first `known` ones into warnings, because another address or member works. Findings
+/// about users stay errors: a user that one member does not know is unknown to all of them.
 pub(super) fn demote(findings: &mut [Finding], known: usize) {
     let found = findings.iter_mut().skip(known).filter(|finding| finding.kind != FindingKind::User);
     found.for_each(|finding| finding.severity = Status::Warning);
 }
 
-/// With the certificates that it is to use; `None` where there are none.
+/// A connector and its TLS configuration; `None` if there are no usable certificates.
 pub(super) fn connect_with(
     upstream: &EndpointConfig,
     set: Option<&WorkloadSet>,
@@ -73,10 +72,11 @@ pub(super) fn connect_with(
     Some((connector, tls))
 }
 
-/// One connection and what is written down about it. `None` from a step ends it; the reason is in the report by then.
+/// The check of one connection, and its report. A step that returns `None` ends the check, with its reason in the
+/// report.
 struct ConnectionCheck<'a> {
     connector: &'a Connector,
-    /// What the connector uses.
+    /// The TLS configuration of the connector.
     tls: Arc<UpstreamTls>,
     upstream: &'a EndpointConfig,
     now: SystemTime,
@@ -111,10 +111,10 @@ impl<'a> ConnectionCheck<'a> {
         let proof = self.connector.prove(&mut stream, deadline).await;
         self.expect("ping", proof)?;
         let asked = self.tls.last_handshake.request().is_some();
-        let line = if asked { "answered: mongod takes our certificate" } else { "answered" };
+        let line = if asked { "answered: mongod accepts the client certificate" } else { "answered" };
         self.report.steps.push(Step::ok("ping", line));
         let server = identify(self.connector, &mut stream, self.deadline()).await;
-        let server = self.expect("hello", server)?;
+        let server = self.expect("MongoDB hello", server)?;
         self.server(server);
         self.user(&mut stream).await?;
         drop(stream);
@@ -130,14 +130,14 @@ impl<'a> ConnectionCheck<'a> {
         let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
         let host = &self.upstream.address.host;
         if *host != list {
-            self.report.steps.push(Step::ok("name resolved", format!("{host} is {list}")));
+            self.report.steps.push(Step::ok("name resolved", format!("{host} resolves to {list}")));
         }
     }
 
     fn handshake_failed(&mut self, error: &ConnectError) {
         match error.failure() {
             Failure::ServerCertificate { certificate, .. } => {
-                self.report.steps.push(Step::done("hello exchanged"));
+                self.report.steps.push(Step::done("TLS negotiated"));
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
                 if let Some(facts) = certificate {
@@ -148,103 +148,79 @@ impl<'a> ConnectionCheck<'a> {
                 }
             }
             Failure::ClientCertificateRefused { .. } => {
-                self.report.steps.push(Step::done("hello exchanged"));
-                self.certificates_of_client();
-                self.fail("finished", error);
+                self.report.steps.push(Step::done("TLS negotiated"));
+                self.client_certificate();
+                self.fail("TLS handshake", error);
             }
-            _ => self.fail("hello exchanged", error),
+            _ => self.fail("TLS negotiated", error),
         }
     }
 
     fn handshake_done(&mut self, stream: &UpstreamStream) {
         let facts = &stream.handshake;
-        self.report.handshake = Some(agreed(facts));
-        let agreed = [facts.version, facts.cipher_suite].into_iter().chain(facts.key_exchange);
-        let agreed = agreed.collect::<Vec<_>>().join(", ");
-        self.report.steps.push(Step::ok("hello exchanged", agreed));
+        self.report.handshake = Some(negotiated(facts));
+        let key_exchange = facts.key_exchange.map(|group| format!(", key exchange {group}")).unwrap_or_default();
+        let line = format!("{}, cipher {}{key_exchange}", facts.version, facts.cipher_suite);
+        self.report.steps.push(Step::ok("TLS negotiated", line));
         let chain = stream.tls.session().facts().peer_certificates().unwrap_or_default();
         let chain: Vec<_> = chain.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect();
         if let [leaf, above @ ..] = chain.as_slice() {
             self.server_certificate(leaf, above);
         }
-        self.certificates_of_client();
+        self.client_certificate();
         let duration = facts.duration.as_secs_f64() * 1000.0;
         let kind = if facts.resumed { "session resumed" } else { "full handshake" };
-        self.report.steps.push(Step::ok("finished", format!("{kind}, {duration:.1} ms")));
+        self.report.steps.push(Step::ok("TLS handshake", format!("{kind}, {duration:.1} ms")));
     }
 
     fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts]) {
-        // Not of `self`: findings are added while it is looked at.
+        // A reference of its own, because findings are added to `self` while the chain is in use.
         let tls = Arc::clone(&self.tls);
         let chain = chain_of(leaf, above, &tls.trust_anchors);
-        let accepted = format!("accepted: {}, {}", why_trusted(&chain), self.why_named(leaf));
+        let accepted =
+            format!("accepted: {}, {}", why_trusted(&chain), why_named(leaf, &tls.server_name, self.upstream));
         let lines = chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).collect();
         let mut step = Step { name: "server certificate", status: Status::Ok, lines };
         if leaf.validity(self.now) == Validity::EndsSoon {
             step.status = Status::Warning;
-            let sentence = format!("the certificate of {} {}", self.place(), leaf.expiry_text(self.now));
+            let sentence = format!("the certificate of {} {}", self.address(), leaf.expiry_text(self.now));
             self.find(Status::Warning, sentence, "renew mongod's certificate".to_owned());
         }
-        let ours = &tls.credentials.certificate.subject;
-        if leaf.subject.is_of_same_cluster(ours) {
+        let subject = &tls.credentials.certificate.subject;
+        if leaf.subject.is_of_same_cluster(subject) {
             step.status = Status::Warning;
             let sentence = format!(
-                "OUR CERTIFICATE MAY BE THAT OF A CLUSTER MEMBER: {ours} has the O, OU and DC of mongod's own, and a mongod \
-                 with security.clusterAuthMode x509 takes whoever authenticates with it for a member of its cluster, which \
-                 may do everything"
+                "THE GATEWAY'S CLIENT CERTIFICATE MAY BE TAKEN FOR A CLUSTER MEMBER: {subject} has the same O, OU and \
+                 DC as mongod's certificate; a mongod with security.clusterAuthMode x509 treats every client that \
+                 authenticates with it as a member of its cluster, with all privileges"
             );
-            let remedy = "issue it with another O, OU or DC than mongod's certificate has".to_owned();
-            self.find(Status::Warning, sentence, remedy);
+            let remedy = "issue a client certificate whose O, OU or DC differs from that of mongod's certificate";
+            self.find(Status::Warning, sentence, remedy.to_owned());
         }
         self.report.server_certificate = Some(leaf.into());
         self.report.steps.push(step);
     }
 
-    fn why_named(&self, leaf: &CertificateFacts) -> String {
-        let expected = &self.tls.server_name;
-        let name = expected.to_str();
-        if !self.upstream.tls.server_identities.is_empty() {
-            return format!("and {} is among server_identities", leaf.uris.join(", "));
-        }
-        if self.upstream.tls.verify == Verify::Chain {
-            return "its names are not checked (verify = \"chain\")".to_owned();
-        }
-        if leaf.names().is_empty() {
-            return format!("and its common name covers {name} (legacy_certificates)");
-        }
-        let wildcard = match expected {
-            ServerName::DnsName(name) => {
-                let name = name.as_ref();
-                let exact = leaf.dns_names.iter().any(|presented| presented.eq_ignore_ascii_case(name));
-                let above = name.split_once('.').map(|(_, above)| format!("*.{above}"));
-                above.filter(|above| !exact && leaf.dns_names.iter().any(|name| name.eq_ignore_ascii_case(above)))
-            }
-            _ => None,
-        };
-        match wildcard {
-            Some(pattern) => format!("and {pattern} covers {name}"),
-            None => format!("and {name} is among its names"),
-        }
-    }
-
-    /// What the server asked for and what it got.
-    fn certificates_of_client(&mut self) {
+    /// The certificate request of the server, and the certificate that the gateway sent.
+    fn client_certificate(&mut self) {
         let Some(request) = self.tls.last_handshake.request() else {
-            self.report.steps.push(Step::warning("certificate requested", "no: mongod asks its clients for none"));
-            let sentence = format!("{} does not ask for client certificates", self.place());
-            let remedy = "set net.tls.CAFile in mongod's configuration; without it, everyone may connect".to_owned();
+            let line = "no: mongod does not request client certificates";
+            self.report.steps.push(Step::warning("certificate requested", line));
+            let sentence = format!("{} does not request client certificates", self.address());
+            let remedy =
+                "set net.tls.CAFile in mongod's configuration; without it, every client may connect".to_owned();
             self.find(Status::Warning, sentence, remedy);
             return;
         };
         let accepted: Vec<_> = request.acceptable_cas.iter().map(ToString::to_string).collect();
         let line = match accepted.as_slice() {
-            [] => "from any authority that mongod knows".to_owned(),
+            [] => "from any issuer that mongod trusts".to_owned(),
             accepted => format!("from {}", accepted.join(" | ")),
         };
         self.report.steps.push(Step::ok("certificate requested", line));
-        let ours = &self.tls.credentials.certificate;
-        let sent = format!("{} from {}", ours.subject, ours.issuer);
-        self.report.steps.push(Step::ok("our certificate sent", sent).and(ours.expiry_text(self.now)));
+        let certificate = &self.tls.credentials.certificate;
+        let sent = format!("{}, issued by {}", certificate.subject, certificate.issuer);
+        self.report.steps.push(Step::ok("certificate sent", sent).and(certificate.expiry_text(self.now)));
     }
 
     fn server(&mut self, server: ServerFacts) {
@@ -254,12 +230,12 @@ impl<'a> ConnectionCheck<'a> {
             (role, Some(set_name)) => format!("mongod {version}, {role} of replica set {set_name}"),
             (role, None) => format!("mongod {version}, {role}"),
         };
-        self.report.steps.push(Step::ok("hello", line));
+        self.report.steps.push(Step::ok("MongoDB hello", line));
         let ServerFacts { version, role, set_name, .. } = server;
         self.report.server = Some(ServerReport { version, role: role.to_string(), set_name });
     }
 
-    /// Authenticates as the gateway does before a client gets a connection, where it does.
+    /// Authenticates like the gateway, if the gateway authenticates on this upstream.
     async fn user(&mut self, stream: &mut UpstreamStream) -> Option<()> {
         if !self.connector.authenticates() {
             return Some(());
@@ -275,7 +251,7 @@ impl<'a> ConnectionCheck<'a> {
             return None;
         }
         let Some(user) = &stream.user else {
-            let line = "not: this member has no users, as an arbiter, or one that copies its data for the first time";
+            let line = "skipped: this member has no users; it is an arbiter, or a member in initial sync";
             self.report.steps.push(Step::ok("authenticated", line));
             return Some(());
         };
@@ -298,8 +274,7 @@ impl<'a> ConnectionCheck<'a> {
         };
         let second = second.await;
         let Some(resumed) = self.expect("second connection", second) else { return };
-        let line =
-            if resumed { "takes the session up again" } else { "makes a full handshake: the server keeps no sessions" };
+        let line = if resumed { "resumes the TLS session" } else { "full handshake: the server keeps no TLS sessions" };
         self.report.steps.push(Step::ok("second connection", line));
         if let Some(handshake) = &mut self.report.handshake {
             handshake.resumable = Some(resumed);
@@ -322,43 +297,19 @@ impl<'a> ConnectionCheck<'a> {
     fn find_of(&mut self, kind: FindingKind, severity: Status, sentence: String, remedy: String) {
         let about = About::Upstream(self.upstream.name.clone());
         let finding = Finding { severity, kind, about, sentence, remedy };
-        // Several addresses may have the same thing to say.
+        // Several addresses may give the same finding.
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }
     }
 
-    fn place(&self) -> &str {
+    /// The address, or the host name if the name has no address.
+    fn address(&self) -> &str {
         self.report.address.as_deref().unwrap_or(&self.upstream.address.host)
     }
 }
 
-/// How certificates that come with a server's are called.
-const SENT: &str = "sent by mongod";
-
-fn chain_of<'a>(leaf: &'a CertificateFacts, sent: &'a [CertificateFacts], authorities: &'a TrustAnchors) -> Chain<'a> {
-    Chain::climb(leaf, &IssuerSources { sent, sent_as: SENT, authorities: Some(authorities) })
-}
-
-/// By names alone: rustls has checked the signatures.
-fn why_trusted(chain: &Chain<'_>) -> String {
-    let above = || chain.links.iter().skip(1);
-    let sent = above().take_while(|(_, found_in)| *found_in == SENT);
-    let through = sent.fold(String::new(), |all, (facts, _)| format!("{all}through {}, ", facts.subject));
-    match above().find(|(_, found_in)| *found_in != SENT) {
-        Some((authority, found)) => format!("{through}signed by {} {found}", authority.subject),
-        None => "it is one of our authorities itself".to_owned(),
-    }
-}
-
-fn names_line(facts: &CertificateFacts) -> String {
-    match facts.names() {
-        none if none.is_empty() => "no names but the common name".to_owned(),
-        names => format!("names {}", names.join(", ")),
-    }
-}
-
-fn agreed(facts: &HandshakeFacts) -> HandshakeReport {
+fn negotiated(facts: &HandshakeFacts) -> HandshakeReport {
     let HandshakeFacts { version, cipher_suite, key_exchange, .. } = *facts;
     HandshakeReport { version, cipher_suite, key_exchange, resumable: None }
 }

@@ -1,4 +1,4 @@
-//! What can be said about an upstream or a listener without connecting to anything.
+//! The checks of an upstream or a listener that need no connection to a server.
 
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use crate::tls::{
     TlsSide, TrustAnchors, UpstreamTlsError, WorkloadError, WorkloadSet, parse_server_name, read_revocation_lists,
 };
 
-/// What an agent answered, if it was asked.
+/// The answer of a SPIFFE agent, if it was asked.
 pub(super) type HandedOut = Option<Result<WorkloadSet, WorkloadError>>;
 
 pub(super) fn check_upstream(
@@ -44,7 +44,7 @@ pub(super) fn check_upstream(
     }
 }
 
-/// The certificate for some callers; its authorities are those of the upstream.
+/// Checks the credential for some callers. Its trust anchors are those of the upstream.
 pub(super) fn check_credential(
     place: usize,
     principals: &[String],
@@ -86,7 +86,7 @@ fn section_of(upstream: &EndpointConfig) -> String {
     format!("upstream.{}.tls", upstream.name)
 }
 
-/// What there is from an agent and from the files beside it.
+/// The material from a SPIFFE agent and from the files that the same table names.
 fn of_agent(
     upstream: &EndpointConfig,
     agent: &WorkloadApi,
@@ -96,18 +96,18 @@ fn of_agent(
     let set = match handed_out {
         Some(Ok(set)) => {
             let id = set.spiffe_id().unwrap_or_default();
-            checks.steps.push(Step::ok("workload api", format!("{id} from unix:{}", agent.socket.display())));
+            checks.steps.push(Step::ok("workload API", format!("{id} from unix:{}", agent.socket.display())));
             Some(set)
         }
         Some(Err(error)) => {
-            checks.steps.push(Step::error("workload api", error.to_string()));
-            // Nothing is wrong with the configuration as such: agents start and are told of workloads at any time.
+            checks.steps.push(Step::error("workload API", error.to_string()));
+            // The configuration itself is valid: agents can start, and workloads can be registered, at any time.
             checks.find_of(FindingKind::Upstream, Status::Error, error.to_string(), error.remedy());
             None
         }
         None => {
-            let line = format!("unix:{} is not asked without a connection", agent.socket.display());
-            checks.steps.push(Step::ok("workload api", line));
+            let line = format!("skipped: unix:{} is not asked with --offline", agent.socket.display());
+            checks.steps.push(Step::ok("workload API", line));
             None
         }
     };
@@ -123,7 +123,7 @@ fn of_agent(
     }
 }
 
-/// Which server may be at the other end.
+/// Checks how the server is identified: by its name or by URIs.
 fn names(upstream: &EndpointConfig, checks: &mut MaterialChecks<'_>) {
     let name = match parse_server_name(upstream) {
         Ok(name) => name.to_str().into_owned(),
@@ -136,15 +136,15 @@ fn names(upstream: &EndpointConfig, checks: &mut MaterialChecks<'_>) {
     let identities = &upstream.tls.server_identities;
     if !identities.is_empty() {
         checks.steps.push(Step::ok("server identities", identities.join(", ")));
-        checks.steps.push(Step::ok("server name", format!("{name}, sent but not checked (server_identities)")));
+        checks.steps.push(Step::ok("server name", format!("{name}, sent but not verified (server_identities)")));
         return;
     }
     match upstream.tls.verify {
         Verify::Full => checks.steps.push(Step::ok("server name", name)),
         Verify::Chain => {
-            let line = format!("{name}, sent but not checked (verify = \"chain\")");
+            let line = format!("{name}, sent but not verified (verify = \"chain\")");
             checks.steps.push(Step::warning("server name", line));
-            let sentence = "every server with a certificate of these authorities is accepted".to_owned();
+            let sentence = "every server with a certificate from these CAs is accepted, whatever its name".to_owned();
             let remedy = format!("set upstream.{}.tls.verify to \"full\"", upstream.name);
             checks.find(Status::Warning, sentence, remedy);
         }

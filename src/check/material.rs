@@ -1,6 +1,6 @@
-//! The files of one table: what each of them holds, and what is doubtful about it.
+//! The checks of the certificates, the key and the revocation lists of one table.
 //!
-//! Judges nothing: what is wrong with certificates, keys and lists is for `tls` to say.
+//! `tls` decides what is wrong with them; this file only reports it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,7 +17,7 @@ use crate::tls::{
     UpstreamTlsError, read_revocation_lists, revocation_findings,
 };
 
-/// Certificates, key and lists of one table as far as they could be had; `None` is not known.
+/// The certificates, the key and the revocation lists of one table; `None` if they are not known.
 pub(super) struct Material {
     pub(super) credentials: Option<Result<Credentials, UpstreamTlsError>>,
     pub(super) authorities: Option<Result<TrustAnchors, UpstreamTlsError>>,
@@ -25,7 +25,7 @@ pub(super) struct Material {
 }
 
 impl Material {
-    /// Reads the files of a table, whose path is `section`.
+    /// Reads the files of the table `section`.
     pub(super) fn read(section: &str, files: &TlsFiles) -> Self {
         Self {
             credentials: Some(Credentials::read(section, files).map_err(UpstreamTlsError::from)),
@@ -35,11 +35,10 @@ impl Material {
     }
 }
 
-/// Where what is seen and found about one table is collected.
+/// Collects the steps and the findings about one table.
 pub(super) struct MaterialChecks<'a> {
-    /// What was looked at.
     pub(super) steps: Vec<Step>,
-    /// The user in `$external` that mongod takes our certificate for, byte for byte as mongod writes it.
+    /// The user in `$external` that corresponds to the gateway's client certificate, exactly as mongod writes it.
     pub(super) external_user: Option<String>,
     about: About,
     side: TlsSide,
@@ -52,18 +51,18 @@ impl<'a> MaterialChecks<'a> {
         Self { steps: Vec::new(), external_user: None, about, side, now, findings }
     }
 
-    /// Looks at everything, whatever is wrong with one of them.
+    /// Checks everything, even if one part cannot be used.
     pub(super) fn material(&mut self, material: &Material) -> MaterialReport {
         let mut report = MaterialReport::default();
         let known = material.authorities.as_ref().and_then(|authorities| authorities.as_ref().ok());
         match &material.credentials {
             Some(Ok(credentials)) => self.credentials(credentials, known, &mut report),
-            Some(Err(error)) => self.unusable("our certificate", error),
+            Some(Err(error)) => self.unusable(self.certificate_step(), error),
             None => {}
         }
         match &material.authorities {
             Some(Ok(authorities)) => self.authorities(authorities, &mut report),
-            Some(Err(error)) => self.unusable("authorities", error),
+            Some(Err(error)) => self.unusable("CA certificates", error),
             None => {}
         }
         match &material.lists {
@@ -90,15 +89,16 @@ impl<'a> MaterialChecks<'a> {
     ) {
         let found = credentials.findings(self.side, authorities, self.now);
         let certificate = &credentials.certificate;
-        let above = IssuerSources { sent: &credentials.chain, sent_as: "sent with it", authorities };
-        let chain = Chain::climb(certificate, &above);
+        let sources = IssuerSources { sent: &credentials.chain, sent_as: "sent with it", authorities };
+        let chain = Chain::climb(certificate, &sources);
         report.certificate = Some(certificate.into());
         report.chain = chain.links.iter().skip(1).map(|(facts, _)| CertificateReport::from(*facts)).collect();
         let names = certificate.names().join(", ");
         let names = Some(format!("names {names}")).filter(|_| !names.is_empty());
         let lines = chain.lines(self.now).into_iter().chain(names).collect();
-        self.judged(Step { name: "our certificate", status: Status::Ok, lines }, &found, MaterialItem::Certificate);
-        self.judged(Step::ok("our private key", key_line(&credentials.key)), &found, MaterialItem::PrivateKey);
+        let step = Step { name: self.certificate_step(), status: Status::Ok, lines };
+        self.judged(step, &found, MaterialItem::Certificate);
+        self.judged(Step::ok("private key", key_line(&credentials.key)), &found, MaterialItem::PrivateKey);
         if self.side == TlsSide::Upstream && !certificate.subject.is_empty() {
             self.external_user = Some(certificate.subject.as_str().to_owned());
             self.steps.push(Step::ok("user in $external", certificate.subject.to_string()));
@@ -110,12 +110,12 @@ impl<'a> MaterialChecks<'a> {
         for (index, authority) in authorities.certificates.iter().enumerate() {
             let lines = [authority.subject.to_string()].into_iter().chain(described(authority, self.now)).collect();
             self.judged(
-                Step { name: "authority", status: Status::Ok, lines },
+                Step { name: "CA certificate", status: Status::Ok, lines },
                 &found,
                 MaterialItem::TrustAnchor(index),
             );
         }
-        report.authorities = authorities.certificates.iter().map(CertificateReport::from).collect();
+        report.trust_anchors = authorities.certificates.iter().map(CertificateReport::from).collect();
     }
 
     fn revocation_lists(
@@ -127,16 +127,17 @@ impl<'a> MaterialChecks<'a> {
         let found = authorities.map(|authorities| revocation_findings(lists, authorities, self.now));
         for (index, list) in lists.iter().enumerate() {
             let step = Step::ok("revocation list", format!("of {}, {}", list.issuer, entries(list)));
-            let made = format!("made {} ({})", date_text(list.this_update), distance(list.this_update, self.now));
-            let due = list.next_update.map(|due| format!("next due {} ({})", date_text(due), distance(due, self.now)));
-            let step = step.and(made).and(due.unwrap_or_else(|| "does not say when the next is due".to_owned()));
+            let issued = format!("issued {} ({})", date_text(list.this_update), distance(list.this_update, self.now));
+            let due = |due| format!("next update due {} ({})", date_text(due), distance(due, self.now));
+            let due = list.next_update.map_or_else(|| "has no date for the next update".to_owned(), due);
+            let step = step.and(issued).and(due);
             self.judged(step, found.as_deref().unwrap_or_default(), MaterialItem::RevocationList(index));
         }
         report.revocation_lists = lists.iter().map(RevocationListReport::from).collect();
     }
 
-    /// Adds `step` with the status of the worst of the findings about `item`, and these; what may well be right stands
-    /// in the step only.
+    /// Adds the findings about `concern`, and `step` with the status of the worst of them. A note is added to the step
+    /// only.
     fn judged(&mut self, mut step: Step, found: &[MaterialFinding], item: MaterialItem) {
         for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.item == item) {
             let severity = match severity {
@@ -153,6 +154,15 @@ impl<'a> MaterialChecks<'a> {
         self.steps.push(step);
     }
 
+    /// The name of the step about the certificate: the gateway's client certificate or the listener's server
+    /// certificate.
+    fn certificate_step(&self) -> &'static str {
+        match self.side {
+            TlsSide::Upstream => "client certificate",
+            TlsSide::Listener => "listener certificate",
+        }
+    }
+
     fn unusable(&mut self, name: &'static str, error: &UpstreamTlsError) {
         self.steps.push(Step::error(name, error.to_string()));
         self.find(Status::Error, error.to_string(), error.remedy());
@@ -160,9 +170,9 @@ impl<'a> MaterialChecks<'a> {
 }
 
 fn key_line(key: &KeyStorage) -> String {
-    let Some(file) = &key.location.file else { return "belongs to the certificate".to_owned() };
+    let Some(file) = &key.location.file else { return "matches the certificate".to_owned() };
     let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
-    format!("belongs to the certificate; {} has mode {mode:04o}", file.display())
+    format!("matches the certificate; {} has mode {mode:04o}", file.display())
 }
 
 fn entries(list: &RevocationList) -> String {
@@ -172,7 +182,7 @@ fn entries(list: &RevocationList) -> String {
     }
 }
 
-/// `in 3 days`, `1 day ago`, `less than a day ago`.
+/// For example `in 3 days`, `1 day ago` or `less than a day ago`.
 fn distance(time: SystemTime, now: SystemTime) -> String {
     const DAY: Duration = Duration::from_hours(24);
     let days = |distance: Duration| match distance.as_secs() / DAY.as_secs() {

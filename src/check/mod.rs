@@ -1,8 +1,8 @@
-//! The doctor behind `mongate check`: looks at every file and every handshake, and says what it saw.
+//! The diagnosis behind `mongate check`: examines every file and every handshake, and reports the results.
 //!
-//! Works on a configuration that was already read and checked as such. Refuses to change anything, and to stop at the
-//! first problem.
+//! Needs a configuration that was already read and validated. Changes nothing, and does not stop at the first problem.
 
+mod acceptance;
 mod chain;
 mod connection;
 mod files;
@@ -23,18 +23,18 @@ pub use report::{
     Status, Step, UpstreamReport, UserReport,
 };
 
-/// How far a check goes.
+/// What a check includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckScope {
-    /// Files only; no agent is asked either.
+    /// Only files; opens no connection, not even to an agent.
     Offline,
-    /// And a handshake with every address of every upstream.
+    /// Files, and a handshake with every address of every upstream.
     Online,
 }
 
-/// Checks every upstream of `config`, one after the other, the files of every listener with TLS, and the policy.
+/// Checks every upstream of `config` in sequence, the files of every listener with TLS, and the policy.
 ///
-/// Every connection is bounded by the upstream's `connect_timeout`. Cancel safe.
+/// Each connection is limited by the upstream's `connect_timeout`. Cancel safe.
 pub async fn check(config: &Config, scope: CheckScope) -> Report {
     let now = SystemTime::now();
     let mut report = Report::default();
@@ -60,12 +60,14 @@ async fn check_upstream(
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
     let handed_out = match (&upstream.tls.source, scope) {
-        (MaterialSource::WorkloadApi(agent), CheckScope::Online) => Some(ask(agent, upstream.connect_timeout).await),
+        (MaterialSource::WorkloadApi(agent), CheckScope::Online) => {
+            Some(fetch_workload_set(agent, upstream.connect_timeout).await)
+        }
         _ => None,
     };
-    // Whom the files are for is not known where it stands in DNS; what they hold can be looked at all the same.
-    let anywhere = upstream.any_address();
-    let first = upstream.endpoint(&anywhere);
+    // With SRV records the servers are not known yet, but the files can be checked without them.
+    let any_address = upstream.any_address();
+    let first = upstream.endpoint(&any_address);
     let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
     if scope == CheckScope::Online {
         let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
@@ -79,7 +81,7 @@ async fn check_upstream(
     }
     let server = server(upstream, checked.set.as_ref());
     for (index, credential) in upstream.credentials.iter().enumerate() {
-        let endpoint = upstream.endpoint_with(index + 1, credential, server.as_ref().unwrap_or(&anywhere));
+        let endpoint = upstream.endpoint_with(index + 1, credential, server.as_ref().unwrap_or(&any_address));
         let mut further = files::check_credential(index + 1, &credential.principals, &endpoint, now, findings);
         if scope == CheckScope::Online && server.is_some() {
             further.connections = Box::pin(connection::check(&endpoint, None, now, findings)).await;
@@ -89,13 +91,14 @@ async fn check_upstream(
     checked
 }
 
-/// The server that shows what the further certificates are good for: the members of a set have their users in common.
+/// The server to which the credentials for some callers are shown. One server suffices, because all members of a set
+/// have the same users.
 fn server(upstream: &UpstreamConfig, set: Option<&SetReport>) -> Option<HostPort> {
     let primary = set.and_then(|set| set.primary.as_ref()?.parse().ok());
     primary.or_else(|| upstream.deployment.listed().first().cloned())
 }
 
-async fn ask(agent: &WorkloadApi, limit: Duration) -> Result<WorkloadSet, WorkloadError> {
+async fn fetch_workload_set(agent: &WorkloadApi, limit: Duration) -> Result<WorkloadSet, WorkloadError> {
     WorkloadUpdates::ask(&agent.socket, limit).await?.next().await
 }
 

@@ -1,11 +1,11 @@
-//! What can be said about the policy before anybody asks for anything.
+//! The check of the policy: problems and warnings that need no traffic.
 
 use super::report::{About, Finding, FindingKind, PolicyReport, Status, Step};
 use crate::config::{Action, Config, Enforcement, PolicyConfig};
 use crate::policy::Policy;
 
-/// Of a warning that brings none of its own.
-const REMEDY: &str = "change the rule or take it out; mongate policy explain shows what it decides";
+/// The remedy for all warnings about rules.
+const REMEDY: &str = "change or remove the rule; mongate policy explain shows its decisions";
 
 pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<Finding>) -> PolicyReport {
     let mut report = PolicyReport {
@@ -50,7 +50,7 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
         count => Step::warning("compiled", format!("{line}; {count} warnings")),
     });
     if policy.deny_javascript {
-        report.steps.push(Step::ok("JavaScript", "is denied"));
+        report.steps.push(Step::ok("JavaScript", "denied (deny_javascript)"));
     }
     report.steps.push(Step::ok("fingerprint", compiled.fingerprint()));
     report.fingerprint = Some(compiled.fingerprint().to_owned());
@@ -58,14 +58,14 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
         find(Status::Warning, &key, sentence, REMEDY);
     }
     if policy.enforcement == Enforcement::DryRun {
-        let sentence = "is \"dry-run\": what the rules deny passes, and is only counted and logged".to_owned();
+        let sentence = "is \"dry-run\": commands that the rules deny pass; they are only counted and logged".to_owned();
         let remedy = "set it to \"enforce\" when mongate_policy_decisions_total shows no would_deny that should pass";
         find(Status::Warning, "policy.enforcement", sentence, remedy);
     }
     report
 }
 
-/// As `3 rules: 1 deny, 2 allow`.
+/// For example `3 rules: 1 deny, 2 allow`.
 fn rules_line(policy: &PolicyConfig) -> String {
     let count = |action| policy.rules.iter().filter(|rule| rule.action == action).count();
     let kinds = [(Action::Deny, "deny"), (Action::Allow, "allow"), (Action::Audit, "audit")];

@@ -1,35 +1,35 @@
-//! What a check found, in the form that machines read; [`super::text`] has the one for people.
+//! The report of a check. Its JSON form is derived from the types here; [`text`](super::text) has the text form.
 
 use serde::Serialize;
 
 use crate::identity::{CertificateFacts, rfc3339};
 use crate::tls::RevocationList;
 
-/// Everything that a check found.
+/// The report of a check.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// What it comes to.
+    /// The overall result.
     pub verdict: CheckVerdict,
-    /// One per upstream, by name.
+    /// One per upstream, sorted by name.
     pub upstreams: Vec<UpstreamReport>,
-    /// One per listener with TLS, by name.
+    /// One per listener with TLS, sorted by name.
     pub listeners: Vec<ListenerReport>,
     /// The policy, if there is one.
     pub policy: Option<PolicyReport>,
-    /// What is wrong or worth knowing, in the order in which it was met.
+    /// All errors and warnings, in the order in which they were found.
     pub findings: Vec<Finding>,
 }
 
-/// What a report comes to.
+/// The overall result of a check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckVerdict {
-    /// Nothing is in the way.
+    /// No error.
     #[default]
     Ready,
-    /// An upstream refused us, was refused by us, or cannot be reached.
+    /// An upstream cannot be reached, or one side rejected the other one.
     Refused,
-    /// Files or keys cannot be used.
+    /// The configuration, or a file that it names, cannot be used.
     BadConfiguration,
 }
 
@@ -40,66 +40,67 @@ pub struct UpstreamReport {
     pub name: String,
     /// As configured.
     pub address: String,
-    /// What our files hold.
+    /// The certificates, keys and lists of the upstream.
     #[serde(flatten)]
     pub material: MaterialReport,
-    /// The user in `$external` that mongod takes our certificate for.
+    /// The user in `$external` that corresponds to the gateway's client certificate.
     pub external_user: Option<String>,
-    /// URIs of which mongod's certificate must have one.
+    /// URIs; the server's certificate must have one of them.
     pub server_identities: Vec<String>,
-    /// What was looked at without a connection.
+    /// The steps that need no connection.
     pub files: Vec<Step>,
-    /// One per address of each server's name; none without a connection, or one without address if a name has none.
+    /// One per address of each server's name; empty for an offline check. If a name has no address, one without
+    /// address.
     pub connections: Vec<ConnectionReport>,
-    /// What the servers are together, where there can be several and they were asked.
+    /// The replica set or the sharded cluster, if the upstream has members and they were asked.
     pub set: Option<SetReport>,
-    /// Those for some callers, in the order of the file.
+    /// The credentials for some callers, in the order of the file.
     pub credentials: Vec<CredentialReport>,
 }
 
 /// A replica set or a sharded cluster.
 #[derive(Debug, Clone, Serialize)]
 pub struct SetReport {
-    /// Of the replica set, where it is one and known.
+    /// The name of the replica set, if known.
     pub name: Option<String>,
-    /// Where there is one.
+    /// The primary, if there is one.
     pub primary: Option<String>,
-    /// All that are known.
+    /// All known members.
     pub members: Vec<MemberReport>,
-    /// What was looked at.
+    /// The steps about the members.
     pub steps: Vec<Step>,
 }
 
 /// One member.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemberReport {
-    /// As its set names it.
+    /// The name that the set uses.
     pub name: String,
-    /// As `mongate_upstream_members` names it.
+    /// The state, as in `mongate_upstream_members`.
     pub state: &'static str,
-    /// Whether its set does not tell clients of it.
+    /// Whether the set hides the member from clients.
     pub hidden: bool,
-    /// Why it cannot be used, if it cannot.
+    /// Why the member cannot be used, if it cannot.
     pub problem: Option<String>,
-    /// What clients are told in its place, by each listener.
+    /// The addresses that clients receive instead of the member's own, from each listener.
     pub addresses: Vec<String>,
 }
 
 /// One `[[upstream.NAME.credential]]`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CredentialReport {
-    /// Its place in the file, counted from 1.
+    /// Its number in the file, from 1.
     pub place: usize,
-    /// For whom it is.
+    /// The principals of the callers that use it.
     pub principals: Vec<String>,
-    /// What our files hold.
+    /// The certificate and the key.
     #[serde(flatten)]
     pub material: MaterialReport,
-    /// The user in `$external` that mongod takes our certificate for.
+    /// The user in `$external` that corresponds to the certificate.
     pub external_user: Option<String>,
-    /// What was looked at without a connection.
+    /// The steps that need no connection.
     pub files: Vec<Step>,
-    /// One per address of the name of one server; none without a connection.
+    /// One per address of the name of one server; empty for an offline check.
     pub connections: Vec<ConnectionReport>,
 }
 
@@ -112,10 +113,10 @@ pub struct ListenerReport {
     pub address: String,
     /// `permissive` or `strict`.
     pub mode: &'static str,
-    /// What our files hold.
+    /// The certificates, keys and lists of the listener.
     #[serde(flatten)]
     pub material: MaterialReport,
-    /// What was looked at.
+    /// The steps about the files.
     pub files: Vec<Step>,
 }
 
@@ -124,61 +125,62 @@ pub struct ListenerReport {
 pub struct PolicyReport {
     /// `enforce` or `dry-run`.
     pub enforcement: &'static str,
-    /// How many rules it has.
+    /// The number of rules.
     pub rules: usize,
-    /// Tells it from others, as `/status` does; `None` if it cannot be used.
+    /// The fingerprint, as in `/status`; `None` if the policy cannot be used.
     pub fingerprint: Option<String>,
-    /// What was looked at.
+    /// The steps about the policy.
     pub steps: Vec<Step>,
 }
 
-/// What the files of one table hold.
+/// The content of the files of one table.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct MaterialReport {
-    /// Our certificate, if it could be read.
+    /// The gateway's client certificate or the listener's server certificate, if it could be read.
     pub certificate: Option<CertificateReport>,
-    /// The certificates above ours, up to its authority, as far as they are known here.
+    /// The issuers of the certificate up to the trust anchor, as far as their certificates are known.
     pub chain: Vec<CertificateReport>,
-    /// The authorities that we trust.
-    pub authorities: Vec<CertificateReport>,
-    /// What they have taken back.
+    /// The trust anchors.
+    #[serde(rename = "authorities")]
+    pub trust_anchors: Vec<CertificateReport>,
+    /// The revocation lists (CRLs).
     pub revocation_lists: Vec<RevocationListReport>,
 }
 
-/// One connection, as far as it came.
+/// One connection.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ConnectionReport {
-    /// Where it went.
+    /// The address of the server, if the name has one.
     pub address: Option<String>,
-    /// What happened, in order; the last one failed if one did.
+    /// The steps in their order. If a step fails, it is the last one.
     pub steps: Vec<Step>,
-    /// What the handshake agreed on.
+    /// The parameters that the TLS handshake negotiated.
     pub handshake: Option<HandshakeReport>,
-    /// What the server showed, accepted or not.
+    /// The certificate of the server, accepted or not.
     pub server_certificate: Option<CertificateReport>,
-    /// What the server says it is.
+    /// The server, according to its reply to hello.
     pub server: Option<ServerReport>,
-    /// Whom mongod takes us for, where the gateway authenticates.
+    /// The user as which the gateway is authenticated, if it authenticates.
     pub user: Option<UserReport>,
 }
 
 /// A user of MongoDB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UserReport {
-    /// In `$external`.
+    /// The name in `$external`.
     pub name: String,
-    /// As `read@shop`.
+    /// The roles, for example `read@shop`.
     pub roles: Vec<String>,
 }
 
-/// One thing that was looked at.
+/// One step of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Its name, from a closed set.
+    /// The name, from a closed set.
     pub name: &'static str,
-    /// How it went.
+    /// The result.
     pub status: Status,
-    /// What was seen; the first line is enough for the hurried.
+    /// Details; the first line is the most important one.
     pub lines: Vec<String>,
 }
 
@@ -194,23 +196,23 @@ pub enum Status {
     Error,
 }
 
-/// Something wrong, or worth knowing.
+/// An error or a warning, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad it is: `warning` or `error`.
     pub severity: Status,
-    /// Where to look for the cause.
+    /// Where the cause is.
     pub kind: FindingKind,
-    /// What it is about: `upstream` or `listener` with its name, or `policy` with a key.
+    /// The subject: `upstream` or `listener` with its name, or `policy` with a key.
     #[serde(flatten)]
     pub about: About,
-    /// What is the case.
+    /// What is wrong.
     pub sentence: String,
     /// What to do about it.
     pub remedy: String,
 }
 
-/// What a finding is about.
+/// The subject of a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum About {
@@ -218,7 +220,7 @@ pub enum About {
     Upstream(String),
     /// The listener of this name.
     Listener(String),
-    /// This key of the policy, as `policy.rule[2].to[1].commands`; counted from 1.
+    /// This key of the policy, for example `policy.rule[2].to[1].commands`; indexes start at 1.
     Policy(String),
 }
 
@@ -226,78 +228,78 @@ pub enum About {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
-    /// In our files or keys.
+    /// In the configuration, or in a file that it names.
     Configuration,
-    /// Between us and the upstream.
+    /// Between the gateway and the upstream.
     Upstream,
-    /// Among the users of MongoDB: the upstream is reached, and does not take us for one.
+    /// Among the users of MongoDB: the server is reachable, but does not authenticate the gateway.
     User,
 }
 
-/// What a handshake agreed on.
+/// The parameters that a TLS handshake negotiated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HandshakeReport {
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,
-    /// As IANA names it.
+    /// The name that IANA gives it.
     pub cipher_suite: &'static str,
-    /// Key exchange group.
+    /// The key exchange group.
     pub key_exchange: Option<&'static str>,
-    /// Whether a second connection could take the session up; `None` if that was not tried.
+    /// Whether a second connection could resume the session; `None` if that was not tried.
     pub resumable: Option<bool>,
 }
 
-/// What mongod says about itself.
+/// A server, according to its reply to hello.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerReport {
-    /// As `6.0.5`.
+    /// For example `6.0.5`.
     pub version: Option<String>,
     /// `standalone`, `primary`, `secondary`, `mongos` or `other`.
     pub role: String,
-    /// Of its replica set.
+    /// The name of its replica set.
     pub set_name: Option<String>,
 }
 
 /// A certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateReport {
-    /// As mongod writes it.
+    /// In the format of mongod (RFC 2253).
     pub subject: String,
-    /// As mongod writes it.
+    /// In the format of mongod (RFC 2253).
     pub issuer: String,
-    /// DNS names, addresses, URIs.
+    /// The SANs: DNS names, addresses and URIs.
     pub names: Vec<String>,
-    /// Start of validity, by RFC 3339.
+    /// The start of validity, in RFC 3339 format.
     pub not_before: String,
-    /// End of validity, by RFC 3339.
+    /// The end of validity, in RFC 3339 format.
     pub not_after: String,
-    /// In hex.
+    /// In hexadecimal digits.
     pub serial: String,
-    /// 1 to 3.
+    /// The X.509 version, 1 to 3.
     pub version: u32,
-    /// As `RSA 2048` or `ECDSA P-256`.
+    /// For example `RSA 2048` or `ECDSA P-256`.
     pub key: String,
-    /// As `RSA and SHA-256`.
+    /// For example `RSA and SHA-256`.
     pub signature: String,
-    /// `serverAuth`, `clientAuth` and their like; `None` allows every use.
+    /// For example `serverAuth` and `clientAuth`; `None` allows every use.
     pub extended_key_usages: Option<Vec<String>>,
 }
 
 /// A revocation list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RevocationListReport {
-    /// Whose certificates it is about.
+    /// The CA that issued the list.
     pub issuer: String,
-    /// When it was made, by RFC 3339.
+    /// When the list was issued, in RFC 3339 format.
     pub this_update: String,
-    /// When the next one is due, by RFC 3339, if it says so.
+    /// When the next list is due, in RFC 3339 format, if the list says so.
     pub next_update: Option<String>,
-    /// How many certificates it names.
+    /// The number of revoked certificates.
     pub entries: usize,
 }
 
 impl Report {
-    /// 0 if nothing is in the way, 78 if files or keys cannot be used, 69 if an upstream is not reachable or refused.
+    /// 0 without errors, 78 if the configuration or a file cannot be used, 69 if an upstream cannot be used.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {
             CheckVerdict::Ready => 0,
@@ -308,7 +310,7 @@ impl Report {
 
     /// The whole report as one JSON object, over several lines.
     pub fn to_json(&self) -> String {
-        // Strings and numbers only: nothing in it can fail.
+        // Only strings and numbers, which cannot fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 

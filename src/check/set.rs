@@ -1,5 +1,5 @@
-//! The members of a replica set or of a sharded cluster: each is connected to, and asked what it is; and which addresses of
-//! our listeners they will have.
+//! The check of the members of a replica set or a sharded cluster: connects to each, sends it a hello, and lists the
+//! addresses of listeners that stand for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::tls::WorkloadSet;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetMember, SetTracker, Slot, Slots};
 use crate::upstream::{HelloStream, host_port, member_name, seeds, tracker};
 
-/// Everything context one upstream.
+/// The facts that all checks of one upstream need.
 pub(super) struct SetContext<'a> {
     pub(super) config: &'a Config,
     pub(super) upstream: &'a UpstreamConfig,
-    /// From an agent, if the certificates come from one.
+    /// The certificates from a SPIFFE agent, if the upstream uses one.
     pub(super) handed_out: Option<&'a WorkloadSet>,
     pub(super) now: SystemTime,
 }
 
-/// Asks the members, beginning with those that are named here or in DNS, until all that are known have been asked.
+/// Sends a hello to each member: first to those in the configuration or in DNS, then to those that members name.
 ///
-/// That one of them cannot be connected to is a warning where another one can: the gateway goes on with the others.
+/// If at least one member works, a failure of another one is a warning, because the gateway uses the others.
 pub(super) async fn check(context: &SetContext<'_>, findings: &mut Vec<Finding>) -> (SetReport, Vec<ConnectionReport>) {
     let deployment = &context.upstream.deployment;
     let mut steps = Vec::new();
@@ -50,7 +50,7 @@ pub(super) async fn check(context: &SetContext<'_>, findings: &mut Vec<Finding>)
     (checks.report(&addresses), connections)
 }
 
-/// The members that DNS names, and the set's name where it says that.
+/// The members from the SRV records, and the name of the replica set, if the TXT record has it.
 async fn look_up(
     name: &str,
     upstream: &UpstreamConfig,
@@ -103,7 +103,7 @@ async fn ask(
     reports
 }
 
-/// What is written down about a set.
+/// Collects the steps and the findings about a set.
 struct SetChecks<'a> {
     context: &'a SetContext<'a>,
     set: &'a SetTracker,
@@ -111,7 +111,7 @@ struct SetChecks<'a> {
     findings: &'a mut Vec<Finding>,
 }
 
-/// A listener's address for a member.
+/// The name of a listener, the member for which one of its addresses stands, and that address.
 type Address = (String, Option<MemberName>, String);
 
 impl SetChecks<'_> {
@@ -122,8 +122,8 @@ impl SetChecks<'_> {
             let line = format!("{name} is {}{hidden}", record.state.name());
             let step = match (&record.problem, record.state) {
                 (Some(problem), MemberState::WrongSet) => {
-                    let sentence = format!("{name} is refused: {problem}");
-                    let remedy = format!("take it out of upstream.{}.members, or mend replica_set", self.upstream());
+                    let sentence = format!("{name} is not used: {problem}");
+                    let remedy = format!("remove it from upstream.{}.members, or correct replica_set", self.upstream());
                     self.find(Status::Error, About::Upstream(self.upstream()), sentence, remedy);
                     Step::error("member", format!("{line}: {problem}"))
                 }
@@ -134,24 +134,24 @@ impl SetChecks<'_> {
             self.steps.push(step);
         }
         if self.set.mapped().is_empty() {
-            let remedy = format!("name members that are reachable in upstream.{}.members", self.upstream());
+            let remedy = format!("name at least one reachable member in upstream.{}.members", self.upstream());
             self.find(
                 Status::Error,
                 About::Upstream(self.upstream()),
-                "no member of the replica set could be asked for the others".to_owned(),
+                "no member answered, so the members of the replica set are unknown".to_owned(),
                 remedy,
             );
         } else if self.set.set_name().is_some() && self.set.primary().is_none() {
             self.find(
                 Status::Warning,
                 About::Upstream(self.upstream()),
-                "the replica set has no primary now: nothing can be written".to_owned(),
-                "look at rs.status() on a member".to_owned(),
+                "the replica set has no primary; writes are not possible".to_owned(),
+                "run rs.status() on a member".to_owned(),
             );
         }
     }
 
-    /// Of all listeners of the upstream, in their order.
+    /// The addresses of all listeners of the upstream, in their order.
     fn addresses(&mut self) -> Vec<Address> {
         let mut addresses = Vec::new();
         let context = self.context;
@@ -161,13 +161,13 @@ impl SetChecks<'_> {
             let assigned = slots.assign(&self.set.mapped());
             for (at, slot) in members.slots.iter().enumerate() {
                 let member = assigned.map.member_at(at).cloned();
-                addresses.push((listener.name.clone(), member, told(members, slot.address)));
+                addresses.push((listener.name.clone(), member, advertised(members, slot.address)));
             }
             for member in assigned.left_out {
                 self.find(
                     Status::Warning,
                     About::Listener(listener.name.clone()),
-                    format!("{member} gets no address: clients are not told of it"),
+                    format!("{member} has no address on this listener, so clients do not learn about it"),
                     format!(
                         "add a port to listener.{0}.member_ports, or the member to listener.{0}.member_addresses",
                         listener.name
@@ -214,14 +214,14 @@ impl SetChecks<'_> {
 
 fn slots(members: &MemberAddresses) -> Vec<Slot> {
     let slot = |slot: &crate::config::MemberAddress| {
-        let advertised: Arc<str> = told(members, slot.address).into();
+        let advertised: Arc<str> = advertised(members, slot.address).into();
         Slot { advertised, reserved_for: slot.member.as_ref().and_then(member_name) }
     };
     members.slots.iter().map(slot).collect()
 }
 
-/// What clients are told of an address; which port a free one will be is not known yet.
-fn told(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
+/// The address that clients receive. The port of port 0 is not known before the gateway runs.
+fn advertised(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
     if address.port() > 0 {
         return members.advertised(address);
     }

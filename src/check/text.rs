@@ -1,4 +1,4 @@
-//! A report as text for people.
+//! The text form of a report.
 
 use std::fmt;
 
@@ -17,10 +17,10 @@ impl fmt::Display for Report {
                 }
             }
             for credential in &upstream.credentials {
-                let place = credential.place;
+                let number = credential.place;
                 let principals = credential.principals.join(", ");
-                write_steps(f, &format!("files of credential {place}, for {principals}"), &credential.files)?;
-                write_connections(f, &credential.connections, &format!(" with credential {place}"))?;
+                write_steps(f, &format!("files of credential {number}, for {principals}"), &credential.files)?;
+                write_connections(f, &credential.connections, &format!(" with credential {number}"))?;
             }
             writeln!(f)?;
         }
@@ -71,7 +71,7 @@ fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Resu
         let about = match &finding.about {
             About::Upstream(name) => name.clone(),
             About::Listener(name) => format!("listener {name}"),
-            // Its sentence reads on from the key.
+            // The sentence continues the key.
             About::Policy(key) => {
                 writeln!(f, "  {severity:<8}{key} {}", finding.sentence)?;
                 writeln!(f, "          -> {}", finding.remedy)?;
@@ -89,7 +89,7 @@ fn write_verdict(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     let (errors, warnings) = (count(Status::Error), count(Status::Warning));
     let verdict = match report.verdict {
         CheckVerdict::Ready => "ready",
-        CheckVerdict::Refused => "no connection to every upstream",
+        CheckVerdict::Refused => "an upstream cannot be used",
         CheckVerdict::BadConfiguration => "the configuration cannot be used",
     };
     write!(f, "verdict: {verdict}")?;

@@ -1,4 +1,4 @@
-//! The option `--config`, which most commands have.
+//! The option `--config`.
 
 use std::path::PathBuf;
 

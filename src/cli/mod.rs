@@ -1,4 +1,4 @@
-//! The command line: what each command does, what it prints, and how it exits.
+//! The command line: the commands, what they print, and their exit codes.
 
 mod config_file;
 mod exit;
@@ -25,17 +25,20 @@ use crate::telemetry::metrics::Metrics;
 use self::config_file::ConfigFile;
 use self::policy::PolicyCommand;
 
-/// Descriptors that are not connections: listeners, administration, runtimes, and name lookups.
-const DESCRIPTORS_BESIDES: usize = 256;
+/// File descriptors in addition to those of connections: listeners, administration, runtimes and name lookups.
+const OTHER_DESCRIPTORS: usize = 256;
 
-/// How long `healthcheck` waits for an answer.
+/// The timeout of `healthcheck`.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+const CONFIGURATION_READ: &str = "configuration read";
+const FILE_LIMIT_TOO_LOW: &str = "open file limit too low";
 
 /// MongoDB gateway: plain wire protocol in, mutual TLS out.
 ///
-/// Runs beside MongoDB clients, takes plain MongoDB wire protocol from them on loopback or a unix socket, and carries it
-/// over mutual TLS to a mongod or mongos that requires client certificates. Applications need no certificate, no TLS
-/// options and no new driver.
+/// Runs as a sidecar next to MongoDB clients. It accepts the plain MongoDB wire protocol on loopback or on a unix
+/// domain socket, and forwards it over mutual TLS to a mongod or mongos that requires client certificates. Applications
+/// need no certificate, no TLS options and no new driver.
 #[derive(Debug, Parser)]
 #[command(name = "mongate", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -44,46 +47,53 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Every key of the configuration can be overridden by a variable, with two underscores between levels:
+An environment variable can override each key of the configuration. Two underscores separate levels:
   MONGATE_LOG__LEVEL=debug mongate run
   MONGATE_UPSTREAM__ORDERS__ADDRESS=mongo.example:27017 mongate check
 
-Exit codes: 0 done, 1 failed, 69 an upstream refused (check), 77 a command is denied (policy explain), 78 bad
-configuration, 65 unreadable input (policy).";
+Exit codes:
+   0  success
+   1  failure
+   2  invalid options
+  65  unreadable input (policy)
+  69  an upstream cannot be used (check)
+  77  the command is denied (policy explain)
+  78  invalid configuration, or a file that it names cannot be used";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT
+    /// Run the gateway until SIGTERM or SIGINT
     ///
-    /// Logs to stderr. The first SIGTERM or SIGINT stops accepting, lets commands in flight finish, and closes idle
-    /// connections, for at most `drain_timeout`; a second one stops at once.
+    /// Logs to stderr. The first SIGTERM or SIGINT starts a graceful shutdown: the gateway stops accepting connections,
+    /// lets commands in flight finish, and closes idle connections, for at most `drain_timeout`. A second signal stops
+    /// the gateway immediately.
     Run(ConfigFile),
-    /// Check files, certificates and upstreams, and say what to mend
+    /// Check the configuration, certificates and upstreams
     ///
-    /// Reads everything that the configuration names, then connects to each upstream and shows the mutual handshake step
-    /// by step, and what mongod says of itself. Every finding comes with a remedy. Exits with 0, with 78 when the
-    /// configuration or a file is at fault, with 69 when an upstream refused or was not reached.
+    /// Reads every file that the configuration names. Then connects to each upstream, and shows each step of the TLS
+    /// handshake and the server's reply to hello. Every finding has a remedy. Exits with 0 if there is no error, with
+    /// 78 if the configuration or a file cannot be used, and with 69 if an upstream cannot be used.
     Check {
         #[command(flatten)]
         config: ConfigFile,
-        /// Look at the configuration and its files only; connect to nothing
+        /// Check only the configuration and its files; open no connection
         #[arg(long)]
         offline: bool,
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Ask the policy what it decides and why, test it, or make one of Istio's documents
+    /// Explain or test the policy, or import one from Istio
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-    /// Ask a running gateway whether it is ready; for images without curl
+    /// Ask a running gateway whether it is ready; a health check for images without curl
     ///
-    /// Asks `/readyz` of the administration port and prints what it says. Exits with 0 when ready, with 1 when not, or when
-    /// nobody answers.
+    /// Requests `/readyz` from the administration port and prints the reply. Exits with 0 if the gateway is ready, and
+    /// with 1 if it is not ready or does not answer.
     Healthcheck {
-        /// Administration port to ask; default: admin.address of the configuration, or 127.0.0.1:9717
+        /// Address of the administration port; default: admin.address of the configuration, or 127.0.0.1:9717
         #[arg(long, value_name = "IP:PORT")]
         address: Option<SocketAddr>,
         #[command(flatten)]
@@ -91,7 +101,7 @@ enum Command {
     },
 }
 
-/// Parses the arguments and does what they say.
+/// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(config) => run(&config),
@@ -109,7 +119,7 @@ fn run(file: &ConfigFile) -> ExitCode {
     if let Err(error) = logs::install(loaded.config.log) {
         return exit::fail(exit::FAILED, &error);
     }
-    tracing::info!(file = %loaded.file.display(), "configuration read");
+    tracing::info!(file = %loaded.file.display(), "{CONFIGURATION_READ}");
     match serve(&loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -122,10 +132,10 @@ fn run(file: &ConfigFile) -> ExitCode {
     }
 }
 
-/// Binds and runs the gateway on this thread; the workers have threads of their own.
+/// Binds and runs the gateway on this thread. The workers have their own threads.
 fn serve(loaded: &LoadedConfig) -> anyhow::Result<()> {
     let LoadedConfig { config, file } = loaded;
-    mind_descriptors(config);
+    raise_file_limit(config);
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
@@ -135,16 +145,17 @@ fn serve(loaded: &LoadedConfig) -> anyhow::Result<()> {
     })?
 }
 
-/// A listener's places are worth what the system lets us open: two descriptors for each connection.
-fn mind_descriptors(config: &Config) {
-    let places: usize = config.listeners.values().map(|listener| listener.max_connections).sum();
-    let wanted = places.saturating_mul(2).saturating_add(DESCRIPTORS_BESIDES);
+/// Raises the limit of open files, and warns if it is too low for `max_connections`: a connection needs two
+/// descriptors.
+fn raise_file_limit(config: &Config) {
+    let connections: usize = config.listeners.values().map(|listener| listener.max_connections).sum();
+    let wanted = connections.saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
     if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < wanted as u64) {
         tracing::warn!(
             limit,
             wanted,
             remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
-            "the limit of open files is below what max_connections needs"
+            "{FILE_LIMIT_TOO_LOW}"
         );
     }
 }
@@ -183,7 +194,7 @@ fn healthcheck(address: Option<SocketAddr>, file: &ConfigFile) -> ExitCode {
     }
 }
 
-/// Where the gateway of this configuration answers; the default where there is no configuration at all.
+/// The administration address of the configuration; the default address if there is no configuration.
 fn admin_address(file: &ConfigFile) -> Result<SocketAddr, ConfigError> {
     match file.load() {
         Ok(loaded) => Ok(loaded.config.admin.address),
@@ -192,11 +203,11 @@ fn admin_address(file: &ConfigFile) -> Result<SocketAddr, ConfigError> {
     }
 }
 
-/// Runs what needs sockets or timers on this thread.
+/// Runs a future that needs sockets or timers, on this thread.
 fn in_runtime<T>(work: impl Future<Output = T>) -> io::Result<T> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // A name lookup that hangs in the system's resolver must not keep the process.
+    // A name lookup that hangs in the system's resolver must not prevent the process from exiting.
     runtime.shutdown_background();
     Ok(result)
 }

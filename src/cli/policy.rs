@@ -1,4 +1,4 @@
-//! `mongate policy`: asks the policy of a configuration, tests it, or makes one of Istio's documents.
+//! `mongate policy`: explains and tests the policy of a configuration, and imports policies from Istio.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,25 +15,25 @@ use crate::review::{
     self, AssumedCaller, Body, Cases, Decision, ExplainError, Imported, PolicyReview, QuestionError, RequestedCommand,
 };
 
-/// A whole body may have 16 MiB; in JSON some times that.
+/// A body has at most 16 MiB as BSON; the same body as JSON can be several times as large.
 const INPUT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
-    /// Say what becomes of a command, and which rule decides
+    /// Show whether a command is allowed, and which rule decides
     ///
-    /// Names the namespaces that the command reaches, each rule with what of it matches or not, the verdict, and the
-    /// words that a refused client reads. With --body the whole command is judged, as the gateway would; without one, a
-    /// body is made up from the command, the database and the collection. Connects to nothing. Exits with 0 when the
-    /// command passes, with 77 when it is denied, with 78 when the configuration cannot be used, with 65 when the body
-    /// cannot be read, and with 2 when the options say too little or contradict each other.
+    /// Prints the namespaces that the command reaches, for each rule whether it matches and why not, the verdict, and
+    /// the error that a client would read. With --body, the whole command is judged, as in the gateway. Without --body,
+    /// a minimal body is made from the command, the database and the collection. Opens no connection. Exits with 0 if
+    /// the command passes, with 77 if it is denied, with 78 if the configuration cannot be used, with 65 if the body
+    /// cannot be read, and with 2 if the options are incomplete or contradict each other.
     Explain(Box<ExplainArguments>),
-    /// Compare the policy with a table of expectations
+    /// Compare the policy with a table of expected decisions
     ///
-    /// FILE is TOML with one [[case]] for each expectation. All cases run. Exits with 0 when all came out as expected,
-    /// with 1 when some did not, with 78 when the configuration cannot be used, with 65 when the file cannot be read.
+    /// FILE is TOML with a [[case]] for each expected decision. All cases run. Exits with 0 if all decisions are as
+    /// expected, with 1 if not, with 78 if the configuration cannot be used, and with 65 if the file cannot be read.
     Test {
-        /// Table of cases; "-" is standard input
+        /// Table of cases; "-" reads standard input
         file: PathBuf,
         #[command(flatten)]
         config: ConfigFile,
@@ -41,19 +41,19 @@ pub(super) enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Make a policy of documents of a mesh
+    /// Import a policy from Istio documents
     ///
-    /// Reads `AuthorizationPolicy` and `PeerAuthentication` (security.istio.io/v1 and v1beta1) and prints [policy] as TOML.
-    /// What cannot apply to MongoDB is refused field by field, and then nothing is printed. Exits with 0 when all of it
-    /// was imported, with 65 when not.
+    /// Reads `AuthorizationPolicy` and `PeerAuthentication` (security.istio.io/v1 and v1beta1) and prints [policy] as
+    /// TOML. If some fields cannot apply to MongoDB, reports each of them and prints nothing. Exits with 0 if
+    /// everything was imported, and with 65 if not.
     Import {
-        /// YAML file with one or more documents; "-" is standard input
+        /// YAML file with one or more documents; "-" reads standard input
         #[arg(long, value_name = "FILE")]
         istio: PathBuf,
-        /// Write to this new file instead of standard output
+        /// Write to this new file instead of standard output; never overwrites a file
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// The port of MongoDB in the mesh: rules for it are kept, rules for other ports only are left out
+        /// The port of MongoDB in the mesh; rules that are only for other ports are left out
         #[arg(long, default_value_t = 27017, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
     },
@@ -63,31 +63,31 @@ pub(super) enum PolicyCommand {
 pub(super) struct ExplainArguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// Who asks: a SPIFFE id, with or without spiffe://, or the subject of a certificate
+    /// The principal of the caller: a SPIFFE ID, with or without spiffe://, or the subject of a certificate
     #[arg(long, required_unless_present = "nobody", conflicts_with = "nobody", value_parser = NonEmptyStringValueParser::new())]
     principal: Option<String>,
-    /// A caller without identity
+    /// An unauthenticated caller
     #[arg(long)]
     nobody: bool,
-    /// The command, by its name or an alias
+    /// The name of the command, or an alias
     #[arg(long, required_unless_present = "body")]
     command: Option<String>,
-    /// The database that it is sent to
+    /// The database of the command
     #[arg(long, required_unless_present = "body")]
     database: Option<String>,
-    /// The collection
+    /// The collection of the command
     #[arg(long)]
     collection: Option<String>,
     /// The whole command in MongoDB extended JSON; "-" reads it from standard input
     #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
     body: Option<String>,
-    /// The listener that the caller comes through; may be left out where there is only one, or no rule looks at it
+    /// The listener of the caller; needed only if there are several and rules depend on the listener
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// The address that the caller comes from
+    /// The address of the caller
     #[arg(long, value_name = "IP")]
     source: Option<IpAddr>,
-    /// Print everything as JSON
+    /// Print the explanation as JSON
     #[arg(long)]
     json: bool,
 }
@@ -177,7 +177,7 @@ fn import(istio: &Path, out: Option<&Path>, port: u16) -> ExitCode {
         print(&text);
         return ExitCode::SUCCESS;
     };
-    // What stands there may be a configuration that somebody wrote.
+    // Never overwrites: the file may be a configuration that was written by hand.
     match File::create_new(out).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::fail(exit::FAILED, &format!("cannot write {}: {error}", out.display())),
@@ -192,7 +192,7 @@ fn read_all(input: impl Read) -> io::Result<String> {
     let mut text = String::new();
     input.take(INPUT_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > INPUT_BYTES_MAX {
-        return Err(io::Error::other(format!("it has more than {} MiB", INPUT_BYTES_MAX >> 20)));
+        return Err(io::Error::other(format!("the input is larger than {} MiB", INPUT_BYTES_MAX >> 20)));
     }
     Ok(text)
 }

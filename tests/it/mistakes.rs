@@ -91,8 +91,8 @@ const MISTAKES: [Mistake; 14] = [
         made_by: "",
         table: "certificate_file = 'server.pem'",
         seen: Seen::InCheck,
-        says: &["OUR CERTIFICATE MAY BE THAT OF A CLUSTER MEMBER", "CN=localhost,OU=Databases"],
-        remedy: "another O, OU or DC",
+        says: &["CERTIFICATE MAY BE TAKEN FOR A CLUSTER MEMBER", "CN=localhost,OU=Databases"],
+        remedy: "whose O, OU or DC differs",
     },
     Mistake {
         name: "the key belongs to another certificate",

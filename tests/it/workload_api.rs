@@ -219,9 +219,9 @@ fn check_shows_the_agents_certificate_or_why_there_is_none() {
     let api = WorkloadApi::start(Answer::Set(set(&mongod, "checked"))).unwrap();
     let (code, text) = check(&options(&mongod, api.socket(), ""));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("CN=checked,OU=clients,O=mongate kit from CN=kit authority"), "{text}");
+    assert!(text.contains("CN=checked,OU=clients,O=mongate kit, issued by CN=kit authority"), "{text}");
     assert!(text.contains(&format!("names {ID}")), "{text}");
-    assert!(text.contains("answered: mongod takes our certificate"), "{text}");
+    assert!(text.contains("answered: mongod accepts the client certificate"), "{text}");
 
     api.answer(Answer::Denied);
     let (code, text) = check(&options(&mongod, api.socket(), ""));
