@@ -16,8 +16,8 @@ use crate::config::{EndpointConfig, MaterialSource, Verify};
 use crate::identity::{CertificateFacts, Validity};
 use crate::tls::{TrustAnchors, UpstreamTls, WorkloadSet};
 use crate::upstream::{
-    ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, Users,
-    identify,
+    ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UpstreamStream,
+    Users, identify,
 };
 
 /// Connects to each address of the name. An address that fails beside one that works is a warning, since the gateway
@@ -136,7 +136,7 @@ impl<'a> Talk<'a> {
 
     fn handshake_failed(&mut self, error: &ConnectError) {
         match error.failure() {
-            Failure::ServerCertificate { certificate, .. } => {
+            ConnectFailure::ServerCertificate { certificate, .. } => {
                 self.report.steps.push(Step::done("hello exchanged"));
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
@@ -147,7 +147,7 @@ impl<'a> Talk<'a> {
                     }
                 }
             }
-            Failure::ClientCertificateRefused { .. } => {
+            ConnectFailure::ClientCertificateRejected { .. } => {
                 self.report.steps.push(Step::done("hello exchanged"));
                 self.certificates_of_client();
                 self.fail("finished", error);
@@ -250,7 +250,7 @@ impl<'a> Talk<'a> {
     fn server(&mut self, server: ServerFacts) {
         let version = server.version.as_deref().unwrap_or("of unknown version");
         let line = match (server.role, &server.set_name) {
-            (Role::Mongos, _) => format!("mongos {version}"),
+            (ServerRole::Mongos, _) => format!("mongos {version}"),
             (role, Some(set_name)) => format!("mongod {version}, {role} of replica set {set_name}"),
             (role, None) => format!("mongod {version}, {role}"),
         };
@@ -264,13 +264,13 @@ impl<'a> Talk<'a> {
         if !self.connector.authenticates() {
             return Some(());
         }
-        if self.report.server.as_ref().is_some_and(|server| server.role == Role::Other.to_string()) {
+        if self.report.server.as_ref().is_some_and(|server| server.role == ServerRole::Other.to_string()) {
             self.connector.expect_users(Users::Awaited);
         }
         let deadline = self.deadline();
         if let Err(error) = self.connector.authenticate(stream, deadline).await {
             self.report.steps.push(Step::failed("authenticated", error.to_string()));
-            let kind = if error.is_of_user() { Kind::User } else { Kind::Upstream };
+            let kind = if error.is_user_failure() { Kind::User } else { Kind::Upstream };
             self.find_of(kind, Severity::Error, error.to_string(), error.remedy());
             return None;
         }

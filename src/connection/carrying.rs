@@ -13,10 +13,10 @@ use super::welcome::Revalidation;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
-use crate::upstream::{Link, MongoUser};
+use crate::upstream::{MongoUser, ProvenConnection};
 
 /// A connection that is being made to take another one's place. Boxed, since few connections ever need one.
-type Making<'a> = Pin<Box<dyn Future<Output = Result<Link, NoReplacement>> + Send + 'a>>;
+type Making<'a> = Pin<Box<dyn Future<Output = Result<ProvenConnection, NoReplacement>> + Send + 'a>>;
 
 /// Resolves when new connections are put on another member. Boxed, since few connections have it.
 type Outlived<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -95,7 +95,7 @@ pub(super) async fn carry(
 /// goes.
 fn offer(
     relay: &mut Relay<ClientStream, TcpStream>,
-    made: Result<Link, NoReplacement>,
+    made: Result<ProvenConnection, NoReplacement>,
     user: Option<&Arc<MongoUser>>,
 ) -> Option<SocketAddr> {
     match made {
@@ -131,8 +131,8 @@ async fn outlived_wait(outlived: &mut Option<Outlived<'_>>) {
 }
 
 /// What a relay needs of a link.
-pub(super) fn side(link: Link) -> UpstreamSide<TcpStream> {
-    let Link { socket, session, generation, .. } = link;
+pub(super) fn side(link: ProvenConnection) -> UpstreamSide<TcpStream> {
+    let ProvenConnection { socket, session, generation, .. } = link;
     UpstreamSide { socket, session, generation }
 }
 
@@ -141,7 +141,7 @@ fn make(line: &MemberPool, hello: Vec<u8>) -> Making<'_> {
 }
 
 /// Cancel safe: what is being made goes on being made.
-async fn made(making: &mut Option<Making<'_>>) -> Result<Link, NoReplacement> {
+async fn made(making: &mut Option<Making<'_>>) -> Result<ProvenConnection, NoReplacement> {
     match making {
         Some(making) => making.await,
         None => std::future::pending().await,

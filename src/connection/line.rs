@@ -12,7 +12,8 @@ use crate::relay::RelayEnd;
 use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::upstream::{
-    ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamHealth, UpstreamStream, Users,
+    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, UpstreamHealth, UpstreamStream,
+    Users,
 };
 
 /// Upstream connections that are made at one time in place of old ones: a renewal is no reason to storm mongod.
@@ -65,7 +66,7 @@ pub(super) enum NoReplacement {
 
 impl MemberPool {
     /// A connection for a client: a spare one, or else one that is made now.
-    pub(super) async fn connect(&self) -> Result<Link, ConnectError> {
+    pub(super) async fn connect(&self) -> Result<ProvenConnection, ConnectError> {
         if let Some(link) = self.shelf.take(self.connector.identity().generation()) {
             self.tell_shelf();
             return Ok(link);
@@ -74,14 +75,14 @@ impl MemberPool {
     }
 
     /// Makes a proven connection; success and failure are measured, and a failure is logged with its remedy.
-    pub async fn dial(&self) -> Result<Link, ConnectError> {
+    pub async fn dial(&self) -> Result<ProvenConnection, ConnectError> {
         let result = self.connector.connect().await;
         match result {
             Ok(stream) => {
                 self.denied.store(false, Ordering::Relaxed);
                 self.note_success(&stream);
                 self.news.health.record_ok(None);
-                Ok(Link::new(stream))
+                Ok(ProvenConnection::new(stream))
             }
             Err(error) => {
                 self.note_failure(&error);
@@ -93,13 +94,13 @@ impl MemberPool {
     /// A connection on which the client that said `hello` is introduced already, to take another one's place.
     ///
     /// Waits while others are made. Spares are for clients that come, and nobody waits for this one.
-    pub(super) async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
+    pub(super) async fn replacement(&self, hello: &[u8]) -> Result<ProvenConnection, NoReplacement> {
         let _permit = self.replacements.acquire().await;
         let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
-        match timeout(self.connector.connect_timeout(), link.introduce(hello)).await {
+        match timeout(self.connector.connect_timeout(), link.replay_hello(hello)).await {
             Ok(Ok(())) => Ok(link),
-            Ok(Err(IntroductionError::Refused)) => Err(NoReplacement::Never),
-            Ok(Err(IntroductionError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
+            Ok(Err(HelloReplayError::Refused)) => Err(NoReplacement::Never),
+            Ok(Err(HelloReplayError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
         }
     }
 
@@ -142,11 +143,11 @@ impl MemberPool {
 
     /// Measures a failure, and logs it unless the same was logged a moment ago.
     pub fn note_failure(&self, error: &ConnectError) {
-        if error.is_of_attempt() {
+        if error.is_attempt() {
             self.metrics.count_failed_handshake(error.reason());
         }
-        self.denied.store(error.is_of_identity(), Ordering::Relaxed);
-        let repeats = if error.is_of_user() || (error.is_of_identity() && !self.is_first) {
+        self.denied.store(error.is_identity_failure(), Ordering::Relaxed);
+        let repeats = if error.is_user_failure() || (error.is_identity_failure() && !self.is_first) {
             // The member is well, and serves others.
             &self.denials
         } else {
@@ -192,11 +193,11 @@ mod tests {
     use crate::telemetry::metrics::UpstreamMetrics;
     use crate::tls::test_pki::{files_of, upstream_of};
     use crate::upstream::REASONS;
-    use crate::upstream::test_server::{Behaviour, Scene};
+    use crate::upstream::test_server::{Behaviour, TestUpstream};
 
     #[tokio::test]
     async fn a_certificate_that_is_not_taken_says_nothing_of_the_member_unless_it_is_everybodys() {
-        let scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+        let scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
         let (mut endpoint, server) = scene.listen().await;
         let (principals, files) = (vec!["cluster.local/ns/shop/*".to_owned()], files_of(&mut endpoint).clone());
         let mut section = upstream_of(&endpoint);

@@ -25,7 +25,7 @@ use crate::config::Mechanism;
 use crate::listener;
 use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
 use crate::relay::{Authentication, ConnectionStats, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
-use crate::upstream::{Link, MongoUser};
+use crate::upstream::{MongoUser, ProvenConnection};
 use crate::wire::error_reply::CommandError;
 
 pub use destination::{MemberSelector, SlotMap};
@@ -116,7 +116,7 @@ async fn begin<'a>(arrival: Arrival, route: &'a Arc<Route>, caller: &mut Caller)
 }
 
 /// A way, the connection at its end, and the user that this has, if the gateway authenticates.
-type Led = (Selection, Link, Option<Arc<MongoUser>>);
+type Led = (Selection, ProvenConnection, Option<Arc<MongoUser>>);
 
 /// Finds the member that a client is put on, and a connection to it.
 async fn connect_upstream(entrance: Ingress, route: &Route, caller: &Caller) -> Result<Led, UpstreamUnavailable> {
@@ -152,7 +152,7 @@ async fn read_opening(
 /// Both sides joined, in a box of its own: it is all that a connection keeps for the hours that it lives.
 fn join(
     client: ClientStream,
-    upstream: Link,
+    upstream: ProvenConnection,
     naming: Naming,
     route: &Arc<Route>,
     caller: &Caller,

@@ -13,7 +13,7 @@ use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::UpstreamTls;
 use crate::upstream;
-use crate::upstream::{Probe, Role, UpstreamStream, Users};
+use crate::upstream::{Probe, ServerRole, UpstreamStream, Users};
 
 /// How often a well upstream is asked: readiness is never older than this and one `connect_timeout`.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -76,7 +76,7 @@ async fn probe_once(member: &Member, line: &MemberPool, membership: &mut Members
             line.note_success(&stream);
             membership.mind(line, &stream);
             // A member that is none of these, an arbiter among them, may have no users.
-            let users = if server.role == Role::Other { Users::Awaited } else { Users::Kept };
+            let users = if server.role == ServerRole::Other { Users::Awaited } else { Users::Kept };
             member.lines.iter().for_each(|line| line.connector.expect_users(users));
             line.news.health.record_ok(Some((stream.address, server)));
             true

@@ -194,7 +194,7 @@ impl Follower {
                 "certificates from the SPIFFE Workload API cannot be used"
             );
         }
-        self.identity().lacks(Arc::new(error));
+        self.identity().report_missing(Arc::new(error));
     }
 
     /// The agent gives nothing, or nothing more.
@@ -211,6 +211,6 @@ impl Follower {
                 "no certificates from the SPIFFE Workload API"
             );
         }
-        self.identity().lacks(Arc::new(error.into()));
+        self.identity().report_missing(Arc::new(error.into()));
     }
 }
