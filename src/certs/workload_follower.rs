@@ -175,7 +175,7 @@ impl WorkloadFollower {
                 "{WORKLOAD_API_CERTIFICATE_UNUSABLE}"
             );
         }
-        self.identity().lacks(Arc::new(error));
+        self.identity().report_missing(Arc::new(error));
     }
 
     /// The agent cannot be reached, or has ended the connection.
@@ -192,6 +192,6 @@ impl WorkloadFollower {
                 "{WORKLOAD_API_UNAVAILABLE}"
             );
         }
-        self.identity().lacks(Arc::new(error.into()));
+        self.identity().report_missing(Arc::new(error.into()));
     }
 }

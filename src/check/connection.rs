@@ -15,8 +15,8 @@ use crate::config::{EndpointConfig, MaterialSource};
 use crate::identity::{CertificateFacts, Validity};
 use crate::tls::{UpstreamTls, WorkloadSet};
 use crate::upstream::{
-    ClientIdentity, ConnectError, Connector, Failure, HandshakeFacts, Role, ServerFacts, UpstreamStream, Users,
-    identify,
+    ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UpstreamStream,
+    Users, identify,
 };
 
 /// Connects to each address of the server's name. If at least one address works, a failure of another one is a warning,
@@ -136,7 +136,7 @@ impl<'a> ConnectionCheck<'a> {
 
     fn handshake_failed(&mut self, error: &ConnectError) {
         match error.failure() {
-            Failure::ServerCertificate { certificate, .. } => {
+            ConnectFailure::ServerCertificate { certificate, .. } => {
                 self.report.steps.push(Step::done("TLS negotiated"));
                 self.report.server_certificate = certificate.as_deref().map(CertificateReport::from);
                 self.fail("server certificate", error);
@@ -147,7 +147,7 @@ impl<'a> ConnectionCheck<'a> {
                     }
                 }
             }
-            Failure::ClientCertificateRefused { .. } => {
+            ConnectFailure::ClientCertificateRejected { .. } => {
                 self.report.steps.push(Step::done("TLS negotiated"));
                 self.client_certificate();
                 self.fail("TLS handshake", error);
@@ -226,7 +226,7 @@ impl<'a> ConnectionCheck<'a> {
     fn server(&mut self, server: ServerFacts) {
         let version = server.version.as_deref().unwrap_or("of unknown version");
         let line = match (server.role, &server.set_name) {
-            (Role::Mongos, _) => format!("mongos {version}"),
+            (ServerRole::Mongos, _) => format!("mongos {version}"),
             (role, Some(set_name)) => format!("mongod {version}, {role} of replica set {set_name}"),
             (role, None) => format!("mongod {version}, {role}"),
         };
@@ -240,13 +240,13 @@ impl<'a> ConnectionCheck<'a> {
         if !self.connector.authenticates() {
             return Some(());
         }
-        if self.report.server.as_ref().is_some_and(|server| server.role == Role::Other.to_string()) {
+        if self.report.server.as_ref().is_some_and(|server| server.role == ServerRole::Other.to_string()) {
             self.connector.expect_users(Users::Awaited);
         }
         let deadline = self.deadline();
         if let Err(error) = self.connector.authenticate(stream, deadline).await {
             self.report.steps.push(Step::error("authenticated", error.to_string()));
-            let kind = if error.is_of_user() { FindingKind::User } else { FindingKind::Upstream };
+            let kind = if error.is_user_failure() { FindingKind::User } else { FindingKind::Upstream };
             self.find_of(kind, Status::Error, error.to_string(), error.remedy());
             return None;
         }

@@ -10,7 +10,7 @@ use crate::config::{
     LogLevel, MetricsConfig, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
 };
 use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
-use crate::upstream::test_server::{Behaviour, ONLY_12, Scene};
+use crate::upstream::test_server::{Behaviour, ONLY_12, TestUpstream};
 
 fn config(upstream: &EndpointConfig) -> Config {
     let upstream = upstream_of(upstream);
@@ -30,8 +30,8 @@ fn config(upstream: &EndpointConfig) -> Config {
 }
 
 /// A scene whose client belongs to another organization than its server.
-fn scene() -> Scene {
-    let mut scene = Scene::new();
+fn scene() -> TestUpstream {
+    let mut scene = TestUpstream::new();
     let clients = CertificateAuthority::new("Clients CA");
     scene.client = clients.issue_with("svc-a", &[], |params| {
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -41,7 +41,7 @@ fn scene() -> Scene {
     scene
 }
 
-async fn run(scene: Scene) -> Report {
+async fn run(scene: TestUpstream) -> Report {
     let (upstream, server) = scene.listen().await;
     // A key that other users may read would be a finding.
     restrict(&upstream);
@@ -163,7 +163,7 @@ findings
 
 #[tokio::test]
 async fn a_rejected_client_certificate_fails_at_the_ping() {
-    let report = run(Scene { behaviour: Behaviour::CloseAfterHandshake, ..scene() }).await;
+    let report = run(TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..scene() }).await;
     let steps = &report.upstreams[0].connections[0].steps;
     let names: Vec<_> = steps.iter().map(|step| (step.name, step.status)).collect();
     let expected = [
@@ -181,7 +181,7 @@ async fn a_rejected_client_certificate_fails_at_the_ping() {
 
 #[tokio::test]
 async fn a_rejection_during_the_handshake_is_shown() {
-    let mut scene = Scene { versions: ONLY_12, ..scene() };
+    let mut scene = TestUpstream { versions: ONLY_12, ..scene() };
     scene.clients = Some(CertificateAuthority::new("Clients CA"));
     let report = run(scene).await;
     let step = report.upstreams[0].connections[0].steps.last().unwrap();
@@ -191,7 +191,7 @@ async fn a_rejection_during_the_handshake_is_shown() {
 
 #[tokio::test]
 async fn a_working_upstream_has_only_warnings() {
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.change = |upstream| upstream.tls.verify = Verify::Chain;
     scene.server = scene.authority.issue_with("mongod", &["db.test"], |params| {
         params.not_after = (SystemTime::now() + Duration::from_hours(10 * 24)).into();
@@ -210,7 +210,7 @@ async fn a_working_upstream_has_only_warnings() {
 
 #[tokio::test]
 async fn all_unusable_files_are_found_and_prevent_a_connection() {
-    let (mut upstream, _server) = Scene::new().listen().await;
+    let (mut upstream, _server) = TestUpstream::new().listen().await;
     let files = files_of(&mut upstream);
     files.private_key_file = files.ca_file.clone();
     files.ca_file.set_extension("absent");
@@ -231,7 +231,7 @@ async fn all_unusable_files_are_found_and_prevent_a_connection() {
 
 #[tokio::test]
 async fn problems_of_the_client_certificate_are_found_offline() {
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     let below = scene.authority.intermediate("Acme Clients");
     let unrelated = CertificateAuthority::new("Unrelated");
     scene.client = below

@@ -62,11 +62,11 @@ impl Attempts {
 
     /// Counts a failed attempt, and logs it unless the same failure was logged in the last seconds.
     pub(super) fn record_failure(&self, error: &ConnectError) {
-        if error.is_of_attempt() {
+        if error.is_attempt() {
             self.metrics.count_failed_handshake(error.reason());
         }
-        self.is_credential_rejected.store(error.is_of_identity(), Ordering::Relaxed);
-        let repeats = if error.is_of_user() || (error.is_of_identity() && !self.is_first_credential) {
+        self.is_credential_rejected.store(error.is_identity_failure(), Ordering::Relaxed);
+        let repeats = if error.is_user_failure() || (error.is_identity_failure() && !self.is_first_credential) {
             // The member itself is healthy, and serves other credentials.
             &self.credential_repeats
         } else {

@@ -11,7 +11,7 @@ use super::pool::MemberPool;
 use super::subject_check::SubjectCheck;
 use crate::lifecycle::drain::DrainWatch;
 use crate::upstream;
-use crate::upstream::{Probe, Role, Users};
+use crate::upstream::{Probe, ServerRole, Users};
 
 /// Time between two checks of a healthy server. The readiness probe shows a state that is at most this old, plus one
 /// `connect_timeout`.
@@ -63,7 +63,7 @@ async fn check_once(server: &Member, pool: &MemberPool, subject_check: &mut Subj
             pool.record_success(&stream);
             subject_check.check(pool, &stream);
             // A server in any other state, such as an arbiter, may have no users.
-            let users = if facts.role == Role::Other { Users::Awaited } else { Users::Kept };
+            let users = if facts.role == ServerRole::Other { Users::Awaited } else { Users::Kept };
             server.pools.iter().for_each(|pool| pool.connector.expect_users(users));
             pool.health().status.record_ok(Some((stream.address, facts)));
             true

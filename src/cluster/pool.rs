@@ -9,7 +9,9 @@ use tokio::time::timeout;
 use super::attempts::Attempts;
 use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
-use crate::upstream::{ConnectError, Connector, IntroductionError, Link, SpareConnections, UpstreamStream, Users};
+use crate::upstream::{
+    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, UpstreamStream, Users,
+};
 
 /// Makes connections to one member with one credential, and keeps spare ones.
 pub struct MemberPool {
@@ -49,7 +51,7 @@ impl MemberPool {
     }
 
     /// Returns a connection for a client: a spare one, or else a new one.
-    pub async fn connect(&self) -> Result<Link, ConnectError> {
+    pub async fn connect(&self) -> Result<ProvenConnection, ConnectError> {
         if let Some(link) = self.spares.take(self.connector.identity().generation()) {
             self.report_spares();
             return Ok(link);
@@ -58,13 +60,13 @@ impl MemberPool {
     }
 
     /// Makes a proven connection and records the result. A failure is logged with its remedy.
-    pub(super) async fn dial(&self) -> Result<Link, ConnectError> {
+    pub(super) async fn dial(&self) -> Result<ProvenConnection, ConnectError> {
         match self.connector.connect().await {
             Ok(stream) => {
                 self.attempts.record_credential_accepted();
                 self.record_success(&stream);
                 self.health().status.record_ok(None);
-                Ok(Link::new(stream))
+                Ok(ProvenConnection::new(stream))
             }
             Err(error) => {
                 self.attempts.record_failure(&error);
@@ -77,13 +79,13 @@ impl MemberPool {
     ///
     /// Waits while too many replacements are being made. Never uses a spare connection: those are for new clients, and
     /// no client waits for a replacement.
-    pub async fn replacement(&self, hello: &[u8]) -> Result<Link, NoReplacement> {
+    pub async fn replacement(&self, hello: &[u8]) -> Result<ProvenConnection, NoReplacement> {
         let _permit = self.replacements.acquire().await;
         let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
-        match timeout(self.connector.connect_timeout(), link.introduce(hello)).await {
+        match timeout(self.connector.connect_timeout(), link.replay_hello(hello)).await {
             Ok(Ok(())) => Ok(link),
-            Ok(Err(IntroductionError::Refused)) => Err(NoReplacement::Never),
-            Ok(Err(IntroductionError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
+            Ok(Err(HelloReplayError::Refused)) => Err(NoReplacement::Never),
+            Ok(Err(HelloReplayError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
         }
     }
 
@@ -133,11 +135,11 @@ mod tests {
     use crate::telemetry::metrics::UpstreamMetrics;
     use crate::tls::test_pki::{files_of, upstream_of};
     use crate::upstream::REASONS;
-    use crate::upstream::test_server::{Behaviour, Scene};
+    use crate::upstream::test_server::{Behaviour, TestUpstream};
 
     #[tokio::test]
     async fn only_the_first_credential_decides_about_the_health_of_the_member() {
-        let scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+        let scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
         let (mut endpoint, server) = scene.listen().await;
         let (principals, files) = (vec!["cluster.local/ns/shop/*".to_owned()], files_of(&mut endpoint).clone());
         let mut section = upstream_of(&endpoint);

@@ -28,7 +28,7 @@ use crate::identity::Principal;
 use crate::listener;
 use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
 use crate::relay::{Authentication, ConnectionStats, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
-use crate::upstream::Link;
+use crate::upstream::ProvenConnection;
 
 pub use admission::Admission;
 pub use caller_policy::ListenerPolicy;
@@ -138,7 +138,7 @@ async fn connect_upstream(
     ingress: Ingress,
     route: &Route,
     caller: &CallerInfo,
-) -> Result<(Selection, Link), UpstreamUnavailable> {
+) -> Result<(Selection, ProvenConnection), UpstreamUnavailable> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let selection = route.selector.select(ingress, &route.upstream, principal(caller), deadline).await;
     let selection = selection.map_err(UpstreamUnavailable::NoMember)?;
@@ -160,7 +160,7 @@ fn naming(selector: &MemberSelector, slot: usize, member: &Member) -> Naming {
 /// Joins both sides. The box is nearly all that a connection keeps while it is open.
 fn join(
     client: ClientStream,
-    link: Link,
+    link: ProvenConnection,
     naming: Naming,
     route: &Arc<Route>,
     caller: &CallerInfo,

@@ -14,7 +14,7 @@ use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
-use crate::upstream::{Link, MongoUser};
+use crate::upstream::{MongoUser, ProvenConnection};
 
 /// A future that few connections ever need, and then on the heap.
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -97,7 +97,7 @@ pub(super) async fn run(
 /// can use it.
 fn offer(
     relay: &mut Relay<ClientStream, TcpStream>,
-    replacement: Result<Link, NoReplacement>,
+    replacement: Result<ProvenConnection, NoReplacement>,
     user: Option<&Arc<MongoUser>>,
 ) -> Option<SocketAddr> {
     match replacement {
@@ -119,12 +119,12 @@ fn name_of(user: Option<&Arc<MongoUser>>) -> Option<&str> {
 }
 
 /// The part of an upstream connection that a relay uses.
-pub(super) fn upstream_side(link: Link) -> UpstreamSide<TcpStream> {
-    let Link { socket, session, generation, .. } = link;
+pub(super) fn upstream_side(link: ProvenConnection) -> UpstreamSide<TcpStream> {
+    let ProvenConnection { socket, session, generation, .. } = link;
     UpstreamSide { socket, session, generation }
 }
 
-fn replace(pool: &MemberPool, hello: Vec<u8>) -> Boxed<'_, Result<Link, NoReplacement>> {
+fn replace(pool: &MemberPool, hello: Vec<u8>) -> Boxed<'_, Result<ProvenConnection, NoReplacement>> {
     Box::pin(async move { pool.replacement(&hello).await })
 }
 

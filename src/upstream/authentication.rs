@@ -13,8 +13,8 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::exchange::{self, ExchangeError};
-use super::{Failure, UpstreamStream};
+use super::own_commands::{self, OwnCommandError};
+use super::{ConnectFailure, UpstreamStream};
 use crate::identity::{DistinguishedName, printable};
 
 /// mongod's code for a user that it does not have.
@@ -74,11 +74,11 @@ pub struct Authenticated {
 
 /// Why a connection has no user, although mongod answers.
 #[derive(Debug)]
-pub(super) enum Denial {
+pub(super) enum AuthenticationError {
     /// There is none of that name.
-    NoUser(Failure),
+    NoUser(ConnectFailure),
     /// Anything else.
-    Other(Failure),
+    Other(ConnectFailure),
 }
 
 impl Users {
@@ -90,57 +90,63 @@ impl Users {
 
 /// Authenticates `stream` and returns the user that it has from now on.
 ///
-/// Not cancel safe, and after [`Denial::Other`] the connection must not be used. After [`Denial::NoUser`] it has no user, and
+/// Not cancel safe, and after [`AuthenticationError::Other`] the connection must not be used. After [`AuthenticationError::NoUser`] it has no user, and
 /// is as good as before.
-pub(super) async fn authenticate(stream: &mut UpstreamStream) -> Result<MongoUser, Denial> {
+pub(super) async fn authenticate(stream: &mut UpstreamStream) -> Result<MongoUser, AuthenticationError> {
     let subject = stream.made_with.credentials.certificate.subject.clone();
     let theirs = stream.server_certificate().map(|facts| facts.subject);
     let is_of_cluster = theirs.is_some_and(|theirs| theirs.is_of_same_cluster(&subject));
-    let broken = |cause| Denial::Other(Failure::Proof { cause });
+    let broken = |cause| AuthenticationError::Other(ConnectFailure::Proof { cause });
     let (authenticated, status) = exchange_both(&mut stream.tls).await.map_err(broken)?;
     if let Err(cause) = authenticated {
         return Err(match cause {
-            ExchangeError::Refused { code: USER_NOT_FOUND, .. } => Denial::NoUser(Failure::Authentication { cause }),
-            // mongod has no users with such a certificate where it does not take it for a member's either.
-            ExchangeError::Refused { code: AUTHENTICATION_FAILED, .. } if is_of_cluster => {
-                Denial::Other(Failure::ClusterMember)
+            OwnCommandError::Refused { code: USER_NOT_FOUND, .. } => {
+                AuthenticationError::NoUser(ConnectFailure::Authentication { cause })
             }
-            _ => Denial::Other(Failure::Authentication { cause }),
+            // mongod has no users with such a certificate where it does not take it for a member's either.
+            OwnCommandError::Refused { code: AUTHENTICATION_FAILED, .. } if is_of_cluster => {
+                AuthenticationError::Other(ConnectFailure::ClusterMember)
+            }
+            _ => AuthenticationError::Other(ConnectFailure::Authentication { cause }),
         });
     }
-    judge(&status.map_err(broken)?, &subject).map_err(Denial::Other)
+    judge(&status.map_err(broken)?, &subject).map_err(AuthenticationError::Other)
 }
 
 /// What came to both commands; fails where the connection does.
-async fn exchange_both<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(Outcome, Outcome), ExchangeError> {
+async fn exchange_both<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+) -> Result<(Outcome, Outcome), OwnCommandError> {
     let authenticate = rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": EXTERNAL };
     let status = rawdoc! { "connectionStatus": 1, "$db": "admin" };
-    exchange::send(stream, AUTHENTICATE_ID, 0, &authenticate).await?;
-    exchange::send(stream, STATUS_ID, 0, &status).await?;
+    own_commands::send(stream, AUTHENTICATE_ID, 0, &authenticate).await?;
+    own_commands::send(stream, STATUS_ID, 0, &status).await?;
     let authenticated = answer(stream, AUTHENTICATE_ID).await?;
     let status = answer(stream, STATUS_ID).await?;
     Ok((authenticated, status))
 }
 
 /// A reply, or the error that the command failed with.
-type Outcome = Result<RawDocumentBuf, ExchangeError>;
+type Outcome = Result<RawDocumentBuf, OwnCommandError>;
 
-async fn answer<S: AsyncRead + Unpin>(stream: &mut S, request_id: i32) -> Result<Outcome, ExchangeError> {
-    match exchange::receive(stream, request_id).await {
-        Ok(reply) if reply.more_to_come => Err(ExchangeError::Malformed("a stream of replies that was not asked for")),
+async fn answer<S: AsyncRead + Unpin>(stream: &mut S, request_id: i32) -> Result<Outcome, OwnCommandError> {
+    match own_commands::receive(stream, request_id).await {
+        Ok(reply) if reply.more_to_come => {
+            Err(OwnCommandError::Malformed("a stream of replies that was not asked for"))
+        }
         Ok(reply) => Ok(Ok(reply.body)),
-        Err(refused @ ExchangeError::Refused { .. }) => Ok(Err(refused)),
+        Err(refused @ OwnCommandError::Refused { .. }) => Ok(Err(refused)),
         Err(broken) => Err(broken),
     }
 }
 
 /// Whom `status`, the answer to `connectionStatus`, shows to be authenticated: it must be the user of `subject`, alone.
-fn judge(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser, Failure> {
-    let malformed = || Failure::Proof { cause: ExchangeError::Malformed("connectionStatus without users") };
+fn judge(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser, ConnectFailure> {
+    let malformed = || ConnectFailure::Proof { cause: OwnCommandError::Malformed("connectionStatus without users") };
     let info = status.get_document("authInfo").map_err(|_| malformed())?;
     let users: Vec<_> = entries(info, "authenticatedUsers", "user").ok_or_else(malformed)?;
     if users.iter().any(|(user, database)| (user.as_str(), database.as_str()) == SYSTEM_USER) {
-        return Err(Failure::ClusterMember);
+        return Err(ConnectFailure::ClusterMember);
     }
     match users.as_slice() {
         [(user, database)] if database == EXTERNAL && is_same_name(subject.as_str(), user) => {
@@ -150,7 +156,7 @@ fn judge(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser,
         }
         others => {
             let shown: Vec<_> = others.iter().take(ROLES_MAX).map(|(user, database)| shown(user, database)).collect();
-            Err(Failure::WrongUser { users: shown })
+            Err(ConnectFailure::WrongUser { users: shown })
         }
     }
 }
@@ -244,8 +250,8 @@ mod tests {
         ] {
             let failure = judge(&status(users), &name).unwrap_err();
             let found = match failure {
-                Failure::WrongUser { .. } => "wrong",
-                Failure::ClusterMember => "member",
+                ConnectFailure::WrongUser { .. } => "wrong",
+                ConnectFailure::ClusterMember => "member",
                 _ => "other",
             };
             assert_eq!(found, expected, "{users:?}");
@@ -262,7 +268,7 @@ mod tests {
             rawdoc! { "authInfo": { "authenticatedUsers": [{ "user": "CN=svc-a" }] }, "ok": 1.0 },
             rawdoc! { "authInfo": { "authenticatedUsers": [{ "user": 1, "db": "$external" }] }, "ok": 1.0 },
         ] {
-            assert!(matches!(judge(&answer, &subject()), Err(Failure::Proof { .. })), "{answer:?}");
+            assert!(matches!(judge(&answer, &subject()), Err(ConnectFailure::Proof { .. })), "{answer:?}");
         }
     }
 

@@ -16,14 +16,14 @@ use crate::tls::{UpstreamTls, UpstreamTlsError, check_beside_agent};
 #[derive(Debug)]
 pub struct ClientIdentity {
     /// `None` until the first set is there.
-    current: ArcSwapOption<CertificateSet>,
+    current: ArcSwapOption<CertificateGeneration>,
     generations: AtomicU64,
     first_set: watch::Sender<FirstSet>,
 }
 
 /// One set of certificates.
 #[derive(Debug, Clone)]
-pub struct CertificateSet {
+pub struct CertificateGeneration {
     /// The certificates; made for one of the servers that are shown them.
     pub tls: Arc<UpstreamTls>,
     /// Which set it is, counted from 0.
@@ -53,13 +53,13 @@ impl ClientIdentity {
                 (None, FirstSet::Awaited)
             }
         };
-        let set = tls.map(|tls| CertificateSet { tls: Arc::new(tls), generation: 0 });
+        let set = tls.map(|tls| CertificateGeneration { tls: Arc::new(tls), generation: 0 });
         let current = ArcSwapOption::new(set.map(Arc::new));
         Ok(Self { current, generations: AtomicU64::new(0), first_set: watch::Sender::new(first_set) })
     }
 
     /// What connections are made with now; `None` as long as the SPIFFE Workload API has given nothing.
-    pub fn current(&self) -> Option<Arc<CertificateSet>> {
+    pub fn current(&self) -> Option<Arc<CertificateGeneration>> {
         self.current.load_full()
     }
 
@@ -73,7 +73,7 @@ impl ClientIdentity {
     /// A connection that is being made may still be of the old set: see [`super::UpstreamStream::made_with`].
     pub fn renew(&self, tls: UpstreamTls) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        self.current.store(Some(Arc::new(CertificateSet { tls: Arc::new(tls), generation })));
+        self.current.store(Some(Arc::new(CertificateGeneration { tls: Arc::new(tls), generation })));
         self.first_set.send_replace(FirstSet::There);
     }
 
@@ -84,7 +84,7 @@ impl ClientIdentity {
 
     /// Says why the first set of certificates could not be had; without it, connections wait for one. Changes nothing
     /// once there is a set.
-    pub fn lacks(&self, cause: Arc<UpstreamTlsError>) {
+    pub fn report_missing(&self, cause: Arc<UpstreamTlsError>) {
         self.first_set.send_if_modified(|known| {
             let lacking = !matches!(known, FirstSet::There);
             if lacking {
@@ -96,7 +96,10 @@ impl ClientIdentity {
 
     /// The current set; while the first one is being asked for, waits for that. Without one, why there is none, if that is
     /// known.
-    pub(super) async fn set_by(&self, deadline: Instant) -> Result<Arc<CertificateSet>, Option<Arc<UpstreamTlsError>>> {
+    pub(super) async fn set_by(
+        &self,
+        deadline: Instant,
+    ) -> Result<Arc<CertificateGeneration>, Option<Arc<UpstreamTlsError>>> {
         if let Some(current) = self.current() {
             return Ok(current);
         }

@@ -9,18 +9,18 @@
 
 mod authentication;
 mod client_identity;
-mod demand;
+mod connect_error;
 mod dial;
-mod error;
-mod exchange;
+mod explain;
 mod health;
-mod link;
+mod hello_stream;
 mod members;
-mod monitor;
+mod own_commands;
+mod peak_demand;
 mod probe;
-mod shelf;
+mod proven_connection;
+mod spare_connections;
 mod srv;
-mod target;
 #[cfg(test)]
 pub(crate) mod test_server;
 #[cfg(test)]
@@ -42,19 +42,19 @@ use crate::identity::CertificateFacts;
 use crate::tls::{TlsStream, UpstreamTls, UpstreamTlsError, parse_server_name};
 
 pub use authentication::{Authenticated, MongoUser, Users};
-pub use client_identity::{CertificateSet, ClientIdentity};
-pub use error::{CertificateRefusal, ConnectError, Failure, Phase, REASONS};
-pub use exchange::ExchangeError;
+pub use client_identity::{CertificateGeneration, ClientIdentity};
+pub use connect_error::{ConnectError, ConnectFailure, Phase, REASONS, ServerCertificateRejection};
 pub use health::{HealthSnapshot, UpstreamHealth};
-pub use link::{IntroductionError, Link};
+pub use hello_stream::HelloStream;
 pub use members::{host_port, member_name, tracker};
-pub use monitor::HelloStream;
-pub use probe::{Probe, Role, ServerFacts, identify, probe};
-pub use shelf::SpareConnections;
+pub use own_commands::OwnCommandError;
+pub use probe::{Probe, ServerFacts, ServerRole, identify, probe};
+pub use proven_connection::{HelloReplayError, ProvenConnection};
+pub use spare_connections::SpareConnections;
 pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};
 
-use authentication::Denial;
-use target::Target;
+use authentication::AuthenticationError;
+use explain::target::Target;
 
 /// Makes connections to one server of an upstream, with one client identity.
 ///
@@ -64,7 +64,7 @@ use target::Target;
 pub struct Connector {
     config: EndpointConfig,
     identity: Arc<ClientIdentity>,
-    fitted: ArcSwap<Fitted>,
+    fitted: ArcSwap<EndpointTls>,
     /// The number of a [`Users`].
     users: AtomicU8,
     authenticated: ArcSwapOption<Authenticated>,
@@ -72,9 +72,9 @@ pub struct Connector {
 
 /// The current certificates as this server is shown them: with its name to verify, and the sessions to resume with it.
 #[derive(Debug)]
-struct Fitted {
+struct EndpointTls {
     /// What they were made from; `None` until the first set is there.
-    of: Option<Arc<CertificateSet>>,
+    of: Option<Arc<CertificateGeneration>>,
     /// `Err` where they could not be.
     tls: Option<Result<Arc<UpstreamTls>, Arc<UpstreamTlsError>>>,
     target: Arc<Target>,
@@ -118,7 +118,7 @@ impl Connector {
     /// Prepares the connections to `endpoint`; fails where its name is none that a certificate could have.
     pub fn new(endpoint: &EndpointConfig, identity: Arc<ClientIdentity>) -> Result<Self, UpstreamTlsError> {
         parse_server_name(endpoint)?;
-        let fitted = ArcSwap::from_pointee(Fitted::new(endpoint, identity.current()));
+        let fitted = ArcSwap::from_pointee(EndpointTls::new(endpoint, identity.current()));
         Ok(Self {
             config: endpoint.clone(),
             identity,
@@ -167,14 +167,14 @@ impl Connector {
     }
 
     /// The current certificates, fitted to this server if they are not yet.
-    fn fitted(&self) -> Arc<Fitted> {
+    fn fitted(&self) -> Arc<EndpointTls> {
         let (fitted, current) = (self.fitted.load_full(), self.identity.current());
-        let generation = |set: &Option<Arc<CertificateSet>>| set.as_ref().map(|set| set.generation);
+        let generation = |set: &Option<Arc<CertificateGeneration>>| set.as_ref().map(|set| set.generation);
         if generation(&fitted.of) == generation(&current) {
             return fitted;
         }
         // Two workers may do so at the same moment; either is good.
-        let fitted = Arc::new(Fitted::new(&self.config, current));
+        let fitted = Arc::new(EndpointTls::new(&self.config, current));
         self.fitted.store(Arc::clone(&fitted));
         fitted
     }
@@ -206,8 +206,8 @@ impl Connector {
             self.authenticate(&mut stream, deadline).await?;
         }
         if !stream.tls.is_quiet() {
-            let cause = ExchangeError::Malformed("more than was asked for");
-            return Err(self.error(Some(stream.address), Failure::Proof { cause }));
+            let cause = OwnCommandError::Malformed("more than was asked for");
+            return Err(self.error(Some(stream.address), ConnectFailure::Proof { cause }));
         }
         Ok(stream)
     }
@@ -241,7 +241,7 @@ impl Connector {
         let (made_with, generation) = self.certificates(deadline).await?;
         let handshake = async {
             let tls = TlsStream::connect(Arc::clone(&made_with.config), made_with.server_name.clone(), tcp).await;
-            tls.map_err(|cause| error::of_handshake(cause, &made_with))
+            tls.map_err(|cause| connect_error::of_handshake(cause, &made_with))
         };
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
         let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
@@ -253,8 +253,8 @@ impl Connector {
     pub async fn prove(&self, stream: &mut UpstreamStream, deadline: Instant) -> Result<(), ConnectError> {
         let ping = rawdoc! { "ping": 1, "$db": "admin" };
         let proof = async {
-            let answer = exchange::ask(&mut stream.tls, &ping).await;
-            answer.map_err(|cause| error::of_proof(cause, &stream.made_with))
+            let answer = own_commands::ask(&mut stream.tls, &ping).await;
+            answer.map_err(|cause| connect_error::of_proof(cause, &stream.made_with))
         };
         let proof = self.within(deadline, Phase::Proof, proof).await;
         proof.map(|_| ()).map_err(|failure| self.error(Some(stream.address), failure))
@@ -271,12 +271,12 @@ impl Connector {
         let error = |failure| self.error(Some(address), failure);
         let user = match outcome.map_err(error)? {
             Ok(user) => Ok(Arc::new(user)),
-            Err(Denial::NoUser(_)) if self.users() == Users::Awaited => return Ok(()),
-            Err(Denial::NoUser(failure) | Denial::Other(failure)) => Err(error(failure)),
+            Err(AuthenticationError::NoUser(_)) if self.users() == Users::Awaited => return Ok(()),
+            Err(AuthenticationError::NoUser(failure) | AuthenticationError::Other(failure)) => Err(error(failure)),
         };
         let seen = match &user {
             Ok(user) => Ok(Arc::clone(user)),
-            Err(error) if error.is_of_user() => Err(error.to_string()),
+            Err(error) if error.is_user_failure() => Err(error.to_string()),
             Err(_) => return user.map(|_| ()),
         };
         self.authenticated.store(Some(Arc::new(Authenticated { generation, user: seen })));
@@ -287,11 +287,11 @@ impl Connector {
     /// The current set and its generation. While the first one is being asked for, waits for that.
     async fn certificates(&self, deadline: Instant) -> Result<(Arc<UpstreamTls>, u64), ConnectError> {
         let set = self.identity.set_by(deadline).await;
-        let set = set.map_err(|cause| self.error(None, Failure::NoCertificate { cause }))?;
+        let set = set.map_err(|cause| self.error(None, ConnectFailure::NoCertificate { cause }))?;
         match &self.fitted().tls {
             Some(Ok(tls)) => Ok((Arc::clone(tls), set.generation)),
-            Some(Err(cause)) => Err(self.error(None, Failure::NoCertificate { cause: Some(Arc::clone(cause)) })),
-            None => Err(self.error(None, Failure::NoCertificate { cause: None })),
+            Some(Err(cause)) => Err(self.error(None, ConnectFailure::NoCertificate { cause: Some(Arc::clone(cause)) })),
+            None => Err(self.error(None, ConnectFailure::NoCertificate { cause: None })),
         }
     }
 
@@ -310,7 +310,7 @@ impl Connector {
                 Err(error) => failures.push((address, error.into_failure())),
             }
         }
-        let (address, failure) = error::most_telling(failures, self.config.connect_timeout);
+        let (address, failure) = connect_error::most_telling(failures, self.config.connect_timeout);
         Err(self.error(address, failure))
     }
 
@@ -325,19 +325,19 @@ impl Connector {
         &self,
         deadline: Instant,
         phase: Phase,
-        step: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        step: impl Future<Output = Result<T, ConnectFailure>>,
+    ) -> Result<T, ConnectFailure> {
         let limit = self.config.connect_timeout;
-        tokio::time::timeout_at(deadline, step).await.unwrap_or(Err(Failure::TimedOut { phase, limit }))
+        tokio::time::timeout_at(deadline, step).await.unwrap_or(Err(ConnectFailure::TimedOut { phase, limit }))
     }
 
-    fn error(&self, address: Option<SocketAddr>, failure: Failure) -> ConnectError {
+    fn error(&self, address: Option<SocketAddr>, failure: ConnectFailure) -> ConnectError {
         ConnectError::new(Arc::clone(&self.fitted().target), address, failure)
     }
 }
 
-impl Fitted {
-    fn new(endpoint: &EndpointConfig, of: Option<Arc<CertificateSet>>) -> Self {
+impl EndpointTls {
+    fn new(endpoint: &EndpointConfig, of: Option<Arc<CertificateGeneration>>) -> Self {
         let tls = of.as_ref().map(|set| set.tls.for_endpoint(endpoint).map(Arc::new).map_err(Arc::new));
         let known = tls.as_ref().and_then(|tls| tls.as_ref().ok());
         let target = Arc::new(Target::new(endpoint, known.map(Arc::as_ref)));

@@ -5,8 +5,8 @@ use std::fmt;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::time::Instant;
 
-use super::exchange::{self, ExchangeError};
-use super::{ConnectError, Connector, Failure, Phase, UpstreamStream};
+use super::own_commands::{self, OwnCommandError};
+use super::{ConnectError, ConnectFailure, Connector, Phase, UpstreamStream};
 
 /// mongod's code for a command that it does not know.
 const COMMAND_NOT_FOUND: i32 = 59;
@@ -26,7 +26,7 @@ pub struct ServerFacts {
     /// As `6.0.5`; `None` if `buildInfo` is not allowed without authentication.
     pub version: Option<String>,
     /// Its part in the deployment.
-    pub role: Role,
+    pub role: ServerRole,
     /// Name of its replica set.
     pub set_name: Option<String>,
     /// Newest wire protocol version that it speaks.
@@ -35,7 +35,7 @@ pub struct ServerFacts {
 
 /// Part of a server in its deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum ServerRole {
     /// A mongod of its own.
     Standalone,
     /// The writable member of a replica set.
@@ -48,7 +48,7 @@ pub enum Role {
     Other,
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for ServerRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Standalone => "standalone",
@@ -81,12 +81,12 @@ pub async fn identify(
     server.map_err(|failure| connector.error(Some(address), failure))
 }
 
-async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, Failure> {
-    let failed = |cause| Failure::Proof { cause };
+async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, ConnectFailure> {
+    let failed = |cause| ConnectFailure::Proof { cause };
     let hello = hello(stream).await.map_err(failed)?;
-    let build_info = match exchange::ask(&mut stream.tls, &rawdoc! { "buildInfo": 1, "$db": "admin" }).await {
+    let build_info = match own_commands::ask(&mut stream.tls, &rawdoc! { "buildInfo": 1, "$db": "admin" }).await {
         Ok(reply) => Some(reply),
-        Err(ExchangeError::Refused { .. }) => None,
+        Err(OwnCommandError::Refused { .. }) => None,
         Err(cause) => return Err(failed(cause)),
     };
     let version = build_info.and_then(|reply| reply.get_str("version").ok().map(crate::identity::printable));
@@ -106,28 +106,28 @@ impl ServerFacts {
 }
 
 /// Its hello, by whichever name it knows the command.
-pub(super) async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, ExchangeError> {
-    match exchange::ask(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
+pub(super) async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, OwnCommandError> {
+    match own_commands::ask(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
         // Before 4.4.2 it has only its old name.
-        Err(ExchangeError::Refused { code: COMMAND_NOT_FOUND, .. }) => {
-            exchange::ask(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
+        Err(OwnCommandError::Refused { code: COMMAND_NOT_FOUND, .. }) => {
+            own_commands::ask(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
         }
         answer => answer,
     }
 }
 
-fn role(hello: &RawDocument) -> Role {
+fn role(hello: &RawDocument) -> ServerRole {
     let says = |key| hello.get_bool(key).unwrap_or(false);
     if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
-        return Role::Mongos;
+        return ServerRole::Mongos;
     }
     if hello.get_str("setName").is_err() {
-        return if says("isreplicaset") { Role::Other } else { Role::Standalone };
+        return if says("isreplicaset") { ServerRole::Other } else { ServerRole::Standalone };
     }
     match () {
-        () if says("isWritablePrimary") || says("ismaster") => Role::Primary,
-        () if says("secondary") => Role::Secondary,
-        () => Role::Other,
+        () if says("isWritablePrimary") || says("ismaster") => ServerRole::Primary,
+        () if says("secondary") => ServerRole::Secondary,
+        () => ServerRole::Other,
     }
 }
 
@@ -138,14 +138,14 @@ mod tests {
     #[test]
     fn a_role_is_read_from_hello() {
         for (hello, expected) in [
-            (rawdoc! { "isWritablePrimary": true }, Role::Standalone),
-            (rawdoc! { "isWritablePrimary": true, "setName": "rs0" }, Role::Primary),
-            (rawdoc! { "ismaster": true, "setName": "rs0" }, Role::Primary),
-            (rawdoc! { "isWritablePrimary": false, "secondary": true, "setName": "rs0" }, Role::Secondary),
-            (rawdoc! { "isWritablePrimary": false, "secondary": false, "setName": "rs0" }, Role::Other),
-            (rawdoc! { "isWritablePrimary": false, "isreplicaset": true }, Role::Other),
-            (rawdoc! { "isWritablePrimary": true, "msg": "isdbgrid" }, Role::Mongos),
-            (rawdoc! {}, Role::Standalone),
+            (rawdoc! { "isWritablePrimary": true }, ServerRole::Standalone),
+            (rawdoc! { "isWritablePrimary": true, "setName": "rs0" }, ServerRole::Primary),
+            (rawdoc! { "ismaster": true, "setName": "rs0" }, ServerRole::Primary),
+            (rawdoc! { "isWritablePrimary": false, "secondary": true, "setName": "rs0" }, ServerRole::Secondary),
+            (rawdoc! { "isWritablePrimary": false, "secondary": false, "setName": "rs0" }, ServerRole::Other),
+            (rawdoc! { "isWritablePrimary": false, "isreplicaset": true }, ServerRole::Other),
+            (rawdoc! { "isWritablePrimary": true, "msg": "isdbgrid" }, ServerRole::Mongos),
+            (rawdoc! {}, ServerRole::Standalone),
         ] {
             assert_eq!(role(&hello), expected, "{hello:?}");
         }

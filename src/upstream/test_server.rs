@@ -42,7 +42,7 @@ pub(crate) enum Behaviour {
 }
 
 /// What a test is about: an upstream `orders` and the server behind it.
-pub(crate) struct Scene {
+pub(crate) struct TestUpstream {
     pub(crate) folder: Folder,
     pub(crate) authority: CertificateAuthority,
     pub(crate) server: IssuedCertificate,
@@ -53,7 +53,7 @@ pub(crate) struct Scene {
     pub(crate) change: fn(&mut EndpointConfig),
 }
 
-impl Scene {
+impl TestUpstream {
     pub(crate) fn new() -> Self {
         let authority = CertificateAuthority::new("Acme CA");
         Self {
@@ -69,17 +69,17 @@ impl Scene {
     }
 
     /// The upstream's configuration, and the server that it leads to.
-    pub(crate) async fn listen(self) -> (EndpointConfig, Server) {
+    pub(crate) async fn listen(self) -> (EndpointConfig, TestServer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut upstream = self.folder.upstream(address.port(), &self.client, &self.authority.pem);
         (self.change)(&mut upstream);
         let config = self.server.server(self.clients.as_ref(), self.versions);
-        (upstream, Server { listener, address, config, behaviour: self.behaviour, _files: self.folder })
+        (upstream, TestServer { listener, address, config, behaviour: self.behaviour, _files: self.folder })
     }
 
     /// A connector, and the server that it leads to.
-    pub(crate) async fn start(self) -> (Connector, Server) {
+    pub(crate) async fn start(self) -> (Connector, TestServer) {
         let (upstream, server) = self.listen().await;
         (connector_to(&upstream), server)
     }
@@ -95,7 +95,7 @@ impl Scene {
 }
 
 /// A server that listens.
-pub(crate) struct Server {
+pub(crate) struct TestServer {
     pub(crate) listener: TcpListener,
     pub(crate) address: SocketAddr,
     config: Arc<ServerConfig>,
@@ -103,7 +103,7 @@ pub(crate) struct Server {
     _files: Folder,
 }
 
-impl Server {
+impl TestServer {
     /// Serves all connections for as long as `client` runs; then they close.
     pub(crate) async fn during<T>(&self, client: impl Future<Output = T>) -> T {
         tokio::select! {

@@ -8,7 +8,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, Scene, connector_to};
+use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, TestUpstream, connector_to};
 use super::*;
 use crate::config::{HostPort, MaterialSource, Mechanism, TlsVersion, Verify, WorkloadApi};
 use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, files_of};
@@ -36,7 +36,7 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
         (ONLY_12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
     ] {
         let clients = Some(CertificateAuthority::new("unused"));
-        let mut scene = Scene { versions, ..Scene::new() };
+        let mut scene = TestUpstream { versions, ..TestUpstream::new() };
         scene.clients = clients.map(|_| CertificateAuthority::new("Clients CA"));
         scene.client = scene.clients.as_ref().unwrap().issue("svc-a", &[]);
         let (connector, server) = scene.start().await;
@@ -53,7 +53,7 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
 
 #[tokio::test]
 async fn a_version_1_client_certificate_is_sent() {
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.client = scene.authority.issue_version_1("old");
     let (connector, server) = scene.start().await;
     // The server does not ask for it; that it is loaded at all is what rustls's usual way refuses.
@@ -76,30 +76,30 @@ async fn the_name_is_checked_unless_only_the_chain_is() {
             true,
         ),
     ] {
-        assert_eq!(Scene { change, ..Scene::new() }.connect().await.is_ok(), accepted);
+        assert_eq!(TestUpstream { change, ..TestUpstream::new() }.connect().await.is_ok(), accepted);
     }
 }
 
 #[tokio::test]
 async fn a_chain_is_checked_whatever_the_mode() {
-    let mut scene = Scene { change: |upstream| upstream.tls.verify = Verify::Chain, ..Scene::new() };
+    let mut scene = TestUpstream { change: |upstream| upstream.tls.verify = Verify::Chain, ..TestUpstream::new() };
     scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(&scene.fail().await, "server_certificate_unknown_issuer", 141, "it comes from CN=Other CA,O=Acme", "ca_file");
 }
 
 #[tokio::test]
 async fn intermediates_lead_to_an_authority_if_they_are_sent() {
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     let below = scene.authority.intermediate("Acme Servers");
     scene.server = below.issue("mongod", &["127.0.0.1"]).chained(&below);
     assert!(scene.connect().await.is_ok());
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.intermediate("Acme Servers").issue("mongod", &["127.0.0.1"]);
     let sentence = "it comes from CN=Acme Servers,O=Acme, which is not among our authorities";
     check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "mongod must send them");
 
-    let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+    let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
     let below = scene.authority.intermediate("Acme Clients");
     scene.client = below.issue("svc-a", &[]).chained(&below);
     scene.clients = Some(CertificateAuthority::new("Acme CA"));
@@ -107,7 +107,7 @@ async fn intermediates_lead_to_an_authority_if_they_are_sent() {
     // The server names our root among those that it accepts, so the remedy must not say that it does not.
     check(&scene.fail().await, "client_certificate_refused", 141, sentence, "check that mongod's net.tls.CAFile has");
 
-    let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+    let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
     scene.client = scene.authority.intermediate("Acme Clients").issue("svc-a", &[]);
     scene.clients = Some(CertificateAuthority::new("Acme CA"));
     check(&scene.fail().await, "client_certificate_refused", 141, sentence, "put its certificate behind ours");
@@ -115,7 +115,7 @@ async fn intermediates_lead_to_an_authority_if_they_are_sent() {
 
 #[tokio::test]
 async fn refused_server_certificates_are_named() {
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(
         &scene.fail().await,
@@ -125,17 +125,17 @@ async fn refused_server_certificates_are_named() {
         "which has now: CN=Acme CA,O=Acme",
     );
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = CertificateAuthority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
     let sentence = "our authority of that name did not sign it";
     check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "up to date");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue("mongod", &["db-1.test", "10.0.0.1"]);
     let sentence = "it is for db-1.test, 10.0.0.1, not for 127.0.0.1 (subject CN=mongod,O=Acme)";
     check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "(as \"db-1.test\")");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue("mongo.test", &[]);
     check(
         &scene.fail().await,
@@ -145,30 +145,30 @@ async fn refused_server_certificates_are_named() {
         "-extfile <(echo subjectAltName=IP:127.0.0.1); or set upstream.orders.tls.legacy_certificates = true",
     );
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = IssuedCertificate::new(scene.authority.der().clone(), scene.authority.key());
     check(&scene.fail().await, "server_certificate_invalid", 141, "that of an authority", "legacy_certificates = true");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_with("", &["mongod"], |params| {
         params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.test/mongod".try_into().unwrap())];
     });
     let remedy = "set upstream.orders.tls.server_identities to [\"spiffe://acme.test/mongod\"]";
     check(&scene.fail().await, "server_certificate_name_mismatch", 141, "it is for spiffe://acme.test/mongod", remedy);
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue("mongod", &["127.0.0.1"]);
     scene.change = |upstream| upstream.tls.server_identities = vec!["spiffe://acme.test/mongod".to_owned()];
     let sentence = "it has no URI among its names";
     check(&scene.fail().await, "server_certificate_identity_mismatch", 141, sentence, "spiffe://acme.test/mongod");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue("mongod", &[]);
     scene.change = |upstream| upstream.tls.legacy_certificates = true;
     let sentence = "its common name is not 127.0.0.1";
     check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "to its common name");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     let list = scene.folder.write("crl.pem", scene.authority.revocation_list(&[&scene.server.der], 2090));
     assert!(list.ends_with("crl.pem"));
     scene.change = |upstream| {
@@ -177,7 +177,7 @@ async fn refused_server_certificates_are_named() {
     };
     check(&scene.fail().await, "server_certificate_revoked", 141, "it is revoked", "upstream.orders.tls.crl_file");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_version_1("mongod");
     check(
         &scene.fail().await,
@@ -187,21 +187,21 @@ async fn refused_server_certificates_are_named() {
         "legacy_certificates = true",
     );
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
     });
     let sentence = "it expired on 2024-02-01 00:00:00 UTC (subject CN=mongod,O=Acme)";
     check(&scene.fail().await, "server_certificate_expired", 141, sentence, "rotateCertificates");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
         params.not_before = rcgen::date_time_ymd(2090, 1, 1);
     });
     let sentence = "it is not valid before 2090-01-01 00:00:00 UTC";
     check(&scene.fail().await, "server_certificate_not_yet_valid", 141, sentence, "clocks");
 
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
@@ -212,13 +212,14 @@ async fn refused_server_certificates_are_named() {
 async fn a_refused_client_certificate_is_named() {
     // mongod closes without a word after the handshake.
     for versions in [ONLY_12, ONLY_13] {
-        let scene = Scene { versions, behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+        let scene = TestUpstream { versions, behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
         let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
         check(&scene.fail().await, "client_certificate_refused", 141, sentence, "net.tls.CAFile has CN=Acme CA");
     }
     // Others send an alert, within the handshake or after it.
     for versions in [ONLY_12, ONLY_13] {
-        let scene = Scene { versions, clients: Some(CertificateAuthority::new("Clients CA")), ..Scene::new() };
+        let scene =
+            TestUpstream { versions, clients: Some(CertificateAuthority::new("Clients CA")), ..TestUpstream::new() };
         let sentence = "refused our client certificate (subject CN=svc-a,O=Acme): alert";
         let remedy = "mongod accepts certificates of CN=Clients CA,O=Acme, ours comes from CN=Acme CA,O=Acme";
         check(&scene.fail().await, "client_certificate_refused", 141, sentence, remedy);
@@ -227,7 +228,7 @@ async fn a_refused_client_certificate_is_named() {
 
 #[tokio::test]
 async fn what_our_own_certificate_lacks_is_said_first() {
-    let mut scene = Scene { behaviour: Behaviour::CloseAfterHandshake, ..Scene::new() };
+    let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
     scene.client = scene.authority.issue_with("svc-a", &[], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
@@ -244,7 +245,7 @@ async fn what_does_not_speak_tls_is_told_apart() {
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), "does not speak TLS: it answered with something else"),
         (b"\x00\x00\x00\x00garbage".as_slice(), "does not speak TLS: it answered with something else"),
     ] {
-        let scene = Scene { behaviour: Behaviour::Plain(answer), ..Scene::new() };
+        let scene = TestUpstream { behaviour: Behaviour::Plain(answer), ..TestUpstream::new() };
         check(&scene.fail().await, "not_tls", 141, sentence, "requireTLS");
     }
 }
@@ -252,7 +253,7 @@ async fn what_does_not_speak_tls_is_told_apart() {
 #[tokio::test]
 async fn no_common_version_is_a_failed_handshake() {
     let change: fn(&mut EndpointConfig) = |upstream| upstream.tls.min_version = TlsVersion::V1_3;
-    let scene = Scene { versions: ONLY_12, change, ..Scene::new() };
+    let scene = TestUpstream { versions: ONLY_12, change, ..TestUpstream::new() };
     check(&scene.fail().await, "handshake_failed", 141, "the TLS handshake with 127.0.0.1:", "tls.min_version");
 }
 
@@ -262,7 +263,7 @@ async fn silence_ends_at_the_deadline() {
         (Behaviour::PlainSilent, "the TLS handshake with 127.0.0.1:"),
         (Behaviour::Silent, "the first command to 127.0.0.1:"),
     ] {
-        let scene = Scene { behaviour, change: short, ..Scene::new() };
+        let scene = TestUpstream { behaviour, change: short, ..TestUpstream::new() };
         let error = scene.fail().await;
         check(&error, "timed_out", 6, phase, "does not answer");
         assert!(error.to_string().ends_with("was not done within 300ms"), "{error}");
@@ -294,7 +295,7 @@ async fn answers_that_no_mongod_gives_are_refused() {
         (impossible, "an impossible message length"),
         (document, "no valid document"),
     ] {
-        let scene = Scene { behaviour: Behaviour::Answer(answer), ..Scene::new() };
+        let scene = TestUpstream { behaviour: Behaviour::Answer(answer), ..TestUpstream::new() };
         check(&scene.fail().await, "ping_failed", 6, sentence, "mongod or mongos");
     }
 }
@@ -303,7 +304,7 @@ async fn answers_that_no_mongod_gives_are_refused() {
 async fn a_port_where_nobody_listens_is_unreachable() {
     let closed = closed_port();
     let change: fn(&mut EndpointConfig) = |_| {};
-    let (connector, _server) = Scene { change, ..Scene::new() }.start().await;
+    let (connector, _server) = TestUpstream { change, ..TestUpstream::new() }.start().await;
     let deadline = Instant::now() + Duration::from_secs(10);
     let addresses = [closed.local_addr().unwrap(), "127.0.0.2:1".parse().unwrap()];
     let error = connector.connect_to_any(&addresses, deadline).await.unwrap_err();
@@ -315,7 +316,7 @@ async fn a_port_where_nobody_listens_is_unreachable() {
 async fn a_name_without_address_is_not_resolvable() {
     let change: fn(&mut EndpointConfig) =
         |upstream| upstream.address = HostPort { host: "no-such-host.invalid".to_owned(), port: 27017 };
-    let error = Scene { change, ..Scene::new() }.fail().await;
+    let error = TestUpstream { change, ..TestUpstream::new() }.fail().await;
     check(&error, "not_resolvable", 6, "the name no-such-host.invalid cannot be resolved", "upstream.orders.address");
 }
 
@@ -323,7 +324,7 @@ async fn a_name_without_address_is_not_resolvable() {
 async fn addresses_are_tried_in_turn_until_one_answers() {
     let closed = closed_port();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (connector, server) = Scene { change: short, ..Scene::new() }.start().await;
+    let (connector, server) = TestUpstream { change: short, ..TestUpstream::new() }.start().await;
     let addresses = [closed.local_addr().unwrap(), silent.local_addr().unwrap(), server.address];
     let deadline = Instant::now() + Duration::from_secs(2);
     let stream = server.during(connector.connect_to_any(&addresses, deadline)).await.unwrap();
@@ -333,7 +334,7 @@ async fn addresses_are_tried_in_turn_until_one_answers() {
 #[tokio::test]
 async fn of_several_addresses_the_one_that_came_furthest_is_reported() {
     let closed = closed_port();
-    let mut scene = Scene::new();
+    let mut scene = TestUpstream::new();
     scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     let (connector, server) = scene.start().await;
     let addresses = [server.address, closed.local_addr().unwrap()];
@@ -346,21 +347,21 @@ async fn of_several_addresses_the_one_that_came_furthest_is_reported() {
 #[test]
 fn addresses_that_all_took_too_long_are_a_timeout() {
     let limit = Duration::from_secs(5);
-    let timed_out = || Failure::TimedOut { phase: Phase::Connect, limit };
+    let timed_out = || ConnectFailure::TimedOut { phase: Phase::Connect, limit };
     let addresses: [SocketAddr; 2] = ["10.0.0.1:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap()];
     let failures = addresses.map(|address| (address, timed_out().at(address)));
-    let (address, failure) = error::most_telling(failures.into(), limit);
+    let (address, failure) = connect_error::most_telling(failures.into(), limit);
     assert!(address.is_none());
-    assert!(matches!(failure, Failure::TimedOut { phase: Phase::Connect, .. }));
+    assert!(matches!(failure, ConnectFailure::TimedOut { phase: Phase::Connect, .. }));
 }
 
 #[tokio::test]
 async fn a_probe_asks_who_is_there() {
-    let (connector, server) = Scene::new().start().await;
+    let (connector, server) = TestUpstream::new().start().await;
     let found = server.during(probe(&connector)).await.unwrap();
     let expected = ServerFacts {
         version: Some("6.0.5".to_owned()),
-        role: Role::Primary,
+        role: ServerRole::Primary,
         set_name: Some("rs0".to_owned()),
         max_wire_version: 17,
     };
@@ -369,7 +370,7 @@ async fn a_probe_asks_who_is_there() {
 
 #[tokio::test]
 async fn a_dropped_attempt_closes_its_socket() {
-    let (connector, server) = Scene { behaviour: Behaviour::PlainSilent, ..Scene::new() }.start().await;
+    let (connector, server) = TestUpstream { behaviour: Behaviour::PlainSilent, ..TestUpstream::new() }.start().await;
     let attempt = connector.connect();
     let accepted = async {
         let (mut tcp, _) = server.listener.accept().await.unwrap();
@@ -403,7 +404,7 @@ fn closed_port() -> TcpSocket {
 
 #[tokio::test]
 async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes_its_reason() {
-    let (mut upstream, server) = Scene::new().listen().await;
+    let (mut upstream, server) = TestUpstream::new().listen().await;
     let with_files = upstream.clone();
     let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
     upstream.tls.source = MaterialSource::WorkloadApi(agent);
@@ -418,13 +419,14 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     let connector = connector_to(&upstream);
     let problem = WorkloadProblem::Denied { message: "no identity issued".to_owned() };
     let denied = Arc::new(WorkloadError { socket: "/run/agent.sock".into(), problem }.into());
-    let (error, ()) = tokio::join!(connector.connect(), async { connector.identity().lacks(Arc::clone(&denied)) });
+    let (error, ()) =
+        tokio::join!(connector.connect(), async { connector.identity().report_missing(Arc::clone(&denied)) });
     let sentence = "the SPIFFE Workload API at unix:/run/agent.sock has no certificate for this process";
     check(&error.unwrap_err(), "no_certificate", 6, sentence, "register this process");
 
     connector.identity().renew(set());
     server.during(connector.connect()).await.unwrap();
-    connector.identity().lacks(denied);
+    connector.identity().report_missing(denied);
     server.during(connector.connect()).await.unwrap();
 
     let connector = connector_to(&upstream);
@@ -435,9 +437,9 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
 /// The subject of the scene's client certificate.
 const SUBJECT: &str = "CN=svc-a,O=Acme";
 
-fn with_authentication(behaviour: fn(&str) -> Option<RawDocumentBuf>) -> Scene {
+fn with_authentication(behaviour: fn(&str) -> Option<RawDocumentBuf>) -> TestUpstream {
     let change: fn(&mut EndpointConfig) = |upstream| upstream.authentication = Some(Mechanism::MongodbX509);
-    Scene { behaviour: Behaviour::Says(behaviour), change, ..Scene::new() }
+    TestUpstream { behaviour: Behaviour::Says(behaviour), change, ..TestUpstream::new() }
 }
 
 fn users(users: &[(&str, &str)]) -> RawDocumentBuf {
@@ -474,9 +476,9 @@ async fn a_connection_has_its_user_before_anybody_gets_it() {
     assert!(connector.authenticates() && !connector.has_user());
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
     let asked = async {
-        let mut link = Link::new(connector.connect().await.unwrap());
+        let mut link = ProvenConnection::new(connector.connect().await.unwrap());
         // It goes on as any other: nothing of ours is on its way any more.
-        link.introduce(&hello).await.unwrap();
+        link.replay_hello(&hello).await.unwrap();
         link.user.unwrap()
     };
     let user = server.during(Box::pin(asked)).await;
@@ -487,7 +489,7 @@ async fn a_connection_has_its_user_before_anybody_gets_it() {
 
 #[tokio::test]
 async fn nobody_is_authenticated_where_the_gateway_does_not() {
-    let scene = Scene { behaviour: Behaviour::Says(has_no_user), ..Scene::new() };
+    let scene = TestUpstream { behaviour: Behaviour::Says(has_no_user), ..TestUpstream::new() };
     assert_eq!(scene.connect().await.unwrap().user, None);
     // Nor a probe, nor a monitor: hello needs no user.
     let (connector, server) = with_authentication(has_no_user).start().await;
@@ -502,7 +504,7 @@ async fn a_user_that_mongod_does_not_have_is_named_with_what_creates_it() {
     let remedy = "db.getSiblingDB(\"$external\").runCommand({createUser: \"CN=svc-a,O=Acme\", roles:";
     let sentence = "did not authenticate upstream orders as CN=svc-a,O=Acme: Could not find user";
     check(&error, "authentication_failed", 18, sentence, remedy);
-    assert!(error.is_of_user());
+    assert!(error.is_user_failure());
     let disabled = with_authentication(|command| {
         (command == "authenticate").then(|| refuses(2, "BadValue", "x.509 authentication is disabled."))
     });
@@ -524,7 +526,7 @@ async fn a_server_that_cannot_authenticate_just_now_is_not_the_users_fault() {
     let (connector, server) = steps_down.start().await;
     let error = server.during(connector.connect()).await.unwrap_err();
     check(&error, "authentication_failed", 6, "interrupted", "mongod's");
-    assert!(!error.is_of_user());
+    assert!(!error.is_user_failure());
     assert_eq!(connector.authenticated(), None);
 }
 
@@ -570,13 +572,13 @@ async fn a_member_that_may_have_no_users_is_reached_without_one() {
     connector.expect_users(Users::Awaited);
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
     let used = async {
-        let mut link = Link::new(connector.connect().await.unwrap());
-        link.introduce(&hello).await.unwrap();
+        let mut link = ProvenConnection::new(connector.connect().await.unwrap());
+        link.replay_hello(&hello).await.unwrap();
         link.user
     };
     assert_eq!((server.during(Box::pin(used)).await, connector.authenticated()), (None, None));
     connector.expect_users(Users::Kept);
-    assert!(server.during(connector.connect()).await.unwrap_err().is_of_user());
+    assert!(server.during(connector.connect()).await.unwrap_err().is_user_failure());
 
     let (connector, server) = with_authentication(authenticates).start().await;
     connector.expect_users(Users::Awaited);
@@ -593,5 +595,5 @@ async fn an_authentication_that_breaks_off_is_no_fault_of_the_user() {
     // Nobody serves it any more.
     let broken = connector.authenticate(&mut stream, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
     check(&broken, "ping_failed", 6, "the connection was closed instead of an answer", "is a mongod or mongos");
-    assert!(!broken.is_of_user() && connector.has_user(), "what was seen before stands");
+    assert!(!broken.is_user_failure() && connector.has_user(), "what was seen before stands");
 }

@@ -23,7 +23,7 @@ use crate::config::HostPort;
 
 pub use error::{SrvError, SrvFailure};
 
-use records::{Answer, Target};
+use records::{SrvAnswer, SrvTarget};
 
 /// What DNS says about one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,13 +85,13 @@ async fn look_up(resolver: &TokioResolver, name: &str, deadline: Instant) -> Res
         Ok(Err(cause)) => return Err(SrvFailure::NoAnswer { record: "TXT", cause: Some(cause) }),
         Err(_elapsed) => return Err(SrvFailure::NoAnswer { record: "TXT", cause: None }),
     };
-    records::check(name, &Answer { services, texts })
+    records::check(name, &SrvAnswer { services, texts })
 }
 
-fn target(record: &Record) -> Option<Target> {
+fn target(record: &Record) -> Option<SrvTarget> {
     let RData::SRV(service) = &record.data else { return None };
     // A dot or a space inside of a label comes escaped, and then is no host.
-    Some(Target { host: service.target.to_ascii(), port: service.port, ttl_seconds: record.ttl })
+    Some(SrvTarget { host: service.target.to_ascii(), port: service.port, ttl_seconds: record.ttl })
 }
 
 /// The strings of one record are one text.

@@ -24,16 +24,16 @@ const SHOWN_CHARS_MAX: usize = 64;
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct SrvAnswer {
     /// The SRV records.
-    pub(super) services: Vec<Target>,
+    pub(super) services: Vec<SrvTarget>,
     /// The TXT records, the strings of each put together.
     pub(super) texts: Vec<Vec<u8>>,
 }
 
 /// What counts of an SRV record: priority and weight do not.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct SrvTarget {
     /// With or without a dot at the end.
     pub(super) host: String,
     pub(super) port: u16,
@@ -42,17 +42,17 @@ pub(super) struct Target {
 
 /// What the TXT record says.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
+struct TxtOptions {
     replica_set: Option<String>,
     load_balanced: Option<bool>,
     has_auth_source: bool,
 }
 
 /// Applies the rules to what was found for `name`, which is in lower case and without a dot at its end.
-pub(super) fn check(name: &str, answer: &Answer) -> Result<SrvSeeds, SrvFailure> {
+pub(super) fn check(name: &str, answer: &SrvAnswer) -> Result<SrvSeeds, SrvFailure> {
     let members = members(name, &answer.services)?;
     let options = match answer.texts.as_slice() {
-        [] => Options::default(),
+        [] => TxtOptions::default(),
         [text] => options(text)?,
         several => return Err(SrvFailure::SeveralTexts { count: several.len() }),
     };
@@ -65,7 +65,7 @@ pub(super) fn check(name: &str, answer: &Answer) -> Result<SrvSeeds, SrvFailure>
     Ok(SrvSeeds { members, replica_set: options.replica_set, load_balanced, valid_for })
 }
 
-fn members(name: &str, services: &[Target]) -> Result<Vec<HostPort>, SrvFailure> {
+fn members(name: &str, services: &[SrvTarget]) -> Result<Vec<HostPort>, SrvFailure> {
     match services {
         [] => return Err(SrvFailure::NoService),
         // As RFC 2782 has it.
@@ -95,7 +95,7 @@ fn domain(name: &str) -> &str {
     }
 }
 
-fn member(domain: &str, service: &Target) -> Result<HostPort, SrvFailure> {
+fn member(domain: &str, service: &SrvTarget) -> Result<HostPort, SrvFailure> {
     let host = service.host.strip_suffix('.').unwrap_or(&service.host).to_ascii_lowercase();
     let target = format!("{host}:{}", service.port);
     let member: HostPort = target.parse().map_err(|_| SrvFailure::UnusableTarget { target })?;
@@ -105,10 +105,10 @@ fn member(domain: &str, service: &Target) -> Result<HostPort, SrvFailure> {
 }
 
 /// Reads `replicaSet=rs0&authSource=admin`.
-fn options(text: &[u8]) -> Result<Options, SrvFailure> {
+fn options(text: &[u8]) -> Result<TxtOptions, SrvFailure> {
     let malformed = |option: &str| SrvFailure::MalformedOption { option: shortened(option) };
     let text = str::from_utf8(text).map_err(|_| malformed(&String::from_utf8_lossy(text)))?;
-    let mut options = Options::default();
+    let mut options = TxtOptions::default();
     if text.is_empty() {
         return Ok(options);
     }
@@ -160,17 +160,17 @@ mod tests {
 
     use super::*;
 
-    fn targets(hosts: &[&str]) -> Vec<Target> {
+    fn targets(hosts: &[&str]) -> Vec<SrvTarget> {
         let target = |text: &&str| {
             let (host, port) = text.rsplit_once(':').unwrap();
-            Target { host: host.to_owned(), port: port.parse().unwrap(), ttl_seconds: 60 }
+            SrvTarget { host: host.to_owned(), port: port.parse().unwrap(), ttl_seconds: 60 }
         };
         hosts.iter().map(target).collect()
     }
 
     fn seeds(name: &str, hosts: &[&str], texts: &[&str]) -> Result<SrvSeeds, SrvFailure> {
         let texts = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-        check(name, &Answer { services: targets(hosts), texts })
+        check(name, &SrvAnswer { services: targets(hosts), texts })
     }
 
     fn check_hosts(name: &str, hosts: &[&str], expected: &[&str]) {
@@ -300,8 +300,8 @@ mod tests {
     #[test]
     fn the_shortest_life_of_a_service_counts_within_bounds() {
         let check = |lives: &[u32], expected: Duration| {
-            let service = |&ttl_seconds: &u32| Target { host: "a.example.com".to_owned(), port: 27017, ttl_seconds };
-            let answer = Answer { services: lives.iter().map(service).collect(), texts: Vec::new() };
+            let service = |&ttl_seconds: &u32| SrvTarget { host: "a.example.com".to_owned(), port: 27017, ttl_seconds };
+            let answer = SrvAnswer { services: lives.iter().map(service).collect(), texts: Vec::new() };
             assert_eq!(check("c.example.com", &answer).unwrap().valid_for, expected, "{lives:?}");
         };
         check(&[300, 120, 600], Duration::from_mins(2));
@@ -318,8 +318,8 @@ mod tests {
             port: u16,
             text in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
-            let services = vec![Target { host, port, ttl_seconds: 1 }];
-            if let Ok(seeds) = check(&name, &Answer { services, texts: vec![text] }) {
+            let services = vec![SrvTarget { host, port, ttl_seconds: 1 }];
+            if let Ok(seeds) = check(&name, &SrvAnswer { services, texts: vec![text] }) {
                 let suffix = format!(".{}", domain(&name));
                 prop_assert!(seeds.members.iter().all(|member| member.host.ends_with(&suffix)));
             }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::demand::Demand;
-use super::{HandshakeFacts, Link, MongoUser};
+use super::peak_demand::PeakDemand;
+use super::{HandshakeFacts, MongoUser, ProvenConnection};
 use crate::tls::{Records, TlsSession};
 
 /// The oldest that a spare gets: below the 350 s after which load balancers of the large clouds forget a silent
@@ -35,7 +35,7 @@ pub struct SpareConnections {
 struct State {
     /// Oldest first.
     spares: VecDeque<Spare>,
-    demand: Demand,
+    demand: PeakDemand,
 }
 
 /// A connection that waits.
@@ -53,7 +53,7 @@ struct Spare {
 impl SpareConnections {
     /// Holds at least `least` spares, and up to `most` where they are asked for; `least` 0 holds none at all.
     pub fn new(least: usize, most: usize) -> Self {
-        let state = State { spares: VecDeque::new(), demand: Demand::new(Instant::now()) };
+        let state = State { spares: VecDeque::new(), demand: PeakDemand::new(Instant::now()) };
         Self { least, most: most.max(least), state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -66,7 +66,7 @@ impl SpareConnections {
     /// closed. Counts as demand either way.
     ///
     /// The oldest, so that as few as possible come of age unused; the limit of age keeps it from being too old.
-    pub fn take(&self, generation: u64) -> Option<Link> {
+    pub fn take(&self, generation: u64) -> Option<ProvenConnection> {
         if !self.is_on() {
             return None;
         }
@@ -84,8 +84,8 @@ impl SpareConnections {
     }
 
     /// Takes a fresh connection in; fails when the system does not let go of the socket.
-    pub fn put(&self, link: Link) -> io::Result<()> {
-        let Link { socket, session, address, handshake, generation, user } = link;
+    pub fn put(&self, link: ProvenConnection) -> io::Result<()> {
+        let ProvenConnection { socket, session, address, handshake, generation, user } = link;
         let made = Instant::now();
         let spare = Spare { socket: socket.into_std()?, session, address, handshake, generation, user, made };
         self.locked().spares.push_back(spare);
@@ -155,10 +155,10 @@ impl Spare {
         matches!(self.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn register(self) -> io::Result<Link> {
+    fn register(self) -> io::Result<ProvenConnection> {
         let Self { socket, session, address, handshake, generation, user, .. } = self;
         let socket = tokio::net::TcpStream::from_std(socket)?;
-        Ok(Link { socket, session, address, handshake, generation, user })
+        Ok(ProvenConnection { socket, session, address, handshake, generation, user })
     }
 
     /// With a goodbye, as far as the socket takes it.
@@ -172,16 +172,16 @@ impl Spare {
 #[cfg(test)]
 mod tests {
     use super::super::Connector;
-    use super::super::test_server::Scene;
+    use super::super::test_server::TestUpstream;
     use super::*;
 
-    async fn link(connector: &Connector) -> Link {
-        Link::new(connector.connect().await.unwrap())
+    async fn link(connector: &Connector) -> ProvenConnection {
+        ProvenConnection::new(connector.connect().await.unwrap())
     }
 
     #[tokio::test]
     async fn the_oldest_comes_first_and_is_still_in_use() {
-        let (connector, server) = Scene::new().start().await;
+        let (connector, server) = TestUpstream::new().start().await;
         server
             .during(Box::pin(async {
                 let shelf = SpareConnections::new(2, 16);
@@ -194,7 +194,7 @@ mod tests {
                 for port in ports {
                     let mut link = shelf.take(0).unwrap();
                     assert_eq!(link.socket.local_addr().unwrap(), port);
-                    link.introduce(&hello("hello")).await.unwrap();
+                    link.replay_hello(&hello("hello")).await.unwrap();
                 }
                 assert!(shelf.take(0).is_none());
             }))
@@ -203,8 +203,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_mongod_closed_is_skipped_and_swept() {
-        let (gone_connector, gone) = Scene::new().start().await;
-        let (connector, server) = Scene::new().start().await;
+        let (gone_connector, gone) = TestUpstream::new().start().await;
+        let (connector, server) = TestUpstream::new().start().await;
         let closed = [gone.during(link(&gone_connector)).await, gone.during(link(&gone_connector)).await];
         server
             .during(Box::pin(async {
@@ -226,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_of_another_set_or_too_old_is_closed() {
-        let (connector, server) = Scene::new().start().await;
+        let (connector, server) = TestUpstream::new().start().await;
         server
             .during(Box::pin(async {
                 let shelf = SpareConnections::new(2, 16);
@@ -277,20 +277,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_hello_that_is_not_taken_is_told_apart_from_a_connection_that_broke() {
-        use super::super::IntroductionError;
-        let (connector, server) = Scene::new().start().await;
+        use super::super::HelloReplayError;
+        let (connector, server) = TestUpstream::new().start().await;
         let broken = server
             .during(Box::pin(async {
                 let mut other = link(&connector).await;
-                let refused = other.introduce(&hello("unknown")).await;
-                assert!(matches!(refused, Err(IntroductionError::Refused)), "{refused:?}");
-                let nonsense = link(&connector).await.introduce(b"x").await;
-                assert!(matches!(nonsense, Err(IntroductionError::Refused)), "{nonsense:?}");
+                let refused = other.replay_hello(&hello("unknown")).await;
+                assert!(matches!(refused, Err(HelloReplayError::Refused)), "{refused:?}");
+                let nonsense = link(&connector).await.replay_hello(b"x").await;
+                assert!(matches!(nonsense, Err(HelloReplayError::Refused)), "{nonsense:?}");
                 link(&connector).await
             }))
             .await;
         let mut broken = broken;
-        let broke = broken.introduce(&hello("hello")).await;
-        assert!(matches!(broke, Err(IntroductionError::Broken(_))), "{broke:?}");
+        let broke = broken.replay_hello(&hello("hello")).await;
+        assert!(matches!(broke, Err(HelloReplayError::Broken(_))), "{broke:?}");
     }
 }

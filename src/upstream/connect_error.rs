@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
 use super::authentication::{AUTHENTICATION_FAILED, USER_NOT_FOUND};
-use super::exchange::ExchangeError;
-use super::target::Target;
+use super::explain::target::Target;
+use super::own_commands::OwnCommandError;
 use crate::identity::CertificateFacts;
 use crate::tls::{CertificateDefect, CertificateRequest, UpstreamTls, UpstreamTlsError};
 
@@ -49,12 +49,12 @@ pub const REASONS: [&str; 20] = [
 pub struct ConnectError {
     target: Arc<Target>,
     address: Option<SocketAddr>,
-    failure: Box<Failure>,
+    failure: Box<ConnectFailure>,
 }
 
 /// What failed.
 #[derive(Debug)]
-pub enum Failure {
+pub enum ConnectFailure {
     /// There is none to show yet: the SPIFFE Workload API has given none.
     NoCertificate {
         /// Why, if it is known.
@@ -80,7 +80,7 @@ pub enum Failure {
     /// We refused the server's certificate.
     ServerCertificate {
         /// Why.
-        refusal: CertificateRefusal,
+        refusal: ServerCertificateRejection,
         /// The certificate, if it could be read.
         certificate: Option<Box<CertificateFacts>>,
     },
@@ -95,7 +95,7 @@ pub enum Failure {
         cause: io::Error,
     },
     /// The server closed right after the handshake, or sent an alert about our certificate.
-    ClientCertificateRefused {
+    ClientCertificateRejected {
         /// The alert; mongod sends none.
         alert: Option<AlertDescription>,
         /// Whose certificates the server said it accepts.
@@ -104,12 +104,12 @@ pub enum Failure {
     /// A command of our own got no good answer on the finished connection.
     Proof {
         /// Why.
-        cause: ExchangeError,
+        cause: OwnCommandError,
     },
     /// mongod did not authenticate our certificate.
     Authentication {
         /// Its answer.
-        cause: ExchangeError,
+        cause: OwnCommandError,
     },
     /// mongod authenticated somebody else than the subject of our certificate.
     WrongUser {
@@ -121,7 +121,7 @@ pub enum Failure {
     /// A connection of our own, on which the server told what it is, came to an end.
     Lost {
         /// How.
-        cause: ExchangeError,
+        cause: OwnCommandError,
     },
 }
 
@@ -142,7 +142,7 @@ pub enum Phase {
 
 /// Why a server's certificate was refused.
 #[derive(Debug, Clone, PartialEq)]
-pub enum CertificateRefusal {
+pub enum ServerCertificateRejection {
     /// No chain to one of our authorities.
     UnknownIssuer,
     /// It has names, but not the one that we asked for.
@@ -168,16 +168,16 @@ pub enum CertificateRefusal {
 }
 
 impl ConnectError {
-    pub(super) fn new(target: Arc<Target>, address: Option<SocketAddr>, failure: Failure) -> Self {
+    pub(super) fn new(target: Arc<Target>, address: Option<SocketAddr>, failure: ConnectFailure) -> Self {
         Self { target, address, failure: Box::new(failure) }
     }
 
-    pub(super) fn into_failure(self) -> Failure {
+    pub(super) fn into_failure(self) -> ConnectFailure {
         *self.failure
     }
 
     /// What failed.
-    pub fn failure(&self) -> &Failure {
+    pub fn failure(&self) -> &ConnectFailure {
         &self.failure
     }
 
@@ -189,59 +189,59 @@ impl ConnectError {
     /// One of [`REASONS`], or `monitor_lost`, which is no attempt to connect.
     pub fn reason(&self) -> &'static str {
         match self.failure() {
-            Failure::NoCertificate { .. } => "no_certificate",
-            Failure::NotResolvable { .. } => "not_resolvable",
-            Failure::Unreachable { .. } => "unreachable",
-            Failure::TimedOut { .. } => "timed_out",
-            Failure::ServerCertificate { refusal, .. } => refusal.reason(),
-            Failure::NotTls { .. } => "not_tls",
-            Failure::Handshake { .. } => "handshake_failed",
-            Failure::ClientCertificateRefused { .. } => "client_certificate_refused",
-            Failure::Proof { .. } => "ping_failed",
-            Failure::Authentication { .. } => "authentication_failed",
-            Failure::WrongUser { .. } => "wrong_user",
-            Failure::ClusterMember => "cluster_member",
-            Failure::Lost { .. } => "monitor_lost",
+            ConnectFailure::NoCertificate { .. } => "no_certificate",
+            ConnectFailure::NotResolvable { .. } => "not_resolvable",
+            ConnectFailure::Unreachable { .. } => "unreachable",
+            ConnectFailure::TimedOut { .. } => "timed_out",
+            ConnectFailure::ServerCertificate { refusal, .. } => refusal.reason(),
+            ConnectFailure::NotTls { .. } => "not_tls",
+            ConnectFailure::Handshake { .. } => "handshake_failed",
+            ConnectFailure::ClientCertificateRejected { .. } => "client_certificate_refused",
+            ConnectFailure::Proof { .. } => "ping_failed",
+            ConnectFailure::Authentication { .. } => "authentication_failed",
+            ConnectFailure::WrongUser { .. } => "wrong_user",
+            ConnectFailure::ClusterMember => "cluster_member",
+            ConnectFailure::Lost { .. } => "monitor_lost",
         }
     }
 
     /// Whether a connection could not be made, in contrast to one of our own that has ended.
-    pub fn is_of_attempt(&self) -> bool {
-        !matches!(self.failure(), Failure::Lost { .. })
+    pub fn is_attempt(&self) -> bool {
+        !matches!(self.failure(), ConnectFailure::Lost { .. })
     }
 
     /// Whether the server is as it should be, and it is our user that is not.
-    pub fn is_of_user(&self) -> bool {
+    pub fn is_user_failure(&self) -> bool {
         match self.failure() {
-            Failure::Authentication { cause } => is_final(cause),
-            Failure::WrongUser { .. } | Failure::ClusterMember => true,
+            ConnectFailure::Authentication { cause } => is_final(cause),
+            ConnectFailure::WrongUser { .. } | ConnectFailure::ClusterMember => true,
             _ => false,
         }
     }
 
     /// Whether the server is there, and does not take our certificate or its user; it may take others.
-    pub fn is_of_identity(&self) -> bool {
-        self.is_of_user() || matches!(self.failure(), Failure::ClientCertificateRefused { .. })
+    pub fn is_identity_failure(&self) -> bool {
+        self.is_user_failure() || matches!(self.failure(), ConnectFailure::ClientCertificateRejected { .. })
     }
 
     /// Code and name of the command error that a client gets.
     pub fn client_code(&self) -> (i32, &'static str) {
         match self.failure() {
-            Failure::Authentication { .. } if !self.is_of_user() => (6, "HostUnreachable"),
-            Failure::Authentication { .. } | Failure::WrongUser { .. } | Failure::ClusterMember => {
-                (18, "AuthenticationFailed")
-            }
+            ConnectFailure::Authentication { .. } if !self.is_user_failure() => (6, "HostUnreachable"),
+            ConnectFailure::Authentication { .. }
+            | ConnectFailure::WrongUser { .. }
+            | ConnectFailure::ClusterMember => (18, "AuthenticationFailed"),
             // Drivers try again after this one, and there may be a certificate soon.
-            Failure::NoCertificate { .. }
-            | Failure::NotResolvable { .. }
-            | Failure::Unreachable { .. }
-            | Failure::TimedOut { .. }
-            | Failure::Proof { .. }
-            | Failure::Lost { .. } => (6, "HostUnreachable"),
-            Failure::ServerCertificate { .. }
-            | Failure::NotTls { .. }
-            | Failure::Handshake { .. }
-            | Failure::ClientCertificateRefused { .. } => (141, "SSLHandshakeFailed"),
+            ConnectFailure::NoCertificate { .. }
+            | ConnectFailure::NotResolvable { .. }
+            | ConnectFailure::Unreachable { .. }
+            | ConnectFailure::TimedOut { .. }
+            | ConnectFailure::Proof { .. }
+            | ConnectFailure::Lost { .. } => (6, "HostUnreachable"),
+            ConnectFailure::ServerCertificate { .. }
+            | ConnectFailure::NotTls { .. }
+            | ConnectFailure::Handshake { .. }
+            | ConnectFailure::ClientCertificateRejected { .. } => (141, "SSLHandshakeFailed"),
         }
     }
 
@@ -260,13 +260,13 @@ impl fmt::Display for ConnectError {
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self.failure() {
-            Failure::NotResolvable { cause } | Failure::NotTls { cause } => Some(cause),
+            ConnectFailure::NotResolvable { cause } | ConnectFailure::NotTls { cause } => Some(cause),
             _ => None,
         }
     }
 }
 
-impl CertificateRefusal {
+impl ServerCertificateRejection {
     fn reason(&self) -> &'static str {
         match self {
             Self::UnknownIssuer => "server_certificate_unknown_issuer",
@@ -317,7 +317,7 @@ impl fmt::Display for Phase {
     }
 }
 
-impl Failure {
+impl ConnectFailure {
     /// A TCP connection that took too long is one more unreachable address.
     pub(super) fn at(self, address: SocketAddr) -> Self {
         match self {
@@ -332,7 +332,7 @@ impl Failure {
             Self::NoCertificate { .. } | Self::NotResolvable { .. } | Self::Unreachable { .. } => 0,
             Self::NotTls { .. } | Self::TimedOut { .. } => 1,
             Self::Handshake { .. } | Self::ServerCertificate { .. } => 2,
-            Self::ClientCertificateRefused { .. } | Self::Proof { .. } | Self::Lost { .. } => 3,
+            Self::ClientCertificateRejected { .. } | Self::Proof { .. } | Self::Lost { .. } => 3,
             Self::Authentication { .. } | Self::WrongUser { .. } | Self::ClusterMember => 4,
         }
     }
@@ -341,12 +341,15 @@ impl Failure {
 /// One failure for all addresses: that of the address where the connection came furthest.
 ///
 /// If none took a TCP connection, it names all of them. `failures` has one entry per address that was tried.
-pub(super) fn most_telling(failures: Vec<(SocketAddr, Failure)>, limit: Duration) -> (Option<SocketAddr>, Failure) {
+pub(super) fn most_telling(
+    failures: Vec<(SocketAddr, ConnectFailure)>,
+    limit: Duration,
+) -> (Option<SocketAddr>, ConnectFailure) {
     let mut attempts = Vec::new();
-    let mut furthest: Option<(SocketAddr, Failure)> = None;
+    let mut furthest: Option<(SocketAddr, ConnectFailure)> = None;
     for (address, failure) in failures {
         match failure {
-            Failure::Unreachable { attempts: of_address } => attempts.extend(of_address),
+            ConnectFailure::Unreachable { attempts: of_address } => attempts.extend(of_address),
             failure if furthest.as_ref().is_some_and(|(_, known)| known.progress() >= failure.progress()) => {}
             failure => furthest = Some((address, failure)),
         }
@@ -355,20 +358,20 @@ pub(super) fn most_telling(failures: Vec<(SocketAddr, Failure)>, limit: Duration
         return (Some(address), failure);
     }
     if !attempts.is_empty() && attempts.iter().all(|(_, cause)| cause.kind() == io::ErrorKind::TimedOut) {
-        return (None, Failure::TimedOut { phase: Phase::Connect, limit });
+        return (None, ConnectFailure::TimedOut { phase: Phase::Connect, limit });
     }
-    (None, Failure::Unreachable { attempts })
+    (None, ConnectFailure::Unreachable { attempts })
 }
 
 /// Whether the answer to `authenticate` will be the same the next time. A server that changes its part in the set, or that
 /// cannot reach the others, has other codes.
-fn is_final(cause: &ExchangeError) -> bool {
+fn is_final(cause: &OwnCommandError) -> bool {
     const BAD_VALUE: i32 = 2;
     const UNAUTHORIZED: i32 = 13;
     const PROTOCOL_ERROR: i32 = 17;
     const COMMAND_NOT_FOUND: i32 = 59;
     const MECHANISM_UNAVAILABLE: i32 = 334;
-    let ExchangeError::Refused { code, .. } = cause else { return false };
+    let OwnCommandError::Refused { code, .. } = cause else { return false };
     matches!(
         *code,
         BAD_VALUE
@@ -382,34 +385,34 @@ fn is_final(cause: &ExchangeError) -> bool {
 }
 
 /// What a failed handshake means.
-pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> Failure {
+pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> ConnectFailure {
     match tls_error(&cause) {
         Some(TlsError::InvalidCertificate(refused)) => {
             let certificate = tls.last_handshake.take_rejected().into_iter().next();
-            let refusal = CertificateRefusal::of(refused.clone(), certificate.as_ref());
-            Failure::ServerCertificate { refusal, certificate: certificate.map(Box::new) }
+            let refusal = ServerCertificateRejection::of(refused.clone(), certificate.as_ref());
+            ConnectFailure::ServerCertificate { refusal, certificate: certificate.map(Box::new) }
         }
-        Some(TlsError::InvalidMessage(_)) => Failure::NotTls { cause },
+        Some(TlsError::InvalidMessage(_)) => ConnectFailure::NotTls { cause },
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.last_handshake.request() }
+            ConnectFailure::ClientCertificateRejected { alert: Some(*alert), request: tls.last_handshake.request() }
         }
         // A mongod without TLS closes, and resets if it had not read all of our hello.
-        None if is_closed(&cause) => Failure::NotTls { cause },
-        _ => Failure::Handshake { cause },
+        None if is_closed(&cause) => ConnectFailure::NotTls { cause },
+        _ => ConnectFailure::Handshake { cause },
     }
 }
 
 /// What a command of our own that failed right after the handshake means.
-pub(super) fn of_proof(cause: ExchangeError, tls: &UpstreamTls) -> Failure {
-    let ExchangeError::Closed(broken) = &cause else { return Failure::Proof { cause } };
+pub(super) fn of_proof(cause: OwnCommandError, tls: &UpstreamTls) -> ConnectFailure {
+    let OwnCommandError::Closed(broken) = &cause else { return ConnectFailure::Proof { cause } };
     match tls_error(broken) {
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            Failure::ClientCertificateRefused { alert: Some(*alert), request: tls.last_handshake.request() }
+            ConnectFailure::ClientCertificateRejected { alert: Some(*alert), request: tls.last_handshake.request() }
         }
         None if is_closed(broken) => {
-            Failure::ClientCertificateRefused { alert: None, request: tls.last_handshake.request() }
+            ConnectFailure::ClientCertificateRejected { alert: None, request: tls.last_handshake.request() }
         }
-        _ => Failure::Proof { cause },
+        _ => ConnectFailure::Proof { cause },
     }
 }
 

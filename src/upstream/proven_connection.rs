@@ -20,7 +20,7 @@ const REPLY_BYTES_MAX: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 
 /// A proven connection that no client uses yet, in parts. Dropping it closes the socket.
-pub struct Link {
+pub struct ProvenConnection {
     /// Registered with the runtime of whoever has it.
     pub socket: TcpStream,
     /// The finished session; nothing of it waits to be read or sent.
@@ -37,7 +37,7 @@ pub struct Link {
 
 /// Why a client could not be introduced.
 #[derive(Debug, thiserror::Error)]
-pub enum IntroductionError {
+pub enum HelloReplayError {
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[from] io::Error),
@@ -46,7 +46,7 @@ pub enum IntroductionError {
     Refused,
 }
 
-impl Link {
+impl ProvenConnection {
     /// From a proven stream, in which nothing waits.
     pub fn new(stream: UpstreamStream) -> Self {
         let UpstreamStream { tls, generation, address, handshake, user, .. } = stream;
@@ -58,12 +58,12 @@ impl Link {
     ///
     /// `hello` is a complete message that asks for one answer; where it is empty, nothing is said. Bounded in memory, not in time. Not cancel safe: where
     /// this was dropped or failed, the connection must not be used.
-    pub async fn introduce(&mut self, hello: &[u8]) -> Result<(), IntroductionError> {
+    pub async fn replay_hello(&mut self, hello: &[u8]) -> Result<(), HelloReplayError> {
         if hello.is_empty() {
             return Ok(());
         }
         let request =
-            hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(IntroductionError::Refused)?;
+            hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(HelloReplayError::Refused)?;
         let mut sealed = Records::default();
         self.session.seal(hello, &mut sealed)?;
         self.send(sealed.as_slice()).await?;
@@ -71,7 +71,7 @@ impl Link {
         while !is_complete(&reply)? {
             self.receive(&mut reply).await?;
         }
-        if agrees(&request, &reply) { Ok(()) } else { Err(IntroductionError::Refused) }
+        if agrees(&request, &reply) { Ok(()) } else { Err(HelloReplayError::Refused) }
     }
 
     async fn send(&mut self, mut records: &[u8]) -> io::Result<()> {
@@ -105,20 +105,20 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for ProvenConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("ProvenConnection")
             .field("address", &self.address)
             .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
 }
 
-fn is_complete(reply: &[u8]) -> Result<bool, IntroductionError> {
+fn is_complete(reply: &[u8]) -> Result<bool, HelloReplayError> {
     let Some(head) = reply.first_chunk() else { return Ok(false) };
     match Header::parse(*head) {
         Ok(header) if header.length as usize <= REPLY_BYTES_MAX => Ok(reply.len() >= header.length as usize),
-        _ => Err(IntroductionError::Refused),
+        _ => Err(HelloReplayError::Refused),
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::time::{Instant, sleep};
 
-use super::exchange::{self, ExchangeError, Reply};
+use super::own_commands::{self, CommandReply, OwnCommandError};
 use super::probe::hello;
-use super::{ConnectError, Connector, Failure, Phase, UpstreamStream};
+use super::{ConnectError, ConnectFailure, Connector, Phase, UpstreamStream};
 use crate::wire::message_scan::flag;
 
 /// How long a server waits for a change before it answers all the same; as drivers have it (`heartbeatFrequencyMS`).
@@ -36,7 +36,7 @@ impl HelloStream {
         let deadline = Instant::now() + connector.config.connect_timeout;
         let mut connection = connector.connect_by(deadline).await?;
         let address = connection.address;
-        let first = async { hello(&mut connection).await.map_err(|cause| Failure::Proof { cause }) };
+        let first = async { hello(&mut connection).await.map_err(|cause| ConnectFailure::Proof { cause }) };
         let first = connector.within(deadline, Phase::Proof, first).await;
         let first = first.map_err(|failure| connector.error(Some(address), failure))?;
         let topology_version = topology_version(&first);
@@ -58,19 +58,19 @@ impl HelloStream {
         let next = tokio::time::timeout(limit, self.go_on()).await;
         let next = next.unwrap_or_else(|_| {
             let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "no hello came in time");
-            Err(ExchangeError::Closed(silent))
+            Err(OwnCommandError::Closed(silent))
         });
-        next.map_err(|cause| connector.error(Some(address), Failure::Lost { cause }))
+        next.map_err(|cause| connector.error(Some(address), ConnectFailure::Lost { cause }))
     }
 
-    async fn go_on(&mut self) -> Result<RawDocumentBuf, ExchangeError> {
+    async fn go_on(&mut self) -> Result<RawDocumentBuf, OwnCommandError> {
         let expected = match (self.streaming.take(), &self.topology_version) {
             (Some(expected), _) => expected,
             (None, Some(known)) => {
                 let wait = i64::try_from(HEARTBEAT.as_millis()).unwrap_or(i64::MAX);
                 let mut request = rawdoc! { "hello": 1, "maxAwaitTimeMS": wait, "$db": "admin" };
                 request.append(bson::raw::cstr!("topologyVersion"), known.clone());
-                exchange::send(&mut self.connection.tls, FIRST_REQUEST_ID, flag::EXHAUST_ALLOWED, &request).await?;
+                own_commands::send(&mut self.connection.tls, FIRST_REQUEST_ID, flag::EXHAUST_ALLOWED, &request).await?;
                 FIRST_REQUEST_ID
             }
             (None, None) => {
@@ -79,7 +79,8 @@ impl HelloStream {
                 return hello(&mut self.connection).await;
             }
         };
-        let Reply { body, request_id, more_to_come } = exchange::receive(&mut self.connection.tls, expected).await?;
+        let CommandReply { body, request_id, more_to_come } =
+            own_commands::receive(&mut self.connection.tls, expected).await?;
         self.streaming = more_to_come.then_some(request_id);
         self.topology_version = topology_version(&body);
         Ok(body)

@@ -27,7 +27,7 @@ const ERRMSG_CHARACTERS_MAX: usize = 200;
 
 /// Why a command of our own got no good answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
+pub enum OwnCommandError {
     /// Closed or broken before the first byte of an answer.
     #[error("the connection was closed instead of an answer")]
     Closed(#[source] io::Error),
@@ -52,14 +52,14 @@ pub enum ExchangeError {
 /// Sends `command` and returns the body of its reply, which says `ok: 1`.
 ///
 /// Not cancel safe: a connection on which this was dropped must not be used again. Bounded in memory, not in time.
-pub(super) async fn ask<S>(stream: &mut S, command: &RawDocumentBuf) -> Result<RawDocumentBuf, ExchangeError>
+pub(super) async fn ask<S>(stream: &mut S, command: &RawDocumentBuf) -> Result<RawDocumentBuf, OwnCommandError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     send(stream, REQUEST_ID, 0, command).await?;
     let reply = receive(stream, REQUEST_ID).await?;
     if reply.more_to_come {
-        return Err(ExchangeError::Malformed("flags or sections that were not asked for"));
+        return Err(OwnCommandError::Malformed("flags or sections that were not asked for"));
     }
     Ok(reply.body)
 }
@@ -70,17 +70,17 @@ pub(super) async fn send<S>(
     request_id: i32,
     flags: u32,
     command: &RawDocumentBuf,
-) -> Result<(), ExchangeError>
+) -> Result<(), OwnCommandError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let message = encode_with(flags, request_id, 0, command);
-    stream.write_all(&message).await.map_err(ExchangeError::Closed)?;
-    stream.flush().await.map_err(ExchangeError::Closed)
+    stream.write_all(&message).await.map_err(OwnCommandError::Closed)?;
+    stream.flush().await.map_err(OwnCommandError::Closed)
 }
 
 /// A reply that says `ok: 1`.
-pub(super) struct Reply {
+pub(super) struct CommandReply {
     pub(super) body: RawDocumentBuf,
     pub(super) request_id: i32,
     /// Whether another one follows unasked, which answers this one.
@@ -88,31 +88,34 @@ pub(super) struct Reply {
 }
 
 /// Reads the reply to `expected`, a request or the reply before.
-pub(super) async fn receive<S: AsyncRead + Unpin>(stream: &mut S, expected: i32) -> Result<Reply, ExchangeError> {
+pub(super) async fn receive<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    expected: i32,
+) -> Result<CommandReply, OwnCommandError> {
     let mut head = [0; HEADER_BYTES];
     let (first, others) = head.split_at_mut(1);
-    stream.read_exact(first).await.map_err(ExchangeError::Closed)?;
-    stream.read_exact(others).await.map_err(ExchangeError::Torn)?;
-    let header = Header::parse(head).map_err(|_| ExchangeError::Malformed("an impossible message length"))?;
+    stream.read_exact(first).await.map_err(OwnCommandError::Closed)?;
+    stream.read_exact(others).await.map_err(OwnCommandError::Torn)?;
+    let header = Header::parse(head).map_err(|_| OwnCommandError::Malformed("an impossible message length"))?;
     if header.op_code != OpCode::MSG || header.response_to != expected {
-        return Err(ExchangeError::Malformed("no OP_MSG in reply to ours"));
+        return Err(OwnCommandError::Malformed("no OP_MSG in reply to ours"));
     }
     if header.length > REPLY_BYTES_MAX {
-        return Err(ExchangeError::Malformed("longer than 64 KiB"));
+        return Err(OwnCommandError::Malformed("longer than 64 KiB"));
     }
     let mut rest = vec![0; (header.length as usize).saturating_sub(HEADER_BYTES)];
-    stream.read_exact(&mut rest).await.map_err(ExchangeError::Torn)?;
+    stream.read_exact(&mut rest).await.map_err(OwnCommandError::Torn)?;
     let more_to_come = match rest.first_chunk::<PREFIX_BYTES>() {
         Some([0, 0, 0, 0, 0]) => false,
         Some([MORE_TO_COME, 0, 0, 0, 0]) => true,
-        _ => return Err(ExchangeError::Malformed("flags or sections that were not asked for")),
+        _ => return Err(OwnCommandError::Malformed("flags or sections that were not asked for")),
     };
     let body = accept(rest.split_off(PREFIX_BYTES))?;
-    Ok(Reply { body, request_id: header.request_id, more_to_come })
+    Ok(CommandReply { body, request_id: header.request_id, more_to_come })
 }
 
-fn accept(body: Vec<u8>) -> Result<RawDocumentBuf, ExchangeError> {
-    let malformed = |_| ExchangeError::Malformed("no valid document");
+fn accept(body: Vec<u8>) -> Result<RawDocumentBuf, OwnCommandError> {
+    let malformed = |_| OwnCommandError::Malformed("no valid document");
     let reply = RawDocumentBuf::from_bytes(body).map_err(malformed)?;
     // Walks the whole document once, so that later reads find no damage.
     for element in &reply {
@@ -122,7 +125,7 @@ fn accept(body: Vec<u8>) -> Result<RawDocumentBuf, ExchangeError> {
         return Ok(reply);
     }
     let text = |key| reply.get_str(key).map(shortened).unwrap_or_default();
-    Err(ExchangeError::Refused {
+    Err(OwnCommandError::Refused {
         code: reply.get_i32("code").unwrap_or(0),
         code_name: text("codeName"),
         errmsg: text("errmsg"),

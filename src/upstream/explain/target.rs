@@ -11,18 +11,18 @@ use std::time::SystemTime;
 
 use rustls::Error as TlsError;
 
-use super::authentication::USER_NOT_FOUND;
-use super::error::{CertificateRefusal, Failure, Phase};
-use super::exchange::ExchangeError;
+use super::super::authentication::USER_NOT_FOUND;
+use super::super::connect_error::{ConnectFailure, Phase, ServerCertificateRejection};
+use super::super::own_commands::OwnCommandError;
 use crate::config::{EndpointConfig, HostPort, MaterialSource};
 use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
 use crate::tls::{CertificateDefect, CertificateRequest, UpstreamTls, UpstreamTlsError};
 
 /// The parts of the configuration that sentences name.
 #[derive(Debug)]
-pub(super) struct Target {
-    pub(super) upstream: String,
-    pub(super) address: HostPort,
+pub(in crate::upstream) struct Target {
+    pub(in crate::upstream) upstream: String,
+    pub(in crate::upstream) address: HostPort,
     server_name: String,
     certificate_place: String,
     authorities_place: String,
@@ -35,7 +35,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTls>) -> Self {
+    pub(in crate::upstream) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTls>) -> Self {
         let ours = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
         let authorities = tls.into_iter().flat_map(|tls| &tls.trust_anchors.certificates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
@@ -63,15 +63,15 @@ impl Target {
         }
     }
 
-    pub(super) fn write_sentence(
+    pub(in crate::upstream) fn write_sentence(
         &self,
         f: &mut fmt::Formatter<'_>,
         address: Option<SocketAddr>,
-        failure: &Failure,
+        failure: &ConnectFailure,
     ) -> fmt::Result {
         let peer = self.peer(address);
         match failure {
-            Failure::NoCertificate { cause } => {
+            ConnectFailure::NoCertificate { cause } => {
                 write!(f, "there is no certificate to show to {peer} yet: ")?;
                 match cause.as_deref() {
                     None => write!(f, "the SPIFFE Workload API has not answered"),
@@ -79,8 +79,8 @@ impl Target {
                     Some(_) => write!(f, "the one that the SPIFFE Workload API gave cannot be used"),
                 }
             }
-            Failure::NotResolvable { .. } => write!(f, "the name {} cannot be resolved", self.address.host),
-            Failure::Unreachable { attempts } => {
+            ConnectFailure::NotResolvable { .. } => write!(f, "the name {} cannot be resolved", self.address.host),
+            ConnectFailure::Unreachable { attempts } => {
                 write!(f, "{} cannot be reached: ", self.address)?;
                 for (index, (address, cause)) in attempts.iter().enumerate() {
                     let separator = if index == 0 { "" } else { ", " };
@@ -93,111 +93,117 @@ impl Target {
                 }
                 Ok(())
             }
-            Failure::TimedOut { phase, limit } => {
+            ConnectFailure::TimedOut { phase, limit } => {
                 write!(f, "{phase} {peer} was not done within {}", humantime::format_duration(*limit))
             }
-            Failure::ServerCertificate { refusal, certificate } => {
+            ConnectFailure::ServerCertificate { refusal, certificate } => {
                 write!(f, "the certificate of {peer} was refused: ")?;
                 self.write_refusal(f, refusal, certificate.as_deref())
             }
-            Failure::NotTls { cause } if cause.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<TlsError>) => {
+            ConnectFailure::NotTls { cause }
+                if cause.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<TlsError>) =>
+            {
                 write!(f, "{peer} does not speak TLS: it answered with something else")
             }
-            Failure::NotTls { .. } => {
+            ConnectFailure::NotTls { .. } => {
                 write!(f, "{peer} does not speak TLS with us: it closed the connection instead of answering our hello")
             }
-            Failure::Handshake { cause } => write!(f, "the TLS handshake with {peer} failed: {cause}"),
-            Failure::ClientCertificateRefused { alert, .. } => {
+            ConnectFailure::Handshake { cause } => write!(f, "the TLS handshake with {peer} failed: {cause}"),
+            ConnectFailure::ClientCertificateRejected { alert, .. } => {
                 write!(f, "mongod at {peer} refused our client certificate")?;
                 if let Some(certificate) = &self.certificate {
                     write!(f, " (subject {})", certificate.subject)?;
                 }
                 alert.map_or(Ok(()), |alert| write!(f, ": alert {alert:?}"))
             }
-            Failure::Proof { cause } => write!(f, "{peer} does not answer as a mongod: {cause}"),
-            Failure::Authentication { cause } => {
+            ConnectFailure::Proof { cause } => write!(f, "{peer} does not answer as a mongod: {cause}"),
+            ConnectFailure::Authentication { cause } => {
                 write!(f, "mongod at {peer} did not authenticate upstream {} as {}: ", self.upstream, self.user())?;
                 match cause {
-                    ExchangeError::Refused { code, code_name, errmsg } => write!(f, "{errmsg} ({code_name}, {code})"),
+                    OwnCommandError::Refused { code, code_name, errmsg } => write!(f, "{errmsg} ({code_name}, {code})"),
                     other => write!(f, "{other}"),
                 }
             }
-            Failure::WrongUser { users } if users.is_empty() => {
+            ConnectFailure::WrongUser { users } if users.is_empty() => {
                 write!(
                     f,
                     "mongod at {peer} says that it authenticated {}, and then that nobody is authenticated",
                     self.user()
                 )
             }
-            Failure::WrongUser { users } => {
+            ConnectFailure::WrongUser { users } => {
                 write!(f, "mongod at {peer} authenticated {} instead of {}", users.join(" and "), self.user())
             }
-            Failure::ClusterMember => write!(
+            ConnectFailure::ClusterMember => write!(
                 f,
                 "mongod at {peer} takes the certificate of upstream {} ({}) for that of a member of its cluster, which may do everything",
                 self.upstream,
                 self.user()
             ),
-            Failure::Lost { cause } => write!(f, "{peer} does not tell any more what it is: {cause}"),
+            ConnectFailure::Lost { cause } => write!(f, "{peer} does not tell any more what it is: {cause}"),
         }
     }
 
     /// What to do about it, for the operator: names files and configuration keys.
-    pub(super) fn remedy(&self, failure: &Failure) -> String {
+    pub(in crate::upstream) fn remedy(&self, failure: &ConnectFailure) -> String {
         let key = |name: &str| format!("upstream.{}.{name}", self.upstream);
         match failure {
-            Failure::NoCertificate { cause: None } => {
+            ConnectFailure::NoCertificate { cause: None } => {
                 format!("look into the agent at {}, or raise {}", self.certificate_place, key("connect_timeout"))
             }
-            Failure::NoCertificate { cause: Some(cause) } => match **cause {
+            ConnectFailure::NoCertificate { cause: Some(cause) } => match **cause {
                 UpstreamTlsError::Workload(_) => cause.remedy(),
                 _ => format!("{cause}; {}", cause.remedy()),
             },
-            Failure::NotResolvable { .. } => {
+            ConnectFailure::NotResolvable { .. } => {
                 format!("check {} and the name service of this host", key("address"))
             }
-            Failure::Unreachable { attempts } if attempts.iter().any(|(_, cause)| is_out_of_descriptors(cause)) => {
+            ConnectFailure::Unreachable { attempts }
+                if attempts.iter().any(|(_, cause)| is_out_of_descriptors(cause)) =>
+            {
                 "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections: a client takes two"
                     .to_owned()
             }
-            Failure::Unreachable { .. } => format!(
+            ConnectFailure::Unreachable { .. } => format!(
                 "check that mongod runs and listens there (net.bindIp, net.port), that no firewall is between, and {}",
                 key("address")
             ),
-            Failure::TimedOut { phase: Phase::Resolve, .. } => {
+            ConnectFailure::TimedOut { phase: Phase::Resolve, .. } => {
                 format!("check the name service of this host, or raise {}", key("connect_timeout"))
             }
-            Failure::TimedOut { phase: Phase::Connect, .. } => {
+            ConnectFailure::TimedOut { phase: Phase::Connect, .. } => {
                 format!("check routes and firewalls to {}, or raise {}", self.address, key("connect_timeout"))
             }
-            Failure::TimedOut { .. } => format!(
+            ConnectFailure::TimedOut { .. } => format!(
                 "something accepts connections at {} and does not answer: check that it is mongod and not overloaded, or raise {}",
                 self.address,
                 key("connect_timeout")
             ),
-            Failure::ServerCertificate { refusal, certificate } => {
+            ConnectFailure::ServerCertificate { refusal, certificate } => {
                 self.server_certificate_remedy(refusal, certificate.as_deref())
             }
-            Failure::NotTls { .. } => format!(
+            ConnectFailure::NotTls { .. } => format!(
                 "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), that both sides share a TLS version ({}, and net.tls.disabledProtocols), and that mongod is not at its connection limit (net.maxIncomingConnections)",
                 key("address"),
                 key("tls.min_version")
             ),
-            Failure::Handshake { .. } => format!(
+            ConnectFailure::Handshake { .. } => format!(
                 "check that both sides share a TLS version ({}, and net.tls.disabledProtocols of mongod), and look into mongod's log",
                 key("tls.min_version")
             ),
-            Failure::ClientCertificateRefused { request, .. } => self.client_certificate_remedy(request.as_ref()),
-            Failure::Authentication { cause } => self.authentication_remedy(cause),
-            Failure::WrongUser { .. } => format!(
+            ConnectFailure::ClientCertificateRejected { request, .. } => {
+                self.client_certificate_remedy(request.as_ref())
+            }
+            ConnectFailure::Authentication { cause } => self.authentication_remedy(cause),
+            ConnectFailure::WrongUser { .. } => format!(
                 "look into mongod's log for how it maps certificates to users; the certificate is {}",
                 self.certificate_place
             ),
-            Failure::ClusterMember => format!(
+            ConnectFailure::ClusterMember => format!(
                 "use a certificate whose O, OU or DC differs from those of mongod's own; ours is {}",
                 self.certificate_place
             ),
-            Failure::Proof { .. } | Failure::Lost { .. } => {
+            ConnectFailure::Proof { .. } | ConnectFailure::Lost { .. } => {
                 format!("check that {} is a mongod or mongos, and look into its log", self.address)
             }
         }
@@ -208,14 +214,14 @@ impl Target {
         self.certificate.as_ref().map(|certificate| certificate.subject.to_string()).unwrap_or_default()
     }
 
-    fn authentication_remedy(&self, cause: &ExchangeError) -> String {
+    fn authentication_remedy(&self, cause: &OwnCommandError) -> String {
         match cause {
-            ExchangeError::Refused { code: USER_NOT_FOUND, .. } => format!(
+            OwnCommandError::Refused { code: USER_NOT_FOUND, .. } => format!(
                 "create the user: db.getSiblingDB(\"$external\").runCommand({{createUser: {}, roles: [{{role: \"read\", db: \"DATABASE\"}}]}}), with the roles that it is to have; the certificate is {}",
                 in_quotes(&self.user()),
                 self.certificate_place
             ),
-            ExchangeError::Refused { .. } => format!(
+            OwnCommandError::Refused { .. } => format!(
                 "check that MONGODB-X509 is among mongod's authenticationMechanisms, and look into its log; the certificate is {}",
                 self.certificate_place
             ),
@@ -235,7 +241,7 @@ impl Target {
     fn write_refusal(
         &self,
         f: &mut fmt::Formatter<'_>,
-        refusal: &CertificateRefusal,
+        refusal: &ServerCertificateRejection,
         certificate: Option<&CertificateFacts>,
     ) -> fmt::Result {
         let subject = certificate.map(|facts| facts.subject.to_string()).unwrap_or_default();
@@ -244,60 +250,60 @@ impl Target {
         };
         let issuer = || certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
         match refusal {
-            CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => write!(
+            ServerCertificateRejection::UnknownIssuer if self.knows_issuer_of(certificate) => write!(
                 f,
                 "it names {} as its issuer, but our authority of that name did not sign it (subject {subject})",
                 issuer()
             ),
-            CertificateRefusal::UnknownIssuer => {
+            ServerCertificateRejection::UnknownIssuer => {
                 write!(f, "it comes from {}, which is not among our authorities (subject {subject})", issuer())
             }
-            CertificateRefusal::NameMismatch => {
+            ServerCertificateRejection::NameMismatch => {
                 let names = certificate.map(CertificateFacts::names).unwrap_or_default().join(", ");
                 write!(f, "it is for {names}, not for {} (subject {subject})", self.server_name)
             }
-            CertificateRefusal::NoNames => {
+            ServerCertificateRejection::NoNames => {
                 write!(
                     f,
                     "it has no subject alternative name, so it is not for {} (subject {subject})",
                     self.server_name
                 )
             }
-            CertificateRefusal::Expired if is_current(certificate) => {
+            ServerCertificateRejection::Expired if is_current(certificate) => {
                 write!(f, "the certificate of {}, or of one above it, has expired (subject {subject})", issuer())
             }
-            CertificateRefusal::NotYetValid if is_current(certificate) => {
+            ServerCertificateRejection::NotYetValid if is_current(certificate) => {
                 write!(f, "the certificate of {}, or of one above it, is not valid yet (subject {subject})", issuer())
             }
-            CertificateRefusal::Expired => {
+            ServerCertificateRejection::Expired => {
                 write!(f, "it expired on {} (subject {subject})", date(|facts| facts.not_after))
             }
-            CertificateRefusal::NotYetValid => {
+            ServerCertificateRejection::NotYetValid => {
                 write!(f, "it is not valid before {} (subject {subject})", date(|facts| facts.not_before))
             }
-            CertificateRefusal::CommonNameMismatch => write!(
+            ServerCertificateRejection::CommonNameMismatch => write!(
                 f,
                 "it has no subject alternative name, and its common name is not {} (subject {subject})",
                 self.server_name
             ),
-            CertificateRefusal::IdentityMismatch => match certificate.map(uris).unwrap_or_default() {
+            ServerCertificateRejection::IdentityMismatch => match certificate.map(uris).unwrap_or_default() {
                 none if none.is_empty() => write!(f, "it has no URI among its names (subject {subject})"),
                 uris => write!(f, "it is for {uris}, which is not accepted (subject {subject})"),
             },
-            CertificateRefusal::Revoked => {
+            ServerCertificateRejection::Revoked => {
                 write!(f, "it is revoked, or the certificate of an issuer is (subject {subject})")
             }
-            CertificateRefusal::Version1 => {
+            ServerCertificateRejection::Version1 => {
                 let version = certificate.map_or(1, |facts| facts.version);
                 write!(f, "it is an X.509 version {version} certificate, which has no names (subject {subject})")
             }
-            CertificateRefusal::Authority => {
+            ServerCertificateRejection::Authority => {
                 write!(f, "it is that of an authority (CA:TRUE), which may not be a server's too (subject {subject})")
             }
-            CertificateRefusal::Invalid(cause) if let Some(rejection) = CertificateDefect::of(cause) => {
+            ServerCertificateRejection::Invalid(cause) if let Some(rejection) = CertificateDefect::of(cause) => {
                 write!(f, "{rejection} (subject {subject})")
             }
-            CertificateRefusal::Invalid(cause) => write!(f, "{cause} (subject {subject})"),
+            ServerCertificateRejection::Invalid(cause) => write!(f, "{cause} (subject {subject})"),
         }
     }
 
@@ -307,23 +313,23 @@ impl Target {
 
     fn server_certificate_remedy(
         &self,
-        refusal: &CertificateRefusal,
+        refusal: &ServerCertificateRejection,
         certificate: Option<&CertificateFacts>,
     ) -> String {
         let key = |name: &str| format!("upstream.{}.tls.{name}", self.upstream);
         match refusal {
-            CertificateRefusal::UnknownIssuer if self.knows_issuer_of(certificate) => format!(
+            ServerCertificateRejection::UnknownIssuer if self.knows_issuer_of(certificate) => format!(
                 "the authority was made anew under its old name: bring {} ({}) up to date with mongod's",
                 key("ca_file"),
                 self.authorities_place,
             ),
-            CertificateRefusal::UnknownIssuer => format!(
+            ServerCertificateRejection::UnknownIssuer => format!(
                 "put the authority that signed it into {} ({}), which has now: {}; if intermediates are missing, mongod must send them",
                 key("ca_file"),
                 self.authorities_place,
                 listed(&self.authorities),
             ),
-            CertificateRefusal::NameMismatch => {
+            ServerCertificateRejection::NameMismatch => {
                 let first = certificate.and_then(|facts| facts.names().into_iter().next()).unwrap_or_default();
                 if first.contains("://") {
                     return format!("set {} to [\"{first}\"], or give mongod a certificate with the name {}", key("server_identities"), self.server_name);
@@ -334,42 +340,42 @@ impl Target {
                     self.server_name
                 )
             }
-            CertificateRefusal::NoNames | CertificateRefusal::Version1 => format!(
+            ServerCertificateRejection::NoNames | ServerCertificateRejection::Version1 => format!(
                 "issue it anew with its name, as X.509 version 3: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
                  -extfile <(echo subjectAltName={}); or set {} = true to take this kind of certificate",
                 alternative_name(&self.server_name),
                 key("legacy_certificates")
             ),
-            CertificateRefusal::CommonNameMismatch => format!(
+            ServerCertificateRejection::CommonNameMismatch => format!(
                 "set {} to its common name, or issue it anew for {}; verify = \"chain\" leaves names unchecked",
                 key("server_name"),
                 self.server_name
             ),
-            CertificateRefusal::IdentityMismatch => format!(
+            ServerCertificateRejection::IdentityMismatch => format!(
                 "add one of its URIs to {}, or give mongod a certificate with one of: {}",
                 key("server_identities"),
                 self.identities.join(", ")
             ),
-            CertificateRefusal::Revoked => format!(
+            ServerCertificateRejection::Revoked => format!(
                 "give mongod a new certificate (net.tls.certificateKeyFile), or bring {} up to date",
                 key("crl_file")
             ),
-            CertificateRefusal::Expired if is_current(certificate) => format!(
+            ServerCertificateRejection::Expired if is_current(certificate) => format!(
                 "renew the certificate of the authority: with the same key and name, what it has signed stays good; then bring {} up to date, and mongod's files",
                 key("ca_file")
             ),
-            CertificateRefusal::Expired => {
+            ServerCertificateRejection::Expired => {
                 "renew mongod's certificate (net.tls.certificateKeyFile); if it is new already, restart mongod or run rotateCertificates".to_owned()
             }
-            CertificateRefusal::NotYetValid => "check the clocks of this host and of the authority".to_owned(),
-            CertificateRefusal::Authority => format!(
+            ServerCertificateRejection::NotYetValid => "check the clocks of this host and of the authority".to_owned(),
+            ServerCertificateRejection::Authority => format!(
                 "issue a certificate for the server with it: openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
                  -extfile <(echo subjectAltName={}); or, where it stands in {} itself, set {} = true",
                 alternative_name(&self.server_name),
                 key("ca_file"),
                 key("legacy_certificates")
             ),
-            CertificateRefusal::Invalid(_) => {
+            ServerCertificateRejection::Invalid(_) => {
                 "give mongod a certificate that a TLS server may use (serverAuth, a current signature algorithm)".to_owned()
             }
         }

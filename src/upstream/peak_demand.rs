@@ -7,7 +7,7 @@ const SECONDS: usize = 60;
 
 /// Counts what is asked for in each second of the last minute.
 #[derive(Debug)]
-pub(super) struct Demand {
+pub(super) struct PeakDemand {
     began: Instant,
     /// By second since `began`, modulo their number.
     counts: [u16; SECONDS],
@@ -15,7 +15,7 @@ pub(super) struct Demand {
     newest: u64,
 }
 
-impl Demand {
+impl PeakDemand {
     pub(super) fn new(now: Instant) -> Self {
         Self { began: now, counts: [0; SECONDS], newest: 0 }
     }
@@ -57,7 +57,7 @@ mod tests {
     fn the_busiest_second_of_the_last_minute_counts() {
         let began = Instant::now();
         let after = |ms| began + Duration::from_millis(ms);
-        let mut demand = Demand::new(began);
+        let mut demand = PeakDemand::new(began);
         assert_eq!(demand.peak(began), 0);
         for ms in [100, 200, 900, 1100, 5500, 5600] {
             demand.note(after(ms));

@@ -1,0 +1,2 @@
+//! Explains failed connections.
+pub(super) mod target;
