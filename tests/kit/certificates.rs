@@ -1,7 +1,7 @@
-//! A throwaway PKI in a directory of its own: two authorities, and certificates good and bad in each way that matters.
+//! A temporary PKI in a directory of its own: two CAs, and valid and invalid certificates.
 //!
-//! Made by rcgen in milliseconds; nothing here is ever written into the repository. What rcgen cannot make is missing:
-//! X.509 v1, encrypted keys, PKCS#1 and SEC1 forms.
+//! rcgen creates it in milliseconds. Nothing is written into the repository. What rcgen cannot create is in
+//! `openssl.rs`: X.509 version 1, encrypted keys, and the PKCS#1 and SEC1 formats.
 
 use std::fs;
 use std::io::Write;
@@ -19,10 +19,10 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::scratch;
 
-/// The names that every good server certificate carries.
+/// The names in every valid server certificate.
 pub const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Two authorities and the directory that all files of this PKI are written to; dropping it removes them.
+/// Two CAs, and the directory of all files of this PKI. Dropping it removes the directory.
 #[derive(Debug)]
 pub struct Pki {
     directory: TempDir,
@@ -30,20 +30,21 @@ pub struct Pki {
     stranger: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// What a certificate is to be; the default is a good client certificate.
+/// The properties of a certificate to issue. The default is a valid client certificate.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// `CN`; beside it stands `O=mongate kit` and, as mongod requires of clients, an `OU` that differs from the server's.
+    /// `CN`. The subject also has `O=mongate kit`, and an `OU` that differs between clients and servers, as mongod
+    /// requires.
     pub common_name: &'static str,
-    /// DNS names and IP addresses; those that start with `spiffe://` become URI names.
+    /// DNS names and IP addresses of the SAN. Those that start with `spiffe://` become URI names.
     pub names: Vec<&'static str>,
     /// Extended key usage.
     pub usage: Usage,
-    /// When it holds.
+    /// Validity period.
     pub validity: Validity,
-    /// Its key.
+    /// Type of the key.
     pub key: KeyKind,
-    /// Who signed it.
+    /// Issuer.
     pub issuer: SignedBy,
 }
 
@@ -56,24 +57,24 @@ pub enum Usage {
     Client,
     /// Both.
     Both,
-    /// No such extension: good for everything.
+    /// No extended key usage: every use is allowed.
     Unrestricted,
 }
 
-/// When a certificate holds.
+/// Validity period of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
-    /// Now and for decades.
+    /// Now, and for decades.
     Current,
-    /// In the year 2020 only.
+    /// The year 2020 only.
     Expired,
     /// From the year 2090 on.
     NotYet,
-    /// From an hour ago, and for so long from now.
+    /// From one hour ago until this duration from now.
     For(Duration),
 }
 
-/// Kinds of key.
+/// Types of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// ECDSA on P-256.
@@ -82,22 +83,22 @@ pub enum KeyKind {
     P384,
     /// Ed25519.
     Ed25519,
-    /// RSA with 2,048 bits; takes a moment to make.
+    /// RSA with 2,048 bits, which is slower to generate.
     Rsa,
 }
 
-/// Who signed a certificate.
+/// Issuer of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignedBy {
-    /// The authority that both sides trust.
+    /// The CA that both sides trust.
     Authority,
-    /// The one that neither trusts.
+    /// The CA that neither side trusts.
     Stranger,
-    /// Itself.
+    /// Self-signed.
     Itself,
 }
 
-/// Which half of a combined file comes first.
+/// The part of a combined file that comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
     /// Certificate, then key.
@@ -106,14 +107,14 @@ pub enum First {
     Key,
 }
 
-/// A certificate with its key (PKCS#8), and the directory to write them to.
+/// An issued certificate with its key (PKCS#8), and the directory for their files.
 #[derive(Debug)]
 pub struct Issued {
     directory: PathBuf,
     file_stem: String,
-    /// PEM.
+    /// The certificate in PEM.
     pub certificate_pem: String,
-    /// PEM.
+    /// The key in PEM.
     pub key_pem: String,
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
@@ -134,19 +135,19 @@ impl Default for Wanted {
 }
 
 impl Wanted {
-    /// A good server certificate for this machine's loopback names.
+    /// A valid server certificate for the loopback names and addresses.
     pub fn server() -> Self {
         Self { common_name: "mongod", names: SERVER_NAMES.to_vec(), usage: Usage::Both, ..Self::default() }
     }
 }
 
 impl Pki {
-    /// Makes both authorities and writes their certificates.
+    /// Creates both CAs and writes their certificates.
     pub fn new() -> anyhow::Result<Self> {
         Self::in_directory(scratch::directory("pki")?)
     }
 
-    /// The same in a directory that the caller chose.
+    /// As [`Pki::new`], in a directory of the caller.
     pub fn in_directory(directory: TempDir) -> anyhow::Result<Self> {
         let pki = Self { directory, authority: authority("kit authority")?, stranger: authority("kit stranger")? };
         fs::write(pki.ca_file(), pki.authority.pem())?;
@@ -154,27 +155,27 @@ impl Pki {
         Ok(pki)
     }
 
-    /// Where all files of this PKI are.
+    /// The directory of all files of this PKI.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The authority that both sides trust, PEM.
+    /// PEM file of the CA that both sides trust.
     pub fn ca_file(&self) -> PathBuf {
         self.directory().join("ca.pem")
     }
 
-    /// The authority that neither side trusts, PEM.
+    /// PEM file of the CA that neither side trusts.
     pub fn stranger_ca_file(&self) -> PathBuf {
         self.directory().join("stranger-ca.pem")
     }
 
-    /// The authority that both sides trust.
+    /// The certificate of the CA that both sides trust.
     pub fn ca_der(&self) -> CertificateDer<'static> {
         self.authority.der().clone()
     }
 
-    /// Makes a certificate; `file_stem` names its files once they are asked for, and must be new.
+    /// Issues a certificate. `file_stem` must be unique; it is the prefix of its files.
     pub fn issue(&self, file_stem: &str, wanted: &Wanted) -> anyhow::Result<Issued> {
         static SERIALS: AtomicU64 = AtomicU64::new(1);
         let key = generate_key(wanted.key)?;
@@ -197,7 +198,7 @@ impl Pki {
         })
     }
 
-    /// Writes the list of what the authority has taken back.
+    /// Writes a CRL of the trusted CA with these certificates.
     pub fn revoke(&self, file_stem: &str, revoked: &[&Issued]) -> anyhow::Result<PathBuf> {
         let yesterday = SystemTime::now() - Duration::from_hours(24);
         let entry = |issued: &&Issued| RevokedCertParams {
@@ -221,7 +222,7 @@ impl Pki {
 }
 
 impl Issued {
-    /// Writes certificate and key into one file, as mongod's `certificateKeyFile`.
+    /// Writes certificate and key to one file, as for mongod's `certificateKeyFile`.
     pub fn combined(&self, first: First) -> anyhow::Result<PathBuf> {
         let (name, text) = match first {
             First::Certificate => ("combined", format!("{}{}", self.certificate_pem, self.key_pem)),
@@ -230,17 +231,17 @@ impl Issued {
         self.write(name, &text)
     }
 
-    /// Writes certificate and key into two files, in this order.
+    /// Writes certificate and key to two files, and returns their paths in this order.
     pub fn split(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
         Ok((self.write("certificate", &self.certificate_pem)?, self.write("key", &self.key_pem)?))
     }
 
-    /// Certificate and key as rustls takes them.
+    /// Certificate and key for rustls.
     pub fn der(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         (self.certificate.clone(), PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone())))
     }
 
-    /// The file is there as a whole or not at all: tests share a PKI, and another one's gateway may be reading it.
+    /// Writes a file atomically: tests share a PKI, and the gateway of another test may be reading the file.
     fn write(&self, form: &str, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.directory.join(format!("{}-{form}.pem", self.file_stem));
         let mut file = NamedTempFile::new_in(&self.directory)?;
@@ -258,7 +259,7 @@ impl Wanted {
         for name in &self.names {
             params.subject_alt_names.push(alternative_name(name)?);
         }
-        // As SPIRE does, and its clients ask for.
+        // As SPIRE does, and its clients require.
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match self.usage {

@@ -1,4 +1,4 @@
-//! Drivers of other languages, each in a directory of its own under `target/kit`: nothing is installed on the machine.
+//! Drivers of other languages, each in a directory under `target/kit`. Nothing is installed on the machine.
 //!
 //! Versions are pinned in `tests/drivers`: `requirements.txt` for Python, `package-lock.json` for Node.
 
@@ -15,25 +15,25 @@ use super::mongod_binary::on_path;
 use super::process;
 use super::provision;
 
-/// mongosh is large, and a mirror may be slow.
+/// Limit for an installation: mongosh is large, and a mirror can be slow.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(400);
 
-/// The command that runs a Python program with `PyMongo` at hand; the program's path and arguments are for the caller.
+/// A command that runs Python with `PyMongo`. The caller adds the path and the arguments of the program.
 pub fn python() -> Option<Command> {
     provision::or_skip("PyMongo", try_python())
 }
 
-/// The command that runs a Node program with the driver at hand (`createRequire` finds it).
+/// A command that runs Node with the driver, which `createRequire` finds.
 pub fn node() -> Option<Command> {
     provision::or_skip("the Node driver", node_program("node"))
 }
 
-/// The command that runs a mongosh program.
+/// A command that runs mongosh.
 pub fn mongosh() -> Option<Command> {
     provision::or_skip("mongosh", node_program("mongosh"))
 }
 
-/// Where the scripts and the pinned versions are.
+/// The directory of the scripts and the pinned versions.
 pub fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers")
 }
@@ -67,7 +67,7 @@ fn node_program(program: &str) -> anyhow::Result<Command> {
             fs::copy(file, place.join(file.file_name().context("a file without a name")?))?;
         }
         let mut install = Command::new(npm);
-        // No scripts of packages: all that is needed is JavaScript.
+        // Scripts of packages are not needed, because the drivers are plain JavaScript.
         install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional", "--loglevel=error"]);
         install.current_dir(&place).env("npm_config_update_notifier", "false").env("TMPDIR", workshop);
         process::run("npm ci", install, INSTALL_TIMEOUT)?;
@@ -76,11 +76,11 @@ fn node_program(program: &str) -> anyhow::Result<Command> {
     .join("node_modules");
     let mut command = Command::new(node);
     command.env("NODE_PATH", &installed).env_remove("NODE_OPTIONS");
-    // Else mongosh keeps its compiled self in the system's directory for temporary files.
+    // By default, mongosh stores its compiled code in the temporary directory of the system.
     command.env("NODE_COMPILE_CACHE", provision::kit_directory()?.join("node-compile-cache"));
     if program == "mongosh" {
         command.arg(installed.join("mongosh/bin/mongosh.js"));
-        // Its settings, history and logs go where they leave nothing in the user's home.
+        // mongosh writes settings, history and logs to the home directory.
         let home = provision::kit_directory()?.join("mongosh-home");
         fs::create_dir_all(&home)?;
         command.env("HOME", &home).env("XDG_CONFIG_HOME", &home);
@@ -88,7 +88,7 @@ fn node_program(program: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Changes when one of the files does, so that new pins make a new directory.
+/// A hash of the files, so that new pinned versions get a new directory.
 fn fingerprint(files: &[&PathBuf]) -> anyhow::Result<String> {
     let mut hasher = DefaultHasher::new();
     for file in files {

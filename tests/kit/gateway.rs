@@ -1,7 +1,7 @@
-//! The gateway's own binary, started as an operator starts it: a configuration file, a process, a log, an exit code.
+//! The gateway's binary, used as an operator uses it: with a configuration file, a process, a log and an exit code.
 //!
-//! It takes free ports, and its log (JSON) says which: `listening` with `listener` and `address` for each listener,
-//! `admin listening` with `address`, then `started`.
+//! It listens on free ports, which the kit reads from its JSON log: `listening` with `listener` and `address` for each
+//! listener, `admin listening` with `address`, then `started`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -26,48 +26,48 @@ use super::replica_set::ReplicaSet;
 use super::scratch;
 use super::waiting::{patiently, until};
 
-/// Starting takes milliseconds; a busy machine may need long.
+/// Limit for the start of a gateway, which takes milliseconds, and more on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// In a directory of each gateway's own.
+/// Name of the configuration file in the directory of a gateway.
 const CONFIGURATION_FILE: &str = "config.toml";
 
-/// How a gateway is to be: one upstream and one listener, both named `test`.
+/// Options of a gateway with one upstream and one listener, both named `test`.
 ///
-/// The texts are TOML lines that are added to their tables.
+/// The strings are TOML lines that are added to their tables.
 #[derive(Debug, Clone, Default)]
 pub struct GatewayOptions {
-    /// Before the first table.
+    /// Lines before the first table.
     pub top: String,
-    /// `upstream.test.address`, where there are no members.
+    /// `upstream.test.address`, if there are no members.
     pub upstream_address: String,
     /// `upstream.test.members`.
     pub upstream_members: Vec<String>,
-    /// Into `[upstream.test]`.
+    /// Further lines of `[upstream.test]`.
     pub upstream: String,
-    /// All of `[upstream.test.tls]`.
+    /// All lines of `[upstream.test.tls]`.
     pub upstream_tls: String,
     /// `listener.test.address`; the default is a free port on 127.0.0.1.
     pub listener_address: Option<String>,
-    /// Into `[listener.test]`.
+    /// Further lines of `[listener.test]`.
     pub listener: String,
-    /// After everything.
+    /// Further tables at the end.
     pub tables: String,
     /// `log.level`; the default is `info`.
     pub log_level: Option<&'static str>,
-    /// Environment of the process, beside what every process has.
+    /// Additional environment variables of the process.
     pub environment: Vec<(String, String)>,
-    /// How many descriptors the process may have open; the default is what this program may.
+    /// Limit of open file descriptors; the default is that of this program.
     pub descriptors_max: Option<u32>,
-    /// Whom the process runs as; the default is who this program runs as.
+    /// User of the process; the default is that of this program.
     pub user: Option<User>,
-    /// Another build than the one that is tested, to compare with.
+    /// Path of another build of the gateway, for comparison.
     pub build: Option<PathBuf>,
 }
 
-/// A running gateway; dropping it kills it.
+/// A running gateway. Dropping it kills it.
 #[derive(Debug)]
 pub struct Gateway {
-    // In this order: the process goes before its directory.
+    // Dropped in this order: the process ends before its directory is removed.
     process: Process,
     directory: TempDir,
     address: String,
@@ -77,23 +77,24 @@ pub struct Gateway {
 /// One line of `/metrics`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// With `_bucket`, `_sum`, `_count` where it is a histogram's.
+    /// Name of the metric, with `_bucket`, `_sum` or `_count` for a histogram.
     pub name: String,
-    /// In the order of the line.
+    /// Labels in the order of the line.
     pub labels: Vec<(String, String)>,
-    /// Its value.
+    /// Value of the sample.
     pub value: f64,
 }
 
 impl GatewayOptions {
-    /// Leads to this mongod, with the client certificate that the kit made for it.
+    /// A gateway for this mongod, with the client certificate that the kit issued for it.
     pub fn to(mongod: &Mongod) -> Self {
         let mut options = Self { upstream_address: mongod.address(), ..Self::default() };
         options.credentials(&mongod.pki, &mongod.client);
         options
     }
 
-    /// Leads to this set, with the client certificate that the kit made for it; told of its first member only.
+    /// A gateway for this set, with the client certificate that the kit issued for it. The seed list has the first
+    /// member only.
     pub fn to_set(set: &ReplicaSet) -> Self {
         let seeds = set.members().into_iter().take(1).collect();
         let upstream = format!("replica_set = {:?}\n", set.name());
@@ -102,21 +103,21 @@ impl GatewayOptions {
         options
     }
 
-    /// Shows this certificate instead.
+    /// Sets another client certificate.
     pub fn credentials(&mut self, pki: &Pki, client: &Issued) {
         let file = client.combined(First::Certificate).expect("the PKI's directory is writable");
         self.upstream_tls =
             format!("certificate_file = '{}'\nca_file = '{}'\n", file.display(), pki.ca_file().display());
     }
 
-    /// Runs `mongate check` on this configuration, with these arguments too, and returns exit code and standard output.
+    /// Runs `mongate check` with this configuration and further arguments. Returns exit code and standard output.
     pub fn check(&self, more: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), self.configuration())?;
         let mut command = command()?;
         command.arg("check").arg("--config").arg(file.path()).args(more);
         let (code, out, all) = finish(command)?;
-        // What is said of the configuration itself is no report, and stands elsewhere.
+        // Errors of the configuration are written to standard error.
         Ok((code, if out.is_empty() { all } else { out }))
     }
 
@@ -126,7 +127,7 @@ impl GatewayOptions {
         let level = self.log_level.unwrap_or("info");
         let listener = self.listener_address.as_deref().unwrap_or("127.0.0.1:0");
         let upstream = match (self.upstream_address.as_str(), self.upstream_members.as_slice()) {
-            // Where the lines for this table say it in another way.
+            // The further lines of the table have the servers.
             ("", []) => String::new(),
             (address, []) => format!("address = {address:?}"),
             (_, members) => format!("members = {members:?}"),
@@ -145,30 +146,30 @@ impl GatewayOptions {
     }
 }
 
-/// The most memory that a gateway had, and what it had when the watching began.
+/// Measures the peak memory of a gateway since the measurement began.
 pub struct PeakMemory<'a> {
     gateway: &'a Gateway,
     before: u64,
 }
 
 impl PeakMemory<'_> {
-    /// By how many KiB it grew. Linux's count of resident pages is exact to some hundred KiB only: the peak may even seem lower
-    /// than what there was before.
+    /// Growth of the peak in KiB. Linux counts resident pages with an error of some hundred KiB, so the peak may even
+    /// be lower than the value at the beginning; the result is then 0.
     pub fn grown_kib(&self) -> anyhow::Result<u64> {
         Ok(self.gateway.status_kib("VmHWM:")?.saturating_sub(self.before))
     }
 }
 
 impl Gateway {
-    /// Starts a gateway to `mongod` and waits until it serves.
+    /// Starts a gateway for `mongod` and waits until it is ready.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     pub fn to(mongod: &Mongod) -> Self {
         Self::start(&GatewayOptions::to(mongod))
     }
 
-    /// Starts a gateway that is not to serve, and returns its exit code and all that it wrote.
+    /// Starts a gateway that is expected to fail. Returns its exit code and its output.
     pub fn start_in_vain(options: &GatewayOptions) -> anyhow::Result<(Option<i32>, String)> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), options.configuration())?;
@@ -179,15 +180,15 @@ impl Gateway {
         Ok((code, all))
     }
 
-    /// Starts a gateway and waits until it serves.
+    /// Starts a gateway and waits until it is ready.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     pub fn start(options: &GatewayOptions) -> Self {
         Self::try_start(options).expect("the gateway starts")
     }
 
-    /// Starts a gateway and waits until it serves, or says why it does not.
+    /// Starts a gateway and waits until it is ready, or returns why it is not.
     pub fn try_start(options: &GatewayOptions) -> anyhow::Result<Self> {
         let directory = scratch::directory("gateway")?;
         let file = directory.path().join(CONFIGURATION_FILE);
@@ -215,17 +216,17 @@ impl Gateway {
         self.process.id()
     }
 
-    /// What clients connect to: `127.0.0.1:port`, or `unix:/path`.
+    /// The address that clients connect to: `127.0.0.1:port`, or `unix:/path`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The address of another listener, of which the options' tables tell.
+    /// The address of another listener, which is defined in [`GatewayOptions::tables`].
     pub fn address_of(&self, listener: &str) -> anyhow::Result<String> {
         self.logged_address(|event| event["message"] == "listening" && event["listener"] == listener)
     }
 
-    /// The connection string that an application would use.
+    /// The connection string of an application.
     pub fn uri(&self) -> String {
         match self.address.strip_prefix("unix:") {
             Some(path) => format!("mongodb://{}", path.replace('/', "%2F")),
@@ -233,17 +234,17 @@ impl Gateway {
         }
     }
 
-    /// The same for who wants the whole set of that name.
+    /// The connection string of an application for the replica set `set`.
     pub fn set_uri(&self, set: &str) -> String {
         format!("{}/?replicaSet={set}", self.uri())
     }
 
-    /// What `/status` tells.
+    /// The contents of `/status`.
     pub fn status(&self) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.get("/status")?.body)?)
     }
 
-    /// Each member that clients of this listener are told of, and the address that stands for it.
+    /// The members at this listener and their addresses of the gateway.
     pub fn members_at(&self, listener: &str) -> anyhow::Result<BTreeMap<String, String>> {
         let status = self.status()?;
         let listeners = status["listeners"].as_array().context("no listeners")?;
@@ -254,42 +255,42 @@ impl Gateway {
         Ok(pairs.collect())
     }
 
-    /// The same, once all of these members have an address and no other has.
+    /// As [`Gateway::members_at`] for the listener `test`, once exactly these members have an address.
     ///
     /// # Panics
-    /// When that does not come to be.
+    /// If that does not happen within the time limit.
     pub fn await_members(&self, members: &[String]) -> BTreeMap<String, String> {
-        let wanted: BTreeSet<_> = members.iter().collect();
+        let expected: BTreeSet<_> = members.iter().collect();
         until("the gateway has an address for each member", || {
-            self.members_at("test").ok().filter(|known| known.keys().collect::<BTreeSet<_>>() == wanted)
+            self.members_at("test").ok().filter(|known| known.keys().collect::<BTreeSet<_>>() == expected)
         })
     }
 
-    /// Waits until the gateway knows that this member is primary.
+    /// Waits until the gateway reports this member as primary.
     ///
     /// # Panics
-    /// When it does not come to know.
+    /// If that does not happen within the time limit.
     pub fn await_primary(&self, member: &str) {
         let knows = |status: &Value| status["upstreams"][0]["set"]["primary"] == member;
         until("the gateway knows the primary", || self.status().ok().filter(knows));
     }
 
-    /// The administration port: `127.0.0.1:port`.
+    /// Address of the administration port: `127.0.0.1:port`.
     pub fn admin_address(&self) -> &str {
         &self.admin_address
     }
 
-    /// Where its configuration file is, and nothing else.
+    /// The directory of the configuration file. It contains no other file.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The file that it was started with.
+    /// Path of the configuration file.
     pub fn configuration_file(&self) -> PathBuf {
         self.directory().join(CONFIGURATION_FILE)
     }
 
-    /// A connection of raw bytes.
+    /// A raw connection.
     pub fn connect(&self) -> anyhow::Result<Connection> {
         match self.address.strip_prefix("unix:") {
             Some(path) => Connection::unix(Path::new(path)),
@@ -297,7 +298,7 @@ impl Gateway {
         }
     }
 
-    /// Asks the administration port.
+    /// Requests a page of the administration port.
     pub fn get(&self, path: &str) -> anyhow::Result<http::Answer> {
         http::get(&self.admin_address, path)
     }
@@ -305,55 +306,56 @@ impl Gateway {
     /// All samples of `/metrics`.
     ///
     /// # Panics
-    /// When the administration port does not answer as Prometheus expects.
+    /// If the administration port does not respond in the Prometheus text format.
     pub fn metrics(&self) -> Vec<Sample> {
-        let answer = self.get("/metrics").expect("the administration port answers");
+        let answer = self.get("/metrics").expect("the administration port responds");
         answer.body.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(parse_sample).collect()
     }
 
-    /// The sum of the samples of this name that carry all these labels; 0 where there is none.
+    /// The sum of the samples with this name and all these labels; 0 if there is none.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.metrics().iter().filter(|sample| sample.is(name, labels)).map(|sample| sample.value).sum()
     }
 
-    /// Looks at a metric until `accept` takes it, and returns it.
+    /// Polls a metric until `accept` returns `true` for its value, and returns the value.
     ///
-    /// The gateway counts when it has done something, and the client may have its answer a moment before.
+    /// The gateway counts an event after it has happened, so a client may have its reply a moment before.
     ///
     /// # Panics
-    /// When it never takes it; the value is then told.
+    /// If no value is accepted within the time limit; the message has the last value.
     #[track_caller]
     pub fn await_metric(&self, name: &str, labels: &[(&str, &str)], accept: impl Fn(f64) -> bool) -> f64 {
-        let mut value = f64::NAN;
         let accepted = patiently(|| {
-            value = self.metric(name, labels);
-            accept(value).then_some(())
+            let value = self.metric(name, labels);
+            if accept(value) { Ok(value) } else { Err(value) }
         });
-        assert!(accepted.is_some(), "{name} with {labels:?} stays {value}, which is not what was waited for");
-        value
+        match accepted {
+            Ok(value) => value,
+            Err(value) => panic!("{name} with {labels:?} is still {value}, which is not the expected value"),
+        }
     }
 
-    /// Every event logged so far, its fields lifted to the top; lines that are no JSON come as `{"raw": line}`.
+    /// All events logged so far, with their fields at the top level. A line that is not JSON is `{"raw": line}`.
     pub fn log(&self) -> Vec<Value> {
         self.process.lines().iter().map(event).collect()
     }
 
-    /// Waits for an event, those already logged included.
+    /// Waits for an event. Events that have already been logged are included.
     pub fn wait_for_log(&self, timeout: Duration, accept: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         self.process.wait_for_line(timeout, |line| Some(event(line)).filter(&accept))
     }
 
-    /// Asks it to drain and end.
+    /// Requests a graceful shutdown (`SIGTERM`).
     pub fn terminate(&self) -> anyhow::Result<()> {
         self.process.signal(libc::SIGTERM)
     }
 
-    /// Sends any signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: i32) -> anyhow::Result<()> {
         self.process.signal(signal)
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
         self.process.wait(timeout)
     }
@@ -363,53 +365,56 @@ impl Gateway {
         self.status_kib("VmRSS:")
     }
 
-    /// Watches for the most resident memory from now on.
+    /// Begins a measurement of the peak resident memory.
     pub fn watch_memory(&self) -> anyhow::Result<PeakMemory<'_>> {
         fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5")?;
         Ok(PeakMemory { gateway: self, before: self.status_kib("VmHWM:")? })
     }
 
-    /// Processor time so far, to a hundredth of a second.
+    /// CPU time of the process, with a resolution of 10 ms.
     pub fn processor_time(&self) -> anyhow::Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
-        let fields = stat.rsplit_once(") ").context("no name in it")?.1.split(' ').skip(11).take(2);
+        // The name in brackets may contain any character. User and system time are the 12th and 13th field after it.
+        let fields = stat.rsplit_once(") ").context("no process name in /proc/PID/stat")?.1.split(' ').skip(11).take(2);
         let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
-        // Linux shows it in hundredths on every architecture.
+        // A tick in /proc is 10 ms on every architecture.
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// Open file descriptors.
+    /// Number of open file descriptors.
     pub fn descriptors(&self) -> anyhow::Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
     }
 
     fn status_kib(&self, field: &str) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .with_context(|| format!("no {field} in /proc/PID/status"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     fn logged_address(&self, accept: impl Fn(&Value) -> bool) -> anyhow::Result<String> {
         let logged = self.wait_for_log(START_TIMEOUT, accept)?;
-        Ok(logged["address"].as_str().context("an address that is no text")?.to_owned())
+        Ok(logged["address"].as_str().context("the address of the event is not a string")?.to_owned())
     }
 }
 
 impl Sample {
-    /// Whether it has this name and all these labels.
+    /// Whether the sample has this name and all these labels.
     pub fn is(&self, name: &str, labels: &[(&str, &str)]) -> bool {
-        let carries = |wanted: &(&str, &str)| self.labels.iter().any(|(name, value)| (&**name, &**value) == *wanted);
-        self.name == name && labels.iter().all(carries)
+        let has = |expected: &(&str, &str)| self.labels.iter().any(|(name, value)| (&**name, &**value) == *expected);
+        self.name == name && labels.iter().all(has)
     }
 
-    /// The value of a label, empty where it is absent.
+    /// The value of a label; empty if it is absent.
     pub fn label(&self, name: &str) -> &str {
         self.labels.iter().find(|(label, _)| label == name).map_or("", |(_, value)| value)
     }
 }
 
-/// Runs the gateway's binary to its end and returns exit code, standard output and all that it wrote.
+/// Runs the gateway's binary until it ends. Returns exit code, standard output, and both outputs together.
 pub fn run_to_end(arguments: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
     let mut command = command()?;
     command.args(arguments);
@@ -426,12 +431,12 @@ fn finish(command: Command) -> anyhow::Result<(Option<i32>, String, String)> {
     Ok((status.code(), process.stdout(), all))
 }
 
-/// The gateway's binary without any `MONGATE_` of our own environment, which it would take for configuration.
+/// The gateway's binary, without the `MONGATE_` variables of this program.
 fn command() -> anyhow::Result<Command> {
     Ok(clean(Command::new(binary()?)))
 }
 
-/// Without what is set for the gateway here.
+/// Removes the `MONGATE_` variables, which the gateway would read as configuration.
 fn clean(mut command: Command) -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"MONGATE_")) {
         command.env_remove(name);
@@ -439,7 +444,8 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-/// The same with a limit of open descriptors, by way of the shell: setting one from here would need unsafe code.
+/// The gateway's binary with a limit of open file descriptors. The shell sets it, because setting it here needs unsafe
+/// code.
 fn limited(descriptors_max: u32) -> anyhow::Result<Command> {
     let gateway = command()?;
     let mut shell = Command::new("sh");
@@ -450,15 +456,15 @@ fn limited(descriptors_max: u32) -> anyhow::Result<Command> {
     Ok(shell)
 }
 
-/// `MONGATE_TEST_BINARY`, to try one that was built elsewhere; else what cargo built for this test.
+/// Path of the gateway's binary: `MONGATE_TEST_BINARY` if it is set, else the binary that cargo built for this test.
 pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(named) = env::var_os("MONGATE_TEST_BINARY").filter(|named| !named.is_empty()) {
         return Ok(PathBuf::from(named));
     }
-    // An example has no such variable: it runs the gateway inside itself.
+    // Cargo does not set this variable for an example, which runs the gateway in its own process.
     match option_env!("CARGO_BIN_EXE_mongate") {
         Some(built) => Ok(PathBuf::from(built)),
-        None => bail!("cargo built no mongate beside this program"),
+        None => bail!("cargo built no mongate binary for this program"),
     }
 }
 
@@ -479,7 +485,7 @@ fn parse_sample(line: &str) -> Sample {
     Sample { name: name.to_owned(), labels: parse_labels(labels.trim_end_matches('}')), value }
 }
 
-/// `a="b",c="d"`; values of the gateway hold neither quotes nor backslashes.
+/// Parses `a="b",c="d"`. The gateway's label values contain no quotes and no backslashes.
 fn parse_labels(text: &str) -> Vec<(String, String)> {
     let pairs = text.split("\",").filter_map(|pair| pair.split_once("=\""));
     pairs.map(|(name, value)| (name.to_owned(), value.trim_end_matches('"').to_owned())).collect()

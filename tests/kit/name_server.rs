@@ -1,6 +1,6 @@
-//! A name server with SRV and TXT records that a test writes and changes; everything else does not exist.
+//! A DNS server with SRV and TXT records that a test sets and changes. Other names do not exist.
 //!
-//! UDP only, one question at a time, answers that fit a datagram: what a resolver asks of it first.
+//! UDP only, one question at a time, and answers that fit into a datagram, which is what a resolver uses first.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,7 +14,7 @@ const TXT: u16 = 16;
 /// `NXDOMAIN`.
 const NO_SUCH_NAME: u8 = 3;
 
-/// A running name server; it ends with the program.
+/// A running DNS server. It ends with the program.
 #[derive(Debug)]
 pub struct NameServer {
     state: Arc<Mutex<State>>,
@@ -26,13 +26,13 @@ struct State {
     questions: usize,
 }
 
-/// The data of all records of one name and type, and how many seconds they are good for.
+/// TTL in seconds, and the data of all records, by name and type.
 type Zone = BTreeMap<(String, u16), (u32, Vec<Vec<u8>>)>;
 
 impl NameServer {
-    /// Serves at this address, port 53 of a namespace usually.
+    /// Starts a server at this address, usually port 53 in a network namespace.
     pub fn start(address: &str) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind(address).with_context(|| format!("cannot serve names at {address}"))?;
+        let socket = UdpSocket::bind(address).with_context(|| format!("cannot serve DNS at {address}"))?;
         let state = Arc::<Mutex<State>>::default();
         let served = Arc::clone(&state);
         thread::spawn(move || {
@@ -44,7 +44,7 @@ impl NameServer {
         Ok(Self { state })
     }
 
-    /// Writes the SRV records behind `mongodb+srv://name`, each a host and a port.
+    /// Sets the SRV records of `mongodb+srv://name`, each a host and a port.
     pub fn set_services(&self, name: &str, ttl_seconds: u32, services: &[(&str, u16)]) {
         let service = |(host, port): &(&str, u16)| {
             let mut data = vec![0, 0, 0, 5];
@@ -55,16 +55,16 @@ impl NameServer {
         self.set(format!("_mongodb._tcp.{name}"), SRV, ttl_seconds, services.iter().map(service).collect());
     }
 
-    /// Writes the TXT records of a name.
+    /// Sets the TXT records of a name.
     pub fn set_texts(&self, name: &str, texts: &[&str]) {
         let text = |text: &&str| {
-            let length = u8::try_from(text.len()).expect("a text of one string");
+            let length = u8::try_from(text.len()).expect("a text of at most 255 bytes");
             [&[length], text.as_bytes()].concat()
         };
         self.set(name.to_owned(), TXT, 60, texts.iter().map(text).collect());
     }
 
-    /// How often it was asked for anything.
+    /// Number of questions that the server has received.
     pub fn questions(&self) -> usize {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).questions
     }
@@ -75,7 +75,7 @@ impl NameServer {
     }
 }
 
-/// Labels with their lengths, and the root at the end.
+/// Encodes a name: labels with their lengths, and the root label at the end.
 fn encoded(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in name.split('.') {
@@ -87,7 +87,7 @@ fn encoded(name: &str) -> Vec<u8> {
 }
 
 fn answer(socket: &UdpSocket, question: &[u8], client: SocketAddr, state: &Mutex<State>) {
-    // The name begins behind the 12 bytes of the header; type and class follow its end.
+    // The name begins after the 12 bytes of the header. Type and class follow.
     let Some(name_end) = question.iter().skip(12).position(|byte| *byte == 0).map(|position| position + 13) else {
         return;
     };
@@ -107,7 +107,7 @@ fn answer(socket: &UdpSocket, question: &[u8], client: SocketAddr, state: &Mutex
     reply.extend([0; 4]);
     reply.extend(asked);
     for data in records {
-        // The name of the question, which stands 12 bytes into the message.
+        // A pointer to the name in the question, at byte 12 of the message.
         reply.extend([0xC0, 12]);
         reply.extend(kind.to_be_bytes());
         reply.extend([0, 1]);
@@ -115,7 +115,7 @@ fn answer(socket: &UdpSocket, question: &[u8], client: SocketAddr, state: &Mutex
         reply.extend(u16::try_from(data.len()).expect("a short record").to_be_bytes());
         reply.extend(data);
     }
-    // Whoever asked may be gone.
+    // The client may be gone.
     let _ = socket.send_to(&reply, client);
 }
 

@@ -1,9 +1,10 @@
-//! Network, mounts and users of a test's own: it may bind any port, set firewall rules, and have its own `/etc`.
+//! Linux namespaces for a test, with its own network, mounts and users: the test can bind any port, set firewall rules,
+//! and have its own `/etc`.
 //!
-//! A test that wants that runs a second time, in a child of this program that begins inside of new namespaces; there all
-//! of the kit works as ever. What the machine has is not touched, and everything goes with the child.
+//! The test runs a second time in a child of this program that starts in new namespaces. The kit works there as usual.
+//! The machine is not changed, and the namespaces end with the child.
 //!
-//! Nothing can be fetched from in there, as there is no network but loopback: what a test needs has to be had before.
+//! The only network in the namespaces is loopback, so nothing can be downloaded there. The test must download before.
 
 use std::env;
 use std::fmt::Write;
@@ -21,67 +22,68 @@ use super::process::Process;
 use super::provision;
 use super::scratch;
 
-/// Set for the program inside.
+/// Environment variable of the program in the namespaces.
 const INSIDE: &str = "MONGATE_KIT_INSIDE_NAMESPACES";
-/// For one test inside, whatever it does.
+/// Limit for one test in its namespaces.
 const TEST_TIMEOUT: Duration = Duration::from_mins(5);
-/// For one small program.
+/// Limit for one small program.
 const TOOL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most of these tests have a replica set of their own: all at once would be too much for a small machine.
+/// Most of these tests have their own replica set. Running them concurrently would overload a small machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A user of the namespaces, who is nobody elsewhere.
+/// A user that exists in the namespaces only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct User {
-    /// As it stands in `/etc/passwd`.
+    /// Name in `/etc/passwd`.
     pub name: &'static str,
     id: u32,
 }
 
-/// The gateway, where it is to be told from its clients.
+/// The user of the gateway, to distinguish it from its clients.
 pub const GATEWAY: User = User { name: "mongate", id: 1337 };
-/// A client, where it is to be told from the rest.
+/// The user of a client, to distinguish it from other processes.
 pub const CLIENT: User = User { name: "client", id: 1338 };
 
-/// The namespaces, seen from inside.
+/// Access to the namespaces that this program runs in.
 #[derive(Debug)]
 pub struct Namespace {
-    // What stands in for files of `/etc`.
+    // The files that replace files of `/etc`.
     directory: TempDir,
 }
 
-/// Runs `body` in namespaces of its own; `test` is the name of the test that calls this, as `module::function`.
+/// Runs `body` in new namespaces. `test` is the name of the calling test, as `module::function`.
 ///
-/// Where none can be had, says so loudly, see [`provision::or_skip`].
+/// If namespaces are not available, the test is skipped, see [`provision::or_skip`].
 ///
 /// # Panics
-/// When the test fails inside; what it wrote is shown.
+/// If the test fails in the namespaces. Its output is shown.
 #[expect(clippy::print_stderr, reason = "the test harness captures it and shows it with the failed test")]
 pub fn inside(test: &str, body: impl FnOnce(&Namespace)) {
     if env::var_os(INSIDE).is_some() {
-        body(&Namespace::furnish().expect("the namespaces can be furnished"));
+        body(&Namespace::set_up().expect("the namespaces can be set up"));
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut command) = provision::or_skip("own network namespaces", unshare()) else { return };
-    let program = env::current_exe().expect("this program knows where it is");
+    let program = env::current_exe().expect("the path of this program is known");
     command.arg(program).args(["--exact", test, "--nocapture", "--test-threads", "1"]).env(INSIDE, "1");
-    let mut inner = Process::start(test, command).expect("the program starts a second time");
+    let mut inner = Process::start(test, command).expect("the program starts in the namespaces");
     let status = inner.wait(TEST_TIMEOUT);
     let lines: Vec<String> = inner.lines().into_iter().map(|line| line.text).collect();
     eprintln!("{}", lines.join("\n"));
     drop(inner);
-    let succeeded = status.expect("it ends in time").success();
-    assert!(succeeded, "{test} failed inside of its namespaces, see above");
-    // A name that is spelt wrong would be a test that nobody ran.
+    let succeeded = status.expect("the test ends in time").success();
+    assert!(succeeded, "{test} failed in its namespaces; its output is above");
+    // With a misspelt name, no test would run.
     assert!(lines.iter().any(|line| line.contains("1 passed")), "there is no test {test}");
 }
 
-/// The command that runs what comes behind it in new namespaces: as root itself, or else as the root of a new user
-/// namespace in which there are other users too (`newuidmap` and a line in `/etc/subuid`). It dies with us either way.
+/// A command that runs its arguments in new namespaces: as root, or else as root of a new user namespace that has other
+/// users too (which needs `newuidmap` and a line in `/etc/subuid`). It dies with this program.
 fn unshare() -> anyhow::Result<Command> {
-    // Which capabilities one has changes on the way, and the kernel forgets then whom to die with.
+    // The kernel clears the signal for the parent's death when the capabilities of the process change, so it is set
+    // again.
     const DIE_WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
     const KINDS: [&[&str]; 2] = [&["--net", "--mount"], &["--net", "--mount", "--map-root-user", "--map-auto"]];
     static FITTING: OnceLock<Result<&[&str], String>> = OnceLock::new();
@@ -101,11 +103,13 @@ fn unshare() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// All that tests do in there.
+/// Runs everything that tests do in the namespaces.
 fn try_out(kind: &[&str]) -> anyhow::Result<()> {
     const TRIAL: &str = r#"
         for tool in setpriv:util-linux ip:iproute2 iptables:iptables ip6tables:iptables; do
-            command -v "${tool%:*}" >/dev/null || { echo "no ${tool%:*} (Debian: apt-get install ${tool#*:})" >&2; exit 1; }
+            command -v "${tool%:*}" >/dev/null && continue
+            echo "no ${tool%:*} (Debian: apt-get install ${tool#*:})" >&2
+            exit 1
         done
         ip link set lo up
         iptables -t nat -S
@@ -118,7 +122,7 @@ fn try_out(kind: &[&str]) -> anyhow::Result<()> {
     process::run("unshare", command, TOOL_TIMEOUT).map(drop)
 }
 
-/// `unshare`, which is for everybody, with the directories where the tools are that are not.
+/// `unshare`, with the directories of administration tools added to the `PATH`.
 fn command() -> Command {
     let mut command = Command::new("unshare");
     command.env("PATH", env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin");
@@ -126,7 +130,7 @@ fn command() -> Command {
 }
 
 impl Namespace {
-    fn furnish() -> anyhow::Result<Self> {
+    fn set_up() -> anyhow::Result<Self> {
         let namespace = Self { directory: scratch::directory("namespace")? };
         namespace.sh("ip link set lo up")?;
         let mut users = fs::read_to_string("/etc/passwd")?;
@@ -137,21 +141,21 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Runs a line of shell, and returns what it wrote to its standard output.
-    #[expect(clippy::unused_self, reason = "only who has a namespace may change the network")]
+    /// Runs a shell command and returns its standard output.
+    #[expect(clippy::unused_self, reason = "a caller without a namespace must not change the network")]
     pub fn sh(&self, line: &str) -> anyhow::Result<String> {
         let mut command = Command::new("sh");
         command.args(["-ec", line]);
         process::run(line, command, TOOL_TIMEOUT)
     }
 
-    /// Gives loopback more addresses, and `/etc/hosts` their names.
+    /// Adds addresses to the loopback interface, and their names to `/etc/hosts`.
     pub fn hosts(&self, hosts: &[(&str, &[&str])]) -> anyhow::Result<()> {
         let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         for (name, addresses) in hosts {
             for address in *addresses {
                 let prefix = if address.contains(':') { 128 } else { 32 };
-                // It may be there already.
+                // The address may exist already.
                 self.sh(&format!("ip address replace {address}/{prefix} dev lo"))?;
                 writeln!(text, "{address} {name}")?;
             }
@@ -159,33 +163,33 @@ impl Namespace {
         self.replace("/etc/hosts", &text)
     }
 
-    /// Has names looked up at this name server, port 53, or at none.
+    /// Sets the DNS server for the resolver, at port 53, or none.
     pub fn name_server(&self, address: Option<&str>) -> anyhow::Result<()> {
         let line = address.map(|address| format!("nameserver {address}\n")).unwrap_or_default();
         self.replace("/etc/resolv.conf", &format!("{line}options timeout:1 attempts:2\n"))
     }
 
-    /// Has another text stand in the place of a file, for everybody inside.
+    /// Replaces the contents of a file for all processes in the namespaces.
     fn replace(&self, file: &str, text: &str) -> anyhow::Result<()> {
-        let stand_in = self.stand_in(file);
-        let is_new = !stand_in.exists();
-        // Written in place where it is mounted already, and readable by all users.
-        fs::write(&stand_in, text)?;
+        let replacement = self.replacement(file);
+        let is_new = !replacement.exists();
+        // An existing replacement is mounted already, so it is overwritten in place. All users must be able to read it.
+        fs::write(&replacement, text)?;
         if is_new {
-            self.sh(&format!("chmod 644 {0}; mount --bind {0} {file}", stand_in.display()))?;
+            self.sh(&format!("chmod 644 {0}; mount --bind {0} {file}", replacement.display()))?;
         }
-        ensure!(fs::read_to_string(file)? == text, "{file} has not become another");
+        ensure!(fs::read_to_string(file)? == text, "{file} was not replaced");
         Ok(())
     }
 
-    fn stand_in(&self, file: &str) -> PathBuf {
+    fn replacement(&self, file: &str) -> PathBuf {
         self.directory.path().join(file.replace('/', "_"))
     }
 }
 
-/// Runs `action` with the sockets and files that it makes belonging to this user.
+/// Runs `action` so that the sockets and files that it creates belong to this user.
 pub fn as_user<T>(user: User, action: impl FnOnce() -> T) -> T {
-    assert!(env::var_os(INSIDE).is_some(), "{} is a user of namespaces only", user.name);
+    assert!(env::var_os(INSIDE).is_some(), "the user {} exists in namespaces only", user.name);
     set_file_user(user.id);
     let result = action();
     set_file_user(0);
@@ -193,19 +197,20 @@ pub fn as_user<T>(user: User, action: impl FnOnce() -> T) -> T {
 }
 
 fn set_file_user(id: u32) {
-    // SAFETY: a system call with one integer argument, and for this thread alone.
+    // SAFETY: a system call with one integer argument, which affects this thread only.
     #[expect(unsafe_code, reason = "setfsuid(2) has no safe form in std")]
     unsafe {
         libc::setfsuid(id);
     }
 }
 
-/// The same command as this user, who may read everything as root may: the kit's files are for their owner only.
+/// A command that runs `command` as this user. The user can read all files, like root, because only the owner can read
+/// the files of the kit.
 ///
-/// The command's directory and outputs are not taken over.
+/// The working directory and the outputs of `command` are not copied.
 pub fn run_as(user: User, command: &Command) -> anyhow::Result<Command> {
     if env::var_os(INSIDE).is_none() {
-        bail!("{} is a user of namespaces only", user.name);
+        bail!("the user {} exists in namespaces only", user.name);
     }
     let mut wrapped = Command::new("setpriv");
     let id = user.id.to_string();

@@ -1,14 +1,14 @@
-//! Free TCP ports for programs that cannot say themselves which one they took.
+//! Free TCP ports for programs that cannot choose a free port and report it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 
-/// Below what Linux gives to outgoing connections (from 32768 on): a server that is stopped and started again on its
-/// port must not find it taken by some client in between.
+/// Below the port range that Linux uses for outgoing connections (from 32768), so that a server that is restarted on
+/// its port does not find it in use by a client.
 const FIRST: u16 = 15_000;
 const COUNT: u16 = 15_000;
 
-/// A port on the loopback address that nothing listens on now. Another program may take it first: try again then.
+/// A free port on the loopback address. Another program may take it before it is used; the caller then tries again.
 pub fn free() -> anyhow::Result<u16> {
     for attempt in 0..1_000_u32 {
         let offset = RandomState::new().hash_one(attempt) % u64::from(COUNT);
@@ -20,7 +20,7 @@ pub fn free() -> anyhow::Result<u16> {
     anyhow::bail!("no free port between {FIRST} and {}", FIRST + COUNT)
 }
 
-/// The first of so many ports in a row on the loopback address that nothing listens on now.
+/// The first of `count` consecutive free ports on the loopback address.
 pub fn free_in_a_row(count: u16) -> anyhow::Result<u16> {
     for _ in 0..1_000 {
         let first = free()?;
@@ -28,5 +28,5 @@ pub fn free_in_a_row(count: u16) -> anyhow::Result<u16> {
             return Ok(first);
         }
     }
-    anyhow::bail!("no {count} free ports in a row")
+    anyhow::bail!("no {count} consecutive free ports")
 }

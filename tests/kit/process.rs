@@ -1,7 +1,8 @@
-//! Child processes that end with the program that started them, and whose output can be waited for.
+//! Child processes that end with this program, and whose output tests can wait for.
 //!
-//! The kernel kills a child whose parent dies (`PR_SET_PDEATHSIG`), even when the parent is killed itself. It means the
-//! parent's *thread*, though, and a test's thread ends with its test: so all children are born on one thread that never ends.
+//! The kernel kills a child when its parent dies (`PR_SET_PDEATHSIG`), even if the parent is killed. The parent is the
+//! *thread* that started the child, and the thread of a test ends with the test. Therefore all children are started by
+//! one thread that never ends.
 
 use std::io::BufRead;
 use std::io::BufReader;
@@ -21,12 +22,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use anyhow::bail;
 
-/// How many of the last lines of a child are shown when its test fails.
+/// Number of last lines of a child that are shown when its test fails.
 const LINES_SHOWN_MAX: usize = 20;
-/// And how much of each: mongod's lines are long.
+/// Characters of each line that are shown; mongod's lines are long.
 const SHOWN_LENGTH_MAX: usize = 400;
 
-/// A running child; dropping it kills it, with those that it has started in its group, and waits for it.
+/// A running child. Dropping it kills it and its process group, and waits for its end.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -34,7 +35,7 @@ pub struct Process {
     output: Arc<Output>,
 }
 
-/// Which of a child's two outputs a line came from.
+/// The output of a child that a line was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
@@ -43,24 +44,24 @@ pub enum Stream {
     Err,
 }
 
-/// One line that a child wrote, without its line end; bytes that are no UTF-8 are replaced.
+/// One line that a child wrote, without its line end. Invalid UTF-8 is replaced.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// Where it was written.
+    /// The output that the line was written to.
     pub stream: Stream,
-    /// What was written.
+    /// The line.
     pub text: String,
 }
 
 impl Process {
-    /// Starts `command` with its outputs captured and nothing to read, in a process group of its own, so that a Ctrl-C
-    /// in the terminal reaches only us and the order of stopping is ours.
+    /// Starts `command` with captured outputs and empty input. It has its own process group, so that a Ctrl-C in the
+    /// terminal reaches only this program, which then ends its children in its own order.
     pub fn start(name: &str, command: Command) -> anyhow::Result<Self> {
         Self::start_bound(name, command, libc::SIGKILL)
     }
 
-    /// The same; when this process dies first, the child gets `signal`. `SIGKILL` is the surest, but one that has children
-    /// of its own needs one at which it ends them.
+    /// As [`Process::start`]; the child gets `signal` when this program dies first. `SIGKILL` cannot be ignored, but a
+    /// child that has children itself needs a signal on which it ends them.
     pub fn start_bound(name: &str, mut command: Command, signal: i32) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         die_with_parent(&mut command, signal);
@@ -81,36 +82,31 @@ impl Process {
         self.child.id()
     }
 
-    /// All lines so far, both outputs, in the order in which they were read.
+    /// All lines of both outputs so far, in the order in which they were read.
     pub fn lines(&self) -> Vec<Line> {
         self.output.lock().lines.clone()
     }
 
-    /// The standard output so far.
+    /// Standard output so far.
     pub fn stdout(&self) -> String {
         let lines = self.lines().into_iter().filter(|line| line.stream == Stream::Out);
         lines.map(|line| line.text + "\n").collect()
     }
 
-    /// Waits until `find` gives something for one of the lines, those already written included.
+    /// Waits until `find` returns a value for a line. Lines that have already been written are included.
     ///
-    /// Fails when the child ends first or `timeout` passes; the error shows what the child wrote.
+    /// Fails if the child ends first or `timeout` passes; the error shows the output of the child.
     pub fn wait_for_line<T>(&self, timeout: Duration, mut find: impl FnMut(&Line) -> Option<T>) -> anyhow::Result<T> {
-        let deadline = Instant::now() + timeout;
         let mut seen = 0;
-        let mut state = self.output.lock();
-        loop {
-            if let Some(found) = state.lines.iter().skip(seen).find_map(&mut find) {
-                return Ok(found);
-            }
+        let found = self.output.wait_until(timeout, |state| {
+            let found = state.lines.iter().skip(seen).find_map(&mut find);
             seen = state.lines.len();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.open_count == 0 || left.is_zero() {
-                let how = if state.open_count == 0 { "ended" } else { "went on" };
-                drop(state);
-                bail!("{} {how} without the awaited line; it wrote:\n{}", self.name, self.tail());
-            }
-            state = self.output.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            (found.is_some() || state.open_count == 0).then_some(found)
+        });
+        match found {
+            Some(Some(found)) => Ok(found),
+            Some(None) => bail!("{} ended without the expected line; its output:\n{}", self.name, self.tail()),
+            None => bail!("{} did not write the expected line within {timeout:?}:\n{}", self.name, self.tail()),
         }
     }
 
@@ -119,11 +115,11 @@ impl Process {
         self.signal_to(i32::try_from(self.id())?, signal)
     }
 
-    /// `id` is the child, or its group if it is negative.
+    /// `id` is the child, or its process group if it is negative.
     fn signal_to(&self, id: i32, signal: i32) -> anyhow::Result<()> {
         #[expect(
             unsafe_code,
-            reason = "kill(2) takes two integers; the child is not reaped yet, so the id is still its own"
+            reason = "kill(2) takes two integers; until the child is reaped, no other process can have its ID"
         )]
         let result = unsafe { libc::kill(id, signal) };
         if result != 0 {
@@ -132,26 +128,19 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until the child has ended by itself; its outputs are complete then.
+    /// Waits until the child has ended and its outputs are complete.
     pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
-        // The end of both outputs is the event that can be waited for with a limit; the rest is reaping.
-        let deadline = Instant::now() + timeout;
-        let mut state = self.output.lock();
-        while state.open_count > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(state);
-                bail!("{} still runs after {timeout:?}; it wrote:\n{}", self.name, self.tail());
-            }
-            state = self.output.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        // Waits for the end of both outputs, because `Child::wait` has no timeout. The child is reaped afterwards.
+        let ended = self.output.wait_until(timeout, |state| (state.open_count == 0).then_some(()));
+        if ended.is_none() {
+            bail!("{} is still running after {timeout:?}; its output:\n{}", self.name, self.tail());
         }
-        drop(state);
         Ok(self.child.wait()?)
     }
 
-    /// Kills the child and its group (`SIGKILL`) and waits for the child.
+    /// Kills the child and its process group (`SIGKILL`) and waits for the child.
     pub fn kill(&mut self) {
-        // All fail only when there is nobody left. Until the child is waited for, its id is nobody else's group.
+        // Errors mean that the processes have ended. Until the child is reaped, no other process group can have its ID.
         if let (Ok(None), Ok(id)) = (self.child.try_wait(), i32::try_from(self.id())) {
             let _ = self.signal_to(-id, libc::SIGKILL);
         }
@@ -176,22 +165,22 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("the last lines of {}:\n{}", self.name, self.tail());
+            eprintln!("last lines of {}:\n{}", self.name, self.tail());
         }
     }
 }
 
-/// Runs `command` to its end and returns its standard output; a failure shows what it wrote.
+/// Runs `command` until it ends and returns its standard output. An error shows both outputs.
 pub fn run(name: &str, command: Command, timeout: Duration) -> anyhow::Result<String> {
     let mut process = Process::start(name, command)?;
     let status = process.wait(timeout)?;
     if !status.success() {
-        bail!("{name} ended with {status}; it wrote:\n{}", process.tail());
+        bail!("{name} ended with {status}; its output:\n{}", process.tail());
     }
     Ok(process.stdout())
 }
 
-/// Both outputs of one child.
+/// The two outputs of a child.
 #[derive(Debug, Default)]
 struct Output {
     state: Mutex<OutputState>,
@@ -201,13 +190,29 @@ struct Output {
 #[derive(Debug, Default)]
 struct OutputState {
     lines: Vec<Line>,
-    /// Outputs that the child, or a child of its own, still holds open.
+    /// Number of outputs that the child, or one of its children, holds open.
     open_count: usize,
 }
 
 impl Output {
     fn lock(&self) -> std::sync::MutexGuard<'_, OutputState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `check` returns a value for the current state. `None` when `timeout` has passed.
+    fn wait_until<T>(&self, timeout: Duration, mut check: impl FnMut(&OutputState) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = check(&state) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn follow(self: &Arc<Self>, stream: Stream, pipe: impl Read + Send + 'static) {
@@ -228,17 +233,18 @@ impl Output {
     }
 }
 
-struct Birth {
+struct SpawnRequest {
     command: Command,
     answer: mpsc::SyncSender<std::io::Result<Child>>,
 }
 
-static CRADLE: LazyLock<mpsc::SyncSender<Birth>> = LazyLock::new(|| {
-    let (sender, receiver) = mpsc::sync_channel::<Birth>(0);
+/// The thread that starts all children.
+static SPAWNER: LazyLock<mpsc::SyncSender<SpawnRequest>> = LazyLock::new(|| {
+    let (sender, receiver) = mpsc::sync_channel::<SpawnRequest>(0);
     thread::spawn(move || {
-        while let Ok(mut birth) = receiver.recv() {
-            // Who asked always waits for the answer.
-            let _ = birth.answer.send(birth.command.spawn());
+        while let Ok(mut request) = receiver.recv() {
+            // The requesting thread always waits for the answer.
+            let _ = request.answer.send(request.command.spawn());
         }
     });
     sender
@@ -246,7 +252,7 @@ static CRADLE: LazyLock<mpsc::SyncSender<Birth>> = LazyLock::new(|| {
 
 fn spawn(command: Command) -> anyhow::Result<Child> {
     let (answer, receiver) = mpsc::sync_channel(1);
-    CRADLE.send(Birth { command, answer }).context("the thread that starts processes has ended")?;
+    SPAWNER.send(SpawnRequest { command, answer }).context("the thread that starts processes has ended")?;
     Ok(receiver.recv().context("the thread that starts processes has ended")??)
 }
 
@@ -254,21 +260,21 @@ fn spawn(command: Command) -> anyhow::Result<Child> {
 fn die_with_parent(command: &mut Command, signal: i32) {
     let parent = std::process::id();
     let bind_life = move || {
-        // SAFETY: two system calls with integer arguments; neither allocates or takes a lock.
+        // SAFETY: two system calls with integer arguments. Neither allocates memory or takes a lock.
         #[expect(unsafe_code, reason = "prctl(2) and getppid(2) have no safe form in std")]
         let (result, parent_now) =
             unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal), libc::getppid().cast_unsigned()) };
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        // The parent may have died before the call; then no signal comes any more.
+        // If the parent died before the call, there will be no signal.
         if parent_now != parent {
             return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
         }
         Ok(())
     };
-    // SAFETY: `bind_life` is async-signal-safe, as the child of a fork needs it.
-    #[expect(unsafe_code, reason = "what runs between fork and exec is for us to keep safe")]
+    // SAFETY: `bind_life` is async-signal-safe, as required in the child of a fork.
+    #[expect(unsafe_code, reason = "the caller has to make sure that code between fork and exec is safe")]
     unsafe {
         command.pre_exec(bind_life);
     }
@@ -276,5 +282,5 @@ fn die_with_parent(command: &mut Command, signal: i32) {
 
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent(_command: &mut Command, _signal: i32) {
-    // Elsewhere the drop alone stops the child.
+    // On other systems, only dropping the `Process` ends the child.
 }

@@ -1,6 +1,6 @@
-//! The wire, byte by byte: messages well formed and not, sent in plain or over mutual TLS, and what comes back.
+//! Raw wire messages, valid and invalid, over plaintext or mutual TLS, and their replies.
 //!
-//! Written apart from the gateway's own wire code on purpose: a mistake there must not hide itself here.
+//! This is independent of the gateway's wire code on purpose, so that a mistake there is not repeated here.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, Stream
 
 use super::certificates::{Issued, Pki};
 
-/// How long a reply may take on a busy machine.
+/// Limit for a reply on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// `OP_REPLY`.
@@ -33,18 +33,18 @@ pub const OP_MSG: i32 = 2013;
 
 /// `OP_MSG` flag: a CRC-32C ends the message.
 pub const CHECKSUM_PRESENT: u32 = 1;
-/// `OP_MSG` flag: another message follows without being asked for; of a request: no reply is wanted.
+/// `OP_MSG` flag: in a reply, another reply follows without a request; in a request, the client expects no reply.
 pub const MORE_TO_COME: u32 = 1 << 1;
-/// `OP_MSG` flag: the client takes a stream of replies.
+/// `OP_MSG` flag: the client accepts a stream of replies.
 pub const EXHAUST_ALLOWED: u32 = 1 << 16;
 
-/// A whole message with a correct length: header, then `body`.
+/// A complete message with the correct length: header and `body`.
 pub fn message(op_code: i32, request_id: i32, body: &[u8]) -> Vec<u8> {
     let length = i32::try_from(16 + body.len()).expect("test messages are small");
     with_length(length, op_code, request_id, body)
 }
 
-/// A message that claims `length`, whatever follows.
+/// A message that declares `length`, independent of `body`.
 pub fn with_length(length: i32, op_code: i32, request_id: i32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(16 + body.len());
     for field in [length, request_id, 0, op_code] {
@@ -54,15 +54,15 @@ pub fn with_length(length: i32, op_code: i32, request_id: i32, body: &[u8]) -> V
     bytes
 }
 
-/// An `OP_MSG` of these sections, in this order.
+/// An `OP_MSG` with these sections, in this order.
 pub fn op_msg(request_id: i32, flags: u32, sections: &[Vec<u8>]) -> Vec<u8> {
     message(OP_MSG, request_id, &[&flags.to_le_bytes()[..], &sections.concat()].concat())
 }
 
-/// The same with its checksum, `flags` completed.
+/// An `OP_MSG` with these sections, a checksum, and the flag for it.
 pub fn op_msg_with_checksum(request_id: i32, flags: u32, sections: &[Vec<u8>]) -> Vec<u8> {
     let flags = (flags | CHECKSUM_PRESENT).to_le_bytes();
-    // Four bytes of room, so that the length, which the checksum covers too, is the final one.
+    // Includes four bytes for the checksum, because the checksum covers the length in the header.
     let mut bytes = message(OP_MSG, request_id, &[&flags[..], &sections.concat(), &[0; 4]].concat());
     let covered = bytes.len() - 4;
     let checksum = crc32c::crc32c(&bytes[..covered]);
@@ -70,61 +70,61 @@ pub fn op_msg_with_checksum(request_id: i32, flags: u32, sections: &[Vec<u8>]) -
     bytes
 }
 
-/// Section kind 0: the command itself.
+/// Section kind 0: the command.
 pub fn body_section(command: &Document) -> Vec<u8> {
     [&[0][..], &encode(command)].concat()
 }
 
-/// Section kind 1: a named sequence of documents.
+/// Section kind 1: a document sequence.
 pub fn sequence_section(identifier: &str, documents: &[Document]) -> Vec<u8> {
     let documents: Vec<u8> = documents.iter().flat_map(encode).collect();
     let size = i32::try_from(4 + identifier.len() + 1 + documents.len()).expect("test sections are small");
     sequence_section_claiming(size, identifier, &documents)
 }
 
-/// The same with any size and any bytes.
+/// Section kind 1 that declares `size`, with any bytes as documents.
 pub fn sequence_section_claiming(size: i32, identifier: &str, documents: &[u8]) -> Vec<u8> {
     [&[1][..], &size.to_le_bytes(), identifier.as_bytes(), &[0], documents].concat()
 }
 
-/// An `OP_QUERY` on a namespace such as `admin.$cmd`.
+/// An `OP_QUERY` for a namespace such as `admin.$cmd`.
 pub fn op_query(request_id: i32, namespace: &str, return_count: i32, query: &Document) -> Vec<u8> {
     let head =
         [&0_i32.to_le_bytes()[..], namespace.as_bytes(), &[0], &0_i32.to_le_bytes(), &return_count.to_le_bytes()];
     message(OP_QUERY, request_id, &[&head.concat()[..], &encode(query)].concat())
 }
 
-/// An `OP_COMPRESSED` around `payload`, which stands as it is: compressor 0.
+/// An `OP_COMPRESSED` with the uncompressed `payload` (compressor 0).
 pub fn op_compressed(request_id: i32, original_op_code: i32, payload: &[u8]) -> Vec<u8> {
     let size = i32::try_from(payload.len()).expect("test messages are small");
     let head = [&original_op_code.to_le_bytes()[..], &size.to_le_bytes(), &[0]];
     message(OP_COMPRESSED, request_id, &[&head.concat()[..], payload].concat())
 }
 
-/// A document as bytes.
+/// A document as BSON.
 pub fn encode(document: &Document) -> Vec<u8> {
-    bson::serialize_to_vec(document).expect("a document of a test is BSON")
+    bson::serialize_to_vec(document).expect("a document of a test is valid BSON")
 }
 
-/// What a peer answered with.
+/// A reply.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The whole message.
     pub bytes: Vec<u8>,
-    /// Of the header.
+    /// Request ID in the header.
     pub request_id: i32,
-    /// Of the header.
+    /// ID of the request that this replies to, in the header.
     pub response_to: i32,
-    /// Of the header.
+    /// Operation code in the header.
     pub op_code: i32,
-    /// `OP_MSG` or `OP_REPLY` flags.
+    /// Flags of the `OP_MSG` or `OP_REPLY`.
     pub flags: u32,
     /// The first document.
     pub document: Document,
 }
 
 impl Reply {
-    /// The error code, where there is one.
+    /// The error code, if there is one.
     pub fn code(&self) -> Option<i32> {
         self.document.get_i32("code").ok()
     }
@@ -141,7 +141,7 @@ impl Reply {
             other => bail!("a reply with operation code {other}"),
         };
         let document = bson::RawDocumentBuf::from_bytes(document_at(&bytes, first_document)?.to_vec())?;
-        // Replies echo what they were sent, valid UTF-8 or not; the code is there all the same.
+        // A reply may repeat invalid UTF-8 of the request. Its error code can be read anyway.
         let code = document.get_i32("code").ok();
         let document =
             Document::try_from(document.as_ref()).unwrap_or_else(|_| doc! { "unreadable": true, "code": code });
@@ -159,10 +159,10 @@ impl Reply {
 fn document_at(bytes: &[u8], at: usize) -> anyhow::Result<&[u8]> {
     let rest = bytes.get(at..).context("a reply without a document")?;
     let length = rest.first_chunk().map_or(0, |length| i32::from_le_bytes(*length));
-    rest.get(..usize::try_from(length)?).context("a reply with a torn document")
+    rest.get(..usize::try_from(length)?).context("a reply with an incomplete document")
 }
 
-/// A connection that speaks bytes.
+/// A connection for raw messages.
 pub struct Connection {
     stream: Box<dyn Stream>,
 }
@@ -191,34 +191,34 @@ impl Stream for StreamOwned<ClientConnection, TcpStream> {
     }
 }
 
-/// What ends a connection in the eyes of who reads it.
+/// The result of reading from a connection.
 #[derive(Debug)]
 pub enum Received {
-    /// A whole message.
+    /// A complete message.
     Reply(Box<Reply>),
-    /// The peer closed or reset the connection; what it had sent of a message before that.
+    /// The peer closed or reset the connection after these bytes of an incomplete message.
     Closed(Vec<u8>),
 }
 
 impl Connection {
-    /// Connects in plain.
+    /// Connects over plain TCP.
     pub fn plain(address: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         Self::over(stream)
     }
 
-    /// Connects to a unix socket.
+    /// Connects to a unix domain socket.
     pub fn unix(path: &Path) -> anyhow::Result<Self> {
         Self::over(UnixStream::connect(path).with_context(|| format!("cannot connect to {}", path.display()))?)
     }
 
-    /// Connects over TLS and shows `client`'s certificate.
+    /// Connects over TLS with the client certificate `client`.
     pub fn tls(address: &str, pki: &Pki, client: &Issued) -> anyhow::Result<Self> {
         Self::tls_with(address, &[], client_config(pki, Some(client), ALL_VERSIONS)?)
     }
 
-    /// Connects, sends `prefix`, and begins TLS.
+    /// Connects, sends `prefix`, and then begins TLS.
     pub fn tls_with(address: &str, prefix: &[u8], config: Arc<ClientConfig>) -> anyhow::Result<Self> {
         let mut socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         socket.set_nodelay(true)?;
@@ -229,13 +229,13 @@ impl Connection {
         Self::over(StreamOwned::new(session, socket))
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
     }
 
-    /// Reads the next message, or learns that there will be none. Fails when neither happens in time.
+    /// Reads the next message or the end of the connection. Fails if neither arrives in time.
     pub fn receive(&mut self) -> anyhow::Result<Received> {
         let mut bytes = Vec::new();
         if !self.read_exactly(&mut bytes, 16)? {
@@ -243,9 +243,9 @@ impl Connection {
         }
         let length = bytes.first_chunk().map_or(0, |length| i32::from_le_bytes(*length));
         let length = usize::try_from(length).ok().filter(|length| (16..=48_000_000).contains(length));
-        // What is no message, such as HTTP, is read until it ends.
-        let wanted = length.unwrap_or(usize::MAX) - 16;
-        if !self.read_exactly(&mut bytes, wanted)? {
+        // Bytes that are not a message, such as HTTP, are read until the connection ends.
+        let remaining = length.unwrap_or(usize::MAX) - 16;
+        if !self.read_exactly(&mut bytes, remaining)? {
             return Ok(Received::Closed(bytes));
         }
         Ok(Received::Reply(Box::new(Reply::parse(bytes)?)))
@@ -259,7 +259,7 @@ impl Connection {
         }
     }
 
-    /// Sends a command and returns its reply, which may be an error; `command` names its `$db`.
+    /// Sends a command and returns its reply, which may be an error. `command` must have `$db`.
     pub fn command(&mut self, command: &Document) -> anyhow::Result<Document> {
         self.send(&op_msg(1, 0, &[body_section(command)]))?;
         let reply = self.reply()?;
@@ -269,12 +269,12 @@ impl Connection {
         Ok(reply.document)
     }
 
-    /// The same for a command that must succeed.
+    /// Sends a command that must succeed and returns its reply.
     pub fn run(&mut self, command: &Document) -> anyhow::Result<Document> {
         let reply = self.command(command)?;
         let ok = reply.get("ok").and_then(|ok| ok.as_f64().or_else(|| ok.as_i32().map(f64::from)));
         if ok != Some(1.0) {
-            bail!("refused: {reply}");
+            bail!("the command failed: {reply}");
         }
         Ok(reply)
     }
@@ -284,7 +284,7 @@ impl Connection {
         Ok(Self { stream: Box::new(stream) })
     }
 
-    /// Appends `count` bytes, or what came before the connection's end; says whether all came.
+    /// Appends `count` bytes, or fewer if the connection ends before. Returns whether all bytes arrived.
     fn read_exactly(&mut self, bytes: &mut Vec<u8>, count: usize) -> anyhow::Result<bool> {
         let before = bytes.len();
         let limit = u64::try_from(count)?;
@@ -296,12 +296,12 @@ impl Connection {
     }
 }
 
-/// mongod ends TLS without a farewell and TCP with a reset where bytes are left unread.
+/// mongod closes TLS without `close_notify`, and resets the TCP connection if there are unread bytes.
 fn is_end(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
-/// The certificate that a server shows, whatever it thinks of ours.
+/// The certificate that a server shows, even if the server rejects the client certificate.
 pub fn shown_certificate(address: &str, config: &Arc<ClientConfig>) -> anyhow::Result<CertificateDer<'static>> {
     let mut socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     socket.set_read_timeout(Some(TIMEOUT))?;
@@ -314,7 +314,7 @@ pub fn shown_certificate(address: &str, config: &Arc<ClientConfig>) -> anyhow::R
     Ok(shown.clone().into_owned())
 }
 
-/// TLS for a client that trusts `pki`'s authority and shows a certificate, or none.
+/// TLS configuration of a client that trusts the CA of `pki`, with or without a client certificate.
 pub fn client_config(
     pki: &Pki,
     client: Option<&Issued>,

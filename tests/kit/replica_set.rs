@@ -1,7 +1,7 @@
-//! A real replica set: several mongod that take nothing but mutual TLS, with elections within a second or two.
+//! A real replica set: several mongod that require mutual TLS, with elections within a second or two.
 //!
-//! Members are named `localhost:PORT`, which a client of this machine could reach if it tried: whether one did can be
-//! told for certain, see [`ReplicaSet::strangers`].
+//! Members are named `localhost:PORT`. A client on this machine could connect to them directly, past the gateway;
+//! whether one did is determined by [`ReplicaSet::strangers`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,9 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use bson::{Bson, Document, doc};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -26,73 +26,76 @@ use super::raw::Connection;
 use super::scratch;
 use super::waiting;
 
-/// Starting takes about a second; a busy machine may need many.
+/// Limit for the start of a mongod, which takes about a second and more on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
-/// An election takes a second or two, an initial sync a few.
+/// Limit for elections and initial syncs, which take a few seconds.
 const SETTLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Between two looks at something that cannot be waited for.
+/// Limit for connections that are being established to show their certificate.
+const STRANGERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two polls of the members.
 const PACE: Duration = Duration::from_millis(50);
-/// Programs may race for a free port; none loses so often.
+/// Attempts to start a mongod whose free port another program takes first.
 const PORT_ATTEMPTS_MAX: usize = 5;
-/// That of mongod, where it is not told another.
-const USUAL_PORT: u16 = 27_017;
-/// mongod's exit code when it cannot listen.
+/// Default port of mongod.
+const DEFAULT_PORT: u16 = 27_017;
+/// Exit code of a mongod whose port is in use.
 const EXIT_ADDRESS_IN_USE: i32 = 48;
-/// mongod's numbers for lines of its log.
+/// IDs of mongod's log messages.
 const LOG_ACCEPTED: i64 = 22_943;
 const LOG_ENDED: i64 = 22_944;
 const LOG_SHOWN_CERTIFICATE: i64 = 23_229;
 const LOG_NETWORK_ERROR: i64 = 22_986;
-/// What mongod says of a connection that began TLS and was then given up, the second where that was with bytes of
-/// mongod's unread. It sends no byte to who speaks anything else, and has another error for him.
-const TLS_GIVEN_UP: [&str; 2] = ["stream truncated", "Connection reset by peer"];
-/// What makes mongod say whose certificate it was shown, and as little else as can be.
+/// Errors that mongod logs for a connection whose client began TLS and then closed it; the second if bytes of mongod
+/// were unread. A client that does not speak TLS gets no byte, and mongod logs another error.
+const TLS_ABANDONED: [&str; 2] = ["stream truncated", "Connection reset by peer"];
+/// Makes mongod log the client certificates that it receives, and little else.
 const LOG_VERBOSITY: &str =
     "logComponentVerbosity={network:{verbosity:2,asio:{verbosity:0},connectionPool:{verbosity:0}}}";
 
-/// How a set is to be; the default has three members that hold data, and no users.
+/// Options of a set. The default has three members with data, and no authorization.
 #[derive(Debug, Clone)]
 pub struct SetOptions {
-    /// Its name.
+    /// Name of the set.
     pub name: &'static str,
-    /// Its members at the start.
+    /// Initial members.
     pub members: Vec<MemberOptions>,
-    /// Whether it knows users.
+    /// Whether the set has authorization.
     pub users: Users,
-    /// Any other arguments of every member.
+    /// Further arguments of every member.
     pub arguments: Vec<&'static str>,
-    /// How long a primary may be silent before another one is elected. On a busy machine a short time is an election out
-    /// of nothing now and then: for tests that are about elections.
+    /// `electionTimeoutMillis`. A short timeout causes an unexpected election now and then on a busy machine, so use it
+    /// for tests of elections only.
     pub election_timeout: Duration,
 }
 
-/// How a member is to be; the default holds data, votes and may become primary.
+/// Options of a member. The default has data, votes and can become primary.
 #[derive(Debug, Clone, Default)]
 pub struct MemberOptions {
-    /// Votes and holds nothing.
+    /// An arbiter: votes and has no data.
     pub arbiter: bool,
-    /// Never primary: what the set's hello calls passive.
+    /// Cannot become primary, which hello calls passive.
     pub passive: bool,
-    /// Passive, and left out of hello.
+    /// Passive, and not listed in hello.
     pub hidden: bool,
-    /// Its tags.
+    /// Tags of the member.
     pub tags: Vec<(&'static str, &'static str)>,
-    /// A name of its own and MongoDB's usual port, instead of `localhost` and a free one; in a namespace that has the name.
+    /// Host name of the member, with the default port of mongod; in a namespace that has the name. The default is
+    /// `localhost` with a free port.
     pub host: Option<&'static str>,
 }
 
-/// Whether a set knows users, and how its members know each other then.
+/// Whether a set has authorization, and how its members authenticate each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Users {
-    /// Everybody with a good certificate may do everything.
+    /// No authorization: every client with a valid certificate can do everything.
     Unknown,
     /// Authorization; the members share a key file.
     KeyFile,
-    /// Authorization; who shows a certificate with the members' `O` and `OU` is one of them (`clusterAuthMode x509`).
+    /// Authorization; a client certificate with the `O` and `OU` of the members is a member (`clusterAuthMode x509`).
     ClusterCertificates,
 }
 
-/// A running set; dropping it kills its members and removes their data.
+/// A running set. Dropping it kills its members and removes their data.
 #[derive(Debug)]
 pub struct ReplicaSet {
     members: Vec<Member>,
@@ -100,17 +103,17 @@ pub struct ReplicaSet {
     next_id: i32,
     /// The PKI of this set; issue further certificates from it.
     pub pki: Arc<Pki>,
-    /// A client certificate that it takes; where the set knows users, it is none.
+    /// A valid client certificate. With authorization, it is not a user.
     pub client: Issued,
-    /// The certificate of a user who may do everything, where the set knows users.
+    /// With authorization: the certificate of a user with all rights.
     operator: Issued,
 }
 
 #[derive(Debug)]
 struct Member {
-    // In this order: the process goes before its directory.
+    // Dropped in this order: the process ends before its directory is removed.
     process: Option<Process>,
-    /// What processes before this one wrote.
+    /// Output of the member's previous processes.
     earlier_logs: Vec<String>,
     directory: TempDir,
     options: MemberOptions,
@@ -136,7 +139,7 @@ impl MemberOptions {
         Self { tags: vec![(name, value)], ..Self::default() }
     }
 
-    /// A member with a name of its own.
+    /// A member with this host name.
     pub fn at(host: &'static str) -> Self {
         Self { host: Some(host), ..Self::default() }
     }
@@ -158,16 +161,16 @@ impl MemberOptions {
 }
 
 impl ReplicaSet {
-    /// Starts a set and waits until it has a primary and every member has its part; `None` where no mongod can be had,
-    /// see [`provision::or_skip`].
+    /// Starts a set and waits until it has a primary and all members are ready. `None` if there is no mongod, see
+    /// [`provision::or_skip`].
     ///
     /// # Panics
-    /// When a mongod is there but the set does not come to be.
+    /// If there is a mongod but the set does not start.
     pub fn start(options: SetOptions) -> Option<Self> {
         Self::start_with(&Arc::new(Pki::new().expect("a directory for keys")), options)
     }
 
-    /// The same with the PKI of another set, so that the same clients are let in.
+    /// As [`ReplicaSet::start`], with the PKI of another set, so that the same clients can connect.
     ///
     /// # Panics
     /// As [`ReplicaSet::start`].
@@ -176,8 +179,8 @@ impl ReplicaSet {
         Some(Self::try_start(Arc::clone(pki), options).expect("the replica set starts"))
     }
 
-    /// A set of three that tests which run at the same time share; the last user ends it. Use a database of your own, and
-    /// leave its primary in peace.
+    /// A set of three members that concurrent tests share. It ends with its last user. Use a database of your own, and
+    /// do not disturb the primary.
     pub fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<ReplicaSet>> = Mutex::new(Weak::new());
         let mut current = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,29 +209,29 @@ impl ReplicaSet {
         Ok(set)
     }
 
-    /// Its name.
+    /// Name of the set.
     pub fn name(&self) -> &'static str {
         self.options.name
     }
 
-    /// The names of all members, as the set's configuration has them, in the order in which they came.
+    /// Names of all members in the configuration of the set, in the order in which they were added.
     pub fn members(&self) -> Vec<String> {
         self.members.iter().map(Member::name).collect()
     }
 
-    /// The certificate of a user who may do everything, where the set knows users.
+    /// With authorization: the certificate of a user with all rights.
     pub fn operator(&self) -> &Issued {
         &self.operator
     }
 
-    /// The connection string of a driver that reaches the set without a gateway.
+    /// A connection string to the set without a gateway.
     pub fn uri(&self) -> anyhow::Result<String> {
         let (ca, client) = (self.pki.ca_file(), self.client.combined(First::Certificate)?);
         let files = format!("tlsCAFile={}&tlsCertificateKeyFile={}", ca.display(), client.display());
         Ok(format!("mongodb://{}/?replicaSet={}&tls=true&{files}", self.members().join(","), self.name()))
     }
 
-    /// A connection of raw bytes to a member; where the set knows users, as the one who may do everything.
+    /// A raw connection to a member. With authorization, it is authenticated as the user with all rights.
     pub fn connect(&self, member: &str) -> anyhow::Result<Connection> {
         let mut connection = self.try_connect(self.member(member))?;
         if self.options.users != Users::Unknown && !self.member(member).options.arbiter {
@@ -237,7 +240,7 @@ impl ReplicaSet {
         Ok(connection)
     }
 
-    /// Runs one command on a member; `command` names its `$db`.
+    /// Runs one command on a member. `command` must have `$db`.
     pub fn run(&self, member: &str, command: &Document) -> anyhow::Result<Document> {
         self.connect(member)?.run(command)
     }
@@ -247,43 +250,38 @@ impl ReplicaSet {
         self.run(&self.primary(), command)
     }
 
-    /// The primary, waited for.
+    /// Waits for a primary and returns its name.
     ///
     /// # Panics
-    /// When there is none for long.
+    /// If there is none within the time limit.
     pub fn primary(&self) -> String {
         waiting::until("the set has a primary", || self.primary_now())
     }
 
-    /// The primary, where there is one now.
+    /// The current primary, if there is one.
     pub fn primary_now(&self) -> Option<String> {
         self.members.iter().find(|member| self.is_primary(member)).map(Member::name)
     }
 
-    /// A member that holds data, may be asked, and is not primary now.
+    /// Waits for a secondary and returns its name.
     ///
     /// # Panics
-    /// When there is none for long.
+    /// If there is none within the time limit.
     pub fn secondary(&self) -> String {
         let is_secondary = |member: &&Member| self.hello(member).is_some_and(|hello| truth(&hello, "secondary"));
         waiting::until("the set has a secondary", || self.members.iter().find(is_secondary).map(Member::name))
     }
 
-    /// Makes the primary step down and returns the next one.
+    /// Makes the primary step down and returns the next primary.
     pub fn step_down(&self) -> anyhow::Result<String> {
         let before = self.primary();
         let step_down = doc! { "replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 1, "$db": "admin" };
-        // A secondary may lag when there is much to do, and another step-down may be under way.
-        let deadline = Instant::now() + SETTLE_TIMEOUT;
-        while let Err(error) = self.run(&before, &step_down) {
-            if self.primary_now().is_some_and(|now| now != before) {
-                break;
-            }
-            if Instant::now() > deadline {
-                return Err(error).context("the primary does not step down");
-            }
-            std::thread::park_timeout(PACE);
-        }
+        // The command fails while the secondaries lag or another step-down is in progress.
+        let stepped_down = waiting::poll(SETTLE_TIMEOUT, PACE, || match self.run(&before, &step_down) {
+            Err(error) if self.primary_now().is_none_or(|now| now == before) => Err(error),
+            _ => Ok(()),
+        });
+        stepped_down.context("the primary does not step down")?;
         Ok(waiting::until("another member is primary", || self.primary_now().filter(|now| *now != before)))
     }
 
@@ -292,31 +290,31 @@ impl ReplicaSet {
         let member = self.member_mut(member);
         let Some(mut process) = member.process.take() else { return };
         process.kill();
-        // Its output is complete when that has ended too.
+        // Waits until the output is complete.
         let _ = process.wait(START_TIMEOUT);
         member.earlier_logs.push(process.stdout());
     }
 
-    /// Starts a member again on its port and with its data, after [`ReplicaSet::kill`]; it finds its part by itself.
+    /// Starts a member again on its port with its data, after [`ReplicaSet::kill`].
     pub fn restart(&mut self, member: &str) -> anyhow::Result<()> {
         let at = self.position(member);
         let launched = self.launch(&self.members[at])?;
-        let process = launched.with_context(|| format!("the port of {member} was taken meanwhile"))?;
+        let process = launched.with_context(|| format!("another program uses the port of {member}"))?;
         self.members[at].process = Some(process);
         Ok(())
     }
 
-    /// Stops a member's threads where they are: it takes connections and answers nothing, as a machine that hangs.
+    /// Stops a member (`SIGSTOP`): its kernel accepts connections and it never answers, like a machine that hangs.
     pub fn freeze(&self, member: &str) -> anyhow::Result<()> {
-        self.member(member).process.as_ref().context("it does not run")?.signal(libc::SIGSTOP)
+        self.member(member).process.as_ref().context("the member is not running")?.signal(libc::SIGSTOP)
     }
 
-    /// Lets it go on after [`ReplicaSet::freeze`].
+    /// Continues a member after [`ReplicaSet::freeze`].
     pub fn thaw(&self, member: &str) -> anyhow::Result<()> {
-        self.member(member).process.as_ref().context("it does not run")?.signal(libc::SIGCONT)
+        self.member(member).process.as_ref().context("the member is not running")?.signal(libc::SIGCONT)
     }
 
-    /// Starts another member, takes it into the set, waits until it has its part, and returns its name.
+    /// Starts another member, adds it to the set, waits until it is ready, and returns its name.
     pub fn add(&mut self, options: MemberOptions) -> anyhow::Result<String> {
         self.launch_new(options)?;
         let added = self.members.last().context("no member")?;
@@ -329,7 +327,7 @@ impl ReplicaSet {
         Ok(name)
     }
 
-    /// Takes a member that is not primary out of the set, and ends it.
+    /// Removes a member that is not primary from the set, and ends it.
     pub fn remove(&mut self, member: &str) -> anyhow::Result<()> {
         self.reconfigure(|configuration| {
             let members = configuration.get_array_mut("members").expect("a configuration has members");
@@ -340,87 +338,78 @@ impl ReplicaSet {
         Ok(())
     }
 
-    /// Changes the set's configuration; its version is counted on here.
+    /// Changes the configuration of the set, with the next version.
     pub fn reconfigure(&self, change: impl FnOnce(&mut Document)) -> anyhow::Result<()> {
         let mut current = self.run_on_primary(&doc! { "replSetGetConfig": 1, "$db": "admin" })?;
         let mut configuration = std::mem::take(current.get_document_mut("config")?);
         configuration.insert("version", configuration.get_i32("version")? + 1);
         change(&mut configuration);
-        // One that is not yet known to a majority must not be followed by the next: mongod says so, and then it is time.
+        // mongod rejects a configuration until a majority has the previous one.
         let command = doc! { "replSetReconfig": configuration, "$db": "admin" };
-        let deadline = Instant::now() + SETTLE_TIMEOUT;
-        while let Err(error) = self.run_on_primary(&command) {
-            if Instant::now() > deadline {
-                return Err(error).context("the set takes no new configuration");
-            }
-            std::thread::park_timeout(PACE);
-        }
-        Ok(())
+        let reconfigured = waiting::poll(SETTLE_TIMEOUT, PACE, || self.run_on_primary(&command));
+        reconfigured.map(drop).context("the set does not accept the new configuration")
     }
 
-    /// Waits until there is a primary and every member has its part.
+    /// Waits until there is a primary and all members are ready.
     pub fn await_settled(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + SETTLE_TIMEOUT;
-        loop {
-            let states = self.states();
-            if states.as_ref().is_ok_and(|states| self.is_settled(states)) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "the members do not find their parts: {states:?}");
-            std::thread::park_timeout(PACE);
-        }
+        let settled = waiting::poll(SETTLE_TIMEOUT, PACE, || match self.states() {
+            Ok(states) if self.is_settled(&states) => Ok(()),
+            states => Err(states),
+        });
+        settled.map_err(|states| anyhow!("the members do not become ready: {states:?}"))
     }
 
-    /// Lets whoever shows a certificate of this name in, with these roles of `admin` or, written `role@database`, of others;
-    /// on every member.
+    /// Creates the user of a certificate with this common name, on every member. A role is one of `admin`, or of
+    /// another database if it is written as `role@database`.
     pub fn create_user(&self, common_name: &str, roles: &[&str]) -> anyhow::Result<()> {
         let mut command = create_user(&subject_of(common_name), roles);
         command.insert("writeConcern", doc! { "w": self.with_data() });
         self.run_on_primary(&command).map(drop)
     }
 
-    /// How many members hold data.
+    /// Number of members with data.
     fn with_data(&self) -> i32 {
         let count = self.members.iter().filter(|member| !member.options.arbiter).count();
         i32::try_from(count).expect("a set has few members")
     }
 
-    /// What a member wrote to its log since it first started, one JSON object a line.
+    /// The log of a member since its first start, one JSON object per line.
     pub fn log(&self, member: &str) -> String {
         self.member(member).log()
     }
 
-    /// Every connection that a member took without being shown a good certificate.
+    /// All connections to members on which no valid client certificate was shown.
     ///
-    /// mongod logs each TCP connection when it takes it, whatever comes then, and each certificate that was shown and
-    /// found good. So a client that is not told to speak TLS cannot come near a member without being seen here: that is
-    /// certain, however short the visit was. Left out is who began TLS and then gave up, as a gateway does whose client
-    /// has gone meanwhile, or that is killed. A connection of this very moment may be among them, whoever made it.
+    /// mongod logs every TCP connection when it accepts it, and every valid client certificate. A client that connects
+    /// to a member past the gateway has no certificate, so it always appears here, however short its connection is.
+    /// Excluded are connections that began TLS and were then closed, for example by a gateway whose client has gone, or
+    /// that is killed. A connection that is being established is included until its certificate has arrived.
     pub fn strangers(&self) -> Vec<String> {
-        self.visits().map(|visit| visit.remote).collect()
+        self.unproven().map(|connection| connection.remote).collect()
     }
 
-    fn visits(&self) -> impl Iterator<Item = Visit> {
-        self.members.iter().flat_map(Member::strangers)
+    fn unproven(&self) -> impl Iterator<Item = UnprovenConnection> {
+        self.members.iter().flat_map(Member::unproven)
     }
 
-    /// Waits a moment for what connections of this moment still have to show.
+    /// Asserts that there are no strangers, and waits for connections that are being established.
     ///
-    /// Who left without a byte does not count here: a client says hello first, and a connection that is given up while its
-    /// machine is busy says nothing.
+    /// A connection on which the client sent no byte does not count: a MongoDB client sends hello first, and a gateway
+    /// on a busy machine may give up a connection before it sends anything.
     ///
     /// # Panics
-    /// When somebody without a certificate spoke to a member.
+    /// If a client without a certificate sent something to a member.
     pub fn assert_no_strangers(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let strangers: Vec<String> =
-                self.visits().filter(|visit| !visit.left_silently).map(|visit| visit.remote).collect();
-            if strangers.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "somebody without a certificate connected to members: {strangers:#?}");
-            std::thread::park_timeout(PACE);
+        let checked = waiting::poll(STRANGERS_TIMEOUT, PACE, || {
+            let strangers: Vec<String> = self
+                .unproven()
+                .filter(|connection| !connection.closed_silently)
+                .map(|connection| connection.remote)
+                .collect();
+            if strangers.is_empty() { Ok(()) } else { Err(strangers) }
+        });
+        if let Err(strangers) = checked {
+            panic!("clients without a certificate connected to members: {strangers:#?}");
         }
     }
 
@@ -431,16 +420,20 @@ impl ReplicaSet {
             "_id": self.options.name,
             "members": members,
             "writeConcernMajorityJournalDefault": false,
-            "settings": { "electionTimeoutMillis": i32::try_from(self.options.election_timeout.as_millis())?, "heartbeatIntervalMillis": 300, "catchUpTimeoutMillis": 2_000 },
+            "settings": {
+                "electionTimeoutMillis": i32::try_from(self.options.election_timeout.as_millis())?,
+                "heartbeatIntervalMillis": 300,
+                "catchUpTimeoutMillis": 2_000,
+            },
         };
         self.try_connect(first)?.run(&doc! { "replSetInitiate": set, "$db": "admin" })?;
         if self.options.users != Users::Unknown {
             let primary = self.primary();
-            // The first user comes in by the localhost exception.
+            // The localhost exception allows the creation of the first user.
             self.try_connect(self.member(&primary))?.run(&create_user(&subject_of("operator"), &["root"]))?;
         }
         if self.options.members.iter().any(|member| member.arbiter) {
-            // With an arbiter mongod asks for this to be said.
+            // mongod requires this for a set with an arbiter.
             let concern = doc! { "w": "majority", "wtimeout": 0 };
             let command = doc! { "setDefaultRWConcern": 1, "defaultWriteConcern": concern, "$db": "admin" };
             self.run_on_primary(&command)?;
@@ -453,7 +446,7 @@ impl ReplicaSet {
         let id = self.next_id;
         let mut member = Member { process: None, earlier_logs: Vec::new(), directory, options, id, port: 0 };
         for _ in 0..PORT_ATTEMPTS_MAX {
-            member.port = if member.options.host.is_some() { USUAL_PORT } else { ports::free()? };
+            member.port = if member.options.host.is_some() { DEFAULT_PORT } else { ports::free()? };
             if let Some(process) = self.launch(&member)? {
                 member.process = Some(process);
                 self.members.push(member);
@@ -461,10 +454,10 @@ impl ReplicaSet {
                 return Ok(());
             }
         }
-        bail!("every port that was free a moment before was taken")
+        bail!("other programs took {PORT_ATTEMPTS_MAX} free ports before mongod could listen")
     }
 
-    /// Starts the process and waits until it listens; `None` where the port is taken.
+    /// Starts the process and waits until it listens. `None` if the port is in use.
     fn launch(&self, member: &Member) -> anyhow::Result<Option<Process>> {
         let mut process = Process::start(&member.name(), self.command(member)?)?;
         let listens = process.wait_for_line(START_TIMEOUT, |line| {
@@ -506,9 +499,9 @@ impl ReplicaSet {
     }
 
     fn try_connect(&self, member: &Member) -> anyhow::Result<Connection> {
-        let who = if self.options.users == Users::Unknown { &self.client } else { &self.operator };
+        let certificate = if self.options.users == Users::Unknown { &self.client } else { &self.operator };
         let address = format!("{}:{}", member.options.host.unwrap_or("127.0.0.1"), member.port);
-        Connection::tls(&address, &self.pki, who)
+        Connection::tls(&address, &self.pki, certificate)
     }
 
     fn hello(&self, member: &Member) -> Option<Document> {
@@ -520,7 +513,7 @@ impl ReplicaSet {
         self.hello(member).is_some_and(|hello| truth(&hello, "isWritablePrimary"))
     }
 
-    /// The states of the members, as the primary knows them.
+    /// The states of the members in the view of the primary.
     fn states(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let primary = self.primary_now().context("there is no primary")?;
         let status = self.run(&primary, &doc! { "replSetGetStatus": 1, "$db": "admin" })?;
@@ -542,7 +535,7 @@ impl ReplicaSet {
 
     fn position(&self, member: &str) -> usize {
         let position = self.members.iter().position(|known| known.name() == member);
-        position.unwrap_or_else(|| panic!("{member} is no member"))
+        position.unwrap_or_else(|| panic!("{member} is not a member of the set"))
     }
 
     fn member(&self, member: &str) -> &Member {
@@ -584,19 +577,19 @@ impl Member {
         self.earlier_logs.concat() + &current
     }
 
-    fn strangers(&self) -> Vec<Visit> {
+    fn unproven(&self) -> Vec<UnprovenConnection> {
         let current = self.process.as_ref().map(Process::stdout).unwrap_or_default();
-        let mut all = unproven(&current, false);
-        // What a member that was killed had just taken, nobody can tell about.
-        all.extend(self.earlier_logs.iter().flat_map(|log| unproven(log, true)));
-        for visit in &mut all {
-            visit.remote = format!("{} to {}", visit.remote, self.name());
+        let mut all = unproven_in(&current, false);
+        // Connections that were open when a member was killed are not known to be unproven.
+        all.extend(self.earlier_logs.iter().flat_map(|log| unproven_in(log, true)));
+        for connection in &mut all {
+            connection.remote = format!("{} to {}", connection.remote, self.name());
         }
         all
     }
 }
 
-/// The subject of a certificate of the kit for this client, as MongoDB names its user.
+/// The subject of a client certificate of the kit, which is the name of its MongoDB user.
 pub fn subject_of(common_name: &str) -> String {
     format!("CN={common_name},OU=clients,O=mongate kit")
 }
@@ -609,19 +602,19 @@ fn create_user(subject: &str, roles: &[&str]) -> Document {
     doc! { "createUser": subject, "roles": roles.iter().map(role).collect::<Vec<_>>(), "$db": "$external" }
 }
 
-/// A connection that showed no good certificate.
-struct Visit {
-    /// Where it came from, and then what mongod says of it.
+/// A connection on which no valid client certificate was shown.
+struct UnprovenConnection {
+    /// Address of the client, with the error that mongod logged, if any.
     remote: String,
-    /// Whether it ended, and mongod had nothing to say about what it had sent.
-    left_silently: bool,
+    /// Whether the connection ended without an error about bytes that the client sent.
+    closed_silently: bool,
 }
 
-/// A log's connections that were taken and showed no good certificate; only those that ended too where `ended_only`.
-fn unproven(log: &str, ended_only: bool) -> Vec<Visit> {
-    let mut waiting = BTreeMap::new();
+/// The connections in a log on which no valid client certificate was shown. With `ended_only`, only those that ended.
+fn unproven_in(log: &str, ended_only: bool) -> Vec<UnprovenConnection> {
+    let mut open = BTreeMap::new();
     let mut ended = Vec::new();
-    // Most lines are of another kind, and reading them as JSON takes its time.
+    // Parsing JSON is slow and most lines are others, so the lines are filtered by text first.
     let kinds = [LOG_ACCEPTED, LOG_ENDED, LOG_SHOWN_CERTIFICATE, LOG_NETWORK_ERROR].map(|id| format!("\"id\":{id},"));
     for line in log.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))) {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
@@ -629,25 +622,25 @@ fn unproven(log: &str, ended_only: bool) -> Vec<Visit> {
         match line["id"].as_i64() {
             Some(LOG_ACCEPTED) => {
                 let remote = line["attr"]["remote"].as_str().unwrap_or_default().to_owned();
-                waiting.insert(connection, Visit { remote, left_silently: true });
+                open.insert(connection, UnprovenConnection { remote, closed_silently: true });
             }
-            Some(LOG_ENDED) => ended.extend(waiting.remove(&connection)),
-            Some(LOG_NETWORK_ERROR) if !TLS_GIVEN_UP.map(Value::from).contains(&line["attr"]["error"]["errmsg"]) => {
-                if let Some(visit) = waiting.get_mut(&connection) {
-                    visit.remote = format!("{} ({})", visit.remote, line["attr"]["error"]["errmsg"]);
-                    visit.left_silently = false;
+            Some(LOG_ENDED) => ended.extend(open.remove(&connection)),
+            Some(LOG_NETWORK_ERROR) if !TLS_ABANDONED.map(Value::from).contains(&line["attr"]["error"]["errmsg"]) => {
+                if let Some(unproven) = open.get_mut(&connection) {
+                    unproven.remote = format!("{} ({})", unproven.remote, line["attr"]["error"]["errmsg"]);
+                    unproven.closed_silently = false;
                 }
             }
-            _ => drop(waiting.remove(&connection)),
+            _ => drop(open.remove(&connection)),
         }
     }
     if !ended_only {
-        ended.extend(waiting.into_values().map(|visit| Visit { left_silently: false, ..visit }));
+        ended.extend(open.into_values().map(|unproven| UnprovenConnection { closed_silently: false, ..unproven }));
     }
     ended
 }
 
-/// Whose thread wrote a line.
+/// The connection whose thread wrote the log line.
 fn connection_of(line: &Value) -> Option<u64> {
     line["ctx"].as_str().unwrap_or_default().strip_prefix("conn").and_then(|id| id.parse().ok())
 }

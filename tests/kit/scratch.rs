@@ -1,7 +1,8 @@
-//! Directories for data, keys and sockets, which go with whoever holds them, and with this program at the latest.
+//! Temporary directories for data, keys and sockets. They are removed when dropped, and at the end of this program at
+//! the latest.
 //!
-//! A Ctrl-C or a kill ends a program where it stands, without dropping anything. So all of them stand in one directory,
-//! and a small shell waits for the end of this program, however it comes, to remove what is left of it.
+//! A program that ends by Ctrl-C or by a signal drops nothing. Therefore all directories are in one directory, and a
+//! small shell process waits for the end of this program and then removes it.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use std::sync::LazyLock;
 use anyhow::{Context, anyhow};
 use tempfile::TempDir;
 
-/// Its input ends when this program does. What is being removed may still be written to by a mongod that is being killed
-/// in the same moment: then it tries again.
+/// Waits for the end of its standard input, which this program holds open. Retries, because a mongod that is being
+/// killed may still write to the directory.
 const JANITOR: &str = r#"
 read -r _
 for attempt in 1 2 3 4 5 6 7 8 9 10; do
@@ -23,11 +24,11 @@ done
 
 struct Root {
     path: PathBuf,
-    // Holds the input of the janitor open.
+    // Holds the standard input of the janitor open.
     _janitor: Child,
 }
 
-/// A new directory with a name that starts with `purpose`; dropping it removes it.
+/// Creates a directory whose name starts with `purpose`. It is removed when dropped.
 pub fn directory(purpose: &str) -> anyhow::Result<TempDir> {
     static ROOT: LazyLock<anyhow::Result<Root>> = LazyLock::new(make_root);
     let root = ROOT.as_ref().map_err(|error| anyhow!("{error:#}"))?;
@@ -38,9 +39,9 @@ pub fn directory(purpose: &str) -> anyhow::Result<TempDir> {
 fn make_root() -> anyhow::Result<Root> {
     let directory = tempfile::Builder::new().prefix("mongate-kit-").tempdir()?;
     let mut janitor = Command::new("sh");
-    // Not where the tests were started: that folder may be gone before this ends.
+    // The working directory of the tests may be removed before the janitor ends.
     janitor.current_dir("/").args(["-c", JANITOR, "janitor"]).arg(directory.path());
-    // In a group of its own: the Ctrl-C that ends us must not end it.
+    // In a process group of its own, so that a Ctrl-C that ends this program does not end it.
     janitor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     let janitor = janitor.spawn().context("cannot start sh")?;
     Ok(Root { path: directory.keep(), _janitor: janitor })

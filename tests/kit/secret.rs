@@ -1,4 +1,5 @@
-//! A directory with a certificate, its key and its authorities, renewed in each way that programs and people renew files.
+//! A directory with a certificate, its key and CA certificates, which can be renewed in the usual ways of programs and
+//! people.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,18 +10,18 @@ use tempfile::TempDir;
 use super::certificates::{Issued, Pki};
 use super::scratch;
 
-/// Names of the files, as Kubernetes gives them to a TLS secret.
+/// File names of a Kubernetes TLS secret.
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const AUTHORITIES: &str = "ca.crt";
 
-/// The directory; dropping it removes it.
+/// The directory. Dropping it removes it.
 #[derive(Debug)]
 pub struct Secret {
     directory: TempDir,
 }
 
-/// What the files are to hold, PEM.
+/// The contents of the files in PEM.
 #[derive(Debug, Clone)]
 pub struct Content {
     /// `tls.crt`.
@@ -32,12 +33,12 @@ pub struct Content {
 }
 
 impl Content {
-    /// This certificate with its key, and the authority that the PKI's certificates come from.
+    /// This certificate with its key, and the CA certificate of the PKI.
     pub fn of(pki: &Pki, issued: &Issued) -> Self {
         Self {
             certificate: issued.certificate_pem.clone(),
             key: issued.key_pem.clone(),
-            authorities: fs::read_to_string(pki.ca_file()).expect("the PKI has written it"),
+            authorities: fs::read_to_string(pki.ca_file()).expect("the PKI has written its CA file"),
         }
     }
 
@@ -47,14 +48,14 @@ impl Content {
 }
 
 impl Secret {
-    /// Plain files.
+    /// A directory with regular files.
     pub fn plain(content: &Content) -> anyhow::Result<Self> {
         let secret = Self { directory: scratch::directory("secret")? };
         write_all(secret.path(), content)?;
         Ok(secret)
     }
 
-    /// Links to links, as the kubelet lays them out: `tls.crt -> ..data/tls.crt`, `..data -> ..0`.
+    /// A directory with symbolic links, as the kubelet creates them: `tls.crt -> ..data/tls.crt`, `..data -> ..0`.
     pub fn of_kubernetes(content: &Content) -> anyhow::Result<Self> {
         let secret = Self { directory: scratch::directory("secret")? };
         for (name, _) in content.files() {
@@ -64,8 +65,8 @@ impl Secret {
         Ok(secret)
     }
 
-    /// As the kubelet renews: a new directory of any name that was never used, the link `..data` turned to it, the old
-    /// directory removed.
+    /// Renews like the kubelet: creates a new directory `name`, which must not have been used, changes the link
+    /// `..data` to it, and removes the old directory.
     pub fn turn(&self, name: &str, content: &Content) -> anyhow::Result<()> {
         let data = self.path().join("..data");
         let old = fs::read_link(&data).ok();
@@ -79,7 +80,7 @@ impl Secret {
         Ok(())
     }
 
-    /// As careful programs renew: each file written aside and renamed over the old one.
+    /// Renews like careful programs: writes each file under a temporary name and renames it to the old name.
     pub fn rename_over(&self, content: &Content) -> anyhow::Result<()> {
         for (name, text) in content.files() {
             let aside = self.path().join(format!(".{name}.new"));
@@ -89,7 +90,7 @@ impl Secret {
         Ok(())
     }
 
-    /// As people renew: each file overwritten where it is.
+    /// Renews like people: overwrites each file in place.
     pub fn write_in_place(&self, content: &Content) -> anyhow::Result<()> {
         write_all(self.path(), content)
     }
@@ -114,7 +115,7 @@ impl Secret {
         self.path().join(AUTHORITIES)
     }
 
-    /// The lines of a `tls` table of the gateway's configuration that name the files.
+    /// The lines with these files for a `tls` table of the gateway's configuration.
     pub fn configuration(&self) -> String {
         let line = |key, file: PathBuf| format!("{key} = '{}'\n", file.display());
         let files = [

@@ -1,9 +1,11 @@
-//! A SPIFFE Workload API on a unix socket, as SPIRE's agent offers it: what it hands out, and when, is the test's to say.
+//! A SPIFFE Workload API on a unix domain socket, like that of the SPIRE agent. The test controls what it sends and
+//! when.
 //!
-//! Serves `FetchX509SVID` and nothing else, on a thread of its own. The messages are written down here as the
-//! specification has them, so that the gateway's client is not tested against itself.
+//! It serves `FetchX509SVID` only, on a thread of its own. The messages are defined here from the specification, so
+//! that the gateway's client is not tested against its own definitions.
 //!
-//! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile); SPIFFE Workload Endpoint § 5 (the `workload.spiffe.io` metadata).
+//! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile); SPIFFE Workload Endpoint § 5 (the `workload.spiffe.io`
+//! metadata).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,10 +32,10 @@ use super::scratch;
 
 const FETCH_X509_SVID: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
 
-/// A running Workload API; dropping it ends it, and its socket goes.
+/// A running Workload API. Dropping it ends it and removes its socket.
 pub struct WorkloadApi {
     socket: PathBuf,
-    /// Of the socket, unless that is at a path of the caller's.
+    /// Directory of the socket, unless the caller chose its path.
     directory: Option<TempDir>,
     script: watch::Sender<Script>,
     asked: Arc<AtomicUsize>,
@@ -41,64 +43,64 @@ pub struct WorkloadApi {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What every stream answers from now on.
+/// The answer to all current and future calls.
 #[derive(Clone)]
 pub enum Answer {
-    /// This set; a stream that is open gets it at once.
+    /// This set. Open streams receive it immediately.
     Set(Set),
-    /// `PermissionDenied`, in the words of SPIRE's agent for a workload without a registration entry.
+    /// `PermissionDenied`, with the message of the SPIRE agent for a workload without a registration entry.
     Denied,
-    /// Nothing at all: the call stays open.
+    /// No answer: the call stays open.
     Silence,
 }
 
-/// What one message of the stream carries.
+/// One message of the stream.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Set {
-    /// The first is the default.
+    /// The SVIDs. The first is the default.
     #[prost(message, repeated, tag = "1")]
     pub svids: Vec<Svid>,
-    /// Revocation lists, DER.
+    /// Revocation lists (CRLs) in DER.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub crl: Vec<Vec<u8>>,
-    /// Authorities of other trust domains by the domain's SPIFFE id, DER, one behind the other.
+    /// CA certificates of other trust domains in DER, concatenated, by the SPIFFE ID of the trust domain.
     #[prost(map = "string, bytes", tag = "3")]
     pub federated_bundles: HashMap<String, Vec<u8>>,
 }
 
-/// One certificate with what belongs to it.
+/// One X.509 SVID.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Svid {
     /// `spiffe://…`
     #[prost(string, tag = "1")]
     pub spiffe_id: String,
-    /// DER, the certificate first and its issuers behind it.
+    /// The certificate and its issuers in DER, concatenated.
     #[prost(bytes = "vec", tag = "2")]
     pub chain: Vec<u8>,
-    /// PKCS#8, DER.
+    /// The key: PKCS#8 in DER.
     #[prost(bytes = "vec", tag = "3")]
     pub key: Vec<u8>,
-    /// The authorities of its trust domain, DER, one behind the other.
+    /// The CA certificates of the trust domain in DER, concatenated.
     #[prost(bytes = "vec", tag = "4")]
     pub bundle: Vec<u8>,
-    /// The operator's word about it.
+    /// Hint of the operator.
     #[prost(string, tag = "5")]
     pub hint: String,
 }
 
-/// The request has no fields.
+/// The request, which has no fields.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Nothing {}
+struct FetchRequest {}
 
 #[derive(Clone)]
 struct Script {
     answer: Answer,
-    /// A stream that was opened under a lower number ends.
+    /// Streams that were opened with a lower number end.
     generation: usize,
 }
 
 impl Set {
-    /// One certificate with its key, and the authority of `pki` as its trust domain's.
+    /// One certificate with its key, and the CA of `pki` as the CA of its trust domain.
     pub fn of(pki: &Pki, spiffe_id: &str, issued: &Issued) -> Self {
         let (certificate, key) = issued.der();
         let svid = Svid {
@@ -113,7 +115,7 @@ impl Set {
 }
 
 impl WorkloadApi {
-    /// Starts one in a directory of its own.
+    /// Starts a Workload API in a directory of its own.
     pub fn start(answer: Answer) -> anyhow::Result<Self> {
         let directory = scratch::directory("workload-api")?;
         let socket = directory.path().join("agent.sock");
@@ -122,7 +124,7 @@ impl WorkloadApi {
         Ok(api)
     }
 
-    /// Starts one at a path, where none must be.
+    /// Starts a Workload API at a path that must not exist.
     pub fn start_at(socket: &Path, answer: Answer) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
@@ -137,32 +139,32 @@ impl WorkloadApi {
             runtime.block_on(async {
                 tokio::select! {
                     served = Server::builder().serve_with_incoming(service, arrivals(listener)) => {
-                        served.expect("a unix socket goes on accepting");
+                        served.expect("a unix domain socket accepts connections");
                     }
                     _ = stopped => {}
                 }
             });
-            // Streams are cut here, as those of an agent that was killed.
+            // Dropping the runtime cuts the streams, as if the agent was killed.
         });
         Ok(Self { socket: socket.to_owned(), directory: None, script, asked, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Answers this from now on, those who are waiting included.
+    /// Sets the answer for all future calls and for waiting ones.
     pub fn answer(&self, answer: Answer) {
         self.script.send_modify(|script| script.answer = answer);
     }
 
-    /// Ends every open stream in order, as an agent does that restarts; later calls are answered as before.
+    /// Ends all open streams orderly, as an agent that restarts. Later calls get the same answer as before.
     pub fn end_streams(&self) {
         self.script.send_modify(|script| script.generation += 1);
     }
 
-    /// How many calls there were so far.
+    /// Number of calls so far.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
@@ -172,7 +174,7 @@ impl Drop for WorkloadApi {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been printed; here it would hide the test's own.
+            // A panic of the thread has already been printed. Repeating it here would hide a panic of the test.
             let _ = thread.join();
         }
         let _ = std::fs::remove_file(&self.socket);
@@ -186,7 +188,7 @@ fn arrivals(listener: UnixListener) -> impl Stream<Item = std::io::Result<tokio:
     })
 }
 
-/// What calls come to.
+/// The gRPC service.
 #[derive(Clone)]
 struct Endpoint {
     script: watch::Receiver<Script>,
@@ -213,12 +215,12 @@ impl Service<http::Request<Body>> for Endpoint {
     }
 }
 
-impl ServerStreamingService<Nothing> for Endpoint {
+impl ServerStreamingService<FetchRequest> for Endpoint {
     type Response = Set;
     type ResponseStream = BoxStream<Set>;
     type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
 
-    fn call(&mut self, request: Request<Nothing>) -> Self::Future {
+    fn call(&mut self, request: Request<FetchRequest>) -> Self::Future {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let mut script = self.script.clone();
         Box::pin(async move {
@@ -227,7 +229,7 @@ impl ServerStreamingService<Nothing> for Endpoint {
             }
             script.mark_changed();
             let generation = match &*script.borrow() {
-                // Told at once, as the agent does; a stream that is open already is told in its trailers.
+                // The agent denies a new call immediately, and an open stream in its trailers.
                 Script { answer: Answer::Denied, .. } => return Err(denied()),
                 Script { generation, .. } => *generation,
             };
@@ -242,7 +244,7 @@ impl ServerStreamingService<Nothing> for Endpoint {
 
 type State = Option<(watch::Receiver<Script>, usize)>;
 
-/// The next message of a stream and what is left of it; `None` once it is over.
+/// The next message of a stream and the state after it; `None` when the stream has ended.
 async fn next_answer(mut script: watch::Receiver<Script>, generation: usize) -> Option<(Result<Set, Status>, State)> {
     loop {
         script.changed().await.ok()?;
