@@ -115,7 +115,8 @@ fn try_out(kind: &[&str]) -> anyhow::Result<()> {
         iptables -t nat -S
         ip6tables -t nat -S
         mount --bind /etc/hosts /etc/hosts
-        setpriv --reuid 1337 --regid 1337 --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search true
+        setpriv --reuid 1337 --regid 1337 --clear-groups \
+            --inh-caps +dac_read_search --ambient-caps +dac_read_search true
     "#;
     let mut command = command();
     command.args(kind).args(["sh", "-ec", TRIAL]);

@@ -31,9 +31,11 @@ pub struct RuleConfig {
     pub action: Action,
     /// `dry_run`: the rule only counts and logs the commands that it would deny. Default: `false`.
     pub dry_run: bool,
-    /// `from`: the callers. The entries are ORed. `None` (absent) matches every caller, an empty list matches none.
+    /// `from`: the callers. The entries are combined with OR. `None` (absent) matches every caller, an empty list
+    /// matches none.
     pub from: Option<Vec<FromConfig>>,
-    /// `to`: the commands. The entries are ORed. `None` (absent) matches every command, an empty list matches none.
+    /// `to`: the commands. The entries are combined with OR. `None` (absent) matches every command, an empty list
+    /// matches none.
     pub to: Option<Vec<ToConfig>>,
 }
 
@@ -58,7 +60,7 @@ pub struct Values {
     pub not: Option<Vec<String>>,
 }
 
-/// One entry of `from`. Its keys are ANDed.
+/// One entry of `from`. The keys are combined with AND.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FromConfig {
     /// `principals`, `not_principals`: SPIFFE IDs without `spiffe://`, or distinguished names.
@@ -73,7 +75,7 @@ pub struct FromConfig {
     pub listeners: Values,
 }
 
-/// One entry of `to`. Its keys are ANDed.
+/// One entry of `to`. The keys are combined with AND.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToConfig {
     /// `commands`, `not_commands`: names of commands, and `@classes`. The policy checks that they exist.
