@@ -53,7 +53,7 @@ async fn no_connection_to_mongod_is_explained_to_driver_log_and_metric() {
             "ours is signed by another authority",
             &mongod,
             &Wanted { issuer: SignedBy::Stranger, ..Wanted::default() },
-            "ours comes from CN=kit stranger",
+            "the gateway's certificate was issued by CN=kit stranger",
         ),
         our_certificate(
             "ours is for servers",
@@ -82,9 +82,9 @@ async fn a_mongod_that_does_not_answer_costs_connect_timeout_and_no_more() {
         name: "mongod hangs",
         options: options.clone(),
         code: HOST_UNREACHABLE,
-        says: vec!["the TLS handshake with".to_owned(), mongod.address(), "was not done within 500ms".to_owned()],
+        says: vec!["the TLS handshake with".to_owned(), mongod.address(), "did not finish within 500ms".to_owned()],
         reason: "timed_out",
-        remedy: "something accepts connections at",
+        remedy: "accepts connections and does not answer",
     }])
     .await;
     // The same gateway serves again as soon as mongod does.
@@ -177,9 +177,9 @@ fn other_authority(mongod: &Mongod) -> Row {
         name: "mongod's certificate comes from an authority that we do not know",
         options,
         code: TLS_FAILED,
-        says: vec![format!("the certificate of {} was refused", mongod.address()), "CN=kit authority".to_owned()],
+        says: vec![format!("the certificate of {} was rejected", mongod.address()), "CN=kit authority".to_owned()],
         reason: "server_certificate_unknown_issuer",
-        remedy: "put the authority that signed it into upstream.test.tls.ca_file",
+        remedy: "add the CA certificate that signed it to upstream.test.tls.ca_file",
     }
 }
 
@@ -215,7 +215,7 @@ fn our_certificate(name: &'static str, mongod: &Mongod, wanted: &Wanted, remedy:
         name,
         options,
         code: TLS_FAILED,
-        says: vec!["refused our client certificate (subject CN=client,OU=".to_owned()],
+        says: vec!["rejected the gateway's client certificate (subject CN=client,OU=".to_owned()],
         reason: "client_certificate_refused",
         remedy,
     }

@@ -79,7 +79,7 @@ const ROWS: [Row; 8] = [
 const FULL: &str = "server_name = 'localhost'\nlegacy_certificates = true";
 const CHAIN: &str = "server_name = 'localhost'\nverify = 'chain'\nlegacy_certificates = true";
 /// The stranger has the authority's name: only the signature tells.
-const OTHER_AUTHORITY: &str = "our authority of that name did not sign it";
+const OTHER_AUTHORITY: &str = "the trust anchor of that name did not sign it";
 
 #[test]
 fn every_kind_of_key_form_of_certificate_and_version_of_tls_is_judged_as_it_should_be() {

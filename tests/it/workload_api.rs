@@ -83,7 +83,7 @@ fn a_gateway_starts_before_its_agent() {
     let socket = directory.path().join("agent.sock");
     let gateway = start(&mongod, &socket, "");
     let sentence = format!(
-        "there is no certificate to show to {} yet: the SPIFFE Workload API at unix:{} cannot be reached: the socket \
+        "there is no client certificate for {} yet: the SPIFFE Workload API at unix:{} cannot be reached: the socket \
          does not exist",
         mongod.address(),
         socket.display()
@@ -195,7 +195,7 @@ fn mongod_is_verified_with_the_authorities_that_the_configuration_means() {
     let gateway = start(&mongod, api.socket(), "");
     let (code, sentence) = refusal(&gateway);
     assert_eq!(code, 141, "{sentence}");
-    assert!(sentence.contains("which is not among our authorities"), "{sentence}");
+    assert!(sentence.contains("which is not among the trust anchors"), "{sentence}");
     drop(gateway);
 
     // The file of authorities counts instead, and is followed as all files are.

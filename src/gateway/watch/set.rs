@@ -18,7 +18,7 @@ use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
-use crate::upstream::{SrvError, SrvSeeds, Users, host_port, member_name, tracker};
+use crate::upstream::{SrvError, SrvSeeds, Users, host_port, initial_tracker, member_name};
 
 /// What members say on their way here; they wait when it is more.
 const TOLD_MAX: usize = 64;
@@ -58,7 +58,7 @@ struct Said {
 impl SetMonitor {
     pub(super) fn new(upstream: &Arc<Upstream>, routes: Vec<Arc<Route>>, tasks: &Tasks, drain: &DrainWatch) -> Self {
         let deployment = &upstream.config().deployment;
-        let tracker = tracker(deployment, deployment.listed(), None);
+        let tracker = initial_tracker(deployment, deployment.listed(), None);
         let records = deployment.srv().map(|name| Records::new(name, upstream.config().connect_timeout));
         Self {
             upstream: Arc::clone(upstream),
@@ -120,7 +120,7 @@ impl SetMonitor {
         if self.tracker.members().next().is_some() {
             self.tracker.reseed(members.iter().filter_map(member_name));
         } else {
-            self.tracker = tracker(deployment, &members, replica_set);
+            self.tracker = initial_tracker(deployment, &members, replica_set);
         }
         // A set tells by itself who joins it.
         if self.tracker.set_name().is_some() && !self.tracker.mapped().is_empty() {
