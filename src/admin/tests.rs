@@ -111,13 +111,16 @@ async fn head_returns_the_length_without_a_body() {
 #[tokio::test]
 async fn readyz_reports_problems_as_text_and_as_json() {
     let running = Running::start(LIMITS);
-    running
-        .readiness
-        .add("upstream orders", || ConditionState::Fails("mongod rejected the client certificate".to_owned()));
+    running.readiness.add("upstream orders", || {
+        ConditionState::Fails("mongod rejected the gateway's client certificate".to_owned())
+    });
 
     let (status, _, body) = running.request("GET", "/readyz", "").await;
     assert_eq!(status, 503);
-    assert_eq!(body, "not ready\nok     serving\nFAILED upstream orders: mongod rejected the client certificate\n");
+    assert_eq!(
+        body,
+        "not ready\nok     serving\nFAILED upstream orders: mongod rejected the gateway's client certificate\n"
+    );
 
     let (status, head, body) = running.request("GET", "/readyz", "Accept: application/json\r\n").await;
     assert_eq!(status, 503);
@@ -125,7 +128,7 @@ async fn readyz_reports_problems_as_text_and_as_json() {
     let report: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(report["ready"], false);
     assert_eq!(report["conditions"][1]["name"], "upstream orders");
-    assert_eq!(report["conditions"][1]["detail"], "mongod rejected the client certificate");
+    assert_eq!(report["conditions"][1]["detail"], "mongod rejected the gateway's client certificate");
     running.stop().await;
 }
 

@@ -13,7 +13,7 @@ use crate::config::{Config, HostPort, MemberAddresses, Topology, UpstreamConfig}
 use crate::identity::printable;
 use crate::tls::WorkloadSet;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetMember, SetTracker, Slot, Slots};
-use crate::upstream::{HelloStream, host_port, member_name, seeds, tracker};
+use crate::upstream::{HelloStream, host_port, initial_tracker, member_name, seeds};
 
 /// The facts that all checks of one upstream need.
 pub(super) struct SetContext<'a> {
@@ -35,7 +35,7 @@ pub(super) async fn check(context: &SetContext<'_>, findings: &mut Vec<Finding>)
         None => (deployment.listed().to_vec(), None),
     };
     let known = findings.len();
-    let mut set = tracker(deployment, &named, set_name);
+    let mut set = initial_tracker(deployment, &named, set_name);
     let (mut connections, mut asked) = (Vec::new(), BTreeSet::new());
     while let Some(member) = next(&set, &asked) {
         connections.extend(ask(context, &member, &mut set, findings).await);

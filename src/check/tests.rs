@@ -142,8 +142,8 @@ async fn a_rejected_server_certificate_is_shown() {
     let (_, connection) = text.split_once("  connection to HOST:PORT\n").unwrap();
     let expected = "    ok      TCP connected
     ok      TLS negotiated
-    error   server certificate      the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, \
-                                    which is not among our authorities (subject CN=mongod,O=Acme)
+    error   server certificate      the certificate of HOST:PORT was rejected: it was issued by CN=Other CA,O=Acme, \
+                                    which is not among the trust anchors (subject CN=mongod,O=Acme)
                                     CN=mongod,O=Acme
                                     ECDSA P-256, X.509 version 3, for any use, signed with ECDSA and SHA-256
                                     expires ...
@@ -151,9 +151,9 @@ async fn a_rejected_server_certificate_is_shown() {
                                     names 127.0.0.1
 
 findings
-  error   orders: the certificate of HOST:PORT was refused: it comes from CN=Other CA,O=Acme, \
-                  which is not among our authorities (subject CN=mongod,O=Acme)
-          -> put the authority that signed it into upstream.orders.tls.ca_file (";
+  error   orders: the certificate of HOST:PORT was rejected: it was issued by CN=Other CA,O=Acme, \
+                  which is not among the trust anchors (subject CN=mongod,O=Acme)
+          -> add the CA certificate that signed it to upstream.orders.tls.ca_file (";
     assert!(connection.starts_with(expected), "{connection}");
     assert!(connection.ends_with("verdict: an upstream cannot be used (1 error, 0 warnings)"), "{connection}");
     assert_eq!(report.exit_code(), 69);
@@ -186,7 +186,7 @@ async fn a_rejection_during_the_handshake_is_shown() {
     let report = run(scene).await;
     let step = report.upstreams[0].connections[0].steps.last().unwrap();
     assert_eq!((step.name, step.status), ("TLS handshake", Status::Error));
-    assert!(step.lines[0].contains("refused our client certificate (subject CN=svc-a): alert"), "{step:?}");
+    assert!(step.lines[0].contains("rejected the gateway's client certificate (subject CN=svc-a): alert"), "{step:?}");
 }
 
 #[tokio::test]

@@ -84,8 +84,8 @@ impl MemberPool {
         let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
         match timeout(self.connector.connect_timeout(), link.replay_hello(hello)).await {
             Ok(Ok(())) => Ok(link),
-            Ok(Err(HelloReplayError::Refused)) => Err(NoReplacement::Never),
-            Ok(Err(HelloReplayError::Broken(_))) | Err(_) => Err(NoReplacement::NotNow),
+            Ok(Err(HelloReplayError::Rejected)) => Err(NoReplacement::Never),
+            Ok(Err(HelloReplayError::Failed(_))) | Err(_) => Err(NoReplacement::NotNow),
         }
     }
 

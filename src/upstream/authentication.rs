@@ -1,10 +1,8 @@
-//! Who the gateway is for mongod: a connection authenticates with the certificate that it was made with, and mongod is
-//! asked whom it took us for.
+//! Authenticates a connection with its client certificate (MONGODB-X509), and verifies the resulting user.
 //!
-//! `authenticate` names no user: mongod derives it from the certificate. That it took us for that user, and not for a member
-//! of its cluster, which may do everything, is asked on every connection, in the same breath, so that it costs no time.
-//!
-//! Refuses to say `hello`: the client's own has to be the first of its connection.
+//! `authenticate` names no user: mongod derives it from the certificate. `connectionStatus` then shows whether mongod
+//! authenticated that user, or treats the gateway as a cluster member with all privileges. Both commands are sent at
+//! once, so the check costs no round trip. Sends no `hello`: the client's own has to be the first of its connection.
 //!
 //! Spec: mongodb/specifications `source/auth/auth.md` § MONGODB-X509.
 
@@ -13,71 +11,59 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::failure::ConnectFailure;
+use super::mongo_user::MongoUser;
 use super::own_commands::{self, OwnCommandError};
-use super::{ConnectFailure, UpstreamStream};
+use super::server_error_codes::{AUTHENTICATION_FAILED, USER_NOT_FOUND};
+use super::stream::UpstreamStream;
 use crate::identity::{DistinguishedName, printable};
 
-/// mongod's code for a user that it does not have.
-pub(super) const USER_NOT_FOUND: i32 = 11;
-
-/// And for credentials that it does not take.
-pub(super) const AUTHENTICATION_FAILED: i32 = 18;
-
-/// The requests of one authentication; both are sent before the first answer is read.
+/// Request IDs of one authentication. Both requests are sent before the first reply is read.
 const AUTHENTICATE_ID: i32 = 2;
 const STATUS_ID: i32 = 3;
 
-/// Where users that have certificates live.
+/// The database of users that authenticate with a certificate.
 const EXTERNAL: &str = "$external";
 
-/// What members of a cluster are for each other.
+/// The user of cluster members.
 const SYSTEM_USER: (&str, &str) = ("__system", "local");
 
-/// Roles that are told of one user; nobody reads more.
+/// Roles of a user that are reported.
 const ROLES_MAX: usize = 32;
 
-/// The longest name of a user or role that is told, in characters.
+/// The longest reported name of a user or role, in characters.
 const NAME_CHARACTERS_MAX: usize = 256;
 
-/// What a server knows of the users of its deployment.
+/// What is known about the users of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Users {
-    /// Nobody has heard it yet.
+    /// Nothing is known yet.
     #[default]
     Unknown,
-    /// It has them, as a primary, a secondary, a mongos or a server of its own.
+    /// It has the users of its deployment: a primary, a secondary, a mongos or a standalone server.
     Kept,
-    /// It may have none yet, as a member that copies its data for the first time.
+    /// It may have no users yet: a member during its initial sync.
     Awaited,
-    /// It never has any, as an arbiter.
+    /// It never has users: an arbiter.
     None,
 }
 
-/// The user that mongod takes a certificate for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MongoUser {
-    /// In `$external`; fit for a log.
-    pub name: String,
-    /// As `read@shop`; the first few.
-    pub roles: Vec<String>,
-}
-
-/// What the last authentication with one set of certificates came to.
+/// The result of the last authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticated {
-    /// Which set of certificates that was, counted from 0.
+    /// The generation of the certificate set, counted from 0.
     pub generation: u64,
     /// The user, or why there is none.
     pub user: Result<Arc<MongoUser>, String>,
 }
 
-/// Why a connection has no user, although mongod answers.
+/// Why a proven connection could not be authenticated.
 #[derive(Debug)]
 pub(super) enum AuthenticationError {
-    /// There is none of that name.
+    /// mongod does not know the user.
     NoUser(ConnectFailure),
-    /// Anything else.
+    /// Any other reason.
     Other(ConnectFailure),
 }
 
@@ -88,60 +74,59 @@ impl Users {
     }
 }
 
-/// Authenticates `stream` and returns the user that it has from now on.
+/// Authenticates `stream` and returns its user.
 ///
-/// Not cancel safe, and after [`AuthenticationError::Other`] the connection must not be used. After [`AuthenticationError::NoUser`] it has no user, and
-/// is as good as before.
+/// Not cancel safe. After [`AuthenticationError::NoUser`] the connection can be used without a user; after
+/// [`AuthenticationError::Other`] it must not be used.
 pub(super) async fn authenticate(stream: &mut UpstreamStream) -> Result<MongoUser, AuthenticationError> {
     let subject = stream.made_with.credentials.certificate.subject.clone();
-    let theirs = stream.server_certificate().map(|facts| facts.subject);
-    let is_of_cluster = theirs.is_some_and(|theirs| theirs.is_of_same_cluster(&subject));
+    let server = stream.server_certificate().map(|facts| facts.subject);
+    let is_of_cluster = server.is_some_and(|server| server.is_of_same_cluster(&subject));
     let broken = |cause| AuthenticationError::Other(ConnectFailure::Proof { cause });
-    let (authenticated, status) = exchange_both(&mut stream.tls).await.map_err(broken)?;
+    let (authenticated, status) = run_both(&mut stream.tls).await.map_err(broken)?;
     if let Err(cause) = authenticated {
         return Err(match cause {
             OwnCommandError::Refused { code: USER_NOT_FOUND, .. } => {
                 AuthenticationError::NoUser(ConnectFailure::Authentication { cause })
             }
-            // mongod has no users with such a certificate where it does not take it for a member's either.
+            // mongod also fails with this code if the certificate can only be used by cluster members.
             OwnCommandError::Refused { code: AUTHENTICATION_FAILED, .. } if is_of_cluster => {
                 AuthenticationError::Other(ConnectFailure::ClusterMember)
             }
             _ => AuthenticationError::Other(ConnectFailure::Authentication { cause }),
         });
     }
-    judge(&status.map_err(broken)?, &subject).map_err(AuthenticationError::Other)
+    verify_user(&status.map_err(broken)?, &subject).map_err(AuthenticationError::Other)
 }
 
-/// What came to both commands; fails where the connection does.
-async fn exchange_both<S: AsyncRead + AsyncWrite + Unpin>(
+/// Runs both commands. Fails only if the connection does.
+async fn run_both<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-) -> Result<(Outcome, Outcome), OwnCommandError> {
+) -> Result<(CommandResult, CommandResult), OwnCommandError> {
     let authenticate = rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": EXTERNAL };
     let status = rawdoc! { "connectionStatus": 1, "$db": "admin" };
     own_commands::send(stream, AUTHENTICATE_ID, 0, &authenticate).await?;
     own_commands::send(stream, STATUS_ID, 0, &status).await?;
-    let authenticated = answer(stream, AUTHENTICATE_ID).await?;
-    let status = answer(stream, STATUS_ID).await?;
+    let authenticated = receive(stream, AUTHENTICATE_ID).await?;
+    let status = receive(stream, STATUS_ID).await?;
     Ok((authenticated, status))
 }
 
-/// A reply, or the error that the command failed with.
-type Outcome = Result<RawDocumentBuf, OwnCommandError>;
+/// The reply, or the error that the server replied with.
+type CommandResult = Result<RawDocumentBuf, OwnCommandError>;
 
-async fn answer<S: AsyncRead + Unpin>(stream: &mut S, request_id: i32) -> Result<Outcome, OwnCommandError> {
+async fn receive<S: AsyncRead + Unpin>(stream: &mut S, request_id: i32) -> Result<CommandResult, OwnCommandError> {
     match own_commands::receive(stream, request_id).await {
-        Ok(reply) if reply.more_to_come => {
-            Err(OwnCommandError::Malformed("a stream of replies that was not asked for"))
-        }
+        Ok(reply) if reply.more_to_come => Err(OwnCommandError::Malformed("an unrequested stream of replies")),
         Ok(reply) => Ok(Ok(reply.body)),
         Err(refused @ OwnCommandError::Refused { .. }) => Ok(Err(refused)),
         Err(broken) => Err(broken),
     }
 }
 
-/// Whom `status`, the answer to `connectionStatus`, shows to be authenticated: it must be the user of `subject`, alone.
-fn judge(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser, ConnectFailure> {
+/// The authenticated user according to `status`, the reply to `connectionStatus`. It must be `subject`, and the only
+/// one.
+fn verify_user(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser, ConnectFailure> {
     let malformed = || ConnectFailure::Proof { cause: OwnCommandError::Malformed("connectionStatus without users") };
     let info = status.get_document("authInfo").map_err(|_| malformed())?;
     let users: Vec<_> = entries(info, "authenticatedUsers", "user").ok_or_else(malformed)?;
@@ -152,7 +137,7 @@ fn judge(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser,
         [(user, database)] if database == EXTERNAL && is_same_name(subject.as_str(), user) => {
             let roles = entries(info, "authenticatedUserRoles", "role").unwrap_or_default();
             let roles = roles.iter().take(ROLES_MAX).map(|(role, database)| shown(role, database));
-            Ok(MongoUser { name: cut(user), roles: roles.collect() })
+            Ok(MongoUser { name: shortened(user), roles: roles.collect() })
         }
         others => {
             let shown: Vec<_> = others.iter().take(ROLES_MAX).map(|(user, database)| shown(user, database)).collect();
@@ -161,7 +146,7 @@ fn judge(status: &RawDocument, subject: &DistinguishedName) -> Result<MongoUser,
     }
 }
 
-/// The documents of an array, as name and database; `None` if it is not made of such.
+/// The entries of an array as name and database; `None` if the array is missing or malformed.
 fn entries(info: &RawDocument, array: &str, name: &str) -> Option<Vec<(String, String)>> {
     let entry = |element: bson::RawBsonRef<'_>| {
         let entry = element.as_document()?;
@@ -170,22 +155,22 @@ fn entries(info: &RawDocument, array: &str, name: &str) -> Option<Vec<(String, S
     info.get_array(array).ok()?.into_iter().map(|element| entry(element.ok()?)).collect()
 }
 
-/// Whether `theirs` is `ours` as mongod writes it.
+/// Whether `reported`, a name that mongod wrote, is `expected`.
 ///
-/// Only text beyond ASCII may differ: mongod brings it into a normal form that we do not know.
-fn is_same_name(ours: &str, theirs: &str) -> bool {
-    if ours == theirs {
+/// Only characters beyond ASCII may differ: mongod normalises them in a way that the gateway does not reproduce.
+fn is_same_name(expected: &str, reported: &str) -> bool {
+    if expected == reported {
         return true;
     }
-    let (ours, theirs) = (parts(ours), parts(theirs));
-    let is_same = |(ours, theirs): (&&str, &&str)| {
+    let (expected, reported) = (parts(expected), parts(reported));
+    let is_same = |(expected, reported): (&&str, &&str)| {
         let kind = |part: &str| part.split_once('=').map(|(kind, _)| kind.to_owned());
-        ours == theirs || (has_bytes(ours) && kind(ours) == kind(theirs))
+        expected == reported || (has_bytes(expected) && kind(expected) == kind(reported))
     };
-    ours.len() == theirs.len() && ours.iter().zip(&theirs).all(is_same)
+    expected.len() == reported.len() && expected.iter().zip(&reported).all(is_same)
 }
 
-/// The attributes of a name, whether they stand beside each other or belong together.
+/// The attributes of a name, of single and of multi-valued RDNs.
 fn parts(name: &str) -> Vec<&str> {
     let mut is_escaped = false;
     let is_separator = move |character: char| {
@@ -196,7 +181,7 @@ fn parts(name: &str) -> Vec<&str> {
     name.split(is_separator).collect()
 }
 
-/// Whether a value has bytes from 0x80 on, which are written `\C3`.
+/// Whether an attribute contains bytes from 0x80 on, which are written as `\C3`.
 fn has_bytes(part: &str) -> bool {
     let mut characters = part.chars();
     while let Some(character) = characters.next() {
@@ -208,10 +193,10 @@ fn has_bytes(part: &str) -> bool {
 }
 
 fn shown(name: &str, database: &str) -> String {
-    format!("{}@{}", cut(name), cut(database))
+    format!("{}@{}", shortened(name), shortened(database))
 }
 
-fn cut(text: &str) -> String {
+fn shortened(text: &str) -> String {
     printable(&text.chars().take(NAME_CHARACTERS_MAX).collect::<String>())
 }
 
@@ -236,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_the_user_of_its_certificate_and_no_other() {
+    fn only_the_user_of_the_certificate_is_accepted() {
         let name = subject();
-        let user = judge(&status(&[(name.as_str(), "$external")]), &name).unwrap();
+        let user = verify_user(&status(&[(name.as_str(), "$external")]), &name).unwrap();
         assert_eq!((user.name.as_str(), user.roles), (name.as_str(), vec!["read@shop".into(), "find\\u{a}@x".into()]));
         for (users, expected) in [
             (&[][..], "wrong"),
@@ -248,7 +233,7 @@ mod tests {
             (&[("__system", "local")], "member"),
             (&[(name.as_str(), "$external"), ("__system", "local")], "member"),
         ] {
-            let failure = judge(&status(users), &name).unwrap_err();
+            let failure = verify_user(&status(users), &name).unwrap_err();
             let found = match failure {
                 ConnectFailure::WrongUser { .. } => "wrong",
                 ConnectFailure::ClusterMember => "member",
@@ -259,8 +244,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_users_proves_nothing() {
-        for answer in [
+    fn a_reply_without_users_is_malformed() {
+        for reply in [
             rawdoc! { "ok": 1.0 },
             rawdoc! { "authInfo": 1, "ok": 1.0 },
             rawdoc! { "authInfo": { "authenticatedUsers": 1 }, "ok": 1.0 },
@@ -268,20 +253,20 @@ mod tests {
             rawdoc! { "authInfo": { "authenticatedUsers": [{ "user": "CN=svc-a" }] }, "ok": 1.0 },
             rawdoc! { "authInfo": { "authenticatedUsers": [{ "user": 1, "db": "$external" }] }, "ok": 1.0 },
         ] {
-            assert!(matches!(judge(&answer, &subject()), Err(ConnectFailure::Proof { .. })), "{answer:?}");
+            assert!(matches!(verify_user(&reply, &subject()), Err(ConnectFailure::Proof { .. })), "{reply:?}");
         }
     }
 
     #[test]
-    fn names_may_differ_in_what_is_not_ascii_and_in_nothing_else() {
-        for (ours, theirs, expected) in [
+    fn names_may_differ_in_characters_beyond_ascii_only() {
+        for (expected, reported, same) in [
             ("CN=a,O=Acme", "CN=a,O=Acme", true),
             ("CN=a,O=Acme", "CN=b,O=Acme", false),
             ("CN=a,O=Acme", "O=Acme,CN=a", false),
             ("CN=a,O=Acme", "CN=a", false),
-            // A letter of its own, and the same with a mark behind it.
+            // Composed and decomposed forms of a letter.
             ("CN=Zu\\CC\\88rich,O=a", "CN=Z\\C3\\BCrich,O=a", true),
-            // A ligature, which becomes two letters.
+            // A ligature, which mongod splits into two letters.
             ("CN=\\EF\\AC\\81n,O=a", "CN=fin,O=a", true),
             ("CN=\\EF\\AC\\81n,O=a", "CN=fin,O=b", false),
             ("CN=\\EF\\AC\\81n,O=a", "OU=fin,O=a", false),
@@ -291,7 +276,7 @@ mod tests {
             ("CN=x+OU=\\C3\\BC,O=a", "CN=x+OU=u,O=a", true),
             ("", "", true),
         ] {
-            assert_eq!(is_same_name(ours, theirs), expected, "{ours} {theirs}");
+            assert_eq!(is_same_name(expected, reported), same, "{expected} {reported}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The certificates that connections are made with, now and after each renewal; one for all servers that are shown them.
+//! The gateway's identity towards an upstream: the current certificate set, shared by the connectors of all its
+//! servers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,44 +11,45 @@ use tokio::time::Instant;
 use crate::config::{EndpointConfig, MaterialSource};
 use crate::tls::{UpstreamTls, UpstreamTlsError, check_beside_agent};
 
-/// Who the gateway is for an upstream.
+/// The gateway's identity towards an upstream: the current certificate set.
 ///
-/// Shared by all workers; readers never wait.
+/// Shared by all workers. Readers never block.
 #[derive(Debug)]
 pub struct ClientIdentity {
-    /// `None` until the first set is there.
+    /// `None` until the first set is available.
     current: ArcSwapOption<CertificateGeneration>,
     generations: AtomicU64,
     first_set: watch::Sender<FirstSet>,
 }
 
-/// One set of certificates.
+/// A certificate set and its number.
 #[derive(Debug, Clone)]
 pub struct CertificateGeneration {
-    /// The certificates; made for one of the servers that are shown them.
+    /// The certificate set, configured for one server of the upstream.
     pub tls: Arc<UpstreamTls>,
-    /// Which set it is, counted from 0.
+    /// The number of the set, counted from 0.
     pub generation: u64,
 }
 
-/// What is known about the first set of certificates, where it does not come from files.
+/// The state of the first certificate set, which may not be available at start.
 #[derive(Debug)]
 enum FirstSet {
-    /// It was asked for.
+    /// The SPIFFE Workload API was asked for it.
     Awaited,
-    /// It could not be had.
+    /// It is not available.
     Failed(Arc<UpstreamTlsError>),
-    /// It came, and perhaps others since.
-    There,
+    /// It is available.
+    Available,
 }
 
 impl ClientIdentity {
-    /// Reads the files of `endpoint`.
+    /// Reads the certificate files of `endpoint`.
     ///
-    /// Where certificates come from the SPIFFE Workload API there are none yet: [`ClientIdentity::renew`] brings them.
+    /// If certificates come from the SPIFFE Workload API, there are none yet: pass them to [`ClientIdentity::renew`].
+    /// Blocks until the file system answers.
     pub fn new(endpoint: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
         let (tls, first_set) = match &endpoint.tls.source {
-            MaterialSource::Files(_) => (Some(UpstreamTls::load(endpoint)?), FirstSet::There),
+            MaterialSource::Files(_) => (Some(UpstreamTls::load(endpoint)?), FirstSet::Available),
             MaterialSource::WorkloadApi(agent) => {
                 check_beside_agent(endpoint, agent)?;
                 (None, FirstSet::Awaited)
@@ -58,44 +60,44 @@ impl ClientIdentity {
         Ok(Self { current, generations: AtomicU64::new(0), first_set: watch::Sender::new(first_set) })
     }
 
-    /// What connections are made with now; `None` as long as the SPIFFE Workload API has given nothing.
+    /// The current certificate set; `None` until the SPIFFE Workload API has provided one.
     pub fn current(&self) -> Option<Arc<CertificateGeneration>> {
         self.current.load_full()
     }
 
-    /// The certificates of the current set.
+    /// The TLS configuration of the current certificate set.
     pub fn tls(&self) -> Option<Arc<UpstreamTls>> {
         self.current.load().as_ref().map(|set| Arc::clone(&set.tls))
     }
 
-    /// Makes all further connections with `tls`; those that are there already stay as they are.
+    /// Replaces the certificate set. New connections use `tls`; existing connections are unchanged.
     ///
-    /// A connection that is being made may still be of the old set: see [`super::UpstreamStream::made_with`].
+    /// A connection that is being made may still use the previous set: see `UpstreamStream::made_with`.
     pub fn renew(&self, tls: UpstreamTls) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         self.current.store(Some(Arc::new(CertificateGeneration { tls: Arc::new(tls), generation })));
-        self.first_set.send_replace(FirstSet::There);
+        self.first_set.send_replace(FirstSet::Available);
     }
 
-    /// Which set of certificates connections are made with now, counted from 0.
+    /// The generation of the current certificate set, counted from 0.
     pub fn generation(&self) -> u64 {
         self.current.load().as_ref().map_or(0, |set| set.generation)
     }
 
-    /// Says why the first set of certificates could not be had; without it, connections wait for one. Changes nothing
-    /// once there is a set.
+    /// Records why the first certificate set is not available, so that connections fail at once instead of waiting for
+    /// it. Has no effect once there is a set.
     pub fn report_missing(&self, cause: Arc<UpstreamTlsError>) {
         self.first_set.send_if_modified(|known| {
-            let lacking = !matches!(known, FirstSet::There);
-            if lacking {
+            let is_missing = !matches!(known, FirstSet::Available);
+            if is_missing {
                 *known = FirstSet::Failed(cause);
             }
-            lacking
+            is_missing
         });
     }
 
-    /// The current set; while the first one is being asked for, waits for that. Without one, why there is none, if that is
-    /// known.
+    /// The current certificate set. Waits for the first set until `deadline`. Fails with the reason why there is no
+    /// set, if it is known.
     pub(super) async fn set_by(
         &self,
         deadline: Instant,
@@ -109,7 +111,7 @@ impl ClientIdentity {
             Ok(Ok(known)) => known.cause(),
             _ => None,
         };
-        // It may have come meanwhile.
+        // It may have become available in the meantime.
         self.current().ok_or(cause)
     }
 }
@@ -118,7 +120,7 @@ impl FirstSet {
     fn cause(&self) -> Option<Arc<UpstreamTlsError>> {
         match self {
             Self::Failed(cause) => Some(Arc::clone(cause)),
-            Self::Awaited | Self::There => None,
+            Self::Awaited | Self::Available => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a name to a TCP connection.
+//! Name lookup and TCP connect.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,18 +7,18 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
 
-use super::connect_error::ConnectFailure;
+use super::failure::ConnectFailure;
 use crate::config::HostPort;
 
-/// Addresses of one name that are tried; more would leave none of them time enough.
+/// Addresses of one name that are tried. With more, none would have enough time.
 const ADDRESSES_MAX: usize = 16;
 
-/// Between keepalive probes, as drivers set it; the system's default finds a dead peer after eleven minutes only.
+/// Time between keepalive probes, as drivers set it. With the system's default, a dead peer is found after 11 minutes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The addresses of `host`, each once, in the resolver's order; never empty.
+/// The addresses of a host, without duplicates, in the order of the resolver; never empty.
 ///
-/// A name goes to the system's resolver on a thread of its own, which goes on for its own time when this is dropped.
+/// The system's resolver runs on its own thread. Dropping the future does not stop that thread.
 pub(super) async fn resolve(upstream: &HostPort) -> Result<Vec<SocketAddr>, ConnectFailure> {
     if let Ok(address) = upstream.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, upstream.port)]);
@@ -36,7 +36,7 @@ pub(super) async fn resolve(upstream: &HostPort) -> Result<Vec<SocketAddr>, Conn
     Ok(addresses)
 }
 
-/// A connection without Nagle's delay: messages are small and each waits for its answer.
+/// Opens a TCP connection. Disables Nagle's algorithm: messages are small, and each of them waits for a reply.
 pub(super) async fn tcp(address: SocketAddr, keepalive: Option<Duration>) -> Result<TcpStream, ConnectFailure> {
     let connected = async {
         let stream = TcpStream::connect(address).await?;

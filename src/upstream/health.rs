@@ -1,4 +1,4 @@
-//! What is known about an upstream right now: what readiness reads and whoever connects writes.
+//! The health of one upstream server: written by connection attempts, and read by the readiness probe and `/status`.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::probe::ServerFacts;
 
-/// State of one upstream, shared by workers, the background probe and the administration port.
+/// The health of one upstream server, shared by workers, the health check and the administration port.
 ///
-/// Locked for a few assignments, and never while a message passes.
+/// Locked for a few assignments, and never while a message is forwarded.
 #[derive(Debug, Default)]
 pub struct UpstreamHealth {
     state: Mutex<State>,
@@ -23,19 +23,19 @@ struct State {
     server: Option<(SocketAddr, ServerFacts)>,
 }
 
-/// The state of an upstream at one moment; ages, not dates.
+/// The health of an upstream server at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSnapshot {
-    /// Age of the last success.
+    /// Time since the last successful attempt to connect.
     pub succeeded: Option<Duration>,
-    /// Age of the last failure, and its sentence.
+    /// Time since the last failed attempt, and its error.
     pub failed: Option<(Duration, String)>,
-    /// What mongod last said about itself, and at which of its addresses.
+    /// The last known facts about the server, and the address that answered.
     pub server: Option<(SocketAddr, ServerFacts)>,
 }
 
 impl UpstreamHealth {
-    /// A proven connection was made; `server`, and the address that it answered at, is known if it was asked.
+    /// Records a proven connection. `server` is the address and the facts about the server, if they were requested.
     pub fn record_ok(&self, server: Option<(SocketAddr, ServerFacts)>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.succeeded = Some(Instant::now());
@@ -44,13 +44,13 @@ impl UpstreamHealth {
         }
     }
 
-    /// A connection could not be made.
+    /// Records a failed attempt to connect.
     pub fn record_failure(&self, sentence: String) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.failed = Some((Instant::now(), sentence));
     }
 
-    /// A copy of the state.
+    /// The health at this moment.
     pub fn snapshot(&self) -> HealthSnapshot {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         HealthSnapshot {
@@ -62,11 +62,11 @@ impl UpstreamHealth {
 }
 
 impl HealthSnapshot {
-    /// What is wrong, if anything is: nothing succeeded yet, the last attempt failed, or the last success is older than
-    /// `age_max`.
+    /// Why the server is not healthy: no attempt succeeded yet, the last attempt failed, or the last success is older
+    /// than `age_max`. `None` if it is healthy.
     pub fn complaint(&self, age_max: Duration) -> Option<String> {
         match (self.succeeded, &self.failed) {
-            (None, None) => Some("no connection was tried yet".to_owned()),
+            (None, None) => Some("no connection was attempted yet".to_owned()),
             (None, Some((_, sentence))) => Some(sentence.clone()),
             (Some(success), Some((failure, sentence))) if *failure < success => Some(sentence.clone()),
             (Some(success), _) if success > age_max => {
@@ -88,7 +88,7 @@ mod tests {
     async fn the_latest_attempt_decides() {
         let health = UpstreamHealth::default();
         let complaint = || health.snapshot().complaint(LIMIT);
-        assert_eq!(complaint().as_deref(), Some("no connection was tried yet"));
+        assert_eq!(complaint().as_deref(), Some("no connection was attempted yet"));
         health.record_failure("refused".to_owned());
         assert_eq!(complaint().as_deref(), Some("refused"));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_success_is_none() {
+    async fn an_old_success_does_not_count() {
         let health = UpstreamHealth::default();
         health.record_ok(None);
         tokio::time::advance(Duration::from_secs(31)).await;

@@ -1,4 +1,4 @@
-//! What a server says about itself, again each time that it changes: a stream of replies to one hello.
+//! The monitoring connection to a server: a stream of hello replies, one each time that the server's state changes.
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-monitoring.md` § Streaming Protocol.
 
@@ -7,34 +7,37 @@ use std::time::Duration;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::time::{Instant, sleep};
 
+use super::connect_error::ConnectError;
+use super::connector::Connector;
+use super::failure::{ConnectFailure, Phase};
 use super::own_commands::{self, CommandReply, OwnCommandError};
 use super::probe::hello;
-use super::{ConnectError, ConnectFailure, Connector, Phase, UpstreamStream};
+use super::stream::UpstreamStream;
 use crate::wire::message_scan::flag;
 
-/// How long a server waits for a change before it answers all the same; as drivers have it (`heartbeatFrequencyMS`).
+/// How long a server waits for a change before it replies anyway; the `heartbeatFrequencyMS` of drivers.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// What a monitor's first request is called; replies count on from there.
+/// The request ID of the streaming request.
 const FIRST_REQUEST_ID: i32 = 1;
 
-/// A connection on which a server tells what it is. Dropping it closes it.
+/// A monitoring connection, on which a server reports its state. Dropping it closes the connection.
 pub struct HelloStream {
     connection: UpstreamStream,
-    /// What the next reply answers, where one comes unasked.
+    /// The ID that the next streamed reply responds to; `None` if no reply is expected without a request.
     streaming: Option<i32>,
-    /// Of the last reply; a server before 4.4 has none.
+    /// The topologyVersion of the last reply; servers before 4.4 have none.
     topology_version: Option<RawDocumentBuf>,
 }
 
 impl HelloStream {
-    /// Connects and asks for the first time; all within `connect_timeout`. The connection is not authenticated: `hello` needs
-    /// no user, and an arbiter has none.
+    /// Connects and sends the first hello, all within `connect_timeout`. The connection is not authenticated: `hello`
+    /// needs no user, and an arbiter has none.
     ///
-    /// Cancel safe: dropping the future closes what was opened.
+    /// Cancel safe: dropping the future closes the connection.
     pub async fn open(connector: &Connector) -> Result<(Self, RawDocumentBuf), ConnectError> {
-        let deadline = Instant::now() + connector.config.connect_timeout;
-        let mut connection = connector.connect_by(deadline).await?;
+        let deadline = Instant::now() + connector.connect_timeout();
+        let mut connection = connector.connect_unauthenticated(deadline).await?;
         let address = connection.address;
         let first = async { hello(&mut connection).await.map_err(|cause| ConnectFailure::Proof { cause }) };
         let first = connector.within(deadline, Phase::Proof, first).await;
@@ -43,27 +46,27 @@ impl HelloStream {
         Ok((Self { connection, streaming: None, topology_version }, first))
     }
 
-    /// The connection, for what its handshake showed.
+    /// The connection, for the facts about its handshake.
     pub fn connection(&self) -> &UpstreamStream {
         &self.connection
     }
 
-    /// What the server says next: at once when something has changed, else after ten seconds.
+    /// Waits for the next hello reply, which the server sends at once if its state changes, or else after ten seconds.
     ///
-    /// Bounded by that and the upstream's `connect_timeout`. Not cancel safe: where this was dropped or failed, the stream is
-    /// over.
+    /// Takes at most that time and `connect_timeout`. Not cancel safe: if this was dropped or failed, the stream has
+    /// ended.
     pub async fn next(&mut self, connector: &Connector) -> Result<RawDocumentBuf, ConnectError> {
         let address = self.connection.address;
-        let limit = HEARTBEAT + connector.config.connect_timeout;
-        let next = tokio::time::timeout(limit, self.go_on()).await;
+        let limit = HEARTBEAT + connector.connect_timeout();
+        let next = tokio::time::timeout(limit, self.receive()).await;
         let next = next.unwrap_or_else(|_| {
-            let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "no hello came in time");
+            let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "no hello reply in time");
             Err(OwnCommandError::Closed(silent))
         });
         next.map_err(|cause| connector.error(Some(address), ConnectFailure::Lost { cause }))
     }
 
-    async fn go_on(&mut self) -> Result<RawDocumentBuf, OwnCommandError> {
+    async fn receive(&mut self) -> Result<RawDocumentBuf, OwnCommandError> {
         let expected = match (self.streaming.take(), &self.topology_version) {
             (Some(expected), _) => expected,
             (None, Some(known)) => {
@@ -74,7 +77,7 @@ impl HelloStream {
                 FIRST_REQUEST_ID
             }
             (None, None) => {
-                // Such a server answers at once.
+                // A server without topologyVersion replies at once.
                 sleep(HEARTBEAT).await;
                 return hello(&mut self.connection).await;
             }

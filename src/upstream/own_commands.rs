@@ -1,6 +1,6 @@
-//! Commands of our own on an upstream connection: one `OP_MSG` there, one back.
+//! The gateway's own commands on an upstream connection: one `OP_MSG` request and its reply.
 //!
-//! Only for a connection that no client uses yet, or that none will ever use.
+//! Only for connections that no client uses yet, or that no client will ever use.
 
 use std::io;
 
@@ -10,61 +10,69 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg::encode_with;
 
-/// Replies to `ping`, `hello` and `buildInfo` have a few KiB.
+/// The longest accepted reply. Replies to `ping`, `hello` and `buildInfo` have a few KiB.
 const REPLY_BYTES_MAX: u32 = 64 * 1024;
 
-/// Flag bits and section kind, before the body.
+/// Flag bits and section kind, in front of the body.
 const PREFIX_BYTES: usize = 5;
 
-/// Only one request is ever under way, and a client's ids are its own from the first message on.
+/// Only one request is in flight, and a client's request IDs are its own from its first message on.
 const REQUEST_ID: i32 = 1;
 
-/// Flag of a reply, in the first byte of all flags.
+/// The moreToCome flag, in the first byte of the flag bits.
 const MORE_TO_COME: u8 = 2;
 
-/// Text of an error that an upstream may put into our sentences, in characters.
+/// The longest error message of a server that becomes part of a message of the gateway, in characters.
 const ERRMSG_CHARACTERS_MAX: usize = 200;
 
-/// Why a command of our own got no good answer.
+/// Why one of the gateway's own commands failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnCommandError {
-    /// Closed or broken before the first byte of an answer.
-    #[error("the connection was closed instead of an answer")]
+    /// The connection was closed or failed before the first byte of the reply.
+    #[error("the connection was closed before the reply")]
     Closed(#[source] io::Error),
-    /// Closed or broken within an answer.
-    #[error("the connection was closed within the answer")]
+    /// The connection was closed or failed within the reply.
+    #[error("the connection was closed within the reply")]
     Torn(#[source] io::Error),
-    /// An answer that is not what a mongod sends.
-    #[error("the answer is not that of a mongod: {0}")]
+    /// A reply that no mongod sends.
+    #[error("the reply is not that of a mongod: {0}")]
     Malformed(&'static str),
-    /// The command failed.
-    #[error("the answer is error {code} ({code_name}): {errmsg}")]
+    /// The server replied with an error.
+    #[error("the reply is error {code} ({code_name}): {errmsg}")]
     Refused {
-        /// As in the reply; 0 if it has none.
+        /// The error code; 0 if the reply has none.
         code: i32,
-        /// As in the reply.
+        /// The name of the code.
         code_name: String,
-        /// As in the reply, cut to 200 characters.
+        /// The error message, shortened to 200 characters.
         errmsg: String,
     },
 }
 
-/// Sends `command` and returns the body of its reply, which says `ok: 1`.
+/// A reply with `ok: 1`.
+pub(super) struct CommandReply {
+    pub(super) body: RawDocumentBuf,
+    pub(super) request_id: i32,
+    /// Whether the server will send another reply, in response to this one, without a request.
+    pub(super) more_to_come: bool,
+}
+
+/// Runs `command` and returns the body of its reply, which has `ok: 1`.
 ///
-/// Not cancel safe: a connection on which this was dropped must not be used again. Bounded in memory, not in time.
-pub(super) async fn ask<S>(stream: &mut S, command: &RawDocumentBuf) -> Result<RawDocumentBuf, OwnCommandError>
+/// Not cancel safe: if the future is dropped, the connection must not be used again. Limited in memory, not in time.
+pub(super) async fn run<S>(stream: &mut S, command: &RawDocumentBuf) -> Result<RawDocumentBuf, OwnCommandError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     send(stream, REQUEST_ID, 0, command).await?;
     let reply = receive(stream, REQUEST_ID).await?;
     if reply.more_to_come {
-        return Err(OwnCommandError::Malformed("flags or sections that were not asked for"));
+        return Err(OwnCommandError::Malformed("unexpected flags or sections"));
     }
     Ok(reply.body)
 }
 
-/// Sends `command` as the request `request_id`.
+/// Sends `command` with this request ID.
 pub(super) async fn send<S>(
     stream: &mut S,
     request_id: i32,
@@ -79,15 +87,7 @@ where
     stream.flush().await.map_err(OwnCommandError::Closed)
 }
 
-/// A reply that says `ok: 1`.
-pub(super) struct CommandReply {
-    pub(super) body: RawDocumentBuf,
-    pub(super) request_id: i32,
-    /// Whether another one follows unasked, which answers this one.
-    pub(super) more_to_come: bool,
-}
-
-/// Reads the reply to `expected`, a request or the reply before.
+/// Receives the reply to `expected`, the ID of a request or of the previous reply.
 pub(super) async fn receive<S: AsyncRead + Unpin>(
     stream: &mut S,
     expected: i32,
@@ -96,9 +96,9 @@ pub(super) async fn receive<S: AsyncRead + Unpin>(
     let (first, others) = head.split_at_mut(1);
     stream.read_exact(first).await.map_err(OwnCommandError::Closed)?;
     stream.read_exact(others).await.map_err(OwnCommandError::Torn)?;
-    let header = Header::parse(head).map_err(|_| OwnCommandError::Malformed("an impossible message length"))?;
+    let header = Header::parse(head).map_err(|_| OwnCommandError::Malformed("an invalid message length"))?;
     if header.op_code != OpCode::MSG || header.response_to != expected {
-        return Err(OwnCommandError::Malformed("no OP_MSG in reply to ours"));
+        return Err(OwnCommandError::Malformed("not an OP_MSG in reply to the request"));
     }
     if header.length > REPLY_BYTES_MAX {
         return Err(OwnCommandError::Malformed("longer than 64 KiB"));
@@ -108,16 +108,16 @@ pub(super) async fn receive<S: AsyncRead + Unpin>(
     let more_to_come = match rest.first_chunk::<PREFIX_BYTES>() {
         Some([0, 0, 0, 0, 0]) => false,
         Some([MORE_TO_COME, 0, 0, 0, 0]) => true,
-        _ => return Err(OwnCommandError::Malformed("flags or sections that were not asked for")),
+        _ => return Err(OwnCommandError::Malformed("unexpected flags or sections")),
     };
-    let body = accept(rest.split_off(PREFIX_BYTES))?;
+    let body = parse(rest.split_off(PREFIX_BYTES))?;
     Ok(CommandReply { body, request_id: header.request_id, more_to_come })
 }
 
-fn accept(body: Vec<u8>) -> Result<RawDocumentBuf, OwnCommandError> {
-    let malformed = |_| OwnCommandError::Malformed("no valid document");
+fn parse(body: Vec<u8>) -> Result<RawDocumentBuf, OwnCommandError> {
+    let malformed = |_| OwnCommandError::Malformed("not a valid document");
     let reply = RawDocumentBuf::from_bytes(body).map_err(malformed)?;
-    // Walks the whole document once, so that later reads find no damage.
+    // Validates the whole document once, so that later reads cannot fail.
     for element in &reply {
         element.map_err(malformed)?;
     }
@@ -134,7 +134,7 @@ fn accept(body: Vec<u8>) -> Result<RawDocumentBuf, OwnCommandError> {
 
 fn is_one(value: Option<RawBsonRef<'_>>) -> bool {
     match value {
-        // Exactly 1, as servers write it.
+        // Servers write exactly 1.
         Some(RawBsonRef::Double(number)) => number.to_bits() == 1.0_f64.to_bits(),
         Some(RawBsonRef::Int32(number)) => number == 1,
         Some(RawBsonRef::Int64(number)) => number == 1,

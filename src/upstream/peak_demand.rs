@@ -1,17 +1,17 @@
-//! How many connections are asked for at a time.
+//! Measures the demand for connections: the busiest second of the last minute.
 
 use tokio::time::Instant;
 
-/// For how long a busy second is remembered.
+/// Seconds that are remembered.
 const SECONDS: usize = 60;
 
-/// Counts what is asked for in each second of the last minute.
+/// Counts the requested connections in each second of the last minute.
 #[derive(Debug)]
 pub(super) struct PeakDemand {
     began: Instant,
-    /// By second since `began`, modulo their number.
+    /// Indexed by the second since `began`, modulo the length.
     counts: [u16; SECONDS],
-    /// The second that was counted last.
+    /// The last second that was counted.
     newest: u64,
 }
 
@@ -20,7 +20,7 @@ impl PeakDemand {
         Self { began: now, counts: [0; SECONDS], newest: 0 }
     }
 
-    /// One more is asked for.
+    /// Counts one requested connection.
     pub(super) fn note(&mut self, now: Instant) {
         let at = self.advance(now);
         if let Some(count) = self.counts.get_mut(at) {
@@ -28,13 +28,13 @@ impl PeakDemand {
         }
     }
 
-    /// The most that was asked for within one second of the last minute.
+    /// The number of requested connections in the busiest second of the last minute.
     pub(super) fn peak(&mut self, now: Instant) -> usize {
         self.advance(now);
         self.counts.iter().copied().max().unwrap_or_default().into()
     }
 
-    /// Forgets what is over a minute old, and says where the current second stands.
+    /// Resets the counts that are older than a minute, and returns the index of the current second.
     fn advance(&mut self, now: Instant) -> usize {
         let second = now.saturating_duration_since(self.began).as_secs();
         let slot = |second: u64| usize::try_from(second % SECONDS as u64).unwrap_or_default();

@@ -1,50 +1,51 @@
-//! Who answers at an upstream: `hello` and `buildInfo` on a connection that no client will use.
+//! Probes a server: `hello` and `buildInfo` on a connection that no client will use.
 
 use std::fmt;
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::time::Instant;
 
+use super::connect_error::ConnectError;
+use super::connector::Connector;
+use super::failure::{ConnectFailure, Phase};
 use super::own_commands::{self, OwnCommandError};
-use super::{ConnectError, ConnectFailure, Connector, Phase, UpstreamStream};
+use super::server_error_codes::COMMAND_NOT_FOUND;
+use super::stream::UpstreamStream;
 
-/// mongod's code for a command that it does not know.
-const COMMAND_NOT_FOUND: i32 = 59;
-
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct Probe {
-    /// The connection; dropping it closes it.
+    /// The connection. Dropping it closes it.
     pub stream: UpstreamStream,
-    /// What mongod said about itself.
+    /// The facts about the server.
     pub server: ServerFacts,
 }
 
-/// What mongod says about itself.
+/// What a server reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
-    /// As `6.0.5`; `None` if `buildInfo` is not allowed without authentication.
+    /// As `6.0.5`; `None` if the server does not allow `buildInfo` without authentication.
     pub version: Option<String>,
-    /// Its part in the deployment.
+    /// Its role in the deployment.
     pub role: ServerRole,
     /// Name of its replica set.
     pub set_name: Option<String>,
-    /// Newest wire protocol version that it speaks.
+    /// The newest wire protocol version that it supports.
     pub max_wire_version: i32,
 }
 
-/// Part of a server in its deployment.
+/// The role of a server in its deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerRole {
-    /// A mongod of its own.
+    /// A mongod without a replica set.
     Standalone,
     /// The writable member of a replica set.
     Primary,
     /// A readable member of a replica set.
     Secondary,
-    /// A router.
+    /// A mongos.
     Mongos,
-    /// A member that is none of these: starting, recovering, arbiter, not yet initiated.
+    /// A member in another state: starting, recovering, an arbiter, or not initiated.
     Other,
 }
 
@@ -60,17 +61,17 @@ impl fmt::Display for ServerRole {
     }
 }
 
-/// Connects, and asks the server who it is; all within `connect_timeout`.
+/// Connects and asks the server about itself, all within `connect_timeout`.
 ///
-/// Cancel safe: dropping the future closes what was opened.
+/// Cancel safe: dropping the future closes the connection.
 pub async fn probe(connector: &Connector) -> Result<Probe, ConnectError> {
-    let deadline = Instant::now() + connector.config.connect_timeout;
-    let mut stream = connector.connect_by(deadline).await?;
+    let deadline = Instant::now() + connector.connect_timeout();
+    let mut stream = connector.connect_unauthenticated(deadline).await?;
     let server = identify(connector, &mut stream, deadline).await?;
     Ok(Probe { stream, server })
 }
 
-/// Asks the server of a proven connection who it is; no client can be put on it afterwards.
+/// Asks the server of a proven connection about itself. No client may use the connection afterwards.
 pub async fn identify(
     connector: &Connector,
     stream: &mut UpstreamStream,
@@ -84,7 +85,7 @@ pub async fn identify(
 async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, ConnectFailure> {
     let failed = |cause| ConnectFailure::Proof { cause };
     let hello = hello(stream).await.map_err(failed)?;
-    let build_info = match own_commands::ask(&mut stream.tls, &rawdoc! { "buildInfo": 1, "$db": "admin" }).await {
+    let build_info = match own_commands::run(&mut stream.tls, &rawdoc! { "buildInfo": 1, "$db": "admin" }).await {
         Ok(reply) => Some(reply),
         Err(OwnCommandError::Refused { .. }) => None,
         Err(cause) => return Err(failed(cause)),
@@ -94,7 +95,7 @@ async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, ConnectF
 }
 
 impl ServerFacts {
-    /// What a hello tells; that is not the version.
+    /// The facts in a hello reply, which does not contain the version.
     pub fn of_hello(hello: &RawDocument) -> Self {
         Self {
             version: None,
@@ -105,14 +106,14 @@ impl ServerFacts {
     }
 }
 
-/// Its hello, by whichever name it knows the command.
+/// Runs `hello`, or `isMaster` on a server that does not know `hello`.
 pub(super) async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, OwnCommandError> {
-    match own_commands::ask(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
-        // Before 4.4.2 it has only its old name.
+    match own_commands::run(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
+        // Servers before 4.4.2.
         Err(OwnCommandError::Refused { code: COMMAND_NOT_FOUND, .. }) => {
-            own_commands::ask(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
+            own_commands::run(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
         }
-        answer => answer,
+        result => result,
     }
 }
 
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_is_read_from_hello() {
+    fn the_role_is_read_from_a_hello_reply() {
         for (hello, expected) in [
             (rawdoc! { "isWritablePrimary": true }, ServerRole::Standalone),
             (rawdoc! { "isWritablePrimary": true, "setName": "rs0" }, ServerRole::Primary),

@@ -1,4 +1,4 @@
-//! A proven connection in the parts that a relay takes, and how a client is introduced on it a second time.
+//! A proven connection that no client uses yet, and replaying a client's hello on it.
 
 use std::fmt;
 use std::io;
@@ -7,63 +7,66 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::{HandshakeFacts, MongoUser, UpstreamStream};
+use super::mongo_user::MongoUser;
+use super::stream::{HandshakeFacts, UpstreamStream};
 use crate::tls::{Records, TlsSession};
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::reply::ReplyFacts;
 
-/// A reply to hello has a few KiB, most of them the members of a large replica set.
+/// The longest accepted reply to a hello. Real ones have a few KiB, most of it the members of a large replica set.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes asked of the socket at a time.
+/// Bytes read from the socket at a time.
 const READ_BYTES: usize = 4 * 1024;
 
-/// A proven connection that no client uses yet, in parts. Dropping it closes the socket.
+/// A proven connection that no client uses yet, with socket and TLS session as separate parts, as the relay needs them.
+///
+/// Dropping it closes the socket.
 pub struct ProvenConnection {
-    /// Registered with the runtime of whoever has it.
+    /// Registered with the runtime of its owner.
     pub socket: TcpStream,
-    /// The finished session; nothing of it waits to be read or sent.
+    /// The session; its handshake is complete, and no data waits to be read or sent.
     pub session: TlsSession,
-    /// The address, of those that the name has, that answered.
+    /// The resolved address.
     pub address: SocketAddr,
-    /// What was agreed on.
+    /// What the TLS handshake negotiated.
     pub handshake: HandshakeFacts,
-    /// Which set of certificates it was made with, counted from 0.
+    /// The generation of its certificate set, counted from 0.
     pub generation: u64,
-    /// The user that it is authenticated as, where the gateway authenticates.
+    /// The user that it is authenticated as, if the gateway authenticates.
     pub user: Option<Arc<MongoUser>>,
 }
 
-/// Why a client could not be introduced.
+/// Why a client's hello could not be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloReplayError {
-    /// The connection broke.
-    #[error("the connection broke")]
-    Broken(#[from] io::Error),
-    /// mongod answered the hello with something else than `ok: 1`.
-    #[error("the client's hello was not taken a second time")]
-    Refused,
+    /// The connection failed.
+    #[error("the connection failed")]
+    Failed(#[from] io::Error),
+    /// mongod did not reply to the hello with `ok: 1`.
+    #[error("mongod rejected the client's hello on the new connection")]
+    Rejected,
 }
 
 impl ProvenConnection {
-    /// From a proven stream, in which nothing waits.
+    /// Uses a proven stream, in which no data waits to be read or sent.
     pub fn new(stream: UpstreamStream) -> Self {
         let UpstreamStream { tls, generation, address, handshake, user, .. } = stream;
         let (socket, session) = tls.into_parts();
         Self { socket, session, address, handshake, generation, user }
     }
 
-    /// Repeats a client's `hello`, which mongod has answered elsewhere already, and drops the answer.
+    /// Replays a client's hello, which mongod has answered on another connection, and drops the reply.
     ///
-    /// `hello` is a complete message that asks for one answer; where it is empty, nothing is said. Bounded in memory, not in time. Not cancel safe: where
-    /// this was dropped or failed, the connection must not be used.
+    /// `hello` is a complete message that expects one reply; if it is empty, nothing is sent. Limited in memory, not in
+    /// time. Not cancel safe: if this was dropped or failed, the connection must not be used.
     pub async fn replay_hello(&mut self, hello: &[u8]) -> Result<(), HelloReplayError> {
         if hello.is_empty() {
             return Ok(());
         }
         let request =
-            hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(HelloReplayError::Refused)?;
+            hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(HelloReplayError::Rejected)?;
         let mut sealed = Records::default();
         self.session.seal(hello, &mut sealed)?;
         self.send(sealed.as_slice()).await?;
@@ -71,7 +74,7 @@ impl ProvenConnection {
         while !is_complete(&reply)? {
             self.receive(&mut reply).await?;
         }
-        if agrees(&request, &reply) { Ok(()) } else { Err(HelloReplayError::Refused) }
+        if is_ok(&request, &reply) { Ok(()) } else { Err(HelloReplayError::Rejected) }
     }
 
     async fn send(&mut self, mut records: &[u8]) -> io::Result<()> {
@@ -85,7 +88,7 @@ impl ProvenConnection {
         Ok(())
     }
 
-    /// Waits for a piece of plaintext; there may be none in what arrives.
+    /// Waits for data, and appends its plaintext to `reply`. The data may contain no plaintext.
     async fn receive(&mut self, reply: &mut Vec<u8>) -> io::Result<()> {
         self.socket.readable().await?;
         let kept = self.session.kept().len();
@@ -118,12 +121,12 @@ fn is_complete(reply: &[u8]) -> Result<bool, HelloReplayError> {
     let Some(head) = reply.first_chunk() else { return Ok(false) };
     match Header::parse(*head) {
         Ok(header) if header.length as usize <= REPLY_BYTES_MAX => Ok(reply.len() >= header.length as usize),
-        _ => Err(HelloReplayError::Refused),
+        _ => Err(HelloReplayError::Rejected),
     }
 }
 
-/// Whether `reply` answers `request` with `ok: 1`, and nothing stands behind it.
-fn agrees(request: &Header, reply: &[u8]) -> bool {
+/// Whether `reply` is one complete reply to `request` with `ok: 1`.
+fn is_ok(request: &Header, reply: &[u8]) -> bool {
     let Some((head, body)) = reply.split_first_chunk::<HEADER_BYTES>() else { return false };
     let Ok(header) = Header::parse(*head) else { return false };
     let (mut scan, mut facts) = (MessageScan::new(&header), ReplyFacts::default());

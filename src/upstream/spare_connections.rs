@@ -1,7 +1,7 @@
-//! Spare connections of one upstream: proven, never used by a client, ready for the next one.
+//! Spare connections of one upstream server: proven, never used by a client, and ready for the next client.
 //!
-//! They belong to no runtime while they wait, so that any worker can take one. Whoever fills the shelf is somebody else;
-//! it only says how many are missing.
+//! A spare connection belongs to no runtime, so that any worker can take it. This pool does not make connections: its
+//! keeper does, and asks it how many are missing.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,21 +13,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::mongo_user::MongoUser;
 use super::peak_demand::PeakDemand;
-use super::{HandshakeFacts, MongoUser, ProvenConnection};
+use super::proven_connection::ProvenConnection;
+use super::stream::HandshakeFacts;
 use crate::tls::{Records, TlsSession};
 
-/// The oldest that a spare gets: below the 350 s after which load balancers of the large clouds forget a silent
-/// connection.
+/// The age at which a spare connection is closed. Load balancers of the large clouds drop silent connections after 350
+/// s.
 const AGE_MAX: Duration = Duration::from_mins(4);
 
-/// The spares of one upstream, shared by all workers. Locked for a few assignments.
+/// The spare connections of one upstream server, shared by all workers. Locked for a few assignments.
 #[derive(Debug)]
 pub struct SpareConnections {
     least: usize,
     most: usize,
     state: Mutex<State>,
-    /// Wakes whoever fills the shelf.
+    /// Wakes the keeper.
     changed: Notify,
 }
 
@@ -38,7 +40,7 @@ struct State {
     demand: PeakDemand,
 }
 
-/// A connection that waits.
+/// One spare connection.
 #[derive(Debug)]
 struct Spare {
     socket: TcpStream,
@@ -51,21 +53,22 @@ struct Spare {
 }
 
 impl SpareConnections {
-    /// Holds at least `least` spares, and up to `most` where they are asked for; `least` 0 holds none at all.
+    /// Makes an empty pool that is meant to hold at least `least` and at most `most` connections. With `least` 0 the
+    /// pool is off and holds none.
     pub fn new(least: usize, most: usize) -> Self {
         let state = State { spares: VecDeque::new(), demand: PeakDemand::new(Instant::now()) };
         Self { least, most: most.max(least), state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Whether there are to be spares.
+    /// Whether the pool holds spare connections.
     pub fn is_on(&self) -> bool {
         self.least > 0
     }
 
-    /// The oldest spare that is still good, registered with the runtime of the calling worker; what is not good is
-    /// closed. Counts as demand either way.
+    /// Takes the oldest usable connection, registered with the runtime of the calling worker. Closes connections that
+    /// are not usable. Counts as demand even if there is none.
     ///
-    /// The oldest, so that as few as possible come of age unused; the limit of age keeps it from being too old.
+    /// Taking the oldest keeps the number of connections low that reach their maximum age unused.
     pub fn take(&self, generation: u64) -> Option<ProvenConnection> {
         if !self.is_on() {
             return None;
@@ -75,31 +78,32 @@ impl SpareConnections {
         self.changed.notify_one();
         loop {
             let spare = self.locked().spares.pop_front()?;
-            if !spare.is_good(generation, now) {
+            if !spare.is_usable(generation, now) {
                 spare.close();
-            } else if let Ok(link) = spare.register() {
-                return Some(link);
+            } else if let Ok(connection) = spare.register() {
+                return Some(connection);
             }
         }
     }
 
-    /// Takes a fresh connection in; fails when the system does not let go of the socket.
-    pub fn put(&self, link: ProvenConnection) -> io::Result<()> {
-        let ProvenConnection { socket, session, address, handshake, generation, user } = link;
+    /// Adds a new connection. Fails if the socket cannot be removed from its runtime.
+    pub fn put(&self, connection: ProvenConnection) -> io::Result<()> {
+        let ProvenConnection { socket, session, address, handshake, generation, user } = connection;
         let made = Instant::now();
         let spare = Spare { socket: socket.into_std()?, session, address, handshake, generation, user, made };
         self.locked().spares.push_back(spare);
         Ok(())
     }
 
-    /// Closes what is too old, of another generation, or closed by mongod, and returns how many of the last there were.
+    /// Closes connections that are too old, of another generation, or closed by mongod. Returns the number of those
+    /// that mongod closed.
     pub fn sweep(&self, generation: u64) -> usize {
         let (now, count) = (Instant::now(), self.locked().spares.len());
         let mut lost = 0;
-        // One at a time, so that a client that comes meanwhile finds the others.
+        // One at a time, so that a client can take the others in the meantime.
         for _ in 0..count {
             let Some(spare) = self.locked().spares.pop_front() else { break };
-            if spare.is_good(generation, now) {
+            if spare.is_usable(generation, now) {
                 self.locked().spares.push_back(spare);
             } else {
                 lost += usize::from(!spare.is_silent());
@@ -109,48 +113,49 @@ impl SpareConnections {
         lost
     }
 
-    /// How many are missing now.
+    /// The number of connections to be made now.
     pub fn missing(&self) -> usize {
         let (ready, target) = self.level();
         target.saturating_sub(ready)
     }
 
-    /// How many there are, and how many there should be: as many as were asked for in the busiest second of the last
-    /// minute, within the bounds.
+    /// The number of spare connections, and the target: the demand in the busiest second of the last minute, within the
+    /// bounds.
     pub fn level(&self) -> (usize, usize) {
         let mut state = self.locked();
         let target = if self.is_on() { state.demand.peak(Instant::now()).clamp(self.least, self.most) } else { 0 };
         (state.spares.len(), target)
     }
 
-    /// Resolves when one was taken, or [`wake`](Self::wake) was called, since the last time. Cancel safe; for one waiter.
+    /// Resolves when a connection was requested, or [`wake`](Self::wake) was called, since the last call. Cancel safe;
+    /// for one waiter.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Has whoever fills the shelf look at it.
+    /// Wakes the keeper.
     pub fn wake(&self) {
         self.changed.notify_one();
     }
 
-    /// Closes all of them.
+    /// Closes all spare connections.
     pub fn clear(&self) {
         let spares = std::mem::take(&mut self.locked().spares);
         spares.into_iter().for_each(Spare::close);
     }
 
-    /// A list of connections is whole after a panic too.
+    /// The state is consistent even after a panic.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Spare {
-    fn is_good(&self, generation: u64, now: Instant) -> bool {
+    fn is_usable(&self, generation: u64, now: Instant) -> bool {
         self.generation == generation && now.saturating_duration_since(self.made) < AGE_MAX && self.is_silent()
     }
 
-    /// Whether the connection is open and brings nothing: mongod says nothing that was not asked for.
+    /// Whether the connection is open and has no data to read: mongod sends nothing without a request.
     fn is_silent(&self) -> bool {
         matches!(self.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -161,113 +166,113 @@ impl Spare {
         Ok(ProvenConnection { socket, session, address, handshake, generation, user })
     }
 
-    /// With a goodbye, as far as the socket takes it.
+    /// Sends close_notify, if the socket accepts it at once, and closes the socket.
     fn close(mut self) {
-        let mut goodbye = Records::default();
-        self.session.close(&mut goodbye);
-        let _ = self.socket.write(goodbye.as_slice());
+        let mut records = Records::default();
+        self.session.close(&mut records);
+        let _ = self.socket.write(records.as_slice());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Connector;
+    use super::super::connector::Connector;
     use super::super::test_server::TestUpstream;
     use super::*;
 
-    async fn link(connector: &Connector) -> ProvenConnection {
+    async fn proven(connector: &Connector) -> ProvenConnection {
         ProvenConnection::new(connector.connect().await.unwrap())
     }
 
     #[tokio::test]
-    async fn the_oldest_comes_first_and_is_still_in_use() {
+    async fn the_oldest_is_taken_first_and_works() {
         let (connector, server) = TestUpstream::new().start().await;
         server
             .during(Box::pin(async {
-                let shelf = SpareConnections::new(2, 16);
+                let spares = SpareConnections::new(2, 16);
                 let mut ports = Vec::new();
                 for _ in 0..2 {
-                    let link = link(&connector).await;
-                    ports.push(link.socket.local_addr().unwrap());
-                    shelf.put(link).unwrap();
+                    let connection = proven(&connector).await;
+                    ports.push(connection.socket.local_addr().unwrap());
+                    spares.put(connection).unwrap();
                 }
                 for port in ports {
-                    let mut link = shelf.take(0).unwrap();
-                    assert_eq!(link.socket.local_addr().unwrap(), port);
-                    link.replay_hello(&hello("hello")).await.unwrap();
+                    let mut connection = spares.take(0).unwrap();
+                    assert_eq!(connection.socket.local_addr().unwrap(), port);
+                    connection.replay_hello(&hello("hello")).await.unwrap();
                 }
-                assert!(shelf.take(0).is_none());
+                assert!(spares.take(0).is_none());
             }))
             .await;
     }
 
     #[tokio::test]
-    async fn what_mongod_closed_is_skipped_and_swept() {
+    async fn a_connection_that_mongod_closed_is_skipped_and_swept() {
         let (gone_connector, gone) = TestUpstream::new().start().await;
         let (connector, server) = TestUpstream::new().start().await;
-        let closed = [gone.during(link(&gone_connector)).await, gone.during(link(&gone_connector)).await];
+        let closed = [gone.during(proven(&gone_connector)).await, gone.during(proven(&gone_connector)).await];
         server
             .during(Box::pin(async {
-                let shelf = SpareConnections::new(2, 16);
+                let spares = SpareConnections::new(2, 16);
                 let [first, second] = closed;
                 first.socket.readable().await.unwrap();
                 second.socket.readable().await.unwrap();
-                shelf.put(first).unwrap();
-                shelf.put(link(&connector).await).unwrap();
-                assert!(shelf.take(0).is_some());
-                assert_eq!(shelf.level().0, 0);
+                spares.put(first).unwrap();
+                spares.put(proven(&connector).await).unwrap();
+                assert!(spares.take(0).is_some());
+                assert_eq!(spares.level().0, 0);
 
-                shelf.put(second).unwrap();
-                shelf.put(link(&connector).await).unwrap();
-                assert_eq!((shelf.sweep(0), shelf.level().0), (1, 1));
+                spares.put(second).unwrap();
+                spares.put(proven(&connector).await).unwrap();
+                assert_eq!((spares.sweep(0), spares.level().0), (1, 1));
             }))
             .await;
     }
 
     #[tokio::test]
-    async fn what_is_of_another_set_or_too_old_is_closed() {
+    async fn a_connection_of_another_generation_or_age_is_closed() {
         let (connector, server) = TestUpstream::new().start().await;
         server
             .during(Box::pin(async {
-                let shelf = SpareConnections::new(2, 16);
-                shelf.put(link(&connector).await).unwrap();
-                assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
-                assert_eq!((shelf.sweep(1), shelf.level().0), (0, 0));
-                shelf.put(link(&connector).await).unwrap();
-                assert!(shelf.take(1).is_none());
+                let spares = SpareConnections::new(2, 16);
+                spares.put(proven(&connector).await).unwrap();
+                assert_eq!((spares.sweep(0), spares.level().0), (0, 1));
+                assert_eq!((spares.sweep(1), spares.level().0), (0, 0));
+                spares.put(proven(&connector).await).unwrap();
+                assert!(spares.take(1).is_none());
 
-                shelf.put(link(&connector).await).unwrap();
+                spares.put(proven(&connector).await).unwrap();
                 tokio::time::pause();
                 tokio::time::advance(AGE_MAX.saturating_sub(Duration::from_secs(1))).await;
-                assert_eq!((shelf.sweep(0), shelf.level().0), (0, 1));
+                assert_eq!((spares.sweep(0), spares.level().0), (0, 1));
                 tokio::time::advance(Duration::from_secs(2)).await;
-                assert!(shelf.take(0).is_none());
+                assert!(spares.take(0).is_none());
             }))
             .await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_target_follows_the_demand_within_its_bounds() {
-        let shelf = SpareConnections::new(2, 5);
-        assert_eq!((shelf.level(), shelf.missing()), ((0, 2), 2));
+        let spares = SpareConnections::new(2, 5);
+        assert_eq!((spares.level(), spares.missing()), ((0, 2), 2));
         let ask = |times: usize| {
             for _ in 0..times {
-                assert!(shelf.take(0).is_none());
+                assert!(spares.take(0).is_none());
             }
         };
         for (times, target) in [(1, 2), (2, 3), (40, 5)] {
             ask(times);
-            assert_eq!(shelf.level().1, target);
+            assert_eq!(spares.level().1, target);
         }
         tokio::time::advance(Duration::from_secs(61)).await;
-        assert_eq!(shelf.level().1, 2);
+        assert_eq!(spares.level().1, 2);
     }
 
     #[tokio::test]
-    async fn a_shelf_that_is_off_wants_nothing() {
-        let shelf = SpareConnections::new(0, 16);
-        assert!(!shelf.is_on() && shelf.take(0).is_none());
-        assert_eq!((shelf.level(), shelf.missing()), ((0, 0), 0));
+    async fn a_pool_that_is_off_needs_no_connections() {
+        let spares = SpareConnections::new(0, 16);
+        assert!(!spares.is_on() && spares.take(0).is_none());
+        assert_eq!((spares.level(), spares.missing()), ((0, 0), 0));
     }
 
     fn hello(command: &str) -> Vec<u8> {
@@ -276,21 +281,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hello_that_is_not_taken_is_told_apart_from_a_connection_that_broke() {
-        use super::super::HelloReplayError;
+    async fn a_rejected_hello_is_another_error_than_a_failed_connection() {
+        use super::super::proven_connection::HelloReplayError;
         let (connector, server) = TestUpstream::new().start().await;
         let broken = server
             .during(Box::pin(async {
-                let mut other = link(&connector).await;
-                let refused = other.replay_hello(&hello("unknown")).await;
-                assert!(matches!(refused, Err(HelloReplayError::Refused)), "{refused:?}");
-                let nonsense = link(&connector).await.replay_hello(b"x").await;
-                assert!(matches!(nonsense, Err(HelloReplayError::Refused)), "{nonsense:?}");
-                link(&connector).await
+                let mut other = proven(&connector).await;
+                let rejected = other.replay_hello(&hello("unknown")).await;
+                assert!(matches!(rejected, Err(HelloReplayError::Rejected)), "{rejected:?}");
+                let nonsense = proven(&connector).await.replay_hello(b"x").await;
+                assert!(matches!(nonsense, Err(HelloReplayError::Rejected)), "{nonsense:?}");
+                proven(&connector).await
             }))
             .await;
         let mut broken = broken;
         let broke = broken.replay_hello(&hello("hello")).await;
-        assert!(matches!(broke, Err(HelloReplayError::Broken(_))), "{broke:?}");
+        assert!(matches!(broke, Err(HelloReplayError::Failed(_))), "{broke:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Servers inside a test: TLS as rustls speaks it, and as much of a mongod as a connection needs to be proven.
+//! Servers inside a test: TLS with rustls, and as much of mongod as a connection needs to be proven.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{ClientIdentity, ConnectError, Connector, UpstreamStream};
+use super::client_identity::ClientIdentity;
+use super::connect_error::ConnectError;
+use super::connector::Connector;
+use super::stream::UpstreamStream;
 use crate::config::EndpointConfig;
 use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate};
 use crate::wire::header::Header;
@@ -23,25 +26,25 @@ pub(crate) const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 pub(crate) const ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
 pub(crate) const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
 
-/// What a server does with a connection.
+/// What a test server does with a connection.
 pub(crate) enum Behaviour {
-    /// TLS, then answers to the commands of a mongod.
+    /// TLS, then replies like a mongod.
     Mongod,
-    /// The same, but for the commands that this answers itself.
-    Says(fn(&str) -> Option<RawDocumentBuf>),
-    /// TLS, then these bytes in answer to whatever comes, then the end.
-    Answer(Vec<u8>),
-    /// TLS, then nothing, ever.
+    /// As `Mongod`, except for the commands that this function replies to.
+    Replies(fn(&str) -> Option<RawDocumentBuf>),
+    /// TLS, then these bytes in reply to any request, then the connection is closed.
+    ReplyWith(Vec<u8>),
+    /// TLS, then no reply.
     Silent,
-    /// TLS, then the end without a word, as mongod does with a client certificate it dislikes.
+    /// TLS, then the connection is closed, as mongod does if it rejects a client certificate.
     CloseAfterHandshake,
-    /// No TLS: these bytes, then the end.
+    /// No TLS: these bytes, then the connection is closed.
     Plain(&'static [u8]),
-    /// No TLS, no answer.
+    /// No TLS, no reply.
     PlainSilent,
 }
 
-/// What a test is about: an upstream `orders` and the server behind it.
+/// The configuration of a test: an upstream `orders` and its server.
 pub(crate) struct TestUpstream {
     pub(crate) folder: Folder,
     pub(crate) authority: CertificateAuthority,
@@ -68,7 +71,7 @@ impl TestUpstream {
         }
     }
 
-    /// The upstream's configuration, and the server that it leads to.
+    /// The configuration of the upstream, and its server.
     pub(crate) async fn listen(self) -> (EndpointConfig, TestServer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -78,7 +81,7 @@ impl TestUpstream {
         (upstream, TestServer { listener, address, config, behaviour: self.behaviour, _files: self.folder })
     }
 
-    /// A connector, and the server that it leads to.
+    /// A connector to the server, and the server.
     pub(crate) async fn start(self) -> (Connector, TestServer) {
         let (upstream, server) = self.listen().await;
         (connector_to(&upstream), server)
@@ -94,7 +97,7 @@ impl TestUpstream {
     }
 }
 
-/// A server that listens.
+/// A listening server.
 pub(crate) struct TestServer {
     pub(crate) listener: TcpListener,
     pub(crate) address: SocketAddr,
@@ -104,11 +107,11 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// Serves all connections for as long as `client` runs; then they close.
+    /// Serves all connections until `client` has finished; then they are closed.
     pub(crate) async fn during<T>(&self, client: impl Future<Output = T>) -> T {
         tokio::select! {
             result = client => result,
-            () = Box::pin(self.serve()) => unreachable!("serves for ever"),
+            () = Box::pin(self.serve()) => unreachable!("the server does not end"),
         }
     }
 
@@ -117,7 +120,7 @@ impl TestServer {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => open.push(self.serve_one(accepted.unwrap().0)),
-                // How it ends is the client's to judge.
+                // The client checks how a connection ends.
                 Some(_) = open.next() => {}
             }
         }
@@ -141,17 +144,17 @@ impl TestServer {
             let header = Header::parse(head).unwrap();
             let mut rest = vec![0; header.length as usize - 16];
             tls.read_exact(&mut rest).await?;
-            let answer = match &self.behaviour {
-                Behaviour::Answer(bytes) => bytes.clone(),
-                Behaviour::Says(says) => {
-                    let answer = says(&command_of(&rest[5..])).unwrap_or_else(|| answer_of(&rest[5..]));
-                    encode(9, header.request_id, &answer)
+            let reply = match &self.behaviour {
+                Behaviour::ReplyWith(bytes) => bytes.clone(),
+                Behaviour::Replies(reply_to) => {
+                    let reply = reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]));
+                    encode(9, header.request_id, &reply)
                 }
-                _ => encode(9, header.request_id, &answer_of(&rest[5..])),
+                _ => encode(9, header.request_id, &reply_of(&rest[5..])),
             };
-            tls.write_all(&answer).await?;
+            tls.write_all(&reply).await?;
             tls.flush().await?;
-            if matches!(self.behaviour, Behaviour::Answer(_)) {
+            if matches!(self.behaviour, Behaviour::ReplyWith(_)) {
                 return Ok(());
             }
         }
@@ -164,7 +167,7 @@ fn command_of(body: &[u8]) -> String {
     command.as_str().to_owned()
 }
 
-fn answer_of(body: &[u8]) -> RawDocumentBuf {
+fn reply_of(body: &[u8]) -> RawDocumentBuf {
     match command_of(body).as_str() {
         "ping" => rawdoc! { "ok": 1.0 },
         "hello" => rawdoc! { "isWritablePrimary": true, "setName": "rs0", "maxWireVersion": 17, "ok": 1.0 },
@@ -173,7 +176,7 @@ fn answer_of(body: &[u8]) -> RawDocumentBuf {
     }
 }
 
-/// With the certificates of its files.
+/// A connector to `endpoint` with the certificates in its files.
 pub(crate) fn connector_to(endpoint: &EndpointConfig) -> Connector {
     Connector::new(endpoint, Arc::new(ClientIdentity::new(endpoint).unwrap())).unwrap()
 }

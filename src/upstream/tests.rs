@@ -1,18 +1,21 @@
-//! Every way in which a connection can fail, against servers inside the test.
+//! Connections to servers inside the test: successful ones, and every way to fail.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{RawDocumentBuf, rawdoc};
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::Instant;
 
+use super::failure::furthest;
 use super::test_server::{BOTH, Behaviour, ONLY_12, ONLY_13, TestUpstream, connector_to};
 use super::*;
-use crate::config::{HostPort, MaterialSource, Mechanism, TlsVersion, Verify, WorkloadApi};
+use crate::config::{EndpointConfig, HostPort, MaterialSource, Mechanism, TlsVersion, Verify, WorkloadApi};
 use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, files_of};
-use crate::tls::{WorkloadError, WorkloadProblem};
+use crate::tls::{UpstreamTls, WorkloadError, WorkloadProblem};
 use crate::wire::op_msg::encode;
 
 fn short(upstream: &mut EndpointConfig) {
@@ -24,12 +27,12 @@ fn check(error: &ConnectError, reason: &str, code: i32, sentence: &str, remedy: 
     assert_eq!((error.reason(), error.client_code().0), (reason, code));
     assert!(REASONS.contains(&error.reason()));
     assert!(error.to_string().contains(sentence), "sentence: {error}");
-    assert!(!error.to_string().contains(".pem"), "a client would read a path: {error}");
+    assert!(!error.to_string().contains(".pem"), "the client's sentence contains a path: {error}");
     assert!(error.remedy().contains(remedy), "remedy: {}", error.remedy());
 }
 
 #[tokio::test]
-async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
+async fn a_connection_is_proven_and_reports_what_was_negotiated() {
     for (versions, version, suite) in [
         (BOTH, "TLSv1.3", "TLS_AES_128_GCM_SHA256"),
         (ONLY_13, "TLSv1.3", "TLS_AES_128_GCM_SHA256"),
@@ -52,17 +55,17 @@ async fn a_connection_is_proven_and_reports_what_was_agreed_on() {
 }
 
 #[tokio::test]
-async fn a_version_1_client_certificate_is_sent() {
+async fn a_client_certificate_of_version_1_is_sent() {
     let mut scene = TestUpstream::new();
     scene.client = scene.authority.issue_version_1("old");
     let (connector, server) = scene.start().await;
-    // The server does not ask for it; that it is loaded at all is what rustls's usual way refuses.
+    // The server does not request it. The builder of rustls would not even load it.
     server.during(connector.connect()).await.unwrap();
     assert_eq!(connector.tls().unwrap().credentials.certificate.version, 1);
 }
 
 #[tokio::test]
-async fn the_name_is_checked_unless_only_the_chain_is() {
+async fn the_server_name_is_checked_unless_only_the_chain_is_verified() {
     for (change, accepted) in [
         ((|_| {}) as fn(&mut EndpointConfig), true),
         (|upstream| upstream.tls.server_name = Some("mongo.test".to_owned()), true),
@@ -81,14 +84,20 @@ async fn the_name_is_checked_unless_only_the_chain_is() {
 }
 
 #[tokio::test]
-async fn a_chain_is_checked_whatever_the_mode() {
+async fn the_chain_is_verified_in_every_mode() {
     let mut scene = TestUpstream { change: |upstream| upstream.tls.verify = Verify::Chain, ..TestUpstream::new() };
     scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
-    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, "it comes from CN=Other CA,O=Acme", "ca_file");
+    check(
+        &scene.fail().await,
+        "server_certificate_unknown_issuer",
+        141,
+        "it was issued by CN=Other CA,O=Acme",
+        "ca_file",
+    );
 }
 
 #[tokio::test]
-async fn intermediates_lead_to_an_authority_if_they_are_sent() {
+async fn intermediates_are_used_if_they_are_sent() {
     let mut scene = TestUpstream::new();
     let below = scene.authority.intermediate("Acme Servers");
     scene.server = below.issue("mongod", &["127.0.0.1"]).chained(&below);
@@ -96,44 +105,50 @@ async fn intermediates_lead_to_an_authority_if_they_are_sent() {
 
     let mut scene = TestUpstream::new();
     scene.server = scene.authority.intermediate("Acme Servers").issue("mongod", &["127.0.0.1"]);
-    let sentence = "it comes from CN=Acme Servers,O=Acme, which is not among our authorities";
-    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "mongod must send them");
+    let sentence = "it was issued by CN=Acme Servers,O=Acme, which is not among the trust anchors";
+    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "mongod must send it");
 
     let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
     let below = scene.authority.intermediate("Acme Clients");
     scene.client = below.issue("svc-a", &[]).chained(&below);
     scene.clients = Some(CertificateAuthority::new("Acme CA"));
-    let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
-    // The server names our root among those that it accepts, so the remedy must not say that it does not.
-    check(&scene.fail().await, "client_certificate_refused", 141, sentence, "check that mongod's net.tls.CAFile has");
+    let sentence = "rejected the gateway's client certificate (subject CN=svc-a,O=Acme)";
+    // The server accepts the root of the client certificate, so the remedy must not say otherwise.
+    check(
+        &scene.fail().await,
+        "client_certificate_refused",
+        141,
+        sentence,
+        "check that mongod's net.tls.CAFile contains",
+    );
 
     let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
     scene.client = scene.authority.intermediate("Acme Clients").issue("svc-a", &[]);
     scene.clients = Some(CertificateAuthority::new("Acme CA"));
-    check(&scene.fail().await, "client_certificate_refused", 141, sentence, "put its certificate behind ours");
+    check(&scene.fail().await, "client_certificate_refused", 141, sentence, "append the issuer's certificate");
 }
 
 #[tokio::test]
-async fn refused_server_certificates_are_named() {
+async fn each_rejected_server_certificate_has_its_own_message() {
     let mut scene = TestUpstream::new();
     scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(
         &scene.fail().await,
         "server_certificate_unknown_issuer",
         141,
-        "it comes from CN=Other CA,O=Acme, which is not among our authorities (subject CN=mongod,O=Acme)",
-        "which has now: CN=Acme CA,O=Acme",
+        "it was issued by CN=Other CA,O=Acme, which is not among the trust anchors (subject CN=mongod,O=Acme)",
+        "the trust anchors are now: CN=Acme CA,O=Acme",
     );
 
     let mut scene = TestUpstream::new();
     scene.server = CertificateAuthority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
-    let sentence = "our authority of that name did not sign it";
-    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "up to date");
+    let sentence = "the trust anchor of that name did not sign it";
+    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "created again under the same name");
 
     let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue("mongod", &["db-1.test", "10.0.0.1"]);
     let sentence = "it is for db-1.test, 10.0.0.1, not for 127.0.0.1 (subject CN=mongod,O=Acme)";
-    check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "(as \"db-1.test\")");
+    check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "(such as \"db-1.test\")");
 
     let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue("mongo.test", &[]);
@@ -147,7 +162,13 @@ async fn refused_server_certificates_are_named() {
 
     let mut scene = TestUpstream::new();
     scene.server = IssuedCertificate::new(scene.authority.der().clone(), scene.authority.key());
-    check(&scene.fail().await, "server_certificate_invalid", 141, "that of an authority", "legacy_certificates = true");
+    check(
+        &scene.fail().await,
+        "server_certificate_invalid",
+        141,
+        "it is a CA certificate",
+        "legacy_certificates = true",
+    );
 
     let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_with("", &["mongod"], |params| {
@@ -175,7 +196,13 @@ async fn refused_server_certificates_are_named() {
         let files = files_of(upstream);
         files.crl_file = Some(files.ca_file.with_file_name("crl.pem"));
     };
-    check(&scene.fail().await, "server_certificate_revoked", 141, "it is revoked", "upstream.orders.tls.crl_file");
+    check(
+        &scene.fail().await,
+        "server_certificate_revoked",
+        141,
+        "it, or the certificate of an issuer, is revoked",
+        "upstream.orders.tls.crl_file",
+    );
 
     let mut scene = TestUpstream::new();
     scene.server = scene.authority.issue_version_1("mongod");
@@ -209,25 +236,32 @@ async fn refused_server_certificates_are_named() {
 }
 
 #[tokio::test]
-async fn a_refused_client_certificate_is_named() {
-    // mongod closes without a word after the handshake.
+async fn a_rejected_client_certificate_has_its_own_message() {
+    // mongod closes the connection after the handshake.
     for versions in [ONLY_12, ONLY_13] {
         let scene = TestUpstream { versions, behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
-        let sentence = "refused our client certificate (subject CN=svc-a,O=Acme)";
-        check(&scene.fail().await, "client_certificate_refused", 141, sentence, "net.tls.CAFile has CN=Acme CA");
+        let sentence = "rejected the gateway's client certificate (subject CN=svc-a,O=Acme)";
+        check(
+            &scene.fail().await,
+            "client_certificate_refused",
+            141,
+            sentence,
+            "net.tls.CAFile contains the certificate of CN=Acme CA",
+        );
     }
-    // Others send an alert, within the handshake or after it.
+    // Other servers send an alert, during the handshake or after it.
     for versions in [ONLY_12, ONLY_13] {
         let scene =
             TestUpstream { versions, clients: Some(CertificateAuthority::new("Clients CA")), ..TestUpstream::new() };
-        let sentence = "refused our client certificate (subject CN=svc-a,O=Acme): alert";
-        let remedy = "mongod accepts certificates of CN=Clients CA,O=Acme, ours comes from CN=Acme CA,O=Acme";
+        let sentence = "rejected the gateway's client certificate (subject CN=svc-a,O=Acme): alert";
+        let remedy = "mongod accepts certificates of CN=Clients CA,O=Acme, \
+                      but the gateway's certificate was issued by CN=Acme CA,O=Acme";
         check(&scene.fail().await, "client_certificate_refused", 141, sentence, remedy);
     }
 }
 
 #[tokio::test]
-async fn what_our_own_certificate_lacks_is_said_first() {
+async fn problems_of_the_client_certificate_come_first_in_the_remedy() {
     let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
     scene.client = scene.authority.issue_with("svc-a", &[], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -239,9 +273,9 @@ async fn what_our_own_certificate_lacks_is_said_first() {
 }
 
 #[tokio::test]
-async fn what_does_not_speak_tls_is_told_apart() {
+async fn a_server_without_tls_has_its_own_message() {
     for (answer, sentence) in [
-        (b"".as_slice(), "does not speak TLS with us: it closed the connection instead of answering our hello"),
+        (b"".as_slice(), "does not speak TLS with the gateway: it closed the connection instead of answering"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), "does not speak TLS: it answered with something else"),
         (b"\x00\x00\x00\x00garbage".as_slice(), "does not speak TLS: it answered with something else"),
     ] {
@@ -251,14 +285,14 @@ async fn what_does_not_speak_tls_is_told_apart() {
 }
 
 #[tokio::test]
-async fn no_common_version_is_a_failed_handshake() {
+async fn without_a_common_version_the_handshake_fails() {
     let change: fn(&mut EndpointConfig) = |upstream| upstream.tls.min_version = TlsVersion::V1_3;
     let scene = TestUpstream { versions: ONLY_12, change, ..TestUpstream::new() };
     check(&scene.fail().await, "handshake_failed", 141, "the TLS handshake with 127.0.0.1:", "tls.min_version");
 }
 
 #[tokio::test]
-async fn silence_ends_at_the_deadline() {
+async fn a_silent_server_is_a_timeout() {
     for (behaviour, phase) in [
         (Behaviour::PlainSilent, "the TLS handshake with 127.0.0.1:"),
         (Behaviour::Silent, "the first command to 127.0.0.1:"),
@@ -266,12 +300,12 @@ async fn silence_ends_at_the_deadline() {
         let scene = TestUpstream { behaviour, change: short, ..TestUpstream::new() };
         let error = scene.fail().await;
         check(&error, "timed_out", 6, phase, "does not answer");
-        assert!(error.to_string().ends_with("was not done within 300ms"), "{error}");
+        assert!(error.to_string().ends_with("did not finish within 300ms"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn answers_that_no_mongod_gives_are_refused() {
+async fn replies_that_no_mongod_sends_are_errors() {
     let ok = |request_id, response_to| encode(request_id, response_to, &rawdoc! { "ok": 1.0 });
     let mut flagged = ok(9, 1);
     flagged[16] = 2;
@@ -286,22 +320,22 @@ async fn answers_that_no_mongod_gives_are_refused() {
     let refused =
         encode(9, 1, &rawdoc! { "ok": 0.0, "errmsg": "not\nnow", "code": 91, "codeName": "ShutdownInProgress" });
     for (answer, sentence) in [
-        (refused, "the answer is error 91 (ShutdownInProgress): not\\u{a}now"),
-        (encode(9, 1, &rawdoc! {}), "the answer is error 0 (): "),
-        (ok(9, 2), "no OP_MSG in reply to ours"),
-        (flagged, "flags or sections that were not asked for"),
-        (torn, "the connection was closed within the answer"),
+        (refused, "the reply is error 91 (ShutdownInProgress): not\\u{a}now"),
+        (encode(9, 1, &rawdoc! {}), "the reply is error 0 (): "),
+        (ok(9, 2), "not an OP_MSG in reply to the request"),
+        (flagged, "unexpected flags or sections"),
+        (torn, "the connection was closed within the reply"),
         (long, "longer than 64 KiB"),
-        (impossible, "an impossible message length"),
-        (document, "no valid document"),
+        (impossible, "an invalid message length"),
+        (document, "not a valid document"),
     ] {
-        let scene = TestUpstream { behaviour: Behaviour::Answer(answer), ..TestUpstream::new() };
+        let scene = TestUpstream { behaviour: Behaviour::ReplyWith(answer), ..TestUpstream::new() };
         check(&scene.fail().await, "ping_failed", 6, sentence, "mongod or mongos");
     }
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_is_unreachable() {
+async fn a_closed_port_is_unreachable() {
     let closed = closed_port();
     let change: fn(&mut EndpointConfig) = |_| {};
     let (connector, _server) = TestUpstream { change, ..TestUpstream::new() }.start().await;
@@ -313,7 +347,7 @@ async fn a_port_where_nobody_listens_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_name_without_address_is_not_resolvable() {
+async fn a_name_without_an_address_is_not_resolvable() {
     let change: fn(&mut EndpointConfig) =
         |upstream| upstream.address = HostPort { host: "no-such-host.invalid".to_owned(), port: 27017 };
     let error = TestUpstream { change, ..TestUpstream::new() }.fail().await;
@@ -321,7 +355,7 @@ async fn a_name_without_address_is_not_resolvable() {
 }
 
 #[tokio::test]
-async fn addresses_are_tried_in_turn_until_one_answers() {
+async fn addresses_are_tried_in_turn_until_one_works() {
     let closed = closed_port();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (connector, server) = TestUpstream { change: short, ..TestUpstream::new() }.start().await;
@@ -332,7 +366,7 @@ async fn addresses_are_tried_in_turn_until_one_answers() {
 }
 
 #[tokio::test]
-async fn of_several_addresses_the_one_that_came_furthest_is_reported() {
+async fn the_address_where_the_attempt_came_furthest_is_reported() {
     let closed = closed_port();
     let mut scene = TestUpstream::new();
     scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
@@ -350,13 +384,13 @@ fn addresses_that_all_took_too_long_are_a_timeout() {
     let timed_out = || ConnectFailure::TimedOut { phase: Phase::Connect, limit };
     let addresses: [SocketAddr; 2] = ["10.0.0.1:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap()];
     let failures = addresses.map(|address| (address, timed_out().at(address)));
-    let (address, failure) = connect_error::most_telling(failures.into(), limit);
+    let (address, failure) = furthest(failures.into(), limit);
     assert!(address.is_none());
     assert!(matches!(failure, ConnectFailure::TimedOut { phase: Phase::Connect, .. }));
 }
 
 #[tokio::test]
-async fn a_probe_asks_who_is_there() {
+async fn a_probe_returns_the_facts_about_the_server() {
     let (connector, server) = TestUpstream::new().start().await;
     let found = server.during(probe(&connector)).await.unwrap();
     let expected = ServerFacts {
@@ -369,7 +403,7 @@ async fn a_probe_asks_who_is_there() {
 }
 
 #[tokio::test]
-async fn a_dropped_attempt_closes_its_socket() {
+async fn dropping_an_attempt_closes_its_socket() {
     let (connector, server) = TestUpstream { behaviour: Behaviour::PlainSilent, ..TestUpstream::new() }.start().await;
     let attempt = connector.connect();
     let accepted = async {
@@ -378,11 +412,11 @@ async fn a_dropped_attempt_closes_its_socket() {
         tcp
     };
     let mut tcp = tokio::select! {
-        _ = attempt => unreachable!("nobody answers"),
+        _ = attempt => unreachable!("the server does not answer"),
         tcp = accepted => tcp,
     };
     let mut rest = Vec::new();
-    // Ends only because the other side is closed.
+    // Ends only if the client has closed the connection.
     let _ = tcp.read_to_end(&mut rest).await;
 }
 
@@ -395,7 +429,7 @@ fn a_connector_is_shared_by_workers() {
     sent::<Option<UpstreamStream>>(&None);
 }
 
-/// A port that refuses connections for as long as the socket lives.
+/// A port that refuses connections until the socket is dropped.
 fn closed_port() -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -403,7 +437,7 @@ fn closed_port() -> TcpSocket {
 }
 
 #[tokio::test]
-async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes_its_reason() {
+async fn without_a_certificate_a_connection_waits_for_the_agent_and_reports_its_error() {
     let (mut upstream, server) = TestUpstream::new().listen().await;
     let with_files = upstream.clone();
     let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
@@ -413,7 +447,7 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     short(&mut upstream);
     let unanswered = connector_to(&upstream).connect().await.unwrap_err();
     let sentence = "yet: the SPIFFE Workload API has not answered";
-    check(&unanswered, "no_certificate", 6, sentence, "look into the agent at unix:/run/agent.sock");
+    check(&unanswered, "no_certificate", 6, sentence, "check the agent at unix:/run/agent.sock");
 
     upstream.connect_timeout = Duration::from_secs(20);
     let connector = connector_to(&upstream);
@@ -434,12 +468,12 @@ async fn without_certificates_a_connection_waits_for_the_agents_answer_and_takes
     server.during(connected).await.0.unwrap();
 }
 
-/// The subject of the scene's client certificate.
+/// The subject of the client certificate in these tests.
 const SUBJECT: &str = "CN=svc-a,O=Acme";
 
 fn with_authentication(behaviour: fn(&str) -> Option<RawDocumentBuf>) -> TestUpstream {
     let change: fn(&mut EndpointConfig) = |upstream| upstream.authentication = Some(Mechanism::MongodbX509);
-    TestUpstream { behaviour: Behaviour::Says(behaviour), change, ..TestUpstream::new() }
+    TestUpstream { behaviour: Behaviour::Replies(behaviour), change, ..TestUpstream::new() }
 }
 
 fn users(users: &[(&str, &str)]) -> RawDocumentBuf {
@@ -471,15 +505,15 @@ fn has_no_user(command: &str) -> Option<RawDocumentBuf> {
 }
 
 #[tokio::test]
-async fn a_connection_has_its_user_before_anybody_gets_it() {
+async fn a_connection_is_authenticated_before_a_client_uses_it() {
     let (connector, server) = with_authentication(authenticates).start().await;
     assert!(connector.authenticates() && !connector.has_user());
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
     let asked = async {
-        let mut link = ProvenConnection::new(connector.connect().await.unwrap());
-        // It goes on as any other: nothing of ours is on its way any more.
-        link.replay_hello(&hello).await.unwrap();
-        link.user.unwrap()
+        let mut connection = ProvenConnection::new(connector.connect().await.unwrap());
+        // The connection works like any other: no reply to the gateway is outstanding.
+        connection.replay_hello(&hello).await.unwrap();
+        connection.user.unwrap()
     };
     let user = server.during(Box::pin(asked)).await;
     assert_eq!((user.name.as_str(), user.roles.as_slice()), (SUBJECT, &["read@shop".to_owned()][..]));
@@ -488,10 +522,10 @@ async fn a_connection_has_its_user_before_anybody_gets_it() {
 }
 
 #[tokio::test]
-async fn nobody_is_authenticated_where_the_gateway_does_not() {
-    let scene = TestUpstream { behaviour: Behaviour::Says(has_no_user), ..TestUpstream::new() };
+async fn without_authentication_a_connection_has_no_user() {
+    let scene = TestUpstream { behaviour: Behaviour::Replies(has_no_user), ..TestUpstream::new() };
     assert_eq!(scene.connect().await.unwrap().user, None);
-    // Nor a probe, nor a monitor: hello needs no user.
+    // Probes and monitors are not authenticated either: hello needs no user.
     let (connector, server) = with_authentication(has_no_user).start().await;
     assert_eq!(server.during(probe(&connector)).await.unwrap().stream.user, None);
     assert!(server.during(Box::pin(HelloStream::open(&connector))).await.is_ok());
@@ -499,7 +533,7 @@ async fn nobody_is_authenticated_where_the_gateway_does_not() {
 }
 
 #[tokio::test]
-async fn a_user_that_mongod_does_not_have_is_named_with_what_creates_it() {
+async fn an_unknown_user_is_named_with_the_command_that_creates_it() {
     let error = with_authentication(has_no_user).fail().await;
     let remedy = "db.getSiblingDB(\"$external\").runCommand({createUser: \"CN=svc-a,O=Acme\", roles:";
     let sentence = "did not authenticate upstream orders as CN=svc-a,O=Acme: Could not find user";
@@ -519,7 +553,7 @@ async fn a_user_that_mongod_does_not_have_is_named_with_what_creates_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_authenticate_just_now_is_not_the_users_fault() {
+async fn a_server_that_cannot_authenticate_now_is_no_user_failure() {
     let steps_down = with_authentication(|command| {
         (command == "authenticate").then(|| refuses(11602, "InterruptedDueToReplStateChange", "interrupted"))
     });
@@ -531,12 +565,13 @@ async fn a_server_that_cannot_authenticate_just_now_is_not_the_users_fault() {
 }
 
 #[tokio::test]
-async fn whoever_else_mongod_takes_us_for_nobody_gets_the_connection() {
+async fn a_connection_with_another_user_is_an_error() {
     let member = with_authentication(|command| match command {
         "connectionStatus" => Some(users(&[("__system", "local")])),
         other => authenticates(other),
     });
-    let sentence = "takes the certificate of upstream orders (CN=svc-a,O=Acme) for that of a member of its cluster";
+    let sentence =
+        "takes the client certificate of upstream orders (CN=svc-a,O=Acme) for that of a member of its cluster";
     check(&member.fail().await, "cluster_member", 18, sentence, "whose O, OU or DC differs from those of mongod's own");
     let other = with_authentication(|command| match command {
         "connectionStatus" => Some(users(&[("CN=svc-b,O=Acme", "$external")])),
@@ -548,7 +583,7 @@ async fn whoever_else_mongod_takes_us_for_nobody_gets_the_connection() {
         "connectionStatus" => Some(users(&[])),
         other => authenticates(other),
     });
-    check(&nobody.fail().await, "wrong_user", 18, "nobody is authenticated", "mongod's log");
+    check(&nobody.fail().await, "wrong_user", 18, "no user is authenticated", "mongod's log");
     let silent = with_authentication(|command| match command {
         "connectionStatus" => Some(rawdoc! { "ok": 1.0 }),
         other => authenticates(other),
@@ -557,8 +592,8 @@ async fn whoever_else_mongod_takes_us_for_nobody_gets_the_connection() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_can_only_be_a_members_is_told_as_such() {
-    // The server's certificate and ours have one organization.
+async fn a_certificate_for_cluster_members_only_has_its_own_message() {
+    // The server's certificate and the client certificate have the same organization.
     let refuses = with_authentication(|command| {
         let errmsg = "The provided certificate can only be used for cluster authentication, not client authentication.";
         (command == "authenticate").then(|| refuses(18, "AuthenticationFailed", errmsg))
@@ -567,14 +602,14 @@ async fn a_certificate_that_can_only_be_a_members_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_member_that_may_have_no_users_is_reached_without_one() {
+async fn a_member_that_may_have_no_users_is_used_without_authentication() {
     let (connector, server) = with_authentication(has_no_user).start().await;
     connector.expect_users(Users::Awaited);
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
     let used = async {
-        let mut link = ProvenConnection::new(connector.connect().await.unwrap());
-        link.replay_hello(&hello).await.unwrap();
-        link.user
+        let mut connection = ProvenConnection::new(connector.connect().await.unwrap());
+        connection.replay_hello(&hello).await.unwrap();
+        connection.user
     };
     assert_eq!((server.during(Box::pin(used)).await, connector.authenticated()), (None, None));
     connector.expect_users(Users::Kept);
@@ -588,12 +623,12 @@ async fn a_member_that_may_have_no_users_is_reached_without_one() {
 }
 
 #[tokio::test]
-async fn an_authentication_that_breaks_off_is_no_fault_of_the_user() {
+async fn an_authentication_that_is_cut_off_is_no_user_failure() {
     let (upstream, server) = with_authentication(authenticates).listen().await;
     let connector = connector_to(&upstream);
     let mut stream = server.during(connector.connect()).await.unwrap();
-    // Nobody serves it any more.
+    // The server no longer serves the connection.
     let broken = connector.authenticate(&mut stream, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
-    check(&broken, "ping_failed", 6, "the connection was closed instead of an answer", "is a mongod or mongos");
-    assert!(!broken.is_user_failure() && connector.has_user(), "what was seen before stands");
+    check(&broken, "ping_failed", 6, "the connection was closed before the reply", "is a mongod or mongos");
+    assert!(!broken.is_user_failure() && connector.has_user(), "the earlier result was lost");
 }

@@ -81,7 +81,7 @@ fn check_shows_the_handshake_and_names_each_fault() {
             says: vec![
                 "error   server certificate",
                 "CN=kit authority",
-                "-> put the authority that signed it into upstream.test.tls.ca_file",
+                "-> add the CA certificate that signed it to upstream.test.tls.ca_file",
             ],
             offline: good,
         },
@@ -90,7 +90,10 @@ fn check_shows_the_handshake_and_names_each_fault() {
             options: refused,
             exit: 69,
             verdict: "refused",
-            says: vec!["refused our client certificate (subject CN=client", "-> mongod accepts certificates of"],
+            says: vec![
+                "rejected the gateway's client certificate (subject CN=client",
+                "-> mongod accepts certificates of",
+            ],
             offline: good,
         },
         Row {

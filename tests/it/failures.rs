@@ -53,7 +53,7 @@ async fn a_failed_upstream_connection_is_explained_to_the_driver_the_log_and_the
             "the client certificate is signed by another CA",
             &mongod,
             &Wanted { issuer: SignedBy::Stranger, ..Wanted::default() },
-            "ours comes from CN=kit stranger",
+            "the gateway's certificate was issued by CN=kit stranger",
         ),
         client_certificate(
             "the client certificate is for servers",
@@ -82,9 +82,9 @@ async fn a_mongod_that_does_not_respond_delays_clients_by_connect_timeout_only()
         name: "mongod does not respond",
         options: options.clone(),
         code: HOST_UNREACHABLE,
-        says: vec!["the TLS handshake with".to_owned(), mongod.address(), "was not done within 500ms".to_owned()],
+        says: vec!["the TLS handshake with".to_owned(), mongod.address(), "did not finish within 500ms".to_owned()],
         reason: "timed_out",
-        remedy: "something accepts connections at",
+        remedy: "accepts connections and does not answer",
     }])
     .await;
     // The same gateway serves clients again as soon as mongod responds.
@@ -179,9 +179,9 @@ fn other_ca(mongod: &Mongod) -> Row {
         name: "mongod's certificate is from an unknown CA",
         options,
         code: TLS_FAILED,
-        says: vec![format!("the certificate of {} was refused", mongod.address()), "CN=kit authority".to_owned()],
+        says: vec![format!("the certificate of {} was rejected", mongod.address()), "CN=kit authority".to_owned()],
         reason: "server_certificate_unknown_issuer",
-        remedy: "put the authority that signed it into upstream.test.tls.ca_file",
+        remedy: "add the CA certificate that signed it to upstream.test.tls.ca_file",
     }
 }
 
@@ -217,7 +217,7 @@ fn client_certificate(name: &'static str, mongod: &Mongod, wanted: &Wanted, reme
         name,
         options,
         code: TLS_FAILED,
-        says: vec!["refused our client certificate (subject CN=client,OU=".to_owned()],
+        says: vec!["rejected the gateway's client certificate (subject CN=client,OU=".to_owned()],
         reason: "client_certificate_refused",
         remedy,
     }

@@ -79,7 +79,7 @@ const ROWS: [Row; 8] = [
 const FULL: &str = "server_name = 'localhost'\nlegacy_certificates = true";
 const CHAIN: &str = "server_name = 'localhost'\nverify = 'chain'\nlegacy_certificates = true";
 /// The other CA has the same name, so only the signature differs.
-const OTHER_AUTHORITY: &str = "our authority of that name did not sign it";
+const OTHER_AUTHORITY: &str = "the trust anchor of that name did not sign it";
 
 #[test]
 fn every_key_type_certificate_form_and_tls_version_is_accepted_or_rejected_correctly() {

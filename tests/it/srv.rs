@@ -90,13 +90,13 @@ fn invalid_dns_records_give_no_members_until_they_are_corrected() {
         check("there is no SRV record at _mongodb._tcp.cluster.example.test");
         dns.set_services(NAME, 300, &SERVICES);
         dns.set_texts(NAME, &["replicaSet=rs0", "replicaSet=rs1"]);
-        check("there are 2 TXT records at cluster.example.test, and only one may be");
+        check("there are 2 TXT records at cluster.example.test; only one is allowed");
         dns.set_texts(NAME, &["replicaSet=rs0&tls=false"]);
-        check("the TXT record at cluster.example.test has tls, which may not stand there");
+        check("the TXT record at cluster.example.test contains the option tls, which is not allowed there");
         namespace.name_server(Some("127.0.0.2")).unwrap();
         check("the SRV records at _mongodb._tcp.cluster.example.test");
         namespace.name_server(None).unwrap();
-        check("cannot be looked up: this host names no name server");
+        check("cannot be looked up: this host has no name server configured");
         namespace.name_server(Some("127.0.0.1")).unwrap();
 
         // The corrected records take effect without a restart.

@@ -84,7 +84,7 @@ fn the_gateway_starts_before_the_agent() {
     let socket = directory.path().join("agent.sock");
     let gateway = start(&mongod, &socket, "");
     let sentence = format!(
-        "there is no certificate to show to {} yet: the SPIFFE Workload API at unix:{} cannot be reached: the socket \
+        "there is no client certificate for {} yet: the SPIFFE Workload API at unix:{} cannot be reached: the socket \
          does not exist",
         mongod.address(),
         socket.display()
@@ -196,7 +196,7 @@ fn mongod_is_verified_with_the_trust_bundle_or_with_ca_file() {
     let gateway = start(&mongod, api.socket(), "");
     let (code, sentence) = refusal(&gateway);
     assert_eq!(code, 141, "{sentence}");
-    assert!(sentence.contains("which is not among our authorities"), "{sentence}");
+    assert!(sentence.contains("which is not among the trust anchors"), "{sentence}");
     drop(gateway);
 
     // A ca_file replaces the trust bundle, and is reloaded like every other file.

@@ -243,7 +243,7 @@ fn a_cluster_member_certificate_is_rejected_with_a_reason() {
         options.credentials(&mongod.pki, &member);
         let (code, said) = options.check(&[]).unwrap();
         assert_eq!(code, Some(69), "{said}");
-        assert!(said.contains("for that of a member of its cluster, which may do everything"), "{said}");
+        assert!(said.contains("for that of a member of its cluster, which has all privileges"), "{said}");
         let gateway = Gateway::start(&options);
         let line = gateway.wait_for_log(LOG_TIMEOUT, |event| event["reason"] == "cluster_member").unwrap();
         assert!(line["remedy"].as_str().unwrap().contains("whose O, OU or DC differs"), "{line}");

@@ -22,7 +22,7 @@ use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
-use crate::upstream::{SrvError, SrvSeeds, Users, host_port, member_name, tracker};
+use crate::upstream::{SrvError, SrvSeeds, Users, host_port, initial_tracker, member_name};
 
 /// Reports of members that wait to be processed; when there are more, the member monitors wait.
 const REPORTS_MAX: usize = 64;
@@ -56,7 +56,7 @@ impl SetMonitor {
         drain: &DrainWatch,
     ) -> Self {
         let deployment = &upstream.config().deployment;
-        let tracker = tracker(deployment, deployment.listed(), None);
+        let tracker = initial_tracker(deployment, deployment.listed(), None);
         let seed_list = deployment.srv().map(|name| SeedList::new(name, upstream.config().connect_timeout));
         Self {
             upstream: Arc::clone(upstream),
@@ -118,7 +118,7 @@ impl SetMonitor {
         if self.tracker.members().next().is_some() {
             self.tracker.reseed(members.iter().filter_map(member_name));
         } else {
-            self.tracker = tracker(deployment, &members, replica_set);
+            self.tracker = initial_tracker(deployment, &members, replica_set);
         }
         // The members of a replica set report who joins it.
         if self.tracker.set_name().is_some() && !self.tracker.mapped().is_empty() {

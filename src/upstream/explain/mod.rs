@@ -1,2 +1,11 @@
-//! Explains failed connections.
-pub(super) mod target;
+//! Explains a failed connection: metric label, client's error code, sentence and remedy of each failure in one place.
+
+mod client_certificate;
+mod connect;
+mod explanation;
+mod server_certificate;
+mod target;
+
+pub(super) use connect::explain;
+pub(super) use explanation::Explanation;
+pub(super) use target::Target;

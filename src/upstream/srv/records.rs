@@ -1,46 +1,46 @@
-//! The rules for the records of one name; what is not exactly as they want gives no seeds at all.
+//! Validates the SRV and TXT records of a name. One invalid record makes the whole seed list invalid.
 
 use std::time::Duration;
 
-use super::SrvSeeds;
 use super::error::SrvFailure;
+use super::srv_seeds::SrvSeeds;
 use crate::config::HostPort;
 
-/// Above any cluster that there is; an answer can hold a few thousand.
+/// More SRV records than any cluster has. A DNS answer can contain a few thousand.
 const SERVICES_MAX: usize = 256;
 
-/// Between two looks at DNS, at least; the drivers' specification has it so.
+/// The shortest time between two lookups, according to the specification for drivers.
 const VALID_MIN: Duration = Duration::from_mins(1);
-/// An answer is believed for no longer, whatever it says.
+/// The longest time that an answer is used, whatever its TTL.
 const VALID_MAX: Duration = Duration::from_hours(24);
 
 const REPLICA_SET: &str = "replicaSet";
 const LOAD_BALANCED: &str = "loadBalanced";
-/// What a TXT record may say; case does not count.
+/// The options that a TXT record may contain, in any case.
 const OPTIONS: [&str; 3] = ["authSource", REPLICA_SET, LOAD_BALANCED];
 
-/// Of the text of an option that is shown.
+/// The longest option in a message, in characters.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// What was found.
+/// The records of one name.
 #[derive(Debug, Default)]
 pub(super) struct SrvAnswer {
     /// The SRV records.
     pub(super) services: Vec<SrvTarget>,
-    /// The TXT records, the strings of each put together.
+    /// The TXT records, each with its strings concatenated.
     pub(super) texts: Vec<Vec<u8>>,
 }
 
-/// What counts of an SRV record: priority and weight do not.
+/// The used fields of an SRV record. Priority and weight are ignored.
 #[derive(Debug)]
 pub(super) struct SrvTarget {
-    /// With or without a dot at the end.
+    /// With or without a trailing dot.
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) ttl_seconds: u32,
 }
 
-/// What the TXT record says.
+/// The options of the TXT record.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct TxtOptions {
     replica_set: Option<String>,
@@ -48,8 +48,8 @@ struct TxtOptions {
     has_auth_source: bool,
 }
 
-/// Applies the rules to what was found for `name`, which is in lower case and without a dot at its end.
-pub(super) fn check(name: &str, answer: &SrvAnswer) -> Result<SrvSeeds, SrvFailure> {
+/// Makes the seed list of `name`, which is in lower case and without a trailing dot.
+pub(super) fn validate(name: &str, answer: &SrvAnswer) -> Result<SrvSeeds, SrvFailure> {
     let members = members(name, &answer.services)?;
     let options = match answer.texts.as_slice() {
         [] => TxtOptions::default(),
@@ -68,7 +68,7 @@ pub(super) fn check(name: &str, answer: &SrvAnswer) -> Result<SrvSeeds, SrvFailu
 fn members(name: &str, services: &[SrvTarget]) -> Result<Vec<HostPort>, SrvFailure> {
     match services {
         [] => return Err(SrvFailure::NoService),
-        // As RFC 2782 has it.
+        // RFC 2782: a target of "." means that the service is not available.
         [service] if service.host == "." => return Err(SrvFailure::NotOffered),
         _ if services.len() > SERVICES_MAX => {
             return Err(SrvFailure::TooManyServices { count: services.len(), maximum: SERVICES_MAX });
@@ -86,8 +86,8 @@ fn members(name: &str, services: &[SrvTarget]) -> Result<Vec<HostPort>, SrvFailu
     Ok(members)
 }
 
-/// What hosts have to be within: the name without its first label, or the whole name where that would leave a top-level
-/// domain.
+/// The domain that all hosts have to be within: the name without its first label, or the whole name if only a top-level
+/// domain would be left.
 fn domain(name: &str) -> &str {
     match name.split_once('.') {
         Some((_, rest)) if rest.contains('.') => rest,
@@ -99,7 +99,7 @@ fn member(domain: &str, service: &SrvTarget) -> Result<HostPort, SrvFailure> {
     let host = service.host.strip_suffix('.').unwrap_or(&service.host).to_ascii_lowercase();
     let target = format!("{host}:{}", service.port);
     let member: HostPort = target.parse().map_err(|_| SrvFailure::UnusableTarget { target })?;
-    // Whole labels, and at least one in front: `evil-example.com` and `example.com` are not within `example.com`.
+    // At least one whole label in front: `evil-example.com` and `example.com` are not within `example.com`.
     let is_within = host.strip_suffix(domain).is_some_and(|front| front.len() > 1 && front.ends_with('.'));
     if is_within { Ok(member) } else { Err(SrvFailure::OtherDomain { host, domain: domain.to_owned() }) }
 }
@@ -118,7 +118,7 @@ fn options(text: &[u8]) -> Result<TxtOptions, SrvFailure> {
             return Err(SrvFailure::ForeignOption { option: shortened(key) });
         }
         let value = percent_decoded(value).filter(|value| !value.is_empty()).ok_or_else(|| malformed(key))?;
-        // Where the gateway authenticates, it says itself as whom; and a client that does, says itself where.
+        // The value of authSource is not used: the gateway's user is in $external, and a client names its own database.
         let is_new = if key.eq_ignore_ascii_case(REPLICA_SET) {
             options.replica_set.replace(value).is_none()
         } else if key.eq_ignore_ascii_case(LOAD_BALANCED) {
@@ -134,13 +134,13 @@ fn options(text: &[u8]) -> Result<TxtOptions, SrvFailure> {
     Ok(options)
 }
 
-/// `None` where a `%` is not followed by two hexadecimal digits, or something else than UTF-8 comes out.
+/// `None` if a `%` is not followed by two hexadecimal digits, or if the result is not UTF-8.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut pieces = text.split('%');
     let mut decoded = pieces.next()?.as_bytes().to_vec();
     for piece in pieces {
         let (digits, rest) = piece.split_at_checked(2)?;
-        // A plus sign would be taken for part of the number.
+        // from_str_radix would accept a plus sign.
         if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
@@ -170,7 +170,7 @@ mod tests {
 
     fn seeds(name: &str, hosts: &[&str], texts: &[&str]) -> Result<SrvSeeds, SrvFailure> {
         let texts = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-        check(name, &SrvAnswer { services: targets(hosts), texts })
+        validate(name, &SrvAnswer { services: targets(hosts), texts })
     }
 
     fn check_hosts(name: &str, hosts: &[&str], expected: &[&str]) {
@@ -179,13 +179,13 @@ mod tests {
     }
 
     /// Debug form of the failure.
-    fn check_refused(name: &str, hosts: &[&str], texts: &[&str], expected: &str) {
+    fn check_rejected(name: &str, hosts: &[&str], texts: &[&str], expected: &str) {
         let failure = seeds(name, hosts, texts).unwrap_err();
         assert_eq!(format!("{failure:?}"), expected, "{name} {hosts:?} {texts:?}");
     }
 
     #[test]
-    fn hosts_lose_their_last_dot_their_capitals_and_their_doubles() {
+    fn hosts_are_normalised_and_deduplicated() {
         let hosts = ["A.example.com.:27017", "b.example.com:27018", "a.Example.COM:27017", "a.example.com:27018"];
         let expected = ["a.example.com:27017", "b.example.com:27018", "a.example.com:27018"];
         check_hosts("cluster.example.com", &hosts, &expected);
@@ -196,7 +196,7 @@ mod tests {
     fn a_host_has_to_be_within_the_domain_of_the_name() {
         let check = |name: &str, host: &str, domain: &str| {
             let expected = format!("OtherDomain {{ host: {host:?}, domain: {domain:?} }}");
-            check_refused(name, &[&format!("{host}.:27017")], &[], &expected);
+            check_rejected(name, &[&format!("{host}.:27017")], &[], &expected);
         };
         check("cluster.example.com", "a.example.org", "example.com");
         check("cluster.example.com", "a.evilexample.com", "example.com");
@@ -205,7 +205,7 @@ mod tests {
         check("cluster.example.com", "a.example.com.evil.org", "example.com");
         check("a.b.example.com", "c.example.com", "b.example.com");
         check("cluster.example.com", "localhost", "example.com");
-        // Two labels or one: the name itself is the domain, and hosts are below it.
+        // With one or two labels the name itself is the domain, and hosts are below it.
         check("mongo.local", "mongo.local", "mongo.local");
         check("mongo.local", "a.local", "mongo.local");
         check("localhost", "localhost", "localhost");
@@ -215,15 +215,20 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_host_spoils_all() {
+    fn one_invalid_host_makes_the_list_invalid() {
         let hosts = ["a.example.com:1", "b.example.org:1"];
-        check_refused("c.example.com", &hosts, &[], "OtherDomain { host: \"b.example.org\", domain: \"example.com\" }");
+        check_rejected(
+            "c.example.com",
+            &hosts,
+            &[],
+            "OtherDomain { host: \"b.example.org\", domain: \"example.com\" }",
+        );
     }
 
     #[test]
-    fn what_is_no_host_or_port_is_refused() {
+    fn an_invalid_host_or_port_is_rejected() {
         let check = |target: &str, shown: &str| {
-            check_refused("c.example.com", &[target], &[], &format!("UnusableTarget {{ target: {shown:?} }}"));
+            check_rejected("c.example.com", &[target], &[], &format!("UnusableTarget {{ target: {shown:?} }}"));
         };
         check("a.example.com.:0", "a.example.com:0");
         check("a\\.b.example.com.:1", "a\\.b.example.com:1");
@@ -232,18 +237,18 @@ mod tests {
         check(".example.com:1", ".example.com:1");
         check("10.0.0:1", "10.0.0:1");
         check(&format!("{}.example.com:1", "a".repeat(64)), &format!("{}.example.com:1", "a".repeat(64)));
-        check_refused("c.example.com", &[], &[], "NoService");
-        check_refused("c.example.com", &[".:0"], &[], "NotOffered");
-        // Not the sign that there is no service, when it is not alone.
-        check_refused("c.example.com", &[".:1", "a.example.com:1"], &[], "UnusableTarget { target: \":1\" }");
+        check_rejected("c.example.com", &[], &[], "NoService");
+        check_rejected("c.example.com", &[".:0"], &[], "NotOffered");
+        // A target of "." among others is invalid.
+        check_rejected("c.example.com", &[".:1", "a.example.com:1"], &[], "UnusableTarget { target: \":1\" }");
     }
 
     #[test]
-    fn an_answer_without_end_is_refused() {
+    fn an_answer_with_too_many_records_is_rejected() {
         let hosts: Vec<String> = (0..=SERVICES_MAX).map(|index| format!("a{index}.example.com:1")).collect();
         let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
         assert_eq!(seeds("c.example.com", &hosts[1..], &[]).unwrap().members.len(), SERVICES_MAX);
-        check_refused("c.example.com", &hosts, &[], "TooManyServices { count: 257, maximum: 256 }");
+        check_rejected("c.example.com", &hosts, &[], "TooManyServices { count: 257, maximum: 256 }");
     }
 
     fn check_options(text: &str, replica_set: Option<&str>, load_balanced: bool) {
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn three_options_may_stand_in_the_text() {
+    fn three_options_are_allowed_in_the_text() {
         check_options("", None, false);
         check_options("replicaSet=rs0", Some("rs0"), false);
         check_options("authSource=admin&replicaSet=rs0", Some("rs0"), false);
@@ -264,12 +269,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_in_the_text_is_refused() {
-        let refused = |text: &str, expected: &str| {
-            check_refused("c.example.com", &["a.example.com:1"], &[text], expected);
+    fn everything_else_in_the_text_is_rejected() {
+        let rejected = |text: &str, expected: &str| {
+            check_rejected("c.example.com", &["a.example.com:1"], &[text], expected);
         };
-        let foreign = |text: &str, option: &str| refused(text, &format!("ForeignOption {{ option: {option:?} }}"));
-        let malformed = |text: &str, option: &str| refused(text, &format!("MalformedOption {{ option: {option:?} }}"));
+        let foreign = |text: &str, option: &str| rejected(text, &format!("ForeignOption {{ option: {option:?} }}"));
+        let malformed = |text: &str, option: &str| rejected(text, &format!("MalformedOption {{ option: {option:?} }}"));
         foreign("ssl=false", "ssl");
         foreign("replicaSet=rs0&tls=false", "tls");
         foreign("socketTimeoutMS=500", "socketTimeoutMS");
@@ -286,23 +291,23 @@ mod tests {
         malformed("replicaSet=%é", "replicaSet");
         malformed("loadBalanced=yes", "loadBalanced");
         malformed("loadBalanced=TRUE", "loadBalanced");
-        refused("loadBalanced=true&replicaSet=rs0", "LoadBalancedSet");
+        rejected("loadBalanced=true&replicaSet=rs0", "LoadBalancedSet");
     }
 
     #[test]
-    fn a_load_balancer_is_one_host_and_a_text_is_one_record() {
+    fn a_load_balancer_has_one_host_and_there_is_one_text() {
         let hosts = ["a.example.com:1", "b.example.com:1"];
-        check_refused("c.example.com", &hosts, &["loadBalanced=true"], "LoadBalancedSet");
+        check_rejected("c.example.com", &hosts, &["loadBalanced=true"], "LoadBalancedSet");
         let texts = ["replicaSet=rs0", "authSource=admin"];
-        check_refused("c.example.com", &hosts, &texts, "SeveralTexts { count: 2 }");
+        check_rejected("c.example.com", &hosts, &texts, "SeveralTexts { count: 2 }");
     }
 
     #[test]
-    fn the_shortest_life_of_a_service_counts_within_bounds() {
-        let check = |lives: &[u32], expected: Duration| {
+    fn the_shortest_ttl_counts_within_bounds() {
+        let check = |ttls: &[u32], expected: Duration| {
             let service = |&ttl_seconds: &u32| SrvTarget { host: "a.example.com".to_owned(), port: 27017, ttl_seconds };
-            let answer = SrvAnswer { services: lives.iter().map(service).collect(), texts: Vec::new() };
-            assert_eq!(check("c.example.com", &answer).unwrap().valid_for, expected, "{lives:?}");
+            let answer = SrvAnswer { services: ttls.iter().map(service).collect(), texts: Vec::new() };
+            assert_eq!(validate("c.example.com", &answer).unwrap().valid_for, expected, "{ttls:?}");
         };
         check(&[300, 120, 600], Duration::from_mins(2));
         check(&[300, 0], VALID_MIN);
@@ -312,14 +317,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_leaves_the_domain_and_nothing_panics(
+        fn every_member_is_within_the_domain_and_nothing_panics(
             name in "[a-z]{1,3}(\\.[a-z]{1,3}){0,3}",
             host in "[a-z.\\\\0-9%-]{0,20}",
             port: u16,
             text in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             let services = vec![SrvTarget { host, port, ttl_seconds: 1 }];
-            if let Ok(seeds) = check(&name, &SrvAnswer { services, texts: vec![text] }) {
+            if let Ok(seeds) = validate(&name, &SrvAnswer { services, texts: vec![text] }) {
                 let suffix = format!(".{}", domain(&name));
                 prop_assert!(seeds.members.iter().all(|member| member.host.ends_with(&suffix)));
             }

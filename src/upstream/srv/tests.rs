@@ -1,4 +1,4 @@
-//! The exchange with a name server, over UDP and TCP, with answers made by hand.
+//! Lookups with a name server inside the test, over UDP and TCP, with hand-made answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +9,10 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 
+use hickory_resolver::TokioResolver;
+use tokio::time::Instant;
+
+use super::lookup::{look_up, set_times};
 use super::*;
 
 const SRV: u16 = 33;
@@ -17,23 +21,23 @@ const SERVER_FAILURE: u8 = 2;
 const NO_SUCH_NAME: u8 = 3;
 const TRUNCATED: u8 = 0x02;
 
-/// Plenty for an exchange within this process.
+/// Enough time for a lookup within this process.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What comes back for a question.
+/// The answer to a question.
 #[derive(Clone)]
 enum Reply {
-    /// Records, each for the name that was asked for.
+    /// Records, each with the name of the question.
     Records(Vec<Vec<u8>>),
-    /// No records, and this code.
+    /// No records, and this response code.
     Code(u8),
-    /// These bytes after the identifier of the question.
+    /// These bytes after the ID of the question.
     Raw(Vec<u8>),
-    /// Over UDP, only that there is more; over TCP, all of it.
+    /// Over UDP a truncated answer; over TCP all records.
     Long(Vec<Vec<u8>>),
     /// The question and half of a record.
     CutOff(Vec<u8>),
-    /// Nothing.
+    /// No answer.
     Silence,
 }
 
@@ -53,7 +57,7 @@ impl NameServer {
             let address = tcp.local_addr().unwrap();
             match UdpSocket::bind(address).await {
                 Ok(udp) => return Self { udp, tcp, address, services, texts },
-                // Somebody has that port for UDP.
+                // The UDP port is in use.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => panic!("{error}"),
             }
@@ -92,7 +96,7 @@ impl NameServer {
     }
 
     fn answer(&self, question: &[u8], is_udp: bool) -> Option<Vec<u8>> {
-        // The name begins behind the 12 bytes of the header, and two bytes of type follow its end.
+        // The name begins after the 12 bytes of the header; two bytes of record type follow it.
         let name_end = 13 + question[12..].iter().position(|byte| *byte == 0).unwrap();
         let asked = u16::from_be_bytes([question[name_end], question[name_end + 1]]);
         let head = |flags: u8, code: u8, answers: u16| {
@@ -141,7 +145,7 @@ impl NameServer {
     }
 }
 
-/// A record for the name of the question, which stands 12 bytes into the message.
+/// A record with the name of the question, which is 12 bytes into the message.
 fn record(kind: u16, ttl_seconds: u32, data: &[u8]) -> Vec<u8> {
     let mut record = vec![0xC0, 12];
     record.extend(kind.to_be_bytes());
@@ -182,16 +186,16 @@ fn is_three(seeds: &SrvSeeds) -> bool {
 }
 
 /// Debug form of the failure.
-async fn check_refused(services: Reply, texts: Reply, expected: &str) {
+async fn check_rejected(services: Reply, texts: Reply, expected: &str) {
     let server = NameServer::new(services, texts).await;
     let failure = server.look_up("cluster.example.com", TIMEOUT).await.unwrap_err();
-    let told = format!("{failure:?}");
-    assert!(told.starts_with(expected), "{told}, not {expected}");
+    let found = format!("{failure:?}");
+    assert!(found.starts_with(expected), "{found}, not {expected}");
 }
 
 #[tokio::test]
-async fn seeds_and_the_name_of_their_set_come_from_dns() {
-    // A text in several strings is one text.
+async fn seeds_and_replica_set_name_come_from_dns() {
+    // A text of several strings.
     let texts = Reply::Records(vec![text(&["authSource=admin&repl", "icaSet=rs0"])]);
     let server = NameServer::new(Reply::Records(three_services()), texts).await;
     let seeds = server.look_up("cluster.example.com", TIMEOUT).await.unwrap();
@@ -202,7 +206,7 @@ async fn seeds_and_the_name_of_their_set_come_from_dns() {
 }
 
 #[tokio::test]
-async fn a_missing_text_is_none() {
+async fn without_a_text_there_is_no_replica_set_name() {
     for texts in [Reply::Records(Vec::new()), Reply::Code(NO_SUCH_NAME)] {
         let server = NameServer::new(Reply::Records(three_services()), texts).await;
         let seeds = server.look_up("cluster.example.com", TIMEOUT).await.unwrap();
@@ -211,7 +215,7 @@ async fn a_missing_text_is_none() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_a_datagram_is_asked_for_over_tcp() {
+async fn a_truncated_answer_is_requested_over_tcp() {
     let server = NameServer::new(Reply::Long(three_services()), Reply::Records(Vec::new())).await;
     assert!(is_three(&server.look_up("cluster.example.com", TIMEOUT).await.unwrap()));
 }
@@ -219,19 +223,19 @@ async fn what_does_not_fit_a_datagram_is_asked_for_over_tcp() {
 #[tokio::test]
 async fn without_services_there_are_no_seeds() {
     let nothing = || Reply::Records(Vec::new());
-    check_refused(nothing(), nothing(), "NoService").await;
-    check_refused(Reply::Code(NO_SUCH_NAME), Reply::Code(NO_SUCH_NAME), "NoService").await;
-    // Records of another kind are none.
-    check_refused(Reply::Records(vec![text(&["x"])]), nothing(), "NoService").await;
+    check_rejected(nothing(), nothing(), "NoService").await;
+    check_rejected(Reply::Code(NO_SUCH_NAME), Reply::Code(NO_SUCH_NAME), "NoService").await;
+    // Records of another type do not count.
+    check_rejected(Reply::Records(vec![text(&["x"])]), nothing(), "NoService").await;
 }
 
 #[tokio::test]
-async fn a_name_server_that_fails_is_told() {
+async fn a_failing_name_server_is_an_error() {
     let services = || Reply::Records(three_services());
     let nothing = || Reply::Records(Vec::new());
-    check_refused(Reply::Code(SERVER_FAILURE), nothing(), "NoAnswer { record: \"SRV\", cause: Some").await;
-    // Whatever the text would have said is not known.
-    check_refused(services(), Reply::Code(SERVER_FAILURE), "NoAnswer { record: \"TXT\", cause: Some").await;
+    check_rejected(Reply::Code(SERVER_FAILURE), nothing(), "NoAnswer { record: \"SRV\", cause: Some").await;
+    // The contents of the TXT record are not known.
+    check_rejected(services(), Reply::Code(SERVER_FAILURE), "NoAnswer { record: \"TXT\", cause: Some").await;
 }
 
 #[tokio::test]
@@ -239,24 +243,24 @@ async fn hostile_answers_give_no_seeds() {
     let nothing = || Reply::Records(Vec::new());
     let mut services = three_services();
     services.push(service("mongo-3.evil.org", 27017, 300));
-    check_refused(Reply::Records(services), nothing(), "OtherDomain { host: \"mongo-3.evil.org\"").await;
+    check_rejected(Reply::Records(services), nothing(), "OtherDomain { host: \"mongo-3.evil.org\"").await;
     let texts = Reply::Records(vec![text(&["replicaSet=rs0"]), text(&["replicaSet=rs1"])]);
-    check_refused(Reply::Records(three_services()), texts, "SeveralTexts { count: 2 }").await;
+    check_rejected(Reply::Records(three_services()), texts, "SeveralTexts { count: 2 }").await;
     let texts = Reply::Records(vec![text(&["tls=false"])]);
-    check_refused(Reply::Records(three_services()), texts, "ForeignOption { option: \"tls\" }").await;
+    check_rejected(Reply::Records(three_services()), texts, "ForeignOption { option: \"tls\" }").await;
     let texts = Reply::Records(vec![text(&["replicaSet=\u{1b}[2J", "&x=1"])]);
-    check_refused(Reply::Records(three_services()), texts, "ForeignOption { option: \"x\" }").await;
-    // A dot inside of a label: no name of one label becomes one of two.
+    check_rejected(Reply::Records(three_services()), texts, "ForeignOption { option: \"x\" }").await;
+    // A dot within a label must not split the label.
     let mut dotted = service("mongoX0.example.com", 27017, 300);
     let dot = dotted.iter().position(|byte| *byte == b'X').unwrap();
     dotted[dot] = b'.';
-    check_refused(Reply::Records(vec![dotted]), nothing(), "UnusableTarget").await;
+    check_rejected(Reply::Records(vec![dotted]), nothing(), "UnusableTarget").await;
     let many = (0..300).map(|index| service(&format!("m{index}.example.com"), 27017, 300)).collect();
-    check_refused(Reply::Long(many), nothing(), "TooManyServices { count: 300, maximum: 256 }").await;
+    check_rejected(Reply::Long(many), nothing(), "TooManyServices { count: 300, maximum: 256 }").await;
 }
 
 #[tokio::test]
-async fn garbage_is_no_answer() {
+async fn malformed_answers_are_an_error() {
     let garbage =
         [Vec::new(), vec![0xFF; 3], vec![0xFF; 600], vec![0; 40], [vec![0x81, 0x80], vec![0xC0; 500]].concat()];
     for services in
@@ -268,9 +272,9 @@ async fn garbage_is_no_answer() {
     }
 }
 
-/// A clock that stands still would not do: the resolver's sockets are real.
+/// Not with a paused clock: the sockets of the resolver are real.
 #[tokio::test]
-async fn a_silent_name_server_costs_no_more_than_the_time_given() {
+async fn a_silent_name_server_takes_no_longer_than_the_deadline() {
     let server = NameServer::new(Reply::Records(three_services()), Reply::Silence).await;
     let started = Instant::now();
     let failure = server.look_up("cluster.example.com", Duration::from_millis(200)).await.unwrap_err();
@@ -279,7 +283,7 @@ async fn a_silent_name_server_costs_no_more_than_the_time_given() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_too_long_for_dns_is_no_panic() {
+async fn a_name_that_is_too_long_for_dns_is_an_error() {
     let name = vec!["a".repeat(60); 4].join(".");
     let server = NameServer::new(Reply::Silence, Reply::Silence).await;
     let failure = server.look_up(&name, Duration::from_millis(200)).await.unwrap_err();
@@ -296,11 +300,11 @@ fn sentences_name_records_and_remedies_name_keys() {
     check(
         SrvFailure::NoService,
         "there is no SRV record at _mongodb._tcp.cluster.example.com",
-        "check upstream.orders.srv: it is what stands behind mongodb+srv://",
+        "check upstream.orders.srv: it is the name after mongodb+srv://",
     );
     check(
         SrvFailure::NoAnswer { record: "TXT", cause: None },
-        "the TXT records at cluster.example.com were not there in time",
+        "the TXT records at cluster.example.com were not returned in time",
         "raise upstream.orders.connect_timeout",
     );
     check(
@@ -310,7 +314,7 @@ fn sentences_name_records_and_remedies_name_keys() {
     );
     check(
         SrvFailure::ForeignOption { option: "ssl".to_owned() },
-        "the TXT record at cluster.example.com has ssl, which may not stand there",
-        "it may have authSource, replicaSet and loadBalanced",
+        "the TXT record at cluster.example.com contains the option ssl, which is not allowed there",
+        "it may contain authSource, replicaSet and loadBalanced",
     );
 }

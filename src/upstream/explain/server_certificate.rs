@@ -1,0 +1,209 @@
+//! Explains why the gateway rejected a server's certificate.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use super::explanation::{Explanation, SSL_HANDSHAKE_FAILED, listed};
+use super::target::Target;
+use crate::identity::{CertificateFacts, Validity, date_text, printable};
+use crate::tls::CertificateDefect;
+use crate::upstream::failure::ServerCertificateRejection as Rejection;
+
+pub(super) fn explain_server_certificate(
+    target: &Target,
+    peer: &str,
+    rejection: &Rejection,
+    certificate: Option<&CertificateFacts>,
+) -> Explanation {
+    let Reason { label, cause, remedy } = explain_rejection(target, rejection, certificate);
+    let subject = certificate.map(|facts| facts.subject.to_string()).unwrap_or_default();
+    Explanation {
+        label,
+        client_code: SSL_HANDSHAKE_FAILED,
+        sentence: format!("the certificate of {peer} was rejected: {cause} (subject {subject})"),
+        remedy,
+    }
+}
+
+/// The texts about one rejection.
+struct Reason {
+    label: &'static str,
+    /// Begins with "it" where it is about the certificate.
+    cause: String,
+    remedy: String,
+}
+
+fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option<&CertificateFacts>) -> Reason {
+    let key = |name: &str| target.key(&format!("tls.{name}"));
+    let server_name = &target.server_name;
+    match rejection {
+        Rejection::UnknownIssuer => explain_unknown_issuer(target, certificate),
+        Rejection::NameMismatch => explain_name_mismatch(target, certificate),
+        Rejection::NoNames => Reason {
+            label: "server_certificate_no_names",
+            cause: format!("it has no subject alternative name, so it is not for {server_name}"),
+            remedy: reissue_remedy(target),
+        },
+        Rejection::Version1 => Reason {
+            label: "server_certificate_version_1",
+            cause: format!(
+                "it is an X.509 version {} certificate, which has no subject alternative name",
+                certificate.map_or(1, |facts| facts.version)
+            ),
+            remedy: reissue_remedy(target),
+        },
+        Rejection::CommonNameMismatch => Reason {
+            label: "server_certificate_name_mismatch",
+            cause: format!("it has no subject alternative name, and its common name is not {server_name}"),
+            remedy: format!(
+                "set {} to its common name, or issue it again for {server_name}; verify = \"chain\" skips the name \
+                 check",
+                key("server_name")
+            ),
+        },
+        Rejection::IdentityMismatch => Reason {
+            label: "server_certificate_identity_mismatch",
+            cause: match certificate.map(uris).unwrap_or_default() {
+                none if none.is_empty() => "it has no URI among its names".to_owned(),
+                uris => format!("it is for {uris}, which is not an accepted identity"),
+            },
+            remedy: format!(
+                "add one of its URIs to {}, or give mongod a certificate with one of: {}",
+                key("server_identities"),
+                target.identities.join(", ")
+            ),
+        },
+        Rejection::Expired | Rejection::NotYetValid => explain_dates(target, rejection, certificate),
+        Rejection::Revoked => Reason {
+            label: "server_certificate_revoked",
+            cause: "it, or the certificate of an issuer, is revoked".to_owned(),
+            remedy: format!(
+                "give mongod a new certificate (net.tls.certificateKeyFile), or update {}",
+                key("crl_file")
+            ),
+        },
+        Rejection::CaCertificate => Reason {
+            label: "server_certificate_invalid",
+            cause: "it is a CA certificate (CA:TRUE), which may not be used by a server".to_owned(),
+            remedy: format!(
+                "use it to issue a certificate for the server: {}; or, if {} contains it, set {} = true",
+                openssl_command(server_name),
+                key("ca_file"),
+                key("legacy_certificates")
+            ),
+        },
+        Rejection::Invalid(cause) => Reason {
+            label: "server_certificate_invalid",
+            cause: CertificateDefect::of(cause).map_or_else(|| cause.to_string(), ToString::to_string),
+            remedy: "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current \
+                     signature algorithm)"
+                .to_owned(),
+        },
+    }
+}
+
+fn explain_unknown_issuer(target: &Target, certificate: Option<&CertificateFacts>) -> Reason {
+    let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
+    let (ca_file, source) = (target.key("tls.ca_file"), &target.trust_anchors_source);
+    let is_known = certificate.is_some_and(|facts| target.trust_anchors.contains(&facts.issuer));
+    let (cause, remedy) = if is_known {
+        (
+            format!("it names {issuer} as its issuer, but the trust anchor of that name did not sign it"),
+            format!(
+                "the CA was created again under the same name: update {ca_file} ({source}) to mongod's CA certificate"
+            ),
+        )
+    } else {
+        (
+            format!("it was issued by {issuer}, which is not among the trust anchors"),
+            format!(
+                "add the CA certificate that signed it to {ca_file} ({source}), the trust anchors are now: {}; if an \
+                 intermediate is missing, mongod must send it",
+                listed(&target.trust_anchors)
+            ),
+        )
+    };
+    Reason { label: "server_certificate_unknown_issuer", cause, remedy }
+}
+
+fn explain_name_mismatch(target: &Target, certificate: Option<&CertificateFacts>) -> Reason {
+    let names = certificate.map(CertificateFacts::names).unwrap_or_default();
+    let server_name = &target.server_name;
+    let first = names.first().map(ToString::to_string).unwrap_or_default();
+    let remedy = if first.contains("://") {
+        let key = target.key("tls.server_identities");
+        format!("set {key} to [\"{first}\"], or give mongod a certificate with the name {server_name}")
+    } else {
+        let key = target.key("tls.server_name");
+        format!(
+            "set {key} to one of its names (such as \"{first}\"), or give mongod a certificate with the name \
+             {server_name}; verify = \"chain\" skips the name check"
+        )
+    };
+    Reason {
+        label: "server_certificate_name_mismatch",
+        cause: format!("it is for {}, not for {server_name}", names.join(", ")),
+        remedy,
+    }
+}
+
+/// If the dates of the certificate itself are valid, the rejection is about the certificate of an issuer.
+fn explain_dates(target: &Target, rejection: &Rejection, certificate: Option<&CertificateFacts>) -> Reason {
+    let is_valid =
+        |facts: &CertificateFacts| matches!(facts.validity(SystemTime::now()), Validity::Current | Validity::EndsSoon);
+    let is_of_issuer = certificate.is_some_and(is_valid);
+    let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
+    let date =
+        |pick: fn(&CertificateFacts) -> SystemTime| certificate.map(|facts| date_text(pick(facts))).unwrap_or_default();
+    if *rejection == Rejection::NotYetValid {
+        return Reason {
+            label: "server_certificate_not_yet_valid",
+            cause: if is_of_issuer {
+                format!("the certificate of {issuer}, or of an issuer above it, is not valid yet")
+            } else {
+                format!("it is not valid before {}", date(|facts| facts.not_before))
+            },
+            remedy: "check the clocks of this host and of the CA".to_owned(),
+        };
+    }
+    let (cause, remedy) = if is_of_issuer {
+        (
+            format!("the certificate of {issuer}, or of an issuer above it, has expired"),
+            format!(
+                "renew the CA certificate; with the same key and name, the certificates that it signed stay valid. \
+                 Then update {} and mongod's files",
+                target.key("tls.ca_file")
+            ),
+        )
+    } else {
+        (
+            format!("it expired on {}", date(|facts| facts.not_after)),
+            "renew mongod's certificate (net.tls.certificateKeyFile); if it was renewed already, restart mongod or run \
+             rotateCertificates"
+                .to_owned(),
+        )
+    };
+    Reason { label: "server_certificate_expired", cause, remedy }
+}
+
+fn reissue_remedy(target: &Target) -> String {
+    format!(
+        "issue it again with its name, as X.509 version 3: {}; or set {} = true to accept this kind of certificate",
+        openssl_command(&target.server_name),
+        target.key("tls.legacy_certificates")
+    )
+}
+
+/// A command that issues a certificate for `server_name`.
+fn openssl_command(server_name: &str) -> String {
+    let kind = if server_name.parse::<IpAddr>().is_ok() { "IP" } else { "DNS" };
+    format!(
+        "openssl x509 -req -in REQUEST -CA CA -CAkey CA-KEY -CAcreateserial -days 365 -out NEW \
+         -extfile <(echo subjectAltName={kind}:{server_name})"
+    )
+}
+
+/// URIs among the names of a certificate, for a message.
+fn uris(certificate: &CertificateFacts) -> String {
+    certificate.uris.iter().map(|uri| printable(uri)).collect::<Vec<_>>().join(", ")
+}
