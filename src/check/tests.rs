@@ -102,7 +102,7 @@ upstream orders at HOST:PORT
                                     expires ...
                                     └─ CN=Clients CA,O=Acme (not found)
                                     note: the chain ends below CN=Clients CA,O=Acme, \
-                                    who is not among our authorities either: mongod must have that certificate itself
+                                    which is not among the trust anchors either; mongod must have that CA certificate
     ok      private key             matches the certificate; FILE has mode 0600
     ok      user in $external       CN=svc-a
     ok      CA certificate          CN=Acme CA,O=Acme

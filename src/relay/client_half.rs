@@ -115,8 +115,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientHalf<C> {
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
     }
 
-    /// Writes what the socket takes of `bytes`, and flushes it: a TLS session may hold what its own socket does not take.
-    /// Flushing costs a plaintext socket nothing.
+    /// Writes what the socket takes of `bytes`, and flushes it: a TLS session may hold what its own socket does not
+    /// take. Flushing costs a plaintext socket nothing.
     fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<usize, End> {
         let mut written = 0;
         while written < bytes.len() {

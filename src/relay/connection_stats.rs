@@ -10,9 +10,12 @@ use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;
 use crate::wire::sasl::SaslUser;
 
-/// mongod's error code for a monitor's waiting hello whose client has closed: the ordinary end of every monitor, which is
-/// not counted as an error.
+/// mongod's error code for a monitor's waiting hello whose client has closed: the ordinary end of every monitor, which
+/// is not counted as an error.
 const CLIENT_DISCONNECT: i32 = 279;
+
+/// The log message of a command at level debug.
+const COMMAND: &str = "command";
 
 /// The counts of one connection. Each is added to the metrics of its listener as well.
 pub struct ConnectionStats {
@@ -119,7 +122,7 @@ impl ConnectionStats {
                 ok = reply.ok(),
                 code = reply.code(),
                 duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-                "command"
+                "{COMMAND}"
             );
         }
     }

@@ -1,4 +1,5 @@
-//! The upstream half of the pump: its socket and TLS session, what was read from them, and what they have not taken yet.
+//! The upstream half of the pump: its socket and TLS session, what was read from them, and what they have not taken
+//! yet.
 
 use std::io;
 use std::pin::Pin;
@@ -127,8 +128,8 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         written > 0
     }
 
-    /// Closes the gateway's side after the client has closed its own: mongod stops work whose result nobody reads, as it
-    /// does for a client that is connected directly. Returns whether that is done.
+    /// Closes the gateway's side after the client has closed its own: mongod stops work whose result nobody reads, as
+    /// it does for a client that is connected directly. Returns whether that is done.
     pub(super) fn finish(&mut self, cx: &mut Context<'_>) -> bool {
         self.send_close_notify(cx);
         if !self.has_everything() && self.write_error.is_none() {

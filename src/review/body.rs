@@ -1,7 +1,7 @@
 //! Bodies of commands, from extended JSON to BSON.
 //!
-//! The values are for the bson crate to read. What it would lose is kept here: the order of keys, since the first one is
-//! the command, and keys that stand twice, which a policy refuses. Repairs nothing.
+//! The values are for the bson crate to read. What it would lose is kept here: the order of keys, since the first one
+//! is the command, and keys that stand twice, which a policy refuses. Repairs nothing.
 //!
 //! Spec: extended-json/extended-json.md, canonical and relaxed.
 

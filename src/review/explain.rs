@@ -1,4 +1,5 @@
-//! A decision with everything that led to it: the places that the command reaches, the rules, and the words of a refusal.
+//! A decision with everything that led to it: the places that the command reaches, the rules, and the words of a
+//! refusal.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! What is asked of a policy: who sends which command, and its body, given or made up.
 //!
-//! A made-up body is the least that mongod would take for the command; where that would say too little of what the command
-//! reaches, a body has to be given.
+//! A made-up body is the least that mongod would take for the command; where that would say too little of what the
+//! command reaches, a body has to be given.
 
 use std::net::IpAddr;
 
@@ -61,7 +61,8 @@ impl Body {
 }
 
 impl AssumedCaller {
-    /// `principal` is read as the configuration's are: with or without `spiffe://`, or any other name; `None` is nobody.
+    /// `principal` is read as the configuration's are: with or without `spiffe://`, or any other name; `None` is
+    /// nobody.
     pub fn new(principal: Option<&str>, source: Option<IpAddr>, listener: Option<String>) -> Self {
         Self { principal: principal.map(Principal::configured), source, listener }
     }

@@ -1,7 +1,7 @@
 //! Which rules match, and what of the others does not.
 //!
-//! Asks the policy itself: a rule that does not match is compiled alone with its first key only, then with one more, until
-//! it does not match any more. So a trace cannot say anything else than the gateway does.
+//! Asks the policy itself: a rule that does not match is compiled alone with its first key only, then with one more,
+//! until it does not match any more. So a trace cannot say anything else than the gateway does.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,7 @@
 //! A value as somebody wrote it, in JSON, TOML or YAML: the order of its keys kept, and keys that stand twice too.
 //!
-//! The first key of a body is its command, and a key that stands twice is something that a policy refuses: maps of other
-//! crates would sort the one away and drop the other. Means nothing by itself.
+//! The first key of a body is its command, and a key that stands twice is something that a policy refuses: maps of
+//! other crates would sort the one away and drop the other. Means nothing by itself.
 
 use std::fmt;
 

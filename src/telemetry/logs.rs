@@ -70,11 +70,14 @@ fn filter(level: LogLevel) -> LevelFilter {
 /// A panic message may contain a value. The longer the message, the more likely it does.
 const PANIC_CHARS_MAX: usize = 200;
 
+/// The log message of a panic.
+const PANIC: &str = "panic";
+
 fn log_panic(info: &PanicHookInfo<'_>) {
     let text: String = info.payload_as_str().unwrap_or("no message").chars().take(PANIC_CHARS_MAX).collect();
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-    tracing::error!(panic = text, location, thread, "panic");
+    tracing::error!(panic = text, location, thread, "{PANIC}");
 }
 
 /// Formats fields as `name=value` and the message without a name. Escapes whatever would break a line or a terminal.

@@ -1,7 +1,7 @@
 //! What a file refers to: `use` declarations with re-exports, paths in code and types, and paths inside macro calls.
 //!
-//! Paths are resolved by name, as far as that takes no type inference: `crate`, `self`, `super`, child modules, and names
-//! that the file imports. Code that only tests compile is left out.
+//! Paths are resolved by name, as far as that takes no type inference: `crate`, `self`, `super`, child modules, and
+//! names that the file imports. Code that only tests compile is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! The files of `src/` as the compiler sees them: found through `mod` declarations, parsed, without what only tests compile.
+//! The files of `src/` as the compiler sees them: found through `mod` declarations, parsed, without what only tests
+//! compile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

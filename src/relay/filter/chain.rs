@@ -25,7 +25,8 @@ pub(in crate::relay) enum Stage {
 }
 
 impl Filters {
-    /// Decides what becomes of a request. `stage` moves on with each filter that lets it pass, which is not asked again.
+    /// Decides what becomes of a request. `stage` moves on with each filter that lets it pass, which is not asked
+    /// again.
     #[inline]
     pub(in crate::relay) fn decide(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
         match *stage {

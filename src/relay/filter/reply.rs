@@ -35,8 +35,8 @@ pub(in crate::relay) fn read_header(
     Ok(header)
 }
 
-/// Decides about a reply. A reply that may name members is held until all of it has arrived, and is not forwarded when it
-/// cannot be parsed.
+/// Decides about a reply. A reply that may name members is held until all of it has arrived, and is not forwarded when
+/// it cannot be parsed.
 pub(in crate::relay) fn inspect(reply: &ReplyView<'_>, naming: &Naming) -> ReplyVerdict {
     if !naming.rewrites_hello() || !reply.in_flight.names_members(reply.header.response_to) {
         return ReplyVerdict::Forward;

@@ -31,8 +31,8 @@ enum Hello {
 }
 
 impl Introduction {
-    /// The message that has to be the first on another upstream connection, empty where none has to be; `None` where the
-    /// client cannot have another one.
+    /// The message that has to be the first on another upstream connection, empty where none has to be; `None` where
+    /// the client cannot have another one.
     pub(in crate::relay) fn hello(&self) -> Option<&[u8]> {
         match &self.hello {
             Hello::None => Some(&[]),
@@ -94,8 +94,8 @@ fn pins_upstream(header: &Header, facts: &RequestFacts, is_hello: bool, authenti
     authenticates || header.op_code != OpCode::MSG
 }
 
-/// A monitor's hello, changed so that mongod answers it at once: a monitor expects a reply within some seconds, of which
-/// part is over. mongod waits only while the client knows its topology, which `processId` identifies first.
+/// A monitor's hello, changed so that mongod answers it at once: a monitor expects a reply within some seconds, of
+/// which part is over. mongod waits only while the client knows its topology, which `processId` identifies first.
 ///
 /// `None` where the hello has no `processId`, and where a checksum does not allow the first reply to be rewritten.
 fn restarts_stream(header: &Header, message: &[u8]) -> Option<Box<[u8]>> {

@@ -1,8 +1,8 @@
 //! Istio's `AuthorizationPolicy` and `PeerAuthentication`, made into this gateway's `[policy]`.
 //!
 //! What they decide stays the same, or the import is refused with a sentence for each field that stands in the way;
-//! nothing is imported by halves. Of what a document selects only a comment remains: everything is taken to be about the
-//! gateway that the policy is for.
+//! nothing is imported by halves. Of what a document selects only a comment remains: everything is taken to be about
+//! the gateway that the policy is for.
 //!
 //! Spec: Istio reference, Authorization Policy and `PeerAuthentication`, `security.istio.io/v1`.
 
