@@ -111,7 +111,7 @@ struct SetChecks<'a> {
     findings: &'a mut Vec<Finding>,
 }
 
-/// The name of a listener, the member for which one of its addresses stands, and that address.
+/// The name of a listener, a member, and the address of the listener that stands for this member.
 type Address = (String, Option<MemberName>, String);
 
 impl SetChecks<'_> {

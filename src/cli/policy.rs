@@ -64,7 +64,8 @@ pub(super) struct ExplainArguments {
     #[command(flatten)]
     config: ConfigFile,
     /// The principal of the caller: a SPIFFE ID, with or without spiffe://, or the subject of a certificate
-    #[arg(long, required_unless_present = "nobody", conflicts_with = "nobody", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, required_unless_present = "nobody", conflicts_with = "nobody")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     principal: Option<String>,
     /// An unauthenticated caller
     #[arg(long)]

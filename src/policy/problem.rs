@@ -1,6 +1,6 @@
 //! A problem of a policy, for the operator.
 
-/// A problem of a policy: an error, because of which the gateway does not accept the policy, or a warning.
+/// A problem of a policy: a warning, or an error, which makes the gateway reject the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyProblem {
     /// The key, for example `policy.rule[2].to[1].commands`; indexes start at 1.

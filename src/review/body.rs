@@ -1,7 +1,7 @@
-//! Bodies of commands, from extended JSON to BSON.
+//! Converts bodies of commands from extended JSON to BSON.
 //!
-//! The values are for the bson crate to read. What it would lose is kept here: the order of keys, since the first one
-//! is the command, and keys that stand twice, which a policy refuses. Repairs nothing.
+//! The bson crate converts the values. This file keeps what the crate would lose: the order of keys, because the first
+//! key is the command, and duplicate keys, because a policy denies them.
 //!
 //! Spec: extended-json/extended-json.md, canonical and relaxed.
 
@@ -10,7 +10,7 @@ use bson::raw::{CStr, RawArrayBuf, RawBson, RawDocumentBuf};
 
 use super::tree::Node;
 
-/// What makes a table the value of a BSON type that JSON does not have.
+/// The keys that mark a table as a value of a BSON type that JSON does not have.
 const WRAPPERS: [&str; 16] = [
     "$oid",
     "$symbol",
@@ -30,24 +30,24 @@ const WRAPPERS: [&str; 16] = [
     "$undefined",
 ];
 
-/// How TOML's own reader marks a date.
+/// The key with which the TOML parser marks a date.
 const TOML_DATE: &str = "$__toml_private_datetime";
 
 /// Why a body cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Not JSON, or not to its end.
+    /// Invalid JSON.
     #[error("the body is not JSON: {0}")]
     Json(String),
-    /// JSON, but no object.
-    #[error("the body is {0}; a command is an object, as {{\"find\": \"orders\", \"$db\": \"shop\"}}")]
+    /// Valid JSON, but not an object.
+    #[error("the body is {0}; a command is an object, for example {{\"find\": \"orders\", \"$db\": \"shop\"}}")]
     NotObject(&'static str),
-    /// Something in it has no counterpart in BSON.
+    /// A value has no equivalent in BSON.
     #[error("the body's {path} {sentence}")]
     Value {
-        /// Which one, as `pipeline[1].$match`; counted from 1.
+        /// The path of the value, for example `pipeline[1].$match`; indexes start at 1.
         path: String,
-        /// What is wrong with it; a verb first.
+        /// What is wrong with the value; begins with a verb.
         sentence: String,
     },
 }
@@ -67,7 +67,7 @@ pub(super) fn document(entries: &[(String, Node)], path: &str) -> Result<RawDocu
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         let value = bson(value, &path)?;
         let key = <&CStr>::try_from(key.as_str())
-            .map_err(|_| wrong(&path.escape_debug().to_string(), "has a key with a NUL, which BSON cannot hold"))?;
+            .map_err(|_| wrong(&path.escape_debug().to_string(), "has a key with a NUL, which BSON does not allow"))?;
         document.append(key, value);
     }
     Ok(document)
@@ -88,7 +88,7 @@ fn bson(node: &Node, path: &str) -> Result<RawBson, BodyError> {
             RawBson::Array(array)
         }
         Node::Table(entries) if entries.iter().any(|(key, _)| key == TOML_DATE) => {
-            return Err(wrong(path, "is a date of TOML's; write { \"$date\" = \"2026-01-31T12:00:00Z\" }"));
+            return Err(wrong(path, "is a TOML date; write { \"$date\" = \"2026-01-31T12:00:00Z\" }"));
         }
         Node::Table(entries) if entries.iter().any(|(key, _)| WRAPPERS.contains(&key.as_str())) => {
             let value = json(node, path)?;
@@ -99,7 +99,8 @@ fn bson(node: &Node, path: &str) -> Result<RawBson, BodyError> {
     })
 }
 
-/// As the bson crate takes it. Only for values: order does not matter in them, and nothing may stand twice.
+/// The value in the form that the bson crate converts. Only for values of special types: in these, the order of keys
+/// does not matter, and duplicate keys are an error.
 fn json(node: &Node, path: &str) -> Result<serde_json::Value, BodyError> {
     use serde_json::Value;
     Ok(match node {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_json_is_read_with_the_order_of_its_keys() {
+    fn extended_json_keeps_the_order_of_its_keys() {
         let check = |json: &str, expected: bson::Document| {
             assert_eq!(read(json).unwrap(), RawDocumentBuf::try_from(&expected).unwrap(), "{json}");
         };
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_stands_twice_stands_twice_in_the_body() {
+    fn duplicate_keys_are_kept() {
         let body = read(r#"{"find": "orders", "find": "secrets", "filter": {"a": 1, "a": 2}}"#).unwrap();
         let keys: Vec<_> = body.iter().map(|element| element.unwrap().0.as_str().to_owned()).collect();
         assert_eq!(keys, ["find", "find", "filter"]);
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_counterpart_is_named() {
+    fn errors_name_the_value() {
         let check = |json: &str, expected: &str| {
             let error = read(json).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{json}: {error}");

@@ -1,6 +1,6 @@
-//! A table of expectations, and whether the policy meets them: the tests that users have for their own rules.
+//! Tables of expected decisions: the tests that operators write for their own rules.
 //!
-//! All cases run, whatever the first one does. A table that cannot be read runs none.
+//! All cases run, even if one fails. If the table cannot be read, no case runs.
 
 use std::fmt;
 use std::fmt::Write;
@@ -12,43 +12,43 @@ use super::explain::{Decision, ExplainError, Explanation, PolicyReview};
 use super::question::{AssumedCaller, Body, RequestedCommand};
 use super::tree::Node;
 
-/// A table of cases, read and complete.
+/// A table of cases.
 #[derive(Debug)]
 pub struct Cases(Vec<Case>);
 
-/// What came of a table.
+/// The results of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TestOutcome {
-    /// How many came out as expected.
+    /// The number of cases with the expected decision.
     pub passed: usize,
-    /// How many did not.
+    /// The number of other cases.
     pub failed: usize,
-    /// Every case in its order.
+    /// All cases in their order.
     pub cases: Vec<CaseOutcome>,
 }
 
-/// What came of one case.
+/// The result of one case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CaseOutcome {
     /// Its name.
     pub name: String,
-    /// Whether it came out as expected.
+    /// Whether the decision is the expected one.
     pub passed: bool,
-    /// What was expected, as `deny by rule "x"`.
+    /// The expected decision, for example `deny by rule "x"`.
     pub expected: String,
-    /// What came.
+    /// The decision.
     pub got: String,
-    /// Why it came so.
+    /// The reason for the decision.
     pub because: String,
 }
 
 /// Why a table cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CasesError {
-    /// No TOML, or a key that does not belong there, with the place.
+    /// Invalid TOML, or an unknown key, with its line.
     #[error("{0}")]
     Toml(String),
-    /// Cases that say too much, too little, or what cannot be.
+    /// Cases that are incomplete or contradict themselves.
     #[error("{}", .0.join("\n"))]
     Cases(Vec<String>),
 }
@@ -100,7 +100,7 @@ impl Cases {
         let table: RawTable =
             toml::from_str(text).map_err(|error| CasesError::Toml(error.to_string().trim_end().to_owned()))?;
         if table.case.is_empty() {
-            return Err(CasesError::Toml("there is no [[case]] in it".to_owned()));
+            return Err(CasesError::Toml("the file has no [[case]]".to_owned()));
         }
         let mut problems = Vec::new();
         let mut cases = Vec::new();
@@ -114,7 +114,7 @@ impl Cases {
         if problems.is_empty() { Ok(Self(cases)) } else { Err(CasesError::Cases(problems)) }
     }
 
-    /// Puts every case to the policy.
+    /// Runs every case.
     pub fn run(&self, policy: &PolicyReview<'_>) -> Result<TestOutcome, CasesError> {
         let mut problems = Vec::new();
         let mut cases = Vec::new();
@@ -138,17 +138,19 @@ impl Cases {
 impl RawCase {
     fn read(self) -> Result<Case, String> {
         let principal = match (self.principal.as_deref(), self.nobody) {
-            (Some(""), _) => return Err("principal is empty; write nobody = true for a caller without one".to_owned()),
+            (Some(""), _) => {
+                return Err("principal is empty; use nobody = true for an unauthenticated caller".to_owned());
+            }
             (Some(text), false) => Some(text),
             (None, true) => None,
-            (Some(_), true) => return Err("has a principal and nobody = true; one of them is right".to_owned()),
-            (None, false) => return Err("says not who asks: principal = \"...\" or nobody = true".to_owned()),
+            (Some(_), true) => return Err("has principal and nobody = true; remove one of them".to_owned()),
+            (None, false) => return Err("has no caller; add principal = \"...\" or nobody = true".to_owned()),
         };
         let body = match self.body {
             None => None,
             Some(Node::Text(json)) => Some(Body::parse(&json).map_err(|error| error.to_string())?),
             Some(Node::Table(entries)) => Some(Body(entries)),
-            Some(other) => return Err(format!("body is {}; it must be a table, or JSON in a text", other.kind())),
+            Some(other) => return Err(format!("body is {}; it must be a table or a string of JSON", other.kind())),
         };
         Ok(Case {
             name: self.name,
@@ -175,14 +177,14 @@ impl Case {
             Some(rule) => format!("{} by rule {rule:?}", decision.as_str()),
             None => decision.as_str().to_owned(),
         };
-        let rule_fits = self.rule.is_none() || self.rule == explanation.rule;
+        let is_expected_rule = self.rule.is_none() || self.rule == explanation.rule;
         let because = match &self.rule {
             Some(rule) if !policy.has_rule(rule) => format!("{}; the policy has no rule {rule:?}", explanation.because),
             _ => explanation.because.clone(),
         };
         CaseOutcome {
             name: self.name.clone(),
-            passed: self.expected == explanation.decision && rule_fits,
+            passed: self.expected == explanation.decision && is_expected_rule,
             expected: by(self.expected, self.rule.as_ref()),
             got: by(explanation.decision, explanation.rule.as_ref()),
             because,
@@ -191,9 +193,9 @@ impl Case {
 }
 
 impl TestOutcome {
-    /// The whole of it as one JSON object, over several lines.
+    /// The results as one JSON object, over several lines.
     pub fn to_json(&self) -> String {
-        // Strings, numbers and truth values only: nothing in it can fail.
+        // Only strings, numbers and booleans, which cannot fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }

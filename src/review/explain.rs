@@ -1,109 +1,106 @@
-//! A decision with everything that led to it: the places that the command reaches, the rules, and the words of a
-//! refusal.
-
-use std::fmt;
+//! A decision with its explanation: the resources that the command reaches, the rules, and the error message.
 
 use serde::Serialize;
 
 use super::question::{AssumedCaller, QuestionError, RequestedCommand};
-use super::trace::{self, RuleKey, RuleTrace};
+use super::trace::{self, RuleTrace};
 use crate::command::table::{self, Class};
 use crate::command::{Meaning, Request, Unclear, read};
 use crate::config::{Config, Enforcement, FromConfig};
 use crate::identity::Principal;
 use crate::policy::{CallerFacts, Effect, Grounds, Note, Policy, Sentence, View};
 
-/// What becomes of a command.
+/// The decision on a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// It passes.
+    /// The command passes.
     Allow,
-    /// It is refused.
+    /// The command is denied.
     Deny,
-    /// It passes, since the policy or the rule is a dry run; else it would be refused.
+    /// The command passes only because the policy or the rule is a dry run.
     WouldDeny,
 }
 
-/// A decision, and what led to it.
+/// A decision, with its explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// What becomes of the command.
+    /// The decision.
     pub decision: Decision,
-    /// The rule that decided, where one did.
+    /// The rule that decided, if one did.
     pub rule: Option<String>,
-    /// Why, in a sentence without an end.
+    /// The reason, as a clause without a full stop.
     pub because: String,
-    /// What a refused client reads; in a dry run what it would read.
+    /// The error message of a denied command; for a dry run, the error message that the client would read.
     pub errmsg: Option<String>,
-    /// The `audit` rules that take note of it.
+    /// The `audit` rules that match.
     pub audited_by: Vec<String>,
-    /// Who asks.
+    /// The caller.
     pub caller: CallerReport,
-    /// What is asked for, as far as it was understood.
+    /// The command, as far as it was understood.
     pub command: CommandReport,
-    /// Every place that it reaches.
+    /// Every resource that the command reaches.
     pub reaches: Vec<ReachReport>,
-    /// All rules of the policy, in their order; none where the command was not understood.
+    /// All rules of the policy, in their order; empty if the command was not understood.
     pub rules: Vec<RuleTrace>,
-    /// What this explanation cannot know.
+    /// Limits of this explanation.
     pub notes: Vec<String>,
 }
 
-/// Who asks.
+/// The caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CallerReport {
-    /// `None` is nobody.
+    /// `None` for an unauthenticated caller.
     pub principal: Option<String>,
-    /// From where.
+    /// The address of the caller, if given.
     pub source: Option<String>,
-    /// Through which listener; `None` where no rule looks at it and it was not named.
+    /// The listener; `None` if no listener was named and no rule depends on it.
     pub listener: Option<String>,
 }
 
-/// What is asked for.
+/// The command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommandReport {
-    /// Its name in the table of commands; `None` if it has none.
+    /// Its name in the table of commands; `None` for an unknown command.
     pub name: Option<&'static str>,
-    /// Its class, as rules write it.
+    /// Its class, as rules name it.
     pub class: Option<&'static str>,
-    /// Whether it stands inside an `explain`.
+    /// Whether it is inside an `explain`.
     pub explained: bool,
     /// `$db`.
     pub database: Option<String>,
     /// Whether it is known to run JavaScript on the server.
     pub javascript: bool,
-    /// Why it cannot be judged, if that is so.
+    /// Why the policy cannot judge it, if it cannot.
     pub unclear: Option<String>,
 }
 
-/// One place that a command reaches.
+/// One resource that a command reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReachReport {
-    /// As `shop.orders`, or in words.
+    /// For example `shop.orders`, or a description.
     pub place: String,
-    /// What it does there, as rules write it.
+    /// The class of the access, as rules name it.
     pub class: &'static str,
-    /// Whether this is the place that decided.
+    /// Whether the judgement of this resource decided.
     pub decided: bool,
 }
 
 /// Why there is no explanation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
-    /// The question.
+    /// The question is not valid.
     #[error(transparent)]
     Question(#[from] QuestionError),
-    /// The policy, with a line for each problem.
+    /// The policy cannot be used; a line for each problem.
     #[error("{0}")]
     Policy(String),
 }
 
-/// The policy of a configuration, ready to be asked.
+/// The policy of a configuration, compiled.
 pub struct PolicyReview<'a> {
     config: &'a Config,
-    /// `None` where there is nothing to decide.
+    /// `None` if the configuration has no policy.
     policy: Option<Policy>,
 }
 
@@ -122,13 +119,13 @@ impl<'a> PolicyReview<'a> {
         self.config.policy.iter().flat_map(|policy| &policy.rules).any(|rule| rule.name == name)
     }
 
-    /// Judges what `caller` wants, and tells how.
+    /// Judges the command of `caller`, and explains the judgement.
     pub fn explain(&self, caller: &AssumedCaller, requested: &RequestedCommand) -> Result<Explanation, ExplainError> {
         let rules = self.config.policy.iter().flat_map(|policy| &policy.rules);
-        let looks_at =
-            |looks: fn(&FromConfig) -> bool| rules.clone().filter_map(|rule| rule.from.as_ref()).flatten().any(looks);
-        let by_listener = looks_at(|from| from.listeners.any.is_some() || from.listeners.not.is_some());
-        let by_source = looks_at(|from| from.sources.is_some() || from.not_sources.is_some());
+        let any_entry =
+            |uses: fn(&FromConfig) -> bool| rules.clone().filter_map(|rule| rule.from.as_ref()).flatten().any(uses);
+        let by_listener = any_entry(|from| from.listeners.any.is_some() || from.listeners.not.is_some());
+        let by_source = any_entry(|from| from.sources.is_some() || from.not_sources.is_some());
         let listener = caller.listener(self.config, by_listener)?;
         let body = requested.body()?;
         let request = Request { body: &body, database: None, sequences: &[] };
@@ -147,25 +144,25 @@ impl<'a> PolicyReview<'a> {
             command: CommandReport::of_unread(&body),
             reaches: Vec::new(),
             rules: Vec::new(),
-            notes: self.foreign(facts.principal),
+            notes: self.foreign_trust_domain(facts.principal),
         };
         if by_source && caller.source.is_none() {
-            explanation.notes.push("no source was given, and rules look at sources".to_owned());
+            explanation.notes.push("no source was given, but rules depend on it".to_owned());
         }
-        let asked = self.policy.as_ref().map(|policy| (policy, policy.view(&facts)));
-        let options = asked.as_ref().map(|(_, view)| view.read_options()).unwrap_or_default();
+        let policy = self.policy.as_ref().map(|policy| (policy, policy.view(&facts)));
+        let options = policy.as_ref().map(|(_, view)| view.read_options()).unwrap_or_default();
         let meaning = read(&request, options);
         match &meaning {
             Ok(meaning) => explanation.understand(meaning),
             Err(unclear) => explanation.command.unclear = Some(unclear.to_string()),
         }
-        if let Some((policy, view)) = &asked {
+        if let Some((policy, view)) = &policy {
             explanation.judge(policy, view, &meaning);
         }
-        if let (Some(config), Some((_, view)), Ok(meaning)) = (&self.config.policy, &asked, &meaning) {
+        if let (Some(config), Some((_, view)), Ok(meaning)) = (&self.config.policy, &policy, &meaning) {
             explanation.rules = trace::trace(config, view, &facts, meaning);
             if !meaning.cursors.is_empty() {
-                let note = "a cursor must also have been given to this caller, which only the gateway knows";
+                let note = "the cursor must also belong to this caller; only the running gateway knows that";
                 explanation.notes.push(note.to_owned());
             }
             if config.enforcement == Enforcement::DryRun {
@@ -175,20 +172,20 @@ impl<'a> PolicyReview<'a> {
         Ok(explanation)
     }
 
-    fn foreign(&self, principal: Option<&Principal>) -> Vec<String> {
+    /// A note, if the trust domain of the principal is not the gateway's own.
+    fn foreign_trust_domain(&self, principal: Option<&Principal>) -> Vec<String> {
         let (Some(Principal::Spiffe(id)), Some(ours)) = (principal, &self.config.trust_domain) else {
             return Vec::new();
         };
         let domain = id.trust_domain();
         let is_ours = domain == ours || self.config.trust_domain_aliases.iter().any(|alias| alias == domain);
-        let note =
-            format!("the trust domain {domain} is not this gateway's: a certificate of it is refused at the door");
+        let note = format!("the gateway rejects certificates of the trust domain {domain}, which is not its own");
         if is_ours { Vec::new() } else { vec![note] }
     }
 }
 
 impl CommandReport {
-    /// What its first key and its `$db` say, whatever the rest does.
+    /// Reads only the first key and `$db`.
     fn of_unread(body: &bson::RawDocument) -> Self {
         let first = body.iter().next().and_then(Result::ok);
         let command = first.and_then(|(name, _)| table::find(name.as_str().as_bytes()));
@@ -257,26 +254,26 @@ impl Explanation {
         let verb = if self.decision == Decision::Allow { "allows" } else { "denies" };
         match grounds {
             Grounds::Rule(_) => format!("rule {:?} {verb} it", self.rule.as_deref().unwrap_or_default()),
-            Grounds::NoRule => "no rule denies it, and there is no allow rule that it would need".to_owned(),
+            Grounds::NoRule => "no deny rule matches, and there are no allow rules".to_owned(),
             Grounds::NoAllowRule => "there are allow rules, and none matches".to_owned(),
             Grounds::Handshake => "it belongs to the handshake, which passes unless a deny rule names it".to_owned(),
             Grounds::JavaScript => "it runs JavaScript, and deny_javascript is set".to_owned(),
             Grounds::Unclear => {
-                let why = self.command.unclear.as_deref().unwrap_or("it is not understood");
-                format!("it cannot be judged: {why}")
+                let why = self.command.unclear.as_deref().unwrap_or("it cannot be understood");
+                format!("the policy cannot judge this command: {why}")
             }
-            Grounds::Cursor => "the cursor was not given to this caller".to_owned(),
+            Grounds::Cursor => "the cursor does not belong to this caller".to_owned(),
         }
     }
 
-    /// The whole of it as one JSON object, over several lines.
+    /// The explanation as one JSON object, over several lines.
     pub fn to_json(&self) -> String {
-        // Strings and truth values only: nothing in it can fail.
+        // Only strings and booleans, which cannot fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
 
-/// The class as rules write it; those that no rule can write in words.
+/// The class as rules name it; a description for the classes that rules cannot name.
 pub(super) fn class_word(class: Class) -> &'static str {
     match class {
         Class::Handshake => "handshake",
@@ -295,121 +292,12 @@ pub(super) fn class_word(class: Class) -> &'static str {
 }
 
 impl Decision {
-    /// As in tables of expectations.
+    /// The decision as in a table of cases.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::WouldDeny => "would-deny",
-        }
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_question(f)?;
-        self.write_rules(f)?;
-        for note in &self.notes {
-            writeln!(f, "note: {note}")?;
-        }
-        if !self.audited_by.is_empty() {
-            writeln!(f, "audited by: {}", self.audited_by.join(", "))?;
-        }
-        let verdict = match self.decision {
-            Decision::Allow => "allowed",
-            Decision::Deny => "denied",
-            Decision::WouldDeny => "allowed, as a dry run; it would be denied",
-        };
-        writeln!(f, "verdict: {verdict}: {}", self.because)?;
-        match (&self.errmsg, self.decision) {
-            (Some(errmsg), Decision::Deny) => writeln!(f, "a client reads: {errmsg}"),
-            (Some(errmsg), _) => writeln!(f, "a client would read: {errmsg}"),
-            (None, _) => Ok(()),
-        }
-    }
-}
-
-impl Explanation {
-    fn write_question(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "caller   {}", self.caller.principal.as_deref().unwrap_or("nobody"))?;
-        if let Some(source) = &self.caller.source {
-            write!(f, ", from {source}")?;
-        }
-        if let Some(listener) = &self.caller.listener {
-            write!(f, ", through listener {listener}")?;
-        }
-        write!(f, "\ncommand  ")?;
-        if self.command.explained {
-            f.write_str("explain of ")?;
-        }
-        write!(f, "{}", self.command.name.unwrap_or("(unknown)"))?;
-        if let Some(class) = self.command.class {
-            write!(f, " ({class})")?;
-        }
-        if let Some(database) = &self.command.database {
-            write!(f, " on {database}")?;
-        }
-        if self.command.javascript {
-            f.write_str(", runs JavaScript")?;
-        }
-        writeln!(f)?;
-        let width = self.reaches.iter().map(|reach| reach.place.len()).max().unwrap_or_default();
-        for (at, reach) in self.reaches.iter().enumerate() {
-            let title = if at == 0 { "reaches" } else { "" };
-            let decided = if reach.decided && self.reaches.len() > 1 { "  <- decides" } else { "" };
-            writeln!(f, "{title:<9}{:<width$}  {}{decided}", reach.place, reach.class)?;
-        }
-        writeln!(f)
-    }
-
-    fn write_rules(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.rules.is_empty() {
-            return Ok(());
-        }
-        writeln!(f, "rules")?;
-        let width = self.rules.iter().map(|rule| rule.name.len()).max().unwrap_or_default();
-        for rule in &self.rules {
-            let mut looks = self.looks(rule).into_iter();
-            let dry_run = if rule.dry_run { " (dry run)" } else { "" };
-            writeln!(f, "  {:<5}  {:<width$}  {}{dry_run}", rule.action, rule.name, looks.next().unwrap_or_default())?;
-            looks.try_for_each(|look| writeln!(f, "  {:5}  {:width$}  {look}", "", ""))?;
-        }
-        writeln!(f)
-    }
-
-    /// A line for each place, or one for all of them where they have the same.
-    fn looks(&self, rule: &RuleTrace) -> Vec<String> {
-        let not = |part: RuleKey| format!("does not match: its {}", part.name());
-        if let Some(part) = rule.excludes_caller_by {
-            return vec![format!("does not match: its from, {}", part.name())];
-        }
-        let looks: Vec<String> = rule
-            .places
-            .iter()
-            .map(
-                |place| {
-                    if place.matches { "matches".to_owned() } else { place.excluded_by.map_or_else(String::new, not) }
-                },
-            )
-            .collect();
-        match looks.split_first() {
-            Some((first, rest)) if rest.iter().all(|other| other == first) => vec![first.clone()],
-            _ => self.reaches.iter().zip(&looks).map(|(reach, look)| format!("{}: {look}", reach.place)).collect(),
-        }
-    }
-}
-
-impl RuleKey {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Principals => "principals",
-            Self::Namespaces => "namespaces",
-            Self::Sources => "sources",
-            Self::Listeners => "listeners",
-            Self::Commands => "commands",
-            Self::Databases => "databases",
-            Self::Collections => "collections",
-            Self::Nothing => "an empty list",
         }
     }
 }

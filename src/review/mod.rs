@@ -1,14 +1,15 @@
-//! A policy looked at from outside, behind `mongate policy`: why it decides as it does, whether it decides as expected,
-//! and what it would be if it came from a mesh.
+//! The tools behind `mongate policy`: they explain decisions, compare them with expected ones, and import policies from
+//! Istio.
 //!
-//! Asks the same [`Policy`](crate::policy::Policy) as the gateway, and the same reader of what a body means; has no
-//! opinion of its own. Opens nothing and connects to nothing.
+//! They use the same [`Policy`](crate::policy::Policy) and the same reader of commands as the gateway. They open no
+//! files and no connections.
 
 mod body;
 mod cases;
 mod explain;
 mod istio;
 mod question;
+mod text;
 mod trace;
 mod tree;
 
@@ -17,4 +18,4 @@ pub use cases::{CaseOutcome, Cases, CasesError, TestOutcome};
 pub use explain::{CallerReport, CommandReport, Decision, ExplainError, Explanation, PolicyReview, ReachReport};
 pub use istio::{ImportError, Imported, import};
 pub use question::{AssumedCaller, Body, QuestionError, RequestedCommand};
-pub use trace::{PlaceTrace, RuleKey, RuleTrace};
+pub use trace::{ResourceTrace, RuleKey, RuleTrace};

@@ -1,7 +1,7 @@
-//! What is asked of a policy: who sends which command, and its body, given or made up.
+//! A question to the policy: the caller, the command and its body, which is given or generated.
 //!
-//! A made-up body is the least that mongod would take for the command; where that would say too little of what the
-//! command reaches, a body has to be given.
+//! A generated body is the smallest one that mongod would accept. If it would not show what the command reaches, the
+//! body must be given.
 
 use std::net::IpAddr;
 
@@ -14,25 +14,25 @@ use crate::command::{ReadOptions, Request, Unclear, read};
 use crate::config::Config;
 use crate::identity::Principal;
 
-/// Who asks for something.
+/// The caller of the question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssumedCaller {
-    /// Who; `None` is nobody.
+    /// `None` for an unauthenticated caller.
     pub principal: Option<Principal>,
-    /// From where; `None` is a unix socket, and wherever it is not known.
+    /// `None` for a unix domain socket, and for an unknown address.
     pub source: Option<IpAddr>,
-    /// The name of the listener; `None` is the only one, where there is one only.
+    /// The name of the listener; `None` means the only listener.
     pub listener: Option<String>,
 }
 
-/// What is asked for; a body says more than the names, and must not contradict them.
+/// The command of the question. If a body is given, the other fields must agree with it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RequestedCommand {
-    /// Its name or an alias.
+    /// The name of the command, or an alias.
     pub command: Option<String>,
     /// `$db`.
     pub database: Option<String>,
-    /// Where the command has one.
+    /// The collection, if the command has one.
     pub collection: Option<String>,
     /// The whole command.
     pub body: Option<Body>,
@@ -42,10 +42,10 @@ pub struct RequestedCommand {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Body(pub(super) Vec<(String, Node)>);
 
-/// Why a question cannot be put to the policy.
+/// Why a question is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
-    /// Something is missing, or contradicts something else.
+    /// Something is missing, or two parts contradict each other.
     #[error("{0}")]
     Incomplete(String),
     /// The body cannot be read.
@@ -54,68 +54,67 @@ pub enum QuestionError {
 }
 
 impl Body {
-    /// Reads extended JSON, canonical or relaxed. Keys that stand twice are kept, for the policy to refuse.
+    /// Parses extended JSON, canonical or relaxed. Keeps duplicate keys, so that the policy can deny them.
     pub fn parse(json: &str) -> Result<Self, BodyError> {
         body::parse(json).map(Self)
     }
 }
 
 impl AssumedCaller {
-    /// `principal` is read as the configuration's are: with or without `spiffe://`, or any other name; `None` is
-    /// nobody.
+    /// `principal` has the format of the configuration: a SPIFFE ID with or without `spiffe://`, or any other name.
+    /// `None` is an unauthenticated caller.
     pub fn new(principal: Option<&str>, source: Option<IpAddr>, listener: Option<String>) -> Self {
         Self { principal: principal.map(Principal::configured), source, listener }
     }
 
-    /// The listener's name; one that does not exist is an error, and so is none where there are several.
-    ///
-    /// `needed` says whether a rule looks at it; where none does, it may be left out.
+    /// The name of the listener. An unknown name is an error. A missing name is an error if there are several listeners
+    /// and a rule depends on the listener (`needed`).
     pub(super) fn listener<'a>(&'a self, config: &'a Config, needed: bool) -> Result<&'a str, QuestionError> {
         let names = || config.listeners.keys().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
         match (&self.listener, config.listeners.len()) {
             (Some(name), _) if config.listeners.contains_key(name) => Ok(name),
-            (Some(name), _) => Err(incomplete(format!("there is no listener {name:?}; there are {}", names()))),
+            (Some(name), _) => Err(incomplete(format!("there is no listener {name:?}; name one of {}", names()))),
             (None, 1) => Ok(config.listeners.keys().next().map_or("", String::as_str)),
-            (None, _) if needed => Err(incomplete(format!("rules look at listeners; name one of {}", names()))),
+            (None, _) if needed => Err(incomplete(format!("rules depend on the listener; name one of {}", names()))),
             (None, _) => Ok(""),
         }
     }
 }
 
 impl RequestedCommand {
-    /// The command as it would travel.
+    /// The body of the command.
     pub(super) fn body(&self) -> Result<RawDocumentBuf, QuestionError> {
         match &self.body {
             Some(Body(entries)) => self.given(entries),
-            None => self.made_up(),
+            None => self.generated(),
         }
     }
 
     fn given(&self, entries: &[(String, Node)]) -> Result<RawDocumentBuf, QuestionError> {
         let Some((name, first)) = entries.first() else {
-            return Err(incomplete("the body is empty; its first key is the command"));
+            return Err(incomplete("the body is empty; its first key must be the command"));
         };
         let in_table = table::find(name.as_bytes());
         if let Some(command) = &self.command
             && command != name
             && (in_table.is_none() || in_table != table::find(command.as_bytes()))
         {
-            return Err(incomplete(format!("the command is {command:?}, and the body's is {name:?}")));
+            return Err(incomplete(format!("the command is {command:?}, but the body has {name:?}")));
         }
         let named = entries.iter().find(|(key, _)| key == "$db").map(|(_, value)| value);
         match (&self.database, named) {
             (Some(database), Some(value)) if value.text() != Some(database) => {
-                return Err(incomplete(format!("the database is {database:?}, and the body's $db is another")));
+                return Err(incomplete(format!("the database is {database:?}, but the body has another $db")));
             }
-            (None, None) => return Err(incomplete("the body has no $db, and no database is named")),
+            (None, None) => return Err(incomplete("the body has no $db; add it, or name the database")),
             _ => {}
         }
         let collection = in_table.and_then(|command| collection_of(command, first, entries));
         if let Some(requested) = &self.collection
             && collection != Some(requested)
         {
-            let said = collection.map_or_else(|| "none".to_owned(), |collection| format!("{collection:?}"));
-            return Err(incomplete(format!("the collection is {requested:?}, and the body names {said}")));
+            let named = collection.map_or_else(|| "none".to_owned(), |collection| format!("{collection:?}"));
+            return Err(incomplete(format!("the collection is {requested:?}, but the body names {named}")));
         }
         let database = self.database.iter().filter(|_| named.is_none());
         let database = database.map(|database| ("$db".to_owned(), Node::Text(database.clone())));
@@ -123,9 +122,9 @@ impl RequestedCommand {
         Ok(body::document(&entries, "")?)
     }
 
-    fn made_up(&self) -> Result<RawDocumentBuf, QuestionError> {
+    fn generated(&self) -> Result<RawDocumentBuf, QuestionError> {
         let Some(name) = self.command.as_deref() else {
-            return Err(incomplete("no command is named, and no body is given"));
+            return Err(incomplete("neither a command nor a body is given"));
         };
         let Some(database) = self.database.as_deref() else {
             return Err(incomplete(format!("{name} needs a database")));
@@ -133,7 +132,7 @@ impl RequestedCommand {
         let database_entry = || ("$db".to_owned(), Node::Text(database.to_owned()));
         let bare = body::document(&[(name.to_owned(), Node::Integer(1)), database_entry()], "")?;
         let Some(command) = table::find(name.as_bytes()).filter(|_| !is_refused_by_name(&bare)) else {
-            // Judged all the same: why it is refused is what a client would read.
+            // The policy judges this body anyway: the reason is part of the error message.
             return Ok(bare);
         };
         let collection = self.collection.as_deref();
@@ -160,14 +159,14 @@ impl RequestedCommand {
         match unclear {
             None => Ok(document),
             Some(why) => Err(incomplete(format!(
-                "what {} reaches stands in its arguments: give its body (without one, {why})",
+                "the arguments of {} decide what it reaches: give its body (without one, {why})",
                 command.name
             ))),
         }
     }
 }
 
-/// Whether no body of this command is ever understood.
+/// Whether every body of this command is refused.
 fn is_refused_by_name(bare: &RawDocument) -> bool {
     let request = Request { body: bare, database: None, sequences: &[] };
     matches!(
@@ -176,7 +175,7 @@ fn is_refused_by_name(bare: &RawDocument) -> bool {
     )
 }
 
-/// The value beside the name of a command whose collection does not stand there.
+/// The value of the first element, for a command that does not name its collection there.
 fn first_of(command: &str) -> Node {
     match command {
         "getMore" => Node::Table(vec![("$numberLong".to_owned(), Node::Text("1".to_owned()))]),
@@ -185,7 +184,7 @@ fn first_of(command: &str) -> Node {
     }
 }
 
-/// What mongod does not do without.
+/// The arguments that mongod requires.
 fn arguments(command: &str) -> Vec<(String, Node)> {
     let empty = Node::List(Vec::new());
     let table = || Node::Table(Vec::new());
@@ -204,7 +203,7 @@ fn arguments(command: &str) -> Vec<(String, Node)> {
     arguments.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// The collection that a body names as its own.
+/// The command's own collection, according to the body.
 fn collection_of<'a>(command: &Command, first: &'a Node, entries: &'a [(String, Node)]) -> Option<&'a str> {
     match command.collection {
         CollectionAt::None => None,
@@ -215,7 +214,7 @@ fn collection_of<'a>(command: &Command, first: &'a Node, entries: &'a [(String, 
 }
 
 fn no_place_for_collection(command: &Command) -> QuestionError {
-    incomplete(format!("{} is not about one collection: leave it out, or give a body", command.name))
+    incomplete(format!("{} does not take a collection: omit it, or give a body", command.name))
 }
 
 fn incomplete(sentence: impl Into<String>) -> QuestionError {

@@ -1,7 +1,7 @@
-//! Which rules match, and what of the others does not.
+//! Which rules match, and which key prevents the others from matching.
 //!
-//! Asks the policy itself: a rule that does not match is compiled alone with its first key only, then with one more,
-//! until it does not match any more. So a trace cannot say anything else than the gateway does.
+//! Uses the policy itself: compiles a rule that does not match on its own, first with only its first key, then with one
+//! more key each time, until it no longer matches. So a trace always agrees with the gateway.
 
 use std::collections::HashSet;
 
@@ -11,27 +11,27 @@ use crate::command::{Exposes, Meaning, Resource};
 use crate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig};
 use crate::policy::{CallerFacts, Policy, RuleId, View};
 
-/// A rule, and what it says of each place that a command reaches.
+/// A rule, and whether it matches each resource that a command reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleTrace {
     /// Its name.
     pub name: String,
     /// `deny`, `allow` or `audit`.
     pub action: &'static str,
-    /// Whether it is a dry run by itself.
+    /// Whether the rule itself is a dry run.
     pub dry_run: bool,
-    /// What of its `from` excludes the caller; `None` if it is about this caller.
+    /// The key of `from` that excludes the caller; `None` if the rule applies to this caller.
     pub excludes_caller_by: Option<RuleKey>,
-    /// One per place, in the order of the places; empty if it is not about this caller.
-    pub places: Vec<PlaceTrace>,
+    /// One per resource, in their order; empty if the rule does not apply to this caller.
+    pub places: Vec<ResourceTrace>,
 }
 
-/// What a rule says of one place.
+/// Whether a rule matches one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct PlaceTrace {
-    /// Whether it matches there.
+pub struct ResourceTrace {
+    /// Whether the rule matches.
     pub matches: bool,
-    /// What of its `to` does not match; `None` if it does.
+    /// The key of `to` that does not match; `None` if the rule matches.
     pub excluded_by: Option<RuleKey>,
 }
 
@@ -53,11 +53,11 @@ pub enum RuleKey {
     Databases,
     /// `collections` and `not_collections`.
     Collections,
-    /// The whole list, which is empty.
+    /// No key, because the list is empty.
     Nothing,
 }
 
-/// Looks at every rule of `config`; `view` is what its policy looks like from the caller.
+/// Traces every rule of `config`. `view` is its compiled policy for the caller.
 pub(super) fn trace(
     config: &PolicyConfig,
     view: &View,
@@ -72,7 +72,7 @@ pub(super) fn trace(
         let places = places.map(|at| {
             let matches = matching.contains(&(id, at));
             let excluded_by = if matches { None } else { excluded_place(rule, caller, meaning, at) };
-            PlaceTrace { matches, excluded_by }
+            ResourceTrace { matches, excluded_by }
         });
         RuleTrace {
             name: rule.name.clone(),
@@ -85,7 +85,7 @@ pub(super) fn trace(
     rules.collect()
 }
 
-/// As configuration has it.
+/// The action as in the configuration.
 fn action_word(action: Action) -> &'static str {
     match action {
         Action::Deny => "deny",
@@ -94,7 +94,7 @@ fn action_word(action: Action) -> &'static str {
     }
 }
 
-/// The first key of `from`, in the order of [`RuleKey`], with which no entry is about the caller any more.
+/// The first key of `from`, in the order of [`RuleKey`], with which no entry applies to the caller.
 fn excluded_caller(rule: &RuleConfig, caller: &CallerFacts<'_>) -> Option<RuleKey> {
     const PARTS: [RuleKey; 4] = [RuleKey::Principals, RuleKey::Namespaces, RuleKey::Sources, RuleKey::Listeners];
     let from = rule.from.as_ref()?;
@@ -124,7 +124,7 @@ fn first_keys_of_from(entry: &FromConfig, keys: usize) -> FromConfig {
     entry
 }
 
-/// The first key of `to` with which no entry matches any more at this place.
+/// The first key of `to` with which no entry matches this resource.
 fn excluded_place(rule: &RuleConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>, at: usize) -> Option<RuleKey> {
     const PARTS: [RuleKey; 3] = [RuleKey::Commands, RuleKey::Databases, RuleKey::Collections];
     let to = rule.to.as_ref()?;
@@ -151,13 +151,13 @@ fn first_keys_of_to(entry: &ToConfig, keys: usize) -> ToConfig {
     entry
 }
 
-/// What a policy of this one rule looks like from the caller.
+/// The view of the caller on a policy with only this rule.
 fn alone(rule: RuleConfig, caller: &CallerFacts<'_>) -> Option<View> {
     let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules: vec![rule] };
     Policy::compile(&config).ok().map(|policy| policy.view(caller))
 }
 
-/// A place in words, as `shop.orders`.
+/// A resource as text, for example `shop.orders`.
 pub(super) fn resource_text(resource: Resource<'_>) -> String {
     match resource {
         Resource::NoNamespace => "no namespace".to_owned(),

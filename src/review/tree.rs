@@ -1,50 +1,50 @@
-//! A value as somebody wrote it, in JSON, TOML or YAML: the order of its keys kept, and keys that stand twice too.
+//! A value from JSON, TOML or YAML, with the order of its keys and with duplicate keys.
 //!
-//! The first key of a body is its command, and a key that stands twice is something that a policy refuses: maps of
-//! other crates would sort the one away and drop the other. Means nothing by itself.
+//! The first key of a body is its command, and a policy denies duplicate keys. The maps of other crates would lose
+//! both.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// A value, as far as the three notations have the same ones.
+/// A value of one of the types that the three formats have in common.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Node {
-    /// `null`, `~`, or nothing at all.
+    /// `null`, `~`, or an absent value.
     Null,
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Integer(i64),
-    /// Any other number, and whole ones that are too great.
+    /// Any other number, including integers that are too large.
     Float(f64),
-    /// A text.
+    /// A string.
     Text(String),
     /// Values in their order.
     List(Vec<Node>),
-    /// Keys and values in their order; a key may stand there twice.
+    /// Keys and values in their order, possibly with duplicate keys.
     Table(Vec<(String, Node)>),
 }
 
 impl Node {
-    /// What it is, for sentences.
+    /// The type, for error messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Null => "nothing",
-            Self::Bool(_) => "a truth value",
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
             Self::Integer(_) | Self::Float(_) => "a number",
-            Self::Text(_) => "a text",
+            Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
         }
     }
 
-    /// The text, if it is one.
+    /// The string, if the value is one.
     pub(super) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// The value of the first `key` of a table.
+    /// The value of the first key with this name, if the value is a table.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         let Self::Table(entries) = self else { return None };
         entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for AnyNode {
         Ok(Node::Integer(value))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "what extended JSON says of whole numbers that are too great")]
+    #[expect(clippy::cast_precision_loss, reason = "extended JSON treats integers that are too large like this")]
     fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
         Ok(i64::try_from(value).map_or(Node::Float(value as f64), Node::Integer))
     }

@@ -1,8 +1,8 @@
-//! `AuthorizationPolicy`: who may come, rule by rule.
+//! `AuthorizationPolicy`: which callers may connect, rule by rule.
 //!
-//! The order of decisions is the same there and here: deny, then allow if there is any allow policy at all, and audit
-//! beside them. So each rule of a policy becomes one of ours. What needs care is what matches nothing: an allow policy
-//! that allows nothing still takes the right from everybody.
+//! Istio and this gateway evaluate rules in the same order: deny, then allow if there is any allow policy, and audit in
+//! addition. So each rule becomes one rule here. Policies that match nothing need care: an allow policy without a
+//! matching rule still means default deny.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,16 +16,16 @@ use super::toml_text;
 use crate::config::{Action, FromConfig, RuleConfig, Values};
 use crate::review::tree::Node;
 
-/// As many as our names may have.
+/// The longest name of a rule.
 const NAME_BYTES_MAX: usize = 128;
 
 const DRY_RUN: &str = "istio.io/dry-run";
 
-const HTTP: &str = "is about HTTP requests, which MongoDB does not have; take it out, and say in the imported rule's `to` which \
-                    commands, databases or collections were meant";
+const HTTP: &str = "applies to HTTP requests, which MongoDB does not use; remove it, and name commands, databases or \
+                    collections in `to` of the imported rule";
 
 const JWT: &str =
-    "is about tokens in HTTP requests, which MongoDB does not have; name principals or namespaces instead";
+    "applies to tokens in HTTP requests, which MongoDB does not use; name principals or namespaces instead";
 
 /// One document.
 pub(super) struct ImportedPolicy {
@@ -38,11 +38,11 @@ pub(super) struct ImportedPolicy {
     rules: Vec<ImportedRule>,
 }
 
-/// What becomes of one rule.
+/// The result for one rule.
 enum ImportedRule {
-    /// One of ours; `None` is everybody.
+    /// The `from` of the rule here; `None` matches every caller.
     Kept(Option<Vec<FromConfig>>),
-    /// It cannot match anything on MongoDB's port, since it ... (a verb first).
+    /// The rule cannot match anything on MongoDB's port. The reason begins with a verb.
     Dropped(String),
 }
 
@@ -54,7 +54,7 @@ pub(super) fn read(
 ) -> ImportedPolicy {
     spec.only(
         &["selector", "targetRef", "targetRefs", "rules", "action"],
-        &[("provider", "names an external authorizer (action CUSTOM), which this gateway does not ask")],
+        &[("provider", "names an external authorizer (action CUSTOM), which this gateway does not support")],
     );
     if head.name.is_empty() {
         document.note("metadata.name", "is missing");
@@ -63,7 +63,7 @@ pub(super) fn read(
     let rules = spec.tables("rules").unwrap_or_default();
     let rules = rules.iter().filter_map(|(path, entries)| {
         let fields = DocumentFields::new(spec.problems(), path, entries);
-        RuleReader { head, port, fields, concerns_us: true }.read()
+        RuleReader { head, port, fields, is_for_mongodb: true }.read()
     });
     ImportedPolicy {
         title: head.title(),
@@ -76,14 +76,14 @@ pub(super) fn read(
     }
 }
 
-/// Allow where nothing else is said.
+/// The action of a policy, if it has a supported one. The default of Istio is ALLOW.
 fn action(spec: &DocumentFields<'_>) -> Option<Action> {
     match spec.text("action")? {
         "ALLOW" => Some(Action::Allow),
         "DENY" => Some(Action::Deny),
         "AUDIT" => Some(Action::Audit),
         "CUSTOM" => {
-            spec.note("action", "is CUSTOM: an external authorizer decides, and this gateway asks none");
+            spec.note("action", "is CUSTOM: this gateway does not support external authorizers");
             None
         }
         _ => {
@@ -107,7 +107,7 @@ fn dry_run(document: &DocumentFields<'_>) -> bool {
 }
 
 impl ImportedPolicy {
-    /// What it is about in the mesh.
+    /// The workloads that the policy selects in the mesh.
     pub(super) fn scope(&self) -> String {
         match &self.namespace {
             Some(namespace) => format!("{} of namespace {namespace}", self.selection),
@@ -115,7 +115,7 @@ impl ImportedPolicy {
         }
     }
 
-    /// Its rules as TOML; `taken` are the names of all rules so far.
+    /// The rules as TOML. `taken` has the names of all previous rules.
     pub(super) fn into_text(self, taken: &mut BTreeSet<String>) -> String {
         let action = match self.action {
             Action::Allow => "ALLOW",
@@ -148,15 +148,15 @@ impl ImportedPolicy {
 
     fn without_rules(action: Action, dry_run: bool, name: &str) -> String {
         if action != Action::Allow {
-            return toml_text::comment("It matches nothing, and so does nothing.");
+            return toml_text::comment("It matches nothing and has no effect.");
         }
-        let comment = "It allows nothing here, and by that refuses whatever no other rule allows.";
+        let comment = "It allows nothing, so everything that no other rule allows is denied.";
         let rule = RuleConfig { name: name.to_owned(), action, dry_run, from: Some(Vec::new()), to: None };
         toml_text::comment(comment) + &toml_text::rule(&rule)
     }
 }
 
-/// `wanted` as a name may be written, short enough, and not among `taken`.
+/// A valid name similar to `wanted` that is not in `taken`.
 fn free_name(wanted: &str, taken: &mut BTreeSet<String>) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
     let wanted: String = wanted.chars().map(allowed).collect();
@@ -165,7 +165,7 @@ fn free_name(wanted: &str, taken: &mut BTreeSet<String>) -> String {
         let start = wanted.get(..NAME_BYTES_MAX - end.len()).unwrap_or(&wanted);
         format!("{start}{end}")
     };
-    // One more than there are taken ones, so that one of them is free.
+    // There is one more candidate than taken names, so one of them is free.
     let name = (1..=taken.len() + 1).map(numbered).find(|name| !taken.contains(name)).unwrap_or_default();
     taken.insert(name.clone());
     name
@@ -176,18 +176,18 @@ struct RuleReader<'a> {
     head: &'a DocumentHead,
     port: u16,
     fields: DocumentFields<'a>,
-    /// Whether it is for MongoDB's port at all. Of a rule that is not, nothing needs a counterpart here.
-    concerns_us: bool,
+    /// Whether the rule is for MongoDB's port. The fields of a rule for other ports need no equivalent here.
+    is_for_mongodb: bool,
 }
 
 impl RuleReader<'_> {
-    /// `None` if something stands in the way, which was noted.
+    /// Converts the rule; `None` if there is a problem, which was noted.
     fn read(mut self) -> Option<ImportedRule> {
         self.fields.only(&["from", "to", "when"], &[]);
-        self.concerns_us = self.is_for_port();
+        self.is_for_mongodb = self.is_for_port();
         let from = self.fields.tables("from").map(|entries| entries.iter().map(|entry| self.source(entry)).collect());
         let when = self.when();
-        if !self.concerns_us {
+        if !self.is_for_mongodb {
             return Some(ImportedRule::Dropped(format!("is not for port {}", self.port)));
         }
         self.one_kind_of_address();
@@ -197,7 +197,7 @@ impl RuleReader<'_> {
         let mut met = met.map_err(|sentence| self.fields.note_here(&sentence)).ok()?;
         met.retain(|condition| !is_impossible(condition));
         Some(if met.is_empty() {
-            ImportedRule::Dropped("asks for what nobody can have at once".to_owned())
+            ImportedRule::Dropped("has conditions that exclude each other".to_owned())
         } else if met.contains(&FromConfig::default()) {
             ImportedRule::Kept(None)
         } else {
@@ -205,7 +205,7 @@ impl RuleReader<'_> {
         })
     }
 
-    /// A mesh knows two addresses of a client, this gateway one.
+    /// A mesh knows two addresses of a client; this gateway knows one.
     fn one_kind_of_address(&self) {
         let sources = self.fields.get("from").into_iter().flat_map(items).filter_map(|entry| entry.get("source"));
         let keys = sources.flat_map(|source| if let Node::Table(entries) = source { entries.as_slice() } else { &[] });
@@ -215,8 +215,8 @@ impl RuleReader<'_> {
         if any(&["ipBlocks", "notIpBlocks", "source.ip"]) && any(&["remoteIpBlocks", "notRemoteIpBlocks", "remote.ip"])
         {
             self.fields.note_here(
-                "asks for the address of the connection and for that of the client behind proxies; this gateway knows one of \
-                 them: that of a PROXY header where one is trusted, else that of the connection",
+                "needs both the address of the connection and the address of the client behind proxies; this gateway \
+                 knows only one of them: the address in a trusted PROXY header, or else that of the connection",
             );
         }
     }
@@ -227,7 +227,7 @@ impl RuleReader<'_> {
         let path = outer.path_of("source");
         let source = DocumentFields::new(self.fields.problems(), &path, outer.table("source").unwrap_or_default());
         if source.is_empty() {
-            source.note_here("is empty, which Istio refuses too; leave `from` out to mean everybody");
+            source.note_here("is empty, which Istio rejects too; omit `from` to match every caller");
         }
         self.only(
             &source,
@@ -256,7 +256,8 @@ impl RuleReader<'_> {
                 .iter()
                 .any(|key| source.get(key).is_some())
             {
-                source.note_here("has service accounts beside principals or namespaces, which Istio refuses too");
+                source
+                    .note_here("has service accounts together with principals or namespaces, which Istio rejects too");
             }
             principals = accounts;
         }
@@ -270,7 +271,7 @@ impl RuleReader<'_> {
         }
     }
 
-    /// `[NAMESPACE/]ACCOUNT`, in any trust domain.
+    /// Converts `[NAMESPACE/]ACCOUNT` to a principal of any trust domain.
     fn service_accounts(&self, fields: &DocumentFields<'_>, key: &str) -> Option<Vec<String>> {
         let texts = fields.texts(key)?;
         let pattern = |text: &str| {
@@ -281,22 +282,22 @@ impl RuleReader<'_> {
         };
         let patterns: Option<Vec<String>> = texts.iter().map(|text| pattern(text)).collect();
         if patterns.is_none() {
-            fields.note(key, "must have NAMESPACE/ACCOUNT, or ACCOUNT where the policy has a namespace, without \"*\"");
+            fields.note(key, "must be NAMESPACE/ACCOUNT, or ACCOUNT if the policy has a namespace, without \"*\"");
         }
         patterns
     }
 
-    /// As [`DocumentFields::only`]; what is refused does not matter in a rule that is for other ports.
-    fn only(&self, fields: &DocumentFields<'_>, known: &[&str], refused: &[(&str, &str)]) {
-        if self.concerns_us {
-            fields.only(known, refused);
+    /// Like [`DocumentFields::only`], but unsupported keys do not matter in a rule for other ports.
+    fn only(&self, fields: &DocumentFields<'_>, known: &[&str], unsupported: &[(&str, &str)]) {
+        if self.is_for_mongodb {
+            fields.only(known, unsupported);
         } else {
-            let all: Vec<&str> = known.iter().copied().chain(refused.iter().map(|(key, _)| *key)).collect();
+            let all: Vec<&str> = known.iter().copied().chain(unsupported.iter().map(|(key, _)| *key)).collect();
             fields.only(&all, &[]);
         }
     }
 
-    /// Whether `when` allows MongoDB's port, and some `to` is about it.
+    /// Whether `when` and at least one entry of `to` match MongoDB's port.
     fn is_for_port(&self) -> bool {
         let whens = self.fields.get("when").into_iter().flat_map(items);
         let mut of_port = whens.filter(|when| when.get("key").and_then(Node::text) == Some("destination.port"));
@@ -314,19 +315,19 @@ impl RuleReader<'_> {
             let operation =
                 DocumentFields::new(self.fields.problems(), &path, outer.table("operation").unwrap_or_default());
             if operation.is_empty() {
-                operation.note_here("is empty, which Istio refuses too; leave `to` out to mean everything");
+                operation.note_here("is empty, which Istio rejects too; omit `to` to match everything");
             }
             let is_in = |key: &str| ports(&operation, key).map(|ports| ports.contains(&self.port));
             let (wanted, unwanted) = (is_in("ports"), is_in("notPorts"));
             let is_for_port = wanted.unwrap_or(true) && !unwanted.unwrap_or(false) && is_in_when;
             let http = ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"].map(|key| (key, HTTP));
-            Self { concerns_us: is_for_port, ..*self }.only(&operation, &["ports", "notPorts"], &http);
+            Self { is_for_mongodb: is_for_port, ..*self }.only(&operation, &["ports", "notPorts"], &http);
             is_in_to |= is_for_port;
         }
         is_in_to
     }
 
-    /// Fails with a sentence where its conditions cannot be said at once.
+    /// The combined conditions of `when`, or a sentence if they cannot be combined.
     fn when(&self) -> Result<FromConfig, String> {
         let mut when = Ok(FromConfig::default());
         for (path, entries) in self.fields.tables("when").unwrap_or_default() {
@@ -360,10 +361,10 @@ impl RuleReader<'_> {
                     caller.not_sources = networks(&fields, "notValues");
                 }
                 "destination.port" => {
-                    // Read before anything else; here only what is wrong with it is of interest.
+                    // `is_for_port` has already read the values; here only their problems are noted.
                     let _ = (ports(&fields, "values"), ports(&fields, "notValues"));
                 }
-                other if self.concerns_us => fields.note("key", &unknown_condition(other)),
+                other if self.is_for_mongodb => fields.note("key", &unknown_condition(other)),
                 _ => {}
             }
             when = when.and_then(|when| both(when, caller));
@@ -379,13 +380,11 @@ fn items(node: &Node) -> &[Node] {
 fn unknown_condition(key: &str) -> String {
     let why = match key {
         key if key.starts_with("request.") => return format!("is {:?}, which {HTTP}", toml_text::plain(key)),
-        "destination.ip" => "which is an address of the workload itself; say `listeners` in the imported rule instead",
-        "connection.sni" => {
-            "which a client of MongoDB does not choose as it likes; say `listeners` in the imported rule instead"
-        }
+        "destination.ip" => "which is an address of the workload itself; use `listeners` in the imported rule instead",
+        "connection.sni" => "which MongoDB clients cannot choose freely; use `listeners` in the imported rule instead",
         _ => {
-            "which has no counterpart here; source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip and \
-             destination.port have"
+            "which has no equivalent here; the supported keys are source.principal, source.namespace, \
+             source.serviceAccount, source.ip, remote.ip and destination.port"
         }
     };
     format!("is {:?}, {why}", toml_text::plain(key))
@@ -394,8 +393,7 @@ fn unknown_condition(key: &str) -> String {
 fn principals(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<String>> {
     let patterns = patterns(fields, key)?;
     if patterns.iter().any(|pattern| pattern.starts_with("spiffe:")) {
-        fields
-            .note(key, "has a value that begins with spiffe:, which Istio adds itself and so never finds; take it off");
+        fields.note(key, "has a value that begins with spiffe:, which never matches in Istio; remove this prefix");
     }
     Some(patterns)
 }
@@ -405,8 +403,8 @@ fn patterns(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<String>> {
     let texts = fields.texts(key)?;
     let inner = |text: &str| text.strip_suffix('*').or(text.strip_prefix('*')).unwrap_or(text).contains('*');
     if texts.iter().any(|text| inner(text)) {
-        let sentence = "has a \"*\" that is neither alone, nor at the beginning, nor at the end; Istio takes it for itself there, \
-                        and so finds nothing";
+        let sentence = "has a \"*\" that is neither alone, nor at the beginning, nor at the end; in Istio, such a \
+                        value never matches";
         fields.note(key, sentence);
     }
     Some(texts.into_iter().map(str::to_owned).collect())
@@ -418,7 +416,9 @@ fn networks(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<IpNet>> {
         let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
         match network {
             Some(network) => networks.push(network.trunc()),
-            None => fields.note(key, &format!("has {:?}, which is no IP address or network", toml_text::plain(text))),
+            None => {
+                fields.note(key, &format!("has {:?}, which is not an IP address or network", toml_text::plain(text)))
+            }
         }
     }
     Some(networks)
@@ -429,7 +429,7 @@ fn ports(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<u16>> {
     for text in fields.texts(key)? {
         match text.parse() {
             Ok(port) if port > 0 => ports.push(port),
-            _ => fields.note(key, &format!("has {:?}, which is not the number of a port", toml_text::plain(text))),
+            _ => fields.note(key, &format!("has {:?}, which is not a port number", toml_text::plain(text))),
         }
     }
     Some(ports)

@@ -1,24 +1,24 @@
-//! Conditions that hold at the same time, made into one.
+//! The intersection of two conditions.
 //!
-//! Istio's `from` and `when` of a rule must both match; an entry of ours has each key once. What they have in common is
-//! worked out exactly, or it is said that it cannot be.
+//! In Istio, `from` and `when` of a rule are ANDed; an entry of a rule here has each key once. The intersection is
+//! exact, or an error.
 
 use ipnet::IpNet;
 
 use crate::config::{FromConfig, Values};
 
-/// What both conditions ask for; fails with a sentence where no entry of a rule can say it.
+/// The intersection of both conditions, or a sentence if no entry of a rule can express it.
 pub(super) fn both(first: FromConfig, second: FromConfig) -> Result<FromConfig, String> {
     Ok(FromConfig {
         principals: both_values(first.principals, second.principals)?,
         namespaces: both_values(first.namespaces, second.namespaces)?,
-        sources: either_or(first.sources, second.sources, |a, b| Ok(common_networks(&a, &b)))?,
-        not_sources: together(first.not_sources, second.not_sources),
+        sources: intersection(first.sources, second.sources, |a, b| Ok(common_networks(&a, &b)))?,
+        not_sources: union(first.not_sources, second.not_sources),
         listeners: both_values(first.listeners, second.listeners)?,
     })
 }
 
-/// Whether nobody can meet the condition, since a key of it asks for nothing.
+/// Whether no caller can meet the condition, because one of its keys is an empty list.
 pub(super) fn is_impossible(condition: &FromConfig) -> bool {
     let nothing = |values: &Values| values.any.as_ref().is_some_and(Vec::is_empty);
     nothing(&condition.principals)
@@ -29,13 +29,13 @@ pub(super) fn is_impossible(condition: &FromConfig) -> bool {
 
 fn both_values(first: Values, second: Values) -> Result<Values, String> {
     Ok(Values {
-        any: either_or(first.any, second.any, |a, b| common_patterns(&a, &b))?,
-        not: together(first.not, second.not),
+        any: intersection(first.any, second.any, |a, b| common_patterns(&a, &b))?,
+        not: union(first.not, second.not),
     })
 }
 
-/// Two lists, each of which must have a match: the one that is there, or what they have in common.
-fn either_or<T>(
+/// Two lists that must both match: their intersection. A list that is absent has no effect.
+fn intersection<T>(
     first: Option<T>,
     second: Option<T>,
     common: impl FnOnce(T, T) -> Result<T, String>,
@@ -46,15 +46,15 @@ fn either_or<T>(
     }
 }
 
-/// Two lists, neither of which may have a match.
-fn together<T>(first: Option<Vec<T>>, second: Option<Vec<T>>) -> Option<Vec<T>> {
+/// Two lists, neither of them may match: their union.
+fn union<T>(first: Option<Vec<T>>, second: Option<Vec<T>>) -> Option<Vec<T>> {
     match (first, second) {
         (Some(first), Some(second)) => Some(first.into_iter().chain(second).collect()),
         (one, other) => one.or(other),
     }
 }
 
-/// Networks are one inside of the other, or have nothing in common.
+/// Of two networks, one contains the other, or they are disjoint.
 fn common_networks(first: &[IpNet], second: &[IpNet]) -> Vec<IpNet> {
     let pairs = first.iter().flat_map(|a| second.iter().map(move |b| (a, b)));
     let mut common: Vec<IpNet> =
@@ -76,22 +76,22 @@ fn common_patterns(first: &[String], second: &[String]) -> Result<Vec<String>, S
     Ok(common)
 }
 
-/// The pattern of what both match; `None` if nothing is matched by both.
+/// The pattern for all texts that both patterns match; `None` if there are none.
 fn common_pattern<'a>(one: &'a str, other: &'a str) -> Result<Option<&'a str>, String> {
     use Pattern::{Exact, Prefix, Suffix};
     let longer = || if one.len() >= other.len() { one } else { other };
     Ok(match (Pattern::of(one), Pattern::of(other)) {
         (Exact(text), pattern) => pattern.matches(text).then_some(one),
         (pattern, Exact(text)) => pattern.matches(text).then_some(other),
-        // "*" is a prefix of nothing: it says no more than the other one.
+        // "*" is the empty prefix: the other pattern decides.
         (Prefix(""), _) => Some(other),
         (_, Prefix("")) => Some(one),
         (Prefix(a), Prefix(b)) => (a.starts_with(b) || b.starts_with(a)).then(longer),
         (Suffix(a), Suffix(b)) => (a.ends_with(b) || b.ends_with(a)).then(longer),
         (Prefix(_), Suffix(_)) | (Suffix(_), Prefix(_)) => {
             return Err(format!(
-                "asks for {one:?} and {other:?} at once; a beginning and an end together cannot be said in one value here, so \
-                 name the principals or namespaces in full"
+                "requires {one:?} and {other:?} at once; one value cannot have both a prefix and a suffix, so name the \
+                 principals or namespaces in full"
             ));
         }
     })
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_have_in_common_what_both_match() {
+    fn patterns_have_an_intersection() {
         let check = |one: &str, other: &str, expected: Option<&str>| {
             assert_eq!(common_pattern(one, other), Ok(expected), "{one} {other}");
             assert_eq!(common_pattern(other, one), Ok(expected), "{other} {one}");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_patterns_have_in_common_is_what_both_match_and_no_more() {
+    fn the_intersection_of_two_patterns_matches_exactly_what_both_match() {
         let texts = |longest: u32| {
             (0..=longest).flat_map(|length| {
                 (0..2_u32.pow(length)).map(move |bits| {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_have_in_common_the_smaller_one() {
+    fn the_intersection_of_networks_is_the_smaller_one() {
         let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
         let check = |first: &[&str], second: &[&str], expected: &[&str]| {
             assert_eq!(common_networks(&nets(first), &nets(second)), nets(expected), "{first:?} {second:?}");

@@ -1,6 +1,6 @@
-//! DocumentFields of a Kubernetes document, taken one by one; what is not understood is noted, and reading goes on.
+//! Reads the fields of a Kubernetes document one by one, and collects all problems.
 //!
-//! A field that nobody asks for is a problem, not a default: nothing of a policy may be lost on the way.
+//! An unknown field is a problem and is never ignored, because no part of a policy may be lost.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use crate::review::tree::Node;
 
 /// The problems of one document.
 pub(super) struct Problems {
-    /// As `document 2, AuthorizationPolicy cart in namespace shop`.
+    /// For example `document 2, AuthorizationPolicy cart in namespace shop`.
     document: String,
     problems: RefCell<Vec<String>>,
 }
@@ -28,10 +28,10 @@ impl Problems {
     }
 }
 
-/// Keys and values of a table, in their order.
+/// The keys and values of a table, in their order.
 pub(super) type Entries<'a> = &'a [(String, Node)];
 
-/// One table of a document, with the path that leads to it.
+/// One table of a document, with its path.
 #[derive(Clone, Copy)]
 pub(super) struct DocumentFields<'a> {
     problems: &'a Problems,
@@ -56,7 +56,7 @@ impl<'a> DocumentFields<'a> {
         self.problems.note(&self.path_of(key), sentence);
     }
 
-    /// Notes a problem with the table itself.
+    /// Notes a problem of the table itself.
     pub(super) fn note_here(&self, sentence: &str) {
         self.problems.note(self.path, sentence);
     }
@@ -65,36 +65,36 @@ impl<'a> DocumentFields<'a> {
         self.entries.is_empty()
     }
 
-    /// The value of `key`; `null` is as good as absent.
+    /// The value of `key`; `null` counts as absent.
     pub(super) fn get(&self, key: &str) -> Option<&'a Node> {
         let value = self.entries.iter().find(|(name, _)| name == key).map(|(_, value)| value);
         value.filter(|value| **value != Node::Null)
     }
 
-    /// Notes every key that is neither in `known` nor in `refused`, and those in `refused` with their reason.
-    pub(super) fn only(&self, known: &[&str], refused: &[(&str, &str)]) {
+    /// Notes every key that is neither in `known` nor in `unsupported`, and those in `unsupported` with their reason.
+    pub(super) fn only(&self, known: &[&str], unsupported: &[(&str, &str)]) {
         for (key, value) in self.entries {
             if known.contains(&key.as_str()) || *value == Node::Null {
                 continue;
             }
-            match refused.iter().find(|(name, _)| name == key) {
+            match unsupported.iter().find(|(name, _)| name == key) {
                 Some((_, why)) => self.note(key, why),
-                None => self.note(key, &format!("is not known here; known are {}", known.join(", "))),
+                None => self.note(key, &format!("is unknown; the known keys are {}", known.join(", "))),
             }
         }
     }
 
-    /// The text of `key`.
+    /// The string of `key`.
     pub(super) fn text(&self, key: &str) -> Option<&'a str> {
         let value = self.get(key)?;
         let text = value.text();
         if text.is_none() {
-            self.note(key, &format!("is {}; it must be a text", value.kind()));
+            self.note(key, &format!("is {}; it must be a string", value.kind()));
         }
         text
     }
 
-    /// The entries of the table `key`.
+    /// The entries of the table of `key`.
     pub(super) fn table(&self, key: &str) -> Option<Entries<'a>> {
         match self.get(key)? {
             Node::Table(entries) => Some(entries),
@@ -105,7 +105,7 @@ impl<'a> DocumentFields<'a> {
         }
     }
 
-    /// The tables in the list `key`, each with its path. An empty list is a problem, as it is for Istio.
+    /// The tables in the list of `key`, each with its path. An empty list is a problem, as in Istio.
     pub(super) fn tables(&self, key: &str) -> Option<Vec<(String, Entries<'a>)>> {
         let list = self.list(key)?;
         let mut tables = Vec::new();
@@ -119,7 +119,7 @@ impl<'a> DocumentFields<'a> {
         Some(tables)
     }
 
-    /// The texts in the list `key`. An empty list and an empty text are problems, as they are for Istio.
+    /// The strings in the list of `key`. An empty list and an empty string are problems, as in Istio.
     pub(super) fn texts(&self, key: &str) -> Option<Vec<&'a str>> {
         let list = self.list(key)?;
         let mut texts = Vec::new();
@@ -128,7 +128,7 @@ impl<'a> DocumentFields<'a> {
                 Node::Text(text) if text.is_empty() => self.note(&format!("{key}[{}]", at + 1), "is empty"),
                 Node::Text(text) => texts.push(text.as_str()),
                 other => {
-                    let sentence = format!("is {}; it must be a text, in quotes", other.kind());
+                    let sentence = format!("is {}; it must be a string, in quotes", other.kind());
                     self.note(&format!("{key}[{}]", at + 1), &sentence);
                 }
             }
@@ -139,7 +139,7 @@ impl<'a> DocumentFields<'a> {
     fn list(&self, key: &str) -> Option<&'a [Node]> {
         match self.get(key)? {
             Node::List(values) if values.is_empty() => {
-                self.note(key, "is an empty list, which Istio refuses too");
+                self.note(key, "is an empty list, which Istio rejects too");
                 None
             }
             Node::List(values) => Some(values),

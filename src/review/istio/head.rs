@@ -1,10 +1,10 @@
-//! What a document says of itself: kind, version, name, and what it selects.
+//! The head of a document (kind, version, name and namespace), and its selectors.
 
 use super::fields::DocumentFields;
 use super::toml_text;
 use crate::review::tree::Node;
 
-/// What a document says of itself.
+/// The head of a document.
 pub(super) struct DocumentHead {
     kind: String,
     pub(super) api_version: String,
@@ -25,8 +25,8 @@ impl DocumentHead {
     }
 
     pub(super) fn title(&self) -> String {
-        let kind = if self.kind.is_empty() { "(of no kind)" } else { &self.kind };
-        let name = if self.name.is_empty() { "(without a name)" } else { &self.name };
+        let kind = if self.kind.is_empty() { "(no kind)" } else { &self.kind };
+        let name = if self.name.is_empty() { "(no name)" } else { &self.name };
         match &self.namespace {
             Some(namespace) => format!("{kind} {name} in namespace {namespace}"),
             None => format!("{kind} {name}"),
@@ -34,7 +34,7 @@ impl DocumentHead {
     }
 }
 
-/// What a document selects in its namespace, for a comment.
+/// The workloads that a document selects in its namespace, for a comment.
 pub(super) fn selection(spec: &DocumentFields<'_>) -> String {
     let mut parts = Vec::new();
     if let Some(selector) = spec.table("selector") {

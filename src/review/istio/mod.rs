@@ -1,8 +1,8 @@
-//! Istio's `AuthorizationPolicy` and `PeerAuthentication`, made into this gateway's `[policy]`.
+//! Converts Istio's `AuthorizationPolicy` and `PeerAuthentication` to this gateway's `[policy]`.
 //!
-//! What they decide stays the same, or the import is refused with a sentence for each field that stands in the way;
-//! nothing is imported by halves. Of what a document selects only a comment remains: everything is taken to be about
-//! the gateway that the policy is for.
+//! The result makes the same decisions as the documents. If that is not possible, nothing is imported, and there is an
+//! error for each field that prevents it. Selectors become comments only: the import assumes that every document
+//! selects the workload of the gateway.
 //!
 //! Spec: Istio reference, Authorization Policy and `PeerAuthentication`, `security.istio.io/v1`.
 
@@ -26,36 +26,37 @@ use self::fields::{DocumentFields, Problems};
 use self::head::DocumentHead;
 use super::tree::Node;
 
-/// The versions that have the same fields with the same meaning.
+/// The supported versions. Their fields have the same meaning.
 const API_VERSIONS: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
 
-/// What came of an import.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
     /// A `[policy]` with its rules, as TOML with comments.
     pub text: String,
-    /// What the operator should look at all the same; nothing is wrong with it as such.
+    /// Notes for the operator about documents that may need attention.
     pub notes: Vec<String>,
 }
 
 /// Why nothing was imported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImportError {
-    /// No YAML, or more of it than is reasonable.
+    /// Invalid or excessive YAML, or no document.
     #[error("{0}")]
     Yaml(String),
-    /// Something in it has no counterpart here.
+    /// Fields that have no equivalent here.
     #[error("{}", listed(.0))]
     Refused(Vec<String>),
 }
 
 fn listed(problems: &[String]) -> String {
-    let plural = if problems.len() == 1 { "thing stands" } else { "things stand" };
-    let heading = format!("nothing was imported, {} {plural} in the way:", problems.len());
+    let noun = if problems.len() == 1 { "problem" } else { "problems" };
+    let heading = format!("nothing was imported because of {} {noun}:", problems.len());
     std::iter::once(heading).chain(problems.iter().map(|problem| format!("\n  {problem}"))).collect()
 }
 
-/// Makes the TOML of the documents in `yaml`; `port` is that of MongoDB in the mesh, and `origin` what a comment names.
+/// Converts the documents in `yaml` to TOML. `port` is the port of MongoDB in the mesh; `origin` is the name of the
+/// source for a comment.
 pub fn import(yaml: &str, port: u16, origin: &str) -> Result<Imported, ImportError> {
     let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(yaml, Options::default()).map_err(|error| {
         ImportError::Yaml(format!(
@@ -72,7 +73,7 @@ pub fn import(yaml: &str, port: u16, origin: &str) -> Result<Imported, ImportErr
     }
     if import.policies.is_empty() && import.peers.is_empty() {
         return Err(ImportError::Yaml(
-            "there is no document in it; AuthorizationPolicy and PeerAuthentication can be imported".to_owned(),
+            "the file has no document; AuthorizationPolicy and PeerAuthentication can be imported".to_owned(),
         ));
     }
     Ok(import.into_text(origin))
@@ -92,7 +93,7 @@ impl Import {
             return;
         };
         let kind = document.get("kind").and_then(Node::text).unwrap_or_default();
-        // What kubectl prints of several.
+        // The format in which kubectl prints several documents.
         if let (true, Some(Node::List(items))) = (kind.ends_with("List"), document.get("items")) {
             for (at, item) in items.iter().enumerate() {
                 self.document(item, &format!("{place}, item {}", at + 1));
@@ -106,7 +107,7 @@ impl Import {
         if !API_VERSIONS.contains(&head.api_version.as_str()) {
             fields.note("apiVersion", &format!("must be one of {}", API_VERSIONS.join(", ")));
         }
-        // Without a spec, all of its fields have their defaults.
+        // Without a spec, all fields have their defaults.
         let spec = DocumentFields::new(&noted, "spec", fields.table("spec").unwrap_or_default());
         match kind {
             "AuthorizationPolicy" => self.policies.push(authorization::read(&head, &fields, &spec, self.port)),
@@ -122,8 +123,8 @@ impl Import {
         if scopes.len() > 1 {
             let scopes = scopes.into_iter().collect::<Vec<_>>().join("; ");
             notes.push(format!(
-                "the policies are about different workloads ({scopes}), and all of them were imported; leave out those that \
-                 do not select the one that this gateway stands for"
+                "the policies select different workloads ({scopes}), and all of them were imported; remove those that \
+                 do not select the workload of this gateway"
             ));
         }
         let mut text = toml_text::comment(&format!("Imported from {origin} by `mongate policy import --istio`."));

@@ -1,12 +1,13 @@
-//! `PeerAuthentication`: which mode a listener would have.
+//! `PeerAuthentication`: the suggested mode of a listener.
 //!
-//! Only said in a comment: listeners have addresses and certificates, and a mesh does not tell them.
+//! The suggestion is only a comment, because a listener also needs an address and certificates, which the documents do
+//! not contain.
 
 use super::fields::DocumentFields;
 use super::head::{DocumentHead, selection};
 use super::toml_text;
 
-/// What one document asks of connections to MongoDB's port.
+/// The mode that one document requires for MongoDB's port.
 pub(super) struct Suggestion {
     comment: String,
     mode: Option<&'static str>,
@@ -25,18 +26,18 @@ pub(super) fn read(head: &DocumentHead, spec: &DocumentFields<'_>, port: u16) ->
                     let set = mode(&ports, key);
                     of_port = of_port.or((number == port).then_some(set).flatten());
                 }
-                _ => ports.note(key, "is not the number of a port"),
+                _ => ports.note(key, "is not a port number"),
             }
         }
     }
     let (set, why) = match (of_port, whole) {
-        (Some(mode), _) => (mode, format!("its portLevelMtls says {} for port {port}", mode.istio)),
-        (None, Some(mode)) => (mode, format!("its mtls.mode is {}", mode.istio)),
+        (Some(mode), _) => (mode, format!("portLevelMtls is {} for port {port}", mode.istio)),
+        (None, Some(mode)) => (mode, format!("mtls.mode is {}", mode.istio)),
         (None, None) => (UNSET, "it sets no mode".to_owned()),
     };
     let mut comment = format!("{}, for {}: {why}.", head.title(), selection(spec));
     if set.ours.is_none() {
-        comment.push_str("\nA wider PeerAuthentication decides; where there is none, Istio is permissive.");
+        comment.push_str("\nA PeerAuthentication with a wider scope decides; without one, Istio is permissive.");
     }
     Suggestion { comment, mode: set.ours }
 }
@@ -44,9 +45,9 @@ pub(super) fn read(head: &DocumentHead, spec: &DocumentFields<'_>, port: u16) ->
 impl Suggestion {
     pub(super) fn text(&self) -> String {
         let Some(mode) = self.mode else { return toml_text::comment(&self.comment) };
-        let tls = if mode == "plaintext" { "" } else { "\nIt takes a [listener.NAME.tls] too." };
+        let tls = if mode == "plaintext" { "" } else { " It also needs [listener.NAME.tls]." };
         let snippet = format!(
-            "{}\nFor the listener that stands for it:{tls}\n\n[listener.NAME]\nmode = \"{mode}\"",
+            "{}\nSuggestion for the listener of this workload.{tls}\n\n[listener.NAME]\nmode = \"{mode}\"",
             self.comment
         );
         toml_text::comment(&snippet)
@@ -68,7 +69,7 @@ const MODES: [Mode; 4] = [
     UNSET,
 ];
 
-/// The mode in the table `key`; `UNSET` is as good as none.
+/// The mode in the table of `key`; `UNSET` counts as absent.
 fn mode(fields: &DocumentFields<'_>, key: &str) -> Option<Mode> {
     let path = fields.path_of(key);
     let table = DocumentFields::new(fields.problems(), &path, fields.table(key)?);

@@ -1,4 +1,4 @@
-//! Policies made at random: what is imported decides as a naive reading of Istio's reference does.
+//! Random policies: the imported rules make the same decisions as a simple implementation of Istio's reference.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,24 +13,24 @@ use crate::review::{AssumedCaller, Decision, PolicyReview, RequestedCommand};
 use super::tests::REST;
 use super::{ImportError, import};
 
-/// What a condition looks at: the field in `from` or `to`, and the key in `when`.
+/// The fact that a condition compares: a field in `from` or `to`, and a key in `when`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Looks {
+enum ComparedFact {
     Principal,
     Namespace,
     Address,
     Port,
 }
 
-/// Values of which one matches, and values of which none does.
+/// Two lists: at least one of `values` must match, and none of `not` may match.
 #[derive(Debug, Clone)]
 struct Condition {
-    looks: Looks,
+    fact: ComparedFact,
     values: Option<Vec<&'static str>>,
     not: Option<Vec<&'static str>>,
 }
 
-/// Conditions of one entry, of which all hold.
+/// The conditions of one entry; they are ANDed.
 type Entry = Vec<Condition>;
 
 #[derive(Debug, Clone)]
@@ -43,27 +43,27 @@ struct Rule {
 #[derive(Debug, Clone)]
 struct Policy {
     action: &'static str,
-    /// `None` is a policy without the field.
+    /// `None` for a policy without the field.
     rules: Option<Vec<Rule>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Asks {
-    /// As the mesh has it: trust domain, namespace, account.
+struct MeshCaller {
+    /// Trust domain, namespace and service account.
     principal: Option<&'static str>,
     namespace: Option<&'static str>,
     address: &'static str,
 }
 
-const CALLERS: [Asks; 5] = [
-    Asks { principal: Some("td/ns/a/sa/x"), namespace: Some("a"), address: "10.1.2.3" },
-    Asks { principal: Some("td/ns/a/sa/y"), namespace: Some("a"), address: "10.1.9.9" },
-    Asks { principal: Some("td/ns/ab/sa/x"), namespace: Some("ab"), address: "10.2.0.1" },
-    Asks { principal: Some("other/ns/b/sa/x"), namespace: Some("b"), address: "fd00::1" },
-    Asks { principal: None, namespace: None, address: "10.1.2.3" },
+const CALLERS: [MeshCaller; 5] = [
+    MeshCaller { principal: Some("td/ns/a/sa/x"), namespace: Some("a"), address: "10.1.2.3" },
+    MeshCaller { principal: Some("td/ns/a/sa/y"), namespace: Some("a"), address: "10.1.9.9" },
+    MeshCaller { principal: Some("td/ns/ab/sa/x"), namespace: Some("ab"), address: "10.2.0.1" },
+    MeshCaller { principal: Some("other/ns/b/sa/x"), namespace: Some("b"), address: "fd00::1" },
+    MeshCaller { principal: None, namespace: None, address: "10.1.2.3" },
 ];
 
-impl Looks {
+impl ComparedFact {
     fn field(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Principal => ("principals", "notPrincipals", "source.principal"),
@@ -82,12 +82,12 @@ impl Looks {
         }
     }
 
-    fn matches(self, value: &str, asks: &Asks) -> bool {
+    fn matches(self, value: &str, caller: &MeshCaller) -> bool {
         match self {
-            Self::Principal => asks.principal.is_some_and(|text| fits(value, text)),
-            Self::Namespace => asks.namespace.is_some_and(|text| fits(value, text)),
+            Self::Principal => caller.principal.is_some_and(|text| matches_text(value, text)),
+            Self::Namespace => caller.namespace.is_some_and(|text| matches_text(value, text)),
             Self::Address => {
-                let address: IpAddr = asks.address.parse().unwrap();
+                let address: IpAddr = caller.address.parse().unwrap();
                 let network = value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from));
                 network.unwrap().contains(&address)
             }
@@ -96,7 +96,7 @@ impl Looks {
     }
 }
 
-fn fits(pattern: &str, text: &str) -> bool {
+fn matches_text(pattern: &str, text: &str) -> bool {
     match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
         (Some(prefix), _) => text.starts_with(prefix),
         (_, Some(suffix)) => text.ends_with(suffix),
@@ -105,13 +105,13 @@ fn fits(pattern: &str, text: &str) -> bool {
 }
 
 impl Condition {
-    fn holds(&self, asks: &Asks) -> bool {
-        let any = |values: &[&str]| values.iter().any(|value| self.looks.matches(value, asks));
+    fn holds(&self, caller: &MeshCaller) -> bool {
+        let any = |values: &[&str]| values.iter().any(|value| self.fact.matches(value, caller));
         self.values.as_deref().is_none_or(any) && !self.not.as_deref().is_some_and(any)
     }
 
     fn as_fields(&self) -> Vec<String> {
-        let (field, not_field, _) = self.looks.field();
+        let (field, not_field, _) = self.fact.field();
         let list = |name: &str, values: &Option<Vec<&str>>| values.as_ref().map(|values| format!("{name}: {values:?}"));
         [list(field, &self.values), list(not_field, &self.not)].into_iter().flatten().collect()
     }
@@ -120,16 +120,16 @@ impl Condition {
         let list =
             |name: &str, values: &Option<Vec<&str>>| values.as_ref().map(|values| format!(", {name}: {values:?}"));
         let lists = [list("values", &self.values), list("notValues", &self.not)].into_iter().flatten();
-        format!("{{key: {}{}}}", self.looks.field().2, lists.collect::<String>())
+        format!("{{key: {}{}}}", self.fact.field().2, lists.collect::<String>())
     }
 }
 
 impl Rule {
-    fn matches(&self, asks: &Asks) -> bool {
+    fn matches(&self, caller: &MeshCaller) -> bool {
         let some = |entries: &Option<Vec<Entry>>| {
-            entries.as_ref().is_none_or(|entries| entries.iter().any(|entry| entry.iter().all(|c| c.holds(asks))))
+            entries.as_ref().is_none_or(|entries| entries.iter().any(|entry| entry.iter().all(|c| c.holds(caller))))
         };
-        some(&self.from) && some(&self.to) && self.when.iter().all(|condition| condition.holds(asks))
+        some(&self.from) && some(&self.to) && self.when.iter().all(|condition| condition.holds(caller))
     }
 
     fn yaml(&self) -> String {
@@ -159,41 +159,42 @@ impl Policy {
         )
     }
 
-    fn matches(&self, asks: &Asks) -> bool {
-        self.rules.iter().flatten().any(|rule| rule.matches(asks))
+    fn matches(&self, caller: &MeshCaller) -> bool {
+        self.rules.iter().flatten().any(|rule| rule.matches(caller))
     }
 }
 
 /// Istio reference, Authorization Policy: deny, then allow if there is no allow policy, then allow if one matches.
-fn is_allowed(policies: &[Policy], asks: &Asks) -> bool {
+fn is_allowed(policies: &[Policy], caller: &MeshCaller) -> bool {
     let of = |action: &'static str| policies.iter().filter(move |policy| policy.action == action);
-    let denied = of("DENY").any(|policy| policy.matches(asks));
-    let allowed = of("ALLOW").count() == 0 || of("ALLOW").any(|policy| policy.matches(asks));
+    let denied = of("DENY").any(|policy| policy.matches(caller));
+    let allowed = of("ALLOW").count() == 0 || of("ALLOW").any(|policy| policy.matches(caller));
     !denied && allowed
 }
 
-fn condition(looks: Looks) -> impl Strategy<Value = Condition> {
-    let values = || prop::collection::vec(select(looks.values()), 1..3);
+fn condition(fact: ComparedFact) -> impl Strategy<Value = Condition> {
+    let values = || prop::collection::vec(select(fact.values()), 1..3);
     let both = (prop::option::of(values()), prop::option::weighted(0.3, values()));
     both.prop_filter("a condition has values", |(values, not)| values.is_some() || not.is_some())
-        .prop_map(move |(values, not)| Condition { looks, values, not })
+        .prop_map(move |(values, not)| Condition { fact, values, not })
 }
 
 fn source() -> impl Strategy<Value = Entry> {
-    let of = |looks| prop::option::of(condition(looks));
-    let parts = (of(Looks::Principal), of(Looks::Namespace), of(Looks::Address));
+    let of = |fact| prop::option::of(condition(fact));
+    let parts = (of(ComparedFact::Principal), of(ComparedFact::Namespace), of(ComparedFact::Address));
     parts
         .prop_map(|(a, b, c)| [a, b, c].into_iter().flatten().collect::<Entry>())
         .prop_filter("a source has fields", |entry| !entry.is_empty())
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    let looks = select(&[Looks::Principal, Looks::Namespace, Looks::Address, Looks::Port][..]);
-    let operation = condition(Looks::Port).prop_map(|condition| vec![condition]);
+    let fact =
+        select(&[ComparedFact::Principal, ComparedFact::Namespace, ComparedFact::Address, ComparedFact::Port][..]);
+    let operation = condition(ComparedFact::Port).prop_map(|condition| vec![condition]);
     let parts = (
         prop::option::weighted(0.8, prop::collection::vec(source(), 1..3)),
         prop::option::weighted(0.3, prop::collection::vec(operation, 1..3)),
-        prop::collection::vec(looks.prop_flat_map(condition), 0..3),
+        prop::collection::vec(fact.prop_flat_map(condition), 0..3),
     );
     parts.prop_map(|(from, to, when)| Rule { from, to, when })
 }
@@ -205,11 +206,11 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 proptest! {
     #[test]
-    fn what_is_imported_decides_as_the_mesh(policies in prop::collection::vec(policy(), 1..4)) {
+    fn imported_rules_decide_like_the_mesh(policies in prop::collection::vec(policy(), 1..4)) {
         let yaml: String = policies.iter().map(Policy::yaml).collect();
         let text = match import(&yaml, 27017, "mesh.yaml") {
             Ok(imported) => imported.text,
-            // A beginning and an end at once cannot be said.
+            // One value cannot have both a prefix and a suffix.
             Err(ImportError::Refused(problems)) if problems.iter().all(|problem| problem.contains("at once")) => {
                 return Ok(());
             }
@@ -218,14 +219,14 @@ proptest! {
         let config = Config::parse(&format!("{REST}\n{text}"), Path::new("config.toml"), [])
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         let reviewed = PolicyReview::new(&config).unwrap();
-        for asks in CALLERS {
-            let caller = AssumedCaller::new(asks.principal, Some(asks.address.parse().unwrap()), None);
-            let text_of = |text: &str| Some(text.to_owned());
-            let requested =
-                RequestedCommand { command: text_of("find"), database: text_of("shop"), collection: text_of("orders"), body: None };
-            let explanation = reviewed.explain(&caller, &requested).unwrap();
-            let expected = if is_allowed(&policies, &asks) { Decision::Allow } else { Decision::Deny };
-            prop_assert_eq!(explanation.decision, expected, "{:?}\n{}\n{}\n{}", asks, yaml, text, explanation);
+        let text_of = |text: &str| Some(text.to_owned());
+        let (command, database, collection) = (text_of("find"), text_of("shop"), text_of("orders"));
+        let requested = RequestedCommand { command, database, collection, body: None };
+        for caller in CALLERS {
+            let assumed = AssumedCaller::new(caller.principal, Some(caller.address.parse().unwrap()), None);
+            let explanation = reviewed.explain(&assumed, &requested).unwrap();
+            let expected = if is_allowed(&policies, &caller) { Decision::Allow } else { Decision::Deny };
+            prop_assert_eq!(explanation.decision, expected, "{:?}\n{}\n{}\n{}", caller, yaml, text, explanation);
         }
     }
 }

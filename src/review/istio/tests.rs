@@ -1,4 +1,4 @@
-//! Documents of a mesh: what becomes of them, that it is configuration, and that it decides as the mesh would.
+//! Tests of the import: the TOML for each document, that it is valid configuration, and its decisions.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::review::{AssumedCaller, PolicyReview, RequestedCommand};
 
 use super::*;
 
-/// What a configuration needs beside a policy.
+/// A minimal configuration without a policy.
 pub(super) const REST: &str = r#"
 [upstream.orders]
 address = "mongo.shop:27017"
@@ -30,7 +30,7 @@ fn imported(yaml: &str) -> String {
     import(yaml, 27017, "mesh.yaml").unwrap_or_else(|error| panic!("{yaml}: {error}")).text
 }
 
-/// The text without comments, empty lines and the head.
+/// The text without comments, empty lines and the first two lines.
 fn rules(yaml: &str) -> String {
     let text = imported(yaml);
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -42,7 +42,7 @@ fn config(yaml: &str) -> Config {
     Config::parse(&text, Path::new("config.toml"), []).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// A policy of this action with these rules, as YAML's flow style has it.
+/// A policy with this action and these rules in YAML's flow style.
 fn policy(action: &str, rules: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\n\
@@ -69,32 +69,32 @@ fn documents_become_rules() {
          [[policy.rule]]\nname = \"shop.p.2\"\naction = \"audit\"\nfrom = [\n  \
          { principals = [\"*/ns/shop/sa/cart\", \"*/ns/full/sa/sleep\"] },\n]",
     );
-    // What cannot match leaves nothing, but for an allow, which takes the right from all others.
+    // A policy that cannot match becomes nothing, except an allow policy, which means default deny.
     check(&policy("DENY", "[]").replace("rules: []", "rules: null"), "");
     check(&policy("AUDIT", "[{to: [{operation: {ports: ['8080']}}]}]"), "");
-    let nobody = "[[policy.rule]]\nname = \"shop.p\"\naction = \"allow\"\nfrom = []";
-    check(&policy("ALLOW", "[{to: [{operation: {ports: ['8080']}}]}]"), nobody);
-    check(&policy("ALLOW", "[{to: [{operation: {notPorts: ['27017']}}]}]"), nobody);
-    check(&policy("ALLOW", "[{when: [{key: destination.port, values: ['1']}]}]"), nobody);
-    // Of what is for other ports, nothing needs a counterpart.
+    let no_caller = "[[policy.rule]]\nname = \"shop.p\"\naction = \"allow\"\nfrom = []";
+    check(&policy("ALLOW", "[{to: [{operation: {ports: ['8080']}}]}]"), no_caller);
+    check(&policy("ALLOW", "[{to: [{operation: {notPorts: ['27017']}}]}]"), no_caller);
+    check(&policy("ALLOW", "[{when: [{key: destination.port, values: ['1']}]}]"), no_caller);
+    // The fields of a rule for other ports need no equivalent.
     let of_metrics = "{to: [{operation: {ports: ['9216'], methods: [GET], paths: [/metrics]}}], from: [{source: \
                       {requestPrincipals: ['*']}}], when: [{key: 'request.headers[x]', values: [a]}]}";
-    check(&policy("ALLOW", &format!("[{of_metrics}]")), nobody);
-    check(&policy("ALLOW", "null"), nobody);
-    check(&policy("ALLOW", "null").replace("action: ALLOW, rules: null", ""), nobody);
-    let everybody = "[[policy.rule]]\nname = \"shop.p\"\naction = \"allow\"";
-    check(&policy("ALLOW", "[{}]"), everybody);
+    check(&policy("ALLOW", &format!("[{of_metrics}]")), no_caller);
+    check(&policy("ALLOW", "null"), no_caller);
+    check(&policy("ALLOW", "null").replace("action: ALLOW, rules: null", ""), no_caller);
+    let any_caller = "[[policy.rule]]\nname = \"shop.p\"\naction = \"allow\"";
+    check(&policy("ALLOW", "[{}]"), any_caller);
     check(
         &policy("ALLOW", "[{to: [{operation: {ports: ['8080']}}, {operation: {ports: ['27017', '1']}}]}]"),
-        everybody,
+        any_caller,
     );
-    check(&policy("ALLOW", "[{to: [{operation: {notPorts: ['8080']}}]}]"), everybody);
+    check(&policy("ALLOW", "[{to: [{operation: {notPorts: ['8080']}}]}]"), any_caller);
     check(
         &policy("ALLOW", "[{to: [{operation: {ports: ['80'], paths: [/]}}, {operation: {ports: ['27017']}}]}]"),
-        everybody,
+        any_caller,
     );
-    check(&policy("ALLOW", "[{when: [{key: destination.port, values: ['27017'], notValues: ['1']}]}]"), everybody);
-    // Names are free and different, whatever they were.
+    check(&policy("ALLOW", "[{when: [{key: destination.port, values: ['27017'], notValues: ['1']}]}]"), any_caller);
+    // Equal names are made unique.
     let twice = policy("DENY", "[{}]").repeat(2);
     assert!(rules(&twice).contains("name = \"shop.p\"\n") && rules(&twice).contains("name = \"shop.p-2\""), "{twice}");
     let dry = policy("DENY", "[{}]").replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'true'},");
@@ -102,7 +102,7 @@ fn documents_become_rules() {
 }
 
 #[test]
-fn from_and_when_hold_together() {
+fn from_and_when_are_anded() {
     let check = |from: &str, when: &str, expected: &str| {
         let yaml = policy("DENY", &format!("[{{from: {from}, when: {when}}}]"));
         let text = rules(&yaml).replace("[[policy.rule]]\nname = \"shop.p\"\naction = \"deny\"", "");
@@ -152,27 +152,27 @@ fn decisions_are_those_of_the_mesh() {
         let explanation = PolicyReview::new(&config).unwrap().explain(&caller, &requested).unwrap();
         assert_eq!(explanation.decision, expected, "{caller:?} {yaml}\n{explanation}");
     };
-    let (cart, sleep, nobody) = ((Some(CART), "10.9.9.9"), (Some(SLEEP), "10.9.9.9"), (None, "10.9.9.9"));
+    let (cart, sleep, unauthenticated) = ((Some(CART), "10.9.9.9"), (Some(SLEEP), "10.9.9.9"), (None, "10.9.9.9"));
     check(&[&allow_cart], cart, Allow);
     check(&[&allow_cart], sleep, Deny);
-    check(&[&allow_cart], nobody, Deny);
+    check(&[&allow_cart], unauthenticated, Deny);
     check(&[&deny_sleep], sleep, Deny);
     check(&[&deny_sleep], cart, Allow);
-    check(&[&deny_sleep], nobody, Allow);
+    check(&[&deny_sleep], unauthenticated, Allow);
     check(&[&allow_all, &deny_sleep], sleep, Deny);
-    check(&[&allow_all, &deny_sleep], nobody, Allow);
+    check(&[&allow_all, &deny_sleep], unauthenticated, Allow);
     check(&[&deny_ip], (Some(CART), "10.1.2.3"), Deny);
     check(&[&deny_ip], (Some(CART), "10.1.3.3"), Allow);
     check(&[&deny_ip], (Some(CART), "10.2.2.3"), Allow);
     check(&[&not_shop], cart, Allow);
     check(&[&not_shop], sleep, Deny);
-    check(&[&not_shop], nobody, Deny);
+    check(&[&not_shop], unauthenticated, Deny);
     check(&[&authenticated], sleep, Allow);
-    check(&[&authenticated], nobody, Deny);
+    check(&[&authenticated], unauthenticated, Deny);
     check(&[&allow_nothing], cart, Deny);
     check(&[&allow_nothing, &allow_cart], cart, Allow);
     check(&[&allow_nothing, &allow_cart], sleep, Deny);
-    check(&[&allow_all], nobody, Allow);
+    check(&[&allow_all], unauthenticated, Allow);
     check(&[&deny_all, &allow_all], cart, Deny);
     check(&[&deny_nothing, &deny_sleep], cart, Allow);
     check(&[&for_others], cart, Deny);
@@ -184,7 +184,7 @@ fn decisions_are_those_of_the_mesh() {
 }
 
 #[test]
-fn what_cannot_apply_to_mongodb_is_refused_field_by_field() {
+fn every_field_that_cannot_apply_to_mongodb_is_a_problem() {
     let check = |yaml: &str, expected: &[&str]| {
         let Err(ImportError::Refused(problems)) = import(yaml, 27017, "mesh.yaml") else {
             panic!("{yaml}: was imported, or is not YAML")
@@ -196,11 +196,11 @@ fn what_cannot_apply_to_mongodb_is_refused_field_by_field() {
     check(&policy("CUSTOM", "[{}]"), &["AuthorizationPolicy p in namespace shop: spec.action is CUSTOM"]);
     check(&policy("Deny", "[{}]"), &["spec.action must be ALLOW, DENY or AUDIT"]);
     for field in ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"] {
-        let path = format!("spec.rules[1].to[1].operation.{field} is about HTTP requests");
+        let path = format!("spec.rules[1].to[1].operation.{field} applies to HTTP requests");
         check(&one(&format!("{{to: [{{operation: {{ports: ['27017'], {field}: ['*']}}}}]}}")), &[&path]);
     }
     for field in ["requestPrincipals", "notRequestPrincipals"] {
-        let path = format!("spec.rules[1].from[1].source.{field} is about tokens");
+        let path = format!("spec.rules[1].from[1].source.{field} applies to tokens");
         check(&one(&format!("{{from: [{{source: {{{field}: ['*']}}}}]}}")), &[&path]);
     }
     for key in ["request.headers[x]", "request.auth.claims[iss]", "destination.ip", "connection.sni", "experimental.x"]
@@ -209,7 +209,7 @@ fn what_cannot_apply_to_mongodb_is_refused_field_by_field() {
         check(&one(&format!("{{when: [{{key: '{key}', values: [a]}}]}}")), &[&path]);
     }
     check(&one("{when: [{key: source.principal}]}"), &["spec.rules[1].when[1] has neither values nor notValues"]);
-    check(&one("{frm: []}"), &["spec.rules[1].frm is not known here; known are from, to, when"]);
+    check(&one("{frm: []}"), &["spec.rules[1].frm is unknown; the known keys are from, to, when"]);
     check(&one("{from: []}"), &["spec.rules[1].from is an empty list"]);
     check(&one("{from: [{}]}"), &["spec.rules[1].from[1].source is empty"]);
     check(&one("{to: [{operation: {}}]}"), &["spec.rules[1].to[1].operation is empty"]);
@@ -217,13 +217,16 @@ fn what_cannot_apply_to_mongodb_is_refused_field_by_field() {
     check(&one("{from: [{source: {principals: ['']}}]}"), &["source.principals[1] is empty"]);
     check(&one("{from: [{source: {principals: ['a*b']}}]}"), &["source.principals has a \"*\" that is neither"]);
     check(&one("{from: [{source: {principals: ['spiffe://a/b']}}]}"), &["begins with spiffe:"]);
-    check(&one("{from: [{source: {ipBlocks: ['10.0.0.0/33']}}]}"), &["\"10.0.0.0/33\", which is no IP address"]);
+    check(&one("{from: [{source: {ipBlocks: ['10.0.0.0/33']}}]}"), &["\"10.0.0.0/33\", which is not an IP address"]);
     check(&one("{to: [{operation: {ports: ['0', mongo]}}]}"), &["\"0\", which is not", "\"mongo\", which is not"]);
     let both_addresses = "{from: [{source: {ipBlocks: ['::1'], remoteIpBlocks: ['::1']}}]}";
-    check(&one(both_addresses), &["spec.rules[1] asks for the address of the connection and for that of the client"]);
+    check(
+        &one(both_addresses),
+        &["spec.rules[1] needs both the address of the connection and the address of the client"],
+    );
     let beginning_and_end = "{from: [{source: {principals: ['a*']}}], when: [{key: source.principal, values: ['*b']}]}";
-    check(&one(beginning_and_end), &["spec.rules[1] asks for \"a*\" and \"*b\" at once"]);
-    // All of it is found at once, and nothing is imported by halves.
+    check(&one(beginning_and_end), &["spec.rules[1] requires \"a*\" and \"*b\" at once"]);
+    // All problems are found at once, and nothing is imported.
     let several = policy("ALLOW", "[{}]") + &policy("CUSTOM", "[{}]") + &policy("DENY", "[{to: [{}]}]");
     check(&several, &["document 2, AuthorizationPolicy p", "document 3, AuthorizationPolicy p"]);
     let others = policy("ALLOW", "[{}]").replace("AuthorizationPolicy", "RequestAuthentication");
@@ -233,16 +236,16 @@ fn what_cannot_apply_to_mongodb_is_refused_field_by_field() {
 }
 
 #[test]
-fn what_is_not_yaml_is_said_to_be_so() {
+fn invalid_yaml_is_an_error() {
     let check = |yaml: &str, expected: &str| match import(yaml, 27017, "mesh.yaml") {
         Err(ImportError::Yaml(sentence)) => assert!(sentence.contains(expected), "{yaml}: {sentence}"),
         other => panic!("{yaml}: {other:?}"),
     };
     check("a: [", "the text is not YAML: ");
     check("kind: a\nkind: b\n", "line 2");
-    check("", "there is no document in it");
-    check("---\n---\n", "there is no document in it");
-    // What anchors unfold to has a limit.
+    check("", "the file has no document");
+    check("---\n---\n", "the file has no document");
+    // The expansion of anchors is limited.
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for depth in 1..9 {
         let inner = vec![format!("*a{}", depth - 1); 10].join(", ");
@@ -252,7 +255,7 @@ fn what_is_not_yaml_is_said_to_be_so() {
 }
 
 #[test]
-fn peer_authentication_becomes_a_mode_to_choose() {
+fn peer_authentication_becomes_a_suggested_mode() {
     let check = |spec: &str, expected: &str| {
         let head = "apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata: {name: default}\n";
         let text = imported(&format!("{head}spec: {spec}\n"));
@@ -262,7 +265,7 @@ fn peer_authentication_becomes_a_mode_to_choose() {
     check("{mtls: {mode: STRICT}}", "# mode = \"strict\"");
     check("{mtls: {mode: PERMISSIVE}}", "# mode = \"permissive\"");
     check("{mtls: {mode: DISABLE}}", "# mode = \"plaintext\"");
-    check("{mtls: {mode: UNSET}}", "# A wider PeerAuthentication decides");
+    check("{mtls: {mode: UNSET}}", "# A PeerAuthentication with a wider scope decides");
     check("{}", "it sets no mode");
     check(
         "{mtls: {mode: STRICT}, portLevelMtls: {27017: {mode: DISABLE}, 1: {mode: STRICT}}}",
@@ -274,11 +277,11 @@ fn peer_authentication_becomes_a_mode_to_choose() {
 }
 
 #[test]
-fn a_list_of_kubectl_and_text_that_would_leave_its_comment_are_read() {
+fn lists_of_kubectl_and_texts_with_line_breaks_are_read() {
     let item = policy("ALLOW", "[{}]").replace("\n---\n", "").replace('\n', "\n  ");
     let list = format!("apiVersion: v1\nkind: List\nitems:\n- {item}\n");
     assert_eq!(rules(&list), "[[policy.rule]]\nname = \"shop.p\"\naction = \"allow\"");
-    // Values too: they are read back as they were.
+    // Values are read back unchanged.
     let strange = "[{from: [{source: {principals: [\"a\\\"b\\\\c\\n\\u0001é\"]}}]}]";
     let rules = config(&policy("DENY", strange)).policy.unwrap().rules;
     assert_eq!(rules[0].from.as_ref().unwrap()[0].principals.any, Some(vec!["a\"b\\c\n\u{1}é".to_owned()]));

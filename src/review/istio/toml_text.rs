@@ -1,10 +1,10 @@
-//! Rules as the TOML of a configuration, with comments that say where they come from.
+//! Writes rules as TOML, with comments about their origin.
 
 use std::fmt::Write;
 
 use crate::config::{Action, FromConfig, RuleConfig, Values};
 
-/// One `[[policy.rule]]`. Of `to` only its absence can be written: what comes from a mesh says nothing of commands.
+/// One `[[policy.rule]]`. Does not write `to`, because imported rules never have it.
 pub(super) fn rule(rule: &RuleConfig) -> String {
     let action = match rule.action {
         Action::Deny => "deny",
@@ -29,7 +29,7 @@ pub(super) fn rule(rule: &RuleConfig) -> String {
     text
 }
 
-/// A comment of as many lines as the text has; nothing in it can end the comment.
+/// A comment with the lines of the text. Nothing in the text can end the comment.
 pub(super) fn comment(text: &str) -> String {
     let mut comment = String::new();
     for line in text.lines() {
@@ -39,7 +39,7 @@ pub(super) fn comment(text: &str) -> String {
     comment
 }
 
-/// Without control characters.
+/// The text with control characters escaped.
 pub(super) fn plain(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
@@ -62,7 +62,7 @@ fn keys(entry: &FromConfig) -> Vec<String> {
     keys.into_iter().filter_map(|(key, values)| Some(format!("{key} = [{}]", list(values?)))).collect()
 }
 
-/// A basic string.
+/// A TOML basic string.
 ///
 /// Spec: TOML v1.0.0 § String.
 fn quoted(text: &str) -> String {
