@@ -96,7 +96,7 @@ fn intercept(given: &Given<'_>, mode: ListenerMode, address: Option<&ListenAddre
     let sentence = match address {
         _ if !intercept => return Ok(false),
         _ if !cfg!(target_os = "linux") => {
-            "requires Linux, whose kernel has the original destination of a redirected connection; remove it"
+            "requires Linux, whose kernel has the original destination of a redirected connection; remove intercept"
         }
         Some(ListenAddress::Unix(_)) => {
             "requires an IP address and port in address, because the kernel redirects connections to TCP ports only"
