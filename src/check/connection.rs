@@ -30,7 +30,7 @@ pub(super) async fn check(
     findings: &mut Vec<Finding>,
 ) -> Vec<ConnectionReport> {
     let Some((connector, tls)) = connect_with(upstream, set) else { return Vec::new() };
-    let known = findings.len();
+    let findings_before = findings.len();
     let mut check = ConnectionCheck::new(&connector, tls, upstream, now, findings);
     let addresses = connector.resolve(check.deadline()).await;
     let Some(addresses) = check.expect("name resolved", addresses) else { return vec![check.report] };
@@ -46,15 +46,15 @@ pub(super) async fn check(
         reports.push(check.report);
     }
     if connected {
-        demote(findings, known);
+        demote(findings, findings_before);
     }
     reports
 }
 
-/// Turns the findings after the first `known` ones into warnings, because another address or member works. Findings
+/// Turns the findings after the first `findings_before` ones into warnings, because another address or member works. Findings
 /// about users stay errors: a user that one member does not know is unknown to all of them.
-pub(super) fn demote(findings: &mut [Finding], known: usize) {
-    let found = findings.iter_mut().skip(known).filter(|finding| finding.kind != FindingKind::User);
+pub(super) fn demote(findings: &mut [Finding], findings_before: usize) {
+    let found = findings.iter_mut().skip(findings_before).filter(|finding| finding.kind != FindingKind::User);
     found.for_each(|finding| finding.severity = Status::Warning);
 }
 

@@ -12,19 +12,19 @@ use crate::tls::{
 };
 
 /// The answer of a SPIFFE agent, if it was asked.
-pub(super) type HandedOut = Option<Result<WorkloadSet, WorkloadError>>;
+pub(super) type AgentAnswer = Option<Result<WorkloadSet, WorkloadError>>;
 
 pub(super) fn check_upstream(
     section: &UpstreamConfig,
     upstream: &EndpointConfig,
-    handed_out: &HandedOut,
+    agent_answer: &AgentAnswer,
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
     let mut checks = MaterialChecks::new(About::Upstream(upstream.name.clone()), TlsSide::Upstream, now, findings);
     let material = match &upstream.tls.source {
         MaterialSource::Files(files) => Material::read(&section_of(upstream), files),
-        MaterialSource::WorkloadApi(agent) => of_agent(upstream, agent, handed_out, &mut checks),
+        MaterialSource::WorkloadApi(agent) => of_agent(upstream, agent, agent_answer, &mut checks),
     };
     let material = checks.material(&material);
     names(upstream, &mut checks);
@@ -90,10 +90,10 @@ fn section_of(upstream: &EndpointConfig) -> String {
 fn of_agent(
     upstream: &EndpointConfig,
     agent: &WorkloadApi,
-    handed_out: &HandedOut,
+    agent_answer: &AgentAnswer,
     checks: &mut MaterialChecks<'_>,
 ) -> Material {
-    let set = match handed_out {
+    let set = match agent_answer {
         Some(Ok(set)) => {
             let id = set.spiffe_id().unwrap_or_default();
             checks.steps.push(Step::ok("workload API", format!("{id} from unix:{}", agent.socket.display())));

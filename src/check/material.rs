@@ -54,9 +54,9 @@ impl<'a> MaterialChecks<'a> {
     /// Checks everything, even if one part cannot be used.
     pub(super) fn material(&mut self, material: &Material) -> MaterialReport {
         let mut report = MaterialReport::default();
-        let known = material.authorities.as_ref().and_then(|authorities| authorities.as_ref().ok());
+        let usable = material.authorities.as_ref().and_then(|authorities| authorities.as_ref().ok());
         match &material.credentials {
-            Some(Ok(credentials)) => self.credentials(credentials, known, &mut report),
+            Some(Ok(credentials)) => self.credentials(credentials, usable, &mut report),
             Some(Err(error)) => self.unusable(self.certificate_step(), error),
             None => {}
         }
@@ -66,7 +66,7 @@ impl<'a> MaterialChecks<'a> {
             None => {}
         }
         match &material.lists {
-            Ok(lists) => self.revocation_lists(lists, known, &mut report),
+            Ok(lists) => self.revocation_lists(lists, usable, &mut report),
             Err(error) => self.unusable("revocation lists", error),
         }
         report
@@ -97,8 +97,8 @@ impl<'a> MaterialChecks<'a> {
         let names = Some(format!("names {names}")).filter(|_| !names.is_empty());
         let lines = chain.lines(self.now).into_iter().chain(names).collect();
         let step = Step { name: self.certificate_step(), status: Status::Ok, lines };
-        self.judged(step, &found, MaterialItem::Certificate);
-        self.judged(Step::ok("private key", key_line(&credentials.key)), &found, MaterialItem::PrivateKey);
+        self.add_step(step, &found, MaterialItem::Certificate);
+        self.add_step(Step::ok("private key", key_line(&credentials.key)), &found, MaterialItem::PrivateKey);
         if self.side == TlsSide::Upstream && !certificate.subject.is_empty() {
             self.external_user = Some(certificate.subject.as_str().to_owned());
             self.steps.push(Step::ok("user in $external", certificate.subject.to_string()));
@@ -109,7 +109,7 @@ impl<'a> MaterialChecks<'a> {
         let found = authorities.findings(self.now);
         for (index, authority) in authorities.certificates.iter().enumerate() {
             let lines = [authority.subject.to_string()].into_iter().chain(described(authority, self.now)).collect();
-            self.judged(
+            self.add_step(
                 Step { name: "CA certificate", status: Status::Ok, lines },
                 &found,
                 MaterialItem::TrustAnchor(index),
@@ -131,14 +131,14 @@ impl<'a> MaterialChecks<'a> {
             let due = |due| format!("next update due {} ({})", date_text(due), distance(due, self.now));
             let due = list.next_update.map_or_else(|| "has no date for the next update".to_owned(), due);
             let step = step.and(issued).and(due);
-            self.judged(step, found.as_deref().unwrap_or_default(), MaterialItem::RevocationList(index));
+            self.add_step(step, found.as_deref().unwrap_or_default(), MaterialItem::RevocationList(index));
         }
         report.revocation_lists = lists.iter().map(RevocationListReport::from).collect();
     }
 
     /// Adds the findings about `concern`, and `step` with the status of the worst of them. A note is added to the step
     /// only.
-    fn judged(&mut self, mut step: Step, found: &[MaterialFinding], item: MaterialItem) {
+    fn add_step(&mut self, mut step: Step, found: &[MaterialFinding], item: MaterialItem) {
         for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.item == item) {
             let severity = match severity {
                 MaterialSeverity::Note => {

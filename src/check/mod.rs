@@ -59,7 +59,7 @@ async fn check_upstream(
     now: SystemTime,
     findings: &mut Vec<Finding>,
 ) -> UpstreamReport {
-    let handed_out = match (&upstream.tls.source, scope) {
+    let agent_answer = match (&upstream.tls.source, scope) {
         (MaterialSource::WorkloadApi(agent), CheckScope::Online) => {
             Some(fetch_workload_set(agent, upstream.connect_timeout).await)
         }
@@ -68,15 +68,15 @@ async fn check_upstream(
     // With SRV records the servers are not known yet, but the files can be checked without them.
     let any_address = upstream.any_address();
     let first = upstream.endpoint(&any_address);
-    let mut checked = files::check_upstream(upstream, &first, &handed_out, now, findings);
+    let mut checked = files::check_upstream(upstream, &first, &agent_answer, now, findings);
     if scope == CheckScope::Online {
-        let handed_out = handed_out.as_ref().and_then(|handed_out| handed_out.as_ref().ok());
+        let workload = agent_answer.as_ref().and_then(|answer| answer.as_ref().ok());
         if upstream.deployment.has_members() {
-            let around = set::SetContext { config, upstream, handed_out, now };
-            let (found, connections) = Box::pin(set::check(&around, findings)).await;
+            let context = set::SetContext { config, upstream, workload, now };
+            let (found, connections) = Box::pin(set::check(&context, findings)).await;
             (checked.connections, checked.set) = (connections, Some(found));
         } else {
-            checked.connections = Box::pin(connection::check(&first, handed_out, now, findings)).await;
+            checked.connections = Box::pin(connection::check(&first, workload, now, findings)).await;
         }
     }
     let server = server(upstream, checked.set.as_ref());

@@ -20,7 +20,7 @@ pub(super) struct SetContext<'a> {
     pub(super) config: &'a Config,
     pub(super) upstream: &'a UpstreamConfig,
     /// The certificates from a SPIFFE agent, if the upstream uses one.
-    pub(super) handed_out: Option<&'a WorkloadSet>,
+    pub(super) workload: Option<&'a WorkloadSet>,
     pub(super) now: SystemTime,
 }
 
@@ -34,15 +34,15 @@ pub(super) async fn check(context: &SetContext<'_>, findings: &mut Vec<Finding>)
         Some(name) => look_up(name, context.upstream, &mut steps, findings).await,
         None => (deployment.listed().to_vec(), None),
     };
-    let known = findings.len();
+    let findings_before = findings.len();
     let mut set = initial_tracker(deployment, &named, set_name);
-    let (mut connections, mut asked) = (Vec::new(), BTreeSet::new());
-    while let Some(member) = next(&set, &asked) {
-        connections.extend(ask(context, &member, &mut set, findings).await);
-        asked.insert(member);
+    let (mut connections, mut visited) = (Vec::new(), BTreeSet::new());
+    while let Some(member) = next(&set, &visited) {
+        connections.extend(check_member(context, &member, &mut set, findings).await);
+        visited.insert(member);
     }
     if set.members().any(|member| member.problem.is_none() && member.state != MemberState::Unknown) {
-        connection::demote(findings, known);
+        connection::demote(findings, findings_before);
     }
     let mut checks = SetChecks { context, set: &set, steps, findings };
     checks.members();
@@ -74,19 +74,19 @@ async fn look_up(
     }
 }
 
-fn next(set: &SetTracker, asked: &BTreeSet<MemberName>) -> Option<MemberName> {
-    set.members().map(|member| &member.name).find(|name| !asked.contains(*name)).cloned()
+fn next(set: &SetTracker, visited: &BTreeSet<MemberName>) -> Option<MemberName> {
+    set.members().map(|member| &member.name).find(|name| !visited.contains(*name)).cloned()
 }
 
-async fn ask(
+async fn check_member(
     context: &SetContext<'_>,
     member: &MemberName,
     set: &mut SetTracker,
     findings: &mut Vec<Finding>,
 ) -> Vec<ConnectionReport> {
     let endpoint = context.upstream.endpoint(&host_port(member));
-    let reports = connection::check(&endpoint, context.handed_out, context.now, findings).await;
-    let connector = connection::connect_with(&endpoint, context.handed_out);
+    let reports = connection::check(&endpoint, context.workload, context.now, findings).await;
+    let connector = connection::connect_with(&endpoint, context.workload);
     let Some((connector, _)) = connector.filter(|_| reports.iter().any(|report| report.server.is_some())) else {
         let failed = reports.iter().flat_map(|report| &report.steps).find(|step| step.status == Status::Error);
         let why = failed.and_then(|step| step.lines.first().cloned());
@@ -220,7 +220,7 @@ fn slots(members: &MemberAddresses) -> Vec<Slot> {
     members.slots.iter().map(slot).collect()
 }
 
-/// The address that clients receive. The port of port 0 is not known before the gateway runs.
+/// The address that clients receive. The port of port 0 is not findings_before before the gateway runs.
 fn advertised(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
     if address.port() > 0 {
         return members.advertised(address);

@@ -13,6 +13,7 @@ mod reach;
 mod reaches;
 mod read;
 mod reader;
+mod stages;
 mod statements;
 mod strict;
 #[cfg_attr(

@@ -11,6 +11,7 @@ use super::meaning::Resource;
 use super::names;
 use super::reaches::Reaches;
 use super::reader::Reader;
+use super::stages;
 use super::strict::{self, Fields, key};
 use super::table::Class::{Admin, Read, Write};
 use super::unclear::Unclear;
@@ -39,7 +40,7 @@ pub(super) fn of_update(stages: &RawArray) -> Result<(), Unclear> {
     for stage in strict::items(stages) {
         let (name, spec) = one_stage(&stage?)?;
         if !matches!(name, "$addFields" | "$project" | "$replaceRoot" | "$replaceWith" | "$set" | "$unset") {
-            return Err(known(name).map_or(Unclear::UnknownStage, Unclear::StagePosition));
+            return Err(stages::known(name).map_or(Unclear::UnknownStage, Unclear::StagePosition));
         }
         no_key_twice(&spec)?;
     }
@@ -91,12 +92,12 @@ impl<'a> PipelineReader<'a, '_> {
                         if database == "admin" { Resource::WholeServer } else { Resource::WholeDatabase(database) };
                     self.reaches.add(resource, Read)?;
                 }
-                _ if SHOWS_THE_SERVER.contains(&name) => {
+                _ if stages::EXPOSES_SERVER.contains(&name) => {
                     no_key_twice(&spec)?;
                     self.reaches.add(Resource::WholeServer, Admin)?;
                 }
-                _ if NAMES_NOTHING.contains(&name) => no_key_twice(&spec)?,
-                _ if is_internal(name) => return Err(Unclear::InternalStage),
+                _ if stages::NAMES_NO_COLLECTION.contains(&name) => no_key_twice(&spec)?,
+                _ if stages::is_internal(name) => return Err(Unclear::InternalStage),
                 _ => return Err(Unclear::UnknownStage),
             }
         }
@@ -283,80 +284,6 @@ fn makes_its_own_documents(spec: &Fields<'_>) -> bool {
 fn no_key_twice(spec: &RawElement<'_>) -> Result<(), Unclear> {
     strict::document(spec).map_or(Ok(()), |spec| Fields::of(spec).map(|_| ()))
 }
-
-fn is_internal(stage: &str) -> bool {
-    const OTHERS: [&str; 7] = [
-        "$backupCursor",
-        "$backupCursorExtend",
-        "$listCatalog",
-        "$mergeCursors",
-        "$operationMetrics",
-        "$queue",
-        "$setVariableFromSubPipeline",
-    ];
-    stage.starts_with("$_") || OTHERS.contains(&stage)
-}
-
-/// The name of a stage, from the tables of known stages.
-fn known(stage: &str) -> Option<&'static str> {
-    const NAMES_OTHERS: [&str; 9] = [
-        "$changeStream",
-        "$facet",
-        "$graphLookup",
-        "$listClusterCatalog",
-        "$lookup",
-        "$match",
-        "$merge",
-        "$out",
-        "$unionWith",
-    ];
-    NAMES_OTHERS.iter().chain(NAMES_NOTHING).chain(SHOWS_THE_SERVER).find(|known| **known == stage).copied()
-}
-
-/// Stages that read only their input or the collection of the command.
-const NAMES_NOTHING: &[&str] = &[
-    "$addFields",
-    "$bucket",
-    "$bucketAuto",
-    "$changeStreamSplitLargeEvent",
-    "$collStats",
-    "$count",
-    "$densify",
-    "$documents",
-    "$fill",
-    "$geoNear",
-    "$group",
-    "$indexStats",
-    "$limit",
-    "$listSearchIndexes",
-    "$planCacheStats",
-    "$project",
-    "$redact",
-    "$replaceRoot",
-    "$replaceWith",
-    "$sample",
-    "$search",
-    "$searchMeta",
-    "$set",
-    "$setWindowFields",
-    "$skip",
-    "$sort",
-    "$sortByCount",
-    "$unset",
-    "$unwind",
-    "$vectorSearch",
-];
-
-/// Stages that show the activity of other clients on the whole server.
-const SHOWS_THE_SERVER: &[&str] = &[
-    "$currentOp",
-    "$listLocalSessions",
-    "$listSampledQueries",
-    "$listSessions",
-    "$querySettings",
-    "$queryStats",
-    "$shardedDataDistribution",
-];
 
 /// mongod accepts 20 nested pipelines.
 const DEPTH_MAX: usize = 32;

@@ -11,6 +11,7 @@ mod conditions;
 mod fields;
 mod head;
 mod peer;
+mod rule_reader;
 #[cfg(test)]
 mod test_agreement;
 #[cfg(test)]
