@@ -111,7 +111,7 @@ impl Requests {
         }
     }
 
-    /// What another upstream connection has to be told before it can serve the client.
+    /// The messages that another upstream connection needs before it can serve the client.
     pub(super) fn introduction(&self) -> &Introduction {
         &self.introduction
     }

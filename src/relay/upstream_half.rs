@@ -128,7 +128,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         written > 0
     }
 
-    /// Closes the gateway's side after the client has closed its own: mongod stops work whose result nobody reads, as
+    /// Closes the gateway's side after the client has closed its own: mongod stops work whose result no client reads, as
     /// it does for a client that is connected directly. Returns whether that is done.
     pub(super) fn finish(&mut self, cx: &mut Context<'_>) -> bool {
         self.send_close_notify(cx);

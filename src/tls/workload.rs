@@ -59,7 +59,7 @@ impl WorkloadUpdates {
         tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(silent()))
     }
 
-    /// Waits for the next certificate set, which replaces the one before it. The first is available at once.
+    /// Waits for the next certificate set, which replaces the previous one. The first is available at once.
     ///
     /// After an error that [is about content](WorkloadError::is_about_content) the agent may send another set; after
     /// any other error the call has ended. Cancel safe.

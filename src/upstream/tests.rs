@@ -579,11 +579,11 @@ async fn a_connection_with_another_user_is_an_error() {
     });
     let sentence = "authenticated CN=svc-b,O=Acme@$external instead of CN=svc-a,O=Acme";
     check(&other.fail().await, "wrong_user", 18, sentence, "mongod's log");
-    let nobody = with_authentication(|command| match command {
+    let unauthenticated = with_authentication(|command| match command {
         "connectionStatus" => Some(users(&[])),
         other => authenticates(other),
     });
-    check(&nobody.fail().await, "wrong_user", 18, "no user is authenticated", "mongod's log");
+    check(&unauthenticated.fail().await, "wrong_user", 18, "no user is authenticated", "mongod's log");
     let silent = with_authentication(|command| match command {
         "connectionStatus" => Some(rawdoc! { "ok": 1.0 }),
         other => authenticates(other),

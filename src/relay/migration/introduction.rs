@@ -1,4 +1,4 @@
-//! What mongod has been told of a client, and what of that can be told again on another upstream connection.
+//! What mongod has learnt about a client, and what of that the gateway can repeat on another upstream connection.
 
 use crate::relay::filter::handshake::Authentication;
 use crate::relay::limits::HELD_BYTES_MAX;
@@ -10,7 +10,7 @@ use crate::wire::request::RequestFacts;
 /// The longest hello that is kept. Its `client` document has 512 bytes at most.
 const HELLO_BYTES_MAX: usize = 4096;
 
-/// What another upstream connection has to be told before it can serve the client.
+/// The messages that another upstream connection needs before it can serve the client.
 #[derive(Default)]
 pub(in crate::relay) struct Introduction {
     hello: Hello,
@@ -21,7 +21,7 @@ pub(in crate::relay) struct Introduction {
 /// The first hello of a client.
 #[derive(Default)]
 enum Hello {
-    /// There was none: mongod has been told nothing.
+    /// There was none: mongod has learnt nothing.
     #[default]
     None,
     /// As mongod has received it.
