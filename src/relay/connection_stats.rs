@@ -10,8 +10,8 @@ use crate::wire::error_reply::CommandError;
 use crate::wire::reply::ReplyFacts;
 use crate::wire::sasl::SaslUser;
 
-/// mongod's error code for a monitor's waiting hello whose client has closed: the ordinary end of every monitor, which is
-/// not counted as an error.
+/// mongod's error code for a monitor's waiting hello whose client has closed: the ordinary end of every monitor, which
+/// is not counted as an error.
 const CLIENT_DISCONNECT: i32 = 279;
 
 /// The counts of one connection. Each is added to the metrics of its listener as well.

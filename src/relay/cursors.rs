@@ -1,7 +1,8 @@
 //! Which caller owns which cursor.
 //!
-//! All callers of one gateway may be the same MongoDB user, so that mongod lets each of them read the cursors of the others.
-//! Cursor ids are random, but `currentOp` and logs show them. The gateway therefore remembers the owner of each cursor.
+//! All callers of one gateway may be the same MongoDB user, so that mongod lets each of them read the cursors of the
+//! others. Cursor ids are random, but `currentOp` and logs show them. The gateway therefore remembers the owner of each
+//! cursor.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// closes a cursor that was not read for ten minutes.
 const REMEMBERED_MAX: usize = 100_000;
 
-/// The owners of the cursors of one upstream, shared by all its connections. It is locked shortly when a cursor is opened,
-/// read or closed.
+/// The owners of the cursors of one upstream, shared by all its connections. It is locked shortly when a cursor is
+/// opened, read or closed.
 #[derive(Default)]
 pub struct CursorBook {
     book: Mutex<Book>,

@@ -29,7 +29,8 @@ pub enum EndReason {
     Tls(rustls::Error),
     /// The client sent `OP_COMPRESSED`.
     Compressed,
-    /// The client sent a message that the policy cannot judge and that cannot be answered. It did not go upstream whole.
+    /// The client sent a message that the policy cannot judge and that cannot be answered. It did not go upstream
+    /// whole.
     Unjudged(&'static str),
     /// The client sent a message that could be a hello or an authentication and that cannot be answered. It did not go
     /// upstream, since both may not reach mongod as they are.

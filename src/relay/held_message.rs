@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::relay::hold_budget::BudgetPermit;
 
-/// The time in which a held request has to arrive, plus a second for each of its mebibytes: other connections wait for its
-/// part of the budget. It has as long again to be sent.
+/// The time in which a held request has to arrive, plus a second for each of its mebibytes: other connections wait for
+/// its part of the budget. It has as long again to be sent.
 const HOLD_TIME: Duration = Duration::from_secs(10);
 
 const MEBIBYTE: usize = 1024 * 1024;
@@ -17,8 +17,8 @@ const MEBIBYTE: usize = 1024 * 1024;
 /// The beginning of a request that is too long to wait in the input: all of it that the filters asked for arrives, is
 /// judged, and is sent piece by piece as upstream takes it.
 ///
-/// It is in memory that the system provides as it is written to, and gets back as a whole. A length is only a claim, and an
-/// allocator would keep megabytes for later.
+/// It is in memory that the system provides as it is written to, and gets back as a whole. A length is only a claim,
+/// and an allocator would keep megabytes for later.
 pub(super) struct HeldMessage {
     /// As long as what the filters asked for.
     memory: MmapMut,
@@ -33,7 +33,8 @@ pub(super) struct HeldMessage {
 }
 
 impl HeldMessage {
-    /// Room for `bytes` of a request, of which `scanned` have been scanned already. Fails where the system has no memory.
+    /// Room for `bytes` of a request, of which `scanned` have been scanned already. Fails where the system has no
+    /// memory.
     pub(super) fn new(bytes: usize, scanned: usize, permit: BudgetPermit) -> io::Result<Self> {
         let memory = MmapMut::map_anon(bytes)?;
         Ok(Self { memory, filled: 0, scanned, sent: None, deadline: deadline(bytes), _permit: permit })

@@ -1,7 +1,7 @@
 //! The memory that all connections together may use to hold long requests for the policy.
 //!
-//! A policy judges a command body as a whole. Most bodies are small and wait in their connection's input. A longer one needs
-//! a permit of one budget, and its connection is not read while there is none.
+//! A policy judges a command body as a whole. Most bodies are small and wait in their connection's input. A longer one
+//! needs a permit of one budget, and its connection is not read while there is none.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ pub(super) struct BudgetRequest {
 }
 
 impl BudgetRequest {
-    /// A permit for `bytes`, if the budget has room for them now. Otherwise [`BudgetRequest::poll_granted`] is ready when
-    /// it has: requests are granted in their order.
+    /// A permit for `bytes`, if the budget has room for them now. Otherwise [`BudgetRequest::poll_granted`] is ready
+    /// when it has: requests are granted in their order.
     pub(super) fn permit(&mut self, budget: &HoldBudget, bytes: usize) -> Option<BudgetPermit> {
         if let Some(permit) = self.granted.take() {
             return Some(BudgetPermit { _permit: permit });

@@ -11,8 +11,8 @@ use crate::command::table;
 use crate::command::table::CommandId;
 use crate::wire::header::Header;
 
-/// Requests in flight on one connection, at which its client is not read until replies come. The requests of one read are
-/// taken together, so that there may be a few thousand more. Drivers have one.
+/// Requests in flight on one connection, at which its client is not read until replies come. The requests of one read
+/// are taken together, so that there may be a few thousand more. Drivers have one.
 pub(super) const IN_FLIGHT_MAX: usize = 1024;
 
 /// A request that waits for its reply.
@@ -68,12 +68,12 @@ impl InFlightRequest {
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     requests: VecDeque<InFlightRequest>,
-    /// The number of unacknowledged requests, and how many of them mongod is known to have executed: it executes requests
-    /// in their order, so that a reply confirms all before it. Both wrap around together.
+    /// The number of unacknowledged requests, and how many of them mongod is known to have executed: it executes
+    /// requests in their order, so that a reply confirms all before it. Both wrap around together.
     unacknowledged: u32,
     confirmed: u32,
-    /// After a stream of replies was restarted on another upstream connection: the `responseTo` of its first reply there,
-    /// and the one that the client waits for.
+    /// After a stream of replies was restarted on another upstream connection: the `responseTo` of its first reply
+    /// there, and the one that the client waits for.
     restarted_stream: Option<(i32, i32)>,
     /// Local replies whose turn it is.
     due_replies: Vec<u8>,
@@ -139,8 +139,8 @@ impl InFlight {
         self.restarted_stream = self.requests.front().map(|request| (request_id, request.expected_response_to));
     }
 
-    /// The `responseTo` that the client waits for, of a reply with this `responseTo`: another one for the first reply of
-    /// a restarted stream.
+    /// The `responseTo` that the client waits for, of a reply with this `responseTo`: another one for the first reply
+    /// of a restarted stream.
     pub(super) fn client_response_to(&mut self, response_to: i32) -> i32 {
         match self.restarted_stream {
             Some((there, here)) if there == response_to => {

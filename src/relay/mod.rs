@@ -10,9 +10,10 @@
 //! `requests` carries that out; replies take the same way back through `replies`. `context` keeps the ledger of both.
 //! `migration/` moves a client to another upstream connection.
 //!
-//! Requests and replies stay as they are, except for three changes: a hello loses what mongod may not read; a reply to hello
-//! names members as the client knows them; the first reply of a stream that was restarted on another upstream connection
-//! gets the `responseTo` that the client waits for. The gateway replies only to requests of which nothing has gone upstream.
+//! Requests and replies stay as they are, except for three changes: a hello loses what mongod may not read; a reply to
+//! hello names members as the client knows them; the first reply of a stream that was restarted on another upstream
+//! connection gets the `responseTo` that the client waits for. The gateway replies only to requests of which nothing
+//! has gone upstream.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -69,8 +70,8 @@ use pump::Pump;
 pub enum Turn {
     /// The conversation is over.
     Ended(RelayEnd),
-    /// The certificate set of the upstream connection was replaced, and it is this connection's turn to move. Offer another
-    /// upstream connection, or postpone; the conversation goes on meanwhile.
+    /// The certificate set of the upstream connection was replaced, and it is this connection's turn to move. Offer
+    /// another upstream connection, or postpone; the conversation goes on meanwhile.
     Renew,
     /// The upstream connection that was offered is in use.
     Moved,
@@ -129,8 +130,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     /// Runs the conversation until it ends or its owner has to do something for it.
     ///
-    /// `first_bytes` have been read from the client already, and are freed at once. Only the first call has any. Cancel safe
-    /// after that. When the relay is dropped, both sockets close at once.
+    /// `first_bytes` have been read from the client already, and are freed at once. Only the first call has any. Cancel
+    /// safe after that. When the relay is dropped, both sockets close at once.
     pub async fn run(&mut self, first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> Turn {
         if !first_bytes.is_empty() {
             let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&first_bytes, cx))).await;
@@ -151,22 +152,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.pump.client()
     }
 
-    /// The client's own hello, which the server has to have answered on a connection that is offered; empty where the client
-    /// has sent none. `None` where the client cannot move any longer.
+    /// The client's own hello, which the server has to have answered on a connection that is offered; empty where the
+    /// client has sent none. `None` where the client cannot move any longer.
     pub fn introduction(&self) -> Option<&[u8]> {
         self.pump.introduction()
     }
 
-    /// Takes an upstream connection on which the server has answered the client's hello. It is used as soon as every request
-    /// of the client is answered.
+    /// Takes an upstream connection on which the server has answered the client's hello. It is used as soon as every
+    /// request of the client is answered.
     pub fn offer(&mut self, upstream: UpstreamSide<U>) {
         if let Some(migration) = &mut self.migration {
             migration.offer(upstream);
         }
     }
 
-    /// No other upstream connection can be made now: the current one stays in use, and [`Turn::Renew`] comes again after a
-    /// pause.
+    /// No other upstream connection can be made now: the current one stays in use, and [`Turn::Renew`] comes again
+    /// after a pause.
     pub fn postpone(&mut self) {
         if let Some(migration) = &mut self.migration {
             migration.postpone(Instant::now());
@@ -192,7 +193,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             if let Poll::Ready(end) = self.pump.poll_end(cx) {
                 return Poll::Ready(Event::End(end));
             }
-            // Once registered, each of them wakes this task. Polling them again would take a lock that all connections share.
+            // Once registered, each of them wakes this task. Polling them again would take a lock that all connections
+            // share.
             if !is_registered {
                 is_registered = true;
                 let _ = draining.as_mut().poll(cx);

@@ -7,8 +7,8 @@
 use crate::relay::in_flight::InFlightRequest;
 use crate::wire::reply::ReplyFacts;
 
-/// Cursors that are remembered, and transactions. At the limit the oldest is evicted, so that a hostile server costs neither
-/// memory nor time.
+/// Cursors that are remembered, and transactions. At the limit the oldest is evicted, so that a hostile server costs
+/// neither memory nor time.
 const REMEMBERED_MAX: usize = 16;
 
 /// mongod's error code for a transaction that it does not know, or does not know any longer.

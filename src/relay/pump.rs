@@ -1,7 +1,7 @@
 //! Moves bytes both ways: between the client's socket and the TLS session with upstream.
 //!
-//! What arrives is read into the worker's shared buffers, understood there, and written at once. A connection keeps only
-//! what could not be written or understood yet. While one side does not take its bytes, the other is not read.
+//! What arrives is read into the worker's shared buffers, understood there, and written at once. A connection keeps
+//! only what could not be written or understood yet. While one side does not take its bytes, the other is not read.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -21,12 +21,12 @@ use crate::telemetry::metrics::Direction;
 use crate::tls::{Records, Session};
 use crate::wire::header::Header;
 
-/// A client that does not take this many bytes is not read. Replies of mongod are bounded otherwise, and are fewer; local
-/// replies are not.
+/// A client that does not take this many bytes is not read. Replies of mongod are bounded otherwise, and are fewer;
+/// local replies are not.
 const UNSENT_BYTES_MAX: usize = 2 * PLAIN_BYTES;
 
-/// The sockets that were not ready to be read in this call of [`Pump::poll_end`]. They have this task's waker, and are not
-/// polled again: the worker's only thread runs this task, so that no socket becomes ready meanwhile.
+/// The sockets that were not ready to be read in this call of [`Pump::poll_end`]. They have this task's waker, and are
+/// not polled again: the worker's only thread runs this task, so that no socket becomes ready meanwhile.
 #[derive(Default)]
 struct Quiet {
     client: bool,
@@ -61,7 +61,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Moves what can be moved. Ready when the conversation has ended.
     ///
-    /// Cancel safe between calls. Each read and write counts against the task's budget, so that a busy connection yields.
+    /// Cancel safe between calls. Each read and write counts against the task's budget, so that a busy connection
+    /// yields.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut quiet = Quiet::default();
         loop {
@@ -255,8 +256,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.connection.in_flight.is_idle(ConnectionStats::is_monitor)
     }
 
-    /// Whether the client can move to another upstream connection unnoticed, now or after the command in flight: whatever
-    /// this one knows of the client can be told again.
+    /// Whether the client can move to another upstream connection unnoticed, now or after the command in flight:
+    /// everything that this one knows of the client can be repeated there.
     pub(super) fn can_move(&self) -> bool {
         let introduction = self.requests.introduction();
         let is_streaming = self.connection.in_flight.is_streaming(ConnectionStats::is_monitor);

@@ -1,7 +1,8 @@
 //! Upstream's side of the conversation: frames replies, and finds the request that each of them answers.
 //!
-//! A reply is forwarded as it arrives, unless the filters hold it to rewrite it. A reply that cannot be parsed is counted
-//! and forwarded byte for byte, and so is a stream that has lost its message boundaries, unless the filters object.
+//! A reply is forwarded as it arrives, unless the filters hold it to rewrite it. A reply that cannot be parsed is
+//! counted and forwarded byte for byte, and so is a stream that has lost its message boundaries, unless the filters
+//! object.
 
 use crate::relay::context::ConnectionState;
 use crate::relay::end::EndReason;
@@ -60,8 +61,8 @@ impl Replies {
 
     /// Reads `input`, and returns what of it goes to the client.
     ///
-    /// The next call's input has to begin with what is behind that: less than a header, what a scan keeps, or a reply that
-    /// is held.
+    /// The next call's input has to begin with what is behind that: less than a header, what a scan keeps, or a reply
+    /// that is held.
     pub(super) fn read(&mut self, input: &mut [u8], connection: &mut ConnectionState) -> ReadReplies {
         let mut at = 0;
         let next = loop {

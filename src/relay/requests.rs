@@ -1,7 +1,8 @@
-//! The client's side of the conversation: frames requests, has the filters decide about each, and carries the verdict out.
+//! Reads the client's side of the conversation: frames requests, asks the filters about each, and carries out their
+//! verdict.
 //!
-//! A message that cannot be parsed is counted and forwarded byte for byte, unless a filter objects; so is a stream that
-//! has lost its message boundaries, from there on.
+//! A message that cannot be parsed is counted and forwarded byte for byte, unless a filter decides otherwise. After an
+//! impossible message length the rest of the stream is forwarded in the same way.
 
 use std::ops::ControlFlow;
 use std::task::Context;
@@ -100,7 +101,7 @@ impl Requests {
         matches!(self.state, State::Message { stage: Stage::Forwarding, .. })
     }
 
-    /// Whether the client's last message follows the protocol, as far as it could be read.
+    /// Whether the client's last message follows the wire protocol.
     pub(super) fn is_understood(&self) -> bool {
         match &self.state {
             State::Between => self.is_understood,
@@ -110,7 +111,7 @@ impl Requests {
         }
     }
 
-    /// What another upstream connection has to be told before it can serve the client.
+    /// What is sent first on another upstream connection before it can serve the client.
     pub(super) fn introduction(&self) -> &Introduction {
         &self.introduction
     }
@@ -125,8 +126,8 @@ impl Requests {
         self.budget_request.is_waiting()
     }
 
-    /// Whether the hold budget has just been granted: what is at the front of the next input has to be read at once, since
-    /// the budget is charged from here on.
+    /// Whether the hold budget has just been granted: what is at the front of the next input has to be read at once,
+    /// since the budget is charged from here on.
     pub(super) fn poll_budget(&mut self, cx: &mut Context<'_>) -> bool {
         self.budget_request.poll_granted(cx)
     }
@@ -141,8 +142,8 @@ impl Requests {
         self.held.as_ref().is_some_and(|held| held.is_being_sent())
     }
 
-    /// Hands the next piece of the request that was held apart to `pass`. Returns whether there is none left: what is at
-    /// the front of the next input comes next then.
+    /// Hands the next piece of the request that was held apart to `pass`. Returns whether there is none left: what is
+    /// at the front of the next input comes next then.
     pub(super) fn send_held(&mut self, pass: impl FnOnce(&[u8])) -> bool {
         let Some(held) = &mut self.held else { return true };
         let piece = held.next_piece(HELD_BYTES_MAX);
@@ -261,7 +262,7 @@ impl Requests {
         }
     }
 
-    /// The request goes upstream, as far as it has arrived.
+    /// The request goes upstream, beginning with the bytes that have arrived.
     fn forward(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
         if let Some(held) = &mut self.held {
             held.start_sending();
@@ -300,8 +301,8 @@ impl Requests {
         self.state = State::Between;
     }
 
-    /// Takes a long request out of the input, to be decided when `bytes` of it have arrived. Reads nothing more while the
-    /// hold budget has no room for it.
+    /// Takes a long request out of the input, to be decided when `bytes` of it have arrived. Reads nothing more while
+    /// the hold budget has no room for it.
     fn hold_apart(
         &mut self,
         bytes: usize,

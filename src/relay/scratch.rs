@@ -1,7 +1,7 @@
 //! The buffers that all connections of a worker share.
 //!
-//! A worker runs one connection at a time, and a connection needs the buffers only between two awaits. One set per thread is
-//! therefore enough for any number of connections. A connection keeps what has to outlive the moment itself.
+//! A worker runs one connection at a time, and a connection needs the buffers only between two awaits. One set per
+//! thread is therefore enough for any number of connections. A connection keeps what has to outlive the moment itself.
 
 use std::cell::RefCell;
 
@@ -9,18 +9,18 @@ use crate::relay::limits::HELD_BYTES_MAX;
 use crate::tls::{KEPT_BYTES_MAX as RECORDS_KEPT_MAX, RECORD_BYTES_MAX, Records};
 use crate::wire::bson_scan::KEPT_BYTES_MAX;
 
-/// Bytes that are read from a socket at a time. Larger reads take fewer system calls and fewer turns between the two sides.
-/// Beyond this size nothing is gained, while a connection has to keep as much for a peer that does not read.
+/// Bytes that are read from a socket at a time. Larger reads take fewer system calls and fewer turns between the two
+/// sides. Beyond this size nothing is gained, while a connection has to keep as much for a peer that does not read.
 pub(super) const READ_BYTES: usize = 128 * 1024;
 
-/// Room for what a connection has kept, and one read behind it. A TLS record that was incomplete at the last read may be
-/// completed by this one.
+/// Room for what a connection has kept, and one read behind it. A TLS record that was incomplete at the last read may
+/// be completed by this one.
 pub(super) const PLAIN_BYTES: usize = HELD_BYTES_MAX + KEPT_BYTES_MAX + READ_BYTES + RECORD_BYTES_MAX;
 
-/// The alignment of both buffers. Within a long message a connection mostly keeps nothing, so that reads go to the start of
-/// a buffer. The kernel mostly has the bytes of a long message at the start of a page, and large blocks of glibc's malloc
-/// start 16 bytes into one. Linux copies with `rep movsb`, which takes twenty times as long on AMD's Zen 3 when the offset
-/// of the target within its page is 1 to 31 bytes larger than that of the source.
+/// The alignment of both buffers. Within a long message a connection mostly keeps nothing, so that reads go to the
+/// start of a buffer. The kernel mostly has the bytes of a long message at the start of a page, and large blocks of
+/// glibc's malloc start 16 bytes into one. Linux copies with `rep movsb`, which takes twenty times as long on AMD's Zen
+/// 3 when the offset of the target within its page is 1 to 31 bytes larger than that of the source.
 const PAGE_BYTES: usize = 4096;
 
 /// The buffers of one worker.

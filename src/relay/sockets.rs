@@ -8,7 +8,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::relay::scratch::READ_BYTES;
 
-/// Copies `kept` to the front of `buffer` and reads behind it. Returns both together; only `kept` at the end of the stream.
+/// Copies `kept` to the front of `buffer` and reads behind it. Returns both together; only `kept` at the end of the
+/// stream.
 pub(super) fn kept_and_read<'b>(
     kept: &[u8],
     socket: &mut (impl AsyncRead + Unpin),

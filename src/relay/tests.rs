@@ -107,7 +107,8 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     message
 }
 
-/// Runs the relay together with `script`, which acts as client and mongod. Returns the relay's end and the script's result.
+/// Runs the relay together with `script`, which acts as client and mongod. Returns the relay's end and the script's
+/// result.
 async fn play<F: Future<Output = T>, T>(
     scene: Scene,
     script: impl FnOnce(DuplexStream, server::TlsStream<DuplexStream>, Drain) -> F,

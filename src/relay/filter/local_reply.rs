@@ -42,8 +42,8 @@ impl LocalReply {
         }
     }
 
-    /// The reply to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout` where the gateway authenticates.
-    /// All of the request has arrived.
+    /// The reply to `authenticate`, `saslStart`, `saslContinue`, `getnonce` or `logout` where the gateway
+    /// authenticates. All of the request has arrived.
     pub(in crate::relay) fn to_authentication(request: &RequestView<'_>) -> Self {
         match request.facts.command() {
             Some(b"logout") => Self::Done(rawdoc! { "ok": 1.0 }),
@@ -93,8 +93,8 @@ fn failed(code: i32, code_name: &'static str, message: &str) -> LocalReply {
     LocalReply::Failed(CommandError { code, code_name, message: message.to_owned() })
 }
 
-/// A client that would authenticate with a certificate is told that it has: to mongod it is the user that the gateway has
-/// authenticated.
+/// Reports success to a client that authenticates with a certificate: to mongod the client is the user that the gateway
+/// has authenticated.
 fn certificate_accepted(request: &RequestView<'_>) -> Option<LocalReply> {
     let command = request.command()?;
     if command.get_str("mechanism").ok()? != CERTIFICATE_MECHANISM {

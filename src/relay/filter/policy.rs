@@ -1,7 +1,7 @@
 //! The first filter: asks the policy in force about each request.
 //!
-//! Parses each command body as a whole, and has the policy judge it. A command that cannot be understood is denied: either
-//! the same bytes that were judged go upstream, or none. Writes no log itself: findings go to the source of the policy.
+//! Parses each command body as a whole, and has the policy judge it. A command that cannot be understood is denied:
+//! only bytes that were judged go upstream. Writes no log itself: findings go to the source of the policy.
 
 use bson::RawDocument;
 
@@ -88,8 +88,8 @@ impl PolicyFilter {
         self.forward_or_close("an impossible message length")
     }
 
-    /// Whether what follows the part of a request that was judged ends the connection. Part of the request may have gone
-    /// upstream, so that it can only be cut short; mongod does not execute a message that never ends.
+    /// Whether what follows the part of a request that was judged ends the connection. Part of the request may have
+    /// gone upstream, so that it can only be cut short; mongod does not execute a message that never ends.
     pub(in crate::relay) fn inspect_rest(&mut self, request: &RequestView<'_>) -> Option<Box<Close>> {
         let effective = self.effective.as_ref()?;
         let is_odd = request.scan.is_malformed() || has_foreign_sequence(request.facts);
@@ -157,7 +157,8 @@ impl PolicyFilter {
             // How much of the message is needed depends on the command: it may be more than the body.
             (None, Some(_)) if !facts.is_named() => Verdict::NeedMore(Hold::InInput),
             (None, Some(end)) => hold(end),
-            // A document sequence precedes the body. No driver sends that; the message is held, up to the size of a body.
+            // A document sequence precedes the body. No driver sends that; the message is held, up to the size of a
+            // body.
             (None, None) if facts.sequences().next().is_some() => match request.length() {
                 length if length > BODY_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
                 length => hold(length),
@@ -290,7 +291,7 @@ fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
     (is_held_whole && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
 }
 
-/// Whether the request has a document sequence that its command, as far as that is known, does not take.
+/// Whether the request has a document sequence that its command does not take, where the command is known.
 fn has_foreign_sequence(facts: &RequestFacts) -> bool {
     let taken = || facts.command().and_then(table::find).map(command::sequences_of);
     let is_taken = |found: &[u8]| taken().is_some_and(|taken| taken.iter().any(|taken| taken.as_bytes() == found));

@@ -10,7 +10,7 @@ use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 /// set a few thousand.
 pub(in crate::relay) const HELLO_REPLY_BYTES_MAX: usize = 32 * 1024;
 
-/// A reply that begins, as far as it has arrived.
+/// A reply whose header has arrived.
 #[derive(Clone, Copy)]
 pub(in crate::relay) struct ReplyView<'a> {
     /// The bytes that have arrived, from the header on. There may be more behind the reply.
@@ -35,8 +35,8 @@ pub(in crate::relay) fn read_header(
     Ok(header)
 }
 
-/// Decides about a reply. A reply that may name members is held until all of it has arrived, and is not forwarded when it
-/// cannot be parsed.
+/// Decides about a reply. A reply that may name members is held until all of it has arrived, and is not forwarded when
+/// it cannot be parsed.
 pub(in crate::relay) fn inspect(reply: &ReplyView<'_>, naming: &Naming) -> ReplyVerdict {
     if !naming.rewrites_hello() || !reply.in_flight.names_members(reply.header.response_to) {
         return ReplyVerdict::Forward;

@@ -1,8 +1,8 @@
 //! When a connection leaves a replaced certificate set, and how.
 //!
 //! The MongoDB protocol cannot tell a client to connect again, and a client may send its next request while the gateway
-//! closes. Where that is possible, the client therefore stays connected and moves to another upstream connection. Where it
-//! is not, its connection closes at a moment when that does least harm.
+//! closes. Where that is possible, the client therefore stays connected and moves to another upstream connection. Where
+//! it is not, its connection closes at a moment when that does least harm.
 //!
 //! Decides by the clock and a few facts only, and costs nothing while no certificate set is being replaced.
 
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::lifecycle::renewal::Schedule;
 use crate::relay::upstream_side::UpstreamSide;
 
-/// A client that has been quiet for this duration notices that its connection closes: drivers check a socket that has been
-/// idle for a second before they use it.
+/// A client that has been quiet for this duration notices that its connection closes: drivers check a socket that has
+/// been idle for a second before they use it.
 const QUIET: Duration = Duration::from_millis(1500);
 
 /// The first and the longest pause after an upstream connection could not be replaced.
@@ -115,7 +115,8 @@ impl<U> UpstreamMigration<U> {
         }
     }
 
-    /// No other upstream connection can be made now: the current one stays in use, and another is requested after a pause.
+    /// No other upstream connection can be made now: the current one stays in use, and another is requested after a
+    /// pause.
     pub(in crate::relay) fn postpone(&mut self, now: Instant) {
         self.replacement = Replacement::None;
         self.due = now + self.retry;
@@ -128,8 +129,8 @@ mod tests {
     use super::MigrationStep::{Close, Request, Wait};
     use super::*;
 
-    /// A window of ten seconds: due after three, patience until eight. `steps` has the time of the last move and the current
-    /// time in milliseconds, and the expected step.
+    /// A window of ten seconds: due after three, patience until eight. `steps` has the time of the last move and the
+    /// current time in milliseconds, and the expected step.
     #[track_caller]
     fn check(change: impl Fn(&mut MigrationFacts), can_request: bool, steps: &[(u64, u64, MigrationStep)]) {
         let began = Instant::now();

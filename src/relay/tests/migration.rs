@@ -39,7 +39,8 @@ async fn run_with_introduction(
     }
 }
 
-/// A mongod that answers every request with `ok: 1` and its own name until its connection closes, and counts them in `seen`.
+/// A mongod that answers every request with `ok: 1` and its own name until its connection closes, and counts them in
+/// `seen`.
 async fn answer_all(mut server: Server, name: &str, seen: &Cell<u32>) {
     let mut head = [0; HEADER_BYTES];
     while server.read_exact(&mut head).await.is_ok() {
@@ -172,8 +173,8 @@ async fn a_cursor_delays_a_move_for_half_of_the_window_at_most() {
     assert_eq!(moved, 1);
 }
 
-/// Sends the messages of `opening`, each of which is answered with `ok: 1` and these flags, and replaces the certificate set.
-/// Returns after how many seconds the gateway closes. It must not ask for another upstream connection.
+/// Sends the messages of `opening`, each of which is answered with `ok: 1` and these flags, and replaces the
+/// certificate set. Returns after how many seconds the gateway closes. It must not ask for another upstream connection.
 async fn closed_after(opening: Vec<Vec<u8>>, flags: u32) -> u64 {
     let Scene { mut client, upstream: mut old, relay, drain } = scene(OFF).await;
     let renewal = Renewal::new(WINDOW);

@@ -541,7 +541,8 @@ async fn a_budget_permit_is_returned_when_the_policy_is_switched_off() {
     .await;
 }
 
-/// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken. A client can cause both.
+/// mongod reads nothing while it sends a stream of replies, or while its last reply is not taken. A client can cause
+/// both.
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
