@@ -14,9 +14,9 @@ const SENT: &str = "sent by mongod";
 pub(super) fn chain_of<'a>(
     leaf: &'a CertificateFacts,
     sent: &'a [CertificateFacts],
-    authorities: &'a TrustAnchors,
+    trust_anchors: &'a TrustAnchors,
 ) -> Chain<'a> {
-    Chain::climb(leaf, &IssuerSources { sent, sent_as: SENT, authorities: Some(authorities) })
+    Chain::follow(leaf, &IssuerSources { sent, sent_as: SENT, trust_anchors: Some(trust_anchors) })
 }
 
 /// Which trust anchor signed the certificate. Compares names only, because rustls has verified the signatures.

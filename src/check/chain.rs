@@ -14,7 +14,7 @@ pub(super) struct IssuerSources<'a> {
     /// How the drawing calls them.
     pub(super) sent_as: &'static str,
     /// The gateway's own trust anchors.
-    pub(super) authorities: Option<&'a TrustAnchors>,
+    pub(super) trust_anchors: Option<&'a TrustAnchors>,
 }
 
 /// A chain, as far as its certificates are known.
@@ -27,15 +27,15 @@ pub(super) struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     /// Follows the issuers from `certificate`, as far as they are found.
-    pub(super) fn climb(certificate: &'a CertificateFacts, above: &IssuerSources<'a>) -> Self {
+    pub(super) fn follow(certificate: &'a CertificateFacts, sources: &IssuerSources<'a>) -> Self {
         let mut chain = Self { links: vec![(certificate, "")], missing: None };
         let mut current = certificate;
         // Names can form a circle, so the number of steps is limited.
-        for _ in 0..above.sent.len() + above.authorities().len() {
+        for _ in 0..sources.sent.len() + sources.anchor_certificates().len() {
             if current.is_self_issued() {
                 return chain;
             }
-            let Some(link) = above.issuer_of(current) else { break };
+            let Some(link) = sources.issuer_of(current) else { break };
             chain.links.push(link);
             current = link.0;
         }
@@ -61,17 +61,17 @@ impl<'a> Chain<'a> {
 }
 
 impl<'a> IssuerSources<'a> {
-    fn authorities(&self) -> &'a [CertificateFacts] {
-        self.authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default()
+    fn anchor_certificates(&self) -> &'a [CertificateFacts] {
+        self.trust_anchors.map(|trust_anchors| trust_anchors.certificates.as_slice()).unwrap_or_default()
     }
 
     /// Searches the trust anchors first: a chain can end at a trust anchor, whatever else was sent.
     fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
         let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
-        let is_file = self.authorities.is_some_and(|authorities| authorities.location.file.is_some());
+        let is_file = self.trust_anchors.is_some_and(|trust_anchors| trust_anchors.location.file.is_some());
         let found_in = if is_file { "from ca_file" } else { "from the SPIFFE agent" };
-        let authority = self.authorities().iter().find(named).map(|facts| (facts, found_in));
-        authority.or_else(|| self.sent.iter().find(named).map(|facts| (facts, self.sent_as)))
+        let anchor = self.anchor_certificates().iter().find(named).map(|facts| (facts, found_in));
+        anchor.or_else(|| self.sent.iter().find(named).map(|facts| (facts, self.sent_as)))
     }
 }
 
@@ -104,10 +104,12 @@ mod tests {
     #[track_caller]
     fn check(pair: &IssuedCertificate, trusted: &[&CertificateAuthority], expected: &[&str]) {
         let (leaf, sent) = (facts(&pair.der), sent(pair));
-        let trusted = trusted.iter().map(|authority| authority.der.clone()).collect();
-        let authorities = TrustAnchors::from_certificates("key", trusted).ok();
-        let chain =
-            Chain::climb(&leaf, &IssuerSources { sent: &sent, sent_as: "sent", authorities: authorities.as_ref() });
+        let trusted = trusted.iter().map(|anchor| anchor.der.clone()).collect();
+        let trust_anchors = TrustAnchors::from_certificates("key", trusted).ok();
+        let chain = Chain::follow(
+            &leaf,
+            &IssuerSources { sent: &sent, sent_as: "sent", trust_anchors: trust_anchors.as_ref() },
+        );
         let lines = chain.lines(UNIX_EPOCH);
         let subjects: Vec<_> = lines.iter().filter(|line| line.contains("CN=")).collect();
         assert_eq!(subjects, expected);

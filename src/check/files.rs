@@ -112,13 +112,13 @@ fn of_agent(
         }
     };
     let section = section_of(upstream);
-    let authorities = match &agent.ca_file {
+    let trust_anchors = match &agent.ca_file {
         Some(ca_file) => Some(TrustAnchors::read_ca_file(&section, ca_file).map_err(UpstreamTlsError::from)),
         None => set.map(|set| set.trust_anchors(upstream)),
     };
     Material {
         credentials: set.map(|set| set.credentials(upstream)),
-        authorities,
+        trust_anchors,
         lists: read_revocation_lists(&section, agent.crl_file.as_deref()).map_err(UpstreamTlsError::from),
     }
 }

@@ -20,7 +20,7 @@ use crate::tls::{
 /// The certificates, the key and the revocation lists of one table; `None` if they are not known.
 pub(super) struct Material {
     pub(super) credentials: Option<Result<Credentials, UpstreamTlsError>>,
-    pub(super) authorities: Option<Result<TrustAnchors, UpstreamTlsError>>,
+    pub(super) trust_anchors: Option<Result<TrustAnchors, UpstreamTlsError>>,
     pub(super) lists: Result<Vec<RevocationList>, UpstreamTlsError>,
 }
 
@@ -29,7 +29,7 @@ impl Material {
     pub(super) fn read(section: &str, files: &TlsFiles) -> Self {
         Self {
             credentials: Some(Credentials::read(section, files).map_err(UpstreamTlsError::from)),
-            authorities: Some(TrustAnchors::read(section, files).map_err(UpstreamTlsError::from)),
+            trust_anchors: Some(TrustAnchors::read(section, files).map_err(UpstreamTlsError::from)),
             lists: read_revocation_lists(section, files.crl_file.as_deref()).map_err(UpstreamTlsError::from),
         }
     }
@@ -54,14 +54,14 @@ impl<'a> MaterialChecks<'a> {
     /// Checks everything, even if one part cannot be used.
     pub(super) fn material(&mut self, material: &Material) -> MaterialReport {
         let mut report = MaterialReport::default();
-        let usable = material.authorities.as_ref().and_then(|authorities| authorities.as_ref().ok());
+        let usable = material.trust_anchors.as_ref().and_then(|trust_anchors| trust_anchors.as_ref().ok());
         match &material.credentials {
             Some(Ok(credentials)) => self.credentials(credentials, usable, &mut report),
             Some(Err(error)) => self.unusable(self.certificate_step(), error),
             None => {}
         }
-        match &material.authorities {
-            Some(Ok(authorities)) => self.authorities(authorities, &mut report),
+        match &material.trust_anchors {
+            Some(Ok(trust_anchors)) => self.trust_anchors(trust_anchors, &mut report),
             Some(Err(error)) => self.unusable("CA certificates", error),
             None => {}
         }
@@ -84,13 +84,13 @@ impl<'a> MaterialChecks<'a> {
     fn credentials(
         &mut self,
         credentials: &Credentials,
-        authorities: Option<&TrustAnchors>,
+        trust_anchors: Option<&TrustAnchors>,
         report: &mut MaterialReport,
     ) {
-        let found = credentials.findings(self.side, authorities, self.now);
+        let found = credentials.findings(self.side, trust_anchors, self.now);
         let certificate = &credentials.certificate;
-        let sources = IssuerSources { sent: &credentials.chain, sent_as: "sent with it", authorities };
-        let chain = Chain::climb(certificate, &sources);
+        let sources = IssuerSources { sent: &credentials.chain, sent_as: "sent with it", trust_anchors };
+        let chain = Chain::follow(certificate, &sources);
         report.certificate = Some(certificate.into());
         report.chain = chain.links.iter().skip(1).map(|(facts, _)| CertificateReport::from(*facts)).collect();
         let names = certificate.names().join(", ");
@@ -105,26 +105,26 @@ impl<'a> MaterialChecks<'a> {
         }
     }
 
-    fn authorities(&mut self, authorities: &TrustAnchors, report: &mut MaterialReport) {
-        let found = authorities.findings(self.now);
-        for (index, authority) in authorities.certificates.iter().enumerate() {
-            let lines = [authority.subject.to_string()].into_iter().chain(described(authority, self.now)).collect();
+    fn trust_anchors(&mut self, trust_anchors: &TrustAnchors, report: &mut MaterialReport) {
+        let found = trust_anchors.findings(self.now);
+        for (index, anchor) in trust_anchors.certificates.iter().enumerate() {
+            let lines = [anchor.subject.to_string()].into_iter().chain(described(anchor, self.now)).collect();
             self.add_step(
                 Step { name: "CA certificate", status: Status::Ok, lines },
                 &found,
                 MaterialItem::TrustAnchor(index),
             );
         }
-        report.trust_anchors = authorities.certificates.iter().map(CertificateReport::from).collect();
+        report.trust_anchors = trust_anchors.certificates.iter().map(CertificateReport::from).collect();
     }
 
     fn revocation_lists(
         &mut self,
         lists: &[RevocationList],
-        authorities: Option<&TrustAnchors>,
+        trust_anchors: Option<&TrustAnchors>,
         report: &mut MaterialReport,
     ) {
-        let found = authorities.map(|authorities| revocation_findings(lists, authorities, self.now));
+        let found = trust_anchors.map(|trust_anchors| revocation_findings(lists, trust_anchors, self.now));
         for (index, list) in lists.iter().enumerate() {
             let step = Step::ok("revocation list", format!("of {}, {}", list.issuer, entries(list)));
             let issued = format!("issued {} ({})", date_text(list.this_update), distance(list.this_update, self.now));
@@ -136,7 +136,7 @@ impl<'a> MaterialChecks<'a> {
         report.revocation_lists = lists.iter().map(RevocationListReport::from).collect();
     }
 
-    /// Adds the findings about `concern`, and `step` with the status of the worst of them. A note is added to the step
+    /// Adds the findings about `item`, and `step` with the status of the worst of them. A note is added to the step
     /// only.
     fn add_step(&mut self, mut step: Step, found: &[MaterialFinding], item: MaterialItem) {
         for MaterialFinding { severity, sentence, remedy, .. } in found.iter().filter(|found| found.item == item) {

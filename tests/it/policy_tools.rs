@@ -108,7 +108,7 @@ fn the_exit_code_of_explain_matches_its_verdict() {
     check(&format!("--principal CN=x,O=Acme {find}"), 77, &["caller   CN=x,O=Acme"]);
     let foreign = "the gateway rejects certificates of the trust domain other";
     check(&format!("--principal spiffe://other/ns/shop/sa/cart {find}"), 0, &[foreign]);
-    // Aliases are folded, and the handshake passes.
+    // Aliases are resolved, and handshake commands are allowed.
     check(&format!("{CART} --command findandmodify --database shop --collection carts"), 0, &["findAndModify"]);
     check("--nobody --command ping --database admin", 0, &["it belongs to the handshake"]);
     check("--nobody --command nonsense --database shop", 77, &["the policy cannot judge this command"]);
