@@ -65,7 +65,7 @@ impl<'a> Above<'a> {
         self.authorities.map(|authorities| authorities.certificates.as_slice()).unwrap_or_default()
     }
 
-    /// TrustAnchors first: a chain may end there, whatever is sent.
+    /// Trust anchors first: a chain may end there, whatever is sent.
     fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
         let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
         let is_file = self.authorities.is_some_and(|authorities| authorities.location.file.is_some());

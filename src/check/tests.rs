@@ -190,7 +190,7 @@ async fn a_refusal_within_the_handshake_is_shown_too() {
 async fn what_is_doubtful_about_a_working_upstream_is_a_warning() {
     let mut scene = TestUpstream::new();
     scene.change = |upstream| upstream.tls.verify = Verify::Chain;
-    scene.server = scene.authority.issue_with("mongod", &["db.test"], |params| {
+    scene.server = scene.ca.issue_with("mongod", &["db.test"], |params| {
         params.not_after = (SystemTime::now() + Duration::from_hours(10 * 24)).into();
     });
     let report = run(scene).await;
@@ -231,7 +231,7 @@ async fn bad_files_are_all_found_and_keep_from_connecting() {
 #[tokio::test]
 async fn what_is_wrong_with_our_own_certificate_is_found_offline() {
     let mut scene = TestUpstream::new();
-    let below = scene.authority.intermediate("Acme Clients");
+    let below = scene.ca.intermediate("Acme Clients");
     let unrelated = CertificateAuthority::new("Unrelated");
     scene.client = below
         .issue_with("svc-a", &[], |params| {

@@ -249,8 +249,8 @@ mod tests {
         ] {
             assert_eq!(check_path(end_entity, &sent, &anchors), Err(CertificateError::UnknownIssuer));
         }
-        let anew = CertificateAuthority::new("Acme CA");
-        assert_eq!(check_path(&leaf, &[], &[anew.der()]), Err(CertificateError::BadSignature));
+        let renewed = CertificateAuthority::new("Acme CA");
+        assert_eq!(check_path(&leaf, &[], &[renewed.der()]), Err(CertificateError::BadSignature));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Explains failures of the network and of the TLS handshake, and passes all others to the files beside this one.
+//! Explains failures of the network and of the TLS handshake, and passes all other failures to the other files of this folder.
 
 use std::error::Error as StdError;
 use std::io;
