@@ -142,7 +142,7 @@ mod tests {
     use crate::tls::UpstreamTls;
     use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate};
 
-    const OWN_DOMAIN: &str = "own.test";
+    const OWN_DOMAIN: &str = "home.test";
     const OTHER_DOMAIN: &str = "other.test";
 
     /// A certificate as SPIRE issues it.
@@ -194,9 +194,9 @@ mod tests {
     #[test]
     fn trust_anchors_are_those_of_the_server_identities_or_else_of_the_own_domain() {
         let (own, other) = (CertificateAuthority::new("Own"), CertificateAuthority::new("Other"));
-        let svid = svid(&own, "spiffe://own.test/orders");
+        let svid = svid(&own, "spiffe://home.test/orders");
         let set = set(&svid, &svid, &[(OWN_DOMAIN, &[&own]), (OTHER_DOMAIN, &[&other])]);
-        let (at_own, at_other) = ("spiffe://own.test/mongod", "spiffe://other.test/mongod");
+        let (at_own, at_other) = ("spiffe://home.test/mongod", "spiffe://other.test/mongod");
         for (server_identities, expected) in [
             (&[][..], Ok(vec!["CN=Own,O=Acme".to_owned()])),
             (&[at_own], Ok(vec!["CN=Own,O=Acme".to_owned()])),
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn ca_file_replaces_the_trust_anchors_of_the_agent() {
         let (own, databases) = (CertificateAuthority::new("Own"), CertificateAuthority::new("Databases"));
-        let svid = svid(&own, "spiffe://own.test/orders");
+        let svid = svid(&own, "spiffe://home.test/orders");
         let folder = Folder::new();
         let with_file = WorkloadApi { ca_file: Some(folder.write("databases.pem", &databases.pem)), ..agent() };
         for bundles in [&[(OWN_DOMAIN, &[&own][..])][..], &[]] {
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_key_of_another_certificate_is_rejected() {
         let own = CertificateAuthority::new("Own");
-        let (svid, other) = (svid(&own, "spiffe://own.test/orders"), svid(&own, "spiffe://own.test/orders"));
+        let (svid, other) = (svid(&own, "spiffe://home.test/orders"), svid(&own, "spiffe://home.test/orders"));
         let error = trusted(&set(&svid, &other, &[(OWN_DOMAIN, &[&own])]), &agent(), &[]).unwrap_err();
         assert!(error.contains("private key"), "{error}");
         assert!(error.contains("does not belong to the certificate"), "{error}");
