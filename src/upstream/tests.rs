@@ -518,7 +518,7 @@ async fn a_connection_is_authenticated_before_a_client_uses_it() {
     let user = server.during(Box::pin(asked)).await;
     assert_eq!((user.name.as_str(), user.roles.as_slice()), (SUBJECT, &["read@shop".to_owned()][..]));
     assert!(connector.has_user());
-    assert_eq!(*connector.authenticated().unwrap(), Authenticated { generation: 0, user: Ok(user) });
+    assert_eq!(*connector.authenticated().unwrap(), AuthenticationResult { generation: 0, user: Ok(user) });
 }
 
 #[tokio::test]
