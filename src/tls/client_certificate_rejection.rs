@@ -7,7 +7,8 @@ use rustls::{CertificateError, Error};
 /// Why a client certificate is rejected. `Display` completes a sentence about it and begins with "it".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientCertificateRejection {
-    /// The chain does not end at a trust anchor of the listener.
+    /// The chain does not end at a trust anchor of the listener. Also a wrong signature, which rustls reports in the
+    /// same way for a certificate and for the handshake of a client without its key.
     UnknownCa,
     /// The certificate, or that of an issuer, has expired.
     Expired,
@@ -17,7 +18,7 @@ pub enum ClientCertificateRejection {
     Revoked,
     /// The certificate may not be used by TLS clients.
     WrongUsage,
-    /// The certificate is damaged, of version 1, signed with a weak algorithm, or the client does not have its key.
+    /// The certificate is damaged, of version 1, or signed with a weak algorithm.
     Invalid,
 }
 
