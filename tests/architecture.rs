@@ -106,7 +106,7 @@ fn impure_references(tree: &SourceTree) -> Vec<String> {
         for path in References::of(file, tree).foreign {
             let path = path.join("::");
             let is_impure = |root: &&str| path == **root || path.starts_with(&format!("{root}::"));
-            if IMPURE.iter().any(|root| is_impure(&root)) {
+            if IMPURE.iter().any(is_impure) {
                 wrong.push(format!("{}: refers to {path}", file.path));
             }
         }

@@ -13,7 +13,7 @@ use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Policy};
 use mongate::relay::{
-    ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
+    ConnectionStats, CursorBook, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
     PolicySource, Relay, Turn, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
@@ -69,13 +69,12 @@ impl Relayed {
             Rules::Count(count) => PolicyFilter::new(Box::new(FixedPolicy::new(count)?)),
         };
         let stats = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
-        let handshake_filter = HandshakeFilter::default();
+        let filters = Filters { policy: policy_filter, handshake: HandshakeFilter::default() };
         let upstream_side = UpstreamSide { socket, session: near, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            let relay =
-                Relay::new(near_client, upstream_side, Limits::default(), stats, policy_filter, handshake_filter);
+            let relay = Relay::new(near_client, upstream_side, Limits::default(), stats, filters);
             Box::pin(run(relay, drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })

@@ -220,7 +220,7 @@ fn slots(members: &MemberAddresses) -> Vec<Slot> {
     members.slots.iter().map(slot).collect()
 }
 
-/// The address that clients receive. The port of port 0 is not findings_before before the gateway runs.
+/// The address that clients receive. Port 0 has no number before the gateway runs.
 fn advertised(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
     if address.port() > 0 {
         return members.advertised(address);

@@ -27,7 +27,7 @@ use crate::config::Mechanism;
 use crate::identity::Principal;
 use crate::listener;
 use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
-use crate::relay::{Authentication, ConnectionStats, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
+use crate::relay::{Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
 use crate::upstream::ProvenConnection;
 
 pub use admission::Admission;
@@ -177,15 +177,8 @@ fn join(
         Some(Mechanism::MongodbX509) => Authentication::Gateway,
         None => Authentication::Clients,
     };
-    let handshake_filter = HandshakeFilter::new(naming, authentication);
-    Box::new(Relay::new(
-        client,
-        relay_session::upstream_side(link),
-        route.limits,
-        stats,
-        policy_filter,
-        handshake_filter,
-    ))
+    let filters = Filters { policy: policy_filter, handshake: HandshakeFilter::new(naming, authentication) };
+    Box::new(Relay::new(client, relay_session::upstream_side(link), route.limits, stats, filters))
 }
 
 fn principal(caller: &CallerInfo) -> Option<&Principal> {

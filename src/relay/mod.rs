@@ -50,6 +50,7 @@ mod upstream_side;
 pub use connection_stats::ConnectionStats;
 pub use cursors::CursorBook;
 pub use end::{EndReason, RelayEnd, Side};
+pub use filter::chain::Filters;
 pub use filter::handshake::{Authentication, HandshakeFilter};
 pub use filter::naming::Naming;
 pub use filter::policy::PolicyFilter;
@@ -61,7 +62,7 @@ pub use upstream_side::UpstreamSide;
 use clock::Clock;
 use context::ConnectionState;
 use end::End;
-use filter::chain::Filters;
+
 use migration::schedule::{MigrationFacts, MigrationStep, UpstreamMigration};
 use pump::Pump;
 
@@ -109,16 +110,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Joins `client` and `upstream`.
     ///
     /// Neither side may have bytes waiting outside its socket, except the `first_bytes` that [`Relay::run`] takes.
-    pub fn new(
-        client: C,
-        upstream: UpstreamSide<U>,
-        limits: Limits,
-        stats: ConnectionStats,
-        policy: PolicyFilter,
-        handshake: HandshakeFilter,
-    ) -> Self {
+    pub fn new(client: C, upstream: UpstreamSide<U>, limits: Limits, stats: ConnectionStats, filters: Filters) -> Self {
         let UpstreamSide { socket, session, generation } = upstream;
-        let connection = ConnectionState::new(stats, Filters { policy, handshake });
+        let connection = ConnectionState::new(stats, filters);
         Self {
             pump: Pump::new(client, socket, session, connection),
             clock: Clock::start(limits),

@@ -192,13 +192,11 @@ impl Requests {
     ) -> Flow {
         connection.stats.unparsed(Direction::ToUpstream);
         connection.filters.policy.refresh();
-        match connection.filters.decide_unframed() {
-            Verdict::Close(reason) => close(reason, cursor),
-            _ => {
-                self.state = State::Unframed;
-                READ_ON
-            }
+        if let Verdict::Close(reason) = connection.filters.decide_unframed() {
+            return close(reason, cursor);
         }
+        self.state = State::Unframed;
+        READ_ON
     }
 
     /// Reads on in a message, and has the filters decide about it.

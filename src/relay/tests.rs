@@ -39,7 +39,13 @@ const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, limits, stats(), PolicyFilter::off(), HandshakeFilter::default());
+    let relay = Relay::new(
+        gateway_client,
+        side,
+        limits,
+        stats(),
+        Filters { policy: PolicyFilter::off(), handshake: HandshakeFilter::default() },
+    );
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 

@@ -155,7 +155,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         (self.unsent, self.write_error) = (Vec::new(), None);
     }
 
-    /// Sends close_notify behind what the socket has not taken. Only the first call has an effect.
+    /// Sends `close_notify` behind what the socket has not taken. Only the first call has an effect.
     fn send_close_notify(&mut self, cx: &mut Context<'_>) {
         self.flush(cx);
         let mut records = Records::default();

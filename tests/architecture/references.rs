@@ -153,7 +153,9 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_item_mod(&mut self, item: &'ast ItemMod) {
         if let Some((_, items)) = &item.content {
             self.module.push(item.ident.to_string());
-            items.iter().for_each(|item| self.visit_item(item));
+            for item in items {
+                self.visit_item(item);
+            }
             self.module.pop();
         }
     }

@@ -63,72 +63,66 @@ impl SourceTree {
 
     fn add_root(&mut self, file: &str, module: ModulePath, open: &mut impl FnMut(&Path) -> Option<String>) {
         if let Some(text) = open(Path::new(file)) {
-            self.add(PathBuf::from(file), PathBuf::new(), module, text, open);
+            self.add(Found { path: PathBuf::from(file), text }, &Child { module, folder: PathBuf::new() }, open);
         }
     }
 
-    /// Adds a file and, through its `mod` declarations, all files below it. `folder` is where its children are.
-    fn add(
-        &mut self,
-        path: PathBuf,
-        folder: PathBuf,
-        module: ModulePath,
-        text: String,
-        open: &mut impl FnMut(&Path) -> Option<String>,
-    ) {
+    /// Adds the file of a module and, through its `mod` declarations, all files below it.
+    fn add(&mut self, found: Found, module: &Child, open: &mut impl FnMut(&Path) -> Option<String>) {
+        let Found { path, text } = found;
+        let Child { module, folder } = module;
         let name = path.to_string_lossy().replace('\\', "/");
         let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{name}: not Rust: {error}"));
         let index = self.files.len();
         self.by_module.insert(module.clone(), index);
-        let mut children = Vec::new();
-        self.collect_children(&syntax.items, &module, &folder, index, &mut children);
-        self.files.push(SourceFile { path: name, module, syntax, text });
-        for Child { module, folder, is_test } in children {
-            let places = [folder.with_extension("rs"), folder.join("mod.rs")];
-            let found = places.into_iter().find_map(|place| open(&place).map(|text| (place, text)));
-            let Some((path, text)) = found else { panic!("{}: no file for this module", module.join("::")) };
+        let children = self.children(&syntax.items, module, folder, index);
+        self.files.push(SourceFile { path: name, module: module.clone(), syntax, text });
+        for (child, is_test) in children {
+            let places = [child.folder.with_extension("rs"), child.folder.join("mod.rs")];
+            let found = places.into_iter().find_map(|path| open(&path).map(|text| Found { path, text }));
+            let Some(found) = found else { panic!("{}: no file for this module", child.module.join("::")) };
             if is_test {
-                self.test_files.insert(path.to_string_lossy().into_owned());
+                self.test_files.insert(found.path.to_string_lossy().into_owned());
             } else {
-                self.add(path, folder, module, text, open);
+                self.add(found, &child, open);
             }
         }
     }
 
-    /// Lists the modules that `items` declare in other files. Inline modules belong to the file that they are in.
-    fn collect_children(
-        &mut self,
-        items: &[Item],
-        module: &[String],
-        folder: &Path,
-        index: usize,
-        children: &mut Vec<Child>,
-    ) {
+    /// The modules that `items` declare in other files, and whether only tests compile them. Inline modules belong to
+    /// the file that they are in, which has this `index`.
+    fn children(&mut self, items: &[Item], module: &[String], folder: &Path, index: usize) -> Vec<(Child, bool)> {
+        let mut children = Vec::new();
         for item in items {
             let Item::Mod(ItemMod { attrs, ident, content, .. }) = item else { continue };
             let name = ident.to_string();
             let child = [module, std::slice::from_ref(&name)].concat();
             match content {
                 None => {
-                    let is_test = is_test_only(attrs);
-                    children.push(Child { module: child, folder: folder.join(&name), is_test });
+                    children.push((Child { module: child, folder: folder.join(&name) }, is_test_only(attrs)));
                 }
                 Some(_) if is_test_only(attrs) => {}
                 Some((_, items)) => {
                     self.by_module.insert(child.clone(), index);
-                    self.collect_children(items, &child, &folder.join(&name), index, children);
+                    children.extend(self.children(items, &child, &folder.join(&name), index));
                 }
             }
         }
+        children
     }
 }
 
 /// A module whose code is in a file of its own.
 struct Child {
     module: ModulePath,
-    /// Without extension: `relay/filter` stands for `relay/filter.rs` and `relay/filter/mod.rs`.
+    /// Where its children are. Without extension: `relay/filter` for `relay/filter.rs` and `relay/filter/mod.rs`.
     folder: PathBuf,
-    is_test: bool,
+}
+
+/// A file and what is in it.
+struct Found {
+    path: PathBuf,
+    text: String,
 }
 
 /// Whether an item with these attributes is compiled for unit tests only: `#[cfg(test)]`, also among other conditions.

@@ -161,7 +161,7 @@ fn redirect(namespace: &Namespace, rule: &str) {
     namespace.sh(rule).unwrap();
 }
 
-/// Runs PyMongo's script as the client user.
+/// Runs `PyMongo`'s script as the client user.
 fn python(uri: &str, database: &str) -> Outcome {
     drivers::python_with(uri, database, |command| namespace::run_as(namespace::CLIENT, &command).unwrap()).unwrap()
 }

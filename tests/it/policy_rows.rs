@@ -168,7 +168,7 @@ fn framing() -> Vec<Row> {
     ]
 }
 
-/// Messages other than OP_MSG.
+/// Messages other than `OP_MSG`.
 fn envelopes() -> Vec<Row> {
     let payload = [&[0; 4][..], &body_section(&secret())].concat();
     let [admin, vault] = ["admin.$cmd", "vault.$cmd"];

@@ -8,9 +8,11 @@ use crate::relay::filter::verdict::{Hold, ReplyVerdict, Verdict};
 use crate::relay::filter::view::RequestView;
 
 /// The filters of one connection. The policy decides first.
-pub(in crate::relay) struct Filters {
-    pub(in crate::relay) policy: PolicyFilter,
-    pub(in crate::relay) handshake: HandshakeFilter,
+pub struct Filters {
+    /// Asks the policy.
+    pub policy: PolicyFilter,
+    /// Rewrites hellos, and answers authentications.
+    pub handshake: HandshakeFilter,
 }
 
 /// Where a request stands in the chain of filters.

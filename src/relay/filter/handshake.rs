@@ -123,10 +123,9 @@ impl HandshakeFilter {
         } else {
             match hello::without(request.message, self.withheld()) {
                 Ok(Some(rewritten)) => Verdict::Rewrite(rewritten),
-                Ok(None) => Verdict::Forward,
                 Err(_) if self.is_strict() => return LocalReply::unreadable_hello().into(),
-                // mongod replies with what is wrong.
-                Err(_) => Verdict::Forward,
+                // mongod itself answers a hello that cannot be read.
+                Ok(None) | Err(_) => Verdict::Forward,
             }
         };
         self.expects_load_balancer |= request.facts.load_balanced();

@@ -68,7 +68,7 @@ pub(super) async fn scene_with_filters(
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
     let filter = PolicyFilter::new(Box::new(TestPolicySource(Arc::clone(&policy))));
-    let relay = Relay::new(gateway_client, side, OFF, stats(), filter, handshake);
+    let relay = Relay::new(gateway_client, side, OFF, stats(), Filters { policy: filter, handshake });
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }
 

@@ -276,7 +276,7 @@ fn networks(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<IpNet>> {
         match network {
             Some(network) => networks.push(network.trunc()),
             None => {
-                fields.note(key, &format!("has {:?}, which is not an IP address or network", toml_text::plain(text)))
+                fields.note(key, &format!("has {:?}, which is not an IP address or network", toml_text::plain(text)));
             }
         }
     }
