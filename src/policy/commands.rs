@@ -201,13 +201,11 @@ fn bit(class: Class) -> u8 {
 fn unknown_class(text: &str) -> String {
     let classes = || CLASSES.iter().map(|(name, _)| *name).chain([JAVASCRIPT]);
     let shown = text.escape_debug();
-    match nearest(text, classes()) {
-        Some(near) => format!("has \"{shown}\", which is not a class; did you mean \"{near}\"?"),
-        None => {
-            let classes = classes().collect::<Vec<_>>().join(", ");
-            format!("has \"{shown}\", which is not a class; the classes are {classes}")
-        }
+    if let Some(near) = nearest(text, classes()) {
+        return format!("has \"{shown}\", which is not a class; did you mean \"{near}\"?");
     }
+    let classes = classes().collect::<Vec<_>>().join(", ");
+    format!("has \"{shown}\", which is not a class; the classes are {classes}")
 }
 
 fn unknown_command(text: &str) -> String {
