@@ -148,7 +148,9 @@ fn wide_lines(name: &str, text: &str) -> Vec<usize> {
     for (number, line) in text.lines().enumerate() {
         in_code ^= is_markdown && line.trim_start().starts_with("```");
         let is_unbreakable = is_markdown && (in_code || line.starts_with('|') || line.contains("]("));
-        if line.chars().count() > WIDTH && !is_unbreakable && !line.contains("://") {
+        // A string that is compared as a whole is not broken either.
+        let is_raw_string = line.trim_start().starts_with("r#\"");
+        if line.chars().count() > WIDTH && !is_unbreakable && !is_raw_string && !line.contains("://") {
             wide.push(number + 1);
         }
     }
@@ -237,7 +239,7 @@ fn a_phrase_is_found_across_lines_and_only_as_whole_words() {
     let found = |text: &str| found_in(text).into_iter().map(|(line, _)| line).collect::<Vec<_>>();
     assert_eq!(found("/// Nobody is here."), [1]);
     assert_eq!(found("a\n/// nothing moved for\n/// so long."), [2]);
-    assert_eq!(found("let text = \"not \\\n    any more\";"), [1, 2], "the longer phrase, and the one in it");
+    assert_eq!(found("let text = \"is not \\\n    any more true\";"), [1, 2], "the longer phrase, and the one in it");
     assert_eq!(found("stipulately"), [0; 0]);
     assert_eq!(found("`is_told`, is toldable"), [0; 0]);
     assert_eq!(found("nobody_else and nobodys"), [0; 0]);

@@ -193,7 +193,7 @@ async fn a_rejection_during_the_handshake_is_shown() {
 async fn a_working_upstream_has_only_warnings() {
     let mut scene = TestUpstream::new();
     scene.change = |upstream| upstream.tls.verify = Verify::Chain;
-    scene.server = scene.authority.issue_with("mongod", &["db.test"], |params| {
+    scene.server = scene.ca.issue_with("mongod", &["db.test"], |params| {
         params.not_after = (SystemTime::now() + Duration::from_hours(10 * 24)).into();
     });
     let report = run(scene).await;
@@ -232,7 +232,7 @@ async fn all_unusable_files_are_found_and_prevent_a_connection() {
 #[tokio::test]
 async fn problems_of_the_client_certificate_are_found_offline() {
     let mut scene = TestUpstream::new();
-    let below = scene.authority.intermediate("Acme Clients");
+    let below = scene.ca.intermediate("Acme Clients");
     let unrelated = CertificateAuthority::new("Unrelated");
     scene.client = below
         .issue_with("svc-a", &[], |params| {

@@ -67,7 +67,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientHalf<C> {
     ) -> Poll<Result<Option<&'b [u8]>, End>> {
         let input = match ready!(kept_and_read(&self.kept, &mut self.socket, buffer, cx)) {
             Ok(input) => (input.len() > self.kept.len()).then_some(&*input),
-            // Many TLS clients close without close_notify: message boundaries tell whether something was cut short.
+            // Many TLS clients close without close_notify: only message boundaries show whether a message was cut
+            // short.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(error) => return Poll::Ready(Err(failed(error))),
         };
@@ -110,7 +111,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientHalf<C> {
         Ok(written > 0)
     }
 
-    /// Closes the gateway's side, as far as the socket does that now.
+    /// Closes the gateway's side without waiting.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) {
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
     }

@@ -1,4 +1,4 @@
-//! What the readers of requests and of replies share: the filters of one connection, and the ledger that both keep.
+//! The state that the readers of requests and of replies share: the filters of one connection, and its ledger.
 
 use crate::command::table;
 use crate::command::table::CollectionAt;
@@ -51,8 +51,8 @@ impl ConnectionState {
         });
     }
 
-    /// Enters a request that gets a local reply, and returns that reply; `None` where the client expects none. It would
-    /// take this one for the reply to its next request.
+    /// Enters a request that gets a local reply, and returns that reply; `None` where the client expects none, since it
+    /// would read the reply as the one to its next request.
     pub(super) fn request_answered_locally(
         &mut self,
         header: &Header,
@@ -107,7 +107,7 @@ fn expects_reply(header: &Header, facts: &RequestFacts) -> bool {
     }
 }
 
-/// `database.collection`, as far as the request names them.
+/// `database.collection`, or only the database where the request names no collection.
 fn namespace(collection_at: Option<CollectionAt>, facts: &RequestFacts) -> Box<str> {
     let database = facts.database().map(|d| d.to_text()).unwrap_or_default();
     let collection = match collection_at {

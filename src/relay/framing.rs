@@ -32,7 +32,7 @@ pub(super) struct ReadCursor<'i, P> {
 }
 
 impl<'i, P: FnMut(&[u8])> ReadCursor<'i, P> {
-    /// The current message, as far as it has been read.
+    /// The bytes of the current message that have been read.
     pub(super) fn message(&self) -> &'i [u8] {
         &self.input[self.start..self.at]
     }

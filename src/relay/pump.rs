@@ -257,7 +257,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Whether the client can move to another upstream connection unnoticed, now or after the command in flight:
-    /// whatever this one knows of the client can be told again.
+    /// everything that this one knows of the client can be repeated there.
     pub(super) fn can_move(&self) -> bool {
         let introduction = self.requests.introduction();
         let is_streaming = self.connection.in_flight.is_streaming(ConnectionStats::is_monitor);

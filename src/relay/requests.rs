@@ -1,8 +1,8 @@
-//! The client's side of the conversation: frames requests, has the filters decide about each, and carries the verdict
-//! out.
+//! Reads the client's side of the conversation: frames requests, asks the filters about each, and carries out their
+//! verdict.
 //!
-//! A message that cannot be parsed is counted and forwarded byte for byte, unless a filter objects; so is a stream that
-//! has lost its message boundaries, from there on.
+//! A message that cannot be parsed is counted and forwarded byte for byte, unless a filter decides otherwise. After an
+//! impossible message length the rest of the stream is forwarded in the same way.
 
 use std::ops::ControlFlow;
 use std::task::Context;
@@ -101,7 +101,7 @@ impl Requests {
         matches!(self.state, State::Message { stage: Stage::Forwarding, .. })
     }
 
-    /// Whether the client's last message follows the protocol, as far as it could be read.
+    /// Whether the client's last message follows the wire protocol.
     pub(super) fn is_understood(&self) -> bool {
         match &self.state {
             State::Between => self.is_understood,
@@ -111,7 +111,7 @@ impl Requests {
         }
     }
 
-    /// What another upstream connection has to be told before it can serve the client.
+    /// What is sent first on another upstream connection before it can serve the client.
     pub(super) fn introduction(&self) -> &Introduction {
         &self.introduction
     }
@@ -262,7 +262,7 @@ impl Requests {
         }
     }
 
-    /// The request goes upstream, as far as it has arrived.
+    /// The request goes upstream, beginning with the bytes that have arrived.
     fn forward(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
         if let Some(held) = &mut self.held {
             held.start_sending();

@@ -83,7 +83,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         let before = self.session.kept().len();
         let sealed = ready!(kept_and_read(self.session.kept(), &mut self.socket, sealed, cx))
             .map_err(|error| (Side::Upstream, EndReason::Socket(error)))?;
-        // mongod closes without close_notify: message boundaries tell whether something was cut short.
+        // mongod closes without close_notify: only message boundaries show whether a message was cut short.
         self.is_closed = sealed.len() == before;
         let mut filled = self.kept.len();
         plain[..filled].copy_from_slice(&self.kept);
@@ -128,8 +128,8 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         written > 0
     }
 
-    /// Closes the gateway's side after the client has closed its own: mongod stops work whose result nobody reads, as
-    /// it does for a client that is connected directly. Returns whether that is done.
+    /// Closes the gateway's side after the client has closed its own: mongod then stops work for the client, as it does
+    /// for a client that is connected directly. Returns whether the side is closed.
     pub(super) fn finish(&mut self, cx: &mut Context<'_>) -> bool {
         self.send_close_notify(cx);
         if !self.has_everything() && self.write_error.is_none() {
@@ -140,7 +140,8 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         self.is_finished
     }
 
-    /// Closes the gateway's side, as far as the socket does that now; what it does not take is no loss.
+    /// Closes the gateway's side without waiting. Records that the socket does not take now are lost, which does no
+    /// harm.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) {
         self.send_close_notify(cx);
         let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
@@ -150,7 +151,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
     pub(super) fn replace(&mut self, socket: U, session: TlsSession) {
         self.socket = socket;
         self.session = session;
-        // They are about the close_notify on the previous connection.
+        // They belong to the previous connection, which has closed.
         (self.unsent, self.write_error) = (Vec::new(), None);
     }
 

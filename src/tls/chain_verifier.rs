@@ -19,7 +19,7 @@ use x509_parser::prelude::FromDer;
 use super::certificate_defect::CertificateDefect;
 use super::last_handshake::LastHandshake;
 use super::legacy_path::{self, PathContext};
-use super::path_certificate::Purpose;
+use super::path_certificate::CertificatePurpose;
 use super::revocation::{RevocationList, check_revocation};
 use super::signed_der::verify_signature;
 use super::trust_anchors::TrustAnchors;
@@ -146,10 +146,10 @@ impl ChainVerifier {
         Ok(check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all)?)
     }
 
-    fn purpose(&self) -> Purpose {
+    fn purpose(&self) -> CertificatePurpose {
         match self.peers {
-            Peers::Servers => Purpose::Server,
-            Peers::Clients(_) => Purpose::Client,
+            Peers::Servers => CertificatePurpose::Server,
+            Peers::Clients(_) => CertificatePurpose::Client,
         }
     }
 

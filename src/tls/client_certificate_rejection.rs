@@ -22,7 +22,7 @@ pub enum ClientCertificateRejection {
 }
 
 /// The texts for one rejection.
-struct Explanation {
+struct RejectionExplanation {
     /// The value of the metric label.
     label: &'static str,
     /// For the client and the operator.
@@ -51,35 +51,35 @@ impl ClientCertificateRejection {
         })
     }
 
-    fn explanation(self) -> Explanation {
+    fn explanation(self) -> RejectionExplanation {
         match self {
-            Self::UnknownCa => Explanation {
+            Self::UnknownCa => RejectionExplanation {
                 label: "unknown_ca",
                 sentence: "it was not issued by a CA certificate of the listener's ca_file",
                 remedy: "give the client a certificate that a CA in the listener's ca_file issued, with all \
                          intermediates, or add the client's CA certificate to that file",
             },
-            Self::Expired => Explanation {
+            Self::Expired => RejectionExplanation {
                 label: "expired",
                 sentence: "it, or the certificate of an issuer, has expired",
                 remedy: "renew the client certificate, or the certificate of its CA",
             },
-            Self::NotYetValid => Explanation {
+            Self::NotYetValid => RejectionExplanation {
                 label: "not_yet_valid",
                 sentence: "it, or the certificate of an issuer, is not valid yet",
                 remedy: "check the clocks of this host and of the CA",
             },
-            Self::Revoked => Explanation {
+            Self::Revoked => RejectionExplanation {
                 label: "revoked",
                 sentence: "it, or the certificate of an issuer, is revoked",
                 remedy: "give the client a new certificate, or update the listener's crl_file",
             },
-            Self::WrongUsage => Explanation {
+            Self::WrongUsage => RejectionExplanation {
                 label: "wrong_usage",
                 sentence: "its extendedKeyUsage does not allow TLS clients",
                 remedy: "issue the client certificate with extendedKeyUsage clientAuth",
             },
-            Self::Invalid => Explanation {
+            Self::Invalid => RejectionExplanation {
                 label: "invalid",
                 sentence: "it cannot be verified",
                 remedy: "issue the client certificate again, as X.509 version 3 with a current signature algorithm; \

@@ -61,12 +61,12 @@ mod tests {
 
     #[track_caller]
     fn check(common_name: &str, names: &[&str], server_name: &str, expected: bool) {
-        let authority = CertificateAuthority::new("Acme CA");
+        let ca = CertificateAuthority::new("Acme CA");
         let server_name = ServerName::try_from(server_name.to_owned()).unwrap();
-        let der = authority.issue(common_name, names).der;
+        let der = ca.issue(common_name, names).der;
         assert_eq!(matches(&der, &server_name), expected, "{common_name} {names:?} {server_name:?}");
         if names.is_empty() {
-            let der = authority.issue_version_1(common_name).der;
+            let der = ca.issue_version_1(common_name).der;
             assert_eq!(matches(&der, &server_name), expected, "version 1 {common_name} {server_name:?}");
         }
     }
@@ -110,9 +110,9 @@ mod tests {
 
     #[test]
     fn the_last_common_name_is_used() {
-        let authority = CertificateAuthority::new("Acme CA");
+        let ca = CertificateAuthority::new("Acme CA");
         let names = ["first.example", "last.example"];
-        let der = authority
+        let der = ca
             .issue_with("first.example", &[], |params| {
                 params.distinguished_name.push(rcgen::DnType::CustomDnType(vec![2, 5, 4, 3]), "last.example");
             })

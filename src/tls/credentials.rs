@@ -201,8 +201,8 @@ mod tests {
     /// Reads `certificate` and `key` from two files; without a key, everything from one.
     fn read(certificate: impl AsRef<[u8]>, key: Option<&str>) -> Result<Credentials, String> {
         let folder = Folder::new();
-        let authority = CertificateAuthority::new("Acme CA");
-        let mut upstream = folder.upstream(1, &authority.issue("unused", &[]), &authority.pem);
+        let ca = CertificateAuthority::new("Acme CA");
+        let mut upstream = folder.upstream(1, &ca.issue("unused", &[]), &ca.pem);
         let files = files_of(&mut upstream);
         files.certificate_file = folder.write("c.pem", certificate);
         files.private_key_file = match key {
@@ -232,17 +232,17 @@ mod tests {
     #[test]
     fn certificate_and_key_are_found_in_any_order_and_among_other_text() {
         let IssuedCertificate { certificate_pem, key_pem, .. } = client();
-        let authority = CertificateAuthority::new("Acme CA").pem;
+        let ca = CertificateAuthority::new("Acme CA").pem;
         let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
         for (certificate, key) in [
             (format!("{certificate_pem}{key_pem}"), None),
             (format!("{key_pem}{certificate_pem}"), None),
-            (format!("{certificate_pem}{authority}{key_pem}"), None),
+            (format!("{certificate_pem}{ca}{key_pem}"), None),
             (format!("{certificate_pem}{key_pem}").replace('\n', "\r\n"), None),
             (format!("Bag Attributes\n  name: ü\n{parameters}{key_pem}subject=x\n{certificate_pem}"), None),
             (certificate_pem.clone(), Some(key_pem.as_str())),
             (format!("{certificate_pem}{TRADITIONAL}"), Some(key_pem.as_str())),
-            (format!("{certificate_pem}{authority}"), Some(key_pem.as_str())),
+            (format!("{certificate_pem}{ca}"), Some(key_pem.as_str())),
         ] {
             let credentials = read(&certificate, key).unwrap();
             assert_eq!(credentials.certificate.subject.as_str(), "CN=svc-a,O=Acme");
@@ -272,11 +272,11 @@ mod tests {
 
     #[test]
     fn a_version_1_certificate_is_compared_with_its_key() {
-        let authority = CertificateAuthority::new("Acme CA");
-        let client = authority.issue_version_1("old");
+        let ca = CertificateAuthority::new("Acme CA");
+        let client = ca.issue_version_1("old");
         let credentials = read(client.combined(), None).unwrap();
         assert_eq!(credentials.certificate.version, 1);
-        let wrong = read(&client.certificate_pem, Some(&authority.issue("other", &[]).key_pem)).unwrap_err();
+        let wrong = read(&client.certificate_pem, Some(&ca.issue("other", &[]).key_pem)).unwrap_err();
         assert_eq!(
             wrong,
             "upstream.orders.tls.private_key_file: k.pem: the private key does not belong to the certificate in c.pem"
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn every_unusable_file_has_its_own_message() {
         let IssuedCertificate { certificate_pem, key_pem, key_der, der, .. } = client();
-        let authority = CertificateAuthority::new("Acme CA").pem;
+        let ca = CertificateAuthority::new("Acme CA").pem;
         let encrypted = pem("ENCRYPTED PRIVATE KEY", &key_der);
         let torn = &certificate_pem[..certificate_pem.len() / 2];
         let request = pem("CERTIFICATE REQUEST", &der);
@@ -348,7 +348,7 @@ mod tests {
                 "the private key does not belong to the certificate in c.pem",
             ),
             (
-                format!("{authority}{certificate_pem}"),
+                format!("{ca}{certificate_pem}"),
                 Some(key_pem.as_str()),
                 two,
                 "the private key does not belong to the certificate in c.pem, but to certificate 2 of that file",

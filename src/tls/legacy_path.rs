@@ -12,7 +12,7 @@ use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::path_certificate::{CertificateOrigin, PathCertificate, Purpose};
+use super::path_certificate::{CertificateOrigin, CertificatePurpose, PathCertificate};
 use super::signed_der::Algorithms;
 use crate::identity::{CertificateFacts, DistinguishedName};
 
@@ -30,7 +30,7 @@ pub(super) struct PathContext<'a> {
     pub(super) intermediates: &'a [CertificateDer<'a>],
     pub(super) trust_anchors: &'a [CertificateDer<'static>],
     pub(super) algorithms: Algorithms<'a>,
-    pub(super) purpose: Purpose,
+    pub(super) purpose: CertificatePurpose,
     pub(super) now: UnixTime,
 }
 
@@ -181,7 +181,7 @@ mod tests {
             intermediates: &sent,
             trust_anchors: &anchors,
             algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
-            purpose: Purpose::Server,
+            purpose: CertificatePurpose::Server,
             now: UnixTime::since_unix_epoch(Duration::from_secs(NOW)),
         };
         verify(end_entity, &context)
@@ -249,8 +249,8 @@ mod tests {
         ] {
             assert_eq!(check_path(end_entity, &sent, &anchors), Err(CertificateError::UnknownIssuer));
         }
-        let anew = CertificateAuthority::new("Acme CA");
-        assert_eq!(check_path(&leaf, &[], &[anew.der()]), Err(CertificateError::BadSignature));
+        let renewed = CertificateAuthority::new("Acme CA");
+        assert_eq!(check_path(&leaf, &[], &[renewed.der()]), Err(CertificateError::BadSignature));
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub use server_name::{ServerNameError, parse_server_name};
 pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, TlsSession};
 pub use stream::TlsStream;
 pub use trust_anchors::TrustAnchors;
-pub use upstream_tls::{UpstreamTls, check_beside_agent};
+pub use upstream_tls::{UpstreamTls, check_workload_config};
 pub use upstream_tls_error::UpstreamTlsError;
 pub use workload::{WorkloadSet, WorkloadUpdates};
 pub use workload_error::{WorkloadError, WorkloadProblem};

@@ -18,14 +18,14 @@ use crate::identity::DistinguishedName;
 
 /// What the leaf certificate is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum CertificatePurpose {
     /// A TLS server.
     Server,
     /// A TLS client.
     Client,
 }
 
-impl Purpose {
+impl CertificatePurpose {
     /// The extendedKeyUsage that allows it.
     pub(super) fn extended_key_usage(self) -> &'static str {
         match self {
@@ -81,7 +81,7 @@ impl<'a> PathCertificate<'a> {
     }
 
     /// Checks that it may sign certificates, with `below` intermediates between it and the leaf certificate.
-    pub(super) fn check_as_issuer(&self, below: u32, purpose: Purpose) -> Result<(), CertificateError> {
+    pub(super) fn check_as_issuer(&self, below: u32, purpose: CertificatePurpose) -> Result<(), CertificateError> {
         let forbidden = || {
             let name = DistinguishedName::from_der(self.x509.subject().as_raw());
             name.map_or(CertificateError::BadEncoding, |name| CertificateDefect::Issuer(name).into())
@@ -105,8 +105,8 @@ impl<'a> PathCertificate<'a> {
         let allows_depth = constraints.path_len_constraint.is_none_or(|most| below <= most);
         let allows_purpose = extended.is_none_or(|usage| match purpose {
             _ if usage.value.any => true,
-            Purpose::Server => usage.value.server_auth,
-            Purpose::Client => usage.value.client_auth,
+            CertificatePurpose::Server => usage.value.server_auth,
+            CertificatePurpose::Client => usage.value.client_auth,
         });
         if may_sign && allows_depth && allows_purpose { Ok(()) } else { Err(forbidden()) }
     }

@@ -192,14 +192,14 @@ mod tests {
     fn a_list_counts_only_with_a_signature_of_the_issuer() {
         let acme = CertificateAuthority::new("Acme CA");
         let bad = acme.issue("mongo", &[]).der;
-        let (anew, other) = (CertificateAuthority::new("Acme CA"), CertificateAuthority::new("Other CA"));
-        let stranger = read(&anew.revocation_list(&[&bad], 2090)).unwrap();
-        assert!(!is_revoked(&stranger, &[&bad], &[&acme, &anew].map(|_| &acme)));
+        let (renewed, other) = (CertificateAuthority::new("Acme CA"), CertificateAuthority::new("Other CA"));
+        let stranger = read(&renewed.revocation_list(&[&bad], 2090)).unwrap();
+        assert!(!is_revoked(&stranger, &[&bad], &[&acme, &renewed].map(|_| &acme)));
         let elsewhere = read(&other.revocation_list(&[&bad], 2090)).unwrap();
         assert!(!is_revoked(&elsewhere, &[&bad], &[&acme, &other]));
         let both =
-            read(&format!("{}{}", anew.revocation_list(&[], 2090), acme.revocation_list(&[&bad], 2090))).unwrap();
-        assert!(is_revoked(&both, &[&bad], &[&anew, &acme]));
+            read(&format!("{}{}", renewed.revocation_list(&[], 2090), acme.revocation_list(&[&bad], 2090))).unwrap();
+        assert!(is_revoked(&both, &[&bad], &[&renewed, &acme]));
     }
 
     #[test]

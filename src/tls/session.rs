@@ -29,9 +29,9 @@ pub struct TlsSession {
     tls: UnbufferedClientConnection,
     /// Incomplete input. It has to precede the next input.
     kept: Vec<u8>,
-    /// Whether the server sent close_notify.
+    /// Whether the server sent `close_notify`.
     is_closed: bool,
-    /// Whether nothing more can be encrypted: the gateway sent close_notify, or an error occurred. After an error,
+    /// Whether nothing more can be encrypted: the gateway sent `close_notify`, or an error occurred. After an error,
     /// rustls no longer has the input of that error and must not read on.
     is_over: bool,
 }
@@ -90,7 +90,7 @@ impl TlsSession {
     /// Decrypts the records in `input` in place, and passes their plaintext to `plain` piece by piece. `input` begins
     /// with what was [`kept`](Self::kept). Records that the session itself sends in response are appended to `answer`.
     ///
-    /// Returns `true` once the server has sent close_notify; later input is ignored. After an error the session has
+    /// Returns `true` once the server has sent `close_notify`; later input is ignored. After an error the session has
     /// ended, and only `answer` may still be sent.
     pub fn open(
         &mut self,
@@ -167,7 +167,7 @@ impl TlsSession {
         self.write(bytes, sealed, |traffic, room| traffic.encrypt(plain, room))
     }
 
-    /// Appends a close_notify alert to `sealed`, once. Nothing can be encrypted afterwards.
+    /// Appends a `close_notify` alert to `sealed`, once. Nothing can be encrypted afterwards.
     #[expect(clippy::redundant_closure_for_method_calls, reason = "the method alone is of one lifetime only")]
     pub fn close(&mut self, sealed: &mut Records) {
         // The session has ended even if the alert could not be encrypted.

@@ -19,7 +19,7 @@ const READ_BYTES: usize = 8 * 1024;
 
 /// A session with a completed handshake, and its socket.
 ///
-/// As with rustls's own streams, the end of the socket without close_notify is an error of kind `UnexpectedEof`.
+/// As with rustls's own streams, the end of the socket without `close_notify` is an error of kind `UnexpectedEof`.
 #[derive(Debug)]
 pub struct TlsStream<S> {
     socket: S,
@@ -28,9 +28,9 @@ pub struct TlsStream<S> {
     plain: Vec<u8>,
     /// Encrypted, and not written to the socket yet.
     unsent: Vec<u8>,
-    /// Whether the server sent close_notify.
+    /// Whether the server sent `close_notify`.
     is_closed: bool,
-    /// Whether the socket has ended, with or without close_notify.
+    /// Whether the socket has ended, with or without `close_notify`.
     has_ended: bool,
 }
 

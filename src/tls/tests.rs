@@ -52,13 +52,9 @@ fn tls_error(failed: &io::Error) -> &Error {
     failed.get_ref().and_then(|cause| cause.downcast_ref()).unwrap()
 }
 
-/// An upstream with a valid client certificate of `authority`, which is also its trust anchor.
-fn upstream(
-    folder: &Folder,
-    authority: &CertificateAuthority,
-    change: impl FnOnce(&mut EndpointConfig),
-) -> UpstreamTls {
-    let mut upstream = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
+/// An upstream with a valid client certificate of `ca`, which is also its trust anchor.
+fn upstream(folder: &Folder, ca: &CertificateAuthority, change: impl FnOnce(&mut EndpointConfig)) -> UpstreamTls {
+    let mut upstream = folder.upstream(1, &ca.issue("svc-a", &[]), &ca.pem);
     upstream.tls.server_name = Some("mongo.test".to_owned());
     change(&mut upstream);
     UpstreamTls::load(&upstream).unwrap()
@@ -85,20 +81,20 @@ fn rejection(client: &UpstreamTls, server: &IssuedCertificate) -> CertificateErr
 
 #[tokio::test]
 async fn legacy_servers_are_accepted_with_every_type_of_key_in_both_versions() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     for kind in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(kind).unwrap();
-        let old = authority.issue_version_1_for(&key, "mongo.test", |_| {});
-        let nameless = authority.issue_for(&key, "mongo.test", &[], |_| {});
+        let old = ca.issue_version_1_for(&key, "mongo.test", |_| {});
+        let nameless = ca.issue_for(&key, "mongo.test", &[], |_| {});
         for (server, verify) in
             [(&old, Verify::Full), (&old, Verify::Chain), (&nameless, Verify::Full), (&nameless, Verify::Chain)]
         {
-            let client = upstream(&folder, &authority, |upstream| {
+            let client = upstream(&folder, &ca, |upstream| {
                 legacy(upstream);
                 upstream.tls.verify = verify;
             });
             for versions in VERSIONS {
-                let outcome = handshake(&client, server.server(Some(&authority), versions)).await;
+                let outcome = handshake(&client, server.server(Some(&ca), versions)).await;
                 assert_eq!(outcome.client.unwrap(), HandshakeKind::Full);
                 outcome.server.unwrap();
             }
@@ -115,9 +111,9 @@ async fn a_legacy_server_without_the_key_of_its_certificate_is_rejected() {
             Some(Arc::clone(&self.0))
         }
     }
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let client = upstream(&folder, &authority, legacy);
-    let victim = authority.issue_version_1("mongo.test");
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let client = upstream(&folder, &ca, legacy);
+    let victim = ca.issue_version_1("mongo.test");
     for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_RSA_SHA256, &PKCS_ED25519] {
         let key = rustls::pki_types::PrivateKeyDer::try_from(KeyPair::generate_for(kind).unwrap().serialize_der());
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key.unwrap()).unwrap();
@@ -134,26 +130,26 @@ async fn a_legacy_server_without_the_key_of_its_certificate_is_rejected() {
 
 #[test]
 fn without_legacy_certificates_each_legacy_server_has_its_own_error() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let strict = upstream(&folder, &authority, |_| {});
-    let old = authority.issue_version_1("mongo.test");
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let strict = upstream(&folder, &ca, |_| {});
+    let old = ca.issue_version_1("mongo.test");
     assert_eq!(CertificateDefect::of(&rejection(&strict, &old)), Some(&CertificateDefect::Version(1)));
-    let nameless = authority.issue("mongo.test", &[]);
+    let nameless = ca.issue("mongo.test", &[]);
     assert!(matches!(rejection(&strict, &nameless), CertificateError::NotValidForNameContext { .. }));
 }
 
 #[test]
 fn legacy_servers_are_verified() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let client = upstream(&folder, &authority, legacy);
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let client = upstream(&folder, &ca, legacy);
     let key = KeyPair::generate().unwrap();
     let common_name = Some(&CertificateDefect::CommonName);
-    assert_eq!(CertificateDefect::of(&rejection(&client, &authority.issue_version_1("other.test"))), common_name);
-    assert_eq!(CertificateDefect::of(&rejection(&client, &authority.issue("other.test", &[]))), common_name);
+    assert_eq!(CertificateDefect::of(&rejection(&client, &ca.issue_version_1("other.test"))), common_name);
+    assert_eq!(CertificateDefect::of(&rejection(&client, &ca.issue("other.test", &[]))), common_name);
     // The common name matches, but it is ignored because the certificate has a SAN.
-    let named = authority.issue("mongo.test", &["other.test"]);
+    let named = ca.issue("mongo.test", &["other.test"]);
     assert!(matches!(rejection(&client, &named), CertificateError::NotValidForNameContext { .. }));
-    let expired = authority.issue_version_1_for(&key, "mongo.test", |params| {
+    let expired = ca.issue_version_1_for(&key, "mongo.test", |params| {
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
     });
     assert!(matches!(rejection(&client, &expired), CertificateError::ExpiredContext { .. }));
@@ -230,8 +226,8 @@ fn a_common_name_is_rejected_if_a_ca_has_name_constraints() {
 
 #[tokio::test]
 async fn server_identities_replace_the_server_name() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let server = authority.issue_with("", &["elsewhere.test"], |params| {
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let server = ca.issue_with("", &["elsewhere.test"], |params| {
         for uri in ["https://mongo.test/x", "spiffe://cluster.local/ns/mongo/sa/mongod"] {
             params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         }
@@ -245,27 +241,27 @@ async fn server_identities_replace_the_server_name() {
         (vec!["spiffe://cluster.local/ns/mongo/sa/mongod/"], Verify::Chain, false),
         (vec!["spiffe://other.local/ns/mongo/sa/mongod"], Verify::Chain, false),
     ] {
-        let client = upstream(&folder, &authority, |upstream| {
+        let client = upstream(&folder, &ca, |upstream| {
             upstream.tls.server_identities = accepted.iter().map(|uri| (*uri).to_owned()).collect();
             upstream.tls.verify = verify;
         });
         let outcome = handshake(&client, server.server(None, VERSIONS[1])).await;
         assert_eq!(outcome.client.is_ok(), expected, "{accepted:?}");
     }
-    let client = upstream(&folder, &authority, |upstream| {
+    let client = upstream(&folder, &ca, |upstream| {
         upstream.tls.server_identities = vec!["spiffe://cluster.local/x".to_owned()];
     });
-    let named = authority.issue("mongod", &["mongo.test"]);
+    let named = ca.issue("mongod", &["mongo.test"]);
     let runtime = std::thread::spawn(move || rejection(&client, &named)).join().unwrap();
     assert_eq!(CertificateDefect::of(&runtime), Some(&CertificateDefect::Identity));
 }
 
 #[test]
 fn a_revoked_server_is_rejected_whatever_its_version() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let (modern, old) = (authority.issue("mongod", &["mongo.test"]), authority.issue_version_1("mongo.test"));
-    let list = folder.write("crl.pem", authority.revocation_list(&[&modern.der, &old.der], 2025));
-    let client = upstream(&folder, &authority, |upstream| {
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let (modern, old) = (ca.issue("mongod", &["mongo.test"]), ca.issue_version_1("mongo.test"));
+    let list = folder.write("crl.pem", ca.revocation_list(&[&modern.der, &old.der], 2025));
+    let client = upstream(&folder, &ca, |upstream| {
         legacy(upstream);
         files_of(upstream).crl_file = Some(list);
     });
@@ -481,34 +477,34 @@ async fn no_session_of_a_client_is_resumed() {
 
 #[test]
 fn unchanged_files_are_the_same_material_and_a_changed_file_is_not() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let pair = authority.issue("svc-a", &[]);
-    let mut config = folder.upstream(1, &pair, &authority.pem);
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let pair = ca.issue("svc-a", &[]);
+    let mut config = folder.upstream(1, &pair, &ca.pem);
     let first = UpstreamTls::load(&config).unwrap();
     assert!(first.is_same_material(&UpstreamTls::load(&config).unwrap()));
-    files_of(&mut config).crl_file = Some(folder.write("crl.pem", authority.revocation_list(&[], 2090)));
+    files_of(&mut config).crl_file = Some(folder.write("crl.pem", ca.revocation_list(&[], 2090)));
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a list was added");
-    let config = folder.upstream(1, &pair, &format!("{}{}", authority.pem, CertificateAuthority::new("Other").pem));
+    let config = folder.upstream(1, &pair, &format!("{}{}", ca.pem, CertificateAuthority::new("Other").pem));
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a CA certificate was added");
-    let config = folder.upstream(1, &authority.issue("svc-a", &[]), &authority.pem);
+    let config = folder.upstream(1, &ca.issue("svc-a", &[]), &ca.pem);
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "another certificate");
 }
 
 #[tokio::test]
 async fn material_that_does_not_come_from_files_is_checked_and_used_alike() {
-    let (folder, authority) = (Folder::new(), CertificateAuthority::new("Acme CA"));
-    let pair = authority.issue("svc-a", &[]);
-    let upstream = folder.upstream(1, &pair, &authority.pem);
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let pair = ca.issue("svc-a", &[]);
+    let upstream = folder.upstream(1, &pair, &ca.pem);
     let key = |der: &[u8]| rustls::pki_types::PrivateKeyDer::try_from(der.to_vec()).unwrap();
     let key_path = "upstream.orders.tls.spiffe_socket";
     let credentials = Credentials::from_parts(key_path, vec![pair.der.clone()], &key(&pair.key_der)).unwrap();
-    let trust_anchors = TrustAnchors::from_certificates(key_path, vec![authority.der().clone()]).unwrap();
+    let trust_anchors = TrustAnchors::from_certificates(key_path, vec![ca.der().clone()]).unwrap();
     let tls = UpstreamTls::assemble(&upstream, credentials, trust_anchors, Vec::new()).unwrap();
     assert!(tls.is_same_material(&UpstreamTls::load(&upstream).unwrap()));
-    let server = authority.issue("mongod", &["127.0.0.1"]);
-    handshake(&tls, server.server(Some(&authority), VERSIONS[1])).await.client.unwrap();
+    let server = ca.issue("mongod", &["127.0.0.1"]);
+    handshake(&tls, server.server(Some(&ca), VERSIONS[1])).await.client.unwrap();
 
-    let other = authority.issue("svc-b", &[]);
+    let other = ca.issue("svc-b", &[]);
     let wrong = Credentials::from_parts(key_path, vec![pair.der.clone()], &key(&other.key_der)).unwrap_err();
     let sentence = "the private key does not belong to the certificate in upstream.orders.tls.spiffe_socket";
     assert_eq!(wrong.to_string(), format!("{key_path}: {sentence}"));

@@ -127,7 +127,7 @@ impl UpstreamTls {
 /// Checks what is configured in addition to a SPIFFE agent: the server name, `ca_file` and `crl_file`.
 ///
 /// Blocks until the file system answers.
-pub fn check_beside_agent(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), UpstreamTlsError> {
+pub fn check_workload_config(upstream: &EndpointConfig, agent: &WorkloadApi) -> Result<(), UpstreamTlsError> {
     let section = section_of(upstream);
     parse_server_name(upstream)?;
     if let Some(ca_file) = &agent.ca_file {

@@ -59,7 +59,7 @@ impl WorkloadUpdates {
         tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(silent()))
     }
 
-    /// Waits for the next certificate set, which replaces the one before it. The first is available at once.
+    /// Waits for the next certificate set, which replaces the previous one. The first is available at once.
     ///
     /// After an error that [is about content](WorkloadError::is_about_content) the agent may send another set; after
     /// any other error the call has ended. Cancel safe.
@@ -142,8 +142,8 @@ mod tests {
     use crate::tls::UpstreamTls;
     use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate};
 
-    const OURS: &str = "ours.test";
-    const THEIRS: &str = "theirs.test";
+    const OWN_DOMAIN: &str = "home.test";
+    const OTHER_DOMAIN: &str = "other.test";
 
     /// A certificate as SPIRE issues it.
     fn svid(ca: &CertificateAuthority, id: &str) -> IssuedCertificate {
@@ -193,16 +193,16 @@ mod tests {
 
     #[test]
     fn trust_anchors_are_those_of_the_server_identities_or_else_of_the_own_domain() {
-        let (ours, theirs) = (CertificateAuthority::new("Ours"), CertificateAuthority::new("Theirs"));
-        let svid = svid(&ours, "spiffe://ours.test/orders");
-        let set = set(&svid, &svid, &[(OURS, &[&ours]), (THEIRS, &[&theirs])]);
-        let (at_ours, at_theirs) = ("spiffe://ours.test/mongod", "spiffe://theirs.test/mongod");
+        let (own, other) = (CertificateAuthority::new("Own"), CertificateAuthority::new("Other"));
+        let svid = svid(&own, "spiffe://home.test/orders");
+        let set = set(&svid, &svid, &[(OWN_DOMAIN, &[&own]), (OTHER_DOMAIN, &[&other])]);
+        let (at_own, at_other) = ("spiffe://home.test/mongod", "spiffe://other.test/mongod");
         for (server_identities, expected) in [
-            (&[][..], Ok(vec!["CN=Ours,O=Acme".to_owned()])),
-            (&[at_ours], Ok(vec!["CN=Ours,O=Acme".to_owned()])),
-            (&[at_theirs], Ok(vec!["CN=Theirs,O=Acme".to_owned()])),
-            (&[at_theirs, at_ours], Ok(vec!["CN=Ours,O=Acme".to_owned(), "CN=Theirs,O=Acme".to_owned()])),
-            (&["https://mongod.test/"], Ok(vec!["CN=Ours,O=Acme".to_owned()])),
+            (&[][..], Ok(vec!["CN=Own,O=Acme".to_owned()])),
+            (&[at_own], Ok(vec!["CN=Own,O=Acme".to_owned()])),
+            (&[at_other], Ok(vec!["CN=Other,O=Acme".to_owned()])),
+            (&[at_other, at_own], Ok(vec!["CN=Own,O=Acme".to_owned(), "CN=Other,O=Acme".to_owned()])),
+            (&["https://mongod.test/"], Ok(vec!["CN=Own,O=Acme".to_owned()])),
             (
                 &["spiffe://absent.test/mongod"],
                 Err(
@@ -217,24 +217,24 @@ mod tests {
 
     #[test]
     fn ca_file_replaces_the_trust_anchors_of_the_agent() {
-        let (ours, databases) = (CertificateAuthority::new("Ours"), CertificateAuthority::new("Databases"));
-        let svid = svid(&ours, "spiffe://ours.test/orders");
+        let (own, databases) = (CertificateAuthority::new("Own"), CertificateAuthority::new("Databases"));
+        let svid = svid(&own, "spiffe://home.test/orders");
         let folder = Folder::new();
         let with_file = WorkloadApi { ca_file: Some(folder.write("databases.pem", &databases.pem)), ..agent() };
-        for bundles in [&[(OURS, &[&ours][..])][..], &[]] {
+        for bundles in [&[(OWN_DOMAIN, &[&own][..])][..], &[]] {
             let set = set(&svid, &svid, bundles);
             assert_eq!(trusted(&set, &with_file, &[]), Ok(vec!["CN=Databases,O=Acme".to_owned()]));
         }
         let absent = WorkloadApi { ca_file: Some(folder.path().join("absent.pem")), ..agent() };
-        let error = trusted(&set(&svid, &svid, &[(OURS, &[&ours])]), &absent, &[]).unwrap_err();
+        let error = trusted(&set(&svid, &svid, &[(OWN_DOMAIN, &[&own])]), &absent, &[]).unwrap_err();
         assert!(error.starts_with("upstream.orders.tls.ca_file"), "{error}");
     }
 
     #[test]
     fn a_key_of_another_certificate_is_rejected() {
-        let ours = CertificateAuthority::new("Ours");
-        let (svid, other) = (svid(&ours, "spiffe://ours.test/orders"), svid(&ours, "spiffe://ours.test/orders"));
-        let error = trusted(&set(&svid, &other, &[(OURS, &[&ours])]), &agent(), &[]).unwrap_err();
+        let own = CertificateAuthority::new("Own");
+        let (svid, other) = (svid(&own, "spiffe://home.test/orders"), svid(&own, "spiffe://home.test/orders"));
+        let error = trusted(&set(&svid, &other, &[(OWN_DOMAIN, &[&own])]), &agent(), &[]).unwrap_err();
         assert!(error.contains("private key"), "{error}");
         assert!(error.contains("does not belong to the certificate"), "{error}");
     }

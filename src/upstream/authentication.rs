@@ -51,7 +51,7 @@ pub enum Users {
 
 /// The result of the last authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authenticated {
+pub struct AuthenticationResult {
     /// The generation of the certificate set, counted from 0.
     pub generation: u64,
     /// The user, or why there is none.

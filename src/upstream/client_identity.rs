@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{EndpointConfig, MaterialSource};
-use crate::tls::{UpstreamTls, UpstreamTlsError, check_beside_agent};
+use crate::tls::{UpstreamTls, UpstreamTlsError, check_workload_config};
 
 /// The gateway's identity towards an upstream: the current certificate set.
 ///
@@ -51,7 +51,7 @@ impl ClientIdentity {
         let (tls, first_set) = match &endpoint.tls.source {
             MaterialSource::Files(_) => (Some(UpstreamTls::load(endpoint)?), FirstSet::Available),
             MaterialSource::WorkloadApi(agent) => {
-                check_beside_agent(endpoint, agent)?;
+                check_workload_config(endpoint, agent)?;
                 (None, FirstSet::Awaited)
             }
         };

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::explain::{Explanation, Target, explain};
+use super::explain::{ConnectExplanation, Target, explain};
 use super::failure::ConnectFailure;
 
 /// The values of [`ConnectError::reason`] that a metric counts.
@@ -39,7 +39,7 @@ pub const REASONS: [&str; 20] = [
 pub struct ConnectError {
     address: Option<SocketAddr>,
     failure: Box<ConnectFailure>,
-    explanation: Box<Explanation>,
+    explanation: Box<ConnectExplanation>,
 }
 
 impl ConnectError {

@@ -14,7 +14,7 @@ use bson::rawdoc;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::authentication::{self, Authenticated, AuthenticationError, Users};
+use super::authentication::{self, AuthenticationError, AuthenticationResult, Users};
 use super::client_identity::ClientIdentity;
 use super::connect_error::ConnectError;
 use super::diagnosis;
@@ -36,7 +36,7 @@ pub struct Connector {
     endpoint_tls: ArcSwap<EndpointTls>,
     /// The number of a [`Users`].
     users: AtomicU8,
-    authenticated: ArcSwapOption<Authenticated>,
+    authenticated: ArcSwapOption<AuthenticationResult>,
 }
 
 impl Connector {
@@ -165,7 +165,7 @@ impl Connector {
             Err(error) if error.is_user_failure() => Err(error.to_string()),
             Err(_) => return user.map(|_| ()),
         };
-        self.authenticated.store(Some(Arc::new(Authenticated { generation, user: seen })));
+        self.authenticated.store(Some(Arc::new(AuthenticationResult { generation, user: seen })));
         stream.user = Some(user?);
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Connector {
     }
 
     /// The result of the last authentication; `None` before the first.
-    pub fn authenticated(&self) -> Option<Arc<Authenticated>> {
+    pub fn authenticated(&self) -> Option<Arc<AuthenticationResult>> {
         self.authenticated.load_full()
     }
 

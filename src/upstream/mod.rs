@@ -30,7 +30,7 @@ pub(crate) mod test_server;
 #[cfg(test)]
 mod tests;
 
-pub use authentication::{Authenticated, Users};
+pub use authentication::{AuthenticationResult, Users};
 pub use client_identity::{CertificateGeneration, ClientIdentity};
 pub use connect_error::{ConnectError, REASONS};
 pub use connector::Connector;

@@ -21,7 +21,7 @@ impl PeakDemand {
     }
 
     /// Counts one requested connection.
-    pub(super) fn note(&mut self, now: Instant) {
+    pub(super) fn record(&mut self, now: Instant) {
         let at = self.advance(now);
         if let Some(count) = self.counts.get_mut(at) {
             *count = count.saturating_add(1);
@@ -60,13 +60,13 @@ mod tests {
         let mut demand = PeakDemand::new(began);
         assert_eq!(demand.peak(began), 0);
         for ms in [100, 200, 900, 1100, 5500, 5600] {
-            demand.note(after(ms));
+            demand.record(after(ms));
         }
         assert_eq!(demand.peak(after(6000)), 3);
         assert_eq!(demand.peak(after(59_999)), 3);
         assert_eq!(demand.peak(after(60_000)), 2);
         assert_eq!(demand.peak(after(65_000)), 0);
-        demand.note(after(100_000_000));
+        demand.record(after(100_000_000));
         assert_eq!(demand.peak(after(100_000_500)), 1);
     }
 }

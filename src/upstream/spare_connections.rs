@@ -74,7 +74,7 @@ impl SpareConnections {
             return None;
         }
         let now = Instant::now();
-        self.locked().demand.note(now);
+        self.locked().demand.record(now);
         self.changed.notify_one();
         loop {
             let spare = self.locked().spares.pop_front()?;
@@ -166,7 +166,7 @@ impl Spare {
         Ok(ProvenConnection { socket, session, address, handshake, generation, user })
     }
 
-    /// Sends close_notify, if the socket accepts it at once, and closes the socket.
+    /// Sends `close_notify`, if the socket accepts it at once, and closes the socket.
     fn close(mut self) {
         let mut records = Records::default();
         self.session.close(&mut records);

@@ -47,7 +47,7 @@ pub(crate) enum Behaviour {
 /// The configuration of a test: an upstream `orders` and its server.
 pub(crate) struct TestUpstream {
     pub(crate) folder: Folder,
-    pub(crate) authority: CertificateAuthority,
+    pub(crate) ca: CertificateAuthority,
     pub(crate) server: IssuedCertificate,
     pub(crate) client: IssuedCertificate,
     pub(crate) clients: Option<CertificateAuthority>,
@@ -58,12 +58,12 @@ pub(crate) struct TestUpstream {
 
 impl TestUpstream {
     pub(crate) fn new() -> Self {
-        let authority = CertificateAuthority::new("Acme CA");
+        let ca = CertificateAuthority::new("Acme CA");
         Self {
             folder: Folder::new(),
-            server: authority.issue("mongod", &["127.0.0.1", "mongo.test"]),
-            client: authority.issue("svc-a", &[]),
-            authority,
+            server: ca.issue("mongod", &["127.0.0.1", "mongo.test"]),
+            client: ca.issue("svc-a", &[]),
+            ca,
             clients: None,
             versions: BOTH,
             behaviour: Behaviour::Mongod,
@@ -75,7 +75,7 @@ impl TestUpstream {
     pub(crate) async fn listen(self) -> (EndpointConfig, TestServer) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut upstream = self.folder.upstream(address.port(), &self.client, &self.authority.pem);
+        let mut upstream = self.folder.upstream(address.port(), &self.client, &self.ca.pem);
         (self.change)(&mut upstream);
         let config = self.server.server(self.clients.as_ref(), self.versions);
         (upstream, TestServer { listener, address, config, behaviour: self.behaviour, _files: self.folder })

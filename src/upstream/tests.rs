@@ -39,10 +39,10 @@ async fn a_connection_is_proven_and_reports_what_was_negotiated() {
         (ONLY_12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
     ] {
         let clients = Some(CertificateAuthority::new("unused"));
-        let mut scene = TestUpstream { versions, ..TestUpstream::new() };
-        scene.clients = clients.map(|_| CertificateAuthority::new("Clients CA"));
-        scene.client = scene.clients.as_ref().unwrap().issue("svc-a", &[]);
-        let (connector, server) = scene.start().await;
+        let mut setup = TestUpstream { versions, ..TestUpstream::new() };
+        setup.clients = clients.map(|_| CertificateAuthority::new("Clients CA"));
+        setup.client = setup.clients.as_ref().unwrap().issue("svc-a", &[]);
+        let (connector, server) = setup.start().await;
         let first = server.during(connector.connect()).await.unwrap();
         let second = server.during(connector.connect()).await.unwrap();
         assert_eq!((first.handshake.version, first.handshake.cipher_suite), (version, suite));
@@ -56,9 +56,9 @@ async fn a_connection_is_proven_and_reports_what_was_negotiated() {
 
 #[tokio::test]
 async fn a_client_certificate_of_version_1_is_sent() {
-    let mut scene = TestUpstream::new();
-    scene.client = scene.authority.issue_version_1("old");
-    let (connector, server) = scene.start().await;
+    let mut setup = TestUpstream::new();
+    setup.client = setup.ca.issue_version_1("old");
+    let (connector, server) = setup.start().await;
     // The server does not request it. The builder of rustls would not even load it.
     server.during(connector.connect()).await.unwrap();
     assert_eq!(connector.tls().unwrap().credentials.certificate.version, 1);
@@ -85,10 +85,10 @@ async fn the_server_name_is_checked_unless_only_the_chain_is_verified() {
 
 #[tokio::test]
 async fn the_chain_is_verified_in_every_mode() {
-    let mut scene = TestUpstream { change: |upstream| upstream.tls.verify = Verify::Chain, ..TestUpstream::new() };
-    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    let mut setup = TestUpstream { change: |upstream| upstream.tls.verify = Verify::Chain, ..TestUpstream::new() };
+    setup.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "server_certificate_unknown_issuer",
         141,
         "it was issued by CN=Other CA,O=Acme",
@@ -98,151 +98,151 @@ async fn the_chain_is_verified_in_every_mode() {
 
 #[tokio::test]
 async fn intermediates_are_used_if_they_are_sent() {
-    let mut scene = TestUpstream::new();
-    let below = scene.authority.intermediate("Acme Servers");
-    scene.server = below.issue("mongod", &["127.0.0.1"]).chained(&below);
-    assert!(scene.connect().await.is_ok());
+    let mut setup = TestUpstream::new();
+    let below = setup.ca.intermediate("Acme Servers");
+    setup.server = below.issue("mongod", &["127.0.0.1"]).chained(&below);
+    assert!(setup.connect().await.is_ok());
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.intermediate("Acme Servers").issue("mongod", &["127.0.0.1"]);
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.intermediate("Acme Servers").issue("mongod", &["127.0.0.1"]);
     let sentence = "it was issued by CN=Acme Servers,O=Acme, which is not among the trust anchors";
-    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "mongod must send it");
+    check(&setup.fail().await, "server_certificate_unknown_issuer", 141, sentence, "mongod must send it");
 
-    let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
-    let below = scene.authority.intermediate("Acme Clients");
-    scene.client = below.issue("svc-a", &[]).chained(&below);
-    scene.clients = Some(CertificateAuthority::new("Acme CA"));
+    let mut setup = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
+    let below = setup.ca.intermediate("Acme Clients");
+    setup.client = below.issue("svc-a", &[]).chained(&below);
+    setup.clients = Some(CertificateAuthority::new("Acme CA"));
     let sentence = "rejected the gateway's client certificate (subject CN=svc-a,O=Acme)";
     // The server accepts the root of the client certificate, so the remedy must not say otherwise.
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "client_certificate_refused",
         141,
         sentence,
         "check that mongod's net.tls.CAFile contains",
     );
 
-    let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
-    scene.client = scene.authority.intermediate("Acme Clients").issue("svc-a", &[]);
-    scene.clients = Some(CertificateAuthority::new("Acme CA"));
-    check(&scene.fail().await, "client_certificate_refused", 141, sentence, "append the issuer's certificate");
+    let mut setup = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
+    setup.client = setup.ca.intermediate("Acme Clients").issue("svc-a", &[]);
+    setup.clients = Some(CertificateAuthority::new("Acme CA"));
+    check(&setup.fail().await, "client_certificate_refused", 141, sentence, "append the issuer's certificate");
 }
 
 #[tokio::test]
 async fn each_rejected_server_certificate_has_its_own_message() {
-    let mut scene = TestUpstream::new();
-    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    let mut setup = TestUpstream::new();
+    setup.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "server_certificate_unknown_issuer",
         141,
         "it was issued by CN=Other CA,O=Acme, which is not among the trust anchors (subject CN=mongod,O=Acme)",
         "the trust anchors are now: CN=Acme CA,O=Acme",
     );
 
-    let mut scene = TestUpstream::new();
-    scene.server = CertificateAuthority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
+    let mut setup = TestUpstream::new();
+    setup.server = CertificateAuthority::new("Acme CA").issue("mongod", &["127.0.0.1"]);
     let sentence = "the trust anchor of that name did not sign it";
-    check(&scene.fail().await, "server_certificate_unknown_issuer", 141, sentence, "created again under the same name");
+    check(&setup.fail().await, "server_certificate_unknown_issuer", 141, sentence, "created again under the same name");
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue("mongod", &["db-1.test", "10.0.0.1"]);
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue("mongod", &["db-1.test", "10.0.0.1"]);
     let sentence = "it is for db-1.test, 10.0.0.1, not for 127.0.0.1 (subject CN=mongod,O=Acme)";
-    check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "(such as \"db-1.test\")");
+    check(&setup.fail().await, "server_certificate_name_mismatch", 141, sentence, "(such as \"db-1.test\")");
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue("mongo.test", &[]);
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue("mongo.test", &[]);
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "server_certificate_no_names",
         141,
         "no subject alternative name",
         "-extfile <(echo subjectAltName=IP:127.0.0.1); or set upstream.orders.tls.legacy_certificates = true",
     );
 
-    let mut scene = TestUpstream::new();
-    scene.server = IssuedCertificate::new(scene.authority.der().clone(), scene.authority.key());
+    let mut setup = TestUpstream::new();
+    setup.server = IssuedCertificate::new(setup.ca.der().clone(), setup.ca.key());
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "server_certificate_invalid",
         141,
         "it is a CA certificate",
         "legacy_certificates = true",
     );
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue_with("", &["mongod"], |params| {
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue_with("", &["mongod"], |params| {
         params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.test/mongod".try_into().unwrap())];
     });
     let remedy = "set upstream.orders.tls.server_identities to [\"spiffe://acme.test/mongod\"]";
-    check(&scene.fail().await, "server_certificate_name_mismatch", 141, "it is for spiffe://acme.test/mongod", remedy);
+    check(&setup.fail().await, "server_certificate_name_mismatch", 141, "it is for spiffe://acme.test/mongod", remedy);
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue("mongod", &["127.0.0.1"]);
-    scene.change = |upstream| upstream.tls.server_identities = vec!["spiffe://acme.test/mongod".to_owned()];
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue("mongod", &["127.0.0.1"]);
+    setup.change = |upstream| upstream.tls.server_identities = vec!["spiffe://acme.test/mongod".to_owned()];
     let sentence = "it has no URI among its names";
-    check(&scene.fail().await, "server_certificate_identity_mismatch", 141, sentence, "spiffe://acme.test/mongod");
+    check(&setup.fail().await, "server_certificate_identity_mismatch", 141, sentence, "spiffe://acme.test/mongod");
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue("mongod", &[]);
-    scene.change = |upstream| upstream.tls.legacy_certificates = true;
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue("mongod", &[]);
+    setup.change = |upstream| upstream.tls.legacy_certificates = true;
     let sentence = "its common name is not 127.0.0.1";
-    check(&scene.fail().await, "server_certificate_name_mismatch", 141, sentence, "to its common name");
+    check(&setup.fail().await, "server_certificate_name_mismatch", 141, sentence, "to its common name");
 
-    let mut scene = TestUpstream::new();
-    let list = scene.folder.write("crl.pem", scene.authority.revocation_list(&[&scene.server.der], 2090));
+    let mut setup = TestUpstream::new();
+    let list = setup.folder.write("crl.pem", setup.ca.revocation_list(&[&setup.server.der], 2090));
     assert!(list.ends_with("crl.pem"));
-    scene.change = |upstream| {
+    setup.change = |upstream| {
         let files = files_of(upstream);
         files.crl_file = Some(files.ca_file.with_file_name("crl.pem"));
     };
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "server_certificate_revoked",
         141,
         "it, or the certificate of an issuer, is revoked",
         "upstream.orders.tls.crl_file",
     );
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue_version_1("mongod");
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue_version_1("mongod");
     check(
-        &scene.fail().await,
+        &setup.fail().await,
         "server_certificate_version_1",
         141,
         "X.509 version 1 certificate",
         "legacy_certificates = true",
     );
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue_with("mongod", &["127.0.0.1"], |params| {
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
     });
     let sentence = "it expired on 2024-02-01 00:00:00 UTC (subject CN=mongod,O=Acme)";
-    check(&scene.fail().await, "server_certificate_expired", 141, sentence, "rotateCertificates");
+    check(&setup.fail().await, "server_certificate_expired", 141, sentence, "rotateCertificates");
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue_with("mongod", &["127.0.0.1"], |params| {
         params.not_before = rcgen::date_time_ymd(2090, 1, 1);
     });
     let sentence = "it is not valid before 2090-01-01 00:00:00 UTC";
-    check(&scene.fail().await, "server_certificate_not_yet_valid", 141, sentence, "clocks");
+    check(&setup.fail().await, "server_certificate_not_yet_valid", 141, sentence, "clocks");
 
-    let mut scene = TestUpstream::new();
-    scene.server = scene.authority.issue_with("mongod", &["127.0.0.1"], |params| {
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue_with("mongod", &["127.0.0.1"], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
-    check(&scene.fail().await, "server_certificate_invalid", 141, "(subject CN=mongod,O=Acme)", "serverAuth");
+    check(&setup.fail().await, "server_certificate_invalid", 141, "(subject CN=mongod,O=Acme)", "serverAuth");
 }
 
 #[tokio::test]
 async fn a_rejected_client_certificate_has_its_own_message() {
     // mongod closes the connection after the handshake.
     for versions in [ONLY_12, ONLY_13] {
-        let scene = TestUpstream { versions, behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
+        let setup = TestUpstream { versions, behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
         let sentence = "rejected the gateway's client certificate (subject CN=svc-a,O=Acme)";
         check(
-            &scene.fail().await,
+            &setup.fail().await,
             "client_certificate_refused",
             141,
             sentence,
@@ -251,23 +251,23 @@ async fn a_rejected_client_certificate_has_its_own_message() {
     }
     // Other servers send an alert, during the handshake or after it.
     for versions in [ONLY_12, ONLY_13] {
-        let scene =
+        let setup =
             TestUpstream { versions, clients: Some(CertificateAuthority::new("Clients CA")), ..TestUpstream::new() };
         let sentence = "rejected the gateway's client certificate (subject CN=svc-a,O=Acme): alert";
         let remedy = "mongod accepts certificates of CN=Clients CA,O=Acme, \
                       but the gateway's certificate was issued by CN=Acme CA,O=Acme";
-        check(&scene.fail().await, "client_certificate_refused", 141, sentence, remedy);
+        check(&setup.fail().await, "client_certificate_refused", 141, sentence, remedy);
     }
 }
 
 #[tokio::test]
 async fn problems_of_the_client_certificate_come_first_in_the_remedy() {
-    let mut scene = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
-    scene.client = scene.authority.issue_with("svc-a", &[], |params| {
+    let mut setup = TestUpstream { behaviour: Behaviour::CloseAfterHandshake, ..TestUpstream::new() };
+    setup.client = setup.ca.issue_with("svc-a", &[], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.not_after = rcgen::date_time_ymd(2024, 2, 1);
     });
-    let remedy = scene.fail().await.remedy();
+    let remedy = setup.fail().await.remedy();
     assert!(remedy.contains("extendedKeyUsage clientAuth"), "{remedy}");
     assert!(remedy.contains("expired on 2024-02-01"), "{remedy}");
 }
@@ -279,16 +279,16 @@ async fn a_server_without_tls_has_its_own_message() {
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), "does not speak TLS: it answered with something else"),
         (b"\x00\x00\x00\x00garbage".as_slice(), "does not speak TLS: it answered with something else"),
     ] {
-        let scene = TestUpstream { behaviour: Behaviour::Plain(answer), ..TestUpstream::new() };
-        check(&scene.fail().await, "not_tls", 141, sentence, "requireTLS");
+        let setup = TestUpstream { behaviour: Behaviour::Plain(answer), ..TestUpstream::new() };
+        check(&setup.fail().await, "not_tls", 141, sentence, "requireTLS");
     }
 }
 
 #[tokio::test]
 async fn without_a_common_version_the_handshake_fails() {
     let change: fn(&mut EndpointConfig) = |upstream| upstream.tls.min_version = TlsVersion::V1_3;
-    let scene = TestUpstream { versions: ONLY_12, change, ..TestUpstream::new() };
-    check(&scene.fail().await, "handshake_failed", 141, "the TLS handshake with 127.0.0.1:", "tls.min_version");
+    let setup = TestUpstream { versions: ONLY_12, change, ..TestUpstream::new() };
+    check(&setup.fail().await, "handshake_failed", 141, "the TLS handshake with 127.0.0.1:", "tls.min_version");
 }
 
 #[tokio::test]
@@ -297,8 +297,8 @@ async fn a_silent_server_is_a_timeout() {
         (Behaviour::PlainSilent, "the TLS handshake with 127.0.0.1:"),
         (Behaviour::Silent, "the first command to 127.0.0.1:"),
     ] {
-        let scene = TestUpstream { behaviour, change: short, ..TestUpstream::new() };
-        let error = scene.fail().await;
+        let setup = TestUpstream { behaviour, change: short, ..TestUpstream::new() };
+        let error = setup.fail().await;
         check(&error, "timed_out", 6, phase, "does not answer");
         assert!(error.to_string().ends_with("did not finish within 300ms"), "{error}");
     }
@@ -329,8 +329,8 @@ async fn replies_that_no_mongod_sends_are_errors() {
         (impossible, "an invalid message length"),
         (document, "not a valid document"),
     ] {
-        let scene = TestUpstream { behaviour: Behaviour::ReplyWith(answer), ..TestUpstream::new() };
-        check(&scene.fail().await, "ping_failed", 6, sentence, "mongod or mongos");
+        let setup = TestUpstream { behaviour: Behaviour::ReplyWith(answer), ..TestUpstream::new() };
+        check(&setup.fail().await, "ping_failed", 6, sentence, "mongod or mongos");
     }
 }
 
@@ -368,9 +368,9 @@ async fn addresses_are_tried_in_turn_until_one_works() {
 #[tokio::test]
 async fn the_address_where_the_attempt_came_furthest_is_reported() {
     let closed = closed_port();
-    let mut scene = TestUpstream::new();
-    scene.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
-    let (connector, server) = scene.start().await;
+    let mut setup = TestUpstream::new();
+    setup.server = CertificateAuthority::new("Other CA").issue("mongod", &["127.0.0.1"]);
+    let (connector, server) = setup.start().await;
     let addresses = [server.address, closed.local_addr().unwrap()];
     let deadline = Instant::now() + Duration::from_secs(10);
     let error = server.during(connector.connect_to_any(&addresses, deadline)).await.unwrap_err();
@@ -518,13 +518,13 @@ async fn a_connection_is_authenticated_before_a_client_uses_it() {
     let user = server.during(Box::pin(asked)).await;
     assert_eq!((user.name.as_str(), user.roles.as_slice()), (SUBJECT, &["read@shop".to_owned()][..]));
     assert!(connector.has_user());
-    assert_eq!(*connector.authenticated().unwrap(), Authenticated { generation: 0, user: Ok(user) });
+    assert_eq!(*connector.authenticated().unwrap(), AuthenticationResult { generation: 0, user: Ok(user) });
 }
 
 #[tokio::test]
 async fn without_authentication_a_connection_has_no_user() {
-    let scene = TestUpstream { behaviour: Behaviour::Replies(has_no_user), ..TestUpstream::new() };
-    assert_eq!(scene.connect().await.unwrap().user, None);
+    let setup = TestUpstream { behaviour: Behaviour::Replies(has_no_user), ..TestUpstream::new() };
+    assert_eq!(setup.connect().await.unwrap().user, None);
     // Probes and monitors are not authenticated either: hello needs no user.
     let (connector, server) = with_authentication(has_no_user).start().await;
     assert_eq!(server.during(probe(&connector)).await.unwrap().stream.user, None);
@@ -579,16 +579,16 @@ async fn a_connection_with_another_user_is_an_error() {
     });
     let sentence = "authenticated CN=svc-b,O=Acme@$external instead of CN=svc-a,O=Acme";
     check(&other.fail().await, "wrong_user", 18, sentence, "mongod's log");
-    let nobody = with_authentication(|command| match command {
+    let no_user = with_authentication(|command| match command {
         "connectionStatus" => Some(users(&[])),
         other => authenticates(other),
     });
-    check(&nobody.fail().await, "wrong_user", 18, "no user is authenticated", "mongod's log");
-    let silent = with_authentication(|command| match command {
+    check(&no_user.fail().await, "wrong_user", 18, "no user is authenticated", "mongod's log");
+    let malformed = with_authentication(|command| match command {
         "connectionStatus" => Some(rawdoc! { "ok": 1.0 }),
         other => authenticates(other),
     });
-    check(&silent.fail().await, "ping_failed", 6, "connectionStatus without users", "is a mongod or mongos");
+    check(&malformed.fail().await, "ping_failed", 6, "connectionStatus without users", "is a mongod or mongos");
 }
 
 #[tokio::test]

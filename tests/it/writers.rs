@@ -28,7 +28,7 @@ const WRITERS: i64 = 8;
 const PACE: Duration = Duration::from_millis(5);
 /// Name of the file that tells the script to stop.
 const STOP: &str = "stop";
-/// Longest time for writers to finish their last write after they are told to stop.
+/// Longest time for writers to finish their last write after the test asks them to stop.
 const END_TIMEOUT: Duration = Duration::from_mins(1);
 /// A lane has recovered after this number of further acknowledged writes.
 const RECOVERED_AFTER: usize = 20;

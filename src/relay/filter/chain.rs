@@ -18,15 +18,15 @@ pub(in crate::relay) struct Filters {
 pub(in crate::relay) enum Stage {
     /// The policy decides next.
     Policy,
-    /// The policy lets the request pass; the handshake filter decides next.
+    /// The policy allows the request; the handshake filter decides next.
     Handshake,
-    /// Every filter lets the request pass: it goes upstream as it arrives.
+    /// No filter objects: the request goes upstream as it arrives.
     Forwarding,
 }
 
 impl Filters {
-    /// Decides what becomes of a request. `stage` moves on with each filter that lets it pass, which is not asked
-    /// again.
+    /// Decides what becomes of a request. `stage` moves on with each filter that lets the request pass. That filter is
+    /// not asked again, except that the policy checks what follows the part that it has judged.
     #[inline]
     pub(in crate::relay) fn decide(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
         match *stage {

@@ -1,8 +1,9 @@
-//! The second filter: what the client and mongod may agree on in hello, and who authenticates.
+//! The second filter: rewrites hello, and answers authentications where the gateway authenticates.
 //!
-//! A hello always loses its `compression` field. Where the client authenticates itself and expects no load balancer,
-//! everything else goes upstream as it is. Otherwise the filter is strict: a request that could be a hello or an
-//! authentication does not go upstream before its command is known. That costs other requests a look at their name.
+//! A hello always loses its `compression` field. Where the client may authenticate and the gateway does not act as a
+//! load balancer, everything else goes upstream as it is. Otherwise the filter is strict: no request goes upstream
+//! before its command is known, because it could be a hello or an authentication. Other requests are forwarded as soon
+//! as their name is known.
 
 use crate::relay::end::EndReason;
 use crate::relay::filter::local_reply::LocalReply;
@@ -17,7 +18,7 @@ use crate::wire::request::RequestFacts;
 use crate::wire::sasl;
 use crate::wire::sasl::SaslUser;
 
-/// Rewrites hellos, and answers authentications where the gateway authenticates.
+/// The handshake filter of one connection.
 #[derive(Debug, Default)]
 pub struct HandshakeFilter {
     naming: Naming,
@@ -37,7 +38,7 @@ pub enum Authentication {
 }
 
 impl HandshakeFilter {
-    /// The filter of one connection.
+    /// A filter for a client that has sent nothing yet.
     pub fn new(naming: Naming, authentication: Authentication) -> Self {
         Self { naming, authentication, expects_load_balancer: false }
     }
@@ -107,34 +108,37 @@ impl HandshakeFilter {
         !self.gateway_authenticates() && facts.command().is_some_and(sasl::begins)
     }
 
-    /// Whether a request is forwarded as it arrives. Others are held until all of them has arrived: a hello to be
-    /// rewritten, and what begins an authentication to be read.
+    /// Whether a request is forwarded as it arrives. A hello is held until it can be rewritten, and a request that
+    /// begins an authentication until its user can be read.
     fn forwards_at_once(&self, request: &RequestView<'_>) -> bool {
         let RequestView { scan, facts, .. } = *request;
         let is_other = facts.is_named() && !request.is_hello() && !self.begins_authentication(facts);
         is_other || request.length() > HELD_BYTES_MAX || scan.is_malformed()
     }
 
-    /// The request as mongod may read it. All of it has arrived.
+    /// Releases a request that has arrived whole. A hello loses what mongod may not read.
     fn release(&mut self, request: &RequestView<'_>) -> Verdict {
-        let verdict = match hello::without(request.message, self.withheld()) {
-            _ if self.begins_authentication(request.facts) => Verdict::Forward,
-            Ok(Some(rewritten)) => Verdict::Rewrite(rewritten),
-            Ok(None) => Verdict::Forward,
-            Err(_) if self.is_strict() => return LocalReply::unreadable_hello().into(),
-            // mongod answers what is wrong with it.
-            Err(_) => Verdict::Forward,
+        let verdict = if self.begins_authentication(request.facts) {
+            Verdict::Forward
+        } else {
+            match hello::without(request.message, self.withheld()) {
+                Ok(Some(rewritten)) => Verdict::Rewrite(rewritten),
+                Ok(None) => Verdict::Forward,
+                Err(_) if self.is_strict() => return LocalReply::unreadable_hello().into(),
+                // mongod replies with what is wrong.
+                Err(_) => Verdict::Forward,
+            }
         };
         self.expects_load_balancer |= request.facts.load_balanced();
         verdict
     }
 
-    /// What mongod may not read in a hello.
+    /// The fields that mongod may not read in a hello.
     fn withheld(&self) -> Withheld {
         Withheld { authentication: self.gateway_authenticates(), load_balancing: self.naming.is_load_balanced() }
     }
 
-    /// What a strict filter decides about a request that it does not forward as it is; `None` where it may.
+    /// What a strict filter decides about a request; `None` where the request is treated as without it.
     fn restrict(&self, request: &RequestView<'_>) -> Option<Verdict> {
         if !matches!(request.header.op_code, OpCode::MSG | OpCode::QUERY) {
             return Some(Verdict::close(EndReason::Undetermined("a message of a type that no driver sends")));
@@ -158,11 +162,11 @@ impl HandshakeFilter {
         if kind == Kind::Authentication {
             return Some(LocalReply::to_authentication(request).into());
         }
-        let is_told = self.expects_load_balancer || request.facts.load_balanced();
-        (self.naming.is_load_balanced() && !is_told).then(|| LocalReply::load_balanced_only().into())
+        let is_expected = self.expects_load_balancer || request.facts.load_balanced();
+        (self.naming.is_load_balanced() && !is_expected).then(|| LocalReply::load_balanced_only().into())
     }
 
-    /// The kind of a request that a strict filter does not forward as it is; `None` for any other.
+    /// The kind of a request that a strict filter does not simply forward; `None` for any other.
     fn restricted_kind(&self, facts: &RequestFacts) -> Option<Kind> {
         let kind = Kind::of(facts);
         let is_restricted = match kind {
@@ -189,14 +193,14 @@ impl Kind {
         match facts.command() {
             Some(command) if hello::is_hello(command) => Self::Hello,
             Some(b"authenticate" | b"saslStart" | b"saslContinue" | b"getnonce" | b"logout") => Self::Authentication,
-            // A wrapper of a type that is not opened: mongod may find any command in it.
+            // The wrapper was not opened because of its type: mongod may find any command in it.
             Some(b"$query" | b"query") if facts.is_query() => Self::Unknown,
             _ if !facts.is_named() => Self::Unknown,
             _ => Self::Other,
         }
     }
 
-    /// The reply to such a request where its contents are not read.
+    /// The reply to a restricted request whose contents are not read.
     fn general_reply(self) -> LocalReply {
         match self {
             Self::Hello => LocalReply::unreadable_hello(),

@@ -93,7 +93,7 @@ fn failed(code: i32, code_name: &'static str, message: &str) -> LocalReply {
     LocalReply::Failed(CommandError { code, code_name, message: message.to_owned() })
 }
 
-/// A client that would authenticate with a certificate is told that it has: to mongod it is the user that the gateway
+/// Reports success to a client that authenticates with a certificate: to mongod the client is the user that the gateway
 /// has authenticated.
 fn certificate_accepted(request: &RequestView<'_>) -> Option<LocalReply> {
     let command = request.command()?;

@@ -1,8 +1,7 @@
 //! The first filter: asks the policy in force about each request.
 //!
 //! Parses each command body as a whole, and has the policy judge it. A command that cannot be understood is denied:
-//! either the same bytes that were judged go upstream, or none. Writes no log itself: findings go to the source of the
-//! policy.
+//! only bytes that were judged go upstream. Writes no log itself: findings go to the source of the policy.
 
 use bson::RawDocument;
 
@@ -292,7 +291,7 @@ fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
     (is_held_whole && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
 }
 
-/// Whether the request has a document sequence that its command, as far as that is known, does not take.
+/// Whether the request has a document sequence that its command does not take, where the command is known.
 fn has_foreign_sequence(facts: &RequestFacts) -> bool {
     let taken = || facts.command().and_then(table::find).map(command::sequences_of);
     let is_taken = |found: &[u8]| taken().is_some_and(|taken| taken.iter().any(|taken| taken.as_bytes() == found));

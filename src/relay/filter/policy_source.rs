@@ -87,8 +87,8 @@ impl EffectivePolicy {
     /// policy's.
     pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
         let reads = meaning.command.name == "getMore";
-        // The namespace of such a cursor, a database or the whole server, does not tell what it reads. That was judged
-        // when it was opened. A change stream resumes by itself, and is judged again then.
+        // The namespace of such a cursor is a database or the whole server, and does not show what it reads. The policy
+        // judged that when the cursor was opened. A change stream resumes by itself, and is judged again then.
         let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
         meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
             CursorOwnership::Foreign => Some(UNAUTHORIZED),

@@ -10,7 +10,7 @@ use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 /// set a few thousand.
 pub(in crate::relay) const HELLO_REPLY_BYTES_MAX: usize = 32 * 1024;
 
-/// A reply that begins, as far as it has arrived.
+/// A reply whose header has arrived.
 #[derive(Clone, Copy)]
 pub(in crate::relay) struct ReplyView<'a> {
     /// The bytes that have arrived, from the header on. There may be more behind the reply.

@@ -3,9 +3,9 @@
 use crate::relay::end::EndReason;
 use crate::relay::filter::local_reply::LocalReply;
 
-/// What becomes of a request, as far as it has arrived.
+/// What becomes of a request.
 ///
-/// Small, since every request gets one: whatever is rare and large is boxed.
+/// Every request gets one, so that it is small: rare and large values are boxed.
 pub(in crate::relay) enum Verdict {
     /// The filter cannot decide yet: the bytes that have arrived are held.
     NeedMore(Hold),
@@ -37,7 +37,7 @@ pub(in crate::relay) struct Close {
     pub(in crate::relay) final_reply: Vec<u8>,
 }
 
-/// What becomes of a reply, as far as it has arrived.
+/// What becomes of a reply.
 pub(in crate::relay) enum ReplyVerdict {
     /// The reply is held until all of it has arrived.
     NeedMore,

@@ -8,7 +8,7 @@ use crate::wire::message_scan::MessageScan;
 use crate::wire::op_query;
 use crate::wire::request::RequestFacts;
 
-/// A request, as far as it has arrived.
+/// A request, of which only a part may have arrived.
 #[derive(Clone, Copy)]
 pub(in crate::relay) struct RequestView<'a> {
     /// The bytes that have been read, from the header on. Of a request that is being forwarded, only the last of them.
@@ -35,7 +35,7 @@ impl<'a> RequestView<'a> {
         self.scan.left() == 0
     }
 
-    /// Whether the request is a hello, as far as its name is known.
+    /// Whether the request is known to be a hello.
     pub(in crate::relay) fn is_hello(&self) -> bool {
         self.facts.command().is_some_and(hello::is_hello)
     }

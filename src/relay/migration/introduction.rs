@@ -1,4 +1,4 @@
-//! What mongod has been told of a client, and what of that can be told again on another upstream connection.
+//! What an upstream connection knows of its client, and how another one can learn it.
 
 use crate::relay::filter::handshake::Authentication;
 use crate::relay::limits::HELD_BYTES_MAX;
@@ -10,7 +10,7 @@ use crate::wire::request::RequestFacts;
 /// The longest hello that is kept. Its `client` document has 512 bytes at most.
 const HELLO_BYTES_MAX: usize = 4096;
 
-/// What another upstream connection has to be told before it can serve the client.
+/// What is sent first on another upstream connection before it can serve the client.
 #[derive(Default)]
 pub(in crate::relay) struct Introduction {
     hello: Hello,
@@ -21,12 +21,12 @@ pub(in crate::relay) struct Introduction {
 /// The first hello of a client.
 #[derive(Default)]
 enum Hello {
-    /// There was none: mongod has been told nothing.
+    /// The client has sent none.
     #[default]
     None,
     /// As mongod has received it.
     Repeatable(Box<[u8]>),
-    /// The client stays on this upstream connection: something that was sent cannot be repeated.
+    /// The client has sent something that cannot be repeated: it stays on this upstream connection.
     Unrepeatable,
 }
 

@@ -1,4 +1,5 @@
-//! Moves a client to another upstream connection: what can be told again there, and when to move.
+//! Moves a client to another upstream connection: `introduction` is what has to be sent there first, `schedule` is when
+//! to move.
 
 pub(super) mod introduction;
 pub(super) mod schedule;

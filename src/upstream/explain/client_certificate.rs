@@ -4,14 +4,18 @@ use std::time::SystemTime;
 
 use rustls::AlertDescription;
 
-use super::explanation::{AUTHENTICATION_FAILED, Explanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAILED, listed};
+use super::explanation::{AUTHENTICATION_FAILED, ConnectExplanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
 use crate::identity::{CertificateFacts, date_text};
 use crate::tls::{CertificateRequest, UpstreamTlsError};
 use crate::upstream::own_commands::OwnCommandError;
 use crate::upstream::server_error_codes::USER_NOT_FOUND;
 
-pub(super) fn explain_no_certificate(target: &Target, peer: &str, cause: Option<&UpstreamTlsError>) -> Explanation {
+pub(super) fn explain_no_certificate(
+    target: &Target,
+    peer: &str,
+    cause: Option<&UpstreamTlsError>,
+) -> ConnectExplanation {
     let (reason, remedy) = match cause {
         None => (
             "the SPIFFE Workload API has not answered".to_owned(),
@@ -24,7 +28,7 @@ pub(super) fn explain_no_certificate(target: &Target, peer: &str, cause: Option<
             format!("{cause}; {}", cause.remedy()),
         ),
     };
-    Explanation {
+    ConnectExplanation {
         label: "no_certificate",
         // A certificate may be available when a driver retries.
         client_code: HOST_UNREACHABLE,
@@ -38,11 +42,11 @@ pub(super) fn explain_rejected_certificate(
     peer: &str,
     alert: Option<AlertDescription>,
     request: Option<&CertificateRequest>,
-) -> Explanation {
+) -> ConnectExplanation {
     let certificate = target.certificate.as_ref();
     let subject = certificate.map(|certificate| format!(" (subject {})", certificate.subject)).unwrap_or_default();
     let alert = alert.map(|alert| format!(": alert {}", alert.as_str().unwrap_or("unknown"))).unwrap_or_default();
-    Explanation {
+    ConnectExplanation {
         label: "client_certificate_refused",
         client_code: SSL_HANDSHAKE_FAILED,
         sentence: format!("mongod at {peer} rejected the gateway's client certificate{subject}{alert}"),
@@ -98,7 +102,7 @@ pub(super) fn explain_authentication(
     peer: &str,
     cause: &OwnCommandError,
     is_user_failure: bool,
-) -> Explanation {
+) -> ConnectExplanation {
     let (upstream, user, certificate) = (&target.upstream, target.user(), &target.certificate_source);
     let (reason, remedy) = match cause {
         OwnCommandError::Refused { code, code_name, errmsg } => (
@@ -118,7 +122,7 @@ pub(super) fn explain_authentication(
         ),
         other => (other.to_string(), format!("check the log of mongod at {}", target.address)),
     };
-    Explanation {
+    ConnectExplanation {
         label: "authentication_failed",
         client_code: if is_user_failure { AUTHENTICATION_FAILED } else { HOST_UNREACHABLE },
         sentence: format!("mongod at {peer} did not authenticate upstream {upstream} as {user}: {reason}"),
@@ -126,9 +130,9 @@ pub(super) fn explain_authentication(
     }
 }
 
-pub(super) fn explain_wrong_user(target: &Target, peer: &str, users: &[String]) -> Explanation {
+pub(super) fn explain_wrong_user(target: &Target, peer: &str, users: &[String]) -> ConnectExplanation {
     let user = target.user();
-    Explanation {
+    ConnectExplanation {
         label: "wrong_user",
         client_code: AUTHENTICATION_FAILED,
         sentence: if users.is_empty() {
@@ -143,8 +147,8 @@ pub(super) fn explain_wrong_user(target: &Target, peer: &str, users: &[String]) 
     }
 }
 
-pub(super) fn explain_cluster_member(target: &Target, peer: &str) -> Explanation {
-    Explanation {
+pub(super) fn explain_cluster_member(target: &Target, peer: &str) -> ConnectExplanation {
+    ConnectExplanation {
         label: "cluster_member",
         client_code: AUTHENTICATION_FAILED,
         sentence: format!(

@@ -1,4 +1,5 @@
-//! Explains failures of the network and of the TLS handshake, and passes all others to the files beside this one.
+//! Explains failures of the network and of the TLS handshake, and passes all other failures to the other files of this
+//! folder.
 
 use std::error::Error as StdError;
 use std::io;
@@ -10,7 +11,7 @@ use super::client_certificate::{
     explain_authentication, explain_cluster_member, explain_no_certificate, explain_rejected_certificate,
     explain_wrong_user,
 };
-use super::explanation::{Explanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAILED};
+use super::explanation::{ConnectExplanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAILED};
 use super::server_certificate::explain_server_certificate;
 use super::target::Target;
 use crate::upstream::failure::{ConnectFailure, Phase};
@@ -20,18 +21,18 @@ pub(in crate::upstream) fn explain(
     target: &Target,
     address: Option<SocketAddr>,
     failure: &ConnectFailure,
-) -> Explanation {
+) -> ConnectExplanation {
     let peer = target.peer(address);
     match failure {
         ConnectFailure::NoCertificate { cause } => explain_no_certificate(target, &peer, cause.as_deref()),
-        ConnectFailure::NotResolvable { .. } => Explanation {
+        ConnectFailure::NotResolvable { .. } => ConnectExplanation {
             label: "not_resolvable",
             client_code: HOST_UNREACHABLE,
             sentence: format!("the name {} cannot be resolved", target.address.host),
             remedy: format!("check {} and the DNS configuration of this host", target.key("address")),
         },
         ConnectFailure::Unreachable { attempts } => explain_unreachable(target, attempts),
-        ConnectFailure::TimedOut { phase, limit } => Explanation {
+        ConnectFailure::TimedOut { phase, limit } => ConnectExplanation {
             label: "timed_out",
             client_code: HOST_UNREACHABLE,
             sentence: format!(
@@ -45,7 +46,7 @@ pub(in crate::upstream) fn explain(
             explain_server_certificate(target, &peer, rejection, certificate.as_deref())
         }
         ConnectFailure::NotTls { cause } => explain_not_tls(target, &peer, cause),
-        ConnectFailure::Handshake { cause } => Explanation {
+        ConnectFailure::Handshake { cause } => ConnectExplanation {
             label: "handshake_failed",
             client_code: SSL_HANDSHAKE_FAILED,
             sentence: format!("the TLS handshake with {peer} failed: {cause}"),
@@ -58,7 +59,7 @@ pub(in crate::upstream) fn explain(
         ConnectFailure::ClientCertificateRejected { alert, request } => {
             explain_rejected_certificate(target, &peer, *alert, request.as_ref())
         }
-        ConnectFailure::Proof { cause } => Explanation {
+        ConnectFailure::Proof { cause } => ConnectExplanation {
             label: "ping_failed",
             client_code: HOST_UNREACHABLE,
             sentence: format!("{peer} does not answer like a mongod: {cause}"),
@@ -69,7 +70,7 @@ pub(in crate::upstream) fn explain(
         }
         ConnectFailure::WrongUser { users } => explain_wrong_user(target, &peer, users),
         ConnectFailure::ClusterMember => explain_cluster_member(target, &peer),
-        ConnectFailure::Lost { cause } => Explanation {
+        ConnectFailure::Lost { cause } => ConnectExplanation {
             label: "monitor_lost",
             client_code: HOST_UNREACHABLE,
             sentence: format!("the monitoring connection to {peer} was lost: {cause}"),
@@ -78,7 +79,7 @@ pub(in crate::upstream) fn explain(
     }
 }
 
-fn explain_unreachable(target: &Target, attempts: &[(SocketAddr, io::Error)]) -> Explanation {
+fn explain_unreachable(target: &Target, attempts: &[(SocketAddr, io::Error)]) -> ConnectExplanation {
     let configured = target.address.to_string();
     let attempt = |(address, cause): &(SocketAddr, io::Error)| match address.to_string() {
         address if address == configured => io_sentence(cause),
@@ -96,12 +97,12 @@ fn explain_unreachable(target: &Target, attempts: &[(SocketAddr, io::Error)]) ->
         )
     };
     let sentence = format!("{configured} cannot be reached: {causes}");
-    Explanation { label: "unreachable", client_code: HOST_UNREACHABLE, sentence, remedy }
+    ConnectExplanation { label: "unreachable", client_code: HOST_UNREACHABLE, sentence, remedy }
 }
 
-fn explain_not_tls(target: &Target, peer: &str, cause: &io::Error) -> Explanation {
+fn explain_not_tls(target: &Target, peer: &str, cause: &io::Error) -> ConnectExplanation {
     let has_answered = cause.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<TlsError>);
-    Explanation {
+    ConnectExplanation {
         label: "not_tls",
         client_code: SSL_HANDSHAKE_FAILED,
         sentence: if has_answered {

@@ -4,7 +4,7 @@ use crate::identity::DistinguishedName;
 
 /// The texts about one failed connection.
 #[derive(Debug)]
-pub(in crate::upstream) struct Explanation {
+pub(in crate::upstream) struct ConnectExplanation {
     /// The value of the metric label and of the log field `reason`.
     pub(in crate::upstream) label: &'static str,
     /// Code and name of the command error that a client receives.

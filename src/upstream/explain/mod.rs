@@ -7,5 +7,5 @@ mod server_certificate;
 mod target;
 
 pub(super) use connect::explain;
-pub(super) use explanation::Explanation;
+pub(super) use explanation::ConnectExplanation;
 pub(super) use target::Target;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use super::explanation::{Explanation, SSL_HANDSHAKE_FAILED, listed};
+use super::explanation::{ConnectExplanation, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
 use crate::identity::{CertificateFacts, Validity, date_text, printable};
 use crate::tls::CertificateDefect;
@@ -14,10 +14,10 @@ pub(super) fn explain_server_certificate(
     peer: &str,
     rejection: &Rejection,
     certificate: Option<&CertificateFacts>,
-) -> Explanation {
+) -> ConnectExplanation {
     let Reason { label, cause, remedy } = explain_rejection(target, rejection, certificate);
     let subject = certificate.map(|facts| facts.subject.to_string()).unwrap_or_default();
-    Explanation {
+    ConnectExplanation {
         label,
         client_code: SSL_HANDSHAKE_FAILED,
         sentence: format!("the certificate of {peer} was rejected: {cause} (subject {subject})"),
