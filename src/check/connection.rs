@@ -51,8 +51,8 @@ pub(super) async fn check(
     reports
 }
 
-/// Turns the findings after the first `findings_before` ones into warnings, because another address or member works. Findings
-/// about users stay errors: a user that one member does not know is unknown to all of them.
+/// Turns the findings after the first `findings_before` ones into warnings, because another address or member works.
+/// Findings about users stay errors: a user that one member does not know is unknown to all of them.
 pub(super) fn demote(findings: &mut [Finding], findings_before: usize) {
     let found = findings.iter_mut().skip(findings_before).filter(|finding| finding.kind != FindingKind::User);
     found.for_each(|finding| finding.severity = Status::Warning);

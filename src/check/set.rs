@@ -220,7 +220,7 @@ fn slots(members: &MemberAddresses) -> Vec<Slot> {
     members.slots.iter().map(slot).collect()
 }
 
-/// The address that clients receive. Port 0 has no number before the gateway runs.
+/// The address that clients receive. If the port is 0, the system chooses it when the gateway starts.
 fn advertised(members: &MemberAddresses, address: std::net::SocketAddr) -> String {
     if address.port() > 0 {
         return members.advertised(address);

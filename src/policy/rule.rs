@@ -30,13 +30,13 @@ pub(super) struct Rule {
     pub(super) name: String,
     pub(super) action: Action,
     pub(super) dry_run: bool,
-    /// The entries are ORed. A configuration without `from` makes one entry without keys.
+    /// One matching entry suffices (OR). Without `from` in the configuration, there is one entry without keys.
     pub(super) from: Vec<From>,
-    /// The entries are ORed. A configuration without `to` makes one entry without keys.
+    /// One matching entry suffices (OR). Without `to` in the configuration, there is one entry without keys.
     pub(super) to: Vec<Arc<To>>,
 }
 
-/// An entry of `from`. Its keys are ANDed.
+/// An entry of `from`. All of its keys must match (AND).
 #[derive(Debug, Default)]
 pub(super) struct From {
     pub(super) principals: Patterns,
@@ -46,7 +46,7 @@ pub(super) struct From {
     pub(super) listeners: Patterns,
 }
 
-/// An entry of `to`. Its keys are ANDed.
+/// An entry of `to`. All of its keys must match (AND).
 #[derive(Debug, Default)]
 pub(super) struct To {
     pub(super) commands: Option<CommandSelector>,

@@ -68,8 +68,8 @@ fn invalid_dns_records_give_no_members_until_they_are_corrected() {
         let (dns, set) = start(namespace);
         dns.set_services(NAME, 300, &[SERVICES[0], ("mongo-1.evil.test", 27017)]);
         let gateway = Gateway::start(&options(&set));
-        let sentence = "an SRV record at _mongodb._tcp.cluster.example.test names mongo-1.evil.test, which is not within \
-                        example.test";
+        let sentence = "an SRV record at _mongodb._tcp.cluster.example.test names mongo-1.evil.test, which is not \
+                        within example.test";
         let problem = || gateway.status().ok()?["upstreams"][0]["set"]["problem"].as_str().map(str::to_owned);
         assert_eq!(until("/status shows the problem", problem), sentence);
         let warned = |event: &Value| event["message"] == "seed list lookup failed";

@@ -1,7 +1,7 @@
 //! The intersection of two conditions.
 //!
-//! In Istio, `from` and `when` of a rule are ANDed; an entry of a rule here has each key once. The intersection is
-//! exact, or an error.
+//! In Istio, `from` and `when` of a rule must both match; an entry of a rule here has each key once. The intersection
+//! is exact, or an error.
 
 use ipnet::IpNet;
 

@@ -273,12 +273,11 @@ fn networks(fields: &DocumentFields<'_>, key: &str) -> Option<Vec<IpNet>> {
     let mut networks = Vec::new();
     for text in fields.texts(key)? {
         let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        match network {
-            Some(network) => networks.push(network.trunc()),
-            None => {
-                fields.note(key, &format!("has {:?}, which is not an IP address or network", toml_text::plain(text)));
-            }
-        }
+        let Some(network) = network else {
+            fields.note(key, &format!("has {:?}, which is not an IP address or network", toml_text::plain(text)));
+            continue;
+        };
+        networks.push(network.trunc());
     }
     Some(networks)
 }

@@ -30,7 +30,7 @@ struct Condition {
     not: Option<Vec<&'static str>>,
 }
 
-/// The conditions of one entry; they are ANDed.
+/// The conditions of one entry; all of them must hold.
 type Entry = Vec<Condition>;
 
 #[derive(Debug, Clone)]

@@ -102,7 +102,7 @@ fn documents_become_rules() {
 }
 
 #[test]
-fn from_and_when_are_anded() {
+fn from_and_when_must_both_match() {
     let check = |from: &str, when: &str, expected: &str| {
         let yaml = policy("DENY", &format!("[{{from: {from}, when: {when}}}]"));
         let text = rules(&yaml).replace("[[policy.rule]]\nname = \"shop.p\"\naction = \"deny\"", "");
