@@ -27,7 +27,7 @@ pub enum StartError {
     #[error(transparent)]
     Admin(#[from] admin::AdminBindError),
     /// The system provides no thread or no runtime.
-    #[error("cannot start a worker thread; check the limits on threads, open files and memory")]
+    #[error("cannot start; check the limits on threads, open files and memory")]
     Worker(#[source] io::Error),
 }
 

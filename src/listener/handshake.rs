@@ -38,7 +38,7 @@ pub enum HandshakeFailure {
     #[error("the client certificate was rejected: {0}")]
     Certificate(ClientCertificateRejection),
     /// The client rejects the listener's server certificate, or another parameter of the handshake.
-    #[error("the client ended the TLS handshake with the alert {0:?}")]
+    #[error("the client ended the TLS handshake with the alert {}", .0.as_str().unwrap_or("unknown"))]
     Alert(AlertDescription),
     /// The client's bytes are not TLS, or not a version or parameter that the listener supports.
     #[error("the TLS handshake failed: {0}")]

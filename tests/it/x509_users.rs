@@ -328,8 +328,8 @@ async fn credentials_are_reloaded_under_load_without_failures() {
     assert_eq!(users_on(&mut on_primary("cart")), user("cart"));
 }
 
-/// mongod gives all rights to a connection whose certificate looks like that of a cluster member. The gateway never uses
-/// such a connection for a client.
+/// mongod gives all rights to a connection whose certificate looks like that of a cluster member. The gateway never
+/// uses such a connection for a client.
 #[test]
 fn no_client_is_served_with_a_cluster_member_certificate() {
     let Some(set) = set_with_auth() else { return };
