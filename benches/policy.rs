@@ -108,6 +108,7 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
     let reach = |collection: &&'a str| Reach {
         resource: Resource::Collection { database: "shop", collection },
         class: command.class,
+        incidental: false,
     };
     Meaning {
         command,
@@ -115,6 +116,7 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
         database: "shop",
         reaches: collections.iter().map(reach).collect(),
         javascript: false,
+        essential: false,
         cursors: SmallVec::new(),
     }
 }
@@ -154,7 +156,7 @@ fn hostile(criterion: &mut Criterion) {
     let names: Vec<String> = (0..1_000).map(|n| format!("places-{n}")).collect();
     let resource = |collection| Resource::Collection { database: "db-7", collection };
     let mut meaning = meaning("aggregate", &[]);
-    meaning.reaches = names.iter().map(|name| Reach { resource: resource(name), class: Class::Read }).collect();
+    meaning.reaches = names.iter().map(|name| Reach { resource: resource(name), class: Class::Read, incidental: false }).collect();
     let mut group = criterion.benchmark_group("aggregate that reaches 1,000 places");
     for count in [1, 10_000] {
         let policy = compile(&rules(count));

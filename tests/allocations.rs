@@ -99,8 +99,9 @@ fn meaning<'a>(name: &str, resource: Resource<'a>) -> Meaning<'a> {
         command,
         explained: false,
         database: "shop",
-        reaches: smallvec![Reach { resource, class: command.class }],
+        reaches: smallvec![Reach { resource, class: command.class, incidental: false }],
         javascript: false,
+        essential: false,
         cursors: SmallVec::new(),
     }
 }

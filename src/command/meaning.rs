@@ -21,6 +21,9 @@ pub struct Meaning<'a> {
     /// Whether the command runs JavaScript on the server. Filters, updates and pipelines are searched for it only if
     /// [`ReadOptions::javascript`] was set.
     pub javascript: bool,
+    /// Whether clients cannot work without the command, and it neither shows nor changes what belongs to others: the
+    /// handshake, what shells start with, and the end of the client's own sessions, transactions and cursors.
+    pub essential: bool,
     /// The cursors that a `getMore` reads or a `killCursors` closes.
     pub cursors: SmallVec<[i64; 1]>,
 }
@@ -33,6 +36,9 @@ pub struct Reach<'a> {
     /// What the command does with it: `Read`, `Write`, `Ddl`, or a class of administration. An `aggregate` that ends in
     /// `$out` has `Read` for its sources and `Write` for its target. Never `Wrapper` or `Legacy`.
     pub class: Class,
+    /// Whether the command shows or changes this only on the side, as `getLog` shows lines about every database. Such a
+    /// reach needs no `allow` rule of its own, but a `deny` rule for it refuses the command.
+    pub incidental: bool,
 }
 
 /// What a command reaches.
@@ -72,6 +78,9 @@ pub enum Exposes {
     Database,
     /// Every database.
     Server,
+    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no caller
+    /// that was given single collections expects it.
+    Itself,
 }
 
 /// What [`read`](super::read) looks for in addition to the resources.
@@ -79,6 +88,9 @@ pub enum Exposes {
 pub struct ReadOptions {
     /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
+    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only of
+    /// a request that has the bytes of `$where`.
+    pub stored_functions: bool,
 }
 
 /// A document sequence (section kind 1) that has arrived completely.
@@ -105,7 +117,7 @@ pub struct Request<'a> {
 pub fn needs_sequences(command: &Command, options: ReadOptions) -> bool {
     match command.name {
         "bulkWrite" => true,
-        "update" | "delete" => options.javascript,
+        "update" | "delete" => options.javascript || options.stored_functions,
         _ => false,
     }
 }

@@ -86,16 +86,19 @@ impl<'a> PipelineReader<'a, '_> {
                 "$merge" => self.merge(&spec, database)?,
                 "$changeStream" => self.change_stream(&spec, database, position)?,
                 "$listClusterCatalog" => {
-                    no_key_twice(&spec)?;
+                    known_keys(name, &spec)?;
                     let resource =
                         if database == "admin" { Resource::WholeServer } else { Resource::WholeDatabase(database) };
                     self.reaches.add(resource, Read)?;
                 }
+                "$rankFusion" => self.fusion(&spec, "$rankFusion", database, depth)?,
+                "$scoreFusion" => self.fusion(&spec, "$scoreFusion", database, depth)?,
                 _ if SHOWS_THE_SERVER.contains(&name) => {
-                    no_key_twice(&spec)?;
+                    known_keys(name, &spec)?;
                     self.reaches.add(Resource::WholeServer, Admin)?;
+                    self.reaches.add_incidental(Resource::WholeServer, Read)?;
                 }
-                _ if NAMES_NOTHING.contains(&name) => no_key_twice(&spec)?,
+                _ if NAMES_NOTHING.contains(&name) => known_keys(name, &spec)?,
                 _ if is_internal(name) => return Err(Unclear::InternalStage),
                 _ => return Err(Unclear::UnknownStage),
             }
@@ -186,6 +189,25 @@ impl<'a> PipelineReader<'a, '_> {
         Ok(())
     }
 
+    /// Several pipelines on the collection of the command, whose results are merged.
+    fn fusion(
+        &mut self,
+        spec: &RawElement<'a>,
+        name: &'static str,
+        database: &'a str,
+        depth: usize,
+    ) -> Result<(), Unclear> {
+        let form = Unclear::Stage(name);
+        let spec = Fields::of(strict::document(spec).ok_or(form)?)?;
+        let input = Fields::of(spec.get("input").and_then(strict::document).ok_or(form)?)?;
+        let is_known = spec.are_among(&["input", "combination", "scoreDetails"])
+            && input.are_among(&["pipelines", "normalization"]);
+        match input.get("pipelines") {
+            Some(pipelines) if is_known => self.facet(pipelines, database, depth),
+            _ => Err(form),
+        }
+    }
+
     fn out(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
         let (database, collection) = match strict::text(spec) {
             Some(collection) => (database, collection),
@@ -197,7 +219,8 @@ impl<'a> PipelineReader<'a, '_> {
     fn merge(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
         const FORM: Unclear = Unclear::Stage("$merge");
         if let Some(collection) = strict::text(spec) {
-            return self.reaches.add_collection(database, collection, Write);
+            self.reaches.add_collection(database, collection, Write)?;
+            return self.reaches.add_collection(database, collection, Read);
         }
         let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
         if !spec.are_among(&["into", "on", "let", "whenMatched", "whenNotMatched"]) {
@@ -210,10 +233,13 @@ impl<'a> PipelineReader<'a, '_> {
         };
         self.reaches.add_collection(database, collection, Write)?;
         match spec.get("whenMatched").map(|when| (strict::array(when), strict::text(when))) {
-            None | Some((None, Some(_))) => Ok(()),
-            Some((Some(stages), _)) => of_update(stages),
-            Some((None, None)) => Err(FORM),
+            // What was there is not looked at.
+            Some((None, Some("replace" | "keepExisting" | "fail"))) => return Ok(()),
+            None | Some((None, Some(_))) => {}
+            Some((Some(stages), _)) => of_update(stages)?,
+            Some((None, None)) => return Err(FORM),
         }
+        self.reaches.add_collection(database, collection, Read)
     }
 
     /// A change stream on the aggregated collection, on its database, or on the cluster.
@@ -227,7 +253,10 @@ impl<'a> PipelineReader<'a, '_> {
             "startAfter",
             "startAtOperationTime",
             "allChangesForCluster",
+            "ignoreRemovedShards",
+            "matchCollectionUUIDForUpdateLookup",
             "showExpandedEvents",
+            "version",
         ]);
         if !known {
             return Err(FORM);
@@ -284,6 +313,20 @@ fn no_key_twice(spec: &RawElement<'_>) -> Result<(), Unclear> {
     strict::document(spec).map_or(Ok(()), |spec| Fields::of(spec).map(|_| ()))
 }
 
+/// Refuses a key twice, and keys that the stage is not known to have: servers send each other some that contain whole
+/// pipelines. A value that is not a document has no keys.
+fn known_keys(stage: &str, spec: &RawElement<'_>) -> Result<(), Unclear> {
+    let Some(spec) = strict::document(spec) else { return Ok(()) };
+    let fields = Fields::of(spec)?;
+    let is_known = match KEYS.iter().find(|(stages, _)| stages.contains(&stage)) {
+        Some((_, keys)) => fields.are_among(keys),
+        // Here the keys are fields, or the value is an expression.
+        None if matches!(stage, "$group" | "$sort") => !fields.iter().any(|field| key(field).starts_with('$')),
+        None => !fields.iter().any(|field| key(field).starts_with("$_internal")),
+    };
+    if is_known { Ok(()) } else { Err(known(stage).map_or(Unclear::UnknownStage, Unclear::Stage)) }
+}
+
 fn is_internal(stage: &str) -> bool {
     const OTHERS: [&str; 7] = [
         "$backupCursor",
@@ -299,7 +342,7 @@ fn is_internal(stage: &str) -> bool {
 
 /// The name of a stage, from the tables of known stages.
 fn known(stage: &str) -> Option<&'static str> {
-    const NAMES_OTHERS: [&str; 9] = [
+    const NAMES_OTHERS: [&str; 11] = [
         "$changeStream",
         "$facet",
         "$graphLookup",
@@ -308,6 +351,8 @@ fn known(stage: &str) -> Option<&'static str> {
         "$match",
         "$merge",
         "$out",
+        "$rankFusion",
+        "$scoreFusion",
         "$unionWith",
     ];
     NAMES_OTHERS.iter().chain(NAMES_NOTHING).chain(SHOWS_THE_SERVER).find(|known| **known == stage).copied()
@@ -335,7 +380,9 @@ const NAMES_NOTHING: &[&str] = &[
     "$replaceRoot",
     "$replaceWith",
     "$sample",
+    "$score",
     "$search",
+    "$searchBeta",
     "$searchMeta",
     "$set",
     "$setWindowFields",
@@ -356,6 +403,122 @@ const SHOWS_THE_SERVER: &[&str] = &[
     "$querySettings",
     "$queryStats",
     "$shardedDataDistribution",
+];
+
+/// The keys of the stages that have fixed ones. Every other stage in [`NAMES_NOTHING`] has fields as keys, or an expression
+/// as its value.
+///
+/// Spec: the MongoDB manual § Aggregation Stages, and the Atlas manual § Search, § Vector Search.
+const KEYS: &[(&[&str], &[&str])] = &[
+    (&["$bucket"], &["groupBy", "boundaries", "default", "output"]),
+    (&["$bucketAuto"], &["groupBy", "buckets", "output", "granularity"]),
+    (&["$changeStreamSplitLargeEvent", "$indexStats", "$shardedDataDistribution"], &[]),
+    (
+        &["$collStats"],
+        &["latencyStats", "storageStats", "count", "queryExecStats", "operationStats", "targetAllNodes"],
+    ),
+    (
+        &["$currentOp"],
+        &[
+            "allUsers",
+            "idleConnections",
+            "idleCursors",
+            "idleSessions",
+            "localOps",
+            "backtrace",
+            "targetAllNodes",
+            "truncateOps",
+        ],
+    ),
+    (&["$densify"], &["field", "partitionByFields", "range"]),
+    (&["$fill"], &["partitionBy", "partitionByFields", "sortBy", "output"]),
+    (
+        &["$geoNear"],
+        &[
+            "near",
+            "distanceField",
+            "distanceMultiplier",
+            "includeLocs",
+            "key",
+            "limit",
+            "maxDistance",
+            "minDistance",
+            "num",
+            "query",
+            "spherical",
+            "uniqueDocs",
+        ],
+    ),
+    (&["$limit", "$skip", "$count"], &[]),
+    (&["$listClusterCatalog"], &["shards", "tracked", "balancingConfiguration"]),
+    (&["$listLocalSessions", "$listSessions"], &["users", "allUsers"]),
+    (&["$listSampledQueries"], &["namespace"]),
+    (&["$listSearchIndexes"], &["id", "name"]),
+    (&["$planCacheStats"], &["allHosts"]),
+    (&["$querySettings"], &["showDebugQueryShape"]),
+    (&["$queryStats"], &["transformIdentifiers"]),
+    (&["$replaceRoot"], &["newRoot"]),
+    (&["$sample"], &["size"]),
+    (&["$score"], &["score", "normalization", "normalize", "normalizeFunction", "scoreDetails", "weight"]),
+    (
+        &["$search", "$searchBeta", "$searchMeta"],
+        &[
+            "index",
+            "concurrent",
+            "count",
+            "highlight",
+            "returnScope",
+            "returnStoredSource",
+            "scoreDetails",
+            "searchAfter",
+            "searchBefore",
+            "sort",
+            "tracking",
+            // Operators and collectors.
+            "autocomplete",
+            "compound",
+            "embeddedDocument",
+            "equals",
+            "exists",
+            "facet",
+            "geoShape",
+            "geoWithin",
+            "hasAncestor",
+            "hasRoot",
+            "in",
+            "knnBeta",
+            "moreLikeThis",
+            "near",
+            "phrase",
+            "queryString",
+            "range",
+            "regex",
+            "search",
+            "span",
+            "term",
+            "text",
+            "vectorSearch",
+            "wildcard",
+        ],
+    ),
+    (&["$setWindowFields"], &["partitionBy", "sortBy", "output"]),
+    (&["$unwind"], &["path", "includeArrayIndex", "preserveNullAndEmptyArrays"]),
+    (
+        &["$vectorSearch"],
+        &[
+            "index",
+            "path",
+            "queryVector",
+            "query",
+            "numCandidates",
+            "limit",
+            "filter",
+            "exact",
+            "explainOptions",
+            "model",
+            "returnStoredSource",
+        ],
+    ),
 ];
 
 /// mongod accepts 20 nested pipelines.

@@ -2,23 +2,25 @@
 //!
 //! A word that fits nothing is a problem: a rule that was meant to deny would be no rule otherwise.
 
+use std::sync::LazyLock;
+
 use crate::command::table::{self, COMMANDS, Class, Command};
 
 use super::pattern::Pattern;
 
-/// Commands that pass whatever allow rules say, as no client could talk to the server otherwise.
-const HANDSHAKE: [&str; 11] = [
-    "hello",
-    "isMaster",
-    "ping",
-    "buildInfo",
-    "connectionStatus",
-    "endSessions",
-    "saslStart",
-    "saslContinue",
-    "authenticate",
-    "getnonce",
-    "logout",
+/// Commands beside the handshake that pass whatever `allow` rules say, at least with some arguments, and the class of what
+/// they reach then: see [`Meaning::essential`](crate::command::Meaning::essential).
+const ESSENTIAL: [(&str, Class); 10] = [
+    ("abortTransaction", Class::Session),
+    ("commitTransaction", Class::Session),
+    ("endSessions", Class::Session),
+    ("getLog", Class::AdminRead),
+    ("getMore", Class::Read),
+    ("getParameter", Class::AdminRead),
+    ("hostInfo", Class::AdminRead),
+    ("killCursors", Class::Read),
+    ("killSessions", Class::Session),
+    ("refreshSessions", Class::Session),
 ];
 
 /// The words for classes.
@@ -47,13 +49,8 @@ pub(super) struct CommandFacts {
     pub(super) class: Class,
     pub(super) javascript: bool,
     pub(super) explained: bool,
-}
-
-impl CommandFacts {
-    /// An explained command is not what a client has to send to be able to talk.
-    pub(super) fn is_handshake(&self) -> bool {
-        !self.explained && HANDSHAKE.contains(&self.command.name)
-    }
+    /// Whether it passes unless a `deny` rule names it.
+    pub(super) essential: bool,
 }
 
 /// A set of commands.
@@ -170,15 +167,23 @@ impl CommandSelector {
             && self.names.iter().all(|command| command.class == Class::Session)
     }
 
-    /// Whether what these name of the handshake set is named by `other` too.
-    pub(super) fn name_no_more_handshake_than(&self, other: &Self) -> bool {
-        let sessions = self.classes & bit(Class::Session) != 0;
-        HANDSHAKE.iter().filter_map(|name| table::find(name.as_bytes())).all(|command| {
-            let own = self.names.has(command) || (sessions && command.class == Class::Session);
-            let theirs = other.names.has(command)
-                || (other.classes & bit(Class::Session) != 0 && command.class == Class::Session);
-            !own || theirs
-        })
+    /// Whether what these name of the essential commands is named by `other` too.
+    pub(super) fn name_no_more_essentials_than(&self, other: &Self) -> bool {
+        static ESSENTIALS: LazyLock<Vec<(&Command, u8)>> = LazyLock::new(|| {
+            let with_class = |command: &'static Command| {
+                let class = ESSENTIAL.iter().find(|(name, _)| *name == command.name).map(|(_, class)| *class);
+                let handshake = matches!(command.class, Class::Handshake | Class::Auth).then_some(command.class);
+                Some((command, bit(class.or(handshake)?)))
+            };
+            table::all().iter().filter_map(with_class).collect()
+        });
+        let name = |words: &Self, command, class: u8| words.names.has(command) || words.classes & class != 0;
+        ESSENTIALS.iter().all(|(command, class)| !name(self, command, *class) || name(other, command, *class))
+    }
+
+    /// Whether these may match some command at a place that it reads.
+    pub(super) fn may_match_reads(&self) -> bool {
+        self.all || self.javascript || self.classes & bit(Class::Read) != 0 || self.names != CommandSet::default()
     }
 
     /// As canonical text, sorted.
@@ -262,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn the_handshake_set_is_in_the_table() {
-        for name in HANDSHAKE {
+    fn the_essential_commands_are_in_the_table() {
+        for (name, _) in ESSENTIAL {
             assert_eq!(table::find(name.as_bytes()).unwrap().name, name);
         }
     }

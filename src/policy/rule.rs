@@ -100,6 +100,24 @@ impl Rule {
     }
 }
 
+impl To {
+    /// Whether it may decide about `system.js` of some database, whoever reads it.
+    pub(super) fn may_take_stored_functions(&self) -> bool {
+        !self.is_dead()
+            && self.commands.as_ref().is_none_or(CommandSelector::may_match_reads)
+            && self.collections.take(Some("system.js"))
+    }
+
+    /// Whether it matches everything, whatever is asked.
+    pub(super) fn is_unlimited(&self) -> bool {
+        let all = |patterns: &Patterns| patterns.ask_for_all() && patterns.not.is_empty();
+        self.commands.as_ref().is_none_or(|words| words.all)
+            && self.not_commands.is_none()
+            && all(&self.databases)
+            && all(&self.collections)
+    }
+}
+
 impl From {
     fn new(config: &FromConfig) -> Self {
         Self {
@@ -167,8 +185,8 @@ impl To {
     /// Whether `commands` and `not_commands` match, so that the places decide.
     ///
     /// Of an `explain`, the command inside counts. Beside that `explain` itself can be named, always for the stricter
-    /// answer: by a `deny`, and in the `not_commands` of an `allow`. What belongs to the handshake must be named, and no
-    /// `allow` is asked for it. A `deny` for some places means the end of a session or transaction, which has no place,
+    /// answer: by a `deny`, and in the `not_commands` of an `allow`. What is essential must be named, and no `allow` is asked
+    /// for it. A `deny` for some places means the end of a session or transaction, which has no place,
     /// only if it names it.
     pub(super) fn is_about(&self, asked: &CommandFacts, action: Action) -> bool {
         let named_as = |words: &CommandSelector| asked.explained && words.name_explain();
@@ -176,7 +194,7 @@ impl To {
             .commands
             .as_ref()
             .is_some_and(|words| words.name(asked) || (action != Action::Allow && named_as(words)));
-        let chosen = if asked.is_handshake() {
+        let chosen = if asked.essential {
             named && action != Action::Allow
         } else {
             let is_meant = action == Action::Allow || asked.class != Class::Session || !self.asks_for_places();

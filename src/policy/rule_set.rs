@@ -45,7 +45,6 @@ pub(super) struct RuleSet {
 /// The tables of one command.
 #[derive(Debug)]
 pub(super) struct ByKind {
-    pub(super) is_handshake: bool,
     /// By [`kind`].
     tables: [OnceLock<Arc<Tables>>; KINDS],
 }
@@ -60,8 +59,8 @@ pub(super) struct Tables {
     pub(super) audit: Index,
 }
 
-/// Class of the reach, whether JavaScript runs, whether it is explained.
-const KINDS: usize = 12 * 4;
+/// Class of the reach, whether the command is essential, whether JavaScript runs, whether it is explained.
+const KINDS: usize = 12 * 8;
 
 fn kind(asked: &CommandFacts) -> usize {
     let class = match asked.class {
@@ -78,32 +77,30 @@ fn kind(asked: &CommandFacts) -> usize {
         Class::Cluster => 10,
         Class::Legacy => 11,
     };
-    class * 4 + usize::from(asked.javascript) * 2 + usize::from(asked.explained)
+    class * 8
+        + usize::from(asked.essential) * 4
+        + usize::from(asked.javascript) * 2
+        + usize::from(asked.explained)
 }
 
 impl RuleSet {
     pub(super) fn new(flags: PolicyFlags, rules: &Arc<[Rule]>, about: Vec<RuleId>) -> Self {
-        let javascript = about.iter().filter_map(|id| rules.get(id.index())).any(Rule::uses_javascript);
+        let own = || about.iter().filter_map(|id| rules.get(id.index()));
+        let javascript = own().any(Rule::uses_javascript);
+        let stored_functions = stored_functions_matter(flags, own());
         Self {
             flags,
             rules: Arc::clone(rules),
             about,
-            read_options: ReadOptions { javascript: javascript || flags.deny_javascript },
+            read_options: ReadOptions { javascript: javascript || flags.deny_javascript, stored_functions },
             by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
             tables: Mutex::new(HashMap::new()),
         }
     }
 
     pub(super) fn by_kind(&self, meaning: &Meaning<'_>) -> &ByKind {
-        self.by_command[meaning.command.id.index()].get_or_init(|| {
-            let asked = CommandFacts {
-                command: meaning.command,
-                class: meaning.command.class,
-                javascript: false,
-                explained: false,
-            };
-            Box::new(ByKind { is_handshake: asked.is_handshake(), tables: [const { OnceLock::new() }; KINDS] })
-        })
+        self.by_command[meaning.command.id.index()]
+            .get_or_init(|| Box::new(ByKind { tables: [const { OnceLock::new() }; KINDS] }))
     }
 
     pub(super) fn tables<'a>(&self, by_kind: &'a ByKind, meaning: &Meaning<'_>, reach: &Reach<'_>) -> &'a Tables {
@@ -139,7 +136,18 @@ pub(super) fn asked(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
         class: reach.class,
         javascript: meaning.javascript,
         explained: meaning.explained,
+        essential: meaning.essential && !meaning.explained,
     }
+}
+
+/// Whether a command that also reads `system.js` may be judged otherwise than one that does not.
+fn stored_functions_matter<'a>(flags: PolicyFlags, own: impl Iterator<Item = &'a Rule> + Clone) -> bool {
+    let may_lack_allow = flags.would_need_allow && {
+        let mut allows = own.clone().filter(|rule| rule.action == Action::Allow && !rule.dry_run);
+        !allows.any(|rule| rule.to.iter().any(|to| to.is_unlimited()))
+    };
+    let mut others = own.filter(|rule| rule.action != Action::Allow);
+    may_lack_allow || others.any(|rule| rule.to.iter().any(|to| to.may_take_stored_functions()))
 }
 
 impl Tables {

@@ -153,7 +153,7 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
     };
     // What belongs to the handshake is matched only where it is named; an allow is never asked for it.
     let handshake =
-        action == Action::Allow || words.unwrap_or(&nothing).name_no_more_handshake_than(by_words.unwrap_or(&nothing));
+        action == Action::Allow || words.unwrap_or(&nothing).name_no_more_essentials_than(by_words.unwrap_or(&nothing));
     let not_taken_away = match (&by.not_commands, &to.not_commands) {
         (None, _) => true,
         (Some(by_not), Some(not)) => by_action == action && by_not.are_within(not) && (!by_not.all || not.all),

@@ -75,7 +75,7 @@ impl View {
         let rule_set = &*self.rule_set;
         let flags = rule_set.flags;
         let by_kind = rule_set.by_kind(meaning);
-        let is_handshake = by_kind.is_handshake && !meaning.explained;
+        let is_essential = meaning.essential && !meaning.explained;
         let javascript = flags.deny_javascript && meaning.javascript;
 
         if meaning.reaches.is_empty() {
@@ -91,14 +91,16 @@ impl View {
                 continue;
             }
             let deny = tables.deny.first(resource);
-            enforced.take(at, deny, flags.needs_allow && !is_handshake, || tables.allow.first(resource));
+            // What is shown on the side is let in by the allow rule for the command itself.
+            let asks_allow = !is_essential && !reach.incidental;
+            enforced.take(at, deny, flags.needs_allow && asks_allow, || tables.allow.first(resource));
             if flags.has_dry_runs {
                 let deny = tables.denies(resource, deny);
-                tried.take(at, deny, flags.would_need_allow && !is_handshake, || tables.allows(resource));
+                tried.take(at, deny, flags.would_need_allow && asks_allow, || tables.allows(resource));
             }
         }
 
-        let passes = if is_handshake { Grounds::Handshake } else { Grounds::NoRule };
+        let passes = if is_essential { Grounds::Handshake } else { Grounds::NoRule };
         let mut outcome = enforced.outcome(passes);
         if javascript {
             outcome = Outcome { refuses: true, grounds: Grounds::JavaScript, reach: None };

@@ -86,6 +86,8 @@ pub struct ReachReport {
     pub class: &'static str,
     /// Whether this is the place that decided.
     pub decided: bool,
+    /// Whether the command shows this only on the side, so that no `allow` rule is needed for it.
+    pub incidental: bool,
 }
 
 /// Why there is no explanation.
@@ -216,6 +218,7 @@ impl Explanation {
             place: trace::resource_text(reach.resource),
             class: class_word(reach.class),
             decided: false,
+            incidental: reach.incidental,
         });
         self.reaches = reaches.collect();
     }
@@ -258,7 +261,10 @@ impl Explanation {
             Grounds::Rule(_) => format!("rule {:?} {verb} it", self.rule.as_deref().unwrap_or_default()),
             Grounds::NoRule => "no rule denies it, and there is no allow rule that it would need".to_owned(),
             Grounds::NoAllowRule => "there are allow rules, and none matches".to_owned(),
-            Grounds::Handshake => "it belongs to the handshake, which passes unless a deny rule names it".to_owned(),
+            Grounds::Handshake => {
+                "it belongs to the handshake or ends what is the client's own, which passes unless a deny rule names it"
+                    .to_owned()
+            }
             Grounds::JavaScript => "it runs JavaScript, and deny_javascript is set".to_owned(),
             Grounds::Unclear => {
                 let why = self.command.unclear.as_deref().unwrap_or("it is not understood");
@@ -356,7 +362,8 @@ impl Explanation {
         for (at, reach) in self.reaches.iter().enumerate() {
             let title = if at == 0 { "reaches" } else { "" };
             let decided = if reach.decided && self.reaches.len() > 1 { "  <- decides" } else { "" };
-            writeln!(f, "{title:<9}{:<width$}  {}{decided}", reach.place, reach.class)?;
+            let incidental = if reach.incidental { ", needs no allow rule" } else { "" };
+            writeln!(f, "{title:<9}{:<width$}  {}{incidental}{decided}", reach.place, reach.class)?;
         }
         writeln!(f)
     }

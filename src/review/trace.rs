@@ -168,6 +168,7 @@ pub(super) fn resource_text(resource: Resource<'_>) -> String {
         Resource::SystemCollection { database, collection, exposes } => match exposes {
             Exposes::Database => format!("{database}.{collection}, which shows all of {database}"),
             Exposes::Server => format!("{database}.{collection}, which shows every database"),
+            Exposes::Itself => format!("{database}.{collection}"),
         },
     }
 }

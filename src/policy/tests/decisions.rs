@@ -202,7 +202,14 @@ fn the_handshake_passes_unless_a_deny_names_it() {
         "ping",
         "buildInfo",
         "connectionStatus",
-        "endSessions",
+        "atlasVersion",
+        "listCommands",
+        "whatsmyuri",
+        "isdbgrid",
+        "essential endSessions",
+        "essential getLog",
+        "essential getParameter",
+        "essential hostInfo",
         "saslStart",
         "saslContinue",
         "authenticate",
@@ -215,19 +222,77 @@ fn the_handshake_passes_unless_a_deny_names_it() {
         let command = format!("{name} admin");
         check(&nothing, &[(&command, "allow (handshake)")]);
         check(&everything, &[(&command, "allow (handshake)")]);
+        let name = name.trim_start_matches("essential ");
         check(&rule("deny", &format!("commands = [\"*\", \"{name}\"]")), &[(&command, "deny r")]);
         check(&rule("audit", &format!("commands = [\"{name}\"]")), &[(&command, "allow (handshake), audit r")]);
     }
     check(&named("l", "audit", ""), &[("ping admin", "allow (handshake)"), ("find s.a", "-, audit l")]);
-    check(&rule("deny", "commands = [\"@session\"]"), &[("endSessions -", "deny r")]);
+    for name in ["endSessions", "refreshSessions", "killSessions", "commitTransaction", "abortTransaction"] {
+        let command = format!("essential {name} @session -");
+        check(&nothing, &[(&command, "allow (handshake)")]);
+        check(&everything, &[(&command, "allow (handshake)")]);
+        check(&rule("deny", &format!("commands = [\"{name}\"]")), &[(&command, "deny r")]);
+        check(&rule("deny", "commands = [\"@session\"]"), &[(&command, "deny r")]);
+    }
+    check(&rule("deny", "commands = [\"@admin\"]"), &[("essential killSessions @session -", "allow (handshake)")]);
     check(&rule("deny", "commands = [\"p*\"]"), &[("ping admin", "deny r")]);
     check(&rule("deny", "commands = [\"p*\"], not_commands = [\"ping\"]"), &[("ping admin", "allow (handshake)")]);
-    check(&nothing, &[("atlasVersion admin", NONE), ("refreshSessions -", NONE), ("listCommands admin", NONE)]);
+    check(&nothing, &[("getLog *", NONE), ("startSession -", NONE), ("getParameter admin", NONE)]);
     check_as(
         "-",
         &named("d", "deny", "from = [{ principals = [\"x\"] }]\nto = [{ commands = [\"ping\"] }]"),
         &[("ping admin", "allow (handshake)")],
     );
+}
+
+#[test]
+fn what_is_shown_on_the_side_needs_no_allow_and_can_be_denied() {
+    let log = "getLog *, ~@read *";
+    check(&rule("allow", "commands = [\"@admin-read\"]"), &[(log, "allow r")]);
+    check(&rule("allow", "commands = [\"@read\"]"), &[(log, NONE)]);
+    check(&rule("deny", "commands = [\"@read\"], databases = [\"vault\"]"), &[(log, "deny r")]);
+    check(&rule("deny", "commands = [\"@read\"], collections = [\"x\"]"), &[(log, "deny r")]);
+    check(&rule("deny", "commands = [\"find\"], databases = [\"vault\"]"), &[(log, "-")]);
+    check(&rule("deny", "commands = [\"@write\"], databases = [\"vault\"]"), &[(log, "-")]);
+    let rules = rule("allow", "commands = [\"@admin\"]") + &named("d", "deny", "to = [{ commands = [\"@read\"] }]");
+    check(&rules, &[("splitVector a.b, ~@read a.b", "deny d")]);
+    check(&rule("audit", "commands = [\"@read\"]"), &[(log, "-, audit r")]);
+    let dry = "dry_run = true\nto = [{ commands = [\"@admin-read\"] }]";
+    check(&named("dry", "allow", dry), &[(log, "-")]);
+}
+
+#[test]
+fn stored_functions_are_let_in_with_their_database_or_by_their_name() {
+    let find = "find s.orders, @read s.system.js=";
+    let allow = |keys: &str, expected: &str| check(&rule("allow", keys), &[(find, expected)]);
+    allow("databases = [\"s\"]", "allow r");
+    allow("databases = [\"s\"], collections = [\"*\"]", "allow r");
+    allow("collections = [\"orders\", \"system.js\"]", "allow r");
+    allow("collections = [\"orders\", \"*s\", \"s*\"]", NONE);
+    allow("collections = [\"orders\"]", NONE);
+    allow("not_collections = [\"x\"]", NONE);
+    let deny = |keys: &str, expected: &str| check(&rule("deny", keys), &[(find, expected)]);
+    deny("commands = [\"@read\"], collections = [\"secret\"]", "-");
+    deny("commands = [\"@read\"], collections = [\"system.*\"]", "deny r");
+    deny("commands = [\"@read\"], databases = [\"s\"], not_collections = [\"orders\"]", "deny r");
+}
+
+#[test]
+fn stored_functions_are_looked_for_only_where_they_can_change_the_answer() {
+    let check = |rules: &str, expected: bool| {
+        assert_eq!(policy(rules).view(&caller(None)).read_options().stored_functions, expected, "{rules}");
+    };
+    check(&rule("deny", "commands = [\"@read\"], collections = [\"orders\"]"), false);
+    check(&rule("deny", "commands = [\"@write\"]"), false);
+    check(&rule("deny", "commands = [\"@read\"], databases = [\"vault\"]"), true);
+    check(&rule("deny", "commands = [\"find\"]"), true);
+    check(&rule("audit", ""), true);
+    check(&rule("allow", "collections = [\"orders\"]"), true);
+    check(&rule("allow", "commands = [\"@read\"]"), true);
+    check(&named("a", "allow", ""), false);
+    check(&named("a", "allow", "dry_run = true"), true);
+    check(&named("a", "allow", "from = [{ principals = [\"x\"] }]"), true);
+    check("[policy]\ndeny_javascript = true\n", false);
 }
 
 #[test]

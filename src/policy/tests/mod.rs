@@ -53,7 +53,8 @@ fn principal(text: &str) -> Option<Principal> {
 }
 
 /// A place as the cases write it: `shop.orders`, `shop` (the database alone), `shop.*` (all of it), `*` (the server),
-/// `-` (nowhere), `shop.system.profile>` (a window onto its database), `local.oplog.rs>>` (onto the server).
+/// `-` (nowhere), `shop.system.profile>` (a window onto its database), `local.oplog.rs>>` (onto the server),
+/// `shop.system.js=` (a system collection that shows only itself).
 fn resource(text: &str) -> Resource<'_> {
     match text {
         "-" => return Resource::NoNamespace,
@@ -65,6 +66,9 @@ fn resource(text: &str) -> Resource<'_> {
         return Resource::WholeDatabase(database);
     }
     let window = |collection, exposes| Resource::SystemCollection { database, collection, exposes };
+    if let Some(collection) = collection.strip_suffix('=') {
+        return window(collection, Exposes::Itself);
+    }
     match (collection.strip_suffix(">>"), collection.strip_suffix('>')) {
         (Some(collection), _) => window(collection, Exposes::Server),
         (None, Some(collection)) => window(collection, Exposes::Database),
@@ -72,22 +76,25 @@ fn resource(text: &str) -> Resource<'_> {
     }
 }
 
-/// A command as the cases write it: `find shop.orders`, `aggregate shop.a, @write other.b`; before the name `explain` and
-/// `javascript`.
-fn meaning(text: &str) -> Meaning<'_> {
+/// A command as the cases write it: `find shop.orders`, `aggregate shop.a, @write other.b`; before the name `explain`,
+/// `javascript` and `essential`, which commands of the handshake are anyway; `~` before what it reaches on the side.
+fn meaning<'a>(text: &'a str) -> Meaning<'a> {
     let (explained, text) = text.strip_prefix("explain ").map_or((false, text), |rest| (true, rest));
     let (javascript, text) = text.strip_prefix("javascript ").map_or((false, text), |rest| (true, rest));
+    let (essential, text) = text.strip_prefix("essential ").map_or((false, text), |rest| (true, rest));
     let (name, resources) = text.split_once(' ').unwrap();
     let command = table::find(name.as_bytes()).unwrap();
-    let reach = |text| {
+    let reach = |text: &'a str| {
+        let (incidental, text) = text.strip_prefix('~').map_or((false, text), |rest| (true, rest));
         let (class, text) = match str::split_once(text, ' ') {
             Some(("@read", rest)) => (Class::Read, rest),
             Some(("@write", rest)) => (Class::Write, rest),
             Some(("@ddl", rest)) => (Class::Ddl, rest),
+            Some(("@session", rest)) => (Class::Session, rest),
             Some((other, _)) => panic!("{other}"),
             None => (command.class, text),
         };
-        Reach { resource: resource(text), class }
+        Reach { resource: resource(text), class, incidental }
     };
     Meaning {
         command,
@@ -95,6 +102,7 @@ fn meaning(text: &str) -> Meaning<'_> {
         database: "shop",
         reaches: resources.split(", ").map(reach).collect(),
         javascript,
+        essential: essential || matches!(command.class, Class::Handshake | Class::Auth),
         cursors: SmallVec::new(),
     }
 }
