@@ -63,7 +63,12 @@ fn rules(count: usize) -> PolicyConfig {
         to: Some(vec![shop]),
     };
     let rules = (1..count).map(rule).chain([last]).collect();
-    PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules }
+    PolicyConfig {
+        enforcement: Enforcement::Enforce,
+        deny_javascript: false,
+        known_commands: std::collections::BTreeMap::new(),
+        rules,
+    }
 }
 
 fn compile(config: &PolicyConfig) -> Policy {
@@ -156,7 +161,8 @@ fn hostile(criterion: &mut Criterion) {
     let names: Vec<String> = (0..1_000).map(|n| format!("places-{n}")).collect();
     let resource = |collection| Resource::Collection { database: "db-7", collection };
     let mut meaning = meaning("aggregate", &[]);
-    meaning.reaches = names.iter().map(|name| Reach { resource: resource(name), class: Class::Read, incidental: false }).collect();
+    meaning.reaches =
+        names.iter().map(|name| Reach { resource: resource(name), class: Class::Read, incidental: false }).collect();
     let mut group = criterion.benchmark_group("aggregate that reaches 1,000 places");
     for count in [1, 10_000] {
         let policy = compile(&rules(count));

@@ -5,6 +5,7 @@
 use bson::RawDocument;
 use smallvec::SmallVec;
 
+use super::known::KnownNames;
 use super::table::{Class, Command};
 
 /// A command that was understood completely.
@@ -85,12 +86,14 @@ pub enum Exposes {
 
 /// What [`read`](super::read) looks for in addition to the resources.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReadOptions {
+pub struct ReadOptions<'k> {
     /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
     /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only of
     /// a request that has the bytes of `$where`.
     pub stored_functions: bool,
+    /// Names that the operator calls known.
+    pub known: Option<&'k KnownNames>,
 }
 
 /// A document sequence (section kind 1) that has arrived completely.
@@ -114,7 +117,7 @@ pub struct Request<'a> {
 }
 
 /// Whether [`read`](super::read) needs the document sequences of `command`, because its meaning depends on them.
-pub fn needs_sequences(command: &Command, options: ReadOptions) -> bool {
+pub fn needs_sequences(command: &Command, options: ReadOptions<'_>) -> bool {
     match command.name {
         "bulkWrite" => true,
         "update" | "delete" => options.javascript || options.stored_functions,

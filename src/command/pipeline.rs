@@ -7,6 +7,7 @@
 
 use bson::raw::{RawArray, RawElement};
 
+use super::known::KnownNames;
 use super::meaning::Resource;
 use super::names;
 use super::reaches::Reaches;
@@ -26,12 +27,14 @@ pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         reader.own_collection(Read)?;
         Position::OnCollection
     };
-    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, position, 0)
+    let database = reader.database;
+    PipelineReader::new(reader).pipeline(stages, database, position, 0)
 }
 
 /// The pipeline of a view, which the server runs whenever the view is read.
 pub(super) fn of_view<'a>(reader: &mut Reader<'a, '_>, stages: &'a RawArray) -> Result<(), Unclear> {
-    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Position::Nested, 0)
+    let database = reader.database;
+    PipelineReader::new(reader).pipeline(stages, database, Position::Nested, 0)
 }
 
 /// A pipeline of an update. Only a few stages are allowed, and none of them reaches beyond the document.
@@ -59,9 +62,14 @@ enum Position {
 
 struct PipelineReader<'a, 'w> {
     reaches: &'w mut Reaches<'a>,
+    known: Option<&'w KnownNames>,
 }
 
-impl<'a> PipelineReader<'a, '_> {
+impl<'a, 'w> PipelineReader<'a, 'w> {
+    fn new<'r: 'w>(reader: &'w mut Reader<'a, 'r>) -> Self {
+        Self { known: reader.options.known, reaches: &mut reader.reaches }
+    }
+
     /// `database` is the database of names that have none; `depth` is the number of enclosing pipelines.
     fn pipeline(
         &mut self,
@@ -99,8 +107,17 @@ impl<'a> PipelineReader<'a, '_> {
                     self.reaches.add_incidental(Resource::WholeServer, Read)?;
                 }
                 _ if NAMES_NOTHING.contains(&name) => known_keys(name, &spec)?,
-                _ if is_internal(name) => return Err(Unclear::InternalStage),
-                _ => return Err(Unclear::UnknownStage),
+                _ if is_internal(name) => {
+                    self.reaches.unknown_stage = Some(name);
+                    return Err(Unclear::InternalStage);
+                }
+                _ => match self.known.and_then(|known| known.class_of(name)) {
+                    Some(class) => self.reaches.add_known(class)?,
+                    None => {
+                        self.reaches.unknown_stage = Some(name);
+                        return Err(Unclear::UnknownStage);
+                    }
+                },
             }
         }
         Ok(())
@@ -340,6 +357,11 @@ fn is_internal(stage: &str) -> bool {
     stage.starts_with("$_") || OTHERS.contains(&stage)
 }
 
+/// Whether there is such a stage, also one that only servers send to each other.
+pub fn is_known_stage(stage: &str) -> bool {
+    known(stage).is_some() || is_internal(stage)
+}
+
 /// The name of a stage, from the tables of known stages.
 fn known(stage: &str) -> Option<&'static str> {
     const NAMES_OTHERS: [&str; 11] = [
@@ -413,10 +435,7 @@ const KEYS: &[(&[&str], &[&str])] = &[
     (&["$bucket"], &["groupBy", "boundaries", "default", "output"]),
     (&["$bucketAuto"], &["groupBy", "buckets", "output", "granularity"]),
     (&["$changeStreamSplitLargeEvent", "$indexStats", "$shardedDataDistribution"], &[]),
-    (
-        &["$collStats"],
-        &["latencyStats", "storageStats", "count", "queryExecStats", "operationStats", "targetAllNodes"],
-    ),
+    (&["$collStats"], &["latencyStats", "storageStats", "count", "queryExecStats", "operationStats", "targetAllNodes"]),
     (
         &["$currentOp"],
         &[

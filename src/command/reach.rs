@@ -22,6 +22,7 @@ use super::users;
 pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
+        "other" => known(reader),
         "find" | "insert" | "count" | "distinct" => reader.own_collection(reader.command.class),
         "update" => statements::update(reader),
         "delete" => statements::delete(reader),
@@ -79,6 +80,12 @@ fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         }
         (_, CollectionAt::Field(field)) => reader.collection_in(field, class),
     }
+}
+
+/// A command that only the operator knows.
+fn known(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    let class = reader.options.known.and_then(|known| known.class_of(key(reader.command_value().ok()?)));
+    reader.reaches.add_known(class.ok_or(Unclear::UnknownCommand)?)
 }
 
 /// Reaches its own database; passes whatever `allow` rules say.

@@ -16,6 +16,8 @@ pub(super) struct Reaches<'a> {
     list: SmallVec<[Reach<'a>; 2]>,
     /// The entries of `list`; filled only once the list is too long for a linear search.
     known: HashSet<Reach<'a>>,
+    /// The name of the stage that was not understood.
+    pub(super) unknown_stage: Option<&'a str>,
 }
 
 impl<'a> Reaches<'a> {
@@ -59,6 +61,12 @@ impl<'a> Reaches<'a> {
             Some(last) => self.add_incidental(last.resource, Class::Read),
             None => Ok(()),
         }
+    }
+
+    /// What a command or stage reaches that only the operator knows: everything, and it may show everything.
+    pub(super) fn add_known(&mut self, class: Class) -> Result<(), Unclear> {
+        self.add(Resource::WholeServer, class)?;
+        if class == Class::Read { Ok(()) } else { self.add_incidental(Resource::WholeServer, Class::Read) }
     }
 
     /// Adds the collection of this name: a plain collection, a system collection, or a bucket collection together with

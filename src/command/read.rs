@@ -6,6 +6,7 @@ use bson::RawDocument;
 
 use super::arguments;
 use super::javascript::ValueUse;
+use super::known::plain_name;
 use super::meaning::{Meaning, ReadOptions, Request, Sequence, sequences_of};
 use super::names;
 use super::reach::{self, TEST_COMMANDS};
@@ -20,10 +21,10 @@ use super::unclear::Unclear;
 /// The cost is bounded by the length of the request.
 ///
 /// Spec: the MongoDB manual § Database Commands, § Aggregation Stages; the behaviour of mongod was tested with 6.0.5.
-pub fn read<'a>(request: &Request<'a>, options: ReadOptions) -> Result<Meaning<'a>, Unclear> {
+pub fn read<'a>(request: &Request<'a>, options: ReadOptions<'_>) -> Result<Meaning<'a>, Unclear> {
     let mut fields = Fields::default();
     fields.take_command(request.body)?;
-    let command = command_of(&fields)?;
+    let command = command_of(&fields, options)?;
     let database = database_of(&fields, request.database)?;
     arguments::check(command, &fields)?;
     check_sequences(command, &fields, request.sequences)?;
@@ -33,14 +34,44 @@ pub fn read<'a>(request: &Request<'a>, options: ReadOptions) -> Result<Meaning<'
     meaning(Reader::new(command, database, &fields, request.sequences, options), request.body, false)
 }
 
+/// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once more,
+/// so that the common path keeps no names. Only a [plain](plain_name) name: it is shown in logs and errors.
+pub fn unknown_name<'a>(request: &Request<'a>) -> Option<&'a str> {
+    let mut fields = Fields::default();
+    fields.take_command(request.body).ok()?;
+    let first = fields.first()?;
+    let mut inner = Fields::default();
+    let explained = key(first) == "explain";
+    if explained {
+        inner.take_command(strict::document(first)?).ok()?;
+    }
+    let fields = if explained { &inner } else { &fields };
+    let name = key(fields.first()?);
+    let Some(command) = table::find(name.as_bytes()) else { return plain_name(name) };
+    let database = request.database.or_else(|| request.body.get_str("$db").ok())?;
+    let sequences = if explained { &[] } else { request.sequences };
+    let mut reader = Reader::new(command, database, fields, sequences, ReadOptions::default());
+    // That it fails is known.
+    let _ = reach::find(&mut reader);
+    reader.reaches.unknown_stage.and_then(plain_name)
+}
+
+/// Whether no client may send a command of this name, whatever the operator says.
+pub fn is_reserved(name: &str) -> bool {
+    is_internal(name)
+}
+
 /// The key of the first element names the command; no other element does.
-fn command_of(fields: &Fields<'_>) -> Result<&'static Command, Unclear> {
+fn command_of(fields: &Fields<'_>, options: ReadOptions<'_>) -> Result<&'static Command, Unclear> {
     let name = fields.first().map(key).ok_or(Unclear::NoCommand)?;
     match table::find(name.as_bytes()) {
-        Some(command) if is_internal(command.name) && !TEST_COMMANDS.contains(&command.name) => Err(Unclear::Internal(command.name)),
+        Some(command) if is_internal(command.name) && !TEST_COMMANDS.contains(&command.name) => {
+            Err(Unclear::Internal(command.name))
+        }
         Some(command) if command.class == Class::Legacy => Err(Unclear::Removed(command.name)),
         Some(command) => Ok(command),
         None if is_internal(name) => Err(Unclear::Internal("")),
+        None if options.known.is_some_and(|known| known.class_of(name).is_some()) => Ok(&table::KNOWN),
         None => Err(Unclear::UnknownCommand),
     }
 }
@@ -80,22 +111,14 @@ fn read_explained<'a>(
     body: &RawDocument,
     outer: &Fields<'a>,
     database: &'a str,
-    options: ReadOptions,
+    options: ReadOptions<'_>,
 ) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
-    let command = command_of(&inner)?;
+    let command = command_of(&inner, ReadOptions::default())?;
     let is_explainable = matches!(
         command.name,
-        "aggregate"
-            | "bulkWrite"
-            | "count"
-            | "delete"
-            | "distinct"
-            | "find"
-            | "findAndModify"
-            | "mapReduce"
-            | "update"
+        "aggregate" | "bulkWrite" | "count" | "delete" | "distinct" | "find" | "findAndModify" | "mapReduce" | "update"
     );
     let is_same_database = inner.get("$db").is_none_or(|inner| strict::text(inner) == Some(database));
     if !is_explainable || !is_same_database {

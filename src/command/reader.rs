@@ -16,7 +16,7 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) command: &'static Command,
     pub(super) database: &'a str,
     pub(super) fields: &'r Fields<'a>,
-    pub(super) options: ReadOptions,
+    pub(super) options: ReadOptions<'r>,
     pub(super) reaches: Reaches<'a>,
     pub(super) found: Found,
     pub(super) essential: bool,
@@ -32,7 +32,7 @@ impl<'a, 'r> Reader<'a, 'r> {
         database: &'a str,
         fields: &'r Fields<'a>,
         sequences: &'r [Sequence<'a>],
-        options: ReadOptions,
+        options: ReadOptions<'r>,
     ) -> Self {
         Self {
             command,

@@ -472,6 +472,9 @@ pub struct PolicyConfig {
     pub enforcement: Enforcement,
     /// Whether commands that run JavaScript on the server are refused. Default: false.
     pub deny_javascript: bool,
+    /// Commands, and stages with `$` in front, that the gateway's tables lack, with the class of each. Which classes there
+    /// are is for the policy to say. Default: none.
+    pub known_commands: BTreeMap<String, String>,
     /// In the order of the file; their names differ.
     pub rules: Vec<RuleConfig>,
 }

@@ -181,6 +181,10 @@ impl CommandSelector {
         ESSENTIALS.iter().all(|(command, class)| !name(self, command, *class) || name(other, command, *class))
     }
 
+    pub(super) fn has_class(&self, class: Class) -> bool {
+        self.classes & bit(class) != 0
+    }
+
     /// Whether these may match some command at a place that it reads.
     pub(super) fn may_match_reads(&self) -> bool {
         self.all || self.javascript || self.classes & bit(Class::Read) != 0 || self.names != CommandSet::default()
@@ -196,6 +200,22 @@ impl CommandSelector {
         texts.sort_unstable();
         texts
     }
+}
+
+/// The class of a command that only the operator knows. A session has no place, and JavaScript is no class of its own.
+pub(super) fn class_of_word(text: &str) -> Result<Class, String> {
+    let classes = || CLASSES.iter().filter(|(_, class)| *class != Class::Session);
+    if let Some((_, class)) = classes().find(|(word, _)| *word == text) {
+        return Ok(*class);
+    }
+    let words = || classes().map(|(word, _)| *word);
+    let shown = text.escape_debug();
+    Err(match nearest(text, words()) {
+        Some(near) => format!("is \"{shown}\", which is no class for it; did you mean \"{near}\"?"),
+        None => {
+            format!("is \"{shown}\", which is no class for it; write one of {}", words().collect::<Vec<_>>().join(", "))
+        }
+    })
 }
 
 /// None for the classes that have no word.

@@ -12,7 +12,7 @@ use crate::config::{Enforcement, PolicyConfig, RuleConfig, Values};
 use super::rule::{Rule, To};
 
 /// Changes whenever the same text comes to mean something else.
-const VERSION: &str = "mongate policy 1";
+const VERSION: &str = "mongate policy 2";
 
 /// `rules` are those of `config`, compiled.
 pub(super) fn of(config: &PolicyConfig, rules: &[Rule]) -> String {
@@ -20,6 +20,10 @@ pub(super) fn of(config: &PolicyConfig, rules: &[Rule]) -> String {
     canonical.item("version", VERSION);
     canonical.item("enforcement", if config.enforcement == Enforcement::Enforce { "enforce" } else { "dry-run" });
     canonical.item("deny_javascript", if config.deny_javascript { "true" } else { "false" });
+    for (name, word) in &config.known_commands {
+        canonical.item("known", name);
+        canonical.item("as", word);
+    }
     for (config, rule) in config.rules.iter().zip(rules) {
         canonical.rule(config, rule);
     }

@@ -75,6 +75,18 @@ impl Rule {
         self.from.iter().any(|entry| entry.matches(caller))
     }
 
+    /// Whether an entry of `from` has no key.
+    pub(super) fn is_about_everybody(&self) -> bool {
+        let is_blank = |keys: &Patterns| keys.any.is_none() && keys.not.is_empty();
+        self.from.iter().any(|from| {
+            is_blank(&from.principals)
+                && is_blank(&from.namespaces)
+                && is_blank(&from.listeners)
+                && from.sources.is_none()
+                && from.not_sources.is_empty()
+        })
+    }
+
     /// The only principals that it can be about, where each of its entries names them one by one.
     pub(super) fn exact_principals(&self) -> Option<Vec<&str>> {
         let mut names = Vec::new();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::command::table::{COMMANDS, Class};
-use crate::command::{Meaning, Reach, ReadOptions, Resource};
+use crate::command::{KnownNames, Meaning, Reach, Resource};
 use crate::config::Action;
 
 use super::commands::CommandFacts;
@@ -36,7 +36,10 @@ pub(super) struct RuleSet {
     pub(super) rules: Arc<[Rule]>,
     /// Those of `rules` that are about these callers, in their order.
     pub(super) about: Vec<RuleId>,
-    pub(super) read_options: ReadOptions,
+    pub(super) searches_javascript: bool,
+    pub(super) searches_stored_functions: bool,
+    /// Names that the operator calls known.
+    pub(super) known: Option<Arc<KnownNames>>,
     by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
     /// Commands that the same entries are about have one table.
     tables: Mutex<HashMap<Box<[u64]>, Arc<Tables>>>,
@@ -77,22 +80,26 @@ fn kind(asked: &CommandFacts) -> usize {
         Class::Cluster => 10,
         Class::Legacy => 11,
     };
-    class * 8
-        + usize::from(asked.essential) * 4
-        + usize::from(asked.javascript) * 2
-        + usize::from(asked.explained)
+    class * 8 + usize::from(asked.essential) * 4 + usize::from(asked.javascript) * 2 + usize::from(asked.explained)
 }
 
 impl RuleSet {
-    pub(super) fn new(flags: PolicyFlags, rules: &Arc<[Rule]>, about: Vec<RuleId>) -> Self {
+    pub(super) fn new(
+        flags: PolicyFlags,
+        rules: &Arc<[Rule]>,
+        about: Vec<RuleId>,
+        known: Option<Arc<KnownNames>>,
+    ) -> Self {
         let own = || about.iter().filter_map(|id| rules.get(id.index()));
         let javascript = own().any(Rule::uses_javascript);
-        let stored_functions = stored_functions_matter(flags, own());
+        let searches_stored_functions = stored_functions_matter(flags, own());
         Self {
             flags,
             rules: Arc::clone(rules),
             about,
-            read_options: ReadOptions { javascript: javascript || flags.deny_javascript, stored_functions },
+            searches_javascript: javascript || flags.deny_javascript,
+            searches_stored_functions,
+            known,
             by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
             tables: Mutex::new(HashMap::new()),
         }

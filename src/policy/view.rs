@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::command::{Meaning, ReadOptions};
+use crate::command::table::{self, Class};
+use crate::command::{Meaning, Reach, ReadOptions, Resource, Unclear};
 
 use super::index::Keep;
-use super::judgement::{Effect, Grounds, Judgement, Note};
+use super::judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 use super::rule::RuleId;
 use super::rule_set::{RuleSet, Tables, asked};
 
@@ -60,8 +61,35 @@ impl Tally {
 
 impl View {
     /// What has to be known of a command to judge it.
-    pub fn read_options(&self) -> ReadOptions {
-        self.rule_set.read_options
+    pub fn read_options(&self) -> ReadOptions<'_> {
+        let rule_set = &*self.rule_set;
+        ReadOptions {
+            javascript: rule_set.searches_javascript,
+            stored_functions: rule_set.searches_stored_functions,
+            known: rule_set.known.as_deref(),
+        }
+    }
+
+    /// The code of the error for a command that cannot be judged: mongod's own for an unknown command or stage, if no rule
+    /// would deny one that does anything on the whole server; else that of a denied command.
+    pub fn code_of(&self, unclear: Unclear) -> ErrorCode {
+        let code = match unclear {
+            Unclear::UnknownCommand | Unclear::Removed(_) => ErrorCode::COMMAND_NOT_FOUND,
+            Unclear::UnknownStage => ErrorCode::UNKNOWN_STAGE,
+            _ => return ErrorCode::UNAUTHORIZED,
+        };
+        let reach = |class| Reach { resource: Resource::WholeServer, class, incidental: false };
+        let anything = Meaning {
+            command: &table::KNOWN,
+            explained: false,
+            database: "admin",
+            reaches: smallvec![reach(Class::Admin), reach(Class::Read)],
+            javascript: true,
+            essential: false,
+            cursors: SmallVec::new(),
+        };
+        let passes = self.judge(&anything).effect == Effect::Allow;
+        if passes { code } else { ErrorCode::UNAUTHORIZED }
     }
 
     /// The rules that are about this caller, in their order.

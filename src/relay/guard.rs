@@ -10,7 +10,7 @@ use bson::RawDocument;
 
 use crate::command;
 use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
-use crate::policy::{Effect, Grounds, Judgement, Note, Policy, RuleId, Sentence, View};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Note, Policy, RuleId, Sentence, View};
 use crate::relay::cursors::{CursorBook, CursorOwnership};
 use crate::relay::exchange::InFlightRequest;
 use crate::relay::holding::HoldBudget;
@@ -273,7 +273,7 @@ impl PolicyFilter {
         let request = Request { body, database, sequences: &sequences };
         let meaning = match command::read(&request, orders.view.read_options()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.refuse_unclear(unclear, facts),
+            Err(unclear) => return self.refuse_unknown(unclear, command::unknown_name(&request), facts),
         };
         let mut judgement = orders.view.judge(&meaning);
         let mut code = UNAUTHORIZED;
@@ -290,8 +290,9 @@ impl PolicyFilter {
             Effect::Deny => {
                 let (policy, grounds) = (&*orders.policy, judgement.grounds);
                 let (database, command) = (Some(meaning.database), Some(meaning.command.name));
-                let sentence = Sentence { policy, grounds, database, command, unclear: None };
-                Look::Refuse(CommandError { code: code.0, code_name: code.1, message: sentence.to_string() })
+                let code = ErrorCode { code: code.0, name: code.1 };
+                let sentence = Sentence { policy, grounds, database, command, unclear: None, name: None, code };
+                Look::Refuse(CommandError { code: code.code, code_name: code.name, message: sentence.to_string() })
             }
         };
         if judgement.effect == Effect::Allow && judgement.notes.is_empty() {
@@ -306,6 +307,11 @@ impl PolicyFilter {
     }
 
     fn refuse_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Look {
+        self.refuse_unknown(unclear, None, facts)
+    }
+
+    /// `name` is that of the command or stage that is unknown.
+    fn refuse_unknown(&mut self, unclear: Unclear, name: Option<&str>, facts: &RequestFacts) -> Look {
         let Some(orders) = &self.orders else { return Look::Pass };
         let judgement = orders.view.deny(Grounds::Unclear);
         let command = facts.command().and_then(table::find).map(|command| command.name);
@@ -316,8 +322,10 @@ impl PolicyFilter {
             database: database.as_deref(),
             command,
             unclear: Some(unclear),
+            name,
+            code: orders.view.code_of(unclear),
         };
-        let (code, code_name) = UNAUTHORIZED;
+        let ErrorCode { code, name: code_name } = sentence.code;
         let error = CommandError { code, code_name, message: sentence.to_string() };
         self.count(&judgement, command, database.as_deref().unwrap_or_default(), Some(unclear));
         if judgement.effect == Effect::Allow { Look::Pass } else { Look::Refuse(error) }

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::question::{AssumedCaller, QuestionError, RequestedCommand};
 use super::trace::{self, RuleKey, RuleTrace};
 use crate::command::table::{self, Class};
-use crate::command::{Meaning, Request, Unclear, read};
+use crate::command::{Meaning, Request, Unclear, read, unknown_name};
 use crate::config::{Config, Enforcement, FromConfig};
 use crate::identity::Principal;
-use crate::policy::{CallerFacts, Effect, Grounds, Note, Policy, Sentence, View};
+use crate::policy::{CallerFacts, Effect, ErrorCode, Grounds, Note, Policy, Sentence, View};
 
 /// What becomes of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -47,6 +47,9 @@ pub struct Explanation {
     pub rules: Vec<RuleTrace>,
     /// What this explanation cannot know.
     pub notes: Vec<String>,
+    /// The name of the command or stage that is unknown; only for the error.
+    #[serde(skip)]
+    unknown: Option<String>,
 }
 
 /// Who asks.
@@ -149,6 +152,7 @@ impl<'a> PolicyReview<'a> {
             reaches: Vec::new(),
             rules: Vec::new(),
             notes: self.foreign(facts.principal),
+            unknown: None,
         };
         if by_source && caller.source.is_none() {
             explanation.notes.push("no source was given, and rules look at sources".to_owned());
@@ -158,7 +162,10 @@ impl<'a> PolicyReview<'a> {
         let meaning = read(&request, options);
         match &meaning {
             Ok(meaning) => explanation.understand(meaning),
-            Err(unclear) => explanation.command.unclear = Some(unclear.to_string()),
+            Err(unclear) => {
+                explanation.command.unclear = Some(unclear.to_string());
+                explanation.unknown = unknown_name(&request).map(str::to_owned);
+            }
         }
         if let Some((policy, view)) = &asked {
             explanation.judge(policy, view, &meaning);
@@ -250,6 +257,8 @@ impl Explanation {
                 database: self.command.database.as_deref(),
                 command: self.command.name,
                 unclear: meaning.as_ref().err().copied(),
+                name: self.unknown.as_deref(),
+                code: meaning.as_ref().err().map_or(ErrorCode::UNAUTHORIZED, |unclear| view.code_of(*unclear)),
             };
             self.errmsg = Some(sentence.to_string());
         }

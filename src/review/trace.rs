@@ -153,7 +153,12 @@ fn first_keys_of_to(entry: &ToConfig, keys: usize) -> ToConfig {
 
 /// What a policy of this one rule looks like from the caller.
 fn alone(rule: RuleConfig, caller: &CallerFacts<'_>) -> Option<View> {
-    let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules: vec![rule] };
+    let config = PolicyConfig {
+        enforcement: Enforcement::Enforce,
+        deny_javascript: false,
+        known_commands: std::collections::BTreeMap::new(),
+        rules: vec![rule],
+    };
     Policy::compile(&config).ok().map(|policy| policy.view(caller))
 }
 

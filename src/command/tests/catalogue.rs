@@ -5,7 +5,10 @@ use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Decimal128, RawBson, RawDocumentBuf, rawdoc};
 
-use super::{ReadOptions, Request, Sequence, concatenated, read, read_body, read_stored, read_with, text};
+use super::{
+    KnownNames, ReadOptions, Request, Sequence, concatenated, read, read_body, read_stored, read_with, text,
+    unknown_name,
+};
 use crate::command::table::Class;
 use crate::command::{Unclear, needs_sequences, table};
 
@@ -423,7 +426,10 @@ fn commands_and_stages_that_expose_other_data_reach_it() {
             rawdoc! { "aggregate": 1, "pipeline": [{ "$currentOp": { "allUsers": true } }], "$db": "admin" },
             "Read admin, Admin *, ~Read *",
         ),
-        (rawdoc! { "aggregate": 1, "pipeline": [{ "$listLocalSessions": {} }], "$db": "shop" }, "Read shop, Admin *, ~Read *"),
+        (
+            rawdoc! { "aggregate": 1, "pipeline": [{ "$listLocalSessions": {} }], "$db": "shop" },
+            "Read shop, Admin *, ~Read *",
+        ),
         (
             rawdoc! { "aggregate": 1, "pipeline": [{ "$listClusterCatalog": {} }], "$db": "shop" },
             "Read shop, Read shop.*",
@@ -587,8 +593,14 @@ fn a_map_reduce_reaches_its_output() {
         (out("secret".into()), "Read shop.orders, Write shop.secret, Read shop.system.js [itself]"),
         (out(rawdoc! { "inline": 1 }.into()), "Read shop.orders, Read shop.system.js [itself]"),
         (out(rawdoc! { "replace": "s" }.into()), "Read shop.orders, Write shop.s, Read shop.system.js [itself]"),
-        (out(rawdoc! { "merge": "s", "db": "vault" }.into()), "Read shop.orders, Write vault.s, Read shop.system.js [itself]"),
-        (out(rawdoc! { "db": "vault", "reduce": "s", "sharded": true }.into()), "Read shop.orders, Write vault.s, Read vault.s, Read shop.system.js [itself]"),
+        (
+            out(rawdoc! { "merge": "s", "db": "vault" }.into()),
+            "Read shop.orders, Write vault.s, Read shop.system.js [itself]",
+        ),
+        (
+            out(rawdoc! { "db": "vault", "reduce": "s", "sharded": true }.into()),
+            "Read shop.orders, Write vault.s, Read vault.s, Read shop.system.js [itself]",
+        ),
         (out(rawdoc! { "inline": 1, "replace": "s" }.into()), r#"Argument("out")"#),
         (out(rawdoc! { "merge": "s", "replace": "t" }.into()), r#"Argument("out")"#),
         (out(rawdoc! { "normal": "s" }.into()), r#"Argument("out")"#),
@@ -660,7 +672,10 @@ fn a_bulk_write_reaches_every_namespace_that_it_lists() {
     let namespaces = [rawdoc! { "ns": "shop.a" }, rawdoc! { "ns": "vault.secret" }];
     let both = "Write shop.a, Write vault.secret";
     let cases = [
-        (rawdoc! { "update": 1, "filter": {}, "updateMods": { "$set": {} } }, "Write shop.a, Write vault.secret, Read vault.secret"),
+        (
+            rawdoc! { "update": 1, "filter": {}, "updateMods": { "$set": {} } },
+            "Write shop.a, Write vault.secret, Read vault.secret",
+        ),
         (rawdoc! { "delete": 0_i64, "filter": {} }, "Write shop.a, Write vault.secret, Read shop.a"),
         (rawdoc! { "insert": 1, "document": {} }, both),
         (rawdoc! { "update": 1, "updateMods": [{ "$lookup": {} }] }, r#"StagePosition("$lookup")"#),
@@ -808,13 +823,22 @@ fn commands_for_users_and_roles_reach_every_database_that_they_name() {
         (rawdoc! { "grantPrivilegesToRole": "r", "privileges": [{}], "$db": "shop" }, r#"Argument("privileges")"#),
         (rawdoc! { "usersInfo": 1, "$db": "shop" }, "UserAdmin shop, ~Read admin.system.users [itself]"),
         (rawdoc! { "usersInfo": "u", "$db": "shop" }, "UserAdmin shop, ~Read admin.system.users [itself]"),
-        (rawdoc! { "usersInfo": { "user": "u", "db": "vault" }, "$db": "shop" }, "UserAdmin shop, UserAdmin vault, ~Read admin.system.users [itself]"),
+        (
+            rawdoc! { "usersInfo": { "user": "u", "db": "vault" }, "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault, ~Read admin.system.users [itself]",
+        ),
         (
             rawdoc! { "usersInfo": ["u", { "user": "u", "db": "vault" }], "$db": "shop" },
             "UserAdmin shop, UserAdmin vault, ~Read admin.system.users [itself]",
         ),
-        (rawdoc! { "usersInfo": { "forAllDBs": true }, "$db": "shop" }, "UserAdmin shop, UserAdmin *, ~Read admin.system.users [itself]"),
-        (rawdoc! { "rolesInfo": { "role": "r", "db": "vault" }, "$db": "shop" }, "UserAdmin shop, UserAdmin vault, ~Read admin.system.roles [itself]"),
+        (
+            rawdoc! { "usersInfo": { "forAllDBs": true }, "$db": "shop" },
+            "UserAdmin shop, UserAdmin *, ~Read admin.system.users [itself]",
+        ),
+        (
+            rawdoc! { "rolesInfo": { "role": "r", "db": "vault" }, "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault, ~Read admin.system.roles [itself]",
+        ),
         (rawdoc! { "dropAllUsersFromDatabase": 1, "$db": "shop" }, "UserAdmin shop"),
     ]);
 }
@@ -893,7 +917,10 @@ fn javascript_in_a_document_sequence_is_found_and_a_missing_sequence_is_an_error
         let mut body = RawDocumentBuf::new();
         body.append(CString::try_from(command).unwrap(), "a");
         body.append(CString::try_from("$db").unwrap(), "shop");
-        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), ReadOptions { javascript: true, stored_functions: false }));
+        assert!(needs_sequences(
+            table::find(command.as_bytes()).unwrap(),
+            ReadOptions { javascript: true, stored_functions: false, known: None }
+        ));
         assert_eq!(read_with(&body, &[], true), Err(Unclear::Argument(identifier)));
         assert_eq!(text(&read_with(&body, &[], false)), "Write shop.a, Read shop.a");
         assert_eq!(read_stored(&body, &[]), Err(Unclear::Argument(identifier)));
@@ -1046,7 +1073,10 @@ fn a_command_that_shows_by_errors_what_documents_have_reads_them() {
         ),
         (rawdoc! { "reIndex": "a", "$db": "shop" }, "Ddl shop.a, Read shop.a"),
         (rawdoc! { "collMod": "a", "validator": {}, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
-        (rawdoc! { "collMod": "a", "index": { "name": "x", "unique": true }, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        (
+            rawdoc! { "collMod": "a", "index": { "name": "x", "unique": true }, "$db": "shop" },
+            "Ddl shop.a, Read shop.a",
+        ),
         (rawdoc! { "create": "a", "validator": { "x": 1 }, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
         (rawdoc! { "create": "a", "$db": "shop" }, "Ddl shop.a"),
         (rawdoc! { "dropIndexes": "a", "index": "*", "$db": "shop" }, "Ddl shop.a"),
@@ -1162,7 +1192,10 @@ fn a_stage_with_a_key_that_it_is_not_known_to_have_is_refused() {
     }
     let shop = "Read shop.orders";
     check(&[
-        (stage(rawdoc! { "$search": { "index": "i", "compound": { "must": [] }, "count": { "type": "total" } } }), shop),
+        (
+            stage(rawdoc! { "$search": { "index": "i", "compound": { "must": [] }, "count": { "type": "total" } } }),
+            shop,
+        ),
         (stage(rawdoc! { "$searchBeta": { "text": { "query": "x", "path": "y" }, "highlight": {} } }), shop),
         (stage(rawdoc! { "$searchMeta": { "facet": { "facets": {} } } }), shop),
         (stage(rawdoc! { "$vectorSearch": { "index": "i", "path": "p", "queryVector": [], "limit": 5 } }), shop),
@@ -1227,4 +1260,43 @@ fn commands_of_newer_servers_and_of_mongos_reach_what_they_name() {
         (rawdoc! { "_hashBSONElement": 1, "$db": "shop" }, "Admin *, ~Read *"),
         (rawdoc! { "replicateSearchIndexCommand": 1, "$db": "admin" }, r#"Internal("")"#),
     ]);
+}
+
+#[test]
+fn a_name_that_the_operator_calls_known_reaches_the_whole_server() {
+    let mut known = KnownNames::default();
+    known.insert("newThing", Class::Ddl);
+    known.insert("$newStage", Class::Read);
+    let options = ReadOptions { known: Some(&known), ..ReadOptions::default() };
+    let check = |body: RawDocumentBuf, expected: &str| {
+        assert_eq!(text(&read(&Request { body: &body, database: None, sequences: &[] }, options)), expected);
+    };
+    check(rawdoc! { "newThing": "orders", "x": 1, "$db": "shop" }, "Ddl *, ~Read *");
+    check(rawdoc! { "newthing": "orders", "$db": "shop" }, "UnknownCommand");
+    check(rawdoc! { "other": 1, "$db": "shop" }, "UnknownCommand");
+    check(rawdoc! { "$newStage": 1, "$db": "shop" }, "Read *");
+    check(rawdoc! { "newThing": 1, "fromMongos": true, "$db": "shop" }, r#"InternalArgument("fromMongos")"#);
+    check(rawdoc! { "explain": { "newThing": 1 }, "$db": "shop" }, "UnknownCommand");
+    check(stage(rawdoc! { "$newStage": { "x": 1 } }), "Read shop.orders, Read *");
+    check(
+        stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [{ "$newStage": 1 }] } }),
+        "Read shop.orders, Read shop.a, Read *",
+    );
+    check(stage(rawdoc! { "$otherStage": 1 }), "UnknownStage");
+}
+
+#[test]
+fn the_name_of_what_is_unknown_can_be_shown() {
+    let check = |body: RawDocumentBuf, expected: Option<&str>| {
+        assert_eq!(unknown_name(&Request { body: &body, database: None, sequences: &[] }), expected, "{body:?}");
+    };
+    check(rawdoc! { "newThing": 1, "$db": "shop" }, Some("newThing"));
+    check(rawdoc! { "new thing": 1, "$db": "shop" }, None);
+    check(rawdoc! { "\u{1b}[31m": 1, "$db": "shop" }, None);
+    check(rawdoc! { "explain": { "newThing": 1 }, "$db": "shop" }, Some("newThing"));
+    check(stage(rawdoc! { "$newStage": 1 }), Some("$newStage"));
+    check(stage(rawdoc! { "$facet": { "a": [{ "$_internalX": 1 }] } }), Some("$_internalX"));
+    check(rawdoc! { "explain": { "aggregate": "a", "pipeline": [{ "$new": 1 }] }, "$db": "shop" }, Some("$new"));
+    check(rawdoc! { "find": "a", "$db": "shop" }, None);
+    check(stage(rawdoc! { "$lookup": 1 }), None);
 }

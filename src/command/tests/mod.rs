@@ -7,7 +7,9 @@ mod naive;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, Unclear, read};
+use super::{
+    Exposes, KnownNames, Meaning, Reach, ReadOptions, Request, Resource, Sequence, Unclear, read, unknown_name,
+};
 
 /// The meaning of `body`, as an `OP_MSG` without document sequences.
 fn read_body(body: &RawDocument) -> Result<Meaning<'_>, Unclear> {
@@ -19,12 +21,15 @@ fn read_with<'a>(
     sequences: &'a [Sequence<'a>],
     javascript: bool,
 ) -> Result<Meaning<'a>, Unclear> {
-    read(&Request { body, database: None, sequences }, ReadOptions { javascript, stored_functions: false })
+    read(&Request { body, database: None, sequences }, ReadOptions { javascript, stored_functions: false, known: None })
 }
 
 /// As [`read_with`], with the search for `$where` instead of that for any JavaScript.
 fn read_stored<'a>(body: &'a RawDocument, sequences: &'a [Sequence<'a>]) -> Result<Meaning<'a>, Unclear> {
-    read(&Request { body, database: None, sequences }, ReadOptions { javascript: false, stored_functions: true })
+    read(
+        &Request { body, database: None, sequences },
+        ReadOptions { javascript: false, stored_functions: true, known: None },
+    )
 }
 
 /// The reaches as text, for example `Read shop.orders, Write vault.x`, or the error.

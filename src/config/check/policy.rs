@@ -24,6 +24,9 @@ use crate::config::sections::Values;
 /// A rule's name stands in metrics and in what clients read.
 const NAME_BYTES_MAX: usize = 128;
 
+/// Longer than any command of MongoDB.
+const KNOWN_BYTES_MAX: usize = 64;
+
 /// Each rule is a row of counters per listener.
 const RULES_MAX: usize = 100_000;
 
@@ -41,13 +44,28 @@ pub(super) fn policy(mut section: Section<'_>, surroundings: &Surroundings<'_>) 
     const WRONG: &str = "must be tables, each begun by a line [[policy.rule]]; no variable can hold them";
     let enforcement = section.or("enforcement", Enforcement::Enforce, |given| readers::choice(given, ENFORCEMENTS));
     let deny_javascript = section.or("deny_javascript", false, readers::boolean);
+    let known_commands = known_commands(&mut section);
     let tables = section.repeated_tables("rule", WRONG).unwrap_or_default();
     if tables.len() > RULES_MAX {
         section.note("rule", format!("has {} rules; at most {RULES_MAX} are allowed", tables.len()));
     }
     let mut names = BTreeMap::new();
     let rules: Vec<RuleConfig> = tables.into_iter().filter_map(|table| rule(table, surroundings, &mut names)).collect();
-    (deny_javascript || !rules.is_empty()).then_some(PolicyConfig { enforcement, deny_javascript, rules })
+    let config = PolicyConfig { enforcement, deny_javascript, known_commands, rules };
+    (deny_javascript || !config.rules.is_empty()).then_some(config)
+}
+
+fn known_commands(section: &mut Section<'_>) -> BTreeMap<String, String> {
+    const WRONG: &str = "must be a table of names and classes, as in known_commands = { newThing = \"@admin\" }";
+    let pairs = section.pairs("known_commands", WRONG, |name, given| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'-');
+        if name.len() > KNOWN_BYTES_MAX || !name.bytes().all(is_plain) {
+            let what = "is no name of a command or stage: at most 64 letters, digits, \"_\", \"$\" and \"-\"";
+            return Err(what.to_owned());
+        }
+        Ok((name.to_owned(), given.text("a class, as in \"@admin\"")?.to_owned()))
+    });
+    pairs.into_iter().flatten().collect()
 }
 
 /// `names` are those of the rules before, with their paths.

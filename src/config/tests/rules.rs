@@ -124,6 +124,9 @@ fn what_a_rule_cannot_have_is_refused() {
     check_rule("from = [{ not_listeners = [\"stock\"] }]", "which is no listener; there are \"orders\"");
     check_rule(RULE, "policy.rule[2].name = \"r\" (config.toml): is the name of policy.rule[1] too");
     check_one(&format!("{LEAST}[policy]\nrule = {{}}\n"), "each begun by a line [[policy.rule]]");
+    check_one(&format!("{LEAST}[policy]\nknown_commands = []\n"), "must be a table of names and classes");
+    check_one(&format!("{LEAST}[policy]\nknown_commands = {{ \"a b\" = \"@admin\" }}\n"), "is no name of a command");
+    check_one(&format!("{LEAST}[policy]\nknown_commands = {{ a = 1 }}\n"), "must be text in quotes: a class");
     check_one(&format!("{LEAST}[policy]\nenforcement = \"off\"\n"), "must be \"enforce\" or \"dry-run\"");
     check_one(&format!("{LEAST}[policy]\nenforce = true\n"), "did you mean enforcement?");
     check_one(&format!("{LEAST}[policy.rule]\nname = \"r\"\n"), "each begun by a line [[policy.rule]]");

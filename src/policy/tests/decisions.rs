@@ -459,8 +459,15 @@ fn callers_that_the_same_rules_are_about_share_their_view() {
 fn a_refused_client_reads_who_refused_what() {
     let policy = policy(&(named("full-sleep-may-not-read", "deny", "") + &named("a", "allow", "")));
     let check = |grounds: Grounds, expected: &str| {
-        let sentence =
-            Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
+        let sentence = Sentence {
+            policy: &policy,
+            grounds,
+            database: Some("shop"),
+            command: Some("find"),
+            unclear: None,
+            name: None,
+            code: ErrorCode::UNAUTHORIZED,
+        };
         assert_eq!(
             sentence.to_string(),
             format!("mongate: not authorized on shop to execute command find: {expected}")
@@ -471,4 +478,48 @@ fn a_refused_client_reads_who_refused_what() {
     check(Grounds::JavaScript, "the command runs JavaScript, and deny_javascript is set");
     check(Grounds::Cursor, "the cursor does not belong to this client");
     check(Grounds::Unclear, "the policy cannot judge this command");
+}
+
+#[test]
+fn an_unknown_command_is_not_found_where_nothing_would_deny_it() {
+    let check = |rules: &str, expected: ErrorCode| {
+        let view = policy(rules).view(&caller(None));
+        assert_eq!(view.code_of(Unclear::UnknownCommand), expected, "{rules}");
+        assert_eq!(view.code_of(Unclear::Removed("eval")), expected, "{rules}");
+        let stage = if expected == ErrorCode::COMMAND_NOT_FOUND { ErrorCode::UNKNOWN_STAGE } else { expected };
+        assert_eq!(view.code_of(Unclear::UnknownStage), stage, "{rules}");
+        assert_eq!(view.code_of(Unclear::InternalStage), ErrorCode::UNAUTHORIZED);
+    };
+    let drop = rule("deny", "commands = [\"drop\"], collections = [\"unused\"]");
+    check(&drop, ErrorCode::COMMAND_NOT_FOUND);
+    check(&(drop + &named("a", "allow", "")), ErrorCode::COMMAND_NOT_FOUND);
+    check(&rule("deny", "databases = [\"vault\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("deny", "commands = [\"@read\"], databases = [\"vault\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("deny", "commands = [\"@admin\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("allow", "databases = [\"shop\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("allow", "commands = [\"@read\"]"), ErrorCode::UNAUTHORIZED);
+    check("[policy]\ndeny_javascript = true\n", ErrorCode::UNAUTHORIZED);
+}
+
+#[test]
+fn an_error_names_the_command_or_stage_that_is_unknown() {
+    let policy = policy(&rule("deny", "commands = [\"drop\"]"));
+    let check = |unclear, name, code, expected: &str| {
+        let (grounds, database) = (Grounds::Unclear, Some("shop"));
+        let command = if unclear == Unclear::UnknownCommand { None } else { Some("aggregate") };
+        let sentence = Sentence { policy: &policy, grounds, database, command, unclear: Some(unclear), name, code };
+        assert_eq!(sentence.to_string(), format!("mongate: {expected}"));
+    };
+    let (denied, start) = (ErrorCode::UNAUTHORIZED, "not authorized on shop to execute command");
+    let judge = "the policy cannot judge this command:";
+    let unknown = format!("{start} foo: {judge} the command \"foo\" is unknown");
+    check(Unclear::UnknownCommand, Some("foo"), denied, &unknown);
+    check(Unclear::UnknownCommand, None, denied, &format!("{start} (unknown): {judge} the command is unknown"));
+    let unknown = format!("{start} aggregate: {judge} the stage \"$foo\" is unknown");
+    check(Unclear::UnknownStage, Some("$foo"), denied, &unknown);
+    let remedy = "if the server has it, name it in the gateway's [policy] known_commands";
+    let not_found = format!("no such command: 'foo'; {remedy}");
+    check(Unclear::UnknownCommand, Some("foo"), ErrorCode::COMMAND_NOT_FOUND, &not_found);
+    let not_found = format!("Unrecognized pipeline stage name: '$foo'; {remedy}");
+    check(Unclear::UnknownStage, Some("$foo"), ErrorCode::UNKNOWN_STAGE, &not_found);
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::command::table::{self, Class};
-use crate::command::{Exposes, Meaning, Reach, Resource};
+use crate::command::{Exposes, Meaning, Reach, Resource, Unclear};
 use crate::config::{Action, Config, Enforcement, PolicyConfig};
 use crate::identity::Principal;
 
@@ -143,8 +143,15 @@ fn the_page_shows_what_refused_clients_read_and_what_metrics_have() {
     let rules = "[[policy.rule]]\nname = \"full-sleep-may-not-read\"\naction = \"deny\"\n";
     let policy = policy(rules);
     for grounds in [Grounds::Rule(RuleId(0)), Grounds::NoAllowRule, Grounds::JavaScript] {
-        let sentence =
-            Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
+        let sentence = Sentence {
+            policy: &policy,
+            grounds,
+            database: Some("shop"),
+            command: Some("find"),
+            unclear: None,
+            name: None,
+            code: ErrorCode::UNAUTHORIZED,
+        };
         assert!(PAGE.contains(&format!("\n{sentence}\n")), "{sentence}");
     }
     for grounds in Grounds::WITHOUT_RULE {
