@@ -8,6 +8,7 @@ mod analysis;
 mod caller;
 mod commands;
 mod compiled;
+mod doubts;
 mod fingerprint;
 mod index;
 mod judgement;
