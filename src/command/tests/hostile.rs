@@ -167,7 +167,8 @@ fn has_one_meaning(body: &RawDocument) -> Result<(), TestCaseError> {
     let _ = read_with(body, &[], true);
     let Ok(meaning) = read_body(body) else { return Ok(()) };
     prop_assert_eq!(body.get_str("$db").unwrap(), meaning.database);
-    let (first, value) = body.iter().next().unwrap().unwrap();
+    // The value of a command that names nothing by it is not read.
+    let Some(Ok((first, value))) = body.iter().next() else { return Ok(()) };
     let name = match value {
         bson::raw::RawBsonRef::Document(inner) if meaning.explained => inner.iter().next().unwrap().unwrap().0,
         _ => first,
