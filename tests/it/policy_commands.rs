@@ -270,6 +270,11 @@ fn administration() -> Vec<Row> {
         reads("currentOp", &admin(doc! { "currentOp": 1 })),
         reads("getLog", &admin(doc! { "getLog": "global" })),
         refused("profile", &doc! { "profile": 2, "$db": "shop" }),
+        refused("the host, with details", &admin(doc! { "hostInfo": 1, "details": true })),
+        refused(
+            "a parameter behind the version",
+            &admin(doc! { "getParameter": 1, "featureCompatibilityVersion": 1, "logLevel": 1 }),
+        ),
         refused("setParameter", &admin(doc! { "setParameter": 1, "ttlMonitorEnabled": false })),
         refused("getParameter", &admin(doc! { "getParameter": "*" })),
         refused("createUser", &admin(doc! { "createUser": "mallory", "pwd": "x", "roles": ["root"] })),
@@ -285,7 +290,6 @@ fn administration() -> Vec<Row> {
         "flushRouterConfig",
         "getCmdLineOpts",
         "getShardMap",
-        "hostInfo",
         "killOp",
         "lockInfo",
         "logRotate",
@@ -311,6 +315,11 @@ fn administration() -> Vec<Row> {
         "voteCommitIndexBuild",
         "setDefaultRWConcern",
         "atlasVersionX",
+        "configureFailPoint",
+        "godinsert",
+        "listShards",
+        "setQuerySettings",
+        "stageDebug",
     ] {
         rows.push(refused(name, &admin(doc! { name: 1 })));
     }
@@ -327,6 +336,10 @@ fn administration() -> Vec<Row> {
         rows.push(refused(name, &admin(doc! { name: "vault.secret", "keyPattern": { "_id": 1 } })));
     }
     rows
+}
+
+fn session() -> Binary {
+    Binary { subtype: BinarySubtype::Uuid, bytes: vec![8; 16] }
 }
 
 /// What is in order: a table of nothing but refusals would prove nothing.
@@ -353,5 +366,11 @@ fn innocent() -> Vec<Row> {
             &doc! { "renameCollection": "shop.mine", "to": "shop.yours", "$db": "admin" },
         ),
         passes("ends of sessions", &doc! { "endSessions": [], "$db": "admin" }),
+        passes("one's own session killed", &doc! { "killSessions": [{ "id": session() }], "$db": "admin" }),
+        passes("where a client comes from", &doc! { "whatsmyuri": 1, "$db": "admin" }),
+        passes("commands", &doc! { "listCommands": 1, "$db": "admin" }),
+        passes("the host", &doc! { "hostInfo": 1, "$db": "admin" }),
+        passes("the version", &doc! { "getParameter": 1, "featureCompatibilityVersion": 1, "$db": "admin" }),
+        passes("warnings at the start", &doc! { "getLog": "startupWarnings", "$db": "admin" }),
     ]
 }

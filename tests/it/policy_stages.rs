@@ -202,6 +202,18 @@ fn showing() -> Vec<Row> {
             "$setVariableFromSubPipeline",
             &orders(doc! { "$setVariableFromSubPipeline": { "setVariable": "$$x", "pipeline": [] } }),
         ),
+        refused(
+            "$search with a pipeline of a server",
+            &orders(doc! { "$search": { "mergingPipeline": [union("private")] } }),
+        ),
+        refused(
+            "$searchMeta with a view of a server",
+            &orders(doc! { "$searchMeta": { "view": { "name": "private" } } }),
+        ),
+        refused(
+            "$rankFusion of what is denied",
+            &on("shop", "orders", [doc! { "$rankFusion": { "input": { "pipelines": { "a": [union("private")] } } } }]),
+        ),
         refused("$queue", &orders(doc! { "$queue": [] })),
         refused("$backupCursor", &admin(doc! { "$backupCursor": {} })),
         reads("$indexStats", &on("shop", "private", [doc! { "$indexStats": {} }])),
