@@ -6,6 +6,7 @@
 
 mod arguments;
 mod javascript;
+mod kept;
 mod meaning;
 mod names;
 mod pipeline;
@@ -28,6 +29,7 @@ mod users;
 #[cfg(test)]
 mod tests;
 
+pub use kept::KeptMeaning;
 pub use meaning::{Look, Meaning, Place, Reach, Request, Sequence, Shows, needs_sequences, sequences_of};
 pub use read::read;
 pub use unclear::Unclear;

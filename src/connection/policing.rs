@@ -1,6 +1,7 @@
 //! The policy of a listener's connections: which one is in force, how it looks from each caller, and what it found.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,10 +115,25 @@ impl Policing {
             view: Arc::clone(view),
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
-            caller: who.map_or_else(|| Arc::from(""), |who| Arc::from(who.principal.as_str())),
+            caller: cursor_owner(&facts, policy.uses_sources()),
             hold_budget: self.in_force.holding.clone(),
         })
     }
+}
+
+/// The owner of a caller's cursors: the listener, the principal, and the source where rules use sources. Each begins with
+/// its length, so that no two callers have the same text.
+fn cursor_owner(caller: &CallerFacts<'_>, uses_sources: bool) -> Arc<str> {
+    let CallerFacts { principal, source, listener } = caller;
+    let mut owner = format!("{}:{listener}", listener.len());
+    if let Some(principal) = principal {
+        let principal = principal.as_str();
+        let _ = write!(owner, " principal {}:{principal}", principal.len());
+    }
+    if let Some(source) = source.filter(|_| uses_sources) {
+        let _ = write!(owner, " source {source}");
+    }
+    owner.into()
 }
 
 /// The policy for one connection.
@@ -165,5 +181,30 @@ impl PolicySource for CallerPolicySource {
                 "decisions of this rule on the connection, in all"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Principal;
+
+    #[test]
+    fn a_cursor_belongs_to_a_caller_of_one_listener_and_of_one_source_where_rules_use_sources() {
+        let cart = Principal::configured("cluster.local/ns/shop/sa/cart");
+        let odd = Principal::configured("cart source 10.0.0.1");
+        let sources = ["10.0.0.1", "10.0.0.2"].map(|source| Some(source.parse().unwrap()));
+        let mut owners = Vec::new();
+        for listener in ["orders", "cart", "cart principal 4:cart"] {
+            for principal in [None, Some(&cart), Some(&odd)] {
+                let of = |source, uses| cursor_owner(&CallerFacts { principal, source, listener }, uses);
+                assert_eq!(of(sources[0], false), of(sources[1], false));
+                owners.extend([of(sources[0], false), of(sources[0], true), of(sources[1], true)]);
+            }
+        }
+        let all = owners.len();
+        owners.sort();
+        owners.dedup();
+        assert_eq!(owners.len(), all, "{owners:?}");
     }
 }

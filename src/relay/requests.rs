@@ -180,6 +180,7 @@ impl Requests {
         }
         cursor.at += HEADER_BYTES;
         self.facts.clear();
+        connection.filters.policy.begin_request();
         self.state = State::Message { header, scan: MessageScan::new(&header), stage: Stage::Policy };
         READ_ON
     }

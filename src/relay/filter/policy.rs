@@ -6,13 +6,17 @@
 use bson::RawDocument;
 
 use crate::command;
-use crate::command::{Meaning, Place, Request, Sequence, Unclear, table};
+use crate::command::table::{Class, Command};
+use crate::command::{KeptMeaning, Meaning, Place, Request, Sequence, Unclear, table};
 use crate::policy;
 use crate::policy::{Grounds, Judgement, Sentence};
+use crate::relay::cursors::CursorOrigin;
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
 use crate::relay::filter::local_reply::LocalReply;
-use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy, PolicySource, UNAUTHORIZED};
+use crate::relay::filter::policy_source::{
+    CURSOR_NOT_FOUND, CursorRefusal, EffectivePolicy, PolicySource, UNAUTHORIZED,
+};
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::hold_budget::HoldBudget;
@@ -35,18 +39,29 @@ pub struct PolicyFilter {
     version: u64,
     effective: Option<EffectivePolicy>,
     findings: Findings,
+    /// Of the current request, what its cursor will remember if it opens one.
+    origin: Option<Box<CursorOrigin>>,
+    /// Memory for the next one.
+    spare_origin: Option<Box<CursorOrigin>>,
 }
 
 impl PolicyFilter {
     /// Follows the policy of `source`, which is asked for every request whether it has changed.
     pub fn new(source: Box<dyn PolicySource>) -> Self {
         // No source has this version, so that the first request fetches the policy.
-        Self { source: Some(source), version: u64::MAX, effective: None, findings: Findings::default() }
+        Self { source: Some(source), version: u64::MAX, ..Self::off() }
     }
 
     /// Allows every request.
     pub fn off() -> Self {
-        Self { source: None, version: 0, effective: None, findings: Findings::default() }
+        Self {
+            source: None,
+            version: 0,
+            effective: None,
+            findings: Findings::default(),
+            origin: None,
+            spare_origin: None,
+        }
     }
 
     /// Takes the policy that is in force now, for a request of which nothing has gone upstream. Returns whether it is
@@ -102,14 +117,30 @@ impl PolicyFilter {
         }
     }
 
-    /// Remembers the owner of the cursor that a reply opens or ends.
-    pub(in crate::relay) fn note_reply(&self, request: &InFlightRequest, reply: &ReplyFacts) {
+    /// A request begins: what was kept of the one before it is not needed any longer.
+    pub(in crate::relay) fn begin_request(&mut self) {
+        if self.origin.is_some() {
+            self.spare_origin = self.origin.take();
+        }
+    }
+
+    /// Takes what the cursor of the current request will remember if it opens one; [`PolicyFilter::note_reply`] gets it
+    /// with the reply.
+    pub(in crate::relay) fn take_origin(&mut self) -> Option<Box<CursorOrigin>> {
+        self.origin.take()
+    }
+
+    /// Remembers the owner and the origin of the cursor that a reply opens, and forgets the cursor that it ends.
+    pub(in crate::relay) fn note_reply(&mut self, request: &mut InFlightRequest, reply: &ReplyFacts) {
+        let origin = request.origin.take();
         let Some(effective) = &self.effective else { return };
-        match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
-            (None, Some(id)) => effective.cursors.add(id, &effective.caller, self.version),
-            (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
+        match (request.cursor, reply.cursor().filter(|id| *id != 0), origin) {
+            // Without an origin nothing is known of the cursor, and nobody may read it.
+            (None, Some(id), Some(origin)) => return effective.cursors.add(id, &effective.caller, *origin),
+            (Some(id), None, _) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
                 effective.cursors.forget(id);
             }
+            (_, _, Some(origin)) => self.spare_origin = Some(origin),
             _ => {}
         }
     }
@@ -189,14 +220,18 @@ impl PolicyFilter {
             Err(unclear) => return self.deny_unclear(unclear, facts),
         };
         let mut judgement = effective.view.judge(&meaning);
-        let mut code = UNAUTHORIZED;
-        if judgement.verdict == policy::Verdict::Pass
-            && let Some(error) = effective.cursor_error(&meaning, self.version)
-        {
-            let notes = std::mem::take(&mut judgement.notes);
-            judgement = effective.view.refuse(Grounds::Cursor);
+        let (mut code, mut opened_by) = (UNAUTHORIZED, None);
+        if judgement.verdict == policy::Verdict::Pass && !meaning.cursors.is_empty() {
+            let mut notes = std::mem::take(&mut judgement.notes);
+            match effective.check_cursors(&meaning, self.version) {
+                Ok(found) => notes.extend(found.into_iter().flat_map(|found| found.notes)),
+                Err(CursorRefusal::Unusable(error)) => {
+                    judgement = effective.view.refuse(Grounds::Cursor);
+                    code = error;
+                }
+                Err(CursorRefusal::Denied(denial, origin)) => (judgement, opened_by) = (*denial, Some(origin)),
+            }
             judgement.notes.extend(notes);
-            code = error;
         }
         let verdict = match judgement.verdict {
             policy::Verdict::Pass => Verdict::Forward,
@@ -211,12 +246,30 @@ impl PolicyFilter {
                 },
             ),
         };
+        if judgement.verdict == policy::Verdict::Pass && may_open_cursor(meaning.command) {
+            let origin = match self.spare_origin.take() {
+                Some(mut origin) => {
+                    origin.meaning.replace(&meaning);
+                    (origin.look, origin.version) = (effective.view.look(), self.version);
+                    origin
+                }
+                None => Box::new(CursorOrigin {
+                    meaning: KeptMeaning::new(&meaning),
+                    look: effective.view.look(),
+                    version: self.version,
+                }),
+            };
+            self.origin = Some(origin);
+        }
         if judgement.verdict == policy::Verdict::Pass && judgement.notes.is_empty() {
             // The common path: there is nothing to log.
             effective.count(judgement.grounds, PolicyDecision::Allow);
             return verdict;
         }
-        let namespace = namespace(&meaning, judgement.reach);
+        let namespace = match &opened_by {
+            Some(origin) => namespace(&origin.meaning.meaning(), judgement.reach),
+            None => namespace(&meaning, judgement.reach),
+        };
         let subject = Subject { command: Some(meaning.command.name), namespace: &namespace, unclear: None };
         self.add_finding(&judgement, subject);
         verdict
@@ -295,6 +348,14 @@ fn has_foreign_sequence(facts: &RequestFacts) -> bool {
     let taken = || facts.command().and_then(table::find).map(command::sequences_of);
     let is_taken = |found: &[u8]| taken().is_some_and(|taken| taken.iter().any(|taken| taken.as_bytes() == found));
     facts.has_odd_sequence() || (facts.is_named() && !facts.sequences().all(is_taken))
+}
+
+/// Whether the reply to a command may open a cursor. It is known for certain only that the frequent commands here do not.
+fn may_open_cursor(command: &Command) -> bool {
+    match command.class {
+        Class::Handshake | Class::Auth | Class::Session | Class::Write => command.name == "bulkWrite",
+        _ => !matches!(command.name, "getMore" | "killCursors" | "count" | "distinct"),
+    }
 }
 
 /// The namespace that decided, or else the command's own.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::command::{Meaning, Place, Unclear};
+use crate::command::{Meaning, Unclear};
 use crate::policy;
-use crate::policy::{Grounds, Policy, RuleId, View};
-use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::policy::{Grounds, Judgement, Policy, RuleId, View};
+use crate::relay::cursors::{CursorBook, CursorOrigin, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
@@ -36,7 +36,8 @@ pub struct EffectivePolicy {
     pub metrics: Arc<PolicyMetrics>,
     /// The owners of cursors.
     pub cursors: Arc<CursorBook>,
-    /// The owner of the cursors that this connection opens.
+    /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
+    /// differently.
     pub caller: Arc<str>,
     /// Limits the memory of requests that are held for the policy.
     pub hold_budget: HoldBudget,
@@ -84,19 +85,46 @@ impl EffectivePolicy {
         self.metrics.count(counter_index(grounds, self.policy.rule_names().len()), decision);
     }
 
-    /// The error for a command that may not use the cursors that it names; `None` where it may. `version` is the
-    /// policy's.
-    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
+    /// Whether a command may use the cursors that it names. `version` is the policy's. A cursor that another version has
+    /// allowed is judged again before it is read: as the command that opened it, sent by this caller now. Returns what that
+    /// has found.
+    pub(in crate::relay) fn check_cursors(
+        &self,
+        meaning: &Meaning<'_>,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorRefusal> {
         let reads = meaning.command.name == "getMore";
-        // The namespace of such a cursor, a database or the whole server, does not tell what it reads. That was judged
-        // when it was opened. A change stream resumes by itself, and is judged again then.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.place, Place::Database(_)));
-        meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
-            CursorOwnership::Foreign => Some(UNAUTHORIZED),
-            // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
-            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
-        })
+        let mut found = None;
+        for id in &meaning.cursors {
+            match self.cursors.ownership(*id, &self.caller, version) {
+                CursorOwnership::Own => {}
+                CursorOwnership::Foreign => return Err(CursorRefusal::Unusable(UNAUTHORIZED)),
+                CursorOwnership::Unknown | CursorOwnership::Outdated(_) if !reads => {
+                    // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
+                }
+                CursorOwnership::Unknown => return Err(CursorRefusal::Unusable(CURSOR_NOT_FOUND)),
+                CursorOwnership::Outdated(origin) => {
+                    // Its command was not searched for JavaScript, and cannot be any longer.
+                    if self.view.look().javascript && !origin.look.javascript {
+                        return Err(CursorRefusal::Unusable(CURSOR_NOT_FOUND));
+                    }
+                    let judgement = self.view.judge(&origin.meaning.meaning());
+                    if judgement.verdict == policy::Verdict::Refuse {
+                        return Err(CursorRefusal::Denied(Box::new(judgement), origin));
+                    }
+                    self.cursors.allow(*id, version);
+                    found = Some(judgement);
+                }
+            }
+        }
+        Ok(found)
     }
+}
+
+/// Why a command may not use a cursor that it names.
+pub(in crate::relay) enum CursorRefusal {
+    /// The caller does not own it, or the gateway does not know it; with the error for the client.
+    Unusable((i32, &'static str)),
+    /// The policy denies the command that opened it.
+    Denied(Box<Judgement>, Arc<CursorOrigin>),
 }

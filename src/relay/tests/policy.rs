@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Policy};
+use crate::relay::cursors::tests::origin;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while the test runs.
@@ -35,6 +36,13 @@ impl PolicySource for TestPolicySource {
 }
 
 impl TestPolicy {
+    /// Puts another policy in force that knows the same cursors.
+    fn change(&self, enforcement: Enforcement, denied: Option<&str>) {
+        let cursors = Arc::clone(&self.effective.lock().unwrap().as_ref().unwrap().cursors);
+        self.set(enforcement, denied);
+        self.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
+    }
+
     fn set(&self, enforcement: Enforcement, denied: Option<&str>) {
         let one = |value: &str| Values { any: Some(vec![value.to_owned()]), not: None };
         let rule = |collection: &str| RuleConfig {
@@ -373,7 +381,11 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // The first cursor is exhausted, and another caller owns the second.
-        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), 1);
+        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(
+            78,
+            &Arc::from("cart"),
+            origin(1),
+        );
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
@@ -383,34 +395,66 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
     .await;
 }
 
-/// The namespace of a change stream on a database does not tell what it reads.
+/// The namespace of a cursor does not tell what it reads: what its command reaches does.
 #[tokio::test]
-async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_allowed_it() {
+async fn a_cursor_is_judged_again_by_a_policy_that_has_not_judged_its_command() {
+    let get_more = |id: i32, of: &str, cursor: i64| {
+        request(id, &doc! { "getMore": cursor, "collection": of, "$db": "shop" })
+    };
+    let union = |id: i32, with: &str| {
+        let pipeline = [doc! { "$unionWith": with }];
+        request(id, &doc! { "aggregate": "orders", "pipeline": pipeline, "cursor": {}, "$db": "shop" })
+    };
+    let watch = |id: i32| {
+        let pipeline = [doc! { "$changeStream": {} }];
+        request(id, &doc! { "aggregate": 1, "pipeline": pipeline, "cursor": {}, "$db": "shop" })
+    };
+    let opened = |id: i32, cursor: i64| {
+        let body = rawdoc! { "cursor": { "firstBatch": [], "id": cursor, "ns": "shop.any" }, "ok": 1.0 };
+        op_msg::encode(90 + id, id, &body)
+    };
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let get_more = |id: i32, of: &str| request(id, &doc! { "getMore": 77_i64, "collection": of, "$db": "shop" });
-    let body = rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.$cmd.aggregate" }, "ok": 1.0 };
-    let opened = op_msg::encode(90, 1, &body);
+    policy.set(Enforcement::Enforce, None);
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        client.write_all(&find(1, "orders")).await.unwrap();
-        read_message(&mut upstream).await;
-        upstream.write_all(&opened).await.unwrap();
-        read_message(&mut client).await;
-        for (id, of) in [(2, "$cmd.aggregate"), (3, "orders")] {
-            client.write_all(&get_more(id, of)).await.unwrap();
-            assert_eq!(read_message(&mut upstream).await, get_more(id, of));
+        for (id, command) in [(1, union(1, "menu")), (2, union(2, "secret")), (3, watch(3))] {
+            client.write_all(&command).await.unwrap();
+            assert_eq!(read_message(&mut upstream).await, command);
+            upstream.write_all(&opened(id, 70 + i64::from(id))).await.unwrap();
+            read_message(&mut client).await;
         }
-        let cursors = Arc::clone(&policy.effective.lock().unwrap().as_ref().unwrap().cursors);
-        policy.set(Enforcement::Enforce, Some("secret"));
-        policy.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
-        policy.version.fetch_add(1, Ordering::Release);
-        upstream.write_all(&[reply(91, 2), reply(92, 3)].concat()).await.unwrap();
+        // The policy changes after this command was judged, and before it is answered.
+        let slow = union(4, "secret");
+        client.write_all(&slow).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, slow);
+        policy.change(Enforcement::Enforce, Some("secret"));
+        client.write_all(&find(5, "orders")).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, find(5, "orders"));
+        upstream.write_all(&[opened(4, 74), reply(95, 5)].concat()).await.unwrap();
         read_message(&mut client).await;
         read_message(&mut client).await;
-        client.write_all(&[get_more(4, "$cmd.aggregate"), get_more(5, "orders")].concat()).await.unwrap();
-        assert_eq!(read_message(&mut upstream).await, get_more(5, "orders"));
-        let denied = read_message(&mut client).await;
-        let denied = bson::deserialize_from_slice::<Document>(&denied[HEADER_BYTES + 5..]).unwrap();
-        assert_eq!(denied.get_str("codeName").unwrap(), "CursorNotFound");
+        for (id, of, cursor) in [(6, "orders", 72), (7, "$cmd.aggregate", 73), (8, "orders", 74)] {
+            client.write_all(&get_more(id, of, cursor)).await.unwrap();
+            let denial = read_denial(&mut client, id).await;
+            let sentence = "not authorized on shop to execute command getMore (mongate policy: rule \"no-secrets\")";
+            assert_eq!(denial.get_str("errmsg").unwrap(), sentence);
+        }
+        // What it reaches is allowed by the new policy too. One that is denied is not lost for a policy that allows it.
+        for (id, cursor, denied) in [(9, 71, "secret"), (10, 71, "menu"), (11, 72, "menu"), (12, 71, "orders")] {
+            policy.change(Enforcement::Enforce, Some(denied));
+            client.write_all(&get_more(id, "orders", cursor)).await.unwrap();
+            if matches!(id, 10 | 12) {
+                read_denial(&mut client, id).await;
+            } else {
+                assert_eq!(read_message(&mut upstream).await, get_more(id, "orders", cursor));
+                upstream.write_all(&opened(id, cursor)).await.unwrap();
+                read_message(&mut client).await;
+            }
+        }
+        // A dry run only says what it would deny. Without a search for JavaScript, what has none is not known.
+        policy.change(Enforcement::DryRun, Some("secret"));
+        client.write_all(&get_more(13, "orders", 72)).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, get_more(13, "orders", 72));
+        assert!(policy.logged.lock().unwrap().iter().any(|line| line.starts_with("would_deny no-secrets getMore")));
     })
     .await;
 }
