@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use mongate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
-use mongate::policy::{CallerFacts, Policy};
+use mongate::policy::{CallerFacts, Policy, SessionOwner};
 use mongate::relay::{
     ConnectionStats, CursorBook, EffectivePolicy, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
     PolicySource, Relay, Turn, UpstreamSide, counter_labels,
@@ -74,7 +74,8 @@ impl Relayed {
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {
             let _entered = runtime.enter();
-            let relay = Relay::new(near_client, upstream_side, Limits::default(), stats, policy_filter, handshake_filter);
+            let relay =
+                Relay::new(near_client, upstream_side, Limits::default(), stats, policy_filter, handshake_filter);
             Box::pin(run(relay, drain, renewal))
         };
         Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })
@@ -214,6 +215,7 @@ impl FixedPolicy {
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
             caller: Arc::from(""),
+            session_owner: SessionOwner::listener("bench"),
             hold_budget: HoldBudget::default(),
         }))
     }

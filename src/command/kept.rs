@@ -69,6 +69,7 @@ impl KeptMeaning {
             reaches: self.reaches.iter().map(|reach| reach.with_names(&mut next)).collect(),
             javascript: self.javascript,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
         }
     }
 

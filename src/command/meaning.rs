@@ -22,6 +22,8 @@ pub struct Meaning<'a> {
     pub javascript: bool,
     /// The cursors that a `getMore` reads or a `killCursors` ends.
     pub cursors: SmallVec<[i64; 1]>,
+    /// The ids of sessions that it names, in its body: of its own session, and of those that it ends or refreshes.
+    pub sessions: SmallVec<[&'a [u8; 16]; 1]>,
 }
 
 /// One place that a command reaches, and what it does there.

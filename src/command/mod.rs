@@ -29,6 +29,7 @@ mod users;
 #[cfg(test)]
 mod tests;
 
+pub use arguments::session_ids;
 pub use kept::KeptMeaning;
 pub use meaning::{Look, Meaning, Place, Reach, Request, Sequence, Shows, needs_sequences, sequences_of};
 pub use read::read;

@@ -39,7 +39,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
         "enableSharding" | "getDatabaseVersion" => named_database(reader),
-        "endSessions" | "refreshSessions" => sessions(reader),
+        "endSessions" | "refreshSessions" | "killSessions" => sessions(reader),
         "dropDatabase" | "listCollections" | "profile" => {
             reader.reaches.add(Place::WholeDatabase(reader.database), reader.command.class)
         }
@@ -248,9 +248,16 @@ fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 }
 
 fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Place::Nowhere, Session)?;
+    by_table(reader)?;
     let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
-    strict::items(sessions).try_for_each(|session| arguments::session(&session?))
+    // Without an id it means all sessions of the user that all callers may be.
+    if reader.command.name == "killSessions" && sessions.is_empty() {
+        reader.reaches.add(Place::WholeServer, Admin)?;
+    }
+    for session in strict::items(sessions) {
+        reader.sessions.push(arguments::session(&session?)?);
+    }
+    Ok(())
 }
 
 /// Drivers end a batch's cursors at once, and never near so many.

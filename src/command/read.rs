@@ -25,12 +25,13 @@ pub fn read<'a>(request: &Request<'a>, look: Look) -> Result<Meaning<'a>, Unclea
     fields.take_command(request.body)?;
     let command = command_of(&fields)?;
     let database = database_of(&fields, request.database)?;
-    arguments::check(command, &fields)?;
+    let mut sessions = SmallVec::new();
+    arguments::check(command, &fields, &mut sessions)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        return read_explained(&fields, database, look);
+        return read_explained(&fields, database, look, sessions);
     }
-    Reader::new(command, database, &fields, request.sequences, look).meaning(false)
+    Reader { sessions, ..Reader::new(command, database, &fields, request.sequences, look) }.meaning(false)
 }
 
 /// A command while it is read: what it is made of, and what was found so far.
@@ -43,6 +44,7 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) reaches: Reaches<'a>,
     pub(super) javascript: bool,
     pub(super) cursors: SmallVec<[i64; 1]>,
+    pub(super) sessions: SmallVec<[&'a [u8; 16]; 1]>,
 }
 
 impl<'a, 'r> Reader<'a, 'r> {
@@ -53,8 +55,9 @@ impl<'a, 'r> Reader<'a, 'r> {
         sequences: &'r [Sequence<'a>],
         look: Look,
     ) -> Self {
-        let (reaches, javascript, cursors) = (Reaches::default(), false, SmallVec::new());
-        Self { command, database, fields, sequences, look, reaches, javascript, cursors }
+        let (reaches, javascript) = (Reaches::default(), false);
+        let (cursors, sessions) = (SmallVec::new(), SmallVec::new());
+        Self { command, database, fields, sequences, look, reaches, javascript, cursors, sessions }
     }
 
     fn meaning(mut self, explained: bool) -> Result<Meaning<'a>, Unclear> {
@@ -72,6 +75,7 @@ impl<'a, 'r> Reader<'a, 'r> {
             reaches: self.reaches.into_list(),
             javascript: self.javascript,
             cursors: self.cursors,
+            sessions: self.sessions,
         })
     }
 
@@ -151,7 +155,12 @@ fn check_sequences(command: &Command, fields: &Fields<'_>, sequences: &[Sequence
 /// The command inside an `explain`; it is judged as if it were sent. A function of its own, so that the fields of nearly all
 /// commands have a stack of half the size.
 #[inline(never)]
-fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Result<Meaning<'a>, Unclear> {
+fn read_explained<'a>(
+    outer: &Fields<'a>,
+    database: &'a str,
+    look: Look,
+    mut sessions: SmallVec<[&'a [u8; 16]; 1]>,
+) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
     let command = command_of(&inner)?;
@@ -163,6 +172,6 @@ fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, look: Look) -> Resu
     if !can_be || !stands_here {
         return Err(Unclear::Explain);
     }
-    arguments::check(command, &inner)?;
-    Reader::new(command, database, &inner, &[], look).meaning(true)
+    arguments::check(command, &inner, &mut sessions)?;
+    Reader { sessions, ..Reader::new(command, database, &inner, &[], look) }.meaning(true)
 }

@@ -16,7 +16,7 @@ pub enum Unclear {
     UnknownFlag,
     /// Longer than any such command is.
     TooLong,
-    /// An `OP_QUERY` that is not a hello.
+    /// An `OP_QUERY` that is not one command.
     OldQuery,
     /// There is no command of this name in the table.
     UnknownCommand,
@@ -68,7 +68,10 @@ impl fmt::Display for Unclear {
             Self::NotBson => "its body is not readable BSON",
             Self::UnknownFlag => "it has a flag that the protocol does not know",
             Self::TooLong => "it is longer than a command may be",
-            Self::OldQuery => "an OP_QUERY may only be a hello; use a driver of MongoDB 3.6 or later",
+            Self::OldQuery => {
+                "legacy opcode OP_QUERY is not supported under a policy, except for one command; use a driver for \
+                 MongoDB 3.6 or later that sends OP_MSG"
+            }
             Self::NoCommand => "its body is empty",
             Self::UnknownCommand => "there is no such command",
             Self::Removed(name) => return write!(f, "MongoDB no longer has the command {name}"),

@@ -288,11 +288,12 @@ impl Ending {
 fn carried_remedy(reason: &EndReason) -> Option<&'static str> {
     match reason {
         EndReason::Compressed => Some("take `compressors` out of the client's connection string"),
-        EndReason::Unjudged(_) => {
-            Some("use a driver of MongoDB 3.6 or later; with enforcement = \"dry-run\" it would pass")
-        }
+        EndReason::Unjudged(_) => Some(
+            "use a driver for MongoDB 3.6 or later that sends OP_MSG; with enforcement = \"dry-run\" it would pass",
+        ),
         EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
         EndReason::UnreadableHello(_) => Some("look at what answers there: it is no mongod, or a very new one"),
+        EndReason::StreamBeforePolicy => Some("none: drivers open the cursor again, and the policy judges it"),
         EndReason::TooSlow => Some("send fewer documents at a time, or look at the network between client and gateway"),
         EndReason::NotUnderstood => Some("look at what the client sends; mongod does not take it either"),
         _ => None,

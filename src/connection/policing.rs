@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use super::Route;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
-use crate::policy::{CallerFacts, Policy, View};
+use crate::policy::{CallerFacts, Policy, SessionOwner, View};
 use crate::relay::{CursorBook, EffectivePolicy, Finding, HoldBudget, PolicySource, counter_labels};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
@@ -116,6 +116,10 @@ impl Policing {
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
             caller: cursor_owner(&facts, policy.uses_sources()),
+            session_owner: who.map_or_else(
+                || SessionOwner::listener(listener),
+                |who| SessionOwner::principal(who.principal.as_str()),
+            ),
             hold_budget: self.in_force.holding.clone(),
         })
     }

@@ -8,6 +8,7 @@ mod fingerprint;
 mod index;
 mod pattern;
 mod rule;
+mod session_id;
 mod view;
 mod words;
 
@@ -24,6 +25,8 @@ use smallvec::SmallVec;
 use crate::command::Unclear;
 use crate::config::{Action, Enforcement, PolicyConfig};
 use crate::identity::Principal;
+
+pub use session_id::{SESSION_ID_BYTES, SessionOwner};
 
 use rule::Rule;
 use view::{PolicyFlags, RuleSet};

@@ -91,6 +91,7 @@ fn meaning(text: &str) -> Meaning<'_> {
         reaches: places.split(", ").map(reach).collect(),
         javascript,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

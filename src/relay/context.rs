@@ -65,9 +65,9 @@ impl ConnectionState {
         let id = facts.command().and_then(table::find).map_or(table::OTHER, |command| command.id);
         let is_expected = expects_reply(header, facts);
         let error = match reply {
-            LocalReply::Denied(_) => {
+            LocalReply::Denied(error) => {
                 self.stats.denied(id);
-                return is_expected.then(|| reply.to_message(header));
+                return is_expected.then(|| error.reply_with(header, self.filters.policy.times()));
             }
             LocalReply::Failed(error) => Some(error),
             LocalReply::Done(_) => None,

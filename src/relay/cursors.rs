@@ -141,9 +141,7 @@ impl Book {
         self.by_weight.insert((owner.weight, Arc::clone(&name)));
         self.weight += weight;
         if is_over {
-            self.evict_while(&name, |book| {
-                book.owners.get(&name).is_some_and(|owner| owner.weight > OWNER_WEIGHT_MAX)
-            });
+            self.evict_while(&name, |book| book.owners.get(&name).is_some_and(|owner| owner.weight > OWNER_WEIGHT_MAX));
         }
         while self.weight > WEIGHT_MAX
             && let Some((_, heaviest)) = self.by_weight.last().cloned()

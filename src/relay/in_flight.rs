@@ -131,6 +131,11 @@ impl InFlight {
         !self.requests.is_empty() && self.is_idle(is_monitor)
     }
 
+    /// Whether a request other than a monitor's has got a reply that announced another one.
+    pub(super) fn has_stream(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
+        self.requests.iter().any(|request| request.is_streaming && !is_monitor(request.command))
+    }
+
     /// Whether every request that went upstream is answered, or confirmed by a later reply: the next request cannot
     /// overtake it on another upstream connection. One stream of replies may be in flight, since it can be restarted.
     pub(super) fn is_settled(&self) -> bool {

@@ -731,7 +731,7 @@ fn sessions_reach_nowhere_and_are_ones_own() {
             "Session -",
         ),
         (rawdoc! { "abortTransaction": 1, "$db": "admin" }, "Session -"),
-        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop"),
+        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop, Admin *"),
         (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin shop"),
     ]);
 }

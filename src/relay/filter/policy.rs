@@ -9,14 +9,16 @@ use crate::command;
 use crate::command::table::{Class, Command};
 use crate::command::{KeptMeaning, Meaning, Place, Request, Sequence, Unclear, table};
 use crate::policy;
-use crate::policy::{Grounds, Judgement, Sentence};
+use crate::policy::{Grounds, Judgement, SESSION_ID_BYTES, Sentence};
 use crate::relay::cursors::CursorOrigin;
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
 use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::patches::Patches;
 use crate::relay::filter::policy_source::{
     CURSOR_NOT_FOUND, CursorRefusal, EffectivePolicy, PolicySource, UNAUTHORIZED,
 };
+use crate::relay::filter::session_ids::SessionIds;
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::hold_budget::HoldBudget;
@@ -25,7 +27,7 @@ use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::OpCode;
-use crate::wire::reply::ReplyFacts;
+use crate::wire::reply::{ClusterTimes, ReplyFacts};
 use crate::wire::request::RequestFacts;
 use crate::wire::{op_msg, op_query};
 
@@ -39,6 +41,18 @@ pub struct PolicyFilter {
     version: u64,
     effective: Option<EffectivePolicy>,
     findings: Findings,
+    /// Maps session ids, from the first request that was read under a policy.
+    session_ids: Option<SessionIds>,
+    /// What has to change in the current request.
+    patches: Patches,
+    /// Whether judging the request has found its sessions.
+    has_found_sessions: bool,
+    /// Whether that has been changed. A request that is judged again, by another policy, is not changed again.
+    is_patched: bool,
+    /// A version of the policy, and whether it ends streams that no policy has judged.
+    ends_streams: (u64, bool),
+    /// The times of the server's last reply under a policy; boxed, since a standalone server has none.
+    times: Option<Box<ClusterTimes>>,
     /// Of the current request, what its cursor will remember if it opens one.
     origin: Option<Box<CursorOrigin>>,
     /// Memory for the next one.
@@ -59,6 +73,12 @@ impl PolicyFilter {
             version: 0,
             effective: None,
             findings: Findings::default(),
+            session_ids: None,
+            patches: Patches::default(),
+            has_found_sessions: false,
+            is_patched: false,
+            ends_streams: (u64::MAX, false),
+            times: None,
             origin: None,
             spare_origin: None,
         }
@@ -75,19 +95,32 @@ impl PolicyFilter {
             // The findings so far are about rules of the previous policy.
             self.log_totals();
             (self.version, self.effective) = (version, effective);
+            if let (None, Some(effective)) = (&self.session_ids, &self.effective) {
+                let (owner, hold_budget) = (effective.session_owner.clone(), effective.hold_budget.clone());
+                self.session_ids = Some(SessionIds::new(owner, hold_budget));
+            }
         }
         is_new
     }
 
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
-        if self.effective.is_none() {
-            return Verdict::Forward;
+        (self.patches, self.has_found_sessions) = (Patches::default(), false);
+        let verdict = match &self.effective {
+            Some(_) => self.inspect_judged(request),
+            None => self.inspect_unjudged(request),
+        };
+        if matches!(verdict, Verdict::Forward) {
+            self.patch(request);
         }
+        verdict
+    }
+
+    fn inspect_judged(&mut self, request: &RequestView<'_>) -> Verdict {
         match request.header.op_code {
             OpCode::MSG | OpCode::QUERY if request.header.response_to == 0 => {}
             OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
-            _ => return self.forward_or_close("a message of a type that no policy can judge"),
+            op_code => return self.forward_or_close(unjudgeable(op_code)),
         }
         match self.judge_request(request) {
             // The request asks for more bytes than it has declared.
@@ -96,6 +129,70 @@ impl PolicyFilter {
             }
             verdict => verdict,
         }
+    }
+
+    /// Forwards a request that no policy judges, and holds it until its session ids can be mapped: the client's sessions
+    /// have been mapped before, and have to remain the same.
+    fn inspect_unjudged(&self, request: &RequestView<'_>) -> Verdict {
+        let RequestView { scan, header, .. } = *request;
+        let is_final = request.extent == Extent::Final || request.is_whole() || scan.is_malformed();
+        if self.session_ids.is_none() || is_final || scan.body().is_some() {
+            return Verdict::Forward;
+        }
+        let needed = match (header.op_code, scan.body_end()) {
+            (OpCode::MSG, Some(end)) => end,
+            (OpCode::MSG, None) if request.facts.sequences().next().is_none() => {
+                return Verdict::NeedMore(Hold::InInput);
+            }
+            (OpCode::MSG | OpCode::QUERY, _) => request.length(),
+            _ => return Verdict::Forward,
+        };
+        // mongod takes no body that is longer.
+        if needed > BODY_BYTES_MAX + HELD_BYTES_MAX { Verdict::Forward } else { hold(needed) }
+    }
+
+    /// Finds what has to change in a request that the policy lets pass, where that has not been found by judging it.
+    fn patch(&mut self, request: &RequestView<'_>) {
+        if self.is_patched {
+            self.patches = Patches::default();
+            return;
+        }
+        let facts = request.facts;
+        if self.effective.is_some() && facts.exhaust_allowed() && !request.is_hello() {
+            self.patches.clear_exhaust(facts.flags());
+        }
+        if !self.has_found_sessions
+            && let Some(session_ids) = &mut self.session_ids
+            && let Some(body) = request.command()
+        {
+            for id in command::session_ids(body) {
+                self.patches.add_session_id(position(id, request.message), session_ids.id_in_mongod(id));
+            }
+        }
+    }
+
+    /// Whether the request that was decided about last has to change before it goes upstream.
+    pub(in crate::relay) fn has_patches(&self) -> bool {
+        !self.patches.is_empty()
+    }
+
+    /// Takes what has to change in the request.
+    pub(in crate::relay) fn take_patches(&mut self) -> Patches {
+        self.is_patched = true;
+        std::mem::take(&mut self.patches)
+    }
+
+    /// Whether a policy is in force now. A stream of replies has begun without one, since under a policy none may begin.
+    pub(in crate::relay) fn ends_streams(&mut self) -> bool {
+        let Some(source) = &self.source else { return false };
+        let version = source.version();
+        if version == self.version {
+            return self.effective.is_some();
+        }
+        if version != self.ends_streams.0 {
+            self.ends_streams = (version, source.effective_policy().is_some());
+        }
+        self.ends_streams.1
     }
 
     /// Decides about a stream whose message boundaries are lost.
@@ -119,6 +216,7 @@ impl PolicyFilter {
 
     /// A request begins: what was kept of the one before it is not needed any longer.
     pub(in crate::relay) fn begin_request(&mut self) {
+        self.is_patched = false;
         if self.origin.is_some() {
             self.spare_origin = self.origin.take();
         }
@@ -133,6 +231,12 @@ impl PolicyFilter {
     /// Remembers the owner and the origin of the cursor that a reply opens, and forgets the cursor that it ends.
     pub(in crate::relay) fn note_reply(&mut self, request: &mut InFlightRequest, reply: &ReplyFacts) {
         let origin = request.origin.take();
+        if let Some(times) = reply.times() {
+            match &mut self.times {
+                Some(known) => **known = times,
+                None => self.times = Some(Box::new(times)),
+            }
+        }
         let Some(effective) = &self.effective else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0), origin) {
             // Without an origin nothing is known of the cursor, and nobody may read it.
@@ -145,9 +249,19 @@ impl PolicyFilter {
         }
     }
 
-    /// The budget for requests that are held apart; `None` without a policy.
+    /// Whether the times of replies are needed.
+    pub(in crate::relay) fn keeps_times(&self) -> bool {
+        self.effective.is_some()
+    }
+
+    /// The times of the server's last reply, for the reply to a request that is denied.
+    pub(in crate::relay) fn times(&self) -> Option<&ClusterTimes> {
+        self.times.as_deref()
+    }
+
+    /// The budget for requests that are held apart; `None` before there is a policy.
     pub(in crate::relay) fn hold_budget(&self) -> Option<&HoldBudget> {
-        self.effective.as_ref().map(|effective| &effective.hold_budget)
+        self.session_ids.as_ref().map(|session_ids| &session_ids.hold_budget)
     }
 
     /// Logs the number of findings of each kind that was found more than once, and forgets them.
@@ -165,7 +279,7 @@ impl PolicyFilter {
             return self.deny_unclear(unclear, facts);
         }
         if request.header.op_code == OpCode::QUERY {
-            return if request.is_whole() { self.judge_query(request) } else { hold(request.length()) };
+            return self.judge_query(request);
         }
         // A short message is held to its end: an error behind its body can still be answered then.
         if !request.is_whole() && request.length() <= WAITING_BYTES_MAX {
@@ -180,7 +294,7 @@ impl PolicyFilter {
             (Some(body), _) => {
                 let sequences = if needs_sequences { op_msg::sequences(message) } else { Some(Vec::new()) };
                 match (message.get(body).map(RawDocument::from_bytes), sequences) {
-                    (Some(Ok(body)), Some(sequences)) => self.judge(body, None, &sequences, facts),
+                    (Some(Ok(body)), Some(sequences)) => self.judge(body, None, &sequences, request),
                     _ => self.deny_unclear(Unclear::NotBson, facts),
                 }
             }
@@ -198,8 +312,16 @@ impl PolicyFilter {
     }
 
     fn judge_query(&mut self, request: &RequestView<'_>) -> Verdict {
+        let is_command = request.facts.command().is_some() || !request.facts.is_named();
+        if !is_command || request.length() > BODY_BYTES_MAX + HELD_BYTES_MAX {
+            return self.deny_unclear(Unclear::OldQuery, request.facts);
+        }
+        if !request.is_whole() {
+            let is_named = request.facts.is_named();
+            return if is_named { hold(request.length()) } else { Verdict::NeedMore(Hold::InInput) };
+        }
         match op_query::command(request.message) {
-            Some(query) if request.is_hello() => self.judge(query.command, Some(query.database), &[], request.facts),
+            Some(query) => self.judge(query.command, Some(query.database), &[], request),
             _ => self.deny_unclear(Unclear::OldQuery, request.facts),
         }
     }
@@ -209,7 +331,7 @@ impl PolicyFilter {
         body: &RawDocument,
         database: Option<&str>,
         sequences: &[(&[u8], &[u8])],
-        facts: &RequestFacts,
+        view: &RequestView<'_>,
     ) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
         let sequences: Vec<_> =
@@ -217,7 +339,7 @@ impl PolicyFilter {
         let request = Request { body, database, sequences: &sequences };
         let meaning = match command::read(&request, effective.view.look()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.deny_unclear(unclear, facts),
+            Err(unclear) => return self.deny_unclear(unclear, view.facts),
         };
         let mut judgement = effective.view.judge(&meaning);
         let (mut code, mut opened_by) = (UNAUTHORIZED, None);
@@ -246,6 +368,14 @@ impl PolicyFilter {
                 },
             ),
         };
+        if judgement.verdict == policy::Verdict::Pass
+            && let Some(session_ids) = &mut self.session_ids
+        {
+            self.has_found_sessions = true;
+            for id in &meaning.sessions {
+                self.patches.add_session_id(position(*id, view.message), session_ids.id_in_mongod(id));
+            }
+        }
         if judgement.verdict == policy::Verdict::Pass && may_open_cursor(meaning.command) {
             let origin = match self.spare_origin.take() {
                 Some(mut origin) => {
@@ -339,8 +469,7 @@ fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
         return Some(Unclear::Sequence);
     }
     // A hello is held in the input, to be rewritten there.
-    let is_held_whole = request.is_hello() || header.op_code == OpCode::QUERY;
-    (is_held_whole && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
+    (request.is_hello() && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
 }
 
 /// Whether the request has a document sequence that its command, as far as that is known, does not take.
@@ -356,6 +485,23 @@ fn may_open_cursor(command: &Command) -> bool {
         Class::Handshake | Class::Auth | Class::Session | Class::Write => command.name == "bulkWrite",
         _ => !matches!(command.name, "getMore" | "killCursors" | "count" | "distinct"),
     }
+}
+
+/// What a message is called that cannot be judged, and mostly gets no reply.
+fn unjudgeable(op_code: OpCode) -> &'static str {
+    match op_code.0 {
+        2001 => "the legacy opcode OP_UPDATE",
+        2002 => "the legacy opcode OP_INSERT",
+        2005 => "the legacy opcode OP_GET_MORE",
+        2006 => "the legacy opcode OP_DELETE",
+        2007 => "the legacy opcode OP_KILL_CURSORS",
+        _ => "a message of an unknown type",
+    }
+}
+
+/// Where in `message` a session id is that is part of it.
+fn position(id: &[u8; SESSION_ID_BYTES], message: &[u8]) -> usize {
+    id.as_ptr().addr().wrapping_sub(message.as_ptr().addr())
 }
 
 /// The namespace that decided, or else the command's own.

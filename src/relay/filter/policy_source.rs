@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::command::{Meaning, Unclear};
 use crate::policy;
-use crate::policy::{Grounds, Judgement, Policy, RuleId, View};
+use crate::policy::{Grounds, Judgement, Policy, RuleId, SessionOwner, View};
 use crate::relay::cursors::{CursorBook, CursorOrigin, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
@@ -39,6 +39,8 @@ pub struct EffectivePolicy {
     /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
     /// differently.
     pub caller: Arc<str>,
+    /// The owner of this connection's sessions. It does not change when the policy does.
+    pub session_owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy.
     pub hold_budget: HoldBudget,
 }
