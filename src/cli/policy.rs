@@ -11,7 +11,9 @@ use clap::{Args, Subcommand};
 
 use super::{ConfigFile, EXIT_CONFIGURATION, EXIT_FAILED, complain};
 use crate::config::Config;
-use crate::review::{self, Body, Caller, Cases, Decision, ExplainError, Imported, QuestionError, Reviewed, Wanted};
+use crate::review::{
+    self, Body, Caller, Cases, Decision, ExplainError, Imported, QuestionError, Reviewed, SessionCaller, Wanted,
+};
 
 /// The command is denied; `EX_NOPERM` of sysexits.h.
 const EXIT_DENIED: u8 = 77;
@@ -47,6 +49,21 @@ pub(super) enum PolicyCommand {
         /// Print every case as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Print the id that a session has in mongod
+    ///
+    /// While a policy is in force, the gateway replaces the id of every session, so that callers cannot use each other's.
+    /// ID is the id in the application's log; the one that is printed is in mongod's log. Reads no configuration and
+    /// connects to nothing. Exits with 0, or with 65 when ID is not a UUID.
+    SessionId {
+        /// Principal of the caller: a SPIFFE ID, with or without spiffe://, or the subject of a certificate
+        #[arg(long, required_unless_present = "listener", value_parser = NonEmptyStringValueParser::new())]
+        principal: Option<String>,
+        /// Listener of a caller without a principal
+        #[arg(long, value_name = "NAME", conflicts_with = "principal")]
+        listener: Option<String>,
+        /// Id of the session in the application: a UUID
+        id: String,
     },
     /// Make a policy of documents of a mesh
     ///
@@ -103,6 +120,9 @@ pub(super) fn run(command: PolicyCommand) -> ExitCode {
     match command {
         PolicyCommand::Explain(arguments) => explain(*arguments),
         PolicyCommand::Test { file, config, json } => test(&file, &config, json),
+        PolicyCommand::SessionId { principal, listener, id } => {
+            session_id(principal.as_deref(), listener.as_deref(), &id)
+        }
         PolicyCommand::Import { istio, out, port } => import(&istio, out.as_deref(), port),
     }
 }
@@ -160,6 +180,20 @@ fn test(file: &Path, config: &ConfigFile, json: bool) -> ExitCode {
             if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
         }
         Err(error) => complain(EXIT_DATA, &format!("{} cannot be used:\n{error}", file.display())),
+    }
+}
+
+fn session_id(principal: Option<&str>, listener: Option<&str>, id: &str) -> ExitCode {
+    let caller = match (principal, listener) {
+        (Some(principal), _) => SessionCaller::Principal(principal),
+        (None, listener) => SessionCaller::Listener(listener.unwrap_or_default()),
+    };
+    match review::session_id_in_mongod(caller, id) {
+        Ok(id) => {
+            print(&id);
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(EXIT_DATA, &error),
     }
 }
 

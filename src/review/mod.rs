@@ -9,6 +9,7 @@ mod cases;
 mod explain;
 mod istio;
 mod question;
+mod session_id;
 mod trace;
 mod tree;
 
@@ -17,4 +18,5 @@ pub use cases::{CaseOutcome, Cases, CasesError, Outcome};
 pub use explain::{CallerReport, CommandReport, Decision, ExplainError, Explanation, ReachReport, Reviewed};
 pub use istio::{ImportError, Imported, import};
 pub use question::{Body, Caller, QuestionError, Wanted};
+pub use session_id::{NotASessionId, SessionCaller, session_id_in_mongod};
 pub use trace::{Part, PlaceTrace, RuleTrace};
