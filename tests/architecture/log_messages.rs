@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
-use syn::{Expr, ExprLit, ImplItem, Item, ItemConst, ItemMod, Lit, Macro};
+use syn::{Expr, ExprLit, ImplItem, Item, ItemConst, Lit, Macro};
 
+use super::references::attributes_of;
 use super::source_tree::{SourceFile, SourceTree, is_test_only};
 
 /// What an event macro of `tracing` writes.
@@ -71,13 +72,7 @@ impl Reader {
 
 impl<'ast> Visit<'ast> for Reader {
     fn visit_item(&mut self, item: &'ast Item) {
-        let attributes = match item {
-            Item::Fn(item) => &item.attrs[..],
-            Item::Impl(item) => &item.attrs,
-            Item::Mod(ItemMod { attrs, .. }) => attrs,
-            _ => &[],
-        };
-        if !is_test_only(attributes) {
+        if !is_test_only(attributes_of(item)) {
             visit::visit_item(self, item);
         }
     }

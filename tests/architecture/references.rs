@@ -181,7 +181,7 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_vis_restricted(&mut self, _: &'ast VisRestricted) {}
 }
 
-fn attributes_of(item: &Item) -> &[syn::Attribute] {
+pub(crate) fn attributes_of(item: &Item) -> &[syn::Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
         Item::Enum(item) => &item.attrs,
