@@ -118,6 +118,7 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
         reaches: collections.iter().map(reach).collect(),
         javascript: false,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod javascript;
+mod kept;
 mod meaning;
 mod names;
 mod pipeline;
@@ -30,6 +31,8 @@ mod users;
 #[cfg(test)]
 mod tests;
 
+pub use arguments::session_ids;
+pub use kept::KeptMeaning;
 pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};
 pub use read::read;
 pub use unclear::Unclear;

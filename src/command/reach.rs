@@ -39,7 +39,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
         "enableSharding" | "getDatabaseVersion" => named_database(reader),
-        "endSessions" | "refreshSessions" => sessions(reader),
+        "endSessions" | "refreshSessions" | "killSessions" => sessions(reader),
         "dropDatabase" | "listCollections" | "profile" => {
             reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
@@ -222,9 +222,16 @@ fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 }
 
 fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Resource::NoNamespace, Session)?;
+    by_table(reader)?;
     let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
-    strict::items(sessions).try_for_each(|session| arguments::session(&session?))
+    // Without an id it ends all sessions of the user. All callers may be this user.
+    if reader.command.name == "killSessions" && sessions.is_empty() {
+        reader.reaches.add(Resource::WholeServer, Admin)?;
+    }
+    for session in strict::items(sessions) {
+        reader.sessions.push(arguments::session(&session?)?);
+    }
+    Ok(())
 }
 
 /// Far more than drivers close with one command.

@@ -2,6 +2,8 @@
 //!
 //! Reads the whole body strictly. Anything that is not understood is an [`Unclear`] error, never a guess.
 
+use smallvec::SmallVec;
+
 use super::arguments;
 use super::javascript::ValueUse;
 use super::meaning::{Meaning, ReadOptions, Request, Sequence, sequences_of};
@@ -23,12 +25,13 @@ pub fn read<'a>(request: &Request<'a>, options: ReadOptions) -> Result<Meaning<'
     fields.take_command(request.body)?;
     let command = command_of(&fields)?;
     let database = database_of(&fields, request.database)?;
-    arguments::check(command, &fields)?;
+    let mut sessions = SmallVec::new();
+    arguments::check(command, &fields, &mut sessions)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        return read_explained(&fields, database, options);
+        return read_explained(&fields, database, options, sessions);
     }
-    meaning(Reader::new(command, database, &fields, request.sequences, options), false)
+    meaning(Reader::new(command, database, &fields, request.sequences, options, sessions), false)
 }
 
 /// The key of the first element names the command; no other element does.
@@ -73,7 +76,12 @@ fn check_sequences(command: &Command, fields: &Fields<'_>, sequences: &[Sequence
 /// Reads the command inside an `explain`, as if a client had sent it. A separate function, so that all other commands
 /// need only half the stack for their fields.
 #[inline(never)]
-fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, options: ReadOptions) -> Result<Meaning<'a>, Unclear> {
+fn read_explained<'a>(
+    outer: &Fields<'a>,
+    database: &'a str,
+    options: ReadOptions,
+    mut sessions: SmallVec<[&'a [u8; 16]; 1]>,
+) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
     let command = command_of(&inner)?;
@@ -85,8 +93,8 @@ fn read_explained<'a>(outer: &Fields<'a>, database: &'a str, options: ReadOption
     if !is_explainable || !is_same_database {
         return Err(Unclear::Explain);
     }
-    arguments::check(command, &inner)?;
-    meaning(Reader::new(command, database, &inner, &[], options), true)
+    arguments::check(command, &inner, &mut sessions)?;
+    meaning(Reader::new(command, database, &inner, &[], options, sessions), true)
 }
 
 /// Finds what the command reaches, and JavaScript in it.
@@ -105,6 +113,7 @@ fn meaning<'a>(mut reader: Reader<'a, '_>, explained: bool) -> Result<Meaning<'a
         reaches: reader.reaches.into_list(),
         javascript: reader.javascript,
         cursors: reader.cursors,
+        sessions: reader.sessions,
     })
 }
 

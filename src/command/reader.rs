@@ -19,6 +19,7 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) reaches: Reaches<'a>,
     pub(super) javascript: bool,
     pub(super) cursors: SmallVec<[i64; 1]>,
+    pub(super) sessions: SmallVec<[&'a [u8; 16]; 1]>,
     sequences: &'r [Sequence<'a>],
 }
 
@@ -29,9 +30,10 @@ impl<'a, 'r> Reader<'a, 'r> {
         fields: &'r Fields<'a>,
         sequences: &'r [Sequence<'a>],
         options: ReadOptions,
+        sessions: SmallVec<[&'a [u8; 16]; 1]>,
     ) -> Self {
         let (reaches, javascript, cursors) = (Reaches::default(), false, SmallVec::new());
-        Self { command, database, fields, options, reaches, javascript, cursors, sequences }
+        Self { command, database, fields, options, reaches, javascript, cursors, sessions, sequences }
     }
 
     /// The value of the first element.

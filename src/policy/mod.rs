@@ -16,6 +16,7 @@ mod problem;
 mod rule;
 mod rule_set;
 mod sentence;
+mod session_id;
 mod shadows;
 mod view;
 
@@ -28,4 +29,5 @@ pub use judgement::{Effect, Grounds, Judgement, Note};
 pub use problem::PolicyProblem;
 pub use rule::RuleId;
 pub use sentence::Sentence;
+pub use session_id::{SESSION_ID_BYTES, SessionOwner};
 pub use view::View;

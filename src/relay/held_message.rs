@@ -54,6 +54,11 @@ impl HeldMessage {
         self.memory.get(..self.filled).unwrap_or_default()
     }
 
+    /// The same, to be changed in place.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.get_mut(..self.filled).unwrap_or_default()
+    }
+
     /// Whether everything that the filters asked for has arrived.
     pub(super) fn is_filled(&self) -> bool {
         self.filled == self.memory.len()

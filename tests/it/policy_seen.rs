@@ -84,11 +84,12 @@ fn a_denied_client_reads_what_was_denied_and_why() {
     connection.send(&raw::op_query(99, "refused.$cmd", -1, &doc! { "find": "orders" })).unwrap();
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 99, Some(13)));
-    assert!(
-        reply.document.get_str("errmsg").unwrap().contains("OP_QUERY is accepted for hello only"),
-        "{}",
-        reply.document
-    );
+    assert!(reply.document.get_str("errmsg").unwrap().contains(by_rule), "{}", reply.document);
+    connection.send(&raw::op_query(98, "refused.orders", -1, &doc! { "n": 1 })).unwrap();
+    let reply = connection.reply().unwrap();
+    assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 98, Some(13)));
+    let message = reply.document.get_str("errmsg").unwrap();
+    assert!(message.contains("use a driver for MongoDB 3.6 or later that sends OP_MSG"), "{message}");
     connection.run(&ping()).unwrap();
 }
 
@@ -248,7 +249,7 @@ fn requests_that_no_policy_can_evaluate_are_forwarded_in_a_dry_run() {
     assert_eq!(connection.reply().unwrap().code(), Some(5_739_101), "mongod's own answer");
     connection.send(&raw::op_query(8, "admin.$cmd", -1, &doc! { "ping": 1 })).unwrap();
     assert_eq!(connection.reply().unwrap().code(), Some(352), "mongod's own answer");
-    check_decisions(&gateway, &[("(not understood)", "would_deny", 2.0), ("(not understood)", "deny", 0.0)]);
+    check_decisions(&gateway, &[("(not understood)", "would_deny", 1.0), ("(not understood)", "deny", 0.0)]);
     // An enforced policy closes the connection.
     let gateway = start(&mongod, RULES);
     let mut connection = gateway.connect().unwrap();
@@ -257,7 +258,7 @@ fn requests_that_no_policy_can_evaluate_are_forwarded_in_a_dry_run() {
     assert!(matches!(connection.receive().unwrap(), Received::Closed(_)));
     let line = closed(&gateway);
     assert_eq!(line["outcome"], "protocol_error", "{line}");
-    assert!(line["reason"].as_str().unwrap().contains("no policy can judge"), "{line}");
+    assert!(line["reason"].as_str().unwrap().contains("OP_GET_MORE, which the policy cannot judge"), "{line}");
 }
 
 #[test]

@@ -745,7 +745,7 @@ fn session_commands_reach_no_namespace_and_only_the_clients_own_sessions() {
             "Session -",
         ),
         (rawdoc! { "abortTransaction": 1, "$db": "admin" }, "Session -"),
-        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop"),
+        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop, Admin *"),
         (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin shop"),
     ]);
 }

@@ -98,6 +98,7 @@ fn meaning(text: &str) -> Meaning<'_> {
         reaches: resources.split(", ").map(reach).collect(),
         javascript,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

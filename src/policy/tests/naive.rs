@@ -332,6 +332,7 @@ pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
             reaches: reaches.into_iter().map(reach).collect(),
             javascript: javascript && !is_plain,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
         }
     })
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::command::{Meaning, Resource, Unclear};
-use crate::policy::{Effect, Grounds, Policy, RuleId, View};
-use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::command::{Meaning, Unclear};
+use crate::policy::{Effect, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
+use crate::relay::cursors::{CursorBook, CursorOrigin, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
@@ -35,8 +35,11 @@ pub struct EffectivePolicy {
     pub metrics: Arc<PolicyMetrics>,
     /// The owners of cursors.
     pub cursors: Arc<CursorBook>,
-    /// The owner of the cursors that this connection opens.
+    /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
+    /// differently.
     pub caller: Arc<str>,
+    /// The owner of this connection's sessions. It does not change when the policy does.
+    pub session_owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy.
     pub hold_budget: HoldBudget,
 }
@@ -83,19 +86,46 @@ impl EffectivePolicy {
         self.metrics.count(counter_index(grounds, self.policy.rule_names().len()), decision);
     }
 
-    /// The error for a command that may not use the cursors that it names; `None` where it may. `version` is the
-    /// policy's.
-    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
+    /// Whether a command may use the cursors that it names. `version` is the version of the policy. A cursor that
+    /// another version has allowed is judged again before it is read, as if this caller had sent the command that
+    /// opened it now. Returns that judgement.
+    pub(in crate::relay) fn check_cursors(
+        &self,
+        meaning: &Meaning<'_>,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorError> {
         let reads = meaning.command.name == "getMore";
-        // The namespace of such a cursor is a database or the whole server, and does not show what it reads. The policy
-        // judged that when the cursor was opened. A change stream resumes by itself, and is judged again then.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
-        meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
-            CursorOwnership::Foreign => Some(UNAUTHORIZED),
-            // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
-            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
-        })
+        let mut found = None;
+        for id in &meaning.cursors {
+            match self.cursors.ownership(*id, &self.caller, version) {
+                CursorOwnership::Own => {}
+                CursorOwnership::Foreign => return Err(CursorError::Unusable(UNAUTHORIZED)),
+                CursorOwnership::Unknown | CursorOwnership::Outdated(_) if !reads => {
+                    // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
+                }
+                CursorOwnership::Unknown => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+                CursorOwnership::Outdated(origin) => {
+                    // Its command was not searched for JavaScript, and has not been kept.
+                    if self.view.read_options().javascript && !origin.read_options.javascript {
+                        return Err(CursorError::Unusable(CURSOR_NOT_FOUND));
+                    }
+                    let judgement = self.view.judge(&origin.meaning.meaning());
+                    if judgement.effect == Effect::Deny {
+                        return Err(CursorError::Denied(Box::new(judgement), origin));
+                    }
+                    self.cursors.allow(*id, version);
+                    found = Some(judgement);
+                }
+            }
+        }
+        Ok(found)
     }
+}
+
+/// Why a command may not use a cursor that it names.
+pub(in crate::relay) enum CursorError {
+    /// The caller does not own it, or the gateway does not know it. With the error for the client.
+    Unusable((i32, &'static str)),
+    /// The policy denies the command that opened it.
+    Denied(Box<Judgement>, Arc<CursorOrigin>),
 }
