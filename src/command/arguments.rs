@@ -42,14 +42,17 @@ pub(super) fn session(lsid: &RawElement<'_>) -> Result<(), Unclear> {
 /// checks off.
 const INTERNAL: &[&str] = &[
     "collectionUUID",
+    "coordinator",
     "databaseVersion",
     "encryptionInformation",
     "exchange",
     "expectPrefix",
     "fromMongos",
     "fromRouter",
+    "includeQueryStatsMetrics",
     "internalClient",
     "isClusterQueryWithoutShardKeyCmd",
+    "isHybridSearch",
     "isMapReduceCommand",
     "isTimeseriesNamespace",
     "legacyRuntimeConstants",
@@ -58,12 +61,18 @@ const INTERNAL: &[&str] = &[
     "mergeByPBRT",
     "needsMerge",
     "needsSortedMerge",
+    "originalQueryShapeHash",
     "querySettings",
+    "requestReshardingResumeToken",
     "runtimeConstants",
+    "sampleId",
     "shardVersion",
+    "startOrContinueTransaction",
+    "translatedForViewlessTimeseries",
     "unwrappedReadPref",
     "use44SortKeys",
     "useNewUpsert",
+    "versionContext",
 ];
 
 const INTERNAL_BYTES_MIN: usize = "exchange".len();

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod javascript;
+mod known;
 mod meaning;
 mod names;
 mod pipeline;
@@ -30,6 +31,8 @@ mod users;
 #[cfg(test)]
 mod tests;
 
+pub use known::{KnownNames, plain_name};
 pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};
-pub use read::read;
+pub use read::{is_reserved, read, unknown_name};
+pub use stages::is_known as is_known_stage;
 pub use unclear::Unclear;

@@ -8,6 +8,7 @@ mod analysis;
 mod caller;
 mod commands;
 mod compiled;
+mod doubts;
 mod fingerprint;
 mod index;
 mod judgement;
@@ -24,7 +25,7 @@ mod tests;
 
 pub use caller::CallerFacts;
 pub use compiled::Policy;
-pub use judgement::{Effect, Grounds, Judgement, Note};
+pub use judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 pub use problem::PolicyProblem;
 pub use rule::RuleId;
 pub use sentence::Sentence;

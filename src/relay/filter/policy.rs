@@ -7,11 +7,11 @@ use bson::RawDocument;
 
 use crate::command;
 use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
-use crate::policy::{Effect, Grounds, Judgement, Sentence};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
 use crate::relay::filter::local_reply::LocalReply;
-use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy, PolicySource, UNAUTHORIZED};
+use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy, PolicySource};
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::hold_budget::HoldBudget;
@@ -106,7 +106,7 @@ impl PolicyFilter {
         let Some(effective) = &self.effective else { return };
         match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
             (None, Some(id)) => effective.cursors.add(id, &effective.caller, self.version),
-            (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
+            (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.code) => {
                 effective.cursors.forget(id);
             }
             _ => {}
@@ -187,10 +187,10 @@ impl PolicyFilter {
         let request = Request { body, database, sequences: &sequences };
         let meaning = match command::read(&request, effective.view.read_options()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.deny_unclear(unclear, facts),
+            Err(unclear) => return self.deny_unknown(unclear, command::unknown_name(&request), facts),
         };
         let mut judgement = effective.view.judge(&meaning);
-        let mut code = UNAUTHORIZED;
+        let mut code = ErrorCode::UNAUTHORIZED;
         if judgement.effect == Effect::Allow
             && let Some(error) = effective.cursor_error(&meaning, self.version)
         {
@@ -201,16 +201,15 @@ impl PolicyFilter {
         }
         let verdict = match judgement.effect {
             Effect::Allow => Verdict::Forward,
-            Effect::Deny => denied(
+            Effect::Deny => denied(&Sentence {
+                policy: &effective.policy,
+                grounds: judgement.grounds,
+                database: Some(meaning.database),
+                command: Some(meaning.command.name),
+                unclear: None,
+                name: None,
                 code,
-                &Sentence {
-                    policy: &effective.policy,
-                    grounds: judgement.grounds,
-                    database: Some(meaning.database),
-                    command: Some(meaning.command.name),
-                    unclear: None,
-                },
-            ),
+            }),
         };
         if judgement.effect == Effect::Allow && judgement.notes.is_empty() {
             // The common path: there is nothing to log.
@@ -225,25 +224,29 @@ impl PolicyFilter {
 
     /// Denies a request that cannot be understood; a dry run forwards it.
     fn deny_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Verdict {
+        self.deny_unknown(unclear, None, facts)
+    }
+
+    /// The same, with the name of the unknown command or stage if it can be shown.
+    fn deny_unknown(&mut self, unclear: Unclear, name: Option<&str>, facts: &RequestFacts) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
         let judgement = effective.view.deny(Grounds::Unclear);
         let command = facts.command().and_then(table::find).map(|command| command.name);
         let database = facts.database().map(|name| name.to_text()).filter(|name| is_plain(name));
         let verdict = match judgement.effect {
             Effect::Allow => Verdict::Forward,
-            Effect::Deny => denied(
-                UNAUTHORIZED,
-                &Sentence {
-                    policy: &effective.policy,
-                    grounds: judgement.grounds,
-                    database: database.as_deref(),
-                    command,
-                    unclear: Some(unclear),
-                },
-            ),
+            Effect::Deny => denied(&Sentence {
+                policy: &effective.policy,
+                grounds: judgement.grounds,
+                database: database.as_deref(),
+                command,
+                unclear: Some(unclear),
+                name,
+                code: effective.view.code_of(unclear),
+            }),
         };
         let namespace = database.as_deref().unwrap_or_default();
-        self.add_finding(&judgement, Subject { command, namespace, unclear: Some(unclear) });
+        self.add_finding(&judgement, Subject { command: command.or(name), namespace, unclear: Some(unclear) });
         verdict
     }
 
@@ -270,8 +273,9 @@ fn hold(bytes: usize) -> Verdict {
     Verdict::NeedMore(if bytes > WAITING_BYTES_MAX { Hold::Apart(bytes) } else { Hold::InInput })
 }
 
-fn denied((code, code_name): (i32, &'static str), sentence: &Sentence<'_>) -> Verdict {
-    LocalReply::Denied(CommandError { code, code_name, message: sentence.to_string() }).into()
+fn denied(sentence: &Sentence<'_>) -> Verdict {
+    let ErrorCode { code, name } = sentence.code;
+    LocalReply::Denied(CommandError { code, code_name: name, message: sentence.to_string() }).into()
 }
 
 /// What in the framing of a request cannot be understood for sure.

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use crate::command::{Meaning, Resource, Unclear};
-use crate::policy::{Effect, Grounds, Policy, RuleId, View};
+use crate::policy::{Effect, ErrorCode, Grounds, Policy, RuleId, View};
 use crate::relay::cursors::{CursorBook, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
-/// MongoDB's code and code name for a command that a user may not run.
-pub(in crate::relay) const UNAUTHORIZED: (i32, &str) = (13, "Unauthorized");
-
-/// MongoDB's code and code name for a cursor that does not exist. A change stream resumes by itself after this error.
-pub(in crate::relay) const CURSOR_NOT_FOUND: (i32, &str) = (43, "CursorNotFound");
+/// The error for a cursor that does not exist. A change stream resumes by itself after it.
+pub(in crate::relay) const CURSOR_NOT_FOUND: ErrorCode = ErrorCode { code: 43, name: "CursorNotFound" };
 
 /// Where a connection's policy comes from, and where its findings go.
 pub trait PolicySource: Send + Sync {
@@ -48,8 +45,8 @@ pub struct Finding<'a> {
     pub rule: &'a str,
     /// The decision.
     pub decision: PolicyDecision,
-    /// The command; `None` where its name is not in the table of commands.
-    pub command: Option<&'static str>,
+    /// The command, or the unknown command or stage if its name can be shown; else `None`.
+    pub command: Option<&'a str>,
     /// The database, or `database.collection`, that the decision is about; empty where it is about none.
     pub namespace: &'a str,
     /// What could not be understood about the command.
@@ -85,13 +82,13 @@ impl EffectivePolicy {
 
     /// The error for a command that may not use the cursors that it names; `None` where it may. `version` is the
     /// policy's.
-    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<(i32, &'static str)> {
+    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<ErrorCode> {
         let reads = meaning.command.name == "getMore";
         // The namespace of such a cursor is a database or the whole server, and does not show what it reads. The policy
         // judged that when the cursor was opened. A change stream resumes by itself, and is judged again then.
         let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
         meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
-            CursorOwnership::Foreign => Some(UNAUTHORIZED),
+            CursorOwnership::Foreign => Some(ErrorCode::UNAUTHORIZED),
             // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
             CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
             CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
