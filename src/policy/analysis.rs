@@ -3,8 +3,8 @@
 //! Reports only what is certain: a rule without a warning may still have no effect.
 
 use super::commands::CommandSelector;
-use super::doubts;
 use super::pattern::{Pattern, Patterns};
+use super::pitfalls;
 use super::problem::PolicyProblem;
 use super::rule::{From, Rule, To};
 use super::shadows;
@@ -15,7 +15,7 @@ pub(super) fn warnings(rules: &[Rule]) -> Vec<PolicyProblem> {
         check_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
     }
     shadows::find(rules, &mut warnings);
-    doubts::find(rules, &mut warnings);
+    pitfalls::find(rules, &mut warnings);
     warnings
 }
 

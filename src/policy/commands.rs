@@ -52,7 +52,6 @@ pub(super) struct CommandFacts {
     /// Whether the command passes unless a `deny` rule names it.
     pub(super) essential: bool,
 }
-}
 
 /// A set of commands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use crate::config::{Action, Enforcement, PolicyConfig};
 
 use super::analysis;
 use super::caller::CallerFacts;
-use super::commands::class_of_word;
+use super::commands::class_of_known_command;
 use super::fingerprint;
 use super::judgement::Grounds;
 use super::problem::PolicyProblem;
@@ -142,7 +142,7 @@ fn known_names(config: &BTreeMap<String, String>, problems: &mut Vec<PolicyProbl
         } else if is_reserved(name) {
             note("is a name that MongoDB servers reserve for themselves; remove it".to_owned());
         } else {
-            match class_of_word(word) {
+            match class_of_known_command(word) {
                 Ok(class) => known.insert(name, class),
                 Err(sentence) => note(sentence),
             }

@@ -114,17 +114,17 @@ impl Rule {
 }
 
 impl To {
-    /// Whether it may decide about `system.js` of some database, whoever reads it.
+    /// Whether the entry may decide about a read of `system.js` in some database.
     pub(super) fn may_take_stored_functions(&self) -> bool {
-        !self.is_dead()
+        !self.never_matches()
             && self.commands.as_ref().is_none_or(CommandSelector::may_match_reads)
-            && self.collections.take(Some("system.js"))
+            && self.collections.match_fact(Some("system.js"))
     }
 
-    /// Whether it matches everything, whatever is asked.
+    /// Whether the entry matches every command on every resource.
     pub(super) fn is_unlimited(&self) -> bool {
-        let all = |patterns: &Patterns| patterns.ask_for_all() && patterns.not.is_empty();
-        self.commands.as_ref().is_none_or(|words| words.all)
+        let all = |patterns: &Patterns| patterns.match_all() && patterns.not.is_empty();
+        self.commands.as_ref().is_none_or(|selector| selector.all)
             && self.not_commands.is_none()
             && all(&self.databases)
             && all(&self.collections)

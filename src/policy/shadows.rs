@@ -173,7 +173,7 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
             })
         }
     };
-    selected && handshake && not_taken_away && sessions_cover(by, by_action, to, action)
+    selected && essentials && not_taken_away && sessions_cover(by, by_action, to, action)
 }
 
 /// Session commands reach no resource. A `deny` that is limited to some resources matches them only if it names them.

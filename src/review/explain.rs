@@ -269,7 +269,8 @@ impl Explanation {
             Grounds::NoRule => "no deny rule matches, and there are no allow rules".to_owned(),
             Grounds::NoAllowRule => "there are allow rules, and none matches".to_owned(),
             Grounds::Handshake => {
-                "it belongs to the handshake set, which needs no allow rule and passes unless a deny rule names it".to_owned()
+                "it belongs to the handshake set, which needs no allow rule and passes unless a deny rule names it"
+                    .to_owned()
             }
             Grounds::JavaScript => "it runs JavaScript, and deny_javascript is set".to_owned(),
             Grounds::Unclear => {

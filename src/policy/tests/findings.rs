@@ -25,7 +25,7 @@ fn all_unknown_commands_are_reported_at_once() {
 }
 
 #[test]
-fn a_command_that_is_called_known_is_unknown_to_the_table_and_has_a_class() {
+fn a_known_command_is_not_in_the_table_and_has_a_class() {
     let check = |known: &str, expected: &str| {
         let rules = format!("[policy]\ndeny_javascript = true\nknown_commands = {{ {known} }}\n");
         let problems = Policy::compile(&config(&rules)).unwrap_err();
@@ -36,14 +36,14 @@ fn a_command_that_is_called_known_is_unknown_to_the_table_and_has_a_class() {
     check("\"$lookup\" = \"@read\"", "policy.known_commands.$lookup: is known already");
     check("\"$listCatalog\" = \"@read\"", "policy.known_commands.$listCatalog: is known already");
     check("_thing = \"@read\"", "policy.known_commands._thing: is a name that MongoDB servers reserve");
-    check("thing = \"@raed\"", "policy.known_commands.thing: is \"@raed\", which is no class for it; did you mean");
-    check("thing = \"@session\"", "policy.known_commands.thing: is \"@session\", which is no class for it");
-    check("thing = \"find\"", "policy.known_commands.thing: is \"find\", which is no class for it; write one of");
+    check("thing = \"@raed\"", "policy.known_commands.thing: is \"@raed\", which is not a class of commands; did you mean");
+    check("thing = \"@session\"", "policy.known_commands.thing: is \"@session\", which is not a class of commands");
+    check("thing = \"find\"", "policy.known_commands.thing: is \"find\", which is not a class of commands; choose from");
 }
 
-/// Without what is said of every `deny` of some collections.
+/// All warnings except the one about every `deny` of some collections.
 fn warnings(rules: &str) -> Vec<String> {
-    all_warnings(rules).into_iter().filter(|told| !told.contains("also refuses everybody")).collect()
+    all_warnings(rules).into_iter().filter(|warning| !warning.contains("also denies every caller")).collect()
 }
 
 fn all_warnings(rules: &str) -> Vec<String> {
@@ -62,8 +62,8 @@ fn a_rule_that_does_more_or_less_than_it_seems_has_a_warning() {
     };
     let one = |action: &str, to: &str| rule("r", action, &format!("to = [{{ {to} }}]"));
     let of_a = "from = [{ principals = [\"a\"] }]\n";
-    let qualified = "policy.rule[1].to[1].collections has \"shop.orders\", but \"shop\" is a database, and collections are \
-                     written without it; write \"orders\"";
+    let qualified = "policy.rule[1].to[1].collections has \"shop.orders\", but \"shop\" is a database, and the name of a \
+                     collection does not include it; write \"orders\"";
     let orders = "commands = [\"find\"], collections = [\"shop.orders\"]";
     check(&one("deny", &format!("databases = [\"shop\"], {orders}")), &[qualified]);
     check(&(one("deny", orders) + &rule("b", "deny", "to = [{ databases = [\"shop\"] }]")), &[qualified]);
@@ -82,12 +82,12 @@ fn a_rule_that_does_more_or_less_than_it_seems_has_a_warning() {
     let apart = "to = [{ commands = [\"@write\"], databases = [\"shop\"] }, \
                  { commands = [\"@read\"], databases = [\"other\"] }]";
     check(&rule("r", "allow", apart), &[writes]);
-    let exposing = "policy.rule[1].to[1].collections also refuses everybody what shows every collection";
+    let exposing = "policy.rule[1].to[1].collections also denies every caller the commands that show this collection";
     check(&one("deny", "collections = [\"orders\"]"), &[exposing]);
     check(&one("deny", "commands = [\"drop\"], collections = [\"orders\"]"), &[]);
     check(&rule("r", "deny", &format!("{of_a}to = [{{ collections = [\"orders\"] }}]")), &[]);
     let deny = rule("d", "deny", "to = [{ commands = [\"drop\"] }]");
-    let only = "policy.rule[1].action is the only allow rule, so all other callers are denied everything";
+    let only = "policy.rule[1].action is the only allow rule, so all other callers are denied every command";
     check(&(rule("a", "allow", of_a) + &deny), &[only]);
     check(&(rule("a", "allow", of_a) + &deny + &rule("b", "allow", "from = [{ principals = [\"b\"] }]")), &[]);
     check(&rule("a", "allow", of_a), &[]);
