@@ -65,7 +65,12 @@ fn rules(count: usize) -> PolicyConfig {
         to: Some(vec![shop]),
     };
     let rules = (1..count).map(rule).chain([last]).collect();
-    PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules }
+    PolicyConfig {
+        enforcement: Enforcement::Enforce,
+        deny_javascript: false,
+        known_commands: std::collections::BTreeMap::new(),
+        rules,
+    }
 }
 
 fn compile(config: &PolicyConfig) -> Policy {
@@ -110,6 +115,7 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
     let reach = |collection: &&'a str| Reach {
         resource: Resource::Collection { database: "shop", collection },
         class: command.class,
+        incidental: false,
     };
     Meaning {
         command,
@@ -117,6 +123,7 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
         database: "shop",
         reaches: collections.iter().map(reach).collect(),
         javascript: false,
+        essential: false,
         cursors: SmallVec::new(),
         sessions: SmallVec::new(),
     }
@@ -157,7 +164,8 @@ fn hostile(criterion: &mut Criterion) {
     let names: Vec<String> = (0..1_000).map(|n| format!("places-{n}")).collect();
     let resource = |collection| Resource::Collection { database: "db-7", collection };
     let mut meaning = meaning("aggregate", &[]);
-    meaning.reaches = names.iter().map(|name| Reach { resource: resource(name), class: Class::Read }).collect();
+    meaning.reaches =
+        names.iter().map(|name| Reach { resource: resource(name), class: Class::Read, incidental: false }).collect();
     let mut group = criterion.benchmark_group("aggregate that reaches 1,000 places");
     for count in [1, 10_000] {
         let policy = compile(&rules(count));

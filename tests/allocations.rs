@@ -88,7 +88,12 @@ fn view(count: usize) -> View {
         .collect();
     rules.push(rule(1_000_001, Action::Audit, "shop", "orders"));
     rules.push(rule(1_000_002, Action::Allow, "shop", "*"));
-    let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
+    let config = PolicyConfig {
+        enforcement: Enforcement::Enforce,
+        deny_javascript: false,
+        known_commands: std::collections::BTreeMap::new(),
+        rules,
+    };
     let policy = Policy::compile(&config).expect("rules without commands");
     let principal = Principal::configured(CALLER);
     policy.view(&CallerFacts { principal: Some(&principal), source: None, listener: "orders" })
@@ -100,8 +105,9 @@ fn meaning<'a>(name: &str, resource: Resource<'a>) -> Meaning<'a> {
         command,
         explained: false,
         database: "shop",
-        reaches: smallvec![Reach { resource, class: command.class }],
+        reaches: smallvec![Reach { resource, class: command.class, incidental: false }],
         javascript: false,
+        essential: false,
         cursors: SmallVec::new(),
         sessions: SmallVec::new(),
     }

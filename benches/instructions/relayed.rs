@@ -205,7 +205,12 @@ impl FixedPolicy {
             RuleConfig { name: format!("rule-{number}"), action, dry_run: false, from: None, to: Some(vec![to]) }
         };
         let rules = (1..=count).map(rule).collect();
-        let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
+        let config = PolicyConfig {
+            enforcement: Enforcement::Enforce,
+            deny_javascript: false,
+            known_commands: std::collections::BTreeMap::new(),
+            rules,
+        };
         let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
         Ok(Self(EffectivePolicy {

@@ -51,6 +51,12 @@ fn session_id(lsid: &RawDocument) -> Option<&[u8; 16]> {
     (head == HEAD && end == [0]).then_some(id)
 }
 
+/// The most sessions that one command may end or refresh: as many as drivers end with one command. The gateway computes
+/// a hash for each.
+///
+/// Spec: mongodb/specifications `source/sessions/driver-sessions.md` § endSessions.
+pub(super) const SESSIONS_MAX: usize = 10_000;
+
 /// The ids of the sessions in a body that was not understood, where they are in the usual places and in the usual form.
 pub fn session_ids(body: &RawDocument) -> SmallVec<[&[u8; 16]; 1]> {
     let mut found = SmallVec::new();
@@ -60,7 +66,7 @@ pub fn session_ids(body: &RawDocument) -> SmallVec<[&[u8; 16]; 1]> {
             found.extend(session(&element));
         } else if index == 0 && matches!(name, "endSessions" | "refreshSessions" | "killSessions") {
             let sessions = strict::array(&element).into_iter().flat_map(strict::items).map_while(Result::ok);
-            found.extend(sessions.filter_map(|element| session(&element).ok()));
+            found.extend(sessions.filter_map(|element| session(&element).ok()).take(SESSIONS_MAX));
         } else if index == 0 && name == "explain" {
             let inner = strict::document(&element).into_iter().flat_map(strict::elements).map_while(Result::ok);
             found.extend(inner.filter(|element| key(element) == "lsid").filter_map(|element| session(&element).ok()));
@@ -74,14 +80,17 @@ pub fn session_ids(body: &RawDocument) -> SmallVec<[&[u8; 16]; 1]> {
 /// checks off.
 const INTERNAL: &[&str] = &[
     "collectionUUID",
+    "coordinator",
     "databaseVersion",
     "encryptionInformation",
     "exchange",
     "expectPrefix",
     "fromMongos",
     "fromRouter",
+    "includeQueryStatsMetrics",
     "internalClient",
     "isClusterQueryWithoutShardKeyCmd",
+    "isHybridSearch",
     "isMapReduceCommand",
     "isTimeseriesNamespace",
     "legacyRuntimeConstants",
@@ -90,12 +99,18 @@ const INTERNAL: &[&str] = &[
     "mergeByPBRT",
     "needsMerge",
     "needsSortedMerge",
+    "originalQueryShapeHash",
     "querySettings",
+    "requestReshardingResumeToken",
     "runtimeConstants",
+    "sampleId",
     "shardVersion",
+    "startOrContinueTransaction",
+    "translatedForViewlessTimeseries",
     "unwrappedReadPref",
     "use44SortKeys",
     "useNewUpsert",
+    "versionContext",
 ];
 
 const INTERNAL_BYTES_MIN: usize = "exchange".len();

@@ -13,6 +13,7 @@ pub struct KeptMeaning {
     command: &'static Command,
     explained: bool,
     javascript: bool,
+    essential: bool,
     /// The reaches without their names.
     reaches: SmallVec<[Reach<'static>; 2]>,
     /// The database, then the names of every reach, one after the other.
@@ -28,6 +29,7 @@ impl KeptMeaning {
             command: meaning.command,
             explained: false,
             javascript: false,
+            essential: false,
             reaches: SmallVec::new(),
             names: String::new(),
             lengths: SmallVec::new(),
@@ -38,8 +40,9 @@ impl KeptMeaning {
 
     /// Replaces the kept meaning by a copy of `meaning`, in the same memory.
     pub fn replace(&mut self, meaning: &Meaning<'_>) {
-        let Self { command, explained, javascript, reaches, names, lengths } = self;
-        (*command, *explained, *javascript) = (meaning.command, meaning.explained, meaning.javascript);
+        let Self { command, explained, javascript, essential, reaches, names, lengths } = self;
+        (*command, *explained) = (meaning.command, meaning.explained);
+        (*javascript, *essential) = (meaning.javascript, meaning.essential);
         names.clear();
         lengths.clear();
         reaches.clear();
@@ -68,6 +71,7 @@ impl KeptMeaning {
             database,
             reaches: self.reaches.iter().map(|reach| reach.with_names(&mut next)).collect(),
             javascript: self.javascript,
+            essential: self.essential,
             cursors: SmallVec::new(),
             sessions: SmallVec::new(),
         }
@@ -85,7 +89,7 @@ impl KeptMeaning {
 
 impl Reach<'_> {
     fn with_names<'b>(&self, map: impl FnMut(&str) -> &'b str) -> Reach<'b> {
-        Reach { resource: self.resource.with_names(map), class: self.class }
+        Reach { resource: self.resource.with_names(map), ..*self }
     }
 }
 

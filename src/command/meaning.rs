@@ -5,6 +5,7 @@
 use bson::RawDocument;
 use smallvec::SmallVec;
 
+use super::known::KnownNames;
 use super::table::{Class, Command};
 
 /// A command that was understood completely.
@@ -21,6 +22,9 @@ pub struct Meaning<'a> {
     /// Whether the command runs JavaScript on the server. Filters, updates and pipelines are searched for it only if
     /// [`ReadOptions::javascript`] was set.
     pub javascript: bool,
+    /// Whether clients cannot work without the command, and it neither shows nor changes what belongs to others: the
+    /// handshake, what shells start with, and the end of the client's own sessions, transactions and cursors.
+    pub essential: bool,
     /// The cursors that a `getMore` reads or a `killCursors` closes.
     pub cursors: SmallVec<[i64; 1]>,
     /// The ids of the sessions that the body names: the command's own session, and those that it ends or refreshes.
@@ -35,6 +39,9 @@ pub struct Reach<'a> {
     /// What the command does with it: `Read`, `Write`, `Ddl`, or a class of administration. An `aggregate` that ends in
     /// `$out` has `Read` for its sources and `Write` for its target. Never `Wrapper` or `Legacy`.
     pub class: Class,
+    /// Whether the command shows or changes this only on the side, as `getLog` shows lines about every database. Such a
+    /// reach needs no `allow` rule of its own, but a `deny` rule for it refuses the command.
+    pub incidental: bool,
 }
 
 /// What a command reaches.
@@ -74,13 +81,21 @@ pub enum Exposes {
     Database,
     /// Every database.
     Server,
+    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no caller
+    /// that was given single collections expects it.
+    Itself,
 }
 
 /// What [`read`](super::read) looks for in addition to the resources.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReadOptions {
+pub struct ReadOptions<'k> {
     /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
+    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only of
+    /// a request that has the bytes of `$where`.
+    pub stored_functions: bool,
+    /// Names that the operator calls known.
+    pub known: Option<&'k KnownNames>,
 }
 
 /// A document sequence (section kind 1) that has arrived completely.
@@ -104,10 +119,10 @@ pub struct Request<'a> {
 }
 
 /// Whether [`read`](super::read) needs the document sequences of `command`, because its meaning depends on them.
-pub fn needs_sequences(command: &Command, options: ReadOptions) -> bool {
+pub fn needs_sequences(command: &Command, options: ReadOptions<'_>) -> bool {
     match command.name {
         "bulkWrite" => true,
-        "update" | "delete" => options.javascript,
+        "update" | "delete" => options.javascript || options.stored_functions,
         _ => false,
     }
 }

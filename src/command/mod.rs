@@ -7,6 +7,7 @@
 mod arguments;
 mod javascript;
 mod kept;
+mod known;
 mod meaning;
 mod names;
 mod pipeline;
@@ -33,6 +34,8 @@ mod tests;
 
 pub use arguments::session_ids;
 pub use kept::KeptMeaning;
+pub use known::{KnownNames, plain_name};
 pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};
-pub use read::read;
+pub use read::{is_reserved, read, unknown_name};
+pub use stages::is_known as is_known_stage;
 pub use unclear::Unclear;

@@ -7,6 +7,7 @@
 
 use bson::raw::{RawArray, RawElement};
 
+use super::known::KnownNames;
 use super::meaning::Resource;
 use super::names;
 use super::reaches::Reaches;
@@ -27,12 +28,14 @@ pub(super) fn aggregate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         reader.own_collection(Read)?;
         Position::OnCollection
     };
-    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, position, 0)
+    let database = reader.database;
+    PipelineReader::new(reader).pipeline(stages, database, position, 0)
 }
 
 /// The pipeline of a view, which the server runs whenever the view is read.
 pub(super) fn of_view<'a>(reader: &mut Reader<'a, '_>, stages: &'a RawArray) -> Result<(), Unclear> {
-    PipelineReader { reaches: &mut reader.reaches }.pipeline(stages, reader.database, Position::Nested, 0)
+    let database = reader.database;
+    PipelineReader::new(reader).pipeline(stages, database, Position::Nested, 0)
 }
 
 /// A pipeline of an update. Only a few stages are allowed, and none of them reaches beyond the document.
@@ -60,9 +63,14 @@ enum Position {
 
 struct PipelineReader<'a, 'w> {
     reaches: &'w mut Reaches<'a>,
+    known: Option<&'w KnownNames>,
 }
 
-impl<'a> PipelineReader<'a, '_> {
+impl<'a, 'w> PipelineReader<'a, 'w> {
+    fn new<'r: 'w>(reader: &'w mut Reader<'a, 'r>) -> Self {
+        Self { known: reader.options.known, reaches: &mut reader.reaches }
+    }
+
     /// `database` is the database of names that have none; `depth` is the number of enclosing pipelines.
     fn pipeline(
         &mut self,
@@ -87,18 +95,30 @@ impl<'a> PipelineReader<'a, '_> {
                 "$merge" => self.merge(&spec, database)?,
                 "$changeStream" => self.change_stream(&spec, database, position)?,
                 "$listClusterCatalog" => {
-                    no_key_twice(&spec)?;
+                    known_keys(name, &spec)?;
                     let resource =
                         if database == "admin" { Resource::WholeServer } else { Resource::WholeDatabase(database) };
                     self.reaches.add(resource, Read)?;
                 }
+                "$rankFusion" => self.fusion(&spec, "$rankFusion", database, depth)?,
+                "$scoreFusion" => self.fusion(&spec, "$scoreFusion", database, depth)?,
                 _ if stages::EXPOSES_SERVER.contains(&name) => {
-                    no_key_twice(&spec)?;
+                    known_keys(name, &spec)?;
                     self.reaches.add(Resource::WholeServer, Admin)?;
+                    self.reaches.add_incidental(Resource::WholeServer, Read)?;
                 }
-                _ if stages::NAMES_NO_COLLECTION.contains(&name) => no_key_twice(&spec)?,
-                _ if stages::is_internal(name) => return Err(Unclear::InternalStage),
-                _ => return Err(Unclear::UnknownStage),
+                _ if stages::NAMES_NO_COLLECTION.contains(&name) => known_keys(name, &spec)?,
+                _ if stages::is_internal(name) => {
+                    self.reaches.unknown_stage = Some(name);
+                    return Err(Unclear::InternalStage);
+                }
+                _ => match self.known.and_then(|known| known.class_of(name)) {
+                    Some(class) => self.reaches.add_known(class)?,
+                    None => {
+                        self.reaches.unknown_stage = Some(name);
+                        return Err(Unclear::UnknownStage);
+                    }
+                },
             }
         }
         Ok(())
@@ -187,6 +207,25 @@ impl<'a> PipelineReader<'a, '_> {
         Ok(())
     }
 
+    /// Several pipelines on the collection of the command, whose results are merged.
+    fn fusion(
+        &mut self,
+        spec: &RawElement<'a>,
+        name: &'static str,
+        database: &'a str,
+        depth: usize,
+    ) -> Result<(), Unclear> {
+        let form = Unclear::Stage(name);
+        let spec = Fields::of(strict::document(spec).ok_or(form)?)?;
+        let input = Fields::of(spec.get("input").and_then(strict::document).ok_or(form)?)?;
+        let is_known = spec.are_among(&["input", "combination", "scoreDetails"])
+            && input.are_among(&["pipelines", "normalization"]);
+        match input.get("pipelines") {
+            Some(pipelines) if is_known => self.facet(pipelines, database, depth),
+            _ => Err(form),
+        }
+    }
+
     fn out(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
         let (database, collection) = match strict::text(spec) {
             Some(collection) => (database, collection),
@@ -198,7 +237,8 @@ impl<'a> PipelineReader<'a, '_> {
     fn merge(&mut self, spec: &RawElement<'a>, database: &'a str) -> Result<(), Unclear> {
         const FORM: Unclear = Unclear::Stage("$merge");
         if let Some(collection) = strict::text(spec) {
-            return self.reaches.add_collection(database, collection, Write);
+            self.reaches.add_collection(database, collection, Write)?;
+            return self.reaches.add_collection(database, collection, Read);
         }
         let spec = Fields::of(strict::document(spec).ok_or(FORM)?)?;
         if !spec.are_among(&["into", "on", "let", "whenMatched", "whenNotMatched"]) {
@@ -211,10 +251,13 @@ impl<'a> PipelineReader<'a, '_> {
         };
         self.reaches.add_collection(database, collection, Write)?;
         match spec.get("whenMatched").map(|when| (strict::array(when), strict::text(when))) {
-            None | Some((None, Some(_))) => Ok(()),
-            Some((Some(stages), _)) => of_update(stages),
-            Some((None, None)) => Err(FORM),
+            // What was there is not looked at.
+            Some((None, Some("replace" | "keepExisting" | "fail"))) => return Ok(()),
+            None | Some((None, Some(_))) => {}
+            Some((Some(stages), _)) => of_update(stages)?,
+            Some((None, None)) => return Err(FORM),
         }
+        self.reaches.add_collection(database, collection, Read)
     }
 
     /// A change stream on the aggregated collection, on its database, or on the cluster.
@@ -228,7 +271,10 @@ impl<'a> PipelineReader<'a, '_> {
             "startAfter",
             "startAtOperationTime",
             "allChangesForCluster",
+            "ignoreRemovedShards",
+            "matchCollectionUUIDForUpdateLookup",
             "showExpandedEvents",
+            "version",
         ]);
         if !known {
             return Err(FORM);
@@ -283,6 +329,20 @@ fn makes_its_own_documents(spec: &Fields<'_>) -> bool {
 
 fn no_key_twice(spec: &RawElement<'_>) -> Result<(), Unclear> {
     strict::document(spec).map_or(Ok(()), |spec| Fields::of(spec).map(|_| ()))
+}
+
+/// Refuses a key twice, and keys that the stage is not known to have: servers send each other some that contain whole
+/// pipelines. A value that is not a document has no keys.
+fn known_keys(stage: &str, spec: &RawElement<'_>) -> Result<(), Unclear> {
+    let Some(spec) = strict::document(spec) else { return Ok(()) };
+    let fields = Fields::of(spec)?;
+    let is_known = match stages::KEYS.iter().find(|(stages, _)| stages.contains(&stage)) {
+        Some((_, keys)) => fields.are_among(keys),
+        // Here the keys are fields, or the value is an expression.
+        None if matches!(stage, "$group" | "$sort") => !fields.iter().any(|field| key(field).starts_with('$')),
+        None => !fields.iter().any(|field| key(field).starts_with("$_internal")),
+    };
+    if is_known { Ok(()) } else { Err(stages::known(stage).map_or(Unclear::UnknownStage, Unclear::Stage)) }
 }
 
 /// mongod accepts 20 nested pipelines.

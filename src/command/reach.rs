@@ -6,6 +6,7 @@
 use bson::raw::RawElement;
 
 use super::arguments;
+use super::javascript::Found;
 use super::meaning::Resource;
 use super::names;
 use super::pipeline;
@@ -21,6 +22,7 @@ use super::users;
 pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
+        "other" => known(reader),
         "find" | "insert" | "count" | "distinct" => reader.own_collection(reader.command.class),
         "update" => statements::update(reader),
         "delete" => statements::delete(reader),
@@ -30,26 +32,32 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "killCursors" => kill_cursors(reader),
         "mapReduce" => map_reduce(reader),
         "create" | "collMod" => create(reader),
+        "createIndexes" | "reIndex" => build_indexes(reader),
         "renameCollection" => rename_collection(reader),
         "cloneCollectionAsCapped" => clone_collection(reader),
-        "compactStructuredEncryptionData" => compact_encryption_data(reader),
+        "compactStructuredEncryptionData" | "cleanupStructuredEncryptionData" => compact_encryption_data(reader),
         "validate" => validate(reader),
         "dbHash" => db_hash(reader),
         "dbCheck" => db_check(reader),
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
-        "enableSharding" | "getDatabaseVersion" => named_database(reader),
-        "endSessions" | "refreshSessions" | "killSessions" => sessions(reader),
+        "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
+        "endSessions" | "refreshSessions" => sessions(reader),
+        "killSessions" => kill_sessions(reader),
+        "killAllSessions" | "killAllSessionsByPattern" => reader.reaches.add(Resource::WholeServer, Admin),
+        "commitTransaction" | "abortTransaction" => own_session(reader),
+        "checkMetadataConsistency" => check_metadata(reader),
         "dropDatabase" | "listCollections" | "profile" => {
             reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
-        "currentOp"
-        | "getLog"
-        | "listDatabases"
-        | "lockInfo"
-        | "setProfilingFilterGlobally"
-        | "top"
-        | "validateDBMetadata" => reader.reaches.add(Resource::WholeServer, reader.command.class),
+        "listDatabases" => reader.reaches.add(Resource::WholeServer, Read),
+        "setProfilingFilterGlobally" => reader.reaches.add(Resource::WholeServer, Admin),
+        "getLog" if is_startup_warnings(reader) => essential(reader),
+        "getParameter" if asks_only_for(reader, &["featureCompatibilityVersion"]) => essential(reader),
+        "hostInfo" if asks_only_for(reader, &[]) => essential(reader),
+        _ if matches!(reader.command.class, Class::Handshake | Class::Auth) => essential(reader),
+        name if SHOWS_THE_SERVER.contains(&name) => show_server(reader),
+        name if TEST_COMMANDS.contains(&name) => show_server(reader),
         _ => by_table(reader),
     }
 }
@@ -60,15 +68,73 @@ fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         (Session, _) => reader.reaches.add(Resource::NoNamespace, Session),
         (Class::UserAdmin, _) => users::administer(reader),
         (_, CollectionAt::None) => reader.reaches.add(Resource::Database(reader.database), class),
-        (_, CollectionAt::First) => reader.own_collection(class),
-        (_, CollectionAt::FirstFullNamespace) => reader.namespace_at(reader.command_value()?, class),
+        (_, CollectionAt::First) => {
+            reader.own_collection(class)?;
+            if class == Admin && !reader.command.name.starts_with("planCache") {
+                reader.reaches.show_last()?;
+            }
+            Ok(())
+        }
+        (_, CollectionAt::FirstFullNamespace) => {
+            reader.namespace_at(reader.command_value()?, class)?;
+            if matches!(class, Admin | Cluster) { reader.reaches.show_last() } else { Ok(()) }
+        }
         (_, CollectionAt::Field(field)) => reader.collection_in(field, class),
     }
 }
 
+/// A command that only the operator knows.
+fn known(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    let class = reader.options.known.and_then(|known| known.class_of(key(reader.command_value().ok()?)));
+    reader.reaches.add_known(class.ok_or(Unclear::UnknownCommand)?)
+}
+
+/// Reaches its own database; passes whatever `allow` rules say.
+fn essential(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    reader.essential = true;
+    reader.reaches.add(Resource::Database(reader.database), reader.command.class)
+}
+
+/// Ends, or keeps, what belongs to the client's own session.
+fn own_session(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    reader.essential = true;
+    reader.reaches.add(Resource::NoNamespace, Session)
+}
+
+/// Shows what clients do on the whole server, so that a `deny` rule against reading anything refuses the command. An
+/// `allow` rule for its class is enough.
+fn show_server(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    reader.reaches.add(Resource::WholeServer, reader.command.class)?;
+    reader.reaches.add_incidental(Resource::WholeServer, Read)
+}
+
+/// Warnings about the host and the configuration; no line about what clients do.
+fn is_startup_warnings(reader: &Reader<'_, '_>) -> bool {
+    reader.fields.first().and_then(strict::text) == Some("startupWarnings")
+}
+
+/// Whether the command is a number and has no other argument than `names` and those that every command takes.
+fn asks_only_for(reader: &Reader<'_, '_>, names: &[&str]) -> bool {
+    let is_expected = |element: &RawElement<'_>| GENERIC.contains(&key(element)) || names.contains(&key(element));
+    reader.fields.first().is_some_and(strict::is_number) && reader.fields.iter().skip(1).all(is_expected)
+}
+
+/// The errors of an index build show keys that the documents have: a 2dsphere index what is no point, a unique index what
+/// occurs twice.
+fn build_indexes(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    reader.own_collection(Ddl)?;
+    reader.own_collection(Read)
+}
+
 /// A view stores a read, so the client that creates it must be allowed to read everything that the view exposes.
+///
+/// `collMod` shows what the collection has: the old options, and the documents that prevent a unique index. A validator is
+/// an expression that runs on documents, and shows by errors what they have.
 fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
+    if reader.command.name == "collMod" || reader.fields.get("validator").is_some() {
+        reader.own_collection(Read)?;
+    }
     if let Some(source) = reader.fields.get("viewOn") {
         reader.collection_at(source, Read)?;
     }
@@ -106,7 +172,10 @@ fn compact_encryption_data(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 fn validate(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let is_read_only = ["repair", "fixMultikey"].iter().all(|field| strict::is_off(reader.fields.get(field)));
-    reader.own_collection(if is_read_only { Read } else { Ddl })
+    if !is_read_only {
+        reader.own_collection(Ddl)?;
+    }
+    reader.own_collection(Read)
 }
 
 /// Without names, or with an empty list, `dbHash` reads all collections.
@@ -123,9 +192,10 @@ fn db_hash(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 fn db_check(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     if strict::is_number(reader.command_value()?) {
-        return reader.reaches.add(Resource::WholeDatabase(reader.database), Admin);
+        reader.reaches.add(Resource::WholeDatabase(reader.database), Admin)?;
+        return reader.reaches.add_incidental(Resource::WholeDatabase(reader.database), Read);
     }
-    reader.own_collection(Admin)
+    by_table(reader)
 }
 
 /// Reads `<root>.chunks`. Only for the default root does the name exist as a string here. For another root, the body
@@ -142,7 +212,8 @@ fn file_md5(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 }
 
 fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.javascript = true;
+    // Its functions see `system.js`.
+    reader.found = Found { javascript: true, stored_functions: true };
     reader.own_collection(Read)?;
     let out = reader.argument("out")?;
     let Some(out) = strict::document(out) else {
@@ -164,12 +235,19 @@ fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         None => reader.database,
     };
     let target = strict::text(target).ok_or(Unclear::CollectionName)?;
-    reader.reaches.add_collection(database, target, Write)
+    reader.reaches.add_collection(database, target, Write)?;
+    if out.get("reduce").is_some() {
+        // The function is given what the target has.
+        reader.reaches.add_collection(database, target, Read)?;
+    }
+    Ok(())
 }
 
 /// mongod compares this name with the collection of the cursor. A cursor without a collection has `$cmd.…`.
 fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
-    if strict::text(name).is_some_and(|name| name.starts_with("$cmd.") && !name.contains('\0')) {
+    if let Some(name) = strict::text(name).filter(|name| name.starts_with("$cmd.") && !name.contains('\0')) {
+        // What it shows is the answer to a command of the same client, and the gateway knows whose the cursor is.
+        reader.essential = matches!((reader.database, name), ("admin", "$cmd.bulkWrite") | (_, "$cmd.listCollections"));
         return reader.reaches.add(Resource::Database(reader.database), Read);
     }
     reader.collection_at(name, Read)
@@ -196,7 +274,7 @@ fn kill_cursors(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 /// A client that may send `applyOps` may do anything, so it reaches the whole server. The namespaces that it names are
 /// added for `deny` rules about them.
 fn apply_ops(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.reaches.add(Resource::WholeServer, Cluster)?;
+    show_server(reader)?;
     let operations = strict::array(reader.command_value()?).ok_or(Unclear::Argument("applyOps"))?;
     for operation in strict::items(operations) {
         let operation = strict::document(&operation?).ok_or(Unclear::Argument("applyOps"))?;
@@ -221,18 +299,106 @@ fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
 }
 
-fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    by_table(reader)?;
-    let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
-    // Without an id it ends all sessions of the user. All callers may be this user.
-    if reader.command.name == "killSessions" && sessions.is_empty() {
-        reader.reaches.add(Resource::WholeServer, Admin)?;
+/// Ends the client's own sessions if it names nothing else. Without a session it ends all sessions of the user, which may
+/// be the user of all callers; with the `uid` of a user it ends a session by its id in mongod.
+fn kill_sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    let named = reader.fields.first().and_then(strict::array).filter(|sessions| !sessions.is_empty());
+    let is_own = |one: Result<RawElement<'_>, Unclear>| one.is_ok_and(|one| arguments::session(&one).is_ok());
+    if named.is_some_and(|named| strict::items(named).all(is_own)) {
+        return sessions(reader);
     }
+    reader.reaches.add(Resource::WholeServer, Admin)
+}
+
+/// On `admin`, a number checks the whole cluster; elsewhere the database.
+fn check_metadata(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    let resource = match reader.database {
+        _ if !strict::is_number(reader.command_value()?) => return by_table(reader),
+        "admin" => Resource::WholeServer,
+        database => Resource::WholeDatabase(database),
+    };
+    reader.reaches.add(resource, Admin)?;
+    reader.reaches.add_incidental(resource, Read)
+}
+
+fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    own_session(reader)?;
+    let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
     for session in strict::items(sessions) {
+        if reader.sessions.len() > arguments::SESSIONS_MAX {
+            return Err(Unclear::TooManyResources);
+        }
         reader.sessions.push(arguments::session(&session?)?);
     }
     Ok(())
 }
+
+/// Commands that show what clients do on the whole server, or hand data of the whole server to a host of the client's
+/// choice.
+const SHOWS_THE_SERVER: [&str; 10] = [
+    "addShard",
+    "currentOp",
+    "getLog",
+    "lockInfo",
+    "removeQuerySettings",
+    "replSetInitiate",
+    "replSetReconfig",
+    "setQuerySettings",
+    "top",
+    "validateDBMetadata",
+];
+
+/// Commands that a server has only if it was started with `enableTestCommands`. Some of them read and write anywhere.
+pub(super) const TEST_COMMANDS: [&str; 28] = [
+    "_hashBSONElement",
+    "captrunc",
+    "clearLog",
+    "configureFailPoint",
+    "cpuload",
+    "echo",
+    "emptycapped",
+    "godinsert",
+    "httpClientRequest",
+    "logMessage",
+    "makeSnapshot",
+    "pinHistoryReplicated",
+    "reapLogicalSessionCacheNow",
+    "refreshLogicalSessionCacheNow",
+    "replSetTest",
+    "replSetTestEgress",
+    "setCommittedSnapshot",
+    "sleep",
+    "stageDebug",
+    "testDeprecation",
+    "testDeprecationInVersion2",
+    "testInternalTransactions",
+    "testRemoval",
+    "testReshardCloneCollection",
+    "testVersion2",
+    "testVersions1And2",
+    "waitForOngoingChunkSplits",
+    "whatsmysni",
+];
+
+/// Arguments that every command takes.
+const GENERIC: [&str; 16] = [
+    "$clusterTime",
+    "$comment",
+    "$db",
+    "$readPreference",
+    "apiDeprecationErrors",
+    "apiStrict",
+    "apiVersion",
+    "autocommit",
+    "clientOperationKey",
+    "comment",
+    "lsid",
+    "maxTimeMS",
+    "readConcern",
+    "startTransaction",
+    "txnNumber",
+    "writeConcern",
+];
 
 /// Far more than drivers close with one command.
 const CURSORS_MAX: usize = 1000;

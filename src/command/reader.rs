@@ -1,9 +1,10 @@
 //! A command that is being read: its body, its document sequences, and what was found in them so far.
 
+use bson::RawDocument;
 use bson::raw::RawElement;
 use smallvec::SmallVec;
 
-use super::javascript::{self, ValueUse};
+use super::javascript::{self, Found, ValueUse};
 use super::meaning::{ReadOptions, Sequence, needs_sequences};
 use super::reaches::Reaches;
 use super::strict::{self, Documents, Fields};
@@ -15,11 +16,14 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) command: &'static Command,
     pub(super) database: &'a str,
     pub(super) fields: &'r Fields<'a>,
-    pub(super) options: ReadOptions,
+    pub(super) options: ReadOptions<'r>,
     pub(super) reaches: Reaches<'a>,
-    pub(super) javascript: bool,
+    pub(super) found: Found,
+    pub(super) essential: bool,
     pub(super) cursors: SmallVec<[i64; 1]>,
     pub(super) sessions: SmallVec<[&'a [u8; 16]; 1]>,
+    /// Whether values are searched for JavaScript.
+    searches: bool,
     sequences: &'r [Sequence<'a>],
 }
 
@@ -29,11 +33,35 @@ impl<'a, 'r> Reader<'a, 'r> {
         database: &'a str,
         fields: &'r Fields<'a>,
         sequences: &'r [Sequence<'a>],
-        options: ReadOptions,
-        sessions: SmallVec<[&'a [u8; 16]; 1]>,
+        options: ReadOptions<'r>,
     ) -> Self {
-        let (reaches, javascript, cursors) = (Reaches::default(), false, SmallVec::new());
-        Self { command, database, fields, options, reaches, javascript, cursors, sessions, sequences }
+        Self {
+            command,
+            database,
+            fields,
+            options,
+            reaches: Reaches::default(),
+            found: Found::default(),
+            essential: false,
+            cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
+            searches: options.javascript,
+            sequences,
+        }
+    }
+
+    /// Whether values are searched for JavaScript.
+    pub(super) fn searches(&self) -> bool {
+        self.searches
+    }
+
+    /// Prepares the search for `$where` where [`ReadOptions::stored_functions`] asks for it and `body` or a document
+    /// sequence may contain one. The documents of an `insert` are stored and never run.
+    pub(super) fn expect_stored_functions(&mut self, body: &RawDocument) {
+        if self.options.stored_functions && !self.searches && self.command.name != "insert" {
+            self.searches = javascript::may_have_where(body.as_bytes())
+                || self.sequences.iter().any(|sequence| javascript::may_have_where(sequence.documents));
+        }
     }
 
     /// The value of the first element.
@@ -80,10 +108,10 @@ impl<'a, 'r> Reader<'a, 'r> {
         self.reaches.add_namespace(strict::text(element).ok_or(Unclear::CollectionName)?, class)
     }
 
-    /// Searches one value for JavaScript, if [`ReadOptions::javascript`] is set and none was found yet.
+    /// Searches one value for JavaScript, if the options ask for it and there is more to be found.
     pub(super) fn search_javascript(&mut self, element: &RawElement<'a>, value_use: ValueUse) -> Result<(), Unclear> {
-        if self.options.javascript && !self.javascript {
-            self.javascript = javascript::is_in(element, value_use)?;
+        if self.searches && !self.found.stored_functions {
+            javascript::search(element, value_use, &mut self.found)?;
         }
         Ok(())
     }

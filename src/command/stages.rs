@@ -14,9 +14,14 @@ pub(super) fn is_internal(stage: &str) -> bool {
     stage.starts_with("$_") || OTHERS.contains(&stage)
 }
 
+/// Whether this is the name of a stage, including stages that only servers send to each other.
+pub fn is_known(stage: &str) -> bool {
+    known(stage).is_some() || is_internal(stage)
+}
+
 /// The name of a stage, from the tables of known stages.
 pub(super) fn known(stage: &str) -> Option<&'static str> {
-    const NAMES_COLLECTIONS: [&str; 9] = [
+    const NAMES_COLLECTIONS: [&str; 11] = [
         "$changeStream",
         "$facet",
         "$graphLookup",
@@ -25,6 +30,8 @@ pub(super) fn known(stage: &str) -> Option<&'static str> {
         "$match",
         "$merge",
         "$out",
+        "$rankFusion",
+        "$scoreFusion",
         "$unionWith",
     ];
     NAMES_COLLECTIONS.iter().chain(NAMES_NO_COLLECTION).chain(EXPOSES_SERVER).find(|known| **known == stage).copied()
@@ -52,7 +59,9 @@ pub(super) const NAMES_NO_COLLECTION: &[&str] = &[
     "$replaceRoot",
     "$replaceWith",
     "$sample",
+    "$score",
     "$search",
+    "$searchBeta",
     "$searchMeta",
     "$set",
     "$setWindowFields",
@@ -73,4 +82,117 @@ pub(super) const EXPOSES_SERVER: &[&str] = &[
     "$querySettings",
     "$queryStats",
     "$shardedDataDistribution",
+];
+
+/// The keys of the stages with a fixed set of keys. The keys of every other stage in [`NAMES_NO_COLLECTION`] are names of
+/// fields, or its value is an expression.
+///
+/// Spec: the MongoDB manual § Aggregation Stages, and the Atlas manual § Search, § Vector Search.
+pub(super) const KEYS: &[(&[&str], &[&str])] = &[
+    (&["$bucket"], &["groupBy", "boundaries", "default", "output"]),
+    (&["$bucketAuto"], &["groupBy", "buckets", "output", "granularity"]),
+    (&["$changeStreamSplitLargeEvent", "$indexStats", "$shardedDataDistribution"], &[]),
+    (&["$collStats"], &["latencyStats", "storageStats", "count", "queryExecStats", "operationStats", "targetAllNodes"]),
+    (
+        &["$currentOp"],
+        &[
+            "allUsers",
+            "idleConnections",
+            "idleCursors",
+            "idleSessions",
+            "localOps",
+            "backtrace",
+            "targetAllNodes",
+            "truncateOps",
+        ],
+    ),
+    (&["$densify"], &["field", "partitionByFields", "range"]),
+    (&["$fill"], &["partitionBy", "partitionByFields", "sortBy", "output"]),
+    (
+        &["$geoNear"],
+        &[
+            "near",
+            "distanceField",
+            "distanceMultiplier",
+            "includeLocs",
+            "key",
+            "limit",
+            "maxDistance",
+            "minDistance",
+            "num",
+            "query",
+            "spherical",
+            "uniqueDocs",
+        ],
+    ),
+    (&["$limit", "$skip", "$count"], &[]),
+    (&["$listClusterCatalog"], &["shards", "tracked", "balancingConfiguration"]),
+    (&["$listLocalSessions", "$listSessions"], &["users", "allUsers"]),
+    (&["$listSampledQueries"], &["namespace"]),
+    (&["$listSearchIndexes"], &["id", "name"]),
+    (&["$planCacheStats"], &["allHosts"]),
+    (&["$querySettings"], &["showDebugQueryShape"]),
+    (&["$queryStats"], &["transformIdentifiers"]),
+    (&["$replaceRoot"], &["newRoot"]),
+    (&["$sample"], &["size"]),
+    (&["$score"], &["score", "normalization", "normalize", "normalizeFunction", "scoreDetails", "weight"]),
+    (
+        &["$search", "$searchBeta", "$searchMeta"],
+        &[
+            "index",
+            "concurrent",
+            "count",
+            "highlight",
+            "returnScope",
+            "returnStoredSource",
+            "scoreDetails",
+            "searchAfter",
+            "searchBefore",
+            "sort",
+            "tracking",
+            // Operators and collectors.
+            "autocomplete",
+            "compound",
+            "embeddedDocument",
+            "equals",
+            "exists",
+            "facet",
+            "geoShape",
+            "geoWithin",
+            "hasAncestor",
+            "hasRoot",
+            "in",
+            "knnBeta",
+            "moreLikeThis",
+            "near",
+            "phrase",
+            "queryString",
+            "range",
+            "regex",
+            "search",
+            "span",
+            "term",
+            "text",
+            "vectorSearch",
+            "wildcard",
+        ],
+    ),
+    (&["$setWindowFields"], &["partitionBy", "sortBy", "output"]),
+    (&["$unwind"], &["path", "includeArrayIndex", "preserveNullAndEmptyArrays"]),
+    (
+        &["$vectorSearch"],
+        &[
+            "index",
+            "path",
+            "queryVector",
+            "query",
+            "numCandidates",
+            "limit",
+            "filter",
+            "exact",
+            "explainOptions",
+            "model",
+            "returnStoredSource",
+        ],
+    ),
 ];

@@ -1,8 +1,10 @@
 //! The statements of the write commands `update`, `delete`, `findAndModify` and `bulkWrite`.
 
 use bson::raw::{RawBsonRef, RawElement};
+use smallvec::SmallVec;
 
 use super::javascript::ValueUse;
+use super::names;
 use super::pipeline;
 use super::reader::Reader;
 use super::strict::{self, Fields, key};
@@ -10,7 +12,7 @@ use super::table::Class::{Read, Write};
 use super::unclear::Unclear;
 
 pub(super) fn update(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.own_collection(Write)?;
+    changed_collection(reader)?;
     for statement in reader.documents("updates")?.into_iter().flatten() {
         for element in strict::elements(statement?) {
             statement_element(reader, &element?, "u")?;
@@ -20,11 +22,12 @@ pub(super) fn update(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 }
 
 pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    reader.own_collection(Write)?;
-    if !reader.options.javascript {
+    changed_collection(reader)?;
+    let statements = reader.documents("deletes")?;
+    if !reader.searches() {
         return Ok(());
     }
-    for statement in reader.documents("deletes")?.into_iter().flatten() {
+    for statement in statements.into_iter().flatten() {
         for element in strict::elements(statement?) {
             reader.search_javascript(&element?, ValueUse::Evaluated)?;
         }
@@ -32,10 +35,16 @@ pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// The reply contains the changed document, so this command reads as well.
-pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+/// The collection of a statement that finds documents before it changes them. It also reads: a filter tells by the number
+/// of changed documents, and an expression by its errors, what the documents contain.
+fn changed_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
-    reader.own_collection(Read)?;
+    reader.own_collection(Read)
+}
+
+/// The reply contains the changed document as well.
+pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    changed_collection(reader)?;
     match reader.fields.get("update") {
         Some(update) => modification(reader, update),
         None => Ok(()),
@@ -43,9 +52,9 @@ pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear
 }
 
 /// A statement names its collection by an index into `nsInfo`. Every entry of `nsInfo` counts as written, whether a
-/// statement uses it or not.
+/// statement uses it or not. An update or a delete also reads its collection, as the commands of these names do.
 pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    let mut count = 0;
+    let mut namespaces = SmallVec::<[Target<'_>; 4]>::new();
     for entry in reader.documents("nsInfo")?.into_iter().flatten() {
         let entry = Fields::of(entry?)?;
         let namespace = entry.get("ns").and_then(strict::text).ok_or(Unclear::CollectionName)?;
@@ -53,32 +62,50 @@ pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
             return Err(Unclear::Argument("nsInfo"));
         }
         reader.reaches.add_namespace(namespace, Write)?;
-        count += 1;
+        namespaces.push(Target { namespace, is_read: false, has_where: false });
     }
-    if count == 0 {
+    if namespaces.is_empty() {
         return Err(Unclear::Argument("nsInfo"));
     }
     for operation in reader.documents("ops")?.into_iter().flatten() {
         let operation = Fields::of(operation?)?;
         let kind = operation.first().ok_or(Unclear::Argument("ops"))?;
-        if !matches!(key(kind), "insert" | "update" | "delete") || !points_into(kind, count) {
-            return Err(Unclear::Argument("ops"));
+        let is_insert = match key(kind) {
+            "insert" => true,
+            "update" | "delete" => false,
+            _ => return Err(Unclear::Argument("ops")),
+        };
+        let target = index(kind).and_then(|at| namespaces.get_mut(at)).ok_or(Unclear::Argument("ops"))?;
+        if !is_insert && !target.is_read {
+            target.is_read = true;
+            reader.reaches.add_namespace(target.namespace, Read)?;
         }
         for element in operation.iter().filter(|element| key(element) != "document") {
             statement_element(reader, element, "updateMods")?;
+        }
+        // The search starts anew for the next statement, which may be for another database.
+        if std::mem::take(&mut reader.found.stored_functions) && !target.has_where {
+            target.has_where = true;
+            let (database, _) = names::namespace(target.namespace)?;
+            reader.reaches.add_stored_functions(database)?;
         }
     }
     Ok(())
 }
 
-/// Whether the element is a valid index into a list of `count` entries.
-fn points_into(element: &RawElement<'_>, count: i64) -> bool {
-    let number = match element.value() {
-        Ok(RawBsonRef::Int32(number)) => i64::from(number),
-        Ok(RawBsonRef::Int64(number)) => number,
-        _ => return false,
-    };
-    (0..count).contains(&number)
+/// An entry of `nsInfo`, and what is known already of the statements for it.
+struct Target<'a> {
+    namespace: &'a str,
+    is_read: bool,
+    has_where: bool,
+}
+
+fn index(element: &RawElement<'_>) -> Option<usize> {
+    match element.value() {
+        Ok(RawBsonRef::Int32(number)) => usize::try_from(number).ok(),
+        Ok(RawBsonRef::Int64(number)) => usize::try_from(number).ok(),
+        _ => None,
+    }
 }
 
 fn statement_element<'a>(

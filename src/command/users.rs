@@ -2,11 +2,11 @@
 
 use bson::raw::RawElement;
 
-use super::meaning::Resource;
+use super::meaning::{Exposes, Resource};
 use super::names;
 use super::reader::Reader;
 use super::strict::{self, Fields};
-use super::table::Class::UserAdmin;
+use super::table::Class::{Read, UserAdmin};
 use super::unclear::Unclear;
 
 /// Adds the command's own database, and every other database that it names.
@@ -14,6 +14,10 @@ pub(super) fn administer(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::Database(reader.database), UserAdmin)?;
     if matches!(reader.command.name, "usersInfo" | "rolesInfo") {
         info_target(reader, reader.command_value()?)?;
+        // The reply has what these collections have, with `showCredentials` also the hashes of passwords.
+        let collection = if reader.command.name == "usersInfo" { "system.users" } else { "system.roles" };
+        let resource = Resource::SystemCollection { database: "admin", collection, exposes: Exposes::Itself };
+        reader.reaches.add_incidental(resource, Read)?;
     }
     if let Some(roles) = reader.fields.get("roles") {
         let roles = strict::array(roles).ok_or(Unclear::Argument("roles"))?;

@@ -103,7 +103,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         ],
     ),
     ("[identity]", &["principal", "sources", "uids"]),
-    ("policy", &["enforcement", "deny_javascript", "rule"]),
+    ("policy", &["enforcement", "deny_javascript", "known_commands", "rule"]),
     ("[policy.rule]", &["name", "action", "dry_run", "from", "to"]),
     (
         "[policy.rule.from]",

@@ -4,6 +4,7 @@
 
 use super::commands::CommandSelector;
 use super::pattern::{Pattern, Patterns};
+use super::pitfalls;
 use super::problem::PolicyProblem;
 use super::rule::{From, Rule, To};
 use super::shadows;
@@ -14,6 +15,7 @@ pub(super) fn warnings(rules: &[Rule]) -> Vec<PolicyProblem> {
         check_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
     }
     shadows::find(rules, &mut warnings);
+    pitfalls::find(rules, &mut warnings);
     warnings
 }
 

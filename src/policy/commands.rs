@@ -2,23 +2,25 @@
 //!
 //! A value that matches no command is a problem: otherwise a misspelled `deny` rule would deny nothing.
 
+use std::sync::LazyLock;
+
 use crate::command::table::{self, COMMANDS, Class, Command};
 
 use super::pattern::Pattern;
 
-/// Commands that need no `allow` rule, because clients need them to establish a connection.
-const HANDSHAKE: [&str; 11] = [
-    "hello",
-    "isMaster",
-    "ping",
-    "buildInfo",
-    "connectionStatus",
-    "endSessions",
-    "saslStart",
-    "saslContinue",
-    "authenticate",
-    "getnonce",
-    "logout",
+/// Commands outside the handshake that need no `allow` rule, at least with some arguments, and the class of what they
+/// reach then: see [`Meaning::essential`](crate::command::Meaning::essential).
+const ESSENTIAL: [(&str, Class); 10] = [
+    ("abortTransaction", Class::Session),
+    ("commitTransaction", Class::Session),
+    ("endSessions", Class::Session),
+    ("getLog", Class::AdminRead),
+    ("getMore", Class::Read),
+    ("getParameter", Class::AdminRead),
+    ("hostInfo", Class::AdminRead),
+    ("killCursors", Class::Read),
+    ("killSessions", Class::Session),
+    ("refreshSessions", Class::Session),
 ];
 
 /// The names of classes in rules.
@@ -47,13 +49,8 @@ pub(super) struct CommandFacts {
     pub(super) class: Class,
     pub(super) javascript: bool,
     pub(super) explained: bool,
-}
-
-impl CommandFacts {
-    /// Whether the command belongs to the handshake. An explained command does not: no client needs it to connect.
-    pub(super) fn is_handshake(&self) -> bool {
-        !self.explained && HANDSHAKE.contains(&self.command.name)
-    }
+    /// Whether the command passes unless a `deny` rule names it.
+    pub(super) essential: bool,
 }
 
 /// A set of commands.
@@ -170,15 +167,27 @@ impl CommandSelector {
             && self.names.iter().all(|command| command.class == Class::Session)
     }
 
-    /// Whether `other` names every command of the handshake that this names.
-    pub(super) fn names_no_more_handshake_than(&self, other: &Self) -> bool {
-        let sessions = self.classes & bit(Class::Session) != 0;
-        HANDSHAKE.iter().filter_map(|name| table::find(name.as_bytes())).all(|command| {
-            let own = self.names.has(command) || (sessions && command.class == Class::Session);
-            let theirs = other.names.has(command)
-                || (other.classes & bit(Class::Session) != 0 && command.class == Class::Session);
-            !own || theirs
-        })
+    /// Whether `other` names every essential command that this names.
+    pub(super) fn names_no_more_essentials_than(&self, other: &Self) -> bool {
+        static ESSENTIALS: LazyLock<Vec<(&Command, u8)>> = LazyLock::new(|| {
+            let with_class = |command: &'static Command| {
+                let class = ESSENTIAL.iter().find(|(name, _)| *name == command.name).map(|(_, class)| *class);
+                let handshake = matches!(command.class, Class::Handshake | Class::Auth).then_some(command.class);
+                Some((command, bit(class.or(handshake)?)))
+            };
+            table::all().iter().filter_map(with_class).collect()
+        });
+        let names = |selector: &Self, command, class: u8| selector.names.has(command) || selector.classes & class != 0;
+        ESSENTIALS.iter().all(|(command, class)| !names(self, command, *class) || names(other, command, *class))
+    }
+
+    pub(super) fn has_class(&self, class: Class) -> bool {
+        self.classes & bit(class) != 0
+    }
+
+    /// Whether the selector may match some command at a resource that the command reads.
+    pub(super) fn may_match_reads(&self) -> bool {
+        self.all || self.javascript || self.classes & bit(Class::Read) != 0 || self.names != CommandSet::default()
     }
 
     /// The values in canonical form, sorted.
@@ -191,6 +200,24 @@ impl CommandSelector {
         texts.sort_unstable();
         texts
     }
+}
+
+/// The class of a command that only the operator knows. A session has no resource, and JavaScript is not a class of its
+/// own.
+pub(super) fn class_of_known_command(text: &str) -> Result<Class, String> {
+    let classes = || CLASSES.iter().filter(|(_, class)| *class != Class::Session);
+    if let Some((_, class)) = classes().find(|(word, _)| *word == text) {
+        return Ok(*class);
+    }
+    let words = || classes().map(|(word, _)| *word);
+    let shown = text.escape_debug();
+    Err(match nearest(text, words()) {
+        Some(near) => format!("is \"{shown}\", which is not a class of commands; did you mean \"{near}\"?"),
+        None => format!(
+            "is \"{shown}\", which is not a class of commands; choose from {}",
+            words().collect::<Vec<_>>().join(", ")
+        ),
+    })
 }
 
 /// The bit of a class in [`CommandSelector::classes`]; 0 for a class without a name in rules.
@@ -263,8 +290,8 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_of_the_handshake_are_in_the_table() {
-        for name in HANDSHAKE {
+    fn the_essential_commands_are_in_the_table() {
+        for (name, _) in ESSENTIAL {
             assert_eq!(table::find(name.as_bytes()).unwrap().name, name);
         }
     }

@@ -1,12 +1,14 @@
 //! The rules of `[policy]`, compiled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::command::{KnownNames, is_known_stage, is_reserved, table};
 use crate::config::{Action, Enforcement, PolicyConfig};
 
 use super::analysis;
 use super::caller::CallerFacts;
+use super::commands::class_of_known_command;
 use super::fingerprint;
 use super::judgement::Grounds;
 use super::problem::PolicyProblem;
@@ -20,6 +22,8 @@ pub struct Policy {
     names: Vec<String>,
     rules: Arc<[Rule]>,
     flags: PolicyFlags,
+    /// Commands and stages that the operator names as known.
+    known: Option<Arc<KnownNames>>,
     /// The rules that name every one of their principals in full, by principal; in their order.
     by_principal: HashMap<String, Vec<RuleId>>,
     /// All other rules, in their order.
@@ -36,6 +40,7 @@ impl Policy {
         let path = |at: usize| format!("policy.rule[{}]", at + 1);
         let rules: Arc<[Rule]> =
             config.rules.iter().enumerate().map(|(at, rule)| Rule::compile(rule, &path(at), &mut problems)).collect();
+        let known = known_names(&config.known_commands, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -55,6 +60,7 @@ impl Policy {
             flags: flags(config, &rules),
             fingerprint: fingerprint::of(config, &rules),
             rules,
+            known,
             by_principal,
             by_anything,
             rule_sets: Mutex::new(HashMap::new()),
@@ -88,8 +94,8 @@ impl Policy {
         &self.fingerprint
     }
 
-    /// Rules that can never match, and rules that have no effect because of other rules. Only certain cases are
-    /// reported.
+    /// Rules that can never match, rules that have no effect because of other rules, and rules that do more or less than
+    /// they seem to. Only certain cases are reported.
     pub fn warnings(&self) -> Vec<PolicyProblem> {
         analysis::warnings(&self.rules)
     }
@@ -110,7 +116,7 @@ impl Policy {
         }
         // A new entry is the occasion to remove the unused ones.
         rule_sets.retain(|_, rule_set| rule_set.strong_count() > 0);
-        let rule_set = Arc::new(RuleSet::new(self.flags, &self.rules, applicable.clone()));
+        let rule_set = Arc::new(RuleSet::new(self.flags, &self.rules, applicable.clone(), self.known.clone()));
         rule_sets.insert(applicable, Arc::downgrade(&rule_set));
         View { rule_set }
     }
@@ -122,6 +128,27 @@ impl Policy {
             other => other.label(),
         }
     }
+}
+
+/// Names that are in the tables are a mistake: what they reach is known better here.
+fn known_names(config: &BTreeMap<String, String>, problems: &mut Vec<PolicyProblem>) -> Option<Arc<KnownNames>> {
+    let mut known = KnownNames::default();
+    for (name, word) in config {
+        let mut note = |sentence: String| {
+            problems.push(PolicyProblem { key: format!("policy.known_commands.{name}"), sentence });
+        };
+        if table::find(name.as_bytes()).is_some() || is_known_stage(name) {
+            note("is known already; remove it: rules name it, or its class".to_owned());
+        } else if is_reserved(name) {
+            note("is a name that MongoDB servers reserve for themselves; remove it".to_owned());
+        } else {
+            match class_of_known_command(word) {
+                Ok(class) => known.insert(name, class),
+                Err(sentence) => note(sentence),
+            }
+        }
+    }
+    (!config.is_empty()).then(|| Arc::new(known))
 }
 
 fn flags(config: &PolicyConfig, rules: &[Rule]) -> PolicyFlags {

@@ -13,7 +13,7 @@ use crate::config::{Enforcement, PolicyConfig, RuleConfig, Values};
 use super::rule::{Rule, To};
 
 /// Must change when the same canonical form gets another meaning.
-const VERSION: &str = "mongate policy 1";
+const VERSION: &str = "mongate policy 2";
 
 /// The fingerprint of `config`. `rules` are its compiled rules.
 pub(super) fn of(config: &PolicyConfig, rules: &[Rule]) -> String {
@@ -21,6 +21,10 @@ pub(super) fn of(config: &PolicyConfig, rules: &[Rule]) -> String {
     canonical.item("version", VERSION);
     canonical.item("enforcement", if config.enforcement == Enforcement::Enforce { "enforce" } else { "dry-run" });
     canonical.item("deny_javascript", if config.deny_javascript { "true" } else { "false" });
+    for (name, word) in &config.known_commands {
+        canonical.item("known", name);
+        canonical.item("as", word);
+    }
     for (config, rule) in config.rules.iter().zip(rules) {
         canonical.rule(config, rule);
     }

@@ -166,6 +166,14 @@ impl Index {
                         see(&self.server, database, None);
                         &self.exposing_server
                     }
+                    Exposes::Itself if self.mode == MatchMode::Overlaps => {
+                        let itself = Resource::Collection { database, collection };
+                        return self.visit(&itself, see);
+                    }
+                    Exposes::Itself => {
+                        self.databases.visit(database, |inside| see(&inside.whole, database, None));
+                        &self.exposing_database
+                    }
                 };
                 named.visit(database, |inside| inside.visit(collection, |leaf| see(leaf, database, Some(collection))));
             }

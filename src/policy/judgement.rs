@@ -32,6 +32,24 @@ pub enum Effect {
     Deny,
 }
 
+/// The code of an error, as MongoDB numbers and names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorCode {
+    /// The number, which drivers look at.
+    pub code: i32,
+    /// Its name, `codeName`.
+    pub name: &'static str,
+}
+
+impl ErrorCode {
+    /// A denied command.
+    pub const UNAUTHORIZED: Self = Self { code: 13, name: "Unauthorized" };
+    /// An unknown command that no rule would deny: drivers then try another command.
+    pub const COMMAND_NOT_FOUND: Self = Self { code: 59, name: "CommandNotFound" };
+    /// An unknown stage that no rule would deny.
+    pub const UNKNOWN_STAGE: Self = Self { code: 40324, name: "Location40324" };
+}
+
 /// What is counted and logged in addition to the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {

@@ -12,6 +12,7 @@ mod fingerprint;
 mod index;
 mod judgement;
 mod pattern;
+mod pitfalls;
 mod problem;
 mod rule;
 mod rule_set;
@@ -25,7 +26,7 @@ mod tests;
 
 pub use caller::CallerFacts;
 pub use compiled::Policy;
-pub use judgement::{Effect, Grounds, Judgement, Note};
+pub use judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 pub use problem::PolicyProblem;
 pub use rule::RuleId;
 pub use sentence::Sentence;

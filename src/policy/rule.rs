@@ -76,6 +76,18 @@ impl Rule {
         self.from.iter().any(|entry| entry.matches(caller))
     }
 
+    /// Whether an entry of `from` has no key, so that the rule applies to every caller.
+    pub(super) fn applies_to_every_caller(&self) -> bool {
+        let is_blank = |keys: &Patterns| keys.any.is_none() && keys.not.is_empty();
+        self.from.iter().any(|from| {
+            is_blank(&from.principals)
+                && is_blank(&from.namespaces)
+                && is_blank(&from.listeners)
+                && from.sources.is_none()
+                && from.not_sources.is_empty()
+        })
+    }
+
     /// The only principals to which the rule can apply, if each of its entries names its principals in full.
     pub(super) fn exact_principals(&self) -> Option<Vec<&str>> {
         let mut names = Vec::new();
@@ -98,6 +110,24 @@ impl Rule {
     pub(super) fn uses_javascript(&self) -> bool {
         let selectors = self.to.iter().flat_map(|to| to.commands.iter().chain(&to.not_commands));
         selectors.into_iter().any(|selector| selector.javascript)
+    }
+}
+
+impl To {
+    /// Whether the entry may decide about a read of `system.js` in some database.
+    pub(super) fn may_take_stored_functions(&self) -> bool {
+        !self.never_matches()
+            && self.commands.as_ref().is_none_or(CommandSelector::may_match_reads)
+            && self.collections.match_fact(Some("system.js"))
+    }
+
+    /// Whether the entry matches every command on every resource.
+    pub(super) fn is_unlimited(&self) -> bool {
+        let all = |patterns: &Patterns| patterns.match_all() && patterns.not.is_empty();
+        self.commands.as_ref().is_none_or(|selector| selector.all)
+            && self.not_commands.is_none()
+            && all(&self.databases)
+            && all(&self.collections)
     }
 }
 
@@ -169,16 +199,16 @@ impl To {
     /// Whether `commands` and `not_commands` match, so that only the resources are left to decide.
     ///
     /// For an `explain`, the command inside counts. In addition, a rule can name `explain` itself, which only makes the
-    /// policy stricter: in `commands` of a `deny`, and in `not_commands` of an `allow`. Commands of the handshake match
-    /// only if they are named, and never an `allow`. Commands that end a session or a transaction reach no resource: a
-    /// `deny` that is limited to some resources matches them only if it names them.
+    /// policy stricter: in `commands` of a `deny`, and in `not_commands` of an `allow`. Essential commands match only if
+    /// they are named, and never an `allow`. Commands that end a session or a transaction reach no resource: a `deny`
+    /// that is limited to some resources matches them only if it names them.
     pub(super) fn applies_to(&self, facts: &CommandFacts, action: Action) -> bool {
         let named_as = |selector: &CommandSelector| facts.explained && selector.names_explain();
         let named = self
             .commands
             .as_ref()
             .is_some_and(|selector| selector.names(facts) || (action != Action::Allow && named_as(selector)));
-        let selected = if facts.is_handshake() {
+        let selected = if facts.essential {
             named && action != Action::Allow
         } else {
             let is_meant = action == Action::Allow || facts.class != Class::Session || !self.limits_resources();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::command::table::{COMMANDS, Class};
-use crate::command::{Meaning, Reach, ReadOptions, Resource};
+use crate::command::{KnownNames, Meaning, Reach, Resource};
 use crate::config::Action;
 
 use super::commands::CommandFacts;
@@ -36,7 +36,10 @@ pub(super) struct RuleSet {
     pub(super) rules: Arc<[Rule]>,
     /// Those of `rules` that apply to these callers, in their order.
     pub(super) applicable: Vec<RuleId>,
-    pub(super) read_options: ReadOptions,
+    pub(super) searches_javascript: bool,
+    pub(super) searches_stored_functions: bool,
+    /// Commands and stages that the operator names as known.
+    pub(super) known: Option<Arc<KnownNames>>,
     by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
     /// The tables by the set of entries in them: commands that the same entries select share their tables.
     tables: Mutex<HashMap<Box<[u64]>, Arc<Tables>>>,
@@ -45,7 +48,6 @@ pub(super) struct RuleSet {
 /// The tables of one command.
 #[derive(Debug)]
 pub(super) struct ByKind {
-    pub(super) is_handshake: bool,
     /// Indexed by [`kind`].
     tables: [OnceLock<Arc<Tables>>; KINDS],
 }
@@ -60,8 +62,8 @@ pub(super) struct Tables {
     pub(super) audit: Index,
 }
 
-/// The class of the reach, whether the command runs JavaScript, and whether it is explained.
-const KINDS: usize = 12 * 4;
+/// The class of the reach, whether the command is essential, whether it runs JavaScript, and whether it is explained.
+const KINDS: usize = 12 * 8;
 
 fn kind(facts: &CommandFacts) -> usize {
     let class = match facts.class {
@@ -78,32 +80,34 @@ fn kind(facts: &CommandFacts) -> usize {
         Class::Cluster => 10,
         Class::Legacy => 11,
     };
-    class * 4 + usize::from(facts.javascript) * 2 + usize::from(facts.explained)
+    class * 8 + usize::from(facts.essential) * 4 + usize::from(facts.javascript) * 2 + usize::from(facts.explained)
 }
 
 impl RuleSet {
-    pub(super) fn new(flags: PolicyFlags, rules: &Arc<[Rule]>, applicable: Vec<RuleId>) -> Self {
-        let javascript = applicable.iter().filter_map(|id| rules.get(id.index())).any(Rule::uses_javascript);
+    pub(super) fn new(
+        flags: PolicyFlags,
+        rules: &Arc<[Rule]>,
+        applicable: Vec<RuleId>,
+        known: Option<Arc<KnownNames>>,
+    ) -> Self {
+        let own = || applicable.iter().filter_map(|id| rules.get(id.index()));
+        let javascript = own().any(Rule::uses_javascript);
+        let searches_stored_functions = stored_functions_matter(flags, own());
         Self {
             flags,
             rules: Arc::clone(rules),
             applicable,
-            read_options: ReadOptions { javascript: javascript || flags.deny_javascript },
+            searches_javascript: javascript || flags.deny_javascript,
+            searches_stored_functions,
+            known,
             by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
             tables: Mutex::new(HashMap::new()),
         }
     }
 
     pub(super) fn by_kind(&self, meaning: &Meaning<'_>) -> &ByKind {
-        self.by_command[meaning.command.id.index()].get_or_init(|| {
-            let facts = CommandFacts {
-                command: meaning.command,
-                class: meaning.command.class,
-                javascript: false,
-                explained: false,
-            };
-            Box::new(ByKind { is_handshake: facts.is_handshake(), tables: [const { OnceLock::new() }; KINDS] })
-        })
+        self.by_command[meaning.command.id.index()]
+            .get_or_init(|| Box::new(ByKind { tables: [const { OnceLock::new() }; KINDS] }))
     }
 
     pub(super) fn tables<'a>(&self, by_kind: &'a ByKind, meaning: &Meaning<'_>, reach: &Reach<'_>) -> &'a Tables {
@@ -140,7 +144,18 @@ pub(super) fn facts(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
         class: reach.class,
         javascript: meaning.javascript,
         explained: meaning.explained,
+        essential: meaning.essential && !meaning.explained,
     }
+}
+
+/// Whether a command that also reads `system.js` may be judged otherwise than one that does not.
+fn stored_functions_matter<'a>(flags: PolicyFlags, own: impl Iterator<Item = &'a Rule> + Clone) -> bool {
+    let may_lack_allow = flags.would_need_allow && {
+        let mut allows = own.clone().filter(|rule| rule.action == Action::Allow && !rule.dry_run);
+        !allows.any(|rule| rule.to.iter().any(|to| to.is_unlimited()))
+    };
+    let mut others = own.filter(|rule| rule.action != Action::Allow);
+    may_lack_allow || others.any(|rule| rule.to.iter().any(|to| to.may_take_stored_functions()))
 }
 
 impl Tables {

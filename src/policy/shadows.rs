@@ -154,9 +154,9 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
         }
         _ => true,
     };
-    // Commands of the handshake match only if they are named, and never an `allow`.
-    let handshake = action == Action::Allow
-        || selector.unwrap_or(&nothing).names_no_more_handshake_than(by_selector.unwrap_or(&nothing));
+    // Essential commands match only if they are named, and never an `allow`.
+    let essentials = action == Action::Allow
+        || selector.unwrap_or(&nothing).names_no_more_essentials_than(by_selector.unwrap_or(&nothing));
     let not_taken_away = match (&by.not_commands, &to.not_commands) {
         (None, _) => true,
         (Some(by_not), Some(not)) => by_action == action && by_not.is_within(not) && (!by_not.all || not.all),
@@ -173,7 +173,7 @@ fn commands_cover(by: &To, to: &To, by_action: Action, action: Action) -> bool {
             })
         }
     };
-    selected && handshake && not_taken_away && sessions_cover(by, by_action, to, action)
+    selected && essentials && not_taken_away && sessions_cover(by, by_action, to, action)
 }
 
 /// Session commands reach no resource. A `deny` that is limited to some resources matches them only if it names them.

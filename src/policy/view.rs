@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::command::{Meaning, ReadOptions};
+use crate::command::table::{self, Class};
+use crate::command::{Meaning, Reach, ReadOptions, Resource, Unclear};
 
 use super::index::Keep;
-use super::judgement::{Effect, Grounds, Judgement, Note};
+use super::judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 use super::rule::RuleId;
 use super::rule_set::{RuleSet, Tables, facts};
 
@@ -60,8 +61,36 @@ impl Tally {
 
 impl View {
     /// What must be read of a command to judge it.
-    pub fn read_options(&self) -> ReadOptions {
-        self.rule_set.read_options
+    pub fn read_options(&self) -> ReadOptions<'_> {
+        let rule_set = &*self.rule_set;
+        ReadOptions {
+            javascript: rule_set.searches_javascript,
+            stored_functions: rule_set.searches_stored_functions,
+            known: rule_set.known.as_deref(),
+        }
+    }
+
+    /// The error code for a command that cannot be judged: mongod's own code for an unknown command or stage, if the
+    /// policy allows this caller everything on the whole server; otherwise that of a denied command.
+    pub fn code_of(&self, unclear: Unclear) -> ErrorCode {
+        let code = match unclear {
+            Unclear::UnknownCommand | Unclear::Removed(_) => ErrorCode::COMMAND_NOT_FOUND,
+            Unclear::UnknownStage => ErrorCode::UNKNOWN_STAGE,
+            _ => return ErrorCode::UNAUTHORIZED,
+        };
+        let reach = |class| Reach { resource: Resource::WholeServer, class, incidental: false };
+        let anything = Meaning {
+            command: &table::KNOWN,
+            explained: false,
+            database: "admin",
+            reaches: smallvec![reach(Class::Admin), reach(Class::Read)],
+            javascript: true,
+            essential: false,
+            cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
+        };
+        let allowed = self.judge(&anything).effect == Effect::Allow;
+        if allowed { code } else { ErrorCode::UNAUTHORIZED }
     }
 
     /// The rules that apply to this caller, in their order.
@@ -75,7 +104,7 @@ impl View {
         let rule_set = &*self.rule_set;
         let flags = rule_set.flags;
         let by_kind = rule_set.by_kind(meaning);
-        let is_handshake = by_kind.is_handshake && !meaning.explained;
+        let is_essential = meaning.essential && !meaning.explained;
         let javascript = flags.deny_javascript && meaning.javascript;
 
         if meaning.reaches.is_empty() {
@@ -91,14 +120,16 @@ impl View {
                 continue;
             }
             let deny = tables.deny.first(resource);
-            enforced.take(at, deny, flags.needs_allow && !is_handshake, || tables.allow.first(resource));
+            // What is shown on the side is let in by the allow rule for the command itself.
+            let asks_allow = !is_essential && !reach.incidental;
+            enforced.take(at, deny, flags.needs_allow && asks_allow, || tables.allow.first(resource));
             if flags.has_dry_runs {
                 let deny = tables.denies(resource, deny);
-                with_dry_runs.take(at, deny, flags.would_need_allow && !is_handshake, || tables.allows(resource));
+                with_dry_runs.take(at, deny, flags.would_need_allow && asks_allow, || tables.allows(resource));
             }
         }
 
-        let default = if is_handshake { Grounds::Handshake } else { Grounds::NoRule };
+        let default = if is_essential { Grounds::Handshake } else { Grounds::NoRule };
         let mut result = enforced.result(default);
         if javascript {
             result = CommandResult { denies: true, grounds: Grounds::JavaScript, reach: None };

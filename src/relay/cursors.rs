@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::command::{KeptMeaning, ReadOptions};
+use crate::command::{KeptMeaning, Meaning, ReadOptions};
 
 /// The weight of the cursors that are remembered. Drivers read most results in one reply, and mongod closes a cursor
 /// that was not read for ten minutes.
@@ -32,10 +32,33 @@ pub struct CursorBook {
 #[derive(Debug)]
 pub(super) struct CursorOrigin {
     pub(super) meaning: KeptMeaning,
-    /// What the command was searched for.
-    pub(super) read_options: ReadOptions,
+    /// Whether the command was searched for any JavaScript, and for JavaScript that sees stored functions.
+    searched: (bool, bool),
     /// The version of the policy that judged the command.
-    pub(super) version: u64,
+    version: u64,
+}
+
+impl CursorOrigin {
+    /// The origin of a cursor of the command that means `meaning` and was read with `options`.
+    pub(super) fn new(meaning: &Meaning<'_>, options: ReadOptions<'_>, version: u64) -> Self {
+        Self { meaning: KeptMeaning::new(meaning), searched: searched(options), version }
+    }
+
+    /// The same as [`CursorOrigin::new`], in the memory of an origin that is no longer needed.
+    pub(super) fn replace(&mut self, meaning: &Meaning<'_>, options: ReadOptions<'_>, version: u64) {
+        self.meaning.replace(meaning);
+        (self.searched, self.version) = (searched(options), version);
+    }
+
+    /// Whether everything is known of the command that reading it with `options` would find.
+    pub(super) fn suffices(&self, options: ReadOptions<'_>) -> bool {
+        let ((any, stored), (needs_any, needs_stored)) = (self.searched, searched(options));
+        any || !needs_any && (stored || !needs_stored)
+    }
+}
+
+fn searched(options: ReadOptions<'_>) -> (bool, bool) {
+    (options.javascript, options.stored_functions)
 }
 
 #[derive(Default)]
@@ -197,8 +220,7 @@ pub(super) mod tests {
     fn origin_of(body: &RawDocumentBuf, version: u64) -> CursorOrigin {
         let request = Request { body, database: None, sequences: &[] };
         let read_options = ReadOptions::default();
-        let meaning = KeptMeaning::new(&command::read(&request, read_options).unwrap());
-        CursorOrigin { meaning, read_options, version }
+        CursorOrigin::new(&command::read(&request, read_options).unwrap(), read_options, version)
     }
 
     impl CursorBook {

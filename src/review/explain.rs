@@ -5,10 +5,10 @@ use serde::Serialize;
 use super::question::{AssumedCaller, QuestionError, RequestedCommand};
 use super::trace::{self, RuleTrace};
 use crate::command::table::{self, Class};
-use crate::command::{Meaning, Request, Unclear, read};
+use crate::command::{Meaning, Request, Unclear, read, unknown_name};
 use crate::config::{Config, Enforcement, FromConfig};
 use crate::identity::Principal;
-use crate::policy::{CallerFacts, Effect, Grounds, Note, Policy, Sentence, View};
+use crate::policy::{CallerFacts, Effect, ErrorCode, Grounds, Note, Policy, Sentence, View};
 
 /// The decision on a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -45,6 +45,9 @@ pub struct Explanation {
     pub rules: Vec<RuleTrace>,
     /// Limits of this explanation.
     pub notes: Vec<String>,
+    /// The name of the command or stage that is unknown; only for the error.
+    #[serde(skip)]
+    unknown: Option<String>,
 }
 
 /// The caller.
@@ -84,6 +87,8 @@ pub struct ReachReport {
     pub class: &'static str,
     /// Whether the judgement of this resource decided.
     pub decided: bool,
+    /// Whether the command shows this only on the side, so that no `allow` rule is needed for it.
+    pub incidental: bool,
 }
 
 /// Why there is no explanation.
@@ -145,6 +150,7 @@ impl<'a> PolicyReview<'a> {
             reaches: Vec::new(),
             rules: Vec::new(),
             notes: self.foreign_trust_domain(facts.principal),
+            unknown: None,
         };
         if by_source && caller.source.is_none() {
             explanation.notes.push("no source was given, but rules depend on it".to_owned());
@@ -154,7 +160,10 @@ impl<'a> PolicyReview<'a> {
         let meaning = read(&request, options);
         match &meaning {
             Ok(meaning) => explanation.understand(meaning),
-            Err(unclear) => explanation.command.unclear = Some(unclear.to_string()),
+            Err(unclear) => {
+                explanation.command.unclear = Some(unclear.to_string());
+                explanation.unknown = unknown_name(&request).map(str::to_owned);
+            }
         }
         if let Some((policy, view)) = &policy {
             explanation.judge(policy, view, &meaning);
@@ -214,6 +223,7 @@ impl Explanation {
             place: trace::resource_text(reach.resource),
             class: class_word(reach.class),
             decided: false,
+            incidental: reach.incidental,
         });
         self.reaches = reaches.collect();
     }
@@ -245,6 +255,8 @@ impl Explanation {
                 database: self.command.database.as_deref(),
                 command: self.command.name,
                 unclear: meaning.as_ref().err().copied(),
+                name: self.unknown.as_deref(),
+                code: meaning.as_ref().err().map_or(ErrorCode::UNAUTHORIZED, |unclear| view.code_of(*unclear)),
             };
             self.errmsg = Some(sentence.to_string());
         }
@@ -256,7 +268,10 @@ impl Explanation {
             Grounds::Rule(_) => format!("rule {:?} {verb} it", self.rule.as_deref().unwrap_or_default()),
             Grounds::NoRule => "no deny rule matches, and there are no allow rules".to_owned(),
             Grounds::NoAllowRule => "there are allow rules, and none matches".to_owned(),
-            Grounds::Handshake => "it belongs to the handshake, which passes unless a deny rule names it".to_owned(),
+            Grounds::Handshake => {
+                "it belongs to the handshake set, which needs no allow rule and passes unless a deny rule names it"
+                    .to_owned()
+            }
             Grounds::JavaScript => "it runs JavaScript, and deny_javascript is set".to_owned(),
             Grounds::Unclear => {
                 let why = self.command.unclear.as_deref().unwrap_or("it cannot be understood");

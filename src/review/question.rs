@@ -155,7 +155,7 @@ impl RequestedCommand {
         entries.push(database_entry());
         let document = body::document(&entries, "")?;
         let request = Request { body: &document, database: None, sequences: &[] };
-        let unclear = read(&request, ReadOptions { javascript: true }).err();
+        let unclear = read(&request, ReadOptions { javascript: true, stored_functions: true, known: None }).err();
         match unclear {
             None => Ok(document),
             Some(why) => Err(incomplete(format!(

@@ -57,7 +57,8 @@ impl Explanation {
         for (at, reach) in self.reaches.iter().enumerate() {
             let title = if at == 0 { "reaches" } else { "" };
             let decided = if reach.decided && self.reaches.len() > 1 { "  <- decides" } else { "" };
-            writeln!(f, "{title:<9}{:<width$}  {}{decided}", reach.place, reach.class)?;
+            let incidental = if reach.incidental { ", incidental: needs no allow rule" } else { "" };
+            writeln!(f, "{title:<9}{:<width$}  {}{incidental}{decided}", reach.place, reach.class)?;
         }
         writeln!(f)
     }

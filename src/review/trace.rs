@@ -153,7 +153,12 @@ fn first_keys_of_to(entry: &ToConfig, keys: usize) -> ToConfig {
 
 /// The view of the caller on a policy with only this rule.
 fn alone(rule: RuleConfig, caller: &CallerFacts<'_>) -> Option<View> {
-    let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules: vec![rule] };
+    let config = PolicyConfig {
+        enforcement: Enforcement::Enforce,
+        deny_javascript: false,
+        known_commands: std::collections::BTreeMap::new(),
+        rules: vec![rule],
+    };
     Policy::compile(&config).ok().map(|policy| policy.view(caller))
 }
 
@@ -168,6 +173,7 @@ pub(super) fn resource_text(resource: Resource<'_>) -> String {
         Resource::SystemCollection { database, collection, exposes } => match exposes {
             Exposes::Database => format!("{database}.{collection}, which shows all of {database}"),
             Exposes::Server => format!("{database}.{collection}, which shows every database"),
+            Exposes::Itself => format!("{database}.{collection}"),
         },
     }
 }

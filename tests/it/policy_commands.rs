@@ -275,6 +275,11 @@ fn administration() -> Vec<Row> {
         denied_read("currentOp", &admin(doc! { "currentOp": 1 })),
         denied_read("getLog", &admin(doc! { "getLog": "global" })),
         denied("profile", &doc! { "profile": 2, "$db": "shop" }),
+        denied("the host, with details", &admin(doc! { "hostInfo": 1, "details": true })),
+        denied(
+            "a parameter behind the version",
+            &admin(doc! { "getParameter": 1, "featureCompatibilityVersion": 1, "logLevel": 1 }),
+        ),
         denied("setParameter", &admin(doc! { "setParameter": 1, "ttlMonitorEnabled": false })),
         denied("getParameter", &admin(doc! { "getParameter": "*" })),
         denied("createUser", &admin(doc! { "createUser": "mallory", "pwd": "x", "roles": ["root"] })),
@@ -290,7 +295,6 @@ fn administration() -> Vec<Row> {
         "flushRouterConfig",
         "getCmdLineOpts",
         "getShardMap",
-        "hostInfo",
         "killOp",
         "lockInfo",
         "logRotate",
@@ -316,6 +320,11 @@ fn administration() -> Vec<Row> {
         "voteCommitIndexBuild",
         "setDefaultRWConcern",
         "atlasVersionX",
+        "configureFailPoint",
+        "godinsert",
+        "listShards",
+        "setQuerySettings",
+        "stageDebug",
     ] {
         rows.push(denied(name, &admin(doc! { name: 1 })));
     }
@@ -332,6 +341,10 @@ fn administration() -> Vec<Row> {
         rows.push(denied(name, &admin(doc! { name: "vault.secret", "keyPattern": { "_id": 1 } })));
     }
     rows
+}
+
+fn session() -> Binary {
+    Binary { subtype: BinarySubtype::Uuid, bytes: vec![8; 16] }
 }
 
 /// Allowed commands: a policy that denies everything would also pass a table of denied commands.
@@ -358,5 +371,11 @@ fn allowed() -> Vec<Row> {
             &doc! { "renameCollection": "shop.mine", "to": "shop.yours", "$db": "admin" },
         ),
         passes("endSessions", &doc! { "endSessions": [], "$db": "admin" }),
+        passes("one's own session killed", &doc! { "killSessions": [{ "id": session() }], "$db": "admin" }),
+        passes("where a client comes from", &doc! { "whatsmyuri": 1, "$db": "admin" }),
+        passes("commands", &doc! { "listCommands": 1, "$db": "admin" }),
+        passes("the host", &doc! { "hostInfo": 1, "$db": "admin" }),
+        passes("the version", &doc! { "getParameter": 1, "featureCompatibilityVersion": 1, "$db": "admin" }),
+        passes("warnings at the start", &doc! { "getLog": "startupWarnings", "$db": "admin" }),
     ]
 }

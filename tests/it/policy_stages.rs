@@ -220,6 +220,18 @@ fn diagnostic() -> Vec<Row> {
             "$setVariableFromSubPipeline",
             &orders(doc! { "$setVariableFromSubPipeline": { "setVariable": "$$x", "pipeline": [] } }),
         ),
+        denied(
+            "$search with a pipeline of a server",
+            &orders(doc! { "$search": { "mergingPipeline": [union("private")] } }),
+        ),
+        denied(
+            "$searchMeta with a view of a server",
+            &orders(doc! { "$searchMeta": { "view": { "name": "private" } } }),
+        ),
+        denied(
+            "$rankFusion of what is denied",
+            &on("shop", "orders", [doc! { "$rankFusion": { "input": { "pipelines": { "a": [union("private")] } } } }]),
+        ),
         denied("$queue", &orders(doc! { "$queue": [] })),
         denied("$backupCursor", &admin(doc! { "$backupCursor": {} })),
         denied_read("$indexStats", &on("shop", "private", [doc! { "$indexStats": {} }])),

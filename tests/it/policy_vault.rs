@@ -63,6 +63,46 @@ fn no_attempt_reads_or_changes_denied_data() {
     vault.assert_owner_cursor_is_intact();
 }
 
+/// A caller of one collection, who may write to it as well.
+const ONE_COLLECTION: &str = "
+    [[policy.rule]]
+    name = 'orders'
+    action = 'allow'
+    from = [{ principals = ['cluster.local/ns/shop/sa/cart'] }]
+    to = [{ commands = ['@read', '@write'], databases = ['shop'], collections = ['orders'] }]
+";
+
+#[test]
+fn stored_functions_are_not_for_a_caller_of_one_collection() {
+    let place = || doc! { "$where": "throw new Error(stored)" };
+    let map = Bson::JavaScriptCode("function () { throw new Error(stored) }".to_owned());
+    let commands = [
+        doc! { "find": "orders", "filter": place() },
+        doc! { "find": "orders", "filter": { "$or": [{ "none": 1 }, place()] } },
+        doc! { "count": "orders", "query": place() },
+        doc! { "distinct": "orders", "key": "_id", "query": place() },
+        doc! { "update": "orders", "updates": [{ "q": place(), "u": { "$set": { "x": 1 } } }] },
+        doc! { "delete": "orders", "deletes": [{ "q": place(), "limit": 0 }] },
+        doc! { "findAndModify": "orders", "query": place(), "remove": true },
+        doc! { "mapReduce": "orders", "map": map.clone(), "reduce": map, "out": { "inline": 1 } },
+    ];
+    let bodies = commands.map(|mut command| {
+        command.insert("$db", "shop");
+        op_msg(ROW, 0, &[body_section(&command)])
+    });
+    let sequence = crate::kit::raw::sequence_section("deletes", &[doc! { "q": place(), "limit": 0 }]);
+    let with_sequence = op_msg(ROW, 0, &[body_section(&doc! { "delete": "orders", "$db": "shop" }), sequence]);
+    for (rules, expected) in [(ONE_COLLECTION, false), (EVERYTHING, true)] {
+        let Some(vault) = Vault::new(rules) else { return };
+        let stored = doc! { "_id": "stored", "value": CANARY };
+        vault.mongod.run(&doc! { "insert": "system.js", "documents": [stored], "$db": "shop" }).unwrap();
+        for bytes in bodies.iter().chain([&with_sequence]) {
+            let seen = holds_canary(&answer(vault.gateway.connect().unwrap(), bytes));
+            assert_eq!(seen, expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+}
+
 #[test]
 fn the_same_attempts_read_the_canary_when_everything_is_allowed() {
     let Some(vault) = Vault::new(EVERYTHING) else { return };

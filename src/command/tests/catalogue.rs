@@ -5,7 +5,10 @@ use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Decimal128, RawBson, RawDocumentBuf, rawdoc};
 
-use super::{ReadOptions, Request, Sequence, concatenated, read, read_body, read_with, text};
+use super::{
+    KnownNames, ReadOptions, Request, Sequence, concatenated, read, read_body, read_stored, read_with, text,
+    unknown_name,
+};
 use crate::command::table::Class;
 use crate::command::{Unclear, needs_sequences, table};
 
@@ -293,16 +296,26 @@ fn a_stage_reaches_every_collection_that_it_names() {
             stage(rawdoc! { "$out": { "db": "vault", "coll": "s", "timeseries": { "timeField": "t" } } }),
             "Read shop.orders, Write vault.s",
         ),
-        (stage(rawdoc! { "$merge": "secret" }), "Read shop.orders, Write shop.secret"),
-        (stage(rawdoc! { "$merge": { "into": "secret" } }), "Read shop.orders, Write shop.secret"),
-        (stage(rawdoc! { "$merge": { "into": { "coll": "s" } } }), "Read shop.orders, Write shop.s"),
+        (stage(rawdoc! { "$merge": "secret" }), "Read shop.orders, Write shop.secret, Read shop.secret"),
+        (stage(rawdoc! { "$merge": { "into": "secret" } }), "Read shop.orders, Write shop.secret, Read shop.secret"),
+        (stage(rawdoc! { "$merge": { "into": { "coll": "s" } } }), "Read shop.orders, Write shop.s, Read shop.s"),
+        (
+            stage(rawdoc! { "$merge": { "into": "s", "whenMatched": "merge" } }),
+            "Read shop.orders, Write shop.s, Read shop.s",
+        ),
+        (
+            stage(rawdoc! { "$merge": { "into": "s", "whenMatched": "ofTheFuture" } }),
+            "Read shop.orders, Write shop.s, Read shop.s",
+        ),
+        (stage(rawdoc! { "$merge": { "into": "s", "whenMatched": "keepExisting" } }), "Read shop.orders, Write shop.s"),
+        (stage(rawdoc! { "$merge": { "into": "s", "whenMatched": "fail" } }), "Read shop.orders, Write shop.s"),
         (
             stage(rawdoc! { "$merge": { "into": { "db": "vault", "coll": "s" }, "whenMatched": "replace" } }),
             "Read shop.orders, Write vault.s",
         ),
         (
             stage(rawdoc! { "$merge": { "into": "s", "whenMatched": [{ "$set": { "a": 1 } }] } }),
-            "Read shop.orders, Write shop.s",
+            "Read shop.orders, Write shop.s, Read shop.s",
         ),
         (stage(rawdoc! { "$unionWith": "orders" }), "Read shop.orders"),
         (stage(rawdoc! { "$unionWith": "system.profile" }), "Read shop.orders, Read shop.system.profile [shop.*]"),
@@ -408,22 +421,25 @@ fn commands_and_stages_that_expose_other_data_reach_it() {
         (stage(rawdoc! { "$collStats": {} }), "Read shop.orders"),
         (stage(rawdoc! { "$indexStats": {} }), "Read shop.orders"),
         (stage(rawdoc! { "$planCacheStats": {} }), "Read shop.orders"),
-        (stage(rawdoc! { "$listSessions": {} }), "Read shop.orders, Admin *"),
+        (stage(rawdoc! { "$listSessions": {} }), "Read shop.orders, Admin *, ~Read *"),
         (
             rawdoc! { "aggregate": 1, "pipeline": [{ "$currentOp": { "allUsers": true } }], "$db": "admin" },
-            "Read admin, Admin *",
+            "Read admin, Admin *, ~Read *",
         ),
-        (rawdoc! { "aggregate": 1, "pipeline": [{ "$listLocalSessions": {} }], "$db": "shop" }, "Read shop, Admin *"),
+        (
+            rawdoc! { "aggregate": 1, "pipeline": [{ "$listLocalSessions": {} }], "$db": "shop" },
+            "Read shop, Admin *, ~Read *",
+        ),
         (
             rawdoc! { "aggregate": 1, "pipeline": [{ "$listClusterCatalog": {} }], "$db": "shop" },
             "Read shop, Read shop.*",
         ),
         (rawdoc! { "aggregate": 1, "pipeline": [{ "$listClusterCatalog": {} }], "$db": "admin" }, "Read admin, Read *"),
-        (rawdoc! { "currentOp": 1, "$db": "admin" }, "Admin *"),
-        (rawdoc! { "currentOp": 1, "$all": true, "$ownOps": false, "$db": "admin" }, "Admin *"),
-        (rawdoc! { "top": 1, "$db": "admin" }, "AdminRead *"),
-        (rawdoc! { "getLog": "global", "$db": "admin" }, "AdminRead *"),
-        (rawdoc! { "lockInfo": 1, "$db": "admin" }, "AdminRead *"),
+        (rawdoc! { "currentOp": 1, "$db": "admin" }, "Admin *, ~Read *"),
+        (rawdoc! { "currentOp": 1, "$all": true, "$ownOps": false, "$db": "admin" }, "Admin *, ~Read *"),
+        (rawdoc! { "top": 1, "$db": "admin" }, "AdminRead *, ~Read *"),
+        (rawdoc! { "getLog": "global", "$db": "admin" }, "AdminRead *, ~Read *"),
+        (rawdoc! { "lockInfo": 1, "$db": "admin" }, "AdminRead *, ~Read *"),
         (rawdoc! { "serverStatus": 1, "$db": "admin" }, "AdminRead admin"),
         (rawdoc! { "profile": 2, "$db": "shop" }, "Admin shop.*"),
         (rawdoc! { "listDatabases": 1, "$db": "admin" }, "Read *"),
@@ -433,7 +449,7 @@ fn commands_and_stages_that_expose_other_data_reach_it() {
         (rawdoc! { "dbHash": 1, "collections": [], "$db": "shop" }, "Read shop.*"),
         (rawdoc! { "dbhash": 1, "collections": ["a", "b"], "$db": "shop" }, "Read shop.a, Read shop.b"),
         (rawdoc! { "dbHash": 1, "collections": "a", "$db": "shop" }, r#"Argument("collections")"#),
-        (rawdoc! { "validateDBMetadata": 1, "db": "vault", "$db": "shop" }, "Admin *"),
+        (rawdoc! { "validateDBMetadata": 1, "db": "vault", "$db": "shop" }, "Admin *, ~Read *"),
         (rawdoc! { "filemd5": 1, "$db": "shop" }, "Read shop.fs.chunks"),
         (rawdoc! { "filemd5": 1, "root": "fs", "$db": "shop" }, "Read shop.fs.chunks"),
         (rawdoc! { "filemd5": 1, "root": "secret", "$db": "shop" }, "Read shop.*"),
@@ -497,7 +513,7 @@ fn a_view_reaches_everything_that_it_exposes() {
             rawdoc! { "collMod": "v", "viewOn": "system.profile", "pipeline": [
                 { "$unionWith": "secret" },
             ], "$db": "shop" },
-            "Ddl shop.v, Read shop.system.profile [shop.*], Read shop.secret",
+            "Ddl shop.v, Read shop.v, Read shop.system.profile [shop.*], Read shop.secret",
         ),
         (rawdoc! { "create": "v", "viewOn": "", "pipeline": [], "$db": "shop" }, "CollectionName"),
         (rawdoc! { "create": "v", "viewOn": "a", "pipeline": { "$match": {} }, "$db": "shop" }, "Pipeline"),
@@ -549,10 +565,10 @@ fn commands_that_name_several_collections_reach_all_of_them() {
         (rawdoc! { "convertToCapped": "a", "size": 1, "$db": "shop" }, "Ddl shop.a"),
         (rawdoc! { "dataSize": "vault.secret", "$db": "shop" }, "Read vault.secret"),
         (rawdoc! { "datasize": "vault.a.b", "$db": "shop" }, "Read vault.a.b"),
-        (rawdoc! { "splitVector": "vault.secret", "$db": "shop" }, "Admin vault.secret"),
-        (rawdoc! { "checkShardingIndex": "vault.secret", "$db": "shop" }, "Cluster vault.secret"),
-        (rawdoc! { "moveChunk": "vault.secret", "$db": "admin" }, "Cluster vault.secret"),
-        (rawdoc! { "getShardVersion": "vault.secret", "$db": "admin" }, "Cluster vault.secret"),
+        (rawdoc! { "splitVector": "vault.secret", "$db": "shop" }, "Admin vault.secret, ~Read vault.secret"),
+        (rawdoc! { "checkShardingIndex": "vault.secret", "$db": "shop" }, "Cluster vault.secret, ~Read vault.secret"),
+        (rawdoc! { "moveChunk": "vault.secret", "$db": "admin" }, "Cluster vault.secret, ~Read vault.secret"),
+        (rawdoc! { "getShardVersion": "vault.secret", "$db": "admin" }, "Cluster vault.secret, ~Read vault.secret"),
         (rawdoc! { "enableSharding": "vault", "$db": "admin" }, "Cluster vault"),
         (rawdoc! { "getDatabaseVersion": "vault", "$db": "admin" }, "Cluster vault"),
         (rawdoc! { "dropDatabase": 1, "$db": "shop" }, "Ddl shop.*"),
@@ -562,7 +578,7 @@ fn commands_that_name_several_collections_reach_all_of_them() {
                 { "op": "c", "ns": "vault.$cmd", "o": { "create": "x" } },
                 { "op": "n", "ns": "" },
             ], "$db": "shop" },
-            "Cluster *, Cluster vault.secret, Cluster vault",
+            "Cluster *, ~Read *, Cluster vault.secret, Cluster vault",
         ),
         (rawdoc! { "applyOps": [{ "ns": symbol("vault.secret") }], "$db": "shop" }, "CollectionName"),
     ]);
@@ -574,11 +590,17 @@ fn a_map_reduce_reaches_its_output() {
         rawdoc! { "mapreduce": "orders", "map": code("m"), "reduce": code("r"), "out": out, "$db": "shop" }
     };
     check(&[
-        (out("secret".into()), "Read shop.orders, Write shop.secret"),
-        (out(rawdoc! { "inline": 1 }.into()), "Read shop.orders"),
-        (out(rawdoc! { "replace": "s" }.into()), "Read shop.orders, Write shop.s"),
-        (out(rawdoc! { "merge": "s", "db": "vault" }.into()), "Read shop.orders, Write vault.s"),
-        (out(rawdoc! { "db": "vault", "reduce": "s", "sharded": true }.into()), "Read shop.orders, Write vault.s"),
+        (out("secret".into()), "Read shop.orders, Write shop.secret, Read shop.system.js [itself]"),
+        (out(rawdoc! { "inline": 1 }.into()), "Read shop.orders, Read shop.system.js [itself]"),
+        (out(rawdoc! { "replace": "s" }.into()), "Read shop.orders, Write shop.s, Read shop.system.js [itself]"),
+        (
+            out(rawdoc! { "merge": "s", "db": "vault" }.into()),
+            "Read shop.orders, Write vault.s, Read shop.system.js [itself]",
+        ),
+        (
+            out(rawdoc! { "db": "vault", "reduce": "s", "sharded": true }.into()),
+            "Read shop.orders, Write vault.s, Read vault.s, Read shop.system.js [itself]",
+        ),
         (out(rawdoc! { "inline": 1, "replace": "s" }.into()), r#"Argument("out")"#),
         (out(rawdoc! { "merge": "s", "replace": "t" }.into()), r#"Argument("out")"#),
         (out(rawdoc! { "normal": "s" }.into()), r#"Argument("out")"#),
@@ -608,7 +630,13 @@ fn an_explain_has_the_meaning_of_the_command_in_it() {
             rawdoc! { "explain": { "aggregate": "a", "pipeline": [{ "$unionWith": "secret" }] }, "$db": "shop" },
             "Read shop.a, Read shop.secret",
         ),
-        (rawdoc! { "explain": { "delete": "a", "deletes": [] }, "$db": "shop" }, "Write shop.a"),
+        (rawdoc! { "explain": { "delete": "a", "deletes": [] }, "$db": "shop" }, "Write shop.a, Read shop.a"),
+        (
+            rawdoc! { "explain": { "bulkWrite": 1, "ops": [{ "delete": 0, "filter": {} }], "nsInfo": [
+                { "ns": "vault.a" },
+            ] }, "$db": "admin" },
+            "Write vault.a, Read vault.a",
+        ),
     ]);
     let body = rawdoc! { "explain": { "count": "secret" }, "$db": "shop" };
     let meaning = read_body(&body).unwrap();
@@ -625,9 +653,9 @@ fn the_pipeline_of_an_update_has_only_stages_that_update() {
         RawBson::Array(stages)
     };
     check(&[
-        (update(rawdoc! { "$set": { "a": 1 } }.into()), "Write shop.a"),
-        (update(stages(rawdoc! { "$set": { "a": 1 } })), "Write shop.a"),
-        (update(stages(rawdoc! { "$replaceWith": "$a" })), "Write shop.a"),
+        (update(rawdoc! { "$set": { "a": 1 } }.into()), "Write shop.a, Read shop.a"),
+        (update(stages(rawdoc! { "$set": { "a": 1 } })), "Write shop.a, Read shop.a"),
+        (update(stages(rawdoc! { "$replaceWith": "$a" })), "Write shop.a, Read shop.a"),
         (update(stages(rawdoc! { "$lookup": { "from": "secret" } })), r#"StagePosition("$lookup")"#),
         (update(stages(rawdoc! { "$_internal": 1 })), "UnknownStage"),
         (
@@ -644,8 +672,12 @@ fn a_bulk_write_reaches_every_namespace_that_it_lists() {
     let namespaces = [rawdoc! { "ns": "shop.a" }, rawdoc! { "ns": "vault.secret" }];
     let both = "Write shop.a, Write vault.secret";
     let cases = [
-        (rawdoc! { "update": 1, "filter": {}, "updateMods": { "$set": {} } }, both),
-        (rawdoc! { "delete": 0, "filter": {} }, both),
+        (
+            rawdoc! { "update": 1, "filter": {}, "updateMods": { "$set": {} } },
+            "Write shop.a, Write vault.secret, Read vault.secret",
+        ),
+        (rawdoc! { "delete": 0_i64, "filter": {} }, "Write shop.a, Write vault.secret, Read shop.a"),
+        (rawdoc! { "insert": 1, "document": {} }, both),
         (rawdoc! { "update": 1, "updateMods": [{ "$lookup": {} }] }, r#"StagePosition("$lookup")"#),
         (rawdoc! { "delete": 2, "filter": {} }, r#"Argument("ops")"#),
         (rawdoc! { "delete": (-1) }, r#"Argument("ops")"#),
@@ -745,8 +777,12 @@ fn session_commands_reach_no_namespace_and_only_the_clients_own_sessions() {
             "Session -",
         ),
         (rawdoc! { "abortTransaction": 1, "$db": "admin" }, "Session -"),
-        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop, Admin *"),
-        (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin shop"),
+        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killSessions": [{ "id": uuid() }], "$db": "shop" }, "Session -"),
+        (rawdoc! { "killSessions": [{ "id": uuid() }, { "id": uuid(), "uid": 1 }], "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killSessions": [{}], "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killSessions": { "id": uuid() }, "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin *"),
     ]);
 }
 
@@ -785,15 +821,24 @@ fn commands_for_users_and_roles_reach_every_database_that_they_name() {
             "UserAdmin shop, UserAdmin *",
         ),
         (rawdoc! { "grantPrivilegesToRole": "r", "privileges": [{}], "$db": "shop" }, r#"Argument("privileges")"#),
-        (rawdoc! { "usersInfo": 1, "$db": "shop" }, "UserAdmin shop"),
-        (rawdoc! { "usersInfo": "u", "$db": "shop" }, "UserAdmin shop"),
-        (rawdoc! { "usersInfo": { "user": "u", "db": "vault" }, "$db": "shop" }, "UserAdmin shop, UserAdmin vault"),
+        (rawdoc! { "usersInfo": 1, "$db": "shop" }, "UserAdmin shop, ~Read admin.system.users [itself]"),
+        (rawdoc! { "usersInfo": "u", "$db": "shop" }, "UserAdmin shop, ~Read admin.system.users [itself]"),
+        (
+            rawdoc! { "usersInfo": { "user": "u", "db": "vault" }, "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault, ~Read admin.system.users [itself]",
+        ),
         (
             rawdoc! { "usersInfo": ["u", { "user": "u", "db": "vault" }], "$db": "shop" },
-            "UserAdmin shop, UserAdmin vault",
+            "UserAdmin shop, UserAdmin vault, ~Read admin.system.users [itself]",
         ),
-        (rawdoc! { "usersInfo": { "forAllDBs": true }, "$db": "shop" }, "UserAdmin shop, UserAdmin *"),
-        (rawdoc! { "rolesInfo": { "role": "r", "db": "vault" }, "$db": "shop" }, "UserAdmin shop, UserAdmin vault"),
+        (
+            rawdoc! { "usersInfo": { "forAllDBs": true }, "$db": "shop" },
+            "UserAdmin shop, UserAdmin *, ~Read admin.system.users [itself]",
+        ),
+        (
+            rawdoc! { "rolesInfo": { "role": "r", "db": "vault" }, "$db": "shop" },
+            "UserAdmin shop, UserAdmin vault, ~Read admin.system.roles [itself]",
+        ),
         (rawdoc! { "dropAllUsersFromDatabase": 1, "$db": "shop" }, "UserAdmin shop"),
     ]);
 }
@@ -803,16 +848,16 @@ fn a_command_has_the_class_of_what_it_does_with_its_arguments() {
     check(&[
         (rawdoc! { "validate": "a", "$db": "shop" }, "Read shop.a"),
         (rawdoc! { "validate": "a", "full": true, "repair": false, "$db": "shop" }, "Read shop.a"),
-        (rawdoc! { "validate": "a", "repair": true, "$db": "shop" }, "Ddl shop.a"),
-        (rawdoc! { "validate": "a", "repair": 1, "$db": "shop" }, "Ddl shop.a"),
-        (rawdoc! { "validate": "a", "fixMultikey": true, "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "validate": "a", "repair": true, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        (rawdoc! { "validate": "a", "repair": 1, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        (rawdoc! { "validate": "a", "fixMultikey": true, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
         (rawdoc! { "planCacheClear": "a", "$db": "shop" }, "Admin shop.a"),
         (rawdoc! { "planCacheSetFilter": "a", "$db": "shop" }, "Admin shop.a"),
         (rawdoc! { "planCacheListFilters": "a", "$db": "shop" }, "Read shop.a"),
-        (rawdoc! { "dbCheck": "a", "$db": "shop" }, "Admin shop.a"),
-        (rawdoc! { "dbCheck": 1, "$db": "shop" }, "Admin shop.*"),
+        (rawdoc! { "dbCheck": "a", "$db": "shop" }, "Admin shop.a, ~Read shop.a"),
+        (rawdoc! { "dbCheck": 1, "$db": "shop" }, "Admin shop.*, ~Read shop.*"),
         (rawdoc! { "shutdown": 1, "$db": "admin" }, "Admin admin"),
-        (rawdoc! { "replSetReconfig": {}, "$db": "admin" }, "Cluster admin"),
+        (rawdoc! { "replSetReconfig": {}, "$db": "admin" }, "Cluster *, ~Read *"),
     ]);
 }
 
@@ -872,9 +917,13 @@ fn javascript_in_a_document_sequence_is_found_and_a_missing_sequence_is_an_error
         let mut body = RawDocumentBuf::new();
         body.append(CString::try_from(command).unwrap(), "a");
         body.append(CString::try_from("$db").unwrap(), "shop");
-        assert!(needs_sequences(table::find(command.as_bytes()).unwrap(), ReadOptions { javascript: true }));
+        assert!(needs_sequences(
+            table::find(command.as_bytes()).unwrap(),
+            ReadOptions { javascript: true, stored_functions: false, known: None }
+        ));
         assert_eq!(read_with(&body, &[], true), Err(Unclear::Argument(identifier)));
-        assert_eq!(text(&read_with(&body, &[], false)), "Write shop.a");
+        assert_eq!(text(&read_with(&body, &[], false)), "Write shop.a, Read shop.a");
+        assert_eq!(read_stored(&body, &[]), Err(Unclear::Argument(identifier)));
         let statements = [rawdoc! { "q": {}, "u": {} }, rawdoc! { "q": { "$where": "x" }, "u": {} }];
         for (count, expected) in [(1, false), (2, true)] {
             let documents = concatenated(&statements[..count]);
@@ -924,7 +973,7 @@ fn commands_of_shells_and_drivers_are_understood() {
             rawdoc! { "update": "orders", "ordered": true, "lsid": session(), "txnNumber": 1_i64,
             "startTransaction": true, "autocommit": false, "writeConcern": { "w": "majority" },
             "bypassDocumentValidation": true, "$db": "shop" },
-            "Write shop.orders",
+            "Write shop.orders, Read shop.orders",
         ),
         (rawdoc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "$db": "admin" }, "Auth admin"),
         (rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" }, "Auth $external"),
@@ -944,4 +993,310 @@ fn every_command_of_the_table_reaches_something_in_its_own_class() {
             assert!(meaning.reaches.iter().any(|reach| reach.class == command.class), "{}", command.name);
         }
     }
+}
+
+/// What reaches `system.js`, whether the search is for `$where` alone or for any JavaScript.
+#[test]
+fn javascript_that_sees_stored_functions_reaches_them() {
+    let place = || rawdoc! { "$where": "throw new Error(stored)" };
+    let deep = rawdoc! { "$or": [{ "a": 1 }, { "$nor": [place()] }] };
+    let function = rawdoc! { "$expr": { "$function": { "body": "x", "args": [], "lang": "js" } } };
+    let of_type = |value: RawBson| rawdoc! { "find": "orders", "filter": { "$where": value }, "$db": "shop" };
+    let cases = [
+        (find_with("filter", place()), true),
+        (find_with("filter", deep.clone()), true),
+        (find_with("filter", function), false),
+        (find_with("filter", rawdoc! { "a": code("x") }), false),
+        (find_with("filter", rawdoc! { "a": "$where" }), false),
+        (find_with("filter", rawdoc! { "$where2": 1, "a$where": 1 }), false),
+        (find_with("anything", rawdoc! { "filter": [place()] }), true),
+        (of_type(code("x")), true),
+        (of_type(symbol("x")), true),
+        (of_type(RawBson::Null), true),
+        (rawdoc! { "count": "a", "query": place(), "$db": "shop" }, true),
+        (rawdoc! { "distinct": "a", "key": "k", "query": place(), "$db": "shop" }, true),
+        (rawdoc! { "findAndModify": "a", "query": place(), "remove": true, "$db": "shop" }, true),
+        (rawdoc! { "update": "a", "updates": [{ "q": {}, "u": {} }, { "q": place(), "u": {} }], "$db": "shop" }, true),
+        (rawdoc! { "update": "a", "updates": [{ "q": {}, "u": { "a": "$where" } }], "$db": "shop" }, false),
+        (rawdoc! { "delete": "a", "deletes": [{ "q": deep, "limit": 0 }], "$db": "shop" }, true),
+        (rawdoc! { "explain": { "find": "a", "filter": place() }, "$db": "shop" }, true),
+        (rawdoc! { "explain": { "delete": "a", "deletes": [{ "q": place() }] }, "$db": "shop" }, true),
+        (rawdoc! { "mapReduce": "a", "out": { "inline": 1 }, "$db": "shop" }, true),
+        (rawdoc! { "insert": "a", "documents": [place()], "$db": "shop" }, false),
+        (stage(rawdoc! { "$lookup": { "from": "orders", "pipeline": [{ "$match": place() }] } }), true),
+        (rawdoc! { "create": "v", "viewOn": "a", "pipeline": [{ "$match": place() }], "$db": "shop" }, true),
+    ];
+    let reaches_them = |meaning: Result<crate::command::Meaning<'_>, Unclear>| {
+        let reach = text(&Ok(meaning.unwrap()));
+        reach.split(", ").any(|reach| reach == "Read shop.system.js [itself]")
+    };
+    for (body, expected) in &cases {
+        assert_eq!(reaches_them(read_stored(body, &[])), *expected, "{body:?}");
+        assert_eq!(reaches_them(read_with(body, &[], true)), *expected, "{body:?}");
+    }
+    for (command, identifier) in [("update", "updates"), ("delete", "deletes")] {
+        let mut body = RawDocumentBuf::new();
+        body.append(CString::try_from(command).unwrap(), "a");
+        body.append(CString::try_from("$db").unwrap(), "shop");
+        for (filter, expected) in [(rawdoc! {}, false), (place(), true)] {
+            let documents = concatenated(&[rawdoc! { "q": {} }, rawdoc! { "q": filter }]);
+            let sequences = [Sequence { identifier: identifier.as_bytes(), documents: &documents }];
+            assert_eq!(reaches_them(read_stored(&body, &sequences)), expected);
+        }
+    }
+}
+
+#[test]
+fn a_statement_of_a_bulk_write_reaches_the_stored_functions_of_its_own_database() {
+    let body = rawdoc! { "bulkWrite": 1, "$db": "admin" };
+    let ops = concatenated(&[
+        rawdoc! { "insert": 2, "document": { "$where": "x" } },
+        rawdoc! { "delete": 0, "filter": { "a": 1 } },
+        rawdoc! { "update": 1, "filter": { "$where": "x" }, "updateMods": {} },
+        rawdoc! { "delete": 1, "filter": { "$where": "x" } },
+    ]);
+    let namespaces = concatenated(&[rawdoc! { "ns": "a.x" }, rawdoc! { "ns": "b.x" }, rawdoc! { "ns": "c.x" }]);
+    let sequences =
+        [Sequence { identifier: b"ops", documents: &ops }, Sequence { identifier: b"nsInfo", documents: &namespaces }];
+    assert_eq!(
+        text(&read_stored(&body, &sequences)),
+        "Write a.x, Write b.x, Write c.x, Read a.x, Read b.x, Read b.system.js [itself]"
+    );
+}
+
+#[test]
+fn a_command_that_shows_by_errors_what_documents_have_reads_them() {
+    check(&[
+        (
+            rawdoc! { "createIndexes": "a", "indexes": [{ "key": { "x": "2dsphere" }, "name": "x" }], "$db": "shop" },
+            "Ddl shop.a, Read shop.a",
+        ),
+        (rawdoc! { "reIndex": "a", "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        (rawdoc! { "collMod": "a", "validator": {}, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        (
+            rawdoc! { "collMod": "a", "index": { "name": "x", "unique": true }, "$db": "shop" },
+            "Ddl shop.a, Read shop.a",
+        ),
+        (rawdoc! { "create": "a", "validator": { "x": 1 }, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        (rawdoc! { "create": "a", "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "dropIndexes": "a", "index": "*", "$db": "shop" }, "Ddl shop.a"),
+        (rawdoc! { "insert": "a", "documents": [{}], "$db": "shop" }, "Write shop.a"),
+        (rawdoc! { "analyzeShardKey": "vault.a", "key": { "x": 1 }, "$db": "admin" }, "Admin vault.a, ~Read vault.a"),
+        (rawdoc! { "split": "vault.a", "find": {}, "$db": "admin" }, "Cluster vault.a, ~Read vault.a"),
+        (rawdoc! { "planCacheClear": "a", "$db": "shop" }, "Admin shop.a"),
+    ]);
+}
+
+#[test]
+fn a_document_in_system_views_is_a_view_of_anything() {
+    const ANY: &str = "Write shop.system.views [shop.*], Ddl shop.*, Read shop.*";
+    let read_too = format!("{ANY}, Read shop.system.views [shop.*]");
+    let bulk = |operation: RawDocumentBuf| {
+        rawdoc! { "bulkWrite": 1, "ops": [operation], "nsInfo": [{ "ns": "shop.system.views" }], "$db": "admin" }
+    };
+    check(&[
+        (rawdoc! { "insert": "system.views", "documents": [], "$db": "shop" }, ANY),
+        (rawdoc! { "update": "system.views", "updates": [{ "q": {}, "u": {} }], "$db": "shop" }, &read_too),
+        (rawdoc! { "delete": "system.views", "deletes": [], "$db": "shop" }, &read_too),
+        (rawdoc! { "findAndModify": "system.views", "update": {}, "$db": "shop" }, &read_too),
+        (bulk(rawdoc! { "insert": 0, "document": {} }), ANY),
+        (stage(rawdoc! { "$out": "system.views" }), &format!("Read shop.orders, {ANY}")),
+        (stage(rawdoc! { "$merge": "system.views" }), &format!("Read shop.orders, {read_too}")),
+        (
+            rawdoc! { "mapReduce": "orders", "out": "system.views", "$db": "shop" },
+            &format!("Read shop.orders, {ANY}, Read shop.system.js [itself]"),
+        ),
+        (
+            rawdoc! { "renameCollection": "shop.a", "to": "shop.system.views", "$db": "admin" },
+            &format!("Ddl shop.a, Read shop.a, Ddl shop.system.views [shop.*], {ANY}"),
+        ),
+        (
+            rawdoc! { "cloneCollectionAsCapped": "a", "toCollection": "system.views", "$db": "shop" },
+            &format!("Read shop.a, Ddl shop.system.views [shop.*], {ANY}"),
+        ),
+        (
+            rawdoc! { "insert": "system.buckets.system.views", "$db": "shop" },
+            &format!("Write shop.system.buckets.system.views, {ANY}"),
+        ),
+        (rawdoc! { "insert": "system.views", "$db": "admin" }, "Write admin.system.views [*], Ddl *, Read *"),
+        (rawdoc! { "find": "system.views", "$db": "shop" }, "Read shop.system.views [shop.*]"),
+    ]);
+}
+
+#[test]
+fn what_clients_cannot_work_without_is_essential_and_nothing_else() {
+    let id = || rawdoc! { "id": uuid() };
+    let cases = [
+        (rawdoc! { "hello": 1, "$db": "admin" }, true),
+        (rawdoc! { "whatsmyuri": 1, "$db": "admin" }, true),
+        (rawdoc! { "listCommands": 1, "$db": "admin" }, true),
+        (rawdoc! { "atlasVersion": 1, "$db": "admin" }, true),
+        (rawdoc! { "connectionStatus": 1, "showPrivileges": true, "$db": "admin" }, true),
+        (rawdoc! { "saslStart": 1, "$db": "admin" }, true),
+        (rawdoc! { "commitTransaction": 1, "lsid": id(), "txnNumber": 1_i64, "$db": "admin" }, true),
+        (rawdoc! { "abortTransaction": 1, "lsid": id(), "txnNumber": 1_i64, "$db": "admin" }, true),
+        (rawdoc! { "endSessions": [id()], "$db": "admin" }, true),
+        (rawdoc! { "refreshSessions": [id()], "$db": "admin" }, true),
+        (rawdoc! { "killSessions": [id(), id()], "$db": "admin" }, true),
+        (rawdoc! { "killSessions": [], "$db": "admin" }, false),
+        (rawdoc! { "killSessions": [{ "user": "u", "db": "d" }], "$db": "admin" }, false),
+        (rawdoc! { "killAllSessions": [], "$db": "admin" }, false),
+        (rawdoc! { "startSession": 1, "$db": "admin" }, false),
+        (rawdoc! { "getLog": "startupWarnings", "$db": "admin" }, true),
+        (rawdoc! { "getLog": symbol("startupWarnings"), "$db": "admin" }, false),
+        (rawdoc! { "getLog": "global", "$db": "admin" }, false),
+        (rawdoc! { "getLog": "*", "$db": "admin" }, false),
+        (rawdoc! { "hostInfo": 1, "lsid": id(), "$db": "admin" }, true),
+        (rawdoc! { "hostInfo": 1, "details": true, "$db": "admin" }, false),
+        (rawdoc! { "getParameter": 1, "featureCompatibilityVersion": 1, "$db": "admin" }, true),
+        (rawdoc! { "getParameter": 1, "featureCompatibilityVersion": 1, "logLevel": 1, "$db": "admin" }, false),
+        (rawdoc! { "getParameter": "*", "featureCompatibilityVersion": 1, "$db": "admin" }, false),
+        (rawdoc! { "getParameter": { "allParameters": true }, "$db": "admin" }, false),
+        (rawdoc! { "getMore": 5_i64, "collection": "$cmd.bulkWrite", "$db": "admin" }, true),
+        (rawdoc! { "killCursors": "$cmd.bulkWrite", "cursors": [5_i64], "$db": "admin" }, true),
+        (rawdoc! { "getMore": 5_i64, "collection": "$cmd.bulkWrite", "$db": "shop" }, false),
+        (rawdoc! { "getMore": 5_i64, "collection": "$cmd.aggregate", "$db": "admin" }, false),
+        (rawdoc! { "getMore": 5_i64, "collection": "$cmd.listCollections", "$db": "shop" }, true),
+        (rawdoc! { "find": "orders", "$db": "shop" }, false),
+        (rawdoc! { "serverStatus": 1, "$db": "admin" }, false),
+    ];
+    for (body, expected) in &cases {
+        assert_eq!(read_body(body).unwrap().essential, *expected, "{body:?}");
+    }
+}
+
+#[test]
+fn a_stage_with_a_key_that_it_is_not_known_to_have_is_refused() {
+    let empty = || RawBson::Document(rawdoc! {});
+    let internal = ["mongotQuery", "mergingPipeline", "metadataMergeProtocolVersion", "requiresSearchMetaCursor"];
+    let internal = internal.into_iter().chain(["protocolVersion", "limit", "sortSpec", "requiresSearchSequenceToken"]);
+    for key in internal.chain(["docsRequested", "view", "ofTheFuture"]) {
+        for name in ["$search", "$searchMeta", "$searchBeta", "$sample", "$collStats", "$currentOp", "$listSessions"] {
+            check(&[(stage(stage_document(name, &[(key, empty())])), &format!("Stage({name:?})"))]);
+        }
+        if key != "limit" {
+            check(&[(stage(stage_document("$vectorSearch", &[(key, empty())])), "Stage(\"$vectorSearch\")")]);
+        }
+    }
+    let refused = [
+        ("$group", "$doingMerge"),
+        ("$sort", "$_internalLimit"),
+        ("$project", "$_internalX"),
+        ("$geoNear", "$_x"),
+        ("$rankFusion", "view"),
+        ("$score", "view"),
+        ("$limit", "a"),
+    ];
+    for (name, key) in refused {
+        check(&[(stage(stage_document(name, &[(key, empty())])), &format!("Stage({name:?})"))]);
+    }
+    let shop = "Read shop.orders";
+    check(&[
+        (
+            stage(rawdoc! { "$search": { "index": "i", "compound": { "must": [] }, "count": { "type": "total" } } }),
+            shop,
+        ),
+        (stage(rawdoc! { "$searchBeta": { "text": { "query": "x", "path": "y" }, "highlight": {} } }), shop),
+        (stage(rawdoc! { "$searchMeta": { "facet": { "facets": {} } } }), shop),
+        (stage(rawdoc! { "$vectorSearch": { "index": "i", "path": "p", "queryVector": [], "limit": 5 } }), shop),
+        (stage(rawdoc! { "$score": { "score": "$x", "weight": 1, "scoreDetails": true } }), shop),
+        (stage(rawdoc! { "$fill": { "sortBy": { "a": 1 }, "output": { "b": { "method": "locf" } } } }), shop),
+        (stage(rawdoc! { "$group": { "_id": "$a", "n": { "$sum": 1 } } }), shop),
+        (stage(rawdoc! { "$project": { "_internal": 1 } }), shop),
+        (stage(rawdoc! { "$unwind": "$a" }), shop),
+        (
+            stage(rawdoc! { "$rankFusion": { "input": { "pipelines": {
+                "a": [{ "$vectorSearch": { "index": "i" } }], "b": [{ "$unionWith": "secret" }],
+            } }, "combination": { "weights": {} }, "scoreDetails": true } }),
+            "Read shop.orders, Read shop.secret",
+        ),
+        (
+            stage(rawdoc! { "$scoreFusion": { "input": { "pipelines": { "a": [{ "$lookup": {
+                "from": "secret",
+            } }] }, "normalization": "none" } } }),
+            "Read shop.orders, Read shop.secret",
+        ),
+        (stage(rawdoc! { "$rankFusion": { "input": { "pipelines": [] } } }), r#"Stage("$facet")"#),
+        (stage(rawdoc! { "$rankFusion": { "input": { "pipelines": { "a": {} } } } }), "Pipeline"),
+        (stage(rawdoc! { "$rankFusion": {} }), r#"Stage("$rankFusion")"#),
+    ]);
+}
+
+#[test]
+fn arguments_of_newer_servers_pass_or_are_for_servers() {
+    for argument in ["versionContext", "isHybridSearch", "originalQueryShapeHash", "translatedForViewlessTimeseries"]
+        .into_iter()
+        .chain(["sampleId", "includeQueryStatsMetrics", "querySettings", "startOrContinueTransaction"])
+    {
+        check(&[(find_with(argument, rawdoc! {}), &format!("InternalArgument({argument:?})"))]);
+    }
+    for argument in ["rawData", "clientOperationKey", "stmtId", "allowPartialResults", "bypassEmptyTsReplacement"] {
+        check(&[(find_with(argument, true), "Read shop.orders")]);
+    }
+    for argument in ["$gossip", "$configTime", "$topologyTime", "$_requestResumeToken", "$_startAt"] {
+        check(&[(find_with(argument, rawdoc! {}), "UnknownDollarArgument")]);
+    }
+}
+
+#[test]
+fn commands_of_newer_servers_and_of_mongos_reach_what_they_name() {
+    check(&[
+        (rawdoc! { "setQuerySettings": "hash", "settings": {}, "$db": "admin" }, "Admin *, ~Read *"),
+        (rawdoc! { "configureQueryAnalyzer": "vault.a", "$db": "admin" }, "Admin vault.a, ~Read vault.a"),
+        (rawdoc! { "checkMetadataConsistency": 1, "$db": "admin" }, "Admin *, ~Read *"),
+        (rawdoc! { "checkMetadataConsistency": 1, "$db": "shop" }, "Admin shop.*, ~Read shop.*"),
+        (rawdoc! { "checkMetadataConsistency": "a", "$db": "shop" }, "Admin shop.a, ~Read shop.a"),
+        (rawdoc! { "cleanupStructuredEncryptionData": "a", "$db": "shop" }, "Ddl shop.a, Ddl shop.*"),
+        (rawdoc! { "moveCollection": "vault.a", "toShard": "s", "$db": "admin" }, "Cluster vault.a, ~Read vault.a"),
+        (rawdoc! { "reshardCollection": "vault.a", "$db": "admin" }, "Cluster vault.a, ~Read vault.a"),
+        (rawdoc! { "movePrimary": "vault", "to": "s", "$db": "admin" }, "Cluster vault"),
+        (rawdoc! { "addShard": "rs/evil:1", "$db": "admin" }, "Cluster *, ~Read *"),
+        (rawdoc! { "replSetReconfig": {}, "$db": "admin" }, "Cluster *, ~Read *"),
+        (rawdoc! { "listShards": 1, "$db": "admin" }, "Cluster admin"),
+        (rawdoc! { "isdbgrid": 1, "$db": "admin" }, "Handshake admin"),
+        (rawdoc! { "autoCompact": true, "$db": "admin" }, "Admin admin"),
+        (rawdoc! { "configureFailPoint": "x", "mode": "off", "$db": "admin" }, "Admin *, ~Read *"),
+        (rawdoc! { "godinsert": "a", "$db": "shop" }, "Admin *, ~Read *"),
+        (rawdoc! { "_hashBSONElement": 1, "$db": "shop" }, "Admin *, ~Read *"),
+        (rawdoc! { "replicateSearchIndexCommand": 1, "$db": "admin" }, r#"Internal("")"#),
+    ]);
+}
+
+#[test]
+fn a_name_that_the_operator_calls_known_reaches_the_whole_server() {
+    let mut known = KnownNames::default();
+    known.insert("newThing", Class::Ddl);
+    known.insert("$newStage", Class::Read);
+    let options = ReadOptions { known: Some(&known), ..ReadOptions::default() };
+    let check = |body: RawDocumentBuf, expected: &str| {
+        assert_eq!(text(&read(&Request { body: &body, database: None, sequences: &[] }, options)), expected);
+    };
+    check(rawdoc! { "newThing": "orders", "x": 1, "$db": "shop" }, "Ddl *, ~Read *");
+    check(rawdoc! { "newthing": "orders", "$db": "shop" }, "UnknownCommand");
+    check(rawdoc! { "other": 1, "$db": "shop" }, "UnknownCommand");
+    check(rawdoc! { "$newStage": 1, "$db": "shop" }, "Read *");
+    check(rawdoc! { "newThing": 1, "fromMongos": true, "$db": "shop" }, r#"InternalArgument("fromMongos")"#);
+    check(rawdoc! { "explain": { "newThing": 1 }, "$db": "shop" }, "UnknownCommand");
+    check(stage(rawdoc! { "$newStage": { "x": 1 } }), "Read shop.orders, Read *");
+    check(
+        stage(rawdoc! { "$unionWith": { "coll": "a", "pipeline": [{ "$newStage": 1 }] } }),
+        "Read shop.orders, Read shop.a, Read *",
+    );
+    check(stage(rawdoc! { "$otherStage": 1 }), "UnknownStage");
+}
+
+#[test]
+fn the_name_of_what_is_unknown_can_be_shown() {
+    let check = |body: RawDocumentBuf, expected: Option<&str>| {
+        assert_eq!(unknown_name(&Request { body: &body, database: None, sequences: &[] }), expected, "{body:?}");
+    };
+    check(rawdoc! { "newThing": 1, "$db": "shop" }, Some("newThing"));
+    check(rawdoc! { "new thing": 1, "$db": "shop" }, None);
+    check(rawdoc! { "\u{1b}[31m": 1, "$db": "shop" }, None);
+    check(rawdoc! { "explain": { "newThing": 1 }, "$db": "shop" }, Some("newThing"));
+    check(stage(rawdoc! { "$newStage": 1 }), Some("$newStage"));
+    check(stage(rawdoc! { "$facet": { "a": [{ "$_internalX": 1 }] } }), Some("$_internalX"));
+    check(rawdoc! { "explain": { "aggregate": "a", "pipeline": [{ "$new": 1 }] }, "$db": "shop" }, Some("$new"));
+    check(rawdoc! { "find": "a", "$db": "shop" }, None);
+    check(stage(rawdoc! { "$lookup": 1 }), None);
 }

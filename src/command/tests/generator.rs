@@ -219,6 +219,7 @@ fn collection() -> impl Strategy<Value = String> {
         "vault.secret",
         "system.profile",
         "system.buckets.t",
+        "system.views",
         "system.users",
     ])
     .prop_map(str::to_owned)

@@ -166,9 +166,10 @@ fn facts(meaning: &Meaning<'_>) -> (&'static str, bool, String, Vec<String>, Vec
 fn has_one_meaning(body: &RawDocument) -> Result<(), TestCaseError> {
     let _ = read_with(body, &[], true);
     let Ok(meaning) = read_body(body) else { return Ok(()) };
-    // The crate's reader stops at a value of invalid UTF-8 that stands before `$db`; mongod does not.
+    // The crate's reader stops at a value of invalid UTF-8 before `$db`; mongod does not.
     prop_assert_eq!(body.get_str("$db").unwrap_or(meaning.database), meaning.database);
-    let (first, value) = body.iter().next().unwrap().unwrap();
+    // The reader does not look at the value of a command that names nothing by it.
+    let Some(Ok((first, value))) = body.iter().next() else { return Ok(()) };
     let name = match value {
         bson::raw::RawBsonRef::Document(inner) if meaning.explained => inner.iter().next().unwrap().unwrap().0,
         _ => first,

@@ -7,7 +7,9 @@ mod naive;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, Unclear, read};
+use super::{
+    Exposes, KnownNames, Meaning, Reach, ReadOptions, Request, Resource, Sequence, Unclear, read, unknown_name,
+};
 
 /// The meaning of `body`, as an `OP_MSG` without document sequences.
 fn read_body(body: &RawDocument) -> Result<Meaning<'_>, Unclear> {
@@ -19,7 +21,15 @@ fn read_with<'a>(
     sequences: &'a [Sequence<'a>],
     javascript: bool,
 ) -> Result<Meaning<'a>, Unclear> {
-    read(&Request { body, database: None, sequences }, ReadOptions { javascript })
+    read(&Request { body, database: None, sequences }, ReadOptions { javascript, stored_functions: false, known: None })
+}
+
+/// As [`read_with`], with the search for `$where` instead of that for any JavaScript.
+fn read_stored<'a>(body: &'a RawDocument, sequences: &'a [Sequence<'a>]) -> Result<Meaning<'a>, Unclear> {
+    read(
+        &Request { body, database: None, sequences },
+        ReadOptions { javascript: false, stored_functions: true, known: None },
+    )
 }
 
 /// The reaches as text, for example `Read shop.orders, Write vault.x`, or the error.
@@ -31,7 +41,7 @@ fn text(meaning: &Result<Meaning<'_>, Unclear>) -> String {
 }
 
 /// `*` is the whole server, `shop.*` a whole database, `shop` a database as such, `-` no namespace. A system collection
-/// has what it exposes in brackets.
+/// has what it exposes in brackets. `~` is what is shown on the side.
 fn reach_text(reach: &Reach<'_>) -> String {
     let resource = match reach.resource {
         Resource::NoNamespace => "-".to_owned(),
@@ -45,8 +55,11 @@ fn reach_text(reach: &Reach<'_>) -> String {
         Resource::SystemCollection { database, collection, exposes: Exposes::Server } => {
             format!("{database}.{collection} [*]")
         }
+        Resource::SystemCollection { database, collection, exposes: Exposes::Itself } => {
+            format!("{database}.{collection} [itself]")
+        }
     };
-    format!("{:?} {resource}", reach.class)
+    format!("{}{:?} {resource}", if reach.incidental { "~" } else { "" }, reach.class)
 }
 
 /// Documents one after the other, as in a document sequence.

@@ -27,13 +27,16 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
     match name.as_str() {
         "find" | "count" | "distinct" | "killCursors" => put("Read", &db, &own?),
         "getMore" => put("Read", &db, command.get_str("collection").ok()?),
-        "insert" | "delete" | "update" => put("Write", &db, &own?),
-        "findandmodify" => {
+        "insert" => put("Write", &db, &own?),
+        "delete" | "update" | "findandmodify" => {
             put("Write", &db, &own.clone()?);
             put("Read", &db, &own?);
         }
         "create" | "collMod" => {
-            put("Ddl", &db, &own?);
+            put("Ddl", &db, &own.clone()?);
+            if name == "collMod" {
+                put("Read", &db, &own?);
+            }
             put("Read", &db, command.get_str("viewOn").ok()?);
         }
         "cloneCollectionAsCapped" => {
@@ -60,12 +63,32 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
                 _ => "Read",
             };
             put(class, &namespace[..dot], &namespace[dot + 1..]);
+            if class != "Read" {
+                // The collection that is read on the side is the innermost one.
+                let (database, mut collection) = (&namespace[..dot], &namespace[dot + 1..]);
+                while let (Some(series), false) =
+                    (collection.strip_prefix("system.buckets."), matches!(database, "local" | "config" | "admin"))
+                {
+                    collection = series;
+                }
+                let mut read = BTreeSet::new();
+                note(&mut read, "Read", database, collection);
+                found.extend(read.iter().map(|reach| format!("~{reach}")));
+            }
         }
         "bulkWrite" => {
-            for entry in command.get_array("nsInfo").ok()? {
-                let namespace = entry.as_document()?.get_str("ns").ok()?;
-                let dot = namespace.find('.')?;
-                put("Write", &namespace[..dot], &namespace[dot + 1..]);
+            let namespaces = command.get_array("nsInfo").ok()?;
+            let mut put = |class: &str, at: usize| {
+                let namespace = namespaces[at].as_document().unwrap().get_str("ns").unwrap();
+                let dot = namespace.find('.').unwrap();
+                note(&mut found, class, &namespace[..dot], &namespace[dot + 1..]);
+            };
+            (0..namespaces.len()).for_each(|at| put("Write", at));
+            for operation in command.get_array("ops").ok()? {
+                let (kind, at) = operation.as_document()?.iter().next()?;
+                if kind != "insert" {
+                    put("Read", usize::try_from(at.as_i32()?).unwrap());
+                }
             }
         }
         "mapReduce" => {
@@ -77,9 +100,13 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
                     let database = out.get_str("db").unwrap_or(&db);
                     let target = out.iter().find(|(key, _)| *key != "db")?.1;
                     put("Write", database, target.as_str()?);
+                    if out.contains_key("reduce") {
+                        put("Read", database, target.as_str()?);
+                    }
                 }
                 _ => return None,
             }
+            found.insert(format!("Read {db}.system.js [itself]"));
         }
         "dbHash" => {
             let names = command.get_array("collections").ok()?;
@@ -97,7 +124,7 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
         "listCollections" => drop(found.insert(format!("Read {db}.*"))),
         "dropDatabase" => drop(found.insert(format!("Ddl {db}.*"))),
         "listDatabases" => drop(found.insert("Read *".to_owned())),
-        "currentOp" => drop(found.insert("Admin *".to_owned())),
+        "currentOp" => found.extend(["Admin *".to_owned(), "~Read *".to_owned()]),
         "dbStats" => drop(found.insert(format!("Read {db}"))),
         "ping" => drop(found.insert(format!("Handshake {db}"))),
         "createUser" | "createRole" => {
@@ -140,7 +167,7 @@ fn read_stage(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
     };
     match name.as_str() {
         "$listCatalog" => return false,
-        "$currentOp" => drop(found.insert("Admin *".to_owned())),
+        "$currentOp" => found.extend(["Admin *".to_owned(), "~Read *".to_owned()]),
         "$facet" => {
             for pipeline in spec.as_document().unwrap().iter().map(|(_, pipeline)| pipeline) {
                 inside.0.extend(pipeline.as_array().unwrap());
@@ -165,6 +192,10 @@ fn read_stage(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
             let into = spec.as_document().and_then(|spec| spec.get("into")).unwrap_or(spec);
             let (database, collection) = target(into);
             note(found, "Write", &database, &collection);
+            let when = spec.as_document().and_then(|spec| spec.get("whenMatched"));
+            if name == "$merge" && when != Some(&Bson::from("replace")) {
+                note(found, "Read", &database, &collection);
+            }
         }
         _ => {}
     }
@@ -172,6 +203,11 @@ fn read_stage(found: &mut BTreeSet<String>, stage: &Bson, db: &str) -> bool {
 }
 
 fn note(found: &mut BTreeSet<String>, class: &str, database: &str, collection: &str) {
+    if (class, collection) == ("Write", "system.views") {
+        let is_special = matches!(database, "local" | "config" | "admin");
+        let place = if is_special { "*".to_owned() } else { format!("{database}.*") };
+        found.extend([format!("Ddl {place}"), format!("Read {place}")]);
+    }
     let exposes = match (database, collection.starts_with("system."), collection.starts_with("system.buckets.")) {
         ("local" | "config", ..) | ("admin", true, _) => " [*]".to_owned(),
         (_, true, false) => format!(" [{database}.*]"),

@@ -25,6 +25,9 @@ use crate::config::sections::Values;
 /// The longest name of a rule in bytes. It is shown in metrics and in error replies to clients.
 const NAME_BYTES_MAX: usize = 128;
 
+/// Longer than any command name of MongoDB.
+const KNOWN_BYTES_MAX: usize = 64;
+
 /// Maximum number of rules. Each rule has a set of counters per listener.
 const RULES_MAX: usize = 100_000;
 
@@ -42,13 +45,28 @@ pub(super) fn policy(mut section: Section<'_>, context: &PolicyContext<'_>) -> O
     const WRONG: &str = "must be tables that begin with a line [[policy.rule]]; environment variables cannot set them";
     let enforcement = section.or("enforcement", Enforcement::Enforce, |given| readers::choice(given, ENFORCEMENTS));
     let deny_javascript = section.or("deny_javascript", false, readers::boolean);
+    let known_commands = known_commands(&mut section);
     let tables = section.repeated_tables("rule", WRONG).unwrap_or_default();
     if tables.len() > RULES_MAX {
         section.note("rule", format!("has {} rules; at most {RULES_MAX} are allowed", tables.len()));
     }
     let mut names = BTreeMap::new();
     let rules: Vec<RuleConfig> = tables.into_iter().filter_map(|table| rule(table, context, &mut names)).collect();
-    (deny_javascript || !rules.is_empty()).then_some(PolicyConfig { enforcement, deny_javascript, rules })
+    let config = PolicyConfig { enforcement, deny_javascript, known_commands, rules };
+    (deny_javascript || !config.rules.is_empty()).then_some(config)
+}
+
+fn known_commands(section: &mut Section<'_>) -> BTreeMap<String, String> {
+    const EXPECTED: &str = "must be a table of names and classes, as in known_commands = { newThing = \"@admin\" }";
+    let pairs = section.pairs("known_commands", EXPECTED, |name, given| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'-');
+        if name.len() > KNOWN_BYTES_MAX || !name.bytes().all(is_plain) {
+            let problem = "is not the name of a command or stage: at most 64 letters, digits, \"_\", \"$\" and \"-\"";
+            return Err(problem.to_owned());
+        }
+        Ok((name.to_owned(), given.text("a class, as in \"@admin\"")?.to_owned()))
+    });
+    pairs.into_iter().flatten().collect()
 }
 
 /// `names` has the names of the previous rules, with their paths.

@@ -126,6 +126,12 @@ fn invalid_rules_are_problems() {
     check_rule("from = [{ not_listeners = [\"stock\"] }]", "which is not a listener; choose from \"orders\"");
     check_rule(RULE, "policy.rule[2].name = \"r\" (config.toml): is also the name of policy.rule[1]");
     check_one(&format!("{MINIMAL}[policy]\nrule = {{}}\n"), "begin with a line [[policy.rule]]");
+    check_one(&format!("{MINIMAL}[policy]\nknown_commands = []\n"), "must be a table of names and classes");
+    check_one(
+        &format!("{MINIMAL}[policy]\nknown_commands = {{ \"a b\" = \"@admin\" }}\n"),
+        "is not the name of a command",
+    );
+    check_one(&format!("{MINIMAL}[policy]\nknown_commands = {{ a = 1 }}\n"), "must be a string in quotes: a class");
     check_one(&format!("{MINIMAL}[policy]\nenforcement = \"off\"\n"), "must be \"enforce\" or \"dry-run\"");
     check_one(&format!("{MINIMAL}[policy]\nenforce = true\n"), "did you mean enforcement?");
     check_one(&format!("{MINIMAL}[policy.rule]\nname = \"r\"\n"), "begin with a line [[policy.rule]]");

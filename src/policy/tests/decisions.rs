@@ -202,7 +202,14 @@ fn the_handshake_passes_unless_a_deny_rule_names_it() {
         "ping",
         "buildInfo",
         "connectionStatus",
-        "endSessions",
+        "atlasVersion",
+        "listCommands",
+        "whatsmyuri",
+        "isdbgrid",
+        "essential endSessions",
+        "essential getLog",
+        "essential getParameter",
+        "essential hostInfo",
         "saslStart",
         "saslContinue",
         "authenticate",
@@ -215,19 +222,77 @@ fn the_handshake_passes_unless_a_deny_rule_names_it() {
         let command = format!("{name} admin");
         check(&nothing, &[(&command, "allow (handshake)")]);
         check(&everything, &[(&command, "allow (handshake)")]);
+        let name = name.trim_start_matches("essential ");
         check(&rule("deny", &format!("commands = [\"*\", \"{name}\"]")), &[(&command, "deny r")]);
         check(&rule("audit", &format!("commands = [\"{name}\"]")), &[(&command, "allow (handshake), audit r")]);
     }
     check(&named("l", "audit", ""), &[("ping admin", "allow (handshake)"), ("find s.a", "-, audit l")]);
-    check(&rule("deny", "commands = [\"@session\"]"), &[("endSessions -", "deny r")]);
+    for name in ["endSessions", "refreshSessions", "killSessions", "commitTransaction", "abortTransaction"] {
+        let command = format!("essential {name} @session -");
+        check(&nothing, &[(&command, "allow (handshake)")]);
+        check(&everything, &[(&command, "allow (handshake)")]);
+        check(&rule("deny", &format!("commands = [\"{name}\"]")), &[(&command, "deny r")]);
+        check(&rule("deny", "commands = [\"@session\"]"), &[(&command, "deny r")]);
+    }
+    check(&rule("deny", "commands = [\"@admin\"]"), &[("essential killSessions @session -", "allow (handshake)")]);
     check(&rule("deny", "commands = [\"p*\"]"), &[("ping admin", "deny r")]);
     check(&rule("deny", "commands = [\"p*\"], not_commands = [\"ping\"]"), &[("ping admin", "allow (handshake)")]);
-    check(&nothing, &[("atlasVersion admin", NONE), ("refreshSessions -", NONE), ("listCommands admin", NONE)]);
+    check(&nothing, &[("getLog *", NONE), ("startSession -", NONE), ("getParameter admin", NONE)]);
     check_as(
         "-",
         &named("d", "deny", "from = [{ principals = [\"x\"] }]\nto = [{ commands = [\"ping\"] }]"),
         &[("ping admin", "allow (handshake)")],
     );
+}
+
+#[test]
+fn an_incidental_reach_needs_no_allow_and_can_be_denied() {
+    let log = "getLog *, ~@read *";
+    check(&rule("allow", "commands = [\"@admin-read\"]"), &[(log, "allow r")]);
+    check(&rule("allow", "commands = [\"@read\"]"), &[(log, NONE)]);
+    check(&rule("deny", "commands = [\"@read\"], databases = [\"vault\"]"), &[(log, "deny r")]);
+    check(&rule("deny", "commands = [\"@read\"], collections = [\"x\"]"), &[(log, "deny r")]);
+    check(&rule("deny", "commands = [\"find\"], databases = [\"vault\"]"), &[(log, "-")]);
+    check(&rule("deny", "commands = [\"@write\"], databases = [\"vault\"]"), &[(log, "-")]);
+    let rules = rule("allow", "commands = [\"@admin\"]") + &named("d", "deny", "to = [{ commands = [\"@read\"] }]");
+    check(&rules, &[("splitVector a.b, ~@read a.b", "deny d")]);
+    check(&rule("audit", "commands = [\"@read\"]"), &[(log, "-, audit r")]);
+    let dry = "dry_run = true\nto = [{ commands = [\"@admin-read\"] }]";
+    check(&named("dry", "allow", dry), &[(log, "-")]);
+}
+
+#[test]
+fn stored_functions_are_allowed_with_their_database_or_by_their_name() {
+    let find = "find s.orders, @read s.system.js=";
+    let allow = |keys: &str, expected: &str| check(&rule("allow", keys), &[(find, expected)]);
+    allow("databases = [\"s\"]", "allow r");
+    allow("databases = [\"s\"], collections = [\"*\"]", "allow r");
+    allow("collections = [\"orders\", \"system.js\"]", "allow r");
+    allow("collections = [\"orders\", \"*s\", \"s*\"]", NONE);
+    allow("collections = [\"orders\"]", NONE);
+    allow("not_collections = [\"x\"]", NONE);
+    let deny = |keys: &str, expected: &str| check(&rule("deny", keys), &[(find, expected)]);
+    deny("commands = [\"@read\"], collections = [\"secret\"]", "-");
+    deny("commands = [\"@read\"], collections = [\"system.*\"]", "deny r");
+    deny("commands = [\"@read\"], databases = [\"s\"], not_collections = [\"orders\"]", "deny r");
+}
+
+#[test]
+fn stored_functions_are_searched_for_only_if_they_can_change_the_effect() {
+    let check = |rules: &str, expected: bool| {
+        assert_eq!(policy(rules).view(&caller(None)).read_options().stored_functions, expected, "{rules}");
+    };
+    check(&rule("deny", "commands = [\"@read\"], collections = [\"orders\"]"), false);
+    check(&rule("deny", "commands = [\"@write\"]"), false);
+    check(&rule("deny", "commands = [\"@read\"], databases = [\"vault\"]"), true);
+    check(&rule("deny", "commands = [\"find\"]"), true);
+    check(&rule("audit", ""), true);
+    check(&rule("allow", "collections = [\"orders\"]"), true);
+    check(&rule("allow", "commands = [\"@read\"]"), true);
+    check(&named("a", "allow", ""), false);
+    check(&named("a", "allow", "dry_run = true"), true);
+    check(&named("a", "allow", "from = [{ principals = [\"x\"] }]"), true);
+    check("[policy]\ndeny_javascript = true\n", false);
 }
 
 #[test]
@@ -394,8 +459,15 @@ fn callers_with_the_same_rules_share_a_rule_set() {
 fn the_error_message_of_a_denied_command_names_command_and_reason() {
     let policy = policy(&(named("full-sleep-may-not-read", "deny", "") + &named("a", "allow", "")));
     let check = |grounds: Grounds, expected: &str| {
-        let sentence =
-            Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
+        let sentence = Sentence {
+            policy: &policy,
+            grounds,
+            database: Some("shop"),
+            command: Some("find"),
+            unclear: None,
+            name: None,
+            code: ErrorCode::UNAUTHORIZED,
+        };
         assert_eq!(
             sentence.to_string(),
             format!("mongate: not authorized on shop to execute command find: {expected}")
@@ -406,4 +478,48 @@ fn the_error_message_of_a_denied_command_names_command_and_reason() {
     check(Grounds::JavaScript, "the command runs JavaScript, and deny_javascript is set");
     check(Grounds::Cursor, "the cursor does not belong to this client");
     check(Grounds::Unclear, "the policy cannot judge this command");
+}
+
+#[test]
+fn an_unknown_command_is_not_found_where_nothing_would_deny_it() {
+    let check = |rules: &str, expected: ErrorCode| {
+        let view = policy(rules).view(&caller(None));
+        assert_eq!(view.code_of(Unclear::UnknownCommand), expected, "{rules}");
+        assert_eq!(view.code_of(Unclear::Removed("eval")), expected, "{rules}");
+        let stage = if expected == ErrorCode::COMMAND_NOT_FOUND { ErrorCode::UNKNOWN_STAGE } else { expected };
+        assert_eq!(view.code_of(Unclear::UnknownStage), stage, "{rules}");
+        assert_eq!(view.code_of(Unclear::InternalStage), ErrorCode::UNAUTHORIZED);
+    };
+    let drop = rule("deny", "commands = [\"drop\"], collections = [\"unused\"]");
+    check(&drop, ErrorCode::COMMAND_NOT_FOUND);
+    check(&(drop + &named("a", "allow", "")), ErrorCode::COMMAND_NOT_FOUND);
+    check(&rule("deny", "databases = [\"vault\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("deny", "commands = [\"@read\"], databases = [\"vault\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("deny", "commands = [\"@admin\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("allow", "databases = [\"shop\"]"), ErrorCode::UNAUTHORIZED);
+    check(&rule("allow", "commands = [\"@read\"]"), ErrorCode::UNAUTHORIZED);
+    check("[policy]\ndeny_javascript = true\n", ErrorCode::UNAUTHORIZED);
+}
+
+#[test]
+fn an_error_names_the_command_or_stage_that_is_unknown() {
+    let policy = policy(&rule("deny", "commands = [\"drop\"]"));
+    let check = |unclear, name, code, expected: &str| {
+        let (grounds, database) = (Grounds::Unclear, Some("shop"));
+        let command = if unclear == Unclear::UnknownCommand { None } else { Some("aggregate") };
+        let sentence = Sentence { policy: &policy, grounds, database, command, unclear: Some(unclear), name, code };
+        assert_eq!(sentence.to_string(), format!("mongate: {expected}"));
+    };
+    let (denied, start) = (ErrorCode::UNAUTHORIZED, "not authorized on shop to execute command");
+    let judge = "the policy cannot judge this command:";
+    let unknown = format!("{start} foo: {judge} the command \"foo\" is unknown");
+    check(Unclear::UnknownCommand, Some("foo"), denied, &unknown);
+    check(Unclear::UnknownCommand, None, denied, &format!("{start} (unknown): {judge} the command is unknown"));
+    let unknown = format!("{start} aggregate: {judge} the stage \"$foo\" is unknown");
+    check(Unclear::UnknownStage, Some("$foo"), denied, &unknown);
+    let remedy = "if the server has it, name it in the gateway's [policy] known_commands";
+    let not_found = format!("no such command: 'foo'; {remedy}");
+    check(Unclear::UnknownCommand, Some("foo"), ErrorCode::COMMAND_NOT_FOUND, &not_found);
+    let not_found = format!("Unrecognized pipeline stage name: '$foo'; {remedy}");
+    check(Unclear::UnknownStage, Some("$foo"), ErrorCode::UNKNOWN_STAGE, &not_found);
 }

@@ -24,9 +24,79 @@ fn all_unknown_commands_are_reported_at_once() {
     );
 }
 
+#[test]
+fn a_known_command_is_not_in_the_table_and_has_a_class() {
+    let check = |known: &str, expected: &str| {
+        let rules = format!("[policy]\ndeny_javascript = true\nknown_commands = {{ {known} }}\n");
+        let problems = Policy::compile(&config(&rules)).unwrap_err();
+        let told: Vec<String> = problems.iter().map(|one| format!("{}: {}", one.key, one.sentence)).collect();
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
+    };
+    check("find = \"@read\"", "policy.known_commands.find: is known already");
+    check("\"$lookup\" = \"@read\"", "policy.known_commands.$lookup: is known already");
+    check("\"$listCatalog\" = \"@read\"", "policy.known_commands.$listCatalog: is known already");
+    check("_thing = \"@read\"", "policy.known_commands._thing: is a name that MongoDB servers reserve");
+    check(
+        "thing = \"@raed\"",
+        "policy.known_commands.thing: is \"@raed\", which is not a class of commands; did you mean",
+    );
+    check("thing = \"@session\"", "policy.known_commands.thing: is \"@session\", which is not a class of commands");
+    check(
+        "thing = \"find\"",
+        "policy.known_commands.thing: is \"find\", which is not a class of commands; choose from",
+    );
+}
+
+/// All warnings except the one about every `deny` of some collections.
 fn warnings(rules: &str) -> Vec<String> {
+    all_warnings(rules).into_iter().filter(|warning| !warning.contains("also denies every caller")).collect()
+}
+
+fn all_warnings(rules: &str) -> Vec<String> {
     let warnings = policy(rules).warnings();
     warnings.into_iter().map(|warning| format!("{} {}", warning.key, warning.sentence)).collect()
+}
+
+#[test]
+fn a_rule_that_does_more_or_less_than_it_seems_has_a_warning() {
+    let check = |rules: &str, expected: &[&str]| {
+        let warnings = all_warnings(rules);
+        assert_eq!(warnings.len(), expected.len(), "{rules}: {warnings:?}");
+        for (warning, expected) in warnings.iter().zip(expected) {
+            assert!(warning.starts_with(expected), "{rules}: {warning}");
+        }
+    };
+    let one = |action: &str, to: &str| rule("r", action, &format!("to = [{{ {to} }}]"));
+    let of_a = "from = [{ principals = [\"a\"] }]\n";
+    let qualified = "policy.rule[1].to[1].collections has \"shop.orders\", but \"shop\" is a database, and the name of a \
+                     collection does not include it; write \"orders\"";
+    let orders = "commands = [\"find\"], collections = [\"shop.orders\"]";
+    check(&one("deny", &format!("databases = [\"shop\"], {orders}")), &[qualified]);
+    check(&(one("deny", orders) + &rule("b", "deny", "to = [{ databases = [\"shop\"] }]")), &[qualified]);
+    check(&one("deny", &format!("databases = [\"other\"], {orders}")), &[]);
+    check(
+        &one("deny", "commands = [\"find\"], databases = [\"shop\"], collections = [\"shop.*\"]"),
+        &["policy.rule[1].to[1].collections has \"shop.*\""],
+    );
+    let writes = "policy.rule[1].to[1].commands has @write, and no allow rule has @read";
+    check(&one("allow", "commands = [\"@write\"], databases = [\"shop\"]"), &[writes]);
+    check(&one("allow", "commands = [\"@write\", \"@read\"], databases = [\"shop\"]"), &[]);
+    check(&one("allow", "commands = [\"insert\"], databases = [\"shop\"]"), &[]);
+    check(&one("deny", "commands = [\"@write\"], databases = [\"shop\"]"), &[]);
+    let split = "to = [{ commands = [\"@write\"], databases = [\"shop\"] }, { commands = [\"@read\"] }]";
+    check(&rule("r", "allow", split), &[]);
+    let apart = "to = [{ commands = [\"@write\"], databases = [\"shop\"] }, \
+                 { commands = [\"@read\"], databases = [\"other\"] }]";
+    check(&rule("r", "allow", apart), &[writes]);
+    let exposing = "policy.rule[1].to[1].collections also denies every caller the commands that show this collection";
+    check(&one("deny", "collections = [\"orders\"]"), &[exposing]);
+    check(&one("deny", "commands = [\"drop\"], collections = [\"orders\"]"), &[]);
+    check(&rule("r", "deny", &format!("{of_a}to = [{{ collections = [\"orders\"] }}]")), &[]);
+    let deny = rule("d", "deny", "to = [{ commands = [\"drop\"] }]");
+    let only = "policy.rule[1].action is the only allow rule, so all other callers are denied every command";
+    check(&(rule("a", "allow", of_a) + &deny), &[only]);
+    check(&(rule("a", "allow", of_a) + &deny + &rule("b", "allow", "from = [{ principals = [\"b\"] }]")), &[]);
+    check(&rule("a", "allow", of_a), &[]);
 }
 
 #[test]
@@ -156,7 +226,7 @@ fn policies_with_different_meanings_have_different_fingerprints() {
     assert!(fingerprint(&first).len() == 64 && fingerprint(&first).bytes().all(|byte| byte.is_ascii_hexdigit()));
     // The fingerprint is the same on every machine and in every version with the same canonical form.
     let fixed = "[policy]\ndeny_javascript = true\n";
-    assert_eq!(fingerprint(fixed), "5f0d1c30896432045baa56a0ecdc9941990eda0a284284f9933bffad4cd3d39c");
+    assert_eq!(fingerprint(fixed), "95a7b7e34b84dfa9d98476146345406879246a2c0445d10ca90de17d3fc3185a");
 
     let others = [
         rule("b", "deny", "to = [{ commands = [\"findandmodify\", \"find\"], databases = [\"x\", \"y\"] }]"),
@@ -177,6 +247,9 @@ fn policies_with_different_meanings_have_different_fingerprints() {
         rule("a", "deny", "dry_run = true"),
         format!("[policy]\nenforcement = \"dry-run\"\n{}", rule("a", "deny", "")),
         format!("[policy]\ndeny_javascript = true\n{}", rule("a", "deny", "")),
+        format!("[policy]\nknown_commands = {{ newThing = \"@admin\" }}\n{}", rule("a", "deny", "")),
+        format!("[policy]\nknown_commands = {{ newThing = \"@read\" }}\n{}", rule("a", "deny", "")),
+        format!("[policy]\nknown_commands = {{ \"$newThing\" = \"@read\" }}\n{}", rule("a", "deny", "")),
     ];
     let mut seen = std::collections::BTreeSet::from([fingerprint(&first)]);
     for other in &others {

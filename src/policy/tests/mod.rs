@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::command::table::{self, Class};
-use crate::command::{Exposes, Meaning, Reach, Resource};
+use crate::command::{Exposes, Meaning, Reach, Resource, Unclear};
 use crate::config::{Action, Config, Enforcement, PolicyConfig};
 use crate::identity::Principal;
 
@@ -55,7 +55,7 @@ fn principal(text: &str) -> Option<Principal> {
 
 /// A resource as the cases write it: `shop.orders`, `shop` (the database as such), `shop.*` (all of its collections),
 /// `*` (the whole server), `-` (no namespace), `shop.system.profile>` (exposes its database), `local.oplog.rs>>`
-/// (exposes the server).
+/// (exposes the server), `shop.system.js=` (exposes only itself).
 fn resource(text: &str) -> Resource<'_> {
     match text {
         "-" => return Resource::NoNamespace,
@@ -67,6 +67,9 @@ fn resource(text: &str) -> Resource<'_> {
         return Resource::WholeDatabase(database);
     }
     let exposing = |collection, exposes| Resource::SystemCollection { database, collection, exposes };
+    if let Some(collection) = collection.strip_suffix('=') {
+        return exposing(collection, Exposes::Itself);
+    }
     match (collection.strip_suffix(">>"), collection.strip_suffix('>')) {
         (Some(collection), _) => exposing(collection, Exposes::Server),
         (None, Some(collection)) => exposing(collection, Exposes::Database),
@@ -74,22 +77,26 @@ fn resource(text: &str) -> Resource<'_> {
     }
 }
 
-/// A command as the cases write it: `find shop.orders`, `aggregate shop.a, @write other.b`; with `explain` or
-/// `javascript` before the name.
-fn meaning(text: &str) -> Meaning<'_> {
+/// A command as the cases write it: `find shop.orders`, `aggregate shop.a, @write other.b`; with `explain`,
+/// `javascript` or `essential` before the name (a command of the handshake is always essential), and `~` before an
+/// incidental reach.
+fn meaning<'a>(text: &'a str) -> Meaning<'a> {
     let (explained, text) = text.strip_prefix("explain ").map_or((false, text), |rest| (true, rest));
     let (javascript, text) = text.strip_prefix("javascript ").map_or((false, text), |rest| (true, rest));
+    let (essential, text) = text.strip_prefix("essential ").map_or((false, text), |rest| (true, rest));
     let (name, resources) = text.split_once(' ').unwrap();
     let command = table::find(name.as_bytes()).unwrap();
-    let reach = |text| {
+    let reach = |text: &'a str| {
+        let (incidental, text) = text.strip_prefix('~').map_or((false, text), |rest| (true, rest));
         let (class, text) = match str::split_once(text, ' ') {
             Some(("@read", rest)) => (Class::Read, rest),
             Some(("@write", rest)) => (Class::Write, rest),
             Some(("@ddl", rest)) => (Class::Ddl, rest),
+            Some(("@session", rest)) => (Class::Session, rest),
             Some((other, _)) => panic!("{other}"),
             None => (command.class, text),
         };
-        Reach { resource: resource(text), class }
+        Reach { resource: resource(text), class, incidental }
     };
     Meaning {
         command,
@@ -97,6 +104,7 @@ fn meaning(text: &str) -> Meaning<'_> {
         database: "shop",
         reaches: resources.split(", ").map(reach).collect(),
         javascript,
+        essential: essential || matches!(command.class, Class::Handshake | Class::Auth),
         cursors: SmallVec::new(),
         sessions: SmallVec::new(),
     }
@@ -138,8 +146,15 @@ fn the_page_shows_the_error_messages_and_the_labels_of_metrics() {
     let rules = "[[policy.rule]]\nname = \"full-sleep-may-not-read\"\naction = \"deny\"\n";
     let policy = policy(rules);
     for grounds in [Grounds::Rule(RuleId(0)), Grounds::NoAllowRule, Grounds::JavaScript] {
-        let sentence =
-            Sentence { policy: &policy, grounds, database: Some("shop"), command: Some("find"), unclear: None };
+        let sentence = Sentence {
+            policy: &policy,
+            grounds,
+            database: Some("shop"),
+            command: Some("find"),
+            unclear: None,
+            name: None,
+            code: ErrorCode::UNAUTHORIZED,
+        };
         assert!(PAGE.contains(&format!("\n{sentence}\n")), "{sentence}");
     }
     for grounds in Grounds::WITHOUT_RULE {

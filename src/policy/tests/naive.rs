@@ -11,20 +11,6 @@ use crate::config::{FromConfig, RuleConfig, ToConfig, Values};
 
 use super::*;
 
-const HANDSHAKE: [&str; 11] = [
-    "hello",
-    "isMaster",
-    "ping",
-    "buildInfo",
-    "connectionStatus",
-    "endSessions",
-    "saslStart",
-    "saslContinue",
-    "authenticate",
-    "getnonce",
-    "logout",
-];
-
 fn matches_text(value: &str, text: &str) -> bool {
     let (value, text) = (value.as_bytes(), text.as_bytes());
     match value {
@@ -91,7 +77,7 @@ fn commands(entry: &ToConfig, action: Action, meaning: &Meaning<'_>, class: Clas
     let named = any.is_some_and(|any| {
         any.iter().any(|value| value != "*" && (word(value, meaning, class) || (!allow && explain(value))))
     });
-    if HANDSHAKE.contains(&meaning.command.name) && !meaning.explained {
+    if meaning.essential && !meaning.explained {
         return named && !allow;
     }
     let limits = |values: &Values| values.any.is_some() || values.not.as_ref().is_some_and(|not| !not.is_empty());
@@ -124,7 +110,7 @@ fn covers(entry: &ToConfig, resource: &Resource<'_>) -> bool {
         }
         Resource::WholeDatabase(database) => key(&entry.databases, Some(database)) && all(&entry.collections),
         Resource::WholeServer => all(&entry.databases) && all(&entry.collections),
-        Resource::SystemCollection { database, collection, exposes: Exposes::Database } => {
+        Resource::SystemCollection { database, collection, exposes: Exposes::Database | Exposes::Itself } => {
             covers(entry, &Resource::WholeDatabase(database))
                 || (key(&entry.databases, Some(database)) && names(&entry.collections, collection))
         }
@@ -143,7 +129,8 @@ fn overlaps(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     match *resource {
         Resource::NoNamespace => true,
         Resource::Database(database) => key(&entry.databases, Some(database)) && entry.collections.any.is_none(),
-        Resource::Collection { database, collection } => {
+        Resource::Collection { database, collection }
+        | Resource::SystemCollection { database, collection, exposes: Exposes::Itself } => {
             key(&entry.databases, Some(database)) && key(&entry.collections, Some(collection))
         }
         Resource::WholeDatabase(database) | Resource::SystemCollection { database, exposes: Exposes::Database, .. } => {
@@ -191,15 +178,19 @@ fn decide(
     if let Some((at, grounds)) = reaches().find_map(|(at, reach)| Some((at, first(Action::Deny, reach)?))) {
         return (true, grounds, Some(at));
     }
-    if HANDSHAKE.contains(&meaning.command.name) && !meaning.explained {
+    if meaning.essential && !meaning.explained {
         return (false, Grounds::Handshake, None);
     }
     if counted(Action::Allow).next().is_none() {
         return (false, Grounds::NoRule, None);
     }
-    match reaches().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
+    let asked = || reaches().filter(|(_, reach)| !reach.incidental);
+    match asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
         Some((at, _)) => (true, Grounds::NoAllowRule, Some(at)),
-        None => (false, first(Action::Allow, &meaning.reaches[0]).unwrap(), Some(0)),
+        None => {
+            let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
+            (false, first(Action::Allow, reach).unwrap(), Some(at))
+        }
     }
 }
 
@@ -294,6 +285,7 @@ const NAMES: &[&str] = &[
     "aggregate",
     "findAndModify",
     "insert",
+    "getMore",
     "ping",
     "hello",
     "endSessions",
@@ -305,7 +297,7 @@ const NAMES: &[&str] = &[
 pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
     let database = || select(vec!["a", "ab", "b", "c", "local"]);
     let collection = || select(vec!["x", "xy", "y", "system.profile", "system.views", "oplog.rs"]);
-    let exposes = select(vec![Exposes::Database, Exposes::Server]);
+    let exposes = select(vec![Exposes::Database, Exposes::Server, Exposes::Itself]);
     let resource = prop_oneof![
         1 => Just(Resource::NoNamespace),
         2 => database().prop_map(Resource::Database),
@@ -317,20 +309,24 @@ pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
             .prop_map(|(database, collection, exposes)| Resource::SystemCollection { database, collection, exposes }),
     ];
     let class = of(select(vec![Class::Read, Class::Write]));
-    let reaches = vec((resource, class), 1..4);
-    let facts = (select(NAMES), reaches, any::<bool>(), prop_oneof![3 => Just(false), 1 => Just(true)]);
-    facts.prop_map(|(name, reaches, javascript, explained)| {
+    let seldom = || prop_oneof![3 => Just(false), 1 => Just(true)];
+    let reaches = vec((resource, class, seldom()), 1..4);
+    let facts = (select(NAMES), reaches, any::<bool>(), seldom(), seldom());
+    facts.prop_map(|(name, reaches, javascript, explained, essential)| {
         let command = table::find(name.as_bytes()).unwrap();
         // A command of the handshake has only its own class, and runs no JavaScript.
-        let is_plain = HANDSHAKE.contains(&command.name);
-        let class = |class: Option<Class>| class.filter(|_| !is_plain).unwrap_or(command.class);
-        let reach = |(resource, of)| Reach { resource, class: class(of) };
+        let is_plain = matches!(command.class, Class::Handshake | Class::Auth);
+        let may_be_essential = is_plain || ["endSessions", "commitTransaction", "getMore"].contains(&name);
+        let is_essential = is_plain || (essential && may_be_essential);
+        let class = |class: Option<Class>| class.filter(|_| !is_essential).unwrap_or(command.class);
+        let reach = |(resource, of, incidental)| Reach { resource, class: class(of), incidental };
         Meaning {
             command,
             explained,
             database: "a",
             reaches: reaches.into_iter().map(reach).collect(),
             javascript: javascript && !is_plain,
+            essential: is_essential,
             cursors: SmallVec::new(),
             sessions: SmallVec::new(),
         }
@@ -360,7 +356,7 @@ proptest! {
         meanings in vec(any_meaning(), 1..5),
     ) {
         let enforcement = if dry_run { Enforcement::DryRun } else { Enforcement::Enforce };
-        let config = PolicyConfig { enforcement, deny_javascript, rules };
+        let config = PolicyConfig { enforcement, deny_javascript, known_commands: std::collections::BTreeMap::new(), rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         let view = policy.view(&caller);
@@ -383,7 +379,7 @@ proptest! {
         (principal, source, listener) in any_caller(),
         meanings in vec(any_meaning(), 1..9),
     ) {
-        let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, rules };
+        let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, known_commands: std::collections::BTreeMap::new(), rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         for warning in policy.warnings() {

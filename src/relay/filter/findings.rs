@@ -17,7 +17,7 @@ pub(in crate::relay) struct Findings {
 /// What a judgement is about, for the log.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::relay) struct Subject<'a> {
-    pub(in crate::relay) command: Option<&'static str>,
+    pub(in crate::relay) command: Option<&'a str>,
     pub(in crate::relay) namespace: &'a str,
     pub(in crate::relay) unclear: Option<Unclear>,
 }

@@ -7,14 +7,14 @@ use bson::RawDocument;
 
 use crate::command;
 use crate::command::table::{Class, Command};
-use crate::command::{KeptMeaning, Meaning, Request, Resource, Sequence, Unclear, table};
-use crate::policy::{Effect, Grounds, Judgement, SESSION_ID_BYTES, Sentence};
+use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, SESSION_ID_BYTES, Sentence};
 use crate::relay::cursors::CursorOrigin;
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
 use crate::relay::filter::local_reply::LocalReply;
 use crate::relay::filter::patches::Patches;
-use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, CursorError, EffectivePolicy, PolicySource, UNAUTHORIZED};
+use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, CursorError, EffectivePolicy, PolicySource};
 use crate::relay::filter::session_ids::SessionIds;
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
@@ -239,7 +239,7 @@ impl PolicyFilter {
         match (request.cursor, reply.cursor().filter(|id| *id != 0), origin) {
             // Without an origin nothing is known about the cursor, and no caller may read it.
             (None, Some(id), Some(origin)) => return effective.cursors.add(id, &effective.caller, *origin),
-            (Some(id), None, _) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.0) => {
+            (Some(id), None, _) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.code) => {
                 effective.cursors.forget(id);
             }
             (_, _, Some(origin)) => self.spare_origin = Some(origin),
@@ -339,10 +339,10 @@ impl PolicyFilter {
         let request = Request { body, database, sequences: &sequences };
         let meaning = match command::read(&request, effective.view.read_options()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.deny_unclear(unclear, view.facts),
+            Err(unclear) => return self.deny_unknown(unclear, command::unknown_name(&request), view.facts),
         };
         let mut judgement = effective.view.judge(&meaning);
-        let (mut code, mut opened_by) = (UNAUTHORIZED, None);
+        let (mut code, mut opened_by) = (ErrorCode::UNAUTHORIZED, None);
         if judgement.effect == Effect::Allow && !meaning.cursors.is_empty() {
             let mut notes = std::mem::take(&mut judgement.notes);
             match effective.check_cursors(&meaning, self.version) {
@@ -357,16 +357,15 @@ impl PolicyFilter {
         }
         let verdict = match judgement.effect {
             Effect::Allow => Verdict::Forward,
-            Effect::Deny => denied(
+            Effect::Deny => denied(&Sentence {
+                policy: &effective.policy,
+                grounds: judgement.grounds,
+                database: Some(meaning.database),
+                command: Some(meaning.command.name),
+                unclear: None,
+                name: None,
                 code,
-                &Sentence {
-                    policy: &effective.policy,
-                    grounds: judgement.grounds,
-                    database: Some(meaning.database),
-                    command: Some(meaning.command.name),
-                    unclear: None,
-                },
-            ),
+            }),
         };
         if judgement.effect == Effect::Allow
             && let Some(session_ids) = &mut self.session_ids
@@ -379,15 +378,10 @@ impl PolicyFilter {
         if judgement.effect == Effect::Allow && may_open_cursor(meaning.command) {
             let origin = match self.spare_origin.take() {
                 Some(mut origin) => {
-                    origin.meaning.replace(&meaning);
-                    (origin.read_options, origin.version) = (effective.view.read_options(), self.version);
+                    origin.replace(&meaning, effective.view.read_options(), self.version);
                     origin
                 }
-                None => Box::new(CursorOrigin {
-                    meaning: KeptMeaning::new(&meaning),
-                    read_options: effective.view.read_options(),
-                    version: self.version,
-                }),
+                None => Box::new(CursorOrigin::new(&meaning, effective.view.read_options(), self.version)),
             };
             self.origin = Some(origin);
         }
@@ -407,25 +401,29 @@ impl PolicyFilter {
 
     /// Denies a request that cannot be understood; a dry run forwards it.
     fn deny_unclear(&mut self, unclear: Unclear, facts: &RequestFacts) -> Verdict {
+        self.deny_unknown(unclear, None, facts)
+    }
+
+    /// The same, with the name of the unknown command or stage if it can be shown.
+    fn deny_unknown(&mut self, unclear: Unclear, name: Option<&str>, facts: &RequestFacts) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
         let judgement = effective.view.deny(Grounds::Unclear);
         let command = facts.command().and_then(table::find).map(|command| command.name);
         let database = facts.database().map(|name| name.to_text()).filter(|name| is_plain(name));
         let verdict = match judgement.effect {
             Effect::Allow => Verdict::Forward,
-            Effect::Deny => denied(
-                UNAUTHORIZED,
-                &Sentence {
-                    policy: &effective.policy,
-                    grounds: judgement.grounds,
-                    database: database.as_deref(),
-                    command,
-                    unclear: Some(unclear),
-                },
-            ),
+            Effect::Deny => denied(&Sentence {
+                policy: &effective.policy,
+                grounds: judgement.grounds,
+                database: database.as_deref(),
+                command,
+                unclear: Some(unclear),
+                name,
+                code: effective.view.code_of(unclear),
+            }),
         };
         let namespace = database.as_deref().unwrap_or_default();
-        self.add_finding(&judgement, Subject { command, namespace, unclear: Some(unclear) });
+        self.add_finding(&judgement, Subject { command: command.or(name), namespace, unclear: Some(unclear) });
         verdict
     }
 
@@ -452,8 +450,9 @@ fn hold(bytes: usize) -> Verdict {
     Verdict::NeedMore(if bytes > WAITING_BYTES_MAX { Hold::Apart(bytes) } else { Hold::InInput })
 }
 
-fn denied((code, code_name): (i32, &'static str), sentence: &Sentence<'_>) -> Verdict {
-    LocalReply::Denied(CommandError { code, code_name, message: sentence.to_string() }).into()
+fn denied(sentence: &Sentence<'_>) -> Verdict {
+    let ErrorCode { code, name } = sentence.code;
+    LocalReply::Denied(CommandError { code, code_name: name, message: sentence.to_string() }).into()
 }
 
 /// What in the framing of a request cannot be understood for sure.

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use crate::command::{Meaning, Unclear};
-use crate::policy::{Effect, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
 use crate::relay::cursors::{CursorBook, CursorOrigin, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
-/// MongoDB's code and code name for a command that a user may not run.
-pub(in crate::relay) const UNAUTHORIZED: (i32, &str) = (13, "Unauthorized");
-
-/// MongoDB's code and code name for a cursor that does not exist. A change stream resumes by itself after this error.
-pub(in crate::relay) const CURSOR_NOT_FOUND: (i32, &str) = (43, "CursorNotFound");
+/// The error for a cursor that does not exist. A change stream resumes by itself after it.
+pub(in crate::relay) const CURSOR_NOT_FOUND: ErrorCode = ErrorCode { code: 43, name: "CursorNotFound" };
 
 /// Where a connection's policy comes from, and where its findings go.
 pub trait PolicySource: Send + Sync {
@@ -51,8 +48,8 @@ pub struct Finding<'a> {
     pub rule: &'a str,
     /// The decision.
     pub decision: PolicyDecision,
-    /// The command; `None` where its name is not in the table of commands.
-    pub command: Option<&'static str>,
+    /// The command, or the unknown command or stage if its name can be shown; else `None`.
+    pub command: Option<&'a str>,
     /// The database, or `database.collection`, that the decision is about; empty where it is about none.
     pub namespace: &'a str,
     /// What could not be understood about the command.
@@ -99,19 +96,19 @@ impl EffectivePolicy {
         for id in &meaning.cursors {
             match self.cursors.ownership(*id, &self.caller, version) {
                 CursorOwnership::Own => {}
-                CursorOwnership::Foreign => return Err(CursorError::Unusable(UNAUTHORIZED)),
+                CursorOwnership::Foreign => return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
                 CursorOwnership::Unknown | CursorOwnership::Outdated(_) if !reads => {
                     // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
                 }
                 CursorOwnership::Unknown => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
                 CursorOwnership::Outdated(origin) => {
-                    // Its command was not searched for JavaScript, and has not been kept.
-                    if self.view.read_options().javascript && !origin.read_options.javascript {
-                        return Err(CursorError::Unusable(CURSOR_NOT_FOUND));
-                    }
                     let judgement = self.view.judge(&origin.meaning.meaning());
                     if judgement.effect == Effect::Deny {
                         return Err(CursorError::Denied(Box::new(judgement), origin));
+                    }
+                    // Its command was not searched for JavaScript, and has not been kept.
+                    if self.denies_unclear() && !origin.suffices(self.view.read_options()) {
+                        return Err(CursorError::Unusable(CURSOR_NOT_FOUND));
                     }
                     self.cursors.allow(*id, version);
                     found = Some(judgement);
@@ -125,7 +122,7 @@ impl EffectivePolicy {
 /// Why a command may not use a cursor that it names.
 pub(in crate::relay) enum CursorError {
     /// The caller does not own it, or the gateway does not know it. With the error for the client.
-    Unusable((i32, &'static str)),
+    Unusable(ErrorCode),
     /// The policy denies the command that opened it.
     Denied(Box<Judgement>, Arc<CursorOrigin>),
 }

@@ -59,7 +59,12 @@ impl TestPolicy {
             to: Some(vec![ToConfig { collections: one(collection), databases: one("shop"), ..ToConfig::default() }]),
         };
         let rules = denied.map(rule).into_iter().collect();
-        let config = PolicyConfig { enforcement, deny_javascript: false, rules };
+        let config = PolicyConfig {
+            enforcement,
+            deny_javascript: false,
+            known_commands: std::collections::BTreeMap::new(),
+            rules,
+        };
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
