@@ -59,10 +59,16 @@ fn a_denied_client_reads_what_was_denied_and_why() {
             "the command runs JavaScript, and deny_javascript is set",
         ),
         (
-            doc! { SECRET: "x", "$db": "refused" },
+            doc! { format!("{SECRET}?"): "x", "$db": "refused" },
             "refused",
             "(unknown)",
             "the policy cannot judge this command: the command is unknown",
+        ),
+        (
+            doc! { "newThing": SECRET, "$db": "refused" },
+            "refused",
+            "newThing",
+            "the policy cannot judge this command: the command \"newThing\" is unknown",
         ),
         (
             doc! { "find": 7, "$db": "refused" },
@@ -152,12 +158,13 @@ fn denied_commands_are_counted_by_rule_and_logged_once_without_values() {
                 &doc! { "insert": "c", "documents": [{ SECRET: SECRET }], "comment": SECRET, "$db": "other" },
             );
         }
-        assert_denied(&mut connection, &doc! { SECRET: SECRET, "$db": "refused" });
+        // A plain name is shown, and this one is not plain.
+        assert_denied(&mut connection, &doc! { format!("{SECRET}?"): SECRET, "$db": "refused" });
         assert_denied(
             &mut connection,
             &doc! { "find": "orders", "filter": { SECRET: 1 }, SECRET: SECRET, "$db": "refused" },
         );
-        let pipeline = [doc! { format!("${SECRET}"): SECRET }];
+        let pipeline = [doc! { format!("${SECRET}?"): SECRET }];
         assert_denied(
             &mut connection,
             &doc! { "aggregate": "menu", "pipeline": pipeline, "cursor": {}, "$db": "refused" },
