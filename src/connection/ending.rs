@@ -189,8 +189,8 @@ fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
         EndReason::UnreadableHello(_) => {
             Some("check what listens at this address: it is not a mongod, or a newer one than mongate knows")
         }
-        EndReason::StreamBeforePolicy => {
-            Some("no action is needed: drivers open the cursor again, and the policy then evaluates it")
+        EndReason::DeniedMeanwhile => {
+            Some("no action is needed: if the client opens the cursor again, the policy evaluates it")
         }
         EndReason::TooSlow => Some("send fewer documents per command, or check the network between client and gateway"),
         EndReason::NotUnderstood => Some("check what the client sends; mongod does not accept it either"),

@@ -35,7 +35,7 @@ impl ConnectionState {
         }
         let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
-        let origin = self.filters.policy.take_origin();
+        let judged = self.filters.policy.take_judged();
         if !expects_reply(header, facts) {
             self.in_flight.push_unacknowledged();
             self.stats.unacknowledged(id);
@@ -46,7 +46,8 @@ impl ConnectionState {
             exhaust_allowed: facts.exhaust_allowed(),
             namespace: self.stats.logs_commands().then(|| namespace(collection_at, facts)),
             cursor: facts.cursor(),
-            origin,
+            judged,
+            policy_version: self.filters.policy.version(),
             transaction: facts.transaction(),
             names_members: self.filters.handshake.rewrites_replies_to(facts),
             ..InFlightRequest::new(header.request_id, id)

@@ -36,6 +36,7 @@ mod framing;
 mod held_message;
 mod hold_budget;
 mod in_flight;
+mod judged_command;
 mod limits;
 mod migration;
 mod open_state;

@@ -212,7 +212,7 @@ async fn a_stream_that_no_policy_has_judged_ends_when_a_policy_comes_into_force(
             upstream
         })
         .await;
-        is(&end, Side::Gateway, "a policy came into force during an exhaust stream");
+        is(&end, Side::Gateway, "a policy that does not allow the open cursor came into force before the next reply");
     }
 }
 
