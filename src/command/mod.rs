@@ -30,7 +30,7 @@ mod unclear;
 mod users;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use arguments::session_ids;
 pub use kept::KeptMeaning;

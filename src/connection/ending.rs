@@ -182,10 +182,9 @@ fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
     match reason {
         EndReason::Compressed => Some("remove `compressors` from the client's connection string"),
         EndReason::Unjudged(_) => Some(
-            "use a driver for MongoDB 3.6 or later that sends OP_MSG; enforcement = \"dry-run\" would forward this \
-             message",
+            "update the driver to a version that sends OP_MSG; enforcement = \"dry-run\" would forward this message",
         ),
-        EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
+        EndReason::Undetermined(_) => Some("update the driver to a version that sends OP_MSG"),
         EndReason::UnreadableHello(_) => {
             Some("check what listens at this address: it is not a mongod, or a newer one than mongate knows")
         }

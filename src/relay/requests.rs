@@ -253,7 +253,7 @@ impl Requests {
         let view = RequestView { message, header, scan, facts: &self.facts, extent };
         let mut verdict = filters.decide(&view, stage);
         if matches!(verdict, Verdict::Patch) {
-            let patches = filters.policy.changes.take();
+            let mut patches = filters.policy.changes.take();
             let covered = self.facts.has_checksum().then(|| (header.length as usize).saturating_sub(CHECKSUM_BYTES));
             let change = patches.apply(message, covered);
             if scan.left() == 0 {

@@ -459,7 +459,7 @@ async fn a_command_in_an_op_query_is_judged_like_any_other() {
         ("shop.$cmd", doc! { "query": { "find": "secret" }, "find": "orders" }, "no-secrets"),
         ("shop.$cmd", insert("secret"), "no-secrets"),
         ("shop.$cmd", doc! { "find": "orders", "$db": "shop" }, "is named where this kind of message does not name it"),
-        ("shop.secret", doc! { "t": &long }, "use a driver for MongoDB 3.6 or later that sends OP_MSG"),
+        ("shop.secret", doc! { "t": &long }, "update the driver to a version that sends OP_MSG"),
     ];
     let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (end, ()) = Box::pin(play(scene, |mut client, mut upstream, _drain| async move {
