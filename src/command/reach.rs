@@ -44,14 +44,15 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "killSessions" => kill_sessions(reader),
-        "killAllSessions" | "killAllSessionsByPattern" => reader.reaches.add(Resource::WholeServer, Admin),
         "commitTransaction" | "abortTransaction" => own_session(reader),
         "checkMetadataConsistency" => check_metadata(reader),
         "dropDatabase" | "listCollections" | "profile" => {
             reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
         "listDatabases" => reader.reaches.add(Resource::WholeServer, Read),
-        "setProfilingFilterGlobally" => reader.reaches.add(Resource::WholeServer, Admin),
+        "killAllSessions" | "killAllSessionsByPattern" | "setProfilingFilterGlobally" => {
+            reader.reaches.add(Resource::WholeServer, Admin)
+        }
         "getLog" if is_startup_warnings(reader) => essential(reader),
         "getParameter" if asks_only_for(reader, &["featureCompatibilityVersion"]) => essential(reader),
         "hostInfo" if asks_only_for(reader, &[]) => essential(reader),

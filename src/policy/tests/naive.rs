@@ -185,13 +185,11 @@ fn decide(
         return (false, Grounds::NoRule, None);
     }
     let asked = || reaches().filter(|(_, reach)| !reach.incidental);
-    match asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
-        Some((at, _)) => (true, Grounds::NoAllowRule, Some(at)),
-        None => {
-            let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
-            (false, first(Action::Allow, reach).unwrap(), Some(at))
-        }
+    if let Some((at, _)) = asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
+        return (true, Grounds::NoAllowRule, Some(at));
     }
+    let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
+    (false, first(Action::Allow, reach).unwrap(), Some(at))
 }
 
 fn judge(config: &PolicyConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>) -> Judgement {

@@ -433,7 +433,7 @@ async fn a_denial_has_the_times_of_the_last_reply_that_had_any() {
     .await;
 }
 
-/// The first legacy handshakes and authentications come as OP_QUERY, and some drivers send every command that way.
+/// The first legacy handshakes and authentications come as `OP_QUERY`, and some drivers send every command so.
 #[tokio::test]
 async fn a_command_in_an_op_query_is_judged_like_any_other() {
     let query = |id: i32, namespace: &str, command: &Document| {
