@@ -87,7 +87,9 @@ fn a_denied_client_reads_what_was_denied_and_why() {
         connection.run(&ping()).unwrap();
     }
     // A command in an OP_QUERY is judged like any other, and gets an OP_REPLY.
-    for wrapped in [doc! { "buildInfo": 1 }, doc! { "$query": { "buildInfo": 1 }, "$readPreference": {} }] {
+    for wrapped in
+        [doc! { "buildInfo": 1 }, doc! { "$query": { "buildInfo": 1 }, "$readPreference": { "mode": "nearest" } }]
+    {
         connection.send(&raw::op_query(97, "admin.$cmd", -1, &wrapped)).unwrap();
         let reply = connection.reply().unwrap();
         assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 97, None));
