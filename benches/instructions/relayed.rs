@@ -13,8 +13,8 @@ use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Policy, SessionOwner};
 use mongate::relay::{
-    ConnectionStats, CursorBook, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
-    PolicySource, Relay, Turn, UpstreamSide, counter_labels,
+    ConnectionStats, CursorBook, CursorCaller, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits,
+    PolicyFilter, PolicySource, Relay, Turn, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -244,7 +244,7 @@ impl FixedPolicy {
             view: Arc::new(view),
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
-            caller: Arc::from(""),
+            caller: CursorCaller { name: Arc::from(""), source: None, has_sources: false },
             session_owner: SessionOwner::listener(LISTENER),
             hold_budget: HoldBudget::default(),
         }))

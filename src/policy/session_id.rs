@@ -5,6 +5,8 @@
 //! therefore replaced by a hash of the caller and the id: a caller cannot find an id whose hash is the id of another's
 //! session.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 /// Bytes of a session id.
@@ -17,7 +19,7 @@ const DOMAIN: &[u8] = b"mongate session id 1";
 #[derive(Debug, Clone)]
 pub struct SessionOwner {
     /// The state of the hash before the id.
-    state: Sha256,
+    state: Arc<Sha256>,
 }
 
 impl SessionOwner {
@@ -34,14 +36,14 @@ impl SessionOwner {
     fn new(kind: u8, name: &str) -> Self {
         let length = u64::try_from(name.len()).unwrap_or(u64::MAX).to_le_bytes();
         let state = Sha256::new().chain_update(DOMAIN).chain_update([kind]).chain_update(length).chain_update(name);
-        Self { state }
+        Self { state: Arc::new(state) }
     }
 
     /// The id in mongod of the session that the caller calls `id`: the first 16 bytes of a SHA-256 over both. It is the
     /// same on every gateway and after every restart. The bits that a UUID has for its version are not kept; mongod
     /// does not look at them.
     pub fn id_in_mongod(&self, id: &[u8; SESSION_ID_BYTES]) -> [u8; SESSION_ID_BYTES] {
-        let hash = self.state.clone().chain_update(id).finalize();
+        let hash = Sha256::clone(&self.state).chain_update(id).finalize();
         hash.first_chunk().copied().unwrap_or_default()
     }
 }

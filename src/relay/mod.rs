@@ -49,7 +49,7 @@ mod upstream_half;
 mod upstream_side;
 
 pub use connection_stats::ConnectionStats;
-pub use cursors::CursorBook;
+pub use cursors::{CursorBook, CursorCaller};
 pub use end::{EndReason, RelayEnd, Side};
 pub use filter::chain::Filters;
 pub use filter::handshake::{Authentication, HandshakeFilter};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::command::{Meaning, Unclear};
 use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
-use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::relay::cursors::{CursorBook, CursorCaller, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::relay::judged_command::JudgedCommand;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
@@ -35,7 +35,7 @@ pub struct EffectivePolicy {
     pub cursors: Arc<CursorBook>,
     /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
     /// differently.
-    pub caller: Arc<str>,
+    pub caller: CursorCaller,
     /// The owner of this connection's sessions. It does not change when the policy does.
     pub session_owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy.

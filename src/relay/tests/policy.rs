@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Policy, SessionOwner};
-use crate::relay::cursors::tests::find as judged_find;
+use crate::relay::cursors::tests::{caller, find as judged_find};
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while the test runs.
@@ -68,7 +68,7 @@ impl TestPolicy {
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
-        let (cursors, caller, hold_budget) = (Arc::default(), Arc::from(""), HoldBudget::default());
+        let (cursors, caller, hold_budget) = (Arc::default(), caller(""), HoldBudget::default());
         let session_owner = SessionOwner::listener("test");
         *self.effective.lock().unwrap() =
             Some(EffectivePolicy { policy, view, metrics, cursors, caller, session_owner, hold_budget });
@@ -393,7 +393,7 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // The first cursor is exhausted, and another caller owns the second.
-        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), judged_find(1));
+        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &caller("cart"), judged_find(1));
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();

@@ -10,7 +10,7 @@ use crate::command::tests::generator;
 use crate::command::{Meaning, Request};
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use crate::policy::{CallerFacts, Effect, Policy, SessionOwner};
-use crate::relay::cursors::CursorBook;
+use crate::relay::cursors::{self, CursorBook};
 use crate::relay::judged_command::JudgedCommand;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
@@ -64,7 +64,7 @@ fn effective(rules: Vec<RuleConfig>, cursors: &Arc<CursorBook>) -> [EffectivePol
         view: Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" })),
         metrics: Arc::new(PolicyMetrics::new("test", [])),
         cursors: Arc::clone(cursors),
-        caller: Arc::from(caller),
+        caller: cursors::tests::caller(caller),
         session_owner: SessionOwner::listener("test"),
         hold_budget: HoldBudget::default(),
     })
