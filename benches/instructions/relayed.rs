@@ -92,8 +92,8 @@ impl Relayed {
         })
     }
 
-    /// Sends one request and one reply through the relay. Fails if one of them does not arrive unchanged, except for the
-    /// session id of the request under a policy.
+    /// Sends one request and one reply through the relay. Fails if one of them does not arrive unchanged, except for
+    /// the session id of the request under a policy.
     pub(crate) fn round_trip(&mut self, request: &[u8], reply: &[u8], count: &mut Count<'_>) -> anyhow::Result<()> {
         let mut reply = reply.to_vec();
         reply[RESPONSE_TO].copy_from_slice(&request[REQUEST_ID]);

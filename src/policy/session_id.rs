@@ -1,9 +1,9 @@
 //! The ids of sessions as mongod sees them.
 //!
-//! mongod identifies a session by its id and the user who owns it, and to mongod all callers of a gateway may be one
-//! user. A caller who knows the id of another's session could read its results and end its transactions. Every id is
-//! therefore replaced by a hash of the caller and the id: a caller cannot find an id whose hash is the id of another's
-//! session.
+//! mongod identifies a session by its id and its user, and all callers of a gateway may be one user to mongod. A caller
+//! that knows the session id of another caller could read the results of its writes and end its transactions. Every id
+//! is therefore replaced by a hash of the caller and the id: a caller cannot find an id whose hash is the session of
+//! another caller.
 
 use std::sync::Arc;
 

@@ -354,7 +354,8 @@ proptest! {
         meanings in vec(any_meaning(), 1..5),
     ) {
         let enforcement = if dry_run { Enforcement::DryRun } else { Enforcement::Enforce };
-        let config = PolicyConfig { enforcement, deny_javascript, known_commands: std::collections::BTreeMap::new(), rules };
+        let known_commands = std::collections::BTreeMap::new();
+        let config = PolicyConfig { enforcement, deny_javascript, known_commands, rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         let view = policy.view(&caller);
@@ -377,7 +378,8 @@ proptest! {
         (principal, source, listener) in any_caller(),
         meanings in vec(any_meaning(), 1..9),
     ) {
-        let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, known_commands: std::collections::BTreeMap::new(), rules };
+        let (enforcement, known_commands) = (Enforcement::Enforce, std::collections::BTreeMap::new());
+        let config = PolicyConfig { enforcement, deny_javascript: false, known_commands, rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         for warning in policy.warnings() {

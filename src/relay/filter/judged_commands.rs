@@ -65,9 +65,9 @@ impl JudgedCommands {
     }
 }
 
-/// Whether a reply shows what this policy, of this version, has not allowed: another version has let the request pass. A
-/// command that is not a `getMore` finishes as it was judged. A `getMore` may wait for data that is written later, and a
-/// stream of replies began without a policy, since no policy lets one begin.
+/// Whether a reply shows what this policy, of this version, has not allowed: another version has let the request pass.
+/// A command that is not a `getMore` finishes as it was judged. A `getMore` may wait for data that is written later,
+/// and a stream of replies began without a policy, since no policy lets one begin.
 pub(in crate::relay) fn denies_reply(effective: &EffectivePolicy, version: u64, reply: &ReplyView<'_>) -> bool {
     if !effective.policy.enforces() {
         return false;

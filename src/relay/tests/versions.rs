@@ -1,5 +1,5 @@
-//! Random policies that replace each other while cursors are open: a `getMore` is allowed exactly if its caller has opened
-//! the cursor and the policy in force allows the command that did.
+//! Random policies that replace each other while cursors are open: a `getMore` is allowed exactly if its caller has
+//! opened the cursor and the policy in force allows the command that did.
 
 use bson::RawDocumentBuf;
 use proptest::prelude::*;
