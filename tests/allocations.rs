@@ -107,6 +107,7 @@ fn meaning<'a>(name: &str, resource: Resource<'a>) -> Meaning<'a> {
         reaches: smallvec![Reach { resource, class: command.class, incidental: false }],
         javascript: false,
         essential: false,
+        listing: None,
         cursors: SmallVec::new(),
     }
 }

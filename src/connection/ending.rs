@@ -185,7 +185,7 @@ fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
             Some("use a driver of MongoDB 3.6 or later; enforcement = \"dry-run\" would forward this message")
         }
         EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
-        EndReason::UnreadableHello(_) => {
+        EndReason::UnreadableHello(_) | EndReason::UnreadableReply(_) => {
             Some("check what listens at this address: it is not a mongod, or a newer one than mongate knows")
         }
         EndReason::TooSlow => Some("send fewer documents per command, or check the network between client and gateway"),

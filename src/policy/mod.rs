@@ -18,7 +18,10 @@ mod rule;
 mod rule_set;
 mod sentence;
 mod shadows;
+mod tables;
 mod view;
+mod visibility;
+mod witnesses;
 
 #[cfg(test)]
 mod tests;

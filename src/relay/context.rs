@@ -35,6 +35,7 @@ impl ConnectionState {
         }
         let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
+        let listed = self.filters.policy.take_listed();
         if !expects_reply(header, facts) {
             self.in_flight.push_unacknowledged();
             self.stats.unacknowledged(id);
@@ -47,6 +48,7 @@ impl ConnectionState {
             cursor: facts.cursor(),
             transaction: facts.transaction(),
             names_members: self.filters.handshake.rewrites_replies_to(facts),
+            listed,
             ..InFlightRequest::new(header.request_id, id)
         });
     }

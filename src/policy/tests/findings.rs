@@ -36,9 +36,15 @@ fn a_known_command_is_not_in_the_table_and_has_a_class() {
     check("\"$lookup\" = \"@read\"", "policy.known_commands.$lookup: is known already");
     check("\"$listCatalog\" = \"@read\"", "policy.known_commands.$listCatalog: is known already");
     check("_thing = \"@read\"", "policy.known_commands._thing: is a name that MongoDB servers reserve");
-    check("thing = \"@raed\"", "policy.known_commands.thing: is \"@raed\", which is not a class of commands; did you mean");
+    check(
+        "thing = \"@raed\"",
+        "policy.known_commands.thing: is \"@raed\", which is not a class of commands; did you mean",
+    );
     check("thing = \"@session\"", "policy.known_commands.thing: is \"@session\", which is not a class of commands");
-    check("thing = \"find\"", "policy.known_commands.thing: is \"find\", which is not a class of commands; choose from");
+    check(
+        "thing = \"find\"",
+        "policy.known_commands.thing: is \"find\", which is not a class of commands; choose from",
+    );
 }
 
 /// All warnings except the one about every `deny` of some collections.

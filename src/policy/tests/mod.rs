@@ -105,6 +105,7 @@ fn meaning<'a>(text: &'a str) -> Meaning<'a> {
         reaches: resources.split(", ").map(reach).collect(),
         javascript,
         essential: essential || matches!(command.class, Class::Handshake | Class::Auth),
+        listing: None,
         cursors: SmallVec::new(),
     }
 }

@@ -327,6 +327,7 @@ pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
             reaches: reaches.into_iter().map(reach).collect(),
             javascript: javascript && !is_plain,
             essential: is_essential,
+            listing: None,
             cursors: SmallVec::new(),
         }
     })

@@ -55,13 +55,19 @@ impl Filters {
 
     /// Decides what becomes of a reply.
     #[inline]
-    pub(in crate::relay) fn decide_reply(&self, reply: &ReplyView<'_>) -> ReplyVerdict {
-        reply::inspect(reply, self.handshake.naming())
+    pub(in crate::relay) fn decide_reply(&mut self, reply: &ReplyView<'_>) -> ReplyVerdict {
+        match self.policy.inspect_reply(reply) {
+            ReplyVerdict::Forward => reply::inspect(reply, self.handshake.naming()),
+            verdict => verdict,
+        }
     }
 
     /// Decides what becomes of a stream of replies whose message boundaries are lost.
-    pub(in crate::relay) fn decide_unframed_reply(&self) -> ReplyVerdict {
-        reply::inspect_unframed(self.handshake.naming())
+    pub(in crate::relay) fn decide_unframed_reply(&mut self) -> ReplyVerdict {
+        match self.policy.inspect_unframed_reply() {
+            ReplyVerdict::Forward => reply::inspect_unframed(self.handshake.naming()),
+            verdict => verdict,
+        }
     }
 
     #[inline]

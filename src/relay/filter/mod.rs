@@ -5,6 +5,7 @@
 pub(super) mod chain;
 pub(super) mod findings;
 pub(super) mod handshake;
+pub(super) mod listing;
 pub(super) mod local_reply;
 pub(super) mod naming;
 pub(super) mod policy;
