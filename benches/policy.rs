@@ -126,6 +126,7 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
         essential: false,
         listing: None,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use mongate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
-use mongate::policy::{CallerFacts, Policy};
+use mongate::policy::{CallerFacts, Policy, SessionOwner};
 use mongate::relay::{
     ConnectionStats, CursorBook, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
     PolicySource, Relay, Turn, UpstreamSide, counter_labels,
@@ -219,6 +219,7 @@ impl FixedPolicy {
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
             caller: Arc::from(""),
+            session_owner: SessionOwner::listener("bench"),
             hold_budget: HoldBudget::default(),
         }))
     }

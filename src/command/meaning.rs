@@ -31,6 +31,8 @@ pub struct Meaning<'a> {
     pub listing: Option<Listing>,
     /// The cursors that a `getMore` reads or a `killCursors` closes.
     pub cursors: SmallVec<[i64; 1]>,
+    /// The ids of the sessions that the body names: the command's own session, and those that it ends or refreshes.
+    pub sessions: SmallVec<[&'a [u8; 16]; 1]>,
 }
 
 /// One resource that a command reaches, and what the command does with it.

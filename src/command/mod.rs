@@ -7,6 +7,7 @@
 mod access;
 mod arguments;
 mod javascript;
+mod kept;
 mod known;
 mod listing;
 mod meaning;
@@ -38,6 +39,8 @@ pub use access::{
     Access, DatabaseAccess, is_database_name, of_collections as collection_accesses, of_databases as database_accesses,
     resources_of,
 };
+pub use arguments::session_ids;
+pub use kept::KeptMeaning;
 pub use known::{KnownNames, plain_name};
 pub use listing::Listing;
 pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};

@@ -45,6 +45,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "killSessions" => kill_sessions(reader),
+        "killAllSessions" | "killAllSessionsByPattern" => reader.reaches.add(Resource::WholeServer, Admin),
         "commitTransaction" | "abortTransaction" => own_session(reader),
         "checkMetadataConsistency" => check_metadata(reader),
         "dropDatabase" | "profile" => {
@@ -309,18 +310,15 @@ fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
 }
 
-/// Without a session, or with a pattern for users, it ends the sessions of others.
+/// Ends the client's own sessions if it names nothing else. Without a session it ends all sessions of the user, which may
+/// be the user of all callers; with the `uid` of a user it ends a session by its id in mongod.
 fn kill_sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    let sessions = reader.fields.first().and_then(strict::array).filter(|sessions| !sessions.is_empty());
-    if sessions.is_some_and(|sessions| strict::items(sessions).all(|one| one.is_ok_and(is_own_session))) {
-        return own_session(reader);
+    let named = reader.fields.first().and_then(strict::array).filter(|sessions| !sessions.is_empty());
+    let is_own = |one: Result<RawElement<'_>, Unclear>| one.is_ok_and(|one| arguments::session(&one).is_ok());
+    if named.is_some_and(|named| strict::items(named).all(is_own)) {
+        return sessions(reader);
     }
-    by_table(reader)
-}
-
-fn is_own_session(session: RawElement<'_>) -> bool {
-    arguments::session(&session).is_ok()
-        && strict::document(&session).and_then(|session| Fields::of(session).ok()?.get("id").map(|_| ())).is_some()
+    reader.reaches.add(Resource::WholeServer, Admin)
 }
 
 /// On `admin`, a number checks the whole cluster; elsewhere the database.
@@ -337,7 +335,13 @@ fn check_metadata(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     own_session(reader)?;
     let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
-    strict::items(sessions).try_for_each(|session| arguments::session(&session?))
+    for session in strict::items(sessions) {
+        if reader.sessions.len() > arguments::SESSIONS_MAX {
+            return Err(Unclear::TooManyResources);
+        }
+        reader.sessions.push(arguments::session(&session?)?);
+    }
+    Ok(())
 }
 
 /// Commands that show what clients do on the whole server, or hand data of the whole server to a host of the client's

@@ -3,6 +3,7 @@
 //! Reads the whole body strictly. Anything that is not understood is an [`Unclear`] error, never a guess.
 
 use bson::RawDocument;
+use smallvec::SmallVec;
 
 use super::arguments;
 use super::javascript::ValueUse;
@@ -26,12 +27,15 @@ pub fn read<'a>(request: &Request<'a>, options: ReadOptions<'_>) -> Result<Meani
     fields.take_command(request.body)?;
     let command = command_of(&fields, options)?;
     let database = database_of(&fields, request.database)?;
-    arguments::check(command, &fields)?;
+    let mut sessions = SmallVec::new();
+    arguments::check(command, &fields, &mut sessions)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        return read_explained(request.body, &fields, database, options);
+        return read_explained(request.body, &fields, database, options, sessions);
     }
-    meaning(Reader::new(command, database, &fields, request.sequences, options), request.body, false)
+    let mut reader = Reader::new(command, database, &fields, request.sequences, options);
+    reader.sessions = sessions;
+    meaning(reader, request.body, false)
 }
 
 /// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once more,
@@ -112,6 +116,7 @@ fn read_explained<'a>(
     outer: &Fields<'a>,
     database: &'a str,
     options: ReadOptions<'_>,
+    mut sessions: SmallVec<[&'a [u8; 16]; 1]>,
 ) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
@@ -124,8 +129,10 @@ fn read_explained<'a>(
     if !is_explainable || !is_same_database {
         return Err(Unclear::Explain);
     }
-    arguments::check(command, &inner)?;
-    meaning(Reader::new(command, database, &inner, &[], options), body, true)
+    arguments::check(command, &inner, &mut sessions)?;
+    let mut reader = Reader::new(command, database, &inner, &[], options);
+    reader.sessions = sessions;
+    meaning(reader, body, true)
 }
 
 /// Finds what the command reaches, and JavaScript in it.
@@ -150,6 +157,7 @@ fn meaning<'a>(mut reader: Reader<'a, '_>, body: &RawDocument, explained: bool) 
         essential: reader.essential && !explained,
         listing: reader.listing,
         cursors: reader.cursors,
+        sessions: reader.sessions,
     })
 }
 

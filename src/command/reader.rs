@@ -23,6 +23,7 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) essential: bool,
     pub(super) listing: Option<Listing>,
     pub(super) cursors: SmallVec<[i64; 1]>,
+    pub(super) sessions: SmallVec<[&'a [u8; 16]; 1]>,
     /// Whether values are searched for JavaScript.
     searches: bool,
     sequences: &'r [Sequence<'a>],
@@ -46,6 +47,7 @@ impl<'a, 'r> Reader<'a, 'r> {
             essential: false,
             listing: None,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
             searches: options.javascript,
             sequences,
         }

@@ -1,6 +1,7 @@
 //! The policy as it applies to each caller of a listener, and the log lines about its decisions.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, 
 use super::policy_in_force::PolicyInForce;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
-use crate::policy::{CallerFacts, Policy, View};
+use crate::policy::{CallerFacts, Policy, SessionOwner, View};
 use crate::relay::{CursorBook, EffectivePolicy, Finding, PolicySource, counter_labels};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
@@ -70,9 +71,34 @@ impl ListenerPolicy {
             view: Arc::clone(view),
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
-            caller: principal.map_or_else(|| Arc::from(""), |principal| Arc::from(principal.as_str())),
+            caller: cursor_owner(&facts, policy.uses_sources()),
+            session_owner: session_owner(&facts),
             hold_budget: self.in_force.hold_budget().clone(),
         })
+    }
+}
+
+/// The owner of a caller's cursors: the listener, the principal, and the source if rules use sources. The listener and
+/// the principal begin with their length, so that two callers never have the same text.
+fn cursor_owner(caller: &CallerFacts<'_>, uses_sources: bool) -> Arc<str> {
+    let CallerFacts { principal, source, listener } = caller;
+    let mut owner = format!("{}:{listener}", listener.len());
+    if let Some(principal) = principal {
+        let principal = principal.as_str();
+        let _ = write!(owner, " principal {}:{principal}", principal.len());
+    }
+    if let Some(source) = source.filter(|_| uses_sources) {
+        let _ = write!(owner, " source {source}");
+    }
+    owner.into()
+}
+
+/// The owner of a caller's sessions: the principal, or else the listener. Unlike the owner of cursors it is the same at
+/// every listener of every gateway, since a driver retries a write through another connection.
+fn session_owner(caller: &CallerFacts<'_>) -> SessionOwner {
+    match caller.principal {
+        Some(principal) => SessionOwner::principal(principal.as_str()),
+        None => SessionOwner::listener(caller.listener),
     }
 }
 
@@ -128,5 +154,30 @@ impl PolicySource for CallerPolicySource {
                 "{DECISIONS_OF_RULE}"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Principal;
+
+    #[test]
+    fn a_cursor_belongs_to_a_caller_of_one_listener_and_of_one_source_where_rules_use_sources() {
+        let cart = Principal::configured("cluster.local/ns/shop/sa/cart");
+        let odd = Principal::configured("cart source 10.0.0.1");
+        let sources = ["10.0.0.1", "10.0.0.2"].map(|source| Some(source.parse().unwrap()));
+        let mut owners = Vec::new();
+        for listener in ["orders", "cart", "cart principal 4:cart"] {
+            for principal in [None, Some(&cart), Some(&odd)] {
+                let of = |source, uses| cursor_owner(&CallerFacts { principal, source, listener }, uses);
+                assert_eq!(of(sources[0], false), of(sources[1], false));
+                owners.extend([of(sources[0], false), of(sources[0], true), of(sources[1], true)]);
+            }
+        }
+        let all = owners.len();
+        owners.sort();
+        owners.dedup();
+        assert_eq!(owners.len(), all, "{owners:?}");
     }
 }

@@ -90,6 +90,7 @@ impl View {
             essential: false,
             listing: None,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
         };
         let allowed = self.judge(&anything).effect == Effect::Allow;
         if allowed { code } else { ErrorCode::UNAUTHORIZED }

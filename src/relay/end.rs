@@ -35,6 +35,8 @@ pub enum EndReason {
     /// The client sent a message that could be a hello or an authentication and that cannot be answered. It did not go
     /// upstream, since both may not reach mongod as they are.
     Undetermined(&'static str),
+    /// A policy has come into force while a stream of replies was open that no policy has judged.
+    StreamBeforePolicy,
     /// Upstream answered a hello with a reply that cannot be parsed, and could name members.
     UnreadableHello(&'static str),
     /// Upstream sent a reply that cannot be parsed, and could list what the policy hides from the client.
@@ -135,6 +137,7 @@ impl fmt::Display for EndReason {
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(what) => write!(f, "sent {what}, which the policy cannot judge"),
             Self::Undetermined(what) => write!(f, "sent {what}, which could be a hello or an authentication"),
+            Self::StreamBeforePolicy => f.write_str("a policy came into force during an exhaust stream"),
             Self::UnreadableHello(what) => write!(f, "answered hello with {what}"),
             Self::UnreadableReply(what) => write!(f, "sent {what}, which the policy cannot filter"),
             Self::TooSlow => f.write_str("took too long to send a command that the policy has to read whole"),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::command::table;
 use crate::command::table::CommandId;
+use crate::relay::cursors::CursorOrigin;
 use crate::relay::listed::Listed;
 use crate::wire::header::Header;
 
@@ -32,6 +33,8 @@ pub(super) struct InFlightRequest {
     pub(super) namespace: Option<Box<str>>,
     /// The cursor that the request reads or kills.
     pub(super) cursor: Option<i64>,
+    /// What the cursor remembers that the reply may open.
+    pub(super) origin: Option<Box<CursorOrigin>>,
     /// The transaction that the request belongs to.
     pub(super) transaction: Option<u64>,
     /// Whether its replies may name members, and are rewritten.
@@ -55,6 +58,7 @@ impl InFlightRequest {
             is_streaming: false,
             namespace: None,
             cursor: None,
+            origin: None,
             transaction: None,
             names_members: false,
             listed: None,
@@ -131,6 +135,11 @@ impl InFlight {
         !self.requests.is_empty() && self.is_idle(is_monitor)
     }
 
+    /// Whether a request other than a monitor's has got a reply that announced another one.
+    pub(super) fn has_stream(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
+        self.requests.iter().any(|request| request.is_streaming && !is_monitor(request.command))
+    }
+
     /// Whether every request that went upstream is answered, or confirmed by a later reply: the next request cannot
     /// overtake it on another upstream connection. One stream of replies may be in flight, since it can be restarted.
     pub(super) fn is_settled(&self) -> bool {
@@ -181,7 +190,7 @@ impl InFlight {
         &mut self,
         reply: &Header,
         more_to_come: bool,
-        answered: impl FnOnce(&InFlightRequest),
+        answered: impl FnOnce(&mut InFlightRequest),
     ) -> bool {
         let Some(position) = self.requests.iter().position(|request| request.is_answered_by(reply.response_to)) else {
             return false;

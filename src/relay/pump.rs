@@ -54,7 +54,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Takes what has been read from the client already, before anything else.
-    pub(super) fn begin(&mut self, first_bytes: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn begin(&mut self, first_bytes: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         self.connection.stats.bytes(Direction::ToUpstream, first_bytes.len());
         self.take_requests(first_bytes, cx)
     }
@@ -147,8 +147,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Ok(is_last)
         })?;
         if is_last {
-            let behind = self.client.take_kept();
-            self.take_requests(&behind, cx)?;
+            let mut behind = self.client.take_kept();
+            self.take_requests(&mut behind, cx)?;
         }
         Ok(true)
     }
@@ -159,13 +159,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if !self.requests.poll_budget(cx) {
             return Ok(false);
         }
-        let begun = self.client.take_kept();
-        self.take_requests(&begun, cx)?;
+        let mut begun = self.client.take_kept();
+        self.take_requests(&mut begun, cx)?;
         Ok(true)
     }
 
     /// Reads the requests in `input`, and sends what goes upstream.
-    fn take_requests(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+    fn take_requests(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         let settled = with_records(|records| {
             let (upstream, mut sealed) = (&mut self.upstream, Ok(()));
             let mut seal = |bytes: &[u8]| {
@@ -234,6 +234,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                     self.client.send(&message, cx)?;
                     &mut rest[replaced..]
                 }
+                Next::Close(reason @ EndReason::StreamBeforePolicy) => return Err((Side::Gateway, reason)),
                 Next::Close(reason) => return Err((Side::Upstream, reason)),
             };
             self.queue_due_replies();

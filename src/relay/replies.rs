@@ -166,7 +166,7 @@ impl Replies {
         };
         match HeldReply::new(header, permit) {
             Ok(held) => {
-                self.facts.clear();
+                self.facts.clear(connection.filters.policy.keeps_times());
                 self.state = State::Held(Box::new(held));
                 None
             }
@@ -194,7 +194,7 @@ impl Replies {
             ReplyVerdict::Forward | ReplyVerdict::Rewrite(_) => {}
         }
         let mut scan = MessageScan::new(&header);
-        self.facts.clear();
+        self.facts.clear(connection.filters.policy.keeps_times());
         let ReplyVerdict::Rewrite(message) = verdict else {
             *at += HEADER_BYTES;
             self.state = State::Message { header, scan };

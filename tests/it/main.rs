@@ -30,6 +30,7 @@ mod policy_mesh;
 mod policy_reload;
 mod policy_rows;
 mod policy_seen;
+mod policy_sessions;
 mod policy_stages;
 mod policy_tools;
 mod policy_vault;

@@ -107,6 +107,7 @@ fn meaning<'a>(text: &'a str) -> Meaning<'a> {
         essential: essential || matches!(command.class, Class::Handshake | Class::Auth),
         listing: None,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

@@ -329,6 +329,7 @@ pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
             essential: is_essential,
             listing: None,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
         }
     })
 }

@@ -1,5 +1,7 @@
 //! The filters of one connection in their order: the one place that decides what becomes of a request.
 
+use crate::relay::connection_stats::ConnectionStats;
+use crate::relay::end::EndReason;
 use crate::relay::filter::handshake::HandshakeFilter;
 use crate::relay::filter::policy::PolicyFilter;
 use crate::relay::filter::reply;
@@ -33,6 +35,10 @@ impl Filters {
     pub(in crate::relay) fn decide(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
         match *stage {
             Stage::Policy => match self.policy.inspect(request) {
+                Verdict::Forward if self.policy.has_patches() => {
+                    *stage = Stage::Handshake;
+                    Verdict::Patch
+                }
                 Verdict::Forward => self.decide_after_policy(request, stage),
                 Verdict::NeedMore(_) if self.handshake.needs_input(request) => Verdict::NeedMore(Hold::InInput),
                 verdict => verdict,
@@ -56,6 +62,9 @@ impl Filters {
     /// Decides what becomes of a reply.
     #[inline]
     pub(in crate::relay) fn decide_reply(&mut self, reply: &ReplyView<'_>) -> ReplyVerdict {
+        if reply.in_flight.has_stream(ConnectionStats::is_monitor) && self.policy.ends_streams() {
+            return ReplyVerdict::Close(EndReason::StreamBeforePolicy);
+        }
         match self.policy.inspect_reply(reply) {
             ReplyVerdict::Forward => reply::inspect(reply, self.handshake.naming()),
             verdict => verdict,

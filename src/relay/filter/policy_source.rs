@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::command::{Meaning, Resource, Unclear};
-use crate::policy::{Effect, ErrorCode, Grounds, Policy, RuleId, View};
-use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::command::{Meaning, Unclear};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
+use crate::relay::cursors::{CursorBook, CursorOrigin, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
@@ -32,8 +32,11 @@ pub struct EffectivePolicy {
     pub metrics: Arc<PolicyMetrics>,
     /// The owners of cursors.
     pub cursors: Arc<CursorBook>,
-    /// The owner of the cursors that this connection opens.
+    /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
+    /// differently.
     pub caller: Arc<str>,
+    /// The owner of this connection's sessions. It does not change when the policy does.
+    pub session_owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy.
     pub hold_budget: HoldBudget,
 }
@@ -80,19 +83,54 @@ impl EffectivePolicy {
         self.metrics.count(counter_index(grounds, self.policy.rule_names().len()), decision);
     }
 
-    /// The error for a command that may not use the cursors that it names; `None` where it may. `version` is the
-    /// policy's.
-    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<ErrorCode> {
+    /// Whether a command may use the cursors that it names. `version` is the version of the policy. A cursor that
+    /// another version has allowed is judged again before it is read, as if this caller had sent the command that
+    /// opened it now. Returns that judgement.
+    pub(in crate::relay) fn check_cursors(
+        &self,
+        meaning: &Meaning<'_>,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorError> {
         let reads = meaning.command.name == "getMore";
-        // The namespace of such a cursor is a database or the whole server, and does not show what it reads. The policy
-        // judged that when the cursor was opened. A change stream resumes by itself, and is judged again then.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
-        meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
-            CursorOwnership::Foreign => Some(ErrorCode::UNAUTHORIZED),
-            // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
-            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
-        })
+        // The reply is filtered if the namespace is that of a list. A mongod compares it with that of the cursor.
+        let lists = meaning.listing.is_some();
+        let mut found = None;
+        for id in &meaning.cursors {
+            match self.cursors.ownership(*id, &self.caller, version) {
+                CursorOwnership::Own { lists_collections } if reads && lists_collections != lists => {
+                    return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
+                }
+                CursorOwnership::Own { .. } => {}
+                CursorOwnership::Foreign => return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
+                CursorOwnership::Unknown | CursorOwnership::Outdated(_) if !reads => {
+                    // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
+                }
+                CursorOwnership::Unknown => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+                CursorOwnership::Outdated(origin) if origin.lists_collections() != lists => {
+                    return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
+                }
+                CursorOwnership::Outdated(origin) => {
+                    let judgement = self.view.judge(&origin.meaning.meaning());
+                    if judgement.effect == Effect::Deny {
+                        return Err(CursorError::Denied(Box::new(judgement), origin));
+                    }
+                    // Its command was not searched for JavaScript, and has not been kept.
+                    if self.denies_unclear() && !origin.suffices(self.view.read_options()) {
+                        return Err(CursorError::Unusable(CURSOR_NOT_FOUND));
+                    }
+                    self.cursors.allow(*id, version);
+                    found = Some(judgement);
+                }
+            }
+        }
+        Ok(found)
     }
+}
+
+/// Why a command may not use a cursor that it names.
+pub(in crate::relay) enum CursorError {
+    /// The caller does not own it, or the gateway does not know it. With the error for the client.
+    Unusable(ErrorCode),
+    /// The policy denies the command that opened it.
+    Denied(Box<Judgement>, Arc<CursorOrigin>),
 }

@@ -9,6 +9,8 @@ use crate::relay::filter::local_reply::LocalReply;
 pub(in crate::relay) enum Verdict {
     /// The filter cannot decide yet: the bytes that have arrived are held.
     NeedMore(Hold),
+    /// The policy lets the request pass and changes some of its bytes, in place. The other filters decide afterwards.
+    Patch,
     /// The request goes upstream as it is.
     Forward,
     /// These bytes go upstream in place of the request, all of which has arrived.

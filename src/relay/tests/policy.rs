@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
-use crate::policy::{CallerFacts, Policy};
+use crate::policy::{CallerFacts, Policy, SessionOwner};
+use crate::relay::cursors::tests::origin;
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while the test runs.
@@ -35,7 +36,20 @@ impl PolicySource for TestPolicySource {
 }
 
 impl TestPolicy {
-    fn set(&self, enforcement: Enforcement, denied: Option<&str>) {
+    /// Puts another policy in force that knows the same cursors.
+    fn change(&self, enforcement: Enforcement, denied: Option<&str>) {
+        let cursors = Arc::clone(&self.effective.lock().unwrap().as_ref().unwrap().cursors);
+        self.set(enforcement, denied);
+        self.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
+    }
+
+    /// Has no policy in force.
+    pub(super) fn remove(&self) {
+        *self.effective.lock().unwrap() = None;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn set(&self, enforcement: Enforcement, denied: Option<&str>) {
         let one = |value: &str| Values { any: Some(vec![value.to_owned()]), not: None };
         let rule = |collection: &str| RuleConfig {
             name: "no-secrets".to_owned(),
@@ -55,12 +69,14 @@ impl TestPolicy {
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
         let (cursors, caller, hold_budget) = (Arc::default(), Arc::from(""), HoldBudget::default());
-        *self.effective.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, hold_budget });
+        let session_owner = SessionOwner::listener("test");
+        *self.effective.lock().unwrap() =
+            Some(EffectivePolicy { policy, view, metrics, cursors, caller, session_owner, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
 }
 
-async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
+pub(super) async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
     scene_with_filters(enforcement, HandshakeFilter::default()).await
 }
 
@@ -306,8 +322,7 @@ async fn a_new_policy_applies_from_the_next_message_on() {
         client.write_all(&[find(2, "orders"), find(3, "secret")].concat()).await.unwrap();
         read_denial(&mut client, 2).await;
         assert_eq!(read_message(&mut upstream).await, find(3, "secret"));
-        *policy.effective.lock().unwrap() = None;
-        policy.version.fetch_add(1, Ordering::Release);
+        policy.remove();
         client.write_all(&find(4, "orders")).await.unwrap();
         assert_eq!(read_message(&mut upstream).await, find(4, "orders"));
     })
@@ -378,7 +393,7 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // The first cursor is exhausted, and another caller owns the second.
-        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), 1);
+        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), origin(1));
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
@@ -388,34 +403,149 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
     .await;
 }
 
-/// The namespace of a change stream on a database does not tell what it reads.
+/// The C driver expects them in every reply of a replica set.
 #[tokio::test]
-async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_allowed_it() {
-    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let get_more = |id: i32, of: &str| request(id, &doc! { "getMore": 77_i64, "collection": of, "$db": "shop" });
-    let body = rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.$cmd.aggregate" }, "ok": 1.0 };
-    let opened = op_msg::encode(90, 1, &body);
+async fn a_denial_has_the_times_of_the_last_reply_that_had_any() {
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        client.write_all(&find(1, "orders")).await.unwrap();
-        read_message(&mut upstream).await;
-        upstream.write_all(&opened).await.unwrap();
-        read_message(&mut client).await;
-        for (id, of) in [(2, "$cmd.aggregate"), (3, "orders")] {
-            client.write_all(&get_more(id, of)).await.unwrap();
-            assert_eq!(read_message(&mut upstream).await, get_more(id, of));
+        client.write_all(&find(1, "secret")).await.unwrap();
+        assert_eq!(read_denial(&mut client, 1).await.len(), 4);
+        for id in [2, 3] {
+            let time = bson::Timestamp { time: 1_700_000_000, increment: u32::try_from(id).unwrap() };
+            let cluster = doc! { "clusterTime": time, "signature": { "keyId": 5_i64 } };
+            let times = doc! { "$clusterTime": cluster, "operationTime": time };
+            let mut body = doc! { "ok": 1.0 };
+            body.extend(times.clone());
+            client.write_all(&find(id, "orders")).await.unwrap();
+            read_message(&mut upstream).await;
+            let body = bson::RawDocumentBuf::try_from(&body).unwrap();
+            upstream.write_all(&op_msg::encode(90 + id, id, &body)).await.unwrap();
+            read_message(&mut client).await;
+            client.write_all(&find(10, "orders")).await.unwrap();
+            read_message(&mut upstream).await;
+            upstream.write_all(&reply(80 + id, 10)).await.unwrap();
+            read_message(&mut client).await;
+            client.write_all(&find(20, "secret")).await.unwrap();
+            let denial = read_denial(&mut client, 20).await;
+            assert!(times.iter().all(|(key, value)| denial.get(key) == Some(value)), "{denial}");
         }
-        let cursors = Arc::clone(&policy.effective.lock().unwrap().as_ref().unwrap().cursors);
-        policy.set(Enforcement::Enforce, Some("secret"));
-        policy.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
-        policy.version.fetch_add(1, Ordering::Release);
-        upstream.write_all(&[reply(91, 2), reply(92, 3)].concat()).await.unwrap();
+    })
+    .await;
+}
+
+/// The first legacy handshakes and authentications come as OP_QUERY, and some drivers send every command that way.
+#[tokio::test]
+async fn a_command_in_an_op_query_is_judged_like_any_other() {
+    let query = |id: i32, namespace: &str, command: &Document| {
+        let document = bson::serialize_to_vec(command).unwrap();
+        let payload = [&[0; 4][..], namespace.as_bytes(), &[0; 5], &(-1_i32).to_le_bytes(), &document].concat();
+        let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap();
+        let header = Header { length, request_id: id, response_to: 0, op_code: OpCode::QUERY };
+        [&header.to_bytes()[..], &payload].concat()
+    };
+    let long = "x".repeat(100_000);
+    let insert = |collection: &str| doc! { "insert": collection, "documents": [{ "t": &long }] };
+    let allowed = [
+        ("admin.$cmd", doc! { "buildinfo": 1 }),
+        ("admin.$cmd", doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": "" }),
+        ("admin.$cmd", doc! { "saslContinue": 1, "conversationId": 1, "payload": "" }),
+        ("admin.$cmd", doc! { "getnonce": 1 }),
+        ("shop.$cmd", doc! { "find": "orders" }),
+        ("shop.$cmd", doc! { "$query": { "find": "orders" }, "$readPreference": { "mode": "secondary" } }),
+        ("shop.$cmd", insert("orders")),
+    ];
+    let denied = [
+        ("shop.$cmd", doc! { "find": "secret" }, "no-secrets"),
+        ("shop.$cmd", doc! { "query": { "find": "secret" }, "find": "orders" }, "no-secrets"),
+        ("shop.$cmd", insert("secret"), "no-secrets"),
+        ("shop.$cmd", doc! { "find": "orders", "$db": "shop" }, "is named where this kind of message does not name it"),
+        ("shop.secret", doc! { "t": &long }, "use a driver for MongoDB 3.6 or later that sends OP_MSG"),
+    ];
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
+    let (end, ()) = Box::pin(play(scene, |mut client, mut upstream, _drain| async move {
+        for (namespace, command) in &allowed {
+            let sent = query(1, namespace, command);
+            let (written, arrived) = tokio::join!(client.write_all(&sent), read_message(&mut upstream));
+            written.unwrap();
+            assert!(arrived == sent, "{namespace}");
+            upstream.write_all(&reply(90, 1)).await.unwrap();
+            read_message(&mut client).await;
+        }
+        for (namespace, command, reason) in &denied {
+            let sent = query(2, namespace, command);
+            let (mut reads, mut writes) = tokio::io::split(client);
+            let (written, message) = tokio::join!(writes.write_all(&sent), read_message(&mut reads));
+            written.unwrap();
+            client = reads.unsplit(writes);
+            let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
+            assert_eq!((header.response_to, header.op_code), (2, OpCode::REPLY));
+            let document = bson::deserialize_from_slice::<Document>(&message[HEADER_BYTES + 20..]).unwrap();
+            assert!(document.get_str("errmsg").unwrap().contains(reason), "{document}");
+        }
+    }))
+    .await;
+    assert_eq!(end.denied, 5);
+}
+
+/// The namespace of a cursor does not tell what it reads: what its command reaches does.
+#[tokio::test]
+async fn a_cursor_is_judged_again_by_a_policy_that_has_not_judged_its_command() {
+    let get_more =
+        |id: i32, of: &str, cursor: i64| request(id, &doc! { "getMore": cursor, "collection": of, "$db": "shop" });
+    let union = |id: i32, with: &str| {
+        let pipeline = [doc! { "$unionWith": with }];
+        request(id, &doc! { "aggregate": "orders", "pipeline": pipeline, "cursor": {}, "$db": "shop" })
+    };
+    let watch = |id: i32| {
+        let pipeline = [doc! { "$changeStream": {} }];
+        request(id, &doc! { "aggregate": 1, "pipeline": pipeline, "cursor": {}, "$db": "shop" })
+    };
+    let opened = |id: i32, cursor: i64| {
+        let body = rawdoc! { "cursor": { "firstBatch": [], "id": cursor, "ns": "shop.any" }, "ok": 1.0 };
+        op_msg::encode(90 + id, id, &body)
+    };
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    policy.set(Enforcement::Enforce, None);
+    let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
+        for (id, command) in [(1, union(1, "menu")), (2, union(2, "secret")), (3, watch(3))] {
+            client.write_all(&command).await.unwrap();
+            assert_eq!(read_message(&mut upstream).await, command);
+            upstream.write_all(&opened(id, 70 + i64::from(id))).await.unwrap();
+            read_message(&mut client).await;
+        }
+        // The policy changes after this command was judged, and before it is answered.
+        let slow = union(4, "secret");
+        client.write_all(&slow).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, slow);
+        policy.change(Enforcement::Enforce, Some("secret"));
+        client.write_all(&find(5, "orders")).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, find(5, "orders"));
+        upstream.write_all(&[opened(4, 74), reply(95, 5)].concat()).await.unwrap();
         read_message(&mut client).await;
         read_message(&mut client).await;
-        client.write_all(&[get_more(4, "$cmd.aggregate"), get_more(5, "orders")].concat()).await.unwrap();
-        assert_eq!(read_message(&mut upstream).await, get_more(5, "orders"));
-        let denied = read_message(&mut client).await;
-        let denied = bson::deserialize_from_slice::<Document>(&denied[HEADER_BYTES + 5..]).unwrap();
-        assert_eq!(denied.get_str("codeName").unwrap(), "CursorNotFound");
+        for (id, of, cursor) in [(6, "orders", 72), (7, "$cmd.aggregate", 73), (8, "orders", 74)] {
+            client.write_all(&get_more(id, of, cursor)).await.unwrap();
+            let denial = read_denial(&mut client, id).await;
+            let sentence = "mongate: not authorized on shop to execute command getMore: denied by rule \"no-secrets\"";
+            assert_eq!(denial.get_str("errmsg").unwrap(), sentence);
+        }
+        // What it reaches is allowed by the new policy too. One that is denied is not lost for a policy that allows it.
+        for (id, cursor, denied) in [(9, 71, "secret"), (10, 71, "menu"), (11, 72, "menu"), (12, 71, "orders")] {
+            policy.change(Enforcement::Enforce, Some(denied));
+            client.write_all(&get_more(id, "orders", cursor)).await.unwrap();
+            if matches!(id, 10 | 12) {
+                read_denial(&mut client, id).await;
+            } else {
+                assert_eq!(read_message(&mut upstream).await, get_more(id, "orders", cursor));
+                upstream.write_all(&opened(id, cursor)).await.unwrap();
+                read_message(&mut client).await;
+            }
+        }
+        // A dry run only says what it would deny. Without a search for JavaScript, what has none is not known.
+        policy.change(Enforcement::DryRun, Some("secret"));
+        client.write_all(&get_more(13, "orders", 72)).await.unwrap();
+        assert_eq!(read_message(&mut upstream).await, get_more(13, "orders", 72));
+        assert!(policy.logged.lock().unwrap().iter().any(|line| line.starts_with("would_deny no-secrets getMore")));
     })
     .await;
 }
