@@ -179,11 +179,7 @@ impl View {
     /// Whether the caller may see everything that a reply lists, so that it needs no filter. `database` is that of the
     /// command. The remaining questions are about a reply that does.
     pub fn sees_everything(&self, listing: Listing, database: &str) -> bool {
-        !self.rule_set.flags.enforces
-            || match listing {
-                Listing::Collections => self.rule_set.visibility().reads_all(&Resource::WholeDatabase(database)),
-                Listing::Databases => self.rule_set.visibility().reads_all(&Resource::WholeServer),
-            }
+        !self.rule_set.flags.enforces || self.rule_set.visibility().reads_all(listing, database)
     }
 
     /// Whether the policy would allow the caller any command on a collection or view.
@@ -191,7 +187,7 @@ impl View {
         self.rule_set.visibility().sees(database, collection)
     }
 
-    /// Whether the policy would allow the caller a command that reads all of `resources`.
+    /// Whether the policy would allow the caller a command that reads the contents of all of `resources`.
     pub fn may_read(&self, resources: &[Resource<'_>]) -> bool {
         self.rule_set.visibility().reads(resources)
     }

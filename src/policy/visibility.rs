@@ -48,7 +48,7 @@ pub(super) struct Visibility {
 #[derive(Debug)]
 struct Probe {
     parts: SmallVec<[ProbePart; 2]>,
-    /// Whether it only reads.
+    /// Whether it reads what collections have: [`READS_CONTENTS`].
     reads: bool,
 }
 
@@ -57,6 +57,10 @@ struct ProbePart {
     tables: Arc<Tables>,
     is_incidental: bool,
 }
+
+/// The commands that read what collections have, or list their options. Others that only read, as `collStats` and
+/// `getMore`, show nothing of that by themselves.
+const READS_CONTENTS: [&str; 6] = ["aggregate", "count", "distinct", "find", "listCollections", "listDatabases"];
 
 /// The `deny` rules that deny a whole listing. The others only hide what they are about.
 #[derive(Debug)]
@@ -110,11 +114,15 @@ impl Visibility {
         }
     }
 
-    /// Whether the caller may read everything at `resource`, which is more than one collection.
-    pub(super) fn reads_all(&self, resource: &Resource<'_>) -> bool {
-        let mut probes = self.on_collection.iter().chain(self.on_database.iter().map(|(probe, _)| probe));
-        probes
-            .any(|probe| probe.reads && self.allowed(probe, std::slice::from_ref(resource), Rules::Enforced).is_some())
+    /// Whether the caller may read everything that is listed, or a rule allows it the list itself for everything.
+    pub(super) fn reads_all(&self, listing: Listing, database: &str) -> bool {
+        let resource = match listing {
+            Listing::Collections => Resource::WholeDatabase(database),
+            Listing::Databases => Resource::WholeServer,
+        };
+        let on_database = self.on_database.iter().map(|(probe, _)| probe).filter(|_| listing == Listing::Databases);
+        let mut reading = self.on_collection.iter().chain(on_database).filter(|probe| probe.reads);
+        reading.any(|probe| self.allowed(probe, &[resource], Rules::Enforced).is_some())
     }
 
     /// Whether the caller may do anything with a collection.
@@ -217,7 +225,7 @@ impl Probe {
             };
             ProbePart { tables: tables(&facts), is_incidental: *is_incidental }
         };
-        let reads = access.classes.iter().all(|(class, _)| *class == Class::Read);
+        let reads = READS_CONTENTS.contains(&access.command.name);
         Self { parts: access.classes.iter().map(part).collect(), reads }
     }
 

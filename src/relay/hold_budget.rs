@@ -64,12 +64,23 @@ impl HoldBudget {
 #[cfg(test)]
 impl HoldBudget {
     pub(super) fn take_everything(&self) -> BudgetPermit {
-        let all = u32::try_from(BUDGET_KIB).unwrap_or(u32::MAX);
-        BudgetPermit {
-            _permit: Arc::clone(&self.requests).try_acquire_many_owned(all).expect("nothing is held yet"),
-            _share: None,
-        }
+        take_all(&self.requests, BUDGET_KIB)
     }
+
+    pub(super) fn take_everything_for_replies(&self) -> BudgetPermit {
+        take_all(&self.replies, REPLY_BUDGET_KIB)
+    }
+
+    /// The number of callers that hold replies.
+    pub(super) fn shares(&self) -> usize {
+        self.shares.lock().unwrap().values().filter(|share| share.strong_count() > 0).count()
+    }
+}
+
+#[cfg(test)]
+fn take_all(budget: &Arc<Semaphore>, kib: usize) -> BudgetPermit {
+    let all = u32::try_from(kib).unwrap();
+    BudgetPermit { _permit: Arc::clone(budget).try_acquire_many_owned(all).expect("nothing is held"), _share: None }
 }
 
 /// One message's part of the budget, which is returned on drop.
@@ -149,4 +160,42 @@ impl BudgetRequest {
 /// Permits are counted in KiB.
 fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_that_holds_its_share_does_not_delay_another() {
+        let (budget, one, other) = (HoldBudget::default(), Arc::from("one"), Arc::from("other"));
+        let share = REPLY_SHARE_KIB * 1024;
+        let held = BudgetRequest::default().reply_permit(budget.reply_share(&one), share).unwrap();
+        let mut waiting = BudgetRequest::default();
+        assert!(waiting.reply_permit(budget.reply_share(&one), 1).is_none() && waiting.is_waiting());
+        assert!(BudgetRequest::default().reply_permit(budget.reply_share(&other), share).is_some());
+        assert_eq!(budget.shares(), 1);
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        assert!(!waiting.poll_granted(cx));
+        drop(held);
+        assert!(waiting.poll_granted(cx));
+        waiting.return_granted();
+        assert_eq!(budget.shares(), 0);
+        drop(budget.take_everything_for_replies());
+    }
+
+    #[test]
+    fn the_callers_together_do_not_exceed_the_budget() {
+        let budget = HoldBudget::default();
+        let share = REPLY_SHARE_KIB * 1024;
+        let ask = |caller: &str| {
+            let mut request = BudgetRequest::default();
+            let permit = request.reply_permit(budget.reply_share(&Arc::from(caller)), share);
+            (request, permit)
+        };
+        let _held = [ask("a"), ask("b")].map(|(_, permit)| permit.unwrap());
+        let (request, permit) = ask("c");
+        assert!(permit.is_none() && request.is_waiting());
+        drop(budget.take_everything());
+    }
 }

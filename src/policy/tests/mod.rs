@@ -2,6 +2,7 @@
 
 mod decisions;
 mod findings;
+mod listings;
 mod naive;
 
 use std::net::IpAddr;

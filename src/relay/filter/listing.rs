@@ -14,7 +14,7 @@ use crate::command::{Listing, resources_of, view_sources};
 use crate::policy::View;
 use crate::relay::listed::Listed;
 use crate::wire::bson_compaction::{Compaction, ElementWalk, PlacedElement};
-use crate::wire::bson_elements::WholeElements;
+use crate::wire::bson_elements::{WholeElement, WholeElements};
 use crate::wire::bson_scan::{Malformed, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::flag;
@@ -30,6 +30,9 @@ const CURSOR_COLLECTION: &str = ".$cmd.listCollections";
 
 /// The divisor of `totalSizeMb`.
 const MEBIBYTE: i64 = 1024 * 1024;
+
+/// The fields of an entry of a collection. Others, which a newer server may have, are removed.
+const ENTRY_FIELDS: [&[u8]; 5] = [b"name", b"type", b"options", b"info", b"idIndex"];
 
 /// Removes from `message` what the caller with this view may not see, and returns the new length of the message in
 /// bytes. After an error, the contents of `message` are undefined.
@@ -95,10 +98,17 @@ struct ListReply<'m, 'l> {
 enum Shown {
     Nothing,
     Everything,
-    /// `options` is empty.
-    WithoutOptions,
-    /// `options` has no `viewOn` and no `pipeline`.
-    WithoutDefinition,
+    /// The fields that are known, with these options.
+    Known(ShownOptions),
+}
+
+/// What is shown of the `options` of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ShownOptions {
+    Nothing,
+    /// The collation of a view, without its definition.
+    Collation,
+    Everything,
 }
 
 /// A sum over all databases: its type, and where its value has been written.
@@ -207,46 +217,52 @@ impl ListReply<'_, '_> {
             count += 1;
             match shown {
                 Shown::Nothing | Shown::Everything => self.compaction.keep(entry.value)?,
-                Shown::WithoutOptions | Shown::WithoutDefinition => self.entry(&entry.value, shown)?,
+                Shown::Known(options) => self.entry(&entry.value, options)?,
             }
         }
         self.compaction.close(open, list.value.end)
     }
 
     /// An entry of a collection, of which only a part is shown.
-    fn entry(&mut self, range: &Range<usize>, shown: Shown) -> Result<(), Malformed> {
+    fn entry(&mut self, range: &Range<usize>, shown: ShownOptions) -> Result<(), Malformed> {
         let mut walk = ElementWalk::new(range);
         let open = self.compaction.open(range.start)?;
         while let Some(found) = walk.next(self.compaction.buffer())? {
-            if &self.compaction.buffer()[found.name.clone()] != b"options" {
-                self.compaction.keep(found.element)?;
-                continue;
+            match &self.compaction.buffer()[found.name.clone()] {
+                b"options" if shown != ShownOptions::Everything => self.options(&found, shown)?,
+                name if ENTRY_FIELDS.contains(&name) => self.compaction.keep(found.element)?,
+                _ => {}
             }
-            self.head(&found, kind::DOCUMENT)?;
-            let mut options = ElementWalk::new(&found.value);
-            let open = self.compaction.open(found.value.start)?;
-            while let Some(option) = options.next(self.compaction.buffer())? {
-                let is_definition = is_definition(&self.compaction.buffer()[option.name.clone()]);
-                if shown == Shown::WithoutDefinition && !is_definition {
-                    self.compaction.keep(option.element)?;
-                }
-            }
-            self.compaction.close(open, found.value.end)?;
         }
         self.compaction.close(open, range.end)
+    }
+
+    fn options(&mut self, options: &PlacedElement, shown: ShownOptions) -> Result<(), Malformed> {
+        self.head(options, kind::DOCUMENT)?;
+        let mut walk = ElementWalk::new(&options.value);
+        let open = self.compaction.open(options.value.start)?;
+        while let Some(found) = walk.next(self.compaction.buffer())? {
+            let is_collation = &self.compaction.buffer()[found.name.clone()] == b"collation";
+            if shown == ShownOptions::Collation && is_collation {
+                self.compaction.keep(found.element)?;
+            }
+        }
+        self.compaction.close(open, options.value.end)
     }
 
     /// What is shown of an entry of `listCollections`. A caller that may not read a collection does not see its options,
     /// as its validator. The definition of a view is shown to callers that may read everything that it names.
     fn shown_of_collection(&self, entry: &[u8]) -> Result<Shown, Malformed> {
         let (mut name, mut options) = (None, None);
+        let (mut is_view, mut is_known) = (false, true);
         for element in WholeElements::new(entry) {
             let element = element?;
             match element.name {
-                b"name" if name.is_none() => name = Some(element.string().ok_or(Malformed)?),
+                b"name" if name.is_none() => name = Some(plain_text(&element)?),
                 b"options" if options.is_none() && element.kind == kind::DOCUMENT => options = Some(element.value),
                 b"name" | b"options" => return Err(Malformed),
-                _ => {}
+                b"type" => is_view |= plain_text(&element)? == b"view",
+                name => is_known &= ENTRY_FIELDS.contains(&name),
             }
         }
         let Ok(name) = std::str::from_utf8(name.ok_or(Malformed)?) else { return Ok(Shown::Nothing) };
@@ -254,15 +270,28 @@ impl ListReply<'_, '_> {
         if !self.view.may_see(database, name) {
             return Ok(Shown::Nothing);
         }
-        let Some(options) = options else { return Ok(Shown::Everything) };
-        if !resources_of(database, name).is_some_and(|resources| self.view.may_read(&resources)) {
-            return Ok(Shown::WithoutOptions);
-        }
-        let mut is_view = false;
+        let shown = match options {
+            None => ShownOptions::Everything,
+            Some(_) if !resources_of(database, name).is_some_and(|resources| self.view.may_read(&resources)) => {
+                ShownOptions::Nothing
+            }
+            Some(options) => self.shown_of_options(options, is_view)?,
+        };
+        let is_everything = is_known && shown == ShownOptions::Everything;
+        Ok(if is_everything { Shown::Everything } else { Shown::Known(shown) })
+    }
+
+    fn shown_of_options(&self, options: &[u8], is_view: bool) -> Result<ShownOptions, Malformed> {
+        let (mut is_view, mut is_understood) = (is_view, true);
         for option in WholeElements::new(options) {
-            is_view |= is_definition(option?.name);
+            match option?.name {
+                b"viewOn" | b"pipeline" => is_view = true,
+                b"collation" => {}
+                _ => is_understood = false,
+            }
         }
-        Ok(if is_view && !self.may_read_sources(options) { Shown::WithoutDefinition } else { Shown::Everything })
+        let is_shown = !is_view || (is_understood && self.may_read_sources(options));
+        Ok(if is_shown { ShownOptions::Everything } else { ShownOptions::Collation })
     }
 
     fn may_read_sources(&self, options: &[u8]) -> bool {
@@ -289,9 +318,9 @@ impl ListReply<'_, '_> {
     }
 }
 
-/// Whether a field of `options` belongs to the definition of a view.
-fn is_definition(option: &[u8]) -> bool {
-    matches!(option, b"viewOn" | b"pipeline")
+/// The text of a string without NUL.
+fn plain_text<'e>(element: &WholeElement<'e>) -> Result<&'e [u8], Malformed> {
+    element.string().filter(|text| !text.contains(&0)).ok_or(Malformed)
 }
 
 /// The name of a database, unless it is not valid UTF-8, and its size in bytes.
@@ -300,7 +329,7 @@ fn database(entry: &[u8]) -> Result<(Option<&str>, i64), Malformed> {
     for element in WholeElements::new(entry) {
         let element = element?;
         match element.name {
-            b"name" if name.is_none() => name = Some(element.string().ok_or(Malformed)?),
+            b"name" if name.is_none() => name = Some(plain_text(&element)?),
             b"sizeOnDisk" if size.is_none() => size = Some(element.number().ok_or(Malformed)?),
             b"name" | b"sizeOnDisk" => return Err(Malformed),
             _ => {}

@@ -37,10 +37,14 @@ impl PolicySource for TestPolicySource {
 
 impl TestPolicy {
     /// Puts another policy in force that knows the same cursors.
-    fn change(&self, enforcement: Enforcement, denied: Option<&str>) {
+    pub(super) fn change(&self, enforcement: Enforcement, denied: Option<&str>) {
         let cursors = Arc::clone(&self.effective.lock().unwrap().as_ref().unwrap().cursors);
         self.set(enforcement, denied);
         self.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
+    }
+
+    pub(super) fn hold_budget(&self) -> HoldBudget {
+        self.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone()
     }
 
     /// Has no policy in force.
@@ -93,11 +97,11 @@ pub(super) async fn scene_with_filters(
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }
 
-fn find(id: i32, collection: &str) -> Vec<u8> {
+pub(super) fn find(id: i32, collection: &str) -> Vec<u8> {
     request(id, &doc! { "find": collection, "$db": "shop" })
 }
 
-fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
+pub(super) fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
     request(id, &doc! { "insert": collection, "documents": [{ "t": "x".repeat(bytes) }], "$db": "shop" })
 }
 
@@ -107,7 +111,7 @@ fn with_response_to(mut message: Vec<u8>, response_to: i32) -> Vec<u8> {
 }
 
 /// Reads the local reply to `response_to`, which the policy has denied.
-async fn read_denial(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
+pub(super) async fn read_denial(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
     let message = read_message(client).await;
     let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
     assert_eq!((header.response_to, header.op_code), (response_to, OpCode::MSG));
