@@ -25,6 +25,7 @@ mod mistakes;
 mod network_cut;
 mod policy_commands;
 mod policy_drivers;
+mod policy_lists;
 mod policy_load;
 mod policy_mesh;
 mod policy_reload;
