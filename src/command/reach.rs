@@ -7,6 +7,7 @@ use bson::raw::RawElement;
 
 use super::arguments;
 use super::javascript::Found;
+use super::listing::{self, Listing};
 use super::meaning::Resource;
 use super::names;
 use super::pipeline;
@@ -46,10 +47,17 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "killSessions" => kill_sessions(reader),
         "commitTransaction" | "abortTransaction" => own_session(reader),
         "checkMetadataConsistency" => check_metadata(reader),
-        "dropDatabase" | "listCollections" | "profile" => {
+        "dropDatabase" | "profile" => {
             reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
-        "listDatabases" => reader.reaches.add(Resource::WholeServer, Read),
+        "listCollections" => {
+            reader.listing = listing::of_collections(reader.fields);
+            reader.reaches.add(Resource::WholeDatabase(reader.database), Read)
+        }
+        "listDatabases" => {
+            reader.listing = listing::of_databases(reader.fields);
+            reader.reaches.add(Resource::WholeServer, Read)
+        }
         "killAllSessions" | "killAllSessionsByPattern" | "setProfilingFilterGlobally" => {
             reader.reaches.add(Resource::WholeServer, Admin)
         }
@@ -255,7 +263,10 @@ fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Re
 }
 
 fn get_more(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_resource(reader, reader.argument("collection")?)?;
+    let name = reader.argument("collection")?;
+    cursor_resource(reader, name)?;
+    // mongod compares this name with that of the cursor.
+    reader.listing = (strict::text(name) == Some("$cmd.listCollections")).then_some(Listing::Collections);
     reader.cursors.push(strict::int64(reader.command_value()?).ok_or(Unclear::Argument("getMore"))?);
     Ok(())
 }
@@ -336,7 +347,7 @@ fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 /// Commands that show what clients do on the whole server, or hand data of the whole server to a host of the client's
 /// choice.
-const SHOWS_THE_SERVER: [&str; 10] = [
+pub(super) const SHOWS_THE_SERVER: [&str; 10] = [
     "addShard",
     "currentOp",
     "getLog",

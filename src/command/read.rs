@@ -81,7 +81,7 @@ fn command_of(fields: &Fields<'_>, options: ReadOptions<'_>) -> Result<&'static 
 }
 
 /// Commands that mongod and mongos send to each other, and migrations that copy data to another host.
-fn is_internal(name: &str) -> bool {
+pub(super) fn is_internal(name: &str) -> bool {
     const FAMILIES: [&str; 5] = ["_", "internalRename", "cluster", "donor", "recipient"];
     const OTHERS: [&str; 3] = ["doTxn", "getQueryableEncryptionCountInfo", "replicateSearchIndexCommand"];
     FAMILIES.iter().any(|family| name.starts_with(family)) || name.ends_with("ShardSplit") || OTHERS.contains(&name)
@@ -155,6 +155,7 @@ fn meaning<'a>(mut reader: Reader<'a, '_>, body: &RawDocument, explained: bool) 
         reaches: reader.reaches.into_list(),
         javascript: reader.found.javascript,
         essential: reader.essential && !explained,
+        listing: reader.listing,
         cursors: reader.cursors,
         sessions: reader.sessions,
     })

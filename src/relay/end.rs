@@ -39,6 +39,8 @@ pub enum EndReason {
     DeniedMeanwhile,
     /// Upstream answered a hello with a reply that cannot be parsed, and could name members.
     UnreadableHello(&'static str),
+    /// Upstream sent a reply that cannot be parsed, and could list what the policy hides from the client.
+    UnreadableReply(&'static str),
     /// A long request that is held for the policy did not arrive in time.
     TooSlow,
     /// Upstream closed after the client had sent a message that is not valid in the wire protocol.
@@ -139,6 +141,7 @@ impl fmt::Display for EndReason {
                 f.write_str("a policy that does not allow the open cursor came into force before the next reply")
             }
             Self::UnreadableHello(what) => write!(f, "answered hello with {what}"),
+            Self::UnreadableReply(what) => write!(f, "sent {what}, which the policy cannot filter"),
             Self::TooSlow => f.write_str("took too long to send a command that the policy has to read whole"),
             Self::NotUnderstood => f.write_str("closed after a message that is not valid in the MongoDB wire protocol"),
             Self::Drained => f.write_str("drained"),

@@ -26,6 +26,7 @@ mod network_cut;
 mod policy_commands;
 mod policy_cursors;
 mod policy_drivers;
+mod policy_lists;
 mod policy_load;
 mod policy_mesh;
 mod policy_reload;

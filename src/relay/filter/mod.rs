@@ -7,6 +7,7 @@ pub(super) mod findings;
 pub(super) mod handshake;
 pub(super) mod judgeable;
 pub(super) mod judged_commands;
+pub(super) mod listing;
 pub(super) mod local_reply;
 pub(super) mod naming;
 pub(super) mod patches;

@@ -18,11 +18,14 @@ use crate::relay::filter::verdict::{Close, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::in_flight::InFlightRequest;
 use crate::relay::judged_command::JudgedCommand;
+use crate::relay::listed::Listed;
 use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::OpCode;
 use crate::wire::reply::{ClusterTimes, ReplyFacts};
 use crate::wire::request::RequestFacts;
+
+mod replies;
 
 /// Asks the policy about the requests of one connection.
 pub struct PolicyFilter {
@@ -33,6 +36,10 @@ pub struct PolicyFilter {
     /// A policy that came into force after the last request, for the replies that arrive meanwhile, and its version.
     newer: Option<Box<(u64, Option<EffectivePolicy>)>>,
     findings: Findings,
+    /// What the replies to the current request list.
+    listed: Option<Box<Listed>>,
+    /// Whether any request of this connection had such replies.
+    has_listed: bool,
     /// What has to change in the current request.
     pub(in crate::relay) changes: RequestChanges,
     judged: JudgedCommands,
@@ -57,6 +64,8 @@ impl PolicyFilter {
             findings: Findings::default(),
             changes: RequestChanges::default(),
             judged: JudgedCommands::default(),
+            listed: None,
+            has_listed: false,
             times: None,
         }
     }
@@ -92,6 +101,7 @@ impl PolicyFilter {
 
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        self.listed = None;
         self.changes.begin_inspection();
         let verdict = match &self.effective {
             Some(_) => self.inspect_judged(request),
@@ -151,14 +161,7 @@ impl PolicyFilter {
         if reply.request().is_some_and(|request| request.policy_version == version) {
             return false;
         }
-        if version == self.version {
-            return self.effective.as_ref().is_some_and(|effective| denies_reply(effective, version, reply));
-        }
-        let (_, effective) = match &mut self.newer {
-            Some(newer) if newer.0 == version => &**newer,
-            newer => &**newer.insert(Box::new((version, source.effective_policy()))),
-        };
-        effective.as_ref().is_some_and(|effective| denies_reply(effective, version, reply))
+        self.in_force().is_some_and(|effective| denies_reply(effective, version, reply))
     }
 
     /// Takes the command of the current request, which [`PolicyFilter::note_reply`] gets with its reply.
@@ -218,6 +221,8 @@ impl PolicyFilter {
         }
         if judgement.effect == Effect::Allow {
             self.changes.map_sessions(&meaning, request.message);
+            self.listed =
+                meaning.listing.map(|listing| Box::new(Listed { listing, database: meaning.database.into() }));
             self.judged.keep(&meaning, effective, self.version);
             if judgement.notes.is_empty() {
                 // The common path: there is nothing to log.

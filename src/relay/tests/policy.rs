@@ -43,6 +43,10 @@ impl TestPolicy {
         self.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
     }
 
+    pub(super) fn hold_budget(&self) -> HoldBudget {
+        self.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone()
+    }
+
     /// Has no policy in force.
     pub(super) fn remove(&self) {
         *self.effective.lock().unwrap() = None;
@@ -97,7 +101,7 @@ pub(super) fn find(id: i32, collection: &str) -> Vec<u8> {
     request(id, &doc! { "find": collection, "$db": "shop" })
 }
 
-fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
+pub(super) fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
     request(id, &doc! { "insert": collection, "documents": [{ "t": "x".repeat(bytes) }], "$db": "shop" })
 }
 
