@@ -46,7 +46,7 @@ pub struct PolicyFilter {
     /// Whether any request of this connection had such replies.
     has_listed: bool,
     /// The policy that came into force after the one that judges requests, with its version; for replies only.
-    newer: Option<(u64, Option<EffectivePolicy>)>,
+    newer: Option<Box<(u64, Option<EffectivePolicy>)>>,
     /// Maps session ids, from the first request that was read under a policy.
     session_ids: Option<Box<SessionIds>>,
     /// What has to change in the current request.

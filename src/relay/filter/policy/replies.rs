@@ -83,8 +83,8 @@ impl PolicyFilter {
         if version == self.version {
             return self.effective.as_ref();
         }
-        if self.newer.as_ref().is_none_or(|(newer, _)| *newer != version) {
-            self.newer = Some((version, self.source.as_ref()?.effective_policy()));
+        if self.newer.as_ref().is_none_or(|newer| newer.0 != version) {
+            self.newer = Some(Box::new((version, self.source.as_ref()?.effective_policy())));
         }
         self.newer.as_ref()?.1.as_ref()
     }
