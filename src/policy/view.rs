@@ -153,8 +153,8 @@ impl View {
         Judgement { effect: Effect::Allow, grounds: result.grounds, reach: result.reach, notes: notes.list }
     }
 
-    /// The result for a listing whose reply shows only what the caller may see; `None` for all other commands, and where
-    /// the caller may not do anything in what is listed.
+    /// The result for a listing whose reply shows only what the caller may see; `None` for all other commands, and
+    /// where the caller may not do anything in what is listed.
     #[cold]
     fn list_in_part(&self, meaning: &Meaning<'_>, rules: Rules) -> Option<CommandResult> {
         let listing = meaning.listing.filter(|_| !meaning.essential)?;

@@ -94,34 +94,40 @@ pub(super) struct BudgetPermit {
 type Waiting = Pin<Box<dyn Future<Output = Result<BudgetPermit, AcquireError>> + Send>>;
 
 /// The request of one connection for a permit. Dropping it gives up its turn.
+///
+/// Every connection has two, so that it is small: what few of them need is boxed.
 #[derive(Default)]
-pub(super) struct BudgetRequest {
-    waiting: Option<Waiting>,
-    granted: Option<BudgetPermit>,
+pub(super) enum BudgetRequest {
+    /// There is none.
+    #[default]
+    None,
+    /// The budget has no room yet.
+    Waiting(Waiting),
+    /// The permit can be taken.
+    Granted(Box<BudgetPermit>),
 }
 
 impl BudgetRequest {
     /// A permit for `bytes`, if the budget has room for them now. Otherwise [`BudgetRequest::poll_granted`] is ready
     /// when it has: requests are granted in their order.
     pub(super) fn permit(&mut self, budget: &HoldBudget, bytes: usize) -> Option<BudgetPermit> {
-        if let Some(permit) = self.granted.take() {
+        let kib = kib(bytes);
+        let now = || Arc::clone(&budget.requests).try_acquire_many_owned(kib).ok();
+        if let Some(permit) = self.take_granted() {
             return Some(permit);
         }
-        let kib = kib(bytes);
-        if let Ok(permit) = Arc::clone(&budget.requests).try_acquire_many_owned(kib) {
+        if let Some(permit) = now() {
             return Some(BudgetPermit { _permit: permit, _share: None });
         }
         let all = Arc::clone(&budget.requests);
-        self.waiting =
-            Some(Box::pin(
-                async move { Ok(BudgetPermit { _permit: all.acquire_many_owned(kib).await?, _share: None }) },
-            ));
+        let waiting = async move { Ok(BudgetPermit { _permit: all.acquire_many_owned(kib).await?, _share: None }) };
+        *self = Self::Waiting(Box::pin(waiting));
         None
     }
 
     /// The same for a reply. It waits for the caller's share first: the other callers do not wait for that.
     pub(super) fn reply_permit(&mut self, share: ReplyShare, bytes: usize) -> Option<BudgetPermit> {
-        if let Some(permit) = self.granted.take() {
+        if let Some(permit) = self.take_granted() {
             return Some(permit);
         }
         let kib = kib(bytes);
@@ -131,28 +137,35 @@ impl BudgetRequest {
         {
             return Some(BudgetPermit { _permit: permit, _share: Some(share) });
         }
-        self.waiting = Some(Box::pin(async move {
+        *self = Self::Waiting(Box::pin(async move {
             let share = own.acquire_many_owned(kib).await?;
             Ok(BudgetPermit { _permit: all.acquire_many_owned(kib).await?, _share: Some(share) })
         }));
         None
     }
 
+    fn take_granted(&mut self) -> Option<BudgetPermit> {
+        match std::mem::take(self) {
+            Self::Granted(permit) => Some(*permit),
+            Self::None | Self::Waiting(_) => None,
+        }
+    }
+
     /// Gives back a permit that was granted and is not needed.
     pub(super) fn return_granted(&mut self) {
-        self.granted = None;
+        drop(self.take_granted());
     }
 
     /// Whether the connection waits for a permit.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        matches!(self, Self::Waiting(_))
     }
 
     /// Whether the permit has just been granted: [`BudgetRequest::permit`] returns it now.
     pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(waiting) = &mut self.waiting else { return false };
+        let Self::Waiting(waiting) = self else { return false };
         let Poll::Ready(permit) = waiting.as_mut().poll(cx) else { return false };
-        (self.waiting, self.granted) = (None, permit.ok());
+        *self = permit.map_or_else(|_| Self::None, |permit| Self::Granted(Box::new(permit)));
         true
     }
 }

@@ -202,7 +202,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_walk_finds_what_an_iterator_over_whole_elements_finds(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+        fn a_walk_finds_what_an_iterator_over_whole_elements_finds(
+            bytes in prop::collection::vec(any::<u8>(), 0..120),
+        ) {
             let mut bytes = bytes;
             if let Some(prefix) = u32::try_from(bytes.len()).ok().zip(bytes.first_chunk_mut()) {
                 *prefix.1 = prefix.0.to_le_bytes();

@@ -1,8 +1,8 @@
 """What PyMongo lists. Usage: lists.py URI DATABASE
 
-Prints one JSON line: the names of the collections, alone, one by one, and in batches of two; the names of the views; the
-type and the options of each collection; whether `create_collection` notices that `orders` exists; and the names of the
-databases.
+Prints one JSON line: the names of the collections, alone, one by one, and in batches of two; the names of the views;
+the type and the options of each collection; whether `create_collection` notices that `orders` exists; and the names of
+the databases.
 """
 
 import json

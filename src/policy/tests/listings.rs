@@ -404,7 +404,8 @@ proptest! {
         let naive = Naive { config: &config, caller: &caller };
         for (database, name) in places {
             let resources = crate::command::resources_of(database, name).unwrap();
-            prop_assert_eq!(view.may_see(database, name), naive.allows_on(database, name, false), "{} {}", database, name);
+            let place = (database, name);
+            prop_assert_eq!(view.may_see(database, name), naive.allows_on(database, name, false), "{:?}", place);
             prop_assert_eq!(view.may_read(&resources), naive.allows_on(database, name, true), "{} {}", database, name);
             prop_assert_eq!(view.allows_anything_in(database), naive.allows_in(database), "{}", database);
             // The names in these databases are shown to a caller that may read all of them, although they show more.

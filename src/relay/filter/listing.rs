@@ -250,8 +250,8 @@ impl ListReply<'_, '_> {
         self.compaction.close(open, options.value.end)
     }
 
-    /// What is shown of an entry of `listCollections`. A caller that may not read a collection does not see its options,
-    /// as its validator. The definition of a view is shown to callers that may read everything that it names.
+    /// What is shown of an entry of `listCollections`. A caller that may not read a collection does not see its
+    /// options, as its validator. The definition of a view is shown to callers that may read everything that it names.
     fn shown_of_collection(&self, entry: &[u8]) -> Result<Shown, Malformed> {
         let (mut name, mut options) = (None, None);
         let (mut is_view, mut is_known) = (false, true);
