@@ -41,7 +41,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "dbCheck" => db_check(reader),
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
-        "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
+        "changePrimary" | "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "killSessions" => kill_sessions(reader),
         "commitTransaction" | "abortTransaction" => own_session(reader),
@@ -345,12 +345,13 @@ const SHOWS_THE_SERVER: [&str; 10] = [
 ];
 
 /// Commands that a server has only if it was started with `enableTestCommands`. Some of them read and write anywhere.
-pub(super) const TEST_COMMANDS: [&str; 28] = [
+pub(super) const TEST_COMMANDS: [&str; 29] = [
     "_hashBSONElement",
     "captrunc",
     "clearLog",
     "configureFailPoint",
     "cpuload",
+    "createUnsplittableCollection",
     "echo",
     "emptycapped",
     "godinsert",

@@ -4,6 +4,8 @@ mod catalogue;
 mod generator;
 mod hostile;
 mod naive;
+mod newer_servers;
+mod stage_keys;
 
 use bson::{RawDocument, RawDocumentBuf};
 
