@@ -23,7 +23,8 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
         "other" => known(reader),
-        "find" | "insert" | "count" | "distinct" => reader.own_collection(reader.command.class),
+        "find" | "count" | "distinct" => reader.own_collection(reader.command.class),
+        "insert" => statements::insert(reader),
         "update" => statements::update(reader),
         "delete" => statements::delete(reader),
         "findAndModify" => statements::find_and_modify(reader),

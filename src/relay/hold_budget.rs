@@ -22,6 +22,14 @@ impl Default for HoldBudget {
     }
 }
 
+impl HoldBudget {
+    /// A permit for `bytes`; `None` where the budget has no room for them now.
+    pub(super) fn try_permit(&self, bytes: usize) -> Option<BudgetPermit> {
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(kib(bytes)).ok()?;
+        Some(BudgetPermit { _permit: permit })
+    }
+}
+
 #[cfg(test)]
 impl HoldBudget {
     pub(super) fn take_everything(&self) -> BudgetPermit {
@@ -52,12 +60,11 @@ impl BudgetRequest {
         if let Some(permit) = self.granted.take() {
             return Some(BudgetPermit { _permit: permit });
         }
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        if let Ok(permit) = Arc::clone(&budget.0).try_acquire_many_owned(kib) {
-            return Some(BudgetPermit { _permit: permit });
+        let permit = budget.try_permit(bytes);
+        if permit.is_none() {
+            self.waiting = Some(Box::pin(Arc::clone(&budget.0).acquire_many_owned(kib(bytes))));
         }
-        self.waiting = Some(Box::pin(Arc::clone(&budget.0).acquire_many_owned(kib)));
-        None
+        permit
     }
 
     /// Whether the connection waits for a permit.
@@ -72,4 +79,8 @@ impl BudgetRequest {
         (self.waiting, self.granted) = (None, permit.ok());
         true
     }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }

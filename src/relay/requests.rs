@@ -211,6 +211,9 @@ impl Requests {
             *stage = Stage::Policy;
             self.budget_request = BudgetRequest::default();
         }
+        if *stage != Stage::Forwarding && connection.filters.policy.is_in_force() {
+            self.facts.compare_names();
+        }
         cursor.at += scan.advance(cursor.rest(), &mut self.facts);
         let facts = &self.facts;
         let request = RequestView { message: cursor.message(), header, scan, facts, extent: Extent::Growing };

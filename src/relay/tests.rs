@@ -21,6 +21,7 @@ mod gateway_authentication;
 mod member_names;
 mod migration;
 mod policy;
+mod stored_documents;
 
 /// Bytes that a pipe holds before its writer has to wait, as a small socket buffer does.
 const PIPE_BYTES: usize = 16 * 1024;

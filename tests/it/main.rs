@@ -24,6 +24,7 @@ mod matrix;
 mod mistakes;
 mod network_cut;
 mod policy_commands;
+mod policy_documents;
 mod policy_drivers;
 mod policy_load;
 mod policy_mesh;

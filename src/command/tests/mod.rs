@@ -6,6 +6,7 @@ mod hostile;
 mod naive;
 mod newer_servers;
 mod stage_keys;
+mod stored_documents;
 
 use bson::{RawDocument, RawDocumentBuf};
 

@@ -6,6 +6,7 @@ pub(super) mod chain;
 pub(super) mod findings;
 pub(super) mod handshake;
 pub(super) mod local_reply;
+pub(super) mod names_permit;
 pub(super) mod naming;
 pub(super) mod policy;
 pub(super) mod policy_source;

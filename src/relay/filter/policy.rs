@@ -11,6 +11,7 @@ use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
 use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::names_permit::NamesPermit;
 use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy, PolicySource};
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
@@ -19,6 +20,7 @@ use crate::relay::in_flight::InFlightRequest;
 use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
+use crate::wire::field_names::FieldFault;
 use crate::wire::header::OpCode;
 use crate::wire::reply::ReplyFacts;
 use crate::wire::request::RequestFacts;
@@ -34,18 +36,28 @@ pub struct PolicyFilter {
     version: u64,
     effective: Option<EffectivePolicy>,
     findings: Findings,
+    names_permit: NamesPermit,
+    /// Whether a document of the current request was refused, or would have been.
+    has_refused_document: bool,
 }
 
 impl PolicyFilter {
     /// Follows the policy of `source`, which is asked for every request whether it has changed.
     pub fn new(source: Box<dyn PolicySource>) -> Self {
         // No source has this version, so that the first request fetches the policy.
-        Self { source: Some(source), version: u64::MAX, effective: None, findings: Findings::default() }
+        Self { source: Some(source), version: u64::MAX, ..Self::off() }
     }
 
     /// Allows every request.
     pub fn off() -> Self {
-        Self { source: None, version: 0, effective: None, findings: Findings::default() }
+        Self {
+            source: None,
+            version: 0,
+            effective: None,
+            findings: Findings::default(),
+            names_permit: NamesPermit::default(),
+            has_refused_document: false,
+        }
     }
 
     /// Takes the policy that is in force now, for a request of which nothing has gone upstream. Returns whether it is
@@ -63,11 +75,17 @@ impl PolicyFilter {
         is_new
     }
 
+    /// Whether a policy is in force.
+    pub(in crate::relay) fn is_in_force(&self) -> bool {
+        self.effective.is_some()
+    }
+
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
         if self.effective.is_none() {
             return Verdict::Forward;
         }
+        self.has_refused_document = request.facts.field_fault().is_some();
         match request.header.op_code {
             OpCode::MSG | OpCode::QUERY if request.header.response_to == 0 => {}
             OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
@@ -90,6 +108,9 @@ impl PolicyFilter {
     /// Whether what follows the part of a request that was judged ends the connection. Part of the request may have
     /// gone upstream, so that it can only be cut short; mongod does not execute a message that never ends.
     pub(in crate::relay) fn inspect_rest(&mut self, request: &RequestView<'_>) -> Option<Box<Close>> {
+        if let Some(unclear) = self.unclear_documents(request.facts) {
+            return self.cut_short(unclear, request);
+        }
         let effective = self.effective.as_ref()?;
         let is_odd = request.scan.is_malformed() || has_foreign_sequence(request.facts);
         if !is_odd || !effective.denies_unclear() {
@@ -99,6 +120,29 @@ impl PolicyFilter {
             Verdict::Close(close) => Some(close),
             _ => None,
         }
+    }
+
+    /// What is wrong with the documents of a request that is being forwarded.
+    fn unclear_documents(&mut self, facts: &RequestFacts) -> Option<Unclear> {
+        let effective = self.effective.as_ref()?;
+        if let Some(fault) = facts.field_fault() {
+            return Some(unclear_document(fault));
+        }
+        let is_covered = self.names_permit.covers(facts.field_names_held(), &effective.hold_budget);
+        (!is_covered).then_some(Unclear::TooManyFields)
+    }
+
+    /// Ends the connection of a client that sends a document that may not be stored; a dry run forwards it. The client
+    /// gets the error if it reads replies at all. mongod gets a message that never ends, and does not execute it.
+    fn cut_short(&mut self, unclear: Unclear, request: &RequestView<'_>) -> Option<Box<Close>> {
+        // A dry run gets here again with each piece of the request.
+        if std::mem::replace(&mut self.has_refused_document, true) {
+            return None;
+        }
+        let Verdict::Reply(reply) = self.deny_unclear(unclear, request.facts) else { return None };
+        let is_silent = request.facts.more_to_come();
+        let final_reply = if is_silent { Vec::new() } else { reply.to_message(request.header) };
+        Some(Box::new(Close { reason: EndReason::RefusedDocument(unclear), final_reply }))
     }
 
     /// Remembers the owner of the cursor that a reply opens or ends.
@@ -290,9 +334,20 @@ fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
     if has_foreign_sequence(facts) {
         return Some(Unclear::Sequence);
     }
+    if let Some(fault) = facts.field_fault() {
+        return Some(unclear_document(fault));
+    }
     // A hello is held in the input, to be rewritten there.
     let is_held_whole = request.is_hello() || header.op_code == OpCode::QUERY;
     (is_held_whole && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
+}
+
+fn unclear_document(fault: FieldFault) -> Unclear {
+    match fault {
+        FieldFault::Duplicate => Unclear::DuplicateField,
+        FieldFault::Malformed => Unclear::NotBson,
+        FieldFault::TooDeep => Unclear::TooDeep,
+    }
 }
 
 /// Whether the request has a document sequence that its command does not take, where the command is known.

@@ -58,6 +58,15 @@ impl TestPolicy {
         *self.effective.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
+
+    /// The findings so far, for example `deny no-secrets find shop.secret 1`.
+    pub(super) fn logged(&self) -> Vec<String> {
+        self.logged.lock().unwrap().clone()
+    }
+
+    pub(super) fn hold_budget(&self) -> HoldBudget {
+        self.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone()
+    }
 }
 
 async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
