@@ -19,6 +19,7 @@ mod read;
 mod reader;
 mod stages;
 mod statements;
+mod stored;
 mod strict;
 #[cfg_attr(
     not(test),

@@ -24,7 +24,8 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
         "other" => known(reader),
-        "find" | "insert" | "count" | "distinct" => reader.own_collection(reader.command.class),
+        "find" | "count" | "distinct" => reader.own_collection(reader.command.class),
+        "insert" => statements::insert(reader),
         "update" => statements::update(reader),
         "delete" => statements::delete(reader),
         "findAndModify" => statements::find_and_modify(reader),
@@ -42,7 +43,7 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "dbCheck" => db_check(reader),
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
-        "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
+        "changePrimary" | "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "killSessions" => kill_sessions(reader),
         "commitTransaction" | "abortTransaction" => own_session(reader),
@@ -361,12 +362,13 @@ pub(super) const SHOWS_THE_SERVER: [&str; 10] = [
 ];
 
 /// Commands that a server has only if it was started with `enableTestCommands`. Some of them read and write anywhere.
-pub(super) const TEST_COMMANDS: [&str; 28] = [
+pub(super) const TEST_COMMANDS: [&str; 29] = [
     "_hashBSONElement",
     "captrunc",
     "clearLog",
     "configureFailPoint",
     "cpuload",
+    "createUnsplittableCollection",
     "echo",
     "emptycapped",
     "godinsert",

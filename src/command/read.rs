@@ -12,6 +12,7 @@ use super::meaning::{Meaning, ReadOptions, Request, Sequence, sequences_of};
 use super::names;
 use super::reach::{self, TEST_COMMANDS};
 use super::reader::Reader;
+use super::stored;
 use super::strict::{self, Fields, key};
 use super::table::{self, Class, Command};
 use super::unclear::Unclear;
@@ -139,6 +140,7 @@ fn read_explained<'a>(
 fn meaning<'a>(mut reader: Reader<'a, '_>, body: &RawDocument, explained: bool) -> Result<Meaning<'a>, Unclear> {
     reader.expect_stored_functions(body);
     reach::find(&mut reader)?;
+    stored::check_literals(&reader, body)?;
     if reader.searches() {
         let fields = reader.fields;
         for element in fields.iter().filter(|element| !has_own_javascript_search(reader.command, key(element))) {

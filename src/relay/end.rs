@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::command::Unclear;
 use crate::wire::sasl::SaslUser;
 
 /// A side of the gateway, or the gateway itself.
@@ -32,6 +33,9 @@ pub enum EndReason {
     /// The client sent a message that the policy cannot judge and that cannot be answered. It did not go upstream
     /// whole.
     Unjudged(&'static str),
+    /// The client sent a document that the policy refuses, after a part of its message had gone upstream. The rest did
+    /// not.
+    RefusedDocument(Unclear),
     /// The client sent a message that could be a hello or an authentication and that cannot be answered. It did not go
     /// upstream, since both may not reach mongod as they are.
     Undetermined(&'static str),
@@ -110,6 +114,7 @@ impl RelayEnd {
             self.reason,
             EndReason::Compressed
                 | EndReason::Unjudged(_)
+                | EndReason::RefusedDocument(_)
                 | EndReason::Undetermined(_)
                 | EndReason::TooSlow
                 | EndReason::NotUnderstood
@@ -136,6 +141,7 @@ impl fmt::Display for EndReason {
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(what) => write!(f, "sent {what}, which the policy cannot judge"),
+            Self::RefusedDocument(unclear) => write!(f, "sent a command that the policy refuses: {unclear}"),
             Self::Undetermined(what) => write!(f, "sent {what}, which could be a hello or an authentication"),
             Self::DeniedMeanwhile => {
                 f.write_str("a policy that does not allow the open cursor came into force before the next reply")

@@ -61,6 +61,14 @@ impl HoldBudget {
     }
 }
 
+impl HoldBudget {
+    /// A permit for `bytes` of a request; `None` where the budget has no room for them now.
+    pub(super) fn try_permit(&self, bytes: usize) -> Option<BudgetPermit> {
+        let permit = Arc::clone(&self.requests).try_acquire_many_owned(kib(bytes)).ok()?;
+        Some(BudgetPermit { _permit: permit, _share: None })
+    }
+}
+
 #[cfg(test)]
 impl HoldBudget {
     pub(super) fn take_everything(&self) -> BudgetPermit {
@@ -111,14 +119,10 @@ impl BudgetRequest {
     /// A permit for `bytes`, if the budget has room for them now. Otherwise [`BudgetRequest::poll_granted`] is ready
     /// when it has: requests are granted in their order.
     pub(super) fn permit(&mut self, budget: &HoldBudget, bytes: usize) -> Option<BudgetPermit> {
-        let kib = kib(bytes);
-        let now = || Arc::clone(&budget.requests).try_acquire_many_owned(kib).ok();
-        if let Some(permit) = self.take_granted() {
+        if let Some(permit) = self.take_granted().or_else(|| budget.try_permit(bytes)) {
             return Some(permit);
         }
-        if let Some(permit) = now() {
-            return Some(BudgetPermit { _permit: permit, _share: None });
-        }
+        let kib = kib(bytes);
         let all = Arc::clone(&budget.requests);
         let waiting = async move { Ok(BudgetPermit { _permit: all.acquire_many_owned(kib).await?, _share: None }) };
         *self = Self::Waiting(Box::pin(waiting));

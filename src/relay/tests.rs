@@ -24,6 +24,7 @@ mod migration;
 mod policy;
 mod reloads;
 mod sessions;
+mod stored_documents;
 mod versions;
 
 /// Bytes that a pipe holds before its writer has to wait, as a small socket buffer does.

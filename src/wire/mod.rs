@@ -6,6 +6,7 @@ pub mod bson_compaction;
 pub mod bson_elements;
 pub mod bson_scan;
 pub mod error_reply;
+pub mod field_names;
 pub mod header;
 pub mod hello;
 pub mod message_scan;

@@ -25,6 +25,7 @@ mod mistakes;
 mod network_cut;
 mod policy_commands;
 mod policy_cursors;
+mod policy_documents;
 mod policy_drivers;
 mod policy_lists;
 mod policy_load;

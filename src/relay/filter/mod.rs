@@ -9,6 +9,7 @@ pub(super) mod judgeable;
 pub(super) mod judged_commands;
 pub(super) mod listing;
 pub(super) mod local_reply;
+pub(super) mod names_permit;
 pub(super) mod naming;
 pub(super) mod patches;
 pub(super) mod policy;

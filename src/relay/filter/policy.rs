@@ -8,9 +8,10 @@ use crate::command::{Meaning, Request, Resource, Unclear, table};
 use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
-use crate::relay::filter::judgeable::{Judgeable, has_foreign_sequence, judgeable, unjudgeable};
+use crate::relay::filter::judgeable::{Judgeable, has_foreign_sequence, judgeable, unclear_document, unjudgeable};
 use crate::relay::filter::judged_commands::{JudgedCommands, denies_reply};
 use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::names_permit::NamesPermit;
 use crate::relay::filter::policy_source::{CursorError, EffectivePolicy, PolicySource};
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::request_changes::RequestChanges;
@@ -45,6 +46,9 @@ pub struct PolicyFilter {
     judged: JudgedCommands,
     /// The times of the server's last reply under a policy; boxed, since a standalone server has none.
     times: Option<Box<ClusterTimes>>,
+    names_permit: NamesPermit,
+    /// Whether a document of the current request was refused, or would have been.
+    has_refused_document: bool,
 }
 
 impl PolicyFilter {
@@ -67,6 +71,8 @@ impl PolicyFilter {
             listed: None,
             has_listed: false,
             times: None,
+            names_permit: NamesPermit::default(),
+            has_refused_document: false,
         }
     }
 
@@ -99,6 +105,11 @@ impl PolicyFilter {
         self.judged.begin_request();
     }
 
+    /// Whether a policy is in force.
+    pub(in crate::relay) fn is_in_force(&self) -> bool {
+        self.effective.is_some()
+    }
+
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
         self.listed = None;
@@ -115,6 +126,7 @@ impl PolicyFilter {
     }
 
     fn inspect_judged(&mut self, request: &RequestView<'_>) -> Verdict {
+        self.has_refused_document = request.facts.field_fault().is_some();
         match request.header.op_code {
             OpCode::MSG | OpCode::QUERY if request.header.response_to == 0 => {}
             OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
@@ -142,6 +154,9 @@ impl PolicyFilter {
     /// Whether what follows the part of a request that was judged ends the connection. Part of the request may have
     /// gone upstream, so that it can only be cut short; mongod does not execute a message that never ends.
     pub(in crate::relay) fn inspect_rest(&mut self, request: &RequestView<'_>) -> Option<Box<Close>> {
+        if let Some(unclear) = self.unclear_documents(request.facts) {
+            return self.cut_short(unclear, request);
+        }
         let effective = self.effective.as_ref()?;
         let is_odd = request.scan.is_malformed() || has_foreign_sequence(request.facts);
         if !is_odd || !effective.denies_unclear() {
@@ -151,6 +166,29 @@ impl PolicyFilter {
             Verdict::Close(close) => Some(close),
             _ => None,
         }
+    }
+
+    /// What is wrong with the documents of a request that is being forwarded.
+    fn unclear_documents(&mut self, facts: &RequestFacts) -> Option<Unclear> {
+        let effective = self.effective.as_ref()?;
+        if let Some(fault) = facts.field_fault() {
+            return Some(unclear_document(fault));
+        }
+        let is_covered = self.names_permit.covers(facts.field_names_held(), &effective.hold_budget);
+        (!is_covered).then_some(Unclear::TooManyFields)
+    }
+
+    /// Ends the connection of a client that sends a document that may not be stored; a dry run forwards it. The client
+    /// gets the error if it reads replies at all. mongod gets a message that never ends, and does not execute it.
+    fn cut_short(&mut self, unclear: Unclear, request: &RequestView<'_>) -> Option<Box<Close>> {
+        // A dry run gets here again with each piece of the request.
+        if std::mem::replace(&mut self.has_refused_document, true) {
+            return None;
+        }
+        let Verdict::Reply(reply) = self.deny_unclear(unclear, request.facts) else { return None };
+        let is_silent = request.facts.more_to_come();
+        let final_reply = if is_silent { Vec::new() } else { reply.to_message(request.header) };
+        Some(Box::new(Close { reason: EndReason::RefusedDocument(unclear), final_reply }))
     }
 
     /// Whether a reply may not reach the client, because the policy has changed since the request went upstream.

@@ -78,6 +78,11 @@ impl TestPolicy {
             Some(EffectivePolicy { policy, view, metrics, cursors, caller, session_owner, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
+
+    /// The findings so far, for example `deny no-secrets find shop.secret 1`.
+    pub(super) fn logged(&self) -> Vec<String> {
+        self.logged.lock().unwrap().clone()
+    }
 }
 
 pub(super) async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
