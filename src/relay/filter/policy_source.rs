@@ -19,7 +19,7 @@ pub trait PolicySource: Send + Sync {
     /// The policy in force, specialised for this connection's caller; `None` where every request is allowed.
     fn effective_policy(&self) -> Option<EffectivePolicy>;
     /// How session ids are replaced; `None` before the first policy. The connections of a driver share its sessions, so
-    /// that ids are replaced on all connections, old and new, even when there is no policy any more.
+    /// that ids are replaced on all connections, old and new, even after the policy was removed.
     fn session_mapping(&self) -> Option<SessionMapping>;
     /// Logs a finding: the first of its kind, or at the end of a connection how many of that kind there were.
     fn log_finding(&self, finding: &Finding<'_>);
