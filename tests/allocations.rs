@@ -177,7 +177,9 @@ fn allocations_of_tls(request: &[u8], reply: &[u8]) -> usize {
 #[test]
 fn forwarding_a_message_allocates_only_what_tls_allocates() {
     let ping = op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" });
-    let find = op_msg::encode(1, 0, &rawdoc! { "find": "orders", "filter": { "customer": 5 }, "$db": "shop" });
+    let session = rawdoc! { "id": session_id() };
+    let find = rawdoc! { "find": "orders", "filter": { "customer": 5 }, "lsid": session, "$db": "shop" };
+    let find = op_msg::encode(1, 0, &find);
     let ok = op_msg::encode(9, 1, &rawdoc! { "ok": 1.0 });
     for (request, judged) in [(&ping, Rules::Off), (&ping, Rules::Count(100)), (&find, Rules::Count(100))] {
         let expected = allocations_of_tls(request, &ok);

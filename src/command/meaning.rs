@@ -85,8 +85,8 @@ pub enum Exposes {
     Database,
     /// Every database.
     Server,
-    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no caller
-    /// that was given single collections expects it.
+    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no
+    /// caller that was given single collections expects it.
     Itself,
 }
 
@@ -95,8 +95,8 @@ pub enum Exposes {
 pub struct ReadOptions<'k> {
     /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
-    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only of
-    /// a request that has the bytes of `$where`.
+    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only
+    /// of a request that has the bytes of `$where`.
     pub stored_functions: bool,
     /// Names that the operator calls known.
     pub known: Option<&'k KnownNames>,

@@ -33,7 +33,7 @@ mod users;
 mod view_sources;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use access::{
     Access, DatabaseAccess, is_database_name, of_collections as collection_accesses, of_databases as database_accesses,

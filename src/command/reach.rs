@@ -45,7 +45,6 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "killSessions" => kill_sessions(reader),
-        "killAllSessions" | "killAllSessionsByPattern" => reader.reaches.add(Resource::WholeServer, Admin),
         "commitTransaction" | "abortTransaction" => own_session(reader),
         "checkMetadataConsistency" => check_metadata(reader),
         "dropDatabase" | "profile" => {
@@ -59,7 +58,9 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
             reader.listing = listing::of_databases(reader.fields);
             reader.reaches.add(Resource::WholeServer, Read)
         }
-        "setProfilingFilterGlobally" => reader.reaches.add(Resource::WholeServer, Admin),
+        "killAllSessions" | "killAllSessionsByPattern" | "setProfilingFilterGlobally" => {
+            reader.reaches.add(Resource::WholeServer, Admin)
+        }
         "getLog" if is_startup_warnings(reader) => essential(reader),
         "getParameter" if asks_only_for(reader, &["featureCompatibilityVersion"]) => essential(reader),
         "hostInfo" if asks_only_for(reader, &[]) => essential(reader),
@@ -127,8 +128,8 @@ fn asks_only_for(reader: &Reader<'_, '_>, names: &[&str]) -> bool {
     reader.fields.first().is_some_and(strict::is_number) && reader.fields.iter().skip(1).all(is_expected)
 }
 
-/// The errors of an index build show keys that the documents have: a 2dsphere index what is no point, a unique index what
-/// occurs twice.
+/// The errors of an index build show values of documents: a 2dsphere index shows a value that is not a point, a unique
+/// index shows a value that occurs twice.
 fn build_indexes(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     reader.own_collection(Read)
@@ -136,8 +137,8 @@ fn build_indexes(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 /// A view stores a read, so the client that creates it must be allowed to read everything that the view exposes.
 ///
-/// `collMod` shows what the collection has: the old options, and the documents that prevent a unique index. A validator is
-/// an expression that runs on documents, and shows by errors what they have.
+/// `collMod` shows what the collection has: the old options, and the documents that prevent a unique index. A validator
+/// is an expression that runs on documents, and its errors show what they have.
 fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     if reader.command.name == "collMod" || reader.fields.get("validator").is_some() {
@@ -310,8 +311,8 @@ fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
 }
 
-/// Ends the client's own sessions if it names nothing else. Without a session it ends all sessions of the user, which may
-/// be the user of all callers; with the `uid` of a user it ends a session by its id in mongod.
+/// Ends the client's own sessions if it names nothing else. Without a session it ends all sessions of the user, which
+/// may be the user of all callers; with the `uid` of a user it ends a session by its id in mongod.
 fn kill_sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let named = reader.fields.first().and_then(strict::array).filter(|sessions| !sessions.is_empty());
     let is_own = |one: Result<RawElement<'_>, Unclear>| one.is_ok_and(|one| arguments::session(&one).is_ok());

@@ -38,8 +38,8 @@ pub fn read<'a>(request: &Request<'a>, options: ReadOptions<'_>) -> Result<Meani
     meaning(reader, request.body, false)
 }
 
-/// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once more,
-/// so that the common path keeps no names. Only a [plain](plain_name) name: it is shown in logs and errors.
+/// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once
+/// more, so that the common path keeps no names. Only a [plain](plain_name) name: it is shown in logs and errors.
 pub fn unknown_name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let mut fields = Fields::default();
     fields.take_command(request.body).ok()?;

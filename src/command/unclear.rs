@@ -69,8 +69,8 @@ impl fmt::Display for Unclear {
             Self::UnknownFlag => "the message has an unknown flag",
             Self::TooLong => "the command is too long",
             Self::OldQuery => {
-                "under a policy, OP_QUERY is accepted for one command only; use a driver for MongoDB 3.6 or later that \
-                 sends OP_MSG"
+                "the legacy opcode OP_QUERY is accepted only for one command on <database>.$cmd; update the driver to \
+                 a version that sends OP_MSG"
             }
             Self::NoCommand => "the body is empty",
             Self::UnknownCommand => "the command is unknown",

@@ -10,7 +10,7 @@ use super::policy_in_force::PolicyInForce;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Policy, SessionOwner, View};
-use crate::relay::{CursorBook, EffectivePolicy, Finding, PolicySource, counter_labels};
+use crate::relay::{CursorBook, CursorCaller, EffectivePolicy, Finding, PolicySource, counter_labels};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// Callers whose view of the policy is kept. When there are more, all views are discarded and made again on demand.
@@ -71,26 +71,21 @@ impl ListenerPolicy {
             view: Arc::clone(view),
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
-            caller: cursor_owner(&facts, policy.uses_sources()),
+            caller: cursor_caller(&facts, policy.uses_sources()),
             session_owner: session_owner(&facts),
             hold_budget: self.in_force.hold_budget().clone(),
         })
     }
 }
 
-/// The owner of a caller's cursors: the listener, the principal, and the source if rules use sources. The listener and
-/// the principal begin with their length, so that two callers never have the same text.
-fn cursor_owner(caller: &CallerFacts<'_>, uses_sources: bool) -> Arc<str> {
-    let CallerFacts { principal, source, listener } = caller;
-    let mut owner = format!("{}:{listener}", listener.len());
+/// The owner of a caller's cursors. The listener begins with its length, so that two callers never have the same name.
+fn cursor_caller(caller: &CallerFacts<'_>, has_sources: bool) -> CursorCaller {
+    let CallerFacts { principal, source, listener } = *caller;
+    let mut name = format!("{}:{listener}", listener.len());
     if let Some(principal) = principal {
-        let principal = principal.as_str();
-        let _ = write!(owner, " principal {}:{principal}", principal.len());
+        let _ = write!(name, " principal {principal}");
     }
-    if let Some(source) = source.filter(|_| uses_sources) {
-        let _ = write!(owner, " source {source}");
-    }
-    owner.into()
+    CursorCaller { name: name.into(), source, has_sources }
 }
 
 /// The owner of a caller's sessions: the principal, or else the listener. Unlike the owner of cursors it is the same at
@@ -163,21 +158,18 @@ mod tests {
     use crate::identity::Principal;
 
     #[test]
-    fn a_cursor_belongs_to_a_caller_of_one_listener_and_of_one_source_where_rules_use_sources() {
+    fn the_owner_of_cursors_is_a_principal_of_one_listener() {
         let cart = Principal::configured("cluster.local/ns/shop/sa/cart");
-        let odd = Principal::configured("cart source 10.0.0.1");
-        let sources = ["10.0.0.1", "10.0.0.2"].map(|source| Some(source.parse().unwrap()));
-        let mut owners = Vec::new();
-        for listener in ["orders", "cart", "cart principal 4:cart"] {
+        let odd = Principal::configured("cart principal cluster.local/ns/shop/sa/cart");
+        let mut names = Vec::new();
+        for listener in ["orders", "cart", "cart principal cart"] {
             for principal in [None, Some(&cart), Some(&odd)] {
-                let of = |source, uses| cursor_owner(&CallerFacts { principal, source, listener }, uses);
-                assert_eq!(of(sources[0], false), of(sources[1], false));
-                owners.extend([of(sources[0], false), of(sources[0], true), of(sources[1], true)]);
+                names.push(cursor_caller(&CallerFacts { principal, source: None, listener }, false).name);
             }
         }
-        let all = owners.len();
-        owners.sort();
-        owners.dedup();
-        assert_eq!(owners.len(), all, "{owners:?}");
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all, "{names:?}");
     }
 }

@@ -1,9 +1,11 @@
 //! The ids of sessions as mongod sees them.
 //!
-//! mongod identifies a session by its id and the user who owns it, and to mongod all callers of a gateway may be one
-//! user. A caller who knows the id of another's session could read its results and end its transactions. Every id is
-//! therefore replaced by a hash of the caller and the id: a caller cannot find an id whose hash is the id of another's
-//! session.
+//! mongod identifies a session by its id and its user, and all callers of a gateway may be one user to mongod. A caller
+//! that knows the session id of another caller could read the results of its writes and end its transactions. Every id
+//! is therefore replaced by a hash of the caller and the id: a caller cannot find an id whose hash is the session of
+//! another caller.
+
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -17,7 +19,7 @@ const DOMAIN: &[u8] = b"mongate session id 1";
 #[derive(Debug, Clone)]
 pub struct SessionOwner {
     /// The state of the hash before the id.
-    state: Sha256,
+    state: Arc<Sha256>,
 }
 
 impl SessionOwner {
@@ -34,14 +36,14 @@ impl SessionOwner {
     fn new(kind: u8, name: &str) -> Self {
         let length = u64::try_from(name.len()).unwrap_or(u64::MAX).to_le_bytes();
         let state = Sha256::new().chain_update(DOMAIN).chain_update([kind]).chain_update(length).chain_update(name);
-        Self { state }
+        Self { state: Arc::new(state) }
     }
 
     /// The id in mongod of the session that the caller calls `id`: the first 16 bytes of a SHA-256 over both. It is the
     /// same on every gateway and after every restart. The bits that a UUID has for its version are not kept; mongod
     /// does not look at them.
     pub fn id_in_mongod(&self, id: &[u8; SESSION_ID_BYTES]) -> [u8; SESSION_ID_BYTES] {
-        let hash = self.state.clone().chain_update(id).finalize();
+        let hash = Sha256::clone(&self.state).chain_update(id).finalize();
         hash.first_chunk().copied().unwrap_or_default()
     }
 }
@@ -63,9 +65,8 @@ mod tests {
             owners.iter().flat_map(|owner| [owner.id_in_mongod(&[7; 16]), owner.id_in_mongod(&[8; 16])]).collect();
         let input = [&b"mongate session id 1p\x04\0\0\0\0\0\0\0cart"[..], &[7; 16]].concat();
         assert_eq!(ids[0], Sha256::digest(input)[..16]);
-        let hexadecimal: String = ids[0].iter().map(|byte| format!("{byte:02x}")).collect();
         // Gateways of different versions have to agree.
-        assert_eq!(hexadecimal, "0d9dbd974e8be2aeb3ef4a43a24b78db");
+        assert_eq!(u128::from_be_bytes(ids[0]), 0x0d9d_bd97_4e8b_e2ae_b3ef_4a43_a24b_78db);
         let all = ids.len();
         ids.sort_unstable();
         ids.dedup();

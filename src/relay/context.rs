@@ -35,8 +35,8 @@ impl ConnectionState {
         }
         let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
+        let judged = self.filters.policy.take_judged();
         let listed = self.filters.policy.take_listed();
-        let origin = self.filters.policy.take_origin();
         if !expects_reply(header, facts) {
             self.in_flight.push_unacknowledged();
             self.stats.unacknowledged(id);
@@ -47,7 +47,8 @@ impl ConnectionState {
             exhaust_allowed: facts.exhaust_allowed(),
             namespace: self.stats.logs_commands().then(|| namespace(collection_at, facts)),
             cursor: facts.cursor(),
-            origin,
+            judged,
+            policy_version: self.filters.policy.version(),
             transaction: facts.transaction(),
             names_members: self.filters.handshake.rewrites_replies_to(facts),
             listed,

@@ -31,7 +31,7 @@ pub(super) struct ReadCursor<'i, P> {
     pub(super) pass: &'i mut P,
 }
 
-impl<'i, P: FnMut(&[u8])> ReadCursor<'i, P> {
+impl<P: FnMut(&[u8])> ReadCursor<'_, P> {
     /// The bytes of the current message that have been read.
     pub(super) fn message(&self) -> &[u8] {
         &self.input[self.start..self.at]

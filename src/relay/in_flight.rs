@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::command::table;
 use crate::command::table::CommandId;
-use crate::relay::cursors::CursorOrigin;
+use crate::relay::judged_command::JudgedCommand;
 use crate::relay::listed::Listed;
 use crate::wire::header::Header;
 
@@ -33,8 +33,10 @@ pub(super) struct InFlightRequest {
     pub(super) namespace: Option<Box<str>>,
     /// The cursor that the request reads or kills.
     pub(super) cursor: Option<i64>,
-    /// What the cursor remembers that the reply may open.
-    pub(super) origin: Option<Box<CursorOrigin>>,
+    /// The command that the policy has judged, if its reply may open a cursor.
+    pub(super) judged: Option<Box<JudgedCommand>>,
+    /// The version of the policy that let the request pass.
+    pub(super) policy_version: u64,
     /// The transaction that the request belongs to.
     pub(super) transaction: Option<u64>,
     /// Whether its replies may name members, and are rewritten.
@@ -58,7 +60,8 @@ impl InFlightRequest {
             is_streaming: false,
             namespace: None,
             cursor: None,
-            origin: None,
+            judged: None,
+            policy_version: 0,
             transaction: None,
             names_members: false,
             listed: None,
@@ -135,11 +138,6 @@ impl InFlight {
         !self.requests.is_empty() && self.is_idle(is_monitor)
     }
 
-    /// Whether a request other than a monitor's has got a reply that announced another one.
-    pub(super) fn has_stream(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
-        self.requests.iter().any(|request| request.is_streaming && !is_monitor(request.command))
-    }
-
     /// Whether every request that went upstream is answered, or confirmed by a later reply: the next request cannot
     /// overtake it on another upstream connection. One stream of replies may be in flight, since it can be restarted.
     pub(super) fn is_settled(&self) -> bool {
@@ -164,10 +162,15 @@ impl InFlight {
         }
     }
 
+    /// The request that a reply with this `responseTo` answers.
+    pub(super) fn answered_by(&self, response_to: i32) -> Option<&InFlightRequest> {
+        self.requests.iter().find(|request| request.is_answered_by(response_to))
+    }
+
     /// Whether a reply may name members: as the request says that it answers, or, where it answers none, as any request
     /// in flight says.
     pub(super) fn names_members(&self, response_to: i32) -> bool {
-        match self.requests.iter().find(|request| request.is_answered_by(response_to)) {
+        match self.answered_by(response_to) {
             Some(request) => request.names_members,
             None => self.requests.iter().any(|request| request.names_members),
         }
@@ -176,7 +179,7 @@ impl InFlight {
     /// What a reply lists: as the request says that it answers, or, where it answers none, as any request in flight
     /// says.
     pub(super) fn listed(&self, response_to: i32) -> Option<&Listed> {
-        match self.requests.iter().find(|request| request.is_answered_by(response_to)) {
+        match self.answered_by(response_to) {
             Some(request) => request.listed.as_deref(),
             None => self.requests.iter().find_map(|request| request.listed.as_deref()),
         }

@@ -37,6 +37,7 @@ mod held_message;
 mod held_reply;
 mod hold_budget;
 mod in_flight;
+mod judged_command;
 mod limits;
 mod listed;
 mod migration;
@@ -50,7 +51,7 @@ mod upstream_half;
 mod upstream_side;
 
 pub use connection_stats::ConnectionStats;
-pub use cursors::CursorBook;
+pub use cursors::{CursorBook, CursorCaller};
 pub use end::{EndReason, RelayEnd, Side};
 pub use filter::chain::Filters;
 pub use filter::handshake::{Authentication, HandshakeFilter};

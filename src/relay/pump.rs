@@ -234,7 +234,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                     self.client.send(&message, cx)?;
                     &mut rest[replaced..]
                 }
-                Next::Close(reason @ EndReason::StreamBeforePolicy) => return Err((Side::Gateway, reason)),
+                Next::Close(reason @ EndReason::DeniedMeanwhile) => return Err((Side::Gateway, reason)),
                 Next::Close(reason) => return Err((Side::Upstream, reason)),
             };
             self.queue_due_replies();

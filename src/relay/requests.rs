@@ -253,7 +253,7 @@ impl Requests {
         let view = RequestView { message, header, scan, facts: &self.facts, extent };
         let mut verdict = filters.decide(&view, stage);
         if matches!(verdict, Verdict::Patch) {
-            let patches = filters.policy.take_patches();
+            let mut patches = filters.policy.changes.take();
             let covered = self.facts.has_checksum().then(|| (header.length as usize).saturating_sub(CHECKSUM_BYTES));
             let change = patches.apply(message, covered);
             if scan.left() == 0 {
@@ -339,7 +339,7 @@ impl Requests {
         cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
         connection: &mut ConnectionState,
     ) -> Flow {
-        let Some(budget) = connection.filters.policy.hold_budget() else { return NEED_INPUT };
+        let Some(budget) = connection.filters.policy.changes.hold_budget() else { return NEED_INPUT };
         let Some(permit) = self.budget_request.permit(budget, bytes) else { return NEED_INPUT };
         let scanned = cursor.message().len();
         match HeldMessage::new(bytes, scanned, permit) {

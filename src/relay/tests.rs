@@ -22,7 +22,9 @@ mod lists;
 mod member_names;
 mod migration;
 mod policy;
+mod reloads;
 mod sessions;
+mod versions;
 
 /// Bytes that a pipe holds before its writer has to wait, as a small socket buffer does.
 const PIPE_BYTES: usize = 16 * 1024;

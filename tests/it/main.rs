@@ -24,6 +24,7 @@ mod matrix;
 mod mistakes;
 mod network_cut;
 mod policy_commands;
+mod policy_cursors;
 mod policy_drivers;
 mod policy_lists;
 mod policy_load;

@@ -86,7 +86,15 @@ fn a_denied_client_reads_what_was_denied_and_why() {
         assert_eq!((reply.op_code, reply.response_to, reply.flags), (raw::OP_MSG, id, 0));
         connection.run(&ping()).unwrap();
     }
-    // An OP_QUERY gets an OP_REPLY.
+    // A command in an OP_QUERY is judged like any other, and gets an OP_REPLY.
+    for wrapped in
+        [doc! { "buildInfo": 1 }, doc! { "$query": { "buildInfo": 1 }, "$readPreference": { "mode": "nearest" } }]
+    {
+        connection.send(&raw::op_query(97, "admin.$cmd", -1, &wrapped)).unwrap();
+        let reply = connection.reply().unwrap();
+        assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 97, None));
+        assert!(reply.document.contains_key("version"), "{}", reply.document);
+    }
     connection.send(&raw::op_query(99, "refused.$cmd", -1, &doc! { "find": "orders" })).unwrap();
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 99, Some(13)));
@@ -95,7 +103,7 @@ fn a_denied_client_reads_what_was_denied_and_why() {
     let reply = connection.reply().unwrap();
     assert_eq!((reply.op_code, reply.response_to, reply.code()), (raw::OP_REPLY, 98, Some(13)));
     let message = reply.document.get_str("errmsg").unwrap();
-    assert!(message.contains("use a driver for MongoDB 3.6 or later that sends OP_MSG"), "{message}");
+    assert!(message.contains("update the driver to a version that sends OP_MSG"), "{message}");
     connection.run(&ping()).unwrap();
 }
 

@@ -185,13 +185,11 @@ pub(super) fn decide(
         return (false, Grounds::NoRule, None);
     }
     let asked = || reaches().filter(|(_, reach)| !reach.incidental);
-    match asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
-        Some((at, _)) => (true, Grounds::NoAllowRule, Some(at)),
-        None => {
-            let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
-            (false, first(Action::Allow, reach).unwrap(), Some(at))
-        }
+    if let Some((at, _)) = asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
+        return (true, Grounds::NoAllowRule, Some(at));
     }
+    let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
+    (false, first(Action::Allow, reach).unwrap(), Some(at))
 }
 
 fn judge(config: &PolicyConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>) -> Judgement {
@@ -360,7 +358,8 @@ proptest! {
         meanings in vec(any_meaning(), 1..5),
     ) {
         let enforcement = if dry_run { Enforcement::DryRun } else { Enforcement::Enforce };
-        let config = PolicyConfig { enforcement, deny_javascript, known_commands: std::collections::BTreeMap::new(), rules };
+        let known_commands = std::collections::BTreeMap::new();
+        let config = PolicyConfig { enforcement, deny_javascript, known_commands, rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         let view = policy.view(&caller);
@@ -383,7 +382,8 @@ proptest! {
         (principal, source, listener) in any_caller(),
         meanings in vec(any_meaning(), 1..9),
     ) {
-        let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, known_commands: std::collections::BTreeMap::new(), rules };
+        let (enforcement, known_commands) = (Enforcement::Enforce, std::collections::BTreeMap::new());
+        let config = PolicyConfig { enforcement, deny_javascript: false, known_commands, rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         for warning in policy.warnings() {

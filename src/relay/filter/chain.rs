@@ -1,6 +1,5 @@
 //! The filters of one connection in their order: the one place that decides what becomes of a request.
 
-use crate::relay::connection_stats::ConnectionStats;
 use crate::relay::end::EndReason;
 use crate::relay::filter::handshake::HandshakeFilter;
 use crate::relay::filter::policy::PolicyFilter;
@@ -35,7 +34,7 @@ impl Filters {
     pub(in crate::relay) fn decide(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
         match *stage {
             Stage::Policy => match self.policy.inspect(request) {
-                Verdict::Forward if self.policy.has_patches() => {
+                Verdict::Forward if self.policy.changes.is_needed() => {
                     *stage = Stage::Handshake;
                     Verdict::Patch
                 }
@@ -62,8 +61,8 @@ impl Filters {
     /// Decides what becomes of a reply.
     #[inline]
     pub(in crate::relay) fn decide_reply(&mut self, reply: &ReplyView<'_>) -> ReplyVerdict {
-        if reply.in_flight.has_stream(ConnectionStats::is_monitor) && self.policy.ends_streams() {
-            return ReplyVerdict::Close(EndReason::StreamBeforePolicy);
+        if self.policy.denies_reply(reply) {
+            return ReplyVerdict::Close(EndReason::DeniedMeanwhile);
         }
         match self.policy.inspect_reply(reply) {
             ReplyVerdict::Forward => reply::inspect(reply, self.handshake.naming()),

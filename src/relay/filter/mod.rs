@@ -5,6 +5,8 @@
 pub(super) mod chain;
 pub(super) mod findings;
 pub(super) mod handshake;
+pub(super) mod judgeable;
+pub(super) mod judged_commands;
 pub(super) mod listing;
 pub(super) mod local_reply;
 pub(super) mod naming;
@@ -12,6 +14,7 @@ pub(super) mod patches;
 pub(super) mod policy;
 pub(super) mod policy_source;
 pub(super) mod reply;
+pub(super) mod request_changes;
 pub(super) mod session_ids;
 pub(super) mod verdict;
 pub(super) mod view;

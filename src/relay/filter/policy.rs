@@ -3,36 +3,29 @@
 //! Parses each command body as a whole, and has the policy judge it. A command that cannot be understood is denied:
 //! only bytes that were judged go upstream. Writes no log itself: findings go to the source of the policy.
 
-use bson::RawDocument;
-
 use crate::command;
-use crate::command::table::{Class, Command};
-use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
-use crate::policy::{Effect, ErrorCode, Grounds, Judgement, SESSION_ID_BYTES, Sentence};
-use crate::relay::cursors::CursorOrigin;
+use crate::command::{Meaning, Request, Resource, Unclear, table};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
+use crate::relay::filter::judgeable::{Judgeable, has_foreign_sequence, judgeable, unjudgeable};
+use crate::relay::filter::judged_commands::{JudgedCommands, denies_reply};
 use crate::relay::filter::local_reply::LocalReply;
-use crate::relay::filter::patches::Patches;
-use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, CursorError, EffectivePolicy, PolicySource};
-use crate::relay::filter::session_ids::SessionIds;
-use crate::relay::filter::verdict::{Close, Hold, Verdict};
+use crate::relay::filter::policy_source::{CursorError, EffectivePolicy, PolicySource};
+use crate::relay::filter::reply::ReplyView;
+use crate::relay::filter::request_changes::RequestChanges;
+use crate::relay::filter::verdict::{Close, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
-use crate::relay::hold_budget::HoldBudget;
 use crate::relay::in_flight::InFlightRequest;
-use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
+use crate::relay::judged_command::JudgedCommand;
 use crate::relay::listed::Listed;
 use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::OpCode;
 use crate::wire::reply::{ClusterTimes, ReplyFacts};
 use crate::wire::request::RequestFacts;
-use crate::wire::{op_msg, op_query};
 
 mod replies;
-
-/// mongod's own limit for a command body: 16 MiB and 16 KiB.
-const BODY_BYTES_MAX: usize = 16_793_600;
 
 /// Asks the policy about the requests of one connection.
 pub struct PolicyFilter {
@@ -40,29 +33,18 @@ pub struct PolicyFilter {
     /// The version of the policy in `effective`.
     version: u64,
     effective: Option<EffectivePolicy>,
+    /// A policy that came into force after the last request, for the replies that arrive meanwhile, and its version.
+    newer: Option<Box<(u64, Option<EffectivePolicy>)>>,
     findings: Findings,
+    /// What has to change in the current request.
+    pub(in crate::relay) changes: RequestChanges,
+    judged: JudgedCommands,
     /// What the replies to the current request list.
     listed: Option<Box<Listed>>,
     /// Whether any request of this connection had such replies.
     has_listed: bool,
-    /// The policy that came into force after the one that judges requests, with its version; for replies only.
-    newer: Option<Box<(u64, Option<EffectivePolicy>)>>,
-    /// Maps session ids, from the first request that was read under a policy.
-    session_ids: Option<Box<SessionIds>>,
-    /// What has to change in the current request.
-    patches: Patches,
-    /// Whether judging the request has found its sessions.
-    has_found_sessions: bool,
-    /// Whether that has been changed. A request that is judged again, by another policy, is not changed again.
-    is_patched: bool,
-    /// A version of the policy, and whether it ends streams that no policy has judged.
-    ends_streams: (u64, bool),
     /// The times of the server's last reply under a policy; boxed, since a standalone server has none.
     times: Option<Box<ClusterTimes>>,
-    /// Of the current request, what its cursor will remember if it opens one.
-    origin: Option<Box<CursorOrigin>>,
-    /// Memory for the next one.
-    spare_origin: Option<Box<CursorOrigin>>,
 }
 
 impl PolicyFilter {
@@ -78,18 +60,13 @@ impl PolicyFilter {
             source: None,
             version: 0,
             effective: None,
+            newer: None,
             findings: Findings::default(),
+            changes: RequestChanges::default(),
+            judged: JudgedCommands::default(),
             listed: None,
             has_listed: false,
-            newer: None,
-            session_ids: None,
-            patches: Patches::default(),
-            has_found_sessions: false,
-            is_patched: false,
-            ends_streams: (u64::MAX, false),
             times: None,
-            origin: None,
-            spare_origin: None,
         }
     }
 
@@ -103,26 +80,36 @@ impl PolicyFilter {
             let effective = source.effective_policy();
             // The findings so far are about rules of the previous policy.
             self.log_totals();
-            (self.version, self.effective) = (version, effective);
-            self.newer = None;
-            if let (None, Some(effective)) = (&self.session_ids, &self.effective) {
-                let (owner, hold_budget) = (effective.session_owner.clone(), effective.hold_budget.clone());
-                self.session_ids = Some(Box::new(SessionIds::new(owner, hold_budget)));
+            (self.version, self.effective, self.newer) = (version, effective, None);
+            if let Some(effective) = &self.effective {
+                self.changes.map_session_ids(effective);
             }
         }
         is_new
     }
 
+    /// The version of the policy that has decided about the last request.
+    pub(in crate::relay) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A new request begins: what was kept of the previous request is no longer needed.
+    pub(in crate::relay) fn begin_request(&mut self) {
+        self.changes.begin_request();
+        self.judged.begin_request();
+    }
+
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        self.changes.begin_inspection();
         self.listed = None;
-        (self.patches, self.has_found_sessions) = (Patches::default(), false);
         let verdict = match &self.effective {
             Some(_) => self.inspect_judged(request),
-            None => self.inspect_unjudged(request),
+            // The sessions of the client were mapped under an earlier policy, and must stay the same.
+            None => self.changes.hold_for_session_ids(request).map_or(Verdict::Forward, Verdict::NeedMore),
         };
         if matches!(verdict, Verdict::Forward) {
-            self.patch(request);
+            self.changes.find(request, self.effective.is_some());
         }
         verdict
     }
@@ -133,78 +120,18 @@ impl PolicyFilter {
             OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
             op_code => return self.forward_or_close(unjudgeable(op_code)),
         }
-        match self.judge_request(request) {
+        let Some(effective) = &self.effective else { return Verdict::Forward };
+        match judgeable(request, effective.view.read_options()) {
+            Judgeable::Command { body, database, sequences } => {
+                self.judge(&Request { body, database, sequences: &sequences }, request)
+            }
             // The request asks for more bytes than it has declared.
-            Verdict::NeedMore(_) if request.extent == Extent::Final => {
+            Judgeable::NeedMore(_) if request.extent == Extent::Final => {
                 self.deny_unclear(Unclear::NotBson, request.facts)
             }
-            verdict => verdict,
+            Judgeable::NeedMore(hold) => Verdict::NeedMore(hold),
+            Judgeable::Unclear(unclear) => self.deny_unclear(unclear, request.facts),
         }
-    }
-
-    /// Forwards a request that no policy judges, and holds it until its session ids can be mapped: the client's
-    /// sessions have been mapped before, and have to remain the same.
-    fn inspect_unjudged(&self, request: &RequestView<'_>) -> Verdict {
-        let RequestView { scan, header, .. } = *request;
-        let is_final = request.extent == Extent::Final || request.is_whole() || scan.is_malformed();
-        if self.session_ids.is_none() || is_final || scan.body().is_some() {
-            return Verdict::Forward;
-        }
-        let needed = match (header.op_code, scan.body_end()) {
-            (OpCode::MSG, Some(end)) => end,
-            (OpCode::MSG, None) if request.facts.sequences().next().is_none() => {
-                return Verdict::NeedMore(Hold::InInput);
-            }
-            (OpCode::MSG | OpCode::QUERY, _) => request.length(),
-            _ => return Verdict::Forward,
-        };
-        // mongod takes no body that is longer.
-        if needed > BODY_BYTES_MAX + HELD_BYTES_MAX { Verdict::Forward } else { hold(needed) }
-    }
-
-    /// Finds what has to change in a request that the policy lets pass, where that has not been found by judging it.
-    fn patch(&mut self, request: &RequestView<'_>) {
-        if self.is_patched {
-            self.patches = Patches::default();
-            return;
-        }
-        let facts = request.facts;
-        if self.effective.is_some() && facts.exhaust_allowed() && !request.is_hello() {
-            self.patches.clear_exhaust(facts.flags());
-        }
-        if !self.has_found_sessions
-            && let Some(session_ids) = &mut self.session_ids
-            && let Some(body) = request.command()
-        {
-            for id in command::session_ids(body) {
-                self.patches.add_session_id(position(id, request.message), session_ids.id_in_mongod(id));
-            }
-        }
-    }
-
-    /// Whether the request that was decided about last has to change before it goes upstream.
-    pub(in crate::relay) fn has_patches(&self) -> bool {
-        !self.patches.is_empty()
-    }
-
-    /// Takes what has to change in the request.
-    pub(in crate::relay) fn take_patches(&mut self) -> Patches {
-        self.is_patched = true;
-        std::mem::take(&mut self.patches)
-    }
-
-    /// Whether a policy is in force now. A stream of replies has begun without one, since under a policy none may
-    /// begin.
-    pub(in crate::relay) fn ends_streams(&mut self) -> bool {
-        let Some(source) = &self.source else { return false };
-        let version = source.version();
-        if version == self.version {
-            return self.effective.is_some();
-        }
-        if version != self.ends_streams.0 {
-            self.ends_streams = (version, source.effective_policy().is_some());
-        }
-        self.ends_streams.1
     }
 
     /// Decides about a stream whose message boundaries are lost.
@@ -226,38 +153,45 @@ impl PolicyFilter {
         }
     }
 
-    /// A new request begins: what was kept of the previous request is no longer needed.
-    pub(in crate::relay) fn begin_request(&mut self) {
-        self.is_patched = false;
-        if self.origin.is_some() {
-            self.spare_origin = self.origin.take();
+    /// Whether a reply may not reach the client, because the policy has changed since the request went upstream.
+    #[inline]
+    pub(in crate::relay) fn denies_reply(&mut self, reply: &ReplyView<'_>) -> bool {
+        let Some(source) = &self.source else { return false };
+        let version = source.version();
+        if reply.request().is_some_and(|request| request.policy_version == version) {
+            return false;
         }
+        self.in_force().is_some_and(|effective| denies_reply(effective, version, reply))
     }
 
-    /// Takes what the cursor of the current request will remember if it opens one; [`PolicyFilter::note_reply`] gets it
-    /// with the reply.
-    pub(in crate::relay) fn take_origin(&mut self) -> Option<Box<CursorOrigin>> {
-        self.origin.take()
+    /// The policy in force. A request that has begun is still judged by the policy that [`PolicyFilter::refresh`] took.
+    fn in_force(&mut self) -> Option<&EffectivePolicy> {
+        let source = self.source.as_ref()?;
+        let version = source.version();
+        if version == self.version {
+            return self.effective.as_ref();
+        }
+        if self.newer.as_ref().is_none_or(|newer| newer.0 != version) {
+            self.newer = Some(Box::new((version, source.effective_policy())));
+        }
+        self.newer.as_ref()?.1.as_ref()
     }
 
-    /// Remembers the owner and the origin of the cursor that a reply opens, and forgets the cursor that it ends.
+    /// Takes the command of the current request, which [`PolicyFilter::note_reply`] gets with its reply.
+    pub(in crate::relay) fn take_judged(&mut self) -> Option<Box<JudgedCommand>> {
+        self.judged.take()
+    }
+
+    /// Remembers the owner and the command of the cursor that a reply opens, forgets the cursor that it ends, and keeps
+    /// the times of the server.
     pub(in crate::relay) fn note_reply(&mut self, request: &mut InFlightRequest, reply: &ReplyFacts) {
-        let origin = request.origin.take();
+        let Some(effective) = &self.effective else { return };
+        self.judged.settle(request, reply, effective);
         if let Some(times) = reply.times() {
             match &mut self.times {
                 Some(known) => **known = times,
                 None => self.times = Some(Box::new(times)),
             }
-        }
-        let Some(effective) = &self.effective else { return };
-        match (request.cursor, reply.cursor().filter(|id| *id != 0), origin) {
-            // Without an origin nothing is known about the cursor, and no caller may read it.
-            (None, Some(id), Some(origin)) => return effective.cursors.add(id, &effective.caller, *origin),
-            (Some(id), None, _) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.code) => {
-                effective.cursors.forget(id);
-            }
-            (_, _, Some(origin)) => self.spare_origin = Some(origin),
-            _ => {}
         }
     }
 
@@ -271,11 +205,6 @@ impl PolicyFilter {
         self.times.as_deref()
     }
 
-    /// The budget for requests that are held apart; `None` before there is a policy.
-    pub(in crate::relay) fn hold_budget(&self) -> Option<&HoldBudget> {
-        self.session_ids.as_ref().map(|session_ids| &session_ids.hold_budget)
-    }
-
     /// Logs the number of findings of each kind that was found more than once, and forgets them.
     pub(in crate::relay) fn log_totals(&mut self) {
         if let (Some(source), Some(effective)) = (&self.source, &self.effective) {
@@ -283,77 +212,11 @@ impl PolicyFilter {
         }
     }
 
-    /// Judges a request, or says how much of it has to arrive first.
-    fn judge_request(&mut self, request: &RequestView<'_>) -> Verdict {
+    fn judge(&mut self, command: &Request<'_>, request: &RequestView<'_>) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
-        let RequestView { message, scan, facts, .. } = *request;
-        if let Some(unclear) = unclear_framing(request) {
-            return self.deny_unclear(unclear, facts);
-        }
-        if request.header.op_code == OpCode::QUERY {
-            return self.judge_query(request);
-        }
-        // A short message is held to its end: an error behind its body can still be answered then.
-        if !request.is_whole() && request.length() <= WAITING_BYTES_MAX {
-            return Verdict::NeedMore(Hold::InInput);
-        }
-        let command = facts.command().and_then(table::find);
-        let needs_sequences =
-            command.is_some_and(|command| command::needs_sequences(command, effective.view.read_options()));
-        if !request.is_whole() && needs_sequences {
-            return hold(request.length());
-        }
-        match (scan.body(), scan.body_end()) {
-            (Some(body), _) => {
-                let sequences = if needs_sequences { op_msg::sequences(message) } else { Some(Vec::new()) };
-                match (message.get(body).map(RawDocument::from_bytes), sequences) {
-                    (Some(Ok(body)), Some(sequences)) => self.judge(body, None, &sequences, request),
-                    _ => self.deny_unclear(Unclear::NotBson, facts),
-                }
-            }
-            (None, Some(end)) if end > BODY_BYTES_MAX + HELD_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
-            // How much of the message is needed depends on the command: it may be more than the body.
-            (None, Some(_)) if !facts.is_named() => Verdict::NeedMore(Hold::InInput),
-            (None, Some(end)) => hold(end),
-            // A document sequence precedes the body. No driver sends that; the message is held, up to the size of a
-            // body.
-            (None, None) if facts.sequences().next().is_some() => match request.length() {
-                length if length > BODY_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
-                length => hold(length),
-            },
-            (None, None) => Verdict::NeedMore(Hold::InInput),
-        }
-    }
-
-    fn judge_query(&mut self, request: &RequestView<'_>) -> Verdict {
-        let is_command = request.facts.command().is_some() || !request.facts.is_named();
-        if !is_command || request.length() > BODY_BYTES_MAX + HELD_BYTES_MAX {
-            return self.deny_unclear(Unclear::OldQuery, request.facts);
-        }
-        if !request.is_whole() {
-            let is_named = request.facts.is_named();
-            return if is_named { hold(request.length()) } else { Verdict::NeedMore(Hold::InInput) };
-        }
-        match op_query::command(request.message) {
-            Some(query) => self.judge(query.command, Some(query.database), &[], request),
-            _ => self.deny_unclear(Unclear::OldQuery, request.facts),
-        }
-    }
-
-    fn judge(
-        &mut self,
-        body: &RawDocument,
-        database: Option<&str>,
-        sequences: &[(&[u8], &[u8])],
-        view: &RequestView<'_>,
-    ) -> Verdict {
-        let Some(effective) = &self.effective else { return Verdict::Forward };
-        let sequences: Vec<_> =
-            sequences.iter().map(|(identifier, documents)| Sequence { identifier, documents }).collect();
-        let request = Request { body, database, sequences: &sequences };
-        let meaning = match command::read(&request, effective.view.read_options()) {
+        let meaning = match command::read(command, effective.view.read_options()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.deny_unknown(unclear, command::unknown_name(&request), view.facts),
+            Err(unclear) => return self.deny_unknown(unclear, command::unknown_name(command), request.facts),
         };
         let mut judgement = effective.view.judge(&meaning);
         let (mut code, mut opened_by) = (ErrorCode::UNAUTHORIZED, None);
@@ -365,10 +228,25 @@ impl PolicyFilter {
                     judgement = effective.view.deny(Grounds::Cursor);
                     code = error;
                 }
-                Err(CursorError::Denied(denial, origin)) => (judgement, opened_by) = (*denial, Some(origin)),
+                Err(CursorError::Denied(denial, command)) => (judgement, opened_by) = (*denial, Some(command)),
             }
             judgement.notes.extend(notes);
         }
+        if judgement.effect == Effect::Allow {
+            self.changes.map_sessions(&meaning, request.message);
+            self.judged.keep(&meaning, effective, self.version);
+            let listed = |listing| Box::new(Listed { listing, database: meaning.database.into() });
+            self.listed = meaning.listing.map(listed);
+            if judgement.notes.is_empty() {
+                // The common path: there is nothing to log.
+                effective.count(judgement.grounds, PolicyDecision::Allow);
+                return Verdict::Forward;
+            }
+        }
+        let namespace = match &opened_by {
+            Some(command) => namespace(&command.meaning(), judgement.reach),
+            None => namespace(&meaning, judgement.reach),
+        };
         let verdict = match judgement.effect {
             Effect::Allow => Verdict::Forward,
             Effect::Deny => denied(&Sentence {
@@ -380,38 +258,6 @@ impl PolicyFilter {
                 name: None,
                 code,
             }),
-        };
-        if judgement.effect == Effect::Allow
-            && let Some(listing) = meaning.listing
-        {
-            self.listed = Some(Box::new(Listed { listing, database: meaning.database.into() }));
-        }
-        if judgement.effect == Effect::Allow
-            && let Some(session_ids) = &mut self.session_ids
-        {
-            self.has_found_sessions = true;
-            for id in &meaning.sessions {
-                self.patches.add_session_id(position(*id, view.message), session_ids.id_in_mongod(id));
-            }
-        }
-        if judgement.effect == Effect::Allow && may_open_cursor(meaning.command) {
-            let origin = match self.spare_origin.take() {
-                Some(mut origin) => {
-                    origin.replace(&meaning, effective.view.read_options(), self.version);
-                    origin
-                }
-                None => Box::new(CursorOrigin::new(&meaning, effective.view.read_options(), self.version)),
-            };
-            self.origin = Some(origin);
-        }
-        if judgement.effect == Effect::Allow && judgement.notes.is_empty() {
-            // The common path: there is nothing to log.
-            effective.count(judgement.grounds, PolicyDecision::Allow);
-            return verdict;
-        }
-        let namespace = match &opened_by {
-            Some(origin) => namespace(&origin.meaning.meaning(), judgement.reach),
-            None => namespace(&meaning, judgement.reach),
         };
         let subject = Subject { command: Some(meaning.command.name), namespace: &namespace, unclear: None };
         self.add_finding(&judgement, subject);
@@ -464,63 +310,9 @@ impl PolicyFilter {
     }
 }
 
-/// Holds a request until `bytes` of it have arrived.
-fn hold(bytes: usize) -> Verdict {
-    Verdict::NeedMore(if bytes > WAITING_BYTES_MAX { Hold::Apart(bytes) } else { Hold::InInput })
-}
-
 fn denied(sentence: &Sentence<'_>) -> Verdict {
     let ErrorCode { code, name } = sentence.code;
     LocalReply::Denied(CommandError { code, code_name: name, message: sentence.to_string() }).into()
-}
-
-/// What in the framing of a request cannot be understood for sure.
-fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
-    let RequestView { header, scan, facts, .. } = *request;
-    if scan.is_malformed() {
-        return Some(Unclear::NotBson);
-    }
-    if header.op_code == OpCode::MSG && facts.has_unknown_flag() {
-        return Some(Unclear::UnknownFlag);
-    }
-    if has_foreign_sequence(facts) {
-        return Some(Unclear::Sequence);
-    }
-    // A hello is held in the input, to be rewritten there.
-    (request.is_hello() && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
-}
-
-/// Whether the request has a document sequence that its command does not take, where the command is known.
-fn has_foreign_sequence(facts: &RequestFacts) -> bool {
-    let taken = || facts.command().and_then(table::find).map(command::sequences_of);
-    let is_taken = |found: &[u8]| taken().is_some_and(|taken| taken.iter().any(|taken| taken.as_bytes() == found));
-    facts.has_odd_sequence() || (facts.is_named() && !facts.sequences().all(is_taken))
-}
-
-/// Whether the reply to a command may open a cursor. It is known for certain only that the frequent commands here do
-/// not.
-fn may_open_cursor(command: &Command) -> bool {
-    match command.class {
-        Class::Handshake | Class::Auth | Class::Session | Class::Write => command.name == "bulkWrite",
-        _ => !matches!(command.name, "getMore" | "killCursors" | "count" | "distinct"),
-    }
-}
-
-/// What a message is called that cannot be judged, and mostly gets no reply.
-fn unjudgeable(op_code: OpCode) -> &'static str {
-    match op_code.0 {
-        2001 => "the legacy opcode OP_UPDATE",
-        2002 => "the legacy opcode OP_INSERT",
-        2005 => "the legacy opcode OP_GET_MORE",
-        2006 => "the legacy opcode OP_DELETE",
-        2007 => "the legacy opcode OP_KILL_CURSORS",
-        _ => "a message of an unknown type",
-    }
-}
-
-/// Where in `message` a session id is that is part of it.
-fn position(id: &[u8; SESSION_ID_BYTES], message: &[u8]) -> usize {
-    id.as_ptr().addr().wrapping_sub(message.as_ptr().addr())
 }
 
 /// The namespace that decided, or else the command's own.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::command::{Meaning, Unclear};
 use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
-use crate::relay::cursors::{CursorBook, CursorOrigin, CursorOwnership};
+use crate::relay::cursors::{CursorBook, CursorCaller, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
+use crate::relay::judged_command::JudgedCommand;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// The error for a cursor that does not exist. A change stream resumes by itself after it.
@@ -34,7 +35,7 @@ pub struct EffectivePolicy {
     pub cursors: Arc<CursorBook>,
     /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
     /// differently.
-    pub caller: Arc<str>,
+    pub caller: CursorCaller,
     /// The owner of this connection's sessions. It does not change when the policy does.
     pub session_owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy.
@@ -83,47 +84,69 @@ impl EffectivePolicy {
         self.metrics.count(counter_index(grounds, self.policy.rule_names().len()), decision);
     }
 
-    /// Whether a command may use the cursors that it names. `version` is the version of the policy. A cursor that
-    /// another version has allowed is judged again before it is read, as if this caller had sent the command that
-    /// opened it now. Returns that judgement.
+    /// Whether a command may use the cursors that it names. `version` is the version of the policy. Forgets the cursors
+    /// that a `killCursors` closes.
     pub(in crate::relay) fn check_cursors(
         &self,
         meaning: &Meaning<'_>,
         version: u64,
     ) -> Result<Option<Judgement>, CursorError> {
-        let reads = meaning.command.name == "getMore";
-        // The reply is filtered if the namespace is that of a list. A mongod compares it with that of the cursor.
-        let lists = meaning.listing.is_some();
-        let mut found = None;
-        for id in &meaning.cursors {
-            match self.cursors.ownership(*id, &self.caller, version) {
-                CursorOwnership::Own { lists_collections } if reads && lists_collections != lists => {
-                    return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
-                }
-                CursorOwnership::Own { .. } => {}
-                CursorOwnership::Foreign => return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
-                CursorOwnership::Unknown | CursorOwnership::Outdated(_) if !reads => {
-                    // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
-                }
-                CursorOwnership::Unknown => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
-                CursorOwnership::Outdated(origin) if origin.lists_collections() != lists => {
-                    return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
-                }
-                CursorOwnership::Outdated(origin) => {
-                    let judgement = self.view.judge(&origin.meaning.meaning());
-                    if judgement.effect == Effect::Deny {
-                        return Err(CursorError::Denied(Box::new(judgement), origin));
-                    }
-                    // Its command was not searched for JavaScript, and has not been kept.
-                    if self.denies_unclear() && !origin.suffices(self.view.read_options()) {
-                        return Err(CursorError::Unusable(CURSOR_NOT_FOUND));
-                    }
-                    self.cursors.allow(*id, version);
-                    found = Some(judgement);
-                }
+        if meaning.command.name == "getMore" {
+            // The reply is filtered if the namespace is that of a list. A mongod compares it with that of the cursor.
+            let lists = Some(meaning.listing.is_some());
+            return meaning.cursors.first().map_or(Ok(None), |id| self.check_cursor(*id, lists, version));
+        }
+        // Closing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
+        let is_foreign =
+            |id: &i64| matches!(self.cursors.ownership(*id, &self.caller, version), CursorOwnership::Foreign);
+        if meaning.cursors.iter().any(is_foreign) {
+            return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
+        }
+        meaning.cursors.iter().for_each(|id| self.cursors.forget(*id));
+        Ok(None)
+    }
+
+    /// Whether the caller may read a cursor. If another version of the policy has allowed it, judges the command that
+    /// opened it, and returns that judgement. `lists` says whether it has to be the cursor of a `listCollections`.
+    pub(in crate::relay) fn check_cursor(
+        &self,
+        id: i64,
+        lists: Option<bool>,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorError> {
+        let is_other = |lists_collections: bool| lists.is_some_and(|lists| lists != lists_collections);
+        match self.cursors.ownership(id, &self.caller, version) {
+            CursorOwnership::Own { lists_collections } if !is_other(lists_collections) => Ok(None),
+            CursorOwnership::Own { .. } => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
+            CursorOwnership::Outdated(command) if is_other(command.lists_collections()) => {
+                Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED))
+            }
+            CursorOwnership::Foreign => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
+            CursorOwnership::Unknown => Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+            CursorOwnership::Outdated(command) => {
+                let judgement = match self.judge_again(&command) {
+                    Ok(judgement) => judgement,
+                    Err(Some(judgement)) => return Err(CursorError::Denied(Box::new(judgement), command)),
+                    Err(None) => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+                };
+                self.cursors.allow(id, version);
+                Ok(Some(judgement))
             }
         }
-        Ok(found)
+    }
+
+    /// Judges a command that another version of the policy has allowed, as if this caller had sent it now. The error is
+    /// the judgement that denies it; `None` if that version did not search the command for JavaScript and this one
+    /// must.
+    pub(in crate::relay) fn judge_again(&self, command: &JudgedCommand) -> Result<Judgement, Option<Judgement>> {
+        let judgement = self.view.judge(&command.meaning());
+        if judgement.effect == Effect::Deny {
+            return Err(Some(judgement));
+        }
+        if self.denies_unclear() && !command.suffices(self.view.read_options()) {
+            return Err(None);
+        }
+        Ok(judgement)
     }
 }
 
@@ -132,5 +155,5 @@ pub(in crate::relay) enum CursorError {
     /// The caller does not own it, or the gateway does not know it. With the error for the client.
     Unusable(ErrorCode),
     /// The policy denies the command that opened it.
-    Denied(Box<Judgement>, Arc<CursorOrigin>),
+    Denied(Box<Judgement>, Arc<JudgedCommand>),
 }

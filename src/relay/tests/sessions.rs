@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Enforcement;
 use crate::policy::SessionOwner;
 
-const EXHAUST: u32 = 1 << 16;
+pub(super) const EXHAUST: u32 = 1 << 16;
 
 /// The id of a session as the client calls it, and as it is in mongod.
 fn ids(n: u8) -> [[u8; 16]; 2] {
@@ -26,7 +26,7 @@ fn both(make: impl Fn(Bson, Bson) -> Vec<u8>) -> [Vec<u8>; 2] {
     [make(session(a), session(b)), make(session(mapped_a), session(mapped_b))]
 }
 
-fn message(sections: &[Vec<u8>], flags: u32) -> Vec<u8> {
+pub(super) fn message(sections: &[Vec<u8>], flags: u32) -> Vec<u8> {
     let checksum_bytes = if flags & 1 == 0 { 0 } else { 4 };
     let payload = [&flags.to_le_bytes()[..], &sections.concat(), &[0; 4][..checksum_bytes]].concat();
     let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap();
@@ -40,7 +40,7 @@ fn message(sections: &[Vec<u8>], flags: u32) -> Vec<u8> {
     message
 }
 
-fn body(document: &Document) -> Vec<u8> {
+pub(super) fn body(document: &Document) -> Vec<u8> {
     [vec![0], bson::serialize_to_vec(document).unwrap()].concat()
 }
 
@@ -181,56 +181,4 @@ async fn a_request_may_not_have_a_stream_of_replies_under_a_policy_except_a_hell
         let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
         check(scene, 3, [find(EXHAUST), find(0)]).await;
     }
-}
-
-#[tokio::test]
-async fn a_stream_that_no_policy_has_judged_ends_when_a_policy_comes_into_force() {
-    for asks_meanwhile in [false, true] {
-        let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-        policy.remove();
-        let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
-            let get_more = doc! { "getMore": 7_i64, "collection": "orders", "$db": "shop" };
-            client.write_all(&message(&[body(&get_more)], EXHAUST)).await.unwrap();
-            read_message(&mut upstream).await;
-            for (id, response_to) in [(90, 1), (91, 90)] {
-                upstream.write_all(&with_flags(reply(id, response_to), 2)).await.unwrap();
-                read_message(&mut client).await;
-            }
-            // Another policy that is none.
-            policy.remove();
-            upstream.write_all(&with_flags(reply(92, 91), 2)).await.unwrap();
-            read_message(&mut client).await;
-            policy.set(Enforcement::Enforce, Some("secret"));
-            if asks_meanwhile {
-                let ping = request(2, &doc! { "ping": 1, "$db": "admin" });
-                client.write_all(&ping).await.unwrap();
-                assert_eq!(read_message(&mut upstream).await, ping);
-            }
-            upstream.write_all(&with_flags(reply(93, 92), 2)).await.unwrap();
-            upstream.flush().await.unwrap();
-            assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0, "not a byte of the next frame");
-            upstream
-        })
-        .await;
-        is(&end, Side::Gateway, "a policy came into force during an exhaust stream");
-    }
-}
-
-/// A monitor's stream does not show what a policy decides about.
-#[tokio::test]
-async fn a_monitors_stream_goes_on_when_a_policy_comes_into_force() {
-    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    policy.remove();
-    let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        let hello = doc! { "hello": 1, "maxAwaitTimeMS": 10_000, "$db": "admin" };
-        client.write_all(&with_flags(request(1, &hello), EXHAUST)).await.unwrap();
-        read_message(&mut upstream).await;
-        for (id, response_to) in [(90, 1), (91, 90), (92, 91)] {
-            upstream.write_all(&with_flags(reply(id, response_to), 2)).await.unwrap();
-            read_message(&mut client).await;
-            policy.set(Enforcement::Enforce, Some("secret"));
-        }
-    })
-    .await;
-    assert_eq!(end.reason.to_string(), "closed");
 }

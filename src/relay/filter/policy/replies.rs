@@ -3,7 +3,6 @@
 use super::PolicyFilter;
 use crate::relay::end::EndReason;
 use crate::relay::filter::listing;
-use crate::relay::filter::policy_source::EffectivePolicy;
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::verdict::ReplyVerdict;
 use crate::relay::hold_budget::ReplyShare;
@@ -59,7 +58,7 @@ impl PolicyFilter {
 
     /// The client's share of the memory for replies that are held; `None` without a policy.
     pub(in crate::relay) fn reply_share(&mut self) -> Option<ReplyShare> {
-        self.in_force().map(|in_force| in_force.hold_budget.reply_share(&in_force.caller))
+        self.in_force().map(|in_force| in_force.hold_budget.reply_share(&in_force.caller.name))
     }
 
     /// Whether a reply may show more than the client may see.
@@ -75,17 +74,5 @@ impl PolicyFilter {
             }
             _ => ReplyVerdict::Forward,
         }
-    }
-
-    /// The policy in force. A request that has begun is still judged by the policy that [`PolicyFilter::refresh`] took.
-    fn in_force(&mut self) -> Option<&EffectivePolicy> {
-        let version = self.source.as_ref()?.version();
-        if version == self.version {
-            return self.effective.as_ref();
-        }
-        if self.newer.as_ref().is_none_or(|newer| newer.0 != version) {
-            self.newer = Some(Box::new((version, self.source.as_ref()?.effective_policy())));
-        }
-        self.newer.as_ref()?.1.as_ref()
     }
 }
