@@ -339,7 +339,7 @@ pub(super) mod tests {
         book.add(-1, &caller, find(1));
         for id in 0..50_000 {
             book.add(id, &caller, find(1));
-            assert!(matches!(book.ownership(-1, &caller, 1), CursorOwnership::Own));
+            assert!(matches!(book.ownership(-1, &caller, 1), CursorOwnership::Own { .. }));
             // Another caller does not use it.
             assert!(matches!(book.ownership(0, &cart, 1), CursorOwnership::Foreign | CursorOwnership::Unknown));
         }
@@ -368,7 +368,7 @@ pub(super) mod tests {
         book.add(2, &of(here, true), find(1));
         for id in [1, 2] {
             let owned = [of(here, false), of(there, false), of(here, true), of(there, true), of(None, true)]
-                .map(|caller| matches!(book.ownership(id, &caller, 1), CursorOwnership::Own));
+                .map(|caller| matches!(book.ownership(id, &caller, 1), CursorOwnership::Own { .. }));
             assert_eq!(owned, [true, true, true, false, false], "{id}");
         }
         book.check();
