@@ -357,6 +357,7 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         socket_permissions: 0o700,
         idle_timeout: None,
         max_lifetime: None,
+        half_close_timeout: None,
         tcp_keepalive: None,
         topology: Topology::Direct,
         intercept: false,

@@ -84,6 +84,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "max_connections",
             "allow_remote_plaintext",
             "socket_permissions",
+            "half_close_timeout",
             "idle_timeout",
             "max_lifetime",
             "tcp_keepalive",

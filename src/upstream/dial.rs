@@ -16,6 +16,9 @@ const ADDRESSES_MAX: usize = 16;
 /// Time between keepalive probes, as drivers set it. With the system's default, a dead peer is found after 11 minutes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long after the first keepalive probe a peer that acknowledges nothing is given up: nine probes.
+const UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(90);
+
 /// The addresses of a host, without duplicates, in the order of the resolver; never empty.
 ///
 /// The system's resolver runs on its own thread. Dropping the future does not stop that thread.
@@ -43,7 +46,10 @@ pub(super) async fn tcp(address: SocketAddr, keepalive: Option<Duration>) -> Res
         stream.set_nodelay(true)?;
         if let Some(idle) = keepalive {
             let probes = TcpKeepalive::new().with_time(idle).with_interval(KEEPALIVE_INTERVAL);
-            SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_keepalive(&probes)?;
+            // Probes are only sent while no data is unacknowledged; this limits that case, and a closed window.
+            socket.set_tcp_user_timeout(Some(idle + UNACKNOWLEDGED_TIME))?;
         }
         Ok(stream)
     };
