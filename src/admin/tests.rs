@@ -188,6 +188,23 @@ async fn a_client_that_does_not_read_its_response_is_disconnected() {
 }
 
 #[tokio::test]
+async fn slow_readers_do_not_delay_a_probe() {
+    let limits = AdminLimits { connections_max: 2, ..LIMITS };
+    let running = Running::start(limits);
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut reader = TcpStream::connect(running.address).await.unwrap();
+        reader.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        slow.push(reader);
+    }
+    let asked = Instant::now();
+    running.is_alive().await;
+    // Less than the age at which a connection would be closed anyway.
+    assert!(asked.elapsed() < limits.age_max / 2);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn garbage_and_huge_heads_and_bodies_do_not_affect_other_clients() {
     let running = Running::start(LIMITS);
     let huge_header = [b"GET /livez HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; 1024 * 1024]].concat();

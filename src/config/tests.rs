@@ -68,7 +68,8 @@ fn absent_keys_have_their_default() {
     let listener = &config.listeners["orders"];
     assert_eq!((listener.max_connections, listener.socket_permissions), (10_000, 0o700));
     assert_eq!((listener.idle_timeout, listener.max_lifetime), (None, None));
-    assert_eq!(listener.half_close_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(listener.half_close_timeout, Some(std::time::Duration::from_secs(30)));
+    assert_eq!(config.shutdown, ShutdownConfig { delay: std::time::Duration::ZERO, wait_for_clients: false });
 }
 
 #[test]

@@ -72,6 +72,11 @@ impl Readiness {
     pub fn report(&self) -> ReadinessReport {
         let serving = match self.drain.stage() {
             Stage::Serving => ConditionState::Holds(String::new()),
+            Stage::Leaving => ConditionState::Fails(
+                "shutting down: connections are still accepted; the drain begins after shutdown.delay, or when all \
+                 clients have left"
+                    .to_owned(),
+            ),
             Stage::Draining => ConditionState::Fails(
                 "draining: commands in flight finish, new connections are not accepted".to_owned(),
             ),

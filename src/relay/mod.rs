@@ -214,7 +214,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         match stage {
             Stage::Stopped => Some(EndReason::Stopped),
             Stage::Draining if self.pump.is_idle() => Some(EndReason::Drained),
-            Stage::Draining | Stage::Serving => None,
+            Stage::Draining | Stage::Leaving | Stage::Serving => None,
         }
     }
 
