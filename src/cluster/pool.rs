@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::attempts::Attempts;
+use super::dial_queue::DialQueue;
 use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
 use crate::upstream::{
@@ -23,6 +24,8 @@ pub struct MemberPool {
     pub attempts: Attempts,
     /// Makes connections of a replaced certificate set end.
     pub renewal: Renewal,
+    /// Limits the connections that are made at the same time.
+    queue: DialQueue,
     /// Limits the connections that are made at the same time to replace others.
     replacements: Arc<Semaphore>,
     /// The number of spare connections as last reported to the metrics.
@@ -47,11 +50,19 @@ impl MemberPool {
         renewal: Renewal,
         replacements: Arc<Semaphore>,
     ) -> Self {
-        Self { connector, spares, attempts, renewal, replacements, reported_spares: AtomicUsize::new(0) }
+        Self {
+            connector,
+            spares,
+            attempts,
+            renewal,
+            queue: DialQueue::default(),
+            replacements,
+            reported_spares: AtomicUsize::new(0),
+        }
     }
 
     /// Returns a connection for a client: a spare one, or else a new one.
-    pub async fn connect(&self) -> Result<ProvenConnection, ConnectError> {
+    pub async fn connect(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
         if let Some(link) = self.spares.take(self.connector.identity().generation()) {
             self.report_spares();
             return Ok(link);
@@ -59,10 +70,12 @@ impl MemberPool {
         self.dial().await
     }
 
-    /// Makes a proven connection and records the result. A failure is logged with its remedy.
-    pub(super) async fn dial(&self) -> Result<ProvenConnection, ConnectError> {
+    /// Makes a proven connection when it is its turn, and records the result. A failure is logged with its remedy.
+    pub(super) async fn dial(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
+        let _turn = self.queue.turn().await?;
         match self.connector.connect().await {
             Ok(stream) => {
+                self.queue.record(None);
                 self.attempts.record_credential_accepted();
                 self.record_success(&stream);
                 self.health().status.record_ok(None);
@@ -70,6 +83,8 @@ impl MemberPool {
             }
             Err(error) => {
                 self.attempts.record_failure(&error);
+                let error = Arc::new(error);
+                self.queue.record(Some(&error));
                 Err(error)
             }
         }

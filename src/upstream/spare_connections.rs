@@ -23,6 +23,19 @@ use crate::tls::{Records, TlsSession};
 /// s.
 const AGE_MAX: Duration = Duration::from_mins(4);
 
+/// The age from which the end of a spare connection is not the fault of the server's state: a server that accepts a
+/// connection and closes it soon after is about to stop, overloaded, or not what it seems.
+const SETTLED_AGE: Duration = Duration::from_secs(5);
+
+/// The connections that a sweep has found closed by mongod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// All of them.
+    pub lost: usize,
+    /// Those that mongod closed within seconds of their making.
+    pub young: usize,
+}
+
 /// The spare connections of one upstream server, shared by all workers. Locked for a few assignments.
 #[derive(Debug)]
 pub struct SpareConnections {
@@ -97,20 +110,23 @@ impl SpareConnections {
 
     /// Closes connections that are too old, of another generation, or closed by mongod. Returns the number of those
     /// that mongod closed.
-    pub fn sweep(&self, generation: u64) -> usize {
+    pub fn sweep(&self, generation: u64) -> Swept {
         let (now, count) = (Instant::now(), self.locked().spares.len());
-        let mut lost = 0;
+        let mut swept = Swept::default();
         // One at a time, so that a client can take the others in the meantime.
         for _ in 0..count {
             let Some(spare) = self.locked().spares.pop_front() else { break };
             if spare.is_usable(generation, now) {
                 self.locked().spares.push_back(spare);
             } else {
-                lost += usize::from(!spare.is_silent());
+                if !spare.is_silent() {
+                    swept.lost += 1;
+                    swept.young += usize::from(now.saturating_duration_since(spare.made) < SETTLED_AGE);
+                }
                 spare.close();
             }
         }
-        lost
+        swept
     }
 
     /// The number of connections to be made now.
@@ -224,7 +240,7 @@ mod tests {
 
                 spares.put(second).unwrap();
                 spares.put(proven(&connector).await).unwrap();
-                assert_eq!((spares.sweep(0), spares.level().0), (1, 1));
+                assert_eq!((spares.sweep(0), spares.level().0), (Swept { lost: 1, young: 1 }, 1));
             }))
             .await;
     }
@@ -236,15 +252,15 @@ mod tests {
             .during(Box::pin(async {
                 let spares = SpareConnections::new(2, 16);
                 spares.put(proven(&connector).await).unwrap();
-                assert_eq!((spares.sweep(0), spares.level().0), (0, 1));
-                assert_eq!((spares.sweep(1), spares.level().0), (0, 0));
+                assert_eq!((spares.sweep(0).lost, spares.level().0), (0, 1));
+                assert_eq!((spares.sweep(1).lost, spares.level().0), (0, 0));
                 spares.put(proven(&connector).await).unwrap();
                 assert!(spares.take(1).is_none());
 
                 spares.put(proven(&connector).await).unwrap();
                 tokio::time::pause();
                 tokio::time::advance(AGE_MAX.saturating_sub(Duration::from_secs(1))).await;
-                assert_eq!((spares.sweep(0), spares.level().0), (0, 1));
+                assert_eq!((spares.sweep(0).lost, spares.level().0), (0, 1));
                 tokio::time::advance(Duration::from_secs(2)).await;
                 assert!(spares.take(0).is_none());
             }))
