@@ -17,6 +17,7 @@ mod health;
 mod hello_stream;
 mod members;
 mod mongo_user;
+mod name_lookup;
 mod own_commands;
 mod peak_demand;
 mod probe;
