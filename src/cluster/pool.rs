@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -11,8 +12,11 @@ use super::dial_queue::DialQueue;
 use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
 use crate::upstream::{
-    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, UpstreamStream, Users,
+    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
 };
+
+/// How long a spare connection may take to prove that the member is still there. A client waits for it.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes connections to one member with one credential, and keeps spare ones.
 pub struct MemberPool {
@@ -63,9 +67,16 @@ impl MemberPool {
 
     /// Returns a connection for a client: a spare one, or else a new one.
     pub async fn connect(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
-        if let Some(link) = self.spares.take(self.connector.identity().generation()) {
+        while let Some(TakenSpare { connection: mut link, is_suspect }) =
+            self.spares.take(self.connector.identity().generation())
+        {
             self.report_spares();
-            return Ok(link);
+            if !is_suspect || matches!(timeout(PROOF_TIMEOUT, link.prove_again()).await, Ok(Ok(()))) {
+                return Ok(link);
+            }
+            // The network to the member was interrupted: the others of that time are not tried one after the other.
+            self.spares.close_suspects();
+            self.report_spares();
         }
         self.dial().await
     }
@@ -83,6 +94,9 @@ impl MemberPool {
             }
             Err(error) => {
                 self.attempts.record_failure(&error);
+                if error.is_timeout() {
+                    self.spares.suspect();
+                }
                 let error = Arc::new(error);
                 self.queue.record(Some(&error));
                 Err(error)

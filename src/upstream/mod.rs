@@ -43,6 +43,6 @@ pub use mongo_user::MongoUser;
 pub use own_commands::OwnCommandError;
 pub use probe::{Probe, ServerFacts, ServerRole, identify, probe};
 pub use proven_connection::{HelloReplayError, ProvenConnection};
-pub use spare_connections::SpareConnections;
+pub use spare_connections::{SpareConnections, Swept, TakenSpare};
 pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};
 pub use stream::{HandshakeFacts, UpstreamStream};

@@ -51,6 +51,17 @@ struct State {
     /// Oldest first.
     spares: VecDeque<Spare>,
     demand: PeakDemand,
+    /// The server did not answer at this time: spare connections that are older may be dead.
+    suspected: Option<Instant>,
+}
+
+/// A spare connection that was taken.
+#[derive(Debug)]
+pub struct TakenSpare {
+    /// The connection.
+    pub connection: ProvenConnection,
+    /// Whether the server did not answer since the connection was made: it has to be proven again.
+    pub is_suspect: bool,
 }
 
 /// One spare connection.
@@ -69,7 +80,7 @@ impl SpareConnections {
     /// Makes an empty pool that is meant to hold at least `least` and at most `most` connections. With `least` 0 the
     /// pool is off and holds none.
     pub fn new(least: usize, most: usize) -> Self {
-        let state = State { spares: VecDeque::new(), demand: PeakDemand::new(Instant::now()) };
+        let state = State { spares: VecDeque::new(), demand: PeakDemand::new(Instant::now()), suspected: None };
         Self { least, most: most.max(least), state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -82,7 +93,7 @@ impl SpareConnections {
     /// are not usable. Counts as demand even if there is none.
     ///
     /// Taking the oldest keeps the number of connections low that reach their maximum age unused.
-    pub fn take(&self, generation: u64) -> Option<ProvenConnection> {
+    pub fn take(&self, generation: u64) -> Option<TakenSpare> {
         if !self.is_on() {
             return None;
         }
@@ -90,13 +101,35 @@ impl SpareConnections {
         self.locked().demand.record(now);
         self.changed.notify_one();
         loop {
-            let spare = self.locked().spares.pop_front()?;
+            let (spare, suspected) = {
+                let mut state = self.locked();
+                (state.spares.pop_front()?, state.suspected)
+            };
+            let is_suspect = suspected.is_some_and(|at| spare.made <= at);
             if !spare.is_usable(generation, now) {
                 spare.close();
             } else if let Ok(connection) = spare.register() {
-                return Some(connection);
+                return Some(TakenSpare { connection, is_suspect });
             }
         }
+    }
+
+    /// The server has not answered in time: every spare connection of now has to be proven again before it is used.
+    pub fn suspect(&self) {
+        self.locked().suspected = Some(Instant::now());
+    }
+
+    /// Closes the spare connections that have to be proven again.
+    pub fn close_suspects(&self) {
+        let suspects: VecDeque<Spare> = {
+            let mut state = self.locked();
+            let Some(suspected) = state.suspected else { return };
+            let (suspects, others) =
+                std::mem::take(&mut state.spares).into_iter().partition(|spare: &Spare| spare.made <= suspected);
+            state.spares = others;
+            suspects
+        };
+        suspects.into_iter().for_each(Spare::close);
     }
 
     /// Adds a new connection. Fails if the socket cannot be removed from its runtime.
@@ -213,7 +246,8 @@ mod tests {
                     spares.put(connection).unwrap();
                 }
                 for port in ports {
-                    let mut connection = spares.take(0).unwrap();
+                    let TakenSpare { mut connection, is_suspect } = spares.take(0).unwrap();
+                    assert!(!is_suspect);
                     assert_eq!(connection.socket.local_addr().unwrap(), port);
                     connection.replay_hello(&hello("hello")).await.unwrap();
                 }
@@ -294,6 +328,26 @@ mod tests {
     fn hello(command: &str) -> Vec<u8> {
         let body = bson::doc! { command: 1, "$db": "admin" };
         crate::wire::op_msg::encode(77, 0, &bson::RawDocumentBuf::try_from(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn connections_from_before_a_timeout_are_suspect() {
+        let (connector, server) = TestUpstream::new().start().await;
+        server
+            .during(Box::pin(async {
+                let spares = SpareConnections::new(2, 16);
+                for _ in 0..2 {
+                    spares.put(proven(&connector).await).unwrap();
+                }
+                spares.suspect();
+                let mut suspect = spares.take(0).unwrap();
+                assert!(suspect.is_suspect);
+                suspect.connection.prove_again().await.unwrap();
+                spares.put(proven(&connector).await).unwrap();
+                spares.close_suspects();
+                assert!(spares.take(0).is_some_and(|taken| !taken.is_suspect) && spares.take(0).is_none());
+            }))
+            .await;
     }
 
     #[tokio::test]
