@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::lifecycle::drain::Drain;
-use crate::lifecycle::readiness::{ConditionState, Readiness};
+use crate::lifecycle::readiness::{ConditionState, Readiness, Subject};
 use crate::telemetry::metrics::Metrics;
 
 /// Deadline of every wait: far longer than any step takes.
@@ -111,7 +111,7 @@ async fn head_returns_the_length_without_a_body() {
 #[tokio::test]
 async fn readyz_reports_problems_as_text_and_as_json() {
     let running = Running::start(LIMITS);
-    running.readiness.add("upstream orders", || {
+    running.readiness.add("upstream orders", Subject::Process, || {
         ConditionState::Fails("mongod rejected the gateway's client certificate".to_owned())
     });
 
@@ -278,7 +278,9 @@ async fn healthcheck_returns_the_report_of_a_gateway_that_is_ready_or_not() {
     assert_eq!(report, running.readiness.report());
     assert!(report.ready);
 
-    running.readiness.add("upstream orders", || ConditionState::Fails("connection refused".to_owned()));
+    running
+        .readiness
+        .add("upstream orders", Subject::Process, || ConditionState::Fails("connection refused".to_owned()));
     let report = healthcheck(running.address, PATIENCE).await.unwrap();
     assert_eq!(report, running.readiness.report());
     assert!(!report.ready);

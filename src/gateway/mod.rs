@@ -80,7 +80,7 @@ impl BoundGateway {
         let certificates = CertificateSupervisor::new(config, &upstreams, &servers);
 
         let readiness = Readiness::new(drain.watch());
-        conditions::add_certificate_owners(&readiness, &upstreams, &servers, &certificates);
+        conditions::add_servers(&readiness, &upstreams, &listeners, &certificates);
         let policy_status = policy_reloader.as_ref().map(PolicyReloader::status);
         if let Some(status) = policy_status.clone() {
             conditions::add_policy(&readiness, &policy, status);
