@@ -15,6 +15,7 @@ mod routes;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::future::pending;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::pin::pin;
@@ -227,11 +228,14 @@ impl OpenConnections {
         closed
     }
 
-    /// Waits until the oldest connection has had [`UNDISTURBED_TIME`], and closes it. Cancel safe.
+    /// Waits until the oldest connection has had [`UNDISTURBED_TIME`], and closes it. Never resolves if none
+    /// is left to be closed. Cancel safe.
     async fn close_oldest(&mut self) {
         self.forget_ended();
-        if let Some((opened, _)) = self.0.front() {
-            tokio::time::sleep_until(*opened + UNDISTURBED_TIME).await;
+        match self.0.front() {
+            Some((opened, _)) => tokio::time::sleep_until(*opened + UNDISTURBED_TIME).await,
+            // Those that were told to close are about to end.
+            None => pending().await,
         }
         if let Some((_, close)) = self.0.pop_front() {
             // It may have ended meanwhile, which makes room too.
