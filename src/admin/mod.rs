@@ -13,17 +13,23 @@
 mod healthcheck;
 mod routes;
 
+use std::collections::VecDeque;
+use std::fs::File;
+use std::future::pending;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::pin::pin;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::config::AdminConfig;
 use crate::lifecycle::drain::DrainWatch;
@@ -91,7 +97,7 @@ pub struct AdminServer {
 /// Bounds on what the clients of this port can use.
 #[derive(Clone, Copy)]
 struct AdminLimits {
-    /// Open connections. Further clients wait in the kernel's queue.
+    /// Open connections. A further client takes the place of the oldest.
     connections_max: usize,
     /// From the start of the connection, or from the previous response, to the end of the next request head.
     head_timeout: Duration,
@@ -109,6 +115,12 @@ const LIMITS: AdminLimits = AdminLimits {
     age_max: Duration::from_mins(1),
     grace: Duration::from_secs(5),
 };
+
+/// How long a connection is not closed for a newer one: longer than any probe or scrape in the same data centre takes.
+const UNDISTURBED_TIME: Duration = Duration::from_millis(100);
+
+/// More than the probes and scrapers that connect at the same moment.
+const RESERVED_DESCRIPTORS: usize = 8;
 
 /// Limit of a request head, and the size of the response buffer. hyper's minimum is 8 KiB.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
@@ -140,9 +152,8 @@ impl AdminServer {
     /// Serves requests until [`Stage::Stopped`](crate::lifecycle::drain::Stage::Stopped). It keeps serving during the
     /// drain, when operators watch it.
     ///
-    /// Returns when the connections of this port have ended too. Rendering a page blocks the runtime for milliseconds:
-    /// run this on a runtime that carries no MongoDB traffic.
-    pub async fn serve(self, drain: DrainWatch) {
+    /// Returns when the connections of this port have ended too. Rendering a page blocks the runtime for milliseconds.
+    async fn serve(self, drain: DrainWatch) {
         let listener = match TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => {
@@ -161,7 +172,84 @@ impl AdminServer {
     }
 }
 
-/// Accepts connections and serves each in a task of its own. Never returns.
+impl AdminServer {
+    /// Serves on a thread and a runtime of its own, so that probes are answered while the gateway is busy. The future
+    /// resolves when serving has ended; dropping it changes nothing.
+    pub fn serve_on_own_thread(self, drain: DrainWatch) -> impl Future<Output = ()> + Send + 'static {
+        let (ended, wait) = oneshot::channel::<()>();
+        let address = self.address;
+        let run = move || -> io::Result<()> {
+            Builder::new_current_thread().enable_all().build()?.block_on(self.serve(drain));
+            drop(ended);
+            Ok(())
+        };
+        let log_failure = move |error: io::Error| tracing::error!(%address, %error, "{SERVE_FAILED}");
+        let started = thread::Builder::new().name("admin".to_owned()).spawn(move || run().unwrap_or_else(log_failure));
+        if let Err(error) = started {
+            log_failure(error);
+        }
+        async move {
+            // An error says that the sender was dropped: serving has ended.
+            let _ = wait.await;
+        }
+    }
+}
+
+/// Descriptors that are open for nothing, so that there is one for a probe when clients have taken all others.
+#[derive(Default)]
+struct DescriptorReserve(Vec<File>);
+
+impl DescriptorReserve {
+    /// Opens what is missing, as far as there are free descriptors.
+    fn fill(&mut self) {
+        while self.0.len() < RESERVED_DESCRIPTORS
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.0.push(file);
+        }
+    }
+
+    /// Closes one. Returns whether there was one.
+    fn free_one(&mut self) -> bool {
+        self.0.pop().is_some()
+    }
+}
+
+/// The connections that are open, oldest first: the way to close each of them.
+#[derive(Default)]
+struct OpenConnections(VecDeque<(Instant, oneshot::Sender<()>)>);
+
+impl OpenConnections {
+    /// Takes note of a new connection. The receiver resolves when the connection has to make room for another.
+    fn add(&mut self) -> oneshot::Receiver<()> {
+        self.forget_ended();
+        let (close, closed) = oneshot::channel();
+        self.0.push_back((Instant::now(), close));
+        closed
+    }
+
+    /// Waits until the oldest connection has had [`UNDISTURBED_TIME`], and closes it. Never resolves if none
+    /// is left to be closed. Cancel safe.
+    async fn close_oldest(&mut self) {
+        self.forget_ended();
+        match self.0.front() {
+            Some((opened, _)) => tokio::time::sleep_until(*opened + UNDISTURBED_TIME).await,
+            // Those that were told to close are about to end.
+            None => pending().await,
+        }
+        if let Some((_, close)) = self.0.pop_front() {
+            // It may have ended meanwhile, which makes room too.
+            let _ = close.send(());
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        self.0.retain(|(_, close)| !close.is_closed());
+    }
+}
+
+/// Accepts connections and serves each in a task of its own. At the limit, the oldest connection makes room: a probe
+/// takes milliseconds, and must not wait for slow readers. Never returns.
 async fn accept_all(
     listener: &TcpListener,
     sources: &Arc<Sources>,
@@ -170,22 +258,37 @@ async fn accept_all(
     drain: &DrainWatch,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let mut open = OpenConnections::default();
+    let mut reserve = DescriptorReserve::default();
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        reserve.fill();
         match listener.accept().await {
             Ok((stream, _client)) => {
                 pause = ACCEPT_PAUSE_MIN;
+                let permit = loop {
+                    tokio::select! {
+                        biased;
+                        permit = Arc::clone(&permits).acquire_owned() => break permit,
+                        () = open.close_oldest() => {}
+                    }
+                };
+                let Ok(permit) = permit else { return };
+                let make_room = open.add();
                 let sources = Arc::clone(sources);
                 let drain = drain.clone();
                 tasks.spawn("administration connection", async move {
                     tokio::select! {
                         () = serve_connection(stream, sources, limits, permit) => {}
+                        // The list keeps the sender as long as the connection is open.
+                        _ = make_room => {}
                         () = drain.stopped() => {}
                     }
                 });
             }
             Err(error) if affects_one_client(&error) => {}
+            // Clients have taken all descriptors; probes must be answered nevertheless.
+            Err(_) if reserve.free_one() => {}
             Err(error) => {
                 if pause == ACCEPT_PAUSE_MIN {
                     tracing::warn!(%error, "{ACCEPT_FAILED}");

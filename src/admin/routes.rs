@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::readiness::{Readiness, ReportScope};
 use crate::telemetry::metrics::Metrics;
 
 /// Returns a snapshot of the gateway for `/status`. It is called for every request and must not block.
@@ -52,12 +52,28 @@ pub(super) fn respond<B>(sources: &Sources, request: &Request<B>) -> Response<Fu
 }
 
 fn readyz<B>(sources: &Sources, request: &Request<B>) -> Response<Full<Bytes>> {
-    let report = sources.readiness.report();
+    let scope = match scope(request.uri().query()) {
+        Ok(scope) => scope,
+        Err(sentence) => return answer(StatusCode::BAD_REQUEST, TEXT, sentence),
+    };
+    let Some(report) = sources.readiness.report_of(scope) else {
+        return answer(StatusCode::NOT_FOUND, TEXT, "there is no such listener or upstream\n");
+    };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if accepts_json(request) {
         answer(status, JSON, json(&report))
     } else {
         answer(status, TEXT, format!("{report}\n"))
+    }
+}
+
+/// What `?listener=NAME` or `?upstream=NAME` asks about. Names of the configuration need no percent-encoding.
+fn scope(query: Option<&str>) -> Result<ReportScope<'_>, &'static str> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(ReportScope::All) };
+    match query.split_once('=') {
+        Some(("listener", name)) => Ok(ReportScope::Listener(name)),
+        Some(("upstream", name)) => Ok(ReportScope::Upstream(name)),
+        _ => Err("write /readyz?listener=NAME or /readyz?upstream=NAME\n"),
     }
 }
 

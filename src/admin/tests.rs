@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::lifecycle::drain::Drain;
-use crate::lifecycle::readiness::{ConditionState, Readiness};
+use crate::lifecycle::readiness::{ConditionState, Readiness, Subject};
 use crate::telemetry::metrics::Metrics;
 
 /// Deadline of every wait: far longer than any step takes.
@@ -111,7 +111,7 @@ async fn head_returns_the_length_without_a_body() {
 #[tokio::test]
 async fn readyz_reports_problems_as_text_and_as_json() {
     let running = Running::start(LIMITS);
-    running.readiness.add("upstream orders", || {
+    running.readiness.add("upstream orders", Subject::Process, || {
         ConditionState::Fails("mongod rejected the gateway's client certificate".to_owned())
     });
 
@@ -184,6 +184,23 @@ async fn a_client_that_does_not_read_its_response_is_disconnected() {
     // There is room for one connection: this one waits until the first is gone.
     running.is_alive().await;
     assert!(read_to_end(&mut stuck).await.len() < STATUS_BYTES);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn slow_readers_do_not_delay_a_probe() {
+    let limits = AdminLimits { connections_max: 2, ..LIMITS };
+    let running = Running::start(limits);
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut reader = TcpStream::connect(running.address).await.unwrap();
+        reader.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        slow.push(reader);
+    }
+    let asked = Instant::now();
+    running.is_alive().await;
+    // Less than the age at which a connection would be closed anyway.
+    assert!(asked.elapsed() < limits.age_max / 2);
     running.stop().await;
 }
 
@@ -261,7 +278,9 @@ async fn healthcheck_returns_the_report_of_a_gateway_that_is_ready_or_not() {
     assert_eq!(report, running.readiness.report());
     assert!(report.ready);
 
-    running.readiness.add("upstream orders", || ConditionState::Fails("connection refused".to_owned()));
+    running
+        .readiness
+        .add("upstream orders", Subject::Process, || ConditionState::Fails("connection refused".to_owned()));
     let report = healthcheck(running.address, PATIENCE).await.unwrap();
     assert_eq!(report, running.readiness.report());
     assert!(!report.ready);

@@ -7,7 +7,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use super::*;
 use crate::config::{
     AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerMode, ListenerTlsConfig, LogConfig, LogFormat,
-    LogLevel, MetricsConfig, ProxyProtocol, TlsFiles, TlsVersion, Topology, Verify,
+    LogLevel, MetricsConfig, ProxyProtocol, ShutdownConfig, TlsFiles, TlsVersion, Topology, Verify,
 };
 use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, TestUpstream};
@@ -19,6 +19,7 @@ fn config(upstream: &EndpointConfig) -> Config {
         workers: std::num::NonZeroUsize::MIN,
         drain_timeout: Duration::from_secs(1),
         admin: AdminConfig { address: ([127, 0, 0, 1], 0).into() },
+        shutdown: ShutdownConfig::default(),
         trust_domain: None,
         trust_domain_aliases: Vec::new(),
         metrics: MetricsConfig::default(),
@@ -357,6 +358,7 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         socket_permissions: 0o700,
         idle_timeout: None,
         max_lifetime: None,
+        half_close_timeout: None,
         tcp_keepalive: None,
         topology: Topology::Direct,
         intercept: false,

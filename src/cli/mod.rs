@@ -19,6 +19,7 @@ use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::signals::Signals;
+use crate::telemetry::log_writer::LogWriter;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 
@@ -116,11 +117,14 @@ fn run(file: &ConfigFile) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
-    if let Err(error) = logs::install(loaded.config.log) {
-        return exit::fail(exit::FAILED, &error);
-    }
+    let log_writer = match logs::install(loaded.config.log) {
+        Ok(log_writer) => log_writer,
+        Err(error) => return exit::fail(exit::FAILED, &error),
+    };
     tracing::info!(file = %loaded.file.display(), "{CONFIGURATION_READ}");
-    match serve(&loaded) {
+    let served = serve(&loaded, &log_writer);
+    log_writer.flush();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = match error.downcast_ref::<StartError>() {
@@ -133,14 +137,17 @@ fn run(file: &ConfigFile) -> ExitCode {
 }
 
 /// Binds and runs the gateway on this thread. The workers have their own threads.
-fn serve(loaded: &LoadedConfig) -> anyhow::Result<()> {
+fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<()> {
     let LoadedConfig { config, file } = loaded;
     raise_file_limit(config);
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
         let gateway = BoundGateway::bind(config, Some(file), metrics)?;
-        gateway.run(async || signals.next().await).await;
+        tokio::select! {
+            () = gateway.run(async || signals.next().await) => {}
+            () = log_writer.report_dropped() => {}
+        }
         Ok(())
     })?
 }

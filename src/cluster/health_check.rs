@@ -70,6 +70,9 @@ async fn check_once(server: &Member, pool: &MemberPool, subject_check: &mut Subj
         }
         Err(error) => {
             pool.attempts.record_failure(&error);
+            if error.is_timeout() {
+                server.pools.iter().for_each(|pool| pool.spares.suspect());
+            }
             false
         }
     }

@@ -6,6 +6,7 @@
 mod attempts;
 mod condition;
 mod credential;
+mod dial_queue;
 mod health_check;
 mod member;
 mod member_health;

@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::attempts::Attempts;
+use super::dial_queue::DialQueue;
 use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
 use crate::upstream::{
-    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, UpstreamStream, Users,
+    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
 };
+
+/// How long a spare connection may take to prove that the member is still there. A client waits for it.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes connections to one member with one credential, and keeps spare ones.
 pub struct MemberPool {
@@ -23,6 +28,8 @@ pub struct MemberPool {
     pub attempts: Attempts,
     /// Makes connections of a replaced certificate set end.
     pub renewal: Renewal,
+    /// Limits the connections that are made at the same time.
+    queue: DialQueue,
     /// Limits the connections that are made at the same time to replace others.
     replacements: Arc<Semaphore>,
     /// The number of spare connections as last reported to the metrics.
@@ -47,22 +54,39 @@ impl MemberPool {
         renewal: Renewal,
         replacements: Arc<Semaphore>,
     ) -> Self {
-        Self { connector, spares, attempts, renewal, replacements, reported_spares: AtomicUsize::new(0) }
+        Self {
+            connector,
+            spares,
+            attempts,
+            renewal,
+            queue: DialQueue::default(),
+            replacements,
+            reported_spares: AtomicUsize::new(0),
+        }
     }
 
     /// Returns a connection for a client: a spare one, or else a new one.
-    pub async fn connect(&self) -> Result<ProvenConnection, ConnectError> {
-        if let Some(link) = self.spares.take(self.connector.identity().generation()) {
+    pub async fn connect(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
+        while let Some(TakenSpare { connection: mut link, is_suspect }) =
+            self.spares.take(self.connector.identity().generation())
+        {
             self.report_spares();
-            return Ok(link);
+            if !is_suspect || matches!(timeout(PROOF_TIMEOUT, link.prove_again()).await, Ok(Ok(()))) {
+                return Ok(link);
+            }
+            // The network to the member was interrupted: the others of that time are not tried one after the other.
+            self.spares.close_suspects();
+            self.report_spares();
         }
         self.dial().await
     }
 
-    /// Makes a proven connection and records the result. A failure is logged with its remedy.
-    pub(super) async fn dial(&self) -> Result<ProvenConnection, ConnectError> {
+    /// Makes a proven connection when it is its turn, and records the result. A failure is logged with its remedy.
+    pub(super) async fn dial(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
+        let _turn = self.queue.turn().await?;
         match self.connector.connect().await {
             Ok(stream) => {
+                self.queue.record(None);
                 self.attempts.record_credential_accepted();
                 self.record_success(&stream);
                 self.health().status.record_ok(None);
@@ -70,6 +94,11 @@ impl MemberPool {
             }
             Err(error) => {
                 self.attempts.record_failure(&error);
+                if error.is_timeout() {
+                    self.spares.suspect();
+                }
+                let error = Arc::new(error);
+                self.queue.record(Some(&error));
                 Err(error)
             }
         }

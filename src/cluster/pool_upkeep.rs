@@ -56,15 +56,25 @@ async fn keep_spares(pool: Arc<MemberPool>, drain: DrainWatch, removed: impl Fut
 
 async fn fill(pool: &MemberPool) {
     let mut back_off = BackOff::new(SPARE_BACK_OFF.0, SPARE_BACK_OFF.1);
+    let mut last_young: Option<Instant> = None;
     loop {
-        if pool.spares.sweep(pool.connector.identity().generation()) > 0 {
+        let swept = pool.spares.sweep(pool.connector.identity().generation());
+        if swept.lost > 0 {
             // mongod has closed unused connections: it may be down.
             pool.health().failed.notify_one();
+        }
+        if swept.young > 0 {
+            // A server that closes new connections at once would be dialled in a loop.
+            last_young = Some(Instant::now());
+            pool.report_spares();
+            sleep(back_off.next_pause()).await;
         }
         let missing = if pool.may_have_spares() { pool.spares.missing() } else { 0 };
         pool.report_spares();
         if missing == 0 {
-            back_off.reset();
+            if last_young.is_none_or(|at| at.elapsed() > SPARE_BACK_OFF.1 * 2) {
+                back_off.reset();
+            }
             tokio::select! {
                 () = pool.spares.changed() => {}
                 () = sleep(SWEEP_INTERVAL) => {}

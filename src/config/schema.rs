@@ -15,6 +15,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "trust_domain",
             "trust_domain_aliases",
             "admin",
+            "shutdown",
             "log",
             "metrics",
             "upstream",
@@ -24,6 +25,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["address"]),
+    ("shutdown", &["delay", "wait_for_clients"]),
     ("log", &["format", "level"]),
     ("metrics", &["principals"]),
     (
@@ -86,6 +88,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "socket_permissions",
             "idle_timeout",
             "max_lifetime",
+            "half_close_timeout",
             "tcp_keepalive",
             "tls",
         ],

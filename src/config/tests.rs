@@ -68,6 +68,8 @@ fn absent_keys_have_their_default() {
     let listener = &config.listeners["orders"];
     assert_eq!((listener.max_connections, listener.socket_permissions), (10_000, 0o700));
     assert_eq!((listener.idle_timeout, listener.max_lifetime), (None, None));
+    assert_eq!(listener.half_close_timeout, Some(std::time::Duration::from_secs(30)));
+    assert_eq!(config.shutdown, ShutdownConfig { delay: std::time::Duration::ZERO, wait_for_clients: false });
 }
 
 #[test]
@@ -161,6 +163,7 @@ fn invalid_values_of_a_listener_are_problems() {
     check_listener("idle_timeout = 1979-05-27", "= a date (config.toml)");
     check_listener("max_lifetime = false", "or \"off\"");
     check_listener("tcp_keepalive = \"10h\"", "from 1s to 9h");
+    check_listener("half_close_timeout = \"2days\"", "from 1s to");
     check_listener("foo = { }", "the keys of [listener.orders] are address, upstream,");
     check_listener("adress = \"127.0.0.1:27017\"", "did you mean address?");
     check_listener("verify = \"full\"", "it belongs in [upstream.NAME.tls]");

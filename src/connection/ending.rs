@@ -57,7 +57,7 @@ pub(super) enum UpstreamUnavailable {
     /// No member could be selected.
     NoMember(SelectError),
     /// The gateway cannot connect to the member.
-    ConnectFailed(ConnectError),
+    ConnectFailed(Arc<ConnectError>),
 }
 
 /// The part of a listener's configuration that explanations depend on.

@@ -1,19 +1,25 @@
 //! What the readiness probe reports: one condition for each upstream and each TLS listener, and one for the policy.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::listeners::Listeners;
 use crate::certs::{CertificateOwner, CertificateSupervisor};
 use crate::cluster::{Upstream, upstream_condition};
 use crate::connection::PolicyInForce;
-use crate::lifecycle::readiness::{ConditionState, Readiness};
+use crate::identity::date_text;
+use crate::lifecycle::readiness::{ConditionState, Readiness, Subject};
 use crate::lifecycle::reload_status::ReloadStatus;
-use crate::listener::ServerIdentity;
+use crate::listener::ConnectionLimit;
 
-/// Adds the conditions of all upstreams and TLS listeners.
-pub(super) fn add_certificate_owners(
+/// How long a listener may be at its connection limit without a warning.
+const FULL_TIME_MAX: Duration = Duration::from_mins(1);
+
+/// Adds the conditions of all upstreams and listeners.
+pub(super) fn add_servers(
     readiness: &Readiness,
     upstreams: &[Arc<Upstream>],
-    servers: &[Arc<ServerIdentity>],
+    listeners: &Listeners,
     certificates: &CertificateSupervisor,
 ) {
     for upstream in upstreams {
@@ -21,19 +27,27 @@ pub(super) fn add_certificate_owners(
         let owners = CertificateOwner::credentials_of(upstream);
         let reloads: Vec<_> = owners.filter_map(|owner| certificates.status(&owner.title())).collect();
         let upstream = Arc::clone(upstream);
-        readiness.add(&title, move || of_upstream(&upstream, &reloads));
+        let subject = Subject::Upstream(upstream.name().to_owned());
+        readiness.add(&title, subject, move || of_upstream(&upstream, &reloads));
     }
-    for server in servers {
-        let title = CertificateOwner::Listener(Arc::clone(server)).title();
+    for (listener, route) in listeners.first_addresses() {
+        let owner = route.admission.server_identity().cloned().map(CertificateOwner::Listener);
+        let title = format!("listener {}", route.listener());
         let reload = certificates.status(&title);
-        readiness.add(&title, move || of_listener(reload.as_deref()));
+        let subject = Subject::Listener {
+            name: route.listener().to_owned(),
+            upstream: route.upstream.name().to_owned(),
+            has_tls: owner.is_some(),
+        };
+        let limit = listener.connection_limit().clone();
+        readiness.add(&title, subject, move || of_listener(owner.as_ref(), reload.as_deref(), &limit));
     }
 }
 
 /// Adds the condition of the policy.
 pub(super) fn add_policy(readiness: &Readiness, in_force: &Arc<PolicyInForce>, reload: Arc<ReloadStatus>) {
     let in_force = Arc::clone(in_force);
-    readiness.add("policy", move || of_policy(&in_force, &reload));
+    readiness.add("policy", Subject::Process, move || of_policy(&in_force, &reload));
 }
 
 /// A failed reload is only a warning while the previous set works: all gateways that share the files would become
@@ -50,11 +64,25 @@ fn of_upstream(upstream: &Upstream, reloads: &[Arc<ReloadStatus>]) -> ConditionS
 }
 
 /// The listener is bound: the gateway does not start otherwise.
-fn of_listener(reload: Option<&ReloadStatus>) -> ConditionState {
-    match reload.and_then(ReloadStatus::problem) {
-        None => ConditionState::Holds(String::new()),
-        Some(problem) => ConditionState::Warns(format!("certificate reload failed: {problem}")),
+fn of_listener(
+    owner: Option<&CertificateOwner>,
+    reload: Option<&ReloadStatus>,
+    limit: &ConnectionLimit,
+) -> ConditionState {
+    let now = SystemTime::now();
+    let leaf = owner.and_then(|owner| owner.set().own.into_iter().next());
+    if let Some(expired) = leaf.filter(|leaf| leaf.not_after < now) {
+        // Drivers verify it: no client can connect.
+        let end = date_text(expired.not_after);
+        return ConditionState::Fails(format!("its certificate expired on {end}; renew certificate_file"));
     }
+    let full = limit.full_for().filter(|time| *time >= FULL_TIME_MAX).map(|time| {
+        let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
+        format!("all of its {} connections have been in use for {time} (max_connections)", limit.max())
+    });
+    let reload = reload.and_then(ReloadStatus::problem).map(|problem| format!("certificate reload failed: {problem}"));
+    let problems: Vec<String> = reload.into_iter().chain(full).collect();
+    if problems.is_empty() { ConditionState::Holds(String::new()) } else { ConditionState::Warns(problems.join("; ")) }
 }
 
 /// After a failed reload the previous policy is in force, so this condition never fails.

@@ -47,7 +47,12 @@ impl Listeners {
                 admission: Admission::new(section, server, identities.of(section), Arc::clone(&metrics)),
                 max_connections: section.max_connections,
                 tcp_keepalive: section.tcp_keepalive,
-                limits: Limits { idle_timeout: section.idle_timeout, max_lifetime: section.max_lifetime },
+                limits: Limits {
+                    idle_timeout: section.idle_timeout,
+                    max_lifetime: section.max_lifetime,
+                    lifetime_grace: Some(inputs.config.drain_timeout),
+                    half_close_timeout: section.half_close_timeout,
+                },
                 listed,
                 policy: Arc::new(ListenerPolicy::new(&section.name, Arc::clone(inputs.policy), Arc::clone(cursors))),
                 upstream: Arc::clone(upstream),

@@ -3,6 +3,7 @@
 pub(super) const LISTENING: &str = "listening";
 pub(super) const ADMIN_LISTENING: &str = "admin listening";
 pub(super) const STARTED: &str = "started";
+pub(super) const LEAVING: &str = "shutting down: serving on before the drain";
 pub(super) const DRAINING: &str = "draining";
 pub(super) const DRAIN_ABORTED: &str = "drain aborted by a second signal; open connections are closed";
 pub(super) const DRAIN_TIMEOUT: &str = "drain timeout reached; open connections are closed";

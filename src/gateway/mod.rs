@@ -7,6 +7,7 @@ mod error;
 mod listeners;
 mod messages;
 mod policy_reload;
+mod shutdown;
 mod status_page;
 mod worker;
 
@@ -34,13 +35,11 @@ use crate::upstream::REASONS;
 pub use error::StartError;
 
 use listeners::{ListenerInputs, Listeners};
-use messages::{ADMIN_LISTENING, DRAIN_ABORTED, DRAIN_TIMEOUT, DRAINING, LISTENING, STARTED, STOPPED};
+use messages::{ADMIN_LISTENING, LISTENING, STARTED};
 use policy_reload::PolicyReloader;
+use shutdown::Shutdown;
 use status_page::{PolicyStatus, StatusPage};
 use worker::{Dispatcher, Workers};
-
-/// Time to close all connections after the drain.
-const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often recorded durations are folded into their histograms. Until then each one takes 16 bytes.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +55,7 @@ pub struct BoundGateway {
     policy_reloader: Option<PolicyReloader>,
     workers: Workers,
     drain: Drain,
-    drain_timeout: Duration,
+    shutdown: Shutdown,
 }
 
 impl BoundGateway {
@@ -81,7 +80,7 @@ impl BoundGateway {
         let certificates = CertificateSupervisor::new(config, &upstreams, &servers);
 
         let readiness = Readiness::new(drain.watch());
-        conditions::add_certificate_owners(&readiness, &upstreams, &servers, &certificates);
+        conditions::add_servers(&readiness, &upstreams, &listeners, &certificates);
         let policy_status = policy_reloader.as_ref().map(PolicyReloader::status);
         if let Some(status) = policy_status.clone() {
             conditions::add_policy(&readiness, &policy, status);
@@ -90,7 +89,7 @@ impl BoundGateway {
             .with_policy(PolicyStatus::new(&policy, policy_status));
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
-        let drain_timeout = config.drain_timeout;
+        let shutdown = Shutdown::new(config);
         Ok(Self {
             listeners,
             upstreams,
@@ -101,7 +100,7 @@ impl BoundGateway {
             policy_reloader,
             workers,
             drain,
-            drain_timeout,
+            shutdown,
         })
     }
 
@@ -115,12 +114,12 @@ impl BoundGateway {
         self.admin.address()
     }
 
-    /// Serves until the first event that is not [`SignalEvent::Reload`]. Then drains: commands in flight may finish
-    /// within `drain_timeout`, unless [`SignalEvent::Stop`] ends that at once.
+    /// Serves until the first event that is not [`SignalEvent::Reload`]. Then shuts down as `[shutdown]` says, and
+    /// drains: commands in flight may finish within `drain_timeout`, unless [`SignalEvent::Stop`] ends that at once.
     ///
     /// When dropped, all tasks continue until their runtime, or the process with its workers, ends.
     pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
-        let (workers, drain, drain_timeout) = (self.workers, self.drain, self.drain_timeout);
+        let (workers, drain, shutdown) = (self.workers, self.drain, self.shutdown);
         for (listener, route) in self.listeners.iter() {
             let (address, upstream) = (listener.address(), route.upstream.name());
             tracing::info!(listener = route.listener(), %address, upstream, "{LISTENING}");
@@ -128,7 +127,8 @@ impl BoundGateway {
         tracing::info!(address = %self.admin.address(), "{ADMIN_LISTENING}");
         policy_reload::log_policy(&self.policy);
         let own = Tasks::new();
-        own.spawn("administration", self.admin.serve(drain.watch()));
+        let admin_ended = self.admin.serve_on_own_thread(drain.watch());
+        own.spawn("administration", admin_ended);
         own.spawn("metrics upkeep", metrics_upkeep(self.metrics, drain.watch()));
         let mut reloads = vec![self.certificates.start(&own, &drain.watch())];
         if let Some(reloader) = self.policy_reloader {
@@ -153,24 +153,7 @@ impl BoundGateway {
                 }
             }
         }
-        drain.begin();
-        let connections = workers.connections();
-        let timeout = humantime::format_duration(drain_timeout);
-        tracing::info!(connections = connections.len(), %timeout, "{DRAINING}");
-        connections.close();
-        tokio::select! {
-            // If all connections have ended, none was cut off.
-            biased;
-            () = connections.wait() => {}
-            () = stop_event(&mut next_event) => tracing::warn!(connections = connections.len(), "{DRAIN_ABORTED}"),
-            () = tokio::time::sleep(drain_timeout) => {
-                tracing::warn!(connections = connections.len(), "{DRAIN_TIMEOUT}");
-            }
-        }
-        drain.stop();
-        own.close();
-        let _ = tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(connections.wait(), own.wait()) }).await;
-        tracing::info!("{STOPPED}");
+        shutdown.run(&drain, &workers.connections(), &own, &mut next_event).await;
     }
 }
 
@@ -196,10 +179,6 @@ async fn accept(listener: Listener, route: Arc<Route>, workers: Dispatcher) {
             arrival = listener.accept() => workers.dispatch(arrival, &route).await,
         }
     }
-}
-
-async fn stop_event(next_event: &mut impl AsyncFnMut() -> SignalEvent) {
-    while next_event().await != SignalEvent::Stop {}
 }
 
 /// Folds recorded durations into their histograms until the process stops.

@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 pub enum Stage {
     /// New connections and new commands are accepted.
     Serving,
+    /// The gateway is about to drain and says so in `/readyz`. New connections and new commands are still accepted.
+    Leaving,
     /// No new connections are accepted. Commands in flight finish, then their connections close.
     Draining,
     /// Every connection closes immediately.
@@ -48,6 +50,11 @@ impl Drain {
     /// A watch on this drain.
     pub fn watch(&self) -> DrainWatch {
         DrainWatch { state: Arc::clone(&self.state) }
+    }
+
+    /// Advances to [`Stage::Leaving`]. Wakes no task, because none does anything else from here on.
+    pub fn leave(&self) {
+        self.state.advance(Stage::Leaving);
     }
 
     /// Advances to [`Stage::Draining`]. Does nothing if that stage has been reached or passed.
@@ -91,7 +98,8 @@ impl DrainState {
     fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Serving,
-            1 => Stage::Draining,
+            1 => Stage::Leaving,
+            2 => Stage::Draining,
             _ => Stage::Stopped,
         }
     }
@@ -131,6 +139,8 @@ mod tests {
         let drain = Drain::new();
         let watch = drain.watch();
         assert_eq!(watch.stage(), Stage::Serving);
+        drain.leave();
+        assert_eq!(watch.stage(), Stage::Leaving);
         drain.begin();
         drain.begin();
         assert_eq!(watch.stage(), Stage::Draining);

@@ -1,4 +1,7 @@
-//! Readiness: a list of named conditions. The process is ready for traffic while all of them hold.
+//! Readiness: a list of named conditions of the process, of its upstreams and of its listeners.
+//!
+//! The process is ready for traffic while its own conditions hold and at least one listener can serve: a listener whose
+//! conditions hold, and those of its upstream.
 //!
 //! The state of a condition is not stored here. Each report asks the owner of each condition for it.
 
@@ -18,7 +21,37 @@ pub struct Readiness {
 
 struct Condition {
     name: String,
+    subject: Subject,
     state: Box<dyn Fn() -> ConditionState + Send + Sync>,
+}
+
+/// What a condition is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The process as a whole.
+    Process,
+    /// The upstream of this name.
+    Upstream(String),
+    /// A listener.
+    Listener {
+        /// Its name.
+        name: String,
+        /// The name of its upstream.
+        upstream: String,
+        /// Whether it has certificates.
+        has_tls: bool,
+    },
+}
+
+/// What a report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportScope<'a> {
+    /// Everything.
+    All,
+    /// The listener of this name and its upstream.
+    Listener(&'a str),
+    /// The upstream of this name.
+    Upstream(&'a str),
 }
 
 /// The state of a condition, with a sentence for the operator: what works, or what is wrong and what to do. The
@@ -36,7 +69,7 @@ pub enum ConditionState {
 /// The state of all conditions; as text for people, as JSON for programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadinessReport {
-    /// Whether every condition holds.
+    /// Whether traffic can be served: for a report about everything, by at least one listener.
     pub ready: bool,
     /// In the order in which they were added; `serving` first.
     pub conditions: Vec<ConditionReport>,
@@ -62,29 +95,94 @@ impl Readiness {
         Self { drain, conditions: Arc::default() }
     }
 
-    /// Adds a condition. `state` is called for every report: it must not block, and must not request a report.
-    pub fn add(&self, name: &str, state: impl Fn() -> ConditionState + Send + Sync + 'static) {
-        let condition = Condition { name: name.to_owned(), state: Box::new(state) };
+    /// Adds a condition. `state` is called for every report: it must not block, and must not request a report. The
+    /// condition of a listener without TLS is part of reports only if it has a sentence.
+    pub fn add(&self, name: &str, subject: Subject, state: impl Fn() -> ConditionState + Send + Sync + 'static) {
+        let condition = Condition { name: name.to_owned(), subject, state: Box::new(state) };
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner).push(condition);
     }
 
     /// The current state of all conditions.
     pub fn report(&self) -> ReadinessReport {
+        self.report_of(ReportScope::All).unwrap_or(ReadinessReport { ready: false, conditions: Vec::new() })
+    }
+
+    /// The current state of the conditions in `scope`. `None` if there is no such listener or upstream.
+    pub fn report_of(&self, scope: ReportScope<'_>) -> Option<ReadinessReport> {
         let serving = match self.drain.stage() {
             Stage::Serving => ConditionState::Holds(String::new()),
+            Stage::Leaving => ConditionState::Fails(
+                "shutting down: connections are still accepted; the drain begins after shutdown.delay, or when all \
+                 clients have left"
+                    .to_owned(),
+            ),
             Stage::Draining => ConditionState::Fails(
                 "draining: commands in flight finish, new connections are not accepted".to_owned(),
             ),
             Stage::Stopped => ConditionState::Fails("stopped".to_owned()),
         };
-        let mut reports = vec![ConditionReport::new("serving", serving)];
+        let mut found = vec![(Subject::Process, ConditionReport::new("serving", serving))];
         let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.extend(conditions.iter().map(|condition| ConditionReport::new(&condition.name, (condition.state)())));
-        ReadinessReport { ready: reports.iter().all(|report| report.ok), conditions: reports }
+        let report = |condition: &Condition| {
+            (condition.subject.clone(), ConditionReport::new(&condition.name, (condition.state)()))
+        };
+        found.extend(conditions.iter().map(report));
+        drop(conditions);
+        let ready = match scope {
+            ReportScope::All => is_ready(&found),
+            ReportScope::Listener(listener) => {
+                let is_named =
+                    |subject: &Subject| matches!(subject, Subject::Listener { name, .. } if name == listener);
+                let upstream = found.iter().find_map(|(subject, _)| match subject {
+                    Subject::Listener { name, upstream, .. } if name == listener => Some(upstream.clone()),
+                    _ => None,
+                })?;
+                found.retain(|(subject, _)| {
+                    *subject == Subject::Process || *subject == Subject::Upstream(upstream.clone()) || is_named(subject)
+                });
+                found.iter().all(|(_, report)| report.ok)
+            }
+            ReportScope::Upstream(upstream) => {
+                let subject = Subject::Upstream(upstream.to_owned());
+                found.iter().find(|(found, _)| *found == subject)?;
+                found.retain(|(found, _)| *found == Subject::Process || *found == subject);
+                found.iter().all(|(_, report)| report.ok)
+            }
+        };
+        // A plaintext listener has nothing to say as long as it works.
+        let is_shown = |subject: &Subject, report: &ConditionReport| {
+            !matches!(subject, Subject::Listener { has_tls: false, .. }) || !report.is_silent()
+        };
+        let conditions =
+            found.into_iter().filter(|(subject, report)| is_shown(subject, report)).map(|(_, report)| report).collect();
+        Some(ReadinessReport { ready, conditions })
     }
 }
 
+/// Whether the process is ready: see the module.
+fn is_ready(found: &[(Subject, ConditionReport)]) -> bool {
+    let holds = |subject: &Subject| found.iter().filter(|(found, _)| found == subject).all(|(_, report)| report.ok);
+    let listeners: Vec<_> = found
+        .iter()
+        .filter(|(subject, _)| matches!(subject, Subject::Listener { .. }))
+        .map(|(subject, _)| subject)
+        .collect();
+    let serves = |listener: &&Subject| match listener {
+        Subject::Listener { upstream, .. } => holds(listener) && holds(&Subject::Upstream(upstream.clone())),
+        _ => false,
+    };
+    // Without listeners, everything has to hold.
+    let can_serve =
+        if listeners.is_empty() { found.iter().all(|(_, report)| report.ok) } else { listeners.iter().any(serves) };
+    holds(&Subject::Process) && can_serve
+}
+
 impl ConditionReport {
+    /// Whether there is nothing to say.
+    fn is_silent(&self) -> bool {
+        self.ok && !self.warning && self.detail.is_empty()
+    }
+
     fn new(name: &str, state: ConditionState) -> Self {
         let (ok, warning, detail) = match state {
             ConditionState::Holds(detail) => (true, false, detail),
@@ -132,8 +230,10 @@ mod tests {
 
         let orders = Arc::new(Mutex::new(ConditionState::Holds("mongod 6.0.5, standalone".to_owned())));
         let asked = Arc::clone(&orders);
-        readiness.add("upstream orders", move || asked.lock().unwrap().clone());
-        readiness.add("upstream stock", || ConditionState::Fails("connection refused".to_owned()));
+        let upstream = |name: &str| Subject::Upstream(name.to_owned());
+        readiness.add("upstream orders", upstream("orders"), move || asked.lock().unwrap().clone());
+        let refused = || ConditionState::Fails("connection refused".to_owned());
+        readiness.add("upstream stock", upstream("stock"), refused);
         check(
             &readiness,
             false,
@@ -149,9 +249,53 @@ mod tests {
     }
 
     #[test]
+    fn one_listener_that_can_serve_is_enough() {
+        let readiness = Readiness::new(Drain::new().watch());
+        let fails = Arc::new(Mutex::new(Vec::<&str>::new()));
+        let state = |name: &'static str| {
+            let fails = Arc::clone(&fails);
+            move || match fails.lock().unwrap().contains(&name) {
+                true => ConditionState::Fails("broken".to_owned()),
+                false => ConditionState::Holds(String::new()),
+            }
+        };
+        for name in ["orders", "stock"] {
+            readiness.add(&format!("upstream {name}"), Subject::Upstream(name.to_owned()), state(name));
+        }
+        let listener = |name: &str, upstream: &str| Subject::Listener {
+            name: name.to_owned(),
+            upstream: upstream.to_owned(),
+            has_tls: false,
+        };
+        readiness.add("listener a", listener("a", "orders"), state("a"));
+        readiness.add("listener b", listener("b", "stock"), state("b"));
+        let ready = |failing: &[&'static str]| {
+            *fails.lock().unwrap() = failing.to_vec();
+            let of = |scope| readiness.report_of(scope).map(|report| report.ready);
+            let scopes = [ReportScope::Listener("a"), ReportScope::Listener("b"), ReportScope::Upstream("stock")];
+            (of(ReportScope::All).unwrap(), scopes.map(|scope| of(scope).unwrap()))
+        };
+        assert_eq!(ready(&[]), (true, [true, true, true]));
+        assert_eq!(ready(&["orders"]), (true, [false, true, true]));
+        assert_eq!(ready(&["a"]), (true, [false, true, true]));
+        assert_eq!(ready(&["orders", "b"]), (false, [false, false, true]));
+        assert_eq!(ready(&["orders", "stock"]), (false, [false, false, false]));
+        assert_eq!(readiness.report_of(ReportScope::Listener("orders")), None);
+        assert_eq!(readiness.report_of(ReportScope::Upstream("a")), None);
+        let names = |scope| {
+            let report = readiness.report_of(scope).unwrap();
+            report.conditions.into_iter().map(|condition| condition.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(ReportScope::Listener("a")), ["serving", "upstream orders"]);
+        assert_eq!(names(ReportScope::All), ["serving", "upstream orders", "upstream stock"]);
+    }
+
+    #[test]
     fn a_condition_with_a_warning_holds() {
         let readiness = Readiness::new(Drain::new().watch());
-        readiness.add("upstream orders", || ConditionState::Warns("an old certificate is in use".to_owned()));
+        readiness.add("upstream orders", Subject::Process, || {
+            ConditionState::Warns("an old certificate is in use".to_owned())
+        });
         check(
             &readiness,
             true,
@@ -181,8 +325,8 @@ mod tests {
     fn a_report_is_printed_as_one_line_per_condition() {
         let readiness = Readiness::new(Drain::new().watch());
         let forged = "certificate of CN=\nok     forged\u{1b}[2J is not trusted";
-        readiness.add("upstream orders", || ConditionState::Fails(forged.to_owned()));
-        readiness.add("upstream stock", || ConditionState::Holds(String::new()));
+        readiness.add("upstream orders", Subject::Process, || ConditionState::Fails(forged.to_owned()));
+        readiness.add("upstream stock", Subject::Process, || ConditionState::Holds(String::new()));
         assert_eq!(
             readiness.report().to_string(),
             "not ready\nok     serving\n\

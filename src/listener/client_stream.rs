@@ -16,6 +16,9 @@ use tokio_rustls::server::TlsStream;
 /// Interval between keepalive probes. With the kernel's default of 75 s, a dead peer is found eleven minutes later.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long after the first keepalive probe a client that acknowledges nothing is given up: nine probes.
+const UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(90);
+
 /// The peer address of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
@@ -91,6 +94,8 @@ impl ClientSocket {
                 if let Some(time) = keepalive {
                     SockRef::from(&socket)
                         .set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(KEEPALIVE_INTERVAL))?;
+                    // Probes are only sent while no data is unacknowledged; this limits that case, and a closed window.
+                    socket.set_tcp_user_timeout(Some(time + UNACKNOWLEDGED_TIME))?;
                 }
                 TcpStream::from_std(socket.into()).map(Self::Tcp)
             }

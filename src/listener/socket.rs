@@ -169,6 +169,7 @@ mod tests {
             socket_permissions: 0o640,
             idle_timeout: None,
             max_lifetime: None,
+            half_close_timeout: None,
             tcp_keepalive: None,
             topology: Topology::Direct,
             intercept: false,

@@ -18,6 +18,8 @@ pub(super) struct Clock {
     opened: Instant,
     /// The number of bytes that had moved, and when that number was new.
     last_moved: (u64, Instant),
+    /// When the client was first seen to have closed its side.
+    half_closed: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -27,7 +29,7 @@ impl Clock {
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         let timer = nearest.map(|after| Box::pin(tokio::time::sleep(after)));
-        Self { limits, opened, last_moved: (0, opened), timer }
+        Self { limits, opened, last_moved: (0, opened), half_closed: None, timer }
     }
 
     /// Whether a timer has to be kept going.
@@ -47,6 +49,21 @@ impl Clock {
         self.last_moved.1
     }
 
+    /// Takes note of whether the client has closed its side.
+    pub(super) fn note_half_closed(&mut self, is_half_closed: bool, now: Instant) {
+        if is_half_closed {
+            self.half_closed.get_or_insert(now);
+        }
+    }
+
+    /// The limit that a connection has reached even if a command is in flight.
+    pub(super) fn hard_limit_reached(&self, now: Instant) -> Option<EndReason> {
+        if self.half_close_due().is_some_and(|due| due <= now) {
+            return Some(EndReason::HalfClosed);
+        }
+        self.lifetime_end().is_some_and(|due| due <= now).then_some(EndReason::LifetimeCut)
+    }
+
     /// The limit that a connection without a command in flight has reached.
     pub(super) fn limit_reached(&self, now: Instant) -> Option<EndReason> {
         if self.lifetime_due().is_some_and(|due| due <= now) {
@@ -64,7 +81,8 @@ impl Clock {
         now: Instant,
         cx: &mut Context<'_>,
     ) {
-        let due = [self.idle_due(), self.lifetime_due()].into_iter().chain(others).flatten().filter(|due| *due > now);
+        let own = [self.idle_due(), self.lifetime_due(), self.lifetime_end(), self.half_close_due()];
+        let due = own.into_iter().chain(others).flatten().filter(|due| *due > now);
         let next = due.min().unwrap_or(now + LATER);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
         if next < timer.deadline() {
@@ -77,6 +95,14 @@ impl Clock {
 
     fn idle_due(&self) -> Option<Instant> {
         self.limits.idle_timeout.map(|limit| self.last_moved.1 + limit)
+    }
+
+    fn half_close_due(&self) -> Option<Instant> {
+        Some(self.half_closed? + self.limits.half_close_timeout?)
+    }
+
+    fn lifetime_end(&self) -> Option<Instant> {
+        Some(self.lifetime_due()? + self.limits.lifetime_grace?)
     }
 
     fn lifetime_due(&self) -> Option<Instant> {

@@ -57,6 +57,10 @@ pub enum EndReason {
     Idle,
     /// The connection is older than `max_lifetime`, and no command is in flight.
     Lifetime,
+    /// The connection is older than `max_lifetime`, and its command in flight has taken longer than `drain_timeout`.
+    LifetimeCut,
+    /// The client closed its side, and did not get all replies within `half_close_timeout`.
+    HalfClosed,
     /// The upstream connection was made with a replaced certificate set, and the client could not be moved to another.
     Recycled,
     /// The listener does not accept the client's certificate any longer.
@@ -154,6 +158,8 @@ impl fmt::Display for EndReason {
             Self::Stopped => f.write_str("stopped"),
             Self::Idle => f.write_str("idle_timeout"),
             Self::Lifetime => f.write_str("max_lifetime"),
+            Self::LifetimeCut => f.write_str("max_lifetime and drain_timeout"),
+            Self::HalfClosed => f.write_str("half_close_timeout"),
             Self::Recycled => f.write_str("certificate renewed"),
             Self::Outlived => f.write_str("new connections go to another member"),
             Self::Dismissed => f.write_str("client certificate no longer accepted"),

@@ -9,6 +9,11 @@ pub struct Limits {
     pub idle_timeout: Option<Duration>,
     /// Closes a connection of this age as soon as no command is in flight.
     pub max_lifetime: Option<Duration>,
+    /// How long a connection that has reached `max_lifetime` waits for its command in flight.
+    pub lifetime_grace: Option<Duration>,
+    /// Closes a connection this long after the client has closed its side, or has been cut off unnoticed, even if a
+    /// command is in flight.
+    pub half_close_timeout: Option<Duration>,
 }
 
 /// The longest message that is held in a connection's input, header included. A hello has a few kilobytes at most.

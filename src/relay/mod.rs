@@ -219,7 +219,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         match stage {
             Stage::Stopped => Some(EndReason::Stopped),
             Stage::Draining if self.pump.is_idle() => Some(EndReason::Drained),
-            Stage::Draining | Stage::Serving => None,
+            Stage::Draining | Stage::Leaving | Stage::Serving => None,
         }
     }
 
@@ -227,7 +227,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     fn poll_time(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Event> {
         let is_old = renewal.generation() > self.generation;
         let hold_deadline = self.pump.hold_deadline();
-        if !self.clock.has_timer() && !is_old && hold_deadline.is_none() {
+        let is_half_closed = self.pump.client_has_closed();
+        if !self.clock.has_timer() && !is_old && hold_deadline.is_none() && !is_half_closed {
             return None;
         }
         let now = Instant::now();
@@ -236,6 +237,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
         let stats = &self.pump.connection.stats;
         self.clock.note_moved(stats.to_upstream_bytes + stats.to_client_bytes, now);
+        self.clock.note_half_closed(is_half_closed, now);
+        if let Some(reason) = self.clock.hard_limit_reached(now) {
+            return Some(Event::End((Side::Gateway, reason)));
+        }
         if self.pump.is_idle()
             && let Some(reason) = self.clock.limit_reached(now)
         {

@@ -310,6 +310,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.upstream.is_usable()
     }
 
+    /// Whether the client has closed its side.
+    pub(super) fn client_has_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
     /// Whether the client is not in the middle of a message.
     pub(super) fn is_whole(&self) -> bool {
         self.requests.is_between() && self.client.kept().is_empty()

@@ -39,7 +39,7 @@ struct Scene {
 
 const NOT_UNDERSTOOD: &str = "closed after a message that is not valid in the MongoDB wire protocol";
 
-const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None };
+const OFF: Limits = Limits { idle_timeout: None, max_lifetime: None, lifetime_grace: None, half_close_timeout: None };
 
 async fn scene(limits: Limits) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
@@ -397,7 +397,7 @@ async fn a_stream_without_message_boundaries_is_forwarded_byte_for_byte() {
 
 #[tokio::test(start_paused = true)]
 async fn the_idle_timeout_ends_an_idle_connection_and_not_one_with_a_command_in_flight() {
-    let limits = Limits { idle_timeout: Some(Duration::from_mins(1)), max_lifetime: None };
+    let limits = Limits { idle_timeout: Some(Duration::from_mins(1)), ..OFF };
     let begin = Instant::now();
     let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
         client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
@@ -415,7 +415,7 @@ async fn the_idle_timeout_ends_an_idle_connection_and_not_one_with_a_command_in_
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_beyond_its_lifetime_ends_when_its_command_is_answered() {
-    let limits = Limits { idle_timeout: None, max_lifetime: Some(Duration::from_mins(1)) };
+    let limits = Limits { max_lifetime: Some(Duration::from_mins(1)), ..OFF };
     let begin = Instant::now();
     let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
         client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
@@ -428,6 +428,41 @@ async fn a_connection_beyond_its_lifetime_ends_when_its_command_is_answered() {
     .await;
     is(&end, Side::Gateway, "max_lifetime");
     assert_eq!(begin.elapsed().as_secs(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_far_beyond_its_lifetime_ends_also_while_its_command_runs() {
+    let (lifetime, grace) = (Duration::from_mins(1), Duration::from_secs(30));
+    let limits = Limits { max_lifetime: Some(lifetime), lifetime_grace: Some(grace), ..OFF };
+    let begin = Instant::now();
+    let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
+        client.write_all(&request(1, &doc! { "find": "c", "$db": "s" })).await.unwrap();
+        read_message(&mut upstream).await;
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Gateway, "max_lifetime and drain_timeout");
+    assert_eq!(begin.elapsed().as_secs(), 90);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_closed_its_side_gets_replies_until_the_half_close_timeout() {
+    let limits = Limits { half_close_timeout: Some(Duration::from_secs(30)), ..OFF };
+    let begin = Instant::now();
+    let (end, ()) = play(scene(limits).await, |mut client, mut upstream, _drain| async move {
+        let find = |id| request(id, &doc! { "find": "c", "$db": "s" });
+        client.write_all(&[find(1), find(2)].concat()).await.unwrap();
+        client.shutdown().await.unwrap();
+        read_message(&mut upstream).await;
+        read_message(&mut upstream).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        upstream.write_all(&reply(90, 1)).await.unwrap();
+        read_message(&mut client).await;
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    is(&end, Side::Gateway, "half_close_timeout");
+    assert_eq!((begin.elapsed().as_secs(), end.unanswered), (30, 1));
 }
 
 #[tokio::test]

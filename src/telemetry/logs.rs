@@ -16,6 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::telemetry::log_writer::LogWriter;
 
 /// Another log subscriber is already installed in this process.
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +25,15 @@ pub struct AlreadyInstalled;
 
 /// Sends the log lines of the whole process to standard error, panics included.
 ///
-/// Lines are coloured on a terminal unless `NO_COLOR` is set. The thread that logs a line writes it, so it blocks while
-/// the reader of standard error does not read.
-pub fn install(config: LogConfig) -> Result<(), AlreadyInstalled> {
+/// Lines are coloured on a terminal unless `NO_COLOR` is set. Logging never blocks: a thread of its own writes the lines.
+/// Call [`LogWriter::flush`] at the end of the process.
+pub fn install(config: LogConfig) -> Result<LogWriter, AlreadyInstalled> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = if std::io::stderr().is_terminal() && !no_color { Colours::On } else { Colours::Off };
-    tracing::dispatcher::set_global_default(dispatch(config, colours, std::io::stderr))
-        .map_err(|_| AlreadyInstalled)?;
+    let (lines, writer) = LogWriter::start(std::io::stderr());
+    tracing::dispatcher::set_global_default(dispatch(config, colours, lines)).map_err(|_| AlreadyInstalled)?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(writer)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

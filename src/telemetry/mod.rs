@@ -5,6 +5,7 @@
 
 mod code_names;
 pub mod log_throttle;
+pub mod log_writer;
 pub mod logs;
 pub mod metrics;
 pub mod policy_metrics;

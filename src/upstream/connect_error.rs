@@ -72,6 +72,17 @@ impl ConnectError {
         !matches!(self.failure(), ConnectFailure::Lost { .. })
     }
 
+    /// Whether the server did not answer in time, as when the network or the machine is gone.
+    pub fn is_timeout(&self) -> bool {
+        match self.failure() {
+            ConnectFailure::TimedOut { .. } => true,
+            ConnectFailure::Unreachable { attempts } => {
+                attempts.iter().any(|(_, cause)| cause.kind() == std::io::ErrorKind::TimedOut)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the server works, and only the gateway's user does not.
     pub fn is_user_failure(&self) -> bool {
         self.failure.is_user_failure()

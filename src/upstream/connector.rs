@@ -21,6 +21,7 @@ use super::diagnosis;
 use super::dial;
 use super::endpoint_tls::EndpointTls;
 use super::failure::{ConnectFailure, Phase, furthest};
+use super::name_lookup::NameLookup;
 use super::own_commands::{self, OwnCommandError};
 use super::stream::{HandshakeFacts, UpstreamStream};
 use crate::config::{EndpointConfig, HostPort};
@@ -34,6 +35,7 @@ pub struct Connector {
     config: EndpointConfig,
     identity: Arc<ClientIdentity>,
     endpoint_tls: ArcSwap<EndpointTls>,
+    lookup: NameLookup,
     /// The number of a [`Users`].
     users: AtomicU8,
     authenticated: ArcSwapOption<AuthenticationResult>,
@@ -48,6 +50,7 @@ impl Connector {
             config: endpoint.clone(),
             identity,
             endpoint_tls,
+            lookup: NameLookup::default(),
             users: AtomicU8::default(),
             authenticated: ArcSwapOption::empty(),
         })
@@ -106,7 +109,7 @@ impl Connector {
 
     /// First step: looks up the name of the server. Never returns an empty list.
     pub async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
-        let lookup = dial::resolve(&self.config.address);
+        let lookup = self.lookup.addresses(&self.config.address);
         self.within(deadline, Phase::Resolve, lookup).await.map_err(|failure| self.error(None, failure))
     }
 

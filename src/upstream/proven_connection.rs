@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bson::rawdoc;
 use tokio::net::TcpStream;
 
 use super::mongo_user::MongoUser;
@@ -12,6 +13,7 @@ use super::stream::{HandshakeFacts, UpstreamStream};
 use crate::tls::{Records, TlsSession};
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
+use crate::wire::op_msg;
 use crate::wire::reply::ReplyFacts;
 
 /// The longest accepted reply to a hello. Real ones have a few KiB, most of it the members of a large replica set.
@@ -75,6 +77,13 @@ impl ProvenConnection {
             self.receive(&mut reply).await?;
         }
         if is_ok(&request, &reply) { Ok(()) } else { Err(HelloReplayError::Rejected) }
+    }
+
+    /// Proves the connection once more: mongod has to answer a `ping`.
+    ///
+    /// Limited in memory, not in time. Not cancel safe: if this was dropped or failed, the connection must not be used.
+    pub async fn prove_again(&mut self) -> Result<(), HelloReplayError> {
+        self.replay_hello(&op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" })).await
     }
 
     async fn send(&mut self, mut records: &[u8]) -> io::Result<()> {

@@ -23,6 +23,19 @@ use crate::tls::{Records, TlsSession};
 /// s.
 const AGE_MAX: Duration = Duration::from_mins(4);
 
+/// The age from which the end of a spare connection is not the fault of the server's state: a server that accepts a
+/// connection and closes it soon after is about to stop, overloaded, or not what it seems.
+const SETTLED_AGE: Duration = Duration::from_secs(5);
+
+/// The connections that a sweep has found closed by mongod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// All of them.
+    pub lost: usize,
+    /// Those that mongod closed within seconds of their making.
+    pub young: usize,
+}
+
 /// The spare connections of one upstream server, shared by all workers. Locked for a few assignments.
 #[derive(Debug)]
 pub struct SpareConnections {
@@ -38,6 +51,17 @@ struct State {
     /// Oldest first.
     spares: VecDeque<Spare>,
     demand: PeakDemand,
+    /// The server did not answer at this time: spare connections that are older may be dead.
+    suspected: Option<Instant>,
+}
+
+/// A spare connection that was taken.
+#[derive(Debug)]
+pub struct TakenSpare {
+    /// The connection.
+    pub connection: ProvenConnection,
+    /// Whether the server did not answer since the connection was made: it has to be proven again.
+    pub is_suspect: bool,
 }
 
 /// One spare connection.
@@ -56,7 +80,7 @@ impl SpareConnections {
     /// Makes an empty pool that is meant to hold at least `least` and at most `most` connections. With `least` 0 the
     /// pool is off and holds none.
     pub fn new(least: usize, most: usize) -> Self {
-        let state = State { spares: VecDeque::new(), demand: PeakDemand::new(Instant::now()) };
+        let state = State { spares: VecDeque::new(), demand: PeakDemand::new(Instant::now()), suspected: None };
         Self { least, most: most.max(least), state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -69,7 +93,7 @@ impl SpareConnections {
     /// are not usable. Counts as demand even if there is none.
     ///
     /// Taking the oldest keeps the number of connections low that reach their maximum age unused.
-    pub fn take(&self, generation: u64) -> Option<ProvenConnection> {
+    pub fn take(&self, generation: u64) -> Option<TakenSpare> {
         if !self.is_on() {
             return None;
         }
@@ -77,13 +101,35 @@ impl SpareConnections {
         self.locked().demand.record(now);
         self.changed.notify_one();
         loop {
-            let spare = self.locked().spares.pop_front()?;
+            let (spare, suspected) = {
+                let mut state = self.locked();
+                (state.spares.pop_front()?, state.suspected)
+            };
+            let is_suspect = suspected.is_some_and(|at| spare.made <= at);
             if !spare.is_usable(generation, now) {
                 spare.close();
             } else if let Ok(connection) = spare.register() {
-                return Some(connection);
+                return Some(TakenSpare { connection, is_suspect });
             }
         }
+    }
+
+    /// The server has not answered in time: every spare connection of now has to be proven again before it is used.
+    pub fn suspect(&self) {
+        self.locked().suspected = Some(Instant::now());
+    }
+
+    /// Closes the spare connections that have to be proven again.
+    pub fn close_suspects(&self) {
+        let suspects: VecDeque<Spare> = {
+            let mut state = self.locked();
+            let Some(suspected) = state.suspected else { return };
+            let (suspects, others) =
+                std::mem::take(&mut state.spares).into_iter().partition(|spare: &Spare| spare.made <= suspected);
+            state.spares = others;
+            suspects
+        };
+        suspects.into_iter().for_each(Spare::close);
     }
 
     /// Adds a new connection. Fails if the socket cannot be removed from its runtime.
@@ -97,20 +143,23 @@ impl SpareConnections {
 
     /// Closes connections that are too old, of another generation, or closed by mongod. Returns the number of those
     /// that mongod closed.
-    pub fn sweep(&self, generation: u64) -> usize {
+    pub fn sweep(&self, generation: u64) -> Swept {
         let (now, count) = (Instant::now(), self.locked().spares.len());
-        let mut lost = 0;
+        let mut swept = Swept::default();
         // One at a time, so that a client can take the others in the meantime.
         for _ in 0..count {
             let Some(spare) = self.locked().spares.pop_front() else { break };
             if spare.is_usable(generation, now) {
                 self.locked().spares.push_back(spare);
             } else {
-                lost += usize::from(!spare.is_silent());
+                if !spare.is_silent() {
+                    swept.lost += 1;
+                    swept.young += usize::from(now.saturating_duration_since(spare.made) < SETTLED_AGE);
+                }
                 spare.close();
             }
         }
-        lost
+        swept
     }
 
     /// The number of connections to be made now.
@@ -197,7 +246,8 @@ mod tests {
                     spares.put(connection).unwrap();
                 }
                 for port in ports {
-                    let mut connection = spares.take(0).unwrap();
+                    let TakenSpare { mut connection, is_suspect } = spares.take(0).unwrap();
+                    assert!(!is_suspect);
                     assert_eq!(connection.socket.local_addr().unwrap(), port);
                     connection.replay_hello(&hello("hello")).await.unwrap();
                 }
@@ -224,7 +274,7 @@ mod tests {
 
                 spares.put(second).unwrap();
                 spares.put(proven(&connector).await).unwrap();
-                assert_eq!((spares.sweep(0), spares.level().0), (1, 1));
+                assert_eq!((spares.sweep(0), spares.level().0), (Swept { lost: 1, young: 1 }, 1));
             }))
             .await;
     }
@@ -236,15 +286,15 @@ mod tests {
             .during(Box::pin(async {
                 let spares = SpareConnections::new(2, 16);
                 spares.put(proven(&connector).await).unwrap();
-                assert_eq!((spares.sweep(0), spares.level().0), (0, 1));
-                assert_eq!((spares.sweep(1), spares.level().0), (0, 0));
+                assert_eq!((spares.sweep(0).lost, spares.level().0), (0, 1));
+                assert_eq!((spares.sweep(1).lost, spares.level().0), (0, 0));
                 spares.put(proven(&connector).await).unwrap();
                 assert!(spares.take(1).is_none());
 
                 spares.put(proven(&connector).await).unwrap();
                 tokio::time::pause();
                 tokio::time::advance(AGE_MAX.saturating_sub(Duration::from_secs(1))).await;
-                assert_eq!((spares.sweep(0), spares.level().0), (0, 1));
+                assert_eq!((spares.sweep(0).lost, spares.level().0), (0, 1));
                 tokio::time::advance(Duration::from_secs(2)).await;
                 assert!(spares.take(0).is_none());
             }))
@@ -278,6 +328,26 @@ mod tests {
     fn hello(command: &str) -> Vec<u8> {
         let body = bson::doc! { command: 1, "$db": "admin" };
         crate::wire::op_msg::encode(77, 0, &bson::RawDocumentBuf::try_from(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn connections_from_before_a_timeout_are_suspect() {
+        let (connector, server) = TestUpstream::new().start().await;
+        server
+            .during(Box::pin(async {
+                let spares = SpareConnections::new(2, 16);
+                for _ in 0..2 {
+                    spares.put(proven(&connector).await).unwrap();
+                }
+                spares.suspect();
+                let mut suspect = spares.take(0).unwrap();
+                assert!(suspect.is_suspect);
+                suspect.connection.prove_again().await.unwrap();
+                spares.put(proven(&connector).await).unwrap();
+                spares.close_suspects();
+                assert!(spares.take(0).is_some_and(|taken| !taken.is_suspect) && spares.take(0).is_none());
+            }))
+            .await;
     }
 
     #[tokio::test]

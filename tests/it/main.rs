@@ -20,6 +20,7 @@ mod kit_itself;
 mod life;
 mod listeners;
 mod load;
+mod log_reader;
 mod matrix;
 mod mistakes;
 mod network_cut;

@@ -355,6 +355,16 @@ impl Gateway {
         self.process.signal(signal)
     }
 
+    /// Stops reading the log, as a stuck log collector does, or reads on.
+    pub fn read_log(&self, reading: bool) {
+        self.process.read_outputs(reading);
+    }
+
+    /// Whether the process has ended, also while its log is not read.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        self.process.has_ended()
+    }
+
     /// Waits for the end of the process.
     pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
         self.process.wait(timeout)

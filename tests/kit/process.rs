@@ -110,6 +110,17 @@ impl Process {
         }
     }
 
+    /// Stops reading both outputs, as a stuck log collector does, or reads on. A few KiB may have been read ahead.
+    pub fn read_outputs(&self, reading: bool) {
+        self.output.lock().is_stopped = !reading;
+        self.output.changed.notify_all();
+    }
+
+    /// Whether the child has ended, also while its outputs are not read.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Sends a signal, such as `libc::SIGTERM`.
     pub fn signal(&self, signal: i32) -> anyhow::Result<()> {
         self.signal_to(i32::try_from(self.id())?, signal)
@@ -192,6 +203,8 @@ struct OutputState {
     lines: Vec<Line>,
     /// Number of outputs that the child, or one of its children, holds open.
     open_count: usize,
+    /// Whether the outputs are not read.
+    is_stopped: bool,
 }
 
 impl Output {
@@ -215,6 +228,13 @@ impl Output {
         }
     }
 
+    fn wait_while_stopped(&self) {
+        let mut state = self.lock();
+        while state.is_stopped {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     fn follow(self: &Arc<Self>, stream: Stream, pipe: impl Read + Send + 'static) {
         self.lock().open_count += 1;
         let output = Arc::clone(self);
@@ -222,6 +242,7 @@ impl Output {
             let mut pipe = BufReader::new(pipe);
             let mut bytes = Vec::new();
             while matches!(pipe.read_until(b'\n', &mut bytes), Ok(count) if count > 0) {
+                output.wait_while_stopped();
                 let text = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
                 output.lock().lines.push(Line { stream, text });
                 output.changed.notify_all();

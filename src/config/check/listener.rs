@@ -66,6 +66,9 @@ pub(super) fn listener(
     let socket_permissions = section.or("socket_permissions", 0o700, readers::permissions);
     let idle_timeout = section.or("idle_timeout", None, |given| readers::duration_or_off(given, readers::MONTH));
     let max_lifetime = section.or("max_lifetime", None, |given| readers::duration_or_off(given, readers::MONTH));
+    let half_close_timeout = section.or("half_close_timeout", Some(readers::MINUTE / 2), |given| {
+        readers::duration_or_off(given, 24 * readers::HOUR)
+    });
     let tcp_keepalive = readers::keepalive(&mut section);
     let tls = tls(&mut section, mode, directory);
     Some(ListenerConfig {
@@ -83,6 +86,7 @@ pub(super) fn listener(
         socket_permissions,
         idle_timeout,
         max_lifetime,
+        half_close_timeout,
         tcp_keepalive,
         topology: topology?,
         intercept,

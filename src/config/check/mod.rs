@@ -24,6 +24,7 @@ use super::sections::LogConfig;
 use super::sections::LogFormat;
 use super::sections::LogLevel;
 use super::sections::MetricsConfig;
+use super::sections::ShutdownConfig;
 use super::values::ListenAddress;
 
 /// More threads than any machine can use.
@@ -41,6 +42,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let trust_domain = top.optional("trust_domain", identity_readers::trust_domain);
     let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), identity_readers::trust_domains);
     let admin = admin(top.table("admin"), &mut claimed);
+    let shutdown = shutdown(top.table("shutdown"));
     let log = log(top.table("log"));
     let metrics = metrics(top.table("metrics"));
 
@@ -72,6 +74,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         trust_domain,
         trust_domain_aliases,
         admin,
+        shutdown,
         log,
         metrics,
         identities: identities?,
@@ -92,6 +95,13 @@ fn admin(mut section: Section<'_>, claimed: &mut ClaimedAddresses) -> AdminConfi
     // The default address is in use too.
     claimed.insert("admin.address", &ListenAddress::Tcp(address));
     AdminConfig { address }
+}
+
+fn shutdown(mut section: Section<'_>) -> ShutdownConfig {
+    ShutdownConfig {
+        delay: section.or("delay", Duration::ZERO, |given| readers::duration(given, Duration::ZERO, readers::HOUR)),
+        wait_for_clients: section.or("wait_for_clients", false, readers::boolean),
+    }
 }
 
 fn log(mut section: Section<'_>) -> LogConfig {

@@ -33,6 +33,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `[admin]`: the administration port.
     pub admin: AdminConfig,
+    /// `[shutdown]`: what happens between the signal and the drain.
+    pub shutdown: ShutdownConfig,
     /// `[log]`: format and level of the log.
     pub log: LogConfig,
     /// `[metrics]`: optional labels of metrics.
@@ -64,6 +66,17 @@ pub struct AdminConfig {
 impl AdminConfig {
     /// The default address of the administration port. `mongate healthcheck` uses it too.
     pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9717);
+}
+
+/// `[shutdown]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShutdownConfig {
+    /// `delay`: how long the gateway serves as before after the first signal, while `/readyz` says that it is not
+    /// ready. 0 to 1 h; default: 0.
+    pub delay: Duration,
+    /// `wait_for_clients`: after `delay`, serves as before until no client is connected, for at most `drain_timeout`.
+    /// Default: `false`.
+    pub wait_for_clients: bool,
 }
 
 /// `[log]`.

@@ -21,6 +21,7 @@ pub(super) const UPSTREAM_PRIMARY_CHANGES: &str = "mongate_upstream_primary_chan
 pub(super) const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
 pub(in crate::telemetry) const POLICY_DECISIONS: &str = "mongate_policy_decisions_total";
 pub(super) const RELOADS: &str = "mongate_reloads_total";
+pub(super) const LOG_LINES_DROPPED: &str = "mongate_log_lines_dropped_total";
 pub(super) const BUILD: &str = "mongate_build_info";
 
 /// Bucket bounds of command durations, in seconds. A command answered from memory on the same host takes about 100 µs;
@@ -46,7 +47,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 18] = [
+pub(super) const FAMILIES: [Family; 19] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -148,6 +149,12 @@ pub(super) const FAMILIES: [Family; 18] = [
         kind: FamilyKind::Counter,
         unit: Unit::Count,
         help: "Reloads of changed certificate sets and policies, by outcome.",
+    },
+    Family {
+        name: LOG_LINES_DROPPED,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Log lines that were dropped because the reader of standard error did not take them.",
     },
     Family { name: BUILD, kind: FamilyKind::Gauge, unit: Unit::Count, help: "Always 1; the version is in the label." },
 ];

@@ -7,6 +7,7 @@ mod certs;
 pub(super) mod families;
 mod labels;
 mod listener;
+mod process;
 mod recorder;
 #[cfg(test)]
 mod tests;
@@ -15,5 +16,6 @@ mod upstream;
 pub use certs::{ReloadMetrics, set_certificate_expiry};
 pub use labels::{CertificateRole, ClientHandshake, CommandOutcome, ConnectionOutcome, Direction, Recycling};
 pub use listener::{ListenerMetrics, OpenConnection};
+pub use process::set_dropped_log_lines;
 pub use recorder::{InstallError, Metrics};
 pub use upstream::{SetMetrics, UpstreamMetrics};
