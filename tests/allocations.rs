@@ -107,6 +107,7 @@ fn meaning<'a>(name: &str, resource: Resource<'a>) -> Meaning<'a> {
         database: "shop",
         reaches: smallvec![Reach { resource, class: command.class, incidental: false }],
         javascript: false,
+        listing: None,
         essential: command.class == table::Class::Handshake,
         cursors: SmallVec::new(),
         sessions: SmallVec::new(),

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::listing::Listing;
 use super::meaning::{Meaning, Reach, Resource};
 use super::table::Command;
 
@@ -14,6 +15,7 @@ pub struct KeptMeaning {
     explained: bool,
     javascript: bool,
     essential: bool,
+    listing: Option<Listing>,
     /// The reaches without their names.
     reaches: SmallVec<[Reach<'static>; 2]>,
     /// The database, then the names of every reach, one after the other.
@@ -30,6 +32,7 @@ impl KeptMeaning {
             explained: false,
             javascript: false,
             essential: false,
+            listing: None,
             reaches: SmallVec::new(),
             names: String::new(),
             lengths: SmallVec::new(),
@@ -40,8 +43,8 @@ impl KeptMeaning {
 
     /// Replaces the kept meaning by a copy of `meaning`, in the same memory.
     pub fn replace(&mut self, meaning: &Meaning<'_>) {
-        let Self { command, explained, javascript, essential, reaches, names, lengths } = self;
-        (*command, *explained) = (meaning.command, meaning.explained);
+        let Self { command, explained, javascript, essential, listing, reaches, names, lengths } = self;
+        (*command, *explained, *listing) = (meaning.command, meaning.explained, meaning.listing);
         (*javascript, *essential) = (meaning.javascript, meaning.essential);
         names.clear();
         lengths.clear();
@@ -72,9 +75,15 @@ impl KeptMeaning {
             reaches: self.reaches.iter().map(|reach| reach.with_names(&mut next)).collect(),
             javascript: self.javascript,
             essential: self.essential,
+            listing: self.listing,
             cursors: SmallVec::new(),
             sessions: SmallVec::new(),
         }
+    }
+
+    /// The command.
+    pub fn command(&self) -> &'static Command {
+        self.command
     }
 
     /// Bytes of memory that it uses.

@@ -6,6 +6,7 @@ use bson::RawDocument;
 use smallvec::SmallVec;
 
 use super::known::KnownNames;
+use super::listing::Listing;
 use super::table::{Class, Command};
 
 /// A command that was understood completely.
@@ -25,6 +26,9 @@ pub struct Meaning<'a> {
     /// Whether clients cannot work without the command, and it neither shows nor changes what belongs to others: the
     /// handshake, what shells start with, and the end of the client's own sessions, transactions and cursors.
     pub essential: bool,
+    /// What the reply lists, if it can be filtered: one that shows only what the caller may see then says nothing about
+    /// the rest. For a `getMore` too.
+    pub listing: Option<Listing>,
     /// The cursors that a `getMore` reads or a `killCursors` closes.
     pub cursors: SmallVec<[i64; 1]>,
     /// The ids of the sessions that the body names: the command's own session, and those that it ends or refreshes.

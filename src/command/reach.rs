@@ -7,6 +7,7 @@ use bson::raw::RawElement;
 
 use super::arguments;
 use super::javascript::Found;
+use super::listing::{self, Listing};
 use super::meaning::Resource;
 use super::names;
 use super::pipeline;
@@ -23,7 +24,8 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     match reader.command.name {
         "aggregate" => pipeline::aggregate(reader),
         "other" => known(reader),
-        "find" | "insert" | "count" | "distinct" => reader.own_collection(reader.command.class),
+        "find" | "count" | "distinct" => reader.own_collection(reader.command.class),
+        "insert" => statements::insert(reader),
         "update" => statements::update(reader),
         "delete" => statements::delete(reader),
         "findAndModify" => statements::find_and_modify(reader),
@@ -41,15 +43,22 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "dbCheck" => db_check(reader),
         "filemd5" => file_md5(reader),
         "applyOps" => apply_ops(reader),
-        "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
+        "changePrimary" | "enableSharding" | "getDatabaseVersion" | "movePrimary" => named_database(reader),
         "endSessions" | "refreshSessions" => sessions(reader),
         "killSessions" => kill_sessions(reader),
         "commitTransaction" | "abortTransaction" => own_session(reader),
         "checkMetadataConsistency" => check_metadata(reader),
-        "dropDatabase" | "listCollections" | "profile" => {
+        "dropDatabase" | "profile" => {
             reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
-        "listDatabases" => reader.reaches.add(Resource::WholeServer, Read),
+        "listCollections" => {
+            reader.listing = listing::of_collections(reader.fields);
+            reader.reaches.add(Resource::WholeDatabase(reader.database), Read)
+        }
+        "listDatabases" => {
+            reader.listing = listing::of_databases(reader.fields);
+            reader.reaches.add(Resource::WholeServer, Read)
+        }
         "killAllSessions" | "killAllSessionsByPattern" | "setProfilingFilterGlobally" => {
             reader.reaches.add(Resource::WholeServer, Admin)
         }
@@ -255,7 +264,10 @@ fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Re
 }
 
 fn get_more(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_resource(reader, reader.argument("collection")?)?;
+    let name = reader.argument("collection")?;
+    cursor_resource(reader, name)?;
+    // mongod compares this name with that of the cursor.
+    reader.listing = (strict::text(name) == Some("$cmd.listCollections")).then_some(Listing::Collections);
     reader.cursors.push(strict::int64(reader.command_value()?).ok_or(Unclear::Argument("getMore"))?);
     Ok(())
 }
@@ -336,7 +348,7 @@ fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 /// Commands that show what clients do on the whole server, or hand data of the whole server to a host of the client's
 /// choice.
-const SHOWS_THE_SERVER: [&str; 10] = [
+pub(super) const SHOWS_THE_SERVER: [&str; 10] = [
     "addShard",
     "currentOp",
     "getLog",
@@ -350,12 +362,13 @@ const SHOWS_THE_SERVER: [&str; 10] = [
 ];
 
 /// Commands that a server has only if it was started with `enableTestCommands`. Some of them read and write anywhere.
-pub(super) const TEST_COMMANDS: [&str; 28] = [
+pub(super) const TEST_COMMANDS: [&str; 29] = [
     "_hashBSONElement",
     "captrunc",
     "clearLog",
     "configureFailPoint",
     "cpuload",
+    "createUnsplittableCollection",
     "echo",
     "emptycapped",
     "godinsert",

@@ -12,6 +12,7 @@ use super::meaning::{Meaning, ReadOptions, Request, Sequence, sequences_of};
 use super::names;
 use super::reach::{self, TEST_COMMANDS};
 use super::reader::Reader;
+use super::stored;
 use super::strict::{self, Fields, key};
 use super::table::{self, Class, Command};
 use super::unclear::Unclear;
@@ -81,7 +82,7 @@ fn command_of(fields: &Fields<'_>, options: ReadOptions<'_>) -> Result<&'static 
 }
 
 /// Commands that mongod and mongos send to each other, and migrations that copy data to another host.
-fn is_internal(name: &str) -> bool {
+pub(super) fn is_internal(name: &str) -> bool {
     const FAMILIES: [&str; 5] = ["_", "internalRename", "cluster", "donor", "recipient"];
     const OTHERS: [&str; 3] = ["doTxn", "getQueryableEncryptionCountInfo", "replicateSearchIndexCommand"];
     FAMILIES.iter().any(|family| name.starts_with(family)) || name.ends_with("ShardSplit") || OTHERS.contains(&name)
@@ -139,6 +140,7 @@ fn read_explained<'a>(
 fn meaning<'a>(mut reader: Reader<'a, '_>, body: &RawDocument, explained: bool) -> Result<Meaning<'a>, Unclear> {
     reader.expect_stored_functions(body);
     reach::find(&mut reader)?;
+    stored::check_literals(&reader, body)?;
     if reader.searches() {
         let fields = reader.fields;
         for element in fields.iter().filter(|element| !has_own_javascript_search(reader.command, key(element))) {
@@ -155,6 +157,7 @@ fn meaning<'a>(mut reader: Reader<'a, '_>, body: &RawDocument, explained: bool) 
         reaches: reader.reaches.into_list(),
         javascript: reader.found.javascript,
         essential: reader.essential && !explained,
+        listing: reader.listing,
         cursors: reader.cursors,
         sessions: reader.sessions,
     })

@@ -2,13 +2,14 @@
 
 /// Whether only servers send this stage to each other.
 pub(super) fn is_internal(stage: &str) -> bool {
-    const OTHERS: [&str; 7] = [
+    const OTHERS: [&str; 8] = [
         "$backupCursor",
         "$backupCursorExtend",
         "$listCatalog",
         "$mergeCursors",
         "$operationMetrics",
         "$queue",
+        "$setMetadata",
         "$setVariableFromSubPipeline",
     ];
     stage.starts_with("$_") || OTHERS.contains(&stage)
@@ -148,7 +149,9 @@ pub(super) const KEYS: &[(&[&str], &[&str])] = &[
             "scoreDetails",
             "searchAfter",
             "searchBefore",
+            "searchNodePreference",
             "sort",
+            "sortBetaV1",
             "tracking",
             // Operators and collectors.
             "autocomplete",
@@ -192,7 +195,10 @@ pub(super) const KEYS: &[(&[&str], &[&str])] = &[
             "exact",
             "explainOptions",
             "model",
+            "nestedOptions",
+            "parentFilter",
             "returnStoredSource",
+            "searchNodePreference",
         ],
     ),
 ];

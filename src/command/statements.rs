@@ -7,15 +7,22 @@ use super::javascript::ValueUse;
 use super::names;
 use super::pipeline;
 use super::reader::Reader;
+use super::stored;
 use super::strict::{self, Fields, key};
 use super::table::Class::{Read, Write};
 use super::unclear::Unclear;
 
+pub(super) fn insert(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
+    reader.own_collection(Write)?;
+    stored::check_documents(reader.documents("documents")?.into_iter().flatten())
+}
+
 pub(super) fn update(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     changed_collection(reader)?;
+    let is_of_buckets = own_collection_has_buckets(reader);
     for statement in reader.documents("updates")?.into_iter().flatten() {
         for element in strict::elements(statement?) {
-            statement_element(reader, &element?, "u")?;
+            statement_element(reader, &element?, "u", is_of_buckets)?;
         }
     }
     Ok(())
@@ -45,10 +52,16 @@ fn changed_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 /// The reply contains the changed document as well.
 pub(super) fn find_and_modify(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     changed_collection(reader)?;
+    let is_of_buckets = own_collection_has_buckets(reader);
     match reader.fields.get("update") {
-        Some(update) => modification(reader, update),
+        Some(update) => modification(reader, update, is_of_buckets),
         None => Ok(()),
     }
+}
+
+fn own_collection_has_buckets(reader: &Reader<'_, '_>) -> bool {
+    let collection = reader.fields.first().and_then(strict::text).unwrap_or_default();
+    stored::writes_buckets(reader, collection)
 }
 
 /// A statement names its collection by an index into `nsInfo`. Every entry of `nsInfo` counts as written, whether a
@@ -80,8 +93,13 @@ pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
             target.is_read = true;
             reader.reaches.add_namespace(target.namespace, Read)?;
         }
-        for element in operation.iter().filter(|element| key(element) != "document") {
-            statement_element(reader, element, "updateMods")?;
+        let (_, collection) = names::namespace(target.namespace)?;
+        let is_of_buckets = stored::writes_buckets(reader, collection);
+        for element in operation.iter() {
+            match key(element) {
+                "document" => stored::check_value(element)?,
+                _ => statement_element(reader, element, "updateMods", is_of_buckets)?,
+            }
         }
         // The search starts anew for the next statement, which may be for another database.
         if std::mem::take(&mut reader.found.stored_functions) && !target.has_where {
@@ -112,9 +130,10 @@ fn statement_element<'a>(
     reader: &mut Reader<'a, '_>,
     element: &RawElement<'a>,
     modification_key: &str,
+    is_of_buckets: bool,
 ) -> Result<(), Unclear> {
     if key(element) == modification_key {
-        modification(reader, element)
+        modification(reader, element, is_of_buckets)
     } else {
         reader.search_javascript(element, ValueUse::Evaluated)
     }
@@ -122,7 +141,10 @@ fn statement_element<'a>(
 
 /// An update is a pipeline, or a document of operators and values. The server runs code only in a pipeline; the values
 /// of a document are stored.
-fn modification<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>) -> Result<(), Unclear> {
+fn modification<'a>(reader: &mut Reader<'a, '_>, element: &RawElement<'a>, is_of_buckets: bool) -> Result<(), Unclear> {
+    if is_of_buckets {
+        stored::check_value(element)?;
+    }
     let Some(stages) = strict::array(element) else {
         return reader.search_javascript(element, ValueUse::Stored);
     };

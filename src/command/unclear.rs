@@ -32,6 +32,10 @@ pub enum Unclear {
     CollectionName,
     /// A key occurs twice where only one of the two would count.
     DuplicateKey,
+    /// A document that is to be stored has a field twice.
+    DuplicateField,
+    /// A document that is to be stored has more fields than there is memory to compare their names.
+    TooManyFields,
     /// More arguments than any command has.
     TooManyArguments,
     /// An unknown argument that begins with `$`.
@@ -81,6 +85,8 @@ impl fmt::Display for Unclear {
             Self::DatabaseName => "the name of a database is not valid",
             Self::CollectionName => "the name of a collection is not valid",
             Self::DuplicateKey => "a key occurs twice",
+            Self::DuplicateField => "a document has the same field twice",
+            Self::TooManyFields => "a document has too many fields to compare their names",
             Self::TooManyArguments => "the command has too many arguments",
             Self::UnknownDollarArgument => "an argument that begins with $ is unknown",
             Self::InternalArgument(name) => return write!(f, "the argument {name} is reserved for MongoDB servers"),

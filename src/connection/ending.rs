@@ -184,8 +184,11 @@ fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
         EndReason::Unjudged(_) => Some(
             "update the driver to a version that sends OP_MSG; enforcement = \"dry-run\" would forward this message",
         ),
+        EndReason::RefusedDocument(_) => {
+            Some("correct the document that the client inserts; enforcement = \"dry-run\" would forward this message")
+        }
         EndReason::Undetermined(_) => Some("update the driver to a version that sends OP_MSG"),
-        EndReason::UnreadableHello(_) => {
+        EndReason::UnreadableHello(_) | EndReason::UnreadableReply(_) => {
             Some("check what listens at this address: it is not a mongod, or a newer one than mongate knows")
         }
         EndReason::DeniedMeanwhile => {

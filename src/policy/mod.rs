@@ -19,7 +19,10 @@ mod rule_set;
 mod sentence;
 mod session_id;
 mod shadows;
+mod tables;
 mod view;
+mod visibility;
+mod witnesses;
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,7 @@ impl ConnectionState {
         }
         let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
+        let listed = self.filters.policy.take_listed();
         let judged = self.filters.policy.take_judged();
         if !expects_reply(header, facts) {
             self.in_flight.push_unacknowledged();
@@ -50,6 +51,7 @@ impl ConnectionState {
             policy_version: self.filters.policy.version(),
             transaction: facts.transaction(),
             names_members: self.filters.handshake.rewrites_replies_to(facts),
+            listed,
             ..InFlightRequest::new(header.request_id, id)
         });
     }

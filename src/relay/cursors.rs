@@ -93,7 +93,10 @@ struct Owner {
 #[derive(Debug, Clone)]
 pub(super) enum CursorOwnership {
     /// The caller owns it, and this version of the policy has allowed it.
-    Own,
+    Own {
+        /// Whether a `listCollections` has opened it.
+        lists_collections: bool,
+    },
     /// The caller owns it, and another version of the policy has allowed it.
     Outdated(Arc<JudgedCommand>),
     /// Another caller owns it.
@@ -121,7 +124,9 @@ impl CursorBook {
             book.use_cursor(id, caller);
             match book.cursors.get(&id) {
                 Some(cursor) if !caller.owns(cursor) => CursorOwnership::Foreign,
-                Some(cursor) if cursor.version == version => CursorOwnership::Own,
+                Some(cursor) if cursor.version == version => {
+                    CursorOwnership::Own { lists_collections: cursor.command.lists_collections() }
+                }
                 Some(cursor) => CursorOwnership::Outdated(Arc::clone(&cursor.command)),
                 None => CursorOwnership::Unknown,
             }
@@ -266,7 +271,7 @@ pub(super) mod tests {
     fn a_caller_owns_a_cursor_until_it_is_closed() {
         let (book, orders) = (CursorBook::default(), caller("orders"));
         let ownership = |name: &str, version| match book.ownership(7, &caller(name), version) {
-            CursorOwnership::Own => "own",
+            CursorOwnership::Own { .. } => "own",
             CursorOwnership::Outdated(_) => "outdated",
             CursorOwnership::Foreign => "foreign",
             CursorOwnership::Unknown => "unknown",
@@ -334,7 +339,7 @@ pub(super) mod tests {
         book.add(-1, &caller, find(1));
         for id in 0..50_000 {
             book.add(id, &caller, find(1));
-            assert!(matches!(book.ownership(-1, &caller, 1), CursorOwnership::Own));
+            assert!(matches!(book.ownership(-1, &caller, 1), CursorOwnership::Own { .. }));
             // Another caller does not use it.
             assert!(matches!(book.ownership(0, &cart, 1), CursorOwnership::Foreign | CursorOwnership::Unknown));
         }
@@ -363,7 +368,7 @@ pub(super) mod tests {
         book.add(2, &of(here, true), find(1));
         for id in [1, 2] {
             let owned = [of(here, false), of(there, false), of(here, true), of(there, true), of(None, true)]
-                .map(|caller| matches!(book.ownership(id, &caller, 1), CursorOwnership::Own));
+                .map(|caller| matches!(book.ownership(id, &caller, 1), CursorOwnership::Own { .. }));
             assert_eq!(owned, [true, true, true, false, false], "{id}");
         }
         book.check();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::command::Unclear;
 use crate::wire::sasl::SaslUser;
 
 /// A side of the gateway, or the gateway itself.
@@ -32,6 +33,9 @@ pub enum EndReason {
     /// The client sent a message that the policy cannot judge and that cannot be answered. It did not go upstream
     /// whole.
     Unjudged(&'static str),
+    /// The client sent a document that the policy refuses, after a part of its message had gone upstream. The rest did
+    /// not.
+    RefusedDocument(Unclear),
     /// The client sent a message that could be a hello or an authentication and that cannot be answered. It did not go
     /// upstream, since both may not reach mongod as they are.
     Undetermined(&'static str),
@@ -39,6 +43,8 @@ pub enum EndReason {
     DeniedMeanwhile,
     /// Upstream answered a hello with a reply that cannot be parsed, and could name members.
     UnreadableHello(&'static str),
+    /// Upstream sent a reply that cannot be parsed, and could list what the policy hides from the client.
+    UnreadableReply(&'static str),
     /// A long request that is held for the policy did not arrive in time.
     TooSlow,
     /// Upstream closed after the client had sent a message that is not valid in the wire protocol.
@@ -108,6 +114,7 @@ impl RelayEnd {
             self.reason,
             EndReason::Compressed
                 | EndReason::Unjudged(_)
+                | EndReason::RefusedDocument(_)
                 | EndReason::Undetermined(_)
                 | EndReason::TooSlow
                 | EndReason::NotUnderstood
@@ -134,11 +141,13 @@ impl fmt::Display for EndReason {
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(what) => write!(f, "sent {what}, which the policy cannot judge"),
+            Self::RefusedDocument(unclear) => write!(f, "sent a command that the policy refuses: {unclear}"),
             Self::Undetermined(what) => write!(f, "sent {what}, which could be a hello or an authentication"),
             Self::DeniedMeanwhile => {
                 f.write_str("a policy that does not allow the open cursor came into force before the next reply")
             }
             Self::UnreadableHello(what) => write!(f, "answered hello with {what}"),
+            Self::UnreadableReply(what) => write!(f, "sent {what}, which the policy cannot filter"),
             Self::TooSlow => f.write_str("took too long to send a command that the policy has to read whole"),
             Self::NotUnderstood => f.write_str("closed after a message that is not valid in the MongoDB wire protocol"),
             Self::Drained => f.write_str("drained"),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::command::table;
 use crate::command::table::CommandId;
 use crate::relay::judged_command::JudgedCommand;
+use crate::relay::listed::Listed;
 use crate::wire::header::Header;
 
 /// Requests in flight on one connection, at which its client is not read until replies come. The requests of one read
@@ -40,6 +41,8 @@ pub(super) struct InFlightRequest {
     pub(super) transaction: Option<u64>,
     /// Whether its replies may name members, and are rewritten.
     pub(super) names_members: bool,
+    /// What its replies list, so that they are filtered.
+    pub(super) listed: Option<Box<Listed>>,
     /// The number of unacknowledged requests before it; [`InFlight::push`] sets it.
     pub(super) unacknowledged_before: u32,
     /// The local reply to a request that did not go upstream.
@@ -61,6 +64,7 @@ impl InFlightRequest {
             policy_version: 0,
             transaction: None,
             names_members: false,
+            listed: None,
             unacknowledged_before: 0,
             local_reply: None,
         }
@@ -169,6 +173,15 @@ impl InFlight {
         match self.answered_by(response_to) {
             Some(request) => request.names_members,
             None => self.requests.iter().any(|request| request.names_members),
+        }
+    }
+
+    /// What a reply lists: as the request says that it answers, or, where it answers none, as any request in flight
+    /// says.
+    pub(super) fn listed(&self, response_to: i32) -> Option<&Listed> {
+        match self.requests.iter().find(|request| request.is_answered_by(response_to)) {
+            Some(request) => request.listed.as_deref(),
+            None => self.requests.iter().find_map(|request| request.listed.as_deref()),
         }
     }
 

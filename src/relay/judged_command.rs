@@ -29,6 +29,11 @@ impl JudgedCommand {
         self.meaning.meaning()
     }
 
+    /// Whether the command is a `listCollections`.
+    pub(super) fn lists_collections(&self) -> bool {
+        self.meaning.command().name == "listCollections"
+    }
+
     /// Whether the meaning has everything that reading the command with `options` would find.
     pub(super) fn suffices(&self, options: ReadOptions<'_>) -> bool {
         let ((any, stored), (needs_any, needs_stored)) = (self.searched, searched(options));

@@ -34,10 +34,12 @@ mod end;
 mod filter;
 mod framing;
 mod held_message;
+mod held_reply;
 mod hold_budget;
 mod in_flight;
 mod judged_command;
 mod limits;
+mod listed;
 mod migration;
 mod open_state;
 mod pump;
@@ -286,8 +288,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     }
 
     async fn finish(&mut self, (ended_by, reason): End) -> RelayEnd {
-        let final_reply =
-            if matches!(reason, EndReason::Compressed) { self.pump.take_final_reply() } else { Vec::new() };
+        let has_final_reply = matches!(reason, EndReason::Compressed | EndReason::RefusedDocument(_));
+        let final_reply = if has_final_reply { self.pump.take_final_reply() } else { Vec::new() };
         if !matches!(reason, EndReason::Stopped) {
             poll_fn(|cx| {
                 self.pump.close_upstream(cx);

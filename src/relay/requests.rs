@@ -217,6 +217,9 @@ impl Requests {
             *stage = Stage::Policy;
             self.budget_request = BudgetRequest::default();
         }
+        if *stage != Stage::Forwarding && connection.filters.policy.is_in_force() {
+            self.facts.compare_names();
+        }
         cursor.at += scan.advance(cursor.rest(), &mut self.facts);
         if self.checksum_change != 0 && scan.left() == 0 {
             // A checksum is read as a whole, so that all of it is still in the input.

@@ -25,6 +25,10 @@ pub trait FieldVisitor {
     fn element(&mut self, element: &Element<'_>);
     /// The identifier of a document sequence.
     fn sequence(&mut self, _identifier: &[u8]) {}
+    /// The next bytes of the documents of that sequence.
+    fn sequence_bytes(&mut self, _documents: &[u8]) {}
+    /// The last of these bytes have been given.
+    fn sequence_end(&mut self) {}
     /// The cursor ID of a reply; 0 if the cursor is exhausted.
     fn cursor(&mut self, _id: i64) {}
 }
@@ -51,7 +55,7 @@ enum Ahead {
     ReplyHead,
     Section,
     Sequence,
-    /// This many bytes of a document sequence, or of another part that is not read.
+    /// This many bytes of a document sequence.
     Skip(u32),
     Command(DocumentScan),
     /// The `cursor` document of a reply. The outer scan is at its start, and skips what the inner scan has read.
@@ -205,6 +209,10 @@ impl MessageScan {
             Ahead::Skip(bytes) => {
                 let step = rest.len().min(*bytes as usize);
                 *bytes -= u32::try_from(step).unwrap_or(*bytes);
+                visitor.sequence_bytes(rest.get(..step).unwrap_or_default());
+                if *bytes == 0 {
+                    visitor.sequence_end();
+                }
                 Ok(Some(step))
             }
             Ahead::Command(_) | Ahead::Wrapped(_) => self.command(rest, visitor),
@@ -276,7 +284,7 @@ impl MessageScan {
         }
     }
 
-    /// Size and identifier of a document sequence. Its documents are skipped.
+    /// Size and identifier of a document sequence. The visitor gets the bytes of its documents.
     fn sequence(&mut self, rest: &[u8], visitor: &mut impl FieldVisitor) -> Result<Option<usize>, Malformed> {
         let Some((size, after)) = rest.split_first_chunk() else { return Ok(None) };
         let size = u32::try_from(i32::from_le_bytes(*size)).map_err(|_| Malformed)?;

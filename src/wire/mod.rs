@@ -2,9 +2,11 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
+pub mod bson_compaction;
 pub mod bson_elements;
 pub mod bson_scan;
 pub mod error_reply;
+pub mod field_names;
 pub mod header;
 pub mod hello;
 pub mod message_scan;

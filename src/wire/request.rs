@@ -1,6 +1,7 @@
 //! Facts of a request: its command, its database and collection, and whether it expects a reply.
 
 use crate::wire::bson_scan::{DocumentScan, Element, Scanned, kind};
+use crate::wire::field_names::{ComparedPart, FieldFault, FieldNames};
 use crate::wire::message_scan::{FieldVisitor, flag};
 use crate::wire::short_text::ShortText;
 
@@ -36,12 +37,20 @@ pub struct RequestFacts {
     waits: bool,
     speculates: bool,
     load_balanced: bool,
+    is_raw: bool,
     sequences: [Option<ShortText<SEQUENCE_BYTES_MAX>>; SEQUENCES_MAX],
     has_odd_sequence: bool,
+    compares_names: bool,
+    /// Whether the documents of the current sequence are compared.
+    in_compared_sequence: bool,
+    /// Kept from message to message, once there was a sequence to compare.
+    field_names: Option<Box<FieldNames>>,
+    fault: Option<FieldFault>,
 }
 
 impl RequestFacts {
-    /// Resets all facts for the next message.
+    /// Resets all facts for the next message. Afterwards, no field names are compared until
+    /// [`RequestFacts::compare_names`].
     pub fn clear(&mut self) {
         // Field by field: setting an absent text to `None` does not have to overwrite its bytes.
         let Self {
@@ -59,14 +68,30 @@ impl RequestFacts {
             waits,
             speculates,
             load_balanced,
+            is_raw,
             sequences,
             has_odd_sequence,
+            compares_names,
+            in_compared_sequence,
+            field_names: _,
+            fault,
         } = self;
-        for fact in
-            [is_query, is_command_query, named, in_transaction, waits, speculates, load_balanced, has_odd_sequence]
-        {
+        for fact in [
+            is_query,
+            is_command_query,
+            named,
+            in_transaction,
+            waits,
+            speculates,
+            load_balanced,
+            is_raw,
+            has_odd_sequence,
+            compares_names,
+            in_compared_sequence,
+        ] {
             *fact = false;
         }
+        *fault = None;
         (*flags, *command, *database, *cursor, *session) = (0, None, None, None, None);
         (*first_value, *collection_field) = (None, None);
         *sequences = [None, None];
@@ -138,6 +163,39 @@ impl RequestFacts {
         self.has_odd_sequence
     }
 
+    /// From here on, compares the field names of documents that the message wants to be stored in document sequences:
+    /// see [`RequestFacts::field_fault`]. Those of the body are not compared.
+    pub fn compare_names(&mut self) {
+        if !self.compares_names && (self.sequences().next().is_some() || self.has_odd_sequence) {
+            // Nothing is known of the documents before this point.
+            self.fault = Some(FieldFault::Malformed);
+        }
+        self.compares_names = true;
+    }
+
+    /// What is wrong with the documents of the document sequences so far.
+    pub fn field_fault(&self) -> Option<FieldFault> {
+        self.fault
+    }
+
+    /// The number of field names that are remembered: each takes about 20 bytes. 0 for usual documents.
+    pub fn field_names_held(&self) -> usize {
+        self.field_names.as_ref().map_or(0, |names| names.names_held())
+    }
+
+    /// What is compared in the documents of a sequence. The statements of an update are compared only where they change
+    /// the buckets of a time series as they are.
+    fn compared_part(&self, identifier: &[u8]) -> Option<ComparedPart> {
+        let collection = self.first_value.as_ref().map(ShortText::as_bytes);
+        match identifier {
+            b"documents" => Some(ComparedPart::Everything),
+            b"updates" if collection.is_none_or(|name| name.starts_with(b"system.buckets.")) || self.is_raw => {
+                Some(ComparedPart::Field(b"u"))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the message has a flag that the protocol does not define.
     pub fn has_unknown_flag(&self) -> bool {
         self.flags & !flag::KNOWN != 0
@@ -188,6 +246,35 @@ impl FieldVisitor for RequestFacts {
             (Some(entry), Some(identifier)) => *entry = Some(identifier),
             _ => self.has_odd_sequence = true,
         }
+        self.in_compared_sequence = false;
+        if self.compares_names
+            && let Some(part) = self.compared_part(identifier)
+        {
+            self.in_compared_sequence = true;
+            match &mut self.field_names {
+                Some(names) => names.restart(part),
+                None => self.field_names = Some(Box::new(FieldNames::new(part))),
+            }
+        }
+    }
+
+    fn sequence_bytes(&mut self, documents: &[u8]) {
+        if self.in_compared_sequence
+            && let Some(names) = &mut self.field_names
+        {
+            names.read(documents);
+            self.fault = self.fault.or(names.fault());
+        }
+    }
+
+    fn sequence_end(&mut self) {
+        if self.in_compared_sequence
+            && let Some(names) = &mut self.field_names
+        {
+            self.fault = self.fault.or(names.final_fault());
+            names.release();
+            self.in_compared_sequence = false;
+        }
     }
 
     fn element(&mut self, element: &Element<'_>) {
@@ -211,6 +298,7 @@ impl FieldVisitor for RequestFacts {
             b"maxAwaitTimeMS" | b"topologyVersion" => self.waits = true,
             b"speculativeAuthenticate" => self.speculates = true,
             b"loadBalanced" => self.load_balanced = element.number() == Some(1),
+            b"rawData" => self.is_raw = true,
             _ => {}
         }
     }

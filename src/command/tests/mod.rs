@@ -4,6 +4,9 @@ mod catalogue;
 pub(crate) mod generator;
 mod hostile;
 mod naive;
+mod newer_servers;
+mod stage_keys;
+mod stored_documents;
 
 use bson::{RawDocument, RawDocumentBuf};
 

@@ -2,6 +2,7 @@
 
 mod decisions;
 mod findings;
+mod listings;
 mod naive;
 
 use std::net::IpAddr;
@@ -105,6 +106,7 @@ fn meaning<'a>(text: &'a str) -> Meaning<'a> {
         reaches: resources.split(", ").map(reach).collect(),
         javascript,
         essential: essential || matches!(command.class, Class::Handshake | Class::Auth),
+        listing: None,
         cursors: SmallVec::new(),
         sessions: SmallVec::new(),
     }

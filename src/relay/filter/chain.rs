@@ -64,12 +64,18 @@ impl Filters {
         if self.policy.denies_reply(reply) {
             return ReplyVerdict::Close(EndReason::DeniedMeanwhile);
         }
-        reply::inspect(reply, self.handshake.naming())
+        match self.policy.inspect_reply(reply) {
+            ReplyVerdict::Forward => reply::inspect(reply, self.handshake.naming()),
+            verdict => verdict,
+        }
     }
 
     /// Decides what becomes of a stream of replies whose message boundaries are lost.
-    pub(in crate::relay) fn decide_unframed_reply(&self) -> ReplyVerdict {
-        reply::inspect_unframed(self.handshake.naming())
+    pub(in crate::relay) fn decide_unframed_reply(&mut self) -> ReplyVerdict {
+        match self.policy.inspect_unframed_reply() {
+            ReplyVerdict::Forward => reply::inspect_unframed(self.handshake.naming()),
+            verdict => verdict,
+        }
     }
 
     #[inline]

@@ -7,6 +7,7 @@ use crate::command::{ReadOptions, Sequence, Unclear, table};
 use crate::relay::filter::verdict::Hold;
 use crate::relay::filter::view::RequestView;
 use crate::relay::limits::{BODY_BYTES_MAX, HELD_BYTES_MAX, WAITING_BYTES_MAX};
+use crate::wire::field_names::FieldFault;
 use crate::wire::header::OpCode;
 use crate::wire::request::RequestFacts;
 use crate::wire::{op_msg, op_query};
@@ -104,8 +105,20 @@ fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
     if has_foreign_sequence(facts) {
         return Some(Unclear::Sequence);
     }
+    if let Some(fault) = facts.field_fault() {
+        return Some(unclear_document(fault));
+    }
     // A hello is held in the input, to be rewritten there.
     (request.is_hello() && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
+}
+
+/// What is wrong with a document of the request.
+pub(in crate::relay) fn unclear_document(fault: FieldFault) -> Unclear {
+    match fault {
+        FieldFault::Duplicate => Unclear::DuplicateField,
+        FieldFault::Malformed => Unclear::NotBson,
+        FieldFault::TooDeep => Unclear::TooDeep,
+    }
 }
 
 /// Whether the request has a document sequence that its command does not take, where the command is known.

@@ -8,9 +8,10 @@ use crate::command::{Meaning, Request, Resource, Unclear, table};
 use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
-use crate::relay::filter::judgeable::{Judgeable, has_foreign_sequence, judgeable, unjudgeable};
+use crate::relay::filter::judgeable::{Judgeable, has_foreign_sequence, judgeable, unclear_document, unjudgeable};
 use crate::relay::filter::judged_commands::{JudgedCommands, denies_reply};
 use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::names_permit::NamesPermit;
 use crate::relay::filter::policy_source::{CursorError, EffectivePolicy, PolicySource};
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::request_changes::RequestChanges;
@@ -18,11 +19,14 @@ use crate::relay::filter::verdict::{Close, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::in_flight::InFlightRequest;
 use crate::relay::judged_command::JudgedCommand;
+use crate::relay::listed::Listed;
 use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::OpCode;
 use crate::wire::reply::{ClusterTimes, ReplyFacts};
 use crate::wire::request::RequestFacts;
+
+mod replies;
 
 /// Asks the policy about the requests of one connection.
 pub struct PolicyFilter {
@@ -33,11 +37,18 @@ pub struct PolicyFilter {
     /// A policy that came into force after the last request, for the replies that arrive meanwhile, and its version.
     newer: Option<Box<(u64, Option<EffectivePolicy>)>>,
     findings: Findings,
+    /// What the replies to the current request list.
+    listed: Option<Box<Listed>>,
+    /// Whether any request of this connection had such replies.
+    has_listed: bool,
     /// What has to change in the current request.
     pub(in crate::relay) changes: RequestChanges,
     judged: JudgedCommands,
     /// The times of the server's last reply under a policy; boxed, since a standalone server has none.
     times: Option<Box<ClusterTimes>>,
+    names_permit: NamesPermit,
+    /// Whether a document of the current request was refused, or would have been.
+    has_refused_document: bool,
 }
 
 impl PolicyFilter {
@@ -57,7 +68,11 @@ impl PolicyFilter {
             findings: Findings::default(),
             changes: RequestChanges::default(),
             judged: JudgedCommands::default(),
+            listed: None,
+            has_listed: false,
             times: None,
+            names_permit: NamesPermit::default(),
+            has_refused_document: false,
         }
     }
 
@@ -90,8 +105,14 @@ impl PolicyFilter {
         self.judged.begin_request();
     }
 
+    /// Whether a policy is in force.
+    pub(in crate::relay) fn is_in_force(&self) -> bool {
+        self.effective.is_some()
+    }
+
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        self.listed = None;
         self.changes.begin_inspection();
         let verdict = match &self.effective {
             Some(_) => self.inspect_judged(request),
@@ -105,6 +126,7 @@ impl PolicyFilter {
     }
 
     fn inspect_judged(&mut self, request: &RequestView<'_>) -> Verdict {
+        self.has_refused_document = request.facts.field_fault().is_some();
         match request.header.op_code {
             OpCode::MSG | OpCode::QUERY if request.header.response_to == 0 => {}
             OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
@@ -132,6 +154,9 @@ impl PolicyFilter {
     /// Whether what follows the part of a request that was judged ends the connection. Part of the request may have
     /// gone upstream, so that it can only be cut short; mongod does not execute a message that never ends.
     pub(in crate::relay) fn inspect_rest(&mut self, request: &RequestView<'_>) -> Option<Box<Close>> {
+        if let Some(unclear) = self.unclear_documents(request.facts) {
+            return self.cut_short(unclear, request);
+        }
         let effective = self.effective.as_ref()?;
         let is_odd = request.scan.is_malformed() || has_foreign_sequence(request.facts);
         if !is_odd || !effective.denies_unclear() {
@@ -143,6 +168,29 @@ impl PolicyFilter {
         }
     }
 
+    /// What is wrong with the documents of a request that is being forwarded.
+    fn unclear_documents(&mut self, facts: &RequestFacts) -> Option<Unclear> {
+        self.effective.as_ref()?;
+        if let Some(fault) = facts.field_fault() {
+            return Some(unclear_document(fault));
+        }
+        let is_covered = self.names_permit.covers(facts.field_names_held(), self.changes.hold_budget()?);
+        (!is_covered).then_some(Unclear::TooManyFields)
+    }
+
+    /// Ends the connection of a client that sends a document that may not be stored; a dry run forwards it. The client
+    /// gets the error if it reads replies at all. mongod gets a message that never ends, and does not execute it.
+    fn cut_short(&mut self, unclear: Unclear, request: &RequestView<'_>) -> Option<Box<Close>> {
+        // A dry run gets here again with each piece of the request.
+        if std::mem::replace(&mut self.has_refused_document, true) {
+            return None;
+        }
+        let Verdict::Reply(reply) = self.deny_unclear(unclear, request.facts) else { return None };
+        let is_silent = request.facts.more_to_come();
+        let final_reply = if is_silent { Vec::new() } else { reply.to_message(request.header) };
+        Some(Box::new(Close { reason: EndReason::RefusedDocument(unclear), final_reply }))
+    }
+
     /// Whether a reply may not reach the client, because the policy has changed since the request went upstream.
     #[inline]
     pub(in crate::relay) fn denies_reply(&mut self, reply: &ReplyView<'_>) -> bool {
@@ -151,14 +199,7 @@ impl PolicyFilter {
         if reply.request().is_some_and(|request| request.policy_version == version) {
             return false;
         }
-        if version == self.version {
-            return self.effective.as_ref().is_some_and(|effective| denies_reply(effective, version, reply));
-        }
-        let (_, effective) = match &mut self.newer {
-            Some(newer) if newer.0 == version => &**newer,
-            newer => &**newer.insert(Box::new((version, source.effective_policy()))),
-        };
-        effective.as_ref().is_some_and(|effective| denies_reply(effective, version, reply))
+        self.in_force().is_some_and(|effective| denies_reply(effective, version, reply))
     }
 
     /// Takes the command of the current request, which [`PolicyFilter::note_reply`] gets with its reply.
@@ -218,6 +259,8 @@ impl PolicyFilter {
         }
         if judgement.effect == Effect::Allow {
             self.changes.map_sessions(&meaning, request.message);
+            self.listed =
+                meaning.listing.map(|listing| Box::new(Listed { listing, database: meaning.database.into() }));
             self.judged.keep(&meaning, effective, self.version);
             if judgement.notes.is_empty() {
                 // The common path: there is nothing to log.

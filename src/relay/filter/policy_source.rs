@@ -100,7 +100,8 @@ impl EffectivePolicy {
         version: u64,
     ) -> Result<Option<Judgement>, CursorError> {
         if meaning.command.name == "getMore" {
-            return meaning.cursors.first().map_or(Ok(None), |id| self.check_cursor(*id, version));
+            let lists = meaning.listing.is_some();
+            return meaning.cursors.first().map_or(Ok(None), |id| self.check_cursor(*id, lists, version));
         }
         // Closing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
         let is_foreign =
@@ -114,9 +115,21 @@ impl EffectivePolicy {
 
     /// Whether the caller may read a cursor. If another version of the policy has allowed it, judges the command that
     /// opened it, and returns that judgement.
-    pub(in crate::relay) fn check_cursor(&self, id: i64, version: u64) -> Result<Option<Judgement>, CursorError> {
+    ///
+    /// `lists`: whether the command reads it as the cursor of a list of collections, whose batches are filtered. That
+    /// has to be true of the cursor too; mongod compares the namespaces itself.
+    pub(in crate::relay) fn check_cursor(
+        &self,
+        id: i64,
+        lists: bool,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorError> {
         match self.cursors.ownership(id, &self.caller, version) {
-            CursorOwnership::Own => Ok(None),
+            CursorOwnership::Own { lists_collections } if lists_collections == lists => Ok(None),
+            CursorOwnership::Own { .. } => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
+            CursorOwnership::Outdated(command) if command.lists_collections() != lists => {
+                Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED))
+            }
             CursorOwnership::Foreign => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
             CursorOwnership::Unknown => Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
             CursorOwnership::Outdated(command) => {

@@ -43,6 +43,8 @@ pub(in crate::relay) struct Close {
 pub(in crate::relay) enum ReplyVerdict {
     /// The reply is held until all of it has arrived.
     NeedMore,
+    /// The reply is held outside of the input until all of it has arrived, and is filtered then.
+    HoldApart,
     /// The reply goes to the client as it is.
     Forward,
     /// These bytes go to the client in place of the reply, all of which has arrived.

@@ -54,7 +54,7 @@ impl TestPolicy {
         *self.mapping.lock().unwrap() = None;
     }
 
-    fn hold_budget(&self) -> HoldBudget {
+    pub(super) fn hold_budget(&self) -> HoldBudget {
         self.mapping.lock().unwrap().as_ref().unwrap().hold_budget.clone()
     }
 
@@ -89,6 +89,11 @@ impl TestPolicy {
         self.mapping.lock().unwrap().get_or_insert(SessionMapping { owner, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
+
+    /// The findings so far, for example `deny no-secrets find shop.secret 1`.
+    pub(super) fn logged(&self) -> Vec<String> {
+        self.logged.lock().unwrap().clone()
+    }
 }
 
 pub(super) async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
@@ -112,7 +117,7 @@ pub(super) fn find(id: i32, collection: &str) -> Vec<u8> {
     request(id, &doc! { "find": collection, "$db": "shop" })
 }
 
-fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
+pub(super) fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
     request(id, &doc! { "insert": collection, "documents": [{ "t": "x".repeat(bytes) }], "$db": "shop" })
 }
 
