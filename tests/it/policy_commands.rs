@@ -40,6 +40,7 @@ fn commands() -> Vec<Row> {
     let namespaces = ["shop.orders", "shop.private"].map(|name| doc! { "ns": name });
     let index = doc! { "key": { "n": 1 }, "name": "n", "ns": "vault.secret" };
     let begins = doc! { "$regexMatch": { "input": "$name", "regex": "^V" } };
+    let quotes = doc! { "$expr": { "$cond": [begins, { "$toInt": "$name" }, true] } };
     let mut rows = vec![
         denied_read("explain", &explain(indexed.clone())),
         denied("explain of another database", &explain(other.clone())),
@@ -136,9 +137,7 @@ fn commands() -> Vec<Row> {
         ),
         denied_read(
             "an error that quotes the name of a collection",
-            &shop(
-                doc! { "listCollections": 1, "filter": { "$expr": { "$cond": [begins, { "$toInt": "$name" }, true] } } },
-            ),
+            &shop(doc! { "listCollections": 1, "filter": quotes }),
         ),
         denied(
             "a batch that tells whether a collection matches a pattern",

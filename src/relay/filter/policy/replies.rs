@@ -61,8 +61,8 @@ impl PolicyFilter {
 
     /// The client's share of the memory for replies that are held; `None` without a policy.
     pub(in crate::relay) fn reply_share(&mut self) -> Option<ReplyShare> {
-        let caller = Arc::clone(&self.in_force()?.caller.name);
-        self.changes.hold_budget().map(|budget| budget.reply_share(&caller))
+        let budget = self.source.as_ref()?.session_mapping()?.hold_budget;
+        self.in_force().map(|in_force| budget.reply_share(&in_force.caller.name))
     }
 
     /// Whether a reply may show more than the client may see.
