@@ -10,10 +10,11 @@
 //! `requests` carries that out; replies take the same way back through `replies`. `context` keeps the ledger of both.
 //! `migration/` moves a client to another upstream connection.
 //!
-//! Requests and replies stay as they are, except for five changes: a hello loses what mongod may not read; a reply to
+//! Requests and replies stay as they are, except for six changes: a hello loses what mongod may not read; a reply to
 //! hello names members as the client knows them; the first reply of a stream that was restarted on another upstream
-//! connection gets the `responseTo` that the client waits for; under a policy session ids are mapped, and mongod may
-//! stream replies only to a hello. The gateway replies only to requests of which nothing has gone upstream.
+//! connection gets the `responseTo` that the client waits for; under a policy session ids are mapped, mongod may stream
+//! replies only to a hello, and lists of collections and databases show what the client may see. The gateway replies
+//! only to requests of which nothing has gone upstream.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

@@ -170,6 +170,14 @@ impl<'a> PolicyReview<'a> {
         }
         if let (Some(config), Some((_, view)), Ok(meaning)) = (&self.config.policy, &policy, &meaning) {
             explanation.rules = trace::trace(config, view, &facts, meaning);
+            if explanation.decision == Decision::Deny
+                && matches!(meaning.command.name, "listCollections" | "listDatabases")
+                && meaning.listing.is_none()
+            {
+                let note =
+                    "the reply cannot be filtered, because this filter or batchSize would tell of hidden entries";
+                explanation.notes.push(note.to_owned());
+            }
             if !meaning.cursors.is_empty() {
                 let note = "the cursor must also belong to this caller; only the running gateway knows that";
                 explanation.notes.push(note.to_owned());
@@ -244,14 +252,11 @@ impl Explanation {
         self.audited_by = audits.filter_map(|(_, grounds)| rule(*grounds)).collect();
         self.decision = decision;
         self.rule = rule(grounds);
-        self.because = self.reason(grounds);
-        if decision == Decision::Allow
-            && let Ok(meaning) = meaning
-            && let Some(shown) = filtered(view, meaning)
-        {
-            self.because.push_str("; ");
-            self.because.push_str(&shown);
-        }
+        let filtered = meaning.as_ref().ok().filter(|_| decision == Decision::Allow);
+        self.because = match filtered.and_then(|meaning| filtered_list(view, meaning)) {
+            Some(shown) => format!("{}; {shown}", self.reason_for_part(grounds)),
+            None => self.reason(grounds),
+        };
         if let Some(reach) = judgement.reach.and_then(|at| self.reaches.get_mut(at)) {
             reach.decided = true;
         }
@@ -288,6 +293,15 @@ impl Explanation {
         }
     }
 
+    /// The reason why a list passes whose reply is filtered.
+    fn reason_for_part(&self, grounds: Grounds) -> String {
+        match grounds {
+            Grounds::Rule(_) => format!("rule {:?} allows part of it", self.rule.as_deref().unwrap_or_default()),
+            Grounds::NoRule => "no deny rule covers all of it, and there are no allow rules".to_owned(),
+            _ => self.reason(grounds),
+        }
+    }
+
     /// The explanation as one JSON object, over several lines.
     pub fn to_json(&self) -> String {
         // Only strings and booleans, which cannot fail.
@@ -296,15 +310,15 @@ impl Explanation {
 }
 
 /// What the reply to a listing is limited to; `None` for any other command, and for a reply that is not filtered.
-fn filtered(view: &View, meaning: &Meaning<'_>) -> Option<String> {
+fn filtered_list(view: &View, meaning: &Meaning<'_>) -> Option<String> {
     let listing = meaning.listing.filter(|listing| !view.sees_everything(*listing, meaning.database))?;
     Some(match listing {
         Listing::Collections => format!(
-            "the reply is filtered: it lists only the collections of {} with which this caller may do anything",
+            "the reply is filtered: it lists only the collections of {} on which this caller may run any command",
             meaning.database
         ),
         Listing::Databases => {
-            "the reply is filtered: it lists only the databases in which this caller may do anything".to_owned()
+            "the reply is filtered: it lists only the databases in which this caller may run any command".to_owned()
         }
     })
 }

@@ -102,6 +102,18 @@ fn the_exit_code_of_explain_matches_its_verdict() {
         desk.check(&format!("mongate policy explain {arguments}"), exit, says)
     };
     check(&format!("{CART} {find}"), 0, &["verdict: allowed: rule \"everybody-in-the-shop-reads\" allows it"]);
+    let list = |filter: &str| {
+        format!("{CART} --body {}", quoted(&format!(r#"{{"listDatabases": 1, "filter": {filter}, "$db": "admin"}}"#)))
+    };
+    let part = "verdict: allowed: rule \"everybody-in-the-shop-reads\" allows part of it; the reply is filtered";
+    check(&list(r#"{"name": "shop"}"#), 0, &[part]);
+    check(&list(r#"{"$expr": {"$toInt": "$name"}}"#), 77, &["note: the reply cannot be filtered, because"]);
+    check(
+        &format!("{CART} --command listCollections --database shop"),
+        0,
+        &["everybody-in-the-shop-reads\" allows it\n"],
+    );
+    check(&format!("{CART} --command listCollections --database vault"), 77, &["no allow rule matches"]);
     let denied = "mongate: not authorized on shop to execute command find: denied by rule \"sleep-may-not-read\"";
     check(&format!("{SLEEP} {find}"), 77, &["verdict: denied: rule \"sleep-may-not-read\" denies it", denied]);
     check(&format!("--nobody {find}"), 77, &["there are allow rules, and none matches", "no allow rule matches"]);

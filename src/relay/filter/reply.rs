@@ -1,4 +1,4 @@
-//! A reply as the filters see it, and the one place where replies are rewritten.
+//! A reply as the filters see it, and the member names in a reply to hello.
 
 use crate::relay::end::EndReason;
 use crate::relay::filter::naming::Naming;
