@@ -181,6 +181,11 @@ impl CommandSelector {
         ESSENTIALS.iter().all(|(command, class)| !names(self, command, *class) || names(other, command, *class))
     }
 
+    /// The commands that the values name, without those of classes.
+    pub(super) fn named(&self) -> impl Iterator<Item = &'static Command> {
+        self.names.iter()
+    }
+
     pub(super) fn has_class(&self, class: Class) -> bool {
         self.classes & bit(class) != 0
     }

@@ -119,6 +119,14 @@ impl<'a> PolicyReview<'a> {
         Ok(Self { config, policy })
     }
 
+    /// What is doubtful about the policy: for each warning, the key and a sentence that continues it.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let of_values =
+            self.config.warnings().into_iter().map(|warning| format!("{} {}", warning.key, warning.sentence));
+        let of_rules = self.policy.iter().flat_map(Policy::warnings);
+        of_values.chain(of_rules.map(|warning| format!("{} {}", warning.key, warning.sentence))).collect()
+    }
+
     /// Whether the policy has a rule of this name.
     pub(super) fn has_rule(&self, name: &str) -> bool {
         self.config.policy.iter().flat_map(|policy| &policy.rules).any(|rule| rule.name == name)
