@@ -124,7 +124,9 @@ fn meaning<'a>(name: &str, collections: &[&'a str]) -> Meaning<'a> {
         reaches: collections.iter().map(reach).collect(),
         javascript: false,
         essential: false,
+        listing: None,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

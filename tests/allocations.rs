@@ -10,7 +10,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::Write as _;
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::spec::BinarySubtype;
+use bson::{Binary, RawDocumentBuf, rawdoc};
 use smallvec::{SmallVec, smallvec};
 
 use relayed::{Relayed, Rules};
@@ -106,8 +107,10 @@ fn meaning<'a>(name: &str, resource: Resource<'a>) -> Meaning<'a> {
         database: "shop",
         reaches: smallvec![Reach { resource, class: command.class, incidental: false }],
         javascript: false,
-        essential: false,
+        listing: None,
+        essential: command.class == table::Class::Handshake,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 
@@ -141,7 +144,7 @@ fn checking_a_command_does_not_allocate_for_any_number_of_rules() {
 #[test]
 fn parsing_and_checking_a_command_do_not_allocate() {
     let ping = rawdoc! { "ping": 1, "$db": "admin" };
-    let find = rawdoc! { "find": "orders", "filter": { "customer": 5 }, "lsid": { "id": 7 }, "$db": "shop" };
+    let find = rawdoc! { "find": "orders", "filter": { "customer": 5 }, "lsid": { "id": session_id() }, "$db": "shop" };
     let aggregate =
         rawdoc! { "aggregate": "orders", "pipeline": [{ "$match": { "a": 1 } }], "cursor": {}, "$db": "shop" };
     let view = view(1_000);
@@ -174,7 +177,9 @@ fn allocations_of_tls(request: &[u8], reply: &[u8]) -> usize {
 #[test]
 fn forwarding_a_message_allocates_only_what_tls_allocates() {
     let ping = op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" });
-    let find = op_msg::encode(1, 0, &rawdoc! { "find": "orders", "filter": { "customer": 5 }, "$db": "shop" });
+    let session = rawdoc! { "id": session_id() };
+    let find = rawdoc! { "find": "orders", "filter": { "customer": 5 }, "lsid": session, "$db": "shop" };
+    let find = op_msg::encode(1, 0, &find);
     let ok = op_msg::encode(9, 1, &rawdoc! { "ok": 1.0 });
     for (request, judged) in [(&ping, Rules::Off), (&ping, Rules::Count(100)), (&find, Rules::Count(100))] {
         let expected = allocations_of_tls(request, &ok);
@@ -188,6 +193,10 @@ fn forwarding_a_message_allocates_only_what_tls_allocates() {
         });
         assert_eq!((expected, round_trips.min()), (2, Some(2)), "{judged:?}");
     }
+}
+
+fn session_id() -> Binary {
+    Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] }
 }
 
 /// `None` where it is not understood.

@@ -11,10 +11,10 @@ use anyhow::{Context as _, bail, ensure};
 use mongate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
 use mongate::lifecycle::drain::{Drain, DrainWatch};
 use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
-use mongate::policy::{CallerFacts, Policy};
+use mongate::policy::{CallerFacts, Policy, SessionOwner};
 use mongate::relay::{
-    ConnectionStats, CursorBook, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits, PolicyFilter,
-    PolicySource, Relay, Turn, UpstreamSide, counter_labels,
+    ConnectionStats, CursorBook, CursorCaller, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits,
+    PolicyFilter, PolicySource, Relay, Turn, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -31,6 +31,9 @@ const PIPE_BYTES: usize = 4 * 1024 * 1024;
 const RESPONSE_TO: std::ops::Range<usize> = 8..12;
 /// Bytes of a request's id.
 const REQUEST_ID: std::ops::Range<usize> = 4..8;
+
+/// The listener of a relay.
+const LISTENER: &str = "bench";
 
 /// The policy of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub(crate) struct Relayed {
     // The relay creates timers in this runtime. The runtime itself never runs.
     runtime: tokio::runtime::Runtime,
     received: Vec<u8>,
+    maps_sessions: bool,
 }
 
 impl Relayed {
@@ -77,16 +81,29 @@ impl Relayed {
             let relay = Relay::new(near_client, upstream_side, Limits::default(), stats, filters);
             Box::pin(run(relay, drain, renewal))
         };
-        Ok(Self { relaying, client, upstream, session, runtime, received: vec![0; PIPE_BYTES] })
+        Ok(Self {
+            relaying,
+            client,
+            upstream,
+            session,
+            runtime,
+            received: vec![0; PIPE_BYTES],
+            maps_sessions: rules != Rules::Off,
+        })
     }
 
-    /// Sends one request and one reply through the relay. Fails if one of them does not arrive unchanged.
+    /// Sends one request and one reply through the relay. Fails if one of them does not arrive unchanged, except for
+    /// the session id of the request under a policy.
     pub(crate) fn round_trip(&mut self, request: &[u8], reply: &[u8], count: &mut Count<'_>) -> anyhow::Result<()> {
         let mut reply = reply.to_vec();
         reply[RESPONSE_TO].copy_from_slice(&request[REQUEST_ID]);
         send(&mut self.client, request)?;
         self.poll_relay(count)?;
-        ensure!(self.take_request(request.len())? == request, "the upstream did not receive the request unchanged");
+        let mut expected = request.to_vec();
+        if self.maps_sessions {
+            map_session(&mut expected);
+        }
+        ensure!(self.take_request(request.len())? == expected, "the upstream did not receive the request unchanged");
         self.give_reply(&reply)?;
         self.poll_relay(count)?;
         let length = receive(&mut self.client, &mut self.received)?;
@@ -127,6 +144,15 @@ impl Relayed {
             self.session.write_tls(&mut encrypted)?;
         }
         send(&mut self.upstream, &encrypted)
+    }
+}
+
+/// Replaces the session id of a request as the relay does.
+fn map_session(request: &mut [u8]) {
+    const HEAD: &[u8] = b"lsid\0\x1e\0\0\0\x05id\0\x10\0\0\0\x04";
+    let Some(at) = request.windows(HEAD.len()).position(|bytes| bytes == HEAD) else { return };
+    if let Some(id) = request[at + HEAD.len()..].first_chunk_mut() {
+        *id = SessionOwner::listener(LISTENER).id_in_mongod(id);
     }
 }
 
@@ -212,13 +238,14 @@ impl FixedPolicy {
             rules,
         };
         let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-        let view = policy.view(&CallerFacts { principal: None, source: None, listener: "bench" });
+        let view = policy.view(&CallerFacts { principal: None, source: None, listener: LISTENER });
         Ok(Self(EffectivePolicy {
             metrics: Arc::new(PolicyMetrics::new("bench", counter_labels(&policy))),
             view: Arc::new(view),
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
-            caller: Arc::from(""),
+            caller: CursorCaller { name: Arc::from(""), source: None, has_sources: false },
+            session_owner: SessionOwner::listener(LISTENER),
             hold_budget: HoldBudget::default(),
         }))
     }

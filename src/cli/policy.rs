@@ -13,6 +13,7 @@ use super::config_file::ConfigFile;
 use super::exit;
 use crate::review::{
     self, AssumedCaller, Body, Cases, Decision, ExplainError, Imported, PolicyReview, QuestionError, RequestedCommand,
+    SessionCaller,
 };
 
 /// A body has at most 16 MiB as BSON; the same body as JSON can be several times as large.
@@ -40,6 +41,26 @@ pub(super) enum PolicyCommand {
         /// Print every case as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Print the id that a session has in mongod
+    ///
+    /// Under a policy the gateway replaces the id of every session, so that a caller cannot use the sessions of
+    /// another. ID is the id in the application's log. The command prints the id in mongod's log. It reads no
+    /// configuration and connects to nothing. Exits with 0, or with 65 if ID is not a UUID.
+    SessionId {
+        /// Principal of the caller: a SPIFFE ID, with or without spiffe://, or the subject of a certificate
+        #[arg(long, required_unless_present = "listener", value_parser = NonEmptyStringValueParser::new())]
+        principal: Option<String>,
+        /// Listener of a caller without a principal
+        #[arg(
+            long,
+            value_name = "NAME",
+            conflicts_with = "principal",
+            value_parser = NonEmptyStringValueParser::new()
+        )]
+        listener: Option<String>,
+        /// Id of the session in the application: a UUID
+        id: String,
     },
     /// Import a policy from Istio documents
     ///
@@ -97,6 +118,9 @@ pub(super) fn run(command: PolicyCommand) -> ExitCode {
     match command {
         PolicyCommand::Explain(arguments) => explain(*arguments),
         PolicyCommand::Test { file, config, json } => test(&file, &config, json),
+        PolicyCommand::SessionId { principal, listener, id } => {
+            session_id(principal.as_deref(), listener.as_deref(), &id)
+        }
         PolicyCommand::Import { istio, out, port } => import(&istio, out.as_deref(), port),
     }
 }
@@ -158,6 +182,20 @@ fn test(file: &Path, config: &ConfigFile, json: bool) -> ExitCode {
             if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
         }
         Err(error) => exit::fail(exit::DATA, &format!("{} cannot be used:\n{error}", file.display())),
+    }
+}
+
+fn session_id(principal: Option<&str>, listener: Option<&str>, id: &str) -> ExitCode {
+    let caller = match (principal, listener) {
+        (Some(principal), _) => SessionCaller::Principal(principal),
+        (None, listener) => SessionCaller::Listener(listener.unwrap_or_default()),
+    };
+    match review::session_id_in_mongod(caller, id) {
+        Ok(id) => {
+            print(&id);
+            ExitCode::SUCCESS
+        }
+        Err(error) => exit::fail(exit::DATA, &error),
     }
 }
 

@@ -6,6 +6,7 @@ use bson::RawDocument;
 use smallvec::SmallVec;
 
 use super::known::KnownNames;
+use super::listing::Listing;
 use super::table::{Class, Command};
 
 /// A command that was understood completely.
@@ -25,8 +26,13 @@ pub struct Meaning<'a> {
     /// Whether clients cannot work without the command, and it neither shows nor changes what belongs to others: the
     /// handshake, what shells start with, and the end of the client's own sessions, transactions and cursors.
     pub essential: bool,
+    /// What the reply lists, if it can be filtered: one that shows only what the caller may see then says nothing about
+    /// the rest. For a `getMore` too.
+    pub listing: Option<Listing>,
     /// The cursors that a `getMore` reads or a `killCursors` closes.
     pub cursors: SmallVec<[i64; 1]>,
+    /// The ids of the sessions that the body names: the command's own session, and those that it ends or refreshes.
+    pub sessions: SmallVec<[&'a [u8; 16]; 1]>,
 }
 
 /// One resource that a command reaches, and what the command does with it.
@@ -79,8 +85,8 @@ pub enum Exposes {
     Database,
     /// Every database.
     Server,
-    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no caller
-    /// that was given single collections expects it.
+    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no
+    /// caller that was given single collections expects it.
     Itself,
 }
 
@@ -89,8 +95,8 @@ pub enum Exposes {
 pub struct ReadOptions<'k> {
     /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
-    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only of
-    /// a request that has the bytes of `$where`.
+    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only
+    /// of a request that has the bytes of `$where`.
     pub stored_functions: bool,
     /// Names that the operator calls known.
     pub known: Option<&'k KnownNames>,

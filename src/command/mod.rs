@@ -4,9 +4,12 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
+mod access;
 mod arguments;
 mod javascript;
+mod kept;
 mod known;
+mod listing;
 mod meaning;
 mod names;
 mod pipeline;
@@ -28,12 +31,21 @@ mod strict;
 pub mod table;
 mod unclear;
 mod users;
+mod view_sources;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use access::{
+    Access, DatabaseAccess, is_database_name, of_collections as collection_accesses, of_databases as database_accesses,
+    resources_of,
+};
+pub use arguments::session_ids;
+pub use kept::KeptMeaning;
 pub use known::{KnownNames, plain_name};
+pub use listing::Listing;
 pub use meaning::{Exposes, Meaning, Reach, ReadOptions, Request, Resource, Sequence, needs_sequences, sequences_of};
 pub use read::{is_reserved, read, unknown_name};
 pub use stages::is_known as is_known_stage;
 pub use unclear::Unclear;
+pub use view_sources::view_sources;

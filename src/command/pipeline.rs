@@ -112,13 +112,13 @@ impl<'a, 'w> PipelineReader<'a, 'w> {
                     self.reaches.unknown_stage = Some(name);
                     return Err(Unclear::InternalStage);
                 }
-                _ => match self.known.and_then(|known| known.class_of(name)) {
-                    Some(class) => self.reaches.add_known(class)?,
-                    None => {
+                _ => {
+                    let Some(class) = self.known.and_then(|known| known.class_of(name)) else {
                         self.reaches.unknown_stage = Some(name);
                         return Err(Unclear::UnknownStage);
-                    }
-                },
+                    };
+                    self.reaches.add_known(class)?;
+                }
             }
         }
         Ok(())

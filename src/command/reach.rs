@@ -7,6 +7,7 @@ use bson::raw::RawElement;
 
 use super::arguments;
 use super::javascript::Found;
+use super::listing::{self, Listing};
 use super::meaning::Resource;
 use super::names;
 use super::pipeline;
@@ -47,11 +48,20 @@ pub(super) fn find(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
         "killSessions" => kill_sessions(reader),
         "commitTransaction" | "abortTransaction" => own_session(reader),
         "checkMetadataConsistency" => check_metadata(reader),
-        "dropDatabase" | "listCollections" | "profile" => {
+        "dropDatabase" | "profile" => {
             reader.reaches.add(Resource::WholeDatabase(reader.database), reader.command.class)
         }
-        "listDatabases" => reader.reaches.add(Resource::WholeServer, Read),
-        "setProfilingFilterGlobally" => reader.reaches.add(Resource::WholeServer, Admin),
+        "listCollections" => {
+            reader.listing = listing::of_collections(reader.fields);
+            reader.reaches.add(Resource::WholeDatabase(reader.database), Read)
+        }
+        "listDatabases" => {
+            reader.listing = listing::of_databases(reader.fields);
+            reader.reaches.add(Resource::WholeServer, Read)
+        }
+        "killAllSessions" | "killAllSessionsByPattern" | "setProfilingFilterGlobally" => {
+            reader.reaches.add(Resource::WholeServer, Admin)
+        }
         "getLog" if is_startup_warnings(reader) => essential(reader),
         "getParameter" if asks_only_for(reader, &["featureCompatibilityVersion"]) => essential(reader),
         "hostInfo" if asks_only_for(reader, &[]) => essential(reader),
@@ -119,8 +129,8 @@ fn asks_only_for(reader: &Reader<'_, '_>, names: &[&str]) -> bool {
     reader.fields.first().is_some_and(strict::is_number) && reader.fields.iter().skip(1).all(is_expected)
 }
 
-/// The errors of an index build show keys that the documents have: a 2dsphere index what is no point, a unique index what
-/// occurs twice.
+/// The errors of an index build show values of documents: a 2dsphere index shows a value that is not a point, a unique
+/// index shows a value that occurs twice.
 fn build_indexes(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     reader.own_collection(Read)
@@ -128,8 +138,8 @@ fn build_indexes(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 /// A view stores a read, so the client that creates it must be allowed to read everything that the view exposes.
 ///
-/// `collMod` shows what the collection has: the old options, and the documents that prevent a unique index. A validator is
-/// an expression that runs on documents, and shows by errors what they have.
+/// `collMod` shows what the collection has: the old options, and the documents that prevent a unique index. A validator
+/// is an expression that runs on documents, and its errors show what they have.
 fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     if reader.command.name == "collMod" || reader.fields.get("validator").is_some() {
@@ -254,7 +264,10 @@ fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Re
 }
 
 fn get_more(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    cursor_resource(reader, reader.argument("collection")?)?;
+    let name = reader.argument("collection")?;
+    cursor_resource(reader, name)?;
+    // mongod compares this name with that of the cursor.
+    reader.listing = (strict::text(name) == Some("$cmd.listCollections")).then_some(Listing::Collections);
     reader.cursors.push(strict::int64(reader.command_value()?).ok_or(Unclear::Argument("getMore"))?);
     Ok(())
 }
@@ -299,18 +312,15 @@ fn named_database(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::Database(names::database(name)?), Cluster)
 }
 
-/// Without a session, or with a pattern for users, it ends the sessions of others.
+/// Ends the client's own sessions if it names nothing else. Without a session it ends all sessions of the user, which
+/// may be the user of all callers; with the `uid` of a user it ends a session by its id in mongod.
 fn kill_sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
-    let sessions = reader.fields.first().and_then(strict::array).filter(|sessions| !sessions.is_empty());
-    if sessions.is_some_and(|sessions| strict::items(sessions).all(|one| one.is_ok_and(is_own_session))) {
-        return own_session(reader);
+    let named = reader.fields.first().and_then(strict::array).filter(|sessions| !sessions.is_empty());
+    let is_own = |one: Result<RawElement<'_>, Unclear>| one.is_ok_and(|one| arguments::session(&one).is_ok());
+    if named.is_some_and(|named| strict::items(named).all(is_own)) {
+        return sessions(reader);
     }
-    by_table(reader)
-}
-
-fn is_own_session(session: RawElement<'_>) -> bool {
-    arguments::session(&session).is_ok()
-        && strict::document(&session).and_then(|session| Fields::of(session).ok()?.get("id").map(|_| ())).is_some()
+    reader.reaches.add(Resource::WholeServer, Admin)
 }
 
 /// On `admin`, a number checks the whole cluster; elsewhere the database.
@@ -327,12 +337,18 @@ fn check_metadata(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     own_session(reader)?;
     let sessions = strict::array(reader.command_value()?).ok_or(Unclear::Session)?;
-    strict::items(sessions).try_for_each(|session| arguments::session(&session?))
+    for session in strict::items(sessions) {
+        if reader.sessions.len() > arguments::SESSIONS_MAX {
+            return Err(Unclear::TooManyResources);
+        }
+        reader.sessions.push(arguments::session(&session?)?);
+    }
+    Ok(())
 }
 
 /// Commands that show what clients do on the whole server, or hand data of the whole server to a host of the client's
 /// choice.
-const SHOWS_THE_SERVER: [&str; 10] = [
+pub(super) const SHOWS_THE_SERVER: [&str; 10] = [
     "addShard",
     "currentOp",
     "getLog",

@@ -54,8 +54,8 @@ impl<'a> Reaches<'a> {
         Ok(())
     }
 
-    /// Adds that the collection that was added last is read as well, on the side: errors and replies show what its documents
-    /// have. Its companions, as the time series of a bucket collection, are not added again.
+    /// Adds that the collection that was added last is read as well, on the side: errors and replies show what its
+    /// documents have. Its companions, as the time series of a bucket collection, are not added again.
     pub(super) fn show_last(&mut self) -> Result<(), Unclear> {
         match self.list.last().copied() {
             Some(last) => self.add_incidental(last.resource, Class::Read),
@@ -96,14 +96,15 @@ impl<'a> Reaches<'a> {
         }
     }
 
-    /// A document in `system.views` is a view, and no server checks it when it is written: whoever writes one creates a
-    /// view of any name that reads any collection.
+    /// A document in `system.views` is a view, and no server checks it when it is written. A client that writes one
+    /// creates a view of any name that reads any collection.
     fn add_any_view(&mut self, resource: Resource<'a>) -> Result<(), Unclear> {
         self.add(resource, Class::Ddl)?;
         self.add(resource, Class::Read)
     }
 
-    /// Adds `system.js`, which holds the functions that `$where` and `mapReduce` can call, and values that they can read.
+    /// Adds `system.js`, which holds the functions that `$where` and `mapReduce` can call, and values that they can
+    /// read.
     pub(super) fn add_stored_functions(&mut self, database: &'a str) -> Result<(), Unclear> {
         let resource = Resource::SystemCollection { database, collection: "system.js", exposes: Exposes::Itself };
         self.add(resource, Class::Read)

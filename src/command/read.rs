@@ -3,6 +3,7 @@
 //! Reads the whole body strictly. Anything that is not understood is an [`Unclear`] error, never a guess.
 
 use bson::RawDocument;
+use smallvec::SmallVec;
 
 use super::arguments;
 use super::javascript::ValueUse;
@@ -27,16 +28,19 @@ pub fn read<'a>(request: &Request<'a>, options: ReadOptions<'_>) -> Result<Meani
     fields.take_command(request.body)?;
     let command = command_of(&fields, options)?;
     let database = database_of(&fields, request.database)?;
-    arguments::check(command, &fields)?;
+    let mut sessions = SmallVec::new();
+    arguments::check(command, &fields, &mut sessions)?;
     check_sequences(command, &fields, request.sequences)?;
     if command.class == Class::Wrapper {
-        return read_explained(request.body, &fields, database, options);
+        return read_explained(request.body, &fields, database, options, sessions);
     }
-    meaning(Reader::new(command, database, &fields, request.sequences, options), request.body, false)
+    let mut reader = Reader::new(command, database, &fields, request.sequences, options);
+    reader.sessions = sessions;
+    meaning(reader, request.body, false)
 }
 
-/// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once more,
-/// so that the common path keeps no names. Only a [plain](plain_name) name: it is shown in logs and errors.
+/// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once
+/// more, so that the common path keeps no names. Only a [plain](plain_name) name: it is shown in logs and errors.
 pub fn unknown_name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let mut fields = Fields::default();
     fields.take_command(request.body).ok()?;
@@ -78,7 +82,7 @@ fn command_of(fields: &Fields<'_>, options: ReadOptions<'_>) -> Result<&'static 
 }
 
 /// Commands that mongod and mongos send to each other, and migrations that copy data to another host.
-fn is_internal(name: &str) -> bool {
+pub(super) fn is_internal(name: &str) -> bool {
     const FAMILIES: [&str; 5] = ["_", "internalRename", "cluster", "donor", "recipient"];
     const OTHERS: [&str; 3] = ["doTxn", "getQueryableEncryptionCountInfo", "replicateSearchIndexCommand"];
     FAMILIES.iter().any(|family| name.starts_with(family)) || name.ends_with("ShardSplit") || OTHERS.contains(&name)
@@ -113,6 +117,7 @@ fn read_explained<'a>(
     outer: &Fields<'a>,
     database: &'a str,
     options: ReadOptions<'_>,
+    mut sessions: SmallVec<[&'a [u8; 16]; 1]>,
 ) -> Result<Meaning<'a>, Unclear> {
     let mut inner = Fields::default();
     inner.take_command(outer.first().and_then(strict::document).ok_or(Unclear::Explain)?)?;
@@ -125,8 +130,10 @@ fn read_explained<'a>(
     if !is_explainable || !is_same_database {
         return Err(Unclear::Explain);
     }
-    arguments::check(command, &inner)?;
-    meaning(Reader::new(command, database, &inner, &[], options), body, true)
+    arguments::check(command, &inner, &mut sessions)?;
+    let mut reader = Reader::new(command, database, &inner, &[], options);
+    reader.sessions = sessions;
+    meaning(reader, body, true)
 }
 
 /// Finds what the command reaches, and JavaScript in it.
@@ -150,7 +157,9 @@ fn meaning<'a>(mut reader: Reader<'a, '_>, body: &RawDocument, explained: bool) 
         reaches: reader.reaches.into_list(),
         javascript: reader.found.javascript,
         essential: reader.essential && !explained,
+        listing: reader.listing,
         cursors: reader.cursors,
+        sessions: reader.sessions,
     })
 }
 

@@ -5,6 +5,7 @@ use bson::raw::RawElement;
 use smallvec::SmallVec;
 
 use super::javascript::{self, Found, ValueUse};
+use super::listing::Listing;
 use super::meaning::{ReadOptions, Sequence, needs_sequences};
 use super::reaches::Reaches;
 use super::strict::{self, Documents, Fields};
@@ -20,7 +21,9 @@ pub(super) struct Reader<'a, 'r> {
     pub(super) reaches: Reaches<'a>,
     pub(super) found: Found,
     pub(super) essential: bool,
+    pub(super) listing: Option<Listing>,
     pub(super) cursors: SmallVec<[i64; 1]>,
+    pub(super) sessions: SmallVec<[&'a [u8; 16]; 1]>,
     /// Whether values are searched for JavaScript.
     searches: bool,
     sequences: &'r [Sequence<'a>],
@@ -42,7 +45,9 @@ impl<'a, 'r> Reader<'a, 'r> {
             reaches: Reaches::default(),
             found: Found::default(),
             essential: false,
+            listing: None,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
             searches: options.javascript,
             sequences,
         }

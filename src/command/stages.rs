@@ -85,8 +85,8 @@ pub(super) const EXPOSES_SERVER: &[&str] = &[
     "$shardedDataDistribution",
 ];
 
-/// The keys of the stages with a fixed set of keys. The keys of every other stage in [`NAMES_NO_COLLECTION`] are names of
-/// fields, or its value is an expression.
+/// The keys of the stages with a fixed set of keys. The keys of every other stage in [`NAMES_NO_COLLECTION`] are names
+/// of fields, or its value is an expression.
 ///
 /// Spec: the MongoDB manual § Aggregation Stages, and the Atlas manual § Search, § Vector Search.
 pub(super) const KEYS: &[(&[&str], &[&str])] = &[

@@ -42,8 +42,8 @@ pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// The collection of a statement that finds documents before it changes them. It also reads: a filter tells by the number
-/// of changed documents, and an expression by its errors, what the documents contain.
+/// The collection of a statement that finds documents before it changes them. It also reads: a filter tells by the
+/// number of changed documents, and an expression by its errors, what the documents contain.
 fn changed_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
     reader.own_collection(Read)

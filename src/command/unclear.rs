@@ -16,7 +16,7 @@ pub enum Unclear {
     UnknownFlag,
     /// The message is longer than a command of its kind can be.
     TooLong,
-    /// An `OP_QUERY` that is not a hello.
+    /// An `OP_QUERY` that is not one command.
     OldQuery,
     /// The command is not in the table.
     UnknownCommand,
@@ -72,7 +72,10 @@ impl fmt::Display for Unclear {
             Self::NotBson => "the body is not valid BSON",
             Self::UnknownFlag => "the message has an unknown flag",
             Self::TooLong => "the command is too long",
-            Self::OldQuery => "OP_QUERY is accepted for hello only; use a driver for MongoDB 3.6 or later",
+            Self::OldQuery => {
+                "the legacy opcode OP_QUERY is accepted only for one command on <database>.$cmd; update the driver to \
+                 a version that sends OP_MSG"
+            }
             Self::NoCommand => "the body is empty",
             Self::UnknownCommand => "the command is unknown",
             Self::Removed(name) => return write!(f, "the command {name} was removed from MongoDB"),

@@ -1,6 +1,7 @@
 //! The policy as it applies to each caller of a listener, and the log lines about its decisions.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,8 +9,8 @@ use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, 
 use super::policy_in_force::PolicyInForce;
 use crate::identity::Identified;
 use crate::listener::ClientAddress;
-use crate::policy::{CallerFacts, Policy, View};
-use crate::relay::{CursorBook, EffectivePolicy, Finding, PolicySource, counter_labels};
+use crate::policy::{CallerFacts, Policy, SessionOwner, View};
+use crate::relay::{CursorBook, CursorCaller, EffectivePolicy, Finding, PolicySource, counter_labels};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// Callers whose view of the policy is kept. When there are more, all views are discarded and made again on demand.
@@ -70,9 +71,29 @@ impl ListenerPolicy {
             view: Arc::clone(view),
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
-            caller: principal.map_or_else(|| Arc::from(""), |principal| Arc::from(principal.as_str())),
+            caller: cursor_caller(&facts, policy.uses_sources()),
+            session_owner: session_owner(&facts),
             hold_budget: self.in_force.hold_budget().clone(),
         })
+    }
+}
+
+/// The owner of a caller's cursors. The listener begins with its length, so that two callers never have the same name.
+fn cursor_caller(caller: &CallerFacts<'_>, has_sources: bool) -> CursorCaller {
+    let CallerFacts { principal, source, listener } = *caller;
+    let mut name = format!("{}:{listener}", listener.len());
+    if let Some(principal) = principal {
+        let _ = write!(name, " principal {principal}");
+    }
+    CursorCaller { name: name.into(), source, has_sources }
+}
+
+/// The owner of a caller's sessions: the principal, or else the listener. Unlike the owner of cursors it is the same at
+/// every listener of every gateway, since a driver retries a write through another connection.
+fn session_owner(caller: &CallerFacts<'_>) -> SessionOwner {
+    match caller.principal {
+        Some(principal) => SessionOwner::principal(principal.as_str()),
+        None => SessionOwner::listener(caller.listener),
     }
 }
 
@@ -128,5 +149,27 @@ impl PolicySource for CallerPolicySource {
                 "{DECISIONS_OF_RULE}"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Principal;
+
+    #[test]
+    fn the_owner_of_cursors_is_a_principal_of_one_listener() {
+        let cart = Principal::configured("cluster.local/ns/shop/sa/cart");
+        let odd = Principal::configured("cart principal cluster.local/ns/shop/sa/cart");
+        let mut names = Vec::new();
+        for listener in ["orders", "cart", "cart principal cart"] {
+            for principal in [None, Some(&cart), Some(&odd)] {
+                names.push(cursor_caller(&CallerFacts { principal, source: None, listener }, false).name);
+            }
+        }
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all, "{names:?}");
     }
 }

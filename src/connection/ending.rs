@@ -181,15 +181,18 @@ fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> EndingEx
 fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
     match reason {
         EndReason::Compressed => Some("remove `compressors` from the client's connection string"),
-        EndReason::Unjudged(_) => {
-            Some("use a driver of MongoDB 3.6 or later; enforcement = \"dry-run\" would forward this message")
-        }
+        EndReason::Unjudged(_) => Some(
+            "update the driver to a version that sends OP_MSG; enforcement = \"dry-run\" would forward this message",
+        ),
         EndReason::RefusedDocument(_) => {
             Some("correct the document that the client inserts; enforcement = \"dry-run\" would forward this message")
         }
-        EndReason::Undetermined(_) => Some("use a driver of MongoDB 3.6 or later"),
-        EndReason::UnreadableHello(_) => {
+        EndReason::Undetermined(_) => Some("update the driver to a version that sends OP_MSG"),
+        EndReason::UnreadableHello(_) | EndReason::UnreadableReply(_) => {
             Some("check what listens at this address: it is not a mongod, or a newer one than mongate knows")
+        }
+        EndReason::DeniedMeanwhile => {
+            Some("no action is needed: if the client opens the cursor again, the policy evaluates it")
         }
         EndReason::TooSlow => Some("send fewer documents per command, or check the network between client and gateway"),
         EndReason::NotUnderstood => Some("check what the client sends; mongod does not accept it either"),

@@ -94,8 +94,8 @@ impl Policy {
         &self.fingerprint
     }
 
-    /// Rules that can never match, rules that have no effect because of other rules, and rules that do more or less than
-    /// they seem to. Only certain cases are reported.
+    /// Rules that can never match, rules that have no effect because of other rules, and rules that do more or less
+    /// than they seem to. Only certain cases are reported.
     pub fn warnings(&self) -> Vec<PolicyProblem> {
         analysis::warnings(&self.rules)
     }

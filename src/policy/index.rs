@@ -126,6 +126,11 @@ impl Index {
         }
     }
 
+    /// Whether a rule may match some collection of this database.
+    pub(super) fn has_database(&self, database: &str) -> bool {
+        !self.is_empty && self.databases.has(database)
+    }
+
     /// The first rule that matches `resource`.
     pub(super) fn first(&self, resource: &Resource<'_>) -> Option<RuleId> {
         if self.is_empty {

@@ -17,8 +17,12 @@ mod problem;
 mod rule;
 mod rule_set;
 mod sentence;
+mod session_id;
 mod shadows;
+mod tables;
 mod view;
+mod visibility;
+mod witnesses;
 
 #[cfg(test)]
 mod tests;
@@ -29,4 +33,5 @@ pub use judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 pub use problem::PolicyProblem;
 pub use rule::RuleId;
 pub use sentence::Sentence;
+pub use session_id::{SESSION_ID_BYTES, SessionOwner};
 pub use view::View;

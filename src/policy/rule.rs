@@ -199,9 +199,9 @@ impl To {
     /// Whether `commands` and `not_commands` match, so that only the resources are left to decide.
     ///
     /// For an `explain`, the command inside counts. In addition, a rule can name `explain` itself, which only makes the
-    /// policy stricter: in `commands` of a `deny`, and in `not_commands` of an `allow`. Essential commands match only if
-    /// they are named, and never an `allow`. Commands that end a session or a transaction reach no resource: a `deny`
-    /// that is limited to some resources matches them only if it names them.
+    /// policy stricter: in `commands` of a `deny`, and in `not_commands` of an `allow`. Essential commands match only
+    /// if they are named, and never an `allow`. Commands that end a session or a transaction reach no resource: a
+    /// `deny` that is limited to some resources matches them only if it names them.
     pub(super) fn applies_to(&self, facts: &CommandFacts, action: Action) -> bool {
         let named_as = |selector: &CommandSelector| facts.explained && selector.names_explain();
         let named = self

@@ -7,12 +7,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::command::table::{COMMANDS, Class};
-use crate::command::{KnownNames, Meaning, Reach, Resource};
+use crate::command::{KnownNames, Meaning, Reach};
 use crate::config::Action;
 
 use super::commands::CommandFacts;
-use super::index::{Index, Keep, MatchMode};
+use super::index::Keep;
 use super::rule::{Rule, RuleId, To};
+use super::tables::Tables;
+use super::visibility::Visibility;
 
 /// Facts about the whole policy, the same for every caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub(super) struct RuleSet {
     /// Commands and stages that the operator names as known.
     pub(super) known: Option<Arc<KnownNames>>,
     by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
+    /// Made when the caller first asks for a list.
+    visibility: OnceLock<Box<Visibility>>,
     /// The tables by the set of entries in them: commands that the same entries select share their tables.
     tables: Mutex<HashMap<Box<[u64]>, Arc<Tables>>>,
 }
@@ -50,16 +54,6 @@ pub(super) struct RuleSet {
 pub(super) struct ByKind {
     /// Indexed by [`kind`].
     tables: [OnceLock<Arc<Tables>>; KINDS],
-}
-
-/// The rules that select one kind of command, by resource.
-#[derive(Debug)]
-pub(super) struct Tables {
-    pub(super) deny: Index,
-    pub(super) allow: Index,
-    pub(super) dry_deny: Index,
-    pub(super) dry_allow: Index,
-    pub(super) audit: Index,
 }
 
 /// The class of the reach, whether the command is essential, whether it runs JavaScript, and whether it is explained.
@@ -100,6 +94,7 @@ impl RuleSet {
             searches_javascript: javascript || flags.deny_javascript,
             searches_stored_functions,
             known,
+            visibility: OnceLock::new(),
             by_command: Box::new([const { OnceLock::new() }; COMMANDS]),
             tables: Mutex::new(HashMap::new()),
         }
@@ -115,10 +110,25 @@ impl RuleSet {
         by_kind.tables[kind(&facts)].get_or_init(|| self.shared_tables(&facts))
     }
 
+    /// What these callers may see in a list of collections or databases.
+    pub(super) fn visibility(&self) -> &Visibility {
+        self.visibility.get_or_init(|| {
+            let PolicyFlags { needs_allow, would_need_allow, deny_javascript, .. } = self.flags;
+            let entries: Vec<_> = self.entries().collect();
+            let tables = |facts: &CommandFacts| self.shared_tables(facts);
+            Box::new(Visibility::new([needs_allow, would_need_allow], deny_javascript, &entries, tables))
+        })
+    }
+
+    /// Every entry of every applicable rule.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (RuleId, &Rule, &Arc<To>)> {
+        let rules = self.applicable.iter().filter_map(|id| Some((*id, self.rules.get(id.index())?)));
+        rules.flat_map(|(id, rule)| rule.to.iter().map(move |to| (id, rule, to)))
+    }
+
     /// Makes the tables from every entry of every applicable rule, or shares those that have the same entries.
-    fn shared_tables(&self, facts: &CommandFacts) -> Arc<Tables> {
-        let entries = || self.applicable.iter().filter_map(|id| Some((*id, self.rules.get(id.index())?)));
-        let entries = || entries().flat_map(|(id, rule)| rule.to.iter().map(move |to| (id, rule, to)));
+    pub(super) fn shared_tables(&self, facts: &CommandFacts) -> Arc<Tables> {
+        let entries = || self.entries();
         let mut which = vec![0_u64; entries().count().div_ceil(64)].into_boxed_slice();
         for (at, (_, rule, to)) in entries().enumerate() {
             if to.applies_to(facts, rule.action) {
@@ -156,36 +166,4 @@ fn stored_functions_matter<'a>(flags: PolicyFlags, own: impl Iterator<Item = &'a
     };
     let mut others = own.filter(|rule| rule.action != Action::Allow);
     may_lack_allow || others.any(|rule| rule.to.iter().any(|to| to.may_take_stored_functions()))
-}
-
-impl Tables {
-    pub(super) fn new<'a>(entries: impl Iterator<Item = (RuleId, &'a Rule, &'a Arc<To>)>, keep: Keep) -> Self {
-        let mut tables = Self {
-            deny: Index::new(MatchMode::Overlaps, keep),
-            allow: Index::new(MatchMode::Covers, keep),
-            dry_deny: Index::new(MatchMode::Overlaps, keep),
-            dry_allow: Index::new(MatchMode::Covers, keep),
-            audit: Index::new(MatchMode::Overlaps, Keep::All),
-        };
-        for (id, rule, to) in entries {
-            let index = match (rule.action, rule.dry_run) {
-                (Action::Deny, false) => &mut tables.deny,
-                (Action::Deny, true) => &mut tables.dry_deny,
-                (Action::Allow, false) => &mut tables.allow,
-                (Action::Allow, true) => &mut tables.dry_allow,
-                (Action::Audit, _) => &mut tables.audit,
-            };
-            index.add(id, to);
-        }
-        tables
-    }
-
-    /// The first `deny` rule that matches, including dry runs.
-    pub(super) fn denies(&self, resource: &Resource<'_>, enforced: Option<RuleId>) -> Option<RuleId> {
-        enforced.into_iter().chain(self.dry_deny.first(resource)).min()
-    }
-
-    pub(super) fn allows(&self, resource: &Resource<'_>) -> Option<RuleId> {
-        self.allow.first(resource).into_iter().chain(self.dry_allow.first(resource)).min()
-    }
 }

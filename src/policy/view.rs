@@ -5,12 +5,14 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use crate::command::table::{self, Class};
-use crate::command::{Meaning, Reach, ReadOptions, Resource, Unclear};
+use crate::command::{Listing, Meaning, Reach, ReadOptions, Resource, Unclear};
 
 use super::index::Keep;
 use super::judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 use super::rule::RuleId;
-use super::rule_set::{RuleSet, Tables, facts};
+use super::rule_set::{RuleSet, facts};
+use super::tables::Tables;
+use super::visibility::Rules;
 
 /// The policy for one caller.
 #[derive(Debug, Clone)]
@@ -86,7 +88,9 @@ impl View {
             reaches: smallvec![reach(Class::Admin), reach(Class::Read)],
             javascript: true,
             essential: false,
+            listing: None,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
         };
         let allowed = self.judge(&anything).effect == Effect::Allow;
         if allowed { code } else { ErrorCode::UNAUTHORIZED }
@@ -132,16 +136,30 @@ impl View {
         let mut result = enforced.result(default);
         if javascript {
             result = CommandResult { denies: true, grounds: Grounds::JavaScript, reach: None };
+        } else if result.denies {
+            result = self.list_in_part(meaning, Rules::Enforced).unwrap_or(result);
         }
         if result.denies {
             return self.denial(result.grounds, result.reach, notes.list);
         }
-        let tried = with_dry_runs.result(default);
+        let mut tried = with_dry_runs.result(default);
+        if tried.denies {
+            tried = self.list_in_part(meaning, Rules::WithDryRuns).unwrap_or(tried);
+        }
         if flags.has_dry_runs && tried.denies {
             notes.list.push((Note::WouldDeny, tried.grounds));
             result.reach = tried.reach;
         }
         Judgement { effect: Effect::Allow, grounds: result.grounds, reach: result.reach, notes: notes.list }
+    }
+
+    /// The result for a listing whose reply shows only what the caller may see; `None` for all other commands, and
+    /// where the caller may not do anything in what is listed.
+    #[cold]
+    fn list_in_part(&self, meaning: &Meaning<'_>, rules: Rules) -> Option<CommandResult> {
+        let listing = meaning.listing.filter(|_| !meaning.essential)?;
+        let grounds = self.rule_set.visibility().lists(listing, meaning.database, rules)?;
+        Some(CommandResult { denies: false, grounds, reach: Some(0) })
     }
 
     /// Denies a command on `grounds` other than a rule: [`Grounds::Unclear`] or [`Grounds::Cursor`]. The command passes
@@ -156,6 +174,28 @@ impl View {
         }
         notes.push((Note::WouldDeny, grounds));
         Judgement { effect: Effect::Allow, grounds: Grounds::NoRule, reach, notes }
+    }
+
+    /// Whether the caller may see everything that a reply lists, so that it needs no filter. `database` is that of the
+    /// command. The remaining questions are about a reply that does.
+    pub fn sees_everything(&self, listing: Listing, database: &str) -> bool {
+        !self.rule_set.flags.enforces || self.rule_set.visibility().reads_all(listing, database)
+    }
+
+    /// Whether the policy would allow the caller any command on a collection or view.
+    pub fn may_see(&self, database: &str, collection: &str) -> bool {
+        self.rule_set.visibility().sees(database, collection)
+    }
+
+    /// Whether the policy would allow the caller a command that reads the contents of all of `resources`.
+    pub fn may_read(&self, resources: &[Resource<'_>]) -> bool {
+        self.rule_set.visibility().reads(resources)
+    }
+
+    /// Whether the policy would allow the caller any command in a database: on a collection that it may have, or on the
+    /// database.
+    pub fn allows_anything_in(&self, database: &str) -> bool {
+        self.rule_set.visibility().something_in(database, Rules::Enforced).is_some()
     }
 
     /// Every rule that matches a reach of a command, with the index of the reach. For `mongate policy explain`, not for

@@ -64,9 +64,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientHalf<C> {
         &mut self,
         buffer: &'b mut [u8],
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<&'b [u8]>, End>> {
+    ) -> Poll<Result<Option<&'b mut [u8]>, End>> {
         let input = match ready!(kept_and_read(&self.kept, &mut self.socket, buffer, cx)) {
-            Ok(input) => (input.len() > self.kept.len()).then_some(&*input),
+            Ok(input) => Some(input).filter(|input| input.len() > self.kept.len()),
             // Many TLS clients close without close_notify: only message boundaries show whether a message was cut
             // short.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,

@@ -35,6 +35,8 @@ impl ConnectionState {
         }
         let command = facts.command().and_then(table::find);
         let id = command.map_or(table::OTHER, |command| command.id);
+        let listed = self.filters.policy.take_listed();
+        let judged = self.filters.policy.take_judged();
         if !expects_reply(header, facts) {
             self.in_flight.push_unacknowledged();
             self.stats.unacknowledged(id);
@@ -45,8 +47,11 @@ impl ConnectionState {
             exhaust_allowed: facts.exhaust_allowed(),
             namespace: self.stats.logs_commands().then(|| namespace(collection_at, facts)),
             cursor: facts.cursor(),
+            judged,
+            policy_version: self.filters.policy.version(),
             transaction: facts.transaction(),
             names_members: self.filters.handshake.rewrites_replies_to(facts),
+            listed,
             ..InFlightRequest::new(header.request_id, id)
         });
     }
@@ -63,9 +68,9 @@ impl ConnectionState {
         let id = facts.command().and_then(table::find).map_or(table::OTHER, |command| command.id);
         let is_expected = expects_reply(header, facts);
         let error = match reply {
-            LocalReply::Denied(_) => {
+            LocalReply::Denied(error) => {
                 self.stats.denied(id);
-                return is_expected.then(|| reply.to_message(header));
+                return is_expected.then(|| error.reply_with(header, self.filters.policy.times()));
             }
             LocalReply::Failed(error) => Some(error),
             LocalReply::Done(_) => None,

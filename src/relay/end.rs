@@ -39,8 +39,12 @@ pub enum EndReason {
     /// The client sent a message that could be a hello or an authentication and that cannot be answered. It did not go
     /// upstream, since both may not reach mongod as they are.
     Undetermined(&'static str),
+    /// The next reply of a cursor or a stream arrived after a policy had come into force that does not allow it.
+    DeniedMeanwhile,
     /// Upstream answered a hello with a reply that cannot be parsed, and could name members.
     UnreadableHello(&'static str),
+    /// Upstream sent a reply that cannot be parsed, and could list what the policy hides from the client.
+    UnreadableReply(&'static str),
     /// A long request that is held for the policy did not arrive in time.
     TooSlow,
     /// Upstream closed after the client had sent a message that is not valid in the wire protocol.
@@ -139,7 +143,11 @@ impl fmt::Display for EndReason {
             Self::Unjudged(what) => write!(f, "sent {what}, which the policy cannot judge"),
             Self::RefusedDocument(unclear) => write!(f, "sent a command that the policy refuses: {unclear}"),
             Self::Undetermined(what) => write!(f, "sent {what}, which could be a hello or an authentication"),
+            Self::DeniedMeanwhile => {
+                f.write_str("a policy that does not allow the open cursor came into force before the next reply")
+            }
             Self::UnreadableHello(what) => write!(f, "answered hello with {what}"),
+            Self::UnreadableReply(what) => write!(f, "sent {what}, which the policy cannot filter"),
             Self::TooSlow => f.write_str("took too long to send a command that the policy has to read whole"),
             Self::NotUnderstood => f.write_str("closed after a message that is not valid in the MongoDB wire protocol"),
             Self::Drained => f.write_str("drained"),

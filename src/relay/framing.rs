@@ -20,7 +20,7 @@ pub(super) enum State {
 /// Where the reader stands in one input: `sent <= start <= at <= input.len()`. Of a message that is being forwarded,
 /// `start` has no meaning.
 pub(super) struct ReadCursor<'i, P> {
-    pub(super) input: &'i [u8],
+    pub(super) input: &'i mut [u8],
     /// The bytes before have been read.
     pub(super) at: usize,
     /// The bytes before are settled: they have gone upstream, or will never.
@@ -31,14 +31,19 @@ pub(super) struct ReadCursor<'i, P> {
     pub(super) pass: &'i mut P,
 }
 
-impl<'i, P: FnMut(&[u8])> ReadCursor<'i, P> {
+impl<P: FnMut(&[u8])> ReadCursor<'_, P> {
     /// The bytes of the current message that have been read.
-    pub(super) fn message(&self) -> &'i [u8] {
+    pub(super) fn message(&self) -> &[u8] {
         &self.input[self.start..self.at]
     }
 
+    /// The same, to be changed in place.
+    pub(super) fn message_mut(&mut self) -> &mut [u8] {
+        &mut self.input[self.start..self.at]
+    }
+
     /// The bytes that have not been read.
-    pub(super) fn rest(&self) -> &'i [u8] {
+    pub(super) fn rest(&self) -> &[u8] {
         &self.input[self.at..]
     }
 

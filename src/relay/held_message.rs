@@ -1,4 +1,4 @@
-//! A request that is held apart from its connection's input, until the filters decide and then until it has been sent.
+//! A message that is held apart from its connection's input, until the filters decide and then until it has been sent.
 
 use std::io;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use crate::relay::hold_budget::BudgetPermit;
 
-/// The time in which a held request has to arrive, plus a second for each of its mebibytes: other connections wait for
+/// The time in which a held message has to arrive, plus a second for each of its mebibytes: other connections wait for
 /// its part of the budget. It has as long again to be sent.
 const HOLD_TIME: Duration = Duration::from_secs(10);
 
 const MEBIBYTE: usize = 1024 * 1024;
 
-/// The beginning of a request that is too long to wait in the input: all of it that the filters asked for arrives, is
-/// judged, and is sent piece by piece as upstream takes it.
+/// The beginning of a message that is too long to wait in the input: all of it that the filters asked for arrives, is
+/// judged, and is sent piece by piece as the other side takes it.
 ///
 /// It is in memory that the system provides as it is written to, and gets back as a whole. A length is only a claim,
 /// and an allocator would keep megabytes for later.
@@ -33,7 +33,7 @@ pub(super) struct HeldMessage {
 }
 
 impl HeldMessage {
-    /// Room for `bytes` of a request, of which `scanned` have been scanned already. Fails where the system has no
+    /// Room for `bytes` of a message, of which `scanned` have been scanned already. Fails where the system has no
     /// memory.
     pub(super) fn new(bytes: usize, scanned: usize, permit: BudgetPermit) -> io::Result<Self> {
         let memory = MmapMut::map_anon(bytes)?;
@@ -54,17 +54,27 @@ impl HeldMessage {
         self.memory.get(..self.filled).unwrap_or_default()
     }
 
+    /// The same, to be changed in place.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.get_mut(..self.filled).unwrap_or_default()
+    }
+
+    /// Keeps only the first `bytes` of those that have arrived.
+    pub(super) fn truncate(&mut self, bytes: usize) {
+        self.filled = self.filled.min(bytes);
+    }
+
     /// Whether everything that the filters asked for has arrived.
     pub(super) fn is_filled(&self) -> bool {
         self.filled == self.memory.len()
     }
 
-    /// When the request has to have arrived or, once it may go upstream, has to have been sent.
+    /// When the message has to have arrived or, once it may be sent, has to have been sent.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// The request may go upstream.
+    /// The message may be sent.
     pub(super) fn start_sending(&mut self) {
         self.sent = Some(0);
         self.deadline = deadline(self.memory.len());
@@ -72,6 +82,11 @@ impl HeldMessage {
 
     pub(super) fn is_being_sent(&self) -> bool {
         self.sent.is_some()
+    }
+
+    /// Whether a part of what is being sent has not been sent.
+    pub(super) fn has_more(&self) -> bool {
+        self.sent.is_some_and(|sent| sent < self.filled)
     }
 
     /// The next piece to send, at most `bytes_max` long. The one after the last is empty.

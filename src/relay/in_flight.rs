@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::command::table;
 use crate::command::table::CommandId;
+use crate::relay::judged_command::JudgedCommand;
+use crate::relay::listed::Listed;
 use crate::wire::header::Header;
 
 /// Requests in flight on one connection, at which its client is not read until replies come. The requests of one read
@@ -31,10 +33,16 @@ pub(super) struct InFlightRequest {
     pub(super) namespace: Option<Box<str>>,
     /// The cursor that the request reads or kills.
     pub(super) cursor: Option<i64>,
+    /// The command that the policy has judged, if its reply may open a cursor.
+    pub(super) judged: Option<Box<JudgedCommand>>,
+    /// The version of the policy that let the request pass.
+    pub(super) policy_version: u64,
     /// The transaction that the request belongs to.
     pub(super) transaction: Option<u64>,
     /// Whether its replies may name members, and are rewritten.
     pub(super) names_members: bool,
+    /// What its replies list, so that they are filtered.
+    pub(super) listed: Option<Box<Listed>>,
     /// The number of unacknowledged requests before it; [`InFlight::push`] sets it.
     pub(super) unacknowledged_before: u32,
     /// The local reply to a request that did not go upstream.
@@ -52,8 +60,11 @@ impl InFlightRequest {
             is_streaming: false,
             namespace: None,
             cursor: None,
+            judged: None,
+            policy_version: 0,
             transaction: None,
             names_members: false,
+            listed: None,
             unacknowledged_before: 0,
             local_reply: None,
         }
@@ -151,12 +162,26 @@ impl InFlight {
         }
     }
 
+    /// The request that a reply with this `responseTo` answers.
+    pub(super) fn answered_by(&self, response_to: i32) -> Option<&InFlightRequest> {
+        self.requests.iter().find(|request| request.is_answered_by(response_to))
+    }
+
     /// Whether a reply may name members: as the request says that it answers, or, where it answers none, as any request
     /// in flight says.
     pub(super) fn names_members(&self, response_to: i32) -> bool {
-        match self.requests.iter().find(|request| request.is_answered_by(response_to)) {
+        match self.answered_by(response_to) {
             Some(request) => request.names_members,
             None => self.requests.iter().any(|request| request.names_members),
+        }
+    }
+
+    /// What a reply lists: as the request says that it answers, or, where it answers none, as any request in flight
+    /// says.
+    pub(super) fn listed(&self, response_to: i32) -> Option<&Listed> {
+        match self.requests.iter().find(|request| request.is_answered_by(response_to)) {
+            Some(request) => request.listed.as_deref(),
+            None => self.requests.iter().find_map(|request| request.listed.as_deref()),
         }
     }
 
@@ -168,7 +193,7 @@ impl InFlight {
         &mut self,
         reply: &Header,
         more_to_come: bool,
-        answered: impl FnOnce(&InFlightRequest),
+        answered: impl FnOnce(&mut InFlightRequest),
     ) -> bool {
         let Some(position) = self.requests.iter().position(|request| request.is_answered_by(reply.response_to)) else {
             return false;

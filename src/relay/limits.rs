@@ -14,6 +14,9 @@ pub struct Limits {
 /// The longest message that is held in a connection's input, header included. A hello has a few kilobytes at most.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 
+/// mongod's own limit for a command body: 16 MiB and 16 KiB.
+pub(super) const BODY_BYTES_MAX: usize = 16_793_600;
+
 /// The longest part of a message that waits for the policy in a connection's input, header included. What is longer is
 /// held apart, and counts against the hold budget.
 pub(super) const WAITING_BYTES_MAX: usize = 16 * 1024;

@@ -10,10 +10,10 @@
 //! `requests` carries that out; replies take the same way back through `replies`. `context` keeps the ledger of both.
 //! `migration/` moves a client to another upstream connection.
 //!
-//! Requests and replies stay as they are, except for three changes: a hello loses what mongod may not read; a reply to
+//! Requests and replies stay as they are, except for five changes: a hello loses what mongod may not read; a reply to
 //! hello names members as the client knows them; the first reply of a stream that was restarted on another upstream
-//! connection gets the `responseTo` that the client waits for. The gateway replies only to requests of which nothing
-//! has gone upstream.
+//! connection gets the `responseTo` that the client waits for; under a policy session ids are mapped, and mongod may
+//! stream replies only to a hello. The gateway replies only to requests of which nothing has gone upstream.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -34,9 +34,12 @@ mod end;
 mod filter;
 mod framing;
 mod held_message;
+mod held_reply;
 mod hold_budget;
 mod in_flight;
+mod judged_command;
 mod limits;
+mod listed;
 mod migration;
 mod open_state;
 mod pump;
@@ -48,7 +51,7 @@ mod upstream_half;
 mod upstream_side;
 
 pub use connection_stats::ConnectionStats;
-pub use cursors::CursorBook;
+pub use cursors::{CursorBook, CursorCaller};
 pub use end::{EndReason, RelayEnd, Side};
 pub use filter::chain::Filters;
 pub use filter::handshake::{Authentication, HandshakeFilter};
@@ -126,9 +129,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     ///
     /// `first_bytes` have been read from the client already, and are freed at once. Only the first call has any. Cancel
     /// safe after that. When the relay is dropped, both sockets close at once.
-    pub async fn run(&mut self, first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> Turn {
+    pub async fn run(&mut self, mut first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> Turn {
         if !first_bytes.is_empty() {
-            let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&first_bytes, cx))).await;
+            let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&mut first_bytes, cx))).await;
             drop(first_bytes);
             if let Err(end) = begun {
                 return Turn::Ended(self.finish(end).await);

@@ -54,7 +54,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Takes what has been read from the client already, before anything else.
-    pub(super) fn begin(&mut self, first_bytes: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn begin(&mut self, first_bytes: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         self.connection.stats.bytes(Direction::ToUpstream, first_bytes.len());
         self.take_requests(first_bytes, cx)
     }
@@ -82,6 +82,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         moved |= self.send_held_request(cx)?;
         moved |= self.take_budget(cx)?;
         moved |= self.read_client(&mut quiet.client, cx)?;
+        moved |= self.send_held_reply(cx)?;
+        moved |= self.take_reply_budget(cx)?;
         moved |= self.read_upstream(&mut quiet.upstream, cx)?;
         moved |= self.pass_on_client_end(cx);
         Ok(moved)
@@ -145,8 +147,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Ok(is_last)
         })?;
         if is_last {
-            let behind = self.client.take_kept();
-            self.take_requests(&behind, cx)?;
+            let mut behind = self.client.take_kept();
+            self.take_requests(&mut behind, cx)?;
         }
         Ok(true)
     }
@@ -157,13 +159,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if !self.requests.poll_budget(cx) {
             return Ok(false);
         }
-        let begun = self.client.take_kept();
-        self.take_requests(&begun, cx)?;
+        let mut begun = self.client.take_kept();
+        self.take_requests(&mut begun, cx)?;
         Ok(true)
     }
 
     /// Reads the requests in `input`, and sends what goes upstream.
-    fn take_requests(&mut self, input: &[u8], cx: &mut Context<'_>) -> Result<(), End> {
+    fn take_requests(&mut self, input: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         let settled = with_records(|records| {
             let (upstream, mut sealed) = (&mut self.upstream, Ok(()));
             let mut seal = |bytes: &[u8]| {
@@ -196,7 +198,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     fn read_upstream(&mut self, is_quiet: &mut bool, cx: &mut Context<'_>) -> Result<bool, End> {
-        if *is_quiet || self.upstream.is_closed() || !self.client.has_everything() {
+        let is_held_up = self.replies.is_sending_held() || self.replies.awaits_budget();
+        if *is_quiet || is_held_up || self.upstream.is_closed() || !self.client.has_everything() {
             return Ok(false);
         }
         with_scratch(|Scratch { plain, sealed }| {
@@ -222,15 +225,48 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                     self.upstream.keep(rest);
                     return Ok(());
                 }
+                Next::Held { taken } => {
+                    self.upstream.keep(&rest[taken..]);
+                    return Ok(());
+                }
                 Next::LocalReplies => rest,
                 Next::Rewritten { message, replaced } => {
                     self.client.send(&message, cx)?;
                     &mut rest[replaced..]
                 }
+                Next::Close(reason @ EndReason::DeniedMeanwhile) => return Err((Side::Gateway, reason)),
                 Next::Close(reason) => return Err((Side::Upstream, reason)),
             };
             self.queue_due_replies();
         }
+    }
+
+    /// Sends the next piece of a reply that was held apart, when the client has taken the piece before.
+    fn send_held_reply(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.replies.is_sending_held() || !self.client.has_everything() {
+            return Ok(false);
+        }
+        if let Some(piece) = self.replies.next_held_piece() {
+            self.client.send(piece, cx)?;
+            return Ok(true);
+        }
+        self.replies.held_was_sent();
+        self.queue_due_replies();
+        let mut behind = self.upstream.take_kept();
+        self.take_replies(&mut behind, cx)?;
+        Ok(true)
+    }
+
+    /// Reads on in a long reply that has waited for the hold budget: other connections wait for its part, so that its
+    /// deadline has to begin.
+    fn take_reply_budget(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.replies.poll_budget(cx) {
+            return Ok(false);
+        }
+        let mut begun = self.upstream.take_kept();
+        self.take_replies(&mut begun, cx)?;
+        self.replies.return_budget();
+        Ok(true)
     }
 
     /// Closes the gateway's side to upstream when the client has closed its own.
@@ -279,13 +315,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.requests.is_between() && self.client.kept().is_empty()
     }
 
-    /// When a request that is held apart has to have arrived, or to have been sent.
+    /// When a message that is held apart has to have arrived, or to have been sent.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        self.requests.hold_deadline()
+        self.requests.hold_deadline().into_iter().chain(self.replies.hold_deadline()).min()
     }
 
     /// The end of a conversation whose hold deadline has passed.
     pub(super) fn missed_hold_deadline(&self) -> End {
+        if self.replies.hold_deadline().is_some() && self.replies.hold_deadline() == self.hold_deadline() {
+            let (side, what) = if self.replies.is_sending_held() {
+                (Side::Client, "a long reply was not taken in time")
+            } else {
+                (Side::Upstream, "a long reply did not arrive in time")
+            };
+            return (side, EndReason::Socket(io::Error::new(io::ErrorKind::TimedOut, what)));
+        }
         if self.requests.is_sending_held() {
             let error = io::Error::new(io::ErrorKind::TimedOut, "a long command was not taken in time");
             return (Side::Upstream, EndReason::Socket(error));

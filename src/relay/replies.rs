@@ -4,11 +4,17 @@
 //! counted and forwarded byte for byte, and so is a stream that has lost its message boundaries, unless the filters
 //! object.
 
+use std::task::Context;
+
+use tokio::time::Instant;
+
 use crate::relay::context::ConnectionState;
 use crate::relay::end::EndReason;
 use crate::relay::filter::reply;
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::verdict::ReplyVerdict;
+use crate::relay::held_reply::HeldReply;
+use crate::relay::hold_budget::BudgetRequest;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
@@ -30,6 +36,8 @@ pub(super) enum Next {
     NeedInput,
     /// The client reads `message` in place of the next `replaced` bytes of the input, and reading goes on behind those.
     Rewritten { message: Vec<u8>, replaced: usize },
+    /// The next `taken` bytes of the input are held apart. Nothing more is read while they are sent.
+    Held { taken: usize },
     /// The client reads the local replies that are due, and reading goes on.
     LocalReplies,
     /// The conversation ends.
@@ -39,7 +47,12 @@ pub(super) enum Next {
 /// Where the reader stands in the stream of messages.
 enum State {
     Between,
-    Message { header: Header, scan: MessageScan },
+    Message {
+        header: Header,
+        scan: MessageScan,
+    },
+    /// In a long reply that is held apart.
+    Held(Box<HeldReply>),
     Unframed,
 }
 
@@ -47,11 +60,12 @@ enum State {
 pub(super) struct Replies {
     state: State,
     facts: ReplyFacts,
+    budget_request: BudgetRequest,
 }
 
 impl Replies {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: ReplyFacts::default() }
+        Self { state: State::Between, facts: ReplyFacts::default(), budget_request: BudgetRequest::default() }
     }
 
     /// Whether the client has been given whole messages only.
@@ -83,13 +97,81 @@ impl Replies {
                         break Next::LocalReplies;
                     }
                 }
+                State::Held(held) => {
+                    break match held.take(&input[at..], &mut self.facts, connection) {
+                        Ok(taken) => Next::Held { taken },
+                        Err(reason) => Next::Close(reason),
+                    };
+                }
                 State::Unframed => {
+                    // A policy may have come into force.
+                    if let ReplyVerdict::Close(reason) = connection.filters.decide_unframed_reply() {
+                        break Next::Close(reason);
+                    }
                     at = input.len();
                     break Next::NeedInput;
                 }
             }
         };
         ReadReplies { forwarded: at, next }
+    }
+
+    /// Whether a long reply waits for the hold budget; nothing else is read meanwhile.
+    pub(super) fn awaits_budget(&self) -> bool {
+        self.budget_request.is_waiting()
+    }
+
+    /// Whether the hold budget has just been granted: what is at the front of the next input has to be read at once.
+    pub(super) fn poll_budget(&mut self, cx: &mut Context<'_>) -> bool {
+        self.budget_request.poll_granted(cx)
+    }
+
+    /// Gives back what was granted to a reply that does not have to be held any longer.
+    pub(super) fn return_budget(&mut self) {
+        self.budget_request.return_granted();
+    }
+
+    /// When a reply that is held apart has to have arrived or, once it is being sent, when the client has to have taken
+    /// it.
+    pub(super) fn hold_deadline(&self) -> Option<Instant> {
+        if let State::Held(held) = &self.state { Some(held.deadline()) } else { None }
+    }
+
+    /// Whether a reply that was held apart is being sent; nothing else is read meanwhile.
+    pub(super) fn is_sending_held(&self) -> bool {
+        matches!(&self.state, State::Held(held) if held.is_being_sent())
+    }
+
+    /// The next piece of the reply that is being sent; `None` if there is none left. What is at the front of the next
+    /// input comes next then.
+    pub(super) fn next_held_piece(&mut self) -> Option<&[u8]> {
+        if let State::Held(held) = &mut self.state
+            && held.has_more()
+        {
+            return Some(held.next_piece());
+        }
+        None
+    }
+
+    /// The reply that was held apart has been sent.
+    pub(super) fn held_was_sent(&mut self) {
+        self.state = State::Between;
+    }
+
+    /// Takes a long reply out of the input. Reads nothing more while the hold budget has no room for it.
+    fn hold_apart(&mut self, header: Header, connection: &mut ConnectionState) -> Option<Next> {
+        let share = connection.filters.policy.reply_share()?;
+        let Some(permit) = self.budget_request.reply_permit(share, header.length as usize) else {
+            return Some(Next::NeedInput);
+        };
+        match HeldReply::new(header, permit) {
+            Ok(held) => {
+                self.facts.clear(connection.filters.policy.keeps_times());
+                self.state = State::Held(Box::new(held));
+                None
+            }
+            Err(_) => Some(Next::Close(EndReason::UnreadableReply("a list that is too long for the memory"))),
+        }
     }
 
     /// Reads the header of a reply, and has the filters decide about it. `None` to read on.
@@ -107,11 +189,12 @@ impl Replies {
         let verdict = connection.filters.decide_reply(&view);
         match verdict {
             ReplyVerdict::NeedMore => return Some(Next::NeedInput),
+            ReplyVerdict::HoldApart => return self.hold_apart(header, connection),
             ReplyVerdict::Close(reason) => return Some(Next::Close(reason)),
             ReplyVerdict::Forward | ReplyVerdict::Rewrite(_) => {}
         }
         let mut scan = MessageScan::new(&header);
-        self.facts.clear();
+        self.facts.clear(connection.filters.policy.keeps_times());
         let ReplyVerdict::Rewrite(message) = verdict else {
             *at += HEADER_BYTES;
             self.state = State::Message { header, scan };

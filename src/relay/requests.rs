@@ -13,6 +13,7 @@ use crate::relay::context::ConnectionState;
 use crate::relay::end::EndReason;
 use crate::relay::filter::chain::Stage;
 use crate::relay::filter::local_reply::LocalReply;
+use crate::relay::filter::patches::{CHECKSUM_BYTES, change_checksum};
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::framing::{ReadCursor, State};
@@ -36,6 +37,8 @@ pub(super) struct Requests {
     /// A long message that is held apart, until the filters decide and then until it has been sent.
     held: Option<Box<HeldMessage>>,
     budget_request: BudgetRequest,
+    /// By what the checksum at the end of the current message changes, since other bytes of it have changed.
+    checksum_change: u32,
     introduction: Introduction,
 }
 
@@ -60,17 +63,18 @@ impl Requests {
             scanned: 0,
             held: None,
             budget_request: BudgetRequest::default(),
+            checksum_change: 0,
             introduction: Introduction::default(),
         }
     }
 
-    /// Reads `input`, hands what goes upstream to `pass`, and returns how many bytes at the front of the input are
-    /// settled.
+    /// Reads `input`, changes it where the policy demands that, hands what goes upstream to `pass`, and returns how
+    /// many bytes at the front of the input are settled.
     ///
     /// The next call's input has to begin with the rest: at most [`HELD_BYTES_MAX`], and what a scan keeps.
     pub(super) fn read(
         &mut self,
-        input: &[u8],
+        input: &mut [u8],
         pass: &mut impl FnMut(&[u8]),
         connection: &mut ConnectionState,
     ) -> Result<usize, Box<Close>> {
@@ -181,6 +185,8 @@ impl Requests {
         }
         cursor.at += HEADER_BYTES;
         self.facts.clear();
+        self.checksum_change = 0;
+        connection.filters.policy.begin_request();
         self.state = State::Message { header, scan: MessageScan::new(&header), stage: Stage::Policy };
         READ_ON
     }
@@ -205,7 +211,7 @@ impl Requests {
         cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
         connection: &mut ConnectionState,
     ) -> Flow {
-        let State::Message { header, scan, stage } = &mut self.state else { return NEED_INPUT };
+        let State::Message { scan, stage, .. } = &mut self.state else { return NEED_INPUT };
         // The request may have begun under another policy, and may not have to be held any longer.
         if *stage != Stage::Forwarding && connection.filters.policy.refresh() {
             *stage = Stage::Policy;
@@ -215,15 +221,16 @@ impl Requests {
             self.facts.compare_names();
         }
         cursor.at += scan.advance(cursor.rest(), &mut self.facts);
-        let facts = &self.facts;
-        let request = RequestView { message: cursor.message(), header, scan, facts, extent: Extent::Growing };
-        let verdict = connection.filters.decide(&request, stage);
-        self.carry_out(verdict, cursor, connection)
+        if self.checksum_change != 0 && scan.left() == 0 {
+            // A checksum is read as a whole, so that all of it is still in the input.
+            change_checksum(&mut cursor.input[..cursor.at], std::mem::take(&mut self.checksum_change));
+        }
+        self.decide(cursor, connection)
     }
 
     /// Takes what is still missing of the request that is held apart, and has the filters decide when it is there.
     fn fill_held(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
-        let (Some(held), State::Message { header, scan, stage }) = (&mut self.held, &mut self.state) else {
+        let (Some(held), State::Message { scan, .. }) = (&mut self.held, &mut self.state) else {
             return NEED_INPUT;
         };
         let taken = held.take(cursor.rest());
@@ -235,9 +242,33 @@ impl Requests {
         // The body may ask for more bytes than it has declared.
         scan.give_up_on(held.bytes().len() - held.scanned);
         connection.filters.policy.refresh();
-        let facts = &self.facts;
-        let request = RequestView { message: held.bytes(), header, scan, facts, extent: Extent::Final };
-        let verdict = connection.filters.decide(&request, stage);
+        self.decide(cursor, connection)
+    }
+
+    /// Has the filters decide about the request, changes it where the policy demands that, and carries the verdict out.
+    fn decide(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
+        let State::Message { header, scan, stage } = &mut self.state else { return NEED_INPUT };
+        let (message, extent) = match &mut self.held {
+            Some(held) => (held.bytes_mut(), Extent::Final),
+            None => (cursor.message_mut(), Extent::Growing),
+        };
+        let filters = &mut connection.filters;
+        let view = RequestView { message, header, scan, facts: &self.facts, extent };
+        let mut verdict = filters.decide(&view, stage);
+        if matches!(verdict, Verdict::Patch) {
+            let mut patches = filters.policy.changes.take();
+            let covered = self.facts.has_checksum().then(|| (header.length as usize).saturating_sub(CHECKSUM_BYTES));
+            let change = patches.apply(message, covered);
+            if scan.left() == 0 {
+                change_checksum(message, change);
+            } else {
+                self.checksum_change = change;
+            }
+            if patches.clears_exhaust() {
+                self.facts.clear_exhaust();
+            }
+            verdict = filters.decide(&RequestView { message, header, scan, facts: &self.facts, extent }, stage);
+        }
         self.carry_out(verdict, cursor, connection)
     }
 
@@ -248,7 +279,8 @@ impl Requests {
         connection: &mut ConnectionState,
     ) -> Flow {
         match verdict {
-            Verdict::Forward => self.forward(cursor, connection),
+            // The filters have been asked again after the change.
+            Verdict::Forward | Verdict::Patch => self.forward(cursor, connection),
             Verdict::Rewrite(rewritten) => {
                 self.complete(Some(&rewritten), cursor, connection);
                 self.held = None;
@@ -310,7 +342,7 @@ impl Requests {
         cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
         connection: &mut ConnectionState,
     ) -> Flow {
-        let Some(budget) = connection.filters.policy.hold_budget() else { return NEED_INPUT };
+        let Some(budget) = connection.filters.policy.changes.hold_budget() else { return NEED_INPUT };
         let Some(permit) = self.budget_request.permit(budget, bytes) else { return NEED_INPUT };
         let scanned = cursor.message().len();
         match HeldMessage::new(bytes, scanned, permit) {

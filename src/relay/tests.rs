@@ -18,10 +18,14 @@ use crate::wire::op_msg;
 
 mod buffering_client;
 mod gateway_authentication;
+mod lists;
 mod member_names;
 mod migration;
 mod policy;
+mod reloads;
+mod sessions;
 mod stored_documents;
+mod versions;
 
 /// Bytes that a pipe holds before its writer has to wait, as a small socket buffer does.
 const PIPE_BYTES: usize = 16 * 1024;

@@ -73,6 +73,10 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         keep(&mut self.kept, rest);
     }
 
+    pub(super) fn take_kept(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.kept)
+    }
+
     /// Reads records into `sealed`, and decrypts them into `plain`. The input begins with what was kept.
     pub(super) fn poll_read<'b>(
         &mut self,

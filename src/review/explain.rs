@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::question::{AssumedCaller, QuestionError, RequestedCommand};
 use super::trace::{self, RuleTrace};
 use crate::command::table::{self, Class};
-use crate::command::{Meaning, Request, Unclear, read, unknown_name};
+use crate::command::{Listing, Meaning, Request, Unclear, read, unknown_name};
 use crate::config::{Config, Enforcement, FromConfig};
 use crate::identity::Principal;
 use crate::policy::{CallerFacts, Effect, ErrorCode, Grounds, Note, Policy, Sentence, View};
@@ -253,6 +253,13 @@ impl Explanation {
         self.decision = decision;
         self.rule = rule(grounds);
         self.because = self.reason(grounds);
+        if decision == Decision::Allow
+            && let Ok(meaning) = meaning
+            && let Some(shown) = filtered(view, meaning)
+        {
+            self.because.push_str("; ");
+            self.because.push_str(&shown);
+        }
         if let Some(reach) = judgement.reach.and_then(|at| self.reaches.get_mut(at)) {
             reach.decided = true;
         }
@@ -294,6 +301,20 @@ impl Explanation {
         // Only strings and booleans, which cannot fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
+}
+
+/// What the reply to a listing is limited to; `None` for any other command, and for a reply that is not filtered.
+fn filtered(view: &View, meaning: &Meaning<'_>) -> Option<String> {
+    let listing = meaning.listing.filter(|listing| !view.sees_everything(*listing, meaning.database))?;
+    Some(match listing {
+        Listing::Collections => format!(
+            "the reply is filtered: it lists only the collections of {} with which this caller may do anything",
+            meaning.database
+        ),
+        Listing::Databases => {
+            "the reply is filtered: it lists only the databases in which this caller may do anything".to_owned()
+        }
+    })
 }
 
 /// The class as rules name it; a description for the classes that rules cannot name.

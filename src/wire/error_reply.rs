@@ -6,6 +6,7 @@ use bson::{RawDocumentBuf, rawdoc};
 
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
+use crate::wire::reply::ClusterTimes;
 
 /// A command error: what a driver shows as code, code name and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +22,17 @@ pub struct CommandError {
 impl CommandError {
     /// The error as a complete reply message to `request`: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
     pub fn reply_to(&self, request: &Header) -> Vec<u8> {
-        let body =
+        self.reply_with(request, None)
+    }
+
+    /// As [`CommandError::reply_to`], with the times of an earlier reply of the server: a driver expects them in every
+    /// reply of a replica set.
+    pub fn reply_with(&self, request: &Header, times: Option<&ClusterTimes>) -> Vec<u8> {
+        let mut body =
             rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
+        if let Some(times) = times {
+            times.append_to(&mut body);
+        }
         reply(request, &body)
     }
 }

@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
+pub mod bson_compaction;
 pub mod bson_elements;
 pub mod bson_scan;
 pub mod error_reply;

@@ -206,6 +206,21 @@ impl RequestFacts {
         self.flags & flag::MORE_TO_COME != 0
     }
 
+    /// Whether a checksum follows the sections.
+    pub fn has_checksum(&self) -> bool {
+        self.flags & flag::CHECKSUM_PRESENT != 0
+    }
+
+    /// The flags of an `OP_MSG`; 0 for any other message.
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// The receiver does not get the flag that allows several replies.
+    pub fn clear_exhaust(&mut self) {
+        self.flags &= !flag::EXHAUST_ALLOWED;
+    }
+
     /// Whether the sender accepts several replies to this request (exhaust cursor).
     pub fn exhaust_allowed(&self) -> bool {
         self.flags & flag::EXHAUST_ALLOWED != 0

@@ -5,7 +5,8 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 
 use crate::policy_rows::{
-    Row, ServerFacts, Verdict, denied, denied_read, explain, orders, passes, raw_row, secret, unusual_read,
+    Row, ServerFacts, Verdict, denied, denied_read, explain, filtered_read, orders, passes, raw_row, secret,
+    unusual_read,
 };
 
 /// All rows of this file, and some allowed commands.
@@ -38,6 +39,7 @@ fn commands() -> Vec<Row> {
     let view = doc! { "_id": "shop.window", "viewOn": "private", "pipeline": [] };
     let namespaces = ["shop.orders", "shop.private"].map(|name| doc! { "ns": name });
     let index = doc! { "key": { "n": 1 }, "name": "n", "ns": "vault.secret" };
+    let begins = doc! { "$regexMatch": { "input": "$name", "regex": "^V" } };
     let mut rows = vec![
         denied_read("explain", &explain(indexed.clone())),
         denied("explain of another database", &explain(other.clone())),
@@ -126,7 +128,22 @@ fn commands() -> Vec<Row> {
             &shop(doc! { "find": "orders", "$_resumeAfter": {}, "$_requestResumeToken": true }),
         ),
         denied_read("listCollections", &vault(doc! { "listCollections": 1 })),
-        denied_read("listCollections of a database with a denied collection", &shop(doc! { "listCollections": 1 })),
+        filtered_read("listCollections of a database with a denied collection", &shop(doc! { "listCollections": 1 })),
+        filtered_read("names of collections", &shop(doc! { "listCollections": 1, "nameOnly": true })),
+        filtered_read(
+            "names of collections that match a pattern",
+            &shop(doc! { "listCollections": 1, "filter": { "name": { "$regex": "^V" } }, "cursor": {} }),
+        ),
+        denied_read(
+            "an error that quotes the name of a collection",
+            &shop(
+                doc! { "listCollections": 1, "filter": { "$expr": { "$cond": [begins, { "$toInt": "$name" }, true] } } },
+            ),
+        ),
+        denied(
+            "a batch that tells whether a collection matches a pattern",
+            &shop(doc! { "listCollections": 1, "filter": { "name": "private" }, "cursor": { "batchSize": 1 } }),
+        ),
         denied_read("listIndexes", &shop(doc! { "listIndexes": "private" })),
         denied("dbStats", &vault(doc! { "dbStats": 1 })),
         denied("validate", &vault(doc! { "validate": "secret" })),
@@ -270,7 +287,12 @@ fn administration() -> Vec<Row> {
         command
     };
     let mut rows = vec![
-        denied_read("listDatabases", &admin(doc! { "listDatabases": 1 })),
+        filtered_read("listDatabases", &admin(doc! { "listDatabases": 1 })),
+        filtered_read("names of databases", &admin(doc! { "listDatabases": 1, "nameOnly": true })),
+        denied_read(
+            "an error that quotes the name of a database",
+            &admin(doc! { "listDatabases": 1, "filter": { "$expr": { "$toInt": { "$substr": ["$name", 0, 99] } } } }),
+        ),
         denied_read("top", &admin(doc! { "top": 1 })),
         denied_read("currentOp", &admin(doc! { "currentOp": 1 })),
         denied_read("getLog", &admin(doc! { "getLog": "global" })),

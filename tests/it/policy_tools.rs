@@ -271,6 +271,26 @@ fn an_imported_policy_is_valid_configuration() {
 }
 
 #[test]
+fn session_id_prints_the_id_in_mongod_for_a_principal_or_a_listener() {
+    let desk = Files::new();
+    let print = |caller: &str, id: &str| desk.check(&format!("mongate policy session-id {caller} {id}"), 0, &[]).out;
+    let id = "07070707-0707-0707-0707-070707070707";
+    assert_eq!(print("--principal cart", id), "0d9dbd97-4e8b-e2ae-b3ef-4a43a24b78db\n");
+    assert_eq!(print("--principal cart", &id.replace('-', "")), print("--principal cart", id));
+    assert_eq!(print("--principal spiffe://a.b/c", id), print("--principal a.b/c", id));
+    assert_ne!(print("--listener cart", id), print("--principal cart", id));
+    for (arguments, exit, says) in [
+        (format!("--principal cart {id}0"), 65, "is not a session id; give 32 hexadecimal digits"),
+        (id.to_owned(), 2, "--principal"),
+        (format!("--principal cart --listener cart {id}"), 2, "cannot be used with"),
+        (format!("--listener '' {id}"), 2, "--listener"),
+        ("--principal cart".to_owned(), 2, "<ID>"),
+    ] {
+        desk.check(&format!("mongate policy session-id {arguments}"), exit, &[says]);
+    }
+}
+
+#[test]
 fn check_includes_the_policy() {
     let desk = Files::new();
     let (head, _) = file_of_page("config.toml").split_once("[[policy.rule]]").unwrap();

@@ -777,12 +777,12 @@ fn session_commands_reach_no_namespace_and_only_the_clients_own_sessions() {
             "Session -",
         ),
         (rawdoc! { "abortTransaction": 1, "$db": "admin" }, "Session -"),
-        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin shop"),
+        (rawdoc! { "killSessions": [], "$db": "shop" }, "Admin *"),
         (rawdoc! { "killSessions": [{ "id": uuid() }], "$db": "shop" }, "Session -"),
-        (rawdoc! { "killSessions": [{ "id": uuid() }, { "id": uuid(), "uid": 1 }], "$db": "shop" }, "Admin shop"),
-        (rawdoc! { "killSessions": [{}], "$db": "shop" }, "Admin shop"),
-        (rawdoc! { "killSessions": { "id": uuid() }, "$db": "shop" }, "Admin shop"),
-        (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin shop"),
+        (rawdoc! { "killSessions": [{ "id": uuid() }, { "id": uuid(), "uid": 1 }], "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killSessions": [{}], "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killSessions": { "id": uuid() }, "$db": "shop" }, "Admin *"),
+        (rawdoc! { "killAllSessions": [], "$db": "shop" }, "Admin *"),
     ]);
 }
 

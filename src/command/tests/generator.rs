@@ -5,7 +5,7 @@ use bson::{Binary, Bson, Document, bson, doc};
 use proptest::prelude::*;
 
 /// A command as a client could send it, complete enough to be understood.
-pub(super) fn command() -> impl Strategy<Value = Document> {
+pub(crate) fn command() -> impl Strategy<Value = Document> {
     (plain_command(), database(), prop::collection::vec(argument(), 0..3)).prop_map(
         |(mut body, database, arguments)| {
             for (name, value) in arguments {
@@ -60,6 +60,10 @@ fn other_command() -> impl Strategy<Value = Document> {
             .prop_map(|(name, namespace)| doc! { name: namespace }),
         prop::collection::vec(namespace(), 1..4).prop_flat_map(bulk_write),
         prop::collection::vec(collection(), 0..3).prop_map(|names| doc! { "dbHash": 1, "collections": names }),
+        (prop::sample::select(vec!["endSessions", "refreshSessions", "killSessions"]), sessions())
+            .prop_map(|(name, sessions)| doc! { name: sessions }),
+        prop::sample::select(vec!["commitTransaction", "abortTransaction", "killAllSessions"])
+            .prop_map(|name| doc! { name: 1 }),
         prop::sample::select(vec!["listCollections", "listDatabases", "dropDatabase", "currentOp", "dbStats", "ping"])
             .prop_map(|name| doc! { name: 1 }),
         prop::collection::vec(
@@ -93,18 +97,36 @@ fn bulk_write(namespaces: Vec<String>) -> impl Strategy<Value = Document> {
 }
 
 fn argument() -> impl Strategy<Value = (&'static str, Bson)> {
-    let id = Binary { subtype: BinarySubtype::Uuid, bytes: vec![3; 16] };
     prop::sample::select(vec![
-        ("lsid", bson!({ "id": id })),
+        ("lsid", session(1)),
+        ("lsid", session(2)),
         ("$readPreference", bson!({ "mode": "secondary" })),
         ("comment", bson!("vault.secret")),
         ("let", bson!({ "from": "secret" })),
         ("maxTimeMS", bson!(5)),
         ("hint", bson!("secret")),
         // No client sends one of these.
+        ("lsid", bson!({ "id": session_id(1), "uid": session_id(1) })),
         ("fromMongos", bson!(true)),
         ("$_unknown", bson!(1)),
     ])
+}
+
+fn session(n: u8) -> Bson {
+    bson!({ "id": session_id(n) })
+}
+
+fn session_id(n: u8) -> Binary {
+    Binary { subtype: BinarySubtype::Uuid, bytes: vec![n; 16] }
+}
+
+/// Ids of sessions, rarely with something that only the session of another user has.
+fn sessions() -> impl Strategy<Value = Vec<Bson>> {
+    let one = prop_oneof![
+        20 => (1..5_u8).prop_map(session),
+        1 => Just(bson!({ "id": session_id(1), "uid": session_id(1) })),
+    ];
+    prop::collection::vec(one, 0..4)
 }
 
 fn target() -> impl Strategy<Value = Bson> {

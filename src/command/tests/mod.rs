@@ -1,7 +1,7 @@
 //! Tests of the meaning of commands.
 
 mod catalogue;
-mod generator;
+pub(crate) mod generator;
 mod hostile;
 mod naive;
 mod newer_servers;

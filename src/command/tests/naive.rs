@@ -10,6 +10,27 @@ use proptest::prelude::*;
 use super::generator::command;
 use super::{reach_text, read_body, read_with};
 
+/// The ids of the sessions that must be mapped, in any order; `None` if the command must be refused.
+fn expected_sessions(body: &Document) -> Option<Vec<Vec<u8>>> {
+    let command = body.get_document("explain").unwrap_or(body);
+    let mut all: Vec<&Bson> = if body == command { Vec::new() } else { command.get("lsid").into_iter().collect() };
+    all.extend(body.get("lsid"));
+    let (name, value) = command.iter().next()?;
+    let listed = value.as_array().filter(|_| name.ends_with("Sessions"));
+    let is_plain = |session: &Bson| session.as_document().is_some_and(|session| session.len() == 1);
+    match listed {
+        Some(listed) if name != "killSessions" || listed.iter().all(is_plain) => all.extend(listed),
+        _ => {}
+    }
+    let id = |session: &Bson| match session.as_document()?.get("id")? {
+        Bson::Binary(id) => is_plain(session).then(|| id.bytes.clone()),
+        _ => None,
+    };
+    let mut ids = all.into_iter().map(id).collect::<Option<Vec<_>>>()?;
+    ids.sort();
+    Some(ids)
+}
+
 /// `None` if the command must be refused.
 type ExpectedReaches = Option<BTreeSet<String>>;
 
@@ -20,6 +41,7 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
     if all_keys.into_iter().any(|key| key == "fromMongos" || key.starts_with("$_")) {
         return None;
     }
+    expected_sessions(body)?;
     let mut found = BTreeSet::new();
     let (name, value) = command.iter().next()?;
     let own = value.as_str().map(str::to_owned);
@@ -135,6 +157,16 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
                 found.insert(format!("UserAdmin {}", resource.get_str("db").ok()?));
             }
         }
+        "endSessions" | "refreshSessions" | "commitTransaction" | "abortTransaction" => {
+            found.insert("Session -".to_owned());
+        }
+        "killSessions" => {
+            let listed = value.as_array().unwrap();
+            let is_own = |session: &Bson| !session.as_document().unwrap().contains_key("uid");
+            let own = !listed.is_empty() && listed.iter().all(is_own);
+            found.insert(if own { "Session -" } else { "Admin *" }.to_owned());
+        }
+        "killAllSessions" => drop(found.insert("Admin *".to_owned())),
         other => panic!("the generator made {other}"),
     }
     let stages = command.get_array("pipeline").map(Vec::as_slice).unwrap_or_default();
@@ -232,6 +264,9 @@ proptest! {
         prop_assert_eq!(&reaches, &expected_reaches(&body), "{:?}", meaning);
         if let Ok(meaning) = meaning {
             prop_assert_eq!(reaches.unwrap().len(), meaning.reaches.len(), "a reach occurs twice");
+            let mut sessions: Vec<_> = meaning.sessions.iter().map(|id| id.to_vec()).collect();
+            sessions.sort();
+            prop_assert_eq!(Some(sessions), expected_sessions(&body));
             let searched = read_with(&raw, &[], true).unwrap();
             prop_assert_eq!(searched.reaches, meaning.reaches);
             prop_assert_eq!(searched.javascript, meaning.command.name == "mapReduce");

@@ -11,8 +11,8 @@ pub struct PolicyConfig {
     pub enforcement: Enforcement,
     /// `deny_javascript`: whether commands that run JavaScript on the server are denied. Default: `false`.
     pub deny_javascript: bool,
-    /// `known_commands`: commands, and stages with `$` in front, that the gateway's tables lack, with the name of the class
-    /// of each one. The policy checks the names of the classes. Default: empty.
+    /// `known_commands`: commands, and stages with `$` in front, that the gateway's tables lack, with the name of the
+    /// class of each one. The policy checks the names of the classes. Default: empty.
     pub known_commands: BTreeMap<String, String>,
     /// `[[policy.rule]]`, in the order of the file, with unique names.
     pub rules: Vec<RuleConfig>,

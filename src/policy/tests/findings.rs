@@ -70,8 +70,8 @@ fn a_rule_that_does_more_or_less_than_it_seems_has_a_warning() {
     };
     let one = |action: &str, to: &str| rule("r", action, &format!("to = [{{ {to} }}]"));
     let of_a = "from = [{ principals = [\"a\"] }]\n";
-    let qualified = "policy.rule[1].to[1].collections has \"shop.orders\", but \"shop\" is a database, and the name of a \
-                     collection does not include it; write \"orders\"";
+    let qualified = "policy.rule[1].to[1].collections has \"shop.orders\", but \"shop\" is a database, and the name of \
+                     a collection does not include it; write \"orders\"";
     let orders = "commands = [\"@read\"], collections = [\"shop.orders\"]";
     check(&one("deny", &format!("databases = [\"shop\"], {orders}")), &[qualified]);
     check(&(one("deny", orders) + &rule("b", "deny", "to = [{ databases = [\"shop\"] }]")), &[qualified]);

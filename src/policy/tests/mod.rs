@@ -2,6 +2,7 @@
 
 mod decisions;
 mod findings;
+mod listings;
 mod naive;
 
 use std::net::IpAddr;
@@ -105,7 +106,9 @@ fn meaning<'a>(text: &'a str) -> Meaning<'a> {
         reaches: resources.split(", ").map(reach).collect(),
         javascript,
         essential: essential || matches!(command.class, Class::Handshake | Class::Auth),
+        listing: None,
         cursors: SmallVec::new(),
+        sessions: SmallVec::new(),
     }
 }
 

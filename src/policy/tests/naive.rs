@@ -11,7 +11,7 @@ use crate::config::{FromConfig, RuleConfig, ToConfig, Values};
 
 use super::*;
 
-fn matches_text(value: &str, text: &str) -> bool {
+pub(super) fn matches_text(value: &str, text: &str) -> bool {
     let (value, text) = (value.as_bytes(), text.as_bytes());
     match value {
         [b'*'] => true,
@@ -34,7 +34,7 @@ fn key(values: &Values, fact: Option<&str>) -> bool {
     }
 }
 
-fn from(entry: &FromConfig, caller: &CallerFacts<'_>) -> bool {
+pub(super) fn from(entry: &FromConfig, caller: &CallerFacts<'_>) -> bool {
     let text = caller.principal.map(ToString::to_string);
     let namespace = text.as_deref().and_then(|text| {
         let parts: Vec<&str> = text.split('/').collect();
@@ -65,7 +65,7 @@ fn word(word: &str, meaning: &Meaning<'_>, class: Class) -> bool {
     word == class_word || (word == "@javascript" && meaning.javascript) || matches_text(name, meaning.command.name)
 }
 
-fn commands(entry: &ToConfig, action: Action, meaning: &Meaning<'_>, class: Class) -> bool {
+pub(super) fn commands(entry: &ToConfig, action: Action, meaning: &Meaning<'_>, class: Class) -> bool {
     let allow = action == Action::Allow;
     let explain = |value: &str| meaning.explained && value != "*" && matches_text(value, "explain");
     if let Some(not) = &entry.commands.not
@@ -92,7 +92,7 @@ fn is_star(values: Option<&Vec<String>>) -> bool {
 }
 
 /// Whether an entry of an `allow` covers the whole resource.
-fn covers(entry: &ToConfig, resource: &Resource<'_>) -> bool {
+pub(super) fn covers(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     let unlimited = |values: &Values| values.any.is_none() || is_star(values.any.as_ref());
     let all = |values: &Values| unlimited(values) && values.not.as_ref().is_none_or(Vec::is_empty);
     let names = |values: &Values, text: &str| {
@@ -124,7 +124,7 @@ fn covers(entry: &ToConfig, resource: &Resource<'_>) -> bool {
 }
 
 /// Whether an entry of a `deny` or an `audit` overlaps with the resource.
-fn overlaps(entry: &ToConfig, resource: &Resource<'_>) -> bool {
+pub(super) fn overlaps(entry: &ToConfig, resource: &Resource<'_>) -> bool {
     let not_nothing = |values: &Values| !is_star(values.not.as_ref());
     match *resource {
         Resource::NoNamespace => true,
@@ -157,7 +157,7 @@ pub(super) fn matches(rule: &RuleConfig, caller: &CallerFacts<'_>, meaning: &Mea
 }
 
 /// Whether the command is denied, and why.
-fn decide(
+pub(super) fn decide(
     config: &PolicyConfig,
     dry_too: bool,
     caller: &CallerFacts<'_>,
@@ -185,13 +185,11 @@ fn decide(
         return (false, Grounds::NoRule, None);
     }
     let asked = || reaches().filter(|(_, reach)| !reach.incidental);
-    match asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
-        Some((at, _)) => (true, Grounds::NoAllowRule, Some(at)),
-        None => {
-            let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
-            (false, first(Action::Allow, reach).unwrap(), Some(at))
-        }
+    if let Some((at, _)) = asked().find(|(_, reach)| first(Action::Allow, reach).is_none()) {
+        return (true, Grounds::NoAllowRule, Some(at));
     }
+    let Some((at, reach)) = asked().next() else { return (false, Grounds::NoRule, None) };
+    (false, first(Action::Allow, reach).unwrap(), Some(at))
 }
 
 fn judge(config: &PolicyConfig, caller: &CallerFacts<'_>, meaning: &Meaning<'_>) -> Judgement {
@@ -233,6 +231,9 @@ const COMMANDS: &[&str] = &[
     "ping",
     "endSessions",
     "explain",
+    "insert",
+    "listCollections",
+    "list*",
     "find*",
     "*",
     "@read",
@@ -327,7 +328,9 @@ pub(super) fn any_meaning() -> impl Strategy<Value = Meaning<'static>> {
             reaches: reaches.into_iter().map(reach).collect(),
             javascript: javascript && !is_plain,
             essential: is_essential,
+            listing: None,
             cursors: SmallVec::new(),
+            sessions: SmallVec::new(),
         }
     })
 }
@@ -355,7 +358,8 @@ proptest! {
         meanings in vec(any_meaning(), 1..5),
     ) {
         let enforcement = if dry_run { Enforcement::DryRun } else { Enforcement::Enforce };
-        let config = PolicyConfig { enforcement, deny_javascript, known_commands: std::collections::BTreeMap::new(), rules };
+        let known_commands = std::collections::BTreeMap::new();
+        let config = PolicyConfig { enforcement, deny_javascript, known_commands, rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         let view = policy.view(&caller);
@@ -378,7 +382,8 @@ proptest! {
         (principal, source, listener) in any_caller(),
         meanings in vec(any_meaning(), 1..9),
     ) {
-        let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, known_commands: std::collections::BTreeMap::new(), rules };
+        let (enforcement, known_commands) = (Enforcement::Enforce, std::collections::BTreeMap::new());
+        let config = PolicyConfig { enforcement, deny_javascript: false, known_commands, rules };
         let policy = Policy::compile(&config).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         for warning in policy.warnings() {

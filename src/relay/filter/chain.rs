@@ -1,5 +1,6 @@
 //! The filters of one connection in their order: the one place that decides what becomes of a request.
 
+use crate::relay::end::EndReason;
 use crate::relay::filter::handshake::HandshakeFilter;
 use crate::relay::filter::policy::PolicyFilter;
 use crate::relay::filter::reply;
@@ -33,6 +34,10 @@ impl Filters {
     pub(in crate::relay) fn decide(&mut self, request: &RequestView<'_>, stage: &mut Stage) -> Verdict {
         match *stage {
             Stage::Policy => match self.policy.inspect(request) {
+                Verdict::Forward if self.policy.changes.is_needed() => {
+                    *stage = Stage::Handshake;
+                    Verdict::Patch
+                }
                 Verdict::Forward => self.decide_after_policy(request, stage),
                 Verdict::NeedMore(_) if self.handshake.needs_input(request) => Verdict::NeedMore(Hold::InInput),
                 verdict => verdict,
@@ -55,13 +60,22 @@ impl Filters {
 
     /// Decides what becomes of a reply.
     #[inline]
-    pub(in crate::relay) fn decide_reply(&self, reply: &ReplyView<'_>) -> ReplyVerdict {
-        reply::inspect(reply, self.handshake.naming())
+    pub(in crate::relay) fn decide_reply(&mut self, reply: &ReplyView<'_>) -> ReplyVerdict {
+        if self.policy.denies_reply(reply) {
+            return ReplyVerdict::Close(EndReason::DeniedMeanwhile);
+        }
+        match self.policy.inspect_reply(reply) {
+            ReplyVerdict::Forward => reply::inspect(reply, self.handshake.naming()),
+            verdict => verdict,
+        }
     }
 
     /// Decides what becomes of a stream of replies whose message boundaries are lost.
-    pub(in crate::relay) fn decide_unframed_reply(&self) -> ReplyVerdict {
-        reply::inspect_unframed(self.handshake.naming())
+    pub(in crate::relay) fn decide_unframed_reply(&mut self) -> ReplyVerdict {
+        match self.policy.inspect_unframed_reply() {
+            ReplyVerdict::Forward => reply::inspect_unframed(self.handshake.naming()),
+            verdict => verdict,
+        }
     }
 
     #[inline]

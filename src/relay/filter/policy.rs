@@ -3,31 +3,30 @@
 //! Parses each command body as a whole, and has the policy judge it. A command that cannot be understood is denied:
 //! only bytes that were judged go upstream. Writes no log itself: findings go to the source of the policy.
 
-use bson::RawDocument;
-
 use crate::command;
-use crate::command::{Meaning, Request, Resource, Sequence, Unclear, table};
+use crate::command::{Meaning, Request, Resource, Unclear, table};
 use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Sentence};
 use crate::relay::end::EndReason;
 use crate::relay::filter::findings::{Findings, Subject};
+use crate::relay::filter::judgeable::{Judgeable, has_foreign_sequence, judgeable, unclear_document, unjudgeable};
+use crate::relay::filter::judged_commands::{JudgedCommands, denies_reply};
 use crate::relay::filter::local_reply::LocalReply;
 use crate::relay::filter::names_permit::NamesPermit;
-use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy, PolicySource};
-use crate::relay::filter::verdict::{Close, Hold, Verdict};
+use crate::relay::filter::policy_source::{CursorError, EffectivePolicy, PolicySource};
+use crate::relay::filter::reply::ReplyView;
+use crate::relay::filter::request_changes::RequestChanges;
+use crate::relay::filter::verdict::{Close, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
-use crate::relay::hold_budget::HoldBudget;
 use crate::relay::in_flight::InFlightRequest;
-use crate::relay::limits::{HELD_BYTES_MAX, WAITING_BYTES_MAX};
+use crate::relay::judged_command::JudgedCommand;
+use crate::relay::listed::Listed;
 use crate::telemetry::policy_metrics::PolicyDecision;
 use crate::wire::error_reply::CommandError;
-use crate::wire::field_names::FieldFault;
 use crate::wire::header::OpCode;
-use crate::wire::reply::ReplyFacts;
+use crate::wire::reply::{ClusterTimes, ReplyFacts};
 use crate::wire::request::RequestFacts;
-use crate::wire::{op_msg, op_query};
 
-/// mongod's own limit for a command body: 16 MiB and 16 KiB.
-const BODY_BYTES_MAX: usize = 16_793_600;
+mod replies;
 
 /// Asks the policy about the requests of one connection.
 pub struct PolicyFilter {
@@ -35,7 +34,18 @@ pub struct PolicyFilter {
     /// The version of the policy in `effective`.
     version: u64,
     effective: Option<EffectivePolicy>,
+    /// A policy that came into force after the last request, for the replies that arrive meanwhile, and its version.
+    newer: Option<Box<(u64, Option<EffectivePolicy>)>>,
     findings: Findings,
+    /// What the replies to the current request list.
+    listed: Option<Box<Listed>>,
+    /// Whether any request of this connection had such replies.
+    has_listed: bool,
+    /// What has to change in the current request.
+    pub(in crate::relay) changes: RequestChanges,
+    judged: JudgedCommands,
+    /// The times of the server's last reply under a policy; boxed, since a standalone server has none.
+    times: Option<Box<ClusterTimes>>,
     names_permit: NamesPermit,
     /// Whether a document of the current request was refused, or would have been.
     has_refused_document: bool,
@@ -54,7 +64,13 @@ impl PolicyFilter {
             source: None,
             version: 0,
             effective: None,
+            newer: None,
             findings: Findings::default(),
+            changes: RequestChanges::default(),
+            judged: JudgedCommands::default(),
+            listed: None,
+            has_listed: false,
+            times: None,
             names_permit: NamesPermit::default(),
             has_refused_document: false,
         }
@@ -70,9 +86,23 @@ impl PolicyFilter {
             let effective = source.effective_policy();
             // The findings so far are about rules of the previous policy.
             self.log_totals();
-            (self.version, self.effective) = (version, effective);
+            (self.version, self.effective, self.newer) = (version, effective, None);
+            if let Some(effective) = &self.effective {
+                self.changes.map_session_ids(effective);
+            }
         }
         is_new
+    }
+
+    /// The version of the policy that has decided about the last request.
+    pub(in crate::relay) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A new request begins: what was kept of the previous request is no longer needed.
+    pub(in crate::relay) fn begin_request(&mut self) {
+        self.changes.begin_request();
+        self.judged.begin_request();
     }
 
     /// Whether a policy is in force.
@@ -82,21 +112,37 @@ impl PolicyFilter {
 
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
-        if self.effective.is_none() {
-            return Verdict::Forward;
+        self.listed = None;
+        self.changes.begin_inspection();
+        let verdict = match &self.effective {
+            Some(_) => self.inspect_judged(request),
+            // The sessions of the client were mapped under an earlier policy, and must stay the same.
+            None => self.changes.hold_for_session_ids(request).map_or(Verdict::Forward, Verdict::NeedMore),
+        };
+        if matches!(verdict, Verdict::Forward) {
+            self.changes.find(request, self.effective.is_some());
         }
+        verdict
+    }
+
+    fn inspect_judged(&mut self, request: &RequestView<'_>) -> Verdict {
         self.has_refused_document = request.facts.field_fault().is_some();
         match request.header.op_code {
             OpCode::MSG | OpCode::QUERY if request.header.response_to == 0 => {}
             OpCode::MSG | OpCode::QUERY => return self.forward_or_close("a request that claims to be a reply"),
-            _ => return self.forward_or_close("a message of a type that no policy can judge"),
+            op_code => return self.forward_or_close(unjudgeable(op_code)),
         }
-        match self.judge_request(request) {
+        let Some(effective) = &self.effective else { return Verdict::Forward };
+        match judgeable(request, effective.view.read_options()) {
+            Judgeable::Command { body, database, sequences } => {
+                self.judge(&Request { body, database, sequences: &sequences }, request)
+            }
             // The request asks for more bytes than it has declared.
-            Verdict::NeedMore(_) if request.extent == Extent::Final => {
+            Judgeable::NeedMore(_) if request.extent == Extent::Final => {
                 self.deny_unclear(Unclear::NotBson, request.facts)
             }
-            verdict => verdict,
+            Judgeable::NeedMore(hold) => Verdict::NeedMore(hold),
+            Judgeable::Unclear(unclear) => self.deny_unclear(unclear, request.facts),
         }
     }
 
@@ -145,21 +191,43 @@ impl PolicyFilter {
         Some(Box::new(Close { reason: EndReason::RefusedDocument(unclear), final_reply }))
     }
 
-    /// Remembers the owner of the cursor that a reply opens or ends.
-    pub(in crate::relay) fn note_reply(&self, request: &InFlightRequest, reply: &ReplyFacts) {
+    /// Whether a reply may not reach the client, because the policy has changed since the request went upstream.
+    #[inline]
+    pub(in crate::relay) fn denies_reply(&mut self, reply: &ReplyView<'_>) -> bool {
+        let Some(source) = &self.source else { return false };
+        let version = source.version();
+        if reply.request().is_some_and(|request| request.policy_version == version) {
+            return false;
+        }
+        self.in_force().is_some_and(|effective| denies_reply(effective, version, reply))
+    }
+
+    /// Takes the command of the current request, which [`PolicyFilter::note_reply`] gets with its reply.
+    pub(in crate::relay) fn take_judged(&mut self) -> Option<Box<JudgedCommand>> {
+        self.judged.take()
+    }
+
+    /// Remembers the owner and the command of the cursor that a reply opens, forgets the cursor that it ends, and keeps
+    /// the times of the server.
+    pub(in crate::relay) fn note_reply(&mut self, request: &mut InFlightRequest, reply: &ReplyFacts) {
         let Some(effective) = &self.effective else { return };
-        match (request.cursor, reply.cursor().filter(|id| *id != 0)) {
-            (None, Some(id)) => effective.cursors.add(id, &effective.caller, self.version),
-            (Some(id), None) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.code) => {
-                effective.cursors.forget(id);
+        self.judged.settle(request, reply, effective);
+        if let Some(times) = reply.times() {
+            match &mut self.times {
+                Some(known) => **known = times,
+                None => self.times = Some(Box::new(times)),
             }
-            _ => {}
         }
     }
 
-    /// The budget for requests that are held apart; `None` without a policy.
-    pub(in crate::relay) fn hold_budget(&self) -> Option<&HoldBudget> {
-        self.effective.as_ref().map(|effective| &effective.hold_budget)
+    /// Whether the times of replies are needed.
+    pub(in crate::relay) fn keeps_times(&self) -> bool {
+        self.effective.is_some()
+    }
+
+    /// The times of the server's last reply, for the reply to a request that is denied.
+    pub(in crate::relay) fn times(&self) -> Option<&ClusterTimes> {
+        self.times.as_deref()
     }
 
     /// Logs the number of findings of each kind that was found more than once, and forgets them.
@@ -169,80 +237,41 @@ impl PolicyFilter {
         }
     }
 
-    /// Judges a request, or says how much of it has to arrive first.
-    fn judge_request(&mut self, request: &RequestView<'_>) -> Verdict {
+    fn judge(&mut self, command: &Request<'_>, request: &RequestView<'_>) -> Verdict {
         let Some(effective) = &self.effective else { return Verdict::Forward };
-        let RequestView { message, scan, facts, .. } = *request;
-        if let Some(unclear) = unclear_framing(request) {
-            return self.deny_unclear(unclear, facts);
-        }
-        if request.header.op_code == OpCode::QUERY {
-            return if request.is_whole() { self.judge_query(request) } else { hold(request.length()) };
-        }
-        // A short message is held to its end: an error behind its body can still be answered then.
-        if !request.is_whole() && request.length() <= WAITING_BYTES_MAX {
-            return Verdict::NeedMore(Hold::InInput);
-        }
-        let command = facts.command().and_then(table::find);
-        let needs_sequences =
-            command.is_some_and(|command| command::needs_sequences(command, effective.view.read_options()));
-        if !request.is_whole() && needs_sequences {
-            return hold(request.length());
-        }
-        match (scan.body(), scan.body_end()) {
-            (Some(body), _) => {
-                let sequences = if needs_sequences { op_msg::sequences(message) } else { Some(Vec::new()) };
-                match (message.get(body).map(RawDocument::from_bytes), sequences) {
-                    (Some(Ok(body)), Some(sequences)) => self.judge(body, None, &sequences, facts),
-                    _ => self.deny_unclear(Unclear::NotBson, facts),
-                }
-            }
-            (None, Some(end)) if end > BODY_BYTES_MAX + HELD_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
-            // How much of the message is needed depends on the command: it may be more than the body.
-            (None, Some(_)) if !facts.is_named() => Verdict::NeedMore(Hold::InInput),
-            (None, Some(end)) => hold(end),
-            // A document sequence precedes the body. No driver sends that; the message is held, up to the size of a
-            // body.
-            (None, None) if facts.sequences().next().is_some() => match request.length() {
-                length if length > BODY_BYTES_MAX => self.deny_unclear(Unclear::TooLong, facts),
-                length => hold(length),
-            },
-            (None, None) => Verdict::NeedMore(Hold::InInput),
-        }
-    }
-
-    fn judge_query(&mut self, request: &RequestView<'_>) -> Verdict {
-        match op_query::command(request.message) {
-            Some(query) if request.is_hello() => self.judge(query.command, Some(query.database), &[], request.facts),
-            _ => self.deny_unclear(Unclear::OldQuery, request.facts),
-        }
-    }
-
-    fn judge(
-        &mut self,
-        body: &RawDocument,
-        database: Option<&str>,
-        sequences: &[(&[u8], &[u8])],
-        facts: &RequestFacts,
-    ) -> Verdict {
-        let Some(effective) = &self.effective else { return Verdict::Forward };
-        let sequences: Vec<_> =
-            sequences.iter().map(|(identifier, documents)| Sequence { identifier, documents }).collect();
-        let request = Request { body, database, sequences: &sequences };
-        let meaning = match command::read(&request, effective.view.read_options()) {
+        let meaning = match command::read(command, effective.view.read_options()) {
             Ok(meaning) => meaning,
-            Err(unclear) => return self.deny_unknown(unclear, command::unknown_name(&request), facts),
+            Err(unclear) => return self.deny_unknown(unclear, command::unknown_name(command), request.facts),
         };
         let mut judgement = effective.view.judge(&meaning);
-        let mut code = ErrorCode::UNAUTHORIZED;
-        if judgement.effect == Effect::Allow
-            && let Some(error) = effective.cursor_error(&meaning, self.version)
-        {
-            let notes = std::mem::take(&mut judgement.notes);
-            judgement = effective.view.deny(Grounds::Cursor);
+        let (mut code, mut opened_by) = (ErrorCode::UNAUTHORIZED, None);
+        if judgement.effect == Effect::Allow && !meaning.cursors.is_empty() {
+            let mut notes = std::mem::take(&mut judgement.notes);
+            match effective.check_cursors(&meaning, self.version) {
+                Ok(found) => notes.extend(found.into_iter().flat_map(|found| found.notes)),
+                Err(CursorError::Unusable(error)) => {
+                    judgement = effective.view.deny(Grounds::Cursor);
+                    code = error;
+                }
+                Err(CursorError::Denied(denial, command)) => (judgement, opened_by) = (*denial, Some(command)),
+            }
             judgement.notes.extend(notes);
-            code = error;
         }
+        if judgement.effect == Effect::Allow {
+            self.changes.map_sessions(&meaning, request.message);
+            self.listed =
+                meaning.listing.map(|listing| Box::new(Listed { listing, database: meaning.database.into() }));
+            self.judged.keep(&meaning, effective, self.version);
+            if judgement.notes.is_empty() {
+                // The common path: there is nothing to log.
+                effective.count(judgement.grounds, PolicyDecision::Allow);
+                return Verdict::Forward;
+            }
+        }
+        let namespace = match &opened_by {
+            Some(command) => namespace(&command.meaning(), judgement.reach),
+            None => namespace(&meaning, judgement.reach),
+        };
         let verdict = match judgement.effect {
             Effect::Allow => Verdict::Forward,
             Effect::Deny => denied(&Sentence {
@@ -255,12 +284,6 @@ impl PolicyFilter {
                 code,
             }),
         };
-        if judgement.effect == Effect::Allow && judgement.notes.is_empty() {
-            // The common path: there is nothing to log.
-            effective.count(judgement.grounds, PolicyDecision::Allow);
-            return verdict;
-        }
-        let namespace = namespace(&meaning, judgement.reach);
         let subject = Subject { command: Some(meaning.command.name), namespace: &namespace, unclear: None };
         self.add_finding(&judgement, subject);
         verdict
@@ -312,49 +335,9 @@ impl PolicyFilter {
     }
 }
 
-/// Holds a request until `bytes` of it have arrived.
-fn hold(bytes: usize) -> Verdict {
-    Verdict::NeedMore(if bytes > WAITING_BYTES_MAX { Hold::Apart(bytes) } else { Hold::InInput })
-}
-
 fn denied(sentence: &Sentence<'_>) -> Verdict {
     let ErrorCode { code, name } = sentence.code;
     LocalReply::Denied(CommandError { code, code_name: name, message: sentence.to_string() }).into()
-}
-
-/// What in the framing of a request cannot be understood for sure.
-fn unclear_framing(request: &RequestView<'_>) -> Option<Unclear> {
-    let RequestView { header, scan, facts, .. } = *request;
-    if scan.is_malformed() {
-        return Some(Unclear::NotBson);
-    }
-    if header.op_code == OpCode::MSG && facts.has_unknown_flag() {
-        return Some(Unclear::UnknownFlag);
-    }
-    if has_foreign_sequence(facts) {
-        return Some(Unclear::Sequence);
-    }
-    if let Some(fault) = facts.field_fault() {
-        return Some(unclear_document(fault));
-    }
-    // A hello is held in the input, to be rewritten there.
-    let is_held_whole = request.is_hello() || header.op_code == OpCode::QUERY;
-    (is_held_whole && request.length() > HELD_BYTES_MAX).then_some(Unclear::TooLong)
-}
-
-fn unclear_document(fault: FieldFault) -> Unclear {
-    match fault {
-        FieldFault::Duplicate => Unclear::DuplicateField,
-        FieldFault::Malformed => Unclear::NotBson,
-        FieldFault::TooDeep => Unclear::TooDeep,
-    }
-}
-
-/// Whether the request has a document sequence that its command does not take, where the command is known.
-fn has_foreign_sequence(facts: &RequestFacts) -> bool {
-    let taken = || facts.command().and_then(table::find).map(command::sequences_of);
-    let is_taken = |found: &[u8]| taken().is_some_and(|taken| taken.iter().any(|taken| taken.as_bytes() == found));
-    facts.has_odd_sequence() || (facts.is_named() && !facts.sequences().all(is_taken))
 }
 
 /// The namespace that decided, or else the command's own.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::command::{Meaning, Resource, Unclear};
-use crate::policy::{Effect, ErrorCode, Grounds, Policy, RuleId, View};
-use crate::relay::cursors::{CursorBook, CursorOwnership};
+use crate::command::{Meaning, Unclear};
+use crate::policy::{Effect, ErrorCode, Grounds, Judgement, Policy, RuleId, SessionOwner, View};
+use crate::relay::cursors::{CursorBook, CursorCaller, CursorOwnership};
 use crate::relay::hold_budget::HoldBudget;
+use crate::relay::judged_command::JudgedCommand;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// The error for a cursor that does not exist. A change stream resumes by itself after it.
@@ -32,8 +33,11 @@ pub struct EffectivePolicy {
     pub metrics: Arc<PolicyMetrics>,
     /// The owners of cursors.
     pub cursors: Arc<CursorBook>,
-    /// The owner of the cursors that this connection opens.
-    pub caller: Arc<str>,
+    /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
+    /// differently.
+    pub caller: CursorCaller,
+    /// The owner of this connection's sessions. It does not change when the policy does.
+    pub session_owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy.
     pub hold_budget: HoldBudget,
 }
@@ -80,19 +84,77 @@ impl EffectivePolicy {
         self.metrics.count(counter_index(grounds, self.policy.rule_names().len()), decision);
     }
 
-    /// The error for a command that may not use the cursors that it names; `None` where it may. `version` is the
-    /// policy's.
-    pub(in crate::relay) fn cursor_error(&self, meaning: &Meaning<'_>, version: u64) -> Option<ErrorCode> {
-        let reads = meaning.command.name == "getMore";
-        // The namespace of such a cursor is a database or the whole server, and does not show what it reads. The policy
-        // judged that when the cursor was opened. A change stream resumes by itself, and is judged again then.
-        let is_wide = meaning.reaches.first().is_some_and(|reach| matches!(reach.resource, Resource::Database(_)));
-        meaning.cursors.iter().find_map(|id| match self.cursors.ownership(*id, &self.caller) {
-            CursorOwnership::Foreign => Some(ErrorCode::UNAUTHORIZED),
-            // Killing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
-            CursorOwnership::Unknown if reads => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { version: opened } if reads && is_wide && opened != version => Some(CURSOR_NOT_FOUND),
-            CursorOwnership::Own { .. } | CursorOwnership::Unknown => None,
-        })
+    /// Whether a command may use the cursors that it names. `version` is the version of the policy. Forgets the cursors
+    /// that a `killCursors` closes.
+    pub(in crate::relay) fn check_cursors(
+        &self,
+        meaning: &Meaning<'_>,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorError> {
+        if meaning.command.name == "getMore" {
+            let lists = meaning.listing.is_some();
+            return meaning.cursors.first().map_or(Ok(None), |id| self.check_cursor(*id, lists, version));
+        }
+        // Closing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
+        let is_foreign =
+            |id: &i64| matches!(self.cursors.ownership(*id, &self.caller, version), CursorOwnership::Foreign);
+        if meaning.cursors.iter().any(is_foreign) {
+            return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
+        }
+        meaning.cursors.iter().for_each(|id| self.cursors.forget(*id));
+        Ok(None)
     }
+
+    /// Whether the caller may read a cursor. If another version of the policy has allowed it, judges the command that
+    /// opened it, and returns that judgement.
+    ///
+    /// `lists`: whether the command reads it as the cursor of a list of collections, whose batches are filtered. That
+    /// has to be true of the cursor too; mongod compares the namespaces itself.
+    pub(in crate::relay) fn check_cursor(
+        &self,
+        id: i64,
+        lists: bool,
+        version: u64,
+    ) -> Result<Option<Judgement>, CursorError> {
+        match self.cursors.ownership(id, &self.caller, version) {
+            CursorOwnership::Own { lists_collections } if lists_collections == lists => Ok(None),
+            CursorOwnership::Own { .. } => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
+            CursorOwnership::Outdated(command) if command.lists_collections() != lists => {
+                Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED))
+            }
+            CursorOwnership::Foreign => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
+            CursorOwnership::Unknown => Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+            CursorOwnership::Outdated(command) => {
+                let judgement = match self.judge_again(&command) {
+                    Ok(judgement) => judgement,
+                    Err(Some(judgement)) => return Err(CursorError::Denied(Box::new(judgement), command)),
+                    Err(None) => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+                };
+                self.cursors.allow(id, version);
+                Ok(Some(judgement))
+            }
+        }
+    }
+
+    /// Judges a command that another version of the policy has allowed, as if this caller had sent it now. The error is
+    /// the judgement that denies it; `None` if that version did not search the command for JavaScript and this one
+    /// must.
+    pub(in crate::relay) fn judge_again(&self, command: &JudgedCommand) -> Result<Judgement, Option<Judgement>> {
+        let judgement = self.view.judge(&command.meaning());
+        if judgement.effect == Effect::Deny {
+            return Err(Some(judgement));
+        }
+        if self.denies_unclear() && !command.suffices(self.view.read_options()) {
+            return Err(None);
+        }
+        Ok(judgement)
+    }
+}
+
+/// Why a command may not use a cursor that it names.
+pub(in crate::relay) enum CursorError {
+    /// The caller does not own it, or the gateway does not know it. With the error for the client.
+    Unusable(ErrorCode),
+    /// The policy denies the command that opened it.
+    Denied(Box<Judgement>, Arc<JudgedCommand>),
 }

@@ -3,7 +3,7 @@
 use crate::relay::end::EndReason;
 use crate::relay::filter::naming::Naming;
 use crate::relay::filter::verdict::ReplyVerdict;
-use crate::relay::in_flight::InFlight;
+use crate::relay::in_flight::{InFlight, InFlightRequest};
 use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 
 /// The longest reply to hello that is held, header included. mongod's have some hundred bytes, those of a large replica
@@ -18,6 +18,13 @@ pub(in crate::relay) struct ReplyView<'a> {
     pub(in crate::relay) header: &'a Header,
     /// The requests that it may answer.
     pub(in crate::relay) in_flight: &'a InFlight,
+}
+
+impl ReplyView<'_> {
+    /// The request that it answers; `None` if it answers none.
+    pub(in crate::relay) fn request(&self) -> Option<&InFlightRequest> {
+        self.in_flight.answered_by(self.header.response_to)
+    }
 }
 
 /// Reads the header of a reply. The first reply of a stream that was restarted on another upstream connection is

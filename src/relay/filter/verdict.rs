@@ -9,6 +9,8 @@ use crate::relay::filter::local_reply::LocalReply;
 pub(in crate::relay) enum Verdict {
     /// The filter cannot decide yet: the bytes that have arrived are held.
     NeedMore(Hold),
+    /// The policy lets the request pass and changes some of its bytes, in place. The other filters decide afterwards.
+    Patch,
     /// The request goes upstream as it is.
     Forward,
     /// These bytes go upstream in place of the request, all of which has arrived.
@@ -41,6 +43,8 @@ pub(in crate::relay) struct Close {
 pub(in crate::relay) enum ReplyVerdict {
     /// The reply is held until all of it has arrived.
     NeedMore,
+    /// The reply is held outside of the input until all of it has arrived, and is filtered then.
+    HoldApart,
     /// The reply goes to the client as it is.
     Forward,
     /// These bytes go to the client in place of the reply, all of which has arrived.

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
-use crate::policy::{CallerFacts, Policy};
+use crate::policy::{CallerFacts, Policy, SessionOwner};
+use crate::relay::cursors::tests::{caller, find as judged_find};
 use crate::telemetry::policy_metrics::PolicyMetrics;
 
 /// The policy of a test, which may change while the test runs.
@@ -13,7 +14,7 @@ use crate::telemetry::policy_metrics::PolicyMetrics;
 pub(super) struct TestPolicy {
     version: AtomicU64,
     effective: Mutex<Option<EffectivePolicy>>,
-    logged: Mutex<Vec<String>>,
+    pub(super) logged: Mutex<Vec<String>>,
 }
 
 struct TestPolicySource(Arc<TestPolicy>);
@@ -35,7 +36,24 @@ impl PolicySource for TestPolicySource {
 }
 
 impl TestPolicy {
-    fn set(&self, enforcement: Enforcement, denied: Option<&str>) {
+    /// Puts another policy in force that knows the same cursors.
+    pub(super) fn change(&self, enforcement: Enforcement, denied: Option<&str>) {
+        let cursors = Arc::clone(&self.effective.lock().unwrap().as_ref().unwrap().cursors);
+        self.set(enforcement, denied);
+        self.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
+    }
+
+    pub(super) fn hold_budget(&self) -> HoldBudget {
+        self.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone()
+    }
+
+    /// Has no policy in force.
+    pub(super) fn remove(&self) {
+        *self.effective.lock().unwrap() = None;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn set(&self, enforcement: Enforcement, denied: Option<&str>) {
         let one = |value: &str| Values { any: Some(vec![value.to_owned()]), not: None };
         let rule = |collection: &str| RuleConfig {
             name: "no-secrets".to_owned(),
@@ -54,8 +72,10 @@ impl TestPolicy {
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
-        let (cursors, caller, hold_budget) = (Arc::default(), Arc::from(""), HoldBudget::default());
-        *self.effective.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller, hold_budget });
+        let (cursors, caller, hold_budget) = (Arc::default(), caller(""), HoldBudget::default());
+        let session_owner = SessionOwner::listener("test");
+        *self.effective.lock().unwrap() =
+            Some(EffectivePolicy { policy, view, metrics, cursors, caller, session_owner, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -63,13 +83,9 @@ impl TestPolicy {
     pub(super) fn logged(&self) -> Vec<String> {
         self.logged.lock().unwrap().clone()
     }
-
-    pub(super) fn hold_budget(&self) -> HoldBudget {
-        self.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone()
-    }
 }
 
-async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
+pub(super) async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<TestPolicy>) {
     scene_with_filters(enforcement, HandshakeFilter::default()).await
 }
 
@@ -86,11 +102,11 @@ pub(super) async fn scene_with_filters(
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }
 
-fn find(id: i32, collection: &str) -> Vec<u8> {
+pub(super) fn find(id: i32, collection: &str) -> Vec<u8> {
     request(id, &doc! { "find": collection, "$db": "shop" })
 }
 
-fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
+pub(super) fn insert(id: i32, collection: &str, bytes: usize) -> Vec<u8> {
     request(id, &doc! { "insert": collection, "documents": [{ "t": "x".repeat(bytes) }], "$db": "shop" })
 }
 
@@ -100,7 +116,7 @@ fn with_response_to(mut message: Vec<u8>, response_to: i32) -> Vec<u8> {
 }
 
 /// Reads the local reply to `response_to`, which the policy has denied.
-async fn read_denial(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
+pub(super) async fn read_denial(client: &mut (impl AsyncRead + Unpin), response_to: i32) -> Document {
     let message = read_message(client).await;
     let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
     assert_eq!((header.response_to, header.op_code), (response_to, OpCode::MSG));
@@ -315,8 +331,7 @@ async fn a_new_policy_applies_from_the_next_message_on() {
         client.write_all(&[find(2, "orders"), find(3, "secret")].concat()).await.unwrap();
         read_denial(&mut client, 2).await;
         assert_eq!(read_message(&mut upstream).await, find(3, "secret"));
-        *policy.effective.lock().unwrap() = None;
-        policy.version.fetch_add(1, Ordering::Release);
+        policy.remove();
         client.write_all(&find(4, "orders")).await.unwrap();
         assert_eq!(read_message(&mut upstream).await, find(4, "orders"));
     })
@@ -387,7 +402,7 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
         upstream.write_all(&ended).await.unwrap();
         read_message(&mut client).await;
         // The first cursor is exhausted, and another caller owns the second.
-        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &Arc::from("cart"), 1);
+        policy.effective.lock().unwrap().as_ref().unwrap().cursors.add(78, &caller("cart"), judged_find(1));
         client.write_all(&[get_more(3, 77), get_more(4, 78)].concat()).await.unwrap();
         let unknown = read_message(&mut client).await;
         let unknown = bson::deserialize_from_slice::<Document>(&unknown[HEADER_BYTES + 5..]).unwrap();
@@ -397,36 +412,88 @@ async fn a_cursor_can_be_read_by_its_owner_only() {
     .await;
 }
 
-/// The namespace of a change stream on a database does not tell what it reads.
+/// The C driver expects them in every reply of a replica set.
 #[tokio::test]
-async fn a_cursor_of_a_whole_database_ends_with_the_policy_that_allowed_it() {
-    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let get_more = |id: i32, of: &str| request(id, &doc! { "getMore": 77_i64, "collection": of, "$db": "shop" });
-    let body = rawdoc! { "cursor": { "firstBatch": [], "id": 77_i64, "ns": "shop.$cmd.aggregate" }, "ok": 1.0 };
-    let opened = op_msg::encode(90, 1, &body);
+async fn a_denial_has_the_times_of_the_last_reply_that_had_any() {
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
-        client.write_all(&find(1, "orders")).await.unwrap();
-        read_message(&mut upstream).await;
-        upstream.write_all(&opened).await.unwrap();
-        read_message(&mut client).await;
-        for (id, of) in [(2, "$cmd.aggregate"), (3, "orders")] {
-            client.write_all(&get_more(id, of)).await.unwrap();
-            assert_eq!(read_message(&mut upstream).await, get_more(id, of));
+        client.write_all(&find(1, "secret")).await.unwrap();
+        assert_eq!(read_denial(&mut client, 1).await.len(), 4);
+        for id in [2, 3] {
+            let time = bson::Timestamp { time: 1_700_000_000, increment: u32::try_from(id).unwrap() };
+            let cluster = doc! { "clusterTime": time, "signature": { "keyId": 5_i64 } };
+            let times = doc! { "$clusterTime": cluster, "operationTime": time };
+            let mut body = doc! { "ok": 1.0 };
+            body.extend(times.clone());
+            client.write_all(&find(id, "orders")).await.unwrap();
+            read_message(&mut upstream).await;
+            let body = bson::RawDocumentBuf::try_from(&body).unwrap();
+            upstream.write_all(&op_msg::encode(90 + id, id, &body)).await.unwrap();
+            read_message(&mut client).await;
+            client.write_all(&find(10, "orders")).await.unwrap();
+            read_message(&mut upstream).await;
+            upstream.write_all(&reply(80 + id, 10)).await.unwrap();
+            read_message(&mut client).await;
+            client.write_all(&find(20, "secret")).await.unwrap();
+            let denial = read_denial(&mut client, 20).await;
+            assert!(times.iter().all(|(key, value)| denial.get(key) == Some(value)), "{denial}");
         }
-        let cursors = Arc::clone(&policy.effective.lock().unwrap().as_ref().unwrap().cursors);
-        policy.set(Enforcement::Enforce, Some("secret"));
-        policy.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
-        policy.version.fetch_add(1, Ordering::Release);
-        upstream.write_all(&[reply(91, 2), reply(92, 3)].concat()).await.unwrap();
-        read_message(&mut client).await;
-        read_message(&mut client).await;
-        client.write_all(&[get_more(4, "$cmd.aggregate"), get_more(5, "orders")].concat()).await.unwrap();
-        assert_eq!(read_message(&mut upstream).await, get_more(5, "orders"));
-        let denied = read_message(&mut client).await;
-        let denied = bson::deserialize_from_slice::<Document>(&denied[HEADER_BYTES + 5..]).unwrap();
-        assert_eq!(denied.get_str("codeName").unwrap(), "CursorNotFound");
     })
     .await;
+}
+
+/// The first legacy handshakes and authentications come as `OP_QUERY`, and some drivers send every command so.
+#[tokio::test]
+async fn a_command_in_an_op_query_is_judged_like_any_other() {
+    let query = |id: i32, namespace: &str, command: &Document| {
+        let document = bson::serialize_to_vec(command).unwrap();
+        let payload = [&[0; 4][..], namespace.as_bytes(), &[0; 5], &(-1_i32).to_le_bytes(), &document].concat();
+        let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap();
+        let header = Header { length, request_id: id, response_to: 0, op_code: OpCode::QUERY };
+        [&header.to_bytes()[..], &payload].concat()
+    };
+    let long = "x".repeat(100_000);
+    let insert = |collection: &str| doc! { "insert": collection, "documents": [{ "t": &long }] };
+    let allowed = [
+        ("admin.$cmd", doc! { "buildinfo": 1 }),
+        ("admin.$cmd", doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": "" }),
+        ("admin.$cmd", doc! { "saslContinue": 1, "conversationId": 1, "payload": "" }),
+        ("admin.$cmd", doc! { "getnonce": 1 }),
+        ("shop.$cmd", doc! { "find": "orders" }),
+        ("shop.$cmd", doc! { "$query": { "find": "orders" }, "$readPreference": { "mode": "secondary" } }),
+        ("shop.$cmd", insert("orders")),
+    ];
+    let denied = [
+        ("shop.$cmd", doc! { "find": "secret" }, "no-secrets"),
+        ("shop.$cmd", doc! { "query": { "find": "secret" }, "find": "orders" }, "no-secrets"),
+        ("shop.$cmd", insert("secret"), "no-secrets"),
+        ("shop.$cmd", doc! { "find": "orders", "$db": "shop" }, "is named where this kind of message does not name it"),
+        ("shop.secret", doc! { "t": &long }, "update the driver to a version that sends OP_MSG"),
+    ];
+    let (scene, _policy) = scene_with_policy(Enforcement::Enforce).await;
+    let (end, ()) = Box::pin(play(scene, |mut client, mut upstream, _drain| async move {
+        for (namespace, command) in &allowed {
+            let sent = query(1, namespace, command);
+            let (written, arrived) = tokio::join!(client.write_all(&sent), read_message(&mut upstream));
+            written.unwrap();
+            assert!(arrived == sent, "{namespace}");
+            upstream.write_all(&reply(90, 1)).await.unwrap();
+            read_message(&mut client).await;
+        }
+        for (namespace, command, reason) in &denied {
+            let sent = query(2, namespace, command);
+            let (mut reads, mut writes) = tokio::io::split(client);
+            let (written, message) = tokio::join!(writes.write_all(&sent), read_message(&mut reads));
+            written.unwrap();
+            client = reads.unsplit(writes);
+            let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
+            assert_eq!((header.response_to, header.op_code), (2, OpCode::REPLY));
+            let document = bson::deserialize_from_slice::<Document>(&message[HEADER_BYTES + 20..]).unwrap();
+            assert!(document.get_str("errmsg").unwrap().contains(reason), "{document}");
+        }
+    }))
+    .await;
+    assert_eq!(end.denied, 5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,76 @@
+//! Commands that list collections or databases, and whether a reply that shows only some of them keeps the others
+//! secret.
+//!
+//! A filter chooses among all of them in the server, before the gateway removes what the caller may not see. It must
+//! not say more about them than the reply does.
+
+use bson::RawDocument;
+
+use super::strict::{self, Fields, elements, items, key};
+
+/// What a reply lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Listing {
+    /// The collections and views of the command's database.
+    Collections,
+    /// The databases of the server.
+    Databases,
+}
+
+/// `None` if the arguments of a `listCollections` could tell of a collection that the reply does not show.
+///
+/// Without a filter, the size of a batch tells only how many collections there are. With a filter it would tell whether
+/// a hidden collection matches.
+pub(super) fn of_collections(fields: &Fields<'_>) -> Option<Listing> {
+    let is_safe = match filter(fields)? {
+        Some(filter) => shows_only(filter, &COLLECTION_FIELDS, 0) && (filter.is_empty() || !has_batch_size(fields)),
+        None => true,
+    };
+    is_safe.then_some(Listing::Collections)
+}
+
+/// `None` if the arguments of a `listDatabases` could tell of a database that the reply does not show.
+pub(super) fn of_databases(fields: &Fields<'_>) -> Option<Listing> {
+    let is_safe = filter(fields)?.is_none_or(|filter| shows_only(filter, &DATABASE_FIELDS, 0));
+    is_safe.then_some(Listing::Databases)
+}
+
+/// The filter, if there is one; `None` if it is no document.
+fn filter<'a>(fields: &Fields<'a>) -> Option<Option<&'a RawDocument>> {
+    fields.get("filter").map_or(Some(None), |filter| strict::document(filter).map(Some))
+}
+
+fn has_batch_size(fields: &Fields<'_>) -> bool {
+    let Some(cursor) = fields.get("cursor") else { return false };
+    strict::document(cursor).is_none_or(|cursor| !cursor.is_empty())
+}
+
+/// Whether a filter depends only on fields that every entry of a reply still has. Expressions are excluded: they show
+/// by their errors what hidden entries have.
+fn shows_only(filter: &RawDocument, names: &[&str], depth: usize) -> bool {
+    depth < DEPTH_MAX
+        && elements(filter).all(|element| {
+            let Ok(element) = element else { return false };
+            match key(&element) {
+                "$and" | "$or" | "$nor" => strict::array(&element).is_some_and(|branches| {
+                    items(branches).all(|branch| {
+                        let branch = branch.ok().and_then(|branch| strict::document(&branch));
+                        branch.is_some_and(|branch| shows_only(branch, names, depth + 1))
+                    })
+                }),
+                "$comment" => true,
+                name => {
+                    let top = name.split_once('.').map_or(name, |(top, _)| top);
+                    names.contains(&top)
+                }
+            }
+        })
+}
+
+/// The gateway removes `options` from some entries.
+const COLLECTION_FIELDS: [&str; 4] = ["name", "type", "info", "idIndex"];
+
+const DATABASE_FIELDS: [&str; 3] = ["name", "sizeOnDisk", "empty"];
+
+/// Far more than tools nest.
+const DEPTH_MAX: usize = 16;
