@@ -14,7 +14,7 @@ use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Policy, SessionOwner};
 use mongate::relay::{
     ConnectionStats, CursorBook, CursorCaller, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits,
-    PolicyFilter, PolicySource, Relay, Turn, UpstreamSide, counter_labels,
+    PolicyFilter, PolicySource, Relay, SessionMapping, Turn, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -245,8 +245,6 @@ impl FixedPolicy {
             policy: Arc::new(policy),
             cursors: Arc::new(CursorBook::default()),
             caller: CursorCaller { name: Arc::from(""), source: None, has_sources: false },
-            session_owner: SessionOwner::listener(LISTENER),
-            hold_budget: HoldBudget::default(),
         }))
     }
 }
@@ -258,6 +256,10 @@ impl PolicySource for FixedPolicy {
 
     fn effective_policy(&self) -> Option<EffectivePolicy> {
         Some(self.0.clone())
+    }
+
+    fn session_mapping(&self) -> Option<SessionMapping> {
+        Some(SessionMapping { owner: SessionOwner::listener(LISTENER), hold_budget: HoldBudget::default() })
     }
 
     fn log_finding(&self, finding: &Finding<'_>) {

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, DECISIONS_OF_RULE};
 use super::policy_in_force::PolicyInForce;
-use crate::identity::Identified;
+use crate::identity::{Identified, Principal};
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Policy, SessionOwner, View};
-use crate::relay::{CursorBook, CursorCaller, EffectivePolicy, Finding, PolicySource, counter_labels};
+use crate::relay::{CursorBook, CursorCaller, EffectivePolicy, Finding, PolicySource, SessionMapping, counter_labels};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// Callers whose view of the policy is kept. When there are more, all views are discarded and made again on demand.
@@ -72,8 +72,6 @@ impl ListenerPolicy {
             metrics: Arc::clone(metrics),
             cursors: Arc::clone(&self.cursors),
             caller: cursor_caller(&facts, policy.uses_sources()),
-            session_owner: session_owner(&facts),
-            hold_budget: self.in_force.hold_budget().clone(),
         })
     }
 }
@@ -90,10 +88,10 @@ fn cursor_caller(caller: &CallerFacts<'_>, has_sources: bool) -> CursorCaller {
 
 /// The owner of a caller's sessions: the principal, or else the listener. Unlike the owner of cursors it is the same at
 /// every listener of every gateway, since a driver retries a write through another connection.
-fn session_owner(caller: &CallerFacts<'_>) -> SessionOwner {
-    match caller.principal {
+fn session_owner(principal: Option<&Principal>, listener: &str) -> SessionOwner {
+    match principal {
         Some(principal) => SessionOwner::principal(principal.as_str()),
-        None => SessionOwner::listener(caller.listener),
+        None => SessionOwner::listener(listener),
     }
 }
 
@@ -113,6 +111,15 @@ impl PolicySource for CallerPolicySource {
 
     fn effective_policy(&self) -> Option<EffectivePolicy> {
         self.policy.effective(self.identity.as_ref(), self.source)
+    }
+
+    fn session_mapping(&self) -> Option<SessionMapping> {
+        let ListenerPolicy { listener, in_force, .. } = &*self.policy;
+        let identity = self.identity.as_ref();
+        in_force.has_had_policy().then(|| SessionMapping {
+            owner: session_owner(identity.map(|identity| &identity.principal), listener),
+            hold_budget: in_force.hold_budget().clone(),
+        })
     }
 
     fn log_finding(&self, finding: &Finding<'_>) {
@@ -155,7 +162,6 @@ impl PolicySource for CallerPolicySource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Principal;
 
     #[test]
     fn the_owner_of_cursors_is_a_principal_of_one_listener() {

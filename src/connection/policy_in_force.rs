@@ -1,7 +1,7 @@
 //! The policy in force, which changes when the configuration file is reloaded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -14,6 +14,7 @@ use crate::relay::HoldBudget;
 pub struct PolicyInForce {
     version: AtomicU64,
     current: ArcSwapOption<LoadedPolicy>,
+    has_had_policy: AtomicBool,
     hold_budget: HoldBudget,
 }
 
@@ -37,6 +38,9 @@ impl PolicyInForce {
     /// Puts `policy` in force. Open connections use it from their next message on.
     pub fn replace(&self, policy: Option<Policy>) {
         let loaded = policy.map(|policy| LoadedPolicy { policy: Arc::new(policy), since: SystemTime::now() });
+        if loaded.is_some() {
+            self.has_had_policy.store(true, Ordering::Release);
+        }
         self.current.store(loaded.map(Arc::new));
         // Comes second: a reader of the new version must find the new policy, or a newer one.
         self.version.fetch_add(1, Ordering::Release);
@@ -45,6 +49,11 @@ impl PolicyInForce {
     /// `None` without a policy: every command is allowed.
     pub fn current(&self) -> Option<Arc<LoadedPolicy>> {
         self.current.load_full()
+    }
+
+    /// Whether there is a policy or was one since the gateway started.
+    pub(super) fn has_had_policy(&self) -> bool {
+        self.has_had_policy.load(Ordering::Acquire)
     }
 
     /// Changes with each [`replace`](Self::replace).

@@ -57,7 +57,9 @@ pub use filter::chain::Filters;
 pub use filter::handshake::{Authentication, HandshakeFilter};
 pub use filter::naming::Naming;
 pub use filter::policy::PolicyFilter;
-pub use filter::policy_source::{EffectivePolicy, Finding, PolicySource, counter_index, counter_labels};
+pub use filter::policy_source::{
+    EffectivePolicy, Finding, PolicySource, SessionMapping, counter_index, counter_labels,
+};
 pub use hold_budget::HoldBudget;
 pub use limits::Limits;
 pub use upstream_side::UpstreamSide;

@@ -189,6 +189,25 @@ fn a_retryable_write_is_executed_once_also_after_a_restart_of_the_gateway() {
     cart.run(&doc! { "endSessions": [{ "id": uuid(13) }], "$db": "admin" }).unwrap();
 }
 
+/// The connections of a driver share its sessions, old connections and new ones.
+#[test]
+fn a_transaction_goes_on_on_any_connection_when_the_policy_is_removed() {
+    let Some(mongod) = Mongod::shared_replica_set() else { return };
+    let (database, rules) = ("sessions_removed", policy("sessions_removed"));
+    let scene = Scene::new(&mongod, &rules);
+    let mut old = scene.connect("test");
+    old.run(&doc! { "create": "orders", "$db": database }).unwrap();
+    let insert = |id: i32| doc! { "insert": "orders", "documents": [{ "_id": id }], "$db": database };
+    let mut begin = in_transaction(14, 1, &insert(1));
+    begin.insert("startTransaction", true);
+    old.run(&begin).unwrap();
+    scene.reload(&rules, "", 1.0);
+    scene.connect("test").run(&in_transaction(14, 1, &insert(2))).unwrap();
+    old.run(&in_transaction(14, 1, &insert(3))).unwrap();
+    scene.connect("test").run(&in_transaction(14, 1, &doc! { "commitTransaction": 1, "$db": "admin" })).unwrap();
+    assert_eq!(count(&mongod, database, "orders"), 3);
+}
+
 #[test]
 fn callers_without_a_principal_do_not_share_cursors_across_listeners() {
     let Some(mongod) = Mongod::shared_replica_set() else { return };

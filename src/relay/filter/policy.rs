@@ -87,8 +87,8 @@ impl PolicyFilter {
             // The findings so far are about rules of the previous policy.
             self.log_totals();
             (self.version, self.effective, self.newer) = (version, effective, None);
-            if let Some(effective) = &self.effective {
-                self.changes.map_session_ids(effective);
+            if let Some(source) = &self.source {
+                self.changes.map_session_ids(&**source);
             }
         }
         is_new
@@ -116,7 +116,7 @@ impl PolicyFilter {
         self.changes.begin_inspection();
         let verdict = match &self.effective {
             Some(_) => self.inspect_judged(request),
-            // The sessions of the client were mapped under an earlier policy, and must stay the same.
+            // There was a policy, and the sessions of the client must stay the same.
             None => self.changes.hold_for_session_ids(request).map_or(Verdict::Forward, Verdict::NeedMore),
         };
         if matches!(verdict, Verdict::Forward) {

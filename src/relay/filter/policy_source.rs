@@ -18,6 +18,9 @@ pub trait PolicySource: Send + Sync {
     fn version(&self) -> u64;
     /// The policy in force, specialised for this connection's caller; `None` where every request is allowed.
     fn effective_policy(&self) -> Option<EffectivePolicy>;
+    /// How session ids are replaced; `None` before the first policy. The connections of a driver share its sessions, so
+    /// that ids are replaced on all connections, old and new, even after the policy was removed.
+    fn session_mapping(&self) -> Option<SessionMapping>;
     /// Logs a finding: the first of its kind, or at the end of a connection how many of that kind there were.
     fn log_finding(&self, finding: &Finding<'_>);
 }
@@ -36,9 +39,14 @@ pub struct EffectivePolicy {
     /// The owner of the cursors that this connection opens: different for callers for which the policy may decide
     /// differently.
     pub caller: CursorCaller,
-    /// The owner of this connection's sessions. It does not change when the policy does.
-    pub session_owner: SessionOwner,
-    /// Limits the memory of requests that are held for the policy.
+}
+
+/// What a connection needs to replace session ids. It does not change when the policy does.
+#[derive(Clone)]
+pub struct SessionMapping {
+    /// The owner of this connection's sessions.
+    pub owner: SessionOwner,
+    /// Limits the memory of requests that are held for the policy or for their session ids.
     pub hold_budget: HoldBudget,
 }
 

@@ -1,12 +1,12 @@
-//! What has to change in the requests of one connection before they go upstream: session ids, from the first request
-//! under a policy until the connection ends, and under a policy the flag that allows a stream of replies.
+//! What has to change in the requests of one connection before they go upstream: session ids, once there was a policy,
+//! and under a policy the flag that allows a stream of replies.
 
 use crate::command;
 use crate::command::Meaning;
 use crate::policy::SESSION_ID_BYTES;
 use crate::relay::filter::judgeable::hold;
 use crate::relay::filter::patches::Patches;
-use crate::relay::filter::policy_source::EffectivePolicy;
+use crate::relay::filter::policy_source::PolicySource;
 use crate::relay::filter::session_ids::SessionIds;
 use crate::relay::filter::verdict::Hold;
 use crate::relay::filter::view::{Extent, RequestView};
@@ -28,11 +28,11 @@ pub(in crate::relay) struct RequestChanges {
 }
 
 impl RequestChanges {
-    /// Maps session ids from now on. The owner of the sessions is the one of the first call.
-    pub(in crate::relay) fn map_session_ids(&mut self, effective: &EffectivePolicy) {
-        self.session_ids.get_or_insert_with(|| {
-            Box::new(SessionIds::new(effective.session_owner.clone(), effective.hold_budget.clone()))
-        });
+    /// Maps session ids from now on, if `source` says how and they are not mapped already.
+    pub(in crate::relay) fn map_session_ids(&mut self, source: &dyn PolicySource) {
+        if self.session_ids.is_none() {
+            self.session_ids = source.session_mapping().map(|mapping| Box::new(SessionIds::new(mapping)));
+        }
     }
 
     /// A new request begins.
@@ -104,7 +104,7 @@ impl RequestChanges {
 
     /// The budget for requests that are held apart; `None` before there was a policy.
     pub(in crate::relay) fn hold_budget(&self) -> Option<&HoldBudget> {
-        self.session_ids.as_ref().map(|session_ids| &session_ids.hold_budget)
+        self.session_ids.as_ref().map(|session_ids| &session_ids.mapping.hold_budget)
     }
 }
 

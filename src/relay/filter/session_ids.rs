@@ -1,18 +1,16 @@
 //! The session ids of one connection, and what they are in mongod.
 
-use crate::policy::{SESSION_ID_BYTES, SessionOwner};
-use crate::relay::hold_budget::HoldBudget;
+use crate::policy::SESSION_ID_BYTES;
+use crate::relay::filter::policy_source::SessionMapping;
 
 type SessionId = [u8; SESSION_ID_BYTES];
 
 /// Session ids that are remembered: a driver uses few at a time, the last one returned to its pool first.
 const KNOWN_MAX: usize = 8;
 
-/// Maps session ids, from the first request of a connection that is read under a policy until the connection ends.
+/// Maps session ids.
 pub(in crate::relay) struct SessionIds {
-    owner: SessionOwner,
-    /// Limits the memory of requests that are held to be mapped when there is no policy any longer.
-    pub(in crate::relay) hold_budget: HoldBudget,
+    pub(in crate::relay) mapping: SessionMapping,
     /// The client's ids and those in mongod.
     known: [(SessionId, SessionId); KNOWN_MAX],
     /// The number of ids that were mapped, each time anew.
@@ -20,8 +18,8 @@ pub(in crate::relay) struct SessionIds {
 }
 
 impl SessionIds {
-    pub(in crate::relay) fn new(owner: SessionOwner, hold_budget: HoldBudget) -> Self {
-        Self { owner, hold_budget, known: [Default::default(); KNOWN_MAX], mapped: 0 }
+    pub(in crate::relay) fn new(mapping: SessionMapping) -> Self {
+        Self { mapping, known: [Default::default(); KNOWN_MAX], mapped: 0 }
     }
 
     /// The id in mongod of the session that the client calls `id`.
@@ -30,7 +28,7 @@ impl SessionIds {
         if let Some((_, there)) = known.iter().find(|(here, _)| here == id) {
             return *there;
         }
-        let there = self.owner.id_in_mongod(id);
+        let there = self.mapping.owner.id_in_mongod(id);
         self.known[self.mapped % KNOWN_MAX] = (*id, there);
         self.mapped += 1;
         there
@@ -40,11 +38,13 @@ impl SessionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::SessionOwner;
+    use crate::relay::hold_budget::HoldBudget;
 
     #[test]
     fn a_remembered_id_is_the_one_that_is_computed() {
         let owner = SessionOwner::listener("orders");
-        let mut ids = SessionIds::new(owner.clone(), HoldBudget::default());
+        let mut ids = SessionIds::new(SessionMapping { owner: owner.clone(), hold_budget: HoldBudget::default() });
         for n in [0, 1, 0, 2, 3, 4, 5, 6, 7, 0, 8, 9, 0, 1, 9, 200] {
             assert_eq!(ids.id_in_mongod(&[n; 16]), owner.id_in_mongod(&[n; 16]));
         }

@@ -14,6 +14,7 @@ use crate::telemetry::policy_metrics::PolicyMetrics;
 pub(super) struct TestPolicy {
     version: AtomicU64,
     effective: Mutex<Option<EffectivePolicy>>,
+    mapping: Mutex<Option<SessionMapping>>,
     pub(super) logged: Mutex<Vec<String>>,
 }
 
@@ -26,6 +27,10 @@ impl PolicySource for TestPolicySource {
 
     fn effective_policy(&self) -> Option<EffectivePolicy> {
         self.0.effective.lock().unwrap().clone()
+    }
+
+    fn session_mapping(&self) -> Option<SessionMapping> {
+        self.0.mapping.lock().unwrap().clone()
     }
 
     fn log_finding(&self, finding: &Finding<'_>) {
@@ -43,8 +48,14 @@ impl TestPolicy {
         self.effective.lock().unwrap().as_mut().unwrap().cursors = cursors;
     }
 
+    /// There was never a policy.
+    pub(super) fn begin_without(&self) {
+        self.remove();
+        *self.mapping.lock().unwrap() = None;
+    }
+
     pub(super) fn hold_budget(&self) -> HoldBudget {
-        self.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone()
+        self.mapping.lock().unwrap().as_ref().unwrap().hold_budget.clone()
     }
 
     /// Has no policy in force.
@@ -72,10 +83,10 @@ impl TestPolicy {
         let policy = Arc::new(Policy::compile(&config).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
-        let (cursors, caller, hold_budget) = (Arc::default(), caller(""), HoldBudget::default());
-        let session_owner = SessionOwner::listener("test");
-        *self.effective.lock().unwrap() =
-            Some(EffectivePolicy { policy, view, metrics, cursors, caller, session_owner, hold_budget });
+        let (cursors, caller) = (Arc::default(), caller(""));
+        *self.effective.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller });
+        let (owner, hold_budget) = (SessionOwner::listener("test"), HoldBudget::default());
+        self.mapping.lock().unwrap().get_or_insert(SessionMapping { owner, hold_budget });
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -514,7 +525,7 @@ async fn a_long_message_that_does_not_arrive_ends_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_long_message_waits_for_the_hold_budget() {
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
+    let holding = policy.hold_budget();
     let everything = holding.take_everything();
     let (end, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let long = insert(1, "orders", 100_000);
@@ -585,7 +596,7 @@ async fn a_long_command_is_judged_by_its_document_sequences_in_pieces_of_any_siz
 #[tokio::test(start_paused = true)]
 async fn a_hold_deadline_begins_when_the_budget_is_granted() {
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
+    let holding = policy.hold_budget();
     let everything = holding.take_everything();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)[..10_000]).await.unwrap();
@@ -603,7 +614,7 @@ async fn a_hold_deadline_begins_when_the_budget_is_granted() {
 #[tokio::test(start_paused = true)]
 async fn a_budget_permit_is_returned_when_the_policy_is_switched_off() {
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
+    let holding = policy.hold_budget();
     let everything = holding.take_everything();
     let (_, ()) = play(scene, |mut client, mut upstream, _drain| async move {
         let long = insert(1, "secret", 100_000);
@@ -627,7 +638,7 @@ async fn a_budget_permit_is_returned_when_the_policy_is_switched_off() {
 #[tokio::test(start_paused = true)]
 async fn a_long_message_that_upstream_does_not_take_ends_the_connection() {
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    let holding = policy.effective.lock().unwrap().as_ref().unwrap().hold_budget.clone();
+    let holding = policy.hold_budget();
     let started = Instant::now();
     let (end, _kept_open) = play(scene, |mut client, upstream, _drain| async move {
         client.write_all(&insert(1, "orders", 1_000_000)).await.unwrap();

@@ -76,7 +76,7 @@ async fn a_cursor_is_judged_again_by_a_policy_that_has_not_judged_its_command() 
 async fn a_stream_that_no_policy_has_judged_ends_when_a_policy_comes_into_force() {
     for asks_meanwhile in [false, true] {
         let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-        policy.remove();
+        policy.begin_without();
         let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
             let get_more = doc! { "getMore": 7_i64, "collection": "orders", "$db": "shop" };
             client.write_all(&message(&[body(&get_more)], EXHAUST)).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_reply_to_a_get_more_that_waits_is_not_forwarded_when_the_policy_denie
 async fn a_get_more_that_was_sent_without_a_policy_is_not_answered_under_one() {
     for enforcement in [Enforcement::DryRun, Enforcement::Enforce] {
         let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-        policy.remove();
+        policy.begin_without();
         let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
             client.write_all(&[get_more(1, "orders", 7), find(2, "orders")].concat()).await.unwrap();
             read_message(&mut upstream).await;
@@ -195,7 +195,7 @@ async fn a_legacy_stream_of_replies_ends_when_a_policy_comes_into_force() {
         [&header.to_bytes()[..], &[0; 4], &7_i64.to_le_bytes(), &[0; 8]].concat()
     };
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    policy.remove();
+    policy.begin_without();
     let (end, _kept_open) = play(scene, |mut client, mut upstream, _drain| async move {
         let query = [&64_i32.to_le_bytes()[..], b"shop.secret\0", &[0; 8], &[5, 0, 0, 0, 0]].concat();
         let length = u32::try_from(HEADER_BYTES + query.len()).unwrap();

@@ -141,7 +141,7 @@ async fn a_wrong_checksum_remains_wrong_and_what_is_not_understood_is_mapped_in_
 #[tokio::test]
 async fn session_ids_are_mapped_from_the_first_policy_on_until_the_connection_ends() {
     let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
-    policy.remove();
+    policy.begin_without();
     let (_, ()) = Box::pin(play(scene, |mut client, mut upstream, _drain| async move {
         let mut all = all();
         let [before, _] = all.swap_remove(0);
@@ -158,6 +158,14 @@ async fn session_ids_are_mapped_from_the_first_policy_on_until_the_connection_en
         }
     }))
     .await;
+}
+
+/// A driver's connections share its sessions.
+#[tokio::test]
+async fn session_ids_are_mapped_on_a_new_connection_too_when_the_policy_was_removed() {
+    let (scene, policy) = scene_with_policy(Enforcement::Enforce).await;
+    policy.remove();
+    check(scene, 1000, all().swap_remove(0)).await;
 }
 
 #[tokio::test]

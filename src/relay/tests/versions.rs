@@ -9,7 +9,7 @@ use crate::command;
 use crate::command::tests::generator;
 use crate::command::{Meaning, Request};
 use crate::config::{Action, Enforcement, PolicyConfig, RuleConfig, ToConfig, Values};
-use crate::policy::{CallerFacts, Effect, Policy, SessionOwner};
+use crate::policy::{CallerFacts, Effect, Policy};
 use crate::relay::cursors::{self, CursorBook};
 use crate::relay::judged_command::JudgedCommand;
 use crate::telemetry::policy_metrics::PolicyMetrics;
@@ -65,8 +65,6 @@ fn effective(rules: Vec<RuleConfig>, cursors: &Arc<CursorBook>) -> [EffectivePol
         metrics: Arc::new(PolicyMetrics::new("test", [])),
         cursors: Arc::clone(cursors),
         caller: cursors::tests::caller(caller),
-        session_owner: SessionOwner::listener("test"),
-        hold_budget: HoldBudget::default(),
     })
 }
 
