@@ -99,10 +99,11 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// The warning about `collections = ["shop.orders"]`: a rule compares the name of a collection without its database.
+    /// The warning about `collections = ["shop.orders"]`: a rule compares the name of a collection without the
+    /// database.
     ///
     /// It is certain where a rule names the database. Otherwise the name of the collection may contain a dot, and the
-    /// warning says so. An entry that has `databases` was written by someone who knows where the database belongs.
+    /// warning says so. An operator who writes `databases` knows that it is separate.
     fn qualified_collection(&self, to: &To) -> Option<String> {
         to.collections.any.iter().flatten().chain(&to.collections.not).find_map(|value| {
             let (text, star) = match value {
@@ -190,8 +191,9 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// With a single `allow` rule, every command of every caller needs it. An operator easily overlooks that next to
-    /// `deny` rules: where the `allow` rule is for some callers only, or where a `deny` rule denies what no rule allows.
+    /// With a single `allow` rule, every command of every caller needs it. An operator overlooks that easily next to
+    /// `deny` rules: where the `allow` rule is for some callers only, or where a `deny` rule denies what no rule
+    /// allows.
     fn single_allow(&self) -> Option<PolicyProblem> {
         let enforced = |action| self.rules.iter().enumerate().filter(move |(_, rule)| is_enforced(rule, action));
         let mut allows = enforced(Action::Allow);

@@ -87,7 +87,7 @@ pub struct ReachReport {
     pub class: &'static str,
     /// Whether the judgement of this resource decided.
     pub decided: bool,
-    /// Whether the command shows this only on the side, so that no `allow` rule is needed for it.
+    /// Whether the command shows this only incidentally, so that no `allow` rule is needed for it.
     pub incidental: bool,
 }
 

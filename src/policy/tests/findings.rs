@@ -113,9 +113,9 @@ fn a_collection_that_may_have_its_database_in_front_has_a_warning() {
     check(
         "collections = [\"shop.orders\"]",
         Some(
-            "policy.rule[1].to[1].collections has \"shop.orders\", which is compared with names of collections, without \
-             the database; if \"shop\" is a database, write databases = [\"shop\"] and collections = [\"orders\"], \
-             otherwise add databases",
+            "policy.rule[1].to[1].collections has \"shop.orders\", which is compared with names of collections, \
+             without the database; if \"shop\" is a database, write databases = [\"shop\"] and collections = \
+             [\"orders\"], otherwise add databases",
         ),
     );
     check(
@@ -137,8 +137,8 @@ fn a_collection_that_may_have_its_database_in_front_has_a_warning() {
 
 #[test]
 fn a_deny_of_some_reads_has_a_warning_that_says_what_stays_open() {
-    const OPEN: &str = "policy.rule[1].to[1].commands names only some of the commands that show this data; the rest stays \
-                        open because there is no allow rule: ";
+    const OPEN: &str = "policy.rule[1].to[1].commands names only some of the commands that show this data; the rest \
+                        stays open because there is no allow rule: ";
     const BY_RULE: &str = "policy.rule[1].to[1].commands names only some of the commands that show this data; the rest \
                            stays open where another rule allows it: ";
     let check = |rules: &str, expected: Option<(&str, &str)>| {
@@ -163,7 +163,8 @@ fn a_deny_of_some_reads_has_a_warning_that_says_what_stays_open() {
         &rule("d", "deny", &one("[\"aggregate\"]")),
         Some((
             OPEN,
-            "count, distinct, find, findAndModify, mapReduce, reads of system.profile and of the oplog, currentOp, getLog",
+            "count, distinct, find, findAndModify, mapReduce, reads of system.profile and of the oplog, currentOp, \
+             getLog",
         )),
     );
     check(&rule("d", "deny", &one("[\"@read\"]")), None);

@@ -106,7 +106,8 @@ impl Level {
             let Some((&kind, after_kind)) = rest.split_first() else { break Next::NeedMore };
             if kind == 0 {
                 rest = after_kind;
-                // An element that is longer than the object leads past its end, and then its NUL is elsewhere.
+                // An element that is too long for the object ends behind it. The closing NUL is in the wrong place
+                // then.
                 if offset + (input.len() - rest.len()) as u64 == self.end {
                     break Next::Leave;
                 }
