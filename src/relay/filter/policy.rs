@@ -170,11 +170,12 @@ impl PolicyFilter {
 
     /// What is wrong with the documents of a request that is being forwarded.
     fn unclear_documents(&mut self, facts: &RequestFacts) -> Option<Unclear> {
-        let effective = self.effective.as_ref()?;
+        self.effective.as_ref()?;
         if let Some(fault) = facts.field_fault() {
             return Some(unclear_document(fault));
         }
-        let is_covered = self.names_permit.covers(facts.field_names_held(), &effective.hold_budget);
+        let budget = self.changes.hold_budget()?;
+        let is_covered = self.names_permit.covers(facts.field_names_held(), budget);
         (!is_covered).then_some(Unclear::TooManyFields)
     }
 
@@ -262,6 +263,8 @@ impl PolicyFilter {
             self.listed =
                 meaning.listing.map(|listing| Box::new(Listed { listing, database: meaning.database.into() }));
             self.judged.keep(&meaning, effective, self.version);
+            let listed = |listing| Box::new(Listed { listing, database: meaning.database.into() });
+            self.listed = meaning.listing.map(listed);
             if judgement.notes.is_empty() {
                 // The common path: there is nothing to log.
                 effective.count(judgement.grounds, PolicyDecision::Allow);
