@@ -1,15 +1,15 @@
-//! Names of commands and stages that the operator calls known, because a server has them and the tables have not.
+//! Names of commands and stages that the operator declares as known, because a server has them and the tables do not.
 
 use std::collections::BTreeMap;
 
 use super::table::Class;
 
-/// Commands and stages that are in no table here, and what each of them counts as. Each reaches the whole server.
+/// Commands and stages that are missing in the tables, with the class of each. Each one reaches the whole server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnownNames(BTreeMap<Box<str>, Class>);
 
 impl KnownNames {
-    /// Adds a command, or with `$` in front a stage.
+    /// Adds a command, or a stage if the name begins with `$`.
     pub fn insert(&mut self, name: &str, class: Class) {
         self.0.insert(name.into(), class);
     }

@@ -23,8 +23,8 @@ pub struct Meaning<'a> {
     /// Whether the command runs JavaScript on the server. Filters, updates and pipelines are searched for it only if
     /// [`ReadOptions::javascript`] was set.
     pub javascript: bool,
-    /// Whether clients cannot work without the command, and it neither shows nor changes what belongs to others: the
-    /// handshake, what shells start with, and the end of the client's own sessions, transactions and cursors.
+    /// Whether clients need the command to work, and the command neither shows nor changes anything of other clients:
+    /// the handshake, what shells start with, and the end of the client's own sessions, transactions and cursors.
     pub essential: bool,
     /// What the reply lists, if it can be filtered: one that shows only what the caller may see then says nothing about
     /// the rest. For a `getMore` too.
@@ -43,8 +43,8 @@ pub struct Reach<'a> {
     /// What the command does with it: `Read`, `Write`, `Ddl`, or a class of administration. An `aggregate` that ends in
     /// `$out` has `Read` for its sources and `Write` for its target. Never `Wrapper` or `Legacy`.
     pub class: Class,
-    /// Whether the command shows or changes this only on the side, as `getLog` shows lines about every database. Such a
-    /// reach needs no `allow` rule of its own, but a `deny` rule for it refuses the command.
+    /// Whether the command shows or changes this only incidentally, as `getLog` shows lines about every database. Such
+    /// a reach needs no `allow` rule of its own, but a `deny` rule for it refuses the command.
     pub incidental: bool,
 }
 
@@ -85,8 +85,8 @@ pub enum Exposes {
     Database,
     /// Every database.
     Server,
-    /// Nothing but itself. An `allow` rule must still cover the whole database or name the collection, because no
-    /// caller that was given single collections expects it.
+    /// Only itself. An `allow` rule must still cover the whole database or name the collection: an operator who allows
+    /// single collections does not expect this one to be among them.
     Itself,
 }
 
@@ -95,10 +95,10 @@ pub enum Exposes {
 pub struct ReadOptions<'k> {
     /// Whether to search filters, updates and pipelines for JavaScript at every depth. This visits every element.
     pub javascript: bool,
-    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element only
-    /// of a request that has the bytes of `$where`.
+    /// Whether to search filters for JavaScript that sees the functions in `system.js`. This visits every element, but
+    /// only if the request contains the bytes of `$where`.
     pub stored_functions: bool,
-    /// Names that the operator calls known.
+    /// The names that the operator declares as known.
     pub known: Option<&'k KnownNames>,
 }
 

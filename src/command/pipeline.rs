@@ -207,7 +207,7 @@ impl<'a, 'w> PipelineReader<'a, 'w> {
         Ok(())
     }
 
-    /// Several pipelines on the collection of the command, whose results are merged.
+    /// The stage runs several pipelines on the collection of the command and merges their results.
     fn fusion(
         &mut self,
         spec: &RawElement<'a>,
@@ -251,7 +251,7 @@ impl<'a, 'w> PipelineReader<'a, 'w> {
         };
         self.reaches.add_collection(database, collection, Write)?;
         match spec.get("whenMatched").map(|when| (strict::array(when), strict::text(when))) {
-            // What was there is not looked at.
+            // The stage does not read the existing document.
             Some((None, Some("replace" | "keepExisting" | "fail"))) => return Ok(()),
             None | Some((None, Some(_))) => {}
             Some((Some(stages), _)) => of_update(stages)?,
@@ -331,14 +331,14 @@ fn no_key_twice(spec: &RawElement<'_>) -> Result<(), Unclear> {
     strict::document(spec).map_or(Ok(()), |spec| Fields::of(spec).map(|_| ()))
 }
 
-/// Refuses a key twice, and keys that the stage is not known to have: servers send each other some that contain whole
-/// pipelines. A value that is not a document has no keys.
+/// Refuses a duplicate key, and a key that is not in the list of the stage. Servers send each other keys that contain
+/// whole pipelines. A value that is not a document has no keys.
 fn known_keys(stage: &str, spec: &RawElement<'_>) -> Result<(), Unclear> {
     let Some(spec) = strict::document(spec) else { return Ok(()) };
     let fields = Fields::of(spec)?;
     let is_known = match stages::KEYS.iter().find(|(stages, _)| stages.contains(&stage)) {
         Some((_, keys)) => fields.are_among(keys),
-        // Here the keys are fields, or the value is an expression.
+        // The keys of these stages are names of fields, or the value is an expression.
         None if matches!(stage, "$group" | "$sort") => !fields.iter().any(|field| key(field).starts_with('$')),
         None => !fields.iter().any(|field| key(field).starts_with("$_internal")),
     };

@@ -93,26 +93,26 @@ fn by_table(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     }
 }
 
-/// A command that only the operator knows.
+/// A command that is only in `known_commands`.
 fn known(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let class = reader.options.known.and_then(|known| known.class_of(key(reader.command_value().ok()?)));
     reader.reaches.add_known(class.ok_or(Unclear::UnknownCommand)?)
 }
 
-/// Reaches its own database; passes whatever `allow` rules say.
+/// The command reaches its own database. It needs no `allow` rule.
 fn essential(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.essential = true;
     reader.reaches.add(Resource::Database(reader.database), reader.command.class)
 }
 
-/// Ends, or keeps, what belongs to the client's own session.
+/// The command ends or refreshes the client's own sessions, or ends its transaction.
 fn own_session(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.essential = true;
     reader.reaches.add(Resource::NoNamespace, Session)
 }
 
-/// Shows what clients do on the whole server, so that a `deny` rule against reading anything refuses the command. An
-/// `allow` rule for its class is enough.
+/// The command shows what clients do on the whole server. A `deny` rule for reads of any resource denies it. An `allow`
+/// rule for its class is enough.
 fn show_server(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::WholeServer, reader.command.class)?;
     reader.reaches.add_incidental(Resource::WholeServer, Read)
@@ -123,7 +123,7 @@ fn is_startup_warnings(reader: &Reader<'_, '_>) -> bool {
     reader.fields.first().and_then(strict::text) == Some("startupWarnings")
 }
 
-/// Whether the command is a number and has no other argument than `names` and those that every command takes.
+/// Whether the value of the command is a number, and every argument is one of `names` or an argument of all commands.
 fn asks_only_for(reader: &Reader<'_, '_>, names: &[&str]) -> bool {
     let is_expected = |element: &RawElement<'_>| GENERIC.contains(&key(element)) || names.contains(&key(element));
     reader.fields.first().is_some_and(strict::is_number) && reader.fields.iter().skip(1).all(is_expected)
@@ -138,8 +138,8 @@ fn build_indexes(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 
 /// A view stores a read, so the client that creates it must be allowed to read everything that the view exposes.
 ///
-/// `collMod` shows what the collection has: the old options, and the documents that prevent a unique index. A validator
-/// is an expression that runs on documents, and its errors show what they have.
+/// The reply to `collMod` shows the old options, and its errors show documents that prevent a unique index. A validator
+/// is an expression that runs on documents, and its errors show their values.
 fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Ddl)?;
     if reader.command.name == "collMod" || reader.fields.get("validator").is_some() {
@@ -247,7 +247,7 @@ fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let target = strict::text(target).ok_or(Unclear::CollectionName)?;
     reader.reaches.add_collection(database, target, Write)?;
     if out.get("reduce").is_some() {
-        // The function is given what the target has.
+        // The function receives the values that the target has.
         reader.reaches.add_collection(database, target, Read)?;
     }
     Ok(())
@@ -256,7 +256,7 @@ fn map_reduce(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
 /// mongod compares this name with the collection of the cursor. A cursor without a collection has `$cmd.…`.
 fn cursor_resource<'a>(reader: &mut Reader<'a, '_>, name: &RawElement<'a>) -> Result<(), Unclear> {
     if let Some(name) = strict::text(name).filter(|name| name.starts_with("$cmd.") && !name.contains('\0')) {
-        // What it shows is the answer to a command of the same client, and the gateway knows whose the cursor is.
+        // The cursor has the results of a command of the same client: the gateway knows the owner of each cursor.
         reader.essential = matches!((reader.database, name), ("admin", "$cmd.bulkWrite") | (_, "$cmd.listCollections"));
         return reader.reaches.add(Resource::Database(reader.database), Read);
     }
@@ -323,7 +323,7 @@ fn kill_sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::WholeServer, Admin)
 }
 
-/// On `admin`, a number checks the whole cluster; elsewhere the database.
+/// With a number, the command checks the whole cluster on `admin`, and the database elsewhere.
 fn check_metadata(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     let resource = match reader.database {
         _ if !strict::is_number(reader.command_value()?) => return by_table(reader),
@@ -346,8 +346,8 @@ fn sessions(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// Commands that show what clients do on the whole server, or hand data of the whole server to a host of the client's
-/// choice.
+/// Commands that show what clients do on the whole server, or give the data of the whole server to a host that the
+/// client chooses.
 pub(super) const SHOWS_THE_SERVER: [&str; 10] = [
     "addShard",
     "currentOp",

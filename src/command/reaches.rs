@@ -29,7 +29,7 @@ impl<'a> Reaches<'a> {
         self.put(Reach { resource, class, incidental: false })
     }
 
-    /// Adds what the command shows or changes only on the side: see [`Reach::incidental`].
+    /// Adds what the command shows or changes only incidentally: see [`Reach::incidental`].
     pub(super) fn add_incidental(&mut self, resource: Resource<'a>, class: Class) -> Result<(), Unclear> {
         self.put(Reach { resource, class, incidental: true })
     }
@@ -54,8 +54,8 @@ impl<'a> Reaches<'a> {
         Ok(())
     }
 
-    /// Adds that the collection that was added last is read as well, on the side: errors and replies show what its
-    /// documents have. Its companions, as the time series of a bucket collection, are not added again.
+    /// Adds an incidental read of the collection that was added last: errors and replies show values of its documents.
+    /// For a bucket collection, that is its time series.
     pub(super) fn show_last(&mut self) -> Result<(), Unclear> {
         match self.list.last().copied() {
             Some(last) => self.add_incidental(last.resource, Class::Read),
@@ -63,7 +63,7 @@ impl<'a> Reaches<'a> {
         }
     }
 
-    /// What a command or stage reaches that only the operator knows: everything, and it may show everything.
+    /// Adds what a command or stage of `known_commands` reaches: the whole server. It may show everything there.
     pub(super) fn add_known(&mut self, class: Class) -> Result<(), Unclear> {
         self.add(Resource::WholeServer, class)?;
         if class == Class::Read { Ok(()) } else { self.add_incidental(Resource::WholeServer, Class::Read) }

@@ -39,8 +39,9 @@ pub fn read<'a>(request: &Request<'a>, options: ReadOptions<'_>) -> Result<Meani
     meaning(reader, request.body, false)
 }
 
-/// The name of the command or stage that is not understood, where that is why [`read`] failed. Reads the request once
-/// more, so that the common path keeps no names. Only a [plain](plain_name) name: it is shown in logs and errors.
+/// The name of the unknown command or stage, if [`read`] failed because of it. Reads the request a second time, so that
+/// the common path does not keep names. `None` for a name that is not [plain](plain_name): the name is shown in logs
+/// and errors.
 pub fn unknown_name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let mut fields = Fields::default();
     fields.take_command(request.body).ok()?;
@@ -56,12 +57,12 @@ pub fn unknown_name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let database = request.database.or_else(|| request.body.get_str("$db").ok())?;
     let sequences = if explained { &[] } else { request.sequences };
     let mut reader = Reader::new(command, database, fields, sequences, ReadOptions::default());
-    // That it fails is known.
+    // The error is known already.
     let _ = reach::find(&mut reader);
     reader.reaches.unknown_stage.and_then(plain_name)
 }
 
-/// Whether no client may send a command of this name, whatever the operator says.
+/// Whether the name is reserved for MongoDB servers. The operator cannot allow such a command.
 pub fn is_reserved(name: &str) -> bool {
     is_internal(name)
 }

@@ -42,8 +42,8 @@ pub(super) fn delete(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// The collection of a statement that finds documents before it changes them. It also reads: a filter tells by the
-/// number of changed documents, and an expression by its errors, what the documents contain.
+/// The collection of a statement that finds documents before it changes them. Such a statement also reads: the number
+/// of changed documents tells whether a filter matches, and the errors of an expression show values.
 fn changed_collection(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.own_collection(Write)?;
     reader.own_collection(Read)
@@ -101,7 +101,7 @@ pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
                 _ => statement_element(reader, element, "updateMods", is_of_buckets)?,
             }
         }
-        // The search starts anew for the next statement, which may be for another database.
+        // The search starts again for the next statement, which may be for another database.
         if std::mem::take(&mut reader.found.stored_functions) && !target.has_where {
             target.has_where = true;
             let (database, _) = names::namespace(target.namespace)?;
@@ -111,7 +111,7 @@ pub(super) fn bulk_write(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     Ok(())
 }
 
-/// An entry of `nsInfo`, and what is known already of the statements for it.
+/// An entry of `nsInfo`, and what the statements for it do so far.
 struct Target<'a> {
     namespace: &'a str,
     is_read: bool,

@@ -1,9 +1,9 @@
 //! Refuses a duplicate field in documents that a command has the server store, and in values that a pipeline stores.
 //!
 //! A time-series collection writes outside of its memory when it gets such a document (CVE-2026-8053). No name shows
-//! which collections are time series, so that every inserted document is compared. What an update stores is compared
-//! only where it can change the buckets of a time series. The documents in the document sequences of `insert` and
-//! `update` are compared while they arrive, see [`FieldNames`].
+//! which collections are time series, so every inserted document is compared. What an update stores is compared only
+//! where it can change the buckets of a time series. The documents in the document sequences of `insert` and `update`
+//! are compared while they arrive, see [`FieldNames`].
 
 use std::sync::LazyLock;
 
@@ -43,7 +43,7 @@ pub(super) fn writes_buckets(reader: &Reader<'_, '_>, collection: &str) -> bool 
     collection.starts_with("system.buckets.") || reader.fields.get("rawData").is_some()
 }
 
-/// Refuses a duplicate field in the values of `$literal`: a pipeline can store such a value as it is, now or, in a
+/// Refuses a duplicate field in the values of `$literal`: a pipeline can store such a value as it is, at once or, in a
 /// view, later. Every other expression for an object refuses a duplicate field itself.
 pub(super) fn check_literals(reader: &Reader<'_, '_>, body: &RawDocument) -> Result<(), Unclear> {
     static LITERAL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"$literal\0"));

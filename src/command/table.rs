@@ -20,7 +20,8 @@ pub const COMMANDS: usize = ROWS.len() + 1;
 #[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
 pub const OTHER: CommandId = CommandId(ROWS.len() as u16);
 
-/// A command that is in no table, but that the operator calls known: judged by the class that the operator gave it.
+/// A command that is missing in the table and that the operator declares as known. The policy uses the class in the
+/// configuration, not the one here.
 pub static KNOWN: Command = Command { id: OTHER, name: "other", aliases: &[], class: Admin, collection: Nowhere };
 
 /// One command.

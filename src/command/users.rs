@@ -14,7 +14,7 @@ pub(super) fn administer(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     reader.reaches.add(Resource::Database(reader.database), UserAdmin)?;
     if matches!(reader.command.name, "usersInfo" | "rolesInfo") {
         info_target(reader, reader.command_value()?)?;
-        // The reply has what these collections have, with `showCredentials` also the hashes of passwords.
+        // The reply shows documents of these collections, with `showCredentials` also the hashes of passwords.
         let collection = if reader.command.name == "usersInfo" { "system.users" } else { "system.roles" };
         let resource = Resource::SystemCollection { database: "admin", collection, exposes: Exposes::Itself };
         reader.reaches.add_incidental(resource, Read)?;

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::error::policy_problems;
 use super::messages::{
-    NO_POLICY_IN_FORCE, POLICY_IN_FORCE, POLICY_RELOAD_FAILED, POLICY_UNCHANGED, POLICY_WARNING, RESTART_REQUIRED,
+    NO_POLICY_IN_FORCE, POLICY_IN_FORCE, POLICY_NO_LONGER_ENFORCED, POLICY_RELOAD_FAILED, POLICY_REMOVED,
+    POLICY_UNCHANGED, POLICY_WARNING, RESTART_REQUIRED,
 };
 use crate::config::Config;
 use crate::connection::PolicyInForce;
@@ -146,6 +147,7 @@ impl PolicyReloader {
         }
         match compile(&config) {
             Ok(compiled) => {
+                self.warn_of_removal(compiled.as_ref());
                 self.config.policy = config.policy;
                 self.in_force.replace(compiled);
                 self.status.record_success();
@@ -153,6 +155,19 @@ impl PolicyReloader {
                 log_policy(&self.in_force);
             }
             Err(problems) => self.fail(&policy_problems(&problems)),
+        }
+    }
+
+    /// Logs that the new policy denies nothing, while the previous one can deny commands: perhaps by mistake.
+    fn warn_of_removal(&self, new: Option<&Policy>) {
+        if !self.in_force.current().is_some_and(|loaded| loaded.policy.enforces()) {
+            return;
+        }
+        let (file, remedy) = (self.file.display(), "add the rules again if this is not intended");
+        match new {
+            Some(policy) if policy.enforces() => {}
+            Some(_) => tracing::warn!(%file, remedy, "{POLICY_NO_LONGER_ENFORCED}"),
+            None => tracing::warn!(%file, remedy, "{POLICY_REMOVED}"),
         }
     }
 

@@ -8,8 +8,8 @@ use crate::command::table::{self, COMMANDS, Class, Command};
 
 use super::pattern::Pattern;
 
-/// Commands outside the handshake that need no `allow` rule, at least with some arguments, and the class of what they
-/// reach then: see [`Meaning::essential`](crate::command::Meaning::essential).
+/// Commands outside the handshake that need no `allow` rule, at least with some arguments, and the class of their reach
+/// in this case: see [`Meaning::essential`](crate::command::Meaning::essential).
 const ESSENTIAL: [(&str, Class); 10] = [
     ("abortTransaction", Class::Session),
     ("commitTransaction", Class::Session),
@@ -181,6 +181,11 @@ impl CommandSelector {
         ESSENTIALS.iter().all(|(command, class)| !names(self, command, *class) || names(other, command, *class))
     }
 
+    /// The commands that the values name, without those of classes.
+    pub(super) fn named(&self) -> impl Iterator<Item = &'static Command> {
+        self.names.iter()
+    }
+
     pub(super) fn has_class(&self, class: Class) -> bool {
         self.classes & bit(class) != 0
     }
@@ -202,8 +207,8 @@ impl CommandSelector {
     }
 }
 
-/// The class of a command that only the operator knows. A session has no resource, and JavaScript is not a class of its
-/// own.
+/// Parses the class of an entry of `known_commands`. `@session` and `@javascript` are not accepted: the former reaches
+/// no resource, and the latter is not a class of commands.
 pub(super) fn class_of_known_command(text: &str) -> Result<Class, String> {
     let classes = || CLASSES.iter().filter(|(_, class)| *class != Class::Session);
     if let Some((_, class)) = classes().find(|(word, _)| *word == text) {

@@ -22,7 +22,7 @@ pub struct Policy {
     names: Vec<String>,
     rules: Arc<[Rule]>,
     flags: PolicyFlags,
-    /// Commands and stages that the operator names as known.
+    /// Commands and stages that the operator declares as known.
     known: Option<Arc<KnownNames>>,
     /// The rules that name every one of their principals in full, by principal; in their order.
     by_principal: HashMap<String, Vec<RuleId>>,
@@ -130,7 +130,7 @@ impl Policy {
     }
 }
 
-/// Names that are in the tables are a mistake: what they reach is known better here.
+/// A name that is in the tables is an error: the tables say more exactly what the command reaches.
 fn known_names(config: &BTreeMap<String, String>, problems: &mut Vec<PolicyProblem>) -> Option<Arc<KnownNames>> {
     let mut known = KnownNames::default();
     for (name, word) in config {

@@ -32,10 +32,10 @@ pub enum Effect {
     Deny,
 }
 
-/// The code of an error, as MongoDB numbers and names them.
+/// An error code of MongoDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorCode {
-    /// The number, which drivers look at.
+    /// The number. Drivers decide by it.
     pub code: i32,
     /// Its name, `codeName`.
     pub name: &'static str,

@@ -40,7 +40,7 @@ pub(super) struct RuleSet {
     pub(super) applicable: Vec<RuleId>,
     pub(super) searches_javascript: bool,
     pub(super) searches_stored_functions: bool,
-    /// Commands and stages that the operator names as known.
+    /// Commands and stages that the operator declares as known.
     pub(super) known: Option<Arc<KnownNames>>,
     by_command: Box<[OnceLock<Box<ByKind>>; COMMANDS]>,
     /// Made when the caller first asks for a list.
@@ -158,7 +158,7 @@ pub(super) fn facts(meaning: &Meaning<'_>, reach: &Reach<'_>) -> CommandFacts {
     }
 }
 
-/// Whether a command that also reads `system.js` may be judged otherwise than one that does not.
+/// Whether the decision on a command may depend on whether the command also reads `system.js`.
 fn stored_functions_matter<'a>(flags: PolicyFlags, own: impl Iterator<Item = &'a Rule> + Clone) -> bool {
     let may_lack_allow = flags.would_need_allow && {
         let mut allows = own.clone().filter(|rule| rule.action == Action::Allow && !rule.dry_run);

@@ -28,13 +28,13 @@ pub struct Sentence<'a> {
     pub code: ErrorCode,
 }
 
-/// The remedy, where a server has what is unknown here.
+/// The remedy for a command or stage that a server has and the gateway's tables lack.
 const KNOWN: &str = "if the server has it, name it in the gateway's [policy] known_commands";
 
 impl fmt::Display for Sentence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.or(self.command).unwrap_or("(unknown)");
-        // mongod's own words: drivers look for them.
+        // mongod's own text. Drivers search for it.
         match self.code {
             ErrorCode::COMMAND_NOT_FOUND => return write!(f, "mongate: no such command: '{name}'; {KNOWN}"),
             ErrorCode::UNKNOWN_STAGE => {

@@ -123,7 +123,7 @@ impl View {
                 continue;
             }
             let deny = tables.deny.first(resource);
-            // What is shown on the side is let in by the allow rule for the command itself.
+            // An incidental reach needs no `allow` rule of its own.
             let asks_allow = !is_essential && !reach.incidental;
             enforced.take(at, deny, flags.needs_allow && asks_allow, || tables.allow.first(resource));
             if flags.has_dry_runs {

@@ -25,6 +25,8 @@ pub struct TestOutcome {
     pub failed: usize,
     /// All cases in their order.
     pub cases: Vec<CaseOutcome>,
+    /// What is doubtful about the policy, as `mongate check` reports it. It does not make a case fail.
+    pub warnings: Vec<String>,
 }
 
 /// The result of one case.
@@ -131,7 +133,7 @@ impl Cases {
             return Err(CasesError::Cases(problems));
         }
         let passed = cases.iter().filter(|case| case.passed).count();
-        Ok(TestOutcome { passed, failed: cases.len() - passed, cases })
+        Ok(TestOutcome { passed, failed: cases.len() - passed, cases, warnings: policy.warnings() })
     }
 }
 
@@ -208,6 +210,9 @@ impl fmt::Display for TestOutcome {
             let _ = writeln!(lines, "        expected {}", case.expected);
             let _ = writeln!(lines, "        got      {}: {}", case.got, case.because);
             f.write_str(&lines)?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning {warning}")?;
         }
         writeln!(f, "{} passed, {} failed", self.passed, self.failed)
     }

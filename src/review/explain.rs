@@ -87,7 +87,7 @@ pub struct ReachReport {
     pub class: &'static str,
     /// Whether the judgement of this resource decided.
     pub decided: bool,
-    /// Whether the command shows this only on the side, so that no `allow` rule is needed for it.
+    /// Whether the command shows this only incidentally, so that no `allow` rule is needed for it.
     pub incidental: bool,
 }
 
@@ -117,6 +117,14 @@ impl<'a> PolicyReview<'a> {
             ExplainError::Policy(std::iter::once("the policy cannot be used:".to_owned()).chain(lines).collect())
         })?;
         Ok(Self { config, policy })
+    }
+
+    /// What is doubtful about the policy: for each warning, the key and a sentence that continues it.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let of_values =
+            self.config.warnings().into_iter().map(|warning| format!("{} {}", warning.key, warning.sentence));
+        let of_rules = self.policy.iter().flat_map(Policy::warnings);
+        of_values.chain(of_rules.map(|warning| format!("{} {}", warning.key, warning.sentence))).collect()
     }
 
     /// Whether the policy has a rule of this name.

@@ -116,6 +116,18 @@ fn a_policy_can_be_added_and_removed_while_connections_are_open() {
     check(&mut connections, "neither");
     let status = scene.status();
     assert_eq!((&status["in_force"], &status["rules"]), (&false.into(), &Value::Null), "{status}");
+    // The dry run and the removal are both logged, the latter only where the policy could deny commands before.
+    let warned = |message: &str| {
+        let those = scene.gateway.log().into_iter().filter(|event| event["message"] == message);
+        those.map(|event| event["level"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(warned("policy no longer enforced; every command is allowed"), ["WARN"]);
+    assert_eq!(warned("policy removed; every command is allowed"), Vec::<Value>::new());
+    scene.put(rename_over, &deny("orders"));
+    scene.reloads("ok", 4.0);
+    scene.put(rename_over, "");
+    scene.reloads("ok", 5.0);
+    assert_eq!(warned("policy removed; every command is allowed"), ["WARN"]);
 }
 
 #[test]

@@ -238,6 +238,20 @@ fn policy_test_checks_each_case_of_a_table() {
     let json: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!((&json["passed"], &json["failed"]), (&3.into(), &1.into()));
     assert_eq!(json["cases"][0]["got"], "deny by rule \"sleep-may-not-read\"");
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(0), "{json}");
+    // A doubtful rule is reported, and does not make a case fail.
+    let rule = "\n[[policy.rule]]\nname = 'doubtful'\naction = 'deny'\n\
+                to = [{ commands = ['@read'], collections = ['cellar.wine'] }]\n";
+    desk.put("doubtful.toml", &format!("{}{rule}", file_of_page("config.toml")));
+    let warning = ".to[1].collections has \"cellar.wine\", which is compared with names of collections";
+    desk.check(
+        "mongate policy test cases.toml --config doubtful.toml",
+        1,
+        &["warning policy.rule[", warning, "3 passed"],
+    );
+    let said = desk.check("mongate policy test cases.toml --config doubtful.toml --json", 1, &[]);
+    let json: Value = serde_json::from_str(&said.out).unwrap();
+    assert!(json["warnings"][0].as_str().is_some_and(|text| text.contains(warning)), "{json}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn text(meaning: &Result<Meaning<'_>, Unclear>) -> String {
 }
 
 /// `*` is the whole server, `shop.*` a whole database, `shop` a database as such, `-` no namespace. A system collection
-/// has what it exposes in brackets. `~` is what is shown on the side.
+/// has what it exposes in brackets. `~` is an incidental reach.
 fn reach_text(reach: &Reach<'_>) -> String {
     let resource = match reach.resource {
         Resource::NoNamespace => "-".to_owned(),

@@ -86,7 +86,7 @@ fn expected_reaches(body: &Document) -> ExpectedReaches {
             };
             put(class, &namespace[..dot], &namespace[dot + 1..]);
             if class != "Read" {
-                // The collection that is read on the side is the innermost one.
+                // The incidental read is of the innermost collection.
                 let (database, mut collection) = (&namespace[..dot], &namespace[dot + 1..]);
                 while let (Some(series), false) =
                     (collection.strip_prefix("system.buckets."), matches!(database, "local" | "config" | "admin"))

@@ -47,9 +47,11 @@ fn a_known_command_is_not_in_the_table_and_has_a_class() {
     );
 }
 
-/// All warnings except the one about every `deny` of some collections.
+/// All warnings except those about what a `deny` rule leaves open or denies as well.
 fn warnings(rules: &str) -> Vec<String> {
-    all_warnings(rules).into_iter().filter(|warning| !warning.contains("also denies every caller")).collect()
+    let is_other =
+        |warning: &String| !["also denies every caller", "stays open"].iter().any(|text| warning.contains(text));
+    all_warnings(rules).into_iter().filter(is_other).collect()
 }
 
 fn all_warnings(rules: &str) -> Vec<String> {
@@ -70,12 +72,12 @@ fn a_rule_that_does_more_or_less_than_it_seems_has_a_warning() {
     let of_a = "from = [{ principals = [\"a\"] }]\n";
     let qualified = "policy.rule[1].to[1].collections has \"shop.orders\", but \"shop\" is a database, and the name of \
                      a collection does not include it; write \"orders\"";
-    let orders = "commands = [\"find\"], collections = [\"shop.orders\"]";
+    let orders = "commands = [\"@read\"], collections = [\"shop.orders\"]";
     check(&one("deny", &format!("databases = [\"shop\"], {orders}")), &[qualified]);
     check(&(one("deny", orders) + &rule("b", "deny", "to = [{ databases = [\"shop\"] }]")), &[qualified]);
     check(&one("deny", &format!("databases = [\"other\"], {orders}")), &[]);
     check(
-        &one("deny", "commands = [\"find\"], databases = [\"shop\"], collections = [\"shop.*\"]"),
+        &one("deny", "commands = [\"@read\"], databases = [\"shop\"], collections = [\"shop.*\"]"),
         &["policy.rule[1].to[1].collections has \"shop.*\""],
     );
     let writes = "policy.rule[1].to[1].commands has @write, and no allow rule has @read";
@@ -97,6 +99,138 @@ fn a_rule_that_does_more_or_less_than_it_seems_has_a_warning() {
     check(&(rule("a", "allow", of_a) + &deny), &[only]);
     check(&(rule("a", "allow", of_a) + &deny + &rule("b", "allow", "from = [{ principals = [\"b\"] }]")), &[]);
     check(&rule("a", "allow", of_a), &[]);
+}
+
+#[test]
+fn a_collection_that_may_have_its_database_in_front_has_a_warning() {
+    let check = |keys: &str, expected: Option<&str>| {
+        let found = all_warnings(&rule("r", "deny", &format!("to = [{{ commands = [\"@read\"], {keys} }}]")));
+        match expected {
+            None => assert!(found.is_empty(), "{keys}: {found:?}"),
+            Some(expected) => assert_eq!(found, [expected], "{keys}"),
+        }
+    };
+    check(
+        "collections = [\"shop.orders\"]",
+        Some(
+            "policy.rule[1].to[1].collections has \"shop.orders\", which is compared with names of collections, \
+             without the database; if \"shop\" is a database, write databases = [\"shop\"] and collections = \
+             [\"orders\"], otherwise add databases",
+        ),
+    );
+    check(
+        "not_collections = [\"shop.*\"]",
+        Some(
+            "policy.rule[1].to[1].collections has \"shop.*\", which is compared with names of collections, without the \
+             database; if \"shop\" is a database, write databases = [\"shop\"] and collections = [\"*\"], otherwise \
+             add databases",
+        ),
+    );
+    check("collections = [\"orders\"]", None);
+    check("collections = [\"*.orders\"]", None);
+    check("databases = [\"other\"], collections = [\"shop.orders\"]", None);
+    for usual in ["fs.files", "fs.chunks", "photos.files", "system.profile", "system.*", "enxcol_.orders.esc"] {
+        check(&format!("collections = [\"{usual}\"]"), None);
+    }
+    check("collections = [\"carts\", \"carts.*\", \"carts.items\"]", None);
+}
+
+#[test]
+fn a_deny_of_some_reads_has_a_warning_that_says_what_stays_open() {
+    const OPEN: &str = "policy.rule[1].to[1].commands names only some of the commands that show this data; the rest \
+                        stays open because there is no allow rule: ";
+    const BY_RULE: &str = "policy.rule[1].to[1].commands names only some of the commands that show this data; the rest \
+                           stays open where another rule allows it: ";
+    let check = |rules: &str, expected: Option<(&str, &str)>| {
+        let found = all_warnings(rules);
+        match expected {
+            None => assert!(found.is_empty(), "{rules}: {found:?}"),
+            Some((start, open)) => {
+                assert_eq!(found, [format!("{start}{open}; write \"@read\" to deny all of it")], "{rules}");
+            }
+        }
+    };
+    let one = |commands: &str| format!("to = [{{ commands = {commands}, databases = [\"shop\"] }}]");
+    let windows = "change streams, reads of system.profile and of the oplog, currentOp, getLog";
+    let without_find = format!("aggregate, count, distinct, findAndModify, mapReduce, {windows}");
+    let find = rule("d", "deny", &one("[\"find\", \"getMore\"]"));
+    check(&find, Some((OPEN, &without_find)));
+    check(
+        &rule("d", "deny", &one("[\"find\", \"aggregate\", \"count\", \"distinct\", \"mapReduce\", \"@write\"]")),
+        Some((OPEN, "currentOp, getLog")),
+    );
+    check(
+        &rule("d", "deny", &one("[\"aggregate\"]")),
+        Some((
+            OPEN,
+            "count, distinct, find, findAndModify, mapReduce, reads of system.profile and of the oplog, currentOp, \
+             getLog",
+        )),
+    );
+    check(&rule("d", "deny", &one("[\"@read\"]")), None);
+    check(&rule("d", "deny", &one("[\"find\", \"*\"]")), None);
+    check(&rule("d", "deny", &one("[\"drop\"]")), None);
+    // These are about a command, not about data.
+    check(&rule("d", "deny", "to = [{ commands = [\"aggregate\", \"mapReduce\"] }]"), None);
+    check(&rule("d", "deny", &format!("dry_run = true\n{}", one("[\"find\"]"))), None);
+    // Another rule denies the rest.
+    check(&(find.clone() + &rule("e", "deny", "to = [{ commands = [\"@read\"], databases = [\"s*\"] }]")), None);
+    // With allow rules, only what they allow stays open.
+    let of = |who: &str| format!("from = [{{ principals = [\"{who}\"] }}]\n");
+    let allow = |commands: &str| rule("a", "allow", &format!("to = [{{ commands = [\"{commands}\"] }}]"));
+    check(&(find.clone() + &allow("@read")), Some((BY_RULE, &without_find)));
+    check(&(find.clone() + &allow("currentOp")), None);
+    check(&(find.clone() + &allow("@admin")), Some((BY_RULE, &without_find)));
+    check(&(find.clone() + &allow("insert")), None);
+    let of_a = rule("d", "deny", &format!("{}{}", of("a"), one("[\"find\"]")));
+    let others = |who: &str| rule("a", "allow", &of(who)) + &rule("b", "allow", &of("c"));
+    check(&(of_a.clone() + &others("b")), None);
+    check(&(of_a + &others("a")), Some((BY_RULE, &without_find)));
+}
+
+#[test]
+fn a_single_allow_rule_that_denies_the_rest_has_a_warning() {
+    let check = |allow: &str, others: &str, expected: Option<&str>| {
+        let found = all_warnings(&(rule("a", "allow", allow) + others));
+        match expected {
+            None => assert!(found.is_empty(), "{allow} {others}: {found:?}"),
+            Some(expected) => {
+                assert!(found.len() == 1 && found[0].starts_with(expected), "{allow} {others}: {found:?}");
+            }
+        }
+    };
+    let callers = "policy.rule[1].action is the only allow rule, so all other callers are denied every command";
+    let rest = "policy.rule[1].action is the only allow rule, so everything that it does not match is denied to every \
+                caller";
+    let of_cart = "from = [{ principals = [\"cart\"] }]";
+    let reports = "to = [{ databases = [\"reports\"] }]";
+    let drops = rule("d", "deny", "to = [{ commands = [\"drop\"] }]");
+    let orders =
+        rule("e", "deny", "to = [{ commands = [\"@read\"], databases = [\"shop\"], collections = [\"orders\"] }]");
+    check(of_cart, &drops, Some(callers));
+    check("from = [{ namespaces = [\"shop\"] }]", &orders, Some(callers));
+    check(reports, &orders, Some(rest));
+    check(reports, &(drops.clone() + &orders), Some(rest));
+    // A deny rule that takes something out of the allow list is what an allow list is for.
+    check("to = [{ databases = [\"shop\"] }]", &orders, None);
+    check(reports, &drops, None);
+    check("", &orders, None);
+    // Without a deny rule, the operator wants an allow list.
+    check(of_cart, "", None);
+    check(reports, "", None);
+    check(of_cart, &rule("d", "deny", "dry_run = true"), None);
+    check(of_cart, &(drops + &rule("b", "allow", "from = [{ principals = [\"reports\"] }]")), None);
+}
+
+#[test]
+fn many_rules_are_searched_for_pitfalls_in_reasonable_time() {
+    let start = std::time::Instant::now();
+    let entry = |n: usize| format!("to = [{{ commands = [\"find\"], databases = [\"d{n}\"] }}]");
+    let allow = |n: usize| rule(&format!("a{n}"), "allow", &format!("to = [{{ databases = [\"d{n}\"] }}]"));
+    let rules: String = (0..300).map(|n| rule(&format!("r{n}"), "deny", &entry(n)) + &allow(n)).collect();
+    let open = all_warnings(&rules).iter().filter(|warning| warning.contains("stays open")).count();
+    assert_eq!(open, 300);
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
 #[test]
