@@ -1,6 +1,5 @@
 //! Replies under a policy: those that list collections or databases show only what the client may see.
 
-
 use super::PolicyFilter;
 use crate::relay::end::EndReason;
 use crate::relay::filter::listing;
