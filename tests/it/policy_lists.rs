@@ -1,6 +1,6 @@
 //! Lists of collections and databases under rules for single collections: a caller sees what it may do anything with,
-//! with real drivers and in every form of the reply. No reply may contain the canary, which is in the names, options and
-//! views of everything else.
+//! with real drivers and in every form of the reply. No reply may contain the canary, which is in the names, options
+//! and views of everything else.
 
 use std::collections::BTreeSet;
 use std::fs;

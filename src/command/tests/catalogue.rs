@@ -10,7 +10,7 @@ use super::{
     unknown_name,
 };
 use crate::command::table::Class;
-use crate::command::{Unclear, needs_sequences, table};
+use crate::command::{Listing, Unclear, needs_sequences, table};
 
 #[track_caller]
 fn check(cases: &[(RawDocumentBuf, &str)]) {
@@ -1162,6 +1162,38 @@ fn what_clients_cannot_work_without_is_essential_and_nothing_else() {
     ];
     for (body, expected) in &cases {
         assert_eq!(read_body(body).unwrap().essential, *expected, "{body:?}");
+    }
+}
+
+#[test]
+fn a_list_can_be_filtered_unless_its_arguments_tell_of_more_than_its_reply_shows() {
+    let list = |arguments: RawDocumentBuf| {
+        let mut body = bson::doc! { "listCollections": 1 };
+        body.extend(bson::Document::try_from(arguments.as_ref()).unwrap());
+        body.insert("$db", "shop");
+        RawDocumentBuf::try_from(&body).unwrap()
+    };
+    let by = |filter: RawDocumentBuf| list(rawdoc! { "filter": filter });
+    let (collections, databases) = (Some(Listing::Collections), Some(Listing::Databases));
+    let cases = [
+        (list(rawdoc! {}), collections),
+        (list(rawdoc! { "nameOnly": true, "authorizedCollections": true, "cursor": { "batchSize": 2 } }), collections),
+        (by(rawdoc! { "name": { "$not": { "$regex": "^a" } }, "$or": [{ "type": "view" }] }), collections),
+        (by(rawdoc! { "$expr": true }), None),
+        (by(rawdoc! { "options.viewOn": "a" }), None),
+        (by(rawdoc! { "$nor": [{ "name": "a" }, { "$expr": true }] }), None),
+        (list(rawdoc! { "filter": { "name": "a" }, "cursor": { "batchSize": 2 } }), None),
+        (list(rawdoc! { "filter": { "name": "a" }, "cursor": 2 }), None),
+        (list(rawdoc! { "filter": "a" }), None),
+        (rawdoc! { "listDatabases": 1, "filter": { "name": "a", "empty": true }, "$db": "admin" }, databases),
+        (rawdoc! { "listDatabases": 1, "filter": { "$expr": true }, "$db": "admin" }, None),
+        (rawdoc! { "getMore": 5_i64, "collection": "$cmd.listCollections", "$db": "shop" }, collections),
+        (rawdoc! { "getMore": 5_i64, "collection": "$cmd.aggregate", "$db": "shop" }, None),
+        (rawdoc! { "killCursors": "$cmd.listCollections", "cursors": [5_i64], "$db": "shop" }, None),
+        (rawdoc! { "listIndexes": "orders", "$db": "shop" }, None),
+    ];
+    for (body, expected) in &cases {
+        assert_eq!(read_body(body).unwrap().listing, *expected, "{body:?}");
     }
 }
 
