@@ -179,7 +179,7 @@ impl InFlight {
     /// What a reply lists: as the request says that it answers, or, where it answers none, as any request in flight
     /// says.
     pub(super) fn listed(&self, response_to: i32) -> Option<&Listed> {
-        match self.requests.iter().find(|request| request.is_answered_by(response_to)) {
+        match self.answered_by(response_to) {
             Some(request) => request.listed.as_deref(),
             None => self.requests.iter().find_map(|request| request.listed.as_deref()),
         }

@@ -84,10 +84,13 @@ fn on_shop(command: &str, value: impl Into<RawBson>) -> RawDocumentBuf {
     put(put(RawDocumentBuf::new(), command, value), "$db", "shop")
 }
 
+fn session_id() -> Binary {
+    Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] }
+}
+
 #[test]
 fn writes_of_several_collections_and_their_cursors() {
-    let session = rawdoc! { "id": Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] } };
-    let more = put(put(bulk_write(), "lsid", session), "txnNumber", 1_i64);
+    let more = put(put(bulk_write(), "lsid", rawdoc! { "id": session_id() }), "txnNumber", 1_i64);
     let more = put(put(put(more, "let", rawdoc! {}), "bypassDocumentValidation", true), "rawData", true);
     let with_info = |key: &str| {
         let info = put(rawdoc! { "ns": "shop.orders" }, key, true);

@@ -77,9 +77,7 @@ pub(in crate::relay) fn denies_reply(effective: &EffectivePolicy, version: u64, 
         return reply.header.op_code == OpCode::REPLY;
     };
     match request.command.name() {
-        "getMore" => {
-            request.cursor.is_none_or(|id| effective.check_cursor(id, request.listed.is_some(), version).is_err())
-        }
+        "getMore" => request.cursor.is_none_or(|id| effective.check_cursor(id, None, version).is_err()),
         _ => request.is_streaming && !ConnectionStats::is_monitor(request.command),
     }
 }

@@ -11,7 +11,7 @@ const BYTES_OF_A_NAME: usize = 20;
 /// The part of the budget that one connection has. It is returned on drop, or with the names.
 #[derive(Default)]
 pub(in crate::relay) struct NamesPermit {
-    held: Option<(usize, BudgetPermit)>,
+    held: Option<Box<(usize, BudgetPermit)>>,
 }
 
 impl NamesPermit {
@@ -22,11 +22,11 @@ impl NamesPermit {
             self.held = None;
             return true;
         }
-        if self.held.as_ref().is_some_and(|(covered, _)| names <= *covered) {
+        if self.held.as_ref().is_some_and(|held| names <= held.0) {
             return true;
         }
         let covered = names * 2;
-        self.held = budget.try_permit(covered * BYTES_OF_A_NAME).map(|permit| (covered, permit));
+        self.held = budget.try_permit(covered * BYTES_OF_A_NAME).map(|permit| Box::new((covered, permit)));
         self.held.is_some()
     }
 }

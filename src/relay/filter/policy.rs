@@ -174,7 +174,8 @@ impl PolicyFilter {
         if let Some(fault) = facts.field_fault() {
             return Some(unclear_document(fault));
         }
-        let is_covered = self.names_permit.covers(facts.field_names_held(), self.changes.hold_budget()?);
+        let budget = self.changes.hold_budget()?;
+        let is_covered = self.names_permit.covers(facts.field_names_held(), budget);
         (!is_covered).then_some(Unclear::TooManyFields)
     }
 
@@ -262,6 +263,8 @@ impl PolicyFilter {
             self.listed =
                 meaning.listing.map(|listing| Box::new(Listed { listing, database: meaning.database.into() }));
             self.judged.keep(&meaning, effective, self.version);
+            let listed = |listing| Box::new(Listed { listing, database: meaning.database.into() });
+            self.listed = meaning.listing.map(listed);
             if judgement.notes.is_empty() {
                 // The common path: there is nothing to log.
                 effective.count(judgement.grounds, PolicyDecision::Allow);

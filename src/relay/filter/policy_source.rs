@@ -100,7 +100,8 @@ impl EffectivePolicy {
         version: u64,
     ) -> Result<Option<Judgement>, CursorError> {
         if meaning.command.name == "getMore" {
-            let lists = meaning.listing.is_some();
+            // The reply is filtered if the namespace is that of a list. A mongod compares it with that of the cursor.
+            let lists = Some(meaning.listing.is_some());
             return meaning.cursors.first().map_or(Ok(None), |id| self.check_cursor(*id, lists, version));
         }
         // Closing an unknown cursor does no harm. Drivers do so with a cursor that has just been exhausted.
@@ -114,20 +115,18 @@ impl EffectivePolicy {
     }
 
     /// Whether the caller may read a cursor. If another version of the policy has allowed it, judges the command that
-    /// opened it, and returns that judgement.
-    ///
-    /// `lists`: whether the command reads it as the cursor of a list of collections, whose batches are filtered. That
-    /// has to be true of the cursor too; mongod compares the namespaces itself.
+    /// opened it, and returns that judgement. `lists` says whether it has to be the cursor of a `listCollections`.
     pub(in crate::relay) fn check_cursor(
         &self,
         id: i64,
-        lists: bool,
+        lists: Option<bool>,
         version: u64,
     ) -> Result<Option<Judgement>, CursorError> {
+        let is_other = |lists_collections: bool| lists.is_some_and(|lists| lists != lists_collections);
         match self.cursors.ownership(id, &self.caller, version) {
-            CursorOwnership::Own { lists_collections } if lists_collections == lists => Ok(None),
+            CursorOwnership::Own { lists_collections } if !is_other(lists_collections) => Ok(None),
             CursorOwnership::Own { .. } => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
-            CursorOwnership::Outdated(command) if command.lists_collections() != lists => {
+            CursorOwnership::Outdated(command) if is_other(command.lists_collections()) => {
                 Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED))
             }
             CursorOwnership::Foreign => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),

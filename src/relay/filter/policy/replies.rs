@@ -1,5 +1,7 @@
 //! Replies under a policy: those that list collections or databases show only what the client may see.
 
+use std::sync::Arc;
+
 use super::PolicyFilter;
 use crate::relay::end::EndReason;
 use crate::relay::filter::listing;
@@ -59,8 +61,8 @@ impl PolicyFilter {
 
     /// The client's share of the memory for replies that are held; `None` without a policy.
     pub(in crate::relay) fn reply_share(&mut self) -> Option<ReplyShare> {
-        let budget = self.source.as_ref()?.session_mapping()?.hold_budget;
-        self.in_force().map(|in_force| budget.reply_share(&in_force.caller.name))
+        let caller = Arc::clone(&self.in_force()?.caller.name);
+        self.changes.hold_budget().map(|budget| budget.reply_share(&caller))
     }
 
     /// Whether a reply may show more than the client may see.
