@@ -22,22 +22,19 @@ pub enum Listing {
 /// Without a filter, the size of a batch tells only how many collections there are. With a filter it would tell whether
 /// a hidden collection matches.
 pub(super) fn of_collections(fields: &Fields<'_>) -> Option<Listing> {
-    let is_safe = match filter(fields)? {
-        Some(filter) => shows_only(filter, &COLLECTION_FIELDS, 0) && (filter.is_empty() || !has_batch_size(fields)),
-        None => true,
+    let is_safe = |filter: &RawDocument| {
+        shows_only(filter, &COLLECTION_FIELDS, 0) && (filter.is_empty() || !has_batch_size(fields))
     };
-    is_safe.then_some(Listing::Collections)
+    has_no_filter_or(fields, is_safe).then_some(Listing::Collections)
 }
 
 /// `None` if the arguments of a `listDatabases` could tell of a database that the reply does not show.
 pub(super) fn of_databases(fields: &Fields<'_>) -> Option<Listing> {
-    let is_safe = filter(fields)?.is_none_or(|filter| shows_only(filter, &DATABASE_FIELDS, 0));
-    is_safe.then_some(Listing::Databases)
+    has_no_filter_or(fields, |filter| shows_only(filter, &DATABASE_FIELDS, 0)).then_some(Listing::Databases)
 }
 
-/// The filter, if there is one; `None` if it is no document.
-fn filter<'a>(fields: &Fields<'a>) -> Option<Option<&'a RawDocument>> {
-    fields.get("filter").map_or(Some(None), |filter| strict::document(filter).map(Some))
+fn has_no_filter_or(fields: &Fields<'_>, is_safe: impl Fn(&RawDocument) -> bool) -> bool {
+    fields.get("filter").is_none_or(|filter| strict::document(filter).is_some_and(is_safe))
 }
 
 fn has_batch_size(fields: &Fields<'_>) -> bool {

@@ -36,7 +36,7 @@ pub(super) fn witnesses<'a>(
         !parts.any(|part| part.contains(*character))
     };
     // A name may have any character except NUL and a few of ASCII punctuation.
-    let between = ('\u{1}'..='\u{1f}').chain('\u{80}'..).find(is_foreign)?;
+    let between = ('\u{1}'..='\u{1f}').chain('\u{80}'..=char::MAX).find(is_foreign)?;
     let made =
         prefixes.iter().flat_map(|prefix| suffixes.iter().map(move |suffix| format!("{prefix}{between}{suffix}")));
     Some(exact.iter().map(|text| Box::from(*text)).chain(made.map(String::into_boxed_str)).collect())

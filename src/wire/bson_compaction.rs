@@ -133,10 +133,12 @@ impl<'b> Compaction<'b> {
     }
 
     /// Ends a document: writes its NUL and its length. Bytes from `unread` on have not been read.
+    #[expect(clippy::needless_pass_by_value, reason = "a document is closed once")]
     pub fn close(&mut self, document: OpenDocument, unread: usize) -> Result<(), Malformed> {
+        let OpenDocument(start) = document;
         self.put(&[0], unread)?;
-        let length = u32::try_from(self.written - document.0).map_err(|_| Malformed)?;
-        self.replace(document.0, &length.to_le_bytes())
+        let length = u32::try_from(self.written - start).map_err(|_| Malformed)?;
+        self.replace(start, &length.to_le_bytes())
     }
 
     /// Writes over bytes that have been written before.

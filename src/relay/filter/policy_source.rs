@@ -122,13 +122,17 @@ impl EffectivePolicy {
         lists: Option<bool>,
         version: u64,
     ) -> Result<Option<Judgement>, CursorError> {
-        let is_other = |lists_collections: bool| lists.is_some_and(|lists| lists != lists_collections);
-        match self.cursors.ownership(id, &self.caller, version) {
-            CursorOwnership::Own { lists_collections } if !is_other(lists_collections) => Ok(None),
-            CursorOwnership::Own { .. } => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
-            CursorOwnership::Outdated(command) if is_other(command.lists_collections()) => {
-                Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED))
-            }
+        let ownership = self.cursors.ownership(id, &self.caller, version);
+        let is_list = match &ownership {
+            CursorOwnership::Own { lists_collections } => Some(*lists_collections),
+            CursorOwnership::Outdated(command) => Some(command.lists_collections()),
+            CursorOwnership::Foreign | CursorOwnership::Unknown => None,
+        };
+        if is_list.is_some_and(|is_list| lists.is_some_and(|lists| lists != is_list)) {
+            return Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED));
+        }
+        match ownership {
+            CursorOwnership::Own { .. } => Ok(None),
             CursorOwnership::Foreign => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
             CursorOwnership::Unknown => Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
             CursorOwnership::Outdated(command) => {
