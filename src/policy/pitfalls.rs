@@ -223,7 +223,7 @@ fn is_enforced(rule: &Rule, action: Action) -> bool {
     rule.action == action && !rule.dry_run
 }
 
-/// Whether a name with a dot is usual for a collection: those of GridFS, system collections, those of queryable
+/// Whether a name with a dot is usual for a collection: those of `GridFS`, system collections, those of queryable
 /// encryption, and a family such as `carts` and `carts.*`.
 fn is_usual_with_dot(first: &str, rest: &str, collections: &Patterns) -> bool {
     let family = Pattern::Exact(first.into());

@@ -25,7 +25,9 @@ fn count(mongod: &Mongod) -> i32 {
 
 fn in_body(documents: &[RawDocumentBuf]) -> Vec<u8> {
     let mut array = bson::RawArrayBuf::new();
-    documents.iter().for_each(|document| array.push(document.clone()));
+    for document in documents {
+        array.push(document.clone());
+    }
     let body = rawdoc! { "insert": "m", "documents": array, "$db": DATABASE };
     op_msg(1, 0, &[[&[0], body.as_bytes()].concat()])
 }

@@ -195,7 +195,7 @@ fn a_single_allow_rule_that_denies_the_rest_has_a_warning() {
         match expected {
             None => assert!(found.is_empty(), "{allow} {others}: {found:?}"),
             Some(expected) => {
-                assert!(found.len() == 1 && found[0].starts_with(expected), "{allow} {others}: {found:?}")
+                assert!(found.len() == 1 && found[0].starts_with(expected), "{allow} {others}: {found:?}");
             }
         }
     };

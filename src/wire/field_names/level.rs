@@ -49,7 +49,7 @@ pub(super) struct Level {
     /// Whether all hashes are in `many`.
     has_many: bool,
     /// All hashes, once there are more than in `few`. An object that is open later uses its memory again.
-    many: Option<Box<HashSet<u64>>>,
+    many: Option<HashSet<u64>>,
 }
 
 /// Why the elements of one object cannot be read on.
@@ -88,7 +88,7 @@ impl Level {
 
     /// The number of hashes outside of the fixed buffer.
     pub(super) fn names_held(&self) -> usize {
-        self.many.as_ref().filter(|_| self.has_many).map_or(0, |many| many.len())
+        self.many.as_ref().filter(|_| self.has_many).map_or(0, HashSet::len)
     }
 
     /// Reads elements at the start of `input`, up to an inner object, the end of this one, or a part that has not
@@ -177,17 +177,14 @@ impl Level {
         if self.few.iter().take(self.count).any(|known| *known == hash) {
             return Err(FieldFault::Duplicate);
         }
-        match self.few.get_mut(self.count) {
-            Some(free) => {
-                *free = hash;
-                self.count += 1;
-            }
-            None => {
-                let many = self.many.get_or_insert_default();
-                many.clear();
-                many.extend(self.few.iter().chain([&hash]));
-                self.has_many = true;
-            }
+        if let Some(free) = self.few.get_mut(self.count) {
+            *free = hash;
+            self.count += 1;
+        } else {
+            let many = self.many.get_or_insert_default();
+            many.clear();
+            many.extend(self.few.iter().chain([&hash]));
+            self.has_many = true;
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ impl FieldNames {
             State::Element => self.elements(rest),
             State::Name { kind, mut name } => {
                 let end = memchr::memchr(0, rest);
-                rest.iter().take(end.unwrap_or(rest.len())).for_each(|byte| name.push(*byte));
+                name.extend(end.and_then(|end| rest.get(..end)).unwrap_or(rest));
                 let Some(end) = end else {
                     self.state = State::Name { kind, name };
                     return Ok(rest.len());

@@ -12,7 +12,7 @@ pub(super) struct NameHash {
 impl NameHash {
     pub(super) fn of(name: &[u8]) -> u64 {
         let mut hash = Self::default();
-        name.iter().for_each(|byte| hash.push(*byte));
+        hash.extend(name);
         hash.finish()
     }
 
@@ -33,11 +33,17 @@ impl NameHash {
         }
         let end = rest.iter().position(|byte| *byte == 0)?;
         let mut name = Self { hash, ..Self::default() };
-        rest.iter().take(end).for_each(|byte| name.push(*byte));
+        name.extend(rest.get(..end)?);
         Some((name.finish(), rest.get(end + 1..)?))
     }
 
-    pub(super) fn push(&mut self, byte: u8) {
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.push(*byte);
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
         self.word |= u64::from(byte) << (8 * self.filled);
         self.filled += 1;
         if self.filled == 8 {
@@ -51,7 +57,7 @@ impl NameHash {
     }
 }
 
-/// An odd multiplier maps different words to different hashes. It is that of FxHash.
+/// An odd multiplier maps different words to different hashes. It is that of `FxHash`.
 fn mixed(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(26) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5)
 }

@@ -203,7 +203,9 @@ fn value() -> impl Strategy<Value = RawBson> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(|values| {
                 let mut array = bson::RawArrayBuf::new();
-                values.into_iter().for_each(|value| array.push(value));
+                for value in values {
+                    array.push(value);
+                }
                 RawBson::Array(array)
             }),
             fields(inner).prop_map(RawBson::Document),
