@@ -21,7 +21,7 @@ impl BackOff {
     pub fn next_pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
-        pause - pause.mul_f64(random_share() / 4.0)
+        pause.mul_f64(1.0 - random_share() / 4.0)
     }
 
     /// An attempt succeeded: the next pause is the first one again.

@@ -254,9 +254,13 @@ mod tests {
         let fails = Arc::new(Mutex::new(Vec::<&str>::new()));
         let state = |name: &'static str| {
             let fails = Arc::clone(&fails);
-            move || match fails.lock().unwrap().contains(&name) {
-                true => ConditionState::Fails("broken".to_owned()),
-                false => ConditionState::Holds(String::new()),
+            move || {
+                let is_broken = fails.lock().unwrap().contains(&name);
+                if is_broken {
+                    ConditionState::Fails("broken".to_owned())
+                } else {
+                    ConditionState::Holds(String::new())
+                }
             }
         };
         for name in ["orders", "stock"] {

@@ -290,7 +290,7 @@ fn a_list_of_thousands_of_collections_is_filtered() {
     }
 }
 
-/// Checks what PyMongo lists.
+/// Checks what `PyMongo` lists.
 fn check_pymongo(scene: &Scene, is_restricted: bool) {
     let Some(mut command) = drivers::python() else { return };
     command.arg(drivers::scripts().join("lists.py")).args([&scene.uri(), "shop"]);

@@ -242,7 +242,9 @@ fn bodies_about(database: &str, collection: &str) -> Vec<RawDocumentBuf> {
         body.extend(rest(command.name));
         bodies.push(body);
     }
-    bodies.iter_mut().for_each(|body| drop(body.insert("$db", database)));
+    for body in &mut bodies {
+        body.insert("$db", database);
+    }
     bodies.iter().map(|body| RawDocumentBuf::try_from(body).unwrap()).collect()
 }
 
