@@ -1,4 +1,5 @@
-//! The order in which connections to one member are made, so that a storm of clients does not make all of them too slow.
+//! The order in which connections to one member are made, so that a storm of clients does not make all of them too
+//! slow.
 //!
 //! A TLS handshake takes processor time on both sides. If hundreds of them share a few cores, all of them reach
 //! `connect_timeout`; one after the other, each takes milliseconds.
@@ -28,8 +29,9 @@ impl Default for DialQueue {
 impl DialQueue {
     /// Waits for a turn, which ends when the permit is dropped. Time limits begin after it.
     ///
-    /// Returns the failure of another attempt that ended while this one waited, if no attempt has succeeded since: while
-    /// a server does not respond, each turn takes `connect_timeout`, and nobody should wait for several. Cancel safe.
+    /// Returns the failure of another attempt that ended while this one waited, if no attempt has succeeded since.
+    /// While a server does not respond, each turn takes `connect_timeout`, and a client must not wait for several of
+    /// them. Cancel safe.
     pub(super) async fn turn(&self) -> Result<Option<SemaphorePermit<'_>>, Arc<ConnectError>> {
         if let Ok(permit) = self.turns.try_acquire() {
             return Ok(Some(permit));

@@ -24,7 +24,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 const LINES_DROPPED: &str = "log lines dropped";
 
-/// The writer's thread, and what it has dropped. Flushes when it is told to, not when it is dropped.
+/// The writer's thread, and what it has dropped. Only [`LogWriter::flush`] writes what is queued.
 pub struct LogWriter {
     guard: WorkerGuard,
     dropped: ErrorCounter,
@@ -63,7 +63,8 @@ impl LogWriter {
     pub fn flush(self) {
         let (done, wait) = mpsc::sync_channel(1);
         let guard = self.guard;
-        // On a thread of its own: the guard prints to standard output if the queue is full, and that can block too.
+        // On a thread of its own: dropping the handle prints to standard output if the queue is full, and that can
+        // block too.
         let flushing = thread::Builder::new().name("log flush".to_owned()).spawn(move || {
             drop(guard);
             // The process no longer waits after the timeout.

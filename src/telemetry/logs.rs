@@ -25,7 +25,8 @@ pub struct AlreadyInstalled;
 
 /// Sends the log lines of the whole process to standard error, panics included.
 ///
-/// Lines are coloured on a terminal unless `NO_COLOR` is set. Logging never blocks: a thread of its own writes the lines.
+/// Lines are coloured on a terminal unless `NO_COLOR` is set. Logging never blocks: a thread of its own writes the
+/// lines.
 /// Call [`LogWriter::flush`] at the end of the process.
 pub fn install(config: LogConfig) -> Result<LogWriter, AlreadyInstalled> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

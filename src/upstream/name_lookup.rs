@@ -17,8 +17,8 @@ use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 /// Addresses of one name that are tried. With more, none would have enough time.
 const ADDRESSES_MAX: usize = 16;
 
-/// How long a connection waits for the resolver if it knows addresses already. An answer from the cache of a resolver in
-/// the same data centre takes a few milliseconds.
+/// How long a connection waits for the resolver if it knows addresses already. An answer from the cache of a resolver
+/// in the same data centre takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 const LOOKUP_FAILED: &str = "name lookup failed; the last known addresses stay in use";

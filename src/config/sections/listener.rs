@@ -46,8 +46,8 @@ pub struct ListenerConfig {
     /// `max_lifetime`: closes a connection at this age, once no command is in flight. 1 s to 30 days, or `off`
     /// (`None`); default: `off`.
     pub max_lifetime: Option<Duration>,
-    /// `half_close_timeout`: closes a connection this long after the client has closed its side, even if a command is in
-    /// flight. 1 s to 1 day, or `off` (`None`); default: 30 s.
+    /// `half_close_timeout`: closes a connection this long after the client has closed its side, even if a command is
+    /// in flight. 1 s to 1 day, or `off` (`None`); default: 30 s.
     pub half_close_timeout: Option<Duration>,
     /// `tcp_keepalive`: idle time before the first keepalive probe to a client. 1 s to 9 h, or `off` (`None`); default:
     /// 2 min.
