@@ -4,7 +4,7 @@
 //! A filter chooses among all of them in the server, before the gateway removes what the caller may not see. It must
 //! not say more about them than the reply does.
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 
 use super::strict::{self, Fields, elements, items, key};
 
@@ -34,7 +34,38 @@ pub(super) fn of_databases(fields: &Fields<'_>) -> Option<Listing> {
 }
 
 fn has_no_filter_or(fields: &Fields<'_>, is_safe: impl Fn(&RawDocument) -> bool) -> bool {
+    let is_safe = |filter: &RawDocument| is_safe(filter) && !is_costly(filter, 0);
     fields.get("filter").is_none_or(|filter| strict::document(filter).is_some_and(is_safe))
+}
+
+/// Whether a filter can take so long for an entry that the time of the reply shows whether a hidden entry matches.
+fn is_costly(filter: &RawDocument, depth: usize) -> bool {
+    filter.as_bytes().len() > FILTER_BYTES_MAX
+        || depth > DEPTH_MAX
+        || elements(filter).any(|element| {
+            let Ok(element) = element else { return true };
+            match element.value() {
+                Ok(RawBsonRef::RegularExpression(regex)) => is_costly_pattern(regex.pattern.as_str()),
+                Ok(RawBsonRef::String(pattern)) if key(&element) == "$regex" => is_costly_pattern(pattern),
+                Ok(RawBsonRef::Document(inner)) => is_costly(inner, depth + 1),
+                Ok(RawBsonRef::Array(inner)) => inner.into_iter().any(|item| match item {
+                    Ok(RawBsonRef::RegularExpression(regex)) => is_costly_pattern(regex.pattern.as_str()),
+                    Ok(RawBsonRef::Document(inner)) => is_costly(inner, depth + 1),
+                    Ok(RawBsonRef::Array(_)) | Err(_) => true,
+                    Ok(_) => false,
+                }),
+                Ok(_) => false,
+                Err(_) => true,
+            }
+        })
+}
+
+/// Whether a regular expression has more than one quantifier, so that it can match in many ways. A `?` behind `(`
+/// begins a group.
+fn is_costly_pattern(pattern: &str) -> bool {
+    let groups = pattern.matches("(?").count();
+    let quantifiers = pattern.bytes().filter(|byte| matches!(byte, b'*' | b'+' | b'?' | b'{')).count();
+    quantifiers.saturating_sub(groups) > 1
 }
 
 fn has_batch_size(fields: &Fields<'_>) -> bool {
@@ -68,6 +99,9 @@ fn shows_only(filter: &RawDocument, names: &[&str], depth: usize) -> bool {
 const COLLECTION_FIELDS: [&str; 4] = ["name", "type", "info", "idIndex"];
 
 const DATABASE_FIELDS: [&str; 3] = ["name", "sizeOnDisk", "empty"];
+
+/// Tools send names, and a pattern of a few characters.
+const FILTER_BYTES_MAX: usize = 1024;
 
 /// Far more than tools nest.
 const DEPTH_MAX: usize = 16;

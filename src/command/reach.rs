@@ -151,6 +151,12 @@ fn create(reader: &mut Reader<'_, '_>) -> Result<(), Unclear> {
     if let Some(stages) = reader.fields.get("pipeline") {
         pipeline::of_view(reader, strict::array(stages).ok_or(Unclear::Pipeline)?)?;
     }
+    if reader.command.name == "collMod"
+        && reader.fields.get("viewOn").is_some() != reader.fields.get("pipeline").is_some()
+    {
+        // The view keeps the other half of its definition, which can name any collection of the database.
+        reader.reaches.add(Resource::WholeDatabase(reader.database), Read)?;
+    }
     if let Some(encrypted) = reader.fields.get("encryptedFields") {
         let encrypted = strict::document(encrypted).ok_or(Unclear::Argument("encryptedFields"))?;
         for field in Fields::of(encrypted)?.iter().filter(|field| key(field).ends_with("Collection")) {

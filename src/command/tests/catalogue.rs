@@ -1078,6 +1078,12 @@ fn a_command_that_shows_by_errors_what_documents_have_reads_them() {
             "Ddl shop.a, Read shop.a",
         ),
         (rawdoc! { "create": "a", "validator": { "x": 1 }, "$db": "shop" }, "Ddl shop.a, Read shop.a"),
+        // The half of the definition that is not changed can name any collection.
+        (rawdoc! { "collMod": "v", "pipeline": [], "$db": "shop" }, "Ddl shop.v, Read shop.v, Read shop.*"),
+        (
+            rawdoc! { "collMod": "v", "viewOn": "orders", "$db": "shop" },
+            "Ddl shop.v, Read shop.v, Read shop.orders, Read shop.*",
+        ),
         (rawdoc! { "create": "a", "$db": "shop" }, "Ddl shop.a"),
         (rawdoc! { "dropIndexes": "a", "index": "*", "$db": "shop" }, "Ddl shop.a"),
         (rawdoc! { "insert": "a", "documents": [{}], "$db": "shop" }, "Write shop.a"),
@@ -1174,6 +1180,7 @@ fn a_list_can_be_filtered_unless_its_arguments_tell_of_more_than_its_reply_shows
         RawDocumentBuf::try_from(&body).unwrap()
     };
     let by = |filter: RawDocumentBuf| list(rawdoc! { "filter": filter });
+    let regex = |pattern: &str| bson::Regex { pattern: pattern.try_into().unwrap(), options: "".try_into().unwrap() };
     let (collections, databases) = (Some(Listing::Collections), Some(Listing::Databases));
     let cases = [
         (list(rawdoc! {}), collections),
@@ -1185,6 +1192,14 @@ fn a_list_can_be_filtered_unless_its_arguments_tell_of_more_than_its_reply_shows
         (list(rawdoc! { "filter": { "name": "a" }, "cursor": { "batchSize": 2 } }), None),
         (list(rawdoc! { "filter": { "name": "a" }, "cursor": 2 }), None),
         (list(rawdoc! { "filter": "a" }), None),
+        // The time of a costly filter would tell which hidden names it is evaluated for.
+        (by(rawdoc! { "name": { "$regex": "^(?!system\\.)" } }), collections),
+        (by(rawdoc! { "name": { "$in": ["a", regex("^b.*c$")] } }), collections),
+        (by(rawdoc! { "name": { "$regex": "^(?=a)(b+)+c" } }), None),
+        (by(rawdoc! { "name": regex("(a|b)*(c|d)*e") }), None),
+        (by(rawdoc! { "$or": [{ "name": { "$in": ["a", regex("a{9}b{9}")] } }] }), None),
+        (by(rawdoc! { "name": { "$not": regex("a+b+") } }), None),
+        (by(rawdoc! { "name": { "$in": ["a".repeat(2000)] } }), None),
         (rawdoc! { "listDatabases": 1, "filter": { "name": "a", "empty": true }, "$db": "admin" }, databases),
         (rawdoc! { "listDatabases": 1, "filter": { "$expr": true }, "$db": "admin" }, None),
         (rawdoc! { "getMore": 5_i64, "collection": "$cmd.listCollections", "$db": "shop" }, collections),
