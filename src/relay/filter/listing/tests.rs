@@ -278,7 +278,7 @@ fn a_name_that_occurs_twice_is_an_error() {
     let batch = |entry: Document| collections("firstBatch", vec![entry]);
     let list = |name: &str| doc! { "ns": "shop.$cmd.listCollections", "firstBatch": [{ "name": name }] };
     for (document, name, other) in [
-        (doc! { "cursor": list("orders"), "cursos": list("secret"), "ok": 1.0 }, "cursor", "cursos"),
+        (doc! { "cursor": list("orders"), "cursox": list("secret"), "ok": 1.0 }, "cursor", "cursox"),
         (batch(doc! { "name": "orders", "nama": "secret" }), "name", "nama"),
         (batch(doc! { "name": "orders", "options": {}, "optionz": { "viewOn": "secret" } }), "options", "optionz"),
         (doc! { "ok": 0.0, "ox": 1.0 }, "ok", "ox"),
