@@ -86,7 +86,8 @@ impl AdminBindError {
     }
 }
 
-/// The bound administration port. Clients wait in the kernel's queue until [`serve`](Self::serve) runs.
+/// The bound administration port. Clients wait in the kernel's queue until
+/// [`serve_on_own_thread`](Self::serve_on_own_thread) runs.
 pub struct AdminServer {
     listener: StdTcpListener,
     address: SocketAddr,
