@@ -17,6 +17,7 @@ mod drivers;
 mod failures;
 mod intercept;
 mod kit_itself;
+mod leaving;
 mod life;
 mod listeners;
 mod load;
