@@ -59,9 +59,7 @@ impl HoldBudget {
         shares.insert(Arc::clone(caller), Arc::downgrade(&own));
         ReplyShare { own, all }
     }
-}
 
-impl HoldBudget {
     /// A permit for `bytes` of a request; `None` where the budget has no room for them now.
     pub(super) fn try_permit(&self, bytes: usize) -> Option<BudgetPermit> {
         let permit = Arc::clone(&self.requests).try_acquire_many_owned(kib(bytes)).ok()?;

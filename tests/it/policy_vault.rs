@@ -63,7 +63,7 @@ fn no_attempt_reads_or_changes_denied_data() {
     vault.assert_owner_cursor_is_intact();
 }
 
-/// A caller of one collection, who may write to it as well.
+/// A rule that allows its caller to read and to write one collection.
 const ONE_COLLECTION: &str = "
     [[policy.rule]]
     name = 'orders'

@@ -29,7 +29,7 @@ impl PolicyFilter {
 
     fn inspect_list(&mut self, reply: &ReplyView<'_>) -> ReplyVerdict {
         let Some(listed) = reply.in_flight.listed(reply.header.response_to) else { return ReplyVerdict::Forward };
-        if !self.filters(listed) {
+        if !self.in_force().is_some_and(|in_force| hides_something(in_force, listed)) {
             return ReplyVerdict::Forward;
         }
         let length = reply.header.length as usize;
@@ -49,10 +49,9 @@ impl PolicyFilter {
 
     /// Removes from a complete reply what the client may not see, and returns the new length of the message.
     pub(in crate::relay) fn filter_reply(&mut self, message: &mut [u8], listed: &Listed) -> Result<usize, EndReason> {
-        if !self.filters(listed) {
+        let Some(in_force) = self.in_force().filter(|in_force| hides_something(in_force, listed)) else {
             return Ok(message.len());
-        }
-        let Some(in_force) = self.in_force() else { return Ok(message.len()) };
+        };
         listing::filter(message, listed, &in_force.view)
             .map_err(|_| EndReason::UnreadableReply("a list that cannot be parsed"))
     }
@@ -61,11 +60,6 @@ impl PolicyFilter {
     pub(in crate::relay) fn reply_share(&mut self) -> Option<ReplyShare> {
         let budget = self.source.as_ref()?.session_mapping()?.hold_budget;
         self.in_force().map(|in_force| budget.reply_share(&in_force.caller.name))
-    }
-
-    /// Whether a reply may show more than the client may see.
-    fn filters(&mut self, listed: &Listed) -> bool {
-        self.in_force().is_some_and(|in_force| !in_force.view.sees_everything(listed.listing, &listed.database))
     }
 
     /// Decides about a stream of replies whose message boundaries are lost: any of them could be a list.
@@ -89,4 +83,9 @@ impl PolicyFilter {
         }
         self.newer.as_ref()?.1.as_ref()
     }
+}
+
+/// Whether a reply may show more than the client may see.
+fn hides_something(in_force: &EffectivePolicy, listed: &Listed) -> bool {
+    !in_force.view.sees_everything(listed.listing, &listed.database)
 }
