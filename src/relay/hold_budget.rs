@@ -164,7 +164,13 @@ impl BudgetRequest {
     }
 
     /// Whether the permit has just been granted: [`BudgetRequest::permit`] returns it now.
+    #[inline]
     pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> bool {
+        // Asked in every turn of every connection, and few connections wait.
+        self.is_waiting() && self.poll_waiting(cx)
+    }
+
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> bool {
         let Self::Waiting(waiting) = self else { return false };
         let Poll::Ready(permit) = waiting.as_mut().poll(cx) else { return false };
         *self = permit.map_or_else(|_| Self::None, |permit| Self::Granted(Box::new(permit)));

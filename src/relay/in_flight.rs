@@ -198,8 +198,11 @@ impl InFlight {
         let Some(position) = self.requests.iter().position(|request| request.is_answered_by(reply.response_to)) else {
             return false;
         };
-        let passed_over = self.requests.drain(..position).filter_map(|request| request.local_reply);
-        self.due_replies.extend(passed_over.flat_map(<[u8]>::into_vec));
+        for _ in 0..position {
+            if let Some(reply) = self.requests.pop_front().and_then(|request| request.local_reply) {
+                self.due_replies.extend_from_slice(&reply);
+            }
+        }
         if let Some(request) = self.requests.front_mut() {
             answered(request);
             self.confirmed = request.unacknowledged_before;

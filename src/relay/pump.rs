@@ -322,7 +322,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// When a message that is held apart has to have arrived, or to have been sent.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        self.requests.hold_deadline().into_iter().chain(self.replies.hold_deadline()).min()
+        match (self.requests.hold_deadline(), self.replies.hold_deadline()) {
+            (Some(request), Some(reply)) => Some(request.min(reply)),
+            (request, reply) => request.or(reply),
+        }
     }
 
     /// The end of a conversation whose hold deadline has passed.

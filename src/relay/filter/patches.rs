@@ -21,6 +21,12 @@ impl Patches {
         self.session_ids.is_empty() && self.flags.is_none()
     }
 
+    /// Forgets all changes.
+    pub(in crate::relay) fn clear(&mut self) {
+        self.session_ids.clear();
+        self.flags = None;
+    }
+
     pub(in crate::relay) fn add_session_id(&mut self, at: usize, id: [u8; SESSION_ID_BYTES]) {
         self.session_ids.push((at, id));
     }

@@ -111,7 +111,16 @@ impl PolicyFilter {
     }
 
     /// Decides about a request of which nothing has gone upstream. A request that was forwarded is not decided again.
+    #[inline]
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> Verdict {
+        // Without a policy, the common path: nothing was kept of earlier requests.
+        if self.effective.is_none() && !self.changes.maps_session_ids() {
+            return Verdict::Forward;
+        }
+        self.inspect_and_change(request)
+    }
+
+    fn inspect_and_change(&mut self, request: &RequestView<'_>) -> Verdict {
         self.listed = None;
         self.changes.begin_inspection();
         let verdict = match &self.effective {
@@ -260,8 +269,6 @@ impl PolicyFilter {
         }
         if judgement.effect == Effect::Allow {
             self.changes.map_sessions(&meaning, request.message);
-            self.listed =
-                meaning.listing.map(|listing| Box::new(Listed { listing, database: meaning.database.into() }));
             self.judged.keep(&meaning, effective, self.version);
             let listed = |listing| Box::new(Listed { listing, database: meaning.database.into() });
             self.listed = meaning.listing.map(listed);

@@ -35,6 +35,11 @@ impl RequestChanges {
         }
     }
 
+    /// Whether session ids are mapped: there is a policy, or there was one.
+    pub(in crate::relay) fn maps_session_ids(&self) -> bool {
+        self.session_ids.is_some()
+    }
+
     /// A new request begins.
     pub(in crate::relay) fn begin_request(&mut self) {
         self.is_changed = false;
@@ -42,7 +47,8 @@ impl RequestChanges {
 
     /// The filter decides about the request, perhaps not for the first time.
     pub(in crate::relay) fn begin_inspection(&mut self) {
-        (self.patches, self.has_found_sessions) = (Patches::default(), false);
+        self.patches.clear();
+        self.has_found_sessions = false;
     }
 
     /// Maps the sessions of a command that was read from `message`.
@@ -57,7 +63,7 @@ impl RequestChanges {
     /// Finds what has to change in a request that is forwarded, except what [`RequestChanges::map_sessions`] has found.
     pub(in crate::relay) fn find(&mut self, request: &RequestView<'_>, has_policy: bool) {
         if self.is_changed {
-            self.patches = Patches::default();
+            self.patches.clear();
             return;
         }
         let facts = request.facts;
