@@ -324,6 +324,31 @@ fn pymongo_lists_what_its_caller_may_see() {
     }
 }
 
+/// The caller may do with `orders` what an object mapper does, and make its indexes.
+const MAPPED: &str = "
+    { commands = ['@read', '@write', 'createIndexes'], databases = ['shop'], collections = ['orders'] },
+";
+
+#[test]
+fn mongoengine_works_with_the_collection_of_its_caller() {
+    // Restricted, and as a control unrestricted.
+    for allowed in [MAPPED, EVERYTHING] {
+        let Some(scene) = Scene::new(allowed) else { return };
+        let Some(mut command) = drivers::python() else { return };
+        command.arg(drivers::scripts().join("engine.py")).args([&scene.uri(), "shop"]);
+        let output = process::run("engine.py", command, SCRIPT_TIMEOUT).unwrap();
+        let is_restricted = allowed == MAPPED;
+        assert_eq!(output.contains(CANARY), !is_restricted, "{output}");
+        let report: Value = serde_json::from_str(output.trim()).unwrap();
+        assert_eq!((&report["shown"], &report["counted"]), (&json!([{ "count": 3 }]), &json!(1)));
+        assert_eq!((&report["indexes"], &report["left"]), (&json!(["_id_", "name_1"]), &json!(0)));
+        assert_eq!(report["secret"], if is_restricted { json!(13) } else { Value::Null });
+        if is_restricted {
+            assert_eq!((&report["collections"], &report["databases"]), (&json!(["orders"]), &json!(["shop"])));
+        }
+    }
+}
+
 #[test]
 fn mongosh_shows_what_its_caller_may_see() {
     for allowed in [SOME, EVERYTHING] {
