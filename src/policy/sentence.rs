@@ -45,6 +45,9 @@ impl fmt::Display for Sentence<'_> {
         let database = self.database.unwrap_or("(unknown)");
         let of_name = self.name.filter(|_| self.unclear == Some(Unclear::UnknownCommand));
         let command = self.command.or(of_name).unwrap_or("(unknown)");
+        if let (ErrorCode::TYPE_MISMATCH | ErrorCode::INVALID_NAMESPACE, Some(unclear)) = (self.code, self.unclear) {
+            return write!(f, "mongate: cannot execute command {command} on {database}: {unclear}");
+        }
         write!(f, "mongate: not authorized on {database} to execute command {command}: ")?;
         match (self.grounds, self.unclear) {
             (Grounds::Rule(_), _) => write!(f, "denied by rule \"{}\"", self.policy.label(self.grounds)),

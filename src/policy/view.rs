@@ -78,6 +78,8 @@ impl View {
         let code = match unclear {
             Unclear::UnknownCommand | Unclear::Removed(_) => ErrorCode::COMMAND_NOT_FOUND,
             Unclear::UnknownStage => ErrorCode::UNKNOWN_STAGE,
+            Unclear::Pipeline => ErrorCode::TYPE_MISMATCH,
+            Unclear::DatabaseName | Unclear::CollectionName => ErrorCode::INVALID_NAMESPACE,
             _ => return ErrorCode::UNAUTHORIZED,
         };
         let reach = |class| Reach { resource: Resource::WholeServer, class, incidental: false };

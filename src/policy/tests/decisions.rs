@@ -488,6 +488,10 @@ fn an_unknown_command_is_not_found_where_nothing_would_deny_it() {
         assert_eq!(view.code_of(Unclear::Removed("eval")), expected, "{rules}");
         let stage = if expected == ErrorCode::COMMAND_NOT_FOUND { ErrorCode::UNKNOWN_STAGE } else { expected };
         assert_eq!(view.code_of(Unclear::UnknownStage), stage, "{rules}");
+        let malformed = if expected == ErrorCode::COMMAND_NOT_FOUND { ErrorCode::TYPE_MISMATCH } else { expected };
+        assert_eq!(view.code_of(Unclear::Pipeline), malformed, "{rules}");
+        let name = if expected == ErrorCode::COMMAND_NOT_FOUND { ErrorCode::INVALID_NAMESPACE } else { expected };
+        assert_eq!(view.code_of(Unclear::CollectionName), name, "{rules}");
         assert_eq!(view.code_of(Unclear::InternalStage), ErrorCode::UNAUTHORIZED);
     };
     let drop = rule("deny", "commands = [\"drop\"], collections = [\"unused\"]");
@@ -522,4 +526,7 @@ fn an_error_names_the_command_or_stage_that_is_unknown() {
     check(Unclear::UnknownCommand, Some("foo"), ErrorCode::COMMAND_NOT_FOUND, &not_found);
     let not_found = format!("Unrecognized pipeline stage name: '$foo'; {remedy}");
     check(Unclear::UnknownStage, Some("$foo"), ErrorCode::UNKNOWN_STAGE, &not_found);
+    let malformed = "cannot execute command aggregate on shop: the pipeline is not an array of documents with one stage \
+                     each";
+    check(Unclear::Pipeline, None, ErrorCode::TYPE_MISMATCH, malformed);
 }
