@@ -48,6 +48,8 @@ impl ErrorCode {
     pub const COMMAND_NOT_FOUND: Self = Self { code: 59, name: "CommandNotFound" };
     /// An unknown stage that no rule would deny.
     pub const UNKNOWN_STAGE: Self = Self { code: 40324, name: "Location40324" };
+    /// A cursor that does not exist. A change stream resumes by itself after it.
+    pub const CURSOR_NOT_FOUND: Self = Self { code: 43, name: "CursorNotFound" };
     /// A pipeline of the wrong type, in a command that no rule would deny.
     pub const TYPE_MISMATCH: Self = Self { code: 14, name: "TypeMismatch" };
     /// An invalid name of a database or collection, in a command that no rule would deny.

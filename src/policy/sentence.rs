@@ -40,6 +40,11 @@ impl fmt::Display for Sentence<'_> {
             ErrorCode::UNKNOWN_STAGE => {
                 return write!(f, "mongate: Unrecognized pipeline stage name: '{name}'; {KNOWN}");
             }
+            ErrorCode::CURSOR_NOT_FOUND => {
+                return f.write_str(
+                    "mongate: cursor not found: it has ended, or it was not opened by this client on this gateway",
+                );
+            }
             _ => {}
         }
         let database = self.database.unwrap_or("(unknown)");

@@ -526,6 +526,11 @@ fn an_error_names_the_command_or_stage_that_is_unknown() {
     check(Unclear::UnknownCommand, Some("foo"), ErrorCode::COMMAND_NOT_FOUND, &not_found);
     let not_found = format!("Unrecognized pipeline stage name: '$foo'; {remedy}");
     check(Unclear::UnknownStage, Some("$foo"), ErrorCode::UNKNOWN_STAGE, &not_found);
+    let not_found = "cursor not found: it has ended, or it was not opened by this client on this gateway";
+    let (grounds, code, database) = (Grounds::Cursor, ErrorCode::CURSOR_NOT_FOUND, Some("shop"));
+    let gone =
+        Sentence { policy: &policy, grounds, database, command: Some("getMore"), unclear: None, name: None, code };
+    assert_eq!(gone.to_string(), format!("mongate: {not_found}"));
     let malformed = "cannot execute command aggregate on shop: the pipeline is not an array of documents with one stage \
                      each";
     check(Unclear::Pipeline, None, ErrorCode::TYPE_MISMATCH, malformed);

@@ -3,8 +3,9 @@
 
 use crate::command::Meaning;
 use crate::command::table::{Class, Command};
+use crate::policy::ErrorCode;
 use crate::relay::connection_stats::ConnectionStats;
-use crate::relay::filter::policy_source::{CURSOR_NOT_FOUND, EffectivePolicy};
+use crate::relay::filter::policy_source::EffectivePolicy;
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::in_flight::InFlightRequest;
 use crate::relay::judged_command::JudgedCommand;
@@ -56,7 +57,9 @@ impl JudgedCommands {
         match (request.cursor, reply.cursor().filter(|id| *id != 0), request.judged.take()) {
             // Without its command nothing is known about a cursor, and no caller may read it.
             (None, Some(id), Some(command)) => effective.cursors.add(id, &effective.caller, *command),
-            (Some(id), None, _) if reply.cursor().is_some() || reply.code() == Some(CURSOR_NOT_FOUND.code) => {
+            (Some(id), None, _)
+                if reply.cursor().is_some() || reply.code() == Some(ErrorCode::CURSOR_NOT_FOUND.code) =>
+            {
                 effective.cursors.forget(id);
             }
             (_, _, Some(command)) => self.spare = Some(command),

@@ -9,9 +9,6 @@ use crate::relay::hold_budget::HoldBudget;
 use crate::relay::judged_command::JudgedCommand;
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
-/// The error for a cursor that does not exist. A change stream resumes by itself after it.
-pub(in crate::relay) const CURSOR_NOT_FOUND: ErrorCode = ErrorCode { code: 43, name: "CursorNotFound" };
-
 /// Where a connection's policy comes from, and where its findings go.
 pub trait PolicySource: Send + Sync {
     /// Changes whenever [`PolicySource::effective_policy`] would return something new. Read for every request.
@@ -134,12 +131,12 @@ impl EffectivePolicy {
         match ownership {
             CursorOwnership::Own { .. } => Ok(None),
             CursorOwnership::Foreign => Err(CursorError::Unusable(ErrorCode::UNAUTHORIZED)),
-            CursorOwnership::Unknown => Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+            CursorOwnership::Unknown => Err(CursorError::Unusable(ErrorCode::CURSOR_NOT_FOUND)),
             CursorOwnership::Outdated(command) => {
                 let judgement = match self.judge_again(&command) {
                     Ok(judgement) => judgement,
                     Err(Some(judgement)) => return Err(CursorError::Denied(Box::new(judgement), command)),
-                    Err(None) => return Err(CursorError::Unusable(CURSOR_NOT_FOUND)),
+                    Err(None) => return Err(CursorError::Unusable(ErrorCode::CURSOR_NOT_FOUND)),
                 };
                 self.cursors.allow(id, version);
                 Ok(Some(judgement))
