@@ -100,15 +100,20 @@ pub(super) async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<T
     scene_with_filters(enforcement, HandshakeFilter::default()).await
 }
 
+/// The filter of a connection, and its policy.
+pub(super) fn policy_filter(enforcement: Enforcement) -> (PolicyFilter, Arc<TestPolicy>) {
+    let policy = Arc::new(TestPolicy::default());
+    policy.set(enforcement, Some("secret"));
+    (PolicyFilter::new(Box::new(TestPolicySource(Arc::clone(&policy)))), policy)
+}
+
 pub(super) async fn scene_with_filters(
     enforcement: Enforcement,
     handshake: HandshakeFilter,
 ) -> (Scene, Arc<TestPolicy>) {
-    let policy = Arc::new(TestPolicy::default());
-    policy.set(enforcement, Some("secret"));
+    let (filter, policy) = policy_filter(enforcement);
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let filter = PolicyFilter::new(Box::new(TestPolicySource(Arc::clone(&policy))));
     let relay = Relay::new(gateway_client, side, OFF, stats(), Filters { policy: filter, handshake });
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }
