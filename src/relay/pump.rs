@@ -62,8 +62,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Moves what can be moved. Ready when the conversation has ended.
     ///
-    /// Cancel safe between calls. A call moves no more than a [`TurnBudget`] allows. Where there may be more, it has the
-    /// task wake again after the other connections of the worker.
+    /// Cancel safe between calls. A call moves no more than a [`TurnBudget`] allows. Where there may be more, it has
+    /// the task wake again after the other connections of the worker.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut quiet = Quiet::default();
         self.connection.turn = TurnBudget::FULL;

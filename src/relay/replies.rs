@@ -148,7 +148,7 @@ impl Replies {
     /// When a reply that is held apart has to have arrived or, once it is being sent, when the client has to have taken
     /// it.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        if let State::Held(held) = &self.state { Some(held.deadline()) } else { None }
+        if let State::Held(held) = &self.state { held.deadline() } else { None }
     }
 
     /// Whether a reply that was held apart is being sent; nothing else is read meanwhile.
@@ -174,8 +174,8 @@ impl Replies {
 
     /// Takes a long reply out of the input. Reads nothing more while the hold budget has no room for it.
     fn hold_apart(&mut self, header: Header, connection: &mut ConnectionState) -> Option<Next> {
-        let share = connection.filters.policy.reply_share()?;
-        let Some(permit) = self.budget_request.reply_permit(share, header.length as usize) else {
+        let account = connection.filters.policy.reply_account()?;
+        let Some(permit) = self.budget_request.permit(&account, header.length as usize) else {
             return Some(Next::NeedInput);
         };
         match HeldReply::new(header, permit) {

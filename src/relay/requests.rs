@@ -17,7 +17,7 @@ use crate::relay::filter::patches::{CHECKSUM_BYTES, change_checksum};
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::framing::{ReadCursor, State};
-use crate::relay::held_message::HeldMessage;
+use crate::relay::held_message::{FIRST_PART_BYTES, HeldMessage};
 use crate::relay::hold_budget::BudgetRequest;
 use crate::relay::limits::HELD_BYTES_MAX;
 use crate::relay::migration::introduction::Introduction;
@@ -152,7 +152,7 @@ impl Requests {
 
     /// When a request that is held apart has to have arrived or, once it may go upstream, has to have been sent.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.deadline())
+        self.held.as_ref().and_then(|held| held.deadline())
     }
 
     /// Whether a request that was held apart is being sent; nothing else is read meanwhile.
@@ -252,6 +252,10 @@ impl Requests {
         };
         let taken = held.take(cursor.rest());
         cursor.take_out(taken);
+        if held.needs_budget() {
+            // The connection is not read while there is no room. Its deadline does not pass meanwhile.
+            return if held.grow(&mut self.budget_request) { READ_ON } else { NEED_INPUT };
+        }
         if !held.is_filled() {
             return NEED_INPUT;
         }
@@ -359,8 +363,9 @@ impl Requests {
         cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
         connection: &mut ConnectionState,
     ) -> Flow {
-        let Some(budget) = connection.filters.policy.changes.hold_budget() else { return NEED_INPUT };
-        let Some(permit) = self.budget_request.permit(budget, bytes) else { return NEED_INPUT };
+        let Some(account) = connection.filters.policy.changes.hold_account() else { return NEED_INPUT };
+        let first_part = bytes.min(FIRST_PART_BYTES);
+        let Some(permit) = self.budget_request.permit(account, first_part) else { return NEED_INPUT };
         let scanned = cursor.message().len();
         match HeldMessage::new(bytes, scanned, permit) {
             Ok(held) => {

@@ -18,6 +18,7 @@ use crate::wire::op_msg;
 
 mod buffering_client;
 mod gateway_authentication;
+mod holding;
 mod lists;
 mod member_names;
 mod migration;
