@@ -259,7 +259,11 @@ impl PolicySource for FixedPolicy {
     }
 
     fn session_mapping(&self) -> Option<SessionMapping> {
-        Some(SessionMapping { owner: SessionOwner::listener(LISTENER), hold_budget: HoldBudget::default() })
+        Some(SessionMapping {
+            owner: SessionOwner::listener(LISTENER),
+            hold_budget: HoldBudget::default(),
+            caller: LISTENER.into(),
+        })
     }
 
     fn log_finding(&self, finding: &Finding<'_>) {

@@ -18,6 +18,7 @@ fn config(upstream: &EndpointConfig) -> Config {
         policy: None,
         workers: std::num::NonZeroUsize::MIN,
         drain_timeout: Duration::from_secs(1),
+        max_held_bytes: None,
         admin: AdminConfig { address: ([127, 0, 0, 1], 0).into() },
         shutdown: ShutdownConfig::default(),
         trust_domain: None,

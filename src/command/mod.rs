@@ -6,6 +6,7 @@
 
 mod access;
 mod arguments;
+mod certain;
 mod javascript;
 mod kept;
 mod known;
@@ -41,6 +42,7 @@ pub use access::{
     resources_of,
 };
 pub use arguments::session_ids;
+pub use certain::{CertainReach, certain_reach, named};
 pub use kept::KeptMeaning;
 pub use known::{KnownNames, plain_name};
 pub use listing::Listing;

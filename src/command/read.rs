@@ -69,7 +69,11 @@ pub fn is_reserved(name: &str) -> bool {
 
 /// The key of the first element names the command; no other element does.
 fn command_of(fields: &Fields<'_>, options: ReadOptions<'_>) -> Result<&'static Command, Unclear> {
-    let name = fields.first().map(key).ok_or(Unclear::NoCommand)?;
+    command_named(fields.first().map(key).ok_or(Unclear::NoCommand)?, options)
+}
+
+/// The command of this name.
+pub(super) fn command_named(name: &str, options: ReadOptions<'_>) -> Result<&'static Command, Unclear> {
     match table::find(name.as_bytes()) {
         Some(command) if is_internal(command.name) && !TEST_COMMANDS.contains(&command.name) => {
             Err(Unclear::Internal(command.name))

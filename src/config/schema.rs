@@ -12,6 +12,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         &[
             "workers",
             "drain_timeout",
+            "max_held_bytes",
             "trust_domain",
             "trust_domain_aliases",
             "admin",

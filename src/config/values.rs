@@ -237,6 +237,23 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, humantime::Duration
     humantime::parse_duration(text)
 }
 
+/// Parses `"64KiB"`, `"256MiB"`, `"1GiB"` to a number of bytes.
+pub(super) fn parse_size(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let (number, shift) = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
+    // `u64::from_str` also accepts a leading plus sign.
+    let number = number.trim_end();
+    let number: u64 = number.parse().ok().filter(|_| !number.starts_with('+'))?;
+    number.checked_mul(1 << shift)
+}
+
+/// Writes a number of bytes in the largest unit that shows it without a fraction; whole KiB only.
+pub(super) fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20)];
+    let (unit, shift) = units.into_iter().find(|(_, shift)| bytes.trailing_zeros() >= *shift).unwrap_or(("KiB", 10));
+    format!("{}{unit}", bytes >> shift)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddrV6;
@@ -323,6 +340,17 @@ mod tests {
         check("0.0.0.0:1", false);
         check("[::]:1", false);
         check("10.0.0.1:1", false);
+    }
+
+    #[test]
+    fn sizes_are_parsed_and_written() {
+        for (text, bytes) in [("64KiB", 64 << 10), ("256MiB", 256 << 20), ("3GiB", 3 << 30), ("1TiB", 1 << 40)] {
+            assert_eq!((parse_size(text), size_text(bytes)), (Some(bytes), text.to_owned()));
+        }
+        assert_eq!(parse_size("2 MiB"), Some(2 << 20));
+        for text in ["", "MiB", "64", "64MB", "64mib", "-1MiB", "+1MiB", "1.5MiB", "18446744073709551615KiB"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
     }
 
     #[test]

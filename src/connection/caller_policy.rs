@@ -86,6 +86,15 @@ fn cursor_caller(caller: &CallerFacts<'_>, has_sources: bool) -> CursorCaller {
     CursorCaller { name: name.into(), source, has_sources }
 }
 
+/// Whose share of the hold budget a caller uses.
+fn budget_caller(caller: &CallerFacts<'_>) -> Arc<str> {
+    let CursorCaller { name, source, .. } = cursor_caller(caller, true);
+    match source {
+        Some(source) => format!("{name} source {source}").into(),
+        None => name,
+    }
+}
+
 /// The owner of a caller's sessions: the principal, or else the listener. Unlike the owner of cursors it is the same at
 /// every listener of every gateway, since a driver retries a write through another connection.
 fn session_owner(principal: Option<&Principal>, listener: &str) -> SessionOwner {
@@ -115,10 +124,13 @@ impl PolicySource for CallerPolicySource {
 
     fn session_mapping(&self) -> Option<SessionMapping> {
         let ListenerPolicy { listener, in_force, .. } = &*self.policy;
-        let identity = self.identity.as_ref();
+        let principal = self.identity.as_ref().map(|identity| &identity.principal);
+        let has_sources = in_force.current().is_some_and(|loaded| loaded.policy.uses_sources());
+        let caller = CallerFacts { principal, source: self.source.filter(|_| has_sources), listener };
         in_force.has_had_policy().then(|| SessionMapping {
-            owner: session_owner(identity.map(|identity| &identity.principal), listener),
+            owner: session_owner(principal, listener),
             hold_budget: in_force.hold_budget().clone(),
+            caller: budget_caller(&caller),
         })
     }
 

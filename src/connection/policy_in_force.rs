@@ -10,7 +10,6 @@ use crate::policy::Policy;
 use crate::relay::HoldBudget;
 
 /// The policy in force; there is one for the whole gateway.
-#[derive(Default)]
 pub struct PolicyInForce {
     version: AtomicU64,
     current: ArcSwapOption<LoadedPolicy>,
@@ -28,9 +27,14 @@ pub struct LoadedPolicy {
 }
 
 impl PolicyInForce {
-    /// Starts with `policy`.
-    pub fn new(policy: Option<Policy>) -> Self {
-        let this = Self::default();
+    /// Starts with `policy`. Messages that are held for it share `hold_budget`.
+    pub fn new(policy: Option<Policy>, hold_budget: HoldBudget) -> Self {
+        let this = Self {
+            version: AtomicU64::default(),
+            current: ArcSwapOption::default(),
+            has_had_policy: AtomicBool::default(),
+            hold_budget,
+        };
         this.replace(policy);
         this
     }
@@ -62,7 +66,7 @@ impl PolicyInForce {
     }
 
     /// The budget for command bodies that are held until the policy has decided about them.
-    pub(super) fn hold_budget(&self) -> &HoldBudget {
+    pub fn hold_budget(&self) -> &HoldBudget {
         &self.hold_budget
     }
 }

@@ -23,12 +23,14 @@ use crate::certs::CertificateSupervisor;
 use crate::cluster::{Upstream, monitor};
 use crate::config::{Config, ListenAddress};
 use crate::connection::{PolicyInForce, Route};
+use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::reload::ReloadRequest;
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::Listener;
+use crate::relay::HoldBudget;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::REASONS;
 
@@ -69,7 +71,8 @@ impl BoundGateway {
     pub fn bind(config: &Config, file: Option<&Path>, metrics: Metrics) -> Result<Self, StartError> {
         let drain = Drain::new();
         let policy = policy_reload::compile(config).map_err(StartError::Policy)?;
-        let policy = Arc::new(PolicyInForce::new(policy));
+        let max_held_bytes = config.max_held_bytes.unwrap_or_else(|| HoldBudget::default_bytes(cgroup::memory_limit()));
+        let policy = Arc::new(PolicyInForce::new(policy, HoldBudget::new(max_held_bytes)));
         let policy_reloader = file.map(|file| PolicyReloader::new(file, config, &policy));
         let upstreams = upstreams(config)?;
         let inputs = ListenerInputs { config, upstreams: &upstreams, policy: &policy, drain: drain.watch() };
@@ -141,7 +144,8 @@ impl BoundGateway {
         for (listener, route) in self.listeners.into_pairs() {
             own.spawn("accept", accept(listener, route, workers.dispatcher()));
         }
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), "{STARTED}");
+        let max_held_bytes = self.policy.hold_budget().max_bytes();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), max_held_bytes, "{STARTED}");
 
         loop {
             match next_event().await {

@@ -97,6 +97,8 @@ impl StatusPage {
             "workers": self.workers,
             "panics": self.connections.panics(),
             "policy": self.policy.as_ref().map(PolicyStatus::to_json),
+            "held_bytes": self.policy.as_ref().map(|policy| policy.in_force.hold_budget().held_bytes()),
+            "max_held_bytes": self.policy.as_ref().map(|policy| policy.in_force.hold_budget().max_bytes()),
             "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),
             "upstreams": self.upstreams.iter().map(|upstream| self.upstream(upstream)).collect::<Vec<_>>(),
         })

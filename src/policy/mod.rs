@@ -6,6 +6,7 @@
 
 mod analysis;
 mod caller;
+mod certain;
 mod commands;
 mod compiled;
 mod fingerprint;

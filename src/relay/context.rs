@@ -7,6 +7,7 @@ use crate::relay::filter::chain::Filters;
 use crate::relay::filter::local_reply::LocalReply;
 use crate::relay::in_flight::{InFlight, InFlightRequest};
 use crate::relay::open_state::OpenState;
+use crate::relay::turn_budget::TurnBudget;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{Header, OpCode};
 use crate::wire::reply::ReplyFacts;
@@ -21,11 +22,19 @@ pub(super) struct ConnectionState {
     pub(super) stats: ConnectionStats,
     /// The cursors and transactions that the client has open.
     pub(super) open_state: OpenState,
+    /// What is left of the connection's turn on its worker.
+    pub(super) turn: TurnBudget,
 }
 
 impl ConnectionState {
     pub(super) fn new(stats: ConnectionStats, filters: Filters) -> Self {
-        Self { filters, in_flight: InFlight::default(), stats, open_state: OpenState::default() }
+        Self {
+            filters,
+            in_flight: InFlight::default(),
+            stats,
+            open_state: OpenState::default(),
+            turn: TurnBudget::FULL,
+        }
     }
 
     /// Enters a request that has gone upstream whole: it is counted, and waits for its reply where it expects one.
@@ -88,7 +97,7 @@ impl ConnectionState {
 
     /// Enters a reply that has arrived whole, and settles its request.
     pub(super) fn reply_arrived(&mut self, header: &Header, facts: &ReplyFacts, is_malformed: bool) {
-        let Self { filters, in_flight, stats, open_state } = self;
+        let Self { filters, in_flight, stats, open_state, turn: _ } = self;
         if is_malformed {
             stats.unparsed(Direction::ToClient);
         }

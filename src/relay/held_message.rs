@@ -6,11 +6,15 @@ use std::time::Duration;
 use memmap2::MmapMut;
 use tokio::time::Instant;
 
-use crate::relay::hold_budget::BudgetPermit;
+use crate::relay::hold_budget::{BudgetPermit, BudgetRequest};
 
-/// The time in which a held message has to arrive, plus a second for each of its mebibytes: other connections wait for
-/// its part of the budget. It has as long again to be sent.
+/// The time in which a held message has to arrive, plus a second for each mebibyte of its part of the budget, for which
+/// other connections wait. The time in which it waits itself does not count. It has as long again to be sent.
 const HOLD_TIME: Duration = Duration::from_secs(10);
+
+/// The first part of the budget that a message takes. Each further one doubles what it has: a message that claims
+/// megabytes and does not send them takes no more than twice what has arrived, or this.
+pub(super) const FIRST_PART_BYTES: usize = 64 * 1024;
 
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -29,20 +33,24 @@ pub(super) struct HeldMessage {
     /// Bytes that have been sent; `None` before the filters have decided.
     sent: Option<usize>,
     deadline: Instant,
-    _permit: BudgetPermit,
+    /// Since when it waits for the next part of the budget.
+    waits_since: Option<Instant>,
+    permit: BudgetPermit,
 }
 
 impl HeldMessage {
-    /// Room for `bytes` of a message, of which `scanned` have been scanned already. Fails where the system has no
-    /// memory.
+    /// Room for `bytes` of a message, of which `scanned` have been scanned already. `permit` is for its beginning at
+    /// least. Fails where the system has no memory.
     pub(super) fn new(bytes: usize, scanned: usize, permit: BudgetPermit) -> io::Result<Self> {
         let memory = MmapMut::map_anon(bytes)?;
-        Ok(Self { memory, filled: 0, scanned, sent: None, deadline: deadline(bytes), _permit: permit })
+        let deadline = Instant::now() + HOLD_TIME + time_for(permit.bytes().min(bytes));
+        Ok(Self { memory, filled: 0, scanned, sent: None, deadline, waits_since: None, permit })
     }
 
-    /// Copies what is missing from the front of `input`, and returns how many bytes those are.
+    /// Copies what is missing, and what the budget allows, from the front of `input`. Returns the number of bytes.
     pub(super) fn take(&mut self, input: &[u8]) -> usize {
-        let room = self.memory.get_mut(self.filled..).unwrap_or_default();
+        let end = self.allowed();
+        let room = self.memory.get_mut(self.filled..end).unwrap_or_default();
         let taken = input.len().min(room.len());
         room[..taken].copy_from_slice(&input[..taken]);
         self.filled += taken;
@@ -69,15 +77,42 @@ impl HeldMessage {
         self.filled == self.memory.len()
     }
 
-    /// When the message has to have arrived or, once it may be sent, has to have been sent.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// Whether the message needs another part of the budget before it can take more.
+    pub(super) fn needs_budget(&self) -> bool {
+        !self.is_filled() && self.filled == self.allowed()
+    }
+
+    /// Takes another part of the budget. Returns whether there is one: `request` waits for it otherwise.
+    pub(super) fn grow(&mut self, request: &mut BudgetRequest) -> bool {
+        let before = self.allowed();
+        let missing = self.memory.len() - before;
+        let Some(more) = request.permit(self.permit.account(), missing.min(before)) else {
+            self.waits_since.get_or_insert_with(Instant::now);
+            return false;
+        };
+        self.permit.add(more);
+        if let Some(since) = self.waits_since.take() {
+            self.deadline += since.elapsed();
+        }
+        self.deadline += time_for(self.allowed()).saturating_sub(time_for(before));
+        true
+    }
+
+    /// How much of the message the budget allows to hold.
+    fn allowed(&self) -> usize {
+        self.permit.bytes().min(self.memory.len())
+    }
+
+    /// When the message has to have arrived or, once it may be sent, has to have been sent; `None` while it waits for
+    /// the budget.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.waits_since.is_none().then_some(self.deadline)
     }
 
     /// The message may be sent.
     pub(super) fn start_sending(&mut self) {
         self.sent = Some(0);
-        self.deadline = deadline(self.memory.len());
+        self.deadline = Instant::now() + HOLD_TIME + time_for(self.memory.len());
     }
 
     pub(super) fn is_being_sent(&self) -> bool {
@@ -98,8 +133,8 @@ impl HeldMessage {
     }
 }
 
-/// When this many bytes have to have arrived, or to have been sent, if that begins now.
-fn deadline(bytes: usize) -> Instant {
+/// The time for this number of bytes, in addition to [`HOLD_TIME`].
+fn time_for(bytes: usize) -> Duration {
     let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
-    Instant::now() + HOLD_TIME + Duration::from_secs(1) * mebibytes
+    Duration::from_secs(1) * mebibytes
 }

@@ -20,7 +20,8 @@ pub(super) struct HeldReply {
 }
 
 impl HeldReply {
-    /// Room for the whole reply. Fails where the system has no memory.
+    /// Room for the whole reply, for which `permit` suffices: a server sends what it announces. Fails where the system
+    /// has no memory.
     pub(super) fn new(header: Header, permit: BudgetPermit) -> io::Result<Self> {
         Ok(Self { header, message: HeldMessage::new(header.length as usize, 0, permit)? })
     }
@@ -60,7 +61,7 @@ impl HeldReply {
     }
 
     /// When the reply has to have arrived or, once it is being sent, when the client has to have taken it.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.message.deadline()
     }
 

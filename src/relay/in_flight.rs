@@ -13,8 +13,8 @@ use crate::relay::judged_command::JudgedCommand;
 use crate::relay::listed::Listed;
 use crate::wire::header::Header;
 
-/// Requests in flight on one connection, at which its client is not read until replies come. The requests of one read
-/// are taken together, so that there may be a few thousand more. Drivers have one.
+/// Requests in flight on one connection, at which its client is not read until replies come. The requests of one turn
+/// are taken together, so that there may be a few more. Drivers have one.
 pub(super) const IN_FLIGHT_MAX: usize = 1024;
 
 /// A request that waits for its reply.

@@ -48,6 +48,7 @@ mod replies;
 mod requests;
 mod scratch;
 mod sockets;
+mod turn_budget;
 mod upstream_half;
 mod upstream_side;
 

@@ -16,6 +16,7 @@ use crate::relay::end::{End, EndReason, Side};
 use crate::relay::replies::{Next, ReadReplies, Replies};
 use crate::relay::requests::Requests;
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
+use crate::relay::turn_budget::{TurnBudget, yield_turn};
 use crate::relay::upstream_half::UpstreamHalf;
 use crate::telemetry::metrics::Direction;
 use crate::tls::{Records, TlsSession};
@@ -37,7 +38,7 @@ struct Quiet {
 pub(super) struct Pump<C, U> {
     client: ClientHalf<C>,
     upstream: UpstreamHalf<U>,
-    requests: Requests,
+    pub(super) requests: Requests,
     replies: Replies,
     pub(super) connection: ConnectionState,
 }
@@ -61,12 +62,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Moves what can be moved. Ready when the conversation has ended.
     ///
-    /// Cancel safe between calls. Each read and write counts against the task's budget, so that a busy connection
-    /// yields.
+    /// Cancel safe between calls. A call moves no more than a [`TurnBudget`] allows. Where there may be more, it has
+    /// the task wake again after the other connections of the worker.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut quiet = Quiet::default();
+        self.connection.turn = TurnBudget::FULL;
         loop {
-            match self.turn(&mut quiet, cx) {
+            match self.move_once(&mut quiet, cx) {
+                Ok(_) if self.connection.turn.is_used_up() => {
+                    yield_turn(cx);
+                    return Poll::Pending;
+                }
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(end) => return Poll::Ready(end),
@@ -76,7 +82,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// One attempt at everything. Returns whether anything has moved.
-    fn turn(&mut self, quiet: &mut Quiet, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn move_once(&mut self, quiet: &mut Quiet, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = self.client.flush(cx)?;
         moved |= self.upstream.flush(cx);
         moved |= self.send_held_request(cx)?;
@@ -90,7 +96,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     fn end_reached(&mut self) -> Option<End> {
-        if !self.client.has_everything() {
+        if !self.client.has_everything() || self.replies.is_interrupted() {
             return None;
         }
         if self.upstream.is_closed() {
@@ -112,7 +118,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     fn read_client(&mut self, is_quiet: &mut bool, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_full = self.connection.in_flight.is_full() || self.client.unsent_bytes() > UNSENT_BYTES_MAX;
-        if *is_quiet || self.is_busy() || self.client.is_closed() || !self.upstream.has_everything() || is_full {
+        if self.is_busy() || !self.upstream.has_everything() || is_full || !self.connection.turn.allows_requests() {
+            return Ok(false);
+        }
+        if self.requests.is_interrupted() {
+            self.take_kept_requests(cx)?;
+            return Ok(true);
+        }
+        if *is_quiet || self.client.is_closed() {
             return Ok(false);
         }
         with_scratch(|scratch| {
@@ -122,6 +135,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             };
             if let Some(input) = input {
                 let arrived = input.len() - self.client.kept().len();
+                self.connection.turn.use_bytes(arrived);
                 self.connection.stats.bytes(Direction::ToUpstream, arrived);
                 self.take_requests(input, cx)?;
             }
@@ -141,14 +155,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
         let is_last = with_records(|records| {
             let mut sealed = Ok(());
-            let is_last = self.requests.send_held(|piece| sealed = self.upstream.seal(piece, records));
+            let is_last = self.requests.send_held(|piece| {
+                self.connection.turn.use_bytes(piece.len());
+                sealed = self.upstream.seal(piece, records);
+            });
             sealed.map_err(sealing_failed)?;
             self.upstream.send(records, cx);
             Ok(is_last)
         })?;
         if is_last {
-            let mut behind = self.client.take_kept();
-            self.take_requests(&mut behind, cx)?;
+            self.take_kept_requests(cx)?;
         }
         Ok(true)
     }
@@ -159,9 +175,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if !self.requests.poll_budget(cx) {
             return Ok(false);
         }
-        let mut begun = self.client.take_kept();
-        self.take_requests(&mut begun, cx)?;
+        self.take_kept_requests(cx)?;
         Ok(true)
+    }
+
+    /// Reads on in what was read from the client before.
+    fn take_kept_requests(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let mut kept = self.client.take_kept();
+        self.take_requests(&mut kept, cx)
     }
 
     /// Reads the requests in `input`, and sends what goes upstream.
@@ -199,7 +220,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     fn read_upstream(&mut self, is_quiet: &mut bool, cx: &mut Context<'_>) -> Result<bool, End> {
         let is_held_up = self.replies.is_sending_held() || self.replies.awaits_budget();
-        if *is_quiet || is_held_up || self.upstream.is_closed() || !self.client.has_everything() {
+        if is_held_up || !self.client.has_everything() || !self.connection.turn.allows_replies() {
+            return Ok(false);
+        }
+        if self.replies.is_interrupted() {
+            self.take_kept_replies(cx)?;
+            return Ok(true);
+        }
+        if *is_quiet || self.upstream.is_closed() {
             return Ok(false);
         }
         with_scratch(|Scratch { plain, sealed }| {
@@ -208,6 +236,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 return Ok(false);
             };
             let arrived = input.len() - self.upstream.kept().len();
+            self.connection.turn.use_bytes(arrived);
             self.connection.stats.bytes(Direction::ToClient, arrived);
             self.take_replies(input, cx)?;
             Ok(true)
@@ -221,7 +250,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             let (forwarded, rest) = input.split_at_mut(forwarded);
             self.client.send(forwarded, cx)?;
             input = match next {
-                Next::NeedInput => {
+                Next::NeedInput | Next::Interrupted => {
                     self.upstream.keep(rest);
                     return Ok(());
                 }
@@ -247,31 +276,38 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             return Ok(false);
         }
         if let Some(piece) = self.replies.next_held_piece() {
+            self.connection.turn.use_bytes(piece.len());
             self.client.send(piece, cx)?;
             return Ok(true);
         }
         self.replies.held_was_sent();
         self.queue_due_replies();
-        let mut behind = self.upstream.take_kept();
-        self.take_replies(&mut behind, cx)?;
+        self.take_kept_replies(cx)?;
         Ok(true)
     }
 
     /// Reads on in a long reply that has waited for the hold budget: other connections wait for its part, so that its
     /// deadline has to begin.
     fn take_reply_budget(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if !self.replies.poll_budget(cx) {
+        // The reply begins again with its header, for which the turn has to suffice.
+        if !self.connection.turn.allows_replies() || !self.replies.poll_budget(cx) {
             return Ok(false);
         }
-        let mut begun = self.upstream.take_kept();
-        self.take_replies(&mut begun, cx)?;
+        self.take_kept_replies(cx)?;
         self.replies.return_budget();
         Ok(true)
     }
 
+    /// Reads on in what was read from upstream before.
+    fn take_kept_replies(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let mut kept = self.upstream.take_kept();
+        self.take_replies(&mut kept, cx)
+    }
+
     /// Closes the gateway's side to upstream when the client has closed its own.
     fn pass_on_client_end(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.client.is_closed() || self.upstream.is_finished() || self.is_busy() {
+        let has_more = self.is_busy() || self.requests.is_interrupted();
+        if !self.client.is_closed() || self.upstream.is_finished() || has_more {
             return false;
         }
         self.upstream.finish(cx)
@@ -282,9 +318,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
     /// Whether nothing would be cut short by ending now: no command in flight, no message partly forwarded.
     ///
-    /// A request of which nothing has gone upstream is no reason to wait: its client may never finish it.
+    /// A request of which nothing has gone upstream is no reason to wait: its client may never finish it. Requests and
+    /// replies that wait for the next turn have arrived already.
     pub(super) fn is_idle(&self) -> bool {
         !self.requests.is_forwarding()
+            && !self.requests.is_interrupted()
+            && !self.replies.is_interrupted()
             && self.replies.is_between()
             && self.client.has_everything()
             // An unacknowledged write is safe only when it has left.

@@ -34,6 +34,8 @@ pub(super) struct ReadReplies {
 pub(super) enum Next {
     /// The rest of the input is kept until more of it has arrived.
     NeedInput,
+    /// The turn of the connection is over. The rest of the input is kept, and is read before anything else.
+    Interrupted,
     /// The client reads `message` in place of the next `replaced` bytes of the input, and reading goes on behind those.
     Rewritten { message: Vec<u8>, replaced: usize },
     /// The next `taken` bytes of the input are held apart. Nothing more is read while they are sent.
@@ -61,11 +63,17 @@ pub(super) struct Replies {
     state: State,
     facts: ReplyFacts,
     budget_request: BudgetRequest,
+    is_interrupted: bool,
 }
 
 impl Replies {
     pub(super) fn new() -> Self {
-        Self { state: State::Between, facts: ReplyFacts::default(), budget_request: BudgetRequest::default() }
+        Self {
+            state: State::Between,
+            facts: ReplyFacts::default(),
+            budget_request: BudgetRequest::default(),
+            is_interrupted: false,
+        }
     }
 
     /// Whether the client has been given whole messages only.
@@ -75,8 +83,8 @@ impl Replies {
 
     /// Reads `input`, and returns what of it goes to the client.
     ///
-    /// The next call's input has to begin with what is behind that: less than a header, what a scan keeps, or a reply
-    /// that is held.
+    /// The next call's input has to begin with what is behind that: less than a header, what a scan keeps, a reply that
+    /// is held, or all replies for which the turn has not sufficed.
     pub(super) fn read(&mut self, input: &mut [u8], connection: &mut ConnectionState) -> ReadReplies {
         let mut at = 0;
         let next = loop {
@@ -113,7 +121,13 @@ impl Replies {
                 }
             }
         };
+        self.is_interrupted = matches!(next, Next::Interrupted);
         ReadReplies { forwarded: at, next }
+    }
+
+    /// Whether the last input had more replies than the turn: they have to be read before anything else.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.is_interrupted
     }
 
     /// Whether a long reply waits for the hold budget; nothing else is read meanwhile.
@@ -134,7 +148,7 @@ impl Replies {
     /// When a reply that is held apart has to have arrived or, once it is being sent, when the client has to have taken
     /// it.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        if let State::Held(held) = &self.state { Some(held.deadline()) } else { None }
+        if let State::Held(held) = &self.state { held.deadline() } else { None }
     }
 
     /// Whether a reply that was held apart is being sent; nothing else is read meanwhile.
@@ -160,8 +174,8 @@ impl Replies {
 
     /// Takes a long reply out of the input. Reads nothing more while the hold budget has no room for it.
     fn hold_apart(&mut self, header: Header, connection: &mut ConnectionState) -> Option<Next> {
-        let share = connection.filters.policy.reply_share()?;
-        let Some(permit) = self.budget_request.reply_permit(share, header.length as usize) else {
+        let account = connection.filters.policy.reply_account()?;
+        let Some(permit) = self.budget_request.permit(&account, header.length as usize) else {
             return Some(Next::NeedInput);
         };
         match HeldReply::new(header, permit) {
@@ -177,6 +191,9 @@ impl Replies {
     /// Reads the header of a reply, and has the filters decide about it. `None` to read on.
     fn begin(&mut self, at: &mut usize, input: &mut [u8], connection: &mut ConnectionState) -> Option<Next> {
         let Some(head) = input.get_mut(*at..).and_then(<[u8]>::first_chunk_mut) else { return Some(Next::NeedInput) };
+        if !connection.turn.take_reply() {
+            return Some(Next::Interrupted);
+        }
         let Ok(header) = reply::read_header(head, &mut connection.in_flight) else {
             connection.stats.unparsed(Direction::ToClient);
             if let ReplyVerdict::Close(reason) = connection.filters.decide_unframed_reply() {

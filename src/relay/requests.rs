@@ -17,7 +17,7 @@ use crate::relay::filter::patches::{CHECKSUM_BYTES, change_checksum};
 use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::framing::{ReadCursor, State};
-use crate::relay::held_message::HeldMessage;
+use crate::relay::held_message::{FIRST_PART_BYTES, HeldMessage};
 use crate::relay::hold_budget::BudgetRequest;
 use crate::relay::limits::HELD_BYTES_MAX;
 use crate::relay::migration::introduction::Introduction;
@@ -34,6 +34,8 @@ pub(super) struct Requests {
     is_understood: bool,
     /// Bytes at the front of the next input that have been read, and are held there.
     scanned: usize,
+    /// Whether the last input had more requests than the turn: nothing new is read before they have been.
+    is_interrupted: bool,
     /// A long message that is held apart, until the filters decide and then until it has been sent.
     held: Option<Box<HeldMessage>>,
     budget_request: BudgetRequest,
@@ -48,11 +50,14 @@ type Flow = ControlFlow<Stop>;
 /// Why reading stops.
 enum Stop {
     NeedInput,
+    /// The turn is over.
+    Interrupted,
     Close(Box<Close>),
 }
 
 const READ_ON: Flow = ControlFlow::Continue(());
 const NEED_INPUT: Flow = ControlFlow::Break(Stop::NeedInput);
+const INTERRUPTED: Flow = ControlFlow::Break(Stop::Interrupted);
 
 impl Requests {
     pub(super) fn new() -> Self {
@@ -61,6 +66,7 @@ impl Requests {
             facts: RequestFacts::default(),
             is_understood: true,
             scanned: 0,
+            is_interrupted: false,
             held: None,
             budget_request: BudgetRequest::default(),
             checksum_change: 0,
@@ -71,7 +77,9 @@ impl Requests {
     /// Reads `input`, changes it where the policy demands that, hands what goes upstream to `pass`, and returns how
     /// many bytes at the front of the input are settled.
     ///
-    /// The next call's input has to begin with the rest: at most [`HELD_BYTES_MAX`], and what a scan keeps.
+    /// The next call's input has to begin with the rest: at most [`HELD_BYTES_MAX`], and what a scan keeps. The rest is
+    /// longer where the turn of the connection is over before all requests have been read. [`Requests::is_interrupted`]
+    /// then, and the next call has to come without more input.
     pub(super) fn read(
         &mut self,
         input: &mut [u8],
@@ -84,6 +92,7 @@ impl Requests {
                 break stop;
             }
         };
+        self.is_interrupted = matches!(stop, Stop::Interrupted);
         if let Stop::Close(close) = stop {
             return Err(close);
         }
@@ -93,6 +102,11 @@ impl Requests {
         }
         self.scanned = cursor.at - cursor.sent;
         Ok(cursor.sent)
+    }
+
+    /// Whether the last input had more requests than the turn: they have to be read before anything else.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.is_interrupted
     }
 
     /// Whether the client is not in the middle of a request.
@@ -138,7 +152,7 @@ impl Requests {
 
     /// When a request that is held apart has to have arrived or, once it may go upstream, has to have been sent.
     pub(super) fn hold_deadline(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.deadline())
+        self.held.as_ref().and_then(|held| held.deadline())
     }
 
     /// Whether a request that was held apart is being sent; nothing else is read meanwhile.
@@ -178,6 +192,9 @@ impl Requests {
     fn begin(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
         cursor.start = cursor.at;
         let Some(head) = cursor.rest().first_chunk() else { return NEED_INPUT };
+        if !connection.turn.take_request() {
+            return INTERRUPTED;
+        }
         let Ok(header) = Header::parse(*head) else { return self.lose_boundaries(cursor, connection) };
         if header.op_code == OpCode::COMPRESSED {
             let final_reply = LocalReply::compressed().to_message(&header);
@@ -235,6 +252,10 @@ impl Requests {
         };
         let taken = held.take(cursor.rest());
         cursor.take_out(taken);
+        if held.needs_budget() {
+            // The connection is not read while there is no room. Its deadline does not pass meanwhile.
+            return if held.grow(&mut self.budget_request) { READ_ON } else { NEED_INPUT };
+        }
         if !held.is_filled() {
             return NEED_INPUT;
         }
@@ -342,8 +363,9 @@ impl Requests {
         cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
         connection: &mut ConnectionState,
     ) -> Flow {
-        let Some(budget) = connection.filters.policy.changes.hold_budget() else { return NEED_INPUT };
-        let Some(permit) = self.budget_request.permit(budget, bytes) else { return NEED_INPUT };
+        let Some(account) = connection.filters.policy.changes.hold_account() else { return NEED_INPUT };
+        let first_part = bytes.min(FIRST_PART_BYTES);
+        let Some(permit) = self.budget_request.permit(account, first_part) else { return NEED_INPUT };
         let scanned = cursor.message().len();
         match HeldMessage::new(bytes, scanned, permit) {
             Ok(held) => {

@@ -18,6 +18,7 @@ use crate::wire::op_msg;
 
 mod buffering_client;
 mod gateway_authentication;
+mod holding;
 mod lists;
 mod member_names;
 mod migration;
@@ -25,6 +26,7 @@ mod policy;
 mod reloads;
 mod sessions;
 mod stored_documents;
+mod turns;
 mod versions;
 
 /// Bytes that a pipe holds before its writer has to wait, as a small socket buffer does.
@@ -60,7 +62,15 @@ fn stats() -> ConnectionStats {
 
 /// The relay's side of an upstream connection, and the server's side.
 async fn upstream(generation: u64) -> (UpstreamSide<DuplexStream>, server::TlsStream<DuplexStream>) {
-    let (gateway_socket, server_socket) = tokio::io::duplex(PIPE_BYTES);
+    upstream_behind(generation, PIPE_BYTES).await
+}
+
+/// The same, with a pipe that holds `pipe_bytes`.
+async fn upstream_behind(
+    generation: u64,
+    pipe_bytes: usize,
+) -> (UpstreamSide<DuplexStream>, server::TlsStream<DuplexStream>) {
+    let (gateway_socket, server_socket) = tokio::io::duplex(pipe_bytes);
     let (config, acceptor) = tls_pair();
     let name = ServerName::try_from("localhost").unwrap();
     let (client, server) =

@@ -15,6 +15,7 @@ mod command_line;
 mod doors;
 mod drivers;
 mod failures;
+mod held_bodies;
 mod intercept;
 mod kit_itself;
 mod leaving;

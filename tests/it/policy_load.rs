@@ -112,7 +112,7 @@ fn requests_up_to_the_limits_are_checked_and_longer_requests_get_an_error() {
 
 #[test]
 fn clients_in_the_middle_of_a_large_body_delay_only_each_other() {
-    // The gateway holds at most sixteen of the largest bodies at once.
+    // In total more than the limit, if the gateway reserved what they claim.
     const HALVES: usize = 40;
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::start(&options(&mongod));

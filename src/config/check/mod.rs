@@ -30,6 +30,11 @@ use super::values::ListenAddress;
 /// More threads than any machine can use.
 const WORKERS_MAX: usize = 1024;
 
+/// Room for the largest message, and for the beginnings of others.
+const HELD_BYTES_MIN: u64 = 64 << 20;
+/// More memory than any gateway needs.
+const HELD_BYTES_MAX: u64 = 1 << 40;
+
 /// Checks the whole configuration. Relative paths are relative to `directory`.
 ///
 /// If a problem is recorded, the result is `None`, or a configuration with defaults in place of invalid values.
@@ -39,6 +44,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
         .or("drain_timeout", Duration::from_secs(30), |given| readers::duration(given, Duration::ZERO, readers::HOUR));
+    let max_held_bytes = top.optional("max_held_bytes", |given| readers::size(given, HELD_BYTES_MIN, HELD_BYTES_MAX));
     let trust_domain = top.optional("trust_domain", identity_readers::trust_domain);
     let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), identity_readers::trust_domains);
     let admin = admin(top.table("admin"), &mut claimed);
@@ -71,6 +77,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         workers,
         drain_timeout,
+        max_held_bytes,
         trust_domain,
         trust_domain_aliases,
         admin,

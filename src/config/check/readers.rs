@@ -15,6 +15,8 @@ use crate::config::values::HostPort;
 use crate::config::values::ListenAddress;
 use crate::config::values::is_host;
 use crate::config::values::parse_duration;
+use crate::config::values::parse_size;
+use crate::config::values::size_text;
 
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
 pub(super) const HOUR: Duration = Duration::from_hours(1);
@@ -54,6 +56,13 @@ pub(super) fn duration_or_off(given: &Given<'_>, max: Duration) -> Result<Option
         return Ok(None);
     }
     duration(given, Duration::from_secs(1), max).map(Some).map_err(|sentence| format!("{sentence}, or \"off\""))
+}
+
+/// A number of bytes.
+pub(super) fn size(given: &Given<'_>, min: u64, max: u64) -> Result<u64, String> {
+    let what = format!("a size from {} to {} with a unit, as in \"256MiB\"", size_text(min), size_text(max));
+    let size = parse_size(given.text(&what)?);
+    size.filter(|size| (min..=max).contains(size)).ok_or_else(|| format!("must be {what}"))
 }
 
 /// `tcp_keepalive` of upstreams and listeners. Linux accepts at most 32767 seconds.

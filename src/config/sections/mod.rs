@@ -31,6 +31,9 @@ pub struct Config {
     /// `drain_timeout`: how long the drain waits for commands in flight before it closes their connections. 0 to 1 h;
     /// default: 30 s.
     pub drain_timeout: Duration,
+    /// `max_held_bytes`: the memory for long commands that are held until the policy has judged them. 64 MiB to 1 TiB;
+    /// by default it depends on the memory limit of the container.
+    pub max_held_bytes: Option<u64>,
     /// `[admin]`: the administration port.
     pub admin: AdminConfig,
     /// `[shutdown]`: what happens between the signal and the drain.

@@ -195,6 +195,7 @@ fn the_page_has_the_defaults() {
                 None => {
                     let depends = [
                         "workers",
+                        "max_held_bytes",
                         "server_name",
                         "trust_domain",
                         "warm_connections_max",

@@ -1,5 +1,6 @@
 //! Tests of the whole policy: rules as operators write them, callers, commands, and the expected judgements.
 
+mod certain;
 mod decisions;
 mod findings;
 mod listings;

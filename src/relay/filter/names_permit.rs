@@ -1,6 +1,6 @@
 //! The part of the hold budget for the field names that are remembered of the document that is arriving.
 
-use crate::relay::hold_budget::{BudgetPermit, HoldBudget};
+use crate::relay::hold_budget::{Account, BudgetPermit};
 
 /// Field names that a connection may remember without a part of the hold budget: documents with more are rare.
 const NAMES_WITHOUT_PERMIT: usize = 4096;
@@ -17,7 +17,7 @@ pub(in crate::relay) struct NamesPermit {
 impl NamesPermit {
     /// Charges the budget for this number of names. Returns whether it has room for them. Does not wait: a part of the
     /// request has gone upstream.
-    pub(in crate::relay) fn covers(&mut self, names: usize, budget: &HoldBudget) -> bool {
+    pub(in crate::relay) fn covers(&mut self, names: usize, account: &Account) -> bool {
         if names <= NAMES_WITHOUT_PERMIT {
             self.held = None;
             return true;
@@ -26,7 +26,7 @@ impl NamesPermit {
             return true;
         }
         let covered = names * 2;
-        self.held = budget.try_permit(covered * BYTES_OF_A_NAME).map(|permit| Box::new((covered, permit)));
+        self.held = account.try_permit(covered * BYTES_OF_A_NAME).map(|permit| Box::new((covered, permit)));
         self.held.is_some()
     }
 }

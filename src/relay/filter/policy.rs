@@ -15,7 +15,7 @@ use crate::relay::filter::names_permit::NamesPermit;
 use crate::relay::filter::policy_source::{CursorError, EffectivePolicy, PolicySource};
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::request_changes::RequestChanges;
-use crate::relay::filter::verdict::{Close, Verdict};
+use crate::relay::filter::verdict::{Close, Hold, Verdict};
 use crate::relay::filter::view::{Extent, RequestView};
 use crate::relay::in_flight::InFlightRequest;
 use crate::relay::judged_command::JudgedCommand;
@@ -26,6 +26,7 @@ use crate::wire::header::OpCode;
 use crate::wire::reply::{ClusterTimes, ReplyFacts};
 use crate::wire::request::RequestFacts;
 
+mod early_denial;
 mod replies;
 
 /// Asks the policy about the requests of one connection.
@@ -150,6 +151,9 @@ impl PolicyFilter {
             Judgeable::NeedMore(_) if request.extent == Extent::Final => {
                 self.deny_unclear(Unclear::NotBson, request.facts)
             }
+            Judgeable::NeedMore(hold @ Hold::Apart(_)) => {
+                self.certain_denial(request).unwrap_or(Verdict::NeedMore(hold))
+            }
             Judgeable::NeedMore(hold) => Verdict::NeedMore(hold),
             Judgeable::Unclear(unclear) => self.deny_unclear(unclear, request.facts),
         }
@@ -183,8 +187,8 @@ impl PolicyFilter {
         if let Some(fault) = facts.field_fault() {
             return Some(unclear_document(fault));
         }
-        let budget = self.changes.hold_budget()?;
-        let is_covered = self.names_permit.covers(facts.field_names_held(), budget);
+        let account = self.changes.hold_account()?;
+        let is_covered = self.names_permit.covers(facts.field_names_held(), account);
         (!is_covered).then_some(Unclear::TooManyFields)
     }
 

@@ -45,6 +45,9 @@ pub struct SessionMapping {
     pub owner: SessionOwner,
     /// Limits the memory of requests that are held for the policy or for their session ids.
     pub hold_budget: HoldBudget,
+    /// Whose share of the budget the connection uses: the listener and the principal, and the source if the policy
+    /// distinguishes callers by it.
+    pub caller: Arc<str>,
 }
 
 /// A decision of the policy, for the log.

@@ -10,7 +10,7 @@ use crate::relay::filter::policy_source::PolicySource;
 use crate::relay::filter::session_ids::SessionIds;
 use crate::relay::filter::verdict::Hold;
 use crate::relay::filter::view::{Extent, RequestView};
-use crate::relay::hold_budget::HoldBudget;
+use crate::relay::hold_budget::Account;
 use crate::relay::limits::{BODY_BYTES_MAX, HELD_BYTES_MAX};
 use crate::wire::header::OpCode;
 
@@ -108,9 +108,9 @@ impl RequestChanges {
         std::mem::take(&mut self.patches)
     }
 
-    /// The budget for requests that are held apart; `None` before there was a policy.
-    pub(in crate::relay) fn hold_budget(&self) -> Option<&HoldBudget> {
-        self.session_ids.as_ref().map(|session_ids| &session_ids.mapping.hold_budget)
+    /// The caller's share of the budget for requests that are held apart; `None` before there was a policy.
+    pub(in crate::relay) fn hold_account(&self) -> Option<&Account> {
+        self.session_ids.as_ref().map(|session_ids| &session_ids.hold_account)
     }
 }
 

@@ -73,7 +73,11 @@ impl TestPolicy {
             from: None,
             to: Some(vec![ToConfig { collections: one(collection), databases: one("shop"), ..ToConfig::default() }]),
         };
-        let rules = denied.map(rule).into_iter().collect();
+        self.set_rules(enforcement, denied.map(rule).into_iter().collect());
+    }
+
+    /// Puts these rules in force.
+    pub(super) fn set_rules(&self, enforcement: Enforcement, rules: Vec<RuleConfig>) {
         let config = PolicyConfig {
             enforcement,
             deny_javascript: false,
@@ -85,8 +89,8 @@ impl TestPolicy {
         let metrics = Arc::new(PolicyMetrics::new("test", []));
         let (cursors, caller) = (Arc::default(), caller(""));
         *self.effective.lock().unwrap() = Some(EffectivePolicy { policy, view, metrics, cursors, caller });
-        let (owner, hold_budget) = (SessionOwner::listener("test"), HoldBudget::default());
-        self.mapping.lock().unwrap().get_or_insert(SessionMapping { owner, hold_budget });
+        let (owner, hold_budget, caller) = (SessionOwner::listener("test"), HoldBudget::default(), "test".into());
+        self.mapping.lock().unwrap().get_or_insert(SessionMapping { owner, hold_budget, caller });
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -100,15 +104,20 @@ pub(super) async fn scene_with_policy(enforcement: Enforcement) -> (Scene, Arc<T
     scene_with_filters(enforcement, HandshakeFilter::default()).await
 }
 
+/// The filter of a connection, and its policy.
+pub(super) fn policy_filter(enforcement: Enforcement) -> (PolicyFilter, Arc<TestPolicy>) {
+    let policy = Arc::new(TestPolicy::default());
+    policy.set(enforcement, Some("secret"));
+    (PolicyFilter::new(Box::new(TestPolicySource(Arc::clone(&policy)))), policy)
+}
+
 pub(super) async fn scene_with_filters(
     enforcement: Enforcement,
     handshake: HandshakeFilter,
 ) -> (Scene, Arc<TestPolicy>) {
-    let policy = Arc::new(TestPolicy::default());
-    policy.set(enforcement, Some("secret"));
+    let (filter, policy) = policy_filter(enforcement);
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let filter = PolicyFilter::new(Box::new(TestPolicySource(Arc::clone(&policy))));
     let relay = Relay::new(gateway_client, side, OFF, stats(), Filters { policy: filter, handshake });
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }

@@ -21,6 +21,8 @@ pub(super) const UPSTREAM_PRIMARY_CHANGES: &str = "mongate_upstream_primary_chan
 pub(super) const CERTIFICATE_EXPIRY: &str = "mongate_certificate_expiry_timestamp_seconds";
 pub(in crate::telemetry) const POLICY_DECISIONS: &str = "mongate_policy_decisions_total";
 pub(super) const RELOADS: &str = "mongate_reloads_total";
+pub(super) const HELD_BYTES: &str = "mongate_held_bytes";
+pub(super) const HELD_BYTES_MAX: &str = "mongate_held_bytes_max";
 pub(super) const LOG_LINES_DROPPED: &str = "mongate_log_lines_dropped_total";
 pub(super) const BUILD: &str = "mongate_build_info";
 
@@ -47,7 +49,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 19] = [
+pub(super) const FAMILIES: [Family; 21] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -149,6 +151,18 @@ pub(super) const FAMILIES: [Family; 19] = [
         kind: FamilyKind::Counter,
         unit: Unit::Count,
         help: "Reloads of changed certificate sets and policies, by outcome.",
+    },
+    Family {
+        name: HELD_BYTES,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Bytes,
+        help: "Memory that is reserved for long messages that are held for the policy.",
+    },
+    Family {
+        name: HELD_BYTES_MAX,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Bytes,
+        help: "The limit of mongate_held_bytes.",
     },
     Family {
         name: LOG_LINES_DROPPED,

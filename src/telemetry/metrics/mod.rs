@@ -16,6 +16,6 @@ mod upstream;
 pub use certs::{ReloadMetrics, set_certificate_expiry};
 pub use labels::{CertificateRole, ClientHandshake, CommandOutcome, ConnectionOutcome, Direction, Recycling};
 pub use listener::{ListenerMetrics, OpenConnection};
-pub use process::set_dropped_log_lines;
+pub use process::{HeldBytes, set_dropped_log_lines};
 pub use recorder::{InstallError, Metrics};
 pub use upstream::{SetMetrics, UpstreamMetrics};

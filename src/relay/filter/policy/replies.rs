@@ -3,10 +3,10 @@
 use super::PolicyFilter;
 use crate::relay::end::EndReason;
 use crate::relay::filter::listing;
-use crate::relay::filter::policy_source::EffectivePolicy;
+use crate::relay::filter::policy_source::{EffectivePolicy, SessionMapping};
 use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::verdict::ReplyVerdict;
-use crate::relay::hold_budget::ReplyShare;
+use crate::relay::hold_budget::Account;
 use crate::relay::limits::HELD_BYTES_MAX;
 use crate::relay::listed::Listed;
 
@@ -57,9 +57,10 @@ impl PolicyFilter {
     }
 
     /// The client's share of the memory for replies that are held; `None` without a policy.
-    pub(in crate::relay) fn reply_share(&mut self) -> Option<ReplyShare> {
-        let budget = self.source.as_ref()?.session_mapping()?.hold_budget;
-        self.in_force().map(|in_force| budget.reply_share(&in_force.caller.name))
+    pub(in crate::relay) fn reply_account(&mut self) -> Option<Account> {
+        self.in_force()?;
+        let SessionMapping { hold_budget, caller, .. } = self.source.as_ref()?.session_mapping()?;
+        Some(hold_budget.replies(&caller))
     }
 
     /// Decides about a stream of replies whose message boundaries are lost: any of them could be a list.
