@@ -1,8 +1,10 @@
-//! The lifecycle of the process: drain, running tasks, signals, readiness, changed files, and certificate renewal.
+//! The lifecycle of the process: drain, running tasks, signals, readiness, changed files, certificate renewal, and the
+//! limits of the container.
 //!
 //! Makes no decision about a connection: it publishes the stage, and waits for the tasks of the connections.
 
 pub mod back_off;
+pub mod cgroup;
 pub mod descriptors;
 pub mod drain;
 pub mod file_watch;
