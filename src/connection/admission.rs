@@ -138,7 +138,7 @@ impl Admission {
                 match &ending {
                     Ending::OtherProtocol(OtherProtocol::Tls)
                     | Ending::HandshakeFailed(HandshakeFailure::HelloTooLong) => {
-                        listener::refuse_tls(&mut client).await
+                        listener::refuse_tls(&mut client).await;
                     }
                     Ending::OtherProtocol(OtherProtocol::Http) => listener::refuse_http(&mut client).await,
                     // The TLS alert has been written already.

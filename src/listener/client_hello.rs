@@ -32,8 +32,7 @@ pub(super) enum Measure {
 pub(super) fn measure(bytes: &[u8]) -> Measure {
     let (mut rest, mut head, mut arrived) = (bytes, [0; MESSAGE_HEADER_BYTES], 0);
     let mut message = None;
-    loop {
-        let Some((header, after)) = rest.split_first_chunk::<RECORD_HEADER_BYTES>() else { break };
+    while let Some((header, after)) = rest.split_first_chunk::<RECORD_HEADER_BYTES>() {
         let [kind, major, _, high, low] = *header;
         let length = usize::from(high) << 8 | usize::from(low);
         if kind != HANDSHAKE_RECORD || major != 3 || length == 0 || length > RECORD_BYTES_MAX {

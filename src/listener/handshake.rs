@@ -124,7 +124,7 @@ pub(super) fn peer_tls<S>(stream: &TlsStream<S>) -> PeerTls {
 impl HandshakeFailure {
     /// `is_hello`: whether the client began with a `ClientHello`, so that its bytes are TLS.
     fn of(error: &io::Error, is_hello: bool) -> Self {
-        if error.get_ref().is_some_and(|inner| inner.is::<ReadLimitReached>()) {
+        if error.get_ref().and_then(|inner| inner.downcast_ref::<ReadLimitReached>()).is_some() {
             return Self::TooLong;
         }
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {

@@ -178,7 +178,7 @@ fn near_the_memory_limit_new_clients_are_refused_and_idle_ones_closed() {
         gateway.await_metric("mongate_overload_connections_total", &[("action", "closed")], is_at_least_one);
         assert!(idle.run(&ping).is_err(), "the idle connection was closed");
         let reply = busy.reply().unwrap().document;
-        assert_eq!(reply.get_f64("ok").unwrap_or_default(), 1.0, "{reply}");
+        assert!(reply.contains_key("cursor"), "{reply}");
 
         set(40);
         gateway.await_metric("mongate_overloaded", &[], |value| value < 0.5);
