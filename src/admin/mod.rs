@@ -36,7 +36,7 @@ use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
 
 pub use healthcheck::{HealthError, healthcheck};
-pub use routes::{Sources, StatusSource};
+pub use routes::{GaugeSource, Sources, StatusSource};
 
 /// Why the administration port cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -8,15 +8,20 @@ use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::lifecycle::readiness::{Readiness, ReportScope};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, StateGauges};
 
 /// Returns a snapshot of the gateway for `/status`. It is called for every request and must not block.
 pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Returns the current values of gauges. It is called for every request and must not block.
+pub type GaugeSource = Arc<dyn Fn() -> StateGauges + Send + Sync>;
 
 /// Where the pages get their contents.
 pub struct Sources {
     /// For `/metrics`.
     pub metrics: Metrics,
+    /// For `/metrics`: the values that nothing records.
+    pub gauges: GaugeSource,
     /// For `/readyz`.
     pub readiness: Readiness,
     /// For `/status`.
@@ -40,7 +45,9 @@ pub(super) fn respond<B>(sources: &Sources, request: &Request<B>) -> Response<Fu
         "/" => |_, _| answer(StatusCode::OK, TEXT, INDEX),
         "/livez" => |_, _| answer(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => readyz,
-        "/metrics" => |sources, _| answer(StatusCode::OK, PROMETHEUS, sources.metrics.render()),
+        "/metrics" => {
+            |sources, _| answer(StatusCode::OK, PROMETHEUS, sources.metrics.render() + &(sources.gauges)().render())
+        }
         "/status" => |sources, _| answer(StatusCode::OK, JSON, json(&(sources.status)())),
         _ => return answer(StatusCode::NOT_FOUND, TEXT, "no such path; GET / lists the paths\n"),
     };

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::lifecycle::drain::Drain;
 use crate::lifecycle::readiness::{ConditionState, Readiness, Subject};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, StateGauges};
 
 /// Deadline of every wait: far longer than any step takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +30,7 @@ impl Running {
         let readiness = Readiness::new(drain.watch());
         let sources = Sources {
             metrics: Metrics::not_installed(),
+            gauges: Arc::new(StateGauges::default),
             readiness: readiness.clone(),
             status: Arc::new(|| serde_json::json!({"connections": 3, "padding": "x".repeat(STATUS_BYTES)})),
         };
@@ -261,6 +262,7 @@ async fn the_error_about_an_address_in_use_names_it_and_the_key() {
     let running = Running::start(LIMITS);
     let sources = Sources {
         metrics: Metrics::not_installed(),
+        gauges: Arc::new(StateGauges::default),
         readiness: running.readiness.clone(),
         status: Arc::new(|| serde_json::Value::Null),
     };

@@ -15,8 +15,8 @@ use crate::identity::{CertificateFacts, date_text, printable};
 use crate::lifecycle::drain::DrainWatch;
 use crate::telemetry::metrics::{CertificateRole, set_certificate_expiry};
 
-/// The last warning comes a day before expiry, so a delay of an hour does not matter.
-const INTERVAL: Duration = Duration::from_hours(1);
+/// Time between two checks. A certificate that expires earlier is checked at its end.
+const INTERVAL: Duration = Duration::from_mins(1);
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -54,7 +54,9 @@ impl ExpiryMonitor {
 
     /// Sets the metrics, and logs certificates that have passed a threshold since the last check. Also called after a
     /// reload.
-    pub(super) fn check(&self, now: SystemTime) {
+    ///
+    /// Returns how long it takes until the next check is due: when the next certificate expires, and at most a minute.
+    pub(super) fn check(&self, now: SystemTime) -> Duration {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut in_use = HashMap::new();
         for owner in &self.owners {
@@ -71,15 +73,18 @@ impl ExpiryMonitor {
             }
         }
         // Forgets certificates that are no longer in use, so that the map does not grow.
+        let next_end = in_use.keys().filter_map(|key| key.not_after.duration_since(now).ok()).min();
         *checked = in_use;
+        // A certificate is valid until the end of its last second.
+        next_end.map_or(INTERVAL, |left| (left + Duration::from_secs(1)).min(INTERVAL))
     }
 
-    /// Checks every hour until the drain begins. The caller has made the first check.
+    /// Checks until the drain begins: every minute, and when a certificate expires.
     pub(super) async fn run(&self, drain: DrainWatch) {
         let checks = async {
             loop {
-                sleep(INTERVAL).await;
-                self.check(SystemTime::now());
+                let pause = self.check(SystemTime::now());
+                sleep(pause).await;
             }
         };
         tokio::select! {

@@ -349,7 +349,12 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         address: ListenAddress::Tcp(([127, 0, 0, 1], 27017).into()),
         upstream: "orders".to_owned(),
         mode: ListenerMode::Strict,
-        tls: Some(ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false }),
+        tls: Some(ListenerTlsConfig {
+            files,
+            min_version: TlsVersion::V1_2,
+            legacy_certificates: false,
+            close_expired_clients: true,
+        }),
         principal: None,
         proxy_protocol: ProxyProtocol::Off,
         proxy_trusted: Vec::new(),

@@ -15,7 +15,7 @@ use tokio::runtime::Builder;
 use crate::admin;
 use crate::check;
 use crate::check::CheckScope;
-use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
+use crate::config::{AdminConfig, ConfigError, LoadedConfig};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::signals::Signals;
@@ -26,14 +26,10 @@ use crate::telemetry::metrics::Metrics;
 use self::config_file::ConfigFile;
 use self::policy::PolicyCommand;
 
-/// File descriptors in addition to those of connections: listeners, administration, runtimes and name lookups.
-const OTHER_DESCRIPTORS: usize = 256;
-
 /// The timeout of `healthcheck`.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CONFIGURATION_READ: &str = "configuration read";
-const FILE_LIMIT_TOO_LOW: &str = "open file limit too low";
 
 /// MongoDB gateway: plain wire protocol in, mutual TLS out.
 ///
@@ -139,7 +135,7 @@ fn run(file: &ConfigFile) -> ExitCode {
 /// Binds and runs the gateway on this thread. The workers have their own threads.
 fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<()> {
     let LoadedConfig { config, file } = loaded;
-    raise_file_limit(config);
+    descriptors::raise_limit();
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
@@ -150,21 +146,6 @@ fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<()> {
         }
         Ok(())
     })?
-}
-
-/// Raises the limit of open files, and warns if it is too low for `max_connections`: a connection needs two
-/// descriptors.
-fn raise_file_limit(config: &Config) {
-    let connections: usize = config.listeners.values().map(|listener| listener.max_connections).sum();
-    let wanted = connections.saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
-    if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < wanted as u64) {
-        tracing::warn!(
-            limit,
-            wanted,
-            remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
-            "{FILE_LIMIT_TOO_LOW}"
-        );
-    }
 }
 
 fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {

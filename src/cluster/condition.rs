@@ -1,6 +1,7 @@
 //! What the readiness probe reports about an upstream, apart from its certificates.
 
 use super::health_check::SUCCESS_AGE_MAX;
+use super::member::Member;
 use super::membership::{MemberStatus, Membership, Usability};
 use super::upstream::Upstream;
 use crate::lifecycle::readiness::ConditionState;
@@ -23,6 +24,11 @@ pub fn upstream_condition(upstream: &Upstream) -> ConditionState {
         Some(&first) if rejections.len() == users.len() => ConditionState::Fails(first.clone()),
         Some(first) => ConditionState::Warns(format!("{found}; {first}")),
     }
+}
+
+/// Whether the gateway can connect to a member: its last attempt succeeded, a short time ago.
+pub fn is_up(member: &Member) -> bool {
+    member.health.status.snapshot().complaint(SUCCESS_AGE_MAX).is_none()
 }
 
 fn condition_of_servers(upstream: &Upstream, membership: &Membership) -> ConditionState {

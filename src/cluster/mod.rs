@@ -23,8 +23,9 @@ mod subject_check;
 mod upstream;
 
 pub use attempts::Attempts;
-pub use condition::upstream_condition;
+pub use condition::{is_up, upstream_condition};
 pub use credential::Credential;
+pub use dial_queue::DialError;
 pub use member::Member;
 pub use member_health::MemberHealth;
 pub use membership::{MemberStatus, Membership, Usability};

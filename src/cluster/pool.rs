@@ -8,11 +8,11 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::attempts::Attempts;
-use super::dial_queue::DialQueue;
+use super::dial_queue::{DialError, DialQueue};
 use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
 use crate::upstream::{
-    ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
+    Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
 };
 
 /// How long a spare connection may take to prove that the member is still there. A client waits for it.
@@ -66,7 +66,7 @@ impl MemberPool {
     }
 
     /// Returns a connection for a client: a spare one, or else a new one.
-    pub async fn connect(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
+    pub async fn connect(&self) -> Result<ProvenConnection, DialError> {
         while let Some(TakenSpare { connection: mut link, is_suspect }) =
             self.spares.take(self.connector.identity().generation())
         {
@@ -82,11 +82,11 @@ impl MemberPool {
     }
 
     /// Makes a proven connection when it is its turn, and records the result. A failure is logged with its remedy.
-    pub(super) async fn dial(&self) -> Result<ProvenConnection, Arc<ConnectError>> {
+    /// While the member is failing, only one connection at a time is attempted, and the others fail at once.
+    pub(super) async fn dial(&self) -> Result<ProvenConnection, DialError> {
         let _turn = self.queue.turn().await?;
         match self.connector.connect().await {
             Ok(stream) => {
-                self.queue.record(None);
                 self.attempts.record_credential_accepted();
                 self.record_success(&stream);
                 self.health().status.record_ok(None);
@@ -97,9 +97,9 @@ impl MemberPool {
                 if error.is_timeout() {
                     self.spares.suspect();
                 }
-                let error = Arc::new(error);
-                self.queue.record(Some(&error));
-                Err(error)
+                let cause = Arc::new(error);
+                self.queue.record(Some(&cause));
+                Err(DialError { cause, age: None })
             }
         }
     }
@@ -140,6 +140,7 @@ impl MemberPool {
         if stream.user.is_some() || !self.connector.authenticates() {
             self.renewal.begin(stream.generation);
         }
+        self.queue.record(None);
         self.attempts.record_success(stream.handshake.duration);
     }
 
@@ -178,7 +179,7 @@ mod tests {
         let [first, second] = member.pools.as_slice() else { panic!("two credentials") };
 
         let rejected = server.during(Box::pin(second.dial())).await.map(|_| ()).unwrap_err();
-        assert_eq!(rejected.reason(), "client_certificate_refused");
+        assert_eq!(rejected.cause.reason(), "client_certificate_refused");
         assert!(second.attempts.is_credential_rejected() && !first.attempts.is_credential_rejected());
         assert_eq!(member.health.status.snapshot().failed, None);
 

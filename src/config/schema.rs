@@ -104,6 +104,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "crl_file",
             "legacy_certificates",
             "min_version",
+            "close_expired_clients",
         ],
     ),
     ("[identity]", &["principal", "sources", "uids"]),

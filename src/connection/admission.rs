@@ -12,7 +12,7 @@ use super::principals::ConnectedPrincipals;
 use crate::config::{ListenerConfig, ListenerMode};
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::listener;
-use crate::listener::{ClientPreamble, ClientStream, Opening, PeerTls, ProxyRules, ServerIdentity};
+use crate::listener::{ClientPreamble, ClientStream, HandshakeFailure, Opening, PeerTls, ProxyRules, ServerIdentity};
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::{ClientHandshake, ListenerMetrics};
 use crate::wire::header::Header;
@@ -136,7 +136,10 @@ impl Admission {
             (opening, _) => {
                 let ending = Ending::of_opening(opening);
                 match &ending {
-                    Ending::OtherProtocol(OtherProtocol::Tls) => listener::refuse_tls(&mut client).await,
+                    Ending::OtherProtocol(OtherProtocol::Tls)
+                    | Ending::HandshakeFailed(HandshakeFailure::HelloTooLong) => {
+                        listener::refuse_tls(&mut client).await;
+                    }
                     Ending::OtherProtocol(OtherProtocol::Http) => listener::refuse_http(&mut client).await,
                     // The TLS alert has been written already.
                     Ending::HandshakeFailed(_) => listener::final_reply(&mut client, b"").await,

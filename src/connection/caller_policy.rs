@@ -45,6 +45,11 @@ impl ListenerPolicy {
         Self { listener: listener.to_owned(), in_force, cursors, views: Mutex::default() }
     }
 
+    /// Whether the policy in force denies all clients of the listener everything except handshake commands.
+    pub fn denies_everything(&self) -> bool {
+        self.in_force.current().is_some_and(|loaded| loaded.policy.denies_everything_at(&self.listener))
+    }
+
     /// The policy as it applies to a caller; `None` without a policy. Takes a lock: called once for each connection and
     /// policy.
     fn effective(&self, identity: Option<&Arc<Identified>>, source: Option<IpAddr>) -> Option<EffectivePolicy> {

@@ -113,6 +113,8 @@ pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &CallerInfo
         | Ending::BadProxyHeader(_)
         | Ending::HandshakeFailed(_)
         | Ending::Rejected(_)
+        | Ending::Displaced(_)
+        | Ending::Overloaded { .. }
         | Ending::ConnectionLimit(_) => {
             let kind = explanation.label;
             if let LogDecision::Log { suppressed } = rejections.note(kind, Instant::now()) {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::client_rejection::ClientRejection;
 use super::explanation::EndingExplanation;
 use super::other_protocol::OtherProtocol;
-use crate::cluster::SelectError;
+use crate::cluster::{DialError, SelectError};
 use crate::listener::{HandshakeFailure, Opening, ProxyHeaderError};
 use crate::relay::{EndReason, RelayEnd, Side};
 use crate::telemetry::metrics::ConnectionOutcome;
-use crate::upstream::{ConnectError, MongoUser};
+use crate::upstream::MongoUser;
 
 /// The MongoDB error for a client that the gateway cannot connect to a server. Drivers try again after it.
 const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
@@ -33,6 +33,13 @@ pub(super) enum Ending {
     Rejected(ClientRejection),
     /// The listener has reached its connection limit, which is this.
     ConnectionLimit(usize),
+    /// New connections are refused, because this much of the memory limit is used.
+    Overloaded {
+        /// In percent.
+        percent: u64,
+    },
+    /// Another client got its place before it had sent its first message. The number of places.
+    Displaced(usize),
     /// The drain began before the client's first message.
     Drained,
     /// There was no upstream connection for the client.
@@ -57,7 +64,7 @@ pub(super) enum UpstreamUnavailable {
     /// No member could be selected.
     NoMember(SelectError),
     /// The gateway cannot connect to the member.
-    ConnectFailed(Arc<ConnectError>),
+    ConnectFailed(DialError),
 }
 
 /// The part of a listener's configuration that explanations depend on.
@@ -91,9 +98,11 @@ impl Ending {
     pub(super) fn outcome(&self) -> ConnectionOutcome {
         match self {
             Self::Probe | Self::Drained => ConnectionOutcome::Probe,
-            Self::HandshakeFailed(HandshakeFailure::Certificate(_)) | Self::ConnectionLimit(_) | Self::Rejected(_) => {
-                ConnectionOutcome::Rejected
-            }
+            Self::HandshakeFailed(HandshakeFailure::Certificate(_))
+            | Self::ConnectionLimit(_)
+            | Self::Displaced(_)
+            | Self::Overloaded { .. }
+            | Self::Rejected(_) => ConnectionOutcome::Rejected,
             Self::OtherProtocol(_) | Self::BadProxyHeader(_) | Self::HandshakeFailed(_) => {
                 ConnectionOutcome::ProtocolError
             }
@@ -126,6 +135,29 @@ impl Ending {
                     HOST_UNREACHABLE,
                     &format!("listener {listener} has all of its {limit} connections in use (max_connections)"),
                 ),
+            Self::Overloaded { percent } => EndingExplanation::new(
+                "overloaded",
+                format!("{percent} % of the memory limit of the gateway are used, so that new connections are refused"),
+            )
+            .with_remedy(
+                "raise the memory limit of the container, or lower max_connections and max_held_bytes; \
+                 docs/operations.md says how much memory the gateway needs",
+            )
+            .with_client_error(
+                HOST_UNREACHABLE,
+                &format!("listener {listener} takes no new connections: the memory of the gateway is nearly used up"),
+            ),
+            Self::Displaced(places) => EndingExplanation::new(
+                "displaced",
+                format!(
+                    "closed to make room: it had not sent its first message, and all {places} places for such clients \
+                     were in use"
+                ),
+            )
+            .with_remedy(
+                "find out which client this is: drivers send their first message at once; the number of places is a \
+                 quarter of max_connections, and at most 1024",
+            ),
             Self::Drained => EndingExplanation::new("drained", "drained"),
             Self::NoUpstream(unavailable) => unavailable.explanation(facts.upstream),
             Self::Relayed(Relayed { end, .. }) => {
@@ -146,8 +178,8 @@ impl UpstreamUnavailable {
                 EndingExplanation { remedy, ..explanation.with_client_error(HOST_UNREACHABLE, &error.client_message) }
             }
             // The remedy is logged once for all connections to this member, not here.
-            Self::ConnectFailed(error) => EndingExplanation::new(error.reason(), error.reason())
-                .with_client_error(error.client_code(), &error.to_string()),
+            Self::ConnectFailed(error) => EndingExplanation::new(error.cause.reason(), error.cause.reason())
+                .with_client_error(error.cause.client_code(), &error.to_string()),
         }
     }
 
@@ -170,6 +202,14 @@ fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> EndingEx
         .into(),
         HandshakeFailure::Protocol(_) => {
             "find out which TLS version this client uses; a driver needs TLS 1.2 or 1.3".into()
+        }
+        HandshakeFailure::HelloTooLong => {
+            "find out which client this is: the ClientHello of a driver has about 500 bytes, or 2000 with post-quantum \
+             keys"
+                .into()
+        }
+        HandshakeFailure::TooLong => {
+            "give the client a certificate file with the certificate and its intermediate CAs only".into()
         }
         HandshakeFailure::Closed | HandshakeFailure::TimedOut => {
             "find out which client this is: drivers complete the TLS handshake".into()
@@ -195,6 +235,9 @@ fn relay_remedy(reason: &EndReason) -> Option<&'static str> {
             Some("no action is needed: if the client opens the cursor again, the policy evaluates it")
         }
         EndReason::TooSlow => Some("send fewer documents per command, or check the network between client and gateway"),
+        EndReason::Overload => {
+            Some("raise the memory limit of the container, or lower max_connections and max_held_bytes")
+        }
         EndReason::NotUnderstood => Some("check what the client sends; mongod does not accept it either"),
         _ => None,
     }
@@ -227,7 +270,12 @@ mod tests {
             ClientRejection::Proxy(ProxyRefusal::Untrusted),
             ClientRejection::Proxy(ProxyRefusal::Missing),
         ];
-        let more = [Ending::BadProxyHeader(ProxyHeaderError::TooLong), Ending::ConnectionLimit(1)];
+        let more = [
+            Ending::BadProxyHeader(ProxyHeaderError::TooLong),
+            Ending::ConnectionLimit(1),
+            Ending::Displaced(16),
+            Ending::Overloaded { percent: 91 },
+        ];
         let protocols = protocols.map(Ending::OtherProtocol).into_iter();
         protocols.chain(rejections.map(Ending::Rejected)).chain(more).collect()
     }

@@ -26,7 +26,9 @@ use crate::cluster::{Ingress, Member, MemberSelector, Selection};
 use crate::config::Mechanism;
 use crate::identity::Principal;
 use crate::listener;
-use crate::listener::{Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit};
+use crate::listener::{
+    Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakePlace,
+};
 use crate::relay::{Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
 use crate::upstream::ProvenConnection;
 
@@ -89,9 +91,9 @@ async fn establish<'a>(
     route: &'a Arc<Route>,
     caller: &mut CallerInfo,
 ) -> Result<Established<'a>, Ending> {
-    let Arrival { socket, address, slot, original_destination, admittance } = arrival;
+    let Arrival { socket, address, slot, original_destination, admittance, place } = arrival;
     let revalidation = route.admission.server_identity().map(|identity| Revalidation::new(identity));
-    let Admitted { mut client, header, first_bytes } = admit(socket, address, route, caller).await?;
+    let Admitted { mut client, header, first_bytes } = admit(socket, address, place, route, caller).await?;
     // Held to the end, so that replies to rejected clients are limited too.
     let (permit, is_full) = match admittance {
         Admittance::Admitted(permit) => (permit, false),
@@ -99,6 +101,9 @@ async fn establish<'a>(
     };
     let connected = if is_full {
         Err(Ending::ConnectionLimit(route.max_connections))
+    } else if route.overload.is_refusing() {
+        route.overload.count_refused();
+        Err(Ending::Overloaded { percent: route.overload.percent() })
     } else {
         let ingress = Ingress { slot, original: original_destination.as_deref().copied() };
         connect_upstream(ingress, route, caller).await.map_err(Ending::NoUpstream)
@@ -110,7 +115,14 @@ async fn establish<'a>(
             return Err(ending);
         }
     };
-    let session = RelaySession { route, pool, address: link.address, user: link.user.clone(), revalidation };
+    let session = RelaySession {
+        route,
+        pool,
+        address: link.address,
+        user: link.user.clone(),
+        revalidation,
+        turn: route.overload.turn(),
+    };
     let relay = join(client, link, naming(&route.selector, slot, &member), route, caller);
     Ok(Established { relay, first_bytes, session, permit })
 }
@@ -119,6 +131,7 @@ async fn establish<'a>(
 async fn admit(
     socket: Socket,
     address: ClientAddress,
+    mut place: HandshakePlace,
     route: &Route,
     caller: &mut CallerInfo,
 ) -> Result<Admitted, Ending> {
@@ -129,7 +142,9 @@ async fn admit(
         biased;
         heard = listener::read_opening(socket, address, admission.proxy_rules(), admission.server_config()) => heard,
         () = route.drain.draining() => return Err(Ending::Drained),
+        () = place.lost() => return Err(Ending::Displaced(place.max())),
     };
+    // The place is released after this, so that replies to rejected clients are limited too.
     admission.admit(heard, &route.facts(), caller).await
 }
 

@@ -11,6 +11,7 @@ use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
 use super::route::Route;
 use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
+use crate::lifecycle::overload::ClosingTurn;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
@@ -31,6 +32,8 @@ pub(super) struct RelaySession<'a> {
     pub(super) user: Option<Arc<MongoUser>>,
     /// Verifies the client's certificate again, on a TLS listener.
     pub(super) revalidation: Option<Revalidation<'a>>,
+    /// Closes it while it is idle, when memory is nearly used up.
+    pub(super) turn: ClosingTurn,
 }
 
 /// Relays until the connection ends. `first_bytes` have been read from the client already.
@@ -39,13 +42,16 @@ pub(super) async fn run(
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let RelaySession { route, pool, address, user, revalidation } = session;
+    let RelaySession { route, pool, address, user, revalidation, turn: closing } = session;
     let pool: &MemberPool = pool;
     let renewal = pool.renewal.watch();
     let mut replacement = None;
     let mut replacement_address = *address;
     if relay.client().certificates().is_none() {
         *revalidation = None;
+    }
+    if let Some(revalidation) = revalidation {
+        revalidation.watch_expiry(relay.client());
     }
     let mut not_preferred = until_not_preferred(route, pool);
     loop {
@@ -63,6 +69,12 @@ pub(super) async fn run(
             () = revalidation_due(revalidation) => {
                 if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client())) {
                     relay.dismiss(dismissal);
+                }
+                continue;
+            }
+            () = closing.round_begins() => {
+                if closing.must_close(relay.is_at_rest(), relay.moved_bytes()) {
+                    relay.dismiss(Dismissal::Overload);
                 }
                 continue;
             }

@@ -10,6 +10,7 @@ use super::ending::ListenerFacts;
 use crate::cluster::{MemberSelector, Upstream};
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::overload::Overload;
 use crate::relay::Limits;
 use crate::telemetry::metrics::ListenerMetrics;
 
@@ -31,6 +32,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// Selects a member of the upstream.
     pub selector: MemberSelector,
+    /// Whether memory is left for more clients.
+    pub overload: Overload,
     /// Ends connections when the process shuts down.
     pub drain: DrainWatch,
 }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::listeners::Listeners;
+use crate::admin::GaugeSource;
 use crate::certs::{CertificateOwner, CertificateSupervisor};
-use crate::cluster::{Upstream, upstream_condition};
-use crate::connection::PolicyInForce;
+use crate::cluster::{Upstream, is_up, upstream_condition};
+use crate::connection::{PolicyInForce, Route};
 use crate::identity::date_text;
-use crate::lifecycle::readiness::{ConditionState, Readiness, Subject};
+use crate::lifecycle::overload::Overload;
+use crate::lifecycle::readiness::{ConditionState, Readiness, ReportScope, Subject};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::listener::ConnectionLimit;
+use crate::telemetry::metrics::StateGauges;
 
 /// How long a listener may be at its connection limit without a warning.
 const FULL_TIME_MAX: Duration = Duration::from_mins(1);
@@ -39,9 +42,46 @@ pub(super) fn add_servers(
             upstream: route.upstream.name().to_owned(),
             has_tls: owner.is_some(),
         };
-        let limit = listener.connection_limit().clone();
-        readiness.add(&title, subject, move || of_listener(owner.as_ref(), reload.as_deref(), &limit));
+        let (limit, route) = (listener.connection_limit().clone(), Arc::clone(route));
+        readiness.add(&title, subject, move || of_listener(owner.as_ref(), reload.as_deref(), &limit, &route));
     }
+}
+
+/// Adds the condition of the memory. It is part of reports only while it fails.
+pub(super) fn add_memory(readiness: &Readiness, overload: &Overload) {
+    let overload = overload.clone();
+    readiness.add("memory", Subject::Memory, move || {
+        if overload.is_refusing() {
+            let percent = overload.percent();
+            ConditionState::Fails(format!(
+                "{percent} % of the memory limit are used: new connections are refused; raise the limit of the \
+                 container, or lower max_connections"
+            ))
+        } else {
+            ConditionState::Holds(String::new())
+        }
+    });
+}
+
+/// The gauges about upstreams and listeners, from the same owners as the conditions.
+pub(super) fn gauges(readiness: &Readiness, upstreams: &[Arc<Upstream>], listeners: &Listeners) -> GaugeSource {
+    let (readiness, upstreams) = (readiness.clone(), upstreams.to_vec());
+    let names: Vec<_> = listeners.first_addresses().map(|(_, route)| route.listener().to_owned()).collect();
+    Arc::new(move || {
+        let members_of = |upstream: &Arc<Upstream>| {
+            let (name, membership) = (upstream.name().to_owned(), upstream.membership());
+            let members = membership.members.iter().map(|status| &status.member);
+            members.map(|member| (name.clone(), member.address.to_string(), is_up(member))).collect::<Vec<_>>()
+        };
+        let is_ready = |name: &String| {
+            let report = readiness.report_of(ReportScope::Listener(name));
+            (name.clone(), report.is_some_and(|report| report.ready))
+        };
+        StateGauges {
+            members: upstreams.iter().flat_map(members_of).collect(),
+            listeners: names.iter().map(is_ready).collect(),
+        }
+    })
 }
 
 /// Adds the condition of the policy.
@@ -68,6 +108,7 @@ fn of_listener(
     owner: Option<&CertificateOwner>,
     reload: Option<&ReloadStatus>,
     limit: &ConnectionLimit,
+    route: &Route,
 ) -> ConditionState {
     let now = SystemTime::now();
     let leaf = owner.and_then(|owner| owner.set().own.into_iter().next());
@@ -75,6 +116,13 @@ fn of_listener(
         // Drivers verify it: no client can connect.
         let end = date_text(expired.not_after);
         return ConditionState::Fails(format!("its certificate expired on {end}; renew certificate_file"));
+    }
+    if route.policy.denies_everything() {
+        let name = route.listener();
+        return ConditionState::Fails(format!(
+            "the policy denies every command of all its clients: no allow rule applies to them, or a deny rule without \
+             limits does; name the listener \"{name}\" in from of a rule, or correct listeners"
+        ));
     }
     let full = limit.full_for().filter(|time| *time >= FULL_TIME_MAX).map(|time| {
         let time = humantime::format_duration(Duration::from_secs(time.as_secs()));

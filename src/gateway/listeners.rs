@@ -5,13 +5,16 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::StartError;
+use super::messages::FILE_LIMIT_TOO_LOW;
 use crate::cluster::{AddressBook, MemberSelector, SlotMap, Upstream};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology};
 use crate::connection::{Admission, ListedPrincipal, ListenerPolicy, PolicyInForce, Route};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
+use crate::lifecycle::descriptors;
 use crate::lifecycle::drain::DrainWatch;
+use crate::lifecycle::overload::Overload;
 use crate::listener;
-use crate::listener::{BoundSocket, ConnectionLimit, Listener, ServerIdentity};
+use crate::listener::{BoundSocket, ConnectionLimit, HandshakePlaces, Listener, ListenerLimits, ServerIdentity};
 use crate::relay::{CursorBook, Limits};
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::tls::ListenerTls;
@@ -24,6 +27,7 @@ pub(super) struct ListenerInputs<'a> {
     pub(super) config: &'a Config,
     pub(super) upstreams: &'a BTreeMap<String, Arc<Upstream>>,
     pub(super) policy: &'a Arc<PolicyInForce>,
+    pub(super) overload: Overload,
     pub(super) drain: DrainWatch,
 }
 
@@ -35,7 +39,8 @@ impl Listeners {
         let cursors: BTreeMap<&str, Arc<CursorBook>> =
             inputs.upstreams.keys().map(|name| (name.as_str(), Arc::default())).collect();
         let mut listeners = Vec::new();
-        for (section, server) in inputs.config.listeners.values().zip(servers) {
+        let connections = connection_limits(inputs.config);
+        for ((section, server), max_connections) in inputs.config.listeners.values().zip(servers).zip(connections) {
             let upstream = inputs.upstreams.get(&section.upstream).zip(cursors.get(section.upstream.as_str()));
             let Some((upstream, cursors)) = upstream else {
                 // The configuration has been checked: every listener names an existing upstream.
@@ -45,7 +50,7 @@ impl Listeners {
             let (metrics, listed) = metrics_of(inputs.config, &section.name);
             let route = Arc::new(Route {
                 admission: Admission::new(section, server, identities.of(section), Arc::clone(&metrics)),
-                max_connections: section.max_connections,
+                max_connections,
                 tcp_keepalive: section.tcp_keepalive,
                 limits: Limits {
                     idle_timeout: section.idle_timeout,
@@ -57,11 +62,15 @@ impl Listeners {
                 policy: Arc::new(ListenerPolicy::new(&section.name, Arc::clone(inputs.policy), Arc::clone(cursors))),
                 upstream: Arc::clone(upstream),
                 selector: selector(section, upstream, &bound),
+                overload: inputs.overload.clone(),
                 drain: inputs.drain.clone(),
             });
-            let limit = ConnectionLimit::new(section.max_connections);
+            let limits = ListenerLimits {
+                connections: ConnectionLimit::new(max_connections),
+                handshakes: HandshakePlaces::new(max_connections),
+            };
             for (slot, bound) in bound.into_iter().enumerate() {
-                let listener = Listener::new(section, slot, bound, limit.clone(), Arc::clone(&metrics));
+                let listener = Listener::new(section, slot, bound, limits.clone(), Arc::clone(&metrics));
                 listeners.push((listener.map_err(StartError::Worker)?, Arc::clone(&route)));
             }
         }
@@ -97,6 +106,26 @@ impl Listeners {
     pub(super) fn into_pairs(self) -> impl Iterator<Item = (Listener, Arc<Route>)> {
         self.0.into_iter()
     }
+}
+
+/// The connection limit of each listener, in the order of the configuration. Says so if the limit of open files allows
+/// fewer than configured: without descriptors, the gateway could not even refuse clients.
+fn connection_limits(config: &Config) -> Vec<usize> {
+    let wanted: Vec<_> = config.listeners.values().map(|section| section.max_connections).collect();
+    let limit = descriptors::limit();
+    let allowed = descriptors::allowed(&wanted, limit);
+    for (section, allowed) in config.listeners.values().zip(&allowed).filter(|(it, max)| it.max_connections != **max) {
+        tracing::warn!(
+            listener = section.name,
+            limit,
+            wanted = descriptors::needed(&wanted),
+            max_connections = section.max_connections,
+            in_use = allowed,
+            remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
+            "{FILE_LIMIT_TOO_LOW}"
+        );
+    }
+    allowed
 }
 
 /// The server certificate of each listener, in the order of the configuration; `None` for plaintext.

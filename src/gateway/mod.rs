@@ -5,6 +5,7 @@
 mod conditions;
 mod error;
 mod listeners;
+mod memory_watch;
 mod messages;
 mod policy_reload;
 mod shutdown;
@@ -25,6 +26,7 @@ use crate::config::{Config, ListenAddress};
 use crate::connection::{PolicyInForce, Route};
 use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
+use crate::lifecycle::overload::Overload;
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::reload::ReloadRequest;
 use crate::lifecycle::signals::SignalEvent;
@@ -56,6 +58,7 @@ pub struct BoundGateway {
     policy: Arc<PolicyInForce>,
     policy_reloader: Option<PolicyReloader>,
     workers: Workers,
+    overload: Overload,
     drain: Drain,
     shutdown: Shutdown,
 }
@@ -75,7 +78,14 @@ impl BoundGateway {
         let policy = Arc::new(PolicyInForce::new(policy, HoldBudget::new(max_held_bytes)));
         let policy_reloader = file.map(|file| PolicyReloader::new(file, config, &policy));
         let upstreams = upstreams(config)?;
-        let inputs = ListenerInputs { config, upstreams: &upstreams, policy: &policy, drain: drain.watch() };
+        let overload = Overload::default();
+        let inputs = ListenerInputs {
+            config,
+            upstreams: &upstreams,
+            policy: &policy,
+            overload: overload.clone(),
+            drain: drain.watch(),
+        };
         let listeners = Listeners::open(&inputs)?;
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
@@ -83,6 +93,7 @@ impl BoundGateway {
         let certificates = CertificateSupervisor::new(config, &upstreams, &servers);
 
         let readiness = Readiness::new(drain.watch());
+        conditions::add_memory(&readiness, &overload);
         conditions::add_servers(&readiness, &upstreams, &listeners, &certificates);
         let policy_status = policy_reloader.as_ref().map(PolicyReloader::status);
         if let Some(status) = policy_status.clone() {
@@ -90,7 +101,9 @@ impl BoundGateway {
         }
         let status = StatusPage::new(&listeners, &upstreams, certificates.statuses(), &workers, &readiness)
             .with_policy(PolicyStatus::new(&policy, policy_status));
-        let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
+        let gauges = conditions::gauges(&readiness, &upstreams, &listeners);
+        let status = Arc::new(move || status.snapshot());
+        let sources = Sources { metrics: metrics.clone(), gauges, readiness, status };
         let admin = admin::bind(&config.admin, sources)?;
         let shutdown = Shutdown::new(config);
         Ok(Self {
@@ -102,6 +115,7 @@ impl BoundGateway {
             policy,
             policy_reloader,
             workers,
+            overload,
             drain,
             shutdown,
         })
@@ -133,6 +147,7 @@ impl BoundGateway {
         let admin_ended = self.admin.serve_on_own_thread(drain.watch());
         own.spawn("administration", admin_ended);
         own.spawn("metrics upkeep", metrics_upkeep(self.metrics, drain.watch()));
+        own.spawn("memory", memory_watch::run(self.overload, drain.watch()));
         let mut reloads = vec![self.certificates.start(&own, &drain.watch())];
         if let Some(reloader) = self.policy_reloader {
             reloads.push(reloader.request());

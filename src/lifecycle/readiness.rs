@@ -30,6 +30,8 @@ struct Condition {
 pub enum Subject {
     /// The process as a whole.
     Process,
+    /// The memory of the process, which is part of reports only if there is something to say about it.
+    Memory,
     /// The upstream of this name.
     Upstream(String),
     /// A listener.
@@ -96,7 +98,7 @@ impl Readiness {
     }
 
     /// Adds a condition. `state` is called for every report: it must not block, and must not request a report. The
-    /// condition of a listener without TLS is part of reports only if it has a sentence.
+    /// conditions of the memory and of a listener without TLS are part of reports only if they have a sentence.
     pub fn add(&self, name: &str, subject: Subject, state: impl Fn() -> ConditionState + Send + Sync + 'static) {
         let condition = Condition { name: name.to_owned(), subject, state: Box::new(state) };
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner).push(condition);
@@ -138,20 +140,20 @@ impl Readiness {
                     _ => None,
                 })?;
                 found.retain(|(subject, _)| {
-                    *subject == Subject::Process || *subject == Subject::Upstream(upstream.clone()) || is_named(subject)
+                    subject.is_process() || *subject == Subject::Upstream(upstream.clone()) || is_named(subject)
                 });
                 found.iter().all(|(_, report)| report.ok)
             }
             ReportScope::Upstream(upstream) => {
                 let subject = Subject::Upstream(upstream.to_owned());
                 found.iter().find(|(found, _)| *found == subject)?;
-                found.retain(|(found, _)| *found == Subject::Process || *found == subject);
+                found.retain(|(found, _)| found.is_process() || *found == subject);
                 found.iter().all(|(_, report)| report.ok)
             }
         };
-        // A plaintext listener has nothing to say as long as it works.
+        // Memory and a plaintext listener have nothing to say as long as they work.
         let is_shown = |subject: &Subject, report: &ConditionReport| {
-            !matches!(subject, Subject::Listener { has_tls: false, .. }) || !report.is_silent()
+            !matches!(subject, Subject::Memory | Subject::Listener { has_tls: false, .. }) || !report.is_silent()
         };
         let conditions =
             found.into_iter().filter(|(subject, report)| is_shown(subject, report)).map(|(_, report)| report).collect();
@@ -174,7 +176,14 @@ fn is_ready(found: &[(Subject, ConditionReport)]) -> bool {
     // Without listeners, everything has to hold.
     let can_serve =
         if listeners.is_empty() { found.iter().all(|(_, report)| report.ok) } else { listeners.iter().any(serves) };
-    holds(&Subject::Process) && can_serve
+    holds(&Subject::Process) && holds(&Subject::Memory) && can_serve
+}
+
+impl Subject {
+    /// Whether it concerns all listeners and upstreams.
+    fn is_process(&self) -> bool {
+        matches!(self, Self::Process | Self::Memory)
+    }
 }
 
 impl ConditionReport {
@@ -292,6 +301,25 @@ mod tests {
         };
         assert_eq!(names(ReportScope::Listener("a")), ["serving", "upstream orders"]);
         assert_eq!(names(ReportScope::All), ["serving", "upstream orders", "upstream stock"]);
+    }
+
+    #[test]
+    fn memory_is_reported_only_when_there_is_something_to_say() {
+        let readiness = Readiness::new(Drain::new().watch());
+        let memory = Arc::new(Mutex::new(ConditionState::Holds(String::new())));
+        let asked = Arc::clone(&memory);
+        readiness.add("memory", Subject::Memory, move || asked.lock().unwrap().clone());
+        readiness
+            .add("upstream orders", Subject::Upstream("orders".to_owned()), || ConditionState::Holds(String::new()));
+        check(&readiness, true, &[("serving", true, false, ""), ("upstream orders", true, false, "")]);
+        *memory.lock().unwrap() = ConditionState::Fails("nearly used up".to_owned());
+        let conditions = [
+            ("serving", true, false, ""),
+            ("memory", false, false, "nearly used up"),
+            ("upstream orders", true, false, ""),
+        ];
+        check(&readiness, false, &conditions);
+        assert!(!readiness.report_of(ReportScope::Upstream("orders")).unwrap().ready);
     }
 
     #[test]

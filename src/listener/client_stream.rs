@@ -66,14 +66,21 @@ pub enum ClientStream {
     Tls(Box<TlsStream<Prefixed<ClientSocket>>>),
 }
 
-/// A stream whose first bytes have already been read.
+/// A stream whose first bytes have already been read, and that may limit how many more are.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     /// Empty and deallocated once it has been read.
     prefix: Vec<u8>,
     taken: usize,
+    /// How many bytes may still be read. One read may exceed it.
+    allowance: usize,
     stream: S,
 }
+
+/// The stream has been read up to its limit.
+#[derive(Debug, thiserror::Error)]
+#[error("more bytes than allowed")]
+pub(super) struct ReadLimitReached;
 
 impl ClientSocket {
     /// The peer credentials; `None` for TCP.
@@ -183,9 +190,15 @@ impl AsyncWrite for ClientStream {
 }
 
 impl<S> Prefixed<S> {
-    /// A stream that returns `prefix` before the bytes of `stream`.
-    pub fn new(prefix: Vec<u8>, stream: S) -> Self {
-        Self { prefix, taken: 0, stream }
+    /// A stream that returns `prefix` before the bytes of `stream`. After `allowance` bytes of `stream`, reading fails
+    /// with [`ReadLimitReached`].
+    pub(super) fn limited(prefix: Vec<u8>, stream: S, allowance: usize) -> Self {
+        Self { prefix, taken: 0, allowance, stream }
+    }
+
+    /// Ends the limit.
+    pub(super) fn lift_limit(&mut self) {
+        self.allowance = usize::MAX;
     }
 
     /// The inner stream. The unread part of the prefix is lost.
@@ -199,7 +212,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         let this = self.get_mut();
         let rest = this.prefix.get(this.taken..).unwrap_or_default();
         if rest.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+            if this.allowance == 0 {
+                return Poll::Ready(Err(io::Error::other(ReadLimitReached)));
+            }
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+            if this.allowance != usize::MAX {
+                this.allowance = this.allowance.saturating_sub(buffer.filled().len() - before);
+            }
+            return read;
         }
         let count = rest.len().min(buffer.remaining());
         buffer.put_slice(&rest[..count]);
@@ -236,13 +257,27 @@ mod tests {
         let (mut client, gateway) = tokio::io::duplex(64);
         client.write_all(b" and the rest").await.unwrap();
         drop(client);
-        let mut stream = Prefixed::new(b"first".to_vec(), gateway);
+        let mut stream = Prefixed::limited(b"first".to_vec(), gateway, usize::MAX);
         let mut start = [0; 3];
         stream.read_exact(&mut start).await.unwrap();
         assert_eq!((&start, stream.prefix.len()), (b"fir", 5));
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!((rest.as_str(), stream.prefix.capacity()), ("st and the rest", 0));
+    }
+
+    #[tokio::test]
+    async fn reading_fails_at_the_limit_until_it_is_lifted() {
+        let (mut client, gateway) = tokio::io::duplex(64);
+        client.write_all(&[7; 12]).await.unwrap();
+        let mut stream = Prefixed::limited(vec![1; 5], gateway, 6);
+        let mut read = [0; 11];
+        stream.read_exact(&mut read[..8]).await.unwrap();
+        stream.read_exact(&mut read[8..]).await.unwrap();
+        let error = stream.read(&mut read).await.unwrap_err();
+        assert!(error.get_ref().unwrap().is::<ReadLimitReached>());
+        stream.lift_limit();
+        assert_eq!(stream.read(&mut read).await.unwrap(), 6);
     }
 
     #[tokio::test]

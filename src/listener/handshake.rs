@@ -1,22 +1,31 @@
 //! The TLS handshake with a client, and the identity that the client shows in it.
 //!
-//! The whole handshake has one deadline. The verifier in the configuration decides which certificates are valid. A
+//! The whole handshake has one deadline, and a limit for what it may read. The verifier in the configuration decides which certificates are valid. A
 //! client without a certificate completes the handshake, so that it can be rejected with a MongoDB error that its
 //! driver reports.
 
 use std::io;
 use std::sync::Arc;
 
-use rustls::{AlertDescription, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustls::{AlertDescription, InvalidMessage, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client_stream::Prefixed;
+use super::client_hello;
+use super::client_hello::Measure;
+use super::client_stream::{Prefixed, ReadLimitReached};
 use crate::identity::CertificateFacts;
 use crate::telemetry::metrics::ClientHandshake;
 use crate::tls::ClientCertificateRejection;
+
+/// How many bytes a client may send after its `ClientHello` until the handshake is complete. Nearly all of them are its
+/// certificate chain. The same number limits one handshake message in rustls.
+const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+
+/// By how much the buffer of a `ClientHello` grows.
+const READ_BYTES: usize = 2048;
 
 /// What a client shows of itself in TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +52,12 @@ pub enum HandshakeFailure {
     /// The client's bytes are not TLS, or not a version or parameter that the listener supports.
     #[error("the TLS handshake failed: {0}")]
     Protocol(rustls::Error),
+    /// The `ClientHello` has more than 16 KiB.
+    #[error("the client's ClientHello has more than {} bytes", client_hello::HELLO_BYTES_MAX)]
+    HelloTooLong,
+    /// The client sent more than 64 KiB after its `ClientHello`.
+    #[error("the client sent more than {HANDSHAKE_BYTES_MAX} bytes in the TLS handshake")]
+    TooLong,
     /// The client closed the connection, or its socket failed.
     #[error("the client closed the connection during the TLS handshake")]
     Closed,
@@ -57,14 +72,41 @@ pub enum HandshakeFailure {
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     read: Vec<u8>,
-    stream: S,
+    mut stream: S,
     deadline: Instant,
 ) -> Result<TlsStream<Prefixed<S>>, (HandshakeFailure, Option<S>)> {
-    let accept = TlsAcceptor::from(config).accept(Prefixed::new(read, stream)).into_fallible();
-    match timeout_at(deadline, accept).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err((error, stream))) => Err((HandshakeFailure::of(&error), Some(stream.into_inner()))),
+    let read = match timeout_at(deadline, read_hello(&mut stream, read)).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(failure)) => return Err((failure, Some(stream))),
+        Err(_) => return Err((HandshakeFailure::TimedOut, None)),
+    };
+    let is_hello = client_hello::measure(&read) == Measure::Whole;
+    let stream = Prefixed::limited(read, stream, HANDSHAKE_BYTES_MAX);
+    match timeout_at(deadline, TlsAcceptor::from(config).accept(stream).into_fallible()).await {
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().0.lift_limit();
+            Ok(stream)
+        }
+        Ok(Err((error, stream))) => Err((HandshakeFailure::of(&error, is_hello), Some(stream.into_inner()))),
         Err(_) => Err((HandshakeFailure::TimedOut, None)),
+    }
+}
+
+/// Appends to `read` until it has the whole `ClientHello`, or bytes that are none. Until then, the client costs no more
+/// memory than it has sent.
+async fn read_hello(stream: &mut (impl AsyncRead + Unpin), mut read: Vec<u8>) -> Result<Vec<u8>, HandshakeFailure> {
+    loop {
+        match client_hello::measure(&read) {
+            Measure::Whole | Measure::Invalid => return Ok(read),
+            Measure::TooLong => return Err(HandshakeFailure::HelloTooLong),
+            Measure::Undecided => {}
+        }
+        if read.len() == read.capacity() {
+            read.reserve_exact(READ_BYTES);
+        }
+        if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+            return Err(HandshakeFailure::Closed);
+        }
     }
 }
 
@@ -80,13 +122,20 @@ pub(super) fn peer_tls<S>(stream: &TlsStream<S>) -> PeerTls {
 }
 
 impl HandshakeFailure {
-    fn of(error: &io::Error) -> Self {
+    /// `is_hello`: whether the client began with a `ClientHello`, so that its bytes are TLS.
+    fn of(error: &io::Error, is_hello: bool) -> Self {
+        if error.get_ref().and_then(|inner| inner.downcast_ref::<ReadLimitReached>()).is_some() {
+            return Self::TooLong;
+        }
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return Self::Closed;
         };
         match (ClientCertificateRejection::of_tls(error), error) {
             (Some(refusal), _) => Self::Certificate(refusal),
             (None, rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
+            (None, rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge)) if is_hello => {
+                Self::TooLong
+            }
             (None, error) => Self::Protocol(error.clone()),
         }
     }
@@ -96,6 +145,7 @@ impl HandshakeFailure {
         match self {
             Self::Certificate(refusal) => ClientHandshake::of_label(refusal.label()),
             Self::Alert(_) => ClientHandshake::RefusedByClient,
+            Self::HelloTooLong | Self::TooLong => ClientHandshake::TooLong,
             Self::Protocol(_) | Self::Closed => ClientHandshake::Failed,
             Self::TimedOut => ClientHandshake::TimedOut,
         }
@@ -143,6 +193,48 @@ mod tests {
             let (_, waited) = check(garbage, &[], ClientHandshake::Failed).await;
             assert_eq!(waited, 0, "{garbage:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_hello_is_refused_immediately() {
+        let announced = [0x16, 3, 1, 0x40, 0, 1, 0, 0xEA, 0x60, 3, 3];
+        let (_, waited) = check(&announced[..5], &announced[5..], ClientHandshake::TooLong).await;
+        assert_eq!(waited, 0);
+    }
+
+    /// The handshake with a client that sends its CA certificate this many times.
+    async fn handshake_with_chain(intermediates: usize) -> Result<(), HandshakeFailure> {
+        let authority = CertificateAuthority::new("mesh");
+        let config = authority.issue("gateway", &["localhost"]).server(Some(&authority), &[&TLS12, &TLS13]);
+        let mut client = authority.issue("client", &[]);
+        client.chain = vec![authority.der().clone(); intermediates];
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).unwrap();
+        let resolver = rustls::sign::SingleCertAndKey::from(client.certified_key());
+        let builder = builder.with_root_certificates(roots).with_client_cert_resolver(Arc::new(resolver));
+        let (client, gateway) = tokio::io::duplex(1024 * 1024);
+        let talk = async move {
+            let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            let connecting = tokio_rustls::TlsConnector::from(Arc::new(builder)).connect(name, client);
+            let mut stream = connecting.await.unwrap();
+            let _ = stream.write_all(b"x").await;
+            let _ = stream.read(&mut [0]).await;
+        };
+        let accepted = async {
+            let deadline = Instant::now() + std::time::Duration::from_secs(30);
+            let accepted = accept(config, Vec::new(), gateway, deadline).await.map_err(|(failure, _)| failure);
+            accepted?.read_exact(&mut [0]).await.unwrap();
+            Ok(())
+        };
+        tokio::join!(accepted, talk).0
+    }
+
+    #[tokio::test]
+    async fn a_long_certificate_chain_fits_and_a_huge_one_does_not() {
+        handshake_with_chain(100).await.unwrap();
+        assert!(matches!(handshake_with_chain(500).await, Err(HandshakeFailure::TooLong)));
     }
 
     #[tokio::test]

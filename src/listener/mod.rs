@@ -15,9 +15,11 @@ use crate::config::{ListenAddress, ListenerConfig};
 use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
 use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 
+mod client_hello;
 mod client_stream;
 mod connection_limit;
 mod handshake;
+mod handshake_places;
 mod opening;
 mod original_dst;
 mod proxy_header;
@@ -28,6 +30,7 @@ mod socket;
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
 pub use connection_limit::{ConnectionLimit, ConnectionPermit};
 pub use handshake::{HandshakeFailure, PeerTls};
+pub use handshake_places::{HandshakePlace, HandshakePlaces};
 pub use opening::{ClientPreamble, Opening, ProxyRefusal, ProxyRules, read_opening};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
@@ -39,9 +42,9 @@ use socket::SocketFile;
 /// First and longest pause of the back-off when the system has no descriptor or memory for another connection.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// Clients above `max_connections` that get an error reply at the same time, for a few seconds each. Further clients
-/// are closed without a reply.
-const REFUSALS_MAX: usize = 256;
+/// Fewest and most clients above `max_connections` that get an error reply at the same time, for a few seconds each:
+/// a quarter of `max_connections`. Further clients are closed without a reply.
+const REFUSALS_MAX: (usize, usize) = (8, 256);
 
 /// Log messages of this module.
 const EXHAUSTED: &str = "cannot accept connections: out of file descriptors or memory";
@@ -63,6 +66,17 @@ pub struct Arrival {
     pub original_destination: Option<Box<SocketAddr>>,
     /// Whether the client is within the connection limit.
     pub admittance: Admittance,
+    /// The client's place until it has sent its first message.
+    pub place: HandshakePlace,
+}
+
+/// The limits of a listener, which all of its addresses share.
+#[derive(Debug, Clone)]
+pub struct ListenerLimits {
+    /// All connections.
+    pub connections: ConnectionLimit,
+    /// Clients that have not sent their first message yet.
+    pub handshakes: HandshakePlaces,
 }
 
 /// Whether a client is within the connection limit.
@@ -82,7 +96,7 @@ pub struct Listener {
     address: ListenAddress,
     acceptor: Acceptor,
     _file: Option<SocketFile>,
-    connection_limit: ConnectionLimit,
+    limits: ListenerLimits,
     refusal_limit: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
     exhaustions: LogThrottle<()>,
@@ -95,13 +109,13 @@ enum Acceptor {
 }
 
 impl Listener {
-    /// Takes over the bound socket of the listener's address at index `slot`. All addresses of a listener share
-    /// `connection_limit`. Must be called inside the runtime that will accept.
+    /// Takes over the bound socket of the listener's address at index `slot`. Must be called inside the
+    /// runtime that will accept.
     pub fn new(
         config: &ListenerConfig,
         slot: usize,
         bound: BoundSocket,
-        connection_limit: ConnectionLimit,
+        limits: ListenerLimits,
         metrics: Arc<ListenerMetrics>,
     ) -> io::Result<Self> {
         let BoundSocket { socket, address, file } = bound;
@@ -109,21 +123,10 @@ impl Listener {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
-        let refusal_limit = ConnectionLimit::new(REFUSALS_MAX);
+        let refusal_limit = ConnectionLimit::new((limits.connections.max() / 4).clamp(REFUSALS_MAX.0, REFUSALS_MAX.1));
         let (name, exhaustions) = (config.name.clone(), LogThrottle::new());
         let intercept = config.intercept;
-        Ok(Self {
-            name,
-            slot,
-            intercept,
-            address,
-            acceptor,
-            _file: file,
-            connection_limit,
-            refusal_limit,
-            metrics,
-            exhaustions,
-        })
+        Ok(Self { name, slot, intercept, address, acceptor, _file: file, limits, refusal_limit, metrics, exhaustions })
     }
 
     /// The bound address, with the port that the kernel chose when port 0 is configured.
@@ -138,13 +141,14 @@ impl Listener {
 
     /// The connection limit, shared by all addresses of the listener.
     pub fn connection_limit(&self) -> &ConnectionLimit {
-        &self.connection_limit
+        &self.limits.connections
     }
 
     /// Waits for the next client.
     ///
     /// An error that affects one connection only is skipped. When the system is out of descriptors or memory, this
-    /// retries with back-off, and logs the begin and the end of that state once. Cancel safe.
+    /// retries with back-off, and logs the begin and the end of that state once. When all places for handshakes are
+    /// taken, this may wait up to two seconds for one. When dropped, a client that waits for a place is disconnected.
     pub async fn accept(&self) -> Arrival {
         let mut pause = None;
         let mut logged = false;
@@ -155,10 +159,11 @@ impl Listener {
                         tracing::warn!(listener = self.name, "{ACCEPTING_AGAIN}");
                     }
                     (pause, logged) = (None, false);
+                    let place = self.limits.handshakes.enter(address).await;
                     if let Some(admittance) = self.admittance() {
                         let original_destination =
                             self.intercept.then(|| original_dst::original_destination(&socket)).flatten().map(Box::new);
-                        return Arrival { socket, address, slot: self.slot, original_destination, admittance };
+                        return Arrival { socket, address, slot: self.slot, original_destination, admittance, place };
                     }
                     self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }
@@ -210,7 +215,7 @@ impl Listener {
     }
 
     fn admittance(&self) -> Option<Admittance> {
-        let admitted = self.connection_limit.try_acquire().map(Admittance::Admitted);
+        let admitted = self.limits.connections.try_acquire().map(Admittance::Admitted);
         admitted.or_else(|| self.refusal_limit.try_acquire().map(Admittance::LimitReached))
     }
 }

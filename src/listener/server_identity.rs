@@ -8,6 +8,10 @@ use arc_swap::ArcSwap;
 use crate::lifecycle::renewal::{Renewal, RenewalWatch};
 use crate::tls::ListenerTls;
 
+/// Connected clients are verified again in the first half of this window, each at a time of its own: rejected clients
+/// then do not all come back in one moment, and others do not wait for thousands of verifications.
+const VERIFICATION_WINDOW: Duration = Duration::from_secs(10);
+
 /// The server certificate that a listener shows, and the trust anchors and CRLs by which it verifies clients.
 ///
 /// Shared by all workers; readers never wait.
@@ -21,7 +25,7 @@ pub struct ServerIdentity {
 impl ServerIdentity {
     /// For the listener with this name, with the set that it starts with.
     pub fn new(listener: &str, tls: ListenerTls) -> Self {
-        let renewal = Renewal::new(Duration::ZERO);
+        let renewal = Renewal::new(VERIFICATION_WINDOW);
         Self { listener: listener.to_owned(), current: ArcSwap::from_pointee(tls), renewal }
     }
 
@@ -39,7 +43,6 @@ impl ServerIdentity {
     pub fn renew(&self, tls: ListenerTls) {
         let tls = Arc::new(tls);
         let previous = self.current.swap(Arc::clone(&tls));
-        // Verifying thousands of clients again takes seconds in total.
         if !previous.accepts_same_clients(&tls) {
             self.renewal.begin(self.renewal.watch().generation() + 1);
         }

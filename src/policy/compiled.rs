@@ -82,6 +82,18 @@ impl Policy {
         self.flags.enforces
     }
 
+    /// Whether the policy denies every caller of this listener everything except handshake commands: no `allow` rule
+    /// can match there although there are some, or a `deny` rule for every caller matches everything. Only certain
+    /// cases are reported.
+    pub fn denies_everything_at(&self, listener: &str) -> bool {
+        let enforced = |action| self.rules.iter().filter(move |rule| rule.action == action && !rule.dry_run);
+        let may_allow = |rule: &Rule| rule.may_match_at(listener);
+        let denies_all = |rule: &Rule| rule.denies_everything_at(listener);
+        let has_allow = enforced(Action::Allow).next().is_some();
+        self.enforces()
+            && ((has_allow && !enforced(Action::Allow).any(may_allow)) || enforced(Action::Deny).any(denies_all))
+    }
+
     /// Whether any rule depends on the addresses of callers. If not, callers with the same listener and the same
     /// principal have the same view.
     pub fn uses_sources(&self) -> bool {

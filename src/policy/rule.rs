@@ -88,6 +88,16 @@ impl Rule {
         })
     }
 
+    /// Whether the rule may match a command of some caller of this listener.
+    pub(super) fn may_match_at(&self, listener: &str) -> bool {
+        self.from.iter().any(|from| from.may_match_at(listener)) && self.to.iter().any(|to| !to.never_matches())
+    }
+
+    /// Whether the rule matches every command of every caller of this listener.
+    pub(super) fn denies_everything_at(&self, listener: &str) -> bool {
+        self.from.iter().any(|from| from.matches_everyone_at(listener)) && self.to.iter().any(|to| to.is_unlimited())
+    }
+
     /// The only principals to which the rule can apply, if each of its entries names its principals in full.
     pub(super) fn exact_principals(&self) -> Option<Vec<&str>> {
         let mut names = Vec::new();
@@ -147,6 +157,22 @@ impl From {
             && self.namespaces.match_fact(caller.principal.and_then(Principal::namespace))
             && self.listeners.match_fact(Some(caller.listener))
             && self.matches_source(caller.source)
+    }
+
+    fn may_match_at(&self, listener: &str) -> bool {
+        self.listeners.match_fact(Some(listener))
+            && !self.principals.is_empty()
+            && !self.namespaces.is_empty()
+            && self.sources.as_ref().is_none_or(|sources| !sources.is_empty())
+    }
+
+    fn matches_everyone_at(&self, listener: &str) -> bool {
+        let is_blank = |keys: &Patterns| keys.any.is_none() && keys.not.is_empty();
+        self.listeners.match_fact(Some(listener))
+            && is_blank(&self.principals)
+            && is_blank(&self.namespaces)
+            && self.sources.is_none()
+            && self.not_sources.is_empty()
     }
 
     fn matches_source(&self, source: Option<IpAddr>) -> bool {

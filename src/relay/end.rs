@@ -67,6 +67,8 @@ pub enum EndReason {
     Dismissed,
     /// New connections go to another member.
     Outlived,
+    /// The memory of the gateway is nearly used up, and the client was idle.
+    Overload,
 }
 
 /// The side that ends the conversation, and why.
@@ -109,6 +111,7 @@ impl RelayEnd {
                 | EndReason::Recycled
                 | EndReason::Dismissed
                 | EndReason::Outlived
+                | EndReason::Overload
         )
     }
 
@@ -162,6 +165,7 @@ impl fmt::Display for EndReason {
             Self::HalfClosed => f.write_str("half_close_timeout"),
             Self::Recycled => f.write_str("certificate renewed"),
             Self::Outlived => f.write_str("new connections go to another member"),
+            Self::Overload => f.write_str("closed while idle: the memory of the gateway is nearly used up"),
             Self::Dismissed => f.write_str("client certificate no longer accepted"),
         }
     }

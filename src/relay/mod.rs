@@ -94,6 +94,8 @@ pub enum Dismissal {
     WhenIdle,
     /// At once, because the client is not accepted any longer.
     AtOnce,
+    /// As soon as no command is in flight, because memory is nearly used up.
+    Overload,
 }
 
 /// One conversation between a client and a server.
@@ -185,6 +187,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.dismissal = Some(dismissal);
     }
 
+    /// Whether the client loses nothing but time if its connection closes now: no request is in flight, and no cursor or
+    /// transaction is open.
+    pub fn is_at_rest(&self) -> bool {
+        self.pump.is_idle() && self.pump.connection.in_flight.len() == 0 && !self.pump.has_open_state()
+    }
+
+    /// The number of bytes that the connection has moved in both directions.
+    pub fn moved_bytes(&self) -> u64 {
+        let stats = &self.pump.connection.stats;
+        stats.to_upstream_bytes + stats.to_client_bytes
+    }
+
     async fn next_event(&mut self, drain: &DrainWatch, renewal: &RenewalWatch) -> Event {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut renewed = pin!(renewal.newer_than(self.generation));
@@ -216,6 +230,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             Some(Dismissal::AtOnce) => return Some(EndReason::Dismissed),
             Some(Dismissal::WhenIdle) if self.pump.is_idle() => return Some(EndReason::Dismissed),
             Some(Dismissal::Elsewhere) if self.pump.is_idle() => return Some(EndReason::Outlived),
+            Some(Dismissal::Overload) if self.pump.is_idle() => return Some(EndReason::Overload),
             _ => {}
         }
         match stage {
@@ -237,8 +252,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         if hold_deadline.is_some_and(|deadline| deadline <= now) {
             return Some(Event::End(self.pump.missed_hold_deadline()));
         }
-        let stats = &self.pump.connection.stats;
-        self.clock.note_moved(stats.to_upstream_bytes + stats.to_client_bytes, now);
+        self.clock.note_moved(self.moved_bytes(), now);
         self.clock.note_half_closed(is_half_closed, now);
         if let Some(reason) = self.clock.hard_limit_reached(now) {
             return Some(Event::End((Side::Gateway, reason)));

@@ -38,6 +38,8 @@ pub struct ListenerTls {
     pub revocation_lists: Arc<[RevocationList]>,
     /// Which client certificate was rejected last.
     pub last_handshake: Arc<LastHandshake>,
+    /// Whether a client has to leave when its certificate expires.
+    pub closes_expired_clients: bool,
     verifier: Arc<ClientVerifier>,
 }
 
@@ -91,7 +93,15 @@ impl ListenerTls {
             .with_cert_resolver(Arc::new(resolver));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), credentials, trust_anchors, revocation_lists, last_handshake, verifier })
+        Ok(Self {
+            config: Arc::new(config),
+            credentials,
+            trust_anchors,
+            revocation_lists,
+            last_handshake,
+            closes_expired_clients: listener.close_expired_clients,
+            verifier,
+        })
     }
 
     /// Whether a client that showed `chain` in a handshake at `time`, leaf certificate first, would be accepted with

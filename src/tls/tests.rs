@@ -283,7 +283,12 @@ fn listener(
     let mut files = files_of(&mut scratch).clone();
     files.certificate_file = folder.write("own.pem", own.combined());
     files.private_key_file = files.certificate_file.clone();
-    let mut listener = ListenerTlsConfig { files, min_version: TlsVersion::V1_2, legacy_certificates: false };
+    let mut listener = ListenerTlsConfig {
+        files,
+        min_version: TlsVersion::V1_2,
+        legacy_certificates: false,
+        close_expired_clients: true,
+    };
     change(&mut listener);
     ListenerTls::load("shop", &listener).unwrap()
 }

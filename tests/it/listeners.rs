@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::kit::gateway::{Gateway, GatewayOptions};
@@ -105,13 +106,13 @@ fn plaintext_beyond_loopback_must_be_allowed() {
 
 #[test]
 fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_free() {
-    const DESCRIPTORS_MAX: u32 = 64;
-    const CLIENTS: u32 = DESCRIPTORS_MAX + 16;
+    /// Descriptors for clients.
+    const FREE: u64 = 40;
+    const CLIENTS: u64 = FREE + 16;
     /// Long enough for several attempts to accept.
     const A_WHILE: Duration = Duration::from_millis(700);
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let options = GatewayOptions {
-        descriptors_max: Some(DESCRIPTORS_MAX),
         log_level: Some("debug"),
         // With a spare connection the gateway could serve one more client.
         upstream: "warm_connections = 0\n".to_owned(),
@@ -120,6 +121,8 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     let gateway = Gateway::start(&options);
     let mut served = gateway.connect().unwrap();
     served.run(&ping()).unwrap();
+    // At start the gateway would lower `max_connections` to what the limit allows.
+    lower_descriptor_limit(&gateway, gateway.descriptors().unwrap() as u64 + FREE);
 
     let mut silent: Vec<_> = (0..CLIENTS).map(|_| gateway.connect().unwrap()).collect();
     let out = |event: &Value| event["message"].as_str().unwrap_or_default().starts_with("cannot accept connections");
@@ -156,6 +159,12 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     until("the gateway is ready", || (gateway.get("/readyz").ok()?.status == 200).then_some(()));
     let told = gateway.log().iter().filter(|event| out(event)).count() as u64;
     assert!(told <= 1 + started.elapsed().as_secs() / 10, "logged {told} times in {:?}", started.elapsed());
+}
+
+/// Sets the limit of open files of a running gateway, as if other files of the process had used them up.
+fn lower_descriptor_limit(gateway: &Gateway, limit: u64) {
+    let pid = Pid::from_raw(gateway.process_id().try_into().unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
 }
 
 /// Both drivers run a command, and the log shows the client's address.

@@ -12,6 +12,7 @@
 mod kit;
 
 mod command_line;
+mod crowds;
 mod doors;
 mod drivers;
 mod failures;

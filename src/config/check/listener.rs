@@ -162,7 +162,8 @@ fn tls(section: &mut Section<'_>, mode: ListenerMode, directory: &Path) -> Optio
     let files = upstream::files(&mut section, directory, &upstream::LISTENER);
     let legacy_certificates = upstream::legacy_certificates(&mut section);
     let min_version = upstream::min_version(&mut section);
-    Some(Some(ListenerTlsConfig { files: files?, min_version, legacy_certificates }))
+    let close_expired_clients = section.or("close_expired_clients", true, readers::boolean);
+    Some(Some(ListenerTlsConfig { files: files?, min_version, legacy_certificates, close_expired_clients }))
 }
 
 fn require_local(address: &ListenAddress) -> Result<(), String> {

@@ -104,6 +104,9 @@ pub struct ListenerTlsConfig {
     pub min_version: TlsVersion,
     /// `legacy_certificates`: whether client certificates of X.509 version 1 are accepted. Default: `false`.
     pub legacy_certificates: bool,
+    /// `close_expired_clients`: whether the connection of a client whose certificate expires is closed once it is idle.
+    /// Default: `true`.
+    pub close_expired_clients: bool,
 }
 
 /// `topology`: how clients see the servers of the upstream.

@@ -535,3 +535,33 @@ fn an_error_names_the_command_or_stage_that_is_unknown() {
                      each";
     check(Unclear::Pipeline, None, ErrorCode::TYPE_MISMATCH, malformed);
 }
+
+#[test]
+fn a_listener_that_the_policy_denies_everything_is_found() {
+    let allow = |from: &str| named("a", "allow", &format!("from = [{{ {from} }}]"));
+    let deny = |lines: &str| named("d", "deny", lines);
+    let dry = |rules: &str| format!("[policy]\nenforcement = \"dry-run\"\n{rules}");
+    let cases = [
+        (allow("listeners = [\"other\"]"), true),
+        (allow("listeners = [\"orders\"]"), false),
+        (allow("listeners = [\"ord*\"]"), false),
+        (allow("not_listeners = [\"orders\"]"), true),
+        (allow("principals = [\"cluster.local/ns/shop/sa/cart\"]"), false),
+        (allow("principals = []"), true),
+        (allow("sources = []"), true),
+        (format!("{}to = []\n", allow("listeners = [\"orders\"]")), true),
+        (format!("{}{}", allow("listeners = [\"other\"]"), named("b", "allow", "")), false),
+        (format!("{}dry_run = true\n", allow("listeners = [\"other\"]")), false),
+        (dry(&allow("listeners = [\"other\"]")), false),
+        (deny(""), true),
+        (deny("from = [{ listeners = [\"other\"] }]"), false),
+        (deny("from = [{ not_sources = [\"10.0.0.0/8\"] }]"), false),
+        (deny("to = [{ commands = [\"@read\"] }]"), false),
+        (deny("to = [{ databases = [\"*\"] }]"), true),
+        (deny("to = [{ databases = [\"shop\"] }]"), false),
+        (named("l", "audit", ""), false),
+    ];
+    for (rules, expected) in cases {
+        assert_eq!(policy(&rules).denies_everything_at("orders"), expected, "{rules}");
+    }
+}

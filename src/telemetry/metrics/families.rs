@@ -24,6 +24,10 @@ pub(super) const RELOADS: &str = "mongate_reloads_total";
 pub(super) const HELD_BYTES: &str = "mongate_held_bytes";
 pub(super) const HELD_BYTES_MAX: &str = "mongate_held_bytes_max";
 pub(super) const LOG_LINES_DROPPED: &str = "mongate_log_lines_dropped_total";
+pub(super) const UPSTREAM_UP: &str = "mongate_upstream_up";
+pub(super) const LISTENER_READY: &str = "mongate_listener_ready";
+pub(super) const OVERLOADED: &str = "mongate_overloaded";
+pub(super) const OVERLOAD_CONNECTIONS: &str = "mongate_overload_connections_total";
 pub(super) const BUILD: &str = "mongate_build_info";
 
 /// Bucket bounds of command durations, in seconds. A command answered from memory on the same host takes about 100 µs;
@@ -49,7 +53,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 21] = [
+pub(super) const FAMILIES: [Family; 25] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -169,6 +173,30 @@ pub(super) const FAMILIES: [Family; 21] = [
         kind: FamilyKind::Counter,
         unit: Unit::Count,
         help: "Log lines that were dropped because the reader of standard error did not take them.",
+    },
+    Family {
+        name: UPSTREAM_UP,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 if the gateway can connect to this member, else 0.",
+    },
+    Family {
+        name: LISTENER_READY,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 if the listener can serve clients, as /readyz?listener=NAME says, else 0.",
+    },
+    Family {
+        name: OVERLOADED,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 while the memory of the container is nearly used up and new connections are refused, else 0.",
+    },
+    Family {
+        name: OVERLOAD_CONNECTIONS,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Connections that were refused or closed because memory was nearly used up.",
     },
     Family { name: BUILD, kind: FamilyKind::Gauge, unit: Unit::Count, help: "Always 1; the version is in the label." },
 ];

@@ -64,6 +64,8 @@ pub enum ClientHandshake {
     NotTls,
     /// The client rejected the listener's server certificate.
     RefusedByClient,
+    /// The client sent more bytes than a handshake may have.
+    TooLong,
     /// The client sent no valid TLS, or closed the connection.
     Failed,
     /// The handshake was not finished in time.
@@ -72,7 +74,7 @@ pub enum ClientHandshake {
 
 impl ClientHandshake {
     /// In the order of declaration, so that a variant is its own index.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Ok,
         Self::NoCertificate,
         Self::UnknownCa,
@@ -85,6 +87,7 @@ impl ClientHandshake {
         Self::ForeignTrustDomain,
         Self::NotTls,
         Self::RefusedByClient,
+        Self::TooLong,
         Self::Failed,
         Self::TimedOut,
     ];
@@ -104,6 +107,7 @@ impl ClientHandshake {
             Self::ForeignTrustDomain => "foreign_trust_domain",
             Self::NotTls => "not_tls",
             Self::RefusedByClient => "refused_by_client",
+            Self::TooLong => "too_long",
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
         }

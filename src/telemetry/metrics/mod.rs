@@ -9,6 +9,7 @@ mod labels;
 mod listener;
 mod process;
 mod recorder;
+mod state;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -16,6 +17,7 @@ mod upstream;
 pub use certs::{ReloadMetrics, set_certificate_expiry};
 pub use labels::{CertificateRole, ClientHandshake, CommandOutcome, ConnectionOutcome, Direction, Recycling};
 pub use listener::{ListenerMetrics, OpenConnection};
-pub use process::{HeldBytes, set_dropped_log_lines};
+pub use process::{HeldBytes, OverloadMetrics, set_dropped_log_lines};
 pub use recorder::{InstallError, Metrics};
+pub use state::StateGauges;
 pub use upstream::{SetMetrics, UpstreamMetrics};

@@ -1,0 +1,69 @@
+//! Gauges whose values have other owners: they are read at each scrape, and never recorded.
+//!
+//! A recorder would keep the series of a member that has left its set.
+
+use std::fmt::Write;
+
+use super::families::{FAMILIES, LISTENER_READY, UPSTREAM_UP};
+
+/// What `/readyz` is about, for Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StateGauges {
+    /// Upstream, member, and whether the gateway can connect to it.
+    pub members: Vec<(String, String, bool)>,
+    /// Listener, and whether it is ready.
+    pub listeners: Vec<(String, bool)>,
+}
+
+impl StateGauges {
+    /// The series in the Prometheus text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        begin(&mut text, UPSTREAM_UP);
+        for (upstream, member, is_up) in &self.members {
+            let (upstream, member) = (escaped(upstream), escaped(member));
+            let value = u8::from(*is_up);
+            let _ = writeln!(text, "{UPSTREAM_UP}{{upstream=\"{upstream}\",member=\"{member}\"}} {value}");
+        }
+        begin(&mut text, LISTENER_READY);
+        for (listener, is_ready) in &self.listeners {
+            let _ = writeln!(text, "{LISTENER_READY}{{listener=\"{}\"}} {}", escaped(listener), u8::from(*is_ready));
+        }
+        text
+    }
+}
+
+/// The lines before the series of a gauge.
+fn begin(text: &mut String, name: &str) {
+    let help = FAMILIES.iter().find(|family| family.name == name).map_or("", |family| family.help);
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+}
+
+/// A label value. The names of members come from the servers.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_member_and_listener_has_a_line() {
+        let text = |text: &str| text.to_owned();
+        let gauges = StateGauges {
+            members: vec![(text("orders"), text("mongo-0:27017"), true), (text("orders"), text("a\"b\\c\nd:1"), false)],
+            listeners: vec![(text("orders"), true), (text("stock"), false)],
+        };
+        let expected = r#"# HELP mongate_upstream_up 1 if the gateway can connect to this member, else 0.
+# TYPE mongate_upstream_up gauge
+mongate_upstream_up{upstream="orders",member="mongo-0:27017"} 1
+mongate_upstream_up{upstream="orders",member="a\"b\\c\nd:1"} 0
+# HELP mongate_listener_ready 1 if the listener can serve clients, as /readyz?listener=NAME says, else 0.
+# TYPE mongate_listener_ready gauge
+mongate_listener_ready{listener="orders"} 1
+mongate_listener_ready{listener="stock"} 0
+"#;
+        assert_eq!(gauges.render(), expected);
+    }
+}
