@@ -12,7 +12,7 @@ use socket2::Socket;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, ListenerConfig};
-use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 
 mod client_stream;
@@ -85,7 +85,7 @@ pub struct Listener {
     connection_limit: ConnectionLimit,
     refusal_limit: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
-    exhaustions: LogThrottle<()>,
+    exhaustions: LogThrottle,
 }
 
 #[derive(Debug)]
@@ -110,7 +110,8 @@ impl Listener {
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
         let refusal_limit = ConnectionLimit::new(REFUSALS_MAX);
-        let (name, exhaustions) = (config.name.clone(), LogThrottle::new());
+        let name = config.name.clone();
+        let exhaustions = LogThrottle::new(LogSubject::Listener(name.clone()));
         let intercept = config.intercept;
         Ok(Self {
             name,
@@ -180,9 +181,8 @@ impl Listener {
     /// Logs that no connection can be accepted, unless that was logged a moment ago: at the limit of open files, each
     /// connection that ends makes room for one more. Returns whether it was logged.
     fn log_exhaustion(&self, error: &io::Error) -> bool {
-        let LogDecision::Log { suppressed } = self.exhaustions.note((), std::time::Instant::now()) else {
-            return false;
-        };
+        let decision = self.exhaustions.note(EXHAUSTED, "", LineBudget::Failures);
+        let LogDecision::Log { suppressed } = decision else { return false };
         tracing::error!(
             listener = self.name,
             %error,

@@ -21,6 +21,7 @@ mod leaving;
 mod life;
 mod listeners;
 mod load;
+mod log_floods;
 mod log_reader;
 mod matrix;
 mod mistakes;
