@@ -73,7 +73,7 @@ impl BoundGateway {
         let policy_reloader = file.map(|file| PolicyReloader::new(file, config, &policy));
         let upstreams = upstreams(config)?;
         let inputs = ListenerInputs { config, upstreams: &upstreams, policy: &policy, drain: drain.watch() };
-        let listeners = Listeners::open(&inputs)?;
+        let mut listeners = Listeners::open(&inputs)?;
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
         let servers = listeners.server_identities();
@@ -90,6 +90,8 @@ impl BoundGateway {
         let sources = Sources { metrics: metrics.clone(), readiness, status: Arc::new(move || status.snapshot()) };
         let admin = admin::bind(&config.admin, sources)?;
         let shutdown = Shutdown::new(config);
+        // Nothing after this can fail.
+        listeners.take_over()?;
         Ok(Self {
             listeners,
             upstreams,

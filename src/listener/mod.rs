@@ -24,6 +24,7 @@ mod proxy_header;
 mod refusal;
 mod server_identity;
 mod socket;
+mod take_over;
 
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
 pub use connection_limit::{ConnectionLimit, ConnectionPermit};
@@ -79,9 +80,10 @@ pub struct Listener {
     name: String,
     slot: usize,
     intercept: bool,
+    reuse_port: bool,
     address: ListenAddress,
     acceptor: Acceptor,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     connection_limit: ConnectionLimit,
     refusal_limit: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
@@ -112,19 +114,34 @@ impl Listener {
         let refusal_limit = ConnectionLimit::new(REFUSALS_MAX);
         let name = config.name.clone();
         let exhaustions = LogThrottle::new(LogSubject::Listener(name.clone()));
-        let intercept = config.intercept;
+        let (intercept, reuse_port) = (config.intercept, config.reuse_port);
         Ok(Self {
             name,
             slot,
             intercept,
+            reuse_port,
             address,
             acceptor,
-            _file: file,
+            file,
             connection_limit,
             refusal_limit,
             metrics,
             exhaustions,
         })
+    }
+
+    /// With `reuse_port`, begins to listen, and takes over the new clients of another process with this address. Call
+    /// it when nothing else can fail: clients that the kernel gives to a process that ends at once are lost. Without
+    /// `reuse_port`, this does nothing.
+    pub fn take_over(&mut self) -> Result<(), BindError> {
+        if !self.reuse_port {
+            return Ok(());
+        }
+        let result = match &self.acceptor {
+            Acceptor::Tcp(listener) => take_over::tcp(listener).map(|listener| self.acceptor = Acceptor::Tcp(listener)),
+            Acceptor::Unix(_) => self.file.as_mut().map_or(Ok(()), SocketFile::replace),
+        };
+        result.map_err(|cause| BindError::address(&self.name, &self.address, cause))
     }
 
     /// The bound address, with the port that the kernel chose when port 0 is configured.

@@ -15,6 +15,7 @@ mod command_line;
 mod doors;
 mod drivers;
 mod failures;
+mod hand_over;
 mod intercept;
 mod kit_itself;
 mod leaving;
