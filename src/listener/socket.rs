@@ -77,8 +77,8 @@ fn remedy(error: &io::Error) -> String {
 /// A listening socket. The file of a unix domain socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct BoundSocket {
-    /// Non-blocking. With `reuse_port`, a TCP socket does not listen yet, and a unix domain socket has a temporary path,
-    /// see [`Listener::take_over`](super::Listener::take_over).
+    /// Non-blocking. With `reuse_port`, a TCP socket does not listen yet, and a unix domain socket has a temporary path
+    /// if another process listens; see [`Listener::take_over`](super::Listener::take_over).
     pub socket: Socket,
     /// The bound address, with the port that the kernel chose when port 0 is configured.
     pub address: ListenAddress,
