@@ -26,6 +26,7 @@ mod log_floods;
 mod log_reader;
 mod matrix;
 mod mistakes;
+mod neighbour;
 mod network_cut;
 mod policy_commands;
 mod policy_cursors;
