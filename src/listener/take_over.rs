@@ -25,12 +25,12 @@ pub(super) fn tcp(listener: &TcpListener) -> io::Result<TcpListener> {
 mod linux {
     use std::io;
 
-    use nix::libc::{self, sock_filter, sock_fprog};
+    use nix::libc::{sock_filter, sock_fprog};
     use nix::sys::socket::{setsockopt, sockopt};
     use socket2::Socket;
 
-    /// `BPF_RET | BPF_K` of classic BPF: returns a constant.
-    const RETURN_CONSTANT: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    /// `BPF_RET | BPF_K` of classic BPF: returns a constant. libc has these with a wider type than that of the field.
+    const RETURN_CONSTANT: u16 = 0x06;
 
     /// Directs new clients to the second socket of the port, in the order in which the sockets began to listen.
     ///

@@ -122,11 +122,12 @@ impl LogThrottle {
         }
         let Some(entry) = of_message.get_mut(kind) else { return LogDecision::Log { suppressed: 0 } };
         let decision = entry.note(budget, now);
-        if decision == LogDecision::Suppress && !entry.has_reporter {
-            if let Ok(runtime) = Handle::try_current() {
-                entry.has_reporter = true;
-                runtime.spawn(report(Arc::clone(&self.0), message, kind.into(), budget));
-            }
+        if decision == LogDecision::Suppress
+            && !entry.has_reporter
+            && let Ok(runtime) = Handle::try_current()
+        {
+            entry.has_reporter = true;
+            runtime.spawn(report(Arc::clone(&self.0), message, kind.into(), budget));
         }
         decision
     }
