@@ -3,7 +3,7 @@
 //! If the connection to the agent is lost, the last certificates stay in use and the gateway connects again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
 
@@ -19,7 +19,7 @@ use crate::identity::{date_text, printable};
 use crate::lifecycle::back_off::BackOff;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::reload_status::ReloadStatus;
-use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::metrics::ReloadMetrics;
 use crate::tls::{UpstreamTls, UpstreamTlsError, WorkloadError, WorkloadSet, WorkloadUpdates};
 use crate::upstream::ClientIdentity;
@@ -36,7 +36,7 @@ pub(super) struct WorkloadFollower {
     status: Arc<ReloadStatus>,
     metrics: ReloadMetrics,
     expiry: Arc<ExpiryMonitor>,
-    repeats: LogThrottle<&'static str>,
+    repeats: LogThrottle,
     is_lost: bool,
 }
 
@@ -58,7 +58,7 @@ impl WorkloadFollower {
             status,
             metrics,
             expiry,
-            repeats: LogThrottle::new(),
+            repeats: LogThrottle::new(LogSubject::Upstream(upstream.name().to_owned())),
             is_lost: false,
         })
     }
@@ -166,7 +166,7 @@ impl WorkloadFollower {
     fn reject(&self, error: UpstreamTlsError) {
         self.metrics.count_failed();
         self.status.record_failure(&error.to_string());
-        if let LogDecision::Log { suppressed } = self.repeats.note("refused", Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.note(WORKLOAD_API_CERTIFICATE_UNUSABLE) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,
@@ -178,11 +178,15 @@ impl WorkloadFollower {
         self.identity().report_missing(Arc::new(error));
     }
 
+    fn note(&self, message: &'static str) -> LogDecision {
+        self.repeats.note(message, "", LineBudget::Failures)
+    }
+
     /// The agent cannot be reached, or has ended the connection.
     fn lose(&mut self, error: WorkloadError) {
         self.is_lost = true;
         let in_use = if self.identity().tls().is_some() { "the last certificates" } else { "none" };
-        if let LogDecision::Log { suppressed } = self.repeats.note("lost", Instant::now()) {
+        if let LogDecision::Log { suppressed } = self.note(WORKLOAD_API_UNAVAILABLE) {
             tracing::warn!(
                 upstream = self.endpoint.name,
                 %error,

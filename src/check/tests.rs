@@ -362,6 +362,7 @@ fn listener(files: TlsFiles) -> ListenerConfig {
         max_connections: 1,
         allow_remote_plaintext: false,
         socket_permissions: 0o700,
+        reuse_port: false,
         idle_timeout: None,
         max_lifetime: None,
         half_close_timeout: None,

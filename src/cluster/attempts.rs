@@ -4,11 +4,11 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::member_health::MemberHealth;
 use super::messages::{UPSTREAM_CONNECTION_FAILED, UPSTREAM_CONNECTION_LOST};
-use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::upstream::ConnectError;
 
@@ -24,7 +24,7 @@ pub struct Attempts {
     /// Whether the member rejected the credential, or its user, in the last attempt.
     is_credential_rejected: AtomicBool,
     /// Suppresses repeated log lines about the credential. Each credential has its own.
-    credential_repeats: LogThrottle<&'static str>,
+    credential_repeats: LogThrottle,
 }
 
 impl Attempts {
@@ -40,7 +40,7 @@ impl Attempts {
             metrics,
             is_first_credential,
             is_credential_rejected: AtomicBool::new(false),
-            credential_repeats: LogThrottle::new(),
+            credential_repeats: LogThrottle::new(LogSubject::Upstream(upstream.to_owned())),
         }
     }
 
@@ -74,7 +74,8 @@ impl Attempts {
             self.health.failed.notify_one();
             &self.health.repeats
         };
-        if let LogDecision::Log { suppressed } = repeats.note(error.reason(), Instant::now()) {
+        let decision = repeats.note(UPSTREAM_CONNECTION_FAILED, error.reason(), LineBudget::Failures);
+        if let LogDecision::Log { suppressed } = decision {
             tracing::warn!(
                 upstream = self.upstream,
                 reason = error.reason(),
@@ -91,7 +92,8 @@ impl Attempts {
     pub fn record_loss(&self, address: SocketAddr, interrupted: Option<&dyn Display>) {
         self.health.failed.notify_one();
         let Some(reason) = interrupted else { return };
-        if let LogDecision::Log { suppressed } = self.health.repeats.note("lost", Instant::now()) {
+        let decision = self.health.repeats.note(UPSTREAM_CONNECTION_LOST, "", LineBudget::Failures);
+        if let LogDecision::Log { suppressed } = decision {
             tracing::warn!(
                 upstream = self.upstream,
                 %address,

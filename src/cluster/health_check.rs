@@ -10,6 +10,7 @@ use super::messages::UPSTREAM_RECOVERED;
 use super::pool::MemberPool;
 use super::subject_check::SubjectCheck;
 use crate::lifecycle::drain::DrainWatch;
+use crate::telemetry::log_throttle::{LineBudget, LogDecision};
 use crate::upstream;
 use crate::upstream::{Probe, ServerRole, Users};
 
@@ -36,7 +37,7 @@ pub(super) async fn run(server: Arc<Member>, drain: DrainWatch) {
             is_healthy = check_once(&server, pool, &mut subject_check) => is_healthy,
         };
         if is_healthy && was_healthy == Some(false) {
-            tracing::info!(upstream = pool.connector.upstream(), "{UPSTREAM_RECOVERED}");
+            log_recovery(pool);
         }
         was_healthy = Some(is_healthy);
         let pause = async {
@@ -54,6 +55,13 @@ pub(super) async fn run(server: Arc<Member>, drain: DrainWatch) {
             () = pool.health().certificates_renewed.notified() => {}
             () = pause => {}
         }
+    }
+}
+
+fn log_recovery(pool: &MemberPool) {
+    let decision = pool.health().repeats.note(UPSTREAM_RECOVERED, "", LineBudget::Changes);
+    if let LogDecision::Log { suppressed } = decision {
+        tracing::info!(upstream = pool.connector.upstream(), suppressed, "{UPSTREAM_RECOVERED}");
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
         ] {
             assert_eq!(may_stay(states, preference), expected, "{states:?} {preference:?}");
         }
-        let (membership, removed) = (membership(&[Primary]), Arc::default());
+        let (membership, removed) = (membership(&[Primary]), Arc::new(MemberHealth::new("orders")));
         assert!(membership.still_prefers(ReadPreference::Primary, &removed), "a removed member keeps its connections");
     }
 

@@ -77,7 +77,7 @@ impl Upstream {
 
     /// Prepares the connections to the member at `address`. Fails if no certificate could have that name.
     pub(super) fn new_member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
-        let health = Arc::<MemberHealth>::default();
+        let health = Arc::new(MemberHealth::new(self.name()));
         let mut pools = Vec::new();
         for credential in &self.credentials {
             let endpoint = credential.endpoint(&self.config, address);

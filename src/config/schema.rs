@@ -87,6 +87,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "max_connections",
             "allow_remote_plaintext",
             "socket_permissions",
+            "reuse_port",
             "idle_timeout",
             "max_lifetime",
             "half_close_timeout",

@@ -67,6 +67,7 @@ fn absent_keys_have_their_default() {
     assert_eq!(upstream.certificate_recycle_after, std::time::Duration::from_mins(10));
     let listener = &config.listeners["orders"];
     assert_eq!((listener.max_connections, listener.socket_permissions), (10_000, 0o700));
+    assert!(!listener.reuse_port);
     assert_eq!((listener.idle_timeout, listener.max_lifetime), (None, None));
     assert_eq!(listener.half_close_timeout, Some(std::time::Duration::from_secs(30)));
     assert_eq!(config.shutdown, ShutdownConfig { delay: std::time::Duration::ZERO, wait_for_clients: false });

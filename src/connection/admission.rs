@@ -13,7 +13,7 @@ use crate::config::{ListenerConfig, ListenerMode};
 use crate::identity::{ClientFacts, Identified, Identities};
 use crate::listener;
 use crate::listener::{ClientPreamble, ClientStream, HandshakeFailure, Opening, PeerTls, ProxyRules, ServerIdentity};
-use crate::telemetry::log_throttle::LogThrottle;
+use crate::telemetry::log_throttle::{LogSubject, LogThrottle};
 use crate::telemetry::metrics::{ClientHandshake, ListenerMetrics};
 use crate::wire::header::Header;
 
@@ -28,8 +28,8 @@ pub struct Admission {
     identities: Identities,
     connected: Arc<ConnectedPrincipals>,
     metrics: Arc<ListenerMetrics>,
-    /// Limits log lines about rejections, by their label: clients try again and again, and ports are scanned.
-    rejections: LogThrottle<&'static str>,
+    /// Limits log lines about connections: clients try again and again, and ports are scanned.
+    log_throttle: LogThrottle,
 }
 
 /// A client that is admitted, and the beginning of its first message.
@@ -57,7 +57,7 @@ impl Admission {
             identities,
             connected: Arc::default(),
             metrics,
-            rejections: LogThrottle::new(),
+            log_throttle: LogThrottle::new(LogSubject::Listener(config.name.clone())),
         }
     }
 
@@ -87,8 +87,8 @@ impl Admission {
         &self.metrics
     }
 
-    pub(super) fn rejections(&self) -> &LogThrottle<&'static str> {
-        &self.rejections
+    pub(super) fn log_throttle(&self) -> &LogThrottle {
+        &self.log_throttle
     }
 
     pub(super) fn proxy_rules(&self) -> &ProxyRules {

@@ -1,5 +1,6 @@
 //! The policy as it applies to each caller of a listener, and the log lines about its decisions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use crate::identity::{Identified, Principal};
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Policy, SessionOwner, View};
 use crate::relay::{CursorBook, CursorCaller, EffectivePolicy, Finding, PolicySource, SessionMapping, counter_labels};
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::policy_metrics::{PolicyDecision, PolicyMetrics};
 
 /// Callers whose view of the policy is kept. When there are more, all views are discarded and made again on demand.
@@ -22,6 +24,7 @@ pub struct ListenerPolicy {
     in_force: Arc<PolicyInForce>,
     cursors: Arc<CursorBook>,
     views: Mutex<Views>,
+    log_throttle: LogThrottle,
 }
 
 /// One policy as it applies to the callers seen so far.
@@ -42,7 +45,8 @@ struct CallerKey {
 impl ListenerPolicy {
     /// `cursors` is shared by all listeners that lead to the same upstream.
     pub fn new(listener: &str, in_force: Arc<PolicyInForce>, cursors: Arc<CursorBook>) -> Self {
-        Self { listener: listener.to_owned(), in_force, cursors, views: Mutex::default() }
+        let log_throttle = LogThrottle::new(LogSubject::Listener(listener.to_owned()));
+        Self { listener: listener.to_owned(), in_force, cursors, views: Mutex::default(), log_throttle }
     }
 
     /// Whether the policy in force denies all clients of the listener everything except handshake commands.
@@ -145,11 +149,22 @@ impl PolicySource for CallerPolicySource {
         let principal = self.identity.as_ref().map(|identity| identity.principal.as_str());
         let unclear = unclear.map(tracing::field::display);
         let namespace = (!namespace.is_empty()).then_some(*namespace);
+        let (message, budget) = message_and_budget(*decision, *count);
+        let kind = kind(rule, principal);
+        let LogDecision::Log { suppressed } = self.policy.log_throttle.note(message, &kind, budget) else { return };
         // One macro for each level: the level of a macro is a constant.
         match (decision, count) {
-            (PolicyDecision::Deny, 1) => {
-                tracing::warn!(listener, %client, principal, rule, command, namespace, unclear, "{COMMAND_DENIED}");
-            }
+            (PolicyDecision::Deny, 1) => tracing::warn!(
+                listener,
+                %client,
+                principal,
+                rule,
+                command,
+                namespace,
+                unclear,
+                suppressed,
+                "{COMMAND_DENIED}"
+            ),
             (PolicyDecision::WouldDeny, 1) => tracing::warn!(
                 listener,
                 %client,
@@ -158,11 +173,19 @@ impl PolicySource for CallerPolicySource {
                 command,
                 namespace,
                 unclear,
+                suppressed,
                 "{COMMAND_WOULD_BE_DENIED}"
             ),
-            (PolicyDecision::Audit | PolicyDecision::Allow, 1) => {
-                tracing::info!(listener, %client, principal, rule, command, namespace, "{COMMAND_AUDITED}");
-            }
+            (PolicyDecision::Audit | PolicyDecision::Allow, 1) => tracing::info!(
+                listener,
+                %client,
+                principal,
+                rule,
+                command,
+                namespace,
+                suppressed,
+                "{COMMAND_AUDITED}"
+            ),
             (decision, count) => tracing::info!(
                 listener,
                 %client,
@@ -170,9 +193,28 @@ impl PolicySource for CallerPolicySource {
                 rule,
                 decision = decision.label(),
                 count,
+                suppressed,
                 "{DECISIONS_OF_RULE}"
             ),
         }
+    }
+}
+
+fn message_and_budget(decision: PolicyDecision, count: u64) -> (&'static str, LineBudget) {
+    match (decision, count) {
+        (PolicyDecision::Deny, 1) => (COMMAND_DENIED, LineBudget::Failures),
+        (PolicyDecision::WouldDeny, 1) => (COMMAND_WOULD_BE_DENIED, LineBudget::Failures),
+        (PolicyDecision::Audit | PolicyDecision::Allow, 1) => (COMMAND_AUDITED, LineBudget::Traffic),
+        _ => (DECISIONS_OF_RULE, LineBudget::Changes),
+    }
+}
+
+/// The kind of a line: the rule and the principal, so that a caller that is denied again and again does not use up the
+/// lines about others.
+fn kind<'a>(rule: &'a str, principal: Option<&str>) -> Cow<'a, str> {
+    match principal {
+        Some(principal) => Cow::Owned(format!("{rule} for {principal}")),
+        None => Cow::Borrowed(rule),
     }
 }
 

@@ -68,6 +68,6 @@ impl Route {
     }
 
     pub(super) fn log_context(&self) -> LogContext<'_> {
-        LogContext { facts: self.facts(), rejections: self.admission.rejections() }
+        LogContext { facts: self.facts(), throttle: self.admission.log_throttle() }
     }
 }

@@ -77,6 +77,11 @@ impl Listeners {
         Ok(Self(listeners))
     }
 
+    /// Takes over the addresses that another process listens on, where that is configured.
+    pub(super) fn take_over(&mut self) -> Result<(), StartError> {
+        Ok(self.0.iter_mut().try_for_each(|(listener, _)| listener.take_over())?)
+    }
+
     /// Each address with its route.
     pub(super) fn iter(&self) -> impl Iterator<Item = &(Listener, Arc<Route>)> {
         self.0.iter()

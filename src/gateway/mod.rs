@@ -86,7 +86,7 @@ impl BoundGateway {
             overload: overload.clone(),
             drain: drain.watch(),
         };
-        let listeners = Listeners::open(&inputs)?;
+        let mut listeners = Listeners::open(&inputs)?;
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
         let servers = listeners.server_identities();
@@ -106,6 +106,8 @@ impl BoundGateway {
         let sources = Sources { metrics: metrics.clone(), gauges, readiness, status };
         let admin = admin::bind(&config.admin, sources)?;
         let shutdown = Shutdown::new(config);
+        // Nothing after this can fail.
+        listeners.take_over()?;
         Ok(Self {
             listeners,
             upstreams,

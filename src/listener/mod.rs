@@ -12,7 +12,7 @@ use socket2::Socket;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, ListenerConfig};
-use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 
 mod client_hello;
@@ -26,6 +26,7 @@ mod proxy_header;
 mod refusal;
 mod server_identity;
 mod socket;
+mod take_over;
 
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
 pub use connection_limit::{ConnectionLimit, ConnectionPermit};
@@ -93,13 +94,14 @@ pub struct Listener {
     name: String,
     slot: usize,
     intercept: bool,
+    reuse_port: bool,
     address: ListenAddress,
     acceptor: Acceptor,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     limits: ListenerLimits,
     refusal_limit: ConnectionLimit,
     metrics: Arc<ListenerMetrics>,
-    exhaustions: LogThrottle<()>,
+    exhaustions: LogThrottle,
 }
 
 #[derive(Debug)]
@@ -124,9 +126,36 @@ impl Listener {
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
         };
         let refusal_limit = ConnectionLimit::new((limits.connections.max() / 4).clamp(REFUSALS_MAX.0, REFUSALS_MAX.1));
-        let (name, exhaustions) = (config.name.clone(), LogThrottle::new());
-        let intercept = config.intercept;
-        Ok(Self { name, slot, intercept, address, acceptor, _file: file, limits, refusal_limit, metrics, exhaustions })
+        let name = config.name.clone();
+        let exhaustions = LogThrottle::new(LogSubject::Listener(name.clone()));
+        let (intercept, reuse_port) = (config.intercept, config.reuse_port);
+        Ok(Self {
+            name,
+            slot,
+            intercept,
+            reuse_port,
+            address,
+            acceptor,
+            file,
+            limits,
+            refusal_limit,
+            metrics,
+            exhaustions,
+        })
+    }
+
+    /// With `reuse_port`, begins to listen, and takes over the new clients of another process with this address. Call
+    /// it when nothing else can fail: clients that the kernel gives to a process that ends at once are lost. Without
+    /// `reuse_port`, this does nothing.
+    pub fn take_over(&mut self) -> Result<(), BindError> {
+        if !self.reuse_port {
+            return Ok(());
+        }
+        let result = match &self.acceptor {
+            Acceptor::Tcp(listener) => take_over::tcp(listener).map(|listener| self.acceptor = Acceptor::Tcp(listener)),
+            Acceptor::Unix(_) => self.file.as_mut().map_or(Ok(()), SocketFile::replace),
+        };
+        result.map_err(|cause| BindError::address(&self.name, &self.address, cause))
     }
 
     /// The bound address, with the port that the kernel chose when port 0 is configured.
@@ -185,9 +214,8 @@ impl Listener {
     /// Logs that no connection can be accepted, unless that was logged a moment ago: at the limit of open files, each
     /// connection that ends makes room for one more. Returns whether it was logged.
     fn log_exhaustion(&self, error: &io::Error) -> bool {
-        let LogDecision::Log { suppressed } = self.exhaustions.note((), std::time::Instant::now()) else {
-            return false;
-        };
+        let decision = self.exhaustions.note(EXHAUSTED, "", LineBudget::Failures);
+        let LogDecision::Log { suppressed } = decision else { return false };
         tracing::error!(
             listener = self.name,
             %error,

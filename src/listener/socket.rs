@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::config::{ListenAddress, ListenerConfig, Topology};
 
 /// Length of the kernel's accept queue; Linux limits it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Why a listener cannot be bound: a mistake in the configuration or on the machine.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,18 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    pub(super) fn address(listener: &str, address: &ListenAddress, cause: io::Error) -> Self {
+        Self::Address { listener: listener.to_owned(), address: address.to_string(), cause }
+    }
+}
+
 fn remedy(error: &io::Error) -> String {
     let hint = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process listens there: stop it or choose another address",
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there: stop it or choose another address (for a hand-over, both need \
+             reuse_port = true and the same user)"
+        }
         io::ErrorKind::AddrNotAvailable => {
             "; no network interface of this machine has that address: choose another one"
         }
@@ -68,21 +77,50 @@ fn remedy(error: &io::Error) -> String {
 /// A listening socket. The file of a unix domain socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct BoundSocket {
-    /// Non-blocking.
+    /// Non-blocking. With `reuse_port`, a TCP socket does not listen yet, and a unix domain socket has a temporary path
+    /// if another process listens; see [`Listener::take_over`](super::Listener::take_over).
     pub socket: Socket,
     /// The bound address, with the port that the kernel chose when port 0 is configured.
     pub address: ListenAddress,
     pub(super) file: Option<SocketFile>,
 }
 
-/// The file of a unix domain socket; removed when dropped.
+/// The file of a unix domain socket; removed when dropped, unless another process has replaced it.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Where the file belongs, while it has a temporary path.
+    target: Option<PathBuf>,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path, target: Option<&Path>) -> io::Result<Self> {
+        let id = file_id(path)?;
+        Ok(Self { path: path.to_owned(), target: target.map(Path::to_owned), id })
+    }
+
+    /// Moves the file to its path, where it replaces the file of another process in one step: clients find a socket
+    /// at any time.
+    pub(super) fn replace(&mut self) -> io::Result<()> {
+        let Some(target) = self.target.take() else { return Ok(()) };
+        std::fs::rename(&self.path, &target)?;
+        self.path = target;
+        Ok(())
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if file_id(&self.path).is_ok_and(|id| id == self.id) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Binds the address of a listener, or the addresses of its members in their configured order, and starts to listen.
@@ -96,17 +134,23 @@ pub fn bind(config: &ListenerConfig) -> Result<Vec<BoundSocket>, BindError> {
 }
 
 fn bind_one(config: &ListenerConfig, address: &ListenAddress) -> Result<BoundSocket, BindError> {
-    let failed = |cause| BindError::Address { listener: config.name.clone(), address: address.to_string(), cause };
+    let failed = |cause| BindError::address(&config.name, address, cause);
     match address {
-        ListenAddress::Tcp(address) => bind_tcp(*address).map_err(failed),
+        ListenAddress::Tcp(address) => bind_tcp(*address, config.reuse_port).map_err(failed),
         ListenAddress::Unix(path) => {
-            remove_stale(path, &config.name)?;
-            bind_unix(path, config.socket_permissions).map_err(failed)
+            let in_use = remove_stale(path, &config.name);
+            if config.reuse_port && matches!(in_use, Err(BindError::SocketInUse { .. })) {
+                let temporary = path.with_added_extension("new");
+                remove_stale(&temporary, &config.name)?;
+                return bind_unix(&temporary, Some(path), config.socket_permissions).map_err(failed);
+            }
+            in_use?;
+            bind_unix(path, None, config.socket_permissions).map_err(failed)
         }
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Without this, a restart would fail while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -114,21 +158,28 @@ fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_nonblocking(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    if !reuse_port {
+        socket.listen(BACKLOG)?;
+    }
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(BoundSocket { socket, address: ListenAddress::Tcp(bound), file: None })
 }
 
-fn bind_unix(path: &Path, permissions: u32) -> io::Result<BoundSocket> {
+/// Binds a socket at `path`, whose file will be moved to `target` if there is one.
+fn bind_unix(path: &Path, target: Option<&Path>, permissions: u32) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile(path.to_owned());
+    let file = SocketFile::new(path, target)?;
     // Set before `listen`, so that no client can connect before the mode is in effect.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions))?;
     socket.listen(BACKLOG)?;
-    Ok(BoundSocket { socket, address: ListenAddress::Unix(path.to_owned()), file: Some(file) })
+    let address = ListenAddress::Unix(target.unwrap_or(path).to_owned());
+    Ok(BoundSocket { socket, address, file: Some(file) })
 }
 
 /// Removes the socket file that an earlier process left. Does not touch other files, or a socket in use.
@@ -167,6 +218,7 @@ mod tests {
             max_connections: 1,
             allow_remote_plaintext: false,
             socket_permissions: 0o640,
+            reuse_port: false,
             idle_timeout: None,
             max_lifetime: None,
             half_close_timeout: None,
@@ -204,6 +256,38 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(bind(&unix(&path)), Err(BindError::NotASocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn with_reuse_port_a_unix_socket_in_use_is_replaced_and_its_owner_does_not_remove_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let config = ListenerConfig { reuse_port: true, ..unix(&path) };
+        let mut old = bind(&config).unwrap();
+        let mut new = bind(&config).unwrap();
+        assert_eq!(new[0].address, config.address);
+        let connected_to = |socket: &Socket| {
+            let _client = UnixStream::connect(&path).unwrap();
+            socket.accept().is_ok()
+        };
+        assert!(connected_to(&old[0].socket), "the file is replaced later");
+        new[0].file.as_mut().unwrap().replace().unwrap();
+        assert!(connected_to(&new[0].socket));
+        drop(old.pop());
+        assert!(connected_to(&new[0].socket));
+        drop(new.pop());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_port_is_shared_only_if_both_processes_allow_it() {
+        let address = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        let shared = |address| ListenerConfig { reuse_port: true, ..config(address) };
+        let first = bind(&shared(address)).unwrap();
+        first[0].socket.listen(BACKLOG).unwrap();
+        let address = first[0].address.clone();
+        assert!(matches!(bind(&config(address.clone())), Err(BindError::Address { .. })));
+        bind(&shared(address)).unwrap();
     }
 
     #[test]

@@ -1,64 +1,197 @@
-//! Throttles log lines that repeat: the first failure of a kind is logged, and later ones are counted.
+//! Throttles log lines that clients or servers can cause without limit: a burst is written whole, then a few lines at
+//! intervals with the number of lines that were left out.
 //!
-//! Keeps one small entry for each key until the process ends. Keys must therefore come from a closed set, such as a
-//! configured name and an enum, and never from the wire.
+//! Keeps one small entry for each kind of line until the process ends. Kinds come from closed sets, such as a
+//! configured name and a label; a limit holds even if they do not.
 
 use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// A repeated failure is logged at most once in this time. That is often enough to show that it continues, and seldom
-/// enough that a thousand clients that reconnect every second do not fill a disk.
-const INTERVAL: Duration = Duration::from_secs(10);
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
-/// Remembers which failures were logged recently. Everything that logs the same failures shares one.
-pub struct LogThrottle<K> {
-    entries: Mutex<HashMap<K, Entry>>,
+/// Kinds of one message that have a budget of their own. The others share one, so that a caller that has many names
+/// does not fill the memory.
+const KINDS_MAX: usize = 1024;
+
+/// The kind of all lines beyond [`KINDS_MAX`].
+const OTHER_KINDS: &str = "other";
+
+/// Left-out lines are reported this long after the last written line of their kind, unless another line of the kind
+/// has reported them. Longer than the longest interval of a budget, so that a flood that goes on reports them itself.
+const CLOSING_DELAY: Duration = Duration::from_secs(15);
+
+const LINES_SUPPRESSED: &str = "log lines suppressed";
+
+/// How many lines of one kind are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineBudget {
+    /// For warnings: 20 lines at once, then one every ten seconds. The first lines show who is affected, and the others
+    /// that it goes on.
+    Failures,
+    /// The same for lines at level info.
+    Changes,
+    /// For lines at level info of which ordinary traffic writes one for each connection: 100 lines at once, then ten
+    /// per second, which is about 5 kB per second.
+    Traffic,
 }
 
-struct Entry {
-    logged_at: Instant,
-    suppressed: u64,
+impl LineBudget {
+    fn burst(self) -> u32 {
+        match self {
+            Self::Failures | Self::Changes => 20,
+            Self::Traffic => 100,
+        }
+    }
+
+    fn interval(self) -> Duration {
+        match self {
+            Self::Failures | Self::Changes => Duration::from_secs(10),
+            Self::Traffic => Duration::from_millis(100),
+        }
+    }
 }
 
-/// Whether to log a failure.
+/// What the lines of a throttle are about; a field of the line about left-out lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogSubject {
+    /// The name of a listener.
+    Listener(String),
+    /// The name of an upstream.
+    Upstream(String),
+    /// The whole process.
+    Process,
+}
+
+/// Whether to write a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogDecision {
-    /// Log it.
+    /// Write it.
     Log {
-        /// Failures with the same key since the last line that were not logged; 0 for the first.
+        /// Lines of this kind that were left out since the last one and not reported yet.
         suppressed: u64,
     },
-    /// Do not log it: a line about it is recent. The failure has been counted.
+    /// Leave it out. It has been counted.
     Suppress,
 }
 
-impl<K> Default for LogThrottle<K> {
-    fn default() -> Self {
-        Self { entries: Mutex::new(HashMap::new()) }
+/// The budgets of all kinds of lines about one subject. Clones share them.
+#[derive(Debug, Clone)]
+pub struct LogThrottle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    subject: LogSubject,
+    kinds: Mutex<Kinds>,
+}
+
+/// By message, then by kind.
+type Kinds = HashMap<&'static str, HashMap<Box<str>, Entry>>;
+
+/// The state of one kind of line. The budget is a token bucket that needs no timer (GCRA, the generic cell rate
+/// algorithm).
+#[derive(Debug)]
+struct Entry {
+    /// When the bucket will be full again.
+    full_at: Instant,
+    written_at: Instant,
+    suppressed: u64,
+    /// Whether a task waits to report the left-out lines.
+    has_reporter: bool,
+}
+
+impl LogThrottle {
+    /// Makes a throttle with full budgets.
+    pub fn new(subject: LogSubject) -> Self {
+        Self(Arc::new(Shared { subject, kinds: Mutex::default() }))
+    }
+
+    /// Counts one line with `message`, and returns whether to write it. Each pair of message and `kind` has a budget
+    /// of its own, and must always come with the same `budget`. Takes a lock, so it is not for the data path.
+    ///
+    /// Within a runtime, lines that were left out are reported by a line of their own if no other line of the kind
+    /// follows. Elsewhere, and at the end of the process, such a number is lost.
+    pub fn note(&self, message: &'static str, kind: &str, budget: LineBudget) -> LogDecision {
+        let now = Instant::now();
+        let mut kinds = self.0.locked();
+        let of_message = kinds.entry(message).or_default();
+        let kind = if of_message.len() < KINDS_MAX || of_message.contains_key(kind) { kind } else { OTHER_KINDS };
+        if !of_message.contains_key(kind) {
+            of_message.insert(kind.into(), Entry::new(now));
+        }
+        let Some(entry) = of_message.get_mut(kind) else { return LogDecision::Log { suppressed: 0 } };
+        let decision = entry.note(budget, now);
+        if decision == LogDecision::Suppress
+            && !entry.has_reporter
+            && let Ok(runtime) = Handle::try_current()
+        {
+            entry.has_reporter = true;
+            runtime.spawn(report(Arc::clone(&self.0), message, kind.into(), budget));
+        }
+        decision
     }
 }
 
-impl<K: Eq + Hash> LogThrottle<K> {
-    /// Makes a throttle with nothing logged yet.
-    pub fn new() -> Self {
-        Self::default()
+impl Shared {
+    fn locked(&self) -> MutexGuard<'_, Kinds> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one failure at `now`, and returns whether to log it. Takes a lock, so it is not for the data path.
-    pub fn note(&self, key: K, now: Instant) -> LogDecision {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = entries.get_mut(&key) else {
-            entries.insert(key, Entry { logged_at: now, suppressed: 0 });
-            return LogDecision::Log { suppressed: 0 };
-        };
-        if now.saturating_duration_since(entry.logged_at) < INTERVAL {
-            entry.suppressed += 1;
+    /// Takes the number of left-out lines if it is due, and 0 if another line has reported them. Otherwise returns
+    /// when to ask again.
+    fn take_due(&self, message: &'static str, kind: &str) -> Result<u64, Instant> {
+        let mut kinds = self.locked();
+        let Some(entry) = kinds.get_mut(message).and_then(|kinds| kinds.get_mut(kind)) else { return Ok(0) };
+        let due = entry.written_at + CLOSING_DELAY;
+        if entry.suppressed > 0 && Instant::now() < due {
+            return Err(due);
+        }
+        entry.has_reporter = false;
+        Ok(std::mem::take(&mut entry.suppressed))
+    }
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        Self { full_at: now, written_at: now, suppressed: 0, has_reporter: false }
+    }
+
+    fn note(&mut self, budget: LineBudget, now: Instant) -> LogDecision {
+        let full_at = self.full_at.max(now) + budget.interval();
+        if full_at - now > budget.interval() * budget.burst() {
+            self.suppressed += 1;
             return LogDecision::Suppress;
         }
-        entry.logged_at = now;
-        LogDecision::Log { suppressed: std::mem::take(&mut entry.suppressed) }
+        self.full_at = full_at;
+        self.written_at = now;
+        LogDecision::Log { suppressed: std::mem::take(&mut self.suppressed) }
+    }
+}
+
+/// Reports left-out lines once no other line of their kind does.
+async fn report(shared: Arc<Shared>, message: &'static str, kind: Box<str>, budget: LineBudget) {
+    let suppressed = loop {
+        match shared.take_due(message, &kind) {
+            Ok(suppressed) => break suppressed,
+            Err(due) => tokio::time::sleep_until(due).await,
+        }
+    };
+    if suppressed == 0 {
+        return;
+    }
+    let (listener, upstream) = match &shared.subject {
+        LogSubject::Listener(name) => (Some(name.as_str()), None),
+        LogSubject::Upstream(name) => (None, Some(name.as_str())),
+        LogSubject::Process => (None, None),
+    };
+    match budget {
+        LineBudget::Failures => {
+            tracing::warn!(listener, upstream, lines = message, kind = &*kind, suppressed, "{LINES_SUPPRESSED}");
+        }
+        LineBudget::Changes | LineBudget::Traffic => {
+            tracing::info!(listener, upstream, lines = message, kind = &*kind, suppressed, "{LINES_SUPPRESSED}");
+        }
     }
 }
 
@@ -66,30 +199,75 @@ impl<K: Eq + Hash> LogThrottle<K> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_failure_is_logged_at_once_and_then_every_ten_seconds_with_a_count() {
-        const SUPPRESS: LogDecision = LogDecision::Suppress;
-        let log = |suppressed| LogDecision::Log { suppressed };
-        let cases = [
-            (0, "refused", log(0)),
-            (1, "refused", SUPPRESS),
-            (2_000, "expired", log(0)),
-            (9_999, "refused", SUPPRESS),
-            (10_000, "refused", log(2)),
-            (10_001, "refused", SUPPRESS),
-            (11_999, "expired", SUPPRESS),
-            (20_000, "refused", log(1)),
-            (60_000, "refused", log(0)),
-            (60_000, "expired", log(1)),
-            // Threads may report their times out of order.
-            (59_000, "refused", SUPPRESS),
-        ];
-        let throttle = LogThrottle::new();
-        let start = Instant::now();
-        for (after_ms, kind, expected) in cases {
-            let decision = throttle.note(("orders", kind), start + Duration::from_millis(after_ms));
-            assert_eq!(decision, expected, "{kind} after {after_ms} ms");
+    const SUPPRESS: LogDecision = LogDecision::Suppress;
+
+    fn log(suppressed: u64) -> LogDecision {
+        LogDecision::Log { suppressed }
+    }
+
+    fn throttle() -> LogThrottle {
+        LogThrottle::new(LogSubject::Upstream("orders".to_owned()))
+    }
+
+    /// The lines that are written when `count` lines come now.
+    fn written(throttle: &LogThrottle, kind: &str, budget: LineBudget, count: usize) -> usize {
+        (0..count).filter(|_| throttle.note("failed", kind, budget) != SUPPRESS).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_written_whole_and_then_one_line_at_each_interval_with_a_count() {
+        let throttle = throttle();
+        let note = |kind| throttle.note("failed", kind, LineBudget::Failures);
+        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+        assert_eq!(note("expired"), log(0));
+        tokio::time::advance(Duration::from_millis(9_999)).await;
+        assert_eq!(note("refused"), SUPPRESS);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(note("refused"), log(6));
+        assert_eq!(note("refused"), SUPPRESS);
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ordinary_traffic_loses_no_line_and_a_flood_writes_ten_per_second() {
+        let throttle = throttle();
+        let budget = LineBudget::Traffic;
+        for _ in 0..600 {
+            assert_eq!(throttle.note("closed", "", budget), log(0));
+            tokio::time::advance(Duration::from_secs(1) / 10).await;
         }
-        assert_eq!(throttle.note(("stock", "refused"), start), log(0));
+        let mut lines = 0;
+        for _ in 0..60 {
+            lines += written(&throttle, "", budget, 1_000);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(lines, 100 + 59 * 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_and_kinds_have_budgets_of_their_own_up_to_a_limit() {
+        let throttle = throttle();
+        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+        assert_eq!(throttle.note("lost", "refused", LineBudget::Failures), log(0));
+        let kinds = (0..10 * KINDS_MAX).map(|kind| written(&throttle, &kind.to_string(), LineBudget::Failures, 1));
+        assert_eq!(kinds.sum::<usize>(), KINDS_MAX - 1 + 20);
+        assert_eq!(throttle.0.locked()["failed"].len(), KINDS_MAX + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_of_lines_that_were_left_out_is_reported_once_when_the_flood_has_ended() {
+        let throttle = throttle();
+        let take_due = || throttle.0.take_due("failed", "refused");
+        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(throttle.note("failed", "refused", LineBudget::Failures), log(5));
+        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 3), 0);
+        let due = take_due().unwrap_err();
+        assert_eq!(due - Instant::now(), CLOSING_DELAY);
+        tokio::time::advance(CLOSING_DELAY).await;
+        assert_eq!(take_due(), Ok(3));
+        assert_eq!(take_due(), Ok(0));
+        assert_eq!(throttle.note("failed", "refused", LineBudget::Failures), log(0));
     }
 }

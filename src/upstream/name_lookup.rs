@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::failure::ConnectFailure;
 use crate::config::HostPort;
-use crate::telemetry::log_throttle::{LogDecision, LogThrottle};
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 
 /// Addresses of one name that are tried. With more, none would have enough time.
 const ADDRESSES_MAX: usize = 16;
@@ -27,10 +27,15 @@ const LOOKUP_FAILED: &str = "name lookup failed; the last known addresses stay i
 #[derive(Debug, Clone, Default)]
 pub(super) struct NameLookup(Arc<Known>);
 
-#[derive(Default)]
 struct Known {
     state: Mutex<State>,
-    failures: LogThrottle<()>,
+    failures: LogThrottle,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { state: Mutex::default(), failures: LogThrottle::new(LogSubject::Process) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +105,8 @@ impl NameLookup {
     }
 
     fn fall_back(&self, server: &HostPort, known: Vec<SocketAddr>, error: &io::Error) -> Vec<SocketAddr> {
-        if let LogDecision::Log { suppressed } = self.0.failures.note((), Instant::now().into_std()) {
+        let decision = self.0.failures.note(LOOKUP_FAILED, &server.host, LineBudget::Failures);
+        if let LogDecision::Log { suppressed } = decision {
             tracing::warn!(
                 host = server.host,
                 %error,

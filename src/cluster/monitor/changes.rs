@@ -4,6 +4,7 @@ use super::seed_list::SeedList;
 use crate::cluster::messages::{
     MEMBER_ADDED, MEMBER_REJECTED, MEMBER_REMOVED, MEMBER_WITHOUT_ADDRESS, NO_PRIMARY, PRIMARY_CHANGED,
 };
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogThrottle};
 use crate::topology::{MemberName, MemberState, SetTracker};
 
 /// What is known about the members of a set at one moment.
@@ -35,39 +36,62 @@ impl SetSnapshot {
         self.members.iter().map(|(_, state)| state.name()).collect()
     }
 
-    /// Logs what has changed since `before`.
-    pub(super) fn log_changes(&self, upstream: &str, before: &Self) {
-        self.log_members(upstream, before);
+    /// Logs what has changed since `before`, within the budgets of `throttle`.
+    pub(super) fn log_changes(&self, upstream: &str, before: &Self, throttle: &LogThrottle) {
+        self.log_members(upstream, before, throttle);
         for member in self.without_address.iter().filter(|member| !before.without_address.contains(member)) {
-            tracing::warn!(
-                upstream,
-                %member,
-                remedy = "add a port to member_ports of its listeners, or an entry to member_addresses",
-                "{MEMBER_WITHOUT_ADDRESS}"
-            );
+            let decision = throttle.note(MEMBER_WITHOUT_ADDRESS, member.as_str(), LineBudget::Failures);
+            if let LogDecision::Log { suppressed } = decision {
+                tracing::warn!(
+                    upstream,
+                    %member,
+                    remedy = "add a port to member_ports of its listeners, or an entry to member_addresses",
+                    suppressed,
+                    "{MEMBER_WITHOUT_ADDRESS}"
+                );
+            }
         }
         match &self.primary {
             primary if *primary == before.primary => {}
-            Some(primary) => tracing::info!(upstream, %primary, "{PRIMARY_CHANGED}"),
-            None => tracing::warn!(upstream, "{NO_PRIMARY}"),
+            Some(primary) => {
+                if let LogDecision::Log { suppressed } = throttle.note(PRIMARY_CHANGED, "", LineBudget::Changes) {
+                    tracing::info!(upstream, %primary, suppressed, "{PRIMARY_CHANGED}");
+                }
+            }
+            None => {
+                if let LogDecision::Log { suppressed } = throttle.note(NO_PRIMARY, "", LineBudget::Failures) {
+                    tracing::warn!(upstream, suppressed, "{NO_PRIMARY}");
+                }
+            }
         }
     }
 
-    fn log_members(&self, upstream: &str, before: &Self) {
+    fn log_members(&self, upstream: &str, before: &Self, throttle: &LogThrottle) {
         for member in self.names().filter(|name| !before.has(name)) {
-            tracing::info!(upstream, %member, "{MEMBER_ADDED}");
+            let decision = throttle.note(MEMBER_ADDED, member.as_str(), LineBudget::Changes);
+            if let LogDecision::Log { suppressed } = decision {
+                tracing::info!(upstream, %member, suppressed, "{MEMBER_ADDED}");
+            }
         }
         for member in before.names().filter(|name| !self.has(name)) {
-            tracing::info!(upstream, %member, "{MEMBER_REMOVED}");
+            let decision = throttle.note(MEMBER_REMOVED, member.as_str(), LineBudget::Changes);
+            if let LogDecision::Log { suppressed } = decision {
+                tracing::info!(upstream, %member, suppressed, "{MEMBER_REMOVED}");
+            }
         }
         for (entry, problem) in self.members.iter().zip(&self.problems) {
             let (member, state) = entry;
-            if *state == MemberState::WrongSet && !before.members.contains(entry) {
+            if *state != MemberState::WrongSet || before.members.contains(entry) {
+                continue;
+            }
+            let decision = throttle.note(MEMBER_REJECTED, member.as_str(), LineBudget::Failures);
+            if let LogDecision::Log { suppressed } = decision {
                 tracing::warn!(
                     upstream,
                     %member,
                     problem = problem.as_deref(),
                     remedy = format!("check upstream.{upstream}.members and replica_set"),
+                    suppressed,
                     "{MEMBER_REJECTED}"
                 );
             }

@@ -20,6 +20,7 @@ use crate::cluster::upstream::Upstream;
 use crate::identity::printable;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::tasks::Tasks;
+use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::metrics::SetMetrics;
 use crate::topology::{HelloFacts, MemberName, MemberState, SetTracker};
 use crate::upstream::{SrvError, SrvSeeds, Users, host_port, initial_tracker, member_name};
@@ -38,6 +39,8 @@ pub(super) struct SetMonitor {
     metrics: SetMetrics,
     /// Where the seed list comes from DNS.
     seed_list: Option<SeedList>,
+    /// Limits the log lines about a set that changes again and again.
+    log_throttle: LogThrottle,
     /// As last published.
     published: SetSnapshot,
 }
@@ -67,6 +70,7 @@ impl SetMonitor {
             monitored: HashMap::new(),
             metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::name)),
             seed_list,
+            log_throttle: LogThrottle::new(LogSubject::Upstream(upstream.name().to_owned())),
             published: SetSnapshot::default(),
         }
     }
@@ -111,7 +115,11 @@ impl SetMonitor {
             Ok(seeds) => seeds,
             Err(error) => {
                 let upstream = self.upstream.name();
-                tracing::warn!(upstream, %error, remedy = error.remedy(upstream), "{SEED_LIST_LOOKUP_FAILED}");
+                let decision = self.log_throttle.note(SEED_LIST_LOOKUP_FAILED, "", LineBudget::Failures);
+                if let LogDecision::Log { suppressed } = decision {
+                    let remedy = error.remedy(upstream);
+                    tracing::warn!(upstream, %error, remedy, suppressed, "{SEED_LIST_LOOKUP_FAILED}");
+                }
                 return;
             }
         };
@@ -180,7 +188,7 @@ impl SetMonitor {
         self.upstream.publish(self.membership());
         self.metrics.set_primary_changes(self.tracker.primary_changes());
         self.metrics.set_members(&now.state_names());
-        now.log_changes(self.upstream.name(), &self.published);
+        now.log_changes(self.upstream.name(), &self.published, &self.log_throttle);
         self.published = now;
     }
 

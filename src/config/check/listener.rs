@@ -64,6 +64,7 @@ pub(super) fn listener(
     let proxy = proxy(&mut section, is_socket);
     let max_connections = section.or("max_connections", 10_000, |given| given.whole_number(1, 1_000_000));
     let socket_permissions = section.or("socket_permissions", 0o700, readers::permissions);
+    let reuse_port = section.or("reuse_port", false, readers::boolean);
     let idle_timeout = section.or("idle_timeout", None, |given| readers::duration_or_off(given, readers::MONTH));
     let max_lifetime = section.or("max_lifetime", None, |given| readers::duration_or_off(given, readers::MONTH));
     let half_close_timeout = section.or("half_close_timeout", Some(readers::MINUTE / 2), |given| {
@@ -84,6 +85,7 @@ pub(super) fn listener(
         max_connections,
         allow_remote_plaintext,
         socket_permissions,
+        reuse_port,
         idle_timeout,
         max_lifetime,
         half_close_timeout,

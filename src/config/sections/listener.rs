@@ -40,6 +40,9 @@ pub struct ListenerConfig {
     /// `socket_permissions`: file mode of a unix domain socket, as an octal string. `"0000"` to `"0777"`; default:
     /// `"0700"`, like `filePermissions` of mongod.
     pub socket_permissions: u32,
+    /// `reuse_port`: another process of the same user may listen on the address too, and takes over its new clients.
+    /// Default: `false`.
+    pub reuse_port: bool,
     /// `idle_timeout`: closes a connection when no bytes have moved for this duration. 1 s to 30 days, or `off`
     /// (`None`); default: `off`.
     pub idle_timeout: Option<Duration>,
