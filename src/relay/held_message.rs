@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::relay::hold_budget::{BudgetPermit, BudgetRequest};
 
-/// The time in which a held message has to arrive, plus a second for each mebibyte of its part of the budget, for which
-/// other connections wait. The time in which it waits itself does not count. It has as long again to be sent.
+/// The time in which a held message has to arrive, plus a second for each of its mebibytes: other connections wait for
+/// its part of the budget. The time in which it waits itself does not count. It has as long again to be sent.
 const HOLD_TIME: Duration = Duration::from_secs(10);
 
 /// The first part of the budget that a message takes. Each further one doubles what it has: a message that claims
@@ -43,7 +43,7 @@ impl HeldMessage {
     /// least. Fails where the system has no memory.
     pub(super) fn new(bytes: usize, scanned: usize, permit: BudgetPermit) -> io::Result<Self> {
         let memory = MmapMut::map_anon(bytes)?;
-        let deadline = Instant::now() + HOLD_TIME + time_for(permit.bytes().min(bytes));
+        let deadline = Instant::now() + hold_time(bytes);
         Ok(Self { memory, filled: 0, scanned, sent: None, deadline, waits_since: None, permit })
     }
 
@@ -94,7 +94,6 @@ impl HeldMessage {
         if let Some(since) = self.waits_since.take() {
             self.deadline += since.elapsed();
         }
-        self.deadline += time_for(self.allowed()).saturating_sub(time_for(before));
         true
     }
 
@@ -112,7 +111,7 @@ impl HeldMessage {
     /// The message may be sent.
     pub(super) fn start_sending(&mut self) {
         self.sent = Some(0);
-        self.deadline = Instant::now() + HOLD_TIME + time_for(self.memory.len());
+        self.deadline = Instant::now() + hold_time(self.memory.len());
     }
 
     pub(super) fn is_being_sent(&self) -> bool {
@@ -133,8 +132,8 @@ impl HeldMessage {
     }
 }
 
-/// The time for this number of bytes, in addition to [`HOLD_TIME`].
-fn time_for(bytes: usize) -> Duration {
+/// The time in which this number of bytes has to arrive, or to be sent.
+fn hold_time(bytes: usize) -> Duration {
     let mebibytes = u32::try_from(bytes.div_ceil(MEBIBYTE)).unwrap_or(u32::MAX);
-    Duration::from_secs(1) * mebibytes
+    HOLD_TIME + Duration::from_secs(1) * mebibytes
 }

@@ -187,9 +187,9 @@ mod tests {
             let budget = HoldBudget::new(mebibytes * MEBIBYTE as u64);
             let [greedy, other] = accounts(&budget);
             let (held, mut waiting) = fill(&greedy);
-            let total: usize = held.iter().map(BudgetPermit::bytes).sum();
-            let half = (budget.max_bytes() / 2) as usize;
-            let small = RESERVE * 1024 + half / 2;
+            let total = held.iter().map(BudgetPermit::bytes).sum::<usize>() as u64;
+            let half = budget.max_bytes() / 2;
+            let small = RESERVE as u64 * 1024 + half / 2;
             assert!(total <= if mebibytes < 256 { small } else { half }, "{mebibytes}: {total}");
             assert!(other.try_permit(other.share_bytes()).is_some(), "{mebibytes}");
             assert!(!is_granted(&mut waiting));

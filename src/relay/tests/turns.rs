@@ -15,8 +15,15 @@ const WIDE_PIPE_BYTES: usize = 16 * 1024 * 1024;
 const TURN_BYTES_MAX: u64 = (256 * 1024 + READ_BYTES) as u64;
 
 const COUNT: i32 = 200;
+const TOTAL: u64 = 200;
 
 type Pumped = Pump<DuplexStream, DuplexStream>;
+
+/// Makes the message of this id.
+type Message = fn(i32) -> Vec<u8>;
+
+/// Counts what has moved.
+type Counter = fn(&Pumped) -> u64;
 
 async fn wide_scene() -> (Scene, Arc<TestPolicy>) {
     let (filter, policy) = policy_filter(Enforcement::Enforce);
@@ -39,40 +46,39 @@ async fn one_turn(pump: &mut Pumped) {
 }
 
 /// Runs turns until `done` counts `total`, and checks what each of them moves.
-async fn check_turns(name: &str, pump: &mut Pumped, total: usize, done: impl Fn(&Pumped) -> usize) {
+async fn check_turns(name: &str, pump: &mut Pumped, total: u64, done: Counter) {
     let bytes = |pump: &Pumped| pump.connection.stats.to_upstream_bytes + pump.connection.stats.to_client_bytes;
     let mut turns = 0;
     while done(pump) < total {
         let before = (done(pump), bytes(pump));
         one_turn(pump).await;
         turns += 1;
-        assert!(done(pump) - before.0 <= MESSAGES_OF_ONE_TURN, "{name}: {} to {}", before.0, done(pump));
+        assert!(done(pump) - before.0 <= MESSAGES_OF_ONE_TURN as u64, "{name}: {} to {}", before.0, done(pump));
         assert!(bytes(pump) - before.1 <= TURN_BYTES_MAX, "{name}: {} to {}", before.1, bytes(pump));
         assert!(turns < 1000, "{name}: nothing moves after {}", done(pump));
     }
-    assert!(turns >= total / MESSAGES_OF_ONE_TURN, "{name}: {turns} turns");
+    assert!(turns >= total / MESSAGES_OF_ONE_TURN as u64, "{name}: {turns} turns");
 }
 
 #[tokio::test]
 async fn a_turn_takes_a_limited_number_of_requests_whichever_way_they_go() {
     let silent = |message| with_flags(message, 2);
-    type Case = (&'static str, fn(i32) -> Vec<u8>, fn(&Pumped) -> usize);
-    let denied: fn(&Pumped) -> usize = |pump| pump.connection.stats.denied as usize;
-    let in_flight: fn(&Pumped) -> usize = |pump| pump.connection.in_flight.len();
-    let cases: [Case; 6] = [
+    let denied: Counter = |pump| pump.connection.stats.denied;
+    let in_flight: Counter = |pump| pump.connection.in_flight.len() as u64;
+    let cases: [(&str, Message, Counter); 6] = [
         ("denied", |id| find(id, "secret"), denied),
         ("denied, the rest is dropped", |id| insert(id, "secret", 20_000), denied),
         ("forwarded", |id| find(id, "orders"), in_flight),
         ("held apart", |id| insert(id, "orders", 20_000), in_flight),
         ("forwarded in pieces", |id| sequence_insert(id, 20_000), in_flight),
-        ("without a reply", |id| find(id, "orders"), |pump| pump.connection.stats.commands as usize),
+        ("without a reply", |id| find(id, "orders"), |pump| pump.connection.stats.commands),
     ];
     for (name, message, done) in cases {
         let (mut scene, _policy) = wide_scene().await;
         let is_silent = name == "without a reply";
         let messages = (1..=COUNT).map(message).map(|message| if is_silent { silent(message) } else { message });
         scene.client.write_all(&messages.collect::<Vec<_>>().concat()).await.unwrap();
-        check_turns(name, &mut scene.relay.pump, COUNT as usize, done).await;
+        check_turns(name, &mut scene.relay.pump, TOTAL, done).await;
     }
 }
 
@@ -95,17 +101,16 @@ async fn a_turn_takes_a_limited_number_of_replies_whether_they_are_forwarded_or_
         let body = bson::RawDocumentBuf::try_from(&doc! { "cursor": cursor, "ok": 1.0 }).unwrap();
         op_msg::encode(10_000 + id, id, &body)
     };
-    type Message = fn(i32) -> Vec<u8>;
     let cases: [(&str, Message, Message); 2] =
         [("forwarded", |id| find(id, "orders"), |id| reply(10_000 + id, id)), ("filtered", list, listed)];
     for (name, asked, answered) in cases {
         let (mut scene, _policy) = wide_scene().await;
         scene.client.write_all(&(1..=COUNT).map(asked).collect::<Vec<_>>().concat()).await.unwrap();
         let pump = &mut scene.relay.pump;
-        check_turns(name, pump, COUNT as usize, |pump| pump.connection.in_flight.len()).await;
+        check_turns(name, pump, TOTAL, |pump| pump.connection.in_flight.len() as u64).await;
         scene.upstream.write_all(&(1..=COUNT).map(answered).collect::<Vec<_>>().concat()).await.unwrap();
         scene.upstream.flush().await.unwrap();
-        check_turns(name, pump, COUNT as usize, |pump| COUNT as usize - pump.connection.in_flight.len()).await;
+        check_turns(name, pump, TOTAL, |pump| TOTAL - pump.connection.in_flight.len() as u64).await;
         for id in 1..=COUNT {
             let header = Header::parse(*read_message(&mut scene.client).await.first_chunk().unwrap()).unwrap();
             assert_eq!(header.response_to, id, "{name}");
@@ -119,11 +124,11 @@ async fn a_turn_ends_after_a_number_of_bytes_in_either_direction() {
     let pump = &mut scene.relay.pump;
     let long = 5_000_000;
     scene.client.write_all(&sequence_insert(1, long)).await.unwrap();
-    check_turns("request", pump, 1, |pump| pump.connection.in_flight.len()).await;
+    check_turns("request", pump, 1, |pump| pump.connection.in_flight.len() as u64).await;
     let answer = op_msg::encode(90, 1, &rawdoc! { "text": "x".repeat(long), "ok": 1.0 });
     scene.upstream.write_all(&answer).await.unwrap();
     scene.upstream.flush().await.unwrap();
-    check_turns("reply", pump, 1, |pump| pump.connection.stats.commands as usize).await;
+    check_turns("reply", pump, 1, |pump| pump.connection.stats.commands).await;
 }
 
 #[tokio::test]
@@ -193,7 +198,7 @@ async fn requests_that_wait_for_the_next_turn_are_read_after_the_client_has_clos
     })
     .await;
     is(&end, Side::Client, "closed");
-    assert_eq!((end.commands, end.denied, end.unanswered), (COUNT as u64, COUNT as u64, 0));
+    assert_eq!((end.commands, end.denied, end.unanswered), (TOTAL, TOTAL, 0));
 }
 
 #[tokio::test]
@@ -213,7 +218,7 @@ async fn replies_that_wait_for_the_next_turn_reach_the_client_after_upstream_has
     })
     .await;
     is(&end, Side::Upstream, "closed");
-    assert_eq!((end.commands, end.unanswered), (COUNT as u64, 0));
+    assert_eq!((end.commands, end.unanswered), (TOTAL, 0));
 }
 
 #[tokio::test]
@@ -230,5 +235,5 @@ async fn a_drain_waits_for_requests_that_have_arrived_and_wait_for_the_next_turn
     })
     .await;
     is(&end, Side::Gateway, "drained");
-    assert_eq!(end.denied, COUNT as u64);
+    assert_eq!(end.denied, TOTAL);
 }
