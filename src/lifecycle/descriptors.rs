@@ -29,8 +29,8 @@ pub fn needed(connections: &[usize]) -> u64 {
     all.saturating_mul(2).saturating_add(RESERVE)
 }
 
-/// The connection limits that `limit` descriptors allow, in the order of `connections`: the same ones if it allows all of
-/// them, or else the same part of each, and at least 1. The reserve is then at most half of the descriptors.
+/// The connection limits that `limit` descriptors allow, in the order of `connections`: the same ones if it allows all
+/// of them, or else the same part of each, and at least 1. The reserve is then at most half of the descriptors.
 pub fn allowed(connections: &[usize], limit: Option<u64>) -> Vec<usize> {
     let needed = needed(connections);
     let Some(limit) = limit.filter(|limit| *limit < needed) else { return connections.to_vec() };

@@ -1,8 +1,8 @@
 //! The overload state: what the gateway gives up when the memory of its container is nearly used up, before the kernel
 //! kills the process.
 //!
-//! From 90 % of the limit on, new connections are refused; from 95 % on, idle connections are closed too, in rounds. This
-//! module decides; `gateway` measures, and the connections do what follows.
+//! From 90 % of the limit on, new connections are refused; from 95 % on, idle connections are closed too, in rounds.
+//! This module decides; `gateway` measures, and the connections do what follows.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -140,8 +140,8 @@ impl ClosingTurn {
         .await;
     }
 
-    /// Whether the connection has to close in this round: it is at rest, has moved no bytes since the last round, and it
-    /// is its turn. `moved` is the number of bytes that it has moved. Counts it then.
+    /// Whether the connection has to close in this round: it is at rest, has moved no bytes since the last round, and
+    /// it is its turn. `moved` is the number of bytes that it has moved. Counts it then.
     pub fn must_close(&mut self, is_at_rest: bool, moved: u64) -> bool {
         self.seen = self.overload.round();
         let was_silent = self.moved.replace(moved) == Some(moved);

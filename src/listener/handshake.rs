@@ -1,8 +1,8 @@
 //! The TLS handshake with a client, and the identity that the client shows in it.
 //!
-//! The whole handshake has one deadline, and a limit for what it may read. The verifier in the configuration decides which certificates are valid. A
-//! client without a certificate completes the handshake, so that it can be rejected with a MongoDB error that its
-//! driver reports.
+//! The whole handshake has one deadline, and a limit for what it may read. The verifier in the configuration decides
+//! which certificates are valid. A client without a certificate completes the handshake, so that it can be rejected
+//! with a MongoDB error that its driver reports.
 
 use std::io;
 use std::sync::Arc;

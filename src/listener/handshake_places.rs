@@ -49,8 +49,8 @@ struct Taken {
     _signal: oneshot::Sender<()>,
 }
 
-/// Where clients come from: an IPv4 address, or a network of 64 bits, which one IPv6 host can use as it likes. `None` for
-/// unix domain sockets.
+/// Where clients come from: an IPv4 address, or a network of 64 bits, which one IPv6 host can use as it likes. `None`
+/// for unix domain sockets.
 type Source = Option<IpAddr>;
 
 /// The place of one client; released when dropped.

@@ -187,8 +187,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.dismissal = Some(dismissal);
     }
 
-    /// Whether the client loses nothing but time if its connection closes now: no request is in flight, and no cursor or
-    /// transaction is open.
+    /// Whether the client loses nothing but time if its connection closes now: no request is in flight, and no cursor
+    /// or transaction is open.
     pub fn is_at_rest(&self) -> bool {
         self.pump.is_idle() && self.pump.connection.in_flight.len() == 0 && !self.pump.has_open_state()
     }

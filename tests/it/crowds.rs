@@ -1,5 +1,5 @@
-//! Many clients, or hostile ones, when something is scarce: places for handshakes, memory, descriptors, a server that is
-//! down, valid certificates.
+//! Many clients, or hostile ones, when something is scarce: places for handshakes, memory, descriptors, a server
+//! that is down, valid certificates.
 
 use std::fs;
 use std::io::{Read, Write};
