@@ -17,7 +17,7 @@ use crate::kit::waiting::until;
 const CLIENTS: usize = 8;
 /// Operations between two steps of a hand-over.
 const OPERATIONS: usize = 200;
-const END_TIMEOUT: Duration = Duration::from_secs(60);
+const END_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Clients that connect, run two commands and close, again and again. An error is counted, and never retried.
 #[derive(Default)]

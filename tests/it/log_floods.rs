@@ -21,7 +21,7 @@ const LINES_PER_SECOND: f64 = 12.0;
 const BYTES_PER_SECOND: f64 = 10_000.0;
 
 /// Left-out lines are reported 15 s after the last line of their kind.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(60);
+const CLOSING_TIMEOUT: Duration = Duration::from_mins(1);
 
 const POLICY: &str = "[[policy.rule]]\nname = 'no-finds'\naction = 'deny'\nto = [{ commands = ['find'] }]\n";
 

@@ -341,6 +341,7 @@ fn a_healthy_neighbour_is_served_during_every_attack() {
 
 #[test]
 #[ignore = "measures for minutes; see the head of this file"]
+#[expect(clippy::print_stdout, reason = "the table is the result")]
 fn table() {
     const LASTS: Duration = Duration::from_secs(10);
     let Some(mongod) = prepare() else { return };
