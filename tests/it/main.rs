@@ -59,6 +59,7 @@ mod rust_members;
 mod rust_script;
 mod seen;
 mod slow;
+mod soak;
 mod srv;
 mod warm;
 mod wire_own;
