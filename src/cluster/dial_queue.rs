@@ -21,7 +21,7 @@ const DIALS_MAX: usize = 32;
 const FAILURES_MAX: u32 = 3;
 
 /// First and longest pause between two attempts while the member is failing. A member that has come back is noticed
-/// within the longest.
+/// within the longest, if attempts fail immediately, and else within `connect_timeout` more.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// Makes connections wait for their turn, first come, first served.
@@ -65,7 +65,7 @@ impl fmt::Display for DialError {
         write!(f, "{}", self.cause)?;
         let Some(age) = self.age else { return Ok(()) };
         let age = humantime::format_duration(Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
-        write!(f, " (this was {age} ago; while a server fails, it is tried once a second)")
+        write!(f, " (this was {age} ago; while a server fails, it is tried about once a second)")
     }
 }
 
@@ -86,8 +86,8 @@ impl DialQueue {
     /// Waits for a turn. Time limits begin after it.
     ///
     /// Fails at once with the last failure while the member is failing, unless it is time for another attempt. Fails
-    /// also if another attempt failed while this one waited, and none has succeeded since: while a server does not
-    /// respond, each turn takes `connect_timeout`, and a client must not wait for several of them. Cancel safe.
+    /// also if the member began to fail while this one waited: while a server does not respond, each turn takes
+    /// `connect_timeout`, and a client must not wait for several of them. Cancel safe.
     pub(super) async fn turn(&self) -> Result<Turn<'_>, DialError> {
         let retry = self.retry()?;
         if let Ok(permit) = self.turns.try_acquire() {
@@ -96,8 +96,11 @@ impl DialQueue {
         let arrived = Instant::now();
         // The semaphore is never closed.
         let permit = self.turns.acquire().await.ok();
-        match &self.locked().failure {
-            Some((failed, cause)) if *failed >= arrived => Err(DialError { cause: Arc::clone(cause), age: None }),
+        let recent = self.locked();
+        match &recent.failure {
+            Some((failed, cause)) if *failed >= arrived && recent.failures >= FAILURES_MAX => {
+                Err(DialError { cause: Arc::clone(cause), age: None })
+            }
             _ => Ok(Turn { _permit: permit, _retry: retry }),
         }
     }
@@ -116,8 +119,10 @@ impl DialQueue {
         Ok(Some(Retry(self)))
     }
 
-    /// Records the result of an attempt. A success ends all restrictions.
+    /// Records the result of an attempt. A success ends all restrictions, and so does a server that answers that it
+    /// does not know the user: it works, and the operator's correction must have effect immediately.
     pub(super) fn record(&self, failure: Option<&Arc<ConnectError>>) {
+        let failure = failure.filter(|cause| !cause.is_user_failure());
         let (now, mut recent) = (Instant::now(), self.locked());
         recent.failure = failure.map(|cause| (now, Arc::clone(cause)));
         if failure.is_none() {
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_success_lets_everybody_dial_again() {
+    async fn one_success_lets_all_clients_dial_again() {
         let (queue, cause) = (DialQueue::default(), failure().await);
         tokio::time::pause();
         (0..10).for_each(|_| queue.record(Some(&cause)));

@@ -1,6 +1,5 @@
 //! The policy as it applies to each caller of a listener, and the log lines about its decisions.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -8,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, DECISIONS_OF_RULE};
 use super::policy_in_force::PolicyInForce;
+use crate::command::table;
 use crate::identity::{Identified, Principal};
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Policy, SessionOwner, View};
@@ -150,7 +150,7 @@ impl PolicySource for CallerPolicySource {
         let unclear = unclear.map(tracing::field::display);
         let namespace = (!namespace.is_empty()).then_some(*namespace);
         let (message, budget) = message_and_budget(*decision, *count);
-        let kind = kind(rule, principal);
+        let kind = kind(rule, *command, principal, self.client);
         let LogDecision::Log { suppressed } = self.policy.log_throttle.note(message, &kind, budget) else { return };
         // One macro for each level: the level of a macro is a constant.
         match (decision, count) {
@@ -202,19 +202,22 @@ impl PolicySource for CallerPolicySource {
 
 fn message_and_budget(decision: PolicyDecision, count: u64) -> (&'static str, LineBudget) {
     match (decision, count) {
-        (PolicyDecision::Deny, 1) => (COMMAND_DENIED, LineBudget::Failures),
-        (PolicyDecision::WouldDeny, 1) => (COMMAND_WOULD_BE_DENIED, LineBudget::Failures),
+        (PolicyDecision::Deny, 1) => (COMMAND_DENIED, LineBudget::Denials),
+        (PolicyDecision::WouldDeny, 1) => (COMMAND_WOULD_BE_DENIED, LineBudget::Denials),
         (PolicyDecision::Audit | PolicyDecision::Allow, 1) => (COMMAND_AUDITED, LineBudget::Traffic),
         _ => (DECISIONS_OF_RULE, LineBudget::Changes),
     }
 }
 
-/// The kind of a line: the rule and the principal, so that a caller that is denied again and again does not use up the
-/// lines about others.
-fn kind<'a>(rule: &'a str, principal: Option<&str>) -> Cow<'a, str> {
-    match principal {
-        Some(principal) => Cow::Owned(format!("{rule} for {principal}")),
-        None => Cow::Borrowed(rule),
+/// The kind of a line: the rule, the command, and the principal or else the address. A caller that is denied again and
+/// again does not use up the lines about others, nor those about its own other commands.
+fn kind(rule: &str, command: Option<&str>, principal: Option<&str>, client: ClientAddress) -> String {
+    // A client can make up any number of other names.
+    let command = command.filter(|name| table::find(name.as_bytes()).is_some()).unwrap_or("other");
+    match (principal, client) {
+        (Some(principal), _) => format!("{rule}: {command} for {principal}"),
+        (None, ClientAddress::Tcp(address)) => format!("{rule}: {command} for {}", address.ip()),
+        (None, ClientAddress::Unix) => format!("{rule}: {command}"),
     }
 }
 

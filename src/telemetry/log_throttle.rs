@@ -1,8 +1,8 @@
 //! Throttles log lines that clients or servers can cause without limit: a burst is written whole, then a few lines at
 //! intervals with the number of lines that were left out.
 //!
-//! Keeps one small entry for each kind of line until the process ends. Kinds come from closed sets, such as a
-//! configured name and a label; a limit holds even if they do not.
+//! Keeps one small entry for each kind of line, and a limited number of them. Kinds come from closed sets, such as a
+//! configured name and a label.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,9 +27,11 @@ const LINES_SUPPRESSED: &str = "log lines suppressed";
 /// How many lines of one kind are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineBudget {
-    /// For warnings: 20 lines at once, then one every ten seconds. The first lines show who is affected, and the others
-    /// that it goes on.
+    /// For failures that repeat with the same cause: one line, then one every ten seconds.
     Failures,
+    /// For denied commands: 20 lines at once, then one every ten seconds. The first lines show who is affected, and the
+    /// others that it goes on.
+    Denials,
     /// The same for lines at level info.
     Changes,
     /// For lines at level info of which ordinary traffic writes one for each connection: 100 lines at once, then ten
@@ -40,14 +42,15 @@ pub enum LineBudget {
 impl LineBudget {
     fn burst(self) -> u32 {
         match self {
-            Self::Failures | Self::Changes => 20,
+            Self::Failures => 1,
+            Self::Denials | Self::Changes => 20,
             Self::Traffic => 100,
         }
     }
 
     fn interval(self) -> Duration {
         match self {
-            Self::Failures | Self::Changes => Duration::from_secs(10),
+            Self::Failures | Self::Denials | Self::Changes => Duration::from_secs(10),
             Self::Traffic => Duration::from_millis(100),
         }
     }
@@ -116,6 +119,9 @@ impl LogThrottle {
         let now = Instant::now();
         let mut kinds = self.0.locked();
         let of_message = kinds.entry(message).or_default();
+        if of_message.len() >= KINDS_MAX && !of_message.contains_key(kind) {
+            of_message.retain(|_, entry| !entry.is_unused(now));
+        }
         let kind = if of_message.len() < KINDS_MAX || of_message.contains_key(kind) { kind } else { OTHER_KINDS };
         if !of_message.contains_key(kind) {
             of_message.insert(kind.into(), Entry::new(now));
@@ -157,6 +163,11 @@ impl Entry {
         Self { full_at: now, written_at: now, suppressed: 0, has_reporter: false }
     }
 
+    /// Whether a new entry would be the same.
+    fn is_unused(&self, now: Instant) -> bool {
+        self.full_at <= now && self.suppressed == 0 && !self.has_reporter
+    }
+
     fn note(&mut self, budget: LineBudget, now: Instant) -> LogDecision {
         let full_at = self.full_at.max(now) + budget.interval();
         if full_at - now > budget.interval() * budget.burst() {
@@ -186,7 +197,7 @@ async fn report(shared: Arc<Shared>, message: &'static str, kind: Box<str>, budg
         LogSubject::Process => (None, None),
     };
     match budget {
-        LineBudget::Failures => {
+        LineBudget::Failures | LineBudget::Denials => {
             tracing::warn!(listener, upstream, lines = message, kind = &*kind, suppressed, "{LINES_SUPPRESSED}");
         }
         LineBudget::Changes | LineBudget::Traffic => {
@@ -217,8 +228,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_written_whole_and_then_one_line_at_each_interval_with_a_count() {
         let throttle = throttle();
-        let note = |kind| throttle.note("failed", kind, LineBudget::Failures);
-        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+        let note = |kind| throttle.note("failed", kind, LineBudget::Denials);
+        assert_eq!(written(&throttle, "refused", LineBudget::Denials, 25), 20);
         assert_eq!(note("expired"), log(0));
         tokio::time::advance(Duration::from_millis(9_999)).await;
         assert_eq!(note("refused"), SUPPRESS);
@@ -226,7 +237,15 @@ mod tests {
         assert_eq!(note("refused"), log(6));
         assert_eq!(note("refused"), SUPPRESS);
         tokio::time::advance(Duration::from_secs(200)).await;
-        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+        assert_eq!(written(&throttle, "refused", LineBudget::Denials, 25), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_logged_at_once_and_then_every_ten_seconds_with_a_count() {
+        let throttle = throttle();
+        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 8), 1);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(throttle.note("failed", "refused", LineBudget::Failures), log(7));
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,9 +267,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn messages_and_kinds_have_budgets_of_their_own_up_to_a_limit() {
         let throttle = throttle();
-        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
-        assert_eq!(throttle.note("lost", "refused", LineBudget::Failures), log(0));
-        let kinds = (0..10 * KINDS_MAX).map(|kind| written(&throttle, &kind.to_string(), LineBudget::Failures, 1));
+        assert_eq!(written(&throttle, "refused", LineBudget::Denials, 25), 20);
+        assert_eq!(throttle.note("lost", "refused", LineBudget::Denials), log(0));
+        let kinds = (0..10 * KINDS_MAX).map(|kind| written(&throttle, &kind.to_string(), LineBudget::Denials, 1));
         assert_eq!(kinds.sum::<usize>(), KINDS_MAX - 1 + 20);
         assert_eq!(throttle.0.locked()["failed"].len(), KINDS_MAX + 1);
     }
@@ -259,15 +278,15 @@ mod tests {
     async fn the_number_of_lines_that_were_left_out_is_reported_once_when_the_flood_has_ended() {
         let throttle = throttle();
         let take_due = || throttle.0.take_due("failed", "refused");
-        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 25), 20);
+        assert_eq!(written(&throttle, "refused", LineBudget::Denials, 25), 20);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(throttle.note("failed", "refused", LineBudget::Failures), log(5));
-        assert_eq!(written(&throttle, "refused", LineBudget::Failures, 3), 0);
+        assert_eq!(throttle.note("failed", "refused", LineBudget::Denials), log(5));
+        assert_eq!(written(&throttle, "refused", LineBudget::Denials, 3), 0);
         let due = take_due().unwrap_err();
         assert_eq!(due - Instant::now(), CLOSING_DELAY);
         tokio::time::advance(CLOSING_DELAY).await;
         assert_eq!(take_due(), Ok(3));
         assert_eq!(take_due(), Ok(0));
-        assert_eq!(throttle.note("failed", "refused", LineBudget::Failures), log(0));
+        assert_eq!(throttle.note("failed", "refused", LineBudget::Denials), log(0));
     }
 }

@@ -531,8 +531,8 @@ fn an_error_names_the_command_or_stage_that_is_unknown() {
     let gone =
         Sentence { policy: &policy, grounds, database, command: Some("getMore"), unclear: None, name: None, code };
     assert_eq!(gone.to_string(), format!("mongate: {not_found}"));
-    let malformed = "cannot execute command aggregate on shop: the pipeline is not an array of documents with one stage \
-                     each";
+    let malformed = "cannot execute command aggregate on shop: the pipeline is not an array of documents with one \
+                     stage each";
     check(Unclear::Pipeline, None, ErrorCode::TYPE_MISMATCH, malformed);
 }
 
