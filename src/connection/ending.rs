@@ -137,7 +137,7 @@ impl Ending {
                 ),
             Self::Overloaded { percent } => EndingExplanation::new(
                 "overloaded",
-                format!("{percent} % of the memory limit of the gateway are used, so that new connections are refused"),
+                format!("{percent} % of the memory limit of the gateway is used, so that new connections are refused"),
             )
             .with_remedy(
                 "raise the memory limit of the container, or lower max_connections and max_held_bytes; \

@@ -54,8 +54,8 @@ pub(super) fn add_memory(readiness: &Readiness, overload: &Overload) {
         if overload.is_refusing() {
             let percent = overload.percent();
             ConditionState::Fails(format!(
-                "{percent} % of the memory limit are used: new connections are refused; raise the limit of the \
-                 container, or lower max_connections"
+                "{percent} % of the memory limit is used: new connections are refused; raise the limit of the \
+                 container, or lower max_connections and max_held_bytes"
             ))
         } else {
             ConditionState::Holds(String::new())

@@ -39,6 +39,12 @@ mod linux {
     pub(super) fn direct_to_second_socket(socket: &Socket) -> io::Result<()> {
         let mut program = [sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: 1 }];
         let program = sock_fprog { len: 1, filter: program.as_mut_ptr() };
-        Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
+        setsockopt(socket, sockopt::AttachReusePortCbpf, &program).map_err(|error| {
+            io::Error::other(format!(
+                "the kernel or the sandbox refuses SO_ATTACH_REUSEPORT_CBPF ({}), which reuse_port needs; set \
+                 reuse_port = false",
+                error.desc()
+            ))
+        })
     }
 }
