@@ -27,7 +27,7 @@ use crate::config::Mechanism;
 use crate::identity::Principal;
 use crate::listener;
 use crate::listener::{
-    Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakePlace,
+    Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakeEntry,
 };
 use crate::relay::{Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
 use crate::upstream::ProvenConnection;
@@ -91,9 +91,9 @@ async fn establish<'a>(
     route: &'a Arc<Route>,
     caller: &mut CallerInfo,
 ) -> Result<Established<'a>, Ending> {
-    let Arrival { socket, address, slot, original_destination, admittance, place } = arrival;
+    let Arrival { socket, address, slot, original_destination, admittance, entry } = arrival;
     let revalidation = route.admission.server_identity().map(|identity| Revalidation::new(identity));
-    let Admitted { mut client, header, first_bytes } = admit(socket, address, place, route, caller).await?;
+    let Admitted { mut client, header, first_bytes } = admit(socket, address, entry, route, caller).await?;
     // Held to the end, so that replies to rejected clients are limited too.
     let (permit, is_full) = match admittance {
         Admittance::Admitted(permit) => (permit, false),
@@ -127,16 +127,26 @@ async fn establish<'a>(
     Ok(Established { relay, first_bytes, session, permit })
 }
 
-/// Reads up to the header of the client's first message, and admits the client if it may connect.
+/// Waits for a place if the client has none, reads up to the header of its first message, and admits the client if it
+/// may connect.
 async fn admit(
     socket: Socket,
     address: ClientAddress,
-    mut place: HandshakePlace,
+    entry: HandshakeEntry,
     route: &Route,
     caller: &mut CallerInfo,
 ) -> Result<Admitted, Ending> {
     let admission = &route.admission;
     let socket = ClientSocket::register(socket, address, route.tcp_keepalive).map_err(Ending::SocketFailed)?;
+    let mut place = match entry {
+        HandshakeEntry::Place(place) => place,
+        HandshakeEntry::Waiting(waiting) => tokio::select! {
+            // Nothing has been read from this client, so that the drain closes it at once.
+            biased;
+            () = route.drain.draining() => return Err(Ending::Drained),
+            place = waiting.enter() => place,
+        },
+    };
     let heard = tokio::select! {
         // A message that has arrived counts, even if the drain begins at the same moment.
         biased;

@@ -4,7 +4,8 @@
 //! A client costs a connection permit and some memory before it has shown anything. Without this limit, silent clients
 //! could keep all permits of a listener.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,9 @@ use super::client_stream::ClientAddress;
 const PLACES: (usize, usize) = (16, 1024);
 
 /// How long a client keeps its place at least, unless its source has more than a quarter of the places and another
-/// source needs one. A handshake takes milliseconds, and on a busy machine some hundred of them.
-const TIME_MIN: Duration = Duration::from_secs(2);
+/// source needs one. A handshake takes milliseconds. This time also includes the processor time of the gateway: on a
+/// slow machine, it needs seconds for as many TLS handshakes as there are places.
+const TIME_MIN: Duration = Duration::from_secs(5);
 
 /// The places of one listener. Clones share them.
 #[derive(Debug, Clone)]
@@ -28,17 +30,23 @@ pub struct HandshakePlaces(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     max: usize,
+    /// Most clients that may wait for a place.
+    waiting_max: usize,
     state: Mutex<State>,
+    /// Held by the client that has waited longest. Only this client looks for a place, so that a release or a timer
+    /// wakes one task and not all that wait. The lock is fair, and a client that is dropped passes it on.
+    turn: tokio::sync::Mutex<()>,
     released: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     last_id: u64,
-    /// By id, so the oldest comes first.
-    taken: BTreeMap<u64, Taken>,
-    /// How many each source has.
-    sources: HashMap<Source, usize>,
+    taken: HashMap<u64, Taken>,
+    /// The places of each source. The smallest id is the oldest place.
+    sources: HashMap<Source, BTreeSet<u64>>,
+    /// Number of clients that wait for a place.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -49,9 +57,27 @@ struct Taken {
     _signal: oneshot::Sender<()>,
 }
 
+/// The client that loses its place next.
+struct NextToLeave {
+    id: u64,
+    /// When the client has had its place for [`TIME_MIN`].
+    due: Instant,
+    /// Whether the client has to leave at once, because its source has more than its share.
+    is_unfair: bool,
+}
+
 /// Where clients come from: an IPv4 address, or a network of 64 bits, which one IPv6 host can use as it likes. `None`
 /// for unix domain sockets.
 type Source = Option<IpAddr>;
+
+/// What a client gets when it connects.
+#[derive(Debug)]
+pub enum HandshakeEntry {
+    /// A place.
+    Place(HandshakePlace),
+    /// The right to wait for a place.
+    Waiting(WaitingClient),
+}
 
 /// The place of one client; released when dropped.
 #[derive(Debug)]
@@ -61,45 +87,42 @@ pub struct HandshakePlace {
     lost: oneshot::Receiver<()>,
 }
 
+/// The right of one client to wait for a place; given back when dropped.
+#[derive(Debug)]
+pub struct WaitingClient {
+    places: Arc<Shared>,
+    source: Source,
+}
+
 impl HandshakePlaces {
     /// The places of a listener with `max_connections` permits: a quarter of them, 16 at least and 1,024 at most.
+    ///
+    /// As many clients may wait for a place, but never more than a quarter of the permits, which waiting clients hold.
     pub fn new(max_connections: usize) -> Self {
         let max = (max_connections / 4).clamp(PLACES.0, PLACES.1);
-        Self(Arc::new(Shared { max, state: Mutex::default(), released: Notify::new() }))
+        let waiting_max = (max_connections / 4).clamp(1, max);
+        let (state, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Shared { max, waiting_max, state, turn, released: Notify::new() }))
     }
 
-    /// Takes a place for a client that has just connected.
+    /// A place for a client that has just connected, or the right to wait for one. `None` if too many clients wait
+    /// already.
     ///
-    /// If all are taken, the oldest client of the source with the most places loses its place: at once if that is
-    /// another source with more than a quarter of the places, or else when it has had its place for two seconds. Until
-    /// then, this waits. Cancel safe.
-    pub async fn enter(&self, address: ClientAddress) -> HandshakePlace {
+    /// If all places are taken, the oldest client of the source with the most places loses its place: at once if that
+    /// is another source with more than a quarter of the places, or else when it has had its place for five seconds.
+    /// Clients that wait come first, unless another source has more than a quarter of the places.
+    pub fn arrive(&self, address: ClientAddress) -> Option<HandshakeEntry> {
         let source = source_of(address);
-        loop {
-            match self.try_enter(source) {
-                Ok(place) => return place,
-                // Whatever happens first: the place that is due next is looked for again.
-                Err(due) => drop(timeout_at(due, self.0.released.notified()).await),
-            }
-        }
-    }
-
-    fn try_enter(&self, source: Source) -> Result<HandshakePlace, Instant> {
         let mut state = self.0.locked();
-        if state.taken.len() >= self.0.max
-            && let Some((id, due)) = state.next_to_leave(source, self.0.max / 4)
-        {
-            if due > Instant::now() {
-                return Err(due);
-            }
-            state.remove(id);
+        let ahead = state.waiting;
+        if state.make_room(source, self.0.max, ahead).is_ok() {
+            return Some(HandshakeEntry::Place(self.0.take(&mut state, source)));
         }
-        let (signal, lost) = oneshot::channel();
-        state.last_id += 1;
-        let id = state.last_id;
-        state.taken.insert(id, Taken { source, since: Instant::now(), _signal: signal });
-        *state.sources.entry(source).or_default() += 1;
-        Ok(HandshakePlace { places: Arc::clone(&self.0), id, lost })
+        if state.waiting >= self.0.waiting_max {
+            return None;
+        }
+        state.waiting += 1;
+        Some(HandshakeEntry::Waiting(WaitingClient { places: Arc::clone(&self.0), source }))
     }
 
     /// Number of places in all.
@@ -112,25 +135,56 @@ impl Shared {
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn take(self: &Arc<Self>, state: &mut State, source: Source) -> HandshakePlace {
+        let (signal, lost) = oneshot::channel();
+        state.last_id += 1;
+        let id = state.last_id;
+        state.taken.insert(id, Taken { source, since: Instant::now(), _signal: signal });
+        state.sources.entry(source).or_default().insert(id);
+        HandshakePlace { places: Arc::clone(self), id, lost }
+    }
 }
 
 impl State {
-    /// The oldest client of the source with the most places, and when it may be made to leave for a client of `source`.
-    fn next_to_leave(&self, source: Source, share: usize) -> Option<(u64, Instant)> {
-        let (largest, count) = self.sources.iter().max_by_key(|(_, count)| **count)?;
-        let (id, oldest) = self.taken.iter().find(|(_, taken)| taken.source == *largest)?;
-        let is_unfair = *largest != source && *count > share;
-        Some((*id, if is_unfair { oldest.since } else { oldest.since + TIME_MIN }))
+    /// Makes sure that one of the `max` places is free for a client of `source`, while `ahead` other clients wait. If
+    /// this is not possible yet, returns when to try again.
+    fn make_room(&mut self, source: Source, max: usize, ahead: usize) -> Result<(), Instant> {
+        if self.taken.len() + ahead < max {
+            return Ok(());
+        }
+        let is_full = self.taken.len() >= max;
+        let now = Instant::now();
+        let Some(next) = self.next_to_leave(source, max / 4) else { return Err(now) };
+        if !next.is_unfair && (ahead > 0 || next.due > now) {
+            return Err(next.due);
+        }
+        if is_full {
+            self.remove(next.id);
+        }
+        Ok(())
     }
 
-    fn remove(&mut self, id: u64) {
-        let Some(taken) = self.taken.remove(&id) else { return };
-        if let Some(count) = self.sources.get_mut(&taken.source) {
-            *count -= 1;
-            if *count == 0 {
+    /// The oldest client of the source with the most places. Of sources with equally many, it is not `source`, and the
+    /// one with the oldest client.
+    fn next_to_leave(&self, source: Source, share: usize) -> Option<NextToLeave> {
+        let key = |(of, ids): &(&Source, &BTreeSet<u64>)| (ids.len(), **of != source, Reverse(ids.first().copied()));
+        let (largest, ids) = self.sources.iter().max_by_key(key)?;
+        let id = *ids.first()?;
+        let due = self.taken.get(&id)?.since + TIME_MIN;
+        Some(NextToLeave { id, due, is_unfair: *largest != source && ids.len() > share })
+    }
+
+    /// Whether the client still had its place.
+    fn remove(&mut self, id: u64) -> bool {
+        let Some(taken) = self.taken.remove(&id) else { return false };
+        if let Some(ids) = self.sources.get_mut(&taken.source) {
+            ids.remove(&id);
+            if ids.is_empty() {
                 self.sources.remove(&taken.source);
             }
         }
+        true
     }
 }
 
@@ -148,8 +202,37 @@ impl HandshakePlace {
 
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
-        self.places.locked().remove(self.id);
-        self.places.released.notify_one();
+        let was_taken = self.places.locked().remove(self.id);
+        if was_taken {
+            self.places.released.notify_one();
+        }
+    }
+}
+
+impl WaitingClient {
+    /// Waits for a place, in the order of arrival. When dropped, the client no longer waits.
+    pub async fn enter(self) -> HandshakePlace {
+        let places = &self.places;
+        let _turn = places.turn.lock().await;
+        loop {
+            // In a block, so that the state is not locked while this waits.
+            let due = {
+                let mut state = places.locked();
+                match state.make_room(self.source, places.max, 0) {
+                    Ok(()) => return places.take(&mut state, self.source),
+                    Err(due) => due,
+                }
+            };
+            // After either, the place that is due next may be another one. A release before this is not lost:
+            // `notify_one` is kept for the next `notified`, also when the one that it woke is dropped.
+            let _ = timeout_at(due, places.released.notified()).await;
+        }
+    }
+}
+
+impl Drop for WaitingClient {
+    fn drop(&mut self) {
+        self.places.locked().waiting -= 1;
     }
 }
 
@@ -173,73 +256,145 @@ mod tests {
         ClientAddress::Tcp((ip.parse::<IpAddr>().unwrap(), 4000).into())
     }
 
+    /// 16 places, and as many clients may wait.
+    fn sixteen() -> HandshakePlaces {
+        HandshakePlaces::new(64)
+    }
+
     fn is_lost(place: &mut HandshakePlace) -> bool {
         place.lost().now_or_never().is_some()
     }
 
-    async fn fill(places: &HandshakePlaces, address: ClientAddress, count: usize) -> Vec<HandshakePlace> {
-        let mut taken = Vec::new();
-        for _ in 0..count {
-            taken.push(places.enter(address).await);
+    /// A place that the client gets without waiting.
+    fn place(places: &HandshakePlaces, address: ClientAddress) -> HandshakePlace {
+        match places.arrive(address) {
+            Some(HandshakeEntry::Place(place)) => place,
+            other => panic!("no place: {other:?}"),
         }
-        taken
+    }
+
+    fn waiting(places: &HandshakePlaces, address: ClientAddress) -> WaitingClient {
+        match places.arrive(address) {
+            Some(HandshakeEntry::Waiting(waiting)) => waiting,
+            other => panic!("does not wait: {other:?}"),
+        }
+    }
+
+    fn fill(places: &HandshakePlaces, address: ClientAddress, count: usize) -> Vec<HandshakePlace> {
+        (0..count).map(|_| place(places, address)).collect()
+    }
+
+    fn assert_is_empty(places: &HandshakePlaces) {
+        let state = places.0.locked();
+        assert!(state.taken.is_empty() && state.sources.is_empty() && state.waiting == 0, "{state:?}");
     }
 
     #[test]
     fn a_quarter_of_the_permits_but_neither_too_few_nor_too_many() {
-        for (permits, expected) in [(1, 16), (100, 25), (10_000, 1024)] {
-            assert_eq!(HandshakePlaces::new(permits).max(), expected);
+        for (permits, expected, waiting) in [(1, 16, 1), (40, 16, 10), (100, 25, 25), (10_000, 1024, 1024)] {
+            let places = HandshakePlaces::new(permits);
+            assert_eq!((places.max(), places.0.waiting_max), (expected, waiting));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_source_with_more_than_its_share_gives_way_at_once_to_another_one() {
-        let places = HandshakePlaces::new(1);
-        let mut attacker = fill(&places, at("10.0.0.1"), 14).await;
-        let mut others = fill(&places, at("10.0.0.2"), 2).await;
-        let started = Instant::now();
-        let newcomers = [places.enter(at("10.0.0.3")).await, places.enter(at("10.0.0.2")).await];
-        assert_eq!(started.elapsed(), Duration::ZERO);
+        let places = sixteen();
+        let mut attacker = fill(&places, at("10.0.0.1"), 14);
+        let mut others = fill(&places, at("10.0.0.2"), 2);
+        let newcomers = [place(&places, at("10.0.0.3")), place(&places, at("10.0.0.2"))];
         let lost: Vec<bool> = attacker.iter_mut().map(is_lost).collect();
         assert_eq!(lost.iter().filter(|lost| **lost).count(), 2);
         assert!(lost[0] && lost[1], "the oldest ones");
         assert!(!others.iter_mut().any(is_lost));
         drop((attacker, others, newcomers));
-        assert!(places.0.locked().taken.is_empty() && places.0.locked().sources.is_empty());
+        assert_is_empty(&places);
     }
 
     #[tokio::test(start_paused = true)]
     async fn clients_of_one_source_wait_until_the_oldest_of_them_has_had_its_time() {
         for address in [at("10.0.0.1"), ClientAddress::Unix] {
-            let places = HandshakePlaces::new(1);
-            let mut silent = fill(&places, address, 16).await;
+            let places = sixteen();
+            let mut silent = fill(&places, address, 16);
             let started = Instant::now();
-            let _next = places.enter(address).await;
+            let _next = waiting(&places, address).enter().await;
             assert_eq!(started.elapsed(), TIME_MIN);
             assert!(is_lost(&mut silent[0]) && !is_lost(&mut silent[1]));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_that_is_released_is_taken_at_once() {
-        let places = HandshakePlaces::new(1);
-        let mut taken = fill(&places, at("10.0.0.1"), 16).await;
+    async fn a_place_that_is_released_goes_at_once_to_the_client_that_has_waited_longest() {
+        let places = sixteen();
+        let mut taken = fill(&places, at("10.0.0.1"), 16);
         let started = Instant::now();
-        let (_next, ()) = tokio::join!(places.enter(at("10.0.0.1")), async { drop(taken.pop()) });
+        let mut first = Box::pin(waiting(&places, at("10.0.0.1")).enter());
+        let mut second = Box::pin(waiting(&places, at("10.0.0.1")).enter());
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(taken.pop());
+        let newcomer = waiting(&places, at("10.0.0.1"));
+        assert!((&mut second).now_or_never().is_none());
+        taken.push(first.await);
+        assert!((&mut second).now_or_never().is_none());
         assert_eq!(started.elapsed(), Duration::ZERO);
         assert!(!taken.iter_mut().any(is_lost));
+        drop((taken, second, newcomer));
+        assert_is_empty(&places);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_client_that_is_dropped_passes_a_released_place_on() {
+        let places = sixteen();
+        let mut taken = fill(&places, at("10.0.0.1"), 16);
+        let started = Instant::now();
+        let mut first = Box::pin(waiting(&places, at("10.0.0.1")).enter());
+        let second = waiting(&places, at("10.0.0.1")).enter();
+        assert!((&mut first).now_or_never().is_none());
+        drop(taken.pop());
+        drop(first);
+        let _next = second.await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert_eq!(places.0.locked().waiting, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_sources_with_few_places_each_wait_for_the_oldest() {
-        let places = HandshakePlaces::new(1);
-        let mut taken = Vec::new();
-        for host in 1..=16 {
-            taken.push(places.enter(at(&format!("10.0.0.{host}"))).await);
-        }
+        let places = sixteen();
+        let mut taken: Vec<_> = (1..=16).map(|host| place(&places, at(&format!("10.0.0.{host}")))).collect();
         let started = Instant::now();
-        let _next = places.enter(at("10.0.1.1")).await;
+        let _next = waiting(&places, at("10.0.1.1")).enter().await;
         assert_eq!(started.elapsed(), TIME_MIN);
+        assert!(is_lost(&mut taken[0]) && !taken[1..].iter_mut().any(is_lost));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_clients_of_one_source_do_not_delay_a_client_of_another_one() {
+        let places = sixteen();
+        let mut silent = fill(&places, at("10.0.0.1"), 16);
+        let mut queue: Vec<_> = (0..16).map(|_| Box::pin(waiting(&places, at("10.0.0.1")).enter())).collect();
+        for client in &mut queue {
+            assert!(client.now_or_never().is_none());
+        }
+        assert!(places.arrive(at("10.0.0.1")).is_none(), "too many wait");
+        let _other = place(&places, at("10.0.0.2"));
+        assert!(is_lost(&mut silent[0]));
+        // The other client also comes first if a place is free at this moment.
+        drop(silent.pop());
+        let _another = place(&places, at("10.0.0.2"));
+        assert!(!silent[1..].iter_mut().any(is_lost));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_clients_wait_as_there_are_places_and_one_that_leaves_makes_room() {
+        let places = sixteen();
+        let taken = fill(&places, at("10.0.0.1"), 16);
+        let mut queue: Vec<_> = (0..16).map(|_| waiting(&places, at("10.0.0.1"))).collect();
+        assert!(places.arrive(at("10.0.0.1")).is_none());
+        drop(queue.pop());
+        queue.push(waiting(&places, at("10.0.0.1")));
+        assert!(places.arrive(at("10.0.0.1")).is_none());
+        drop((taken, queue));
+        assert_is_empty(&places);
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod take_over;
 pub use client_stream::{ClientAddress, ClientSocket, ClientStream, PeerUser, Prefixed};
 pub use connection_limit::{ConnectionLimit, ConnectionPermit};
 pub use handshake::{HandshakeFailure, PeerTls};
-pub use handshake_places::{HandshakePlace, HandshakePlaces};
+pub use handshake_places::{HandshakeEntry, HandshakePlace, HandshakePlaces, WaitingClient};
 pub use opening::{ClientPreamble, Opening, ProxyRefusal, ProxyRules, read_opening};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
@@ -67,8 +67,8 @@ pub struct Arrival {
     pub original_destination: Option<Box<SocketAddr>>,
     /// Whether the client is within the connection limit.
     pub admittance: Admittance,
-    /// The client's place until it has sent its first message.
-    pub place: HandshakePlace,
+    /// The client's place until it has sent its first message, or its right to wait for one.
+    pub entry: HandshakeEntry,
 }
 
 /// The limits of a listener, which all of its addresses share.
@@ -176,8 +176,8 @@ impl Listener {
     /// Waits for the next client.
     ///
     /// An error that affects one connection only is skipped. When the system is out of descriptors or memory, this
-    /// retries with back-off, and logs the begin and the end of that state once. When all places for handshakes are
-    /// taken, this may wait up to two seconds for one. When dropped, a client that waits for a place is disconnected.
+    /// retries with back-off, and logs the begin and the end of that state once. A client is closed and counted as
+    /// rejected when too many clients wait for a place, or too many are above the connection limit.
     pub async fn accept(&self) -> Arrival {
         let mut pause = None;
         let mut logged = false;
@@ -188,11 +188,12 @@ impl Listener {
                         tracing::warn!(listener = self.name, "{ACCEPTING_AGAIN}");
                     }
                     (pause, logged) = (None, false);
-                    let place = self.limits.handshakes.enter(address).await;
-                    if let Some(admittance) = self.admittance() {
+                    // This never waits for a place: clients of other sources would wait too.
+                    let entry = self.limits.handshakes.arrive(address);
+                    if let Some((entry, admittance)) = entry.and_then(|entry| Some((entry, self.admittance()?))) {
                         let original_destination =
                             self.intercept.then(|| original_dst::original_destination(&socket)).flatten().map(Box::new);
-                        return Arrival { socket, address, slot: self.slot, original_destination, admittance, place };
+                        return Arrival { socket, address, slot: self.slot, original_destination, admittance, entry };
                     }
                     self.metrics.open_connection().set_outcome(ConnectionOutcome::Rejected);
                 }

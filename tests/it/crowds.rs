@@ -102,7 +102,7 @@ fn silent_clients_do_not_keep_the_places_of_others() {
     let silent: Vec<_> = (0..CLIENTS).map(|_| gateway.connect().unwrap()).collect();
     let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["kind"] == "displaced").unwrap();
     assert!(logged["reason"].as_str().unwrap().contains("all 16 places"), "{logged}");
-    // They come from one address, so that each keeps its place for two seconds. It arrives after all of them.
+    // They come from one address, so that each keeps its place for five seconds. This client waits for its turn.
     let mut late = gateway.connect().unwrap();
     late.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
     served.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
