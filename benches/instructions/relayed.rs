@@ -4,7 +4,8 @@
 use std::io::{Read, Write};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -25,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::kit::certificates::{Pki, Wanted};
 
-/// Capacity of a pipe: larger than every message here, so that one poll of the relay moves a whole message.
+/// Capacity of a pipe: larger than every message here, so that the relay never waits for an end.
 const PIPE_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a reply's `responseTo`, which is the id of its request.
 const RESPONSE_TO: std::ops::Range<usize> = 8..12;
@@ -44,6 +45,16 @@ pub(crate) enum Rules {
     Count(usize),
 }
 
+/// Whether the relay wants to be polled again: the turn of a connection ends before a long message does.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs one poll of the relay, and may count it.
 pub(crate) type Count<'a> = dyn FnMut(&mut dyn FnMut()) + 'a;
 
@@ -57,6 +68,8 @@ pub(crate) struct Relayed {
     runtime: tokio::runtime::Runtime,
     received: Vec<u8>,
     maps_sessions: bool,
+    woken: Arc<Woken>,
+    waker: Waker,
 }
 
 impl Relayed {
@@ -81,7 +94,10 @@ impl Relayed {
             let relay = Relay::new(near_client, upstream_side, Limits::default(), stats, filters);
             Box::pin(run(relay, drain, renewal))
         };
+        let woken = Arc::new(Woken::default());
         Ok(Self {
+            waker: Waker::from(Arc::clone(&woken)),
+            woken,
             relaying,
             client,
             upstream,
@@ -111,13 +127,19 @@ impl Relayed {
         Ok(())
     }
 
+    /// Polls the relay until it waits for one of its ends.
     fn poll_relay(&mut self, count: &mut Count<'_>) -> anyhow::Result<()> {
         let _entered = self.runtime.enter();
         let mut ended = false;
         let relaying = &mut self.relaying;
-        count(&mut || ended = relaying.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
-        ensure!(!ended, "the relay has ended");
-        Ok(())
+        loop {
+            self.woken.0.store(false, Ordering::Relaxed);
+            count(&mut || ended = relaying.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready());
+            ensure!(!ended, "the relay has ended");
+            if !self.woken.0.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
     }
 
     fn take_request(&mut self, length: usize) -> anyhow::Result<Vec<u8>> {
