@@ -338,7 +338,9 @@ mod tests {
         let tickets: Vec<_> = (0..9).map(|_| pool.take_or_wait(&caller, MIB).unwrap_err()).collect();
         pool.give_back(&caller, reserve);
         // One of them has the reserve by now.
-        tickets.into_iter().for_each(|ticket| pool.give_up_ticket(ticket));
+        for ticket in tickets {
+            pool.give_up_ticket(ticket);
+        }
         pool.give_back(&caller, part);
         let state = pool.lock();
         assert!(state.callers.is_empty() && state.turns.is_empty() && state.tickets.is_empty());
