@@ -33,7 +33,7 @@ pub struct HoldBudget {
 }
 
 impl HoldBudget {
-    /// A budget of `bytes` for requests, and half of that for replies; of each at least [`HOLD_BUDGET_MIN`].
+    /// A budget of `bytes` for requests, and half of that for replies; of each at least 64 MiB.
     pub fn new(bytes: u64) -> Self {
         let pool = |bytes: u64, direction| {
             let bytes = bytes.max(HOLD_BUDGET_MIN);
