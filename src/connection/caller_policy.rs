@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::messages::{COMMAND_AUDITED, COMMAND_DENIED, COMMAND_WOULD_BE_DENIED, DECISIONS_OF_RULE};
 use super::policy_in_force::PolicyInForce;
-use crate::command::table;
 use crate::identity::{Identified, Principal};
 use crate::listener::ClientAddress;
 use crate::policy::{CallerFacts, Policy, SessionOwner, View};
@@ -147,10 +146,12 @@ impl PolicySource for CallerPolicySource {
         let Finding { rule, decision, command, namespace, unclear, count } = finding;
         let (listener, client) = (&self.policy.listener, self.client);
         let principal = self.identity.as_ref().map(|identity| identity.principal.as_str());
+        // A client can make up any number of names that the policy does not know.
+        let known_command = command.filter(|_| unclear.is_none());
         let unclear = unclear.map(tracing::field::display);
         let namespace = (!namespace.is_empty()).then_some(*namespace);
         let (message, budget) = message_and_budget(*decision, *count);
-        let kind = kind(rule, *command, principal, self.client);
+        let kind = kind(rule, known_command.unwrap_or("other"), principal, self.client);
         let LogDecision::Log { suppressed } = self.policy.log_throttle.note(message, &kind, budget) else { return };
         // One macro for each level: the level of a macro is a constant.
         match (decision, count) {
@@ -211,9 +212,7 @@ fn message_and_budget(decision: PolicyDecision, count: u64) -> (&'static str, Li
 
 /// The kind of a line: the rule, the command, and the principal or else the address. A caller that is denied again and
 /// again does not use up the lines about others, nor those about its own other commands.
-fn kind(rule: &str, command: Option<&str>, principal: Option<&str>, client: ClientAddress) -> String {
-    // A client can make up any number of other names.
-    let command = command.filter(|name| table::find(name.as_bytes()).is_some()).unwrap_or("other");
+fn kind(rule: &str, command: &str, principal: Option<&str>, client: ClientAddress) -> String {
     match (principal, client) {
         (Some(principal), _) => format!("{rule}: {command} for {principal}"),
         (None, ClientAddress::Tcp(address)) => format!("{rule}: {command} for {}", address.ip()),
