@@ -75,12 +75,11 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     deadline: Instant,
 ) -> Result<TlsStream<Prefixed<S>>, (HandshakeFailure, Option<S>)> {
-    let read = match timeout_at(deadline, read_hello(&mut stream, read)).await {
-        Ok(Ok(read)) => read,
+    let (read, is_hello) = match timeout_at(deadline, read_hello(&mut stream, read)).await {
+        Ok(Ok(opening)) => opening,
         Ok(Err(failure)) => return Err((failure, Some(stream))),
         Err(_) => return Err((HandshakeFailure::TimedOut, None)),
     };
-    let is_hello = client_hello::measure(&read) == Measure::Whole;
     let stream = Prefixed::limited(read, stream, HANDSHAKE_BYTES_MAX);
     match timeout_at(deadline, TlsAcceptor::from(config).accept(stream).into_fallible()).await {
         Ok(Ok(mut stream)) => {
@@ -92,12 +91,16 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Appends to `read` until it has the whole `ClientHello`, or bytes that are none. Until then, the client costs no more
-/// memory than it has sent.
-async fn read_hello(stream: &mut (impl AsyncRead + Unpin), mut read: Vec<u8>) -> Result<Vec<u8>, HandshakeFailure> {
+/// Appends to `read` until it has the whole `ClientHello`, or bytes that are none. Returns the bytes, and whether they
+/// are a `ClientHello`. Until then, the client costs no more memory than it has sent.
+async fn read_hello(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut read: Vec<u8>,
+) -> Result<(Vec<u8>, bool), HandshakeFailure> {
     loop {
         match client_hello::measure(&read) {
-            Measure::Whole | Measure::Invalid => return Ok(read),
+            Measure::Whole => return Ok((read, true)),
+            Measure::Invalid => return Ok((read, false)),
             Measure::TooLong => return Err(HandshakeFailure::HelloTooLong),
             Measure::Undecided => {}
         }

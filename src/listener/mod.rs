@@ -111,8 +111,8 @@ enum Acceptor {
 }
 
 impl Listener {
-    /// Takes over the bound socket of the listener's address at index `slot`. Must be called inside the
-    /// runtime that will accept.
+    /// Takes over the bound socket of the listener's address at index `slot`. Must be called inside the runtime
+    /// that will accept.
     pub fn new(
         config: &ListenerConfig,
         slot: usize,

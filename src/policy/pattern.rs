@@ -98,6 +98,11 @@ impl Patterns {
         !self.not.is_empty() && self.not_table.has(text)
     }
 
+    /// Whether neither the key nor its `not_` key limits anything.
+    pub(super) fn is_blank(&self) -> bool {
+        self.any.is_none() && self.not.is_empty()
+    }
+
     /// Whether the key is absent or matches everything; ignores its `not_` key.
     pub(super) fn match_all(&self) -> bool {
         self.any.as_ref().is_none_or(|any| any.contains(&Pattern::Any))

@@ -78,14 +78,7 @@ impl Rule {
 
     /// Whether an entry of `from` has no key, so that the rule applies to every caller.
     pub(super) fn applies_to_every_caller(&self) -> bool {
-        let is_blank = |keys: &Patterns| keys.any.is_none() && keys.not.is_empty();
-        self.from.iter().any(|from| {
-            is_blank(&from.principals)
-                && is_blank(&from.namespaces)
-                && is_blank(&from.listeners)
-                && from.sources.is_none()
-                && from.not_sources.is_empty()
-        })
+        self.from.iter().any(|from| from.listeners.is_blank() && from.limits_only_listeners())
     }
 
     /// Whether the rule may match a command of some caller of this listener.
@@ -167,10 +160,12 @@ impl From {
     }
 
     fn matches_everyone_at(&self, listener: &str) -> bool {
-        let is_blank = |keys: &Patterns| keys.any.is_none() && keys.not.is_empty();
-        self.listeners.match_fact(Some(listener))
-            && is_blank(&self.principals)
-            && is_blank(&self.namespaces)
+        self.listeners.match_fact(Some(listener)) && self.limits_only_listeners()
+    }
+
+    fn limits_only_listeners(&self) -> bool {
+        self.principals.is_blank()
+            && self.namespaces.is_blank()
             && self.sources.is_none()
             && self.not_sources.is_empty()
     }

@@ -29,8 +29,8 @@ const LINES_SUPPRESSED: &str = "log lines suppressed";
 pub enum LineBudget {
     /// For failures that repeat with the same cause: one line, then one every ten seconds.
     Failures,
-    /// For denied commands: 20 lines at once, then one every ten seconds. The first lines show who is affected, and the
-    /// others that it goes on.
+    /// For denied commands: 20 lines at once, then one every ten seconds. The first lines name the affected callers.
+    /// The later ones show that commands are still denied.
     Denials,
     /// The same for lines at level info.
     Changes,
