@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::kit::certificates::{SignedBy, Usage, Validity, Wanted};
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions, Transport};
-use crate::kit::ports;
+use crate::kit::ports::Refusing;
 use crate::kit::raw::{OP_REPLY, Received, body_section, op_msg, op_query};
 use crate::kit::waiting::until;
 use crate::reports;
@@ -43,8 +43,9 @@ async fn a_failed_upstream_connection_is_explained_to_the_driver_the_log_and_the
         return;
     };
     let expired = mongod_with_an_expired_certificate();
+    let refusing = Refusing::new().unwrap();
     check(vec![
-        port_without_listener(&mongod),
+        port_without_listener(&mongod, &refusing),
         unresolvable_name(&mongod),
         other_ca(&mongod),
         other_name(&mongod),
@@ -144,8 +145,8 @@ async fn a_mongod_killed_during_a_command_is_a_network_error_without_an_invented
     gateway.connect().unwrap().run(&ping()).unwrap();
 }
 
-fn port_without_listener(mongod: &Mongod) -> Row {
-    let address = format!("127.0.0.1:{}", ports::free().unwrap());
+fn port_without_listener(mongod: &Mongod, refusing: &Refusing) -> Row {
+    let address = refusing.address();
     Row {
         name: "no process listens on the port",
         options: GatewayOptions { upstream_address: address.clone(), ..GatewayOptions::to(mongod) },

@@ -56,8 +56,9 @@ fn the_gateway_replies_to_http() {
 fn an_invalid_first_length_opens_no_upstream_connection() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     // No server listens at this address, so an attempt to connect would be counted as failed.
-    let nowhere = format!("127.0.0.1:{}", ports::free().unwrap());
-    let gateway = Gateway::start(&GatewayOptions { upstream_address: nowhere, ..GatewayOptions::to(&mongod) });
+    let nowhere = ports::Refusing::new().unwrap();
+    let gateway =
+        Gateway::start(&GatewayOptions { upstream_address: nowhere.address(), ..GatewayOptions::to(&mongod) });
     for length in [0, 15, -1, i32::MIN, 48_000_001, i32::MAX] {
         let mut connection = gateway.connect().unwrap();
         connection.send(&raw::with_length(length, OP_MSG, ROW, &[0; 40])).unwrap();

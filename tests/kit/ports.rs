@@ -1,7 +1,9 @@
 //! Free TCP ports for programs that cannot choose a free port and report it.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use tokio::net::TcpSocket;
 
 /// Below the port range that Linux uses for outgoing connections (from 32768), so that a server that is restarted on
 /// its port does not find it in use by a client.
@@ -29,4 +31,25 @@ pub fn free_in_a_row(count: u16) -> anyhow::Result<u16> {
         }
     }
     anyhow::bail!("no {count} consecutive free ports")
+}
+
+/// An address at which every connection is refused: its port is taken by a socket that does not listen. No other program
+/// can get the port while this value lives.
+pub struct Refusing {
+    address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Refusing {
+    /// Takes a port of the loopback address.
+    pub fn new() -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        Ok(Self { address: socket.local_addr()?, _socket: socket })
+    }
+
+    /// As `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
 }
