@@ -15,7 +15,7 @@ use mongate::lifecycle::renewal::{Renewal, RenewalWatch};
 use mongate::policy::{CallerFacts, Policy, SessionOwner};
 use mongate::relay::{
     ConnectionStats, CursorBook, CursorCaller, EffectivePolicy, Filters, Finding, HandshakeFilter, HoldBudget, Limits,
-    PolicyFilter, PolicySource, Relay, SessionMapping, Turn, UpstreamSide, counter_labels,
+    PolicyFilter, PolicySource, Relay, RelayEvent, SessionMapping, UpstreamSide, counter_labels,
 };
 use mongate::telemetry::metrics::{ListenerMetrics, Metrics};
 use mongate::telemetry::policy_metrics::PolicyMetrics;
@@ -60,7 +60,7 @@ pub(crate) type Count<'a> = dyn FnMut(&mut dyn FnMut()) + 'a;
 
 /// A relay, and the ends of its pipes: the client's, and the server's with its TLS session.
 pub(crate) struct Relayed {
-    relaying: Pin<Box<dyn Future<Output = Turn>>>,
+    relaying: Pin<Box<dyn Future<Output = RelayEvent>>>,
     client: DuplexStream,
     upstream: DuplexStream,
     session: ServerConnection,
@@ -178,7 +178,7 @@ fn map_session(request: &mut [u8]) {
     }
 }
 
-async fn run(mut relay: Relay<DuplexStream, DuplexStream>, drain: DrainWatch, renewal: RenewalWatch) -> Turn {
+async fn run(mut relay: Relay<DuplexStream, DuplexStream>, drain: DrainWatch, renewal: RenewalWatch) -> RelayEvent {
     relay.run(Vec::new(), &drain, &renewal).await
 }
 

@@ -24,9 +24,9 @@ const FAILURES_MAX: u32 = 3;
 /// within the longest, if attempts fail immediately, and else within `connect_timeout` more.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Makes connections wait for their turn, first come, first served.
+/// Makes connections wait for a permit, first come, first served.
 pub(super) struct DialQueue {
-    turns: Semaphore,
+    permits: Semaphore,
     recent: Mutex<Recent>,
 }
 
@@ -41,8 +41,8 @@ struct Recent {
     back_off: BackOff,
 }
 
-/// The turn of one connection; ends when dropped.
-pub(super) struct Turn<'a> {
+/// The permit to make one connection; given back when dropped.
+pub(super) struct DialPermit<'a> {
     _permit: Option<SemaphorePermit<'a>>,
     _retry: Option<Retry<'a>>,
 }
@@ -56,7 +56,7 @@ pub struct DialError {
     /// What happened.
     pub cause: Arc<ConnectError>,
     /// How long ago it happened to another connection; `None` if it happened to this one, or while this one waited for
-    /// its turn.
+    /// its permit.
     pub age: Option<Duration>,
 }
 
@@ -78,30 +78,30 @@ impl Default for DialQueue {
             is_retrying: false,
             back_off: BackOff::new(RETRY_PAUSES.0, RETRY_PAUSES.1),
         };
-        Self { turns: Semaphore::new(DIALS_MAX), recent: Mutex::new(recent) }
+        Self { permits: Semaphore::new(DIALS_MAX), recent: Mutex::new(recent) }
     }
 }
 
 impl DialQueue {
-    /// Waits for a turn. Time limits begin after it.
+    /// Waits for a permit. Time limits begin after it.
     ///
     /// Fails at once with the last failure while the member is failing, unless it is time for another attempt. Fails
-    /// also if the member began to fail while this one waited: while a server does not respond, each turn takes
+    /// also if the member began to fail while this one waited: while a server does not respond, each attempt takes
     /// `connect_timeout`, and a client must not wait for several of them. Cancel safe.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>, DialError> {
+    pub(super) async fn permit(&self) -> Result<DialPermit<'_>, DialError> {
         let retry = self.retry()?;
-        if let Ok(permit) = self.turns.try_acquire() {
-            return Ok(Turn { _permit: Some(permit), _retry: retry });
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Ok(DialPermit { _permit: Some(permit), _retry: retry });
         }
         let arrived = Instant::now();
         // The semaphore is never closed.
-        let permit = self.turns.acquire().await.ok();
+        let permit = self.permits.acquire().await.ok();
         let recent = self.locked();
         match &recent.failure {
             Some((failed, cause)) if *failed >= arrived && recent.failures >= FAILURES_MAX => {
                 Err(DialError { cause: Arc::clone(cause), age: None })
             }
-            _ => Ok(Turn { _permit: permit, _retry: retry }),
+            _ => Ok(DialPermit { _permit: permit, _retry: retry }),
         }
     }
 
@@ -162,19 +162,19 @@ mod tests {
         let (queue, cause) = (DialQueue::default(), failure().await);
         tokio::time::pause();
         for _ in 0..FAILURES_MAX {
-            drop(queue.turn().await.unwrap());
+            drop(queue.permit().await.unwrap());
             queue.record(Some(&cause));
         }
         let mut dials = 0;
         // Each of 200 clients tries again every 10 ms.
         for _ in 0..1_000 {
             for _ in 0..200 {
-                match queue.turn().await {
-                    Ok(turn) => {
+                match queue.permit().await {
+                    Ok(permit) => {
                         dials += 1;
-                        assert!(queue.turn().await.is_err(), "another one is being made");
+                        assert!(queue.permit().await.is_err(), "another one is being made");
                         queue.record(Some(&cause));
-                        drop(turn);
+                        drop(permit);
                     }
                     Err(error) => assert!(error.age.unwrap() <= RETRY_PAUSES.1, "{error}"),
                 }
@@ -189,17 +189,17 @@ mod tests {
         let (queue, cause) = (DialQueue::default(), failure().await);
         tokio::time::pause();
         (0..10).for_each(|_| queue.record(Some(&cause)));
-        let error = queue.turn().await.err().unwrap();
+        let error = queue.permit().await.err().unwrap();
         assert!(error.to_string().contains("ago"), "{error}");
         tokio::time::advance(RETRY_PAUSES.0).await;
-        let retry = queue.turn().await.unwrap();
-        assert!(queue.turn().await.is_err());
+        let retry = queue.permit().await.unwrap();
+        assert!(queue.permit().await.is_err());
         // A client that leaves makes room for the next one.
         drop(retry);
-        let _retry = queue.turn().await.unwrap();
+        let _retry = queue.permit().await.unwrap();
         queue.record(None);
-        let turns = [queue.turn().await, queue.turn().await, queue.turn().await];
-        assert!(turns.iter().all(Result::is_ok));
+        let permits = [queue.permit().await, queue.permit().await, queue.permit().await];
+        assert!(permits.iter().all(Result::is_ok));
     }
 
     #[tokio::test]
@@ -208,8 +208,8 @@ mod tests {
         for _ in 0..5 {
             for _ in 1..FAILURES_MAX {
                 queue.record(Some(&cause));
-                let turns = [queue.turn().await, queue.turn().await];
-                assert!(turns.iter().all(Result::is_ok));
+                let permits = [queue.permit().await, queue.permit().await];
+                assert!(permits.iter().all(Result::is_ok));
             }
             queue.record(None);
         }

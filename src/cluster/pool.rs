@@ -81,10 +81,10 @@ impl MemberPool {
         self.dial().await
     }
 
-    /// Makes a proven connection when it is its turn, and records the result. A failure is logged with its remedy.
+    /// Makes a proven connection when it has a permit, and records the result. A failure is logged with its remedy.
     /// While the member is failing, only one connection at a time is attempted, and the others fail at once.
     pub(super) async fn dial(&self) -> Result<ProvenConnection, DialError> {
-        let _turn = self.queue.turn().await?;
+        let _permit = self.queue.permit().await?;
         match self.connector.connect().await {
             Ok(stream) => {
                 self.attempts.record_credential_accepted();

@@ -92,7 +92,8 @@ async fn establish<'a>(
     caller: &mut CallerInfo,
 ) -> Result<Established<'a>, Ending> {
     let Arrival { socket, address, slot, original_destination, admittance, entry } = arrival;
-    let revalidation = route.admission.server_identity().map(|identity| Revalidation::new(identity));
+    let revalidation =
+        route.admission.server_identity().map(|identity| Revalidation::new(identity, route.limits.lifetime_grace));
     let Admitted { mut client, header, first_bytes } = admit(socket, address, entry, route, caller).await?;
     // Held to the end, so that replies to rejected clients are limited too.
     let (permit, is_full) = match admittance {
@@ -121,7 +122,7 @@ async fn establish<'a>(
         address: link.address,
         user: link.user.clone(),
         revalidation,
-        turn: route.overload.turn(),
+        closing: route.overload.closing_rounds(),
     };
     let relay = join(client, link, naming(&route.selector, slot, &member), route, caller);
     Ok(Established { relay, first_bytes, session, permit })
@@ -203,7 +204,9 @@ fn join(
         None => Authentication::Clients,
     };
     let filters = Filters { policy: policy_filter, handshake: HandshakeFilter::new(naming, authentication) };
-    Box::new(Relay::new(client, relay_session::upstream_side(link), route.limits, stats, filters))
+    let mut relay = Relay::new(client, relay_session::upstream_side(link), route.limits, stats, filters);
+    relay.look_for_clients_that_left(ClientStream::closed_by_client);
+    Box::new(relay)
 }
 
 fn principal(caller: &CallerInfo) -> Option<&Principal> {

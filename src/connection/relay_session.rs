@@ -11,9 +11,9 @@ use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
 use super::route::Route;
 use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
-use crate::lifecycle::overload::ClosingTurn;
+use crate::lifecycle::overload::ClosingRounds;
 use crate::listener::ClientStream;
-use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, Turn, UpstreamSide};
+use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, RelayEvent, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
 use crate::upstream::{MongoUser, ProvenConnection};
 
@@ -33,7 +33,7 @@ pub(super) struct RelaySession<'a> {
     /// Verifies the client's certificate again, on a TLS listener.
     pub(super) revalidation: Option<Revalidation<'a>>,
     /// Closes it while it is idle, when memory is nearly used up.
-    pub(super) turn: ClosingTurn,
+    pub(super) closing: ClosingRounds,
 }
 
 /// Relays until the connection ends. `first_bytes` have been read from the client already.
@@ -42,7 +42,7 @@ pub(super) async fn run(
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let RelaySession { route, pool, address, user, revalidation, turn: closing } = session;
+    let RelaySession { route, pool, address, user, revalidation, closing } = session;
     let pool: &MemberPool = pool;
     let renewal = pool.renewal.watch();
     let mut replacement = None;
@@ -55,10 +55,10 @@ pub(super) async fn run(
     }
     let mut not_preferred = until_not_preferred(route, pool);
     loop {
-        let turn = tokio::select! {
+        let event = tokio::select! {
             // Messages come first: a replacement can wait.
             biased;
-            turn = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => turn,
+            event = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => event,
             link = optional(&mut replacement) => {
                 replacement = None;
                 if let Some(address) = offer(relay, link, user.as_ref()) {
@@ -84,18 +84,21 @@ pub(super) async fn run(
                 continue;
             }
         };
-        match turn {
-            Turn::Renew => {
+        match event {
+            RelayEvent::Renew => {
                 let hello = relay.introduction().map(<[u8]>::to_vec);
                 replacement = hello.map(|hello| replace(pool, hello));
             }
-            Turn::Moved => {
+            RelayEvent::Moved => {
                 *address = replacement_address;
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
                 let upstream = pool.connector.upstream();
                 tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
             }
-            Turn::Ended(end) => {
+            RelayEvent::Ended(end) => {
+                if end.is_cut {
+                    route.drain.count_interrupted();
+                }
                 if matches!(end.reason, EndReason::Recycled) {
                     pool.attempts.metrics.count_recycled(Recycling::Closed);
                 }

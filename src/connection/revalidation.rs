@@ -30,16 +30,21 @@ pub(super) struct Revalidation<'a> {
     verified_generation: u64,
     handshake_time: SystemTime,
     /// Runs until the client has to be verified again, after the trust anchors have changed.
-    turn: Option<Pin<Box<Sleep>>>,
+    reverification: Option<Pin<Box<Sleep>>>,
     /// Runs until the certificate has to be compared with the clock; `None` if its end does not matter.
     expiry: Option<(SystemTime, Pin<Box<Sleep>>)>,
-    /// Runs after the client was rejected.
+    /// How long a client with an expired certificate may take to finish the commands in flight; `None` for any time.
+    expired_grace: Option<Duration>,
+    /// Runs after the client was rejected, or its certificate has expired.
     grace_period: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a> Revalidation<'a> {
     /// Call it before the handshake, so that no change after it is missed.
-    pub(super) fn new(server: &'a ServerIdentity) -> Self {
+    ///
+    /// `expired_grace` is how long a client with an expired certificate may take to finish the commands in flight; with
+    /// `None` any time.
+    pub(super) fn new(server: &'a ServerIdentity, expired_grace: Option<Duration>) -> Self {
         let renewals = server.renewals();
         let verified_generation = renewals.generation();
         Self {
@@ -47,8 +52,9 @@ impl<'a> Revalidation<'a> {
             renewals,
             verified_generation,
             handshake_time: SystemTime::now(),
-            turn: None,
+            reverification: None,
             expiry: None,
+            expired_grace,
             grace_period: None,
         }
     }
@@ -67,14 +73,14 @@ impl<'a> Revalidation<'a> {
 
     /// Resolves when [`revalidate`](Self::revalidate) is to be called. Cancel safe.
     pub(super) async fn revalidation_due(&mut self) {
-        let Self { renewals, verified_generation, turn, expiry, grace_period, .. } = self;
+        let Self { renewals, verified_generation, reverification, expiry, grace_period, .. } = self;
         let mut renewed = pin!(renewals.newer_than(*verified_generation));
         let mut registered = false;
         poll_fn(|cx| {
             // After the first poll the task is registered. Another poll of `renewed` would take a lock that all
             // connections share.
             let is_first = !std::mem::replace(&mut registered, true);
-            let timers = [turn.as_mut(), expiry.as_mut().map(|(_, timer)| timer), grace_period.as_mut()];
+            let timers = [reverification.as_mut(), expiry.as_mut().map(|(_, timer)| timer), grace_period.as_mut()];
             for timer in timers.into_iter().flatten() {
                 if timer.is_elapsed() || (is_first && timer.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(());
@@ -95,20 +101,24 @@ impl<'a> Revalidation<'a> {
             return Some(Dismissal::AtOnce);
         }
         if let Some((end, _)) = self.expiry.take_if(|(_, timer)| timer.is_elapsed()) {
-            // A command in flight may finish, however long it takes: the client's access was not withdrawn.
+            // A command in flight may finish, as at the end of a connection's lifetime: the client's access was not
+            // withdrawn. A client that always has one in flight must leave too.
             if SystemTime::now() > end {
+                if let Some(grace) = self.expired_grace {
+                    self.grace_period.get_or_insert_with(|| Box::pin(sleep(grace)));
+                }
                 return Some(Dismissal::WhenIdle);
             }
             self.expiry = Some((end, Box::pin(sleep(until(end)))));
         }
-        if self.turn.take_if(|timer| timer.is_elapsed()).is_some() {
+        if self.reverification.take_if(|timer| timer.is_elapsed()).is_some() {
             return self.verify(client);
         }
         let generation = self.renewals.generation();
         if generation > self.verified_generation {
             self.verified_generation = generation;
             let due = self.renewals.schedule().due;
-            self.turn.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            self.reverification.get_or_insert_with(|| Box::pin(sleep_until(due)));
         }
         None
     }

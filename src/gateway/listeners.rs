@@ -124,8 +124,8 @@ fn connection_limits(config: &Config) -> Vec<usize> {
             listener = section.name,
             limit,
             wanted = descriptors::needed(&wanted),
-            max_connections = section.max_connections,
-            in_use = allowed,
+            configured = section.max_connections,
+            max_connections = allowed,
             remedy = "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections",
             "{FILE_LIMIT_TOO_LOW}"
         );

@@ -22,14 +22,15 @@ impl Shutdown {
         Self { config: config.shutdown, drain_timeout: config.drain_timeout }
     }
 
-    /// Shuts down, from the first signal to the end of all tasks. [`SignalEvent::Stop`] ends every wait.
+    /// Shuts down, from the first signal to the end of all tasks. [`SignalEvent::Stop`] ends every wait. Returns the
+    /// number of connections that were closed with a command in flight.
     pub(super) async fn run(
         self,
         drain: &Drain,
         connections: &Tasks,
         own: &Tasks,
         next_event: &mut impl AsyncFnMut() -> SignalEvent,
-    ) {
+    ) -> usize {
         // From here on, the wait for connections ends when there are none.
         connections.close();
         if drain.watch().stage() < Stage::Draining {
@@ -50,7 +51,9 @@ impl Shutdown {
         drain.stop();
         own.close();
         let _ = tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(connections.wait(), own.wait()) }).await;
-        tracing::info!("{STOPPED}");
+        let interrupted = drain.interrupted();
+        tracing::info!(interrupted, "{STOPPED}");
+        interrupted
     }
 
     /// Serves as before, for `delay` and then until the last client has left. The process is not ready meanwhile.

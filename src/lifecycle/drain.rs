@@ -3,7 +3,7 @@
 //! Works across runtimes and threads. The stage only advances.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -35,6 +35,8 @@ pub struct DrainWatch {
 struct DrainState {
     /// A [`Stage`] as a number; it only increases.
     stage: AtomicU8,
+    /// Connections that were closed with a command in flight.
+    interrupted: AtomicUsize,
     draining: Notify,
     stopped: Notify,
 }
@@ -43,13 +45,23 @@ impl Drain {
     /// A drain in [`Stage::Serving`].
     #[expect(clippy::new_without_default, reason = "there is one drain per process, made explicitly")]
     pub fn new() -> Self {
-        let stage = AtomicU8::new(Stage::Serving as u8);
-        Self { state: Arc::new(DrainState { stage, draining: Notify::new(), stopped: Notify::new() }) }
+        let state = DrainState {
+            stage: AtomicU8::new(Stage::Serving as u8),
+            interrupted: AtomicUsize::new(0),
+            draining: Notify::new(),
+            stopped: Notify::new(),
+        };
+        Self { state: Arc::new(state) }
     }
 
     /// A watch on this drain.
     pub fn watch(&self) -> DrainWatch {
         DrainWatch { state: Arc::clone(&self.state) }
+    }
+
+    /// The number of connections that [`Stage::Stopped`] closed with a command in flight, so far.
+    pub fn interrupted(&self) -> usize {
+        self.state.interrupted.load(Ordering::Relaxed)
     }
 
     /// Advances to [`Stage::Leaving`]. Wakes no task, because none does anything else from here on.
@@ -75,6 +87,11 @@ impl DrainWatch {
     /// The current stage. It costs one atomic load, so it can be called for every message.
     pub fn stage(&self) -> Stage {
         self.state.stage()
+    }
+
+    /// Counts a connection that [`Stage::Stopped`] closes with a command in flight.
+    pub fn count_interrupted(&self) {
+        self.state.interrupted.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Resolves when the drain has begun; immediately if it already has.

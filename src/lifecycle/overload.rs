@@ -52,7 +52,7 @@ struct State {
 }
 
 /// The part of one connection in the rounds.
-pub struct ClosingTurn {
+pub struct ClosingRounds {
     overload: Overload,
     seen: u64,
     slot: u64,
@@ -114,9 +114,9 @@ impl Overload {
     }
 
     /// The part of a new connection in the rounds.
-    pub fn turn(&self) -> ClosingTurn {
+    pub fn closing_rounds(&self) -> ClosingRounds {
         let slot = self.0.tickets.fetch_add(1, Ordering::Relaxed) % ROUNDS;
-        ClosingTurn { overload: self.clone(), seen: self.round(), slot, moved: None }
+        ClosingRounds { overload: self.clone(), seen: self.round(), slot, moved: None }
     }
 
     fn round(&self) -> u64 {
@@ -124,7 +124,7 @@ impl Overload {
     }
 }
 
-impl ClosingTurn {
+impl ClosingRounds {
     /// Resolves when [`must_close`](Self::must_close) is to be called. Cancel safe. Takes a lock once, however often it
     /// is polled: it has to stay in the task of its first poll.
     pub async fn round_begins(&self) {
@@ -141,7 +141,7 @@ impl ClosingTurn {
     }
 
     /// Whether the connection has to close in this round: it is at rest, has moved no bytes since the last round, and
-    /// it is its turn. `moved` is the number of bytes that it has moved. Counts it then.
+    /// the round is for its slot. `moved` is the number of bytes that it has moved. Counts it then.
     pub fn must_close(&mut self, is_at_rest: bool, moved: u64) -> bool {
         self.seen = self.overload.round();
         let was_silent = self.moved.replace(moved) == Some(moved);
@@ -192,30 +192,30 @@ mod tests {
     #[tokio::test]
     async fn a_silent_connection_is_closed_in_one_of_eight_rounds() {
         let overload = Overload::default();
-        let mut turns: Vec<_> = (0..ROUNDS).map(|_| overload.turn()).collect();
-        assert!(turns[0].round_begins().now_or_never().is_none(), "there is no round yet");
+        let mut rounds: Vec<_> = (0..ROUNDS).map(|_| overload.closing_rounds()).collect();
+        assert!(rounds[0].round_begins().now_or_never().is_none(), "there is no round yet");
         let mut closed = Vec::new();
         // In the first round it is not known yet whether they are silent.
         for round in 0..=ROUNDS {
             observe(&overload, 96);
-            for (at, turn) in turns.iter_mut().enumerate() {
-                turn.round_begins().await;
-                if turn.must_close(true, 700) {
+            for (at, part) in rounds.iter_mut().enumerate() {
+                part.round_begins().await;
+                if part.must_close(true, 700) {
                     closed.push((round, at));
                 }
-                assert!(turn.round_begins().now_or_never().is_none(), "a round counts once");
+                assert!(part.round_begins().now_or_never().is_none(), "a round counts once");
             }
         }
         closed.sort_by_key(|(_, at)| *at);
         closed.dedup_by_key(|(_, at)| *at);
-        assert_eq!(closed.len(), turns.len(), "{closed:?}");
+        assert_eq!(closed.len(), rounds.len(), "{closed:?}");
         assert!(overload.counts().1 >= ROUNDS);
     }
 
     #[tokio::test]
     async fn a_connection_that_works_or_moves_bytes_stays() {
         let overload = Overload::default();
-        let (mut busy, mut moving) = (overload.turn(), overload.turn());
+        let (mut busy, mut moving) = (overload.closing_rounds(), overload.closing_rounds());
         for round in 0..3 * ROUNDS {
             observe(&overload, 96);
             assert!(!busy.must_close(false, 700) && !moving.must_close(true, round));
@@ -226,9 +226,9 @@ mod tests {
     #[test]
     fn a_waiting_connection_is_woken_by_a_round() {
         let overload = Overload::default();
-        let turn = overload.turn();
+        let part = overload.closing_rounds();
         // It polls a future again only after that was woken.
-        let mut waiting = FuturesUnordered::from_iter([turn.round_begins()]);
+        let mut waiting = FuturesUnordered::from_iter([part.round_begins()]);
         assert_eq!(waiting.next().now_or_never(), None);
         observe(&overload, 91);
         assert_eq!(waiting.next().now_or_never(), None, "no round begins below 95 percent");

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,6 +20,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long after the first keepalive probe a client that acknowledges nothing is given up: nine probes.
 const UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(90);
+
+/// The event of a peer that sends nothing more. Other systems than Linux report it only together with `HUP`.
+#[cfg(target_os = "linux")]
+const READ_END: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const READ_END: PollFlags = PollFlags::HUP;
 
 /// The peer address of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +118,15 @@ impl ClientSocket {
     }
 }
 
+impl AsFd for ClientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl AsyncRead for ClientSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -149,6 +166,24 @@ impl ClientStream {
             Self::Plain(_) => None,
             Self::Tls(stream) => stream.get_ref().1.peer_certificates(),
         }
+    }
+
+    /// What the client has closed, by what the kernel knows and without reading: `Write` if it sends nothing more,
+    /// `Both` if it is gone. `None` if it is there, as far as the kernel knows.
+    ///
+    /// Does not wait. A client that is not read is not noticed otherwise, because its end comes after its last bytes.
+    pub fn closed_by_client(&self) -> Option<Shutdown> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &stream.get_ref().0.stream,
+        };
+        let mut asked = [PollFd::new(socket, READ_END)];
+        poll(&mut asked, Some(&Timespec::default())).ok()?;
+        let [seen] = asked.map(|asked| asked.revents());
+        if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Some(Shutdown::Both);
+        }
+        seen.intersects(READ_END).then_some(Shutdown::Write)
     }
 }
 
@@ -251,6 +286,35 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_closes_is_noticed_without_reading() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, address) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let socket = ClientSocket::register(accepted.into(), ClientAddress::Tcp(address), None).unwrap();
+        let stream = ClientStream::Plain(socket);
+        io::Write::write_all(&mut client, b"not read").unwrap();
+        assert_eq!(stream.closed_by_client(), None);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stream.closed_by_client(), Some(Shutdown::Write));
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert_eq!(stream.closed_by_client(), Some(Shutdown::Both));
+    }
+
+    #[tokio::test]
+    async fn a_client_of_a_unix_socket_that_closes_is_noticed_without_reading() {
+        let (mut client, accepted) = std::os::unix::net::UnixStream::pair().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let socket = Socket::from(std::os::fd::OwnedFd::from(accepted));
+        let stream = ClientStream::Plain(ClientSocket::register(socket, ClientAddress::Unix, None).unwrap());
+        io::Write::write_all(&mut client, b"not read").unwrap();
+        assert_eq!(stream.closed_by_client(), None);
+        drop(client);
+        assert_eq!(stream.closed_by_client(), Some(Shutdown::Both));
+    }
 
     #[tokio::test]
     async fn the_prefix_is_read_first_and_then_deallocated() {

@@ -5,6 +5,7 @@
 //! could keep all permits of a listener.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,8 +46,9 @@ struct State {
     taken: HashMap<u64, Taken>,
     /// The places of each source. The smallest id is the oldest place.
     sources: HashMap<Source, BTreeSet<u64>>,
-    /// Number of clients that wait for a place.
+    /// Number of clients that wait for a place, and how many of them are from each source.
     waiting: usize,
+    waiting_from: HashMap<Source, usize>,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ impl HandshakePlaces {
     /// The places of a listener with `max_connections` permits: a quarter of them, 16 at least and 1,024 at most.
     ///
     /// As many clients may wait for a place, but never more than a quarter of the permits, which waiting clients hold.
+    /// One source may have three quarters of them wait.
     pub fn new(max_connections: usize) -> Self {
         let max = (max_connections / 4).clamp(PLACES.0, PLACES.1);
         let waiting_max = (max_connections / 4).clamp(1, max);
@@ -118,10 +121,13 @@ impl HandshakePlaces {
         if state.make_room(source, self.0.max, ahead).is_ok() {
             return Some(HandshakeEntry::Place(self.0.take(&mut state, source)));
         }
-        if state.waiting >= self.0.waiting_max {
+        let waiting_from_source = state.waiting_from.get(&source).copied().unwrap_or_default();
+        let source_max = (self.0.waiting_max * 3).div_ceil(4);
+        if state.waiting >= self.0.waiting_max || waiting_from_source >= source_max {
             return None;
         }
         state.waiting += 1;
+        *state.waiting_from.entry(source).or_default() += 1;
         Some(HandshakeEntry::Waiting(WaitingClient { places: Arc::clone(&self.0), source }))
     }
 
@@ -232,7 +238,14 @@ impl WaitingClient {
 
 impl Drop for WaitingClient {
     fn drop(&mut self) {
-        self.places.locked().waiting -= 1;
+        let mut state = self.places.locked();
+        state.waiting -= 1;
+        if let Entry::Occupied(mut of_source) = state.waiting_from.entry(self.source) {
+            *of_source.get_mut() -= 1;
+            if *of_source.get() == 0 {
+                of_source.remove();
+            }
+        }
     }
 }
 
@@ -286,7 +299,8 @@ mod tests {
 
     fn assert_is_empty(places: &HandshakePlaces) {
         let state = places.0.locked();
-        assert!(state.taken.is_empty() && state.sources.is_empty() && state.waiting == 0, "{state:?}");
+        assert!(state.taken.is_empty() && state.sources.is_empty(), "{state:?}");
+        assert!(state.waiting == 0 && state.waiting_from.is_empty(), "{state:?}");
     }
 
     #[test]
@@ -371,7 +385,7 @@ mod tests {
     async fn silent_clients_of_one_source_do_not_delay_a_client_of_another_one() {
         let places = sixteen();
         let mut silent = fill(&places, at("10.0.0.1"), 16);
-        let mut queue: Vec<_> = (0..16).map(|_| Box::pin(waiting(&places, at("10.0.0.1")).enter())).collect();
+        let mut queue: Vec<_> = (0..12).map(|_| Box::pin(waiting(&places, at("10.0.0.1")).enter())).collect();
         for client in &mut queue {
             assert!(client.now_or_never().is_none());
         }
@@ -387,12 +401,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn as_many_clients_wait_as_there_are_places_and_one_that_leaves_makes_room() {
         let places = sixteen();
-        let taken = fill(&places, at("10.0.0.1"), 16);
-        let mut queue: Vec<_> = (0..16).map(|_| waiting(&places, at("10.0.0.1"))).collect();
-        assert!(places.arrive(at("10.0.0.1")).is_none());
+        let taken: Vec<_> = (1..=16).map(|host| place(&places, at(&format!("10.0.0.{host}")))).collect();
+        let mut queue: Vec<_> = (0..12).map(|_| waiting(&places, at("10.0.0.1"))).collect();
+        assert!(places.arrive(at("10.0.0.1")).is_none(), "the rest is for other sources");
+        queue.extend((0..4).map(|_| waiting(&places, at("10.0.0.2"))));
+        for full in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
+            assert!(places.arrive(at(full)).is_none(), "{full}");
+        }
         drop(queue.pop());
-        queue.push(waiting(&places, at("10.0.0.1")));
-        assert!(places.arrive(at("10.0.0.1")).is_none());
+        queue.push(waiting(&places, at("10.0.0.3")));
+        assert!(places.arrive(at("10.0.0.3")).is_none());
         drop((taken, queue));
         assert_is_empty(&places);
     }

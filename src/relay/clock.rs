@@ -12,6 +12,9 @@ use crate::relay::limits::Limits;
 /// The timer is set this far ahead where no limit is due and only events wake the task.
 const LATER: Duration = Duration::from_hours(24);
 
+/// How often the gateway looks whether a client that it does not read is still there.
+const LEFT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How old a connection is, and when bytes have moved on it last.
 pub(super) struct Clock {
     limits: Limits,
@@ -20,6 +23,8 @@ pub(super) struct Clock {
     last_moved: (u64, Instant),
     /// When the client was first seen to have closed its side.
     half_closed: Option<Instant>,
+    /// When to look next whether a client that is not read is still there.
+    next_left_check: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -29,7 +34,7 @@ impl Clock {
         let opened = Instant::now();
         let nearest = [limits.idle_timeout, limits.max_lifetime].into_iter().flatten().min();
         let timer = nearest.map(|after| Box::pin(tokio::time::sleep(after)));
-        Self { limits, opened, last_moved: (0, opened), half_closed: None, timer }
+        Self { limits, opened, last_moved: (0, opened), half_closed: None, next_left_check: None, timer }
     }
 
     /// Whether a timer has to be kept going.
@@ -54,6 +59,19 @@ impl Clock {
         if is_half_closed {
             self.half_closed.get_or_insert(now);
         }
+    }
+
+    /// Takes note of whether the client is not read. Returns whether to look now if it is still there.
+    pub(super) fn note_unread(&mut self, is_unread: bool, now: Instant) -> bool {
+        if !is_unread {
+            self.next_left_check = None;
+            return false;
+        }
+        let is_due = self.next_left_check.is_some_and(|due| due <= now);
+        if is_due || self.next_left_check.is_none() {
+            self.next_left_check = Some(now + LEFT_CHECK_INTERVAL);
+        }
+        is_due
     }
 
     /// The limit that a connection has reached even if a command is in flight.
@@ -81,7 +99,8 @@ impl Clock {
         now: Instant,
         cx: &mut Context<'_>,
     ) {
-        let own = [self.idle_due(), self.lifetime_due(), self.lifetime_end(), self.half_close_due()];
+        let own =
+            [self.idle_due(), self.lifetime_due(), self.lifetime_end(), self.half_close_due(), self.next_left_check];
         let due = own.into_iter().chain(others).flatten().filter(|due| *due > now);
         let next = due.min().unwrap_or(now + LATER);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));

@@ -93,6 +93,8 @@ pub struct RelayEnd {
     pub denied: u64,
     /// Requests without a reply at the end.
     pub unanswered: usize,
+    /// Whether the end of the process has cut a command short.
+    pub is_cut: bool,
     /// The user that the client named when it began to authenticate. The gateway does not verify it.
     pub user: Option<Box<SaslUser>>,
     /// What the client has to read before its side closes; empty where it reads nothing more.

@@ -17,6 +17,8 @@
 //! only to requests of which nothing has gone upstream.
 
 use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -75,7 +77,7 @@ use pump::Pump;
 
 /// Why [`Relay::run`] returned.
 #[derive(Debug)]
-pub enum Turn {
+pub enum RelayEvent {
     /// The conversation is over.
     Ended(RelayEnd),
     /// The certificate set of the upstream connection was replaced, and it is this connection's turn to move. Offer
@@ -106,10 +108,11 @@ pub struct Relay<C, U> {
     generation: u64,
     migration: Option<Box<UpstreamMigration<U>>>,
     dismissal: Option<Dismissal>,
+    closed_by_client: fn(&C) -> Option<Shutdown>,
 }
 
 /// Why a call of [`Relay::run`] ends.
-enum Event {
+enum Due {
     End(End),
     Renew,
     Moved,
@@ -128,25 +131,32 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             generation,
             migration: None,
             dismissal: None,
+            closed_by_client: |_| None,
         }
+    }
+
+    /// Sets the function that finds out, without reading, what the client has closed of its socket. The relay calls it
+    /// every five seconds while it does not read from the client.
+    pub fn look_for_clients_that_left(&mut self, closed_by_client: fn(&C) -> Option<Shutdown>) {
+        self.closed_by_client = closed_by_client;
     }
 
     /// Runs the conversation until it ends or its owner has to do something for it.
     ///
     /// `first_bytes` have been read from the client already, and are freed at once. Only the first call has any. Cancel
     /// safe after that. When the relay is dropped, both sockets close at once.
-    pub async fn run(&mut self, mut first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> Turn {
+    pub async fn run(&mut self, mut first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> RelayEvent {
         if !first_bytes.is_empty() {
             let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&mut first_bytes, cx))).await;
             drop(first_bytes);
             if let Err(end) = begun {
-                return Turn::Ended(self.finish(end).await);
+                return RelayEvent::Ended(self.finish(end).await);
             }
         }
         match self.next_event(drain, renewal).await {
-            Event::End(end) => Turn::Ended(self.finish(end).await),
-            Event::Renew => Turn::Renew,
-            Event::Moved => Turn::Moved,
+            Due::End(end) => RelayEvent::Ended(self.finish(end).await),
+            Due::Renew => RelayEvent::Renew,
+            Due::Moved => RelayEvent::Moved,
         }
     }
 
@@ -169,7 +179,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
     }
 
-    /// No other upstream connection can be made now: the current one stays in use, and [`Turn::Renew`] comes again
+    /// No other upstream connection can be made now: the current one stays in use, and [`RelayEvent::Renew`] comes again
     /// after a pause.
     pub fn postpone(&mut self) {
         if let Some(migration) = &mut self.migration {
@@ -199,14 +209,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         stats.to_upstream_bytes + stats.to_client_bytes
     }
 
-    async fn next_event(&mut self, drain: &DrainWatch, renewal: &RenewalWatch) -> Event {
+    async fn next_event(&mut self, drain: &DrainWatch, renewal: &RenewalWatch) -> Due {
         let (mut draining, mut stopped) = (pin!(drain.draining()), pin!(drain.stopped()));
         let mut renewed = pin!(renewal.newer_than(self.generation));
         let mut is_registered = false;
         poll_fn(|cx| {
             // Bytes are moved first, so that what has arrived counts before any limit does.
             if let Poll::Ready(end) = self.pump.poll_end(cx) {
-                return Poll::Ready(Event::End(end));
+                return Poll::Ready(Due::End(end));
             }
             // Once registered, each of them wakes this task. Polling them again would take a lock that all connections
             // share.
@@ -217,7 +227,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                 let _ = renewed.as_mut().poll(cx);
             }
             if let Some(reason) = self.has_to_leave(drain.stage()) {
-                return Poll::Ready(Event::End((Side::Gateway, reason)));
+                return Poll::Ready(Due::End((Side::Gateway, reason)));
             }
             self.poll_time(renewal, cx).map_or(Poll::Pending, Poll::Ready)
         })
@@ -241,26 +251,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     }
 
     /// Checks the time limits and the certificate set. Costs an atomic load where there is nothing to check.
-    fn poll_time(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Event> {
+    fn poll_time(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Due> {
         let is_old = renewal.generation() > self.generation;
         let hold_deadline = self.pump.hold_deadline();
-        let is_half_closed = self.pump.client_has_closed();
-        if !self.clock.has_timer() && !is_old && hold_deadline.is_none() && !is_half_closed {
+        let (is_half_closed, is_unread) = (self.pump.client_has_closed(), self.pump.is_client_unread());
+        if !self.clock.has_timer() && !is_old && hold_deadline.is_none() && !is_half_closed && !is_unread {
             return None;
         }
         let now = Instant::now();
+        if let Some(end) = self.notice_client_that_left(is_unread, now) {
+            return Some(Due::End(end));
+        }
         if hold_deadline.is_some_and(|deadline| deadline <= now) {
-            return Some(Event::End(self.pump.missed_hold_deadline()));
+            return Some(Due::End(self.pump.missed_hold_deadline()));
         }
         self.clock.note_moved(self.moved_bytes(), now);
         self.clock.note_half_closed(is_half_closed, now);
         if let Some(reason) = self.clock.hard_limit_reached(now) {
-            return Some(Event::End((Side::Gateway, reason)));
+            return Some(Due::End((Side::Gateway, reason)));
         }
         if self.pump.is_idle()
             && let Some(reason) = self.clock.limit_reached(now)
         {
-            return Some(Event::End((Side::Gateway, reason)));
+            return Some(Due::End((Side::Gateway, reason)));
         }
         let mut next_migration_step = None;
         if is_old {
@@ -274,14 +287,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         None
     }
 
+    /// Looks from time to time whether a client that is not read has left. Its end stands behind bytes that the gateway
+    /// does not read, for example because mongod takes no more.
+    fn notice_client_that_left(&mut self, is_unread: bool, now: Instant) -> Option<End> {
+        if !self.clock.note_unread(is_unread, now) {
+            return None;
+        }
+        match (self.closed_by_client)(self.pump.client())? {
+            Shutdown::Both => Some((Side::Client, EndReason::Socket(io::ErrorKind::ConnectionReset.into()))),
+            Shutdown::Read | Shutdown::Write => {
+                self.clock.note_half_closed(true, now);
+                None
+            }
+        }
+    }
+
     /// One step away from a replaced certificate set.
-    fn migrate(&mut self, renewal: &RenewalWatch, now: Instant, cx: &mut Context<'_>) -> Option<Event> {
+    fn migrate(&mut self, renewal: &RenewalWatch, now: Instant, cx: &mut Context<'_>) -> Option<Due> {
         let facts = self.migration_facts();
         let migration = self.migration.get_or_insert_with(|| Box::new(UpstreamMigration::new(renewal.schedule())));
         match migration.step(&facts, now) {
             MigrationStep::Wait => None,
-            MigrationStep::Request => Some(Event::Renew),
-            MigrationStep::Close => Some(Event::End((Side::Gateway, EndReason::Recycled))),
+            MigrationStep::Request => Some(Due::Renew),
+            MigrationStep::Close => Some(Due::End((Side::Gateway, EndReason::Recycled))),
             MigrationStep::Move => {
                 let mut offer = migration.take_offer()?;
                 // The server may have closed it while it waited; it has nothing else to send.
@@ -292,7 +320,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                 let UpstreamSide { socket, session, generation } = *offer;
                 let replaced = self.pump.replace_upstream(socket, session, cx);
                 (self.generation, self.migration) = (generation, None);
-                Some(replaced.map_or_else(Event::End, |()| Event::Moved))
+                Some(replaced.map_or_else(Due::End, |()| Due::Moved))
             }
         }
     }
@@ -309,6 +337,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     }
 
     async fn finish(&mut self, (ended_by, reason): End) -> RelayEnd {
+        let is_cut = matches!(reason, EndReason::Stopped) && !self.pump.is_idle();
         let has_final_reply = matches!(reason, EndReason::Compressed | EndReason::RefusedDocument(_));
         let final_reply = if has_final_reply { self.pump.take_final_reply() } else { Vec::new() };
         if !matches!(reason, EndReason::Stopped) {
@@ -335,6 +364,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             errors: stats.errors,
             denied: stats.denied,
             unanswered: in_flight.len(),
+            is_cut,
             user: stats.user.take(),
             final_reply,
         }

@@ -40,6 +40,8 @@ pub(super) struct Pump<C, U> {
     upstream: UpstreamHalf<U>,
     pub(super) requests: Requests,
     replies: Replies,
+    /// Whether the last call of [`Pump::poll_end`] ended without reading the client's socket until nothing was there.
+    is_client_unread: bool,
     pub(super) connection: ConnectionState,
 }
 
@@ -50,6 +52,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             upstream: UpstreamHalf::new(socket, session),
             requests: Requests::new(),
             replies: Replies::new(),
+            is_client_unread: false,
             connection,
         }
     }
@@ -78,6 +81,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 Err(end) => return Poll::Ready(end),
             }
         }
+        self.is_client_unread = !quiet.client && !self.client.is_closed();
         self.end_reached().map_or(Poll::Pending, Poll::Ready)
     }
 
@@ -352,6 +356,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Whether the client has closed its side.
     pub(super) fn client_has_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Whether the client's socket is not read at the moment, so that the client could leave without being noticed.
+    pub(super) fn is_client_unread(&self) -> bool {
+        self.is_client_unread
     }
 
     /// Whether the client is not in the middle of a message.

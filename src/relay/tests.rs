@@ -139,8 +139,8 @@ async fn play<F: Future<Output = T>, T>(
     let renewal = Renewal::new(Duration::from_mins(10)).watch();
     let relayed = async {
         match relay.run(Vec::new(), &watch, &renewal).await {
-            Turn::Ended(end) => end,
-            turn => unreachable!("no certificate set is replaced: {turn:?}"),
+            RelayEvent::Ended(end) => end,
+            event => unreachable!("no certificate set is replaced: {event:?}"),
         }
     };
     tokio::join!(relayed, script(client, upstream, drain))
@@ -473,6 +473,33 @@ async fn a_client_that_has_closed_its_side_gets_replies_until_the_half_close_tim
     .await;
     is(&end, Side::Gateway, "half_close_timeout");
     assert_eq!((begin.elapsed().as_secs(), end.unanswered), (30, 1));
+}
+
+/// A client that sends more than the gateway reads, and leaves.
+async fn leave_unread(closed_by_client: fn(&DuplexStream) -> Option<Shutdown>) -> (RelayEnd, u64) {
+    let limits = Limits { half_close_timeout: Some(Duration::from_secs(30)), ..OFF };
+    let mut scene = scene(limits).await;
+    scene.relay.look_for_clients_that_left(closed_by_client);
+    let begin = Instant::now();
+    let (end, _sockets) = play(scene, |mut client, upstream, _drain| async move {
+        let filler = "x".repeat(PIPE_BYTES * 40);
+        let insert = request(1, &doc! { "insert": "c", "documents": [{ "filler": filler }], "$db": "s" });
+        let written = tokio::time::timeout(Duration::from_millis(1), client.write_all(&insert)).await;
+        assert!(written.is_err(), "mongod reads nothing, so that the gateway stops reading");
+        (client, upstream)
+    })
+    .await;
+    (end, begin.elapsed().as_secs())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_while_it_is_not_read_is_noticed() {
+    let (end, seconds) = leave_unread(|_| Some(Shutdown::Both)).await;
+    is(&end, Side::Client, "socket failed");
+    assert_eq!(seconds, 5);
+    let (end, seconds) = leave_unread(|_| Some(Shutdown::Write)).await;
+    is(&end, Side::Gateway, "half_close_timeout");
+    assert_eq!(seconds, 35);
 }
 
 #[tokio::test]

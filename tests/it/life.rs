@@ -112,7 +112,7 @@ fn drain_timeout_closes_connections_whose_commands_take_too_long() {
     gateway.terminate().unwrap();
     assert_closed(&mut connection);
     assert!(started.elapsed() >= Duration::from_millis(500), "closed after {:?}", started.elapsed());
-    assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
+    assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(1), "a command was cut off");
     let cut = |event: &Value| event["message"] == "drain timeout reached; open connections are closed";
     let logged = gateway.wait_for_log(LOG_TIMEOUT, cut).unwrap();
     assert_eq!((&logged["level"], &logged["connections"]), (&"WARN".into(), &1.into()), "{logged}");
@@ -134,9 +134,11 @@ fn a_second_sigterm_or_sigint_stops_the_gateway_at_once() {
         gateway.signal(first).unwrap();
         gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "draining").unwrap();
         gateway.signal(second).unwrap();
-        assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(0));
+        assert_eq!(gateway.wait(END_TIMEOUT).unwrap().code(), Some(1), "a command was cut off");
         assert_closed(&mut connection);
         gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "stopping immediately").unwrap();
+        let stopped = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "stopped").unwrap();
+        assert_eq!(stopped["interrupted"], 1, "{stopped}");
         slow::await_running(&mongod, "second_signal", 0);
     }
 }

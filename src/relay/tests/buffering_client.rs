@@ -12,17 +12,13 @@ struct Buffering {
 const HELD_BYTES_MAX: usize = 1000;
 
 impl AsyncRead for Buffering {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.pipe).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Buffering {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.held.len() == HELD_BYTES_MAX && self.as_mut().poll_flush(cx)?.is_pending() {
             return Poll::Pending;
         }
@@ -31,7 +27,7 @@ impl AsyncWrite for Buffering {
         Poll::Ready(Ok(taken))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { pipe, held } = &mut *self;
         while !held.is_empty() {
             let Poll::Ready(written) = Pin::new(&mut *pipe).poll_write(cx, held)? else { return Poll::Pending };
@@ -40,7 +36,7 @@ impl AsyncWrite for Buffering {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.as_mut().poll_flush(cx)?.is_pending() {
             return Poll::Pending;
         }
@@ -74,7 +70,7 @@ async fn a_buffering_client_gets_every_byte_before_a_drain_closes_it() {
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         };
         let (turn, ()) = tokio::join!(relay.run(Vec::new(), &watch, &renewal), script);
-        let Turn::Ended(end) = turn else { unreachable!("{turn:?}") };
+        let RelayEvent::Ended(end) = turn else { unreachable!("{turn:?}") };
         is(&end, Side::Gateway, "drained");
     }
 }

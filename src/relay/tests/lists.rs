@@ -119,7 +119,7 @@ async fn the_batches_of_a_list_are_filtered_and_its_cursor_is_for_lists_only() {
     .await;
 }
 
-async fn write(upstream: &mut server::TlsStream<DuplexStream>, bytes: &[u8]) -> std::io::Result<()> {
+async fn write(upstream: &mut server::TlsStream<DuplexStream>, bytes: &[u8]) -> io::Result<()> {
     upstream.write_all(bytes).await?;
     upstream.flush().await
 }

@@ -367,9 +367,9 @@ async fn a_stream_that_was_restarted_elsewhere_is_rewritten_and_answers_what_the
     let carried = async {
         loop {
             match relay.run(Vec::new(), &drain, &watch).await {
-                Turn::Renew => relay.offer(side.take().unwrap()),
-                Turn::Moved => {}
-                Turn::Ended(end) => return end,
+                RelayEvent::Renew => relay.offer(side.take().unwrap()),
+                RelayEvent::Moved => {}
+                RelayEvent::Ended(end) => return end,
             }
         }
     };

@@ -29,9 +29,9 @@ async fn run_with_introduction(
     let mut moved = 0;
     loop {
         match relay.run(Vec::new(), &drain, &renewal).await {
-            Turn::Ended(end) => return (end, moved),
-            Turn::Moved => moved += 1,
-            Turn::Renew => match make(relay.introduction().unwrap()).await {
+            RelayEvent::Ended(end) => return (end, moved),
+            RelayEvent::Moved => moved += 1,
+            RelayEvent::Renew => match make(relay.introduction().unwrap()).await {
                 Some(side) => relay.offer(side),
                 None => relay.postpone(),
             },
