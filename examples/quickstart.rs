@@ -106,7 +106,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
 
     tokio::select! {
         // It never receives a signal; it ends when it is dropped.
-        () = gateway.run(async || future::pending().await) => Ok(()),
+        _ = gateway.run(async || future::pending().await) => Ok(()),
         result = prove_and_serve(arguments, &mongod, &address, admin) => result,
     }
 }

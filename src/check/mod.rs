@@ -3,6 +3,7 @@
 //! Needs a configuration that was already read and validated. Changes nothing, and does not stop at the first problem.
 
 mod acceptance;
+mod addresses;
 mod chain;
 mod connection;
 mod files;
@@ -26,9 +27,11 @@ pub use report::{
 /// What a check includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckScope {
-    /// Only files; opens no connection, not even to an agent.
+    /// Only files.
+    Files,
+    /// Files, and whether the gateway could listen on its addresses; opens no connection, not even to an agent.
     Offline,
-    /// Files, and a handshake with every address of every upstream.
+    /// The same, and a handshake with every address of every upstream.
     Online,
 }
 
@@ -46,6 +49,12 @@ pub async fn check(config: &Config, scope: CheckScope) -> Report {
         if let Some(tls) = &listener.tls {
             report.listeners.push(files::check_listener(listener, tls, now, &mut report.findings));
         }
+    }
+    for warning in config.exposures() {
+        report.findings.push(Finding::warning_about_key(warning));
+    }
+    if scope != CheckScope::Files {
+        addresses::check(config, &mut report.findings);
     }
     report.policy = config.policy.as_ref().map(|policy| policy::check(config, policy, &mut report.findings));
     report.conclude();

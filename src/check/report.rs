@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::config::{ConfigError, Warning};
 use crate::identity::{CertificateFacts, rfc3339};
 use crate::tls::RevocationList;
 
@@ -203,7 +204,7 @@ pub struct Finding {
     pub severity: Status,
     /// Where the cause is.
     pub kind: FindingKind,
-    /// The subject: `upstream` or `listener` with its name, or `policy` with a key.
+    /// The subject: `upstream` or `listener` with its name, `policy` or `key` with a key, or `file` with a path.
     #[serde(flatten)]
     pub about: About,
     /// What is wrong.
@@ -220,6 +221,10 @@ pub enum About {
     Upstream(String),
     /// The listener of this name.
     Listener(String),
+    /// This key of the configuration, for example `admin.address`.
+    Key(String),
+    /// This file, which is the configuration.
+    File(String),
     /// This key of the policy, for example `policy.rule[2].to[1].commands`; indexes start at 1.
     Policy(String),
 }
@@ -298,7 +303,60 @@ pub struct RevocationListReport {
     pub entries: usize,
 }
 
+impl Finding {
+    /// A setting that is allowed but probably a mistake.
+    pub(super) fn warning_about_key(warning: Warning) -> Self {
+        let Warning { key, sentence } = warning;
+        let (sentence, remedy) = split_remedy(&sentence);
+        Self { severity: Status::Warning, kind: FindingKind::Configuration, about: About::Key(key), sentence, remedy }
+    }
+}
+
+/// Separates what is wrong from what to do about it, at the last semicolon.
+fn split_remedy(sentence: &str) -> (String, String) {
+    match sentence.rsplit_once("; ") {
+        Some((sentence, remedy)) => (sentence.to_owned(), remedy.to_owned()),
+        None => (sentence.to_owned(), "correct it".to_owned()),
+    }
+}
+
 impl Report {
+    /// The report about a configuration that cannot be read: only findings.
+    pub fn of_unreadable(error: &ConfigError) -> Self {
+        let finding = |about, sentence: &str| {
+            let (sentence, remedy) = split_remedy(sentence);
+            Finding { severity: Status::Error, kind: FindingKind::Configuration, about, sentence, remedy }
+        };
+        let findings = match error {
+            ConfigError::Invalid { problems, .. } => problems
+                .iter()
+                .map(|problem| {
+                    let value = problem.value.as_ref().map(|value| format!("= {value} ")).unwrap_or_default();
+                    let sentence = format!("{value}({}): {}", problem.origin, problem.sentence);
+                    finding(About::Key(problem.key.clone()), &sentence)
+                })
+                .collect(),
+            ConfigError::NotFound { looked_for } => {
+                let files: Vec<_> = looked_for.iter().map(|file| file.display().to_string()).collect();
+                vec![finding(About::File(files.join(", ")), &error.to_string())]
+            }
+            ConfigError::Unreadable { file, .. } | ConfigError::Syntax { file, .. } => {
+                vec![finding(About::File(file.display().to_string()), &error.to_string())]
+            }
+        };
+        Self { verdict: CheckVerdict::BadConfiguration, findings, ..Self::default() }
+    }
+
+    /// The errors, one line each: what is wrong, and the remedy.
+    pub fn errors(&self) -> impl Iterator<Item = String> {
+        let errors = self.findings.iter().filter(|finding| finding.severity == Status::Error);
+        errors.map(|finding| match &finding.about {
+            // The sentence continues the key.
+            About::Policy(key) | About::Key(key) => format!("{key} {}; {}", finding.sentence, finding.remedy),
+            _ => format!("{}; {}", finding.sentence, finding.remedy),
+        })
+    }
+
     /// 0 without errors, 78 if the configuration or a file cannot be used, 69 if an upstream cannot be used.
     pub fn exit_code(&self) -> u8 {
         match self.verdict {

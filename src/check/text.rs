@@ -71,8 +71,9 @@ fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Resu
         let about = match &finding.about {
             About::Upstream(name) => name.clone(),
             About::Listener(name) => format!("listener {name}"),
+            About::File(file) => file.clone(),
             // The sentence continues the key.
-            About::Policy(key) => {
+            About::Policy(key) | About::Key(key) => {
                 writeln!(f, "  {severity:<8}{key} {}", finding.sentence)?;
                 writeln!(f, "          -> {}", finding.remedy)?;
                 continue;

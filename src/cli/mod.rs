@@ -14,8 +14,8 @@ use tokio::runtime::Builder;
 
 use crate::admin;
 use crate::check;
-use crate::check::CheckScope;
-use crate::config::{AdminConfig, ConfigError, LoadedConfig};
+use crate::check::{CheckScope, Report};
+use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::signals::Signals;
@@ -63,7 +63,7 @@ enum Command {
     ///
     /// Logs to stderr. The first SIGTERM or SIGINT starts a graceful shutdown: the gateway stops accepting connections,
     /// lets commands in flight finish, and closes idle connections, for at most `drain_timeout`. A second signal stops
-    /// the gateway immediately.
+    /// the gateway immediately. Exits with 1 if a command was cut off.
     Run(ConfigFile),
     /// Check the configuration, certificates and upstreams
     ///
@@ -121,36 +121,56 @@ fn run(file: &ConfigFile) -> ExitCode {
     let served = serve(&loaded, &log_writer);
     log_writer.flush();
     match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = match error.downcast_ref::<StartError>() {
-                Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => exit::CONFIGURATION,
-                _ => exit::FAILED,
-            };
-            exit::fail(code, &format!("{error:#}"))
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(interrupted) => {
+            let connections = if interrupted == 1 { "connection" } else { "connections" };
+            exit::fail(exit::FAILED, &format!("{interrupted} {connections} closed with a command in flight"))
         }
+        Err(error) => match error.downcast_ref::<StartError>() {
+            Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => {
+                exit::fail(exit::CONFIGURATION, &with_further_problems(&format!("{error:#}"), &loaded.config))
+            }
+            _ => exit::fail(exit::FAILED, &format!("{error:#}")),
+        },
     }
 }
 
+/// The problems that prevented the start, and all others that `check --offline` finds: the start ends at the first file
+/// of a table that cannot be used.
+fn with_further_problems(start_problems: &str, config: &Config) -> String {
+    let mut lines: Vec<String> = start_problems.lines().map(str::to_owned).collect();
+    if let Ok(report) = in_runtime(check::check(config, CheckScope::Files)) {
+        for problem in report.errors() {
+            if !lines.iter().any(|line| problem.starts_with(line.as_str())) {
+                lines.push(problem);
+            }
+        }
+    }
+    lines.join("\n")
+}
+
 /// Binds and runs the gateway on this thread. The workers have their own threads.
-fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<()> {
-    let LoadedConfig { config, file } = loaded;
+/// Returns the number of connections that were closed with a command in flight.
+fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<usize> {
     descriptors::raise_limit();
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
-        let gateway = BoundGateway::bind(config, Some(file), metrics)?;
+        let gateway = BoundGateway::bind(&loaded.config, Some(loaded), metrics)?;
         tokio::select! {
-            () = gateway.run(async || signals.next().await) => {}
-            () = log_writer.report_dropped() => {}
+            interrupted = gateway.run(async || signals.next().await) => Ok(interrupted),
+            () = log_writer.report_dropped() => Ok(0),
         }
-        Ok(())
     })?
 }
 
 fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
     let config = match file.load() {
         Ok(loaded) => loaded.config,
+        Err(error) if json => {
+            let _ = writeln!(io::stdout(), "{}", Report::of_unreadable(&error).to_json());
+            return ExitCode::from(exit::CONFIGURATION);
+        }
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
     let scope = if offline { CheckScope::Offline } else { CheckScope::Online };

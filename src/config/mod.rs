@@ -8,6 +8,7 @@ mod check;
 mod environment;
 mod error;
 mod given;
+mod key_values;
 mod problems;
 mod schema;
 mod section;
@@ -33,6 +34,7 @@ use figment::value::Dict;
 pub use error::ConfigError;
 pub use error::ConfigProblem;
 pub use error::Origin;
+pub use key_values::KeyValues;
 pub use sections::Action;
 pub use sections::AdminConfig;
 pub use sections::Config;
@@ -82,6 +84,8 @@ const DEFAULT_FILES: [&str; 2] = ["config.toml", "/etc/mongate/config.toml"];
 pub struct LoadedConfig {
     /// The checked configuration.
     pub config: Config,
+    /// The keys that are set, with their values.
+    pub keys: KeyValues,
     /// Path of the file, as given or found: absolute, or relative to the working directory.
     pub file: PathBuf,
 }
@@ -93,8 +97,8 @@ impl Config {
     /// Blocks while it reads the file.
     pub fn load(named: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
         let file = find(named)?;
-        let config = read(Toml::file_exact(&file), &file, std::env::vars_os())?;
-        Ok(LoadedConfig { config, file })
+        let (config, keys) = read(Toml::file_exact(&file), &file, std::env::vars_os())?;
+        Ok(LoadedConfig { config, keys, file })
     }
 
     /// Reads `text` as the contents of `file` and overrides it with `environment`. Opens no file.
@@ -103,7 +107,7 @@ impl Config {
         file: &Path,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        read(Toml::string(text), file, environment)
+        read(Toml::string(text), file, environment).map(|(config, _)| config)
     }
 }
 
@@ -128,18 +132,19 @@ fn read(
     toml: impl Provider,
     file: &Path,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Config, ConfigError> {
+) -> Result<(Config, KeyValues), ConfigError> {
     let (variables, problems) = environment::variables(environment);
     // One provider per variable, so that figment records which variable a value comes from.
     let figment = variables.into_iter().fold(Figment::from(toml), Figment::merge);
     let mut profiles = figment.data().map_err(|error| not_toml(file, error))?;
     let values: Dict = profiles.remove(&Profile::Default).unwrap_or_default();
 
+    let keys = KeyValues::of(&values);
     let problems = problems::ProblemCollector::new(&figment, file, problems);
     let directory = absolute(file).parent().map(Path::to_owned).unwrap_or_default();
     let config = check::check(section::Section::top(&problems, values), &directory);
     match (config, problems.into_problems()) {
-        (Some(config), problems) if problems.is_empty() => Ok(config),
+        (Some(config), problems) if problems.is_empty() => Ok((config, keys)),
         (_, problems) => Err(ConfigError::Invalid { file: file.to_owned(), problems }),
     }
 }
@@ -155,8 +160,19 @@ fn not_toml(file: &Path, error: figment::Error) -> ConfigError {
     let Some((line, column)) = lines.next().and_then(position) else {
         return ConfigError::Unreadable { file: file.to_owned(), reason: text.trim().to_owned() };
     };
-    let sentence = lines.skip(3).collect::<Vec<_>>().join("; ");
+    let shown: Vec<_> = lines.by_ref().take(3).collect();
+    let sentence = if shown.iter().any(|line| has_leading_zero(line)) {
+        "a number cannot begin with 0; write a file mode in quotes, as in socket_permissions = \"0660\"".to_owned()
+    } else {
+        lines.collect::<Vec<_>>().join("; ")
+    };
     ConfigError::Syntax { file: file.to_owned(), line, column, sentence }
+}
+
+/// Whether a line that the parser shows assigns a number such as 0660, which is no number in TOML.
+fn has_leading_zero(line: &str) -> bool {
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim_start());
+    matches!(value.as_bytes(), [b'0', b'0'..=b'9' | b'_', ..])
 }
 
 fn position(heading: &str) -> Option<(usize, usize)> {

@@ -240,6 +240,40 @@ fn two_listeners_cannot_have_the_same_address_unless_its_port_is_0() {
 }
 
 #[test]
+fn an_upstream_cannot_be_the_gateway_itself() {
+    let own = |listener: &str, server: &str| {
+        let text = MINIMAL.replace("127.0.0.1:27017", listener).replace("mongo:27017", server);
+        let text = text.replace("[listener.orders]", "[listener.orders]\nallow_remote_plaintext = true");
+        parse(&text, &[]).map_err(|error| error.to_string())
+    };
+    for (listener, server) in [
+        ("127.0.0.1:27017", "127.0.0.1:27017"),
+        ("127.0.0.1:27017", "localhost:27017"),
+        ("127.0.0.1:27017", "LOCALHOST:27017"),
+        ("127.0.0.1:27017", "[::ffff:127.0.0.1]:27017"),
+        ("[::1]:27017", "[::1]:27017"),
+        ("[::1]:27017", "localhost:27017"),
+        ("0.0.0.0:27017", "127.0.0.1:27017"),
+        ("[::]:27017", "127.0.0.2:27017"),
+        ("10.1.2.3:27017", "10.1.2.3:27017"),
+    ] {
+        let error = own(listener, server).unwrap_err();
+        assert!(error.contains("upstream.orders.address"), "{error}");
+        assert!(error.contains("which is listener.orders.address of this gateway"), "{error}");
+    }
+    assert!(own("127.0.0.1:27018", "127.0.0.1:9717").unwrap_err().contains("which is admin.address"));
+    for (listener, server) in [
+        ("127.0.0.1:27018", "127.0.0.1:27017"),
+        ("0.0.0.0:27017", "10.1.2.3:27017"),
+        ("127.0.0.2:27017", "127.0.0.1:27017"),
+        ("127.0.0.1:0", "127.0.0.1:27017"),
+        ("unix:/run/mongate.sock", "localhost:27017"),
+    ] {
+        own(listener, server).unwrap();
+    }
+}
+
+#[test]
 fn a_toml_error_has_a_position_and_does_not_repeat_the_file() {
     let check = |text: &str, position: (usize, usize), expected: &str| {
         let Err(ConfigError::Syntax { line, column, sentence, .. }) = parse(text, &[]) else { panic!("{text}") };
@@ -249,6 +283,8 @@ fn a_toml_error_has_a_position_and_does_not_repeat_the_file() {
     check("workers = 4\ndrain_timeout = 5s", (2, 18), "expected newline");
     check("[upstream.a]\naddress = \"a\"\naddress = \"b\"", (3, 1), "duplicate key `address` in table `upstream.a`");
     check("[upstream.a]\n[upstream.a]", (2, 1), "duplicate key");
+    check("[listener.a]\nsocket_permissions = 0660", (2, 23), "in quotes, as in socket_permissions = \"0660\"");
+    check("a = 007 # mode", (1, 6), "a number cannot begin with 0");
     check("workers = 99999999999999999999", (1, 11), "number too large");
     let error = parse("password = \"hunter2", &[]).unwrap_err().to_string();
     assert!(!error.contains("hunter2"), "{error}");

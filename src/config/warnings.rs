@@ -8,6 +8,7 @@ use super::error::quoted;
 use super::sections::Action;
 use super::sections::Config;
 use super::sections::FromConfig;
+use super::values::ListenAddress;
 
 /// A setting that is allowed but probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,22 @@ pub struct Warning {
 }
 
 impl Config {
+    /// Addresses that other machines can reach although they need no credentials, with the remedy after a semicolon.
+    pub fn exposures(&self) -> Vec<Warning> {
+        let admin = self.admin.address;
+        if ListenAddress::Tcp(admin).is_local() {
+            return Vec::new();
+        }
+        vec![Warning {
+            key: "admin.address".to_owned(),
+            sentence: format!(
+                "= {admin} can be reached from other machines, and everyone who reaches it can read /status and \
+                 /metrics: names of callers, members and certificates; limit who can connect to it (a NetworkPolicy or \
+                 a firewall), or use a loopback address"
+            ),
+        }]
+    }
+
     /// The warnings, in the order of the file.
     pub fn warnings(&self) -> Vec<Warning> {
         let Some(policy) = &self.policy else { return Vec::new() };

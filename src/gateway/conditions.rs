@@ -10,6 +10,7 @@ use crate::cluster::{Upstream, is_up, upstream_condition};
 use crate::connection::{PolicyInForce, Route};
 use crate::identity::date_text;
 use crate::lifecycle::overload::Overload;
+use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::readiness::{ConditionState, Readiness, ReportScope, Subject};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::listener::ConnectionLimit;
@@ -64,7 +65,12 @@ pub(super) fn add_memory(readiness: &Readiness, overload: &Overload) {
 }
 
 /// The gauges about upstreams and listeners, from the same owners as the conditions.
-pub(super) fn gauges(readiness: &Readiness, upstreams: &[Arc<Upstream>], listeners: &Listeners) -> GaugeSource {
+pub(super) fn gauges(
+    readiness: &Readiness,
+    upstreams: &[Arc<Upstream>],
+    listeners: &Listeners,
+    pending_restart: Arc<PendingRestart>,
+) -> GaugeSource {
     let (readiness, upstreams) = (readiness.clone(), upstreams.to_vec());
     let names: Vec<_> = listeners.first_addresses().map(|(_, route)| route.listener().to_owned()).collect();
     Arc::new(move || {
@@ -80,6 +86,7 @@ pub(super) fn gauges(readiness: &Readiness, upstreams: &[Arc<Upstream>], listene
         StateGauges {
             members: upstreams.iter().flat_map(members_of).collect(),
             listeners: names.iter().map(is_ready).collect(),
+            pending_restart: pending_restart.keys().len(),
         }
     })
 }

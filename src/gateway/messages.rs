@@ -2,6 +2,7 @@
 
 pub(super) const LISTENING: &str = "listening";
 pub(super) const ADMIN_LISTENING: &str = "admin listening";
+pub(super) const CONFIGURATION_WARNING: &str = "configuration warning";
 pub(super) const STARTED: &str = "started";
 pub(super) const LEAVING: &str = "shutting down: serving on before the drain";
 pub(super) const DRAINING: &str = "draining";
@@ -20,3 +21,4 @@ pub(super) const POLICY_UNCHANGED: &str = "policy unchanged";
 pub(super) const POLICY_WARNING: &str = "policy warning";
 pub(super) const POLICY_RELOAD_FAILED: &str = "policy reload failed; the previous policy stays in force";
 pub(super) const RESTART_REQUIRED: &str = "configuration changes outside of [policy] need a restart";
+pub(super) const RESTART_NO_LONGER_REQUIRED: &str = "configuration file again as in use; no restart needed";

@@ -14,7 +14,6 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::certs::CertificateSupervisor;
 use crate::cluster::{Upstream, monitor};
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, ListenAddress, LoadedConfig, Warning};
 use crate::connection::{PolicyInForce, Route};
 use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
@@ -39,7 +38,7 @@ use crate::upstream::REASONS;
 pub use error::StartError;
 
 use listeners::{ListenerInputs, Listeners};
-use messages::{ADMIN_LISTENING, LISTENING, STARTED};
+use messages::{ADMIN_LISTENING, CONFIGURATION_WARNING, LISTENING, STARTED};
 use policy_reload::PolicyReloader;
 use shutdown::Shutdown;
 use status_page::{PolicyStatus, StatusPage};
@@ -53,6 +52,7 @@ pub struct BoundGateway {
     listeners: Listeners,
     upstreams: Vec<Arc<Upstream>>,
     admin: AdminServer,
+    exposures: Vec<Warning>,
     metrics: Metrics,
     certificates: CertificateSupervisor,
     policy: Arc<PolicyInForce>,
@@ -69,14 +69,14 @@ impl BoundGateway {
     /// `metrics` must be installed before. Must be called inside the runtime that [`BoundGateway::run`] will use, which
     /// carries no MongoDB traffic itself.
     ///
-    /// `file` is the file that `config` was read from; the policy follows its changes. Without it the policy never
+    /// `source` is where `config` was read from; the policy follows changes of the file. Without it the policy never
     /// changes.
-    pub fn bind(config: &Config, file: Option<&Path>, metrics: Metrics) -> Result<Self, StartError> {
+    pub fn bind(config: &Config, source: Option<&LoadedConfig>, metrics: Metrics) -> Result<Self, StartError> {
         let drain = Drain::new();
         let policy = policy_reload::compile(config).map_err(StartError::Policy)?;
         let max_held_bytes = config.max_held_bytes.unwrap_or_else(|| HoldBudget::default_bytes(cgroup::memory_limit()));
         let policy = Arc::new(PolicyInForce::new(policy, HoldBudget::new(max_held_bytes)));
-        let policy_reloader = file.map(|file| PolicyReloader::new(file, config, &policy));
+        let policy_reloader = source.map(|source| PolicyReloader::new(source, &policy));
         let upstreams = upstreams(config)?;
         let overload = Overload::default();
         let inputs = ListenerInputs {
@@ -96,12 +96,14 @@ impl BoundGateway {
         conditions::add_memory(&readiness, &overload);
         conditions::add_servers(&readiness, &upstreams, &listeners, &certificates);
         let policy_status = policy_reloader.as_ref().map(PolicyReloader::status);
+        let pending = policy_reloader.as_ref().map(PolicyReloader::pending_restart).unwrap_or_default();
         if let Some(status) = policy_status.clone() {
             conditions::add_policy(&readiness, &policy, status);
         }
         let status = StatusPage::new(&listeners, &upstreams, certificates.statuses(), &workers, &readiness)
-            .with_policy(PolicyStatus::new(&policy, policy_status));
-        let gauges = conditions::gauges(&readiness, &upstreams, &listeners);
+            .with_policy(PolicyStatus::new(&policy, policy_status))
+            .with_pending_restart(Arc::clone(&pending));
+        let gauges = conditions::gauges(&readiness, &upstreams, &listeners, pending);
         let status = Arc::new(move || status.snapshot());
         let sources = Sources { metrics: metrics.clone(), gauges, readiness, status };
         let admin = admin::bind(&config.admin, sources)?;
@@ -112,6 +114,7 @@ impl BoundGateway {
             listeners,
             upstreams,
             admin,
+            exposures: config.exposures(),
             metrics,
             certificates,
             policy,
@@ -136,14 +139,19 @@ impl BoundGateway {
     /// Serves until the first event that is not [`SignalEvent::Reload`]. Then shuts down as `[shutdown]` says, and
     /// drains: commands in flight may finish within `drain_timeout`, unless [`SignalEvent::Stop`] ends that at once.
     ///
+    /// Returns the number of connections that were closed with a command in flight.
+    ///
     /// When dropped, all tasks continue until their runtime, or the process with its workers, ends.
-    pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) {
+    pub async fn run(self, mut next_event: impl AsyncFnMut() -> SignalEvent) -> usize {
         let (workers, drain, shutdown) = (self.workers, self.drain, self.shutdown);
         for (listener, route) in self.listeners.iter() {
             let (address, upstream) = (listener.address(), route.upstream.name());
             tracing::info!(listener = route.listener(), %address, upstream, "{LISTENING}");
         }
         tracing::info!(address = %self.admin.address(), "{ADMIN_LISTENING}");
+        for warning in self.exposures {
+            tracing::warn!(key = warning.key, warning = warning.sentence, "{CONFIGURATION_WARNING}");
+        }
         policy_reload::log_policy(&self.policy);
         let own = Tasks::new();
         let admin_ended = self.admin.serve_on_own_thread(drain.watch());
@@ -174,7 +182,7 @@ impl BoundGateway {
                 }
             }
         }
-        shutdown.run(&drain, &workers.connections(), &own, &mut next_event).await;
+        shutdown.run(&drain, &workers.connections(), &own, &mut next_event).await
     }
 }
 

@@ -1,9 +1,9 @@
 //! Reloads the policy when the configuration file changes, while clients are connected.
 //!
-//! Only `[policy]` is used from a changed file. Other changes need a restart, and a log line says so. A file that
-//! cannot be used as a whole leaves the previous policy in force.
+//! Only `[policy]` is used from a changed file. Other changes need a restart, and a log line names their keys. A file
+//! that cannot be used as a whole leaves the previous policy in force.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use tokio::time::{Instant, sleep};
 use super::error::policy_problems;
 use super::messages::{
     NO_POLICY_IN_FORCE, POLICY_IN_FORCE, POLICY_NO_LONGER_ENFORCED, POLICY_RELOAD_FAILED, POLICY_REMOVED,
-    POLICY_UNCHANGED, POLICY_WARNING, RESTART_REQUIRED,
+    POLICY_UNCHANGED, POLICY_WARNING, RESTART_NO_LONGER_REQUIRED, RESTART_REQUIRED,
 };
-use crate::config::Config;
+use crate::config::{Config, KeyValues, LoadedConfig};
 use crate::connection::PolicyInForce;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::FileWatch;
+use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::reload::{Reload, ReloadRequest, ReloadSchedule};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::policy::{Policy, PolicyProblem};
@@ -48,6 +49,8 @@ pub(super) struct PolicyReloader {
     file: PathBuf,
     /// The configuration in use; only its policy changes.
     config: Config,
+    /// The keys of the configuration in use.
+    keys: KeyValues,
     in_force: Arc<PolicyInForce>,
     status: Arc<ReloadStatus>,
     metrics: ReloadMetrics,
@@ -56,22 +59,29 @@ pub(super) struct PolicyReloader {
     watch: Option<FileWatch>,
     /// The file as last read.
     known: Option<Fingerprint>,
-    needs_restart: bool,
+    pending_restart: Arc<PendingRestart>,
 }
 
 impl PolicyReloader {
-    pub(super) fn new(file: &Path, config: &Config, in_force: &Arc<PolicyInForce>) -> Self {
+    pub(super) fn new(source: &LoadedConfig, in_force: &Arc<PolicyInForce>) -> Self {
+        let LoadedConfig { config, keys, file } = source.clone();
         Self {
-            file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
-            config: config.clone(),
+            file: std::path::absolute(&file).unwrap_or(file),
+            config,
+            keys,
             in_force: Arc::clone(in_force),
             status: Arc::default(),
             metrics: ReloadMetrics::new(),
             schedule: ReloadSchedule::new(),
             watch: None,
             known: None,
-            needs_restart: false,
+            pending_restart: Arc::default(),
         }
+    }
+
+    /// The keys whose changes need a restart.
+    pub(super) fn pending_restart(&self) -> Arc<PendingRestart> {
+        Arc::clone(&self.pending_restart)
     }
 
     /// The results of reloads.
@@ -98,8 +108,9 @@ impl PolicyReloader {
         let read = loop {
             sleep(SETTLE_TIME).await;
             let file = self.file.clone();
-            let read = spawn_blocking(move || Config::load(Some(&file)).map(|loaded| loaded.config)).await.ok()?;
-            if !requested && read.as_ref().is_ok_and(|config| rule_count(config) < rule_count(&self.config)) {
+            let read = spawn_blocking(move || Config::load(Some(&file))).await.ok()?;
+            let rules_in_use = rule_count(&self.config);
+            if !requested && read.as_ref().is_ok_and(|loaded| rule_count(&loaded.config) < rules_in_use) {
                 sleep(FEWER_RULES_SETTLE_TIME).await;
             }
             // The contents count only if the file is the same before and after reading.
@@ -111,7 +122,10 @@ impl PolicyReloader {
         };
         let is_first = self.known.replace(fingerprint).is_none();
         match read {
-            Ok(config) => self.take(config, requested, is_first),
+            Ok(loaded) => {
+                self.note_pending_restart(&loaded);
+                self.take(loaded.config, requested, is_first);
+            }
             Err(error) => self.fail(&error.to_string()),
         }
         watch
@@ -128,16 +142,25 @@ impl PolicyReloader {
         read.await.ok()
     }
 
-    fn take(&mut self, config: Config, requested: bool, is_first: bool) {
-        let others = Config { policy: self.config.policy.clone(), ..config.clone() };
-        let was_logged = std::mem::replace(&mut self.needs_restart, others != self.config);
-        if self.needs_restart && !was_logged {
-            tracing::warn!(
-                file = %self.file.display(),
+    /// Names the keys outside of `[policy]` that the file changes. The same value in another form is no change.
+    fn note_pending_restart(&self, loaded: &LoadedConfig) {
+        let others = Config { policy: self.config.policy.clone(), ..loaded.config.clone() };
+        let mut keys = if others == self.config { Vec::new() } else { self.keys.changed(&loaded.keys) };
+        keys.retain(|key| !key.starts_with("policy."));
+        let (file, shown) = (self.file.display(), shown(&keys));
+        match (keys.is_empty(), self.pending_restart.replace(keys)) {
+            (_, false) => {}
+            (true, true) => tracing::info!(%file, "{RESTART_NO_LONGER_REQUIRED}"),
+            (false, true) => tracing::warn!(
+                %file,
+                keys = shown,
                 remedy = "restart the gateway to use them; changes of [policy] are in force without a restart",
                 "{RESTART_REQUIRED}"
-            );
+            ),
         }
+    }
+
+    fn take(&mut self, config: Config, requested: bool, is_first: bool) {
         if config.policy == self.config.policy {
             self.status.record_unchanged();
             if requested && !is_first {
@@ -188,6 +211,16 @@ impl Reload for PolicyReloader {
         self.watch = None;
         self.watch = self.read(requested).await;
         None
+    }
+}
+
+/// The first keys of many.
+fn shown(keys: &[String]) -> String {
+    const SHOWN_MAX: usize = 20;
+    let first = keys.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match keys.len().checked_sub(SHOWN_MAX) {
+        None | Some(0) => first,
+        Some(more) => format!("{first} and {more} more"),
     }
 }
 

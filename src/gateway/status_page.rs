@@ -13,6 +13,7 @@ use crate::certs::{CertificateOwner, CrlFacts};
 use crate::cluster::{Member, MemberSelector, Membership, Upstream, upstream_condition};
 use crate::connection::{PolicyInForce, Route};
 use crate::identity::{CertificateFacts, printable, rfc3339};
+use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::tasks::Tasks;
@@ -34,6 +35,7 @@ pub(super) struct StatusPage {
     connections: Tasks,
     readiness: Readiness,
     policy: Option<PolicyStatus>,
+    pending_restart: Arc<PendingRestart>,
 }
 
 /// The policy, and the results of its reloads.
@@ -81,11 +83,16 @@ impl StatusPage {
             connections: workers.connections(),
             readiness: readiness.clone(),
             policy: None,
+            pending_restart: Arc::default(),
         }
     }
 
     pub(super) fn with_policy(self, policy: PolicyStatus) -> Self {
         Self { policy: Some(policy), ..self }
+    }
+
+    pub(super) fn with_pending_restart(self, pending_restart: Arc<PendingRestart>) -> Self {
+        Self { pending_restart, ..self }
     }
 
     /// The current content.
@@ -97,6 +104,7 @@ impl StatusPage {
             "workers": self.workers,
             "panics": self.connections.panics(),
             "policy": self.policy.as_ref().map(PolicyStatus::to_json),
+            "config_pending_restart": &*self.pending_restart.keys(),
             "held_bytes": self.policy.as_ref().map(|policy| policy.in_force.hold_budget().held_bytes()),
             "max_held_bytes": self.policy.as_ref().map(|policy| policy.in_force.hold_budget().max_bytes()),
             "listeners": self.listeners.iter().map(|listener| self.listener(listener)).collect::<Vec<_>>(),

@@ -11,6 +11,7 @@ use crate::kit::gateway::{Gateway, GatewayOptions, run_to_end};
 use crate::kit::mongod::Mongod;
 use crate::kit::ports;
 use crate::kit::waiting::until;
+use crate::reports::LOG_TIMEOUT;
 
 /// One run of `mongate check`.
 struct Row {
@@ -43,7 +44,8 @@ fn check_shows_the_handshake_and_names_each_fault() {
     let mut other_key = GatewayOptions::to(&mongod);
     let (_, key) = mongod.pki.issue("check-other-key", &Wanted::default()).unwrap().split().unwrap();
     writeln!(other_key.upstream_tls, "private_key_file = '{}'", key.display()).unwrap();
-    let unused_address = format!("127.0.0.1:{}", ports::free().unwrap());
+    let refusing = ports::Refusing::new().unwrap();
+    let unused_address = refusing.address();
 
     for row in [
         Row {
@@ -159,6 +161,17 @@ fn run_exits_with_78_for_bad_files_and_with_1_for_a_port_in_use() {
     let (exit, wrote) = Gateway::start_in_vain(&strict).unwrap();
     assert!(exit == Some(78) && wrote.contains("/no/such.pem"), "{exit:?} {wrote}");
 
+    // Not only the first file that is missing, but all of them, and the value that cannot be used.
+    let mut several = GatewayOptions { tables: strict.tables.clone(), listener: strict.listener.clone(), ..missing };
+    several.upstream_tls = several.upstream_tls.replace("ca_file = '", "ca_file = '/none");
+    let (exit, wrote) = Gateway::start_in_vain(&several).unwrap();
+    assert_eq!(exit, Some(78), "{wrote}");
+    let keys =
+        ["upstream.test.tls.certificate_file", "upstream.test.tls.ca_file", "listener.test.tls.certificate_file"];
+    for key in keys.into_iter().chain(["listener.test.tls.ca_file"]) {
+        assert_eq!(wrote.matches(key).count(), 1, "{key}: {wrote}");
+    }
+
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let environment = vec![("MONGATE_ADMIN__ADDRESS".to_owned(), address.clone())];
@@ -168,19 +181,58 @@ fn run_exits_with_78_for_bad_files_and_with_1_for_a_port_in_use() {
 }
 
 #[test]
+fn check_reports_an_address_in_use_and_an_admin_port_that_others_reach() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let options = GatewayOptions { listener_address: Some(address.clone()), ..GatewayOptions::to(&mongod) };
+    let file = configuration(&options);
+    let (exit, out, _) = run_to_end(&["check", "--offline", "--config", file.path().to_str().unwrap()]).unwrap();
+    assert_eq!(exit, Some(78), "{out}");
+    assert!(out.contains(&format!("listener.test.address = {address} is in use by another process")), "{out}");
+
+    let environment = vec![("MONGATE_ADMIN__ADDRESS".to_owned(), "0.0.0.0:0".to_owned())];
+    let gateway = Gateway::start(&GatewayOptions { environment, ..GatewayOptions::to(&mongod) });
+    let logged = gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "configuration warning").unwrap();
+    assert_eq!(logged["key"], "admin.address");
+    assert!(logged["warning"].as_str().unwrap().contains("can be reached from other machines"), "{logged}");
+}
+
+#[test]
+fn check_prints_json_also_for_a_configuration_that_cannot_be_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let report = |text: &str| {
+        fs::write(file.path(), text).unwrap();
+        let (exit, out, _) = run_to_end(&["check", "--json", "--config", file.path().to_str().unwrap()]).unwrap();
+        assert_eq!(exit, Some(78), "{out}");
+        let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("no JSON: {out}"));
+        assert_eq!(report["verdict"], "bad_configuration", "{out}");
+        report["findings"].as_array().unwrap().clone()
+    };
+    let findings = report("workers = 0\n[listener.a]\naddress = 'x'\n");
+    let keys: Vec<_> = findings.iter().map(|finding| finding["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["listener.a.address", "listener.a.upstream", "upstream", "workers"]);
+    let findings = report("[listener.a]\nsocket_permissions = 0660\n");
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0]["file"], file.path().to_str().unwrap());
+    assert!(findings[0]["remedy"].as_str().unwrap().contains("quotes"), "{findings:?}");
+    let (exit, out, _) = run_to_end(&["check", "--json", "--config", "/no/such/file.toml"]).unwrap();
+    assert!(exit == Some(78) && out.contains("/no/such/file.toml"), "{out}");
+}
+
+#[test]
 fn healthcheck_reports_what_readyz_reports() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     let gateway = Gateway::to(&mongod);
     let ask = |gateway: &Gateway| run_to_end(&["healthcheck", "--address", gateway.admin_address()]).unwrap();
-    let ready = until("the gateway is ready", || Some(ask(&gateway)).filter(|(exit, ..)| *exit == Some(0)));
-    assert!(
-        ready.1.starts_with("ready\n") && ready.1.contains("upstream test: standalone at 127.0.0.1"),
-        "{}",
-        ready.1
-    );
+    // A spare connection can be proven before the first health check: what the server is comes later.
+    let is_known = |answer: &(_, String, _)| answer.1.contains("upstream test: standalone at 127.0.0.1");
+    let (exit, said, _) = until("the gateway is ready", || Some(ask(&gateway)).filter(is_known));
+    assert!(exit == Some(0) && said.starts_with("ready\n"), "{said}");
 
-    let unused_address = format!("127.0.0.1:{}", ports::free().unwrap());
-    let unready = Gateway::start(&GatewayOptions { upstream_address: unused_address, ..GatewayOptions::to(&mongod) });
+    let refusing = ports::Refusing::new().unwrap();
+    let unready =
+        Gateway::start(&GatewayOptions { upstream_address: refusing.address(), ..GatewayOptions::to(&mongod) });
     let told = |answer: &(_, String, _)| answer.1.contains("cannot be reached: connection refused");
     let (exit, said, _) = until("the gateway knows that the upstream is down", || Some(ask(&unready)).filter(told));
     assert_eq!(exit, Some(1));
@@ -189,8 +241,7 @@ fn healthcheck_reports_what_readyz_reports() {
     let file = configuration(&GatewayOptions::to(&mongod));
     let by_file = ["healthcheck", "--address", unready.admin_address(), "--config", file.path().to_str().unwrap()];
     assert_eq!(run_to_end(&by_file).unwrap().0, Some(1), "--address takes precedence over the file");
-    let address = unready.admin_address().to_owned();
-    drop(unready);
+    let address = refusing.address();
     let (exit, _, wrote) = run_to_end(&["healthcheck", "--address", &address]).unwrap();
     assert!(exit == Some(1) && wrote.contains(&format!("cannot connect to {address}")), "{exit:?} {wrote}");
 }

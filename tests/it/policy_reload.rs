@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use bson::{Document, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::Mongod;
@@ -189,6 +189,9 @@ fn changes_outside_of_the_policy_are_logged_and_need_a_restart() {
     let line = scene.gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == told).unwrap();
     assert_eq!(line["level"], "WARN");
     assert!(line["remedy"].as_str().unwrap().contains("restart"), "{line}");
+    assert_eq!(line["keys"], "listener.test.max_connections", "{line}");
+    assert_eq!(scene.gateway.status().unwrap()["config_pending_restart"], json!(["listener.test.max_connections"]));
+    scene.gateway.await_metric("mongate_config_pending_restart", &[], |count| (0.5..1.5).contains(&count));
     // A third client connects although max_connections is 1 in the file, and the policy is unchanged.
     scene.gateway.connect().unwrap().run(&ping()).unwrap();
     check(&mut connections, "orders");
@@ -198,6 +201,12 @@ fn changes_outside_of_the_policy_are_logged_and_need_a_restart() {
     scene.reloads("ok", 1.0);
     check(&mut connections, "menu");
     scene.gateway.connect().unwrap().run(&ping()).unwrap();
+
+    scene.options.listener = scene.options.listener.replace("max_connections = 1\n", "");
+    scene.put(rename_over, &deny("menu"));
+    let told = "configuration file again as in use; no restart needed";
+    scene.gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == told).unwrap();
+    assert_eq!(scene.gateway.status().unwrap()["config_pending_restart"], json!([]));
 }
 
 #[test]

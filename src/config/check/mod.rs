@@ -25,6 +25,7 @@ use super::sections::LogFormat;
 use super::sections::LogLevel;
 use super::sections::MetricsConfig;
 use super::sections::ShutdownConfig;
+use super::sections::UpstreamConfig;
 use super::values::ListenAddress;
 
 /// More threads than any machine can use.
@@ -63,6 +64,9 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         .into_iter()
         .map(|(name, section)| listener::listener(name, section, &known, directory, &mut claimed))
         .collect();
+    for upstream in upstreams.iter().flatten() {
+        refuse_loops(&top, upstream, &claimed);
+    }
     let identities = top.repeated_tables("identity", IDENTITY).unwrap_or_default();
     let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();
     let whole: Option<Vec<_>> = listeners.iter().map(Option::as_ref).collect();
@@ -89,6 +93,17 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         listeners: listeners.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
         policy,
     })
+}
+
+/// A gateway that connects to itself serves no client: its listener answers its own connection.
+fn refuse_loops(top: &Section<'_>, upstream: &UpstreamConfig, claimed: &ClaimedAddresses) {
+    for server in upstream.deployment.listed() {
+        if let Some(own) = claimed.reached_by(server) {
+            let key = if upstream.deployment.has_members() { "members" } else { "address" };
+            let sentence = format!("has {server}, which is {own} of this gateway; set the address of mongod or mongos");
+            top.note(&format!("upstream.{}.{key}", upstream.name), sentence);
+        }
+    }
 }
 
 fn admin(mut section: Section<'_>, claimed: &mut ClaimedAddresses) -> AdminConfig {

@@ -26,6 +26,7 @@ pub(super) const HELD_BYTES_MAX: &str = "mongate_held_bytes_max";
 pub(super) const LOG_LINES_DROPPED: &str = "mongate_log_lines_dropped_total";
 pub(super) const UPSTREAM_UP: &str = "mongate_upstream_up";
 pub(super) const LISTENER_READY: &str = "mongate_listener_ready";
+pub(super) const CONFIG_PENDING_RESTART: &str = "mongate_config_pending_restart";
 pub(super) const OVERLOADED: &str = "mongate_overloaded";
 pub(super) const OVERLOAD_CONNECTIONS: &str = "mongate_overload_connections_total";
 pub(super) const BUILD: &str = "mongate_build_info";
@@ -53,7 +54,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 25] = [
+pub(super) const FAMILIES: [Family; 26] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -185,6 +186,12 @@ pub(super) const FAMILIES: [Family; 25] = [
         kind: FamilyKind::Gauge,
         unit: Unit::Count,
         help: "1 if the listener can serve clients, as /readyz?listener=NAME says, else 0.",
+    },
+    Family {
+        name: CONFIG_PENDING_RESTART,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "Changed configuration keys that take effect at the next restart.",
     },
     Family {
         name: OVERLOADED,

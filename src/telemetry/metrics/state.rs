@@ -4,15 +4,17 @@
 
 use std::fmt::Write;
 
-use super::families::{FAMILIES, LISTENER_READY, UPSTREAM_UP};
+use super::families::{CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, UPSTREAM_UP};
 
-/// What `/readyz` is about, for Prometheus.
+/// What `/readyz` and `/status` are about, for Prometheus.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StateGauges {
     /// Upstream, member, and whether the gateway can connect to it.
     pub members: Vec<(String, String, bool)>,
     /// Listener, and whether it is ready.
     pub listeners: Vec<(String, bool)>,
+    /// The number of changed configuration keys that need a restart.
+    pub pending_restart: usize,
 }
 
 impl StateGauges {
@@ -29,6 +31,8 @@ impl StateGauges {
         for (listener, is_ready) in &self.listeners {
             let _ = writeln!(text, "{LISTENER_READY}{{listener=\"{}\"}} {}", escaped(listener), u8::from(*is_ready));
         }
+        begin(&mut text, CONFIG_PENDING_RESTART);
+        let _ = writeln!(text, "{CONFIG_PENDING_RESTART} {}", self.pending_restart);
         text
     }
 }
@@ -54,6 +58,7 @@ mod tests {
         let gauges = StateGauges {
             members: vec![(text("orders"), text("mongo-0:27017"), true), (text("orders"), text("a\"b\\c\nd:1"), false)],
             listeners: vec![(text("orders"), true), (text("stock"), false)],
+            pending_restart: 2,
         };
         let expected = r#"# HELP mongate_upstream_up 1 if the gateway can connect to this member, else 0.
 # TYPE mongate_upstream_up gauge
@@ -63,6 +68,9 @@ mongate_upstream_up{upstream="orders",member="a\"b\\c\nd:1"} 0
 # TYPE mongate_listener_ready gauge
 mongate_listener_ready{listener="orders"} 1
 mongate_listener_ready{listener="stock"} 0
+# HELP mongate_config_pending_restart Changed configuration keys that take effect at the next restart.
+# TYPE mongate_config_pending_restart gauge
+mongate_config_pending_restart 2
 "#;
         assert_eq!(gauges.render(), expected);
     }
