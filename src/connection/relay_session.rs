@@ -67,7 +67,8 @@ pub(super) async fn run(
                 continue;
             }
             () = revalidation_due(revalidation) => {
-                if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client())) {
+                let grace = route.limits.lifetime_grace;
+                if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client(), grace)) {
                     relay.dismiss(dismissal);
                 }
                 continue;

@@ -33,18 +33,13 @@ pub(super) struct Revalidation<'a> {
     reverification: Option<Pin<Box<Sleep>>>,
     /// Runs until the certificate has to be compared with the clock; `None` if its end does not matter.
     expiry: Option<(SystemTime, Pin<Box<Sleep>>)>,
-    /// How long a client with an expired certificate may take to finish the commands in flight; `None` for any time.
-    expired_grace: Option<Duration>,
     /// Runs after the client was rejected, or its certificate has expired.
     grace_period: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a> Revalidation<'a> {
     /// Call it before the handshake, so that no change after it is missed.
-    ///
-    /// `expired_grace` is how long a client with an expired certificate may take to finish the commands in flight; with
-    /// `None` any time.
-    pub(super) fn new(server: &'a ServerIdentity, expired_grace: Option<Duration>) -> Self {
+    pub(super) fn new(server: &'a ServerIdentity) -> Self {
         let renewals = server.renewals();
         let verified_generation = renewals.generation();
         Self {
@@ -54,7 +49,6 @@ impl<'a> Revalidation<'a> {
             handshake_time: SystemTime::now(),
             reverification: None,
             expiry: None,
-            expired_grace,
             grace_period: None,
         }
     }
@@ -96,7 +90,10 @@ impl<'a> Revalidation<'a> {
 
     /// Does what is due, and returns how the client must leave if it is rejected. After that,
     /// [`revalidation_due`](Self::revalidation_due) resolves when the grace period is over.
-    pub(super) fn revalidate(&mut self, client: &ClientStream) -> Option<Dismissal> {
+    ///
+    /// `expired_grace` is how long a client with an expired certificate may take to finish its commands in flight; with
+    /// `None` any time.
+    pub(super) fn revalidate(&mut self, client: &ClientStream, expired_grace: Option<Duration>) -> Option<Dismissal> {
         if self.grace_period.take_if(|timer| timer.is_elapsed()).is_some() {
             return Some(Dismissal::AtOnce);
         }
@@ -104,7 +101,7 @@ impl<'a> Revalidation<'a> {
             // A command in flight may finish, as at the end of a connection's lifetime: the client's access was not
             // withdrawn. A client that always has one in flight must leave too.
             if SystemTime::now() > end {
-                if let Some(grace) = self.expired_grace {
+                if let Some(grace) = expired_grace {
                     self.grace_period.get_or_insert_with(|| Box::pin(sleep(grace)));
                 }
                 return Some(Dismissal::WhenIdle);

@@ -157,7 +157,7 @@ impl BoundGateway {
         let admin_ended = self.admin.serve_on_own_thread(drain.watch());
         own.spawn("administration", admin_ended);
         own.spawn("metrics upkeep", metrics_upkeep(self.metrics, drain.watch()));
-        own.spawn("memory", memory_watch::run(self.overload, drain.watch()));
+        own.spawn("memory", memory_watch::run(self.overload, workers.connections(), drain.watch()));
         let mut reloads = vec![self.certificates.start(&own, &drain.watch())];
         if let Some(reloader) = self.policy_reloader {
             reloads.push(reloader.request());

@@ -1,5 +1,5 @@
 //! The lifecycle of the process: drain, running tasks, signals, readiness, changed files, certificate renewal, the
-//! limits of the container, and the overload state.
+//! limits of the container, the overload state, and memory that is returned to the system.
 //!
 //! Makes no decision about a connection: it publishes the stage, and waits for the tasks of the connections.
 
@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod descriptors;
 pub mod drain;
 pub mod file_watch;
+pub mod heap;
 pub mod overload;
 pub mod pending_restart;
 pub mod readiness;

@@ -19,6 +19,7 @@ const TASK_PANICKED: &str = "task panicked; please report this bug";
 #[derive(Clone, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
+    started: Arc<AtomicU64>,
     panics: Arc<AtomicU64>,
 }
 
@@ -32,6 +33,7 @@ impl Tasks {
     ///
     /// A panic in `future` is logged with `name`, counted, and not propagated.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        self.started.fetch_add(1, Ordering::Relaxed);
         let panics = Arc::clone(&self.panics);
         // Boxed because an async block that takes a future by value reserves its size twice, and tasks live for hours.
         let future = Box::pin(future);
@@ -54,6 +56,11 @@ impl Tasks {
     /// Resolves when the set is closed and empty. Cancel safe.
     pub async fn wait(&self) {
         self.tracker.wait().await;
+    }
+
+    /// Number of tasks that were spawned so far.
+    pub fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// Number of running tasks.

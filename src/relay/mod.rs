@@ -179,8 +179,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
     }
 
-    /// No other upstream connection can be made now: the current one stays in use, and [`RelayEvent::Renew`] comes again
-    /// after a pause.
+    /// No other upstream connection can be made now: the current one stays in use, and [`RelayEvent::Renew`] comes
+    /// again after a pause.
     pub fn postpone(&mut self) {
         if let Some(migration) = &mut self.migration {
             migration.postpone(Instant::now());

@@ -33,8 +33,8 @@ pub fn free_in_a_row(count: u16) -> anyhow::Result<u16> {
     anyhow::bail!("no {count} consecutive free ports")
 }
 
-/// An address at which every connection is refused: its port is taken by a socket that does not listen. No other program
-/// can get the port while this value lives.
+/// An address at which every connection is refused: its port is taken by a socket that does not listen. No other
+/// program can get the port while this value lives.
 pub struct Refusing {
     address: SocketAddr,
     _socket: TcpSocket,
