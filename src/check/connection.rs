@@ -97,7 +97,7 @@ impl<'a> ConnectionCheck<'a> {
 
     async fn run(&mut self, address: SocketAddr) -> Option<()> {
         let deadline = self.deadline();
-        let tcp = self.connector.dial(address, deadline).await;
+        let tcp = self.connector.dial(address, None, deadline).await;
         let tcp = self.expect("TCP connected", tcp)?;
         self.report.steps.push(Step::done("TCP connected"));
         let mut stream = match self.connector.handshake(address, tcp, deadline).await {
@@ -267,7 +267,7 @@ impl<'a> ConnectionCheck<'a> {
     async fn resumption(&mut self, address: SocketAddr) {
         let deadline = self.deadline();
         let second = async {
-            let tcp = self.connector.dial(address, deadline).await?;
+            let tcp = self.connector.dial(address, None, deadline).await?;
             let mut stream = self.connector.handshake(address, tcp, deadline).await?;
             self.connector.prove(&mut stream, deadline).await?;
             Ok(stream.handshake.resumed)

@@ -58,6 +58,7 @@ pub use sections::ProxyProtocol;
 pub use sections::ReadPreference;
 pub use sections::RuleConfig;
 pub use sections::Seeds;
+pub use sections::SendProxy;
 pub use sections::ShutdownConfig;
 pub use sections::TlsFiles;
 pub use sections::TlsVersion;

@@ -39,6 +39,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "sharded",
             "connect_timeout",
             "tcp_keepalive",
+            "send_proxy",
             "warm_connections",
             "warm_connections_max",
             "certificate_recycle_after",

@@ -11,8 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{
-    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig,
-    Verify,
+    Deployment, EndpointConfig, HostPort, MaterialSource, SendProxy, TlsFiles, TlsVersion, UpstreamConfig,
+    UpstreamTlsConfig, Verify,
 };
 
 /// A CA with its key.
@@ -259,6 +259,7 @@ impl Folder {
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: Some(Duration::from_mins(2)),
+            send_proxy: SendProxy::Off,
             tls: UpstreamTlsConfig {
                 source: MaterialSource::Files(TlsFiles {
                     private_key_file: certificate_file.clone(),
@@ -284,6 +285,7 @@ pub(crate) fn upstream_of(endpoint: &EndpointConfig) -> UpstreamConfig {
         deployment: Deployment::Single(endpoint.address.clone()),
         connect_timeout: endpoint.connect_timeout,
         tcp_keepalive: endpoint.tcp_keepalive,
+        send_proxy: endpoint.send_proxy,
         warm_connections: 0,
         warm_connections_max: 0,
         certificate_recycle_after: Duration::from_mins(10),

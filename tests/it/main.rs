@@ -58,6 +58,7 @@ mod rotation;
 mod rust_members;
 mod rust_script;
 mod seen;
+mod send_proxy;
 mod slow;
 mod soak;
 mod srv;

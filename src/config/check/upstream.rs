@@ -13,6 +13,7 @@ use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
 use crate::config::sections::Mechanism;
 use crate::config::sections::Seeds;
+use crate::config::sections::SendProxy;
 use crate::config::sections::TlsFiles;
 use crate::config::sections::TlsVersion;
 use crate::config::sections::UpstreamConfig;
@@ -23,14 +24,24 @@ use crate::config::sections::WorkloadApi;
 /// Default of `warm_connections_max`.
 const WARM_CONNECTIONS_MAX: usize = 16;
 
+const SEND_PROXY: &[(&str, SendProxy)] = &[("off", SendProxy::Off), ("v2", SendProxy::V2)];
+
+const NO_SPARES: &str = "cannot be combined with send_proxy, because a spare connection is made before its client is \
+                         known, and the PROXY header comes first; remove it, or set it to 0";
+
 pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path) -> Option<UpstreamConfig> {
     let deployment = deployment(&mut section);
     let connect_timeout = section.or("connect_timeout", Duration::from_secs(5), |given| {
         readers::duration(given, Duration::from_millis(100), 5 * readers::MINUTE)
     });
-    let warm_connections = section.or("warm_connections", 2, readers::spares);
+    let send_proxy = section.or("send_proxy", SendProxy::Off, |given| readers::choice(given, SEND_PROXY));
+    let spares = |given: &Given<'_>| match readers::spares(given)? {
+        number if number > 0 && send_proxy != SendProxy::Off => Err(NO_SPARES.to_owned()),
+        number => Ok(number),
+    };
+    let warm_connections = section.or("warm_connections", if send_proxy == SendProxy::Off { 2 } else { 0 }, spares);
     let warm_connections_max = section.optional("warm_connections_max", |given| {
-        let max = readers::spares(given)?;
+        let max = spares(given)?;
         if max < warm_connections {
             return Err(format!(
                 "is less than warm_connections = {warm_connections}; raise it, or lower warm_connections"
@@ -50,6 +61,7 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
         deployment: deployment?,
         connect_timeout,
         tcp_keepalive,
+        send_proxy,
         warm_connections,
         warm_connections_max: warm_connections_max.unwrap_or(WARM_CONNECTIONS_MAX.max(warm_connections)),
         certificate_recycle_after,
