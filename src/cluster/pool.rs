@@ -65,8 +65,8 @@ impl MemberPool {
         }
     }
 
-    /// Returns a connection for a client: a spare one, or else a new one. There are no spare ones where the server is
-    /// told the address of `client`.
+    /// Returns a connection for a client: a spare one, or else a new one. With `send_proxy` there are no
+    /// spare ones.
     pub async fn connect(&self, client: Option<&ClientEndpoints>) -> Result<ProvenConnection, DialError> {
         while let Some(TakenSpare { connection: mut link, is_suspect }) =
             self.spares.take(self.connector.identity().generation())

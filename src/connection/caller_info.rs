@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_told_the_address_of_the_client_and_never_that_of_its_proxy() {
+    fn a_server_receives_the_address_of_the_client_and_never_that_of_its_proxy() {
         let (client, there) = ("10.1.3.7:80".parse().unwrap(), "10.0.0.1:27017".parse().unwrap());
         let here: SocketAddr = "127.0.0.1:5".parse().unwrap();
         let told = |from: &str, header: Option<(ProxySource, Option<SocketAddr>)>| {

@@ -108,7 +108,7 @@ async fn establish<'a>(
         Err(Ending::Overloaded { percent: route.overload.percent() })
     } else {
         let ingress = Ingress { slot, original: original_destination.as_deref().copied() };
-        endpoints = told_endpoints(route, caller, || ingress.original.or_else(|| client.local_address()));
+        endpoints = sent_endpoints(route, caller, || ingress.original.or_else(|| client.local_address()));
         connect_upstream(ingress, route, caller, endpoints.as_deref()).await.map_err(Ending::NoUpstream)
     };
     let (Selection { member, pool }, link) = match connected {
@@ -162,8 +162,8 @@ async fn admit(
     admission.admit(heard, &route.facts(), caller).await
 }
 
-/// What the server is told about the addresses of the client: `None` if it is told nothing, or that no client is known.
-fn told_endpoints(
+/// The addresses of the client that the server receives; `None` if it receives none, or if they are unknown.
+fn sent_endpoints(
     route: &Route,
     caller: &CallerInfo,
     here: impl FnOnce() -> Option<SocketAddr>,

@@ -30,7 +30,7 @@ pub(super) struct RelaySession<'a> {
     pub(super) address: SocketAddr,
     /// The MongoDB user, if the gateway authenticated the connection. It never changes.
     pub(super) user: Option<Arc<MongoUser>>,
-    /// The addresses of the client, which every server is told. `None` if `send_proxy` is off, or if they are unknown.
+    /// The addresses of the client that every server receives. `None` if `send_proxy` is off, or if they are unknown.
     /// Boxed, because most connections have none.
     pub(super) endpoints: Option<Box<ClientEndpoints>>,
     /// Verifies the client's certificate again, on a TLS listener.

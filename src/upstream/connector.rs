@@ -60,7 +60,7 @@ impl Connector {
     /// Opens a connection that a client may use and proves it: name lookup, TCP, TLS, a `ping`, and authentication if
     /// the gateway authenticates, all within `connect_timeout`.
     ///
-    /// The server is told the addresses of `client`, if `send_proxy` is set; `None` if no client is known, or if it has
+    /// The server receives the addresses of `client`, if `send_proxy` is set; `None` if no client is known, or if it has
     /// no IP address. Tries the addresses of the name in turn, each with an equal share of the remaining time.
     /// Cancel safe: dropping the future closes the connection.
     pub async fn connect(&self, client: Option<&ClientEndpoints>) -> Result<UpstreamStream, ConnectError> {

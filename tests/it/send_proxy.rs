@@ -1,4 +1,4 @@
-//! `send_proxy`: the server is told the address of each client, and that other connections are the gateway's own.
+//! `send_proxy`: the server receives the address of each client, and learns which connections are the gateway's own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Scene {
         }
     }
 
-    /// What the server is told about the next client, which `connect` connects and which runs a command.
+    /// What the header says about `client`, which runs a command.
     fn told_about(&self, mut client: Connection) -> Told {
         let before = self.port.told().len();
         client.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
@@ -48,7 +48,7 @@ impl Scene {
 }
 
 #[test]
-fn the_server_is_told_the_address_of_ipv4_and_ipv6_clients() {
+fn the_server_receives_the_address_of_ipv4_and_ipv6_clients() {
     let Some(scene) = Scene::new() else { return };
     let mut options = scene.options();
     options.tables = "[listener.six]\naddress = \"[::1]:0\"\nupstream = \"test\"\n".to_owned();

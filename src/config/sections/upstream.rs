@@ -91,7 +91,7 @@ impl Deployment {
     }
 }
 
-/// `send_proxy`: whether the server is told the address of the client.
+/// `send_proxy`: whether the server receives the address of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendProxy {
     /// `off`: the server sees the gateway's address.
