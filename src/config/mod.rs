@@ -53,6 +53,7 @@ pub use sections::Mechanism;
 pub use sections::MemberAddress;
 pub use sections::MemberAddresses;
 pub use sections::MetricsConfig;
+pub use sections::Ocsp;
 pub use sections::PolicyConfig;
 pub use sections::ProxyProtocol;
 pub use sections::ReadPreference;

@@ -60,6 +60,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "server_name",
             "verify",
             "server_identities",
+            "ocsp",
             "legacy_certificates",
             "min_version",
         ],

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 
+use super::ocsp::OcspDefect;
 use crate::identity::DistinguishedName;
 
 /// What [`CertificateError::Other`] contains when a check of the gateway itself rejects a certificate.
@@ -22,6 +23,9 @@ pub enum CertificateDefect {
     /// constraints that the gateway does not evaluate.
     #[error("its issuer {0} may not sign it")]
     Issuer(DistinguishedName),
+    /// Its stapled OCSP response, or the absence of one.
+    #[error("{0}")]
+    Ocsp(OcspDefect),
 }
 
 impl CertificateDefect {

@@ -17,7 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::certificate_defect::CertificateDefect;
-use super::last_handshake::LastHandshake;
+use super::last_handshake::{LastHandshake, Staple};
 use super::legacy_path::{self, PathContext};
 use super::path_certificate::CertificatePurpose;
 use super::revocation::{RevocationList, check_revocation};
@@ -79,17 +79,17 @@ impl ChainVerifier {
         Self { trust_anchors, algorithms, accepts_legacy, revocation_lists, peers, last_handshake }
     }
 
-    /// Verifies a chain, and then its names with `check_names`. A rejected chain is recorded in [`LastHandshake`].
+    /// Verifies a chain, and then the rest, such as its names, with `check_more`. A rejected chain is recorded in [`LastHandshake`].
     pub(super) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        check_names: impl FnOnce() -> Result<(), Error>,
+        check_more: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.verify_path(end_entity, intermediates, now)
             .and_then(|()| self.check_revocation(end_entity, intermediates))
-            .and_then(|()| check_names())
+            .and_then(|()| check_more())
             .inspect_err(|_| self.last_handshake.record_rejected(end_entity, intermediates))
     }
 
@@ -144,6 +144,17 @@ impl ChainVerifier {
     ) -> Result<(), Error> {
         let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
         Ok(check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all)?)
+    }
+
+    /// Whether a revocation list contains `certificate`, which `issuer` has issued.
+    pub(super) fn is_revoked(&self, certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+        let chain = [certificate, issuer];
+        check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all).is_err()
+    }
+
+    /// Records what a server stapled, for reports.
+    pub(super) fn record_staple(&self, staple: Staple) {
+        self.last_handshake.record_staple(staple);
     }
 
     fn purpose(&self) -> CertificatePurpose {

@@ -1,4 +1,5 @@
-//! Verifies the certificates of an upstream's servers: the chain, and then the name or identity.
+//! Verifies the certificates of an upstream's servers: the chain, then the name or identity, and then the OCSP response
+//! that the server staples.
 //!
 //! Verification cannot be switched off: every mode verifies the chain.
 
@@ -11,8 +12,10 @@ use rustls::server::ParsedCertificate;
 use super::certificate_defect::CertificateDefect;
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 use super::common_name;
+use super::last_handshake::Staple;
 use super::legacy_path;
-use crate::config::{UpstreamTlsConfig, Verify};
+use super::ocsp::{OcspDefect, SignerDefect, find_issuer, requires_staple, verify_staple};
+use crate::config::{Ocsp, UpstreamTlsConfig, Verify};
 use crate::identity::CertificateFacts;
 
 /// Verifies the chain, dates, purpose and revocation. Then checks the identity if `server_identities` is set, or else
@@ -21,6 +24,7 @@ use crate::identity::CertificateFacts;
 pub(super) struct ServerVerifier {
     chain: ChainVerifier,
     verify: Verify,
+    ocsp: Ocsp,
     /// Normalised.
     identities: Vec<String>,
 }
@@ -28,7 +32,7 @@ pub(super) struct ServerVerifier {
 impl ServerVerifier {
     pub(super) fn new(chain: ChainVerifier, config: &UpstreamTlsConfig) -> Self {
         let identities = config.server_identities.iter().map(|uri| normalised(uri)).collect();
-        Self { chain, verify: config.verify, identities }
+        Self { chain, verify: config.verify, ocsp: config.ocsp, identities }
     }
 
     fn check_names(
@@ -42,6 +46,40 @@ impl ServerVerifier {
             Verify::Full => self.check_server_name(end_entity, intermediates, server_name),
             Verify::Chain => Ok(()),
         }
+    }
+
+    /// Verifies what the server staples. Without a staple, the certificate must not require one.
+    fn check_staple(
+        &self,
+        response: &[u8],
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if self.ocsp == Ocsp::Off {
+            return Ok(());
+        }
+        let rejected = |defect| CertificateError::from(CertificateDefect::Ocsp(defect));
+        if response.is_empty() {
+            if requires_staple(end_entity) {
+                return Err(rejected(OcspDefect::Missing).into());
+            }
+            self.chain.record_staple(Staple::Absent);
+            return Ok(());
+        }
+        let (anchors, algorithms) = (&self.chain.trust_anchors.der, self.chain.algorithms.all);
+        let issuer = find_issuer(end_entity, intermediates, anchors, algorithms).ok_or(OcspDefect::NoIssuer);
+        let staple = issuer.and_then(|issuer| {
+            let staple = verify_staple(response, end_entity, issuer, now, algorithms)?;
+            match &staple.responder {
+                Some(responder) if self.chain.is_revoked(responder, issuer) => {
+                    Err(OcspDefect::Signer(SignerDefect::Revoked))
+                }
+                _ => Ok(staple),
+            }
+        });
+        self.chain.record_staple(Staple::Good { until: staple.map_err(rejected)?.until });
+        Ok(())
     }
 
     fn check_identity(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
@@ -78,11 +116,14 @@ impl ServerCertVerifier for ServerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let check_names = || self.check_names(end_entity, intermediates, server_name);
-        self.chain.verify(end_entity, intermediates, now, check_names)?;
+        let check_more = || {
+            self.check_names(end_entity, intermediates, server_name)?;
+            self.check_staple(ocsp_response, end_entity, intermediates, now)
+        };
+        self.chain.verify(end_entity, intermediates, now, check_more)?;
         Ok(ServerCertVerified::assertion())
     }
 

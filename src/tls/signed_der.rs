@@ -84,6 +84,13 @@ impl<'a> SignedDer<'a> {
         })
     }
 
+    /// The parts of a structure whose signed part does not repeat the algorithm; `None` if the signature has unused
+    /// bits.
+    pub(super) fn from_parts(data: DerValue<'a>, algorithm: DerValue<'a>, signature: DerValue<'a>) -> Option<Self> {
+        let signature = whole_bytes(signature)?;
+        Some(Self { fields: Vec::new(), data: data.whole, algorithm: algorithm.content, signature })
+    }
+
     /// Verifies that the key `issuer`, a DER `SubjectPublicKeyInfo`, made the signature.
     pub(super) fn verify(&self, issuer: &[u8], algorithms: Algorithms<'_>) -> Result<(), CertificateError> {
         let mut known =

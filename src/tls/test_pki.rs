@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{
-    Deployment, EndpointConfig, HostPort, MaterialSource, SendProxy, TlsFiles, TlsVersion, UpstreamConfig,
+    Deployment, EndpointConfig, HostPort, MaterialSource, Ocsp, SendProxy, TlsFiles, TlsVersion, UpstreamConfig,
     UpstreamTlsConfig, Verify,
 };
 
@@ -271,6 +271,7 @@ impl Folder {
                 server_name: None,
                 verify: Verify::Full,
                 server_identities: Vec::new(),
+                ocsp: Ocsp::Staple,
                 legacy_certificates: false,
                 min_version: TlsVersion::V1_2,
             },
@@ -340,11 +341,11 @@ pub(crate) fn der_children(mut content: &[u8]) -> Vec<&[u8]> {
     children
 }
 
-fn der_sequence(content: &[u8]) -> Vec<u8> {
+pub(crate) fn der_sequence(content: &[u8]) -> Vec<u8> {
     der_value(0x30, content)
 }
 
-fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
     let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
     let header = match (high, low) {
         (0, 0..0x80) => vec![tag, low],

@@ -60,8 +60,8 @@ impl Connector {
     /// Opens a connection that a client may use and proves it: name lookup, TCP, TLS, a `ping`, and authentication if
     /// the gateway authenticates, all within `connect_timeout`.
     ///
-    /// The server receives the addresses of `client`, if `send_proxy` is set; `None` if no client is known, or if it has
-    /// no IP address. Tries the addresses of the name in turn, each with an equal share of the remaining time.
+    /// With `send_proxy`, the server receives the addresses of `client`, which is `None` if no client is known or if it
+    /// has no IP address. Tries the addresses of the name in turn, each with an equal share of the remaining time.
     /// Cancel safe: dropping the future closes the connection.
     pub async fn connect(&self, client: Option<&ClientEndpoints>) -> Result<UpstreamStream, ConnectError> {
         let deadline = Instant::now() + self.config.connect_timeout;

@@ -47,6 +47,7 @@ fn rejection_of(cause: CertificateError, certificate: Option<&CertificateFacts>)
         Some(CertificateDefect::Version(_)) => return Rejection::Version1,
         Some(CertificateDefect::CommonName) => return Rejection::CommonNameMismatch,
         Some(CertificateDefect::Identity) => return Rejection::IdentityMismatch,
+        Some(CertificateDefect::Ocsp(defect)) => return Rejection::Ocsp(defect.clone()),
         Some(CertificateDefect::Issuer(_)) | None => {}
     }
     match cause {

@@ -12,6 +12,7 @@ use crate::config::sections::CredentialConfig;
 use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
 use crate::config::sections::Mechanism;
+use crate::config::sections::Ocsp;
 use crate::config::sections::Seeds;
 use crate::config::sections::SendProxy;
 use crate::config::sections::TlsFiles;
@@ -174,6 +175,7 @@ fn credential(
 }
 
 fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsConfig> {
+    const OCSP: &[(&str, Ocsp)] = &[("staple", Ocsp::Staple), ("off", Ocsp::Off)];
     const VERIFY: &[(&str, Verify)] = &[("full", Verify::Full), ("chain", Verify::Chain)];
     let source = if section.has("spiffe_socket") {
         workload_api(&mut section, directory).map(MaterialSource::WorkloadApi)
@@ -183,6 +185,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
     let server_name = section.optional("server_name", readers::server_name);
     let verify = section.or("verify", Verify::Full, |given| readers::choice(given, VERIFY));
     let server_identities = section.or("server_identities", Vec::new(), identity_readers::uris);
+    let ocsp = section.or("ocsp", Ocsp::Staple, |given| readers::choice(given, OCSP));
     let legacy_certificates = legacy_certificates(&mut section);
     let min_version = min_version(&mut section);
     Some(UpstreamTlsConfig {
@@ -190,6 +193,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
         server_name,
         verify,
         server_identities,
+        ocsp,
         legacy_certificates,
         min_version,
     })

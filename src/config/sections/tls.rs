@@ -16,6 +16,8 @@ pub struct UpstreamTlsConfig {
     /// `server_identities`: accepted URI names of the server certificate. If set, the certificate must have one of
     /// them, and its DNS names are not checked. Default: none.
     pub server_identities: Vec<String>,
+    /// `ocsp`. Default: `staple`.
+    pub ocsp: Ocsp,
     /// `legacy_certificates`: whether server certificates of X.509 version 1, or without a SAN, are accepted. Default:
     /// `false`.
     pub legacy_certificates: bool,
@@ -76,6 +78,16 @@ pub enum Verify {
     Full,
     /// `chain`: only the certificate chain.
     Chain,
+}
+
+/// `ocsp`: whether OCSP responses that a server staples are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ocsp {
+    /// `staple`: a stapled response must say that the certificate is good. A server that staples none is accepted,
+    /// unless its certificate requires a staple.
+    Staple,
+    /// `off`: stapled responses are ignored.
+    Off,
 }
 
 /// `min_version`: the lowest TLS version that is accepted.
