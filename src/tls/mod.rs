@@ -25,6 +25,7 @@ mod revocation_files;
 mod server_name;
 mod server_verifier;
 mod session;
+mod session_store;
 mod signed_der;
 mod stream;
 #[cfg(test)]

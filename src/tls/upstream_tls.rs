@@ -4,7 +4,7 @@
 //! identity that it was made with.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -22,6 +22,7 @@ use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
 use super::server_name::{parse_server_name, section_of};
 use super::server_verifier::ServerVerifier;
+use super::session_store::SessionStore;
 use super::trust_anchors::TrustAnchors;
 use super::upstream_tls_error::UpstreamTlsError;
 use super::workload::WorkloadSet;
@@ -29,6 +30,9 @@ use crate::config::{EndpointConfig, TlsVersion, WorkloadApi};
 
 /// Sessions kept for resumption. All are sessions with one upstream; TLS 1.3 uses each ticket once.
 const RESUMPTION_SESSIONS: usize = 256;
+
+/// How long sessions are resumed before a server has to show its certificate again.
+const RESUMPTION_TIME: Duration = Duration::from_hours(1);
 
 /// The TLS configuration of one upstream, and the certificate set that it was made from.
 #[derive(Debug, Clone)]
@@ -148,7 +152,7 @@ fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(resolver));
-    config.resumption = Resumption::in_memory_sessions(RESUMPTION_SESSIONS);
+    config.resumption = Resumption::store(Arc::new(SessionStore::new(RESUMPTION_SESSIONS, RESUMPTION_TIME)));
     Ok(config)
 }
 

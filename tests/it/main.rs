@@ -30,6 +30,7 @@ mod matrix;
 mod mistakes;
 mod neighbour;
 mod network_cut;
+mod ocsp;
 mod policy_commands;
 mod policy_cursors;
 mod policy_documents;
