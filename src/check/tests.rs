@@ -302,6 +302,7 @@ async fn a_listener_is_shown_with_its_chain_and_an_expired_list() {
         certificate_file,
         private_key_password_file: None,
         ca_file: folder.write("mesh-ca.pem", &mesh.pem),
+        partial_chain: false,
         crl_file: Some(folder.write("mesh-crl.pem", mesh.revocation_list(&[&revoked.der], 2025))),
     };
     let (upstream, _server) = scene().listen().await;

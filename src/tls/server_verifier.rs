@@ -4,14 +4,13 @@
 
 use rustls::CertificateError;
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 
 use super::certificate_defect::CertificateDefect;
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 use super::common_name;
-use super::legacy_path;
+use super::path::VerifiedPath;
+use super::subject_names;
 use crate::config::{UpstreamTlsConfig, Verify};
 use crate::identity::CertificateFacts;
 
@@ -34,12 +33,12 @@ impl ServerVerifier {
     fn check_names(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         server_name: &ServerName<'_>,
     ) -> Result<(), rustls::Error> {
         match self.verify {
             _ if !self.identities.is_empty() => self.check_identity(end_entity),
-            Verify::Full => self.check_server_name(end_entity, intermediates, server_name),
+            Verify::Full => Ok(self.check_server_name(end_entity, path, server_name)?),
             Verify::Chain => Ok(()),
         }
     }
@@ -55,18 +54,18 @@ impl ServerVerifier {
     fn check_server_name(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         server_name: &ServerName<'_>,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<(), CertificateError> {
         if !self.chain.accepts_legacy || !common_name::is_only_name(end_entity) {
-            return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
+            return subject_names::check_server_name(end_entity, server_name);
         }
         if !common_name::matches(end_entity, server_name) {
-            return Err(CertificateError::from(CertificateDefect::CommonName).into());
+            return Err(CertificateDefect::CommonName.into());
         }
-        // webpki applies name constraints to names only, and not to a common name.
-        match legacy_path::constrained_issuer(end_entity, intermediates, &self.chain.trust_anchors.der) {
-            Some(issuer) => Err(CertificateError::from(CertificateDefect::Issuer(issuer)).into()),
+        // Name constraints apply to names only, and not to a common name.
+        match &path.constrained_issuer {
+            Some(issuer) => Err(CertificateDefect::Issuer(issuer.clone()).into()),
             None => Ok(()),
         }
     }
@@ -81,8 +80,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let check_names = || self.check_names(end_entity, intermediates, server_name);
-        self.chain.verify(end_entity, intermediates, now, check_names)?;
+        self.chain.verify(end_entity, intermediates, now, |path| self.check_names(end_entity, path, server_name))?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -265,6 +265,7 @@ impl Folder {
                     certificate_file,
                     private_key_password_file: None,
                     ca_file: self.write("ca.pem", ca),
+                    partial_chain: false,
                     crl_file: None,
                 }),
                 server_name: None,
@@ -342,7 +343,7 @@ fn der_sequence(content: &[u8]) -> Vec<u8> {
     der_value(0x30, content)
 }
 
-fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
     let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
     let header = match (high, low) {
         (0, 0..0x80) => vec![tag, low],
