@@ -341,7 +341,8 @@ fn the_client_certificate_comes_from_files_or_from_an_agent() {
         MINIMAL.replace("tls.certificate_file = \"client.pem\"", line).replace("tls.ca_file = \"/etc/ca.pem\"", "")
     };
     let config = parse(&agent("tls.spiffe_socket = \"unix:///run/agent.sock\""), &[]).unwrap();
-    let expected = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
+    let expected =
+        WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, partial_chain: false, crl_file: None };
     assert_eq!(config.upstreams["orders"].tls.source, MaterialSource::WorkloadApi(expected));
     check_one(&agent("tls.spiffe_socket = \"tcp:127.0.0.1:1\""), "the unix domain socket of the agent");
     let both = "tls.certificate_file = \"client.pem\"\ntls.spiffe_socket = \"unix:/a\"";

@@ -14,20 +14,21 @@ mod finding;
 mod fingerprint;
 mod inspect;
 mod last_handshake;
-mod legacy_path;
 mod listener_tls;
 mod material_error;
 mod ocsp;
-mod path_certificate;
+mod path;
 mod pem;
 mod revocation;
 mod revocation_files;
+mod rsa_pss;
 mod server_name;
 mod server_verifier;
 mod session;
 mod session_store;
 mod signed_der;
 mod stream;
+mod subject_names;
 #[cfg(test)]
 pub(crate) mod test_pki;
 #[cfg(test)]

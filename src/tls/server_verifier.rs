@@ -5,16 +5,15 @@
 
 use rustls::CertificateError;
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 
 use super::certificate_defect::CertificateDefect;
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 use super::common_name;
 use super::last_handshake::Staple;
-use super::legacy_path;
-use super::ocsp::{OcspDefect, SignerDefect, find_issuer, requires_staple, verify_staple};
+use super::ocsp::{OcspDefect, SignerDefect, requires_staple, verify_staple};
+use super::path::VerifiedPath;
+use super::subject_names;
 use crate::config::{Ocsp, UpstreamTlsConfig, Verify};
 use crate::identity::CertificateFacts;
 
@@ -38,12 +37,12 @@ impl ServerVerifier {
     fn check_names(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         server_name: &ServerName<'_>,
     ) -> Result<(), rustls::Error> {
         match self.verify {
             _ if !self.identities.is_empty() => self.check_identity(end_entity),
-            Verify::Full => self.check_server_name(end_entity, intermediates, server_name),
+            Verify::Full => Ok(self.check_server_name(end_entity, path, server_name)?),
             Verify::Chain => Ok(()),
         }
     }
@@ -53,7 +52,7 @@ impl ServerVerifier {
         &self,
         response: &[u8],
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         if self.ocsp == Ocsp::Off {
@@ -67,10 +66,9 @@ impl ServerVerifier {
             self.chain.record_staple(Staple::Absent);
             return Ok(());
         }
-        let (anchors, algorithms) = (&self.chain.trust_anchors.der, self.chain.algorithms.all);
-        let issuer = find_issuer(end_entity, intermediates, anchors, algorithms).ok_or(OcspDefect::NoIssuer);
-        let staple = issuer.and_then(|issuer| {
-            let staple = verify_staple(response, end_entity, issuer, now, algorithms)?;
+        // A leaf certificate that is itself a trust anchor is alone on its path.
+        let staple = path.certificates.get(1).ok_or(OcspDefect::NoIssuer).and_then(|issuer| {
+            let staple = verify_staple(response, end_entity, issuer, now, self.chain.algorithms.all)?;
             match &staple.responder {
                 Some(responder) if self.chain.is_revoked(responder, issuer) => {
                     Err(OcspDefect::Signer(SignerDefect::Revoked))
@@ -93,18 +91,18 @@ impl ServerVerifier {
     fn check_server_name(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         server_name: &ServerName<'_>,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<(), CertificateError> {
         if !self.chain.accepts_legacy || !common_name::is_only_name(end_entity) {
-            return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
+            return subject_names::check_server_name(end_entity, server_name);
         }
         if !common_name::matches(end_entity, server_name) {
-            return Err(CertificateError::from(CertificateDefect::CommonName).into());
+            return Err(CertificateDefect::CommonName.into());
         }
-        // webpki applies name constraints to names only, and not to a common name.
-        match legacy_path::constrained_issuer(end_entity, intermediates, &self.chain.trust_anchors.der) {
-            Some(issuer) => Err(CertificateError::from(CertificateDefect::Issuer(issuer)).into()),
+        // Name constraints apply to names only, and not to a common name.
+        match &path.constrained_issuer {
+            Some(issuer) => Err(CertificateDefect::Issuer(issuer.clone()).into()),
             None => Ok(()),
         }
     }
@@ -119,11 +117,10 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let check_more = || {
-            self.check_names(end_entity, intermediates, server_name)?;
-            self.check_staple(ocsp_response, end_entity, intermediates, now)
-        };
-        self.chain.verify(end_entity, intermediates, now, check_more)?;
+        self.chain.verify(end_entity, intermediates, now, |path| {
+            self.check_names(end_entity, path, server_name)?;
+            self.check_staple(ocsp_response, end_entity, path, now)
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -266,6 +266,7 @@ impl Folder {
                     certificate_file,
                     private_key_password_file: None,
                     ca_file: self.write("ca.pem", ca),
+                    partial_chain: false,
                     crl_file: None,
                 }),
                 server_name: None,

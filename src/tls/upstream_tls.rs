@@ -18,6 +18,7 @@ use super::crypto::{upstream_provider, versions_from};
 use super::finding::{MaterialFinding, TlsSide};
 use super::inspect::material_findings;
 use super::last_handshake::LastHandshake;
+use super::path::CertificatePurpose;
 use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
 use super::server_name::{parse_server_name, section_of};
@@ -77,7 +78,7 @@ impl UpstreamTls {
         let section = section_of(upstream);
         let credentials = set.credentials(upstream)?;
         let trust_anchors = match &agent.ca_file {
-            Some(ca_file) => TrustAnchors::read_ca_file(&section, ca_file)?,
+            Some(ca_file) => TrustAnchors::read_ca_file(&section, ca_file, agent.partial_chain)?,
             None => set.trust_anchors(upstream)?,
         };
         let revocation_lists = read_revocation_lists(&section, agent.crl_file.as_deref())?;
@@ -101,7 +102,8 @@ impl UpstreamTls {
             accepts_legacy: upstream.tls.legacy_certificates,
             last_handshake: Arc::clone(&last_handshake),
         };
-        let verifier = ServerVerifier::new(ChainVerifier::of_servers(rules, &provider), &upstream.tls);
+        let verifier =
+            ServerVerifier::new(ChainVerifier::new(rules, CertificatePurpose::Server, &provider), &upstream.tls);
         let key = Arc::clone(&credentials.certified_key);
         let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
         let config = Arc::new(client_config(provider, upstream.tls.min_version, verifier, resolver)?);
@@ -135,7 +137,7 @@ pub fn check_workload_config(upstream: &EndpointConfig, agent: &WorkloadApi) -> 
     let section = section_of(upstream);
     parse_server_name(upstream)?;
     if let Some(ca_file) = &agent.ca_file {
-        TrustAnchors::read_ca_file(&section, ca_file)?;
+        TrustAnchors::read_ca_file(&section, ca_file, agent.partial_chain)?;
     }
     read_revocation_lists(&section, agent.crl_file.as_deref())?;
     Ok(())

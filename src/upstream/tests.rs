@@ -448,7 +448,7 @@ fn closed_port() -> TcpSocket {
 async fn without_a_certificate_a_connection_waits_for_the_agent_and_reports_its_error() {
     let (mut upstream, server) = TestUpstream::new().listen().await;
     let with_files = upstream.clone();
-    let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
+    let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, partial_chain: false, crl_file: None };
     upstream.tls.source = MaterialSource::WorkloadApi(agent);
     let set = || UpstreamTls::load(&with_files).unwrap();
 

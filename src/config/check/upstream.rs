@@ -132,8 +132,16 @@ fn credentials(
         "must be tables that begin with a line [[upstream.NAME.credential]]; environment variables cannot set them";
     let Some(sections) = section.repeated_tables("credential", CREDENTIAL) else { return Some(Vec::new()) };
     let ca_files = tls.and_then(|tls| match &tls.source {
-        MaterialSource::Files(files) => Some((files.ca_file.clone(), files.crl_file.clone())),
-        MaterialSource::WorkloadApi(agent) => Some((agent.ca_file.clone()?, agent.crl_file.clone())),
+        MaterialSource::Files(files) => Some(CaFiles {
+            ca_file: files.ca_file.clone(),
+            partial_chain: files.partial_chain,
+            crl_file: files.crl_file.clone(),
+        }),
+        MaterialSource::WorkloadApi(agent) => Some(CaFiles {
+            ca_file: agent.ca_file.clone()?,
+            partial_chain: agent.partial_chain,
+            crl_file: agent.crl_file.clone(),
+        }),
     });
     if tls.is_some() && ca_files.is_none() && !sections.is_empty() {
         section.note(
@@ -142,16 +150,19 @@ fn credentials(
                 .to_owned(),
         );
     }
-    let (ca_file, crl_file) = ca_files.unwrap_or_default();
-    sections.into_iter().map(|section| credential(section, &ca_file, crl_file.as_ref(), directory)).collect()
+    let ca_files = ca_files.unwrap_or_default();
+    sections.into_iter().map(|section| credential(section, &ca_files, directory)).collect()
 }
 
-fn credential(
-    mut section: Section<'_>,
-    ca_file: &Path,
-    crl_file: Option<&PathBuf>,
-    directory: &Path,
-) -> Option<CredentialConfig> {
+/// The files of an upstream that its credentials share.
+#[derive(Default)]
+struct CaFiles {
+    ca_file: PathBuf,
+    partial_chain: bool,
+    crl_file: Option<PathBuf>,
+}
+
+fn credential(mut section: Section<'_>, ca_files: &CaFiles, directory: &Path) -> Option<CredentialConfig> {
     let file = |given: &Given<'_>| readers::file(given, directory);
     let what = "set the principals that use it, as in principals = [\"cluster.local/ns/shop/*\"]";
     let principals = section.required("principals", what, |given| match identity_readers::principal_patterns(given)? {
@@ -168,8 +179,9 @@ fn credential(
             private_key_file: private_key_file.unwrap_or_else(|| certificate_file.clone()),
             certificate_file,
             private_key_password_file,
-            ca_file: ca_file.to_owned(),
-            crl_file: crl_file.cloned(),
+            ca_file: ca_files.ca_file.clone(),
+            partial_chain: ca_files.partial_chain,
+            crl_file: ca_files.crl_file.clone(),
         },
     })
 }
@@ -205,8 +217,9 @@ fn workload_api(section: &mut Section<'_>, directory: &Path) -> Option<WorkloadA
     }
     let socket = section.optional("spiffe_socket", |given| readers::socket(given, directory));
     let ca_file = section.optional("ca_file", |given| readers::file(given, directory));
+    let partial_chain = partial_chain(section);
     let crl_file = section.optional("crl_file", |given| readers::file(given, directory));
-    Some(WorkloadApi { socket: socket?, ca_file, crl_file })
+    Some(WorkloadApi { socket: socket?, ca_file, partial_chain, crl_file })
 }
 
 /// How to set the required files, for problems about missing keys.
@@ -233,6 +246,7 @@ pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &File
     let private_key_file = section.optional("private_key_file", file);
     let private_key_password_file = section.optional("private_key_password_file", file);
     let ca_file = section.required("ca_file", remedies.ca, file);
+    let partial_chain = partial_chain(section);
     let crl_file = section.optional("crl_file", file);
     let certificate_file = certificate_file?;
     Some(TlsFiles {
@@ -240,6 +254,7 @@ pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &File
         certificate_file,
         private_key_password_file,
         ca_file: ca_file?,
+        partial_chain,
         crl_file,
     })
 }
@@ -247,6 +262,10 @@ pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &File
 pub(super) fn min_version(section: &mut Section<'_>) -> TlsVersion {
     const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     section.or("min_version", TlsVersion::V1_2, |given| readers::choice(given, VERSIONS))
+}
+
+fn partial_chain(section: &mut Section<'_>) -> bool {
+    section.or("partial_chain", false, readers::boolean)
 }
 
 pub(super) fn legacy_certificates(section: &mut Section<'_>) -> bool {

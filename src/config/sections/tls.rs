@@ -56,6 +56,8 @@ pub struct TlsFiles {
     pub private_key_password_file: Option<PathBuf>,
     /// `ca_file`: CA certificates (trust anchors) that verify the certificate of the peer. Required.
     pub ca_file: PathBuf,
+    /// `partial_chain`: whether an intermediate CA certificate in `ca_file` is a trust anchor. Default: `false`.
+    pub partial_chain: bool,
     /// `crl_file`: revocation lists (CRLs) of these CAs. Default: none.
     pub crl_file: Option<PathBuf>,
 }
@@ -67,6 +69,8 @@ pub struct WorkloadApi {
     pub socket: PathBuf,
     /// `ca_file`: CA certificates that verify the server certificate. Default (`None`): those of the agent.
     pub ca_file: Option<PathBuf>,
+    /// `partial_chain`: as in [`TlsFiles`]; it has no meaning for the CA certificates of the agent. Default: `false`.
+    pub partial_chain: bool,
     /// `crl_file`: revocation lists (CRLs) of the CAs. Default: none.
     pub crl_file: Option<PathBuf>,
 }

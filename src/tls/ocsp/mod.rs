@@ -4,7 +4,6 @@
 //! responder itself.
 
 mod defect;
-mod issuer;
 mod response;
 mod signer;
 #[cfg(test)]
@@ -24,8 +23,6 @@ use response::{BasicResponse, CertificateId, CertificateStatus, SingleResponse};
 use signer::verify_signer;
 
 use super::signed_der::{Algorithms, INTEGER, SEQUENCE, values};
-
-pub(super) use issuer::find_issuer;
 
 /// How far the clocks of the responder and of this host may differ.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);

@@ -7,9 +7,11 @@ use sha1::{Digest, Sha1};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Name;
 
 use super::defect::SignerDefect;
 use super::response::{BasicResponse, ResponderId};
+use crate::tls::path::CanonicalName;
 use crate::tls::signed_der::{Algorithms, SignedDer};
 
 /// Certificates of a response that are considered. Responders send one, and some add the issuer's.
@@ -48,7 +50,8 @@ pub(super) fn verify_signer<'a>(
 /// Whether `certificate` is that of the responder.
 fn names(responder: ResponderId<'_>, certificate: &X509Certificate<'_>) -> bool {
     match responder {
-        ResponderId::Name(name) => certificate.subject().as_raw() == name,
+        ResponderId::Name(name) => X509Name::from_der(name)
+            .is_ok_and(|(_, name)| CanonicalName::new(&name) == CanonicalName::new(certificate.subject())),
         ResponderId::KeyHash(hash) => {
             Sha1::digest(&certificate.public_key().subject_public_key.data).as_slice() == hash
         }
@@ -70,7 +73,7 @@ fn authorised(
     if !(from..=until).contains(&now) {
         return Err(SignerDefect::Dates);
     }
-    let is_issued = responder.issuer().as_raw() == issuer.subject().as_raw()
+    let is_issued = CanonicalName::new(responder.issuer()) == CanonicalName::new(issuer.subject())
         && SignedDer::from_der(der).is_some_and(|signed| signed.verify(issuer.public_key().raw, algorithms).is_ok());
     if is_issued { Ok(()) } else { Err(SignerDefect::OtherIssuer) }
 }

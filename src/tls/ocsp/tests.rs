@@ -303,23 +303,6 @@ fn a_certificate_requires_a_staple_if_its_tls_features_say_so() {
     assert!(!requires_staple(&ca.issue("mongo", &["mongo"]).der));
 }
 
-#[test]
-fn the_issuer_leads_to_a_trust_anchor() {
-    let algorithms = default_provider().signature_verification_algorithms.all;
-    let root = CertificateAuthority::new("Acme CA");
-    let (upper, rogue) = (root.intermediate("Upper"), CertificateAuthority::new("Upper"));
-    let leaf = upper.issue("mongo", &["mongo"]).der;
-    let sent = [rogue.der().clone(), upper.der().clone()];
-    let anchors = [root.der().clone()];
-    assert_eq!(find_issuer(&leaf, &sent, &anchors, algorithms), Some(upper.der()));
-    assert_eq!(find_issuer(&leaf, &sent, &[upper.der().clone()], algorithms), Some(upper.der()));
-    // The same key, but nothing leads from it to a trust anchor.
-    assert_eq!(find_issuer(&leaf, &sent, &[rogue.der().clone()], algorithms), None);
-    assert_eq!(find_issuer(&leaf, &sent[..1], &anchors, algorithms), None);
-    let crowd: Vec<_> = (0..40).map(|_| CertificateAuthority::new("Upper").der).chain(sent).collect();
-    assert_eq!(find_issuer(&leaf, &crowd, &anchors, algorithms), None, "the work is limited");
-}
-
 proptest! {
     #[test]
     fn a_modified_response_is_never_accepted(position in any::<prop::sample::Index>(), change in 1..=255_u8) {
