@@ -20,6 +20,7 @@ pub(crate) struct CertificateAuthority {
     pub(crate) pem: String,
     pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    params: CertificateParams,
 }
 
 /// A certificate with its key, and the certificates that are sent with it.
@@ -44,6 +45,32 @@ impl CertificateAuthority {
         Self::of(certificate.der().clone(), params, key)
     }
 
+    /// A root with this key.
+    pub(crate) fn new_for(key: KeyPair, common_name: &str) -> Self {
+        let params = ca_params(common_name);
+        let certificate = params.self_signed(&key).unwrap();
+        Self::of(certificate.der().clone(), params, key)
+    }
+
+    /// Another certificate of the same root, with the same key.
+    pub(crate) fn renewed(&self, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = self.params.clone();
+        params.serial_number = Some(2.into());
+        change(&mut params);
+        params.self_signed(self.key()).unwrap().der().clone()
+    }
+
+    /// A CA that issues with the same key under another name, without a certificate of that name.
+    pub(crate) fn renamed(&self, common_name: &str) -> Self {
+        let key = KeyPair::try_from(self.key().serialize_der()).unwrap();
+        Self::of(self.der.clone(), ca_params(common_name), key)
+    }
+
+    /// A certificate of this CA for the key of `other`.
+    pub(crate) fn cross_sign(&self, other: &Self) -> CertificateDer<'static> {
+        other.params.signed_by(other.key(), &self.issuer).unwrap().der().clone()
+    }
+
     /// A root of version 1, as `openssl x509 -req -signkey` makes it: it has no CA field.
     pub(crate) fn new_version_1(common_name: &str) -> Self {
         let mut ca = Self::new(common_name);
@@ -53,7 +80,7 @@ impl CertificateAuthority {
     }
 
     fn of(der: CertificateDer<'static>, params: CertificateParams, key: KeyPair) -> Self {
-        Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params, key) }
+        Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params.clone(), key), params }
     }
 
     pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> IssuedCertificate {

@@ -4,6 +4,8 @@
 //! signatures, revocation and the names that a caller expects are not part of it.
 
 mod anchors;
+#[cfg(test)]
+mod beside_openssl;
 mod certificate;
 mod name;
 mod name_constraints;

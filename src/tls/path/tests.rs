@@ -13,7 +13,10 @@ use super::search::{INTERMEDIATES_MAX, PathContext, SIGNATURES_MAX, verify};
 use crate::tls::CertificateDefect;
 use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, der_children, der_parts, signed};
 use rustls::CertificateError;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, UnixTime,
+};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// 2030, when every certificate that rcgen makes by default is valid.
 const NOW: u64 = 1_893_456_000;
@@ -245,5 +248,151 @@ proptest! {
         let index = position.index(der.len());
         der[index] ^= change;
         prop_assert!(check_path(&leaf, &[&der.into()], &[root.der()]).is_err());
+    }
+}
+
+/// A path of version 3 certificates, with the number of verified signatures.
+fn verified_signatures(
+    end_entity: &CertificateDer<'_>,
+    sent: &[CertificateDer<'static>],
+    anchors: &[CertificateDer<'static>],
+) -> Result<u32, CertificateError> {
+    let (result, attempts) = counted_signatures(end_entity, sent, anchors);
+    assert!(attempts <= SIGNATURES_MAX);
+    result.inspect(|signatures| assert_eq!(*signatures, attempts))
+}
+
+/// Counts how often it verifies a signature.
+#[derive(Debug)]
+struct Counting {
+    inner: &'static dyn SignatureVerificationAlgorithm,
+    attempts: AtomicU32,
+}
+
+impl SignatureVerificationAlgorithm for Counting {
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.inner.verify_signature(key, message, signature)
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.inner.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.inner.signature_alg_id()
+    }
+}
+
+/// The result, and the number of signatures that were verified, whatever the result.
+fn counted_signatures(
+    end_entity: &CertificateDer<'_>,
+    sent: &[CertificateDer<'static>],
+    anchors: &[CertificateDer<'static>],
+) -> (Result<u32, CertificateError>, u32) {
+    let known = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    // ECDSA with P-256 and SHA-256, which the certificates of these tests have.
+    let counting = Counting { inner: known[0], attempts: AtomicU32::new(0) };
+    let context = PathContext {
+        intermediates: sent,
+        anchors: &PathAnchors::new(anchors, &[]),
+        algorithms: &[&counting],
+        purpose: CertificatePurpose::Client,
+        accepts_legacy: false,
+        now: UnixTime::since_unix_epoch(Duration::from_secs(NOW)),
+        policies: InitialPolicies::default(),
+    };
+    let result = verify(end_entity, &context).map(|path| path.signatures);
+    (result, counting.attempts.load(Ordering::Relaxed))
+}
+
+#[test]
+fn a_mesh_of_cas_ends_after_a_limited_number_of_signatures() {
+    // Every CA of a layer is signed by every CA of the layer above: 4^6 paths, none of which ends at the trust anchor.
+    let root = CertificateAuthority::new("Root");
+    let layers: Vec<Vec<_>> = (0..6)
+        .map(|layer| (0..4).map(|_| CertificateAuthority::new(&format!("Layer {layer}"))).collect::<Vec<_>>())
+        .collect();
+    let mut sent = Vec::new();
+    for pair in layers.windows(2) {
+        for lower in &pair[1] {
+            sent.extend(pair[0].iter().map(|upper| upper.cross_sign(lower)));
+        }
+    }
+    let leaf = layers[5][0].issue("cart", &[]).der;
+    let (result, attempts) = counted_signatures(&leaf, &sent, std::slice::from_ref(root.der()));
+    assert!(result.is_err());
+    assert_eq!(attempts, SIGNATURES_MAX);
+    // With a way to the root that is one of the first to be tried, the path is found.
+    sent.extend(layers[0].iter().map(|top| root.cross_sign(top)));
+    let result = verified_signatures(&leaf, &sent, std::slice::from_ref(root.der()));
+    assert!(matches!(result, Ok(7..=SIGNATURES_MAX)), "{result:?}");
+}
+
+#[test]
+fn cas_that_sign_each_other_are_no_path() {
+    let (one, other) = (CertificateAuthority::new("One"), CertificateAuthority::new("Other"));
+    let sent = [one.cross_sign(&other), other.cross_sign(&one), one.der.clone(), other.der.clone()];
+    let leaf = one.issue("cart", &[]).der;
+    let anchors = [CertificateAuthority::new("Root").der];
+    assert_eq!(verified_signatures(&leaf, &sent, &anchors), Err(CertificateError::UnknownIssuer));
+    assert_eq!(verified_signatures(&leaf, &sent[..2], &[other.der.clone()]), Ok(2));
+}
+
+#[test]
+fn the_key_identifier_finds_the_issuer_among_a_hundred_of_the_same_name() {
+    let root = CertificateAuthority::new("Root");
+    let mut sent: Vec<_> = (0..100).map(|_| root.intermediate("Middle").der).collect();
+    let middle = root.intermediate("Middle");
+    sent.push(middle.der.clone());
+    let named = |params: &mut CertificateParams| params.use_authority_key_identifier_extension = true;
+    let leaf = middle.issue_with("cart", &[], named).der;
+    assert_eq!(verified_signatures(&leaf, &sent, std::slice::from_ref(root.der())), Ok(2));
+    let leaf = middle.issue("cart", &[]).der;
+    let result = verified_signatures(&leaf, &sent, std::slice::from_ref(root.der()));
+    assert_eq!(result, Err(CertificateError::BadSignature));
+}
+
+#[test]
+fn many_names_and_constraints_are_compared_only_up_to_a_limit() {
+    let constrained = |count: usize| {
+        CertificateAuthority::new_with("Root", |params| {
+            let subtree = |number| rcgen::GeneralSubtree::DnsName(format!("n{number}.example"));
+            params.name_constraints = Some(rcgen::NameConstraints {
+                permitted_subtrees: (0..count).map(subtree).collect(),
+                excluded_subtrees: Vec::new(),
+            });
+        })
+    };
+    let names: Vec<_> = (0..1000).map(|_| "n0.example").collect();
+    let (few, many) = (constrained(90), constrained(110));
+    let result = verified_signatures(&few.issue("cart", &names).der, &[], std::slice::from_ref(few.der()));
+    assert_eq!(result, Ok(1));
+    let result = verified_signatures(&many.issue("cart", &names).der, &[], std::slice::from_ref(many.der()));
+    let error = result.unwrap_err();
+    assert!(matches!(CertificateDefect::of(&error), Some(CertificateDefect::TooManyNames { .. })), "{error:?}");
+}
+
+#[test]
+fn any_bytes_are_rejected_without_a_panic() {
+    let root = CertificateAuthority::new("Root");
+    let middle = root.intermediate_with("Middle", |params| {
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("example".to_owned())],
+            excluded_subtrees: vec![rcgen::GeneralSubtree::DnsName("test".to_owned())],
+        });
+    });
+    let leaf = middle.issue("cart", &["cart.example"]).der;
+    assert_eq!(verified_signatures(&leaf, &[middle.der.clone()], std::slice::from_ref(root.der())), Ok(2));
+    // Each byte of the intermediate, changed and cut off.
+    for position in 0..middle.der.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut der = middle.der.to_vec();
+            der[position] ^= change;
+            assert!(verified_signatures(&leaf, &[der.into()], std::slice::from_ref(root.der())).is_err());
+        }
+        let cut = middle.der[..position].to_vec();
+        assert!(verified_signatures(&leaf, &[cut.into()], std::slice::from_ref(root.der())).is_err());
     }
 }
