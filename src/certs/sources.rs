@@ -89,7 +89,7 @@ fn is_in_use(upstream: &Upstream, credential: usize, tls: &UpstreamTls) -> bool 
 }
 
 fn paths(files: &TlsFiles) -> Vec<PathBuf> {
-    let TlsFiles { certificate_file, private_key_file, private_key_password_file, ca_file, crl_file } = files;
+    let TlsFiles { certificate_file, private_key_file, private_key_password_file, ca_file, crl_file, .. } = files;
     let required = [certificate_file, private_key_file, ca_file].into_iter();
     required.chain(private_key_password_file).chain(crl_file).cloned().collect()
 }

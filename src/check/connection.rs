@@ -12,8 +12,8 @@ use super::report::{
     UserReport,
 };
 use crate::config::{EndpointConfig, MaterialSource};
-use crate::identity::{CertificateFacts, Validity};
-use crate::tls::{UpstreamTls, WorkloadSet};
+use crate::identity::{CertificateFacts, Validity, date_text};
+use crate::tls::{Staple, UpstreamTls, WorkloadSet};
 use crate::upstream::{
     ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UpstreamStream,
     Users, identify,
@@ -97,7 +97,7 @@ impl<'a> ConnectionCheck<'a> {
 
     async fn run(&mut self, address: SocketAddr) -> Option<()> {
         let deadline = self.deadline();
-        let tcp = self.connector.dial(address, deadline).await;
+        let tcp = self.connector.dial(address, None, deadline).await;
         let tcp = self.expect("TCP connected", tcp)?;
         self.report.steps.push(Step::done("TCP connected"));
         let mut stream = match self.connector.handshake(address, tcp, deadline).await {
@@ -179,7 +179,8 @@ impl<'a> ConnectionCheck<'a> {
         let chain = chain_of(leaf, above, &tls.trust_anchors);
         let accepted =
             format!("accepted: {}, {}", why_trusted(&chain), why_named(leaf, &tls.server_name, self.upstream));
-        let lines = chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).collect();
+        let lines =
+            chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).chain(self.staple()).collect();
         let mut step = Step { name: "server certificate", status: Status::Ok, lines };
         if leaf.validity(self.now) == Validity::EndsSoon {
             step.status = Status::Warning;
@@ -199,6 +200,14 @@ impl<'a> ConnectionCheck<'a> {
         }
         self.report.server_certificate = Some(leaf.into());
         self.report.steps.push(step);
+    }
+
+    /// What the server stapled to its certificate.
+    fn staple(&self) -> Option<String> {
+        Some(match self.tls.last_handshake.staple()? {
+            Staple::Absent => "OCSP: no response is stapled".to_owned(),
+            Staple::Good { until } => format!("OCSP: stapled, good, until {}", date_text(until)),
+        })
     }
 
     /// The certificate request of the server, and the certificate that the gateway sent.
@@ -267,7 +276,7 @@ impl<'a> ConnectionCheck<'a> {
     async fn resumption(&mut self, address: SocketAddr) {
         let deadline = self.deadline();
         let second = async {
-            let tcp = self.connector.dial(address, deadline).await?;
+            let tcp = self.connector.dial(address, None, deadline).await?;
             let mut stream = self.connector.handshake(address, tcp, deadline).await?;
             self.connector.prove(&mut stream, deadline).await?;
             Ok(stream.handshake.resumed)

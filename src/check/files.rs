@@ -113,7 +113,9 @@ fn of_agent(
     };
     let section = section_of(upstream);
     let trust_anchors = match &agent.ca_file {
-        Some(ca_file) => Some(TrustAnchors::read_ca_file(&section, ca_file).map_err(UpstreamTlsError::from)),
+        Some(ca_file) => {
+            Some(TrustAnchors::read_ca_file(&section, ca_file, agent.partial_chain).map_err(UpstreamTlsError::from))
+        }
         None => set.map(|set| set.trust_anchors(upstream)),
     };
     Material {

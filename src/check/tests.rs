@@ -122,6 +122,7 @@ upstream orders at HOST:PORT
                                        expires ...
                                     names mongo.test, 127.0.0.1
                                     accepted: signed by CN=Acme CA,O=Acme from ca_file, and 127.0.0.1 is among its names
+                                    OCSP: no response is stapled
     ok      certificate requested   from CN=Clients CA,O=Acme
     ok      certificate sent        CN=svc-a, issued by CN=Clients CA,O=Acme
                                     expires ...
@@ -302,6 +303,7 @@ async fn a_listener_is_shown_with_its_chain_and_an_expired_list() {
         certificate_file,
         private_key_password_file: None,
         ca_file: folder.write("mesh-ca.pem", &mesh.pem),
+        partial_chain: false,
         crl_file: Some(folder.write("mesh-crl.pem", mesh.revocation_list(&[&revoked.der], 2025))),
     };
     let (upstream, _server) = scene().listen().await;

@@ -12,7 +12,7 @@ use super::dial_queue::{DialError, DialQueue};
 use super::member_health::MemberHealth;
 use crate::lifecycle::renewal::Renewal;
 use crate::upstream::{
-    Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
+    ClientEndpoints, Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
 };
 
 /// How long a spare connection may take to prove that the member is still there. A client waits for it.
@@ -65,8 +65,9 @@ impl MemberPool {
         }
     }
 
-    /// Returns a connection for a client: a spare one, or else a new one.
-    pub async fn connect(&self) -> Result<ProvenConnection, DialError> {
+    /// Returns a connection for a client: a spare one, or else a new one. With `send_proxy` there are no
+    /// spare ones.
+    pub async fn connect(&self, client: Option<&ClientEndpoints>) -> Result<ProvenConnection, DialError> {
         while let Some(TakenSpare { connection: mut link, is_suspect }) =
             self.spares.take(self.connector.identity().generation())
         {
@@ -78,14 +79,16 @@ impl MemberPool {
             self.spares.close_suspects();
             self.report_spares();
         }
-        self.dial().await
+        self.dial(client).await
     }
 
     /// Makes a proven connection when it has a permit, and records the result. A failure is logged with its remedy.
     /// While the member is failing, only one connection at a time is attempted, and the others fail at once.
-    pub(super) async fn dial(&self) -> Result<ProvenConnection, DialError> {
+    ///
+    /// `client` is `None` for a connection of the gateway's own.
+    pub(super) async fn dial(&self, client: Option<&ClientEndpoints>) -> Result<ProvenConnection, DialError> {
         let _permit = self.queue.permit().await?;
-        match self.connector.connect().await {
+        match self.connector.connect(client).await {
             Ok(stream) => {
                 self.attempts.record_credential_accepted();
                 self.record_success(&stream);
@@ -108,9 +111,13 @@ impl MemberPool {
     ///
     /// Waits while too many replacements are being made. Never uses a spare connection: those are for new clients, and
     /// no client waits for a replacement.
-    pub async fn replacement(&self, hello: &[u8]) -> Result<ProvenConnection, NoReplacement> {
+    pub async fn replacement(
+        &self,
+        hello: &[u8],
+        client: Option<&ClientEndpoints>,
+    ) -> Result<ProvenConnection, NoReplacement> {
         let _permit = self.replacements.acquire().await;
-        let mut link = self.dial().await.map_err(|_| NoReplacement::NotNow)?;
+        let mut link = self.dial(client).await.map_err(|_| NoReplacement::NotNow)?;
         match timeout(self.connector.connect_timeout(), link.replay_hello(hello)).await {
             Ok(Ok(())) => Ok(link),
             Ok(Err(HelloReplayError::Rejected)) => Err(NoReplacement::Never),
@@ -126,7 +133,7 @@ impl MemberPool {
 
     /// Makes a spare connection; returns whether that succeeded.
     pub(super) async fn make_spare(&self) -> bool {
-        match self.dial().await {
+        match self.dial(None).await {
             // The user may exist later, but this connection would never have it.
             Ok(link) if link.user.is_none() && self.connector.authenticates() => false,
             Ok(link) => self.spares.put(link).is_ok(),
@@ -178,16 +185,16 @@ mod tests {
         let member = upstream.new_member(&endpoint.address).unwrap();
         let [first, second] = member.pools.as_slice() else { panic!("two credentials") };
 
-        let rejected = server.during(Box::pin(second.dial())).await.map(|_| ()).unwrap_err();
+        let rejected = server.during(Box::pin(second.dial(None))).await.map(|_| ()).unwrap_err();
         assert_eq!(rejected.cause.reason(), "client_certificate_refused");
         assert!(second.attempts.is_credential_rejected() && !first.attempts.is_credential_rejected());
         assert_eq!(member.health.status.snapshot().failed, None);
 
-        server.during(Box::pin(first.dial())).await.map(|_| ()).unwrap_err();
+        server.during(Box::pin(first.dial(None))).await.map(|_| ()).unwrap_err();
         assert!(first.attempts.is_credential_rejected() && member.health.status.snapshot().failed.is_some());
         // A server that does not answer says nothing about the credential.
         drop(server);
-        second.dial().await.map(|_| ()).unwrap_err();
+        second.dial(None).await.map(|_| ()).unwrap_err();
         assert!(!second.attempts.is_credential_rejected());
     }
 }

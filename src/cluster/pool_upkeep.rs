@@ -110,7 +110,7 @@ async fn check_user(pool: Arc<MemberPool>, drain: DrainWatch, removed: impl Futu
             if pool.may_have_spares() && !pool.connector.has_user() && !is_recent {
                 tried = Some((generation, Instant::now()));
                 // The pool has recorded the result.
-                drop(pool.dial().await);
+                drop(pool.dial(None).await);
             }
             sleep(USER_CHECK_INTERVAL).await;
         }

@@ -377,7 +377,8 @@ fn the_client_certificate_comes_from_files_or_from_an_agent() {
         MINIMAL.replace("tls.certificate_file = \"client.pem\"", line).replace("tls.ca_file = \"/etc/ca.pem\"", "")
     };
     let config = parse(&agent("tls.spiffe_socket = \"unix:///run/agent.sock\""), &[]).unwrap();
-    let expected = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
+    let expected =
+        WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, partial_chain: false, crl_file: None };
     assert_eq!(config.upstreams["orders"].tls.source, MaterialSource::WorkloadApi(expected));
     check_one(&agent("tls.spiffe_socket = \"tcp:127.0.0.1:1\""), "the unix domain socket of the agent");
     let both = "tls.certificate_file = \"client.pem\"\ntls.spiffe_socket = \"unix:/a\"";
@@ -387,4 +388,19 @@ fn the_client_certificate_comes_from_files_or_from_an_agent() {
         "address = \"mongo:27017\"\nwarm_connections_max = 1",
         "is less than warm_connections = 2",
     );
+}
+
+#[test]
+fn an_upstream_that_sends_proxy_headers_has_no_spare_connections() {
+    let with =
+        |lines: &str| MINIMAL.replace("address = \"mongo:27017\"", &format!("address = \"mongo:27017\"\n{lines}"));
+    let parsed = |lines: &str| parse(&with(lines), &[]).unwrap().upstreams["orders"].clone();
+    assert_eq!(parsed("send_proxy = \"off\""), parsed(""));
+    let sends = parsed("send_proxy = \"v2\"");
+    assert_eq!((sends.send_proxy, sends.warm_connections), (SendProxy::V2, 0));
+    assert_eq!(parsed("send_proxy = \"v2\"\nwarm_connections = 0"), sends);
+    for key in ["warm_connections", "warm_connections_max"] {
+        check_one(&with(&format!("send_proxy = \"v2\"\n{key} = 3")), "cannot be combined with send_proxy");
+    }
+    check_one(&with("send_proxy = \"v1\""), "must be \"off\" or \"v2\"");
 }

@@ -1,11 +1,12 @@
 //! What is known about one client, for its policy and its log line.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::principals::{ConnectedPrincipals, CountedConnection};
 use crate::identity::{ClientFacts, Identified};
 use crate::listener::{ClientAddress, PeerUser, ProxyHeader, ProxySource};
+use crate::upstream::ClientEndpoints;
 
 /// The address and the identity of a client.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct CallerInfo {
 #[derive(Debug, Default)]
 struct CallerDetails {
     proxy: Option<ClientAddress>,
+    /// From the PROXY header.
+    destination: Option<SocketAddr>,
     user: Option<PeerUser>,
     counted: Option<CountedConnection>,
 }
@@ -37,7 +40,9 @@ impl CallerInfo {
         // The socket of a proxied client shows the proxy.
         let proxied = header.filter(|header| header.source != ProxySource::Proxy);
         if let Some(header) = proxied {
-            self.details().proxy = Some(self.address);
+            let proxy = self.address;
+            let details = self.details();
+            (details.proxy, details.destination) = (Some(proxy), header.destination);
             if let ProxySource::Client(address) = header.source {
                 self.address = ClientAddress::Tcp(address);
             }
@@ -68,6 +73,15 @@ impl CallerInfo {
             ClientAddress::Tcp(address) if self.proxy() != Some(self.address) => Some(address.ip()),
             _ => None,
         }
+    }
+
+    /// The addresses of the client for a server: `None` if it has no IP address, or if only that of its proxy is known.
+    /// `here` is the address that the client, or its proxy, connected to.
+    pub(super) fn endpoints(&self, here: Option<SocketAddr>) -> Option<ClientEndpoints> {
+        self.source()?;
+        let ClientAddress::Tcp(source) = self.address else { return None };
+        let from_header = self.details.as_ref().and_then(|details| details.destination);
+        Some(ClientEndpoints::new(source, from_header.or(here)))
     }
 
     /// The proxy that the client is connected through.
@@ -104,7 +118,7 @@ mod tests {
     fn check(from: ClientAddress, header: Option<ProxySource>, expected: &str) {
         let mut caller = CallerInfo::new(from);
         let user = (from == ClientAddress::Unix).then_some(USER);
-        let header = header.map(|source| ProxyHeader { source, identity: None });
+        let header = header.map(|source| ProxyHeader { source, destination: None, identity: None });
         let facts = caller.add(user, header.as_ref());
         let proxy = caller.proxy().map(|proxy| format!(" by {proxy}")).unwrap_or_default();
         let shown = format!("{}{proxy}, uid {:?}, address {:?}", caller.address(), facts.uid, facts.address);
@@ -123,6 +137,29 @@ mod tests {
         check(ClientAddress::Unix, Some(client), "10.1.3.7:80 by unix, uid None, address Some(10.1.3.7)");
         check(ClientAddress::Unix, Some(ProxySource::Proxy), "unix, uid Some(1001), address None");
         check(ClientAddress::Unix, Some(ProxySource::Unknown), "unix by unix, uid None, address None");
+    }
+
+    #[test]
+    fn a_server_receives_the_address_of_the_client_and_never_that_of_its_proxy() {
+        let (client, there) = ("10.1.3.7:80".parse().unwrap(), "10.0.0.1:27017".parse().unwrap());
+        let here: SocketAddr = "127.0.0.1:5".parse().unwrap();
+        let told = |from: &str, header: Option<(ProxySource, Option<SocketAddr>)>| {
+            let address = if from == "unix" { ClientAddress::Unix } else { tcp(from) };
+            let mut caller = CallerInfo::new(address);
+            let header = header.map(|(source, destination)| ProxyHeader { source, destination, identity: None });
+            caller.add(None, header.as_ref());
+            caller.endpoints(Some(here))
+        };
+        let direct = Some(ClientEndpoints::new("127.0.0.1:9".parse().unwrap(), Some(here)));
+        let proxied = ProxySource::Client(client);
+        assert_eq!(told("127.0.0.1:9", None), direct);
+        assert_eq!(told("127.0.0.1:9", Some((ProxySource::Proxy, None))), direct);
+        assert_eq!(told("127.0.0.1:9", Some((ProxySource::Unknown, None))), None);
+        assert_eq!(told("unix", None), None);
+        for from in ["127.0.0.1:9", "unix"] {
+            assert_eq!(told(from, Some((proxied, Some(there)))), Some(ClientEndpoints::new(client, Some(there))));
+            assert_eq!(told(from, Some((proxied, None))), Some(ClientEndpoints::new(client, Some(here))));
+        }
     }
 
     #[test]

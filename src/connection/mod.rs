@@ -16,6 +16,7 @@ mod relay_session;
 mod revalidation;
 mod route;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -23,14 +24,14 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::{Ingress, Member, MemberSelector, Selection};
-use crate::config::Mechanism;
+use crate::config::{Mechanism, SendProxy};
 use crate::identity::Principal;
 use crate::listener;
 use crate::listener::{
     Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakeEntry,
 };
 use crate::relay::{Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
-use crate::upstream::ProvenConnection;
+use crate::upstream::{ClientEndpoints, ProvenConnection};
 
 pub use admission::Admission;
 pub use caller_policy::ListenerPolicy;
@@ -99,6 +100,7 @@ async fn establish<'a>(
         Admittance::Admitted(permit) => (permit, false),
         Admittance::LimitReached(permit) => (permit, true),
     };
+    let mut endpoints = None;
     let connected = if is_full {
         Err(Ending::ConnectionLimit(route.max_connections))
     } else if route.overload.is_refusing() {
@@ -106,7 +108,8 @@ async fn establish<'a>(
         Err(Ending::Overloaded { percent: route.overload.percent() })
     } else {
         let ingress = Ingress { slot, original: original_destination.as_deref().copied() };
-        connect_upstream(ingress, route, caller).await.map_err(Ending::NoUpstream)
+        endpoints = sent_endpoints(route, caller, || ingress.original.or_else(|| client.local_address()));
+        connect_upstream(ingress, route, caller, endpoints.as_deref()).await.map_err(Ending::NoUpstream)
     };
     let (Selection { member, pool }, link) = match connected {
         Ok(connected) => connected,
@@ -120,6 +123,7 @@ async fn establish<'a>(
         pool,
         address: link.address,
         user: link.user.clone(),
+        endpoints,
         revalidation,
         closing: route.overload.closing_rounds(),
     };
@@ -158,16 +162,29 @@ async fn admit(
     admission.admit(heard, &route.facts(), caller).await
 }
 
+/// The addresses of the client that the server receives; `None` if it receives none, or if they are unknown.
+fn sent_endpoints(
+    route: &Route,
+    caller: &CallerInfo,
+    here: impl FnOnce() -> Option<SocketAddr>,
+) -> Option<Box<ClientEndpoints>> {
+    match route.upstream.config().send_proxy {
+        SendProxy::Off => None,
+        SendProxy::V2 => caller.endpoints(here()).map(Box::new),
+    }
+}
+
 /// Selects a member for the client, and connects to it. Each step takes at most `connect_timeout`.
 async fn connect_upstream(
     ingress: Ingress,
     route: &Route,
     caller: &CallerInfo,
+    endpoints: Option<&ClientEndpoints>,
 ) -> Result<(Selection, ProvenConnection), UpstreamUnavailable> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let selection = route.selector.select(ingress, &route.upstream, principal(caller), deadline).await;
     let selection = selection.map_err(UpstreamUnavailable::NoMember)?;
-    let link = selection.pool.connect().await.map_err(UpstreamUnavailable::ConnectFailed)?;
+    let link = selection.pool.connect(endpoints).await.map_err(UpstreamUnavailable::ConnectFailed)?;
     Ok((selection, link))
 }
 

@@ -15,7 +15,7 @@ use crate::lifecycle::overload::ClosingRounds;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, RelayEvent, UpstreamSide};
 use crate::telemetry::metrics::Recycling;
-use crate::upstream::{MongoUser, ProvenConnection};
+use crate::upstream::{ClientEndpoints, MongoUser, ProvenConnection};
 
 /// A future that few connections ever need, and then on the heap.
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -30,6 +30,9 @@ pub(super) struct RelaySession<'a> {
     pub(super) address: SocketAddr,
     /// The MongoDB user, if the gateway authenticated the connection. It never changes.
     pub(super) user: Option<Arc<MongoUser>>,
+    /// The addresses of the client that every server receives. `None` if `send_proxy` is off, or if they are unknown.
+    /// Boxed, because most connections have none.
+    pub(super) endpoints: Option<Box<ClientEndpoints>>,
     /// Verifies the client's certificate again, on a TLS listener.
     pub(super) revalidation: Option<Revalidation<'a>>,
     /// Closes it while it is idle, when memory is nearly used up.
@@ -42,11 +45,13 @@ pub(super) async fn run(
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let RelaySession { route, pool, address, user, revalidation, closing } = session;
+    let RelaySession { route, pool, address, user, endpoints, revalidation, closing } = session;
+    let endpoints: Option<&ClientEndpoints> = endpoints.as_deref();
     let pool: &MemberPool = pool;
     let renewal = pool.renewal.watch();
     let mut replacement = None;
-    let mut replacement_address = *address;
+    // Boxed, because few connections are ever replaced.
+    let mut replacement_address = None;
     if relay.client().certificates().is_none() {
         *revalidation = None;
     }
@@ -62,7 +67,7 @@ pub(super) async fn run(
             link = optional(&mut replacement) => {
                 replacement = None;
                 if let Some(address) = offer(relay, link, user.as_ref()) {
-                    replacement_address = address;
+                    replacement_address = Some(Box::new(address));
                 }
                 continue;
             }
@@ -88,10 +93,10 @@ pub(super) async fn run(
         match event {
             RelayEvent::Renew => {
                 let hello = relay.introduction().map(<[u8]>::to_vec);
-                replacement = hello.map(|hello| replace(pool, hello));
+                replacement = hello.map(|hello| replace(pool, hello, endpoints));
             }
             RelayEvent::Moved => {
-                *address = replacement_address;
+                *address = replacement_address.take().map_or(*address, |offered| *offered);
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
                 let upstream = pool.connector.upstream();
                 tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
@@ -140,8 +145,12 @@ pub(super) fn upstream_side(link: ProvenConnection) -> UpstreamSide<TcpStream> {
     UpstreamSide { socket, session, generation }
 }
 
-fn replace(pool: &MemberPool, hello: Vec<u8>) -> Boxed<'_, Result<ProvenConnection, NoReplacement>> {
-    Box::pin(async move { pool.replacement(&hello).await })
+fn replace<'a>(
+    pool: &'a MemberPool,
+    hello: Vec<u8>,
+    endpoints: Option<&'a ClientEndpoints>,
+) -> Boxed<'a, Result<ProvenConnection, NoReplacement>> {
+    Box::pin(async move { pool.replacement(&hello, endpoints).await })
 }
 
 /// Resolves when the read preference excludes the member of this connection; `None` if the listener has none.

@@ -11,6 +11,7 @@ mod refusal;
 mod spiffe;
 mod trust_domains;
 
+pub(crate) use algorithms::{key_text, signature_text};
 pub(crate) use certificate::system_time;
 pub use certificate::{CertificateFacts, MalformedCertificate, Validity, date_text, public_key_bits, rfc3339};
 pub use distinguished_name::{DistinguishedName, printable};

@@ -98,6 +98,14 @@ impl ClientSocket {
         Some(PeerUser { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() })
     }
 
+    /// The address that the client connected to; `None` for a unix domain socket.
+    fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Registers an accepted, non-blocking socket with the current runtime.
     ///
     /// Fails when the kernel rejects the registration or a socket option.
@@ -160,6 +168,14 @@ impl AsyncWrite for ClientSocket {
 }
 
 impl ClientStream {
+    /// The address of this machine that the client is connected to; `None` for a unix domain socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(socket) => socket.local_address(),
+            Self::Tls(stream) => stream.get_ref().0.stream.local_address(),
+        }
+    }
+
     /// The certificate chain that the client sent, leaf certificate first; `None` if it sent none.
     pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
         match self {

@@ -39,6 +39,8 @@ const CLIENT_CERTIFICATE: u8 = 0x02 | 0x04;
 pub struct ProxyHeader {
     /// Address of the client.
     pub source: ProxySource,
+    /// The address that the client connected to, if the header has an IP address of the client.
+    pub destination: Option<SocketAddr>,
     /// Identity of the client, if the header has one; not verified yet.
     pub identity: Option<ProxyIdentity>,
 }
@@ -118,36 +120,48 @@ pub(super) fn parse(header: &[u8], identity_type: Option<u8>) -> Result<ProxyHea
         return parse_v2(header, identity_type);
     }
     let parsed = v1::Header::try_from(header).map_err(|_| ProxyHeaderError::Malformed)?;
-    let source = match parsed.addresses {
-        v1::Addresses::Tcp4(ip) => client(SocketAddr::from((ip.source_address, ip.source_port))),
-        v1::Addresses::Tcp6(ip) => client(SocketAddr::from((ip.source_address, ip.source_port))),
-        v1::Addresses::Unknown => ProxySource::Unknown,
+    let (source, destination) = match parsed.addresses {
+        v1::Addresses::Tcp4(ip) => {
+            client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+        }
+        v1::Addresses::Tcp6(ip) => {
+            client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+        }
+        v1::Addresses::Unknown => (ProxySource::Unknown, None),
     };
-    Ok(ProxyHeader { source, identity: None })
+    Ok(ProxyHeader { source, destination, identity: None })
 }
 
 fn parse_v2(bytes: &[u8], identity_type: Option<u8>) -> Result<ProxyHeader, ProxyHeaderError> {
     let header = v2::Header::try_from(bytes).map_err(|_| ProxyHeaderError::Malformed)?;
     // The specification says to ignore the rest of a LOCAL header.
     if header.command == Command::Local {
-        return Ok(ProxyHeader { source: ProxySource::Proxy, identity: None });
+        return Ok(ProxyHeader { source: ProxySource::Proxy, destination: None, identity: None });
     }
-    let source = match header.addresses {
-        Addresses::IPv4(ip) => client(SocketAddr::from((ip.source_address, ip.source_port))),
-        Addresses::IPv6(ip) => client(SocketAddr::from((ip.source_address, ip.source_port))),
-        Addresses::Unix(_) => ProxySource::Unknown,
+    let (source, destination) = match header.addresses {
+        Addresses::IPv4(ip) => {
+            client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+        }
+        Addresses::IPv6(ip) => {
+            client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+        }
+        Addresses::Unix(_) => (ProxySource::Unknown, None),
         // The end of the addresses is not known, so the TLVs cannot be found.
-        Addresses::Unspecified => return Ok(ProxyHeader { source: ProxySource::Unknown, identity: None }),
+        Addresses::Unspecified => {
+            return Ok(ProxyHeader { source: ProxySource::Unknown, destination: None, identity: None });
+        }
     };
     if header.protocol != Protocol::Stream {
         return Err(ProxyHeaderError::NotAStream);
     }
     let identity = identity(&header, identity_type)?;
-    Ok(ProxyHeader { source, identity })
+    Ok(ProxyHeader { source, destination, identity })
 }
 
-fn client(address: SocketAddr) -> ProxySource {
-    ProxySource::Client(SocketAddr::new(address.ip().to_canonical(), address.port()))
+/// The source and the destination of a client.
+fn client(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> (ProxySource, Option<SocketAddr>) {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    (ProxySource::Client(canonical(source.into())), Some(canonical(destination.into())))
 }
 
 /// The client's identity from the TLVs. Also verifies the checksum, if there is one.

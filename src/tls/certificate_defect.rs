@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 
+use super::ocsp::OcspDefect;
 use crate::identity::DistinguishedName;
 
 /// What [`CertificateError::Other`] contains when a check of the gateway itself rejects a certificate.
@@ -18,10 +19,61 @@ pub enum CertificateDefect {
     /// None of its URIs is in `server_identities`.
     #[error("it has none of the accepted identities")]
     Identity,
-    /// Its issuer may not sign it: the issuer is no CA, is not for this use, is too deep in the chain, or has
-    /// constraints that the gateway does not evaluate.
+    /// Its issuer may not sign it: the issuer is no CA, is not for this use, or is too deep in the chain.
     #[error("its issuer {0} may not sign it")]
     Issuer(DistinguishedName),
+    /// The basic constraints mark it as a CA certificate.
+    #[error("it is a CA certificate (CA:TRUE)")]
+    CaCertificate,
+    /// Its `keyUsage` does not permit the use as a leaf certificate of TLS.
+    #[error("its keyUsage does not allow TLS")]
+    KeyUsage,
+    /// A certificate of the chain has a critical extension that the gateway does not know.
+    #[error("the certificate {subject} has a critical extension that is not supported ({extension})")]
+    CriticalExtension {
+        /// Subject of that certificate.
+        subject: DistinguishedName,
+        /// Its object identifier.
+        extension: String,
+    },
+    /// A certificate of the chain is signed with an algorithm that is weak or not supported.
+    #[error("the certificate {subject} is signed with {algorithm}, which is not accepted")]
+    Signature {
+        /// Subject of that certificate.
+        subject: DistinguishedName,
+        /// The algorithm.
+        algorithm: String,
+    },
+    /// The key of an issuer is weak, or of a type that is not supported.
+    #[error("the key of its issuer {subject} is {key}, which is not accepted")]
+    Key {
+        /// Subject of the issuer.
+        subject: DistinguishedName,
+        /// Type and size of the key.
+        key: String,
+    },
+    /// A name of a certificate of the chain is outside of the name constraints of an issuer.
+    #[error("the name constraints of the issuer {issuer} do not permit the names of the certificate {subject}")]
+    NameConstraint {
+        /// Subject of the certificate with the names.
+        subject: DistinguishedName,
+        /// The issuer with the name constraints.
+        issuer: DistinguishedName,
+    },
+    /// Names and name constraints are too many to be compared.
+    #[error("the certificate {subject} has too many names for the name constraints of the issuer {issuer}")]
+    TooManyNames {
+        /// Subject of the certificate with the names.
+        subject: DistinguishedName,
+        /// The issuer with the name constraints.
+        issuer: DistinguishedName,
+    },
+    /// The chain requires an explicit policy, and no policy is valid for all of its certificates.
+    #[error("its chain requires a certificate policy (policyConstraints), and none is valid for the whole chain")]
+    Policies,
+    /// Its stapled OCSP response, or the absence of one.
+    #[error("{0}")]
+    Ocsp(OcspDefect),
 }
 
 impl CertificateDefect {

@@ -1,29 +1,23 @@
 //! Verifies the certificate chain of a peer: the steps that both sides of TLS share.
 //!
-//! webpki verifies certificates of version 3. Certificates that webpki cannot read are verified by [`legacy_path`], and
-//! only if `legacy_certificates` is set. Revocation lists apply to both. Names are not checked here: only the caller
-//! knows which name it expects.
+//! [`path`] validates the chain, whatever the version of its certificates. Revocation lists apply to all of them. Names
+//! are not checked here: only the caller knows which name it expects.
 
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved};
+use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::certificate_defect::CertificateDefect;
-use super::last_handshake::LastHandshake;
-use super::legacy_path::{self, PathContext};
-use super::path_certificate::CertificatePurpose;
+use super::last_handshake::{LastHandshake, Staple};
+use super::path::{self, CertificatePurpose, InitialPolicies, PathAnchors, PathContext, VerifiedPath};
 use super::revocation::{RevocationList, check_revocation};
-use super::signed_der::verify_signature;
+use super::rsa_pss;
+use super::signed_der::{key_parts, verify_signature};
 use super::trust_anchors::TrustAnchors;
-use crate::identity::CertificateFacts;
 
 /// Verifies the certificate chains of the peers of one upstream or listener, and their handshake signatures.
 #[derive(Debug)]
@@ -32,8 +26,9 @@ pub(super) struct ChainVerifier {
     pub(super) algorithms: WebPkiSupportedAlgorithms,
     /// `legacy_certificates`.
     pub(super) accepts_legacy: bool,
+    anchors: PathAnchors,
+    purpose: CertificatePurpose,
     revocation_lists: Arc<[RevocationList]>,
-    peers: Peers,
     last_handshake: Arc<LastHandshake>,
 }
 
@@ -46,111 +41,70 @@ pub(super) struct ChainRules {
     pub(super) last_handshake: Arc<LastHandshake>,
 }
 
-/// Whose chains are verified.
-#[derive(Debug)]
-enum Peers {
-    /// TLS servers.
-    Servers,
-    /// TLS clients, with webpki's verifier for them; `None` if no trust anchor may sign certificates.
-    Clients(Option<Arc<dyn ClientCertVerifier>>),
-}
-
 impl ChainVerifier {
-    /// Verifies the chains of servers.
-    pub(super) fn of_servers(rules: ChainRules, provider: &CryptoProvider) -> Self {
-        Self::new(rules, Peers::Servers, provider)
-    }
-
-    /// Verifies the chains of clients.
-    pub(super) fn of_clients(rules: ChainRules, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
-        let roots = &rules.trust_anchors.roots;
-        let webpki = if roots.is_empty() {
-            None
-        } else {
-            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
-            Some(builder.allow_unauthenticated().build()?)
-        };
-        Ok(Self::new(rules, Peers::Clients(webpki), provider))
-    }
-
-    fn new(rules: ChainRules, peers: Peers, provider: &CryptoProvider) -> Self {
+    /// Verifies the chains of peers that use their certificates for `purpose`.
+    pub(super) fn new(rules: ChainRules, purpose: CertificatePurpose, provider: &CryptoProvider) -> Self {
         let ChainRules { trust_anchors, revocation_lists, accepts_legacy, last_handshake } = rules;
         let algorithms = provider.signature_verification_algorithms;
-        Self { trust_anchors, algorithms, accepts_legacy, revocation_lists, peers, last_handshake }
+        let anchors = PathAnchors::new(&trust_anchors.der, &trust_anchors.intermediates_der);
+        Self { trust_anchors, algorithms, accepts_legacy, anchors, purpose, revocation_lists, last_handshake }
     }
 
-    /// Verifies a chain, and then its names with `check_names`. A rejected chain is recorded in [`LastHandshake`].
+    /// Verifies a chain, and then the rest with `check_more`: names, for example. A rejected chain is recorded in
+    /// [`LastHandshake`].
     pub(super) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        check_names: impl FnOnce() -> Result<(), Error>,
+        check_more: impl FnOnce(&VerifiedPath<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.verify_path(end_entity, intermediates, now)
-            .and_then(|()| self.check_revocation(end_entity, intermediates))
-            .and_then(|()| check_names())
+        let context = PathContext {
+            intermediates,
+            anchors: &self.anchors,
+            algorithms: self.algorithms.all,
+            purpose: self.purpose,
+            accepts_legacy: self.accepts_legacy,
+            now,
+            policies: InitialPolicies::default(),
+        };
+        let verified = path::verify(end_entity, &context).map_err(Error::from);
+        verified
+            .and_then(|path| {
+                self.check_revocation(end_entity, intermediates, &path)?;
+                check_more(&path)
+            })
             .inspect_err(|_| self.last_handshake.record_rejected(end_entity, intermediates))
     }
 
-    /// Verifies that the chain ends at a trust anchor, with its dates, signatures and purpose.
-    fn verify_path(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let anchors = &self.trust_anchors.der;
-        let context = PathContext {
-            intermediates,
-            trust_anchors: anchors,
-            algorithms: self.algorithms.all,
-            purpose: self.purpose(),
-            now,
-        };
-        match CertificateFacts::from_der(end_entity) {
-            Ok(facts) if facts.version < 3 && !self.accepts_legacy => {
-                Err(CertificateError::from(CertificateDefect::Version(facts.version)).into())
-            }
-            Ok(facts) if facts.version < 3 => Ok(legacy_path::verify(end_entity, &context)?),
-            Ok(facts) if (self.accepts_legacy || !facts.is_ca) && legacy_path::is_trust_anchor(end_entity, anchors) => {
-                Ok(legacy_path::verify_pinned(end_entity, &facts, &context)?)
-            }
-            _ => self.verify_with_webpki(end_entity, intermediates, now),
-        }
-    }
-
-    fn verify_with_webpki(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        match &self.peers {
-            Peers::Servers => {
-                let certificate = ParsedCertificate::try_from(end_entity)?;
-                let (roots, algorithms) = (&self.trust_anchors.roots, self.algorithms.all);
-                verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)
-            }
-            Peers::Clients(Some(webpki)) => webpki.verify_client_cert(end_entity, intermediates, now).map(|_| ()),
-            Peers::Clients(None) => Err(CertificateError::UnknownIssuer.into()),
-        }
-    }
-
+    /// Checks every certificate that the peer sent, and every certificate of `path`.
     fn check_revocation(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
     ) -> Result<(), Error> {
-        let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
+        let from_ca_file = path.certificates.iter().filter(|der| self.trust_anchors.intermediates_der.contains(*der));
+        let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).chain(from_ca_file).collect();
         Ok(check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all)?)
     }
 
-    fn purpose(&self) -> CertificatePurpose {
-        match self.peers {
-            Peers::Servers => CertificatePurpose::Server,
-            Peers::Clients(_) => CertificatePurpose::Client,
-        }
+    /// Whether a revocation list contains `certificate`, which `issuer` has issued.
+    pub(super) fn is_revoked(&self, certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+        let chain = [certificate, issuer];
+        check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all).is_err()
+    }
+
+    /// Records what a server stapled, for reports.
+    pub(super) fn record_staple(&self, staple: Staple) {
+        self.last_handshake.record_staple(staple);
+    }
+
+    /// The signature schemes to offer. Keys that are only for RSASSA-PSS have schemes of their own.
+    pub(super) fn supported_schemes(&self) -> Vec<SignatureScheme> {
+        let mut schemes = self.algorithms.supported_schemes();
+        schemes.extend(rsa_pss::PSS_KEY_SCHEMES);
+        schemes
     }
 
     /// Verifies that the peer has the key of `certificate`, in TLS 1.2.
@@ -160,15 +114,17 @@ impl ChainVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let Some(key) = self.legacy_key(certificate) else {
-            return rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms);
-        };
+        let key = public_key(certificate)?;
+        if let Some(verified) = verify_pss_key(message, &key, signature) {
+            return verified;
+        }
         // A signature scheme of TLS 1.2 does not fix the curve: try each of its algorithms that fits the key.
         let schemes = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
         let Some((_, algorithms)) = schemes else {
             return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
         };
-        verify_signature(&key, algorithms.iter().copied(), message, signature.signature())?;
+        verify_signature(&key, algorithms.iter().copied(), message, signature.signature())
+            .map_err(|_| CertificateError::BadSignature)?;
         Ok(HandshakeSignatureValid::assertion())
     }
 
@@ -179,20 +135,36 @@ impl ChainVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match self.legacy_key(certificate) {
-            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms),
-            None => rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms),
+        let key = public_key(certificate)?;
+        if let Some(verified) = verify_pss_key(message, &key, signature) {
+            return verified;
         }
+        verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms)
     }
+}
 
-    /// The key of a certificate that webpki cannot read; `None` for other certificates.
-    fn legacy_key(&self, certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
-        if !self.accepts_legacy {
-            return None;
-        }
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        (parsed.version().0 < 2).then(|| parsed.public_key().raw.to_vec().into())
+/// The key of a certificate of any version. rustls does not read certificates of version 1, nor those with a critical
+/// extension that only [`path`] evaluates.
+fn public_key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, CertificateError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    Ok(parsed.public_key().raw.to_vec().into())
+}
+
+/// Verifies a handshake signature of a scheme for keys that are only for RSASSA-PSS; `None` for other schemes.
+fn verify_pss_key(
+    message: &[u8],
+    key: &SubjectPublicKeyInfoDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Option<Result<HandshakeSignatureValid, Error>> {
+    if !rsa_pss::PSS_KEY_SCHEMES.contains(&signature.scheme) {
+        return None;
     }
+    let verified = key_parts(key).is_some_and(|(kind, bits)| {
+        // A key of type rsaEncryption has its own schemes.
+        rsa_pss::is_rsa_pss(kind)
+            && rsa_pss::verify_handshake(signature.scheme, kind, bits, message, signature.signature()).is_ok()
+    });
+    Some(verified.then(HandshakeSignatureValid::assertion).ok_or_else(|| CertificateError::BadSignature.into()))
 }
 
 /// The methods that both verifier traits of rustls require, forwarded to the field `chain`.
@@ -217,7 +189,7 @@ macro_rules! verify_signatures_with_chain {
         }
 
         fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-            self.chain.algorithms.supported_schemes()
+            self.chain.supported_schemes()
         }
     };
 }

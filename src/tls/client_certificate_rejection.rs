@@ -4,6 +4,8 @@ use std::fmt;
 
 use rustls::{CertificateError, Error};
 
+use super::certificate_defect::CertificateDefect;
+
 /// Why a client certificate is rejected. `Display` completes a sentence about it and begins with "it".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientCertificateRejection {
@@ -41,6 +43,12 @@ impl ClientCertificateRejection {
     /// certificate.
     pub fn of_tls(error: &Error) -> Option<Self> {
         let Error::InvalidCertificate(cause) = error else { return None };
+        match CertificateDefect::of(cause) {
+            // A certificate of ca_file that is no CA, for example.
+            Some(CertificateDefect::Issuer(_)) => return Some(Self::UnknownCa),
+            Some(CertificateDefect::KeyUsage) => return Some(Self::WrongUsage),
+            _ => {}
+        }
         Some(match cause {
             // A bad signature means a CA certificate of the right name with another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownCa,

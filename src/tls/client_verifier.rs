@@ -3,9 +3,11 @@
 //! A client without a certificate passes the handshake: the gateway rejects it afterwards with a MongoDB error, which a
 //! client can read.
 
+use rustls::DistinguishedName;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DistinguishedName, RootCertStore};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 
@@ -19,9 +21,11 @@ pub(super) struct ClientVerifier {
 
 impl ClientVerifier {
     pub(super) fn new(chain: ChainVerifier) -> Self {
-        let mut anchors = RootCertStore::empty();
-        anchors.add_parsable_certificates(chain.trust_anchors.der.iter().cloned());
-        Self { subjects: anchors.subjects(), chain }
+        let subject = |der: &CertificateDer<'_>| {
+            let (_, parsed) = X509Certificate::from_der(der).ok()?;
+            Some(DistinguishedName::from(parsed.subject().as_raw().to_vec()))
+        };
+        Self { subjects: chain.trust_anchors.der.iter().filter_map(subject).collect(), chain }
     }
 }
 
@@ -40,7 +44,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.chain.verify(end_entity, intermediates, now, || Ok(()))?;
+        self.chain.verify(end_entity, intermediates, now, |_| Ok(()))?;
         Ok(ClientCertVerified::assertion())
     }
 

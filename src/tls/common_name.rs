@@ -41,7 +41,7 @@ pub(super) fn matches(der: &[u8], server_name: &ServerName<'_>) -> bool {
 /// labels follow.
 ///
 /// Spec: RFC 6125 § 6.4.3, as strict as webpki.
-fn matches_dns_name(pattern: &str, name: &str) -> bool {
+pub(super) fn matches_dns_name(pattern: &str, name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let (pattern, name) = match pattern.strip_prefix("*.") {
         Some(rest) if rest.contains('.') => match name.split_once('.') {

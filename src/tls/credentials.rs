@@ -368,6 +368,7 @@ mod tests {
             private_key_file: folder.write("k.pem", key),
             private_key_password_file: password.map(|text| folder.write("password", text)),
             ca_file: folder.path().join("ca.pem"),
+            partial_chain: false,
             crl_file: None,
         };
         Credentials::read("upstream.orders.tls", &files)
@@ -462,6 +463,7 @@ mod tests {
                 private_key_file: private_key_file.clone(),
                 private_key_password_file: None,
                 ca_file: ca_file.clone(),
+                partial_chain: false,
                 crl_file: None,
             };
             let error = match Credentials::read("listener.shop.tls", &files) {

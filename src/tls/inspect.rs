@@ -261,6 +261,7 @@ mod tests {
             certificate_file,
             private_key_password_file: None,
             ca_file: folder.write("ca.pem", ca),
+            partial_chain: false,
             crl_file: None,
         }
     }

@@ -3,6 +3,7 @@
 //! Only for error messages and reports; no decision depends on it.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 
@@ -16,6 +17,19 @@ use crate::identity::{CertificateFacts, DistinguishedName};
 pub struct LastHandshake {
     rejected: Mutex<Vec<CertificateDer<'static>>>,
     requested: Mutex<Option<Vec<Vec<u8>>>>,
+    staple: Mutex<Option<Staple>>,
+}
+
+/// The OCSP response that a server stapled to a certificate that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staple {
+    /// None.
+    Absent,
+    /// The certificate is good.
+    Good {
+        /// The next update.
+        until: SystemTime,
+    },
 }
 
 /// A server's request for a client certificate.
@@ -38,6 +52,15 @@ impl LastHandshake {
         let names = requested.as_ref()?;
         let acceptable_cas = names.iter().filter_map(|der| DistinguishedName::from_der(der)).collect();
         Some(CertificateRequest { acceptable_cas })
+    }
+
+    /// What was stapled to the last certificate that was accepted; `None` before the first, and where `ocsp` is off.
+    pub fn staple(&self) -> Option<Staple> {
+        *self.staple.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn record_staple(&self, staple: Staple) {
+        *self.staple.lock().unwrap_or_else(PoisonError::into_inner) = Some(staple);
     }
 
     pub(super) fn record_rejected(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {

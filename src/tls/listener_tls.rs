@@ -8,8 +8,8 @@ use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError};
 use rustls::sign::SingleCertAndKey;
 
 use super::chain_verifier::{ChainRules, ChainVerifier};
@@ -20,6 +20,7 @@ use super::finding::{MaterialFinding, TlsSide};
 use super::inspect::material_findings;
 use super::last_handshake::LastHandshake;
 use super::material_error::MaterialError;
+use super::path::CertificatePurpose;
 use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
 use super::trust_anchors::TrustAnchors;
@@ -49,9 +50,6 @@ pub enum ListenerTlsError {
     /// A certificate, key or revocation list cannot be used.
     #[error(transparent)]
     Material(#[from] MaterialError),
-    /// rustls rejected the trust anchors.
-    #[error("client certificates cannot be verified")]
-    Verifier(#[from] VerifierBuilderError),
     /// rustls rejected the configuration.
     #[error("TLS cannot be configured")]
     Unusable(#[from] rustls::Error),
@@ -62,7 +60,7 @@ impl ListenerTlsError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Material(error) => error.remedy(),
-            Self::Verifier(_) | Self::Unusable(_) => "this is a bug in mongate: please report it".to_owned(),
+            Self::Unusable(_) => "this is a bug in mongate: please report it".to_owned(),
         }
     }
 }
@@ -84,7 +82,7 @@ impl ListenerTls {
             accepts_legacy: listener.legacy_certificates,
             last_handshake: Arc::clone(&last_handshake),
         };
-        let verifier = Arc::new(ClientVerifier::new(ChainVerifier::of_clients(rules, &provider)?));
+        let verifier = Arc::new(ClientVerifier::new(ChainVerifier::new(rules, CertificatePurpose::Client, &provider)));
         // Also sends certificates of version 1, which the builder of rustls rejects.
         let resolver = SingleCertAndKey::from(Arc::clone(&credentials.certified_key));
         let mut config = ServerConfig::builder_with_provider(provider)

@@ -149,6 +149,14 @@ pub enum MaterialProblem {
         /// Subject of the first certificate.
         subject: String,
     },
+    /// None of the CA certificates is self-signed, and `partial_chain` is off.
+    #[error("the file contains only intermediate CA certificates; the first one is {subject}, issued by {issuer}")]
+    OnlyIntermediates {
+        /// Subject of the first certificate.
+        subject: String,
+        /// Its issuer.
+        issuer: String,
+    },
     /// The leaf certificate, where CA certificates are expected.
     #[error("this is the certificate of certificate_file ({subject}), not a CA certificate")]
     OwnCertificate {
@@ -260,6 +268,10 @@ impl MaterialError {
             MaterialProblem::NoTrustAnchor { .. } | MaterialProblem::OwnCertificate { .. } => {
                 format!("put the certificate of the CA that signed the peer's certificate into {file}")
             }
+            MaterialProblem::OnlyIntermediates { subject, issuer } => format!(
+                "add the certificate of {issuer} to {file}, or set {} = true to trust {subject} itself",
+                self.location.sibling_key("partial_chain")
+            ),
             MaterialProblem::NoRevocationList { .. } => {
                 format!("put the revocation list (CRL) into {file} in PEM format (BEGIN X509 CRL)")
             }

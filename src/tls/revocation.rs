@@ -3,7 +3,7 @@
 //! A certificate is revoked if a CRL of its issuer, signed with the issuer's key, contains its serial number. A CRL
 //! counts even after its next update is due, and a certificate without a CRL passes: the operator provides the CRLs
 //! that exist. webpki's own check cannot be used: it accepts one CRL per issuer, no CRL of version 1 (the default of
-//! `openssl ca -gencrl`), and no certificate of version 1.
+//! `openssl ca -gencrl`), and no certificate of version 1. Names are compared as on the path of a certificate.
 //!
 //! Delta CRLs and indirect CRLs are rejected.
 
@@ -18,6 +18,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::material_error::{Location, UnusableList};
+use super::path::CanonicalName;
 use super::signed_der::{Algorithms, INTEGER, SEQUENCE, SignedDer, values};
 use crate::identity::{DistinguishedName, system_time};
 
@@ -35,7 +36,7 @@ pub struct RevocationList {
     pub next_update: Option<SystemTime>,
     /// Where it was read from.
     pub location: Location,
-    issuer_der: Vec<u8>,
+    issuer_name: CanonicalName,
     /// Serial numbers of the revoked certificates, without leading zeros.
     serials: HashSet<Vec<u8>>,
     der: Vec<u8>,
@@ -61,7 +62,7 @@ impl RevocationList {
             this_update: system_time(list.last_update()),
             next_update: list.next_update().map(system_time),
             location,
-            issuer_der: list.issuer().as_raw().to_vec(),
+            issuer_name: CanonicalName::new(list.issuer()),
             serials: serials(der).ok_or(UnusableList::Damaged)?,
             der: der.to_vec(),
         })
@@ -79,7 +80,7 @@ impl RevocationList {
 
     /// Whether `ca` has the name of the issuer.
     pub(super) fn is_issued_under_name_of(&self, ca: &X509Certificate<'_>) -> bool {
-        ca.subject().as_raw() == self.issuer_der
+        CanonicalName::new(ca.subject()) == self.issuer_name
     }
 
     /// Whether `ca` has the name of the issuer and made the signature.
@@ -89,8 +90,8 @@ impl RevocationList {
     }
 
     fn contains(&self, certificate: &X509Certificate<'_>) -> bool {
-        certificate.issuer().as_raw() == self.issuer_der
-            && self.serials.contains(without_zeros(certificate.tbs_certificate.raw_serial()))
+        self.serials.contains(without_zeros(certificate.tbs_certificate.raw_serial()))
+            && CanonicalName::new(certificate.issuer()) == self.issuer_name
     }
 }
 
@@ -134,7 +135,7 @@ pub(super) fn check_revocation(
     let mut signatures_left = SIGNATURES_MAX;
     for certificate in &certificates {
         for list in lists.iter().filter(|list| list.contains(certificate)) {
-            for issuer in issuers().filter(|issuer| issuer.subject().as_raw() == certificate.issuer().as_raw()) {
+            for issuer in issuers().filter(|issuer| list.is_issued_under_name_of(issuer)) {
                 signatures_left = signatures_left.checked_sub(1).ok_or(CertificateError::Revoked)?;
                 if list.is_signed_by(issuer, algorithms) {
                     return Err(CertificateError::Revoked);

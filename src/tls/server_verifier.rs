@@ -1,18 +1,20 @@
-//! Verifies the certificates of an upstream's servers: the chain, and then the name or identity.
+//! Verifies the certificates of an upstream's servers: the chain, then the name or identity, and then the OCSP response
+//! that the server staples.
 //!
 //! Verification cannot be switched off: every mode verifies the chain.
 
 use rustls::CertificateError;
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 
 use super::certificate_defect::CertificateDefect;
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 use super::common_name;
-use super::legacy_path;
-use crate::config::{UpstreamTlsConfig, Verify};
+use super::last_handshake::Staple;
+use super::ocsp::{OcspDefect, SignerDefect, requires_staple, verify_staple};
+use super::path::VerifiedPath;
+use super::subject_names;
+use crate::config::{Ocsp, UpstreamTlsConfig, Verify};
 use crate::identity::CertificateFacts;
 
 /// Verifies the chain, dates, purpose and revocation. Then checks the identity if `server_identities` is set, or else
@@ -21,6 +23,7 @@ use crate::identity::CertificateFacts;
 pub(super) struct ServerVerifier {
     chain: ChainVerifier,
     verify: Verify,
+    ocsp: Ocsp,
     /// Normalised.
     identities: Vec<String>,
 }
@@ -28,20 +31,53 @@ pub(super) struct ServerVerifier {
 impl ServerVerifier {
     pub(super) fn new(chain: ChainVerifier, config: &UpstreamTlsConfig) -> Self {
         let identities = config.server_identities.iter().map(|uri| normalised(uri)).collect();
-        Self { chain, verify: config.verify, identities }
+        Self { chain, verify: config.verify, ocsp: config.ocsp, identities }
     }
 
     fn check_names(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         server_name: &ServerName<'_>,
     ) -> Result<(), rustls::Error> {
         match self.verify {
             _ if !self.identities.is_empty() => self.check_identity(end_entity),
-            Verify::Full => self.check_server_name(end_entity, intermediates, server_name),
+            Verify::Full => Ok(self.check_server_name(end_entity, path, server_name)?),
             Verify::Chain => Ok(()),
         }
+    }
+
+    /// Verifies what the server staples. Without a staple, the certificate must not require one.
+    fn check_staple(
+        &self,
+        response: &[u8],
+        end_entity: &CertificateDer<'_>,
+        path: &VerifiedPath<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if self.ocsp == Ocsp::Off {
+            return Ok(());
+        }
+        let rejected = |defect| CertificateError::from(CertificateDefect::Ocsp(defect));
+        if response.is_empty() {
+            if requires_staple(end_entity) {
+                return Err(rejected(OcspDefect::Missing).into());
+            }
+            self.chain.record_staple(Staple::Absent);
+            return Ok(());
+        }
+        // A leaf certificate that is itself a trust anchor is alone on its path.
+        let staple = path.certificates.get(1).ok_or(OcspDefect::NoIssuer).and_then(|issuer| {
+            let staple = verify_staple(response, end_entity, issuer, now, self.chain.algorithms.all)?;
+            match &staple.responder {
+                Some(responder) if self.chain.is_revoked(responder, issuer) => {
+                    Err(OcspDefect::Signer(SignerDefect::Revoked))
+                }
+                _ => Ok(staple),
+            }
+        });
+        self.chain.record_staple(Staple::Good { until: staple.map_err(rejected)?.until });
+        Ok(())
     }
 
     fn check_identity(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
@@ -55,18 +91,18 @@ impl ServerVerifier {
     fn check_server_name(
         &self,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        path: &VerifiedPath<'_>,
         server_name: &ServerName<'_>,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<(), CertificateError> {
         if !self.chain.accepts_legacy || !common_name::is_only_name(end_entity) {
-            return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
+            return subject_names::check_server_name(end_entity, server_name);
         }
         if !common_name::matches(end_entity, server_name) {
-            return Err(CertificateError::from(CertificateDefect::CommonName).into());
+            return Err(CertificateDefect::CommonName.into());
         }
-        // webpki applies name constraints to names only, and not to a common name.
-        match legacy_path::constrained_issuer(end_entity, intermediates, &self.chain.trust_anchors.der) {
-            Some(issuer) => Err(CertificateError::from(CertificateDefect::Issuer(issuer)).into()),
+        // Name constraints apply to names only, and not to a common name.
+        match &path.constrained_issuer {
+            Some(issuer) => Err(CertificateDefect::Issuer(issuer.clone()).into()),
             None => Ok(()),
         }
     }
@@ -78,11 +114,13 @@ impl ServerCertVerifier for ServerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let check_names = || self.check_names(end_entity, intermediates, server_name);
-        self.chain.verify(end_entity, intermediates, now, check_names)?;
+        self.chain.verify(end_entity, intermediates, now, |path| {
+            self.check_names(end_entity, path, server_name)?;
+            self.check_staple(ocsp_response, end_entity, path, now)
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -1,12 +1,13 @@
 //! The signed structure that certificates and revocation lists share: signed bytes, an algorithm and a signature.
 //!
-//! For structures that webpki does not read, above all X.509 version 1. Splits DER only into the parts that are
-//! compared byte for byte; x509-parser reads dates, names and extensions. Signatures are verified with the algorithms
-//! of rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is rejected here as well.
+//! Splits DER only into the parts that are compared byte for byte; x509-parser reads dates and names. Signatures are
+//! verified with the algorithms of rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is
+//! rejected here as well. [`rsa_pss`] adds what rustls does not verify.
 
-use rustls::CertificateError;
 use rustls::pki_types::SignatureVerificationAlgorithm;
 use x509_parser::asn1_rs::{Any, FromDer};
+
+use super::rsa_pss;
 
 /// The accepted signature algorithms.
 pub(super) type Algorithms<'a> = &'a [&'a dyn SignatureVerificationAlgorithm];
@@ -22,8 +23,10 @@ pub(super) struct DerValue<'a> {
     pub(super) whole: &'a [u8],
 }
 
+pub(super) const BOOLEAN: u8 = 0x01;
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
+pub(super) const OBJECT_ID: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
 
 /// The consecutive DER values in `content`. Malformed DER yields `None` and ends the iteration.
@@ -45,12 +48,16 @@ fn first_value(input: &[u8], tag: u8) -> Option<(DerValue<'_>, &[u8])> {
     Some((DerValue { tag, content: any.data, whole }, rest))
 }
 
-/// The content of `der`, if it is one sequence and nothing else.
-fn sequence(der: &[u8]) -> Option<&[u8]> {
+/// The content of `der`, if it is one value with this tag and nothing else.
+pub(super) fn only_value(der: &[u8], tag: u8) -> Option<&[u8]> {
     match first_value(der, *der.first()?)? {
-        (DerValue { tag: SEQUENCE, content, .. }, []) => Some(content),
+        (value, []) if value.tag == tag => Some(value.content),
         _ => None,
     }
+}
+
+fn sequence(der: &[u8]) -> Option<&[u8]> {
+    only_value(der, SEQUENCE)
 }
 
 /// A certificate or a revocation list, split into its parts.
@@ -84,18 +91,37 @@ impl<'a> SignedDer<'a> {
         })
     }
 
+    /// The parts of a structure whose signed part does not repeat the algorithm; `None` if the signature has unused
+    /// bits.
+    pub(super) fn from_parts(data: DerValue<'a>, algorithm: DerValue<'a>, signature: DerValue<'a>) -> Option<Self> {
+        let signature = whole_bytes(signature)?;
+        Some(Self { fields: Vec::new(), data: data.whole, algorithm: algorithm.content, signature })
+    }
+
     /// Verifies that the key `issuer`, a DER `SubjectPublicKeyInfo`, made the signature.
-    pub(super) fn verify(&self, issuer: &[u8], algorithms: Algorithms<'_>) -> Result<(), CertificateError> {
+    pub(super) fn verify(&self, issuer: &[u8], algorithms: Algorithms<'_>) -> Result<(), SignatureProblem> {
+        if rsa_pss::is_rsa_pss(self.algorithm) {
+            let (kind, bits) = key_parts(issuer).ok_or(SignatureProblem::Key)?;
+            return rsa_pss::verify(self.algorithm, kind, bits, self.data, self.signature);
+        }
         let mut known =
             algorithms.iter().filter(|known| known.signature_alg_id().as_ref() == self.algorithm).peekable();
         if known.peek().is_none() {
-            return Err(CertificateError::UnsupportedSignatureAlgorithmContext {
-                signature_algorithm_id: self.algorithm.to_vec(),
-                supported_algorithms: algorithms.iter().map(|known| known.signature_alg_id()).collect(),
-            });
+            return Err(SignatureProblem::Algorithm);
         }
         verify_signature(issuer, known.copied(), self.data, self.signature)
     }
+}
+
+/// Why a signature is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SignatureProblem {
+    /// The key did not make the signature, or the key is too short.
+    Invalid,
+    /// The signature algorithm is not supported.
+    Algorithm,
+    /// The type of the key is not supported, or does not fit the algorithm.
+    Key,
 }
 
 /// Verifies that `public_key`, a DER `SubjectPublicKeyInfo`, made `signature` over `message` with one of `algorithms`
@@ -105,18 +131,20 @@ pub(super) fn verify_signature<'a>(
     algorithms: impl Iterator<Item = &'a dyn SignatureVerificationAlgorithm>,
     message: &[u8],
     signature: &[u8],
-) -> Result<(), CertificateError> {
-    let (kind, bits) = key_parts(public_key).ok_or(CertificateError::BadEncoding)?;
+) -> Result<(), SignatureProblem> {
+    let (kind, bits) = key_parts(public_key).ok_or(SignatureProblem::Key)?;
+    let mut problem = SignatureProblem::Key;
     for algorithm in algorithms.filter(|algorithm| algorithm.public_key_alg_id().as_ref() == kind) {
         if algorithm.verify_signature(bits, message, signature).is_ok() {
             return Ok(());
         }
+        problem = SignatureProblem::Invalid;
     }
-    Err(CertificateError::BadSignature)
+    Err(problem)
 }
 
 /// The algorithm and the bits of a public key.
-fn key_parts(public_key: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn key_parts(public_key: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut parts = values(sequence(public_key)?);
     match (parts.next()??, parts.next()??, parts.next()) {
         (kind @ DerValue { tag: SEQUENCE, .. }, bits @ DerValue { tag: BIT_STRING, .. }, None) => {

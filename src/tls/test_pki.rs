@@ -11,8 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{
-    Deployment, EndpointConfig, HostPort, MaterialSource, TlsFiles, TlsVersion, UpstreamConfig, UpstreamTlsConfig,
-    Verify,
+    Deployment, EndpointConfig, HostPort, MaterialSource, Ocsp, SendProxy, TlsFiles, TlsVersion, UpstreamConfig,
+    UpstreamTlsConfig, Verify,
 };
 
 /// A CA with its key.
@@ -20,6 +20,7 @@ pub(crate) struct CertificateAuthority {
     pub(crate) pem: String,
     pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    params: CertificateParams,
 }
 
 /// A certificate with its key, and the certificates that are sent with it.
@@ -44,6 +45,32 @@ impl CertificateAuthority {
         Self::of(certificate.der().clone(), params, key)
     }
 
+    /// A root with this key.
+    pub(crate) fn new_for(key: KeyPair, common_name: &str) -> Self {
+        let params = ca_params(common_name);
+        let certificate = params.self_signed(&key).unwrap();
+        Self::of(certificate.der().clone(), params, key)
+    }
+
+    /// Another certificate of the same root, with the same key.
+    pub(crate) fn renewed(&self, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = self.params.clone();
+        params.serial_number = Some(2.into());
+        change(&mut params);
+        params.self_signed(self.key()).unwrap().der().clone()
+    }
+
+    /// A CA that issues with the same key under another name, without a certificate of that name.
+    pub(crate) fn renamed(&self, common_name: &str) -> Self {
+        let key = KeyPair::try_from(self.key().serialize_der()).unwrap();
+        Self::of(self.der.clone(), ca_params(common_name), key)
+    }
+
+    /// A certificate of this CA for the key of `other`.
+    pub(crate) fn cross_sign(&self, other: &Self) -> CertificateDer<'static> {
+        other.params.signed_by(other.key(), &self.issuer).unwrap().der().clone()
+    }
+
     /// A root of version 1, as `openssl x509 -req -signkey` makes it: it has no CA field.
     pub(crate) fn new_version_1(common_name: &str) -> Self {
         let mut ca = Self::new(common_name);
@@ -53,7 +80,7 @@ impl CertificateAuthority {
     }
 
     fn of(der: CertificateDer<'static>, params: CertificateParams, key: KeyPair) -> Self {
-        Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params, key) }
+        Self { pem: pem("CERTIFICATE", &der), der, issuer: Issuer::new(params.clone(), key), params }
     }
 
     pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> IssuedCertificate {
@@ -259,17 +286,20 @@ impl Folder {
             address: HostPort { host: "127.0.0.1".to_owned(), port },
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: Some(Duration::from_mins(2)),
+            send_proxy: SendProxy::Off,
             tls: UpstreamTlsConfig {
                 source: MaterialSource::Files(TlsFiles {
                     private_key_file: certificate_file.clone(),
                     certificate_file,
                     private_key_password_file: None,
                     ca_file: self.write("ca.pem", ca),
+                    partial_chain: false,
                     crl_file: None,
                 }),
                 server_name: None,
                 verify: Verify::Full,
                 server_identities: Vec::new(),
+                ocsp: Ocsp::Staple,
                 legacy_certificates: false,
                 min_version: TlsVersion::V1_2,
             },
@@ -284,6 +314,7 @@ pub(crate) fn upstream_of(endpoint: &EndpointConfig) -> UpstreamConfig {
         deployment: Deployment::Single(endpoint.address.clone()),
         connect_timeout: endpoint.connect_timeout,
         tcp_keepalive: endpoint.tcp_keepalive,
+        send_proxy: endpoint.send_proxy,
         warm_connections: 0,
         warm_connections_max: 0,
         certificate_recycle_after: Duration::from_mins(10),
@@ -338,11 +369,11 @@ pub(crate) fn der_children(mut content: &[u8]) -> Vec<&[u8]> {
     children
 }
 
-fn der_sequence(content: &[u8]) -> Vec<u8> {
+pub(crate) fn der_sequence(content: &[u8]) -> Vec<u8> {
     der_value(0x30, content)
 }
 
-fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
     let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
     let header = match (high, low) {
         (0, 0..0x80) => vec![tag, low],

@@ -195,10 +195,13 @@ fn a_pinned_server_certificate_signs_no_other() {
             files_of(upstream).ca_file = ca_file;
         });
         let forged = signer.issue("mongo.test", &["mongo.test"]);
-        assert_eq!(rejection(&client, &forged), CertificateError::UnknownIssuer);
-        assert_eq!(rejection(&lenient, &forged), CertificateError::UnknownIssuer);
-        let forged = rejection(&lenient, &signer.issue_version_1("mongo.test"));
-        assert!(matches!(CertificateDefect::of(&forged), Some(CertificateDefect::Issuer(_))), "{forged:?}");
+        for forged in [
+            rejection(&client, &forged),
+            rejection(&lenient, &forged),
+            rejection(&lenient, &signer.issue_version_1("mongo.test")),
+        ] {
+            assert!(matches!(CertificateDefect::of(&forged), Some(CertificateDefect::Issuer(_))), "{forged:?}");
+        }
     }
 }
 

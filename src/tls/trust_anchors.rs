@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
 use super::credentials::{Certificate, read_facts};
 use super::material_error::{Location, MaterialError, MaterialProblem};
+use super::path::{CertificateOrigin, PathCertificate};
 use super::pem::MaterialFile;
 use crate::config::TlsFiles;
 use crate::identity::CertificateFacts;
@@ -15,12 +15,14 @@ use crate::identity::CertificateFacts;
 /// The certificates that a peer's chain may end at.
 #[derive(Debug, Clone)]
 pub struct TrustAnchors {
-    /// Those that may sign other certificates.
-    pub roots: Arc<RootCertStore>,
-    /// All of them, those that are accepted only as a leaf certificate included; never empty.
+    /// The trust anchors, those that are accepted only as a leaf certificate included; never empty.
     pub certificates: Vec<CertificateFacts>,
     /// The DER of `certificates`, in the same order.
     pub der: Arc<[CertificateDer<'static>]>,
+    /// Other CA certificates of the same source: they complete a chain, but do not end it.
+    pub intermediates: Vec<CertificateFacts>,
+    /// The DER of `intermediates`, in the same order.
+    pub intermediates_der: Arc<[CertificateDer<'static>]>,
     /// Where they were read from.
     pub location: Location,
 }
@@ -28,9 +30,10 @@ pub struct TrustAnchors {
 impl TrustAnchors {
     /// Reads `ca_file` of the table `section`, as `upstream.orders.tls`.
     ///
-    /// CA certificates may sign others: those with `CA:TRUE`, and self-issued certificates of version 1, which have no
-    /// such field. Other self-issued certificates, and other certificates of version 1, are accepted only as a leaf
-    /// certificate: rustls would let them sign. The remaining certificates of the file are ignored.
+    /// Self-signed CA certificates may sign others: those with `CA:TRUE`, and certificates of version 1, which have no
+    /// such field. Other CA certificates are trust anchors only with `partial_chain`; without it they complete a chain
+    /// that a peer sends. Other self-signed certificates, and other certificates of version 1, are accepted only as a
+    /// leaf certificate. The remaining certificates of the file are ignored.
     ///
     /// The leaf certificate of `certificate_file` is in `ca_file` by mistake, and is ignored unless it is its own
     /// issuer.
@@ -43,27 +46,31 @@ impl TrustAnchors {
             own.first().is_some_and(|(own, _)| own == der) && !facts.is_ca && !facts.is_self_issued()
         };
         let (mistaken, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_own);
-        Self::select(others, file.location()).map_err(|error| match (&error.problem, mistaken.first()) {
-            (MaterialProblem::NoTrustAnchor { .. }, Some((_, own))) => {
-                file.error(MaterialProblem::OwnCertificate { subject: own.subject.to_string() })
+        Self::select(others, file.location(), files.partial_chain).map_err(|error| {
+            match (&error.problem, mistaken.first()) {
+                (MaterialProblem::NoTrustAnchor { .. }, Some((_, own))) => {
+                    file.error(MaterialProblem::OwnCertificate { subject: own.subject.to_string() })
+                }
+                _ => error,
             }
-            _ => error,
         })
     }
 
     /// Reads `ca_file` where the leaf certificate does not come from a file.
-    pub fn read_ca_file(section: &str, ca_file: &Path) -> Result<Self, MaterialError> {
+    pub fn read_ca_file(section: &str, ca_file: &Path, partial_chain: bool) -> Result<Self, MaterialError> {
         let file = MaterialFile::new(section, "ca_file", ca_file);
         let certificates = file.certificates()?;
-        Self::select(certificates, file.location())
+        Self::select(certificates, file.location(), partial_chain)
     }
 
     /// Uses DER certificates that do not come from a file. `key` is the path of the configuration key that names their
     /// source.
+    ///
+    /// Every CA certificate is a trust anchor, self-signed or not: the bundle of a SPIFFE agent contains nothing else.
     pub fn from_certificates(key: &str, certificates: Vec<CertificateDer<'static>>) -> Result<Self, MaterialError> {
         let location = Location { key: key.to_owned(), file: None };
         match read_facts(certificates) {
-            Ok(certificates) => Self::select(certificates, location),
+            Ok(certificates) => Self::select(certificates, location, true),
             Err(problem) => Err(MaterialError { location, problem }),
         }
     }
@@ -73,33 +80,39 @@ impl TrustAnchors {
         self.certificates.iter().find(|anchor| anchor.subject == certificate.issuer)
     }
 
-    fn select(certificates: Vec<Certificate>, location: Location) -> Result<Self, MaterialError> {
-        let (mut roots, mut leaves) = (RootCertStore::empty(), RootCertStore::empty());
-        let (mut selected, mut ders) = (Vec::new(), Vec::new());
-        let mut first_subject = None;
+    fn select(certificates: Vec<Certificate>, location: Location, partial_chain: bool) -> Result<Self, MaterialError> {
+        let (mut anchors, mut intermediates, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (der, facts)) in certificates.into_iter().enumerate() {
-            first_subject.get_or_insert_with(|| facts.subject.to_string());
-            if facts.is_ca || facts.version < 3 || facts.is_self_issued() {
-                let store = if may_sign(&facts) { &mut roots } else { &mut leaves };
-                if store.add(der.clone()).is_err() {
-                    let problem = MaterialProblem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
-                    return Err(MaterialError { location, problem });
+            let Some(parsed) = PathCertificate::from_der(&der, CertificateOrigin::TrustAnchor) else {
+                let problem = MaterialProblem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
+                return Err(MaterialError { location, problem });
+            };
+            let is_self_signed = parsed.is_self_signed();
+            drop(parsed);
+            match () {
+                () if is_self_signed || facts.version < 3 || (facts.is_ca && partial_chain) => {
+                    anchors.push((der, facts));
                 }
-                selected.push(facts);
-                ders.push(der);
+                () if facts.is_ca => intermediates.push((der, facts)),
+                () => others.push(facts),
             }
         }
-        if selected.is_empty() {
-            let subject = first_subject.unwrap_or_default();
-            return Err(MaterialError { location, problem: MaterialProblem::NoTrustAnchor { subject } });
+        if anchors.is_empty() {
+            let problem = match (intermediates.first(), others.first()) {
+                (Some((_, first)), _) => MaterialProblem::OnlyIntermediates {
+                    subject: first.subject.to_string(),
+                    issuer: first.issuer.to_string(),
+                },
+                (None, first) => MaterialProblem::NoTrustAnchor {
+                    subject: first.map(|facts| facts.subject.to_string()).unwrap_or_default(),
+                },
+            };
+            return Err(MaterialError { location, problem });
         }
-        Ok(Self { roots: Arc::new(roots), certificates: selected, der: ders.into(), location })
+        let (der, certificates): (Vec<_>, Vec<_>) = anchors.into_iter().unzip();
+        let (intermediates_der, intermediates): (Vec<_>, Vec<_>) = intermediates.into_iter().unzip();
+        Ok(Self { certificates, der: der.into(), intermediates, intermediates_der: intermediates_der.into(), location })
     }
-}
-
-/// As in OpenSSL, the only CA certificates of version 1 are roots.
-fn may_sign(facts: &CertificateFacts) -> bool {
-    facts.is_ca || (facts.version < 3 && facts.is_self_issued())
 }
 
 #[cfg(test)]
@@ -129,18 +142,39 @@ mod tests {
         let pinned = self_signed(&KeyPair::generate().unwrap());
         let old = acme.issue_version_1("old root").certificate_pem;
         let old_root = CertificateAuthority::new_version_1("Old CA").pem;
-        for (ca, signing, all) in [
-            (acme.pem.clone(), 1, 1),
-            (format!("{}{}", acme.pem, CertificateAuthority::new("Other CA").pem), 2, 2),
-            (format!("{leaf}{}", acme.pem), 1, 1),
-            (format!("{}{pinned}", acme.pem), 1, 2),
-            (pinned, 0, 1),
-            (old_root, 1, 1),
-            (old, 0, 1),
+        for (ca, expected) in [
+            (acme.pem.clone(), 1),
+            (format!("{}{}", acme.pem, CertificateAuthority::new("Other CA").pem), 2),
+            (format!("{leaf}{}", acme.pem), 1),
+            (format!("{}{pinned}", acme.pem), 2),
+            (pinned, 1),
+            (old_root, 1),
+            (old, 1),
         ] {
-            let anchors = read_anchors(ca).unwrap();
-            assert_eq!((anchors.roots.len(), anchors.certificates.len()), (signing, all));
+            assert_eq!(read_anchors(ca).unwrap().certificates.len(), expected);
         }
+    }
+
+    #[test]
+    fn an_intermediate_is_a_trust_anchor_only_with_partial_chain() {
+        let root = CertificateAuthority::new("Acme CA");
+        let middle = root.intermediate("Middle");
+        let (folder, both) = (Folder::new(), format!("{}{}", middle.pem, root.pem));
+        let read = |text: &str, partial_chain| {
+            let file = folder.write("ca.pem", text);
+            let anchors = TrustAnchors::read_ca_file("upstream.orders.tls", &file, partial_chain);
+            anchors.map(|anchors| (anchors.certificates.len(), anchors.intermediates.len()))
+        };
+        assert_eq!(read(&both, false).unwrap(), (1, 1));
+        assert_eq!(read(&both, true).unwrap(), (2, 0));
+        assert_eq!(read(&middle.pem, true).unwrap(), (1, 0));
+        let error = read(&middle.pem, false).unwrap_err();
+        assert_eq!(
+            error.problem.to_string(),
+            "the file contains only intermediate CA certificates; the first one is CN=Middle,O=Acme, issued by \
+             CN=Acme CA,O=Acme"
+        );
+        assert!(error.remedy().contains("upstream.orders.tls.partial_chain = true"), "{}", error.remedy());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! identity that it was made with.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -18,10 +18,12 @@ use super::crypto::{upstream_provider, versions_from};
 use super::finding::{MaterialFinding, TlsSide};
 use super::inspect::material_findings;
 use super::last_handshake::LastHandshake;
+use super::path::CertificatePurpose;
 use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
 use super::server_name::{parse_server_name, section_of};
 use super::server_verifier::ServerVerifier;
+use super::session_store::SessionStore;
 use super::trust_anchors::TrustAnchors;
 use super::upstream_tls_error::UpstreamTlsError;
 use super::workload::WorkloadSet;
@@ -29,6 +31,9 @@ use crate::config::{EndpointConfig, TlsVersion, WorkloadApi};
 
 /// Sessions kept for resumption. All are sessions with one upstream; TLS 1.3 uses each ticket once.
 const RESUMPTION_SESSIONS: usize = 256;
+
+/// How long sessions are resumed before a server has to show its certificate again.
+const RESUMPTION_TIME: Duration = Duration::from_hours(1);
 
 /// The TLS configuration of one upstream, and the certificate set that it was made from.
 #[derive(Debug, Clone)]
@@ -73,7 +78,7 @@ impl UpstreamTls {
         let section = section_of(upstream);
         let credentials = set.credentials(upstream)?;
         let trust_anchors = match &agent.ca_file {
-            Some(ca_file) => TrustAnchors::read_ca_file(&section, ca_file)?,
+            Some(ca_file) => TrustAnchors::read_ca_file(&section, ca_file, agent.partial_chain)?,
             None => set.trust_anchors(upstream)?,
         };
         let revocation_lists = read_revocation_lists(&section, agent.crl_file.as_deref())?;
@@ -97,7 +102,8 @@ impl UpstreamTls {
             accepts_legacy: upstream.tls.legacy_certificates,
             last_handshake: Arc::clone(&last_handshake),
         };
-        let verifier = ServerVerifier::new(ChainVerifier::of_servers(rules, &provider), &upstream.tls);
+        let verifier =
+            ServerVerifier::new(ChainVerifier::new(rules, CertificatePurpose::Server, &provider), &upstream.tls);
         let key = Arc::clone(&credentials.certified_key);
         let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
         let config = Arc::new(client_config(provider, upstream.tls.min_version, verifier, resolver)?);
@@ -131,7 +137,7 @@ pub fn check_workload_config(upstream: &EndpointConfig, agent: &WorkloadApi) -> 
     let section = section_of(upstream);
     parse_server_name(upstream)?;
     if let Some(ca_file) = &agent.ca_file {
-        TrustAnchors::read_ca_file(&section, ca_file)?;
+        TrustAnchors::read_ca_file(&section, ca_file, agent.partial_chain)?;
     }
     read_revocation_lists(&section, agent.crl_file.as_deref())?;
     Ok(())
@@ -148,7 +154,7 @@ fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(resolver));
-    config.resumption = Resumption::in_memory_sessions(RESUMPTION_SESSIONS);
+    config.resumption = Resumption::store(Arc::new(SessionStore::new(RESUMPTION_SESSIONS, RESUMPTION_TIME)));
     Ok(config)
 }
 

@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn agent() -> WorkloadApi {
-        WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None }
+        WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, partial_chain: false, crl_file: None }
     }
 
     fn upstream(folder: &Folder, agent: WorkloadApi, server_identities: &[&str]) -> EndpointConfig {

@@ -8,7 +8,7 @@ use super::explain::{ConnectExplanation, Target, explain};
 use super::failure::ConnectFailure;
 
 /// The values of [`ConnectError::reason`] that a metric counts.
-pub const REASONS: [&str; 20] = [
+pub const REASONS: [&str; 21] = [
     "no_certificate",
     "not_resolvable",
     "unreachable",
@@ -20,6 +20,7 @@ pub const REASONS: [&str; 20] = [
     "server_certificate_expired",
     "server_certificate_not_yet_valid",
     "server_certificate_revoked",
+    "server_certificate_ocsp",
     "server_certificate_version_1",
     "server_certificate_invalid",
     "not_tls",

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::authentication::{self, AuthenticationError, AuthenticationResult, Users};
+use super::client_endpoints::{ClientEndpoints, proxy_header};
 use super::client_identity::ClientIdentity;
 use super::connect_error::ConnectError;
 use super::diagnosis;
@@ -24,7 +25,7 @@ use super::failure::{ConnectFailure, Phase, furthest};
 use super::name_lookup::NameLookup;
 use super::own_commands::{self, OwnCommandError};
 use super::stream::{HandshakeFacts, UpstreamStream};
-use crate::config::{EndpointConfig, HostPort};
+use crate::config::{EndpointConfig, HostPort, SendProxy};
 use crate::tls::{TlsStream, UpstreamTls, UpstreamTlsError, parse_server_name};
 
 /// Makes connections to one server of an upstream, with one client identity.
@@ -56,14 +57,15 @@ impl Connector {
         })
     }
 
-    /// Opens a connection for a client and proves it: name lookup, TCP, TLS, a `ping`, and authentication if the
-    /// gateway authenticates, all within `connect_timeout`.
+    /// Opens a connection that a client may use and proves it: name lookup, TCP, TLS, a `ping`, and authentication if
+    /// the gateway authenticates, all within `connect_timeout`.
     ///
-    /// Tries the addresses of the name in turn, each with an equal share of the remaining time.
+    /// With `send_proxy`, the server receives the addresses of `client`, which is `None` if no client is known or if it
+    /// has no IP address. Tries the addresses of the name in turn, each with an equal share of the remaining time.
     /// Cancel safe: dropping the future closes the connection.
-    pub async fn connect(&self) -> Result<UpstreamStream, ConnectError> {
+    pub async fn connect(&self, client: Option<&ClientEndpoints>) -> Result<UpstreamStream, ConnectError> {
         let deadline = Instant::now() + self.config.connect_timeout;
-        let mut stream = self.connect_unauthenticated(deadline).await?;
+        let mut stream = self.connect_proven(client, deadline).await?;
         if self.authenticates() && self.users() != Users::None {
             self.authenticate(&mut stream, deadline).await?;
         }
@@ -74,16 +76,25 @@ impl Connector {
         Ok(stream)
     }
 
-    /// Opens a connection and proves it, without authentication.
+    /// Opens a connection of the gateway's own and proves it, without authentication.
     pub(super) async fn connect_unauthenticated(&self, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
+        self.connect_proven(None, deadline).await
+    }
+
+    async fn connect_proven(
+        &self,
+        client: Option<&ClientEndpoints>,
+        deadline: Instant,
+    ) -> Result<UpstreamStream, ConnectError> {
         self.certificates(deadline).await?;
         let addresses = self.resolve(deadline).await?;
-        self.connect_to_any(&addresses, deadline).await
+        self.connect_to_any(&addresses, client, deadline).await
     }
 
     pub(super) async fn connect_to_any(
         &self,
         addresses: &[SocketAddr],
+        client: Option<&ClientEndpoints>,
         deadline: Instant,
     ) -> Result<UpstreamStream, ConnectError> {
         let mut failures = Vec::new();
@@ -91,7 +102,7 @@ impl Connector {
             let now = Instant::now();
             let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
             let share = now + deadline.saturating_duration_since(now) / left;
-            match self.connect_to(address, share).await {
+            match self.connect_to(address, client, share).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failures.push((address, error.into_failure())),
             }
@@ -100,8 +111,13 @@ impl Connector {
         Err(self.error(address, failure))
     }
 
-    async fn connect_to(&self, address: SocketAddr, deadline: Instant) -> Result<UpstreamStream, ConnectError> {
-        let tcp = self.dial(address, deadline).await?;
+    async fn connect_to(
+        &self,
+        address: SocketAddr,
+        client: Option<&ClientEndpoints>,
+        deadline: Instant,
+    ) -> Result<UpstreamStream, ConnectError> {
+        let tcp = self.dial(address, client, deadline).await?;
         let mut stream = self.handshake(address, tcp, deadline).await?;
         self.prove(&mut stream, deadline).await?;
         Ok(stream)
@@ -113,9 +129,20 @@ impl Connector {
         self.within(deadline, Phase::Resolve, lookup).await.map_err(|failure| self.error(None, failure))
     }
 
-    /// Second step: opens a TCP connection to one of the addresses.
-    pub async fn dial(&self, address: SocketAddr, deadline: Instant) -> Result<TcpStream, ConnectError> {
-        let tcp = self.within(deadline, Phase::Connect, dial::tcp(address, self.config.tcp_keepalive)).await;
+    /// Second step: opens a TCP connection to one of the addresses, and sends the PROXY header if `send_proxy` is set.
+    /// The header names `client`, or the gateway itself.
+    pub async fn dial(
+        &self,
+        address: SocketAddr,
+        client: Option<&ClientEndpoints>,
+        deadline: Instant,
+    ) -> Result<TcpStream, ConnectError> {
+        let header = match self.config.send_proxy {
+            SendProxy::Off => Ok(Vec::new()),
+            SendProxy::V2 => proxy_header(client),
+        };
+        let dialled = dial::tcp(address, self.config.tcp_keepalive, header);
+        let tcp = self.within(deadline, Phase::Connect, dialled).await;
         tcp.map_err(|failure| self.error(Some(address), failure.at(address)))
     }
 

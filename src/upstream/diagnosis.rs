@@ -47,7 +47,9 @@ fn rejection_of(cause: CertificateError, certificate: Option<&CertificateFacts>)
         Some(CertificateDefect::Version(_)) => return Rejection::Version1,
         Some(CertificateDefect::CommonName) => return Rejection::CommonNameMismatch,
         Some(CertificateDefect::Identity) => return Rejection::IdentityMismatch,
-        Some(CertificateDefect::Issuer(_)) | None => {}
+        Some(CertificateDefect::Ocsp(defect)) => return Rejection::Ocsp(defect.clone()),
+        Some(CertificateDefect::CaCertificate) => return Rejection::CaCertificate,
+        Some(_) | None => {}
     }
     match cause {
         CertificateError::UnknownIssuer => Rejection::UnknownIssuer,
@@ -61,7 +63,6 @@ fn rejection_of(cause: CertificateError, certificate: Option<&CertificateFacts>)
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => Rejection::Expired,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Rejection::NotYetValid,
         CertificateError::Revoked => Rejection::Revoked,
-        CertificateError::Other(_) if certificate.is_some_and(|facts| facts.is_ca) => Rejection::CaCertificate,
         other => Rejection::Invalid(other),
     }
 }

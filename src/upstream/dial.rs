@@ -1,9 +1,11 @@
-//! TCP connect.
+//! TCP connect, and what is sent before TLS.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::failure::ConnectFailure;
@@ -14,10 +16,15 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long after the first keepalive probe a peer that acknowledges nothing is given up: nine probes.
 const UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(90);
 
-/// Opens a TCP connection. Disables Nagle's algorithm: messages are small, and each of them waits for a reply.
-pub(super) async fn tcp(address: SocketAddr, keepalive: Option<Duration>) -> Result<TcpStream, ConnectFailure> {
+/// Opens a TCP connection, and sends `first`, which may be empty. Disables Nagle's algorithm: messages are small, and
+/// each of them waits for a reply.
+pub(super) async fn tcp(
+    address: SocketAddr,
+    keepalive: Option<Duration>,
+    first: io::Result<Vec<u8>>,
+) -> Result<TcpStream, ConnectFailure> {
     let connected = async {
-        let stream = TcpStream::connect(address).await?;
+        let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         if let Some(idle) = keepalive {
             let probes = TcpKeepalive::new().with_time(idle).with_interval(KEEPALIVE_INTERVAL);
@@ -26,6 +33,7 @@ pub(super) async fn tcp(address: SocketAddr, keepalive: Option<Duration>) -> Res
             // Probes are only sent while no data is unacknowledged; this limits that case, and a closed window.
             socket.set_tcp_user_timeout(Some(idle + UNACKNOWLEDGED_TIME))?;
         }
+        stream.write_all(&first?).await?;
         Ok(stream)
     };
     connected.await.map_err(|cause| ConnectFailure::Unreachable { attempts: vec![(address, cause)] })

@@ -13,7 +13,7 @@ use super::server_error_codes::{
     USER_NOT_FOUND,
 };
 use crate::identity::CertificateFacts;
-use crate::tls::{CertificateRequest, UpstreamTlsError};
+use crate::tls::{CertificateRequest, OcspDefect, UpstreamTlsError};
 
 /// What failed.
 #[derive(Debug)]
@@ -123,6 +123,8 @@ pub enum ServerCertificateRejection {
     NotYetValid,
     /// The certificate, or that of an issuer, is revoked.
     Revoked,
+    /// The stapled OCSP response, or the absence of one.
+    Ocsp(OcspDefect),
     /// X.509 version 1 or 2, which has no subject alternative name.
     Version1,
     /// A CA certificate, which may not be used by a server.

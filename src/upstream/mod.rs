@@ -5,6 +5,7 @@
 //! explanation.
 
 mod authentication;
+mod client_endpoints;
 mod client_identity;
 mod connect_error;
 mod connector;
@@ -32,6 +33,7 @@ pub(crate) mod test_server;
 mod tests;
 
 pub use authentication::{AuthenticationResult, Users};
+pub use client_endpoints::ClientEndpoints;
 pub use client_identity::{CertificateGeneration, ClientIdentity};
 pub use connect_error::{ConnectError, REASONS};
 pub use connector::Connector;

@@ -9,7 +9,7 @@ use super::connect_error::ConnectError;
 use super::connector::Connector;
 use super::failure::{ConnectFailure, Phase};
 use super::own_commands::{self, OwnCommandError};
-use super::server_error_codes::COMMAND_NOT_FOUND;
+use super::server_error_codes::{COMMAND_NOT_FOUND, LOAD_BALANCER_SUPPORT_MISMATCH};
 use super::stream::UpstreamStream;
 
 /// The result of a probe.
@@ -106,12 +106,17 @@ impl ServerFacts {
     }
 }
 
-/// Runs `hello`, or `isMaster` on a server that does not know `hello`.
+/// Runs `hello`, or `isMaster` on a server that does not know `hello`. On a mongos' port for load balancers, the hello
+/// says that it comes through one; a mongod refuses a hello that says so.
 pub(super) async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, OwnCommandError> {
     match own_commands::run(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
         // Servers before 4.4.2.
         Err(OwnCommandError::Refused { code: COMMAND_NOT_FOUND, .. }) => {
             own_commands::run(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
+        }
+        Err(OwnCommandError::Refused { code: LOAD_BALANCER_SUPPORT_MISMATCH, .. }) => {
+            let hello = rawdoc! { "hello": 1, "loadBalanced": true, "$db": "admin" };
+            own_commands::run(&mut stream.tls, &hello).await
         }
         result => result,
     }

@@ -10,3 +10,5 @@ pub(super) const AUTHENTICATION_FAILED: i32 = 18;
 /// The server does not know the command.
 pub(super) const COMMAND_NOT_FOUND: i32 = 59;
 pub(super) const MECHANISM_UNAVAILABLE: i32 = 334;
+/// The hello came to the port for load balancers, without `loadBalanced: true`.
+pub(super) const LOAD_BALANCER_SUPPORT_MISMATCH: i32 = 354;

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     async fn proven(connector: &Connector) -> ProvenConnection {
-        ProvenConnection::new(connector.connect().await.unwrap())
+        ProvenConnection::new(connector.connect(None).await.unwrap())
     }
 
     #[tokio::test]

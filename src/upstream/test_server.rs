@@ -32,6 +32,8 @@ pub(crate) enum Behaviour {
     Mongod,
     /// As `Mongod`, except for the commands that this function replies to.
     Replies(fn(&str) -> Option<RawDocumentBuf>),
+    /// As `Mongod`, except that a hello must have `loadBalanced: true`, as at a mongos' port for load balancers.
+    LoadBalancerPort,
     /// TLS, then these bytes in reply to any request, then the connection is closed.
     ReplyWith(Vec<u8>),
     /// TLS, then no reply.
@@ -89,7 +91,7 @@ impl TestUpstream {
 
     pub(crate) async fn connect(self) -> Result<UpstreamStream, ConnectError> {
         let (connector, server) = self.start().await;
-        server.during(connector.connect()).await
+        server.during(connector.connect(None)).await
     }
 
     pub(crate) async fn fail(self) -> ConnectError {
@@ -150,6 +152,9 @@ impl TestServer {
                     let reply = reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]));
                     encode(9, header.request_id, &reply)
                 }
+                Behaviour::LoadBalancerPort if is_hello_without_load_balancer(&rest[5..]) => {
+                    encode(9, header.request_id, &rawdoc! { "ok": 0.0, "errmsg": "no load balancing", "code": 354 })
+                }
                 _ => encode(9, header.request_id, &reply_of(&rest[5..])),
             };
             tls.write_all(&reply).await?;
@@ -165,6 +170,11 @@ fn command_of(body: &[u8]) -> String {
     let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
     let (command, _) = body.iter().next().unwrap().unwrap();
     command.as_str().to_owned()
+}
+
+fn is_hello_without_load_balancer(body: &[u8]) -> bool {
+    let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
+    body.get_i32("hello").is_ok() && !body.get_bool("loadBalanced").unwrap_or(false)
 }
 
 fn reply_of(body: &[u8]) -> RawDocumentBuf {

@@ -43,8 +43,8 @@ async fn a_connection_is_proven_and_reports_what_was_negotiated() {
         setup.clients = clients.map(|_| CertificateAuthority::new("Clients CA"));
         setup.client = setup.clients.as_ref().unwrap().issue("svc-a", &[]);
         let (connector, server) = setup.start().await;
-        let first = server.during(connector.connect()).await.unwrap();
-        let second = server.during(connector.connect()).await.unwrap();
+        let first = server.during(connector.connect(None)).await.unwrap();
+        let second = server.during(connector.connect(None)).await.unwrap();
         assert_eq!((first.handshake.version, first.handshake.cipher_suite), (version, suite));
         assert_eq!(first.handshake.key_exchange, Some("X25519"));
         assert_eq!(first.address, server.address);
@@ -60,7 +60,7 @@ async fn a_client_certificate_of_version_1_is_sent() {
     setup.client = setup.ca.issue_version_1("old");
     let (connector, server) = setup.start().await;
     // The server does not request it. The builder of rustls would not even load it.
-    server.during(connector.connect()).await.unwrap();
+    server.during(connector.connect(None)).await.unwrap();
     assert_eq!(connector.tls().unwrap().credentials.certificate.version, 1);
 }
 
@@ -341,7 +341,7 @@ async fn a_closed_port_is_unreachable() {
     let (connector, _server) = TestUpstream { change, ..TestUpstream::new() }.start().await;
     let deadline = Instant::now() + Duration::from_secs(10);
     let addresses = [closed.local_addr().unwrap(), "127.0.0.2:1".parse().unwrap()];
-    let error = connector.connect_to_any(&addresses, deadline).await.unwrap_err();
+    let error = connector.connect_to_any(&addresses, None, deadline).await.unwrap_err();
     let sentence = format!("{}: connection refused, 127.0.0.2:1: connection refused", addresses[0]);
     check(&error, "unreachable", 6, &sentence, "net.bindIp");
 }
@@ -361,7 +361,7 @@ async fn addresses_are_tried_in_turn_until_one_works() {
     let (connector, server) = TestUpstream { change: short, ..TestUpstream::new() }.start().await;
     let addresses = [closed.local_addr().unwrap(), silent.local_addr().unwrap(), server.address];
     let deadline = Instant::now() + Duration::from_secs(2);
-    let stream = server.during(connector.connect_to_any(&addresses, deadline)).await.unwrap();
+    let stream = server.during(connector.connect_to_any(&addresses, None, deadline)).await.unwrap();
     assert_eq!(stream.address, server.address);
 }
 
@@ -373,7 +373,7 @@ async fn the_address_where_the_attempt_came_furthest_is_reported() {
     let (connector, server) = setup.start().await;
     let addresses = [server.address, closed.local_addr().unwrap()];
     let deadline = Instant::now() + Duration::from_secs(10);
-    let error = server.during(connector.connect_to_any(&addresses, deadline)).await.unwrap_err();
+    let error = server.during(connector.connect_to_any(&addresses, None, deadline)).await.unwrap_err();
     assert_eq!(error.address(), Some(server.address));
     assert_eq!(error.reason(), "server_certificate_unknown_issuer");
 }
@@ -387,6 +387,14 @@ fn addresses_that_all_took_too_long_are_a_timeout() {
     let (address, failure) = furthest(failures.into(), limit);
     assert!(address.is_none());
     assert!(matches!(failure, ConnectFailure::TimedOut { phase: Phase::Connect, .. }));
+}
+
+#[tokio::test]
+async fn a_probe_of_the_port_for_load_balancers_says_that_it_comes_through_one() {
+    let behaviour = Behaviour::LoadBalancerPort;
+    let (connector, server) = TestUpstream { behaviour, ..TestUpstream::new() }.start().await;
+    let found = server.during(probe(&connector)).await.unwrap();
+    assert_eq!(found.server.role, ServerRole::Primary);
 }
 
 #[tokio::test]
@@ -405,7 +413,7 @@ async fn a_probe_returns_the_facts_about_the_server() {
 #[tokio::test]
 async fn dropping_an_attempt_closes_its_socket() {
     let (connector, server) = TestUpstream { behaviour: Behaviour::PlainSilent, ..TestUpstream::new() }.start().await;
-    let attempt = connector.connect();
+    let attempt = connector.connect(None);
     let accepted = async {
         let (mut tcp, _) = server.listener.accept().await.unwrap();
         tcp.read_u8().await.unwrap();
@@ -440,12 +448,12 @@ fn closed_port() -> TcpSocket {
 async fn without_a_certificate_a_connection_waits_for_the_agent_and_reports_its_error() {
     let (mut upstream, server) = TestUpstream::new().listen().await;
     let with_files = upstream.clone();
-    let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, crl_file: None };
+    let agent = WorkloadApi { socket: "/run/agent.sock".into(), ca_file: None, partial_chain: false, crl_file: None };
     upstream.tls.source = MaterialSource::WorkloadApi(agent);
     let set = || UpstreamTls::load(&with_files).unwrap();
 
     short(&mut upstream);
-    let unanswered = connector_to(&upstream).connect().await.unwrap_err();
+    let unanswered = connector_to(&upstream).connect(None).await.unwrap_err();
     let sentence = "yet: the SPIFFE Workload API has not answered";
     check(&unanswered, "no_certificate", 6, sentence, "check the agent at unix:/run/agent.sock");
 
@@ -454,17 +462,17 @@ async fn without_a_certificate_a_connection_waits_for_the_agent_and_reports_its_
     let problem = WorkloadProblem::Denied { message: "no identity issued".to_owned() };
     let denied = Arc::new(WorkloadError { socket: "/run/agent.sock".into(), problem }.into());
     let (error, ()) =
-        tokio::join!(connector.connect(), async { connector.identity().report_missing(Arc::clone(&denied)) });
+        tokio::join!(connector.connect(None), async { connector.identity().report_missing(Arc::clone(&denied)) });
     let sentence = "the SPIFFE Workload API at unix:/run/agent.sock has no certificate for this process";
     check(&error.unwrap_err(), "no_certificate", 6, sentence, "register this process");
 
     connector.identity().renew(set());
-    server.during(connector.connect()).await.unwrap();
+    server.during(connector.connect(None)).await.unwrap();
     connector.identity().report_missing(denied);
-    server.during(connector.connect()).await.unwrap();
+    server.during(connector.connect(None)).await.unwrap();
 
     let connector = connector_to(&upstream);
-    let connected = async { tokio::join!(connector.connect(), async { connector.identity().renew(set()) }) };
+    let connected = async { tokio::join!(connector.connect(None), async { connector.identity().renew(set()) }) };
     server.during(connected).await.0.unwrap();
 }
 
@@ -510,7 +518,7 @@ async fn a_connection_is_authenticated_before_a_client_uses_it() {
     assert!(connector.authenticates() && !connector.has_user());
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
     let asked = async {
-        let mut connection = ProvenConnection::new(connector.connect().await.unwrap());
+        let mut connection = ProvenConnection::new(connector.connect(None).await.unwrap());
         // The connection works like any other: no reply to the gateway is outstanding.
         connection.replay_hello(&hello).await.unwrap();
         connection.user.unwrap()
@@ -558,7 +566,7 @@ async fn a_server_that_cannot_authenticate_now_is_no_user_failure() {
         (command == "authenticate").then(|| refuses(11602, "InterruptedDueToReplStateChange", "interrupted"))
     });
     let (connector, server) = steps_down.start().await;
-    let error = server.during(connector.connect()).await.unwrap_err();
+    let error = server.during(connector.connect(None)).await.unwrap_err();
     check(&error, "authentication_failed", 6, "interrupted", "mongod's");
     assert!(!error.is_user_failure());
     assert_eq!(connector.authenticated(), None);
@@ -607,26 +615,26 @@ async fn a_member_that_may_have_no_users_is_used_without_authentication() {
     connector.expect_users(Users::Awaited);
     let hello = encode(77, 0, &rawdoc! { "hello": 1, "$db": "admin" });
     let used = async {
-        let mut connection = ProvenConnection::new(connector.connect().await.unwrap());
+        let mut connection = ProvenConnection::new(connector.connect(None).await.unwrap());
         connection.replay_hello(&hello).await.unwrap();
         connection.user
     };
     assert_eq!((server.during(Box::pin(used)).await, connector.authenticated()), (None, None));
     connector.expect_users(Users::Kept);
-    assert!(server.during(connector.connect()).await.unwrap_err().is_user_failure());
+    assert!(server.during(connector.connect(None)).await.unwrap_err().is_user_failure());
 
     let (connector, server) = with_authentication(authenticates).start().await;
     connector.expect_users(Users::Awaited);
-    assert!(server.during(connector.connect()).await.unwrap().user.is_some());
+    assert!(server.during(connector.connect(None)).await.unwrap().user.is_some());
     connector.expect_users(Users::None);
-    assert_eq!(server.during(connector.connect()).await.unwrap().user, None);
+    assert_eq!(server.during(connector.connect(None)).await.unwrap().user, None);
 }
 
 #[tokio::test]
 async fn an_authentication_that_is_cut_off_is_no_user_failure() {
     let (upstream, server) = with_authentication(authenticates).listen().await;
     let connector = connector_to(&upstream);
-    let mut stream = server.during(connector.connect()).await.unwrap();
+    let mut stream = server.during(connector.connect(None)).await.unwrap();
     // The server no longer serves the connection.
     let broken = connector.authenticate(&mut stream, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
     check(&broken, "ping_failed", 6, "the connection was closed before the reply", "is a mongod or mongos");

@@ -19,6 +19,7 @@ pub mod openssl;
 pub mod ports;
 pub mod process;
 pub mod provision;
+pub mod proxy_port;
 pub mod raw;
 pub mod replica_set;
 pub mod scratch;

@@ -3,7 +3,7 @@
 //! This is independent of the gateway's wire code on purpose, so that a mistake there is not repeated here.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -169,9 +169,16 @@ pub struct Connection {
 
 trait Stream: Read + Write + Send {
     fn limit(&self, timeout: Duration) -> std::io::Result<()>;
+
+    /// The local address; `None` for a unix domain socket.
+    fn local(&self) -> Option<SocketAddr>;
 }
 
 impl Stream for TcpStream {
+    fn local(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
+    }
+
     fn limit(&self, timeout: Duration) -> std::io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
@@ -179,6 +186,10 @@ impl Stream for TcpStream {
 }
 
 impl Stream for UnixStream {
+    fn local(&self) -> Option<SocketAddr> {
+        None
+    }
+
     fn limit(&self, timeout: Duration) -> std::io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
@@ -186,6 +197,10 @@ impl Stream for UnixStream {
 }
 
 impl Stream for StreamOwned<ClientConnection, TcpStream> {
+    fn local(&self) -> Option<SocketAddr> {
+        self.sock.local()
+    }
+
     fn limit(&self, timeout: Duration) -> std::io::Result<()> {
         self.sock.limit(timeout)
     }
@@ -227,6 +242,11 @@ impl Connection {
         let name = ServerName::try_from(host.to_owned())?;
         let session = ClientConnection::new(config, name)?;
         Self::over(StreamOwned::new(session, socket))
+    }
+
+    /// The client's own address; `None` for a unix domain socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.local()
     }
 
     /// Sends raw bytes.

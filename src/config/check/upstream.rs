@@ -12,7 +12,9 @@ use crate::config::sections::CredentialConfig;
 use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
 use crate::config::sections::Mechanism;
+use crate::config::sections::Ocsp;
 use crate::config::sections::Seeds;
+use crate::config::sections::SendProxy;
 use crate::config::sections::TlsFiles;
 use crate::config::sections::TlsVersion;
 use crate::config::sections::UpstreamConfig;
@@ -23,14 +25,24 @@ use crate::config::sections::WorkloadApi;
 /// Default of `warm_connections_max`.
 const WARM_CONNECTIONS_MAX: usize = 16;
 
+const SEND_PROXY: &[(&str, SendProxy)] = &[("off", SendProxy::Off), ("v2", SendProxy::V2)];
+
+const NO_SPARES: &str = "cannot be combined with send_proxy, because a spare connection is made before its client is \
+                         known, and the PROXY header comes first; remove it, or set it to 0";
+
 pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path) -> Option<UpstreamConfig> {
     let deployment = deployment(&mut section);
     let connect_timeout = section.or("connect_timeout", Duration::from_secs(5), |given| {
         readers::duration(given, Duration::from_millis(100), 5 * readers::MINUTE)
     });
-    let warm_connections = section.or("warm_connections", 2, readers::spares);
+    let send_proxy = section.or("send_proxy", SendProxy::Off, |given| readers::choice(given, SEND_PROXY));
+    let spares = |given: &Given<'_>| match readers::spares(given)? {
+        number if number > 0 && send_proxy != SendProxy::Off => Err(NO_SPARES.to_owned()),
+        number => Ok(number),
+    };
+    let warm_connections = section.or("warm_connections", if send_proxy == SendProxy::Off { 2 } else { 0 }, spares);
     let warm_connections_max = section.optional("warm_connections_max", |given| {
-        let max = readers::spares(given)?;
+        let max = spares(given)?;
         if max < warm_connections {
             return Err(format!(
                 "is less than warm_connections = {warm_connections}; raise it, or lower warm_connections"
@@ -50,6 +62,7 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
         deployment: deployment?,
         connect_timeout,
         tcp_keepalive,
+        send_proxy,
         warm_connections,
         warm_connections_max: warm_connections_max.unwrap_or(WARM_CONNECTIONS_MAX.max(warm_connections)),
         certificate_recycle_after,
@@ -119,8 +132,16 @@ fn credentials(
         "must be tables that begin with a line [[upstream.NAME.credential]]; environment variables cannot set them";
     let Some(sections) = section.repeated_tables("credential", CREDENTIAL) else { return Some(Vec::new()) };
     let ca_files = tls.and_then(|tls| match &tls.source {
-        MaterialSource::Files(files) => Some((files.ca_file.clone(), files.crl_file.clone())),
-        MaterialSource::WorkloadApi(agent) => Some((agent.ca_file.clone()?, agent.crl_file.clone())),
+        MaterialSource::Files(files) => Some(CaFiles {
+            ca_file: files.ca_file.clone(),
+            partial_chain: files.partial_chain,
+            crl_file: files.crl_file.clone(),
+        }),
+        MaterialSource::WorkloadApi(agent) => Some(CaFiles {
+            ca_file: agent.ca_file.clone()?,
+            partial_chain: agent.partial_chain,
+            crl_file: agent.crl_file.clone(),
+        }),
     });
     if tls.is_some() && ca_files.is_none() && !sections.is_empty() {
         section.note(
@@ -129,16 +150,19 @@ fn credentials(
                 .to_owned(),
         );
     }
-    let (ca_file, crl_file) = ca_files.unwrap_or_default();
-    sections.into_iter().map(|section| credential(section, &ca_file, crl_file.as_ref(), directory)).collect()
+    let ca_files = ca_files.unwrap_or_default();
+    sections.into_iter().map(|section| credential(section, &ca_files, directory)).collect()
 }
 
-fn credential(
-    mut section: Section<'_>,
-    ca_file: &Path,
-    crl_file: Option<&PathBuf>,
-    directory: &Path,
-) -> Option<CredentialConfig> {
+/// The files of an upstream that its credentials share.
+#[derive(Default)]
+struct CaFiles {
+    ca_file: PathBuf,
+    partial_chain: bool,
+    crl_file: Option<PathBuf>,
+}
+
+fn credential(mut section: Section<'_>, ca_files: &CaFiles, directory: &Path) -> Option<CredentialConfig> {
     let file = |given: &Given<'_>| readers::file(given, directory);
     let what = "set the principals that use it, as in principals = [\"cluster.local/ns/shop/*\"]";
     let principals = section.required("principals", what, |given| match identity_readers::principal_patterns(given)? {
@@ -155,13 +179,15 @@ fn credential(
             private_key_file: private_key_file.unwrap_or_else(|| certificate_file.clone()),
             certificate_file,
             private_key_password_file,
-            ca_file: ca_file.to_owned(),
-            crl_file: crl_file.cloned(),
+            ca_file: ca_files.ca_file.clone(),
+            partial_chain: ca_files.partial_chain,
+            crl_file: ca_files.crl_file.clone(),
         },
     })
 }
 
 fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTlsConfig> {
+    const OCSP: &[(&str, Ocsp)] = &[("staple", Ocsp::Staple), ("off", Ocsp::Off)];
     const VERIFY: &[(&str, Verify)] = &[("full", Verify::Full), ("chain", Verify::Chain)];
     let source = if section.has("spiffe_socket") {
         workload_api(&mut section, directory).map(MaterialSource::WorkloadApi)
@@ -171,6 +197,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
     let server_name = section.optional("server_name", readers::server_name);
     let verify = section.or("verify", Verify::Full, |given| readers::choice(given, VERIFY));
     let server_identities = section.or("server_identities", Vec::new(), identity_readers::uris);
+    let ocsp = section.or("ocsp", Ocsp::Staple, |given| readers::choice(given, OCSP));
     let legacy_certificates = legacy_certificates(&mut section);
     let min_version = min_version(&mut section);
     Some(UpstreamTlsConfig {
@@ -178,6 +205,7 @@ fn upstream_tls(mut section: Section<'_>, directory: &Path) -> Option<UpstreamTl
         server_name,
         verify,
         server_identities,
+        ocsp,
         legacy_certificates,
         min_version,
     })
@@ -189,8 +217,9 @@ fn workload_api(section: &mut Section<'_>, directory: &Path) -> Option<WorkloadA
     }
     let socket = section.optional("spiffe_socket", |given| readers::socket(given, directory));
     let ca_file = section.optional("ca_file", |given| readers::file(given, directory));
+    let partial_chain = partial_chain(section);
     let crl_file = section.optional("crl_file", |given| readers::file(given, directory));
-    Some(WorkloadApi { socket: socket?, ca_file, crl_file })
+    Some(WorkloadApi { socket: socket?, ca_file, partial_chain, crl_file })
 }
 
 /// How to set the required files, for problems about missing keys.
@@ -217,6 +246,7 @@ pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &File
     let private_key_file = section.optional("private_key_file", file);
     let private_key_password_file = section.optional("private_key_password_file", file);
     let ca_file = section.required("ca_file", remedies.ca, file);
+    let partial_chain = partial_chain(section);
     let crl_file = section.optional("crl_file", file);
     let certificate_file = certificate_file?;
     Some(TlsFiles {
@@ -224,6 +254,7 @@ pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &File
         certificate_file,
         private_key_password_file,
         ca_file: ca_file?,
+        partial_chain,
         crl_file,
     })
 }
@@ -231,6 +262,10 @@ pub(super) fn files(section: &mut Section<'_>, directory: &Path, remedies: &File
 pub(super) fn min_version(section: &mut Section<'_>) -> TlsVersion {
     const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     section.or("min_version", TlsVersion::V1_2, |given| readers::choice(given, VERSIONS))
+}
+
+fn partial_chain(section: &mut Section<'_>) -> bool {
+    section.or("partial_chain", false, readers::boolean)
 }
 
 pub(super) fn legacy_certificates(section: &mut Section<'_>) -> bool {

@@ -19,8 +19,8 @@ pub use listener::{
     Topology,
 };
 pub use policy::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
-pub use tls::{MaterialSource, TlsFiles, TlsVersion, UpstreamTlsConfig, Verify, WorkloadApi};
-pub use upstream::{CredentialConfig, Deployment, EndpointConfig, Mechanism, Seeds, UpstreamConfig};
+pub use tls::{MaterialSource, Ocsp, TlsFiles, TlsVersion, UpstreamTlsConfig, Verify, WorkloadApi};
+pub use upstream::{CredentialConfig, Deployment, EndpointConfig, Mechanism, Seeds, SendProxy, UpstreamConfig};
 
 /// The whole configuration. All paths are absolute.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,6 +16,8 @@ pub struct UpstreamTlsConfig {
     /// `server_identities`: accepted URI names of the server certificate. If set, the certificate must have one of
     /// them, and its DNS names are not checked. Default: none.
     pub server_identities: Vec<String>,
+    /// `ocsp`. Default: `staple`.
+    pub ocsp: Ocsp,
     /// `legacy_certificates`: whether server certificates of X.509 version 1, or without a SAN, are accepted. Default:
     /// `false`.
     pub legacy_certificates: bool,
@@ -54,6 +56,8 @@ pub struct TlsFiles {
     pub private_key_password_file: Option<PathBuf>,
     /// `ca_file`: CA certificates (trust anchors) that verify the certificate of the peer. Required.
     pub ca_file: PathBuf,
+    /// `partial_chain`: whether an intermediate CA certificate in `ca_file` is a trust anchor. Default: `false`.
+    pub partial_chain: bool,
     /// `crl_file`: revocation lists (CRLs) of these CAs. Default: none.
     pub crl_file: Option<PathBuf>,
 }
@@ -65,6 +69,8 @@ pub struct WorkloadApi {
     pub socket: PathBuf,
     /// `ca_file`: CA certificates that verify the server certificate. Default (`None`): those of the agent.
     pub ca_file: Option<PathBuf>,
+    /// `partial_chain`: as in [`TlsFiles`]; it has no meaning for the CA certificates of the agent. Default: `false`.
+    pub partial_chain: bool,
     /// `crl_file`: revocation lists (CRLs) of the CAs. Default: none.
     pub crl_file: Option<PathBuf>,
 }
@@ -76,6 +82,16 @@ pub enum Verify {
     Full,
     /// `chain`: only the certificate chain.
     Chain,
+}
+
+/// `ocsp`: whether OCSP responses that a server staples are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ocsp {
+    /// `staple`: a stapled response must say that the certificate is good. A server that staples none is accepted,
+    /// unless its certificate requires a staple.
+    Staple,
+    /// `off`: stapled responses are ignored.
+    Off,
 }
 
 /// `min_version`: the lowest TLS version that is accepted.

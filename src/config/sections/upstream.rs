@@ -18,8 +18,10 @@ pub struct UpstreamConfig {
     /// `tcp_keepalive`: idle time before the first keepalive probe to the server. 1 s to 9 h, or `off` (`None`);
     /// default: 2 min.
     pub tcp_keepalive: Option<Duration>,
+    /// `send_proxy`: `v2` sends a PROXY header before TLS on each connection. Default: `off`.
+    pub send_proxy: SendProxy,
     /// `warm_connections`: spare connections that are kept ready for each member and credential. 0 (off) to 1,000;
-    /// default: 2.
+    /// default: 2, or 0 with `send_proxy`, because the client of a spare connection is not known yet.
     pub warm_connections: usize,
     /// `warm_connections_max`: limit of spare connections when many clients connect. `warm_connections` to 1,000;
     /// default: 16, or `warm_connections` if that is more.
@@ -89,6 +91,15 @@ impl Deployment {
     }
 }
 
+/// `send_proxy`: whether the server receives the address of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendProxy {
+    /// `off`: the server sees the gateway's address.
+    Off,
+    /// `v2`: a header of the PROXY protocol, version 2.
+    V2,
+}
+
 /// `mechanism`: how the gateway authenticates its connections to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
@@ -121,6 +132,7 @@ impl UpstreamConfig {
             address: address.clone(),
             connect_timeout: self.connect_timeout,
             tcp_keepalive: self.tcp_keepalive,
+            send_proxy: self.send_proxy,
             tls: self.tls.clone(),
             authentication: self.authentication,
         }
@@ -149,6 +161,8 @@ pub struct EndpointConfig {
     pub connect_timeout: Duration,
     /// See [`UpstreamConfig::tcp_keepalive`].
     pub tcp_keepalive: Option<Duration>,
+    /// See [`UpstreamConfig::send_proxy`].
+    pub send_proxy: SendProxy,
     /// See [`UpstreamConfig::tls`]; with the files of the credential, if there is one.
     pub tls: UpstreamTlsConfig,
     /// See [`UpstreamConfig::authentication`].

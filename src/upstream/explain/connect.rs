@@ -14,6 +14,7 @@ use super::client_certificate::{
 use super::explanation::{ConnectExplanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAILED};
 use super::server_certificate::explain_server_certificate;
 use super::target::Target;
+use crate::config::SendProxy;
 use crate::upstream::failure::{ConnectFailure, Phase};
 
 /// Explains why no connection to `target` could be made. `address` is the address of the attempt, if there was one.
@@ -115,10 +116,23 @@ fn explain_not_tls(target: &Target, peer: &str, cause: &io::Error) -> ConnectExp
         },
         remedy: format!(
             "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), that both sides support a common \
-             TLS version ({}, and net.tls.disabledProtocols), and that mongod is not at its connection limit \
-             (net.maxIncomingConnections)",
+             TLS version ({}, and net.tls.disabledProtocols), that mongod is not at its connection limit \
+             (net.maxIncomingConnections), and {}",
             target.key("address"),
-            target.key("tls.min_version")
+            target.key("tls.min_version"),
+            proxy_port_remedy(target)
+        ),
+    }
+}
+
+/// A server closes the connection if it gets a PROXY header that it does not expect, and if it waits for one.
+fn proxy_port_remedy(target: &Target) -> String {
+    let key = target.key("send_proxy");
+    match target.send_proxy {
+        SendProxy::Off => format!("that {} is no port for PROXY headers (proxyPort; {key})", target.address),
+        SendProxy::V2 => format!(
+            "that {} is the port for PROXY headers, which {key} sends: proxyPort of mongod, loadBalancerPort of mongos",
+            target.address
         ),
     }
 }

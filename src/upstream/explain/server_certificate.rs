@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::explanation::{ConnectExplanation, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
 use crate::identity::{CertificateFacts, Validity, date_text, printable};
-use crate::tls::CertificateDefect;
+use crate::tls::{CertificateDefect, OcspDefect};
 use crate::upstream::failure::ServerCertificateRejection as Rejection;
 
 pub(super) fn explain_server_certificate(
@@ -82,6 +82,7 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
                 key("crl_file")
             ),
         },
+        Rejection::Ocsp(defect) => explain_ocsp(target, defect),
         Rejection::CaCertificate => Reason {
             label: "server_certificate_invalid",
             cause: "it is a CA certificate (CA:TRUE), which may not be used by a server".to_owned(),
@@ -100,6 +101,39 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
                 .to_owned(),
         },
     }
+}
+
+fn explain_ocsp(target: &Target, defect: &OcspDefect) -> Reason {
+    let key = target.key("tls.ocsp");
+    let remedy = match defect {
+        OcspDefect::Revoked { .. } => {
+            "give mongod a new certificate (net.tls.certificateKeyFile), and find out why this one was revoked"
+                .to_owned()
+        }
+        OcspDefect::Unknown | OcspDefect::OtherCertificate => {
+            "ask the CA why its OCSP responder does not answer for this certificate; mongod staples what it gets from \
+             the URI in the certificate (authorityInfoAccess)"
+                .to_owned()
+        }
+        OcspDefect::Missing => format!(
+            "let mongod reach the OCSP responder in its certificate (authorityInfoAccess) and set the parameter \
+             ocspEnabled, or issue the certificate without the TLS feature; {key} = \"off\" ignores it"
+        ),
+        OcspDefect::NoIssuer => format!(
+            "add the CA certificate that issued it to {}, or let mongod send it; {key} = \"off\" ignores the response",
+            target.key("tls.ca_file")
+        ),
+        OcspDefect::Outdated { .. } | OcspDefect::NotYetValid { .. } => format!(
+            "check that mongod can reach the OCSP responder (its log, parameter tlsOCSPStaplingTimeoutSecs), and the \
+             clocks of this host and of the responder; {key} = \"off\" ignores the response"
+        ),
+        OcspDefect::TooLong | OcspDefect::Malformed | OcspDefect::ResponderError(_) | OcspDefect::Signer(_) => format!(
+            "check the OCSP responder of the CA with openssl ocsp, and restart mongod, which asks it again; {key} = \
+             \"off\" ignores the response"
+        ),
+    };
+    let label = if defect.is_revocation() { "server_certificate_revoked" } else { "server_certificate_ocsp" };
+    Reason { label, cause: defect.to_string(), remedy }
 }
 
 fn explain_unknown_issuer(target: &Target, certificate: Option<&CertificateFacts>) -> Reason {

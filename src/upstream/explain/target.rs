@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{EndpointConfig, HostPort, MaterialSource};
+use crate::config::{EndpointConfig, HostPort, MaterialSource, SendProxy};
 use crate::identity::{CertificateFacts, DistinguishedName};
 use crate::tls::UpstreamTls;
 
@@ -12,6 +12,8 @@ pub(in crate::upstream) struct Target {
     pub(super) upstream: String,
     pub(super) address: HostPort,
     pub(super) server_name: String,
+    /// `send_proxy`.
+    pub(super) send_proxy: SendProxy,
     /// `server_identities`.
     pub(super) identities: Vec<String>,
     /// The file of the client certificate, or the socket of the SPIFFE agent.
@@ -37,6 +39,7 @@ impl Target {
             upstream: upstream.name.clone(),
             address: upstream.address.clone(),
             server_name: server_name.strip_suffix('.').unwrap_or(server_name).to_owned(),
+            send_proxy: upstream.send_proxy,
             identities: upstream.tls.server_identities.clone(),
             certificate_source,
             trust_anchors_source,

@@ -1,0 +1,257 @@
+//! Name constraints: which names the certificates below a CA may have.
+//!
+//! Evaluates directory names, DNS names, e-mail addresses, URIs and IP addresses. A name of another form is rejected if
+//! the CA constrains that form. So is a name that cannot be read, because it could hide what a constraint excludes.
+//!
+//! Spec: RFC 5280 § 4.2.1.10 and § 6.1.4 (g).
+
+use std::net::IpAddr;
+
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Name;
+
+use super::super::signed_der::{DerValue, INTEGER, SEQUENCE, only_value, values};
+use super::name::CanonicalName;
+
+/// Comparisons of a name with a constraint for one chain, whatever a peer sends.
+pub(super) const COMPARISONS_MAX: usize = 100_000;
+
+/// One name of a certificate, or the base of a constraint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum GeneralName<'a> {
+    Directory(CanonicalName),
+    Dns(&'a str),
+    Email(&'a str),
+    Uri(&'a str),
+    Ip(&'a [u8]),
+    /// A form that is not evaluated, or a value that cannot be read.
+    Opaque,
+}
+
+/// A general name with its form, the number of its tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Name<'a> {
+    form: u8,
+    pub(super) value: GeneralName<'a>,
+}
+
+const EMAIL: u8 = 1;
+const DIRECTORY: u8 = 4;
+
+/// The extension `nameConstraints`.
+#[derive(Debug, Default)]
+pub(super) struct NameConstraints<'a> {
+    permitted: Vec<Name<'a>>,
+    excluded: Vec<Name<'a>>,
+}
+
+/// Why a name is rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConstraintViolation {
+    /// A constraint excludes it, no constraint permits it, or it cannot be evaluated.
+    Name,
+    /// More than [`COMPARISONS_MAX`] comparisons are needed.
+    TooMany,
+}
+
+impl<'a> Name<'a> {
+    /// Reads a `GeneralName`; `None` if it is not one.
+    pub(super) fn from_der(der: DerValue<'a>) -> Option<Self> {
+        // Class: context-specific.
+        let form = (der.tag & 0xc0 == 0x80).then_some(der.tag & 0x1f).filter(|form| *form <= 8)?;
+        let text = || std::str::from_utf8(der.content).ok().filter(|text| text.is_ascii());
+        let value = match form {
+            EMAIL => text().map(GeneralName::Email),
+            2 => text().map(GeneralName::Dns),
+            DIRECTORY => directory_name(der.content).map(GeneralName::Directory),
+            6 => text().map(GeneralName::Uri),
+            7 => Some(GeneralName::Ip(der.content)),
+            _ => None,
+        };
+        Some(Self { form, value: value.unwrap_or(GeneralName::Opaque) })
+    }
+
+    /// A subject.
+    pub(super) fn directory(name: CanonicalName) -> Self {
+        Self { form: DIRECTORY, value: GeneralName::Directory(name) }
+    }
+
+    /// An attribute `emailAddress` of a subject.
+    pub(super) fn email(text: Option<&'a str>) -> Self {
+        let text = text.filter(|text| text.is_ascii());
+        Self { form: EMAIL, value: text.map_or(GeneralName::Opaque, GeneralName::Email) }
+    }
+}
+
+fn directory_name(der: &[u8]) -> Option<CanonicalName> {
+    match X509Name::from_der(der) {
+        Ok(([], name)) => Some(CanonicalName::new(&name)),
+        _ => None,
+    }
+}
+
+impl<'a> NameConstraints<'a> {
+    /// Reads the value of the extension; `None` if it is malformed or empty.
+    pub(super) fn from_der(der: &'a [u8]) -> Option<Self> {
+        let mut constraints = Self::default();
+        for part in values(only_value(der, SEQUENCE)?) {
+            let part = part?;
+            let subtrees: Vec<_> = values(part.content).map(subtree).collect::<Option<_>>()?;
+            let target = match part.tag {
+                0xa0 if constraints.permitted.is_empty() && constraints.excluded.is_empty() => {
+                    &mut constraints.permitted
+                }
+                0xa1 if constraints.excluded.is_empty() => &mut constraints.excluded,
+                _ => return None,
+            };
+            *target = subtrees;
+            if target.is_empty() {
+                return None;
+            }
+        }
+        (!constraints.permitted.is_empty() || !constraints.excluded.is_empty()).then_some(constraints)
+    }
+
+    /// Checks all `names` of a certificate. `comparisons_left` is reduced by what was compared.
+    pub(super) fn check(&self, names: &[Name<'_>], comparisons_left: &mut usize) -> Result<(), ConstraintViolation> {
+        for name in names {
+            let cost = self.permitted.len() + self.excluded.len();
+            *comparisons_left = comparisons_left.checked_sub(cost).ok_or(ConstraintViolation::TooMany)?;
+            let same_form = |base: &&Name<'_>| base.form == name.form;
+            let mut excluded = self.excluded.iter().filter(same_form);
+            if excluded.any(|base| is_within(&name.value, &base.value, Role::Excluded).unwrap_or(true)) {
+                return Err(ConstraintViolation::Name);
+            }
+            let mut permitted = self.permitted.iter().filter(same_form).peekable();
+            let is_free = permitted.peek().is_none();
+            let is_permitted = |base: &Name<'_>| is_within(&name.value, &base.value, Role::Permitted) == Some(true);
+            if !is_free && !permitted.any(is_permitted) {
+                return Err(ConstraintViolation::Name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a `GeneralSubtree`.
+fn subtree(der: Option<DerValue<'_>>) -> Option<Name<'_>> {
+    let der = der?;
+    let mut parts = values(if der.tag == SEQUENCE { der.content } else { return None });
+    let mut base = Name::from_der(parts.next()??)?;
+    for limit in parts {
+        // RFC 5280 does not use `minimum` and `maximum`. A constraint with another value than the default of
+        // `minimum` is not evaluated.
+        match limit? {
+            DerValue { tag: 0x80, content: [0], .. } => {}
+            DerValue { tag: 0x80 | 0x81, .. } => base.value = GeneralName::Opaque,
+            _ => return None,
+        }
+    }
+    Some(base)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Permitted,
+    Excluded,
+}
+
+/// Whether `name` is in the subtree of `base`, which has the same form; `None` if that cannot be evaluated.
+fn is_within(name: &GeneralName<'_>, base: &GeneralName<'_>, role: Role) -> Option<bool> {
+    match (name, base) {
+        (GeneralName::Directory(name), GeneralName::Directory(base)) => Some(name.is_within(base)),
+        (GeneralName::Dns(name), GeneralName::Dns(base)) => is_dns_name_within(name, base, role),
+        (GeneralName::Email(name), GeneralName::Email(base)) => is_address_within(name, base),
+        (GeneralName::Uri(name), GeneralName::Uri(base)) => {
+            let host = uri_host(name)?;
+            Some(match base.strip_prefix('.') {
+                Some(_) => ends_with(host, base),
+                None => host.eq_ignore_ascii_case(base),
+            })
+        }
+        (GeneralName::Ip(name), GeneralName::Ip(base)) => is_ip_within(name, base),
+        _ => None,
+    }
+}
+
+/// A constraint covers the name itself and all names below it; with a dot at its start only those below it.
+///
+/// A wildcard stands for one label. It is excluded if one of the names that it stands for is.
+fn is_dns_name_within(name: &str, base: &str, role: Role) -> Option<bool> {
+    let (is_wildcard, host) = name.strip_prefix("*.").map_or((false, name), |parent| (true, parent));
+    if !is_host_name(host) || !(base.is_empty() || is_host_name(base.strip_prefix('.').unwrap_or(base))) {
+        return None;
+    }
+    let covers = |name: &str| {
+        base.is_empty() || name.eq_ignore_ascii_case(base) || {
+            let start = name.len().checked_sub(base.len());
+            let is_label_end = |start: usize| base.starts_with('.') || name.as_bytes().get(start - 1) == Some(&b'.');
+            ends_with(name, base) && start.is_some_and(|start| start > 0 && is_label_end(start))
+        }
+    };
+    let stands_for_base =
+        || base.split_once('.').is_some_and(|(label, parent)| !label.is_empty() && parent.eq_ignore_ascii_case(host));
+    Some(covers(name) || (is_wildcard && role == Role::Excluded && stands_for_base()))
+}
+
+/// A constraint is an address, a host, or with a dot at its start all hosts of a domain.
+fn is_address_within(address: &str, base: &str) -> Option<bool> {
+    let (local, host) = address.rsplit_once('@').filter(|(local, host)| !local.is_empty() && is_host_name(host))?;
+    Some(match base.rsplit_once('@') {
+        Some((base_local, base_host)) => local == base_local && host.eq_ignore_ascii_case(base_host),
+        None if base.starts_with('.') => ends_with(host, base),
+        None => host.eq_ignore_ascii_case(base),
+    })
+}
+
+/// The host of a URI; `None` if it has none that is a host name. RFC 5280 requires that a URI without one is rejected.
+fn uri_host(uri: &str) -> Option<&str> {
+    let (_, rest) = uri.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = match authority.split_once(':') {
+        Some((host, port)) => Some(host).filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()))?,
+        None => authority,
+    };
+    (is_host_name(host) && host.parse::<IpAddr>().is_err()).then_some(host)
+}
+
+/// A constraint is an address and a mask.
+fn is_ip_within(address: &[u8], base: &[u8]) -> Option<bool> {
+    if !matches!(base.len(), 8 | 32) || !matches!(address.len(), 4 | 16) {
+        return None;
+    }
+    let (network, mask) = base.split_at(base.len() / 2);
+    let masked = |bytes: &[u8]| bytes.iter().zip(mask).map(|(byte, mask)| byte & mask).collect::<Vec<_>>();
+    Some(address.len() == network.len() && masked(address) == masked(network))
+}
+
+/// Letters, digits, `-` and `_` in labels that are not empty.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    name.split('.').all(is_label)
+}
+
+/// Without regard to case.
+fn ends_with(name: &str, end: &str) -> bool {
+    let start = name.len().checked_sub(end.len());
+    start.and_then(|start| name.get(start..)).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+}
+
+/// Reads a non-negative `INTEGER`; values beyond 32 bits are reduced to the largest one.
+pub(super) fn unsigned(content: &[u8]) -> Option<u32> {
+    if content.first().is_none_or(|first| *first >= 0x80) {
+        return None;
+    }
+    let zeros = content.iter().take_while(|byte| **byte == 0).count();
+    match content.get(zeros..).unwrap_or_default() {
+        digits if digits.len() <= 4 => Some(digits.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))),
+        _ => Some(u32::MAX),
+    }
+}
+
+/// Reads a value that must be a non-negative `INTEGER`.
+pub(super) fn unsigned_value(der: &[u8]) -> Option<u32> {
+    unsigned(only_value(der, INTEGER)?)
+}
