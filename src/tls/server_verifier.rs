@@ -12,6 +12,7 @@ use super::certificate_defect::CertificateDefect;
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 use super::common_name;
 use super::legacy_path;
+use super::server_name::PeerName;
 use crate::config::{UpstreamTlsConfig, Verify};
 use crate::identity::CertificateFacts;
 
@@ -23,23 +24,23 @@ pub(super) struct ServerVerifier {
     verify: Verify,
     /// Normalised.
     identities: Vec<String>,
+    server_name: PeerName,
 }
 
 impl ServerVerifier {
-    pub(super) fn new(chain: ChainVerifier, config: &UpstreamTlsConfig) -> Self {
+    pub(super) fn new(chain: ChainVerifier, config: &UpstreamTlsConfig, server_name: PeerName) -> Self {
         let identities = config.server_identities.iter().map(|uri| normalised(uri)).collect();
-        Self { chain, verify: config.verify, identities }
+        Self { chain, verify: config.verify, identities, server_name }
     }
 
     fn check_names(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
     ) -> Result<(), rustls::Error> {
         match self.verify {
             _ if !self.identities.is_empty() => self.check_identity(end_entity),
-            Verify::Full => self.check_server_name(end_entity, intermediates, server_name),
+            Verify::Full => self.check_server_name(end_entity, intermediates),
             Verify::Chain => Ok(()),
         }
     }
@@ -56,12 +57,14 @@ impl ServerVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
     ) -> Result<(), rustls::Error> {
         if !self.chain.accepts_legacy || !common_name::is_only_name(end_entity) {
-            return verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
+            return match self.server_name.parsed() {
+                Some(server_name) => verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name),
+                None => self.check_dns_names(end_entity),
+            };
         }
-        if !common_name::matches(end_entity, server_name) {
+        if !common_name::matches(end_entity, self.server_name.as_str()) {
             return Err(CertificateError::from(CertificateDefect::CommonName).into());
         }
         // webpki applies name constraints to names only, and not to a common name.
@@ -72,16 +75,25 @@ impl ServerVerifier {
     }
 }
 
+impl ServerVerifier {
+    /// Compares a name that rustls cannot represent with the DNS names of the certificate.
+    fn check_dns_names(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let names = CertificateFacts::from_der(end_entity).map(|facts| facts.dns_names).unwrap_or_default();
+        let is_name = |pattern: &String| common_name::matches_dns_name(pattern, self.server_name.as_str());
+        if names.iter().any(is_name) { Ok(()) } else { Err(CertificateError::NotValidForName.into()) }
+    }
+}
+
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let check_names = || self.check_names(end_entity, intermediates, server_name);
+        let check_names = || self.check_names(end_entity, intermediates);
         self.chain.verify(end_entity, intermediates, now, check_names)?;
         Ok(ServerCertVerified::assertion())
     }

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 
@@ -20,7 +19,7 @@ use super::inspect::material_findings;
 use super::last_handshake::LastHandshake;
 use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
-use super::server_name::{parse_server_name, section_of};
+use super::server_name::{PeerName, parse_server_name, section_of};
 use super::server_verifier::ServerVerifier;
 use super::trust_anchors::TrustAnchors;
 use super::upstream_tls_error::UpstreamTlsError;
@@ -36,7 +35,7 @@ pub struct UpstreamTls {
     /// For every connection to this upstream. Contains the sessions to resume.
     pub config: Arc<ClientConfig>,
     /// The SNI name, and the name that is verified.
-    pub server_name: ServerName<'static>,
+    pub server_name: PeerName,
     /// The gateway's client certificate.
     pub credentials: Credentials,
     /// The trust anchors for mongod's certificate.
@@ -97,7 +96,8 @@ impl UpstreamTls {
             accepts_legacy: upstream.tls.legacy_certificates,
             last_handshake: Arc::clone(&last_handshake),
         };
-        let verifier = ServerVerifier::new(ChainVerifier::of_servers(rules, &provider), &upstream.tls);
+        let verifier =
+            ServerVerifier::new(ChainVerifier::of_servers(rules, &provider), &upstream.tls, server_name.clone());
         let key = Arc::clone(&credentials.certified_key);
         let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
         let config = Arc::new(client_config(provider, upstream.tls.min_version, verifier, resolver)?);
