@@ -32,6 +32,8 @@ pub(crate) enum Behaviour {
     Mongod,
     /// As `Mongod`, except for the commands that this function replies to.
     Replies(fn(&str) -> Option<RawDocumentBuf>),
+    /// As `Replies`, but with an error to each command that declares no API version.
+    RequiresApi(fn(&str) -> Option<RawDocumentBuf>),
     /// TLS, then these bytes in reply to any request, then the connection is closed.
     ReplyWith(Vec<u8>),
     /// TLS, then no reply.
@@ -150,6 +152,14 @@ impl TestServer {
                     let reply = reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]));
                     encode(9, header.request_id, &reply)
                 }
+                Behaviour::RequiresApi(reply_to) => {
+                    let reply = if declares_api(&rest[5..]) {
+                        reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]))
+                    } else {
+                        rawdoc! { "ok": 0.0, "errmsg": "The apiVersion parameter is required", "code": 498_870 }
+                    };
+                    encode(9, header.request_id, &reply)
+                }
                 _ => encode(9, header.request_id, &reply_of(&rest[5..])),
             };
             tls.write_all(&reply).await?;
@@ -165,6 +175,11 @@ fn command_of(body: &[u8]) -> String {
     let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
     let (command, _) = body.iter().next().unwrap().unwrap();
     command.as_str().to_owned()
+}
+
+fn declares_api(body: &[u8]) -> bool {
+    let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
+    body.get_str("apiVersion").is_ok_and(|version| version == "1")
 }
 
 fn reply_of(body: &[u8]) -> RawDocumentBuf {

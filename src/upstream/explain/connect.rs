@@ -15,6 +15,7 @@ use super::explanation::{ConnectExplanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAI
 use super::server_certificate::explain_server_certificate;
 use super::target::Target;
 use crate::upstream::failure::{ConnectFailure, Phase};
+use crate::upstream::own_commands::OwnCommandError;
 
 /// Explains why no connection to `target` could be made. `address` is the address of the attempt, if there was one.
 pub(in crate::upstream) fn explain(
@@ -59,6 +60,12 @@ pub(in crate::upstream) fn explain(
         ConnectFailure::ClientCertificateRejected { alert, request } => {
             explain_rejected_certificate(target, &peer, *alert, request.as_ref())
         }
+        ConnectFailure::Proof { cause: cause @ OwnCommandError::Refused { code: 1.., .. } } => ConnectExplanation {
+            label: "ping_failed",
+            client_code: HOST_UNREACHABLE,
+            sentence: format!("{peer} does not serve the gateway: {cause}"),
+            remedy: server_remedy(target),
+        },
         ConnectFailure::Proof { cause } => ConnectExplanation {
             label: "ping_failed",
             client_code: HOST_UNREACHABLE,
