@@ -4,6 +4,9 @@ use super::candidate::{Candidate, Standing};
 use super::hello_facts::{HelloFacts, HelloRole};
 use super::member_name::MemberName;
 
+/// From this number of failures in a row on, a member is taken to be down.
+const DOWN_AFTER_FAILURES: u32 = 2;
+
 /// The known state of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemberState {
@@ -73,9 +76,6 @@ pub struct SetMember {
     failures: u32,
 }
 
-/// From this number of failures in a row on, a member is taken to be down.
-const FAILURES_OF_A_MEMBER_THAT_IS_DOWN: u32 = 2;
-
 impl SetMember {
     pub(super) fn new(name: MemberName) -> Self {
         Self {
@@ -116,8 +116,16 @@ impl SetMember {
         self.failures = 0;
     }
 
+    /// Whether the member could not be asked the last time, has never answered, or belongs to another set. A member that
+    /// has answered and lost its role to another one is not lost.
+    pub(super) fn is_lost(&self) -> bool {
+        let has_never_answered = self.state == MemberState::Unknown && self.problem.is_none();
+        self.failures > 0 || has_never_answered || self.state == MemberState::WrongSet
+    }
+
+    /// Whether the member could not be asked several times.
     pub(super) fn is_down(&self) -> bool {
-        self.failures >= FAILURES_OF_A_MEMBER_THAT_IS_DOWN
+        self.failures >= DOWN_AFTER_FAILURES
     }
 
     /// Records that the member could not be asked, and why.

@@ -74,7 +74,7 @@ impl Slots {
 
     /// Assigns an address to each of `members`, until there are no more addresses.
     ///
-    /// A member keeps its address. A member that returns gets its former address if that is free. A new member gets an
+    /// A member keeps its address, unless it has the first one and becomes an arbiter or hidden. A member that returns gets its former address if that is free. A new member gets an
     /// address that another member has left, or else the first free one. A reserved address is used for its member
     /// only, and that member gets no other address. Arbiters and hidden members come last, and the first address is
     /// not for them unless it is reserved for one: it is the one that applications are configured with.
@@ -82,8 +82,11 @@ impl Slots {
         let mut members: Vec<&Candidate> = members.iter().collect();
         members.sort_by_key(|member| (!member.serves_clients, &member.name));
         members.dedup_by_key(|member| &member.name);
-        for state in &mut self.slots {
-            state.holder.take_if(|holder| !members.iter().any(|member| member.name == *holder));
+        for (index, state) in self.slots.iter_mut().enumerate() {
+            let may_stay = |member: &&Candidate| {
+                index > 0 || member.serves_clients || state.slot.reserved_for.as_ref() == Some(&member.name)
+            };
+            state.holder.take_if(|holder| !members.iter().any(|it| it.name == *holder && may_stay(it)));
         }
         // All members with a stronger claim are served before members that take any free address.
         for claim in [Claim::Reserved, Claim::Former, Claim::Left, Claim::Free] {

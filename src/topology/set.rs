@@ -210,6 +210,10 @@ impl SetTracker {
             Verdict::Current | Verdict::Adopt => {}
             Verdict::Explore => {
                 self.explore(facts);
+                if facts.me.as_ref().is_some_and(|me| me != name) {
+                    self.members.remove(name);
+                    self.alias_dropped = Some(now);
+                }
                 return self.record_reply(name, facts);
             }
             Verdict::Ignore => {
@@ -296,7 +300,7 @@ impl SetTracker {
     /// While no member answers in the horizon in use, the primary may answer in another one.
     fn doubt_horizon(&mut self) {
         let mut listed = self.members.values().filter(|member| member.is_listed);
-        if listed.all(|member| matches!(member.state, MemberState::Unknown | MemberState::WrongSet))
+        if listed.all(SetMember::is_lost)
             && let Some(horizon) = &mut self.horizon
         {
             horizon.is_confirmed = false;

@@ -103,6 +103,9 @@ fn arbiters_and_hidden_members_come_last_and_never_get_the_first_address() {
     assert_eq!(assign(&mut plain, "a~ b~ c"), "- c a +b");
     // It comes back with data.
     assert_eq!(assign(&mut plain, "a~ b c"), "b c a");
+    // The first member becomes an arbiter: another configuration in between was not seen.
+    assert_eq!(assign(&mut plain, "a b~ c"), "- c a +b");
+    assert_eq!(assign(&mut plain, "a b c"), "b c a");
     assert_eq!(assign(&mut slots(&[None]), "a~"), "- +a");
     assert_eq!(assign(&mut slots(&[Some("a"), None]), "a~ b"), "a b");
 }

@@ -100,10 +100,10 @@ impl World {
                 self.ask(&next);
                 asked.insert(next);
             }
-            self.now += PACE;
+            // A seed is asked again so much later after it was found to be another name of a member.
+            self.now += ALIASES_ASKED_AGAIN_AFTER;
             quiet = if format!("{:?}", self.set) == before { quiet + 1 } else { 0 };
-            // A seed is asked again ten seconds after it was found to be another name of a member.
-            if quiet > 25 {
+            if quiet > 2 {
                 let map = self.assign();
                 let hosts = map.iter().map(|(slot, member, _)| format!("{slot}={}", member.host()));
                 return hosts.collect::<Vec<_>>().join(" ");
