@@ -6,6 +6,7 @@ that it came to last, and the addresses that the driver knows.
 
 import json
 import sys
+import time
 
 from pymongo import MongoClient, WriteConcern
 from pymongo.read_preferences import SecondaryPreferred
@@ -23,7 +24,10 @@ def main():
             # One server may be all that is left.
             collection = client[name].get_collection("documented", write_concern=WriteConcern(w=1))
             collection.insert_one({"hosts": hello.get("hosts")})
-        read = client[name].get_collection("documented", read_preference=SecondaryPreferred()).count_documents({})
+        documents = client[name].get_collection("documented", read_preference=SecondaryPreferred())
+        # A secondary has the document a moment later.
+        while not (read := documents.count_documents({})):
+            time.sleep(0.05)
         print(json.dumps({
             "me": hello.get("me"),
             "hosts": [host for field in ("hosts", "passives", "arbiters") for host in hello.get(field, [])],
