@@ -63,8 +63,9 @@ impl SlotMap {
         let slots = advertised.iter().zip(reserved);
         let slots = slots.map(|(advertised, member)| Slot { advertised: Arc::clone(advertised), reserved_for: member });
         let slots = Mutex::new(Slots::new(slots));
-        let (names, changes, changed) = (Arc::default(), AtomicU64::new(0), Notify::new());
-        Self { listener: listener.to_owned(), slots, names, advertised, changes, changed }
+        let listener = listener.to_owned();
+        let changes = AtomicU64::new(0);
+        Self { listener, slots, names: Arc::default(), advertised, changes, changed: Notify::new() }
     }
 
     /// The name of the listener.
@@ -133,5 +134,51 @@ impl SlotMap {
         let name = self.names.load().leads_to(slot).map(host_port);
         let member = name.and_then(|name| membership.named(&name));
         member.ok_or_else(|| SelectError::NoMemberBehindAddress(self.advertised(slot)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::*;
+    use crate::config::MemberAddress;
+    use crate::topology::Standing;
+
+    fn candidate(host: &str, standing: Standing) -> Candidate {
+        Candidate { name: format!("{host}:27017").parse().unwrap(), standing, serves_clients: true }
+    }
+
+    async fn is_pending(future: &mut Pin<Box<impl Future<Output = ()>>>) -> bool {
+        tokio::select! {
+            biased;
+            () = future => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_leave_when_their_address_leads_to_another_member() {
+        let address: SocketAddr = "127.0.0.1:27017".parse().unwrap();
+        let members = MemberAddresses { advertise: None, slots: vec![MemberAddress { address, member: None }] };
+        let map = SlotMap::new("orders", &members, &[address]);
+        let [a, b] = ["a:27017", "b:27017"].map(|name| name.parse::<HostPort>().unwrap());
+        map.assign(&[candidate("a", Standing::Writable)]);
+        let mut of_a = Box::pin(map.until_elsewhere(0, &a));
+        assert!(is_pending(&mut of_a).await);
+        map.assign(&[candidate("a", Standing::Out), candidate("b", Standing::Readable)]);
+        assert_eq!(map.assignments()[0].to_string(), "127.0.0.1:27017 -> b:27017");
+        let mut of_b = Box::pin(map.until_elsewhere(0, &b));
+        assert!(is_pending(&mut of_a).await, "it has the address, and may be back");
+        assert!(is_pending(&mut of_b).await);
+        map.assign(&[candidate("a", Standing::Readable), candidate("b", Standing::Writable)]);
+        assert_eq!(map.assignments()[0].to_string(), "127.0.0.1:27017 = a:27017");
+        of_b.await;
+        assert!(is_pending(&mut of_a).await);
+        // A task that sleeps meanwhile is woken.
+        let b_alone = async { drop(map.assign(&[candidate("b", Standing::Writable)])) };
+        tokio::join!(of_a, b_alone);
+        map.assign(&[]);
+        assert_eq!(map.assignments()[0].to_string(), "127.0.0.1:27017 = none");
     }
 }

@@ -20,8 +20,8 @@ pub enum Standing {
     Writable,
     /// A secondary that is not hidden.
     Readable,
-    /// A member that names the others in its hello, but cannot be read from: an arbiter, or one that is hidden, starting
-    /// or recovering.
+    /// A member that names the others in its hello, but cannot be read from: an arbiter, or one that is hidden,
+    /// starting or recovering.
     Introduces,
     /// Its state is not known at the moment.
     Untried,

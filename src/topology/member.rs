@@ -116,8 +116,8 @@ impl SetMember {
         self.failures = 0;
     }
 
-    /// Whether the member could not be asked the last time, has never answered, or belongs to another set. A member that
-    /// has answered and lost its role to another one is not lost.
+    /// Whether the member could not be asked the last time, has never answered, or belongs to another set. A primary
+    /// that was replaced by another one is not lost.
     pub(super) fn is_lost(&self) -> bool {
         let has_never_answered = self.state == MemberState::Unknown && self.problem.is_none();
         self.failures > 0 || has_never_answered || self.state == MemberState::WrongSet

@@ -74,10 +74,11 @@ impl Slots {
 
     /// Assigns an address to each of `members`, until there are no more addresses.
     ///
-    /// A member keeps its address, unless it has the first one and becomes an arbiter or hidden. A member that returns gets its former address if that is free. A new member gets an
-    /// address that another member has left, or else the first free one. A reserved address is used for its member
-    /// only, and that member gets no other address. Arbiters and hidden members come last, and the first address is
-    /// not for them unless it is reserved for one: it is the one that applications are configured with.
+    /// A member keeps its address, unless it has the first one and becomes an arbiter or hidden. A member that returns
+    /// gets its former address if that is free. A new member gets an address that another member has left, or else the
+    /// first free one. A reserved address is used for its member only, and that member gets no other address. Arbiters
+    /// and hidden members come last, and the first address is not for them unless it is reserved for one: it is the one
+    /// that applications are configured with.
     pub fn assign(&mut self, members: &[Candidate]) -> Assigned {
         let mut members: Vec<&Candidate> = members.iter().collect();
         members.sort_by_key(|member| (!member.serves_clients, &member.name));

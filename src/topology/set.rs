@@ -4,8 +4,8 @@
 //! Follows the specification for drivers, so that the gateway and its clients have the same view of the set. There are
 //! four differences. A gateway runs longer than a driver, so it keeps its seed list: when no member answers, it asks
 //! the seeds again. Servers of another set stay in the list, as `wrong_set`, so that the operator sees them. A hidden
-//! member is included if it is in the seed list. Where the set has several names for its members, the gateway uses those
-//! of one [horizon](super::horizon).
+//! member is included if it is in the seed list. Where the set has several names for its members, the gateway uses
+//! those of one [horizon](super::horizon).
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`
 //! § Updating the `TopologyDescription`.

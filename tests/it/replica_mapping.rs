@@ -123,6 +123,33 @@ fn the_documented_uri_outlives_the_member_behind_it() {
     set.assert_no_strangers();
 }
 
+/// The same server under another host name: for the set it is another member.
+#[test]
+fn the_documented_uri_outlives_a_new_name_of_the_member_behind_it() {
+    let Some(set) = ReplicaSet::start(SetOptions::default()) else { return };
+    let gateway = Gateway::start(&GatewayOptions::to_set(&set));
+    let first = gateway.await_members(&set.members());
+    let behind = own_address(&gateway).0.unwrap();
+    let renamed = behind.replace("localhost", "127.0.0.1");
+    set.reconfigure(|configuration| {
+        for member in configuration.get_array_mut("members").unwrap() {
+            let Bson::Document(member) = member else { continue };
+            if member.get_str("host").is_ok_and(|host| host == behind) {
+                member.insert("host", renamed.clone());
+            }
+        }
+    })
+    .unwrap();
+    if check(&gateway, &set, (Some(&renamed), false)).is_none() {
+        return;
+    }
+    // The others keep their addresses.
+    let now = gateway.members_at("test").unwrap();
+    for (member, address) in first.iter().filter(|(member, _)| **member != behind) {
+        assert_eq!(now[member], *address);
+    }
+}
+
 #[test]
 fn the_documented_uri_works_while_the_only_other_member_is_primary() {
     let members = vec![MemberOptions::default(), MemberOptions::default(), MemberOptions::arbiter()];
