@@ -1,11 +1,9 @@
 //! Explains why a server's certificate is accepted: which trust anchor signed it, and how it matches the server.
 
-use rustls::pki_types::ServerName;
-
 use super::chain::{Chain, IssuerSources};
 use crate::config::{EndpointConfig, Verify};
 use crate::identity::CertificateFacts;
-use crate::tls::TrustAnchors;
+use crate::tls::{PeerName, TrustAnchors};
 
 /// How the drawing calls the certificates that the server sends with its own.
 const SENT: &str = "sent by mongod";
@@ -31,8 +29,8 @@ pub(super) fn why_trusted(chain: &Chain<'_>) -> String {
 }
 
 /// How the certificate matches the server that the configuration names.
-pub(super) fn why_named(leaf: &CertificateFacts, expected: &ServerName<'_>, upstream: &EndpointConfig) -> String {
-    let name = expected.to_str();
+pub(super) fn why_named(leaf: &CertificateFacts, expected: &PeerName, upstream: &EndpointConfig) -> String {
+    let name = expected.as_str();
     if !upstream.tls.server_identities.is_empty() {
         return format!("and {} is in server_identities", leaf.uris.join(", "));
     }
@@ -49,9 +47,8 @@ pub(super) fn why_named(leaf: &CertificateFacts, expected: &ServerName<'_>, upst
 }
 
 /// The wildcard name of the certificate that matches, if no name is equal to the expected one.
-fn matching_wildcard(leaf: &CertificateFacts, expected: &ServerName<'_>) -> Option<String> {
-    let ServerName::DnsName(name) = expected else { return None };
-    let name = name.as_ref();
+fn matching_wildcard(leaf: &CertificateFacts, expected: &PeerName) -> Option<String> {
+    let name = expected.dns_name()?;
     let has = |name: &str| leaf.dns_names.iter().any(|presented| presented.eq_ignore_ascii_case(name));
     let (_, parent) = name.split_once('.')?;
     let pattern = format!("*.{parent}");

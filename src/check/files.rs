@@ -128,7 +128,7 @@ fn of_agent(
 /// Checks how the server is identified: by its name or by URIs.
 fn names(upstream: &EndpointConfig, checks: &mut MaterialChecks<'_>) {
     let name = match parse_server_name(upstream) {
-        Ok(name) => name.to_str().into_owned(),
+        Ok(name) => name.as_str().to_owned(),
         Err(error) => {
             checks.steps.push(Step::error("server name", error.to_string()));
             checks.find(Status::Error, error.to_string(), error.remedy());

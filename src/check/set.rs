@@ -158,7 +158,7 @@ impl SetChecks<'_> {
         for listener in context.config.listeners.values().filter(|one| one.upstream == context.upstream.name) {
             let Topology::Members(members) = &listener.topology else { continue };
             let mut slots = Slots::new(slots(members));
-            let assigned = slots.assign(&self.set.mapped());
+            let assigned = slots.assign(&self.set.candidates());
             for (at, slot) in members.slots.iter().enumerate() {
                 let member = assigned.map.member_at(at).cloned();
                 addresses.push((listener.name.clone(), member, advertised(members, slot.address)));

@@ -9,5 +9,6 @@ pub(super) const MEMBER_ADDED: &str = "member added";
 pub(super) const MEMBER_REMOVED: &str = "member removed";
 pub(super) const MEMBER_REJECTED: &str = "member rejected";
 pub(super) const MEMBER_WITHOUT_ADDRESS: &str = "member has no listener address; clients cannot see it";
+pub(super) const ADDRESSES_CHANGED: &str = "member addresses changed";
 pub(super) const PRIMARY_CHANGED: &str = "primary changed";
 pub(super) const NO_PRIMARY: &str = "no primary";

@@ -33,5 +33,5 @@ pub use original_dst::AddressBook;
 pub use pool::{MemberPool, NoReplacement};
 pub use select::{Ingress, MemberSelector, Selection};
 pub use select_error::{SelectError, SelectExplanation};
-pub use slot_map::SlotMap;
+pub use slot_map::{SlotAssignment, SlotMap};
 pub use upstream::Upstream;

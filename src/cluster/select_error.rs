@@ -45,7 +45,9 @@ impl SelectError {
             Self::NoMemberBehindAddress(advertised) => (
                 "no_member_behind_address",
                 None,
-                format!("no member of upstream {upstream} is assigned to {advertised}"),
+                format!(
+                    "no member of upstream {upstream} is assigned to {advertised}, and none answers that could stand in"
+                ),
             ),
             Self::NoPreferredMember(preference) => {
                 let missing = match preference {

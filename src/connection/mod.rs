@@ -120,6 +120,7 @@ async fn establish<'a>(
     };
     let session = RelaySession {
         route,
+        slot,
         pool,
         address: link.address,
         user: link.user.clone(),

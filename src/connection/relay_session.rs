@@ -24,6 +24,8 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(super) struct RelaySession<'a> {
     /// The route of its listener.
     pub(super) route: &'a Route,
+    /// The index of the listener's address that the client connected to.
+    pub(super) slot: usize,
     /// Makes its upstream connections.
     pub(super) pool: Arc<MemberPool>,
     /// The address of the server, also after the upstream connection was replaced.
@@ -45,20 +47,20 @@ pub(super) async fn run(
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let RelaySession { route, pool, address, user, endpoints, revalidation, closing } = session;
+    let RelaySession { route, slot, pool, address, user, endpoints, revalidation, closing } = session;
     let endpoints: Option<&ClientEndpoints> = endpoints.as_deref();
     let pool: &MemberPool = pool;
     let renewal = pool.renewal.watch();
     let mut replacement = None;
-    // Boxed, because few connections are ever replaced.
-    let mut replacement_address = None;
+    // On the heap, because few connections ever need it.
+    let mut replacement_address: Option<Box<SocketAddr>> = None;
     if relay.client().certificates().is_none() {
         *revalidation = None;
     }
     if let Some(revalidation) = revalidation {
         revalidation.watch_expiry(relay.client());
     }
-    let mut not_preferred = until_not_preferred(route, pool);
+    let mut elsewhere = until_elsewhere(route, *slot, pool);
     loop {
         let event = tokio::select! {
             // Messages come first: a replacement can wait.
@@ -84,9 +86,9 @@ pub(super) async fn run(
                 }
                 continue;
             }
-            () = optional(&mut not_preferred) => {
+            () = optional(&mut elsewhere) => {
                 relay.dismiss(Dismissal::Elsewhere);
-                not_preferred = None;
+                elsewhere = None;
                 continue;
             }
         };
@@ -96,7 +98,9 @@ pub(super) async fn run(
                 replacement = hello.map(|hello| replace(pool, hello, endpoints));
             }
             RelayEvent::Moved => {
-                *address = replacement_address.take().map_or(*address, |offered| *offered);
+                if let Some(replacement) = replacement_address.take() {
+                    *address = *replacement;
+                }
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
                 let upstream = pool.connector.upstream();
                 tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
@@ -153,10 +157,15 @@ fn replace<'a>(
     Box::pin(async move { pool.replacement(&hello, endpoints).await })
 }
 
-/// Resolves when the read preference excludes the member of this connection; `None` if the listener has none.
-fn until_not_preferred<'a>(route: &'a Route, pool: &'a MemberPool) -> Option<Boxed<'a, ()>> {
-    let MemberSelector::LoadBalanced(preference) = &route.selector else { return None };
-    Some(Box::pin(route.upstream.until_not_preferred(*preference, pool)))
+/// Resolves when new connections go to another member than this one; `None` if that never happens.
+fn until_elsewhere<'a>(route: &'a Route, slot: usize, pool: &'a MemberPool) -> Option<Boxed<'a, ()>> {
+    match &route.selector {
+        MemberSelector::LoadBalanced(preference) => {
+            Some(Box::pin(route.upstream.until_not_preferred(*preference, pool)))
+        }
+        MemberSelector::Members(slots) => Some(Box::pin(slots.until_elsewhere(slot, pool.connector.address()))),
+        MemberSelector::Direct(_) | MemberSelector::Intercepted(_) => None,
+    }
 }
 
 /// Never resolves without a revalidation. Cancel safe.

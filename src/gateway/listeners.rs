@@ -198,7 +198,7 @@ fn selector(section: &ListenerConfig, upstream: &Upstream, bound: &[BoundSocket]
                 ListenAddress::Unix(_) => None,
             });
             let addresses: Vec<_> = addresses.collect();
-            MemberSelector::Members(Arc::new(SlotMap::new(members, &addresses)))
+            MemberSelector::Members(Arc::new(SlotMap::new(&section.name, members, &addresses)))
         }
     }
 }

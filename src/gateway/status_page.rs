@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::listeners::Listeners;
 use super::worker::Workers;
 use crate::certs::{CertificateOwner, CrlFacts};
-use crate::cluster::{Member, MemberSelector, Membership, Upstream, upstream_condition};
+use crate::cluster::{Member, MemberSelector, Membership, SlotAssignment, Upstream, upstream_condition};
 use crate::connection::{PolicyInForce, Route};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::pending_restart::PendingRestart;
@@ -18,7 +18,7 @@ use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{ConnectionLimit, Listener};
-use crate::topology::MemberState;
+use crate::topology::{MemberName, MemberState};
 
 /// The principals that are shown of each listener: those with the most connections.
 const PRINCIPALS_MAX: usize = 100;
@@ -178,13 +178,14 @@ impl StatusPage {
     }
 }
 
-/// The addresses of a listener that stand for members, and these members.
+/// The addresses of a listener that stand for members, these members, and those that clients are given instead.
 fn member_addresses(route: &Route) -> Option<Value> {
     let MemberSelector::Members(slots) = &route.selector else { return None };
-    let addresses = slots.assignments().into_iter().map(
-        |(advertised, member)| json!({ "address": &*advertised, "member": member.map(|member| member.to_string()) }),
-    );
-    Some(addresses.collect())
+    let address = |SlotAssignment { advertised, member, stand_in }| {
+        let [member, stand_in] = [member, stand_in].map(|name: Option<MemberName>| name.map(|name| name.to_string()));
+        json!({ "address": &*advertised, "member": member, "stand_in": stand_in })
+    };
+    Some(slots.assignments().into_iter().map(address).collect())
 }
 
 /// The state of an upstream of one server.

@@ -51,7 +51,7 @@ pub use material_error::{Location, MaterialError, MaterialProblem, UnusableList}
 pub use ocsp::{OcspDefect, ResponderError, SignerDefect};
 pub use revocation::RevocationList;
 pub use revocation_files::read_revocation_lists;
-pub use server_name::{ServerNameError, parse_server_name};
+pub use server_name::{PeerName, ServerNameError, parse_server_name};
 pub use session::{KEPT_BYTES_MAX, RECORD_BYTES_MAX, Records, TlsSession};
 pub use stream::TlsStream;
 pub use trust_anchors::TrustAnchors;

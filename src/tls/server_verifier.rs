@@ -13,6 +13,7 @@ use super::common_name;
 use super::last_handshake::Staple;
 use super::ocsp::{OcspDefect, SignerDefect, requires_staple, verify_staple};
 use super::path::VerifiedPath;
+use super::server_name::PeerName;
 use super::subject_names;
 use crate::config::{Ocsp, UpstreamTlsConfig, Verify};
 use crate::identity::CertificateFacts;
@@ -26,23 +27,19 @@ pub(super) struct ServerVerifier {
     ocsp: Ocsp,
     /// Normalised.
     identities: Vec<String>,
+    server_name: PeerName,
 }
 
 impl ServerVerifier {
-    pub(super) fn new(chain: ChainVerifier, config: &UpstreamTlsConfig) -> Self {
+    pub(super) fn new(chain: ChainVerifier, config: &UpstreamTlsConfig, server_name: PeerName) -> Self {
         let identities = config.server_identities.iter().map(|uri| normalised(uri)).collect();
-        Self { chain, verify: config.verify, ocsp: config.ocsp, identities }
+        Self { chain, verify: config.verify, ocsp: config.ocsp, identities, server_name }
     }
 
-    fn check_names(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        path: &VerifiedPath<'_>,
-        server_name: &ServerName<'_>,
-    ) -> Result<(), rustls::Error> {
+    fn check_names(&self, end_entity: &CertificateDer<'_>, path: &VerifiedPath<'_>) -> Result<(), rustls::Error> {
         match self.verify {
             _ if !self.identities.is_empty() => self.check_identity(end_entity),
-            Verify::Full => Ok(self.check_server_name(end_entity, path, server_name)?),
+            Verify::Full => Ok(self.check_server_name(end_entity, path)?),
             Verify::Chain => Ok(()),
         }
     }
@@ -92,12 +89,11 @@ impl ServerVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         path: &VerifiedPath<'_>,
-        server_name: &ServerName<'_>,
     ) -> Result<(), CertificateError> {
         if !self.chain.accepts_legacy || !common_name::is_only_name(end_entity) {
-            return subject_names::check_server_name(end_entity, server_name);
+            return subject_names::check_server_name(end_entity, &self.server_name);
         }
-        if !common_name::matches(end_entity, server_name) {
+        if !common_name::matches(end_entity, self.server_name.as_str()) {
             return Err(CertificateDefect::CommonName.into());
         }
         // Name constraints apply to names only, and not to a common name.
@@ -113,12 +109,12 @@ impl ServerCertVerifier for ServerVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _server_name: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.chain.verify(end_entity, intermediates, now, |path| {
-            self.check_names(end_entity, path, server_name)?;
+            self.check_names(end_entity, path)?;
             self.check_staple(ocsp_response, end_entity, path, now)
         })?;
         Ok(ServerCertVerified::assertion())

@@ -30,7 +30,7 @@ async fn handshake(client: &UpstreamTls, server: Arc<ServerConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let connect = async {
         let mut stream =
-            TlsConnector::from(Arc::clone(&client.config)).connect(client.server_name.clone(), near).await?;
+            TlsConnector::from(Arc::clone(&client.config)).connect(client.server_name.for_handshake(), near).await?;
         stream.write_all(b"?").await?;
         stream.read_u8().await?;
         Ok(stream.get_ref().1.handshake_kind().unwrap())
@@ -224,6 +224,37 @@ fn a_common_name_is_rejected_if_a_ca_has_name_constraints() {
     ] {
         let rejected = rejection(client, &server);
         assert!(matches!(CertificateDefect::of(&rejected), Some(CertificateDefect::Issuer(_))), "{rejected:?}");
+    }
+}
+
+/// rustls cannot represent a label that ends or begins with a hyphen; OpenSSL, and with it mongod and drivers, can.
+#[tokio::test]
+async fn a_name_that_rustls_cannot_represent_is_compared_with_the_names_of_the_certificate() {
+    let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    for (expected, names, common_name, is_accepted) in [
+        ("1mongo-.local", &["other.test", "1mongo-.local"][..], "", true),
+        ("1mongo-.local", &["1Mongo-.LOCAL"], "", true),
+        ("1mongo-.local.", &["1mongo-.local"], "", true),
+        ("a.-mongo.local", &["*.-mongo.local"], "", true),
+        ("1mongo-.local", &["*.local"], "", false),
+        ("1mongo-.local", &["1mongo.local"], "1mongo-.local", false),
+        ("1mongo-.local", &["0.0.0.0"], "", false),
+        ("1mongo-.local", &[], "1mongo-.local", true),
+        ("1mongo-.local", &[], "1mongo.local", false),
+    ] {
+        let server = ca.issue(common_name, names);
+        let client = upstream(&folder, &ca, |upstream| {
+            legacy(upstream);
+            upstream.tls.server_name = Some(expected.to_owned());
+        });
+        for versions in VERSIONS {
+            let outcome = handshake(&client, server.server(None, versions)).await;
+            assert_eq!(outcome.client.is_ok(), is_accepted, "{expected} {names:?} {common_name}");
+            if !is_accepted && !names.is_empty() {
+                let cause = outcome.client.unwrap_err();
+                assert_eq!(*tls_error(&cause), Error::InvalidCertificate(CertificateError::NotValidForName));
+            }
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 
@@ -21,7 +20,7 @@ use super::last_handshake::LastHandshake;
 use super::path::CertificatePurpose;
 use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
-use super::server_name::{parse_server_name, section_of};
+use super::server_name::{PeerName, parse_server_name, section_of};
 use super::server_verifier::ServerVerifier;
 use super::session_store::SessionStore;
 use super::trust_anchors::TrustAnchors;
@@ -41,7 +40,7 @@ pub struct UpstreamTls {
     /// For every connection to this upstream. Contains the sessions to resume.
     pub config: Arc<ClientConfig>,
     /// The SNI name, and the name that is verified.
-    pub server_name: ServerName<'static>,
+    pub server_name: PeerName,
     /// The gateway's client certificate.
     pub credentials: Credentials,
     /// The trust anchors for mongod's certificate.
@@ -102,8 +101,11 @@ impl UpstreamTls {
             accepts_legacy: upstream.tls.legacy_certificates,
             last_handshake: Arc::clone(&last_handshake),
         };
-        let verifier =
-            ServerVerifier::new(ChainVerifier::new(rules, CertificatePurpose::Server, &provider), &upstream.tls);
+        let verifier = ServerVerifier::new(
+            ChainVerifier::new(rules, CertificatePurpose::Server, &provider),
+            &upstream.tls,
+            server_name.clone(),
+        );
         let key = Arc::clone(&credentials.certified_key);
         let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
         let config = Arc::new(client_config(provider, upstream.tls.min_version, verifier, resolver)?);

@@ -2,6 +2,9 @@
 //!
 //! Works on one complete message that the caller knows to be the reply to a hello. All bytes except the five fields
 //! with member names are kept. A reply that cannot be parsed with certainty is an error and must not be forwarded.
+//!
+//! A primary that stands in for another member of the set is not shown as primary. Drivers would see the same primary
+//! at two addresses, and each of the two would end the other's role again and again.
 
 use crate::wire::bson_elements::{DocumentBytes, WholeElement, WholeElements};
 use crate::wire::bson_scan::{Malformed, kind};
@@ -13,11 +16,11 @@ use super::member_map::MemberMap;
 /// What the client receives in place of the members' names.
 #[derive(Debug, Clone, Copy)]
 pub enum MemberNaming<'a> {
-    /// An address of the gateway for each member. Members without an address are omitted.
+    /// An address of the gateway for each member. Members without an address are omitted, except the one that replies.
     Members {
         /// The addresses of the members.
         map: &'a MemberMap,
-        /// The address that the client is connected to: the value of `me` if the member has no address.
+        /// The address that the client is connected to. It names the member that replies if that has no address.
         here: &'a str,
     },
     /// One address for the whole set: no names, but the `serviceId` that a driver in load-balanced mode requires.
@@ -148,6 +151,8 @@ enum Field {
     Members,
     Primary,
     Me,
+    /// `isWritablePrimary`, `ismaster`.
+    IsPrimary,
     ServiceId,
 }
 
@@ -157,6 +162,7 @@ impl Field {
             b"hosts" | b"passives" | b"arbiters" => Some(Self::Members),
             b"primary" => Some(Self::Primary),
             b"me" => Some(Self::Me),
+            b"isWritablePrimary" | b"ismaster" => Some(Self::IsPrimary),
             b"serviceId" => Some(Self::ServiceId),
             _ => None,
         }
@@ -173,14 +179,15 @@ fn rewrite_document(document: &[u8], naming: &MemberNaming<'_>) -> Result<Vec<u8
 }
 
 fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut DocumentBytes) -> Result<(), Unreadable> {
+    let names = Names { map, here, me: own_name(document)? };
     for element in WholeElements::new(document) {
         let element = element?;
         match Field::of(element.name) {
             Some(Field::Members) => {
-                out.push_value(element.kind, element.name, &name_list(&element, map)?);
+                out.push_value(element.kind, element.name, &name_list(&element, &names)?);
             }
             Some(Field::Primary) => {
-                if let Some(primary) = map.advertised(element.string().ok_or(Unreadable)?) {
+                if let Some(primary) = names.of(element.string().ok_or(Unreadable)?) {
                     out.push_string(element.name, primary);
                 }
             }
@@ -188,21 +195,63 @@ fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut Document
                 let me = map.advertised(element.string().ok_or(Unreadable)?);
                 out.push_string(element.name, me.unwrap_or(here));
             }
-            Some(Field::ServiceId) | None => out.push(element.bytes),
+            Some(Field::IsPrimary) if element.kind == kind::BOOLEAN && names.stands_in() => {
+                out.push_value(element.kind, element.name, &[0]);
+            }
+            Some(Field::IsPrimary | Field::ServiceId) | None => out.push(element.bytes),
         }
     }
     Ok(())
 }
 
+/// What the members are called in one reply.
+struct Names<'a> {
+    map: &'a MemberMap,
+    here: &'a str,
+    /// The name of the member that replies.
+    me: Option<&'a [u8]>,
+}
+
+impl Names<'_> {
+    /// The address of the member `name`.
+    fn of(&self, name: &[u8]) -> Option<&str> {
+        let is_me = self.me.is_some_and(|me| me.eq_ignore_ascii_case(name));
+        self.map.advertised(name).or_else(|| is_me.then_some(self.here))
+    }
+
+    /// The address of the member `name` in a list, which has no address twice.
+    fn listed(&self, name: &[u8]) -> Option<&str> {
+        self.map.advertised(name).or_else(|| self.of(name).filter(|_| !self.map.is_assigned(self.here)))
+    }
+
+    /// Whether the client is connected to the address of another member of the set than the one that replies.
+    fn stands_in(&self) -> bool {
+        let own = self.me.and_then(|me| self.map.advertised(me));
+        own.is_some_and(|own| own != self.here) && self.map.is_assigned(self.here)
+    }
+}
+
+/// The value of `me`. As mongod writes the field, it comes after the lists that need it.
+fn own_name(document: &[u8]) -> Result<Option<&[u8]>, Unreadable> {
+    let mut own_name = None;
+    for element in WholeElements::new(document) {
+        let element = element?;
+        if Field::of(element.name) == Some(Field::Me) {
+            own_name = Some(element.string().ok_or(Unreadable)?);
+        }
+    }
+    Ok(own_name)
+}
+
 /// A list of members, rewritten to their addresses of the gateway, as the value of an array.
-fn name_list(list: &WholeElement<'_>, map: &MemberMap) -> Result<Vec<u8>, Unreadable> {
+fn name_list(list: &WholeElement<'_>, names: &Names<'_>) -> Result<Vec<u8>, Unreadable> {
     if list.kind != kind::ARRAY {
         return Err(Unreadable);
     }
     let mut out = DocumentBytes::with_capacity(list.value.len());
     let mut count = 0_usize;
     for element in WholeElements::new(list.value) {
-        if let Some(advertised) = map.advertised(element?.string().ok_or(Unreadable)?) {
+        if let Some(advertised) = names.listed(element?.string().ok_or(Unreadable)?) {
             out.push_string(count.to_string().as_bytes(), advertised);
             count += 1;
         }
@@ -223,8 +272,8 @@ fn put_service_id(document: &[u8], service_id: &[u8; 12], out: &mut DocumentByte
                     is_put = true;
                 }
             }
-            Some(_) => {}
-            None => {
+            Some(Field::Members | Field::Primary | Field::Me) => {}
+            Some(Field::IsPrimary) | None => {
                 is_ok |= element.name == b"ok" && element.number().is_some_and(|ok| ok != 0);
                 out.push(element.bytes);
             }

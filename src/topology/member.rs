@@ -1,7 +1,11 @@
 //! The known state of one member of a replica set or sharded cluster.
 
+use super::candidate::{Candidate, Standing};
 use super::hello_facts::{HelloFacts, HelloRole};
 use super::member_name::MemberName;
+
+/// From this number of failures in a row on, a member is taken to be down.
+const DOWN_AFTER_FAILURES: u32 = 2;
 
 /// The known state of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,9 +63,17 @@ pub struct SetMember {
     pub problem: Option<String>,
     /// Whether the set lists the member.
     pub(super) is_listed: bool,
+    /// Whether the set lists the member as an arbiter.
+    pub(super) is_arbiter: bool,
+    /// Whether the member is only monitored because the set may list it in a better horizon than the one in use.
+    pub(super) is_explored: bool,
     /// Whether the server was last seen to belong to another set or cluster. It is kept while the server is
     /// unreachable.
     pub(super) is_foreign: bool,
+    /// Whether the server has no configuration of the set.
+    is_ghost: bool,
+    /// How often in a row the member could not be asked. One failure may be only that of the monitor's connection.
+    failures: u32,
 }
 
 impl SetMember {
@@ -74,8 +86,52 @@ impl SetMember {
             is_mapped: false,
             problem: None,
             is_listed: false,
+            is_arbiter: false,
+            is_explored: false,
             is_foreign: false,
+            is_ghost: false,
+            failures: 0,
         }
+    }
+
+    /// What a client that connects to the member finds, for the assignment of addresses.
+    pub fn candidate(&self) -> Candidate {
+        let standing = match self.state {
+            MemberState::Primary | MemberState::Mongos => Standing::Writable,
+            MemberState::Secondary if !self.hidden => Standing::Readable,
+            _ if self.is_ghost || self.is_down() => Standing::Out,
+            MemberState::Secondary | MemberState::Arbiter | MemberState::Other => Standing::Introduces,
+            MemberState::Unknown | MemberState::WrongSet => Standing::Untried,
+        };
+        Candidate { name: self.name.clone(), standing, serves_clients: !self.hidden && !self.is_arbiter }
+    }
+
+    /// Whether the member is needed: the set lists it or may list it, or it is a seed.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_listed || self.is_seed || self.is_explored
+    }
+
+    /// Records that the member has answered.
+    pub(super) fn record_answer(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Whether the member could not be asked the last time, has never answered, or belongs to another set. A primary
+    /// that was replaced by another one is not lost.
+    pub(super) fn is_lost(&self) -> bool {
+        let has_never_answered = self.state == MemberState::Unknown && self.problem.is_none();
+        self.failures > 0 || has_never_answered || self.state == MemberState::WrongSet
+    }
+
+    /// Whether the member could not be asked several times.
+    pub(super) fn is_down(&self) -> bool {
+        self.failures >= DOWN_AFTER_FAILURES
+    }
+
+    /// Records that the member could not be asked, and why.
+    pub(super) fn record_failure(&mut self, problem: String) {
+        self.become_unknown(problem);
+        self.failures = self.failures.saturating_add(1);
     }
 
     pub(super) fn become_unknown(&mut self, problem: String) {
@@ -84,6 +140,7 @@ impl SetMember {
     }
 
     pub(super) fn refuse(&mut self, problem: String) {
+        self.failures = 0;
         self.state = MemberState::WrongSet;
         self.is_foreign = true;
         self.problem = Some(problem);
@@ -93,6 +150,8 @@ impl SetMember {
     pub(super) fn record_reply(&mut self, facts: &HelloFacts) {
         self.hidden = facts.hidden;
         self.is_foreign = false;
+        self.is_ghost = facts.role == HelloRole::Ghost;
+        self.failures = 0;
         self.problem = None;
         self.state = match facts.role {
             HelloRole::Primary => MemberState::Primary,

@@ -2,10 +2,19 @@
 //!
 //! Applications, firewalls and people rely on addresses. A member therefore keeps its address as long as it is in the
 //! set. Members that are learned at the same time are assigned in the order of their names, so that two gateways agree.
+//!
+//! An address never leads nowhere while a member answers: where no member can be found, another member stands in, see
+//! [`stand_in`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::candidate::{Candidate, Standing};
 use super::member_name::MemberName;
+use super::stand_in;
+
+/// From this number of members on, those that have left are forgotten.
+const FORMER_MAX: usize = 1024;
 
 /// One address of a listener that can stand for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +29,31 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Slots {
     slots: Vec<SlotState>,
+    /// The index of the last address of each member, also of those that have left.
+    former: BTreeMap<MemberName, usize>,
 }
 
 #[derive(Debug)]
 struct SlotState {
     slot: Slot,
     holder: Option<MemberName>,
-    /// The last member that had the address.
-    former: Option<MemberName>,
+    /// Whether a member has had the address.
+    was_used: bool,
+    /// The member that the address leads to instead of its own.
+    stand_in: Option<MemberName>,
+}
+
+/// Why a member may have an address, strongest first.
+#[derive(Debug, Clone, Copy)]
+enum Claim {
+    /// It is reserved for the member.
+    Reserved,
+    /// The member had it.
+    Former,
+    /// Another member had it and has left.
+    Left,
+    /// It is free.
+    Free,
 }
 
 /// The result of [`Slots::assign`].
@@ -40,44 +66,90 @@ pub struct Assigned {
 }
 
 impl Slots {
-    /// Starts with unassigned addresses.
+    /// Starts with unassigned addresses. The first is the listener's own.
     pub fn new(slots: impl IntoIterator<Item = Slot>) -> Self {
-        Self { slots: slots.into_iter().map(|slot| SlotState { slot, holder: None, former: None }).collect() }
+        let state = |slot| SlotState { slot, holder: None, was_used: false, stand_in: None };
+        Self { slots: slots.into_iter().map(state).collect(), former: BTreeMap::new() }
     }
 
     /// Assigns an address to each of `members`, until there are no more addresses.
     ///
-    /// A member keeps its address. A member that returns gets its former address if that is free. A new member gets the
-    /// first address that no member has had, or else the first free one. A reserved address is used for its member
-    /// only, and that member gets no other address.
-    pub fn assign(&mut self, members: &[MemberName]) -> Assigned {
-        let mut members = members.to_vec();
-        members.sort();
-        members.dedup();
-        for state in &mut self.slots {
-            state.holder.take_if(|holder| !members.contains(holder));
+    /// A member keeps its address, unless it has the first one and becomes an arbiter or hidden. A member that returns
+    /// gets its former address if that is free. A new member gets an address that another member has left, or else the
+    /// first free one. A reserved address is used for its member only, and that member gets no other address. Arbiters
+    /// and hidden members come last, and the first address is not for them unless it is reserved for one: it is the one
+    /// that applications are configured with.
+    pub fn assign(&mut self, members: &[Candidate]) -> Assigned {
+        let mut members: Vec<&Candidate> = members.iter().collect();
+        members.sort_by_key(|member| (!member.serves_clients, &member.name));
+        members.dedup_by_key(|member| &member.name);
+        for (index, state) in self.slots.iter_mut().enumerate() {
+            let may_stay = |member: &&Candidate| {
+                index > 0 || member.serves_clients || state.slot.reserved_for.as_ref() == Some(&member.name)
+            };
+            state.holder.take_if(|holder| !members.iter().any(|it| it.name == *holder && may_stay(it)));
         }
         // All members with a stronger claim are served before members that take any free address.
-        let claims: [fn(&SlotState, &MemberName) -> bool; 4] = [
-            |state, member| state.slot.reserved_for.as_ref() == Some(member),
-            |state, member| state.is_for_any() && state.former.as_ref() == Some(member),
-            |state, _| state.is_for_any() && state.former.is_none(),
-            |state, _| state.is_for_any(),
-        ];
-        for claim in claims {
+        for claim in [Claim::Reserved, Claim::Former, Claim::Left, Claim::Free] {
             for member in &members {
-                if self.has_address(member) {
-                    continue;
-                }
-                let free = self.slots.iter_mut().find(|state| state.holder.is_none() && claim(state, member));
-                if let Some(state) = free {
-                    state.holder = Some(member.clone());
-                    state.former = Some(member.clone());
-                }
+                self.serve(claim, member);
             }
         }
-        members.retain(|member| !self.has_address(member));
-        Assigned { map: self.map(), left_out: members }
+        self.forget_former();
+        self.choose_stand_ins(&members);
+        let mut left_out: Vec<_> = members.iter().map(|member| member.name.clone()).collect();
+        left_out.retain(|member| !self.has_address(member));
+        left_out.sort();
+        Assigned { map: self.map(), left_out }
+    }
+
+    /// Assigns the first free address that `member` may have with this claim, if it has none yet.
+    fn serve(&mut self, claim: Claim, member: &Candidate) {
+        let Candidate { name, serves_clients, .. } = member;
+        if self.has_address(name) {
+            return;
+        }
+        let former = self.former.get(name);
+        let free = self.slots.iter_mut().enumerate().find(|(index, state)| {
+            let is_reserved = state.slot.reserved_for.is_some();
+            let is_suitable = *index > 0 || *serves_clients;
+            let is_claimed = match claim {
+                Claim::Reserved => state.slot.reserved_for.as_ref() == Some(name),
+                Claim::Former => !is_reserved && is_suitable && former == Some(index),
+                Claim::Left => !is_reserved && is_suitable && state.was_used,
+                Claim::Free => !is_reserved && is_suitable,
+            };
+            state.holder.is_none() && is_claimed
+        });
+        if let Some((index, state)) = free {
+            (state.holder, state.was_used) = (Some(name.clone()), true);
+            self.former.insert(name.clone(), index);
+        }
+    }
+
+    /// The names of pods and hosts may change without end.
+    fn forget_former(&mut self) {
+        if self.former.len() > FORMER_MAX {
+            let holders: Vec<_> = self.slots.iter().filter_map(|state| state.holder.as_ref()).collect();
+            self.former.retain(|member, _| holders.contains(&member));
+        }
+    }
+
+    /// An address without a member always needs a stand-in. The listener's own address needs one also while its member
+    /// is out. The other addresses do not: a driver knows that member, and has to see that it is down.
+    fn choose_stand_ins(&mut self, members: &[&Candidate]) {
+        let holders: Vec<_> = self.slots.iter().filter_map(|state| state.holder.clone()).collect();
+        for (index, state) in self.slots.iter_mut().enumerate() {
+            let is_out =
+                |holder: &MemberName| members.iter().any(|it| it.name == *holder && it.standing == Standing::Out);
+            state.stand_in = match &state.holder {
+                None => stand_in::choose(members, &holders, None, state.stand_in.as_ref()),
+                Some(holder) if index == 0 && is_out(holder) => {
+                    stand_in::choose(members, &holders, Some(holder), state.stand_in.as_ref())
+                }
+                Some(_) => None,
+            };
+        }
     }
 
     /// The current assignment.
@@ -86,7 +158,11 @@ impl Slots {
             let advertised = Arc::clone(&state.slot.advertised);
             state.holder.clone().map(|member| MappedMember { member, advertised, slot })
         };
-        MemberMap { entries: self.slots.iter().enumerate().filter_map(assigned).collect() }
+        let stand_in = |(slot, state): (usize, &SlotState)| Some((slot, state.stand_in.clone()?));
+        MemberMap {
+            entries: self.slots.iter().enumerate().filter_map(assigned).collect(),
+            stand_ins: self.slots.iter().enumerate().filter_map(stand_in).collect(),
+        }
     }
 
     /// Number of addresses.
@@ -104,17 +180,13 @@ impl Slots {
     }
 }
 
-impl SlotState {
-    fn is_for_any(&self) -> bool {
-        self.slot.reserved_for.is_none()
-    }
-}
-
 /// A snapshot of the members and their addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberMap {
     /// In the order of the addresses.
     entries: Vec<MappedMember>,
+    /// The addresses that lead to another member than their own, with that member.
+    stand_ins: Vec<(usize, MemberName)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,9 +203,31 @@ impl MemberMap {
         self.entries.iter().find(has_name).map(|entry| &*entry.advertised)
     }
 
+    /// Whether a member has the advertised address `address`.
+    pub fn is_assigned(&self, address: &str) -> bool {
+        self.entries.iter().any(|entry| &*entry.advertised == address)
+    }
+
     /// The member that has the address with this index, from 0.
     pub fn member_at(&self, slot: usize) -> Option<&MemberName> {
         self.entries.iter().find(|entry| entry.slot == slot).map(|entry| &entry.member)
+    }
+
+    /// The member that the address with this index leads to instead of its own.
+    pub fn stand_in_at(&self, slot: usize) -> Option<&MemberName> {
+        self.stand_ins.iter().find(|(of, _)| *of == slot).map(|(_, member)| member)
+    }
+
+    /// The member that new connections to the address with this index are given.
+    pub fn leads_to(&self, slot: usize) -> Option<&MemberName> {
+        self.stand_in_at(slot).or_else(|| self.member_at(slot))
+    }
+
+    /// Whether a connection to `member` may stay at the address with this index: the member has the address, or stands
+    /// in there, or the address leads nowhere now.
+    pub fn may_stay(&self, slot: usize, member: &MemberName) -> bool {
+        let leads_to = [self.member_at(slot), self.stand_in_at(slot)];
+        leads_to.contains(&Some(member)) || leads_to == [None, None]
     }
 
     /// Address index, member and advertised address, in the order of the addresses.
@@ -143,71 +237,4 @@ impl MemberMap {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(host: &str) -> MemberName {
-        format!("{host}:27017").parse().unwrap()
-    }
-
-    fn slots(reserved: &[Option<&str>]) -> Slots {
-        Slots::new(
-            reserved.iter().enumerate().map(|(index, host)| Slot {
-                advertised: format!("gateway:{index}").into(),
-                reserved_for: host.map(name),
-            }),
-        )
-    }
-
-    /// Assigns the hosts of `members` and returns the assignment: `a b - c +d`, where `d` has no address.
-    fn assign(slots: &mut Slots, members: &str) -> String {
-        let members: Vec<MemberName> = members.split_whitespace().map(name).collect();
-        let Assigned { map, left_out } = slots.assign(&members);
-        let host = |slot| map.member_at(slot).map_or("-", MemberName::host);
-        let mut hosts: Vec<String> = (0..slots.len()).map(|slot| host(slot).to_owned()).collect();
-        hosts.extend(left_out.iter().map(|member| format!("+{}", member.host())));
-        hosts.join(" ")
-    }
-
-    #[test]
-    fn new_members_are_assigned_by_name_and_keep_their_address() {
-        let mut slots = slots(&[None; 4]);
-        assert_eq!(assign(&mut slots, ""), "- - - -");
-        assert_eq!(assign(&mut slots, "c b d"), "b c d -");
-        assert_eq!(assign(&mut slots, "a b c d"), "b c d a");
-        assert_eq!(assign(&mut slots, "d d c a"), "- c d a");
-        assert_eq!(assign(&mut slots, "e c d a"), "e c d a");
-        assert_eq!(assign(&mut slots, "b e c d a"), "e c d a +b");
-    }
-
-    #[test]
-    fn a_used_address_is_assigned_to_another_member_only_if_there_is_no_unused_one() {
-        let mut slots = slots(&[None; 4]);
-        assert_eq!(assign(&mut slots, "a b c"), "a b c -");
-        assert_eq!(assign(&mut slots, "b c"), "- b c -");
-        assert_eq!(assign(&mut slots, "b c d"), "- b c d");
-        // `a` was away, and its address is still free.
-        assert_eq!(assign(&mut slots, "0 a b c d"), "a b c d +0");
-        assert_eq!(assign(&mut slots, "b d e f"), "e b f d");
-    }
-
-    #[test]
-    fn a_reserved_address_is_for_its_member_only() {
-        let mut slots = slots(&[Some("b"), None, Some("x")]);
-        assert_eq!(assign(&mut slots, "a b c"), "b a - +c");
-        assert_eq!(assign(&mut slots, "b c"), "b c -");
-        assert_eq!(assign(&mut slots, "a c x"), "- c x +a");
-    }
-
-    #[test]
-    fn a_name_is_found_in_upper_and_lower_case() {
-        let mut slots = slots(&[None; 2]);
-        let map = slots.assign(&[name("mongo-a"), name("mongo-b")]).map;
-        assert_eq!(map.advertised(b"Mongo-B:27017"), Some("gateway:1"));
-        for other in ["mongo-b", "mongo-b:27018", "xmongo-b:27017", "gateway:1", ""] {
-            assert_eq!(map.advertised(other.as_bytes()), None, "{other}");
-        }
-        assert_eq!(map.iter().map(|(slot, member, _)| (slot, member.host())).last(), Some((1, "mongo-b")));
-        assert_eq!((map.member_at(2), slots.map()), (None, map.clone()));
-    }
-}
+mod tests;

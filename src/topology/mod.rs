@@ -9,14 +9,18 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
+mod candidate;
 mod hello_facts;
 mod hello_reply;
+mod horizon;
 mod limits;
 mod member;
 mod member_map;
 mod member_name;
 mod set;
+mod stand_in;
 
+pub use candidate::{Candidate, Standing};
 pub use hello_facts::{HelloFacts, HelloRole, NoHello};
 pub use hello_reply::{MemberNaming, Unreadable, rewrite};
 pub use limits::MEMBERS_MAX;

@@ -2,9 +2,10 @@
 //! the gateway.
 //!
 //! Follows the specification for drivers, so that the gateway and its clients have the same view of the set. There are
-//! three differences. A gateway runs longer than a driver, so it keeps its seed list: when no member answers, it asks
+//! four differences. A gateway runs longer than a driver, so it keeps its seed list: when no member answers, it asks
 //! the seeds again. Servers of another set stay in the list, as `wrong_set`, so that the operator sees them. A hidden
-//! member is included if it is in the seed list.
+//! member is included if it is in the seed list. Where the set has several names for its members, the gateway uses
+//! those of one [horizon](super::horizon).
 //!
 //! Spec: mongodb/specifications `source/server-discovery-and-monitoring/server-discovery-and-monitoring.md`
 //! § Updating the `TopologyDescription`.
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 
+use super::candidate::Candidate;
 use super::hello_facts::{HelloFacts, HelloRole};
+use super::horizon::{Horizon, Verdict};
 use super::limits::MEMBERS_MAX;
 use super::member::{MemberState, SetMember};
 use super::member_name::MemberName;
@@ -58,6 +61,8 @@ pub struct SetTracker {
     kind: DeploymentKind,
     seeds: BTreeSet<MemberName>,
     members: BTreeMap<MemberName, SetMember>,
+    /// The names that the members are known by; `None` before the first list of members.
+    horizon: Option<Horizon>,
     /// Election ID of the newest primary that has been seen.
     election_max: Option<ObjectId>,
     set_version_max: Option<i64>,
@@ -83,6 +88,7 @@ impl SetTracker {
             kind,
             seeds: seeds.into_iter().take(MEMBERS_MAX).collect(),
             members: BTreeMap::new(),
+            horizon: None,
             election_max: None,
             set_version_max: None,
             last_primary: None,
@@ -98,6 +104,7 @@ impl SetTracker {
     pub fn answered(&mut self, member: &MemberName, facts: &HelloFacts, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
+            known.record_answer();
             match tracker.kind {
                 DeploymentKind::Sharded => note_router(known, facts),
                 DeploymentKind::ReplicaSet(_) => tracker.note_member(member, facts, now),
@@ -110,7 +117,13 @@ impl SetTracker {
     pub fn lost(&mut self, member: &MemberName, reason: &str, now: Instant) -> Change {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
-            known.become_unknown(reason.chars().take(REASON_CHARACTERS_MAX).collect());
+            known.record_failure(reason.chars().take(REASON_CHARACTERS_MAX).collect());
+            if known.is_explored {
+                // It is asked again when a member names it again.
+                known.is_explored = false;
+                tracker.members.retain(|_, member| member.is_wanted());
+            }
+            tracker.doubt_horizon();
             if tracker.is_silent() {
                 // A set that is created again with the same names, as after a restore, counts its elections from 1
                 // again.
@@ -138,7 +151,7 @@ impl SetTracker {
             for gone in before.difference(&seeds) {
                 tracker.members.get_mut(gone).into_iter().for_each(|member| member.is_seed = false);
             }
-            tracker.members.retain(|_, member| member.is_seed || member.is_listed);
+            tracker.members.retain(|_, member| member.is_wanted());
             tracker.add_seeds(seeds.difference(&before).cloned());
         })
     }
@@ -167,6 +180,11 @@ impl SetTracker {
         self.members.values().filter(|member| member.is_mapped).map(|member| member.name.clone()).collect()
     }
 
+    /// The members of [`SetTracker::mapped`], with what clients find there.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.members.values().filter(|member| member.is_mapped).map(SetMember::candidate).collect()
+    }
+
     /// The name of the set, from the configuration or from its members.
     pub fn set_name(&self) -> Option<&str> {
         match &self.kind {
@@ -187,6 +205,23 @@ impl SetTracker {
             }
             return;
         }
+        let verdict = self.judge_names(name, facts);
+        match verdict {
+            Verdict::Current | Verdict::Adopt => {}
+            Verdict::Explore => {
+                self.explore(facts);
+                if facts.me.as_ref().is_some_and(|me| me != name) {
+                    self.members.remove(name);
+                    self.alias_dropped = Some(now);
+                }
+                return self.record_reply(name, facts);
+            }
+            Verdict::Ignore => {
+                self.members.remove(name);
+                self.alias_dropped = Some(now);
+                return;
+            }
+        }
         if facts.role == HelloRole::Primary {
             if !self.accept_primary(facts) {
                 if let Some(member) = self.members.get_mut(name) {
@@ -194,8 +229,10 @@ impl SetTracker {
                 }
                 return;
             }
+            self.change_horizon(verdict, facts);
             self.follow_primary(name, facts);
         } else if facts.role != HelloRole::Ghost && !self.has_other_primary(name) {
+            self.change_horizon(verdict, facts);
             self.add_listed(facts);
         }
         if facts.me.as_ref().is_some_and(|me| me != name) {
@@ -210,6 +247,64 @@ impl SetTracker {
         }
         member.record_reply(facts);
         self.count_primary(name, facts);
+    }
+
+    fn record_reply(&mut self, name: &MemberName, facts: &HelloFacts) {
+        self.members.get_mut(name).into_iter().for_each(|member| member.record_reply(facts));
+    }
+
+    /// Decides whether the members are known by the names in a reply of `name`.
+    fn judge_names(&self, name: &MemberName, facts: &HelloFacts) -> Verdict {
+        let is_dead = self.members.values().filter(|member| member.is_listed).all(SetMember::is_down);
+        let horizon = self.horizon.as_ref().filter(|_| facts.role != HelloRole::Ghost);
+        horizon.map_or(Verdict::Current, |horizon| horizon.judge(name, facts, &self.seeds, is_dead))
+    }
+
+    /// Uses the names in a reply from now on, if they replace those in use or belong to them.
+    ///
+    /// A horizon that is given up for a worse one, in which the primary answers, is still watched.
+    fn change_horizon(&mut self, verdict: Verdict, facts: &HelloFacts) {
+        let other = Horizon::of(facts);
+        let Some(current) = &mut self.horizon else {
+            self.horizon = Some(other).filter(|other| !other.names.is_empty());
+            return;
+        };
+        if verdict == Verdict::Current {
+            current.is_confirmed |= other.is_confirmed;
+            if other.is_confirmed {
+                current.names = other.names;
+            } else if current.names.len() < MEMBERS_MAX {
+                current.names.extend(other.names);
+            }
+            return;
+        }
+        let stays_watched =
+            !current.names.is_disjoint(&self.seeds) && current.has_better_names_than(&other, &self.seeds);
+        for member in self.members.values_mut() {
+            member.is_explored = stays_watched && member.is_listed;
+            member.is_listed = false;
+        }
+        self.horizon = Some(other);
+        self.members.retain(|_, member| member.is_wanted());
+    }
+
+    /// Monitors the members that a reply lists, without using them: the primary may answer to these names.
+    fn explore(&mut self, facts: &HelloFacts) {
+        for name in facts.listed() {
+            if let Some(member) = self.add(name) {
+                member.is_explored = !member.is_listed;
+            }
+        }
+    }
+
+    /// While no member answers in the horizon in use, the primary may answer in another one.
+    fn doubt_horizon(&mut self) {
+        let mut listed = self.members.values().filter(|member| member.is_listed);
+        if listed.all(SetMember::is_lost)
+            && let Some(horizon) = &mut self.horizon
+        {
+            horizon.is_confirmed = false;
+        }
     }
 
     /// Why the server is not a member of this set, if so. Sets the name of the set if it is unknown.
@@ -264,14 +359,15 @@ impl SetTracker {
             member.is_listed = false;
         }
         self.add_listed(facts);
-        self.members.retain(|_, member| member.is_listed || member.is_seed);
+        self.members.retain(|_, member| member.is_wanted());
     }
 
     /// Adds the members that a member lists.
     fn add_listed(&mut self, facts: &HelloFacts) {
         for name in facts.listed() {
             if let Some(member) = self.add(name) {
-                member.is_listed = true;
+                (member.is_listed, member.is_explored) = (true, false);
+                member.is_arbiter = facts.arbiters.contains(name);
             }
         }
     }
@@ -348,5 +444,7 @@ fn note_router(member: &mut SetMember, facts: &HelloFacts) {
     }
 }
 
+#[cfg(test)]
+mod horizon_tests;
 #[cfg(test)]
 mod tests;

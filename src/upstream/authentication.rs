@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::failure::ConnectFailure;
 use super::mongo_user::MongoUser;
-use super::own_commands::{self, OwnCommandError};
+use super::own_commands::{self, OwnCommandError, declared};
 use super::server_error_codes::{AUTHENTICATION_FAILED, USER_NOT_FOUND};
 use super::stream::UpstreamStream;
 use crate::identity::{DistinguishedName, printable};
@@ -83,7 +83,7 @@ pub(super) async fn authenticate(stream: &mut UpstreamStream) -> Result<MongoUse
     let server = stream.server_certificate().map(|facts| facts.subject);
     let is_of_cluster = server.is_some_and(|server| server.is_of_same_cluster(&subject));
     let broken = |cause| AuthenticationError::Other(ConnectFailure::Proof { cause });
-    let (authenticated, status) = run_both(&mut stream.tls).await.map_err(broken)?;
+    let (authenticated, status) = run_both(&mut stream.tls, stream.declares_api).await.map_err(broken)?;
     if let Err(cause) = authenticated {
         return Err(match cause {
             OwnCommandError::Refused { code: USER_NOT_FOUND, .. } => {
@@ -102,9 +102,11 @@ pub(super) async fn authenticate(stream: &mut UpstreamStream) -> Result<MongoUse
 /// Runs both commands. Fails only if the connection does.
 async fn run_both<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
+    declares_api: bool,
 ) -> Result<(CommandResult, CommandResult), OwnCommandError> {
     let authenticate = rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": EXTERNAL };
     let status = rawdoc! { "connectionStatus": 1, "$db": "admin" };
+    let [authenticate, status] = [authenticate, status].map(|command| declared(command, declares_api));
     own_commands::send(stream, AUTHENTICATE_ID, 0, &authenticate).await?;
     own_commands::send(stream, STATUS_ID, 0, &status).await?;
     let authenticated = receive(stream, AUTHENTICATE_ID).await?;

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,7 +23,8 @@ use super::dial;
 use super::endpoint_tls::EndpointTls;
 use super::failure::{ConnectFailure, Phase, furthest};
 use super::name_lookup::NameLookup;
-use super::own_commands::{self, OwnCommandError};
+use super::own_commands::{self, OwnCommandError, declared};
+use super::server_error_codes::is_not_served;
 use super::stream::{HandshakeFacts, UpstreamStream};
 use crate::config::{EndpointConfig, HostPort, SendProxy};
 use crate::tls::{TlsStream, UpstreamTls, UpstreamTlsError, parse_server_name};
@@ -40,6 +41,8 @@ pub struct Connector {
     /// The number of a [`Users`].
     users: AtomicU8,
     authenticated: ArcSwapOption<AuthenticationResult>,
+    /// Whether the server was last seen to require an API version (`requireApiVersion`).
+    requires_api: AtomicBool,
 }
 
 impl Connector {
@@ -54,6 +57,7 @@ impl Connector {
             lookup: NameLookup::default(),
             users: AtomicU8::default(),
             authenticated: ArcSwapOption::empty(),
+            requires_api: AtomicBool::new(false),
         })
     }
 
@@ -156,24 +160,34 @@ impl Connector {
         let started = Instant::now();
         let (made_with, generation) = self.certificates(deadline).await?;
         let handshake = async {
-            let tls = TlsStream::connect(Arc::clone(&made_with.config), made_with.server_name.clone(), tcp).await;
+            let tls =
+                TlsStream::connect(Arc::clone(&made_with.config), made_with.server_name.for_handshake(), tcp).await;
             tls.map_err(|cause| diagnosis::of_handshake(cause, &made_with))
         };
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
         let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
         let handshake = HandshakeFacts::of(&tls, started.elapsed());
-        Ok(UpstreamStream { tls, made_with, generation, address, handshake, user: None })
+        let declares_api = self.requires_api.load(Ordering::Relaxed);
+        Ok(UpstreamStream { tls, made_with, generation, address, handshake, user: None, declares_api })
     }
 
-    /// Fourth step: proves the connection with a `ping`.
+    /// Fourth step: proves the connection with a `ping`. An error in reply proves TLS and the client certificate as
+    /// well, unless it says that the server does not serve this connection.
     pub async fn prove(&self, stream: &mut UpstreamStream, deadline: Instant) -> Result<(), ConnectError> {
-        let ping = rawdoc! { "ping": 1, "$db": "admin" };
+        let ping = declared(rawdoc! { "ping": 1, "$db": "admin" }, stream.declares_api);
         let proof = async {
-            let reply = own_commands::run(&mut stream.tls, &ping).await;
-            reply.map_err(|cause| diagnosis::of_proof(cause, &stream.made_with))
+            match own_commands::run(&mut stream.tls, &ping).await {
+                Ok(_) => Ok(stream.declares_api),
+                // A server that objects to anything else may be an older one at the same address.
+                Err(error @ OwnCommandError::Refused { code, .. }) if !is_not_served(code) => Ok(error.requires_api()),
+                Err(cause) => Err(diagnosis::of_proof(cause, &stream.made_with)),
+            }
         };
         let proof = self.within(deadline, Phase::Proof, proof).await;
-        proof.map(|_| ()).map_err(|failure| self.error(Some(stream.address), failure))
+        let requires_api = proof.map_err(|failure| self.error(Some(stream.address), failure))?;
+        stream.declares_api = requires_api;
+        self.requires_api.store(requires_api, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Fifth step: authenticates a proven connection with its client certificate.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::connect_error::ConnectError;
 use super::connector::Connector;
 use super::failure::{ConnectFailure, Phase};
-use super::own_commands::{self, CommandReply, OwnCommandError};
+use super::own_commands::{self, CommandReply, OwnCommandError, declared};
 use super::probe::hello;
 use super::stream::UpstreamStream;
 use crate::wire::message_scan::flag;
@@ -73,6 +73,7 @@ impl HelloStream {
                 let wait = i64::try_from(HEARTBEAT.as_millis()).unwrap_or(i64::MAX);
                 let mut request = rawdoc! { "hello": 1, "maxAwaitTimeMS": wait, "$db": "admin" };
                 request.append(bson::raw::cstr!("topologyVersion"), known.clone());
+                let request = declared(request, self.connection.declares_api);
                 own_commands::send(&mut self.connection.tls, FIRST_REQUEST_ID, flag::EXHAUST_ALLOWED, &request).await?;
                 FIRST_REQUEST_ID
             }

@@ -4,9 +4,11 @@
 
 use std::io;
 
+use bson::raw::cstr;
 use bson::{RawBsonRef, RawDocumentBuf};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::server_error_codes::API_VERSION_REQUIRED;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg::encode_with;
 
@@ -49,6 +51,13 @@ pub enum OwnCommandError {
     },
 }
 
+impl OwnCommandError {
+    /// Whether the server requires an API version, and the command had none.
+    pub(super) fn requires_api(&self) -> bool {
+        matches!(self, Self::Refused { code: API_VERSION_REQUIRED, .. })
+    }
+}
+
 /// A reply with `ok: 1`.
 pub(super) struct CommandReply {
     pub(super) body: RawDocumentBuf,
@@ -70,6 +79,16 @@ where
         return Err(OwnCommandError::Malformed("unexpected flags or sections"));
     }
     Ok(reply.body)
+}
+
+/// Adds the API version to `command` if the server requires one. The gateway uses no feature that depends on it.
+///
+/// Spec: mongodb/specifications `source/versioned-api/versioned-api.md`.
+pub(super) fn declared(mut command: RawDocumentBuf, declares_api: bool) -> RawDocumentBuf {
+    if declares_api {
+        command.append(cstr!("apiVersion"), "1");
+    }
+    command
 }
 
 /// Sends `command` with this request ID.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::connect_error::ConnectError;
 use super::connector::Connector;
 use super::failure::{ConnectFailure, Phase};
-use super::own_commands::{self, OwnCommandError};
+use super::own_commands::{self, OwnCommandError, declared};
 use super::server_error_codes::{COMMAND_NOT_FOUND, LOAD_BALANCER_SUPPORT_MISMATCH};
 use super::stream::UpstreamStream;
 
@@ -85,7 +85,8 @@ pub async fn identify(
 async fn ask_server(stream: &mut UpstreamStream) -> Result<ServerFacts, ConnectFailure> {
     let failed = |cause| ConnectFailure::Proof { cause };
     let hello = hello(stream).await.map_err(failed)?;
-    let build_info = match own_commands::run(&mut stream.tls, &rawdoc! { "buildInfo": 1, "$db": "admin" }).await {
+    let build_info = declared(rawdoc! { "buildInfo": 1, "$db": "admin" }, stream.declares_api);
+    let build_info = match own_commands::run(&mut stream.tls, &build_info).await {
         Ok(reply) => Some(reply),
         Err(OwnCommandError::Refused { .. }) => None,
         Err(cause) => return Err(failed(cause)),
@@ -107,16 +108,22 @@ impl ServerFacts {
 }
 
 /// Runs `hello`, or `isMaster` on a server that does not know `hello`. On a mongos' port for load balancers, the hello
-/// says that it comes through one; a mongod refuses a hello that says so.
+/// says that it comes through one; a mongod refuses a hello that says so. Declares an API version if the server was
+/// configured to require one since the connection was proven.
 pub(super) async fn hello(stream: &mut UpstreamStream) -> Result<RawDocumentBuf, OwnCommandError> {
-    match own_commands::run(&mut stream.tls, &rawdoc! { "hello": 1, "$db": "admin" }).await {
-        // Servers before 4.4.2.
+    let command = || rawdoc! { "hello": 1, "$db": "admin" };
+    match own_commands::run(&mut stream.tls, &declared(command(), stream.declares_api)).await {
+        // Servers before 4.4.2, which know no API version.
         Err(OwnCommandError::Refused { code: COMMAND_NOT_FOUND, .. }) => {
             own_commands::run(&mut stream.tls, &rawdoc! { "isMaster": 1, "$db": "admin" }).await
         }
         Err(OwnCommandError::Refused { code: LOAD_BALANCER_SUPPORT_MISMATCH, .. }) => {
             let hello = rawdoc! { "hello": 1, "loadBalanced": true, "$db": "admin" };
-            own_commands::run(&mut stream.tls, &hello).await
+            own_commands::run(&mut stream.tls, &declared(hello, stream.declares_api)).await
+        }
+        Err(error) if error.requires_api() && !stream.declares_api => {
+            stream.declares_api = true;
+            own_commands::run(&mut stream.tls, &declared(command(), true)).await
         }
         result => result,
     }

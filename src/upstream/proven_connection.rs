@@ -9,6 +9,8 @@ use bson::rawdoc;
 use tokio::net::TcpStream;
 
 use super::mongo_user::MongoUser;
+use super::own_commands::declared;
+use super::server_error_codes::is_not_served;
 use super::stream::{HandshakeFacts, UpstreamStream};
 use crate::tls::{Records, TlsSession};
 use crate::wire::header::{HEADER_BYTES, Header};
@@ -38,6 +40,8 @@ pub struct ProvenConnection {
     pub generation: u64,
     /// The user that it is authenticated as, if the gateway authenticates.
     pub user: Option<Arc<MongoUser>>,
+    /// Whether the gateway's own commands have to declare an API version.
+    pub(super) declares_api: bool,
 }
 
 /// Why a client's hello could not be replayed.
@@ -54,9 +58,9 @@ pub enum HelloReplayError {
 impl ProvenConnection {
     /// Uses a proven stream, in which no data waits to be read or sent.
     pub fn new(stream: UpstreamStream) -> Self {
-        let UpstreamStream { tls, generation, address, handshake, user, .. } = stream;
+        let UpstreamStream { tls, generation, address, handshake, user, declares_api, .. } = stream;
         let (socket, session) = tls.into_parts();
-        Self { socket, session, address, handshake, generation, user }
+        Self { socket, session, address, handshake, generation, user, declares_api }
     }
 
     /// Replays a client's hello, which mongod has answered on another connection, and drops the reply.
@@ -64,26 +68,38 @@ impl ProvenConnection {
     /// `hello` is a complete message that expects one reply; if it is empty, nothing is sent. Limited in memory, not in
     /// time. Not cancel safe: if this was dropped or failed, the connection must not be used.
     pub async fn replay_hello(&mut self, hello: &[u8]) -> Result<(), HelloReplayError> {
-        if hello.is_empty() {
-            return Ok(());
+        if hello.is_empty() || self.ask(hello).await?.ok() == Some(true) {
+            Ok(())
+        } else {
+            Err(HelloReplayError::Rejected)
         }
+    }
+
+    /// Proves the connection once more: mongod has to answer a `ping`. As in [`Connector::prove`], an error proves it
+    /// too.
+    ///
+    /// [`Connector::prove`]: super::Connector::prove
+    ///
+    /// Limited in memory, not in time. Not cancel safe: if this was dropped or failed, the connection must not be used.
+    pub async fn prove_again(&mut self) -> Result<(), HelloReplayError> {
+        let ping = declared(rawdoc! { "ping": 1, "$db": "admin" }, self.declares_api);
+        let reply = self.ask(&op_msg::encode(1, 0, &ping)).await?;
+        let is_served = reply.ok() == Some(true) || reply.code().is_some_and(|code| !is_not_served(code));
+        if is_served { Ok(()) } else { Err(HelloReplayError::Rejected) }
+    }
+
+    /// Sends a complete message, and returns the facts of the reply.
+    async fn ask(&mut self, message: &[u8]) -> Result<ReplyFacts, HelloReplayError> {
         let request =
-            hello.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(HelloReplayError::Rejected)?;
+            message.first_chunk().and_then(|head| Header::parse(*head).ok()).ok_or(HelloReplayError::Rejected)?;
         let mut sealed = Records::default();
-        self.session.seal(hello, &mut sealed)?;
+        self.session.seal(message, &mut sealed)?;
         self.send(sealed.as_slice()).await?;
         let mut reply = Vec::new();
         while !is_complete(&reply)? {
             self.receive(&mut reply).await?;
         }
-        if is_ok(&request, &reply) { Ok(()) } else { Err(HelloReplayError::Rejected) }
-    }
-
-    /// Proves the connection once more: mongod has to answer a `ping`.
-    ///
-    /// Limited in memory, not in time. Not cancel safe: if this was dropped or failed, the connection must not be used.
-    pub async fn prove_again(&mut self) -> Result<(), HelloReplayError> {
-        self.replay_hello(&op_msg::encode(1, 0, &rawdoc! { "ping": 1, "$db": "admin" })).await
+        facts_of(&request, &reply).ok_or(HelloReplayError::Rejected)
     }
 
     async fn send(&mut self, mut records: &[u8]) -> io::Result<()> {
@@ -134,15 +150,13 @@ fn is_complete(reply: &[u8]) -> Result<bool, HelloReplayError> {
     }
 }
 
-/// Whether `reply` is one complete reply to `request` with `ok: 1`.
-fn is_ok(request: &Header, reply: &[u8]) -> bool {
-    let Some((head, body)) = reply.split_first_chunk::<HEADER_BYTES>() else { return false };
-    let Ok(header) = Header::parse(*head) else { return false };
+/// The facts of `reply`; `None` if it is not one complete reply to `request`.
+fn facts_of(request: &Header, reply: &[u8]) -> Option<ReplyFacts> {
+    let (head, body) = reply.split_first_chunk::<HEADER_BYTES>()?;
+    let header = Header::parse(*head).ok()?;
     let (mut scan, mut facts) = (MessageScan::new(&header), ReplyFacts::default());
     let used = scan.advance(body, &mut facts);
-    used == body.len()
-        && header.response_to == request.request_id
-        && !scan.is_malformed()
-        && !facts.more_to_come()
-        && facts.ok() == Some(true)
+    let is_reply =
+        used == body.len() && header.response_to == request.request_id && !scan.is_malformed() && !facts.more_to_come();
+    is_reply.then_some(facts)
 }

@@ -73,6 +73,7 @@ struct Spare {
     handshake: HandshakeFacts,
     generation: u64,
     user: Option<Arc<MongoUser>>,
+    declares_api: bool,
     made: Instant,
 }
 
@@ -134,9 +135,10 @@ impl SpareConnections {
 
     /// Adds a new connection. Fails if the socket cannot be removed from its runtime.
     pub fn put(&self, connection: ProvenConnection) -> io::Result<()> {
-        let ProvenConnection { socket, session, address, handshake, generation, user } = connection;
+        let ProvenConnection { socket, session, address, handshake, generation, user, declares_api } = connection;
         let made = Instant::now();
-        let spare = Spare { socket: socket.into_std()?, session, address, handshake, generation, user, made };
+        let socket = socket.into_std()?;
+        let spare = Spare { socket, session, address, handshake, generation, user, declares_api, made };
         self.locked().spares.push_back(spare);
         Ok(())
     }
@@ -210,9 +212,9 @@ impl Spare {
     }
 
     fn register(self) -> io::Result<ProvenConnection> {
-        let Self { socket, session, address, handshake, generation, user, .. } = self;
+        let Self { socket, session, address, handshake, generation, user, declares_api, .. } = self;
         let socket = tokio::net::TcpStream::from_std(socket)?;
-        Ok(ProvenConnection { socket, session, address, handshake, generation, user })
+        Ok(ProvenConnection { socket, session, address, handshake, generation, user, declares_api })
     }
 
     /// Sends `close_notify`, if the socket accepts it at once, and closes the socket.

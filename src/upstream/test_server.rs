@@ -34,6 +34,8 @@ pub(crate) enum Behaviour {
     Replies(fn(&str) -> Option<RawDocumentBuf>),
     /// As `Mongod`, except that a hello must have `loadBalanced: true`, as at a mongos' port for load balancers.
     LoadBalancerPort,
+    /// As `Replies`, but with an error to each command that declares no API version.
+    RequiresApi(fn(&str) -> Option<RawDocumentBuf>),
     /// TLS, then these bytes in reply to any request, then the connection is closed.
     ReplyWith(Vec<u8>),
     /// TLS, then no reply.
@@ -155,6 +157,14 @@ impl TestServer {
                 Behaviour::LoadBalancerPort if is_hello_without_load_balancer(&rest[5..]) => {
                     encode(9, header.request_id, &rawdoc! { "ok": 0.0, "errmsg": "no load balancing", "code": 354 })
                 }
+                Behaviour::RequiresApi(reply_to) => {
+                    let reply = if declares_api(&rest[5..]) {
+                        reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]))
+                    } else {
+                        rawdoc! { "ok": 0.0, "errmsg": "The apiVersion parameter is required", "code": 498_870 }
+                    };
+                    encode(9, header.request_id, &reply)
+                }
                 _ => encode(9, header.request_id, &reply_of(&rest[5..])),
             };
             tls.write_all(&reply).await?;
@@ -175,6 +185,11 @@ fn command_of(body: &[u8]) -> String {
 fn is_hello_without_load_balancer(body: &[u8]) -> bool {
     let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
     body.get_i32("hello").is_ok() && !body.get_bool("loadBalanced").unwrap_or(false)
+}
+
+fn declares_api(body: &[u8]) -> bool {
+    let body = RawDocumentBuf::from_bytes(body.to_vec()).unwrap();
+    body.get_str("apiVersion").is_ok_and(|version| version == "1")
 }
 
 fn reply_of(body: &[u8]) -> RawDocumentBuf {

@@ -335,6 +335,44 @@ async fn replies_that_no_mongod_sends_are_errors() {
 }
 
 #[tokio::test]
+async fn an_error_in_reply_to_the_ping_proves_the_connection() {
+    let reply = |code: i32| encode(9, 1, &rawdoc! { "ok": 0.0, "errmsg": "no", "code": code, "codeName": "Some" });
+    // NotWritablePrimary, CommandNotFound, PrimarySteppedDown, APIVersionError, IngressRequestRateLimitExceeded,
+    // InterruptedDueToReplStateChange.
+    for code in [10_107, 59, 189, 322, 462, 11_602, 498_870] {
+        let setup = TestUpstream { behaviour: Behaviour::ReplyWith(reply(code)), ..TestUpstream::new() };
+        assert!(setup.connect().await.is_ok(), "{code}");
+    }
+    for code in [6, 7, 13, 18, 89, 91, 141, 11_600] {
+        let setup = TestUpstream { behaviour: Behaviour::ReplyWith(reply(code)), ..TestUpstream::new() };
+        check(&setup.fail().await, "ping_failed", 6, "does not serve the gateway: the reply is error", "its log");
+    }
+}
+
+#[tokio::test]
+async fn commands_declare_an_api_version_where_the_server_requires_one() {
+    let change: fn(&mut EndpointConfig) = |upstream| upstream.authentication = Some(Mechanism::MongodbX509);
+    let behaviour = Behaviour::RequiresApi(authenticates);
+    let (connector, server) = TestUpstream { behaviour, change, ..TestUpstream::new() }.start().await;
+    let proven_twice = Box::pin(async {
+        let mut spare = ProvenConnection::new(connector.connect(None).await.unwrap());
+        spare.prove_again().await.map(|()| spare.user.is_some())
+    });
+    assert!(server.during(proven_twice).await.unwrap());
+    let probed = server.during(probe(&connector)).await.unwrap();
+    assert_eq!(probed.server.version.as_deref(), Some("6.0.5"));
+    let (stream, hello) = server.during(Box::pin(HelloStream::open(&connector))).await.unwrap();
+    assert!(stream.connection().declares_api && hello.get_bool("isWritablePrimary").unwrap());
+}
+
+#[tokio::test]
+async fn commands_declare_no_api_version_where_the_server_requires_none() {
+    // As a server before 5.0, for which it is an unknown field.
+    let (connector, server) = TestUpstream::new().start().await;
+    assert!(!server.during(connector.connect(None)).await.unwrap().declares_api);
+}
+
+#[tokio::test]
 async fn a_closed_port_is_unreachable() {
     let closed = closed_port();
     let change: fn(&mut EndpointConfig) = |_| {};

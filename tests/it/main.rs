@@ -52,6 +52,7 @@ mod replica_balanced;
 mod replica_drivers;
 mod replica_elections;
 mod replica_hello;
+mod replica_mapping;
 mod replica_members;
 mod replica_sharded;
 mod reports;

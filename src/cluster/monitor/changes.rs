@@ -2,8 +2,10 @@
 
 use super::seed_list::SeedList;
 use crate::cluster::messages::{
-    MEMBER_ADDED, MEMBER_REJECTED, MEMBER_REMOVED, MEMBER_WITHOUT_ADDRESS, NO_PRIMARY, PRIMARY_CHANGED,
+    ADDRESSES_CHANGED, MEMBER_ADDED, MEMBER_REJECTED, MEMBER_REMOVED, MEMBER_WITHOUT_ADDRESS, NO_PRIMARY,
+    PRIMARY_CHANGED,
 };
+use crate::cluster::slot_map::SlotAssignment;
 use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogThrottle};
 use crate::topology::{MemberName, MemberState, SetTracker};
 
@@ -16,17 +18,25 @@ pub(super) struct SetSnapshot {
     problems: Vec<Option<String>>,
     /// Members for which a listener has no address.
     without_address: Vec<MemberName>,
+    /// What the addresses of each listener lead to.
+    addresses: Vec<(String, Vec<SlotAssignment>)>,
     /// Why the last DNS lookup of the seed list failed.
     seed_list_error: Option<String>,
 }
 
 impl SetSnapshot {
-    pub(super) fn new(tracker: &SetTracker, without_address: Vec<MemberName>, seed_list: Option<&SeedList>) -> Self {
+    pub(super) fn new(
+        tracker: &SetTracker,
+        without_address: Vec<MemberName>,
+        addresses: Vec<(String, Vec<SlotAssignment>)>,
+        seed_list: Option<&SeedList>,
+    ) -> Self {
         Self {
             primary: tracker.primary().cloned(),
             members: tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
             problems: tracker.members().map(|member| member.problem.clone()).collect(),
             without_address,
+            addresses,
             seed_list_error: seed_list.and_then(SeedList::error),
         }
     }
@@ -39,6 +49,7 @@ impl SetSnapshot {
     /// Logs what has changed since `before`, within the budgets of `throttle`.
     pub(super) fn log_changes(&self, upstream: &str, before: &Self, throttle: &LogThrottle) {
         self.log_members(upstream, before, throttle);
+        self.log_addresses(upstream, before, throttle);
         for member in self.without_address.iter().filter(|member| !before.without_address.contains(member)) {
             let decision = throttle.note(MEMBER_WITHOUT_ADDRESS, member.as_str(), LineBudget::Failures);
             if let LogDecision::Log { suppressed } = decision {
@@ -62,6 +73,24 @@ impl SetSnapshot {
                 if let LogDecision::Log { suppressed } = throttle.note(NO_PRIMARY, "", LineBudget::Failures) {
                     tracing::warn!(upstream, suppressed, "{NO_PRIMARY}");
                 }
+            }
+        }
+    }
+
+    /// One line for each listener whose addresses lead elsewhere now.
+    fn log_addresses(&self, upstream: &str, before: &Self, throttle: &LogThrottle) {
+        for entry in self.addresses.iter().filter(|entry| !before.addresses.contains(entry)) {
+            let (listener, assignments) = entry;
+            let is_known = assignments.iter().any(|one| one.member.is_some() || one.stand_in.is_some());
+            // Before the first member has answered, there is nothing to tell.
+            if !is_known && before.addresses.is_empty() {
+                continue;
+            }
+            let decision = throttle.note(ADDRESSES_CHANGED, listener, LineBudget::Changes);
+            if let LogDecision::Log { suppressed } = decision {
+                let members: Vec<_> = assignments.iter().map(ToString::to_string).collect();
+                let members = members.join(", ");
+                tracing::info!(upstream, listener, members, suppressed, "{ADDRESSES_CHANGED}");
             }
         }
     }

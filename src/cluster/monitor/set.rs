@@ -180,7 +180,9 @@ impl SetMonitor {
 
     /// Publishes changes to listeners, metrics and the log.
     fn publish(&mut self) {
-        let now = SetSnapshot::new(&self.tracker, self.assign_addresses(), self.seed_list.as_ref());
+        let without_address = self.assign_addresses();
+        let addresses = self.slot_maps.iter().map(|slots| (slots.listener().to_owned(), slots.assignments())).collect();
+        let now = SetSnapshot::new(&self.tracker, without_address, addresses, self.seed_list.as_ref());
         if now == self.published {
             return;
         }
@@ -194,8 +196,8 @@ impl SetMonitor {
 
     /// Assigns the addresses of the listeners to members. Must come before the members are published.
     fn assign_addresses(&self) -> Vec<MemberName> {
-        let mapped = self.tracker.mapped();
-        self.slot_maps.iter().flat_map(|slots| slots.assign(&mapped)).collect()
+        let candidates = self.tracker.candidates();
+        self.slot_maps.iter().flat_map(|slots| slots.assign(&candidates)).collect()
     }
 
     /// Informs the pools of each member whether it has users to authenticate as. A member that does not answer is

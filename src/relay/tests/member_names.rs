@@ -4,15 +4,16 @@ use arc_swap::ArcSwap;
 
 use super::*;
 use crate::lifecycle::renewal::Renewal;
-use crate::topology::{MemberMap, MemberName, Slot, Slots};
+use crate::topology::{Candidate, MemberMap, MemberName, Slot, Slots, Standing};
 use crate::wire::error_reply;
 
 const HERE: &str = "gateway:9";
 
-/// A replica set of two: mongo-a has the gateway address `gateway:<port>`, and mongo-b has none.
+/// A replica set of two: mongo-a has the gateway address `gateway:<port>`, and mongo-b, which replies, has none.
 fn map(port: u16) -> Arc<MemberMap> {
     let a: MemberName = "mongo-a:1".parse().unwrap();
     let slot = Slot { advertised: format!("gateway:{port}").into(), reserved_for: Some(a.clone()) };
+    let a = Candidate { name: a, standing: Standing::Readable, serves_clients: true };
     Arc::new(Slots::new([slot]).assign(&[a]).map)
 }
 
@@ -39,7 +40,7 @@ fn original() -> Document {
 
 fn rewritten(port: u16) -> Document {
     let a = format!("gateway:{port}");
-    doc! { "hosts": [&a], "setName": "rs0", "primary": &a, "me": HERE, "ok": 1.0 }
+    doc! { "hosts": [a.as_str(), HERE], "setName": "rs0", "primary": &a, "me": HERE, "ok": 1.0 }
 }
 
 fn reply_with(id: i32, response_to: i32, body: &Document) -> Vec<u8> {

@@ -5,14 +5,15 @@ use bson::{Bson, Document, doc};
 use proptest::prelude::*;
 
 use super::*;
-use crate::topology::{MemberName, Slot, Slots};
+use crate::topology::{Candidate, MemberName, Slot, Slots, Standing};
 
 const HERE: &str = "gateway:9";
 
 fn map(members: &[(&str, &str)]) -> MemberMap {
     let name = |text: &str| text.parse::<MemberName>().unwrap();
     let slots = members.iter().map(|(m, a)| Slot { advertised: (*a).into(), reserved_for: Some(name(m)) });
-    Slots::new(slots).assign(&members.iter().map(|(m, _)| name(m)).collect::<Vec<_>>()).map
+    let candidate = |member| Candidate { name: name(member), standing: Standing::Readable, serves_clients: true };
+    Slots::new(slots).assign(&members.iter().map(|(m, _)| candidate(m)).collect::<Vec<_>>()).map
 }
 
 fn two() -> MemberMap {
@@ -99,8 +100,40 @@ fn members_without_an_address_are_omitted() {
         msg(0, &doc! { "setName": "rs0", "primary": primary, "me": me, "hosts": ["mongo-c:3"], "ok": 1 })
     };
     let expected = msg(0, &doc! { "setName": "rs0", "me": HERE, "hosts": [], "ok": 1 });
-    assert_eq!(named(&reply("mongo-c:3", "mongo-c:3")), Ok(Some(expected.clone())));
+    assert_eq!(named(&reply("mongo-c:3", "mongo-d:3")), Ok(Some(expected.clone())));
     assert_eq!(named(&reply("mongo-a:1\0", "")), Ok(Some(expected)));
+}
+
+/// A driver could not use the only server that it reaches if that were not in the list.
+#[test]
+fn a_member_without_an_address_is_named_by_the_address_that_the_client_came_by() {
+    let reply = doc! { "hosts": ["mongo-a:1", "mongo-c:3"], "primary": "Mongo-C:3", "me": "mongo-c:3", "ok": 1 };
+    let expected = doc! { "hosts": ["gateway:1", HERE], "primary": HERE, "me": HERE, "ok": 1 };
+    assert_eq!(named(&msg(0, &reply)), Ok(Some(msg(0, &expected))));
+}
+
+/// The client came by the address of `mongo-a`, and `mongo-b` replies.
+#[test]
+fn a_primary_at_the_address_of_another_member_is_not_shown_as_primary() {
+    for field in ["isWritablePrimary", "ismaster"] {
+        let reply = |me: &str, is_primary: bool| doc! { field: is_primary, "hosts": ["mongo-b:2"], "me": me, "ok": 1 };
+        let here = |address: &str, reply: &Document| {
+            let naming = MemberNaming::Members { map: &two(), here: address };
+            let rewritten = rewrite(&op_reply(std::slice::from_ref(reply)), &naming).unwrap().unwrap();
+            Document::from_reader(&rewritten[HEADER_BYTES + REPLY_HEAD_BYTES..]).unwrap()
+        };
+        for (address, me, expected) in [
+            ("gateway:1", "mongo-b:2", (false, "gateway:2")),
+            ("gateway:2", "mongo-b:2", (true, "gateway:2")),
+            // The set does not list an address without a member, so that a driver drops it.
+            (HERE, "mongo-b:2", (true, "gateway:2")),
+            ("gateway:1", "mongo-c:3", (true, "gateway:1")),
+        ] {
+            let shown = here(address, &reply(me, true));
+            assert_eq!((shown.get_bool(field).unwrap(), shown.get_str("me").unwrap()), expected, "{address} {me}");
+            assert!(!here(address, &reply(me, false)).get_bool(field).unwrap());
+        }
+    }
 }
 
 #[test]

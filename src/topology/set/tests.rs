@@ -299,3 +299,25 @@ fn the_number_of_members_is_limited() {
     }
     assert_eq!(set.members().count(), 2 * MEMBERS_MAX);
 }
+
+#[test]
+fn one_failure_of_a_monitor_is_not_a_member_that_is_down() {
+    use crate::topology::Standing;
+    let mut set = replica_set("a b");
+    set.reply("a", &HelloFacts { arbiters: names("d"), ..elected("a b c", 1, 1) });
+    let standings = |set: &SetTracker| set.candidates().iter().map(|it| it.standing).collect::<Vec<_>>();
+    assert_eq!(standings(&set), [Standing::Writable, Standing::Untried, Standing::Untried, Standing::Untried]);
+    assert_eq!(set.candidates().iter().map(|it| it.serves_clients).collect::<Vec<_>>(), [true, true, true, false]);
+    set.reply("b", &HelloFacts { set_name: None, ..member(HelloRole::Ghost, "") });
+    set.reply("c", &member(HelloRole::Other, "a b c"));
+    set.reply("d", &member(HelloRole::Arbiter, "a b c"));
+    assert_eq!(standings(&set), [Standing::Writable, Standing::Out, Standing::Introduces, Standing::Introduces]);
+    set.reply("b", &member(HelloRole::Secondary, "a b c"));
+    set.lose("a");
+    assert_eq!(standings(&set)[..2], [Standing::Untried, Standing::Readable]);
+    set.lose("a");
+    assert_eq!(standings(&set)[..2], [Standing::Out, Standing::Readable]);
+    set.reply("a", &elected("a b c", 1, 1));
+    set.lose("a");
+    assert_eq!(standings(&set)[0], Standing::Untried);
+}

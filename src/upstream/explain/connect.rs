@@ -16,6 +16,7 @@ use super::server_certificate::explain_server_certificate;
 use super::target::Target;
 use crate::config::SendProxy;
 use crate::upstream::failure::{ConnectFailure, Phase};
+use crate::upstream::own_commands::OwnCommandError;
 
 /// Explains why no connection to `target` could be made. `address` is the address of the attempt, if there was one.
 pub(in crate::upstream) fn explain(
@@ -60,6 +61,12 @@ pub(in crate::upstream) fn explain(
         ConnectFailure::ClientCertificateRejected { alert, request } => {
             explain_rejected_certificate(target, &peer, *alert, request.as_ref())
         }
+        ConnectFailure::Proof { cause: cause @ OwnCommandError::Refused { code: 1.., .. } } => ConnectExplanation {
+            label: "ping_failed",
+            client_code: HOST_UNREACHABLE,
+            sentence: format!("{peer} does not serve the gateway: {cause}"),
+            remedy: server_remedy(target),
+        },
         ConnectFailure::Proof { cause } => ConnectExplanation {
             label: "ping_failed",
             client_code: HOST_UNREACHABLE,
