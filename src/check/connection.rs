@@ -16,7 +16,7 @@ use crate::identity::{CertificateFacts, Validity, date_text};
 use crate::tls::{Staple, UpstreamTls, WorkloadSet};
 use crate::upstream::{
     ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UpstreamStream,
-    Users, identify,
+    Users, identify, unsupported_offer,
 };
 
 /// Connects to each address of the server's name. If at least one address works, a failure of another one is a warning,
@@ -104,6 +104,9 @@ impl<'a> ConnectionCheck<'a> {
             Ok(stream) => stream,
             Err(error) => {
                 self.handshake_failed(&error);
+                if matches!(error.failure(), ConnectFailure::Handshake { .. }) {
+                    self.unsupported_offer(address).await;
+                }
                 return None;
             }
         };
@@ -154,6 +157,16 @@ impl<'a> ConnectionCheck<'a> {
             }
             _ => self.fail("TLS negotiated", error),
         }
+    }
+
+    /// Finds out what the server has instead of what the gateway needs.
+    async fn unsupported_offer(&mut self, address: SocketAddr) {
+        let Some(offer) = unsupported_offer(self.connector, address, self.deadline()).await else { return };
+        if let Some(step) = self.report.steps.last_mut() {
+            step.lines.push(offer.sentence());
+        }
+        let sentence = format!("{} cannot be connected to: {}", self.address(), offer.sentence());
+        self.find(Status::Error, sentence, offer.remedy().to_owned());
     }
 
     fn handshake_done(&mut self, stream: &UpstreamStream) {
