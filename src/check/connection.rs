@@ -15,8 +15,8 @@ use crate::config::{EndpointConfig, MaterialSource};
 use crate::identity::{CertificateFacts, Validity, date_text};
 use crate::tls::{Staple, UpstreamTls, WorkloadSet};
 use crate::upstream::{
-    ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UpstreamStream,
-    Users, identify, unsupported_offer,
+    ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UnsupportedOffer,
+    UpstreamStream, Users, identify, unsupported_offer,
 };
 
 /// Connects to each address of the server's name. If at least one address works, a failure of another one is a warning,
@@ -103,9 +103,16 @@ impl<'a> ConnectionCheck<'a> {
         let mut stream = match self.connector.handshake(address, tcp, deadline).await {
             Ok(stream) => stream,
             Err(error) => {
-                self.handshake_failed(&error);
-                if matches!(error.failure(), ConnectFailure::Handshake { .. }) {
-                    self.unsupported_offer(address).await;
+                // A mongod that has nothing in common with the gateway closes the connection, with or without an alert.
+                let offer = match error.failure() {
+                    ConnectFailure::Handshake { .. } | ConnectFailure::NotTls { .. } => {
+                        unsupported_offer(self.connector, address, self.deadline()).await
+                    }
+                    _ => None,
+                };
+                match offer {
+                    Some(offer) => self.handshake_impossible(&offer),
+                    None => self.handshake_failed(&error),
                 }
                 return None;
             }
@@ -159,13 +166,9 @@ impl<'a> ConnectionCheck<'a> {
         }
     }
 
-    /// Finds out what the server has instead of what the gateway needs.
-    async fn unsupported_offer(&mut self, address: SocketAddr) {
-        let Some(offer) = unsupported_offer(self.connector, address, self.deadline()).await else { return };
-        if let Some(step) = self.report.steps.last_mut() {
-            step.lines.push(offer.sentence());
-        }
-        let sentence = format!("{} cannot be connected to: {}", self.address(), offer.sentence());
+    fn handshake_impossible(&mut self, offer: &UnsupportedOffer) {
+        let sentence = format!("the TLS handshake with {} is not possible: {}", self.address(), offer.sentence());
+        self.report.steps.push(Step::error("TLS negotiated", sentence.clone()));
         self.find(Status::Error, sentence, offer.remedy().to_owned());
     }
 

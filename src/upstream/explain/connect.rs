@@ -118,7 +118,8 @@ fn explain_not_tls(target: &Target, peer: &str, cause: &io::Error) -> ConnectExp
         },
         remedy: format!(
             "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), that both sides support a common \
-             TLS version ({}, and net.tls.disabledProtocols), that mongod is not at its connection limit \
+             TLS version ({}, and net.tls.disabledProtocols), cipher suite and type of key (mongate check names what \
+             mongod offers), that mongod is not at its connection limit \
              (net.maxIncomingConnections), and {}",
             target.key("address"),
             target.key("tls.min_version"),
