@@ -15,8 +15,8 @@ use crate::config::{EndpointConfig, MaterialSource};
 use crate::identity::{CertificateFacts, Validity, date_text};
 use crate::tls::{Staple, UpstreamTls, WorkloadSet};
 use crate::upstream::{
-    ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UpstreamStream,
-    Users, identify,
+    ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UnsupportedOffer,
+    UpstreamStream, Users, identify, unsupported_offer,
 };
 
 /// Connects to each address of the server's name. If at least one address works, a failure of another one is a warning,
@@ -103,7 +103,17 @@ impl<'a> ConnectionCheck<'a> {
         let mut stream = match self.connector.handshake(address, tcp, deadline).await {
             Ok(stream) => stream,
             Err(error) => {
-                self.handshake_failed(&error);
+                // A mongod that has nothing in common with the gateway closes the connection, with or without an alert.
+                let offer = match error.failure() {
+                    ConnectFailure::Handshake { .. } | ConnectFailure::NotTls { .. } => {
+                        unsupported_offer(self.connector, address, self.deadline()).await
+                    }
+                    _ => None,
+                };
+                match offer {
+                    Some(offer) => self.handshake_impossible(&offer),
+                    None => self.handshake_failed(&error),
+                }
                 return None;
             }
         };
@@ -154,6 +164,12 @@ impl<'a> ConnectionCheck<'a> {
             }
             _ => self.fail("TLS negotiated", error),
         }
+    }
+
+    fn handshake_impossible(&mut self, offer: &UnsupportedOffer) {
+        let sentence = format!("the TLS handshake with {} is not possible: {}", self.address(), offer.sentence());
+        self.report.steps.push(Step::error("TLS negotiated", sentence.clone()));
+        self.find(Status::Error, sentence, offer.remedy().to_owned());
     }
 
     fn handshake_done(&mut self, stream: &UpstreamStream) {

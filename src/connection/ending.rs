@@ -98,7 +98,7 @@ impl Ending {
     pub(super) fn outcome(&self) -> ConnectionOutcome {
         match self {
             Self::Probe | Self::Drained => ConnectionOutcome::Probe,
-            Self::HandshakeFailed(HandshakeFailure::Certificate(_))
+            Self::HandshakeFailed(HandshakeFailure::Certificate { .. })
             | Self::ConnectionLimit(_)
             | Self::Displaced(_)
             | Self::Overloaded { .. }
@@ -194,7 +194,7 @@ impl UpstreamUnavailable {
 
 fn handshake_explanation(failure: &HandshakeFailure, listener: &str) -> EndingExplanation {
     let remedy: Cow<'static, str> = match failure {
-        HandshakeFailure::Certificate(refusal) => refusal.remedy().into(),
+        HandshakeFailure::Certificate { rejection, .. } => rejection.remedy().into(),
         HandshakeFailure::Alert(_) => format!(
             "set the client's tlsCAFile to the CA that issued listener.{listener}.tls.certificate_file, and connect \
              by a name in that certificate"

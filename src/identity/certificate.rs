@@ -41,6 +41,8 @@ pub struct CertificateFacts {
     pub addresses: Vec<IpAddr>,
     /// URIs of the SAN. A SPIFFE ID is one.
     pub uris: Vec<String>,
+    /// Kinds of the other names of the SAN, each once, such as `an e-mail address`.
+    pub other_names: Vec<&'static str>,
     /// Start of validity, in whole seconds.
     pub not_before: SystemTime,
     /// End of validity, in whole seconds.
@@ -84,6 +86,7 @@ impl CertificateFacts {
             dns_names: Vec::new(),
             addresses: Vec::new(),
             uris: Vec::new(),
+            other_names: Vec::new(),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
             version: certificate.version().0.saturating_add(1),
@@ -155,9 +158,17 @@ impl CertificateFacts {
             GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
             GeneralName::IPAddress(bytes) => self.addresses.extend(address(bytes)),
             GeneralName::Invalid(Tag(URI_TAG), _) => return Err(MalformedCertificate),
-            _ => {}
+            GeneralName::RFC822Name(_) => self.push_other("an e-mail address"),
+            GeneralName::DirectoryName(_) => self.push_other("a directory name"),
+            _ => self.push_other("a name of another kind"),
         }
         Ok(())
+    }
+
+    fn push_other(&mut self, kind: &'static str) {
+        if !self.other_names.contains(&kind) {
+            self.other_names.push(kind);
+        }
     }
 }
 

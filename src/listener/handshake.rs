@@ -18,7 +18,7 @@ use super::client_hello::Measure;
 use super::client_stream::{Prefixed, ReadLimitReached};
 use crate::identity::CertificateFacts;
 use crate::telemetry::metrics::ClientHandshake;
-use crate::tls::ClientCertificateRejection;
+use crate::tls::{ClientCertificateRejection, alert_text, tls_error_text};
 
 /// How many bytes a client may send after its `ClientHello` until the handshake is complete. Nearly all of them are its
 /// certificate chain. The same number limits one handshake message in rustls.
@@ -44,13 +44,18 @@ pub enum PeerTls {
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeFailure {
     /// The client certificate is not valid.
-    #[error("the client certificate was rejected: {0}")]
-    Certificate(ClientCertificateRejection),
+    #[error("the client certificate was rejected: {cause}")]
+    Certificate {
+        /// Its kind.
+        rejection: ClientCertificateRejection,
+        /// What is wrong. Begins with "it", or with the name of another certificate.
+        cause: String,
+    },
     /// The client rejects the listener's server certificate, or another parameter of the handshake.
-    #[error("the client ended the TLS handshake with the alert {}", .0.as_str().unwrap_or("unknown"))]
+    #[error("the client ended the TLS handshake with the alert {}", alert_text(*.0))]
     Alert(AlertDescription),
     /// The client's bytes are not TLS, or not a version or parameter that the listener supports.
-    #[error("the TLS handshake failed: {0}")]
+    #[error("the TLS handshake failed: {}", tls_error_text(.0))]
     Protocol(rustls::Error),
     /// The `ClientHello` has more than 16 KiB.
     #[error("the client's ClientHello has more than {} bytes", client_hello::HELLO_BYTES_MAX)]
@@ -134,7 +139,7 @@ impl HandshakeFailure {
             return Self::Closed;
         };
         match (ClientCertificateRejection::of_tls(error), error) {
-            (Some(refusal), _) => Self::Certificate(refusal),
+            (Some(rejection), _) => Self::Certificate { rejection, cause: rejection.cause(error) },
             (None, rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
             (None, rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge)) if is_hello => {
                 Self::TooLong
@@ -146,7 +151,7 @@ impl HandshakeFailure {
     /// The outcome in the metric of client handshakes.
     pub fn outcome(&self) -> ClientHandshake {
         match self {
-            Self::Certificate(refusal) => ClientHandshake::of_label(refusal.label()),
+            Self::Certificate { rejection, .. } => ClientHandshake::of_label(rejection.label()),
             Self::Alert(_) => ClientHandshake::RefusedByClient,
             Self::HelloTooLong | Self::TooLong => ClientHandshake::TooLong,
             Self::Protocol(_) | Self::Closed => ClientHandshake::Failed,
@@ -252,8 +257,9 @@ mod tests {
 
     #[test]
     fn every_certificate_refusal_has_its_own_outcome() {
-        for refusal in ClientCertificateRejection::ALL {
-            assert_eq!(HandshakeFailure::Certificate(refusal).outcome().label(), refusal.label());
+        for rejection in ClientCertificateRejection::ALL {
+            let failure = HandshakeFailure::Certificate { rejection, cause: String::new() };
+            assert_eq!(failure.outcome().label(), rejection.label());
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::command::Unclear;
+use crate::tls::tls_error_text;
 use crate::wire::sasl::SaslUser;
 
 /// A side of the gateway, or the gateway itself.
@@ -147,7 +148,7 @@ impl fmt::Display for EndReason {
             Self::Closed => f.write_str("closed"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::Socket(error) => write!(f, "socket failed: {error}"),
-            Self::Tls(error) => write!(f, "TLS failed: {error}"),
+            Self::Tls(error) => write!(f, "TLS failed: {}", tls_error_text(error)),
             Self::Compressed => f.write_str("sent OP_COMPRESSED, which was not negotiated"),
             Self::Unjudged(what) => write!(f, "sent {what}, which the policy cannot judge"),
             Self::RefusedDocument(unclear) => write!(f, "sent a command that the policy refuses: {unclear}"),

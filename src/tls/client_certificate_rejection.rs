@@ -5,6 +5,7 @@ use std::fmt;
 use rustls::{CertificateError, Error};
 
 use super::certificate_defect::CertificateDefect;
+use super::error_text::certificate_error_text;
 
 /// Why a client certificate is rejected. `Display` completes a sentence about it and begins with "it".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +61,17 @@ impl ClientCertificateRejection {
         })
     }
 
+    /// What is wrong with the certificate that caused `error`, which is of this kind. Names the cause where the kind
+    /// alone does not.
+    pub fn cause(self, error: &Error) -> String {
+        match error {
+            Error::InvalidCertificate(cause) if self == Self::Invalid || CertificateDefect::of(cause).is_some() => {
+                certificate_error_text(cause)
+            }
+            _ => self.to_string(),
+        }
+    }
+
     fn explanation(self) -> RejectionExplanation {
         match self {
             Self::UnknownCa => RejectionExplanation {
@@ -91,8 +103,8 @@ impl ClientCertificateRejection {
             Self::Invalid => RejectionExplanation {
                 label: "invalid",
                 sentence: "it cannot be verified",
-                remedy: "issue the client certificate again, as X.509 version 3 with a current signature algorithm; \
-                         legacy_certificates = true accepts version 1",
+                remedy: "issue the client certificate again without this defect; legacy_certificates = true accepts \
+                         X.509 version 1",
             },
         }
     }

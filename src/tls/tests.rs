@@ -479,6 +479,10 @@ async fn each_invalid_client_certificate_has_its_own_alert_and_label() {
         for outcome in outcomes {
             let failed = outcome.server.unwrap_err();
             assert_eq!(Rejection::of_tls(tls_error(&failed)), Some(rejection), "{failed:?}");
+            let cause = rejection.cause(tls_error(&failed));
+            let is_version_1 = rejection == Rejection::Invalid;
+            assert_eq!(cause == "it is an X.509 version 1 certificate", is_version_1, "{cause}");
+            assert!(is_version_1 || cause == rejection.to_string(), "{cause}");
             let received = outcome.client.unwrap_err();
             assert!(matches!(tls_error(&received), Error::AlertReceived(got) if *got == alert), "{received:?}");
         }

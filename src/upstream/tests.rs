@@ -678,3 +678,47 @@ async fn an_authentication_that_is_cut_off_is_no_user_failure() {
     check(&broken, "ping_failed", 6, "the connection was closed before the reply", "is a mongod or mongos");
     assert!(!broken.is_user_failure() && connector.has_user(), "the earlier result was lost");
 }
+
+#[tokio::test]
+async fn the_names_that_a_certificate_has_instead_are_described() {
+    let dns = |name: &str| rcgen::SanType::DnsName(name.try_into().unwrap());
+    let mail = || rcgen::SanType::Rfc822Name("dba@acme.example".try_into().unwrap());
+    for (names, reason, sentence, remedy) in [
+        (
+            vec![dns("127.0.0.1")],
+            "server_certificate_name_mismatch",
+            "it has the IP address 127.0.0.1 as a DNS name",
+            "subjectAltName=IP:127.0.0.1",
+        ),
+        (
+            vec![dns("mongo.example"), dns("127.0.0.1"), mail()],
+            "server_certificate_name_mismatch",
+            "it has the IP address 127.0.0.1 as a DNS name",
+            "verify = \"chain\"",
+        ),
+        (
+            vec![mail(), mail()],
+            "server_certificate_no_names",
+            "its subject alternative name has neither a DNS name nor an IP address, only: an e-mail address; so it is \
+             not for 127.0.0.1",
+            "subjectAltName=IP:127.0.0.1",
+        ),
+        (
+            vec![dns("mongo.example")],
+            "server_certificate_name_mismatch",
+            "it is for mongo.example, not for 127.0.0.1",
+            "server_name",
+        ),
+        (
+            Vec::new(),
+            "server_certificate_no_names",
+            "it has no subject alternative name, so it is not for 127.0.0.1",
+            "legacy_certificates = true",
+        ),
+    ] {
+        let setup = TestUpstream::new();
+        let server = setup.ca.issue_with("mongod", &[], |params| params.subject_alt_names = names);
+        let error = TestUpstream { server, ..setup }.fail().await;
+        check(&error, reason, 141, sentence, remedy);
+    }
+}

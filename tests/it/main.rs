@@ -64,6 +64,7 @@ mod send_proxy;
 mod slow;
 mod soak;
 mod srv;
+mod unsupported;
 mod warm;
 mod wire_own;
 mod wire_rows;

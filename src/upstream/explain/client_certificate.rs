@@ -7,7 +7,7 @@ use rustls::AlertDescription;
 use super::explanation::{AUTHENTICATION_FAILED, ConnectExplanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
 use crate::identity::{CertificateFacts, date_text};
-use crate::tls::{CertificateRequest, UpstreamTlsError};
+use crate::tls::{CertificateRequest, UpstreamTlsError, alert_text};
 use crate::upstream::own_commands::OwnCommandError;
 use crate::upstream::server_error_codes::USER_NOT_FOUND;
 
@@ -45,7 +45,7 @@ pub(super) fn explain_rejected_certificate(
 ) -> ConnectExplanation {
     let certificate = target.certificate.as_ref();
     let subject = certificate.map(|certificate| format!(" (subject {})", certificate.subject)).unwrap_or_default();
-    let alert = alert.map(|alert| format!(": alert {}", alert.as_str().unwrap_or("unknown"))).unwrap_or_default();
+    let alert = alert.map(|alert| format!(": alert {}", alert_text(alert))).unwrap_or_default();
     ConnectExplanation {
         label: "client_certificate_refused",
         client_code: SSL_HANDSHAKE_FAILED,

@@ -15,6 +15,7 @@ use super::explanation::{ConnectExplanation, HOST_UNREACHABLE, SSL_HANDSHAKE_FAI
 use super::server_certificate::explain_server_certificate;
 use super::target::Target;
 use crate::config::SendProxy;
+use crate::tls::connection_error_text;
 use crate::upstream::failure::{ConnectFailure, Phase};
 use crate::upstream::own_commands::OwnCommandError;
 
@@ -51,10 +52,11 @@ pub(in crate::upstream) fn explain(
         ConnectFailure::Handshake { cause } => ConnectExplanation {
             label: "handshake_failed",
             client_code: SSL_HANDSHAKE_FAILED,
-            sentence: format!("the TLS handshake with {peer} failed: {cause}"),
+            sentence: format!("the TLS handshake with {peer} failed: {}", connection_error_text(cause)),
             remedy: format!(
-                "check that both sides support a common TLS version ({}, and net.tls.disabledProtocols of mongod), and \
-                 check mongod's log",
+                "check that both sides support a common TLS version ({}, and net.tls.disabledProtocols of mongod), an \
+                 ECDHE cipher suite with AES-GCM or ChaCha20-Poly1305 (opensslCipherConfig), and the type of key in \
+                 mongod's certificate; mongate check names what mongod offers, and mongod's log has its reason",
                 target.key("tls.min_version")
             ),
         },
@@ -123,7 +125,8 @@ fn explain_not_tls(target: &Target, peer: &str, cause: &io::Error) -> ConnectExp
         },
         remedy: format!(
             "check {}, that mongod runs with net.tls.mode requireTLS (or preferTLS), that both sides support a common \
-             TLS version ({}, and net.tls.disabledProtocols), that mongod is not at its connection limit \
+             TLS version ({}, and net.tls.disabledProtocols), cipher suite and type of key (mongate check names what \
+             mongod offers), that mongod is not at its connection limit \
              (net.maxIncomingConnections), and {}",
             target.key("address"),
             target.key("tls.min_version"),

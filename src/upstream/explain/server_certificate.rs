@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::explanation::{ConnectExplanation, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
 use crate::identity::{CertificateFacts, Validity, date_text, printable};
-use crate::tls::{CertificateDefect, OcspDefect};
+use crate::tls::{OcspDefect, certificate_error_text};
 use crate::upstream::failure::ServerCertificateRejection as Rejection;
 
 pub(super) fn explain_server_certificate(
@@ -41,7 +41,15 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
         Rejection::NameMismatch => explain_name_mismatch(target, certificate),
         Rejection::NoNames => Reason {
             label: "server_certificate_no_names",
-            cause: format!("it has no subject alternative name, so it is not for {server_name}"),
+            cause: match certificate.map(|facts| facts.other_names.join(", ")).unwrap_or_default() {
+                none if none.is_empty() => {
+                    format!("it has no subject alternative name, so it is not for {server_name}")
+                }
+                others => format!(
+                    "its subject alternative name has neither a DNS name nor an IP address, only: {others}; so it is \
+                     not for {server_name}"
+                ),
+            },
             remedy: reissue_remedy(target),
         },
         Rejection::Version1 => Reason {
@@ -95,7 +103,7 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
         },
         Rejection::Invalid(cause) => Reason {
             label: "server_certificate_invalid",
-            cause: CertificateDefect::of(cause).map_or_else(|| cause.to_string(), ToString::to_string),
+            cause: certificate_error_text(cause),
             remedy: "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current \
                      signature algorithm)"
                 .to_owned(),
@@ -163,6 +171,16 @@ fn explain_unknown_issuer(target: &Target, certificate: Option<&CertificateFacts
 fn explain_name_mismatch(target: &Target, certificate: Option<&CertificateFacts>) -> Reason {
     let names = certificate.map(CertificateFacts::names).unwrap_or_default();
     let server_name = &target.server_name;
+    if certificate.is_some_and(|facts| has_address_as_dns_name(facts, server_name)) {
+        return Reason {
+            label: "server_certificate_name_mismatch",
+            cause: format!("it has the IP address {server_name} as a DNS name, which does not count as an address"),
+            remedy: format!(
+                "issue it again with {server_name} as an IP address: {}; verify = \"chain\" skips the name check",
+                openssl_command(server_name)
+            ),
+        };
+    }
     let first = names.first().map(ToString::to_string).unwrap_or_default();
     let remedy = if first.contains("://") {
         let key = target.key("tls.server_identities");
@@ -179,6 +197,13 @@ fn explain_name_mismatch(target: &Target, certificate: Option<&CertificateFacts>
         cause: format!("it is for {}, not for {server_name}", names.join(", ")),
         remedy,
     }
+}
+
+/// Whether `server_name` is an IP address that the certificate has as the text of a DNS name.
+fn has_address_as_dns_name(certificate: &CertificateFacts, server_name: &str) -> bool {
+    let address = |text: &str| text.parse::<IpAddr>().ok();
+    let wanted = address(server_name);
+    wanted.is_some() && certificate.dns_names.iter().any(|name| address(name) == wanted)
 }
 
 /// If the dates of the certificate itself are valid, the rejection is about the certificate of an issuer.
