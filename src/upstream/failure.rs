@@ -121,6 +121,13 @@ pub enum ServerCertificateRejection {
     Expired,
     /// The certificate, or that of an issuer, is not valid yet.
     NotYetValid,
+    /// The certificate of an issuer has expired, or is not valid yet.
+    IssuerDates {
+        /// That certificate.
+        issuer: Box<CertificateFacts>,
+        /// Whether it is a trust anchor; otherwise the server sent it, or it is an intermediate in `ca_file`.
+        is_trust_anchor: bool,
+    },
     /// The certificate, or that of an issuer, is revoked.
     Revoked,
     /// X.509 version 1 or 2, which has no subject alternative name.

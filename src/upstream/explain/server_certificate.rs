@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::explanation::{ConnectExplanation, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
-use crate::identity::{CertificateFacts, Validity, date_text, printable};
+use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
 use crate::tls::CertificateDefect;
 use crate::upstream::failure::ServerCertificateRejection as Rejection;
 
@@ -74,6 +74,7 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
             ),
         },
         Rejection::Expired | Rejection::NotYetValid => explain_dates(target, rejection, certificate),
+        Rejection::IssuerDates { issuer, is_trust_anchor } => explain_issuer_dates(target, issuer, *is_trust_anchor),
         Rejection::Revoked => Reason {
             label: "server_certificate_revoked",
             cause: "it, or the certificate of an issuer, is revoked".to_owned(),
@@ -105,8 +106,19 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
 fn explain_unknown_issuer(target: &Target, certificate: Option<&CertificateFacts>) -> Reason {
     let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
     let (ca_file, source) = (target.key("tls.ca_file"), &target.trust_anchors_source);
-    let is_known = certificate.is_some_and(|facts| target.trust_anchors.contains(&facts.issuer));
-    let (cause, remedy) = if is_known {
+    let is_among = |names: &[DistinguishedName]| certificate.is_some_and(|facts| names.contains(&facts.issuer));
+    let (cause, remedy) = if is_among(&target.intermediates) {
+        (
+            format!(
+                "it was issued by {issuer}, an intermediate CA in {source}, and no path leads from there to a trust \
+                 anchor"
+            ),
+            format!(
+                "add the certificate of the root CA to {ca_file} ({source}), or set {} = true to trust {issuer} itself",
+                target.key("tls.partial_chain")
+            ),
+        )
+    } else if is_among(&target.trust_anchors) {
         (
             format!("it names {issuer} as its issuer, but the trust anchor of that name did not sign it"),
             format!(
@@ -184,6 +196,31 @@ fn explain_dates(target: &Target, rejection: &Rejection, certificate: Option<&Ce
         )
     };
     Reason { label: "server_certificate_expired", cause, remedy }
+}
+
+fn explain_issuer_dates(target: &Target, issuer: &CertificateFacts, is_trust_anchor: bool) -> Reason {
+    let (subject, ca_file) = (&issuer.subject, target.key("tls.ca_file"));
+    let name = if is_trust_anchor {
+        format!("the CA certificate {subject} in {} ({ca_file})", target.trust_anchors_source)
+    } else {
+        format!("the certificate of its issuer {subject}")
+    };
+    if issuer.validity(SystemTime::now()) == Validity::NotYet {
+        return Reason {
+            label: "server_certificate_not_yet_valid",
+            cause: format!("{name} is not valid before {}", date_text(issuer.not_before)),
+            remedy: "check the clocks of this host and of the CA".to_owned(),
+        };
+    }
+    Reason {
+        label: "server_certificate_expired",
+        cause: format!("{name} expired on {}", date_text(issuer.not_after)),
+        remedy: format!(
+            "renew the CA certificate; with the same key and name, the certificates that it signed stay valid. Then \
+             update {ca_file} ({}) and mongod's files; mongate reloads them without a restart",
+            target.trust_anchors_source
+        ),
+    }
 }
 
 fn reissue_remedy(target: &Target) -> String {
