@@ -162,3 +162,37 @@ fn of_policy(in_force: &PolicyInForce, reload: &ReloadStatus) -> ConditionState 
         Some(problem) => ConditionState::Warns(format!("{policy}; reload failed: {problem}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::CertificateFacts;
+    use crate::tls::test_pki::CertificateAuthority;
+
+    #[test]
+    fn trust_anchors_are_reported_when_the_last_one_has_expired() {
+        let ca = |name: &str, year: i32| {
+            let dated = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            CertificateFacts::from_der(CertificateAuthority::new_with(name, dated).der()).unwrap()
+        };
+        let report = |trust_anchors: &[CertificateFacts]| {
+            let set = CertificateSetFacts {
+                trust_anchors: trust_anchors.to_vec(),
+                trust_anchors_location: "listener.mesh.tls.ca_file: ca.pem".to_owned(),
+                ..CertificateSetFacts::default()
+            };
+            expired_trust_anchors(&set, SystemTime::now())
+        };
+        let (old, older, new) = (ca("Old CA", 2021), ca("Older CA", 2020), ca("New CA", 2090));
+        assert_eq!(report(&[old.clone(), new]), None);
+        assert_eq!(report(&[]), None);
+        assert_eq!(
+            report(&[older, old]).as_deref(),
+            Some(
+                "no client certificate is accepted: the CA certificate CN=Old CA,O=Acme, as the last one, expired on \
+                 2021-01-01 00:00:00 UTC (listener.mesh.tls.ca_file: ca.pem); put the renewed CA certificate into that \
+                 file"
+            )
+        );
+    }
+}

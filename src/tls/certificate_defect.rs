@@ -73,7 +73,7 @@ pub enum CertificateDefect {
 }
 
 impl CertificateDefect {
-    /// The defect that `error` contains; `None` for an error of rustls or webpki.
+    /// The defect that `error` contains; `None` for an error of rustls.
     pub fn of(error: &CertificateError) -> Option<&Self> {
         match error {
             CertificateError::Other(OtherError(cause)) => cause.downcast_ref(),

@@ -134,7 +134,7 @@ pub enum ServerCertificateRejection {
     Version1,
     /// A CA certificate, which may not be used by a server.
     CaCertificate,
-    /// Another error of rustls or webpki.
+    /// Another error: a [`CertificateDefect`](crate::tls::CertificateDefect), or one of rustls.
     Invalid(CertificateError),
 }
 

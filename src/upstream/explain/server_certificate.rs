@@ -96,9 +96,7 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
         Rejection::Invalid(cause) => Reason {
             label: "server_certificate_invalid",
             cause: CertificateDefect::of(cause).map_or_else(|| cause.to_string(), ToString::to_string),
-            remedy: "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current \
-                     signature algorithm)"
-                .to_owned(),
+            remedy: invalid_remedy(CertificateDefect::of(cause)).to_owned(),
         },
     }
 }
@@ -196,6 +194,35 @@ fn explain_dates(target: &Target, rejection: &Rejection, certificate: Option<&Ce
         )
     };
     Reason { label: "server_certificate_expired", cause, remedy }
+}
+
+fn invalid_remedy(defect: Option<&CertificateDefect>) -> &'static str {
+    match defect {
+        Some(CertificateDefect::Signature { .. } | CertificateDefect::Key { .. }) => {
+            "issue the certificate again with RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519, and \
+             with SHA-256 or better"
+        }
+        Some(CertificateDefect::NameConstraint { .. }) => {
+            "issue the certificate with names that the CA permits, or the CA certificate with other name constraints; \
+             openssl x509 -text shows both"
+        }
+        Some(CertificateDefect::Policies) => {
+            "issue the certificate with a policy (certificatePolicies) that every CA of its chain has, or the CA \
+             certificate without requireExplicitPolicy; openssl x509 -text shows them"
+        }
+        Some(CertificateDefect::CriticalExtension { .. }) => {
+            "issue that certificate without the extension, or do not mark it as critical"
+        }
+        Some(CertificateDefect::KeyUsage) => "issue the certificate with keyUsage digitalSignature",
+        Some(CertificateDefect::Issuer(_)) => {
+            "use an issuer that is a CA (CA:TRUE, keyUsage keyCertSign), and that pathLenConstraint and extendedKeyUsage \
+             allow to issue certificates of servers"
+        }
+        _ => {
+            "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current signature \
+             algorithm)"
+        }
+    }
 }
 
 fn explain_issuer_dates(target: &Target, issuer: &CertificateFacts, is_trust_anchor: bool) -> Reason {
