@@ -18,9 +18,10 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::der::{INTEGER, SEQUENCE, values};
 use super::material_error::{Location, UnusableList};
 use super::path::CanonicalName;
-use super::signed_der::{Algorithms, INTEGER, SEQUENCE, SignedDer, values};
+use super::signed_der::{Algorithms, SignedDer};
 use crate::identity::{DistinguishedName, system_time};
 
 /// CRL signatures that are verified for one chain. No real server sends a chain that needs more.

@@ -12,7 +12,8 @@ use aws_lc_rs::signature::{
 };
 use rustls::SignatureScheme;
 
-use super::signed_der::{INTEGER, OBJECT_ID, SEQUENCE, SignatureProblem, only_value, values};
+use super::der::{INTEGER, OBJECT_ID, SEQUENCE, only_value, values};
+use super::signature_problem::SignatureProblem;
 
 /// `rsaEncryption`, 1.2.840.113549.1.1.1
 const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
-use super::super::signed_der::{DerValue, INTEGER, SEQUENCE, only_value, values};
+use super::super::der::{DerValue, INTEGER, SEQUENCE, only_value, values};
 use super::name::CanonicalName;
 
 /// Comparisons of a name with a constraint for one chain, whatever a peer sends.
