@@ -1,7 +1,7 @@
 //! Reads DER, value by value, without interpreting it.
 //!
-//! For what is compared byte for byte, and for extensions of certificates, which must be read strictly. x509-parser reads
-//! dates, names and keys.
+//! For what is compared byte for byte, and for extensions of certificates, which must be read strictly. x509-parser
+//! reads dates, names and keys.
 
 use x509_parser::asn1_rs::{Any, FromDer};
 

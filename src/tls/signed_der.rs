@@ -1,7 +1,8 @@
 //! The signed structure that certificates and revocation lists share: signed bytes, an algorithm and a signature.
 //!
-//! Splits DER only into the parts that are compared byte for byte. Signatures are verified with the algorithms of rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is
-//! rejected here as well. [`rsa_pss`] adds what rustls does not verify.
+//! Splits DER only into the parts that are compared byte for byte. Signatures are verified with the algorithms of
+//! rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is rejected here as well.
+//! [`rsa_pss`] adds what rustls does not verify.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 

@@ -13,8 +13,8 @@ use crate::mistakes::EXPIRE_CA;
 use crate::reports;
 use crate::reports::LOG_TIMEOUT;
 
-/// A root and an intermediate CA with critical policies and a name constraint for directory names, and signatures of the
-/// kind RSASSA-PSS with a salt of 20 bytes, as Microsoft's CA makes them.
+/// A root and an intermediate CA with critical policies and a name constraint for directory names, and signatures of
+/// the kind RSASSA-PSS with a salt of 20 bytes, as Microsoft's CA makes them.
 const PKI: &str = "
     pss='-sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:20'
     openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 365 $pss \

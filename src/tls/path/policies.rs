@@ -61,8 +61,8 @@ impl Level<'_> {
     }
 }
 
-/// Whether `path`, from the certificate below the trust anchor down to the leaf certificate, has a valid policy or needs
-/// none.
+/// Whether `path`, from the certificate below the trust anchor down to the leaf certificate, has a valid policy or
+/// needs none.
 pub(super) fn are_valid(path: &[PolicyStep<'_, '_>], initial: &InitialPolicies<'_>) -> bool {
     let length = u32::try_from(path.len()).unwrap_or(u32::MAX).saturating_add(1);
     let start = |is_set: bool| if is_set { 0 } else { length };

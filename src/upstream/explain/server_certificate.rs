@@ -199,8 +199,8 @@ fn explain_dates(target: &Target, rejection: &Rejection, certificate: Option<&Ce
 fn invalid_remedy(defect: Option<&CertificateDefect>) -> &'static str {
     match defect {
         Some(CertificateDefect::Signature { .. } | CertificateDefect::Key { .. }) => {
-            "issue the certificate again with RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519, and \
-             with SHA-256 or better"
+            "issue the certificate again with RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519, \
+             and with SHA-256 or better"
         }
         Some(CertificateDefect::NameConstraint { .. }) => {
             "issue the certificate with names that the CA permits, or the CA certificate with other name constraints; \
@@ -215,8 +215,8 @@ fn invalid_remedy(defect: Option<&CertificateDefect>) -> &'static str {
         }
         Some(CertificateDefect::KeyUsage) => "issue the certificate with keyUsage digitalSignature",
         Some(CertificateDefect::Issuer(_)) => {
-            "use an issuer that is a CA (CA:TRUE, keyUsage keyCertSign), and that pathLenConstraint and extendedKeyUsage \
-             allow to issue certificates of servers"
+            "use an issuer that is a CA (CA:TRUE, keyUsage keyCertSign), and that pathLenConstraint and \
+             extendedKeyUsage allow to issue certificates of servers"
         }
         _ => {
             "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current signature \
