@@ -1,7 +1,7 @@
 //! Reports when certificates in use expire: in metrics, and in log lines 30, 7 and 1 days before expiry and at expiry.
 //!
-//! Each log line is written once for each certificate. An expired certificate stays in use: mongod or the client
-//! decides whether to accept it.
+//! Each log line is written once for each certificate. An expired leaf certificate stays in use: mongod or the client
+//! decides whether to accept it. An expired CA certificate accepts no certificate.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -61,12 +61,13 @@ impl ExpiryMonitor {
         let mut in_use = HashMap::new();
         for owner in &self.owners {
             let set = owner.set();
-            for (role, certificates) in owner.roles().into_iter().zip([&set.own, &set.trust_anchors]) {
+            let contents = [(&set.own, &set.own_location), (&set.trust_anchors, &set.trust_anchors_location)];
+            for (role, (certificates, location)) in owner.roles().into_iter().zip(contents) {
                 set_metric(role, owner.name(), certificates);
                 for facts in certificates {
                     let key = CertificateKey::of(role, owner.name(), facts);
                     if let Some(left) = passed_threshold(facts.not_after, checked.get(&key).copied(), now) {
-                        log(owner, role, facts, left, now);
+                        log(owner, role, (facts, location), left, now);
                     }
                     in_use.insert(key, now);
                 }
@@ -133,19 +134,36 @@ fn set_metric(role: CertificateRole, name: &str, certificates: &[CertificateFact
     set_certificate_expiry(role, name, i64::try_from(age.as_secs()).unwrap_or_default());
 }
 
-fn log(owner: &CertificateOwner, role: CertificateRole, facts: &CertificateFacts, left: TimeLeft, now: SystemTime) {
+fn log(
+    owner: &CertificateOwner,
+    role: CertificateRole,
+    (facts, location): (&CertificateFacts, &str),
+    left: TimeLeft,
+    now: SystemTime,
+) {
     let (upstream, listener, role) = (owner.upstream(), owner.listener(), role.label());
     let subject = printable(facts.subject.as_str());
     let (serial, not_after) = (&facts.serial, date_text(facts.not_after));
     let remedy = "replace it in its file with a renewed certificate; the gateway reloads it without a restart";
     if left == TimeLeft::Expired {
-        tracing::error!(upstream, listener, role, subject, serial, not_after, remedy, "{CERTIFICATE_EXPIRED}");
+        tracing::error!(
+            upstream,
+            listener,
+            role,
+            location,
+            subject,
+            serial,
+            not_after,
+            remedy,
+            "{CERTIFICATE_EXPIRED}"
+        );
     } else {
         let days_left = facts.not_after.duration_since(now).unwrap_or_default().as_secs() / DAY.as_secs();
         tracing::warn!(
             upstream,
             listener,
             role,
+            location,
             subject,
             serial,
             not_after,

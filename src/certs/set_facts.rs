@@ -10,8 +10,12 @@ use crate::tls::{ListenerTls, RevocationList, UpstreamTls};
 pub struct CertificateSetFacts {
     /// The leaf certificate, then its chain. Empty only if the first set has not arrived yet.
     pub own: Vec<CertificateFacts>,
+    /// Where they were read from: configuration key and file.
+    pub own_location: String,
     /// The trust anchors for the certificates of the other side.
     pub trust_anchors: Vec<CertificateFacts>,
+    /// Where the trust anchors were read from: configuration key and file.
+    pub trust_anchors_location: String,
     /// The revocation lists of their CAs.
     pub crls: Vec<CrlFacts>,
 }
@@ -33,7 +37,9 @@ impl From<&UpstreamTls> for CertificateSetFacts {
     fn from(tls: &UpstreamTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
+            own_location: tls.credentials.location.to_string(),
             trust_anchors: tls.trust_anchors.certificates.clone(),
+            trust_anchors_location: tls.trust_anchors.location.to_string(),
             crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
         }
     }
@@ -43,7 +49,9 @@ impl From<&ListenerTls> for CertificateSetFacts {
     fn from(tls: &ListenerTls) -> Self {
         Self {
             own: tls.credentials.certificates().cloned().collect(),
+            own_location: tls.credentials.location.to_string(),
             trust_anchors: tls.trust_anchors.certificates.clone(),
+            trust_anchors_location: tls.trust_anchors.location.to_string(),
             crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
         }
     }

@@ -142,10 +142,25 @@ impl WatchedSet {
     }
 }
 
-/// A certificate that is not valid at this time must not replace one that is.
+/// A certificate that is not valid at this time must not replace one that is, nor trust anchors of which none is valid
+/// others.
 fn not_valid_now(new: &CertificateSetFacts, in_use: &CertificateSetFacts, clock: SystemTime) -> Option<LoadFailure> {
-    let (new, in_use) = (new.own.first()?, in_use.own.first()?);
     let is_valid = |facts: &CertificateFacts| (facts.not_before..=facts.not_after).contains(&clock);
+    let has_valid = |set: &CertificateSetFacts| set.trust_anchors.iter().any(is_valid);
+    if !has_valid(new) && has_valid(in_use) {
+        let anchors = new.trust_anchors.iter();
+        let dates = |facts: &CertificateFacts| {
+            let (start, end) = (date_text(facts.not_before), date_text(facts.not_after));
+            format!("{} is valid from {start} to {end}", facts.subject)
+        };
+        let sentence = format!(
+            "none of the new CA certificates is valid now: {} ({})",
+            anchors.map(dates).collect::<Vec<_>>().join(", "),
+            new.trust_anchors_location
+        );
+        return Some(LoadFailure { sentence, remedy: "replace them with current CA certificates".to_owned() });
+    }
+    let (new, in_use) = (new.own.first()?, in_use.own.first()?);
     if is_valid(new) || !is_valid(in_use) {
         return None;
     }

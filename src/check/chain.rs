@@ -31,7 +31,7 @@ impl<'a> Chain<'a> {
         let mut chain = Self { links: vec![(certificate, "")], missing: None };
         let mut current = certificate;
         // Names can form a circle, so the number of steps is limited.
-        for _ in 0..sources.sent.len() + sources.anchor_certificates().len() {
+        for _ in 0..sources.sent.len() + sources.anchor_certificates().len() + sources.intermediates().len() {
             if current.is_self_issued() {
                 return chain;
             }
@@ -65,13 +65,18 @@ impl<'a> IssuerSources<'a> {
         self.trust_anchors.map(|trust_anchors| trust_anchors.certificates.as_slice()).unwrap_or_default()
     }
 
+    fn intermediates(&self) -> &'a [CertificateFacts] {
+        self.trust_anchors.map(|trust_anchors| trust_anchors.intermediates.as_slice()).unwrap_or_default()
+    }
+
     /// Searches the trust anchors first: a chain can end at a trust anchor, whatever else was sent.
     fn issuer_of(&self, certificate: &CertificateFacts) -> Option<(&'a CertificateFacts, &'static str)> {
         let named = |facts: &&CertificateFacts| facts.subject == certificate.issuer;
         let is_file = self.trust_anchors.is_some_and(|trust_anchors| trust_anchors.location.file.is_some());
         let found_in = if is_file { "from ca_file" } else { "from the SPIFFE agent" };
         let anchor = self.anchor_certificates().iter().find(named).map(|facts| (facts, found_in));
-        anchor.or_else(|| self.sent.iter().find(named).map(|facts| (facts, self.sent_as)))
+        let sent = || self.sent.iter().find(named).map(|facts| (facts, self.sent_as));
+        anchor.or_else(sent).or_else(|| self.intermediates().iter().find(named).map(|facts| (facts, found_in)))
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::listeners::Listeners;
 use crate::admin::GaugeSource;
-use crate::certs::{CertificateOwner, CertificateSupervisor};
+use crate::certs::{CertificateOwner, CertificateSetFacts, CertificateSupervisor};
 use crate::cluster::{Upstream, is_up, upstream_condition};
+use crate::config::ListenerMode;
 use crate::connection::{PolicyInForce, Route};
 use crate::identity::date_text;
 use crate::lifecycle::overload::Overload;
@@ -124,6 +125,11 @@ fn of_listener(
         let end = date_text(expired.not_after);
         return ConditionState::Fails(format!("its certificate expired on {end}; renew certificate_file"));
     }
+    let anchors = owner.and_then(|owner| expired_trust_anchors(&owner.set(), now));
+    if let Some(expired) = anchors.as_ref().filter(|_| route.admission.mode() == ListenerMode::Strict) {
+        // Every client needs a certificate, and none is accepted.
+        return ConditionState::Fails(expired.clone());
+    }
     if route.policy.denies_everything() {
         let name = route.listener();
         return ConditionState::Fails(format!(
@@ -136,8 +142,19 @@ fn of_listener(
         format!("all of its {} connections have been in use for {time} (max_connections)", limit.max())
     });
     let reload = reload.and_then(ReloadStatus::problem).map(|problem| format!("certificate reload failed: {problem}"));
-    let problems: Vec<String> = reload.into_iter().chain(full).collect();
+    let problems: Vec<String> = reload.into_iter().chain(anchors).chain(full).collect();
     if problems.is_empty() { ConditionState::Holds(String::new()) } else { ConditionState::Warns(problems.join("; ")) }
+}
+
+/// A sentence about the trust anchors, if none of them is valid: no certificate of a client is accepted.
+fn expired_trust_anchors(set: &CertificateSetFacts, now: SystemTime) -> Option<String> {
+    let last = set.trust_anchors.iter().max_by_key(|facts| facts.not_after).filter(|last| last.not_after < now)?;
+    let (subject, end, location) = (&last.subject, date_text(last.not_after), &set.trust_anchors_location);
+    let all = if set.trust_anchors.len() > 1 { ", as the last one," } else { "" };
+    Some(format!(
+        "no client certificate is accepted: the CA certificate {subject}{all} expired on {end} ({location}); put the \
+         renewed CA certificate into that file"
+    ))
 }
 
 /// After a failed reload the previous policy is in force, so this condition never fails.
@@ -150,5 +167,39 @@ fn of_policy(in_force: &PolicyInForce, reload: &ReloadStatus) -> ConditionState 
     match reload.problem() {
         None => ConditionState::Holds(policy),
         Some(problem) => ConditionState::Warns(format!("{policy}; reload failed: {problem}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::CertificateFacts;
+    use crate::tls::test_pki::CertificateAuthority;
+
+    #[test]
+    fn trust_anchors_are_reported_when_the_last_one_has_expired() {
+        let ca = |name: &str, year: i32| {
+            let dated = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            CertificateFacts::from_der(CertificateAuthority::new_with(name, dated).der()).unwrap()
+        };
+        let report = |trust_anchors: &[CertificateFacts]| {
+            let set = CertificateSetFacts {
+                trust_anchors: trust_anchors.to_vec(),
+                trust_anchors_location: "listener.mesh.tls.ca_file: ca.pem".to_owned(),
+                ..CertificateSetFacts::default()
+            };
+            expired_trust_anchors(&set, SystemTime::now())
+        };
+        let (old, older, new) = (ca("Old CA", 2021), ca("Older CA", 2020), ca("New CA", 2090));
+        assert_eq!(report(&[old.clone(), new]), None);
+        assert_eq!(report(&[]), None);
+        assert_eq!(
+            report(&[older, old]).as_deref(),
+            Some(
+                "no client certificate is accepted: the CA certificate CN=Old CA,O=Acme, as the last one, expired on \
+                 2021-01-01 00:00:00 UTC (listener.mesh.tls.ca_file: ca.pem); put the renewed CA certificate into that \
+                 file"
+            )
+        );
     }
 }

@@ -3,6 +3,7 @@
 //! Whether an algorithm is accepted is decided by the TLS verifiers.
 
 use x509_parser::asn1_rs::Oid;
+use x509_parser::signature_algorithm::RsaSsaPssParams;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 /// OIDs of key algorithms.
@@ -64,6 +65,14 @@ const SIGNATURES: &[(&str, &str)] = &[
     (ED448, "Ed448"),
 ];
 
+const DIGESTS: &[(&str, &str)] = &[
+    ("1.3.14.3.2.26", "SHA-1"),
+    ("2.16.840.1.101.3.4.2.4", "SHA-224"),
+    ("2.16.840.1.101.3.4.2.1", "SHA-256"),
+    ("2.16.840.1.101.3.4.2.2", "SHA-384"),
+    ("2.16.840.1.101.3.4.2.3", "SHA-512"),
+];
+
 /// `RSA 2048`, `ECDSA P-256`, `Ed25519`; the OID of an unknown algorithm.
 pub(crate) fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
     match key.algorithm.algorithm.to_id_string().as_str() {
@@ -82,7 +91,12 @@ pub(crate) fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
 
 /// `RSA and SHA-256`; the OID of an unknown algorithm.
 pub(crate) fn signature_text(algorithm: &AlgorithmIdentifier<'_>) -> String {
-    named(&algorithm.algorithm, SIGNATURES)
+    let name = named(&algorithm.algorithm, SIGNATURES);
+    let parameters = algorithm.parameters.as_ref().filter(|_| name == "RSA-PSS");
+    match parameters.and_then(|parameters| RsaSsaPssParams::try_from(parameters).ok()) {
+        Some(parameters) => format!("{name} and {}", named(parameters.hash_algorithm_oid(), DIGESTS)),
+        None => name,
+    }
 }
 
 fn curve_text(algorithm: &AlgorithmIdentifier<'_>) -> String {

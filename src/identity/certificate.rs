@@ -67,8 +67,8 @@ impl CertificateFacts {
     /// Parses a certificate in DER of at most 64 KiB.
     ///
     /// Unreadable names are an error: otherwise a client could hide its SPIFFE ID and be identified by something else.
-    /// Any other unreadable extension counts as absent, because rustls rejects such a certificate where the extension
-    /// matters.
+    /// Any other unreadable extension counts as absent, because path validation rejects such a certificate
+    /// where the extension matters.
     pub fn from_der(der: &[u8]) -> Result<Self, MalformedCertificate> {
         if der.len() > CERTIFICATE_BYTES_MAX {
             return Err(MalformedCertificate);

@@ -1,6 +1,7 @@
 //! Identities: the facts of certificates, SPIFFE IDs and subjects, and the principal of a client.
 //!
-//! Pure: takes bytes and facts, returns facts and decisions. Whether a certificate is trusted is decided by rustls.
+//! Pure: takes bytes and facts, returns facts and decisions. Whether a certificate is trusted is decided by the module
+//! `tls`.
 
 mod algorithms;
 mod certificate;

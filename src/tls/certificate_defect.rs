@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 
-use super::ocsp::OcspDefect;
+use super::ocsp::defect::OcspDefect;
 use crate::identity::DistinguishedName;
 
 /// What [`CertificateError::Other`] contains when a check of the gateway itself rejects a certificate.
@@ -77,7 +77,7 @@ pub enum CertificateDefect {
 }
 
 impl CertificateDefect {
-    /// The defect that `error` contains; `None` for an error of rustls or webpki.
+    /// The defect that `error` contains; `None` for an error of rustls.
     pub fn of(error: &CertificateError) -> Option<&Self> {
         match error {
             CertificateError::Other(OtherError(cause)) => cause.downcast_ref(),

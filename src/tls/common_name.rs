@@ -38,7 +38,7 @@ pub(super) fn matches(der: &[u8], server_name: &str) -> bool {
 /// Matches `name`, a valid DNS name, like a DNS name of a SAN: without regard to case, and `*` matches the whole first
 /// label if at least two labels follow.
 ///
-/// Spec: RFC 6125 § 6.4.3, as strict as webpki.
+/// Spec: RFC 6125 § 6.4.3, and as strict as webpki, the verifier of rustls.
 pub(super) fn matches_dns_name(pattern: &str, name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let (pattern, name) = match pattern.strip_prefix("*.") {

@@ -2,8 +2,9 @@
 //!
 //! A certificate is revoked if a CRL of its issuer, signed with the issuer's key, contains its serial number. A CRL
 //! counts even after its next update is due, and a certificate without a CRL passes: the operator provides the CRLs
-//! that exist. webpki's own check cannot be used: it accepts one CRL per issuer, no CRL of version 1 (the default of
-//! `openssl ca -gencrl`), and no certificate of version 1. Names are compared as on the path of a certificate.
+//! that exist. The check of webpki, the verifier of rustls, cannot be used: it accepts one CRL per issuer, no CRL of
+//! version 1 (the default of `openssl ca -gencrl`), and no certificate of version 1. Names are compared as in path
+//! validation.
 //!
 //! Delta CRLs and indirect CRLs are rejected.
 
@@ -17,9 +18,10 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::der::{INTEGER, SEQUENCE, values};
 use super::material_error::{Location, UnusableList};
 use super::path::CanonicalName;
-use super::signed_der::{Algorithms, INTEGER, SEQUENCE, SignedDer, values};
+use super::signed_der::{Algorithms, SignedDer};
 use crate::identity::{DistinguishedName, system_time};
 
 /// CRL signatures that are verified for one chain. No real server sends a chain that needs more.

@@ -12,7 +12,8 @@ use aws_lc_rs::signature::{
 };
 use rustls::SignatureScheme;
 
-use super::signed_der::{INTEGER, OBJECT_ID, SEQUENCE, SignatureProblem, only_value, values};
+use super::der::{INTEGER, OBJECT_ID, SEQUENCE, only_value, values};
+use super::signature_problem::SignatureProblem;
 
 /// `rsaEncryption`, 1.2.840.113549.1.1.1
 const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
@@ -168,4 +169,95 @@ fn verify_with(
     let verification =
         parameters.digest.verification().with_pss_salt_length(RsaPssSaltLength::Custom(parameters.salt_bytes));
     verification.verify_sig(key, message, signature).map_err(|_| SignatureProblem::Invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use aws_lc_rs::signature::{KeyPair as _, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaSignatureEncoding};
+
+    use super::*;
+    use crate::tls::test_pki::der_value;
+
+    fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+        der_value(SEQUENCE, &parts.concat())
+    }
+
+    fn digest(last: u8) -> Vec<u8> {
+        sequence(&[&[OBJECT_ID, 9], SHA2, &[last, 5, 0]])
+    }
+
+    fn mask(digest: &[u8]) -> Vec<u8> {
+        sequence(&[&[OBJECT_ID, 9], MGF1, digest])
+    }
+
+    /// The content of an `AlgorithmIdentifier`.
+    fn identifier(id: &[u8], parameters: &[u8]) -> Vec<u8> {
+        [&[OBJECT_ID, 9], id, parameters].concat()
+    }
+
+    fn parameters(hash: &[u8], mask_hash: &[u8], more: &[u8]) -> Vec<u8> {
+        sequence(&[&der_value(0xa0, hash), &der_value(0xa1, &mask(mask_hash)), more])
+    }
+
+    #[test]
+    fn parameters_are_read_strictly() {
+        let (sha256, sha512) = (digest(1), digest(3));
+        let salt = [0xa2, 3, INTEGER, 1, 32];
+        let read = |der: &[u8]| Parameters::from_der(der);
+        let expected = |salt_bytes| Some(Parameters { digest: Digest::Sha256, salt_bytes });
+        assert_eq!(read(&parameters(&sha256, &sha256, &salt)), expected(32));
+        // 20 bytes are the default of the salt.
+        assert_eq!(read(&parameters(&sha256, &sha256, &[])), expected(20));
+        assert_eq!(read(&parameters(&sha256, &sha256, &[0xa2, 4, INTEGER, 2, 0, 222])), expected(222));
+        assert_eq!(read(&parameters(&sha256, &sha256, &[0xa3, 3, INTEGER, 1, 1])), expected(20));
+        let sha1 = sequence(&[&[OBJECT_ID, 5, 0x2b, 0x0e, 3, 2, 0x1a, 5, 0]]);
+        for (case, der) in [
+            ("all defaults: SHA-1", sequence(&[])),
+            ("SHA-1", parameters(&sha1, &sha1, &salt)),
+            ("another digest for the mask", parameters(&sha256, &sha512, &salt)),
+            ("a trailer of another value", parameters(&sha256, &sha256, &[0xa3, 3, INTEGER, 1, 2])),
+            ("a negative salt", parameters(&sha256, &sha256, &[0xa2, 3, INTEGER, 1, 0xff])),
+            ("a field twice", parameters(&sha256, &sha256, &[salt, salt].concat())),
+            ("an unknown field", parameters(&sha256, &sha256, &[0xa4, 3, INTEGER, 1, 1])),
+            ("bytes after it", [parameters(&sha256, &sha256, &salt), vec![0]].concat()),
+        ] {
+            assert_eq!(read(&der), None, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_is_signed_with_the_scheme_of_the_key() {
+        let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
+        let sign = |encoding: &'static RsaSignatureEncoding| {
+            let mut signature = vec![0; key.public_modulus_len()];
+            key.sign(encoding, &SystemRandom::new(), b"transcript", &mut signature).unwrap();
+            signature
+        };
+        let bits = key.public_key().as_ref();
+        let signatures = [sign(&RSA_PSS_SHA256), sign(&RSA_PSS_SHA384), sign(&RSA_PSS_SHA512)];
+        let free = identifier(RSASSA_PSS, &[]);
+        for (scheme, by) in PSS_KEY_SCHEMES.into_iter().zip(0..) {
+            for (signed, signature) in signatures.iter().enumerate() {
+                let verified = verify_handshake(scheme, &free, bits, b"transcript", signature).is_ok();
+                assert_eq!(verified, signed == by, "{scheme:?}");
+                assert!(verify_handshake(scheme, &free, bits, b"other", signature).is_err());
+            }
+        }
+        let [sha256, ..] = PSS_KEY_SCHEMES;
+        let restricted = |last: u8, salt: u8| {
+            let parameters = parameters(&digest(last), &digest(last), &[0xa2, 3, INTEGER, 1, salt]);
+            let kind = identifier(RSASSA_PSS, &parameters);
+            verify_handshake(sha256, &kind, bits, b"transcript", &signatures[0])
+        };
+        assert_eq!(restricted(1, 32), Ok(()));
+        assert_eq!(restricted(1, 33), Err(SignatureProblem::Invalid));
+        assert_eq!(restricted(2, 32), Err(SignatureProblem::Invalid));
+        let other = verify_handshake(SignatureScheme::ED25519, &free, bits, b"transcript", &signatures[0]);
+        assert_eq!(other, Err(SignatureProblem::Algorithm));
+        let ec = identifier(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 0, 0], &[]);
+        let other = verify_handshake(sha256, &ec, bits, b"transcript", &signatures[0]);
+        assert_eq!(other, Err(SignatureProblem::Key));
+    }
 }

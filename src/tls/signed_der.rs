@@ -1,64 +1,17 @@
 //! The signed structure that certificates and revocation lists share: signed bytes, an algorithm and a signature.
 //!
-//! Splits DER only into the parts that are compared byte for byte; x509-parser reads dates and names. Signatures are
-//! verified with the algorithms of rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is
-//! rejected here as well. [`rsa_pss`] adds what rustls does not verify.
+//! Splits DER only into the parts that are compared byte for byte. Signatures are verified with the algorithms of
+//! rustls, so an algorithm that is too weak for rustls (MD5, SHA-1, small RSA keys) is rejected here as well.
+//! [`rsa_pss`] adds what rustls does not verify.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
-use x509_parser::asn1_rs::{Any, FromDer};
 
+use super::der::{BIT_STRING, DerValue, SEQUENCE, sequence, values, whole_bytes};
 use super::rsa_pss;
+use super::signature_problem::SignatureProblem;
 
 /// The accepted signature algorithms.
 pub(super) type Algorithms<'a> = &'a [&'a dyn SignatureVerificationAlgorithm];
-
-/// One DER value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DerValue<'a> {
-    /// Its first byte, the tag.
-    pub(super) tag: u8,
-    /// The bytes after the header.
-    pub(super) content: &'a [u8],
-    /// The bytes with the header.
-    pub(super) whole: &'a [u8],
-}
-
-pub(super) const BOOLEAN: u8 = 0x01;
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const BIT_STRING: u8 = 0x03;
-pub(super) const OBJECT_ID: u8 = 0x06;
-pub(super) const SEQUENCE: u8 = 0x30;
-
-/// The consecutive DER values in `content`. Malformed DER yields `None` and ends the iteration.
-pub(super) fn values(mut content: &[u8]) -> impl Iterator<Item = Option<DerValue<'_>>> {
-    std::iter::from_fn(move || {
-        let tag = *content.first()?;
-        let Some((value, rest)) = first_value(content, tag) else {
-            content = &[];
-            return Some(None);
-        };
-        content = rest;
-        Some(Some(value))
-    })
-}
-
-fn first_value(input: &[u8], tag: u8) -> Option<(DerValue<'_>, &[u8])> {
-    let (rest, any) = Any::from_der(input).ok()?;
-    let whole = input.get(..input.len().checked_sub(rest.len())?)?;
-    Some((DerValue { tag, content: any.data, whole }, rest))
-}
-
-/// The content of `der`, if it is one value with this tag and nothing else.
-pub(super) fn only_value(der: &[u8], tag: u8) -> Option<&[u8]> {
-    match first_value(der, *der.first()?)? {
-        (value, []) if value.tag == tag => Some(value.content),
-        _ => None,
-    }
-}
-
-fn sequence(der: &[u8]) -> Option<&[u8]> {
-    only_value(der, SEQUENCE)
-}
 
 /// A certificate or a revocation list, split into its parts.
 #[derive(Debug)]
@@ -113,17 +66,6 @@ impl<'a> SignedDer<'a> {
     }
 }
 
-/// Why a signature is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SignatureProblem {
-    /// The key did not make the signature, or the key is too short.
-    Invalid,
-    /// The signature algorithm is not supported.
-    Algorithm,
-    /// The type of the key is not supported, or does not fit the algorithm.
-    Key,
-}
-
 /// Verifies that `public_key`, a DER `SubjectPublicKeyInfo`, made `signature` over `message` with one of `algorithms`
 /// that fits the type of the key.
 pub(super) fn verify_signature<'a>(
@@ -150,14 +92,6 @@ pub(super) fn key_parts(public_key: &[u8]) -> Option<(&[u8], &[u8])> {
         (kind @ DerValue { tag: SEQUENCE, .. }, bits @ DerValue { tag: BIT_STRING, .. }, None) => {
             Some((kind.content, whole_bytes(bits)?))
         }
-        _ => None,
-    }
-}
-
-/// The bytes of a bit string, if it has no unused bits.
-fn whole_bytes(bits: DerValue<'_>) -> Option<&[u8]> {
-    match bits.content.split_first()? {
-        (0, bytes) => Some(bytes),
         _ => None,
     }
 }

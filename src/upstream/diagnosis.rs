@@ -1,7 +1,9 @@
 //! Determines why a TLS handshake or the first command failed, from the errors of sockets and rustls.
 
 use std::io;
+use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
 use super::failure::{ConnectFailure, ServerCertificateRejection};
@@ -13,8 +15,10 @@ use crate::tls::{CertificateDefect, UpstreamTls};
 pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> ConnectFailure {
     match tls_error(&cause) {
         Some(TlsError::InvalidCertificate(error)) => {
-            let certificate = tls.last_handshake.take_rejected().into_iter().next();
-            let rejection = rejection_of(error.clone(), certificate.as_ref());
+            let chain = tls.last_handshake.take_rejected();
+            let by_issuer = issuer_dates(error, &chain, tls);
+            let certificate = chain.into_iter().next();
+            let rejection = by_issuer.unwrap_or_else(|| rejection_of(error.clone(), certificate.as_ref()));
             ConnectFailure::ServerCertificate { rejection, certificate: certificate.map(Box::new) }
         }
         Some(TlsError::InvalidMessage(_)) => ConnectFailure::NotTls { cause },
@@ -65,6 +69,30 @@ fn rejection_of(cause: CertificateError, certificate: Option<&CertificateFacts>)
         CertificateError::Revoked => Rejection::Revoked,
         other => Rejection::Invalid(other),
     }
+}
+
+/// The issuer whose dates caused `error`; `None` for another error, and if the dates are those of the leaf certificate.
+///
+/// The error contains the date, which finds the certificate.
+fn issuer_dates(
+    error: &CertificateError,
+    chain: &[CertificateFacts],
+    tls: &UpstreamTls,
+) -> Option<ServerCertificateRejection> {
+    let time = |time: &UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    let is_blamed = |facts: &CertificateFacts| match error {
+        CertificateError::ExpiredContext { not_after, .. } => facts.not_after == time(not_after),
+        CertificateError::NotValidYetContext { not_before, .. } => facts.not_before == time(not_before),
+        _ => false,
+    };
+    let (leaf, sent) = chain.split_first()?;
+    if is_blamed(leaf) {
+        return None;
+    }
+    let anchors = tls.trust_anchors.certificates.iter().map(|facts| (facts, true));
+    let others = sent.iter().chain(&tls.trust_anchors.intermediates).map(|facts| (facts, false));
+    let (issuer, is_trust_anchor) = anchors.chain(others).find(|(facts, _)| is_blamed(facts))?;
+    Some(ServerCertificateRejection::IssuerDates { issuer: Box::new(issuer.clone()), is_trust_anchor })
 }
 
 fn tls_error(cause: &io::Error) -> Option<&TlsError> {

@@ -121,6 +121,13 @@ pub enum ServerCertificateRejection {
     Expired,
     /// The certificate, or that of an issuer, is not valid yet.
     NotYetValid,
+    /// The certificate of an issuer has expired, or is not valid yet.
+    IssuerDates {
+        /// That certificate.
+        issuer: Box<CertificateFacts>,
+        /// Whether it is a trust anchor; otherwise the server sent it, or it is an intermediate in `ca_file`.
+        is_trust_anchor: bool,
+    },
     /// The certificate, or that of an issuer, is revoked.
     Revoked,
     /// The stapled OCSP response, or the absence of one.
@@ -129,7 +136,7 @@ pub enum ServerCertificateRejection {
     Version1,
     /// A CA certificate, which may not be used by a server.
     CaCertificate,
-    /// Another error of rustls or webpki.
+    /// Another error: a [`CertificateDefect`](crate::tls::CertificateDefect), or one of rustls.
     Invalid(CertificateError),
 }
 

@@ -11,6 +11,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod certificate_chains;
 mod command_line;
 mod crowds;
 mod doors;

@@ -156,7 +156,7 @@ const MISTAKES: [Mistake; 14] = [
 ];
 
 /// The CA certificate with the same key and name, but dates in the past. `openssl x509` cannot set such dates.
-const EXPIRE_CA: &str = "
+pub const EXPIRE_CA: &str = "
     : > index.txt
     printf '%s\n' '[ca]' 'default_ca=d' '[d]' 'database=index.txt' 'new_certs_dir=.' 'default_md=sha256' 'policy=p' \
         'preserve=yes' 'rand_serial=yes' 'x509_extensions=e' '[p]' 'countryName=optional' \

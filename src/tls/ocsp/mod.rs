@@ -3,7 +3,7 @@
 //! Spec: RFC 6960, RFC 6961 § 2.1 and RFC 7633 (a certificate that requires a staple). The gateway never asks a
 //! responder itself.
 
-mod defect;
+pub(super) mod defect;
 mod response;
 mod signer;
 #[cfg(test)]
@@ -22,7 +22,8 @@ pub use defect::{OcspDefect, ResponderError, SignerDefect};
 use response::{BasicResponse, CertificateId, CertificateStatus, SingleResponse};
 use signer::verify_signer;
 
-use super::signed_der::{Algorithms, INTEGER, SEQUENCE, values};
+use super::der::{INTEGER, SEQUENCE, values};
+use super::signed_der::Algorithms;
 
 /// How far the clocks of the responder and of this host may differ.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);

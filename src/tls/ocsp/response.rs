@@ -10,7 +10,8 @@ use x509_parser::time::ASN1Time;
 
 use super::defect::{OcspDefect, ResponderError};
 use crate::identity::system_time;
-use crate::tls::signed_der::{BIT_STRING, DerValue, INTEGER, SEQUENCE, SignedDer, values};
+use crate::tls::der::{BIT_STRING, DerValue, INTEGER, SEQUENCE, values};
+use crate::tls::signed_der::SignedDer;
 
 /// The longest response in bytes. Real ones have one to three KiB, most of it the responder's certificate.
 const RESPONSE_BYTES_MAX: usize = 32 * 1024;

@@ -27,7 +27,7 @@ pub(super) struct Chain {
     sent: Vec<CertificateDer<'static>>,
     trusted: Vec<CertificateDer<'static>>,
     purpose: CertificatePurpose,
-    partial_chain: bool,
+    trusts_intermediates: bool,
     legacy: bool,
 }
 
@@ -52,13 +52,13 @@ impl Chain {
             sent: sent.iter().map(|der| (*der).clone()).collect(),
             trusted: trusted.iter().map(|der| (*der).clone()).collect(),
             purpose: CertificatePurpose::Server,
-            partial_chain: false,
+            trusts_intermediates: false,
             legacy: false,
         }
     }
 
     fn with_partial_chain(self) -> Self {
-        Self { partial_chain: true, ..self }
+        Self { trusts_intermediates: true, ..self }
     }
 
     fn of_client(self) -> Self {
@@ -72,7 +72,7 @@ impl Chain {
     fn judge(&self) -> Result<(), CertificateError> {
         let is_anchor = |der: &&CertificateDer<'static>| {
             let parsed = PathCertificate::from_der(der, CertificateOrigin::TrustAnchor);
-            self.partial_chain || parsed.is_some_and(|parsed| parsed.is_self_signed())
+            self.trusts_intermediates || parsed.is_some_and(|parsed| parsed.is_self_signed())
         };
         let (anchors, others): (Vec<_>, Vec<_>) = self.trusted.iter().partition(is_anchor);
         let owned = |ders: Vec<&CertificateDer<'static>>| ders.into_iter().cloned().collect::<Vec<_>>();
@@ -95,7 +95,7 @@ impl Chain {
             CertificatePurpose::Client => "sslclient",
         };
         let mut arguments = vec!["-purpose", purpose];
-        arguments.extend(self.partial_chain.then_some("-partial_chain"));
+        arguments.extend(self.trusts_intermediates.then_some("-partial_chain"));
         let sent: Vec<&[u8]> = self.sent.iter().map(AsRef::as_ref).collect();
         let trusted: Vec<&[u8]> = self.trusted.iter().map(AsRef::as_ref).collect();
         openssl::accepts(&self.leaf, &sent, &trusted, NOW, &arguments)
@@ -358,7 +358,7 @@ fn cases() -> Vec<(&'static str, Chain)> {
         ("critical policyMappings below inhibitPolicyMapping, and an explicit policy", {
             let root = CertificateAuthority::new("Root");
             let upper = root.intermediate_with("Upper", all(&[&one, &no_mapping]));
-            let middle = upper.intermediate_with("Middle", &mapped);
+            let middle = upper.intermediate_with("Middle", mapped);
             let leaf = middle.issue_with("mongo", &["mongo.example"], policies(&[2])).der;
             Chain::of(leaf, &[&upper.der, &middle.der], &[&root.der])
         }),

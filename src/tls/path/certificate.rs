@@ -13,11 +13,11 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 
 use super::super::certificate_defect::CertificateDefect;
-use super::super::signed_der::{BIT_STRING, BOOLEAN, DerValue, INTEGER, OBJECT_ID, SEQUENCE, SignedDer};
-use super::super::signed_der::{only_value, values};
+use super::super::der::{BIT_STRING, BOOLEAN, DerValue, INTEGER, OBJECT_ID, SEQUENCE, only_value, values};
+use super::super::signed_der::SignedDer;
 use super::name::CanonicalName;
 use super::name_constraints::{Name, NameConstraints, unsigned, unsigned_value};
-use super::policies::{ANY_POLICY, PolicyExtensions, PolicyId};
+use super::policies::{ANY_POLICY, PolicyExtensions, PolicyId, PolicyStep};
 use crate::identity::DistinguishedName;
 
 /// Real certificates have 1 to 4 KiB, and a TLS message cannot carry a larger chain.
@@ -107,7 +107,7 @@ impl<'a> PathCertificate<'a> {
         let extensions = PathExtensions::read(x509.extensions())?;
         let signed = SignedDer::from_der(der)?;
         let (subject, issuer) = (CanonicalName::new(x509.subject()), CanonicalName::new(x509.issuer()));
-        let certificate = Self { der, signed, origin, subject, issuer, extensions, x509 };
+        let certificate = Self { der, x509, signed, origin, subject, issuer, extensions };
         // Extensions exist since version 3, and would not be expected in older certificates.
         (certificate.version() >= 3 || certificate.x509.extensions().is_empty()).then_some(certificate)
     }
@@ -126,6 +126,11 @@ impl<'a> PathCertificate<'a> {
     pub(in crate::tls) fn is_self_signed(&self) -> bool {
         let is_own_key = |key: &[u8]| self.extensions.subject_key.is_none_or(|own| own == key);
         self.is_self_issued() && self.extensions.authority_key.is_none_or(is_own_key)
+    }
+
+    /// What the evaluation of policies needs.
+    pub(super) fn policy_step(&self) -> PolicyStep<'_, 'a> {
+        PolicyStep { own: &self.extensions.policies, is_self_issued: self.is_self_issued() }
     }
 
     /// The DER of its `SubjectPublicKeyInfo`.

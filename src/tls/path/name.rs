@@ -44,17 +44,15 @@ fn canonical_attribute(attribute: &AttributeTypeAndValue<'_>) -> Vec<u8> {
     let value = attribute.attr_value();
     let mut bytes = Vec::new();
     push_field(&mut bytes, attribute.attr_type().as_bytes());
-    match text(value.tag(), value.data) {
-        Some(text) => {
-            bytes.push(0);
-            let words: Vec<_> = text.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
-            push_field(&mut bytes, words.join(" ").as_bytes());
-        }
+    if let Some(text) = text(value.tag(), value.data) {
+        bytes.push(0);
+        let words: Vec<_> = text.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
+        push_field(&mut bytes, words.join(" ").as_bytes());
+    } else {
         // Not text: compared byte for byte, with its type.
-        None => {
-            bytes.extend(value.tag().0.to_be_bytes());
-            push_field(&mut bytes, value.data);
-        }
+        bytes.push(1);
+        bytes.extend(value.tag().0.to_be_bytes());
+        push_field(&mut bytes, value.data);
     }
     bytes
 }

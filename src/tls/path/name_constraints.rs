@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
-use super::super::signed_der::{DerValue, INTEGER, SEQUENCE, only_value, values};
+use super::super::der::{DerValue, INTEGER, SEQUENCE, only_value, values};
 use super::name::CanonicalName;
 
 /// Comparisons of a name with a constraint for one chain, whatever a peer sends.
@@ -254,4 +254,137 @@ pub(super) fn unsigned(content: &[u8]) -> Option<u32> {
 /// Reads a value that must be a non-negative `INTEGER`.
 pub(super) fn unsigned_value(der: &[u8]) -> Option<u32> {
     unsigned(only_value(der, INTEGER)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a name is in a subtree; `None` if that cannot be evaluated.
+    #[track_caller]
+    fn check(make: fn(&'static str) -> GeneralName<'static>, cases: &[(&'static str, &'static str, Option<bool>)]) {
+        for (name, base, expected) in cases {
+            let found = is_within(&make(name), &make(base), Role::Permitted);
+            assert_eq!(found, *expected, "{name} in {base}");
+        }
+    }
+
+    #[test]
+    fn dns_names_are_in_a_subtree_label_by_label() {
+        check(
+            GeneralName::Dns,
+            &[
+                ("mongo.example", "example", Some(true)),
+                ("mongo.example", "mongo.example", Some(true)),
+                ("MONGO.Example", "mongo.EXAMPLE", Some(true)),
+                ("a.mongo.example", ".mongo.example", Some(true)),
+                ("mongo.example", ".mongo.example", Some(false)),
+                ("mongo.example", "", Some(true)),
+                ("example", "mongo.example", Some(false)),
+                ("notmongo.example", "mongo.example", Some(false)),
+                ("*.mongo.example", "mongo.example", Some(true)),
+                ("*.example", "mongo.example", Some(false)),
+                ("mongo_1.example", "example", Some(true)),
+                ("mongo.example.", "example", None),
+                ("mongo..example", "example", None),
+                ("mo ngo.example", "example", None),
+                ("m*.example", "example", None),
+                ("mongo.example", "exa mple", None),
+            ],
+        );
+        let excludes = |name, base| is_within(&GeneralName::Dns(name), &GeneralName::Dns(base), Role::Excluded);
+        assert_eq!(excludes("*.example", "mongo.example"), Some(true));
+        assert_eq!(excludes("*.example", "a.mongo.example"), Some(false));
+        assert_eq!(excludes("*.example", ".mongo.example"), Some(false));
+    }
+
+    #[test]
+    fn uris_are_in_a_subtree_by_their_host() {
+        check(
+            GeneralName::Uri,
+            &[
+                ("spiffe://cluster.local/ns/a", "cluster.local", Some(true)),
+                ("spiffe://Cluster.LOCAL", "cluster.local", Some(true)),
+                ("https://cluster.local:8080/x", "cluster.local", Some(true)),
+                ("https://cluster.local?x", "cluster.local", Some(true)),
+                ("https://cluster.local#x", "cluster.local", Some(true)),
+                ("spiffe://a.cluster.local/x", "cluster.local", Some(false)),
+                ("spiffe://a.cluster.local/x", ".cluster.local", Some(true)),
+                ("spiffe://cluster.local/x", ".cluster.local", Some(false)),
+                ("spiffe://other/cluster.local", "cluster.local", Some(false)),
+                ("https://cluster.local@evil.example/", "cluster.local", None),
+                ("https://evil.example:a@cluster.local/", "cluster.local", None),
+                ("https://10.0.0.1/x", "cluster.local", None),
+                ("https://[::1]/x", "cluster.local", None),
+                ("https:///x", "cluster.local", None),
+                ("urn:uuid:1", "cluster.local", None),
+                ("cluster.local", "cluster.local", None),
+                ("https://cluster.local./x", "cluster.local", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn addresses_are_in_a_subtree_by_mailbox_host_or_domain() {
+        check(
+            GeneralName::Email,
+            &[
+                ("dba@acme.example", "acme.example", Some(true)),
+                ("dba@ACME.example", "acme.EXAMPLE", Some(true)),
+                ("dba@mail.acme.example", "acme.example", Some(false)),
+                ("dba@mail.acme.example", ".acme.example", Some(true)),
+                ("dba@acme.example", ".acme.example", Some(false)),
+                ("dba@acme.example", "dba@acme.example", Some(true)),
+                ("DBA@acme.example", "dba@acme.example", Some(false)),
+                ("\"a@b\"@acme.example", "acme.example", Some(true)),
+                ("acme.example", "acme.example", None),
+                ("@acme.example", "acme.example", None),
+                ("dba@", "acme.example", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn malformed_constraints_are_rejected() {
+        let dns = [0x82, 1, b'a'];
+        let subtree = [&[0x30, 3], dns.as_slice()].concat();
+        let list = |tag: u8| [&[tag, 5], subtree.as_slice()].concat();
+        let whole = |parts: &[&[u8]]| {
+            let content = parts.concat();
+            [&[0x30, u8::try_from(content.len()).unwrap()], content.as_slice()].concat()
+        };
+        assert!(NameConstraints::from_der(&whole(&[&list(0xa0), &list(0xa1)])).is_some());
+        for (case, der) in [
+            ("empty", whole(&[])),
+            ("an empty list", whole(&[&[0xa0, 0]])),
+            ("the wrong order", whole(&[&list(0xa1), &list(0xa0)])),
+            ("a list twice", whole(&[&list(0xa0), &list(0xa0)])),
+            ("an unknown list", whole(&[&list(0xa2)])),
+            ("bytes after it", [whole(&[&list(0xa0)]), vec![0]].concat()),
+        ] {
+            assert!(NameConstraints::from_der(&der).is_none(), "{case}");
+        }
+        // With a maximum, the constraint is not evaluated, and no name of its form is accepted.
+        let limited = whole(&[&[0xa0, 8, 0x30, 6, 0x82, 1, b'a', 0x81, 1, 1]]);
+        let limited = NameConstraints::from_der(&limited).unwrap();
+        let name = |form, value| Name { form, value };
+        let mut left = COMPARISONS_MAX;
+        assert!(limited.check(&[name(2, GeneralName::Dns("a"))], &mut left).is_err());
+        assert!(limited.check(&[name(6, GeneralName::Uri("x:"))], &mut left).is_ok());
+    }
+
+    #[test]
+    fn integers_are_not_negative_and_large_ones_are_reduced() {
+        for (content, expected) in [
+            (&[0][..], Some(0)),
+            (&[5], Some(5)),
+            (&[0, 0xff], Some(255)),
+            (&[0, 0xff, 0xff, 0xff, 0xff], Some(u32::MAX)),
+            (&[1, 0, 0, 0, 0], Some(u32::MAX)),
+            (&[], None),
+            (&[0xff], None),
+        ] {
+            assert_eq!(unsigned(content), expected, "{content:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! NIST's suite of test cases for path validation, PKITS, next to `openssl verify`.
 //!
-//! `docs/certificate-verification.md` lists every case in which the gateway or OpenSSL differs from the suite, and these
-//! tests compare the list with what happens. See `pkits/README.md`.
+//! `docs/certificate-verification.md` lists every case in which the gateway or OpenSSL differs from the suite, and
+//! these tests compare the list with what happens. See `pkits/README.md`.
 
 use std::collections::HashMap;
 use std::time::Duration;

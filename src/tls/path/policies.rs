@@ -7,8 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::certificate::PathCertificate;
-
 /// The content of the DER of an object identifier.
 pub(in crate::tls) type PolicyId<'a> = &'a [u8];
 
@@ -28,6 +26,12 @@ pub(super) struct PolicyExtensions<'a> {
     pub(super) inhibit_mapping: Option<u32>,
     /// `inhibitAnyPolicy`.
     pub(super) inhibit_any: Option<u32>,
+}
+
+/// One certificate of a path, as far as policies are concerned.
+pub(super) struct PolicyStep<'p, 'a> {
+    pub(super) own: &'p PolicyExtensions<'a>,
+    pub(super) is_self_issued: bool,
 }
 
 /// What the operator requires of a path. The gateway requires nothing: every policy is acceptable.
@@ -57,9 +61,9 @@ impl Level<'_> {
     }
 }
 
-/// Whether `path`, from the certificate below the trust anchor down to the leaf certificate, has a valid policy or needs
-/// none.
-pub(super) fn are_valid(path: &[&PathCertificate<'_>], initial: &InitialPolicies<'_>) -> bool {
+/// Whether `path`, from the certificate below the trust anchor down to the leaf certificate, has a valid policy or
+/// needs none.
+pub(super) fn are_valid(path: &[PolicyStep<'_, '_>], initial: &InitialPolicies<'_>) -> bool {
     let length = u32::try_from(path.len()).unwrap_or(u32::MAX).saturating_add(1);
     let start = |is_set: bool| if is_set { 0 } else { length };
     let mut explicit = start(initial.explicit);
@@ -67,11 +71,9 @@ pub(super) fn are_valid(path: &[&PathCertificate<'_>], initial: &InitialPolicies
     let mut any = start(initial.inhibit_any);
     let mut levels = Vec::new();
     let mut level = Level { nodes: BTreeMap::new(), has_any_policy: true };
-    for (index, certificate) in path.iter().enumerate() {
-        let own = &certificate.extensions.policies;
+    for (index, PolicyStep { own, is_self_issued }) in path.iter().enumerate() {
         let is_last = index + 1 == path.len();
-        let is_self_issued = certificate.is_self_issued();
-        apply_policies(own, &mut level, any > 0 || (!is_last && is_self_issued));
+        apply_policies(own, &mut level, any > 0 || (!is_last && *is_self_issued));
         if is_last {
             explicit = explicit.saturating_sub(1);
             if own.require_explicit == Some(0) {
@@ -82,7 +84,7 @@ pub(super) fn are_valid(path: &[&PathCertificate<'_>], initial: &InitialPolicies
         }
         let next = apply_mappings(own, &mut level, mapping > 0);
         levels.push(std::mem::replace(&mut level, next));
-        if !is_self_issued {
+        if !*is_self_issued {
             explicit = explicit.saturating_sub(1);
             mapping = mapping.saturating_sub(1);
             any = any.saturating_sub(1);

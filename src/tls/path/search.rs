@@ -14,7 +14,8 @@ use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::super::certificate_defect::CertificateDefect;
-use super::super::signed_der::{Algorithms, SignatureProblem};
+use super::super::signature_problem::SignatureProblem;
+use super::super::signed_der::Algorithms;
 use super::anchors::PathAnchors;
 use super::certificate::{CertificateOrigin, CertificatePurpose, PathCertificate};
 use super::name::CanonicalName;
@@ -210,31 +211,30 @@ impl<'s, 'a> PathSearch<'s, 'a> {
             for issuer in self.path.iter().skip(depth + 1) {
                 let Some(constraints) = &issuer.extensions.name_constraints else { continue };
                 if let Err(violation) = constraints.check(&names, &mut self.comparisons_left) {
-                    return Err(self.name_defect(certificate, issuer, violation));
+                    return Err(name_defect(certificate, issuer, violation));
                 }
             }
         }
         let below_anchor = self.path.split_last().map(|(_, below)| below).unwrap_or_default();
-        let from_the_top: Vec<_> = below_anchor.iter().rev().copied().collect();
+        let from_the_top: Vec<_> = below_anchor.iter().rev().map(|certificate| certificate.policy_step()).collect();
         if policies::are_valid(&from_the_top, &self.context.policies) {
             return Ok(());
         }
         Err(CertificateDefect::Policies.into())
     }
+}
 
-    fn name_defect(
-        &self,
-        certificate: &PathCertificate<'_>,
-        issuer: &PathCertificate<'_>,
-        violation: ConstraintViolation,
-    ) -> CertificateError {
-        let (Some(subject), Some(issuer)) = (certificate.display_name(), issuer.display_name()) else {
-            return CertificateError::BadEncoding;
-        };
-        match violation {
-            ConstraintViolation::Name => CertificateDefect::NameConstraint { subject, issuer }.into(),
-            ConstraintViolation::TooMany => CertificateDefect::TooManyNames { subject, issuer }.into(),
-        }
+fn name_defect(
+    certificate: &PathCertificate<'_>,
+    issuer: &PathCertificate<'_>,
+    violation: ConstraintViolation,
+) -> CertificateError {
+    let (Some(subject), Some(issuer)) = (certificate.display_name(), issuer.display_name()) else {
+        return CertificateError::BadEncoding;
+    };
+    match violation {
+        ConstraintViolation::Name => CertificateDefect::NameConstraint { subject, issuer }.into(),
+        ConstraintViolation::TooMany => CertificateDefect::TooManyNames { subject, issuer }.into(),
     }
 }
 

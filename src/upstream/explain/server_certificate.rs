@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::explanation::{ConnectExplanation, SSL_HANDSHAKE_FAILED, listed};
 use super::target::Target;
-use crate::identity::{CertificateFacts, Validity, date_text, printable};
-use crate::tls::{OcspDefect, certificate_error_text};
+use crate::identity::{CertificateFacts, DistinguishedName, Validity, date_text, printable};
+use crate::tls::{CertificateDefect, OcspDefect, certificate_error_text};
 use crate::upstream::failure::ServerCertificateRejection as Rejection;
 
 pub(super) fn explain_server_certificate(
@@ -82,6 +82,7 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
             ),
         },
         Rejection::Expired | Rejection::NotYetValid => explain_dates(target, rejection, certificate),
+        Rejection::IssuerDates { issuer, is_trust_anchor } => explain_issuer_dates(target, issuer, *is_trust_anchor),
         Rejection::Revoked => Reason {
             label: "server_certificate_revoked",
             cause: "it, or the certificate of an issuer, is revoked".to_owned(),
@@ -104,9 +105,7 @@ fn explain_rejection(target: &Target, rejection: &Rejection, certificate: Option
         Rejection::Invalid(cause) => Reason {
             label: "server_certificate_invalid",
             cause: certificate_error_text(cause),
-            remedy: "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current \
-                     signature algorithm)"
-                .to_owned(),
+            remedy: invalid_remedy(CertificateDefect::of(cause)).to_owned(),
         },
     }
 }
@@ -147,8 +146,19 @@ fn explain_ocsp(target: &Target, defect: &OcspDefect) -> Reason {
 fn explain_unknown_issuer(target: &Target, certificate: Option<&CertificateFacts>) -> Reason {
     let issuer = certificate.map(|facts| facts.issuer.to_string()).unwrap_or_default();
     let (ca_file, source) = (target.key("tls.ca_file"), &target.trust_anchors_source);
-    let is_known = certificate.is_some_and(|facts| target.trust_anchors.contains(&facts.issuer));
-    let (cause, remedy) = if is_known {
+    let is_among = |names: &[DistinguishedName]| certificate.is_some_and(|facts| names.contains(&facts.issuer));
+    let (cause, remedy) = if is_among(&target.intermediates) {
+        (
+            format!(
+                "it was issued by {issuer}, an intermediate CA in {source}, and no path leads from there to a trust \
+                 anchor"
+            ),
+            format!(
+                "add the certificate of the root CA to {ca_file} ({source}), or set {} = true to trust {issuer} itself",
+                target.key("tls.partial_chain")
+            ),
+        )
+    } else if is_among(&target.trust_anchors) {
         (
             format!("it names {issuer} as its issuer, but the trust anchor of that name did not sign it"),
             format!(
@@ -243,6 +253,60 @@ fn explain_dates(target: &Target, rejection: &Rejection, certificate: Option<&Ce
         )
     };
     Reason { label: "server_certificate_expired", cause, remedy }
+}
+
+fn invalid_remedy(defect: Option<&CertificateDefect>) -> &'static str {
+    match defect {
+        Some(CertificateDefect::Signature { .. } | CertificateDefect::Key { .. }) => {
+            "issue the certificate again with RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519, \
+             and with SHA-256 or better"
+        }
+        Some(CertificateDefect::NameConstraint { .. }) => {
+            "issue the certificate with names that the CA permits, or the CA certificate with other name constraints; \
+             openssl x509 -text shows both"
+        }
+        Some(CertificateDefect::Policies) => {
+            "issue the certificate with a policy (certificatePolicies) that every CA of its chain has, or the CA \
+             certificate without requireExplicitPolicy; openssl x509 -text shows them"
+        }
+        Some(CertificateDefect::CriticalExtension { .. }) => {
+            "issue that certificate without the extension, or do not mark it as critical"
+        }
+        Some(CertificateDefect::KeyUsage) => "issue the certificate with keyUsage digitalSignature",
+        Some(CertificateDefect::Issuer(_)) => {
+            "use an issuer that is a CA (CA:TRUE, keyUsage keyCertSign), and that pathLenConstraint and \
+             extendedKeyUsage allow to issue certificates of servers"
+        }
+        _ => {
+            "give mongod a certificate that a TLS server may use (extendedKeyUsage serverAuth, a current signature \
+             algorithm)"
+        }
+    }
+}
+
+fn explain_issuer_dates(target: &Target, issuer: &CertificateFacts, is_trust_anchor: bool) -> Reason {
+    let (subject, ca_file) = (&issuer.subject, target.key("tls.ca_file"));
+    let name = if is_trust_anchor {
+        format!("the CA certificate {subject} in {} ({ca_file})", target.trust_anchors_source)
+    } else {
+        format!("the certificate of its issuer {subject}")
+    };
+    if issuer.validity(SystemTime::now()) == Validity::NotYet {
+        return Reason {
+            label: "server_certificate_not_yet_valid",
+            cause: format!("{name} is not valid before {}", date_text(issuer.not_before)),
+            remedy: "check the clocks of this host and of the CA".to_owned(),
+        };
+    }
+    Reason {
+        label: "server_certificate_expired",
+        cause: format!("{name} expired on {}", date_text(issuer.not_after)),
+        remedy: format!(
+            "renew the CA certificate; with the same key and name, the certificates that it signed stay valid. Then \
+             update {ca_file} ({}) and mongod's files; mongate reloads them without a restart",
+            target.trust_anchors_source
+        ),
+    }
 }
 
 fn reissue_remedy(target: &Target) -> String {

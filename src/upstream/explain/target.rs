@@ -26,6 +26,8 @@ pub(in crate::upstream) struct Target {
     pub(super) issuers: Vec<DistinguishedName>,
     /// Subjects of the trust anchors.
     pub(super) trust_anchors: Vec<DistinguishedName>,
+    /// Subjects of the CA certificates in the same file that are no trust anchors.
+    pub(super) intermediates: Vec<DistinguishedName>,
 }
 
 impl Target {
@@ -33,6 +35,7 @@ impl Target {
     pub(in crate::upstream) fn new(upstream: &EndpointConfig, tls: Option<&UpstreamTls>) -> Self {
         let chain = || tls.into_iter().flat_map(|tls| tls.credentials.certificates());
         let trust_anchors = tls.into_iter().flat_map(|tls| &tls.trust_anchors.certificates);
+        let intermediates = tls.into_iter().flat_map(|tls| &tls.trust_anchors.intermediates);
         let server_name = upstream.tls.server_name.as_ref().unwrap_or(&upstream.address.host);
         let (certificate_source, trust_anchors_source) = sources(&upstream.tls.source);
         Self {
@@ -46,6 +49,7 @@ impl Target {
             certificate: chain().next().cloned(),
             issuers: chain().map(|facts| facts.issuer.clone()).collect(),
             trust_anchors: trust_anchors.map(|facts| facts.subject.clone()).collect(),
+            intermediates: intermediates.map(|facts| facts.subject.clone()).collect(),
         }
     }
 
