@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use x509_parser::asn1_rs::FromDer;
 use x509_parser::time::ASN1Time;
 
-use super::defect::{OcspDefect, ResponderError};
 use crate::identity::system_time;
+use crate::tls::ocsp_defect::{OcspDefect, ResponderError};
 use crate::tls::signed_der::{BIT_STRING, DerValue, INTEGER, SEQUENCE, SignedDer, values};
 
 /// The longest response in bytes. Real ones have one to three KiB, most of it the responder's certificate.

@@ -7,6 +7,7 @@ use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::crypto::aws_lc_rs::default_provider;
 
 use super::*;
+use crate::tls::ocsp_defect::{ResponderError, SignerDefect};
 use crate::tls::test_pki::{
     CertificateAuthority, Folder, IssuedCertificate, der_parts, der_sequence, der_value, signed,
 };
