@@ -319,7 +319,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
+    fn no_bytes_cause_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        cut in any::<prop::sample::Index>(),
+    ) {
         let ca = CertificateAuthority::new("Acme CA");
         let leaf = ca.issue("mongo", &["mongo"]).der;
         prop_assert!(judged(&bytes, &leaf, ca.der()).is_err());
