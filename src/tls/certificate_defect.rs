@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 
-use super::ocsp::defect::OcspDefect;
+use super::ocsp_defect::OcspDefect;
 use crate::identity::DistinguishedName;
 
 /// What [`CertificateError::Other`] contains when a check of the gateway itself rejects a certificate.

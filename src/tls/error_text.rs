@@ -53,11 +53,12 @@ fn incompatibility_text(cause: &PeerIncompatible) -> String {
             "the peer supports no key exchange group that the gateway does: X25519, P-256, P-384 or X25519MLKEM768"
                 .to_owned()
         }
-        PeerIncompatible::ServerDoesNotSupportTls12Or13 => "the peer supports neither TLS 1.2 nor TLS 1.3".to_owned(),
+        PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::Tls12NotOffered => {
+            "the peer supports neither TLS 1.2 nor TLS 1.3".to_owned()
+        }
         PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig | PeerIncompatible::Tls12NotOfferedOrEnabled => {
             "the peer supports no TLS version that min_version allows".to_owned()
         }
-        PeerIncompatible::Tls12NotOffered => "the peer supports neither TLS 1.2 nor TLS 1.3".to_owned(),
         PeerIncompatible::NoSignatureSchemesInCommon
         | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
             "the peer supports no signature algorithm for the gateway's certificate and key".to_owned()

@@ -104,15 +104,16 @@ impl UnsupportedOffer {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Key(_) => {
-                "give mongod a certificate with an RSA key of 2048 bits or more, an ECDSA key on P-256, P-384 or P-521, \
-                 or an Ed25519 key"
+                "give mongod a certificate with an RSA key of 2048 bits or more, an ECDSA key on P-256, P-384 or \
+                 P-521, or an Ed25519 key"
             }
             Self::Suite(_) => {
                 "enable TLS 1.3 (net.tls.disabledProtocols), or an ECDHE suite with AES-GCM: mongod's parameter \
                  opensslCipherConfig, as in ECDHE-RSA-AES256-GCM-SHA384"
             }
             Self::Group(_) => {
-                "enable one of the groups X25519, P-256 and P-384 in the OpenSSL configuration of mongod's host (Groups)"
+                "enable one of the groups X25519, P-256 and P-384 in the OpenSSL configuration of mongod's host \
+                 (Groups)"
             }
         }
     }

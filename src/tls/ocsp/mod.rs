@@ -3,7 +3,6 @@
 //! Spec: RFC 6960, RFC 6961 § 2.1 and RFC 7633 (a certificate that requires a staple). The gateway never asks a
 //! responder itself.
 
-pub(super) mod defect;
 mod response;
 mod signer;
 #[cfg(test)]
@@ -17,12 +16,11 @@ use sha2::{Sha256, Sha384, Sha512};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-pub use defect::{OcspDefect, ResponderError, SignerDefect};
-
 use response::{BasicResponse, CertificateId, CertificateStatus, SingleResponse};
 use signer::verify_signer;
 
 use super::der::{INTEGER, SEQUENCE, values};
+use super::ocsp_defect::OcspDefect;
 use super::signed_der::Algorithms;
 
 /// How far the clocks of the responder and of this host may differ.

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use x509_parser::asn1_rs::FromDer;
 use x509_parser::time::ASN1Time;
 
-use super::defect::{OcspDefect, ResponderError};
 use crate::identity::system_time;
 use crate::tls::der::{BIT_STRING, DerValue, INTEGER, SEQUENCE, values};
+use crate::tls::ocsp_defect::{OcspDefect, ResponderError};
 use crate::tls::signed_der::SignedDer;
 
 /// The longest response in bytes. Real ones have one to three KiB, most of it the responder's certificate.
@@ -89,6 +89,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The value inside an explicit tag: `Some(None)` if the field is absent, `None` if it is malformed.
+    #[expect(clippy::option_option, reason = "absent and malformed are different")]
     fn optional(&mut self, tag: u8, inner: u8) -> Option<Option<DerValue<'a>>> {
         match self.next(tag) {
             None => Some(None),

@@ -9,8 +9,8 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
-use super::defect::SignerDefect;
 use super::response::{BasicResponse, ResponderId};
+use crate::tls::ocsp_defect::SignerDefect;
 use crate::tls::path::CanonicalName;
 use crate::tls::signed_der::{Algorithms, SignedDer};
 

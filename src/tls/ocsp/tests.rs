@@ -7,6 +7,7 @@ use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::crypto::aws_lc_rs::default_provider;
 
 use super::*;
+use crate::tls::ocsp_defect::{ResponderError, SignerDefect};
 use crate::tls::test_pki::{
     CertificateAuthority, Folder, IssuedCertificate, der_parts, der_sequence, der_value, signed,
 };
@@ -318,7 +319,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
+    fn no_bytes_cause_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        cut in any::<prop::sample::Index>(),
+    ) {
         let ca = CertificateAuthority::new("Acme CA");
         let leaf = ca.issue("mongo", &["mongo"]).der;
         prop_assert!(judged(&bytes, &leaf, ca.der()).is_err());
@@ -348,8 +352,7 @@ fn responses_of_openssl_are_understood() {
     folder.write("responder.key", &responder.key_pem);
     let serial = |issued: &IssuedCertificate| {
         let (_, certificate) = X509Certificate::from_der(&issued.der).unwrap();
-        let digits: String =
-            certificate.tbs_certificate.raw_serial().iter().map(|byte| format!("{byte:02X}")).collect();
+        let digits = certificate.tbs_certificate.raw_serial_as_string().replace(':', "").to_uppercase();
         digits.strip_prefix("00").unwrap_or(&digits).to_owned()
     };
     let ask = |index: &str, arguments: &str| {
