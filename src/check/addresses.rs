@@ -1,7 +1,6 @@
 //! Whether the gateway could listen on the addresses of the configuration.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -102,10 +101,16 @@ fn try_address(address: &ListenAddress) -> io::Result<()> {
             socket.set_reuse_address(true)?;
             socket.bind(&SockAddr::from(*address))
         }
-        ListenAddress::Unix(path) => match UnixStream::connect(path) {
-            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-            Err(_) => Ok(()),
-        },
+        ListenAddress::Unix(path) => {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // Does not wait: a process that accepts no more clients has a full queue.
+            socket.set_nonblocking(true)?;
+            match socket.connect(&SockAddr::unix(path)?).map_err(|error| error.kind()) {
+                Ok(()) | Err(io::ErrorKind::WouldBlock) => Err(io::ErrorKind::AddrInUse.into()),
+                Err(io::ErrorKind::PermissionDenied) => Err(io::ErrorKind::PermissionDenied.into()),
+                Err(_) => Ok(()),
+            }
+        }
     }
 }
 

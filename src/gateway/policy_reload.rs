@@ -142,7 +142,8 @@ impl PolicyReloader {
         read.await.ok()
     }
 
-    /// Names the keys outside of `[policy]` that the file changes. The same value in another form is no change.
+    /// Names the keys outside of `[policy]` that the file changes. A file that only
+    /// has other forms of the same values changes none.
     fn note_pending_restart(&self, loaded: &LoadedConfig) {
         let others = Config { policy: self.config.policy.clone(), ..loaded.config.clone() };
         let mut keys = if others == self.config { Vec::new() } else { self.keys.changed(&loaded.keys) };

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 /// Fewest connections that have to have ended since the last time, so that it is worth the time.
 const ENDED_MIN: u64 = 64;
 
-/// Shortest time between two times while there is enough memory: busy applications open and close connections all day.
+/// Shortest times between two times while there is enough memory, as busy applications open and close connections all
+/// day, and while it is scarce.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
+const SCARCE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Decides when memory is returned.
 #[derive(Debug)]
@@ -33,7 +35,8 @@ impl HeapTrimmer {
     pub fn is_due(&mut self, open: u64, ended: u64, scarce: bool) -> bool {
         let (ended_before, last) = self.last;
         let new = ended.saturating_sub(ended_before);
-        let is_due = new >= ENDED_MIN && (scarce || (new >= open && last.elapsed() >= INTERVAL_MIN));
+        let interval = if scarce { SCARCE_INTERVAL_MIN } else { INTERVAL_MIN };
+        let is_due = new >= ENDED_MIN && (scarce || new >= open) && last.elapsed() >= interval;
         if is_due {
             self.last = (ended, Instant::now());
         }
@@ -79,6 +82,9 @@ mod tests {
             (1, 5_000, 1_063, true, false),
             (1, 5_000, 1_064, true, true),
             (1, 5_000, 1_100, true, false),
+            (0, 5_000, 1_128, true, true),
+            (0, 5_000, 2_000, true, false),
+            (1, 5_000, 2_000, true, true),
         ] {
             tokio::time::advance(Duration::from_secs(seconds)).await;
             assert_eq!(trimmer.is_due(open, ended, scarce), expected, "{open} {ended} {scarce}");

@@ -1,80 +1,60 @@
 //! The TLS sessions of an upstream that may be resumed.
 //!
-//! A resumed session shows no certificate, and its server hands out tickets for further sessions. Without an end, a
-//! server whose certificate expires or is revoked would never have to show it again.
+//! A resumed session shows no certificate, and its server hands out tickets for further sessions at any time. Without an
+//! end, a server whose certificate expires or is revoked would never have to show it again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustls::NamedGroup;
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 
-/// Keeps sessions in memory, and forgets all of them at regular intervals.
+/// Sessions kept for resumption. All are sessions with one upstream; TLS 1.3 uses each ticket once.
+const SESSIONS_MAX: usize = 256;
+
+/// The configuration of new connections, with the sessions that they may resume.
+///
+/// After `interval`, new connections get a copy without sessions. A ticket that an older connection receives later goes
+/// to the sessions of its own copy, which no new connection reads.
 #[derive(Debug)]
-pub(super) struct SessionStore {
-    capacity: usize,
+pub(super) struct ResumableConfig {
     interval: Duration,
-    current: Mutex<(Instant, Arc<ClientSessionMemoryCache>)>,
+    current: Mutex<(Instant, Arc<ClientConfig>)>,
 }
 
-impl SessionStore {
-    /// Keeps up to `capacity` sessions, for at most `interval`.
-    pub(super) fn new(capacity: usize, interval: Duration) -> Self {
-        let sessions = Arc::new(ClientSessionMemoryCache::new(capacity));
-        Self { capacity, interval, current: Mutex::new((Instant::now(), sessions)) }
+impl ResumableConfig {
+    /// Starts without sessions.
+    pub(super) fn new(config: ClientConfig, interval: Duration) -> Self {
+        Self { interval, current: Mutex::new((Instant::now(), without_sessions(config))) }
     }
 
-    fn sessions(&self) -> Arc<ClientSessionMemoryCache> {
+    /// The configuration for a new connection.
+    pub(super) fn current(&self) -> Arc<ClientConfig> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.0.elapsed() >= self.interval {
-            *current = (Instant::now(), Arc::new(ClientSessionMemoryCache::new(self.capacity)));
+            *current = (Instant::now(), without_sessions(ClientConfig::clone(&current.1)));
         }
         Arc::clone(&current.1)
     }
 }
 
-impl ClientSessionStore for SessionStore {
-    fn set_kx_hint(&self, server_name: ServerName<'static>, group: NamedGroup) {
-        self.sessions().set_kx_hint(server_name, group);
-    }
-
-    fn kx_hint(&self, server_name: &ServerName<'_>) -> Option<NamedGroup> {
-        self.sessions().kx_hint(server_name)
-    }
-
-    fn set_tls12_session(&self, server_name: ServerName<'static>, value: Tls12ClientSessionValue) {
-        self.sessions().set_tls12_session(server_name, value);
-    }
-
-    fn tls12_session(&self, server_name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.sessions().tls12_session(server_name)
-    }
-
-    fn remove_tls12_session(&self, server_name: &ServerName<'static>) {
-        self.sessions().remove_tls12_session(server_name);
-    }
-
-    fn insert_tls13_ticket(&self, server_name: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.sessions().insert_tls13_ticket(server_name, value);
-    }
-
-    fn take_tls13_ticket(&self, server_name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.sessions().take_tls13_ticket(server_name)
-    }
+fn without_sessions(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+    Arc::new(config)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::RootCertStore;
+
     use super::*;
 
     #[test]
-    fn sessions_are_forgotten_after_the_interval() {
-        let name = ServerName::try_from("mongo.example").unwrap();
-        for (interval, expected) in [(Duration::from_hours(1), Some(NamedGroup::X25519)), (Duration::ZERO, None)] {
-            let store = SessionStore::new(8, interval);
-            store.set_kx_hint(name.clone(), NamedGroup::X25519);
-            assert_eq!(store.kx_hint(&name), expected, "{interval:?}");
+    fn connections_share_their_sessions_until_the_interval_is_over() {
+        let config = || ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        for (interval, is_same) in [(Duration::from_hours(1), true), (Duration::ZERO, false)] {
+            let config = ResumableConfig::new(config(), interval);
+            assert_eq!(Arc::ptr_eq(&config.current(), &config.current()), is_same, "{interval:?}");
         }
     }
 }

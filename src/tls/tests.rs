@@ -29,8 +29,7 @@ struct Outcome {
 async fn handshake(client: &UpstreamTls, server: Arc<ServerConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let connect = async {
-        let mut stream =
-            TlsConnector::from(Arc::clone(&client.config)).connect(client.server_name.for_handshake(), near).await?;
+        let mut stream = TlsConnector::from(client.config()).connect(client.server_name.for_handshake(), near).await?;
         stream.write_all(b"?").await?;
         stream.read_u8().await?;
         Ok(stream.get_ref().1.handshake_kind().unwrap())

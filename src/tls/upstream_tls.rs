@@ -22,14 +22,11 @@ use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
 use super::server_name::{PeerName, parse_server_name, section_of};
 use super::server_verifier::ServerVerifier;
-use super::session_store::SessionStore;
+use super::session_store::ResumableConfig;
 use super::trust_anchors::TrustAnchors;
 use super::upstream_tls_error::UpstreamTlsError;
 use super::workload::WorkloadSet;
 use crate::config::{EndpointConfig, TlsVersion, WorkloadApi};
-
-/// Sessions kept for resumption. All are sessions with one upstream; TLS 1.3 uses each ticket once.
-const RESUMPTION_SESSIONS: usize = 256;
 
 /// How long sessions are resumed before a server has to show its certificate again.
 const RESUMPTION_TIME: Duration = Duration::from_hours(1);
@@ -37,8 +34,8 @@ const RESUMPTION_TIME: Duration = Duration::from_hours(1);
 /// The TLS configuration of one upstream, and the certificate set that it was made from.
 #[derive(Debug, Clone)]
 pub struct UpstreamTls {
-    /// For every connection to this upstream. Contains the sessions to resume.
-    pub config: Arc<ClientConfig>,
+    /// For every connection to this upstream, with the sessions to resume.
+    config: Arc<ResumableConfig>,
     /// The SNI name, and the name that is verified.
     pub server_name: PeerName,
     /// The gateway's client certificate.
@@ -108,7 +105,8 @@ impl UpstreamTls {
         );
         let key = Arc::clone(&credentials.certified_key);
         let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
-        let config = Arc::new(client_config(provider, upstream.tls.min_version, verifier, resolver)?);
+        let config = client_config(provider, upstream.tls.min_version, verifier, resolver)?;
+        let config = Arc::new(ResumableConfig::new(config, RESUMPTION_TIME));
         Ok(Self { config, server_name, credentials, trust_anchors, revocation_lists, last_handshake })
     }
 
@@ -116,6 +114,11 @@ impl UpstreamTls {
     pub fn for_endpoint(&self, endpoint: &EndpointConfig) -> Result<Self, UpstreamTlsError> {
         let lists = self.revocation_lists.to_vec();
         Self::assemble(endpoint, self.credentials.clone(), self.trust_anchors.clone(), lists)
+    }
+
+    /// The configuration for a new connection.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.config.current()
     }
 
     /// Warnings about the certificate set.
@@ -151,12 +154,11 @@ fn client_config(
     verifier: ServerVerifier,
     resolver: ClientCertificateResolver,
 ) -> Result<ClientConfig, rustls::Error> {
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions_from(min_version))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(resolver));
-    config.resumption = Resumption::store(Arc::new(SessionStore::new(RESUMPTION_SESSIONS, RESUMPTION_TIME)));
     Ok(config)
 }
 

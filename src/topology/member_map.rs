@@ -135,14 +135,17 @@ impl Slots {
         }
     }
 
-    /// An address without a member always needs a stand-in. The listener's own address needs one also while its member
+    /// An address without a member needs a stand-in, unless it is reserved for one. The listener's own address needs one also while its member
     /// is out. The other addresses do not: a driver knows that member, and has to see that it is down.
     fn choose_stand_ins(&mut self, members: &[&Candidate]) {
         let holders: Vec<_> = self.slots.iter().filter_map(|state| state.holder.clone()).collect();
         for (index, state) in self.slots.iter_mut().enumerate() {
             let is_out =
                 |holder: &MemberName| members.iter().any(|it| it.name == *holder && it.standing == Standing::Out);
+            // A client of a reserved address wants that member, for example a hidden one, and no other.
+            let is_for_one_member = index > 0 && state.slot.reserved_for.is_some();
             state.stand_in = match &state.holder {
+                None if is_for_one_member => None,
                 None => stand_in::choose(members, &holders, None, state.stand_in.as_ref()),
                 Some(holder) if index == 0 && is_out(holder) => {
                     stand_in::choose(members, &holders, Some(holder), state.stand_in.as_ref())

@@ -23,7 +23,11 @@ pub(super) fn choose(
     absent: Option<&MemberName>,
     current: Option<&MemberName>,
 ) -> Option<MemberName> {
-    let is_able = |member: &&&Candidate| member.standing.is_informative() && Some(&member.name) != absent;
+    let is_current = |member: &Candidate| Some(&member.name) == current;
+    // One hello that fails says little: the stand-in and its clients wait for the next one.
+    let is_kept = |member: &Candidate| is_current(member) && member.standing == Standing::Untried;
+    let is_able =
+        |member: &&&Candidate| (member.standing.is_informative() || is_kept(member)) && Some(&member.name) != absent;
     let best = members.iter().filter(is_able).min_by_key(|member| {
         let preference = match (member.standing, absent) {
             // While the set lists the address, the primary would be seen at two addresses. It is the last choice.
@@ -31,8 +35,9 @@ pub(super) fn choose(
             (Standing::Readable, Some(_)) => Standing::Writable,
             (standing, _) => standing,
         };
-        let (has_address, is_current) = (with_address.contains(&member.name), Some(&member.name) == current);
-        (!member.standing.is_usable(), !has_address, !is_current, preference, member.name.clone())
+        let is_usable = member.standing.is_usable() || is_kept(member);
+        let has_address = with_address.contains(&member.name);
+        (!is_usable, !has_address, !is_current(member), preference, member.name.clone())
     });
     best.map(|member| member.name.clone())
 }

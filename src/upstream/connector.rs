@@ -160,8 +160,7 @@ impl Connector {
         let started = Instant::now();
         let (made_with, generation) = self.certificates(deadline).await?;
         let handshake = async {
-            let tls =
-                TlsStream::connect(Arc::clone(&made_with.config), made_with.server_name.for_handshake(), tcp).await;
+            let tls = TlsStream::connect(made_with.config(), made_with.server_name.for_handshake(), tcp).await;
             tls.map_err(|cause| diagnosis::of_handshake(cause, &made_with))
         };
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
