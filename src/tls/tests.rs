@@ -529,8 +529,27 @@ fn unchanged_files_are_the_same_material_and_a_changed_file_is_not() {
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a list was added");
     let config = folder.upstream(1, &pair, &format!("{}{}", ca.pem, CertificateAuthority::new("Other").pem));
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a CA certificate was added");
+    let with_middle = |name| folder.upstream(1, &pair, &format!("{}{}", ca.pem, ca.intermediate(name).pem));
+    let with_one = UpstreamTls::load(&with_middle("One")).unwrap();
+    assert!(!first.is_same_material(&with_one) && !with_one.is_same_material(&first), "an intermediate was added");
+    let with_other = UpstreamTls::load(&with_middle("Other")).unwrap();
+    assert!(!with_one.is_same_material(&with_other), "an intermediate was replaced");
     let config = folder.upstream(1, &ca.issue("svc-a", &[]), &ca.pem);
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "another certificate");
+}
+
+#[test]
+fn a_listener_with_another_intermediate_accepts_other_clients() {
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
+    let middle = clients.intermediate("Middle");
+    let loaded = |text: String| {
+        listener(&folder, &clients, |listener| listener.files.ca_file = folder.write("clients.pem", text))
+    };
+    let (without, with) = (loaded(clients.pem.clone()), loaded(format!("{}{}", clients.pem, middle.pem)));
+    let now = std::time::SystemTime::now();
+    let client = [middle.issue("cart", &[]).der];
+    assert!(!without.would_accept(&client, now) && with.would_accept(&client, now));
+    assert!(!without.accepts_same_clients(&with) && !with.is_same_material(&without));
 }
 
 #[tokio::test]

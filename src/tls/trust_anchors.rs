@@ -80,6 +80,11 @@ impl TrustAnchors {
         self.certificates.iter().find(|anchor| anchor.subject == certificate.issuer)
     }
 
+    /// Whether both consist of the same trust anchors and the same other CA certificates.
+    pub(super) fn has_same_certificates(&self, other: &Self) -> bool {
+        self.der == other.der && self.intermediates_der == other.intermediates_der
+    }
+
     fn select(certificates: Vec<Certificate>, location: Location, partial_chain: bool) -> Result<Self, MaterialError> {
         let (mut anchors, mut intermediates, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (der, facts)) in certificates.into_iter().enumerate() {
