@@ -5,8 +5,10 @@
 //!
 //! Spec: RFC 5280 § 7.1. As in OpenSSL, Unicode is not normalised, and only ASCII letters are folded.
 
-use x509_parser::asn1_rs::Tag;
+use x509_parser::asn1_rs::{FromDer as _, Tag};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
+
+use super::super::der::{OBJECT_ID, SEQUENCE, SET, only_value, values};
 
 /// A distinguished name in a form that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,6 +31,22 @@ impl CanonicalName {
         Self { rdns: rdns.collect() }
     }
 
+    /// Reads the DER of a `Name`: the sequence with its header and no trailing bytes. `None` if any part of it is
+    /// malformed.
+    ///
+    /// x509-parser ends a name silently at the first RDN or attribute that it cannot read. What is left of the name
+    /// would be another name, with fewer RDNs: as a base, it would cover more.
+    pub(super) fn from_der(der: &[u8]) -> Option<Self> {
+        let mut sizes = Vec::new();
+        for rdn in values(only_value(der, SEQUENCE)?) {
+            let rdn = rdn.filter(|rdn| rdn.tag == SET)?;
+            sizes.push(attribute_count(rdn.content)?);
+        }
+        let ([], name) = X509Name::from_der(der).ok()? else { return None };
+        let is_complete = name.iter_rdn().map(|rdn| rdn.iter().count()).eq(sizes);
+        is_complete.then(|| Self::new(&name))
+    }
+
     /// Whether the name has no attributes.
     pub(super) fn is_empty(&self) -> bool {
         self.rdns.is_empty()
@@ -38,6 +56,21 @@ impl CanonicalName {
     pub(super) fn is_within(&self, base: &Self) -> bool {
         self.rdns.starts_with(&base.rdns)
     }
+}
+
+/// The number of attributes in an RDN; `None` if one of them is malformed, or if there is none.
+fn attribute_count(rdn: &[u8]) -> Option<usize> {
+    let mut count = 0;
+    for attribute in values(rdn) {
+        let mut parts = values(attribute.filter(|attribute| attribute.tag == SEQUENCE)?.content);
+        parts.next()?.filter(|kind| kind.tag == OBJECT_ID && !kind.content.is_empty())?;
+        parts.next()??;
+        if parts.next().is_some() {
+            return None;
+        }
+        count += 1;
+    }
+    (count > 0).then_some(count)
 }
 
 fn canonical_attribute(attribute: &AttributeTypeAndValue<'_>) -> Vec<u8> {
@@ -84,19 +117,47 @@ fn push_field(bytes: &mut Vec<u8>, field: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::prelude::FromDer as _;
-
     use super::*;
     use crate::tls::test_pki::der_value;
 
     /// A name with one attribute per RDN: the last byte of `2.5.4.x`, string tag, bytes.
     fn name(attributes: &[(u8, u8, &[u8])]) -> CanonicalName {
-        let rdns = attributes.iter().map(|(kind, tag, value)| {
-            let oid = [0x06, 0x03, 0x55, 0x04, *kind];
-            der_value(0x31, &der_value(0x30, &[&oid, der_value(*tag, value).as_slice()].concat()))
-        });
-        let der = der_value(0x30, &rdns.collect::<Vec<_>>().concat());
-        CanonicalName::new(&X509Name::from_der(&der).unwrap().1)
+        let rdns = attributes.iter().map(|(kind, tag, value)| der_value(0x31, &attribute(*kind, *tag, value)));
+        CanonicalName::from_der(&der_value(0x30, &rdns.collect::<Vec<_>>().concat())).unwrap()
+    }
+
+    fn attribute(kind: u8, tag: u8, value: &[u8]) -> Vec<u8> {
+        let oid = [0x06, 0x03, 0x55, 0x04, kind];
+        der_value(0x30, &[&oid, der_value(tag, value).as_slice()].concat())
+    }
+
+    #[test]
+    fn a_name_with_a_malformed_part_is_no_name() {
+        let good = attribute(10, 12, b"Acme");
+        let rdn = |content: &[u8]| der_value(0x31, content);
+        let whole = |rdns: &[&[u8]]| der_value(0x30, &rdns.concat());
+        let acme = rdn(&good);
+        assert!(CanonicalName::from_der(&whole(&[])).is_some());
+        assert!(CanonicalName::from_der(&whole(&[&acme, &rdn(&[good.clone(), good.clone()].concat())])).is_some());
+        for (case, der) in [
+            ("a NULL after the RDNs", whole(&[&acme, &[5, 0]])),
+            ("a NULL before an RDN", whole(&[&[5, 0], &acme])),
+            ("a cut RDN", whole(&[&acme, &acme[..acme.len() - 1]])),
+            ("an RDN that is a sequence", whole(&[&acme, &der_value(0x30, &good)])),
+            ("an empty RDN", whole(&[&acme, &rdn(&[])])),
+            ("a NULL in an RDN", whole(&[&rdn(&[good.as_slice(), &[5, 0]].concat())])),
+            ("an attribute without a value", whole(&[&acme, &rdn(&der_value(0x30, &[6, 3, 0x55, 4, 10]))])),
+            ("an attribute without a type", whole(&[&acme, &rdn(&der_value(0x30, &[12, 1, b'a']))])),
+            ("an attribute with two values", {
+                whole(&[&rdn(&der_value(0x30, &[6, 3, 0x55, 4, 10, 12, 1, b'a', 12, 1, b'b']))])
+            }),
+            ("an empty type", whole(&[&acme, &rdn(&der_value(0x30, &[6, 0, 12, 1, b'a']))])),
+            ("bytes after it", [whole(&[&acme]), vec![0]].concat()),
+            ("a set", der_value(0x31, &acme)),
+            ("nothing", Vec::new()),
+        ] {
+            assert_eq!(CanonicalName::from_der(&der), None, "{case}");
+        }
     }
 
     #[test]

@@ -7,9 +7,6 @@
 
 use std::net::IpAddr;
 
-use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::X509Name;
-
 use super::super::der::{DerValue, INTEGER, SEQUENCE, only_value, values};
 use super::name::CanonicalName;
 
@@ -63,7 +60,7 @@ impl<'a> Name<'a> {
         let value = match form {
             EMAIL => text().map(GeneralName::Email),
             2 => text().map(GeneralName::Dns),
-            DIRECTORY => directory_name(der.content).map(GeneralName::Directory),
+            DIRECTORY => CanonicalName::from_der(der.content).map(GeneralName::Directory),
             6 => text().map(GeneralName::Uri),
             7 => Some(GeneralName::Ip(der.content)),
             _ => None,
@@ -80,13 +77,6 @@ impl<'a> Name<'a> {
     pub(super) fn email(text: Option<&'a str>) -> Self {
         let text = text.filter(|text| text.is_ascii());
         Self { form: EMAIL, value: text.map_or(GeneralName::Opaque, GeneralName::Email) }
-    }
-}
-
-fn directory_name(der: &[u8]) -> Option<CanonicalName> {
-    match X509Name::from_der(der) {
-        Ok(([], name)) => Some(CanonicalName::new(&name)),
-        _ => None,
     }
 }
 
@@ -259,6 +249,7 @@ pub(super) fn unsigned_value(der: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::test_pki::der_value;
 
     /// Whether a name is in a subtree; `None` if that cannot be evaluated.
     #[track_caller]
@@ -371,6 +362,16 @@ mod tests {
         let mut left = COMPARISONS_MAX;
         assert!(limited.check(&[name(2, GeneralName::Dns("a"))], &mut left).is_err());
         assert!(limited.check(&[name(6, GeneralName::Uri("x:"))], &mut left).is_ok());
+    }
+
+    #[test]
+    fn a_directory_name_with_a_malformed_tail_is_not_read_as_a_shorter_one() {
+        let acme = der_value(0x31, &der_value(0x30, b"\x06\x03\x55\x04\x0a\x0c\x04Acme"));
+        for (tail, is_read) in [(&[][..], true), (&[5, 0], false), (&[0x31, 0], false), (&[0x31, 2, 0x30, 0], false)] {
+            let der = der_value(0xa4, &der_value(0x30, &[acme.as_slice(), tail].concat()));
+            let name = Name::from_der(values(&der).next().unwrap().unwrap()).unwrap();
+            assert_eq!(matches!(name.value, GeneralName::Directory(_)), is_read, "{tail:?}");
+        }
     }
 
     #[test]
