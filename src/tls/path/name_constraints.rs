@@ -149,7 +149,10 @@ enum Role {
 /// Whether `name` is in the subtree of `base`, which has the same form; `None` if that cannot be evaluated.
 fn is_within(name: &GeneralName<'_>, base: &GeneralName<'_>, role: Role) -> Option<bool> {
     match (name, base) {
-        (GeneralName::Directory(name), GeneralName::Directory(base)) => Some(name.is_within(base)),
+        (GeneralName::Directory(name), GeneralName::Directory(base)) => Some(match role {
+            Role::Permitted => name.is_within(base),
+            Role::Excluded => name.may_be_within(base),
+        }),
         (GeneralName::Dns(name), GeneralName::Dns(base)) => is_dns_name_within(name, base, role),
         (GeneralName::Email(name), GeneralName::Email(base)) => is_address_within(name, base),
         (GeneralName::Uri(name), GeneralName::Uri(base)) => is_host_within(uri_host(name)?, base),
