@@ -291,6 +291,30 @@ async fn server_identities_replace_the_server_name() {
 }
 
 #[test]
+fn a_revoked_ca_of_ca_file_is_rejected_as_intermediate_and_as_trust_anchor() {
+    let (folder, root) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let middle = root.intermediate("Middle");
+    let server = middle.issue("mongod", &["mongo.test"]);
+    let text = format!("{}{}", root.pem, middle.pem);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let client = |partial_chain: bool, revoked: &CertificateAuthority| {
+        let list = root.revocation_list(&[revoked.der()], 2090);
+        upstream(&folder, &root, |upstream| {
+            let files = files_of(upstream);
+            files.ca_file = folder.write("both.pem", &text);
+            files.partial_chain = partial_chain;
+            files.crl_file = Some(folder.write("crl.pem", list));
+        })
+    };
+    for partial_chain in [false, true] {
+        assert_eq!(rejection(&client(partial_chain, &middle), &server), CertificateError::Revoked, "{partial_chain}");
+        // The list of a root does not concern the root itself.
+        let outcome = runtime.block_on(handshake(&client(partial_chain, &root), server.server(None, VERSIONS[1])));
+        outcome.client.unwrap();
+    }
+}
+
+#[test]
 fn a_revoked_server_is_rejected_whatever_its_version() {
     let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let (modern, old) = (ca.issue("mongod", &["mongo.test"]), ca.issue_version_1("mongo.test"));
