@@ -110,8 +110,12 @@ impl<'a> PathCertificate<'a> {
         let name = |name: &X509Name<'_>| CanonicalName::from_der(name.as_raw());
         let (subject, issuer) = (name(x509.subject())?, name(x509.issuer())?);
         let certificate = Self { der, x509, signed, origin, subject, issuer, extensions };
-        // Extensions exist since version 3, and would not be expected in older certificates.
-        (certificate.version() >= 3 || certificate.x509.extensions().is_empty()).then_some(certificate)
+        // Extensions exist since version 3, and would not be expected in older certificates. There is no version 4.
+        let is_known = match certificate.version() {
+            3 => true,
+            version => version < 3 && certificate.x509.extensions().is_empty(),
+        };
+        is_known.then_some(certificate)
     }
 
     /// The X.509 version, counted from 1.

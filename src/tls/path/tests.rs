@@ -169,6 +169,11 @@ fn only_certificates_of_version_3_may_have_extensions() {
     let fields = der_children(der_parts(der_parts(&version_3).0).0);
     let with_extensions = signed(&fields[1..].concat(), fields[2], root.key());
     assert_eq!(check_path(&with_extensions.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
+    for (number, expected) in [(2, Ok(())), (3, Err(CertificateError::BadEncoding))] {
+        let version = [0xa0, 3, 2, 1, number];
+        let der = signed(&[&version, fields[1..].concat().as_slice()].concat(), fields[2], root.key());
+        assert_eq!(check_path(&der.into(), &[], &[root.der()]), expected, "{number}");
+    }
 }
 
 #[test]
