@@ -14,6 +14,8 @@ pub struct CertificateSetFacts {
     pub own_location: String,
     /// The trust anchors for the certificates of the other side.
     pub trust_anchors: Vec<CertificateFacts>,
+    /// The other CA certificates of the same source.
+    pub intermediates: Vec<CertificateFacts>,
     /// Where the trust anchors were read from: configuration key and file.
     pub trust_anchors_location: String,
     /// The revocation lists of their CAs.
@@ -39,6 +41,7 @@ impl From<&UpstreamTls> for CertificateSetFacts {
             own: tls.credentials.certificates().cloned().collect(),
             own_location: tls.credentials.location.to_string(),
             trust_anchors: tls.trust_anchors.certificates.clone(),
+            intermediates: tls.trust_anchors.intermediates.clone(),
             trust_anchors_location: tls.trust_anchors.location.to_string(),
             crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
         }
@@ -51,6 +54,7 @@ impl From<&ListenerTls> for CertificateSetFacts {
             own: tls.credentials.certificates().cloned().collect(),
             own_location: tls.credentials.location.to_string(),
             trust_anchors: tls.trust_anchors.certificates.clone(),
+            intermediates: tls.trust_anchors.intermediates.clone(),
             trust_anchors_location: tls.trust_anchors.location.to_string(),
             crls: tls.revocation_lists.iter().map(CrlFacts::from).collect(),
         }

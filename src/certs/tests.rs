@@ -157,6 +157,21 @@ async fn one_bad_file_prevents_the_reload_of_all_files() {
 }
 
 #[tokio::test]
+async fn a_new_intermediate_in_ca_file_is_put_into_use() {
+    let mut scene = Scene::new();
+    let root = &scene.authority;
+    let (one, other) = (root.intermediate("One"), root.intermediate("Other"));
+    let texts = [&one, &other].map(|middle| format!("{}{}", root.pem, middle.pem));
+    for (time, text, expected) in
+        [(0, &texts[0], "0 -> 1"), (1, &texts[1], "1 -> 1"), (2, &scene.authority.pem.clone(), "1 -> 0")]
+    {
+        scene.folder.write("ca.pem", text);
+        let ReloadOutcome::Reloaded(changed) = scene.read(time) else { panic!("{expected}") };
+        assert_eq!(changed, format!("intermediate CA certificates {expected}"));
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_not_valid_now_does_not_replace_a_valid_one() {
     let mut scene = Scene::new();
     let (past, future) = (UNIX_EPOCH + Duration::from_hours(24), scene.clock + Duration::from_hours(1));

@@ -192,6 +192,9 @@ fn changes(old: &CertificateSetFacts, new: &CertificateSetFacts) -> String {
     if old.trust_anchors != new.trust_anchors {
         parts.push(format!("CA certificates {} -> {}", old.trust_anchors.len(), new.trust_anchors.len()));
     }
+    if old.intermediates != new.intermediates {
+        parts.push(format!("intermediate CA certificates {} -> {}", old.intermediates.len(), new.intermediates.len()));
+    }
     if old.crls != new.crls {
         let crls: Vec<_> = new.crls.iter().map(describe_crl).collect();
         let crls = if crls.is_empty() { "none".to_owned() } else { crls.join(" and ") };

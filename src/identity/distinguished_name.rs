@@ -94,18 +94,11 @@ impl DistinguishedName {
         let oid = attribute.attr_type().to_id_string();
         self.text.push_str(short_name(&oid).unwrap_or(&oid));
         self.text.push('=');
-        let value = attribute.as_slice();
-        // OpenSSL does not include the count of unused bits in the bytes of a bit string.
-        let value = match attribute.attr_value().tag() {
-            Tag::BitString => value.get(1..).unwrap_or_default(),
-            _ => value,
-        };
-        if let Ok(value) = std::str::from_utf8(value) {
-            let mapped: String = value.chars().filter_map(mapped).collect();
-            push_escaped(&mut self.text, mapped.as_bytes());
+        if let Some(value) = attribute_text(attribute) {
+            push_escaped(&mut self.text, value.as_bytes());
         } else {
             self.readable_by_mongod = false;
-            push_escaped(&mut self.text, value);
+            push_escaped(&mut self.text, attribute_bytes(attribute));
         }
         let written = self.text.get(start..).unwrap_or_default();
         if ["O=", "OU=", "DC="].iter().any(|kind| written.starts_with(kind)) {
@@ -148,6 +141,21 @@ fn mapped(character: char) -> Option<char> {
         _ if space => Some(' '),
         _ if nothing || character.is_control() => None,
         _ => Some(character),
+    }
+}
+
+/// The value of an attribute as names contain it, before it is escaped; `None` if its bytes are not UTF-8.
+pub(crate) fn attribute_text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
+    let value = std::str::from_utf8(attribute_bytes(attribute)).ok()?;
+    Some(value.chars().filter_map(mapped).collect())
+}
+
+fn attribute_bytes<'a>(attribute: &'a AttributeTypeAndValue<'_>) -> &'a [u8] {
+    let value = attribute.as_slice();
+    // OpenSSL does not include the count of unused bits in the bytes of a bit string.
+    match attribute.attr_value().tag() {
+        Tag::BitString => value.get(1..).unwrap_or_default(),
+        _ => value,
     }
 }
 

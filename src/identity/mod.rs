@@ -15,6 +15,7 @@ mod trust_domains;
 pub(crate) use algorithms::{key_text, signature_text};
 pub(crate) use certificate::system_time;
 pub use certificate::{CertificateFacts, MalformedCertificate, Validity, date_text, public_key_bits, rfc3339};
+pub(crate) use distinguished_name::attribute_text;
 pub use distinguished_name::{DistinguishedName, printable};
 pub use identities::{ClientFacts, Identified, Identities, KnownSource, ProxyIdentity};
 pub use principal::{Principal, PrincipalPattern, PrincipalSource};

@@ -13,7 +13,10 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::last_handshake::{LastHandshake, Staple};
-use super::path::{self, CertificatePurpose, InitialPolicies, PathAnchors, PathContext, VerifiedPath};
+use super::path::{
+    self, CertificateOrigin, CertificatePurpose, InitialPolicies, PathAnchors, PathCertificate, PathContext,
+    VerifiedPath,
+};
 use super::revocation::{RevocationList, check_revocation};
 use super::rsa_pss;
 use super::signed_der::{key_parts, verify_signature};
@@ -77,14 +80,21 @@ impl ChainVerifier {
             .inspect_err(|_| self.last_handshake.record_rejected(end_entity, intermediates))
     }
 
-    /// Checks every certificate that the peer sent, and every certificate of `path`.
+    /// Checks every certificate that the peer sent, and every certificate of `path` that has an issuer: a trust anchor
+    /// has one with `partial_chain`.
     fn check_revocation(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         path: &VerifiedPath<'_>,
     ) -> Result<(), Error> {
-        let from_ca_file = path.certificates.iter().filter(|der| self.trust_anchors.intermediates_der.contains(*der));
+        // A root is in no list. Its own list may contain its serial number, which then is that of another certificate:
+        // `openssl` makes roots and leaf certificates with the number 1.
+        let is_root = |der: &CertificateDer<'_>| {
+            PathCertificate::from_der(der, CertificateOrigin::TrustAnchor).is_some_and(|ca| ca.is_self_signed())
+        };
+        let from_ca_file = path.certificates.iter().skip(1).filter(|der| !intermediates.contains(*der));
+        let from_ca_file = from_ca_file.filter(|der| !is_root(der));
         let chain: Vec<_> = std::iter::once(end_entity).chain(intermediates).chain(from_ca_file).collect();
         Ok(check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all)?)
     }

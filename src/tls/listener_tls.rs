@@ -123,6 +123,7 @@ impl ListenerTls {
 
     /// Whether both, of the same listener, accept the same clients.
     pub fn accepts_same_clients(&self, other: &Self) -> bool {
-        self.trust_anchors.der == other.trust_anchors.der && self.revocation_lists == other.revocation_lists
+        self.trust_anchors.has_same_certificates(&other.trust_anchors)
+            && self.revocation_lists == other.revocation_lists
     }
 }

@@ -290,6 +290,30 @@ async fn server_identities_replace_the_server_name() {
 }
 
 #[test]
+fn a_revoked_ca_of_ca_file_is_rejected_as_intermediate_and_as_trust_anchor() {
+    let (folder, root) = (Folder::new(), CertificateAuthority::new("Acme CA"));
+    let middle = root.intermediate("Middle");
+    let server = middle.issue("mongod", &["mongo.test"]);
+    let text = format!("{}{}", root.pem, middle.pem);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let client = |partial_chain: bool, revoked: &CertificateAuthority| {
+        let list = root.revocation_list(&[revoked.der()], 2090);
+        upstream(&folder, &root, |upstream| {
+            let files = files_of(upstream);
+            files.ca_file = folder.write("both.pem", &text);
+            files.partial_chain = partial_chain;
+            files.crl_file = Some(folder.write("crl.pem", list));
+        })
+    };
+    for partial_chain in [false, true] {
+        assert_eq!(rejection(&client(partial_chain, &middle), &server), CertificateError::Revoked, "{partial_chain}");
+        // The list of a root does not concern the root itself.
+        let outcome = runtime.block_on(handshake(&client(partial_chain, &root), server.server(None, VERSIONS[1])));
+        outcome.client.unwrap();
+    }
+}
+
+#[test]
 fn a_revoked_server_is_rejected_whatever_its_version() {
     let (folder, ca) = (Folder::new(), CertificateAuthority::new("Acme CA"));
     let (modern, old) = (ca.issue("mongod", &["mongo.test"]), ca.issue_version_1("mongo.test"));
@@ -528,8 +552,27 @@ fn unchanged_files_are_the_same_material_and_a_changed_file_is_not() {
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a list was added");
     let config = folder.upstream(1, &pair, &format!("{}{}", ca.pem, CertificateAuthority::new("Other").pem));
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "a CA certificate was added");
+    let with_middle = |name| folder.upstream(1, &pair, &format!("{}{}", ca.pem, ca.intermediate(name).pem));
+    let with_one = UpstreamTls::load(&with_middle("One")).unwrap();
+    assert!(!first.is_same_material(&with_one) && !with_one.is_same_material(&first), "an intermediate was added");
+    let with_other = UpstreamTls::load(&with_middle("Other")).unwrap();
+    assert!(!with_one.is_same_material(&with_other), "an intermediate was replaced");
     let config = folder.upstream(1, &ca.issue("svc-a", &[]), &ca.pem);
     assert!(!first.is_same_material(&UpstreamTls::load(&config).unwrap()), "another certificate");
+}
+
+#[test]
+fn a_listener_with_another_intermediate_accepts_other_clients() {
+    let (folder, clients) = (Folder::new(), CertificateAuthority::new("Clients CA"));
+    let middle = clients.intermediate("Middle");
+    let loaded = |text: String| {
+        listener(&folder, &clients, |listener| listener.files.ca_file = folder.write("clients.pem", text))
+    };
+    let (without, with) = (loaded(clients.pem.clone()), loaded(format!("{}{}", clients.pem, middle.pem)));
+    let now = std::time::SystemTime::now();
+    let client = [middle.issue("cart", &[]).der];
+    assert!(!without.would_accept(&client, now) && with.would_accept(&client, now));
+    assert!(!without.accepts_same_clients(&with) && !with.is_same_material(&without));
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::credentials::{Certificate, read_facts};
 use super::material_error::{Location, MaterialError, MaterialProblem};
@@ -33,7 +35,7 @@ impl TrustAnchors {
     /// Self-signed CA certificates may sign others: those with `CA:TRUE`, and certificates of version 1, which have no
     /// such field. Other CA certificates are trust anchors only with `partial_chain`; without it they complete a chain
     /// that a peer sends. Other self-signed certificates, and other certificates of version 1, are accepted only as a
-    /// leaf certificate. The remaining certificates of the file are ignored.
+    /// leaf certificate. The remaining certificates of the file are ignored, malformed extensions included.
     ///
     /// The leaf certificate of `certificate_file` is in `ca_file` by mistake, and is ignored unless it is its own
     /// issuer.
@@ -80,10 +82,19 @@ impl TrustAnchors {
         self.certificates.iter().find(|anchor| anchor.subject == certificate.issuer)
     }
 
+    /// Whether both consist of the same trust anchors and the same other CA certificates.
+    pub(super) fn has_same_certificates(&self, other: &Self) -> bool {
+        self.der == other.der && self.intermediates_der == other.intermediates_der
+    }
+
     fn select(certificates: Vec<Certificate>, location: Location, partial_chain: bool) -> Result<Self, MaterialError> {
         let (mut anchors, mut intermediates, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (der, facts)) in certificates.into_iter().enumerate() {
             let Some(parsed) = PathCertificate::from_der(&der, CertificateOrigin::TrustAnchor) else {
+                if is_ignored_leaf(&der, &facts) {
+                    others.push(facts);
+                    continue;
+                }
                 let problem = MaterialProblem::Damaged { position: index + 1, label: "CERTIFICATE".to_owned() };
                 return Err(MaterialError { location, problem });
             };
@@ -115,12 +126,21 @@ impl TrustAnchors {
     }
 }
 
+/// Whether a certificate is readable enough to say that it is neither a CA certificate nor its own issuer.
+fn is_ignored_leaf(der: &CertificateDer<'_>, facts: &CertificateFacts) -> bool {
+    let is_ca = X509Certificate::from_der(der)
+        .map(|(_, parsed)| parsed.basic_constraints().map(|found| found.is_some_and(|found| found.value.ca)));
+    facts.version == 3 && !facts.is_self_issued() && matches!(is_ca, Ok(Ok(false)))
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::KeyPair;
 
     use super::*;
-    use crate::tls::test_pki::{CertificateAuthority, Folder, IssuedCertificate, files_of};
+    use crate::tls::test_pki::{
+        CertificateAuthority, Folder, IssuedCertificate, der_children, der_parts, der_value, files_of, pem, signed,
+    };
 
     fn read_anchors(ca: impl AsRef<[u8]>) -> Result<TrustAnchors, String> {
         let folder = Folder::new();
@@ -152,6 +172,31 @@ mod tests {
             (old, 1),
         ] {
             assert_eq!(read_anchors(ca).unwrap().certificates.len(), expected);
+        }
+    }
+
+    #[test]
+    fn a_malformed_certificate_that_is_ignored_in_any_case_does_not_fail_the_file() {
+        let acme = CertificateAuthority::new("Acme CA");
+        // extendedKeyUsage without a usage.
+        let empty = [0x30, 9, 6, 3, 0x55, 0x1d, 0x25, 4, 2, 0x30, 0];
+        let with_extension = |der: &[u8], more: &[u8]| {
+            let fields = der_children(der_parts(der_parts(der).0).0);
+            let extensions = der_parts(der_parts(fields[7]).0).0;
+            let extensions = der_value(0xa3, &der_value(0x30, &[extensions, more].concat()));
+            pem("CERTIFICATE", &signed(&[&fields[..7].concat(), extensions.as_slice()].concat(), fields[2], acme.key()))
+        };
+        let leaf = acme.issue("mongod", &["mongo"]).der;
+        let malformed = with_extension(&leaf, &empty);
+        assert_eq!(read_anchors(format!("{malformed}{}", acme.pem)).unwrap().certificates.len(), 1);
+        // It may be a CA certificate if it has basicConstraints twice.
+        let twice = [0x30, 9, 6, 3, 0x55, 0x1d, 0x13, 4, 2, 0x30, 0].repeat(2);
+        let middle = acme.intermediate("Middle").der;
+        for malformed in
+            [with_extension(&middle, &empty), with_extension(&middle, &twice), with_extension(&leaf, &twice)]
+        {
+            let error = read_anchors(format!("{malformed}{}", acme.pem)).unwrap_err();
+            assert!(error.contains("damaged"), "{error}");
         }
     }
 

@@ -130,7 +130,7 @@ impl UpstreamTls {
     /// the other.
     pub fn is_same_material(&self, other: &Self) -> bool {
         self.credentials.has_same_chain(&other.credentials)
-            && self.trust_anchors.der == other.trust_anchors.der
+            && self.trust_anchors.has_same_certificates(&other.trust_anchors)
             && self.revocation_lists == other.revocation_lists
     }
 }

@@ -11,6 +11,7 @@ use x509_parser::oid_registry::OID_PKCS9_EMAIL_ADDRESS;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Name;
 
 use super::super::certificate_defect::CertificateDefect;
 use super::super::der::{BIT_STRING, BOOLEAN, DerValue, INTEGER, OBJECT_ID, SEQUENCE, only_value, values};
@@ -106,10 +107,15 @@ impl<'a> PathCertificate<'a> {
         let ([], x509) = X509Certificate::from_der(der).ok()? else { return None };
         let extensions = PathExtensions::read(x509.extensions())?;
         let signed = SignedDer::from_der(der)?;
-        let (subject, issuer) = (CanonicalName::new(x509.subject()), CanonicalName::new(x509.issuer()));
+        let name = |name: &X509Name<'_>| CanonicalName::from_der(name.as_raw());
+        let (subject, issuer) = (name(x509.subject())?, name(x509.issuer())?);
         let certificate = Self { der, x509, signed, origin, subject, issuer, extensions };
-        // Extensions exist since version 3, and would not be expected in older certificates.
-        (certificate.version() >= 3 || certificate.x509.extensions().is_empty()).then_some(certificate)
+        // Extensions exist since version 3, and would not be expected in older certificates. There is no version 4.
+        let is_known = match certificate.version() {
+            3 => true,
+            version => version < 3 && certificate.x509.extensions().is_empty(),
+        };
+        is_known.then_some(certificate)
     }
 
     /// The X.509 version, counted from 1.

@@ -7,9 +7,6 @@
 
 use std::net::IpAddr;
 
-use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::X509Name;
-
 use super::super::der::{DerValue, INTEGER, SEQUENCE, only_value, values};
 use super::name::CanonicalName;
 
@@ -63,7 +60,7 @@ impl<'a> Name<'a> {
         let value = match form {
             EMAIL => text().map(GeneralName::Email),
             2 => text().map(GeneralName::Dns),
-            DIRECTORY => directory_name(der.content).map(GeneralName::Directory),
+            DIRECTORY => CanonicalName::from_der(der.content).map(GeneralName::Directory),
             6 => text().map(GeneralName::Uri),
             7 => Some(GeneralName::Ip(der.content)),
             _ => None,
@@ -80,13 +77,6 @@ impl<'a> Name<'a> {
     pub(super) fn email(text: Option<&'a str>) -> Self {
         let text = text.filter(|text| text.is_ascii());
         Self { form: EMAIL, value: text.map_or(GeneralName::Opaque, GeneralName::Email) }
-    }
-}
-
-fn directory_name(der: &[u8]) -> Option<CanonicalName> {
-    match X509Name::from_der(der) {
-        Ok(([], name)) => Some(CanonicalName::new(&name)),
-        _ => None,
     }
 }
 
@@ -159,16 +149,13 @@ enum Role {
 /// Whether `name` is in the subtree of `base`, which has the same form; `None` if that cannot be evaluated.
 fn is_within(name: &GeneralName<'_>, base: &GeneralName<'_>, role: Role) -> Option<bool> {
     match (name, base) {
-        (GeneralName::Directory(name), GeneralName::Directory(base)) => Some(name.is_within(base)),
+        (GeneralName::Directory(name), GeneralName::Directory(base)) => Some(match role {
+            Role::Permitted => name.is_within(base),
+            Role::Excluded => name.may_be_within(base),
+        }),
         (GeneralName::Dns(name), GeneralName::Dns(base)) => is_dns_name_within(name, base, role),
         (GeneralName::Email(name), GeneralName::Email(base)) => is_address_within(name, base),
-        (GeneralName::Uri(name), GeneralName::Uri(base)) => {
-            let host = uri_host(name)?;
-            Some(match base.strip_prefix('.') {
-                Some(_) => ends_with(host, base),
-                None => host.eq_ignore_ascii_case(base),
-            })
-        }
+        (GeneralName::Uri(name), GeneralName::Uri(base)) => is_host_within(uri_host(name)?, base),
         (GeneralName::Ip(name), GeneralName::Ip(base)) => is_ip_within(name, base),
         _ => None,
     }
@@ -179,7 +166,7 @@ fn is_within(name: &GeneralName<'_>, base: &GeneralName<'_>, role: Role) -> Opti
 /// A wildcard stands for one label. It is excluded if one of the names that it stands for is.
 fn is_dns_name_within(name: &str, base: &str, role: Role) -> Option<bool> {
     let (is_wildcard, host) = name.strip_prefix("*.").map_or((false, name), |parent| (true, parent));
-    if !is_host_name(host) || !(base.is_empty() || is_host_name(base.strip_prefix('.').unwrap_or(base))) {
+    if !is_host_name(host) || !(base.is_empty() || is_host_base(base)) {
         return None;
     }
     let covers = |name: &str| {
@@ -196,17 +183,42 @@ fn is_dns_name_within(name: &str, base: &str, role: Role) -> Option<bool> {
 
 /// A constraint is an address, a host, or with a dot at its start all hosts of a domain.
 fn is_address_within(address: &str, base: &str) -> Option<bool> {
-    let (local, host) = address.rsplit_once('@').filter(|(local, host)| !local.is_empty() && is_host_name(host))?;
-    Some(match base.rsplit_once('@') {
-        Some((base_local, base_host)) => local == base_local && host.eq_ignore_ascii_case(base_host),
-        None if base.starts_with('.') => ends_with(host, base),
-        None => host.eq_ignore_ascii_case(base),
-    })
+    let (local, host) = mailbox(address)?;
+    if !base.contains('@') {
+        return is_host_within(host, base);
+    }
+    let (base_local, base_host) = mailbox(base)?;
+    Some(local == base_local && host.eq_ignore_ascii_case(base_host))
+}
+
+/// The parts of an e-mail address. Identities are read without control characters, so none may hide a name.
+fn mailbox(address: &str) -> Option<(&str, &str)> {
+    let is_local = |local: &str| !local.is_empty() && !local.bytes().any(|byte| byte.is_ascii_control());
+    address.rsplit_once('@').filter(|(local, host)| is_local(local) && is_host_name(host))
+}
+
+/// Whether `host` is the host `base`, or with a dot at the start of `base` one of its domain. `None` if `base` is
+/// neither: an excluded base that covers nothing would let every name pass.
+fn is_host_within(host: &str, base: &str) -> Option<bool> {
+    is_host_base(base).then(
+        || {
+            if base.starts_with('.') { ends_with(host, base) } else { host.eq_ignore_ascii_case(base) }
+        },
+    )
+}
+
+/// A host name, with or without a dot at its start.
+fn is_host_base(base: &str) -> bool {
+    is_host_name(base.strip_prefix('.').unwrap_or(base))
 }
 
 /// The host of a URI; `None` if it has none that is a host name. RFC 5280 requires that a URI without one is rejected.
 fn uri_host(uri: &str) -> Option<&str> {
-    let (_, rest) = uri.split_once("://")?;
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+    };
+    let (_, rest) = uri.split_once("://").filter(|(scheme, _)| is_scheme(scheme))?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = match authority.split_once(':') {
         Some((host, port)) => Some(host).filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()))?,
@@ -259,6 +271,7 @@ pub(super) fn unsigned_value(der: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::test_pki::der_value;
 
     /// Whether a name is in a subtree; `None` if that cannot be evaluated.
     #[track_caller]
@@ -320,6 +333,19 @@ mod tests {
                 ("urn:uuid:1", "cluster.local", None),
                 ("cluster.local", "cluster.local", None),
                 ("https://cluster.local./x", "cluster.local", None),
+                ("svn+ssh://cluster.local/x", "cluster.local", Some(true)),
+                ("urn:x://cluster.local/x", "cluster.local", None),
+                ("a/b://cluster.local/x", "cluster.local", None),
+                ("1a://cluster.local/x", "cluster.local", None),
+                ("://cluster.local/x", "cluster.local", None),
+                ("spiffe://prod.example/a", "", None),
+                ("spiffe://prod.example/a", ".", None),
+                ("spiffe://prod.example/a", "spiffe://prod.example", None),
+                ("spiffe://prod.example/a", "prod.example.", None),
+                ("spiffe://prod.example/a", "..prod.example", None),
+                ("spiffe://prod.example/a", "prod.example/a", None),
+                ("spiffe://prod.example/a", "prod.example:443", None),
+                ("spiffe://prod.example/a", "*.example", None),
             ],
         );
     }
@@ -340,6 +366,15 @@ mod tests {
                 ("acme.example", "acme.example", None),
                 ("@acme.example", "acme.example", None),
                 ("dba@", "acme.example", None),
+                ("db\u{1}a@acme.example", "dba@acme.example", None),
+                ("dba@acme.example", "", None),
+                ("dba@acme.example", ".", None),
+                ("dba@acme.example", "@acme.example", None),
+                ("dba@acme.example", "dba@", None),
+                ("dba@acme.example", "dba@acme.example.", None),
+                ("dba@acme.example", "dba@.acme.example", None),
+                ("dba@acme.example", "acme.example.", None),
+                ("dba@acme.example", "acme..example", None),
             ],
         );
     }
@@ -371,6 +406,16 @@ mod tests {
         let mut left = COMPARISONS_MAX;
         assert!(limited.check(&[name(2, GeneralName::Dns("a"))], &mut left).is_err());
         assert!(limited.check(&[name(6, GeneralName::Uri("x:"))], &mut left).is_ok());
+    }
+
+    #[test]
+    fn a_directory_name_with_a_malformed_tail_is_not_read_as_a_shorter_one() {
+        let acme = der_value(0x31, &der_value(0x30, b"\x06\x03\x55\x04\x0a\x0c\x04Acme"));
+        for (tail, is_read) in [(&[][..], true), (&[5, 0], false), (&[0x31, 0], false), (&[0x31, 2, 0x30, 0], false)] {
+            let der = der_value(0xa4, &der_value(0x30, &[acme.as_slice(), tail].concat()));
+            let name = Name::from_der(values(&der).next().unwrap().unwrap()).unwrap();
+            assert_eq!(matches!(name.value, GeneralName::Directory(_)), is_read, "{tail:?}");
+        }
     }
 
     #[test]

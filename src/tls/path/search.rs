@@ -85,10 +85,13 @@ pub(in crate::tls) fn verify<'a>(
     search.extend()?;
     let mut issuers = search.path.iter().skip(1);
     let constrained = issuers.find(|issuer| issuer.extensions.name_constraints.is_some());
+    let named = constrained.map(|issuer| issuer.display_name().ok_or(CertificateError::BadEncoding));
+    // `None` would say that no issuer has constraints.
+    let constrained_issuer = named.transpose()?;
     let certificates = search.path.iter().map(|on_path| CertificateDer::from(on_path.der));
     Ok(VerifiedPath {
         certificates: certificates.collect(),
-        constrained_issuer: constrained.and_then(|issuer| issuer.display_name()),
+        constrained_issuer,
         signatures: SIGNATURES_MAX - search.signatures_left,
     })
 }

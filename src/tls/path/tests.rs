@@ -11,7 +11,7 @@ use super::certificate::CertificatePurpose;
 use super::policies::InitialPolicies;
 use super::search::{INTERMEDIATES_MAX, PathContext, SIGNATURES_MAX, verify};
 use crate::tls::CertificateDefect;
-use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, der_children, der_parts, signed};
+use crate::tls::test_pki::{CertificateAuthority, IssuedCertificate, der_children, der_parts, der_sequence, signed};
 use rustls::CertificateError;
 use rustls::pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, UnixTime,
@@ -169,6 +169,11 @@ fn only_certificates_of_version_3_may_have_extensions() {
     let fields = der_children(der_parts(der_parts(&version_3).0).0);
     let with_extensions = signed(&fields[1..].concat(), fields[2], root.key());
     assert_eq!(check_path(&with_extensions.into(), &[], &[root.der()]), Err(CertificateError::BadEncoding));
+    for (number, expected) in [(2, Ok(())), (3, Err(CertificateError::BadEncoding))] {
+        let version = [0xa0, 3, 2, 1, number];
+        let der = signed(&[&version, fields[1..].concat().as_slice()].concat(), fields[2], root.key());
+        assert_eq!(check_path(&der.into(), &[], &[root.der()]), expected, "{number}");
+    }
 }
 
 #[test]
@@ -371,6 +376,34 @@ fn many_names_and_constraints_are_compared_only_up_to_a_limit() {
     let result = verified_signatures(&many.issue("cart", &names).der, &[], std::slice::from_ref(many.der()));
     let error = result.unwrap_err();
     assert!(matches!(CertificateDefect::of(&error), Some(CertificateDefect::TooManyNames { .. })), "{error:?}");
+}
+
+#[test]
+fn a_ca_with_a_malformed_name_is_on_no_path() {
+    let root = CertificateAuthority::new("Root");
+    let constrained = |params: &mut CertificateParams| {
+        params.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("partner.example".to_owned())],
+            excluded_subtrees: Vec::new(),
+        });
+    };
+    let upper = root.intermediate_with("Upper", constrained);
+    let lower = upper.intermediate_with("Lower", constrained);
+    // The server name would be read from the common name, to which no constraint applies.
+    let leaf = lower.issue("mongo.victim.example", &[]).der;
+    let fields = der_children(der_parts(der_parts(&lower.der).0).0);
+    let with_subject = |subject: &[u8]| {
+        let before = fields[..5].concat();
+        CertificateDer::from(signed(&[&before, subject, &fields[6..].concat()].concat(), fields[2], upper.key()))
+    };
+    let rdns = der_parts(fields[5]).0;
+    let good = with_subject(&der_sequence(rdns));
+    assert_eq!(check_path(&leaf, &[&good, upper.der()], &[root.der()]), Ok(()));
+    for tail in [&[5, 0][..], &[0x31, 0], &[0x31, 2, 0x30, 0]] {
+        let malformed = with_subject(&der_sequence(&[rdns, tail].concat()));
+        let result = check_path(&leaf, &[&malformed, upper.der()], &[root.der()]);
+        assert_eq!(result, Err(CertificateError::UnknownIssuer), "{tail:?}");
+    }
 }
 
 #[test]
