@@ -1,7 +1,7 @@
 //! The TLS sessions of an upstream that may be resumed.
 //!
-//! A resumed session shows no certificate, and its server hands out tickets for further sessions at any time. Without an
-//! end, a server whose certificate expires or is revoked would never have to show it again.
+//! A resumed session shows no certificate, and its server hands out tickets for further sessions at any time. Without
+//! an end, a server whose certificate expires or is revoked would never have to show it again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
