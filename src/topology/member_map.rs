@@ -135,9 +135,9 @@ impl Slots {
         }
     }
 
-    /// An address without a member needs a stand-in, unless it is reserved for one. The listener's own address needs one
-    /// also while its member is out. The other addresses do not: a driver knows that member, and has to see that it is
-    /// down.
+    /// An address without a member needs a stand-in, unless it is reserved for one. The listener's own address also
+    /// needs one while its member is out. The other addresses do not: a driver knows that member, and has to see that
+    /// it is down.
     fn choose_stand_ins(&mut self, members: &[&Candidate]) {
         let holders: Vec<_> = self.slots.iter().filter_map(|state| state.holder.clone()).collect();
         for (index, state) in self.slots.iter_mut().enumerate() {
