@@ -45,9 +45,10 @@ const LOG_ACCEPTED: i64 = 22_943;
 const LOG_ENDED: i64 = 22_944;
 const LOG_SHOWN_CERTIFICATE: i64 = 23_229;
 const LOG_NETWORK_ERROR: i64 = 22_986;
-/// Errors that mongod logs for a connection whose client began TLS and then closed it; the second if bytes of mongod
-/// were unread. A client that does not speak TLS gets no byte, and mongod logs another error.
-const TLS_ABANDONED: [&str; 2] = ["stream truncated", "Connection reset by peer"];
+/// Errors that mongod logs for a connection whose client began TLS and then closed it: the second if bytes of mongod
+/// were unread, the third by mongod 6.0.27. A client that does not speak TLS gets no byte, and mongod logs another
+/// error.
+const TLS_ABANDONED: [&str; 3] = ["stream truncated", "Connection reset by peer", "Connection closed by peer"];
 /// Makes mongod log the client certificates that it receives, and little else.
 const LOG_VERBOSITY: &str =
     "logComponentVerbosity={network:{verbosity:2,asio:{verbosity:0},connectionPool:{verbosity:0}}}";
