@@ -5,7 +5,7 @@ use std::io;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::report::{About, Finding, FindingKind, Status};
-use crate::config::{Config, ListenAddress, ListenerConfig, Topology};
+use crate::config::{Config, ListenAddress, ListenerConfig};
 
 /// An address that cannot be used, with its key.
 struct Unusable {
@@ -54,7 +54,7 @@ impl Unusable {
 /// A gateway that runs with the same configuration holds its addresses: if all of them are in use, that is one warning.
 pub(super) fn check(config: &Config, findings: &mut Vec<Finding>) {
     let addresses = addresses(config);
-    let fixed = addresses.iter().filter(|(_, address)| !has_port_0(address)).count();
+    let fixed = addresses.iter().filter(|(_, address)| !address.has_port_0()).count();
     let unusable: Vec<_> = addresses
         .into_iter()
         .filter_map(|(key, address)| Some(Unusable { error: try_address(&address).err()?, key, address }))
@@ -75,21 +75,11 @@ pub(super) fn check(config: &Config, findings: &mut Vec<Finding>) {
 
 fn addresses(config: &Config) -> Vec<(String, ListenAddress)> {
     let admin = ("admin.address".to_owned(), ListenAddress::Tcp(config.admin.address));
+    let of_listener = |listener: &ListenerConfig| {
+        let key = format!("listener.{}.address", listener.name);
+        listener.addresses().into_iter().map(move |address| (key.clone(), address))
+    };
     std::iter::once(admin).chain(config.listeners.values().flat_map(of_listener)).collect()
-}
-
-fn of_listener(listener: &ListenerConfig) -> Vec<(String, ListenAddress)> {
-    let key = format!("listener.{}.address", listener.name);
-    match &listener.topology {
-        Topology::Members(members) => {
-            members.slots.iter().map(|slot| (key.clone(), ListenAddress::Tcp(slot.address))).collect()
-        }
-        _ => vec![(key, listener.address.clone())],
-    }
-}
-
-fn has_port_0(address: &ListenAddress) -> bool {
-    matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
 /// Binds an IP address without listening. A unix domain socket is in use if a process accepts connections on it.

@@ -139,6 +139,11 @@ impl ListenAddress {
             Self::Unix(_) => true,
         }
     }
+
+    /// Whether the kernel chooses the port, which then is another one each time.
+    pub fn has_port_0(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.port() == 0)
+    }
 }
 
 impl fmt::Display for ListenAddress {

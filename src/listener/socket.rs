@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{ListenAddress, ListenerConfig, Topology};
+use crate::config::{ListenAddress, ListenerConfig};
 
 /// Length of the kernel's accept queue; Linux limits it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -125,12 +125,7 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Binds the address of a listener, or the addresses of its members in their configured order, and starts to listen.
 pub fn bind(config: &ListenerConfig) -> Result<Vec<BoundSocket>, BindError> {
-    match &config.topology {
-        Topology::Members(members) => {
-            members.slots.iter().map(|slot| bind_one(config, &ListenAddress::Tcp(slot.address))).collect()
-        }
-        Topology::Direct | Topology::LoadBalanced(_) => Ok(vec![bind_one(config, &config.address)?]),
-    }
+    config.addresses().iter().map(|address| bind_one(config, address)).collect()
 }
 
 fn bind_one(config: &ListenerConfig, address: &ListenAddress) -> Result<BoundSocket, BindError> {
@@ -200,7 +195,7 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ListenerMode, ProxyProtocol};
+    use crate::config::{ListenerMode, ProxyProtocol, Topology};
     use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 

@@ -33,8 +33,7 @@ impl ClaimedAddresses {
 
     /// Adds an address without a check.
     pub(super) fn insert(&mut self, key: &str, address: &ListenAddress) {
-        // Port 0 is a different free port each time.
-        if !matches!(address, ListenAddress::Tcp(tcp) if tcp.port() == 0) {
+        if !address.has_port_0() {
             self.0.push((address.clone(), key.to_owned()));
         }
     }

@@ -112,6 +112,16 @@ pub struct ListenerTlsConfig {
     pub close_expired_clients: bool,
 }
 
+impl ListenerConfig {
+    /// The addresses that the listener binds: those of its members, in their configured order, or its own.
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        match &self.topology {
+            Topology::Members(members) => members.slots.iter().map(|slot| ListenAddress::Tcp(slot.address)).collect(),
+            Topology::Direct | Topology::LoadBalanced(_) => vec![self.address.clone()],
+        }
+    }
+}
+
 /// `topology`: how clients see the servers of the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {

@@ -1,4 +1,5 @@
-//! Who may sign an OCSP response: the issuer of the certificate, or a responder that this issuer has authorised.
+//! Verifies that an OCSP response is signed by the issuer of the certificate, or by a responder that the issuer has
+//! authorised.
 //!
 //! Spec: RFC 6960 § 4.2.2.2.
 
