@@ -45,10 +45,12 @@ const LOG_ACCEPTED: i64 = 22_943;
 const LOG_ENDED: i64 = 22_944;
 const LOG_SHOWN_CERTIFICATE: i64 = 23_229;
 const LOG_NETWORK_ERROR: i64 = 22_986;
-/// Errors that mongod logs for a connection whose client began TLS and then closed it: the second if bytes of mongod
-/// were unread, the third by mongod 6.0.27. A client that does not speak TLS gets no byte, and mongod logs another
-/// error.
-const TLS_ABANDONED: [&str; 3] = ["stream truncated", "Connection reset by peer", "Connection closed by peer"];
+/// Errors that mongod logs for a connection whose client began TLS and then closed it; the second if bytes of mongod
+/// were unread. A client that does not speak TLS gets no byte, and mongod logs another error.
+const TLS_ABANDONED: [&str; 2] = ["stream truncated", "Connection reset by peer"];
+/// The error that mongod logs for a connection whose client closed it without a byte; mongod 6.0.27 also if the client
+/// began TLS.
+const CLOSED_BY_CLIENT: &str = "Connection closed by peer";
 /// Makes mongod log the client certificates that it receives, and little else.
 const LOG_VERBOSITY: &str =
     "logComponentVerbosity={network:{verbosity:2,asio:{verbosity:0},connectionPool:{verbosity:0}}}";
@@ -626,6 +628,7 @@ fn unproven_in(log: &str, ended_only: bool) -> Vec<UnprovenConnection> {
                 open.insert(connection, UnprovenConnection { remote, closed_silently: true });
             }
             Some(LOG_ENDED) => ended.extend(open.remove(&connection)),
+            Some(LOG_NETWORK_ERROR) if line["attr"]["error"]["errmsg"] == CLOSED_BY_CLIENT => {}
             Some(LOG_NETWORK_ERROR) if !TLS_ABANDONED.map(Value::from).contains(&line["attr"]["error"]["errmsg"]) => {
                 if let Some(unproven) = open.get_mut(&connection) {
                     unproven.remote = format!("{} ({})", unproven.remote, line["attr"]["error"]["errmsg"]);
