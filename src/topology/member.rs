@@ -1,5 +1,7 @@
 //! The known state of one member of a replica set or sharded cluster.
 
+use std::time::Instant;
+
 use super::candidate::{Candidate, Standing};
 use super::hello_facts::{HelloFacts, HelloRole};
 use super::member_name::MemberName;
@@ -65,8 +67,11 @@ pub struct SetMember {
     pub(super) is_listed: bool,
     /// Whether the set lists the member as an arbiter.
     pub(super) is_arbiter: bool,
-    /// Whether the member is only monitored because the set may list it in a better horizon than the one in use.
-    pub(super) is_explored: bool,
+    /// Whether only a secondary lists the member yet, after a primary has listed the others.
+    pub(super) awaits_primary: bool,
+    /// Set while the member is only monitored because the set may list it in a better horizon than the one in use: when
+    /// a reply last named it.
+    pub(super) explored_at: Option<Instant>,
     /// Whether the server was last seen to belong to another set or cluster. It is kept while the server is
     /// unreachable.
     pub(super) is_foreign: bool,
@@ -87,7 +92,8 @@ impl SetMember {
             problem: None,
             is_listed: false,
             is_arbiter: false,
-            is_explored: false,
+            awaits_primary: false,
+            explored_at: None,
             is_foreign: false,
             is_ghost: false,
             failures: 0,
@@ -108,7 +114,12 @@ impl SetMember {
 
     /// Whether the member is needed: the set lists it or may list it, or it is a seed.
     pub(super) fn is_wanted(&self) -> bool {
-        self.is_listed || self.is_seed || self.is_explored
+        self.is_listed || self.is_seed || self.explored_at.is_some()
+    }
+
+    /// Whether the member belongs to the horizon in use: clients can be given to it, and it counts as a member.
+    pub fn is_in_use(&self) -> bool {
+        self.explored_at.is_none()
     }
 
     /// Records that the member has answered.

@@ -32,6 +32,10 @@ const REASON_CHARACTERS_MAX: usize = 500;
 /// When no member answers: how soon a seed is asked again that was found to be an alias of a member.
 const ALIASES_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+/// How long a member of a better horizon that does not answer is monitored after a reply has named it: several hello
+/// replies, so that its monitor does not begin anew with each one.
+const EXPLORED_FOR: Duration = Duration::from_secs(60);
+
 /// What an event has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
@@ -118,11 +122,8 @@ impl SetTracker {
         self.change(|tracker| {
             let Some(known) = tracker.members.get_mut(member) else { return };
             known.record_failure(reason.chars().take(REASON_CHARACTERS_MAX).collect());
-            if known.is_explored {
-                // It is asked again when a member names it again.
-                known.is_explored = false;
-                tracker.members.retain(|_, member| member.is_wanted());
-            }
+            known.explored_at.take_if(|at| now.saturating_duration_since(*at) > EXPLORED_FOR);
+            tracker.members.retain(|_, member| member.is_wanted());
             tracker.doubt_horizon();
             if tracker.is_silent() {
                 // A set that is created again with the same names, as after a restore, counts its elections from 1
@@ -174,8 +175,9 @@ impl SetTracker {
     /// The members that need an address of the gateway, sorted by name.
     ///
     /// In a replica set, these are the members that the set lists, whether they answer or not, and hidden members that
-    /// are in the seed list; none before the first member has answered. In a sharded cluster, these are the seeds.
-    /// Servers that belong to another deployment are excluded.
+    /// are in the seed list; none before the first member has answered. A new member that only a secondary lists waits
+    /// for the list of a primary, which also says who has left. In a sharded cluster, these are the seeds. Servers that
+    /// belong to another deployment are excluded.
     pub fn mapped(&self) -> Vec<MemberName> {
         self.members.values().filter(|member| member.is_mapped).map(|member| member.name.clone()).collect()
     }
@@ -209,7 +211,7 @@ impl SetTracker {
         match verdict {
             Verdict::Current | Verdict::Adopt => {}
             Verdict::Explore => {
-                self.explore(facts);
+                self.explore(facts, now);
                 if facts.me.as_ref().is_some_and(|me| me != name) {
                     self.members.remove(name);
                     self.alias_dropped = Some(now);
@@ -229,10 +231,10 @@ impl SetTracker {
                 }
                 return;
             }
-            self.change_horizon(verdict, facts);
+            self.change_horizon(verdict, facts, now);
             self.follow_primary(name, facts);
         } else if facts.role != HelloRole::Ghost && !self.has_other_primary(name) {
-            self.change_horizon(verdict, facts);
+            self.change_horizon(verdict, facts, now);
             self.add_listed(facts);
         }
         if facts.me.as_ref().is_some_and(|me| me != name) {
@@ -263,7 +265,7 @@ impl SetTracker {
     /// Uses the names in a reply from now on, if they replace those in use or belong to them.
     ///
     /// A horizon that is given up for a worse one, in which the primary answers, is still watched.
-    fn change_horizon(&mut self, verdict: Verdict, facts: &HelloFacts) {
+    fn change_horizon(&mut self, verdict: Verdict, facts: &HelloFacts, now: Instant) {
         let other = Horizon::of(facts);
         let Some(current) = &mut self.horizon else {
             self.horizon = Some(other).filter(|other| !other.names.is_empty());
@@ -281,18 +283,18 @@ impl SetTracker {
         let stays_watched =
             !current.names.is_disjoint(&self.seeds) && current.has_better_names_than(&other, &self.seeds);
         for member in self.members.values_mut() {
-            member.is_explored = stays_watched && member.is_listed;
-            member.is_listed = false;
+            member.explored_at = (stays_watched && member.is_listed).then_some(now);
+            (member.is_listed, member.awaits_primary) = (false, false);
         }
         self.horizon = Some(other);
         self.members.retain(|_, member| member.is_wanted());
     }
 
     /// Monitors the members that a reply lists, without using them: the primary may answer to these names.
-    fn explore(&mut self, facts: &HelloFacts) {
+    fn explore(&mut self, facts: &HelloFacts, now: Instant) {
         for name in facts.listed() {
             if let Some(member) = self.add(name) {
-                member.is_explored = !member.is_listed;
+                member.explored_at = (!member.is_listed).then_some(now);
             }
         }
     }
@@ -304,6 +306,7 @@ impl SetTracker {
             && let Some(horizon) = &mut self.horizon
         {
             horizon.is_confirmed = false;
+            self.members.values_mut().for_each(|member| member.awaits_primary = false);
         }
     }
 
@@ -363,10 +366,16 @@ impl SetTracker {
     }
 
     /// Adds the members that a member lists.
+    ///
+    /// The list of a secondary only adds members: one that has got another name would be there twice, and its new name
+    /// would take a new address instead of its own. So it waits for the next primary, if one has answered before.
     fn add_listed(&mut self, facts: &HelloFacts) {
+        let is_confirmed = self.horizon.as_ref().is_some_and(|horizon| horizon.is_confirmed);
+        let is_provisional = is_confirmed && facts.role != HelloRole::Primary;
         for name in facts.listed() {
             if let Some(member) = self.add(name) {
-                (member.is_listed, member.is_explored) = (true, false);
+                member.awaits_primary = is_provisional && (member.awaits_primary || !member.is_listed);
+                (member.is_listed, member.explored_at) = (true, None);
                 member.is_arbiter = facts.arbiters.contains(name);
             }
         }
@@ -416,7 +425,8 @@ impl SetTracker {
     fn map_members(&mut self) {
         let is_sharded = self.kind == DeploymentKind::Sharded;
         for member in self.members.values_mut() {
-            let needs_address = is_sharded || member.is_listed || (member.is_seed && member.hidden);
+            let needs_address =
+                is_sharded || (member.is_listed && !member.awaits_primary) || (member.is_seed && member.hidden);
             member.is_mapped = needs_address && !member.is_foreign;
         }
     }

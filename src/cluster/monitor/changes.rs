@@ -31,10 +31,11 @@ impl SetSnapshot {
         addresses: Vec<(String, Vec<SlotAssignment>)>,
         seed_list: Option<&SeedList>,
     ) -> Self {
+        let in_use = || tracker.members().filter(|member| member.is_in_use());
         Self {
             primary: tracker.primary().cloned(),
-            members: tracker.members().map(|member| (member.name.clone(), member.state)).collect(),
-            problems: tracker.members().map(|member| member.problem.clone()).collect(),
+            members: in_use().map(|member| (member.name.clone(), member.state)).collect(),
+            problems: in_use().map(|member| member.problem.clone()).collect(),
             without_address,
             addresses,
             seed_list_error: seed_list.and_then(SeedList::error),

@@ -48,7 +48,10 @@ pub(super) struct SetMonitor {
 /// A member with its tasks, which end when this is dropped.
 struct MonitoredMember {
     member: Arc<Member>,
-    _tasks: Vec<oneshot::Sender<()>>,
+    /// The monitor.
+    _monitor: oneshot::Sender<()>,
+    /// One for each pool, while the member is in use.
+    upkeep: Vec<oneshot::Sender<()>>,
 }
 
 impl SetMonitor {
@@ -136,13 +139,20 @@ impl SetMonitor {
 
     /// Starts a monitor for each new member, and ends those of removed members.
     fn update_monitors(&mut self, reports: &mpsc::Sender<HelloReport>) {
-        let names: Vec<MemberName> = self.tracker.members().map(|member| member.name.clone()).collect();
-        self.monitored.retain(|name, _| names.contains(name));
-        for name in names {
+        let tracked: Vec<_> = self.tracker.members().map(|member| (member.name.clone(), member.is_in_use())).collect();
+        self.monitored.retain(|name, _| tracked.iter().any(|(known, _)| known == name));
+        for (name, is_in_use) in tracked {
             if !self.monitored.contains_key(&name)
                 && let Some(monitored) = self.start_monitor(&name, reports)
             {
-                self.monitored.insert(name, monitored);
+                self.monitored.insert(name.clone(), monitored);
+            }
+            match self.monitored.get_mut(&name) {
+                Some(monitored) if !is_in_use => monitored.upkeep.clear(),
+                Some(monitored) if monitored.upkeep.is_empty() => {
+                    monitored.upkeep = start_upkeep(&monitored.member, &self.tasks, &self.drain);
+                }
+                _ => {}
             }
         }
     }
@@ -155,15 +165,8 @@ impl SetMonitor {
                 return None;
             }
         };
-        let mut tasks = Vec::new();
-        for pool in &member.pools {
-            let (task, removed) = oneshot::channel::<()>();
-            tasks.push(task);
-            pool_upkeep::start(pool, &self.tasks, &self.drain, async move { drop(removed.await) });
-        }
+        let (monitor, removed) = oneshot::channel::<()>();
         if let Some(pool) = member.pools.first() {
-            let (task, removed) = oneshot::channel::<()>();
-            tasks.push(task);
             let monitor = member::run(name.clone(), Arc::clone(pool), reports.clone());
             let drain = self.drain.clone();
             self.tasks.spawn("member monitor", async move {
@@ -175,7 +178,7 @@ impl SetMonitor {
                 }
             });
         }
-        Some(MonitoredMember { member, _tasks: tasks })
+        Some(MonitoredMember { member, _monitor: monitor, upkeep: Vec::new() })
     }
 
     /// Publishes changes to listeners, metrics and the log.
@@ -216,7 +219,7 @@ impl SetMonitor {
     }
 
     fn membership(&self) -> Membership {
-        let members = self.tracker.members().filter_map(|tracked| {
+        let members = self.tracker.members().filter(|tracked| tracked.is_in_use()).filter_map(|tracked| {
             let member = Arc::clone(&self.monitored.get(&tracked.name)?.member);
             let usability = match tracked.state {
                 MemberState::Primary | MemberState::Mongos => Usability::Writable,
@@ -230,4 +233,14 @@ impl SetMonitor {
         let seed_list_error = self.seed_list.as_ref().and_then(SeedList::error);
         Membership::new(members.collect(), !self.tracker.mapped().is_empty(), set_name, seed_list_error)
     }
+}
+
+/// Starts the upkeep of the pools of `member`, which ends when the senders are dropped.
+fn start_upkeep(member: &Member, tasks: &Tasks, drain: &DrainWatch) -> Vec<oneshot::Sender<()>> {
+    let start = |pool| {
+        let (upkeep, ended) = oneshot::channel::<()>();
+        pool_upkeep::start(pool, tasks, drain, async move { drop(ended.await) });
+        upkeep
+    };
+    member.pools.iter().map(start).collect()
 }

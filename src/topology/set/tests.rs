@@ -321,3 +321,54 @@ fn one_failure_of_a_monitor_is_not_a_member_that_is_down() {
     set.lose("a");
     assert_eq!(standings(&set)[0], Standing::Untried);
 }
+
+#[test]
+fn a_member_that_gets_another_name_is_mapped_when_the_primary_says_so() {
+    let mut set = replica_set("a");
+    set.reply("a", &elected("a b c", 1, 1));
+    set.reply("b", &member(HelloRole::Secondary, "a b c"));
+    set.reply("c", &member(HelloRole::Secondary, "a b c"));
+    // The primary gets another name, and closes the connection of its monitor. A secondary reports it first.
+    set.lose("a");
+    let change = set.reply("b", &member(HelloRole::Secondary, "b c x"));
+    assert_eq!((change.joined, change.mapped), (names("x"), false));
+    assert_eq!(set.mapped_hosts(), "a b c");
+    set.reply("c", &member(HelloRole::Secondary, "b c x"));
+    assert_eq!(set.mapped_hosts(), "a b c");
+    let change = set.reply("x", &elected("b c x", 1, 2));
+    assert!(change.mapped);
+    assert_eq!(set.mapped_hosts(), "b c x");
+    // Without a primary for long, the list of a secondary has to do.
+    set.lose("x");
+    set.reply("b", &member(HelloRole::Secondary, "b c x y"));
+    assert_eq!(set.mapped_hosts(), "b c x");
+    for gone in ["b", "c"] {
+        set.lose(gone);
+    }
+    assert_eq!(set.mapped_hosts(), "b c x y");
+}
+
+#[test]
+fn members_of_a_better_horizon_that_do_not_answer_are_not_added_and_dropped_again_and_again() {
+    let now = Instant::now();
+    let mut set = replica_set("a x");
+    set.reply("x", &elected("x y", 1, 1));
+    let better = member(HelloRole::Secondary, "a b");
+    let change = set.answered(&name("a"), &better, now);
+    assert_eq!(change.joined, names("b"));
+    assert_eq!(set.mapped_hosts(), "x y");
+    let unused = |set: &SetTracker| {
+        set.members()
+            .filter(|member| !member.is_in_use())
+            .map(|member| member.name.host().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(unused(&set), ["a", "b"]);
+    for round in 1..30 {
+        let then = now + Duration::from_secs(10 * round);
+        assert_eq!(set.lost(&name("b"), "gone", then).left, []);
+        assert_eq!(set.answered(&name("a"), &better, then).joined, []);
+    }
+    // Nothing names it any longer.
+    assert_eq!(set.lost(&name("b"), "gone", now + Duration::from_secs(600)).left, names("b"));
+}
