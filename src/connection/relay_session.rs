@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
 use super::route::Route;
-use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
+use super::shared_upstream::{Acquired, SharedUpstream};
+use crate::cluster::{AcquireError, MemberPool, MemberSelector, NoReplacement};
 use crate::lifecycle::overload::ClosingRounds;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, RelayEvent, UpstreamSide};
@@ -28,10 +29,8 @@ pub(super) struct RelaySession<'a> {
     pub(super) slot: usize,
     /// Makes its upstream connections.
     pub(super) pool: Arc<MemberPool>,
-    /// The address of the server, also after the upstream connection was replaced.
-    pub(super) address: SocketAddr,
-    /// The MongoDB user, if the gateway authenticated the connection. It never changes.
-    pub(super) user: Option<Arc<MongoUser>>,
+    /// Its own upstream connection, or those of a pool.
+    pub(super) server: ServerSide,
     /// The addresses of the client that every server receives. `None` if `send_proxy` is off, or if they are unknown.
     /// Boxed, because most connections have none.
     pub(super) endpoints: Option<Box<ClientEndpoints>>,
@@ -41,17 +40,64 @@ pub(super) struct RelaySession<'a> {
     pub(super) closing: ClosingRounds,
 }
 
+/// The server's side of a relayed connection.
+pub(super) enum ServerSide {
+    /// An upstream connection of its own.
+    Own {
+        /// The address of the server, also after the upstream connection was replaced.
+        address: SocketAddr,
+        /// The MongoDB user, if the gateway authenticated the connection. It never changes.
+        user: Option<Arc<MongoUser>>,
+    },
+    /// Connections of a pool.
+    Shared(Box<SharedUpstream>),
+}
+
+impl ServerSide {
+    /// The address of the server; `None` if the client has needed none.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Own { address, .. } => Some(*address),
+            Self::Shared(shared) => shared.address(),
+        }
+    }
+
+    /// The MongoDB user, if the gateway authenticated a connection.
+    pub(super) fn user(&self) -> Option<&Arc<MongoUser>> {
+        match self {
+            Self::Own { user, .. } => user.as_ref(),
+            Self::Shared(shared) => shared.user(),
+        }
+    }
+
+    /// How many upstream connections of the pool the client has used; `None` with a connection of its own.
+    pub(super) fn shared_connections(&self) -> Option<u64> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Shared(shared) => Some(shared.used()),
+        }
+    }
+
+    /// Resolves when the pool asks for the present connection. Cancel safe.
+    async fn recalled(&mut self) {
+        match self {
+            Self::Own { .. } => pending().await,
+            Self::Shared(shared) => shared.recalled().await,
+        }
+    }
+}
+
 /// Relays until the connection ends. `first_bytes` have been read from the client already.
 pub(super) async fn run(
     relay: &mut Relay<ClientStream, TcpStream>,
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let RelaySession { route, slot, pool, address, user, endpoints, revalidation, closing } = session;
+    let RelaySession { route, slot, pool, server, endpoints, revalidation, closing } = session;
     let endpoints: Option<&ClientEndpoints> = endpoints.as_deref();
-    let pool: &MemberPool = pool;
     let renewal = pool.renewal.watch();
     let mut replacement = None;
+    let mut acquisition: Option<Boxed<'_, Result<Acquired, AcquireError>>> = None;
     // On the heap, because few connections ever need it.
     let mut replacement_address: Option<Box<SocketAddr>> = None;
     if relay.client().certificates().is_none() {
@@ -68,11 +114,20 @@ pub(super) async fn run(
             event = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => event,
             link = optional(&mut replacement) => {
                 replacement = None;
-                if let Some(address) = offer(relay, link, user.as_ref()) {
+                if let Some(address) = offer(relay, link, server.user()) {
                     replacement_address = Some(Box::new(address));
                 }
                 continue;
             }
+            acquired = optional(&mut acquisition) => {
+                acquisition = None;
+                if let ServerSide::Shared(shared) = server {
+                    Box::pin(shared.settle(relay, acquired)).await;
+                }
+                continue;
+            }
+            // The relay gives it back when it can.
+            () = server.recalled() => continue,
             () = revalidation_due(revalidation) => {
                 let grace = route.limits.lifetime_grace;
                 if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client(), grace)) {
@@ -98,16 +153,35 @@ pub(super) async fn run(
                 replacement = hello.map(|hello| replace(pool, hello, endpoints));
             }
             RelayEvent::Moved => {
-                if let Some(replacement) = replacement_address.take() {
+                if let (Some(replacement), ServerSide::Own { address, .. }) = (replacement_address.take(), &mut *server)
+                {
                     *address = *replacement;
+                    let upstream = pool.connector.upstream();
+                    tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
                 }
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
-                let upstream = pool.connector.upstream();
-                tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
+            }
+            RelayEvent::NeedsUpstream => {
+                if let ServerSide::Shared(shared) = server {
+                    acquisition = Some(Box::pin(shared.acquire(pool, relay.needed())));
+                }
+            }
+            RelayEvent::GivesBack(upstream) => {
+                if let ServerSide::Shared(shared) = server {
+                    shared.give_back(*upstream);
+                }
+            }
+            RelayEvent::UpstreamLost => {
+                if let ServerSide::Shared(shared) = server {
+                    shared.lost();
+                }
             }
             RelayEvent::Ended(end) => {
                 if end.is_cut {
                     route.drain.count_interrupted();
+                }
+                if let (ServerSide::Shared(shared), Some(upstream)) = (&mut *server, relay.take_reusable()) {
+                    shared.give_back(upstream);
                 }
                 if matches!(end.reason, EndReason::Recycled) {
                     pool.attempts.metrics.count_recycled(Recycling::Closed);

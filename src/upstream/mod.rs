@@ -45,7 +45,7 @@ pub use members::{host_port, initial_tracker, member_name};
 pub use mongo_user::MongoUser;
 pub use own_commands::OwnCommandError;
 pub use probe::{Probe, ServerFacts, ServerRole, identify, probe};
-pub use proven_connection::{HelloReplayError, ProvenConnection};
+pub use proven_connection::{ConnectionFacts, HelloReplayError, ProvenConnection};
 pub use server_offer::{UnsupportedOffer, unsupported_offer};
 pub use spare_connections::{SpareConnections, Swept, TakenSpare};
 pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};

@@ -44,6 +44,17 @@ pub struct ProvenConnection {
     pub(super) declares_api: bool,
 }
 
+/// What is known of a proven connection beside its socket and its TLS session.
+#[derive(Debug, Clone)]
+pub struct ConnectionFacts {
+    /// The resolved address.
+    pub address: SocketAddr,
+    /// The user that it is authenticated as, if the gateway authenticates.
+    pub user: Option<Arc<MongoUser>>,
+    handshake: HandshakeFacts,
+    declares_api: bool,
+}
+
 /// Why a client's hello could not be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloReplayError {
@@ -60,6 +71,18 @@ impl ProvenConnection {
     pub fn new(stream: UpstreamStream) -> Self {
         let UpstreamStream { tls, generation, address, handshake, user, declares_api, .. } = stream;
         let (socket, session) = tls.into_parts();
+        Self { socket, session, address, handshake, generation, user, declares_api }
+    }
+
+    /// Takes the connection apart: socket, TLS session, generation of the certificate set, and the rest.
+    pub fn into_parts(self) -> (TcpStream, TlsSession, u64, ConnectionFacts) {
+        let Self { socket, session, address, handshake, generation, user, declares_api } = self;
+        (socket, session, generation, ConnectionFacts { address, user, handshake, declares_api })
+    }
+
+    /// The reverse of [`ProvenConnection::into_parts`]. No data may wait to be read or sent.
+    pub fn from_parts(socket: TcpStream, session: TlsSession, generation: u64, facts: ConnectionFacts) -> Self {
+        let ConnectionFacts { address, user, handshake, declares_api } = facts;
         Self { socket, session, address, handshake, generation, user, declares_api }
     }
 

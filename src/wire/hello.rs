@@ -23,6 +23,8 @@ pub struct Withheld {
     pub authentication: bool,
     /// Remove `loadBalanced`.
     pub load_balancing: bool,
+    /// Remove `client`: mongod takes it only once on a connection.
+    pub client: bool,
 }
 
 impl Withheld {
@@ -31,6 +33,7 @@ impl Withheld {
             b"compression" => true,
             b"speculativeAuthenticate" | b"saslSupportedMechs" | b"internalClient" | b"hostInfo" => self.authentication,
             b"loadBalanced" => self.load_balancing,
+            b"client" => self.client,
             _ => false,
         }
     }
@@ -56,6 +59,29 @@ pub fn without(message: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Ma
         *checksum = crc32c::crc32c(sealed).to_le_bytes();
     }
     Ok(Some(out))
+}
+
+/// The `client` document of a hello, which says which application and driver the client is; `None` where there is none,
+/// or where the message cannot be read.
+pub fn client_of(message: &[u8]) -> Option<&[u8]> {
+    let (head, body) = message.split_first_chunk::<HEADER_BYTES>()?;
+    let document = match Header::parse(*head).ok()?.op_code {
+        OpCode::MSG => command_of_msg(body)?,
+        OpCode::QUERY => {
+            let (_, after_name) = cstring(body.get(4..)?).ok()??;
+            after_name.get(8..)?
+        }
+        _ => return None,
+    };
+    let size = u32::from_le_bytes(*document.first_chunk()?) as usize;
+    let mut elements = WholeElements::new(document.get(..size)?);
+    elements.find_map(|element| element.ok().filter(|element| element.name == b"client")).map(|element| element.value)
+}
+
+/// The bytes of an `OP_MSG` from its command on; `None` where it begins with another section.
+fn command_of_msg(body: &[u8]) -> Option<&[u8]> {
+    let (section_kind, section) = body.get(4..)?.split_first()?;
+    (*section_kind == 0).then_some(section)
 }
 
 fn has_checksum(msg_body: &[u8]) -> Result<bool, Malformed> {
@@ -182,7 +208,7 @@ mod tests {
         for (authentication, load_balancing, kept) in
             [(true, true, &[][..]), (true, false, &["loadBalanced"]), (false, true, &own)]
         {
-            let withheld = Withheld { authentication, load_balancing };
+            let withheld = Withheld { authentication, load_balancing, client: false };
             let expected = rest(kept);
             assert_eq!(without(&msg(&hello, 1), withheld), Ok(Some(msg(&expected, 1))));
             let wrap = |inner: &Document| query(&doc! { "$query": inner.clone(), "compression": 1 });

@@ -1,0 +1,171 @@
+//! The upstream connections of one client that belong to a pool: taken when a request needs one, and given back.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey};
+use crate::identity::Principal;
+use crate::listener::ClientStream;
+use crate::relay::{Needed, Relay, UpstreamSide};
+use crate::upstream::{ConnectionFacts, MongoUser, ProvenConnection};
+use crate::wire::error_reply::CommandError;
+use crate::wire::hello;
+
+/// Tells a driver that the server is busy, and that it may try again after a pause.
+const OVERLOADED: (i32, &str) = (462, "IngressRequestRateLimitExceeded");
+const OVERLOADED_LABELS: [&str; 2] = ["SystemOverloadedError", "RetryableError"];
+
+/// Tells a driver that nothing of a write has happened.
+const NOT_SENT_LABELS: [&str; 1] = ["RetryableWriteError"];
+
+/// The upstream connections of one client, one after the other.
+pub(super) struct SharedUpstream {
+    /// Which caller this is, for the order in which callers get connections.
+    caller: u64,
+    held: Option<Held>,
+    /// The user of its upstream connections, once it has had one.
+    user: Option<Option<Arc<MongoUser>>>,
+    /// The address of the server that it was last connected to.
+    address: Option<SocketAddr>,
+    /// How often it got an upstream connection.
+    used: u64,
+}
+
+/// The upstream connection that the relay uses.
+struct Held {
+    /// `None` for a connection of its own, which never goes back.
+    lease: Option<Lease>,
+    facts: ConnectionFacts,
+    key: PoolKey,
+    /// Whether the pool has asked for it.
+    is_recalled: bool,
+}
+
+/// An upstream connection for the request that waits.
+pub(super) enum Acquired {
+    /// Of the pool, introduced with the client's hello.
+    Shared(Leased, PoolKey),
+    /// For this client only.
+    Own(ProvenConnection),
+}
+
+impl SharedUpstream {
+    /// For a client with this identity, or else this address.
+    pub(super) fn new(principal: Option<&Principal>, source: Option<IpAddr>) -> Self {
+        let caller = match principal {
+            Some(principal) => caller_number(principal),
+            None => caller_number(&source),
+        };
+        Self { caller, held: None, user: None, address: None, used: 0 }
+    }
+
+    /// The address of the server that the client was last connected to.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The user of its upstream connections.
+    pub(super) fn user(&self) -> Option<&Arc<MongoUser>> {
+        self.user.as_ref()?.as_ref()
+    }
+
+    /// How often it got an upstream connection.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Gets a connection for the request that waits. Cancel safe.
+    pub(super) fn acquire(
+        &self,
+        pool: &Arc<MemberPool>,
+        needed: Needed<'_>,
+    ) -> impl Future<Output = Result<Acquired, AcquireError>> + Send + 'static {
+        let (pool, caller) = (Arc::clone(pool), self.caller);
+        let introduction = match needed {
+            Needed::Own => None,
+            Needed::Introduced { hello, load_balanced } => Some((hello.to_vec(), load_balanced)),
+        };
+        async move {
+            let Some((hello, load_balanced)) = introduction else {
+                return pool.connect(None).await.map(Acquired::Own).map_err(AcquireError::Connect);
+            };
+            let client = hello::client_of(&hello).unwrap_or_default().into();
+            let key = PoolKey { client, load_balanced };
+            pool.acquire(&key, &hello, caller).await.map(|leased| Acquired::Shared(leased, key))
+        }
+    }
+
+    /// Gives the relay the connection that was acquired for it, or answers the request with the reason why there is
+    /// none.
+    pub(super) async fn settle(
+        &mut self,
+        relay: &mut Relay<ClientStream, TcpStream>,
+        acquired: Result<Acquired, AcquireError>,
+    ) {
+        let (connection, lease, key) = match acquired {
+            Ok(Acquired::Shared(Leased { connection, lease }, key)) => (connection, Some(lease), key),
+            Ok(Acquired::Own(connection)) => (connection, None, PoolKey::default()),
+            Err(error) => return refuse(relay, &error).await,
+        };
+        let name_of = |user: &Option<Arc<MongoUser>>| user.as_ref().map(|user| user.name.clone());
+        if self.user.as_ref().is_some_and(|user| name_of(user) != name_of(&connection.user)) {
+            // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
+            let message = "mongate: the MongoDB user of the gateway has changed; connect again".to_owned();
+            let error = CommandError { code: 6, code_name: "HostUnreachable", message };
+            return relay.refuse(&error, &NOT_SENT_LABELS, true).await;
+        }
+        let (socket, session, generation, facts) = connection.into_parts();
+        (self.user, self.address) = (Some(facts.user.clone()), Some(facts.address));
+        self.used += 1;
+        let (is_introduced, handle) = (lease.is_some(), lease.as_ref().map(Lease::handle));
+        self.held = Some(Held { lease, facts, key, is_recalled: false });
+        relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
+    }
+
+    /// Gives a connection back to the pool.
+    pub(super) fn give_back(&mut self, upstream: UpstreamSide<TcpStream>) {
+        let UpstreamSide { socket, session, generation } = upstream;
+        if let Some(Held { lease: Some(lease), facts, key, .. }) = self.held.take() {
+            lease.give_back(key, ProvenConnection::from_parts(socket, session, generation, facts));
+        }
+    }
+
+    /// The present connection has ended.
+    pub(super) fn lost(&mut self) {
+        self.held = None;
+    }
+
+    /// Resolves once for each connection, when the pool asks for it. Cancel safe.
+    pub(super) async fn recalled(&mut self) {
+        match &mut self.held {
+            Some(Held { lease: Some(lease), is_recalled, .. }) if !*is_recalled => {
+                lease.recalled().await;
+                *is_recalled = true;
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// Answers the request that waits with the reason why there is no connection for it.
+async fn refuse(relay: &mut Relay<ClientStream, TcpStream>, error: &AcquireError) {
+    let (code, code_name, labels, is_final): (_, _, &[&str], _) = match error {
+        AcquireError::Connect(failure) => {
+            let (code, code_name) = failure.cause.client_code();
+            (code, code_name, &NOT_SENT_LABELS, true)
+        }
+        AcquireError::Rejected => (6, "HostUnreachable", &NOT_SENT_LABELS, true),
+        AcquireError::TimedOut => (OVERLOADED.0, OVERLOADED.1, &OVERLOADED_LABELS, false),
+    };
+    let error = CommandError { code, code_name, message: format!("mongate: {error}") };
+    relay.refuse(&error, labels, is_final).await;
+}
+
+fn caller_number(caller: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    caller.hash(&mut hasher);
+    hasher.finish()
+}

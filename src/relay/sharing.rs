@@ -1,0 +1,104 @@
+//! What a connection has that uses upstream connections of a pool: the state beside the pump.
+//!
+//! Such a connection begins without an upstream connection. Hello requests are answered by the gateway. The first other
+//! request takes an upstream connection from the pool. It goes back at a boundary: no reply is owed, no stream is open,
+//! nothing is partly read or sent.
+//!
+//! A reply can never reach the wrong client. An upstream connection goes back only at a boundary, and only if nothing
+//! has been read from it that no request asked for. The pool closes a connection on which anything arrives while no
+//! client has it. While a client has it, a reply has to answer a request that is in flight, or else both sides close.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::lifecycle::lease::LeaseState;
+use crate::relay::monitoring::HelloService;
+use crate::topology::HelloFeed;
+
+/// How a connection uses the upstream connections of a pool.
+#[derive(Debug, Clone)]
+pub struct SharingRules {
+    /// What the gateway knows of the member that the client is connected to.
+    pub hello: Arc<HelloFeed>,
+    /// How long an idle client keeps its upstream connection; `None` keeps it until the client leaves.
+    pub idle_timeout: Option<Duration>,
+    /// Whether an idle client gives its upstream connection to another one that waits.
+    pub gives_way: bool,
+}
+
+/// The state of a connection that uses upstream connections of a pool.
+pub(super) struct Sharing {
+    /// Answers the client's hello requests.
+    pub(super) hello: HelloService,
+    idle_timeout: Option<Duration>,
+    gives_way: bool,
+    /// The right to use the present upstream connection.
+    lease: Option<Arc<LeaseState>>,
+    /// Since when the client could do without its upstream connection.
+    idle_since: Option<Instant>,
+    /// How far the connection is with getting an upstream connection.
+    pub(super) demand: Demand,
+    /// Whether the upstream connection has ended while the client did not use it.
+    pub(super) is_lost: bool,
+}
+
+/// Whether the client needs an upstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    None,
+    /// It needs one, and its owner does not know yet.
+    New,
+    /// Its owner knows.
+    Reported,
+}
+
+impl Sharing {
+    pub(super) fn new(rules: SharingRules) -> Self {
+        let SharingRules { hello, idle_timeout, gives_way } = rules;
+        Self {
+            hello: HelloService::new(hello),
+            idle_timeout,
+            gives_way,
+            lease: None,
+            idle_since: None,
+            demand: Demand::None,
+            is_lost: false,
+        }
+    }
+
+    /// The client has an upstream connection from now on.
+    ///
+    /// Without a lease the connection is its own, and never goes back.
+    pub(super) fn begin_use(&mut self, lease: Option<Arc<LeaseState>>) {
+        lease.iter().for_each(|lease| lease.set_idle(false));
+        (self.lease, self.idle_since, self.demand) = (lease, None, Demand::None);
+    }
+
+    /// The client has no upstream connection any longer.
+    pub(super) fn end_use(&mut self) {
+        (self.lease, self.idle_since) = (None, None);
+    }
+
+    /// Takes note of whether the client could do without its upstream connection now. Returns whether to give it back.
+    pub(super) fn must_give_back(&mut self, is_idle: bool, now: impl Fn() -> Instant) -> bool {
+        let Some(lease) = &self.lease else { return false };
+        if is_idle != self.idle_since.is_some() {
+            self.idle_since = is_idle.then(&now);
+            lease.set_idle(is_idle);
+        }
+        let is_wanted = self.gives_way && lease.is_wanted();
+        is_idle && (is_wanted || self.idle_due().is_some_and(|due| due <= now()))
+    }
+
+    /// When something is due that no event announces.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        [self.hello.next_due(), self.idle_due()].into_iter().flatten().min()
+    }
+
+    /// When the client has been idle for too long to keep its upstream connection.
+    fn idle_due(&self) -> Option<Instant> {
+        Some(self.idle_since? + self.idle_timeout?)
+    }
+}

@@ -1,0 +1,4 @@
+//! Stand-in until part B is merged.
+
+#[derive(Debug, Default)]
+pub struct HelloFeed {}
