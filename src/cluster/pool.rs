@@ -32,7 +32,6 @@ pub struct MemberPool {
     queue: DialQueue,
     /// Limits the connections that are made at the same time to replace others.
     replacements: Arc<Semaphore>,
-    pub reuse: Option<Arc<super::reuse::ReusePool>>,
     /// The number of spare connections as last reported to the metrics.
     reported_spares: AtomicUsize,
 }
@@ -62,7 +61,6 @@ impl MemberPool {
             renewal,
             queue: DialQueue::default(),
             replacements,
-            reuse: std::env::var_os("STUB_POOL").map(|_| Arc::new(super::reuse::ReusePool::new())),
             reported_spares: AtomicUsize::new(0),
         }
     }

@@ -181,14 +181,3 @@ fn position(heading: &str) -> Option<(usize, usize)> {
     let (line, column) = heading.strip_prefix("TOML parse error at line ")?.split_once(", column ")?;
     Some((line.parse().ok()?, column.parse().ok()?))
 }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PoolMode {
-    Off,
-    Session,
-    Request,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolConfig {
-    pub mode: PoolMode,
-    pub idle_timeout: std::time::Duration,
-}
