@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod file_watch;
 pub mod heap;
+pub mod lease;
 pub mod overload;
 pub mod pending_restart;
 pub mod readiness;
