@@ -81,3 +81,6 @@ impl MemberPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

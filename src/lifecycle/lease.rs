@@ -21,7 +21,7 @@ pub struct LeaseDemand {
 #[derive(Debug)]
 pub struct LeaseState {
     demand: Arc<LeaseDemand>,
-    /// Microseconds from `LeaseDemand::began`, at least 1; 0 while the client is not idle.
+    /// Microseconds from `LeaseDemand::began`, plus 1; 0 while the client is not idle.
     idle_since: AtomicU64,
     is_recalled: AtomicBool,
     /// Wakes the relay when the lease is recalled.
@@ -94,7 +94,7 @@ impl LeaseState {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.demand.began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.demand.began.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 

@@ -231,3 +231,6 @@ impl<C> Places<C> {
         self.parked.len() + self.held.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,6 +132,18 @@ impl ReusePool {
         Keeper(Arc::clone(self))
     }
 
+    /// Whether bytes that no client may read have arrived on a parked connection.
+    #[cfg(test)]
+    pub(in crate::cluster) fn has_noise(&self) -> bool {
+        let mut has_noise = false;
+        let unusable = self.locked().take_unusable(0, usize::MAX, |parked| {
+            has_noise |= !parked.connection.is_silent();
+            true
+        });
+        assert!(unusable.is_empty());
+        has_noise
+    }
+
     /// The places are consistent even after a panic.
     pub(super) fn locked(&self) -> MutexGuard<'_, Places<ParkedConnection>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
