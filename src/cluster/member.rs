@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::member_health::MemberHealth;
 use super::pool::MemberPool;
+use super::reuse::PoolCounts;
 use crate::config::HostPort;
 
 /// One mongod or mongos of an upstream, with the connections to it.
@@ -17,4 +18,17 @@ pub struct Member {
     /// The `serviceId` by which load-balanced clients distinguish it from other members. It stays the same until the
     /// member leaves the set.
     pub service_id: [u8; 12],
+}
+
+impl Member {
+    /// The numbers of its shared connections, of all credentials together; `None` if its upstream has no pool.
+    pub fn pool_counts(&self) -> Option<PoolCounts> {
+        let mut counts = self.pools.iter().filter_map(|pool| Some(pool.reuse.as_ref()?.counts()));
+        let first = counts.next()?;
+        Some(counts.fold(first, |sum, other| PoolCounts {
+            idle: sum.idle + other.idle,
+            in_use: sum.in_use + other.in_use,
+            waiting: sum.waiting + other.waiting,
+        }))
+    }
 }

@@ -14,7 +14,7 @@ use crate::config::{EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
 use crate::identity::Principal;
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::tls::{UpstreamTls, UpstreamTlsError};
-use crate::upstream::{Connector, SpareConnections};
+use crate::upstream::Connector;
 
 /// Connections that are made at the same time to replace those of a previous certificate set. A reload must not flood
 /// mongod with handshakes.
@@ -83,7 +83,7 @@ impl Upstream {
             let endpoint = credential.endpoint(&self.config, address);
             pools.push(Arc::new(MemberPool::new(
                 Connector::new(&endpoint, Arc::clone(&credential.identity))?,
-                SpareConnections::new(self.config.warm_connections, self.config.warm_connections_max),
+                &self.config,
                 Attempts::new(self.name(), Arc::clone(&health), Arc::clone(&self.metrics), pools.is_empty()),
                 credential.renewal.clone(),
                 Arc::clone(&self.replacements),

@@ -233,23 +233,8 @@ fn share(
     caller: &CallerInfo,
 ) -> Box<Relay<ClientStream, TcpStream>> {
     let (stats, filters) = parts(naming, route, caller);
-    let pool = crate::config::PoolConfig {
-        mode: if std::env::var_os("STUB_POOL").is_some_and(|v| v == "request") {
-            PoolMode::Request
-        } else {
-            PoolMode::Session
-        },
-        idle_timeout: std::time::Duration::from_secs(2),
-    };
-    let gives_way = pool.mode == PoolMode::Request;
-    let rules = SharingRules {
-        hello: {
-            let _ = member;
-            Arc::default()
-        },
-        idle_timeout: gives_way.then_some(pool.idle_timeout),
-        gives_way,
-    };
+    let gives_way = route.upstream.config().pool.mode == PoolMode::Request;
+    let rules = SharingRules { hello: Arc::clone(&member.hello), gives_way };
     watched(Relay::sharing(client, rules, route.limits, stats, filters))
 }
 

@@ -162,8 +162,8 @@ pub(super) async fn run(
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
             }
             RelayEvent::NeedsUpstream => {
-                if let ServerSide::Shared(shared) = server {
-                    acquisition = Some(Box::pin(shared.acquire(pool, relay.needed())));
+                if let (ServerSide::Shared(shared), Some(reuse)) = (&*server, &pool.reuse) {
+                    acquisition = Some(Box::pin(shared.acquire(pool, reuse, relay.needed())));
                 }
             }
             RelayEvent::GivesBack(upstream) => {

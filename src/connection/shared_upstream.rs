@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey};
+use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey, ReusePool};
 use crate::identity::Principal;
 use crate::listener::ClientStream;
 use crate::relay::{Needed, Relay, UpstreamSide};
@@ -39,7 +39,6 @@ struct Held {
     /// `None` for a connection of its own, which never goes back.
     lease: Option<Lease>,
     facts: ConnectionFacts,
-    key: PoolKey,
     /// Whether the pool has asked for it.
     is_recalled: bool,
 }
@@ -47,7 +46,7 @@ struct Held {
 /// An upstream connection for the request that waits.
 pub(super) enum Acquired {
     /// Of the pool, introduced with the client's hello.
-    Shared(Leased, PoolKey),
+    Shared(Leased),
     /// For this client only.
     Own(ProvenConnection),
 }
@@ -81,9 +80,10 @@ impl SharedUpstream {
     pub(super) fn acquire(
         &self,
         pool: &Arc<MemberPool>,
+        reuse: &Arc<ReusePool>,
         needed: Needed<'_>,
     ) -> impl Future<Output = Result<Acquired, AcquireError>> + Send + 'static {
-        let (pool, caller) = (Arc::clone(pool), self.caller);
+        let (pool, reuse, caller) = (Arc::clone(pool), Arc::clone(reuse), self.caller);
         let introduction = match needed {
             Needed::Own => None,
             Needed::Introduced { hello, load_balanced } => Some((hello.to_vec(), load_balanced)),
@@ -94,7 +94,7 @@ impl SharedUpstream {
             };
             let client = hello::client_of(&hello).unwrap_or_default().into();
             let key = PoolKey { client, load_balanced };
-            pool.acquire(&key, &hello, caller).await.map(|leased| Acquired::Shared(leased, key))
+            pool.acquire(&reuse, &key, &hello, caller).await.map(Acquired::Shared)
         }
     }
 
@@ -105,9 +105,9 @@ impl SharedUpstream {
         relay: &mut Relay<ClientStream, TcpStream>,
         acquired: Result<Acquired, AcquireError>,
     ) {
-        let (connection, lease, key) = match acquired {
-            Ok(Acquired::Shared(Leased { connection, lease }, key)) => (connection, Some(lease), key),
-            Ok(Acquired::Own(connection)) => (connection, None, PoolKey::default()),
+        let (connection, lease) = match acquired {
+            Ok(Acquired::Shared(Leased { connection, lease })) => (connection, Some(lease)),
+            Ok(Acquired::Own(connection)) => (connection, None),
             Err(error) => return refuse(relay, &error).await,
         };
         let name_of = |user: &Option<Arc<MongoUser>>| user.as_ref().map(|user| user.name.clone());
@@ -117,19 +117,20 @@ impl SharedUpstream {
             let error = CommandError { code: 6, code_name: "HostUnreachable", message };
             return relay.refuse(&error, &NOT_SENT_LABELS, true).await;
         }
-        let (socket, session, generation, facts) = connection.into_parts();
+        let (socket, session, facts) = connection.into_parts();
+        let generation = facts.generation;
         (self.user, self.address) = (Some(facts.user.clone()), Some(facts.address));
         self.used += 1;
         let (is_introduced, handle) = (lease.is_some(), lease.as_ref().map(Lease::handle));
-        self.held = Some(Held { lease, facts, key, is_recalled: false });
+        self.held = Some(Held { lease, facts, is_recalled: false });
         relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
     }
 
     /// Gives a connection back to the pool.
     pub(super) fn give_back(&mut self, upstream: UpstreamSide<TcpStream>) {
-        let UpstreamSide { socket, session, generation } = upstream;
-        if let Some(Held { lease: Some(lease), facts, key, .. }) = self.held.take() {
-            lease.give_back(key, ProvenConnection::from_parts(socket, session, generation, facts));
+        let UpstreamSide { socket, session, generation: _ } = upstream;
+        if let Some(Held { lease: Some(lease), facts, .. }) = self.held.take() {
+            lease.give_back(ProvenConnection::from_parts(socket, session, facts));
         }
     }
 

@@ -351,7 +351,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             sharing.demand = Demand::Reported;
             return Some(Due::Need);
         }
-        (sharing.must_give_back(is_reusable, Instant::now) || (is_reusable && is_old)).then_some(Due::GiveBack)
+        (sharing.must_give_back(is_reusable) || (is_reusable && is_old)).then_some(Due::GiveBack)
     }
 
     /// Why the client has to leave now, if it has to.

@@ -9,8 +9,6 @@
 //! client has it. While a client has it, a reply has to answer a request that is in flight, or else both sides close.
 
 use std::sync::Arc;
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use crate::lifecycle::lease::LeaseState;
@@ -22,9 +20,7 @@ use crate::topology::HelloFeed;
 pub struct SharingRules {
     /// What the gateway knows of the member that the client is connected to.
     pub hello: Arc<HelloFeed>,
-    /// How long an idle client keeps its upstream connection; `None` keeps it until the client leaves.
-    pub idle_timeout: Option<Duration>,
-    /// Whether an idle client gives its upstream connection to another one that waits.
+    /// Whether an idle client gives its upstream connection back when the pool asks for it.
     pub gives_way: bool,
 }
 
@@ -32,12 +28,11 @@ pub struct SharingRules {
 pub(super) struct Sharing {
     /// Answers the client's hello requests.
     pub(super) hello: HelloService,
-    idle_timeout: Option<Duration>,
     gives_way: bool,
     /// The right to use the present upstream connection.
     lease: Option<Arc<LeaseState>>,
-    /// Since when the client could do without its upstream connection.
-    idle_since: Option<Instant>,
+    /// Whether the client could do without its upstream connection.
+    is_idle: bool,
     /// How far the connection is with getting an upstream connection.
     pub(super) demand: Demand,
     /// Whether the upstream connection has ended while the client did not use it.
@@ -56,13 +51,12 @@ pub(super) enum Demand {
 
 impl Sharing {
     pub(super) fn new(rules: SharingRules) -> Self {
-        let SharingRules { hello, idle_timeout, gives_way } = rules;
+        let SharingRules { hello, gives_way } = rules;
         Self {
             hello: HelloService::new(hello),
-            idle_timeout,
             gives_way,
             lease: None,
-            idle_since: None,
+            is_idle: false,
             demand: Demand::None,
             is_lost: false,
         }
@@ -73,32 +67,26 @@ impl Sharing {
     /// Without a lease the connection is its own, and never goes back.
     pub(super) fn begin_use(&mut self, lease: Option<Arc<LeaseState>>) {
         lease.iter().for_each(|lease| lease.set_idle(false));
-        (self.lease, self.idle_since, self.demand) = (lease, None, Demand::None);
+        (self.lease, self.is_idle, self.demand) = (lease, false, Demand::None);
     }
 
     /// The client has no upstream connection any longer.
     pub(super) fn end_use(&mut self) {
-        (self.lease, self.idle_since) = (None, None);
+        (self.lease, self.is_idle) = (None, false);
     }
 
     /// Takes note of whether the client could do without its upstream connection now. Returns whether to give it back.
-    pub(super) fn must_give_back(&mut self, is_idle: bool, now: impl Fn() -> Instant) -> bool {
+    pub(super) fn must_give_back(&mut self, is_idle: bool) -> bool {
         let Some(lease) = &self.lease else { return false };
-        if is_idle != self.idle_since.is_some() {
-            self.idle_since = is_idle.then(&now);
+        if is_idle != self.is_idle {
+            self.is_idle = is_idle;
             lease.set_idle(is_idle);
         }
-        let is_wanted = self.gives_way && lease.is_wanted();
-        is_idle && (is_wanted || self.idle_due().is_some_and(|due| due <= now()))
+        is_idle && self.gives_way && lease.is_wanted()
     }
 
     /// When something is due that no event announces.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        [self.hello.next_due(), self.idle_due()].into_iter().flatten().min()
-    }
-
-    /// When the client has been idle for too long to keep its upstream connection.
-    fn idle_due(&self) -> Option<Instant> {
-        Some(self.idle_since? + self.idle_timeout?)
+        self.hello.next_due()
     }
 }

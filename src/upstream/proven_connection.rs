@@ -44,14 +44,18 @@ pub struct ProvenConnection {
     pub(super) declares_api: bool,
 }
 
-/// What is known of a proven connection beside its socket and its TLS session.
+/// What is known of a proven connection, without its socket and TLS session.
 #[derive(Debug, Clone)]
 pub struct ConnectionFacts {
     /// The resolved address.
     pub address: SocketAddr,
+    /// What the TLS handshake negotiated.
+    pub handshake: HandshakeFacts,
+    /// The generation of its certificate set, counted from 0.
+    pub generation: u64,
     /// The user that it is authenticated as, if the gateway authenticates.
     pub user: Option<Arc<MongoUser>>,
-    handshake: HandshakeFacts,
+    /// See [`ProvenConnection::declares_api`].
     declares_api: bool,
 }
 
@@ -74,15 +78,15 @@ impl ProvenConnection {
         Self { socket, session, address, handshake, generation, user, declares_api }
     }
 
-    /// Takes the connection apart: socket, TLS session, generation of the certificate set, and the rest.
-    pub fn into_parts(self) -> (TcpStream, TlsSession, u64, ConnectionFacts) {
+    /// Separates socket and session from what is known of the connection.
+    pub fn into_parts(self) -> (TcpStream, TlsSession, ConnectionFacts) {
         let Self { socket, session, address, handshake, generation, user, declares_api } = self;
-        (socket, session, generation, ConnectionFacts { address, user, handshake, declares_api })
+        (socket, session, ConnectionFacts { address, handshake, generation, user, declares_api })
     }
 
-    /// The reverse of [`ProvenConnection::into_parts`]. No data may wait to be read or sent.
-    pub fn from_parts(socket: TcpStream, session: TlsSession, generation: u64, facts: ConnectionFacts) -> Self {
-        let ConnectionFacts { address, user, handshake, declares_api } = facts;
+    /// The connection of these parts, which [`into_parts`](Self::into_parts) separated.
+    pub fn from_parts(socket: TcpStream, session: TlsSession, facts: ConnectionFacts) -> Self {
+        let ConnectionFacts { address, handshake, generation, user, declares_api } = facts;
         Self { socket, session, address, handshake, generation, user, declares_api }
     }
 

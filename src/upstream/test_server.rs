@@ -11,6 +11,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::client_identity::ClientIdentity;
@@ -32,6 +33,8 @@ pub(crate) enum Behaviour {
     Mongod,
     /// As `Mongod`, except for the commands that this function replies to.
     Replies(fn(&str) -> Option<RawDocumentBuf>),
+    /// As `Mongod`, and on each notification a reply that was not asked for, on all connections.
+    Unasked(Arc<Notify>),
     /// As `Mongod`, except that a hello must have `loadBalanced: true`, as at a mongos' port for load balancers.
     LoadBalancerPort,
     /// As `Replies`, but with an error to each command that declares no API version.
@@ -144,7 +147,19 @@ impl TestServer {
         }
         loop {
             let mut head = [0; 16];
-            tls.read_exact(&mut head).await?;
+            if let Behaviour::Unasked(now) = &self.behaviour {
+                tokio::select! {
+                    biased;
+                    read = tls.read_exact(&mut head) => drop(read?),
+                    () = now.notified() => {
+                        tls.write_all(&encode(9, 77, &rawdoc! { "secret": 1 })).await?;
+                        tls.flush().await?;
+                        continue;
+                    }
+                }
+            } else {
+                tls.read_exact(&mut head).await?;
+            }
             let header = Header::parse(head).unwrap();
             let mut rest = vec![0; header.length as usize - 16];
             tls.read_exact(&mut rest).await?;

@@ -7,6 +7,15 @@ use crate::lifecycle::lease::LeaseState;
 use crate::topology::HelloFeed;
 use crate::wire::error_reply::CommandError;
 
+/// As the pool makes it.
+struct Lease(Arc<LeaseState>);
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self(Arc::new(LeaseState::new(&Arc::default())))
+    }
+}
+
 type Server = server::TlsStream<DuplexStream>;
 
 /// What the owner of a relay has seen and decides.
@@ -18,7 +27,7 @@ struct Owner {
     returned: RefCell<Vec<UpstreamSide<DuplexStream>>>,
     needed: Cell<u32>,
     lost: Cell<u32>,
-    lease: Arc<LeaseState>,
+    lease: Lease,
     refusal_is_final: bool,
 }
 
@@ -40,7 +49,7 @@ impl Owner {
                     let is_introduced = matches!(relay.needed(), Needed::Introduced { .. });
                     let ready = self.ready.borrow_mut().pop();
                     match ready {
-                        Some(side) => relay.attach(side, Some(Arc::clone(&self.lease)), is_introduced),
+                        Some(side) => relay.attach(side, Some(Arc::clone(&self.lease.0)), is_introduced),
                         None => relay.refuse(&busy(), &["RetryableError"], self.refusal_is_final).await,
                     }
                 }
@@ -63,7 +72,7 @@ fn shared(rules: SharingRules) -> (DuplexStream, Relay<DuplexStream, DuplexStrea
 }
 
 fn rules() -> SharingRules {
-    SharingRules { hello: Arc::new(HelloFeed::default()), idle_timeout: None, gives_way: true }
+    SharingRules { hello: Arc::new(HelloFeed::default()), gives_way: true }
 }
 
 /// Runs one client of a pool beside `script`.
@@ -204,34 +213,27 @@ async fn a_reply_that_answers_no_request_of_this_client_is_not_forwarded() {
 }
 
 #[tokio::test]
-async fn an_idle_client_gives_its_connection_back_when_it_is_wanted_and_after_its_time() {
-    for is_wanted in [true, false] {
+async fn an_idle_client_gives_its_connection_back_when_the_pool_asks_for_it() {
+    for gives_way in [true, false] {
         let (side, mut server) = upstream(0).await;
         let owner = Owner::with([side]);
-        let idle_timeout = (!is_wanted).then_some(Duration::from_millis(1));
-        let (end, ()) = play_shared(&owner, SharingRules { idle_timeout, ..rules() }, |mut client| async {
+        let (end, ()) = play_shared(&owner, SharingRules { gives_way, ..rules() }, |mut client| async {
             exchange(&mut client, &mut server, 5).await;
-            if is_wanted {
-                owner.lease.recall();
-                // A message of the next command wakes the relay; the owner does so otherwise.
-                client.write_all(&ping(6)[..4]).await.unwrap();
-            }
-            while owner.ready.borrow().is_empty() {
+            owner.lease.0.recall();
+            // A part of the next command wakes the relay; its owner does so otherwise.
+            client.write_all(&ping(6)[..4]).await.unwrap();
+            while gives_way && owner.ready.borrow().is_empty() {
                 tokio::task::yield_now().await;
             }
-            if is_wanted {
-                client.write_all(&ping(6)[4..]).await.unwrap();
-                assert_eq!(read_message(&mut server).await, ping(6));
-                server.write_all(&reply(90, 6)).await.unwrap();
-                assert_eq!(read_message(&mut client).await, reply(90, 6));
-            } else {
-                exchange(&mut client, &mut server, 6).await;
-            }
+            client.write_all(&ping(6)[4..]).await.unwrap();
+            assert_eq!(read_message(&mut server).await, ping(6));
+            server.write_all(&reply(90, 6)).await.unwrap();
+            assert_eq!(read_message(&mut client).await, reply(90, 6));
             drop(client);
         })
         .await;
         is(&end, Side::Client, "closed");
-        assert_eq!((owner.needed.get(), end.commands), (2, 2));
+        assert_eq!((owner.needed.get(), end.commands), (1 + u32::from(gives_way), 2));
     }
 }
 
