@@ -47,7 +47,6 @@ mod judged_command;
 mod limits;
 mod listed;
 mod migration;
-mod monitoring;
 mod open_state;
 mod pump;
 mod replies;

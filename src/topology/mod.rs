@@ -11,7 +11,6 @@
 
 mod candidate;
 mod hello_facts;
-mod hello_feed;
 mod hello_reply;
 mod horizon;
 mod limits;
@@ -23,7 +22,6 @@ mod stand_in;
 
 pub use candidate::{Candidate, Standing};
 pub use hello_facts::{HelloFacts, HelloRole, NoHello};
-pub use hello_feed::HelloFeed;
 pub use hello_reply::{MemberNaming, Unreadable, rewrite};
 pub use limits::MEMBERS_MAX;
 pub use member::{MemberState, SetMember};

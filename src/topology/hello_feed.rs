@@ -1,4 +1,0 @@
-//! Stand-in until part B is merged.
-
-#[derive(Debug, Default)]
-pub struct HelloFeed {}
