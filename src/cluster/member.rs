@@ -6,6 +6,8 @@ use super::member_health::MemberHealth;
 use super::pool::MemberPool;
 use super::reuse::PoolCounts;
 use crate::config::HostPort;
+use crate::lifecycle::feed::Feed;
+use crate::topology::KnownHello;
 
 /// One mongod or mongos of an upstream, with the connections to it.
 pub struct Member {
@@ -15,6 +17,8 @@ pub struct Member {
     pub pools: Vec<Arc<MemberPool>>,
     /// Whether the gateway can connect to it. Shared by its pools.
     pub health: Arc<MemberHealth>,
+    /// What its monitor last heard of it. Clients are answered from it.
+    pub hello: Arc<Feed<KnownHello>>,
     /// The `serviceId` by which load-balanced clients distinguish it from other members. It stays the same until the
     /// member leaves the set.
     pub service_id: [u8; 12],

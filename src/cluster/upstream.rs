@@ -89,7 +89,8 @@ impl Upstream {
                 Arc::clone(&self.replacements),
             )));
         }
-        Ok(Member { address: address.clone(), pools, health, service_id: bson::oid::ObjectId::new().bytes() })
+        let service_id = bson::oid::ObjectId::new().bytes();
+        Ok(Member { address: address.clone(), pools, health, hello: Arc::default(), service_id })
     }
 
     /// The current members.

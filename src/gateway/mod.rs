@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::certs::CertificateSupervisor;
-use crate::cluster::{Upstream, monitor};
+use crate::cluster::{Upstream, UseOfHello, monitor};
 use crate::config::{Config, ListenAddress, LoadedConfig, Warning};
 use crate::connection::{PolicyInForce, Route};
 use crate::lifecycle::cgroup;
@@ -164,7 +164,8 @@ impl BoundGateway {
             own.spawn("policy", reloader.run(drain.watch()));
         }
         for upstream in &self.upstreams {
-            monitor::start(upstream, self.listeners.slot_maps_of(upstream), &own, &drain.watch());
+            let slot_maps = self.listeners.slot_maps_of(upstream);
+            monitor::start(upstream, slot_maps, UseOfHello::FollowsSet, &own, &drain.watch());
         }
         for (listener, route) in self.listeners.into_pairs() {
             own.spawn("accept", accept(listener, route, workers.dispatcher()));

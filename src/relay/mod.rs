@@ -47,6 +47,8 @@ mod judged_command;
 mod limits;
 mod listed;
 mod migration;
+#[cfg_attr(not(test), expect(dead_code, reason = "the relay asks the service once it can be without an upstream"))]
+mod monitoring;
 mod open_state;
 mod pump;
 mod replies;
