@@ -13,13 +13,14 @@ use tokio::time::Instant;
 
 use crate::lifecycle::lease::LeaseState;
 use crate::relay::monitoring::HelloService;
-use crate::topology::HelloFeed;
+use crate::lifecycle::feed::Feed;
+use crate::topology::KnownHello;
 
 /// How a connection uses the upstream connections of a pool.
 #[derive(Debug, Clone)]
 pub struct SharingRules {
     /// What the gateway knows of the member that the client is connected to.
-    pub hello: Arc<HelloFeed>,
+    pub hello: Arc<Feed<KnownHello>>,
     /// Whether an idle client gives its upstream connection back when the pool asks for it.
     pub gives_way: bool,
 }

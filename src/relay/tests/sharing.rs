@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 
 use super::*;
 use crate::lifecycle::lease::LeaseState;
-use crate::topology::HelloFeed;
+use crate::lifecycle::feed::Feed;
+use crate::topology::KnownHello;
 use crate::wire::error_reply::CommandError;
 
 /// As the pool makes it.
@@ -72,7 +73,7 @@ fn shared(rules: SharingRules) -> (DuplexStream, Relay<DuplexStream, DuplexStrea
 }
 
 fn rules() -> SharingRules {
-    SharingRules { hello: Arc::new(HelloFeed::default()), gives_way: true }
+    SharingRules { hello: Arc::default(), gives_way: true }
 }
 
 /// Runs one client of a pool beside `script`.
