@@ -21,7 +21,7 @@ use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::certs::CertificateSupervisor;
 use crate::cluster::{Upstream, UseOfHello, monitor};
-use crate::config::{Config, ListenAddress, LoadedConfig, Warning};
+use crate::config::{Config, ListenAddress, LoadedConfig, PoolMode, Warning};
 use crate::connection::{PolicyInForce, Route};
 use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
@@ -165,7 +165,11 @@ impl BoundGateway {
         }
         for upstream in &self.upstreams {
             let slot_maps = self.listeners.slot_maps_of(upstream);
-            monitor::start(upstream, slot_maps, UseOfHello::FollowsSet, &own, &drain.watch());
+            let use_of_hello = match upstream.config().pool.mode {
+                PoolMode::Off => UseOfHello::FollowsSet,
+                PoolMode::Session | PoolMode::Request => UseOfHello::AnswersClients,
+            };
+            monitor::start(upstream, slot_maps, use_of_hello, &own, &drain.watch());
         }
         for (listener, route) in self.listeners.into_pairs() {
             own.spawn("accept", accept(listener, route, workers.dispatcher()));

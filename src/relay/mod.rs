@@ -47,7 +47,6 @@ mod judged_command;
 mod limits;
 mod listed;
 mod migration;
-#[cfg_attr(not(test), expect(dead_code, reason = "the relay asks the service once it can be without an upstream"))]
 mod monitoring;
 mod open_state;
 mod pump;
@@ -319,7 +318,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         poll_fn(|cx| {
             // Bytes are moved first, so that what has arrived counts before any limit does.
             if let Poll::Ready(end) = self.pump.poll_end(cx) {
-                return Poll::Ready(Due::End(end));
+                // The drain ends the gateway's monitors too.
+                let is_drain = matches!(end.1, EndReason::MemberLost) && drain.stage() == Stage::Draining;
+                return Poll::Ready(Due::End(if is_drain { (Side::Gateway, EndReason::Drained) } else { end }));
             }
             // Once registered, each of them wakes this task. Polling them again would take a lock that all connections
             // share.

@@ -485,7 +485,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Heard::Later => Vec::new(),
             Heard::NotMine => {
                 sharing.demand = Demand::New;
-                let mut last = sharing.hello.finish().unwrap_or_default();
+                let mut last = sharing.hello.finish(Instant::now()).unwrap_or_default();
                 return self.take_replies(&mut last, cx).map(|()| true);
             }
         };

@@ -11,9 +11,9 @@
 use std::sync::Arc;
 use tokio::time::Instant;
 
+use crate::lifecycle::feed::Feed;
 use crate::lifecycle::lease::LeaseState;
 use crate::relay::monitoring::HelloService;
-use crate::lifecycle::feed::Feed;
 use crate::topology::KnownHello;
 
 /// How a connection uses the upstream connections of a pool.

@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 
 use super::*;
-use crate::lifecycle::lease::LeaseState;
 use crate::lifecycle::feed::Feed;
+use crate::lifecycle::lease::LeaseState;
 use crate::topology::KnownHello;
 use crate::wire::error_reply::CommandError;
 
