@@ -68,6 +68,8 @@ pub enum EndReason {
     Dismissed,
     /// New connections go to another member.
     Outlived,
+    /// Upstream answered a hello with members that all have names which the gateway does not know yet.
+    MembersUnknown,
     /// The memory of the gateway is nearly used up, and the client was idle.
     Overload,
 }
@@ -114,6 +116,7 @@ impl RelayEnd {
                 | EndReason::Recycled
                 | EndReason::Dismissed
                 | EndReason::Outlived
+                | EndReason::MembersUnknown
                 | EndReason::Overload
         )
     }
@@ -167,6 +170,9 @@ impl fmt::Display for EndReason {
             Self::LifetimeCut => f.write_str("max_lifetime and drain_timeout"),
             Self::HalfClosed => f.write_str("half_close_timeout"),
             Self::Recycled => f.write_str("certificate renewed"),
+            Self::MembersUnknown => {
+                f.write_str("answered hello with members that all have names which the gateway does not know yet")
+            }
             Self::Outlived => f.write_str("new connections go to another member"),
             Self::Overload => f.write_str("closed while idle: the memory of the gateway is nearly used up"),
             Self::Dismissed => f.write_str("client certificate no longer accepted"),

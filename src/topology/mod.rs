@@ -22,7 +22,7 @@ mod stand_in;
 
 pub use candidate::{Candidate, Standing};
 pub use hello_facts::{HelloFacts, HelloRole, NoHello};
-pub use hello_reply::{MemberNaming, Unreadable, rewrite};
+pub use hello_reply::{MemberNaming, RewriteError, rewrite};
 pub use limits::MEMBERS_MAX;
 pub use member::{MemberState, SetMember};
 pub use member_map::{Assigned, MemberMap, Slot, Slots};
