@@ -68,6 +68,8 @@ pub enum EndReason {
     Dismissed,
     /// New connections go to another member.
     Outlived,
+    /// Upstream answered a hello with members that all have names which the gateway does not know yet.
+    MembersUnknown,
     /// The memory of the gateway is nearly used up, and the client was idle.
     Overload,
     /// The member does not answer the gateway any longer, and the client waits for its next state.
@@ -120,6 +122,7 @@ impl RelayEnd {
                 | EndReason::Recycled
                 | EndReason::Dismissed
                 | EndReason::Outlived
+                | EndReason::MembersUnknown
                 | EndReason::Overload
         )
     }
@@ -173,6 +176,9 @@ impl fmt::Display for EndReason {
             Self::LifetimeCut => f.write_str("max_lifetime and drain_timeout"),
             Self::HalfClosed => f.write_str("half_close_timeout"),
             Self::Recycled => f.write_str("certificate renewed"),
+            Self::MembersUnknown => {
+                f.write_str("answered hello with members that all have names which the gateway does not know yet")
+            }
             Self::Outlived => f.write_str("new connections go to another member"),
             Self::Overload => f.write_str("closed while idle: the memory of the gateway is nearly used up"),
             Self::MemberLost => f.write_str("the member does not answer the gateway any longer"),

@@ -13,6 +13,8 @@ use crate::wire::message_scan::flag;
 
 use super::member_map::MemberMap;
 
+use RewriteError::Unreadable;
+
 /// What the client receives in place of the members' names.
 #[derive(Debug, Clone, Copy)]
 pub enum MemberNaming<'a> {
@@ -30,14 +32,21 @@ pub enum MemberNaming<'a> {
     },
 }
 
-/// The message cannot be parsed, so it is not known whether it contains member names.
+/// Why a reply must not be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a reply to hello that cannot be parsed")]
-pub struct Unreadable;
+pub enum RewriteError {
+    /// It cannot be parsed, so it is not known whether it contains member names.
+    #[error("a reply to hello that cannot be parsed")]
+    Unreadable,
+    /// It lists members, and the gateway knows none of them yet: they have just got other names. A driver that reads an
+    /// empty list forgets the whole set, and never connects again.
+    #[error("a reply to hello that lists only members that the gateway does not know yet")]
+    MembersUnknown,
+}
 
-impl From<Malformed> for Unreadable {
+impl From<Malformed> for RewriteError {
     fn from(_: Malformed) -> Self {
-        Self
+        Unreadable
     }
 }
 
@@ -52,7 +61,7 @@ const OBJECT_ID: u8 = 0x07;
 /// The message with its member names rewritten; `None` if nothing has to be changed.
 ///
 /// A checksum is verified and recomputed.
-pub fn rewrite(message: &[u8], naming: &MemberNaming<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+pub fn rewrite(message: &[u8], naming: &MemberNaming<'_>) -> Result<Option<Vec<u8>>, RewriteError> {
     let (head, body) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Unreadable)?;
     let header = Header::parse(*head).map_err(|_| Unreadable)?;
     if header.length as usize != message.len() {
@@ -77,7 +86,7 @@ pub fn rewrite(message: &[u8], naming: &MemberNaming<'_>) -> Result<Option<Vec<u
     Ok(Some(out))
 }
 
-fn has_checksum(msg_body: &[u8]) -> Result<bool, Unreadable> {
+fn has_checksum(msg_body: &[u8]) -> Result<bool, RewriteError> {
     let flags = u32::from_le_bytes(*msg_body.first_chunk().ok_or(Unreadable)?);
     // Required flags that are not known here: the format of the rest is unknown.
     if flags & flag::REQUIRED & !flag::KNOWN != 0 {
@@ -87,7 +96,7 @@ fn has_checksum(msg_body: &[u8]) -> Result<bool, Unreadable> {
 }
 
 /// Appends the body with its command document rewritten. The checksum is copied; the caller recomputes it.
-fn rewrite_msg(message: &[u8], body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+fn rewrite_msg(message: &[u8], body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), RewriteError> {
     let checksum: &[u8] = if has_checksum(body)? {
         let (sealed, checksum) = message.split_last_chunk::<4>().ok_or(Unreadable)?;
         if crc32c::crc32c(sealed) != u32::from_le_bytes(*checksum) {
@@ -123,7 +132,7 @@ fn rewrite_msg(message: &[u8], body: &[u8], naming: &MemberNaming<'_>, out: &mut
 }
 
 /// mongod replies to hello without document sequences. A sequence for one of the rewritten fields is an error.
-fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
+fn check_sequence(section: &[u8]) -> Result<(), RewriteError> {
     let identifier = section.get(4..).ok_or(Unreadable)?;
     let end = identifier.iter().position(|byte| *byte == 0).ok_or(Unreadable)?;
     let field = identifier.get(..end).unwrap_or_default().split(|byte| *byte == b'.').next();
@@ -131,7 +140,7 @@ fn check_sequence(section: &[u8]) -> Result<(), Unreadable> {
 }
 
 /// Appends the body with all its documents rewritten.
-fn rewrite_reply(body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+fn rewrite_reply(body: &[u8], naming: &MemberNaming<'_>, out: &mut Vec<u8>) -> Result<(), RewriteError> {
     let (head, mut rest) = body.split_at_checked(REPLY_HEAD_BYTES).ok_or(Unreadable)?;
     let (_, count) = head.split_last_chunk().ok_or(Unreadable)?;
     out.extend_from_slice(head);
@@ -169,7 +178,7 @@ impl Field {
     }
 }
 
-fn rewrite_document(document: &[u8], naming: &MemberNaming<'_>) -> Result<Vec<u8>, Unreadable> {
+fn rewrite_document(document: &[u8], naming: &MemberNaming<'_>) -> Result<Vec<u8>, RewriteError> {
     let mut out = DocumentBytes::with_capacity(document.len() + 64);
     match naming {
         MemberNaming::Members { map, here } => name_members(document, map, here, &mut out)?,
@@ -178,13 +187,14 @@ fn rewrite_document(document: &[u8], naming: &MemberNaming<'_>) -> Result<Vec<u8
     Ok(out.finish())
 }
 
-fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut DocumentBytes) -> Result<(), Unreadable> {
+fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut DocumentBytes) -> Result<(), RewriteError> {
     let names = Names { map, here, me: own_name(document)? };
+    let mut counts = ListedCounts::default();
     for element in WholeElements::new(document) {
         let element = element?;
         match Field::of(element.name) {
             Some(Field::Members) => {
-                out.push_value(element.kind, element.name, &name_list(&element, &names)?);
+                out.push_value(element.kind, element.name, &name_list(&element, &names, &mut counts)?);
             }
             Some(Field::Primary) => {
                 if let Some(primary) = names.of(element.string().ok_or(Unreadable)?) {
@@ -201,7 +211,16 @@ fn name_members(document: &[u8], map: &MemberMap, here: &str, out: &mut Document
             Some(Field::IsPrimary | Field::ServiceId) | None => out.push(element.bytes),
         }
     }
-    Ok(())
+    if counts.named == 0 && counts.unknown > 0 { Err(RewriteError::MembersUnknown) } else { Ok(()) }
+}
+
+/// The members in the lists of one reply.
+#[derive(Default)]
+struct ListedCounts {
+    /// Those that the client can be told.
+    named: usize,
+    /// Those that the gateway has not heard of.
+    unknown: usize,
 }
 
 /// What the members are called in one reply.
@@ -232,7 +251,7 @@ impl Names<'_> {
 }
 
 /// The value of `me`. As mongod writes the field, it comes after the lists that need it.
-fn own_name(document: &[u8]) -> Result<Option<&[u8]>, Unreadable> {
+fn own_name(document: &[u8]) -> Result<Option<&[u8]>, RewriteError> {
     let mut own_name = None;
     for element in WholeElements::new(document) {
         let element = element?;
@@ -244,23 +263,27 @@ fn own_name(document: &[u8]) -> Result<Option<&[u8]>, Unreadable> {
 }
 
 /// A list of members, rewritten to their addresses of the gateway, as the value of an array.
-fn name_list(list: &WholeElement<'_>, names: &Names<'_>) -> Result<Vec<u8>, Unreadable> {
+fn name_list(list: &WholeElement<'_>, names: &Names<'_>, counts: &mut ListedCounts) -> Result<Vec<u8>, RewriteError> {
     if list.kind != kind::ARRAY {
         return Err(Unreadable);
     }
     let mut out = DocumentBytes::with_capacity(list.value.len());
-    let mut count = 0_usize;
+    let mut index = 0_usize;
     for element in WholeElements::new(list.value) {
-        if let Some(advertised) = names.listed(element?.string().ok_or(Unreadable)?) {
-            out.push_string(count.to_string().as_bytes(), advertised);
-            count += 1;
+        let name = element?.string().ok_or(Unreadable)?;
+        if let Some(advertised) = names.listed(name) {
+            out.push_string(index.to_string().as_bytes(), advertised);
+            index += 1;
+        } else if !names.map.has_no_address_for(name) {
+            counts.unknown += 1;
         }
     }
+    counts.named += index;
     Ok(out.finish())
 }
 
 /// Removes all member names, and sets `serviceId` if the reply is not an error.
-fn put_service_id(document: &[u8], service_id: &[u8; 12], out: &mut DocumentBytes) -> Result<(), Unreadable> {
+fn put_service_id(document: &[u8], service_id: &[u8; 12], out: &mut DocumentBytes) -> Result<(), RewriteError> {
     let mut is_ok = false;
     let mut is_put = false;
     for element in WholeElements::new(document) {

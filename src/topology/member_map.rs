@@ -100,7 +100,7 @@ impl Slots {
         let mut left_out: Vec<_> = members.iter().map(|member| member.name.clone()).collect();
         left_out.retain(|member| !self.has_address(member));
         left_out.sort();
-        Assigned { map: self.map(), left_out }
+        Assigned { map: MemberMap { without_address: left_out.clone(), ..self.map() }, left_out }
     }
 
     /// Assigns the first free address that `member` may have with this claim, if it has none yet.
@@ -156,8 +156,8 @@ impl Slots {
         }
     }
 
-    /// The current assignment.
-    pub fn map(&self) -> MemberMap {
+    /// The current assignment, without the members that have no address.
+    fn map(&self) -> MemberMap {
         let assigned = |(slot, state): (usize, &SlotState)| {
             let advertised = Arc::clone(&state.slot.advertised);
             state.holder.clone().map(|member| MappedMember { member, advertised, slot })
@@ -166,6 +166,7 @@ impl Slots {
         MemberMap {
             entries: self.slots.iter().enumerate().filter_map(assigned).collect(),
             stand_ins: self.slots.iter().enumerate().filter_map(stand_in).collect(),
+            without_address: Vec::new(),
         }
     }
 
@@ -191,6 +192,8 @@ pub struct MemberMap {
     entries: Vec<MappedMember>,
     /// The addresses that lead to another member than their own, with that member.
     stand_ins: Vec<(usize, MemberName)>,
+    /// The members for which there is no address.
+    without_address: Vec<MemberName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +208,11 @@ impl MemberMap {
     pub fn advertised(&self, name: &[u8]) -> Option<&str> {
         let has_name = |entry: &&MappedMember| entry.member.as_str().as_bytes().eq_ignore_ascii_case(name);
         self.entries.iter().find(has_name).map(|entry| &*entry.advertised)
+    }
+
+    /// Whether there is no address for the member `name`, which is `host:port` in upper or lower case.
+    pub fn has_no_address_for(&self, name: &[u8]) -> bool {
+        self.without_address.iter().any(|member| member.as_str().as_bytes().eq_ignore_ascii_case(name))
     }
 
     /// Whether a member has the advertised address `address`.

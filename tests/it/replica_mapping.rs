@@ -2,6 +2,7 @@
 //! under whichever names the seeds are known.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::{Bson, doc};
@@ -148,6 +149,54 @@ fn the_documented_uri_outlives_a_new_name_of_the_member_behind_it() {
     for (member, address) in first.iter().filter(|(member, _)| **member != behind) {
         assert_eq!(now[member], *address);
     }
+}
+
+/// A driver that reads an empty list forgets the set, and never connects again.
+#[test]
+fn no_client_reads_an_empty_list_while_all_members_get_other_names() {
+    for count in [1, 3] {
+        let members = vec![MemberOptions::default(); count];
+        let Some(set) = ReplicaSet::start(SetOptions { members, ..SetOptions::default() }) else { return };
+        let gateway = Gateway::start(&GatewayOptions::to_set(&set));
+        gateway.await_members(&set.members());
+        let renamed: Vec<_> = set.members().iter().map(|name| name.replace("localhost", "127.0.0.1")).collect();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let addresses: Vec<_> = gateway.members_at("test").unwrap().into_values().collect();
+            let watches: Vec<_> =
+                addresses.into_iter().map(|address| scope.spawn(|| watch_lists(address, &is_over))).collect();
+            let renaming = set.reconfigure(|configuration| {
+                for member in configuration.get_array_mut("members").unwrap() {
+                    let Bson::Document(member) = member else { continue };
+                    let name = member.get_str("host").unwrap().replace("localhost", "127.0.0.1");
+                    member.insert("host", name);
+                }
+            });
+            let renamed = renaming.map(|()| gateway.await_members(&renamed));
+            is_over.store(true, Ordering::Relaxed);
+            let seen: Vec<_> = watches.into_iter().map(|watch| watch.join().unwrap()).collect();
+            renamed.unwrap();
+            assert!(seen.iter().all(|replies| *replies > 0), "{seen:?}");
+        });
+    }
+}
+
+/// Asks for hello again and again, and returns how many replies had members. Connections may be closed meanwhile.
+fn watch_lists(address: String, is_over: &AtomicBool) -> u64 {
+    let mut replies = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let Ok(mut connection) = Connection::plain(&address) else { continue };
+        while let Ok(hello) = connection.run(&doc! { "hello": 1, "$db": "admin" }) {
+            if let Ok(hosts) = hello.get_array("hosts") {
+                assert!(!hosts.is_empty(), "{hello}");
+                replies += 1;
+            }
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    replies
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::topology;
-use crate::topology::{MemberMap, Unreadable};
+use crate::topology::{MemberMap, RewriteError};
 
 /// How the members of a replica set are named to the client.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +38,7 @@ impl Naming {
     }
 
     /// A reply to hello as the client may read it; `None` where it stays as it is.
-    pub(in crate::relay) fn rewrite(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+    pub(in crate::relay) fn rewrite(&self, reply: &[u8]) -> Result<Option<Vec<u8>>, RewriteError> {
         match self {
             Self::Kept => Ok(None),
             Self::Members { names, here } => {

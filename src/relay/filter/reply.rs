@@ -4,6 +4,7 @@ use crate::relay::end::EndReason;
 use crate::relay::filter::naming::Naming;
 use crate::relay::filter::verdict::ReplyVerdict;
 use crate::relay::in_flight::{InFlight, InFlightRequest};
+use crate::topology::RewriteError;
 use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 
 /// The longest reply to hello that is held, header included. mongod's have some hundred bytes, those of a large replica
@@ -56,7 +57,8 @@ pub(in crate::relay) fn inspect(reply: &ReplyView<'_>, naming: &Naming) -> Reply
     match naming.rewrite(message) {
         Ok(Some(rewritten)) => ReplyVerdict::Rewrite(rewritten),
         Ok(None) => ReplyVerdict::Forward,
-        Err(_) => unreadable("a reply that cannot be parsed"),
+        Err(RewriteError::Unreadable) => unreadable("a reply that cannot be parsed"),
+        Err(RewriteError::MembersUnknown) => ReplyVerdict::Close(EndReason::MembersUnknown),
     }
 }
 

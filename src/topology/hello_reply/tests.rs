@@ -9,11 +9,15 @@ use crate::topology::{Candidate, MemberName, Slot, Slots, Standing};
 
 const HERE: &str = "gateway:9";
 
+/// A member of every set here for which the gateway has no address.
+const WITHOUT_ADDRESS: &str = "mongo-c:3";
+
 fn map(members: &[(&str, &str)]) -> MemberMap {
     let name = |text: &str| text.parse::<MemberName>().unwrap();
     let slots = members.iter().map(|(m, a)| Slot { advertised: (*a).into(), reserved_for: Some(name(m)) });
     let candidate = |member| Candidate { name: name(member), standing: Standing::Readable, serves_clients: true };
-    Slots::new(slots).assign(&members.iter().map(|(m, _)| candidate(m)).collect::<Vec<_>>()).map
+    let members = members.iter().map(|(member, _)| *member).chain([WITHOUT_ADDRESS]);
+    Slots::new(slots).assign(&members.map(candidate).collect::<Vec<_>>()).map
 }
 
 fn two() -> MemberMap {
@@ -49,11 +53,11 @@ fn op_reply(documents: &[Document]) -> Vec<u8> {
     message(OpCode::REPLY, &[&8_i32.to_le_bytes()[..], &[0; 12], &count.to_le_bytes(), &documents].concat())
 }
 
-fn named(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+fn named(message: &[u8]) -> Result<Option<Vec<u8>>, RewriteError> {
     rewrite(message, &MemberNaming::Members { map: &two(), here: HERE })
 }
 
-fn balanced(message: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+fn balanced(message: &[u8]) -> Result<Option<Vec<u8>>, RewriteError> {
     rewrite(message, &MemberNaming::LoadBalanced { service_id: [7; 12] })
 }
 
@@ -297,7 +301,10 @@ proptest! {
         let document: Document = fields.into_iter().collect();
         let wrap = |d: &Document| if legacy { op_reply(std::slice::from_ref(d)) } else { msg(u32::from(checksum), d) };
         let before = wrap(&document);
-        let after = named(&before).unwrap().unwrap_or_else(|| before.clone());
+        let after = match named(&before) {
+            Err(unknown) => return Ok(prop_assert_eq!(unknown, RewriteError::MembersUnknown)),
+            Ok(after) => after.unwrap_or_else(|| before.clone()),
+        };
         let head = if legacy { HEADER_BYTES + 20 } else { HEADER_BYTES + 5 };
         let tail = if !legacy && checksum { 4 } else { 0 };
         let inside = &after[head..after.len() - tail];
@@ -317,4 +324,25 @@ proptest! {
             prop_assert!(Header::parse(*rewritten.first_chunk().unwrap()).unwrap().length as usize == rewritten.len());
         }
     }
+}
+
+#[test]
+fn a_list_is_not_emptied_because_all_members_have_got_other_names() {
+    let here = |map: &MemberMap, hosts: &[&str], me: &str| {
+        let reply = doc! { "isWritablePrimary": true, "hosts": hosts, "me": me, "ok": 1.0 };
+        rewrite(&msg(0, &reply), &MemberNaming::Members { map, here: "gateway:1" })
+    };
+    let renamed = here(&two(), &["new-a:1", "new-b:2"], "new-a:1");
+    assert_eq!(renamed, Err(RewriteError::MembersUnknown));
+    // One that is still known leads to the others.
+    assert!(here(&two(), &["new-a:1", "mongo-b:2"], "new-a:1").is_ok());
+    // There is no address for these, and there will be none.
+    let name = |text: &str| text.parse::<MemberName>().unwrap();
+    let slot = |address: &str| Slot { advertised: address.into(), reserved_for: Some(name("hidden:1")) };
+    let candidate = |member| Candidate { name: name(member), standing: Standing::Readable, serves_clients: true };
+    let map = Slots::new([slot("gateway:1")]).assign(&[candidate("mongo-a:1")]).map;
+    assert!(here(&map, &["mongo-a:1"], "mongo-a:1").is_ok());
+    let slot = |address: &str| Slot { advertised: address.into(), reserved_for: None };
+    let map = Slots::new([slot("gateway:1")]).assign(&["a:1", "b:1"].map(candidate)).map;
+    assert!(here(&map, &["b:1"], "b:1").is_ok());
 }
