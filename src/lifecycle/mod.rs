@@ -1,5 +1,6 @@
 //! The lifecycle of the process: drain, running tasks, signals, readiness, changed files, certificate renewal, the
-//! limits of the container, the overload state, and memory that is returned to the system.
+//! limits of the container, the overload state, and memory that is returned to the system. Also the leases of shared
+//! connections.
 //!
 //! Makes no decision about a connection: it publishes the stage, and waits for the tasks of the connections.
 
