@@ -159,5 +159,7 @@ impl Drop for Keeper {
 }
 
 fn close(parked: impl IntoIterator<Item = Parked<ParkedConnection>>) {
-    parked.into_iter().for_each(|parked| parked.connection.close());
+    for parked in parked {
+        parked.connection.close();
+    }
 }

@@ -238,8 +238,17 @@ impl Model {
         }
     }
 
-    fn holds(&mut self, turn: &Turn<u32>, client: u8) -> Client {
-        assert!(turn.parked.as_ref().is_none_or(|parked| parked.key == key(client)), "a connection of another key");
+    fn holds(&self, turn: &Turn<u32>, client: u8) -> Client {
+        let is_shared = |it: u32| {
+            self.clients
+                .iter()
+                .any(|other| matches!(other, Client::Holds { connection, .. } if *connection == Some(it)))
+        };
+        if let Some(parked) = &turn.parked {
+            assert_eq!(parked.key, key(client), "a connection of another key");
+            let is_free = self.open.contains(&parked.connection) && !is_shared(parked.connection);
+            assert!(is_free, "a connection that is closed, or that another client has");
+        }
         Client::Holds { place: turn.place, client, connection: connection_of(turn) }
     }
 
