@@ -178,8 +178,8 @@ impl<C> Places<C> {
         self.suspected.is_some_and(|at| parked.since <= at)
     }
 
-    /// Removes the parked connections that are not to be trusted, because one that was parked at `since` did not answer:
-    /// those that were parked before it, or, if it was suspect, all suspects.
+    /// Removes the parked connections that are not to be trusted, because one that was parked at `since` did not
+    /// answer: those that were parked before it, or, if it was suspect, all suspects.
     pub(super) fn take_untrusted(&mut self, since: Instant) -> Vec<Parked<C>> {
         self.take_expired(self.suspected.filter(|at| since <= *at).unwrap_or(since))
     }
