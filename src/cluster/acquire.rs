@@ -66,8 +66,7 @@ impl MemberPool {
             if !taken.is_suspect || matches!(timeout(PROOF_TIMEOUT, taken.connection.prove_again()).await, Ok(Ok(()))) {
                 return Some(taken.connection);
             }
-            // The network to the member was interrupted: the others of that time are not tried one after the other.
-            reuse.close_suspects();
+            reuse.close_untrusted(taken.since);
         }
     }
 

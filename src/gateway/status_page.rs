@@ -288,3 +288,31 @@ fn certificate(facts: &CertificateFacts) -> Value {
         "uris": facts.uris.iter().map(|uri| printable(uri)).collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{CredentialConfig, PoolMode, UpstreamConfig};
+    use crate::telemetry::metrics::UpstreamMetrics;
+    use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
+
+    #[test]
+    fn the_pools_of_a_member_are_shown_for_each_credential() {
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
+        let mut endpoint = folder.upstream(9, &authority.issue("client", &[]), &authority.pem);
+        let files = files_of(&mut endpoint).clone();
+        let mut section = upstream_of(&endpoint);
+        section.credentials.push(CredentialConfig { principals: vec!["shop".to_owned()], files });
+        let shown = |section: &UpstreamConfig| {
+            let upstream = Upstream::new(section, UpstreamMetrics::new("orders", &[])).unwrap();
+            pools(&upstream.membership().members[0].member)
+        };
+        assert_eq!(shown(&section), None);
+        section.pool.mode = PoolMode::Session;
+        let [first, second] = shown(&section).unwrap().try_into().unwrap();
+        let expected = json!({
+            "credential": 0, "mode": "session", "idle": 0, "in_use": 0, "waiting": 0, "max_connections": 100
+        });
+        assert_eq!((first, &second["credential"]), (expected, &json!(1)));
+    }
+}

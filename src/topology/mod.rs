@@ -24,7 +24,6 @@ mod stand_in;
 pub use candidate::{Candidate, Standing};
 pub use hello_facts::{HelloFacts, HelloRole, NoHello};
 pub use hello_reply::{MemberNaming, RewriteError, rewrite};
-pub use hello_reply::{MemberNaming, Unreadable, rewrite};
 pub use known_hello::{KnownHello, TopologyVersion};
 pub use limits::MEMBERS_MAX;
 pub use member::{MemberState, SetMember};

@@ -1,8 +1,8 @@
-//! Connections to MongoDB servers: each one is mutual TLS, proven, and for one client only.
+//! Connections to MongoDB servers: each one is mutual TLS and proven.
 //!
-//! Makes connections, keeps spare ones, and explains why a connection could not be made. Does not retry, does not share
-//! a connection among clients, and writes no log lines: the result of each attempt is returned once, with its
-//! explanation.
+//! Makes connections, keeps spare ones, and explains why a connection could not be made. Does not retry, does not
+//! decide which client uses a connection, and writes no log lines: the result of each attempt is returned once, with
+//! its explanation.
 
 mod authentication;
 mod client_endpoints;

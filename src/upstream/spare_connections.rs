@@ -120,7 +120,7 @@ impl SpareConnections {
             state.spares = others;
             suspects
         };
-        suspects.into_iter().for_each(|spare| spare.connection.close());
+        close(suspects);
     }
 
     /// Adds a new connection. Fails if the socket cannot be removed from its runtime.
@@ -180,7 +180,7 @@ impl SpareConnections {
     /// Closes all spare connections.
     pub fn clear(&self) {
         let spares = std::mem::take(&mut self.locked().spares);
-        spares.into_iter().for_each(|spare| spare.connection.close());
+        close(spares);
     }
 
     /// The state is consistent even after a panic.
@@ -193,6 +193,12 @@ impl Spare {
     fn is_usable(&self, generation: u64, now: Instant) -> bool {
         let is_young = now.saturating_duration_since(self.made) < AGE_MAX;
         self.connection.generation() == generation && is_young && self.connection.is_silent()
+    }
+}
+
+fn close(spares: VecDeque<Spare>) {
+    for spare in spares {
+        spare.connection.close();
     }
 }
 

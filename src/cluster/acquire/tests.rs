@@ -346,6 +346,29 @@ async fn connections_from_before_a_timeout_are_proven_again() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_parked_for_minutes_is_proven_again() {
+    static PINGS: AtomicUsize = AtomicUsize::new(0);
+    let behaviour = Behaviour::Replies(|command| {
+        PINGS.fetch_add(usize::from(command == "ping"), Ordering::Relaxed);
+        None
+    });
+    let scene = Scene::new(4, behaviour, |_| {}).await;
+    let _keeper = scene.reuse().keep();
+    let clients = async {
+        for (minutes, pings) in [(0, 1), (3, 1), (5, 2)] {
+            give_back(scene.leased(1).await);
+            tokio::time::pause();
+            tokio::time::advance(std::time::Duration::from_mins(minutes)).await;
+            tokio::time::resume();
+            let leased = scene.leased(1).await;
+            assert_eq!(PINGS.load(Ordering::Relaxed), pings, "after {minutes} minutes");
+            give_back(leased);
+        }
+    };
+    scene.server.during(Box::pin(clients)).await;
+}
+
+#[tokio::test]
 async fn a_connection_without_a_user_serves_no_other_client_where_the_gateway_authenticates() {
     let scene = Scene::new(4, Behaviour::Mongod, |section| {
         section.authentication = Some(Mechanism::MongodbX509);

@@ -1,9 +1,10 @@
 //! One place of a pool, which is free again when it is dropped.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::places::{Parked, Reserved, Turn};
 use super::pool_key::PoolKey;
@@ -11,6 +12,10 @@ use super::store::ReusePool;
 use super::wait_queue::WaiterId;
 use crate::lifecycle::lease::LeaseState;
 use crate::upstream::{ParkedConnection, ProvenConnection};
+
+/// The time after which a parked connection has to be proven before it is used. Load balancers of the large clouds drop
+/// silent connections after 350 s, without a word to either side.
+const SILENT_MAX: Duration = Duration::from_mins(4);
 
 /// The right to have one connection of a pool. Dropping it passes the place on, with the parked connection in it.
 pub(in crate::cluster) struct Place {
@@ -30,6 +35,8 @@ struct Waiting {
 /// A parked connection that was taken and may be used.
 pub(in crate::cluster) struct Taken {
     pub(in crate::cluster) connection: ProvenConnection,
+    /// When it was parked.
+    pub(in crate::cluster) since: Instant,
     /// Whether it has to be proven before it is used.
     pub(in crate::cluster) is_suspect: bool,
 }
@@ -57,19 +64,20 @@ impl Place {
         Self { pool: Arc::clone(pool), number: place, lease, parked }
     }
 
-    /// Takes a parked connection with this key: the one in the place, or else another one, which needs no place of its
-    /// own any more. Closes those that no client may use. Must be called on the worker that will use it.
+    /// Takes a parked connection with this key: the one in the place, or else another one, which gives up its own
+    /// place. Closes those that no client may use. Must be called on the worker that will use it.
     pub(in crate::cluster) fn take(&mut self, key: &PoolKey) -> Option<Taken> {
         loop {
             let parked = match self.parked.take() {
                 Some(parked) => parked,
                 None => self.pool.locked().take(key)?,
             };
-            let is_suspect = self.pool.locked().is_suspect(&parked);
+            let since = parked.since;
+            let is_suspect = since.elapsed() > SILENT_MAX || self.pool.locked().is_suspect(&parked);
             if !self.pool.is_usable(&parked.connection) {
                 parked.connection.close();
             } else if let Ok(connection) = parked.connection.register() {
-                return Some(Taken { connection, is_suspect });
+                return Some(Taken { connection, since, is_suspect });
             }
         }
     }

@@ -178,10 +178,10 @@ impl<C> Places<C> {
         self.suspected.is_some_and(|at| parked.since <= at)
     }
 
-    /// Removes the parked connections that have to be proven.
-    pub(super) fn take_suspects(&mut self) -> Vec<Parked<C>> {
-        let count = self.suspected.map_or(0, |at| self.parked.partition_point(|parked| parked.since <= at));
-        self.parked.drain(..count).collect()
+    /// Removes the parked connections that are not to be trusted, because one that was parked at `since` did not
+    /// answer: those that were parked before it, or, if it was suspect, all suspects.
+    pub(super) fn take_untrusted(&mut self, since: Instant) -> Vec<Parked<C>> {
+        self.take_expired(self.suspected.filter(|at| since <= *at).unwrap_or(since))
     }
 
     /// Removes the connections that were parked at `oldest` or before.

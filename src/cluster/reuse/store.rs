@@ -92,10 +92,11 @@ impl ReusePool {
         self.locked().suspect(Instant::now());
     }
 
-    /// Closes the parked connections that have to be proven.
-    pub(in crate::cluster) fn close_suspects(&self) {
-        let suspects = self.locked().take_suspects();
-        close(suspects);
+    /// A connection that was parked at `since` did not answer. Closes those that probably do not answer either, so that
+    /// a client does not try them one after the other.
+    pub(in crate::cluster) fn close_untrusted(&self, since: Instant) {
+        let untrusted = self.locked().take_untrusted(since);
+        close(untrusted);
     }
 
     /// Closes parked connections that no client may use, or that have been parked for `idle_timeout`, and asks clients
@@ -158,5 +159,7 @@ impl Drop for Keeper {
 }
 
 fn close(parked: impl IntoIterator<Item = Parked<ParkedConnection>>) {
-    parked.into_iter().for_each(|parked| parked.connection.close());
+    for parked in parked {
+        parked.connection.close();
+    }
 }

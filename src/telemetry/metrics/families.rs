@@ -43,8 +43,8 @@ pub(super) const COMMAND_SECONDS: [f64; 16] =
 /// timeout is 5 s.
 pub(super) const HANDSHAKE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
-/// Bucket bounds of waits for a shared upstream connection, in seconds. A command of another client takes about 100 µs, a
-/// new connection a few milliseconds; the default `wait_timeout` is 10 s.
+/// Bucket bounds of waits for a shared upstream connection, in seconds. A command of another client takes about 100 µs,
+/// a new connection a few milliseconds; the default `wait_timeout` is 10 s.
 pub(super) const WAIT_SECONDS: [f64; 12] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0];
 

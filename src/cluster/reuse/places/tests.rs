@@ -180,7 +180,7 @@ async fn a_client_that_is_idle_for_too_long_is_asked_too() {
 async fn connections_are_removed_by_age_suspicion_and_state() {
     let mut places = places(9);
     let mut times = Vec::new();
-    for connection in 0..5 {
+    for connection in 0..7 {
         times.push(Instant::now());
         let (turn, _) = placed(&mut places, 9);
         let since = Instant::now();
@@ -189,13 +189,14 @@ async fn connections_are_removed_by_age_suspicion_and_state() {
     }
     let numbers = |parked: Vec<Parked<u32>>| parked.iter().map(|parked| parked.connection).collect::<Vec<_>>();
     assert_eq!(numbers(places.take_expired(times[0])), [0]);
-    assert_eq!(numbers(places.take_suspects()), [0; 0]);
-    places.suspect(times[1]);
-    assert!(places.is_suspect(&places.parked[0]) && !places.is_suspect(&places.parked[1]));
-    assert_eq!(numbers(places.take_suspects()), [1]);
-    // 2, 3 and 4 are left.
-    assert_eq!(numbers(places.take_unusable(0, 1, |parked| parked.connection != 3)), [0; 0]);
-    assert_eq!(numbers(places.take_unusable(1, 64, |parked| parked.connection != 3)), [3]);
+    // 1 to 6 are left. 1 did not answer.
+    assert_eq!(numbers(places.take_untrusted(times[1])), [1]);
+    places.suspect(times[3]);
+    let suspects: Vec<_> = places.parked.iter().map(|parked| places.is_suspect(parked)).collect();
+    assert_eq!(suspects, [true, true, false, false, false]);
+    assert_eq!(numbers(places.take_untrusted(times[2])), [2, 3]);
+    assert_eq!(numbers(places.take_unusable(0, 1, |parked| parked.connection != 5)), [0; 0]);
+    assert_eq!(numbers(places.take_unusable(1, 64, |parked| parked.connection != 5)), [5]);
     assert_eq!(places.counts(), (2, 0, 0));
 }
 
@@ -237,8 +238,17 @@ impl Model {
         }
     }
 
-    fn holds(&mut self, turn: &Turn<u32>, client: u8) -> Client {
-        assert!(turn.parked.as_ref().is_none_or(|parked| parked.key == key(client)), "a connection of another key");
+    fn holds(&self, turn: &Turn<u32>, client: u8) -> Client {
+        let is_shared = |it: u32| {
+            self.clients
+                .iter()
+                .any(|other| matches!(other, Client::Holds { connection, .. } if *connection == Some(it)))
+        };
+        if let Some(parked) = &turn.parked {
+            assert_eq!(parked.key, key(client), "a connection of another key");
+            let is_free = self.open.contains(&parked.connection) && !is_shared(parked.connection);
+            assert!(is_free, "a connection that is closed, or that another client has");
+        }
         Client::Holds { place: turn.place, client, connection: connection_of(turn) }
     }
 
