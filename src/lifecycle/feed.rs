@@ -36,7 +36,7 @@ impl<T> fmt::Debug for Feed<T> {
 }
 
 impl<T> Feed<T> {
-    /// Makes `value` the current one. Wakes those who wait for a change if there was none, or if `is_change(before,
+    /// Makes `value` the current one. Wakes the waiting readers if there was no value before, or if `is_change(before,
     /// value)`: thousands may wait, and a value may come every second.
     pub fn publish(&self, value: T, is_change: impl FnOnce(&T, &T) -> bool) {
         let value = Arc::new(value);

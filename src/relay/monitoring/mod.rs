@@ -1,6 +1,6 @@
 //! Answers the hello requests of one client in place of mongod, from what the gateway's monitor of the member hears.
 //!
-//! Every driver keeps connections to each member for nothing but this, so that they cost mongod no connection. The
+//! Every driver keeps connections to each member only for this. Answered here, they need no connection to mongod. The
 //! service answers as mongod does: at once, when the state of the member changes, or with one reply after the other. It
 //! does not rewrite the names of members, and does not decide whether a client may be answered.
 //!
@@ -238,7 +238,7 @@ impl Waiting {
     }
 }
 
-/// Whether the state of a member is not the one that a client knows, nor an older one.
+/// Whether the state of a member is later than the one that a client knows, or that of another process.
 ///
 /// A client may know a later state than the gateway's monitor, if it heard of it on a connection to mongod. mongod
 /// replies to a later state than its own with an error, but here it is the monitor that is about to hear of it.
