@@ -121,8 +121,7 @@ async fn follow(pool: &MemberPool, feed: &PublishedHello<'_>) -> Option<ConnectE
 mod tests {
     use std::pin::pin;
 
-    use bson::oid::ObjectId;
-    use bson::{RawDocumentBuf, rawdoc};
+    use bson::rawdoc;
 
     use super::*;
     use crate::cluster::Upstream;
@@ -131,15 +130,9 @@ mod tests {
     use crate::upstream::REASONS;
     use crate::upstream::test_server::{Behaviour, TestUpstream};
 
-    fn awaitable(command: &str) -> Option<RawDocumentBuf> {
-        let version = rawdoc! { "processId": ObjectId::from_bytes([7; 12]), "counter": 6_i64 };
-        let hello = || rawdoc! { "isWritablePrimary": true, "topologyVersion": version, "ok": 1.0 };
-        (command == "hello").then(hello)
-    }
-
     #[tokio::test]
     async fn a_server_is_known_while_it_answers_and_lost_as_soon_as_it_does_not() {
-        let scene = TestUpstream { behaviour: Behaviour::Replies(awaitable), ..TestUpstream::new() };
+        let scene = TestUpstream { behaviour: Behaviour::Awaitable, ..TestUpstream::new() };
         let (endpoint, server) = scene.listen().await;
         let upstream = Upstream::new(&upstream_of(&endpoint), UpstreamMetrics::new("orders", &REASONS)).unwrap();
         let member = Arc::clone(&upstream.membership().members[0].member);

@@ -36,7 +36,7 @@ impl<T> fmt::Debug for Feed<T> {
 }
 
 impl<T> Feed<T> {
-    /// Makes `value` the current one. Wakes those who wait for a change if there was none, or if `is_change(before,
+    /// Makes `value` the current one. Wakes the waiting readers if there was no value before, or if `is_change(before,
     /// value)`: thousands may wait, and a value may come every second.
     pub fn publish(&self, value: T, is_change: impl FnOnce(&T, &T) -> bool) {
         let value = Arc::new(value);
@@ -122,9 +122,7 @@ mod tests {
         changes.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
-    fn differ(before: &i32, now: &i32) -> bool {
-        before != now
-    }
+    const DIFFER: fn(&i32, &i32) -> bool = |before, now| before != now;
 
     #[test]
     fn readers_hear_of_changes_and_losses_and_of_nothing_else() {
@@ -138,21 +136,21 @@ mod tests {
         check(false, None, 0);
         feed.lose();
         check(false, None, 0);
-        feed.publish(1, differ);
+        feed.publish(1, DIFFER);
         check(true, Some(1), 0);
-        feed.publish(1, differ);
+        feed.publish(1, DIFFER);
         check(false, Some(1), 0);
-        feed.publish(2, differ);
+        feed.publish(2, DIFFER);
         check(true, Some(2), 0);
         feed.lose();
         check(true, None, 1);
         feed.lose();
         check(false, None, 1);
         // The same value as before the loss.
-        feed.publish(2, differ);
+        feed.publish(2, DIFFER);
         check(true, Some(2), 1);
         feed.lose();
-        feed.publish(2, differ);
+        feed.publish(2, DIFFER);
         check(true, Some(2), 2);
         assert_eq!(feed.version(), 6);
     }
@@ -170,26 +168,24 @@ mod tests {
     async fn a_sleeping_reader_is_woken_at_each_change() {
         let feed = Arc::new(Feed::default());
         let mut changes = feed.changes();
-        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
-        let reader = tokio::spawn({
-            let feed = Arc::clone(&feed);
-            async move {
-                for _ in 0..3 {
-                    changes.next().await;
-                    heard.send(feed.current().as_deref().copied()).unwrap();
-                }
+        let (sender, mut events) = tokio::sync::mpsc::channel(1);
+        let reader = async {
+            for _ in 0..3 {
+                changes.next().await;
+                sender.send(feed.current().as_deref().copied()).await.unwrap();
             }
-        });
-        // Lets the reader register before each change.
-        tokio::task::yield_now().await;
-        feed.publish(1, differ);
-        assert_eq!(hears.recv().await, Some(Some(1)));
-        tokio::task::yield_now().await;
-        feed.publish(2, differ);
-        assert_eq!(hears.recv().await, Some(Some(2)));
-        tokio::task::yield_now().await;
-        feed.lose();
-        assert_eq!(hears.recv().await, Some(None));
-        reader.await.unwrap();
+        };
+        let writer = async {
+            // The reader has registered: it is polled first.
+            feed.publish(1, DIFFER);
+            assert_eq!(events.recv().await, Some(Some(1)));
+            tokio::task::yield_now().await;
+            feed.publish(2, DIFFER);
+            assert_eq!(events.recv().await, Some(Some(2)));
+            tokio::task::yield_now().await;
+            feed.lose();
+            assert_eq!(events.recv().await, Some(None));
+        };
+        tokio::join!(biased; reader, writer);
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
+use bson::raw::cstr;
 use bson::{RawDocumentBuf, rawdoc};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -35,6 +37,9 @@ pub(crate) enum Behaviour {
     Replies(fn(&str) -> Option<RawDocumentBuf>),
     /// As `Mongod`, and on each notification a reply that was not asked for, on all connections.
     Unasked(Arc<Notify>),
+    /// As `Mongod`, with a topologyVersion in its hello. It replies to each hello at once, and says in `asked` for how
+    /// long it was asked to wait.
+    Awaitable,
     /// As `Mongod`, except that a hello must have `loadBalanced: true`, as at a mongos' port for load balancers.
     LoadBalancerPort,
     /// As `Replies`, but with an error to each command that declares no API version.
@@ -169,6 +174,7 @@ impl TestServer {
                     let reply = reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]));
                     encode(9, header.request_id, &reply)
                 }
+                Behaviour::Awaitable => encode(9, header.request_id, &awaitable_reply_of(&rest[5..])),
                 Behaviour::LoadBalancerPort if is_hello_without_load_balancer(&rest[5..]) => {
                     encode(9, header.request_id, &rawdoc! { "ok": 0.0, "errmsg": "no load balancing", "code": 354 })
                 }
@@ -189,6 +195,19 @@ impl TestServer {
             }
         }
     }
+}
+
+fn awaitable_reply_of(body: &[u8]) -> RawDocumentBuf {
+    let mut reply = reply_of(body);
+    if command_of(body) == "hello" {
+        let version = rawdoc! { "processId": ObjectId::from_bytes([7; 12]), "counter": 6_i64 };
+        reply.append(cstr!("topologyVersion"), version);
+        let asked = RawDocumentBuf::from_bytes(body.to_vec()).unwrap().get_i64("maxAwaitTimeMS");
+        if let Ok(asked) = asked {
+            reply.append(cstr!("asked"), asked);
+        }
+    }
+    reply
 }
 
 fn command_of(body: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! Answers the hello requests of one client in place of mongod, from what the gateway's monitor of the member hears.
 //!
-//! Every driver keeps connections to each member for nothing but this, so that they cost mongod no connection. The
+//! Every driver keeps connections to each member only for this. Answered here, they need no connection to mongod. The
 //! service answers as mongod does: at once, when the state of the member changes, or with one reply after the other. It
 //! does not rewrite the names of members, and does not decide whether a client may be answered.
 //!
@@ -92,7 +92,8 @@ impl HelloService {
         Self { feed, introduced: false, waiting: None }
     }
 
-    /// Answers a complete message, header included, as it would go upstream.
+    /// Answers a complete message, header included, as it would go upstream. If a request waits afterwards,
+    /// [`HelloService::poll`] has to be called, also after a reply: it is the first of a stream.
     ///
     /// While a request waits, none is taken: [`HelloService::finish`] ends the wait.
     pub(in crate::relay) fn take(&mut self, message: &[u8], now: Instant) -> Heard {
@@ -107,46 +108,37 @@ impl HelloService {
         if question.introduces && self.introduced {
             return None;
         }
-        let losses = self.feed.losses();
-        let hello = self.feed.current()?;
-        let document = reply::document(&hello, question.style, now.into_std())?;
+        let sight = Sight::of(&self.feed, now)?;
         let heard = match question.wait {
-            None => Heard::Reply(error_reply::reply(&question.header, &document)),
-            Some(wait) => self.answer_wait(&question, wait, &hello, &document, losses, now)?,
+            None => Heard::Reply(error_reply::reply(&question.header, &sight.document(question.style)?)),
+            Some(wait) => self.answer_wait(&question, wait, &sight)?,
         };
         self.introduced |= question.introduces;
         Some(heard)
     }
 
     /// Answers a client that knows a state of the member: at once if it has changed.
-    fn answer_wait(
-        &mut self,
-        question: &HelloQuestion,
-        wait: Wait,
-        hello: &KnownHello,
-        document: &RawDocumentBuf,
-        losses: u64,
-        now: Instant,
-    ) -> Option<Heard> {
+    fn answer_wait(&mut self, question: &HelloQuestion, wait: Wait, sight: &Sight) -> Option<Heard> {
         // A server without it does not wait.
-        let current = hello.topology_version?;
+        let current = sight.hello.topology_version?;
+        let document = sight.document(question.style)?;
         let is_news = is_news(wait.known, current);
         if !wait.streams && (is_news || wait.at_most.is_zero()) {
-            return Some(Heard::Reply(error_reply::reply(&question.header, document)));
+            return Some(Heard::Reply(error_reply::reply(&question.header, &document)));
         }
-        let at_most = wait.at_most.clamp(if wait.streams { STREAM_INTERVAL_MIN } else { Duration::ZERO }, WAIT_MAX);
-        let id = question.header.request_id;
+        let at_least = if wait.streams { STREAM_INTERVAL_MIN } else { Duration::ZERO };
+        let at_most = wait.at_most.clamp(at_least, WAIT_MAX);
         let mut waiting = Box::new(Waiting {
             request: question.header,
             style: question.style,
-            stream: wait.streams.then_some(Stream { response_to: id, next_id: 1 }),
+            stream: wait.streams.then_some(Stream { response_to: question.header.request_id, next_id: 1 }),
             known: wait.known,
             at_most,
-            due: now + at_most,
-            losses,
+            due: sight.now + at_most,
+            losses: sight.losses,
             changes: self.feed.changes(),
         });
-        let heard = if is_news { Heard::Reply(waiting.next(document, current, now)) } else { Heard::Later };
+        let heard = if is_news { Heard::Reply(waiting.next(&document, current, sight.now)) } else { Heard::Later };
         self.waiting = Some(waiting);
         Some(heard)
     }
@@ -159,8 +151,8 @@ impl HelloService {
         let Some(waiting) = &mut self.waiting else { return Poll::Pending };
         // Each change is compared with what the client knows; several may have come.
         while waiting.changes.poll(cx).is_ready() {}
-        let hello = self.feed.current().filter(|_| self.feed.losses() == waiting.losses);
-        let event = match hello.and_then(|hello| waiting.due_reply(&hello, now)) {
+        let sight = Sight::of(&self.feed, now).filter(|sight| sight.losses == waiting.losses);
+        let event = match sight.and_then(|sight| waiting.due_reply(&sight)) {
             Some(DueReply::NotYet) => return Poll::Pending,
             Some(DueReply::Due(message)) => Event::Reply(message),
             None => Event::Lost,
@@ -185,14 +177,35 @@ impl HelloService {
     /// which [`HelloService::poll`] reports.
     pub(in crate::relay) fn finish(&mut self, now: Instant) -> Option<Vec<u8>> {
         let waiting = self.waiting.as_ref()?;
-        let hello = self.feed.current().filter(|_| self.feed.losses() == waiting.losses)?;
-        let document = reply::document(&hello, waiting.style, now.into_std())?;
+        let sight = Sight::of(&self.feed, now).filter(|sight| sight.losses == waiting.losses)?;
+        let document = sight.document(waiting.style)?;
         let last = match waiting.stream {
             Some(stream) => op_msg::encode(stream.next_id, stream.response_to, &document),
             None => error_reply::reply(&waiting.request, &document),
         };
         self.waiting = None;
         Some(last)
+    }
+}
+
+/// What is known of the member at one moment.
+struct Sight {
+    hello: Arc<KnownHello>,
+    /// How often the member has been lost, read before its hello.
+    losses: u64,
+    now: Instant,
+}
+
+impl Sight {
+    /// `None` while the member does not answer.
+    fn of(feed: &Feed<KnownHello>, now: Instant) -> Option<Self> {
+        let losses = feed.losses();
+        Some(Self { hello: feed.current()?, losses, now })
+    }
+
+    /// The document of a reply; `None` if the member would not reply like this.
+    fn document(&self, style: ReplyStyle) -> Option<RawDocumentBuf> {
+        reply::document(&self.hello, style, self.now.into_std())
     }
 }
 
@@ -205,13 +218,13 @@ enum DueReply {
 impl Waiting {
     /// The reply, if the member has changed or the time is over. `None` if the member has become a server that does not
     /// reply to such a request.
-    fn due_reply(&mut self, hello: &KnownHello, now: Instant) -> Option<DueReply> {
-        let current = hello.topology_version?;
-        if now < self.due && !is_news(self.known, current) {
+    fn due_reply(&mut self, sight: &Sight) -> Option<DueReply> {
+        let current = sight.hello.topology_version?;
+        if sight.now < self.due && !is_news(self.known, current) {
             return Some(DueReply::NotYet);
         }
-        let document = reply::document(hello, self.style, now.into_std())?;
-        Some(DueReply::Due(self.next(&document, current, now)))
+        let document = sight.document(self.style)?;
+        Some(DueReply::Due(self.next(&document, current, sight.now)))
     }
 
     /// The next reply as a message; the one after that is due later.
@@ -225,7 +238,7 @@ impl Waiting {
     }
 }
 
-/// Whether the state of a member is not the one that a client knows, nor an older one.
+/// Whether the state of a member is later than the one that a client knows, or that of another process.
 ///
 /// A client may know a later state than the gateway's monitor, if it heard of it on a connection to mongod. mongod
 /// replies to a later state than its own with an error, but here it is the monitor that is about to hear of it.

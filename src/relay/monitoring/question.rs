@@ -267,7 +267,7 @@ fn field<'a>(document: &WholeElement<'a>, name: &[u8]) -> Option<WholeElement<'a
     named.next().is_none().then_some(found)
 }
 
-/// Whether a value is well-formed to its depths, and of the types that drivers send in a hello.
+/// Whether a value is well-formed at every level, and has only types that drivers send in a hello.
 fn is_sound(element: &WholeElement<'_>, depth: usize) -> bool {
     match element.kind {
         kind::DOCUMENT | kind::ARRAY => {

@@ -364,29 +364,31 @@ fn finish_answers_a_client_that_waits_for_one_reply() {
 async fn a_waiting_client_is_woken_by_its_member() {
     let mut scene = Scene::new(&primary(1, 6));
     assert_eq!(scene.asks_with(STREAM, awaits(1, 6, 10_000)), Heard::Later);
-    let (feed, now) = (Arc::clone(&scene.feed), scene.now);
-    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
-    let client = tokio::spawn(async move {
+    let Scene { feed, mut service, now, .. } = scene;
+    let (sender, mut events) = tokio::sync::mpsc::channel(1);
+    let client = async {
         loop {
-            let event = std::future::poll_fn(|cx| scene.service.poll(now, cx)).await;
+            let event = std::future::poll_fn(|cx| service.poll(now, cx)).await;
             let is_over = event == Event::Lost;
-            heard.send(event).unwrap();
+            sender.send(event).await.unwrap();
             if is_over {
                 return;
             }
         }
-    });
-    for counter in [7, 8] {
-        tokio::task::yield_now().await;
-        let hello = RawDocumentBuf::try_from(&primary(1, counter)).unwrap();
-        feed.publish(KnownHello::new(hello, now.into_std()), KnownHello::differs_from);
-        let Some(Event::Reply(message)) = hears.recv().await else { panic!("no reply") };
-        assert_eq!(Reply::read(&message).counter(), counter);
-    }
-    tokio::task::yield_now().await;
-    feed.lose();
-    assert_eq!(hears.recv().await, Some(Event::Lost));
-    client.await.unwrap();
+    };
+    let member = async {
+        for counter in [7, 8] {
+            let hello = RawDocumentBuf::try_from(&primary(1, counter)).unwrap();
+            feed.publish(KnownHello::new(hello, now.into_std()), KnownHello::differs_from);
+            let Some(Event::Reply(message)) = events.recv().await else { panic!("no reply") };
+            assert_eq!(Reply::read(&message).counter(), counter);
+            // The client registers again.
+            tokio::task::yield_now().await;
+        }
+        feed.lose();
+        assert_eq!(events.recv().await, Some(Event::Lost));
+    };
+    tokio::join!(biased; client, member);
 }
 
 #[test]

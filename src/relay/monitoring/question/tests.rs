@@ -230,7 +230,9 @@ fn other_kinds_of_messages_go_to_mongod() {
 fn a_repeated_argument_goes_to_mongod() {
     let build = |names: &[&[u8]]| {
         let mut command = DocumentBytes::with_capacity(0);
-        names.iter().for_each(|name| command.push_value(kind::BOOLEAN, name, &[1]));
+        for name in names {
+            command.push_value(kind::BOOLEAN, name, &[1]);
+        }
         command.push_string(b"$db", "admin");
         let document = RawDocumentBuf::from_bytes(command.finish()).unwrap();
         op_msg::encode(5, 0, &document)
