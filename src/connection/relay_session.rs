@@ -1,9 +1,10 @@
 //! The relay of one connection, and the replacement of its upstream connection after a certificate reload.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
 
@@ -38,6 +39,14 @@ pub(super) struct RelaySession<'a> {
     pub(super) revalidation: Option<Revalidation<'a>>,
     /// Closes it while it is idle, when memory is nearly used up.
     pub(super) closing: ClosingRounds,
+}
+
+/// An upstream connection that the relay has asked for.
+enum NextLink {
+    /// One that replaces a connection of a previous certificate set.
+    Replacement(Result<ProvenConnection, NoReplacement>),
+    /// One of the pool.
+    Acquired(Result<Acquired, AcquireError>),
 }
 
 /// The server's side of a relayed connection.
@@ -79,10 +88,10 @@ impl ServerSide {
     }
 
     /// Resolves when the pool asks for the present connection. Cancel safe.
-    async fn recalled(&mut self) {
+    fn poll_recalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Own { .. } => pending().await,
-            Self::Shared(shared) => shared.recalled().await,
+            Self::Own { .. } => Poll::Pending,
+            Self::Shared(shared) => shared.poll_recalled(cx),
         }
     }
 }
@@ -96,8 +105,7 @@ pub(super) async fn run(
     let RelaySession { route, slot, pool, server, endpoints, revalidation, closing } = session;
     let endpoints: Option<&ClientEndpoints> = endpoints.as_deref();
     let renewal = pool.renewal.watch();
-    let mut replacement = None;
-    let mut acquisition: Option<Boxed<'_, Result<Acquired, AcquireError>>> = None;
+    let mut link: Option<Boxed<'_, NextLink>> = None;
     // On the heap, because few connections ever need it.
     let mut replacement_address: Option<Box<SocketAddr>> = None;
     if relay.client().certificates().is_none() {
@@ -112,22 +120,21 @@ pub(super) async fn run(
             // Messages come first: a replacement can wait.
             biased;
             event = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => event,
-            link = optional(&mut replacement) => {
-                replacement = None;
-                if let Some(address) = offer(relay, link, server.user()) {
-                    replacement_address = Some(Box::new(address));
-                }
-                continue;
-            }
-            acquired = optional(&mut acquisition) => {
-                acquisition = None;
-                if let ServerSide::Shared(shared) = server {
-                    Box::pin(shared.settle(relay, acquired)).await;
+            next = optional(&mut link) => {
+                link = None;
+                match (next, &mut *server) {
+                    (NextLink::Replacement(replacement), _) => {
+                        if let Some(address) = offer(relay, replacement, server.user()) {
+                            replacement_address = Some(Box::new(address));
+                        }
+                    }
+                    (NextLink::Acquired(acquired), ServerSide::Shared(shared)) => shared.settle(relay, acquired),
+                    (NextLink::Acquired(_), ServerSide::Own { .. }) => {}
                 }
                 continue;
             }
             // The relay gives it back when it can.
-            () = server.recalled() => continue,
+            () = poll_fn(|cx| server.poll_recalled(cx)) => continue,
             () = revalidation_due(revalidation) => {
                 let grace = route.limits.lifetime_grace;
                 if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client(), grace)) {
@@ -150,7 +157,7 @@ pub(super) async fn run(
         match event {
             RelayEvent::Renew => {
                 let hello = relay.introduction().map(<[u8]>::to_vec);
-                replacement = hello.map(|hello| replace(pool, hello, endpoints));
+                link = hello.map(|hello| replace(pool, hello, endpoints));
             }
             RelayEvent::Moved => {
                 if let (Some(replacement), ServerSide::Own { address, .. }) = (replacement_address.take(), &mut *server)
@@ -163,11 +170,15 @@ pub(super) async fn run(
             }
             RelayEvent::NeedsUpstream => {
                 if let (ServerSide::Shared(shared), Some(reuse)) = (&*server, &pool.reuse) {
-                    acquisition = Some(Box::pin(shared.acquire(pool, reuse, relay.needed())));
+                    let acquired = shared.acquire(pool, reuse, relay.needed());
+                    link = Some(Box::pin(async move { NextLink::Acquired(acquired.await) }));
                 }
             }
             RelayEvent::GivesBack(upstream) => {
                 if let ServerSide::Shared(shared) = server {
+                    if upstream.generation < renewal.generation() {
+                        pool.attempts.metrics.count_recycled(Recycling::Moved);
+                    }
                     shared.give_back(*upstream);
                 }
             }
@@ -223,12 +234,8 @@ pub(super) fn upstream_side(link: ProvenConnection) -> UpstreamSide<TcpStream> {
     UpstreamSide { socket, session, generation }
 }
 
-fn replace<'a>(
-    pool: &'a MemberPool,
-    hello: Vec<u8>,
-    endpoints: Option<&'a ClientEndpoints>,
-) -> Boxed<'a, Result<ProvenConnection, NoReplacement>> {
-    Box::pin(async move { pool.replacement(&hello, endpoints).await })
+fn replace<'a>(pool: &'a MemberPool, hello: Vec<u8>, endpoints: Option<&'a ClientEndpoints>) -> Boxed<'a, NextLink> {
+    Box::pin(async move { NextLink::Replacement(pool.replacement(&hello, endpoints).await) })
 }
 
 /// Resolves when new connections go to another member than this one; `None` if that never happens.

@@ -2,14 +2,16 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 
 use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey, ReusePool};
 use crate::identity::Principal;
 use crate::listener::ClientStream;
-use crate::relay::{Needed, Relay, UpstreamSide};
+use crate::relay::{Needed, Refusal, Relay, UpstreamSide};
 use crate::upstream::{ConnectionFacts, MongoUser, ProvenConnection};
 use crate::wire::error_reply::CommandError;
 use crate::wire::hello;
@@ -17,6 +19,9 @@ use crate::wire::hello;
 /// Tells a driver that the server is busy, and that it may try again after a pause.
 const OVERLOADED: (i32, &str) = (462, "IngressRequestRateLimitExceeded");
 const OVERLOADED_LABELS: [&str; 2] = ["SystemOverloadedError", "RetryableError"];
+
+/// Tells a driver to look for the server again.
+const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
 
 /// Tells a driver that nothing of a write has happened.
 const NOT_SENT_LABELS: [&str; 1] = ["RetryableWriteError"];
@@ -39,8 +44,8 @@ struct Held {
     /// `None` for a connection of its own, which never goes back.
     lease: Option<Lease>,
     facts: ConnectionFacts,
-    /// Whether the pool has asked for it.
-    is_recalled: bool,
+    /// Resolves when the pool asks for it; `None` once it has, and for a connection of its own.
+    recall: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// An upstream connection for the request that waits.
@@ -100,7 +105,7 @@ impl SharedUpstream {
 
     /// Gives the relay the connection that was acquired for it, or answers the request with the reason why there is
     /// none.
-    pub(super) async fn settle(
+    pub(super) fn settle(
         &mut self,
         relay: &mut Relay<ClientStream, TcpStream>,
         acquired: Result<Acquired, AcquireError>,
@@ -108,21 +113,23 @@ impl SharedUpstream {
         let (connection, lease) = match acquired {
             Ok(Acquired::Shared(Leased { connection, lease })) => (connection, Some(lease)),
             Ok(Acquired::Own(connection)) => (connection, None),
-            Err(error) => return refuse(relay, &error).await,
+            Err(error) => return relay.refuse(refusal(&error)),
         };
         let name_of = |user: &Option<Arc<MongoUser>>| user.as_ref().map(|user| user.name.clone());
         if self.user.as_ref().is_some_and(|user| name_of(user) != name_of(&connection.user)) {
             // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
             let message = "mongate: the MongoDB user of the gateway has changed; connect again".to_owned();
-            let error = CommandError { code: 6, code_name: "HostUnreachable", message };
-            return relay.refuse(&error, &NOT_SENT_LABELS, true).await;
+            let (code, code_name) = HOST_UNREACHABLE;
+            let error = CommandError { code, code_name, message };
+            return relay.refuse(Refusal { error, labels: &NOT_SENT_LABELS, is_final: true });
         }
         let (socket, session, facts) = connection.into_parts();
         let generation = facts.generation;
         (self.user, self.address) = (Some(facts.user.clone()), Some(facts.address));
         self.used += 1;
         let (is_introduced, handle) = (lease.is_some(), lease.as_ref().map(Lease::handle));
-        self.held = Some(Held { lease, facts, is_recalled: false });
+        let recall = lease.as_ref().map(|lease| Box::pin(lease.recalled()) as _);
+        self.held = Some(Held { lease, facts, recall });
         relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
     }
 
@@ -139,30 +146,25 @@ impl SharedUpstream {
         self.held = None;
     }
 
-    /// Resolves once for each connection, when the pool asks for it. Cancel safe.
-    pub(super) async fn recalled(&mut self) {
-        match &mut self.held {
-            Some(Held { lease: Some(lease), is_recalled, .. }) if !*is_recalled => {
-                lease.recalled().await;
-                *is_recalled = true;
-            }
-            _ => std::future::pending().await,
-        }
+    /// Resolves each time that the pool asks for the connection while the client is idle. Cancel safe.
+    pub(super) fn poll_recalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Held { lease: Some(lease), recall: Some(recall), .. }) = &mut self.held else { return Poll::Pending };
+        ready!(recall.as_mut().poll(cx));
+        // The client may have sent a request first; the pool may ask again when it is idle again.
+        *recall = Box::pin(lease.recalled());
+        Poll::Ready(())
     }
 }
 
-/// Answers the request that waits with the reason why there is no connection for it.
-async fn refuse(relay: &mut Relay<ClientStream, TcpStream>, error: &AcquireError) {
-    let (code, code_name, labels, is_final): (_, _, &[&str], _) = match error {
-        AcquireError::Connect(failure) => {
-            let (code, code_name) = failure.cause.client_code();
-            (code, code_name, &NOT_SENT_LABELS, true)
-        }
-        AcquireError::Rejected => (6, "HostUnreachable", &NOT_SENT_LABELS, true),
-        AcquireError::TimedOut => (OVERLOADED.0, OVERLOADED.1, &OVERLOADED_LABELS, false),
+/// What the request that waits is answered, where there is no connection for it.
+fn refusal(error: &AcquireError) -> Refusal {
+    let ((code, code_name), labels, is_final): (_, &[&str], _) = match error {
+        AcquireError::Connect(failure) => (failure.cause.client_code(), &NOT_SENT_LABELS, true),
+        AcquireError::Rejected => (HOST_UNREACHABLE, &NOT_SENT_LABELS, true),
+        AcquireError::TimedOut => (OVERLOADED, &OVERLOADED_LABELS, false),
     };
     let error = CommandError { code, code_name, message: format!("mongate: {error}") };
-    relay.refuse(&error, labels, is_final).await;
+    Refusal { error, labels, is_final }
 }
 
 fn caller_number(caller: &impl Hash) -> u64 {

@@ -138,7 +138,20 @@ pub struct Relay<C, U> {
     generation: u64,
     migration: Option<Box<UpstreamMigration<U>>>,
     dismissal: Option<Dismissal>,
+    /// The reply to the requests that wait for an upstream connection.
+    refusal: Option<Box<Refusal>>,
     closed_by_client: fn(&C) -> Option<Shutdown>,
+}
+
+/// Why the requests that wait for an upstream connection get none.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What the client reads.
+    pub error: CommandError,
+    /// What a driver may do then.
+    pub labels: &'static [&'static str],
+    /// Whether the conversation ends with it.
+    pub is_final: bool,
 }
 
 /// The generation of a connection without an upstream connection: no certificate set is newer.
@@ -177,6 +190,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             generation,
             migration: None,
             dismissal: None,
+            refusal: None,
             closed_by_client: |_| None,
         }
     }
@@ -241,13 +255,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
     }
 
-    /// Answers the requests that wait for an upstream connection with `error` and its `labels`. With `is_final`, or where a part of a
-    /// request is still to come, the conversation ends when the client has read that.
-    pub async fn refuse(&mut self, error: &CommandError, labels: &[&str], is_final: bool) {
-        let goes_on = poll_fn(|cx| Poll::Ready(self.pump.refuse_waiting(error, labels, cx))).await;
-        if is_final || !goes_on.unwrap_or_default() {
-            self.dismissal = Some(Dismissal::NoUpstream);
-        }
+    /// Answers the requests that wait for an upstream connection with an error, when the conversation goes on. Where a
+    /// part of a request is still to come, the conversation ends when the client has read that.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusal = Some(Box::new(refusal));
     }
 
     /// Takes the upstream connection after the end of the conversation, if it can serve another client.
@@ -316,6 +327,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let mut renewed = pin!(renewal.newer_than(self.generation));
         let mut is_registered = false;
         poll_fn(|cx| {
+            if let Err(end) = self.carry_out_refusal(cx) {
+                return Poll::Ready(Due::End(end));
+            }
             // Bytes are moved first, so that what has arrived counts before any limit does.
             if let Poll::Ready(end) = self.pump.poll_end(cx) {
                 // The drain ends the gateway's monitors too.
@@ -339,6 +353,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             self.poll_time(renewal, cx).map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Answers the requests that wait for an upstream connection, if there is none for them.
+    fn carry_out_refusal(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(refusal) = self.refusal.take() else { return Ok(()) };
+        let goes_on = self.pump.refuse_waiting(&refusal.error, refusal.labels, cx)?;
+        if refusal.is_final || !goes_on {
+            self.dismissal = Some(Dismissal::NoUpstream);
+        }
+        Ok(())
     }
 
     /// What has to be done about the upstream connection of a pool.

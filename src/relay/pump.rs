@@ -440,6 +440,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         labels: &[&str],
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
+        if self.upstream.is_attached() {
+            return Ok(true);
+        }
         let mut replies = Vec::new();
         let mut rest = self.upstream.unsealed();
         while let Some(header) = rest.first_chunk().and_then(|head| Header::parse(*head).ok()) {

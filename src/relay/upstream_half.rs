@@ -13,13 +13,11 @@ use crate::tls::{Records, TlsSession};
 
 /// The upstream side of one connection.
 pub(super) struct UpstreamHalf<U> {
-    /// `None` while the connection has no upstream connection: what is sent waits in `unsealed` then.
+    /// `None` while the connection has no upstream connection.
     link: Option<Link<U>>,
-    /// What was sent while there was no upstream connection.
-    unsealed: Vec<u8>,
     /// Plaintext that was read and is not forwarded: the front of the next input.
     kept: Vec<u8>,
-    /// Records that the socket has not taken.
+    /// Records that the socket has not taken; without an upstream connection, plaintext that waits for one.
     unsent: Vec<u8>,
     /// Whether upstream has closed its side.
     is_closed: bool,
@@ -44,7 +42,6 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
     pub(super) fn detached() -> Self {
         Self {
             link: None,
-            unsealed: Vec::new(),
             kept: Vec::new(),
             unsent: Vec::new(),
             is_closed: false,
@@ -65,21 +62,21 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
 
     /// What was sent while there was no upstream connection.
     pub(super) fn unsealed(&self) -> &[u8] {
-        &self.unsealed
+        if self.is_attached() { &[] } else { &self.unsent }
     }
 
     /// Removes the first bytes of what was sent while there was no upstream connection.
     pub(super) fn drop_unsealed(&mut self, bytes: usize) {
-        if bytes >= self.unsealed.len() {
-            self.unsealed = Vec::new();
+        if bytes >= self.unsealed().len() {
+            self.unsent = Vec::new();
         } else {
-            self.unsealed.drain(..bytes);
+            self.unsent.drain(..bytes);
         }
     }
 
     /// Uses an upstream connection, where there is none. What was sent before is sent now.
     pub(super) fn attach(&mut self, socket: U, mut session: TlsSession) -> io::Result<()> {
-        let waiting = std::mem::take(&mut self.unsealed);
+        let waiting = std::mem::take(&mut self.unsent);
         if !waiting.is_empty() {
             let mut records = Records::default();
             session.seal(&waiting, &mut records)?;
@@ -117,7 +114,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
 
     /// Whether the socket has taken everything.
     pub(super) fn has_everything(&self) -> bool {
-        self.unsent.is_empty() && self.unsealed.is_empty()
+        self.unsent.is_empty()
     }
 
     /// Plaintext that was read and is not forwarded.
@@ -167,7 +164,7 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         match &mut self.link {
             Some(link) => link.session.seal(bytes, records),
             None => {
-                self.unsealed.extend_from_slice(bytes);
+                self.unsent.extend_from_slice(bytes);
                 Ok(())
             }
         }

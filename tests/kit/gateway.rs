@@ -69,7 +69,7 @@ const POOL_VARIABLE: &str = "MONGATE_TEST_POOL";
 
 /// The lines for a pool, where the environment asks for one and `upstream` allows it.
 fn pool_of_all_tests(upstream: &str) -> String {
-    match std::env::var(POOL_VARIABLE) {
+    match env::var(POOL_VARIABLE) {
         Ok(mode) if !upstream.contains("pool.mode") && !upstream.contains("send_proxy") => {
             format!("pool.mode = {mode:?}\n")
         }

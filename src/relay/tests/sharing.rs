@@ -51,7 +51,7 @@ impl Owner {
                     let ready = self.ready.borrow_mut().pop();
                     match ready {
                         Some(side) => relay.attach(side, Some(Arc::clone(&self.lease.0)), is_introduced),
-                        None => relay.refuse(&busy(), &["RetryableError"], self.refusal_is_final).await,
+                        None => relay.refuse(busy(self.refusal_is_final)),
                     }
                 }
                 RelayEvent::GivesBack(side) => self.ready.borrow_mut().push(*side),
@@ -62,8 +62,10 @@ impl Owner {
     }
 }
 
-fn busy() -> CommandError {
-    CommandError { code: 462, code_name: "IngressRequestRateLimitExceeded", message: "mongate: busy".to_owned() }
+fn busy(is_final: bool) -> Refusal {
+    let message = "mongate: busy".to_owned();
+    let error = CommandError { code: 462, code_name: "IngressRequestRateLimitExceeded", message };
+    Refusal { error, labels: &["RetryableError"], is_final }
 }
 
 fn shared(rules: SharingRules) -> (DuplexStream, Relay<DuplexStream, DuplexStream>) {
