@@ -231,8 +231,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// What the request that waits for an upstream connection needs.
     pub fn needed(&self) -> Needed<'_> {
         match self.pump.introduction() {
-            // The hello that introduces the client is the request that waits.
-            Some(hello) if !hello.is_empty() && self.pump.waiting_for_upstream().starts_with(hello) => Needed::Own,
             Some(hello) => Needed::Introduced {
                 hello,
                 load_balanced: self.pump.connection.filters.handshake.expects_load_balancer(),

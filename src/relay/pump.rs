@@ -26,6 +26,8 @@ use crate::telemetry::metrics::Direction;
 use crate::tls::{Records, TlsSession};
 use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
+use crate::wire::hello;
+use crate::wire::hello::Withheld;
 
 /// A client that does not take this many bytes is not read. Replies of mongod are bounded otherwise, and are fewer;
 /// local replies are not.
@@ -424,12 +426,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             sharing.begin_use(lease);
         }
         self.connection.filters.handshake.set_introduced(is_introduced);
+        if is_introduced {
+            self.withhold_introduction();
+        }
         self.upstream.attach(socket, session).map_err(sealing_failed)
     }
 
-    /// What waits for an upstream connection.
-    pub(super) fn waiting_for_upstream(&self) -> &[u8] {
-        self.upstream.unsealed()
+    /// Takes the `client` document out of the hello that introduces the client, if that hello waits: mongod has had it.
+    fn withhold_introduction(&mut self) {
+        let Some(hello) = self.requests.introduction().hello().filter(|hello| !hello.is_empty()) else { return };
+        let withheld = Withheld { client: true, ..Withheld::default() };
+        if self.upstream.unsealed().starts_with(hello)
+            && let Ok(Some(rewritten)) = hello::without(hello, withheld)
+        {
+            self.upstream.replace_unsealed(hello.len(), &rewritten);
+        }
     }
 
     /// Answers the requests that wait for an upstream connection with `error` and its `labels`. Returns whether the client can go on:

@@ -65,6 +65,13 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         if self.is_attached() { &[] } else { &self.unsent }
     }
 
+    /// Replaces the first bytes of what was sent while there was no upstream connection.
+    pub(super) fn replace_unsealed(&mut self, bytes: usize, other: &[u8]) {
+        if bytes <= self.unsealed().len() {
+            self.unsent.splice(..bytes, other.iter().copied());
+        }
+    }
+
     /// Removes the first bytes of what was sent while there was no upstream connection.
     pub(super) fn drop_unsealed(&mut self, bytes: usize) {
         if bytes >= self.unsealed().len() {

