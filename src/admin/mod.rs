@@ -227,8 +227,8 @@ impl OpenConnections {
 }
 
 /// Accepts connections and serves each in a task of its own. At the limit, the oldest connection makes room: a probe
-/// takes milliseconds, and must not wait for slow readers. When the system has no descriptor for another connection, the
-/// oldest makes room too: clients leave a few for this port (`lifecycle::descriptors`). Never returns.
+/// takes milliseconds, and must not wait for slow readers. When the system has no descriptor for another connection,
+/// the oldest makes room too: clients leave a few for this port (`lifecycle::descriptors`). Never returns.
 async fn accept_all(
     listener: &TcpListener,
     sources: &Arc<Sources>,

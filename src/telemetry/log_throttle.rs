@@ -37,6 +37,8 @@ pub enum LineBudget {
     /// For lines about the members of a set at level info: 64 at once, then one per second. A start with 50 members is
     /// logged whole.
     Members,
+    /// The same for failures of members.
+    MemberFailures,
     /// For lines at level info of which ordinary traffic writes one for each connection: 100 lines at once, then ten
     /// per second, which is about 5 kB per second.
     Traffic,
@@ -47,7 +49,7 @@ impl LineBudget {
         match self {
             Self::Failures => 1,
             Self::Denials | Self::Changes => 20,
-            Self::Members => 64,
+            Self::Members | Self::MemberFailures => 64,
             Self::Traffic => 100,
         }
     }
@@ -55,7 +57,7 @@ impl LineBudget {
     fn interval(self) -> Duration {
         match self {
             Self::Failures | Self::Denials | Self::Changes => Duration::from_secs(10),
-            Self::Members => Duration::from_secs(1),
+            Self::Members | Self::MemberFailures => Duration::from_secs(1),
             Self::Traffic => Duration::from_millis(100),
         }
     }
@@ -210,7 +212,7 @@ async fn report(shared: Arc<Shared>, message: &'static str, kind: Box<str>, budg
         LogSubject::Process => (None, None),
     };
     match budget {
-        LineBudget::Failures | LineBudget::Denials => {
+        LineBudget::Failures | LineBudget::Denials | LineBudget::MemberFailures => {
             tracing::warn!(listener, upstream, lines = message, kind = &*kind, suppressed, "{LINES_SUPPRESSED}");
         }
         LineBudget::Changes | LineBudget::Members | LineBudget::Traffic => {

@@ -3,8 +3,8 @@
 //! The system's resolver does not say how long its answer is valid. Every connection asks it, and uses the last answer
 //! only if there is no new one.
 //!
-//! A question takes a thread, and nothing can stop it. Their number is limited, because whoever controls the list of
-//! members can name servers that no resolver knows, and files are read on the same kind of threads.
+//! A question takes a thread, and nothing can stop it. Their number is limited: a hostile server can list members that
+//! no resolver knows, and files are read on the same kind of threads.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};

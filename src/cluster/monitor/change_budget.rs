@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 const BURST: u32 = 128;
 
 /// Afterwards, the time for each member: 16 per second.
-const INTERVAL: Duration = Duration::from_nanos(62_500_000);
+const INTERVAL: Duration = Duration::from_micros(62_500);
 
 /// How many members may be added or removed now. A token bucket that needs no timer (GCRA). One list is taken whole, so
 /// the budget may be overdrawn once.
