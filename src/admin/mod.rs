@@ -14,7 +14,6 @@ mod healthcheck;
 mod routes;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::future::pending;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
@@ -120,15 +119,13 @@ const LIMITS: AdminLimits = AdminLimits {
 /// How long a connection is not closed for a newer one: longer than any probe or scrape in the same data centre takes.
 const UNDISTURBED_TIME: Duration = Duration::from_millis(100);
 
-/// More than the probes and scrapers that connect at the same moment.
-const RESERVED_DESCRIPTORS: usize = 8;
-
 /// Limit of a request head, and the size of the response buffer. hyper's minimum is 8 KiB.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 
-/// First and longest pause of the back-off after a failed `accept`; the pause doubles between them.
+/// First and longest pause of the back-off after a failed `accept`; the pause doubles between them. A probe has one
+/// second as a rule.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
-const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Log messages of this module.
 const SERVE_FAILED: &str = "administration port failed";
@@ -196,26 +193,6 @@ impl AdminServer {
     }
 }
 
-/// Descriptors that are open for nothing, so that there is one for a probe when clients have taken all others.
-#[derive(Default)]
-struct DescriptorReserve(Vec<File>);
-
-impl DescriptorReserve {
-    /// Opens what is missing, as far as there are free descriptors.
-    fn fill(&mut self) {
-        while self.0.len() < RESERVED_DESCRIPTORS
-            && let Ok(file) = File::open("/dev/null")
-        {
-            self.0.push(file);
-        }
-    }
-
-    /// Closes one. Returns whether there was one.
-    fn free_one(&mut self) -> bool {
-        self.0.pop().is_some()
-    }
-}
-
 /// The connections that are open, oldest first: the way to close each of them.
 #[derive(Default)]
 struct OpenConnections(VecDeque<(Instant, oneshot::Sender<()>)>);
@@ -250,7 +227,8 @@ impl OpenConnections {
 }
 
 /// Accepts connections and serves each in a task of its own. At the limit, the oldest connection makes room: a probe
-/// takes milliseconds, and must not wait for slow readers. Never returns.
+/// takes milliseconds, and must not wait for slow readers. When the system has no descriptor for another connection,
+/// the oldest makes room too: clients leave a few for this port (`lifecycle::descriptors`). Never returns.
 async fn accept_all(
     listener: &TcpListener,
     sources: &Arc<Sources>,
@@ -260,10 +238,8 @@ async fn accept_all(
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections_max));
     let mut open = OpenConnections::default();
-    let mut reserve = DescriptorReserve::default();
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
-        reserve.fill();
         match listener.accept().await {
             Ok((stream, _client)) => {
                 pause = ACCEPT_PAUSE_MIN;
@@ -288,13 +264,14 @@ async fn accept_all(
                 });
             }
             Err(error) if affects_one_client(&error) => {}
-            // Clients have taken all descriptors; probes must be answered nevertheless.
-            Err(_) if reserve.free_one() => {}
             Err(error) => {
                 if pause == ACCEPT_PAUSE_MIN {
                     tracing::warn!(%error, "{ACCEPT_FAILED}");
                 }
-                tokio::time::sleep(pause).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = open.close_oldest() => {}
+                }
                 pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
             }
         }

@@ -74,7 +74,7 @@ impl Attempts {
             self.health.failed.notify_one();
             &self.health.repeats
         };
-        let decision = repeats.note(UPSTREAM_CONNECTION_FAILED, error.reason(), LineBudget::Failures);
+        let decision = self.health.note_failed_connection(repeats, error.reason());
         if let LogDecision::Log { suppressed } = decision {
             tracing::warn!(
                 upstream = self.upstream,

@@ -127,6 +127,7 @@ impl Membership {
 mod tests {
     use super::*;
     use crate::cluster::Upstream;
+    use crate::telemetry::log_throttle::{LogSubject, LogThrottle};
     use crate::telemetry::metrics::UpstreamMetrics;
     use crate::tls::test_pki::{CertificateAuthority, Folder, upstream_of};
     use crate::upstream::REASONS;
@@ -205,7 +206,8 @@ mod tests {
         ] {
             assert_eq!(may_stay(states, preference), expected, "{states:?} {preference:?}");
         }
-        let (membership, removed) = (membership(&[Primary]), Arc::new(MemberHealth::new("orders")));
+        let failures = LogThrottle::new(LogSubject::Upstream("orders".to_owned()));
+        let (membership, removed) = (membership(&[Primary]), Arc::new(MemberHealth::new("orders", failures)));
         assert!(membership.still_prefers(ReadPreference::Primary, &removed), "a removed member keeps its connections");
     }
 

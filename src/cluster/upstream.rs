@@ -12,6 +12,7 @@ use super::membership::Membership;
 use super::pool::MemberPool;
 use crate::config::{EndpointConfig, HostPort, ReadPreference, UpstreamConfig};
 use crate::identity::Principal;
+use crate::telemetry::log_throttle::{LogSubject, LogThrottle};
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::tls::{UpstreamTls, UpstreamTlsError};
 use crate::upstream::Connector;
@@ -27,6 +28,8 @@ pub struct Upstream {
     metrics: Arc<UpstreamMetrics>,
     membership: watch::Sender<Arc<Membership>>,
     replacements: Arc<Semaphore>,
+    /// Limits the log lines about members that cannot be connected to.
+    failures: LogThrottle,
 }
 
 impl Upstream {
@@ -39,6 +42,7 @@ impl Upstream {
             metrics: Arc::new(metrics),
             membership: watch::Sender::new(Arc::default()),
             replacements: Arc::new(Semaphore::new(REPLACEMENTS_MAX)),
+            failures: LogThrottle::new(LogSubject::Upstream(config.name.clone())),
         };
         if !config.deployment.has_members() {
             let member = Arc::new(this.new_member(&config.any_address())?);
@@ -77,7 +81,7 @@ impl Upstream {
 
     /// Prepares the connections to the member at `address`. Fails if no certificate could have that name.
     pub(super) fn new_member(&self, address: &HostPort) -> Result<Member, UpstreamTlsError> {
-        let health = Arc::new(MemberHealth::new(self.name()));
+        let health = Arc::new(MemberHealth::new(self.name(), self.failures.clone()));
         let mut pools = Vec::new();
         for credential in &self.credentials {
             let endpoint = credential.endpoint(&self.config, address);

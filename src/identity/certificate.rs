@@ -122,10 +122,12 @@ impl CertificateFacts {
     }
 
     /// Whether the extended key usage allows `usage`: the extension contains it, contains `anyExtendedKeyUsage`, or is
-    /// absent.
+    /// absent. `msSGC` and `nsSGC` are old forms of `serverAuth`.
     pub fn allows(&self, usage: &str) -> bool {
+        const SGC: [&str; 2] = ["1.3.6.1.4.1.311.10.3.3", "2.16.840.1.113730.4.1"];
         let Some(usages) = &self.extended_key_usages else { return true };
-        usages.iter().any(|named| named == usage || named == "anyExtendedKeyUsage")
+        let is_other_form = |named: &str| usage == "serverAuth" && SGC.contains(&named);
+        usages.iter().any(|named| named == usage || named == "anyExtendedKeyUsage" || is_other_form(named))
     }
 
     /// The state of the certificate's validity period at `now`.
@@ -269,6 +271,8 @@ mod tests {
         assert_eq!(date_text(facts.not_before), "2024-01-02 00:00:00 UTC");
         assert_eq!(date_text(facts.not_after), "2051-03-04 00:00:00 UTC");
         assert_eq!((facts.version, facts.is_ca, facts.serial.as_str()), (3, true, "4a:01"));
+        assert!(facts.allows("serverAuth") && !facts.allows("clientAuth"));
+        let facts = CertificateFacts { extended_key_usages: Some(vec!["2.16.840.1.113730.4.1".to_owned()]), ..facts };
         assert!(facts.allows("serverAuth") && !facts.allows("clientAuth"));
     }
 

@@ -1,5 +1,8 @@
 //! The limit of open file descriptors (`RLIMIT_NOFILE`): files and sockets together.
 
+use std::os::fd::{AsFd, AsRawFd as _};
+
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the resulting soft limit; `None` means
@@ -17,6 +20,29 @@ pub fn raise_limit() -> Option<u64> {
 /// Descriptors in addition to those of clients: listeners, administration, runtimes, spare connections, name lookups
 /// and files.
 const RESERVE: u64 = 256;
+
+/// The last descriptors below the limit are left to the administration port: more than the probes and scrapers that
+/// connect at the same moment. A small limit leaves an eighth.
+const LAST_DESCRIPTORS: u64 = 8;
+
+/// Whether `descriptor` is one of the last that the limit allows. Clients and connections to servers must close it, so
+/// that the administration port can answer probes.
+///
+/// The system gives out the lowest free number. So all other descriptors are in use, and no other thread can take those
+/// that are left for the administration port.
+pub fn is_one_of_the_last(descriptor: &impl AsFd) -> bool {
+    let number = u64::try_from(descriptor.as_fd().as_raw_fd()).unwrap_or_default();
+    limit().is_some_and(|limit| number >= first_of_the_last(limit))
+}
+
+/// Whether a client, or a connection to a server, can have a descriptor now.
+pub fn has_room() -> bool {
+    eventfd(0, EventfdFlags::CLOEXEC).is_ok_and(|descriptor| !is_one_of_the_last(&descriptor))
+}
+
+fn first_of_the_last(limit: u64) -> u64 {
+    limit - LAST_DESCRIPTORS.min(limit / 8)
+}
 
 /// The soft limit of open file descriptors; `None` means unlimited.
 pub fn limit() -> Option<u64> {
@@ -61,6 +87,15 @@ mod tests {
         check(&[10_000, 1], Some(64), &[15, 1]);
         check(&[1_000_000, 1], Some(0), &[1, 1]);
         check(&[], Some(10), &[]);
+    }
+
+    #[test]
+    fn the_last_descriptors_are_left_to_the_administration_port() {
+        for (limit, expected) in [(0, 0), (7, 7), (40, 35), (64, 56), (1024, 1016)] {
+            assert_eq!(first_of_the_last(limit), expected, "{limit}");
+        }
+        assert!(has_room());
+        assert!(!is_one_of_the_last(&std::io::stderr()));
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::Socket;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, ListenerConfig};
+use crate::lifecycle::descriptors;
 use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
 use crate::telemetry::metrics::{ConnectionOutcome, ListenerMetrics};
 
@@ -229,7 +231,11 @@ impl Listener {
 
     /// Accepts one connection. Its socket is deregistered from this runtime: the worker registers it with its own.
     async fn try_accept(&self) -> io::Result<(Socket, ClientAddress)> {
-        Ok(match &self.acceptor {
+        // A client that is not accepted yet waits in the kernel's queue until there is room.
+        if !descriptors::has_room() {
+            return Err(Errno::MFILE.into());
+        }
+        let (socket, address) = match &self.acceptor {
             Acceptor::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // A dual-stack socket reports IPv4 clients as mapped IPv6 addresses. Logs and rules use IPv4.
@@ -240,7 +246,12 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 (Socket::from(stream.into_std()?), ClientAddress::Unix)
             }
-        })
+        };
+        // The room was used up while this waited for a client.
+        if descriptors::is_one_of_the_last(&socket) {
+            return Err(Errno::MFILE.into());
+        }
+        Ok((socket, address))
     }
 
     fn admittance(&self) -> Option<Admittance> {

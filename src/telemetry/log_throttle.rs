@@ -34,6 +34,11 @@ pub enum LineBudget {
     Denials,
     /// The same for lines at level info.
     Changes,
+    /// For lines about the members of a set at level info: 64 at once, then one per second. A start with 50 members is
+    /// logged whole.
+    Members,
+    /// The same for failures of members.
+    MemberFailures,
     /// For lines at level info of which ordinary traffic writes one for each connection: 100 lines at once, then ten
     /// per second, which is about 5 kB per second.
     Traffic,
@@ -44,6 +49,7 @@ impl LineBudget {
         match self {
             Self::Failures => 1,
             Self::Denials | Self::Changes => 20,
+            Self::Members | Self::MemberFailures => 64,
             Self::Traffic => 100,
         }
     }
@@ -51,6 +57,7 @@ impl LineBudget {
     fn interval(self) -> Duration {
         match self {
             Self::Failures | Self::Denials | Self::Changes => Duration::from_secs(10),
+            Self::Members | Self::MemberFailures => Duration::from_secs(1),
             Self::Traffic => Duration::from_millis(100),
         }
     }
@@ -139,6 +146,14 @@ impl LogThrottle {
     }
 }
 
+#[cfg(test)]
+impl LogThrottle {
+    /// How many lines with `message` were left out and are not reported yet.
+    pub(crate) fn suppressed(&self, message: &str) -> u64 {
+        self.0.locked().get(message).into_iter().flat_map(HashMap::values).map(|entry| entry.suppressed).sum()
+    }
+}
+
 impl Shared {
     fn locked(&self) -> MutexGuard<'_, Kinds> {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
@@ -197,10 +212,10 @@ async fn report(shared: Arc<Shared>, message: &'static str, kind: Box<str>, budg
         LogSubject::Process => (None, None),
     };
     match budget {
-        LineBudget::Failures | LineBudget::Denials => {
+        LineBudget::Failures | LineBudget::Denials | LineBudget::MemberFailures => {
             tracing::warn!(listener, upstream, lines = message, kind = &*kind, suppressed, "{LINES_SUPPRESSED}");
         }
-        LineBudget::Changes | LineBudget::Traffic => {
+        LineBudget::Changes | LineBudget::Members | LineBudget::Traffic => {
             tracing::info!(listener, upstream, lines = message, kind = &*kind, suppressed, "{LINES_SUPPRESSED}");
         }
     }

@@ -28,6 +28,15 @@ pub enum CertificateDefect {
     /// Its `keyUsage` does not permit the use as a leaf certificate of TLS.
     #[error("its keyUsage does not allow TLS")]
     KeyUsage,
+    /// Its `nsCertType` (an extension of Netscape) does not permit the use as a leaf certificate of this side of TLS.
+    #[error("its nsCertType does not allow this use")]
+    NetscapeType,
+    /// No path ends at a trust anchor within the limit.
+    #[error("its chain has more than {limit} intermediates, which is the limit")]
+    TooManyIntermediates {
+        /// The limit.
+        limit: usize,
+    },
     /// A certificate of the chain has a critical extension that the gateway does not know.
     #[error("the certificate {subject} has a critical extension that is not supported ({extension})")]
     CriticalExtension {

@@ -47,7 +47,7 @@ impl ClientCertificateRejection {
         match CertificateDefect::of(cause) {
             // A certificate of ca_file that is no CA, for example.
             Some(CertificateDefect::Issuer(_)) => return Some(Self::UnknownCa),
-            Some(CertificateDefect::KeyUsage) => return Some(Self::WrongUsage),
+            Some(CertificateDefect::KeyUsage | CertificateDefect::NetscapeType) => return Some(Self::WrongUsage),
             _ => {}
         }
         Some(match cause {
@@ -98,7 +98,8 @@ impl ClientCertificateRejection {
             Self::WrongUsage => RejectionExplanation {
                 label: "wrong_usage",
                 sentence: "its extendedKeyUsage does not allow TLS clients",
-                remedy: "issue the client certificate with extendedKeyUsage clientAuth",
+                remedy: "issue the client certificate with extendedKeyUsage clientAuth; keyUsage and nsCertType, if it \
+                         has them, must allow TLS clients too",
             },
             Self::Invalid => RejectionExplanation {
                 label: "invalid",

@@ -524,6 +524,9 @@ mod tests {
             "this is not a regular file",
             "set upstream.orders.tls.certificate_file to a PEM file",
         );
-        check(folder.write("x", "").join("y"), "the file cannot be read: not a directory", "allow the user");
+        check(folder.write("x", "").join("y"), "the file cannot be read: not a directory", "check the path");
+        let circle = folder.path().join("circle");
+        std::os::unix::fs::symlink(&circle, &circle).unwrap();
+        check(circle, "the file cannot be read: too many levels of symbolic links", "correct the symbolic links");
     }
 }

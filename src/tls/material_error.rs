@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 /// Where something was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
@@ -204,7 +206,7 @@ impl MaterialError {
             MaterialProblem::Unreadable(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 "check the path; a relative path starts at the directory of the configuration file".to_owned()
             }
-            MaterialProblem::Unreadable(_) => format!("allow the user that mongate runs as to read {file}"),
+            MaterialProblem::Unreadable(cause) => unreadable_remedy(cause, &file),
             MaterialProblem::NotAFile => format!("set {key} to a PEM file"),
             MaterialProblem::TooLarge { .. } => format!("set {key} to the PEM file itself"),
             MaterialProblem::Binary => format!(
@@ -287,7 +289,31 @@ impl MaterialError {
 fn unreadable(cause: &io::Error) -> String {
     match cause.kind() {
         io::ErrorKind::NotFound => "the file does not exist".to_owned(),
-        kind => format!("the file cannot be read: {kind}"),
+        _ => format!("the file cannot be read: {}", system_sentence(cause)),
+    }
+}
+
+/// The sentence of the operating system, without the number that Rust adds, such as "too many open files".
+fn system_sentence(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    let sentence = text.split(" (os error").next().unwrap_or(&text);
+    let mut characters = sentence.chars();
+    let first = characters.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(characters).collect()
+}
+
+fn unreadable_remedy(cause: &io::Error, file: &str) -> String {
+    match cause.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            "raise the limit of open files (ulimit -n, LimitNOFILE), or lower max_connections".to_owned()
+        }
+        Some(Errno::LOOP) => format!("correct the symbolic links of {file}: they lead back to themselves"),
+        Some(Errno::NOTDIR) => format!("check the path {file}: a part of it is not a directory"),
+        Some(Errno::NAMETOOLONG) => "use a shorter path".to_owned(),
+        Some(Errno::ACCESS | Errno::PERM) => {
+            format!("allow the user that mongate runs as to read {file}, and to search its directories")
+        }
+        _ => format!("check the file system of {file}, and the permissions of the user that mongate runs as"),
     }
 }
 
@@ -301,4 +327,28 @@ fn contents(labels: &[String]) -> String {
 
 fn other_position(position: Option<usize>) -> String {
     position.map(|position| format!(", but to certificate {position} of that file")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_has_its_own_sentence_and_remedy() {
+        let location = Location { key: "upstream.orders.tls.ca_file".to_owned(), file: Some(PathBuf::from("ca.pem")) };
+        for (errno, sentence, remedy) in [
+            (Errno::MFILE, "too many open files", "raise the limit of open files"),
+            (Errno::NFILE, "too many open files in system", "raise the limit of open files"),
+            (Errno::LOOP, "too many levels of symbolic links", "correct the symbolic links of ca.pem"),
+            (Errno::NOTDIR, "not a directory", "check the path ca.pem"),
+            (Errno::NAMETOOLONG, "file name too long", "use a shorter path"),
+            (Errno::ACCESS, "permission denied", "allow the user that mongate runs as to read ca.pem"),
+            (Errno::IO, "input/output error", "check the file system of ca.pem"),
+        ] {
+            let problem = MaterialProblem::Unreadable(errno.into());
+            let error = MaterialError { location: location.clone(), problem };
+            assert_eq!(error.problem.to_string(), format!("the file cannot be read: {sentence}"));
+            assert!(error.remedy().starts_with(remedy), "{}", error.remedy());
+        }
+    }
 }

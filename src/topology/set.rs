@@ -34,7 +34,7 @@ const ALIASES_ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a member of a better horizon that does not answer is monitored after a reply has named it: several hello
 /// replies, so that its monitor does not begin anew with each one.
-const EXPLORED_FOR: Duration = Duration::from_secs(60);
+const EXPLORED_FOR: Duration = Duration::from_mins(1);
 
 /// What an event has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

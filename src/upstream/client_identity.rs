@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::name_lookup::LookupPlaces;
 use crate::config::{EndpointConfig, MaterialSource};
 use crate::tls::{UpstreamTls, UpstreamTlsError, check_workload_config};
 
@@ -20,6 +21,8 @@ pub struct ClientIdentity {
     current: ArcSwapOption<CertificateGeneration>,
     generations: AtomicU64,
     first_set: watch::Sender<FirstSet>,
+    /// Shared by the connectors of all servers.
+    lookups: LookupPlaces,
 }
 
 /// A certificate set and its number.
@@ -57,7 +60,17 @@ impl ClientIdentity {
         };
         let set = tls.map(|tls| CertificateGeneration { tls: Arc::new(tls), generation: 0 });
         let current = ArcSwapOption::new(set.map(Arc::new));
-        Ok(Self { current, generations: AtomicU64::new(0), first_set: watch::Sender::new(first_set) })
+        Ok(Self {
+            current,
+            generations: AtomicU64::new(0),
+            first_set: watch::Sender::new(first_set),
+            lookups: LookupPlaces::default(),
+        })
+    }
+
+    /// Limits the name lookups of the servers.
+    pub(super) fn lookups(&self) -> &LookupPlaces {
+        &self.lookups
     }
 
     /// The current certificate set; `None` until the SPIFFE Workload API has provided one.

@@ -52,9 +52,9 @@ impl Connector {
         let endpoint_tls = ArcSwap::from_pointee(EndpointTls::new(endpoint, identity.current()));
         Ok(Self {
             config: endpoint.clone(),
+            lookup: NameLookup::new(identity.lookups().clone()),
             identity,
             endpoint_tls,
-            lookup: NameLookup::default(),
             users: AtomicU8::default(),
             authenticated: ArcSwapOption::empty(),
             requires_api: AtomicBool::new(false),

@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::failure::ConnectFailure;
+use crate::lifecycle::descriptors;
 
 /// Time between keepalive probes, as drivers set it. With the system's default, a dead peer is found after 11 minutes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -24,7 +26,11 @@ pub(super) async fn tcp(
     first: io::Result<Vec<u8>>,
 ) -> Result<TcpStream, ConnectFailure> {
     let connected = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if descriptors::is_one_of_the_last(&socket) {
+            return Err(Errno::MFILE.into());
+        }
+        let mut stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
         if let Some(idle) = keepalive {
             let probes = TcpKeepalive::new().with_time(idle).with_interval(KEEPALIVE_INTERVAL);

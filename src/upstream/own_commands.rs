@@ -40,7 +40,7 @@ pub enum OwnCommandError {
     #[error("the reply is not that of a mongod: {0}")]
     Malformed(&'static str),
     /// The server replied with an error.
-    #[error("the reply is error {code} ({code_name}): {errmsg}")]
+    #[error("the reply is {}", refusal_text(*.code, .code_name, .errmsg))]
     Refused {
         /// The error code; 0 if the reply has none.
         code: i32,
@@ -149,6 +149,14 @@ fn parse(body: Vec<u8>) -> Result<RawDocumentBuf, OwnCommandError> {
         code_name: text("codeName"),
         errmsg: text("errmsg"),
     })
+}
+
+/// An error reply of a server, as "error 91 (ShutdownInProgress): not now". Only mongod fills all fields.
+fn refusal_text(code: i32, code_name: &str, errmsg: &str) -> String {
+    let number = if code == 0 { "an error without a code".to_owned() } else { format!("error {code}") };
+    let name = if code_name.is_empty() { String::new() } else { format!(" ({code_name})") };
+    let message = if errmsg.is_empty() { "there is no message" } else { errmsg };
+    format!("{number}{name}: {message}")
 }
 
 fn is_one(value: Option<RawBsonRef<'_>>) -> bool {

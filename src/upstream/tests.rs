@@ -321,7 +321,10 @@ async fn replies_that_no_mongod_sends_are_errors() {
         encode(9, 1, &rawdoc! { "ok": 0.0, "errmsg": "not\nnow", "code": 91, "codeName": "ShutdownInProgress" });
     for (answer, sentence) in [
         (refused, "the reply is error 91 (ShutdownInProgress): not\\u{a}now"),
-        (encode(9, 1, &rawdoc! {}), "the reply is error 0 (): "),
+        (encode(9, 1, &rawdoc! {}), "the reply is an error without a code: there is no message"),
+        (encode(9, 1, &rawdoc! { "errmsg": "busy" }), "the reply is an error without a code: busy"),
+        // With a code that says that the server does not serve the gateway.
+        (encode(9, 1, &rawdoc! { "code": 91 }), "the reply is error 91: there is no message"),
         (ok(9, 2), "not an OP_MSG in reply to the request"),
         (flagged, "unexpected flags or sections"),
         (torn, "the connection was closed within the reply"),

@@ -1,5 +1,6 @@
 //! Watches the servers of an upstream: a health check for a single server, one monitor for each member of a set.
 
+mod change_budget;
 mod changes;
 mod member;
 mod seed_list;

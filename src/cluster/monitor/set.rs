@@ -7,6 +7,7 @@ use std::time::Instant;
 use bson::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
 
+use super::change_budget::ChangeBudget;
 use super::changes::SetSnapshot;
 use super::member;
 use super::member::HelloReport;
@@ -38,6 +39,8 @@ pub(super) struct SetMonitor {
     drain: DrainWatch,
     tracker: SetTracker,
     monitored: HashMap<MemberName, MonitoredMember>,
+    /// While it is overdrawn, reports wait.
+    changes: ChangeBudget,
     metrics: SetMetrics,
     /// Where the seed list comes from DNS.
     seed_list: Option<SeedList>,
@@ -75,6 +78,7 @@ impl SetMonitor {
             drain: drain.clone(),
             tracker,
             monitored: HashMap::new(),
+            changes: ChangeBudget::new(),
             metrics: SetMetrics::new(upstream.name(), &MemberState::ALL.map(MemberState::name)),
             seed_list,
             log_throttle: LogThrottle::new(LogSubject::Upstream(upstream.name().to_owned())),
@@ -98,7 +102,9 @@ impl SetMonitor {
         self.publish();
         loop {
             tokio::select! {
-                Some(HelloReport { member, hello }) = reports.recv() => self.take_report(&member, hello),
+                Some(HelloReport { member, hello }) = next_report(&mut reports, &self.changes) => {
+                    self.take_report(&member, hello);
+                }
                 found = next_seeds(&mut self.seed_list) => self.take_seeds(found),
             }
             self.update_monitors(&sender);
@@ -141,15 +147,18 @@ impl SetMonitor {
         }
     }
 
-    /// Starts a monitor for each new member, and ends those of removed members.
+    /// Starts a monitor for each new member, and ends those of removed members. They are counted as changes.
     fn update_monitors(&mut self, reports: &mpsc::Sender<HelloReport>) {
         let tracked: Vec<_> = self.tracker.members().map(|member| (member.name.clone(), member.is_in_use())).collect();
+        let before = self.monitored.len();
         self.monitored.retain(|name, _| tracked.iter().any(|(known, _)| known == name));
+        let mut changes = before - self.monitored.len();
         for (name, is_in_use) in tracked {
             if !self.monitored.contains_key(&name)
                 && let Some(monitored) = self.start_monitor(&name, reports)
             {
                 self.monitored.insert(name.clone(), monitored);
+                changes += 1;
             }
             match self.monitored.get_mut(&name) {
                 Some(monitored) if !is_in_use => monitored.upkeep.clear(),
@@ -159,6 +168,7 @@ impl SetMonitor {
                 _ => {}
             }
         }
+        self.changes.spend(changes);
     }
 
     fn start_monitor(&mut self, name: &MemberName, reports: &mpsc::Sender<HelloReport>) -> Option<MonitoredMember> {
@@ -235,6 +245,12 @@ impl SetMonitor {
         let seed_list_error = self.seed_list.as_ref().and_then(SeedList::error);
         Membership::new(members.collect(), !self.tracker.mapped().is_empty(), set_name, seed_list_error)
     }
+}
+
+/// The next report, once the budget allows it: meanwhile, reports wait in their channel. Cancel safe.
+async fn next_report(reports: &mut mpsc::Receiver<HelloReport>, changes: &ChangeBudget) -> Option<HelloReport> {
+    changes.available().await;
+    reports.recv().await
 }
 
 /// Starts the upkeep of the pools of `member`, which ends when the senders are dropped.

@@ -174,6 +174,8 @@ fn defects() -> Vec<CertificateDefect> {
         CertificateDefect::Issuer(name()),
         CertificateDefect::CaCertificate,
         CertificateDefect::KeyUsage,
+        CertificateDefect::NetscapeType,
+        CertificateDefect::TooManyIntermediates { limit: 10 },
         CertificateDefect::CriticalExtension { subject: name(), extension: "1.2.3.4".to_owned() },
         CertificateDefect::Signature { subject: name(), algorithm: "Ed448".to_owned() },
         CertificateDefect::Key { subject: name(), key: "RSA 1024".to_owned() },

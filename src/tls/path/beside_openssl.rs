@@ -205,6 +205,34 @@ fn unknown(critical: bool) -> impl Fn(&mut CertificateParams) {
     }
 }
 
+/// Adds `nsCertType`.
+fn netscape(content: &'static [u8], critical: bool) -> impl Fn(&mut CertificateParams) {
+    move |params| {
+        let mut extension = CustomExtension::from_oid_content(&[2, 16, 840, 1, 113_730, 1, 1], content.to_vec());
+        extension.set_criticality(critical);
+        params.custom_extensions.push(extension);
+    }
+}
+
+// `nsCertType` with one bit. The last one is damaged.
+const NETSCAPE_CLIENT: &[u8] = &[3, 2, 7, 0x80];
+const NETSCAPE_SERVER: &[u8] = &[3, 2, 6, 0x40];
+const NETSCAPE_TLS_CA: &[u8] = &[3, 2, 2, 0x04];
+const NETSCAPE_NOTHING: &[u8] = &[3, 1, 0];
+const NETSCAPE_DAMAGED: &[u8] = &[5, 0];
+
+/// `msSGC` and `nsSGC`
+const SGC: [&[u64]; 2] = [&[1, 3, 6, 1, 4, 1, 311, 10, 3, 3], &[2, 16, 840, 1, 113_730, 4, 1]];
+
+fn other_purpose(oid: &'static [u64]) -> impl Fn(&mut CertificateParams) {
+    move |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(oid.to_vec())]
+}
+
+/// A CA without `basicConstraints`.
+fn unmarked_ca(params: &mut CertificateParams) {
+    params.is_ca = IsCa::NoCa;
+}
+
 fn purposes(usages: &'static [ExtendedKeyUsagePurpose]) -> impl Fn(&mut CertificateParams) {
     move |params| params.extended_key_usages = usages.to_vec()
 }
@@ -487,6 +515,56 @@ fn cases() -> Vec<(&'static str, Chain)> {
             "extendedKeyUsage anyExtendedKeyUsage",
             Chain::new(&nothing, &nothing, &purposes(&[ExtendedKeyUsagePurpose::Any])),
         ),
+        ("extendedKeyUsage msSGC in a server's certificate", Chain::new(&nothing, &nothing, &other_purpose(SGC[0]))),
+        ("extendedKeyUsage nsSGC in a server's certificate", Chain::new(&nothing, &nothing, &other_purpose(SGC[1]))),
+        (
+            "extendedKeyUsage msSGC in the intermediate of a server",
+            Chain::new(&nothing, &other_purpose(SGC[0]), &nothing),
+        ),
+        (
+            "extendedKeyUsage msSGC in a client's certificate",
+            Chain::new(&nothing, &nothing, &other_purpose(SGC[0])).of_client(),
+        ),
+        (
+            "nsCertType server in a server's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_SERVER, false)),
+        ),
+        (
+            "critical nsCertType server in a server's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_SERVER, true)),
+        ),
+        (
+            "nsCertType client in a server's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_CLIENT, false)),
+        ),
+        (
+            "nsCertType client in a client's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_CLIENT, false)).of_client(),
+        ),
+        (
+            "nsCertType server in a client's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_SERVER, false)).of_client(),
+        ),
+        (
+            "nsCertType without a value in a server's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_NOTHING, false)),
+        ),
+        (
+            "nsCertType that is damaged in a server's certificate",
+            Chain::new(&nothing, &nothing, &netscape(NETSCAPE_DAMAGED, false)),
+        ),
+        (
+            "nsCertType client in an intermediate with CA:TRUE",
+            Chain::new(&nothing, &netscape(NETSCAPE_CLIENT, false), &nothing),
+        ),
+        (
+            "an intermediate with nsCertType sslCA, without basicConstraints",
+            Chain::new(&nothing, &all(&[&unmarked_ca, &netscape(NETSCAPE_TLS_CA, false)]), &nothing),
+        ),
+        (
+            "an intermediate with keyUsage keyCertSign, without basicConstraints",
+            Chain::new(&nothing, &all(&[&unmarked_ca, &key_usages(&[KeyUsagePurpose::KeyCertSign])]), &nothing),
+        ),
         (
             "keyUsage digitalSignature in the leaf certificate",
             Chain::new(&nothing, &nothing, &key_usages(&[KeyUsagePurpose::DigitalSignature])),
@@ -610,6 +688,8 @@ fn each_rejection_says_why() {
             "CN=Middle,O=Acme has a critical extension that is not supported (1.2.3.4)",
         ),
         ("keyUsage cRLSign only in the leaf certificate", "keyUsage"),
+        ("nsCertType client in a server's certificate", "nsCertType"),
+        ("nsCertType server in a client's certificate", "nsCertType"),
         ("a leaf certificate that is a CA", "CA certificate"),
         ("version 1 leaf certificate", "version 1"),
     ] {

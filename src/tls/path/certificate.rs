@@ -34,11 +34,19 @@ pub(in crate::tls) enum CertificatePurpose {
 }
 
 impl CertificatePurpose {
-    /// The extendedKeyUsage that allows it, as the content of the DER of its object identifier.
-    fn extended_key_usage(self) -> &'static [u8] {
+    /// Each extendedKeyUsage that allows it, as the content of the DER of its object identifier.
+    fn extended_key_usages(self) -> &'static [&'static [u8]] {
         match self {
-            Self::Server => &[0x2b, 6, 1, 5, 5, 7, 3, 1],
-            Self::Client => &[0x2b, 6, 1, 5, 5, 7, 3, 2],
+            Self::Server => &[&[0x2b, 6, 1, 5, 5, 7, 3, 1], MICROSOFT_SGC, NETSCAPE_SGC],
+            Self::Client => &[&[0x2b, 6, 1, 5, 5, 7, 3, 2]],
+        }
+    }
+
+    /// The bit of `nsCertType` that a leaf certificate needs if it has that extension, as in OpenSSL.
+    fn netscape_type(self) -> u8 {
+        match self {
+            Self::Server => NETSCAPE_SERVER,
+            Self::Client => NETSCAPE_CLIENT,
         }
     }
 
@@ -53,6 +61,18 @@ impl CertificatePurpose {
 
 /// `anyExtendedKeyUsage`
 const ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+
+/// `msSGC` and `nsSGC` (server gated cryptography, 1.3.6.1.4.1.311.10.3.3 and 2.16.840.1.113730.4.1): old forms of
+/// `serverAuth`, which OpenSSL accepts for servers.
+const MICROSOFT_SGC: &[u8] = &[0x2b, 6, 1, 4, 1, 0x82, 0x37, 10, 3, 3];
+const NETSCAPE_SGC: &[u8] = &[0x60, 0x86, 0x48, 1, 0x86, 0xf8, 0x42, 4, 1];
+
+/// `nsCertType` (2.16.840.1.113730.1.1), which says what a certificate is for. Old private PKIs still write it.
+const NETSCAPE_TYPE: &[u8] = &[0x60, 0x86, 0x48, 1, 0x86, 0xf8, 0x42, 1, 1];
+
+// The first byte of `nsCertType`.
+const NETSCAPE_CLIENT: u8 = 0x80;
+const NETSCAPE_SERVER: u8 = 0x40;
 
 // The first byte of `keyUsage`.
 const DIGITAL_SIGNATURE: u8 = 0x80;
@@ -88,6 +108,8 @@ pub(super) struct PathExtensions<'a> {
     /// The first byte of `keyUsage`.
     key_usage: Option<u8>,
     extended_key_usages: Option<Vec<&'a [u8]>>,
+    /// The first byte of `nsCertType`.
+    netscape_type: Option<u8>,
     /// The subject alternative names.
     names: Vec<Name<'a>>,
     pub(super) name_constraints: Option<NameConstraints<'a>>,
@@ -193,6 +215,10 @@ impl<'a> PathCertificate<'a> {
         if !self.allows(purpose) {
             return Err(CertificateError::InvalidPurpose);
         }
+        // The bits for CAs do not count: a CA needs basicConstraints (RFC 5280 § 4.2.1.9).
+        if self.extensions.netscape_type.is_some_and(|bits| bits & purpose.netscape_type() == 0) {
+            return Err(CertificateDefect::NetscapeType.into());
+        }
         match self.extensions.key_usage {
             Some(usage) if usage & purpose.key_usages() == 0 => Err(CertificateDefect::KeyUsage.into()),
             _ => Ok(()),
@@ -228,7 +254,7 @@ impl<'a> PathCertificate<'a> {
     }
 
     fn allows(&self, purpose: CertificatePurpose) -> bool {
-        let wanted = |usage: &&[u8]| *usage == purpose.extended_key_usage() || *usage == ANY_USAGE;
+        let wanted = |usage: &&[u8]| purpose.extended_key_usages().contains(usage) || *usage == ANY_USAGE;
         self.extensions.extended_key_usages.as_ref().is_none_or(|usages| usages.iter().any(wanted))
     }
 }
@@ -245,6 +271,10 @@ impl<'a> PathExtensions<'a> {
             let is_evaluated = match extension.oid.as_bytes() {
                 // id-ce: 2.5.29
                 [0x55, 0x1d, number] => read.read_one(*number, extension.value)?,
+                NETSCAPE_TYPE => {
+                    read.netscape_type = Some(first_byte(extension.value)?);
+                    true
+                }
                 _ => false,
             };
             if extension.critical && !is_evaluated {
@@ -258,7 +288,7 @@ impl<'a> PathExtensions<'a> {
     fn read_one(&mut self, number: u8, der: &'a [u8]) -> Option<bool> {
         match number {
             14 => self.subject_key = only_value(der, OCTET_STRING),
-            15 => self.key_usage = Some(key_usage(der)?),
+            15 => self.key_usage = Some(first_byte(der)?),
             17 => self.names = list(der)?.map(|name| Name::from_der(name?)).collect::<Option<_>>()?,
             19 => (self.is_ca, self.path_length) = basic_constraints(der)?,
             30 => self.name_constraints = Some(NameConstraints::from_der(der)?),
@@ -293,7 +323,7 @@ fn object_id(der: Option<DerValue<'_>>) -> Option<&[u8]> {
 }
 
 /// The first byte of a bit string; 0 if it is empty.
-fn key_usage(der: &[u8]) -> Option<u8> {
+fn first_byte(der: &[u8]) -> Option<u8> {
     let (unused, bits) = only_value(der, BIT_STRING)?.split_first()?;
     (*unused < 8).then(|| bits.first().copied().unwrap_or_default())
 }

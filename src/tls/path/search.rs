@@ -195,7 +195,9 @@ impl<'s, 'a> PathSearch<'s, 'a> {
         let result = match issuer.origin {
             CertificateOrigin::TrustAnchor => self.check_whole(),
             CertificateOrigin::Chain if self.path.len() <= INTERMEDIATES_MAX + 1 => self.extend(),
-            CertificateOrigin::Chain => Err(CertificateError::UnknownIssuer),
+            CertificateOrigin::Chain => {
+                Err(CertificateDefect::TooManyIntermediates { limit: INTERMEDIATES_MAX }.into())
+            }
         };
         if result.is_err() {
             self.path.pop();

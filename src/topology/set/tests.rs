@@ -370,5 +370,5 @@ fn members_of_a_better_horizon_that_do_not_answer_are_not_added_and_dropped_agai
         assert_eq!(set.answered(&name("a"), &better, then).joined, []);
     }
     // Nothing names it any longer.
-    assert_eq!(set.lost(&name("b"), "gone", now + Duration::from_secs(600)).left, names("b"));
+    assert_eq!(set.lost(&name("b"), "gone", now + Duration::from_mins(10)).left, names("b"));
 }

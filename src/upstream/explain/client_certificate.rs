@@ -106,7 +106,11 @@ pub(super) fn explain_authentication(
     let (upstream, user, certificate) = (&target.upstream, target.user(), &target.certificate_source);
     let (reason, remedy) = match cause {
         OwnCommandError::Refused { code, code_name, errmsg } => (
-            format!("{errmsg} ({code_name}, {code})"),
+            match (code_name.is_empty(), errmsg.is_empty()) {
+                (_, true) => cause.to_string(),
+                (true, false) => format!("{errmsg} ({code})"),
+                (false, false) => format!("{errmsg} ({code_name}, {code})"),
+            },
             if *code == USER_NOT_FOUND {
                 format!(
                     "create the user: db.getSiblingDB(\"$external\").runCommand({{createUser: {}, roles: [{{role: \

@@ -272,6 +272,11 @@ fn invalid_remedy(defect: Option<&CertificateDefect>) -> &'static str {
         Some(CertificateDefect::CriticalExtension { .. }) => {
             "issue that certificate without the extension, or do not mark it as critical"
         }
+        Some(CertificateDefect::NetscapeType) => "issue the certificate without nsCertType, or with its value server",
+        Some(CertificateDefect::TooManyIntermediates { .. }) => {
+            "let a CA that is closer to the root issue the certificate, or add an intermediate CA certificate to \
+             ca_file and set partial_chain = true"
+        }
         Some(CertificateDefect::KeyUsage) => "issue the certificate with keyUsage digitalSignature",
         Some(CertificateDefect::Issuer(_)) => {
             "use an issuer that is a CA (CA:TRUE, keyUsage keyCertSign), and that pathLenConstraint and \
