@@ -124,15 +124,12 @@ async fn establish<'a>(
         }
     };
     let naming = naming(&route.selector, slot, &member);
-    let (relay, server) = match connected {
-        Some(link) => {
-            let server = ServerSide::Own { address: link.address, user: link.user.clone() };
-            (join(client, link, naming, route, caller), server)
-        }
-        None => {
-            let shared = SharedUpstream::new(principal(caller), caller.source());
-            (share(client, &member, naming, route, caller), ServerSide::Shared(Box::new(shared)))
-        }
+    let (relay, server) = if let Some(link) = connected {
+        let server = ServerSide::Own { address: link.address, user: link.user.clone() };
+        (join(client, link, naming, route, caller), server)
+    } else {
+        let shared = SharedUpstream::new(principal(caller), caller.source());
+        (share(client, &member, naming, route, caller), ServerSide::Shared(Box::new(shared)))
     };
     let session =
         RelaySession { route, slot, pool, server, endpoints, revalidation, closing: route.overload.closing_rounds() };

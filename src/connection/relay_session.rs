@@ -44,9 +44,9 @@ pub(super) struct RelaySession<'a> {
 /// An upstream connection that the relay has asked for.
 enum NextLink {
     /// One that replaces a connection of a previous certificate set.
-    Replacement(Result<ProvenConnection, NoReplacement>),
+    Replacement(Result<Box<ProvenConnection>, NoReplacement>),
     /// One of the pool.
-    Acquired(Result<Acquired, AcquireError>),
+    Acquired(Result<Box<Acquired>, AcquireError>),
 }
 
 /// The server's side of a relayed connection.
@@ -207,7 +207,7 @@ pub(super) async fn run(
 /// can use it.
 fn offer(
     relay: &mut Relay<ClientStream, TcpStream>,
-    replacement: Result<ProvenConnection, NoReplacement>,
+    replacement: Result<Box<ProvenConnection>, NoReplacement>,
     user: Option<&Arc<MongoUser>>,
 ) -> Option<SocketAddr> {
     match replacement {
@@ -215,7 +215,7 @@ fn offer(
         Ok(link) if name_of(link.user.as_ref()) != name_of(user) => relay.give_up_moving(),
         Ok(link) => {
             let address = link.address;
-            relay.offer(upstream_side(link));
+            relay.offer(upstream_side(*link));
             return Some(address);
         }
         Err(NoReplacement::NotNow) => relay.postpone(),
@@ -235,7 +235,7 @@ pub(super) fn upstream_side(link: ProvenConnection) -> UpstreamSide<TcpStream> {
 }
 
 fn replace<'a>(pool: &'a MemberPool, hello: Vec<u8>, endpoints: Option<&'a ClientEndpoints>) -> Boxed<'a, NextLink> {
-    Box::pin(async move { NextLink::Replacement(pool.replacement(&hello, endpoints).await) })
+    Box::pin(async move { NextLink::Replacement(pool.replacement(&hello, endpoints).await.map(Box::new)) })
 }
 
 /// Resolves when new connections go to another member than this one; `None` if that never happens.

@@ -31,8 +31,8 @@ pub(super) struct SharedUpstream {
     /// Which caller this is, for the order in which callers get connections.
     caller: u64,
     held: Option<Held>,
-    /// The user of its upstream connections, once it has had one.
-    user: Option<Option<Arc<MongoUser>>>,
+    /// The user of the first upstream connection that it got, and of all others.
+    user: Option<Arc<MongoUser>>,
     /// The address of the server that it was last connected to.
     address: Option<SocketAddr>,
     /// How often it got an upstream connection.
@@ -49,11 +49,10 @@ struct Held {
 }
 
 /// An upstream connection for the request that waits.
-pub(super) enum Acquired {
-    /// Of the pool, introduced with the client's hello.
-    Shared(Leased),
-    /// For this client only.
-    Own(ProvenConnection),
+pub(super) struct Acquired {
+    connection: ProvenConnection,
+    /// Of a connection of the pool, which is introduced with the client's hello; `None` for one of the client's own.
+    lease: Option<Lease>,
 }
 
 impl SharedUpstream {
@@ -73,7 +72,7 @@ impl SharedUpstream {
 
     /// The user of its upstream connections.
     pub(super) fn user(&self) -> Option<&Arc<MongoUser>> {
-        self.user.as_ref()?.as_ref()
+        self.user.as_ref()
     }
 
     /// How often it got an upstream connection.
@@ -87,7 +86,7 @@ impl SharedUpstream {
         pool: &Arc<MemberPool>,
         reuse: &Arc<ReusePool>,
         needed: Needed<'_>,
-    ) -> impl Future<Output = Result<Acquired, AcquireError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
         let (pool, reuse, caller) = (Arc::clone(pool), Arc::clone(reuse), self.caller);
         let introduction = match needed {
             Needed::Own => None,
@@ -95,11 +94,13 @@ impl SharedUpstream {
         };
         async move {
             let Some((hello, load_balanced)) = introduction else {
-                return pool.connect(None).await.map(Acquired::Own).map_err(AcquireError::Connect);
+                let connection = pool.connect(None).await.map_err(AcquireError::Connect)?;
+                return Ok(Box::new(Acquired { connection, lease: None }));
             };
             let client = hello::client_of(&hello).unwrap_or_default().into();
             let key = PoolKey { client, load_balanced };
-            pool.acquire(&reuse, &key, &hello, caller).await.map(Acquired::Shared)
+            let Leased { connection, lease } = pool.acquire(&reuse, &key, &hello, caller).await?;
+            Ok(Box::new(Acquired { connection, lease: Some(lease) }))
         }
     }
 
@@ -108,15 +109,14 @@ impl SharedUpstream {
     pub(super) fn settle(
         &mut self,
         relay: &mut Relay<ClientStream, TcpStream>,
-        acquired: Result<Acquired, AcquireError>,
+        acquired: Result<Box<Acquired>, AcquireError>,
     ) {
-        let (connection, lease) = match acquired {
-            Ok(Acquired::Shared(Leased { connection, lease })) => (connection, Some(lease)),
-            Ok(Acquired::Own(connection)) => (connection, None),
+        let Acquired { connection, lease } = match acquired {
+            Ok(acquired) => *acquired,
             Err(error) => return relay.refuse(refusal(&error)),
         };
         let name_of = |user: &Option<Arc<MongoUser>>| user.as_ref().map(|user| user.name.clone());
-        if self.user.as_ref().is_some_and(|user| name_of(user) != name_of(&connection.user)) {
+        if self.used > 0 && name_of(&self.user) != name_of(&connection.user) {
             // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
             let message = "mongate: the MongoDB user of the gateway has changed; connect again".to_owned();
             let (code, code_name) = HOST_UNREACHABLE;
@@ -125,7 +125,7 @@ impl SharedUpstream {
         }
         let (socket, session, facts) = connection.into_parts();
         let generation = facts.generation;
-        (self.user, self.address) = (Some(facts.user.clone()), Some(facts.address));
+        (self.user, self.address) = (facts.user.clone(), Some(facts.address));
         self.used += 1;
         let (is_introduced, handle) = (lease.is_some(), lease.as_ref().map(Lease::handle));
         let recall = lease.as_ref().map(|lease| Box::pin(lease.recalled()) as _);

@@ -67,7 +67,9 @@ impl Sharing {
     ///
     /// Without a lease the connection is its own, and never goes back.
     pub(super) fn begin_use(&mut self, lease: Option<Arc<LeaseState>>) {
-        lease.iter().for_each(|lease| lease.set_idle(false));
+        if let Some(lease) = &lease {
+            lease.set_idle(false);
+        }
         (self.lease, self.is_idle, self.demand) = (lease, false, Demand::None);
     }
 

@@ -168,13 +168,11 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
 
     /// Encrypts `bytes` into `records`.
     pub(super) fn seal(&mut self, bytes: &[u8], records: &mut Records) -> io::Result<()> {
-        match &mut self.link {
-            Some(link) => link.session.seal(bytes, records),
-            None => {
-                self.unsent.extend_from_slice(bytes);
-                Ok(())
-            }
+        if let Some(link) = &mut self.link {
+            return link.session.seal(bytes, records);
         }
+        self.unsent.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// Sends `records` behind what the socket has not taken, and keeps what it does not take.

@@ -30,7 +30,7 @@ impl CommandError {
         let mut body =
             rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
         if !labels.is_empty() {
-            body.append(bson::raw::cstr!("errorLabels"), RawArrayBuf::from_iter(labels.iter().copied()));
+            body.append(bson::raw::cstr!("errorLabels"), labels.iter().copied().collect::<RawArrayBuf>());
         }
         reply(request, &body)
     }

@@ -3,9 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::*;
-use crate::lifecycle::feed::Feed;
 use crate::lifecycle::lease::LeaseState;
-use crate::topology::KnownHello;
 use crate::wire::error_reply::CommandError;
 
 /// As the pool makes it.
