@@ -80,7 +80,7 @@ use end::End;
 
 use migration::schedule::{MigrationFacts, MigrationStep, UpstreamMigration};
 use pump::Pump;
-use sharing::{Demand, Sharing};
+use sharing::{Condition, Demand, Sharing};
 
 /// Why [`Relay::run`] returned.
 #[derive(Debug)]
@@ -368,7 +368,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let is_reusable = self.pump.is_reusable();
         let is_old = renewal.generation() > self.generation;
         let sharing = self.pump.sharing.as_mut()?;
-        if std::mem::take(&mut sharing.is_lost) {
+        if sharing.condition == Condition::Lost {
+            sharing.condition = Condition::Clean;
             return Some(Due::Lost);
         }
         if sharing.demand == Demand::New {

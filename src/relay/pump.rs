@@ -19,7 +19,7 @@ use crate::relay::monitoring::{Event, Heard};
 use crate::relay::replies::{Next, ReadReplies, Replies};
 use crate::relay::requests::Requests;
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
-use crate::relay::sharing::{Demand, Sharing};
+use crate::relay::sharing::{Condition, Demand, Sharing};
 use crate::relay::turn_budget::{TurnBudget, yield_turn};
 use crate::relay::upstream_half::UpstreamHalf;
 use crate::telemetry::metrics::Direction;
@@ -98,7 +98,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 }
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(end) => return Poll::Ready(end),
+                Err(end) => {
+                    if let (Some(sharing), false) = (&mut self.sharing, end.0 == Side::Client) {
+                        sharing.condition = Condition::Spoiled;
+                    }
+                    return Poll::Ready(end);
+                }
             }
         }
         self.is_client_unread = !quiet.client && !self.client.is_closed();
@@ -129,7 +134,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
         if self.upstream.is_closed() && self.can_detach() {
             self.upstream.detach();
-            self.sharing.as_mut().into_iter().for_each(|sharing| sharing.is_lost = true);
+            if let Some(sharing) = &mut self.sharing {
+                sharing.condition = Condition::Lost;
+            }
             return None;
         }
         if self.upstream.is_closed() {
@@ -387,7 +394,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     ///
     /// It may have been closed, and the client may have gone.
     pub(super) fn can_detach(&self) -> bool {
-        self.sharing.is_some()
+        self.sharing.as_ref().is_some_and(|sharing| sharing.condition != Condition::Spoiled)
             && self.upstream.is_attached()
             && self.requests.is_between()
             && !self.requests.is_interrupted()
@@ -400,6 +407,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.connection.in_flight.len() == 0
             && self.connection.in_flight.is_settled()
             && self.requests.introduction().hello().is_some()
+            // Behind the address there may be several mongos, and cursors and transactions belong to one of them.
+            && !(self.connection.filters.handshake.passes_load_balancing() && self.has_open_state())
     }
 
     /// Whether the upstream connection can serve another client.
@@ -409,7 +418,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Goes on without an upstream connection, and returns the present one.
     pub(super) fn detach(&mut self) -> Option<(U, TlsSession)> {
-        self.sharing.as_mut().into_iter().for_each(|sharing| sharing.end_use());
+        if let Some(sharing) = &mut self.sharing {
+            sharing.end_use();
+        }
         self.connection.filters.handshake.set_introduced(false);
         self.upstream.detach()
     }
@@ -443,8 +454,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         }
     }
 
-    /// Answers the requests that wait for an upstream connection with `error` and its `labels`. Returns whether the client can go on:
-    /// not where a part of a request is still to come.
+    /// Answers the requests that wait for an upstream connection with `error` and its `labels`. Returns whether the
+    /// client can go on: not where a part of a request is still to come.
     pub(super) fn refuse_waiting(
         &mut self,
         error: &CommandError,
@@ -457,13 +468,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         let mut replies = Vec::new();
         let mut rest = self.upstream.unsealed();
         while let Some(header) = rest.first_chunk().and_then(|head| Header::parse(*head).ok()) {
-            if self.connection.in_flight.answered_by(header.request_id).is_some() {
-                replies.extend_from_slice(&error.labelled_reply_to(&header, labels));
+            if let Some(request) = self.connection.in_flight.answered_by(header.request_id) {
+                // As a driver takes the loss of a connection.
+                let aborts = request.transaction.is_some() && request.command.name() != "commitTransaction";
+                let labels = labels.iter().copied().chain(aborts.then_some("TransientTransactionError"));
+                replies.extend_from_slice(&error.labelled_reply_to(&header, &labels.collect::<Vec<_>>()));
             }
             rest = rest.get(header.length as usize..).unwrap_or_default();
         }
         self.upstream.drop_unsealed(usize::MAX);
-        self.sharing.as_mut().into_iter().for_each(|sharing| sharing.demand = Demand::None);
+        if let Some(sharing) = &mut self.sharing {
+            sharing.demand = Demand::None;
+        }
         self.take_replies(&mut replies, cx)?;
         Ok(!self.requests.is_forwarding() && !self.requests.is_sending_held())
     }
@@ -499,6 +515,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Heard::Later => Vec::new(),
             Heard::NotMine => {
                 sharing.demand = Demand::New;
+                sharing.serves_hello = self.connection.in_flight.is_all(ConnectionStats::is_monitor);
                 let mut last = sharing.hello.finish(Instant::now()).unwrap_or_default();
                 return self.take_replies(&mut last, cx).map(|()| true);
             }

@@ -205,7 +205,7 @@ impl Replies {
             self.state = State::Unframed;
             return None;
         };
-        if connection.is_shared && connection.in_flight.answered_by(header.response_to).is_none() {
+        if connection.is_shared && !connection.in_flight.is_next_answered_by(header.response_to) {
             // It may be for the client that had the connection before.
             return Some(Next::Close(EndReason::ForeignReply));
         }

@@ -36,8 +36,10 @@ pub(super) struct Sharing {
     is_idle: bool,
     /// How far the connection is with getting an upstream connection.
     pub(super) demand: Demand,
-    /// Whether the upstream connection has ended while the client did not use it.
-    pub(super) is_lost: bool,
+    /// What has happened to the upstream connection.
+    pub(super) condition: Condition,
+    /// Whether the upstream connection was taken for a hello that the gateway could not answer.
+    pub(super) serves_hello: bool,
 }
 
 /// Whether the client needs an upstream connection.
@@ -50,6 +52,17 @@ pub(super) enum Demand {
     Reported,
 }
 
+/// What has happened to the present upstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Nothing.
+    Clean,
+    /// It has ended while the client did not use it, and its owner does not know yet.
+    Lost,
+    /// It has failed, or sent something that this client did not ask for: no other client may get it.
+    Spoiled,
+}
+
 impl Sharing {
     pub(super) fn new(rules: SharingRules) -> Self {
         let SharingRules { hello, gives_way } = rules;
@@ -59,7 +72,8 @@ impl Sharing {
             lease: None,
             is_idle: false,
             demand: Demand::None,
-            is_lost: false,
+            condition: Condition::Clean,
+            serves_hello: false,
         }
     }
 
@@ -75,7 +89,7 @@ impl Sharing {
 
     /// The client has no upstream connection any longer.
     pub(super) fn end_use(&mut self) {
-        (self.lease, self.is_idle) = (None, false);
+        (self.lease, self.is_idle, self.serves_hello) = (None, false, false);
     }
 
     /// Takes note of whether the client could do without its upstream connection now. Returns whether to give it back.
@@ -85,7 +99,8 @@ impl Sharing {
             self.is_idle = is_idle;
             lease.set_idle(is_idle);
         }
-        is_idle && self.gives_way && lease.is_wanted()
+        // A monitor would hold it for ever, and is answered by the gateway next time.
+        is_idle && (self.serves_hello || (self.gives_way && lease.is_wanted()))
     }
 
     /// When something is due that no event announces.

@@ -1,5 +1,5 @@
-//! Clients that share upstream connections, one after the other: drivers notice nothing, mongod has few connections, and
-//! nothing that belongs to one client ever reaches another one.
+//! Clients that share upstream connections, one after the other: drivers notice nothing, mongod has few connections,
+//! and nothing that belongs to one client ever reaches another one.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -17,6 +17,9 @@ use crate::rust_script::Outcome;
 use crate::slow;
 
 const IN_USE: &str = "mongate_pool_connections";
+
+/// Runs a driver's script with a URI and a database.
+type Script = fn(&str, &str) -> Option<Outcome>;
 
 fn with_pool(mongod: &Mongod, pool: &str) -> Gateway {
     Gateway::start(&GatewayOptions { upstream: format!("warm_connections = 0\n{pool}"), ..GatewayOptions::to(mongod) })
@@ -52,7 +55,7 @@ fn shared(gateway: &Gateway) -> f64 {
 fn drivers_see_no_difference_with_shared_connections() {
     let Some(mongod) = Mongod::shared_replica_set() else { return };
     let limited: [&str; 3] = ["concurrent", "exhaust", "gridfs"];
-    let scripts: [(&str, fn(&str, &str) -> Option<Outcome>, &[&str]); 3] = [
+    let scripts: [(&str, Script, &[&str]); 3] = [
         ("python", drivers::python, &[]),
         ("node", drivers::node, &["exhaust"]),
         ("mongosh", drivers::mongosh, &limited),
@@ -182,7 +185,7 @@ fn nothing_of_one_client_reaches_another_one() {
                     let more = connection.run(&more).unwrap();
                     assert_eq!(more.get_document("cursor").unwrap().get_array("nextBatch").unwrap().len(), 30);
                 }
-                // It leaves with a reply under way that nobody reads.
+                // It leaves with a reply under way that no client reads.
                 connection.send(&op_msg(7, 0, &[body_section(&find)])).unwrap();
                 rounds += 1;
             }

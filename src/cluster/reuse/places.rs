@@ -6,6 +6,7 @@
 //! While clients wait, every place is held: a place that becomes free goes to the client whose turn it is, so a client
 //! that arrives later cannot overtake it.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,13 +148,27 @@ impl<C> Places<C> {
         let id = self.waiting.push(caller, Waiter { key: key.clone(), wake: Arc::clone(&wake) });
         // Before the search: a client that becomes idle after it sees that this one waits.
         self.announce_waiters();
-        if self.recalls {
-            let idle = self.held.values().filter_map(|lease| Some((lease.idle_time()?, lease)));
-            if let Some((_, lease)) = idle.max_by_key(|(time, _)| *time) {
-                lease.recall();
-            }
-        }
+        self.recall(1);
         Reserved::Wait { id, wake }
+    }
+
+    /// Asks the clients for their connections that have been idle longest, one for each client that waits. A client may
+    /// send a request first, so that others have to be asked from time to time.
+    pub(super) fn recall_for_waiters(&self) {
+        self.recall(self.waiting.len());
+    }
+
+    fn recall(&self, count: usize) {
+        if !self.recalls || count == 0 {
+            return;
+        }
+        let mut idle: Vec<_> = self.held.values().filter_map(|lease| Some((lease.idle_time()?, lease))).collect();
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count - 1, |(time, _)| Reverse(*time));
+        }
+        for (_, lease) in idle.iter().take(count) {
+            lease.recall();
+        }
     }
 
     fn announce_waiters(&self) {

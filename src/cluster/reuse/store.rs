@@ -107,6 +107,7 @@ impl ReusePool {
             let mut places = self.locked();
             if self.config.mode == PoolMode::Request {
                 places.recall_idle(self.config.idle_timeout);
+                places.recall_for_waiters();
             }
             expired.map(|oldest| places.take_expired(oldest)).unwrap_or_default()
         };

@@ -50,6 +50,11 @@ impl HandshakeFilter {
         self.is_introduced = is_introduced;
     }
 
+    /// Whether the client has said to mongod, not to the gateway, that it expects a load balancer.
+    pub(in crate::relay) fn passes_load_balancing(&self) -> bool {
+        self.expects_load_balancer && !self.naming.is_load_balanced()
+    }
+
     /// Whether the client has said in a hello that it expects a load balancer.
     pub(in crate::relay) fn expects_load_balancer(&self) -> bool {
         self.expects_load_balancer

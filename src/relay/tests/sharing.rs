@@ -155,7 +155,7 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
         server.read_exact(&mut [0; 8000]).await.unwrap();
     })
     .await;
-    // An unacknowledged write may still fail, which nobody would be told.
+    // An unacknowledged write may still fail, and no client would be told.
     check_reuse(false, async |client, server| {
         exchange(client, server, 5).await;
         client.write_all(&with_flags(request(6, &doc! { "insert": "c", "$db": "shop" }), 2)).await.unwrap();
@@ -178,6 +178,36 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
         server.write_all(&reply(90, 5)[..20]).await.unwrap();
         server.flush().await.unwrap();
         client.read_exact(&mut [0; 20]).await.unwrap();
+    })
+    .await;
+    // The server sends its reply twice, and a reply that no request asked for.
+    for foreign in [reply(90, 5), reply(91, 7)] {
+        check_reuse(false, async |client, server| {
+            client.write_all(&ping(5)).await.unwrap();
+            read_message(server).await;
+            server.write_all(&[reply(90, 5), foreign.clone()].concat()).await.unwrap();
+            server.flush().await.unwrap();
+            assert_eq!(read_message(client).await, reply(90, 5));
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        })
+        .await;
+    }
+    // The server sends something while the client is idle.
+    check_reuse(false, async |client, server| {
+        exchange(client, server, 5).await;
+        server.write_all(&reply(90, 5)).await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    // The server leaves one of two requests out: its reply may still come.
+    check_reuse(false, async |client, server| {
+        client.write_all(&[ping(5), ping(6)].concat()).await.unwrap();
+        read_message(server).await;
+        read_message(server).await;
+        server.write_all(&reply(90, 6)).await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     })
     .await;
     // The server goes on sending after its reply.
@@ -236,6 +266,29 @@ async fn an_idle_client_gives_its_connection_back_when_the_pool_asks_for_it() {
         is(&end, Side::Client, "closed");
         assert_eq!((owner.needed.get(), end.commands), (1 + u32::from(gives_way), 2));
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_taken_for_a_hello_goes_back_at_once() {
+    let (side, mut server) = upstream(0).await;
+    let owner = Owner::with([side]);
+    let hello = |id| request(id, &doc! { "hello": 1, "client": { "driver": {} }, "$db": "admin" });
+    let stripped = |id| request(id, &doc! { "hello": 1, "$db": "admin" });
+    let (end, ()) = play_shared(&owner, SharingRules { gives_way: false, ..rules() }, |mut client| async {
+        // The gateway has not heard of the member yet.
+        client.write_all(&hello(5)).await.unwrap();
+        assert_eq!(read_message(&mut server).await, stripped(5), "the pool has introduced the client");
+        server.write_all(&reply(90, 5)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 5));
+        while owner.ready.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        exchange(&mut client, &mut server, 6).await;
+        drop(client);
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+    assert_eq!((owner.needed.get(), end.commands), (2, 2));
 }
 
 #[tokio::test]
