@@ -60,7 +60,7 @@ pub(crate) type Count<'a> = dyn FnMut(&mut dyn FnMut()) + 'a;
 
 /// A relay, and the ends of its pipes: the client's, and the server's with its TLS session.
 pub(crate) struct Relayed {
-    relaying: Pin<Box<dyn Future<Output = RelayEvent>>>,
+    relaying: Pin<Box<dyn Future<Output = RelayEvent<DuplexStream>>>>,
     client: DuplexStream,
     upstream: DuplexStream,
     session: ServerConnection,
@@ -178,7 +178,11 @@ fn map_session(request: &mut [u8]) {
     }
 }
 
-async fn run(mut relay: Relay<DuplexStream, DuplexStream>, drain: DrainWatch, renewal: RenewalWatch) -> RelayEvent {
+async fn run(
+    mut relay: Relay<DuplexStream, DuplexStream>,
+    drain: DrainWatch,
+    renewal: RenewalWatch,
+) -> RelayEvent<DuplexStream> {
     relay.run(Vec::new(), &drain, &renewal).await
 }
 

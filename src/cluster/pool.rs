@@ -10,13 +10,16 @@ use tokio::time::timeout;
 use super::attempts::Attempts;
 use super::dial_queue::{DialError, DialQueue};
 use super::member_health::MemberHealth;
+use super::reuse::ReusePool;
+use crate::config::UpstreamConfig;
 use crate::lifecycle::renewal::Renewal;
 use crate::upstream::{
-    ClientEndpoints, Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare, UpstreamStream, Users,
+    ClientEndpoints, ConnectError, Connector, HelloReplayError, ProvenConnection, SpareConnections, TakenSpare,
+    UpstreamStream, Users,
 };
 
 /// How long a spare connection may take to prove that the member is still there. A client waits for it.
-const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes connections to one member with one credential, and keeps spare ones.
 pub struct MemberPool {
@@ -24,6 +27,8 @@ pub struct MemberPool {
     pub connector: Connector,
     /// Proven connections that no client uses yet.
     pub spares: SpareConnections,
+    /// Connections that clients use one after the other; `None` if `[upstream.NAME.pool]` is off.
+    pub reuse: Option<Arc<ReusePool>>,
     /// Records what becomes of connection attempts.
     pub attempts: Attempts,
     /// Makes connections of a replaced certificate set end.
@@ -49,14 +54,15 @@ impl MemberPool {
     /// `replacements` is shared by all pools of the upstream.
     pub(super) fn new(
         connector: Connector,
-        spares: SpareConnections,
+        config: &UpstreamConfig,
         attempts: Attempts,
         renewal: Renewal,
         replacements: Arc<Semaphore>,
     ) -> Self {
         Self {
+            spares: SpareConnections::new(config.warm_connections, config.warm_connections_max),
+            reuse: ReusePool::new(config.pool, connector.authenticates(), renewal.watch()),
             connector,
-            spares,
             attempts,
             renewal,
             queue: DialQueue::default(),
@@ -95,15 +101,7 @@ impl MemberPool {
                 self.health().status.record_ok(None);
                 Ok(ProvenConnection::new(stream))
             }
-            Err(error) => {
-                self.attempts.record_failure(&error);
-                if error.is_timeout() {
-                    self.spares.suspect();
-                }
-                let cause = Arc::new(error);
-                self.queue.record(Some(&cause));
-                Err(DialError { cause, age: None })
-            }
+            Err(error) => Err(self.record_failure(error)),
         }
     }
 
@@ -131,6 +129,13 @@ impl MemberPool {
         !self.connector.authenticates() || matches!(self.connector.users(), Users::Kept | Users::Awaited)
     }
 
+    /// The number of spare connections to be made now. Together with the shared connections they are not more than
+    /// `max_connections`.
+    pub(super) fn missing_spares(&self) -> usize {
+        let room = self.reuse.as_ref().map_or(usize::MAX, |reuse| reuse.room());
+        self.spares.missing().min(room.saturating_sub(self.spares.level().0))
+    }
+
     /// Makes a spare connection; returns whether that succeeded.
     pub(super) async fn make_spare(&self) -> bool {
         match self.dial(None).await {
@@ -149,6 +154,23 @@ impl MemberPool {
         }
         self.queue.record(None);
         self.attempts.record_success(stream.handshake.duration);
+    }
+
+    /// Records a connection that could not be made, or that failed before its client used it.
+    pub(super) fn record_failure(&self, error: ConnectError) -> DialError {
+        self.attempts.record_failure(&error);
+        if error.is_timeout() {
+            self.spares.suspect();
+            self.reuse.iter().for_each(|reuse| reuse.suspect());
+        }
+        let cause = Arc::new(error);
+        self.queue.record(Some(&cause));
+        DialError { cause, age: None }
+    }
+
+    /// Whether the current certificate set has not carried a connection yet. mongod may reject it.
+    pub(super) fn has_unproven_certificates(&self) -> bool {
+        self.connector.identity().generation() > self.renewal.watch().generation()
     }
 
     /// Updates the metric of spare connections.

@@ -15,7 +15,7 @@ use crate::identity::Principal;
 use crate::telemetry::log_throttle::{LogSubject, LogThrottle};
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::tls::{UpstreamTls, UpstreamTlsError};
-use crate::upstream::{Connector, SpareConnections};
+use crate::upstream::Connector;
 
 /// Connections that are made at the same time to replace those of a previous certificate set. A reload must not flood
 /// mongod with handshakes.
@@ -87,13 +87,14 @@ impl Upstream {
             let endpoint = credential.endpoint(&self.config, address);
             pools.push(Arc::new(MemberPool::new(
                 Connector::new(&endpoint, Arc::clone(&credential.identity))?,
-                SpareConnections::new(self.config.warm_connections, self.config.warm_connections_max),
+                &self.config,
                 Attempts::new(self.name(), Arc::clone(&health), Arc::clone(&self.metrics), pools.is_empty()),
                 credential.renewal.clone(),
                 Arc::clone(&self.replacements),
             )));
         }
-        Ok(Member { address: address.clone(), pools, health, service_id: bson::oid::ObjectId::new().bytes() })
+        let service_id = bson::oid::ObjectId::new().bytes();
+        Ok(Member { address: address.clone(), pools, health, hello: Arc::default(), service_id })
     }
 
     /// The current members.

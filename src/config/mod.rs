@@ -57,6 +57,8 @@ pub use sections::MemberAddresses;
 pub use sections::MetricsConfig;
 pub use sections::Ocsp;
 pub use sections::PolicyConfig;
+pub use sections::PoolConfig;
+pub use sections::PoolMode;
 pub use sections::ProxyProtocol;
 pub use sections::ReadPreference;
 pub use sections::RuleConfig;

@@ -42,6 +42,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "send_proxy",
             "warm_connections",
             "warm_connections_max",
+            "pool",
             "certificate_recycle_after",
             "tls",
             "authentication",
@@ -66,6 +67,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "min_version",
         ],
     ),
+    ("upstream.NAME.pool", &["mode", "max_connections", "idle_timeout", "wait_timeout"]),
     ("upstream.NAME.authentication", &["mechanism"]),
     (
         "[upstream.NAME.credential]",

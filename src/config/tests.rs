@@ -64,6 +64,13 @@ fn absent_keys_have_their_default() {
     let files = upstream.tls.files().unwrap();
     assert_eq!(files.private_key_file, files.certificate_file);
     assert_eq!((upstream.warm_connections, upstream.warm_connections_max), (2, 16));
+    let pool = PoolConfig {
+        mode: PoolMode::Off,
+        max_connections: 100,
+        idle_timeout: std::time::Duration::from_mins(5),
+        wait_timeout: std::time::Duration::from_secs(10),
+    };
+    assert_eq!(upstream.pool, pool);
     assert_eq!(upstream.certificate_recycle_after, std::time::Duration::from_mins(10));
     let listener = &config.listeners["orders"];
     assert_eq!((listener.max_connections, listener.socket_permissions), (10_000, 0o700));
@@ -403,4 +410,41 @@ fn an_upstream_that_sends_proxy_headers_has_no_spare_connections() {
         check_one(&with(&format!("send_proxy = \"v2\"\n{key} = 3")), "cannot be combined with send_proxy");
     }
     check_one(&with("send_proxy = \"v1\""), "must be \"off\" or \"v2\"");
+}
+
+#[test]
+fn a_pool_has_a_mode_and_limits() {
+    let pool = |lines: &str| {
+        let text = MINIMAL.replace("[listener.orders]", &format!("[upstream.orders.pool]\n{lines}\n[listener.orders]"));
+        parse(&text, &[]).map(|config| config.upstreams["orders"].pool)
+    };
+    for (word, mode) in [("off", PoolMode::Off), ("session", PoolMode::Session), ("request", PoolMode::Request)] {
+        let parsed = pool(&format!("mode = \"{word}\"")).unwrap();
+        assert_eq!((parsed.mode, parsed.mode.as_str()), (mode, word));
+    }
+    let parsed =
+        pool("mode = \"request\"\nmax_connections = 1\nidle_timeout = \"1s\"\nwait_timeout = \"100ms\"").unwrap();
+    let seconds = std::time::Duration::from_secs_f64;
+    assert_eq!((parsed.max_connections, parsed.idle_timeout, parsed.wait_timeout), (1, seconds(1.0), seconds(0.1)));
+    for (line, expected) in [
+        ("mode = \"transaction\"", "must be \"off\", \"session\" or \"request\""),
+        ("max_connections = 0", "must be an integer from 1 to 10000"),
+        ("max_connections = 10001", "must be an integer from 1 to 10000"),
+        ("idle_timeout = \"999ms\"", "must be a duration from 1s to 1day"),
+        ("wait_timeout = \"6m\"", "must be a duration from 100ms to 5m"),
+        ("size = 3", "is not a known key"),
+    ] {
+        let error = pool(line).unwrap_err().to_string();
+        assert!(error.contains("upstream.orders.pool.") && error.contains(expected), "{error}");
+    }
+    let sends = |mode: &str| {
+        MINIMAL.replace(
+            "address = \"mongo:27017\"",
+            &format!("address = \"mongo:27017\"\nsend_proxy = \"v2\"\npool.mode = \"{mode}\""),
+        )
+    };
+    assert!(parse(&sends("off"), &[]).is_ok());
+    for mode in ["session", "request"] {
+        check_one(&sends(mode), "cannot be combined with send_proxy");
+    }
 }

@@ -80,7 +80,7 @@ pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &CallerInfo
     };
     match ending {
         Ending::Relayed(relayed) => {
-            let (Relayed { upstream, end, .. }, user) = (relayed, LoggedUser::of(relayed));
+            let (Relayed { upstream, shared, end, .. }, user) = (relayed, LoggedUser::of(relayed));
             tracing::info!(
                 listener,
                 %client,
@@ -90,7 +90,8 @@ pub(super) fn log(ending: &Ending, context: &LogContext<'_>, caller: &CallerInfo
                 pid,
                 principal,
                 principal_source,
-                %upstream,
+                upstream = upstream.map(display),
+                upstream_connections = *shared,
                 user = user.name,
                 user_database = user.database,
                 user_mechanism = user.mechanism,

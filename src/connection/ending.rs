@@ -50,8 +50,10 @@ pub(super) enum Ending {
 
 /// A connection that was relayed.
 pub(super) struct Relayed {
-    /// The address of the server.
-    pub(super) upstream: SocketAddr,
+    /// The address of the server; `None` if the client has needed none.
+    pub(super) upstream: Option<SocketAddr>,
+    /// How many upstream connections of a pool the client has used; `None` with a connection of its own.
+    pub(super) shared: Option<u64>,
     /// The MongoDB user, if the gateway authenticated the connection.
     pub(super) user: Option<Arc<MongoUser>>,
     /// How the relay ended.

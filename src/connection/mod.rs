@@ -15,6 +15,7 @@ mod principals;
 mod relay_session;
 mod revalidation;
 mod route;
+mod shared_upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,13 +25,15 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::{Ingress, Member, MemberSelector, Selection};
-use crate::config::{Mechanism, SendProxy};
+use crate::config::{Mechanism, PoolMode, SendProxy};
 use crate::identity::Principal;
 use crate::listener;
 use crate::listener::{
     Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakeEntry,
 };
-use crate::relay::{Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, Side};
+use crate::relay::{
+    Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, SharingRules, Side,
+};
 use crate::upstream::{ClientEndpoints, ProvenConnection};
 
 pub use admission::Admission;
@@ -43,8 +46,9 @@ use admission::Admitted;
 use caller_info::CallerInfo;
 use caller_policy::CallerPolicySource;
 use ending::{Ending, Relayed, UpstreamUnavailable};
-use relay_session::RelaySession;
+use relay_session::{RelaySession, ServerSide};
 use revalidation::Revalidation;
+use shared_upstream::SharedUpstream;
 
 /// Serves one client from its arrival to its end, and writes one log line about it.
 ///
@@ -66,15 +70,16 @@ async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut CallerInfo) -> E
             Err(ending) => return ending,
         };
     let end = relay_session::run(&mut relay, first_bytes, &mut session).await;
-    if end.ended_by == Side::Upstream && !end.is_protocol_error() {
+    if let (Side::Upstream, false, Some(address)) = (end.ended_by, end.is_protocol_error(), session.server.address()) {
         let interrupted = (!end.is_orderly()).then_some(&end.reason as _);
-        session.pool.attempts.record_loss(session.address, interrupted);
+        session.pool.attempts.record_loss(address, interrupted);
     }
     if !end.final_reply.is_empty() {
         Box::pin(listener::final_reply(relay.client(), &end.final_reply)).await;
     }
     drop(permit);
-    Ending::Relayed(Relayed { upstream: session.address, user: session.user, end })
+    let (server, user) = (&session.server, session.server.user().cloned());
+    Ending::Relayed(Relayed { upstream: server.address(), shared: server.shared_connections(), user, end })
 }
 
 /// A connection whose messages can be relayed.
@@ -111,24 +116,23 @@ async fn establish<'a>(
         endpoints = sent_endpoints(route, caller, || ingress.original.or_else(|| client.local_address()));
         connect_upstream(ingress, route, caller, endpoints.as_deref()).await.map_err(Ending::NoUpstream)
     };
-    let (Selection { member, pool }, link) = match connected {
+    let (Selection { member, pool }, connected) = match connected {
         Ok(connected) => connected,
         Err(ending) => {
             admission::reply_with(&ending, &route.facts(), &mut client, &header, first_bytes.len()).await;
             return Err(ending);
         }
     };
-    let session = RelaySession {
-        route,
-        slot,
-        pool,
-        address: link.address,
-        user: link.user.clone(),
-        endpoints,
-        revalidation,
-        closing: route.overload.closing_rounds(),
+    let naming = naming(&route.selector, slot, &member);
+    let (relay, server) = if let Some(link) = connected {
+        let server = ServerSide::Own { address: link.address, user: link.user.clone() };
+        (join(client, link, naming, route, caller), server)
+    } else {
+        let shared = SharedUpstream::new(principal(caller), caller.source());
+        (share(client, &member, naming, route, caller), ServerSide::Shared(Box::new(shared)))
     };
-    let relay = join(client, link, naming(&route.selector, slot, &member), route, caller);
+    let session =
+        RelaySession { route, slot, pool, server, endpoints, revalidation, closing: route.overload.closing_rounds() };
     Ok(Established { relay, first_bytes, session, permit })
 }
 
@@ -175,18 +179,22 @@ fn sent_endpoints(
     }
 }
 
-/// Selects a member for the client, and connects to it. Each step takes at most `connect_timeout`.
+/// Selects a member for the client, and connects to it, unless the connections to it belong to a pool: they are made
+/// when a request needs one. Each step takes at most `connect_timeout`.
 async fn connect_upstream(
     ingress: Ingress,
     route: &Route,
     caller: &CallerInfo,
     endpoints: Option<&ClientEndpoints>,
-) -> Result<(Selection, ProvenConnection), UpstreamUnavailable> {
+) -> Result<(Selection, Option<ProvenConnection>), UpstreamUnavailable> {
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let selection = route.selector.select(ingress, &route.upstream, principal(caller), deadline).await;
     let selection = selection.map_err(UpstreamUnavailable::NoMember)?;
+    if selection.pool.reuse.is_some() {
+        return Ok((selection, None));
+    }
     let link = selection.pool.connect(endpoints).await.map_err(UpstreamUnavailable::ConnectFailed)?;
-    Ok((selection, link))
+    Ok((selection, Some(link)))
 }
 
 /// The member names that the client may see.
@@ -208,6 +216,32 @@ fn join(
     route: &Arc<Route>,
     caller: &CallerInfo,
 ) -> Box<Relay<ClientStream, TcpStream>> {
+    let (stats, filters) = parts(naming, route, caller);
+    let relay = Relay::new(client, relay_session::upstream_side(link), route.limits, stats, filters);
+    watched(relay)
+}
+
+/// Serves a client with the pool of its member.
+fn share(
+    client: ClientStream,
+    member: &Member,
+    naming: Naming,
+    route: &Arc<Route>,
+    caller: &CallerInfo,
+) -> Box<Relay<ClientStream, TcpStream>> {
+    let (stats, filters) = parts(naming, route, caller);
+    let gives_way = route.upstream.config().pool.mode == PoolMode::Request;
+    let rules = SharingRules { hello: Arc::clone(&member.hello), gives_way };
+    watched(Relay::sharing(client, rules, route.limits, stats, filters))
+}
+
+fn watched(mut relay: Relay<ClientStream, TcpStream>) -> Box<Relay<ClientStream, TcpStream>> {
+    relay.look_for_clients_that_left(ClientStream::closed_by_client);
+    Box::new(relay)
+}
+
+/// What a client's messages go through.
+fn parts(naming: Naming, route: &Arc<Route>, caller: &CallerInfo) -> (ConnectionStats, Filters) {
     let stats = ConnectionStats::new(Arc::clone(route.metrics_of(principal(caller))));
     let policy_source = CallerPolicySource {
         policy: Arc::clone(&route.policy),
@@ -220,10 +254,7 @@ fn join(
         Some(Mechanism::MongodbX509) => Authentication::Gateway,
         None => Authentication::Clients,
     };
-    let filters = Filters { policy: policy_filter, handshake: HandshakeFilter::new(naming, authentication) };
-    let mut relay = Relay::new(client, relay_session::upstream_side(link), route.limits, stats, filters);
-    relay.look_for_clients_that_left(ClientStream::closed_by_client);
-    Box::new(relay)
+    (stats, Filters { policy: policy_filter, handshake: HandshakeFilter::new(naming, authentication) })
 }
 
 fn principal(caller: &CallerInfo) -> Option<&Principal> {

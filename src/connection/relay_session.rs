@@ -1,16 +1,18 @@
 //! The relay of one connection, and the replacement of its upstream connection after a certificate reload.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
 
 use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
 use super::route::Route;
-use crate::cluster::{MemberPool, MemberSelector, NoReplacement};
+use super::shared_upstream::{Acquired, SharedUpstream};
+use crate::cluster::{AcquireError, MemberPool, MemberSelector, NoReplacement};
 use crate::lifecycle::overload::ClosingRounds;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, RelayEvent, UpstreamSide};
@@ -28,10 +30,8 @@ pub(super) struct RelaySession<'a> {
     pub(super) slot: usize,
     /// Makes its upstream connections.
     pub(super) pool: Arc<MemberPool>,
-    /// The address of the server, also after the upstream connection was replaced.
-    pub(super) address: SocketAddr,
-    /// The MongoDB user, if the gateway authenticated the connection. It never changes.
-    pub(super) user: Option<Arc<MongoUser>>,
+    /// Its own upstream connection, or those of a pool.
+    pub(super) server: ServerSide,
     /// The addresses of the client that every server receives. `None` if `send_proxy` is off, or if they are unknown.
     /// Boxed, because most connections have none.
     pub(super) endpoints: Option<Box<ClientEndpoints>>,
@@ -41,17 +41,71 @@ pub(super) struct RelaySession<'a> {
     pub(super) closing: ClosingRounds,
 }
 
+/// An upstream connection that the relay has asked for.
+enum NextLink {
+    /// One that replaces a connection of a previous certificate set.
+    Replacement(Result<Box<ProvenConnection>, NoReplacement>),
+    /// One of the pool.
+    Acquired(Result<Box<Acquired>, AcquireError>),
+}
+
+/// The server's side of a relayed connection.
+pub(super) enum ServerSide {
+    /// An upstream connection of its own.
+    Own {
+        /// The address of the server, also after the upstream connection was replaced.
+        address: SocketAddr,
+        /// The MongoDB user, if the gateway authenticated the connection. It never changes.
+        user: Option<Arc<MongoUser>>,
+    },
+    /// Connections of a pool.
+    Shared(Box<SharedUpstream>),
+}
+
+impl ServerSide {
+    /// The address of the server; `None` if the client has needed none.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Own { address, .. } => Some(*address),
+            Self::Shared(shared) => shared.address(),
+        }
+    }
+
+    /// The MongoDB user, if the gateway authenticated a connection.
+    pub(super) fn user(&self) -> Option<&Arc<MongoUser>> {
+        match self {
+            Self::Own { user, .. } => user.as_ref(),
+            Self::Shared(shared) => shared.user(),
+        }
+    }
+
+    /// How many upstream connections of the pool the client has used; `None` with a connection of its own.
+    pub(super) fn shared_connections(&self) -> Option<u64> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Shared(shared) => Some(shared.used()),
+        }
+    }
+
+    /// Resolves when the pool asks for the present connection. Cancel safe.
+    fn poll_recalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Own { .. } => Poll::Pending,
+            Self::Shared(shared) => shared.poll_recalled(cx),
+        }
+    }
+}
+
 /// Relays until the connection ends. `first_bytes` have been read from the client already.
 pub(super) async fn run(
     relay: &mut Relay<ClientStream, TcpStream>,
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
 ) -> RelayEnd {
-    let RelaySession { route, slot, pool, address, user, endpoints, revalidation, closing } = session;
+    let RelaySession { route, slot, pool, server, endpoints, revalidation, closing } = session;
     let endpoints: Option<&ClientEndpoints> = endpoints.as_deref();
-    let pool: &MemberPool = pool;
     let renewal = pool.renewal.watch();
-    let mut replacement = None;
+    let mut link: Option<Boxed<'_, NextLink>> = None;
     // On the heap, because few connections ever need it.
     let mut replacement_address: Option<Box<SocketAddr>> = None;
     if relay.client().certificates().is_none() {
@@ -66,13 +120,21 @@ pub(super) async fn run(
             // Messages come first: a replacement can wait.
             biased;
             event = relay.run(std::mem::take(&mut first_bytes), &route.drain, &renewal) => event,
-            link = optional(&mut replacement) => {
-                replacement = None;
-                if let Some(address) = offer(relay, link, user.as_ref()) {
-                    replacement_address = Some(Box::new(address));
+            next = optional(&mut link) => {
+                link = None;
+                match (next, &mut *server) {
+                    (NextLink::Replacement(replacement), _) => {
+                        if let Some(address) = offer(relay, replacement, server.user()) {
+                            replacement_address = Some(Box::new(address));
+                        }
+                    }
+                    (NextLink::Acquired(acquired), ServerSide::Shared(shared)) => shared.settle(relay, acquired),
+                    (NextLink::Acquired(_), ServerSide::Own { .. }) => {}
                 }
                 continue;
             }
+            // The relay gives it back when it can.
+            () = poll_fn(|cx| server.poll_recalled(cx)) => continue,
             () = revalidation_due(revalidation) => {
                 let grace = route.limits.lifetime_grace;
                 if let Some(dismissal) = revalidation.as_mut().and_then(|it| it.revalidate(relay.client(), grace)) {
@@ -95,19 +157,42 @@ pub(super) async fn run(
         match event {
             RelayEvent::Renew => {
                 let hello = relay.introduction().map(<[u8]>::to_vec);
-                replacement = hello.map(|hello| replace(pool, hello, endpoints));
+                link = hello.map(|hello| replace(pool, hello, endpoints));
             }
             RelayEvent::Moved => {
-                if let Some(replacement) = replacement_address.take() {
+                if let (Some(replacement), ServerSide::Own { address, .. }) = (replacement_address.take(), &mut *server)
+                {
                     *address = *replacement;
+                    let upstream = pool.connector.upstream();
+                    tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
                 }
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
-                let upstream = pool.connector.upstream();
-                tracing::debug!(upstream, %address, "{UPSTREAM_CONNECTION_REPLACED}");
+            }
+            RelayEvent::NeedsUpstream => {
+                if let (ServerSide::Shared(shared), Some(reuse)) = (&*server, &pool.reuse) {
+                    let acquired = shared.acquire(pool, reuse, relay.needed());
+                    link = Some(Box::pin(async move { NextLink::Acquired(acquired.await) }));
+                }
+            }
+            RelayEvent::GivesBack(upstream) => {
+                if let ServerSide::Shared(shared) = server {
+                    if upstream.generation < renewal.generation() {
+                        pool.attempts.metrics.count_recycled(Recycling::Moved);
+                    }
+                    shared.give_back(*upstream);
+                }
+            }
+            RelayEvent::UpstreamLost => {
+                if let ServerSide::Shared(shared) = server {
+                    shared.lost();
+                }
             }
             RelayEvent::Ended(end) => {
                 if end.is_cut {
                     route.drain.count_interrupted();
+                }
+                if let (ServerSide::Shared(shared), Some(upstream)) = (&mut *server, relay.take_reusable()) {
+                    shared.give_back(upstream);
                 }
                 if matches!(end.reason, EndReason::Recycled) {
                     pool.attempts.metrics.count_recycled(Recycling::Closed);
@@ -122,7 +207,7 @@ pub(super) async fn run(
 /// can use it.
 fn offer(
     relay: &mut Relay<ClientStream, TcpStream>,
-    replacement: Result<ProvenConnection, NoReplacement>,
+    replacement: Result<Box<ProvenConnection>, NoReplacement>,
     user: Option<&Arc<MongoUser>>,
 ) -> Option<SocketAddr> {
     match replacement {
@@ -130,7 +215,7 @@ fn offer(
         Ok(link) if name_of(link.user.as_ref()) != name_of(user) => relay.give_up_moving(),
         Ok(link) => {
             let address = link.address;
-            relay.offer(upstream_side(link));
+            relay.offer(upstream_side(*link));
             return Some(address);
         }
         Err(NoReplacement::NotNow) => relay.postpone(),
@@ -149,12 +234,8 @@ pub(super) fn upstream_side(link: ProvenConnection) -> UpstreamSide<TcpStream> {
     UpstreamSide { socket, session, generation }
 }
 
-fn replace<'a>(
-    pool: &'a MemberPool,
-    hello: Vec<u8>,
-    endpoints: Option<&'a ClientEndpoints>,
-) -> Boxed<'a, Result<ProvenConnection, NoReplacement>> {
-    Box::pin(async move { pool.replacement(&hello, endpoints).await })
+fn replace<'a>(pool: &'a MemberPool, hello: Vec<u8>, endpoints: Option<&'a ClientEndpoints>) -> Boxed<'a, NextLink> {
+    Box::pin(async move { NextLink::Replacement(pool.replacement(&hello, endpoints).await.map(Box::new)) })
 }
 
 /// Resolves when new connections go to another member than this one; `None` if that never happens.

@@ -80,12 +80,21 @@ pub(super) fn gauges(
             let members = membership.members.iter().map(|status| &status.member);
             members.map(|member| (name.clone(), member.address.to_string(), is_up(member))).collect::<Vec<_>>()
         };
+        let pools_of = |upstream: &Arc<Upstream>| {
+            let (name, membership) = (upstream.name().to_owned(), upstream.membership());
+            let pools = membership.members.iter().filter_map(|status| {
+                let counts = status.member.pool_counts()?;
+                Some((name.clone(), status.member.address.to_string(), [counts.idle, counts.in_use]))
+            });
+            pools.collect::<Vec<_>>()
+        };
         let is_ready = |name: &String| {
             let report = readiness.report_of(ReportScope::Listener(name));
             (name.clone(), report.is_some_and(|report| report.ready))
         };
         StateGauges {
             members: upstreams.iter().flat_map(members_of).collect(),
+            pools: upstreams.iter().flat_map(pools_of).collect(),
             listeners: names.iter().map(is_ready).collect(),
             pending_restart: pending_restart.keys().len(),
         }

@@ -20,8 +20,8 @@ use std::time::Duration;
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::certs::CertificateSupervisor;
-use crate::cluster::{Upstream, monitor};
-use crate::config::{Config, ListenAddress, LoadedConfig, Warning};
+use crate::cluster::{Upstream, UseOfHello, monitor};
+use crate::config::{Config, ListenAddress, LoadedConfig, PoolMode, Warning};
 use crate::connection::{PolicyInForce, Route};
 use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
@@ -164,7 +164,12 @@ impl BoundGateway {
             own.spawn("policy", reloader.run(drain.watch()));
         }
         for upstream in &self.upstreams {
-            monitor::start(upstream, self.listeners.slot_maps_of(upstream), &own, &drain.watch());
+            let slot_maps = self.listeners.slot_maps_of(upstream);
+            let use_of_hello = match upstream.config().pool.mode {
+                PoolMode::Off => UseOfHello::FollowsSet,
+                PoolMode::Session | PoolMode::Request => UseOfHello::AnswersClients,
+            };
+            monitor::start(upstream, slot_maps, use_of_hello, &own, &drain.watch());
         }
         for (listener, route) in self.listeners.into_pairs() {
             own.spawn("accept", accept(listener, route, workers.dispatcher()));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::listeners::Listeners;
 use super::worker::Workers;
 use crate::certs::{CertificateOwner, CrlFacts};
-use crate::cluster::{Member, MemberSelector, Membership, SlotAssignment, Upstream, upstream_condition};
+use crate::cluster::{Member, MemberPool, MemberSelector, Membership, SlotAssignment, Upstream, upstream_condition};
 use crate::connection::{PolicyInForce, Route};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::pending_restart::PendingRestart;
@@ -188,6 +188,23 @@ fn member_addresses(route: &Route) -> Option<Value> {
     Some(slots.assignments().into_iter().map(address).collect())
 }
 
+/// The pools of a member, one for each credential; `null` if its upstream has none.
+fn pools(member: &Member) -> Option<Vec<Value>> {
+    let pool = |(credential, pool): (usize, &Arc<MemberPool>)| {
+        let reuse = pool.reuse.as_ref()?;
+        let counts = reuse.counts();
+        Some(json!({
+            "credential": credential,
+            "mode": reuse.config().mode.as_str(),
+            "idle": counts.idle,
+            "in_use": counts.in_use,
+            "waiting": counts.waiting,
+            "max_connections": reuse.config().max_connections,
+        }))
+    };
+    member.pools.iter().enumerate().map(pool).collect()
+}
+
 /// The state of an upstream of one server.
 fn server(member: &Member) -> Value {
     let health = member.health.status.snapshot();
@@ -205,6 +222,7 @@ fn server(member: &Member) -> Value {
             "set_name": server.set_name,
             "max_wire_version": server.max_wire_version,
         })),
+        "pools": pools(member),
     })
 }
 
@@ -219,6 +237,7 @@ fn set(membership: &Membership) -> Value {
             "hidden": status.hidden,
             "answered_seconds_ago": health.succeeded.map(|age| age.as_secs()),
             "problem": status.problem,
+            "pools": pools(&status.member),
         })
     });
     json!({
@@ -268,4 +287,32 @@ fn certificate(facts: &CertificateFacts) -> Value {
         "not_after": rfc3339(facts.not_after),
         "uris": facts.uris.iter().map(|uri| printable(uri)).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{CredentialConfig, PoolMode, UpstreamConfig};
+    use crate::telemetry::metrics::UpstreamMetrics;
+    use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
+
+    #[test]
+    fn the_pools_of_a_member_are_shown_for_each_credential() {
+        let (folder, authority) = (Folder::new(), CertificateAuthority::new("ca"));
+        let mut endpoint = folder.upstream(9, &authority.issue("client", &[]), &authority.pem);
+        let files = files_of(&mut endpoint).clone();
+        let mut section = upstream_of(&endpoint);
+        section.credentials.push(CredentialConfig { principals: vec!["shop".to_owned()], files });
+        let shown = |section: &UpstreamConfig| {
+            let upstream = Upstream::new(section, UpstreamMetrics::new("orders", &[])).unwrap();
+            pools(&upstream.membership().members[0].member)
+        };
+        assert_eq!(shown(&section), None);
+        section.pool.mode = PoolMode::Session;
+        let [first, second] = shown(&section).unwrap().try_into().unwrap();
+        let expected = json!({
+            "credential": 0, "mode": "session", "idle": 0, "in_use": 0, "waiting": 0, "max_connections": 100
+        });
+        assert_eq!((first, &second["credential"]), (expected, &json!(1)));
+    }
 }

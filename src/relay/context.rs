@@ -24,6 +24,8 @@ pub(super) struct ConnectionState {
     pub(super) open_state: OpenState,
     /// What is left of the connection's turn on its worker.
     pub(super) turn: TurnBudget,
+    /// Whether the upstream connection serves several clients, one after the other.
+    pub(super) is_shared: bool,
 }
 
 impl ConnectionState {
@@ -34,6 +36,7 @@ impl ConnectionState {
             stats,
             open_state: OpenState::default(),
             turn: TurnBudget::FULL,
+            is_shared: false,
         }
     }
 
@@ -97,7 +100,7 @@ impl ConnectionState {
 
     /// Enters a reply that has arrived whole, and settles its request.
     pub(super) fn reply_arrived(&mut self, header: &Header, facts: &ReplyFacts, is_malformed: bool) {
-        let Self { filters, in_flight, stats, open_state, turn: _ } = self;
+        let Self { filters, in_flight, stats, open_state, .. } = self;
         if is_malformed {
             stats.unparsed(Direction::ToClient);
         }

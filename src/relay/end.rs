@@ -72,6 +72,12 @@ pub enum EndReason {
     MembersUnknown,
     /// The memory of the gateway is nearly used up, and the client was idle.
     Overload,
+    /// The member does not answer the gateway any longer, and the client waits for its next state.
+    MemberLost,
+    /// A shared upstream connection sent a reply that answers no request in flight.
+    ForeignReply,
+    /// No upstream connection could be had for a request.
+    NoUpstream,
 }
 
 /// The side that ends the conversation, and why.
@@ -175,6 +181,9 @@ impl fmt::Display for EndReason {
             }
             Self::Outlived => f.write_str("new connections go to another member"),
             Self::Overload => f.write_str("closed while idle: the memory of the gateway is nearly used up"),
+            Self::MemberLost => f.write_str("the member does not answer the gateway any longer"),
+            Self::ForeignReply => f.write_str("sent a reply that answers no request of this client"),
+            Self::NoUpstream => f.write_str("no upstream connection could be had for a request"),
             Self::Dismissed => f.write_str("client certificate no longer accepted"),
         }
     }

@@ -133,6 +133,17 @@ impl InFlight {
         self.requests.iter().all(|request| request.exhaust_allowed && is_monitor(request.command))
     }
 
+    /// Whether all requests in flight have commands that `is_such` accepts.
+    pub(super) fn is_all(&self, is_such: impl Fn(CommandId) -> bool) -> bool {
+        self.requests.iter().all(|request| is_such(request.command))
+    }
+
+    /// Whether a reply with this `responseTo` answers the oldest request that went upstream: mongod replies in order.
+    pub(super) fn is_next_answered_by(&self, response_to: i32) -> bool {
+        let next = self.requests.iter().find(|request| request.local_reply.is_none());
+        next.is_some_and(|request| request.is_answered_by(response_to))
+    }
+
     /// Whether a monitor's stream of replies is all that is in flight.
     pub(super) fn is_streaming(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
         !self.requests.is_empty() && self.is_idle(is_monitor)

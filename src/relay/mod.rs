@@ -20,13 +20,16 @@ use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::lifecycle::drain::{DrainWatch, Stage};
+use crate::lifecycle::lease::LeaseState;
 use crate::lifecycle::renewal::RenewalWatch;
+use crate::wire::error_reply::CommandError;
 
 mod client_half;
 mod clock;
@@ -44,11 +47,13 @@ mod judged_command;
 mod limits;
 mod listed;
 mod migration;
+mod monitoring;
 mod open_state;
 mod pump;
 mod replies;
 mod requests;
 mod scratch;
+mod sharing;
 mod sockets;
 mod turn_budget;
 mod upstream_half;
@@ -66,6 +71,7 @@ pub use filter::policy_source::{
 };
 pub use hold_budget::HoldBudget;
 pub use limits::Limits;
+pub use sharing::SharingRules;
 pub use upstream_side::UpstreamSide;
 
 use clock::Clock;
@@ -74,10 +80,11 @@ use end::End;
 
 use migration::schedule::{MigrationFacts, MigrationStep, UpstreamMigration};
 use pump::Pump;
+use sharing::{Condition, Demand, Sharing};
 
 /// Why [`Relay::run`] returned.
 #[derive(Debug)]
-pub enum RelayEvent {
+pub enum RelayEvent<U> {
     /// The conversation is over.
     Ended(RelayEnd),
     /// The certificate set of the upstream connection was replaced, and it is this connection's turn to move. Offer
@@ -85,6 +92,27 @@ pub enum RelayEvent {
     Renew,
     /// The upstream connection that was offered is in use.
     Moved,
+    /// The client has sent a request that needs an upstream connection of the pool: [`Relay::attach`] one, or
+    /// [`Relay::refuse`]. The conversation goes on meanwhile.
+    NeedsUpstream,
+    /// The client can do without its upstream connection, which can serve another one.
+    GivesBack(Box<UpstreamSide<U>>),
+    /// The upstream connection has ended while the client could do without it.
+    UpstreamLost,
+}
+
+/// What the server has to know before an upstream connection serves the request that waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed<'a> {
+    /// A connection that has answered this hello, which is empty where the client has sent none.
+    Introduced {
+        /// A complete message.
+        hello: &'a [u8],
+        /// Whether the client has said that it expects a load balancer.
+        load_balanced: bool,
+    },
+    /// A connection on which nothing was sent yet. It can serve this client only.
+    Own,
 }
 
 /// When and why a client has to leave.
@@ -98,6 +126,8 @@ pub enum Dismissal {
     AtOnce,
     /// As soon as no command is in flight, because memory is nearly used up.
     Overload,
+    /// As soon as the client has its reply, because no upstream connection can be had for a request.
+    NoUpstream,
 }
 
 /// One conversation between a client and a server.
@@ -108,14 +138,33 @@ pub struct Relay<C, U> {
     generation: u64,
     migration: Option<Box<UpstreamMigration<U>>>,
     dismissal: Option<Dismissal>,
+    /// The reply to the requests that wait for an upstream connection.
+    refusal: Option<Box<Refusal>>,
     closed_by_client: fn(&C) -> Option<Shutdown>,
 }
+
+/// Why the requests that wait for an upstream connection get none.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What the client reads.
+    pub error: CommandError,
+    /// What a driver may do then.
+    pub labels: &'static [&'static str],
+    /// Whether the conversation ends with it.
+    pub is_final: bool,
+}
+
+/// The generation of a connection without an upstream connection: no certificate set is newer.
+const NO_GENERATION: u64 = u64::MAX;
 
 /// Why a call of [`Relay::run`] ends.
 enum Due {
     End(End),
     Renew,
     Moved,
+    Need,
+    GiveBack,
+    Lost,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
@@ -125,12 +174,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     pub fn new(client: C, upstream: UpstreamSide<U>, limits: Limits, stats: ConnectionStats, filters: Filters) -> Self {
         let UpstreamSide { socket, session, generation } = upstream;
         let connection = ConnectionState::new(stats, filters);
+        Self::with(Pump::new(client, socket, session, connection), limits, generation)
+    }
+
+    /// Serves `client` with upstream connections of a pool. It has none at the beginning.
+    pub fn sharing(client: C, rules: SharingRules, limits: Limits, stats: ConnectionStats, filters: Filters) -> Self {
+        let connection = ConnectionState { is_shared: true, ..ConnectionState::new(stats, filters) };
+        Self::with(Pump::sharing(client, Sharing::new(rules), connection), limits, NO_GENERATION)
+    }
+
+    fn with(pump: Pump<C, U>, limits: Limits, generation: u64) -> Self {
         Self {
-            pump: Pump::new(client, socket, session, connection),
+            pump,
             clock: Clock::start(limits),
             generation,
             migration: None,
             dismissal: None,
+            refusal: None,
             closed_by_client: |_| None,
         }
     }
@@ -145,7 +205,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     ///
     /// `first_bytes` have been read from the client already, and are freed at once. Only the first call has any. Cancel
     /// safe after that. When the relay is dropped, both sockets close at once.
-    pub async fn run(&mut self, mut first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> RelayEvent {
+    pub async fn run(&mut self, mut first_bytes: Vec<u8>, drain: &DrainWatch, renewal: &RenewalWatch) -> RelayEvent<U> {
         if !first_bytes.is_empty() {
             let begun = poll_fn(|cx| Poll::Ready(self.pump.begin(&mut first_bytes, cx))).await;
             drop(first_bytes);
@@ -157,7 +217,58 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             Due::End(end) => RelayEvent::Ended(self.finish(end).await),
             Due::Renew => RelayEvent::Renew,
             Due::Moved => RelayEvent::Moved,
+            Due::Need => RelayEvent::NeedsUpstream,
+            Due::Lost => {
+                self.detach();
+                RelayEvent::UpstreamLost
+            }
+            Due::GiveBack => {
+                self.detach().map_or(RelayEvent::UpstreamLost, |upstream| RelayEvent::GivesBack(Box::new(upstream)))
+            }
         }
+    }
+
+    /// What the request that waits for an upstream connection needs.
+    pub fn needed(&self) -> Needed<'_> {
+        match self.pump.introduction() {
+            Some(hello) => Needed::Introduced {
+                hello,
+                load_balanced: self.pump.connection.filters.handshake.expects_load_balancer(),
+            },
+            None => Needed::Own,
+        }
+    }
+
+    /// Uses an upstream connection for the request that waits. `is_introduced` is whether the server has answered the
+    /// client's hello on it.
+    pub fn attach(&mut self, upstream: UpstreamSide<U>, lease: Option<Arc<LeaseState>>, is_introduced: bool) {
+        let UpstreamSide { socket, session, generation } = upstream;
+        self.generation = generation;
+        if !is_introduced {
+            // What the client has sent belongs to this connection.
+            self.pump.pin();
+        }
+        if self.pump.attach(socket, session, lease, is_introduced).is_err() {
+            self.dismissal = Some(Dismissal::AtOnce);
+        }
+    }
+
+    /// Answers the requests that wait for an upstream connection with an error, when the conversation goes on. Where a
+    /// part of a request is still to come, the conversation ends when the client has read that.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusal = Some(Box::new(refusal));
+    }
+
+    /// Takes the upstream connection after the end of the conversation, if it can serve another client.
+    pub fn take_reusable(&mut self) -> Option<UpstreamSide<U>> {
+        if self.pump.is_reusable() { self.detach() } else { None }
+    }
+
+    fn detach(&mut self) -> Option<UpstreamSide<U>> {
+        let generation = std::mem::replace(&mut self.generation, NO_GENERATION);
+        self.migration = None;
+        let (socket, session) = self.pump.detach()?;
+        Some(UpstreamSide { socket, session, generation })
     }
 
     /// The client's socket, for the final reply of a [`RelayEnd`].
@@ -214,9 +325,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let mut renewed = pin!(renewal.newer_than(self.generation));
         let mut is_registered = false;
         poll_fn(|cx| {
+            if let Err(end) = self.carry_out_refusal(cx) {
+                return Poll::Ready(Due::End(end));
+            }
             // Bytes are moved first, so that what has arrived counts before any limit does.
             if let Poll::Ready(end) = self.pump.poll_end(cx) {
-                return Poll::Ready(Due::End(end));
+                // The drain ends the gateway's monitors too.
+                let is_drain = matches!(end.1, EndReason::MemberLost) && drain.stage() == Stage::Draining;
+                return Poll::Ready(Due::End(if is_drain { (Side::Gateway, EndReason::Drained) } else { end }));
             }
             // Once registered, each of them wakes this task. Polling them again would take a lock that all connections
             // share.
@@ -229,9 +345,38 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Due::End((Side::Gateway, reason)));
             }
+            if let Some(due) = self.share(renewal) {
+                return Poll::Ready(due);
+            }
             self.poll_time(renewal, cx).map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Answers the requests that wait for an upstream connection, if there is none for them.
+    fn carry_out_refusal(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(refusal) = self.refusal.take() else { return Ok(()) };
+        let goes_on = self.pump.refuse_waiting(&refusal.error, refusal.labels, cx)?;
+        if refusal.is_final || !goes_on {
+            self.dismissal = Some(Dismissal::NoUpstream);
+        }
+        Ok(())
+    }
+
+    /// What has to be done about the upstream connection of a pool.
+    fn share(&mut self, renewal: &RenewalWatch) -> Option<Due> {
+        let is_reusable = self.pump.is_reusable();
+        let is_old = renewal.generation() > self.generation;
+        let sharing = self.pump.sharing.as_mut()?;
+        if sharing.condition == Condition::Lost {
+            sharing.condition = Condition::Clean;
+            return Some(Due::Lost);
+        }
+        if sharing.demand == Demand::New {
+            sharing.demand = Demand::Reported;
+            return Some(Due::Need);
+        }
+        (sharing.must_give_back(is_reusable) || (is_reusable && is_old)).then_some(Due::GiveBack)
     }
 
     /// Why the client has to leave now, if it has to.
@@ -241,6 +386,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             Some(Dismissal::WhenIdle) if self.pump.is_idle() => return Some(EndReason::Dismissed),
             Some(Dismissal::Elsewhere) if self.pump.is_idle() => return Some(EndReason::Outlived),
             Some(Dismissal::Overload) if self.pump.is_idle() => return Some(EndReason::Overload),
+            Some(Dismissal::NoUpstream) if self.pump.client_has_everything() => return Some(EndReason::NoUpstream),
             _ => {}
         }
         match stage {
@@ -255,7 +401,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let is_old = renewal.generation() > self.generation;
         let hold_deadline = self.pump.hold_deadline();
         let (is_half_closed, is_unread) = (self.pump.client_has_closed(), self.pump.is_client_unread());
-        if !self.clock.has_timer() && !is_old && hold_deadline.is_none() && !is_half_closed && !is_unread {
+        let sharing_due = self.pump.sharing.as_ref().and_then(|sharing| sharing.next_due());
+        if !self.clock.has_timer()
+            && sharing_due.is_none()
+            && !is_old
+            && hold_deadline.is_none()
+            && !is_half_closed
+            && !is_unread
+        {
             return None;
         }
         let now = Instant::now();
@@ -283,7 +436,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             next_migration_step =
                 self.migration.as_ref().and_then(|migration| migration.next_due(&self.migration_facts(), now));
         }
-        self.clock.wake_at_next([hold_deadline, next_migration_step], now, cx);
+        self.clock.wake_at_next([hold_deadline, next_migration_step, sharing_due], now, cx);
         None
     }
 
@@ -327,7 +480,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     fn migration_facts(&self) -> MigrationFacts {
         MigrationFacts {
-            can_move: self.pump.can_move(),
+            // A shared upstream connection goes back to its pool, which makes new ones.
+            can_move: self.pump.can_move() && self.pump.sharing.is_none(),
             at_boundary: self.pump.is_at_boundary(),
             is_idle: self.pump.is_idle(),
             is_whole: self.pump.is_whole(),
@@ -342,7 +496,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let final_reply = if has_final_reply { self.pump.take_final_reply() } else { Vec::new() };
         if !matches!(reason, EndReason::Stopped) {
             poll_fn(|cx| {
-                self.pump.close_upstream(cx);
+                // Its owner may give it to another client.
+                if !self.pump.is_reusable() {
+                    self.pump.close_upstream(cx);
+                }
                 if final_reply.is_empty() {
                     self.pump.close_client(cx);
                 }

@@ -4,23 +4,30 @@
 //! only what could not be written or understood yet. While one side does not take its bytes, the other is not read.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use crate::lifecycle::lease::LeaseState;
 use crate::relay::client_half::ClientHalf;
 use crate::relay::connection_stats::ConnectionStats;
 use crate::relay::context::ConnectionState;
 use crate::relay::end::{End, EndReason, Side};
+use crate::relay::monitoring::{Event, Heard};
 use crate::relay::replies::{Next, ReadReplies, Replies};
 use crate::relay::requests::Requests;
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
+use crate::relay::sharing::{Condition, Demand, Sharing};
 use crate::relay::turn_budget::{TurnBudget, yield_turn};
 use crate::relay::upstream_half::UpstreamHalf;
 use crate::telemetry::metrics::Direction;
 use crate::tls::{Records, TlsSession};
+use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
+use crate::wire::hello;
+use crate::wire::hello::Withheld;
 
 /// A client that does not take this many bytes is not read. Replies of mongod are bounded otherwise, and are fewer;
 /// local replies are not.
@@ -42,17 +49,30 @@ pub(super) struct Pump<C, U> {
     replies: Replies,
     /// Whether the last call of [`Pump::poll_end`] ended without reading the client's socket until nothing was there.
     is_client_unread: bool,
+    /// Set where the upstream connections belong to a pool. On the heap, because most connections may have none.
+    pub(super) sharing: Option<Box<Sharing>>,
     pub(super) connection: ConnectionState,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<C, U> {
+    /// With an upstream connection of its own.
     pub(super) fn new(client: C, socket: U, session: TlsSession, connection: ConnectionState) -> Self {
+        Self::with(client, UpstreamHalf::new(socket, session), None, connection)
+    }
+
+    /// With upstream connections of a pool, and none yet.
+    pub(super) fn sharing(client: C, sharing: Sharing, connection: ConnectionState) -> Self {
+        Self::with(client, UpstreamHalf::detached(), Some(Box::new(sharing)), connection)
+    }
+
+    fn with(client: C, upstream: UpstreamHalf<U>, sharing: Option<Box<Sharing>>, connection: ConnectionState) -> Self {
         Self {
             client: ClientHalf::new(client),
-            upstream: UpstreamHalf::new(socket, session),
+            upstream,
             requests: Requests::new(),
             replies: Replies::new(),
             is_client_unread: false,
+            sharing,
             connection,
         }
     }
@@ -78,7 +98,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
                 }
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(end) => return Poll::Ready(end),
+                Err(end) => {
+                    if let (Some(sharing), false) = (&mut self.sharing, end.0 == Side::Client) {
+                        sharing.condition = Condition::Spoiled;
+                    }
+                    return Poll::Ready(end);
+                }
             }
         }
         self.is_client_unread = !quiet.client && !self.client.is_closed();
@@ -92,6 +117,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         moved |= self.send_held_request(cx)?;
         moved |= self.take_budget(cx)?;
         moved |= self.read_client(&mut quiet.client, cx)?;
+        moved |= self.answer_hello(cx)?;
         moved |= self.send_held_reply(cx)?;
         moved |= self.take_reply_budget(cx)?;
         moved |= self.read_upstream(&mut quiet.upstream, cx)?;
@@ -101,6 +127,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     fn end_reached(&mut self) -> Option<End> {
         if !self.client.has_everything() || self.replies.is_interrupted() {
+            return None;
+        }
+        if self.has_left_its_pool() {
+            return Some((Side::Client, if self.is_whole() { EndReason::Closed } else { EndReason::Interrupted }));
+        }
+        if self.upstream.is_closed() && self.can_detach() {
+            self.upstream.detach();
+            if let Some(sharing) = &mut self.sharing {
+                sharing.condition = Condition::Lost;
+            }
             return None;
         }
         if self.upstream.is_closed() {
@@ -310,7 +346,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Closes the gateway's side to upstream when the client has closed its own.
     fn pass_on_client_end(&mut self, cx: &mut Context<'_>) -> bool {
-        let has_more = self.is_busy() || self.requests.is_interrupted();
+        let has_more = self.is_busy() || self.requests.is_interrupted() || self.has_left_its_pool();
         if !self.client.is_closed() || self.upstream.is_finished() || has_more {
             return false;
         }
@@ -351,6 +387,142 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.connection.in_flight.is_settled()
             && !self.client.is_closed()
             && self.upstream.is_usable()
+    }
+
+    /// Whether the upstream connection could serve another client now, or this client could do without it: nothing is
+    /// owed in either direction, and what it knows of the client can be repeated on another one.
+    ///
+    /// It may have been closed, and the client may have gone.
+    pub(super) fn can_detach(&self) -> bool {
+        self.sharing.as_ref().is_some_and(|sharing| sharing.condition != Condition::Spoiled)
+            && self.upstream.is_attached()
+            && self.requests.is_between()
+            && !self.requests.is_interrupted()
+            && !self.is_busy()
+            && !self.replies.is_interrupted()
+            && self.replies.is_between()
+            && self.upstream.has_everything()
+            && self.upstream.kept().is_empty()
+            && self.upstream.is_between_records()
+            && self.connection.in_flight.len() == 0
+            && self.connection.in_flight.is_settled()
+            && self.requests.introduction().hello().is_some()
+            // Behind the address there may be several mongos, and cursors and transactions belong to one of them.
+            && !(self.connection.filters.handshake.passes_load_balancing() && self.has_open_state())
+    }
+
+    /// Whether the upstream connection can serve another client.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.can_detach() && self.upstream.is_usable()
+    }
+
+    /// Goes on without an upstream connection, and returns the present one.
+    pub(super) fn detach(&mut self) -> Option<(U, TlsSession)> {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.end_use();
+        }
+        self.connection.filters.handshake.set_introduced(false);
+        self.upstream.detach()
+    }
+
+    /// Uses an upstream connection on which `is_introduced` says whether the client's hello has been answered.
+    pub(super) fn attach(
+        &mut self,
+        socket: U,
+        session: TlsSession,
+        lease: Option<Arc<LeaseState>>,
+        is_introduced: bool,
+    ) -> Result<(), End> {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.begin_use(lease);
+        }
+        self.connection.filters.handshake.set_introduced(is_introduced);
+        if is_introduced {
+            self.withhold_introduction();
+        }
+        self.upstream.attach(socket, session).map_err(sealing_failed)
+    }
+
+    /// Takes the `client` document out of the hello that introduces the client, if that hello waits: mongod has had it.
+    fn withhold_introduction(&mut self) {
+        let Some(hello) = self.requests.introduction().hello().filter(|hello| !hello.is_empty()) else { return };
+        let withheld = Withheld { client: true, ..Withheld::default() };
+        if self.upstream.unsealed().starts_with(hello)
+            && let Ok(Some(rewritten)) = hello::without(hello, withheld)
+        {
+            self.upstream.replace_unsealed(hello.len(), &rewritten);
+        }
+    }
+
+    /// Answers the requests that wait for an upstream connection with `error` and its `labels`. Returns whether the
+    /// client can go on: not where a part of a request is still to come.
+    pub(super) fn refuse_waiting(
+        &mut self,
+        error: &CommandError,
+        labels: &[&str],
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        if self.upstream.is_attached() {
+            return Ok(true);
+        }
+        let mut replies = Vec::new();
+        let mut rest = self.upstream.unsealed();
+        while let Some(header) = rest.first_chunk().and_then(|head| Header::parse(*head).ok()) {
+            if let Some(request) = self.connection.in_flight.answered_by(header.request_id) {
+                // As a driver takes the loss of a connection.
+                let aborts = request.transaction.is_some() && request.command.name() != "commitTransaction";
+                let labels = labels.iter().copied().chain(aborts.then_some("TransientTransactionError"));
+                replies.extend_from_slice(&error.labelled_reply_to(&header, &labels.collect::<Vec<_>>()));
+            }
+            rest = rest.get(header.length as usize..).unwrap_or_default();
+        }
+        self.upstream.drop_unsealed(usize::MAX);
+        if let Some(sharing) = &mut self.sharing {
+            sharing.demand = Demand::None;
+        }
+        self.take_replies(&mut replies, cx)?;
+        Ok(!self.requests.is_forwarding() && !self.requests.is_sending_held())
+    }
+
+    /// Whether the client has closed its side, and its upstream connection can serve others, or it has none.
+    fn has_left_its_pool(&self) -> bool {
+        let has_none = !self.upstream.is_attached() && self.upstream.has_everything();
+        self.sharing.is_some() && self.client.is_closed() && (has_none || self.is_reusable())
+    }
+
+    /// Answers a hello that was sent while there is no upstream connection. Anything else needs one.
+    fn answer_hello(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let is_held_up = self.replies.is_sending_held() || self.replies.awaits_budget() || !self.replies.is_between();
+        let Some(sharing) = &mut self.sharing else { return Ok(false) };
+        if self.upstream.is_attached() || is_held_up || !self.client.has_everything() {
+            return Ok(false);
+        }
+        if sharing.hello.is_waiting() {
+            match sharing.hello.poll(Instant::now(), cx) {
+                Poll::Ready(Event::Reply(mut reply)) => return self.take_replies(&mut reply, cx).map(|()| true),
+                Poll::Ready(Event::Lost) => return Err((Side::Upstream, EndReason::MemberLost)),
+                Poll::Pending => {}
+            }
+        }
+        let sent = self.upstream.unsealed();
+        if sent.is_empty() || sharing.demand != Demand::None {
+            return Ok(false);
+        }
+        let length = sent.first_chunk().and_then(|head| Header::parse(*head).ok()).map_or(0, |it| it.length as usize);
+        let heard = sent.get(..length).map_or(Heard::NotMine, |message| sharing.hello.take(message, Instant::now()));
+        let mut reply = match heard {
+            Heard::Reply(reply) => reply,
+            Heard::Later => Vec::new(),
+            Heard::NotMine => {
+                sharing.demand = Demand::New;
+                sharing.serves_hello = self.connection.in_flight.is_all(ConnectionStats::is_monitor);
+                let mut last = sharing.hello.finish(Instant::now()).unwrap_or_default();
+                return self.take_replies(&mut last, cx).map(|()| true);
+            }
+        };
+        self.upstream.drop_unsealed(length);
+        self.take_replies(&mut reply, cx)?;
+        Ok(true)
     }
 
     /// Whether the client has closed its side.
@@ -424,6 +596,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             self.upstream.send(&mut records, cx);
         }
         Ok(())
+    }
+
+    /// Whether the client's socket has taken everything.
+    pub(super) fn client_has_everything(&self) -> bool {
+        self.client.has_everything()
     }
 
     /// Whether the client's last message follows the protocol.

@@ -196,12 +196,19 @@ impl Replies {
         }
         let Ok(header) = reply::read_header(head, &mut connection.in_flight) else {
             connection.stats.unparsed(Direction::ToClient);
+            if connection.is_shared {
+                return Some(Next::Close(EndReason::ForeignReply));
+            }
             if let ReplyVerdict::Close(reason) = connection.filters.decide_unframed_reply() {
                 return Some(Next::Close(reason));
             }
             self.state = State::Unframed;
             return None;
         };
+        if connection.is_shared && !connection.in_flight.is_next_answered_by(header.response_to) {
+            // It may be for the client that had the connection before.
+            return Some(Next::Close(EndReason::ForeignReply));
+        }
         let view = ReplyView { message: &input[*at..], header: &header, in_flight: &connection.in_flight };
         let verdict = connection.filters.decide_reply(&view);
         match verdict {

@@ -25,6 +25,7 @@ mod migration;
 mod policy;
 mod reloads;
 mod sessions;
+mod sharing;
 mod stored_documents;
 mod turns;
 mod versions;

@@ -13,11 +13,11 @@ use crate::tls::{Records, TlsSession};
 
 /// The upstream side of one connection.
 pub(super) struct UpstreamHalf<U> {
-    socket: U,
-    session: TlsSession,
+    /// `None` while the connection has no upstream connection.
+    link: Option<Link<U>>,
     /// Plaintext that was read and is not forwarded: the front of the next input.
     kept: Vec<u8>,
-    /// Records that the socket has not taken.
+    /// Records that the socket has not taken; without an upstream connection, plaintext that waits for one.
     unsent: Vec<u8>,
     /// Whether upstream has closed its side.
     is_closed: bool,
@@ -27,17 +27,77 @@ pub(super) struct UpstreamHalf<U> {
     write_error: Option<io::Error>,
 }
 
+/// An upstream connection.
+struct Link<U> {
+    socket: U,
+    session: TlsSession,
+}
+
 impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
     pub(super) fn new(socket: U, session: TlsSession) -> Self {
+        Self { link: Some(Link { socket, session }), ..Self::detached() }
+    }
+
+    /// Without an upstream connection.
+    pub(super) fn detached() -> Self {
         Self {
-            socket,
-            session,
+            link: None,
             kept: Vec::new(),
             unsent: Vec::new(),
             is_closed: false,
             is_finished: false,
             write_error: None,
         }
+    }
+
+    /// Whether there is an upstream connection.
+    pub(super) fn is_attached(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Whether the TLS session has no part of a record.
+    pub(super) fn is_between_records(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| link.session.kept().is_empty())
+    }
+
+    /// What was sent while there was no upstream connection.
+    pub(super) fn unsealed(&self) -> &[u8] {
+        if self.is_attached() { &[] } else { &self.unsent }
+    }
+
+    /// Replaces the first bytes of what was sent while there was no upstream connection.
+    pub(super) fn replace_unsealed(&mut self, bytes: usize, other: &[u8]) {
+        if bytes <= self.unsealed().len() {
+            self.unsent.splice(..bytes, other.iter().copied());
+        }
+    }
+
+    /// Removes the first bytes of what was sent while there was no upstream connection.
+    pub(super) fn drop_unsealed(&mut self, bytes: usize) {
+        if bytes >= self.unsealed().len() {
+            self.unsent = Vec::new();
+        } else {
+            self.unsent.drain(..bytes);
+        }
+    }
+
+    /// Uses an upstream connection, where there is none. What was sent before is sent now.
+    pub(super) fn attach(&mut self, socket: U, mut session: TlsSession) -> io::Result<()> {
+        let waiting = std::mem::take(&mut self.unsent);
+        if !waiting.is_empty() {
+            let mut records = Records::default();
+            session.seal(&waiting, &mut records)?;
+            self.unsent.extend_from_slice(records.as_slice());
+        }
+        self.replace_link(socket, session);
+        Ok(())
+    }
+
+    /// Goes on without an upstream connection, and returns the present one.
+    pub(super) fn detach(&mut self) -> Option<(U, TlsSession)> {
+        (self.is_closed, self.write_error) = (false, None);
+        self.unsent = Vec::new();
+        self.link.take().map(|link| (link.socket, link.session))
     }
 
     /// Whether upstream has closed its side.
@@ -84,15 +144,16 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
         plain: &'b mut [u8],
         cx: &mut Context<'_>,
     ) -> Poll<Result<&'b mut [u8], End>> {
-        let before = self.session.kept().len();
-        let sealed = ready!(kept_and_read(self.session.kept(), &mut self.socket, sealed, cx))
+        let Some(Link { socket, session }) = &mut self.link else { return Poll::Pending };
+        let before = session.kept().len();
+        let sealed = ready!(kept_and_read(session.kept(), socket, sealed, cx))
             .map_err(|error| (Side::Upstream, EndReason::Socket(error)))?;
         // mongod closes without close_notify: only message boundaries show whether a message was cut short.
         self.is_closed = sealed.len() == before;
         let mut filled = self.kept.len();
         plain[..filled].copy_from_slice(&self.kept);
         let mut answer = Records::default();
-        let opened = self.session.open(
+        let opened = session.open(
             sealed,
             |bytes| {
                 plain[filled..][..bytes.len()].copy_from_slice(bytes);
@@ -107,7 +168,11 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
 
     /// Encrypts `bytes` into `records`.
     pub(super) fn seal(&mut self, bytes: &[u8], records: &mut Records) -> io::Result<()> {
-        self.session.seal(bytes, records)
+        if let Some(link) = &mut self.link {
+            return link.session.seal(bytes, records);
+        }
+        self.unsent.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// Sends `records` behind what the socket has not taken, and keeps what it does not take.
@@ -140,7 +205,8 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
             return false;
         }
         // A socket that has failed already shows that on the next read.
-        self.is_finished = Pin::new(&mut self.socket).poll_shutdown(cx).is_ready();
+        self.is_finished =
+            self.link.as_mut().is_none_or(|link| Pin::new(&mut link.socket).poll_shutdown(cx).is_ready());
         self.is_finished
     }
 
@@ -148,30 +214,38 @@ impl<U: AsyncRead + AsyncWrite + Unpin> UpstreamHalf<U> {
     /// harm.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) {
         self.send_close_notify(cx);
-        let _ = Pin::new(&mut self.socket).poll_shutdown(cx);
+        if let Some(link) = &mut self.link {
+            let _ = Pin::new(&mut link.socket).poll_shutdown(cx);
+        }
     }
 
     /// Goes on with another upstream connection.
     pub(super) fn replace(&mut self, socket: U, session: TlsSession) {
-        self.socket = socket;
-        self.session = session;
         // They belong to the previous connection, which has closed.
         (self.unsent, self.write_error) = (Vec::new(), None);
+        self.replace_link(socket, session);
+    }
+
+    fn replace_link(&mut self, socket: U, session: TlsSession) {
+        self.link = Some(Link { socket, session });
     }
 
     /// Sends `close_notify` behind what the socket has not taken. Only the first call has an effect.
     fn send_close_notify(&mut self, cx: &mut Context<'_>) {
         self.flush(cx);
         let mut records = Records::default();
-        self.session.close(&mut records);
+        if let Some(link) = &mut self.link {
+            link.session.close(&mut records);
+        }
         self.send(&mut records, cx);
     }
 
     /// Writes what the socket takes of `bytes`; nothing, once it has failed.
     fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> usize {
         let mut written = 0;
+        let Some(Link { socket, .. }) = &mut self.link else { return 0 };
         while written < bytes.len() && self.write_error.is_none() {
-            match Pin::new(&mut self.socket).poll_write(cx, &bytes[written..]) {
+            match Pin::new(&mut *socket).poll_write(cx, &bytes[written..]) {
                 Poll::Ready(Ok(0)) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Ready(Err(error)) => self.write_error = Some(error),

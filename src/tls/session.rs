@@ -87,6 +87,11 @@ impl TlsSession {
         &self.kept
     }
 
+    /// Whether messages can still be sent and received: neither side has sent `close_notify`, and no error occurred.
+    pub fn is_open(&self) -> bool {
+        !self.is_closed && !self.is_over
+    }
+
     /// Decrypts the records in `input` in place, and passes their plaintext to `plain` piece by piece. `input` begins
     /// with what was [`kept`](Self::kept). Records that the session itself sends in response are appended to `answer`.
     ///

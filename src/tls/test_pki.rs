@@ -11,8 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{
-    Deployment, EndpointConfig, HostPort, MaterialSource, Ocsp, SendProxy, TlsFiles, TlsVersion, UpstreamConfig,
-    UpstreamTlsConfig, Verify,
+    Deployment, EndpointConfig, HostPort, MaterialSource, Ocsp, PoolConfig, PoolMode, SendProxy, TlsFiles, TlsVersion,
+    UpstreamConfig, UpstreamTlsConfig, Verify,
 };
 
 /// A CA with its key.
@@ -317,6 +317,12 @@ pub(crate) fn upstream_of(endpoint: &EndpointConfig) -> UpstreamConfig {
         send_proxy: endpoint.send_proxy,
         warm_connections: 0,
         warm_connections_max: 0,
+        pool: PoolConfig {
+            mode: PoolMode::Off,
+            max_connections: 100,
+            idle_timeout: Duration::from_mins(5),
+            wait_timeout: Duration::from_secs(10),
+        },
         certificate_recycle_after: Duration::from_mins(10),
         tls: endpoint.tls.clone(),
         authentication: endpoint.authentication,

@@ -15,7 +15,8 @@ use super::probe::hello;
 use super::stream::UpstreamStream;
 use crate::wire::message_scan::flag;
 
-/// How long a server waits for a change before it replies anyway; the `heartbeatFrequencyMS` of drivers.
+/// How long a server waits for a change before it replies anyway, unless another time is set; the
+/// `heartbeatFrequencyMS` of drivers.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The request ID of the streaming request.
@@ -28,6 +29,8 @@ pub struct HelloStream {
     streaming: Option<i32>,
     /// The topologyVersion of the last reply; servers before 4.4 have none.
     topology_version: Option<RawDocumentBuf>,
+    /// How long the server waits for a change before it replies anyway.
+    heartbeat: Duration,
 }
 
 impl HelloStream {
@@ -43,7 +46,15 @@ impl HelloStream {
         let first = connector.within(deadline, Phase::Proof, first).await;
         let first = first.map_err(|failure| connector.error(Some(address), failure))?;
         let topology_version = topology_version(&first);
-        Ok((Self { connection, streaming: None, topology_version }, first))
+        Ok((Self { connection, streaming: None, topology_version, heartbeat: HEARTBEAT }, first))
+    }
+
+    /// Has the server reply at least every `heartbeat`, instead of every ten seconds. Only before the first
+    /// [`HelloStream::next`].
+    #[must_use]
+    pub fn at_least_every(mut self, heartbeat: Duration) -> Self {
+        self.heartbeat = heartbeat;
+        self
     }
 
     /// The connection, for the facts about its handshake.
@@ -51,13 +62,14 @@ impl HelloStream {
         &self.connection
     }
 
-    /// Waits for the next hello reply, which the server sends at once if its state changes, or else after ten seconds.
+    /// Waits for the next hello reply, which the server sends at once if its state changes, or else after the
+    /// heartbeat: ten seconds, or the time that was set.
     ///
     /// Takes at most that time and `connect_timeout`. Not cancel safe: if this was dropped or failed, the stream has
     /// ended.
     pub async fn next(&mut self, connector: &Connector) -> Result<RawDocumentBuf, ConnectError> {
         let address = self.connection.address;
-        let limit = HEARTBEAT + connector.connect_timeout();
+        let limit = self.heartbeat + connector.connect_timeout();
         let next = tokio::time::timeout(limit, self.receive()).await;
         let next = next.unwrap_or_else(|_| {
             let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "no hello reply in time");
@@ -70,7 +82,7 @@ impl HelloStream {
         let expected = match (self.streaming.take(), &self.topology_version) {
             (Some(expected), _) => expected,
             (None, Some(known)) => {
-                let wait = i64::try_from(HEARTBEAT.as_millis()).unwrap_or(i64::MAX);
+                let wait = i64::try_from(self.heartbeat.as_millis()).unwrap_or(i64::MAX);
                 let mut request = rawdoc! { "hello": 1, "maxAwaitTimeMS": wait, "$db": "admin" };
                 request.append(bson::raw::cstr!("topologyVersion"), known.clone());
                 let request = declared(request, self.connection.declares_api);
@@ -79,7 +91,7 @@ impl HelloStream {
             }
             (None, None) => {
                 // A server without topologyVersion replies at once.
-                sleep(HEARTBEAT).await;
+                sleep(self.heartbeat).await;
                 return hello(&mut self.connection).await;
             }
         };

@@ -1,8 +1,8 @@
-//! Connections to MongoDB servers: each one is mutual TLS, proven, and for one client only.
+//! Connections to MongoDB servers: each one is mutual TLS and proven.
 //!
-//! Makes connections, keeps spare ones, and explains why a connection could not be made. Does not retry, does not share
-//! a connection among clients, and writes no log lines: the result of each attempt is returned once, with its
-//! explanation.
+//! Makes connections, keeps spare ones, and explains why a connection could not be made. Does not retry, does not
+//! decide which client uses a connection, and writes no log lines: the result of each attempt is returned once, with
+//! its explanation.
 
 mod authentication;
 mod client_endpoints;
@@ -16,10 +16,12 @@ mod explain;
 mod failure;
 mod health;
 mod hello_stream;
+mod introduction;
 mod members;
 mod mongo_user;
 mod name_lookup;
 mod own_commands;
+mod parked_connection;
 mod peak_demand;
 mod probe;
 mod proven_connection;
@@ -41,11 +43,13 @@ pub use connector::Connector;
 pub use failure::{ConnectFailure, Phase, ServerCertificateRejection};
 pub use health::{HealthSnapshot, UpstreamHealth};
 pub use hello_stream::HelloStream;
+pub use introduction::IntroductionError;
 pub use members::{host_port, initial_tracker, member_name};
 pub use mongo_user::MongoUser;
 pub use own_commands::OwnCommandError;
+pub use parked_connection::ParkedConnection;
 pub use probe::{Probe, ServerFacts, ServerRole, identify, probe};
-pub use proven_connection::{HelloReplayError, ProvenConnection};
+pub use proven_connection::{ConnectionFacts, HelloReplayError, ProvenConnection};
 pub use server_offer::{UnsupportedOffer, unsupported_offer};
 pub use spare_connections::{SpareConnections, Swept, TakenSpare};
 pub use srv::{SrvError, SrvFailure, SrvSeeds, seeds};

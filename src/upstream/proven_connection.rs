@@ -44,6 +44,21 @@ pub struct ProvenConnection {
     pub(super) declares_api: bool,
 }
 
+/// What is known of a proven connection, without its socket and TLS session.
+#[derive(Debug, Clone)]
+pub struct ConnectionFacts {
+    /// The resolved address.
+    pub address: SocketAddr,
+    /// What the TLS handshake negotiated.
+    pub handshake: HandshakeFacts,
+    /// The generation of its certificate set, counted from 0.
+    pub generation: u64,
+    /// The user that it is authenticated as, if the gateway authenticates.
+    pub user: Option<Arc<MongoUser>>,
+    /// See [`ProvenConnection::declares_api`].
+    declares_api: bool,
+}
+
 /// Why a client's hello could not be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloReplayError {
@@ -60,6 +75,18 @@ impl ProvenConnection {
     pub fn new(stream: UpstreamStream) -> Self {
         let UpstreamStream { tls, generation, address, handshake, user, declares_api, .. } = stream;
         let (socket, session) = tls.into_parts();
+        Self { socket, session, address, handshake, generation, user, declares_api }
+    }
+
+    /// Separates socket and session from what is known of the connection.
+    pub fn into_parts(self) -> (TcpStream, TlsSession, ConnectionFacts) {
+        let Self { socket, session, address, handshake, generation, user, declares_api } = self;
+        (socket, session, ConnectionFacts { address, handshake, generation, user, declares_api })
+    }
+
+    /// The connection of these parts, which [`into_parts`](Self::into_parts) separated.
+    pub fn from_parts(socket: TcpStream, session: TlsSession, facts: ConnectionFacts) -> Self {
+        let ConnectionFacts { address, handshake, generation, user, declares_api } = facts;
         Self { socket, session, address, handshake, generation, user, declares_api }
     }
 

@@ -5,19 +5,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::mongo_user::MongoUser;
+use super::parked_connection::ParkedConnection;
 use super::peak_demand::PeakDemand;
 use super::proven_connection::ProvenConnection;
-use super::stream::HandshakeFacts;
-use crate::tls::{Records, TlsSession};
 
 /// The age at which a spare connection is closed. Load balancers of the large clouds drop silent connections after 350
 /// s.
@@ -67,13 +63,7 @@ pub struct TakenSpare {
 /// One spare connection.
 #[derive(Debug)]
 struct Spare {
-    socket: TcpStream,
-    session: TlsSession,
-    address: SocketAddr,
-    handshake: HandshakeFacts,
-    generation: u64,
-    user: Option<Arc<MongoUser>>,
-    declares_api: bool,
+    connection: ParkedConnection,
     made: Instant,
 }
 
@@ -108,8 +98,8 @@ impl SpareConnections {
             };
             let is_suspect = suspected.is_some_and(|at| spare.made <= at);
             if !spare.is_usable(generation, now) {
-                spare.close();
-            } else if let Ok(connection) = spare.register() {
+                spare.connection.close();
+            } else if let Ok(connection) = spare.connection.register() {
                 return Some(TakenSpare { connection, is_suspect });
             }
         }
@@ -130,16 +120,14 @@ impl SpareConnections {
             state.spares = others;
             suspects
         };
-        suspects.into_iter().for_each(Spare::close);
+        close(suspects);
     }
 
     /// Adds a new connection. Fails if the socket cannot be removed from its runtime.
     pub fn put(&self, connection: ProvenConnection) -> io::Result<()> {
-        let ProvenConnection { socket, session, address, handshake, generation, user, declares_api } = connection;
         let made = Instant::now();
-        let socket = socket.into_std()?;
-        let spare = Spare { socket, session, address, handshake, generation, user, declares_api, made };
-        self.locked().spares.push_back(spare);
+        let connection = ParkedConnection::new(connection)?;
+        self.locked().spares.push_back(Spare { connection, made });
         Ok(())
     }
 
@@ -154,11 +142,11 @@ impl SpareConnections {
             if spare.is_usable(generation, now) {
                 self.locked().spares.push_back(spare);
             } else {
-                if !spare.is_silent() {
+                if !spare.connection.is_silent() {
                     swept.lost += 1;
                     swept.young += usize::from(now.saturating_duration_since(spare.made) < SETTLED_AGE);
                 }
-                spare.close();
+                spare.connection.close();
             }
         }
         swept
@@ -192,7 +180,7 @@ impl SpareConnections {
     /// Closes all spare connections.
     pub fn clear(&self) {
         let spares = std::mem::take(&mut self.locked().spares);
-        spares.into_iter().for_each(Spare::close);
+        close(spares);
     }
 
     /// The state is consistent even after a panic.
@@ -203,25 +191,14 @@ impl SpareConnections {
 
 impl Spare {
     fn is_usable(&self, generation: u64, now: Instant) -> bool {
-        self.generation == generation && now.saturating_duration_since(self.made) < AGE_MAX && self.is_silent()
+        let is_young = now.saturating_duration_since(self.made) < AGE_MAX;
+        self.connection.generation() == generation && is_young && self.connection.is_silent()
     }
+}
 
-    /// Whether the connection is open and has no data to read: mongod sends nothing without a request.
-    fn is_silent(&self) -> bool {
-        matches!(self.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    fn register(self) -> io::Result<ProvenConnection> {
-        let Self { socket, session, address, handshake, generation, user, declares_api, .. } = self;
-        let socket = tokio::net::TcpStream::from_std(socket)?;
-        Ok(ProvenConnection { socket, session, address, handshake, generation, user, declares_api })
-    }
-
-    /// Sends `close_notify`, if the socket accepts it at once, and closes the socket.
-    fn close(mut self) {
-        let mut records = Records::default();
-        self.session.close(&mut records);
-        let _ = self.socket.write(records.as_slice());
+fn close(spares: VecDeque<Spare>) {
+    for spare in spares {
+        spare.connection.close();
     }
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
+use bson::raw::cstr;
 use bson::{RawDocumentBuf, rawdoc};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -11,6 +13,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::client_identity::ClientIdentity;
@@ -32,6 +35,11 @@ pub(crate) enum Behaviour {
     Mongod,
     /// As `Mongod`, except for the commands that this function replies to.
     Replies(fn(&str) -> Option<RawDocumentBuf>),
+    /// As `Mongod`, and on each notification a reply that was not asked for, on all connections.
+    Unasked(Arc<Notify>),
+    /// As `Mongod`, with a topologyVersion in its hello. It replies to each hello at once, and says in `asked` for how
+    /// long it was asked to wait.
+    Awaitable,
     /// As `Mongod`, except that a hello must have `loadBalanced: true`, as at a mongos' port for load balancers.
     LoadBalancerPort,
     /// As `Replies`, but with an error to each command that declares no API version.
@@ -144,7 +152,19 @@ impl TestServer {
         }
         loop {
             let mut head = [0; 16];
-            tls.read_exact(&mut head).await?;
+            if let Behaviour::Unasked(now) = &self.behaviour {
+                tokio::select! {
+                    biased;
+                    read = tls.read_exact(&mut head) => drop(read?),
+                    () = now.notified() => {
+                        tls.write_all(&encode(9, 77, &rawdoc! { "secret": 1 })).await?;
+                        tls.flush().await?;
+                        continue;
+                    }
+                }
+            } else {
+                tls.read_exact(&mut head).await?;
+            }
             let header = Header::parse(head).unwrap();
             let mut rest = vec![0; header.length as usize - 16];
             tls.read_exact(&mut rest).await?;
@@ -154,6 +174,7 @@ impl TestServer {
                     let reply = reply_to(&command_of(&rest[5..])).unwrap_or_else(|| reply_of(&rest[5..]));
                     encode(9, header.request_id, &reply)
                 }
+                Behaviour::Awaitable => encode(9, header.request_id, &awaitable_reply_of(&rest[5..])),
                 Behaviour::LoadBalancerPort if is_hello_without_load_balancer(&rest[5..]) => {
                     encode(9, header.request_id, &rawdoc! { "ok": 0.0, "errmsg": "no load balancing", "code": 354 })
                 }
@@ -174,6 +195,19 @@ impl TestServer {
             }
         }
     }
+}
+
+fn awaitable_reply_of(body: &[u8]) -> RawDocumentBuf {
+    let mut reply = reply_of(body);
+    if command_of(body) == "hello" {
+        let version = rawdoc! { "processId": ObjectId::from_bytes([7; 12]), "counter": 6_i64 };
+        reply.append(cstr!("topologyVersion"), version);
+        let asked = RawDocumentBuf::from_bytes(body.to_vec()).unwrap().get_i64("maxAwaitTimeMS");
+        if let Ok(asked) = asked {
+            reply.append(cstr!("asked"), asked);
+        }
+    }
+    reply
 }
 
 fn command_of(body: &[u8]) -> String {

@@ -369,6 +369,22 @@ async fn commands_declare_an_api_version_where_the_server_requires_one() {
 }
 
 #[tokio::test]
+async fn a_server_is_asked_for_its_hello_as_often_as_it_is_needed() {
+    for (heartbeat, expected) in [(None, 10_000), (Some(Duration::from_secs(1)), 1_000)] {
+        let (connector, server) = TestUpstream { behaviour: Behaviour::Awaitable, ..TestUpstream::new() }.start().await;
+        let asked = Box::pin(async {
+            let (stream, _) = HelloStream::open(&connector).await.unwrap();
+            let mut stream = match heartbeat {
+                Some(heartbeat) => stream.at_least_every(heartbeat),
+                None => stream,
+            };
+            stream.next(&connector).await.unwrap().get_i64("asked").unwrap()
+        });
+        assert_eq!(server.during(asked).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn commands_declare_no_api_version_where_the_server_requires_none() {
     // As a server before 5.0, for which it is an unknown field.
     let (connector, server) = TestUpstream::new().start().await;

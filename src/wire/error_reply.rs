@@ -2,7 +2,7 @@
 //!
 //! Spec: mongodb/specifications `source/message/OP_MSG.md`; `MongoDB` wire protocol § `OP_REPLY`.
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::op_msg;
@@ -23,6 +23,16 @@ impl CommandError {
     /// The error as a complete reply message to `request`: `OP_REPLY` to an `OP_QUERY`, `OP_MSG` to anything else.
     pub fn reply_to(&self, request: &Header) -> Vec<u8> {
         self.reply_with(request, None)
+    }
+
+    /// As [`CommandError::reply_to`], with `labels` that tell a driver what it may do, for example try again.
+    pub fn labelled_reply_to(&self, request: &Header, labels: &[&str]) -> Vec<u8> {
+        let mut body =
+            rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
+        if !labels.is_empty() {
+            body.append(bson::raw::cstr!("errorLabels"), labels.iter().copied().collect::<RawArrayBuf>());
+        }
+        reply(request, &body)
     }
 
     /// As [`CommandError::reply_to`], with the times of an earlier reply of the server: a driver expects them in every

@@ -6,7 +6,7 @@
 //! Spec: mongodb/specifications `source/mongodb-handshake/handshake.md`; `source/compression/OP_COMPRESSED.md`
 //! § `MongoDB` Handshake Amendment.
 
-use crate::wire::bson_elements::{DocumentBytes, WholeElements};
+use crate::wire::bson_elements::{DocumentBytes, WholeElement, WholeElements};
 use crate::wire::bson_scan::{Malformed, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::flag;
@@ -23,6 +23,8 @@ pub struct Withheld {
     pub authentication: bool,
     /// Remove `loadBalanced`.
     pub load_balancing: bool,
+    /// Remove `client`: mongod takes it only once on a connection.
+    pub client: bool,
 }
 
 impl Withheld {
@@ -31,6 +33,7 @@ impl Withheld {
             b"compression" => true,
             b"speculativeAuthenticate" | b"saslSupportedMechs" | b"internalClient" | b"hostInfo" => self.authentication,
             b"loadBalanced" => self.load_balancing,
+            b"client" => self.client,
             _ => false,
         }
     }
@@ -56,6 +59,54 @@ pub fn without(message: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Ma
         *checksum = crc32c::crc32c(sealed).to_le_bytes();
     }
     Ok(Some(out))
+}
+
+/// The `client` document of a hello, which says which application and driver the client is; `None` where there is none,
+/// or where the message cannot be read.
+pub fn client_of(message: &[u8]) -> Option<&[u8]> {
+    fields_of(message)?.find(|element| element.name == b"client").map(|element| element.value)
+}
+
+/// Whether a hello says that the client is a server. mongod treats the requests of servers in another way.
+pub fn claims_to_be_server(message: &[u8]) -> bool {
+    let is_claim = |element: WholeElement<'_>| matches!(element.name, b"internalClient" | b"hostInfo");
+    fields_of(message).is_some_and(|mut fields| fields.any(is_claim))
+}
+
+/// The fields of the command in a hello, up to the first that cannot be read.
+fn fields_of(message: &[u8]) -> Option<impl Iterator<Item = WholeElement<'_>>> {
+    let (head, body) = message.split_first_chunk::<HEADER_BYTES>()?;
+    let mut document = match Header::parse(*head).ok()?.op_code {
+        OpCode::MSG => command_of_msg(body.get(4..)?)?,
+        OpCode::QUERY => {
+            let (_, after_name) = cstring(body.get(4..)?).ok()??;
+            sized(after_name.get(8..)?)?
+        }
+        _ => return None,
+    };
+    let first = WholeElements::new(document).next()?.ok()?;
+    if first.kind == kind::DOCUMENT && matches!(first.name, b"$query" | b"query") {
+        document = first.value;
+    }
+    Some(WholeElements::new(document).map_while(Result::ok))
+}
+
+/// The command among the sections of an `OP_MSG`.
+fn command_of_msg(mut sections: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (section_kind, section) = sections.split_first()?;
+        let section = sized(section)?;
+        match section_kind {
+            0 => return Some(section),
+            1 => sections = sections.get(1 + section.len()..)?,
+            _ => return None,
+        }
+    }
+}
+
+/// The document or section at the front of `bytes`.
+fn sized(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.get(..u32::from_le_bytes(*bytes.first_chunk()?) as usize)
 }
 
 fn has_checksum(msg_body: &[u8]) -> Result<bool, Malformed> {
@@ -182,7 +233,7 @@ mod tests {
         for (authentication, load_balancing, kept) in
             [(true, true, &[][..]), (true, false, &["loadBalanced"]), (false, true, &own)]
         {
-            let withheld = Withheld { authentication, load_balancing };
+            let withheld = Withheld { authentication, load_balancing, client: false };
             let expected = rest(kept);
             assert_eq!(without(&msg(&hello, 1), withheld), Ok(Some(msg(&expected, 1))));
             let wrap = |inner: &Document| query(&doc! { "$query": inner.clone(), "compression": 1 });

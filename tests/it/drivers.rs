@@ -107,13 +107,24 @@ async fn a_driver_retries_a_write_when_its_connection_is_lost() {
 /// Runs a script directly and through a gateway in front of a replica set with one member.
 fn compare(name: &str, script: fn(&str, &str) -> Option<Outcome>, parameters: &str, left_out: &[&str]) {
     let Some(mongod) = Mongod::shared_replica_set() else { return };
-    let gateway = Gateway::to(&mongod);
+    compare_through(&Gateway::to(&mongod), name, script, parameters, left_out);
+}
+
+/// Runs a script directly and through this gateway, which is in front of the shared replica set.
+pub fn compare_through(
+    gateway: &Gateway,
+    name: &str,
+    script: fn(&str, &str) -> Option<Outcome>,
+    parameters: &str,
+    left_out: &[&str],
+) {
+    let Some(mongod) = Mongod::shared_replica_set() else { return };
     let direct = format!("{}&{parameters}", mongod.uri().unwrap().replace("directConnection=true&", ""));
     let Some(direct) = script(&direct, &format!("{name}_direct")) else { return };
     let through = format!("{}/?{parameters}", gateway.uri());
     let Some(through) = script(&through, &format!("{name}_gateway")) else { return };
     check(&direct, &through, left_out);
-    check_counted(&gateway, &through);
+    check_counted(gateway, &through);
     let silent = [("command", "insert"), ("outcome", "unacknowledged")];
     assert!(is_count(gateway.metric("mongate_commands_total", &silent), 101));
 }

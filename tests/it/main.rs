@@ -46,6 +46,7 @@ mod policy_sessions;
 mod policy_stages;
 mod policy_tools;
 mod policy_vault;
+mod pooling;
 mod quickstart;
 mod recipe;
 mod refusals;

@@ -161,10 +161,10 @@ fn no_client_reads_an_empty_list_while_all_members_get_other_names() {
         gateway.await_members(&set.members());
         let renamed: Vec<_> = set.members().iter().map(|name| name.replace("localhost", "127.0.0.1")).collect();
         let is_over = AtomicBool::new(false);
+        let addresses: Vec<_> = gateway.members_at("test").unwrap().into_values().collect();
         std::thread::scope(|scope| {
-            let addresses: Vec<_> = gateway.members_at("test").unwrap().into_values().collect();
             let watches: Vec<_> =
-                addresses.into_iter().map(|address| scope.spawn(|| watch_lists(address, &is_over))).collect();
+                addresses.iter().map(|address| scope.spawn(|| watch_lists(address, &is_over))).collect();
             let renaming = set.reconfigure(|configuration| {
                 for member in configuration.get_array_mut("members").unwrap() {
                     let Bson::Document(member) = member else { continue };
@@ -182,10 +182,10 @@ fn no_client_reads_an_empty_list_while_all_members_get_other_names() {
 }
 
 /// Asks for hello again and again, and returns how many replies had members. Connections may be closed meanwhile.
-fn watch_lists(address: String, is_over: &AtomicBool) -> u64 {
+fn watch_lists(address: &str, is_over: &AtomicBool) -> u64 {
     let mut replies = 0;
     while !is_over.load(Ordering::Relaxed) {
-        let Ok(mut connection) = Connection::plain(&address) else { continue };
+        let Ok(mut connection) = Connection::plain(address) else { continue };
         while let Ok(hello) = connection.run(&doc! { "hello": 1, "$db": "admin" }) {
             if let Ok(hosts) = hello.get_array("hosts") {
                 assert!(!hosts.is_empty(), "{hello}");

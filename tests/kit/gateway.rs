@@ -64,6 +64,19 @@ pub struct GatewayOptions {
     pub build: Option<PathBuf>,
 }
 
+/// The variable that gives every gateway a pool of this mode, so that all tests can be run with pools.
+const POOL_VARIABLE: &str = "MONGATE_TEST_POOL";
+
+/// The lines for a pool, where the environment asks for one and `upstream` allows it.
+fn pool_of_all_tests(upstream: &str) -> String {
+    match env::var(POOL_VARIABLE) {
+        Ok(mode) if !upstream.contains("pool.mode") && !upstream.contains("send_proxy") => {
+            format!("pool.mode = {mode:?}\n")
+        }
+        _ => String::new(),
+    }
+}
+
 /// A running gateway. Dropping it kills it.
 #[derive(Debug)]
 pub struct Gateway {
@@ -134,7 +147,7 @@ impl GatewayOptions {
         };
         let parts = [
             format!("\n[admin]\naddress = \"127.0.0.1:0\"\n\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n"),
-            format!("\n[upstream.test]\n{upstream}\n{}", self.upstream),
+            format!("\n[upstream.test]\n{upstream}\n{}{}", pool_of_all_tests(&self.upstream), self.upstream),
             format!("\n[upstream.test.tls]\n{}", self.upstream_tls),
             format!(
                 "\n[listener.test]\naddress = {listener:?}\nupstream = \"test\"\n{}\n{}",

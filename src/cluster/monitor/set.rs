@@ -12,6 +12,7 @@ use super::changes::SetSnapshot;
 use super::member;
 use super::member::HelloReport;
 use super::seed_list::{SeedList, next_seeds};
+use crate::cluster::hello_watch::UseOfHello;
 use crate::cluster::member::Member;
 use crate::cluster::membership::{MemberStatus, Membership, Usability};
 use crate::cluster::messages::SEED_LIST_LOOKUP_FAILED;
@@ -33,6 +34,7 @@ const REPORTS_MAX: usize = 64;
 pub(super) struct SetMonitor {
     upstream: Arc<Upstream>,
     slot_maps: Vec<Arc<SlotMap>>,
+    use_of_hello: UseOfHello,
     tasks: Tasks,
     drain: DrainWatch,
     tracker: SetTracker,
@@ -61,6 +63,7 @@ impl SetMonitor {
     pub(super) fn new(
         upstream: &Arc<Upstream>,
         slot_maps: Vec<Arc<SlotMap>>,
+        use_of_hello: UseOfHello,
         tasks: &Tasks,
         drain: &DrainWatch,
     ) -> Self {
@@ -70,6 +73,7 @@ impl SetMonitor {
         Self {
             upstream: Arc::clone(upstream),
             slot_maps,
+            use_of_hello,
             tasks: tasks.clone(),
             drain: drain.clone(),
             tracker,
@@ -176,18 +180,16 @@ impl SetMonitor {
             }
         };
         let (monitor, removed) = oneshot::channel::<()>();
-        if let Some(pool) = member.pools.first() {
-            let monitor = member::run(name.clone(), Arc::clone(pool), reports.clone());
-            let drain = self.drain.clone();
-            self.tasks.spawn("member monitor", async move {
-                tokio::select! {
-                    biased;
-                    () = drain.draining() => {}
-                    _ = removed => {}
-                    () = monitor => {}
-                }
-            });
-        }
+        let monitored = member::run(name.clone(), Arc::clone(&member), self.use_of_hello, reports.clone());
+        let drain = self.drain.clone();
+        self.tasks.spawn("member monitor", async move {
+            tokio::select! {
+                biased;
+                () = drain.draining() => {}
+                _ = removed => {}
+                () = monitored => {}
+            }
+        });
         Some(MonitoredMember { member, _monitor: monitor, upkeep: Vec::new() })
     }
 

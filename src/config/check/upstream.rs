@@ -13,6 +13,8 @@ use crate::config::sections::Deployment;
 use crate::config::sections::MaterialSource;
 use crate::config::sections::Mechanism;
 use crate::config::sections::Ocsp;
+use crate::config::sections::PoolConfig;
+use crate::config::sections::PoolMode;
 use crate::config::sections::Seeds;
 use crate::config::sections::SendProxy;
 use crate::config::sections::TlsFiles;
@@ -29,6 +31,13 @@ const SEND_PROXY: &[(&str, SendProxy)] = &[("off", SendProxy::Off), ("v2", SendP
 
 const NO_SPARES: &str = "cannot be combined with send_proxy, because a spare connection is made before its client is \
                          known, and the PROXY header comes first; remove it, or set it to 0";
+
+const POOL_MODES: &[(&str, PoolMode)] =
+    &[("off", PoolMode::Off), ("session", PoolMode::Session), ("request", PoolMode::Request)];
+
+const NO_POOL: &str = "cannot be combined with send_proxy, because the PROXY header names the client that a connection \
+                       was opened for, and the clients that use the connection later have other addresses; set mode = \
+                       \"off\", or remove send_proxy";
 
 pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path) -> Option<UpstreamConfig> {
     let deployment = deployment(&mut section);
@@ -50,6 +59,7 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
         }
         Ok(max)
     });
+    let pool = pool(section.table("pool"), send_proxy);
     let certificate_recycle_after = section.or("certificate_recycle_after", 10 * readers::MINUTE, |given| {
         readers::duration(given, Duration::from_secs(1), 24 * readers::HOUR)
     });
@@ -65,6 +75,7 @@ pub(super) fn upstream(name: String, mut section: Section<'_>, directory: &Path)
         send_proxy,
         warm_connections,
         warm_connections_max: warm_connections_max.unwrap_or(WARM_CONNECTIONS_MAX.max(warm_connections)),
+        pool,
         certificate_recycle_after,
         tls: tls?,
         authentication,
@@ -112,6 +123,21 @@ fn members(section: &mut Section<'_>, sharded: bool) -> Option<Deployment> {
         section.required("replica_set", what, readers::replica_set)
     };
     Some(Deployment::ReplicaSet { seeds: seeds?, name })
+}
+
+fn pool(mut section: Section<'_>, send_proxy: SendProxy) -> PoolConfig {
+    let mode = section.or("mode", PoolMode::Off, |given| match readers::choice(given, POOL_MODES)? {
+        mode if mode != PoolMode::Off && send_proxy != SendProxy::Off => Err(NO_POOL.to_owned()),
+        mode => Ok(mode),
+    });
+    let max_connections = section.or("max_connections", 100, |given| given.whole_number(1, 10_000));
+    let idle_timeout = section.or("idle_timeout", 5 * readers::MINUTE, |given| {
+        readers::duration(given, Duration::from_secs(1), 24 * readers::HOUR)
+    });
+    let wait_timeout = section.or("wait_timeout", Duration::from_secs(10), |given| {
+        readers::duration(given, Duration::from_millis(100), 5 * readers::MINUTE)
+    });
+    PoolConfig { mode, max_connections, idle_timeout, wait_timeout }
 }
 
 fn authentication(section: &mut Section<'_>) -> Option<Mechanism> {

@@ -20,7 +20,9 @@ pub use listener::{
 };
 pub use policy::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
 pub use tls::{MaterialSource, Ocsp, TlsFiles, TlsVersion, UpstreamTlsConfig, Verify, WorkloadApi};
-pub use upstream::{CredentialConfig, Deployment, EndpointConfig, Mechanism, Seeds, SendProxy, UpstreamConfig};
+pub use upstream::{
+    CredentialConfig, Deployment, EndpointConfig, Mechanism, PoolConfig, PoolMode, Seeds, SendProxy, UpstreamConfig,
+};
 
 /// The whole configuration. All paths are absolute.
 #[derive(Debug, Clone, PartialEq)]

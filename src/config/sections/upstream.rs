@@ -26,6 +26,8 @@ pub struct UpstreamConfig {
     /// `warm_connections_max`: limit of spare connections when many clients connect. `warm_connections` to 1,000;
     /// default: 16, or `warm_connections` if that is more.
     pub warm_connections_max: usize,
+    /// `[upstream.NAME.pool]`.
+    pub pool: PoolConfig,
     /// `certificate_recycle_after`: after a reload, time by which connections with the old certificate are replaced or
     /// closed. 1 s to 24 h; default: 10 min.
     pub certificate_recycle_after: Duration,
@@ -98,6 +100,43 @@ pub enum SendProxy {
     Off,
     /// `v2`: a header of the PROXY protocol, version 2.
     V2,
+}
+
+/// `[upstream.NAME.pool]`: upstream connections that several clients use one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// `mode`: when a connection may serve another client. Default: `off`.
+    pub mode: PoolMode,
+    /// `max_connections`: limit of connections for each member and credential. 1 to 10,000; default: 100.
+    pub max_connections: usize,
+    /// `idle_timeout`: how long a connection without a client stays open; in the mode `request` also how long an idle
+    /// client keeps its connection. 1 s to 24 h; default: 5 min.
+    pub idle_timeout: Duration,
+    /// `wait_timeout`: how long a client waits for a connection while all of them are in use. 100 ms to 5 min;
+    /// default: 10 s.
+    pub wait_timeout: Duration,
+}
+
+/// `mode` of a pool: when an upstream connection may serve another client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// `off`: never. Each client has an upstream connection of its own.
+    Off,
+    /// `session`: when its client has left.
+    Session,
+    /// `request`: between two requests of its client.
+    Request,
+}
+
+impl PoolMode {
+    /// The value of the key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Session => "session",
+            Self::Request => "request",
+        }
+    }
 }
 
 /// `mechanism`: how the gateway authenticates its connections to the server.

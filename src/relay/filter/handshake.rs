@@ -25,6 +25,8 @@ pub struct HandshakeFilter {
     authentication: Authentication,
     /// Whether the client has said in a hello that it expects a load balancer.
     expects_load_balancer: bool,
+    /// Whether the upstream connection has had the `client` document of the client's hello.
+    is_introduced: bool,
 }
 
 /// Who authenticates to mongod.
@@ -40,7 +42,22 @@ pub enum Authentication {
 impl HandshakeFilter {
     /// A filter for a client that has sent nothing yet.
     pub fn new(naming: Naming, authentication: Authentication) -> Self {
-        Self { naming, authentication, expects_load_balancer: false }
+        Self { naming, authentication, expects_load_balancer: false, is_introduced: false }
+    }
+
+    /// Sets whether the upstream connection has had the `client` document of the client's hello.
+    pub(in crate::relay) fn set_introduced(&mut self, is_introduced: bool) {
+        self.is_introduced = is_introduced;
+    }
+
+    /// Whether the client has said to mongod, not to the gateway, that it expects a load balancer.
+    pub(in crate::relay) fn passes_load_balancing(&self) -> bool {
+        self.expects_load_balancer && !self.naming.is_load_balanced()
+    }
+
+    /// Whether the client has said in a hello that it expects a load balancer.
+    pub(in crate::relay) fn expects_load_balancer(&self) -> bool {
+        self.expects_load_balancer
     }
 
     pub(in crate::relay) fn naming(&self) -> &Naming {
@@ -134,7 +151,11 @@ impl HandshakeFilter {
 
     /// The fields that mongod may not read in a hello.
     fn withheld(&self) -> Withheld {
-        Withheld { authentication: self.gateway_authenticates(), load_balancing: self.naming.is_load_balanced() }
+        Withheld {
+            authentication: self.gateway_authenticates(),
+            load_balancing: self.naming.is_load_balanced(),
+            client: self.is_introduced,
+        }
     }
 
     /// What a strict filter decides about a request; `None` where the request is treated as without it.

@@ -75,7 +75,8 @@ impl Introduction {
     fn note_hello(&mut self, header: &Header, facts: &RequestFacts, message: &[u8]) {
         if matches!(self.hello, Hello::None) {
             let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
-            let is_repeatable = facts.command().is_some() && !waits && message.len() <= HELLO_BYTES_MAX;
+            let is_server = hello::claims_to_be_server(message);
+            let is_repeatable = facts.command().is_some() && !waits && !is_server && message.len() <= HELLO_BYTES_MAX;
             self.hello = if is_repeatable { Hello::Repeatable(message.into()) } else { Hello::Unrepeatable };
         }
         self.stream = if facts.exhaust_allowed() { restarts_stream(header, message) } else { None };
@@ -91,7 +92,8 @@ fn pins_upstream(header: &Header, facts: &RequestFacts, is_hello: bool, authenti
         return authenticates || header.length as usize > HELD_BYTES_MAX;
     }
     let authenticates = matches!(facts.command(), Some(b"saslStart" | b"saslContinue" | b"authenticate" | b"logout"));
-    authenticates || header.op_code != OpCode::MSG
+    let asks_for_last_write = matches!(facts.command(), Some(b"getLastError" | b"getlasterror"));
+    authenticates || asks_for_last_write || header.op_code != OpCode::MSG
 }
 
 /// A monitor's hello, changed so that mongod answers it at once: a monitor expects a reply within some seconds, of

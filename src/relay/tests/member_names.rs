@@ -371,6 +371,7 @@ async fn a_stream_that_was_restarted_elsewhere_is_rewritten_and_answers_what_the
                 RelayEvent::Renew => relay.offer(side.take().unwrap()),
                 RelayEvent::Moved => {}
                 RelayEvent::Ended(end) => return end,
+                event => unreachable!("the upstream connection is not shared: {event:?}"),
             }
         }
     };

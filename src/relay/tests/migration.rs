@@ -35,6 +35,7 @@ async fn run_with_introduction(
                 Some(side) => relay.offer(side),
                 None => relay.postpone(),
             },
+            event => unreachable!("the upstream connection is not shared: {event:?}"),
         }
     }
 }

@@ -15,6 +15,9 @@ pub(super) const CLIENT_HANDSHAKES: &str = "mongate_client_handshakes_total";
 pub(super) const UPSTREAM_HANDSHAKES: &str = "mongate_upstream_handshakes_total";
 pub(super) const UPSTREAM_HANDSHAKE_DURATION: &str = "mongate_upstream_handshake_duration_seconds";
 pub(super) const UPSTREAM_WARM_CONNECTIONS: &str = "mongate_upstream_warm_connections";
+pub(super) const POOL_CONNECTIONS: &str = "mongate_pool_connections";
+pub(super) const POOL_WAIT: &str = "mongate_pool_wait_seconds";
+pub(super) const POOL_REUSES: &str = "mongate_pool_reuses_total";
 pub(super) const UPSTREAM_RECYCLED: &str = "mongate_upstream_recycled_total";
 pub(super) const UPSTREAM_MEMBERS: &str = "mongate_upstream_members";
 pub(super) const UPSTREAM_PRIMARY_CHANGES: &str = "mongate_upstream_primary_changes_total";
@@ -40,6 +43,11 @@ pub(super) const COMMAND_SECONDS: [f64; 16] =
 /// timeout is 5 s.
 pub(super) const HANDSHAKE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
+/// Bucket bounds of waits for a shared upstream connection, in seconds. A command of another client takes about 100 µs,
+/// a new connection a few milliseconds; the default `wait_timeout` is 10 s.
+pub(super) const WAIT_SECONDS: [f64; 12] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0];
+
 /// One metric family, as it is described to Prometheus.
 pub(super) struct Family {
     pub(super) name: &'static str,
@@ -54,7 +62,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 26] = [
+pub(super) const FAMILIES: [Family; 29] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -120,6 +128,24 @@ pub(super) const FAMILIES: [Family; 26] = [
         kind: FamilyKind::Gauge,
         unit: Unit::Count,
         help: "Spare connections: proven connections to an upstream that no client uses yet.",
+    },
+    Family {
+        name: POOL_CONNECTIONS,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "Upstream connections that clients share, by state: idle ones have no client.",
+    },
+    Family {
+        name: POOL_WAIT,
+        kind: FamilyKind::Histogram,
+        unit: Unit::Seconds,
+        help: "Time that clients waited for a shared upstream connection, if none was ready.",
+    },
+    Family {
+        name: POOL_REUSES,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Times that a shared upstream connection was ready for a client.",
     },
     Family {
         name: UPSTREAM_RECYCLED,

@@ -4,7 +4,8 @@ use metrics::gauge;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::families::{
-    BUILD, COMMAND_DURATION, COMMAND_SECONDS, FAMILIES, FamilyKind, HANDSHAKE_SECONDS, UPSTREAM_HANDSHAKE_DURATION,
+    BUILD, COMMAND_DURATION, COMMAND_SECONDS, FAMILIES, FamilyKind, HANDSHAKE_SECONDS, POOL_WAIT,
+    UPSTREAM_HANDSHAKE_DURATION, WAIT_SECONDS,
 };
 
 /// Access to everything that was recorded.
@@ -59,7 +60,8 @@ impl Metrics {
 pub(super) fn prometheus() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(COMMAND_DURATION.to_owned()), &COMMAND_SECONDS)?
-        .set_buckets_for_metric(Matcher::Full(UPSTREAM_HANDSHAKE_DURATION.to_owned()), &HANDSHAKE_SECONDS)
+        .set_buckets_for_metric(Matcher::Full(UPSTREAM_HANDSHAKE_DURATION.to_owned()), &HANDSHAKE_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(POOL_WAIT.to_owned()), &WAIT_SECONDS)
 }
 
 pub(super) fn describe() {

@@ -4,13 +4,16 @@
 
 use std::fmt::Write;
 
-use super::families::{CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, UPSTREAM_UP};
+use super::families::{CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, POOL_CONNECTIONS, UPSTREAM_UP};
 
 /// What `/readyz` and `/status` are about, for Prometheus.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StateGauges {
     /// Upstream, member, and whether the gateway can connect to it.
     pub members: Vec<(String, String, bool)>,
+    /// Upstream, member, and the numbers of its shared connections that are idle and in use. Only of upstreams with a
+    /// pool.
+    pub pools: Vec<(String, String, [usize; 2])>,
     /// Listener, and whether it is ready.
     pub listeners: Vec<(String, bool)>,
     /// The number of changed configuration keys that need a restart.
@@ -26,6 +29,14 @@ impl StateGauges {
             let (upstream, member) = (escaped(upstream), escaped(member));
             let value = u8::from(*is_up);
             let _ = writeln!(text, "{UPSTREAM_UP}{{upstream=\"{upstream}\",member=\"{member}\"}} {value}");
+        }
+        begin(&mut text, POOL_CONNECTIONS);
+        for (upstream, member, counts) in &self.pools {
+            let (upstream, member) = (escaped(upstream), escaped(member));
+            for (state, count) in ["idle", "in_use"].into_iter().zip(counts) {
+                let labels = format!("upstream=\"{upstream}\",member=\"{member}\",state=\"{state}\"");
+                let _ = writeln!(text, "{POOL_CONNECTIONS}{{{labels}}} {count}");
+            }
         }
         begin(&mut text, LISTENER_READY);
         for (listener, is_ready) in &self.listeners {
@@ -57,6 +68,7 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let gauges = StateGauges {
             members: vec![(text("orders"), text("mongo-0:27017"), true), (text("orders"), text("a\"b\\c\nd:1"), false)],
+            pools: vec![(text("orders"), text("mongo-0:27017"), [3, 7])],
             listeners: vec![(text("orders"), true), (text("stock"), false)],
             pending_restart: 2,
         };
@@ -64,6 +76,10 @@ mod tests {
 # TYPE mongate_upstream_up gauge
 mongate_upstream_up{upstream="orders",member="mongo-0:27017"} 1
 mongate_upstream_up{upstream="orders",member="a\"b\\c\nd:1"} 0
+# HELP mongate_pool_connections Upstream connections that clients share, by state: idle ones have no client.
+# TYPE mongate_pool_connections gauge
+mongate_pool_connections{upstream="orders",member="mongo-0:27017",state="idle"} 3
+mongate_pool_connections{upstream="orders",member="mongo-0:27017",state="in_use"} 7
 # HELP mongate_listener_ready 1 if the listener can serve clients, as /readyz?listener=NAME says, else 0.
 # TYPE mongate_listener_ready gauge
 mongate_listener_ready{listener="orders"} 1

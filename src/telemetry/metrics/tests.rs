@@ -110,6 +110,8 @@ fn bytes_handshakes_certificates_and_build_are_exported() {
         upstream.change_warm_connections(0, 3);
         upstream.change_warm_connections(3, 2);
         upstream.count_recycled(Recycling::Closed);
+        upstream.record_pool_wait(Duration::from_millis(2));
+        upstream.count_pool_reuse();
         set_certificate_expiry(CertificateRole::UpstreamClient, "shop", 1_900_000_000);
     });
     check(
@@ -122,6 +124,8 @@ fn bytes_handshakes_certificates_and_build_are_exported() {
             r#"mongate_upstream_handshakes_total{upstream="shop",outcome="client_certificate_refused"} 1"#,
             r#"mongate_upstream_handshake_duration_seconds_count{upstream="shop"} 1"#,
             r#"mongate_upstream_warm_connections{upstream="shop"} 2"#,
+            r#"mongate_pool_wait_seconds_bucket{upstream="shop",le="0.0025"} 1"#,
+            r#"mongate_pool_reuses_total{upstream="shop"} 1"#,
             r#"mongate_upstream_recycled_total{upstream="shop",how="moved"} 0"#,
             r#"mongate_upstream_recycled_total{upstream="shop",how="closed"} 1"#,
             r#"mongate_certificate_expiry_timestamp_seconds{role="upstream_client",name="shop"} 1900000000"#,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::families::{
-    UPSTREAM_HANDSHAKE_DURATION, UPSTREAM_HANDSHAKES, UPSTREAM_MEMBERS, UPSTREAM_PRIMARY_CHANGES, UPSTREAM_RECYCLED,
-    UPSTREAM_WARM_CONNECTIONS,
+    POOL_REUSES, POOL_WAIT, UPSTREAM_HANDSHAKE_DURATION, UPSTREAM_HANDSHAKES, UPSTREAM_MEMBERS,
+    UPSTREAM_PRIMARY_CHANGES, UPSTREAM_RECYCLED, UPSTREAM_WARM_CONNECTIONS,
 };
 use super::labels::Recycling;
 
@@ -16,6 +16,8 @@ pub struct UpstreamMetrics {
     handshakes: Vec<(&'static str, Counter)>,
     handshake_duration: Histogram,
     warm_connections: Gauge,
+    pool_wait: Histogram,
+    pool_reuses: Counter,
     /// By [`Recycling`].
     recycled: [Counter; 2],
 }
@@ -30,6 +32,8 @@ impl UpstreamMetrics {
             handshakes: std::iter::once("ok").chain(reasons.iter().copied()).map(outcome).collect(),
             handshake_duration: histogram!(UPSTREAM_HANDSHAKE_DURATION, "upstream" => upstream.to_owned()),
             warm_connections: gauge!(UPSTREAM_WARM_CONNECTIONS, "upstream" => upstream.to_owned()),
+            pool_wait: histogram!(POOL_WAIT, "upstream" => upstream.to_owned()),
+            pool_reuses: counter!(POOL_REUSES, "upstream" => upstream.to_owned()),
             recycled: [Recycling::Moved, Recycling::Closed]
                 .map(|how| counter!(UPSTREAM_RECYCLED, "upstream" => upstream.to_owned(), "how" => how.label())),
         }
@@ -39,6 +43,16 @@ impl UpstreamMetrics {
     pub fn change_warm_connections(&self, before: usize, now: usize) {
         let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         self.warm_connections.increment(number(now) - number(before));
+    }
+
+    /// Records how long a client waited for a connection of a pool that was not ready for it.
+    pub fn record_pool_wait(&self, duration: Duration) {
+        self.pool_wait.record(duration);
+    }
+
+    /// Counts a connection of a pool that serves another client.
+    pub fn count_pool_reuse(&self) {
+        self.pool_reuses.increment(1);
     }
 
     /// Counts a connection that left a replaced certificate set.

@@ -1,0 +1,174 @@
+//! The upstream connections of one client that belong to a pool: taken when a request needs one, and given back.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::net::TcpStream;
+
+use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey, ReusePool};
+use crate::identity::Principal;
+use crate::listener::ClientStream;
+use crate::relay::{Needed, Refusal, Relay, UpstreamSide};
+use crate::upstream::{ConnectionFacts, MongoUser, ProvenConnection};
+use crate::wire::error_reply::CommandError;
+use crate::wire::hello;
+
+/// Tells a driver that the server is busy, and that it may try again after a pause.
+const OVERLOADED: (i32, &str) = (462, "IngressRequestRateLimitExceeded");
+const OVERLOADED_LABELS: [&str; 2] = ["SystemOverloadedError", "RetryableError"];
+
+/// Tells a driver to look for the server again.
+const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
+
+/// Tells a driver that nothing of a write has happened.
+const NOT_SENT_LABELS: [&str; 1] = ["RetryableWriteError"];
+
+/// The upstream connections of one client, one after the other.
+pub(super) struct SharedUpstream {
+    /// Which caller this is, for the order in which callers get connections.
+    caller: u64,
+    held: Option<Held>,
+    /// The user of the first upstream connection that it got, and of all others.
+    user: Option<Arc<MongoUser>>,
+    /// The address of the server that it was last connected to.
+    address: Option<SocketAddr>,
+    /// How often it got an upstream connection.
+    used: u64,
+}
+
+/// The upstream connection that the relay uses.
+struct Held {
+    /// `None` for a connection of its own, which never goes back.
+    lease: Option<Lease>,
+    facts: ConnectionFacts,
+    /// Resolves when the pool asks for it; `None` once it has, and for a connection of its own.
+    recall: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// An upstream connection for the request that waits.
+pub(super) struct Acquired {
+    connection: ProvenConnection,
+    /// Of a connection of the pool, which is introduced with the client's hello; `None` for one of the client's own.
+    lease: Option<Lease>,
+}
+
+impl SharedUpstream {
+    /// For a client with this identity, or else this address.
+    pub(super) fn new(principal: Option<&Principal>, source: Option<IpAddr>) -> Self {
+        let caller = match principal {
+            Some(principal) => caller_number(principal),
+            None => caller_number(&source),
+        };
+        Self { caller, held: None, user: None, address: None, used: 0 }
+    }
+
+    /// The address of the server that the client was last connected to.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The user of its upstream connections.
+    pub(super) fn user(&self) -> Option<&Arc<MongoUser>> {
+        self.user.as_ref()
+    }
+
+    /// How often it got an upstream connection.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Gets a connection for the request that waits. Cancel safe.
+    pub(super) fn acquire(
+        &self,
+        pool: &Arc<MemberPool>,
+        reuse: &Arc<ReusePool>,
+        needed: Needed<'_>,
+    ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
+        let (pool, reuse, caller) = (Arc::clone(pool), Arc::clone(reuse), self.caller);
+        let introduction = match needed {
+            Needed::Own => None,
+            Needed::Introduced { hello, load_balanced } => Some((hello.to_vec(), load_balanced)),
+        };
+        async move {
+            let Some((hello, load_balanced)) = introduction else {
+                let connection = pool.connect(None).await.map_err(AcquireError::Connect)?;
+                return Ok(Box::new(Acquired { connection, lease: None }));
+            };
+            let client = hello::client_of(&hello).unwrap_or_default().into();
+            let key = PoolKey { client, load_balanced };
+            let Leased { connection, lease } = pool.acquire(&reuse, &key, &hello, caller).await?;
+            Ok(Box::new(Acquired { connection, lease: Some(lease) }))
+        }
+    }
+
+    /// Gives the relay the connection that was acquired for it, or answers the request with the reason why there is
+    /// none.
+    pub(super) fn settle(
+        &mut self,
+        relay: &mut Relay<ClientStream, TcpStream>,
+        acquired: Result<Box<Acquired>, AcquireError>,
+    ) {
+        let Acquired { connection, lease } = match acquired {
+            Ok(acquired) => *acquired,
+            Err(error) => return relay.refuse(refusal(&error)),
+        };
+        let name_of = |user: &Option<Arc<MongoUser>>| user.as_ref().map(|user| user.name.clone());
+        if self.used > 0 && name_of(&self.user) != name_of(&connection.user) {
+            // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
+            let message = "mongate: the MongoDB user of the gateway has changed; connect again".to_owned();
+            let (code, code_name) = HOST_UNREACHABLE;
+            let error = CommandError { code, code_name, message };
+            return relay.refuse(Refusal { error, labels: &NOT_SENT_LABELS, is_final: true });
+        }
+        let (socket, session, facts) = connection.into_parts();
+        let generation = facts.generation;
+        (self.user, self.address) = (facts.user.clone(), Some(facts.address));
+        self.used += 1;
+        let (is_introduced, handle) = (lease.is_some(), lease.as_ref().map(Lease::handle));
+        let recall = lease.as_ref().map(|lease| Box::pin(lease.recalled()) as _);
+        self.held = Some(Held { lease, facts, recall });
+        relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
+    }
+
+    /// Gives a connection back to the pool.
+    pub(super) fn give_back(&mut self, upstream: UpstreamSide<TcpStream>) {
+        let UpstreamSide { socket, session, generation: _ } = upstream;
+        if let Some(Held { lease: Some(lease), facts, .. }) = self.held.take() {
+            lease.give_back(ProvenConnection::from_parts(socket, session, facts));
+        }
+    }
+
+    /// The present connection has ended.
+    pub(super) fn lost(&mut self) {
+        self.held = None;
+    }
+
+    /// Resolves each time that the pool asks for the connection while the client is idle. Cancel safe.
+    pub(super) fn poll_recalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Held { lease: Some(lease), recall: Some(recall), .. }) = &mut self.held else { return Poll::Pending };
+        ready!(recall.as_mut().poll(cx));
+        // The client may have sent a request first; the pool may ask again when it is idle again.
+        *recall = Box::pin(lease.recalled());
+        Poll::Ready(())
+    }
+}
+
+/// What the request that waits is answered, where there is no connection for it.
+fn refusal(error: &AcquireError) -> Refusal {
+    let ((code, code_name), labels, is_final): (_, &[&str], _) = match error {
+        AcquireError::Connect(failure) => (failure.cause.client_code(), &NOT_SENT_LABELS, true),
+        AcquireError::Rejected => (HOST_UNREACHABLE, &NOT_SENT_LABELS, true),
+        AcquireError::TimedOut => (OVERLOADED, &OVERLOADED_LABELS, false),
+    };
+    let error = CommandError { code, code_name, message: format!("mongate: {error}") };
+    Refusal { error, labels, is_final }
+}
+
+fn caller_number(caller: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    caller.hash(&mut hasher);
+    hasher.finish()
+}

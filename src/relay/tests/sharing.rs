@@ -1,0 +1,375 @@
+//! Clients that use upstream connections of a pool, one after the other.
+
+use std::cell::{Cell, RefCell};
+
+use super::*;
+use crate::lifecycle::lease::LeaseState;
+use crate::wire::error_reply::CommandError;
+
+/// As the pool makes it.
+struct Lease(Arc<LeaseState>);
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self(Arc::new(LeaseState::new(&Arc::default())))
+    }
+}
+
+type Server = server::TlsStream<DuplexStream>;
+
+/// What the owner of a relay has seen and decides.
+#[derive(Default)]
+struct Owner {
+    /// Upstream connections for the next requests that need one; without one the request is refused.
+    ready: RefCell<Vec<UpstreamSide<DuplexStream>>>,
+    /// Upstream connections that were given back.
+    returned: RefCell<Vec<UpstreamSide<DuplexStream>>>,
+    needed: Cell<u32>,
+    lost: Cell<u32>,
+    lease: Lease,
+    refusal_is_final: bool,
+}
+
+impl Owner {
+    fn with(ready: impl IntoIterator<Item = UpstreamSide<DuplexStream>>) -> Self {
+        Self { ready: RefCell::new(ready.into_iter().collect()), ..Self::default() }
+    }
+
+    async fn run(&self, relay: &mut Relay<DuplexStream, DuplexStream>, drain: &Drain, renewal: &Renewal) -> RelayEnd {
+        let (drain, renewal) = (drain.watch(), renewal.watch());
+        loop {
+            match relay.run(Vec::new(), &drain, &renewal).await {
+                RelayEvent::Ended(end) => {
+                    self.returned.borrow_mut().extend(relay.take_reusable());
+                    return end;
+                }
+                RelayEvent::NeedsUpstream => {
+                    self.needed.set(self.needed.get() + 1);
+                    let is_introduced = matches!(relay.needed(), Needed::Introduced { .. });
+                    let ready = self.ready.borrow_mut().pop();
+                    match ready {
+                        Some(side) => relay.attach(side, Some(Arc::clone(&self.lease.0)), is_introduced),
+                        None => relay.refuse(busy(self.refusal_is_final)),
+                    }
+                }
+                RelayEvent::GivesBack(side) => self.ready.borrow_mut().push(*side),
+                RelayEvent::UpstreamLost => self.lost.set(self.lost.get() + 1),
+                event => unreachable!("a shared connection does not move: {event:?}"),
+            }
+        }
+    }
+}
+
+fn busy(is_final: bool) -> Refusal {
+    let message = "mongate: busy".to_owned();
+    let error = CommandError { code: 462, code_name: "IngressRequestRateLimitExceeded", message };
+    Refusal { error, labels: &["RetryableError"], is_final }
+}
+
+fn shared(rules: SharingRules) -> (DuplexStream, Relay<DuplexStream, DuplexStream>) {
+    let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
+    let filters = Filters { policy: PolicyFilter::off(), handshake: HandshakeFilter::default() };
+    (client, Relay::sharing(gateway_client, rules, OFF, stats(), filters))
+}
+
+fn rules() -> SharingRules {
+    SharingRules { hello: Arc::default(), gives_way: true }
+}
+
+/// Runs one client of a pool beside `script`.
+async fn play_shared<F: Future<Output = T>, T>(
+    owner: &Owner,
+    rules: SharingRules,
+    script: impl FnOnce(DuplexStream) -> F,
+) -> (RelayEnd, T) {
+    let (client, mut relay) = shared(rules);
+    let (drain, renewal) = (Drain::new(), Renewal::new(Duration::from_mins(10)));
+    tokio::join!(owner.run(&mut relay, &drain, &renewal), script(client))
+}
+
+fn ping(id: i32) -> Vec<u8> {
+    request(id, &doc! { "ping": 1, "$db": "admin" })
+}
+
+async fn exchange(client: &mut DuplexStream, server: &mut Server, id: i32) {
+    client.write_all(&ping(id)).await.unwrap();
+    assert_eq!(read_message(server).await, ping(id));
+    server.write_all(&reply(1000 + id, id)).await.unwrap();
+    assert_eq!(read_message(client).await, reply(1000 + id, id));
+}
+
+#[tokio::test]
+async fn an_upstream_connection_serves_one_client_after_the_other() {
+    let (side, mut server) = upstream(0).await;
+    let owner = Owner::with([side]);
+    for id in [5, 7] {
+        let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+            exchange(&mut client, &mut server, id).await;
+            exchange(&mut client, &mut server, id + 1).await;
+            drop(client);
+        })
+        .await;
+        is(&end, Side::Client, "closed");
+        assert_eq!((end.commands, end.unanswered), (2, 0));
+        let mut returned = owner.returned.borrow_mut();
+        assert_eq!(returned.len(), 1);
+        owner.ready.borrow_mut().append(&mut returned);
+    }
+    assert_eq!(owner.needed.get(), 2);
+}
+
+/// What a client does before it leaves, and whether its upstream connection may serve another client then.
+async fn check_reuse(is_reusable: bool, script: impl AsyncFnOnce(&mut DuplexStream, &mut Server)) {
+    let (side, mut server) = upstream(0).await;
+    let owner = Owner::with([side]);
+    let (_, server) = play_shared(&owner, rules(), |mut client| async move {
+        script(&mut client, &mut server).await;
+        drop(client);
+        if is_reusable {
+            return Some(server);
+        }
+        // As mongod, it closes when the gateway has closed.
+        let mut rest = Vec::new();
+        let _ = server.read_to_end(&mut rest).await;
+        None
+    })
+    .await;
+    assert_eq!(owner.returned.borrow().len(), usize::from(is_reusable));
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
+    check_reuse(true, async |client, server| exchange(client, server, 5).await).await;
+    // A command is in flight.
+    check_reuse(false, async |client, server| {
+        client.write_all(&ping(5)).await.unwrap();
+        read_message(server).await;
+    })
+    .await;
+    // A part of a request has gone upstream.
+    check_reuse(false, async |client, server| {
+        exchange(client, server, 5).await;
+        let long = request(6, &doc! { "insert": "c", "documents": [{ "t": "x".repeat(9000) }], "$db": "shop" });
+        client.write_all(&long[..8000]).await.unwrap();
+        server.read_exact(&mut [0; 8000]).await.unwrap();
+    })
+    .await;
+    // An unacknowledged write may still fail, and no client would be told.
+    check_reuse(false, async |client, server| {
+        exchange(client, server, 5).await;
+        client.write_all(&with_flags(request(6, &doc! { "insert": "c", "$db": "shop" }), 2)).await.unwrap();
+        read_message(server).await;
+    })
+    .await;
+    // The client has authenticated on it.
+    check_reuse(false, async |client, server| {
+        let start = request(6, &doc! { "saslStart": 1, "mechanism": "PLAIN", "payload": "", "$db": "admin" });
+        client.write_all(&start).await.unwrap();
+        read_message(server).await;
+        server.write_all(&reply(90, 6)).await.unwrap();
+        read_message(client).await;
+    })
+    .await;
+    // A reply is only half there.
+    check_reuse(false, async |client, server| {
+        client.write_all(&ping(5)).await.unwrap();
+        read_message(server).await;
+        server.write_all(&reply(90, 5)[..20]).await.unwrap();
+        server.flush().await.unwrap();
+        client.read_exact(&mut [0; 20]).await.unwrap();
+    })
+    .await;
+    // The server sends its reply twice, and a reply that no request asked for.
+    for foreign in [reply(90, 5), reply(91, 7)] {
+        check_reuse(false, async |client, server| {
+            client.write_all(&ping(5)).await.unwrap();
+            read_message(server).await;
+            server.write_all(&[reply(90, 5), foreign.clone()].concat()).await.unwrap();
+            server.flush().await.unwrap();
+            assert_eq!(read_message(client).await, reply(90, 5));
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        })
+        .await;
+    }
+    // The server sends something while the client is idle.
+    check_reuse(false, async |client, server| {
+        exchange(client, server, 5).await;
+        server.write_all(&reply(90, 5)).await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    // The server leaves one of two requests out: its reply may still come.
+    check_reuse(false, async |client, server| {
+        client.write_all(&[ping(5), ping(6)].concat()).await.unwrap();
+        read_message(server).await;
+        read_message(server).await;
+        server.write_all(&reply(90, 6)).await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    })
+    .await;
+    // The server goes on sending after its reply.
+    check_reuse(false, async |client, server| {
+        client.write_all(&ping(5)).await.unwrap();
+        read_message(server).await;
+        server.write_all(&[reply(90, 5), reply(91, 5)[..3].to_vec()].concat()).await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(read_message(client).await, reply(90, 5));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reply_that_answers_no_request_of_this_client_is_not_forwarded() {
+    for foreign in [reply(90, 4), reply(90, 0), vec![0; 16], vec![0xFF; 40]] {
+        let (side, mut server) = upstream(0).await;
+        let owner = Owner::with([side]);
+        let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+            exchange(&mut client, &mut server, 4).await;
+            client.write_all(&ping(5)).await.unwrap();
+            read_message(&mut server).await;
+            server.write_all(&foreign).await.unwrap();
+            server.flush().await.unwrap();
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.is_empty(), "{rest:?}");
+            drop(client);
+        })
+        .await;
+        is(&end, Side::Upstream, "sent a reply that answers no request of this client");
+        assert!(owner.returned.borrow().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_idle_client_gives_its_connection_back_when_the_pool_asks_for_it() {
+    for gives_way in [true, false] {
+        let (side, mut server) = upstream(0).await;
+        let owner = Owner::with([side]);
+        let (end, ()) = play_shared(&owner, SharingRules { gives_way, ..rules() }, |mut client| async {
+            exchange(&mut client, &mut server, 5).await;
+            owner.lease.0.recall();
+            // A part of the next command wakes the relay; its owner does so otherwise.
+            client.write_all(&ping(6)[..4]).await.unwrap();
+            while gives_way && owner.ready.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            client.write_all(&ping(6)[4..]).await.unwrap();
+            assert_eq!(read_message(&mut server).await, ping(6));
+            server.write_all(&reply(90, 6)).await.unwrap();
+            assert_eq!(read_message(&mut client).await, reply(90, 6));
+            drop(client);
+        })
+        .await;
+        is(&end, Side::Client, "closed");
+        assert_eq!((owner.needed.get(), end.commands), (1 + u32::from(gives_way), 2));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_taken_for_a_hello_goes_back_at_once() {
+    let (side, mut server) = upstream(0).await;
+    let owner = Owner::with([side]);
+    let hello = |id| request(id, &doc! { "hello": 1, "client": { "driver": {} }, "$db": "admin" });
+    let stripped = |id| request(id, &doc! { "hello": 1, "$db": "admin" });
+    let (end, ()) = play_shared(&owner, SharingRules { gives_way: false, ..rules() }, |mut client| async {
+        // The gateway has not heard of the member yet.
+        client.write_all(&hello(5)).await.unwrap();
+        assert_eq!(read_message(&mut server).await, stripped(5), "the pool has introduced the client");
+        server.write_all(&reply(90, 5)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 5));
+        while owner.ready.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        exchange(&mut client, &mut server, 6).await;
+        drop(client);
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+    assert_eq!((owner.needed.get(), end.commands), (2, 2));
+}
+
+#[tokio::test]
+async fn a_client_does_not_notice_that_its_idle_connection_ends() {
+    let (first, mut old) = upstream(0).await;
+    let (second, mut new) = upstream(0).await;
+    let owner = Owner::with([second, first]);
+    let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+        exchange(&mut client, &mut old, 5).await;
+        drop(old);
+        while owner.lost.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        exchange(&mut client, &mut new, 6).await;
+        drop(client);
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+    assert_eq!((owner.needed.get(), end.commands), (2, 2));
+}
+
+#[tokio::test]
+async fn an_idle_client_leaves_a_connection_of_a_replaced_certificate_set() {
+    let (first, mut old) = upstream(0).await;
+    let (second, mut new) = upstream(1).await;
+    let owner = Owner::with([second, first]);
+    let (mut client, mut relay) = shared(rules());
+    let (drain, renewal) = (Drain::new(), Renewal::new(Duration::from_mins(10)));
+    let script = async {
+        exchange(&mut client, &mut old, 5).await;
+        renewal.begin(1);
+        while owner.ready.borrow().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The owner closes it: its certificate set is not the current one.
+        owner.ready.borrow_mut().retain(|side| side.generation == 1);
+        exchange(&mut client, &mut new, 6).await;
+        drop(client);
+    };
+    let (end, ()) = tokio::join!(owner.run(&mut relay, &drain, &renewal), script);
+    is(&end, Side::Client, "closed");
+    assert_eq!(end.commands, 2);
+}
+
+#[tokio::test]
+async fn requests_that_get_no_connection_are_answered_and_the_client_may_go_on() {
+    for is_final in [false, true] {
+        let owner = Owner { refusal_is_final: is_final, ..Owner::default() };
+        let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+            for id in [5, 6] {
+                client.write_all(&[ping(id), ping(id + 10)].concat()).await.unwrap();
+                for expected in [id, id + 10] {
+                    let message = read_message(&mut client).await;
+                    let header = Header::parse(*message.first_chunk().unwrap()).unwrap();
+                    assert_eq!(header.response_to, expected);
+                    let body = bson::deserialize_from_slice::<Document>(&message[HEADER_BYTES + 5..]).unwrap();
+                    assert_eq!(body.get_i32("code").unwrap(), 462);
+                    assert_eq!(body.get_array("errorLabels").unwrap().len(), 1);
+                }
+                if is_final {
+                    assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+                    return;
+                }
+            }
+            drop(client);
+        })
+        .await;
+        let expected = if is_final { (2, 2) } else { (4, 4) };
+        assert_eq!((end.commands, end.errors), expected, "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_still_arriving_when_no_connection_can_be_had_ends_the_connection() {
+    let owner = Owner::default();
+    let (end, ()) = play_shared(&owner, rules(), |mut client| async move {
+        let long = request(6, &doc! { "insert": "c", "documents": [{ "t": "x".repeat(9000) }], "$db": "shop" });
+        client.write_all(&long[..8000]).await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+    })
+    .await;
+    is(&end, Side::Gateway, "no upstream connection could be had for a request");
+}
