@@ -325,7 +325,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let mut renewed = pin!(renewal.newer_than(self.generation));
         let mut is_registered = false;
         poll_fn(|cx| {
-            if let Err(end) = self.carry_out_refusal(cx) {
+            if self.refusal.is_some()
+                && let Err(end) = self.carry_out_refusal(cx)
+            {
                 return Poll::Ready(Due::End(end));
             }
             // Bytes are moved first, so that what has arrived counts before any limit does.
@@ -365,6 +367,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     /// What has to be done about the upstream connection of a pool.
     fn share(&mut self, renewal: &RenewalWatch) -> Option<Due> {
+        self.pump.sharing.as_ref()?;
         let is_reusable = self.pump.is_reusable();
         let is_old = renewal.generation() > self.generation;
         let sharing = self.pump.sharing.as_mut()?;

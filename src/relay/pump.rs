@@ -486,14 +486,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Whether the client has closed its side, and its upstream connection can serve others, or it has none.
     fn has_left_its_pool(&self) -> bool {
+        if self.sharing.is_none() || !self.client.is_closed() {
+            return false;
+        }
         let has_none = !self.upstream.is_attached() && self.upstream.has_everything();
-        self.sharing.is_some() && self.client.is_closed() && (has_none || self.is_reusable())
+        has_none || self.is_reusable()
     }
 
     /// Answers a hello that was sent while there is no upstream connection. Anything else needs one.
     fn answer_hello(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let is_held_up = self.replies.is_sending_held() || self.replies.awaits_budget() || !self.replies.is_between();
         let Some(sharing) = &mut self.sharing else { return Ok(false) };
+        let is_held_up = self.replies.is_sending_held() || self.replies.awaits_budget() || !self.replies.is_between();
         if self.upstream.is_attached() || is_held_up || !self.client.has_everything() {
             return Ok(false);
         }
