@@ -130,6 +130,13 @@ fn options(mongod: &Mongod, secret: &Secret, connections: usize) -> GatewayOptio
     }
 }
 
+/// A client that has begun: one that sends nothing for long is closed.
+fn client(gateway: &Gateway) -> Connection {
+    let mut connection = gateway.connect().unwrap();
+    connection.run(&doc! { "ping": 1, "$db": "admin" }).unwrap();
+    connection
+}
+
 /// A policy that differs in each reload. It denies nothing that the clients do.
 fn policy(number: u64) -> String {
     let collection = if number.is_multiple_of(2) { "secrets" } else { "vault" };
@@ -169,7 +176,7 @@ fn a_soak_fails_no_operation_and_leaves_nothing_behind() {
         }
         let _end = End(&is_over, &mongod);
         for _ in 0..THREADS {
-            let connections = (0..count / THREADS).map(|_| gateway.connect().unwrap()).collect();
+            let connections = (0..count / THREADS).map(|_| client(&gateway)).collect();
             scope.spawn(|| through_gateway.take_turns(connections, &is_over));
         }
         let connections = (0..DIRECT).map(|_| mongod.connect().unwrap()).collect();
