@@ -10,7 +10,7 @@ use bson::{Document, doc};
 
 use crate::drivers;
 use crate::kit::gateway::{Gateway, GatewayOptions};
-use crate::kit::mongod::Mongod;
+use crate::kit::mongod::{Mongod, MongodOptions};
 use crate::kit::raw::{Connection, body_section, op_msg};
 use crate::kit::waiting::until;
 use crate::rust_script::Outcome;
@@ -72,7 +72,8 @@ fn drivers_see_no_difference_with_shared_connections() {
 
 #[test]
 fn clients_that_come_and_go_cost_mongod_no_connection() {
-    let Some(mongod) = Mongod::shared_standalone() else { return };
+    // Its own: the clients of other tests would be counted.
+    let Some(mongod) = Mongod::start(MongodOptions::default()) else { return };
     for mode in ["session", "request"] {
         let gateway = with_pool(&mongod, &format!("pool.mode = {mode:?}\n"));
         // The first client has the connection made. The hello of a client needs none.
