@@ -5,6 +5,9 @@
 //!
 //! Set `MONGATE_TEST_MONGOD` to use your own mongod. With `MONGATE_TEST_REQUIRE=1` a test fails instead of being
 //! skipped when a program that it needs is missing.
+//!
+//! With `MONGATE_TEST_POOL=request` (or `session`) every gateway has a pool of this mode. Some tests are about what a
+//! pool does otherwise, such as spare connections, and fail then.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 #![allow(unreachable_pub, reason = "the modules of this test binary share items")]
 
