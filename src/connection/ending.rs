@@ -15,7 +15,7 @@ use crate::telemetry::metrics::ConnectionOutcome;
 use crate::upstream::MongoUser;
 
 /// The MongoDB error for a client that the gateway cannot connect to a server. Drivers try again after it.
-const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
+pub(super) const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
 
 /// How a connection ended.
 pub(super) enum Ending {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 
+use super::ending::HOST_UNREACHABLE;
 use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey, ReusePool};
 use crate::identity::Principal;
 use crate::listener::ClientStream;
@@ -19,9 +20,6 @@ use crate::wire::hello;
 /// Tells a driver that the server is busy, and that it may try again after a pause.
 const OVERLOADED: (i32, &str) = (462, "IngressRequestRateLimitExceeded");
 const OVERLOADED_LABELS: [&str; 2] = ["SystemOverloadedError", "RetryableError"];
-
-/// Tells a driver to look for the server again.
-const HOST_UNREACHABLE: (i32, &str) = (6, "HostUnreachable");
 
 /// Tells a driver that nothing of a write has happened.
 const NOT_SENT_LABELS: [&str; 1] = ["RetryableWriteError"];
@@ -44,7 +42,7 @@ struct Held {
     /// `None` for a connection of its own, which never goes back.
     lease: Option<Lease>,
     facts: ConnectionFacts,
-    /// Resolves when the pool asks for it; `None` once it has, and for a connection of its own.
+    /// Resolves when the pool asks for it; `None` for a connection of its own.
     recall: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 

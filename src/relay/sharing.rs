@@ -4,11 +4,13 @@
 //! request takes an upstream connection from the pool. It goes back at a boundary: no reply is owed, no stream is open,
 //! nothing is partly read or sent.
 //!
-//! A reply can never reach the wrong client. An upstream connection goes back only at a boundary, and only if nothing
+//! A reply must not reach the wrong client. An upstream connection goes back only at a boundary, and only if nothing
 //! has been read from it that no request asked for. The pool closes a connection on which anything arrives while no
-//! client has it. While a client has it, a reply has to answer a request that is in flight, or else both sides close.
+//! client has it. While a client has it, a reply has to answer the oldest request in flight, or else both sides close.
+//! Request ids stay as they are: a faulty server that repeats a reply late could match another client's request.
 
 use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::lifecycle::feed::Feed;

@@ -176,8 +176,8 @@ impl SetTracker {
     ///
     /// In a replica set, these are the members that the set lists, whether they answer or not, and hidden members that
     /// are in the seed list; none before the first member has answered. A new member that only a secondary lists waits
-    /// for the list of a primary, which also says who has left. In a sharded cluster, these are the seeds. Servers that
-    /// belong to another deployment are excluded.
+    /// for the list of a primary, which also omits the members that have left. In a sharded cluster, these are the
+    /// seeds. Servers that belong to another deployment are excluded.
     pub fn mapped(&self) -> Vec<MemberName> {
         self.members.values().filter(|member| member.is_mapped).map(|member| member.name.clone()).collect()
     }

@@ -27,8 +27,7 @@ impl CommandError {
 
     /// As [`CommandError::reply_to`], with `labels` that tell a driver what it may do, for example try again.
     pub fn labelled_reply_to(&self, request: &Header, labels: &[&str]) -> Vec<u8> {
-        let mut body =
-            rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
+        let mut body = self.body();
         if !labels.is_empty() {
             body.append(bson::raw::cstr!("errorLabels"), labels.iter().copied().collect::<RawArrayBuf>());
         }
@@ -38,12 +37,15 @@ impl CommandError {
     /// As [`CommandError::reply_to`], with the times of an earlier reply of the server: a driver expects them in every
     /// reply of a replica set.
     pub fn reply_with(&self, request: &Header, times: Option<&ClusterTimes>) -> Vec<u8> {
-        let mut body =
-            rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name };
+        let mut body = self.body();
         if let Some(times) = times {
             times.append_to(&mut body);
         }
         reply(request, &body)
+    }
+
+    fn body(&self) -> RawDocumentBuf {
+        rawdoc! { "ok": 0.0, "errmsg": self.message.as_str(), "code": self.code, "codeName": self.code_name }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections of a pool, with a server: who gets which, and which are never handed out again.
+//! A pool in front of a server: which client gets which connection, and which connections no client gets again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! Who has which of the places of a pool: the decisions, without a lock, a socket or a clock.
+//! Decides which client has which place of a pool, without a lock, a socket or a clock.
 //!
 //! A place is the right to have one upstream connection. It is held by a client, from before its connection is made
 //! until it gives the connection back, or by a parked connection. There are never more of both than the limit.
