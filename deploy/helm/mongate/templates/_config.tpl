@@ -73,7 +73,7 @@ is never replaced.
 {{- end -}}
 {{- $_ := set $listener "member_addresses" $addresses -}}
 {{- end -}}
-{{- if not (or $listener.advertise $upstream.sharded) -}}
+{{- if not $listener.advertise -}}
 {{- $_ := set $listener "advertise" (include "mongate.serviceHost" $context) -}}
 {{- end -}}
 {{- end -}}
