@@ -53,6 +53,8 @@ def check(root, scratch, problems):
         lint(helm / "mongate", file, problems)
         for version in {NEEDS.get(file.stem, OLDEST), NEWEST}:
             rendered += template(helm / "mongate", ["--values", file], file.stem, version, problems)
+    for name, file in documented_values(root, scratch):
+        rendered += template(helm / "mongate", ["--values", file], name, NEWEST, problems)
     lint(helm / "example-sidecar", None, problems)
     for version in (OLDEST, NEWEST):
         rendered += template(helm / "example-sidecar", [], "example-sidecar", version, problems)
@@ -68,6 +70,16 @@ def check(root, scratch, problems):
         manifests.check(f"{name}, Kubernetes {version}", documents, problems)
     problems.done("manifests: schemas and assertions")
     return rendered
+
+
+def documented_values(root, scratch):
+    """The values that the documentation shows: its YAML blocks with the key `config`."""
+    for page in (*root.glob("docs/*.md"), root / "deploy/helm/mongate/README.md"):
+        for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)):
+            if re.search(r"^config:", block, re.M):
+                file = scratch / f"{page.stem}-{number}.yaml"
+                file.write_text(block)
+                yield f"{page.relative_to(root)}, block {number}", file
 
 
 def lint(chart, values, problems):

@@ -1,18 +1,28 @@
 """Lets a built mongate read every configuration that deploy/ renders or contains."""
 
+import re
 import shutil
 import tomllib
 
 from manifests import paths_of
 from problems import run
 
+# Pages whose configurations belong to deploy/. The tests in Rust cover all pages.
+PAGES = {"install", "istio", "migrating"}
+
 
 def check(root, scratch, rendered, binary, problems):
-    configs = {"deploy/kustomize/sidecar/config.toml": (root / "deploy/kustomize/sidecar/config.toml").read_text()}
+    configs = {}
     for name, version, documents in rendered:
         for document in documents:
             if "config.toml" in document.get("data", {}):
                 configs[f"{name}, Kubernetes {version}"] = document["data"]["config.toml"]
+    pages = [page for page in root.glob("docs/*.md") if page.stem in PAGES]
+    problems.unless(len(pages) == len(PAGES), "docs/", f"does not have all of {PAGES}")
+    shown = {}
+    for page in pages:
+        blocks = re.findall(r"^ *```toml\n(.*?)^ *```", page.read_text(), re.M | re.S)
+        shown |= {f"docs/{page.name}, block {number}": block for number, block in enumerate(blocks)}
     if binary is None:
         print("configurations: NOT CHECKED, no mongate was built; use --binary")
         return
@@ -22,7 +32,9 @@ def check(root, scratch, rendered, binary, problems):
     for where, text in configs.items():
         accepts(scratch, binary, where, text, problems)
         reads_files(scratch, certificates, binary, where, text, problems)
-    problems.done(f"configurations: {len(configs)} are accepted by mongate")
+    for where, text in shown.items():
+        accepts(scratch, binary, where, text, problems)
+    problems.done(f"configurations: {len(configs) + len(shown)} are accepted by mongate")
 
 
 def accepts(scratch, binary, where, text, problems):
