@@ -1,8 +1,8 @@
 """Checks everything in deploy/ offline: python3 .ci/deploy [--binary MONGATE].
 
 `.ci/run deploy` installs the tools (helm, kubectl, promtool, hadolint, systemd-analyze, and the Python packages
-kubernetes-validate and promql-parser) and runs this. Prints one line per check, and every problem; exits with 1 if there
-is one.
+kubernetes-validate and promql-parser) and runs this. Prints one line per group of checks, and every problem; exits with
+1 if there is one.
 """
 
 import argparse
@@ -35,7 +35,8 @@ def main():
 
 
 if __name__ == "__main__":
-    missing = [tool for tool in ("helm", "kubectl", "promtool", "hadolint", "systemd-analyze") if not shutil.which(tool)]
+    tools = ("helm", "kubectl", "promtool", "hadolint", "systemd-analyze")
+    missing = [tool for tool in tools if not shutil.which(tool)]
     if missing:
         sys.exit(f"not on the PATH: {', '.join(missing)}; run: .ci/run deploy")
     sys.exit(main())

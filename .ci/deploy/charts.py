@@ -26,7 +26,7 @@ REFUSED = [
     ([], "config.upstream: is missing"),
     ([*NAMED, "--set", "bogus=1"], "additional properties 'bogus' not allowed"),
     ([*NAMED, "--set", "form=daemon"], "value must be one of 'sidecar', 'node', 'gateway'"),
-    ([*NAMED, "--set", "config.listner.o.upstream=o"], "additional properties 'listner' not allowed"),
+    ([*NAMED, "--set", "config.listeners.o.upstream=o"], "additional properties 'listeners' not allowed"),
     (UPSTREAM, "would accept unencrypted traffic"),
     (PLAIN, "certificates.upstream.secret.name: is missing"),
     ([*NAMED, "--set", "config.admin.address=127.0.0.1:9717"], "probes: http needs an admin.address"),
@@ -100,7 +100,8 @@ def template(chart, options, name, version, problems):
 def refusals(chart, problems):
     for options, message in REFUSED:
         code, _out, err = run("helm", "template", "prod", chart, *options)
-        problems.unless(code != 0 and message in err, f"helm template {options}", f"not refused with {message!r}: {err}")
+        is_refused = code != 0 and message in err
+        problems.unless(is_refused, f"helm template {options}", f"not refused with {message!r}: {err}")
     problems.done(f"helm: {len(REFUSED)} mistakes are refused")
 
 

@@ -64,10 +64,13 @@ def expression(where, text, page, metrics, problems):
 
 def alerts(root, page, metrics, problems):
     directory = root / "deploy/prometheus"
-    for command in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")):
+    compose = root / "compose/monitoring/prometheus.yml"
+    commands = [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")]
+    for command in (*commands, ("check", "config", "--syntax-only", str(compose))):
         code, out, err = run("promtool", *command, cwd=directory)
         problems.unless(code == 0, f"promtool {' '.join(command)}", out + err)
-    rules = [rule for group in yaml.safe_load((directory / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+    groups = yaml.safe_load((directory / "alerts.yml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
     tests = yaml.safe_load((directory / "alerts.test.yml").read_text())["tests"]
     asked = [case for test in tests for case in test["alert_rule_test"]]
     tested = {case["alertname"] for case in asked if case["exp_alerts"]}
@@ -94,13 +97,15 @@ def dashboard(root, page, metrics, problems):
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
             name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
-            problems.unless(label in metrics.get(name, {}), where, f"variable {variable['name']}: {name} has no {label}")
+            is_label = label in metrics.get(name, {})
+            problems.unless(is_label, where, f"variable {variable['name']}: {name} has no {label}")
     panels = board["panels"]
     problems.unless(len({panel["id"] for panel in panels}) == len(panels), where, "two panels have the same id")
     covered = set()
     for panel in panels:
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        columns, rows = (range(place[at], place[at] + place[length]) for at, length in (("x", "w"), ("y", "h")))
+        cells = {(x, y) for x in columns for y in rows}
         is_inside = place["x"] + place["w"] <= 24
         problems.unless(is_inside and not cells & covered, f"{where}, {panel['title']}", "overlaps or is too wide")
         covered |= cells
