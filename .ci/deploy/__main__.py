@@ -15,6 +15,7 @@ import charts
 import configuration
 import hosts
 import monitoring
+import self_test
 from problems import Problems
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -28,6 +29,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         rendered = charts.check(ROOT, scratch, problems)
+        self_test.check(rendered, problems)
         configuration.check(ROOT, scratch, rendered, binary, problems)
         monitoring.check(ROOT, problems)
         hosts.check(ROOT, scratch, problems)

@@ -170,7 +170,8 @@ def check_gateway(where, spec, is_sidecar, gateway, volumes, configs, problems):
     problems.unless(all("subPath" not in mount for mount in paths.values()), where, "a subPath is never updated")
     problems.unless(all(mount.get("readOnly") for mount in paths.values()), where, "a mount is not read-only")
     check_probes(where, gateway, problems)
-    source = volumes[paths["/etc/mongate"]["name"]]["configMap"]["name"]
+    mounted = paths.get("/etc/mongate", {}).get("name")
+    source = volumes.get(mounted, {}).get("configMap", {}).get("name")
     problems.unless(source in configs, where, f"there is no ConfigMap {source}")
     config = configs.get(source, {})
     files = [path for _key, path in paths_of(config)]

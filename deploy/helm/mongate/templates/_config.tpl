@@ -58,7 +58,7 @@ is never replaced.
 {{- end -}}
 {{- $upstream := default dict (get $upstreams (default "" $listener.upstream)) -}}
 {{- $showsMembers := eq (default "members" $listener.topology) "members" -}}
-{{- if and (not $isSidecar) $showsMembers (not $listener.intercept) (or $upstream.members $upstream.srv) -}}
+{{- if and (not $isSidecar) $showsMembers (not (or $listener.intercept (hasPrefix "unix:" $listener.address))) (or $upstream.members $upstream.srv) -}}
 {{- /* All gateways behind the Service must have the same port for the same member. */ -}}
 {{- if $upstream.srv -}}
 {{- if not $listener.member_addresses -}}
@@ -170,6 +170,11 @@ does with certificates.
 {{/* exec or http. */}}
 {{- define "mongate.probes" -}}
 {{- default (ternary "exec" "http" (eq .Values.form "sidecar")) .Values.probes -}}
+{{- end -}}
+
+{{/* Not empty if only the pod itself can reach the administration port. */}}
+{{- define "mongate.adminIsLocal" -}}
+{{- regexFind "^(127[.]|\\[::1\\])" (include "mongate.config" . | fromYaml).admin.address -}}
 {{- end -}}
 
 {{- define "mongate.adminPort" -}}

@@ -55,7 +55,7 @@ startup probe with exec holds the application back until MongoDB can be reached,
 */}}
 {{- define "mongate.containerProbes" -}}
 {{- if eq (include "mongate.probes" .) "http" }}
-{{- if hasPrefix "127." (include "mongate.config" . | fromYaml).admin.address }}
+{{- if include "mongate.adminIsLocal" . }}
 {{- fail "probes: http needs an admin.address that the kubelet can reach; set config.admin.address, or probes: exec" }}
 {{- end }}
 startupProbe:
