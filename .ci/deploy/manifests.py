@@ -10,6 +10,7 @@ ENUMS = {
     "protocol": {"TCP", "UDP", "SCTP"},
     "internalTrafficPolicy": {"Cluster", "Local"},
     "externalTrafficPolicy": {"Cluster", "Local"},
+    "sessionAffinity": {"ClientIP", "None"},
     "whenUnsatisfiable": {"DoNotSchedule", "ScheduleAnyway"},
     "policyTypes": {"Ingress", "Egress"},
     "medium": {"", "Memory"},
@@ -222,6 +223,10 @@ def check_services(where, by_kind, pods, configs, problems):
         service = by_kind["Service"][0]
         is_local = service["spec"].get("internalTrafficPolicy") == "Local"
         problems.unless(is_local == (document["kind"] == "DaemonSet"), where, "internalTrafficPolicy does not fit")
+        # Gateways do not know each other's cursors.
+        has_policy = any("policy" in config for config in configs.values())
+        is_one_gateway = service["spec"].get("sessionAffinity") == "ClientIP" or document["kind"] == "DaemonSet"
+        problems.unless(is_one_gateway or not has_policy, where, "under a policy, a driver must use one gateway")
         served = {port["port"] for port in service["spec"]["ports"]}
         bound = {int(address.rsplit(":", 1)[1]) for config in configs.values() for address in addresses(config)}
         problems.unless(served == bound, where, f"the Service has the ports {served}, and the listeners {bound}")

@@ -21,6 +21,8 @@ BROKEN = [
     (GATEWAY, ("Deployment", "spec", "strategy", "type"), "Rolling", "type: Rolling"),
     (GATEWAY, (*POD, "topologySpreadConstraints", 0, "whenUnsatisfiable"), "x", "whenUnsatisfiable: x"),
     (GATEWAY, ("Service", "spec", "type"), "Clusterip", "type: Clusterip"),
+    (GATEWAY, ("Service", "spec", "sessionAffinity"), "ClientIp", "sessionAffinity: ClientIp"),
+    (GATEWAY, ("Service", "spec", "sessionAffinity"), DELETED, "must use one gateway"),
     (NODE, ("DaemonSet", "spec", "updateStrategy", "type"), "Rolling", "type: Rolling"),
     (NODE, ("DaemonSet", "spec", "template", "spec", "tolerations", 0, "operator"), "exists", "operator: exists"),
     (NODE, ("Service", "spec", "internalTrafficPolicy"), "local", "internalTrafficPolicy: local"),

@@ -43,7 +43,7 @@ mounts its volumes. */}}
 {{- if eq $values.source "certManager" -}}
 {{ include "mongate.fullname" $context }}-{{ $side }}
 {{- else -}}
-{{ required (printf "certificates.%s.secret.name: is missing; set the Secret with tls.crt, tls.key and ca.crt" $side) $values.secret.name }}
+{{ required (printf "certificates.%s.secret.name: is missing; set the Secret with the certificate, or another source" $side) $values.secret.name }}
 {{- end -}}
 {{- end -}}
 
