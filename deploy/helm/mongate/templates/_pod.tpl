@@ -67,23 +67,32 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
+{{- if include "mongate.hasReadiness" . }}
 readinessProbe:
   httpGet: { path: /readyz, port: mongate-admin }
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
+{{- end }}
 {{- else }}
 startupProbe:
   exec: { command: [mongate, healthcheck, --address, "127.0.0.1:{{ include "mongate.adminPort" . }}"] }
   periodSeconds: 2
   timeoutSeconds: 6
   failureThreshold: 150
+{{- if include "mongate.hasReadiness" . }}
 readinessProbe:
   exec: { command: [mongate, healthcheck, --address, "127.0.0.1:{{ include "mongate.adminPort" . }}"] }
   periodSeconds: 10
   timeoutSeconds: 6
   failureThreshold: 2
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Not empty if the container has a readiness probe. A Service needs that of a gateway in any case. */}}
+{{- define "mongate.hasReadiness" -}}
+{{- if or .Values.readinessProbe (ne .Values.form "sidecar") }}yes{{ end -}}
 {{- end -}}
 
 {{- define "mongate.volumes" -}}
