@@ -86,6 +86,10 @@ is never replaced.
 {{- $table := index . 1 -}}
 {{- range $key, $value := $table -}}
 {{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}
+{{- /* YAML reads off as false. These keys have the text "off", and no booleans. */}}
+{{- $hasOff := has $key (list "half_close_timeout" "idle_timeout" "max_lifetime" "mode" "ocsp" "proxy_protocol"
+    "send_proxy" "tcp_keepalive") }}
+{{- if and $hasOff (kindIs "bool" $value) (not $value) }}{{ $value = "off" }}{{ end }}
 {{ include "mongate.tomlKey" $key }} = {{ include "mongate.tomlValue" $value }}
 {{- end -}}
 {{- end -}}
@@ -120,7 +124,8 @@ is never replaced.
 {{- end -}}
 { {{- join ", " $items -}} }
 {{- else if kindIs "float64" . -}}
-{{- if eq (floor .) . }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- /* The only values with a fraction are those of min_version, which are texts. */ -}}
+{{- if eq (floor .) . }}{{ int64 . }}{{ else }}{{ toString . | toJson }}{{ end -}}
 {{- else -}}
 {{- toJson . -}}
 {{- end -}}
