@@ -124,6 +124,23 @@ fn the_example_of_the_page_on_interception_is_a_configuration() {
 }
 
 #[test]
+fn the_examples_of_the_pages_on_deployment_are_configurations() {
+    let pages = [
+        (include_str!("../../../docs/install.md"), 3),
+        (include_str!("../../../docs/istio.md"), 2),
+        (include_str!("../../../docs/migrating.md"), 4),
+    ];
+    for (page, examples) in pages {
+        let blocks = blocks(page, "```toml\n");
+        assert_eq!(blocks.len(), examples);
+        for block in blocks {
+            parse(block, &[]).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        }
+    }
+    parse(include_str!("../../../deploy/kustomize/example/config.toml"), &[]).unwrap();
+}
+
+#[test]
 fn the_file_shows_the_defaults() {
     assert_eq!(parse(FILE, &[]).unwrap(), parse(REQUIRED, &[]).unwrap());
 }
