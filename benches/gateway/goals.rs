@@ -23,11 +23,15 @@ enum Measure {
     OverRow(&'static str),
     /// The gateway's median.
     Median,
+    /// The median of this subject.
+    MedianOf(&'static str),
 }
 
-use Measure::{Median, Over, OverBestOf, OverRow};
+use Measure::{Median, MedianOf, Over, OverBestOf, OverRow};
 
 const GATEWAY: &str = "mongate";
+const NO_POOL: &str = "mongate off";
+const REQUEST: &str = "mongate request";
 const FAST: &[&str] = &["haproxy", "nginx", "envoy"];
 const PEERS: &[&str] = &["haproxy", "nginx", "stunnel", "envoy"];
 const COPY: &[&str] = &["plain copy"];
@@ -37,7 +41,7 @@ const fn goal(unit: &'static str, table: &'static str, row: &'static str, measur
     Goal { unit, table, row, measure, most }
 }
 
-const GOALS: [Goal; 22] = [
+const GOALS: [Goal; 31] = [
     goal("× the best of haproxy, nginx, envoy", PROXIES, "CPU, round trip, 16", OverBestOf(FAST), 0.80),
     goal("× the best of haproxy, nginx, envoy", PROXIES, "CPU, round trip, 64", OverBestOf(FAST), 0.80),
     goal("× the best of haproxy, nginx, envoy", PROXIES, "CPU, round trip, 256", OverBestOf(FAST), 0.80),
@@ -52,7 +56,16 @@ const GOALS: [Goal; 22] = [
     goal("× direct plain", MONGODB, "time p50, new connection, 8 at a time", OverBestOf(PLAIN), 1.50),
     goal("× direct plain", MONGODB, "time p50, new connection, 1 at a time", OverBestOf(PLAIN), 1.50),
     goal("× the best other proxy", MONGODB, "time p50, new connection, 8 at a time", OverBestOf(PEERS), 0.35),
+    goal("× direct plain", MONGODB, "time p50, first command, 8 at a time", OverBestOf(PLAIN), 1.50),
+    goal("× direct plain", MONGODB, "time p50, first command, 1 at a time", OverBestOf(PLAIN), 1.50),
+    goal("× the best other proxy", MONGODB, "time p50, first command, 8 at a time", OverBestOf(PEERS), 0.35),
     goal("× the best other proxy", PROXIES, "CPU, new connection, 8 at a time", OverBestOf(PEERS), 0.60),
+    goal("× direct TLS", MONGODB, "CPU of mongod, new connection, 8 at a time", Over(GATEWAY, "direct TLS"), 0.20),
+    goal("× no pool", PROXIES, "CPU, round trip, 16", Over(REQUEST, NO_POOL), 1.02),
+    goal("× no pool", PROXIES, "CPU, round trip, 64", Over(REQUEST, NO_POOL), 1.02),
+    goal("× no pool", PROXIES, "CPU, round trip, 256", Over(REQUEST, NO_POOL), 1.02),
+    goal("KiB per connection, session", IDLE, "memory, 5,000 idle, fresh", Median, 6.0),
+    goal("KiB per connection, request", IDLE, "memory, 5,000 idle, after 256 KiB each", MedianOf(REQUEST), 12.0),
     goal("KiB per connection", IDLE, "memory, 1,000 idle, fresh", Median, 12.0),
     goal("KiB per connection", IDLE, "memory, 1,000 idle, after 256 KiB each", Median, 24.0),
     goal("KiB per connection", IDLE, "memory, 5,000 idle, fresh", Median, 12.0),
@@ -88,6 +101,7 @@ impl Goal {
             Over(one, other) => row.median(one)? / row.median(other)?,
             OverRow(other) => row.median(GATEWAY)? / report.row(self.table, other)?.median(GATEWAY)?,
             Median => row.median(GATEWAY)?,
+            MedianOf(subject) => row.median(subject)?,
         })
     }
 }

@@ -60,7 +60,7 @@ const IDLE: &str = "Idle connections";
 const RULES: &str = "Number of policy rules";
 const MONGODB: &str = "Real mongod";
 
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 12] = [
     Scenario::new("round trip, 1 connection", Work::RoundTrip, 1),
     Scenario::new("round trip, 16", Work::RoundTrip, 16),
     Scenario::new("round trip, 64", Work::RoundTrip, 64),
@@ -71,6 +71,8 @@ const SCENARIOS: [Scenario; 10] = [
     Scenario::new("find, 64 KiB reply, 16", Work::Find(SMALL_REPLY), 16),
     Scenario::new("new connection, 1 at a time", Work::Connection, 1),
     Scenario::new("new connection, 8 at a time", Work::Connection, 8),
+    Scenario::new("first command, 1 at a time", Work::FirstCommand, 1),
+    Scenario::new("first command, 8 at a time", Work::FirstCommand, 8),
 ];
 
 const POLICY_SCENARIOS: [Scenario; 2] = [
@@ -78,7 +80,7 @@ const POLICY_SCENARIOS: [Scenario; 2] = [
     Scenario::new("round trip, 64, policy", Work::RoundTrip, 64),
 ];
 
-const MONGODB_SCENARIOS: [Scenario; 10] = [
+const MONGODB_SCENARIOS: [Scenario; 12] = [
     Scenario::new("ping, 1 connection", Work::RoundTrip, 1),
     Scenario::new("ping, 16", Work::RoundTrip, 16),
     Scenario::new("ping, 64", Work::RoundTrip, 64),
@@ -89,6 +91,8 @@ const MONGODB_SCENARIOS: [Scenario; 10] = [
     Scenario::new("find, 15 MB reply", Work::Batch(ARCHIVE_BYTES), 1),
     Scenario::new("new connection, 1 at a time", Work::Connection, 1),
     Scenario::new("new connection, 8 at a time", Work::Connection, 8),
+    Scenario::new("first command, 1 at a time", Work::FirstCommand, 1),
+    Scenario::new("first command, 8 at a time", Work::FirstCommand, 8),
 ];
 
 /// Extent of a run.

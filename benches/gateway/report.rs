@@ -87,7 +87,8 @@ impl Report {
         }
         // The 99.9th percentile is meaningful only with thousands of operations.
         let percentiles = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
-        let shown = if megabytes > 0.0 || scenario.work == Work::Connection { 2 } else { 3 };
+        let shown =
+            if megabytes > 0.0 || matches!(scenario.work, Work::Connection | Work::FirstCommand) { 2 } else { 3 };
         for (percentile, name) in percentiles.into_iter().take(shown) {
             #[expect(clippy::cast_precision_loss, reason = "the number of nanoseconds is small enough")]
             let microseconds = outcome.latencies.value_at_quantile(percentile) as f64 / 1e3;

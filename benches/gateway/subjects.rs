@@ -30,6 +30,8 @@ use super::roles::ROLE;
 
 /// Names in the tables.
 pub(crate) const GATEWAY: &str = "mongate";
+/// Names of the gateway with other pools than by default, and their modes.
+pub(crate) const POOLS: [(&str, &str); 2] = [("mongate off", "off"), ("mongate request", "request")];
 pub(crate) const COPY: &str = "plain copy";
 pub(crate) const DIRECT_TLS: &str = "direct TLS";
 pub(crate) const DIRECT_PLAIN: &str = "direct plain";
@@ -56,7 +58,12 @@ pub(crate) struct Subject {
 /// How a subject is started.
 #[derive(Clone)]
 enum Kind {
-    Gateway { rules: usize, build: Option<PathBuf> },
+    /// `pool` is the mode of its pool, if it is not the default.
+    Gateway {
+        rules: usize,
+        build: Option<PathBuf>,
+        pool: Option<&'static str>,
+    },
     Peer(&'static Peer),
     Copy,
     Direct,
@@ -131,7 +138,7 @@ impl Testbed {
         let mut variants = Vec::new();
         // A second gateway with one rule shows by how much equal gateways differ.
         for (name, rules) in [("1 rule", 1), ("10,000 rules", 10_000), ("1 rule again", 1)] {
-            let variant = upstream.start(&Kind::Gateway { rules, build: None })?;
+            let variant = upstream.start(&Kind::Gateway { rules, build: None, pool: None })?;
             if let Some(variant) = &variant {
                 variant.await_idle();
             }
@@ -174,10 +181,14 @@ impl Upstream {
     fn start_all(&self) -> anyhow::Result<(Vec<Subject>, Vec<&'static str>)> {
         let (mut subjects, mut missing) = (Vec::new(), Vec::new());
         if self.selection.has(GATEWAY) {
-            subjects.extend(self.start(&Kind::Gateway { rules: RULES, build: None })?);
+            subjects.extend(self.start(&Kind::Gateway { rules: RULES, build: None, pool: None })?);
+        }
+        for (name, pool) in POOLS.iter().filter(|(name, _)| self.selection.has(name)) {
+            let other = self.start(&Kind::Gateway { rules: RULES, build: None, pool: Some(pool) })?;
+            subjects.extend(other.map(|other| Subject { name: (*name).to_owned(), ..other }));
         }
         for (name, build) in &self.selection.builds {
-            let other = self.start(&Kind::Gateway { rules: RULES, build: Some(build.clone()) })?;
+            let other = self.start(&Kind::Gateway { rules: RULES, build: Some(build.clone()), pool: None })?;
             subjects.extend(other.map(|other| Subject { name: name.clone(), ..other }));
         }
         for peer in PEERS.iter().filter(|peer| self.selection.has(peer.name)) {
@@ -191,8 +202,8 @@ impl Upstream {
 
     fn start(&self, kind: &Kind) -> anyhow::Result<Option<Subject>> {
         let (name, version, address, running) = match kind {
-            Kind::Gateway { rules, build } => {
-                let gateway = self.gateway(*rules, build.clone())?;
+            Kind::Gateway { rules, build, pool } => {
+                let gateway = self.gateway(*rules, build.clone(), *pool)?;
                 let program = build.as_deref().unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_mongate")));
                 let version = report::version(Command::new(program).arg("--version"));
                 (GATEWAY, version, gateway.address().to_owned(), Running::Gateway(gateway))
@@ -220,7 +231,7 @@ impl Upstream {
         Ok(Subject { name: name.to_owned(), target, server: None, version, kind, running })
     }
 
-    fn gateway(&self, rules: usize, build: Option<PathBuf>) -> anyhow::Result<Gateway> {
+    fn gateway(&self, rules: usize, build: Option<PathBuf>, pool: Option<&str>) -> anyhow::Result<Gateway> {
         // All rules differ and every third one denies. The last one allows the load, so that none before it ends the
         // search.
         let rule = |number: usize| {
@@ -236,6 +247,7 @@ impl Upstream {
         };
         Gateway::try_start(&GatewayOptions {
             top: "workers = 2\n".to_owned(),
+            upstream: pool.map(|mode| format!("pool.mode = {mode:?}\n")).unwrap_or_default(),
             upstream_address: self.tls.replace("127.0.0.1", "localhost"),
             upstream_tls: format!(
                 "certificate_file = '{0}/client.pem'\nca_file = '{0}/ca.pem'\nserver_name = 'localhost'\n",
