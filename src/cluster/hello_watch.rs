@@ -57,9 +57,11 @@ impl<'m> PublishedHello<'m> {
         Self { feed: &member.hello }
     }
 
-    /// The member has just replied with `hello`.
-    pub(super) fn publish(&self, hello: &RawDocument) {
-        self.feed.publish(KnownHello::new(hello.to_owned(), Instant::now()), KnownHello::differs_from);
+    /// The member has just replied with `hello`. `requires_api` is whether it requires an API version.
+    pub(super) fn publish(&self, hello: &RawDocument, requires_api: bool) {
+        let hello = KnownHello::new(hello.to_owned(), Instant::now());
+        let hello = KnownHello { requires_api, ..hello };
+        self.feed.publish(hello, KnownHello::differs_from);
     }
 
     /// The member does not answer.
@@ -106,7 +108,7 @@ async fn follow(pool: &MemberPool, feed: &PublishedHello<'_>) -> Option<ConnectE
     pool.record_success(stream.connection());
     pool.health().status.record_ok(None);
     loop {
-        feed.publish(&hello);
+        feed.publish(&hello, stream.connection().declares_api);
         if stream.connection().generation != pool.connector.identity().generation() {
             return None;
         }
@@ -164,7 +166,7 @@ mod tests {
         let upstream = Upstream::new(&upstream_of(&endpoint), UpstreamMetrics::new("orders", &REASONS)).unwrap();
         let member = Arc::clone(&upstream.membership().members[0].member);
         let feed = PublishedHello::new(&member);
-        feed.publish(&rawdoc! { "ok": 1.0 });
+        feed.publish(&rawdoc! { "ok": 1.0 }, false);
         assert!(member.hello.current().is_some());
         drop(feed);
         assert!(member.hello.current().is_none());

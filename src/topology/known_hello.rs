@@ -50,13 +50,15 @@ pub struct KnownHello {
     pub received: Instant,
     /// `None` if the server has none (before 4.4).
     pub topology_version: Option<TopologyVersion>,
+    /// Whether the server replies only to commands that declare an API version (`requireApiVersion`).
+    pub requires_api: bool,
 }
 
 impl KnownHello {
-    /// A reply that arrived at `received`.
+    /// A reply that arrived at `received`, of a server that does not require an API version.
     pub fn new(document: RawDocumentBuf, received: Instant) -> Self {
         let topology_version = topology_version(document.as_bytes()).ok().flatten();
-        Self { document, received, topology_version }
+        Self { document, received, topology_version, requires_api: false }
     }
 
     /// Whether clients that wait for a change have to be informed of `next`. Times and the last write change all the

@@ -29,7 +29,7 @@ pub struct UpstreamStream {
     /// The user that it is authenticated as, if the gateway authenticates.
     pub user: Option<Arc<MongoUser>>,
     /// Whether the gateway's own commands have to declare an API version.
-    pub(super) declares_api: bool,
+    pub declares_api: bool,
 }
 
 /// What a TLS handshake negotiated.

@@ -77,7 +77,7 @@ impl Monitor<'_> {
         loop {
             let facts = ServerFacts::of_hello(&hello);
             pool.health().status.record_ok(Some((stream.connection().address, facts)));
-            self.feed.publish(&hello);
+            self.feed.publish(&hello, stream.connection().declares_api);
             if !self.report(Ok(hello)).await {
                 return None;
             }

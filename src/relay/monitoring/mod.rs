@@ -109,6 +109,9 @@ impl HelloService {
             return None;
         }
         let sight = Sight::of(&self.feed, now)?;
+        if sight.hello.requires_api && !question.declares_api {
+            return None;
+        }
         let heard = match question.wait {
             None => Heard::Reply(error_reply::reply(&question.header, &sight.document(question.style)?)),
             Some(wait) => self.answer_wait(&question, wait, &sight)?,

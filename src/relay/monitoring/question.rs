@@ -47,6 +47,8 @@ pub(super) struct HelloQuestion {
     pub(super) style: ReplyStyle,
     /// Whether the request has the metadata of the client, which mongod accepts once.
     pub(super) introduces: bool,
+    /// Whether the request declares an API version.
+    pub(super) declares_api: bool,
     /// The change that the client waits for; `None` if it does not.
     pub(super) wait: Option<Wait>,
 }
@@ -200,7 +202,7 @@ impl Fields {
             _ => return None,
         };
         let style = ReplyStyle { is_legacy: self.is_legacy, asks_hello_ok: self.asks_hello_ok };
-        Some(HelloQuestion { header, style, introduces: self.introduces, wait })
+        Some(HelloQuestion { header, style, introduces: self.introduces, declares_api: self.has_api_version, wait })
     }
 }
 

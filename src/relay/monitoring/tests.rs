@@ -407,3 +407,12 @@ fn a_hello_that_the_gateway_cannot_read_is_not_used() {
     let mut scene = scene;
     assert_eq!(scene.asks(doc! { "hello": 1 }), Heard::NotMine);
 }
+
+#[test]
+fn a_server_that_requires_an_api_version_answers_itself_where_the_client_declares_none() {
+    let mut scene = Scene::new(&primary(1, 6));
+    let hello = KnownHello::new(RawDocumentBuf::try_from(&primary(1, 6)).unwrap(), scene.now.into_std());
+    scene.feed.publish(KnownHello { requires_api: true, ..hello }, KnownHello::differs_from);
+    assert_eq!(scene.asks(doc! { "hello": 1 }), Heard::NotMine);
+    assert!(matches!(scene.asks(doc! { "hello": 1, "apiVersion": "1" }), Heard::Reply(_)));
+}
