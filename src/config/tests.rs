@@ -65,8 +65,8 @@ fn absent_keys_have_their_default() {
     assert_eq!(files.private_key_file, files.certificate_file);
     assert_eq!((upstream.warm_connections, upstream.warm_connections_max), (2, 16));
     let pool = PoolConfig {
-        mode: PoolMode::Off,
-        max_connections: 100,
+        mode: PoolMode::Session,
+        max_connections: 100_000,
         idle_timeout: std::time::Duration::from_mins(5),
         wait_timeout: std::time::Duration::from_secs(10),
     };
@@ -422,14 +422,15 @@ fn a_pool_has_a_mode_and_limits() {
         let parsed = pool(&format!("mode = \"{word}\"")).unwrap();
         assert_eq!((parsed.mode, parsed.mode.as_str()), (mode, word));
     }
+    assert_eq!(pool("mode = \"request\"").unwrap().max_connections, 100);
     let parsed =
         pool("mode = \"request\"\nmax_connections = 1\nidle_timeout = \"1s\"\nwait_timeout = \"100ms\"").unwrap();
     let seconds = std::time::Duration::from_secs_f64;
     assert_eq!((parsed.max_connections, parsed.idle_timeout, parsed.wait_timeout), (1, seconds(1.0), seconds(0.1)));
     for (line, expected) in [
         ("mode = \"transaction\"", "must be \"off\", \"session\" or \"request\""),
-        ("max_connections = 0", "must be an integer from 1 to 10000"),
-        ("max_connections = 10001", "must be an integer from 1 to 10000"),
+        ("max_connections = 0", "must be an integer from 1 to 100000"),
+        ("max_connections = 100001", "must be an integer from 1 to 100000"),
         ("idle_timeout = \"999ms\"", "must be a duration from 1s to 1day"),
         ("wait_timeout = \"6m\"", "must be a duration from 100ms to 5m"),
         ("size = 3", "is not a known key"),
@@ -444,6 +445,8 @@ fn a_pool_has_a_mode_and_limits() {
         )
     };
     assert!(parse(&sends("off"), &[]).is_ok());
+    let without = sends("off").replace("\npool.mode = \"off\"", "");
+    assert_eq!(parse(&without, &[]).unwrap().upstreams["orders"].pool.mode, PoolMode::Off);
     for mode in ["session", "request"] {
         check_one(&sends(mode), "cannot be combined with send_proxy");
     }

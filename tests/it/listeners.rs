@@ -115,7 +115,7 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     let options = GatewayOptions {
         log_level: Some("debug"),
         // With a spare connection the gateway could serve one more client.
-        upstream: "warm_connections = 0\n".to_owned(),
+        upstream: "warm_connections = 0\npool.mode = 'off'\n".to_owned(),
         ..GatewayOptions::to(&mongod)
     };
     let gateway = Gateway::start(&options);

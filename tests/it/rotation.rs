@@ -37,7 +37,8 @@ fn certificate_reload_under_load_fails_no_operation() {
     let load = Load::start(&gateway, 32);
     // This connection has a gateway of its own, so that the metric shows when it is moved. It must not authenticate
     // before that: a connection that has authenticated is not moved.
-    let quiet = Gateway::start(&options);
+    let own = "pool.mode = 'off'\n";
+    let quiet = Gateway::start(&GatewayOptions { upstream: options.upstream.clone() + own, ..options.clone() });
     let mut idle = quiet.connect().unwrap();
     idle.run(&doc! { "hello": 1, "$db": "admin" }).unwrap();
     load.await_operations(500);

@@ -35,6 +35,9 @@ const NO_SPARES: &str = "cannot be combined with send_proxy, because a spare con
 const POOL_MODES: &[(&str, PoolMode)] =
     &[("off", PoolMode::Off), ("session", PoolMode::Session), ("request", PoolMode::Request)];
 
+/// The largest limit of a pool.
+const POOL_CONNECTIONS_MAX: usize = 100_000;
+
 const NO_POOL: &str = "cannot be combined with send_proxy, because the PROXY header names the client that a connection \
                        was opened for, and the clients that use the connection later have other addresses; set mode = \
                        \"off\", or remove send_proxy";
@@ -126,11 +129,14 @@ fn members(section: &mut Section<'_>, sharded: bool) -> Option<Deployment> {
 }
 
 fn pool(mut section: Section<'_>, send_proxy: SendProxy) -> PoolConfig {
-    let mode = section.or("mode", PoolMode::Off, |given| match readers::choice(given, POOL_MODES)? {
+    let default = if send_proxy == SendProxy::Off { PoolMode::Session } else { PoolMode::Off };
+    let mode = section.or("mode", default, |given| match readers::choice(given, POOL_MODES)? {
         mode if mode != PoolMode::Off && send_proxy != SendProxy::Off => Err(NO_POOL.to_owned()),
         mode => Ok(mode),
     });
-    let max_connections = section.or("max_connections", 100, |given| given.whole_number(1, 10_000));
+    // In a session a client waits for others only because of a limit that the operator has set.
+    let most = if mode == PoolMode::Request { 100 } else { POOL_CONNECTIONS_MAX };
+    let max_connections = section.or("max_connections", most, |given| given.whole_number(1, POOL_CONNECTIONS_MAX));
     let idle_timeout = section.or("idle_timeout", 5 * readers::MINUTE, |given| {
         readers::duration(given, Duration::from_secs(1), 24 * readers::HOUR)
     });

@@ -105,9 +105,10 @@ pub enum SendProxy {
 /// `[upstream.NAME.pool]`: upstream connections that several clients use one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// `mode`: when a connection may serve another client. Default: `off`.
+    /// `mode`: when a connection may serve another client. Default: `session`, or `off` with `send_proxy`.
     pub mode: PoolMode,
-    /// `max_connections`: limit of connections for each member and credential. 1 to 10,000; default: 100.
+    /// `max_connections`: limit of connections for each member and credential. 1 to 100,000, which is the default; in
+    /// the mode `request` 100.
     pub max_connections: usize,
     /// `idle_timeout`: how long a connection without a client stays open; in the mode `request` also how long an idle
     /// client keeps its connection. 1 s to 24 h; default: 5 min.
