@@ -56,7 +56,7 @@ impl MemberPool {
         if has_waited || must_dial {
             metrics.record_pool_wait(arrived.elapsed());
         }
-        Ok(Leased { connection, lease: Lease::new(place, key.clone()) })
+        Ok(Leased { connection, lease: Lease::new(place, key.clone()), has_waited })
     }
 
     /// A parked connection with this key that works.
@@ -68,6 +68,20 @@ impl MemberPool {
             }
             reuse.close_untrusted(taken.since);
         }
+    }
+
+    /// Returns a connection for one client alone, which never goes to a pool, and whether mongod has taken `hello` on
+    /// it: not if that is empty, or rejected. Cancel safe: a connection that was being made is closed.
+    pub async fn own(&self, hello: &[u8]) -> Result<(ProvenConnection, bool), AcquireError> {
+        if !hello.is_empty() {
+            match self.introduced(hello).await {
+                Ok(connection) => return Ok((connection, true)),
+                Err(AcquireError::Rejected) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let connection = self.connect(None).await.map_err(AcquireError::Connect)?;
+        Ok((connection, false))
     }
 
     /// A connection that no client has used, with `hello` replayed on it.

@@ -110,7 +110,12 @@ impl Ending {
             }
             Self::NoUpstream(_) => ConnectionOutcome::UpstreamFailed,
             Self::Relayed(Relayed { end, .. }) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
-            Self::Relayed(Relayed { end, .. }) if end.ended_by == Side::Upstream && !end.is_orderly() => {
+            Self::Relayed(Relayed { end, shared, .. })
+                if matches!(end.reason, EndReason::NoUpstream)
+                    // The client has given up before there was an upstream connection.
+                    || (*shared == Some(0) && end.unanswered > 0)
+                    || (end.ended_by == Side::Upstream && !end.is_orderly()) =>
+            {
                 ConnectionOutcome::UpstreamFailed
             }
             Self::Relayed(..) | Self::SocketFailed(_) => ConnectionOutcome::Completed,

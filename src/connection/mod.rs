@@ -32,7 +32,8 @@ use crate::listener::{
     Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakeEntry,
 };
 use crate::relay::{
-    Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, SharingRules, Side,
+    Authentication, ConnectionStats, EndReason, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, SharingRules,
+    Side,
 };
 use crate::upstream::{ClientEndpoints, ProvenConnection};
 
@@ -78,6 +79,9 @@ async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut CallerInfo) -> E
         Box::pin(listener::final_reply(relay.client(), &end.final_reply)).await;
     }
     drop(permit);
+    if let (EndReason::NoUpstream, Some(failure)) = (&end.reason, session.server.take_failure()) {
+        return Ending::NoUpstream(UpstreamUnavailable::ConnectFailed(failure));
+    }
     let (server, user) = (&session.server, session.server.user().cloned());
     Ending::Relayed(Relayed { upstream: server.address(), shared: server.shared_connections(), user, end })
 }

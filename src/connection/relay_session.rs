@@ -12,7 +12,7 @@ use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
 use super::route::Route;
 use super::shared_upstream::{Acquired, SharedUpstream};
-use crate::cluster::{AcquireError, MemberPool, MemberSelector, NoReplacement};
+use crate::cluster::{AcquireError, DialError, MemberPool, MemberSelector, NoReplacement};
 use crate::lifecycle::overload::ClosingRounds;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, RelayEvent, UpstreamSide};
@@ -84,6 +84,14 @@ impl ServerSide {
         match self {
             Self::Own { .. } => None,
             Self::Shared(shared) => Some(shared.used()),
+        }
+    }
+
+    /// Why the client got no upstream connection of the pool, if it never got any.
+    pub(super) fn take_failure(&mut self) -> Option<DialError> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Shared(shared) => shared.take_failure(),
         }
     }
 
@@ -180,6 +188,11 @@ pub(super) async fn run(
                         pool.attempts.metrics.count_recycled(Recycling::Moved);
                     }
                     shared.give_back(*upstream);
+                }
+            }
+            RelayEvent::KeepsUpstream => {
+                if let ServerSide::Shared(shared) = server {
+                    shared.keep();
                 }
             }
             RelayEvent::UpstreamLost => {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
 use super::ending::HOST_UNREACHABLE;
-use crate::cluster::{AcquireError, Lease, Leased, MemberPool, PoolKey, ReusePool};
+use crate::cluster::{AcquireError, DialError, Lease, Leased, MemberPool, PoolKey, ReusePool};
 use crate::identity::Principal;
 use crate::listener::ClientStream;
-use crate::relay::{Needed, Refusal, Relay, UpstreamSide};
+use crate::relay::{Dismissal, Needed, Refusal, Relay, UpstreamSide};
 use crate::upstream::{ConnectionFacts, MongoUser, ProvenConnection};
 use crate::wire::error_reply::CommandError;
 use crate::wire::hello;
@@ -35,6 +35,8 @@ pub(super) struct SharedUpstream {
     address: Option<SocketAddr>,
     /// How often it got an upstream connection.
     used: u64,
+    /// Why it got none, if it never got any.
+    failure: Option<DialError>,
 }
 
 /// The upstream connection that the relay uses.
@@ -49,8 +51,20 @@ struct Held {
 /// An upstream connection for the request that waits.
 pub(super) struct Acquired {
     connection: ProvenConnection,
-    /// Of a connection of the pool, which is introduced with the client's hello; `None` for one of the client's own.
+    /// Of a connection of the pool; `None` for one of the client's own.
     lease: Option<Lease>,
+    /// Whether mongod has taken the client's hello on it.
+    is_introduced: bool,
+    /// Whether the client has waited for its turn.
+    has_waited: bool,
+}
+
+/// What an upstream connection is needed for, apart from its client.
+enum Need {
+    /// One of the client's own, with this hello replayed on it if it is not empty.
+    Own { hello: Vec<u8> },
+    /// One of the pool.
+    Shared { hello: Vec<u8>, load_balanced: bool },
 }
 
 impl SharedUpstream {
@@ -60,7 +74,7 @@ impl SharedUpstream {
             Some(principal) => caller_number(principal),
             None => caller_number(&source),
         };
-        Self { caller, held: None, user: None, address: None, used: 0 }
+        Self { caller, held: None, user: None, address: None, used: 0, failure: None }
     }
 
     /// The address of the server that the client was last connected to.
@@ -78,6 +92,11 @@ impl SharedUpstream {
         self.used
     }
 
+    /// Why the client got no upstream connection, if it never got any.
+    pub(super) fn take_failure(&mut self) -> Option<DialError> {
+        self.failure.take()
+    }
+
     /// Gets a connection for the request that waits. Cancel safe.
     pub(super) fn acquire(
         &self,
@@ -86,19 +105,29 @@ impl SharedUpstream {
         needed: Needed<'_>,
     ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
         let (pool, reuse, caller) = (Arc::clone(pool), Arc::clone(reuse), self.caller);
-        let introduction = match needed {
-            Needed::Own => None,
-            Needed::Introduced { hello, load_balanced } => Some((hello.to_vec(), load_balanced)),
+        let need = match needed {
+            Needed::Own { hello } => Need::Own { hello: hello.to_vec() },
+            Needed::Shared { hello, load_balanced } => Need::Shared { hello: hello.to_vec(), load_balanced },
         };
         async move {
-            let Some((hello, load_balanced)) = introduction else {
-                let connection = pool.connect(None).await.map_err(AcquireError::Connect)?;
-                return Ok(Box::new(Acquired { connection, lease: None }));
+            let hello = match need {
+                Need::Own { hello } => hello,
+                Need::Shared { hello, load_balanced } => {
+                    let client = hello::client_of(&hello).unwrap_or_default().into();
+                    let key = PoolKey { client, load_balanced };
+                    match pool.acquire(&reuse, &key, &hello, caller).await {
+                        Ok(Leased { connection, lease, has_waited }) => {
+                            let lease = Some(lease);
+                            return Ok(Box::new(Acquired { connection, lease, is_introduced: true, has_waited }));
+                        }
+                        // If the hello is what waits, mongod answers it itself.
+                        Err(AcquireError::Rejected) => Vec::new(),
+                        Err(error) => return Err(error),
+                    }
+                }
             };
-            let client = hello::client_of(&hello).unwrap_or_default().into();
-            let key = PoolKey { client, load_balanced };
-            let Leased { connection, lease } = pool.acquire(&reuse, &key, &hello, caller).await?;
-            Ok(Box::new(Acquired { connection, lease: Some(lease) }))
+            let (connection, is_introduced) = pool.own(&hello).await?;
+            Ok(Box::new(Acquired { connection, lease: None, is_introduced, has_waited: false }))
         }
     }
 
@@ -109,10 +138,22 @@ impl SharedUpstream {
         relay: &mut Relay<ClientStream, TcpStream>,
         acquired: Result<Box<Acquired>, AcquireError>,
     ) {
-        let Acquired { connection, lease } = match acquired {
+        let Acquired { connection, lease, is_introduced, has_waited } = match acquired {
             Ok(acquired) => *acquired,
-            Err(error) => return relay.refuse(refusal(&error)),
+            Err(error) => {
+                relay.refuse(refusal(&error));
+                if let (AcquireError::Connect(failure), 0) = (error, self.used) {
+                    self.failure = Some(failure);
+                }
+                return;
+            }
         };
+        if relay.client_has_left(has_waited) {
+            if let Some(lease) = lease {
+                lease.give_back(connection);
+            }
+            return relay.dismiss(Dismissal::Gone);
+        }
         let name_of = |user: &Option<Arc<MongoUser>>| user.as_ref().map(|user| user.name.clone());
         if self.used > 0 && name_of(&self.user) != name_of(&connection.user) {
             // Cursors and sessions belong to the previous user. The client must notice that its user has changed.
@@ -125,10 +166,17 @@ impl SharedUpstream {
         let generation = facts.generation;
         (self.user, self.address) = (facts.user.clone(), Some(facts.address));
         self.used += 1;
-        let (is_introduced, handle) = (lease.is_some(), lease.as_ref().map(Lease::handle));
+        let handle = lease.as_ref().map(Lease::handle);
         let recall = lease.as_ref().map(|lease| Box::pin(lease.recalled()) as _);
         self.held = Some(Held { lease, facts, recall });
         relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
+    }
+
+    /// The client keeps its connection until it leaves, which does not count in the pool any longer.
+    pub(super) fn keep(&mut self) {
+        if let Some(held) = &mut self.held {
+            (held.recall, held.lease) = (None, None);
+        }
     }
 
     /// Gives a connection back to the pool.

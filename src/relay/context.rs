@@ -5,13 +5,17 @@ use crate::command::table::CollectionAt;
 use crate::relay::connection_stats::ConnectionStats;
 use crate::relay::filter::chain::Filters;
 use crate::relay::filter::local_reply::LocalReply;
-use crate::relay::in_flight::{InFlight, InFlightRequest};
+use crate::relay::in_flight::{InFlight, InFlightRequest, Sender};
 use crate::relay::open_state::OpenState;
+use crate::relay::request_ids::RequestIds;
 use crate::relay::turn_budget::TurnBudget;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{Header, OpCode};
 use crate::wire::reply::ReplyFacts;
 use crate::wire::request::RequestFacts;
+
+/// The id of a request of the gateway itself. No other request is in flight beside it that was sent before.
+pub(super) const OWN_REQUEST_ID: i32 = 0;
 
 /// The filters of one connection, and its ledger.
 pub(super) struct ConnectionState {
@@ -24,8 +28,8 @@ pub(super) struct ConnectionState {
     pub(super) open_state: OpenState,
     /// What is left of the connection's turn on its worker.
     pub(super) turn: TurnBudget,
-    /// Whether the upstream connection serves several clients, one after the other.
-    pub(super) is_shared: bool,
+    /// The ids of requests upstream, where an upstream connection serves several clients, one after the other.
+    pub(super) shared_ids: Option<RequestIds>,
 }
 
 impl ConnectionState {
@@ -36,7 +40,7 @@ impl ConnectionState {
             stats,
             open_state: OpenState::default(),
             turn: TurnBudget::FULL,
-            is_shared: false,
+            shared_ids: None,
         }
     }
 
@@ -57,6 +61,7 @@ impl ConnectionState {
         let collection_at = command.map(|command| command.collection);
         self.in_flight.push(InFlightRequest {
             exhaust_allowed: facts.exhaust_allowed(),
+            sender: if facts.has_checksum() { Sender::ClientWithItsId } else { Sender::Client },
             namespace: self.stats.logs_commands().then(|| namespace(collection_at, facts)),
             cursor: facts.cursor(),
             judged,
@@ -84,7 +89,7 @@ impl ConnectionState {
                 self.stats.denied(id);
                 return is_expected.then(|| error.reply_with(header, self.filters.policy.times()));
             }
-            LocalReply::Failed(error) => Some(error),
+            LocalReply::Failed(error) | LocalReply::Refused(error, _) => Some(error),
             LocalReply::Done(_) => None,
         };
         if is_malformed {
@@ -96,6 +101,17 @@ impl ConnectionState {
         }
         self.stats.answered_locally(id, error);
         Some(reply.to_message(header))
+    }
+
+    /// Enters a request of the gateway itself, which goes upstream whole.
+    pub(super) fn own_request_sent(&mut self) {
+        let request = InFlightRequest { sender: Sender::Gateway, ..InFlightRequest::new(OWN_REQUEST_ID, table::OTHER) };
+        self.in_flight.push(request);
+    }
+
+    /// Settles a request of the gateway itself. The client does not see the reply.
+    pub(super) fn own_reply_arrived(&mut self, header: &Header) {
+        self.in_flight.answer(header, false, |_| {});
     }
 
     /// Enters a reply that has arrived whole, and settles its request.

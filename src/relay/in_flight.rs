@@ -17,6 +17,17 @@ use crate::wire::header::Header;
 /// are taken together, so that there may be a few more. Drivers have one.
 pub(super) const IN_FLIGHT_MAX: usize = 1024;
 
+/// Who has sent a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// The client.
+    Client,
+    /// The client, and the request has the client's id upstream too, where those of others are changed.
+    ClientWithItsId,
+    /// The gateway itself: the client does not see the reply.
+    Gateway,
+}
+
 /// A request that waits for its reply.
 #[derive(Debug)]
 pub(super) struct InFlightRequest {
@@ -39,6 +50,8 @@ pub(super) struct InFlightRequest {
     pub(super) policy_version: u64,
     /// The transaction that the request belongs to.
     pub(super) transaction: Option<u64>,
+    /// Who has sent it.
+    pub(super) sender: Sender,
     /// Whether its replies may name members, and are rewritten.
     pub(super) names_members: bool,
     /// What its replies list, so that they are filtered.
@@ -63,6 +76,7 @@ impl InFlightRequest {
             judged: None,
             policy_version: 0,
             transaction: None,
+            sender: Sender::Client,
             names_members: false,
             listed: None,
             unacknowledged_before: 0,
@@ -128,9 +142,15 @@ impl InFlight {
         self.requests.len()
     }
 
-    /// Whether no request is in flight, except a monitor's stream of replies, which never ends by itself.
+    /// The number of requests of the client that wait.
+    pub(super) fn unanswered(&self) -> usize {
+        self.requests.iter().filter(|request| request.sender != Sender::Gateway).count()
+    }
+
+    /// Whether no request of the client is in flight, except a monitor's stream of replies, which never ends by itself.
     pub(super) fn is_idle(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
-        self.requests.iter().all(|request| request.exhaust_allowed && is_monitor(request.command))
+        let is_idle = |request: &InFlightRequest| request.exhaust_allowed && is_monitor(request.command);
+        self.requests.iter().all(|request| request.sender == Sender::Gateway || is_idle(request))
     }
 
     /// Whether all requests in flight have commands that `is_such` accepts.
@@ -138,15 +158,19 @@ impl InFlight {
         self.requests.iter().all(|request| is_such(request.command))
     }
 
-    /// Whether a reply with this `responseTo` answers the oldest request that went upstream: mongod replies in order.
+    /// The oldest request that went upstream: mongod replies in order.
+    pub(super) fn next(&self) -> Option<&InFlightRequest> {
+        self.requests.iter().find(|request| request.local_reply.is_none())
+    }
+
+    /// Whether a reply with this `responseTo` answers the oldest request that went upstream.
     pub(super) fn is_next_answered_by(&self, response_to: i32) -> bool {
-        let next = self.requests.iter().find(|request| request.local_reply.is_none());
-        next.is_some_and(|request| request.is_answered_by(response_to))
+        self.next().is_some_and(|request| request.is_answered_by(response_to))
     }
 
     /// Whether a monitor's stream of replies is all that is in flight.
     pub(super) fn is_streaming(&self, is_monitor: impl Fn(CommandId) -> bool) -> bool {
-        !self.requests.is_empty() && self.is_idle(is_monitor)
+        self.unanswered() > 0 && self.is_idle(is_monitor)
     }
 
     /// Whether every request that went upstream is answered, or confirmed by a later reply: the next request cannot

@@ -10,11 +10,12 @@
 //! `requests` carries that out; replies take the same way back through `replies`. `context` keeps the ledger of both.
 //! `migration/` moves a client to another upstream connection.
 //!
-//! Requests and replies stay as they are, except for six changes: a hello loses what mongod may not read; a reply to
+//! Requests and replies stay as they are, except for seven changes: a hello loses what mongod may not read; a reply to
 //! hello names members as the client knows them; the first reply of a stream that was restarted on another upstream
-//! connection gets the `responseTo` that the client waits for; under a policy session ids are mapped, mongod may stream
-//! replies only to a hello, and lists of collections and databases show what the client may see. The gateway replies
-//! only to requests of which nothing has gone upstream.
+//! connection gets the `responseTo` that the client waits for; requests on a shared connection have other ids there,
+//! which replies lose again; under a policy session ids are mapped, mongod may stream replies only to a hello, and
+//! lists of collections and databases show what the client may see. The gateway replies only to requests of which
+//! nothing has gone upstream.
 
 use std::future::poll_fn;
 use std::io;
@@ -51,6 +52,7 @@ mod monitoring;
 mod open_state;
 mod pump;
 mod replies;
+mod request_ids;
 mod requests;
 mod scratch;
 mod sharing;
@@ -80,6 +82,7 @@ use end::End;
 
 use migration::schedule::{MigrationFacts, MigrationStep, UpstreamMigration};
 use pump::Pump;
+use request_ids::RequestIds;
 use sharing::{Condition, Demand, Sharing};
 
 /// Why [`Relay::run`] returned.
@@ -97,6 +100,8 @@ pub enum RelayEvent<U> {
     NeedsUpstream,
     /// The client can do without its upstream connection, which can serve another one.
     GivesBack(Box<UpstreamSide<U>>),
+    /// The client will not give its upstream connection back: it has sent something that binds it to this one.
+    KeepsUpstream,
     /// The upstream connection has ended while the client could do without it.
     UpstreamLost,
 }
@@ -104,15 +109,18 @@ pub enum RelayEvent<U> {
 /// What the server has to know before an upstream connection serves the request that waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needed<'a> {
-    /// A connection that has answered this hello, which is empty where the client has sent none.
-    Introduced {
+    /// A connection of the pool that has answered this hello, which is empty where the client has sent none.
+    Shared {
         /// A complete message.
         hello: &'a [u8],
         /// Whether the client has said that it expects a load balancer.
         load_balanced: bool,
     },
-    /// A connection on which nothing was sent yet. It can serve this client only.
-    Own,
+    /// A connection that serves this client only, and has answered this hello. If it is empty, none was sent there yet.
+    Own {
+        /// A complete message.
+        hello: &'a [u8],
+    },
 }
 
 /// When and why a client has to leave.
@@ -126,6 +134,8 @@ pub enum Dismissal {
     AtOnce,
     /// As soon as no command is in flight, because memory is nearly used up.
     Overload,
+    /// At once, because the client has gone.
+    Gone,
     /// As soon as the client has its reply, because no upstream connection can be had for a request.
     NoUpstream,
 }
@@ -164,6 +174,7 @@ enum Due {
     Moved,
     Need,
     GiveBack,
+    Keep,
     Lost,
 }
 
@@ -179,7 +190,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     /// Serves `client` with upstream connections of a pool. It has none at the beginning.
     pub fn sharing(client: C, rules: SharingRules, limits: Limits, stats: ConnectionStats, filters: Filters) -> Self {
-        let connection = ConnectionState { is_shared: true, ..ConnectionState::new(stats, filters) };
+        let shared_ids = Some(RequestIds::random());
+        let connection = ConnectionState { shared_ids, ..ConnectionState::new(stats, filters) };
         Self::with(Pump::sharing(client, Sharing::new(rules), connection), limits, NO_GENERATION)
     }
 
@@ -218,6 +230,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             Due::Renew => RelayEvent::Renew,
             Due::Moved => RelayEvent::Moved,
             Due::Need => RelayEvent::NeedsUpstream,
+            Due::Keep => RelayEvent::KeepsUpstream,
             Due::Lost => {
                 self.detach();
                 RelayEvent::UpstreamLost
@@ -231,20 +244,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// What the request that waits for an upstream connection needs.
     pub fn needed(&self) -> Needed<'_> {
         match self.pump.introduction() {
-            Some(hello) => Needed::Introduced {
-                hello,
-                load_balanced: self.pump.connection.filters.handshake.expects_load_balancer(),
-            },
-            None => Needed::Own,
+            Some(hello) => {
+                Needed::Shared { hello, load_balanced: self.pump.connection.filters.handshake.expects_load_balancer() }
+            }
+            None => Needed::Own { hello: self.pump.first_hello() },
         }
     }
 
     /// Uses an upstream connection for the request that waits. `is_introduced` is whether the server has answered the
-    /// client's hello on it.
+    /// client's hello on it. Without a lease it is the client's own, which never goes back.
     pub fn attach(&mut self, upstream: UpstreamSide<U>, lease: Option<Arc<LeaseState>>, is_introduced: bool) {
         let UpstreamSide { socket, session, generation } = upstream;
         self.generation = generation;
-        if !is_introduced {
+        if lease.is_none() {
             // What the client has sent belongs to this connection.
             self.pump.pin();
         }
@@ -253,8 +265,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         }
     }
 
-    /// Answers the requests that wait for an upstream connection with an error, when the conversation goes on. Where a
-    /// part of a request is still to come, the conversation ends when the client has read that.
+    /// Answers the requests that wait for an upstream connection with an error, when the conversation goes on. A
+    /// request of which a part is still to come is read to its end first.
     pub fn refuse(&mut self, refusal: Refusal) {
         self.refusal = Some(Box::new(refusal));
     }
@@ -303,6 +315,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         self.pump.pin();
     }
 
+    /// Whether the client has left, found out without reading. A client that has only closed its own side may wait for
+    /// replies. After a wait it has most probably given up, because drivers do not half-close their connections.
+    pub fn client_has_left(&mut self, has_waited: bool) -> bool {
+        let closed = (self.closed_by_client)(self.pump.client());
+        matches!(closed, Some(Shutdown::Both)) || (has_waited && closed.is_some())
+    }
+
     /// The client has to leave.
     pub fn dismiss(&mut self, dismissal: Dismissal) {
         self.dismissal = Some(dismissal);
@@ -344,10 +363,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
                 let _ = stopped.as_mut().poll(cx);
                 let _ = renewed.as_mut().poll(cx);
             }
+            if self.dismissal == Some(Dismissal::Gone) {
+                return Poll::Ready(Due::End((Side::Client, EndReason::Closed)));
+            }
             if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Due::End((Side::Gateway, reason)));
             }
-            if let Some(due) = self.share(renewal) {
+            if let Some(due) = self.share(renewal, cx) {
                 return Poll::Ready(due);
             }
             self.poll_time(renewal, cx).map_or(Poll::Pending, Poll::Ready)
@@ -358,28 +380,40 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Answers the requests that wait for an upstream connection, if there is none for them.
     fn carry_out_refusal(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let Some(refusal) = self.refusal.take() else { return Ok(()) };
-        let goes_on = self.pump.refuse_waiting(&refusal.error, refusal.labels, cx)?;
-        if refusal.is_final || !goes_on {
+        self.pump.refuse_waiting(&refusal.error, refusal.labels, cx)?;
+        if refusal.is_final {
             self.dismissal = Some(Dismissal::NoUpstream);
         }
         Ok(())
     }
 
     /// What has to be done about the upstream connection of a pool.
-    fn share(&mut self, renewal: &RenewalWatch) -> Option<Due> {
+    fn share(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Due> {
         self.pump.sharing.as_ref()?;
-        let is_reusable = self.pump.is_reusable();
+        let is_idle = self.pump.can_detach_when_confirmed() && self.pump.is_upstream_usable();
         let is_old = renewal.generation() > self.generation;
+        let can_repeat = self.pump.introduction().is_some();
         let sharing = self.pump.sharing.as_mut()?;
         if sharing.condition == Condition::Lost {
             sharing.condition = Condition::Clean;
             return Some(Due::Lost);
         }
-        if sharing.demand == Demand::New {
+        if !can_repeat && sharing.must_keep() {
+            return Some(Due::Keep);
+        }
+        // After a final refusal the conversation is about to end.
+        if sharing.demand == Demand::New && self.dismissal != Some(Dismissal::NoUpstream) {
             sharing.demand = Demand::Reported;
             return Some(Due::Need);
         }
-        (sharing.must_give_back(is_reusable) || (is_reusable && is_old)).then_some(Due::GiveBack)
+        let is_due = sharing.must_give_back(is_idle) || (is_idle && is_old);
+        if !is_due {
+            return None;
+        }
+        if self.pump.can_detach() {
+            return Some(Due::GiveBack);
+        }
+        self.pump.confirm_writes(cx).err().map(Due::End)
     }
 
     /// Why the client has to leave now, if it has to.
@@ -389,7 +423,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             Some(Dismissal::WhenIdle) if self.pump.is_idle() => return Some(EndReason::Dismissed),
             Some(Dismissal::Elsewhere) if self.pump.is_idle() => return Some(EndReason::Outlived),
             Some(Dismissal::Overload) if self.pump.is_idle() => return Some(EndReason::Overload),
-            Some(Dismissal::NoUpstream) if self.pump.client_has_everything() => return Some(EndReason::NoUpstream),
+            Some(Dismissal::NoUpstream) if self.pump.client_has_everything() && self.pump.is_whole() => {
+                return Some(EndReason::NoUpstream);
+            }
             _ => {}
         }
         match stage {
@@ -523,7 +559,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             commands: stats.commands,
             errors: stats.errors,
             denied: stats.denied,
-            unanswered: in_flight.len(),
+            unanswered: in_flight.unanswered(),
             is_cut,
             user: stats.user.take(),
             final_reply,

@@ -7,17 +7,19 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bson::rawdoc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::lifecycle::lease::LeaseState;
 use crate::relay::client_half::ClientHalf;
 use crate::relay::connection_stats::ConnectionStats;
-use crate::relay::context::ConnectionState;
+use crate::relay::context::{ConnectionState, OWN_REQUEST_ID};
 use crate::relay::end::{End, EndReason, Side};
 use crate::relay::monitoring::{Event, Heard};
 use crate::relay::replies::{Next, ReadReplies, Replies};
-use crate::relay::requests::Requests;
+use crate::relay::request_ids::keeps_id;
+use crate::relay::requests::{Requests, refusal_labels};
 use crate::relay::scratch::{PLAIN_BYTES, Scratch, with_records, with_scratch};
 use crate::relay::sharing::{Condition, Demand, Sharing};
 use crate::relay::turn_budget::{TurnBudget, yield_turn};
@@ -28,6 +30,7 @@ use crate::wire::error_reply::CommandError;
 use crate::wire::header::Header;
 use crate::wire::hello;
 use crate::wire::hello::Withheld;
+use crate::wire::op_msg;
 
 /// A client that does not take this many bytes is not read. Replies of mongod are bounded otherwise, and are fewer;
 /// local replies are not.
@@ -329,7 +332,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Reads on in a long reply that has waited for the hold budget: other connections wait for its part, so that its
     /// deadline has to begin.
     fn take_reply_budget(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        // The reply begins again with its header, for which the turn has to suffice.
         if !self.connection.turn.allows_replies() || !self.replies.poll_budget(cx) {
             return Ok(false);
         }
@@ -394,8 +396,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     ///
     /// It may have been closed, and the client may have gone.
     pub(super) fn can_detach(&self) -> bool {
+        self.can_detach_when_confirmed() && self.connection.in_flight.is_settled()
+    }
+
+    /// As [`Pump::can_detach`], but unacknowledged writes may be on their way.
+    pub(super) fn can_detach_when_confirmed(&self) -> bool {
         self.sharing.as_ref().is_some_and(|sharing| sharing.condition != Condition::Spoiled)
             && self.upstream.is_attached()
+            && !self.upstream.is_finished()
             && self.requests.is_between()
             && !self.requests.is_interrupted()
             && !self.is_busy()
@@ -405,7 +413,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             && self.upstream.kept().is_empty()
             && self.upstream.is_between_records()
             && self.connection.in_flight.len() == 0
-            && self.connection.in_flight.is_settled()
             && self.requests.introduction().hello().is_some()
             // Behind the address there may be several mongos, and cursors and transactions belong to one of them.
             && !(self.connection.filters.handshake.passes_load_balancing() && self.has_open_state())
@@ -414,6 +421,28 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// Whether the upstream connection can serve another client.
     pub(super) fn is_reusable(&self) -> bool {
         self.can_detach() && self.upstream.is_usable()
+    }
+
+    /// Asks the server for a reply: it executes requests in their order, so that all unacknowledged writes are done by
+    /// then.
+    pub(super) fn confirm_writes(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(ids) = self.connection.shared_ids else { return Ok(()) };
+        let ping = op_msg::encode(ids.to_upstream(OWN_REQUEST_ID), 0, &rawdoc! { "ping": 1, "$db": "admin" });
+        with_records(|records| {
+            self.upstream.seal(&ping, records).map_err(sealing_failed)?;
+            self.upstream.send(records, cx);
+            Ok(())
+        })?;
+        self.connection.own_request_sent();
+        if let Some(sharing) = &mut self.sharing {
+            sharing.goes_back = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the upstream connection is open in both directions.
+    pub(super) fn is_upstream_usable(&self) -> bool {
+        self.upstream.is_usable()
     }
 
     /// Goes on without an upstream connection, and returns the present one.
@@ -445,34 +474,36 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
 
     /// Takes the `client` document out of the hello that introduces the client, if that hello waits: mongod has had it.
     fn withhold_introduction(&mut self) {
-        let Some(hello) = self.requests.introduction().hello().filter(|hello| !hello.is_empty()) else { return };
+        let hello = self.requests.introduction().first_hello();
         let withheld = Withheld { client: true, ..Withheld::default() };
-        if self.upstream.unsealed().starts_with(hello)
+        if !hello.is_empty()
+            && self.upstream.unsealed().starts_with(hello)
             && let Ok(Some(rewritten)) = hello::without(hello, withheld)
         {
             self.upstream.replace_unsealed(hello.len(), &rewritten);
         }
     }
 
-    /// Answers the requests that wait for an upstream connection with `error` and its `labels`. Returns whether the
-    /// client can go on: not where a part of a request is still to come.
+    /// Answers the requests that wait for an upstream connection with `error` and its `labels`, also the one of which a
+    /// part is still to come.
     pub(super) fn refuse_waiting(
         &mut self,
         error: &CommandError,
-        labels: &[&str],
+        labels: &'static [&'static str],
         cx: &mut Context<'_>,
-    ) -> Result<bool, End> {
+    ) -> Result<(), End> {
         if self.upstream.is_attached() {
-            return Ok(true);
+            return Ok(());
         }
+        let Some(ids) = self.connection.shared_ids else { return Ok(()) };
         let mut replies = Vec::new();
         let mut rest = self.upstream.unsealed();
         while let Some(header) = rest.first_chunk().and_then(|head| Header::parse(*head).ok()) {
-            if let Some(request) = self.connection.in_flight.answered_by(header.request_id) {
-                // As a driver takes the loss of a connection.
-                let aborts = request.transaction.is_some() && request.command.name() != "commitTransaction";
-                let labels = labels.iter().copied().chain(aborts.then_some("TransientTransactionError"));
-                replies.extend_from_slice(&error.labelled_reply_to(&header, &labels.collect::<Vec<_>>()));
+            let keeps_id = keeps_id(&header, rest) == Some(true);
+            let id = if keeps_id { header.request_id } else { ids.to_client(header.request_id) };
+            if let Some(request) = self.connection.in_flight.answered_by(id) {
+                let labels = refusal_labels(labels, request.transaction, Some(request.command.name().as_bytes()));
+                replies.extend_from_slice(&error.labelled_reply_to(&header, &labels));
             }
             rest = rest.get(header.length as usize..).unwrap_or_default();
         }
@@ -480,8 +511,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         if let Some(sharing) = &mut self.sharing {
             sharing.demand = Demand::None;
         }
+        if self.requests.is_forwarding() || self.requests.is_sending_held() {
+            self.requests.refuse_rest(error, labels, &mut self.connection);
+        }
         self.take_replies(&mut replies, cx)?;
-        Ok(!self.requests.is_forwarding() && !self.requests.is_sending_held())
+        self.take_kept_requests(cx)
     }
 
     /// Whether the client has closed its side, and its upstream connection can serve others, or it has none.
@@ -518,7 +552,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Heard::Later => Vec::new(),
             Heard::NotMine => {
                 sharing.demand = Demand::New;
-                sharing.serves_hello = self.connection.in_flight.is_all(ConnectionStats::is_monitor);
+                sharing.goes_back = self.connection.in_flight.is_all(ConnectionStats::is_monitor);
                 let mut last = sharing.hello.finish(Instant::now()).unwrap_or_default();
                 return self.take_replies(&mut last, cx).map(|()| true);
             }
@@ -576,6 +610,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// The hello that introduces the client on another upstream connection.
     pub(super) fn introduction(&self) -> Option<&[u8]> {
         self.requests.introduction().hello()
+    }
+
+    /// The client's first hello, also where the client cannot have another upstream connection; empty if there is none
+    /// that another connection could answer.
+    pub(super) fn first_hello(&self) -> &[u8] {
+        self.requests.introduction().first_hello()
     }
 
     /// Has the client stay on this upstream connection.

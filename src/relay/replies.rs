@@ -15,10 +15,14 @@ use crate::relay::filter::reply::ReplyView;
 use crate::relay::filter::verdict::ReplyVerdict;
 use crate::relay::held_reply::HeldReply;
 use crate::relay::hold_budget::BudgetRequest;
+use crate::relay::in_flight::Sender;
 use crate::telemetry::metrics::Direction;
 use crate::wire::header::{HEADER_BYTES, Header};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::reply::ReplyFacts;
+
+/// The longest reply to a request of the gateway itself. That to `ping` has some hundred bytes.
+const OWN_REPLY_BYTES_MAX: usize = 32 * 1024;
 
 /// What reading one input has come to.
 #[derive(Debug)]
@@ -49,6 +53,10 @@ pub(super) enum Next {
 /// Where the reader stands in the stream of messages.
 enum State {
     Between,
+    /// The header of a reply has been read, and the filters have not decided yet.
+    Begun {
+        header: Header,
+    },
     Message {
         header: Header,
         scan: MessageScan,
@@ -78,7 +86,7 @@ impl Replies {
 
     /// Whether the client has been given whole messages only.
     pub(super) fn is_between(&self) -> bool {
-        matches!(self.state, State::Between)
+        matches!(self.state, State::Between | State::Begun { .. })
     }
 
     /// Reads `input`, and returns what of it goes to the client.
@@ -90,7 +98,13 @@ impl Replies {
         let next = loop {
             match &mut self.state {
                 State::Between => {
-                    if let Some(next) = self.begin(&mut at, input, connection) {
+                    if let Some(next) = self.begin(at, input, connection) {
+                        break next;
+                    }
+                }
+                State::Begun { header } => {
+                    let header = *header;
+                    if let Some(next) = self.decide(header, &mut at, input, connection) {
                         break next;
                     }
                 }
@@ -188,15 +202,15 @@ impl Replies {
         }
     }
 
-    /// Reads the header of a reply, and has the filters decide about it. `None` to read on.
-    fn begin(&mut self, at: &mut usize, input: &mut [u8], connection: &mut ConnectionState) -> Option<Next> {
-        let Some(head) = input.get_mut(*at..).and_then(<[u8]>::first_chunk_mut) else { return Some(Next::NeedInput) };
+    /// Reads the header of a reply. `None` to read on.
+    fn begin(&mut self, at: usize, input: &mut [u8], connection: &mut ConnectionState) -> Option<Next> {
+        let Some(head) = input.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else { return Some(Next::NeedInput) };
         if !connection.turn.take_reply() {
             return Some(Next::Interrupted);
         }
-        let Ok(header) = reply::read_header(head, &mut connection.in_flight) else {
+        let Ok(header) = reply::read_header(head, connection.shared_ids, &mut connection.in_flight) else {
             connection.stats.unparsed(Direction::ToClient);
-            if connection.is_shared {
+            if connection.shared_ids.is_some() {
                 return Some(Next::Close(EndReason::ForeignReply));
             }
             if let ReplyVerdict::Close(reason) = connection.filters.decide_unframed_reply() {
@@ -205,9 +219,24 @@ impl Replies {
             self.state = State::Unframed;
             return None;
         };
-        if connection.is_shared && !connection.in_flight.is_next_answered_by(header.response_to) {
+        if connection.shared_ids.is_some() && !connection.in_flight.is_next_answered_by(header.response_to) {
             // It may be for the client that had the connection before.
             return Some(Next::Close(EndReason::ForeignReply));
+        }
+        self.state = State::Begun { header };
+        None
+    }
+
+    /// Has the filters decide about a reply. `None` to read on.
+    fn decide(
+        &mut self,
+        header: Header,
+        at: &mut usize,
+        input: &[u8],
+        connection: &mut ConnectionState,
+    ) -> Option<Next> {
+        if connection.in_flight.next().is_some_and(|request| request.sender == Sender::Gateway) {
+            return Some(self.take_own(&header, &input[*at..], connection));
         }
         let view = ReplyView { message: &input[*at..], header: &header, in_flight: &connection.in_flight };
         let verdict = connection.filters.decide_reply(&view);
@@ -227,6 +256,21 @@ impl Replies {
         let replaced = header.length as usize;
         scan.advance(&input[*at + HEADER_BYTES..*at + replaced], &mut self.facts);
         connection.reply_arrived(&header, &self.facts, scan.is_malformed());
+        self.state = State::Between;
         Some(Next::Rewritten { message, replaced })
+    }
+
+    /// Takes the reply to a request of the gateway itself, which does not go to the client.
+    fn take_own(&mut self, header: &Header, arrived: &[u8], connection: &mut ConnectionState) -> Next {
+        let replaced = header.length as usize;
+        if replaced > OWN_REPLY_BYTES_MAX {
+            return Next::Close(EndReason::ForeignReply);
+        }
+        if arrived.len() < replaced {
+            return Next::NeedInput;
+        }
+        connection.own_reply_arrived(header);
+        self.state = State::Between;
+        Next::Rewritten { message: Vec::new(), replaced }
     }
 }

@@ -21,10 +21,15 @@ use crate::relay::held_message::{FIRST_PART_BYTES, HeldMessage};
 use crate::relay::hold_budget::BudgetRequest;
 use crate::relay::limits::HELD_BYTES_MAX;
 use crate::relay::migration::introduction::Introduction;
+use crate::relay::request_ids::keeps_id;
 use crate::telemetry::metrics::Direction;
+use crate::wire::error_reply::CommandError;
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::request::RequestFacts;
+
+/// Error labels, by which a driver knows what it may do.
+type Labels = &'static [&'static str];
 
 /// Reads the requests of one connection.
 pub(super) struct Requests {
@@ -173,6 +178,17 @@ impl Requests {
         false
     }
 
+    /// Drops what is left of the request of which a part is on its way, and whose beginning has not gone upstream. The
+    /// client reads `error` with `labels` when all of the request has arrived.
+    pub(super) fn refuse_rest(&mut self, error: &CommandError, labels: Labels, connection: &mut ConnectionState) {
+        let State::Message { header, scan, .. } = &self.state else { return };
+        let labels = refusal_labels(labels, self.facts.transaction(), self.facts.command());
+        let reply = LocalReply::Refused(error.clone(), labels);
+        let reply = connection.request_answered_locally(header, &self.facts, scan.is_malformed(), &reply);
+        self.state = State::Dropping { left: scan.left() as usize, reply };
+        self.held = None;
+    }
+
     fn step(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
         if self.held.is_some() {
             return self.fill_held(cursor, connection);
@@ -200,12 +216,37 @@ impl Requests {
             let final_reply = LocalReply::compressed().to_message(&header);
             return close(Box::new(Close { reason: EndReason::Compressed, final_reply }), cursor);
         }
+        if !self.change_id(&header, cursor, connection) {
+            return NEED_INPUT;
+        }
         cursor.at += HEADER_BYTES;
         self.facts.clear();
         self.checksum_change = 0;
         connection.filters.policy.begin_request();
         self.state = State::Message { header, scan: MessageScan::new(&header), stage: Stage::Policy };
         READ_ON
+    }
+
+    /// Changes the id of a request in the input where the upstream connection serves other clients too. Returns whether
+    /// enough of the request has arrived for that.
+    fn change_id(
+        &mut self,
+        header: &Header,
+        cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>,
+        connection: &ConnectionState,
+    ) -> bool {
+        let Some(ids) = connection.shared_ids else { return true };
+        let message = &mut cursor.input[cursor.at..];
+        let Some(keeps_id) = keeps_id(header, message) else { return false };
+        if keeps_id {
+            self.introduction.pin();
+            return true;
+        }
+        let request_id = ids.to_upstream(header.request_id);
+        if let Some(head) = message.first_chunk_mut() {
+            *head = Header { request_id, ..*header }.to_bytes();
+        }
+        true
     }
 
     fn lose_boundaries(
@@ -409,6 +450,13 @@ impl Requests {
         self.state = State::Between;
         READ_ON
     }
+}
+
+/// The labels of the error reply to a request that gets no upstream connection: `labels`, and in a transaction the one
+/// by which a driver begins it again, as after the loss of a connection.
+pub(super) fn refusal_labels(labels: Labels, transaction: Option<u64>, command: Option<&[u8]>) -> Vec<&'static str> {
+    let aborts = transaction.is_some() && command != Some(b"commitTransaction");
+    labels.iter().copied().chain(aborts.then_some("TransientTransactionError")).collect()
 }
 
 /// The connection ends. Requests before this one still go upstream, unless the policy ends it.

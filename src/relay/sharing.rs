@@ -7,7 +7,7 @@
 //! A reply must not reach the wrong client. An upstream connection goes back only at a boundary, and only if nothing
 //! has been read from it that no request asked for. The pool closes a connection on which anything arrives while no
 //! client has it. While a client has it, a reply has to answer the oldest request in flight, or else both sides close.
-//! Request ids stay as they are: a faulty server that repeats a reply late could match another client's request.
+//! The ids of requests differ from client to client, so that a reply that a server repeats late answers no request.
 
 use std::sync::Arc;
 
@@ -40,8 +40,9 @@ pub(super) struct Sharing {
     pub(super) demand: Demand,
     /// What has happened to the upstream connection.
     pub(super) condition: Condition,
-    /// Whether the upstream connection was taken for a hello that the gateway could not answer.
-    pub(super) serves_hello: bool,
+    /// Whether the upstream connection goes back as soon as the client is idle: it was taken for a hello that the
+    /// gateway could not answer, or the server has been asked to confirm the client's unacknowledged writes for that.
+    pub(super) goes_back: bool,
 }
 
 /// Whether the client needs an upstream connection.
@@ -75,7 +76,7 @@ impl Sharing {
             is_idle: false,
             demand: Demand::None,
             condition: Condition::Clean,
-            serves_hello: false,
+            goes_back: false,
         }
     }
 
@@ -91,7 +92,7 @@ impl Sharing {
 
     /// The client has no upstream connection any longer.
     pub(super) fn end_use(&mut self) {
-        (self.lease, self.is_idle, self.serves_hello) = (None, false, false);
+        (self.lease, self.is_idle, self.goes_back) = (None, false, false);
     }
 
     /// Takes note of whether the client could do without its upstream connection now. Returns whether to give it back.
@@ -102,7 +103,12 @@ impl Sharing {
             lease.set_idle(is_idle);
         }
         // A monitor would hold it for ever, and is answered by the gateway next time.
-        is_idle && (self.serves_hello || (self.gives_way && lease.is_wanted()))
+        is_idle && (self.goes_back || (self.gives_way && lease.is_wanted()))
+    }
+
+    /// The client stays on its upstream connection from now on. Returns whether the pool does not know yet.
+    pub(super) fn must_keep(&mut self) -> bool {
+        self.lease.take().is_some()
     }
 
     /// When something is due that no event announces.

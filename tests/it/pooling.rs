@@ -16,6 +16,9 @@ use crate::kit::waiting::until;
 use crate::rust_script::Outcome;
 use crate::slow;
 
+/// A flag of `OP_MSG`: the client expects no reply.
+const MORE_TO_COME: u32 = 2;
+
 const IN_USE: &str = "mongate_pool_connections";
 
 /// Runs a driver's script with a URI and a database.
@@ -116,6 +119,28 @@ fn a_hundred_clients_live_on_four_upstream_connections() {
 }
 
 #[test]
+fn a_client_that_writes_without_acknowledgement_lets_others_go_on() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let pool = "pool.mode = \"request\"\npool.max_connections = 1\n";
+    let gateway = with_pool(&mongod, pool);
+    let mut writer = client(&gateway, "writer");
+    let mut other = client(&gateway, "other");
+    for round in 1..=10 {
+        for number in 0..20 {
+            let insert = doc! { "insert": "unacknowledged", "documents": [{ "round": round, "number": number }] };
+            let insert = insert.into_iter().chain(doc! { "writeConcern": { "w": 0 }, "$db": "pool" }).collect();
+            writer.send(&op_msg(number, MORE_TO_COME, &[body_section(&insert)])).unwrap();
+        }
+        // It needs the connection of the writer, which has had no reply.
+        other.run(&ping()).unwrap();
+        let count = doc! { "count": "unacknowledged", "$db": "pool" };
+        // A write is not overtaken by the next request of its client, which needs the connection back.
+        assert_eq!(writer.run(&count).unwrap().get_i32("n").unwrap(), 20 * round);
+    }
+    assert!(shared(&gateway) < 1.5);
+}
+
+#[test]
 fn a_request_that_waits_too_long_gets_an_error_that_drivers_retry() {
     let Some(mongod) = Mongod::shared_standalone() else { return };
     slow::prepare(&mongod, "pool_full");
@@ -130,10 +155,62 @@ fn a_request_that_waits_too_long_gets_an_error_that_drivers_retry() {
     assert_eq!(refused.get_i32("code").unwrap(), 462, "{refused}");
     let labels = refused.get_array("errorLabels").unwrap();
     assert!(labels.contains(&"SystemOverloadedError".into()) && labels.contains(&"RetryableError".into()), "{refused}");
+    // A request that is so long that it waits in part is read to its end.
+    let filler = "x".repeat(1_000_000);
+    let long = doc! { "insert": "refused", "documents": vec![doc! { "filler": filler }; 3], "$db": "pool_full" };
+    let refused = waiting.command(&long).unwrap();
+    assert_eq!(refused.get_i32("code").unwrap(), 462, "{refused}");
     drop(busy);
     // The operation of a client that has left ends, and its connection with it.
     until("mongod ends the operation", || (slow::running(&mongod, "pool_full") == 0).then_some(()));
     until("the client that was refused goes on", || waiting.run(&ping()).ok());
+    let count = doc! { "count": "refused", "$db": "pool_full" };
+    assert_eq!(waiting.run(&count).unwrap().get_i32("n").unwrap(), 0, "a refused write has reached mongod");
+}
+
+/// The application names that begin like this of all connections of mongod.
+fn applications(mongod: &Mongod, prefix: &str) -> Vec<String> {
+    let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
+    let pipeline = vec![all, doc! { "$match": { "appName": { "$regex": format!("^{prefix}") } } }];
+    let reply = mongod.run(&doc! { "aggregate": 1, "pipeline": pipeline, "cursor": {}, "$db": "admin" }).unwrap();
+    let batch = reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
+    let mut names: Vec<_> =
+        batch.iter().map(|it| it.as_document().unwrap().get_str("appName").unwrap().to_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_client_that_authenticates_itself_has_a_connection_of_its_own_with_its_application_name() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = with_pool(&mongod, "pool.mode = \"request\"\npool.max_connections = 1\n");
+    let mut authenticating = client(&gateway, "own-app");
+    let payload = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"n,,n=own,r=abcdefgh".to_vec() };
+    let start = doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": payload, "$db": "admin" };
+    // There is no such user. It is the connection's own from the first message of an authentication on.
+    authenticating.command(&start).unwrap();
+    // The hello may have gone to mongod on a connection of the pool, if the gateway had just started. That one gives
+    // way.
+    client(&gateway, "another-app").run(&ping()).unwrap();
+    until("its own connection is left", || (applications(&mongod, "own-app") == ["own-app"]).then_some(()));
+    assert!(shared(&gateway) < 1.5, "it does not count in the pool");
+    authenticating.run(&ping()).unwrap();
+    drop(authenticating);
+    until("the connection is closed with its client", || applications(&mongod, "own-app").is_empty().then_some(()));
+}
+
+#[test]
+fn mongod_itself_answers_a_hello_that_it_rejects() {
+    let Some(mongod) = Mongod::shared_standalone() else { return };
+    let gateway = with_pool(&mongod, "pool.mode = \"request\"\n");
+    let long = doc! { "application": { "name": "x".repeat(600) }, "driver": { "name": "kit", "version": "1" } };
+    for metadata in [long, doc! {}, doc! { "driver": 1 }] {
+        let hello = doc! { "hello": 1, "client": metadata, "$db": "admin" };
+        let directly = mongod.connect().unwrap().command(&hello).unwrap();
+        let through = Connection::plain(gateway.address()).unwrap().command(&hello).unwrap();
+        assert_eq!(through.get("code"), directly.get("code"), "{through} instead of {directly}");
+        assert_eq!(through.get("errmsg"), directly.get("errmsg"));
+    }
 }
 
 #[test]
@@ -144,13 +221,7 @@ fn mongod_shows_the_application_of_each_connection() {
         client(&gateway, application).run(&ping()).unwrap();
         until("the connection is parked", || (gateway.metric(IN_USE, &[("state", "in_use")]) < 0.5).then_some(()));
     }
-    let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
-    let pipeline = [all, doc! { "$match": { "appName": { "$regex": "^pool-app" } } }];
-    let cursor = doc! { "aggregate": 1, "pipeline": pipeline.to_vec(), "cursor": {}, "$db": "admin" };
-    let reply = mongod.run(&cursor).unwrap();
-    let batch = reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
-    let mut names: Vec<_> = batch.iter().map(|it| it.as_document().unwrap().get_str("appName").unwrap()).collect();
-    names.sort_unstable();
+    let names = applications(&mongod, "pool-app");
     assert_eq!(names, ["pool-app-one", "pool-app-two"], "the third client used the connection of the first");
 }
 

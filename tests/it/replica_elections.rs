@@ -17,7 +17,14 @@ const KILLS: usize = 5;
 async fn step_downs_lose_no_acknowledged_write() {
     let Some(set) = ReplicaSet::start(SetOptions::default()) else { return };
     let gateway = Gateway::start(&GatewayOptions::to_set(&set));
-    let lanes = lanes(&set, &gateway).await;
+    // Few connections for many clients, and clients of two gateways that use them at the same time.
+    let pooled = GatewayOptions::to_set(&set);
+    let pool = "pool.mode = 'request'\npool.max_connections = 8\n";
+    let pooled = Gateway::start(&GatewayOptions { upstream: pooled.upstream.clone() + pool, ..pooled });
+    let mut lanes = lanes(&set, &gateway).await;
+    let through = pooled.set_uri(set.name());
+    lanes.push(Lane::rust("rust, 8 shared", &through).await);
+    lanes.extend(Lane::python("pymongo, 8 shared", &through));
     let mut moments = Vec::new();
     for _ in 0..STEP_DOWNS {
         writers::await_recovery(&lanes);

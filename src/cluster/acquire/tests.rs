@@ -304,14 +304,14 @@ async fn a_part_of_a_tls_record_is_noise_too() {
     let scene = Scene::of_mongod(1).await;
     let _keeper = scene.reuse().keep();
     let clients = async {
-        let Leased { connection, lease } = scene.leased(1).await;
+        let Leased { connection, lease, .. } = scene.leased(1).await;
         let (socket, mut session, facts) = connection.into_parts();
         // The relay has read the beginning of a record.
         session.open(&mut [23, 3, 3], |_| {}, &mut crate::tls::Records::default()).unwrap();
         lease.give_back(ProvenConnection::from_parts(socket, session, facts));
         assert_eq!(scene.counts(), (0, 0, 0));
 
-        let Leased { connection, lease } = scene.leased(1).await;
+        let Leased { connection, lease, .. } = scene.leased(1).await;
         let (socket, mut session, facts) = connection.into_parts();
         session.close(&mut crate::tls::Records::default());
         lease.give_back(ProvenConnection::from_parts(socket, session, facts));

@@ -13,6 +13,8 @@ pub struct Leased {
     pub connection: ProvenConnection,
     /// The right to use it.
     pub lease: Lease,
+    /// Whether the client has waited for its turn.
+    pub has_waited: bool,
 }
 
 /// The right to use one connection of a pool. Dropping it frees the place of the connection, which the owner closes.

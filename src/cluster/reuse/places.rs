@@ -18,6 +18,11 @@ use super::pool_key::PoolKey;
 use super::wait_queue::{WaitQueue, WaiterId};
 use crate::lifecycle::lease::{LeaseDemand, LeaseState};
 
+/// Connections of one pool without a client. A client that comes and goes with another name each time leaves one behind
+/// each time, and a crowd that has gone needs none any longer. Each occupies a file descriptor here, and a thread of
+/// mongod.
+pub(super) const PARKED_MAX: usize = 256;
+
 /// The places of one pool, with connections of type `C`.
 pub(super) struct Places<C> {
     limit: usize,
@@ -140,7 +145,10 @@ impl<C> Places<C> {
         // Nearly always at the end.
         let at = self.parked.partition_point(|other| other.since <= parked.since);
         self.parked.insert(at, parked);
-        None
+        if self.parked.len() <= PARKED_MAX {
+            return None;
+        }
+        self.parked.pop_front().map(|oldest| oldest.connection)
     }
 
     fn wait(&mut self, key: &PoolKey, caller: u64) -> Reserved<C> {

@@ -29,6 +29,8 @@ pub(in crate::relay) enum LocalReply {
     Denied(CommandError),
     /// The command failed for another reason.
     Failed(CommandError),
+    /// There is no upstream connection for the command. The labels say what a driver may do then.
+    Refused(CommandError, Vec<&'static str>),
     /// The gateway has done what the command asks for, or nothing has to be done.
     Done(RawDocumentBuf),
 }
@@ -38,6 +40,7 @@ impl LocalReply {
     pub(in crate::relay) fn to_message(&self, request: &Header) -> Vec<u8> {
         match self {
             Self::Denied(error) | Self::Failed(error) => error.reply_to(request),
+            Self::Refused(error, labels) => error.labelled_reply_to(request, labels),
             Self::Done(document) => error_reply::reply(request, document),
         }
     }

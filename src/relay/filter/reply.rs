@@ -3,7 +3,8 @@
 use crate::relay::end::EndReason;
 use crate::relay::filter::naming::Naming;
 use crate::relay::filter::verdict::ReplyVerdict;
-use crate::relay::in_flight::{InFlight, InFlightRequest};
+use crate::relay::in_flight::{InFlight, InFlightRequest, Sender};
+use crate::relay::request_ids::RequestIds;
 use crate::topology::RewriteError;
 use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
 
@@ -28,14 +29,23 @@ impl ReplyView<'_> {
     }
 }
 
-/// Reads the header of a reply. The first reply of a stream that was restarted on another upstream connection is
-/// rewritten there to answer what the client waits for.
+/// Reads the header of a reply, and changes it to answer what the client waits for. That differs from what the server
+/// answers where `shared_ids` have changed the id of the request, and for the first reply of a stream that was
+/// restarted on another upstream connection.
 pub(in crate::relay) fn read_header(
     head: &mut [u8; HEADER_BYTES],
+    shared_ids: Option<RequestIds>,
     in_flight: &mut InFlight,
 ) -> Result<Header, ImpossibleLength> {
     let mut header = Header::parse(*head)?;
-    let response_to = in_flight.client_response_to(header.response_to);
+    let response_to = match shared_ids {
+        // A reply of a stream answers the previous reply, whose id has not changed.
+        Some(_) if in_flight.next().is_some_and(|next| next.is_streaming || next.sender == Sender::ClientWithItsId) => {
+            header.response_to
+        }
+        Some(ids) => ids.to_client(header.response_to),
+        None => in_flight.client_response_to(header.response_to),
+    };
     if response_to != header.response_to {
         header.response_to = response_to;
         *head = header.to_bytes();

@@ -26,8 +26,9 @@ enum Hello {
     None,
     /// As mongod has received it.
     Repeatable(Box<[u8]>),
-    /// The client has sent something that cannot be repeated: it stays on this upstream connection.
-    Unrepeatable,
+    /// The client has sent something that cannot be repeated: it stays on this upstream connection. The hello from
+    /// before, if there was one that could be repeated.
+    Unrepeatable(Option<Box<[u8]>>),
 }
 
 impl Introduction {
@@ -37,7 +38,15 @@ impl Introduction {
         match &self.hello {
             Hello::None => Some(&[]),
             Hello::Repeatable(message) => Some(message),
-            Hello::Unrepeatable => None,
+            Hello::Unrepeatable(_) => None,
+        }
+    }
+
+    /// The hello that the client has sent before anything that cannot be repeated; empty if there is none.
+    pub(in crate::relay) fn first_hello(&self) -> &[u8] {
+        match &self.hello {
+            Hello::Repeatable(message) | Hello::Unrepeatable(Some(message)) => message,
+            Hello::None | Hello::Unrepeatable(None) => &[],
         }
     }
 
@@ -48,7 +57,11 @@ impl Introduction {
 
     /// Has the client stay on this upstream connection.
     pub(in crate::relay) fn pin(&mut self) {
-        self.hello = Hello::Unrepeatable;
+        let before = match std::mem::take(&mut self.hello) {
+            Hello::Repeatable(message) | Hello::Unrepeatable(Some(message)) => Some(message),
+            Hello::None | Hello::Unrepeatable(None) => None,
+        };
+        self.hello = Hello::Unrepeatable(before);
     }
 
     /// Takes note of a request that was understood and has been forwarded. `message` is what mongod has received, where
@@ -61,6 +74,7 @@ impl Introduction {
         authentication: Authentication,
     ) {
         let is_hello = facts.command().is_some_and(hello::is_hello);
+        let is_first = matches!(self.hello, Hello::None);
         if let Some(message) = message
             && (is_hello || !facts.is_named())
         {
@@ -68,6 +82,10 @@ impl Introduction {
         }
         if pins_upstream(header, facts, is_hello, authentication) {
             self.pin();
+            if is_first {
+                // This one says more than who the client is.
+                self.hello = Hello::Unrepeatable(None);
+            }
         }
     }
 
@@ -77,7 +95,7 @@ impl Introduction {
             let waits = facts.waits() || facts.exhaust_allowed() || facts.more_to_come();
             let is_server = hello::claims_to_be_server(message);
             let is_repeatable = facts.command().is_some() && !waits && !is_server && message.len() <= HELLO_BYTES_MAX;
-            self.hello = if is_repeatable { Hello::Repeatable(message.into()) } else { Hello::Unrepeatable };
+            self.hello = if is_repeatable { Hello::Repeatable(message.into()) } else { Hello::Unrepeatable(None) };
         }
         self.stream = if facts.exhaust_allowed() { restarts_stream(header, message) } else { None };
     }

@@ -26,6 +26,7 @@ struct Owner {
     returned: RefCell<Vec<UpstreamSide<DuplexStream>>>,
     needed: Cell<u32>,
     lost: Cell<u32>,
+    kept: Cell<u32>,
     lease: Lease,
     refusal_is_final: bool,
 }
@@ -45,14 +46,18 @@ impl Owner {
                 }
                 RelayEvent::NeedsUpstream => {
                     self.needed.set(self.needed.get() + 1);
-                    let is_introduced = matches!(relay.needed(), Needed::Introduced { .. });
+                    let is_introduced = matches!(relay.needed(), Needed::Shared { .. });
                     let ready = self.ready.borrow_mut().pop();
                     match ready {
-                        Some(side) => relay.attach(side, Some(Arc::clone(&self.lease.0)), is_introduced),
+                        Some(side) => {
+                            let lease = is_introduced.then(|| Arc::clone(&self.lease.0));
+                            relay.attach(side, lease, is_introduced);
+                        }
                         None => relay.refuse(busy(self.refusal_is_final)),
                     }
                 }
                 RelayEvent::GivesBack(side) => self.ready.borrow_mut().push(*side),
+                RelayEvent::KeepsUpstream => self.kept.set(self.kept.get() + 1),
                 RelayEvent::UpstreamLost => self.lost.set(self.lost.get() + 1),
                 event => unreachable!("a shared connection does not move: {event:?}"),
             }
@@ -91,10 +96,20 @@ fn ping(id: i32) -> Vec<u8> {
     request(id, &doc! { "ping": 1, "$db": "admin" })
 }
 
+/// Reads a request that the client has sent, and returns its id, which alone may differ from the client's.
+async fn receive(server: &mut Server, sent: &[u8]) -> i32 {
+    let message = read_message(server).await;
+    let id = Header::parse(*message.first_chunk().unwrap()).unwrap().request_id;
+    let mut expected = sent.to_vec();
+    expected[4..8].copy_from_slice(&id.to_le_bytes());
+    assert_eq!(message, expected);
+    id
+}
+
 async fn exchange(client: &mut DuplexStream, server: &mut Server, id: i32) {
     client.write_all(&ping(id)).await.unwrap();
-    assert_eq!(read_message(server).await, ping(id));
-    server.write_all(&reply(1000 + id, id)).await.unwrap();
+    let there = receive(server, &ping(id)).await;
+    server.write_all(&reply(1000 + id, there)).await.unwrap();
     assert_eq!(read_message(client).await, reply(1000 + id, id));
 }
 
@@ -166,26 +181,26 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
     check_reuse(false, async |client, server| {
         let start = request(6, &doc! { "saslStart": 1, "mechanism": "PLAIN", "payload": "", "$db": "admin" });
         client.write_all(&start).await.unwrap();
-        read_message(server).await;
-        server.write_all(&reply(90, 6)).await.unwrap();
+        let there = receive(server, &start).await;
+        server.write_all(&reply(90, there)).await.unwrap();
         read_message(client).await;
     })
     .await;
     // A reply is only half there.
     check_reuse(false, async |client, server| {
         client.write_all(&ping(5)).await.unwrap();
-        read_message(server).await;
-        server.write_all(&reply(90, 5)[..20]).await.unwrap();
+        let there = receive(server, &ping(5)).await;
+        server.write_all(&reply(90, there)[..20]).await.unwrap();
         server.flush().await.unwrap();
         client.read_exact(&mut [0; 20]).await.unwrap();
     })
     .await;
     // The server sends its reply twice, and a reply that no request asked for.
-    for foreign in [reply(90, 5), reply(91, 7)] {
+    for other in [0, 2] {
         check_reuse(false, async |client, server| {
             client.write_all(&ping(5)).await.unwrap();
-            read_message(server).await;
-            server.write_all(&[reply(90, 5), foreign.clone()].concat()).await.unwrap();
+            let there = receive(server, &ping(5)).await;
+            server.write_all(&[reply(90, there), reply(91, there.wrapping_add(other))].concat()).await.unwrap();
             server.flush().await.unwrap();
             assert_eq!(read_message(client).await, reply(90, 5));
             assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
@@ -194,8 +209,11 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
     }
     // The server sends something while the client is idle.
     check_reuse(false, async |client, server| {
-        exchange(client, server, 5).await;
-        server.write_all(&reply(90, 5)).await.unwrap();
+        client.write_all(&ping(5)).await.unwrap();
+        let there = receive(server, &ping(5)).await;
+        server.write_all(&reply(90, there)).await.unwrap();
+        read_message(client).await;
+        server.write_all(&reply(90, there)).await.unwrap();
         server.flush().await.unwrap();
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     })
@@ -203,9 +221,9 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
     // The server leaves one of two requests out: its reply may still come.
     check_reuse(false, async |client, server| {
         client.write_all(&[ping(5), ping(6)].concat()).await.unwrap();
-        read_message(server).await;
-        read_message(server).await;
-        server.write_all(&reply(90, 6)).await.unwrap();
+        receive(server, &ping(5)).await;
+        let second = receive(server, &ping(6)).await;
+        server.write_all(&reply(90, second)).await.unwrap();
         server.flush().await.unwrap();
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     })
@@ -213,8 +231,8 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
     // The server goes on sending after its reply.
     check_reuse(false, async |client, server| {
         client.write_all(&ping(5)).await.unwrap();
-        read_message(server).await;
-        server.write_all(&[reply(90, 5), reply(91, 5)[..3].to_vec()].concat()).await.unwrap();
+        let there = receive(server, &ping(5)).await;
+        server.write_all(&[reply(90, there), reply(91, there)[..3].to_vec()].concat()).await.unwrap();
         server.flush().await.unwrap();
         assert_eq!(read_message(client).await, reply(90, 5));
     })
@@ -223,14 +241,17 @@ async fn a_connection_goes_back_only_where_nothing_can_reach_the_next_client() {
 
 #[tokio::test]
 async fn a_reply_that_answers_no_request_of_this_client_is_not_forwarded() {
-    for foreign in [reply(90, 4), reply(90, 0), vec![0; 16], vec![0xFF; 40]] {
+    // The reply of the request before once more, those of others, one with the id that only the client knows, and none.
+    let foreign: [fn(i32) -> Vec<u8>; 5] =
+        [|id| reply(90, id - 1), |id| reply(90, !id), |_| reply(90, 5), |_| vec![0; 16], |_| vec![0xFF; 40]];
+    for foreign in foreign {
         let (side, mut server) = upstream(0).await;
         let owner = Owner::with([side]);
         let (end, ()) = play_shared(&owner, rules(), |mut client| async {
             exchange(&mut client, &mut server, 4).await;
             client.write_all(&ping(5)).await.unwrap();
-            read_message(&mut server).await;
-            server.write_all(&foreign).await.unwrap();
+            let there = receive(&mut server, &ping(5)).await;
+            server.write_all(&foreign(there)).await.unwrap();
             server.flush().await.unwrap();
             let mut rest = Vec::new();
             client.read_to_end(&mut rest).await.unwrap();
@@ -257,8 +278,8 @@ async fn an_idle_client_gives_its_connection_back_when_the_pool_asks_for_it() {
                 tokio::task::yield_now().await;
             }
             client.write_all(&ping(6)[4..]).await.unwrap();
-            assert_eq!(read_message(&mut server).await, ping(6));
-            server.write_all(&reply(90, 6)).await.unwrap();
+            let there = receive(&mut server, &ping(6)).await;
+            server.write_all(&reply(90, there)).await.unwrap();
             assert_eq!(read_message(&mut client).await, reply(90, 6));
             drop(client);
         })
@@ -277,8 +298,9 @@ async fn a_connection_that_was_taken_for_a_hello_goes_back_at_once() {
     let (end, ()) = play_shared(&owner, SharingRules { gives_way: false, ..rules() }, |mut client| async {
         // The gateway has not heard of the member yet.
         client.write_all(&hello(5)).await.unwrap();
-        assert_eq!(read_message(&mut server).await, stripped(5), "the pool has introduced the client");
-        server.write_all(&reply(90, 5)).await.unwrap();
+        // The pool has introduced the client.
+        let there = receive(&mut server, &stripped(5)).await;
+        server.write_all(&reply(90, there)).await.unwrap();
         assert_eq!(read_message(&mut client).await, reply(90, 5));
         while owner.ready.borrow().is_empty() {
             tokio::task::yield_now().await;
@@ -361,15 +383,124 @@ async fn requests_that_get_no_connection_are_answered_and_the_client_may_go_on()
     }
 }
 
+/// A request of which only a part arrives at once.
+fn long_request(id: i32) -> Vec<u8> {
+    let documents = vec![doc! { "t": "x".repeat(300_000) }];
+    let lsid = doc! { "id": bson::Uuid::new() };
+    let insert = doc! { "insert": "c", "lsid": lsid, "txnNumber": 1_i64, "autocommit": false, "$db": "shop" };
+    request(id, &insert.into_iter().chain(doc! { "documents": documents }).collect())
+}
+
 #[tokio::test]
-async fn a_request_that_is_still_arriving_when_no_connection_can_be_had_ends_the_connection() {
-    let owner = Owner::default();
-    let (end, ()) = play_shared(&owner, rules(), |mut client| async move {
-        let long = request(6, &doc! { "insert": "c", "documents": [{ "t": "x".repeat(9000) }], "$db": "shop" });
-        client.write_all(&long[..8000]).await.unwrap();
+async fn a_request_that_is_still_arriving_when_no_connection_can_be_had_is_read_to_its_end_and_answered() {
+    for is_final in [false, true] {
+        let (side, mut server) = upstream(0).await;
+        let owner = Owner { refusal_is_final: is_final, ..Owner::default() };
+        let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+            let (long, mut sent) = (long_request(6), 0);
+            while owner.needed.get() == 0 {
+                sent += client.write(&long[sent..long.len().min(sent + 1000)]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client.write_all(&long[sent..]).await.unwrap();
+            let refused = read_message(&mut client).await;
+            let body = bson::deserialize_from_slice::<Document>(&refused[HEADER_BYTES + 5..]).unwrap();
+            assert_eq!(body.get_i32("code").unwrap(), 462);
+            let labels = body.get_array("errorLabels").unwrap();
+            assert!(labels.contains(&"TransientTransactionError".into()) && labels.len() == 2, "{body}");
+            if is_final {
+                assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+                return;
+            }
+            owner.ready.borrow_mut().push(side);
+            exchange(&mut client, &mut server, 7).await;
+            drop(client);
+        })
+        .await;
+        assert_eq!((end.commands, end.errors), (2 - u64::from(is_final), 1), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_client_gives_its_connection_back_when_its_unacknowledged_writes_are_done() {
+    for is_interrupted in [false, true] {
+        let (side, mut server) = upstream(0).await;
+        let owner = Owner::with([side]);
+        let write = with_flags(request(6, &doc! { "insert": "c", "$db": "shop" }), 2);
+        let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+            exchange(&mut client, &mut server, 5).await;
+            client.write_all(&write).await.unwrap();
+            receive(&mut server, &write).await;
+            owner.lease.0.recall();
+            // Wakes the relay; its owner does so otherwise.
+            client.write_all(&ping(7)[..4]).await.unwrap();
+            // The gateway asks whether the write is done. The client does not see the reply.
+            let asked = read_message(&mut server).await;
+            let asked = Header::parse(*asked.first_chunk().unwrap()).unwrap().request_id;
+            if is_interrupted {
+                client.write_all(&ping(7)[4..]).await.unwrap();
+                let there = receive(&mut server, &ping(7)).await;
+                server.write_all(&[reply(89, asked), reply(90, there)].concat()).await.unwrap();
+                assert_eq!(read_message(&mut client).await, reply(90, 7));
+            } else {
+                server.write_all(&reply(89, asked)).await.unwrap();
+                while owner.ready.borrow().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                client.write_all(&ping(7)[4..]).await.unwrap();
+                let there = receive(&mut server, &ping(7)).await;
+                server.write_all(&reply(90, there)).await.unwrap();
+                assert_eq!(read_message(&mut client).await, reply(90, 7));
+            }
+            drop(client);
+        })
+        .await;
+        is(&end, Side::Client, "closed");
+        assert_eq!((owner.needed.get(), end.commands, end.unanswered), (1 + u32::from(!is_interrupted), 3, 0));
+        assert_eq!(owner.returned.borrow().len() + owner.ready.borrow().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_authenticates_on_a_shared_connection_keeps_it_and_the_pool_learns_of_it_once() {
+    let (side, mut server) = upstream(0).await;
+    let owner = Owner::with([side]);
+    let start = request(6, &doc! { "saslStart": 1, "mechanism": "PLAIN", "payload": "", "$db": "admin" });
+    let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+        exchange(&mut client, &mut server, 5).await;
+        client.write_all(&start).await.unwrap();
+        let there = receive(&mut server, &start).await;
+        server.write_all(&reply(90, there)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 6));
+        owner.lease.0.recall();
+        exchange(&mut client, &mut server, 7).await;
+        drop(client);
         let mut rest = Vec::new();
-        client.read_to_end(&mut rest).await.unwrap();
+        let _ = server.read_to_end(&mut rest).await;
     })
     .await;
-    is(&end, Side::Gateway, "no upstream connection could be had for a request");
+    is(&end, Side::Client, "closed");
+    assert_eq!((owner.needed.get(), owner.kept.get(), owner.returned.borrow().len()), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_client_whose_messages_have_checksums_keeps_its_connection() {
+    let (side, mut server) = upstream(0).await;
+    let owner = Owner::with([side]);
+    let mut message = with_flags(ping(5), 1);
+    let length = u32::try_from(message.len() + 4).unwrap();
+    message[..4].copy_from_slice(&length.to_le_bytes());
+    message.extend_from_slice(&crc32c::crc32c(&message).to_le_bytes());
+    let (end, ()) = play_shared(&owner, rules(), |mut client| async {
+        client.write_all(&message).await.unwrap();
+        assert_eq!(read_message(&mut server).await, message);
+        server.write_all(&reply(90, 5)).await.unwrap();
+        assert_eq!(read_message(&mut client).await, reply(90, 5));
+        drop(client);
+        let mut rest = Vec::new();
+        let _ = server.read_to_end(&mut rest).await;
+    })
+    .await;
+    is(&end, Side::Client, "closed");
+    assert!(owner.returned.borrow().is_empty());
 }

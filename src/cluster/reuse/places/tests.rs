@@ -60,6 +60,16 @@ fn the_connection_with_the_same_key_that_was_used_last_is_taken() {
 }
 
 #[test]
+fn a_crowd_that_has_gone_leaves_a_bounded_number_of_connections() {
+    let mut places = places(1000);
+    let turns: Vec<_> = (0..300).map(|_| placed(&mut places, 1).0).collect();
+    let closed: Vec<_> =
+        turns.iter().zip(0..).filter_map(|(turn, id)| places.free(turn.place, Some(parked(id, 1)))).collect();
+    assert_eq!(places.counts(), (PARKED_MAX, 0, 0));
+    assert_eq!(closed, (0..300 - u32::try_from(PARKED_MAX).unwrap()).collect::<Vec<_>>(), "the oldest are closed");
+}
+
+#[test]
 fn at_the_limit_the_connection_that_was_parked_longest_gives_way() {
     let mut places = places(2);
     let turns = [1, 2].map(|client| placed(&mut places, client).0);
