@@ -32,8 +32,7 @@ use crate::listener::{
     Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakeEntry,
 };
 use crate::relay::{
-    Authentication, ConnectionStats, EndReason, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, SharingRules,
-    Side,
+    Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, SharingRules, Side,
 };
 use crate::upstream::{ClientEndpoints, ProvenConnection};
 
@@ -79,7 +78,7 @@ async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut CallerInfo) -> E
         Box::pin(listener::final_reply(relay.client(), &end.final_reply)).await;
     }
     drop(permit);
-    if let (EndReason::NoUpstream, Some(failure)) = (&end.reason, session.server.take_failure()) {
+    if let Some(failure) = session.server.take_failure() {
         return Ending::NoUpstream(UpstreamUnavailable::ConnectFailed(failure));
     }
     let (server, user) = (&session.server, session.server.user().cloned());
