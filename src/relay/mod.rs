@@ -369,7 +369,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Due::End((Side::Gateway, reason)));
             }
-            if let Some(due) = self.share(renewal, cx) {
+            if let Some(due) = self.share(cx) {
                 return Poll::Ready(due);
             }
             self.poll_time(renewal, cx).map_or(Poll::Pending, Poll::Ready)
@@ -388,10 +388,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     }
 
     /// What has to be done about the upstream connection of a pool.
-    fn share(&mut self, renewal: &RenewalWatch, cx: &mut Context<'_>) -> Option<Due> {
+    fn share(&mut self, cx: &mut Context<'_>) -> Option<Due> {
         self.pump.sharing.as_ref()?;
         let is_idle = self.pump.can_detach_when_confirmed() && self.pump.is_upstream_usable();
-        let is_old = renewal.generation() > self.generation;
         let can_repeat = self.pump.introduction().is_some();
         let sharing = self.pump.sharing.as_mut()?;
         if sharing.condition == Condition::Lost {
@@ -406,8 +405,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             sharing.demand = Demand::Reported;
             return Some(Due::Need);
         }
-        let is_due = sharing.must_give_back(is_idle) || (is_idle && is_old);
-        if !is_due {
+        if !sharing.must_give_back(is_idle) {
             return None;
         }
         if self.pump.can_detach() {
@@ -500,7 +498,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         let migration = self.migration.get_or_insert_with(|| Box::new(UpstreamMigration::new(renewal.schedule())));
         match migration.step(&facts, now) {
             MigrationStep::Wait => None,
-            MigrationStep::Request => Some(Due::Renew),
+            MigrationStep::Request => match &mut self.pump.sharing {
+                // The pool makes another one when a request needs it.
+                Some(sharing) => {
+                    sharing.goes_back = true;
+                    cx.waker().wake_by_ref();
+                    None
+                }
+                None => Some(Due::Renew),
+            },
             MigrationStep::Close => Some(Due::End((Side::Gateway, EndReason::Recycled))),
             MigrationStep::Move => {
                 let mut offer = migration.take_offer()?;
@@ -519,8 +525,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
 
     fn migration_facts(&self) -> MigrationFacts {
         MigrationFacts {
-            // A shared upstream connection goes back to its pool, which makes new ones.
-            can_move: self.pump.can_move() && self.pump.sharing.is_none(),
+            can_move: self.pump.can_move(),
             at_boundary: self.pump.is_at_boundary(),
             is_idle: self.pump.is_idle(),
             is_whole: self.pump.is_whole(),

@@ -41,7 +41,8 @@ pub(super) struct Sharing {
     /// What has happened to the upstream connection.
     pub(super) condition: Condition,
     /// Whether the upstream connection goes back as soon as the client is idle: it was taken for a hello that the
-    /// gateway could not answer, or the server has been asked to confirm the client's unacknowledged writes for that.
+    /// gateway could not answer, its certificate set was replaced and its turn has come, or the server has been asked
+    /// to confirm the client's unacknowledged writes for that.
     pub(super) goes_back: bool,
 }
 

@@ -332,19 +332,26 @@ async fn a_client_does_not_notice_that_its_idle_connection_ends() {
     assert_eq!((owner.needed.get(), end.commands), (2, 2));
 }
 
-#[tokio::test]
-async fn an_idle_client_leaves_a_connection_of_a_replaced_certificate_set() {
+#[tokio::test(start_paused = true)]
+async fn an_idle_client_leaves_a_connection_of_a_replaced_certificate_set_when_its_turn_comes() {
     let (first, mut old) = upstream(0).await;
     let (second, mut new) = upstream(1).await;
     let owner = Owner::with([second, first]);
     let (mut client, mut relay) = shared(rules());
-    let (drain, renewal) = (Drain::new(), Renewal::new(Duration::from_mins(10)));
+    let window = Duration::from_mins(10);
+    let (drain, renewal) = (Drain::new(), Renewal::new(window));
     let script = async {
         exchange(&mut client, &mut old, 5).await;
+        // The first turn, which comes at once, belongs to another client.
+        renewal.watch().schedule();
         renewal.begin(1);
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(owner.ready.borrow().len(), 1, "not all connections may be replaced at the same moment");
         while owner.ready.borrow().len() < 2 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
         }
+        assert!(began.elapsed() < window / 2);
         // The owner closes it: its certificate set is not the current one.
         owner.ready.borrow_mut().retain(|side| side.generation == 1);
         exchange(&mut client, &mut new, 6).await;
