@@ -119,23 +119,30 @@ async fn establish<'a>(
         endpoints = sent_endpoints(route, caller, || ingress.original.or_else(|| client.local_address()));
         connect_upstream(ingress, route, caller, endpoints.as_deref()).await.map_err(Ending::NoUpstream)
     };
-    let (Selection { member, pool }, connected) = match connected {
+    let (selection, connected) = match connected {
         Ok(connected) => connected,
         Err(ending) => {
             admission::reply_with(&ending, &route.facts(), &mut client, &header, first_bytes.len()).await;
             return Err(ending);
         }
     };
-    let naming = naming(&route.selector, slot, &member);
+    let naming = naming(&route.selector, slot, &selection.member);
     let (relay, server) = if let Some(link) = connected {
         let server = ServerSide::Own { address: link.address, user: link.user.clone() };
         (join(client, link, naming, route, caller), server)
     } else {
         let shared = SharedUpstream::new(principal(caller), caller.source());
-        (share(client, &member, naming, route, caller), ServerSide::Shared(Box::new(shared)))
+        (share(client, &selection, naming, route, caller), ServerSide::Shared(Box::new(shared)))
     };
-    let session =
-        RelaySession { route, slot, pool, server, endpoints, revalidation, closing: route.overload.closing_rounds() };
+    let session = RelaySession {
+        route,
+        slot,
+        pool: selection.pool,
+        server,
+        endpoints,
+        revalidation,
+        closing: route.overload.closing_rounds(),
+    };
     Ok(Established { relay, first_bytes, session, permit })
 }
 
@@ -227,14 +234,15 @@ fn join(
 /// Serves a client with the pool of its member.
 fn share(
     client: ClientStream,
-    member: &Member,
+    Selection { member, pool }: &Selection,
     naming: Naming,
     route: &Arc<Route>,
     caller: &CallerInfo,
 ) -> Box<Relay<ClientStream, TcpStream>> {
     let (stats, filters) = parts(naming, route, caller);
     let gives_way = route.upstream.config().pool.mode == PoolMode::Request;
-    let rules = SharingRules { hello: Arc::clone(&member.hello), gives_way };
+    let (hello, refuses_user) = (Arc::clone(&member.hello), Arc::clone(pool.connector.refuses_user()));
+    let rules = SharingRules { hello, refuses_user, gives_way };
     watched(Relay::sharing(client, rules, route.limits, stats, filters))
 }
 

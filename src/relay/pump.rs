@@ -546,7 +546,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             return Ok(false);
         }
         let length = sent.first_chunk().and_then(|head| Header::parse(*head).ok()).map_or(0, |it| it.length as usize);
-        let heard = sent.get(..length).map_or(Heard::NotMine, |message| sharing.hello.take(message, Instant::now()));
+        let heard = sent.get(..length).map_or(Heard::NotMine, |message| sharing.answer(message, Instant::now()));
         let mut reply = match heard {
             Heard::Reply(reply) => reply,
             Heard::Later => Vec::new(),

@@ -10,12 +10,13 @@
 //! The ids of requests differ from client to client, so that a reply that a server repeats late answers no request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
 
 use crate::lifecycle::feed::Feed;
 use crate::lifecycle::lease::LeaseState;
-use crate::relay::monitoring::HelloService;
+use crate::relay::monitoring::{Heard, HelloService};
 use crate::topology::KnownHello;
 
 /// How a connection uses the upstream connections of a pool.
@@ -23,6 +24,9 @@ use crate::topology::KnownHello;
 pub struct SharingRules {
     /// What the gateway knows of the member that the client is connected to.
     pub hello: Arc<Feed<KnownHello>>,
+    /// Whether the member refuses the user of the client's connections. The client then reads that in the reply to its
+    /// hello.
+    pub refuses_user: Arc<AtomicBool>,
     /// Whether an idle client gives its upstream connection back when the pool asks for it.
     pub gives_way: bool,
 }
@@ -31,6 +35,7 @@ pub struct SharingRules {
 pub(super) struct Sharing {
     /// Answers the client's hello requests.
     pub(super) hello: HelloService,
+    refuses_user: Arc<AtomicBool>,
     gives_way: bool,
     /// The right to use the present upstream connection.
     lease: Option<Arc<LeaseState>>,
@@ -69,9 +74,10 @@ pub(super) enum Condition {
 
 impl Sharing {
     pub(super) fn new(rules: SharingRules) -> Self {
-        let SharingRules { hello, gives_way } = rules;
+        let SharingRules { hello, refuses_user, gives_way } = rules;
         Self {
             hello: HelloService::new(hello),
+            refuses_user,
             gives_way,
             lease: None,
             is_idle: false,
@@ -110,6 +116,11 @@ impl Sharing {
     /// The client stays on its upstream connection from now on. Returns whether the pool does not know yet.
     pub(super) fn must_keep(&mut self) -> bool {
         self.lease.take().is_some()
+    }
+
+    /// Answers a message of the client, which is complete, if the gateway can.
+    pub(super) fn answer(&mut self, message: &[u8], now: Instant) -> Heard {
+        if self.refuses_user.load(Ordering::Relaxed) { Heard::NotMine } else { self.hello.take(message, now) }
     }
 
     /// When something is due that no event announces.

@@ -41,6 +41,8 @@ pub struct Connector {
     /// The number of a [`Users`].
     users: AtomicU8,
     authenticated: ArcSwapOption<AuthenticationResult>,
+    /// Whether the last authentication has failed.
+    refuses_user: Arc<AtomicBool>,
     /// Whether the server was last seen to require an API version (`requireApiVersion`).
     requires_api: AtomicBool,
 }
@@ -57,6 +59,7 @@ impl Connector {
             endpoint_tls,
             users: AtomicU8::default(),
             authenticated: ArcSwapOption::empty(),
+            refuses_user: Arc::default(),
             requires_api: AtomicBool::new(false),
         })
     }
@@ -208,9 +211,15 @@ impl Connector {
             Err(error) if error.is_user_failure() => Err(error.to_string()),
             Err(_) => return user.map(|_| ()),
         };
+        self.refuses_user.store(seen.is_err(), Ordering::Relaxed);
         self.authenticated.store(Some(Arc::new(AuthenticationResult { generation, user: seen })));
         stream.user = Some(user?);
         Ok(())
+    }
+
+    /// Whether the server has refused the user of the last connection: clients cannot be served until it takes one.
+    pub fn refuses_user(&self) -> &Arc<AtomicBool> {
+        &self.refuses_user
     }
 
     /// Whether connections for clients are authenticated.

@@ -267,7 +267,9 @@ fn after_a_reload_new_connections_are_the_new_user_and_old_spare_connections_are
     let unknown = certificate(&mongod, "unknown");
     let secret = Secret::plain(&Content::of(&mongod.pki, &first)).unwrap();
     let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(&mongod) };
-    options.upstream = "warm_connections = 3\ncertificate_recycle_after = '2s'\n".to_owned();
+    // With a pool the client gets another connection, and an error with the reason, at its next command.
+    let own = "pool.mode = 'off'\n";
+    options.upstream = format!("warm_connections = 3\ncertificate_recycle_after = '2s'\n{own}");
     options.upstream_tls = secret.configuration();
     let gateway = Gateway::start(&options);
     let spares = |count: f64| count > 2.5;
@@ -312,7 +314,8 @@ fn existing_connections_move_to_a_renewed_certificate_of_the_same_user() {
         .map(|stem| mongod.pki.issue(stem, &Wanted { common_name: "same", ..Wanted::default() }).unwrap());
     let secret = Secret::plain(&Content::of(&mongod.pki, &first)).unwrap();
     let mut options = GatewayOptions { tables: AUTHENTICATION.to_owned(), ..GatewayOptions::to(&mongod) };
-    options.upstream = "certificate_recycle_after = '2s'\n".to_owned();
+    // With a pool the gateway answers hello itself.
+    options.upstream = "certificate_recycle_after = '2s'\npool.mode = 'off'\n".to_owned();
     options.upstream_tls = secret.configuration();
     let gateway = Gateway::start(&options);
     let mut connection = gateway.connect().unwrap();

@@ -78,7 +78,7 @@ fn shared(rules: SharingRules) -> (DuplexStream, Relay<DuplexStream, DuplexStrea
 }
 
 fn rules() -> SharingRules {
-    SharingRules { hello: Arc::default(), gives_way: true }
+    SharingRules { hello: Arc::default(), refuses_user: Arc::default(), gives_way: true }
 }
 
 /// Runs one client of a pool beside `script`.
