@@ -59,14 +59,6 @@ pub(super) struct Acquired {
     has_waited: bool,
 }
 
-/// What an upstream connection is needed for, apart from its client.
-enum Need {
-    /// One of the client's own, with this hello replayed on it if it is not empty.
-    Own { hello: Vec<u8> },
-    /// One of the pool.
-    Shared { hello: Vec<u8>, load_balanced: bool },
-}
-
 impl SharedUpstream {
     /// For a client with this identity, or else this address.
     pub(super) fn new(principal: Option<&Principal>, source: Option<IpAddr>) -> Self {
@@ -105,27 +97,25 @@ impl SharedUpstream {
         needed: Needed<'_>,
     ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
         let (pool, reuse, caller) = (Arc::clone(pool), Arc::clone(reuse), self.caller);
-        let need = match needed {
-            Needed::Own { hello } => Need::Own { hello: hello.to_vec() },
-            Needed::Shared { hello, load_balanced } => Need::Shared { hello: hello.to_vec(), load_balanced },
+        let (mut hello, key) = match needed {
+            Needed::Own { hello } => (hello.to_vec(), None),
+            Needed::Shared { hello, load_balanced } => {
+                let client = hello::client_of(hello).unwrap_or_default().into();
+                (hello.to_vec(), Some(PoolKey { client, load_balanced }))
+            }
         };
         async move {
-            let hello = match need {
-                Need::Own { hello } => hello,
-                Need::Shared { hello, load_balanced } => {
-                    let client = hello::client_of(&hello).unwrap_or_default().into();
-                    let key = PoolKey { client, load_balanced };
-                    match pool.acquire(&reuse, &key, &hello, caller).await {
-                        Ok(Leased { connection, lease, has_waited }) => {
-                            let lease = Some(lease);
-                            return Ok(Box::new(Acquired { connection, lease, is_introduced: true, has_waited }));
-                        }
-                        // If the hello is what waits, mongod answers it itself.
-                        Err(AcquireError::Rejected) => Vec::new(),
-                        Err(error) => return Err(error),
+            if let Some(key) = key {
+                match pool.acquire(&reuse, &key, &hello, caller).await {
+                    Ok(Leased { connection, lease, has_waited }) => {
+                        let lease = Some(lease);
+                        return Ok(Box::new(Acquired { connection, lease, is_introduced: true, has_waited }));
                     }
+                    // If the hello is what waits, mongod answers it itself.
+                    Err(AcquireError::Rejected) => hello.clear(),
+                    Err(error) => return Err(error),
                 }
-            };
+            }
             let (connection, is_introduced) = pool.own(&hello).await?;
             Ok(Box::new(Acquired { connection, lease: None, is_introduced, has_waited: false }))
         }

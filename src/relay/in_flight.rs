@@ -17,7 +17,7 @@ use crate::wire::header::Header;
 /// are taken together, so that there may be a few more. Drivers have one.
 pub(super) const IN_FLIGHT_MAX: usize = 1024;
 
-/// Who has sent a request.
+/// The sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sender {
     /// The client.
@@ -50,7 +50,7 @@ pub(super) struct InFlightRequest {
     pub(super) policy_version: u64,
     /// The transaction that the request belongs to.
     pub(super) transaction: Option<u64>,
-    /// Who has sent it.
+    /// Its sender.
     pub(super) sender: Sender,
     /// Whether its replies may name members, and are rewritten.
     pub(super) names_members: bool,
