@@ -134,8 +134,9 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     let busy = gateway.processor_time().unwrap().saturating_sub(before);
     assert!(busy < started.elapsed() / 3, "failed attempts to accept used {busy:?} of processor time");
     served.run(&ping()).unwrap();
-    // This can exceed the limit: the gateway may inherit descriptors with higher numbers from this process.
-    let all = gateway.descriptors().unwrap();
+    // The number can exceed the limit: the gateway may inherit descriptors with higher numbers from this process. A
+    // descriptor that a read of a file has just given back is taken at the next attempt to accept.
+    let all = until_steady("the gateway uses all its descriptors", A_WHILE, || gateway.descriptors().unwrap());
 
     // An accepted client that sends a command needs a descriptor for its upstream connection.
     silent[0].send(&op_msg(1, 0, &[body_section(&ping())])).unwrap();
@@ -150,8 +151,8 @@ fn a_gateway_without_descriptors_logs_it_once_and_accepts_again_when_some_are_fr
     for gone in 1..=5 {
         silent.remove(1);
         let probes = || gateway.log().iter().filter(|event| event["outcome"] == "probe").count();
-        until("the client has disconnected", || (probes() == gone).then_some(()));
-        until("the next client takes the free descriptor", || (gateway.descriptors().unwrap() == all).then_some(()));
+        until("the client has disconnected", || (probes() >= gone).then_some(()));
+        until("the next client takes the free descriptor", || (gateway.descriptors().unwrap() >= all).then_some(()));
     }
     silent.clear();
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "accepting connections again").unwrap();
