@@ -76,7 +76,7 @@ fn drain_with_slow_commands(mut gateway: Gateway, mongod: &Mongod) -> Gateway {
     const SLOW: usize = 6;
     let mut slow: Vec<_> = (0..SLOW).map(|_| gateway.connect().unwrap()).collect();
     for connection in &mut slow {
-        send(connection, &slow::find("drain_slow", 4_000));
+        send(connection, &slow::find("drain_slow", 8_000));
     }
     let mut idle: Vec<_> = (0..4).map(|_| gateway.connect().unwrap()).collect();
     idle.iter_mut().skip(2).for_each(|connection| _ = connection.run(&ping()).unwrap());
@@ -85,7 +85,8 @@ fn drain_with_slow_commands(mut gateway: Gateway, mongod: &Mongod) -> Gateway {
     gateway.wait_for_log(LOG_TIMEOUT, |event| event["message"] == "draining").unwrap();
 
     idle.iter_mut().for_each(assert_closed);
-    assert_eq!(slow::running(mongod, "drain_slow"), SLOW, "idle connections close before the slow commands finish");
+    // Idle connections close before the slow commands finish.
+    slow::await_running(mongod, "drain_slow", SLOW);
     let ready = gateway.get("/readyz").unwrap();
     assert!(ready.status == 503 && ready.body.contains("draining"), "{}", ready.body);
     assert_eq!(gateway.get("/livez").unwrap().status, 200);

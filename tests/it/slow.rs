@@ -16,6 +16,9 @@ pub fn find(database: &str, milliseconds: u32) -> Document {
 }
 
 /// Waits until mongod is executing `count` slow commands in this database.
+///
+/// A number that is too low for a moment proves nothing: at its start a `$where` reads `system.js`, and mongod then
+/// lists that operation instead.
 pub fn await_running(mongod: &Mongod, database: &str, count: usize) {
     until(&format!("mongod runs {count} slow commands"), || (running(mongod, database) == count).then_some(()));
 }
