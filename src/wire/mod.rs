@@ -10,6 +10,7 @@ pub mod field_names;
 pub mod header;
 pub mod hello;
 pub mod message_scan;
+pub mod oidc;
 pub mod op_msg;
 pub mod op_query;
 pub mod reply;
