@@ -10,6 +10,7 @@ mod identities;
 mod principal;
 mod refusal;
 mod spiffe;
+pub mod token;
 mod trust_domains;
 
 pub(crate) use algorithms::{key_text, signature_text};

@@ -24,5 +24,7 @@ pub mod raw;
 pub mod replica_set;
 pub mod scratch;
 pub mod secret;
+pub mod token_issuer;
+pub mod token_keys;
 pub mod waiting;
 pub mod workload_api;
