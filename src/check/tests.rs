@@ -6,8 +6,9 @@ use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::config::{
-    AdminConfig, EndpointConfig, ListenAddress, ListenerConfig, ListenerMode, ListenerTlsConfig, LogConfig, LogFormat,
-    LogLevel, MetricsConfig, ProxyProtocol, ShutdownConfig, TlsFiles, TlsVersion, Topology, Verify,
+    AdminConfig, EndpointConfig, ListenAddress, ListenerAuthentication, ListenerConfig, ListenerMode,
+    ListenerTlsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, ProxyProtocol, ShutdownConfig, TlsFiles,
+    TlsVersion, Topology, Verify,
 };
 use crate::tls::test_pki::{CertificateAuthority, Folder, files_of, upstream_of};
 use crate::upstream::test_server::{Behaviour, ONLY_12, TestUpstream};
@@ -24,6 +25,7 @@ fn config(upstream: &EndpointConfig) -> Config {
         trust_domain: None,
         trust_domain_aliases: Vec::new(),
         metrics: MetricsConfig::default(),
+        token_issuers: Vec::new(),
         identities: Vec::new(),
         log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
         upstreams: [(upstream.name.clone(), upstream)].into(),
@@ -358,6 +360,7 @@ fn listener(files: TlsFiles) -> ListenerConfig {
             close_expired_clients: true,
         }),
         principal: None,
+        authentication: ListenerAuthentication::None,
         proxy_protocol: ProxyProtocol::Off,
         proxy_trusted: Vec::new(),
         proxy_identity_tlv: None,

@@ -4,6 +4,7 @@ mod documents;
 mod hostile;
 mod rules;
 mod sets;
+mod tokens;
 
 use std::io::Write;
 

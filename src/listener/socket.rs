@@ -195,7 +195,7 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ListenerMode, ProxyProtocol, Topology};
+    use crate::config::{ListenerAuthentication, ListenerMode, ProxyProtocol, Topology};
     use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
@@ -207,6 +207,7 @@ mod tests {
             mode: ListenerMode::Plaintext,
             tls: None,
             principal: None,
+            authentication: ListenerAuthentication::None,
             proxy_protocol: ProxyProtocol::Off,
             proxy_trusted: Vec::new(),
             proxy_identity_tlv: None,

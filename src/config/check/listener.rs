@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::claimed_addresses::ClaimedAddresses;
 use super::identity_readers;
 use super::readers;
+use super::token_issuer;
 use super::topology;
 use super::upstream;
 use crate::config::error::joined;
@@ -15,6 +16,7 @@ use crate::config::given::Given;
 use crate::config::schema::nearest;
 use crate::config::section::Section;
 use crate::config::sections::Deployment;
+use crate::config::sections::ListenerAuthentication;
 use crate::config::sections::ListenerConfig;
 use crate::config::sections::ListenerMode;
 use crate::config::sections::ListenerTlsConfig;
@@ -60,6 +62,7 @@ pub(super) fn listener(
         topology::topology(&mut section, address.as_ref(), deployment, claimed)
     };
     let principal = section.optional("principal", identity_readers::principal);
+    let authentication = section.or("authentication", ListenerAuthentication::None, token_issuer::authentication);
     let is_socket = matches!(address, Some(ListenAddress::Unix(_)));
     let proxy = proxy(&mut section, is_socket);
     let max_connections = section.or("max_connections", 10_000, |given| given.whole_number(1, 1_000_000));
@@ -79,6 +82,7 @@ pub(super) fn listener(
         mode,
         tls: tls?,
         principal,
+        authentication,
         proxy_protocol: proxy.protocol,
         proxy_trusted: proxy.trusted,
         proxy_identity_tlv: proxy.identity_tlv,

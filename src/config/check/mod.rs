@@ -7,6 +7,7 @@ mod identity_readers;
 mod listener;
 pub(super) mod policy;
 mod readers;
+mod token_issuer;
 mod topology;
 mod upstream;
 
@@ -41,6 +42,8 @@ const HELD_BYTES_MAX: u64 = 1 << 40;
 /// If a problem is recorded, the result is `None`, or a configuration with defaults in place of invalid values.
 pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     const IDENTITY: &str = "must be tables that begin with a line [[identity]]; environment variables cannot set them";
+    const ISSUER: &str =
+        "must be tables that begin with a line [[token_issuer]]; environment variables cannot set them";
     let mut claimed = ClaimedAddresses::default();
     let workers = top.or("workers", cores(), |given| given.whole_number(1, WORKERS_MAX).map(at_least_one));
     let drain_timeout = top
@@ -69,6 +72,16 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     }
     let identities = top.repeated_tables("identity", IDENTITY).unwrap_or_default();
     let identities: Option<Vec<_>> = identities.into_iter().map(identity).collect();
+    let issuers = top.repeated_tables("token_issuer", ISSUER).unwrap_or_default();
+    let has_issuer = !issuers.is_empty();
+    let issuers: Option<Vec<_>> = issuers
+        .into_iter()
+        .map(|section| token_issuer::token_issuer(section, trust_domain.as_deref(), directory))
+        .collect();
+    token_issuer::refuse_twins(&top, issuers.as_deref().unwrap_or_default());
+    for listener in listeners.iter().flatten() {
+        token_issuer::check_listener(&top, listener, has_issuer);
+    }
     let whole: Option<Vec<_>> = listeners.iter().map(Option::as_ref).collect();
     // The principals of a listener that has problems are not known.
     let known = whole.zip(identities.as_deref()).map(|(listeners, known)| KnownPrincipals::of(listeners, known));
@@ -89,6 +102,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         log,
         metrics,
         identities: identities?,
+        token_issuers: issuers?,
         upstreams: upstreams.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
         listeners: listeners.into_iter().map(|one| one.map(|one| (one.name.clone(), one))).collect::<Option<_>>()?,
         policy,

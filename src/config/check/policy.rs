@@ -14,6 +14,7 @@ use crate::config::sections::Action;
 use crate::config::sections::Enforcement;
 use crate::config::sections::FromConfig;
 use crate::config::sections::IdentityConfig;
+use crate::config::sections::ListenerAuthentication;
 use crate::config::sections::ListenerConfig;
 use crate::config::sections::ListenerMode;
 use crate::config::sections::PolicyConfig;
@@ -163,7 +164,7 @@ fn known_listeners(given: &Given<'_>, listeners: &[String]) -> Result<Vec<String
 /// The principals that clients can have.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::config) enum KnownPrincipals {
-    /// Any principal: a listener accepts client certificates or PROXY headers.
+    /// Any principal: a listener accepts client certificates, PROXY headers or tokens.
     Any,
     /// Only the principals in the configuration; may be empty.
     Only(Vec<String>),
@@ -176,7 +177,9 @@ impl KnownPrincipals {
     ) -> Self {
         let mut named: Vec<String> = identities.iter().map(|identity| identity.principal.clone()).collect();
         for listener in listeners {
-            if listener.mode != ListenerMode::Plaintext || listener.proxy_protocol != ProxyProtocol::Off {
+            let shows = listener.proxy_protocol != ProxyProtocol::Off
+                || listener.authentication != ListenerAuthentication::None;
+            if listener.mode != ListenerMode::Plaintext || shows {
                 return Self::Any;
             }
             named.extend(listener.principal.clone());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::tls::{TlsFiles, TlsVersion};
+use super::tokens::ListenerAuthentication;
 use crate::config::values::{HostPort, ListenAddress};
 
 /// `[listener.NAME]`.
@@ -24,6 +25,8 @@ pub struct ListenerConfig {
     pub tls: Option<ListenerTlsConfig>,
     /// `principal`: the principal of clients that have no other. Default: none.
     pub principal: Option<String>,
+    /// `authentication`: whether clients show who they are by tokens. Default: `none`.
+    pub authentication: ListenerAuthentication,
     /// `proxy_protocol`. Default: `off`.
     pub proxy_protocol: ProxyProtocol,
     /// `proxy_trusted`: addresses of the proxies that may send a PROXY header. Required unless `proxy_protocol` is

@@ -5,6 +5,7 @@
 mod listener;
 mod policy;
 mod tls;
+mod tokens;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub use listener::{
 };
 pub use policy::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig, Values};
 pub use tls::{MaterialSource, Ocsp, TlsFiles, TlsVersion, UpstreamTlsConfig, Verify, WorkloadApi};
+pub use tokens::{JwksUrl, KeySource, ListenerAuthentication, TokenIssuerConfig};
 pub use upstream::{
     CredentialConfig, Deployment, EndpointConfig, Mechanism, PoolConfig, PoolMode, Seeds, SendProxy, UpstreamConfig,
 };
@@ -51,6 +53,8 @@ pub struct Config {
     pub trust_domain_aliases: Vec<String>,
     /// `[[identity]]`: principals of clients without a certificate, in the order of the file. Default: none.
     pub identities: Vec<IdentityConfig>,
+    /// `[[token_issuer]]`: whose tokens are accepted, in the order of the file, each issuer once. Default: none.
+    pub token_issuers: Vec<TokenIssuerConfig>,
     /// `[upstream.NAME]` by name. At least one.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
     /// `[listener.NAME]` by name. At least one. Each refers to an existing upstream, and no two have the same address.

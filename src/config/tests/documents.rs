@@ -37,21 +37,30 @@ fn with_everything_but(keys: &[&str]) -> String {
 
 /// config.toml with an upstream of one server.
 fn with_everything() -> String {
-    let of_sets =
-        ["members", "srv", "replica_set", "sharded", "topology", "member_ports", "member_addresses", "advertise"];
+    let of_sets = [
+        "members",
+        "srv",
+        "replica_set",
+        "sharded",
+        "topology",
+        "member_ports",
+        "member_addresses",
+        "advertise",
+        "jwks_file",
+    ];
     with_everything_but(&[&of_sets[..], &["send_proxy", "spiffe_socket", "read_preference"]].concat())
 }
 
 #[test]
 fn the_file_shows_a_replica_set_in_place_of_one_server() {
-    let others = ["send_proxy", "spiffe_socket", "srv", "sharded", "member_addresses", "read_preference"];
+    let others = ["send_proxy", "spiffe_socket", "srv", "sharded", "member_addresses", "read_preference", "jwks_file"];
     let text = with_everything_but(&others).replace("address = \"127.0.0.1:27018\"", "#");
     let config = parse(&text, &[]).unwrap();
     assert_eq!(config.upstreams["orders"].deployment.listed().len(), 2);
     let Topology::Members(members) = &config.listeners["orders"].topology else { panic!("no members") };
     assert_eq!((members.slots.len(), members.advertise.as_deref()), (7, Some("gateway.local")));
 
-    let others = ["send_proxy", "spiffe_socket", "srv", "sharded", "member_ports", "read_preference"];
+    let others = ["send_proxy", "spiffe_socket", "srv", "sharded", "member_ports", "read_preference", "jwks_file"];
     let text = with_everything_but(&others).replace("address = \"127.0.0.1:27018\"", "#");
     let Topology::Members(members) = &parse(&text, &[]).unwrap().listeners["orders"].topology.clone() else {
         panic!("no members")
@@ -60,11 +69,12 @@ fn the_file_shows_a_replica_set_in_place_of_one_server() {
 }
 
 /// Tables without which the configuration has other meaning than with an empty table.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 8] = [
     "upstream.NAME.authentication",
     "[upstream.NAME.credential]",
     "listener.NAME.tls",
     "[identity]",
+    "[token_issuer]",
     "[policy.rule]",
     "[policy.rule.from]",
     "[policy.rule.to]",

@@ -1,0 +1,139 @@
+//! `[[token_issuer]]`, and `authentication` of a listener.
+
+use std::time::Duration;
+
+use super::*;
+
+const ISSUER: &str = "[[token_issuer]]\nissuer = \"https://i.example\"\naudiences = [\"mongodb://orders\"]\n\
+                      jwks_url = \"https://i.example/jwks\"\ntrust_domain = \"cluster.local\"\n";
+
+/// Checks that an issuer with one line in place of the one with the same key has exactly one problem.
+fn check(line: &str, expected: &str) {
+    let key = line.split_once(" = ").map_or(line, |(key, _)| key);
+    let others = ISSUER.lines().filter(|other| !other.starts_with(&format!("{key} = "))).collect::<Vec<_>>().join("\n");
+    let line = if key == line { "" } else { line };
+    check_one(&format!("{MINIMAL}{others}\n{line}\n"), expected);
+}
+
+#[test]
+fn all_keys_of_an_issuer_are_read() {
+    let text = format!(
+        "{MINIMAL}{ISSUER}ca_file = \"ca.pem\"\nbearer_token_file = \"/run/token\"\nprincipal = \"CN={{email}}\"\n\
+         required_claims = {{ \"a.b\" = \"x\", c = [\"y\", \"z\"] }}\nclient_id = \"app\"\nrequest_scopes = [\"openid\"]\n\
+         clock_skew = \"1s\"\nexpiry_grace = \"0s\"\n"
+    );
+    let [issuer] = &parse(&text, &[]).unwrap().token_issuers[..] else { panic!("one issuer") };
+    let KeySource::Url { url, ca_file, bearer_token_file } = &issuer.keys else { panic!("{issuer:?}") };
+    assert_eq!((url.is_https, url.server.to_string(), url.path.as_str()), (true, "i.example:443".to_owned(), "/jwks"));
+    assert_eq!(ca_file.as_deref(), Some(Path::new("/etc/mongate/ca.pem")));
+    assert_eq!(bearer_token_file.as_deref(), Some(Path::new("/run/token")));
+    let claims = [("a.b", vec!["x"]), ("c", vec!["y", "z"])];
+    let claims = claims.map(|(claim, values)| (claim.to_owned(), values.into_iter().map(ToOwned::to_owned).collect()));
+    assert_eq!(issuer.required_claims, claims);
+    assert_eq!((issuer.clock_skew, issuer.expiry_grace), (Duration::from_secs(1), Duration::ZERO));
+    assert_eq!((issuer.client_id.as_deref(), issuer.request_scopes.len()), (Some("app"), 1));
+}
+
+#[test]
+fn absent_keys_of_an_issuer_have_their_default() {
+    let text = ISSUER.replace("trust_domain = \"cluster.local\"\n", "");
+    let [issuer] = &parse(&format!("trust_domain = \"top.local\"{MINIMAL}{text}"), &[]).unwrap().token_issuers[..]
+    else {
+        panic!("one issuer")
+    };
+    assert_eq!(issuer.trust_domain.as_deref(), Some("top.local"));
+    assert_eq!((issuer.clock_skew, issuer.expiry_grace), (Duration::from_secs(30), Duration::from_mins(5)));
+    let svid = ISSUER.replace("issuer = \"https://i.example\"\n", "").replace("jwks_url", "jwks_file");
+    let [issuer] =
+        &parse(&format!("{MINIMAL}{}", svid.replace("https://i.example/", "")), &[]).unwrap().token_issuers[..]
+    else {
+        panic!("one issuer")
+    };
+    assert_eq!(
+        (issuer.label().as_str(), issuer.keys.to_string().as_str()),
+        ("spiffe://cluster.local", "/etc/mongate/jwks")
+    );
+}
+
+#[test]
+fn addresses_of_keys_are_read() {
+    for (address, expected) in [
+        ("https://h", Some(("h:443", "/"))),
+        ("https://h:8443/a?b=c%20d", Some(("h:8443", "/a?b=c%20d"))),
+        ("https://[::1]/a", Some(("[::1]:443", "/a"))),
+        ("https://[::1]:8443/a", Some(("[::1]:8443", "/a"))),
+        ("http://127.0.0.1:8001/openid/v1/jwks", Some(("127.0.0.1:8001", "/openid/v1/jwks"))),
+        ("http://localhost/a", Some(("localhost:80", "/a"))),
+        ("http://h/a", None),
+        ("HTTPS://h/a", None),
+        ("ftp://h/a", None),
+        ("https://", None),
+        ("https:///a", None),
+        ("https://me@h/a", None),
+        ("https://h/a b", None),
+        ("https://h/a#b", None),
+        ("https://h:0/a", None),
+        ("https://h:99999/a", None),
+        ("h/a", None),
+    ] {
+        let text = format!("{MINIMAL}{}", ISSUER.replace("https://i.example/jwks", address));
+        let found = parse(&text, &[]).ok().map(|config| match &config.token_issuers[0].keys {
+            KeySource::Url { url, .. } => (url.server.to_string(), url.path.clone()),
+            KeySource::File(_) => panic!("not a file"),
+        });
+        assert_eq!(found, expected.map(|(server, path)| (server.to_owned(), path.to_owned())), "{address}");
+    }
+}
+
+#[test]
+fn problems_of_an_issuer_are_named() {
+    check("audiences", "token_issuer[1].audiences");
+    check("audiences = []", "every token would be refused");
+    check("audiences = [\"a b\"]", "without spaces");
+    check("jwks_url", "jwks_file");
+    check("jwks_url = \"http://h/jwks\"", "keys that arrive without TLS");
+    check("jwks_file = \"a.json\"", "cannot be combined with jwks_url");
+    check("trust_domain", "set the trust domain of the principals");
+    check("trust_domain = \"A\"", "trust domain");
+    check("issuer = \"\"", "is empty");
+    check("required_claims = \"x\"", "must be a table of claims and values");
+    check("required_claims = { a = 5 }", "a value of this claim");
+    check("required_claims = { a = [] }", "is empty");
+    check("clock_skew = \"6min\"", "0s to 5m");
+    check("expiry_grace = \"2h\"", "0s to 1h");
+    check("jwks_uri = \"https://h\"", "did you mean jwks_url?");
+    check_one(&format!("{MINIMAL}{ISSUER}{ISSUER}"), "for a second time");
+    let file = ISSUER.replace("jwks_url = \"https://i.example/jwks\"", "jwks_file = \"a.json\"\nca_file = \"ca.pem\"");
+    check_one(&format!("{MINIMAL}{file}"), "is for jwks_url only");
+    let anonymous = ISSUER.replace("issuer = \"https://i.example\"\n", "principal = \"CN={sub}\"\n");
+    check_one(&format!("{MINIMAL}{anonymous}"), "needs an issuer");
+}
+
+#[test]
+fn a_listener_takes_tokens_only_where_others_cannot_read_them() {
+    const NOT_YET: &str = "is not supported by this version yet";
+    const IN_THE_CLEAR: &str = "would take tokens in the clear";
+    const NO_ISSUER: &str = "add a [[token_issuer]]";
+    let strict = "mode = \"strict\"\ntls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n";
+    let permissive = strict.replace("strict", "permissive");
+    let remote = "allow_remote_plaintext = true\n";
+    for (address, lines, issuer, expected) in [
+        ("127.0.0.1:27017", "", ISSUER, &[NOT_YET][..]),
+        ("unix:/run/m.sock", "", ISSUER, &[NOT_YET]),
+        ("10.0.0.1:27017", strict, ISSUER, &[NOT_YET]),
+        ("0.0.0.0:27017", remote, ISSUER, &[IN_THE_CLEAR, NOT_YET]),
+        ("0.0.0.0:27017", &format!("{remote}{permissive}"), ISSUER, &[IN_THE_CLEAR, NOT_YET]),
+        ("127.0.0.1:27017", "", "", &[NO_ISSUER, NOT_YET]),
+    ] {
+        for value in ["token", "token-optional"] {
+            let listener = MINIMAL.replace("127.0.0.1:27017", address);
+            let found = problems(&format!("{listener}authentication = \"{value}\"\n{lines}{issuer}"), &[]);
+            let fits = found.len() == expected.len()
+                && expected.iter().zip(&found).all(|(part, problem)| problem.contains(part));
+            assert!(fits, "{address} {lines} {found:#?}");
+            assert!(found[0].starts_with(&format!("listener.orders.authentication (config.toml): = \"{value}\" ")));
+        }
+    }
+    check_listener("authentication = \"tokens\"", "did you mean \"token\"?");
+    assert!(parse(&format!("{MINIMAL}authentication = \"none\"\n"), &[]).is_ok());
+}
