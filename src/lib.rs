@@ -18,6 +18,7 @@ pub mod relay;
 pub mod review;
 pub mod telemetry;
 pub mod tls;
+pub mod tokens;
 pub mod topology;
 pub mod upstream;
 pub mod wire;

@@ -16,6 +16,7 @@ use crate::lifecycle::readiness::{ConditionState, Readiness, ReportScope, Subjec
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::listener::ConnectionLimit;
 use crate::telemetry::metrics::StateGauges;
+use crate::tokens::{IssuerKeys, TokenKeys};
 
 /// How long a listener may be at its connection limit without a warning.
 const FULL_TIME_MAX: Duration = Duration::from_mins(1);
@@ -105,6 +106,31 @@ pub(super) fn gauges(
 pub(super) fn add_policy(readiness: &Readiness, in_force: &Arc<PolicyInForce>, reload: Arc<ReloadStatus>) {
     let in_force = Arc::clone(in_force);
     readiness.add("policy", Subject::Process, move || of_policy(&in_force, &reload));
+}
+
+/// Adds a condition for the keys of each token issuer.
+pub(super) fn add_tokens(readiness: &Readiness, tokens: &TokenKeys) {
+    for keys in tokens.issuers() {
+        let (title, keys) = (format!("token issuer {}", keys.label()), Arc::clone(keys));
+        readiness.add(&title, Subject::Process, move || of_issuer(&keys));
+    }
+}
+
+/// Without keys no client can be authenticated. After that the last keys are good enough: all gateways with the same
+/// issuer would become unready at the same time.
+fn of_issuer(keys: &IssuerKeys) -> ConditionState {
+    match (keys.current().map(|keys| keys.len()), keys.problem()) {
+        (None, None) => ConditionState::Fails("its keys are being loaded".to_owned()),
+        (None, Some(problem)) => ConditionState::Fails(format!("there are no keys: {problem}")),
+        (Some(found), None) => ConditionState::Holds(keys_text(found)),
+        (Some(found), Some(problem)) => {
+            ConditionState::Warns(format!("{}; they cannot be loaded again: {problem}", keys_text(found)))
+        }
+    }
+}
+
+fn keys_text(keys: usize) -> String {
+    if keys == 1 { "1 key".to_owned() } else { format!("{keys} keys") }
 }
 
 /// A failed reload is only a warning while the previous set works: all gateways that share the files would become

@@ -7,6 +7,7 @@ use crate::admin;
 use crate::listener::BindError;
 use crate::policy::PolicyProblem;
 use crate::tls::{ListenerTlsError, UpstreamTlsError};
+use crate::tokens::TokenIssuerProblem;
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum StartError {
     /// The policy cannot be used: all problems.
     #[error("{}", policy_problems(.0))]
     Policy(Vec<PolicyProblem>),
+    /// Values of `[[token_issuer]]` cannot be used: all problems.
+    #[error("{}", lines(.0, |problem| format!("{} {}", problem.key, problem.sentence)))]
+    TokenIssuers(Vec<TokenIssuerProblem>),
     /// The gateway cannot listen on an address.
     #[error(transparent)]
     Listener(#[from] BindError),

@@ -33,6 +33,7 @@ use crate::lifecycle::tasks::Tasks;
 use crate::listener::Listener;
 use crate::relay::HoldBudget;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
+use crate::tokens::TokenKeys;
 use crate::upstream::REASONS;
 
 pub use error::StartError;
@@ -55,6 +56,7 @@ pub struct BoundGateway {
     exposures: Vec<Warning>,
     metrics: Metrics,
     certificates: CertificateSupervisor,
+    tokens: Option<TokenKeys>,
     policy: Arc<PolicyInForce>,
     policy_reloader: Option<PolicyReloader>,
     workers: Workers,
@@ -78,6 +80,7 @@ impl BoundGateway {
         let policy = Arc::new(PolicyInForce::new(policy, HoldBudget::new(max_held_bytes)));
         let policy_reloader = source.map(|source| PolicyReloader::new(source, &policy));
         let upstreams = upstreams(config)?;
+        let tokens = TokenKeys::new(&config.token_issuers).map_err(StartError::TokenIssuers)?;
         let overload = Overload::default();
         let inputs = ListenerInputs {
             config,
@@ -95,6 +98,9 @@ impl BoundGateway {
         let readiness = Readiness::new(drain.watch());
         conditions::add_memory(&readiness, &overload);
         conditions::add_servers(&readiness, &upstreams, &listeners, &certificates);
+        if let Some(tokens) = &tokens {
+            conditions::add_tokens(&readiness, tokens);
+        }
         let policy_status = policy_reloader.as_ref().map(PolicyReloader::status);
         let pending = policy_reloader.as_ref().map(PolicyReloader::pending_restart).unwrap_or_default();
         if let Some(status) = policy_status.clone() {
@@ -117,6 +123,7 @@ impl BoundGateway {
             exposures: config.exposures(),
             metrics,
             certificates,
+            tokens,
             policy,
             policy_reloader,
             workers,
@@ -159,6 +166,9 @@ impl BoundGateway {
         own.spawn("metrics upkeep", metrics_upkeep(self.metrics, drain.watch()));
         own.spawn("memory", memory_watch::run(self.overload, workers.connections(), drain.watch()));
         let mut reloads = vec![self.certificates.start(&own, &drain.watch())];
+        if let Some(tokens) = self.tokens {
+            tokens.start(&own, &drain.watch());
+        }
         if let Some(reloader) = self.policy_reloader {
             reloads.push(reloader.request());
             own.spawn("policy", reloader.run(drain.watch()));

@@ -32,6 +32,8 @@ pub(super) const LISTENER_READY: &str = "mongate_listener_ready";
 pub(super) const CONFIG_PENDING_RESTART: &str = "mongate_config_pending_restart";
 pub(super) const OVERLOADED: &str = "mongate_overloaded";
 pub(super) const OVERLOAD_CONNECTIONS: &str = "mongate_overload_connections_total";
+pub(super) const TOKEN_VALIDATIONS: &str = "mongate_token_validations_total";
+pub(super) const JWKS_KEYS: &str = "mongate_jwks_keys";
 pub(super) const BUILD: &str = "mongate_build_info";
 
 /// Bucket bounds of command durations, in seconds. A command answered from memory on the same host takes about 100 µs;
@@ -62,7 +64,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 29] = [
+pub(super) const FAMILIES: [Family; 31] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -230,6 +232,18 @@ pub(super) const FAMILIES: [Family; 29] = [
         kind: FamilyKind::Counter,
         unit: Unit::Count,
         help: "Connections that were refused or closed because memory was nearly used up.",
+    },
+    Family {
+        name: TOKEN_VALIDATIONS,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Tokens that were validated, by issuer and outcome.",
+    },
+    Family {
+        name: JWKS_KEYS,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "Keys of a token issuer that can verify tokens.",
     },
     Family { name: BUILD, kind: FamilyKind::Gauge, unit: Unit::Count, help: "Always 1; the version is in the label." },
 ];

@@ -12,6 +12,7 @@ mod recorder;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod upstream;
 
 pub use certs::{ReloadMetrics, set_certificate_expiry};
@@ -20,4 +21,5 @@ pub use listener::{ListenerMetrics, OpenConnection};
 pub use process::{HeldBytes, OverloadMetrics, set_dropped_log_lines};
 pub use recorder::{InstallError, Metrics};
 pub use state::StateGauges;
+pub use tokens::{TokenMetrics, set_jwks_keys};
 pub use upstream::{SetMetrics, UpstreamMetrics};

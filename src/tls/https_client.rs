@@ -1,0 +1,47 @@
+//! The TLS configuration of the client that fetches the keys of token issuers over HTTPS.
+//!
+//! rustls verifies the server with its own rules: no server of MongoDB with old certificates is among them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+
+use super::material_error::MaterialError;
+use super::pem::MaterialFile;
+
+/// Why there are no CA certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpsError {
+    /// `ca_file` cannot be used.
+    #[error("{0}")]
+    File(#[from] MaterialError),
+    /// The system has none.
+    #[error("the system has no CA certificates that can be read{}", .0.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default())]
+    System(Option<String>),
+    /// rustls does not take the configuration.
+    #[error("TLS cannot be configured: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// A configuration that trusts the CA certificates in `ca_file`, or those of the system. Blocks while it reads them.
+pub fn https_client(ca_file: Option<&Path>) -> Result<ClientConfig, HttpsError> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(file) => {
+            for (der, _) in MaterialFile::new("token_issuer", "ca_file", file).certificates()? {
+                roots.add(der)?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            let (usable, _) = roots.add_parsable_certificates(found.certs);
+            if usable == 0 {
+                return Err(HttpsError::System(found.errors.first().map(ToString::to_string)));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,77 @@
+//! Loads the keys of an issuer once, from a file or an address.
+
+use std::fs;
+use std::io;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use tokio::task::spawn_blocking;
+
+use super::fetch::{FetchError, fetch};
+use crate::config::KeySource;
+use crate::identity::token::{KEY_SET_BYTES_MAX, KeySet, KeySetError};
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyLoadError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", file.display())]
+    File {
+        /// As configured.
+        file: PathBuf,
+        /// From the system.
+        source: io::Error,
+    },
+    /// The address has no document.
+    #[error("cannot fetch {url}: {error}")]
+    Fetch {
+        /// As configured.
+        url: String,
+        /// What went wrong.
+        error: FetchError,
+    },
+    /// There is a document, but it is no usable key set.
+    #[error("{source_name}: {error}")]
+    Unusable {
+        /// The file or the address.
+        source_name: String,
+        /// What is wrong with it.
+        error: KeySetError,
+    },
+}
+
+impl KeyLoadError {
+    /// What the operator can do.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "correct jwks_file, and let mongate read the file",
+            Self::Fetch { error, .. } => error.remedy(),
+            Self::Unusable { .. } => {
+                "put the JSON Web Key Set of the issuer there, as `kubectl get --raw /openid/v1/jwks` prints it"
+            }
+        }
+    }
+}
+
+/// Loads the keys. Takes at most 10 s from an address; a file is read on another thread. Cancel safe.
+pub async fn load(source: &KeySource) -> Result<KeySet, KeyLoadError> {
+    let document = match source {
+        KeySource::File(file) => {
+            let path = file.clone();
+            let read = spawn_blocking(move || read(&path)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            read.map_err(|source| KeyLoadError::File { file: file.clone(), source })?
+        }
+        KeySource::Url { url, ca_file, bearer_token_file } => {
+            let fetched = fetch(url, ca_file.as_deref(), bearer_token_file.as_deref()).await;
+            fetched.map_err(|error| KeyLoadError::Fetch { url: url.to_string(), error })?.into()
+        }
+    };
+    KeySet::from_json(&document).map_err(|error| KeyLoadError::Unusable { source_name: source.to_string(), error })
+}
+
+/// One byte more than is accepted, so that a longer file is an error.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut document = Vec::new();
+    fs::File::open(file)?.take(KEY_SET_BYTES_MAX as u64 + 1).read_to_end(&mut document)?;
+    Ok(document)
+}

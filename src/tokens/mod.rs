@@ -1,0 +1,24 @@
+//! The keys of token issuers: fetched, refreshed in the background, and used to validate tokens.
+//!
+//! What a valid token is says `identity::token`. This module has the keys for it, and counts validations.
+//!
+//! Each issuer has one task. It reads a file when it may have changed, or asks an address every five minutes. A token
+//! with an unknown key makes it look at once, but every ten seconds at most. The last usable keys stay in use while new
+//! ones cannot be had.
+
+mod fetch;
+mod follower;
+mod issuer_keys;
+mod load;
+mod messages;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod validator;
+
+pub use fetch::FetchError;
+pub use follower::TokenKeys;
+pub use issuer_keys::IssuerKeys;
+pub use load::{KeyLoadError, load};
+pub use rules::{TokenIssuerProblem, token_issuers};
+pub use validator::TokenValidator;
