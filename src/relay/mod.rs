@@ -57,6 +57,7 @@ mod requests;
 mod scratch;
 mod sharing;
 mod sockets;
+mod token_session;
 mod turn_budget;
 mod upstream_half;
 mod upstream_side;
@@ -74,6 +75,7 @@ pub use filter::policy_source::{
 pub use hold_budget::HoldBudget;
 pub use limits::Limits;
 pub use sharing::SharingRules;
+pub use token_session::{SessionAnswer, SessionCommand, SessionStep, TokenDemand, TokenSession};
 pub use upstream_side::UpstreamSide;
 
 use clock::Clock;
