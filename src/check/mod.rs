@@ -12,16 +12,19 @@ mod policy;
 mod report;
 mod set;
 mod text;
+mod tokens;
 
 use std::time::{Duration, SystemTime};
 
+use self::tokens::KeyScope;
 use crate::config::{Config, HostPort, MaterialSource, UpstreamConfig, WorkloadApi};
 use crate::tls::{WorkloadError, WorkloadSet, WorkloadUpdates};
 
+pub use self::tokens::principal_of_token;
 pub use report::{
     About, CertificateReport, CheckVerdict, ConnectionReport, CredentialReport, Finding, FindingKind, HandshakeReport,
     ListenerReport, MaterialReport, MemberReport, PolicyReport, Report, RevocationListReport, ServerReport, SetReport,
-    Status, Step, UpstreamReport, UserReport,
+    Status, Step, TokenIssuerReport, TokenReport, UpstreamReport, UserReport,
 };
 
 /// What a check includes.
@@ -39,6 +42,11 @@ pub enum CheckScope {
 ///
 /// Each connection is limited by the upstream's `connect_timeout`. Cancel safe.
 pub async fn check(config: &Config, scope: CheckScope) -> Report {
+    check_with_token(config, scope, None).await
+}
+
+/// As [`check`], and examines `token` as if a client had sent it.
+pub async fn check_with_token(config: &Config, scope: CheckScope, token: Option<&str>) -> Report {
     let now = SystemTime::now();
     let mut report = Report::default();
     for upstream in config.upstreams.values() {
@@ -50,6 +58,8 @@ pub async fn check(config: &Config, scope: CheckScope) -> Report {
             report.listeners.push(files::check_listener(listener, tls, now, &mut report.findings));
         }
     }
+    let key_scope = if scope == CheckScope::Online { KeyScope::All } else { KeyScope::Files };
+    (report.token_issuers, report.token) = tokens::check(config, key_scope, token, &mut report.findings).await;
     for warning in config.exposures() {
         report.findings.push(Finding::warning_about_key(warning));
     }

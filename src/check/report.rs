@@ -15,6 +15,12 @@ pub struct Report {
     pub upstreams: Vec<UpstreamReport>,
     /// One per listener with TLS, sorted by name.
     pub listeners: Vec<ListenerReport>,
+    /// The issuers of tokens, in the order of the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub token_issuers: Vec<TokenIssuerReport>,
+    /// The token of `--token-file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenReport>,
     /// The policy, if there is one.
     pub policy: Option<PolicyReport>,
     /// All errors and warnings, in the order in which they were found.
@@ -119,6 +125,28 @@ pub struct ListenerReport {
     pub material: MaterialReport,
     /// The steps about the files.
     pub files: Vec<Step>,
+}
+
+/// One `[[token_issuer]]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenIssuerReport {
+    /// Its `issuer`, or `spiffe://` and its trust domain.
+    pub issuer: String,
+    /// The file or the address of its keys.
+    pub keys_from: String,
+    /// As configured.
+    pub audiences: Vec<String>,
+    /// The steps about the keys.
+    pub steps: Vec<Step>,
+}
+
+/// A token.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenReport {
+    /// The principal, if the token is accepted.
+    pub principal: Option<String>,
+    /// One step for each thing that is verified.
+    pub steps: Vec<Step>,
 }
 
 /// The policy.

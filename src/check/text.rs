@@ -29,6 +29,16 @@ impl fmt::Display for Report {
             write_steps(f, "files", &listener.files)?;
             writeln!(f)?;
         }
+        for issuer in &self.token_issuers {
+            writeln!(f, "token issuer {}", issuer.issuer)?;
+            write_steps(f, &format!("keys from {}", issuer.keys_from), &issuer.steps)?;
+            writeln!(f)?;
+        }
+        if let Some(token) = &self.token {
+            writeln!(f, "token of {}", token.principal.as_deref().unwrap_or("no accepted client"))?;
+            write_steps(f, "claims", &token.steps)?;
+            writeln!(f)?;
+        }
         if let Some(policy) = &self.policy {
             writeln!(f, "policy, {}", policy.enforcement)?;
             write_steps(f, "rules", &policy.steps)?;

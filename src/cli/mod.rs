@@ -3,14 +3,16 @@
 mod config_file;
 mod exit;
 mod policy;
+mod runtime;
+mod token_file;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::runtime::Builder;
 
 use crate::admin;
 use crate::check;
@@ -25,6 +27,7 @@ use crate::telemetry::metrics::Metrics;
 
 use self::config_file::ConfigFile;
 use self::policy::PolicyCommand;
+use self::runtime::in_runtime;
 
 /// The timeout of `healthcheck`.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,8 +55,8 @@ Exit codes:
    0  success
    1  failure
    2  invalid options
-  65  unreadable input (policy)
-  69  an upstream cannot be used (check)
+  65  unreadable input (policy, --token-file)
+  69  an upstream, the keys of a token issuer, or a token cannot be used (check)
   77  the command is denied (policy explain)
   78  invalid configuration, or a file that it names cannot be used";
 
@@ -76,6 +79,9 @@ enum Command {
         /// Check only the configuration and its files; open no connection
         #[arg(long)]
         offline: bool,
+        /// Validate the token in this file as if a client had sent it, and show what is verified
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
@@ -102,7 +108,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(config) => run(&config),
-        Command::Check { config, offline, json } => check(&config, offline, json),
+        Command::Check { config, offline, token_file, json } => check(&config, offline, token_file.as_deref(), json),
         Command::Policy { command } => policy::run(command),
         Command::Healthcheck { address, config } => healthcheck(address, &config),
     }
@@ -127,9 +133,9 @@ fn run(file: &ConfigFile) -> ExitCode {
             exit::fail(exit::FAILED, &format!("{interrupted} {connections} closed with a command in flight"))
         }
         Err(error) => match error.downcast_ref::<StartError>() {
-            Some(StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_)) => {
-                exit::fail(exit::CONFIGURATION, &with_further_problems(&format!("{error:#}"), &loaded.config))
-            }
+            Some(
+                StartError::Tls(_) | StartError::ListenerTls(_) | StartError::Policy(_) | StartError::TokenIssuers(_),
+            ) => exit::fail(exit::CONFIGURATION, &with_further_problems(&format!("{error:#}"), &loaded.config)),
             _ => exit::fail(exit::FAILED, &format!("{error:#}")),
         },
     }
@@ -164,7 +170,7 @@ fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<usize>
     })?
 }
 
-fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
+fn check(file: &ConfigFile, offline: bool, token_file: Option<&Path>, json: bool) -> ExitCode {
     let config = match file.load() {
         Ok(loaded) => loaded.config,
         Err(error) if json => {
@@ -173,8 +179,12 @@ fn check(file: &ConfigFile, offline: bool, json: bool) -> ExitCode {
         }
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
+    let token = match token_file.map(token_file::read).transpose() {
+        Ok(token) => token,
+        Err(error) => return exit::fail(exit::DATA, &error),
+    };
     let scope = if offline { CheckScope::Offline } else { CheckScope::Online };
-    match in_runtime(check::check(&config, scope)) {
+    match in_runtime(check::check_with_token(&config, scope, token.as_deref())) {
         Ok(report) => {
             let text = if json { report.to_json() } else { report.to_string() };
             let _ = writeln!(io::stdout(), "{}", text.trim_end());
@@ -209,13 +219,4 @@ fn admin_address(file: &ConfigFile) -> Result<SocketAddr, ConfigError> {
         Err(ConfigError::NotFound { .. }) if !file.is_given() => Ok(AdminConfig::DEFAULT_ADDRESS),
         Err(error) => Err(error),
     }
-}
-
-/// Runs a future that needs sockets or timers, on this thread.
-fn in_runtime<T>(work: impl Future<Output = T>) -> io::Result<T> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(work);
-    // A name lookup that hangs in the system's resolver must not prevent the process from exiting.
-    runtime.shutdown_background();
-    Ok(result)
 }

@@ -11,6 +11,10 @@ use clap::{Args, Subcommand};
 
 use super::config_file::ConfigFile;
 use super::exit;
+use super::runtime::in_runtime;
+use super::token_file;
+use crate::check;
+use crate::config::Config;
 use crate::review::{
     self, AssumedCaller, Body, Cases, Decision, ExplainError, Imported, PolicyReview, QuestionError, RequestedCommand,
     SessionCaller,
@@ -85,12 +89,15 @@ pub(super) struct ExplainArguments {
     #[command(flatten)]
     config: ConfigFile,
     /// The principal of the caller: a SPIFFE ID, with or without spiffe://, or the subject of a certificate
-    #[arg(long, required_unless_present = "nobody", conflicts_with = "nobody")]
+    #[arg(long, required_unless_present_any = ["nobody", "token_file"], conflicts_with_all = ["nobody", "token_file"])]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     principal: Option<String>,
     /// An unauthenticated caller
-    #[arg(long)]
+    #[arg(long, conflicts_with = "token_file")]
     nobody: bool,
+    /// The caller is the principal of the token in this file; fetches the keys of its issuer
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// The name of the command, or an alias
     #[arg(long, required_unless_present = "body")]
     command: Option<String>,
@@ -148,7 +155,11 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
         collection: arguments.collection,
         body,
     };
-    let caller = AssumedCaller::new(arguments.principal.as_deref(), arguments.source, arguments.listener);
+    let principal = match arguments.token_file.map(|file| principal_of(&config, &file)).transpose() {
+        Ok(of_token) => of_token.or(arguments.principal),
+        Err(error) => return exit::fail(exit::DATA, &error),
+    };
+    let caller = AssumedCaller::new(principal.as_deref(), arguments.source, arguments.listener);
     match PolicyReview::new(&config).and_then(|policy| policy.explain(&caller, &requested)) {
         Ok(explanation) => {
             print(&if arguments.json { explanation.to_json() } else { explanation.to_string() });
@@ -161,6 +172,13 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
         Err(error @ ExplainError::Question(QuestionError::Body(_))) => exit::fail(exit::DATA, &error),
         Err(error @ ExplainError::Question(QuestionError::Incomplete(_))) => exit::fail(exit::USAGE, &error),
     }
+}
+
+/// The principal of the token in `file`.
+fn principal_of(config: &Config, file: &Path) -> Result<String, String> {
+    let token = token_file::read(file)?;
+    let found = in_runtime(check::principal_of_token(config, &token));
+    found.map_err(|error| error.to_string())?.map_err(|problem| format!("{}: {problem}", file.display()))
 }
 
 fn test(file: &Path, config: &ConfigFile, json: bool) -> ExitCode {

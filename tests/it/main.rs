@@ -69,6 +69,7 @@ mod send_proxy;
 mod slow;
 mod soak;
 mod srv;
+mod tokens;
 mod unsupported;
 mod warm;
 mod wire_own;
