@@ -7,6 +7,7 @@
 //! A connection belongs to the first principal that it was authenticated as, also after `logout`. The upstream
 //! connection, its sessions and its cursors are those of this principal.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -42,8 +43,8 @@ pub struct SessionCommand<'a> {
     pub more_to_come: bool,
 }
 
-/// What becomes of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What becomes of a command. Its `Debug` does not show tokens.
+#[derive(Clone, PartialEq, Eq)]
 pub enum SessionStep<'a> {
     /// It goes on as without tokens.
     Pass,
@@ -55,8 +56,21 @@ pub enum SessionStep<'a> {
     Validate(&'a str),
     /// The gateway answers it.
     Answer(SessionAnswer),
-    /// It is dropped without a reply, because the client expects none. It is to be counted.
+    /// It is dropped without a reply, because the client expects none. The caller counts it.
     Drop,
+}
+
+impl fmt::Debug for SessionStep<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pass => f.write_str("Pass"),
+            Self::PassHello => f.write_str("PassHello"),
+            Self::Speculate(_) => f.write_str("Speculate"),
+            Self::Validate(_) => f.write_str("Validate"),
+            Self::Answer(answer) => f.debug_tuple("Answer").field(answer).finish(),
+            Self::Drop => f.write_str("Drop"),
+        }
+    }
 }
 
 /// A reply that the gateway makes itself.
@@ -125,8 +139,8 @@ impl TokenSession {
         }
     }
 
-    /// Takes the result of a validation, and returns the field `speculativeAuthenticate` for the reply to hello. Without
-    /// it the driver sends the token in a `saslStart`, whose reply says what is wrong.
+    /// Takes the result of a validation, and returns the field `speculativeAuthenticate` for the reply to hello.
+    /// Without it the driver sends the token in a `saslStart`, whose reply says what is wrong.
     pub fn speculated(&mut self, result: TokenResult) -> Option<RawDocumentBuf> {
         self.authenticate(result).is_ok().then(oidc::accepted_in_hello)
     }

@@ -17,8 +17,8 @@ pub enum HttpsError {
     #[error("{0}")]
     File(#[from] MaterialError),
     /// The system has none.
-    #[error("the system has no CA certificates that can be read{}", .0.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default())]
-    System(Option<String>),
+    #[error("the system has no CA certificates that can be read ({0})")]
+    System(String),
     /// rustls does not take the configuration.
     #[error("TLS cannot be configured: {0}")]
     Rustls(#[from] rustls::Error),
@@ -37,7 +37,8 @@ pub fn https_client(ca_file: Option<&Path>) -> Result<ClientConfig, HttpsError> 
             let found = rustls_native_certs::load_native_certs();
             let (usable, _) = roots.add_parsable_certificates(found.certs);
             if usable == 0 {
-                return Err(HttpsError::System(found.errors.first().map(ToString::to_string)));
+                let cause = found.errors.first().map_or_else(|| "none were found".to_owned(), ToString::to_string);
+                return Err(HttpsError::System(cause));
             }
         }
     }

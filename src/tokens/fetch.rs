@@ -121,6 +121,10 @@ async fn blocking<T: Send + 'static>(
 fn read_token(file: PathBuf) -> Result<String, FetchError> {
     let read = || {
         let mut text = String::new();
+        // A pipe would never end.
+        if !fs::metadata(&file)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+        }
         fs::File::open(&file)?.take(TOKEN_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
         let token = text.trim_ascii();
         let is_plain = token.bytes().all(|byte| byte.is_ascii_graphic());
@@ -132,6 +136,12 @@ fn read_token(file: PathBuf) -> Result<String, FetchError> {
     read().map_err(|source| FetchError::BearerToken { file: file.clone(), source })
 }
 
+/// The host as browsers send it: some servers do not know themselves with the usual port.
+fn host(url: &JwksUrl) -> String {
+    let (host, usual) = (url.server.to_string(), if url.is_https { ":443" } else { ":80" });
+    host.strip_suffix(usual).map_or_else(|| host.clone(), ToOwned::to_owned)
+}
+
 async fn request(
     url: &JwksUrl,
     bearer: Option<&str>,
@@ -141,7 +151,7 @@ async fn request(
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| wrong(Box::new(error)))?;
     let mut request = Request::get(url.path.as_str())
-        .header(HOST, url.server.to_string())
+        .header(HOST, host(url))
         .header(ACCEPT, "application/jwk-set+json, application/json")
         .header(USER_AGENT, concat!("mongate/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close");

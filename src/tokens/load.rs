@@ -71,6 +71,10 @@ pub async fn load(source: &KeySource) -> Result<KeySet, KeyLoadError> {
 
 /// One byte more than is accepted, so that a longer file is an error.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would never end.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
     let mut document = Vec::new();
     fs::File::open(file)?.take(KEY_SET_BYTES_MAX as u64 + 1).read_to_end(&mut document)?;
     Ok(document)

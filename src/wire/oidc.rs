@@ -4,6 +4,8 @@
 //!
 //! Spec: mongodb/specifications `source/auth/auth.md` § MONGODB-OIDC; the forms of the drivers are in the tests.
 
+use std::fmt;
+
 use bson::raw::RawBsonRef;
 use bson::spec::BinarySubtype;
 use bson::{Binary, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
@@ -19,8 +21,8 @@ const CONVERSATION: i32 = 1;
 /// The longest payload in bytes: the longest token, and room for fields that later drivers may add.
 const PAYLOAD_BYTES_MAX: usize = 32 * 1024;
 
-/// What a `saslStart` begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a `saslStart` begins. Its `Debug` does not show the token.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum SaslStart<'a> {
     /// An authentication with this token.
     Token(&'a str),
@@ -30,8 +32,8 @@ pub enum SaslStart<'a> {
     OtherMechanism,
 }
 
-/// What a hello has in `speculativeAuthenticate`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a hello has in `speculativeAuthenticate`. Its `Debug` does not show the token.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Speculation<'a> {
     /// There is no such field.
     Absent,
@@ -41,6 +43,27 @@ pub enum Speculation<'a> {
     OtherMechanism,
     /// Something that begins no authentication: it is not answered, and the driver sends a `saslStart`.
     Unusable,
+}
+
+impl fmt::Debug for SaslStart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token(_) => "Token",
+            Self::PrincipalRequest => "PrincipalRequest",
+            Self::OtherMechanism => "OtherMechanism",
+        })
+    }
+}
+
+impl fmt::Debug for Speculation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "Absent",
+            Self::Token(_) => "Token",
+            Self::OtherMechanism => "OtherMechanism",
+            Self::Unusable => "Unusable",
+        })
+    }
 }
 
 /// Why a message of the mechanism is refused.
@@ -182,8 +205,8 @@ pub fn expired(command: &str) -> CommandError {
 /// The client uses another mechanism.
 pub fn other_mechanism() -> CommandError {
     let message = format!(
-        "mongate: this listener authenticates clients with {MECHANISM}; set authMechanism={MECHANISM} in the connection \
-         string"
+        "mongate: this listener authenticates clients with {MECHANISM}; set authMechanism={MECHANISM} in the \
+         connection string"
     );
     CommandError { code: 334, code_name: "MechanismUnavailable", message }
 }
@@ -278,6 +301,12 @@ mod tests {
         for command in [plain, go, node, stable, file, with_user] {
             assert_eq!(start(&raw(&command)), Ok(SaslStart::Token("a.b.c")), "{command}");
         }
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let shown = format!("{:?} {:?}", SaslStart::Token("a.b.c"), Speculation::Token("a.b.c"));
+        assert_eq!(shown, "Token Token");
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn check_fetches_the_keys_and_examines_a_token_claim_by_claim() {
         let (code, text) = check(&token);
         assert_eq!(code, Some(69), "{expected}: {text}");
         assert!(text.contains(expected), "{expected}: {text}");
-        assert!(!text.contains(token.split('.').next_back().unwrap()) || token.len() < 20, "{text}");
+        assert!(!token.split('.').any(|part| part.len() > 20 && text.contains(part)), "{text}");
     }
     let mut old = claims.clone();
     (old["exp"], old["nbf"]) = (json!(1_600_000_000), json!(1_500_000_000));

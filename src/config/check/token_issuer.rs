@@ -38,6 +38,7 @@ pub(super) fn token_issuer(
     trust_domain: Option<&str>,
     directory: &Path,
 ) -> Option<TokenIssuerConfig> {
+    let has_issuer = section.has("issuer");
     let issuer = section.optional("issuer", issuer);
     let audiences = section.required(
         "audiences",
@@ -45,8 +46,11 @@ pub(super) fn token_issuer(
         audiences,
     );
     let keys = keys(&mut section, directory);
+    // One that is wrong is not missing.
+    let has_own_domain = section.has("trust_domain");
+    let has_domain = has_own_domain || trust_domain.is_some();
     let own_domain = section.optional("trust_domain", identity_readers::trust_domain);
-    if issuer.is_none() && own_domain.is_none() {
+    if !has_issuer && !has_own_domain {
         section
             .missing("issuer", "set the claim iss of its tokens, or trust_domain for the JWT-SVIDs of a trust domain");
     }
@@ -54,11 +58,11 @@ pub(super) fn token_issuer(
     let principal = section.optional("principal", |given| {
         given.text("a principal with claims in braces, as in \"{trust_domain}/ns/{sub}\"").map(ToOwned::to_owned)
     });
-    if trust_domain.is_none() && principal.is_none() {
+    if !has_domain && principal.is_none() {
         section
             .missing("trust_domain", "set the trust domain of the principals, as in trust_domain = \"cluster.local\"");
     }
-    if issuer.is_none() && principal.is_some() {
+    if !has_issuer && principal.is_some() {
         section.note("principal", "needs an issuer: the principal of a JWT-SVID is its SPIFFE ID".to_owned());
     }
     let required_claims = required_claims(&mut section);
@@ -110,8 +114,8 @@ pub(super) fn check_listener(top: &Section<'_>, listener: &ListenerConfig, has_i
     }
     if listener.mode != ListenerMode::Strict && listener.addresses().iter().any(|address| !address.is_local()) {
         note(
-            "would take tokens in the clear from other machines, and who reads one can use it; set mode = \"strict\", or \
-             use a loopback address or a unix domain socket",
+            "would take tokens in the clear from other machines, and every reader of a token can use it; set mode = \
+             \"strict\", or use a loopback address or a unix domain socket",
         );
     }
     // Until the relay reads tokens. Silently taking everybody would be worse.
@@ -214,8 +218,8 @@ fn url(given: &Given<'_>) -> Result<JwksUrl, String> {
 
 /// `None` if there is a problem.
 fn required_claims(section: &mut Section<'_>) -> Option<Vec<(String, Vec<String>)>> {
-    const EXPECTED: &str = "must be a table of claims and values, as in required_claims = { \"kubernetes.io.namespace\" \
-                            = \"shop\" }";
+    const EXPECTED: &str = "must be a table of claims and values, as in required_claims = { \
+                            \"kubernetes.io.namespace\" = \"shop\" }";
     if !section.has("required_claims") {
         return Some(Vec::new());
     }

@@ -86,6 +86,13 @@ impl ListenerAuthentication {
 }
 
 impl TokenIssuerConfig {
+    /// Where people log in: the first issuer with a `client_id`, or else the first one with a name. `None` if all
+    /// tokens are JWT-SVIDs, which people do not have.
+    pub fn for_people(issuers: &[Self]) -> Option<&Self> {
+        let named = || issuers.iter().filter(|issuer| issuer.issuer.is_some());
+        named().find(|issuer| issuer.client_id.is_some()).or_else(|| named().next())
+    }
+
     /// The name in metrics and messages: `issuer`, or `spiffe://` and the trust domain.
     pub fn label(&self) -> String {
         self.issuer.clone().unwrap_or_else(|| format!("spiffe://{}", self.trust_domain.as_deref().unwrap_or_default()))

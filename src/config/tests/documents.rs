@@ -126,6 +126,15 @@ fn the_examples_of_the_page_on_replica_sets_are_configurations() {
 }
 
 #[test]
+fn the_examples_of_the_page_on_tokens_are_configurations() {
+    let blocks = blocks(include_str!("../../../docs/tokens.md"), "```toml\n");
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        assert_eq!(parse(&format!("{block}{REQUIRED}"), &[]).unwrap().token_issuers.len(), 1, "{block}");
+    }
+}
+
+#[test]
 fn the_example_of_the_page_on_interception_is_a_configuration() {
     let blocks = blocks(include_str!("../../../docs/interception.md"), "```toml\n");
     assert_eq!(blocks.len(), 1);

@@ -187,7 +187,7 @@ impl TokenIssuer {
 
     fn check_audiences(&self, found: &[String]) -> Result<(), TokenProblem> {
         let is_expected = |audience: &String| self.audiences.contains(audience);
-        // Such a token is also a credential for the Kubernetes API, which an application should send to the API server only.
+        // Such a token is also a credential for the Kubernetes API, which only the API server should see.
         if let Some(audience) = found.iter().find(|audience| self.is_api_server(audience) && !is_expected(audience)) {
             let (audience, expected) = (audience.clone(), self.audiences.clone());
             return Err(TokenProblem::ApiServerAudience { audience, expected });

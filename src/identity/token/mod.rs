@@ -12,7 +12,6 @@ mod presented;
 mod problem;
 mod template;
 #[cfg(test)]
-#[path = "../../../tests/kit/token_keys.rs"]
 #[expect(unreachable_pub, reason = "the test kit has this file too")]
 pub(crate) mod test_keys;
 #[cfg(test)]

@@ -128,7 +128,9 @@ pub enum TokenProblem {
         cause: String,
     },
     /// The SPIFFE ID of a JWT-SVID belongs to another trust domain than that of its issuer.
-    #[error("the SPIFFE ID in sub belongs to the trust domain {}, expected {}", shortened(.found), shortened(.expected))]
+    #[error(
+        "the SPIFFE ID in sub belongs to the trust domain {}, expected {}", shortened(.found), shortened(.expected)
+    )]
     TrustDomain {
         /// Of `sub`.
         found: String,
@@ -136,7 +138,10 @@ pub enum TokenProblem {
         expected: String,
     },
     /// A connection stays with the principal that it was authenticated as.
-    #[error("this connection belongs to {}, and the token is for another principal; open a new connection", shortened(.first))]
+    #[error(
+        "this connection belongs to {}, and the token is for another principal; open a new connection",
+        shortened(.first)
+    )]
     OtherPrincipal {
         /// The principal of the connection.
         first: String,
@@ -192,8 +197,8 @@ impl TokenProblem {
             Self::Issuer { .. } => "add a [[token_issuer]] with this issuer, or correct the client",
             Self::Audience { .. } => "request tokens for one of audiences, or add the audience",
             Self::ApiServerAudience { .. } => {
-                "mount a projected token with its own audience; only if the API server's own token is really meant, add \
-                 its audience to audiences"
+                "mount a projected token with its own audience; add the audience of the API server to audiences only if \
+                 its tokens are really meant"
             }
             Self::UnknownKey { .. } => "check that jwks_url or jwks_file has the keys of this issuer",
             Self::NoKeys { .. } => "see the log lines about the keys of this issuer",

@@ -1,6 +1,6 @@
 //! Keys that sign tokens, the key sets (JWKS) that publish them, and tokens with any header and claims.
 //!
-//! The unit tests of `src/identity/token/` include this file too. It uses none of the code that it tests.
+//! The unit tests here and the test kit of `tests/` share this file. It uses none of the code that it tests.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
