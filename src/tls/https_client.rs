@@ -27,19 +27,16 @@ pub enum HttpsError {
 /// A configuration that trusts the CA certificates in `ca_file`, or those of the system. Blocks while it reads them.
 pub fn https_client(ca_file: Option<&Path>) -> Result<ClientConfig, HttpsError> {
     let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(file) => {
-            for (der, _) in MaterialFile::new("token_issuer", "ca_file", file).certificates()? {
-                roots.add(der)?;
-            }
+    if let Some(file) = ca_file {
+        for (der, _) in MaterialFile::new("token_issuer", "ca_file", file).certificates()? {
+            roots.add(der)?;
         }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            let (usable, _) = roots.add_parsable_certificates(found.certs);
-            if usable == 0 {
-                let cause = found.errors.first().map_or_else(|| "none were found".to_owned(), ToString::to_string);
-                return Err(HttpsError::System(cause));
-            }
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        let (usable, _) = roots.add_parsable_certificates(found.certs);
+        if usable == 0 {
+            let cause = found.errors.first().map_or_else(|| "none were found".to_owned(), ToString::to_string);
+            return Err(HttpsError::System(cause));
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -95,7 +95,7 @@ async fn fetch_whole(
     bearer_token_file: Option<&Path>,
 ) -> Result<Bytes, FetchError> {
     let bearer = match bearer_token_file.map(Path::to_owned) {
-        Some(file) => Some(blocking(move || read_token(file)).await?),
+        Some(file) => Some(blocking(move || read_token(&file)).await?),
         None => None,
     };
     let stream =
@@ -118,14 +118,14 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(read).await.unwrap_or_else(|error| Err(FetchError::Response(Box::new(error))))
 }
 
-fn read_token(file: PathBuf) -> Result<String, FetchError> {
+fn read_token(file: &Path) -> Result<String, FetchError> {
     let read = || {
         let mut text = String::new();
         // A pipe would never end.
-        if !fs::metadata(&file)?.is_file() {
+        if !fs::metadata(file)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
         }
-        fs::File::open(&file)?.take(TOKEN_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
+        fs::File::open(file)?.take(TOKEN_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
         let token = text.trim_ascii();
         let is_plain = token.bytes().all(|byte| byte.is_ascii_graphic());
         if token.is_empty() || text.len() > TOKEN_BYTES_MAX || !is_plain {
@@ -133,7 +133,7 @@ fn read_token(file: PathBuf) -> Result<String, FetchError> {
         }
         Ok(token.to_owned())
     };
-    read().map_err(|source| FetchError::BearerToken { file: file.clone(), source })
+    read().map_err(|source| FetchError::BearerToken { file: file.to_owned(), source })
 }
 
 /// The host as browsers send it: some servers do not know themselves with the usual port.

@@ -193,18 +193,17 @@ fn url(given: &Given<'_>) -> Result<JwksUrl, String> {
         return Err(wrong());
     }
     let default_port = if is_https { 443 } else { 80 };
-    let server = match authority.parse::<HostPort>() {
-        Ok(server) => server,
-        Err(_) => {
-            let bare = authority.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-            let is_v6 = |host: &str| host.parse::<std::net::Ipv6Addr>().is_ok();
-            let host = match bare {
-                Some(host) if is_v6(host) => host,
-                None if is_host(authority) => authority,
-                _ => return Err(wrong()),
-            };
-            HostPort { host: host.to_owned(), port: default_port }
-        }
+    let server = if let Ok(server) = authority.parse::<HostPort>() {
+        server
+    } else {
+        let bare = authority.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let is_v6 = |host: &str| host.parse::<std::net::Ipv6Addr>().is_ok();
+        let host = match bare {
+            Some(host) if is_v6(host) => host,
+            None if is_host(authority) => authority,
+            _ => return Err(wrong()),
+        };
+        HostPort { host: host.to_owned(), port: default_port }
     };
     let is_loopback = server.host == "localhost"
         || server.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());

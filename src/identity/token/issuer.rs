@@ -82,13 +82,11 @@ impl TokenIssuer {
 
     /// Whether a token says that it comes from this issuer.
     pub(super) fn is_of(&self, token: &Presented<'_>) -> Result<bool, TokenProblem> {
-        match &self.issuer {
-            Some(issuer) => Ok(token.name("iss")? == Some(issuer)),
-            None => {
-                let domain = token.name("sub")?.and_then(trust_domain_of);
-                Ok(domain.is_some() && domain == self.trust_domain.as_deref())
-            }
+        if let Some(issuer) = &self.issuer {
+            return Ok(token.name("iss")? == Some(issuer));
         }
+        let domain = token.name("sub")?.and_then(trust_domain_of);
+        Ok(domain.is_some() && domain == self.trust_domain.as_deref())
     }
 
     /// Verifies a token of this issuer at the time `now`.

@@ -197,8 +197,8 @@ impl TokenProblem {
             Self::Issuer { .. } => "add a [[token_issuer]] with this issuer, or correct the client",
             Self::Audience { .. } => "request tokens for one of audiences, or add the audience",
             Self::ApiServerAudience { .. } => {
-                "mount a projected token with its own audience; add the audience of the API server to audiences only if \
-                 its tokens are really meant"
+                "mount a projected token with its own audience; add the audience of the API server to audiences only \
+                 if its tokens are really meant"
             }
             Self::UnknownKey { .. } => "check that jwks_url or jwks_file has the keys of this issuer",
             Self::NoKeys { .. } => "see the log lines about the keys of this issuer",
@@ -211,7 +211,7 @@ impl TokenProblem {
             | Self::WrongType { .. }
             | Self::RequiredClaim { .. }
             | Self::NoPrincipal { .. } => {
-                "compare the claims with principal and required_claims, as mongate check --token-file does"
+                "mongate check --token-file shows what is verified; compare principal and required_claims with it"
             }
             Self::TrustDomain { .. } => "correct trust_domain of this issuer",
             Self::OtherPrincipal { .. } => "one client may not use a connection of its pool for two identities",
