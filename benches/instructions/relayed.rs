@@ -86,7 +86,7 @@ impl Relayed {
             Rules::Count(count) => PolicyFilter::new(Box::new(FixedPolicy::new(count)?)),
         };
         let stats = ConnectionStats::new(Arc::new(ListenerMetrics::new("bench")));
-        let filters = Filters { policy: policy_filter, handshake: HandshakeFilter::default() };
+        let filters = Filters { tokens: None, policy: policy_filter, handshake: HandshakeFilter::default() };
         let upstream_side = UpstreamSide { socket, session: near, generation: 0 };
         let (drain, renewal) = (Drain::new().watch(), Renewal::new(Duration::from_mins(1)).watch());
         let relaying = {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::dial_queue::DialError;
 use super::pool::{MemberPool, PROOF_TIMEOUT};
 use super::reuse::{Lease, Leased, Place, PoolKey, ReusePool};
-use crate::upstream::{IntroductionError, ProvenConnection};
+use crate::upstream::{ClientEndpoints, IntroductionError, ProvenConnection};
 
 /// Why a client has no connection of the pool.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,7 +51,7 @@ impl MemberPool {
         let must_dial = reused.is_none();
         let connection = match reused {
             Some(connection) => connection,
-            None => self.introduced(hello).await?,
+            None => self.introduced(hello, None).await?,
         };
         if has_waited || must_dial {
             metrics.record_pool_wait(arrived.elapsed());
@@ -72,21 +72,30 @@ impl MemberPool {
 
     /// Returns a connection for one client alone, which never goes to a pool, and whether mongod has taken `hello` on
     /// it: not if that is empty, or rejected. Cancel safe: a connection that was being made is closed.
-    pub async fn own(&self, hello: &[u8]) -> Result<(ProvenConnection, bool), AcquireError> {
+    /// The server receives `endpoints` as the addresses of the client.
+    pub async fn own(
+        &self,
+        hello: &[u8],
+        endpoints: Option<&ClientEndpoints>,
+    ) -> Result<(ProvenConnection, bool), AcquireError> {
         if !hello.is_empty() {
-            match self.introduced(hello).await {
+            match self.introduced(hello, endpoints).await {
                 Ok(connection) => return Ok((connection, true)),
                 Err(AcquireError::Rejected) => {}
                 Err(error) => return Err(error),
             }
         }
-        let connection = self.connect(None).await.map_err(AcquireError::Connect)?;
+        let connection = self.connect(endpoints).await.map_err(AcquireError::Connect)?;
         Ok((connection, false))
     }
 
     /// A connection that no client has used, with `hello` replayed on it.
-    async fn introduced(&self, hello: &[u8]) -> Result<ProvenConnection, AcquireError> {
-        let mut connection = self.connect(None).await.map_err(AcquireError::Connect)?;
+    async fn introduced(
+        &self,
+        hello: &[u8],
+        endpoints: Option<&ClientEndpoints>,
+    ) -> Result<ProvenConnection, AcquireError> {
+        let mut connection = self.connect(endpoints).await.map_err(AcquireError::Connect)?;
         match self.connector.introduce(&mut connection, hello).await {
             Ok(()) => Ok(connection),
             Err(IntroductionError::Rejected) => Err(AcquireError::Rejected),

@@ -68,7 +68,7 @@ impl Upstream {
 
     /// The index of the credential for connections of `principal`: the first that names it, or else that of
     /// `[upstream.NAME.tls]`.
-    pub(super) fn credential_of(&self, principal: Option<&Principal>) -> usize {
+    pub fn credential_of(&self, principal: Option<&Principal>) -> usize {
         let is_for = |credential: &Credential| principal.is_some_and(|principal| credential.is_for(principal));
         self.credentials.iter().position(is_for).unwrap_or_default()
     }

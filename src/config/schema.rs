@@ -116,7 +116,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "close_expired_clients",
         ],
     ),
-    ("[identity]", &["principal", "sources", "uids"]),
+    ("[identity]", &["principal", "sources", "uids", "may_forward"]),
     (
         "[token_issuer]",
         &[

@@ -374,6 +374,7 @@ fn invalid_identities_are_problems() {
     check_one(&format!("trust_domain_aliases = [\"a b\"]\n{MINIMAL}"), "which is not a trust domain");
     check_one(&format!("identity = 1\n{MINIMAL}"), "must be tables that begin with a line [[identity]]");
     let entry = "[[identity]]\nprincipal = \"a/b\"\n";
+    assert!(parse(&format!("{MINIMAL}{entry}may_forward = true\n"), &[]).unwrap().identities[0].may_forward);
     check_one(&format!("{MINIMAL}{entry}"), "identity[1].sources (config.toml): is missing; set the clients");
     check_one(&format!("{MINIMAL}{entry}uids = [-1]\n"), "must be a list of integers");
     check_one(&format!("{MINIMAL}{entry}source = []\nuids = [1]\n"), "did you mean sources?");

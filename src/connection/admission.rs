@@ -77,7 +77,7 @@ impl Admission {
     }
 
     /// The principals that are connected now.
-    pub fn connected(&self) -> &ConnectedPrincipals {
+    pub fn connected(&self) -> &Arc<ConnectedPrincipals> {
         &self.connected
     }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::principals::{ConnectedPrincipals, CountedConnection};
+use super::principals::{ConnectedPrincipals, CountedConnection, TokenFacts};
 use crate::identity::{ClientFacts, Identified};
 use crate::listener::{ClientAddress, PeerUser, ProxyHeader, ProxySource};
 use crate::upstream::ClientEndpoints;
@@ -60,6 +60,13 @@ impl CallerInfo {
     /// Sets the identity of the client, and counts it among the connected principals from now on.
     pub(super) fn set_identity(&mut self, identity: Identified, connected: &Arc<ConnectedPrincipals>) {
         self.details().counted = Some(connected.count(identity));
+    }
+
+    /// The client has shown this token.
+    pub(super) fn set_token(&self, token: TokenFacts) {
+        if let Some(counted) = self.details.as_ref().and_then(|details| details.counted.as_ref()) {
+            counted.set_token(token);
+        }
     }
 
     /// The address of the client, or of its proxy if nothing else is known.

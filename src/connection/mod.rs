@@ -13,9 +13,12 @@ mod other_protocol;
 mod policy_in_force;
 mod principals;
 mod relay_session;
+mod relays;
 mod revalidation;
 mod route;
 mod shared_upstream;
+mod token_clients;
+mod token_rules;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,31 +27,30 @@ use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::cluster::{Ingress, Member, MemberSelector, Selection};
-use crate::config::{Mechanism, PoolMode, SendProxy};
-use crate::identity::Principal;
+use crate::cluster::{Ingress, Selection};
+use crate::config::SendProxy;
 use crate::listener;
 use crate::listener::{
     Admittance, Arrival, ClientAddress, ClientSocket, ClientStream, ConnectionPermit, HandshakeEntry,
 };
-use crate::relay::{
-    Authentication, ConnectionStats, Filters, HandshakeFilter, Naming, PolicyFilter, Relay, SharingRules, Side,
-};
+use crate::relay::{Relay, Side};
 use crate::upstream::{ClientEndpoints, ProvenConnection};
 
 pub use admission::Admission;
 pub use caller_policy::ListenerPolicy;
 pub use policy_in_force::{LoadedPolicy, PolicyInForce};
-pub use principals::{ConnectedPrincipals, LargestPrincipals};
+pub use principals::{ConnectedPrincipal, ConnectedPrincipals, LargestPrincipals, TokenFacts};
 pub use route::{ListedPrincipal, Route};
+pub use token_rules::TokenRules;
 
 use admission::Admitted;
 use caller_info::CallerInfo;
-use caller_policy::CallerPolicySource;
 use ending::{Ending, Relayed, UpstreamUnavailable};
 use relay_session::{RelaySession, ServerSide};
+use relays::{join, naming, principal, share};
 use revalidation::Revalidation;
 use shared_upstream::SharedUpstream;
+use token_clients::take_token;
 
 /// Serves one client from its arrival to its end, and writes one log line about it.
 ///
@@ -64,12 +66,17 @@ pub async fn serve(arrival: Arrival, route: Arc<Route>) {
 async fn run(arrival: Arrival, route: &Arc<Route>, caller: &mut CallerInfo) -> Ending {
     // The boxes here and below free memory that is only needed before messages are relayed: a connection lives for
     // hours.
-    let Established { mut relay, first_bytes, mut session, permit } =
+    let Established { mut relay, mut first_bytes, mut session, permit } =
         match Box::pin(establish(arrival, route, caller)).await {
             Ok(established) => established,
             Err(ending) => return ending,
         };
-    let end = relay_session::run(&mut relay, first_bytes, &mut session).await;
+    let end = loop {
+        match relay_session::run(&mut relay, std::mem::take(&mut first_bytes), &mut session).await {
+            Some(end) => break end,
+            None => take_token(&mut relay, &mut session, caller),
+        }
+    };
     if let (Side::Upstream, false, Some(address)) = (end.ended_by, end.is_protocol_error(), session.server.address()) {
         let interrupted = (!end.is_orderly()).then_some(&end.reason as _);
         session.pool.attempts.record_loss(address, interrupted);
@@ -137,6 +144,7 @@ async fn establish<'a>(
     let session = RelaySession {
         route,
         slot,
+        member: route.tokens.as_ref().map(|_| selection.member),
         pool: selection.pool,
         server,
         endpoints,
@@ -189,8 +197,7 @@ fn sent_endpoints(
     }
 }
 
-/// Selects a member for the client, and connects to it, unless the connections to it belong to a pool: they are made
-/// when a request needs one. Each step takes at most `connect_timeout`.
+/// Selects a member for the client, and connects to it, unless its connections are made when a request needs one. Each step takes at most `connect_timeout`.
 async fn connect_upstream(
     ingress: Ingress,
     route: &Route,
@@ -200,76 +207,12 @@ async fn connect_upstream(
     let deadline = Instant::now() + route.upstream.config().connect_timeout;
     let selection = route.selector.select(ingress, &route.upstream, principal(caller), deadline).await;
     let selection = selection.map_err(UpstreamUnavailable::NoMember)?;
-    if selection.pool.reuse.is_some() {
+    // A token is read first: it says whose connection is needed.
+    if selection.pool.reuse.is_some() || route.tokens.is_some() {
         return Ok((selection, None));
     }
     let link = selection.pool.connect(endpoints).await.map_err(UpstreamUnavailable::ConnectFailed)?;
     Ok((selection, Some(link)))
-}
-
-/// The member names that the client may see.
-fn naming(selector: &MemberSelector, slot: usize, member: &Member) -> Naming {
-    match selector {
-        MemberSelector::Direct(_) | MemberSelector::Intercepted(_) => Naming::Kept,
-        MemberSelector::Members(slots) => {
-            Naming::Members { names: Arc::clone(slots.names()), here: slots.advertised(slot) }
-        }
-        MemberSelector::LoadBalanced(_) => Naming::LoadBalanced { service_id: member.service_id },
-    }
-}
-
-/// Joins both sides. The box is nearly all that a connection keeps while it is open.
-fn join(
-    client: ClientStream,
-    link: ProvenConnection,
-    naming: Naming,
-    route: &Arc<Route>,
-    caller: &CallerInfo,
-) -> Box<Relay<ClientStream, TcpStream>> {
-    let (stats, filters) = parts(naming, route, caller);
-    let relay = Relay::new(client, relay_session::upstream_side(link), route.limits, stats, filters);
-    watched(relay)
-}
-
-/// Serves a client with the pool of its member.
-fn share(
-    client: ClientStream,
-    Selection { member, pool }: &Selection,
-    naming: Naming,
-    route: &Arc<Route>,
-    caller: &CallerInfo,
-) -> Box<Relay<ClientStream, TcpStream>> {
-    let (stats, filters) = parts(naming, route, caller);
-    let gives_way = route.upstream.config().pool.mode == PoolMode::Request;
-    let (hello, refuses_user) = (Arc::clone(&member.hello), Arc::clone(pool.connector.refuses_user()));
-    let rules = SharingRules { hello, refuses_user, gives_way };
-    watched(Relay::sharing(client, rules, route.limits, stats, filters))
-}
-
-fn watched(mut relay: Relay<ClientStream, TcpStream>) -> Box<Relay<ClientStream, TcpStream>> {
-    relay.look_for_clients_that_left(ClientStream::closed_by_client);
-    Box::new(relay)
-}
-
-/// What a client's messages go through.
-fn parts(naming: Naming, route: &Arc<Route>, caller: &CallerInfo) -> (ConnectionStats, Filters) {
-    let stats = ConnectionStats::new(Arc::clone(route.metrics_of(principal(caller))));
-    let policy_source = CallerPolicySource {
-        policy: Arc::clone(&route.policy),
-        client: caller.address(),
-        identity: caller.identity().cloned(),
-        source: caller.source(),
-    };
-    let policy_filter = PolicyFilter::new(Box::new(policy_source));
-    let authentication = match route.upstream.config().authentication {
-        Some(Mechanism::MongodbX509) => Authentication::Gateway,
-        None => Authentication::Clients,
-    };
-    (stats, Filters { policy: policy_filter, handshake: HandshakeFilter::new(naming, authentication) })
-}
-
-fn principal(caller: &CallerInfo) -> Option<&Principal> {
-    caller.identity().map(|identity| &identity.principal)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::identity::Identified;
 
@@ -13,7 +14,33 @@ use crate::identity::Identified;
 /// Has at most one entry for each open connection: a principal without connections is removed.
 #[derive(Debug, Default)]
 pub struct ConnectedPrincipals {
-    connections: Mutex<HashMap<Arc<Identified>, usize>>,
+    connections: Mutex<HashMap<Arc<Identified>, Entry>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    connections: usize,
+    token: Option<TokenFacts>,
+}
+
+/// What is shown of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// The label of its issuer.
+    pub issuer: String,
+    /// When it expires.
+    pub valid_until: SystemTime,
+}
+
+/// A connected principal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectedPrincipal {
+    /// Who it is.
+    pub identity: Arc<Identified>,
+    /// The number of its connections.
+    pub connections: usize,
+    /// Of its tokens the one that was shown last; `None` if it has shown none.
+    pub token: Option<TokenFacts>,
 }
 
 /// One connection of a principal, counted until this is dropped.
@@ -27,7 +54,7 @@ pub(super) struct CountedConnection {
 #[derive(Debug, PartialEq, Eq)]
 pub struct LargestPrincipals {
     /// Sorted by the number of connections, the largest first.
-    pub principals: Vec<(Arc<Identified>, usize)>,
+    pub principals: Vec<ConnectedPrincipal>,
     /// The number of other principals.
     pub more_principals: usize,
     /// The number of their connections.
@@ -40,29 +67,41 @@ impl ConnectedPrincipals {
         let mut connections = self.lock();
         let known = connections.get_key_value(&identity).map(|(known, _)| Arc::clone(known));
         let identity = known.unwrap_or_else(|| Arc::new(identity));
-        *connections.entry(Arc::clone(&identity)).or_default() += 1;
+        connections.entry(Arc::clone(&identity)).or_default().connections += 1;
         drop(connections);
         CountedConnection { connected: Arc::clone(self), identity }
     }
 
     /// The principals with the most connections, at most `limit` of them.
     pub fn largest(&self, limit: usize) -> LargestPrincipals {
-        let mut principals: Vec<_> =
-            self.lock().iter().map(|(identity, count)| (Arc::clone(identity), *count)).collect();
-        principals.sort_by(|(a, a_count), (b, b_count)| {
-            (Reverse(a_count), a.principal.as_str()).cmp(&(Reverse(b_count), b.principal.as_str()))
+        let connected = |(identity, entry): (&Arc<Identified>, &Entry)| ConnectedPrincipal {
+            identity: Arc::clone(identity),
+            connections: entry.connections,
+            token: entry.token.clone(),
+        };
+        let mut principals: Vec<_> = self.lock().iter().map(connected).collect();
+        principals.sort_by(|a, b| {
+            let names = || a.identity.principal.as_str().cmp(b.identity.principal.as_str());
+            Reverse(a.connections).cmp(&Reverse(b.connections)).then_with(names)
         });
         let rest = principals.split_off(limit.min(principals.len()));
-        let more_connections = rest.iter().map(|(_, connections)| connections).sum();
+        let more_connections = rest.iter().map(|it| it.connections).sum();
         LargestPrincipals { principals, more_principals: rest.len(), more_connections }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Identified>, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Identified>, Entry>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl CountedConnection {
+    /// The client has shown this token.
+    pub(super) fn set_token(&self, token: TokenFacts) {
+        if let Some(entry) = self.connected.lock().get_mut(&self.identity) {
+            entry.token = Some(token);
+        }
+    }
+
     /// The principal of the connection.
     pub(super) fn identity(&self) -> &Arc<Identified> {
         &self.identity
@@ -72,9 +111,9 @@ impl CountedConnection {
 impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut connections = self.connected.lock();
-        if let Some(count) = connections.get_mut(&self.identity) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(entry) = connections.get_mut(&self.identity) {
+            entry.connections -= 1;
+            if entry.connections == 0 {
                 connections.remove(&self.identity);
             }
         }
@@ -92,8 +131,7 @@ mod tests {
 
     fn largest(connected: &ConnectedPrincipals, limit: usize) -> (Vec<(String, usize)>, usize, usize) {
         let LargestPrincipals { principals, more_principals, more_connections } = connected.largest(limit);
-        let principals =
-            principals.into_iter().map(|(identity, count)| (identity.principal.to_string(), count)).collect();
+        let principals = principals.into_iter().map(|it| (it.identity.principal.to_string(), it.connections)).collect();
         (principals, more_principals, more_connections)
     }
 

@@ -12,7 +12,7 @@ use super::messages::UPSTREAM_CONNECTION_REPLACED;
 use super::revalidation::Revalidation;
 use super::route::Route;
 use super::shared_upstream::{Acquired, SharedUpstream};
-use crate::cluster::{AcquireError, DialError, MemberPool, MemberSelector, NoReplacement};
+use crate::cluster::{AcquireError, DialError, Member, MemberPool, MemberSelector, NoReplacement};
 use crate::lifecycle::overload::ClosingRounds;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, EndReason, Relay, RelayEnd, RelayEvent, UpstreamSide};
@@ -28,6 +28,8 @@ pub(super) struct RelaySession<'a> {
     pub(super) route: &'a Route,
     /// The index of the listener's address that the client connected to.
     pub(super) slot: usize,
+    /// The member that it uses, where its principal becomes known later.
+    pub(super) member: Option<Arc<Member>>,
     /// Makes its upstream connections.
     pub(super) pool: Arc<MemberPool>,
     /// Its own upstream connection, or those of a pool.
@@ -58,7 +60,7 @@ pub(super) enum ServerSide {
         /// The MongoDB user, if the gateway authenticated the connection. It never changes.
         user: Option<Arc<MongoUser>>,
     },
-    /// Connections of a pool.
+    /// Connections that are made when a request needs one, of a pool or its own.
     Shared(Box<SharedUpstream>),
 }
 
@@ -104,13 +106,14 @@ impl ServerSide {
     }
 }
 
-/// Relays until the connection ends. `first_bytes` have been read from the client already.
+/// Relays until the connection ends. `first_bytes` have been read from the client already. Returns `None` when the
+/// client has authenticated with a token: the session has to become that of its principal, and goes on then.
 pub(super) async fn run(
     relay: &mut Relay<ClientStream, TcpStream>,
     mut first_bytes: Vec<u8>,
     session: &mut RelaySession<'_>,
-) -> RelayEnd {
-    let RelaySession { route, slot, pool, server, endpoints, revalidation, closing } = session;
+) -> Option<RelayEnd> {
+    let RelaySession { route, slot, member: _, pool, server, endpoints, revalidation, closing } = session;
     let endpoints: Option<&ClientEndpoints> = endpoints.as_deref();
     let renewal = pool.renewal.watch();
     let mut link: Option<Boxed<'_, NextLink>> = None;
@@ -176,9 +179,10 @@ pub(super) async fn run(
                 }
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
             }
+            RelayEvent::Authenticated => return None,
             RelayEvent::NeedsUpstream => {
-                if let (ServerSide::Shared(shared), Some(reuse)) = (&*server, &pool.reuse) {
-                    let acquired = shared.acquire(pool, reuse, relay.needed());
+                if let ServerSide::Shared(shared) = &*server {
+                    let acquired = shared.acquire(pool, endpoints, relay.needed());
                     link = Some(Box::pin(async move { NextLink::Acquired(acquired.await) }));
                 }
             }
@@ -210,7 +214,7 @@ pub(super) async fn run(
                 if matches!(end.reason, EndReason::Recycled) {
                     pool.attempts.metrics.count_recycled(Recycling::Closed);
                 }
-                return end;
+                return Some(end);
             }
         }
     }

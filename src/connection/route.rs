@@ -7,6 +7,7 @@ use super::admission::Admission;
 use super::caller_policy::ListenerPolicy;
 use super::connection_log::LogContext;
 use super::ending::ListenerFacts;
+use super::token_rules::TokenRules;
 use crate::cluster::{MemberSelector, Upstream};
 use crate::identity::{Principal, PrincipalPattern};
 use crate::lifecycle::drain::DrainWatch;
@@ -26,6 +27,8 @@ pub struct Route {
     pub limits: Limits,
     /// The principals with metrics of their own, in the order of the configuration.
     pub listed: Vec<ListedPrincipal>,
+    /// How its clients authenticate with tokens; `None` if they do not.
+    pub tokens: Option<TokenRules>,
     /// What its callers may do.
     pub policy: Arc<ListenerPolicy>,
     /// The upstream.

@@ -1,4 +1,5 @@
-//! The upstream connections of one client that belong to a pool: taken when a request needs one, and given back.
+//! The upstream connections of one client that are made when a request needs one: those of a pool, which are given back,
+//! or one of its own.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +10,11 @@ use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
 use super::ending::HOST_UNREACHABLE;
-use crate::cluster::{AcquireError, DialError, Lease, Leased, MemberPool, PoolKey, ReusePool};
+use crate::cluster::{AcquireError, DialError, Lease, Leased, MemberPool, PoolKey};
 use crate::identity::Principal;
 use crate::listener::ClientStream;
 use crate::relay::{Dismissal, Needed, Refusal, Relay, UpstreamSide};
-use crate::upstream::{ConnectionFacts, MongoUser, ProvenConnection};
+use crate::upstream::{ClientEndpoints, ConnectionFacts, MongoUser, ProvenConnection};
 use crate::wire::error_reply::CommandError;
 use crate::wire::hello;
 
@@ -93,19 +94,19 @@ impl SharedUpstream {
     pub(super) fn acquire(
         &self,
         pool: &Arc<MemberPool>,
-        reuse: &Arc<ReusePool>,
+        endpoints: Option<&ClientEndpoints>,
         needed: Needed<'_>,
     ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
-        let (pool, reuse, caller) = (Arc::clone(pool), Arc::clone(reuse), self.caller);
-        let (mut hello, key) = match needed {
-            Needed::Own { hello } => (hello.to_vec(), None),
-            Needed::Shared { hello, load_balanced } => {
+        let (pool, endpoints, caller) = (Arc::clone(pool), endpoints.copied(), self.caller);
+        let (mut hello, shared) = match (needed, pool.reuse.clone()) {
+            (Needed::Shared { hello, load_balanced }, Some(reuse)) => {
                 let client = hello::client_of(hello).unwrap_or_default().into();
-                (hello.to_vec(), Some(PoolKey { client, load_balanced }))
+                (hello.to_vec(), Some((reuse, PoolKey { client, load_balanced })))
             }
+            (Needed::Own { hello } | Needed::Shared { hello, .. }, _) => (hello.to_vec(), None),
         };
         async move {
-            if let Some(key) = key {
+            if let Some((reuse, key)) = shared {
                 match pool.acquire(&reuse, &key, &hello, caller).await {
                     Ok(Leased { connection, lease, has_waited }) => {
                         let lease = Some(lease);
@@ -116,7 +117,7 @@ impl SharedUpstream {
                     Err(error) => return Err(error),
                 }
             }
-            let (connection, is_introduced) = pool.own(&hello).await?;
+            let (connection, is_introduced) = pool.own(&hello, endpoints.as_ref()).await?;
             Ok(Box::new(Acquired { connection, lease: None, is_introduced, has_waited: false }))
         }
     }

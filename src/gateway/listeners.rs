@@ -8,7 +8,7 @@ use super::error::StartError;
 use super::messages::FILE_LIMIT_TOO_LOW;
 use crate::cluster::{AddressBook, MemberSelector, SlotMap, Upstream};
 use crate::config::{Config, IdentityConfig, ListenAddress, ListenerConfig, Topology};
-use crate::connection::{Admission, ListedPrincipal, ListenerPolicy, PolicyInForce, Route};
+use crate::connection::{Admission, ListedPrincipal, ListenerPolicy, PolicyInForce, Route, TokenRules};
 use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::drain::DrainWatch;
@@ -18,6 +18,7 @@ use crate::listener::{BoundSocket, ConnectionLimit, HandshakePlaces, Listener, L
 use crate::relay::{CursorBook, Limits};
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::tls::ListenerTls;
+use crate::tokens::TokenKeys;
 
 /// All listeners: one [`Listener`] for each address. All addresses of a section share one route.
 pub(super) struct Listeners(Vec<(Listener, Arc<Route>)>);
@@ -27,6 +28,8 @@ pub(super) struct ListenerInputs<'a> {
     pub(super) config: &'a Config,
     pub(super) upstreams: &'a BTreeMap<String, Arc<Upstream>>,
     pub(super) policy: &'a Arc<PolicyInForce>,
+    /// Validates tokens; `None` without a token issuer.
+    pub(super) tokens: Option<&'a TokenKeys>,
     pub(super) overload: Overload,
     pub(super) drain: DrainWatch,
 }
@@ -59,6 +62,9 @@ impl Listeners {
                     half_close_timeout: section.half_close_timeout,
                 },
                 listed,
+                tokens: inputs
+                    .tokens
+                    .and_then(|tokens| TokenRules::new(inputs.config, section, Arc::clone(tokens.validator()) as _)),
                 policy: Arc::new(ListenerPolicy::new(&section.name, Arc::clone(inputs.policy), Arc::clone(cursors))),
                 upstream: Arc::clone(upstream),
                 selector: selector(section, upstream, &bound),
@@ -167,7 +173,7 @@ impl IdentitySources {
 }
 
 fn known_source(identity: &IdentityConfig) -> KnownSource {
-    let IdentityConfig { principal, sources, uids } = identity.clone();
+    let IdentityConfig { principal, sources, uids, may_forward: _ } = identity.clone();
     KnownSource { principal, sources, uids }
 }
 

@@ -84,6 +84,7 @@ impl BoundGateway {
         let overload = Overload::default();
         let inputs = ListenerInputs {
             config,
+            tokens: tokens.as_ref(),
             upstreams: &upstreams,
             policy: &policy,
             overload: overload.clone(),

@@ -11,7 +11,7 @@ use super::listeners::Listeners;
 use super::worker::Workers;
 use crate::certs::{CertificateOwner, CrlFacts};
 use crate::cluster::{Member, MemberPool, MemberSelector, Membership, SlotAssignment, Upstream, upstream_condition};
-use crate::connection::{PolicyInForce, Route};
+use crate::connection::{ConnectedPrincipal, PolicyInForce, Route};
 use crate::identity::{CertificateFacts, printable, rfc3339};
 use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::readiness::{ConditionState, Readiness};
@@ -123,11 +123,7 @@ impl StatusPage {
             "mode": route.admission.mode().as_str(),
             "connections": limit.in_use(),
             "max_connections": limit.max(),
-            "principals": connected.principals.iter().map(|(identity, connections)| json!({
-                "principal": printable(identity.principal.as_str()),
-                "source": identity.source.label(),
-                "connections": connections,
-            })).collect::<Vec<_>>(),
+            "principals": connected.principals.iter().map(principal).collect::<Vec<_>>(),
             "other_principals": {
                 "principals": connected.more_principals,
                 "connections": connected.more_connections,
@@ -176,6 +172,20 @@ impl StatusPage {
     fn reload(&self, owner: &CertificateOwner) -> Option<Value> {
         self.reloads.get(&owner.title()).map(|reload| reload.to_json())
     }
+}
+
+fn principal(connected: &ConnectedPrincipal) -> Value {
+    let ConnectedPrincipal { identity, connections, token } = connected;
+    let mut described = json!({
+        "principal": printable(identity.principal.as_str()),
+        "source": identity.source.label(),
+        "connections": connections,
+    });
+    if let (Value::Object(described), Some(token)) = (&mut described, token) {
+        let expires = humantime::format_rfc3339_seconds(token.valid_until).to_string();
+        described.insert("token".to_owned(), json!({ "issuer": printable(&token.issuer), "expires": expires }));
+    }
+    described
 }
 
 /// The addresses of a listener that stand for members, these members, and those that clients are given instead.

@@ -19,6 +19,8 @@ pub enum Principal {
 /// The source of a principal, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrincipalSource {
+    /// A token of the client.
+    Token,
     /// The client's TLS certificate.
     Certificate,
     /// A PROXY header from a trusted address.
@@ -69,6 +71,7 @@ impl PrincipalSource {
     /// Label in log lines.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Token => "token",
             Self::Certificate => "certificate",
             Self::Proxy => "proxy",
             Self::UnixSocket => "unix_socket",

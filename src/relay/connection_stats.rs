@@ -46,6 +46,11 @@ impl ConnectionStats {
         }
     }
 
+    /// The client is another principal from now on, whose commands `metrics` count.
+    pub(super) fn set_metrics(&mut self, metrics: Arc<ListenerMetrics>) {
+        self.metrics = metrics;
+    }
+
     /// Whether each command is logged.
     pub(super) fn logs_commands(&self) -> bool {
         self.logs_commands

@@ -53,6 +53,7 @@ impl ConnectionState {
         let id = command.map_or(table::OTHER, |command| command.id);
         let listed = self.filters.policy.take_listed();
         let judged = self.filters.policy.take_judged();
+        let speculated = self.filters.tokens.as_mut().and_then(|tokens| tokens.take_speculated());
         if !expects_reply(header, facts) {
             self.in_flight.push_unacknowledged();
             self.stats.unacknowledged(id);
@@ -68,6 +69,7 @@ impl ConnectionState {
             policy_version: self.filters.policy.version(),
             transaction: facts.transaction(),
             names_members: self.filters.handshake.rewrites_replies_to(facts),
+            speculated,
             listed,
             ..InFlightRequest::new(header.request_id, id)
         });

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use bson::RawDocumentBuf;
 use tokio::time::Instant;
 
 use crate::command::table;
@@ -54,6 +55,8 @@ pub(super) struct InFlightRequest {
     pub(super) sender: Sender,
     /// Whether its replies may name members, and are rewritten.
     pub(super) names_members: bool,
+    /// The field `speculativeAuthenticate` that its reply gets.
+    pub(super) speculated: Option<Box<RawDocumentBuf>>,
     /// What its replies list, so that they are filtered.
     pub(super) listed: Option<Box<Listed>>,
     /// The number of unacknowledged requests before it; [`InFlight::push`] sets it.
@@ -78,6 +81,7 @@ impl InFlightRequest {
             transaction: None,
             sender: Sender::Client,
             names_members: false,
+            speculated: None,
             listed: None,
             unacknowledged_before: 0,
             local_reply: None,

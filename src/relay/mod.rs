@@ -1,7 +1,7 @@
 //! Forwards bytes between one client and one upstream connection: one task per connection moves both directions.
 //!
 //! ```text
-//! pump ──> requests (framing) ── RequestView ──> filter/: 1 policy, 2 handshake
+//! pump ──> requests (framing) ── RequestView ──> filter/: 1 tokens, 2 policy, 3 handshake
 //!              ▲                                          │
 //!              └── Verdict: NeedMore, Forward, Rewrite, Reply, Close
 //! ```
@@ -10,8 +10,8 @@
 //! `requests` carries that out; replies take the same way back through `replies`. `context` keeps the ledger of both.
 //! `migration/` moves a client to another upstream connection.
 //!
-//! Requests and replies stay as they are, except for seven changes: a hello loses what mongod may not read; a reply to
-//! hello names members as the client knows them; the first reply of a stream that was restarted on another upstream
+//! Requests and replies stay as they are, except for eight changes: a hello loses what mongod may not read; a reply to
+//! hello names members as the client knows them, and says whether the client's token is accepted; the first reply of a stream that was restarted on another upstream
 //! connection gets the `responseTo` that the client waits for; requests on a shared connection have other ids there,
 //! which replies lose again; under a policy session ids are mapped, mongod may stream replies only to a hello, and
 //! lists of collections and databases show what the client may see. The gateway replies only to requests of which
@@ -27,9 +27,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::identity::token::ValidToken;
 use crate::lifecycle::drain::{DrainWatch, Stage};
 use crate::lifecycle::lease::LeaseState;
 use crate::lifecycle::renewal::RenewalWatch;
+use crate::telemetry::metrics::ListenerMetrics;
 use crate::wire::error_reply::CommandError;
 
 mod client_half;
@@ -72,6 +74,7 @@ pub use filter::policy::PolicyFilter;
 pub use filter::policy_source::{
     EffectivePolicy, Finding, PolicySource, SessionMapping, counter_index, counter_labels,
 };
+pub use filter::token::TokenFilter;
 pub use hold_budget::HoldBudget;
 pub use limits::Limits;
 pub use sharing::SharingRules;
@@ -97,6 +100,9 @@ pub enum RelayEvent<U> {
     Renew,
     /// The upstream connection that was offered is in use.
     Moved,
+    /// The client has authenticated with a token, [`Relay::token`]: [`Relay::serve_as`] its principal, or
+    /// [`Relay::go_on`] if it is served as that already.
+    Authenticated,
     /// The client has sent a request that needs an upstream connection of the pool: [`Relay::attach`] one, or
     /// [`Relay::refuse`]. The conversation goes on meanwhile.
     NeedsUpstream,
@@ -174,6 +180,7 @@ enum Due {
     End(End),
     Renew,
     Moved,
+    Authenticated,
     Need,
     GiveBack,
     Keep,
@@ -231,6 +238,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             Due::End(end) => RelayEvent::Ended(self.finish(end).await),
             Due::Renew => RelayEvent::Renew,
             Due::Moved => RelayEvent::Moved,
+            Due::Authenticated => RelayEvent::Authenticated,
             Due::Need => RelayEvent::NeedsUpstream,
             Due::Keep => RelayEvent::KeepsUpstream,
             Due::Lost => {
@@ -276,6 +284,44 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Takes the upstream connection after the end of the conversation, if it can serve another client.
     pub fn take_reusable(&mut self) -> Option<UpstreamSide<U>> {
         if self.pump.is_reusable() { self.detach() } else { None }
+    }
+
+    /// The client's token; `None` before it has shown one, and after `logout`.
+    pub fn token(&self) -> Option<&ValidToken> {
+        self.pump.connection.filters.tokens.as_ref().and_then(|tokens| tokens.token())
+    }
+
+    /// Goes on with a client that has shown another token of its principal.
+    pub fn go_on(&mut self) {
+        if let Some(tokens) = &mut self.pump.connection.filters.tokens {
+            tokens.token_is_known();
+        }
+    }
+
+    /// Goes on with a client whose principal has just become known. Its requests follow `policy`, are counted in
+    /// `metrics`, and use upstream connections by `rules`. Returns the upstream connection that served it before, if
+    /// that can serve another client; it is closed otherwise.
+    pub fn serve_as(
+        &mut self,
+        policy: PolicyFilter,
+        metrics: Arc<ListenerMetrics>,
+        rules: SharingRules,
+    ) -> Option<UpstreamSide<U>> {
+        self.go_on();
+        let before = self.take_reusable();
+        if before.is_none() {
+            self.detach();
+        }
+        let Pump { connection, sharing, .. } = &mut self.pump;
+        connection.filters.policy.log_totals();
+        connection.filters.policy = policy;
+        // A client with a token is no other user of mongod.
+        connection.filters.handshake.set_authentication(Authentication::Gateway);
+        connection.stats.set_metrics(metrics);
+        if let Some(sharing) = sharing {
+            sharing.set_rules(rules);
+        }
+        before
     }
 
     fn detach(&mut self) -> Option<UpstreamSide<U>> {
@@ -370,6 +416,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             }
             if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Due::End((Side::Gateway, reason)));
+            }
+            if self.pump.has_new_token() {
+                return Poll::Ready(Due::Authenticated);
             }
             if let Some(due) = self.share(cx) {
                 return Poll::Ready(due);

@@ -119,6 +119,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         moved |= self.upstream.flush(cx);
         moved |= self.send_held_request(cx)?;
         moved |= self.take_budget(cx)?;
+        moved |= self.take_validation(cx)?;
         moved |= self.read_client(&mut quiet.client, cx)?;
         moved |= self.answer_hello(cx)?;
         moved |= self.send_held_reply(cx)?;
@@ -186,9 +187,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         })
     }
 
-    /// Whether a long request has to be sent, or to get its part of the hold budget, before anything else is read.
+    /// Whether a long request has to be sent or to get its part of the hold budget, or a token has to be validated,
+    /// before anything else is read.
     fn is_busy(&self) -> bool {
-        self.requests.is_sending_held() || self.requests.awaits_budget()
+        self.requests.is_sending_held() || self.requests.awaits_budget() || self.connection.filters.is_waiting()
     }
 
     /// Sends the next piece of a request that was held apart, when the piece before has left.
@@ -216,6 +218,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// connections wait for its part, so that its deadline has to begin.
     fn take_budget(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if !self.requests.poll_budget(cx) {
+            return Ok(false);
+        }
+        self.take_kept_requests(cx)?;
+        Ok(true)
+    }
+
+    /// Reads on behind an authentication.
+    fn take_validation(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(tokens) = &mut self.connection.filters.tokens else { return Ok(false) };
+        if !tokens.poll_resumed(cx) {
             return Ok(false);
         }
         self.take_kept_requests(cx)?;
@@ -616,6 +628,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// that another connection could answer.
     pub(super) fn first_hello(&self) -> &[u8] {
         self.requests.introduction().first_hello()
+    }
+
+    /// Whether the owner of the connection has to be told about a token: nothing is in flight from the time before it.
+    pub(super) fn has_new_token(&self) -> bool {
+        let filters = &self.connection.filters;
+        filters.tokens.as_ref().is_some_and(|tokens| tokens.has_new_token()) && self.connection.in_flight.len() == 0
     }
 
     /// Has the client stay on this upstream connection.

@@ -207,6 +207,9 @@ impl Requests {
     /// Reads the header of a message.
     fn begin(&mut self, cursor: &mut ReadCursor<'_, impl FnMut(&[u8])>, connection: &mut ConnectionState) -> Flow {
         cursor.start = cursor.at;
+        if connection.filters.is_waiting() {
+            return NEED_INPUT;
+        }
         let Some(head) = cursor.rest().first_chunk() else { return NEED_INPUT };
         if !connection.turn.take_request() {
             return INTERRUPTED;
@@ -223,7 +226,8 @@ impl Requests {
         self.facts.clear();
         self.checksum_change = 0;
         connection.filters.policy.begin_request();
-        self.state = State::Message { header, scan: MessageScan::new(&header), stage: Stage::Policy };
+        self.state =
+            State::Message { header, scan: MessageScan::new(&header), stage: connection.filters.first_stage() };
         READ_ON
     }
 
@@ -272,7 +276,7 @@ impl Requests {
         let State::Message { scan, stage, .. } = &mut self.state else { return NEED_INPUT };
         // The request may have begun under another policy, and may not have to be held any longer.
         if *stage != Stage::Forwarding && connection.filters.policy.refresh() {
-            *stage = Stage::Policy;
+            *stage = stage.after_change_of_policy();
             self.budget_request = BudgetRequest::default();
         }
         if *stage != Stage::Forwarding && connection.filters.policy.is_in_force() {

@@ -87,6 +87,11 @@ impl Sharing {
         }
     }
 
+    /// The client is another principal from now on, which has no upstream connection.
+    pub(super) fn set_rules(&mut self, rules: SharingRules) {
+        *self = Self::new(rules);
+    }
+
     /// The client has an upstream connection from now on.
     ///
     /// Without a lease the connection is its own, and never goes back.

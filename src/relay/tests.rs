@@ -52,7 +52,7 @@ async fn scene(limits: Limits) -> Scene {
         side,
         limits,
         stats(),
-        Filters { policy: PolicyFilter::off(), handshake: HandshakeFilter::default() },
+        Filters { tokens: None, policy: PolicyFilter::off(), handshake: HandshakeFilter::default() },
     );
     Scene { client, upstream, relay, drain: Drain::new() }
 }

@@ -8,6 +8,7 @@
 //! connection, its sessions and its cursors are those of this principal.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -28,7 +29,10 @@ pub struct TokenDemand {
     /// who it would be without tokens, and may authenticate to mongod in another way.
     pub is_required: bool,
     /// Where people can log in. `None` refuses them.
-    pub identity_provider: Option<IdentityProvider>,
+    pub identity_provider: Option<Arc<IdentityProvider>>,
+    /// The principal of the client's certificate, which its token has to be for. `None` accepts tokens of all
+    /// principals.
+    pub certificate: Option<Principal>,
 }
 
 /// One command of the client.
@@ -148,6 +152,9 @@ impl TokenSession {
     fn authenticate(&mut self, result: TokenResult) -> Result<(), TokenProblem> {
         self.awaits_continue = false;
         let token = result?;
+        if let Some(certificate) = self.demand.certificate.as_ref().filter(|it| **it != token.principal) {
+            return Err(TokenProblem::OtherCertificate { principal: certificate.to_string() });
+        }
         if let Some(owner) = self.owner.as_ref().filter(|owner| **owner != token.principal) {
             return Err(TokenProblem::OtherPrincipal { first: owner.to_string() });
         }
@@ -158,7 +165,7 @@ impl TokenSession {
 
     /// Whether the client has to be authenticated by a token. After one token it has to, even where none is required:
     /// otherwise it would have another identity after `logout`.
-    fn is_closed(&self) -> bool {
+    pub(in crate::relay) fn is_closed(&self) -> bool {
         self.demand.is_required || self.owner.is_some()
     }
 

@@ -39,7 +39,7 @@ fn section(keys: KeySource) -> TokenIssuerConfig {
 
 fn token(key: &TokenKey) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    key.token(&kubernetes_claims(ISSUER, AUDIENCE, "shop", "orders", now - 5, 600))
+    key.token(&kubernetes_claims(ISSUER, AUDIENCE, ("shop", "orders"), now - 5, 600))
 }
 
 /// The principal, or the label of the problem; with `pending ` in front if newer keys were asked for.
@@ -72,7 +72,7 @@ impl HttpIssuer {
         let port = listener.local_addr().unwrap().port();
         let (response, request) = (Arc::new(Mutex::new(response)), Arc::<Mutex<String>>::default());
         let (asked, tasks) = (Arc::<AtomicUsize>::default(), Tasks::new());
-        let (served, seen, count) = (Arc::clone(&response), Arc::clone(&request), Arc::clone(&asked));
+        let (answer, seen, count) = (Arc::clone(&response), Arc::clone(&request), Arc::clone(&asked));
         tasks.spawn("issuer", async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -80,7 +80,7 @@ impl HttpIssuer {
                 let length = stream.read(&mut read).await.unwrap();
                 *seen.lock().unwrap() = String::from_utf8_lossy(&read[..length]).into_owned();
                 count.fetch_add(1, Ordering::SeqCst);
-                let response = served.lock().unwrap().clone();
+                let response = answer.lock().unwrap().clone();
                 let _ = stream.write_all(response.as_bytes()).await;
             }
         });
@@ -183,7 +183,7 @@ async fn tokens_with_unknown_keys_share_a_request_and_do_not_repeat_it() {
     assert_eq!(keys.request(), Some(1));
     // One request, however many asked.
     keys.requested().await;
-    assert!(tokio::time::timeout(Duration::from_secs(60), keys.requested()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_mins(1), keys.requested()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,8 @@
 //! Spec: mongodb/specifications `source/mongodb-handshake/handshake.md`; `source/compression/OP_COMPRESSED.md`
 //! § `MongoDB` Handshake Amendment.
 
+use bson::RawDocument;
+
 use crate::wire::bson_elements::{DocumentBytes, WholeElement, WholeElements};
 use crate::wire::bson_scan::{Malformed, cstring, kind};
 use crate::wire::header::{HEADER_BYTES, Header, OpCode};
@@ -89,6 +91,38 @@ fn fields_of(message: &[u8]) -> Option<impl Iterator<Item = WholeElement<'_>>> {
         document = first.value;
     }
     Some(WholeElements::new(document).map_while(Result::ok))
+}
+
+/// The name of the field in a hello that begins an authentication, and in the reply of the one that ends it.
+pub const SPECULATIVE_AUTHENTICATE: &[u8] = b"speculativeAuthenticate";
+
+/// The reply to a hello, a message of any of both types, with one more field. `name` must not contain a NUL.
+///
+/// Fails where the message is not a single document without a checksum, or has the field already.
+pub fn reply_with(reply: &[u8], name: &[u8], document: &RawDocument) -> Result<Vec<u8>, Malformed> {
+    /// The flags and the type of the section, or everything before the document of an `OP_REPLY`.
+    const MSG_HEAD_BYTES: usize = 5;
+    const REPLY_HEAD_BYTES: usize = 20;
+    let (head, body) = reply.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed)?;
+    let header = Header::parse(*head).map_err(|_| Malformed)?;
+    let head_bytes = match header.op_code {
+        OpCode::MSG if !has_checksum(body)? && body.get(4) == Some(&0) => MSG_HEAD_BYTES,
+        OpCode::REPLY => REPLY_HEAD_BYTES,
+        _ => return Err(Malformed),
+    };
+    let (before, fields) = body.split_at_checked(head_bytes).ok_or(Malformed)?;
+    let mut out = DocumentBytes::with_capacity(fields.len() + document.as_bytes().len() + name.len() + 2);
+    for element in WholeElements::new(fields) {
+        let element = element?;
+        if element.name == name {
+            return Err(Malformed);
+        }
+        out.push(element.bytes);
+    }
+    out.push_value(kind::DOCUMENT, name, document.as_bytes());
+    let fields = out.finish();
+    let length = u32::try_from(HEADER_BYTES + before.len() + fields.len()).map_err(|_| Malformed)?;
+    Ok([&Header { length, ..header }.to_bytes(), before, &fields].concat())
 }
 
 /// The command among the sections of an `OP_MSG`.
@@ -183,9 +217,10 @@ fn without_fields(command: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>,
 
 #[cfg(test)]
 mod tests {
-    use bson::{Document, doc};
+    use bson::{Document, doc, rawdoc};
 
     use super::*;
+    use crate::wire::error_reply;
 
     fn message(op_code: OpCode, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(HEADER_BYTES + body.len()).unwrap();
@@ -293,5 +328,25 @@ mod tests {
         for end in 0..good.len() {
             assert_eq!(without_compression(&good[..end]), Err(Malformed));
         }
+    }
+
+    #[test]
+    fn a_reply_gets_one_more_field() {
+        let field = rawdoc! { "done": true };
+        let request = |op_code| Header { length: 100, request_id: 7, response_to: 0, op_code };
+        for op_code in [OpCode::MSG, OpCode::QUERY] {
+            let plain = error_reply::reply(&request(op_code), &rawdoc! { "isWritablePrimary": true, "ok": 1.0 });
+            let expected = rawdoc! { "isWritablePrimary": true, "ok": 1.0, "speculativeAuthenticate": field.clone() };
+            let found = reply_with(&plain, SPECULATIVE_AUTHENTICATE, &field).unwrap();
+            assert_eq!(found, error_reply::reply(&request(op_code), &expected));
+            // A field that is there already, and every cut.
+            assert!(reply_with(&found, SPECULATIVE_AUTHENTICATE, &field).is_err());
+            for end in 0..plain.len() {
+                assert!(reply_with(&plain[..end], SPECULATIVE_AUTHENTICATE, &field).is_err(), "{end}");
+            }
+        }
+        let mut with_checksum = error_reply::reply(&request(OpCode::MSG), &rawdoc! { "ok": 1.0 });
+        with_checksum[16] = 1;
+        assert!(reply_with(&with_checksum, SPECULATIVE_AUTHENTICATE, &field).is_err());
     }
 }

@@ -69,6 +69,10 @@ mod send_proxy;
 mod slow;
 mod soak;
 mod srv;
+mod token_clients;
+mod token_issuer;
+#[path = "../../src/identity/token/test_keys.rs"]
+mod token_keys;
 mod tokens;
 mod unsupported;
 mod warm;

@@ -1,15 +1,16 @@
 //! Issuers of tokens: what `mongate check` and `mongate policy explain` say about keys and tokens, and a gateway that
 //! follows the keys of an issuer.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use serde_json::{Value, json};
 
 use crate::kit::gateway::{Gateway, GatewayOptions, run_to_end};
 use crate::kit::mongod::Mongod;
-use crate::kit::token_issuer::{IssuerAnswer, TokenIssuer};
-use crate::kit::token_keys::{TokenKey, hs256_token, unsigned_token};
 use crate::reports::LOG_TIMEOUT;
+use crate::token_issuer::{IssuerAnswer, TokenIssuer};
+use crate::token_keys::{TokenKey, hs256_token, unsigned_token};
 
 const AUDIENCE: &str = "mongodb://orders";
 
@@ -45,7 +46,7 @@ fn check_fetches_the_keys_and_examines_a_token_claim_by_claim() {
     {
         assert!(text.contains(shown), "{shown}: {text}");
     }
-    let claims = issuer.claims(AUDIENCE, "shop", "orders", 600);
+    let claims = TokenIssuer::claims(AUDIENCE, "shop", "orders", 600);
     let header = |alg: &str| json!({ "alg": alg, "kid": "rsa-1" });
     for (token, expected) in [
         (
@@ -92,7 +93,7 @@ fn check_says_why_keys_cannot_be_fetched() {
     let bearer = issuer.directory().join("bearer");
     fs::write(&bearer, "gateway\n").unwrap();
     let mut with_token = usual.clone();
-    with_token.tables.push_str(&format!("bearer_token_file = {:?}\n", bearer.display().to_string()));
+    writeln!(with_token.tables, "bearer_token_file = {:?}", bearer.display().to_string()).unwrap();
     let (code, text) = with_token.check(&[]).unwrap();
     assert_eq!(code, Some(0), "{text}");
     let mut other_ca = with_token;
@@ -132,13 +133,13 @@ fn a_gateway_is_ready_once_it_has_keys_and_keeps_the_last_ones() {
     let issuer = TokenIssuer::start().unwrap();
     let file = issuer.directory().join("jwks.json");
     let mut options = options(&mongod, &issuer);
-    let second = options.tables.replace(issuer.name(), "https://second.example");
+    let second = options.tables.replace(TokenIssuer::NAME, "https://second.example");
     let lines = second.lines().filter(|line| !line.starts_with("jwks_url") && !line.starts_with("ca_file"));
-    let second: String = lines.map(|line| format!("{line}\n")).collect();
-    options.tables.push_str(&format!("{second}jwks_file = {:?}\n", file.display().to_string()));
-    fs::write(&file, crate::kit::token_keys::key_set([&issuer.key]).to_string()).unwrap();
+    let second = lines.collect::<Vec<_>>().join("\n");
+    writeln!(options.tables, "{second}\njwks_file = {:?}", file.display().to_string()).unwrap();
+    fs::write(&file, crate::token_keys::key_set([&issuer.key]).to_string()).unwrap();
     let gateway = Gateway::start(&options);
-    gateway.await_metric("mongate_jwks_keys", &[("issuer", issuer.name())], |keys| keys >= 1.0);
+    gateway.await_metric("mongate_jwks_keys", &[("issuer", TokenIssuer::NAME)], |keys| keys >= 1.0);
     fs::write(&file, "{}").unwrap();
     let is_failure =
         |line: &Value| line["message"] == "token keys cannot be loaded" && line["issuer"] == "https://second.example";
@@ -146,20 +147,6 @@ fn a_gateway_is_ready_once_it_has_keys_and_keeps_the_last_ones() {
     assert_eq!(line["in_use"], "the last keys", "{line}");
     let ready = gateway.get("/readyz").unwrap();
     assert!(ready.status == 200 && ready.body.contains("they cannot be loaded again"), "{}", ready.body);
-    fs::write(&file, crate::kit::token_keys::key_set([&issuer.key, &TokenKey::ec("ec-2")]).to_string()).unwrap();
+    fs::write(&file, crate::token_keys::key_set([&issuer.key, &TokenKey::ec("ec-2")]).to_string()).unwrap();
     gateway.await_metric("mongate_jwks_keys", &[("issuer", "https://second.example")], |keys| keys >= 2.0);
-}
-
-#[test]
-fn a_listener_cannot_demand_tokens_yet() {
-    let Some(mongod) = Mongod::shared_standalone() else { return };
-    let issuer = TokenIssuer::start().unwrap();
-    let mut options = options(&mongod, &issuer);
-    options.listener = "authentication = \"token\"\n".to_owned();
-    let (code, text) = options.check(&[]).unwrap();
-    assert_eq!(code, Some(78), "{text}");
-    assert!(
-        text.contains("listener.test.authentication") && text.contains("not supported by this version yet"),
-        "{text}"
-    );
 }

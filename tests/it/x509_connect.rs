@@ -22,7 +22,7 @@ const CART: &str = "cluster.local/ns/shop/sa/cart";
 const TILL: &str = "cluster.local/ns/shop/sa/till";
 
 /// A mongod with access control and `more` arguments; the kit's own client certificate is the administrator.
-fn mongod_with_auth(more: &[&str]) -> Option<Mongod> {
+pub fn mongod_with_auth(more: &[&str]) -> Option<Mongod> {
     let arguments = ["--auth"].iter().chain(more).map(|&argument| argument.to_owned()).collect();
     let mongod = Mongod::start(MongodOptions { arguments, ..MongodOptions::default() })?;
     // The localhost exception allows creating the first user without authentication.
@@ -32,28 +32,28 @@ fn mongod_with_auth(more: &[&str]) -> Option<Mongod> {
     Some(mongod)
 }
 
-fn subject(common_name: &str) -> String {
+pub fn subject(common_name: &str) -> String {
     format!("CN={common_name},OU=clients,O=mongate kit")
 }
 
 /// Runs a command as the administrator, on a direct connection.
-fn as_root(mongod: &Mongod, command: &Document) -> Document {
+pub fn as_root(mongod: &Mongod, command: &Document) -> Document {
     let mut connection = mongod.connect().unwrap();
     connection.run(&doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" }).unwrap();
     connection.run(command).unwrap()
 }
 
-fn create_user(mongod: &Mongod, common_name: &str, role: &str) {
+pub fn create_user(mongod: &Mongod, common_name: &str, role: &str) {
     let roles = if role.is_empty() { vec![] } else { vec![doc! { "role": role, "db": "shop" }] };
     as_root(mongod, &doc! { "createUser": subject(common_name), "roles": roles, "$db": "$external" });
 }
 
-fn certificate(mongod: &Mongod, common_name: &'static str) -> Issued {
+pub fn certificate(mongod: &Mongod, common_name: &'static str) -> Issued {
     mongod.pki.issue(common_name, &Wanted { common_name, ..Wanted::default() }).unwrap()
 }
 
 /// `[[upstream.test.credential]]` for one principal.
-fn credential(issued: &Issued, principal: &str) -> String {
+pub fn credential(issued: &Issued, principal: &str) -> String {
     let file = issued.combined(First::Certificate).unwrap();
     format!("[[upstream.test.credential]]\nprincipals = ['{principal}']\ncertificate_file = '{}'\n", file.display())
 }

@@ -24,8 +24,5 @@ pub mod raw;
 pub mod replica_set;
 pub mod scratch;
 pub mod secret;
-pub mod token_issuer;
-#[path = "../../src/identity/token/test_keys.rs"]
-pub mod token_keys;
 pub mod waiting;
 pub mod workload_api;

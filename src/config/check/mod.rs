@@ -162,12 +162,13 @@ fn metrics(mut section: Section<'_>) -> MetricsConfig {
 fn identity(mut section: Section<'_>) -> Option<IdentityConfig> {
     let what = "set the principal of these clients, as in principal = \"cluster.local/ns/shop/sa/cart\"";
     let principal = section.required("principal", what, identity_readers::principal);
-    if !section.has("sources") && !section.has("uids") {
+    if !["sources", "uids", "may_forward"].iter().any(|key| section.has(key)) {
         section.missing("sources", "set the clients it applies to, as in sources = [\"10.1.3.0/24\"] or uids = [1001]");
     }
     let sources = section.or("sources", Vec::new(), identity_readers::networks);
     let uids = section.or("uids", Vec::new(), identity_readers::uids);
-    Some(IdentityConfig { principal: principal?, sources, uids })
+    let may_forward = section.or("may_forward", false, readers::boolean);
+    Some(IdentityConfig { principal: principal?, sources, uids, may_forward })
 }
 
 fn cores() -> NonZeroUsize {

@@ -118,8 +118,6 @@ pub(super) fn check_listener(top: &Section<'_>, listener: &ListenerConfig, has_i
              \"strict\", or use a loopback address or a unix domain socket",
         );
     }
-    // Until the relay reads tokens. Silently taking everybody would be worse.
-    note("is not supported by this version yet; remove it");
 }
 
 fn issuer(given: &Given<'_>) -> Result<String, String> {

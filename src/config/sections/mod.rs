@@ -129,13 +129,16 @@ pub struct MetricsConfig {
     pub principals: Vec<String>,
 }
 
-/// One `[[identity]]`: the principal of clients without a certificate.
+/// One `[[identity]]`: the principal of clients without a certificate, or what a principal may do beside that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityConfig {
     /// `principal`: a SPIFFE ID without `spiffe://`, or a distinguished name. Required.
     pub principal: String,
-    /// `sources`: addresses and networks of the clients. This or `uids` is required.
+    /// `sources`: addresses and networks of the clients. This, `uids` or `may_forward` is required.
     pub sources: Vec<IpNet>,
     /// `uids`: user IDs of client processes on this machine that connect through a unix domain socket.
     pub uids: Vec<u32>,
+    /// `may_forward`: whether clients with a certificate of this principal may show tokens of other principals: it is a
+    /// gateway in front of this one. Default: `false`.
+    pub may_forward: bool,
 }

@@ -127,28 +127,29 @@ fn problems_of_an_issuer_are_named() {
 
 #[test]
 fn a_listener_takes_tokens_only_where_others_cannot_read_them() {
-    const NOT_YET: &str = "is not supported by this version yet";
     const IN_THE_CLEAR: &str = "would take tokens in the clear";
     const NO_ISSUER: &str = "add a [[token_issuer]]";
     let strict = "mode = \"strict\"\ntls.certificate_file = \"gateway.pem\"\ntls.ca_file = \"mesh.pem\"\n";
     let permissive = strict.replace("strict", "permissive");
     let remote = "allow_remote_plaintext = true\n";
     for (address, lines, issuer, expected) in [
-        ("127.0.0.1:27017", "", ISSUER, &[NOT_YET][..]),
-        ("unix:/run/m.sock", "", ISSUER, &[NOT_YET]),
-        ("10.0.0.1:27017", strict, ISSUER, &[NOT_YET]),
-        ("0.0.0.0:27017", remote, ISSUER, &[IN_THE_CLEAR, NOT_YET]),
-        ("0.0.0.0:27017", &format!("{remote}{permissive}"), ISSUER, &[IN_THE_CLEAR, NOT_YET]),
-        ("127.0.0.1:27017", "", "", &[NO_ISSUER, NOT_YET]),
+        ("127.0.0.1:27017", "", ISSUER, None),
+        ("unix:/run/m.sock", "", ISSUER, None),
+        ("10.0.0.1:27017", strict, ISSUER, None),
+        ("0.0.0.0:27017", remote, ISSUER, Some(IN_THE_CLEAR)),
+        ("0.0.0.0:27017", &format!("{remote}{permissive}"), ISSUER, Some(IN_THE_CLEAR)),
+        ("127.0.0.1:27017", "", "", Some(NO_ISSUER)),
     ] {
         for value in ["token", "token-optional"] {
             let listener = MINIMAL.replace("127.0.0.1:27017", address);
-            let found = problems(&format!("{listener}authentication = \"{value}\"\n{lines}{issuer}"), &[]);
-            let fits = found.len() == expected.len()
-                && expected.iter().zip(&found).all(|(part, problem)| problem.contains(part));
-            assert!(fits, "{address} {lines} {found:#?}");
-            assert!(found[0].contains("listener.orders.authentication"), "{found:?}");
-            assert!(found[0].contains(&format!("= \"{value}\" ")), "{found:?}");
+            let text = format!("{listener}authentication = \"{value}\"\n{lines}{issuer}");
+            let Some(expected) = expected else {
+                assert!(parse(&text, &[]).is_ok(), "{text}");
+                continue;
+            };
+            let found = problems(&text, &[]);
+            let key = format!("listener.orders.authentication = \"{value}\" ");
+            assert!(found.len() == 1 && found[0].contains(expected) && found[0].contains(&key), "{text} {found:#?}");
         }
     }
     check_listener("authentication = \"tokens\"", "did you mean \"token\"?");

@@ -146,6 +146,15 @@ pub enum TokenProblem {
         /// The principal of the connection.
         first: String,
     },
+    /// A certificate says who the connection is, and the token says somebody else.
+    #[error(
+        "the certificate of this connection is that of {}, and the token is for another principal",
+        shortened(.principal)
+    )]
+    OtherCertificate {
+        /// The principal of the certificate.
+        principal: String,
+    },
 }
 
 impl TokenProblem {
@@ -183,7 +192,7 @@ impl TokenProblem {
             | Self::RequiredClaim { .. }
             | Self::NoPrincipal { .. }
             | Self::TrustDomain { .. } => "claims",
-            Self::OtherPrincipal { .. } => "other_principal",
+            Self::OtherPrincipal { .. } | Self::OtherCertificate { .. } => "other_principal",
         }
     }
 
@@ -215,6 +224,10 @@ impl TokenProblem {
             }
             Self::TrustDomain { .. } => "correct trust_domain of this issuer",
             Self::OtherPrincipal { .. } => "one client may not use a connection of its pool for two identities",
+            Self::OtherCertificate { .. } => {
+                "if the certificate is that of a gateway in front of this one, set may_forward = true in an [[identity]] \
+                 with its principal"
+            }
         }
     }
 }

@@ -121,18 +121,18 @@ pub fn key_set<'a>(keys: impl IntoIterator<Item = &'a TokenKey>) -> Value {
     json!({ "keys": keys.into_iter().map(TokenKey::jwk).collect::<Vec<_>>() })
 }
 
-/// What Kubernetes puts into the token of a service account. `issued` is in seconds since 1970.
+/// What Kubernetes puts into the token of a service account, given as namespace and name. The token is valid for `life`
+/// seconds from `start` on, in seconds since 1970.
 pub fn kubernetes_claims(
     issuer: &str,
     audience: &str,
-    namespace: &str,
-    account: &str,
-    issued: u64,
+    (namespace, account): (&str, &str),
+    start: u64,
     life: u64,
 ) -> Value {
     json!({
-        "aud": [audience], "exp": issued + life, "iat": issued, "nbf": issued, "iss": issuer,
-        "jti": encoded(&digest::digest(&digest::SHA256, issued.to_string().as_bytes()).as_ref()[..8]),
+        "aud": [audience], "exp": start + life, "iat": start, "nbf": start, "iss": issuer,
+        "jti": encoded(&digest::digest(&digest::SHA256, start.to_string().as_bytes()).as_ref()[..8]),
         "kubernetes.io": {
             "namespace": namespace,
             "pod": { "name": format!("{account}-0"), "uid": "5f4dcc3b" },

@@ -37,7 +37,7 @@ fn keys<'a>(keys: impl IntoIterator<Item = &'a TokenKey>) -> KeySet {
 }
 
 fn claims() -> Value {
-    kubernetes_claims(ISSUER, AUDIENCE, "shop", "orders", NOW - 60, 3600)
+    kubernetes_claims(ISSUER, AUDIENCE, ("shop", "orders"), NOW - 60, 3600)
 }
 
 /// The usual claims with one changed; `null` removes it.
@@ -45,9 +45,9 @@ fn with(claim: &str, value: Value) -> Value {
     let mut claims = claims();
     let object = claims.as_object_mut().unwrap();
     if value.is_null() {
-        drop(object.remove(claim))
+        drop(object.remove(claim));
     } else {
-        drop(object.insert(claim.to_owned(), value))
+        drop(object.insert(claim.to_owned(), value));
     }
     claims
 }
@@ -389,9 +389,9 @@ fn keys_that_cannot_verify_tokens_are_left_out() {
         let mut jwk = FOREIGN.jwk();
         let object = jwk.as_object_mut().unwrap();
         if value.is_null() {
-            drop(object.remove(member))
+            drop(object.remove(member));
         } else {
-            drop(object.insert(member.to_owned(), value))
+            drop(object.insert(member.to_owned(), value));
         }
         jwk
     };

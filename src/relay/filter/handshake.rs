@@ -27,6 +27,8 @@ pub struct HandshakeFilter {
     expects_load_balancer: bool,
     /// Whether the upstream connection has had the `client` document of the client's hello.
     is_introduced: bool,
+    /// Whether the current request loses its authentication, although the client may authenticate.
+    withholds_authentication: bool,
 }
 
 /// Who authenticates to mongod.
@@ -42,7 +44,17 @@ pub enum Authentication {
 impl HandshakeFilter {
     /// A filter for a client that has sent nothing yet.
     pub fn new(naming: Naming, authentication: Authentication) -> Self {
-        Self { naming, authentication, expects_load_balancer: false, is_introduced: false }
+        Self { naming, authentication, ..Self::default() }
+    }
+
+    /// Sets who authenticates to mongod from now on.
+    pub(in crate::relay) fn set_authentication(&mut self, authentication: Authentication) {
+        self.authentication = authentication;
+    }
+
+    /// Sets whether the current request loses its authentication, although the client may authenticate.
+    pub(in crate::relay) fn withhold_authentication(&mut self, withholds: bool) {
+        self.withholds_authentication = withholds;
     }
 
     /// Sets whether the upstream connection has had the `client` document of the client's hello.
@@ -64,8 +76,9 @@ impl HandshakeFilter {
         &self.naming
     }
 
+    /// Who authenticates to mongod, as far as the current request is concerned.
     pub(in crate::relay) fn authentication(&self) -> Authentication {
-        self.authentication
+        if self.withholds_authentication { Authentication::Gateway } else { self.authentication }
     }
 
     /// Decides about a request of which nothing has gone upstream.
@@ -117,7 +130,7 @@ impl HandshakeFilter {
     }
 
     fn gateway_authenticates(&self) -> bool {
-        self.authentication == Authentication::Gateway
+        self.authentication() == Authentication::Gateway
     }
 
     /// Whether a request begins an authentication between the client and mongod.

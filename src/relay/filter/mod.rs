@@ -17,5 +17,6 @@ pub(super) mod policy_source;
 pub(super) mod reply;
 pub(super) mod request_changes;
 pub(super) mod session_ids;
+pub(super) mod token;
 pub(super) mod verdict;
 pub(super) mod view;

@@ -1,5 +1,7 @@
 //! A reply as the filters see it, and the member names in a reply to hello.
 
+use bson::RawDocumentBuf;
+
 use crate::relay::end::EndReason;
 use crate::relay::filter::naming::Naming;
 use crate::relay::filter::verdict::ReplyVerdict;
@@ -7,6 +9,7 @@ use crate::relay::in_flight::{InFlight, InFlightRequest, Sender};
 use crate::relay::request_ids::RequestIds;
 use crate::topology::RewriteError;
 use crate::wire::header::{HEADER_BYTES, Header, ImpossibleLength};
+use crate::wire::hello;
 
 /// The longest reply to hello that is held, header included. mongod's have some hundred bytes, those of a large replica
 /// set a few thousand.
@@ -53,22 +56,35 @@ pub(in crate::relay) fn read_header(
     Ok(header)
 }
 
-/// Decides about a reply. A reply that may name members is held until all of it has arrived, and is not forwarded when
-/// it cannot be parsed.
-pub(in crate::relay) fn inspect(reply: &ReplyView<'_>, naming: &Naming) -> ReplyVerdict {
-    if !naming.rewrites_hello() || !reply.in_flight.names_members(reply.header.response_to) {
+/// Decides about a reply. A reply that may name members, or that gets the result of an authentication, is held until
+/// all of it has arrived, and is not forwarded when it cannot be parsed. `has_tokens` is whether clients authenticate
+/// with tokens.
+#[inline]
+pub(in crate::relay) fn inspect(reply: &ReplyView<'_>, naming: &Naming, has_tokens: bool) -> ReplyVerdict {
+    let names_members = naming.rewrites_hello() && reply.in_flight.names_members(reply.header.response_to);
+    let speculated = if has_tokens { reply.request().and_then(|request| request.speculated.as_deref()) } else { None };
+    if !names_members && speculated.is_none() {
         return ReplyVerdict::Forward;
     }
+    rewrite(reply, names_members.then_some(naming), speculated)
+}
+
+/// Rewrites a reply to hello.
+fn rewrite(reply: &ReplyView<'_>, naming: Option<&Naming>, speculated: Option<&RawDocumentBuf>) -> ReplyVerdict {
     let length = reply.header.length as usize;
     if length > HELLO_REPLY_BYTES_MAX {
         return unreadable("a reply longer than 32 KiB");
     }
     let Some(message) = reply.message.get(..length) else { return ReplyVerdict::NeedMore };
-    match naming.rewrite(message) {
-        Ok(Some(rewritten)) => ReplyVerdict::Rewrite(rewritten),
-        Ok(None) => ReplyVerdict::Forward,
-        Err(RewriteError::Unreadable) => unreadable("a reply that cannot be parsed"),
-        Err(RewriteError::MembersUnknown) => ReplyVerdict::Close(EndReason::MembersUnknown),
+    let renamed = match naming.map_or(Ok(None), |naming| naming.rewrite(message)) {
+        Ok(renamed) => renamed,
+        Err(RewriteError::Unreadable) => return unreadable("a reply that cannot be parsed"),
+        Err(RewriteError::MembersUnknown) => return ReplyVerdict::Close(EndReason::MembersUnknown),
+    };
+    let Some(field) = speculated else { return renamed.map_or(ReplyVerdict::Forward, ReplyVerdict::Rewrite) };
+    match hello::reply_with(renamed.as_deref().unwrap_or(message), hello::SPECULATIVE_AUTHENTICATE, field) {
+        Ok(rewritten) => ReplyVerdict::Rewrite(rewritten),
+        Err(_) => unreadable("a reply that cannot be parsed"),
     }
 }
 

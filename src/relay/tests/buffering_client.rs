@@ -54,7 +54,7 @@ async fn a_buffering_client_gets_every_byte_before_a_drain_closes_it() {
             side,
             OFF,
             stats(),
-            Filters { policy: PolicyFilter::off(), handshake: HandshakeFilter::default() },
+            Filters { tokens: None, policy: PolicyFilter::off(), handshake: HandshakeFilter::default() },
         );
         let (drain, renewal) = (Drain::new(), Renewal::new(Duration::from_mins(10)).watch());
         let watch = drain.watch();

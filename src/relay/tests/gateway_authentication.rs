@@ -13,8 +13,13 @@ fn handshake() -> HandshakeFilter {
 async fn authenticated_scene() -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay =
-        Relay::new(gateway_client, side, OFF, stats(), Filters { policy: PolicyFilter::off(), handshake: handshake() });
+    let relay = Relay::new(
+        gateway_client,
+        side,
+        OFF,
+        stats(),
+        Filters { tokens: None, policy: PolicyFilter::off(), handshake: handshake() },
+    );
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 

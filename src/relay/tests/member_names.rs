@@ -21,7 +21,13 @@ async fn scene_with_naming(naming: Naming) -> Scene {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
     let handshake = HandshakeFilter::new(naming, Authentication::Clients);
-    let relay = Relay::new(gateway_client, side, OFF, stats(), Filters { policy: PolicyFilter::off(), handshake });
+    let relay = Relay::new(
+        gateway_client,
+        side,
+        OFF,
+        stats(),
+        Filters { tokens: None, policy: PolicyFilter::off(), handshake },
+    );
     Scene { client, upstream, relay, drain: Drain::new() }
 }
 

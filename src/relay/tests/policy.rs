@@ -118,7 +118,7 @@ pub(super) async fn scene_with_filters(
     let (filter, policy) = policy_filter(enforcement);
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
     let (side, upstream) = upstream(0).await;
-    let relay = Relay::new(gateway_client, side, OFF, stats(), Filters { policy: filter, handshake });
+    let relay = Relay::new(gateway_client, side, OFF, stats(), Filters { tokens: None, policy: filter, handshake });
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }
 

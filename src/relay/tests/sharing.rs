@@ -73,7 +73,7 @@ fn busy(is_final: bool) -> Refusal {
 
 fn shared(rules: SharingRules) -> (DuplexStream, Relay<DuplexStream, DuplexStream>) {
     let (client, gateway_client) = tokio::io::duplex(PIPE_BYTES);
-    let filters = Filters { policy: PolicyFilter::off(), handshake: HandshakeFilter::default() };
+    let filters = Filters { tokens: None, policy: PolicyFilter::off(), handshake: HandshakeFilter::default() };
     (client, Relay::sharing(gateway_client, rules, OFF, stats(), filters))
 }
 

@@ -29,7 +29,7 @@ async fn wide_scene() -> (Scene, Arc<TestPolicy>) {
     let (filter, policy) = policy_filter(Enforcement::Enforce);
     let (client, gateway_client) = tokio::io::duplex(WIDE_PIPE_BYTES);
     let (side, upstream) = upstream_behind(0, WIDE_PIPE_BYTES).await;
-    let filters = Filters { policy: filter, handshake: HandshakeFilter::default() };
+    let filters = Filters { tokens: None, policy: filter, handshake: HandshakeFilter::default() };
     let relay = Relay::new(gateway_client, side, OFF, stats(), filters);
     (Scene { client, upstream, relay, drain: Drain::new() }, policy)
 }

@@ -56,7 +56,11 @@ struct Client(TokenSession);
 impl Client {
     fn new(is_required: bool) -> Self {
         let provider = IdentityProvider { issuer: "https://i".to_owned(), client_id: None, request_scopes: Vec::new() };
-        Self(TokenSession::new(TokenDemand { is_required, identity_provider: Some(provider) }))
+        Self(TokenSession::new(TokenDemand {
+            is_required,
+            identity_provider: Some(provider.into()),
+            certificate: None,
+        }))
     }
 
     /// Authenticated from 0 s to 60 s.
@@ -174,7 +178,8 @@ fn two_steps_authenticate_a_person() {
     assert_eq!(client.send(&sasl_start(&doc! { "jwt": "a.b.c" }), 0), "validate a.b.c");
     assert_eq!(client.validated(Err(TokenProblem::NotCompact)), "18 AuthenticationFailed");
     assert_eq!(client.send(&sasl_continue(1), 0), "18 AuthenticationFailed");
-    let mut without = Client(TokenSession::new(TokenDemand { is_required: true, identity_provider: None }));
+    let mut without =
+        Client(TokenSession::new(TokenDemand { is_required: true, identity_provider: None, certificate: None }));
     assert_eq!(without.send(&sasl_start(&doc! {}), 0), "18 AuthenticationFailed");
     assert_eq!(without.send(&sasl_continue(1), 0), "18 AuthenticationFailed");
 }
@@ -303,11 +308,9 @@ fn where_tokens_are_optional_other_mechanisms_are_told_apart() {
 fn a_message_that_cannot_be_read_is_never_forwarded() {
     for is_required in [true, false] {
         let mut client = Client::new(is_required);
-        for name in ["saslStart"] {
-            let step = client.0.step(&SessionCommand { name, body: None, more_to_come: false }, at(0));
-            let SessionStep::Answer(answer) = step else { panic!("{step:?}") };
-            assert_eq!(shown(&answer), "18 AuthenticationFailed");
-        }
+        let step = client.0.step(&SessionCommand { name: "saslStart", body: None, more_to_come: false }, at(0));
+        let SessionStep::Answer(answer) = step else { panic!("{step:?}") };
+        assert_eq!(shown(&answer), "18 AuthenticationFailed");
         let step = client.0.step(&SessionCommand { name: "hello", body: None, more_to_come: false }, at(0));
         assert_eq!(step, SessionStep::PassHello);
         let wrong = sasl_start(&doc! { "jwt": 5 });

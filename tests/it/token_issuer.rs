@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
-use super::certificates::{Pki, Wanted};
-use super::token_keys::{TokenKey, key_set, kubernetes_claims};
+use crate::kit::certificates::{Pki, Wanted};
+use crate::token_keys::{TokenKey, key_set, kubernetes_claims};
 
 /// Longer than any limit of the gateway, so that a silent server is the gateway's problem.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -84,9 +84,7 @@ impl TokenIssuer {
     }
 
     /// The claim `iss` of its tokens, which is no address that anything connects to.
-    pub fn name(&self) -> &'static str {
-        "https://issuer.example"
-    }
+    pub const NAME: &'static str = "https://issuer.example";
 
     /// The address of its keys.
     pub fn jwks_url(&self) -> String {
@@ -124,14 +122,14 @@ impl TokenIssuer {
     }
 
     /// The claims of a service account's token for `audience` that was issued now and is valid for `seconds`.
-    pub fn claims(&self, audience: &str, namespace: &str, account: &str, seconds: u64) -> Value {
+    pub fn claims(audience: &str, namespace: &str, account: &str, seconds: u64) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        kubernetes_claims(self.name(), audience, namespace, account, now, seconds)
+        kubernetes_claims(Self::NAME, audience, (namespace, account), now, seconds)
     }
 
     /// A token with [`TokenIssuer::claims`].
     pub fn token(&self, audience: &str, namespace: &str, account: &str, seconds: u64) -> String {
-        self.key.token(&self.claims(audience, namespace, account, seconds))
+        self.key.token(&Self::claims(audience, namespace, account, seconds))
     }
 
     /// Tables of a configuration that takes its tokens for `audience`.
@@ -139,9 +137,9 @@ impl TokenIssuer {
         format!(
             "[[token_issuer]]\nissuer = {:?}\naudiences = [{audience:?}]\njwks_url = {:?}\nca_file = {:?}\n\
              trust_domain = \"cluster.local\"\n",
-            self.name(),
+            Self::NAME,
             self.jwks_url(),
-            self.ca_file()
+            self.ca_file().display().to_string()
         )
     }
 }
