@@ -1,7 +1,7 @@
 //! The service manager, usually systemd: what it passes to the process, and messages about the state of the process.
 //!
-//! The protocols are those of `sd_notify(3)`, `sd_watchdog_enabled(3)` and `sd_listen_fds(3)`. A process that was started
-//! in another way has no socket for messages, and every message is dropped.
+//! The protocols are those of `sd_notify(3)`, `sd_watchdog_enabled(3)` and `sd_listen_fds(3)`. A process that was
+//! started in another way has no socket for messages, and every message is dropped.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -1,8 +1,8 @@
 //! Listening sockets that the service manager passes (socket activation): assigns them to the addresses of listeners.
 //!
-//! The service manager holds the sockets while the gateway restarts, so that clients wait in the kernel's queue and none
-//! is refused. If it passes any socket, it has to pass one for every address: a listener that binds its own address
-//! would lose this, and a socket that no listener uses would keep its clients waiting for ever.
+//! The service manager holds the sockets while the gateway restarts, so that clients wait in the kernel's queue and
+//! none is refused. If it passes any socket, it has to pass one for every address: a listener that binds its own
+//! address would lose this, and a socket that no listener uses would keep its clients waiting for ever.
 
 use std::net::SocketAddr;
 use std::path::Path;

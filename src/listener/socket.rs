@@ -70,8 +70,8 @@ pub enum BindError {
     },
     /// The service manager passed sockets, but none for this listener.
     #[error(
-        "listener.{listener}.address: the service manager passed sockets, but none for this address; add a .socket unit \
-         with FileDescriptorName={listener} and ListenStream= for {address}, or stop the other .socket units"
+        "listener.{listener}.address: the service manager passed sockets, but none for this address; add a .socket \
+         unit with FileDescriptorName={listener} and ListenStream= for {address}, or stop the other .socket units"
     )]
     NotPassed {
         /// Name of the listener.
