@@ -178,7 +178,7 @@ fn the_service_manager_learns_of_start_reload_progress_and_stop() {
     environment.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
     let top = "drain_timeout = \"1h\"\n".to_owned();
     let tables = "[shutdown]\nwait_for_clients = true\n".to_owned();
-    let mut gateway = Gateway::start(&GatewayOptions { environment, top, tables, ..GatewayOptions::to(&mongod) });
+    let mut gateway = Gateway::start(&GatewayOptions { top, tables, environment, ..GatewayOptions::to(&mongod) });
     assert!(messages.next(|_| true).starts_with("READY=1\nSTATUS="));
     messages.next(|message| message.starts_with("STATUS=ready; upstream test: standalone at "));
     for _ in 0..3 {
@@ -205,7 +205,7 @@ fn a_gateway_is_started_while_mongodb_cannot_be_reached_and_its_status_says_so()
     let directory = scratch::directory("service-manager").unwrap();
     let (messages, environment) = Messages::bind(&directory.path().join("notify"));
     let upstream_address = format!("127.0.0.1:{}", ports::free().unwrap());
-    let gateway = Gateway::start(&GatewayOptions { environment, upstream_address, ..GatewayOptions::to(&mongod) });
+    let gateway = Gateway::start(&GatewayOptions { upstream_address, environment, ..GatewayOptions::to(&mongod) });
     assert!(messages.next(|_| true).starts_with("READY=1\nSTATUS=not ready; FAILED upstream test: "));
     let refused = messages.next(|message| message.contains("refused"));
     assert!(refused.starts_with("STATUS=not ready; FAILED upstream test: ") && !refused.contains('\n'), "{refused}");
