@@ -20,6 +20,7 @@ use bson::{Document, doc};
 use clap::Parser;
 use mongate::config::Config;
 use mongate::gateway::BoundGateway;
+use mongate::lifecycle::service_manager::ServiceEnvironment;
 use mongate::telemetry::metrics::Metrics;
 use mongodb::Client;
 use mongodb::options::ClientOptions;
@@ -97,7 +98,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
 
     // Without environment variables, so that the configuration shown is complete.
     let config = Config::parse(&text, &file, [])?;
-    let gateway = BoundGateway::bind(&config, None, Metrics::install()?)?;
+    let gateway = BoundGateway::bind(&config, None, ServiceEnvironment::default(), Metrics::install()?)?;
     let address = gateway.listeners().map(|(_, address)| address.to_string()).next().context("no listener")?;
     let admin = gateway.admin_address();
     say("gateway", &format!("{address}, plain MongoDB in, mutual TLS out"));

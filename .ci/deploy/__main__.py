@@ -1,8 +1,8 @@
 """Checks everything in deploy/ offline: python3 .ci/deploy [--binary MONGATE].
 
-`.ci/run deploy` installs the tools (helm, kubectl, promtool, hadolint, systemd-analyze, and the Python packages
-kubernetes-validate and promql-parser) and runs this. Prints one line per group of checks, and every problem; exits with
-1 if there is one.
+`.ci/run deploy` installs the tools (helm, kubectl, promtool, hadolint, systemd-analyze, cargo-deb, cargo-generate-rpm,
+lintian, rpm, and the Python packages kubernetes-validate and promql-parser) and runs this. Prints one line per group of
+checks, and every problem; exits with 1 if there is one.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import charts
 import configuration
 import hosts
 import monitoring
+import packages
 import self_test
 from problems import Problems
 
@@ -24,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", help="a built mongate, which checks each rendered configuration")
-    binary = parser.parse_args().binary
+    parser.add_argument("--package-files", help="the directory that examples/package_files.rs has written")
+    arguments = parser.parse_args()
+    binary = arguments.binary
     problems = Problems()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
@@ -33,6 +36,8 @@ def main():
         configuration.check(ROOT, scratch, rendered, binary, problems)
         monitoring.check(ROOT, problems)
         hosts.check(ROOT, scratch, problems)
+        if arguments.package_files:
+            packages.check(ROOT, scratch, binary, arguments.package_files, problems)
     return problems.report()
 
 

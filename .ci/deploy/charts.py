@@ -61,6 +61,7 @@ def check(root, scratch, problems):
     problems.done(f"helm: lint and {len(rendered)} renderings")
     refusals(helm / "mongate", problems)
     checksum(helm / "mongate", problems)
+    options(helm, problems)
     code, out, err = run("kubectl", "kustomize", root / "deploy/kustomize/example")
     problems.unless(code == 0, "deploy/kustomize/example", err)
     for version in (OLDEST, NEWEST):
@@ -114,6 +115,28 @@ def checksum(chart, problems):
 
     problems.unless(of() == of("--set", "config.policy.deny_javascript=true"), "checksum", "changes with the policy")
     problems.unless(of() != of("--set", "config.log.level=debug"), "checksum", "does not change with log.level")
+
+
+def options(helm, problems):
+    """Texts that values have to produce."""
+    sidecar = ["--set", "mongate.certificates.podHasFsGroup=true"]
+    inside = {
+        "[::1]:9717": "[::1]:9717",
+        "127.0.0.1:9000": "127.0.0.1:9000",
+        "0.0.0.0:9717": "127.0.0.1:9717",
+        "[::]:9717": "[::1]:9717",
+        "10.1.2.3:9717": "10.1.2.3:9717",
+    }
+    cases = [
+        (helm / "mongate", [*NAMED, "--set", f"probes=exec,config.admin.address={address}"], f'--address, "{asked}"]')
+        for address, asked in inside.items()
+    ]
+    for values, mode in (([], 0o444), (sidecar, 0o440)):
+        cases.append((helm / "example-sidecar", values, f"defaultMode: {mode}"))
+    for chart, values, expected in cases:
+        code, out, err = run("helm", "template", "prod", chart, *values)
+        problems.unless(code == 0 and expected in out, f"helm template {values}", f"{expected} is missing: {err}")
+    problems.done(f"helm: {len(cases)} values have their effect")
 
 
 def validate(where, version, documents, problems):

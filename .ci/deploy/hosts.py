@@ -1,4 +1,4 @@
-"""Checks what runs outside of Kubernetes: the systemd unit, and the Dockerfiles."""
+"""Checks what runs outside of Kubernetes: the systemd units, and the Dockerfiles."""
 
 import re
 
@@ -16,8 +16,10 @@ def check(root, scratch, problems):
     # systemd-analyze complains about a program that is not installed.
     file = scratch / "mongate.service"
     file.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit, flags=re.M))
+    socket = (root / "deploy/systemd/mongate.socket").read_text()
+    (scratch / "mongate.socket").write_text(socket)
     # It also reads the other units of this machine, and complains about them.
-    code, out, err = run("systemd-analyze", "verify", "--man=no", file)
+    code, out, err = run("systemd-analyze", "verify", "--man=no", file, scratch / "mongate.socket")
     said = [line for line in (out + err).splitlines() if "mongate" in line]
     problems.unless(code == 0 and not said, where, f"systemd-analyze verify: {said or err}")
     threshold = f"--threshold={EXPOSURE_MAX}"
@@ -27,6 +29,10 @@ def check(root, scratch, problems):
     problems.unless(int(values["TimeoutStopSec"].removesuffix("s")) > 60, where, "is killed during the drain")
     problems.unless(int(values["LimitNOFILE"]) >= 2 * 10000 + 256, where, "has too few descriptors for the defaults")
     problems.unless(values["StartLimitIntervalSec"] == "0", where, "stays down when certificates come late")
+    problems.unless(values["Type"] == "notify" and "WatchdogSec" in values, where, "ignores the gateway's messages")
+    values = dict(re.findall(r"^(\w+)=(.*)$", socket, re.M))
+    listens = values.get("FileDescriptorName") and "Accept" not in values
+    problems.unless(listens, "deploy/systemd/mongate.socket", "passes no listening socket with a name")
     problems.done("systemd: verify and security")
     dockerfiles = sorted(root.glob("compose/Dockerfile")) + sorted(root.glob("deploy/**/Dockerfile"))
     problems.unless(dockerfiles, "Dockerfile", "none was found")

@@ -20,6 +20,7 @@ use crate::check::{CheckScope, Report};
 use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
+use crate::lifecycle::service_manager::ServiceEnvironment;
 use crate::lifecycle::signals::Signals;
 use crate::telemetry::log_writer::LogWriter;
 use crate::telemetry::logs;
@@ -115,6 +116,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(file: &ConfigFile) -> ExitCode {
+    #[expect(unsafe_code, reason = "changes the environment")]
+    // SAFETY: this is the first thing that the process does after it has parsed its arguments: no other thread runs.
+    let service = match unsafe { ServiceEnvironment::take() } {
+        Ok(service) => service,
+        Err(error) => return exit::fail(exit::FAILED, &error),
+    };
     let loaded = match file.load() {
         Ok(loaded) => loaded,
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
@@ -124,7 +131,7 @@ fn run(file: &ConfigFile) -> ExitCode {
         Err(error) => return exit::fail(exit::FAILED, &error),
     };
     tracing::info!(file = %loaded.file.display(), "{CONFIGURATION_READ}");
-    let served = serve(&loaded, &log_writer);
+    let served = serve(&loaded, service, &log_writer);
     log_writer.flush();
     match served {
         Ok(0) => ExitCode::SUCCESS,
@@ -157,12 +164,12 @@ fn with_further_problems(start_problems: &str, config: &Config) -> String {
 
 /// Binds and runs the gateway on this thread. The workers have their own threads.
 /// Returns the number of connections that were closed with a command in flight.
-fn serve(loaded: &LoadedConfig, log_writer: &LogWriter) -> anyhow::Result<usize> {
+fn serve(loaded: &LoadedConfig, service: ServiceEnvironment, log_writer: &LogWriter) -> anyhow::Result<usize> {
     descriptors::raise_limit();
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
-        let gateway = BoundGateway::bind(&loaded.config, Some(loaded), metrics)?;
+        let gateway = BoundGateway::bind(&loaded.config, Some(loaded), service, metrics)?;
         tokio::select! {
             interrupted = gateway.run(async || signals.next().await) => Ok(interrupted),
             () = log_writer.report_dropped() => Ok(0),

@@ -13,8 +13,10 @@ use crate::identity::{Identities, KnownSource, PrincipalPattern, TrustDomains};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::overload::Overload;
-use crate::listener;
-use crate::listener::{BoundSocket, ConnectionLimit, HandshakePlaces, Listener, ListenerLimits, ServerIdentity};
+use crate::lifecycle::service_manager::PassedSocket;
+use crate::listener::{
+    BoundSocket, ConnectionLimit, HandshakePlaces, Listener, ListenerLimits, PassedSockets, ServerIdentity,
+};
 use crate::relay::{CursorBook, Limits};
 use crate::telemetry::metrics::ListenerMetrics;
 use crate::tls::ListenerTls;
@@ -36,7 +38,9 @@ pub(super) struct ListenerInputs<'a> {
 
 impl Listeners {
     /// Loads the certificates of all listeners, then binds their addresses in the order of the configuration.
-    pub(super) fn open(inputs: &ListenerInputs<'_>) -> Result<Self, StartError> {
+    /// Uses the sockets that the service manager passed, if there are any.
+    pub(super) fn open(inputs: &ListenerInputs<'_>, passed: Vec<PassedSocket>) -> Result<Self, StartError> {
+        let mut passed = PassedSockets::new(passed, inputs.config.listeners.keys().map(String::as_str))?;
         let servers = server_identities(inputs.config)?;
         let identities = IdentitySources::new(inputs.config, inputs.upstreams);
         let cursors: BTreeMap<&str, Arc<CursorBook>> =
@@ -49,7 +53,7 @@ impl Listeners {
                 // The configuration has been checked: every listener names an existing upstream.
                 return Err(StartError::Worker(io::ErrorKind::NotFound.into()));
             };
-            let bound = listener::bind(section)?;
+            let bound = passed.open(section)?;
             let (metrics, listed) = metrics_of(inputs.config, &section.name);
             let route = Arc::new(Route {
                 admission: Admission::new(section, server, identities.of(section), Arc::clone(&metrics)),
@@ -80,6 +84,7 @@ impl Listeners {
                 listeners.push((listener.map_err(StartError::Worker)?, Arc::clone(&route)));
             }
         }
+        passed.finish()?;
         Ok(Self(listeners))
     }
 

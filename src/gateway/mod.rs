@@ -8,6 +8,7 @@ mod listeners;
 mod memory_watch;
 mod messages;
 mod policy_reload;
+mod service_report;
 mod shutdown;
 mod status_page;
 mod worker;
@@ -27,7 +28,7 @@ use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::overload::Overload;
 use crate::lifecycle::readiness::Readiness;
-use crate::lifecycle::reload::ReloadRequest;
+use crate::lifecycle::service_manager::{ServiceEnvironment, ServiceManager};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::Listener;
@@ -41,6 +42,7 @@ pub use error::StartError;
 use listeners::{ListenerInputs, Listeners};
 use messages::{ADMIN_LISTENING, CONFIGURATION_WARNING, LISTENING, STARTED};
 use policy_reload::PolicyReloader;
+use service_report::ServiceReport;
 use shutdown::Shutdown;
 use status_page::{PolicyStatus, StatusPage};
 use worker::{Dispatcher, Workers};
@@ -62,6 +64,8 @@ pub struct BoundGateway {
     workers: Workers,
     overload: Overload,
     drain: Drain,
+    readiness: Readiness,
+    manager: ServiceManager,
     shutdown: Shutdown,
 }
 
@@ -73,8 +77,17 @@ impl BoundGateway {
     ///
     /// `source` is where `config` was read from; the policy follows changes of the file. Without it the policy never
     /// changes.
-    pub fn bind(config: &Config, source: Option<&LoadedConfig>, metrics: Metrics) -> Result<Self, StartError> {
+    ///
+    /// `service` is what the service manager passed to the process. Its sockets replace those that listeners would
+    /// bind.
+    pub fn bind(
+        config: &Config,
+        source: Option<&LoadedConfig>,
+        service: ServiceEnvironment,
+        metrics: Metrics,
+    ) -> Result<Self, StartError> {
         let drain = Drain::new();
+        let manager = ServiceManager::new(&service);
         let policy = policy_reload::compile(config).map_err(StartError::Policy)?;
         let max_held_bytes = config.max_held_bytes.unwrap_or_else(|| HoldBudget::default_bytes(cgroup::memory_limit()));
         let policy = Arc::new(PolicyInForce::new(policy, HoldBudget::new(max_held_bytes)));
@@ -90,7 +103,7 @@ impl BoundGateway {
             overload: overload.clone(),
             drain: drain.watch(),
         };
-        let mut listeners = Listeners::open(&inputs)?;
+        let mut listeners = Listeners::open(&inputs, service.sockets)?;
         let workers = Workers::start(config.workers, &drain.watch()).map_err(StartError::Worker)?;
         let upstreams: Vec<_> = upstreams.into_values().collect();
         let servers = listeners.server_identities();
@@ -112,7 +125,7 @@ impl BoundGateway {
             .with_pending_restart(Arc::clone(&pending));
         let gauges = conditions::gauges(&readiness, &upstreams, &listeners, pending);
         let status = Arc::new(move || status.snapshot());
-        let sources = Sources { metrics: metrics.clone(), gauges, readiness, status };
+        let sources = Sources { metrics: metrics.clone(), gauges, readiness: readiness.clone(), status };
         let admin = admin::bind(&config.admin, sources)?;
         let shutdown = Shutdown::new(config);
         // Nothing after this can fail.
@@ -130,6 +143,8 @@ impl BoundGateway {
             workers,
             overload,
             drain,
+            readiness,
+            manager,
             shutdown,
         })
     }
@@ -188,9 +203,11 @@ impl BoundGateway {
         let max_held_bytes = self.policy.hold_budget().max_bytes();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.count(), max_held_bytes, "{STARTED}");
 
+        let report = ServiceReport::new(self.manager, self.readiness, reloads, drain.watch());
+        report.started(&own, workers.dispatcher()).await;
         loop {
             match next_event().await {
-                SignalEvent::Reload => reloads.iter().for_each(ReloadRequest::send),
+                SignalEvent::Reload => report.reload(),
                 SignalEvent::Drain => break,
                 SignalEvent::Stop => {
                     drain.stop();
@@ -198,6 +215,7 @@ impl BoundGateway {
                 }
             }
         }
+        report.stopping(shutdown.longest()).await;
         shutdown.run(&drain, &workers.connections(), &own, &mut next_event).await
     }
 }

@@ -22,6 +22,13 @@ impl Shutdown {
         Self { config: config.shutdown, drain_timeout: config.drain_timeout }
     }
 
+    /// How long [`run`](Self::run) takes at most.
+    pub(super) fn longest(&self) -> Duration {
+        let ShutdownConfig { delay, wait_for_clients } = self.config;
+        let wait = if wait_for_clients { self.drain_timeout } else { Duration::ZERO };
+        delay.saturating_add(wait).saturating_add(self.drain_timeout).saturating_add(STOP_DEADLINE)
+    }
+
     /// Shuts down, from the first signal to the end of all tasks. [`SignalEvent::Stop`] ends every wait. Returns the
     /// number of connections that were closed with a command in flight.
     pub(super) async fn run(

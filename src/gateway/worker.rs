@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::messages::WORKER_STOPPED;
 use crate::connection;
@@ -30,9 +30,17 @@ pub(super) struct Workers {
 }
 
 struct Worker {
-    arrivals: mpsc::Sender<(Arrival, Arc<Route>, CountedLoad)>,
+    jobs: mpsc::Sender<Job>,
     /// The number of its connections.
     load: Arc<AtomicUsize>,
+}
+
+/// What a worker is asked to do.
+enum Job {
+    /// Serve a connection.
+    Serve(Arrival, Arc<Route>, CountedLoad),
+    /// Show that the thread makes progress.
+    Answer(oneshot::Sender<()>),
 }
 
 /// One connection in the load of its worker, until this is dropped.
@@ -78,7 +86,7 @@ impl Dispatcher {
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else { return };
         worker.load.fetch_add(1, Ordering::Relaxed);
         let load = CountedLoad(Arc::clone(&worker.load));
-        if worker.arrivals.send((arrival, Arc::clone(route), load)).await.is_err() {
+        if worker.jobs.send(Job::Serve(arrival, Arc::clone(route), load)).await.is_err() {
             // Never the smallest load again, so that this worker gets no further connection.
             worker.load.store(usize::MAX / 2, Ordering::Relaxed);
             tracing::error!(listener = route.listener(), "{WORKER_STOPPED}");
@@ -86,17 +94,35 @@ impl Dispatcher {
     }
 }
 
+impl Dispatcher {
+    /// Waits until every worker has answered. Returns whether all have; a thread that has ended does not, and a thread
+    /// that is blocked makes this wait. Cancel safe.
+    pub(super) async fn all_answer(&self) -> bool {
+        for worker in self.0.iter() {
+            let (answer, answered) = oneshot::channel();
+            if worker.jobs.send(Job::Answer(answer)).await.is_err() || answered.await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 fn start_worker(index: usize, connections: Tasks, drain: DrainWatch) -> io::Result<Worker> {
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUP_THREADS_MAX).build()?;
-    let (arrivals, mut queue) = mpsc::channel::<(Arrival, Arc<Route>, CountedLoad)>(QUEUED_ARRIVALS_MAX);
+    let (jobs, mut queue) = mpsc::channel::<Job>(QUEUED_ARRIVALS_MAX);
     let load = Arc::<AtomicUsize>::default();
     let work = async move {
         let serving = async {
-            while let Some((arrival, route, load)) = queue.recv().await {
-                connections.spawn("connection", async move {
-                    let _load = load;
-                    connection::serve(arrival, route).await;
-                });
+            while let Some(job) = queue.recv().await {
+                match job {
+                    Job::Serve(arrival, route, load) => connections.spawn("connection", async move {
+                        let _load = load;
+                        connection::serve(arrival, route).await;
+                    }),
+                    // The receiver may have given up.
+                    Job::Answer(answer) => drop(answer.send(())),
+                }
             }
         };
         tokio::select! {
@@ -107,5 +133,28 @@ fn start_worker(index: usize, connections: Tasks, drain: DrainWatch) -> io::Resu
         connections.wait().await;
     };
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || runtime.block_on(work))?;
-    Ok(Worker { arrivals, load })
+    Ok(Worker { jobs, load })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lifecycle::drain::Drain;
+
+    #[tokio::test]
+    async fn workers_answer_unless_one_is_blocked_or_has_ended() {
+        let drain = Drain::new();
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap(), &drain.watch()).unwrap();
+        assert!(workers.dispatcher().all_answer().await);
+        let (jobs, queue) = mpsc::channel(1);
+        let blocked = Dispatcher(Arc::new([Worker { jobs, load: Arc::default() }]));
+        let answered = tokio::time::timeout(Duration::from_millis(50), blocked.all_answer()).await;
+        assert!(answered.is_err(), "the worker reads no job");
+        drop(queue);
+        assert!(!blocked.all_answer().await);
+        drain.stop();
+        workers.connections().close();
+    }
 }

@@ -6,11 +6,15 @@
 //! The state of a condition is not stored here. Each report asks the owner of each condition for it.
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::drain::{DrainWatch, Stage};
+
+/// Limit of [`ReadinessReport::summary`]. systemd drops messages of more than 4 KiB.
+const SUMMARY_BYTES_MAX: usize = 1024;
 
 /// The conditions of the process. Clones share the same conditions.
 #[derive(Clone)]
@@ -202,6 +206,28 @@ impl ConditionReport {
     }
 }
 
+impl ReadinessReport {
+    /// The same on one line, without control characters and conditions that have nothing to say; failures come first,
+    /// then warnings. At most [`SUMMARY_BYTES_MAX`] bytes.
+    pub fn summary(&self) -> String {
+        let mut line = String::from(if self.ready { "ready" } else { "not ready" });
+        let rank = |condition: &ConditionReport| (condition.ok, !condition.warning);
+        let mut conditions: Vec<_> = self.conditions.iter().filter(|condition| !condition.is_silent()).collect();
+        conditions.sort_by_key(|condition| rank(condition));
+        for condition in conditions {
+            let mark = match condition {
+                ConditionReport { ok: false, .. } => "FAILED ",
+                ConditionReport { warning: true, .. } => "WARN ",
+                _ => "",
+            };
+            let separator = if condition.detail.is_empty() { "" } else { ": " };
+            let _ = write!(line, "; {mark}{}{separator}{}", condition.name, condition.detail);
+        }
+        line.truncate(line.floor_char_boundary(SUMMARY_BYTES_MAX));
+        line.replace(char::is_control, " ")
+    }
+}
+
 impl fmt::Display for ReadinessReport {
     /// One line for the result and one for each condition. Control characters are replaced with spaces.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -351,6 +377,27 @@ mod tests {
         drain.begin();
         let sentence = "draining: commands in flight finish, new connections are not accepted";
         check(&readiness, false, &[("serving", false, false, sentence)]);
+    }
+
+    #[test]
+    fn a_summary_is_one_line_with_failures_first() {
+        let readiness = Readiness::new(Drain::new().watch());
+        assert_eq!(readiness.report().summary(), "ready");
+        let states = [
+            ("policy", ConditionState::Holds("1 rule\nin force".to_owned())),
+            ("upstream stock", ConditionState::Warns("no primary".to_owned())),
+            ("upstream orders", ConditionState::Fails("down".to_owned())),
+            ("upstream silent", ConditionState::Holds(String::new())),
+        ];
+        for (name, state) in states {
+            readiness.add(name, Subject::Process, move || state.clone());
+        }
+        let expected =
+            "not ready; FAILED upstream orders: down; WARN upstream stock: no primary; policy: 1 rule in force";
+        assert_eq!(readiness.report().summary(), expected);
+        readiness.add("long", Subject::Process, || ConditionState::Fails("é".repeat(SUMMARY_BYTES_MAX)));
+        let summary = readiness.report().summary();
+        assert!((SUMMARY_BYTES_MAX - 1..=SUMMARY_BYTES_MAX).contains(&summary.len()), "{}", summary.len());
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod handshake;
 mod handshake_places;
 mod opening;
 mod original_dst;
+mod passed_sockets;
 mod proxy_header;
 mod refusal;
 mod server_identity;
@@ -35,10 +36,11 @@ pub use connection_limit::{ConnectionLimit, ConnectionPermit};
 pub use handshake::{HandshakeFailure, PeerTls};
 pub use handshake_places::{HandshakeEntry, HandshakePlace, HandshakePlaces, WaitingClient};
 pub use opening::{ClientPreamble, Opening, ProxyRefusal, ProxyRules, read_opening};
+pub use passed_sockets::PassedSockets;
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
 pub use server_identity::ServerIdentity;
-pub use socket::{BindError, BoundSocket, bind};
+pub use socket::{BindError, BoundSocket};
 
 use socket::SocketFile;
 
@@ -122,7 +124,7 @@ impl Listener {
         limits: ListenerLimits,
         metrics: Arc<ListenerMetrics>,
     ) -> io::Result<Self> {
-        let BoundSocket { socket, address, file } = bound;
+        let BoundSocket { socket, address, file, is_passed } = bound;
         let acceptor = match address {
             ListenAddress::Tcp(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
             ListenAddress::Unix(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
@@ -130,7 +132,8 @@ impl Listener {
         let refusal_limit = ConnectionLimit::new((limits.connections.max() / 4).clamp(REFUSALS_MAX.0, REFUSALS_MAX.1));
         let name = config.name.clone();
         let exhaustions = LogThrottle::new(LogSubject::Listener(name.clone()));
-        let (intercept, reuse_port) = (config.intercept, config.reuse_port);
+        // The service manager keeps a passed socket, so there is nothing to take over.
+        let (intercept, reuse_port) = (config.intercept, config.reuse_port && !is_passed);
         Ok(Self {
             name,
             slot,

@@ -48,6 +48,61 @@ pub enum BindError {
         /// Path of the socket.
         path: PathBuf,
     },
+    /// The service manager passed a socket that belongs to no listener.
+    #[error(
+        "the service manager passed a socket with the name {name:?}, which no listener has; set FileDescriptorName= of \
+         its .socket unit to a listener: {listeners}"
+    )]
+    PassedName {
+        /// Name of the socket.
+        name: String,
+        /// Names of all listeners.
+        listeners: String,
+    },
+    /// The service manager passed something that no client can connect to.
+    #[error(
+        "listener.{name}: what the service manager passed with this name is not a listening stream socket; use \
+         ListenStream= and Accept=no in its .socket unit"
+    )]
+    PassedKind {
+        /// Name of the socket, which is that of a listener.
+        name: String,
+    },
+    /// The service manager passed sockets, but none for this listener.
+    #[error(
+        "listener.{listener}.address: the service manager passed sockets, but none for this address; add a .socket \
+         unit with FileDescriptorName={listener} and ListenStream= for {address}, or stop the other .socket units"
+    )]
+    NotPassed {
+        /// Name of the listener.
+        listener: String,
+        /// As configured.
+        address: String,
+    },
+    /// The service manager passed a socket for this listener that has another address.
+    #[error(
+        "listener.{listener}.address is {address}, but the socket that the service manager passed has the address \
+         {passed}; make it equal to ListenStream= of the .socket unit"
+    )]
+    PassedAddress {
+        /// Name of the listener.
+        listener: String,
+        /// As configured.
+        address: String,
+        /// Addresses of the passed sockets.
+        passed: String,
+    },
+    /// The service manager passed a socket that is none of the addresses of its listener.
+    #[error(
+        "listener.{listener}: the service manager passed a further socket, at {address}; remove its ListenStream= from \
+         the .socket unit, or add the address to the listener"
+    )]
+    PassedTooMany {
+        /// Name of the listener.
+        listener: String,
+        /// Address of the socket.
+        address: String,
+    },
 }
 
 impl BindError {
@@ -83,6 +138,8 @@ pub struct BoundSocket {
     /// The bound address, with the port that the kernel chose when port 0 is configured.
     pub address: ListenAddress,
     pub(super) file: Option<SocketFile>,
+    /// Whether the service manager passed it, and keeps it.
+    pub(super) is_passed: bool,
 }
 
 /// The file of a unix domain socket; removed when dropped, unless another process has replaced it.
@@ -124,7 +181,7 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Binds the address of a listener, or the addresses of its members in their configured order, and starts to listen.
-pub fn bind(config: &ListenerConfig) -> Result<Vec<BoundSocket>, BindError> {
+pub(super) fn bind(config: &ListenerConfig) -> Result<Vec<BoundSocket>, BindError> {
     config.addresses().iter().map(|address| bind_one(config, address)).collect()
 }
 
@@ -161,7 +218,7 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<BoundSocket> {
         socket.listen(BACKLOG)?;
     }
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(BoundSocket { socket, address: ListenAddress::Tcp(bound), file: None })
+    Ok(BoundSocket { socket, address: ListenAddress::Tcp(bound), file: None, is_passed: false })
 }
 
 /// Binds a socket at `path`, whose file will be moved to `target` if there is one.
@@ -174,7 +231,7 @@ fn bind_unix(path: &Path, target: Option<&Path>, permissions: u32) -> io::Result
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions))?;
     socket.listen(BACKLOG)?;
     let address = ListenAddress::Unix(target.unwrap_or(path).to_owned());
-    Ok(BoundSocket { socket, address, file: Some(file) })
+    Ok(BoundSocket { socket, address, file: Some(file), is_passed: false })
 }
 
 /// Removes the socket file that an earlier process left. Does not touch other files, or a socket in use.
@@ -193,13 +250,13 @@ fn remove_stale(path: &Path, listener: &str) -> Result<(), BindError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{ListenerAuthentication, ListenerMode, ProxyProtocol, Topology};
     use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
 
-    fn config(address: ListenAddress) -> ListenerConfig {
+    pub(in super::super) fn config(address: ListenAddress) -> ListenerConfig {
         ListenerConfig {
             name: "orders".to_owned(),
             address,

@@ -66,6 +66,7 @@ mod rust_members;
 mod rust_script;
 mod seen;
 mod send_proxy;
+mod service_manager;
 mod slow;
 mod soak;
 mod srv;

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -20,6 +22,7 @@ use super::http;
 use super::mongod::Mongod;
 use super::namespace;
 use super::namespace::User;
+use super::process;
 use super::process::{Line, Process};
 use super::raw::Connection;
 use super::replica_set::ReplicaSet;
@@ -60,6 +63,8 @@ pub struct GatewayOptions {
     pub descriptors_max: Option<u32>,
     /// User of the process; the default is that of this program.
     pub user: Option<User>,
+    /// Listening sockets that the gateway inherits, and their names.
+    pub passed_sockets: Vec<(String, Arc<OwnedFd>)>,
     /// Path of another build of the gateway, for comparison.
     pub build: Option<PathBuf>,
 }
@@ -186,7 +191,7 @@ impl Gateway {
     pub fn start_in_vain(options: &GatewayOptions) -> anyhow::Result<(Option<i32>, String)> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), options.configuration())?;
-        let mut command = command()?;
+        let mut command = if options.passed_sockets.is_empty() { command()? } else { passing(options)? };
         command.arg("run").arg("--config").arg(file.path());
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         let (code, _, all) = finish(command)?;
@@ -211,6 +216,9 @@ impl Gateway {
             (None, Some(limit)) => limited(limit)?,
             (None, None) => command()?,
         };
+        if !options.passed_sockets.is_empty() {
+            command = passing(options)?;
+        }
         if let Some(user) = options.user {
             command = namespace::run_as(user, &command)?;
         }
@@ -476,6 +484,17 @@ fn limited(descriptors_max: u32) -> anyhow::Result<Command> {
     for (name, _) in gateway.get_envs() {
         shell.env_remove(name);
     }
+    Ok(shell)
+}
+
+/// The gateway's binary with the sockets of `options`. The shell becomes the gateway, and knows its process id before.
+fn passing(options: &GatewayOptions) -> anyhow::Result<Command> {
+    let gateway = command()?;
+    let mut shell = clean(Command::new("sh"));
+    shell.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]).arg(gateway.get_program());
+    let names: Vec<_> = options.passed_sockets.iter().map(|(name, _)| name.as_str()).collect();
+    shell.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    process::pass_sockets(&mut shell, options.passed_sockets.iter().map(|(_, socket)| Arc::clone(socket)).collect());
     Ok(shell)
 }
 

@@ -7,6 +7,7 @@
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Child;
 use std::process::Command;
@@ -275,6 +276,35 @@ fn spawn(command: Command) -> anyhow::Result<Child> {
     let (answer, receiver) = mpsc::sync_channel(1);
     SPAWNER.send(SpawnRequest { command, answer }).context("the thread that starts processes has ended")?;
     Ok(receiver.recv().context("the thread that starts processes has ended")??)
+}
+
+/// Lets the child inherit `sockets` as its descriptors from 3 on, as a service manager passes them.
+pub fn pass_sockets(command: &mut Command, sockets: Vec<Arc<OwnedFd>>) {
+    /// Above the descriptors that the child gets.
+    const FREE: i32 = 100;
+    let mut copies = vec![0; sockets.len()];
+    let pass = move || {
+        // First all copies, so that none of the numbers from 3 on is overwritten before it is copied.
+        for (copy, socket) in copies.iter_mut().zip(&sockets) {
+            // SAFETY: a system call with integer arguments.
+            #[expect(unsafe_code, reason = "std has no duplicate with a lowest number")]
+            let duplicate = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FREE) };
+            *copy = duplicate;
+        }
+        for (copy, target) in copies.iter().zip(3..) {
+            // SAFETY: as above. This process is about to execute the child, and uses none of these descriptors.
+            #[expect(unsafe_code, reason = "dup2(2) with a number has no safe form in std")]
+            if unsafe { libc::dup2(*copy, target) } < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: `pass` makes system calls only, and allocates nothing.
+    #[expect(unsafe_code, reason = "the caller has to make sure that code between fork and exec is safe")]
+    unsafe {
+        command.pre_exec(pass);
+    }
 }
 
 #[cfg(target_os = "linux")]

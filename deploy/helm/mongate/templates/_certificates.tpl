@@ -30,10 +30,11 @@ list of the context and the side.
 {{- toYaml $paths -}}
 {{- end -}}
 
-{{/* The mode of files with keys: for the group, which fsGroup sets. A sidecar cannot set fsGroup, but nothing else
-mounts its volumes. */}}
+{{/* The mode of files with keys: 0440, for the group, which fsGroup sets. A sidecar cannot set fsGroup, so it is 0444
+there unless the pod of the application has it; nothing else mounts its volumes. */}}
 {{- define "mongate.fileMode" -}}
-{{- ternary 292 288 (eq .Values.form "sidecar") -}}
+{{- $isOwnPod := ne .Values.form "sidecar" -}}
+{{- ternary 288 292 (or $isOwnPod .Values.certificates.podHasFsGroup) -}}
 {{- end -}}
 
 {{- define "mongate.certificateSecret" -}}

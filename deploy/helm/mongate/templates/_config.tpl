@@ -187,6 +187,12 @@ does with certificates.
 {{- regexFind "[0-9]+$" $address -}}
 {{- end -}}
 
+{{/* The address at which a process in the pod reaches the administration port. */}}
+{{- define "mongate.adminFromInside" -}}
+{{- $address := (include "mongate.config" . | fromYaml).admin.address -}}
+{{- $address | replace "0.0.0.0:" "127.0.0.1:" | replace "[::]:" "[::1]:" -}}
+{{- end -}}
+
 {{/* Whole seconds of a duration of mongate, as in "1min 30s", rounded up. */}}
 {{- define "mongate.seconds" -}}
 {{- $milliseconds := 0 -}}

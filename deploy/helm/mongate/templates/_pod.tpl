@@ -76,13 +76,13 @@ readinessProbe:
 {{- end }}
 {{- else }}
 startupProbe:
-  exec: { command: [mongate, healthcheck, --address, "127.0.0.1:{{ include "mongate.adminPort" . }}"] }
+  exec: { command: [mongate, healthcheck, --address, "{{ include "mongate.adminFromInside" . }}"] }
   periodSeconds: 2
   timeoutSeconds: 6
   failureThreshold: 150
 {{- if include "mongate.hasReadiness" . }}
 readinessProbe:
-  exec: { command: [mongate, healthcheck, --address, "127.0.0.1:{{ include "mongate.adminPort" . }}"] }
+  exec: { command: [mongate, healthcheck, --address, "{{ include "mongate.adminFromInside" . }}"] }
   periodSeconds: 10
   timeoutSeconds: 6
   failureThreshold: 2
