@@ -122,7 +122,8 @@ impl UpstreamTls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = TlsStream::connect(self.config.current(), self.server_name.for_handshake(), socket);
-        let (result, mut record) = HandshakeRecord::of(handshake).await;
+        // A handshake is large. Everything that connects would be as large.
+        let (result, mut record) = Box::pin(HandshakeRecord::of(handshake)).await;
         if let Ok(stream) = &result {
             match stream.session().facts().handshake_kind() {
                 Some(HandshakeKind::Resumed) => record.set_requested(self.config.requested()),

@@ -238,6 +238,7 @@ async fn each_rejected_server_certificate_has_its_own_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::disallowed_methods, reason = "the test awaits its tasks")]
 async fn handshakes_that_fail_at_the_same_moment_report_their_own_certificate() {
     let mut setup = TestUpstream::new();
     setup.server = setup.ca.issue_with("mongod", &["127.0.0.1"], |params| {
