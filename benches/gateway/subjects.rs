@@ -31,7 +31,7 @@ use super::roles::ROLE;
 /// Names in the tables.
 pub(crate) const GATEWAY: &str = "mongate";
 /// Names of the gateway with other pools than by default, and their modes.
-pub(crate) const POOLS: [(&str, &str); 2] = [("mongate session", "session"), ("mongate request", "request")];
+pub(crate) const POOLS: [(&str, &str); 2] = [("mongate off", "off"), ("mongate request", "request")];
 pub(crate) const COPY: &str = "plain copy";
 pub(crate) const DIRECT_TLS: &str = "direct TLS";
 pub(crate) const DIRECT_PLAIN: &str = "direct plain";

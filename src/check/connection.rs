@@ -13,7 +13,7 @@ use super::report::{
 };
 use crate::config::{EndpointConfig, MaterialSource};
 use crate::identity::{CertificateFacts, Validity, date_text};
-use crate::tls::{Staple, UpstreamTls, WorkloadSet};
+use crate::tls::{CertificateRequest, Staple, UpstreamTls, WorkloadSet};
 use crate::upstream::{
     ClientIdentity, ConnectError, ConnectFailure, Connector, HandshakeFacts, ServerFacts, ServerRole, UnsupportedOffer,
     UpstreamStream, Users, identify, unsupported_offer,
@@ -120,7 +120,7 @@ impl<'a> ConnectionCheck<'a> {
         self.handshake_done(&stream);
         let proof = self.connector.prove(&mut stream, deadline).await;
         self.expect("ping", proof)?;
-        let asked = self.tls.last_handshake.request().is_some();
+        let asked = stream.record.request().is_some();
         let line = if asked { "answered: mongod accepts the client certificate" } else { "answered" };
         self.report.steps.push(Step::ok("ping", line));
         let server = identify(self.connector, &mut stream, self.deadline()).await;
@@ -157,9 +157,9 @@ impl<'a> ConnectionCheck<'a> {
                     }
                 }
             }
-            ConnectFailure::ClientCertificateRejected { .. } => {
+            ConnectFailure::ClientCertificateRejected { request, .. } => {
                 self.report.steps.push(Step::done("TLS negotiated"));
-                self.client_certificate();
+                self.client_certificate(request.as_ref());
                 self.fail("TLS handshake", error);
             }
             _ => self.fail("TLS negotiated", error),
@@ -181,22 +181,26 @@ impl<'a> ConnectionCheck<'a> {
         let chain = stream.tls.session().facts().peer_certificates().unwrap_or_default();
         let chain: Vec<_> = chain.iter().filter_map(|der| CertificateFacts::from_der(der).ok()).collect();
         if let [leaf, above @ ..] = chain.as_slice() {
-            self.server_certificate(leaf, above);
+            self.server_certificate(leaf, above, stream.record.staple());
         }
-        self.client_certificate();
+        self.client_certificate(stream.record.request().as_ref());
         let duration = facts.duration.as_secs_f64() * 1000.0;
         let kind = if facts.resumed { "session resumed" } else { "full handshake" };
         self.report.steps.push(Step::ok("TLS handshake", format!("{kind}, {duration:.1} ms")));
     }
 
-    fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts]) {
+    fn server_certificate(&mut self, leaf: &CertificateFacts, above: &[CertificateFacts], staple: Option<Staple>) {
         // A reference of its own, because findings are added to `self` while the chain is in use.
         let tls = Arc::clone(&self.tls);
         let chain = chain_of(leaf, above, &tls.trust_anchors);
         let accepted =
             format!("accepted: {}, {}", why_trusted(&chain), why_named(leaf, &tls.server_name, self.upstream));
-        let lines =
-            chain.lines(self.now).into_iter().chain([names_line(leaf), accepted]).chain(self.staple()).collect();
+        let lines = chain
+            .lines(self.now)
+            .into_iter()
+            .chain([names_line(leaf), accepted])
+            .chain(staple.map(staple_line))
+            .collect();
         let mut step = Step { name: "server certificate", status: Status::Ok, lines };
         if leaf.validity(self.now) == Validity::EndsSoon {
             step.status = Status::Warning;
@@ -218,17 +222,9 @@ impl<'a> ConnectionCheck<'a> {
         self.report.steps.push(step);
     }
 
-    /// What the server stapled to its certificate.
-    fn staple(&self) -> Option<String> {
-        Some(match self.tls.last_handshake.staple()? {
-            Staple::Absent => "OCSP: no response is stapled".to_owned(),
-            Staple::Good { until } => format!("OCSP: stapled, good, until {}", date_text(until)),
-        })
-    }
-
     /// The certificate request of the server, and the certificate that the gateway sent.
-    fn client_certificate(&mut self) {
-        let Some(request) = self.tls.last_handshake.request() else {
+    fn client_certificate(&mut self, request: Option<&CertificateRequest>) {
+        let Some(request) = request else {
             let line = "no: mongod does not request client certificates";
             self.report.steps.push(Step::warning("certificate requested", line));
             let sentence = format!("{} does not request client certificates", self.address());
@@ -331,6 +327,14 @@ impl<'a> ConnectionCheck<'a> {
     /// The address, or the host name if the name has no address.
     fn address(&self) -> &str {
         self.report.address.as_deref().unwrap_or(&self.upstream.address.host)
+    }
+}
+
+/// What the server stapled to its certificate.
+fn staple_line(staple: Staple) -> String {
+    match staple {
+        Staple::Absent => "OCSP: no response is stapled".to_owned(),
+        Staple::Good { until } => format!("OCSP: stapled, good, until {}", date_text(until)),
     }
 }
 

@@ -66,7 +66,7 @@ fn absent_keys_have_their_default() {
     assert_eq!(files.private_key_file, files.certificate_file);
     assert_eq!((upstream.warm_connections, upstream.warm_connections_max), (2, 16));
     let pool = PoolConfig {
-        mode: PoolMode::Off,
+        mode: PoolMode::Session,
         max_connections: 100_000,
         idle_timeout: std::time::Duration::from_mins(5),
         wait_timeout: std::time::Duration::from_secs(10),
@@ -447,6 +447,8 @@ fn a_pool_has_a_mode_and_limits() {
         )
     };
     assert!(parse(&sends("off"), &[]).is_ok());
+    let without = sends("off").replace("\npool.mode = \"off\"", "");
+    assert_eq!(parse(&without, &[]).unwrap().upstreams["orders"].pool.mode, PoolMode::Off);
     for mode in ["session", "request"] {
         check_one(&sends(mode), "cannot be combined with send_proxy");
     }

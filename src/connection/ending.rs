@@ -112,8 +112,9 @@ impl Ending {
             Self::Relayed(Relayed { end, .. }) if end.is_protocol_error() => ConnectionOutcome::ProtocolError,
             Self::Relayed(Relayed { end, shared, .. })
                 if matches!(end.reason, EndReason::NoUpstream)
-                    // The client has given up before there was an upstream connection.
-                    || (*shared == Some(0) && end.unanswered > 0)
+                    // The client has given up before there was an upstream connection. A driver's monitor, which waits
+                    // for a reply of the gateway, needs none.
+                    || (*shared == Some(0) && end.waits_for_upstream)
                     || (end.ended_by == Side::Upstream && !end.is_orderly()) =>
             {
                 ConnectionOutcome::UpstreamFailed

@@ -102,6 +102,8 @@ pub struct RelayEnd {
     pub denied: u64,
     /// Requests without a reply at the end.
     pub unanswered: usize,
+    /// Whether one of them was waiting for an upstream connection of the pool.
+    pub waits_for_upstream: bool,
     /// Whether the end of the process has cut a command short.
     pub is_cut: bool,
     /// The user that the client named when it began to authenticate. The gateway does not verify it.

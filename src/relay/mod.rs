@@ -605,6 +605,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         // mongod closes on a message that it cannot parse, in order or by a reset. The client is at fault then.
         let is_refused = ended_by == Side::Upstream && !self.pump.client_is_understood();
         let reason = if is_refused { EndReason::NotUnderstood } else { reason };
+        let waits_for_upstream = self.pump.sharing.as_ref().is_some_and(|sharing| sharing.demand != Demand::None);
         let ConnectionState { filters, stats, in_flight, .. } = &mut self.pump.connection;
         filters.policy.log_totals();
         RelayEnd {
@@ -616,6 +617,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             errors: stats.errors,
             denied: stats.denied,
             unanswered: in_flight.unanswered(),
+            waits_for_upstream,
             is_cut,
             user: stats.user.take(),
             final_reply,

@@ -12,7 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, Sig
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::last_handshake::{LastHandshake, Staple};
+use super::handshake_record::record_rejected;
 use super::path::{
     self, CertificateOrigin, CertificatePurpose, InitialPolicies, PathAnchors, PathCertificate, PathContext,
     VerifiedPath,
@@ -32,7 +32,6 @@ pub(super) struct ChainVerifier {
     anchors: PathAnchors,
     purpose: CertificatePurpose,
     revocation_lists: Arc<[RevocationList]>,
-    last_handshake: Arc<LastHandshake>,
 }
 
 /// What a chain verifier is made from.
@@ -41,20 +40,19 @@ pub(super) struct ChainRules {
     pub(super) revocation_lists: Arc<[RevocationList]>,
     /// `legacy_certificates`.
     pub(super) accepts_legacy: bool,
-    pub(super) last_handshake: Arc<LastHandshake>,
 }
 
 impl ChainVerifier {
     /// Verifies the chains of peers that use their certificates for `purpose`.
     pub(super) fn new(rules: ChainRules, purpose: CertificatePurpose, provider: &CryptoProvider) -> Self {
-        let ChainRules { trust_anchors, revocation_lists, accepts_legacy, last_handshake } = rules;
+        let ChainRules { trust_anchors, revocation_lists, accepts_legacy } = rules;
         let algorithms = provider.signature_verification_algorithms;
         let anchors = PathAnchors::new(&trust_anchors.der, &trust_anchors.intermediates_der);
-        Self { trust_anchors, algorithms, accepts_legacy, anchors, purpose, revocation_lists, last_handshake }
+        Self { trust_anchors, algorithms, accepts_legacy, anchors, purpose, revocation_lists }
     }
 
-    /// Verifies a chain, and then the rest with `check_more`: names, for example. A rejected chain is recorded in
-    /// [`LastHandshake`].
+    /// Verifies a chain, and then the rest with `check_more`: names, for example. A rejected chain is recorded for
+    /// the [`HandshakeRecord`](super::HandshakeRecord).
     pub(super) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -77,7 +75,7 @@ impl ChainVerifier {
                 self.check_revocation(end_entity, intermediates, &path)?;
                 check_more(&path)
             })
-            .inspect_err(|_| self.last_handshake.record_rejected(end_entity, intermediates))
+            .inspect_err(|_| record_rejected(end_entity, intermediates))
     }
 
     /// Checks every certificate that the peer sent, and every certificate of `path` that has an issuer: a trust anchor
@@ -107,11 +105,6 @@ impl ChainVerifier {
     pub(super) fn is_revoked(&self, certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
         let chain = [certificate, issuer];
         check_revocation(&self.revocation_lists, &chain, &self.trust_anchors.der, self.algorithms.all).is_err()
-    }
-
-    /// Records what a server stapled, for reports.
-    pub(super) fn record_staple(&self, staple: Staple) {
-        self.last_handshake.record_staple(staple);
     }
 
     /// The signature schemes to offer. Keys that are only for RSASSA-PSS have schemes of their own.

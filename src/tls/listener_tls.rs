@@ -18,7 +18,6 @@ use super::credentials::Credentials;
 use super::crypto::versions_from;
 use super::finding::{MaterialFinding, TlsSide};
 use super::inspect::material_findings;
-use super::last_handshake::LastHandshake;
 use super::material_error::MaterialError;
 use super::path::CertificatePurpose;
 use super::revocation::RevocationList;
@@ -37,8 +36,6 @@ pub struct ListenerTls {
     pub trust_anchors: TrustAnchors,
     /// Revocation lists for client certificates.
     pub revocation_lists: Arc<[RevocationList]>,
-    /// Which client certificate was rejected last.
-    pub last_handshake: Arc<LastHandshake>,
     /// Whether a client has to leave when its certificate expires.
     pub closes_expired_clients: bool,
     verifier: Arc<ClientVerifier>,
@@ -75,12 +72,10 @@ impl ListenerTls {
         let credentials = Credentials::read(&section, &listener.files)?;
         let trust_anchors = TrustAnchors::read(&section, &listener.files)?;
         let revocation_lists: Arc<[_]> = read_revocation_lists(&section, listener.files.crl_file.as_deref())?.into();
-        let last_handshake = Arc::new(LastHandshake::default());
         let rules = ChainRules {
             trust_anchors: trust_anchors.clone(),
             revocation_lists: Arc::clone(&revocation_lists),
             accepts_legacy: listener.legacy_certificates,
-            last_handshake: Arc::clone(&last_handshake),
         };
         let verifier = Arc::new(ClientVerifier::new(ChainVerifier::new(rules, CertificatePurpose::Client, &provider)));
         // Also sends certificates of version 1, which the builder of rustls rejects.
@@ -96,7 +91,6 @@ impl ListenerTls {
             credentials,
             trust_anchors,
             revocation_lists,
-            last_handshake,
             closes_expired_clients: listener.close_expired_clients,
             verifier,
         })

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use super::certificate_defect::CertificateDefect;
 use super::chain_verifier::{ChainVerifier, verify_signatures_with_chain};
 use super::common_name;
-use super::last_handshake::Staple;
+use super::handshake_record::{Staple, record_staple};
 use super::ocsp::{requires_staple, verify_staple};
 use super::ocsp_defect::{OcspDefect, SignerDefect};
 use super::path::VerifiedPath;
@@ -61,7 +61,7 @@ impl ServerVerifier {
             if requires_staple(end_entity) {
                 return Err(rejected(OcspDefect::Missing).into());
             }
-            self.chain.record_staple(Staple::Absent);
+            record_staple(Staple::Absent);
             return Ok(());
         }
         // A leaf certificate that is itself a trust anchor is alone on its path.
@@ -74,7 +74,7 @@ impl ServerVerifier {
                 _ => Ok(staple),
             }
         });
-        self.chain.record_staple(Staple::Good { until: staple.map_err(rejected)?.until });
+        record_staple(Staple::Good { until: staple.map_err(rejected)?.until });
         Ok(())
     }
 

@@ -3,11 +3,13 @@
 //! A resumed session shows no certificate, and its server hands out tickets for further sessions at any time. Without
 //! an end, a server whose certificate expires or is revoked would never have to show it again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+
+use super::handshake_record::RequestedNames;
 
 /// Sessions kept for resumption. All are sessions with one upstream; TLS 1.3 uses each ticket once.
 const SESSIONS_MAX: usize = 256;
@@ -19,22 +21,46 @@ const SESSIONS_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct ResumableConfig {
     interval: Duration,
-    current: Mutex<(Instant, Arc<ClientConfig>)>,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    since: Instant,
+    config: Arc<ClientConfig>,
+    /// What the server of the sessions requested when they began: a resumed session does not show it.
+    requested: Option<RequestedNames>,
 }
 
 impl ResumableConfig {
     /// Starts without sessions.
     pub(super) fn new(config: ClientConfig, interval: Duration) -> Self {
-        Self { interval, current: Mutex::new((Instant::now(), without_sessions(config))) }
+        let current = Current { since: Instant::now(), config: without_sessions(config), requested: None };
+        Self { interval, current: Mutex::new(current) }
     }
 
     /// The configuration for a new connection.
     pub(super) fn current(&self) -> Arc<ClientConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.0.elapsed() >= self.interval {
-            *current = (Instant::now(), without_sessions(ClientConfig::clone(&current.1)));
+        let mut current = self.lock();
+        if current.since.elapsed() >= self.interval {
+            current.since = Instant::now();
+            current.config = without_sessions(ClientConfig::clone(&current.config));
         }
-        Arc::clone(&current.1)
+        Arc::clone(&current.config)
+    }
+
+    /// The certificate request of the last full handshake, which began the newest sessions.
+    pub(super) fn requested(&self) -> Option<RequestedNames> {
+        self.lock().requested.clone()
+    }
+
+    /// Keeps the certificate request of a full handshake.
+    pub(super) fn set_requested(&self, requested: Option<RequestedNames>) {
+        self.lock().requested = requested;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

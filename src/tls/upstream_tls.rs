@@ -3,26 +3,29 @@
 //! A configuration never changes. A new certificate set needs a new configuration, because a resumed session keeps the
 //! identity that it was made with.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, SignatureScheme};
+use rustls::{ClientConfig, HandshakeKind, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::chain_verifier::{ChainRules, ChainVerifier};
 use super::credentials::Credentials;
 use super::crypto::{upstream_provider, versions_from};
 use super::finding::{MaterialFinding, TlsSide};
+use super::handshake_record::{HandshakeRecord, record_request};
 use super::inspect::material_findings;
-use super::last_handshake::LastHandshake;
 use super::path::CertificatePurpose;
 use super::revocation::RevocationList;
 use super::revocation_files::read_revocation_lists;
 use super::server_name::{PeerName, parse_server_name, section_of};
 use super::server_verifier::ServerVerifier;
 use super::session_store::ResumableConfig;
+use super::stream::TlsStream;
 use super::trust_anchors::TrustAnchors;
 use super::upstream_tls_error::UpstreamTlsError;
 use super::workload::WorkloadSet;
@@ -44,8 +47,6 @@ pub struct UpstreamTls {
     pub trust_anchors: TrustAnchors,
     /// Revocation lists for mongod's certificate.
     pub revocation_lists: Arc<[RevocationList]>,
-    /// What the last handshakes showed.
-    pub last_handshake: Arc<LastHandshake>,
 }
 
 impl UpstreamTls {
@@ -90,13 +91,11 @@ impl UpstreamTls {
     ) -> Result<Self, UpstreamTlsError> {
         let provider = Arc::new(upstream_provider());
         let server_name = parse_server_name(upstream)?;
-        let last_handshake = Arc::new(LastHandshake::default());
         let revocation_lists: Arc<[_]> = revocation_lists.into();
         let rules = ChainRules {
             trust_anchors: trust_anchors.clone(),
             revocation_lists: Arc::clone(&revocation_lists),
             accepts_legacy: upstream.tls.legacy_certificates,
-            last_handshake: Arc::clone(&last_handshake),
         };
         let verifier = ServerVerifier::new(
             ChainVerifier::new(rules, CertificatePurpose::Server, &provider),
@@ -104,10 +103,10 @@ impl UpstreamTls {
             server_name.clone(),
         );
         let key = Arc::clone(&credentials.certified_key);
-        let resolver = ClientCertificateResolver { key, last_handshake: Arc::clone(&last_handshake) };
+        let resolver = ClientCertificateResolver { key };
         let config = client_config(provider, upstream.tls.min_version, verifier, resolver)?;
         let config = Arc::new(ResumableConfig::new(config, RESUMPTION_TIME));
-        Ok(Self { config, server_name, credentials, trust_anchors, revocation_lists, last_handshake })
+        Ok(Self { config, server_name, credentials, trust_anchors, revocation_lists })
     }
 
     /// The same certificate set for another server of the upstream, without sessions to resume.
@@ -116,9 +115,22 @@ impl UpstreamTls {
         Self::assemble(endpoint, self.credentials.clone(), self.trust_anchors.clone(), lists)
     }
 
-    /// The configuration for a new connection.
-    pub fn config(&self) -> Arc<ClientConfig> {
-        self.config.current()
+    /// Makes a TLS handshake on `socket`, which nothing else may use: see [`TlsStream::connect`]. Also returns what the
+    /// server showed, whether the handshake succeeded or not.
+    pub async fn connect<S>(&self, socket: S) -> (io::Result<TlsStream<S>>, HandshakeRecord)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let handshake = TlsStream::connect(self.config.current(), self.server_name.for_handshake(), socket);
+        // A handshake is large. Everything that connects would be as large.
+        let (result, mut record) = Box::pin(HandshakeRecord::of(handshake)).await;
+        if let Ok(stream) = &result {
+            match stream.session().facts().handshake_kind() {
+                Some(HandshakeKind::Resumed) => record.set_requested(self.config.requested()),
+                _ => self.config.set_requested(record.requested().cloned()),
+            }
+        }
+        (result, record)
     }
 
     /// Warnings about the certificate set.
@@ -167,12 +179,11 @@ fn client_config(
 #[derive(Debug)]
 struct ClientCertificateResolver {
     key: Arc<CertifiedKey>,
-    last_handshake: Arc<LastHandshake>,
 }
 
 impl ResolvesClientCert for ClientCertificateResolver {
     fn resolve(&self, root_hint_subjects: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.last_handshake.record_request(root_hint_subjects);
+        record_request(root_hint_subjects);
         Some(Arc::clone(&self.key))
     }
 

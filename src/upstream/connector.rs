@@ -27,7 +27,7 @@ use super::own_commands::{self, OwnCommandError, declared};
 use super::server_error_codes::is_not_served;
 use super::stream::{HandshakeFacts, UpstreamStream};
 use crate::config::{EndpointConfig, HostPort, SendProxy};
-use crate::tls::{TlsStream, UpstreamTls, UpstreamTlsError, parse_server_name};
+use crate::tls::{UpstreamTls, UpstreamTlsError, parse_server_name};
 
 /// Makes connections to one server of an upstream, with one client identity.
 ///
@@ -163,14 +163,15 @@ impl Connector {
         let started = Instant::now();
         let (made_with, generation) = self.certificates(deadline).await?;
         let handshake = async {
-            let tls = TlsStream::connect(made_with.config(), made_with.server_name.for_handshake(), tcp).await;
-            tls.map_err(|cause| diagnosis::of_handshake(cause, &made_with))
+            let (tls, record) = made_with.connect(tcp).await;
+            let tls = tls.map_err(|cause| diagnosis::of_handshake(cause, &record, &made_with))?;
+            Ok((tls, record))
         };
         let tls = self.within(deadline, Phase::Handshake, handshake).await;
-        let tls = tls.map_err(|failure| self.error(Some(address), failure))?;
+        let (tls, record) = tls.map_err(|failure| self.error(Some(address), failure))?;
         let handshake = HandshakeFacts::of(&tls, started.elapsed());
         let declares_api = self.requires_api.load(Ordering::Relaxed);
-        Ok(UpstreamStream { tls, made_with, generation, address, handshake, user: None, declares_api })
+        Ok(UpstreamStream { tls, made_with, generation, address, handshake, record, user: None, declares_api })
     }
 
     /// Fourth step: proves the connection with a `ping`. An error in reply proves TLS and the client certificate as
@@ -182,7 +183,7 @@ impl Connector {
                 Ok(_) => Ok(stream.declares_api),
                 // A server that objects to anything else may be an older one at the same address.
                 Err(error @ OwnCommandError::Refused { code, .. }) if !is_not_served(code) => Ok(error.requires_api()),
-                Err(cause) => Err(diagnosis::of_proof(cause, &stream.made_with)),
+                Err(cause) => Err(diagnosis::of_proof(cause, &stream.record)),
             }
         };
         let proof = self.within(deadline, Phase::Proof, proof).await;

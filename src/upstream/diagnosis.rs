@@ -9,13 +9,13 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use super::failure::{ConnectFailure, ServerCertificateRejection};
 use super::own_commands::OwnCommandError;
 use crate::identity::CertificateFacts;
-use crate::tls::{CertificateDefect, UpstreamTls};
+use crate::tls::{CertificateDefect, HandshakeRecord, UpstreamTls};
 
-/// The failure that `cause`, the error of a handshake, means.
-pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> ConnectFailure {
+/// The failure that `cause`, the error of a handshake, means. `record` is of this handshake.
+pub(super) fn of_handshake(cause: io::Error, record: &HandshakeRecord, tls: &UpstreamTls) -> ConnectFailure {
     match tls_error(&cause) {
         Some(TlsError::InvalidCertificate(error)) => {
-            let chain = tls.last_handshake.take_rejected();
+            let chain = record.rejected();
             let by_issuer = issuer_dates(error, &chain, tls);
             let certificate = chain.into_iter().next();
             let rejection = by_issuer.unwrap_or_else(|| rejection_of(error.clone(), certificate.as_ref()));
@@ -23,7 +23,7 @@ pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> ConnectFailur
         }
         Some(TlsError::InvalidMessage(_)) => ConnectFailure::NotTls { cause },
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            ConnectFailure::ClientCertificateRejected { alert: Some(*alert), request: tls.last_handshake.request() }
+            ConnectFailure::ClientCertificateRejected { alert: Some(*alert), request: record.request() }
         }
         // A mongod without TLS closes the connection, or resets it if it did not read the whole ClientHello.
         None if is_closed(&cause) => ConnectFailure::NotTls { cause },
@@ -32,14 +32,14 @@ pub(super) fn of_handshake(cause: io::Error, tls: &UpstreamTls) -> ConnectFailur
 }
 
 /// The failure that `cause`, the error of the first command after the handshake, means.
-pub(super) fn of_proof(cause: OwnCommandError, tls: &UpstreamTls) -> ConnectFailure {
+pub(super) fn of_proof(cause: OwnCommandError, record: &HandshakeRecord) -> ConnectFailure {
     let OwnCommandError::Closed(broken) = &cause else { return ConnectFailure::Proof { cause } };
     match tls_error(broken) {
         Some(TlsError::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            ConnectFailure::ClientCertificateRejected { alert: Some(*alert), request: tls.last_handshake.request() }
+            ConnectFailure::ClientCertificateRejected { alert: Some(*alert), request: record.request() }
         }
         None if is_closed(broken) => {
-            ConnectFailure::ClientCertificateRejected { alert: None, request: tls.last_handshake.request() }
+            ConnectFailure::ClientCertificateRejected { alert: None, request: record.request() }
         }
         _ => ConnectFailure::Proof { cause },
     }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::mongo_user::MongoUser;
 use crate::identity::CertificateFacts;
-use crate::tls::{TlsStream, UpstreamTls};
+use crate::tls::{HandshakeRecord, TlsStream, UpstreamTls};
 
 /// A proven connection: no message is in flight in either direction, and no byte of a client has been sent on it.
 ///
@@ -26,6 +26,8 @@ pub struct UpstreamStream {
     pub address: SocketAddr,
     /// What the TLS handshake negotiated.
     pub handshake: HandshakeFacts,
+    /// What the server showed in the TLS handshake.
+    pub record: HandshakeRecord,
     /// The user that it is authenticated as, if the gateway authenticates.
     pub user: Option<Arc<MongoUser>>,
     /// Whether the gateway's own commands have to declare an API version.

@@ -49,8 +49,10 @@ async fn a_connection_is_proven_and_reports_what_was_negotiated() {
         assert_eq!(first.handshake.key_exchange, Some("X25519"));
         assert_eq!(first.address, server.address);
         assert_eq!((first.handshake.resumed, second.handshake.resumed), (false, true), "{version}");
-        let request = connector.tls().unwrap().last_handshake.request().unwrap();
-        assert_eq!(request.acceptable_cas[0].as_str(), "CN=Clients CA,O=Acme");
+        for stream in [first, second] {
+            let request = stream.record.request().unwrap();
+            assert_eq!(request.acceptable_cas[0].as_str(), "CN=Clients CA,O=Acme");
+        }
     }
 }
 
@@ -233,6 +235,29 @@ async fn each_rejected_server_certificate_has_its_own_message() {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
     check(&setup.fail().await, "server_certificate_invalid", 141, "(subject CN=mongod,O=Acme)", "serverAuth");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::disallowed_methods, reason = "the test awaits its tasks")]
+async fn handshakes_that_fail_at_the_same_moment_report_their_own_certificate() {
+    let mut setup = TestUpstream::new();
+    setup.server = setup.ca.issue_with("mongod", &["127.0.0.1"], |params| {
+        params.not_after = rcgen::date_time_ymd(2024, 2, 1);
+    });
+    let (connector, server) = setup.start().await;
+    let connector = Arc::new(connector);
+    let workers = (0..4).map(|_| {
+        let connector = Arc::clone(&connector);
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                let error = connector.connect(None).await.unwrap_err().to_string();
+                assert!(error.contains("it expired on 2024-02-01 00:00:00 UTC (subject CN=mongod,O=Acme)"), "{error}");
+            }
+        })
+    });
+    for worker in server.during(futures::future::join_all(workers)).await {
+        worker.unwrap();
+    }
 }
 
 #[tokio::test]

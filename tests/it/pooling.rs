@@ -6,12 +6,12 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 
 use crate::drivers;
 use crate::kit::gateway::{Gateway, GatewayOptions};
 use crate::kit::mongod::{Mongod, MongodOptions};
-use crate::kit::raw::{Connection, body_section, op_msg};
+use crate::kit::raw::{Connection, body_section, op_msg, op_query};
 use crate::kit::waiting::until;
 use crate::rust_script::Outcome;
 use crate::slow;
@@ -210,6 +210,115 @@ fn mongod_itself_answers_a_hello_that_it_rejects() {
         let through = Connection::plain(gateway.address()).unwrap().command(&hello).unwrap();
         assert_eq!(through.get("code"), directly.get("code"), "{through} instead of {directly}");
         assert_eq!(through.get("errmsg"), directly.get("errmsg"));
+    }
+}
+
+/// A hello request, and whether the gateway answers it itself.
+struct Question {
+    hello: Document,
+    is_query: bool,
+    is_local: bool,
+}
+
+/// Hello requests to a member whose own hello reply is `now`.
+fn questions(now: &Document) -> Vec<Question> {
+    let asks = |hello: Document, is_local| Question { hello, is_query: false, is_local };
+    let queries = |hello: Document| Question { hello, is_query: true, is_local: true };
+    let with = |mut hello: Document, more: Document| {
+        hello.extend(more);
+        hello
+    };
+    let client = doc! { "driver": { "name": "kit", "version": "1" }, "os": { "type": "Linux" } };
+    let version = now.get_document("topologyVersion").unwrap();
+    let mut other_version = version.clone();
+    other_version.insert("processId", bson::oid::ObjectId::from_bytes([1; 12]));
+    let mut questions = Vec::new();
+    for name in ["hello", "isMaster", "ismaster"] {
+        let hello = || doc! { name: 1 };
+        questions.extend([
+            asks(hello(), true),
+            asks(with(hello(), doc! { "helloOk": true }), true),
+            asks(with(hello(), doc! { "helloOk": true, "client": client.clone() }), true),
+            asks(with(hello(), doc! { "compression": ["zstd", "zlib"] }), true),
+            asks(with(hello(), doc! { "compression": [] }), true),
+            asks(with(hello(), doc! { "topologyVersion": version.clone(), "maxAwaitTimeMS": 20_i64 }), true),
+            asks(with(hello(), doc! { "topologyVersion": other_version.clone(), "maxAwaitTimeMS": 600_000 }), true),
+            asks(with(hello(), doc! { "topologyVersion": version.clone() }), false),
+            asks(with(hello(), doc! { "maxAwaitTimeMS": 20 }), false),
+            asks(with(hello(), doc! { "saslSupportedMechs": "admin.unknown" }), false),
+            asks(with(hello(), doc! { "speculativeAuthenticate": speculative() }), false),
+            asks(with(hello(), doc! { "loadBalanced": false }), true),
+            asks(with(hello(), doc! { "loadBalanced": true }), false),
+            asks(with(hello(), doc! { "unknown": 1 }), false),
+        ]);
+    }
+    questions.extend([
+        asks(doc! { "hello": 1, "apiVersion": "1" }, true),
+        asks(doc! { "hello": 1, "apiVersion": "1", "apiStrict": true }, true),
+        asks(doc! { "isMaster": 1, "apiVersion": "1", "apiStrict": true }, false),
+        queries(doc! { "isMaster": 1 }),
+        queries(doc! { "ismaster": 1, "helloOk": true, "client": client }),
+    ]);
+    questions
+}
+
+/// The first message of SCRAM, of a user that does not exist.
+fn speculative() -> Document {
+    let payload =
+        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"n,,n=stranger,r=abcdefgh".to_vec() };
+    doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": payload, "db": "admin" }
+}
+
+fn answer(mut connection: Connection, question: &Question) -> Document {
+    if question.is_query {
+        connection.send(&op_query(1, "admin.$cmd", -1, &question.hello)).unwrap();
+        return connection.reply().unwrap().document;
+    }
+    let mut hello = question.hello.clone();
+    hello.insert("$db", "admin");
+    connection.command(&hello).unwrap()
+}
+
+/// A hello reply without what differs from one reply of mongod to the next: only its BSON type stays.
+fn lasting(mut reply: Document) -> Document {
+    fn types(value: &mut Bson) {
+        match value {
+            Bson::Document(fields) => fields.iter_mut().for_each(|(_, field)| types(field)),
+            value => *value = Bson::String(format!("{:?}", value.element_type())),
+        }
+    }
+    for name in ["localTime", "connectionId", "lastWrite", "$clusterTime", "operationTime"] {
+        if let Some(value) = reply.get_mut(name) {
+            types(value);
+        }
+    }
+    reply
+}
+
+#[test]
+fn a_hello_reply_of_the_gateway_is_that_of_mongod() {
+    let (Some(standalone), Some(member)) = (Mongod::shared_standalone(), Mongod::shared_replica_set()) else { return };
+    for mongod in [standalone, member] {
+        let gateway = with_pool(&mongod, "pool.mode = \"session\"\n");
+        let uses = || gateway.metric("mongate_pool_reuses_total", &[]) + shared(&gateway);
+        let hello = Question { hello: doc! { "hello": 1 }, is_query: false, is_local: true };
+        let now = until("the gateway knows the member's hello", || {
+            let before = uses();
+            let reply = answer(Connection::plain(gateway.address()).unwrap(), &hello);
+            ((uses() - before).abs() < 0.5).then_some(reply)
+        });
+        for question in questions(&now) {
+            let mut expected = lasting(answer(mongod.connect().unwrap(), &question));
+            // The gateway agrees on no compression.
+            expected.remove("compression");
+            let before = uses();
+            let reply = lasting(answer(Connection::plain(gateway.address()).unwrap(), &question));
+            let sent: Vec<_> = expected.iter().collect();
+            assert_eq!(reply.iter().collect::<Vec<_>>(), sent, "{}", question.hello);
+            if question.is_local {
+                assert!((uses() - before).abs() < 0.5, "mongod answered {}", question.hello);
+            }
+        }
     }
 }
 

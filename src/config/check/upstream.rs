@@ -129,7 +129,8 @@ fn members(section: &mut Section<'_>, sharded: bool) -> Option<Deployment> {
 }
 
 fn pool(mut section: Section<'_>, send_proxy: SendProxy) -> PoolConfig {
-    let mode = section.or("mode", PoolMode::Off, |given| match readers::choice(given, POOL_MODES)? {
+    let default = if send_proxy == SendProxy::Off { PoolMode::Session } else { PoolMode::Off };
+    let mode = section.or("mode", default, |given| match readers::choice(given, POOL_MODES)? {
         mode if mode != PoolMode::Off && send_proxy != SendProxy::Off => Err(NO_POOL.to_owned()),
         mode => Ok(mode),
     });

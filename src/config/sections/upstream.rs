@@ -105,7 +105,7 @@ pub enum SendProxy {
 /// `[upstream.NAME.pool]`: upstream connections that several clients use one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// `mode`: when a connection may serve another client. Default: `off`.
+    /// `mode`: when a connection may serve another client. Default: `session`, or `off` with `send_proxy`.
     pub mode: PoolMode,
     /// `max_connections`: limit of connections for each member and credential. 1 to 100,000, which is the default; in
     /// the mode `request` 100.

@@ -1,9 +1,13 @@
 //! Clients that use upstream connections of a pool, one after the other.
 
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering;
+
+use bson::RawDocumentBuf;
 
 use super::*;
 use crate::lifecycle::lease::LeaseState;
+use crate::topology::KnownHello;
 use crate::wire::error_reply::CommandError;
 
 /// As the pool makes it.
@@ -131,6 +135,28 @@ async fn an_upstream_connection_serves_one_client_after_the_other() {
         owner.ready.borrow_mut().append(&mut returned);
     }
     assert_eq!(owner.needed.get(), 2);
+}
+
+#[tokio::test]
+async fn the_gateway_answers_no_hello_while_mongod_refuses_the_user() {
+    let hello = doc! { "isWritablePrimary": true, "maxWireVersion": 17, "ok": 1.0 };
+    let known = KnownHello::new(RawDocumentBuf::try_from(&hello).unwrap(), std::time::Instant::now());
+    let rules = rules();
+    rules.hello.publish(known, KnownHello::differs_from);
+    let refuses_user = Arc::clone(&rules.refuses_user);
+    let owner = Owner { refusal_is_final: true, ..Owner::default() };
+    let (end, ()) = play_shared(&owner, rules, |mut client| async move {
+        let mut asks = async |id| {
+            client.write_all(&request(id, &doc! { "hello": 1, "$db": "admin" })).await.unwrap();
+            RawDocumentBuf::from_bytes(read_message(&mut client).await[21..].to_vec()).unwrap()
+        };
+        assert!(asks(5).await.get_bool("isWritablePrimary").unwrap());
+        // The client has to read why no connection can be made.
+        refuses_user.store(true, Ordering::Relaxed);
+        assert_eq!(asks(6).await.get_i32("code").unwrap(), 462);
+    })
+    .await;
+    assert_eq!((owner.needed.get(), end.commands), (1, 2));
 }
 
 /// What a client does before it leaves, and whether its upstream connection may serve another client then.
