@@ -1,5 +1,5 @@
-//! The upstream connections of one client that are made when a request needs one: those of a pool, which are given back,
-//! or one of its own.
+//! The upstream connections of one client that are made when a request needs one: those of a pool, which are given
+//! back, or one of its own.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};

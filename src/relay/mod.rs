@@ -11,11 +11,11 @@
 //! `migration/` moves a client to another upstream connection.
 //!
 //! Requests and replies stay as they are, except for eight changes: a hello loses what mongod may not read; a reply to
-//! hello names members as the client knows them, and says whether the client's token is accepted; the first reply of a stream that was restarted on another upstream
-//! connection gets the `responseTo` that the client waits for; requests on a shared connection have other ids there,
-//! which replies lose again; under a policy session ids are mapped, mongod may stream replies only to a hello, and
-//! lists of collections and databases show what the client may see. The gateway replies only to requests of which
-//! nothing has gone upstream.
+//! hello names members as the client knows them, and says whether the client's token is accepted; the first reply of a
+//! stream that was restarted on another upstream connection gets the `responseTo` that the client waits for; requests
+//! on a shared connection have other ids there, which replies lose again; under a policy session ids are mapped, mongod
+//! may stream replies only to a hello, and lists of collections and databases show what the client may see. The gateway
+//! replies only to requests of which nothing has gone upstream.
 
 use std::future::poll_fn;
 use std::io;

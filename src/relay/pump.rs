@@ -630,7 +630,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
         self.requests.introduction().first_hello()
     }
 
-    /// Whether the owner of the connection has to be told about a token: nothing is in flight from the time before it.
+    /// Whether the owner of the connection has to learn of a token: nothing is in flight from the time before it.
     pub(super) fn has_new_token(&self) -> bool {
         let filters = &self.connection.filters;
         filters.tokens.as_ref().is_some_and(|tokens| tokens.has_new_token()) && self.connection.in_flight.len() == 0

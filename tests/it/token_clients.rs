@@ -257,7 +257,8 @@ fn a_hello_may_have_the_token_and_no_token_reaches_mongod_or_the_log() {
         as_root(&scene.mongod, &doc! { "setParameter": 1, "logLevel": 2, "$db": "admin" });
         let gateway = scene.start();
         let token = scene.token("orders", 600);
-        let start = doc! { "saslStart": 1, "mechanism": "MONGODB-OIDC", "payload": binary(&doc! { "jwt": &token }), "db": "$external" };
+        let payload = binary(&doc! { "jwt": &token });
+        let start = doc! { "saslStart": 1, "mechanism": "MONGODB-OIDC", "payload": payload, "db": "$external" };
         let mut with_token = hello();
         with_token.insert("speculativeAuthenticate", start.clone());
         let legacy = doc! { "isMaster": 1, "helloOk": true, "speculativeAuthenticate": start };

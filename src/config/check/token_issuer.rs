@@ -107,7 +107,7 @@ pub(super) fn check_listener(top: &Section<'_>, listener: &ListenerConfig, has_i
     }
     let note = |sentence: &str| {
         let value = listener.authentication.as_str();
-        top.note(&format!("listener.{}.authentication", listener.name), format!("= \"{value}\" {sentence}"));
+        top.note(&format!("listener.{}.authentication", listener.name), format!("\"{value}\" {sentence}"));
     };
     if !has_issuer {
         note("needs to know whose tokens are accepted; add a [[token_issuer]]");

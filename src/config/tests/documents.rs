@@ -128,9 +128,16 @@ fn the_examples_of_the_page_on_replica_sets_are_configurations() {
 #[test]
 fn the_examples_of_the_page_on_tokens_are_configurations() {
     let blocks = blocks(include_str!("../../../docs/tokens.md"), "```toml\n");
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     for block in blocks {
-        assert_eq!(parse(&format!("{block}{REQUIRED}"), &[]).unwrap().token_issuers.len(), 1, "{block}");
+        let (upstream, listener) = REQUIRED.split_once("[listener.orders]").unwrap();
+        let rest = if block.contains("[listener.orders]") {
+            upstream.to_owned()
+        } else {
+            format!("{upstream}[listener.orders]{listener}")
+        };
+        let config = parse(&format!("{block}{rest}"), &[]).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        assert!(config.token_issuers.len() + config.identities.len() == 1, "{block}");
     }
 }
 

@@ -146,7 +146,7 @@ pub enum TokenProblem {
         /// The principal of the connection.
         first: String,
     },
-    /// A certificate says who the connection is, and the token says somebody else.
+    /// The certificate of the connection has another principal.
     #[error(
         "the certificate of this connection is that of {}, and the token is for another principal",
         shortened(.principal)
@@ -225,8 +225,8 @@ impl TokenProblem {
             Self::TrustDomain { .. } => "correct trust_domain of this issuer",
             Self::OtherPrincipal { .. } => "one client may not use a connection of its pool for two identities",
             Self::OtherCertificate { .. } => {
-                "if the certificate is that of a gateway in front of this one, set may_forward = true in an [[identity]] \
-                 with its principal"
+                "if the certificate is that of a gateway in front of this one, set may_forward = true in an \
+                 [[identity]] with its principal"
             }
         }
     }

@@ -37,9 +37,9 @@ enum Progress {
     Validating(PendingValidation),
     /// The current request has to be decided with this result.
     Validated(Box<TokenResult>),
-    /// The owner of the connection has to be told about the token.
+    /// The owner of the connection has to learn of the token.
     NewToken,
-    /// The owner of the connection has been told about the token, so that the next request can be read.
+    /// The owner of the connection has learnt of the token, so that the next request can be read.
     Resumed,
 }
 
@@ -113,17 +113,17 @@ impl TokenFilter {
     }
 
     /// Whether nothing is read from the client, because a validation has not ended, or because the owner of the
-    /// connection has not been told about a token.
+    /// connection has not learnt of a token.
     pub(in crate::relay) fn is_waiting(&self) -> bool {
         matches!(self.progress, Progress::Validating(_) | Progress::NewToken)
     }
 
-    /// Whether the owner of the connection has to be told about a token.
+    /// Whether the owner of the connection has to learn of a token.
     pub(in crate::relay) fn has_new_token(&self) -> bool {
         matches!(self.progress, Progress::NewToken)
     }
 
-    /// The owner of the connection has been told about the token.
+    /// The owner of the connection has learnt of the token.
     pub(in crate::relay) fn token_is_known(&mut self) {
         self.progress = Progress::Resumed;
     }
