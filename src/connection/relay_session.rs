@@ -179,7 +179,11 @@ pub(super) async fn run(
                 }
                 pool.attempts.metrics.count_recycled(Recycling::Moved);
             }
-            RelayEvent::Authenticated => return None,
+            RelayEvent::Authenticated => {
+                // A client may authenticate again and again, and other clients have their turn meanwhile.
+                tokio::task::yield_now().await;
+                return None;
+            }
             RelayEvent::NeedsUpstream => {
                 if let ServerSide::Shared(shared) = &*server {
                     let acquired = shared.acquire(pool, endpoints, relay.needed());

@@ -208,7 +208,7 @@ impl ConditionReport {
 
 impl ReadinessReport {
     /// The same on one line, without control characters and conditions that have nothing to say; failures come first,
-    /// then warnings. At most [`SUMMARY_BYTES_MAX`] bytes.
+    /// then warnings. At most `SUMMARY_BYTES_MAX` bytes.
     pub fn summary(&self) -> String {
         let mut line = String::from(if self.ready { "ready" } else { "not ready" });
         let rank = |condition: &ConditionReport| (condition.ok, !condition.warning);

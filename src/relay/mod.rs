@@ -85,6 +85,8 @@ use clock::Clock;
 use context::ConnectionState;
 use end::End;
 
+use open_state::OpenState;
+
 use migration::schedule::{MigrationFacts, MigrationStep, UpstreamMigration};
 use pump::Pump;
 use request_ids::RequestIds;
@@ -296,6 +298,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         if let Some(tokens) = &mut self.pump.connection.filters.tokens {
             tokens.token_is_known();
         }
+        // The owner may have given up what it was doing for a request.
+        if let Some(sharing) = &mut self.pump.sharing
+            && sharing.demand == Demand::Reported
+        {
+            sharing.demand = Demand::New;
+        }
     }
 
     /// Goes on with a client whose principal has just become known. Its requests follow `policy`, are counted in
@@ -318,6 +326,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         // A client with a token is no other user of mongod.
         connection.filters.handshake.set_authentication(Authentication::Gateway);
         connection.stats.set_metrics(metrics);
+        // Cursors and transactions from before are those of another caller.
+        connection.open_state = OpenState::default();
         if let Some(sharing) = sharing {
             sharing.set_rules(rules);
         }
@@ -416,6 +426,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             }
             if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Due::End((Side::Gateway, reason)));
+            }
+            if self.pump.has_token_behind_stream() {
+                let reason = EndReason::Undetermined("a request behind a stream of replies");
+                return Poll::Ready(Due::End((Side::Client, reason)));
             }
             if self.pump.has_new_token() {
                 return Poll::Ready(Due::Authenticated);

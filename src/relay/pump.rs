@@ -564,7 +564,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             Heard::Later => Vec::new(),
             Heard::NotMine => {
                 sharing.demand = Demand::New;
-                sharing.goes_back = self.connection.in_flight.is_all(ConnectionStats::is_monitor);
+                // A monitor would hold it for ever, and so could a client that never shows a token.
+                let is_brief = self.connection.in_flight.is_all(ConnectionStats::is_monitor);
+                sharing.goes_back = is_brief || self.connection.filters.awaits_token();
                 let mut last = sharing.hello.finish(Instant::now()).unwrap_or_default();
                 return self.take_replies(&mut last, cx).map(|()| true);
             }
@@ -634,6 +636,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     pub(super) fn has_new_token(&self) -> bool {
         let filters = &self.connection.filters;
         filters.tokens.as_ref().is_some_and(|tokens| tokens.has_new_token()) && self.connection.in_flight.len() == 0
+    }
+
+    /// Whether the client has authenticated behind a stream of replies, which has no end.
+    pub(super) fn has_token_behind_stream(&self) -> bool {
+        let ConnectionState { filters, in_flight, .. } = &self.connection;
+        let has_new_token = filters.tokens.as_ref().is_some_and(|tokens| tokens.has_new_token());
+        has_new_token && in_flight.next().is_some_and(|request| request.exhaust_allowed)
     }
 
     /// Has the client stay on this upstream connection.

@@ -28,6 +28,9 @@ use crate::wire::header::{HEADER_BYTES, Header, OpCode};
 use crate::wire::message_scan::MessageScan;
 use crate::wire::request::RequestFacts;
 
+/// The validation of a token takes as long as this number of requests, or longer.
+const VALIDATION_REQUESTS: u32 = 8;
+
 /// Error labels, by which a driver knows what it may do.
 type Labels = &'static [&'static str];
 
@@ -211,6 +214,7 @@ impl Requests {
             return NEED_INPUT;
         }
         let Some(head) = cursor.rest().first_chunk() else { return NEED_INPUT };
+        connection.turn.use_requests(connection.filters.take_validations() * VALIDATION_REQUESTS);
         if !connection.turn.take_request() {
             return INTERRUPTED;
         }

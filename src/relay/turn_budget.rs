@@ -30,6 +30,11 @@ impl TurnBudget {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
+    /// A request has taken as long as several.
+    pub(super) fn use_requests(&mut self, requests: u32) {
+        self.requests = self.requests.saturating_sub(requests);
+    }
+
     /// Whether another request may begin.
     pub(super) fn take_request(&mut self) -> bool {
         take(&mut self.requests)

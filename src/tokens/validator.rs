@@ -48,7 +48,8 @@ impl ValidateToken for TokenValidator {
         let (shared, keys, token) = (Arc::clone(&self.0), Arc::clone(keys), token.to_owned());
         Validation::Pending(Box::pin(async move {
             let _ = timeout(WAIT, keys.attempted(before)).await;
-            let again = shared.validate(&token, now);
+            // The token may have expired meanwhile.
+            let again = shared.validate(&token, SystemTime::now().max(now));
             shared.count(again)
         }))
     }

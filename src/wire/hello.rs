@@ -182,7 +182,10 @@ fn rewrite_query(body: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Mal
     let first = WholeElements::new(document).next().ok_or(Malformed)??;
     let rewritten = if first.kind == kind::DOCUMENT && matches!(first.name, b"$query" | b"query") {
         let inner = without_fields(first.value, withheld)?;
-        inner.map(|inner| with_first(document, &inner)).transpose()?
+        let wrapper = inner.map(|inner| with_first(document, &inner)).transpose()?;
+        // mongod reads nothing beside the command, but a token must not arrive there either.
+        let is_withheld = |field: &[u8]| withheld.authentication && field == SPECULATIVE_AUTHENTICATE;
+        without_such_fields(wrapper.as_deref().unwrap_or(document), is_withheld)?.or(wrapper)
     } else {
         without_fields(document, withheld)?
     };
@@ -202,11 +205,16 @@ fn with_first(wrapper: &[u8], inner: &[u8]) -> Result<Vec<u8>, Malformed> {
 
 /// `command` without the withheld fields; `None` if it has none of them.
 fn without_fields(command: &[u8], withheld: Withheld) -> Result<Option<Vec<u8>>, Malformed> {
+    without_such_fields(command, |field| withheld.has(field))
+}
+
+/// `command` without the fields that `is_withheld` accepts; `None` if it has none of them.
+fn without_such_fields(command: &[u8], is_withheld: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>, Malformed> {
     let mut out = DocumentBytes::with_capacity(command.len());
     let mut found = false;
     for element in WholeElements::new(command) {
         let element = element?;
-        if withheld.has(element.name) {
+        if is_withheld(element.name) {
             found = true;
         } else {
             out.push(element.bytes);
@@ -348,5 +356,26 @@ mod tests {
         let mut with_checksum = error_reply::reply(&request(OpCode::MSG), &rawdoc! { "ok": 1.0 });
         with_checksum[16] = 1;
         assert!(reply_with(&with_checksum, SPECULATIVE_AUTHENTICATE, &field).is_err());
+    }
+
+    #[test]
+    fn a_token_beside_a_wrapped_hello_is_withheld_too() {
+        let wrapped = |beside: &Document, inner: &Document| {
+            let mut document = doc! { "$query": inner.clone() };
+            document.extend(beside.clone());
+            let head = [&0_i32.to_le_bytes()[..], b"admin.$cmd\0", &[0; 4], &(-1_i32).to_le_bytes()].concat();
+            message(OpCode::QUERY, &[head, bson::serialize_to_vec(&document).unwrap()].concat())
+        };
+        let withheld = Withheld { authentication: true, ..Withheld::default() };
+        let token = doc! { "speculativeAuthenticate": { "saslStart": 1 } };
+        let (plain, kept) = (doc! { "isMaster": 1 }, doc! { "$readPreference": { "mode": "primary" } });
+        let both = token.clone().into_iter().chain(kept.clone()).collect();
+        let mut with_token = plain.clone();
+        with_token.extend(token);
+        for inner in [&plain, &with_token] {
+            let found = without(&wrapped(&both, inner), withheld).unwrap();
+            assert_eq!(found, Some(wrapped(&kept, &plain)));
+        }
+        assert_eq!(without(&wrapped(&kept, &plain), withheld).unwrap(), None);
     }
 }

@@ -141,9 +141,11 @@ pub fn speculation(hello: &RawDocument) -> Speculation<'_> {
 }
 
 fn speculated(inner: &RawDocument) -> Speculation<'_> {
-    let is_start = matches!(inner.iter().next(), Some(Ok((name, _))) if name.as_str() == "saslStart");
-    if !is_start {
-        return Speculation::OtherMechanism;
+    match inner.iter().next() {
+        Some(Ok((name, _))) if name.as_str() == "saslStart" => {}
+        Some(Ok((name, _))) if name.as_str() == "authenticate" => return Speculation::OtherMechanism,
+        // It may have a token behind its first field.
+        _ => return Speculation::Unusable,
     }
     match start(inner) {
         Ok(SaslStart::Token(token)) => Speculation::Token(token),

@@ -491,6 +491,20 @@ async fn clients_with_tokens_and_clients_with_passwords_use_one_listener() {
     let scram = doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": binary(&doc! {}), "$db": "admin" };
     assert_eq!(code(&connection.command(&scram).unwrap()), 334);
     drop(connection);
+    // Too long to be read, or without a name: the token could go upstream.
+    let long = doc! { "saslStart": 1, "mechanism": "MONGODB-OIDC", "pad": "x".repeat(70_000),
+    "payload": binary(&doc! { "jwt": "a.b.c" }), "$db": "$external" };
+    let mut speculating = hello();
+    speculating.extend(doc! { "pad": "x".repeat(70_000), "speculativeAuthenticate": long.clone() });
+    for command in [long, speculating] {
+        let message = op_msg(1, 0, &[body_section(&command)]);
+        let mut connection = gateway.connect().unwrap();
+        for piece in [&message[..20], &message[20..]] {
+            connection.send(piece).unwrap();
+        }
+        let reply = connection.reply().unwrap().document;
+        assert!([17, 18].contains(&code(&reply)), "{reply}");
+    }
     assert_eq!(closed("principal_source", "token")["principal"], principal("orders").as_str());
 }
 

@@ -39,7 +39,7 @@ pub enum NotAnObject {
     /// Two members of an object have the same name.
     #[error("a name occurs twice in one object")]
     Twice,
-    /// More than [`DEPTH_MAX`] levels.
+    /// More than `DEPTH_MAX` levels.
     #[error("it has more than {DEPTH_MAX} levels of objects and arrays")]
     TooDeep,
 }

@@ -63,6 +63,17 @@ impl Filters {
         }
     }
 
+    /// Whether the client has to show a token before it can do anything.
+    pub(in crate::relay) fn awaits_token(&self) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.awaits_token())
+    }
+
+    /// The number of tokens that were validated since the last call.
+    #[inline]
+    pub(in crate::relay) fn take_validations(&mut self) -> u32 {
+        self.tokens.as_mut().map_or(0, |tokens| tokens.take_validations())
+    }
+
     /// Whether nothing is read from the client for now.
     #[inline]
     pub(in crate::relay) fn is_waiting(&self) -> bool {

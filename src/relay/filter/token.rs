@@ -27,6 +27,8 @@ pub struct TokenFilter {
     progress: Progress,
     /// The field for the reply to the current hello.
     speculated: Option<Box<RawDocumentBuf>>,
+    /// Validations since [`TokenFilter::take_validations`].
+    validations: u32,
 }
 
 /// What the connection waits for before it reads on.
@@ -59,7 +61,13 @@ const PASS: TokenVerdict = TokenVerdict::Pass { without_authentication: false };
 impl TokenFilter {
     /// A filter for a client that has sent nothing yet.
     pub fn new(demand: TokenDemand, validator: Arc<dyn ValidateToken>) -> Self {
-        Self { session: TokenSession::new(demand), validator, progress: Progress::None, speculated: None }
+        Self {
+            session: TokenSession::new(demand),
+            validator,
+            progress: Progress::None,
+            speculated: None,
+            validations: 0,
+        }
     }
 
     /// The token in use, which may have expired; `None` before a client has shown one, and after `logout`.
@@ -82,9 +90,12 @@ impl TokenFilter {
             let close = || Verdict::close(EndReason::Undetermined("a message of a type that no driver sends"));
             return if self.session.is_closed() { TokenVerdict::Settled(close()) } else { PASS };
         }
-        let has_more = !request.is_whole() && !request.scan.is_malformed() && request.length() <= HELD_BYTES_MAX;
-        if has_more && (!request.facts.is_named() || reads_body_of(request)) {
+        if needs_more(request) {
             return TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput));
+        }
+        if !request.facts.is_named() {
+            // It could be an authentication.
+            return TokenVerdict::Settled(LocalReply::unknown_command().into());
         }
         self.speculated = None;
         let name = request.facts.command().and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
@@ -94,16 +105,23 @@ impl TokenFilter {
         match self.session.step(&command, now) {
             SessionStep::Pass => PASS,
             SessionStep::PassHello => TokenVerdict::Pass { without_authentication: true },
+            // A stream of replies would be that of a client whose principal was unknown when it began.
+            SessionStep::Speculate(_) if request.facts.exhaust_allowed() || request.facts.waits() => {
+                TokenVerdict::Pass { without_authentication: true }
+            }
             SessionStep::Answer(answer) => TokenVerdict::Settled(local_reply(answer).into()),
             // The client expects no reply, so that this counts as a denied command and nothing else.
             SessionStep::Drop => TokenVerdict::Settled(LocalReply::Denied(oidc::unauthenticated("")).into()),
-            SessionStep::Speculate(token) | SessionStep::Validate(token) => match self.validator.validate(token, now) {
-                Validation::Ended(result) => self.settle(request, result),
-                Validation::Pending(pending) => {
-                    self.progress = Progress::Validating(pending);
-                    TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput))
+            SessionStep::Speculate(token) | SessionStep::Validate(token) => {
+                self.validations += 1;
+                match self.validator.validate(token, now) {
+                    Validation::Ended(result) => self.settle(request, result),
+                    Validation::Pending(pending) => {
+                        self.progress = Progress::Validating(pending);
+                        TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput))
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -144,6 +162,16 @@ impl TokenFilter {
         }
     }
 
+    /// Whether the client has to show a token before it can do anything.
+    pub(in crate::relay) fn awaits_token(&self) -> bool {
+        self.session.is_closed() && self.session.token().is_none()
+    }
+
+    /// The number of validations since the last call, which take time.
+    pub(in crate::relay) fn take_validations(&mut self) -> u32 {
+        std::mem::take(&mut self.validations)
+    }
+
     /// Takes the field for the reply to the request that has just gone upstream.
     pub(in crate::relay) fn take_speculated(&mut self) -> Option<Box<RawDocumentBuf>> {
         self.speculated.take()
@@ -164,6 +192,13 @@ impl TokenFilter {
         }
         verdict
     }
+}
+
+/// Whether more of a request has to arrive: its name, or all of it where its contents matter.
+fn needs_more(request: &RequestView<'_>) -> bool {
+    let is_open = !request.is_whole() && !request.scan.is_malformed();
+    let may_get_a_name = !request.facts.is_named() && request.message.len() <= HELD_BYTES_MAX;
+    is_open && (may_get_a_name || (reads_body_of(request) && request.length() <= HELD_BYTES_MAX))
 }
 
 /// Whether the contents of a request matter.
