@@ -49,15 +49,15 @@ fn a_thousand_connections_leave_nothing_behind() {
         drop(halves);
         gateway.await_metric("mongate_connections_active", &[], |count| count < 0.5);
     };
-    batch();
-    batch();
+    // So many, since parked connections are of different ages, and each has its own buffers.
+    (0..6).for_each(|_| batch());
     let (memory, descriptors) = (gateway.memory_kib().unwrap(), gateway.descriptors().unwrap());
     (0..1_000 / BATCH).for_each(|_| batch());
     until("all descriptors are closed", || (gateway.descriptors().unwrap() <= descriptors).then_some(()));
     let grown = gateway.memory_kib().unwrap().saturating_sub(memory);
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB more than before");
     let closed = gateway.metric("mongate_connections_total", &[("outcome", "completed")]);
-    assert!((closed - 1_500.0).abs() < 0.5, "{closed} connections were counted");
+    assert!((closed - 2_500.0).abs() < 0.5, "{closed} connections were counted");
 }
 
 #[test]
