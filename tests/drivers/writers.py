@@ -1,8 +1,8 @@
 """Eight writers that run until a file exists. Usage: writers.py URI DATABASE STOP
 
-Each writer inserts documents one by one, with majority write concern and retryable writes. Prints the count of
-acknowledged writes after every tenth one. The last line has each id with the time of its acknowledgement, and every
-failure.
+Each writer inserts documents one by one, with majority write concern and retryable writes. Prints how many
+acknowledged writes every writer has at least, whenever that number grows. The last line has each id with the time of
+its acknowledgement, and every failure.
 """
 
 import json
@@ -14,6 +14,7 @@ import time
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
 
+WRITERS = 8
 # Seconds between two writes: short enough to measure a pause, long enough for a machine that is busy with elections.
 PACE = 0.005
 
@@ -23,6 +24,9 @@ class Writers:
         self.collection = collection
         self.stop = stop
         self.lock = threading.Lock()
+        # The count of acknowledged writes of each writer, and the least of them that was printed.
+        self.counts = [0] * WRITERS
+        self.printed = 0
         self.acknowledged = []
         self.failures = []
 
@@ -39,9 +43,10 @@ class Writers:
                 continue
             with self.lock:
                 self.acknowledged.append([identifier, time.time()])
-                count = len(self.acknowledged)
-            if count % 10 == 0:
-                print(json.dumps({"count": count}), flush=True)
+                self.counts[worker] += 1
+                if min(self.counts) > self.printed:
+                    self.printed += 1
+                    print(json.dumps({"least": self.printed}), flush=True)
             time.sleep(PACE)
 
 
@@ -50,7 +55,7 @@ def main():
     with MongoClient(uri) as client:
         collection = client[name].get_collection("writes", write_concern=WriteConcern("majority"))
         writers = Writers(collection, stop)
-        threads = [threading.Thread(target=writers.write, args=(worker,)) for worker in range(8)]
+        threads = [threading.Thread(target=writers.write, args=(worker,)) for worker in range(WRITERS)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -69,11 +69,6 @@ async fn lanes(set: &ReplicaSet, gateway: &Gateway) -> Vec<Lane> {
 /// label and no driver retries it, with or without the gateway.
 const STEPPED_DOWN_WHILE_WRITING: &str = "Not primary while writing";
 
-/// The ends of names of lanes that share few connections, and the label of the errors that they may read there. A
-/// driver retries a write once. That attempt can reach the stepped-down member again: it waits for a connection
-/// meanwhile, and the hello that the gateway answers may be from a moment before. Seen with mongod 5.0 only.
-const SHARED: (&str, &str) = ("8 shared", "RetryableWriteError");
-
 async fn check(what: &str, set: &ReplicaSet, lanes: Vec<Lane>, moments: &[f64]) {
     let direct = writers::direct(set).await;
     let mut failed = Vec::new();
@@ -81,11 +76,7 @@ async fn check(what: &str, set: &ReplicaSet, lanes: Vec<Lane>, moments: &[f64]) 
         let outcome = lane.stop().await;
         show(what, &outcome, moments);
         outcome.check(&direct).await;
-        let is_shared = outcome.name.ends_with(SHARED.0);
-        let is_known = |failure: &&String| {
-            failure.contains(STEPPED_DOWN_WHILE_WRITING) || (is_shared && failure.contains(SHARED.1))
-        };
-        let failures = outcome.failures.iter().filter(|failure| !is_known(failure));
+        let failures = outcome.failures.iter().filter(|failure| !failure.contains(STEPPED_DOWN_WHILE_WRITING));
         failed.extend(failures.map(|failure| format!("{}: {failure}", outcome.name)));
     }
     assert!(failed.is_empty(), "writes that failed: {failed:#?}");
