@@ -1,4 +1,4 @@
-//! Tells the service manager about the process: ready, reloading, stopping, what works, and that all threads run.
+//! Tells the service manager about the process: ready, reloading, stopping, what works, and that the threads run.
 //!
 //! The process is reported as ready when its listeners are open, also while MongoDB cannot be reached: a unit that
 //! waits for MongoDB would be ended and started again and again, and clients would be refused instead of reading the
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::worker::Dispatcher;
 use crate::lifecycle::drain::{DrainWatch, Stage};
@@ -21,6 +21,10 @@ use crate::lifecycle::tasks::Tasks;
 
 /// How often the status text is compared with the one that was sent last.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a status text is sent that differs only in numbers, such as the age of a failure. Each message wakes
+/// everything that watches the unit.
+const NUMBERS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a reload is reported as running. Files on a network file system may not be readable for longer; they are
 /// used whenever they have been read.
@@ -65,10 +69,10 @@ impl ServiceReport {
             }
         });
         let Some(limit) = self.0.manager.watchdog_limit() else { return };
-        let (report, drain) = (self.clone(), self.0.drain.clone());
+        let (report, drain, watched) = (self.clone(), self.0.drain.clone(), own.clone());
         own.spawn("service watchdog", async move {
             tokio::select! {
-                () = report.watchdog(limit, workers) => {}
+                () = report.watchdog(limit, workers, &watched) => {}
                 () = drain.stopped() => {}
             }
         });
@@ -91,6 +95,7 @@ impl ServiceReport {
     /// Sends the status text when it changes, and reloads on request.
     async fn follow(&self, mut sent: String) {
         let state = &self.0;
+        let mut sent_at = Instant::now();
         let mut ticks = interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -103,9 +108,9 @@ impl ServiceReport {
                 _ = ticks.tick(), if state.manager.is_present() => {}
             }
             let status = state.readiness.report().summary();
-            if status != sent {
+            if status != sent && (differ_in_words(&status, &sent) || sent_at.elapsed() >= NUMBERS_INTERVAL) {
                 state.manager.notify(&[NotifyState::Status(&status)]).await;
-                sent = status;
+                (sent, sent_at) = (status, Instant::now());
             }
         }
     }
@@ -113,10 +118,11 @@ impl ServiceReport {
     /// Reads all files again, and reports the reload from its begin to its end.
     async fn reload_now(&self) {
         let state = &self.0;
-        // Since systemd 253 this time has to be part of the message.
-        let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
-        state.manager.notify(&[NotifyState::Reloading, now]).await;
         loop {
+            // Since systemd 253 this time has to be part of the message. For each request, because `systemctl reload`
+            // waits for a message that is newer than its own signal.
+            let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
+            state.manager.notify(&[NotifyState::Reloading, now]).await;
             state.reloads.iter().for_each(ReloadRequest::send);
             let answered = async {
                 for reload in &state.reloads {
@@ -137,16 +143,35 @@ impl ServiceReport {
         }
     }
 
-    /// Sends a sign of life twice within `limit`, as long as every worker answers. This runs on the main thread, so a
-    /// sign of life shows that this one makes progress too.
-    async fn watchdog(&self, limit: Duration, workers: Dispatcher) {
+    /// Sends a sign of life twice within `limit`, as long as every worker answers and no task of the gateway itself has
+    /// panicked: without it, a listener would accept no client, or a file would never be read again. This runs on the
+    /// main thread, so a sign of life shows that this one makes progress too.
+    async fn watchdog(&self, limit: Duration, workers: Dispatcher, own: &Tasks) {
         let mut ticks = interval(limit / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if workers.all_answer().await {
+            if own.panics() == 0 && workers.all_answer().await {
                 self.0.manager.notify(&[NotifyState::Watchdog]).await;
             }
         }
+    }
+}
+
+/// Whether the texts differ in more than their numbers.
+fn differ_in_words(a: &str, b: &str) -> bool {
+    let without_digits = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    without_digits(a) != without_digits(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_no_news_and_a_word_is() {
+        assert!(!differ_in_words("the last connection succeeded 9s ago", "the last connection succeeded 31s ago"));
+        assert!(differ_in_words("the last connection succeeded 9s ago", "the last connection failed 9s ago"));
+        assert!(differ_in_words("ready", ""));
     }
 }

@@ -5,6 +5,7 @@
 //! address would lose this, and a socket that no listener uses would keep its clients waiting for ever.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use socket2::{Socket, Type};
@@ -56,6 +57,7 @@ impl PassedSockets {
         let is_it = |(name, socket): &(String, Socket)| *name == config.name && is_at(socket, address);
         if let Some(index) = self.sockets.iter().position(is_it) {
             let (_, socket) = self.sockets.swap_remove(index);
+            check_mode(config, address)?;
             socket.set_nonblocking(true).map_err(|cause| BindError::address(&listener, address, cause))?;
             return Ok(BoundSocket { socket, address: address.clone(), file: None, is_passed: true });
         }
@@ -75,6 +77,18 @@ impl PassedSockets {
             Some((listener, socket)) => Err(BindError::PassedTooMany { listener, address: shown_address(&socket) }),
         }
     }
+}
+
+/// A socket of the service manager lets every user connect, unless its unit says otherwise.
+fn check_mode(config: &ListenerConfig, address: &ListenAddress) -> Result<(), BindError> {
+    let (ListenAddress::Unix(path), permitted) = (address, config.socket_permissions) else { return Ok(()) };
+    let failed = |cause| BindError::address(&config.name, address, cause);
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    // The system asks for the permission to write, and for no other.
+    if mode & 0o222 & !permitted == 0 {
+        return Ok(());
+    }
+    Err(BindError::PassedMode { listener: config.name.clone(), path: path.clone(), mode, permitted })
 }
 
 /// Whether the socket is bound to `address`. The path of a unix domain socket may have been bound with another name of
@@ -157,6 +171,22 @@ mod tests {
         let config = config(ListenAddress::Unix(link.join("m.sock")));
         drop(open(&config, vec![passed("orders", socket)]).unwrap());
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_passed_unix_socket_may_be_open_to_no_more_users_than_configured() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.sock");
+        let socket = UnixListener::bind(&path).unwrap();
+        let with = |mode: u32, permitted: u32| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let config = ListenerConfig { socket_permissions: permitted, ..config(ListenAddress::Unix(path.clone())) };
+            open(&config, vec![passed("orders", socket.try_clone().unwrap())]).map(|opened| opened.len())
+        };
+        let error = with(0o666, 0o700).unwrap_err();
+        assert!(error.contains("has the mode 0666") && error.contains("SocketMode=0700"), "{error}");
+        assert!(with(0o660, 0o700).is_err() && with(0o606, 0o660).is_err());
+        assert_eq!([with(0o660, 0o660), with(0o755, 0o700), with(0o600, 0o777)], [Ok(1), Ok(1), Ok(1)]);
     }
 
     #[test]

@@ -92,6 +92,22 @@ pub enum BindError {
         /// Addresses of the passed sockets.
         passed: String,
     },
+    /// More users may connect to the passed unix domain socket than to one that the gateway makes.
+    #[error(
+        "listener.{listener}.address: {} of the service manager has the mode {mode:04o}, and socket_permissions is \
+         {permitted:04o}; set SocketMode={permitted:04o} in its .socket unit, or socket_permissions of the listener",
+        path.display()
+    )]
+    PassedMode {
+        /// Name of the listener.
+        listener: String,
+        /// Path of the socket.
+        path: PathBuf,
+        /// Of the file.
+        mode: u32,
+        /// As configured.
+        permitted: u32,
+    },
     /// The service manager passed a socket that is none of the addresses of its listener.
     #[error(
         "listener.{listener}: the service manager passed a further socket, at {address}; remove its ListenStream= from \

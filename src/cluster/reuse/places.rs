@@ -18,14 +18,25 @@ use super::pool_key::PoolKey;
 use super::wait_queue::{WaitQueue, WaiterId};
 use crate::lifecycle::lease::{LeaseDemand, LeaseState};
 
-/// Connections of one pool without a client. A client that comes and goes with another name each time leaves one behind
+/// Connections of one pool without a client, at most. A client that comes and goes with another name each time leaves one behind
 /// each time, and a crowd that has gone needs none any longer. Each occupies a file descriptor here, and a thread of
 /// mongod.
 pub(super) const PARKED_MAX: usize = 256;
 
+/// The part of the file descriptors that one pool may occupy for connections without a client.
+const DESCRIPTORS_PART: u64 = 16;
+
+/// How many connections without a client a pool may have, with this limit of file descriptors.
+pub(super) fn parked_max(descriptors: Option<u64>) -> usize {
+    let part = descriptors.map_or(PARKED_MAX as u64, |limit| limit / DESCRIPTORS_PART);
+    usize::try_from(part).unwrap_or(PARKED_MAX).min(PARKED_MAX)
+}
+
 /// The places of one pool, with connections of type `C`.
 pub(super) struct Places<C> {
     limit: usize,
+    /// Connections without a client, at most.
+    parked_max: usize,
     /// Whether clients that wait ask idle clients for their connections.
     recalls: bool,
     demand: Arc<LeaseDemand>,
@@ -72,9 +83,10 @@ pub(super) enum Reserved<C> {
 }
 
 impl<C> Places<C> {
-    pub(super) fn new(limit: usize, recalls: bool) -> Self {
+    pub(super) fn new(limit: usize, parked_max: usize, recalls: bool) -> Self {
         Self {
             limit,
+            parked_max,
             recalls,
             demand: Arc::default(),
             parked: VecDeque::new(),
@@ -145,7 +157,7 @@ impl<C> Places<C> {
         // Nearly always at the end.
         let at = self.parked.partition_point(|other| other.since <= parked.since);
         self.parked.insert(at, parked);
-        if self.parked.len() <= PARKED_MAX {
+        if self.parked.len() <= self.parked_max {
             return None;
         }
         self.parked.pop_front().map(|oldest| oldest.connection)

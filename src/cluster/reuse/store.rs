@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::places::{Parked, Places};
+use super::places::{Parked, Places, parked_max};
 use super::pool_key::PoolKey;
 use crate::config::{PoolConfig, PoolMode};
+use crate::lifecycle::descriptors;
 use crate::lifecycle::renewal::RenewalWatch;
 use crate::upstream::{ParkedConnection, ProvenConnection};
 
@@ -47,7 +48,7 @@ impl ReusePool {
             PoolMode::Session => false,
             PoolMode::Request => true,
         };
-        let places = Mutex::new(Places::new(config.max_connections, recalls));
+        let places = Mutex::new(Places::new(config.max_connections, parked_max(descriptors::limit()), recalls));
         Some(Arc::new(Self { config, needs_user, renewal, places }))
     }
 

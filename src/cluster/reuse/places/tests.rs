@@ -11,7 +11,7 @@ fn key(client: u8) -> PoolKey {
 
 /// Places with a keeper, for clients that can be asked for their connections.
 fn places(limit: usize) -> Places<u32> {
-    let mut places = Places::new(limit, true);
+    let mut places = Places::new(limit, PARKED_MAX, true);
     places.add_keeper();
     places
 }
@@ -66,6 +66,7 @@ fn a_crowd_that_has_gone_leaves_a_bounded_number_of_connections() {
     let closed: Vec<_> =
         turns.iter().zip(0..).filter_map(|(turn, id)| places.free(turn.place, Some(parked(id, 1)))).collect();
     assert_eq!(places.counts(), (PARKED_MAX, 0, 0));
+    assert_eq!([None, Some(1 << 20), Some(4096), Some(1024), Some(8)].map(parked_max), [256, 256, 256, 64, 0]);
     assert_eq!(closed, (0..300 - u32::try_from(PARKED_MAX).unwrap()).collect::<Vec<_>>(), "the oldest are closed");
 }
 
@@ -165,7 +166,7 @@ async fn the_client_that_has_been_idle_longest_is_asked_for_its_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn without_recalls_no_client_is_asked() {
-    let mut places: Places<u32> = Places::new(1, false);
+    let mut places: Places<u32> = Places::new(1, PARKED_MAX, false);
     let (turn, _) = placed(&mut places, 1);
     turn.lease.set_idle(true);
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -212,7 +213,7 @@ async fn connections_are_removed_by_age_suspicion_and_state() {
 
 #[test]
 fn connections_are_parked_only_while_there_is_a_keeper() {
-    let mut places: Places<u32> = Places::new(2, true);
+    let mut places: Places<u32> = Places::new(2, PARKED_MAX, true);
     let (turn, _) = placed(&mut places, 1);
     assert_eq!(places.free(turn.place, Some(parked(10, 1))), Some(10));
     // A member that comes back has a second keeper before the first one has ended.
