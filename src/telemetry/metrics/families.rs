@@ -30,6 +30,7 @@ pub(super) const LOG_LINES_DROPPED: &str = "mongate_log_lines_dropped_total";
 pub(super) const UPSTREAM_UP: &str = "mongate_upstream_up";
 pub(super) const LISTENER_READY: &str = "mongate_listener_ready";
 pub(super) const CONFIG_PENDING_RESTART: &str = "mongate_config_pending_restart";
+pub(super) const NEXT_RULE_EXPIRY: &str = "mongate_policy_next_expiry_timestamp_seconds";
 pub(super) const OVERLOADED: &str = "mongate_overloaded";
 pub(super) const OVERLOAD_CONNECTIONS: &str = "mongate_overload_connections_total";
 pub(super) const TOKEN_VALIDATIONS: &str = "mongate_token_validations_total";
@@ -64,7 +65,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 31] = [
+pub(super) const FAMILIES: [Family; 32] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -220,6 +221,12 @@ pub(super) const FAMILIES: [Family; 31] = [
         kind: FamilyKind::Gauge,
         unit: Unit::Count,
         help: "Changed configuration keys that take effect at the next restart.",
+    },
+    Family {
+        name: NEXT_RULE_EXPIRY,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Seconds,
+        help: "When the next rule of the policy expires, in seconds since 1970.",
     },
     Family {
         name: OVERLOADED,

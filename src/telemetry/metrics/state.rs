@@ -3,8 +3,11 @@
 //! A recorder would keep the series of a member that has left its set.
 
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::families::{CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, POOL_CONNECTIONS, UPSTREAM_UP};
+use super::families::{
+    CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, NEXT_RULE_EXPIRY, POOL_CONNECTIONS, UPSTREAM_UP,
+};
 
 /// What `/readyz` and `/status` are about, for Prometheus.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +21,8 @@ pub struct StateGauges {
     pub listeners: Vec<(String, bool)>,
     /// The number of changed configuration keys that need a restart.
     pub pending_restart: usize,
+    /// When the next rule of the policy expires.
+    pub next_rule_expiry: Option<SystemTime>,
 }
 
 impl StateGauges {
@@ -44,6 +49,11 @@ impl StateGauges {
         }
         begin(&mut text, CONFIG_PENDING_RESTART);
         let _ = writeln!(text, "{CONFIG_PENDING_RESTART} {}", self.pending_restart);
+        if let Some(at) = self.next_rule_expiry {
+            begin(&mut text, NEXT_RULE_EXPIRY);
+            let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let _ = writeln!(text, "{NEXT_RULE_EXPIRY} {seconds}");
+        }
         text
     }
 }
@@ -71,6 +81,7 @@ mod tests {
             pools: vec![(text("orders"), text("mongo-0:27017"), [3, 7])],
             listeners: vec![(text("orders"), true), (text("stock"), false)],
             pending_restart: 2,
+            next_rule_expiry: Some(UNIX_EPOCH + std::time::Duration::from_hours(498_930)),
         };
         let expected = r#"# HELP mongate_upstream_up 1 if the gateway can connect to this member, else 0.
 # TYPE mongate_upstream_up gauge
@@ -87,6 +98,9 @@ mongate_listener_ready{listener="stock"} 0
 # HELP mongate_config_pending_restart Changed configuration keys that take effect at the next restart.
 # TYPE mongate_config_pending_restart gauge
 mongate_config_pending_restart 2
+# HELP mongate_policy_next_expiry_timestamp_seconds When the next rule of the policy expires, in seconds since 1970.
+# TYPE mongate_policy_next_expiry_timestamp_seconds gauge
+mongate_policy_next_expiry_timestamp_seconds 1796148000
 "#;
         assert_eq!(gauges.render(), expected);
     }
