@@ -95,7 +95,10 @@ pub(super) fn gauges(
             let report = readiness.report_of(ReportScope::Listener(name));
             (name.clone(), report.is_some_and(|report| report.ready))
         };
+        let report = readiness.full_report();
         StateGauges {
+            is_ready: report.ready,
+            conditions: report.conditions.into_iter().map(|condition| (condition.name, condition.ok)).collect(),
             members: upstreams.iter().flat_map(members_of).collect(),
             pools: upstreams.iter().flat_map(pools_of).collect(),
             listeners: names.iter().map(is_ready).collect(),

@@ -23,7 +23,7 @@ use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::reload::{Reload, ReloadRequest, ReloadSchedule};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::policy::{Policy, PolicyProblem};
-use crate::telemetry::metrics::ReloadMetrics;
+use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
 use crate::tls::Fingerprint;
 
 /// A file is used if it has not changed for this time: a file that is written halfway may be a valid policy without its
@@ -71,7 +71,7 @@ impl PolicyReloader {
             keys,
             in_force: Arc::clone(in_force),
             status: Arc::default(),
-            metrics: ReloadMetrics::new(),
+            metrics: ReloadMetrics::new(Reloaded::Policy),
             schedule: ReloadSchedule::new(),
             watch: None,
             known: None,

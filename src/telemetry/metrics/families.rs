@@ -6,6 +6,9 @@ use metrics::Unit;
 
 pub(super) const CONNECTIONS_ACTIVE: &str = "mongate_connections_active";
 pub(super) const CONNECTIONS: &str = "mongate_connections_total";
+pub(super) const CONNECTIONS_OPENED: &str = "mongate_connections_opened_total";
+pub(super) const READY: &str = "mongate_ready";
+pub(super) const READY_CONDITION: &str = "mongate_ready_condition";
 pub(super) const COMMANDS_TOTAL: &str = "mongate_commands_total";
 pub(super) const COMMAND_DURATION: &str = "mongate_command_duration_seconds";
 pub(super) const COMMAND_ERRORS: &str = "mongate_command_errors_total";
@@ -65,7 +68,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 32] = [
+pub(super) const FAMILIES: [Family; 35] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -209,6 +212,24 @@ pub(super) const FAMILIES: [Family; 32] = [
         kind: FamilyKind::Gauge,
         unit: Unit::Count,
         help: "1 if the gateway can connect to this member, else 0.",
+    },
+    Family {
+        name: CONNECTIONS_OPENED,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Client connections that were accepted.",
+    },
+    Family {
+        name: READY,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 if the gateway can serve traffic, as /readyz says, else 0.",
+    },
+    Family {
+        name: READY_CONDITION,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 if this condition of /readyz holds, else 0.",
     },
     Family {
         name: LISTENER_READY,

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::families::{
-    CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, NEXT_RULE_EXPIRY, POOL_CONNECTIONS, UPSTREAM_UP,
+    CONFIG_PENDING_RESTART, FAMILIES, LISTENER_READY, NEXT_RULE_EXPIRY, POOL_CONNECTIONS, READY, READY_CONDITION,
+    UPSTREAM_UP,
 };
 
 /// What `/readyz` and `/status` are about, for Prometheus.
@@ -17,6 +18,10 @@ pub struct StateGauges {
     /// Upstream, member, and the numbers of its shared connections that are idle and in use. Only of upstreams with a
     /// pool.
     pub pools: Vec<(String, String, [usize; 2])>,
+    /// Whether the process is ready.
+    pub is_ready: bool,
+    /// Each condition of the readiness probe, and whether it holds.
+    pub conditions: Vec<(String, bool)>,
     /// Listener, and whether it is ready.
     pub listeners: Vec<(String, bool)>,
     /// The number of changed configuration keys that need a restart.
@@ -42,6 +47,12 @@ impl StateGauges {
                 let labels = format!("upstream=\"{upstream}\",member=\"{member}\",state=\"{state}\"");
                 let _ = writeln!(text, "{POOL_CONNECTIONS}{{{labels}}} {count}");
             }
+        }
+        begin(&mut text, READY);
+        let _ = writeln!(text, "{READY} {}", u8::from(self.is_ready));
+        begin(&mut text, READY_CONDITION);
+        for (condition, holds) in &self.conditions {
+            let _ = writeln!(text, "{READY_CONDITION}{{condition=\"{}\"}} {}", escaped(condition), u8::from(*holds));
         }
         begin(&mut text, LISTENER_READY);
         for (listener, is_ready) in &self.listeners {
@@ -79,6 +90,8 @@ mod tests {
         let gauges = StateGauges {
             members: vec![(text("orders"), text("mongo-0:27017"), true), (text("orders"), text("a\"b\\c\nd:1"), false)],
             pools: vec![(text("orders"), text("mongo-0:27017"), [3, 7])],
+            is_ready: true,
+            conditions: vec![(text("serving"), true), (text("listener stock"), false)],
             listeners: vec![(text("orders"), true), (text("stock"), false)],
             pending_restart: 2,
             next_rule_expiry: Some(UNIX_EPOCH + std::time::Duration::from_hours(498_930)),
@@ -91,6 +104,13 @@ mongate_upstream_up{upstream="orders",member="a\"b\\c\nd:1"} 0
 # TYPE mongate_pool_connections gauge
 mongate_pool_connections{upstream="orders",member="mongo-0:27017",state="idle"} 3
 mongate_pool_connections{upstream="orders",member="mongo-0:27017",state="in_use"} 7
+# HELP mongate_ready 1 if the gateway can serve traffic, as /readyz says, else 0.
+# TYPE mongate_ready gauge
+mongate_ready 1
+# HELP mongate_ready_condition 1 if this condition of /readyz holds, else 0.
+# TYPE mongate_ready_condition gauge
+mongate_ready_condition{condition="serving"} 1
+mongate_ready_condition{condition="listener stock"} 0
 # HELP mongate_listener_ready 1 if the listener can serve clients, as /readyz?listener=NAME says, else 0.
 # TYPE mongate_listener_ready gauge
 mongate_listener_ready{listener="orders"} 1
